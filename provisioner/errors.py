@@ -1,0 +1,253 @@
+"""Every exception this program raises on purpose: its code, its exit status, its facts.
+
+Adapters turn a library's exceptions into these at the border.  A message says what happened to
+which thing; the hint says what to do next.  No message, hint or context ever holds a token or the
+query of a signed URL.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_OK = 0
+EXIT_FINDINGS = 1
+EXIT_DEFECT = 70
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class KleinError(Exception):
+    """Base of every error raised on purpose.
+
+    Parameters
+    ----------
+    message : str
+        What happened, to which thing.
+    hint : str, optional
+        What to do next, in the imperative.
+    **context : object
+        Facts for ``--json``: ``path=...``, ``expected=...``, ``observed=...``.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_status: ClassVar[int] = EXIT_DEFECT
+
+    def __init__(self, message: str, *, hint: str | None = None, **context: object) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.context = context
+
+
+# --- 2: what was asked for -------------------------------------------------------------------
+
+
+class UsageError(KleinError):
+    """The command line asks for something that does not exist or does not fit together."""
+
+    code = "usage"
+    exit_status = 2
+
+
+class AnswerNeededError(UsageError):
+    """A question would have to be asked, and there is no terminal to ask it on."""
+
+    code = "answer-needed"
+
+
+class ManifestError(KleinError):
+    """The manifest is wrong; ``issues`` holds every complaint, each with file, line and key."""
+
+    code = "manifest-invalid"
+    exit_status = 2
+
+    def __init__(self, message: str, *, issues: tuple[str, ...] = (), hint: str | None = None, **context: object) -> None:
+        super().__init__(message, hint=hint, issues=list(issues), **context)
+        self.issues = issues
+
+
+# --- 3: the machine --------------------------------------------------------------------------
+
+
+class UnsupportedMachineError(KleinError):
+    """This machine cannot do what was asked: driver, GPU or Python."""
+
+    code = "unsupported-machine"
+    exit_status = 3
+
+
+# --- 4: storage ------------------------------------------------------------------------------
+
+
+class StorageError(KleinError):
+    """The disk refused: the base of the errors with exit status 4."""
+
+    code = "storage"
+    exit_status = 4
+
+
+class InsufficientSpaceError(StorageError):
+    """A file system has less room than the plan needs, or ran full while writing."""
+
+    code = "insufficient-space"
+
+
+class NotWritableError(StorageError):
+    """A folder or file cannot be written by this user."""
+
+    code = "not-writable"
+
+
+class PathOutsideRootError(StorageError):
+    """A path would leave the folder it belongs to, by its text or through a link."""
+
+    code = "path-outside-root"
+
+
+class FileInUseError(StorageError):
+    """Another program holds the file open and the system does not let it be replaced."""
+
+    code = "file-in-use"
+
+
+class UnreadableError(StorageError):
+    """A file that is there cannot be read."""
+
+    code = "unreadable"
+
+
+# --- 5: the network --------------------------------------------------------------------------
+
+
+class NetworkError(KleinError):
+    """The network or the server failed after every retry: the base of exit status 5."""
+
+    code = "network"
+    exit_status = 5
+
+
+class UnreachableError(NetworkError):
+    """No connection could be made, or every connection broke without a byte."""
+
+    code = "unreachable"
+
+
+class StalledError(NetworkError):
+    """Connections stayed open and delivered too little for too long."""
+
+    code = "stalled"
+
+
+class RateLimitedError(NetworkError):
+    """The server asked for patience (429) for longer than we are willing to wait."""
+
+    code = "rate-limited"
+
+
+class ServerError(NetworkError):
+    """The server kept answering with an error (5xx), or with something that is not HTTP as we need it."""
+
+    code = "server-error"
+
+
+class OfflineError(NetworkError):
+    """``--offline`` was given and files would have to be fetched; the message lists them."""
+
+    code = "offline"
+
+
+# --- 6: access -------------------------------------------------------------------------------
+
+
+class AccessError(KleinError):
+    """The server knows us and says no, or does not know the thing: the base of exit status 6."""
+
+    code = "access"
+    exit_status = 6
+
+
+class UnauthorizedError(AccessError):
+    """401: a token is needed, or the one that was sent is not valid."""
+
+    code = "unauthorized"
+
+
+class GatedError(AccessError):
+    """403: the repository is gated and its licence was not accepted by this account."""
+
+    code = "gated"
+
+
+class RepositoryNotFoundError(AccessError):
+    """404: no such repository at this endpoint, or it is private."""
+
+    code = "repository-not-found"
+
+
+class RevisionNotFoundError(AccessError):
+    """404: the repository does not have this commit."""
+
+    code = "revision-not-found"
+
+
+class EntryNotFoundError(AccessError):
+    """404: the commit does not have this file."""
+
+    code = "entry-not-found"
+
+
+# --- 7: integrity ----------------------------------------------------------------------------
+
+
+class IntegrityError(KleinError):
+    """The bytes are not the bytes the manifest names: the base of exit status 7."""
+
+    code = "integrity"
+    exit_status = 7
+
+
+class HashMismatchError(IntegrityError):
+    """All bytes arrived and their SHA-256 is another one."""
+
+    code = "hash-mismatch"
+
+
+class SizeMismatchError(IntegrityError):
+    """The server offers another number of bytes than the manifest names."""
+
+    code = "size-mismatch"
+
+
+class NotTheFileError(IntegrityError):
+    """The server answered with something else: a web page, another file's digest."""
+
+    code = "not-the-file"
+
+
+# --- 8, 9, 10 --------------------------------------------------------------------------------
+
+
+class CommandError(KleinError):
+    """A process we started failed; its last lines are in ``context``."""
+
+    code = "command-failed"
+    exit_status = 8
+
+
+class SmokeTestError(KleinError):
+    """Installed, but no picture came out, or not from the expected device."""
+
+    code = "smoke-test"
+    exit_status = 9
+
+
+class RehearsalError(SmokeTestError):
+    """A claim that the rehearsal checks did not hold."""
+
+    code = "rehearsal-failed"
+
+
+class LockHeldError(KleinError):
+    """Another run has this target, and ``--no-wait`` was given."""
+
+    code = "lock-held"
+    exit_status = 10
