@@ -350,6 +350,7 @@ class Check:
     identity: str | None = None  # what the file is instead, in words
     held_bytes: int = 0  # of an interrupted download that can be continued
     is_recorded: bool = False  # a receipt with the file's current stamp exists
+    device: int | None = None  # st_dev of the destination's file system
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -359,6 +360,7 @@ class LocalCopy:
     artifact_id: str
     path: Path
     origin: str  # "HF cache", "--look-in", "other models folder"
+    device: int  # st_dev: the same as the destination's means no second copy is needed
     size: int
     sha256: str  # the content it would have to be
 

@@ -1,0 +1,271 @@
+"""The files of one target: proving, growing, placing, recording.  The only place that changes a models folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO
+
+from provisioner.adapters.store.durable import flush_file, make_folder, replace, storage_error
+from provisioner.adapters.store.hubcache import place_blob
+from provisioner.adapters.store.locking import hold
+from provisioner.adapters.store.partfile import (
+    PartFile,
+    bytes_of_blocks,
+    log_path,
+    part_path,
+    read_log,
+)
+from provisioner.adapters.store.placing import WAYS, Linker, link_somehow
+from provisioner.adapters.store.proving import prove
+from provisioner.adapters.store.receipts import read_receipt, stamp_of, write_claim
+from provisioner.errors import HashMismatchError
+from provisioner.identify import how_much_to_read
+from provisioner.models import (
+    STATE_FOLDER,
+    Artifact,
+    ComfyFile,
+    Destination,
+    FileSystem,
+    HubBlob,
+    LocalCopy,
+)
+from provisioner.ports import Cancelled, Claim, HashProgress, Proof, Stamp
+
+
+class FileStore:
+    """What the engine knows as ``Store``, on real disks.
+
+    Parameters
+    ----------
+    file_system_of : callable
+        The file system a path is, or would be, on.
+    inside : callable
+        Raises PathOutsideRootError where a link leads out of a destination's root.
+    cancelled : callable
+        Asked during long reads; true stops with KeyboardInterrupt.
+    wait : bool
+        Wait for a lock that somebody else holds.
+    notice : callable
+        Told one line a person may want to read.
+    ways : tuple
+        How a copy elsewhere may be linked into place, best first.
+    """
+
+    def __init__(
+        self,
+        *,
+        file_system_of: Callable[[Path], FileSystem],
+        inside: Callable[[Destination], None],
+        cancelled: Cancelled = lambda: False,
+        wait: bool = True,
+        notice: Callable[[str], None] = lambda text: None,
+        ways: tuple[tuple[str, Linker], ...] = WAYS,
+    ) -> None:
+        self._file_system_of = file_system_of
+        self.check_inside = inside
+        self._cancelled = cancelled
+        self._wait = wait
+        self._notice = notice
+        self._ways = ways
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def stamp(self, path: Path) -> Stamp | None:
+        """Return the file's stamp, links followed; None where nothing is.
+
+        Raises
+        ------
+        UnreadableError
+            Something is there that is no file, or that the system does not show.
+        """
+        try:
+            found = stamp_of(path)
+        except (FileNotFoundError, NotADirectoryError):
+            if path.is_symlink():
+                raise storage_error(OSError(0, "the link leads nowhere"), path, doing="read") from None
+            return None
+        except OSError as error:
+            raise storage_error(error, path, doing="read") from error
+        if not path.is_file():
+            raise storage_error(OSError(0, "it is not a file"), path, doing="read")
+        return found
+
+    def claim(self, destination: Destination) -> Claim | None:
+        """Return the receipt's entry for a destination, or None."""
+        return read_receipt(destination.root).get(str(destination.relative))
+
+    def prove(self, path: Path, *, progress: HashProgress, with_blocks: bool = False) -> Proof:
+        """Read every byte; raises UnreadableError."""
+        return prove(path, progress=progress, cancelled=self._cancelled, with_blocks=with_blocks)
+
+    def head(self, path: Path) -> bytes:
+        """Return the first bytes of a file: enough for its safetensors header. Raises UnreadableError."""
+        try:
+            with path.open("rb") as stream:
+                first = stream.read(8)
+                return first + stream.read(max(0, how_much_to_read(first) - len(first)))
+        except OSError as error:
+            raise storage_error(error, path, doing="read") from error
+
+    def held_bytes(self, destination: Destination, artifact: Artifact) -> int:
+        """Return the bytes of an interrupted download that a new one can build on."""
+        blocks = read_log(_growing_name(destination, artifact), size=artifact.size, sha256=artifact.sha256)
+        return bytes_of_blocks(blocks, artifact.size)
+
+    def file_system(self, destination: Destination) -> FileSystem:
+        """Return the file system a destination is on."""
+        return self._file_system_of(destination.part_folder)
+
+    # --- changing --------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self, destinations: Sequence[Destination]) -> Iterator[None]:
+        """Hold every root of these destinations, always in the same order; raises LockHeldError."""
+        roots = sorted({destination.root for destination in destinations})
+        with contextlib.ExitStack() as held:
+            for root in roots:
+                held.enter_context(hold(root, wait=self._wait, cancelled=self._cancelled, notice=self._notice))
+            yield
+
+    def part(self, destination: Destination, artifact: Artifact) -> AbstractContextManager[PartFile]:
+        """Return the part file of a destination, continuing an interrupted one; entering raises StorageError."""
+        self.check_inside(destination)
+        final = _growing_name(destination, artifact)
+        if part_path(final).exists() and not log_path(final).exists():
+            # Some other program's partial file under the name we use.
+            self._move_aside(destination.root, [part_path(final)], "a .part file that is not ours was in the way")
+        return PartFile(
+            final,
+            size=artifact.size,
+            sha256=artifact.sha256,
+            place=lambda part: self._place(part, destination, artifact.size, artifact.sha256),
+        )
+
+    def place_copy(
+        self, copy: LocalCopy, destination: Destination, artifact: Artifact, *, progress: HashProgress
+    ) -> tuple[str, Proof]:
+        """Put a local copy in place, proven; return how it got there and its proof.
+
+        The link or copy is made first under another name and proven there, so that what gets the final name is
+        what was read.
+
+        Raises
+        ------
+        HashMismatchError
+            The copy holds other bytes; nothing was placed.
+        StorageError
+            The disk refused.
+        """
+        self.check_inside(destination)
+        source = copy.path.resolve()
+        final = _growing_name(destination, artifact)
+        waiting = final.with_name(final.name + ".placing.part")
+        make_folder(waiting.parent)
+        try:
+            waiting.unlink(missing_ok=True)
+            way = link_somehow(source, waiting, self._ways)
+            if way is None:
+                way, proof = "copied", self._copy(source, waiting, progress)
+            else:
+                proof = self.prove(waiting, progress=progress, with_blocks=True)
+            if proof.sha256 != copy.sha256:
+                raise HashMismatchError(
+                    f"{copy.path} has the right size and other bytes (SHA-256 {proof.sha256}, not {copy.sha256}).",
+                    hint="It was left alone; the file is taken from another place.",
+                    path=str(copy.path),
+                    expected=copy.sha256,
+                    observed=proof.sha256,
+                )
+            self._place(waiting, destination, proof.size, proof.sha256)
+        except OSError as error:
+            raise storage_error(error, waiting) from error
+        finally:
+            with contextlib.suppress(OSError):
+                waiting.unlink(missing_ok=True)
+        return way, proof
+
+    def set_aside(self, destination: Destination, reason: str) -> Path:
+        """Move what is at a destination to ``.klein-setup/aside/<time>/``; return where it is now."""
+        self.check_inside(destination)
+        paths = [destination.path]
+        if isinstance(destination, HubBlob) and destination.path.is_symlink():
+            blob = destination.path.parent / destination.path.readlink()
+            if blob.exists():
+                paths.append(destination.root / "blobs" / blob.name)
+        return self._move_aside(destination.root, paths, reason)
+
+    def record(self, destination: Destination, artifact: Artifact, proof: Proof, source: str) -> None:
+        """Write the receipt of a file that is in place; raises StorageError."""
+        try:
+            stamp = stamp_of(destination.path)
+        except OSError as error:
+            raise storage_error(error, destination.path, doing="read") from error
+        claim = Claim(artifact_id=artifact.id, stamp=stamp, proof=proof, source=source)
+        write_claim(destination.root, str(destination.relative), claim, recorded_at=_now())
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _place(self, part: Path, destination: Destination, size: int, sha256: str) -> None:
+        if isinstance(destination, ComfyFile):
+            replace(part, destination.path)
+        else:
+            place_blob(part, destination, size=size, sha256=sha256)
+
+    def _copy(self, source: Path, waiting: Path, progress: HashProgress) -> Proof:
+        with waiting.open("xb") as stream:
+            proof = prove(
+                source,
+                progress=progress,
+                cancelled=self._cancelled,
+                with_blocks=True,
+                also=lambda piece: _write(stream, piece, waiting),
+            )
+            stream.flush()
+            flush_file(stream.fileno())
+        return proof
+
+    def _move_aside(self, root: Path, paths: Sequence[Path], reason: str) -> Path:
+        folder = root / STATE_FOLDER / "aside" / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        moved_to = folder
+        for path in paths:
+            moved_to = _free_name(folder / path.relative_to(root))
+            make_folder(moved_to.parent)
+            replace(path, moved_to)
+            line = {"was": str(path.relative_to(root)), "is": str(moved_to.relative_to(folder)), "why": reason}
+            try:
+                with (folder / "why.jsonl").open("a", encoding="utf-8", newline="\n") as stream:
+                    stream.write(json.dumps(line) + "\n")
+            except OSError as error:
+                raise storage_error(error, folder / "why.jsonl") from error
+        return moved_to
+
+
+def _growing_name(destination: Destination, artifact: Artifact) -> Path:
+    """Return the final name a growing file's ``.part`` is named after."""
+    if isinstance(destination, ComfyFile):
+        return destination.path
+    return destination.part_folder / artifact.sha256
+
+
+def _free_name(path: Path) -> Path:
+    """Return the path, or one beside it that is not taken."""
+    candidate, number = path, 1
+    while candidate.exists() or candidate.is_symlink():
+        candidate, number = path.with_name(f"{path.name}.{number}"), number + 1
+    return candidate
+
+
+def _write(stream: BinaryIO, piece: bytes | memoryview, path: Path) -> None:
+    try:
+        stream.write(piece)
+    except OSError as error:  # told apart here from an error of the file being read
+        raise storage_error(error, path) from error
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,332 @@
+"""A file that is growing: blocks in any order, a digest that follows the frontier, a log that survives a kill.
+
+Beside ``<name>`` lie ``<name>.part``, the bytes, and ``<name>.part.jsonl``, one line for what is being fetched
+and one for every block that is complete.  The log is a claim: the digest of the whole file is taken from the disk
+and decides, so a log that lies costs a restart and never a wrong file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from provisioner.adapters.store.durable import flush_file, make_folder, replace, storage_error
+from provisioner.models import BLOCK_SIZE
+from provisioner.ports import Proof
+
+_READ_STEP = 1024 * 1024  # hashing speed is flat from 64 KiB up
+_FLUSH_STEP = 128 * 1024 * 1024  # dirty bytes handed to the disk while more arrive
+_LOG_VERSION = 1
+_OPEN_FLAGS = (
+    os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+)
+
+
+def part_path(final: Path) -> Path:
+    """Return where a file grows.  ComfyUI lists models by their ending and never sees this one."""
+    return final.with_name(final.name + ".part")
+
+
+def log_path(final: Path) -> Path:
+    """Return where a growing file's log lies."""
+    return final.with_name(final.name + ".part.jsonl")
+
+
+def read_log(final: Path, *, size: int, sha256: str, block_size: int = BLOCK_SIZE) -> dict[int, str]:
+    """Return the digests of the blocks an earlier run completed for exactly this content; empty if none."""
+    try:
+        if part_path(final).is_symlink() or part_path(final).stat().st_size != size:
+            return {}
+        lines = log_path(final).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    blocks: dict[int, str] = {}
+    for number, line in enumerate(lines):
+        try:
+            entry = json.loads(line)
+            if number == 0:
+                wanted = {"version": _LOG_VERSION, "size": size, "sha256": sha256, "block_size": block_size}
+                if entry != wanted:
+                    return {}
+            else:
+                blocks[int(entry["block"])] = str(entry["sha256"])
+        except (ValueError, KeyError, TypeError):
+            break  # a line torn by a kill; what stands before it is whole
+    count = -(-size // block_size)
+    return {index: digest for index, digest in blocks.items() if 0 <= index < count and len(digest) == 64}
+
+
+def bytes_of_blocks(blocks: dict[int, str], size: int, block_size: int = BLOCK_SIZE) -> int:
+    """Return how many bytes those blocks hold; the last block may be short."""
+    return sum(min(block_size, size - index * block_size) for index in blocks)
+
+
+class PartFile:
+    """A growing file on disk; safe to use from several threads.
+
+    Use as a context manager: leaving it keeps bytes and log for the next run, unless `commit` was called.
+    """
+
+    def __init__(
+        self,
+        final: Path,
+        *,
+        size: int,
+        sha256: str,
+        block_size: int = BLOCK_SIZE,
+        place: Callable[[Path], None] | None = None,
+    ) -> None:
+        self.final = final
+        self._place = place or (lambda part: replace(part, final))
+        self.path = part_path(final)
+        self.size = size
+        self.sha256 = sha256
+        self.block_size = block_size
+        self.block_count = -(-size // block_size)
+        self.hashed = 0
+        self.resumed_bytes = 0
+        self._blocks: dict[int, str] = {}
+        self._frontier_block = 0
+        self._changed = threading.Condition()
+        self._generation = 0
+        self._closing = False
+        self._failure: OSError | None = None
+        self._digest = hashlib.sha256()
+        self._descriptor = -1
+        self._log_descriptor = -1
+        self._threads: list[threading.Thread] = []
+        self._write_lock = threading.Lock()
+
+    # --- opening and leaving ---------------------------------------------------------------------
+
+    def __enter__(self) -> PartFile:
+        """Open or continue the part; raises StorageError."""
+        make_folder(self.path.parent)
+        self._blocks = read_log(self.final, size=self.size, sha256=self.sha256, block_size=self.block_size)
+        self.resumed_bytes = bytes_of_blocks(self._blocks, self.size, self.block_size)
+        try:
+            if self.path.is_symlink():
+                self.path.unlink()  # never write through a link
+            self._descriptor = os.open(self.path, _OPEN_FLAGS, 0o666)
+            os.ftruncate(self._descriptor, self.size)
+            self._start_log()
+        except OSError as error:
+            self._close_descriptors()
+            raise storage_error(error, self.path) from error
+        self._move_frontier()
+        self._start(self._hash_behind_frontier, "hash")
+        if sys.platform != "win32":
+            self._start(self._flush_behind_frontier, "flush")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the threads and close; bytes and log stay for the next run."""
+        self._stop_threads()
+        self._close_descriptors()
+
+    def _start(self, target: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=target, name=f"{name} {self.final.name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _stop_threads(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+
+    def _close_descriptors(self) -> None:
+        for descriptor in (self._descriptor, self._log_descriptor):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptor = self._log_descriptor = -1
+
+    def _start_log(self) -> None:
+        if self._log_descriptor >= 0:
+            os.close(self._log_descriptor)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
+        self._log_descriptor = os.open(log_path(self.final), flags, 0o666)
+        head = {"version": _LOG_VERSION, "size": self.size, "sha256": self.sha256, "block_size": self.block_size}
+        lines = [json.dumps(head), *(_block_line(index, digest) for index, digest in sorted(self._blocks.items()))]
+        os.write(self._log_descriptor, "".join(line + "\n" for line in lines).encode())
+
+    # --- what the fetcher uses -------------------------------------------------------------------
+
+    @property
+    def frontier(self) -> int:
+        """Everything before this offset is on disk."""
+        return min(self._frontier_block * self.block_size, self.size)
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Bytes of all complete blocks, wherever they are."""
+        with self._changed:
+            return bytes_of_blocks(self._blocks, self.size, self.block_size)
+
+    def missing_blocks(self) -> list[int]:
+        """Return the numbers of the blocks that are not there yet, in order."""
+        with self._changed:
+            return [index for index in range(self.block_count) if index not in self._blocks]
+
+    def has_block(self, index: int) -> bool:
+        """Whether that block is there."""
+        return index in self._blocks
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write bytes at an offset; raises StorageError."""
+        try:
+            _write_at(self._descriptor, data, offset, self._write_lock)
+        except OSError as error:
+            raise storage_error(error, self.path) from error
+        if self._failure is not None:
+            raise storage_error(self._failure, self.path)
+
+    def finish_block(self, index: int, sha256: str) -> None:
+        """Say that every byte of a block was written, and what its digest is; raises StorageError."""
+        with self._changed:
+            self._blocks[index] = sha256
+            self._move_frontier()
+            self._changed.notify_all()
+            try:
+                os.write(self._log_descriptor, (_block_line(index, sha256) + "\n").encode())
+            except OSError as error:
+                raise storage_error(error, log_path(self.final)) from error
+
+    def reset(self) -> None:
+        """Forget every block: what was written belongs to other content; raises StorageError."""
+        with self._changed:
+            self._blocks.clear()
+            self._frontier_block = 0
+            self._generation += 1
+            self.hashed = 0
+            self.resumed_bytes = 0
+            self._digest = hashlib.sha256()
+            try:
+                self._start_log()
+            except OSError as error:
+                raise storage_error(error, log_path(self.final)) from error
+
+    def _move_frontier(self) -> None:
+        while self._frontier_block in self._blocks:
+            self._frontier_block += 1
+
+    # --- what the engine uses --------------------------------------------------------------------
+
+    def seal(self, progress: Callable[[], None] = lambda: None) -> Proof:
+        """Wait for the digest of the whole file; every block must be there. Raises StorageError."""
+        while True:
+            with self._changed:
+                if self._failure is not None:
+                    raise storage_error(self._failure, self.path)
+                if self.hashed >= self.size:
+                    blocks = tuple(self._blocks[index] for index in range(self.block_count))
+                    return Proof(size=self.size, sha256=self._digest.hexdigest(), blocks=blocks)
+                self._changed.wait(0.1)
+            progress()
+
+    def commit(self) -> None:
+        """Make it durable, put it where it belongs, drop the log; raises StorageError."""
+        self._stop_threads()
+        try:
+            flush_file(self._descriptor)
+        except OSError as error:
+            raise storage_error(error, self.path) from error
+        self._close_descriptors()  # Windows renames no open file
+        self._place(self.path)
+        log_path(self.final).unlink(missing_ok=True)
+
+    def keep_as_bad(self) -> Path:
+        """Keep the wrong bytes under ``<name>.bad`` as evidence and drop the log; return that path."""
+        self._stop_threads()
+        self._close_descriptors()
+        bad = self.final.with_name(self.final.name + ".bad")
+        replace(self.path, bad)
+        log_path(self.final).unlink(missing_ok=True)
+        return bad
+
+    # --- the two threads -------------------------------------------------------------------------
+
+    def _hash_behind_frontier(self) -> None:
+        """Read what is complete back from the page cache and hash it, always in order."""
+        buffer = bytearray(_READ_STEP)
+        view = memoryview(buffer)
+        try:
+            with self.path.open("rb", buffering=0) as stream:
+                while True:
+                    with self._changed:
+                        while self.hashed >= min(self.frontier, self.size) and not self._closing:
+                            self._changed.wait()
+                        if self._closing:
+                            return
+                        generation, start = self._generation, self.hashed
+                        count = min(_READ_STEP, self.frontier - start)
+                        digest = self._digest
+                    stream.seek(start)
+                    read = stream.readinto(view[:count])
+                    if not read:
+                        raise OSError(0, "the file became shorter while it was read")
+                    digest.update(view[:read])
+                    with self._changed:
+                        if generation == self._generation:
+                            self.hashed = start + read
+                            if self.hashed >= self.size:
+                                self._changed.notify_all()
+        except OSError as error:
+            self._fail(error)
+
+    def _flush_behind_frontier(self) -> None:
+        """Hand finished bytes to the disk while more arrive, so that the last flush is short."""
+        flushed = self.resumed_bytes
+        try:
+            while True:
+                with self._changed:
+                    while not self._closing and self.frontier - flushed < _FLUSH_STEP:
+                        self._changed.wait()
+                    if self._closing:
+                        return
+                    flushed = self.frontier
+                os.fsync(self._descriptor) if sys.platform == "darwin" else os.fdatasync(self._descriptor)
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        with self._changed:
+            self._failure = error
+            self._changed.notify_all()
+
+
+def _block_line(index: int, sha256: str) -> str:
+    return json.dumps({"block": index, "sha256": sha256})
+
+
+def _write_at(descriptor: int, data: bytes, offset: int, lock: threading.Lock) -> None:
+    """Write all of ``data`` at ``offset``; where the system has no positional write, one writer at a time."""
+    view = memoryview(data)
+    if hasattr(os, "pwrite"):
+        while view:
+            written = os.pwrite(descriptor, view, offset)
+            view, offset = view[written:], offset + written
+        return
+    with lock:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+
+def remove_part(final: Path) -> None:
+    """Remove a growing file and its log, both ours; raises StorageError."""
+    for path in (part_path(final), log_path(final)):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(error, path, doing="remove") from error

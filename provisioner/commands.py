@@ -1,0 +1,386 @@
+"""What each command does, from its options to a report.  Nothing here prints; nothing here catches defects."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from provisioner import planner
+from provisioner.adapters.catalog import read_manifest_text, shipped_manifests
+from provisioner.errors import (
+    EXIT_FINDINGS,
+    EXIT_OK,
+    AnswerNeededError,
+    IntegrityError,
+    KleinError,
+    ManifestError,
+    UsageError,
+)
+from provisioner.machine import operating_system_named
+from provisioner.manifest import parse_manifest
+from provisioner.models import (
+    ArtifactSet,
+    ComfyTarget,
+    FetchFile,
+    Finding,
+    HubCacheTarget,
+    Machine,
+    Manifest,
+    Outcome,
+    PlaceFile,
+    Plan,
+    Report,
+    Target,
+)
+
+if TYPE_CHECKING:
+    from provisioner.observe import Depth, Observer
+    from provisioner.wiring import Workbench
+
+Ask = Callable[[str], bool]
+"""Asks a question; false is the answer that changes nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the command line asks for."""
+
+    manifest: str = "flux2-klein-4b"
+    set_id: str | None = None
+    comfyui: Path | None = None
+    hf_cache: Path | None = None  # Path("") stands for the user's own cache
+    extra_model_paths: tuple[Path, ...] = ()
+    assume_yes: bool = False
+
+
+@dataclass
+class Job:
+    """One run: what is wanted, made concrete on this machine."""
+
+    bench: Workbench
+    wish: Wish
+    manifest: Manifest
+    wanted: ArtifactSet
+    target: Target
+    machine: Machine | None
+    is_target_chosen_here: bool = False  # nobody named it: a folder we thought of ourselves
+    observer: Observer = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make what looks at the target."""
+        self.observer = self.bench.observer(self.target)
+
+    def plan(self, depth: Depth, rejected: frozenset[tuple[str, Path]] = frozenset()) -> Plan:
+        """Look at the target and plan."""
+        inventory = self.observer.observe(self.wanted, self.target, depth=depth, rejected=rejected)
+        return planner.plan(self.manifest, self.wanted, self.machine, inventory)
+
+    def report(self, command: str, status: str, exit_status: int, **more: object) -> Report:
+        """Return a report about this job."""
+        return Report(
+            command=command,
+            status=status,
+            exit_status=exit_status,
+            machine=self.machine,
+            manifest=self.manifest,
+            **more,  # type: ignore[arg-type]
+        )
+
+
+# --- what a run is about ---------------------------------------------------------------------------
+
+
+def load_manifest(name: str) -> Manifest:
+    """Return a manifest by its id or its file; raises ManifestError or UsageError."""
+    text, file = read_manifest_text(name)
+    return parse_manifest(text, file=file)
+
+
+def open_job(bench: Workbench, wish: Wish, *, with_machine: bool = True) -> Job:
+    """Make a wish concrete: manifest, set, target, machine.  Reads, never writes.
+
+    Raises
+    ------
+    ManifestError, UsageError
+        What was asked for does not exist or does not fit together.
+    """
+    manifest = load_manifest(wish.manifest)
+    machine = bench.detect_machine() if with_machine else None
+    wanted = _select_set(manifest, wish, machine)
+    target, is_chosen_here = _open_target(bench, wish, wanted)
+    return Job(
+        bench=bench,
+        wish=wish,
+        manifest=manifest,
+        wanted=wanted,
+        target=target,
+        machine=machine,
+        is_target_chosen_here=is_chosen_here,
+    )
+
+
+def _select_set(manifest: Manifest, wish: Wish, machine: Machine | None) -> ArtifactSet:
+    if wish.comfyui is not None and wish.hf_cache is not None:
+        raise UsageError("--comfyui and --hf-cache name two targets.", hint="Give one of them.")
+    kind = "comfyui" if wish.comfyui is not None else "hf_cache" if wish.hf_cache is not None else None
+    choice = wish.set_id
+    if choice is None and kind is not None:
+        default = planner.select_set(manifest, None, machine)
+        fitting = [default, *manifest.sets]
+        choice = next((each.id for each in fitting if each.target == kind), None)
+        if choice is None:
+            raise UsageError(
+                f"{manifest.id} has no set for {_option_of(kind)}.", hint="`klein-setup manifest show` lists its sets."
+            )
+    wanted = planner.select_set(manifest, choice, machine)
+    if kind is not None and wanted.target != kind:
+        raise UsageError(
+            f"The set {wanted.id} goes into {_option_of(wanted.target)}, not into {_option_of(kind)}.",
+            hint=f"Use {_option_of(wanted.target)}, or another --set.",
+        )
+    return wanted
+
+
+def _option_of(kind: str) -> str:
+    return "--comfyui" if kind == "comfyui" else "--hf-cache"
+
+
+def _open_target(bench: Workbench, wish: Wish, wanted: ArtifactSet) -> tuple[Target, bool]:
+    """Return the target, and whether it is a folder that nobody named."""
+    if wanted.target == "hf_cache":
+        if wish.hf_cache is not None and wish.hf_cache != Path():
+            return HubCacheTarget(cache=wish.hf_cache.expanduser().absolute()), False
+        from provisioner.adapters.hub import cache_folder
+
+        return HubCacheTarget(cache=cache_folder(bench.environ).absolute()), False
+    if wish.comfyui is not None:
+        return _open_tree(bench, wish.comfyui, wish), False
+    return _usual_tree(bench, wish)
+
+
+def _open_tree(bench: Workbench, folder: Path, wish: Wish) -> ComfyTarget:
+    from provisioner.adapters.comfy_tree import open_tree
+
+    return open_tree(
+        folder.expanduser().absolute(),
+        home=Path.home(),
+        environ=bench.environ,
+        extra_configs=wish.extra_model_paths,
+    )
+
+
+def _usual_tree(bench: Workbench, wish: Wish) -> tuple[Target, bool]:
+    """Return the tree of the last run, else one in the usual places, else a new one in the user's data folder."""
+    from provisioner.adapters import host
+    from provisioner.adapters.state import read_last_run
+
+    last = read_last_run(host.state_folder())
+    if last is not None and last["kind"] == "comfyui" and Path(last["path"]).is_dir():
+        return _open_tree(bench, Path(last["path"]), wish), False
+    places = host.usual_comfyui_trees(
+        Path.home(), bench.environ, operating_system_named(sys.platform), cwd=Path.cwd(), drives=host.drive_roots()
+    )
+    found = host.existing_comfyui_trees(places)
+    if found:
+        return _open_tree(bench, found[0], wish), True
+    return _open_tree(bench, host.data_folder() / "ComfyUI", wish), True
+
+
+# --- plan --------------------------------------------------------------------------------------------
+
+
+def run_plan(job: Job) -> Report:
+    """Return what `install` would do; nothing is written."""
+    plan = job.plan("claims")
+    short = [
+        Finding(
+            code="insufficient-space",
+            severity="problem",
+            message=f"{need.file_system.path} has {need.file_system.free_bytes:,} bytes free and the plan needs "
+            f"{need.needed_bytes:,}.",
+            hint="Free some space there, or choose a smaller set or another folder.",
+        )
+        for need in plan.space
+        if not need.is_enough
+    ]
+    return job.report("plan", "planned", EXIT_OK, plan=plan, findings=tuple(short))
+
+
+# --- install and repair --------------------------------------------------------------------------------
+
+
+def run_install(job: Job, ask: Ask, show: Callable[[Plan], None]) -> Report:
+    """Plan, ask, apply, prove: until a second plan is empty.
+
+    Parameters
+    ----------
+    job : Job
+        What to do.
+    ask : callable
+        Asks what needs an answer.
+    show : callable
+        Shows the plan before anything is done.
+
+    Raises
+    ------
+    KleinError
+        Before anything was changed: no space, offline, no answer.
+    """
+    return _bring_about(job, "install", "claims", ask, show)
+
+
+def run_repair(job: Job, ask: Ask, show: Callable[[Plan], None]) -> Report:
+    """Read every byte, then put right what is wrong; the same steps as `install`."""
+    return _bring_about(job, "repair", "full", ask, show)
+
+
+def _bring_about(job: Job, command: str, depth: Depth, ask: Ask, show: Callable[[Plan], None]) -> Report:
+    plan = job.plan(depth)
+    if not plan.steps:
+        return _finished(job, command, plan, [])
+    show(plan)
+    _before_anything(job, plan, ask)
+    engine = job.bench.engine(job.observer)
+    with _locked(job, plan):
+        # Somebody else may have done the work while we waited for the lock.
+        plan, outcomes = engine.provide(lambda rejected: job.plan("claims", rejected))
+    return _finished(job, command, plan, outcomes)
+
+
+@contextlib.contextmanager
+def _locked(job: Job, plan: Plan) -> Iterator[None]:
+    destinations = [step.destination for step in plan.steps]
+    for destination in destinations:
+        job.bench.store.check_inside(destination)
+    with job.bench.store.lock(destinations):
+        yield
+
+
+def _before_anything(job: Job, plan: Plan, ask: Ask) -> None:
+    """Raise, or ask, about everything that can be known before the first byte."""
+    if job.bench.is_offline:
+        planner.check_offline(plan)
+    planner.check_space(plan)
+    if job.wish.assume_yes:
+        return
+    licence = job.manifest.licence
+    fetches = any(isinstance(step, FetchFile) for step in plan.steps)
+    if fetches and not licence.is_commercial_use_allowed:
+        _need_yes(ask, f"{licence.notice or licence.name} ({licence.url})\nDo you accept this licence?")
+    if job.is_target_chosen_here:
+        _need_yes(ask, f"Use {_shown(job.target)}?")
+
+
+def _need_yes(ask: Ask, question: str) -> None:
+    if not ask(question):
+        raise AnswerNeededError(
+            "Nothing was done: the question was answered with no.",
+            hint="Name the folder yourself with --comfyui DIR or --hf-cache DIR, or choose another manifest.",
+        )
+
+
+def _shown(target: Target) -> str:
+    return str(target.models if isinstance(target, ComfyTarget) else target.cache)
+
+
+def _finished(job: Job, command: str, plan: Plan, outcomes: list[Outcome]) -> Report:
+    """Return the report of a run that looked again at the end."""
+    if plan.steps:
+        errors = _failures(outcomes) or [_not_empty(plan)]
+        return job.report(
+            command, "failed", errors[0].exit_status, plan=plan, outcomes=tuple(outcomes), errors=tuple(errors)
+        )
+    _remember(job)
+    problems = any(finding.severity == "problem" for finding in plan.findings)
+    status: Literal["findings", "ok"] = "findings" if problems else "ok"
+    return job.report(command, status, EXIT_FINDINGS if problems else EXIT_OK, plan=plan, outcomes=tuple(outcomes))
+
+
+def _failures(outcomes: list[Outcome]) -> list[KleinError]:
+    """Return why steps failed; that a copy found here was no good counts only if nothing else went wrong."""
+    failed = [outcome for outcome in outcomes if isinstance(outcome.error, KleinError)]
+    serious = [outcome for outcome in failed if not isinstance(outcome.step, PlaceFile)] or failed
+    return [outcome.error for outcome in serious if isinstance(outcome.error, KleinError)]
+
+
+def _not_empty(plan: Plan) -> IntegrityError:
+    return IntegrityError(
+        f"Every step was done, and looking again still asks for {len(plan.steps)}: {plan.steps[0].reason}.",
+        hint="Something else changes this folder; stop it and run the same command again.",
+    )
+
+
+def _remember(job: Job) -> None:
+    if not job.bench.settings.remembers:
+        return
+    from provisioner.adapters.host import state_folder
+    from provisioner.adapters.state import write_last_run
+
+    is_tree = isinstance(job.target, ComfyTarget)
+    path = job.target.given if isinstance(job.target, ComfyTarget) else job.target.cache
+    write_last_run(
+        state_folder(),
+        kind="comfyui" if is_tree else "hf_cache",
+        path=path,
+        manifest=job.manifest.id,
+        set_id=job.wanted.id,
+    )
+
+
+# --- verify --------------------------------------------------------------------------------------------
+
+
+def run_verify(job: Job, *, is_quick: bool) -> Report:
+    """Say what holds and what does not; nothing is written, nothing is fetched."""
+    plan = job.plan("quick" if is_quick else "full")
+    wrong = any(check.status != "ok" for check in plan.checks)
+    problems = wrong or any(finding.severity == "problem" for finding in plan.findings)
+    return job.report("verify", "findings" if problems else "ok", EXIT_FINDINGS if problems else EXIT_OK, plan=plan)
+
+
+# --- detect and manifest -------------------------------------------------------------------------------
+
+
+def run_detect(bench: Workbench, paths: tuple[Path, ...]) -> Report:
+    """Return the machine."""
+    return Report(command="detect", status="ok", exit_status=EXIT_OK, machine=bench.detect_machine(paths))
+
+
+def shipped() -> tuple[Manifest, ...]:
+    """Return every manifest that comes with the program."""
+    return tuple(load_manifest(name) for name in shipped_manifests())
+
+
+def about_manifests(command: str, manifests: tuple[Manifest, ...], errors: tuple[ManifestError, ...] = ()) -> Report:
+    """Return a report about manifests; one that is wrong makes it fail."""
+    return Report(
+        command=command,
+        status="failed" if errors else "ok",
+        exit_status=errors[0].exit_status if errors else EXIT_OK,
+        manifest=manifests[0] if len(manifests) == 1 else None,
+        errors=errors,
+        extra=(
+            (
+                "manifests",
+                [
+                    {"id": each.id, "title": each.title, "sha256": each.sha256, "sets": [one.id for one in each.sets]}
+                    for each in manifests
+                ],
+            ),
+        ),
+    )
+
+
+def check_manifests(files: tuple[str, ...]) -> tuple[tuple[Manifest, ...], tuple[ManifestError, ...]]:
+    """Return the manifests that are right, and the errors of those that are not."""
+    good, bad = [], []
+    for file in files or shipped_manifests():
+        try:
+            good.append(load_manifest(file))
+        except ManifestError as error:
+            bad.append(error)
+    return tuple(good), tuple(bad)

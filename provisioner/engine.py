@@ -1,0 +1,305 @@
+"""Walks a plan through the ports, says what happens, returns what came of it.  It decides nothing the plan has not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from typing_extensions import assert_never
+
+from provisioner.errors import (
+    AccessError,
+    HashMismatchError,
+    IntegrityError,
+    KleinError,
+    NetworkError,
+)
+from provisioner.events import Events, FileProgress, Notice, Phase, StepFinished, StepStarted
+from provisioner.models import (
+    Artifact,
+    ComfyFile,
+    Destination,
+    FetchFile,
+    HubFile,
+    Outcome,
+    PlaceFile,
+    Plan,
+    RecordReceipt,
+    SetAside,
+    Source,
+    Step,
+    UrlFile,
+)
+from provisioner.ports import Fetcher, GrowingFile, Proof, Store, TransferProgress
+
+_MAX_ROUNDS = 4
+
+
+@dataclass
+class Engine:
+    """Applies plans.
+
+    Parameters
+    ----------
+    store : Store
+        The files.
+    fetcher : Fetcher
+        The network.
+    events : callable
+        Told everything that happens.
+    prove_again : callable
+        The proof of a file that was read a moment ago: path and label in, proof out.
+    """
+
+    store: Store
+    fetcher: Fetcher
+    events: Events
+    prove_again: Callable[[Destination, str], Proof]
+    rejected: set[tuple[str, Path]] = field(default_factory=set)
+
+    def provide(self, look: Callable[[frozenset[tuple[str, Path]]], Plan]) -> tuple[Plan, list[Outcome]]:
+        """Apply plans until one is empty or a step fails for good; return the last plan and every outcome.
+
+        Parameters
+        ----------
+        look : callable
+            Looks at the target anew and plans; given the copies that turned out to be something else.
+        """
+        outcomes: list[Outcome] = []
+        plan = look(frozenset(self.rejected))
+        for _ in range(_MAX_ROUNDS):
+            if not plan.steps:
+                break
+            came = self.apply(plan)
+            outcomes += came
+            failed = [outcome for outcome in came if outcome.status == "failed"]
+            retriable = [
+                outcome for outcome in failed if isinstance(outcome.step, PlaceFile) and _is_rejection(outcome)
+            ]
+            plan = look(frozenset(self.rejected))
+            if len(failed) > len(retriable):
+                break
+        return plan, outcomes
+
+    def apply(self, plan: Plan) -> list[Outcome]:
+        """Apply every step in order; after a failure of the disk or the network the rest is skipped."""
+        outcomes: list[Outcome] = []
+        stopped_by: KleinError | None = None
+        blocked: set[str] = set()
+        total = len(plan.steps)
+        for number, step in enumerate(plan.steps, start=1):
+            self.events(StepStarted(step=step, number=number, total=total))
+            began = time.monotonic()
+            if stopped_by is not None or step.artifact.id in blocked:
+                outcome = Outcome(step=step, status="skipped", detail="an earlier step failed")
+            else:
+                outcome = self._outcome(step, began)
+            if outcome.status == "failed":
+                blocked.add(step.artifact.id)
+                if isinstance(outcome.error, KleinError) and not isinstance(
+                    outcome.error, (AccessError, IntegrityError)
+                ):
+                    stopped_by = outcome.error
+            outcomes.append(outcome)
+            self.events(StepFinished(step=step, outcome=outcome, number=number, total=total))
+        return outcomes
+
+    def _outcome(self, step: Step, began_s: float) -> Outcome:
+        try:
+            detail, fetched = self._do(step)
+        except KleinError as error:
+            return Outcome(
+                step=step, status="failed", detail=str(error), error=error, seconds=time.monotonic() - began_s
+            )
+        return Outcome(
+            step=step, status="done", detail=detail, bytes_fetched=fetched, seconds=time.monotonic() - began_s
+        )
+
+    def _do(self, step: Step) -> tuple[str, int]:
+        match step:
+            case SetAside():
+                return f"moved to {self.store.set_aside(step.destination, step.reason)}", 0
+            case RecordReceipt():
+                proof = self.prove_again(step.destination, _label(step.destination))
+                self.store.record(step.destination, step.artifact, proof, "found in place")
+                return "receipt written", 0
+            case PlaceFile():
+                return self._place(step), 0
+            case FetchFile():
+                return self._fetch(step)
+            case _:
+                assert_never(step)
+
+    # --- a copy from this machine ------------------------------------------------------------------
+
+    def _place(self, step: PlaceFile) -> str:
+        label = _label(step.destination)
+        tell = _Teller(self.events, label, step.copy.size)
+
+        def progress(count: int) -> None:
+            tell("placing", bytes_on_disk=count, bytes_hashed=count)
+
+        try:
+            way, proof = self.store.place_copy(step.copy, step.destination, step.artifact, progress=progress)
+        except (HashMismatchError, KleinError):
+            self.rejected.add((step.artifact.id, step.copy.path))
+            raise
+        self.store.record(step.destination, step.artifact, proof, f"{way} from {step.copy.path}")
+        return f"{way} from {step.copy.path}"
+
+    # --- a file from the network -------------------------------------------------------------------
+
+    def _fetch(self, step: FetchFile) -> tuple[str, int]:
+        """Try the sources in order; the bytes decide.  Raises the first source's error when none has them."""
+        failures: list[tuple[Source, KleinError]] = []
+        for number, source in enumerate(step.artifact.sources):
+            is_last = number == len(step.artifact.sources) - 1
+            try:
+                return self._fetch_from(source, step, is_last=is_last)
+            except (NetworkError, AccessError, IntegrityError) as error:
+                failures.append((source, error))
+                if not is_last:
+                    self.events(Notice(message=f"{_name(source)}: {error} Trying the next source.", severity="warning"))
+        raise _summary(failures)
+
+    def _fetch_from(self, source: Source, step: FetchFile, *, is_last: bool) -> tuple[str, int]:
+        label = _label(step.destination)
+        tell = _Teller(self.events, label, step.artifact.size)
+        with self.store.part(step.destination, step.artifact) as part:
+            while True:
+                was_resumed = part.resumed_bytes > 0
+                received, came_from = self._receive(source, step.artifact, part, tell)
+                proof = part.seal(lambda: tell.of_part("proving", part, received))
+                if proof.sha256 == step.artifact.sha256:
+                    break
+                if was_resumed:
+                    self.events(Notice(message=f"{label}: what an earlier run left here was damaged; fetching anew."))
+                    part.reset()
+                    continue
+                raise self._wrong_bytes(step.artifact, part, came_from, proof, is_last=is_last)
+            tell.of_part("syncing", part, received)
+            part.commit()
+        self.store.record(step.destination, step.artifact, proof, came_from)
+        return f"fetched from {came_from}", received
+
+    def _receive(self, source: Source, artifact: Artifact, part: GrowingFile, tell: _Teller) -> tuple[int, str]:
+        received = 0
+
+        def progress(at: TransferProgress) -> None:
+            nonlocal received
+            received = at.received
+            is_checking = part.hashed < min(part.resumed_bytes, part.frontier) and at.received == 0
+            phase: Phase = "waiting" if at.note else "checking" if is_checking else "fetching"
+            tell.of_part(phase, part, received, at)
+
+        came_from = self.fetcher.fetch(source, artifact, part, progress=progress)
+        return max(received, part.size - part.resumed_bytes), came_from
+
+    def _wrong_bytes(
+        self, artifact: Artifact, part: GrowingFile, came_from: str, proof: Proof, *, is_last: bool
+    ) -> HashMismatchError:
+        kept = "They were thrown away."
+        if is_last:
+            kept = f"They were kept as {part.keep_as_bad()}; nothing was put in place."
+        else:
+            part.reset()
+        known = next((each.what for each in artifact.lookalikes if each.sha256 == proof.sha256), None)
+        what = f" They are: {known}" if known else ""
+        return HashMismatchError(
+            f"{came_from} sent other bytes than the manifest names for {artifact.name}: SHA-256 {proof.sha256}, "
+            f"expected {artifact.sha256}.{what} {kept}",
+            hint="If it happens again, the source or something between it and you changes the bytes: use another "
+            "--endpoint or network.",
+            expected=artifact.sha256,
+            observed=proof.sha256,
+        )
+
+
+class _Teller:
+    """Says where one file stands, at most ten times a second for each phase."""
+
+    def __init__(self, events: Events, label: str, size: int) -> None:
+        self._events = events
+        self._label = label
+        self._size = size
+        self._last = (0.0, "")
+
+    def of_part(self, phase: Phase, part: GrowingFile, received: int, at: TransferProgress | None = None) -> None:
+        """Say how far a growing file is."""
+        self(
+            phase,
+            bytes_on_disk=part.frontier,
+            bytes_hashed=part.hashed,
+            bytes_received=received,
+            rate_bytes_s=at.rate_bytes_s if at else 0.0,
+            connections=at.connections if at else 0,
+            attempt=at.attempt if at else 1,
+            note=at.note if at else "",
+        )
+
+    def __call__(
+        self,
+        phase: Phase,
+        *,
+        bytes_on_disk: int = 0,
+        bytes_hashed: int = 0,
+        bytes_received: int = 0,
+        rate_bytes_s: float = 0.0,
+        connections: int = 0,
+        attempt: int = 1,
+        note: str = "",
+    ) -> None:
+        """Send the event unless one of the same phase was sent a moment ago."""
+        now = time.monotonic()
+        if self._last[1] == phase and now - self._last[0] < 0.1:
+            return
+        self._last = (now, phase)
+        self._events(
+            FileProgress(
+                label=self._label,
+                phase=phase,
+                size=self._size,
+                bytes_on_disk=bytes_on_disk,
+                bytes_hashed=bytes_hashed,
+                bytes_received=bytes_received,
+                rate_bytes_s=rate_bytes_s,
+                connections=connections,
+                attempt=attempt,
+                note=note,
+            )
+        )
+
+
+def _is_rejection(outcome: Outcome) -> bool:
+    """Whether a failed placing only means that the copy was no good: the next plan takes another way."""
+    return isinstance(outcome.error, (HashMismatchError,)) or (
+        isinstance(outcome.error, KleinError) and outcome.error.code == "unreadable"
+    )
+
+
+def _summary(failures: Sequence[tuple[Source, KleinError]]) -> KleinError:
+    """Return the first source's error; with several sources it says what the others answered."""
+    _, first = failures[0]
+    # Wrong bytes weigh more than a source that could not be reached.
+    first = next((error for _, error in failures if isinstance(error, HashMismatchError)), first)
+    others = [f"{_name(source)}: {error}" for source, error in failures if error is not first]
+    if others:
+        first.context["other_sources"] = others
+        first.args = (f"{first} ({'; '.join(others)})",)
+    return first
+
+
+def _name(source: Source) -> str:
+    match source:
+        case HubFile():
+            return f"{source.repo_id}@{source.revision[:12]}"
+        case UrlFile():
+            return source.url.partition("?")[0]
+        case _:
+            assert_never(source)
+
+
+def _label(destination: Destination) -> str:
+    return str(destination.relative) if isinstance(destination, ComfyFile) else destination.filename

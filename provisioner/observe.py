@@ -1,0 +1,297 @@
+"""Looks at a target: what lies where the manifest wants files, and where else the same bytes may be.
+
+Looking never writes.  How deep it looks is the caller's choice: believe receipts (``claims``), read every byte
+(``full``), or read nothing but receipts and headers (``quick``).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from provisioner.errors import UnreadableError
+from provisioner.events import Events, FileProgress
+from provisioner.identify import SafetensorsHeader, identify, read_header
+from provisioner.layout import candidates_for, destination_for
+from provisioner.models import (
+    Artifact,
+    ArtifactSet,
+    Check,
+    ComfyFile,
+    Destination,
+    Finding,
+    HubBlob,
+    Inventory,
+    LocalCopy,
+    Target,
+    Variant,
+)
+from provisioner.ports import Finder, Proof, Stamp, Store
+
+Depth = Literal["claims", "full", "quick"]
+_EVENT_STEP_S = 0.1
+
+
+@dataclass
+class Observer:
+    """Looks at a target as often as asked, and reads no unchanged file twice."""
+
+    store: Store
+    finders: Sequence[Finder]
+    events: Events
+    is_unchanged: Callable[[Stamp, Stamp], bool]
+    threads: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    _proofs: dict[tuple[Path, Stamp], Proof] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def observe(
+        self, wanted: ArtifactSet, target: Target, *, depth: Depth, rejected: frozenset[tuple[str, Path]] = frozenset()
+    ) -> Inventory:
+        """Return what lies in the target and where the same bytes already lie.
+
+        Parameters
+        ----------
+        wanted : ArtifactSet
+            The files to look for.
+        target : Target
+            Where to look.
+        depth : {"claims", "full", "quick"}
+            How much is read.
+        rejected : frozenset of (artifact id, path)
+            Copies that were read and turned out to be something else.
+
+        Raises
+        ------
+        PathOutsideRootError
+            A link in the tree leads out of it.
+        """
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="look") as pool:
+            looked = list(pool.map(lambda artifact: self._look(artifact, target, depth), wanted.artifacts))
+        systems = [self.store.file_system(check.destination) for check, _ in looked]
+        checks = tuple(replace(check, device=system.device) for (check, _), system in zip(looked, systems, strict=True))
+        return Inventory(
+            target=target,
+            checks=checks,
+            copies=tuple(self._copies(checks, rejected)),
+            file_systems=tuple({system.device: system for system in reversed(systems)}.values()),
+            findings=tuple(finding for _, findings in looked for finding in findings),
+        )
+
+    # --- one artifact ----------------------------------------------------------------------------
+
+    def _look(self, artifact: Artifact, target: Target, depth: Depth) -> tuple[Check, list[Finding]]:
+        home = destination_for(artifact, target)
+        self.store.check_inside(home)
+        places: Sequence[Destination] = candidates_for(artifact, target) or (home,)
+        present = [place for place in places if _is_there(place.path)]
+        if not present:
+            return self._missing(artifact, home), []
+        first = self._check(artifact, present[0], depth)
+        if first.status == "ok" or present[0].path == home.path:
+            return first, self._unproven(first) if depth == "quick" else []
+        # Something else is read first, under this very name, from a folder that comes before ours.
+        own = self._check(artifact, home, depth) if _is_there(home.path) else self._missing(artifact, home)
+        return own, [_stale_twin(artifact, first)]
+
+    def _missing(self, artifact: Artifact, home: Destination) -> Check:
+        return Check(
+            artifact=artifact,
+            destination=home,
+            status="missing",
+            basis="none",
+            held_bytes=self.store.held_bytes(home, artifact),
+        )
+
+    def _check(self, artifact: Artifact, place: Destination, depth: Depth) -> Check:
+        held = self.store.held_bytes(place, artifact)
+        try:
+            return self._compare(artifact, place, depth, held)
+        except UnreadableError as error:
+            return Check(
+                artifact=artifact,
+                destination=place,
+                status="unreadable",
+                basis="none",
+                identity=str(error),
+                held_bytes=held,
+            )
+
+    def _compare(self, artifact: Artifact, place: Destination, depth: Depth, held: int) -> Check:
+        stamp = self.store.stamp(place.path)
+        if stamp is None:
+            return self._missing(artifact, place)
+        right_size = [content for content in artifact.contents if content.size == stamp.size]
+        if not right_size:
+            identity = self._identity(place.path, stamp, artifact, None)
+            return Check(
+                artifact=artifact,
+                destination=place,
+                status="size-mismatch",
+                basis="size",
+                observed_size=stamp.size,
+                identity=identity,
+                held_bytes=held,
+            )
+        claimed = self._claimed(place, stamp, right_size)
+        if claimed is not None and depth != "full":
+            return _ok(artifact, place, claimed, basis="receipt", is_recorded=True)
+        if depth == "quick":
+            return self._by_header(artifact, place, stamp, held)
+        return self._by_proof(artifact, place, stamp, right_size, held, is_recorded=claimed is not None)
+
+    def _claimed(self, place: Destination, stamp: Stamp, contents: Sequence[Variant]) -> Proof | None:
+        """Return the receipt's proof if the file is as it was then and the content is one of those wanted."""
+        claim = self.store.claim(place)
+        if claim is None or not self.is_unchanged(claim.stamp, stamp):
+            return None
+        wanted = {(content.size, content.sha256) for content in contents}
+        return claim.proof if (claim.proof.size, claim.proof.sha256) in wanted else None
+
+    def _by_header(self, artifact: Artifact, place: Destination, stamp: Stamp, held: int) -> Check:
+        """Without a receipt, and without reading the file: the size is right, and the header must cover it."""
+        is_tensors = artifact.name.endswith((".safetensors", ".sft"))
+        head = self.store.head(place.path)
+        is_broken = is_tensors and not isinstance(read_header(head, stamp.size), SafetensorsHeader)
+        return Check(
+            artifact=artifact,
+            destination=place,
+            status="hash-mismatch" if is_broken else "ok",
+            basis="size",
+            observed_size=stamp.size,
+            identity=self._identity(place.path, stamp, artifact, None) if is_broken else None,
+            held_bytes=held,
+        )
+
+    def _by_proof(
+        self,
+        artifact: Artifact,
+        place: Destination,
+        stamp: Stamp,
+        contents: Sequence[Variant],
+        held: int,
+        *,
+        is_recorded: bool,
+    ) -> Check:
+        proof = self.proof_of(place.path, stamp, _label(place))
+        if any(proof.sha256 == content.sha256 for content in contents):
+            return _ok(artifact, place, proof, basis="sha256", is_recorded=is_recorded)
+        return Check(
+            artifact=artifact,
+            destination=place,
+            status="hash-mismatch",
+            basis="sha256",
+            observed_size=proof.size,
+            observed_sha256=proof.sha256,
+            identity=self._identity(place.path, stamp, artifact, proof.sha256),
+            held_bytes=held,
+        )
+
+    def proof_of(self, path: Path, stamp: Stamp, label: str) -> Proof:
+        """Return the proof of a file's content; an unchanged file is read once. Raises UnreadableError."""
+        with self._lock:
+            known = self._proofs.get((path, stamp))
+        if known is not None:
+            return known
+        last = 0.0
+
+        def progress(count: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _EVENT_STEP_S or count == stamp.size:
+                last = now
+                self.events(
+                    FileProgress(
+                        label=label, phase="hashing", size=stamp.size, bytes_on_disk=stamp.size, bytes_hashed=count
+                    )
+                )
+
+        proof = self.store.prove(path, progress=progress, with_blocks=True)
+        if self.store.stamp(path) != stamp:
+            raise UnreadableError(
+                f"{path} changed while it was read.", hint="Wait until nothing writes to it, then try again."
+            )
+        with self._lock:
+            self._proofs[path, stamp] = proof
+        return proof
+
+    def _identity(self, path: Path, stamp: Stamp, artifact: Artifact, sha256: str | None) -> str:
+        """Return in words what the file is instead."""
+        for lookalike in artifact.lookalikes:
+            if lookalike.sha256 == sha256:
+                return lookalike.what
+        sentence = identify(self.store.head(path), stamp.size, name=artifact.name).sentence
+        suspects = [each.what for each in artifact.lookalikes if each.size == stamp.size]
+        if sha256 is None and suspects:
+            return f"{sentence} By its size it may be: {suspects[0]}"
+        return sentence
+
+    # --- the whole -------------------------------------------------------------------------------
+
+    def _copies(self, checks: Sequence[Check], rejected: frozenset[tuple[str, Path]]) -> list[LocalCopy]:
+        copies = []
+        for check in checks:
+            if check.status == "ok":
+                continue
+            # A snapshot in an HF cache must hold the commit's own bytes; a models folder may hold any that are as good.
+            is_blob = isinstance(check.destination, HubBlob)
+            contents = check.artifact.contents[:1] if is_blob else check.artifact.contents
+            taken = {check.destination.path} if not is_blob else set()
+            for finder in self.finders:
+                for copy in finder.find(check.artifact, contents):
+                    if (copy.artifact_id, copy.path) not in rejected and copy.path not in taken:
+                        taken.add(copy.path)
+                        copies.append(copy)
+        return copies
+
+    def _unproven(self, check: Check) -> list[Finding]:
+        if check.basis != "size" or check.status != "ok":
+            return []
+        return [
+            Finding(
+                code="never-proven",
+                severity="problem",
+                message=f"{_label(check.destination)} has the right size, and no receipt says that its bytes are right.",
+                path=check.destination.path,
+                hint="Run klein-setup verify without --quick, or klein-setup install, which records what it proves.",
+            )
+        ]
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
+
+
+def _label(place: Destination) -> str:
+    return str(place.relative) if isinstance(place, ComfyFile) else place.filename
+
+
+def _ok(
+    artifact: Artifact, place: Destination, proof: Proof, *, basis: Literal["receipt", "sha256"], is_recorded: bool
+) -> Check:
+    return Check(
+        artifact=artifact,
+        destination=place,
+        status="ok",
+        basis=basis,
+        observed_size=proof.size,
+        observed_sha256=proof.sha256,
+        is_recorded=is_recorded,
+    )
+
+
+def _stale_twin(artifact: Artifact, check: Check) -> Finding:
+    path = check.destination.path
+    what = f" It is: {check.identity}" if check.identity else ""
+    return Finding(
+        code="stale-twin",
+        severity="problem",
+        message=f"ComfyUI reads {path} first, and it is not the {artifact.name} that the manifest names.{what}",
+        path=path,
+        hint=f"Move {path.parent.name}/{path.name} out of the way; the right one in another folder is not seen until then.",
+    )

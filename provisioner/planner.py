@@ -1,0 +1,231 @@
+"""Decides what is still needed: manifest, machine and inventory in, plan out.  Reads nothing, writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from provisioner.errors import InsufficientSpaceError, OfflineError, UsageError
+from provisioner.models import (
+    Artifact,
+    ArtifactSet,
+    Check,
+    Conditions,
+    FetchFile,
+    FileSystem,
+    Finding,
+    Gpu,
+    HubFile,
+    Inventory,
+    LocalCopy,
+    Machine,
+    Manifest,
+    PlaceFile,
+    Plan,
+    RecordReceipt,
+    SetAside,
+    SpaceNeed,
+    Step,
+)
+
+SPACE_MARGIN = 32 * 1024 * 1024
+"""Bytes kept free on every file system a plan writes to: receipts, logs, and the system's own breathing room."""
+
+
+def plan(manifest: Manifest, wanted: ArtifactSet, machine: Machine | None, inventory: Inventory) -> Plan:
+    """Return the steps still needed, each with its reason, and what a person should know before them.
+
+    Parameters
+    ----------
+    manifest, wanted : Manifest, ArtifactSet
+        What is asked for.
+    machine : Machine or None
+        What it has to run on; None leaves the set's conditions unjudged.
+    inventory : Inventory
+        What is there.
+
+    Returns
+    -------
+    Plan
+        With no steps if the target is as the manifest asks.
+    """
+    steps = tuple(step for check in inventory.checks for step in _steps(check, inventory.copies))
+    unmet = unmet_conditions(wanted.conditions, machine) if machine is not None else ()
+    findings = (*inventory.findings, *(_unmet_finding(wanted, sentence) for sentence in unmet))
+    return Plan(
+        manifest=manifest,
+        set=wanted,
+        target=inventory.target,
+        steps=steps,
+        checks=inventory.checks,
+        findings=findings,
+        space=_space(inventory.checks, steps, inventory.file_systems),
+    )
+
+
+def select_set(manifest: Manifest, choice: str | None, machine: Machine | None) -> ArtifactSet:
+    """Return the set of that id, the manifest's default for None, or for ``auto`` the first the machine can run.
+
+    Raises
+    ------
+    UsageError
+        No such set, or ``auto`` and no set's conditions are met.
+    """
+    if choice == "auto":
+        if machine is None:
+            raise UsageError("--set auto needs to know the machine.", hint="Leave --set out or name a set.")
+        for each in manifest.sets:
+            if not unmet_conditions(each.conditions, machine):
+                return each
+        raise UsageError(
+            f"No set of {manifest.id} suits this machine: {_why_not(manifest, machine)}",
+            hint="Name a set with --set if you know better; `klein-setup detect` shows what was found.",
+        )
+    found = manifest.set_named(choice or manifest.default_set)
+    if found is None:
+        known = ", ".join(each.id for each in manifest.sets)
+        raise UsageError(f"{manifest.id} has no set {choice!r}.", hint=f"Choose one of: {known}, auto.")
+    return found
+
+
+def _why_not(manifest: Manifest, machine: Machine) -> str:
+    return " ".join(f"{each.id}: {'; '.join(unmet_conditions(each.conditions, machine))}." for each in manifest.sets)
+
+
+def unmet_conditions(conditions: Conditions, machine: Machine) -> tuple[str, ...]:
+    """Return what the machine lacks, in words; empty if it has everything or nothing is known against it."""
+    unmet = []
+    if conditions.platforms and machine.os not in conditions.platforms:
+        unmet.append(f"made for {', '.join(conditions.platforms)}, this is {machine.os}")
+    if conditions.min_vram_bytes is not None:
+        largest = max((gpu.memory_total_bytes or 0 for gpu in machine.gpus), default=0)
+        if not _has_unknown_memory(machine.gpus) and largest < conditions.min_vram_bytes:
+            unmet.append(f"asks for {_gib(conditions.min_vram_bytes)} of VRAM, found {_gib(largest)}")
+    if conditions.min_compute_capability is not None:
+        best = max((gpu.compute_capability for gpu in machine.gpus if gpu.compute_capability), default=None)
+        if best is None or best < conditions.min_compute_capability:
+            found = "none is known" if best is None else f"found {best[0]}.{best[1]}"
+            wanted = conditions.min_compute_capability
+            unmet.append(f"asks for compute capability {wanted[0]}.{wanted[1]}, {found}")
+    return tuple(unmet)
+
+
+def _has_unknown_memory(gpus: Iterable[Gpu]) -> bool:
+    return any(gpu.memory_total_bytes is None for gpu in gpus)
+
+
+def _unmet_finding(wanted: ArtifactSet, sentence: str) -> Finding:
+    return Finding(
+        code="set-does-not-suit",
+        severity="warning",
+        message=f"The set {wanted.id} {sentence}.",
+        hint="The files are provided all the same; --set auto chooses a set that suits this machine.",
+    )
+
+
+# --- steps -------------------------------------------------------------------------------------
+
+
+def _steps(check: Check, copies: Iterable[LocalCopy]) -> list[Step]:
+    artifact, destination = check.artifact, check.destination
+    if check.status == "ok":
+        if check.is_recorded or check.basis != "sha256":
+            return []
+        reason = "proven just now; its receipt is missing or older than the file"
+        return [RecordReceipt(artifact=artifact, destination=destination, reason=reason)]
+    steps: list[Step] = []
+    reason = _reason(check)
+    if check.status != "missing":
+        steps.append(SetAside(artifact=artifact, destination=destination, reason=reason))
+    copy = next((each for each in copies if each.artifact_id == artifact.id), None)
+    if copy is not None:
+        why = f"{reason}; {copy.origin} may hold the same bytes: {copy.path}"
+        steps.append(PlaceFile(artifact=artifact, destination=destination, reason=why, copy=copy))
+    else:
+        steps.append(FetchFile(artifact=artifact, destination=destination, reason=reason, held_bytes=check.held_bytes))
+    return steps
+
+
+def _reason(check: Check) -> str:
+    what = f": {check.identity}" if check.identity else ""
+    match check.status:
+        case "missing":
+            return "missing; an interrupted download is continued" if check.held_bytes else "missing"
+        case "size-mismatch":
+            return f"{check.observed_size:,} bytes instead of {check.artifact.size:,}{what}"
+        case "hash-mismatch":
+            return f"other bytes of the right size{what}"
+        case "unreadable":
+            return f"cannot be read{what}"
+        case _:
+            return check.status
+
+
+# --- space -------------------------------------------------------------------------------------
+
+
+def _space(checks: Iterable[Check], steps: Iterable[Step], systems: Iterable[FileSystem]) -> tuple[SpaceNeed, ...]:
+    """Return what each file system needs for the whole plan."""
+    device_of = {check.artifact.id: check.device for check in checks}
+    needs: dict[int | None, int] = {}
+    for step in steps:
+        device = device_of[step.artifact.id]
+        needs[device] = needs.get(device, 0) + _room_for(step, device)
+    return tuple(
+        SpaceNeed(file_system=system, needed_bytes=needed + (SPACE_MARGIN if needed else 0))
+        for system in systems
+        for needed in [needs.get(system.device, 0)]
+    )
+
+
+def _room_for(step: Step, device: int | None) -> int:
+    match step:
+        case FetchFile():
+            return step.bytes_to_fetch
+        case PlaceFile():
+            # A reflink or a hard link needs no room; between file systems it is a copy.
+            return step.copy.size if step.copy.device != device else 0
+        case _:
+            return 0
+
+
+# --- what stops a plan before it starts ----------------------------------------------------------
+
+
+def check_space(plan: Plan) -> None:
+    """Raise InsufficientSpaceError if a file system has less room than the plan needs."""
+    short = [need for need in plan.space if not need.is_enough]
+    if not short:
+        return
+    lines = [
+        f"{need.file_system.path}: {need.needed_bytes:,} bytes needed, {need.file_system.free_bytes:,} free"
+        for need in short
+    ]
+    missing = sum(need.needed_bytes - need.file_system.free_bytes for need in short)
+    raise InsufficientSpaceError(
+        f"Not enough space; nothing was fetched. {'; '.join(lines)}.",
+        hint=f"Free {missing:,} bytes there, or choose a smaller set (--set) or another folder (--comfyui, --hf-cache).",
+        needed=[need.needed_bytes for need in short],
+        free=[need.file_system.free_bytes for need in short],
+    )
+
+
+def check_offline(plan: Plan) -> None:
+    """Raise OfflineError if the plan fetches anything; the message lists every file and where it is published."""
+    fetches = [step for step in plan.steps if isinstance(step, FetchFile)]
+    if not fetches:
+        return
+    lines = [f"{step.artifact.name} ({step.bytes_to_fetch:,} bytes, {_published(step.artifact)})" for step in fetches]
+    raise OfflineError(
+        f"Offline, and {len(fetches)} of {len(plan.set.artifacts)} files would have to be fetched: {'; '.join(lines)}.",
+        hint="Run once without --offline, or name a folder that has the files with --look-in DIR.",
+        missing=[step.artifact.name for step in fetches],
+    )
+
+
+def _published(artifact: Artifact) -> str:
+    source = artifact.sources[0]
+    return f"{source.repo_id}/{source.filename}" if isinstance(source, HubFile) else source.url.partition("?")[0]
+
+
+def _gib(count: int) -> str:
+    return f"{count / 1024**3:.1f} GiB"

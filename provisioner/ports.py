@@ -1,0 +1,178 @@
+"""What the engine needs of the world outside, as protocols; the adapters satisfy them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from provisioner.models import Artifact, Destination, FileSystem, LocalCopy, Source, Variant
+
+Cancelled = Callable[[], bool]
+"""Asked often by long work; True means: stop now and raise KeyboardInterrupt."""
+
+HashProgress = Callable[[int], None]
+"""Called with the bytes hashed so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """What the file system says of a file; equal stamps mean nobody touched it, as far as claims go."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int | None  # None on Windows, where st_ctime is the time of creation
+    inode: int
+    device: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What reading every byte of a file gave."""
+
+    size: int
+    sha256: str
+    blocks: tuple[str, ...] = ()  # SHA-256 of every 16 MiB block, in order; empty where not taken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A receipt's entry for one file: what we proved once, and the file's stamp at that moment."""
+
+    artifact_id: str
+    stamp: Stamp
+    proof: Proof
+    source: str  # where the bytes came from, without query or token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferProgress:
+    """Where a transfer stands; the fetcher sends about ten a second."""
+
+    received: int  # bytes over the network in this run
+    rate_bytes_s: float
+    connections: int
+    attempt: int
+    note: str = ""  # why nothing moves at the moment, if so
+
+
+class Part(Protocol):
+    """A file that is growing: the fetcher writes blocks in any order, the part hashes behind the frontier."""
+
+    @property
+    def size(self) -> int:
+        """Bytes the finished file will have."""
+
+    @property
+    def block_size(self) -> int:
+        """Bytes of a block; the last one may be shorter."""
+
+    @property
+    def frontier(self) -> int:
+        """Everything before this offset is on disk."""
+
+    @property
+    def hashed(self) -> int:
+        """Everything before this offset went into the digest."""
+
+    @property
+    def resumed_bytes(self) -> int:
+        """Bytes that an earlier, interrupted run left here and this run builds on."""
+
+    def missing_blocks(self) -> list[int]:
+        """Return the numbers of the blocks that are not there yet, in order."""
+
+    def has_block(self, index: int) -> bool:
+        """Whether that block is there."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write bytes at an offset; raises StorageError."""
+
+    def finish_block(self, index: int, sha256: str) -> None:
+        """Say that every byte of a block was written, and what its digest is."""
+
+    def reset(self) -> None:
+        """Forget every block: what was written belongs to other content."""
+
+
+class Fetcher(Protocol):
+    """Brings the bytes of one source into a part."""
+
+    def fetch(
+        self, source: Source, artifact: Artifact, part: Part, *, progress: Callable[[TransferProgress], None]
+    ) -> str:
+        """Fill the part from the source; return a label of where the bytes came from.
+
+        Raises
+        ------
+        NetworkError, AccessError, IntegrityError
+            The source cannot be had, or offers something else; the part keeps what it has.
+        StorageError
+            The disk refused.
+        KeyboardInterrupt
+            The run was cancelled.
+        """
+
+
+class Store(Protocol):
+    """The files of one target: proving, growing, placing, recording."""
+
+    def stamp(self, path: Path) -> Stamp | None:
+        """Return the file's stamp, links followed; None where nothing is. Raises UnreadableError."""
+
+    def claim(self, destination: Destination) -> Claim | None:
+        """Return the receipt's entry for a destination, or None."""
+
+    def prove(self, path: Path, *, progress: HashProgress, with_blocks: bool = False) -> Proof:
+        """Read every byte; raises UnreadableError."""
+
+    def head(self, path: Path) -> bytes:
+        """Return the first bytes of a file: enough for its safetensors header. Raises UnreadableError."""
+
+    def held_bytes(self, destination: Destination, artifact: Artifact) -> int:
+        """Return the bytes of an interrupted download that a new one can build on."""
+
+    def file_system(self, destination: Destination) -> FileSystem:
+        """Return the file system a destination is on."""
+
+    def check_inside(self, destination: Destination) -> None:
+        """Raise PathOutsideRootError where a link leads out of the destination's root."""
+
+    def part(self, destination: Destination, artifact: Artifact) -> AbstractContextManager[GrowingFile]:
+        """Open the part file of a destination, continuing an interrupted one."""
+
+    def place_copy(
+        self, copy: LocalCopy, destination: Destination, artifact: Artifact, *, progress: HashProgress
+    ) -> tuple[str, Proof]:
+        """Put a local copy in place, proven; return how ("reflinked", "hard-linked", "copied") and the proof."""
+
+    def set_aside(self, destination: Destination, reason: str) -> Path:
+        """Move what is at a destination out of the way; return where it is now."""
+
+    def record(self, destination: Destination, artifact: Artifact, proof: Proof, source: str) -> None:
+        """Write the receipt of a file that is in place."""
+
+    def lock(self, destinations: Sequence[Destination]) -> AbstractContextManager[None]:
+        """Hold every root of these destinations; raises LockHeldError."""
+
+
+class GrowingFile(Part, Protocol):
+    """A part as the engine sees it: it can be sealed, committed or kept as evidence."""
+
+    def seal(self, progress: Callable[[], None]) -> Proof:
+        """Wait for the digest of the whole; the part is complete. Raises StorageError."""
+
+    def commit(self) -> None:
+        """Make it durable and give it its final name; raises StorageError."""
+
+    def keep_as_bad(self) -> Path:
+        """Keep the wrong bytes under ``<name>.bad`` as evidence; return that path."""
+
+
+class Finder(Protocol):
+    """Finds files elsewhere on this machine that may hold an artifact's bytes."""
+
+    def find(self, artifact: Artifact, contents: Sequence[Variant]) -> tuple[LocalCopy, ...]:
+        """Return candidates, likeliest first; none of them is proven."""

@@ -1,0 +1,162 @@
+"""The rules of a polite and quick transfer: how many connections, how long to wait, what headers say.
+
+Pure decisions: whoever owns the sockets hands in times and counts.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+
+MAX_CONNECTIONS = 8
+FIRST_CONNECTIONS = 2
+GAIN_TO_KEEP = 1.05  # n+1 connections stay only if they beat n by 5 % (huggingface.js pull 2352)
+GAIN_TO_DOUBLE = 1.5  # while each doubling pays this much, the next step doubles again
+WINDOW_S = 0.4  # one measurement
+MAX_PATIENCE_S = 300.0  # longest Retry-After that is obeyed
+MIN_RATE_BYTES_S = 64 * 1024  # below this for a whole window a connection counts as stalled
+RETRIES = 6  # failures in a row without one byte from anybody
+PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+
+
+@dataclass(slots=True)
+class Ramp:
+    """Decides how many connections to hold: grow while it pays, step back when it does not.
+
+    Call `observe` with the time and the bytes received so far; it returns the number wanted.
+    """
+
+    limit: int = MAX_CONNECTIONS
+    wanted: int = FIRST_CONNECTIONS
+    _rates: dict[int, float] = field(default_factory=dict)
+    _window_start: float | None = None
+    _window_bytes: int = 0
+    _settled: bool = False
+
+    def __post_init__(self) -> None:
+        """Never want more than the limit."""
+        self.wanted = min(self.wanted, self.limit)
+
+    def observe(self, now_s: float, received: int, active: int) -> int:
+        """Return the connections wanted, given bytes received so far and connections that deliver."""
+        if self._settled or active < self.wanted:
+            self._window_start = None
+            return self.wanted
+        if self._window_start is None:
+            self._window_start, self._window_bytes = now_s, received
+            return self.wanted
+        elapsed = now_s - self._window_start
+        if elapsed >= WINDOW_S:
+            self._judge((received - self._window_bytes) / elapsed)
+            self._window_start = None
+        return self.wanted
+
+    def back_off(self) -> None:
+        """Halve the connections and stop growing: the server asked for less."""
+        self.wanted = max(1, self.wanted // 2)
+        self._settled = True
+
+    def _judge(self, rate: float) -> None:
+        self._rates[self.wanted] = rate
+        fewer = [count for count in self._rates if count < self.wanted]
+        previous = max(fewer) if fewer else None
+        gain = rate / max(self._rates[previous], 1.0) if previous else GAIN_TO_DOUBLE
+        if previous and gain < GAIN_TO_KEEP:
+            self.wanted, self._settled = previous, True
+        elif self.wanted >= self.limit:
+            self._settled = True
+        else:
+            self.wanted = min(self.limit, self.wanted * 2 if gain >= GAIN_TO_DOUBLE else self.wanted + 1)
+
+
+def retry_delay_s(failures: int, jitter: float) -> float:
+    """Return the seconds to wait after so many failures in a row; ``jitter`` is in [0, 1).
+
+    >>> [retry_delay_s(n, 0.0) for n in (1, 2, 3, 4, 5, 9)]
+    [0.25, 0.5, 1.0, 2.0, 4.0, 4.0]
+    """
+    longest = min(8.0, 0.5 * 2.0 ** (failures - 1))
+    return longest * (0.5 + jitter / 2)
+
+
+def asked_patience_s(headers: dict[str, str], now_epoch_s: float) -> float | None:
+    """Return the seconds a 429 or 503 asks for, from ``Retry-After`` or the Hub's ``RateLimit``; None: not said.
+
+    ``headers`` has lower-case names.  The Hub writes ``RateLimit: "resolvers";r=0;t=172``.
+
+    >>> asked_patience_s({"retry-after": "3"}, 0.0)
+    3.0
+    >>> asked_patience_s({"ratelimit": '"resolvers";r=0;t=172'}, 0.0)
+    172.0
+    >>> asked_patience_s({"retry-after": "Thu, 01 Jan 1970 00:01:00 GMT"}, 50.0)
+    10.0
+    """
+    text = headers.get("retry-after", "").strip()
+    if text.isdigit():
+        return float(text)
+    if text:
+        try:
+            return max(0.0, parsedate_to_datetime(text).timestamp() - now_epoch_s)
+        except (ValueError, TypeError):
+            pass
+    match = re.search(r"(?:^|;)\s*t=(\d+)", headers.get("ratelimit", ""))
+    return float(match.group(1)) if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class ContentRange:
+    """``Content-Range: bytes first-last/total``; ``total`` is None where the server says ``*``."""
+
+    first: int
+    last: int
+    total: int | None
+
+
+def parse_content_range(text: str | None) -> ContentRange | None:
+    """Return the parsed header, or None if it is missing or malformed.
+
+    >>> parse_content_range("bytes 0-15/100")
+    ContentRange(first=0, last=15, total=100)
+    >>> parse_content_range("bytes */100") is None
+    True
+    """
+    match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", (text or "").strip())
+    if match is None:
+        return None
+    first, last = int(match.group(1)), int(match.group(2))
+    if last < first:
+        return None
+    return ContentRange(first, last, None if match.group(3) == "*" else int(match.group(3)))
+
+
+def strong_etag(text: str | None) -> str | None:
+    """Return the ETag if ``If-Range`` may use it; None for a weak or missing one (RFC 9110, 13.1.5).
+
+    >>> strong_etag('"abc"'), strong_etag('W/"abc"'), strong_etag(None)
+    ('"abc"', None, None)
+    """
+    return text if text and text.startswith('"') and text.endswith('"') and len(text) > 1 else None
+
+
+def parse_rate(text: str) -> int:
+    """Return bytes per second from ``10M``, ``500k``, ``2.5MB/s`` (decimal) or ``8MiB`` (binary).
+
+    >>> parse_rate("10M"), parse_rate("500k"), parse_rate("1MiB/s"), parse_rate("2000000")
+    (10000000, 500000, 1048576, 2000000)
+
+    Raises
+    ------
+    ValueError
+        The text is no rate, or it is zero.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgG]?)(i?)[bB]?(?:/s|ps)?\s*", text)
+    if match is None or (match.group(3) and not match.group(2)):
+        message = f"{text!r} is not a rate; write it as 10M, 500k or 8MiB (bytes per second)"
+        raise ValueError(message)
+    base = 1024 if match.group(3) else 1000
+    value = int(float(match.group(1)) * base ** " kmg".index(match.group(2).lower() or " "))
+    if value <= 0:
+        message = f"{text!r} would stop the transfer; give a rate above zero"
+        raise ValueError(message)
+    return value

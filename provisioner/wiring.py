@@ -1,0 +1,201 @@
+"""Puts the parts together: from the options of one run to a store, a fetcher, an observer and an engine.
+
+Imports the heavy libraries only on the way to something that needs them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from provisioner.events import Events, Notice, ignore
+from provisioner.models import Artifact, ComfyTarget, Destination, HubBlob, LocalCopy, Machine, Target, Variant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from provisioner.adapters.http import RangeFetcher
+    from provisioner.adapters.store import FileStore
+    from provisioner.engine import Engine
+    from provisioner.observe import Observer
+    from provisioner.ports import Finder, Proof
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The options that shape a run, whatever its command."""
+
+    endpoint: str | None = None
+    is_offline: bool = False
+    max_connections: int = 8
+    limit_bytes_s: int | None = None
+    stall_timeout_s: float = 20.0
+    look_in: tuple[Path, ...] = ()
+    follow_links: bool = False
+    wait_for_lock: bool = True
+    remembers: bool = True  # the target becomes the default of the next run
+
+
+@dataclass
+class Workbench:
+    """Everything one run works with.
+
+    Parameters
+    ----------
+    settings : Settings
+        The run's options.
+    environ : Mapping
+        The environment variables that count.
+    events : callable
+        Told everything that happens.
+    cancelled : threading.Event
+        Set by a signal; long work asks for it.
+    """
+
+    settings: Settings
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    events: Events = ignore
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def notice(self, message: str) -> None:
+        """Say one line that a person may want to read."""
+        self.events(Notice(message=message))
+
+    # --- settings that come from several places ----------------------------------------------------
+
+    @cached_property
+    def endpoint(self) -> str:
+        """The Hub's address; raises UsageError."""
+        from provisioner.adapters.hub import endpoint
+
+        return endpoint(self.settings.endpoint, self.environ)
+
+    @cached_property
+    def is_offline(self) -> bool:
+        """Whether the network is off."""
+        from provisioner.adapters.hub import is_offline
+
+        return is_offline(self.settings.is_offline, self.environ)
+
+    @cached_property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be shown."""
+        from provisioner.adapters.hub import find_token
+
+        token = find_token(self.environ)
+        return (token.value,) if token else ()
+
+    # --- parts ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def store(self) -> FileStore:
+        """The files."""
+        from provisioner.adapters.comfy_tree import check_inside
+        from provisioner.adapters.host import file_system_of
+        from provisioner.adapters.store import FileStore
+
+        def inside(destination: Destination) -> None:
+            if not isinstance(destination, HubBlob):  # links are how an HF cache is made
+                check_inside(destination, follow_links=self.settings.follow_links)
+
+        return FileStore(
+            file_system_of=file_system_of,
+            inside=inside,
+            cancelled=self.cancelled.is_set,
+            wait=self.settings.wait_for_lock,
+            notice=self.notice,
+        )
+
+    @cached_property
+    def fetcher(self) -> RangeFetcher:
+        """The network."""
+        from provisioner.adapters.http import Credentials, RangeFetcher
+        from provisioner.adapters.hub import find_token
+
+        token = find_token(self.environ)
+        return RangeFetcher(
+            credentials=Credentials(token.value if token else None, self.endpoint),
+            max_connections=self.settings.max_connections,
+            limit_bytes_s=self.settings.limit_bytes_s,
+            stall_timeout_s=self.settings.stall_timeout_s,
+            cancelled=self.cancelled.is_set,
+            notice=self.notice,
+        )
+
+    def finders(self, target: Target) -> Sequence[Finder]:
+        """Where else the same bytes may be: the folders the user named, the HF cache, the tree's other folders."""
+        from provisioner.adapters.elsewhere import FilesInFolders
+
+        finders: list[Finder] = []
+        if self.settings.look_in:
+            finders.append(FilesInFolders(self.settings.look_in, "--look-in"))
+        finders.append(_Later(self._cached_files))
+        if isinstance(target, ComfyTarget) and not target.is_new:
+            roots = {path for folder in target.folders for path in folder.read} | {target.models}
+            finders.append(FilesInFolders(_outermost(roots), "another models folder"))
+        return finders
+
+    def _cached_files(self) -> Finder:
+        from provisioner.adapters.hub import CachedFiles, cache_folder
+
+        return CachedFiles(cache_folder(self.environ))
+
+    def observer(self, target: Target) -> Observer:
+        """Return what looks at a target."""
+        from provisioner.adapters.store.receipts import is_unchanged
+        from provisioner.observe import Observer
+
+        return Observer(store=self.store, finders=self.finders(target), events=self.events, is_unchanged=is_unchanged)
+
+    def engine(self, observer: Observer) -> Engine:
+        """Return what applies plans; it asks the observer for proofs that were taken a moment ago."""
+        from provisioner.engine import Engine
+
+        def prove_again(destination: Destination, label: str) -> Proof:
+            stamp = self.store.stamp(destination.path)
+            if stamp is None:
+                return self.store.prove(destination.path, progress=lambda count: None)
+            return observer.proof_of(destination.path, stamp, label)
+
+        return Engine(store=self.store, fetcher=self.fetcher, events=self.events, prove_again=prove_again)
+
+    def detect_machine(self, paths: Sequence[Path] = ()) -> Machine:
+        """Return this machine, or the recorded one that ``KLEIN_SETUP_MACHINE`` names."""
+        from provisioner.adapters.graphics import read_graphics
+        from provisioner.adapters.host import LocalHost
+        from provisioner.adapters.nvml import read_nvml
+        from provisioner.adapters.process import run
+        from provisioner.detect import detect_machine
+
+        return detect_machine(
+            nvml=read_nvml,
+            run=run,
+            host=LocalHost(environ=self.environ),
+            graphics=lambda reading: read_graphics(reading, run=run),
+            environ=self.environ,
+            paths=paths,
+        )
+
+
+class _Later:
+    """A finder that is made when it is first asked: reading an HF cache imports the Hub's client."""
+
+    def __init__(self, make: Callable[[], Finder]) -> None:
+        self._make = make
+        self._finder: Finder | None = None
+
+    def find(self, artifact: Artifact, contents: Sequence[Variant]) -> tuple[LocalCopy, ...]:
+        """Ask the finder."""
+        if self._finder is None:
+            self._finder = self._make()
+        return self._finder.find(artifact, contents)
+
+
+def _outermost(folders: set[Path]) -> tuple[Path, ...]:
+    """Return the folders that lie in no other of them."""
+    return tuple(sorted(folder for folder in folders if not any(other in folder.parents for other in folders)))
