@@ -62,6 +62,7 @@ class Variant:
     size: int  # bytes
     sha256: str  # 64 lower-case hex digits
     what: str  # one sentence
+    sources: tuple[Source, ...] = ()  # where these bytes are, tried after the artifact's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

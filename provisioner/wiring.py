@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.events import Events, Notice, ignore
-from provisioner.models import Artifact, ComfyTarget, Destination, HubBlob, LocalCopy, Machine, Target, Variant
+from provisioner.models import Artifact, ComfyTarget, Destination, LocalCopy, Machine, Target, Variant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -100,8 +100,7 @@ class Workbench:
         from provisioner.adapters.store import FileStore
 
         def inside(destination: Destination) -> None:
-            if not isinstance(destination, HubBlob):  # links are how an HF cache is made
-                check_inside(destination, follow_links=self.settings.follow_links)
+            check_inside(destination, follow_links=self.settings.follow_links)
 
         return FileStore(
             file_system_of=file_system_of,
@@ -159,7 +158,7 @@ class Workbench:
         def prove_again(destination: Destination, label: str) -> Proof:
             stamp = self.store.stamp(destination.path)
             if stamp is None:
-                return self.store.prove(destination.path, progress=lambda count: None)
+                return self.store.prove(destination.path, progress=lambda _count: None)
             return observer.proof_of(destination.path, stamp, label)
 
         return Engine(store=self.store, fetcher=self.fetcher, events=self.events, prove_again=prove_again)
