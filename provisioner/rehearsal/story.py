@@ -422,4 +422,4 @@ def _nobody(question: str) -> bool:
 
 
 def _show_nothing(plan: Plan) -> None:
-    """A rehearsal shows its claims instead of its plans."""
+    """Show no plan: a rehearsal shows its claims."""
