@@ -1,0 +1,266 @@
+"""Where every file stands while the engine works: events in, numbers and lines out.
+
+Keeps state but knows no clock, no stream and no terminal; whoever draws asks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from provisioner.events import FileProgress, Phase, StepFinished
+from provisioner.models import FetchFile, HubBlob, PlaceFile, Plan, Step
+from provisioner.report import label_of
+from provisioner.ui.text import WIDEST_PROSE, Line, Span, Style, cells, padded, shorten, shorten_path
+from provisioner.words import clock, count, human_bytes, human_duration, human_rate, percent
+
+_PHASES: dict[Phase, str] = {
+    "hashing": "reading",
+    "checking": "checking",
+    "fetching": "fetching",
+    "waiting": "waiting",
+    "proving": "proving",
+    "placing": "placing",
+    "syncing": "writing to disk",
+}
+
+
+def names_of(step: Step) -> tuple[str, ...]:
+    """Return the labels under which progress of a step's file may come, the most telling first."""
+    destination = step.destination
+    names = [label_of(destination), destination.relative.as_posix(), destination.path.name]
+    if isinstance(destination, HubBlob):
+        names.append(f"{destination.root.name}/{destination.filename}")
+    return tuple(dict.fromkeys((*names, str(destination.path), step.artifact.id)))
+
+
+def position(progress: FileProgress) -> int:
+    """Return the byte a bar stands at: what was read when a file is read, else the frontier on disk."""
+    done = progress.bytes_hashed if progress.phase in {"hashing", "checking"} else progress.bytes_on_disk
+    return max(0, min(done, progress.size))
+
+
+def time_left(remaining: int, rate: float) -> float | None:
+    """Return seconds, or None while the rate says nothing."""
+    return remaining / rate if rate >= 1 else None
+
+
+@dataclass(slots=True)
+class Board:
+    """The files being worked on, and how far the whole is."""
+
+    rows: dict[str, FileProgress] = field(default_factory=dict)
+    plan: Plan | None = None
+    _read: dict[str, int] = field(default_factory=dict)  # files read to their end outside of a step: size by label
+    _finished: set[str] = field(default_factory=set)  # every name of the files whose step is over
+
+    def expect(self, plan: Plan) -> None:
+        """Begin a plan: what was read to make it is over."""
+        self.plan = plan
+        self.rows.clear()
+        self._read.clear()
+        self._finished.clear()
+
+    def start(self, step: Step) -> None:
+        """Expect progress of a step's file, also of one an earlier step finished."""
+        self._finished.difference_update(names_of(step))
+
+    def move(self, progress: FileProgress) -> bool:
+        """Take in where one file stands; return False for a straggler of a file that is over."""
+        if progress.phase == "hashing" and progress.bytes_hashed >= progress.size:
+            self.rows.pop(progress.label, None)
+            self._read[progress.label] = progress.size
+            return True
+        if progress.label in self._finished and progress.phase != "hashing":
+            return False
+        self._read.pop(progress.label, None)
+        self.rows[progress.label] = progress
+        return True
+
+    def finish(self, step: Step) -> None:
+        """Take a step's file off the board."""
+        for name in names_of(step):
+            self.rows.pop(name, None)
+            self._finished.add(name)
+
+    def clear(self) -> None:
+        """Forget what is under way; what is over stays over."""
+        self.rows.clear()
+        self._read.clear()
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second of all files that move."""
+        return sum(
+            row.rate_bytes_s
+            for row in self.rows.values()
+            if row.phase in {"hashing", "checking", "fetching", "placing"}
+        )
+
+    @property
+    def files(self) -> tuple[int, int]:
+        """How many files arrived, and how many there are to arrive; (0, 0) outside a plan."""
+        steps = self._arrivals()
+        return sum(self._is_finished(step) for step in steps), len(steps)
+
+    @property
+    def done_and_total(self) -> tuple[int, int]:
+        """Bytes done and bytes altogether: of the plan's arrivals, and of what is read outside of them."""
+        outside = dict(self.rows)
+        done = total = 0 if self._arrivals() else sum(self._read.values())
+        for step in self._arrivals():
+            row = next((outside.pop(name) for name in names_of(step) if name in outside), None)
+            total += step.artifact.size
+            done += self._done_of(step, row)
+        done += sum(position(row) for row in outside.values())
+        total += sum(row.size for row in outside.values())
+        return done, total
+
+    def _done_of(self, step: Step, row: FileProgress | None) -> int:
+        if self._is_finished(step):
+            return step.artifact.size
+        if row is not None:
+            return position(row)
+        return step.held_bytes if isinstance(step, FetchFile) else 0
+
+    def _arrivals(self) -> list[Step]:
+        steps: Iterable[Step] = self.plan.steps if self.plan else ()
+        return [step for step in steps if isinstance(step, (FetchFile, PlaceFile))]
+
+    def _is_finished(self, step: Step) -> bool:
+        return label_of(step.destination) in self._finished
+
+
+# --- words -------------------------------------------------------------------------------------
+
+
+def state_words(progress: FileProgress, width: int, ellipsis: str = "...") -> str:
+    """Return what a file is doing, in as many of its facts as fit `width` cells."""
+    if progress.phase == "waiting":
+        return shorten(f"waiting: {progress.note}" if progress.note else "waiting for the server", width, ellipsis)
+    if progress.phase == "checking":
+        return _longest([f"checking {human_bytes(progress.bytes_on_disk)} on disk", "checking"], width)
+    if progress.phase in {"proving", "syncing"}:
+        return shorten(_PHASES[progress.phase], width)
+    parts = [human_rate(progress.rate_bytes_s)] if progress.rate_bytes_s >= 1 else [_PHASES[progress.phase]]
+    seconds = time_left(progress.size - position(progress), progress.rate_bytes_s)
+    if seconds is not None:
+        parts.append(f"{clock(seconds)} left")
+    choices = ["  ".join(parts), parts[0]]
+    if progress.connections > 1 and progress.phase == "fetching":
+        choices = [
+            "  ".join([*parts, f"{progress.connections} connections"]),
+            "  ".join([*parts, f"x{progress.connections}"]),
+            *choices,
+        ]
+    return _longest(choices, width)
+
+
+def _longest(choices: list[str], width: int) -> str:
+    """Return the first choice that fits; the last one is cut when none does."""
+    return next((each for each in choices if cells(each) <= width), shorten(choices[-1], width))
+
+
+def bar(done: int, total: int, width: int, *, is_unicode: bool) -> Line:
+    """Return a bar of `width` cells; thick and thin, so that it reads without colour too."""
+    full = width if total <= 0 else max(0, min(width, done * width // total))
+    heavy, light = ("\u2501", "\u2500") if is_unicode else ("#", "-")
+    return (Span(heavy * full, "command"), Span(light * (width - full), "dim"))
+
+
+def row_lines(rows: Sequence[FileProgress], *, width: int, is_unicode: bool) -> list[Line]:
+    """Return a line per file for a terminal: name, bar, percent, and what it is doing."""
+    ellipsis = "\u2026" if is_unicode else "..."
+    state_width = 36 if width >= 100 else 24 if width >= 76 else 20 if width >= 56 else 10
+    room = width - 13 - state_width  # margins, gaps and percent; the last cell of the window stays empty
+    least_bar = 16 if width >= 100 else 12 if width >= 76 else 6
+    names = [shorten_path(row.label, max(10, room - least_bar), ellipsis) for row in rows]
+    name_width = max((cells(name) for name in names), default=0)
+    bar_width = max(4, min(40, room - name_width))
+    lines: list[Line] = []
+    for row, name in zip(rows, names, strict=True):
+        label = Span(f"  {padded(name, name_width)}  ")
+        if row.phase == "waiting":
+            lines.append((label, Span(state_words(row, bar_width + 8 + state_width, ellipsis), "warn")))
+            continue
+        done = position(row)
+        drawn = bar(done, row.size, bar_width, is_unicode=is_unicode)
+        figures = Span(f" {padded(percent(done, row.size), 5, 'right')}  ")
+        lines.append((label, *drawn, figures, Span(state_words(row, state_width, ellipsis), "dim")))
+    return lines
+
+
+def overall_line(board: Board) -> Line:
+    """Return the line under the bars: files arrived, how much of the bytes, rate and time left of the whole."""
+    arrived, files = board.files
+    done, total = board.done_and_total
+    if not files:
+        rate = f", {human_rate(board.rate)}" if board.rate >= 1 else ""
+        return (Span(f"  {human_bytes(done)} read{rate}", "title"),)
+    parts = [f"{arrived} of {count(files, 'file')}", f"{human_bytes(done)} of {human_bytes(total)}"]
+    if board.rate >= 1:
+        parts.append(human_rate(board.rate))
+    seconds = time_left(total - done, board.rate)
+    if seconds is not None:
+        parts.append(f"{clock(seconds)} left")
+    return (Span("  " + ", ".join(parts), "title"),)
+
+
+def progress_words(progress: FileProgress) -> str:
+    """Return where a file stands, as a sentence for a log."""
+    if progress.phase == "waiting":
+        return f"{progress.label}: {state_words(progress, 200)}"
+    done = position(progress)
+    parts = [
+        _PHASES[progress.phase],
+        percent(done, progress.size),
+        f"{human_bytes(done)} of {human_bytes(progress.size)}",
+    ]
+    if progress.rate_bytes_s >= 1:
+        parts.append(human_rate(progress.rate_bytes_s))
+    seconds = time_left(progress.size - done, progress.rate_bytes_s)
+    if seconds is not None and done < progress.size:
+        parts.append(f"{human_duration(seconds)} left")
+    return f"{progress.label}: {', '.join(parts)}"
+
+
+def started_words(step: Step) -> str:
+    """Return the beginning of a step, as a sentence for a log."""
+    verbs = {
+        "fetch-file": "fetching",
+        "place-file": "placing",
+        "set-aside": "setting aside",
+        "record-receipt": "recording",
+    }
+    return f"{verbs[step.kind]} {label_of(step.destination)} ({human_bytes(step.artifact.size)}): {step.reason}"
+
+
+def finished_line(event: StepFinished, *, width: int | None, ellipsis: str = "...") -> Line:
+    """Return the line that stays when a step is over, in as much detail as `width` holds."""
+    outcome, artifact = event.outcome, event.step.artifact
+    label = label_of(event.step.destination)
+    if outcome.status != "done":
+        style: Style = "bad" if outcome.status == "failed" else "warn"
+        return (Span(padded(outcome.status, 8), style), Span(f"  {label}: {outcome.detail}"))
+    if not isinstance(event.step, (FetchFile, PlaceFile)):
+        return (Span("done    ", "good"), Span(f"  {label}"), Span(f"  {outcome.detail}", "dim"))
+    size, took, digest = (
+        human_bytes(artifact.size),
+        f"in {human_duration(outcome.seconds)}",
+        f"sha256 {artifact.sha256}",
+    )
+    tails = [
+        f"  {size}  {took}  {digest}",
+        f"  {size}  {took}  {digest[:15]}{ellipsis}",
+        f"  {size}  {took}",
+        f"  {size}",
+    ]
+    if width is None:
+        return (Span("proven  ", "good"), Span(f"  {label}"), Span(tails[0], "dim"))
+    room = min(width, WIDEST_PROSE) - 11
+    tail = next((each for each in tails[1:] if cells(label) + cells(each) <= room), tails[2])
+    return (
+        Span("proven  ", "good"),
+        Span(f"  {shorten_path(label, max(10, room - cells(tail)), ellipsis)}"),
+        Span(tail, "dim"),
+    )

@@ -1,0 +1,233 @@
+"""What the rest of the program calls to be seen and heard: one ``Ui`` per run.
+
+Results go to stdout; progress, warnings, questions and errors go to stderr.  With ``--json`` stdout
+holds exactly one document, with ``--json=events`` one object per line and the document last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, TextIO
+
+from provisioner.errors import AnswerNeededError
+from provisioner.events import Event
+from provisioner.models import Machine, Manifest, Plan, Report
+from provisioner.redact import printable, redact
+from provisioner.report import all_errors, document, event_line, json_line
+from provisioner.ui.catalogue import machine_blocks, manifest_blocks, manifests_blocks
+from provisioner.ui.complaints import defect_blocks, error_blocks
+from provisioner.ui.progress import Progress
+from provisioner.ui.stream import Output
+from provisioner.ui.tables import plan_blocks, report_blocks
+from provisioner.ui.text import BLANK, Block, Para, laid_out, span
+
+Mode = Literal["human", "json", "events"]
+
+
+class Ui:
+    """The face of one run.
+
+    Parameters
+    ----------
+    stdout, stderr : text streams
+        Where results, and where everything else, goes.
+    stdin : text stream, optional
+        Where answers come from; the process's own by default.
+    mode : {"human", "json", "events"}
+        What stdout is for.
+    quiet, verbose : bool
+        Only errors and the result; notices and codes too.
+    color : bool, optional
+        None decides by ``NO_COLOR`` and the terminal.
+    interactive : bool
+        False: nothing is ever asked (``--no-input``).
+    secrets : iterable of str
+        Values masked wherever they stand.
+    environ, now : optional
+        The environment and a monotonic clock in seconds; for tests.
+    """
+
+    def __init__(
+        self,
+        stdout: TextIO,
+        stderr: TextIO,
+        *,
+        stdin: TextIO | None = None,
+        mode: Mode = "human",
+        quiet: bool = False,
+        verbose: bool = False,
+        color: bool | None = None,
+        interactive: bool = True,
+        secrets: Iterable[str] = (),
+        environ: Mapping[str, str] | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        environment = os.environ if environ is None else environ
+        self._out = Output(stdout, color=color, environ=environment)
+        self._err = Output(stderr, color=color, environ=environment)
+        self._stdin = sys.stdin if stdin is None else stdin
+        self._mode = mode
+        self._is_quiet = quiet
+        self._is_verbose = verbose
+        self._is_interactive = interactive
+        self._secrets = tuple(secrets)
+        self._lock = threading.Lock()  # a line of events must not be cut by another
+        self._errors_shown: list[BaseException] = []
+        self._progress = Progress(
+            self._err, now=now, clean=self._clean, is_verbose=verbose, is_quiet=quiet or mode == "events"
+        )
+
+    def __enter__(self) -> Ui:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bars off the terminal and bring its cursor back; anything may be called afterwards."""
+        self._progress.close()
+
+    def keep_secret(self, secret: str) -> None:
+        """Mask `secret` from now on."""
+        self._secrets = (*self._secrets, secret)
+
+    def _clean(self, text: str) -> str:
+        """Return text with nothing in it that is secret or steers a terminal."""
+        return redact(printable(text), self._secrets)
+
+    # --- while it works ---
+
+    def listener(self, event: Event) -> None:
+        """Show, write or ignore one event of the engine, whichever thread it comes from."""
+        if self._mode == "events":
+            with self._lock:
+                self._out.write(f"{event_line(event, secrets=self._secrets)}\n")
+                self._out.flush()
+        else:
+            self._progress(event)
+
+    def notice(self, message: str, *, severity: Literal["info", "warning"] = "info") -> None:
+        """Say one line on stderr: warnings always, information with ``--verbose``."""
+        self._progress.notice(message, is_warning=severity == "warning")
+
+    def ask(self, question: str, *, default: bool = False) -> bool:
+        """Return the answer to a yes-or-no question; an empty line or the end of input is `default`.
+
+        Raises
+        ------
+        AnswerNeededError
+            Nobody can be asked: no terminal, or ``--no-input``.
+        """
+        if not (self._is_interactive and self._is_terminal_in() and self._err.isatty()):
+            raise AnswerNeededError(
+                f"A question needs an answer and there is no one to ask: {question}",
+                hint="Pass --yes to go ahead, or run this in a terminal.",
+                question=question,
+            )
+        self.close()
+        while True:
+            self._err.write(f"{self._clean(question)} [{'Y/n' if default else 'y/N'}] ")
+            self._err.flush()
+            answer = self._stdin.readline()
+            if not answer:
+                self._err.lines([()])  # the end of input left the cursor behind the question
+            word = answer.strip().lower()
+            if word in {"", "y", "yes", "n", "no"}:
+                return default if not word else word.startswith("y")
+            self._err.lines([span("Please answer y or n.")])
+
+    def _is_terminal_in(self) -> bool:
+        try:
+            return self._stdin.isatty()
+        except (AttributeError, ValueError):
+            return False
+
+    # --- results ---
+
+    def say(self, text: str) -> None:
+        """Write a paragraph of the result on stdout, for people only."""
+        self._result([Para(line=span(text))])
+
+    def show_machine(self, machine: Machine) -> None:
+        """Show what was probed."""
+        self._result(machine_blocks(machine))
+
+    def show_plan(self, plan: Plan) -> None:
+        """Show what would be done, why, and the true bytes."""
+        self._progress.expect(plan)
+        self._result(plan_blocks(plan))
+
+    def show_manifests(self, manifests: Sequence[Manifest]) -> None:
+        """List manifests with their sets."""
+        self._result(manifests_blocks(manifests))
+
+    def show_manifest(self, manifest: Manifest) -> None:
+        """Show one manifest with everything it claims and where each claim was read."""
+        self._result(manifest_blocks(manifest))
+
+    def show_report(self, report: Report) -> None:
+        """Show what the run came to, and its errors on stderr: the last call of every run, failed ones too."""
+        self.close()
+        if self._mode == "human":
+            blocks = report_blocks(report, is_quiet=self._is_quiet)
+            if blocks:
+                self._write(self._out, blocks)
+        for error in all_errors(report):
+            self.show_error(error)
+        if self._mode == "json":
+            self._out.write(json.dumps(document(report, secrets=self._secrets), indent=2, allow_nan=False) + "\n")
+        elif self._mode == "events":
+            self._out.write(json_line({"event": "report", **document(report, secrets=self._secrets)}) + "\n")
+        self._out.flush()
+
+    def _result(self, blocks: Sequence[Block]) -> None:
+        self.close()
+        if self._mode == "human" and not self._is_quiet:
+            self._write(self._out, [*blocks, BLANK])
+
+    # --- when it goes wrong ---
+
+    def show_error(self, error: BaseException) -> None:
+        """Say on stderr what happened and what to do; an error that was shown is not shown again."""
+        if any(error is shown for shown in self._errors_shown):
+            return
+        self._errors_shown.append(error)
+        self.close()
+        self._write(self._err, error_blocks(error, is_verbose=self._is_verbose))
+
+    def show_defect(self, error: BaseException, log_path: Path | None) -> None:
+        """Say on stderr that the program itself is wrong, where the log is and where to send it."""
+        if any(error is shown for shown in self._errors_shown):
+            return
+        self._errors_shown.append(error)
+        self.close()
+        if self._is_verbose:
+            import traceback
+
+            self._write(self._err, [Para(line=span("".join(traceback.format_exception(error)).rstrip(), "dim"))])
+        where = str(log_path) if log_path is not None else None
+        self._write(self._err, defect_blocks(error, log_path=where, issues_url=issues_url()))
+
+    def _write(self, output: Output, blocks: Iterable[Block]) -> None:
+        output.lines(laid_out(blocks, width=output.width, clean=self._clean, ellipsis=output.ellipsis))
+
+
+def issues_url() -> str | None:
+    """Return where to report a defect, as the installed package's own metadata says; None when it does not."""
+    from importlib.metadata import PackageNotFoundError, metadata
+
+    try:
+        lines = metadata("klein-setup").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return None
+    named = dict(line.split(", ", 1) for line in lines if ", " in line)
+    return next((url for name, url in named.items() if name.lower() in {"issues", "bug tracker"}), None)

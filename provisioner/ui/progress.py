@@ -1,0 +1,336 @@
+"""Progress on stderr: bars where a terminal can redraw, one plain bar where it cannot, else lines.
+
+The engine may call from several threads; one lock orders them.  rich and tqdm are imported when the
+first bar is drawn, and not before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import IO, TYPE_CHECKING, NoReturn, Protocol, cast
+
+from provisioner.events import Event, FileProgress, Notice, PlanMade, StepFinished, StepStarted
+from provisioner.models import Plan
+from provisioner.ui.board import (
+    Board,
+    finished_line,
+    names_of,
+    overall_line,
+    progress_words,
+    row_lines,
+    started_words,
+)
+from provisioner.ui.stream import Output
+from provisioner.ui.text import Clean, Line, Para, Span, Style, laid_out, shorten, span
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+    from tqdm.std import tqdm
+
+LINE_EVERY_S = 30.0
+"""Seconds between two progress lines of one file, where every line is kept."""
+
+REDRAWS_PER_SECOND = 8
+
+_RICH_STYLES: dict[Style, str] = {
+    "": "",
+    "title": "bold",
+    "good": "green",
+    "bad": "bold red",
+    "warn": "yellow",
+    "dim": "dim",
+    "command": "bold cyan",
+}
+
+
+class View(Protocol):
+    """One way to show a board."""
+
+    def started(self, event: StepStarted) -> None:
+        """Show that a step begins."""
+
+    def moved(self, progress: FileProgress) -> None:
+        """Show that a file moved."""
+
+    def above(self, lines: list[Line]) -> None:
+        """Write lines that stay."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was found."""
+
+
+class Progress:
+    """A listener of events that shows them; usable again after ``close``."""
+
+    def __init__(
+        self,
+        output: Output,
+        *,
+        now: Callable[[], float],
+        clean: Clean,
+        is_verbose: bool = False,
+        is_quiet: bool = False,
+    ) -> None:
+        self._output = output
+        self._now = now
+        self._clean = clean
+        self._is_verbose = is_verbose
+        self._is_quiet = is_quiet
+        self._lock = threading.RLock()
+        self._board = Board()
+        self._view: View | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Take one event in."""
+        if self._is_quiet:
+            return
+        with self._lock:
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case PlanMade(plan=plan):
+                self._board.expect(plan)
+            case StepStarted(step=step):
+                self._board.start(step)
+                self._shown().started(event)
+            case FileProgress():
+                cleaned = replace(event, label=self._one_line(event.label), note=self._one_line(event.note))
+                if self._board.move(cleaned):
+                    self._shown().moved(cleaned)
+            case StepFinished(step=step):
+                self._board.finish(step)
+                self._shown().above(self._finished(event))
+            case Notice(message=message, severity=severity):
+                self.notice(message, is_warning=severity == "warning")
+
+    def expect(self, plan: Plan) -> None:
+        """Count towards the whole of `plan`; the same as the event ``PlanMade``."""
+        self(PlanMade(plan=plan))
+
+    def _finished(self, event: StepFinished) -> list[Line]:
+        """Return the line of a finished step, its server-given text made harmless first."""
+        outcome = replace(event.outcome, detail=self._one_line(event.outcome.detail))
+        width, ellipsis = self._output.width, self._output.ellipsis
+        line = finished_line(replace(event, outcome=outcome), width=width, ellipsis=ellipsis)
+        number = () if self._output.terminal == "full" else span(f"[{event.number}/{event.total}] ")
+        return laid_out([Para(line=(*number, *line), hang=10)], width=width, clean=self._one_line)
+
+    def _one_line(self, text: str) -> str:
+        return self._clean(text).replace("\n", " ").replace("\t", " ")
+
+    def notice(self, message: str, *, is_warning: bool) -> None:
+        """Show one line of news: warnings always, the rest for who asked to see more."""
+        if self._is_quiet or not (is_warning or self._is_verbose):
+            return
+        lead = Span("warning   ", "warn") if is_warning else Span("note      ", "dim")
+        with self._lock:
+            para = Para(line=(lead, Span(message)), hang=10)
+            lines = laid_out([para], width=self._output.width, clean=self._one_line)
+            if self._view is None:
+                self._output.lines(lines)
+            else:
+                self._view.above(lines)
+
+    def close(self) -> None:
+        """Take the bars off the terminal; what stayed above them stays."""
+        with self._lock:
+            if self._view is not None:
+                self._view.close()
+                self._view = None
+            self._board.clear()
+
+    def _shown(self) -> View:
+        """Return the view, made when there is something to show."""
+        if self._view is None:
+            self._view = self._make_view()
+        return self._view
+
+    def _make_view(self) -> View:
+        if self._output.terminal == "full":
+            return Bars(self._output, self._board, self._now)
+        if self._output.terminal == "plain":
+            return PlainBar(self._output, self._board, self._now)
+        return Lines(self._output, self._now, self._one_line)
+
+
+# --- no terminal -------------------------------------------------------------------------------
+
+
+class Lines:
+    """A line per step, and at most one per file in thirty seconds: for logs."""
+
+    def __init__(self, output: Output, now: Callable[[], float], clean: Clean) -> None:
+        self._output = output
+        self._now = now
+        self._clean = clean
+        self._last: dict[str, float] = {}
+
+    def started(self, event: StepStarted) -> None:
+        """Write that a step begins; its file is silent for the next thirty seconds."""
+        self._last.update(dict.fromkeys(names_of(event.step), self._now()))
+        self._output.lines([span(self._clean(f"[{event.number}/{event.total}] {started_words(event.step)}"))])
+
+    def moved(self, progress: FileProgress) -> None:
+        """Write where a file stands: at its first news when no step announced it, then when the last line is old."""
+        now = self._now()
+        last = self._last.get(progress.label)
+        if last is None or now - last >= LINE_EVERY_S:
+            self._write(progress, now)
+
+    def _write(self, progress: FileProgress, now: float) -> None:
+        self._last[progress.label] = now
+        self._output.lines([span(progress_words(progress))])
+
+    def above(self, lines: list[Line]) -> None:
+        """Write lines."""
+        self._output.lines(lines)
+
+    def close(self) -> None:
+        """Nothing to take back."""
+
+
+# --- a terminal that cannot move its cursor up ---------------------------------------------------
+
+
+class PlainBar:
+    """One bar of tqdm for everything together: a carriage return is all it needs."""
+
+    def __init__(self, output: Output, board: Board, now: Callable[[], float]) -> None:
+        self._output = output
+        self._board = board
+        self._now = now
+        self._drawn_s = float("-inf")
+        self._bar: tqdm[NoReturn] | None = None
+
+    def started(self, event: StepStarted) -> None:
+        """Write that a step begins."""
+        self.above([span(f"[{event.number}/{event.total}] {started_words(event.step)}")])
+
+    def moved(self, progress: FileProgress) -> None:
+        """Move the bar."""
+        if self._bar is None:
+            self._bar = self._make_bar()
+        self._bar.n, self._bar.total = self._board.done_and_total
+        self._bar.set_description_str(shorten(progress.label.rpartition("/")[2], 24), refresh=False)
+        now = self._now()
+        if now - self._drawn_s >= 1:
+            self._drawn_s = now
+            self._bar.refresh()
+
+    def _make_bar(self) -> tqdm[NoReturn]:
+        from tqdm.std import tqdm
+
+        tqdm.monitor_interval = 0  # no thread: it repairs what tqdm counts by itself, and nothing is here
+        done, total = self._board.done_and_total
+        return tqdm(
+            total=total,
+            initial=done,
+            file=cast("IO[str]", self._output),
+            ascii=True,
+            unit="B",
+            unit_scale=True,
+            leave=False,
+            ncols=self._output.size[0] - 1,
+        )
+
+    def above(self, lines: list[Line]) -> None:
+        """Write lines, the bar out of the way."""
+        if self._bar is not None:
+            self._bar.clear()
+        self._output.lines(lines)
+        if self._bar is not None:
+            self._bar.refresh()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+# --- a terminal that can redraw ------------------------------------------------------------------
+
+
+class Bars:
+    """A bar per file with a line for the whole under them, redrawn by rich."""
+
+    def __init__(self, output: Output, board: Board, now: Callable[[], float]) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._output = output
+        self._board = board
+        self._now = now
+        self._drawn_s = float("-inf")
+        self._console: Console = Console(
+            file=cast("IO[str]", output),
+            force_terminal=True,
+            color_system="standard" if output.is_coloured else None,
+            legacy_windows=False,
+            markup=False,
+            highlight=False,
+            emoji=False,
+        )
+        # Redrawn when there is news and not by a thread of rich's: two locks taken in two orders
+        # (ours and its) would be a deadlock waiting for its day.
+        self._live: Live = Live(
+            console=self._console,
+            get_renderable=self._picture,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
+
+    def _picture(self) -> Text:
+        """Return the whole picture, for the window as it is now."""
+        columns, height = self._output.size
+        self._console.size = type(self._console.size)(columns, height)
+        return self._text(self._picture_lines(columns, height))
+
+    def _picture_lines(self, columns: int, height: int) -> list[Line]:
+        width = max(40, min(columns, 130))
+        rows = list(self._board.rows.values())
+        if not rows:
+            return []
+        most = max(1, height - 4)
+        lines = row_lines(rows[:most], width=width, is_unicode=self._output.is_unicode)
+        if len(rows) > most:
+            lines.append(span(f"  and {len(rows) - most} more", "dim"))
+        return [*lines, overall_line(self._board)]
+
+    def _text(self, lines: list[Line]) -> Text:
+        from rich.text import Text
+
+        text = Text(no_wrap=True, overflow="crop", end="")
+        for number, line in enumerate(lines):
+            text.append("\n" if number else "")
+            for each in line:
+                text.append(each.text, style=_RICH_STYLES[each.style])
+        return text
+
+    def started(self, event: StepStarted) -> None:
+        """Nothing of its own: the bar says it."""
+
+    def moved(self, progress: FileProgress) -> None:  # noqa: ARG002 - the picture is drawn from the board
+        """Redraw, unless that was done a moment ago."""
+        now = self._now()
+        if now - self._drawn_s >= 1 / REDRAWS_PER_SECOND:
+            self._drawn_s = now
+            self._live.refresh()
+
+    def above(self, lines: list[Line]) -> None:
+        """Write lines that stay, above the bars."""
+        self._live.refresh()  # first: printing repeats the last picture, which may show a file that is over
+        for line in lines:
+            self._console.print(self._text([line]), soft_wrap=True)
+
+    def close(self) -> None:
+        """Take the bars away and bring the cursor back."""
+        self._live.stop()

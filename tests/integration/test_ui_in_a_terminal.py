@@ -1,0 +1,563 @@
+"""The interface as a person and a script meet it: terminals, pipes, questions, one document."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TextIO
+
+import pytest
+
+from provisioner.errors import AnswerNeededError, GatedError, UnreachableError
+from provisioner.events import FileProgress, Notice, PlanMade, StepFinished, StepStarted
+from provisioner.models import (
+    Artifact,
+    ArtifactSet,
+    Check,
+    ComfyFile,
+    ComfyTarget,
+    FetchFile,
+    HubFile,
+    Licence,
+    Machine,
+    Manifest,
+    Outcome,
+    Plan,
+    Report,
+)
+from provisioner.report import report_for_error
+from provisioner.ui import Ui
+
+ROOT = Path(__file__).resolve().parents[2]
+TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
+CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f]")
+
+ARTIFACT = Artifact(
+    id="vae",
+    role="vae",
+    name="flux2-vae.safetensors",
+    folder="vae",
+    size=336_213_556,
+    sha256="d64f3a68" + "0" * 56,
+    sources=(HubFile(repo_id="org/name", revision="a" * 40, filename="x"),),
+)
+DESTINATION = ComfyFile(root=Path("/models"), relative=PurePosixPath("vae/flux2-vae.safetensors"))
+STEP = FetchFile(artifact=ARTIFACT, destination=DESTINATION, reason="missing")
+DONE = Outcome(step=STEP, status="done", detail="fetched", bytes_fetched=ARTIFACT.size, seconds=3.1)
+STARTED = StepStarted(step=STEP, number=1, total=1)
+FINISHED = StepFinished(step=STEP, outcome=DONE, number=1, total=1)
+
+
+def plan() -> Plan:
+    chosen = ArtifactSet(id="fp8", title="small", target="comfyui", artifacts=(ARTIFACT,))
+    licence = Licence(name="Apache-2.0", url="https://l", is_commercial_use_allowed=True)
+    manifest = Manifest(
+        schema_version=1,
+        id="flux2-klein-4b",
+        title="FLUX.2",
+        licence=licence,
+        default_set="fp8",
+        sets=(chosen,),
+        artifacts=(ARTIFACT,),
+        sha256="b" * 64,
+    )
+    return Plan(
+        manifest=manifest,
+        set=chosen,
+        target=ComfyTarget(given=Path("/comfy"), models=Path("/models"), folders=()),
+        steps=(STEP,),
+        checks=(Check(artifact=ARTIFACT, destination=DESTINATION, status="missing", basis="none"),),
+    )
+
+
+def at(bytes_on_disk: int, **more: object) -> FileProgress:
+    facts: dict[str, object] = {"phase": "fetching", "rate_bytes_s": 112e6, "connections": 8, **more}
+    return FileProgress(
+        label="vae/flux2-vae.safetensors",
+        size=ARTIFACT.size,
+        bytes_on_disk=bytes_on_disk,
+        **facts,  # type: ignore[arg-type]
+    )
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+# --- no terminal -----------------------------------------------------------------------------
+
+
+class Piped:
+    """A run whose streams are no terminals."""
+
+    def __init__(self, **options: object) -> None:
+        self.out, self.err, self.clock = io.StringIO(), io.StringIO(), Clock()
+        self.ui = Ui(self.out, self.err, stdin=io.StringIO(), environ={}, now=self.clock, **options)  # type: ignore[arg-type]
+
+
+def test_without_a_terminal_a_step_has_two_lines_and_news_every_thirty_seconds() -> None:
+    run = Piped()
+    run.ui.listener(PlanMade(plan=plan()))
+    run.ui.listener(STARTED)
+    for second in range(65):
+        run.clock.now = 1000.0 + second
+        run.ui.listener(at(second * 5_000_000))
+    run.ui.listener(FINISHED)
+    assert run.out.getvalue() == ""
+    assert run.err.getvalue().splitlines() == [
+        "[1/1] fetching vae/flux2-vae.safetensors (336 MB): missing",
+        "vae/flux2-vae.safetensors: fetching, 44 %, 150 MB of 336 MB, 112 MB/s, 1.7 s left",
+        "vae/flux2-vae.safetensors: fetching, 89 %, 300 MB of 336 MB, 112 MB/s, 0.3 s left",
+        f"[1/1] proven    vae/flux2-vae.safetensors  336 MB  in 3.1 s  sha256 {ARTIFACT.sha256}",
+    ]
+
+
+def test_a_file_that_is_only_read_is_announced_at_once() -> None:
+    run = Piped()
+    run.ui.listener(at(ARTIFACT.size, phase="hashing", bytes_hashed=1, rate_bytes_s=0.0))
+    run.clock.now += 29
+    run.ui.listener(at(ARTIFACT.size, phase="hashing", bytes_hashed=2, rate_bytes_s=0.0))
+    assert run.err.getvalue().splitlines() == ["vae/flux2-vae.safetensors: reading, 0 %, 1 byte of 336 MB"]
+
+
+def test_no_control_character_of_a_server_reaches_a_log() -> None:
+    run = Piped()
+    evil = "\x1b[2J\x1b]0;owned\x07sorry\r\n\x9b31m"
+    run.ui.listener(STARTED)
+    run.ui.listener(Notice(message=evil, severity="warning"))
+    run.clock.now += 60
+    run.ui.listener(at(5, phase="waiting", note=evil))
+    run.ui.listener(
+        StepFinished(step=STEP, outcome=Outcome(step=STEP, status="failed", detail=evil), number=1, total=1)
+    )
+    run.ui.show_report(report_for_error("install", UnreachableError(evil, hint=evil), plan=plan()))
+    text = run.err.getvalue() + run.out.getvalue()
+    assert text.count("sorry") == 5
+    assert "owned" not in text
+    assert not CONTROL.search(text)
+
+
+@pytest.mark.parametrize("mode", ["human", "json", "events"])
+def test_token_never_appears_on_any_stream(mode: str) -> None:
+    run = Piped(mode=mode, verbose=True, secrets=["my own password"])
+    text = f"https://u:{TOKEN}@h/x?Signature=abc my own password {TOKEN}"
+    run.ui.keep_secret("another one")
+    run.ui.listener(STARTED)
+    run.ui.listener(Notice(message=text + " another one"))
+    run.ui.notice(text)
+    run.ui.say(text)
+    run.ui.show_defect(ValueError(text), Path("/log"))
+    run.ui.show_report(report_for_error("install", GatedError(text, hint=text, fact=text), extra=(("x", text),)))
+    told = run.out.getvalue() + run.err.getvalue()
+    assert told
+    for secret in (TOKEN, "Signature", "my own password", "another one"):
+        assert secret not in told
+
+
+def test_notices_are_for_who_wants_them_and_warnings_for_everybody() -> None:
+    for options, expected in (
+        ({}, ["warning   careful"]),
+        ({"verbose": True}, ["note      by the way", "warning   careful"]),
+        ({"quiet": True}, []),
+    ):
+        run = Piped(**options)
+        run.ui.listener(Notice(message="by the way"))
+        run.ui.listener(Notice(message="careful", severity="warning"))
+        assert run.err.getvalue().splitlines() == expected
+
+
+def test_quiet_leaves_errors_and_the_result() -> None:
+    run = Piped(quiet=True)
+    run.ui.show_plan(plan())
+    run.ui.listener(STARTED)
+    run.ui.listener(FINISHED)
+    run.ui.show_report(Report(command="verify", status="findings", exit_status=1, plan=plan()))
+    assert run.err.getvalue() == ""
+    assert run.out.getvalue().splitlines()[0].split()[:2] == ["missing", "vae/flux2-vae.safetensors"]
+    assert "1 of 1 file is not as the manifest asks." in run.out.getvalue()
+
+
+def test_an_error_is_said_once_with_what_to_do() -> None:
+    run = Piped()
+    error = UnreachableError("huggingface.co cannot be reached.", hint="Check the network.")
+    run.ui.show_error(error)
+    run.ui.show_report(report_for_error("install", error))
+    assert run.err.getvalue() == "error: huggingface.co cannot be reached.\n  what to do: Check the network.\n"
+    assert run.out.getvalue() == ""
+
+
+def test_a_defect_names_the_log_and_shows_the_traceback_when_asked() -> None:
+    for is_verbose in (False, True):
+        run = Piped(verbose=is_verbose)
+        try:
+            raise TypeError("int + str")
+        except TypeError as error:
+            run.ui.show_defect(error, Path("/var/log.txt"))
+        assert "a defect in it: TypeError: int + str" in run.err.getvalue()
+        assert str(Path("/var/log.txt")) in run.err.getvalue()
+        assert ("Traceback" in run.err.getvalue()) == is_verbose
+
+
+# --- --json ----------------------------------------------------------------------------------
+
+
+def test_json_is_one_document_when_it_fails() -> None:
+    run = Piped(mode="json")
+    run.ui.show_plan(plan())
+    run.ui.say("for people")
+    run.ui.listener(STARTED)
+    run.ui.listener(FINISHED)
+    run.ui.show_report(report_for_error("install", UnreachableError("no network"), plan=plan()))
+    told = json.loads(run.out.getvalue())
+    assert (told["status"], told["exit_status"]) == ("failed", 5)
+    assert "error: no network" in run.err.getvalue()
+
+
+def test_events_are_a_line_each_and_the_document_is_the_last() -> None:
+    run = Piped(mode="events")
+    for event in (PlanMade(plan=plan()), STARTED, at(5), FINISHED, Notice(message="two\nlines")):
+        run.ui.listener(event)
+    run.ui.show_report(Report(command="install", status="ok", exit_status=0, plan=plan(), outcomes=(DONE,)))
+    told = [json.loads(line) for line in run.out.getvalue().splitlines()]
+    names = ["plan-made", "step-started", "file-progress", "step-finished", "notice", "report"]
+    assert [each["event"] for each in told] == names
+    assert told[-1]["schema_version"] == 1
+    assert run.err.getvalue() == ""
+
+
+def test_events_of_many_threads_do_not_mix() -> None:
+    run = Piped(mode="events")
+
+    def work() -> None:
+        for number in range(50):
+            run.ui.listener(at(number))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [json.loads(line)["event"] for line in run.out.getvalue().splitlines()] == ["file-progress"] * 200
+
+
+# --- a locale without UTF-8, and what start-up may cost ------------------------------------------
+
+
+SHOW_A_MACHINE = """
+import sys
+from provisioner.models import Machine
+from provisioner.ui import Ui
+ui = Ui(sys.stdout, sys.stderr)
+ui.show_machine(Machine(
+    os="linux", os_release="\\u6a21\\u578b \\udcff", is_wsl=False, architecture="x", libc=None, python_version="3"
+))
+ui.notice("Mod\\u00e8les", severity="warning")
+print([name for name in ("rich", "tqdm", "requests", "huggingface_hub", "yaml") if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_no_locale_makes_it_fail_and_no_drawing_library_is_imported_for_text(encoding: str) -> None:
+    environ = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", SHOW_A_MACHINE], env=environ, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.decode(encoding)
+    assert "Machine" in told
+    assert ("\u6a21\u578b" in told) == (encoding == "utf-8")
+    assert told.splitlines()[-1] == "[]"
+
+
+# --- a real terminal ---------------------------------------------------------------------------
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="the pty module is for POSIX; consoles are tested by hand")
+
+
+class Terminal:
+    """The near end of a pseudo-terminal whose far end collects everything."""
+
+    def __init__(
+        self, near: TextIO, said: bytearray, type_: Callable[[bytes], object], settle: Callable[[], None]
+    ) -> None:
+        self.near = near
+        self._said = said
+        self.type = type_
+        self._settle = settle
+
+    @property
+    def text(self) -> str:
+        self._settle()
+        return self._said.decode()
+
+
+@contextmanager
+def terminal(columns: int = 80, lines: int = 24, encoding: str = "utf-8") -> Iterator[Terminal]:
+    """Open a pseudo-terminal of that size."""
+    if sys.platform == "win32":
+        pytest.skip("no pseudo-terminals here")
+    import fcntl
+    import pty
+    import struct
+    import termios
+    import time
+
+    far, near = pty.openpty()
+    fcntl.ioctl(near, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    said = bytearray()
+
+    def collect() -> None:
+        while True:
+            try:
+                chunk = os.read(far, 65536)
+            except OSError:  # Linux: EIO when the near end is closed
+                return
+            if not chunk:  # macOS: end of file
+                return
+            said.extend(chunk)
+
+    def settle() -> None:
+        """Wait until the reader has had everything that was written."""
+        marker = b"<settled>"
+        os.write(near, marker)
+        deadline = time.monotonic() + 10
+        while marker not in said and time.monotonic() < deadline:
+            time.sleep(0.002)
+        del said[said.index(marker) :]
+
+    reader = threading.Thread(target=collect, daemon=True)
+    reader.start()
+    stream = os.fdopen(os.dup(near), "w", encoding=encoding, newline="")
+    try:
+        yield Terminal(stream, said, lambda typed: os.write(far, typed), settle)
+    finally:
+        stream.close()
+        os.close(near)
+        reader.join(timeout=5)
+        os.close(far)
+
+
+def ui_on(screen: Terminal, clock: Clock, term: str = "xterm-256color", **options: object) -> Ui:
+    environ = {"TERM": term, **options.pop("environ", {})}  # type: ignore[dict-item]
+    return Ui(screen.near, screen.near, environ=environ, now=clock, **options)  # type: ignore[arg-type]
+
+
+def draw(ui: Ui, clock: Clock) -> None:
+    """A download from its first byte to its proof, with news on the way."""
+    ui.listener(PlanMade(plan=plan()))
+    ui.listener(STARTED)
+    for part in range(5):
+        clock.now += 1
+        ui.listener(at(ARTIFACT.size * part // 5))
+    ui.listener(Notice(message="a retry is due", severity="warning"))
+    clock.now += 1
+    ui.listener(at(ARTIFACT.size, phase="syncing"))
+
+
+def bare(text: str) -> str:
+    """Return text without escape sequences, each place the cursor went to on a line of its own."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n")
+
+
+@posix
+@pytest.mark.parametrize("columns", [60, 100, 200])
+def test_bars_fit_the_window_and_leave_one_line_per_file(columns: int) -> None:
+    clock = Clock()
+    with terminal(columns) as screen:
+        ui = ui_on(screen, clock)
+        draw(ui, clock)
+        drawn = screen.text
+        ui.listener(FINISHED)
+        ui.close()
+        left = screen.text[len(drawn) :]
+    assert "79 %" in drawn
+    assert "112 MB/s" in drawn
+    assert "writing to disk" in drawn
+    assert "0 of 1 file, " in drawn
+    assert "a retry is due" in drawn
+    assert all(len(line) <= columns for line in bare(drawn).split("\n"))
+    assert "proven" in bare(left)
+    assert "in 3.1 s" in bare(left)
+    assert drawn.count("\x1b[?25l") == 1
+    assert left.count("\x1b[?25h") == 1, "the cursor comes back"
+
+
+@posix
+def test_a_finished_file_leaves_the_bars() -> None:
+    clock = Clock()
+    with terminal() as screen:
+        ui = ui_on(screen, clock)
+        draw(ui, clock)
+        before = len(screen.text)
+        ui.listener(FINISHED)
+        left = bare(screen.text[before:])
+        ui.close()
+    assert "writing to disk" not in left
+
+
+@posix
+@pytest.mark.parametrize(("environ", "color"), [({"NO_COLOR": "1"}, None), ({}, False)])
+def test_no_color_still_draws_bars_without_a_colour(environ: dict[str, str], color: bool | None) -> None:
+    clock = Clock()
+    with terminal() as screen:
+        ui = ui_on(screen, clock, environ=environ, color=color)
+        draw(ui, clock)
+        ui.show_plan(plan())
+        text = screen.text
+    assert "\u2501" in text
+    assert not re.search(r"\x1b\[[0-9;]*m", text)
+
+
+@posix
+def test_colour_is_used_where_nobody_objects() -> None:
+    clock = Clock()
+    with terminal() as screen:
+        ui_on(screen, clock).show_report(Report(command="verify", status="findings", exit_status=1, plan=plan()))
+        assert "\x1b[1;31mmissing" in screen.text
+
+
+@posix
+def test_a_terminal_that_cannot_move_its_cursor_gets_a_plain_bar() -> None:
+    clock = Clock()
+    with terminal() as screen:
+        ui = ui_on(screen, clock, term="dumb")
+        draw(ui, clock)
+        ui.listener(FINISHED)
+        ui.close()
+        text = screen.text
+    assert "\x1b" not in text
+    assert "80%|" in text
+    assert "[1/1] proven    vae/flux2-vae.safetensors" in text
+    assert "a retry is due" in text
+
+
+@posix
+def test_a_terminal_without_utf_8_gets_ascii_bars() -> None:
+    clock = Clock()
+    with terminal(encoding="ascii") as screen:
+        ui = ui_on(screen, clock)
+        draw(ui, clock)
+        ui.close()
+        text = screen.text
+    assert text.isascii()
+    assert "###" in text
+
+
+@posix
+def test_more_files_than_lines_are_counted_not_drawn() -> None:
+    clock = Clock()
+    with terminal(lines=8) as screen:
+        ui = ui_on(screen, clock)
+        for number in range(10):
+            clock.now += 1
+            ui.listener(FileProgress(label=f"shard-{number}", phase="fetching", size=10, bytes_on_disk=1))
+        ui.close()
+        assert "and 6 more" in screen.text
+
+
+@posix
+def test_progress_from_many_threads_neither_fails_nor_hangs() -> None:
+    with terminal() as screen:
+        ui = Ui(screen.near, screen.near, environ={"TERM": "xterm"})
+        ui.listener(STARTED)
+
+        def work(label: str) -> None:
+            for number in range(100):
+                ui.listener(FileProgress(label=label, phase="fetching", size=100, bytes_on_disk=number))
+                ui.listener(Notice(message=f"{label} {number}", severity="warning"))
+
+        threads = [threading.Thread(target=work, args=(f"file-{number}",)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+        assert not any(thread.is_alive() for thread in threads)
+        ui.close()
+        text = bare(screen.text)
+    assert all(f"file-{number} 99" in text for number in range(4))
+
+
+# --- questions -------------------------------------------------------------------------------
+
+
+@posix
+@pytest.mark.parametrize(
+    ("typed", "default", "answer"),
+    [
+        (b"y\n", False, True),
+        (b"YES\n", False, True),
+        (b"n\n", True, False),
+        (b"\n", False, False),
+        (b"\n", True, True),
+        (b"maybe\ny\n", False, True),
+        (b"\x04", False, False),
+    ],
+)
+def test_a_question_is_answered_and_silence_is_the_default(typed: bytes, default: bool, answer: bool) -> None:
+    with terminal() as screen, os.fdopen(os.dup(screen.near.fileno()), "r") as keyboard:
+        ui = ui_on(screen, Clock(), stdin=keyboard)
+        screen.type(typed)
+        assert ui.ask("Fetch 12.45 GB?", default=default) is answer
+        assert f"Fetch 12.45 GB? [{'Y/n' if default else 'y/N'}] " in screen.text
+        assert ("Please answer" in screen.text) == (typed.startswith(b"maybe"))
+
+
+@posix
+def test_with_no_input_nothing_is_asked_even_on_a_terminal() -> None:
+    with terminal() as screen, os.fdopen(os.dup(screen.near.fileno()), "r") as keyboard:
+        with pytest.raises(AnswerNeededError, match="Fetch it"):
+            ui_on(screen, Clock(), stdin=keyboard, interactive=False).ask("Fetch it?")
+        assert screen.text == ""
+
+
+def test_without_a_terminal_a_question_is_an_error_that_says_how_to_go_on() -> None:
+    with pytest.raises(AnswerNeededError) as caught:
+        Piped().ui.ask("Fetch it?")
+    assert caught.value.hint is not None
+    assert "--yes" in caught.value.hint
+
+
+# --- what else is shown --------------------------------------------------------------------------
+
+
+def test_machine_and_manifests_go_to_stdout_for_people_only() -> None:
+    machine = Machine(
+        os="linux", os_release="6.1", is_wsl=True, architecture="x86_64", libc=None, python_version="3.11"
+    )
+    for mode, is_shown in (("human", True), ("json", False)):
+        run = Piped(mode=mode)
+        run.ui.show_machine(machine)
+        run.ui.show_manifests([plan().manifest])
+        run.ui.show_manifest(plan().manifest)
+        assert ("under WSL" in run.out.getvalue()) == is_shown
+        assert (ARTIFACT.sha256 in run.out.getvalue()) == is_shown
+
+
+def test_a_reader_that_leaves_early_does_not_break_the_run() -> None:
+    code = (
+        "import sys; from provisioner.ui import Ui; ui = Ui(sys.stdout, sys.stderr)\n"
+        "for n in range(20000): ui.say('line %d' % n)\n"
+        "sys.stderr.write('reached the end'); sys.exit(7)"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b"reached the end"
+    assert process.returncode == 7

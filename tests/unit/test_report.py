@@ -1,0 +1,473 @@
+"""The document of ``--json`` and the exit status."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import pytest
+
+from provisioner import __version__
+from provisioner.errors import (
+    AnswerNeededError,
+    GatedError,
+    HashMismatchError,
+    InsufficientSpaceError,
+    KleinError,
+    LockHeldError,
+    ManifestError,
+    UnreachableError,
+)
+from provisioner.events import Event, FileProgress, Notice, PlanMade, StepFinished, StepStarted
+from provisioner.models import (
+    Artifact,
+    ArtifactSet,
+    Check,
+    ComfyFile,
+    ComfyTarget,
+    FetchFile,
+    FileSystem,
+    Finding,
+    Gpu,
+    HubBlob,
+    HubCacheTarget,
+    HubFile,
+    Licence,
+    Machine,
+    Manifest,
+    Outcome,
+    Plan,
+    RecordReceipt,
+    Report,
+    SpaceNeed,
+    Target,
+)
+from provisioner.report import (
+    all_errors,
+    document,
+    error_entry,
+    event_line,
+    exit_status_of,
+    json_value,
+    label_of,
+    next_command,
+    report_for_error,
+)
+
+TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
+ROOT = Path("/home/marta/ComfyUI/models")
+
+KEYS = {
+    "schema_version",
+    "command",
+    "status",
+    "exit_status",
+    "klein_setup",
+    "machine",
+    "manifest",
+    "target",
+    "totals",
+    "steps",
+    "checks",
+    "findings",
+    "space",
+    "errors",
+    "details",
+}
+STEP_KEYS = {"kind", "path", "destination", "artifact", "reason", "size", "bytes_to_fetch", "outcome"}
+CHECK_KEYS = {
+    "path",
+    "destination",
+    "artifact",
+    "status",
+    "basis",
+    "expected_size",
+    "observed_size",
+    "observed_sha256",
+    "identity",
+}
+
+
+def artifact(identity: str = "vae", size: int = 336_213_556) -> Artifact:
+    return Artifact(
+        id=identity,
+        role="vae",
+        name=f"{identity}.safetensors",
+        folder="vae",
+        size=size,
+        sha256="d" * 64,
+        sources=(HubFile(repo_id="org/name", revision="a" * 40, filename="vae.safetensors"),),
+    )
+
+
+def place(of: Artifact) -> ComfyFile:
+    return ComfyFile(root=ROOT, relative=PurePosixPath("vae", of.name))
+
+
+def manifest(*artifacts: Artifact, identity: str = "flux2-klein-4b", default_set: str = "fp8") -> Manifest:
+    chosen = ArtifactSet(id="fp8", title="small", target="comfyui", artifacts=artifacts)
+    licence = Licence(name="Apache-2.0", url="https://example.org", is_commercial_use_allowed=True)
+    return Manifest(
+        schema_version=1,
+        id=identity,
+        title="FLUX.2 [klein] 4B",
+        licence=licence,
+        default_set=default_set,
+        sets=(chosen,),
+        artifacts=artifacts,
+        sha256="b" * 64,
+    )
+
+
+FIRST, SECOND = artifact("first", 1000), artifact("second", 500)
+FETCH = FetchFile(artifact=FIRST, destination=place(FIRST), reason="missing", held_bytes=400)
+RECORD = RecordReceipt(artifact=SECOND, destination=place(SECOND), reason="proven just now")
+WARNING = Finding(
+    code="stale-twin", severity="warning", message="unet/ is read first", path=ROOT / "unet", hint="Move it."
+)
+
+
+def plan(target: Target | None = None, *, of: Manifest | None = None, is_done: bool = False) -> Plan:
+    chosen = of or manifest(FIRST, SECOND)
+    return Plan(
+        manifest=chosen,
+        set=chosen.sets[0],
+        target=target or ComfyTarget(given=ROOT.parent, models=ROOT, folders=()),
+        steps=() if is_done else (FETCH, RECORD),
+        checks=(
+            Check(artifact=FIRST, destination=place(FIRST), status="ok" if is_done else "missing", basis="sha256"),
+            Check(artifact=SECOND, destination=place(SECOND), status="ok", basis="sha256", observed_size=500),
+        ),
+        findings=(WARNING,),
+        space=(
+            SpaceNeed(
+                file_system=FileSystem(path=Path("/home"), device=1, total_bytes=9000, free_bytes=100), needed_bytes=600
+            ),
+        ),
+    )
+
+
+def parsed(report: Report, *secrets: str) -> dict[str, Any]:
+    """Return the document as a script reads it: through real JSON, NaN refused."""
+    told: dict[str, Any] = json.loads(json.dumps(document(report, secrets=secrets), allow_nan=False))
+    return told
+
+
+# --- the keys --------------------------------------------------------------------------------
+
+
+def success() -> Report:
+    outcomes = (Outcome(step=FETCH, status="done", detail="fetched", bytes_fetched=600, seconds=1.23456),)
+    return Report(command="install", status="ok", exit_status=0, plan=plan(), outcomes=outcomes)
+
+
+def failure() -> Report:
+    error = HashMismatchError("first is another file", hint="Try again.", path=ROOT / "x")
+    outcomes = (Outcome(step=FETCH, status="failed", detail="another file", error=error),)
+    return report_for_error("install", error, plan=plan(), outcomes=outcomes)
+
+
+def failure_before_anything() -> Report:
+    return report_for_error("verify", ManifestError("x.yaml is wrong", issues=("x.yaml:3: id: missing",)))
+
+
+@pytest.mark.parametrize("report", [success(), failure(), failure_before_anything()], ids=lambda each: str(each.status))
+def test_the_document_always_has_the_same_keys_of_the_same_types(report: Report) -> None:
+    told = parsed(report)
+    assert set(told) == KEYS
+    assert told["schema_version"] == 1
+    assert told["klein_setup"] == __version__
+    assert set(told["manifest"]) == {"id", "sha256", "set"}
+    assert set(told["target"]) == {"kind", "path"}
+    assert set(told["totals"]) == {"size", "bytes_to_fetch", "bytes_saved"}
+    for name in ("steps", "checks", "findings", "space", "errors"):
+        assert isinstance(told[name], list)
+    for step in told["steps"]:
+        assert set(step) == STEP_KEYS
+    for check in told["checks"]:
+        assert set(check) == CHECK_KEYS
+    for finding in told["findings"]:
+        assert set(finding) == {"code", "severity", "message", "path", "hint"}
+    for need in told["space"]:
+        assert set(need) == {"path", "needed_bytes", "free_bytes", "is_enough"}
+    for error in told["errors"]:
+        assert set(error) == {"code", "message", "hint", "exit_status", "context"}
+
+
+def test_what_is_not_known_is_null_and_not_zero() -> None:
+    told = parsed(failure_before_anything())
+    assert told["machine"] == {}
+    assert told["totals"] == {"size": None, "bytes_to_fetch": None, "bytes_saved": None}
+    assert told["manifest"] == {"id": "", "sha256": "", "set": ""}
+    assert told["errors"][0]["context"]["issues"] == ["x.yaml:3: id: missing"]
+    assert (told["status"], told["exit_status"]) == ("failed", 2)
+
+
+def test_a_step_carries_its_outcome_and_one_not_reached_carries_null() -> None:
+    fetched, recorded = parsed(success())["steps"]
+    assert fetched["path"] == "vae/first.safetensors"
+    assert fetched["destination"] == str(ROOT / "vae" / "first.safetensors")
+    assert fetched["bytes_to_fetch"] == 600
+    assert fetched["outcome"] == {
+        "status": "done",
+        "detail": "fetched",
+        "bytes_fetched": 600,
+        "seconds": 1.235,
+        "error": None,
+    }
+    assert recorded["outcome"] is None
+    assert recorded["bytes_to_fetch"] == 0
+
+
+def test_outcomes_of_steps_that_the_last_plan_no_longer_has_are_told_too() -> None:
+    done = Report(
+        command="install",
+        status="ok",
+        exit_status=0,
+        plan=plan(is_done=True),
+        outcomes=(Outcome(step=FETCH, status="done", detail="fetched"),),
+    )
+    told = parsed(done)
+    assert [step["outcome"]["status"] for step in told["steps"]] == ["done"]
+    assert told["totals"] == {"size": 1500, "bytes_to_fetch": 0, "bytes_saved": 1500}
+
+
+def test_totals_space_and_findings_are_those_of_the_plan() -> None:
+    told = parsed(success())
+    assert told["totals"] == {"size": 1500, "bytes_to_fetch": 600, "bytes_saved": 900}
+    assert told["space"] == [{"path": str(Path("/home")), "needed_bytes": 600, "free_bytes": 100, "is_enough": False}]
+    assert [finding["code"] for finding in told["findings"]] == ["stale-twin"]
+
+
+def test_a_finding_of_plan_and_report_is_told_once() -> None:
+    report = Report(command="plan", status="planned", exit_status=0, plan=plan(), findings=(WARNING,))
+    assert len(parsed(report)["findings"]) == 1
+
+
+def test_an_error_of_a_step_and_of_the_report_is_told_once() -> None:
+    assert len(parsed(failure())["errors"]) == 1
+    assert len(all_errors(failure())) == 1
+
+
+def test_an_error_only_a_step_knows_is_told() -> None:
+    error = UnreachableError("no connection")
+    outcomes = (Outcome(step=FETCH, status="failed", detail="no connection", error=error),)
+    report = Report(command="install", status="failed", exit_status=5, plan=plan(), outcomes=outcomes)
+    assert [each["code"] for each in parsed(report)["errors"]] == ["unreachable"]
+
+
+def test_the_machine_keeps_its_fields_and_lists_what_was_not_learnt() -> None:
+    machine = Machine(
+        os="linux",
+        os_release="6.1",
+        is_wsl=False,
+        architecture="x86_64",
+        libc=None,
+        python_version="3.11.7",
+        gpus=(Gpu(vendor="nvidia", name="RTX 4090", index=0, compute_capability=(8, 9)),),
+    )
+    told = parsed(Report(command="detect", status="ok", exit_status=0, machine=machine))["machine"]
+    assert told["gpus"][0]["compute_capability"] == [8, 9]
+    assert told["gpus"][0]["memory_total_bytes"] is None
+
+
+def test_extra_facts_stay_under_details_and_cannot_shadow_the_contract() -> None:
+    extra = (("status", "ha"), ("picture", {"path": Path("out.png"), "seconds": math.nan}), ("token", "s3cr3t"))
+    told = parsed(Report(command="smoke-test", status="ok", exit_status=0, extra=extra))
+    assert told["status"] == "ok"
+    assert told["details"] == {"status": "ha", "picture": {"path": "out.png", "seconds": None}, "token": "***"}
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        (ComfyTarget(given=ROOT.parent, models=ROOT, folders=()), {"kind": "comfyui", "path": str(ROOT)}),
+        (HubCacheTarget(cache=Path("/cache")), {"kind": "hf_cache", "path": str(Path("/cache"))}),
+    ],
+)
+def test_the_target_is_named_by_kind_and_folder(target: Target, told: dict[str, str]) -> None:
+    assert parsed(Report(command="plan", status="planned", exit_status=0, plan=plan(target)))["target"] == told
+
+
+def test_a_file_of_an_hf_cache_is_known_by_its_name_in_the_repository() -> None:
+    blob = HubBlob(root=Path("/c/models--o--n"), revision="a" * 40, filename="vae/config.json", is_lfs=False)
+    assert label_of(blob) == "vae/config.json"
+
+
+# --- secrets ---------------------------------------------------------------------------------
+
+
+def test_token_never_appears() -> None:
+    url = f"https://me:pw@cdn.example/x?Signature={TOKEN}"
+    error = GatedError(
+        f"403 for {url}", hint=f"Use {TOKEN}", url=url, headers={"Authorization": f"Bearer {TOKEN}"}, raw=[TOKEN]
+    )
+    step = FetchFile(artifact=FIRST, destination=place(FIRST), reason=f"because {url}")
+    odd = Plan(
+        manifest=manifest(FIRST),
+        set=manifest(FIRST).sets[0],
+        target=ComfyTarget(given=ROOT, models=Path(f"/x/{TOKEN}"), folders=()),
+        steps=(step,),
+        checks=(Check(artifact=FIRST, destination=place(FIRST), status="missing", basis="none", identity=url),),
+        findings=(Finding(code="x", severity="warning", message=url, hint=url, path=Path(TOKEN)),),
+    )
+    outcomes = (Outcome(step=step, status="failed", detail=url, error=error),)
+    report = report_for_error("install", error, plan=odd, outcomes=outcomes, extra=(("answer", {TOKEN: [url]}),))
+    text = json.dumps(document(report))
+    for event in (
+        PlanMade(plan=odd),
+        StepFinished(step=step, outcome=outcomes[0], number=1, total=1),
+        Notice(message=url),
+    ):
+        text += event_line(event)
+    assert TOKEN[3:] not in text
+    assert "Signature" not in text
+    assert "pw@" not in text
+
+
+def test_a_secret_without_a_shape_is_masked_when_it_is_known() -> None:
+    report = report_for_error("install", UnreachableError("proxy said: correct horse battery staple"))
+    assert parsed(report, "correct horse battery staple")["errors"][0]["message"] == "proxy said: ***"
+
+
+# --- exit statuses ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (AnswerNeededError("x"), 2),
+        (InsufficientSpaceError("x"), 4),
+        (UnreachableError("x"), 5),
+        (GatedError("x"), 6),
+        (HashMismatchError("x"), 7),
+        (LockHeldError("x"), 10),
+        (KleinError("x"), 70),
+        (ValueError("x"), 70),
+        (KeyboardInterrupt(), 130),
+        (SystemExit(), 0),
+        (SystemExit(143), 143),
+        (SystemExit("words"), 1),
+    ],
+)
+def test_an_error_says_its_exit_status(error: BaseException, status: int) -> None:
+    assert exit_status_of(error) == status
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143)])
+def test_an_interrupt_is_told_as_one_error_with_what_to_do(error: BaseException) -> None:
+    told = parsed(report_for_error("install", error, plan=plan()))
+    assert told["status"] == "interrupted"
+    assert [(each["code"], each["exit_status"]) for each in told["errors"]] == [("interrupted", told["exit_status"])]
+    assert "same command" in told["errors"][0]["hint"]
+
+
+def test_a_defect_is_told_by_its_type() -> None:
+    told = error_entry(TypeError("int + str"))
+    assert told["code"] == "defect"
+    assert told["message"] == "TypeError: int + str"
+    assert told["exit_status"] == 70
+
+
+# --- what to run next ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "expected"),
+    [
+        ("verify", "findings", "klein-setup repair --comfyui /c"),
+        ("install", "findings", None),
+        ("repair", "interrupted", "klein-setup repair --comfyui /c"),
+        ("plan", "planned", "klein-setup install --comfyui /c"),
+        ("install", "ok", "klein-setup verify --comfyui /c"),
+        ("verify", "ok", None),
+        ("install", "failed", None),
+    ],
+)
+def test_the_next_command_follows_from_what_came_of_this_one(command: str, status: str, expected: str | None) -> None:
+    target = ComfyTarget(given=PurePosixPath("/c"), models=ROOT, folders=())  # type: ignore[arg-type]
+    assert next_command(Report(command=command, status=status, exit_status=0, plan=plan(target))) == expected
+
+
+def test_nothing_is_suggested_without_a_plan_or_with_an_empty_one() -> None:
+    assert next_command(Report(command="verify", status="findings", exit_status=1)) is None
+    assert next_command(Report(command="plan", status="planned", exit_status=0, plan=plan(is_done=True))) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "quoted"),
+    [
+        (PurePosixPath("/my models/it's"), "'/my models/it'\"'\"'s'"),
+        (PureWindowsPath("D:\\AI\\ComfyUI"), "D:\\AI\\ComfyUI"),
+        (PureWindowsPath("C:\\My Models\\it's"), '"C:\\My Models\\it\'s"'),
+    ],
+)
+@pytest.mark.parametrize("option", ["--comfyui", "--hf-cache"])
+def test_the_next_command_can_be_pasted_into_the_shell_of_that_system(path: Path, quoted: str, option: str) -> None:
+    target: Target = (
+        ComfyTarget(given=path, models=path, folders=()) if option == "--comfyui" else HubCacheTarget(cache=path)
+    )
+    report = Report(command="verify", status="findings", exit_status=1, plan=plan(target))
+    assert next_command(report) == f"klein-setup repair {option} {quoted}"
+
+
+def test_the_next_command_means_the_same_manifest_and_set() -> None:
+    target = HubCacheTarget(cache=PurePosixPath("/c"))  # type: ignore[arg-type]
+    other = plan(target, of=manifest(FIRST, SECOND, identity="mine", default_set="other"))
+    report = Report(command="verify", status="findings", exit_status=1, plan=other)
+    assert next_command(report) == "klein-setup repair --manifest mine --set fp8 --hf-cache /c"
+    given = Report(
+        command="verify", status="findings", exit_status=1, plan=other, extra=(("manifest_argument", "mine.yaml"),)
+    )
+    assert next_command(given) == "klein-setup repair --manifest mine.yaml --set fp8 --hf-cache /c"
+
+
+# --- events and values -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (
+            PlanMade(plan=plan()),
+            {"event": "plan-made", "totals": {"size": 1500, "bytes_to_fetch": 600, "bytes_saved": 900}},
+        ),
+        (StepStarted(step=FETCH, number=1, total=2), {"event": "step-started", "number": 1, "total": 2}),
+        (
+            StepFinished(step=FETCH, outcome=Outcome(step=FETCH, status="done", detail=""), number=1, total=2),
+            {"event": "step-finished", "number": 1, "total": 2},
+        ),
+        (
+            FileProgress(label="vae/x", phase="fetching", size=10, bytes_on_disk=4, rate_bytes_s=math.inf),
+            {"event": "file-progress", "label": "vae/x", "phase": "fetching", "bytes_on_disk": 4, "rate_bytes_s": None},
+        ),
+        (Notice(message="a\nb\u2028c"), {"event": "notice", "message": "a\nb\u2028c", "severity": "info"}),
+    ],
+)
+def test_an_event_is_one_line_of_ascii_with_its_name(event: Event, expected: dict[str, object]) -> None:
+    line = event_line(event)
+    assert line.isascii()
+    assert len(line.splitlines()) == 1
+    told = json.loads(line)
+    assert {key: told[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (PureWindowsPath("C:\\x"), "C:\\x"),
+        ({3, 1, 2}, [1, 2, 3]),
+        (frozenset({"a"}), ["a"]),
+        ((1, None, True), [1, None, True]),
+        (-math.inf, None),
+        (1.5, 1.5),
+        (b"raw\xff", "raw\\xff"),
+        (ValueError("why"), "why"),
+        ({1: Path("x")}, {"1": "x"}),
+        ({"Cookie": "a=b", "token": None}, {"Cookie": "***", "token": None}),
+    ],
+)
+def test_any_value_becomes_json(value: object, told: object) -> None:
+    assert json_value(value) == told
