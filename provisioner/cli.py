@@ -109,7 +109,7 @@ def add_verify_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="believe receipts instead of reading the files; headers are still looked at",
+        help="believe receipts instead of reading files; headers are still looked at",
     )
     parser.set_defaults(run=_verify)
 
@@ -137,10 +137,10 @@ def add_manifest_parser(subparsers: Subparsers) -> None:
     listing = _add(actions, "list", "the manifests that come with klein-setup")
     listing.set_defaults(run=_manifest_list)
     show = _add(actions, "show", "one manifest: its sets, its files, where each digest was read")
-    show.add_argument("manifest", nargs="?", default="flux2-klein-4b", metavar="ID or FILE", help="which one")
+    show.add_argument("manifest", nargs="?", default="flux2-klein-4b", metavar="ID|FILE", help="which one")
     show.set_defaults(run=_manifest_show)
     check = _add(actions, "check", "every complaint about manifest files, each with its line")
-    check.add_argument("manifests", nargs="*", metavar="ID or FILE", help="which ones; all that are shipped by default")
+    check.add_argument("manifests", nargs="*", metavar="ID|FILE", help="which ones; all that are shipped by default")
     check.set_defaults(run=_manifest_check)
 
 
@@ -161,9 +161,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_wish_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what and where")
-    group.add_argument(
-        "--manifest", default="flux2-klein-4b", metavar="ID or FILE", help="what is wanted (default: flux2-klein-4b)"
-    )
+    group.add_argument("--manifest", default="flux2-klein-4b", metavar="ID|FILE", help="default: flux2-klein-4b")
     group.add_argument(
         "--set", dest="set_id", metavar="ID", help="which files of it, or auto (default: the manifest's)"
     )
@@ -327,7 +325,7 @@ def _rehearse(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event)
     return rehearse(events=ui.listener, say=ui.say, cancelled=cancelled, keep=arguments.keep)
 
 
-def _manifest_list(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+def _manifest_list(_: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
     from provisioner import commands
 
     manifests = commands.shipped()
@@ -335,7 +333,7 @@ def _manifest_list(arguments: argparse.Namespace, ui: Ui, cancelled: threading.E
     return commands.about_manifests("manifest list", manifests)
 
 
-def _manifest_show(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+def _manifest_show(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
     from provisioner import commands
 
     manifest = commands.load_manifest(arguments.manifest)
@@ -343,7 +341,7 @@ def _manifest_show(arguments: argparse.Namespace, ui: Ui, cancelled: threading.E
     return commands.about_manifests("manifest show", (manifest,))
 
 
-def _manifest_check(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+def _manifest_check(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
     from provisioner import commands
 
     good, bad = commands.check_manifests(tuple(arguments.manifests))
@@ -451,7 +449,7 @@ def _listen_to_signals(cancelled: threading.Event) -> list[tuple[int, _Handler]]
     if threading.current_thread() is not threading.main_thread():
         return []
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
         cancelled.set()
         raise (Terminated if number == signal.SIGTERM else KeyboardInterrupt)
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from provisioner import planner
 from provisioner.adapters.catalog import read_manifest_text, shipped_manifests
@@ -36,10 +36,8 @@ from provisioner.models import (
     Report,
     Target,
 )
-
-if TYPE_CHECKING:
-    from provisioner.observe import Depth, Observer
-    from provisioner.wiring import Workbench
+from provisioner.observe import Depth, Observer
+from provisioner.wiring import Workbench
 
 Ask = Callable[[str], bool]
 """Asks a question; false is the answer that changes nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from typing_extensions import assert_never
@@ -154,14 +154,17 @@ class Engine:
     def _fetch(self, step: FetchFile) -> tuple[str, int]:
         """Try the sources in order; the bytes decide.  Raises the first source's error when none has them."""
         failures: list[tuple[Source, KleinError]] = []
-        for number, source in enumerate(step.artifact.sources):
-            is_last = number == len(step.artifact.sources) - 1
+        offers = _offers(step)
+        for number, (source, content) in enumerate(offers, start=1):
+            is_last = number == len(offers)
             try:
-                return self._fetch_from(source, step, is_last=is_last)
+                return self._fetch_from(source, replace(step, artifact=content), is_last=is_last)
             except (NetworkError, AccessError, IntegrityError) as error:
                 failures.append((source, error))
                 if not is_last:
-                    self.events(Notice(message=f"{_name(source)}: {error} Trying the next source.", severity="warning"))
+                    self.events(
+                        Notice(message=f"{_name(source)}: {error} Trying the next source.", severity="warning")
+                    )
         raise _summary(failures)
 
     def _fetch_from(self, source: Source, step: FetchFile, *, is_last: bool) -> tuple[str, int]:
@@ -270,6 +273,20 @@ class _Teller:
                 note=note,
             )
         )
+
+
+def _offers(step: FetchFile) -> list[tuple[Source, Artifact]]:
+    """Return every source with the content it serves: the artifact's own first, then what is as good.
+
+    A snapshot in an HF cache must hold the commit's own bytes, so nothing else is offered for it.
+    """
+    artifact = step.artifact
+    offers = [(source, artifact) for source in artifact.sources]
+    if isinstance(step.destination, ComfyFile):
+        for variant in artifact.accept:
+            content = replace(artifact, size=variant.size, sha256=variant.sha256, sources=variant.sources)
+            offers += [(source, content) for source in variant.sources]
+    return offers
 
 
 def _is_rejection(outcome: Outcome) -> bool:

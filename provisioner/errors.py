@@ -60,7 +60,9 @@ class ManifestError(KleinError):
     code = "manifest-invalid"
     exit_status = 2
 
-    def __init__(self, message: str, *, issues: tuple[str, ...] = (), hint: str | None = None, **context: object) -> None:
+    def __init__(
+        self, message: str, *, issues: tuple[str, ...] = (), hint: str | None = None, **context: object
+    ) -> None:
         super().__init__(message, hint=hint, issues=list(issues), **context)
         self.issues = issues
 
@@ -69,7 +71,7 @@ class ManifestError(KleinError):
 
 
 class UnsupportedMachineError(KleinError):
-    """This machine cannot do what was asked: driver, GPU or Python."""
+    """The machine cannot do what was asked: driver, GPU or Python."""
 
     code = "unsupported-machine"
     exit_status = 3

@@ -93,14 +93,14 @@ def asked_patience_s(headers: dict[str, str], now_epoch_s: float) -> float | Non
     10.0
     """
     text = headers.get("retry-after", "").strip()
-    if text.isdigit():
+    if re.fullmatch("[0-9]+", text):
         return float(text)
     if text:
         try:
             return max(0.0, parsedate_to_datetime(text).timestamp() - now_epoch_s)
-        except (ValueError, TypeError):
-            pass
-    match = re.search(r"(?:^|;)\s*t=(\d+)", headers.get("ratelimit", ""))
+        except (ValueError, TypeError, IndexError, OverflowError, OSError):
+            pass  # no date; a hostile one can be beyond the clock's reach
+    match = re.search(r"(?:^|;)\s*t=([0-9]+)", headers.get("ratelimit", ""))
     return float(match.group(1)) if match else None
 
 
@@ -118,16 +118,17 @@ def parse_content_range(text: str | None) -> ContentRange | None:
 
     >>> parse_content_range("bytes 0-15/100")
     ContentRange(first=0, last=15, total=100)
-    >>> parse_content_range("bytes */100") is None
-    True
+    >>> parse_content_range("bytes */100") is None, parse_content_range("bytes 0-15/10") is None
+    (True, True)
     """
-    match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", (text or "").strip())
+    match = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", (text or "").strip())
     if match is None:
         return None
     first, last = int(match.group(1)), int(match.group(2))
-    if last < first:
+    total = None if match.group(3) == "*" else int(match.group(3))
+    if last < first or (total is not None and total <= last):
         return None
-    return ContentRange(first, last, None if match.group(3) == "*" else int(match.group(3)))
+    return ContentRange(first, last, total)
 
 
 def strong_etag(text: str | None) -> str | None:

@@ -354,7 +354,7 @@ class _Transfer:
 
     def _be_patient(self, answer: Passing, failures: int) -> None:
         """Wait as long as the server asks, or as long as the number of failures says; raises RateLimitedError."""
-        asked = asked_patience_s(answer.headers, time.time()) if answer.status in {429, 503} else None
+        asked = _asked_patience_s(answer)
         if asked is not None and asked > MAX_PATIENCE_S:
             raise RateLimitedError(
                 f"{shown(self.location.url or self.fetcher.credentials.endpoint)} asks to wait {asked:.0f} s.",
@@ -696,6 +696,17 @@ class _StreamWriter:
                     self._part.finish_block(index, self._digest.hexdigest())
             self.offset += len(piece)
             view = view[len(piece) :]
+
+
+def _asked_patience_s(answer: Passing) -> float | None:
+    """Return the seconds an answer asks to wait.
+
+    The Hub's ``RateLimit`` stands on every answer and says when the window ends; only a 429 means that it is used up.
+    """
+    if answer.status not in {429, 503}:
+        return None
+    headers = {name: text for name, text in answer.headers.items() if name != "ratelimit" or answer.status == 429}
+    return asked_patience_s(headers, time.time())
 
 
 def _total_of_416(headers: dict[str, str]) -> int | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from provisioner.errors import (
@@ -19,6 +21,10 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _WINDOWS_NO_ROOM = {39, 112}  # ERROR_HANDLE_DISK_FULL, ERROR_DISK_FULL
 _WINDOWS_IN_USE = {32, 33, 1224}  # sharing violation, lock violation, user-mapped section open
+_WINDOWS_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # virus scanners hold a file they have just seen for about a second
+
+Move = Callable[[Path, Path], None]
+"""Gives a file another name in one step; raises OSError."""
 
 
 def storage_error(error: OSError, path: Path, *, doing: str = "write") -> StorageError:
@@ -62,26 +68,37 @@ def make_folder(folder: Path) -> None:
         raise storage_error(error, folder, doing="create") from error
 
 
-def flush_file(descriptor: int) -> None:
-    """Hand a file's bytes to the disk and wait until it has them."""
-    if sys.platform == "darwin":
-        import fcntl
+def _through_the_drive(descriptor: int) -> bool:
+    """Flush the drive's own cache too, where the system has a call for it (macOS: ``F_FULLFSYNC``)."""
+    if sys.platform != "darwin":
+        return False
+    import fcntl
 
-        try:  # fsync on macOS stops at the drive's cache; F_FULLFSYNC does not
-            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-            return
-        except OSError:
-            pass  # file systems without it: the ordinary call below
-    os.fsync(descriptor)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    except OSError:
+        return False  # a file system without it
+    return True
 
 
-def flush_folder(folder: Path) -> None:
+def flush_file(descriptor: int, *, through_the_drive: Callable[[int], bool] = _through_the_drive) -> None:
+    """Hand a file's bytes to the disk and wait until it has them.
+
+    ``os.fsync`` on macOS stops at the drive's cache, so another call is tried before it.
+    """
+    if not through_the_drive(descriptor):
+        os.fsync(descriptor)
+
+
+def flush_folder(
+    folder: Path, *, platform: str = sys.platform, fsync: Callable[[int], None] = os.fsync
+) -> None:
     """Hand a folder's list of names to the disk; Windows needs and offers no such call."""
-    if sys.platform == "win32":
+    if platform == "win32":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        fsync(descriptor)
     except OSError as error:
         # Some network and FUSE file systems refuse fsync on a folder; the rename itself has happened.
         if error.errno not in {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES}:
@@ -90,21 +107,43 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def replace(source: Path, destination: Path) -> None:
-    """Give a file its final name in one step, durably; raises StorageError and leaves both as they were."""
-    try:
-        source.replace(destination)
-        flush_folder(destination.parent)
-    except PermissionError as error:
-        if sys.platform == "win32" and destination.exists():
-            raise FileInUseError(
-                f"{destination} is open in another program and cannot be replaced.",
-                hint="Stop ComfyUI (it keeps model files mapped) and run the same command again.",
-                path=str(destination),
-            ) from error
-        raise storage_error(error, destination) from error
-    except OSError as error:
-        raise storage_error(error, destination) from error
+def _move(source: Path, destination: Path) -> None:
+    source.replace(destination)
+
+
+def replace(
+    source: Path,
+    destination: Path,
+    *,
+    move: Move = _move,
+    platform: str = sys.platform,
+    pauses_s: Sequence[float] = _WINDOWS_PAUSES_S,
+) -> None:
+    """Give a file its final name in one step, durably; raises StorageError and leaves both as they were.
+
+    On Windows a refusal is taken for a passing one first: a virus scanner or an indexer looks at every new file.
+    """
+    for pause_s in (*pauses_s, None) if platform == "win32" else (None,):
+        try:
+            move(source, destination)
+            flush_folder(destination.parent)
+            return
+        except PermissionError as error:
+            if pause_s is None:
+                raise _not_replaced(error, destination, platform) from error
+            time.sleep(pause_s)
+        except OSError as error:
+            raise storage_error(error, destination) from error
+
+
+def _not_replaced(error: PermissionError, destination: Path, platform: str) -> StorageError:
+    if platform != "win32" or not destination.exists():
+        return storage_error(error, destination)
+    return FileInUseError(
+        f"{destination} is open in another program and cannot be replaced.",
+        hint="Stop ComfyUI (it keeps model files mapped) and run the same command again.",
+        path=str(destination),
+    )
 
 
 def write_text_durably(path: Path, text: str) -> None:

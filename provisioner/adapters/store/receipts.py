@@ -37,14 +37,14 @@ def receipt_path(root: Path) -> Path:
     return root / STATE_FOLDER / "receipt.json"
 
 
-def stamp_of(path: Path) -> Stamp:
+def stamp_of(path: Path, *, platform: str = sys.platform) -> Stamp:
     """Return a file's stamp, links followed; raises OSError."""
     status = path.stat()
     return Stamp(
         size=status.st_size,
         mtime_ns=status.st_mtime_ns,
         # st_ctime is the time of creation on Windows and says nothing about changes there.
-        ctime_ns=None if sys.platform == "win32" else status.st_ctime_ns,
+        ctime_ns=None if platform == "win32" else status.st_ctime_ns,
         inode=status.st_ino,
         device=status.st_dev,
     )
@@ -81,8 +81,9 @@ def write_claim(root: Path, relative: str, claim: Claim, *, recorded_at: str) ->
     path = receipt_path(root)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(document, dict) or not isinstance(document.get("files"), dict):
-            document = {}
+        is_ours = isinstance(document, dict) and document.get("schema_version") == SCHEMA_VERSION
+        if not is_ours or not isinstance(document.get("files"), dict):
+            document = {}  # claims nobody can read are proved again
     except (OSError, ValueError, RecursionError):
         document = {}
     document["schema_version"] = SCHEMA_VERSION
@@ -123,5 +124,5 @@ def _claim(entry: Entry) -> Claim | None:
             proof=Proof(size=size, sha256=sha256, blocks=blocks),
             source=str(entry["source"]),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
