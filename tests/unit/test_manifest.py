@@ -75,7 +75,7 @@ DOCUMENT: dict[str, Any] = {
             "size": 1128,
             "sha256": A64,
             "sources": [HUB, {"url": "https://example.org/model.safetensors"}],
-            "accept": [{"size": 5, "sha256": B64, "what": "the same, repacked", "sources": [HUB]}],
+            "accept": [{"size": 5, "sha256": B64, "what": "the same, repacked", "sources": [dict(HUB)]}],
             "lookalikes": [{"size": 6, "sha256": C64, "what": "something else"}],
             "fingerprint": {
                 "tensors": 3,
