@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,11 +19,13 @@ from provisioner.errors import (
     IntegrityError,
     KleinError,
     ManifestError,
+    OfflineError,
     UsageError,
 )
 from provisioner.machine import operating_system_named
 from provisioner.manifest import parse_manifest
 from provisioner.models import (
+    Artifact,
     ArtifactSet,
     ComfyTarget,
     FetchFile,
@@ -34,9 +37,11 @@ from provisioner.models import (
     PlaceFile,
     Plan,
     Report,
+    Source,
     Target,
 )
 from provisioner.observe import Depth, Observer
+from provisioner.ports import Part, TransferProgress
 from provisioner.wiring import Workbench
 
 Ask = Callable[[str], bool]
@@ -85,6 +90,7 @@ class Job:
             exit_status=exit_status,
             machine=self.machine,
             manifest=self.manifest,
+            extra=(("manifest_argument", self.wish.manifest),),
             **more,  # type: ignore[arg-type]
         )
 
@@ -177,7 +183,7 @@ def _usual_tree(bench: Workbench, wish: Wish) -> tuple[Target, bool]:
     from provisioner.adapters.state import read_last_run
 
     last = read_last_run(host.state_folder())
-    if last is not None and last["kind"] == "comfyui" and Path(last["path"]).is_dir():
+    if last is not None and last["kind"] == "comfyui" and os.access(last["path"], os.R_OK | os.X_OK):
         return _open_tree(bench, Path(last["path"]), wish), False
     places = host.usual_comfyui_trees(
         Path.home(), bench.environ, operating_system_named(sys.platform), cwd=Path.cwd(), drives=host.drive_roots()
@@ -243,10 +249,39 @@ def _bring_about(job: Job, command: str, depth: Depth, ask: Ask, show: Callable[
     show(plan)
     _before_anything(job, plan, ask)
     engine = job.bench.engine(job.observer)
+    if job.bench.is_offline:
+        # A copy found here can turn out to be something else; the next plan would fetch.
+        engine = replace(engine, fetcher=_NoNetwork())
+
+    def look(rejected: frozenset[tuple[str, Path]]) -> Plan:
+        following = job.plan("claims", rejected)
+        if rejected:
+            planner.check_space(following)  # what was to be linked is fetched now
+        return following
+
     with _locked(job, plan):
         # Somebody else may have done the work while we waited for the lock.
-        plan, outcomes = engine.provide(lambda rejected: job.plan("claims", rejected))
+        plan, outcomes = engine.provide(look)
     return _finished(job, command, plan, outcomes)
+
+
+class _NoNetwork:
+    """Stands where the network would be when it is off."""
+
+    def fetch(  # the port's signature
+        self,
+        source: Source,  # noqa: ARG002
+        artifact: Artifact,
+        part: Part,  # noqa: ARG002
+        *,
+        progress: Callable[[TransferProgress], None],  # noqa: ARG002
+    ) -> str:
+        """Raise OfflineError."""
+        raise OfflineError(
+            f"Offline, and {artifact.name} would have to be fetched ({artifact.size:,} bytes).",
+            hint="Run once without --offline, or name a folder that has the file with --look-in DIR.",
+            missing=[artifact.name],
+        )
 
 
 @contextlib.contextmanager

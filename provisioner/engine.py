@@ -16,7 +16,7 @@ from provisioner.errors import (
     KleinError,
     NetworkError,
 )
-from provisioner.events import Events, FileProgress, Notice, Phase, StepFinished, StepStarted
+from provisioner.events import Events, FileProgress, Notice, Phase, PlanMade, StepFinished, StepStarted
 from provisioner.models import (
     Artifact,
     ComfyFile,
@@ -72,6 +72,7 @@ class Engine:
         for _ in range(_MAX_ROUNDS):
             if not plan.steps:
                 break
+            self.events(PlanMade(plan=plan))
             came = self.apply(plan)
             outcomes += came
             failed = [outcome for outcome in came if outcome.status == "failed"]

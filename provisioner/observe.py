@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from provisioner.errors import UnreadableError
+from provisioner.errors import FileInUseError, UnreadableError
 from provisioner.events import Events, FileProgress
 from provisioner.identify import SafetensorsHeader, identify, read_header
 from provisioner.layout import candidates_for, destination_for
@@ -36,6 +36,7 @@ from provisioner.ports import Finder, Proof, Stamp, Store
 
 Depth = Literal["claims", "full", "quick"]
 _EVENT_STEP_S = 0.1
+_MAX_COPIES_TRIED = 3  # per artifact: reading a fourth file of the right size costs more than it promises
 
 
 @dataclass
@@ -70,6 +71,8 @@ class Observer:
         ------
         PathOutsideRootError
             A link in the tree leads out of it.
+        FileInUseError
+            A file changed while it was read: somebody is writing it, and no verdict would hold.
         """
         with ThreadPoolExecutor(self.threads, thread_name_prefix="look") as pool:
             looked = list(pool.map(lambda artifact: self._look(artifact, target, depth), wanted.artifacts))
@@ -89,15 +92,30 @@ class Observer:
         home = destination_for(artifact, target)
         self.store.check_inside(home)
         places: Sequence[Destination] = candidates_for(artifact, target) or (home,)
-        present = [place for place in places if _is_there(place.path)]
+        present = [place for place in places if self._is_there(place.path)]
         if not present:
             return self._missing(artifact, home), []
         first = self._check(artifact, present[0], depth)
         if first.status == "ok" or present[0].path == home.path:
             return first, self._unproven(first) if depth == "quick" else []
         # Something else is read first, under this very name, from a folder that comes before ours.
-        own = self._check(artifact, home, depth) if _is_there(home.path) else self._missing(artifact, home)
-        return own, [_stale_twin(artifact, first)]
+        own = self._check(artifact, home, depth) if self._is_there(home.path) else self._missing(artifact, home)
+        is_same_file = own.status != "missing" and self._is_same_file(present[0].path, home.path)
+        return own, [] if is_same_file else [_stale_twin(artifact, first)]
+
+    def _is_there(self, path: Path) -> bool:
+        try:
+            return self.store.stamp(path) is not None
+        except UnreadableError:
+            return True
+
+    def _is_same_file(self, one: Path, other: Path) -> bool:
+        """Whether two paths lead to one file: folders of a tree can be links to each other."""
+        try:
+            first, second = self.store.stamp(one), self.store.stamp(other)
+        except UnreadableError:
+            return False
+        return first is not None and first == second and first.inode != 0
 
     def _missing(self, artifact: Artifact, home: Destination) -> Check:
         return Check(
@@ -113,6 +131,8 @@ class Observer:
         try:
             return self._compare(artifact, place, depth, held)
         except UnreadableError as error:
+            if not self._is_there(place.path):
+                return self._missing(artifact, place)  # it went away while we looked
             return Check(
                 artifact=artifact,
                 destination=place,
@@ -126,7 +146,7 @@ class Observer:
         stamp = self.store.stamp(place.path)
         if stamp is None:
             return self._missing(artifact, place)
-        right_size = [content for content in artifact.contents if content.size == stamp.size]
+        right_size = [content for content in _contents(artifact, place) if content.size == stamp.size]
         if not right_size:
             identity = self._identity(place.path, stamp, artifact, None)
             return Check(
@@ -146,9 +166,15 @@ class Observer:
         return self._by_proof(artifact, place, stamp, right_size, held, is_recorded=claimed is not None)
 
     def _claimed(self, place: Destination, stamp: Stamp, contents: Sequence[Variant]) -> Proof | None:
-        """Return the receipt's proof if the file is as it was then and the content is one of those wanted."""
+        """Return the receipt's proof if the file is as it was then and the content is one of those wanted.
+
+        What this run has read with its own eyes outranks a claim: a disk can lose bits without touching the time.
+        """
         claim = self.store.claim(place)
         if claim is None or not self.is_unchanged(claim.stamp, stamp):
+            return None
+        seen = self._known_proof(place.path, stamp)
+        if seen is not None and seen.sha256 != claim.proof.sha256:
             return None
         wanted = {(content.size, content.sha256) for content in contents}
         return claim.proof if (claim.proof.size, claim.proof.sha256) in wanted else None
@@ -193,9 +219,16 @@ class Observer:
         )
 
     def proof_of(self, path: Path, stamp: Stamp, label: str) -> Proof:
-        """Return the proof of a file's content; an unchanged file is read once. Raises UnreadableError."""
-        with self._lock:
-            known = self._proofs.get((path, stamp))
+        """Return the proof of a file's content; an unchanged file is read once.
+
+        Raises
+        ------
+        UnreadableError
+            The system does not let us read it to its end.
+        FileInUseError
+            It changed meanwhile.
+        """
+        known = self._known_proof(path, stamp)
         if known is not None:
             return known
         last = 0.0
@@ -212,13 +245,22 @@ class Observer:
                 )
 
         proof = self.store.prove(path, progress=progress, with_blocks=True)
-        if self.store.stamp(path) != stamp:
-            raise UnreadableError(
-                f"{path} changed while it was read.", hint="Wait until nothing writes to it, then try again."
+        after = self.store.stamp(path)
+        if after is None:
+            raise UnreadableError(f"{path} went away while it was read.", path=str(path))
+        if after != stamp:
+            raise FileInUseError(
+                f"{path} changed while it was read: another program is writing it.",
+                hint="Wait until nothing writes to it, then run the same command again.",
+                path=str(path),
             )
         with self._lock:
             self._proofs[path, stamp] = proof
         return proof
+
+    def _known_proof(self, path: Path, stamp: Stamp) -> Proof | None:
+        with self._lock:
+            return self._proofs.get((path, stamp))
 
     def _identity(self, path: Path, stamp: Stamp, artifact: Artifact, sha256: str | None) -> str:
         """Return in words what the file is instead."""
@@ -236,18 +278,28 @@ class Observer:
     def _copies(self, checks: Sequence[Check], rejected: frozenset[tuple[str, Path]]) -> list[LocalCopy]:
         copies = []
         for check in checks:
-            if check.status == "ok":
+            artifact = check.artifact
+            tried = sum(artifact_id == artifact.id for artifact_id, _ in rejected)
+            if check.status == "ok" or tried >= _MAX_COPIES_TRIED:
                 continue
-            # A snapshot in an HF cache must hold the commit's own bytes; a models folder may hold any that are as good.
-            is_blob = isinstance(check.destination, HubBlob)
-            contents = check.artifact.contents[:1] if is_blob else check.artifact.contents
-            taken = {check.destination.path} if not is_blob else set()
+            taken = {path for artifact_id, path in rejected if artifact_id == artifact.id}
             for finder in self.finders:
-                for copy in finder.find(check.artifact, contents):
-                    if (copy.artifact_id, copy.path) not in rejected and copy.path not in taken:
+                for copy in finder.find(artifact, _contents(artifact, check.destination)):
+                    if copy.path not in taken and self._may_be_right(copy, check.destination.path):
                         taken.add(copy.path)
                         copies.append(copy)
         return copies
+
+    def _may_be_right(self, copy: LocalCopy, home: Path) -> bool:
+        """Whether nothing is known against a copy: it is there, is not the wrong file itself, was not read before."""
+        try:
+            stamp = self.store.stamp(copy.path)
+        except UnreadableError:
+            return False
+        if stamp is None or stamp.size != copy.size or copy.path == home or self._is_same_file(copy.path, home):
+            return False
+        seen = self._known_proof(copy.path, stamp)
+        return seen is None or seen.sha256 == copy.sha256
 
     def _unproven(self, check: Check) -> list[Finding]:
         if check.basis != "size" or check.status != "ok":
@@ -256,15 +308,16 @@ class Observer:
             Finding(
                 code="never-proven",
                 severity="problem",
-                message=f"{_label(check.destination)} has the right size, and no receipt says that its bytes are right.",
+                message=f"{_label(check.destination)} has the right size, and no receipt says that it is right.",
                 path=check.destination.path,
                 hint="Run klein-setup verify without --quick, or klein-setup install, which records what it proves.",
             )
         ]
 
 
-def _is_there(path: Path) -> bool:
-    return path.exists() or path.is_symlink()
+def _contents(artifact: Artifact, place: Destination) -> tuple[Variant, ...]:
+    """Return what is right at a place: in a snapshot the commit's own bytes, elsewhere also what is as good."""
+    return artifact.contents[:1] if isinstance(place, HubBlob) else artifact.contents
 
 
 def _label(place: Destination) -> str:
@@ -293,5 +346,5 @@ def _stale_twin(artifact: Artifact, check: Check) -> Finding:
         severity="problem",
         message=f"ComfyUI reads {path} first, and it is not the {artifact.name} that the manifest names.{what}",
         path=path,
-        hint=f"Move {path.parent.name}/{path.name} out of the way; the right one in another folder is not seen until then.",
+        hint=f"Move {path.parent.name}/{path.name} out of the way; until then the right one is not seen.",
     )

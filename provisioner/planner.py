@@ -48,7 +48,7 @@ def plan(manifest: Manifest, wanted: ArtifactSet, machine: Machine | None, inven
     Plan
         With no steps if the target is as the manifest asks.
     """
-    steps = tuple(step for check in inventory.checks for step in _steps(check, inventory.copies))
+    steps = tuple(_in_order([_steps(check, inventory.copies) for check in inventory.checks]))
     unmet = unmet_conditions(wanted.conditions, machine) if machine is not None else ()
     findings = (*inventory.findings, *(_unmet_finding(wanted, sentence) for sentence in unmet))
     return Plan(
@@ -145,19 +145,31 @@ def _steps(check: Check, copies: Iterable[LocalCopy]) -> list[Step]:
     return steps
 
 
+def _in_order(groups: Iterable[list[Step]]) -> list[Step]:
+    """Return the steps of all artifacts, one artifact after the other in the manifest's order but for one case.
+
+    A file under the wrong name is taken as a copy before it is set aside from there.  Where two files have each
+    other's names the second is found again in ``aside``, one plan later.
+    """
+    waiting, steps = [group for group in groups if group], list[Step]()
+    while waiting:
+        wanted = {step.copy.path: group for group in waiting for step in group if isinstance(step, PlaceFile)}
+        free = (group for group in waiting if wanted.get(group[0].destination.path, group) is group)
+        following = next(free, waiting[0])
+        waiting.remove(following)
+        steps += following
+    return steps
+
+
 def _reason(check: Check) -> str:
     what = f": {check.identity}" if check.identity else ""
-    match check.status:
-        case "missing":
-            return "missing; an interrupted download is continued" if check.held_bytes else "missing"
-        case "size-mismatch":
-            return f"{check.observed_size:,} bytes instead of {check.artifact.size:,}{what}"
-        case "hash-mismatch":
-            return f"other bytes of the right size{what}"
-        case "unreadable":
-            return f"cannot be read{what}"
-        case _:
-            return check.status
+    if check.status == "missing":
+        return "missing; an interrupted download is continued" if check.held_bytes else "missing"
+    if check.status == "size-mismatch":
+        return f"{check.observed_size:,} bytes instead of {check.artifact.size:,}{what}"
+    if check.status == "hash-mismatch":
+        return f"other bytes of the right size{what}"
+    return f"cannot be read{what}"
 
 
 # --- space -------------------------------------------------------------------------------------
@@ -203,7 +215,7 @@ def check_space(plan: Plan) -> None:
     missing = sum(need.needed_bytes - need.file_system.free_bytes for need in short)
     raise InsufficientSpaceError(
         f"Not enough space; nothing was fetched. {'; '.join(lines)}.",
-        hint=f"Free {missing:,} bytes there, or choose a smaller set (--set) or another folder (--comfyui, --hf-cache).",
+        hint=f"Free {missing:,} bytes there, or choose a smaller set (--set) or another folder.",
         needed=[need.needed_bytes for need in short],
         free=[need.file_system.free_bytes for need in short],
     )

@@ -6,14 +6,15 @@ Pure decisions: whoever owns the sockets hands in times and counts.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 MAX_CONNECTIONS = 8
 FIRST_CONNECTIONS = 2
 GAIN_TO_KEEP = 1.05  # n+1 connections stay only if they beat n by 5 % (huggingface.js pull 2352)
 GAIN_TO_DOUBLE = 1.5  # while each doubling pays this much, the next step doubles again
-WINDOW_S = 0.4  # one measurement
+WINDOW_S = 0.5  # one measurement
+HOLD_S = 5.0  # after that long on a plateau, one more connection is tried
 MAX_PATIENCE_S = 300.0  # longest Retry-After that is obeyed
 MIN_RATE_BYTES_S = 64 * 1024  # below this for a whole window a connection counts as stalled
 RETRIES = 6  # failures in a row without one byte from anybody
@@ -22,17 +23,19 @@ PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 
 
 @dataclass(slots=True)
 class Ramp:
-    """Decides how many connections to hold: grow while it pays, step back when it does not.
+    """Decides how many connections to hold: grow while it pays, step back when it does not, try again later.
 
-    Call `observe` with the time and the bytes received so far; it returns the number wanted.
+    Call `observe` with the time and the bytes received so far; it returns the number wanted.  A server that hands
+    out bytes in bursts makes single measurements lie, so a step is given up only after two windows without gain.
     """
 
     limit: int = MAX_CONNECTIONS
     wanted: int = FIRST_CONNECTIONS
-    _rates: dict[int, float] = field(default_factory=dict)
-    _window_start: float | None = None
-    _window_bytes: int = 0
-    _settled: bool = False
+    _best: tuple[int, float] | None = None  # the number that paid so far, and its rate
+    _window: tuple[float, int] | None = None  # when it began, bytes received then
+    _disappointments: int = 0
+    _hold_until_s: float | None = None
+    _may_grow: bool = True
 
     def __post_init__(self) -> None:
         """Never want more than the limit."""
@@ -40,34 +43,50 @@ class Ramp:
 
     def observe(self, now_s: float, received: int, active: int) -> int:
         """Return the connections wanted, given bytes received so far and connections that deliver."""
-        if self._settled or active < self.wanted:
-            self._window_start = None
+        if self._is_holding(now_s) or active < self.wanted:
+            self._window = None
             return self.wanted
-        if self._window_start is None:
-            self._window_start, self._window_bytes = now_s, received
+        if self._window is None:
+            self._window = (now_s, received)
             return self.wanted
-        elapsed = now_s - self._window_start
-        if elapsed >= WINDOW_S:
-            self._judge((received - self._window_bytes) / elapsed)
-            self._window_start = None
+        began_s, before = self._window
+        if now_s - began_s >= WINDOW_S:
+            self._window = None
+            self._judge((received - before) / (now_s - began_s), now_s)
         return self.wanted
 
     def back_off(self) -> None:
-        """Halve the connections and stop growing: the server asked for less."""
+        """Halve the connections and grow no more: the server asked for less."""
         self.wanted = max(1, self.wanted // 2)
-        self._settled = True
+        self._may_grow = False
 
-    def _judge(self, rate: float) -> None:
-        self._rates[self.wanted] = rate
-        fewer = [count for count in self._rates if count < self.wanted]
-        previous = max(fewer) if fewer else None
-        gain = rate / max(self._rates[previous], 1.0) if previous else GAIN_TO_DOUBLE
-        if previous and gain < GAIN_TO_KEEP:
-            self.wanted, self._settled = previous, True
-        elif self.wanted >= self.limit:
-            self._settled = True
+    def _is_holding(self, now_s: float) -> bool:
+        if self._hold_until_s is not None and now_s >= self._hold_until_s:
+            # The link may have become free: measure anew what the present number brings, then try one more.
+            self._hold_until_s, self._best = None, None
+        return self._hold_until_s is not None or not self._may_grow or self.limit == 1
+
+    def _judge(self, rate: float, now_s: float) -> None:
+        if self._best is None:
+            self._best = (self.wanted, rate)
+            self._grow(GAIN_TO_DOUBLE if self.wanted <= FIRST_CONNECTIONS else GAIN_TO_KEEP, now_s)
+            return
+        count, best = self._best
+        gain = rate / max(best, 1.0)
+        if gain >= GAIN_TO_KEEP:
+            self._best, self._disappointments = (self.wanted, rate), 0
+            self._grow(gain, now_s)
+        elif self._disappointments == 0:
+            self._disappointments = 1
         else:
-            self.wanted = min(self.limit, self.wanted * 2 if gain >= GAIN_TO_DOUBLE else self.wanted + 1)
+            self.wanted, self._disappointments = count, 0
+            self._hold_until_s = now_s + HOLD_S
+
+    def _grow(self, gain: float, now_s: float) -> None:
+        if self.wanted >= self.limit:
+            self._hold_until_s = now_s + HOLD_S
+            return
+        self.wanted = min(self.limit, self.wanted * 2 if gain >= GAIN_TO_DOUBLE else self.wanted + 1)
 
 
 def retry_delay_s(failures: int, jitter: float) -> float:
@@ -151,7 +170,7 @@ def parse_rate(text: str) -> int:
     ValueError
         The text is no rate, or it is zero.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgG]?)(i?)[bB]?(?:/s|ps)?\s*", text)
+    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([kKmMgG]?)(i?)[bB]?(?:/s|ps)?\s*", text)
     if match is None or (match.group(3) and not match.group(2)):
         message = f"{text!r} is not a rate; write it as 10M, 500k or 8MiB (bytes per second)"
         raise ValueError(message)

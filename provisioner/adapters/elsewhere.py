@@ -6,17 +6,21 @@ A size is only a reason to read the file; what it is, its digest says.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from provisioner.models import STATE_FOLDER, Artifact, LocalCopy, Variant
 
 _UNFINISHED = (".part", ".partial", ".incomplete", ".downloading", ".crdownload", ".aria2", ".tmp", ".bad")
-_SKIPPED_FOLDERS = {STATE_FOLDER, ".git", "__pycache__", "node_modules", ".venv", "venv", "python_embeded"}
+_SKIPPED_FOLDERS = {".git", "__pycache__", "node_modules", ".venv", "venv", "python_embeded"}
 
 
 class FilesInFolders:
-    """Looks once through some folders and answers from memory."""
+    """Looks once through some folders and answers from memory; again when a file it remembers has gone.
+
+    What was set aside is looked at too: a file under a wrong name may be the right one for another.
+    """
 
     def __init__(self, folders: Sequence[Path], origin: str) -> None:
         self._folders = folders
@@ -25,27 +29,36 @@ class FilesInFolders:
 
     def find(self, artifact: Artifact, contents: Sequence[Variant]) -> tuple[LocalCopy, ...]:
         """Return the files whose size is that of one of the contents, same name first; none is proven."""
-        if self._by_size is None:
+        if self._by_size is None or any(not _has_size(*hit) for hit in self._hits(self._by_size, contents)):
             self._by_size = self._index()
         copies = [
             LocalCopy(
                 artifact_id=artifact.id,
                 path=path,
-                origin=self._origin,
+                origin="what was set aside earlier" if _is_aside(path) else self._origin,
                 device=device,
                 size=content.size,
                 sha256=content.sha256,
             )
             for content in contents
             for path, device in self._by_size.get(content.size, [])
+            # What was set aside from this very name was read then, and was something else.
+            if not (_is_aside(path) and path.name.startswith(artifact.name))
         ]
-        return tuple(sorted(copies, key=lambda copy: (copy.path.name != artifact.name, str(copy.path))))
+        likeliest = sorted(copies, key=lambda copy: (_is_aside(copy.path), copy.path.name != artifact.name, copy.path))
+        return tuple(likeliest)
+
+    @staticmethod
+    def _hits(by_size: dict[int, list[tuple[Path, int]]], contents: Sequence[Variant]) -> Iterator[tuple[Path, int]]:
+        for content in contents:
+            for path, _device in by_size.get(content.size, []):
+                yield path, content.size
 
     def _index(self) -> dict[int, list[tuple[Path, int]]]:
         index: dict[int, list[tuple[Path, int]]] = {}
         seen: set[tuple[int, int]] = set()
         for path, status in _files(self._folders):
-            if (status.st_dev, status.st_ino) not in seen or status.st_ino == 0:
+            if (status.st_dev, status.st_ino) not in seen or status.st_ino == 0:  # 0: a file system without numbers
                 seen.add((status.st_dev, status.st_ino))
                 index.setdefault(status.st_size, []).append((path, status.st_dev))
         return index
@@ -56,13 +69,26 @@ def _files(folders: Sequence[Path]) -> Iterator[tuple[Path, os.stat_result]]:
     for folder in folders:
         for where, subfolders, names in os.walk(folder, onerror=lambda error: None):
             subfolders[:] = sorted(name for name in subfolders if name not in _SKIPPED_FOLDERS)
+            if Path(where).name == STATE_FOLDER:
+                subfolders[:] = [name for name in subfolders if name == "aside"]
             for name in sorted(names):
                 if name.endswith(_UNFINISHED):
                     continue
                 path = Path(where, name)
                 try:
                     status = path.stat()
-                except OSError:
+                except (OSError, ValueError):
                     continue
-                if path.is_file() and status.st_size > 0:
+                if stat.S_ISREG(status.st_mode) and status.st_size > 0:
                     yield path, status
+
+
+def _is_aside(path: Path) -> bool:
+    return STATE_FOLDER in path.parts
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False

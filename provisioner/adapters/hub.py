@@ -49,38 +49,44 @@ def is_offline(option: bool, environ: Mapping[str, str]) -> bool:
 def find_token(environ: Mapping[str, str]) -> Token | None:
     """Return the token to use: ``HF_TOKEN``, then ``HF_API_TOKEN`` (comfy-cli's), then the file of `hf auth login`."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN"):
-        if value := environ.get(name, "").strip():
+        if value := _cleaned(environ.get(name, "")):
             return Token(value, name)
     if environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() in _TRUE:
         return None
     path = _token_file(environ)
     try:
-        value = path.read_text(encoding="utf-8").strip()
+        value = _cleaned(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
         return None
     return Token(value, str(path)) if value else None
 
 
-def cache_folder(environ: Mapping[str, str]) -> Path:
-    """Return the folder that holds ``models--*``, by the client's own rules."""
-    from huggingface_hub import constants
+def _cleaned(text: str) -> str:
+    """Return a token without the line ends that a file or a careless paste brings along; a header cannot hold them."""
+    return text.replace("\r", "").replace("\n", "").strip()
 
-    # The client reads its variables at import; what was set since (tests, embedding programs) still counts.
-    if chosen := environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(os.path.expandvars(chosen)).expanduser()
-    if home := environ.get("HF_HOME"):
-        return Path(os.path.expandvars(home)).expanduser() / "hub"
-    return Path(constants.HF_HUB_CACHE)
+
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    """Return the folder that holds ``models--*``, by the client's own rules (constants.py of huggingface_hub 2.4.0)."""
+    chosen = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
+    return _expanded(chosen) if chosen else _home(environ) / "hub"
 
 
 def _token_file(environ: Mapping[str, str]) -> Path:
-    if chosen := environ.get("HF_TOKEN_PATH"):
-        return Path(chosen).expanduser()
-    if home := environ.get("HF_HOME"):
-        return Path(home).expanduser() / "token"
-    from huggingface_hub import constants
+    chosen = environ.get("HF_TOKEN_PATH")
+    return _expanded(chosen) if chosen else _home(environ) / "token"
 
-    return Path(constants.HF_TOKEN_PATH)
+
+def _home(environ: Mapping[str, str]) -> Path:
+    if chosen := environ.get("HF_HOME"):
+        return _expanded(chosen)
+    if caches := environ.get("XDG_CACHE_HOME"):
+        return _expanded(caches) / "huggingface"
+    return Path.home() / ".cache" / "huggingface"
+
+
+def _expanded(text: str) -> Path:
+    return Path(os.path.expandvars(os.path.expanduser(text)))  # noqa: PTH111 - in the client's order
 
 
 class CachedFiles:
@@ -91,7 +97,7 @@ class CachedFiles:
 
     def find(self, artifact: Artifact, contents: Sequence[Variant]) -> tuple[LocalCopy, ...]:
         """Return the cached files that would be right by their name; none of them is proven."""
-        if not self._cache.is_dir():
+        if not os.access(self._cache, os.R_OK | os.X_OK):
             return ()
         found: dict[Path, LocalCopy] = {}
         for content in contents:
@@ -102,11 +108,11 @@ class CachedFiles:
         return tuple(found.values())
 
     def _by_digest(self, content: Variant) -> list[Path]:
-        """Any repository's blob of that SHA-256: the same bytes are published under several names."""
+        """Return any repository's blob of that SHA-256: the same bytes are published under several names."""
         return sorted(self._cache.glob(f"models--*/blobs/{content.sha256}"))
 
     def _by_revision(self, artifact: Artifact, content: Variant) -> list[Path]:
-        """The very file of the very commit, as the client would load it."""
+        """Return the very file of the very commit, as the client would load it."""
         if content.sha256 != artifact.sha256:
             return []
         from huggingface_hub import try_to_load_from_cache

@@ -81,6 +81,11 @@ class _Stage:
         """The HF cache."""
         return self.folder / "hf-cache"
 
+    def act(self, title: str) -> None:
+        """Say what begins."""
+        self.say("")
+        self.say(title)
+
     def wish(self, **more: Path | str | bool) -> commands.Wish:
         """Return a wish for this rehearsal's manifest."""
         return replace(commands.Wish(manifest=str(self.manifest), assume_yes=True), **more)  # type: ignore[arg-type]
@@ -118,6 +123,7 @@ def rehearse(*, events: Events, say: Callable[[str], None], cancelled: threading
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
+    say("")
     say(f"Every one of {len(claims.held)} claims was checked and held, in {human_duration(time.monotonic() - began)}.")
     if keep:
         say(f"The scratch folder was kept: {folder}")
@@ -128,6 +134,8 @@ def rehearse(*, events: Events, say: Callable[[str], None], cancelled: threading
         command="rehearse",
         status="ok",
         exit_status=EXIT_OK,
+        plan=None,
+        outcomes=(),
         extra=(("claims", claims.held), *kept),
     )
 
@@ -245,7 +253,7 @@ def _source(repo_id: str, filename: str) -> dict[str, str]:
 
 
 def _act_plan(stage: _Stage) -> None:
-    stage.say("Plan: what is needed, before the first byte")
+    stage.act("Plan: what is needed, before the first byte")
     job = stage.job(comfyui=stage.tree)
     plan = commands.run_plan(job).plan
     total = sum(len(each.data) for each in stage.files)
@@ -259,7 +267,7 @@ def _act_plan(stage: _Stage) -> None:
 
 
 def _act_install(stage: _Stage) -> Report:
-    stage.say("Install: one connection is cut on the way, one file comes with a wrong byte from its first source")
+    stage.act("Install: one connection is cut on the way, one file comes with a wrong byte from its first source")
     encoder, vae = _of_role(stage, "text_encoder"), _of_role(stage, "vae")
     stage.hub.fault(CutAfter(0.6), filename=f"*/{encoder.name}")
     stage.hub.fault(WrongBytes(count=1), filename=f"*/{vae.name}")
@@ -283,7 +291,7 @@ def _act_install(stage: _Stage) -> Report:
 
 
 def _act_nothing_to_do(stage: _Stage) -> None:
-    stage.say("Install again: nothing to do")
+    stage.act("Install again: nothing to do")
     before, requests = _snapshot(stage.tree), len(stage.hub.requests)
     report = commands.run_install(stage.job(comfyui=stage.tree), _nobody, _show_nothing)
     _expect(stage, "the second installation ends with exit status 0", report, EXIT_OK)
@@ -293,7 +301,7 @@ def _act_nothing_to_do(stage: _Stage) -> None:
 
 
 def _act_damage(stage: _Stage) -> None:
-    stage.say("Damage: one bit of the text encoder is flipped, its time stamp put back")
+    stage.act("Damage: one bit of the text encoder is flipped, its time stamp put back")
     encoder = _of_role(stage, "text_encoder")
     path = _path(stage.tree, encoder)
     status = path.stat()
@@ -310,7 +318,7 @@ def _act_damage(stage: _Stage) -> None:
 
 
 def _act_repair(stage: _Stage) -> None:
-    stage.say("Repair: the damaged file is set aside and fetched again")
+    stage.act("Repair: the damaged file is set aside and fetched again")
     encoder = _of_role(stage, "text_encoder")
     requests = len(stage.hub.requests)
     report = commands.run_repair(stage.job(comfyui=stage.tree), _nobody, _show_nothing)
@@ -327,7 +335,7 @@ def _act_repair(stage: _Stage) -> None:
 
 
 def _act_share(stage: _Stage) -> None:
-    stage.say("A second tree: the same bytes lie on this machine already")
+    stage.act("A second tree: the same bytes lie on this machine already")
     bench = replace_settings(stage.bench, look_in=(stage.tree,))
     second = stage.folder / "SecondComfyUI"
     requests = len(stage.hub.requests)
@@ -340,7 +348,7 @@ def _act_share(stage: _Stage) -> None:
 
 
 def _act_cache(stage: _Stage) -> None:
-    stage.say("An HF cache: a whole pipeline, as the Hub's own client would keep it")
+    stage.act("An HF cache: a whole pipeline, as the Hub's own client would keep it")
     report = commands.run_install(stage.job(hf_cache=stage.cache), _nobody, _show_nothing)
     _expect(stage, "the cache ends with exit status 0", report, EXIT_OK)
     from huggingface_hub import snapshot_download

@@ -154,8 +154,10 @@ class Ui:
     # --- results ---
 
     def say(self, text: str) -> None:
-        """Write a paragraph of the result on stdout, for people only."""
-        self._result([Para(line=span(text))])
+        """Write a line of the result on stdout, for people only; empty text is an empty line."""
+        self.close()
+        if self._mode == "human" and not self._is_quiet:
+            self._write(self._out, [Para(line=span(text))] if text else [BLANK])
 
     def show_machine(self, machine: Machine) -> None:
         """Show what was probed."""

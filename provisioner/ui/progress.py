@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rich.text import Text
     from tqdm.std import tqdm
 
+LINE_FROM_BYTES = 100_000_000  # a tenth of a second's reading
 LINE_EVERY_S = 30.0
 """Seconds between two progress lines of one file, where every line is kept."""
 
@@ -176,9 +177,14 @@ class Lines:
         self._output.lines([span(self._clean(f"[{event.number}/{event.total}] {started_words(event.step)}"))])
 
     def moved(self, progress: FileProgress) -> None:
-        """Write where a file stands: at its first news when no step announced it, then when the last line is old."""
+        """Write where a file stands: at its first news when no step announced it, then when the last line is old.
+
+        A file that is read in a moment is not worth a line in a log.
+        """
         now = self._now()
         last = self._last.get(progress.label)
+        if last is None and progress.size < LINE_FROM_BYTES:
+            return
         if last is None or now - last >= LINE_EVERY_S:
             self._write(progress, now)
 

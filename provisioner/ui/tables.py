@@ -219,11 +219,8 @@ def _report_row(report: Report, plan: Plan, artifact: Artifact) -> Row:
     size = Span(human_bytes(artifact.size))
     if outcomes:
         word, style = _outcome_word(outcomes)
-        notes = [
-            span(outcome.detail, "dim")
-            for outcome in outcomes
-            if outcome.detail and outcome.error is None  # an error is said in full under the rows
-        ]
+        said = [outcome.detail for outcome in outcomes if outcome.error is None]  # an error is said in full below
+        notes = [span(detail, "dim") for detail in dict.fromkeys(said) if detail]
         return Row((Span(word, style), place, size, Span("")), tuple(notes))
     if check is None:
         return Row((Span("not looked at", "dim"), place, size, Span("")))

@@ -537,7 +537,7 @@ def test_a_row_says_what_became_of_a_file_over_all_its_steps(outcomes: tuple[Out
     told = written(report_blocks(Report(command="install", status="ok", exit_status=0, plan=done, outcomes=outcomes)))
     row = next(line for line in told.splitlines() if "vae/first" in line)
     assert row.split("  ")[1] == word
-    assert told.count("what came of it") == sum(each.error is None for each in outcomes)
+    assert told.count("what came of it") == any(each.error is None for each in outcomes)  # once, however many say it
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,8 @@ class _Transfer:
         self.workers: list[threading.Thread] = []
         self.receiving: set[int] = set()
         self.received = 0
-        self.halted = False
+        self.round = 0  # counts the starts from the first byte
+        self.is_round_over = False
         self.fatal: BaseException | None = None
         self.restart: str | None = None  # why everything starts anew
         self.restarts = 0
@@ -196,6 +197,12 @@ class _Transfer:
         self.note = ""
         self._rates: deque[tuple[float, int]] = deque()
         self._used_ids = 0
+        self._own = threading.local()  # a worker's own round
+
+    @property
+    def halted(self) -> bool:
+        """Whether the worker that asks has to stop: one that hung in a read may wake in a later round than its own."""
+        return self.is_round_over or getattr(self._own, "round", self.round) != self.round
 
     # --- the main thread -------------------------------------------------------------------------
 
@@ -205,7 +212,8 @@ class _Transfer:
             self.location = self._resolve()
             while self.part.missing_blocks():
                 self.pending = self.part.missing_blocks()
-                self.restart, self.halted = None, False
+                self.round += 1
+                self.restart, self.is_round_over = None, False
                 self._work_until_done_or_restart()
                 self._stop_workers()
                 if self.fatal is not None:
@@ -234,13 +242,13 @@ class _Transfer:
         self._used_ids += 1
         work = self._stream if self.is_stream else self._blocks
         worker = threading.Thread(
-            target=self._guard, args=(work, self._used_ids), name=f"fetch {self._used_ids}", daemon=True
+            target=self._guard, args=(work, self._used_ids, self.round), name=f"fetch {self._used_ids}", daemon=True
         )
         self.workers.append(worker)
         worker.start()
 
     def _stop_workers(self) -> None:
-        self.halted = True
+        self.is_round_over = True
         with self.changed:
             self.changed.notify_all()
         limit = time.monotonic() + _JOIN_S
@@ -385,8 +393,9 @@ class _Transfer:
 
     # --- a worker --------------------------------------------------------------------------------
 
-    def _guard(self, work: Callable[[requests.Session, int], None], worker_id: int) -> None:
+    def _guard(self, work: Callable[[requests.Session, int], None], worker_id: int, in_round: int) -> None:
         """Run a worker's loop; whatever ends it reaches the main thread."""
+        self._own.round = in_round
         try:
             with open_session(self.fetcher.credentials) as session:
                 work(session, worker_id)
@@ -406,12 +415,7 @@ class _Transfer:
                 if not self.pending or len(self.receiving - {worker_id}) >= self.ramp.wanted:
                     return
                 index = heapq.heappop(self.pending)
-            try:
-                self._one_block(session, worker_id, index)
-            except BaseException:
-                with self.changed:
-                    heapq.heappush(self.pending, index)
-                raise
+            self._one_block(session, worker_id, index)  # whatever it raises ends the round
 
     def _one_block(self, session: requests.Session, worker_id: int, index: int) -> None:
         first = index * self.part.block_size
@@ -528,6 +532,9 @@ class _Transfer:
                 )
             except _BROKEN as error:
                 raise _Broken from error
+            if self.halted:
+                response.close()
+                raise _StopWorking
             if response.status_code in {200, 206}:
                 return response
             answered = {name.lower(): value for name, value in response.headers.items()}
@@ -575,7 +582,7 @@ class _Transfer:
 
     def _start_anew(self, why: str) -> None:
         self.restart = self.restart or why
-        self.halted = True
+        self.is_round_over = True
         raise _StopWorking
 
     # --- one body --------------------------------------------------------------------------------
@@ -611,10 +618,23 @@ class _Transfer:
             fixed -= len(data)
             self.received += len(data)  # a lost update between threads costs a progress figure, nothing else
             self.receiving.add(worker_id)
-            delay = limiter.delay_s(len(data), time.monotonic())
-            if delay > 0:
-                time.sleep(min(delay, 1.0))
+            self._hold_back(limiter.delay_s(len(data), time.monotonic()))
             self._check_pace(window, len(data))
+
+    def _hold_back(self, seconds: float) -> None:
+        """Sleep as long as ``--limit-rate`` asks, ready to stop."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if self.halted:
+                raise _StopWorking
+            time.sleep(min(_TICK_S, left))
+
+    @property
+    def _least_rate_bytes_s(self) -> float:
+        """Below this a connection drips; a limit of ours that is shared by many explains less than its share."""
+        limit = self.fetcher.limiter.bytes_s
+        share = MIN_RATE_BYTES_S if limit is None else limit / (4 * self.fetcher.max_connections)
+        return min(MIN_RATE_BYTES_S, share)
 
     def _check_pace(self, window: _Window, count: int) -> None:
         """Raise if a connection drips: little, but enough for no time-out to see it."""
@@ -624,7 +644,7 @@ class _Transfer:
             return
         rate = window.count / elapsed
         window.start_s, window.count = time.monotonic(), 0
-        if self.fetcher.limiter.bytes_s is not None or rate >= MIN_RATE_BYTES_S:
+        if rate >= self._least_rate_bytes_s:
             self.slow_windows = 0
             return
         self.slow_windows += 1

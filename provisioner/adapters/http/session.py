@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from requests.auth import AuthBase
 
 from provisioner import __version__
@@ -101,7 +102,7 @@ def network_error(error: Exception, url: str) -> KleinError:
             hint="Behind a company proxy, set REQUESTS_CA_BUNDLE to its certificate file. It is never switched off here.",
             url=shown(url),
         )
-    if isinstance(error, (requests.exceptions.Timeout, TimeoutError)):
+    if isinstance(error, (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)):
         return StalledError(
             f"{host} did not answer in time.",
             hint="Check the connection and run the same command again; what has arrived is kept.",

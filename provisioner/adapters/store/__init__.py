@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
-from provisioner.adapters.store.durable import flush_file, make_folder, replace, storage_error
-from provisioner.adapters.store.hubcache import place_blob
+from provisioner.adapters.store.durable import Move, flush_file, make_folder, replace, storage_error
+from provisioner.adapters.store.hubcache import Symlink, blob_behind, is_used_elsewhere, make_symlink, place_blob
 from provisioner.adapters.store.locking import hold
 from provisioner.adapters.store.partfile import (
     PartFile,
@@ -19,11 +21,12 @@ from provisioner.adapters.store.partfile import (
     log_path,
     part_path,
     read_log,
+    remove_part,
 )
-from provisioner.adapters.store.placing import WAYS, Linker, link_somehow
+from provisioner.adapters.store.placing import WAYS, Linker, hard_link, link_somehow
 from provisioner.adapters.store.proving import prove
 from provisioner.adapters.store.receipts import read_receipt, stamp_of, write_claim
-from provisioner.errors import HashMismatchError
+from provisioner.errors import FileInUseError, HashMismatchError, StorageError
 from provisioner.identify import how_much_to_read
 from provisioner.models import (
     STATE_FOLDER,
@@ -54,6 +57,8 @@ class FileStore:
         Told one line a person may want to read.
     ways : tuple
         How a copy elsewhere may be linked into place, best first.
+    move, symlink : callable
+        How a file gets another name, and how a link is made.
     """
 
     def __init__(
@@ -65,6 +70,8 @@ class FileStore:
         wait: bool = True,
         notice: Callable[[str], None] = lambda text: None,
         ways: tuple[tuple[str, Linker], ...] = WAYS,
+        move: Move = replace,
+        symlink: Symlink = make_symlink,
     ) -> None:
         self._file_system_of = file_system_of
         self.check_inside = inside
@@ -72,6 +79,8 @@ class FileStore:
         self._wait = wait
         self._notice = notice
         self._ways = ways
+        self._move = move
+        self._symlink = symlink
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -136,9 +145,12 @@ class FileStore:
         """Return the part file of a destination, continuing an interrupted one; entering raises StorageError."""
         self.check_inside(destination)
         final = _growing_name(destination, artifact)
-        if part_path(final).exists() and not log_path(final).exists():
-            # Some other program's partial file under the name we use.
-            self._move_aside(destination.root, [part_path(final)], "a .part file that is not ours was in the way")
+        part, log = part_path(final), log_path(final)
+        if os.path.lexists(part) and (part.is_symlink() or log.is_symlink() or not log.exists()):
+            # Some other program's partial file, or a link, under the name we use.
+            self._move_aside(destination.root, part, "a .part file that is not ours was in the way")
+        if log.is_symlink():
+            self._move_aside(destination.root, log, "a link was in the way of the log of a download")
         return PartFile(
             final,
             size=artifact.size,
@@ -158,13 +170,17 @@ class FileStore:
         ------
         HashMismatchError
             The copy holds other bytes; nothing was placed.
+        UnreadableError
+            The copy is gone, cannot be read, or changes while it is read; nothing was placed.
         StorageError
             The disk refused.
         """
         self.check_inside(destination)
         source = copy.path.resolve()
+        if self.stamp(source) is None:
+            raise storage_error(FileNotFoundError(errno.ENOENT, "it is gone"), copy.path, doing="read")
         final = _growing_name(destination, artifact)
-        waiting = final.with_name(final.name + ".placing.part")
+        waiting = _waiting_name(final)
         make_folder(waiting.parent)
         try:
             waiting.unlink(missing_ok=True)
@@ -172,7 +188,7 @@ class FileStore:
             if way is None:
                 way, proof = "copied", self._copy(source, waiting, progress)
             else:
-                proof = self.prove(waiting, progress=progress, with_blocks=True)
+                proof = self._prove_link(waiting, progress)
             if proof.sha256 != copy.sha256:
                 raise HashMismatchError(
                     f"{copy.path} has the right size and other bytes (SHA-256 {proof.sha256}, not {copy.sha256}).",
@@ -190,14 +206,23 @@ class FileStore:
         return way, proof
 
     def set_aside(self, destination: Destination, reason: str) -> Path:
-        """Move what is at a destination to ``.klein-setup/aside/<time>/``; return where it is now."""
+        """Move what is at a destination to ``.klein-setup/aside/<time>/``; return where it is now.
+
+        Behind a snapshot path of an HF cache that is the blob too.  A blob that other snapshots point to stays, and
+        gets a second name in ``aside``, so that whatever takes its place the bytes are kept.
+        """
         self.check_inside(destination)
-        paths = [destination.path]
-        if isinstance(destination, HubBlob) and destination.path.is_symlink():
-            blob = destination.path.parent / destination.path.readlink()
-            if blob.exists():
-                paths.append(destination.root / "blobs" / blob.name)
-        return self._move_aside(destination.root, paths, reason)
+        if not isinstance(destination, HubBlob):
+            return self._move_aside(destination.root, destination.path, reason)
+        blob = blob_behind(destination)
+        moved_to = self._move_aside(destination.root, destination.path, reason)
+        if blob is None:
+            return moved_to
+        if not is_used_elsewhere(blob, destination):
+            return self._move_aside(destination.root, blob, reason)
+        if blob.is_symlink():  # to the store that all repositories share
+            return moved_to
+        return self._link_aside(destination.root, blob, reason) or moved_to
 
     def record(self, destination: Destination, artifact: Artifact, proof: Proof, source: str) -> None:
         """Write the receipt of a file that is in place; raises StorageError."""
@@ -205,16 +230,45 @@ class FileStore:
             stamp = stamp_of(destination.path)
         except OSError as error:
             raise storage_error(error, destination.path, doing="read") from error
+        if stamp.size != proof.size:
+            raise FileInUseError(
+                f"{destination.path} changed after it was proven.",
+                hint="Something else writes to it; stop that and run the same command again.",
+                path=str(destination.path),
+            )
         claim = Claim(artifact_id=artifact.id, stamp=stamp, proof=proof, source=source)
         write_claim(destination.root, str(destination.relative), claim, recorded_at=_now())
+        self._sweep(_growing_name(destination, artifact))
 
     # --- inside ----------------------------------------------------------------------------------
 
+    def _sweep(self, final: Path) -> None:
+        """Remove what interrupted runs of ours left beside a file that is in place now, if the system lets us."""
+        with contextlib.suppress(OSError, StorageError):
+            _waiting_name(final).unlink(missing_ok=True)
+            if log_path(final).is_file() and not log_path(final).is_symlink():
+                remove_part(final)
+
     def _place(self, part: Path, destination: Destination, size: int, sha256: str) -> None:
-        if isinstance(destination, ComfyFile):
-            replace(part, destination.path)
-        else:
-            place_blob(part, destination, size=size, sha256=sha256)
+        """Give proven bytes their final name; what somebody put there since the plan was made is set aside."""
+        path = destination.path
+        if isinstance(destination, HubBlob):
+            if os.path.lexists(path) and not path.is_symlink():
+                self._move_aside(destination.root, path, "it was in the way of a proven file")
+            place_blob(part, destination, size=size, sha256=sha256, symlink=self._symlink, move=self._move)
+            return
+        if os.path.lexists(path) and (path.is_symlink() or not path.samefile(part)):
+            moved_to = self._move_aside(destination.root, path, "it was in the way of a proven file")
+            self._notice(f"{path} appeared meanwhile; it is now {moved_to}.")
+        self._move(part, path)
+
+    def _prove_link(self, waiting: Path, progress: HashProgress) -> Proof:
+        """Prove a file whose bytes another name may share, so that somebody else may be writing them."""
+        before = stamp_of(waiting)
+        proof = self.prove(waiting, progress=progress, with_blocks=True)
+        if stamp_of(waiting) != before:
+            raise storage_error(OSError(errno.EIO, "it changed while it was read"), waiting, doing="read")
+        return proof
 
     def _copy(self, source: Path, waiting: Path, progress: HashProgress) -> Proof:
         with waiting.open("xb") as stream:
@@ -229,20 +283,59 @@ class FileStore:
             flush_file(stream.fileno())
         return proof
 
-    def _move_aside(self, root: Path, paths: Sequence[Path], reason: str) -> Path:
-        folder = root / STATE_FOLDER / "aside" / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        moved_to = folder
-        for path in paths:
-            moved_to = _free_name(folder / path.relative_to(root))
-            make_folder(moved_to.parent)
-            replace(path, moved_to)
-            line = {"was": str(path.relative_to(root)), "is": str(moved_to.relative_to(folder)), "why": reason}
-            try:
-                with (folder / "why.jsonl").open("a", encoding="utf-8", newline="\n") as stream:
-                    stream.write(json.dumps(line) + "\n")
-            except OSError as error:
-                raise storage_error(error, folder / "why.jsonl") from error
+    def _move_aside(self, root: Path, path: Path, reason: str) -> Path:
+        """Move what is at a path aside and return where it is now; does nothing if nothing is there."""
+        folder = _aside_folder(root)
+        if not os.path.lexists(path):
+            return folder
+        moved_to = _free_name(folder / path.relative_to(root))
+        make_folder(moved_to.parent)
+        try:
+            self._move(path, moved_to)
+        except StorageError as error:
+            if error.context.get("errno") != errno.EXDEV:
+                raise
+            # Another file system is mounted below the root: a rename needs a folder on it.  The name gets an ending,
+            # because ComfyUI looks for models in every folder below this one.
+            folder = _aside_folder(path.parent)
+            moved_to = _free_name(folder / f"{path.name}.aside")
+            make_folder(folder)
+            self._move(path, moved_to)
+        _say_why(folder, path, moved_to, reason)
         return moved_to
+
+    def _link_aside(self, root: Path, path: Path, reason: str) -> Path | None:
+        """Give a file that has to stay a second name in ``aside``; None where the file system has no such thing."""
+        folder = _aside_folder(root)
+        linked = _free_name(folder / path.relative_to(root))
+        make_folder(linked.parent)
+        try:
+            if not hard_link(path, linked):
+                return None
+        except OSError as error:
+            raise storage_error(error, linked) from error
+        _say_why(folder, path, linked, reason)
+        return linked
+
+
+def _aside_folder(root: Path) -> Path:
+    return root / STATE_FOLDER / "aside" / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+
+
+def _say_why(folder: Path, path: Path, moved_to: Path, reason: str) -> None:
+    line = {"was": str(path.relative_to(folder.parents[2])), "is": str(moved_to.relative_to(folder)), "why": reason}
+    if moved_to.is_symlink():
+        line["link"] = str(moved_to.readlink())  # a relative one leads nowhere from here
+    try:
+        with (folder / "why.jsonl").open("a", encoding="utf-8", newline="\n") as stream:
+            stream.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise storage_error(error, folder / "why.jsonl") from error
+
+
+def _waiting_name(final: Path) -> Path:
+    """Return the name under which a local copy waits for its proof."""
+    return final.with_name(final.name + ".placing.part")
 
 
 def _growing_name(destination: Destination, artifact: Artifact) -> Path:
@@ -255,7 +348,7 @@ def _growing_name(destination: Destination, artifact: Artifact) -> Path:
 def _free_name(path: Path) -> Path:
     """Return the path, or one beside it that is not taken."""
     candidate, number = path, 1
-    while candidate.exists() or candidate.is_symlink():
+    while os.path.lexists(candidate):
         candidate, number = path.with_name(f"{path.name}.{number}"), number + 1
     return candidate
 

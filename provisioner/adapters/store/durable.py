@@ -90,9 +90,7 @@ def flush_file(descriptor: int, *, through_the_drive: Callable[[int], bool] = _t
         os.fsync(descriptor)
 
 
-def flush_folder(
-    folder: Path, *, platform: str = sys.platform, fsync: Callable[[int], None] = os.fsync
-) -> None:
+def flush_folder(folder: Path, *, platform: str = sys.platform, fsync: Callable[[int], None] = os.fsync) -> None:
     """Hand a folder's list of names to the disk; Windows needs and offers no such call."""
     if platform == "win32":
         return

@@ -9,10 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
+from pathlib import Path
 
-from provisioner.adapters.store.durable import make_folder, replace, storage_error, write_text_durably
+from provisioner.adapters.store.durable import Move, make_folder, replace, storage_error, write_text_durably
 from provisioner.models import HubBlob
+
+Symlink = Callable[[Path, Path], None]
+"""Makes the first path a link to the second; raises OSError where that is not possible."""
+
+
+def make_symlink(link: Path, target: Path) -> None:
+    """Make a link; raises OSError."""
+    link.symlink_to(target)
 
 
 def git_blob_id(path: Path, size: int) -> str:
@@ -30,31 +39,59 @@ def blob_path(destination: HubBlob, content: Path, size: int, sha256: str) -> Pa
     return destination.root / "blobs" / name
 
 
-def place_blob(part: Path, destination: HubBlob, *, size: int, sha256: str) -> None:
-    """Move proven bytes into ``blobs``, point the snapshot to them, name the commit; raises StorageError."""
+def place_blob(
+    part: Path, destination: HubBlob, *, size: int, sha256: str, symlink: Symlink = make_symlink, move: Move = replace
+) -> None:
+    """Move proven bytes into ``blobs``, point the snapshot to them, name the commit; raises StorageError.
+
+    Where links are not to be had the file itself goes into the snapshot, as the Hub's client does it.
+    """
     try:
         blob = blob_path(destination, part, size, sha256)
     except OSError as error:
         raise storage_error(error, part, doing="read") from error
-    make_folder(destination.path.parent)
-    replace(part, blob)
-    if not _point(destination.path, blob):
-        replace(blob, destination.path)  # no links here: the snapshot holds the file itself
+    pointer = destination.path
+    make_folder(pointer.parent)
+    link = _new_link(pointer, blob, symlink)
+    if link is None:
+        move(part, pointer)
+    else:
+        try:
+            move(part, blob)
+            move(link, pointer)
+        finally:
+            link.unlink(missing_ok=True)
     _name_commit(destination)
 
 
-def _point(pointer: Path, blob: Path) -> bool:
-    """Make the snapshot path a relative link to the blob, in one step; False where links are not to be had."""
-    temporary = pointer.with_name(f"{pointer.name}.{os.getpid()}.tmp")
-    up = len(PurePosixPath(pointer.relative_to(blob.parent.parent).as_posix()).parts) - 1
-    target = Path(*[".."] * up, "blobs", blob.name)
+def _new_link(pointer: Path, blob: Path, symlink: Symlink) -> Path | None:
+    """Return a relative link to the blob that waits beside the snapshot path; None where links are not to be had."""
+    link = pointer.with_name(f"{pointer.name}.{os.getpid()}.tmp")
+    up = len(pointer.relative_to(blob.parent.parent).parts) - 1
     try:
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(target)
+        link.unlink(missing_ok=True)
+        symlink(link, Path(*[".."] * up, "blobs", blob.name))
     except (OSError, NotImplementedError):
-        return False
-    replace(temporary, pointer)
-    return True
+        return None
+    return link
+
+
+def blob_behind(destination: HubBlob) -> Path | None:
+    """Return the file in ``blobs`` that the snapshot path points to, or None if it points elsewhere or is no link."""
+    try:
+        name = destination.path.readlink().name
+    except OSError:
+        return None
+    blob = destination.root / "blobs" / name
+    return blob if os.path.lexists(blob) else None
+
+
+def is_used_elsewhere(blob: Path, destination: HubBlob) -> bool:
+    """Whether another path of any snapshot in the repository points to that blob."""
+    for path in (destination.root / "snapshots").rglob("*"):
+        if path != destination.path and path.is_symlink() and path.readlink().name == blob.name:
+            return True
+    return False
 
 
 def _name_commit(destination: HubBlob) -> None:

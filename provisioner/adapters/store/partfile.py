@@ -7,12 +7,14 @@ and decides, so a log that lies costs a restart and never a wrong file.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -21,11 +23,34 @@ from provisioner.models import BLOCK_SIZE
 from provisioner.ports import Proof
 
 _READ_STEP = 1024 * 1024  # hashing speed is flat from 64 KiB up
-_FLUSH_STEP = 128 * 1024 * 1024  # dirty bytes handed to the disk while more arrive
 _LOG_VERSION = 1
-_OPEN_FLAGS = (
-    os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-)
+_SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | _SAFE
+
+
+WriteAt = Callable[[int, memoryview, int], int]
+_PWRITE: WriteAt | None = getattr(os, "pwrite", None)
+_FLUSH_SOME: Callable[[int], None] | None = None if sys.platform == "win32" else getattr(os, "fdatasync", os.fsync)
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The system calls that a growing file is made with."""
+
+    write_at: WriteAt | None = _PWRITE
+    """Writes at an offset and returns how much; None where the system has no such call (Windows)."""
+
+    flush_some: Callable[[int], None] | None = _FLUSH_SOME
+    """Hands over what was written so far while more arrives; None: not worth it."""
+
+    flush: Callable[[int], None] = flush_file
+    """Hands over everything, at the end."""
+
+    flush_step: int = 128 * 1024 * 1024
+    """Bytes behind the frontier that make a flush worth it."""
+
+
+DISK = Disk()
 
 
 def part_path(final: Path) -> Path:
@@ -56,7 +81,7 @@ def read_log(final: Path, *, size: int, sha256: str, block_size: int = BLOCK_SIZ
                     return {}
             else:
                 blocks[int(entry["block"])] = str(entry["sha256"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             break  # a line torn by a kill; what stands before it is whole
     count = -(-size // block_size)
     return {index: digest for index, digest in blocks.items() if 0 <= index < count and len(digest) == 64}
@@ -81,9 +106,11 @@ class PartFile:
         sha256: str,
         block_size: int = BLOCK_SIZE,
         place: Callable[[Path], None] | None = None,
+        disk: Disk = DISK,
     ) -> None:
         self.final = final
         self._place = place or (lambda part: replace(part, final))
+        self._disk = disk
         self.path = part_path(final)
         self.size = size
         self.sha256 = sha256
@@ -102,6 +129,7 @@ class PartFile:
         self._log_descriptor = -1
         self._threads: list[threading.Thread] = []
         self._write_lock = threading.Lock()
+        self._writers = 0
 
     # --- opening and leaving ---------------------------------------------------------------------
 
@@ -121,7 +149,7 @@ class PartFile:
             raise storage_error(error, self.path) from error
         self._move_frontier()
         self._start(self._hash_behind_frontier, "hash")
-        if sys.platform != "win32":
+        if self._disk.flush_some is not None:
             self._start(self._flush_behind_frontier, "flush")
         return self
 
@@ -146,19 +174,27 @@ class PartFile:
         self._threads.clear()
 
     def _close_descriptors(self) -> None:
-        for descriptor in (self._descriptor, self._log_descriptor):
+        with self._changed:
+            # A connection that was given up may still be writing: the number must not become another file's under it.
+            descriptors, self._descriptor, self._log_descriptor = (self._descriptor, self._log_descriptor), -1, -1
+            self._changed.wait_for(lambda: self._writers == 0)
+        for descriptor in descriptors:
             if descriptor >= 0:
                 os.close(descriptor)
-        self._descriptor = self._log_descriptor = -1
 
     def _start_log(self) -> None:
+        """Write the log anew, in one step: a kill in between leaves the old one."""
         if self._log_descriptor >= 0:
             os.close(self._log_descriptor)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
-        self._log_descriptor = os.open(log_path(self.final), flags, 0o666)
+            self._log_descriptor = -1
         head = {"version": _LOG_VERSION, "size": self.size, "sha256": self.sha256, "block_size": self.block_size}
         lines = [json.dumps(head), *(_block_line(index, digest) for index, digest in sorted(self._blocks.items()))]
-        os.write(self._log_descriptor, "".join(line + "\n" for line in lines).encode())
+        log = log_path(self.final)
+        temporary = log.with_name(log.name + ".tmp")
+        temporary.unlink(missing_ok=True)
+        temporary.write_bytes("".join(line + "\n" for line in lines).encode())
+        temporary.replace(log)
+        self._log_descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | _SAFE)
 
     # --- what the fetcher uses -------------------------------------------------------------------
 
@@ -184,16 +220,24 @@ class PartFile:
 
     def write(self, offset: int, data: bytes) -> None:
         """Write bytes at an offset; raises StorageError."""
+        with self._changed:
+            self._check_usable()
+            self._writers += 1
+            descriptor = self._descriptor
         try:
-            _write_at(self._descriptor, data, offset, self._write_lock)
+            self._write_at(descriptor, data, offset)
         except OSError as error:
             raise storage_error(error, self.path) from error
-        if self._failure is not None:
-            raise storage_error(self._failure, self.path)
+        finally:
+            with self._changed:
+                self._writers -= 1
+                if self._descriptor < 0:
+                    self._changed.notify_all()
 
     def finish_block(self, index: int, sha256: str) -> None:
         """Say that every byte of a block was written, and what its digest is; raises StorageError."""
         with self._changed:
+            self._check_usable()
             self._blocks[index] = sha256
             self._move_frontier()
             self._changed.notify_all()
@@ -216,6 +260,26 @@ class PartFile:
             except OSError as error:
                 raise storage_error(error, log_path(self.final)) from error
 
+    def _check_usable(self) -> None:
+        """Raise StorageError after a failure of the disk, or when the file was closed."""
+        if self._failure is not None:
+            raise storage_error(self._failure, self.path)
+        if self._descriptor < 0:
+            raise storage_error(OSError(errno.EBADF, "it is closed already"), self.path)
+
+    def _write_at(self, descriptor: int, data: bytes, offset: int) -> None:
+        """Write all of ``data``; where the system has no positional write, one writer at a time."""
+        view, write_at = memoryview(data), self._disk.write_at
+        if write_at is not None:
+            while view:
+                written = write_at(descriptor, view, offset)
+                view, offset = view[written:], offset + written
+            return
+        with self._write_lock:
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            while view:
+                view = view[os.write(descriptor, view) :]
+
     def _move_frontier(self) -> None:
         while self._frontier_block in self._blocks:
             self._frontier_block += 1
@@ -226,8 +290,7 @@ class PartFile:
         """Wait for the digest of the whole file; every block must be there. Raises StorageError."""
         while True:
             with self._changed:
-                if self._failure is not None:
-                    raise storage_error(self._failure, self.path)
+                self._check_usable()
                 if self.hashed >= self.size:
                     blocks = tuple(self._blocks[index] for index in range(self.block_count))
                     return Proof(size=self.size, sha256=self._digest.hexdigest(), blocks=blocks)
@@ -237,8 +300,10 @@ class PartFile:
     def commit(self) -> None:
         """Make it durable, put it where it belongs, drop the log; raises StorageError."""
         self._stop_threads()
+        # The system reports bytes it could not write once: to the thread that flushed, not to the next who asks.
+        self._check_usable()
         try:
-            flush_file(self._descriptor)
+            self._disk.flush(self._descriptor)
         except OSError as error:
             raise storage_error(error, self.path) from error
         self._close_descriptors()  # Windows renames no open file
@@ -286,16 +351,17 @@ class PartFile:
 
     def _flush_behind_frontier(self) -> None:
         """Hand finished bytes to the disk while more arrive, so that the last flush is short."""
-        flushed = self.resumed_bytes
+        flushed, flush = self.frontier, self._disk.flush_some
         try:
-            while True:
+            while flush is not None:
                 with self._changed:
-                    while not self._closing and self.frontier - flushed < _FLUSH_STEP:
+                    while not self._closing and self.frontier - flushed < self._disk.flush_step:
+                        flushed = min(flushed, self.frontier)  # after a reset it starts from the first byte again
                         self._changed.wait()
                     if self._closing:
                         return
                     flushed = self.frontier
-                os.fsync(self._descriptor) if sys.platform == "darwin" else os.fdatasync(self._descriptor)
+                flush(self._descriptor)
         except OSError as error:
             self._fail(error)
 
@@ -307,20 +373,6 @@ class PartFile:
 
 def _block_line(index: int, sha256: str) -> str:
     return json.dumps({"block": index, "sha256": sha256})
-
-
-def _write_at(descriptor: int, data: bytes, offset: int, lock: threading.Lock) -> None:
-    """Write all of ``data`` at ``offset``; where the system has no positional write, one writer at a time."""
-    view = memoryview(data)
-    if hasattr(os, "pwrite"):
-        while view:
-            written = os.pwrite(descriptor, view, offset)
-            view, offset = view[written:], offset + written
-        return
-    with lock:
-        os.lseek(descriptor, offset, os.SEEK_SET)
-        while view:
-            view = view[os.write(descriptor, view) :]
 
 
 def remove_part(final: Path) -> None:

@@ -51,7 +51,10 @@ def stamp_of(path: Path, *, platform: str = sys.platform) -> Stamp:
 
 
 def is_unchanged(claimed: Stamp, found: Stamp) -> bool:
-    """Whether nobody touched the file since; the device number is left out, it changes when a drive is plugged in anew."""
+    """Whether nobody touched the file since.
+
+    The device number is left out: it changes when a drive is plugged in anew.
+    """
     return (claimed.size, claimed.mtime_ns, claimed.ctime_ns, claimed.inode) == (
         found.size,
         found.mtime_ns,

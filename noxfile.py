@@ -1,0 +1,102 @@
+"""What a change has to pass: ``uv run nox``.  Every session but `minimums` installs exactly what ``uv.lock`` says."""
+
+from __future__ import annotations
+
+import nox
+
+OLDEST = "3.10"
+PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
+
+# Values and decisions: no branch of theirs goes untested.
+# fmt: off
+PURE = (
+    "errors", "events", "identify", "layout", "machine", "manifest", "model_paths", "models", "planner", "redact",
+    "report", "safe_path", "torch_build", "transfer", "words", "yaml_values",
+)
+# fmt: on
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "uv"
+nox.options.error_on_missing_interpreters = False
+nox.options.sessions = ["lint", "types", "unit", "contract", "integration", "readme", "minimums"]
+
+
+def sync(session: nox.Session, *groups: str) -> None:
+    """Install the project and those groups of it, as locked."""
+    chosen = [f"--group={group}" for group in groups]
+    environ = {"UV_PROJECT_ENVIRONMENT": session.virtualenv.location}
+    python = f"--python={session.virtualenv.location}"
+    session.run_install("uv", "sync", "--locked", "--no-default-groups", *chosen, python, env=environ, external=True)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Run ruff, its formatter, codespell, and compare the locked lists with the lock."""
+    sync(session, "test", "lint")
+    session.run("python", "scripts/run_checks.py", "--here", "lint")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Run mypy once for each system."""
+    sync(session, "test", "lint")
+    session.run("python", "scripts/run_checks.py", "--here", "types")
+
+
+@nox.session(python=PYTHONS)
+def unit(session: nox.Session) -> None:
+    """Run the unit tests; on one Python also see that no branch of a decision goes untested."""
+    sync(session, "test")
+    if session.python != PYTHONS[-2] or session.posargs:
+        session.run("pytest", "tests/unit", *session.posargs)
+        return
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", "tests/unit")
+    session.run("coverage", "combine")
+    files = ",".join(f"provisioner/{name}.py" for name in PURE)
+    session.run("coverage", "report", f"--include={files}", "--fail-under=100")
+
+
+@nox.session
+def contract(session: nox.Session) -> None:
+    """Run the adapters against what the real things said."""
+    sync(session, "test")
+    session.run("pytest", "tests/contract", *session.posargs)
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """Run the whole program, on loopback and in scratch folders."""
+    sync(session, "test")
+    session.run("pytest", "tests/integration", *session.posargs)
+
+
+@nox.session(default=False)
+def coverage(session: nox.Session) -> None:
+    """Run every test and see that 95 % of the branches were taken."""
+    sync(session, "test")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine")
+    session.run("coverage", "report", "--fail-under=95")
+
+
+@nox.session
+def readme(session: nox.Session) -> None:
+    """Compare README.md with the program; ``nox -s readme -- --write`` puts it right."""
+    sync(session)
+    session.run("python", "scripts/check_readme.py", *session.posargs)
+
+
+@nox.session(python=OLDEST)
+def minimums(session: nox.Session) -> None:
+    """Run the tests with the oldest Python and the oldest versions that pyproject.toml admits."""
+    session.install("--resolution=lowest-direct", "--group=test", "-e", ".")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(default=False)
+def gpu(session: nox.Session) -> None:
+    """Run what needs a CUDA device, on a machine that has one."""
+    sync(session, "test")
+    session.run("pytest", "-m", "gpu", "tests/gpu", *session.posargs)

@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""Check that README.md says what the program says; ``--write`` puts it right.
+
+Two things are compared.  The table whose header is ``| exit | code | when |`` has a row for every exit status, and in
+it every code of ``provisioner/errors.py``; the last column is the author's.  A block fenced as ```` ```help ```` or
+```` ```help verify ```` holds what ``klein-setup --help`` or ``klein-setup verify --help`` prints 100 columns wide.
+Line breaks are not compared: argparse breaks lines differently from one Python to the next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from provisioner import errors  # noqa: E402 - found through the line above when run as a script
+from provisioner.errors import KleinError  # noqa: E402
+
+HEADER = ("exit", "code", "when")
+HELP_BLOCK = re.compile(r"^```help(?: ([a-z -]+))?\n(.*?)^```$", re.M | re.S)
+NO_ERROR = {
+    errors.EXIT_OK: "The machine is as the manifest asks, or the plan was printed.",
+    errors.EXIT_FINDINGS: "`verify` found something; nothing went wrong in looking.",
+    errors.EXIT_DEFECT: "A defect of ours; the log and where to report it are shown.",
+    errors.EXIT_INTERRUPTED: "Interrupted with Ctrl-C.",
+    errors.EXIT_TERMINATED: "Terminated by the system.",
+}
+
+
+def every_error(base: type[KleinError] = KleinError) -> Iterator[type[KleinError]]:
+    """Yield the classes below `base` that the package defines."""
+    for child in base.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield child
+            yield from every_error(child)
+
+
+def codes_by_status() -> dict[int, list[str]]:
+    """Return the codes of each exit status, the general one first; none for a status that is no error."""
+    found: dict[int, list[str]] = {status: [] for status in NO_ERROR}
+    for error in sorted(set(every_error()), key=lambda error: (len(error.__mro__), error.code)):
+        found.setdefault(error.exit_status, []).append(error.code)
+    return dict(sorted(found.items()))
+
+
+def reason(status: int) -> str:
+    """Return what to write in the last column of a row that has no text yet."""
+    if status in NO_ERROR:
+        return NO_ERROR[status]
+    kinds = [error for error in KleinError.__subclasses__() if error.exit_status == status]
+    first_lines = [(kind.__doc__ or "").strip().splitlines()[0] for kind in kinds]
+    return " ".join(line.replace("``", "`").split(": the base of")[0].rstrip(".") + "." for line in first_lines)
+
+
+# --- the table of exit statuses ----------------------------------------------------------------
+
+
+def cells(line: str) -> tuple[str, ...]:
+    """Return the cells of one row of a Markdown table."""
+    return tuple(cell.strip() for cell in line.strip().strip("|").split("|"))
+
+
+def find_exit_table(text: str) -> tuple[int, int] | None:
+    """Return (first line, line after the last) of the table of exit statuses, None where there is none."""
+    lines = text.splitlines()
+    for start, line in enumerate(lines):
+        if line.startswith("|") and cells(line) == HEADER:
+            end = start
+            while end < len(lines) and lines[end].startswith("|"):
+                end += 1
+            return start, end
+    return None
+
+
+def rows_of(text: str) -> dict[str, tuple[str, str]]:
+    """Return (code, when) of each row of the table of exit statuses, by what its first cell says."""
+    place = find_exit_table(text)
+    if place is None:
+        return {}
+    rows = [cells(line) for line in text.splitlines()[place[0] + 2 : place[1]]]
+    return {row[0].strip("`*"): (row[1], row[2]) for row in rows if len(row) == len(HEADER)}
+
+
+def complaints_about_exit_table(text: str) -> list[str]:
+    """Return where the table of exit statuses and the program differ, a sentence each."""
+    if find_exit_table(text) is None:
+        return ["README.md has no table with the header | exit | code | when |"]
+    rows = rows_of(text)
+    wanted = codes_by_status()
+    found = [f"exit status {status} is not one of the program's" for status in rows if status not in map(str, wanted)]
+    for status, codes in wanted.items():
+        if str(status) not in rows:
+            found.append(f"exit status {status} is missing")
+            continue
+        code, when = rows[str(status)]
+        shown = re.findall(r"`([^`]+)`", code)
+        found += [f"exit status {status}: `{each}` is not its code" for each in shown if each not in codes]
+        found += [f"exit status {status}: `{each}` is missing" for each in codes if each not in shown]
+        if not when:
+            found.append(f"exit status {status} does not say when")
+    return found
+
+
+def with_exit_table(text: str) -> str:
+    """Return `text` with the table as the program has it, the author's last column kept."""
+    place = find_exit_table(text)
+    if place is None:
+        return text
+    rows = rows_of(text)
+    table = ["| exit | code | when |", "| --- | --- | --- |"]
+    for status, codes in codes_by_status().items():
+        when = rows.get(str(status), ("", ""))[1] or reason(status)
+        table.append(f"| {status} | {', '.join(f'`{code}`' for code in codes)} | {when} |".replace("|  |", "| |"))
+    lines = text.splitlines()
+    return "\n".join([*lines[: place[0]], *table, *lines[place[1] :]]) + "\n"
+
+
+# --- blocks of help ----------------------------------------------------------------------------
+
+
+def program_help(command: str) -> str:
+    """Return what ``klein-setup COMMAND --help`` prints, 100 columns wide and without colour.
+
+    Raises
+    ------
+    CalledProcessError
+        There is no such command.
+    """
+    environ = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "PYTHON_COLORS": "0", "PYTHONUTF8": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "provisioner", *command.split(), "--help"],
+        cwd=ROOT,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        check=True,
+    )
+    return done.stdout
+
+
+def same_words(shown: str, printed: str) -> bool:
+    r"""Whether two help texts differ in nothing but line breaks and what Python versions write differently.
+
+    Python 3.13 writes ``-q, --quiet N`` where older ones write ``-q N, --quiet N``.
+
+    >>> same_words("usage: a\n  [-h]", "usage: a [-h]")
+    True
+    >>> same_words("-o N, --out N  where", "-o, --out N  where")
+    True
+    >>> same_words("-o N, --out N  where", "-o, --out N  why")
+    False
+    """
+
+    def words(text: str) -> str:
+        plain = " ".join(text.split())
+        return re.sub(r"(^| )(-\w) (\S+), (--[\w-]+) \3(?= |$)", r"\1\2, \4 \3", plain)
+
+    return words(shown) == words(printed)
+
+
+def with_help(text: str, ask: Callable[[str], str]) -> str:
+    """Return `text` with each stale block of help replaced by what the program prints."""
+
+    def renewed(match: re.Match[str]) -> str:
+        printed = ask(match[1] or "")
+        if same_words(match[2], printed):
+            return match[0]
+        fence = f"```help {match[1]}" if match[1] else "```help"
+        return f"{fence}\n{printed.rstrip()}\n```"
+
+    return HELP_BLOCK.sub(renewed, text)
+
+
+def main() -> int:
+    """Print the difference and what is missing; return 1 if there is any."""
+    parser = argparse.ArgumentParser(description="Check that README.md says what the program says.")
+    parser.add_argument("--write", action="store_true", help="put README.md right")
+    arguments = parser.parse_args()
+    readme = ROOT / "README.md"
+    before = readme.read_text(encoding="utf-8")
+    stale = complaints_about_exit_table(before)
+    after = with_help(with_exit_table(before) if stale else before, program_help)
+    for line in stale:
+        print(line)
+    print(
+        "".join(difflib.unified_diff(before.splitlines(True), after.splitlines(True), "README.md", "the program")),
+        end="",
+    )
+    if arguments.write and after != before:
+        readme.write_text(after, encoding="utf-8", newline="\n")
+        return 1 if complaints_about_exit_table(after) else 0
+    return 1 if stale or after != before else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""Environment hygiene for every test: nothing of the developer's settings, tokens or caches reaches one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+
+import pytest
+
+DROPPED = ("HF_", "HUGGINGFACE_", "HUGGING_FACE_", "KLEIN_SETUP_", "COMFYUI_")
+DROPPED_NAMES = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "TRANSFORMERS_CACHE")
+
+_SCRATCH = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Clean the environment before the first import: the Hub's client reads it once, then never again."""
+    for name in list(os.environ):
+        if name.startswith(DROPPED) or name in DROPPED_NAMES:
+            del os.environ[name]
+    config.stash[_SCRATCH] = tempfile.mkdtemp(prefix="klein-setup-tests-")
+    os.environ["HF_HOME"] = config.stash[_SCRATCH]
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the cache folder that stood in for the developer's."""
+    shutil.rmtree(config.stash[_SCRATCH], ignore_errors=True)

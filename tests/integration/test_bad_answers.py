@@ -1,0 +1,262 @@
+"""Servers that say something else than they should, and servers that are not there."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from provisioner.rehearsal.faults import (
+    CutAfter,
+    Endless,
+    Fault,
+    HtmlPage,
+    IgnoreRange,
+    LoginRedirect,
+    OmitHeader,
+    RedirectElsewhere,
+    Status,
+    WrongBytes,
+    WrongLinkedEtag,
+    WrongLinkedSize,
+    WrongTotal,
+)
+from tests.support.world import MIB, MIRROR, REPOSITORY, REVISION, TOKEN, Running, Wanted, World, tensors
+
+FILENAME = Wanted(data=b"").filename
+SIZE = 2 * MIB
+LARGE = 37 * MIB
+Place = Literal["content", "hub", "head"]
+
+
+# --- answers that are refused ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """An answer that is no use, and how the run ends."""
+
+    fault: Fault
+    status: int
+    code: str
+    says: str
+    on: Place = "content"
+    is_direct: bool = False
+    most_content: int = 0  # bytes of content that may have been sent before it was noticed
+
+
+PAGE = HtmlPage().page
+REFUSED = {
+    "a wrong X-Linked-Size": Refused(
+        fault=WrongLinkedSize(SIZE + 1), on="head", status=7, code="size-mismatch", says="2,097,153 bytes instead of"
+    ),
+    "a wrong X-Linked-Etag": Refused(
+        fault=WrongLinkedEtag("ab" * 32), on="head", status=7, code="not-the-file", says="Nothing was fetched"
+    ),
+    "a wrong length of a direct answer": Refused(
+        fault=WrongLinkedSize(SIZE - 1), on="head", is_direct=True, status=7, code="size-mismatch", says="2,097,151"
+    ),
+    "a wrong total in Content-Range": Refused(
+        fault=WrongTotal(SIZE + 9), status=7, code="size-mismatch", says="2,097,161 bytes", most_content=SIZE
+    ),
+    "a login page instead of the file": Refused(
+        fault=LoginRedirect(), status=7, code="not-the-file", says="a web page instead of", most_content=1000
+    ),
+    "a login page when asked where the file is": Refused(
+        fault=LoginRedirect(), on="head", status=7, code="not-the-file", says="a web page instead of"
+    ),
+    "a web page of another size": Refused(
+        fault=HtmlPage(), status=7, code="not-the-file", says="a web page instead of", most_content=len(PAGE)
+    ),
+    "a web page of the same size": Refused(
+        fault=HtmlPage(PAGE + b" " * (SIZE - len(PAGE))),
+        status=7,
+        code="hash-mismatch",
+        says="other bytes than the manifest names",
+        most_content=2 * SIZE,
+    ),
+    "a redirect in a circle": Refused(
+        fault=RedirectElsewhere(f"/{REPOSITORY}/resolve/{REVISION}/{FILENAME}"),
+        on="head",
+        status=5,
+        code="server-error",
+        says="in circles",
+    ),
+    "a redirect of the content in a circle": Refused(
+        fault=RedirectElsewhere("?again"), status=5, code="server-error", says="in circles"
+    ),
+    "a redirect to a file of this computer": Refused(
+        fault=RedirectElsewhere("file:///etc/passwd"), on="head", status=5, code="server-error", says="to nowhere"
+    ),
+    "a redirect of the content to a file of this computer": Refused(
+        fault=RedirectElsewhere("file:///etc/passwd"), status=5, code="server-error", says="to nowhere"
+    ),
+    "a 451": Refused(fault=Status(451), on="head", status=6, code="repository-not-found", says=REPOSITORY),
+    "a 418": Refused(fault=Status(418), on="head", status=5, code="server-error", says="answers 418"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED.keys())
+def test_refuses(world: World, case: Refused) -> None:
+    world.publish(tensors(SIZE), is_direct=case.is_direct)
+    world.hub.fault(case.fault, on=case.on, times=None)
+    done = world.install("--json")
+    assert (done.returncode, done.codes) == (case.status, [case.code]), done.stderr
+    assert case.says in done.said
+    assert done.json["errors"][0]["hint"]
+    assert done.seconds < 10
+    assert world.bytes_served() <= case.most_content
+    world.assert_nothing_placed()
+
+
+def test_refuses_a_wrong_size_before_the_first_byte(world: World) -> None:
+    world.publish(tensors(SIZE))
+    world.hub.fault(WrongLinkedSize(SIZE * 2), on="head", times=None)
+    done = world.install()
+    assert done.returncode == 7
+    assert world.gets() == []
+    assert len(world.heads()) == 1
+    assert not world.part().exists() or world.bytes_in_log() == 0
+
+
+@pytest.mark.parametrize("is_range_ignored", [False, True], ids=["of a range", "of the whole file"])
+def test_reads_no_more_of_an_endless_body_than_the_file_has(world: World, is_range_ignored: bool) -> None:
+    """The body is chunked and goes on for gigabytes; nothing beyond the file's size may reach the disk."""
+    world.publish(tensors(SIZE))
+    if is_range_ignored:
+        world.hub.fault(IgnoreRange())  # from now on the whole is asked for, without a range
+    world.hub.fault(Endless(), times=None)
+    done = world.install("--json")
+    assert done.seconds < 10
+    assert done.returncode == (7 if is_range_ignored else 0), done.stderr
+    on_disk = [path.stat().st_size for path in world.tree.rglob("*.safetensors*")]
+    assert max(on_disk) <= SIZE
+
+
+def test_takes_the_second_source_when_the_first_says_no(world: World) -> None:
+    (wanted,) = world.publish(Wanted(data=tensors(SIZE), repositories=(REPOSITORY, MIRROR)))
+    world.hub.fault(Status(404, (("X-Error-Code", "EntryNotFound"),)), on="head")
+    done = world.install()
+    assert done.returncode == 0, done.stderr
+    world.assert_in_place(wanted)
+    assert MIRROR in world.receipt()["vae/small.safetensors"]["source"]
+
+
+def test_names_every_source_when_all_fail(world: World) -> None:
+    world.publish(Wanted(data=tensors(SIZE), repositories=(REPOSITORY, MIRROR)))
+    world.hub.fault(Status(404, (("X-Error-Code", "EntryNotFound"),)), on="head")
+    world.hub.fault(WrongBytes(), times=None)
+    done = world.install("--json")
+    assert (done.returncode, done.codes) == (7, ["hash-mismatch"])  # wrong bytes weigh more than a 404
+    assert f"{MIRROR}@" in done.said
+    assert f"{REPOSITORY} has no file" in done.said
+
+
+# --- answers that are odd and fine ---------------------------------------------------------------------
+
+
+def test_follows_a_renamed_repository_on_the_same_origin(world: World) -> None:
+    (wanted,) = world.publish(tensors(SIZE))
+    world.hub.rename(REPOSITORY, "org/new-name")
+    done = world.install()
+    assert done.returncode == 0, done.stderr
+    assert [each.authorization for each in world.heads()] == [f"Bearer {TOKEN}"] * 2
+    assert "new-name" in world.heads()[1].path
+    world.assert_in_place(wanted)
+
+
+@pytest.mark.parametrize("size", [SIZE, LARGE])
+def test_takes_the_bytes_from_a_mirror_that_answers_directly(world: World, size: int) -> None:
+    (wanted,) = world.publish(tensors(size), is_direct=True)
+    world.hub.fault(CutAfter(0.5))
+    done = world.install()
+    assert done.returncode == 0, done.stderr
+    assert {each.listener for each in world.hub.requests} == {"hub"}
+    assert world.bytes_served() == size
+    world.assert_in_place(wanted)
+
+
+@pytest.mark.parametrize("header", ["ETag", "X-Repo-Commit", "Accept-Ranges", "Content-Length", "Date"])
+def test_a_mirror_may_leave_headers_out(world: World, header: str) -> None:
+    world.publish(tensors(SIZE), is_direct=True)
+    for place in ("head", "content"):
+        world.hub.fault(OmitHeader(header), on=place, times=None)  # type: ignore[arg-type]
+    done = world.install()
+    assert done.returncode == 0, done.stderr
+    world.assert_in_place()
+
+
+def test_a_mirror_without_head_is_asked_for_ranges_all_the_same(world: World) -> None:
+    world.publish(tensors(SIZE), is_direct=True)
+    world.hub.fault(Status(405), on="head", times=None)
+    assert world.install().returncode == 0
+    world.assert_in_place()
+
+
+def test_a_small_file_comes_from_the_hub_itself(world: World) -> None:
+    (wanted,) = world.publish(Wanted(data=b'{"hidden_size": 32}\n', name="config.json", folder="vae"))
+    done = world.install()
+    assert done.returncode == 0, done.stderr
+    assert {each.listener for each in world.hub.requests} == {"hub"}
+    world.assert_in_place(wanted)
+
+
+# --- servers that are not there ------------------------------------------------------------------------
+
+PASSWORD = "pass-word-without-a-shape"
+ABSENT = {
+    "a closed port": "127.0.0.1 could not be reached",
+    "a host name that does not exist": "no-such-host.invalid could not be reached",
+    "a server that speaks another language": "127.0.0.1 could not be reached",
+    "an address with a password in it": "127.0.0.1 could not be reached",
+}
+
+
+def speak_ssh(listener: socket.socket) -> None:
+    """Greet every caller as an SSH server does, and hang up."""
+    with contextlib.suppress(OSError):
+        while True:
+            caller, _ = listener.accept()
+            with caller:
+                caller.sendall(b"SSH-2.0-OpenSSH_9.2p1\r\n")
+
+
+@pytest.fixture(scope="module")
+def absent(make_world: Callable[[], World]) -> Iterator[dict[str, tuple[World, Running]]]:
+    """Start a run against each; they spend their time waiting, so they do it side by side."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        closed = free.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=speak_ssh, args=(listener,), daemon=True).start()
+        endpoints = {
+            "a closed port": f"http://127.0.0.1:{closed}",
+            "a host name that does not exist": "http://no-such-host.invalid",
+            "a server that speaks another language": f"http://127.0.0.1:{listener.getsockname()[1]}",
+            "an address with a password in it": f"http://person:{PASSWORD}@127.0.0.1:{closed}/?token={PASSWORD}",
+        }
+        runs = {}
+        for name, endpoint in endpoints.items():
+            world = make_world()
+            world.publish(tensors(SIZE))
+            runs[name] = world, world.start("install", "--json", "--verbose", "--endpoint", endpoint)
+        yield runs
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_says_that_the_hub_cannot_be_reached(name: str, absent: dict[str, tuple[World, Running]]) -> None:
+    world, running = absent[name]
+    done = running.wait()
+    assert (done.returncode, done.codes) == (5, ["unreachable"]), done.stderr
+    assert ABSENT[name] in done.json["errors"][0]["message"]
+    assert "HF_ENDPOINT" in done.json["errors"][0]["hint"]
+    assert PASSWORD not in done.stdout + done.stderr
+    assert world.hub.requests == ()
+    world.assert_nothing_placed()

@@ -1,0 +1,152 @@
+"""Small values for tests: say what matters, the rest is filled in."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from provisioner.layout import folder_roots
+from provisioner.models import (
+    Artifact,
+    ArtifactSet,
+    Check,
+    ComfyFile,
+    ComfyTarget,
+    Destination,
+    FileSystem,
+    Gpu,
+    HubBlob,
+    HubFile,
+    Inventory,
+    Licence,
+    LocalCopy,
+    Lookalike,
+    Machine,
+    Manifest,
+    Variant,
+)
+
+COMMIT = "5e0a" * 10
+OTHER_COMMIT = "c0de" * 10
+MODELS = Path("/models").absolute()
+GIB = 1024**3
+
+
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 of some bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def hub_file(filename: str = "split_files/vae/vae.safetensors", **more: Any) -> HubFile:
+    """Return a file on the Hub."""
+    return HubFile(**{"repo_id": "org/name", "revision": COMMIT, "filename": filename, **more})
+
+
+def artifact(data: bytes = b"the right bytes", **more: Any) -> Artifact:
+    """Return an artifact whose content is `data`."""
+    artifact_id = more.get("id", "vae")
+    name = more.get("name", f"{artifact_id}.safetensors")
+    values: dict[str, Any] = {
+        "id": artifact_id,
+        "role": "vae",
+        "name": name,
+        "folder": "vae",
+        "size": len(data),
+        "sha256": sha256(data),
+        "sources": (hub_file(f"split_files/vae/{name}"),),
+    }
+    return Artifact(**{**values, **more})
+
+
+def variant(data: bytes, what: str = "as good", **more: Any) -> Variant:
+    """Return other bytes that are as good."""
+    return Variant(size=len(data), sha256=sha256(data), what=what, **more)
+
+
+def lookalike(data: bytes, what: str = "The base model, not the distilled one.") -> Lookalike:
+    """Return bytes that are known to be something else."""
+    return Lookalike(size=len(data), sha256=sha256(data), what=what)
+
+
+def artifact_set(*artifacts: Artifact, **more: Any) -> ArtifactSet:
+    """Return a set of artifacts for a ComfyUI tree."""
+    return ArtifactSet(**{"id": "fp8", "title": "A set", "target": "comfyui", "artifacts": artifacts, **more})
+
+
+def manifest(*sets: ArtifactSet, **more: Any) -> Manifest:
+    """Return a manifest with some sets; the first is the default."""
+    chosen = sets or (artifact_set(artifact()),)
+    values: dict[str, Any] = {
+        "schema_version": 1,
+        "id": "klein",
+        "title": "A manifest",
+        "licence": Licence(name="Apache-2.0", url="https://example.org/licence", is_commercial_use_allowed=True),
+        "default_set": chosen[0].id,
+        "sets": chosen,
+        "artifacts": tuple({each.id: each for one in chosen for each in one.artifacts}.values()),
+        "sha256": "0" * 64,
+    }
+    return Manifest(**{**values, **more})
+
+
+def gpu(**more: Any) -> Gpu:
+    """Return an NVIDIA GPU of 24 GiB."""
+    values: dict[str, Any] = {"vendor": "nvidia", "name": "A card", "index": 0, "memory_total_bytes": 24 * GIB}
+    return Gpu(**{**values, "compute_capability": (8, 9), **more})
+
+
+def machine(*gpus: Gpu, **more: Any) -> Machine:
+    """Return a Linux machine with these GPUs."""
+    values: dict[str, Any] = {"os": "linux", "os_release": "6.1", "is_wsl": False, "architecture": "x86_64"}
+    return Machine(**{**values, "libc": "glibc 2.36", "python_version": "3.11.7", "gpus": gpus, **more})
+
+
+def comfy_target(models: Path = MODELS) -> ComfyTarget:
+    """Return a ComfyUI tree with nothing but its models folder."""
+    return ComfyTarget(given=models, models=models, folders=folder_roots(models))
+
+
+def comfy_file(wanted: Artifact, root: Path = MODELS) -> ComfyFile:
+    """Return where an artifact goes in a tree."""
+    assert wanted.folder is not None
+    return ComfyFile(root=root, relative=PurePosixPath(wanted.folder, wanted.name))
+
+
+def hub_blob(cache: Path, wanted: Artifact, **more: Any) -> HubBlob:
+    """Return where an artifact goes in an HF cache."""
+    source = wanted.sources[0]
+    assert isinstance(source, HubFile)
+    values: dict[str, Any] = {
+        "root": cache / ("models--" + source.repo_id.replace("/", "--")),
+        "revision": source.revision,
+        "filename": source.filename,
+        "is_lfs": wanted.is_lfs,
+    }
+    return HubBlob(**{**values, **more})
+
+
+def file_system(path: Path = MODELS, *, device: int = 1, free_bytes: int = 10**12) -> FileSystem:
+    """Return a file system."""
+    return FileSystem(path=path, device=device, total_bytes=10**13, free_bytes=free_bytes)
+
+
+def check(wanted: Artifact, status: str = "ok", **more: Any) -> Check:
+    """Return a comparison that came out as `status`."""
+    basis = {"ok": "receipt", "missing": "none", "unreadable": "none", "size-mismatch": "size"}.get(status, "sha256")
+    destination: Destination = more.pop("destination", None) or comfy_file(wanted)
+    values: dict[str, Any] = {"status": status, "basis": basis, "device": 1, "is_recorded": status == "ok"}
+    if status == "size-mismatch":
+        values["observed_size"] = wanted.size + 1
+    return Check(artifact=wanted, destination=destination, **{**values, **more})
+
+
+def local_copy(wanted: Artifact, path: Path, *, device: int = 1, **more: Any) -> LocalCopy:
+    """Return a file elsewhere that may hold an artifact's bytes."""
+    values: dict[str, Any] = {"origin": "--look-in", "size": wanted.size, "sha256": wanted.sha256}
+    return LocalCopy(artifact_id=wanted.id, path=path, device=device, **{**values, **more})
+
+
+def inventory(*checks: Check, **more: Any) -> Inventory:
+    """Return what lies in a tree."""
+    return Inventory(**{"target": comfy_target(), "checks": checks, "file_systems": (file_system(),), **more})

@@ -1,0 +1,246 @@
+"""The engine's ports in memory: a store whose files are a dictionary, a fetcher that follows a script."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from provisioner.errors import HashMismatchError, KleinError, UnreadableError
+from provisioner.models import Artifact, Destination, FileSystem, LocalCopy, Source, Variant
+from provisioner.ports import Claim, HashProgress, Part, Proof, Stamp, TransferProgress
+from tests.support.builders import file_system
+
+BLOCK = 4
+
+
+def proof_of(data: bytes) -> Proof:
+    """Return the proof of some bytes."""
+    return Proof(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+class MemoryPart:
+    """A growing file in memory, in blocks of four bytes."""
+
+    def __init__(self, store: MemoryStore, destination: Destination, artifact: Artifact) -> None:
+        self.block_size = BLOCK
+        self.size = artifact.size
+        self.data = bytearray(self.size)
+        self.resets = 0
+        self._store = store
+        self._path = destination.path
+        held = store.held.get(self._path, b"")
+        self.data[: len(held)] = held
+        self._blocks = set(range(len(held) // BLOCK))
+        self.resumed_bytes = len(self._blocks) * BLOCK
+
+    def __enter__(self) -> MemoryPart:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._path in self._store.unfinished:
+            self._store.held[self._path] = bytes(self.data[: self.frontier])
+
+    @property
+    def frontier(self) -> int:
+        missing = self.missing_blocks()
+        return missing[0] * BLOCK if missing else self.size
+
+    @property
+    def hashed(self) -> int:
+        return self.frontier
+
+    def missing_blocks(self) -> list[int]:
+        return [index for index in range(-(-self.size // BLOCK)) if index not in self._blocks]
+
+    def has_block(self, index: int) -> bool:
+        return index in self._blocks
+
+    def write(self, offset: int, data: bytes) -> None:
+        if self._store.write_error is not None:
+            raise self._store.write_error
+        self.data[offset : offset + len(data)] = data
+
+    def finish_block(self, index: int, sha256: str) -> None:
+        self._blocks.add(index)
+
+    def reset(self) -> None:
+        self.resets += 1
+        self.resumed_bytes = 0
+        self._blocks.clear()
+        self._store.held.pop(self._path, None)
+
+    def seal(self, progress: Callable[[], None]) -> Proof:
+        assert not self.missing_blocks()
+        progress()
+        return proof_of(bytes(self.data))
+
+    def commit(self) -> None:
+        self._store.unfinished.discard(self._path)
+        self._store.held.pop(self._path, None)
+        self._store.put(self._path, bytes(self.data))
+
+    def keep_as_bad(self) -> Path:
+        self._store.unfinished.discard(self._path)
+        bad = self._path.with_name(self._path.name + ".bad")
+        self._store.put(bad, bytes(self.data))
+        return bad
+
+
+@dataclass
+class MemoryStore:
+    """Files in a dictionary; every write gives a file another stamp."""
+
+    files: dict[Path, bytes] = field(default_factory=dict)
+    unreadable: dict[Path, str] = field(default_factory=dict)
+    claims: dict[Path, Claim] = field(default_factory=dict)
+    held: dict[Path, bytes] = field(default_factory=dict)
+    unfinished: set[Path] = field(default_factory=set)
+    aside: list[tuple[Path, str]] = field(default_factory=list)
+    recorded: list[tuple[Path, str, str]] = field(default_factory=list)  # path, SHA-256, source
+    proved: list[Path] = field(default_factory=list)
+    parts: list[MemoryPart] = field(default_factory=list)
+    devices: dict[Path, FileSystem] = field(default_factory=dict)
+    write_error: KleinError | None = None
+    place_error: KleinError | None = None
+    while_reading: Callable[[Path], None] = lambda path: None
+    outside: Callable[[Destination], None] = lambda destination: None
+    _stamps: dict[Path, int] = field(default_factory=dict)
+    _inodes: dict[Path, int] = field(default_factory=dict)
+    _clock: int = 0
+
+    def put(self, path: Path, data: bytes) -> None:
+        """Write a file."""
+        self._clock += 1
+        self.files[path] = data
+        self._stamps[path] = self._clock
+        self._inodes.setdefault(path, self._clock)
+
+    def link(self, path: Path, other: Path) -> None:
+        """Give a file a second name."""
+        self.files[other] = self.files[path]
+        self._stamps[other], self._inodes[other] = self._stamps[path], self._inodes[path]
+
+    def rot(self, path: Path, data: bytes) -> None:
+        """Change a file's bytes and nothing that a stamp shows."""
+        assert len(data) == len(self.files[path])
+        self.files[path] = data
+
+    def claim_now(self, path: Path, artifact_id: str = "vae") -> None:
+        """Write a receipt of what lies there."""
+        stamp = self.stamp(path)
+        assert stamp is not None
+        proof = proof_of(self.files[path])
+        self.claims[path] = Claim(artifact_id=artifact_id, stamp=stamp, proof=proof, source="earlier")
+
+    # --- the port --------------------------------------------------------------------------------
+
+    def stamp(self, path: Path) -> Stamp | None:
+        if path in self.unreadable:
+            raise UnreadableError(f"{path}: {self.unreadable[path]}")
+        if path not in self.files:
+            return None
+        tick = self._stamps.setdefault(path, 0)
+        inode = self._inodes.setdefault(path, 1000 + len(self._inodes))
+        return Stamp(size=len(self.files[path]), mtime_ns=tick, ctime_ns=tick, inode=inode, device=1)
+
+    def claim(self, destination: Destination) -> Claim | None:
+        return self.claims.get(destination.path)
+
+    def prove(self, path: Path, *, progress: HashProgress, with_blocks: bool = False) -> Proof:
+        self.proved.append(path)
+        if path not in self.files:
+            raise UnreadableError(f"{path} is gone")
+        data = self.files[path]
+        for count in (1, 2, len(data)):
+            progress(count)
+        self.while_reading(path)
+        return proof_of(data)
+
+    def head(self, path: Path) -> bytes:
+        return self.files[path][:1000]
+
+    def held_bytes(self, destination: Destination, artifact: Artifact) -> int:
+        return len(self.held.get(destination.path, b""))
+
+    def file_system(self, destination: Destination) -> FileSystem:
+        return self.devices.get(destination.path.parent, file_system())
+
+    def check_inside(self, destination: Destination) -> None:
+        self.outside(destination)
+
+    def part(self, destination: Destination, artifact: Artifact) -> AbstractContextManager[MemoryPart]:
+        part = MemoryPart(self, destination, artifact)
+        self.unfinished.add(destination.path)
+        self.parts.append(part)
+        return part
+
+    def place_copy(
+        self, copy: LocalCopy, destination: Destination, artifact: Artifact, *, progress: HashProgress
+    ) -> tuple[str, Proof]:
+        if self.place_error is not None:
+            raise self.place_error
+        if self.stamp(copy.path) is None:
+            raise UnreadableError(f"{copy.path} is gone")
+        proof = self.prove(copy.path, progress=progress)
+        if proof.sha256 != copy.sha256:
+            raise HashMismatchError(f"{copy.path} holds other bytes")
+        self.put(destination.path, self.files[copy.path])
+        return "hard-linked", proof
+
+    def set_aside(self, destination: Destination, reason: str) -> Path:
+        self.unreadable.pop(destination.path, None)
+        data = self.files.pop(destination.path, b"")
+        moved_to = destination.root / ".klein-setup" / "aside" / str(len(self.aside)) / destination.path.name
+        self.put(moved_to, data)
+        self.aside.append((destination.path, reason))
+        return moved_to
+
+    def record(self, destination: Destination, artifact: Artifact, proof: Proof, source: str) -> None:
+        stamp = self.stamp(destination.path)
+        assert stamp is not None
+        self.claims[destination.path] = Claim(artifact_id=artifact.id, stamp=stamp, proof=proof, source=source)
+        self.recorded.append((destination.path, proof.sha256, source))
+
+    @contextlib.contextmanager
+    def lock(self, destinations: Sequence[Destination]) -> Iterator[None]:
+        yield
+
+
+@dataclass
+class ScriptedFetcher:
+    """Serves each source what the script says, one entry per call: the whole content, or an error."""
+
+    script: Mapping[Source, Sequence[bytes | BaseException]]
+    asked: list[Source] = field(default_factory=list)
+
+    def fetch(
+        self, source: Source, artifact: Artifact, part: Part, *, progress: Callable[[TransferProgress], None]
+    ) -> str:
+        answer = self.script[source][self.asked.count(source)]
+        self.asked.append(source)
+        if isinstance(answer, BaseException):
+            raise answer
+        received = 0
+        for index in part.missing_blocks():
+            piece = answer[index * BLOCK : (index + 1) * BLOCK]
+            part.write(index * BLOCK, piece)
+            part.finish_block(index, hashlib.sha256(piece).hexdigest())
+            received += len(piece)
+            progress(TransferProgress(received=received, rate_bytes_s=1.0, connections=1, attempt=1))
+        return f"the source of {getattr(source, 'filename', source)}"
+
+
+@dataclass
+class ListedFinder:
+    """Finds what it was given, whatever is asked for."""
+
+    copies: tuple[LocalCopy, ...] = ()
+    asked: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)  # artifact, SHA-256 of each content
+
+    def find(self, artifact: Artifact, contents: Sequence[Variant]) -> tuple[LocalCopy, ...]:
+        self.asked.append((artifact.id, tuple(content.sha256 for content in contents)))
+        return tuple(copy for copy in self.copies if copy.artifact_id == artifact.id)

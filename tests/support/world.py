@@ -1,0 +1,469 @@
+"""A small world for one test: an embedded hub, a manifest, a scratch home, and the real command in a real process.
+
+After every run the world looks at itself with other eyes than the program's own: no wrong bytes under a final name,
+no token and no signature in anything that was said or written, no token shown to the content network.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from provisioner.models import BLOCK_SIZE, STATE_FOLDER
+from provisioner.rehearsal.hub import RehearsalHub
+from provisioner.rehearsal.wire import Recorded
+
+ROOT = Path(__file__).resolve().parents[2]
+REPOSITORY = "org/small-klein"
+MIRROR = "org/small-klein-mirror"
+REVISION = "5e0a" * 10
+TOKEN = "hf_" + "OnlyForThisTest" + "Qz7" * 6
+"""Has the shape of a real one; valid at the hub, and given to every run unless a test says otherwise."""
+
+MIB = 1024 * 1024
+_SMALL_TEXT = 2 * MIB
+
+
+@functools.lru_cache(maxsize=16)
+def tensors(size: int, seed: int = 0) -> bytes:
+    """Return a well-formed safetensors file of exactly `size` bytes; other seeds give other bytes."""
+    entry = {"weight": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}
+    head = json.dumps(entry).encode().ljust(120)
+    payload = size - 8 - len(head)
+    entry["weight"].update(shape=[payload], data_offsets=[0, payload])
+    head = json.dumps(entry).encode().ljust(120)
+    if size < 8 + 120 or len(head) != 120:
+        message = f"{size} bytes are not enough, or too many"
+        raise ValueError(message)
+    return struct.pack("<Q", len(head)) + head + random.Random(f"{seed}:{size}").randbytes(payload)
+
+
+def sha256_of(data: bytes | Path) -> str:
+    """Return the SHA-256 of bytes, or of a file's bytes, in hex."""
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).hexdigest()
+    with data.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() if sys.version_info >= (3, 11) else _slowly(data)
+
+
+def _slowly(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def eventually(is_so: Callable[[], bool], *, what: str, timeout_s: float = 20.0) -> None:
+    """Wait until something is so; fail the test when it takes longer than `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s in vain until {what}"
+        time.sleep(0.01)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """One file the manifest asks for."""
+
+    data: bytes = field(repr=False)
+    name: str = "small.safetensors"
+    folder: str = "vae"
+    repositories: tuple[str, ...] = (REPOSITORY,)
+    is_gated: bool = False
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """SHA-256 the manifest names."""
+        return sha256_of(self.data)
+
+    @property
+    def filename(self) -> str:
+        """Path in the repository."""
+        return f"split_files/{self.folder}/{self.name}"
+
+    def artifact(self) -> dict[str, object]:
+        """Return the entry of the manifest."""
+        return {
+            "id": Path(self.name).stem.replace("_", "-").replace(".", "-"),
+            "role": "vae" if self.folder == "vae" else "text_encoder",
+            "name": self.name,
+            "folder": self.folder,
+            "size": len(self.data),
+            "sha256": self.sha256,
+            "is_gated": self.is_gated,
+            "sources": [
+                {"repo_id": repo_id, "revision": REVISION, "filename": self.filename} for repo_id in self.repositories
+            ],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completed:
+    """What a run said and how it ended."""
+
+    arguments: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one document on stdout."""
+        return cast("dict[str, Any]", json.loads(self.stdout))
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The objects of ``--json=events``."""
+        return [cast("dict[str, Any]", json.loads(line)) for line in self.stdout.splitlines()]
+
+    @property
+    def said(self) -> str:
+        """Both streams with every run of white space made one blank: sentences survive the folding of lines."""
+        return " ".join(f"{self.stdout} {self.stderr}".split())
+
+    @property
+    def codes(self) -> list[str]:
+        """The codes of the errors in the document."""
+        return [error["code"] for error in self.json["errors"]]
+
+
+class Running:
+    """A run that has not ended, or whose end nobody has looked at."""
+
+    def __init__(self, world: World, arguments: tuple[str, ...], environ: Mapping[str, str], number: int) -> None:
+        self.arguments = arguments
+        self._world = world
+        self._streams = (world.folder / f"run-{number}.out", world.folder / f"run-{number}.err")
+        self._began = time.monotonic()
+        with self._streams[0].open("wb") as out, self._streams[1].open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "provisioner", *arguments],
+                cwd=world.folder,
+                env=dict(environ),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+        self._ended_at = 0.0
+        self._watch = threading.Thread(target=self._note_end, daemon=True)
+        self._watch.start()
+
+    def _note_end(self) -> None:
+        self.process.wait()
+        self._ended_at = time.monotonic()
+
+    def kill(self) -> None:
+        """End it with SIGKILL (on Windows: TerminateProcess)."""
+        self.process.kill()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    @property
+    def stderr_so_far(self) -> str:
+        """What it has said on stderr."""
+        return self._streams[1].read_text(encoding="utf-8", errors="replace")
+
+    def end(self) -> None:
+        """End it if it still runs."""
+        self.process.kill()
+        self._watch.join()
+
+    def wait(self, timeout: float = 60.0) -> Completed:
+        """Wait for its end and check the world's invariant."""
+        try:
+            returncode = self.process.wait(timeout)
+        finally:
+            self.end()
+        completed = Completed(
+            arguments=self.arguments,
+            returncode=returncode,
+            stdout=self._streams[0].read_text(encoding="utf-8", errors="surrogateescape"),
+            stderr=self._streams[1].read_text(encoding="utf-8", errors="surrogateescape"),
+            seconds=self._ended_at - self._began,
+        )
+        self._world.check(completed)
+        return completed
+
+
+class World:
+    """Everything one test needs; ask for it with the fixture ``world``.
+
+    Parameters
+    ----------
+    folder : Path
+        Scratch folder.
+    hub : RehearsalHub
+        The Hub of this world.
+    """
+
+    def __init__(self, folder: Path, hub: RehearsalHub) -> None:
+        self.folder = folder
+        self.hub = hub
+        self.tree = folder / "ComfyUI"
+        self.home = folder / "home"
+        self.cache = self.home / "hf" / "hub"
+        self.manifest = folder / "small.yaml"
+        self.files: tuple[Wanted, ...] = ()
+        self.environ = self._environment()
+        self._planted: dict[Path, set[str]] = {}
+        self._secret_files: set[Path] = set()
+        self._running: list[Running] = []
+        self.home.mkdir(parents=True)
+
+    def close(self) -> None:
+        """End what is still running."""
+        for running in self._running:
+            running.end()
+
+    def _environment(self) -> dict[str, str]:
+        """Return the environment of a person with an account at this hub and nothing else."""
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.upper().endswith("_PROXY") and not name.startswith(("HF_", "XDG_", "LC_", "PYTHON"))
+        }
+        home = str(self.home)
+        return kept | {
+            "PYTHONPATH": str(ROOT),
+            "HOME": home,
+            "USERPROFILE": home,
+            "APPDATA": str(self.home / "roaming"),
+            "LOCALAPPDATA": str(self.home / "local"),
+            "XDG_STATE_HOME": str(self.home / "state"),
+            "XDG_DATA_HOME": str(self.home / "data"),
+            "XDG_CONFIG_HOME": str(self.home / "config"),
+            "XDG_CACHE_HOME": str(self.home / "cache"),
+            "HF_HOME": str(self.home / "hf"),
+            "HF_TOKEN": TOKEN,
+            "LANG": "C.UTF-8",
+            "NO_PROXY": "127.0.0.1",
+        }
+
+    # --- what there is -------------------------------------------------------------------------
+
+    def publish(
+        self,
+        *files: Wanted | bytes,
+        is_direct: bool = False,
+        is_gated: bool = False,
+        is_private: bool = False,
+        tokens: Sequence[str] = (TOKEN,),
+    ) -> tuple[Wanted, ...]:
+        """Put files on the hub and write the manifest that names them; bytes stand for one file in ``vae``."""
+        self.files = tuple(each if isinstance(each, Wanted) else Wanted(data=each) for each in files)
+        for repo_id in sorted({repo_id for each in self.files for repo_id in each.repositories}):
+            held = [each for each in self.files if repo_id in each.repositories]
+            self.hub.add_repository(
+                repo_id,
+                REVISION,
+                {each.filename: each.data for each in held},
+                digests={each.filename: each.sha256 for each in held},
+                is_direct=is_direct,
+                is_gated=is_gated,
+                is_private=is_private,
+                tokens=tokens,
+            )
+        self.write_manifest()
+        return self.files
+
+    def write_manifest(self, **changes: object) -> None:
+        """Write the manifest anew; `changes` replace top-level keys."""
+        entries = [each.artifact() for each in self.files]
+        document: dict[str, object] = {
+            "schema_version": 1,
+            "id": "small",
+            "title": "Small files for a test",
+            "licence": {
+                "name": "CC0-1.0",
+                "url": "https://creativecommons.org/publicdomain/zero/1.0/",
+                "is_commercial_use_allowed": True,
+            },
+            "default_set": "tree",
+            "sets": [
+                {
+                    "id": "tree",
+                    "title": "All of them",
+                    "target": "comfyui",
+                    "artifacts": [each["id"] for each in entries],
+                }
+            ],
+            "artifacts": entries,
+        }
+        self.manifest.write_text(json.dumps(document | changes, indent=1), encoding="utf-8")  # JSON is YAML
+
+    def path(self, wanted: Wanted | None = None) -> Path:
+        """Return a file's final name in the tree; of the first file by default."""
+        each = wanted or self.files[0]
+        return self.tree / "models" / each.folder / each.name
+
+    def part(self, wanted: Wanted | None = None) -> Path:
+        """Return where a file grows."""
+        path = self.path(wanted)
+        return path.with_name(path.name + ".part")
+
+    def log(self, wanted: Wanted | None = None) -> Path:
+        """Return the growing file's log."""
+        path = self.path(wanted)
+        return path.with_name(path.name + ".part.jsonl")
+
+    def blocks_in_log(self, wanted: Wanted | None = None) -> int:
+        """Return how many blocks the log says are complete."""
+        try:
+            return max(0, len(self.log(wanted).read_bytes().splitlines()) - 1)
+        except FileNotFoundError:
+            return 0
+
+    def bytes_in_log(self, wanted: Wanted | None = None) -> int:
+        """Return the bytes of the blocks that the log says are complete."""
+        each = wanted or self.files[0]
+        try:
+            lines = self.log(each).read_text(encoding="utf-8").splitlines()[1:]
+        except FileNotFoundError:
+            return 0
+        indices = [json.loads(line)["block"] for line in lines if line.endswith("}")]
+        return sum(min(BLOCK_SIZE, len(each.data) - index * BLOCK_SIZE) for index in indices)
+
+    def plant(self, path: Path, data: bytes) -> Path:
+        """Put a user's file somewhere; the invariant then expects these bytes, or the right ones."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        self._planted.setdefault(path, set()).add(sha256_of(data))
+        return path
+
+    def plant_token(self, path: Path, token: str = TOKEN) -> None:
+        """Put a token file somewhere, as ``hf auth login`` does."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(token + "\n", encoding="utf-8")
+        self._secret_files.add(path)
+
+    # --- what the hub saw ----------------------------------------------------------------------
+
+    def heads(self) -> list[Recorded]:
+        """Return the questions where a file is."""
+        return [each for each in self.hub.requests if each.method == "HEAD" and "/resolve/" in each.path]
+
+    def gets(self, wanted: Wanted | None = None) -> list[Recorded]:
+        """Return the requests for content."""
+        gets = [each for each in self.hub.requests if each.method == "GET"]
+        return [each for each in gets if wanted is None or each.filename == wanted.filename]
+
+    def bytes_served(self, wanted: Wanted | None = None) -> int:
+        """Return the bytes of content the hub has handed to its sockets."""
+        self.hub.wait_until_idle()
+        return sum(each.bytes_sent for each in self.gets(wanted))
+
+    def bytes_served_so_far(self) -> int:
+        """Return the same while requests are under way."""
+        return sum(each.bytes_sent for each in self.gets())
+
+    # --- running -------------------------------------------------------------------------------
+
+    def start(self, *arguments: str | Path, env: Mapping[str, str | None] | None = None) -> Running:
+        """Start the command; ``install`` and its like get the tree, the manifest and this hub unless they are named.
+
+        `env` changes the environment; None takes a variable away.
+        """
+        environ = dict(self.environ)
+        for name, value in (env or {}).items():
+            environ.pop(name, None)
+            if value is not None:
+                environ[name] = value
+        running = Running(self, self._completed(arguments), environ, len(self._running) + 1)
+        self._running.append(running)
+        return running
+
+    def run(
+        self, *arguments: str | Path, timeout: float = 60.0, env: Mapping[str, str | None] | None = None
+    ) -> Completed:
+        """Run the command to its end."""
+        return self.start(*arguments, env=env).wait(timeout)
+
+    def install(
+        self, *arguments: str | Path, timeout: float = 60.0, env: Mapping[str, str | None] | None = None
+    ) -> Completed:
+        """Run ``install`` into this world's tree."""
+        return self.run("install", *arguments, timeout=timeout, env=env)
+
+    def _completed(self, arguments: Sequence[str | Path]) -> tuple[str, ...]:
+        given = [str(each) for each in arguments]
+        if given[:1] not in (["install"], ["repair"], ["plan"], ["verify"]):
+            return tuple(given)
+        if "--manifest" not in given:
+            given += ["--manifest", str(self.manifest)]
+        if not {"--comfyui", "--hf-cache", "--no-target"} & set(given):
+            given += ["--comfyui", str(self.tree)]
+        if "--endpoint" not in given and given[0] != "verify":
+            given += ["--endpoint", self.hub.endpoint]
+        return tuple(each for each in given if each != "--no-target")
+
+    # --- what must always be so ----------------------------------------------------------------
+
+    def check(self, run: Completed) -> None:
+        """Assert what must hold after every run, whatever was asked and whatever went wrong."""
+        assert self.hub.violations == []
+        for stream in (run.stdout, run.stderr):
+            assert TOKEN not in stream, f"the token was shown by {run.arguments}"
+            assert "Signature=" not in stream, f"a signed address was shown by {run.arguments}"
+            assert "Traceback" not in stream, stream
+        for path in _texts_below(self.tree, self.home):
+            if path not in self._secret_files:
+                text = path.read_bytes()
+                assert TOKEN.encode() not in text, f"the token is in {path}"
+                assert b"Signature=" not in text, f"a signed address is in {path}"
+        for wanted in self.files:
+            path = self.path(wanted)
+            if path.is_file():
+                allowed = {wanted.sha256, *self._planted.get(path, ()), *self._planted.get(path.resolve(), ())}
+                assert sha256_of(path) in allowed, f"wrong bytes under the final name {path}"
+
+    def assert_in_place(self, *files: Wanted) -> None:
+        """Assert that files are there, whole, with a receipt and without leftovers."""
+        for wanted in files or self.files:
+            assert sha256_of(self.path(wanted)) == wanted.sha256
+            assert not self.part(wanted).exists()
+            assert not self.log(wanted).exists()
+            assert self.receipt()[f"{wanted.folder}/{wanted.name}"]["sha256"] == wanted.sha256
+
+    def assert_nothing_placed(self) -> None:
+        """Assert that no final name exists."""
+        assert [str(self.path(each)) for each in self.files if os.path.lexists(self.path(each))] == []
+
+    def receipt(self) -> dict[str, Any]:
+        """Return the receipt's files."""
+        text = (self.tree / "models" / STATE_FOLDER / "receipt.json").read_text(encoding="utf-8")
+        return cast("dict[str, Any]", json.loads(text)["files"])
+
+    def set_aside(self) -> dict[str, Path]:
+        """Return what lies in the aside folder, by its path in the tree."""
+        aside = self.tree / "models" / STATE_FOLDER / "aside"
+        found = [path for path in aside.rglob("*") if not path.is_dir() or path.is_symlink()]
+        return {path.relative_to(aside).as_posix().partition("/")[2]: path for path in found}
+
+    def snapshot(self) -> dict[str, tuple[int, int, int]]:
+        """Return size, mtime and inode of every path in tree and home."""
+        paths = [path for folder in (self.tree, self.home) for path in folder.rglob("*")]
+        states = {str(path): path.lstat() for path in paths}
+        return {path: (each.st_size, each.st_mtime_ns, each.st_ino) for path, each in states.items()}
+
+
+def _texts_below(*folders: Path) -> Iterator[Path]:
+    """Yield every file that may hold words: all but the models themselves."""
+    for folder in folders:
+        for where, _, names in os.walk(folder):
+            for name in names:
+                path = Path(where, name)
+                if path.is_file() and path.stat().st_size <= _SMALL_TEXT:
+                    yield path

@@ -1,0 +1,496 @@
+"""Plans applied over ports in memory: which source serves, what stops a run, what is tried again, what is said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from provisioner.engine import Engine
+from provisioner.errors import (
+    AccessError,
+    FileInUseError,
+    GatedError,
+    HashMismatchError,
+    InsufficientSpaceError,
+    KleinError,
+    NetworkError,
+    NotWritableError,
+    OfflineError,
+    RateLimitedError,
+    SizeMismatchError,
+    StorageError,
+    UnreachableError,
+)
+from provisioner.events import Event, FileProgress, Notice, PlanMade, StepFinished, StepStarted
+from provisioner.models import Artifact, Destination, HubCacheTarget, Outcome, Plan, Source, UrlFile
+from provisioner.observe import Depth, Observer
+from provisioner.planner import plan
+from provisioner.ports import Fetcher, Finder, Part, Proof
+from tests.support.builders import (
+    MODELS,
+    artifact,
+    artifact_set,
+    comfy_file,
+    comfy_target,
+    hub_blob,
+    hub_file,
+    local_copy,
+    lookalike,
+    manifest,
+    sha256,
+    variant,
+)
+from tests.support.memory import ListedFinder, MemoryStore, ScriptedFetcher, proof_of
+
+RIGHT = b"the right bytes"
+WRONG = b"the wrong bytes"
+FIRST, MIRROR = hub_file("first"), UrlFile(url="https://mirror.example/vae?signature=abc")
+VAE = artifact(RIGHT, sources=(FIRST, MIRROR))
+ENCODER = artifact(b"an encoder", id="encoder", folder="text_encoders", sources=(hub_file("encoder"),))
+HOME = comfy_file(VAE).path
+COPY = Path("/downloads/copy").absolute()
+
+
+@dataclass
+class World:
+    """The whole core, over ports in memory."""
+
+    script: dict[Source, list[bytes | BaseException]] = field(default_factory=dict)
+    wanted: tuple[Artifact, ...] = (VAE,)
+    store: MemoryStore = field(default_factory=MemoryStore)
+    copies: tuple[tuple[Artifact, Path], ...] = ()
+    is_cache: bool = False
+    depth: Depth = "claims"
+    events: list[Event] = field(default_factory=list)
+    fetcher: ScriptedFetcher = field(init=False)
+    engine: Engine = field(init=False)
+    observer: Observer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.fetcher = ScriptedFetcher(self.script)
+        finders: list[Finder] = [ListedFinder(tuple(local_copy(wanted, path) for wanted, path in self.copies))]
+        self.observer = Observer(
+            store=self.store, finders=finders, events=self.events.append, is_unchanged=lambda one, other: one == other
+        )
+        self.engine = Engine(
+            store=self.store, fetcher=self.fetcher, events=self.events.append, prove_again=self.prove_again
+        )
+
+    def prove_again(self, destination: Destination, label: str) -> Proof:
+        stamp = self.store.stamp(destination.path)
+        assert stamp is not None
+        return self.observer.proof_of(destination.path, stamp, label)
+
+    def look(self, rejected: frozenset[tuple[str, Path]] = frozenset()) -> Plan:
+        one = artifact_set(*self.wanted)
+        target = HubCacheTarget(cache=MODELS) if self.is_cache else comfy_target()
+        return plan(manifest(one), one, None, self.observer.observe(one, target, depth=self.depth, rejected=rejected))
+
+    def provide(self) -> tuple[Plan, list[Outcome]]:
+        return self.engine.provide(self.look)
+
+    def notices(self) -> list[str]:
+        return [event.message for event in self.events if isinstance(event, Notice)]
+
+
+def came(outcomes: list[Outcome]) -> list[tuple[str, str]]:
+    return [(outcome.step.kind, outcome.status) for outcome in outcomes]
+
+
+# --- success -------------------------------------------------------------------------------------
+
+
+def test_the_second_plan_is_empty_and_reads_and_fetches_nothing() -> None:
+    world = World({FIRST: [RIGHT], hub_file("encoder"): [b"an encoder"]}, wanted=(VAE, ENCODER))
+    last, outcomes = world.provide()
+    assert last.steps == ()
+    assert came(outcomes) == [("fetch-file", "done"), ("fetch-file", "done")]
+    assert world.store.files[HOME] == RIGHT
+    asked, proved = len(world.fetcher.asked), len(world.store.proved)
+    assert world.provide()[1] == []
+    assert (len(world.fetcher.asked), len(world.store.proved)) == (asked, proved)
+
+
+def test_an_outcome_says_where_the_bytes_came_from_and_how_many_they_were() -> None:
+    world = World({FIRST: [RIGHT]})
+    ((outcome,)) = world.provide()[1]
+    assert (outcome.detail, outcome.bytes_fetched, outcome.error) == ("fetched from the source of first", 15, None)
+    assert outcome.seconds >= 0
+    assert world.store.recorded == [(HOME, sha256(RIGHT), "the source of first")]
+
+
+def test_a_file_in_the_way_is_set_aside_before_the_right_one_comes() -> None:
+    world = World({FIRST: [RIGHT]})
+    world.store.put(HOME, WRONG)
+    _, outcomes = world.provide()
+    assert came(outcomes) == [("set-aside", "done"), ("fetch-file", "done")]
+    ((path, reason),) = world.store.aside
+    assert (path, reason.partition(":")[0]) == (HOME, "other bytes of the right size")
+    assert WRONG in world.store.files.values()
+
+
+def test_a_right_file_without_a_receipt_gets_one_and_is_read_once() -> None:
+    world = World()
+    world.store.put(HOME, RIGHT)
+    _, outcomes = world.provide()
+    assert came(outcomes) == [("record-receipt", "done")]
+    assert world.store.recorded == [(HOME, sha256(RIGHT), "found in place")]
+    assert world.store.proved == [HOME]
+
+
+def test_a_kill_between_placing_and_receipt_costs_one_reading() -> None:
+    world = World({FIRST: [RIGHT]})
+    world.provide()
+    world.store.claims.clear()
+    again = World(store=world.store)
+    assert came(again.provide()[1]) == [("record-receipt", "done")]
+    assert again.fetcher.asked == []
+
+
+def test_repair_replaces_what_rotted_under_a_valid_receipt() -> None:
+    world = World({FIRST: [RIGHT]})
+    world.store.put(HOME, RIGHT)
+    world.store.claim_now(HOME)
+    world.store.rot(HOME, WRONG)
+    world.depth = "full"
+    assert world.look().steps
+    world.depth = "claims"  # under the lock, as the command does it
+    assert came(world.provide()[1]) == [("set-aside", "done"), ("fetch-file", "done")]
+    assert world.store.files[HOME] == RIGHT
+
+
+# --- sources -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnreachableError("no route"),
+        RateLimitedError("wait an hour"),
+        GatedError("accept the licence"),
+        SizeMismatchError("another size"),
+    ],
+    ids=lambda error: error.code,
+)
+def test_the_next_source_is_tried_after(error: KleinError) -> None:
+    world = World({FIRST: [error], MIRROR: [RIGHT]})
+    last, outcomes = world.provide()
+    assert (last.steps, came(outcomes)) == ((), [("fetch-file", "done")])
+    assert world.fetcher.asked == [FIRST, MIRROR]
+    assert world.notices() == [f"org/name@5e0a5e0a5e0a: {error} Trying the next source."]
+
+
+def test_the_next_source_is_tried_after_wrong_bytes_and_starts_from_the_first_byte() -> None:
+    world = World({FIRST: [WRONG], MIRROR: [RIGHT]})
+    assert world.provide()[0].steps == ()
+    assert world.store.files == {HOME: RIGHT}
+    assert world.store.held == {}
+    assert "They were thrown away." in world.notices()[0]
+
+
+@pytest.mark.parametrize(
+    "error", [InsufficientSpaceError("the disk is full"), NotWritableError("no permission")], ids=lambda e: e.code
+)
+def test_no_other_source_is_tried_when_the_disk_refuses(error: StorageError) -> None:
+    world = World({FIRST: [RIGHT], MIRROR: [RIGHT]})
+    world.store.write_error = error
+    last, outcomes = world.provide()
+    assert [type(step).__name__ for step in last.steps] == ["FetchFile"]
+    assert [(outcome.status, outcome.error) for outcome in outcomes] == [("failed", error)]
+    assert world.fetcher.asked == [FIRST]
+
+
+def test_an_interruption_is_nobodys_failure() -> None:
+    world = World({FIRST: [KeyboardInterrupt()], MIRROR: [RIGHT]})
+    with pytest.raises(KeyboardInterrupt):
+        world.provide()
+    assert world.fetcher.asked == [FIRST]
+
+
+def test_the_error_of_the_first_source_speaks_for_all_of_them() -> None:
+    world = World({FIRST: [UnreachableError("no route")], MIRROR: [GatedError("accept the licence")]})
+    ((outcome,)) = world.provide()[1]
+    assert isinstance(outcome.error, UnreachableError)
+    assert str(outcome.error) == "no route (https://mirror.example/vae: accept the licence)"
+    assert outcome.error.context["other_sources"] == ["https://mirror.example/vae: accept the licence"]
+    assert outcome.detail == str(outcome.error)
+
+
+def test_wrong_bytes_weigh_more_than_a_source_that_was_not_reached() -> None:
+    world = World({FIRST: [UnreachableError("no route")], MIRROR: [WRONG]})
+    ((outcome,)) = world.provide()[1]
+    assert isinstance(outcome.error, HashMismatchError)
+    assert "(org/name@5e0a5e0a5e0a: no route)" in str(outcome.error)
+    assert "signature" not in str(outcome.error)
+
+
+def test_wrong_bytes_are_kept_as_evidence_at_the_last_source_only() -> None:
+    wanted = artifact(RIGHT, sources=(FIRST, MIRROR), lookalikes=(lookalike(WRONG, "The base model."),))
+    world = World({FIRST: [b"x" * 15], MIRROR: [WRONG]}, wanted=(wanted,))
+    last, ((outcome,)) = world.provide()
+    assert world.store.files == {HOME.with_name(HOME.name + ".bad"): WRONG}
+    assert isinstance(outcome.error, HashMismatchError)
+    assert outcome.error.context["observed"] in {sha256(WRONG), sha256(b"x" * 15)}
+    assert "The base model." in f"{outcome.error} {outcome.error.context}"
+    assert len(last.steps) == 1
+
+
+def test_bytes_that_are_as_good_come_from_sources_of_their_own_after_the_artifacts() -> None:
+    other, third = b"other bytes, as good as", hub_file("third")
+    wanted = artifact(RIGHT, sources=(FIRST,), accept=(variant(other, sources=(third,)),))
+    world = World({FIRST: [GatedError("accept")], third: [other]}, wanted=(wanted,))
+    last, outcomes = world.provide()
+    assert (last.steps, came(outcomes)) == ((), [("fetch-file", "done")])
+    assert world.store.files[HOME] == other
+
+
+def test_a_snapshot_takes_only_the_commits_own_bytes() -> None:
+    third = hub_file("third")
+    wanted = artifact(RIGHT, sources=(FIRST,), accept=(variant(b"as good", sources=(third,)),))
+    world = World({FIRST: [GatedError("accept")]}, wanted=(wanted,), is_cache=True)
+    assert came(world.provide()[1]) == [("fetch-file", "failed")]
+    assert world.fetcher.asked == [FIRST]
+
+
+# --- interrupted downloads -------------------------------------------------------------------------
+
+
+def test_what_an_earlier_run_left_is_built_upon() -> None:
+    world = World({FIRST: [b"########t bytes"]})  # what is held is not asked for
+    world.store.held[HOME] = RIGHT[:8]
+    last, ((outcome,)) = world.provide()
+    assert last.steps == ()
+    assert (world.store.files[HOME], outcome.bytes_fetched) == (RIGHT, 7)
+
+
+def test_damage_in_what_an_earlier_run_left_costs_one_restart() -> None:
+    world = World({FIRST: [RIGHT, RIGHT]})
+    world.store.held[HOME] = b"????????"
+    assert world.provide()[0].steps == ()
+    assert world.store.files[HOME] == RIGHT
+    assert world.fetcher.asked == [FIRST, FIRST]
+    assert [part.resets for part in world.store.parts] == [1]
+    assert world.notices() == ["vae/vae.safetensors: what an earlier run left here was damaged; fetching anew."]
+
+
+def test_a_source_that_is_wrong_after_the_restart_too_is_given_up() -> None:
+    world = World({FIRST: [WRONG, WRONG], MIRROR: [RIGHT]})
+    world.store.held[HOME] = b"????????"
+    assert world.provide()[0].steps == ()
+    assert world.fetcher.asked == [FIRST, FIRST, MIRROR]
+
+
+class Breaking(ScriptedFetcher):
+    """Delivers one block and then loses the connection."""
+
+    def fetch(self, source: Source, artifact: Artifact, part: Part, **more: object) -> str:
+        if not self.asked:
+            self.asked.append(source)
+            part.write(0, RIGHT[:4])
+            part.finish_block(0, sha256(RIGHT[:4]))
+            raise UnreachableError("the connection broke")
+        return super().fetch(source, artifact, part, **more)  # type: ignore[arg-type]
+
+
+def test_the_next_source_continues_where_the_first_broke_off() -> None:
+    world = World({MIRROR: [b"####right bytes"]})
+    fetcher: Fetcher = Breaking(world.script)
+    world.engine.fetcher = fetcher
+    last, ((outcome,)) = world.provide()
+    assert last.steps == ()
+    assert (world.store.files[HOME], outcome.bytes_fetched) == (RIGHT, 11)
+
+
+# --- copies from this machine ------------------------------------------------------------------------
+
+
+def test_a_right_copy_is_placed_without_a_byte_from_the_network() -> None:
+    world = World(copies=((VAE, COPY),))
+    world.store.put(COPY, RIGHT)
+    last, ((outcome,)) = world.provide()
+    assert (last.steps, outcome.detail) == ((), f"hard-linked from {COPY}")
+    assert world.store.recorded == [(HOME, sha256(RIGHT), f"hard-linked from {COPY}")]
+    assert {event.phase for event in world.events if isinstance(event, FileProgress)} == {"placing"}
+
+
+def test_copies_that_turn_out_wrong_are_rejected_one_by_one_and_then_the_file_is_fetched() -> None:
+    second = COPY.with_name("second")
+    world = World({FIRST: [RIGHT]}, copies=((VAE, COPY), (VAE, second)))
+    world.store.put(COPY, WRONG)
+    world.store.put(second, b"more like this!")
+    last, outcomes = world.provide()
+    assert last.steps == ()
+    assert came(outcomes) == [("place-file", "failed"), ("place-file", "failed"), ("fetch-file", "done")]
+    assert world.engine.rejected == {("vae", COPY), ("vae", second)}
+    assert world.store.files[COPY] == WRONG
+
+
+def test_a_whole_folder_of_lookalikes_does_not_keep_a_file_from_being_fetched() -> None:
+    paths = [COPY.with_name(f"finetune-{number}") for number in range(6)]
+    world = World({FIRST: [RIGHT]}, copies=tuple((VAE, path) for path in paths))
+    for path in paths:
+        world.store.put(path, WRONG)
+    last, outcomes = world.provide()
+    assert last.steps == ()
+    assert came(outcomes)[-1] == ("fetch-file", "done")
+
+
+def test_a_copy_that_goes_away_is_no_failure_of_the_run() -> None:
+    world = World({FIRST: [RIGHT]}, copies=((VAE, COPY),))
+    world.store.put(COPY, RIGHT)
+    first = world.look()
+    del world.store.files[COPY]
+    plans = iter([first])
+    last, outcomes = world.engine.provide(lambda rejected: next(plans, None) or world.look(rejected))
+    assert last.steps == ()
+    assert came(outcomes) == [("place-file", "failed"), ("fetch-file", "done")]
+
+
+def test_one_rejected_copy_does_not_keep_the_others_from_being_placed() -> None:
+    world = World({FIRST: [RIGHT]}, wanted=(VAE, ENCODER), copies=((VAE, COPY), (ENCODER, COPY.with_name("e"))))
+    world.store.put(COPY, WRONG)
+    world.store.put(COPY.with_name("e"), b"an encoder")
+    last, outcomes = world.provide()
+    assert last.steps == ()
+    assert came(outcomes) == [("place-file", "failed"), ("place-file", "done"), ("fetch-file", "done")]
+
+
+@pytest.mark.parametrize("error", [InsufficientSpaceError("full"), FileInUseError("in use")], ids=lambda e: e.code)
+def test_a_disk_that_refuses_a_copy_ends_the_run(error: StorageError) -> None:
+    world = World({FIRST: [RIGHT]}, copies=((VAE, COPY),))
+    world.store.put(COPY, RIGHT)
+    world.store.place_error = error
+    _, outcomes = world.provide()
+    assert [outcome.error for outcome in outcomes] == [error]
+    assert world.fetcher.asked == []
+
+
+# --- failures --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "after"),
+    [
+        (UnreachableError("no route"), "skipped"),
+        (OfflineError("offline"), "skipped"),
+        (NetworkError("anything"), "skipped"),
+        (InsufficientSpaceError("full"), "skipped"),
+        (GatedError("accept"), "done"),
+        (AccessError("no"), "done"),
+        (SizeMismatchError("another"), "done"),
+    ],
+    ids=lambda value: getattr(value, "code", value),
+)
+def test_after_a_failure_only_what_may_still_work_is_tried(error: KleinError, after: str) -> None:
+    encoder = hub_file("encoder")
+    wanted = (artifact(RIGHT, sources=(FIRST,)), ENCODER)
+    world = World({FIRST: [error], encoder: [b"an encoder"]}, wanted=wanted)
+    last, outcomes = world.provide()
+    assert came(outcomes) == [("fetch-file", "failed"), ("fetch-file", after)]
+    assert [step.artifact.id for step in last.steps] == (["vae", "encoder"] if after == "skipped" else ["vae"])
+    if after == "skipped":
+        assert outcomes[1].detail == "an earlier step failed"
+
+
+def test_a_file_that_cannot_be_set_aside_is_not_fetched_over() -> None:
+    class Stuck(MemoryStore):
+        def set_aside(self, destination: Destination, reason: str) -> Path:
+            raise FileInUseError("ComfyUI has it open")
+
+    world = World({FIRST: [RIGHT]}, store=Stuck())
+    world.store.put(HOME, WRONG)
+    _, outcomes = world.provide()
+    assert came(outcomes) == [("set-aside", "failed"), ("fetch-file", "skipped")]
+    assert world.store.files == {HOME: WRONG}
+
+
+def test_a_folder_that_never_comes_right_ends_after_a_few_rounds() -> None:
+    class Forgetful(MemoryStore):
+        def record(self, destination: Destination, artifact: Artifact, proof: Proof, source: str) -> None:
+            self.recorded.append((destination.path, proof.sha256, source))
+
+    world = World(store=Forgetful())
+    world.store.put(HOME, RIGHT)
+    last, outcomes = world.provide()
+    assert [step.kind for step in last.steps] == ["record-receipt"]
+    assert 1 < len(outcomes) < 10
+
+
+# --- events ----------------------------------------------------------------------------------------
+
+
+def test_events_tell_the_plan_each_step_and_its_phases_in_order() -> None:
+    world = World({FIRST: [RIGHT]})
+    world.store.put(HOME, b"short")
+    world.provide()
+    said = [(type(event).__name__, getattr(event, "phase", "")) for event in world.events]
+    assert said == [
+        ("PlanMade", ""),
+        ("StepStarted", ""),
+        ("StepFinished", ""),
+        ("StepStarted", ""),
+        ("FileProgress", "fetching"),
+        ("FileProgress", "proving"),
+        ("FileProgress", "syncing"),
+        ("StepFinished", ""),
+    ]
+    numbers = [(event.number, event.total) for event in world.events if isinstance(event, (StepStarted, StepFinished))]
+    assert numbers == [(1, 2), (1, 2), (2, 2), (2, 2)]
+    (made,) = [event for event in world.events if isinstance(event, PlanMade)]
+    assert [step.kind for step in made.plan.steps] == ["set-aside", "fetch-file"]
+
+
+def test_progress_names_the_file_and_counts_what_is_on_disk() -> None:
+    world = World({FIRST: [RIGHT]})
+    world.provide()
+    told = [event for event in world.events if isinstance(event, FileProgress)]
+    assert {(event.label, event.size) for event in told} == {("vae/vae.safetensors", 15)}
+    assert [(event.bytes_on_disk, event.bytes_received) for event in told] == [(4, 4), (15, 15), (15, 15)]
+
+
+def test_a_snapshot_file_is_named_as_in_the_repository() -> None:
+    world = World({FIRST: [RIGHT]}, is_cache=True)
+    world.provide()
+    assert {event.label for event in world.events if isinstance(event, FileProgress)} == {"first"}
+    assert world.store.files[hub_blob(MODELS, VAE).path] == RIGHT
+
+
+@pytest.mark.parametrize(
+    ("hashed", "received", "note", "phase"),
+    [(0, 0, "", "checking"), (8, 0, "", "fetching"), (0, 4, "", "fetching"), (0, 0, "429", "waiting")],
+)
+def test_the_phase_says_whether_bytes_come_are_read_back_or_are_waited_for(
+    hashed: int, received: int, note: str, phase: str
+) -> None:
+    from provisioner.ports import TransferProgress
+    from tests.support.memory import MemoryPart
+
+    class Slow(MemoryPart):
+        @property
+        def hashed(self) -> int:
+            return hashed
+
+    class SlowStore(MemoryStore):
+        def part(self, destination: Destination, artifact: Artifact) -> MemoryPart:
+            return Slow(self, destination, artifact)
+
+    class Telling(ScriptedFetcher):
+        def fetch(self, source: Source, artifact: Artifact, part: Part, **more: object) -> str:
+            tell = more["progress"]
+            assert callable(tell)
+            tell(TransferProgress(received=received, rate_bytes_s=2.0, connections=3, attempt=4, note=note))
+            raise KeyboardInterrupt
+
+    world = World(store=SlowStore())
+    world.store.held[HOME] = RIGHT[:8]
+    world.engine.fetcher = Telling({})
+    with pytest.raises(KeyboardInterrupt):
+        world.provide()
+    (told,) = [event for event in world.events if isinstance(event, FileProgress)]
+    assert (told.phase, told.note, told.rate_bytes_s, told.connections, told.attempt) == (phase, note, 2.0, 3, 4)
+
+
+def test_the_helper_proof_is_the_files_own() -> None:
+    assert proof_of(RIGHT).sha256 == VAE.sha256

@@ -1,0 +1,273 @@
+"""What is still needed: every status of every file, and what stops a plan before it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from provisioner.errors import InsufficientSpaceError, OfflineError, UsageError
+from provisioner.models import (
+    Check,
+    Conditions,
+    FetchFile,
+    Finding,
+    Inventory,
+    LocalCopy,
+    Machine,
+    PlaceFile,
+    Plan,
+    RecordReceipt,
+    SetAside,
+    UrlFile,
+)
+from provisioner.planner import SPACE_MARGIN, check_offline, check_space, plan, select_set, unmet_conditions
+from tests.support.builders import (
+    GIB,
+    artifact,
+    artifact_set,
+    check,
+    comfy_file,
+    file_system,
+    gpu,
+    inventory,
+    local_copy,
+    machine,
+    manifest,
+)
+
+VAE = artifact(b"v" * 100)
+ENCODER = artifact(b"e" * 300, id="encoder", folder="text_encoders")
+
+
+def plan_for(*checks: Check, **more: object) -> Plan:
+    wanted = artifact_set(*(each.artifact for each in checks))
+    return plan(manifest(wanted), wanted, None, inventory(*checks, **more))
+
+
+# --- steps ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "steps"),
+    [
+        (check(VAE, "ok"), []),
+        (check(VAE, "ok", basis="size", is_recorded=False), []),
+        (check(VAE, "ok", basis="receipt", is_recorded=True), []),
+        (check(VAE, "ok", basis="sha256", is_recorded=True), []),
+        (check(VAE, "ok", basis="sha256", is_recorded=False), [RecordReceipt]),
+        (check(VAE, "missing"), [FetchFile]),
+        (check(VAE, "size-mismatch", observed_size=99), [SetAside, FetchFile]),
+        (check(VAE, "hash-mismatch", observed_size=100), [SetAside, FetchFile]),
+        (check(VAE, "unreadable"), [SetAside, FetchFile]),
+    ],
+    ids=lambda value: f"{value.status}-{value.basis}" if isinstance(value, Check) else "",
+)
+def test_each_status_has_its_steps(found: Check, steps: list[type]) -> None:
+    assert [type(step) for step in plan_for(found).steps] == steps
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (check(VAE, "missing"), "missing"),
+        (check(VAE, "missing", held_bytes=40), "missing; an interrupted download is continued"),
+        (check(VAE, "size-mismatch", observed_size=1234567), "1,234,567 bytes instead of 100"),
+        (check(VAE, "size-mismatch", observed_size=1, identity="It is a web page."), "1 bytes instead of 100: It is a"),
+        (check(VAE, "hash-mismatch"), "other bytes of the right size"),
+        (check(VAE, "hash-mismatch", identity="The base model."), "other bytes of the right size: The base model."),
+        (check(VAE, "unreadable", identity="No permission."), "cannot be read: No permission."),
+        (check(VAE, "ok", basis="sha256", is_recorded=False), "its receipt is missing or older than the file"),
+    ],
+)
+def test_each_step_says_why(found: Check, reason: str) -> None:
+    assert all(reason in step.reason for step in plan_for(found).steps)
+
+
+def test_an_interrupted_download_counts_only_what_is_left() -> None:
+    made = plan_for(check(VAE, "missing", held_bytes=40), check(ENCODER, "ok"))
+    (step,) = made.steps
+    assert isinstance(step, FetchFile)
+    assert (step.held_bytes, step.bytes_to_fetch, made.bytes_to_fetch, made.bytes_saved) == (40, 60, 60, 340)
+
+
+def test_a_copy_on_this_machine_is_preferred_to_the_network() -> None:
+    first, second = (local_copy(VAE, Path(name)) for name in ("/a", "/b"))
+    made = plan_for(check(VAE, "missing"), check(ENCODER, "missing"), copies=(first, second))
+    place, fetch = made.steps
+    assert isinstance(place, PlaceFile)
+    assert isinstance(fetch, FetchFile)
+    assert place.copy == first
+    assert place.reason == f"missing; --look-in may hold the same bytes: {Path('/a')}"
+    assert (made.bytes_to_fetch, made.bytes_saved) == (300, 100)
+
+
+def test_a_copy_lying_under_another_wanted_name_is_taken_before_that_is_cleared() -> None:
+    wrong_vae = check(VAE, "size-mismatch", observed_size=300)
+    copy = local_copy(ENCODER, comfy_file(VAE).path)
+    made = plan_for(wrong_vae, check(ENCODER, "missing"), copies=(copy,))
+    assert [(step.artifact.id, step.kind) for step in made.steps] == [
+        ("encoder", "place-file"),
+        ("vae", "set-aside"),
+        ("vae", "fetch-file"),
+    ]
+
+
+def test_two_files_with_each_others_names_still_make_a_plan() -> None:
+    swapped = (local_copy(ENCODER, comfy_file(VAE).path), local_copy(VAE, comfy_file(ENCODER).path))
+    made = plan_for(check(VAE, "size-mismatch"), check(ENCODER, "size-mismatch"), copies=swapped)
+    assert sorted((step.artifact.id, step.kind) for step in made.steps) == [
+        ("encoder", "place-file"),
+        ("encoder", "set-aside"),
+        ("vae", "place-file"),
+        ("vae", "set-aside"),
+    ]
+    kinds = [step.kind for step in made.steps if step.artifact.id == "vae"]
+    assert kinds == ["set-aside", "place-file"]
+
+
+def test_a_plan_carries_what_was_seen() -> None:
+    finding = Finding(code="stale-twin", severity="problem", message="Something is read first.")
+    checks = (check(VAE, "ok"), check(ENCODER, "missing"))
+    made = plan_for(*checks, findings=(finding,))
+    assert (made.checks, made.findings) == (checks, (finding,))
+
+
+# --- space ---------------------------------------------------------------------------------------
+
+
+def test_space_is_counted_for_each_file_system_with_a_margin() -> None:
+    slow, fast = file_system(Path("/slow"), device=1), file_system(Path("/fast"), device=2)
+    checks = (check(VAE, "missing", device=1, held_bytes=10), check(ENCODER, "missing", device=2))
+    made = plan_for(*checks, file_systems=(slow, fast, file_system(Path("/idle"), device=3)))
+    assert [(need.file_system.path, need.needed_bytes) for need in made.space] == [
+        (Path("/slow"), 90 + SPACE_MARGIN),
+        (Path("/fast"), 300 + SPACE_MARGIN),
+        (Path("/idle"), 0),
+    ]
+
+
+@pytest.mark.parametrize(("device", "needed"), [(1, 0), (2, 100 + SPACE_MARGIN)])
+def test_a_copy_needs_room_only_across_file_systems(device: int, needed: int) -> None:
+    copy = local_copy(VAE, Path("/copy"), device=device)
+    made = plan_for(check(VAE, "hash-mismatch", device=1), copies=(copy,))
+    assert [need.needed_bytes for need in made.space] == [needed]
+
+
+@pytest.mark.parametrize(("spare", "is_enough"), [(0, True), (-1, False)])
+def test_full_disk_is_refused_before_the_first_byte(spare: int, is_enough: bool) -> None:
+    system = file_system(free_bytes=100 + SPACE_MARGIN + spare)
+    made = plan_for(check(VAE, "missing"), file_systems=(system,))
+    assert [need.is_enough for need in made.space] == [is_enough]
+    if is_enough:
+        check_space(made)
+        return
+    with pytest.raises(InsufficientSpaceError, match="nothing was fetched") as caught:
+        check_space(made)
+    assert caught.value.context == {"needed": [100 + SPACE_MARGIN], "free": [system.free_bytes]}
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("Free 1 bytes")
+
+
+# --- offline -------------------------------------------------------------------------------------
+
+
+def test_offline_lists_every_file_that_would_be_fetched_and_where_it_is_published() -> None:
+    signed = artifact(b"x", id="url", sources=(UrlFile(url="https://example.org/x?token=secret"),))
+    made = plan_for(check(VAE, "missing", held_bytes=40), check(ENCODER, "ok"), check(signed, "missing"))
+    with pytest.raises(OfflineError) as caught:
+        check_offline(made)
+    assert "2 of 3 files" in str(caught.value)
+    assert "vae.safetensors (60 bytes, org/name/split_files/vae/vae.safetensors)" in str(caught.value)
+    assert "https://example.org/x)" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert caught.value.context == {"missing": ["vae.safetensors", "url.safetensors"]}
+
+
+def test_offline_is_no_obstacle_when_copies_are_here() -> None:
+    check_offline(plan_for(check(VAE, "missing"), copies=(local_copy(VAE, Path("/copy")),)))
+
+
+# --- the set -------------------------------------------------------------------------------------
+
+BIG = artifact_set(VAE, id="big", conditions=Conditions(min_vram_bytes=20 * GIB))
+FP4 = artifact_set(VAE, id="fp4", conditions=Conditions(min_compute_capability=(10, 0)))
+SMALL = artifact_set(VAE, id="small", conditions=Conditions(min_vram_bytes=7 * GIB, platforms=("linux", "windows")))
+
+
+@pytest.mark.parametrize(
+    ("conditions", "this", "said"),
+    [
+        (Conditions(), machine(), ()),
+        (Conditions(platforms=("linux",)), machine(), ()),
+        (Conditions(platforms=("windows", "macos")), machine(), ("made for windows, macos, this is linux",)),
+        (Conditions(min_vram_bytes=8 * GIB), machine(gpu()), ()),
+        (Conditions(min_vram_bytes=25 * GIB), machine(gpu()), ("asks for 25.0 GiB of VRAM, found 24.0 GiB",)),
+        (Conditions(min_vram_bytes=8 * GIB), machine(), ("asks for 8.0 GiB of VRAM, found 0.0 GiB",)),
+        (Conditions(min_vram_bytes=8 * GIB), machine(gpu(memory_total_bytes=None)), ()),
+        (Conditions(min_vram_bytes=25 * GIB), machine(gpu(), gpu(memory_total_bytes=26 * GIB)), ()),
+        (Conditions(min_compute_capability=(8, 9)), machine(gpu()), ()),
+        (Conditions(min_compute_capability=(8, 9)), machine(gpu(compute_capability=(8, 6)), gpu()), ()),
+        (
+            Conditions(min_compute_capability=(10, 0)),
+            machine(gpu()),
+            ("asks for compute capability 10.0, found 8.9",),
+        ),
+        (
+            Conditions(min_compute_capability=(8, 9)),
+            machine(gpu(vendor="amd", compute_capability=None)),
+            ("asks for compute capability 8.9, none is known",),
+        ),
+    ],
+)
+def test_conditions_say_what_a_machine_lacks(conditions: Conditions, this: Machine, said: tuple[str, ...]) -> None:
+    assert unmet_conditions(conditions, this) == said
+
+
+@pytest.mark.parametrize(
+    ("this", "chosen"),
+    [(machine(gpu()), "big"), (machine(gpu(memory_total_bytes=8 * GIB)), "small")],
+)
+def test_auto_takes_the_first_set_the_machine_can_run(this: Machine, chosen: str) -> None:
+    assert select_set(manifest(BIG, FP4, SMALL), "auto", this).id == chosen
+
+
+def test_auto_says_of_each_set_why_it_does_not_suit() -> None:
+    with pytest.raises(UsageError) as caught:
+        select_set(manifest(BIG, SMALL), "auto", machine(os="macos"))
+    assert "big: asks for 20.0 GiB of VRAM, found 0.0 GiB." in str(caught.value)
+    assert "small: made for linux, windows, this is macos; asks for 7.0 GiB" in str(caught.value)
+
+
+def test_auto_needs_the_machine() -> None:
+    with pytest.raises(UsageError, match="needs to know the machine"):
+        select_set(manifest(BIG), "auto", None)
+
+
+@pytest.mark.parametrize(("choice", "chosen"), [(None, "small"), ("big", "big")])
+def test_a_set_is_taken_by_name_or_by_default(choice: str | None, chosen: str) -> None:
+    assert select_set(manifest(SMALL, BIG), choice, None).id == chosen
+
+
+def test_an_unknown_set_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="no set 'fp2'") as caught:
+        select_set(manifest(SMALL, BIG), "fp2", None)
+    assert caught.value.hint == "Choose one of: small, big, auto."
+
+
+def test_a_set_that_does_not_suit_is_a_warning_of_the_plan() -> None:
+    made = plan(manifest(BIG), BIG, machine(), inventory(check(VAE, "ok")))
+    assert [(finding.code, finding.severity) for finding in made.findings] == [("set-does-not-suit", "warning")]
+    assert "big asks for 20.0 GiB" in made.findings[0].message
+    assert made.steps == ()
+
+
+def test_without_a_machine_nothing_is_said_about_conditions() -> None:
+    assert plan(manifest(BIG), BIG, None, inventory(check(VAE, "ok"))).findings == ()
+
+
+def test_an_empty_inventory_makes_an_empty_plan() -> None:
+    nothing: tuple[LocalCopy, ...] = ()
+    wanted = artifact_set()
+    empty = Inventory(target=inventory().target, checks=(), copies=nothing)
+    assert plan(manifest(wanted), wanted, machine(), empty).steps == ()
