@@ -163,9 +163,7 @@ class Engine:
             except (NetworkError, AccessError, IntegrityError) as error:
                 failures.append((source, error))
                 if not is_last:
-                    self.events(
-                        Notice(message=f"{_name(source)}: {error} Trying the next source.", severity="warning")
-                    )
+                    self.events(Notice(message=f"{_name(source)}: {error} Trying the next source.", severity="warning"))
         raise _summary(failures)
 
     def _fetch_from(self, source: Source, step: FetchFile, *, is_last: bool) -> tuple[str, int]:

@@ -486,7 +486,7 @@ def _text_of(sample: _Sample) -> str | None:
 
 def _saying(text: str) -> str:
     quoted = _quoted(text)
-    return f"; it says: {quoted}" if quoted else ""
+    return f'; it says: "{quoted}"' if quoted else ""
 
 
 def _quoted(text: str) -> str:

@@ -26,6 +26,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+if sys.platform == "win32":
+    sys.exit("bench: nginx, sync and wait4 are needed; run this on Linux or macOS")
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "scripts" / "results" / "bench.md"
 CAP_MB_S = 40
@@ -243,7 +246,7 @@ class Bench:
         lines = [f"## {title}", "", "| tool | s | MB/s | ratio | resident |", "|---|---:|---:|---:|---:|"]
         for row in rows:
             rate = size / row.median_s / 1e6
-            memory = f"{row.memory_bytes / 1e6:.0f} MB"
+            memory = f"{row.memory_bytes / 1e6:.0f} MB" if row.name.startswith("klein") else ""
             lines.append(f"| {row.name} | {row.median_s:.2f} | {rate:.0f} | {base / row.median_s:.2f} | {memory} |")
         extremes = [(row.name, [run.seconds for run in row.runs]) for row in rows]
         spread = ", ".join(f"{name.split(' ')[0]} {min(times):.2f}-{max(times):.2f}" for name, times in extremes)
@@ -260,15 +263,28 @@ def shell(line: str) -> Ran:
 
 def process(words: Sequence[str], environ: dict[str, str]) -> Ran:
     """Run a process to its end; a failure ends the benchmark."""
-    began = time.perf_counter()
-    child = subprocess.Popen(words, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    complaint = child.stderr.read() if child.stderr else b""
-    _, status, usage = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - began
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        sys.exit(f"bench: {words[:4]} failed with {child.returncode}: {complaint.decode(errors='replace')[-400:]}")
-    return Ran(seconds, usage.ru_maxrss * 1024)
+    with tempfile.TemporaryFile() as complaint:
+        began = time.perf_counter()
+        child = subprocess.Popen(words, env=environ, stdout=subprocess.DEVNULL, stderr=complaint)
+        memory = 0
+        while child.poll() is None:
+            memory = max(memory, resident_peak(child.pid))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=0.05)
+        seconds = time.perf_counter() - began
+        if child.returncode:
+            complaint.seek(0)
+            said = complaint.read().decode(errors="replace")[-400:]
+            sys.exit(f"bench: {words[:4]} failed with {child.returncode}: {said}")
+    return Ran(seconds, memory)
+
+
+def resident_peak(pid: int) -> int:
+    """Return the largest resident memory a process had so far; 0 where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    return 0
 
 
 def write_random(path: Path, size: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -26,12 +27,63 @@ from provisioner.rehearsal.faults import (
     WrongLinkedSize,
     WrongTotal,
 )
-from tests.support.world import MIB, MIRROR, REPOSITORY, REVISION, TOKEN, Running, Wanted, World, tensors
+from tests.support.world import MIB, MIRROR, REPOSITORY, REVISION, TOKEN, Running, Wanted, World, eventually, tensors
 
 FILENAME = Wanted(data=b"").filename
 SIZE = 2 * MIB
 LARGE = 37 * MIB
 Place = Literal["content", "hub", "head"]
+
+
+# --- servers that are not there ------------------------------------------------------------------------
+
+PASSWORD = "pass-word-without-a-shape"
+ABSENT = {
+    "a closed port": "127.0.0.1 could not be reached",
+    "a host name that does not exist": "no-such-host.invalid could not be reached",
+    "a server that speaks another language": "127.0.0.1 could not be reached",
+    "an address with a password in it": "127.0.0.1 could not be reached",
+}
+
+
+def speak_ssh(listener: socket.socket) -> None:
+    """Greet every caller as an SSH server does, and hang up."""
+    with contextlib.suppress(OSError):
+        while True:
+            caller, _ = listener.accept()
+            with caller:
+                caller.sendall(b"SSH-2.0-OpenSSH_9.2p1\r\n")
+
+
+@pytest.fixture(scope="module")
+def absent(make_world: Callable[[], World]) -> Iterator[dict[str, tuple[World, Running]]]:
+    """Start a run against each; they spend their time waiting, so they do it side by side."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        closed = free.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=speak_ssh, args=(listener,), daemon=True).start()
+        endpoints = {
+            "a closed port": f"http://127.0.0.1:{closed}",
+            "a host name that does not exist": "http://no-such-host.invalid",
+            "a server that speaks another language": f"http://127.0.0.1:{listener.getsockname()[1]}",
+            "an address with a password in it": f"http://person:{PASSWORD}@127.0.0.1:{closed}/?token={PASSWORD}",
+        }
+        runs = {}
+        for name, endpoint in endpoints.items():
+            world = make_world()
+            world.publish(tensors(SIZE))
+            runs[name] = world, world.start("install", "--json", "--verbose", "--endpoint", endpoint)
+        yield runs
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_asks_more_than_once_before_it_says_so(absent: dict[str, tuple[World, Running]]) -> None:
+    world, running = absent["a closed port"]
+    eventually(lambda: "[1/1] fetching" in running.stderr_so_far, what="the Hub was asked")
+    time.sleep(0.5)
+    assert running.process.poll() is None
 
 
 # --- answers that are refused ------------------------------------------------------------------------
@@ -88,7 +140,11 @@ REFUSED = {
         says="in circles",
     ),
     "a redirect of the content in a circle": Refused(
-        fault=RedirectElsewhere("?again"), status=5, code="server-error", says="in circles"
+        fault=RedirectElsewhere(f"/{REPOSITORY}/resolve/{REVISION}/{FILENAME}"),
+        is_direct=True,
+        status=5,
+        code="server-error",
+        says="in circles",
     ),
     "a redirect to a file of this computer": Refused(
         fault=RedirectElsewhere("file:///etc/passwd"), on="head", status=5, code="server-error", says="to nowhere"
@@ -124,18 +180,24 @@ def test_refuses_a_wrong_size_before_the_first_byte(world: World) -> None:
     assert not world.part().exists() or world.bytes_in_log() == 0
 
 
-@pytest.mark.parametrize("is_range_ignored", [False, True], ids=["of a range", "of the whole file"])
-def test_reads_no_more_of_an_endless_body_than_the_file_has(world: World, is_range_ignored: bool) -> None:
-    """The body is chunked and goes on for gigabytes; nothing beyond the file's size may reach the disk."""
-    world.publish(tensors(SIZE))
-    if is_range_ignored:
-        world.hub.fault(IgnoreRange())  # from now on the whole is asked for, without a range
+def test_reads_no_more_of_an_endless_range_than_it_asked_for(world: World) -> None:
+    world.publish(tensors(LARGE))
     world.hub.fault(Endless(), times=None)
+    done = world.install()
+    assert done.returncode == 0, done.stderr
+    world.assert_in_place()
+
+
+def test_refuses_an_endless_body_as_soon_as_it_is_longer_than_the_file(world: World) -> None:
+    world.publish(tensors(LARGE))
+    world.hub.fault(IgnoreRange(), times=2)  # from now on the whole is asked for, without a range,
+    world.hub.fault(Endless(), times=None)  # and goes on for gigabytes
     done = world.install("--json")
+    assert (done.returncode, done.codes) == (7, ["size-mismatch"]), done.stderr
+    assert "more bytes than" in done.said
     assert done.seconds < 10
-    assert done.returncode == (7 if is_range_ignored else 0), done.stderr
-    on_disk = [path.stat().st_size for path in world.tree.rglob("*.safetensors*")]
-    assert max(on_disk) <= SIZE
+    assert world.part().stat().st_size == LARGE
+    world.assert_nothing_placed()
 
 
 def test_takes_the_second_source_when_the_first_says_no(world: World) -> None:
@@ -206,48 +268,7 @@ def test_a_small_file_comes_from_the_hub_itself(world: World) -> None:
     world.assert_in_place(wanted)
 
 
-# --- servers that are not there ------------------------------------------------------------------------
-
-PASSWORD = "pass-word-without-a-shape"
-ABSENT = {
-    "a closed port": "127.0.0.1 could not be reached",
-    "a host name that does not exist": "no-such-host.invalid could not be reached",
-    "a server that speaks another language": "127.0.0.1 could not be reached",
-    "an address with a password in it": "127.0.0.1 could not be reached",
-}
-
-
-def speak_ssh(listener: socket.socket) -> None:
-    """Greet every caller as an SSH server does, and hang up."""
-    with contextlib.suppress(OSError):
-        while True:
-            caller, _ = listener.accept()
-            with caller:
-                caller.sendall(b"SSH-2.0-OpenSSH_9.2p1\r\n")
-
-
-@pytest.fixture(scope="module")
-def absent(make_world: Callable[[], World]) -> Iterator[dict[str, tuple[World, Running]]]:
-    """Start a run against each; they spend their time waiting, so they do it side by side."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        closed = free.getsockname()[1]
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=speak_ssh, args=(listener,), daemon=True).start()
-        endpoints = {
-            "a closed port": f"http://127.0.0.1:{closed}",
-            "a host name that does not exist": "http://no-such-host.invalid",
-            "a server that speaks another language": f"http://127.0.0.1:{listener.getsockname()[1]}",
-            "an address with a password in it": f"http://person:{PASSWORD}@127.0.0.1:{closed}/?token={PASSWORD}",
-        }
-        runs = {}
-        for name, endpoint in endpoints.items():
-            world = make_world()
-            world.publish(tensors(SIZE))
-            runs[name] = world, world.start("install", "--json", "--verbose", "--endpoint", endpoint)
-        yield runs
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
+# --- servers that are not there, in the end ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ABSENT)

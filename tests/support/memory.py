@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from provisioner.errors import HashMismatchError, KleinError, UnreadableError
-from provisioner.models import Artifact, Destination, FileSystem, LocalCopy, Source, Variant
+from provisioner.models import Artifact, Destination, FileSystem, HubFile, LocalCopy, Source, Variant
 from provisioner.ports import Claim, HashProgress, Part, Proof, Stamp, TransferProgress
 from tests.support.builders import file_system
 
@@ -231,7 +231,7 @@ class ScriptedFetcher:
             part.finish_block(index, hashlib.sha256(piece).hexdigest())
             received += len(piece)
             progress(TransferProgress(received=received, rate_bytes_s=1.0, connections=1, attempt=1))
-        return f"the source of {getattr(source, 'filename', source)}"
+        return f"the source of {source.filename if isinstance(source, HubFile) else 'an address'}"
 
 
 @dataclass

@@ -27,7 +27,7 @@ from provisioner.events import Event, FileProgress, Notice, PlanMade, StepFinish
 from provisioner.models import Artifact, Destination, HubCacheTarget, Outcome, Plan, Source, UrlFile
 from provisioner.observe import Depth, Observer
 from provisioner.planner import plan
-from provisioner.ports import Fetcher, Finder, Part, Proof
+from provisioner.ports import Fetcher, Finder, Part, Proof, TransferProgress
 from tests.support.builders import (
     MODELS,
     artifact,
@@ -42,7 +42,7 @@ from tests.support.builders import (
     sha256,
     variant,
 )
-from tests.support.memory import ListedFinder, MemoryStore, ScriptedFetcher, proof_of
+from tests.support.memory import ListedFinder, MemoryPart, MemoryStore, ScriptedFetcher
 
 RIGHT = b"the right bytes"
 WRONG = b"the wrong bytes"
@@ -464,9 +464,6 @@ def test_a_snapshot_file_is_named_as_in_the_repository() -> None:
 def test_the_phase_says_whether_bytes_come_are_read_back_or_are_waited_for(
     hashed: int, received: int, note: str, phase: str
 ) -> None:
-    from provisioner.ports import TransferProgress
-    from tests.support.memory import MemoryPart
-
     class Slow(MemoryPart):
         @property
         def hashed(self) -> int:
@@ -491,6 +488,3 @@ def test_the_phase_says_whether_bytes_come_are_read_back_or_are_waited_for(
     (told,) = [event for event in world.events if isinstance(event, FileProgress)]
     assert (told.phase, told.note, told.rate_bytes_s, told.connections, told.attempt) == (phase, note, 2.0, 3, 4)
 
-
-def test_the_helper_proof_is_the_files_own() -> None:
-    assert proof_of(RIGHT).sha256 == VAE.sha256

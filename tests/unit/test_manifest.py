@@ -450,7 +450,7 @@ ONE_VALUE: tuple[tuple[Path_, object, str], ...] = (
     ((*MODEL, "accept", 0, "sha256"), "abc", "has 3 digits"),
     ((*MODEL, "accept", 0, "size"), 0, "too small"),
     ((*MODEL, "accept", 0, "sources"), [], "is empty"),
-    ((*MODEL, "accept", 0, "sources", 0, "revision"), "main", "a branch or a tag"),
+    ((*MODEL, "accept", 0, "sources", 0, "revision"), "main", "is a branch or tag"),
     ((*MODEL, "lookalikes", 0, "size"), GONE, "is missing"),
     ((*MODEL, "fingerprint"), [], "is a list; expected a mapping that describes a safetensors header"),
     ((*MODEL, "fingerprint", "tensors"), 0, "too small"),
