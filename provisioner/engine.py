@@ -27,7 +27,6 @@ from provisioner.models import (
     PlaceFile,
     Plan,
     RecordReceipt,
-    SetAside,
     Source,
     Step,
     UrlFile,
@@ -120,8 +119,6 @@ class Engine:
 
     def _do(self, step: Step) -> tuple[str, int]:
         match step:
-            case SetAside():
-                return f"moved to {self.store.set_aside(step.destination, step.reason)}", 0
             case RecordReceipt():
                 proof = self.prove_again(step.destination, _label(step.destination))
                 self.store.record(step.destination, step.artifact, proof, "found in place")
@@ -143,7 +140,9 @@ class Engine:
             tell("placing", bytes_on_disk=count, bytes_hashed=count)
 
         try:
-            way, proof = self.store.place_copy(step.copy, step.destination, step.artifact, progress=progress)
+            way, proof = self.store.place_copy(
+                step.copy, step.destination, step.artifact, progress=progress, replaces=step.replaces
+            )
         except (HashMismatchError, KleinError):
             self.rejected.add((step.artifact.id, step.copy.path))
             raise
@@ -169,7 +168,7 @@ class Engine:
     def _fetch_from(self, source: Source, step: FetchFile, *, is_last: bool) -> tuple[str, int]:
         label = _label(step.destination)
         tell = _Teller(self.events, label, step.artifact.size)
-        with self.store.part(step.destination, step.artifact) as part:
+        with self.store.part(step.destination, step.artifact, replaces=step.replaces) as part:
             while True:
                 was_resumed = part.resumed_bytes > 0
                 received, came_from = self._receive(source, step.artifact, part, tell)

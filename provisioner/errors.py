@@ -77,6 +77,66 @@ class UnsupportedMachineError(KleinError):
     exit_status = 3
 
 
+class DriverTooOldError(UnsupportedMachineError):
+    """The NVIDIA driver is older than every build asks for that has code for this GPU."""
+
+    code = "driver-too-old"
+
+
+class NvidiaDriverMissingError(UnsupportedMachineError):
+    """There is an NVIDIA GPU, and no driver answers for it."""
+
+    code = "nvidia-driver-missing"
+
+
+class DriverDroppedGpuError(UnsupportedMachineError):
+    """The NVIDIA driver is of a branch that no longer drives this GPU."""
+
+    code = "driver-dropped-gpu"
+
+
+class GpuTooOldError(UnsupportedMachineError):
+    """The GPU is older than anything torch has code for."""
+
+    code = "gpu-too-old"
+
+
+class GpuUnsupportedError(UnsupportedMachineError):
+    """No build of torch has code for this GPU on this system."""
+
+    code = "gpu-unsupported"
+
+
+class GpuUnknownError(UnsupportedMachineError):
+    """What the GPU is could not be learnt, and builds for it would differ."""
+
+    code = "gpu-unknown"
+
+
+class JetsonIndexError(UnsupportedMachineError):
+    """The GPU is a Jetson's, for which NVIDIA publishes builds of its own."""
+
+    code = "jetson-index"
+
+
+class AmdOnWindowsError(UnsupportedMachineError):
+    """AMD GPUs on Windows need AMD's own builds of torch."""
+
+    code = "amd-on-windows"
+
+
+class PlatformUnsupportedError(UnsupportedMachineError):
+    """There are no wheels of torch for this system, its version, processor or C library."""
+
+    code = "platform-unsupported"
+
+
+class PythonUnsupportedError(UnsupportedMachineError):
+    """No matched set of torch packages has wheels for this Python."""
+
+    code = "python-unsupported"
+
+
 # --- 4: storage ------------------------------------------------------------------------------
 
 

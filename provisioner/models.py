@@ -392,16 +392,6 @@ class Inventory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SetAside:
-    """Move what is in the way to ``.klein-setup/aside``, with a line saying why."""
-
-    artifact: Artifact
-    destination: Destination
-    reason: str
-    kind: Literal["set-aside"] = "set-aside"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceFile:
     """Prove a copy found on this machine and put it in place: reflink, else hard link, else copy."""
 
@@ -409,6 +399,7 @@ class PlaceFile:
     destination: Destination
     reason: str
     copy: LocalCopy
+    replaces: str | None = None  # why what is there has to go; it is set aside when its successor is proven
     kind: Literal["place-file"] = "place-file"
 
 
@@ -420,6 +411,7 @@ class FetchFile:
     destination: Destination
     reason: str
     held_bytes: int = 0  # already on disk from an interrupted run
+    replaces: str | None = None  # why what is there has to go; it is set aside when its successor is proven
     kind: Literal["fetch-file"] = "fetch-file"
 
     @property
@@ -438,7 +430,7 @@ class RecordReceipt:
     kind: Literal["record-receipt"] = "record-receipt"
 
 
-Step = SetAside | PlaceFile | FetchFile | RecordReceipt
+Step = PlaceFile | FetchFile | RecordReceipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

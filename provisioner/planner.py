@@ -22,7 +22,6 @@ from provisioner.models import (
     PlaceFile,
     Plan,
     RecordReceipt,
-    SetAside,
     SpaceNeed,
     Step,
 )
@@ -48,7 +47,8 @@ def plan(manifest: Manifest, wanted: ArtifactSet, machine: Machine | None, inven
     Plan
         With no steps if the target is as the manifest asks.
     """
-    steps = tuple(_in_order([_steps(check, inventory.copies) for check in inventory.checks]))
+    needed = [_step(check, inventory.copies) for check in inventory.checks]
+    steps = tuple(_in_order(step for step in needed if step is not None))
     unmet = unmet_conditions(wanted.conditions, machine) if machine is not None else ()
     findings = (*inventory.findings, *(_unmet_finding(wanted, sentence) for sentence in unmet))
     return Plan(
@@ -125,40 +125,39 @@ def _unmet_finding(wanted: ArtifactSet, sentence: str) -> Finding:
 # --- steps -------------------------------------------------------------------------------------
 
 
-def _steps(check: Check, copies: Iterable[LocalCopy]) -> list[Step]:
+def _step(check: Check, copies: Iterable[LocalCopy]) -> Step | None:
+    """Return what an artifact still needs, or None."""
     artifact, destination = check.artifact, check.destination
     if check.status == "ok":
         if check.is_recorded or check.basis != "sha256":
-            return []
+            return None
         reason = "proven just now; its receipt is missing or older than the file"
-        return [RecordReceipt(artifact=artifact, destination=destination, reason=reason)]
-    steps: list[Step] = []
+        return RecordReceipt(artifact=artifact, destination=destination, reason=reason)
     reason = _reason(check)
-    if check.status != "missing":
-        steps.append(SetAside(artifact=artifact, destination=destination, reason=reason))
+    replaces = None if check.status == "missing" else reason
     copy = next((each for each in copies if each.artifact_id == artifact.id), None)
     if copy is not None:
         why = f"{reason}; {copy.origin} may hold the same bytes: {copy.path}"
-        steps.append(PlaceFile(artifact=artifact, destination=destination, reason=why, copy=copy))
-    else:
-        steps.append(FetchFile(artifact=artifact, destination=destination, reason=reason, held_bytes=check.held_bytes))
-    return steps
+        return PlaceFile(artifact=artifact, destination=destination, reason=why, copy=copy, replaces=replaces)
+    return FetchFile(
+        artifact=artifact, destination=destination, reason=reason, held_bytes=check.held_bytes, replaces=replaces
+    )
 
 
-def _in_order(groups: Iterable[list[Step]]) -> list[Step]:
-    """Return the steps of all artifacts, one artifact after the other in the manifest's order but for one case.
+def _in_order(steps: Iterable[Step]) -> list[Step]:
+    """Return the steps in the manifest's order but for one case.
 
-    A file under the wrong name is taken as a copy before it is set aside from there.  Where two files have each
-    other's names the second is found again in ``aside``, one plan later.
+    A file under the wrong name is taken as a copy before it is replaced there.  Where two files have each other's
+    names the second is found again in ``aside``, one plan later.
     """
-    waiting, steps = [group for group in groups if group], list[Step]()
+    waiting, ordered = list(steps), list[Step]()
     while waiting:
-        wanted = {step.copy.path: group for group in waiting for step in group if isinstance(step, PlaceFile)}
-        free = (group for group in waiting if wanted.get(group[0].destination.path, group) is group)
+        wanted = {step.copy.path: step for step in waiting if isinstance(step, PlaceFile)}
+        free = (step for step in waiting if wanted.get(step.destination.path, step) is step)
         following = next(free, waiting[0])
         waiting.remove(following)
-        steps += following
-    return steps
+        ordered.append(following)
+    return ordered
 
 
 def _reason(check: Check) -> str:

@@ -140,16 +140,24 @@ class Store(Protocol):
     def check_inside(self, destination: Destination) -> None:
         """Raise PathOutsideRootError where a link leads out of the destination's root."""
 
-    def part(self, destination: Destination, artifact: Artifact) -> AbstractContextManager[GrowingFile]:
-        """Open the part file of a destination, continuing an interrupted one."""
+    def part(
+        self, destination: Destination, artifact: Artifact, *, replaces: str | None = None
+    ) -> AbstractContextManager[GrowingFile]:
+        """Open the part file of a destination, continuing an interrupted one.
+
+        ``replaces`` is why what is there has to go; it is set aside when the part is committed.
+        """
 
     def place_copy(
-        self, copy: LocalCopy, destination: Destination, artifact: Artifact, *, progress: HashProgress
+        self,
+        copy: LocalCopy,
+        destination: Destination,
+        artifact: Artifact,
+        *,
+        progress: HashProgress,
+        replaces: str | None = None,
     ) -> tuple[str, Proof]:
         """Put a local copy in place, proven; return how ("reflinked", "hard-linked", "copied") and the proof."""
-
-    def set_aside(self, destination: Destination, reason: str) -> Path:
-        """Move what is at a destination out of the way; return where it is now."""
 
     def record(self, destination: Destination, artifact: Artifact, proof: Proof, source: str) -> None:
         """Write the receipt of a file that is in place."""

@@ -30,6 +30,7 @@ from provisioner.models import (
     Manifest,
     Outcome,
     Plan,
+    RecordReceipt,
     Report,
     SpaceNeed,
     Step,
@@ -98,6 +99,7 @@ class StepEntry(TypedDict):
     destination: str
     artifact: str
     reason: str
+    replaces: str | None  # why what is there has to go
     size: int
     bytes_to_fetch: int
     outcome: OutcomeEntry | None
@@ -356,6 +358,7 @@ def _step_entry(step: Step, outcome: Outcome | None, secrets: tuple[str, ...]) -
         "destination": redact(str(step.destination.path), secrets),
         "artifact": step.artifact.id,
         "reason": redact(step.reason, secrets),
+        "replaces": redact(step.replaces, secrets) if not isinstance(step, RecordReceipt) and step.replaces else None,
         "size": step.artifact.size,
         "bytes_to_fetch": step.bytes_to_fetch if isinstance(step, FetchFile) else 0,
         "outcome": _outcome_entry(outcome, secrets) if outcome else None,

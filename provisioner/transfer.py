@@ -162,6 +162,8 @@ def strong_etag(text: str | None) -> str | None:
 def parse_rate(text: str) -> int:
     """Return bytes per second from ``10M``, ``500k``, ``2.5MB/s`` (decimal) or ``8MiB`` (binary).
 
+    ``Mbps`` is refused: to most people it means bits.
+
     >>> parse_rate("10M"), parse_rate("500k"), parse_rate("1MiB/s"), parse_rate("2000000")
     (10000000, 500000, 1048576, 2000000)
 
@@ -170,7 +172,7 @@ def parse_rate(text: str) -> int:
     ValueError
         The text is no rate, or it is zero.
     """
-    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([kKmMgG]?)(i?)[bB]?(?:/s|ps)?\s*", text)
+    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([kKmMgG]?)(i?)(?:[bB]?(?:/s)?|Bps)\s*", text)
     if match is None or (match.group(3) and not match.group(2)):
         message = f"{text!r} is not a rate; write it as 10M, 500k or 8MiB (bytes per second)"
         raise ValueError(message)

@@ -70,7 +70,7 @@ def _files(folders: Sequence[Path]) -> Iterator[tuple[Path, os.stat_result]]:
         for where, subfolders, names in os.walk(folder, onerror=lambda error: None):
             subfolders[:] = sorted(name for name in subfolders if name not in _SKIPPED_FOLDERS)
             if Path(where).name == STATE_FOLDER:
-                subfolders[:] = [name for name in subfolders if name == "aside"]
+                subfolders[:], names = [name for name in subfolders if name == "aside"], []
             for name in sorted(names):
                 if name.endswith(_UNFINISHED):
                     continue

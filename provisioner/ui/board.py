@@ -229,7 +229,6 @@ def started_words(step: Step) -> str:
     verbs = {
         "fetch-file": "fetching",
         "place-file": "placing",
-        "set-aside": "setting aside",
         "record-receipt": "recording",
     }
     return f"{verbs[step.kind]} {label_of(step.destination)} ({human_bytes(step.artifact.size)}): {step.reason}"

@@ -22,7 +22,6 @@ from provisioner.models import (
     Plan,
     RecordReceipt,
     Report,
-    SetAside,
     SpaceNeed,
     Step,
     Target,
@@ -105,14 +104,12 @@ def _fate(steps: Sequence[Step], check: Check | None) -> tuple[str, Style]:
     """Return what will happen to a file in a word or two."""
     kinds = {step.kind for step in steps}
     held = any(isinstance(step, FetchFile) and step.held_bytes for step in steps)
-    if "set-aside" in kinds and len(kinds) > 1:
+    if any(isinstance(step, (FetchFile, PlaceFile)) and step.replaces for step in steps):
         return "replace", "warn"
     if "fetch-file" in kinds:
         return ("continue" if held else "fetch"), "command"
     if "place-file" in kinds:
         return "place", "command"
-    if "set-aside" in kinds:
-        return "set aside", "warn"
     if "record-receipt" in kinds or (check is not None and check.status == "ok"):
         return "in place", "good"
     return _VERDICTS[check.status] if check is not None else ("not looked at", "dim")
@@ -154,16 +151,17 @@ def _distinct(reasons: Sequence[str]) -> list[str]:
 
 def _consequence(step: Step) -> str:
     """Return what a step does beyond what the row's first word says."""
+    kept = f"what is there goes to {STATE_FOLDER}/aside when its successor is proven"
     match step:
         case FetchFile(held_bytes=0):
-            return ""
+            return kept if step.replaces else ""
         case FetchFile():
-            return f"{human_bytes(step.held_bytes)} held, {human_bytes(step.bytes_to_fetch)} to fetch"
+            held = f"{human_bytes(step.held_bytes)} held, {human_bytes(step.bytes_to_fetch)} to fetch"
+            return f"{held}; {kept}" if step.replaces else held
         case PlaceFile():
             path = str(step.copy.path)
-            return "" if path in step.reason else f"from the {step.copy.origin} at {path}"
-        case SetAside():
-            return f"what is there is kept in {STATE_FOLDER}/aside"
+            source = "" if path in step.reason else f"from the {step.copy.origin} at {path}"
+            return "; ".join(words for words in (source, kept if step.replaces else "") if words)
         case RecordReceipt():
             return "its receipt is written"
 
@@ -237,11 +235,9 @@ def _outcome_word(outcomes: Sequence[Outcome]) -> tuple[str, Style]:
         return "skipped", "warn"
     match last.step:
         case FetchFile():
-            return "fetched", "good"
+            return ("replaced" if last.step.replaces else "fetched"), "good"
         case PlaceFile():
-            return "placed", "good"
-        case SetAside():
-            return "set aside", "warn"
+            return ("replaced" if last.step.replaces else "placed"), "good"
         case RecordReceipt():
             return "ok", "good"
 

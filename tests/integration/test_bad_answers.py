@@ -80,7 +80,7 @@ def absent(make_world: Callable[[], World]) -> Iterator[dict[str, tuple[World, R
 
 
 def test_asks_more_than_once_before_it_says_so(absent: dict[str, tuple[World, Running]]) -> None:
-    world, running = absent["a closed port"]
+    _, running = absent["a closed port"]
     eventually(lambda: "[1/1] fetching" in running.stderr_so_far, what="the Hub was asked")
     time.sleep(0.5)
     assert running.process.poll() is None
@@ -247,7 +247,7 @@ def test_takes_the_bytes_from_a_mirror_that_answers_directly(world: World, size:
 def test_a_mirror_may_leave_headers_out(world: World, header: str) -> None:
     world.publish(tensors(SIZE), is_direct=True)
     for place in ("head", "content"):
-        world.hub.fault(OmitHeader(header), on=place, times=None)  # type: ignore[arg-type]
+        world.hub.fault(OmitHeader(header), on=place, times=None)
     done = world.install()
     assert done.returncode == 0, done.stderr
     world.assert_in_place()

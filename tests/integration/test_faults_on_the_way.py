@@ -216,8 +216,9 @@ def test_opens_a_connection_anew_that_only_drips(world: World, limit: tuple[str,
     done = world.install("--stall-timeout", "1", *limit)
     assert done.returncode == 0, done.stderr
     assert done.seconds < 8
-    assert world.gets()[1].range is not None
-    assert not world.gets()[1].range.startswith("bytes=0-")
+    continued = world.gets()[1].range
+    assert continued is not None
+    assert int(continued.removeprefix("bytes=").partition("-")[0]) >= SMALL // 2
     world.assert_in_place(wanted)
 
 

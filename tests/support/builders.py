@@ -13,7 +13,6 @@ from provisioner.models import (
     Check,
     ComfyFile,
     ComfyTarget,
-    Destination,
     FileSystem,
     Gpu,
     HubBlob,
@@ -38,30 +37,36 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def hub_file(filename: str = "split_files/vae/vae.safetensors", **more: Any) -> HubFile:
+def _filled(more: dict[str, object], **values: object) -> dict[str, Any]:
+    """Return the values, with what was said put over them."""
+    return {**values, **more}
+
+
+def hub_file(filename: str = "split_files/vae/vae.safetensors", **more: object) -> HubFile:
     """Return a file on the Hub."""
-    return HubFile(**{"repo_id": "org/name", "revision": COMMIT, "filename": filename, **more})
+    return HubFile(**_filled(more, repo_id="org/name", revision=COMMIT, filename=filename))
 
 
-def artifact(data: bytes = b"the right bytes", **more: Any) -> Artifact:
+def artifact(data: bytes = b"the right bytes", *, id: str = "vae", **more: object) -> Artifact:  # noqa: A002
     """Return an artifact whose content is `data`."""
-    artifact_id = more.get("id", "vae")
-    name = more.get("name", f"{artifact_id}.safetensors")
-    values: dict[str, Any] = {
-        "id": artifact_id,
-        "role": "vae",
-        "name": name,
-        "folder": "vae",
-        "size": len(data),
-        "sha256": sha256(data),
-        "sources": (hub_file(f"split_files/vae/{name}"),),
-    }
-    return Artifact(**{**values, **more})
+    name = str(more.get("name", f"{id}.safetensors"))
+    return Artifact(
+        **_filled(
+            more,
+            id=id,
+            role="vae",
+            name=name,
+            folder="vae",
+            size=len(data),
+            sha256=sha256(data),
+            sources=(hub_file(f"split_files/vae/{name}"),),
+        )
+    )
 
 
-def variant(data: bytes, what: str = "as good", **more: Any) -> Variant:
+def variant(data: bytes, what: str = "as good", **more: object) -> Variant:
     """Return other bytes that are as good."""
-    return Variant(size=len(data), sha256=sha256(data), what=what, **more)
+    return Variant(**_filled(more, size=len(data), sha256=sha256(data), what=what))
 
 
 def lookalike(data: bytes, what: str = "The base model, not the distilled one.") -> Lookalike:
@@ -69,37 +74,39 @@ def lookalike(data: bytes, what: str = "The base model, not the distilled one.")
     return Lookalike(size=len(data), sha256=sha256(data), what=what)
 
 
-def artifact_set(*artifacts: Artifact, **more: Any) -> ArtifactSet:
+def artifact_set(*artifacts: Artifact, **more: object) -> ArtifactSet:
     """Return a set of artifacts for a ComfyUI tree."""
-    return ArtifactSet(**{"id": "fp8", "title": "A set", "target": "comfyui", "artifacts": artifacts, **more})
+    return ArtifactSet(**_filled(more, id="fp8", title="A set", target="comfyui", artifacts=artifacts))
 
 
-def manifest(*sets: ArtifactSet, **more: Any) -> Manifest:
+def manifest(*sets: ArtifactSet, **more: object) -> Manifest:
     """Return a manifest with some sets; the first is the default."""
     chosen = sets or (artifact_set(artifact()),)
-    values: dict[str, Any] = {
-        "schema_version": 1,
-        "id": "klein",
-        "title": "A manifest",
-        "licence": Licence(name="Apache-2.0", url="https://example.org/licence", is_commercial_use_allowed=True),
-        "default_set": chosen[0].id,
-        "sets": chosen,
-        "artifacts": tuple({each.id: each for one in chosen for each in one.artifacts}.values()),
-        "sha256": "0" * 64,
-    }
-    return Manifest(**{**values, **more})
+    return Manifest(
+        **_filled(
+            more,
+            schema_version=1,
+            id="klein",
+            title="A manifest",
+            licence=Licence(name="Apache-2.0", url="https://example.org/licence", is_commercial_use_allowed=True),
+            default_set=chosen[0].id,
+            sets=chosen,
+            artifacts=tuple({each.id: each for one in chosen for each in one.artifacts}.values()),
+            sha256="0" * 64,
+        )
+    )
 
 
-def gpu(**more: Any) -> Gpu:
+def gpu(**more: object) -> Gpu:
     """Return an NVIDIA GPU of 24 GiB."""
-    values: dict[str, Any] = {"vendor": "nvidia", "name": "A card", "index": 0, "memory_total_bytes": 24 * GIB}
-    return Gpu(**{**values, "compute_capability": (8, 9), **more})
+    known = {"memory_total_bytes": 24 * GIB, "compute_capability": (8, 9), **more}
+    return Gpu(**_filled(known, vendor="nvidia", name="A card", index=0))
 
 
-def machine(*gpus: Gpu, **more: Any) -> Machine:
+def machine(*gpus: Gpu, **more: object) -> Machine:
     """Return a Linux machine with these GPUs."""
-    values: dict[str, Any] = {"os": "linux", "os_release": "6.1", "is_wsl": False, "architecture": "x86_64"}
-    return Machine(**{**values, "libc": "glibc 2.36", "python_version": "3.11.7", "gpus": gpus, **more})
+    known = {"libc": "glibc 2.36", "python_version": "3.11.7", "gpus": gpus, **more}
+    return Machine(**_filled(known, os="linux", os_release="6.1", is_wsl=False, architecture="x86_64"))
 
 
 def comfy_target(models: Path = MODELS) -> ComfyTarget:
@@ -113,17 +120,12 @@ def comfy_file(wanted: Artifact, root: Path = MODELS) -> ComfyFile:
     return ComfyFile(root=root, relative=PurePosixPath(wanted.folder, wanted.name))
 
 
-def hub_blob(cache: Path, wanted: Artifact, **more: Any) -> HubBlob:
+def hub_blob(cache: Path, wanted: Artifact, **more: object) -> HubBlob:
     """Return where an artifact goes in an HF cache."""
     source = wanted.sources[0]
     assert isinstance(source, HubFile)
-    values: dict[str, Any] = {
-        "root": cache / ("models--" + source.repo_id.replace("/", "--")),
-        "revision": source.revision,
-        "filename": source.filename,
-        "is_lfs": wanted.is_lfs,
-    }
-    return HubBlob(**{**values, **more})
+    root = cache / ("models--" + source.repo_id.replace("/", "--"))
+    return HubBlob(**_filled(more, root=root, revision=source.revision, filename=source.filename, is_lfs=wanted.is_lfs))
 
 
 def file_system(path: Path = MODELS, *, device: int = 1, free_bytes: int = 10**12) -> FileSystem:
@@ -131,22 +133,21 @@ def file_system(path: Path = MODELS, *, device: int = 1, free_bytes: int = 10**1
     return FileSystem(path=path, device=device, total_bytes=10**13, free_bytes=free_bytes)
 
 
-def check(wanted: Artifact, status: str = "ok", **more: Any) -> Check:
+def check(wanted: Artifact, status: str = "ok", **more: object) -> Check:
     """Return a comparison that came out as `status`."""
     basis = {"ok": "receipt", "missing": "none", "unreadable": "none", "size-mismatch": "size"}.get(status, "sha256")
-    destination: Destination = more.pop("destination", None) or comfy_file(wanted)
-    values: dict[str, Any] = {"status": status, "basis": basis, "device": 1, "is_recorded": status == "ok"}
     if status == "size-mismatch":
-        values["observed_size"] = wanted.size + 1
-    return Check(artifact=wanted, destination=destination, **{**values, **more})
+        more.setdefault("observed_size", wanted.size + 1)
+    known = {"destination": comfy_file(wanted), "device": 1, "is_recorded": status == "ok", **more}
+    return Check(**_filled(known, artifact=wanted, status=status, basis=basis))
 
 
-def local_copy(wanted: Artifact, path: Path, *, device: int = 1, **more: Any) -> LocalCopy:
+def local_copy(wanted: Artifact, path: Path, *, device: int = 1, **more: object) -> LocalCopy:
     """Return a file elsewhere that may hold an artifact's bytes."""
-    values: dict[str, Any] = {"origin": "--look-in", "size": wanted.size, "sha256": wanted.sha256}
-    return LocalCopy(artifact_id=wanted.id, path=path, device=device, **{**values, **more})
+    known = {"origin": "--look-in", "size": wanted.size, "sha256": wanted.sha256, **more}
+    return LocalCopy(**_filled(known, artifact_id=wanted.id, path=path, device=device))
 
 
-def inventory(*checks: Check, **more: Any) -> Inventory:
+def inventory(*checks: Check, **more: object) -> Inventory:
     """Return what lies in a tree."""
-    return Inventory(**{"target": comfy_target(), "checks": checks, "file_systems": (file_system(),), **more})
+    return Inventory(**_filled(more, target=comfy_target(), checks=checks, file_systems=(file_system(),)))

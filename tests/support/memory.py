@@ -25,7 +25,10 @@ def proof_of(data: bytes) -> Proof:
 class MemoryPart:
     """A growing file in memory, in blocks of four bytes."""
 
-    def __init__(self, store: MemoryStore, destination: Destination, artifact: Artifact) -> None:
+    def __init__(
+        self, store: MemoryStore, destination: Destination, artifact: Artifact, replaces: str | None = None
+    ) -> None:
+        self._destination, self._replaces = destination, replaces
         self.block_size = BLOCK
         self.size = artifact.size
         self.data = bytearray(self.size)
@@ -79,6 +82,8 @@ class MemoryPart:
         return proof_of(bytes(self.data))
 
     def commit(self) -> None:
+        if self._replaces is not None:
+            self._store.set_aside(self._destination, self._replaces)
         self._store.unfinished.discard(self._path)
         self._store.held.pop(self._path, None)
         self._store.put(self._path, bytes(self.data))
@@ -172,14 +177,22 @@ class MemoryStore:
     def check_inside(self, destination: Destination) -> None:
         self.outside(destination)
 
-    def part(self, destination: Destination, artifact: Artifact) -> AbstractContextManager[MemoryPart]:
-        part = MemoryPart(self, destination, artifact)
+    def part(
+        self, destination: Destination, artifact: Artifact, *, replaces: str | None = None
+    ) -> AbstractContextManager[MemoryPart]:
+        part = MemoryPart(self, destination, artifact, replaces)
         self.unfinished.add(destination.path)
         self.parts.append(part)
         return part
 
     def place_copy(
-        self, copy: LocalCopy, destination: Destination, artifact: Artifact, *, progress: HashProgress
+        self,
+        copy: LocalCopy,
+        destination: Destination,
+        artifact: Artifact,
+        *,
+        progress: HashProgress,
+        replaces: str | None = None,
     ) -> tuple[str, Proof]:
         if self.place_error is not None:
             raise self.place_error
@@ -188,7 +201,10 @@ class MemoryStore:
         proof = self.prove(copy.path, progress=progress)
         if proof.sha256 != copy.sha256:
             raise HashMismatchError(f"{copy.path} holds other bytes")
-        self.put(destination.path, self.files[copy.path])
+        data = self.files[copy.path]
+        if replaces is not None:
+            self.set_aside(destination, replaces)
+        self.put(destination.path, data)
         return "hard-linked", proof
 
     def set_aside(self, destination: Destination, reason: str) -> Path:

@@ -55,12 +55,11 @@ def sha256_of(data: bytes | Path) -> str:
     """Return the SHA-256 of bytes, or of a file's bytes, in hex."""
     if isinstance(data, bytes):
         return hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256()
     with data.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if sys.version_info >= (3, 11) else _slowly(data)
-
-
-def _slowly(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+        while piece := stream.read(MIB):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def eventually(is_so: Callable[[], bool], *, what: str, timeout_s: float = 20.0) -> None:

@@ -121,11 +121,11 @@ def test_an_outcome_says_where_the_bytes_came_from_and_how_many_they_were() -> N
     assert world.store.recorded == [(HOME, sha256(RIGHT), "the source of first")]
 
 
-def test_a_file_in_the_way_is_set_aside_before_the_right_one_comes() -> None:
+def test_a_file_in_the_way_is_set_aside_when_the_right_one_is_proven() -> None:
     world = World({FIRST: [RIGHT]})
     world.store.put(HOME, WRONG)
     _, outcomes = world.provide()
-    assert came(outcomes) == [("set-aside", "done"), ("fetch-file", "done")]
+    assert came(outcomes) == [("fetch-file", "done")]
     ((path, reason),) = world.store.aside
     assert (path, reason.partition(":")[0]) == (HOME, "other bytes of the right size")
     assert WRONG in world.store.files.values()
@@ -157,8 +157,16 @@ def test_repair_replaces_what_rotted_under_a_valid_receipt() -> None:
     world.depth = "full"
     assert world.look().steps
     world.depth = "claims"  # under the lock, as the command does it
-    assert came(world.provide()[1]) == [("set-aside", "done"), ("fetch-file", "done")]
+    assert came(world.provide()[1]) == [("fetch-file", "done")]
     assert world.store.files[HOME] == RIGHT
+
+
+def test_a_wrong_file_stays_where_it_is_while_its_successor_cannot_be_had() -> None:
+    world = World({FIRST: [UnreachableError("no route")], MIRROR: [UnreachableError("no route")]})
+    world.store.put(HOME, WRONG)
+    _, outcomes = world.provide()
+    assert came(outcomes) == [("fetch-file", "failed")]
+    assert (world.store.files[HOME], world.store.aside) == (WRONG, [])
 
 
 # --- sources -------------------------------------------------------------------------------------
@@ -402,7 +410,7 @@ def test_a_file_that_cannot_be_set_aside_is_not_fetched_over() -> None:
     world = World({FIRST: [RIGHT]}, store=Stuck())
     world.store.put(HOME, WRONG)
     _, outcomes = world.provide()
-    assert came(outcomes) == [("set-aside", "failed"), ("fetch-file", "skipped")]
+    assert came(outcomes) == [("fetch-file", "failed")]
     assert world.store.files == {HOME: WRONG}
 
 
@@ -429,17 +437,15 @@ def test_events_tell_the_plan_each_step_and_its_phases_in_order() -> None:
     assert said == [
         ("PlanMade", ""),
         ("StepStarted", ""),
-        ("StepFinished", ""),
-        ("StepStarted", ""),
         ("FileProgress", "fetching"),
         ("FileProgress", "proving"),
         ("FileProgress", "syncing"),
         ("StepFinished", ""),
     ]
     numbers = [(event.number, event.total) for event in world.events if isinstance(event, (StepStarted, StepFinished))]
-    assert numbers == [(1, 2), (1, 2), (2, 2), (2, 2)]
+    assert numbers == [(1, 1), (1, 1)]
     (made,) = [event for event in world.events if isinstance(event, PlanMade)]
-    assert [step.kind for step in made.plan.steps] == ["set-aside", "fetch-file"]
+    assert [step.kind for step in made.plan.steps] == ["fetch-file"]
 
 
 def test_progress_names_the_file_and_counts_what_is_on_disk() -> None:
@@ -470,8 +476,8 @@ def test_the_phase_says_whether_bytes_come_are_read_back_or_are_waited_for(
             return hashed
 
     class SlowStore(MemoryStore):
-        def part(self, destination: Destination, artifact: Artifact) -> MemoryPart:
-            return Slow(self, destination, artifact)
+        def part(self, destination: Destination, artifact: Artifact, *, replaces: str | None = None) -> MemoryPart:
+            return Slow(self, destination, artifact, replaces)
 
     class Telling(ScriptedFetcher):
         def fetch(self, source: Source, artifact: Artifact, part: Part, **more: object) -> str:
@@ -487,4 +493,3 @@ def test_the_phase_says_whether_bytes_come_are_read_back_or_are_waited_for(
         world.provide()
     (told,) = [event for event in world.events if isinstance(event, FileProgress)]
     assert (told.phase, told.note, told.rate_bytes_s, told.connections, told.attempt) == (phase, note, 2.0, 3, 4)
-

@@ -225,7 +225,11 @@ def test_what_cannot_be_read_is_there_and_unreadable(scene: Scene, depth: Depth)
 
 def while_reading(scene: Scene, act: Callable[[], object]) -> None:
     scene.store.put(HOME, RIGHT)
-    scene.store.while_reading = lambda path: act() and None
+
+    def meanwhile(path: Path) -> None:
+        act()
+
+    scene.store.while_reading = meanwhile
 
 
 def test_what_goes_away_while_it_is_read_is_missing(scene: Scene) -> None:

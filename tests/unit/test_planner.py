@@ -18,7 +18,6 @@ from provisioner.models import (
     PlaceFile,
     Plan,
     RecordReceipt,
-    SetAside,
     UrlFile,
 )
 from provisioner.planner import SPACE_MARGIN, check_offline, check_space, plan, select_set, unmet_conditions
@@ -57,14 +56,17 @@ def plan_for(*checks: Check, **more: object) -> Plan:
         (check(VAE, "ok", basis="sha256", is_recorded=True), []),
         (check(VAE, "ok", basis="sha256", is_recorded=False), [RecordReceipt]),
         (check(VAE, "missing"), [FetchFile]),
-        (check(VAE, "size-mismatch", observed_size=99), [SetAside, FetchFile]),
-        (check(VAE, "hash-mismatch", observed_size=100), [SetAside, FetchFile]),
-        (check(VAE, "unreadable"), [SetAside, FetchFile]),
+        (check(VAE, "size-mismatch", observed_size=99), [FetchFile]),
+        (check(VAE, "hash-mismatch", observed_size=100), [FetchFile]),
+        (check(VAE, "unreadable"), [FetchFile]),
     ],
     ids=lambda value: f"{value.status}-{value.basis}" if isinstance(value, Check) else "",
 )
 def test_each_status_has_its_steps(found: Check, steps: list[type]) -> None:
-    assert [type(step) for step in plan_for(found).steps] == steps
+    made = plan_for(found)
+    assert [type(step) for step in made.steps] == steps
+    replaced = [step.replaces for step in made.steps if isinstance(step, FetchFile) and step.replaces]
+    assert bool(replaced) == (found.status not in {"ok", "missing"})
 
 
 @pytest.mark.parametrize(
@@ -106,11 +108,7 @@ def test_a_copy_lying_under_another_wanted_name_is_taken_before_that_is_cleared(
     wrong_vae = check(VAE, "size-mismatch", observed_size=300)
     copy = local_copy(ENCODER, comfy_file(VAE).path)
     made = plan_for(wrong_vae, check(ENCODER, "missing"), copies=(copy,))
-    assert [(step.artifact.id, step.kind) for step in made.steps] == [
-        ("encoder", "place-file"),
-        ("vae", "set-aside"),
-        ("vae", "fetch-file"),
-    ]
+    assert [(step.artifact.id, step.kind) for step in made.steps] == [("encoder", "place-file"), ("vae", "fetch-file")]
 
 
 def test_two_files_with_each_others_names_still_make_a_plan() -> None:
@@ -118,12 +116,9 @@ def test_two_files_with_each_others_names_still_make_a_plan() -> None:
     made = plan_for(check(VAE, "size-mismatch"), check(ENCODER, "size-mismatch"), copies=swapped)
     assert sorted((step.artifact.id, step.kind) for step in made.steps) == [
         ("encoder", "place-file"),
-        ("encoder", "set-aside"),
         ("vae", "place-file"),
-        ("vae", "set-aside"),
     ]
-    kinds = [step.kind for step in made.steps if step.artifact.id == "vae"]
-    assert kinds == ["set-aside", "place-file"]
+    assert all(isinstance(step, PlaceFile) and step.replaces for step in made.steps)
 
 
 def test_a_plan_carries_what_was_seen() -> None:

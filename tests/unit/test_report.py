@@ -76,7 +76,7 @@ KEYS = {
     "errors",
     "details",
 }
-STEP_KEYS = {"kind", "path", "destination", "artifact", "reason", "size", "bytes_to_fetch", "outcome"}
+STEP_KEYS = {"replaces", "kind", "path", "destination", "artifact", "reason", "size", "bytes_to_fetch", "outcome"}
 CHECK_KEYS = {
     "path",
     "destination",

@@ -42,7 +42,6 @@ from provisioner.models import (
     Provenance,
     RecordReceipt,
     Report,
-    SetAside,
     SpaceNeed,
     Step,
     UrlFile,
@@ -305,7 +304,7 @@ def test_a_straggler_does_not_bring_a_finished_file_back() -> None:
 
 def test_a_second_step_of_the_same_file_is_shown_again() -> None:
     board = Board()
-    board.finish(SetAside(artifact=A, destination=place(A), reason="in the way"))
+    board.finish(RecordReceipt(artifact=A, destination=place(A), reason="proven just now"))
     board.start(FETCH_A)
     assert board.move(progress(A, on_disk=2))
 
@@ -392,10 +391,10 @@ def test_a_plan_says_the_true_size_and_what_is_saved() -> None:
 
 
 def test_a_plan_says_what_happens_to_a_file_in_the_way_and_what_it_is() -> None:
-    aside = SetAside(artifact=A, destination=place(A), reason="other bytes of the right size")
-    fetch = FetchFile(artifact=A, destination=place(A), reason="other bytes of the right size")
+    why = "other bytes of the right size"
+    fetch = FetchFile(artifact=A, destination=place(A), reason=why, replaces=why)
     checks = (checked(A, "hash-mismatch", "the base model"), checked(B, "ok"))
-    told = written(plan_blocks(plan(aside, fetch, checks=checks)))
+    told = written(plan_blocks(plan(fetch, checks=checks)))
     assert "replace   vae/first.safetensors" in told
     assert told.count("other bytes of the right size") == 1
     assert ".klein-setup/aside" in told
@@ -514,7 +513,7 @@ def outcome(step: Step, status: OutcomeStatus = "done", error: Exception | None 
     return Outcome(step=step, status=status, detail="what came of it", bytes_fetched=5, seconds=2, error=error)
 
 
-ASIDE = SetAside(artifact=A, destination=place(A), reason="in the way")
+REPLACE = FetchFile(artifact=A, destination=place(A), reason="in the way", replaces="in the way")
 COPY = LocalCopy(artifact_id="first", path=Path("/c"), origin="HF cache", device=1, size=A.size, sha256="d")
 PLACE = PlaceFile(artifact=A, destination=place(A), reason="missing", copy=COPY)
 RECORD = RecordReceipt(artifact=A, destination=place(A), reason="proven just now")
@@ -524,11 +523,11 @@ RECORD = RecordReceipt(artifact=A, destination=place(A), reason="proven just now
     ("outcomes", "word"),
     [
         ((outcome(FETCH_A),), "fetched"),
-        ((outcome(ASIDE), outcome(FETCH_A)), "fetched"),
+        ((outcome(REPLACE),), "replaced"),
+        ((outcome(replace(PLACE, replaces="in the way")),), "replaced"),
         ((outcome(PLACE),), "placed"),
         ((outcome(RECORD),), "ok"),
-        ((outcome(ASIDE),), "set aside"),
-        ((outcome(ASIDE), outcome(FETCH_A, "failed", GatedError("403"))), "failed"),
+        ((outcome(REPLACE, "failed", GatedError("403")),), "failed"),
         ((outcome(FETCH_A, "skipped"),), "skipped"),
     ],
 )
@@ -543,8 +542,8 @@ def test_a_row_says_what_became_of_a_file_over_all_its_steps(outcomes: tuple[Out
 @pytest.mark.parametrize(
     ("steps", "word"),
     [
-        ((ASIDE,), "set aside"),
-        ((ASIDE, FETCH_A), "replace"),
+        ((REPLACE,), "replace"),
+        ((replace(PLACE, replaces="in the way"),), "replace"),
         ((PLACE,), "place"),
         ((RECORD,), "in place"),
         ((FETCH_A,), "fetch"),

@@ -174,7 +174,10 @@ class _Transfer:
         self.part = part
         self.progress = progress
         self.ramp = Ramp(limit=fetcher.max_connections, wanted=fetcher.first_connections)
-        self.changed = threading.Condition()
+        # The main thread takes the lock itself and not the condition: a signal that arrives inside the condition's
+        # own `__enter__` or `__exit__`, which are Python, leaves the lock taken for ever.
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
         self.renewing = threading.Lock()
         self.location = Location("", is_signed=False)
         self.etag: str | None = None
@@ -210,11 +213,11 @@ class _Transfer:
         """Bring every missing block; raises what `RangeFetcher.fetch` says."""
         try:
             self.location = self._resolve()
-            while self.part.missing_blocks():
-                self.pending = self.part.missing_blocks()
+            while missing := self.part.missing_blocks():
+                self.pending = list(missing)
                 self.round += 1
                 self.restart, self.is_round_over = None, False
-                self._work_until_done_or_restart()
+                self._work_until_done_or_restart(missing)
                 self._stop_workers()
                 if self.fatal is not None:
                     raise self.fatal
@@ -223,8 +226,8 @@ class _Transfer:
         finally:
             self._stop_workers()
 
-    def _work_until_done_or_restart(self) -> None:
-        while self.fatal is None and self.restart is None and self.part.missing_blocks():
+    def _work_until_done_or_restart(self, missing: list[int]) -> None:
+        while self.fatal is None and self.restart is None and not all(map(self.part.has_block, missing)):
             self._check_cancelled()
             now = time.monotonic()
             wanted = 1 if self.is_stream else self.ramp.observe(now, self.received, len(self.receiving))
@@ -234,7 +237,7 @@ class _Transfer:
                 if len(self.workers) >= len(self.pending):
                     break
             self._report(now)
-            with self.changed:
+            with self.lock:
                 if self.fatal is None and self.restart is None:
                     self.changed.wait(_TICK_S)
 
@@ -249,7 +252,7 @@ class _Transfer:
 
     def _stop_workers(self) -> None:
         self.is_round_over = True
-        with self.changed:
+        with self.lock:
             self.changed.notify_all()
         limit = time.monotonic() + _JOIN_S
         for worker in self.workers:

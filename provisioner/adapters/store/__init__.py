@@ -57,8 +57,8 @@ class FileStore:
         Told one line a person may want to read.
     ways : tuple
         How a copy elsewhere may be linked into place, best first.
-    move, symlink : callable
-        How a file gets another name, and how a link is made.
+    move, symlink, second_name : callable
+        How a file gets another name, how a link is made, and how a file gets a second name.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class FileStore:
         ways: tuple[tuple[str, Linker], ...] = WAYS,
         move: Move = replace,
         symlink: Symlink = make_symlink,
+        second_name: Linker = hard_link,
     ) -> None:
         self._file_system_of = file_system_of
         self.check_inside = inside
@@ -81,6 +82,7 @@ class FileStore:
         self._ways = ways
         self._move = move
         self._symlink = symlink
+        self._second_name = second_name
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -141,8 +143,18 @@ class FileStore:
                 held.enter_context(hold(root, wait=self._wait, cancelled=self._cancelled, notice=self._notice))
             yield
 
-    def part(self, destination: Destination, artifact: Artifact) -> AbstractContextManager[PartFile]:
-        """Return the part file of a destination, continuing an interrupted one; entering raises StorageError."""
+    def part(
+        self, destination: Destination, artifact: Artifact, *, replaces: str | None = None
+    ) -> AbstractContextManager[PartFile]:
+        """Return the part file of a destination, continuing an interrupted one; entering raises StorageError.
+
+        Parameters
+        ----------
+        destination, artifact : Destination, Artifact
+            What grows, and where it belongs.
+        replaces : str, optional
+            Why what is there has to go.  It stays until its successor is proven, and is then set aside.
+        """
         self.check_inside(destination)
         final = _growing_name(destination, artifact)
         part, log = part_path(final), log_path(final)
@@ -155,11 +167,17 @@ class FileStore:
             final,
             size=artifact.size,
             sha256=artifact.sha256,
-            place=lambda part: self._place(part, destination, artifact.size, artifact.sha256),
+            place=lambda part: self._place(part, destination, artifact.size, artifact.sha256, replaces),
         )
 
     def place_copy(
-        self, copy: LocalCopy, destination: Destination, artifact: Artifact, *, progress: HashProgress
+        self,
+        copy: LocalCopy,
+        destination: Destination,
+        artifact: Artifact,
+        *,
+        progress: HashProgress,
+        replaces: str | None = None,
     ) -> tuple[str, Proof]:
         """Put a local copy in place, proven; return how it got there and its proof.
 
@@ -197,7 +215,7 @@ class FileStore:
                     expected=copy.sha256,
                     observed=proof.sha256,
                 )
-            self._place(waiting, destination, proof.size, proof.sha256)
+            self._place(waiting, destination, proof.size, proof.sha256, replaces)
         except OSError as error:
             raise storage_error(error, waiting) from error
         finally:
@@ -249,17 +267,21 @@ class FileStore:
             if log_path(final).is_file() and not log_path(final).is_symlink():
                 remove_part(final)
 
-    def _place(self, part: Path, destination: Destination, size: int, sha256: str) -> None:
-        """Give proven bytes their final name; what somebody put there since the plan was made is set aside."""
+    def _place(self, part: Path, destination: Destination, size: int, sha256: str, replaces: str | None) -> None:
+        """Give proven bytes their final name; what is there is set aside, also if it came after the plan."""
         path = destination.path
+        reason = replaces or "it was in the way of a proven file"
         if isinstance(destination, HubBlob):
-            if os.path.lexists(path) and not path.is_symlink():
-                self._move_aside(destination.root, path, "it was in the way of a proven file")
+            if replaces is not None:
+                self.set_aside(destination, replaces)
+            elif os.path.lexists(path) and not path.is_symlink():
+                self._move_aside(destination.root, path, reason)
             place_blob(part, destination, size=size, sha256=sha256, symlink=self._symlink, move=self._move)
             return
         if os.path.lexists(path) and (path.is_symlink() or not path.samefile(part)):
-            moved_to = self._move_aside(destination.root, path, "it was in the way of a proven file")
-            self._notice(f"{path} appeared meanwhile; it is now {moved_to}.")
+            moved_to = self._move_aside(destination.root, path, reason)
+            if replaces is None:
+                self._notice(f"{path} appeared meanwhile; it is now {moved_to}.")
         self._move(part, path)
 
     def _prove_link(self, waiting: Path, progress: HashProgress) -> Proof:
@@ -310,7 +332,7 @@ class FileStore:
         linked = _free_name(folder / path.relative_to(root))
         make_folder(linked.parent)
         try:
-            if not hard_link(path, linked):
+            if not self._second_name(path, linked):
                 return None
         except OSError as error:
             raise storage_error(error, linked) from error

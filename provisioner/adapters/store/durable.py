@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -70,15 +71,15 @@ def make_folder(folder: Path) -> None:
 
 def _through_the_drive(descriptor: int) -> bool:
     """Flush the drive's own cache too, where the system has a call for it (macOS: ``F_FULLFSYNC``)."""
-    if sys.platform != "darwin":
-        return False
-    import fcntl
+    if sys.platform == "darwin":  # pragma: no cover - only macOS has the call
+        import fcntl
 
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-    except OSError:
-        return False  # a file system without it
-    return True
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+        except OSError:
+            return False  # a file system without it
+        return True
+    return False
 
 
 def flush_file(descriptor: int, *, through_the_drive: Callable[[int], bool] = _through_the_drive) -> None:
@@ -121,12 +122,14 @@ def replace(
 
     On Windows a refusal is taken for a passing one first: a virus scanner or an indexer looks at every new file.
     """
-    for pause_s in (*pauses_s, None) if platform == "win32" else (None,):
+    pauses = iter(pauses_s if platform == "win32" else ())
+    while True:
         try:
             move(source, destination)
             flush_folder(destination.parent)
             return
         except PermissionError as error:
+            pause_s = next(pauses, None)
             if pause_s is None:
                 raise _not_replaced(error, destination, platform) from error
             time.sleep(pause_s)
@@ -154,6 +157,7 @@ def write_text_durably(path: Path, text: str) -> None:
             stream.flush()
             flush_file(stream.fileno())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise storage_error(error, path) from error
     replace(temporary, path)

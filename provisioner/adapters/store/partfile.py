@@ -46,6 +46,9 @@ class Disk:
     flush: Callable[[int], None] = flush_file
     """Hands over everything, at the end."""
 
+    append: Callable[[int, bytes], int] = os.write
+    """Adds a line to the log."""
+
     flush_step: int = 128 * 1024 * 1024
     """Bytes behind the frontier that make a flush worth it."""
 
@@ -149,8 +152,8 @@ class PartFile:
             raise storage_error(error, self.path) from error
         self._move_frontier()
         self._start(self._hash_behind_frontier, "hash")
-        if self._disk.flush_some is not None:
-            self._start(self._flush_behind_frontier, "flush")
+        if (flush := self._disk.flush_some) is not None:
+            self._start(lambda: self._flush_behind_frontier(flush), "flush")
         return self
 
     def __exit__(
@@ -242,7 +245,7 @@ class PartFile:
             self._move_frontier()
             self._changed.notify_all()
             try:
-                os.write(self._log_descriptor, (_block_line(index, sha256) + "\n").encode())
+                self._disk.append(self._log_descriptor, (_block_line(index, sha256) + "\n").encode())
             except OSError as error:
                 raise storage_error(error, log_path(self.final)) from error
 
@@ -349,11 +352,11 @@ class PartFile:
         except OSError as error:
             self._fail(error)
 
-    def _flush_behind_frontier(self) -> None:
+    def _flush_behind_frontier(self, flush: Callable[[int], None]) -> None:
         """Hand finished bytes to the disk while more arrive, so that the last flush is short."""
-        flushed, flush = self.frontier, self._disk.flush_some
+        flushed = self.frontier
         try:
-            while flush is not None:
+            while True:
                 with self._changed:
                     while not self._closing and self.frontier - flushed < self._disk.flush_step:
                         flushed = min(flushed, self.frontier)  # after a reset it starts from the first byte again

@@ -22,51 +22,59 @@ _NOT_POSSIBLE = {
 }
 
 
-def reflink(source: Path, destination: Path) -> bool:
+def reflink(source: Path, destination: Path, *, platform: str = sys.platform) -> bool:
     """Make ``destination`` share the disk blocks of ``source``; False where the file system cannot.
 
     Linux: ``FICLONE`` (btrfs, xfs, bcachefs, ZFS).  macOS: ``clonefile`` (APFS).  Elsewhere: False.
     Both files may be changed later without touching the other.
     """
-    if sys.platform == "linux":
-        return _reflink_linux(source, destination)
-    if sys.platform == "darwin":
-        return _reflink_macos(source, destination)
+    if platform == "linux":
+        return by_ficlone(source, destination)
+    if platform == "darwin":
+        return by_clonefile(source, destination)
     return False
 
 
-def _reflink_linux(source: Path, destination: Path) -> bool:
-    if sys.platform != "linux":
-        return False
+def _ficlone(writer: int, reader: int) -> None:
+    if sys.platform == "win32":  # pragma: no cover - has no ioctl
+        raise OSError(errno.ENOTSUP, "no ioctl here")
     import fcntl
 
-    try:
-        with source.open("rb") as reader, destination.open("xb") as writer:
-            fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
-    except OSError as error:
-        if isinstance(error, FileExistsError):
-            raise
-        destination.unlink(missing_ok=True)
-        if error.errno in _NOT_POSSIBLE:
-            return False
-        raise
-    return True
+    fcntl.ioctl(writer, _FICLONE, reader)
 
 
-def _reflink_macos(source: Path, destination: Path) -> bool:
+def by_ficlone(source: Path, destination: Path, *, clone: Callable[[int, int], None] = _ficlone) -> bool:
+    """Clone with Linux's ioctl; raises FileExistsError, and OSError for what is no matter of being able to."""
+    with source.open("rb") as reader, destination.open("xb") as writer:
+        try:
+            clone(writer.fileno(), reader.fileno())
+            return True
+        except OSError as error:
+            refused = error
+    destination.unlink(missing_ok=True)
+    if refused.errno in _NOT_POSSIBLE:
+        return False
+    raise refused
+
+
+def _clonefile() -> Callable[[bytes, bytes, int], int] | None:
     import ctypes
 
-    library = ctypes.CDLL(None, use_errno=True)
-    clonefile = getattr(library, "clonefile", None)
-    if clonefile is None:
-        return False
-    return bool(clonefile(os.fsencode(source), os.fsencode(destination), 0) == 0)
+    return getattr(ctypes.CDLL(None), "clonefile", None)
 
 
-def hard_link(source: Path, destination: Path) -> bool:
+def by_clonefile(
+    source: Path, destination: Path, *, find: Callable[[], Callable[[bytes, bytes, int], int] | None] = _clonefile
+) -> bool:
+    """Clone with macOS' call; False where it is not there or does not succeed."""
+    clonefile = find()
+    return clonefile is not None and clonefile(os.fsencode(source), os.fsencode(destination), 0) == 0
+
+
+def hard_link(source: Path, destination: Path, *, link: Callable[[Path, Path], None] = os.link) -> bool:
     """Give the file a second name; False where the file system, or a boundary between two, does not allow it."""
     try:
-        os.link(source, destination)
+        link(source, destination)
     except OSError as error:
         if isinstance(error, FileExistsError):
             raise

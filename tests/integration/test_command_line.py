@@ -1,0 +1,456 @@
+"""The command as a person or a program calls it: documents, events, questions, options, terminals that are none."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from provisioner.rehearsal.faults import CutAfter, Status, WrongBytes
+from tests.support.world import MIB, ROOT, TOKEN, Completed, Wanted, World, tensors
+
+SIZE = 2 * MIB
+LARGE = 37 * MIB
+KEYS = {
+    "schema_version",
+    "command",
+    "status",
+    "exit_status",
+    "klein_setup",
+    "machine",
+    "manifest",
+    "target",
+    "totals",
+    "steps",
+    "checks",
+    "findings",
+    "space",
+    "errors",
+    "details",
+}
+
+
+# --- documents ---------------------------------------------------------------------------------------
+
+
+def unknown_option(world: World) -> Completed:
+    return world.install("--json", "--no-such-option")
+
+
+def bad_value(world: World) -> Completed:
+    return world.install("--connections", "many", "--json")
+
+
+def bad_manifest(world: World) -> Completed:
+    world.write_manifest(schema_version=99)
+    return world.install("--json")
+
+
+def missing_manifest(world: World) -> Completed:
+    return world.install("--json", "--manifest", "there/is/none.yaml")
+
+
+def no_network(world: World) -> Completed:
+    world.hub.fault(Status(429, (("Retry-After", "9999"),)), on="head", times=None)
+    return world.install("--json")
+
+
+def no_access(world: World) -> Completed:
+    world.hub.fault(Status(403, (("X-Error-Code", "GatedRepo"),)), on="head", times=None)
+    return world.install("--json")
+
+
+def wrong_bytes(world: World) -> Completed:
+    world.hub.fault(WrongBytes(), times=None)
+    return world.install("--json")
+
+
+def a_question(world: World) -> Completed:
+    return world.install("--json", "--no-target")
+
+
+def findings(world: World) -> Completed:
+    return world.run("verify", "--json")
+
+
+@pytest.mark.parametrize(
+    ("go_wrong", "status"),
+    [
+        (findings, 1),
+        (unknown_option, 2),
+        (bad_value, 2),
+        (bad_manifest, 2),
+        (missing_manifest, 2),
+        (a_question, 2),
+        (no_network, 5),
+        (no_access, 6),
+        (wrong_bytes, 7),
+    ],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+def test_json_is_one_document_when_it_fails(world: World, go_wrong: Callable[[World], Completed], status: int) -> None:
+    world.publish(tensors(SIZE))
+    done = go_wrong(world)
+    document = done.json  # raises if stdout holds anything else
+    assert set(document) == KEYS
+    assert (done.returncode, document["exit_status"]) == (status, status)
+    assert document["command"] in {"install", "verify"}
+    assert len(document["errors"]) == (0 if status == 1 else 1)
+    for error in document["errors"]:
+        assert set(error) == {"code", "message", "hint", "exit_status", "context"}
+        assert error["exit_status"] == status
+        assert error["hint"]
+
+
+def test_json_is_the_same_document_when_it_succeeds(world: World) -> None:
+    (wanted,) = world.publish(tensors(SIZE))
+    done = world.install("--json")
+    assert set(done.json) == KEYS
+    assert (done.json["status"], done.json["exit_status"], done.json["errors"]) == ("ok", 0, [])
+    assert done.json["totals"]["size"] == SIZE
+    (step,) = done.json["steps"]
+    assert step["outcome"]["bytes_fetched"] == SIZE
+    (check,) = done.json["checks"]
+    assert (check["status"], check["observed_sha256"]) == ("ok", wanted.sha256)
+
+
+def test_json_says_the_same_of_every_command(world: World) -> None:
+    world.publish(tensors(SIZE))
+    for arguments in (["plan"], ["install"], ["verify"], ["verify", "--quick"], ["repair"], ["detect"]):
+        done = world.run(*arguments, "--json")
+        assert (done.returncode, set(done.json)) == (0, KEYS), done.stderr
+        assert done.json["command"] == arguments[0]
+
+
+def test_events_are_lines_and_the_document_is_the_last(world: World) -> None:
+    (wanted,) = world.publish(tensors(LARGE))
+    world.hub.fault(CutAfter(0.5))
+    world.hub.rate_bytes_s_per_connection = 30 * MIB
+    done = world.install("--json=events")
+    assert done.returncode == 0, done.stderr
+    *events, report = done.lines
+    assert all("event" in each for each in (*events, report))
+    assert report["event"] == "report"
+    assert set(report) - {"event"} == KEYS
+    kinds = [each["event"] for each in events]
+    assert kinds.count("step-started") == kinds.count("step-finished") == 1
+    moved = [each for each in events if each["event"] == "file-progress"]
+    assert {each["label"] for each in moved} == {f"vae/{wanted.name}"}
+    assert {each["size"] for each in moved} == {LARGE}
+    on_disk = [each["bytes_on_disk"] for each in moved if each["phase"] == "fetching"]
+    assert on_disk == sorted(on_disk)
+    assert done.stderr == ""
+
+
+def test_events_of_a_failure_end_with_its_document(world: World) -> None:
+    world.publish(tensors(SIZE))
+    world.hub.fault(WrongBytes(), times=None)
+    done = world.install("--json=events")
+    assert done.returncode == 7
+    assert done.lines[-1]["errors"][0]["code"] == "hash-mismatch"
+
+
+# --- questions ---------------------------------------------------------------------------------------
+
+
+def test_a_folder_nobody_named_is_an_error_without_a_terminal(world: World) -> None:
+    world.publish(tensors(SIZE))
+    done = world.install("--no-target")
+    assert done.returncode == 2
+    assert "there is no one to ask" in done.said
+    assert "--yes" in done.said
+    assert world.hub.requests == ()
+    assert [path for path in world.home.rglob("*.safetensors*")] == []
+
+
+def test_a_new_folder_is_made_where_the_plan_says_when_yes_was_given(world: World) -> None:
+    (wanted,) = world.publish(tensors(SIZE))
+    done = world.install("--no-target", "--yes", "--json")
+    assert done.returncode == 0, done.stderr
+    models = Path(done.json["target"]["path"])
+    assert world.home in models.parents
+    assert (models / "vae" / wanted.name).stat().st_size == SIZE
+
+
+def test_the_tree_of_the_last_run_is_the_default_of_the_next(world: World) -> None:
+    world.publish(tensors(SIZE))
+    assert world.install().returncode == 0
+    asked = len(world.hub.requests)
+    done = world.install("--no-target", "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.json["target"]["path"] == str(world.tree / "models")
+    assert len(world.hub.requests) == asked
+
+
+def test_a_licence_that_forbids_commercial_use_has_to_be_accepted(world: World) -> None:
+    world.publish(tensors(SIZE))
+    world.write_manifest(
+        licence={
+            "name": "Non-Commercial",
+            "url": "https://example.org/licence",
+            "is_commercial_use_allowed": False,
+            "notice": "Only for research.",
+        }
+    )
+    done = world.install("--json")
+    assert (done.returncode, done.codes) == (2, ["answer-needed"])
+    assert "Only for research." in done.json["errors"][0]["message"]
+    assert world.hub.requests == ()
+    assert world.install("--yes").returncode == 0
+    world.assert_in_place()
+
+
+# --- options -----------------------------------------------------------------------------------------
+
+
+def test_offline_lists_what_is_missing_and_asks_nothing(world: World) -> None:
+    first, second = world.publish(
+        Wanted(data=tensors(SIZE, 1), name="a.safetensors"), Wanted(data=tensors(SIZE, 2), name="b.safetensors")
+    )
+    for arguments, env in ((["--offline"], {}), ([], {"HF_HUB_OFFLINE": "1"})):
+        done = world.install("--json", *arguments, env=env)
+        assert (done.returncode, done.codes) == (5, ["offline"])
+        assert first.name in done.json["errors"][0]["message"]
+        assert second.name in done.json["errors"][0]["message"]
+    assert world.hub.requests == ()
+    assert world.install().returncode == 0
+    assert world.install("--offline").returncode == 0  # nothing is missing any more
+
+
+def test_limit_rate_holds(world: World) -> None:
+    world.publish(tensors(LARGE))
+    done = world.install("--limit-rate", "16MiB", "--json=events")
+    assert done.returncode == 0, done.stderr
+    fetching = [each["bytes_received"] for each in done.lines if each["event"] == "file-progress"]
+    assert max(fetching) == LARGE
+    asked = [each.at for each in world.gets()]
+    world.hub.wait_until_idle()
+    seconds = done.lines[-1]["steps"][0]["outcome"]["seconds"]
+    assert 0.9 * LARGE / (16 * MIB) < seconds < 2 * LARGE / (16 * MIB)
+    assert len(asked) == 3
+
+
+def test_a_very_low_limit_holds_too(world: World) -> None:
+    world.publish(tensors(64 * 1024))
+    done = world.install("--limit-rate", "32k", "--json")
+    assert done.returncode == 0, done.stderr
+    assert 1.6 < done.json["steps"][0]["outcome"]["seconds"] < 4
+
+
+@pytest.mark.parametrize(("given", "most"), [("1", 1), ("2", 2)])
+def test_holds_no_more_connections_than_allowed(world: World, given: str, most: int) -> None:
+    world.publish(tensors(LARGE))
+    world.hub.rate_bytes_s_per_connection = 30 * MIB
+    done = world.install("--connections", given, "--json=events")
+    assert done.returncode == 0, done.stderr
+    held = [each["connections"] for each in done.lines if each["event"] == "file-progress"]
+    assert max(held) == most
+
+
+def test_grows_connections_while_they_pay(world: World) -> None:
+    world.publish(tensors(6 * 16 * MIB))
+    world.hub.rate_bytes_s_per_connection = 10 * MIB
+    done = world.install("--json=events")
+    assert done.returncode == 0, done.stderr
+    held = [each["connections"] for each in done.lines if each["event"] == "file-progress"]
+    assert max(held) > 2
+    world.assert_in_place()
+
+
+WRONG: dict[str, tuple[list[str], str]] = {
+    "an option that does not exist": (["install", "--frobnicate"], "--frobnicate"),
+    "an abbreviated option": (["install", "--off"], "--off"),
+    "a command that does not exist": (["uninstall"], "uninstall"),
+    "a set that does not exist": (["install", "--set", "fp3"], "fp3"),
+    "a manifest that does not exist": (["install", "--manifest", "flux2-klein-4c"], "did you mean flux2-klein-4b?"),
+    "a part that does not exist": (["install", "--only", "everything"], "everything"),
+    "a rate that is none": (["install", "--limit-rate", "fast"], "fast"),
+    "no connections at all": (["install", "--connections", "0"], "1 to 32"),
+    "an endpoint that is no address": (["install", "--endpoint", "ftp://host"], "ftp://host"),
+    "two targets": (["install", "--comfyui", "a", "--hf-cache", "b"], "two targets"),
+    "a set for another kind of target": (["install", "--hf-cache", "b", "--set", "tree"], "tree"),
+    "a time that is none": (["install", "--stall-timeout", "-1"], "-1"),
+    "a kind of JSON that does not exist": (["install", "--json=xml"], "xml"),
+    "a folder that is no ComfyUI tree": (["install", "--comfyui", str(ROOT / "scripts")], "is not a ComfyUI tree"),
+    "a file where a tree is meant": (["install", "--comfyui", str(ROOT / "pyproject.toml")], "is not a folder"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "says"), WRONG.values(), ids=WRONG.keys())
+def test_what_makes_no_sense_is_named_with_a_way_out(world: World, arguments: list[str], says: str) -> None:
+    world.publish(tensors(SIZE))
+    done = world.run(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert says in done.said
+    assert "error:" in done.stderr
+    assert "what to do:" in done.stderr
+    assert world.hub.requests == ()
+
+
+def test_install_is_what_happens_without_a_command(world: World) -> None:
+    world.publish(tensors(SIZE))
+    done = world.run("--manifest", world.manifest, "--comfyui", world.tree, "--endpoint", world.hub.endpoint)
+    assert done.returncode == 0, done.stderr
+    world.assert_in_place()
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_needs_nothing(world: World, option: str) -> None:
+    done = world.run(option)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "klein-setup" in done.stdout
+
+
+# --- places where the output goes --------------------------------------------------------------------
+
+POOR: dict[str, dict[str, str]] = {
+    "LANG=C": {"LANG": "C"},
+    "a locale that is really ASCII": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "PYTHONIOENCODING=ascii": {"PYTHONIOENCODING": "ascii"},
+    "PYTHONIOENCODING=cp1252": {"PYTHONIOENCODING": "cp1252"},
+    "a terminal of three columns": {"COLUMNS": "3"},
+}
+
+
+@pytest.mark.parametrize("env", POOR.values(), ids=POOR.keys())
+def test_a_poor_encoding_stops_nothing(world: World, env: dict[str, str]) -> None:
+    world.publish(tensors(SIZE))
+    world.tree = world.folder / "Mod\u00e8les \u6a21\u578b" / "ComfyUI"
+    world.hub.fault(CutAfter(0.5))
+    done = world.install("--verbose", env=env)
+    assert done.returncode == 0, done.stderr
+    world.assert_in_place()
+    document = world.install("--json", env=env).json
+    # Where the locale is ASCII, Python spells what it cannot name in half characters; the bytes are the same.
+    assert os.fsencode(document["target"]["path"]) == os.fsencode(world.tree / "models")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes end otherwise there")
+@pytest.mark.parametrize("closed", ["stdout", "stderr", "both"])
+def test_output_to_a_closed_pipe_leaves_no_trace_and_stops_no_download(world: World, closed: str) -> None:
+    world.publish(tensors(SIZE))
+    reader, writer = os.pipe()
+    os.close(reader)
+    other = world.folder / "other.txt"
+    command: list[str | Path] = [sys.executable, "-m", "provisioner", "install", "--verbose"]
+    command += ["--manifest", world.manifest, "--comfyui", world.tree, "--endpoint", world.hub.endpoint]
+    with other.open("wb") as stream:
+        kept = stream.fileno()
+        targets = {"stdout": (writer, kept), "stderr": (kept, writer), "both": (writer, writer)}[closed]
+        done = subprocess.run(
+            command,
+            env=world.environ,
+            cwd=world.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=targets[0],
+            stderr=targets[1],
+            timeout=60,
+            check=False,
+        )
+    os.close(writer)
+    said = other.read_text(encoding="utf-8")
+    assert "Traceback" not in said
+    assert "BrokenPipe" not in said
+    assert "Exception ignored" not in said
+    assert TOKEN not in said
+    assert done.returncode == 0, said
+    world.assert_in_place()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file descriptors are a POSIX matter")
+def test_a_program_without_streams_does_its_work(world: World) -> None:
+    """As a service manager or a desktop starts it: standard streams closed altogether."""
+    world.publish(tensors(SIZE))
+    command = [sys.executable, "-m", "provisioner", "install", "--manifest", str(world.manifest)]
+    command += ["--comfyui", str(world.tree), "--endpoint", world.hub.endpoint]
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
+    done = subprocess.run(shell, env=world.environ, cwd=world.folder, timeout=60, check=False)
+    assert done.returncode == 0
+    world.assert_in_place()
+
+
+def test_colours_stay_away_from_files(world: World) -> None:
+    world.publish(tensors(SIZE))
+    done = world.install("--verbose")
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "\r" not in done.stdout + done.stderr
+
+
+def test_quiet_says_only_the_result_and_errors(world: World) -> None:
+    world.publish(tensors(SIZE))
+    done = world.install("--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) <= 3
+    failed = world.install("--quiet", "--set", "none")
+    assert failed.returncode == 2
+    assert "error:" in failed.stderr
+
+
+# --- hostile manifests -------------------------------------------------------------------------------
+
+
+def entry_with(world: World, **changes: object) -> None:
+    world.write_manifest(artifacts=[world.files[0].artifact() | changes])
+
+
+HOSTILE: dict[str, tuple[Callable[[World], object], str]] = {
+    "a gigabyte of nothing": (lambda world: os.truncate(world.manifest, 1024 * MIB), "is longer than"),
+    "a key given twice": (
+        lambda world: world.manifest.write_text('{"schema_version": 1, "id": "a", "id": "b"}', encoding="utf-8"),
+        "id",
+    ),
+    "a folder that climbs": (lambda world: entry_with(world, folder="../../etc"), "folder"),
+    "a name that climbs": (lambda world: entry_with(world, name="../passwd.safetensors"), "name"),
+    "an absolute name": (lambda world: entry_with(world, name="/etc/passwd"), "name"),
+    "a name Windows reserves": (lambda world: entry_with(world, name="NUL.safetensors"), "name"),
+    "a stream of another file": (lambda world: entry_with(world, name="a.safetensors:b"), "name"),
+    "a branch as revision": (
+        lambda world: entry_with(world, sources=[{"repo_id": "a/b", "revision": "main", "filename": "c"}]),
+        "revision",
+    ),
+    "a repository that climbs": (
+        lambda world: entry_with(world, sources=[{"repo_id": "../b", "revision": "0" * 40, "filename": "c"}]),
+        "repo_id",
+    ),
+    "a source without encryption": (
+        lambda world: entry_with(world, sources=[{"url": "http://example.org/x.safetensors"}]),
+        "https",
+    ),
+    "a size below zero": (lambda world: entry_with(world, size=-1), "size"),
+    "a digest that is none": (lambda world: entry_with(world, sha256="abc"), "sha256"),
+    "a billion laughs": (
+        lambda world: world.manifest.write_text(
+            "a: &a [x, x]\n"
+            + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+            encoding="utf-8",
+        ),
+        "small.yaml",
+    ),
+    "a call to Python": (
+        lambda world: world.manifest.write_text("id: !!python/object/apply:os.system ['touch owned']\n", "utf-8"),
+        "small.yaml",
+    ),
+    "brackets a thousand deep": (lambda world: world.manifest.write_text("[" * 5000, encoding="utf-8"), "small.yaml"),
+    "bytes that are no text": (lambda world: world.manifest.write_bytes(b"\xff\xfe\x00\x01"), "UTF-8"),
+    "nothing at all": (lambda world: world.manifest.write_bytes(b""), "small.yaml"),
+}
+
+
+@pytest.mark.parametrize(("write", "says"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_manifest_is_refused_with_its_reason(
+    world: World, write: Callable[[World], object], says: str
+) -> None:
+    world.publish(tensors(SIZE))
+    write(world)
+    done = world.install("--json")
+    assert (done.returncode, done.codes) == (2, ["manifest-invalid"]), done.stderr
+    assert says in json.dumps(done.json["errors"])
+    assert done.seconds < 10
+    assert world.hub.requests == ()
+    assert not (world.folder / "owned").exists()
+    assert not world.tree.exists()

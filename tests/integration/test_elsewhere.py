@@ -1,0 +1,179 @@
+"""Files of the right size in other folders, and what the last run left for the next."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from provisioner.adapters.elsewhere import FilesInFolders
+from provisioner.adapters.state import read_last_run, write_defect_log, write_last_run
+from provisioner.models import Artifact
+from tests.support.builders import artifact, sha256, variant
+
+DATA = b"the right bytes"
+VAE = artifact(DATA)
+LINKS = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
+
+
+def put(path: Path, data: bytes = DATA) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def found(folder: Path, wanted: Artifact = VAE) -> list[str]:
+    copies = FilesInFolders((folder,), "--look-in").find(wanted, wanted.contents)
+    return [copy.path.relative_to(folder).as_posix() for copy in copies]
+
+
+def test_finds_by_size_and_puts_the_same_name_first(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "other.safetensors")
+    put(tmp_path / "b" / "vae.safetensors")
+    put(tmp_path / "c" / "vae.safetensors", DATA + b"more")
+    finder = FilesInFolders((tmp_path,), "--look-in")
+    copies = finder.find(VAE, VAE.contents)
+    assert [copy.path for copy in copies] == [tmp_path / "b" / "vae.safetensors", tmp_path / "a" / "other.safetensors"]
+    assert {(copy.artifact_id, copy.origin, copy.size, copy.sha256, copy.device) for copy in copies} == {
+        ("vae", "--look-in", len(DATA), sha256(DATA), tmp_path.stat().st_dev)
+    }
+
+
+def test_every_content_that_is_right_is_looked_for_with_its_own_digest(tmp_path: Path) -> None:
+    put(tmp_path / "x", b"as good")
+    wanted = artifact(DATA, accept=(variant(b"as good"),))
+    (copy,) = FilesInFolders((tmp_path,), "--look-in").find(wanted, wanted.contents)
+    assert copy.sha256 == sha256(b"as good")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x.part",
+        "x.safetensors.incomplete",
+        "x.crdownload",
+        "x.aria2",
+        "x.bad",
+        ".git/x",
+        "venv/x",
+        "node_modules/x",
+        ".klein-setup/x",
+        ".klein-setup/other/x",
+        ".klein-setup/aside/20260101T000000Z/vae/vae.safetensors",  # set aside because it was wrong under this name
+        ".klein-setup/aside/20260101T000000Z/vae/vae.safetensors.1",
+    ],
+)
+def test_what_is_unfinished_or_no_model_is_passed_over(tmp_path: Path, name: str) -> None:
+    put(tmp_path / name)
+    assert found(tmp_path) == []
+
+
+def test_what_was_set_aside_under_another_name_is_offered_last(tmp_path: Path) -> None:
+    put(tmp_path / ".klein-setup" / "aside" / "then" / "vae" / "other.safetensors")
+    put(tmp_path / "z" / "else.safetensors")
+    copies = FilesInFolders((tmp_path,), "--look-in").find(VAE, VAE.contents)
+    assert [copy.origin for copy in copies] == ["--look-in", "what was set aside earlier"]
+
+
+def test_empty_files_and_folders_that_are_not_there_are_nothing(tmp_path: Path) -> None:
+    put(tmp_path / "x", b"")
+    assert found(tmp_path, artifact(b"")) == []
+    assert found(tmp_path / "none") == []
+
+
+@LINKS
+def test_links_to_files_count_and_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    real = put(tmp_path / "outside" / "real")
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "link").symlink_to(real)
+    (tree / "dangling").symlink_to("nowhere")
+    (tree / "around").symlink_to(tree)
+    (tree / "folder").symlink_to(real.parent)
+    assert found(tree) == ["link"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    put(tmp_path / "x")
+    assert found(tmp_path) == ["x"]
+
+
+def test_two_names_of_one_file_are_read_once(tmp_path: Path) -> None:
+    os.link(put(tmp_path / "a"), tmp_path / "b")
+    assert found(tmp_path) == ["a"]
+
+
+def test_a_folder_is_walked_once_and_again_when_a_file_has_gone(tmp_path: Path) -> None:
+    first = put(tmp_path / "first")
+    finder = FilesInFolders((tmp_path,), "--look-in")
+    assert [copy.path.name for copy in finder.find(VAE, VAE.contents)] == ["first"]
+    put(tmp_path / "later")
+    assert [copy.path.name for copy in finder.find(VAE, VAE.contents)] == ["first"]
+    first.unlink()
+    assert [copy.path.name for copy in finder.find(VAE, VAE.contents)] == ["later"]
+    put(tmp_path / "later", b"another size")
+    assert finder.find(VAE, VAE.contents) == ()
+
+
+# --- what is remembered ------------------------------------------------------------------------------
+
+
+def remember(folder: Path, path: Path) -> None:
+    write_last_run(folder, kind="comfyui", path=path, manifest="flux2-klein-4b", set_id="fp8")
+
+
+def test_the_last_run_is_remembered_and_written_only_when_it_changed(tmp_path: Path) -> None:
+    state = tmp_path / "state" / "klein"
+    assert read_last_run(state) is None
+    remember(state, tmp_path / "ComfyUI")
+    last = read_last_run(state)
+    assert last is not None
+    assert (last["kind"], last["path"], last["set"]) == ("comfyui", str(tmp_path / "ComfyUI"), "fp8")
+    file = state / "last-run.json"
+    os.utime(file, ns=(1, 1))
+    remember(state, tmp_path / "ComfyUI")
+    assert file.stat().st_mtime_ns == 1
+    remember(state, tmp_path / "Other")
+    assert file.stat().st_mtime_ns != 1
+    assert [path.name for path in state.iterdir()] == ["last-run.json"]
+
+
+GOOD = {"schema_version": 1, "kind": "comfyui", "path": "/x", "manifest": "m", "set": "s"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "5",
+        json.dumps({**GOOD, "schema_version": 2}),
+        json.dumps({**GOOD, "kind": "disk"}),
+        json.dumps({**GOOD, "kind": ["comfyui"]}),
+        json.dumps({name: value for name, value in GOOD.items() if name != "path"}),
+        "[" * 100_000,
+        "\udcff",
+    ],
+)
+def test_what_cannot_be_read_was_never_remembered(tmp_path: Path, text: str) -> None:
+    (tmp_path / "last-run.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert read_last_run(tmp_path) is None
+
+
+def test_a_folder_that_may_not_be_written_to_is_no_error(tmp_path: Path) -> None:
+    remember(put(tmp_path / "file"), tmp_path)
+    assert write_defect_log(tmp_path / "file", "trace") is None
+    assert (tmp_path / "file").read_bytes() == DATA
+
+
+def test_a_defect_is_kept_for_the_bug_report(tmp_path: Path) -> None:
+    path = write_defect_log(tmp_path, "trace \u00fc")
+    assert path is not None
+    assert path.read_text(encoding="utf-8") == "trace \u00fc"
+    assert path.parent == tmp_path / "logs"

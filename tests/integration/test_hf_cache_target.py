@@ -1,0 +1,265 @@
+"""An HF cache we filled is one the Hub's own client accepts; one it filled is one we accept; damage is put right."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provisioner.rehearsal.hub import RehearsalHub
+from tests.support.world import REPOSITORY, REVISION, TOKEN, Completed, World, tensors
+
+OTHER_REVISION = "c0de" * 10
+CONFIG = b'{"hidden_size": 32}\n'
+LICENCE = b"Do as you like.\n"
+WEIGHTS = tensors(3_000_000)
+FILES = {"model_index.json": CONFIG, "vae/weights.safetensors": WEIGHTS, "a/b/licence.txt": LICENCE}
+LINKS = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
+
+Script = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def cache(world: World) -> Path:
+    """Return the person's own cache folder, and let the world's hub and manifest have a small repository for it."""
+    world.hub.add_repository(REPOSITORY, REVISION, FILES, tokens=[TOKEN])
+    entries = [
+        {
+            "id": name.lower().replace("/", "-").replace("_", "-").replace(".", "-"),
+            "role": "other",
+            "name": Path(name).name,
+            "size": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "sources": [{"repo_id": REPOSITORY, "revision": REVISION, "filename": name}],
+            "is_lfs": name.endswith(".safetensors"),
+        }
+        for name, data in FILES.items()
+    ]
+    one = {"id": "cache", "title": "All", "target": "hf_cache", "artifacts": [each["id"] for each in entries]}
+    world.write_manifest(default_set="cache", sets=[one], artifacts=entries)
+    return world.cache
+
+
+def repository(cache: Path) -> Path:
+    return cache / f"models--{REPOSITORY.replace('/', '--')}"
+
+
+def snapshot(cache: Path, revision: str = REVISION) -> Path:
+    return repository(cache) / "snapshots" / revision
+
+
+def blob(cache: Path, data: bytes = WEIGHTS) -> Path:
+    return repository(cache) / "blobs" / hashlib.sha256(data).hexdigest()
+
+
+def run(world: World, command: str, cache: Path, *arguments: str) -> Completed:
+    return world.run(command, "--hf-cache", str(cache), *arguments)
+
+
+def client(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with the real client's settings: this hub, no Xet, nothing of the developer's."""
+    environ = {**world.environ, "HF_ENDPOINT": world.hub.endpoint, "HF_HUB_DISABLE_XET": "1"}
+    environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUTF8": "1"}
+    return subprocess.run(
+        [sys.executable, *arguments], env=environ, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+READ_BACK = f"""
+import hashlib, json, pathlib, sys
+from huggingface_hub import hf_hub_download, scan_cache_dir, snapshot_download
+cache = sys.argv[1]
+folder = pathlib.Path(snapshot_download({REPOSITORY!r}, revision={REVISION!r}, cache_dir=cache, local_files_only=True))
+by_branch = hf_hub_download({REPOSITORY!r}, "model_index.json", cache_dir=cache, local_files_only=True)
+scan = scan_cache_dir(cache)
+(repo,) = scan.repos
+print(json.dumps({{
+    "files": {{path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+              for path in sorted(folder.rglob("*")) if path.is_file()}},
+    "by_branch": hashlib.sha256(pathlib.Path(by_branch).read_bytes()).hexdigest(),
+    "warnings": [str(each) for each in scan.warnings],
+    "revisions": {{each.commit_hash: sorted(each.refs) for each in repo.revisions}},
+    "size": repo.size_on_disk, "count": repo.nb_files,
+}}))
+"""
+
+
+def what_the_client_reads(world: World, cache: Path) -> dict[str, Any]:
+    done = client(world, "-c", READ_BACK, str(cache))
+    assert done.returncode == 0, done.stderr
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+# --- a cache we filled -------------------------------------------------------------------------------
+
+
+def test_the_real_client_accepts_a_cache_we_filled(world: World, cache: Path) -> None:
+    assert run(world, "install", cache).returncode == 0
+    said = what_the_client_reads(world, cache)
+    assert said["files"] == {name: hashlib.sha256(data).hexdigest() for name, data in sorted(FILES.items())}
+    assert said["by_branch"] == hashlib.sha256(CONFIG).hexdigest()
+    assert said["warnings"] == []
+    assert said["revisions"] == {REVISION: ["main"]}
+    assert (said["size"], said["count"]) == (sum(map(len, FILES.values())), len(FILES))
+
+
+def test_hf_cache_verify_finds_nothing_wrong(world: World, cache: Path) -> None:
+    assert run(world, "install", cache).returncode == 0
+    command = "from huggingface_hub.cli.hf import main; main()"
+    arguments = ["cache", "verify", REPOSITORY, "--revision", REVISION, "--cache-dir", str(cache)]
+    verified = client(world, "-c", command, *arguments, "--fail-on-missing-files")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    (snapshot(cache) / "model_index.json").resolve().write_bytes(CONFIG.replace(b"32", b"33"))
+    assert client(world, "-c", command, *arguments).returncode == 1  # and it would have said so
+
+
+def test_a_second_run_asks_nobody_and_writes_nothing(world: World, cache: Path) -> None:
+    assert run(world, "install", cache).returncode == 0
+    world.hub.clear_requests()
+    before = {path: path.lstat().st_mtime_ns for path in cache.rglob("*")}
+    assert run(world, "install", cache).returncode == 0
+    assert run(world, "verify", cache, "--quick").returncode == 0
+    assert world.hub.requests == ()
+    assert {path: path.lstat().st_mtime_ns for path in cache.rglob("*")} == before
+
+
+def test_what_main_means_already_is_left_alone(world: World, cache: Path) -> None:
+    reference = repository(cache) / "refs" / "main"
+    reference.parent.mkdir(parents=True)
+    reference.write_text(OTHER_REVISION, encoding="utf-8")
+    assert run(world, "install", cache).returncode == 0
+    assert reference.read_text(encoding="utf-8") == OTHER_REVISION
+
+
+# --- a cache the client filled -----------------------------------------------------------------------
+
+
+def test_a_cache_the_client_filled_is_proved_and_not_fetched_again(world: World, cache: Path) -> None:
+    script = (
+        f"from huggingface_hub import snapshot_download; snapshot_download({REPOSITORY!r}, cache_dir={str(cache)!r})"
+    )
+    done = client(world, "-c", script)
+    assert done.returncode == 0, done.stderr
+    world.hub.clear_requests()
+    installed = run(world, "install", cache, "--json")
+    assert installed.returncode == 0
+    assert {step["kind"] for step in installed.json["steps"]} == {"record-receipt"}
+    assert world.hub.requests == ()
+    assert what_the_client_reads(world, cache)["warnings"] == []
+
+
+# --- damage ------------------------------------------------------------------------------------------
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:1000] + bytes([data[1000] ^ 1]) + data[1001:]
+
+
+def damage_blob(cache: Path) -> None:
+    path = blob(cache)
+    os.chmod(path, 0o644)  # noqa: PTH101 - the client may have made it read-only
+    path.write_bytes(flipped(WEIGHTS))
+
+
+def damage_link(cache: Path) -> None:
+    (snapshot(cache) / "vae" / "weights.safetensors").unlink()
+
+
+def damage_target(cache: Path) -> None:
+    blob(cache).unlink()
+
+
+def damage_by_copying(cache: Path) -> None:
+    path = snapshot(cache) / "vae" / "weights.safetensors"
+    path.unlink()
+    path.write_bytes(flipped(WEIGHTS))
+
+
+def damage_size(cache: Path) -> None:
+    blob(cache).write_bytes(WEIGHTS[:-5])
+
+
+@LINKS
+@pytest.mark.parametrize(
+    ("damage", "fetches"),
+    [
+        (damage_blob, True),
+        (damage_size, True),
+        (damage_target, True),
+        (damage_link, False),  # the blob is there
+        (damage_by_copying, False),
+    ],
+)
+def test_repair_puts_right_what_is_wrong_in_one_run(
+    world: World, cache: Path, damage: Callable[[Path], None], fetches: bool
+) -> None:
+    assert run(world, "install", cache).returncode == 0
+    damage(cache)
+    world.hub.clear_requests()
+    repaired = run(world, "repair", cache)
+    assert repaired.returncode == 0, repaired.said
+    fetched = {request.filename for request in world.hub.requests if request.method == "GET"}
+    assert fetched == ({"vae/weights.safetensors"} if fetches else set())
+    pointer = snapshot(cache) / "vae" / "weights.safetensors"
+    assert (pointer.read_bytes(), pointer.resolve()) == (WEIGHTS, blob(cache).resolve())
+    assert sorted(path.name for path in pointer.parent.iterdir()) == ["weights.safetensors"]
+
+
+@LINKS
+def test_repairing_one_snapshot_repairs_the_others_that_share_its_blob(world: World, cache: Path) -> None:
+    assert run(world, "install", cache).returncode == 0
+    other = snapshot(cache, OTHER_REVISION)
+    shutil.copytree(snapshot(cache), other, symlinks=True)
+    damage_blob(cache)
+    assert run(world, "repair", cache).returncode == 0
+    for each in (other, snapshot(cache)):
+        assert (each / "vae" / "weights.safetensors").read_bytes() == WEIGHTS
+    kept = [path.read_bytes() for path in (repository(cache) / ".klein-setup" / "aside").rglob("*") if path.is_file()]
+    assert flipped(WEIGHTS) in kept
+
+
+@LINKS
+def test_while_it_cannot_be_repaired_the_others_are_no_worse_off(world: World, cache: Path) -> None:
+    assert run(world, "install", cache).returncode == 0
+    other = snapshot(cache, OTHER_REVISION)
+    shutil.copytree(snapshot(cache), other, symlinks=True)
+    damage_blob(cache)
+    world.hub.close()
+    with RehearsalHub() as nothing_there:
+        failed = run(world, "repair", cache, "--endpoint", nothing_there.endpoint)
+    assert failed.returncode == 6
+    assert (other / "vae" / "weights.safetensors").read_bytes() == flipped(WEIGHTS)
+
+
+@LINKS
+def test_two_artifacts_with_the_same_bytes_share_a_blob(world: World, cache: Path) -> None:
+    twins = {"one.safetensors": WEIGHTS, "two.safetensors": WEIGHTS}
+    world.hub.add_repository(REPOSITORY, REVISION, twins, tokens=[TOKEN])
+    entries = [
+        {
+            "id": name.partition(".")[0],
+            "role": "other",
+            "name": name,
+            "size": len(WEIGHTS),
+            "sha256": hashlib.sha256(WEIGHTS).hexdigest(),
+            "sources": [{"repo_id": REPOSITORY, "revision": REVISION, "filename": name}],
+        }
+        for name in twins
+    ]
+    one = {"id": "cache", "title": "Both", "target": "hf_cache", "artifacts": ["one", "two"]}
+    world.write_manifest(default_set="cache", sets=[one], artifacts=entries)
+    assert run(world, "install", cache).returncode == 0
+    assert [path.name for path in (repository(cache) / "blobs").iterdir()] == [blob(cache).name]
+    damage_blob(cache)
+    repaired = run(world, "repair", cache)
+    assert repaired.returncode == 0, repaired.said
+    assert [(snapshot(cache) / name).read_bytes() for name in twins] == [WEIGHTS, WEIGHTS]

@@ -1,0 +1,1568 @@
+"""The store on a real disk: growing, proving, placing, setting aside, recording, locking; and a disk that refuses."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace as changed
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from provisioner.adapters.store import FileStore
+from provisioner.adapters.store.durable import (
+    Move,
+    flush_file,
+    flush_folder,
+    replace,
+    storage_error,
+    write_text_durably,
+)
+from provisioner.adapters.store.hubcache import Symlink, git_blob_id, make_symlink
+from provisioner.adapters.store.locking import hold
+from provisioner.adapters.store.partfile import Disk, PartFile, log_path, part_path, read_log, remove_part
+from provisioner.adapters.store.placing import (
+    WAYS,
+    Linker,
+    by_clonefile,
+    by_ficlone,
+    hard_link,
+    link_somehow,
+    reflink,
+)
+from provisioner.adapters.store.proving import prove
+from provisioner.adapters.store.receipts import is_unchanged, read_receipt, receipt_path, stamp_of, write_claim
+from provisioner.errors import (
+    FileInUseError,
+    HashMismatchError,
+    InsufficientSpaceError,
+    LockHeldError,
+    NotWritableError,
+    StorageError,
+    UnreadableError,
+)
+from provisioner.models import BLOCK_SIZE, Artifact, Destination, LocalCopy
+from provisioner.ports import Claim, Proof, Stamp
+from tests.support.builders import OTHER_COMMIT, artifact, comfy_file, file_system, hub_blob, hub_file, sha256
+
+BLOCK = 1000
+DATA = random.Random(1).randbytes(10_500)  # ten blocks and a half
+DIGEST = sha256(DATA)
+WRONG = bytes(len(DATA))
+COUNT = 11
+LINKS = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
+
+
+def block(index: int, data: bytes = DATA) -> bytes:
+    return data[index * BLOCK : (index + 1) * BLOCK]
+
+
+def part_of(final: Path, *, data: bytes = DATA, disk: Disk | None = None) -> PartFile:
+    return PartFile(final, size=len(data), sha256=sha256(data), block_size=BLOCK, disk=disk or Disk())
+
+
+def fill(part: PartFile, data: bytes = DATA, *, only: range | None = None) -> None:
+    for index in part.missing_blocks() if only is None else only:
+        part.write(index * BLOCK, block(index, data))
+        part.finish_block(index, sha256(block(index, data)))
+
+
+def refusing(code: int) -> Callable[..., Any]:
+    def refuse(*arguments: object) -> NoReturn:
+        raise OSError(code, os.strerror(code))
+
+    return refuse
+
+
+# --- a growing file --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("disk", [Disk(), Disk(write_at=None), Disk(flush_some=None)], ids=["pwrite", "seek", "calm"])
+def test_many_threads_write_blocks_in_any_order(tmp_path: Path, disk: Disk) -> None:
+    final = tmp_path / "deep" / "er" / "file.bin"
+    order = list(range(COUNT))
+    random.Random(2).shuffle(order)
+    lock = threading.Lock()
+    with part_of(final, disk=disk) as part:
+
+        def work() -> None:
+            while True:
+                with lock:
+                    if not order:
+                        return
+                    index = order.pop()
+                data = block(index)
+                for start in range(0, len(data), 300):  # pieces, as a connection delivers them
+                    part.write(index * BLOCK + start, data[start : start + 300])
+                part.finish_block(index, sha256(data))
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not final.exists()
+        proof = part.seal()
+        part.commit()
+    assert proof == Proof(size=len(DATA), sha256=DIGEST, blocks=tuple(sha256(block(index)) for index in range(COUNT)))
+    assert final.read_bytes() == DATA
+    assert [path.name for path in final.parent.iterdir()] == ["file.bin"]
+
+
+def test_a_write_that_takes_only_some_of_the_bytes_is_continued(tmp_path: Path) -> None:
+    disk = Disk(write_at=lambda descriptor, data, offset: _pwrite(descriptor, data[:7], offset))
+    with part_of(tmp_path / "x", disk=disk) as part:
+        fill(part)
+        assert part.seal().sha256 == DIGEST
+
+
+def _pwrite(descriptor: int, data: memoryview, offset: int) -> int:
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.write(descriptor, data)
+
+
+def test_the_digest_follows_the_frontier_and_the_frontier_the_first_gap(tmp_path: Path) -> None:
+    with part_of(tmp_path / "x") as part:
+        fill(part, only=range(3, COUNT))
+        assert (part.frontier, part.hashed, part.missing_blocks(), part.has_block(3)) == (0, 0, [0, 1, 2], True)
+        assert part.bytes_on_disk == len(DATA) - 3 * BLOCK
+        fill(part, only=range(2))
+        assert part.frontier == 2 * BLOCK
+        fill(part)
+        assert part.frontier == len(DATA)
+        steps: list[int] = []
+        assert part.seal(lambda: steps.append(part.hashed)).sha256 == DIGEST
+
+
+def test_an_empty_file_needs_no_block(tmp_path: Path) -> None:
+    with part_of(tmp_path / "empty", data=b"") as part:
+        assert part.missing_blocks() == []
+        assert part.seal() == Proof(size=0, sha256=sha256(b""))
+        part.commit()
+    assert (tmp_path / "empty").read_bytes() == b""
+
+
+def test_resumes_after_a_kill_from_the_bytes_on_disk(tmp_path: Path) -> None:
+    final = tmp_path / "x"
+    script = f"""
+import os, sys
+from pathlib import Path
+from provisioner.adapters.store.partfile import PartFile
+data = bytes.fromhex({DATA.hex()!r})
+import hashlib
+part = PartFile(Path({str(final)!r}), size=len(data), sha256={DIGEST!r}, block_size={BLOCK}).__enter__()
+for index in (0, 1, 5, {COUNT - 1}):
+    piece = data[index * {BLOCK}:(index + 1) * {BLOCK}]
+    part.write(index * {BLOCK}, piece)
+    part.finish_block(index, hashlib.sha256(piece).hexdigest())
+part.write(2 * {BLOCK}, data[2 * {BLOCK}:2 * {BLOCK} + 10])
+os._exit(9)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], check=False, timeout=60)
+    assert killed.returncode == 9
+    with part_of(final) as part:
+        assert part.resumed_bytes == 3 * BLOCK + 500
+        assert part.missing_blocks() == [2, 3, 4, 6, 7, 8, 9]
+        fill(part)
+        assert part.seal().sha256 == DIGEST
+        part.commit()
+    assert final.read_bytes() == DATA
+
+
+def interrupted(final: Path, blocks: range = range(4)) -> None:
+    with part_of(final) as part:
+        fill(part, only=blocks)
+
+
+HEAD = json.dumps({"version": 1, "size": len(DATA), "sha256": DIGEST, "block_size": BLOCK})
+LINES = [json.dumps({"block": index, "sha256": sha256(block(index))}) for index in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("log", "blocks"),
+    [
+        ("\n".join([HEAD, *LINES]) + "\n", [0, 1, 2, 3]),
+        ("\n".join([HEAD, *LINES]), [0, 1, 2, 3]),
+        ("\n".join([HEAD, *LINES])[:-20], [0, 1, 2]),  # torn by a kill
+        ("\n".join([HEAD, LINES[0], "{", LINES[2]]), [0]),
+        ("\n".join([HEAD, LINES[2], LINES[2], LINES[0]]), [0, 2]),
+        ("\n".join([HEAD, "[]", LINES[0]]), []),
+        ("\n".join([HEAD, '{"block": 1e999, "sha256": ""}', LINES[0]]), []),
+        ("\n".join([HEAD, json.dumps({"block": COUNT, "sha256": "0" * 64}), LINES[0]]), [0]),  # no such block
+        ("\n".join([HEAD, json.dumps({"block": -1, "sha256": "0" * 64}), LINES[0]]), [0]),
+        ("\n".join([HEAD, json.dumps({"block": 1, "sha256": "short"}), LINES[0]]), [0]),
+        (HEAD, []),
+        (HEAD[:-1], []),
+        ("", []),
+        ("\n".join([HEAD.replace('"version": 1', '"version": 2'), *LINES]), []),
+        ("\n".join([HEAD.replace(DIGEST, "0" * 64), *LINES]), []),  # of other content
+        ("\n".join([HEAD.replace(f"{BLOCK}}}", "16}"), *LINES]), []),
+        ("[" * 100_000, []),
+        ("\xff\xfe", []),
+    ],
+)
+def test_only_what_the_log_says_for_this_very_content_is_resumed(tmp_path: Path, log: str, blocks: list[int]) -> None:
+    final = tmp_path / "x"
+    interrupted(final)
+    log_path(final).write_bytes(log.encode("latin-1"))
+    assert sorted(read_log(final, size=len(DATA), sha256=DIGEST, block_size=BLOCK)) == blocks
+    with part_of(final) as part:
+        assert [index for index in range(COUNT) if part.has_block(index)] == blocks
+        fill(part)
+        assert part.seal().sha256 == DIGEST
+
+
+@pytest.mark.parametrize("change", ["truncated", "gone", "longer"])
+def test_a_part_of_another_size_is_not_resumed(tmp_path: Path, change: str) -> None:
+    final = tmp_path / "x"
+    interrupted(final)
+    if change == "gone":
+        part_path(final).unlink()
+    else:
+        os.truncate(part_path(final), len(DATA) + (1 if change == "longer" else -1))
+    with part_of(final) as part:
+        assert part.resumed_bytes == 0
+        assert part_path(final).stat().st_size == len(DATA)
+
+
+def test_starting_again_does_not_lose_the_log_of_the_run_before(tmp_path: Path) -> None:
+    final = tmp_path / "x"
+    interrupted(final)
+    before = log_path(final).read_bytes()
+    blocked = log_path(final).with_name(log_path(final).name + ".tmp")
+    blocked.mkdir()  # the log cannot be written anew: a full disk, a kill
+    with pytest.raises(StorageError), part_of(final):
+        pass
+    assert log_path(final).read_bytes() == before
+    blocked.rmdir()
+    with part_of(final) as part:
+        assert part.resumed_bytes == 4 * BLOCK
+
+
+def test_damage_in_the_bytes_on_disk_shows_in_the_digest_and_a_reset_heals_it(tmp_path: Path) -> None:
+    final = tmp_path / "x"
+    interrupted(final)
+    with part_path(final).open("r+b") as stream:
+        stream.seek(1500)
+        stream.write(b"damage")
+    with part_of(final) as part:
+        fill(part)
+        assert part.seal().sha256 != DIGEST
+        part.reset()
+        assert (part.hashed, part.frontier, part.resumed_bytes) == (0, 0, 0)
+        assert part.missing_blocks() == list(range(COUNT))
+        fill(part)
+        assert part.seal().sha256 == DIGEST
+        part.commit()
+    assert final.read_bytes() == DATA
+
+
+def test_a_reset_while_bytes_are_hashed_does_not_mix_the_two(tmp_path: Path) -> None:
+    big = random.Random(3).randbytes(6_000_000)
+    for _ in range(5):
+        with PartFile(tmp_path / "x", size=len(big), sha256=sha256(big), block_size=1_000_000) as part:
+            for data in (bytes(len(big)), big):
+                for index in part.missing_blocks():
+                    piece = data[index * 1_000_000 : (index + 1) * 1_000_000]
+                    part.write(index * 1_000_000, piece)
+                    part.finish_block(index, sha256(piece))
+                if data is not big:
+                    part.reset()
+            assert part.seal().sha256 == sha256(big)
+
+
+def test_a_log_of_a_reset_part_claims_nothing(tmp_path: Path) -> None:
+    final = tmp_path / "x"
+    with part_of(final) as part:
+        fill(part)
+        part.reset()
+    with part_of(final) as part:
+        assert part.resumed_bytes == 0
+
+
+def test_wrong_bytes_are_kept_as_evidence_and_not_resumed(tmp_path: Path) -> None:
+    final = tmp_path / "x"
+    with part_of(final) as part:
+        fill(part, WRONG)
+        assert part.seal().sha256 == sha256(WRONG)
+        assert part.keep_as_bad() == tmp_path / "x.bad"
+    assert (tmp_path / "x.bad").read_bytes() == WRONG
+    assert [path.name for path in tmp_path.iterdir()] == ["x.bad"]
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(errno.ENOSPC, InsufficientSpaceError), (errno.EDQUOT, InsufficientSpaceError), (errno.EIO, StorageError)],
+)
+@pytest.mark.parametrize("call", ["write_at", "flush"])
+def test_a_disk_that_refuses_is_named_and_nothing_gets_the_final_name(
+    tmp_path: Path, call: str, code: int, error: type[StorageError]
+) -> None:
+    final = tmp_path / "x"
+    disk = Disk(write_at=refusing(code)) if call == "write_at" else Disk(flush=refusing(code))
+
+    def run() -> None:
+        with part_of(final, disk=disk) as part:
+            fill(part)
+            part.seal()
+            part.commit()
+
+    with pytest.raises(error) as caught:
+        run()
+    assert type(caught.value) is error
+    assert str(part_path(final)) in str(caught.value)
+    assert not final.exists()
+    with part_of(final) as part:
+        assert part.resumed_bytes == (0 if call == "write_at" else len(DATA))
+
+
+def test_bytes_the_disk_lost_while_more_arrived_are_not_committed(tmp_path: Path) -> None:
+    final = tmp_path / "x"
+    failed = threading.Event()
+
+    def lose(descriptor: int) -> None:
+        failed.set()
+        raise OSError(errno.EIO, "lost")  # reported once, to this thread; the last flush would say that all is well
+
+    disk = Disk(flush_some=lose, flush_step=2 * BLOCK)
+
+    def run() -> None:
+        with part_of(final, disk=disk) as part:
+            fill(part, only=range(2))
+            assert failed.wait(10)
+            part.commit()
+
+    with pytest.raises(StorageError, match="lost"):
+        run()
+    assert not final.exists()
+
+
+def test_after_the_disk_failed_writing_and_waiting_end_with_its_error(tmp_path: Path) -> None:
+    failed = threading.Event()
+
+    def lose(descriptor: int) -> None:
+        failed.set()
+        raise OSError(errno.EIO, "lost")
+
+    with part_of(tmp_path / "x", disk=Disk(flush_some=lose, flush_step=2 * BLOCK)) as part:
+        fill(part, only=range(2))
+        assert failed.wait(10)
+        deadline = time.monotonic() + 10
+
+        def write_on() -> None:
+            while time.monotonic() < deadline:
+                part.write(0, b"x")
+
+        with pytest.raises(StorageError, match="lost"):
+            write_on()
+        with pytest.raises(StorageError, match="lost"):
+            part.finish_block(4, "0" * 64)
+        with pytest.raises(StorageError, match="lost"):
+            part.seal()
+
+
+def test_a_log_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    final = tmp_path / "x"
+    with part_of(final, disk=Disk(append=refusing(errno.ENOSPC))) as part:
+        part.write(0, block(0))
+        with pytest.raises(InsufficientSpaceError, match=r"x\.part\.jsonl"):
+            part.finish_block(0, sha256(block(0)))
+    with part_of(final) as part:
+        (tmp_path / "x.part.jsonl.tmp").mkdir()
+        with pytest.raises(StorageError):
+            part.reset()
+
+
+def test_finished_bytes_are_flushed_while_more_arrive(tmp_path: Path) -> None:
+    flushed: list[int] = []
+    came = threading.Semaphore(0)
+
+    def flush(descriptor: int) -> None:
+        flushed.append(descriptor)
+        came.release()
+
+    with part_of(tmp_path / "x", disk=Disk(flush_some=flush, flush_step=4 * BLOCK)) as part:
+        fill(part, only=range(4))
+        assert came.acquire(timeout=10)
+        fill(part, only=range(4, 8))
+        assert came.acquire(timeout=10)
+        assert len(flushed) == 2
+
+
+def test_a_part_that_became_shorter_under_us_is_a_failure_of_the_disk(tmp_path: Path) -> None:
+    final = tmp_path / "x"
+    interrupted(final, range(COUNT))
+    with part_of(final, data=DATA) as part:
+        part.reset()
+        os.truncate(part_path(final), 0)
+        part.finish_block(0, "0" * 64)
+        with pytest.raises(StorageError, match="shorter"):
+            part.seal()
+
+
+def test_a_connection_that_was_given_up_cannot_write_into_another_file(tmp_path: Path) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(descriptor: int, data: memoryview, offset: int) -> int:
+        entered.set()
+        assert go_on.wait(10)
+        return _pwrite(descriptor, data, offset)
+
+    part = part_of(tmp_path / "x", disk=Disk(write_at=slow)).__enter__()
+    writer = threading.Thread(target=part.write, args=(0, b"late"))
+    writer.start()
+    assert entered.wait(10)
+    closer = threading.Thread(target=part.__exit__, args=(None, None, None))
+    closer.start()
+    closer.join(0.2)
+    assert closer.is_alive()  # the file's number stays taken for as long as somebody writes to it
+    go_on.set()
+    for thread in (writer, closer):
+        thread.join(10)
+        assert not thread.is_alive()
+    with (tmp_path / "other").open("wb") as other:
+        other.write(b"mine")
+        other.flush()
+        with pytest.raises(StorageError, match="closed already"):
+            part.write(0, b"later")
+        with pytest.raises(StorageError, match="closed already"):
+            part.finish_block(0, "0" * 64)
+    assert (tmp_path / "other").read_bytes() == b"mine"
+    assert (tmp_path / "x.part").read_bytes()[:4] == b"late"
+
+
+def test_a_part_that_cannot_be_opened_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "x.part").mkdir()
+    with pytest.raises(StorageError), part_of(tmp_path / "x"):
+        pass
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError), part_of(tmp_path / "file" / "x"):
+        pass
+
+
+@LINKS
+@pytest.mark.parametrize("suffix", [".part", ".part.jsonl"])
+def test_never_writes_through_a_link(tmp_path: Path, suffix: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    final = tmp_path / "x"
+    final.with_name(f"x{suffix}").symlink_to(victim)
+    with part_of(final) as part:
+        fill(part)
+        assert part.seal().sha256 == DIGEST
+        part.commit()
+    assert victim.read_bytes() == b"precious"
+    assert final.read_bytes() == DATA
+
+
+def test_removing_a_part_removes_its_log_too(tmp_path: Path) -> None:
+    interrupted(tmp_path / "x")
+    remove_part(tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+    remove_part(tmp_path / "x")  # nothing there is no error
+    part_path(tmp_path / "x").mkdir()
+    with pytest.raises(StorageError, match="remove"):
+        remove_part(tmp_path / "x")
+
+
+# --- what the system says when it refuses ------------------------------------------------------------
+
+
+class WindowsError_(OSError):
+    """An error as Windows raises it."""
+
+    def __init__(self, code: int, winerror: int) -> None:
+        super().__init__(code, "as Windows says it")
+        self.winerror = winerror
+
+
+@pytest.mark.parametrize(
+    ("error", "doing", "kind"),
+    [
+        (OSError(errno.ENOSPC, "full"), "write", InsufficientSpaceError),
+        (OSError(errno.EFBIG, "too big"), "write", InsufficientSpaceError),
+        (WindowsError_(errno.EACCES, 112), "write", InsufficientSpaceError),
+        (WindowsError_(errno.EACCES, 32), "write", FileInUseError),
+        (WindowsError_(errno.EACCES, 32), "read", FileInUseError),
+        (OSError(errno.ETXTBSY, "busy"), "write", FileInUseError),
+        (OSError(errno.EACCES, "no"), "write", NotWritableError),
+        (OSError(errno.EROFS, "read-only"), "create", NotWritableError),
+        (OSError(errno.EACCES, "no"), "read", UnreadableError),
+        (OSError(errno.EIO, "broken"), "read", UnreadableError),
+        (OSError(errno.EIO, "broken"), "write", StorageError),
+        (OSError("without a number"), "write", StorageError),
+    ],
+)
+def test_each_refusal_has_its_error(tmp_path: Path, error: OSError, doing: str, kind: type[StorageError]) -> None:
+    made = storage_error(error, tmp_path / "x", doing=doing)
+    assert type(made) is kind
+    assert str(tmp_path / "x") in str(made)
+    assert made.hint
+
+
+def refused_move(times: int) -> tuple[Move, list[int]]:
+    tries: list[int] = []
+
+    def move(source: Path, destination: Path) -> None:
+        tries.append(1)
+        if len(tries) <= times:
+            raise PermissionError(errno.EACCES, "a scanner has it open")
+        source.replace(destination)
+
+    return move, tries
+
+
+@pytest.mark.parametrize(
+    ("platform", "refusals", "is_there", "tries", "error"),
+    [
+        ("linux", 0, True, 1, None),
+        ("linux", 1, True, 1, NotWritableError),
+        ("darwin", 1, True, 1, NotWritableError),
+        ("win32", 0, True, 1, None),
+        ("win32", 2, True, 3, None),  # a virus scanner lets go after a moment
+        ("win32", 99, True, 4, FileInUseError),
+        ("win32", 99, False, 4, NotWritableError),
+    ],
+)
+def test_replacing_waits_for_windows_only(
+    tmp_path: Path, platform: str, refusals: int, is_there: bool, tries: int, error: type[StorageError] | None
+) -> None:
+    source, destination = tmp_path / "new", tmp_path / "old"
+    source.write_bytes(b"new")
+    if is_there:
+        destination.write_bytes(b"old")
+    move, tried = refused_move(refusals)
+
+    def run() -> None:
+        replace(source, destination, move=move, platform=platform, pauses_s=(0.001,) * 3)
+
+    if error is None:
+        run()
+        assert destination.read_bytes() == b"new"
+    else:
+        with pytest.raises(error) as caught:
+            run()
+        assert type(caught.value) is error
+        assert source.read_bytes() == b"new"
+        assert not is_there or destination.read_bytes() == b"old"
+    assert len(tried) == tries
+
+
+def test_replacing_says_when_there_is_nothing_to_move(tmp_path: Path) -> None:
+    with pytest.raises(StorageError):
+        replace(tmp_path / "none", tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("platform", "code", "calls", "is_error"),
+    [
+        ("win32", None, 0, False),
+        ("linux", None, 1, False),
+        ("linux", errno.EINVAL, 1, False),
+        ("linux", errno.ENOTSUP, 1, False),
+        ("linux", errno.EIO, 1, True),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows opens no folders")
+def test_a_folder_is_flushed_where_that_exists(
+    tmp_path: Path, platform: str, code: int | None, calls: int, is_error: bool
+) -> None:
+    asked: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        asked.append(descriptor)
+        if code is not None:
+            raise OSError(code, "no")
+
+    if is_error:
+        with pytest.raises(OSError, match="no"):
+            flush_folder(tmp_path, platform=platform, fsync=fsync)
+    else:
+        flush_folder(tmp_path, platform=platform, fsync=fsync)
+    assert len(asked) == calls
+
+
+@pytest.mark.parametrize("has_call", [True, False])
+def test_the_drives_own_cache_is_flushed_where_the_system_can(tmp_path: Path, has_call: bool) -> None:
+    asked: list[int] = []
+
+    def through_the_drive(descriptor: int) -> bool:
+        asked.append(descriptor)
+        return has_call
+
+    with (tmp_path / "x").open("wb") as stream:
+        flush_file(stream.fileno(), through_the_drive=through_the_drive)
+        flush_file(stream.fileno())
+        assert asked == [stream.fileno()]
+
+
+def test_a_small_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "x"
+    write_text_durably(path, "first")
+    write_text_durably(path, "second")
+    assert path.read_text(encoding="utf-8") == "second"
+    blocked = path.with_name(f"x.{os.getpid()}.tmp")
+    blocked.mkdir()
+    with pytest.raises(StorageError):
+        write_text_durably(path, "third")
+    blocked.rmdir()
+    assert path.read_text(encoding="utf-8") == "second"
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="create"):
+        write_text_durably(tmp_path / "file" / "x", "text")
+
+
+# --- proving -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1])
+def test_a_proof_has_the_digest_of_the_whole_and_of_every_block(tmp_path: Path, size: int) -> None:
+    data = (DATA * (size // len(DATA) + 1))[:size]
+    (tmp_path / "x").write_bytes(data)
+    told: list[int] = []
+    pieces: list[bytes] = []
+    proof = prove(
+        tmp_path / "x",
+        progress=told.append,
+        cancelled=lambda: False,
+        with_blocks=True,
+        also=lambda piece: pieces.append(bytes(piece)),
+    )
+    blocks = [data[at : at + BLOCK_SIZE] for at in range(0, size, BLOCK_SIZE)]
+    assert proof == Proof(size=size, sha256=sha256(data), blocks=tuple(map(sha256, blocks)))
+    assert b"".join(pieces) == data
+    assert told == sorted(told)
+    assert told[-1:] == ([size] if size else [])
+    assert changed(proof, blocks=()) == prove(tmp_path / "x", progress=told.append, cancelled=lambda: False)
+
+
+def test_a_cancelled_proof_stops_at_once(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(DATA)
+    with pytest.raises(KeyboardInterrupt):
+        prove(tmp_path / "x", progress=lambda count: None, cancelled=lambda: True)
+
+
+def test_what_cannot_be_read_cannot_be_proved(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UnreadableError):
+            prove(path, progress=lambda count: None, cancelled=lambda: False)
+
+
+# --- receipts ----------------------------------------------------------------------------------------
+
+PROOF = Proof(size=3, sha256=sha256(b"abc"), blocks=(sha256(b"abc"),))
+STAMP = Stamp(size=3, mtime_ns=1_700_000_000_123_456_789, ctime_ns=5, inode=7, device=0)
+CLAIM = Claim(artifact_id="vae", stamp=STAMP, proof=PROOF, source="the hub")
+
+
+def test_a_receipt_round_trips(tmp_path: Path) -> None:
+    windows = changed(CLAIM, stamp=changed(STAMP, ctime_ns=None))
+    write_claim(tmp_path, "vae/x", CLAIM, recorded_at="now")
+    write_claim(tmp_path, "vae/\u00fc y", windows, recorded_at="now")
+    assert read_receipt(tmp_path) == {"vae/x": CLAIM, "vae/\u00fc y": windows}
+    assert [path.name for path in (tmp_path / ".klein-setup").iterdir()] == ["receipt.json"]
+
+
+def test_writing_one_entry_keeps_the_others_and_every_key_it_does_not_know(tmp_path: Path) -> None:
+    write_claim(tmp_path, "vae/x", CLAIM, recorded_at="now")
+    document = json.loads(receipt_path(tmp_path).read_text(encoding="utf-8"))
+    document["note"] = "kept"
+    document["files"]["vae/x"]["colour"] = "blue"
+    document["files"]["vae/odd"] = {"half": "an entry"}
+    receipt_path(tmp_path).write_text(json.dumps(document), encoding="utf-8")
+    assert read_receipt(tmp_path) == {"vae/x": CLAIM}
+    write_claim(tmp_path, "vae/y", CLAIM, recorded_at="later")
+    written = json.loads(receipt_path(tmp_path).read_text(encoding="utf-8"))
+    assert written["note"] == "kept"
+    assert written["files"]["vae/x"]["colour"] == "blue"
+    assert written["files"]["vae/odd"] == {"half": "an entry"}
+    assert set(read_receipt(tmp_path)) == {"vae/x", "vae/y"}
+
+
+GOOD = {
+    "artifact": "vae",
+    "size": 3,
+    "mtime_ns": 1,
+    "ctime_ns": 2,
+    "inode": 3,
+    "sha256": "0" * 64,
+    "block_size": BLOCK_SIZE,
+    "blocks": ["0" * 64],
+    "source": "hub",
+    "recorded_at": "now",
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"schema_version": 1}',
+        '{"schema_version": 1, "files": []}',
+        '{"schema_version": 1, "files": {"vae/x": []}}',
+        '{"schema_version": 1, "files": {"vae/x": {}}}',
+        json.dumps({"schema_version": 1, "files": {"vae/x": {**GOOD, "size": "many"}}}),
+        json.dumps({"schema_version": 1, "files": {"vae/x": {**GOOD, "mtime_ns": float("inf")}}}),
+        json.dumps({"schema_version": 1, "files": {"vae/x": {**GOOD, "blocks": 5}}}),
+        json.dumps({"schema_version": 2, "files": {"vae/x": GOOD}}),
+        "[" * 100_000,
+        "\x00",
+    ],
+)
+def test_a_broken_receipt_claims_nothing_and_is_replaced_by_the_next_entry(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        receipt_path(tmp_path).parent.mkdir()
+        receipt_path(tmp_path).write_text(text, encoding="utf-8")
+    assert read_receipt(tmp_path) == {}
+    write_claim(tmp_path, "vae/y", CLAIM, recorded_at="now")
+    assert read_receipt(tmp_path) == {"vae/y": CLAIM}  # and nothing of another version read as if it were ours
+
+
+@pytest.mark.parametrize(
+    ("entry", "blocks"),
+    [(GOOD, 1), ({**GOOD, "block_size": 1}, 0), ({**GOOD, "blocks": []}, 0), ({**GOOD, "blocks": ["0", "1"]}, 0)],
+)
+def test_block_digests_that_do_not_fit_are_not_believed(tmp_path: Path, entry: object, blocks: int) -> None:
+    receipt_path(tmp_path).parent.mkdir()
+    receipt_path(tmp_path).write_text(json.dumps({"schema_version": 1, "files": {"x": entry}}), encoding="utf-8")
+    assert len(read_receipt(tmp_path)["x"].proof.blocks) == blocks
+
+
+def rewrite(path: Path) -> None:
+    status = path.stat()
+    path.write_bytes(path.read_bytes())
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def swap(path: Path) -> None:
+    status = path.stat()
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other.replace(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_same"),
+    [
+        (lambda path: None, True),
+        (lambda path: path.read_bytes(), True),
+        (lambda path: path.write_bytes(b"longer than before"), False),
+        (lambda path: os.utime(path, ns=(1, 1)), False),
+        pytest.param(rewrite, False, marks=pytest.mark.skipif(sys.platform == "win32", reason="no ctime there")),
+        (swap, False),
+    ],
+    ids=["untouched", "read", "another size", "another time", "mtime put back", "another file of that time"],
+)
+def test_a_stamp_shows_that_a_file_was_touched(tmp_path: Path, change: Callable[[Path], object], is_same: bool) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"bytes")
+    before = stamp_of(path)
+    time.sleep(0.02)
+    change(path)
+    assert is_unchanged(before, stamp_of(path)) == is_same
+
+
+def test_a_drive_that_got_another_number_is_the_same_drive() -> None:
+    assert is_unchanged(STAMP, changed(STAMP, device=99))
+
+
+@pytest.mark.parametrize(("platform", "has_ctime"), [("linux", True), ("darwin", True), ("win32", False)])
+def test_the_time_of_creation_is_no_time_of_change(tmp_path: Path, platform: str, has_ctime: bool) -> None:
+    assert (stamp_of(tmp_path, platform=platform).ctime_ns is not None) == has_ctime
+
+
+def test_many_processes_that_hold_the_lock_lose_no_entry_and_show_no_half_receipt(tmp_path: Path) -> None:
+    script = f"""
+import sys
+from pathlib import Path
+from provisioner.adapters.store.locking import hold
+from provisioner.adapters.store.receipts import write_claim
+from provisioner.ports import Claim, Proof, Stamp
+claim = Claim(artifact_id=sys.argv[1], stamp=Stamp(size=1, mtime_ns=1, ctime_ns=1, inode=1, device=0),
+              proof=Proof(size=1, sha256="0" * 64), source="x")
+for number in range(5):
+    with hold(Path({str(tmp_path)!r}), wait=True, cancelled=lambda: False, notice=lambda text: None):
+        write_claim(Path({str(tmp_path)!r}), f"{{sys.argv[1]}}-{{number}}", claim, recorded_at="now")
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", script, name]) for name in "abc"]
+    seen = 0
+    while any(writer.poll() is None for writer in writers):
+        count = len(read_receipt(tmp_path))
+        assert count >= seen  # never an empty or half receipt in between
+        seen = count
+        time.sleep(0.001)
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    assert set(read_receipt(tmp_path)) == {f"{name}-{number}" for name in "abc" for number in range(5)}
+
+
+# --- a store ---------------------------------------------------------------------------------------
+
+VAE = artifact(DATA)
+
+
+def store_for(root: Path, **more: object) -> FileStore:
+    values: dict[str, object] = {"file_system_of": file_system, "inside": lambda destination: None, **more}
+    return FileStore(**values)  # type: ignore[arg-type]
+
+
+def home(root: Path, wanted: Artifact = VAE) -> Path:
+    return comfy_file(wanted, root).path
+
+
+def put(path: Path, data: bytes = DATA) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def copy_of(path: Path, data: bytes = DATA) -> LocalCopy:
+    return LocalCopy(artifact_id="vae", path=path, origin="--look-in", device=1, size=len(data), sha256=sha256(data))
+
+
+def nothing(count: int) -> None:
+    """Listen to no progress."""
+
+
+def never(source: Path, destination: Path) -> bool:
+    return False
+
+
+def fetched(store: FileStore, destination: Destination, wanted: Artifact = VAE, data: bytes = DATA) -> Proof:
+    with store.part(destination, wanted) as part:
+        for index in part.missing_blocks():
+            piece = data[index * part.block_size : (index + 1) * part.block_size]
+            part.write(index * part.block_size, piece)
+            part.finish_block(index, sha256(piece))
+        proof = part.seal()
+        part.commit()
+    return proof
+
+
+def asides(root: Path) -> dict[str, bytes]:
+    """Return the files set aside below a root, by name."""
+    folder = root / ".klein-setup" / "aside"
+    return {
+        path.name: path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "why.jsonl"
+    }
+
+
+def reasons(root: Path) -> list[dict[str, str]]:
+    lines = [path.read_text(encoding="utf-8").splitlines() for path in sorted(root.rglob("why.jsonl"))]
+    return [json.loads(line) for each in lines for line in each]
+
+
+def test_a_fetched_file_arrives_with_a_receipt_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path)
+    proof = fetched(store, destination)
+    store.record(destination, VAE, proof, "the hub")
+    assert home(tmp_path).read_bytes() == DATA
+    claim = store.claim(destination)
+    assert claim is not None
+    assert (claim.artifact_id, claim.proof, claim.source) == ("vae", proof, "the hub")
+    assert is_unchanged(claim.stamp, stamp_of(home(tmp_path)))
+    assert sorted(path.name for path in home(tmp_path).parent.iterdir()) == ["vae.safetensors"]
+
+
+def test_held_bytes_are_those_of_the_same_content(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path)
+    assert store.held_bytes(destination, VAE) == 0
+    with store.part(destination, VAE) as part:
+        part.write(0, DATA)
+        part.finish_block(0, DIGEST)
+    assert store.held_bytes(destination, VAE) == len(DATA)
+    assert store.held_bytes(destination, artifact(WRONG)) == 0
+
+
+def test_the_file_system_is_that_of_the_folder_the_file_grows_in(tmp_path: Path) -> None:
+    store = store_for(tmp_path)
+    assert store.file_system(comfy_file(VAE, tmp_path)).path == tmp_path / "vae"
+    assert store.file_system(hub_blob(tmp_path, VAE)).path == tmp_path / "models--org--name" / "blobs"
+
+
+def test_stamps_tell_nothing_there_from_nothing_to_be_read(tmp_path: Path) -> None:
+    store = store_for(tmp_path)
+    assert store.stamp(tmp_path / "none") is None
+    assert store.stamp(put(tmp_path / "file") / "below") is None
+    assert store.stamp(tmp_path / "file") == stamp_of(tmp_path / "file")
+    with pytest.raises(UnreadableError, match="not a file"):
+        store.stamp(tmp_path)
+    with pytest.raises(UnreadableError):
+        store.stamp(tmp_path / ("x" * 5000))
+
+
+@LINKS
+def test_a_link_that_leads_nowhere_or_in_a_circle_is_there_and_unreadable(tmp_path: Path) -> None:
+    store = store_for(tmp_path)
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(UnreadableError, match="leads nowhere"):
+        store.stamp(tmp_path / "dangling")
+    with pytest.raises(UnreadableError):
+        store.stamp(tmp_path / "circle")
+
+
+@pytest.mark.parametrize("length", [0, 5, 8, 20, 100])
+def test_the_head_is_enough_for_a_header_and_never_more_than_the_file(tmp_path: Path, length: int) -> None:
+    data = (12).to_bytes(8, "little") + b"x" * 100
+    head = store_for(tmp_path).head(put(tmp_path / "x", data[:length]))
+    assert data[:length].startswith(head)
+    assert len(head) >= min(length, 20)
+
+
+def test_the_head_of_a_folder_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableError):
+        store_for(tmp_path).head(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link", "link", "link for a log"])
+def test_a_part_of_another_program_is_set_aside(tmp_path: Path, kind: str) -> None:
+    if kind != "file" and sys.platform == "win32":
+        pytest.skip("links need a privilege on Windows")
+    store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path)
+    part = part_path(destination.path)
+    victim = put(tmp_path / "victim", b"precious")
+    put(part, b"not ours")
+    if kind == "link for a log":
+        log_path(destination.path).symlink_to(victim)
+    elif kind != "file":
+        part.unlink()
+        part.symlink_to(victim if kind == "link" else "nowhere")
+        log_path(destination.path).write_text("a log", encoding="utf-8")
+    fetched(store, destination)
+    assert home(tmp_path).read_bytes() == DATA
+    assert victim.read_bytes() == b"precious"
+    moved = [path.name for path in (tmp_path / ".klein-setup" / "aside").glob("*/vae/*")]
+    assert "vae.safetensors.part" in moved
+    assert ("vae.safetensors.part.jsonl" in moved) == (kind == "link for a log")
+
+
+def test_what_appears_in_the_place_while_we_fetch_is_set_aside_not_overwritten(tmp_path: Path) -> None:
+    said: list[str] = []
+    store, destination = store_for(tmp_path, notice=said.append), comfy_file(VAE, tmp_path)
+    with store.part(destination, VAE) as part:
+        part.write(0, DATA)
+        part.finish_block(0, DIGEST)
+        part.seal()
+        put(home(tmp_path), b"the user's own")
+        part.commit()
+    assert home(tmp_path).read_bytes() == DATA
+    assert asides(tmp_path) == {"vae.safetensors": b"the user's own"}
+    assert len(said) == 1
+    assert str(home(tmp_path)) in said[0]
+
+
+# --- placing a copy --------------------------------------------------------------------------------
+
+
+def impossible(code: int) -> Linker:
+    """Return `hard_link` as it is across file systems, or where the system does not allow it."""
+
+    def link(source: Path, destination: Path) -> bool:
+        def refuse(*paths: Path) -> None:
+            raise OSError(code, os.strerror(code))
+
+        return hard_link(source, destination, link=refuse)
+
+    return link
+
+
+@pytest.mark.parametrize(
+    ("ways", "way", "is_shared"),
+    [
+        ((("hard-linked", hard_link),), "hard-linked", True),
+        ((("reflinked", never), ("hard-linked", hard_link)), "hard-linked", True),
+        ((("reflinked", never), ("hard-linked", impossible(errno.EXDEV))), "copied", False),
+        ((("hard-linked", impossible(errno.EPERM)),), "copied", False),
+        ((("hard-linked", impossible(errno.EMLINK)),), "copied", False),
+        ((), "copied", False),
+    ],
+)
+def test_a_copy_is_placed_in_the_best_way_there_is(
+    tmp_path: Path, ways: tuple[tuple[str, Linker], ...], way: str, is_shared: bool
+) -> None:
+    store, destination = store_for(tmp_path, ways=ways), comfy_file(VAE, tmp_path / "tree")
+    source = put(tmp_path / "source")
+    told: list[int] = []
+    how, proof = store.place_copy(copy_of(source), destination, VAE, progress=told.append)
+    assert (how, proof.sha256, proof.blocks) == (way, DIGEST, (DIGEST,))
+    assert destination.path.read_bytes() == source.read_bytes() == DATA
+    assert destination.path.samefile(source) == is_shared
+    assert [path.name for path in destination.path.parent.iterdir()] == ["vae.safetensors"]
+    assert told[-1] == len(DATA)
+
+
+def test_the_ways_of_this_system_are_tried_best_first(tmp_path: Path) -> None:
+    source = put(tmp_path / "source")
+    way = link_somehow(source, tmp_path / "placed")
+    assert way in {"reflinked", "hard-linked"}
+    assert [name for name, _ in WAYS] == ["reflinked", "hard-linked"]
+    assert (tmp_path / "placed").read_bytes() == DATA
+    assert link_somehow(source, tmp_path / "nothing", ()) is None
+
+
+@pytest.mark.parametrize("platform", ["win32", "freebsd14"])
+def test_there_are_no_reflinks_elsewhere(tmp_path: Path, platform: str) -> None:
+    assert reflink(put(tmp_path / "source"), tmp_path / "placed", platform=platform) is False
+    assert not (tmp_path / "placed").exists()
+
+
+def cloning(code: int | None) -> Callable[[int, int], None]:
+    def clone(writer: int, reader: int) -> None:
+        if code is not None:
+            raise OSError(code, os.strerror(code))
+        os.write(writer, os.read(reader, len(DATA)))
+
+    return clone
+
+
+@pytest.mark.parametrize(
+    ("code", "result"),
+    [(None, True), (errno.EOPNOTSUPP, False), (errno.EXDEV, False), (errno.EINVAL, False), (errno.EIO, None)],
+)
+def test_a_clone_works_or_leaves_nothing(tmp_path: Path, code: int | None, result: bool | None) -> None:
+    source, placed = put(tmp_path / "source"), tmp_path / "placed"
+    if result is None:
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            by_ficlone(source, placed, clone=cloning(code))
+    else:
+        assert by_ficlone(source, placed, clone=cloning(code)) is result
+    assert placed.exists() == (result is True)
+    assert source.read_bytes() == DATA
+
+
+@pytest.mark.parametrize(("answer", "result"), [(0, True), (-1, False), (None, False)])
+def test_macos_clones_where_its_call_is_there_and_succeeds(tmp_path: Path, answer: int | None, result: bool) -> None:
+    asked: list[tuple[bytes, bytes, int]] = []
+
+    def clonefile(source: bytes, destination: bytes, flags: int) -> int:
+        asked.append((source, destination, flags))
+        assert answer is not None
+        return answer
+
+    find = (lambda: None) if answer is None else (lambda: clonefile)
+    assert by_clonefile(tmp_path / "a", tmp_path / "b", find=find) is result
+    assert asked == ([] if answer is None else [(os.fsencode(tmp_path / "a"), os.fsencode(tmp_path / "b"), 0)])
+
+
+@pytest.mark.skipif(sys.platform in {"win32", "darwin"}, reason="macOS has the call, Windows no such library")
+def test_a_system_without_clonefile_says_so(tmp_path: Path) -> None:
+    assert reflink(put(tmp_path / "source"), tmp_path / "placed", platform="darwin") is False
+
+
+def test_a_link_that_fails_for_another_reason_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        impossible(errno.EIO)(put(tmp_path / "source"), tmp_path / "placed")
+
+
+def test_a_name_that_is_taken_is_never_linked_over(tmp_path: Path) -> None:
+    source, taken = put(tmp_path / "source"), put(tmp_path / "taken", b"mine")
+    for link in (by_ficlone, hard_link):
+        with pytest.raises(FileExistsError):
+            link(source, taken)
+    assert taken.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("ways", [WAYS, ()], ids=["linked", "copied"])
+def test_wrong_bytes_place_nothing_and_leave_the_source_alone(
+    tmp_path: Path, ways: tuple[tuple[str, Linker], ...]
+) -> None:
+    store, destination = store_for(tmp_path, ways=ways), comfy_file(VAE, tmp_path / "tree")
+    source = put(tmp_path / "source", WRONG)
+    with pytest.raises(HashMismatchError) as caught:
+        store.place_copy(copy_of(source), destination, VAE, progress=nothing)
+    assert caught.value.context == {"path": str(source), "expected": DIGEST, "observed": sha256(WRONG)}
+    assert source.read_bytes() == WRONG
+    assert list(destination.path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("ways", [WAYS, ()], ids=["linked", "copied"])
+def test_a_copy_that_is_gone_or_a_folder_is_unreadable(tmp_path: Path, ways: tuple[tuple[str, Linker], ...]) -> None:
+    store, destination = store_for(tmp_path, ways=ways), comfy_file(VAE, tmp_path / "tree")
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(UnreadableError):
+            store.place_copy(copy_of(path), destination, VAE, progress=nothing)
+
+
+def test_a_linked_copy_that_somebody_writes_to_is_not_proved(tmp_path: Path) -> None:
+    store = store_for(tmp_path, ways=(("hard-linked", hard_link),))
+    destination = comfy_file(VAE, tmp_path / "tree")
+    source = put(tmp_path / "source")
+
+    def write_meanwhile(count: int) -> None:
+        with source.open("r+b") as stream:
+            stream.write(b"X")
+        os.utime(source, ns=(1, 1))
+
+    with pytest.raises(UnreadableError, match="changed while it was read"):
+        store.place_copy(copy_of(source), destination, VAE, progress=write_meanwhile)
+    assert not destination.path.exists()
+
+
+@LINKS
+def test_a_copy_behind_links_is_linked_to_the_file_itself(tmp_path: Path) -> None:
+    store = store_for(tmp_path, ways=(("hard-linked", hard_link),))
+    source = put(tmp_path / "blobs" / "real")
+    (tmp_path / "one").symlink_to(source)
+    (tmp_path / "two").symlink_to("one")
+    destination = comfy_file(VAE, tmp_path / "tree")
+    store.place_copy(copy_of(tmp_path / "two"), destination, VAE, progress=nothing)
+    assert not destination.path.is_symlink()
+    assert destination.path.samefile(source)
+
+
+def test_a_full_disk_while_copying_leaves_nothing_half(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="Windows has no limit on the size of a file")
+    store, destination = store_for(tmp_path, ways=()), comfy_file(VAE, tmp_path / "tree")
+    big = put(tmp_path / "source", bytes(3_000_000))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, hard))  # as good as a disk that fills up on the way
+    try:
+        with pytest.raises(InsufficientSpaceError):
+            store.place_copy(copy_of(big, bytes(3_000_000)), destination, VAE, progress=nothing)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(destination.path.parent.iterdir()) == []
+    assert big.stat().st_size == 3_000_000
+
+
+def test_a_name_in_the_way_of_waiting_is_a_storage_error(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path / "tree")
+    (destination.path.parent / "vae.safetensors.placing.part").mkdir(parents=True)
+    with pytest.raises(StorageError):
+        store.place_copy(copy_of(put(tmp_path / "source")), destination, VAE, progress=nothing)
+
+
+def test_cancelling_a_copy_leaves_nothing_half(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path, ways=(), cancelled=lambda: True), comfy_file(VAE, tmp_path / "tree")
+    with pytest.raises(KeyboardInterrupt):
+        store.place_copy(copy_of(put(tmp_path / "source")), destination, VAE, progress=nothing)
+    assert list(destination.path.parent.iterdir()) == []
+
+
+# --- receipts of a store -----------------------------------------------------------------------------
+
+
+def test_a_file_that_changed_since_it_was_proved_gets_no_receipt(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path)
+    proof = fetched(store, destination)
+    put(home(tmp_path), DATA + b"more")
+    with pytest.raises(FileInUseError, match="changed after it was proven"):
+        store.record(destination, VAE, proof, "the hub")
+    assert store.claim(destination) is None
+    home(tmp_path).unlink()
+    with pytest.raises(UnreadableError):
+        store.record(destination, VAE, proof, "the hub")
+
+
+def test_what_interrupted_runs_left_goes_when_the_file_is_there(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path)
+    with store.part(destination, VAE):
+        pass  # interrupted at once
+    put(home(tmp_path))  # and brought by hand
+    put(home(tmp_path).with_name("vae.safetensors.placing.part"), b"half a copy")
+    store.record(destination, VAE, Proof(size=len(DATA), sha256=DIGEST), "found in place")
+    assert sorted(path.name for path in home(tmp_path).parent.iterdir()) == ["vae.safetensors"]
+
+
+def test_a_part_of_another_program_stays_beside_a_file_that_is_there(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path)
+    put(home(tmp_path))
+    put(home(tmp_path).with_name("vae.safetensors.part"), b"not ours")
+    store.record(destination, VAE, Proof(size=len(DATA), sha256=DIGEST), "found in place")
+    assert home(tmp_path).with_name("vae.safetensors.part").read_bytes() == b"not ours"
+
+
+# --- setting aside -----------------------------------------------------------------------------------
+
+
+def test_a_file_set_aside_is_kept_with_the_reason(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path)
+    put(home(tmp_path), WRONG)
+    moved_to = store.set_aside(destination, "other bytes of the right size")
+    assert (moved_to.read_bytes(), home(tmp_path).exists()) == (WRONG, False)
+    assert asides(tmp_path) == {"vae.safetensors": WRONG}
+    (line,) = reasons(tmp_path)
+    relative = str(Path("vae", "vae.safetensors"))
+    assert line == {"was": relative, "is": relative, "why": "other bytes of the right size"}
+
+
+def test_names_already_taken_aside_are_not_overwritten(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path)
+    for number in range(3):
+        put(home(tmp_path), b"%d" % number)
+        store.set_aside(destination, "again")
+    kept = sorted(path.read_bytes() for path in (tmp_path / ".klein-setup").rglob("vae.safetensors*"))
+    assert kept == [b"0", b"1", b"2"]
+    assert len(reasons(tmp_path)) == 3
+
+
+def test_a_folder_in_the_way_is_set_aside_with_all_that_is_in_it(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path)
+    put(home(tmp_path) / "inside" / "file", b"precious")
+    moved_to = store.set_aside(destination, "it is not a file")
+    assert (moved_to / "inside" / "file").read_bytes() == b"precious"
+
+
+@LINKS
+@pytest.mark.parametrize("is_dangling", [True, False])
+def test_of_a_link_only_the_link_is_set_aside(tmp_path: Path, is_dangling: bool) -> None:
+    store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    if not is_dangling:
+        elsewhere.write_bytes(WRONG)
+    home(tmp_path).parent.mkdir()
+    home(tmp_path).symlink_to(elsewhere)
+    moved_to = store.set_aside(destination, "other bytes")
+    assert moved_to.is_symlink()
+    assert elsewhere.exists() != is_dangling
+    assert reasons(tmp_path)[0]["link"] == str(elsewhere)
+
+
+def test_setting_aside_what_is_gone_is_nothing(tmp_path: Path) -> None:
+    store_for(tmp_path).set_aside(comfy_file(VAE, tmp_path), "it was wrong")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_on_a_drive_mounted_below_the_root_is_set_aside_on_that_drive(tmp_path: Path) -> None:
+    def move(source: Path, destination: Path) -> None:
+        if tmp_path / ".klein-setup" in destination.parents:
+            raise storage_error(OSError(errno.EXDEV, "Invalid cross-device link"), destination)
+        replace(source, destination)
+
+    store, destination = store_for(tmp_path, move=move), comfy_file(VAE, tmp_path)
+    put(home(tmp_path), WRONG)
+    moved_to = store.set_aside(destination, "other bytes")
+    assert moved_to.read_bytes() == WRONG
+    assert moved_to.name == "vae.safetensors.aside"  # ComfyUI lists what ends in .safetensors
+    assert tmp_path / "vae" / ".klein-setup" in moved_to.parents
+    assert reasons(tmp_path / "vae")[0]["was"] == "vae.safetensors"
+
+
+def test_a_file_that_cannot_be_moved_stays(tmp_path: Path) -> None:
+    def move(source: Path, destination: Path) -> None:
+        raise FileInUseError("ComfyUI has it open")
+
+    store, destination = store_for(tmp_path, move=move), comfy_file(VAE, tmp_path)
+    put(home(tmp_path), WRONG)
+    with pytest.raises(FileInUseError):
+        store.set_aside(destination, "other bytes")
+    assert home(tmp_path).read_bytes() == WRONG
+    assert reasons(tmp_path) == []
+
+
+def test_a_reason_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    def move(source: Path, destination: Path) -> None:
+        (destination.parents[1] / "why.jsonl").mkdir()
+        replace(source, destination)
+
+    put(home(tmp_path), WRONG)
+    with pytest.raises(StorageError, match=r"why\.jsonl"):
+        store_for(tmp_path, move=move).set_aside(comfy_file(VAE, tmp_path), "other bytes")
+    assert asides(tmp_path) == {"vae.safetensors": WRONG}
+
+
+# --- an HF cache -----------------------------------------------------------------------------------
+
+CONFIG = artifact(b'{"a": 1}\n', id="config", is_lfs=False, sources=(hub_file("sub/folder/config.json"),))
+
+
+@pytest.mark.parametrize(
+    ("data", "object_id"),
+    [
+        (b"", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"),  # `git hash-object --stdin`
+        (b"hello\n", "ce013625030ba8dba906f756967f9e9ca394464a"),
+        (b"test content\n", "d670460b4b4aece5915caf5c68d12f560a9fe3e4"),  # the one of the Git book, chapter 10.2
+        (b"what is up, doc?", "bd9dbf5aae1a3862dd1526723246b20206e5fc37"),
+    ],
+)
+def test_a_git_blob_has_the_id_that_git_gives_it(tmp_path: Path, data: bytes, object_id: str) -> None:
+    assert git_blob_id(put(tmp_path / "x", data), len(data)) == object_id
+
+
+def no_links(link: Path, target: Path) -> None:
+    raise OSError(errno.EPERM, "A required privilege is not held by the client")
+
+
+def not_implemented(link: Path, target: Path) -> None:
+    raise NotImplementedError
+
+
+@LINKS
+@pytest.mark.parametrize("wanted", [VAE, CONFIG], ids=["lfs", "git"])
+def test_a_snapshot_file_is_a_relative_link_to_a_blob_named_by_its_content(tmp_path: Path, wanted: Artifact) -> None:
+    store, destination = store_for(tmp_path), hub_blob(tmp_path, wanted)
+    data = DATA if wanted is VAE else b'{"a": 1}\n'
+    store.record(destination, wanted, fetched(store, destination, wanted, data), "the hub")
+    name = DIGEST if wanted is VAE else hashlib.sha1(b"blob 9\0" + data, usedforsecurity=False).hexdigest()
+    assert destination.path.readlink() == Path("../../../..", "blobs", name)
+    assert destination.path.read_bytes() == data
+    assert (destination.root / "refs" / "main").read_text(encoding="utf-8") == destination.revision
+    assert [path.name for path in (destination.root / "blobs").iterdir()] == [name]
+    assert [path.name for path in destination.path.parent.iterdir()] == [destination.path.name]
+    assert store.claim(destination) is not None
+
+
+@pytest.mark.parametrize("symlink", [no_links, not_implemented])
+def test_without_links_the_file_itself_lies_in_the_snapshot(tmp_path: Path, symlink: Symlink) -> None:
+    store, destination = store_for(tmp_path, symlink=symlink), hub_blob(tmp_path, VAE)
+    fetched(store, destination)
+    assert not destination.path.is_symlink()
+    assert destination.path.read_bytes() == DATA
+    assert list((destination.root / "blobs").iterdir()) == []
+
+
+@LINKS
+def test_a_cache_that_lost_its_links_keeps_the_blobs_that_others_point_to(tmp_path: Path) -> None:
+    other = hub_blob(tmp_path, VAE, revision=OTHER_COMMIT)
+    fetched(store_for(tmp_path), other)
+    destination = hub_blob(tmp_path, VAE)
+    fetched(store_for(tmp_path, symlink=no_links), destination)
+    assert other.path.read_bytes() == destination.path.read_bytes() == DATA
+
+
+def test_what_main_means_to_the_user_is_left_alone(tmp_path: Path) -> None:
+    destination = hub_blob(tmp_path, VAE)
+    put(destination.root / "refs" / "main", OTHER_COMMIT.encode())
+    fetched(store_for(tmp_path), destination)
+    assert (destination.root / "refs" / "main").read_text(encoding="utf-8") == OTHER_COMMIT
+
+
+@LINKS
+def test_a_blob_that_is_there_without_its_link_is_placed_from_itself(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), hub_blob(tmp_path, VAE)
+    blob = put(destination.root / "blobs" / DIGEST)  # killed between the blob and the link
+    store.place_copy(copy_of(blob), destination, VAE, progress=nothing)
+    assert destination.path.resolve() == blob.resolve()
+    assert [path.name for path in blob.parent.iterdir()] == [DIGEST]
+
+
+@LINKS
+def test_a_wrong_blob_is_set_aside_with_the_link_to_it(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), hub_blob(tmp_path, VAE)
+    fetched(store, destination)
+    put(destination.root / "blobs" / DIGEST, WRONG)
+    moved_to = store.set_aside(destination, "other bytes")
+    assert moved_to.read_bytes() == WRONG
+    assert not os.path.lexists(destination.path)
+    assert list((destination.root / "blobs").iterdir()) == []
+    assert len(reasons(destination.root)) == 2
+
+
+@LINKS
+def test_a_blob_that_another_snapshot_points_to_stays_and_its_bytes_are_kept(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), hub_blob(tmp_path, VAE)
+    other = hub_blob(tmp_path, VAE, revision=OTHER_COMMIT)
+    for each in (destination, other):
+        fetched(store, each)
+    blob = destination.root / "blobs" / DIGEST
+    blob.write_bytes(WRONG)
+    moved_to = store.set_aside(destination, "other bytes")
+    assert other.path.read_bytes() == WRONG  # no worse than before
+    assert not os.path.lexists(destination.path)
+    fetched(store, destination)
+    assert other.path.read_bytes() == destination.path.read_bytes() == DATA
+    assert moved_to.read_bytes() == WRONG
+
+
+@LINKS
+def test_a_link_to_a_blob_that_is_right_for_another_snapshot_takes_nothing_from_it(tmp_path: Path) -> None:
+    """A snapshot path that points to the wrong blob: the blob is somebody else's."""
+    store, destination = store_for(tmp_path), hub_blob(tmp_path, VAE)
+    wanted = artifact(WRONG)
+    other = hub_blob(tmp_path, wanted, revision=OTHER_COMMIT)
+    fetched(store, other, wanted, WRONG)
+    destination.path.parent.mkdir(parents=True)
+    destination.path.symlink_to(Path("../../../..", "blobs", sha256(WRONG)))
+    store.set_aside(destination, "other bytes")
+    fetched(store, destination)
+    assert (other.path.read_bytes(), destination.path.read_bytes()) == (WRONG, DATA)
+
+
+@LINKS
+@pytest.mark.parametrize("is_used", [True, False])
+def test_the_store_that_repositories_share_is_left_alone(tmp_path: Path, is_used: bool) -> None:
+    """With Xet a blob is itself a link, to ``<cache>/blobs/ab/<hash>``."""
+    store, destination = store_for(tmp_path), hub_blob(tmp_path, VAE)
+    shared = put(tmp_path / "blobs" / "ab" / "xet", WRONG)
+    (destination.root / "blobs").mkdir(parents=True)
+    (destination.root / "blobs" / DIGEST).symlink_to(Path("../../blobs/ab/xet"))
+    for each in [destination, *([hub_blob(tmp_path, VAE, revision=OTHER_COMMIT)] if is_used else [])]:
+        each.path.parent.mkdir(parents=True)
+        each.path.symlink_to(Path("../../../..", "blobs", DIGEST))
+    store.set_aside(destination, "other bytes")
+    fetched(store, destination)
+    assert shared.read_bytes() == WRONG
+    assert destination.path.read_bytes() == DATA
+    assert not (destination.root / "blobs" / DIGEST).is_symlink()
+
+
+@LINKS
+@pytest.mark.parametrize("kind", ["file", "link out of the repository", "dangling link"])
+def test_a_snapshot_path_that_is_no_link_to_a_blob_is_set_aside_alone(tmp_path: Path, kind: str) -> None:
+    store, destination = store_for(tmp_path), hub_blob(tmp_path, VAE)
+    elsewhere = put(tmp_path / "elsewhere", WRONG)
+    destination.path.parent.mkdir(parents=True)
+    if kind == "file":
+        destination.path.write_bytes(WRONG)
+    else:
+        destination.path.symlink_to(elsewhere if kind.startswith("link") else Path("../../../../blobs/none"))
+    store.set_aside(destination, "other bytes")
+    assert not os.path.lexists(destination.path)
+    assert elsewhere.read_bytes() == WRONG
+    assert len(reasons(destination.root)) == 1
+
+
+@LINKS
+def test_where_a_second_name_is_not_to_be_had_a_shared_blob_just_stays(tmp_path: Path) -> None:
+    store = store_for(tmp_path, second_name=never)
+    destination, other = hub_blob(tmp_path, VAE), hub_blob(tmp_path, VAE, revision=OTHER_COMMIT)
+    for each in (destination, other):
+        fetched(store, each)
+    store.set_aside(destination, "other bytes")
+    assert other.path.read_bytes() == DATA
+
+
+@LINKS
+def test_a_second_name_that_fails_is_a_storage_error(tmp_path: Path) -> None:
+    store = store_for(tmp_path, second_name=impossible(errno.EIO))
+    destination, other = hub_blob(tmp_path, VAE), hub_blob(tmp_path, VAE, revision=OTHER_COMMIT)
+    for each in (destination, other):
+        fetched(store, each)
+    with pytest.raises(StorageError):
+        store.set_aside(destination, "other bytes")
+    assert other.path.read_bytes() == DATA
+
+
+def test_what_appears_in_a_snapshot_while_we_fetch_is_set_aside(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), hub_blob(tmp_path, VAE)
+    put(destination.path, b"the user's own")
+    fetched(store, destination)
+    assert destination.path.read_bytes() == DATA
+    assert asides(destination.root) == {"vae.safetensors": b"the user's own"}
+
+
+@LINKS
+def test_a_blob_that_cannot_be_moved_leaves_no_link_behind(tmp_path: Path) -> None:
+    def move(source: Path, destination: Path) -> None:
+        raise FileInUseError("it is open")
+
+    destination = hub_blob(tmp_path, VAE)
+    with pytest.raises(FileInUseError):
+        fetched(store_for(tmp_path, move=move), destination)
+    assert list(destination.path.parent.iterdir()) == []
+
+
+def test_a_part_that_vanishes_before_it_is_named_is_unreadable(tmp_path: Path) -> None:
+    from provisioner.adapters.store.hubcache import place_blob
+
+    with pytest.raises(UnreadableError):
+        place_blob(tmp_path / "none", hub_blob(tmp_path, CONFIG), size=1, sha256="0" * 64, symlink=make_symlink)
+
+
+# --- one run at a time -------------------------------------------------------------------------------
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from provisioner.adapters.store.locking import hold
+with hold(Path(sys.argv[1]), wait=True, cancelled=lambda: False, notice=lambda text: None):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate(timeout=10)
+
+
+def test_a_second_run_is_told_who_holds_the_lock(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    store = store_for(tmp_path, wait=False)
+    try:
+        with pytest.raises(LockHeldError, match=f"process {holder.pid} on "), store.lock([comfy_file(VAE, tmp_path)]):
+            pass
+    finally:
+        end(holder)
+
+
+def test_the_lock_dies_with_its_process(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    said: list[str] = []
+    store = store_for(tmp_path, notice=said.append)
+    killer = threading.Timer(0.5, end, args=(holder,))
+    killer.start()
+    with store.lock([comfy_file(VAE, tmp_path), comfy_file(CONFIG, tmp_path)]):
+        note = json.loads((tmp_path / ".klein-setup" / "lock.json").read_text(encoding="utf-8"))
+        assert note["pid"] == os.getpid()
+    killer.join()
+    assert len(said) == 1
+    assert f"process {holder.pid}" in said[0]
+    assert not (tmp_path / ".klein-setup" / "lock.json").exists()
+
+
+def test_waiting_for_the_lock_can_be_cancelled(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    store = store_for(tmp_path, cancelled=lambda: True)
+    try:
+        with pytest.raises(KeyboardInterrupt), store.lock([comfy_file(VAE, tmp_path)]):
+            pass
+    finally:
+        end(holder)
+
+
+@pytest.mark.parametrize("note", ["", "{", "[]", '{"pid": "x", "host": ""}', None])
+def test_a_lock_without_a_readable_note_is_held_all_the_same(tmp_path: Path, note: str | None) -> None:
+    def quiet() -> bool:
+        return False
+
+    with hold(tmp_path, wait=True, cancelled=quiet, notice=lambda text: None):
+        path = tmp_path / ".klein-setup" / "lock.json"
+        path.unlink()
+        if note is not None:
+            path.write_text(note, encoding="utf-8")
+        second = hold(tmp_path, wait=False, cancelled=quiet, notice=lambda text: None)
+        with pytest.raises(LockHeldError) as caught:
+            second.__enter__()
+        assert str(caught.value) == f"Another run is working on {tmp_path}."
+
+
+def test_several_roots_are_locked_always_in_the_same_order_and_freed_after_a_failure(tmp_path: Path) -> None:
+    store = store_for(tmp_path, wait=False)
+    both = [comfy_file(VAE, tmp_path / name) for name in ("b", "a")]
+
+    def fail_inside() -> None:
+        with store.lock(both):
+            assert all((each.root / ".klein-setup" / "lock.json").exists() for each in both)
+            raise ZeroDivisionError
+
+    for _ in range(2):  # the second is not told that the first still holds it
+        with pytest.raises(ZeroDivisionError):
+            fail_inside()
+
+
+def test_a_lock_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / ".klein-setup" / "lock").mkdir(parents=True)
+    with pytest.raises(StorageError), store_for(tmp_path).lock([comfy_file(VAE, tmp_path)]):
+        pass
