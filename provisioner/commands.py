@@ -22,7 +22,6 @@ from provisioner.errors import (
     OfflineError,
     UsageError,
 )
-from provisioner.machine import operating_system_named
 from provisioner.manifest import parse_manifest
 from provisioner.models import (
     Artifact,
@@ -181,6 +180,7 @@ def _usual_tree(bench: Workbench, wish: Wish) -> tuple[Target, bool]:
     """Return the tree of the last run, else one in the usual places, else a new one in the user's data folder."""
     from provisioner.adapters import host
     from provisioner.adapters.state import read_last_run
+    from provisioner.machine import operating_system_named
 
     last = read_last_run(host.state_folder())
     if last is not None and last["kind"] == "comfyui" and os.access(last["path"], os.R_OK | os.X_OK):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from typing_extensions import assert_never
@@ -172,7 +173,7 @@ class Engine:
             while True:
                 was_resumed = part.resumed_bytes > 0
                 received, came_from = self._receive(source, step.artifact, part, tell)
-                proof = part.seal(lambda: tell.of_part("proving", part, received))
+                proof = part.seal(partial(tell.of_part, "proving", part, received))
                 if proof.sha256 == step.artifact.sha256:
                     break
                 if was_resumed:
@@ -231,7 +232,7 @@ class _Teller:
         """Say how far a growing file is."""
         self(
             phase,
-            bytes_on_disk=part.frontier,
+            bytes_on_disk=part.bytes_on_disk,
             bytes_hashed=part.hashed,
             bytes_received=received,
             rate_bytes_s=at.rate_bytes_s if at else 0.0,

@@ -486,7 +486,7 @@ def bare_uuid(uuid: str) -> str:
 
 
 def _cudnn_too_new(answer: ProbeAnswer) -> list[Finding]:
-    """Say where the build's cuDNN is too new: from 9.11 on it has nothing for devices below 7.5 (pytorch/pytorch#162574)."""
+    """Say where the build's cuDNN is too new: from 9.11 on it serves nothing below 7.5 (pytorch/pytorch#162574)."""
     if answer.cudnn is None or answer.cudnn < 91100:
         return []
     return [
@@ -577,7 +577,7 @@ def _changed_versions(receipt: EnvironmentReceipt | None, observation: Observati
 
 
 def _incoherent(observation: Observation) -> list[Finding]:
-    """Say where the three are of several CUDA versions: torchaudio then refuses to load, torchvision loses operators."""
+    """Say where the three are of several CUDA versions: torchaudio refuses to load then, torchvision lacks operators."""
     torch = observation.distribution("torch")
     if torch is None or torch.tag is None:
         return []

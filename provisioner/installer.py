@@ -86,6 +86,11 @@ class Wheel:
 # --- settings ----------------------------------------------------------------------------------
 
 
+def without_indexes(settings: Settings) -> dict[str, str]:
+    """Return the settings without those that say where to look for packages."""
+    return {name: value for name, value in settings.items() if name not in _INDEX_SETTINGS}
+
+
 def parse_pip_settings(text: str, *, with_indexes: bool) -> dict[str, str]:
     r"""Return the settings to keep out of what ``pip config list`` printed; the environment's win over the files'.
 

@@ -10,14 +10,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from provisioner.errors import FileInUseError, UnreadableError
 from provisioner.events import Events, FileProgress
-from provisioner.identify import SafetensorsHeader, identify, read_header
 from provisioner.layout import candidates_for, destination_for
 from provisioner.models import (
     Artifact,
@@ -36,6 +34,8 @@ from provisioner.ports import Finder, Proof, Stamp, Store
 
 Depth = Literal["claims", "full", "quick"]
 _EVENT_STEP_S = 0.1
+
+_Seen = tuple[Check, list[Finding]]
 _MAX_COPIES_TRIED = 3  # per artifact: reading a fourth file of the right size costs more than it promises
 
 
@@ -74,8 +74,7 @@ class Observer:
         FileInUseError
             A file changed while it was read: somebody is writing it, and no verdict would hold.
         """
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="look") as pool:
-            looked = list(pool.map(lambda artifact: self._look(artifact, target, depth), wanted.artifacts))
+        looked = self._in_parallel(lambda artifact: self._look(artifact, target, depth), wanted.artifacts, depth)
         systems = [self.store.file_system(check.destination) for check, _ in looked]
         checks = tuple(replace(check, device=system.device) for (check, _), system in zip(looked, systems, strict=True))
         return Inventory(
@@ -85,6 +84,17 @@ class Observer:
             file_systems=tuple({system.device: system for system in reversed(systems)}.values()),
             findings=tuple(finding for _, findings in looked for finding in findings),
         )
+
+    def _in_parallel(
+        self, look: Callable[[Artifact], _Seen], artifacts: Sequence[Artifact], depth: Depth
+    ) -> list[_Seen]:
+        """Look at every artifact, several at a time where files are read."""
+        if depth == "quick":
+            return [look(artifact) for artifact in artifacts]
+        from concurrent.futures import ThreadPoolExecutor  # brings logging along; nothing is read in a quick look
+
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="look") as pool:
+            return list(pool.map(look, artifacts))
 
     # --- one artifact ----------------------------------------------------------------------------
 
@@ -183,6 +193,8 @@ class Observer:
         """Without a receipt, and without reading the file: the size is right, and the header must cover it."""
         is_tensors = artifact.name.endswith((".safetensors", ".sft"))
         head = self.store.head(place.path)
+        from provisioner.identify import SafetensorsHeader, read_header  # imported where a file is in doubt
+
         is_broken = is_tensors and not isinstance(read_header(head, stamp.size), SafetensorsHeader)
         return Check(
             artifact=artifact,
@@ -267,6 +279,8 @@ class Observer:
         for lookalike in artifact.lookalikes:
             if lookalike.sha256 == sha256:
                 return lookalike.what
+        from provisioner.identify import identify
+
         sentence = identify(self.store.head(path), stamp.size, name=artifact.name).sentence
         suspects = [each.what for each in artifact.lookalikes if each.size == stamp.size]
         if sha256 is None and suspects:

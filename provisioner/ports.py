@@ -74,6 +74,10 @@ class Part(Protocol):
         """Everything before this offset is on disk."""
 
     @property
+    def bytes_on_disk(self) -> int:
+        """Bytes that are there, wherever they are, those of unfinished blocks too: for people."""
+
+    @property
     def hashed(self) -> int:
         """Everything before this offset went into the digest."""
 

@@ -1,4 +1,4 @@
-"""Which GPUs of a machine torch is to serve: one vendor's, what is ignored, and what can be said before any build is tried.
+"""Which GPUs of a machine torch is to serve, and what can be said of them before any build is tried.
 
 NVIDIA comes before AMD, AMD before Intel.  What ``CUDA_VISIBLE_DEVICES`` hides is not looked at: a GPU that is in the
 machine is served, whatever one program may see of it today.
@@ -86,8 +86,9 @@ def amd_candidates(gpus: Sequence[Gpu]) -> Candidates:
     GpuUnknownError
         No architecture is known: the kernel's compute driver lists none of them.
     """
-    devices = tuple(Device(name=gpu.name, gfx=gpu.architecture) for gpu in gpus if _has_gfx(gpu.architecture))
-    unknown = tuple(Device(name=gpu.name) for gpu in gpus if not _has_gfx(gpu.architecture))
+    every = [Device(name=gpu.name, gfx=_known_gfx(gpu.architecture or "")) for gpu in gpus]
+    devices = tuple(device for device in every if device.gfx)
+    unknown = tuple(device for device in every if not device.gfx)
     if not devices:
         raise GpuUnknownError(
             f"the architecture of the {labels(unknown)} is not known: the kernel's compute driver (amdgpu with KFD)"
@@ -99,8 +100,9 @@ def amd_candidates(gpus: Sequence[Gpu]) -> Candidates:
     return Candidates(devices=devices, left_out=tuple(LeftOut(device=device, why="gpu-unknown") for device in unknown))
 
 
-def _has_gfx(architecture: str | None) -> bool:
-    return architecture is not None and re.fullmatch("gfx[0-9]{1,3}[0-9a-f]{2}", architecture) is not None
+def _known_gfx(architecture: str) -> str:
+    """Return the architecture, or nothing where it is not written as AMD writes it."""
+    return architecture if re.fullmatch("gfx[0-9]{1,3}[0-9a-f]{2}", architecture) else ""
 
 
 # --- NVIDIA -----------------------------------------------------------------------------------------
@@ -143,7 +145,7 @@ def driver_hint(case: Case, devices: Sequence[Device] = ()) -> str:
     """Return what to do to get the driver that the best build for these GPUs needs."""
     dropped = _first_dropping_branch(case, devices)
     which = f"the newest NVIDIA driver before {dropped}" if dropped else f"NVIDIA driver {best_driver(case)} or newer"
-    where = {True: " on Windows itself, not inside WSL", False: ""}[case.machine.is_wsl]
+    where = " on Windows itself, not inside WSL" if case.machine.is_wsl else ""
     last = "; later ones no longer drive this GPU" if dropped else ""
     return f"Install {which}{where}{last}."
 

@@ -305,3 +305,25 @@ class _Holding:
             return f"has no whole set of wheels for Python {self.case.python}"
         installed = f"{machine.driver_version} is installed" if machine.driver_version else "none is installed"
         return f"needs NVIDIA driver {min_driver(self.case, self.build)} or newer; {installed}"
+
+
+# --- the first that fits -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pick:
+    """What a walk through the builds ended with."""
+
+    chosen: Trial
+    trials: tuple[Trial, ...]  # of every build, in the table's order, with the GPUs that are served
+    served: tuple[Device, ...]
+
+
+def pick_build(case: Case, builds: Sequence[BuildRow], devices: Sequence[Device]) -> Pick | None:
+    """Return the first build that serves as many GPUs as can be served together, the newest among them."""
+    for group in subsets(devices):
+        trials = tuple(attempt(case, build, group) for build in builds)
+        chosen = next((trial for trial in trials if trial.is_automatic), None)
+        if chosen is not None:
+            return Pick(chosen=chosen, trials=trials, served=group)
+    return None

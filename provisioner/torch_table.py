@@ -245,6 +245,10 @@ class TorchTable:
         """Return the build of that tag, or None."""
         return next((each for each in self.builds if each.tag == tag), None)
 
+    def builds_of(self, kind: BuildKind) -> tuple[BuildRow, ...]:
+        """Return the builds for one kind of GPU, preferred first."""
+        return tuple(each for each in self.builds if each.kind == kind)
+
 
 # --- versions -------------------------------------------------------------------------------------
 

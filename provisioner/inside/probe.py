@@ -266,9 +266,7 @@ class Probe:
                 self.fail("no-device", "torch finds no GPU, and does not say why.")
             return
         for index in range(torch.cuda.device_count()):
-            self.attempt(
-                "device", f"device {index} does not answer", partial(self.cuda_device, torch, index)
-            )
+            self.attempt("device", f"device {index} does not answer", partial(self.cuda_device, torch, index))
 
     def cuda_device(self, torch: Any, index: int) -> None:
         """One device."""

@@ -53,6 +53,10 @@ class MemoryPart:
         return missing[0] * BLOCK if missing else self.size
 
     @property
+    def bytes_on_disk(self) -> int:
+        return self.frontier
+
+    @property
     def hashed(self) -> int:
         return self.frontier
 

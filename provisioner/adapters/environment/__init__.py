@@ -6,15 +6,12 @@ wheels' metadata, and to let a person's pip or uv settings send packages elsewhe
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,7 +22,6 @@ from provisioner.adapters.environment.aside import (
     RECEIPT,
     Work,
     disk_error,
-    move,
     only_one,
     read_receipt,
     read_text,
@@ -33,7 +29,18 @@ from provisioner.adapters.environment.aside import (
     remove_tree,
     write_text,
 )
-from provisioner.adapters.environment.pythons import Ran, Run, ask_python, find_pythons
+from provisioner.adapters.environment.making import (
+    ASK_TIMEOUT_S,
+    INSTALL_TIMEOUT_S,
+    VENV_TIMEOUT_S,
+    FetchWheel,
+    Maker,
+    Means,
+    Progress,
+    only_news,
+    pip_settings,
+)
+from provisioner.adapters.environment.pythons import Run, ask_python, find_pythons
 from provisioner.adapters.environment.reading import (
     own_folders,
     python_in,
@@ -50,62 +57,37 @@ from provisioner.environment import (
     PythonFacts,
     bare_uuid,
     complaint_about_python,
-    complaints_about_tags,
     constraints_text,
     device_of,
     judge_probe,
     parse_probe,
-    pinned,
     public_version,
     receipt_text,
     wanted_versions,
 )
 from provisioner.errors import (
     CommandError,
-    EntryNotFoundError,
-    HashMismatchError,
     IntegrityError,
     KleinError,
-    NetworkError,
-    NotTheFileError,
-    StorageError,
     UnsupportedMachineError,
     UsageError,
 )
 from provisioner.installer import (
-    DEFAULT_INDEX,
-    Wheel,
-    announced_bytes,
     constraint_value,
     constraint_variables,
     explain_failure,
     installer_environment,
-    is_gap,
-    parse_pip_settings,
-    parse_report,
 )
 from provisioner.models import Finding, Machine
 from provisioner.torch_models import TorchBuild, TorchSet
-from provisioner.words import count, human_bytes, listing
+from provisioner.words import listing
 
 __all__ = ["Environments", "FetchWheel", "Installer", "Progress"]
 
 Installer = Literal["pip", "uv"]
-Progress = Callable[[str], None]
-"""Told one line at a time what goes on."""
-
-FetchWheel = Callable[[Wheel, Path, Progress], None]
-"""Brings one wheel to a path, proven by its SHA-256; raises NetworkError, IntegrityError, StorageError."""
-
 PROBE = Path(__file__).resolve().parents[2] / "inside" / "probe.py"
 
-_VENV_TIMEOUT_S = 600.0
-_ASK_TIMEOUT_S = 120.0
-_RESOLVE_TIMEOUT_S = 3600.0  # an index without PEP 658 makes pip fetch the wheels for it
-_FETCH_TIMEOUT_S = 6 * 3600.0
-_INSTALL_TIMEOUT_S = 3 * 3600.0
 _PROBE_TIMEOUT_S = 600.0  # the first import of a CUDA torch from a slow disk takes minutes
-_ATTEMPTS = 3
 _TOLERATED_WITHOUT_DEVICE = frozenset({"probe-no-device"})
 
 
@@ -159,8 +141,8 @@ class Environments:
     ) -> EnvironmentReceipt:
         """Make an environment with a torch set, prove it, and put it in its place.
 
-        Everything happens in a folder aside.  An environment that is there already stays untouched until the new one has
-        passed its probe; then it is removed if it was ours, else kept as ``NAME.before-TIME``.
+        Everything happens in a folder aside.  An environment that is there already stays untouched until the new one
+        has passed its probe; then it is removed if it was ours, else kept as ``NAME.before-TIME``.
 
         Parameters
         ----------
@@ -218,7 +200,7 @@ class Environments:
                 twin = work.begin(build_id)
                 progress(f"Making an environment with Python {chosen.version} ({chosen.path}).")
                 self._make_venv(chosen, twin)
-                maker = _Maker(self, twin, work, progress, uv)
+                maker = Maker(self._means, twin, work, progress, uv)
                 releases, wheels = maker.resolve(build)
                 maker.fetch(wheels, build.index_url)
                 maker.install(wheels)
@@ -292,7 +274,7 @@ class Environments:
                 build = replace(build, sets=(receipt.set, *(each for each in build.sets if each != receipt.set)))
             try:
                 work.begin(_build_id())
-                maker = _Maker(self, where, work, progress, None)
+                maker = Maker(self._means, where, work, progress)
                 maker.need_pip()
                 releases, wheels = maker.resolve(build)
                 maker.fetch(wheels, build.index_url)
@@ -360,7 +342,7 @@ class Environments:
             before = self.observe(where)
             if before.python is None:
                 raise CommandError(f"{where} is no usable environment: {before.broken or 'there is none'}")
-            words = [*requirements]
+            words: list[str | Path] = [*requirements]
             for file in files:
                 words += ["-r", str(file)]
             if before.constraints is not None:
@@ -369,15 +351,17 @@ class Environments:
             self._install_with(before.python.path, words, what, uv, progress)
             self._hold(before, self.observe(where))
 
-    def _install_with(self, python: Path, words: Sequence[str], what: str, uv: Path | None, progress: Progress) -> None:
-        settings = self._pip_settings(python, with_indexes=True)
+    def _install_with(
+        self, python: Path, words: Sequence[str | Path], what: str, uv: Path | None, progress: Progress
+    ) -> None:
+        settings = pip_settings(self._means, python)
         env = installer_environment(self.environ, settings, no_file=os.devnull)
         if uv is None:
-            command = [python, "-I", "-m", "pip", "install", "--progress-bar", "off", *words]
+            command: list[str | Path] = [python, "-I", "-m", "pip", "install", "--progress-bar", "off", *words]
         else:
             command = [uv, "pip", "install", "--python", python, *_uv_index_words(settings), *words]
         progress(f"Installing {what}.")
-        done = self.run(command, timeout_s=_INSTALL_TIMEOUT_S, env=env, on_line=_only_news(progress))
+        done = self.run(command, timeout_s=INSTALL_TIMEOUT_S, env=env, on_line=only_news(progress))
         if done.returncode != 0:
             raise explain_failure(done.last_lines, doing=f"install {what}", index_url=settings.get("index-url"))
 
@@ -472,6 +456,10 @@ class Environments:
         with only_one(where, wait=self.waits_for_lock, notice=_silent):
             return Work(where).recover()
 
+    @property
+    def _means(self) -> Means:
+        return Means(run=self.run, environ=self.environ, fetch_wheel=self.fetch_wheel, pause_s=self.pause_s)
+
     # --- parts -------------------------------------------------------------------------------------
 
     def _uv(self, installer: Installer) -> Path | None:
@@ -502,7 +490,7 @@ class Environments:
         if found and complaint_about_python(found[-1], versions) is None:
             return found[-1]
         complaints = [complaint_about_python(facts, versions) or "" for facts in found]
-        wanted = f"Python {listing(list(versions), 'or')}" if versions else "a Python"
+        wanted = f"Python {listing(list(versions))}" if versions else "a Python"
         raise UnsupportedMachineError(
             f"No Python of this computer fits: {wanted} is needed. {' '.join(complaints[:4])}".strip(),
             hint="Install one of them (python.org, or `uv python install`), or name it with --python.",
@@ -510,15 +498,9 @@ class Environments:
 
     def _make_venv(self, python: PythonFacts, folder: Path) -> None:
         env = installer_environment(self.environ, {}, no_file=os.devnull)
-        done = self.run([python.path, "-I", "-m", "venv", folder], timeout_s=_VENV_TIMEOUT_S, env=env)
+        done = self.run([python.path, "-I", "-m", "venv", folder], timeout_s=VENV_TIMEOUT_S, env=env)
         if done.returncode != 0:
             raise explain_failure(done.last_lines, doing="make the environment", index_url=None)
-
-    def _pip_settings(self, python: Path, *, with_indexes: bool) -> dict[str, str]:
-        """Return the person's settings that may stay, as the environment's own pip reads them."""
-        env = {name: value for name, value in self.environ.items() if not name.upper().startswith("PYTHON")}
-        done = self.run([python, "-I", "-m", "pip", "config", "list"], timeout_s=_ASK_TIMEOUT_S, env=env)
-        return parse_pip_settings(done.stdout, with_indexes=with_indexes) if done.returncode == 0 else {}
 
     def _prove(
         self,
@@ -553,242 +535,12 @@ class Environments:
             if not script.exists():
                 continue
             env = installer_environment(self.environ, {}, no_file=os.devnull)
-            done = self.run([script, "--version"], timeout_s=_ASK_TIMEOUT_S, env=env)
+            done = self.run([script, "--version"], timeout_s=ASK_TIMEOUT_S, env=env)
             if done.returncode != 0 or os.path.normcase(str(where)) not in os.path.normcase(done.stdout):
                 said = done.last_lines[-1] if done.last_lines else f"exit status {done.returncode}"
                 raise CommandError(f"The environment does not work in its place: {script} says {said}")
             return
         raise CommandError(f"The environment at {where} has no pip after it was put in its place.")
-
-
-class _Maker:
-    """One building: resolves, fetches and installs with the pip of the folder it works on."""
-
-    def __init__(self, of: Environments, folder: Path, work: Work, progress: Progress, uv: Path | None) -> None:
-        python = python_in(folder)
-        if python is None:
-            raise CommandError(f"{folder} holds no Python after it was made.")
-        self._of, self._folder, self._work, self._progress, self._uv = of, folder, work, progress, uv
-        self._python = python
-        self._extra: str | None = None  # a second index, where the first has a gap
-
-    def _pip(
-        self,
-        *words: str | Path,
-        index_url: str | None,
-        timeout_s: float,
-        on_line: Callable[[str, str], None] | None = None,
-    ) -> Ran:
-        """Run pip; the index travels in the environment, since it may hold a password and arguments are public."""
-        settings = dict(self._settings(with_indexes=index_url is None))
-        if index_url is not None:
-            settings["index-url"] = index_url
-        if self._extra is not None:
-            settings["extra-index-url"] = self._extra
-        env = installer_environment(self._of.environ, settings, temporary=self._work.temporary, no_file=os.devnull)
-        command = [self._python, "-I", "-m", "pip", *words]
-        return self._of.run(command, timeout_s=timeout_s, env=env, on_line=on_line)
-
-    def _settings(self, *, with_indexes: bool) -> Mapping[str, str]:
-        cached = getattr(self, "_cached_settings", None)
-        if cached is None:
-            listed = self._of._pip_settings(self._python, with_indexes=True)
-            cached = self._cached_settings = listed
-        indexes = ("index-url", "extra-index-url", "find-links", "no-index")
-        return {name: value for name, value in cached.items() if with_indexes or name not in indexes}
-
-    def need_pip(self) -> None:
-        """See that the environment has pip (uv makes environments without)."""
-        if self._pip("--version", index_url=None, timeout_s=_ASK_TIMEOUT_S).returncode == 0:
-            return
-        env = installer_environment(self._of.environ, {}, no_file=os.devnull)
-        done = self._of.run([self._python, "-I", "-m", "ensurepip"], timeout_s=_VENV_TIMEOUT_S, env=env)
-        if done.returncode != 0:
-            raise explain_failure(done.last_lines, doing="put pip into the environment", index_url=None)
-
-    # --- resolving ---------------------------------------------------------------------------------
-
-    def resolve(self, build: TorchBuild) -> tuple[TorchSet, tuple[Wheel, ...]]:
-        """Return the newest set the index has, and every wheel it takes; nothing is installed.
-
-        Raises
-        ------
-        EntryNotFoundError
-            The index has none of the sets.
-        NotTheFileError
-            The wheels' own metadata say another build than the one promised.
-        """
-        first: KleinError | None = None
-        for releases in build.sets:
-            try:
-                wheels = self._resolve_one(releases, build)
-            except EntryNotFoundError as error:
-                first = first or error
-                self._progress(f"torch {releases.torch} cannot be had: {error}")
-                continue
-            complaints = complaints_about_tags({each.name: each.version for each in wheels}, releases, build.local_tag)
-            if complaints:
-                raise NotTheFileError(
-                    f"Nothing was installed: {' '.join(complaints)}",
-                    hint="Take another index: `--torch-index URL`.",
-                    index_url=build.index_url,
-                )
-            return releases, wheels
-        raise first or UsageError("The torch build names no set of releases.")
-
-    def _resolve_one(self, releases: TorchSet, build: TorchBuild) -> tuple[Wheel, ...]:
-        try:
-            return self._ask_index(releases, build)
-        except EntryNotFoundError as error:
-            # Mirrors of the torch index lack a dependency at times (pytorch/pytorch#193491); versions with a local part
-            # exist on the torch index only, so that the default index cannot slip in a torch of its own.
-            if build.local_tag is None or build.index_url is None or self._extra is not None or not is_gap(error):
-                raise
-            self._extra = self._settings(with_indexes=True).get("index-url", DEFAULT_INDEX)
-            self._progress(f"{error.context.get('requirement')} is missing there; taking it from the default index.")
-            return self._ask_index(releases, build)
-
-    def _ask_index(self, releases: TorchSet, build: TorchBuild) -> tuple[Wheel, ...]:
-        wanted = [pinned(name, version, build.local_tag) for name, version in wanted_versions(releases)]
-        self._progress(f"Asking {'the index' if build.index_url else 'the default index'} for {listing(wanted)}.")
-        report = self._work.temporary / "report.json"
-        report.unlink(missing_ok=True)
-        done = self._pip(
-            "install", "--dry-run", "--ignore-installed", "--only-binary", ":all:", "--progress-bar", "off",
-            "--report", report, *wanted,
-            index_url=build.index_url,
-            timeout_s=_RESOLVE_TIMEOUT_S,
-            on_line=_only_news(self._progress),
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise explain_failure(done.last_lines, doing=f"find {listing(wanted)}", index_url=build.index_url)
-        return parse_report(report.read_text(encoding="utf-8"))
-
-    # --- fetching ----------------------------------------------------------------------------------
-
-    def fetch(self, wheels: Sequence[Wheel], index_url: str | None) -> None:
-        """Bring every wheel to the work's folder; what an earlier building fetched and is whole stays."""
-        held = [wheel for wheel in wheels if _is_whole(self._work.wheels / wheel.file_name, wheel)]
-        if held:
-            self._progress(f"{count(len(held), 'wheel')} of {len(wheels)} have arrived already.")
-        for number, wheel in enumerate(wheels, 1):
-            if wheel in held:
-                continue
-            self._progress(f"Wheel {number} of {len(wheels)}: {wheel.label}.")
-            self._insist(lambda wheel=wheel: self._fetch_one(wheel, index_url))  # type: ignore[misc]
-
-    def _insist(self, action: Callable[[], None]) -> None:
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                action()
-                return
-            except NetworkError as error:
-                if attempt == _ATTEMPTS:
-                    raise
-                self._progress(f"{error} Trying again ({attempt + 1} of {_ATTEMPTS}).")
-                time.sleep(self._of.pause_s * 2 ** (attempt - 1))
-
-    def _fetch_one(self, wheel: Wheel, index_url: str | None) -> None:
-        destination = self._work.wheels / wheel.file_name
-        if self._of.fetch_wheel is not None:
-            self._of.fetch_wheel(wheel, destination, self._progress)
-        else:
-            self._fetch_with_pip(wheel, index_url)
-        if not destination.is_file():
-            raise NotTheFileError(f"pip brought another file than {wheel.file_name}.", path=str(destination))
-        if wheel.sha256 is not None and _sha256(destination) != wheel.sha256:
-            destination.unlink()
-            raise HashMismatchError(
-                f"{wheel.file_name} has another SHA-256 than the index says.", expected=wheel.sha256
-            )
-
-    def _fetch_with_pip(self, wheel: Wheel, index_url: str | None) -> None:
-        address = wheel.url + (f"#sha256={wheel.sha256}" if wheel.sha256 else "")
-        arriving = self._work.temporary / "arriving"
-        if arriving.exists():
-            remove_tree(arriving)
-        with _watched(self._work.temporary, wheel.label, self._progress) as on_line:
-            done = self._pip(
-                "download", "--no-deps", "--progress-bar", "off", "--dest", arriving, address,
-                index_url=index_url,
-                timeout_s=_FETCH_TIMEOUT_S,
-                on_line=on_line,
-            )  # fmt: skip
-        if done.returncode != 0:
-            raise explain_failure(done.last_lines, doing=f"fetch {wheel.label}", index_url=index_url)
-        arrived = arriving / wheel.file_name
-        if arrived.exists():
-            move(arrived, self._work.wheels / wheel.file_name)
-
-    # --- installing --------------------------------------------------------------------------------
-
-    def install(self, wheels: Sequence[Wheel]) -> None:
-        """Unpack the wheels into the folder, from this disk alone; raises where another version than theirs is there."""
-        self._progress(f"Installing {count(len(wheels), 'package')}.")
-        listed = self._work.temporary / "wheels.txt"
-        write_text(listed, "".join(f"{wheel.requirement}\n" for wheel in wheels))
-        if self._uv is None:
-            self._unpack("--ignore-installed", "-r", listed)
-        else:
-            self._unpack_with_uv(self._uv, listed)
-        self._check(wheels)
-
-    def put_back(self, wheels: Sequence[Wheel], before: Observation) -> None:
-        """Install the family anew and whatever of its dependencies differs, into an environment in use."""
-        for leftover in before.leftovers:
-            remove_tree(leftover)
-        self._drop_doubles(before)
-        now = {each.name: each.version for each in before.distributions}
-        needed = [wheel for wheel in wheels if wheel.name in FAMILY or now.get(wheel.name) != wheel.version]
-        self._progress(f"Installing {listing([wheel.label for wheel in needed])}.")
-        listed = self._work.temporary / "wheels.txt"
-        write_text(listed, "".join(f"{wheel.requirement}\n" for wheel in needed))
-        self._unpack("--force-reinstall", "-r", listed)
-        self._check(needed)
-
-    def _drop_doubles(self, before: Observation) -> None:
-        """Remove all but one record of each of the family: pip uninstalls one and leaves the others to be found."""
-        for name in FAMILY:
-            for double in [each for each in before.distributions if each.name == name][1:]:
-                remove_tree(double.location / f"{double.name}-{double.version}.dist-info")
-
-    def _unpack(self, *words: str | Path) -> None:
-        done = self._pip(
-            "install", "--no-index", "--no-deps", "--find-links", self._work.wheels, "--progress-bar", "off", *words,
-            index_url="file:///nowhere",
-            timeout_s=_INSTALL_TIMEOUT_S,
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise explain_failure(done.last_lines, doing="install the torch set", index_url=None)
-
-    def _unpack_with_uv(self, uv: Path, listed: Path) -> None:
-        env = installer_environment(self._of.environ, {}, temporary=self._work.temporary, no_file=os.devnull)
-        done = self._of.run(
-            [
-                uv, "pip", "install", "--python", self._python, "--no-index", "--no-deps", "--find-links",
-                self._work.wheels, "--cache-dir", self._work.temporary / "uv", "--no-progress", "--reinstall", "-r", listed,
-            ],
-            timeout_s=_INSTALL_TIMEOUT_S,
-            env=env,
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise explain_failure(done.last_lines, doing="install the torch set", index_url=None)
-
-    def installed(self) -> tuple[Distribution, ...]:
-        """Return what lies in the folder."""
-        env = installer_environment(self._of.environ, {}, no_file=os.devnull)
-        _, import_path = ask_python(self._of.run, self._python, env, cwd=self._folder)
-        return read_distributions(own_folders(self._folder, import_path))
-
-    def _check(self, wheels: Sequence[Wheel]) -> None:
-        now = {each.name: each.version for each in self.installed()}
-        wrong = [
-            f"{wheel.label} is {now.get(wheel.name, 'missing')}"
-            for wheel in wheels
-            if now.get(wheel.name) != wheel.version
-        ]
-        if wrong:
-            raise IntegrityError(f"After the installation {listing(wrong)}.", hint="Run the same command again.")
 
 
 # --- small things ------------------------------------------------------------------------------
@@ -867,18 +619,6 @@ def _write_state(folder: Path, where: Path, receipt: EnvironmentReceipt) -> None
     write_text(folder / RECEIPT, receipt_text(receipt))
 
 
-def _is_whole(path: Path, wheel: Wheel) -> bool:
-    return wheel.sha256 is not None and path.is_file() and _sha256(path) == wheel.sha256
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(4 * 1024 * 1024):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _uv_index_words(settings: Mapping[str, str]) -> list[str]:
     """Return a person's package mirror in uv's words; uv reads none of pip's settings."""
     words: list[str] = []
@@ -886,56 +626,6 @@ def _uv_index_words(settings: Mapping[str, str]) -> list[str]:
         for value in settings.get(option, "").split():
             words += [f"--{option}", value]
     return [*words, "--no-index"] if settings.get("no-index", "") not in ("", "0", "false", "no") else words
-
-
-def _only_news(progress: Progress) -> Callable[[str, str], None]:
-    """Return a listener that passes on what a person wants to see of pip's chatter."""
-
-    def listen(stream: str, line: str) -> None:
-        if line.lstrip().startswith(("Downloading", "Collecting", "Building wheel", "Installing collected", "WARNING")):
-            progress(line.strip())
-
-    return listen
-
-
-@contextmanager
-def _watched(folder: Path, label: str, progress: Progress) -> Iterator[Callable[[str, str], None]]:
-    """Say every second how much of a wheel has arrived, by the size of what grows in `folder`.
-
-    pip's own bar needs a terminal, and its line per second (``--progress-bar raw``) came with pip 24.1; the pip that
-    Python 3.10 to 3.12 bring along is older.
-    """
-    stop, total = threading.Event(), [0]
-
-    def listen(stream: str, line: str) -> None:
-        total[0] = announced_bytes(line) or total[0]
-
-    def watch() -> None:
-        said = 0
-        while not stop.wait(1.0):
-            size = _largest(folder)
-            if size > said:
-                said = size
-                of = f" of {human_bytes(total[0])}" if total[0] else ""
-                progress(f"{label}: {human_bytes(size)}{of}.")
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield listen
-    finally:
-        stop.set()
-        watcher.join()
-
-
-def _largest(folder: Path) -> int:
-    sizes = [0]
-    for path in folder.glob("pip-*/*"):
-        try:
-            sizes.append(path.stat().st_size if path.is_file() else 0)
-        except OSError:
-            continue  # pip removed it meanwhile
-    return max(sizes)
 
 
 def _failed_probe(code: str, sentence: str) -> ProbeAnswer:

@@ -103,7 +103,6 @@ def remove_tree(folder: Path) -> None:
     StorageError
         Something in it could not be removed.
     """
-
     try:
         if folder.is_symlink() or folder.is_file():
             folder.unlink()

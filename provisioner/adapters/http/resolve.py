@@ -8,9 +8,8 @@ The manifest is the authority: the Hub's headers may only disagree *earlier* tha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin, urlsplit
-
-import requests
 
 from provisioner.adapters.http.session import CONNECT_TIMEOUT_S, Credentials, open_session, origin, shown
 from provisioner.errors import (
@@ -26,6 +25,9 @@ from provisioner.errors import (
     UnauthorizedError,
 )
 from provisioner.models import Artifact, HubFile, Source, UrlFile
+
+if TYPE_CHECKING:
+    import requests
 
 _MAX_HOPS = 6
 _REDIRECTS = {301, 302, 303, 307, 308}

@@ -99,7 +99,7 @@ def network_error(error: Exception, url: str) -> KleinError:
     if isinstance(error, requests.exceptions.SSLError):
         return UnreachableError(
             f"The certificate of {host} was not accepted: {_reason(error)}.",
-            hint="Behind a company proxy, set REQUESTS_CA_BUNDLE to its certificate file. It is never switched off here.",
+            hint="Behind a company proxy, set REQUESTS_CA_BUNDLE to its certificate file.",
             url=shown(url),
         )
     if isinstance(error, (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)):

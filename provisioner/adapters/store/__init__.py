@@ -27,7 +27,6 @@ from provisioner.adapters.store.placing import WAYS, Linker, hard_link, link_som
 from provisioner.adapters.store.proving import prove
 from provisioner.adapters.store.receipts import read_receipt, stamp_of, write_claim
 from provisioner.errors import FileInUseError, HashMismatchError, StorageError
-from provisioner.identify import how_much_to_read
 from provisioner.models import (
     STATE_FOLDER,
     Artifact,
@@ -116,6 +115,8 @@ class FileStore:
 
     def head(self, path: Path) -> bytes:
         """Return the first bytes of a file: enough for its safetensors header. Raises UnreadableError."""
+        from provisioner.identify import how_much_to_read  # only where a file is in doubt: the import takes its time
+
         try:
             with path.open("rb") as stream:
                 first = stream.read(8)

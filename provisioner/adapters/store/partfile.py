@@ -121,6 +121,7 @@ class PartFile:
         self.block_count = -(-size // block_size)
         self.hashed = 0
         self.resumed_bytes = 0
+        self._written = 0
         self._blocks: dict[int, str] = {}
         self._frontier_block = 0
         self._changed = threading.Condition()
@@ -140,7 +141,7 @@ class PartFile:
         """Open or continue the part; raises StorageError."""
         make_folder(self.path.parent)
         self._blocks = read_log(self.final, size=self.size, sha256=self.sha256, block_size=self.block_size)
-        self.resumed_bytes = bytes_of_blocks(self._blocks, self.size, self.block_size)
+        self.resumed_bytes = self._written = bytes_of_blocks(self._blocks, self.size, self.block_size)
         try:
             if self.path.is_symlink():
                 self.path.unlink()  # never write through a link
@@ -208,9 +209,8 @@ class PartFile:
 
     @property
     def bytes_on_disk(self) -> int:
-        """Bytes of all complete blocks, wherever they are."""
-        with self._changed:
-            return bytes_of_blocks(self._blocks, self.size, self.block_size)
+        """Bytes that are there, wherever they are, those of unfinished blocks too: for people."""
+        return min(self._written, self.size)
 
     def missing_blocks(self) -> list[int]:
         """Return the numbers of the blocks that are not there yet, in order."""
@@ -234,6 +234,7 @@ class PartFile:
         finally:
             with self._changed:
                 self._writers -= 1
+                self._written += len(data)
                 if self._descriptor < 0:
                     self._changed.notify_all()
 
@@ -256,7 +257,7 @@ class PartFile:
             self._frontier_block = 0
             self._generation += 1
             self.hashed = 0
-            self.resumed_bytes = 0
+            self.resumed_bytes = self._written = 0
             self._digest = hashlib.sha256()
             try:
                 self._start_log()

@@ -1,0 +1,245 @@
+"""Small real wheels of a torch set, and a package index that serves them on loopback, with faults as switches."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+import time
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from typing import Any
+from urllib.parse import quote, unquote
+
+CONSOLE = "def main():\n    import sys\n    print(sys.prefix)\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toy:
+    """What a wheel is to be.  The version in the file name and the one inside may differ: that is a fault."""
+
+    name: str
+    version: str
+    requires: tuple[str, ...] = ()
+    inner_version: str | None = None  # METADATA's; the file name's where None
+    built_version: str | None = None  # version.py's; METADATA's where None
+    cuda: str | None = None  # of version.py
+    padding: int = 0  # incompressible bytes, to make it large
+    has_script: bool = False
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.name}-{self.version}-py3-none-any.whl"
+
+    @property
+    def metadata(self) -> bytes:
+        version = self.inner_version or self.version
+        lines = ["Metadata-Version: 2.1", f"Name: {self.name}", f"Version: {version}"]
+        lines += [f"Requires-Dist: {each}" for each in self.requires]
+        return ("\n".join(lines) + "\n").encode()
+
+    def content(self) -> bytes:
+        """The wheel's bytes; the same for the same toy."""
+        version = self.inner_version or self.version
+        info = f"{self.name}-{version}.dist-info"
+        built = self.built_version or version
+        module = f"__version__ = {built!r}\ncuda = {self.cuda!r}\n"
+        files = {
+            f"{self.name}/__init__.py": f"from {self.name}.version import __version__\n{CONSOLE}".encode(),
+            f"{self.name}/version.py": module.encode(),
+            f"{info}/METADATA": self.metadata,
+            f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: toys\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        }
+        if self.has_script:
+            files[f"{info}/entry_points.txt"] = f"[console_scripts]\n{self.name}-where = {self.name}:main\n".encode()
+        if self.padding:
+            files[f"{self.name}/padding.bin"] = _noise(self.padding)
+        record = "".join(f"{path},sha256={_digest64(data)},{len(data)}\n" for path, data in files.items())
+        files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
+        stream = BytesIO()
+        with zipfile.ZipFile(stream, "w") as wheel:
+            for path, data in files.items():
+                wheel.writestr(zipfile.ZipInfo(path, (2026, 1, 1, 0, 0, 0)), data)
+        return stream.getvalue()
+
+
+def _noise(size: int) -> bytes:
+    block = b"".join(hashlib.sha256(number.to_bytes(4, "big")).digest() for number in range(2048))
+    return (block * (size // len(block) + 1))[:size]
+
+
+def _digest64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+
+
+def torch_set(
+    tag: str | None, torch: str = "2.14.1", vision: str = "0.29.1", audio: str = "2.11.0", *, padding: int = 0
+) -> list[Toy]:
+    """Return the three with one tag, and what they depend on."""
+    local = f"+{tag}" if tag else ""
+    cuda = f"{tag[2:-1]}.{tag[-1]}" if tag and tag.startswith("cu") else None
+    return [
+        Toy(
+            name="torch",
+            version=torch + local,
+            requires=("sympy", "triton==3.6.0"),
+            cuda=cuda,
+            padding=padding,
+            has_script=True,
+        ),
+        Toy(name="torchvision", version=vision + local, requires=(f"torch=={torch}",)),
+        Toy(name="torchaudio", version=audio + local),
+        Toy(name="triton", version="3.6.0"),
+        Toy(name="sympy", version="1.14.0"),
+    ]
+
+
+@dataclass
+class Faults:
+    """What goes wrong, for every request until it is switched off."""
+
+    is_gone: bool = False  # every page is 404
+    is_refused: bool = False  # 401
+    is_broken: bool = False  # 503
+    without_metadata: bool = False  # no PEP 658
+    cut_after: dict[str, int] = field(default_factory=dict)  # file name: bytes before the connection drops
+    wrong_bytes: set[str] = field(default_factory=set)  # file names whose last byte differs
+    bytes_per_s: float | None = None
+
+
+class ToyIndex:
+    """A package index on loopback: PEP 503 as HTML, PEP 691 as JSON, PEP 658 metadata beside the wheels.
+
+    Parameters
+    ----------
+    toys : sequence of Toy
+        What it offers.
+    """
+
+    def __init__(self, toys: Sequence[Toy]) -> None:
+        self.toys = list(toys)
+        self.faults = Faults()
+        self.requests: list[str] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """What goes into ``--index-url``."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}/simple"
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def fetched(self, suffix: str = ".whl") -> list[str]:
+        """Return the names of the files that were asked for, in order."""
+        return [unquote(path).rpartition("/")[2] for path in self.requests if path.endswith(suffix)]
+
+    # --- answering ---------------------------------------------------------------------------------
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        index = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                index.requests.append(self.path)
+                index._answer(self)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        return Handler
+
+    def _answer(self, request: BaseHTTPRequestHandler) -> None:
+        for is_on, status in ((self.faults.is_gone, 404), (self.faults.is_refused, 401), (self.faults.is_broken, 503)):
+            if is_on:
+                return self._send(request, status, b"no", "text/plain")
+        path = unquote(request.path)
+        if path.startswith("/simple/"):
+            return self._send_project(request, path.strip("/").partition("/")[2])
+        name = path.rpartition("/")[2]
+        for toy in self.toys:
+            if name == toy.file_name:
+                return self._send_wheel(request, toy)
+            if name == f"{toy.file_name}.metadata" and not self.faults.without_metadata:
+                return self._send(request, 200, toy.metadata, "text/plain")
+        return self._send(request, 404, b"no such file", "text/plain")
+
+    def _send_project(self, request: BaseHTTPRequestHandler, project: str) -> None:
+        toys = [toy for toy in self.toys if re.sub(r"[-_.]+", "-", toy.name).lower() == project]
+        if not toys:
+            return self._send(request, 404, b"no such project", "text/plain")
+        if "application/vnd.pypi.simple.v1+json" in request.headers.get("Accept", ""):
+            page = {"meta": {"api-version": "1.0"}, "name": project, "files": [self._entry(toy) for toy in toys]}
+            return self._send(request, 200, json.dumps(page).encode(), "application/vnd.pypi.simple.v1+json")
+        lines = "".join(self._anchor(toy) for toy in toys)
+        return self._send(request, 200, f"<!DOCTYPE html><body>{lines}</body>".encode(), "text/html")
+
+    def _entry(self, toy: Toy) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "filename": toy.file_name,
+            "url": f"/files/{quote(toy.file_name)}",
+            "hashes": {"sha256": hashlib.sha256(toy.content()).hexdigest()},
+        }
+        if not self.faults.without_metadata:
+            digest = {"sha256": hashlib.sha256(toy.metadata).hexdigest()}
+            entry |= {"dist-info-metadata": digest, "core-metadata": digest}
+        return entry
+
+    def _anchor(self, toy: Toy) -> str:
+        entry = self._entry(toy)
+        digest = hashlib.sha256(toy.metadata).hexdigest()
+        attribute = "" if self.faults.without_metadata else f' data-core-metadata="sha256={digest}"'
+        return f'<a href="{entry["url"]}#sha256={entry["hashes"]["sha256"]}"{attribute}>{toy.file_name}</a><br>'
+
+    def _send_wheel(self, request: BaseHTTPRequestHandler, toy: Toy) -> None:
+        content = toy.content()
+        if toy.file_name in self.faults.wrong_bytes:
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        limit = self.faults.cut_after.get(toy.file_name)
+        self._send(request, 200, content, "application/octet-stream", limit=limit)
+
+    def _send(
+        self, request: BaseHTTPRequestHandler, status: int, body: bytes, kind: str, *, limit: int | None = None
+    ) -> None:
+        request.send_response(status)
+        request.send_header("Content-Type", kind)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        try:
+            for piece in _pieces(body if limit is None else body[:limit]):
+                request.wfile.write(piece)
+                if self.faults.bytes_per_s is not None and kind == "application/octet-stream":
+                    time.sleep(len(piece) / self.faults.bytes_per_s)
+            if limit is not None:
+                request.wfile.flush()
+                request.close_connection = True
+        except OSError:
+            request.close_connection = True  # the client went away
+
+
+def _pieces(body: bytes, size: int = 64 * 1024) -> Iterator[bytes]:
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+
+
+@contextmanager
+def serving(toys: Sequence[Toy]) -> Iterator[ToyIndex]:
+    """Serve toys while the block runs."""
+    index = ToyIndex(toys)
+    try:
+        yield index
+    finally:
+        index.close()
