@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from provisioner import __version__
 from provisioner.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, KleinError, UsageError
@@ -366,8 +367,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         with Ui(
-            sys.stdout,
-            sys.stderr,
+            *_streams(),
             mode=_mode(given),
             quiet=arguments.quiet,
             verbose=arguments.verbose,
@@ -376,8 +376,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         ) as ui:
             return _run(arguments, ui, cancelled)
     finally:
-        for number, handler in previous:
-            signal.signal(number, handler)
+        if not cancelled.is_set():  # otherwise a second signal on the way out would end in a trace
+            for number, handler in previous:
+                signal.signal(number, handler)
+
+
+def _streams() -> tuple[TextIO, TextIO]:
+    """Return where to write; a service manager or a desktop may start us with the standard streams closed."""
+    nowhere = Path(os.devnull)
+    return sys.stdout or nowhere.open("w", encoding="utf-8"), sys.stderr or nowhere.open("w", encoding="utf-8")
 
 
 def _run(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> int:
@@ -434,7 +441,7 @@ def _show_error_before_start(given: Sequence[str], error: UsageError) -> int:
     from provisioner.report import report_for_error
     from provisioner.ui import Ui
 
-    with Ui(sys.stdout, sys.stderr, mode=_mode(given)) as ui:
+    with Ui(*_streams(), mode=_mode(given)) as ui:
         report = report_for_error(_command_of(given), error)
         ui.show_report(report)
     return report.exit_status
@@ -444,12 +451,21 @@ def _command_of(given: Sequence[str]) -> str:
     return given[0] if given and given[0] in _COMMANDS else "install"
 
 
+def _leave_at_once(status: int) -> NoReturn:
+    """End the process for somebody who asked twice; what is on disk is as good as after a kill, that is, good."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # the bars hide the cursor
+    os._exit(status)
+
+
 def _listen_to_signals(cancelled: threading.Event) -> list[tuple[int, _Handler]]:
     """Let Ctrl-C and SIGTERM end the run in order; return what was listening before."""
     if threading.current_thread() is not threading.main_thread():
         return []
 
     def stop(number: int, _frame: FrameType | None) -> None:
+        if cancelled.is_set():
+            _leave_at_once(EXIT_TERMINATED if number == signal.SIGTERM else EXIT_INTERRUPTED)
         cancelled.set()
         raise (Terminated if number == signal.SIGTERM else KeyboardInterrupt)
 

@@ -16,6 +16,7 @@ from provisioner.errors import (
     IntegrityError,
     KleinError,
     NetworkError,
+    UnreadableError,
 )
 from provisioner.events import Events, FileProgress, Notice, Phase, PlanMade, StepFinished, StepStarted
 from provisioner.models import (
@@ -77,7 +78,7 @@ class Engine:
             outcomes += came
             failed = [outcome for outcome in came if outcome.status == "failed"]
             retriable = [
-                outcome for outcome in failed if isinstance(outcome.step, PlaceFile) and _is_rejection(outcome)
+                outcome for outcome in failed if isinstance(outcome.step, PlaceFile) and _is_rejection(outcome.error)
             ]
             plan = look(frozenset(self.rejected))
             if len(failed) > len(retriable):
@@ -144,8 +145,9 @@ class Engine:
             way, proof = self.store.place_copy(
                 step.copy, step.destination, step.artifact, progress=progress, replaces=step.replaces
             )
-        except (HashMismatchError, KleinError):
-            self.rejected.add((step.artifact.id, step.copy.path))
+        except KleinError as error:
+            if _is_rejection(error):
+                self.rejected.add((step.artifact.id, step.copy.path))
             raise
         self.store.record(step.destination, step.artifact, proof, f"{way} from {step.copy.path}")
         return f"{way} from {step.copy.path}"
@@ -288,11 +290,9 @@ def _offers(step: FetchFile) -> list[tuple[Source, Artifact]]:
     return offers
 
 
-def _is_rejection(outcome: Outcome) -> bool:
+def _is_rejection(error: Exception | None) -> bool:
     """Whether a failed placing only means that the copy was no good: the next plan takes another way."""
-    return isinstance(outcome.error, (HashMismatchError,)) or (
-        isinstance(outcome.error, KleinError) and outcome.error.code == "unreadable"
-    )
+    return isinstance(error, (HashMismatchError, UnreadableError))
 
 
 def _summary(failures: Sequence[tuple[Source, KleinError]]) -> KleinError:

@@ -8,52 +8,48 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NoReturn
 
 from provisioner.errors import (
     AmdOnWindowsError,
-    DriverTooOldError,
     GpuUnsupportedError,
-    JetsonIndexError,
     KleinError,
     PlatformUnsupportedError,
-    PythonUnsupportedError,
     UnsupportedMachineError,
     UsageError,
 )
+from provisioner.machine import parse_driver_version
 from provisioner.models import Machine
 from provisioner.torch_gpus import (
-    CPU_HINT,
     Candidates,
     amd_candidates,
     amd_gpus,
-    driver_hint,
-    generation_of,
     nvidia_candidates,
     nvidia_gpus,
+    unreached_gpus,
     validated_intel_gpus,
 )
 from provisioner.torch_models import App, TorchBuild, TorchChoice, TorchSet, TorchWarning
 from provisioner.torch_reach import (
     Case,
     Device,
+    Pick,
     Trial,
     attempt,
     best_code,
     capability_text,
     labels,
     min_driver,
-    native_driver,
+    pick_build,
     reaches,
     subsets,
     version_text,
 )
+from provisioner.torch_refusals import fault_error, forced_error, is_suitable_python, python_error, refusal
 from provisioner.torch_table import BuildKind, BuildRow, Platform, TorchTable, Version, version_of
+from provisioner.torch_warnings import gpu_warnings, system_warnings
 from provisioner.words import listing
-
-_FP8_FROM_SM = 89
-"""``torch._scaled_mm`` refuses GPUs before 8.9 (kijai/ComfyUI-HunyuanVideoWrapper#98, read on 2026-11-23)."""
 
 _GPU_WORDS: dict[BuildKind, str] = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "validated Intel", "apple": "Apple"}
 
@@ -121,10 +117,11 @@ def _case(machine: Machine, table: TorchTable, app: App, python_version: str | N
         app=table.app(app),
         platform=_platform(machine, table).name,
         python=_python(python_version or machine.python_version),
+        driver=parse_driver_version(machine.driver_version or ""),
+        os_release=parse_driver_version(machine.os_release),
     )
-    suitable = suitable_pythons(case)
-    if case.python not in suitable:
-        refuse_python(case, suitable)
+    if not is_suitable_python(case, case.python):
+        raise python_error(case)
     return case
 
 
@@ -208,8 +205,7 @@ def _amd_choice(case: Case, index: str) -> TorchChoice:
         names = labels([Device(name=gpu.name) for gpu in gpus])
         raise AmdOnWindowsError(
             f"torch has builds for AMD GPUs on Linux only, and this is Windows with the {names}",
-            hint="AMD publishes builds for Windows itself; ComfyUI's README says which, and how to install them."
-            f"  {CPU_HINT}, to go on here.",
+            hint="Install AMD's own build for Windows, as ComfyUI's README says, and use --torch none.",
             gpu=names,
             found="windows",
             needed="linux",
@@ -223,7 +219,6 @@ def _gpu_choice(case: Case, kind: BuildKind, candidates: Candidates, index: str)
     if pick is None:
         raise refusal(case, builds, candidates.devices)
     trial, covered = _narrowed(case, pick.chosen, candidates.devices)
-    uncovered = candidates.uncovered(covered)
     reasons = [
         _first_reason(trial.build, pick.trials),
         *_build_reasons(case, trial, covered),
@@ -235,20 +230,18 @@ def _gpu_choice(case: Case, kind: BuildKind, candidates: Candidates, index: str)
         reasons=tuple(reasons),
         runner_up=_runner_up(pick),
         warnings=tuple(gpu_warnings(case, trial, candidates, covered)),
-        uncovered=tuple(device.name for device in uncovered),
+        uncovered=tuple(device.name for device in candidates.uncovered(covered)),
     )
 
 
-def _narrowed(case: Case, trial: Trial, devices: Sequence[Device]) -> tuple[Trial, tuple[Device, ...]]:
+def _narrowed(
+    case: Case, trial: Trial, devices: Sequence[Device], *, with_ptx: bool = False
+) -> tuple[Trial, tuple[Device, ...]]:
     """Return the trial with the sets that serve what its newest serves, and those GPUs."""
     newest = trial.offers[0].wheels
-    covered = tuple(each for each in devices if reaches(case, trial.build, newest, each, with_ptx=True))
-    offers = tuple(
-        offer
-        for offer in trial.offers
-        if all(reaches(case, trial.build, offer.wheels, each, with_ptx=True) for each in covered)
-    )
-    return replace(trial, offers=offers), covered
+    covered = tuple(each for each in devices if reaches(case, trial.build, newest, each, with_ptx=with_ptx))
+    left = attempt(case, trial.build, covered, with_ptx=with_ptx) if len(covered) > 1 else trial
+    return replace(trial, offers=left.offers), covered
 
 
 def _plain_choice(case: Case, kind: BuildKind, index: str) -> TorchChoice:
@@ -259,7 +252,7 @@ def _plain_choice(case: Case, kind: BuildKind, index: str) -> TorchChoice:
         raise fault_error(case, trials[0], ())
     return TorchChoice(
         build=_torch_build(case, trial, index),
-        reasons=(_plain_reason(case, trial.build), *_build_reasons(case, trial, ()), *_ignored(case, kind)),
+        reasons=(_plain_reason(trial.build), *_build_reasons(case, trial, ()), *_ignored(case, kind)),
         runner_up=_plain_runner_up(case, kind),
         warnings=tuple(system_warnings(case, trial)),
     )
@@ -364,7 +357,7 @@ def _runner_up(pick: Pick) -> str | None:
     return f"{refused.build.tag} would come next, but it {refused.complaint}." if refused else None
 
 
-def _plain_reason(case: Case, build: BuildRow) -> str:
+def _plain_reason(build: BuildRow) -> str:
     if build.kind == "cpu":
         return "cpu is chosen because there is no GPU that torch has a build for."
     return f"{build.tag} is chosen: {build.because}."
@@ -379,12 +372,6 @@ def _plain_runner_up(case: Case, kind: BuildKind) -> str | None:
     return "cpu would run too, and would leave the GPU idle." if kind == "intel" else None
 
 
-# --- warnings -------------------------------------------------------------------------------------------
-
-
-# --- refusals -------------------------------------------------------------------------------------------
-
-
 # --- a build by name ------------------------------------------------------------------------------------
 
 
@@ -392,11 +379,11 @@ def _forced_choice(case: Case, tag: str, index: str, *, has_force: bool) -> Torc
     build = _named_build(case, tag)
     try:
         return _checked_choice(case, build, index)
-    except (UnsupportedMachineError, UsageError) as refusal:
+    except (UnsupportedMachineError, UsageError) as refused:
         if not has_force:
-            refusal.hint = _hint_for_forced(case, refusal)
+            refused.hint = _hint_for_forced(case, refused)
             raise
-        return _unchecked_choice(case, build, index, refusal)
+        return _unchecked_choice(case, build, index, refused)
 
 
 def _named_build(case: Case, tag: str) -> BuildRow:
@@ -418,7 +405,7 @@ def _checked_choice(case: Case, build: BuildRow, index: str) -> TorchChoice:
     pick = _forced_pick(case, build, candidates.devices)
     if isinstance(pick, Trial):
         raise forced_error(case, pick, candidates.devices)
-    trial, covered = _narrowed(case, pick.chosen, candidates.devices)
+    trial, covered = _narrowed(case, pick.chosen, candidates.devices, with_ptx=True)
     warnings = gpu_warnings(case, trial, candidates, covered) if candidates.devices else []
     warnings += system_warnings(case, trial)
     compiled = [each for each in covered if not reaches(case, build, trial.offers[0].wheels, each)]
@@ -481,24 +468,24 @@ def _instead(case: Case, build: BuildRow) -> str | None:
     return f"{automatic} would have been chosen without a name."
 
 
-def _hint_for_forced(case: Case, refusal: KleinError) -> str:
+def _hint_for_forced(case: Case, refused: KleinError) -> str:
     try:
         automatic = _automatic_choice(case, case.table.index_base).build.torch_backend
     except UnsupportedMachineError:
-        return f"{refusal.hint or 'Leave --torch out'}  Or add --force to install it all the same."
+        return refused.hint or "Add --force to install it all the same."
     return f"Leave --torch out, which takes {automatic} here, or add --force to install it all the same."
 
 
-def _unchecked_choice(case: Case, build: BuildRow, index: str, refusal: KleinError) -> TorchChoice:
+def _unchecked_choice(case: Case, build: BuildRow, index: str, refused: KleinError) -> TorchChoice:
     """Return a build that was refused and is wanted all the same; there must be wheels, nothing else is asked."""
     trial = attempt(case, build, is_unchecked=True)
     if trial.fault is not None:
-        raise refusal
-    gpus = [gpu for gpu in case.machine.gpus if gpu.vendor == build.kind]
+        refused.hint = refused.hint or f"Leave --torch out: there is nothing of {build.tag} to install here."
+        raise refused
     return TorchChoice(
         build=_torch_build(case, trial, index),
         reasons=(f"{build.tag} was named, and --force was given.",),
         runner_up=_instead(case, build),
-        warnings=(TorchWarning(code="forced", message=f"This is not expected to work: {refusal}."),),
-        uncovered=tuple(gpu.name for gpu in gpus) if isinstance(refusal, GpuUnsupportedError) else (),
+        warnings=(TorchWarning(code="forced", message=f"This is not expected to work: {refused}."),),
+        uncovered=unreached_gpus(case, build, trial.offers[0].wheels),
     )

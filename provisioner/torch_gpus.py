@@ -21,12 +21,12 @@ from provisioner.errors import (
 )
 from provisioner.machine import UNNAMED_NVIDIA_GPU
 from provisioner.models import Gpu, Machine
-from provisioner.torch_reach import Case, Device, capability_text, labels, min_driver
-from provisioner.torch_table import GpuGeneration, IntelGpus, Version, version_of
+from provisioner.torch_reach import Case, Device, capability_text, labels, min_driver, reaches
+from provisioner.torch_table import BuildRow, GpuGeneration, IntelGpus, Version, Wheels, version_of
 
 LeftOutWhy = Literal["gpu-too-old", "driver-dropped-gpu", "gpu-unknown"]
 
-CPU_HINT = "Add --cpu to use the processor, which is slow"
+CPU_HINT = "Add --cpu to use the processor, which is slow."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,11 @@ class Candidates:
 
     devices: tuple[Device, ...]
     left_out: tuple[LeftOut, ...] = ()
+
+    def uncovered(self, covered: Sequence[Device]) -> list[Device]:
+        """Return the GPUs that are not among the covered ones."""
+        rest = [device for device in self.devices if device not in covered]
+        return rest + [each.device for each in self.left_out]
 
 
 # --- whose GPUs -------------------------------------------------------------------------------------
@@ -69,6 +74,19 @@ def validated_intel_gpus(machine: Machine, known: IntelGpus) -> tuple[Gpu, ...]:
     return tuple(gpu for gpu in machine.gpus if gpu.vendor == "intel" and _is_validated(gpu.name, known))
 
 
+def unreached_gpus(case: Case, build: BuildRow, wheels: Wheels) -> tuple[str, ...]:
+    """Return the names of the GPUs a build is for by their vendor and has nothing for, whatever the driver."""
+    found = []
+    for gpu in case.machine.gpus:
+        if gpu.vendor == build.kind and gpu.vendor in ("nvidia", "amd"):
+            capability = gpu.compute_capability
+            sms = (capability[0] * 10 + capability[1],) if capability else ()
+            device = Device(name=gpu.name, sms=sms, gfx=_known_gfx(gpu.architecture or ""))
+            if device.rank == 0 or not reaches(case, build, wheels, device, with_ptx=True):
+                found.append(gpu.name)
+    return tuple(found)
+
+
 def _is_validated(name: str, known: IntelGpus) -> bool:
     """Return whether a name is one of the validated: Windows says "Intel(R) Arc(TM) B580", Linux "(8086:e20b)"."""
     match = re.search(r"\(8086:([0-9a-f]{4})\)", name, re.IGNORECASE)
@@ -93,8 +111,7 @@ def amd_candidates(gpus: Sequence[Gpu]) -> Candidates:
         raise GpuUnknownError(
             f"the architecture of the {labels(unknown)} is not known: the kernel's compute driver (amdgpu with KFD)"
             " does not list it",
-            hint="Install the kernel's amdgpu driver and give this user access to /dev/kfd."
-            f"  {CPU_HINT}, if this GPU is not meant for computing.",
+            hint="Install the kernel's amdgpu driver and give this user access to /dev/kfd.",
             gpu=labels(unknown),
         )
     return Candidates(devices=devices, left_out=tuple(LeftOut(device=device, why="gpu-unknown") for device in unknown))
@@ -231,7 +248,7 @@ def _refusal_of_all(case: Case, left_out: Sequence[LeftOut]) -> UnsupportedMachi
         return GpuUnknownError(
             f"driver {driver} is loaded and the compute capability of the {names} cannot be read; builds of torch for"
             " the GPUs this driver drives differ",
-            hint="Make nvidia-smi work here (in a container: run it with --gpus all), or name the build with --torch.",
+            hint="Make nvidia-smi work here; in a container, start it with access to the GPU.",
             gpu=names,
             found=driver,
         )
@@ -240,7 +257,7 @@ def _refusal_of_all(case: Case, left_out: Sequence[LeftOut]) -> UnsupportedMachi
         return DriverDroppedGpuError(
             f"driver {driver} does not drive the {names}: from {branch} on it knows no GPU before compute capability"
             f" {capability_text(_oldest_kept(case))}, and one before {branch} is needed",
-            hint=f"Install the newest NVIDIA driver before {branch}, or, in a container, give it access to the GPU.",
+            hint=f"Install the newest NVIDIA driver before {branch}.",
             gpu=names,
             found=driver,
             needed=f"before {branch}",
@@ -248,7 +265,7 @@ def _refusal_of_all(case: Case, left_out: Sequence[LeftOut]) -> UnsupportedMachi
     oldest = capability_text(min(row.sm for row in case.table.gpus))
     return GpuTooOldError(
         f"the {names} is too old: torch has code from compute capability {oldest} on",
-        hint=f"{CPU_HINT}, or use a newer GPU.",
+        hint=CPU_HINT,
         gpu=names,
         needed=oldest,
     )

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from provisioner.machine import parse_driver_version
 from provisioner.models import Machine
 from provisioner.torch_table import (
     AppNeeds,
@@ -40,21 +39,13 @@ class Case:
     app: AppNeeds
     platform: PlatformName
     python: str  # "3.12"
-
-    @property
-    def driver(self) -> Version | None:
-        """The NVIDIA driver; None where there is none, or its version is none."""
-        return parse_driver_version(self.machine.driver_version or "")
+    driver: Version | None  # the NVIDIA driver; None where there is none, or its version is none
+    os_release: Version | None  # None where it is not written as a version
 
     @property
     def driver_system(self) -> str:
         """Whose driver numbers count: under WSL the driver is Windows' own."""
         return "windows" if self.machine.os == "windows" or self.machine.is_wsl else "linux"
-
-    @property
-    def os_release(self) -> Version | None:
-        """The system's release as a version; None where it is written otherwise."""
-        return parse_driver_version(self.machine.os_release)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,19 +123,20 @@ def code_runs_on(code: int, sm: int, *, cuda: Version, table: TorchTable) -> boo
     table : TorchTable
         Where the exceptions are.
     """
-    only = next((row.gpus for row in table.only_on if row.code == code), None)
-    if only is not None:
-        return sm in only
-    for row in table.not_on:
-        if row.gpu == sm and code in row.code and not (row.lifted_by_cuda and cuda >= row.lifted_by_cuda):
-            return False
-    return code // 10 == sm // 10 and code % 10 <= sm % 10
+    only_on = table.only_on.get(code)
+    if only_on is not None:
+        return sm in only_on.gpus
+    not_on = table.not_on.get(sm)
+    if not_on is not None and code in not_on.code:
+        return not_on.lifted_by_cuda is not None and cuda >= not_on.lifted_by_cuda
+    return code // 10 == sm // 10 and code <= sm
 
 
 def best_code(build: BuildRow, wheels: Wheels, sm: int, table: TorchTable) -> int | None:
     """Return the newest machine code in some wheels that runs on a GPU; None where there is none."""
-    running = (code for code in wheels.sm if code_runs_on(code, sm, cuda=build.cuda or (), table=table))
-    return max(running, default=None)
+    cuda = build.cuda or ()
+    running = [code for code in wheels.sm if code_runs_on(code, sm, cuda=cuda, table=table)]
+    return max(running) if running else None
 
 
 def reaches(case: Case, build: BuildRow, wheels: Wheels, device: Device, *, with_ptx: bool = False) -> bool:

@@ -5,6 +5,26 @@ Returns errors; whoever asked raises them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+from provisioner.errors import (
+    DriverTooOldError,
+    GpuUnsupportedError,
+    JetsonIndexError,
+    KleinError,
+    PlatformUnsupportedError,
+    PythonUnsupportedError,
+    UsageError,
+)
+from provisioner.torch_gpus import CPU_HINT, driver_hint, generation_of
+from provisioner.torch_reach import Case, Device, Trial, attempt, capability_text, labels, min_driver
+from provisioner.torch_table import BuildRow, TorchTable, version_of
+from provisioner.words import listing
+
+_JETSON_HINT = "Install torch from NVIDIA's index for your JetPack, then use --torch none."
+
+
 def refusal(case: Case, builds: Sequence[BuildRow], devices: Sequence[Device]) -> KleinError:
     """Return the error where no build serves any of the GPUs: of all that is in the way, what is mended most easily."""
     automatic = [build for build in builds if not build.only_on_request]
@@ -36,7 +56,7 @@ def fault_error(case: Case, trial: Trial, devices: Sequence[Device], others: Seq
         return JetsonIndexError(
             f"no build of torch on this index serves the {names} with {case.app.title} and driver"
             f" {case.machine.driver_version}: Jetson boards need NVIDIA's own builds",
-            hint="Install torch from NVIDIA's Jetson index for your JetPack, then use --torch none.",
+            hint=_JETSON_HINT,
             gpu=names,
             found=case.machine.driver_version,
         )
@@ -58,13 +78,13 @@ def _known_gpus(case: Case, build: BuildRow) -> str:
 def _hint_for_unsupported(case: Case, devices: Sequence[Device]) -> str:
     if devices and devices[0].gfx:
         return (
-            f"{CPU_HINT}.  HSA_OVERRIDE_GFX_VERSION is not set for you: with it torch can hang"
-            " (pytorch/pytorch#179653)."
+            f"{CPU_HINT}  (HSA_OVERRIDE_GFX_VERSION is not set for you: with it torch can hang,"
+            " pytorch/pytorch#179653.)"
         )
     newest = max(row.sm for row in case.table.gpus)
     if devices and devices[0].rank > newest:
         return f"Update klein-setup: its table ends at compute capability {capability_text(newest)}."
-    return f"{CPU_HINT}, or use another GPU."
+    return CPU_HINT
 
 
 def _is_jetson(case: Case, devices: Sequence[Device]) -> bool:
@@ -78,7 +98,7 @@ def _driver_error(case: Case, trials: Sequence[Trial], devices: Sequence[Device]
         return JetsonIndexError(
             f"the {labels(devices)} needs driver {needed} for the builds on this index, and has"
             f" {case.machine.driver_version}: its driver comes with JetPack, and so do NVIDIA's own builds of torch",
-            hint="Install torch from NVIDIA's Jetson index for your JetPack, then use --torch none.",
+            hint=_JETSON_HINT,
             gpu=labels(devices),
             found=case.machine.driver_version,
             needed=needed,
@@ -94,16 +114,31 @@ def _driver_error(case: Case, trials: Sequence[Trial], devices: Sequence[Device]
     )
 
 
-def python_error(case: Case, builds: Sequence[BuildRow], devices: Sequence[Device]) -> KleinError:
+def python_error(
+    case: Case, builds: Sequence[BuildRow] | None = None, devices: Sequence[Device] = ()
+) -> PythonUnsupportedError:
+    """Return the error for a Python without a whole set; with builds, of those, for these GPUs."""
     suitable = [
         python
-        for python in suitable_pythons(case)
-        if any(attempt(replace(case, python=python), build, devices).fault in (None, "driver") for build in builds)
+        for python in _all_pythons(case.table)
+        if is_suitable_python(case, python)
+        and (builds is None or any(_has_python(replace(case, python=python), build, devices) for build in builds))
     ]
-    try:
-        refuse_python(case, suitable, labels(devices))
-    except PythonUnsupportedError as error:
-        return error
+    names = ["torch", "torchvision", *(["torchaudio"] if case.app.needs_torchaudio else [])]
+    where = f" with code for the {labels(devices)}" if devices else ""
+    ordinary = [each for each in suitable if not each.endswith("t")]
+    among = f"{ordinary[0]} to {ordinary[-1]}" if len(ordinary) > 1 else listing(suitable) or "none"
+    return PythonUnsupportedError(
+        f"{case.app.title} needs {listing(names)}, and no set of them{where} has wheels for Python {case.python};"
+        f" there are some for {among}",
+        hint=f"Use Python {among} for the environment.",
+        found=case.python,
+        needed=among,
+    )
+
+
+def _has_python(case: Case, build: BuildRow, devices: Sequence[Device]) -> bool:
+    return attempt(case, build, devices).fault in (None, "driver")
 
 
 def _all_pythons(table: TorchTable) -> tuple[str, ...]:
@@ -112,36 +147,18 @@ def _all_pythons(table: TorchTable) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda each: (each.endswith("t"), version_of(each.rstrip("t")))))
 
 
-def suitable_pythons(case: Case) -> tuple[str, ...]:
-    """Return the Pythons that a whole set for the application has wheels for, on some system."""
+def is_suitable_python(case: Case, python: str) -> bool:
+    """Return whether a whole set for the application has wheels for a Python, on some system."""
     app = case.app
-    return tuple(
-        python
-        for python in _all_pythons(case.table)
-        if version_of(python.rstrip("t")) >= app.min_python
-        and any(
-            python in release.python and (not app.needs_torchaudio or python in release.torchaudio_python)
-            for release in case.table.releases
-            if release.version >= app.min_torch
-        )
-    )
-
-
-def refuse_python(case: Case, suitable: Sequence[str], gpus: str = "") -> NoReturn:
-    names = ["torch", "torchvision", *(["torchaudio"] if case.app.needs_torchaudio else [])]
-    where = f" with code for the {gpus}" if gpus else ""
-    ordinary = [each for each in suitable if not each.endswith("t")]
-    among = f"{ordinary[0]} to {ordinary[-1]}" if len(ordinary) > 1 else listing(list(suitable)) or "none"
-    raise PythonUnsupportedError(
-        f"{case.app.title} needs {listing(names)}, and no set of them{where} has wheels for Python {case.python};"
-        f" there are some for {among}",
-        hint=f"Use Python {among} for the environment." if suitable else f"{CPU_HINT}.",
-        found=case.python,
-        needed=among,
+    return version_of(python.rstrip("t")) >= app.min_python and any(
+        python in release.python and (not app.needs_torchaudio or python in release.torchaudio_python)
+        for release in case.table.releases
+        if release.version >= app.min_torch
     )
 
 
 def forced_error(case: Case, trial: Trial, devices: Sequence[Device]) -> KleinError:
+    """Return the error for what is in the way of a build that was asked for by name."""
     tag = trial.build.tag
     if trial.fault in ("torchaudio", "app"):
         return UsageError(f"{tag} does not fit {case.app.title}: it {trial.complaint}", torch=tag)

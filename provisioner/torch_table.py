@@ -231,8 +231,8 @@ class TorchTable:
     platforms: tuple[Platform, ...]
     without_wheels: tuple[WithoutWheels, ...]
     gpus: tuple[GpuGeneration, ...]
-    only_on: tuple[OnlyOn, ...]
-    not_on: tuple[NotOn, ...]
+    only_on: dict[int, OnlyOn]  # by code
+    not_on: dict[int, NotOn]  # by GPU
     intel_gpus: IntelGpus
     builds: tuple[BuildRow, ...]  # preferred first
     sources: tuple[Source, ...]
@@ -447,6 +447,8 @@ def _machine_code(place: Place) -> tuple[tuple[OnlyOn, ...], tuple[NotOn, ...]]:
     fields = Fields(place)
     value = (fields.required("only_on", _ONLY_ON), fields.required("not_on", _NOT_ON))
     fields.close(_SYNONYMS)
+    _refuse_twins(place, "only_on", (each.code for each in value[0]))
+    _refuse_twins(place, "not_on", (each.gpu for each in value[1]))
     return value
 
 
@@ -591,8 +593,8 @@ def _table(place: Place) -> TorchTable:
         platforms=fields.required("platforms", _rows(_platform, "a mapping of name, os and architecture")),
         without_wheels=fields.required("without_wheels", _rows(_without_wheels, "a mapping of os, architecture, what")),
         gpus=fields.required("gpus", _rows(_gpu, "a mapping of sm and names")),
-        only_on=only_on,
-        not_on=not_on,
+        only_on={each.code: each for each in only_on},
+        not_on={each.gpu: each for each in not_on},
         intel_gpus=fields.required("intel_gpus", _INTEL_GPUS),
         builds=fields.required(
             "builds", _rows(partial(_build, releases=releases), "a mapping of tag, kind, because and wheels")
@@ -611,7 +613,6 @@ def _check_uniqueness(place: Place, table: TorchTable) -> None:
     _refuse_twins(place, "sets", (each.version for each in table.releases if each.version))
     _refuse_twins(place, "platforms", (each.name for each in table.platforms))
     _refuse_twins(place, "gpus", (each.sm for each in table.gpus))
-    _refuse_twins(place, "machine_code", (("only_on", each.code) for each in table.only_on))
     _refuse_twins(place, "builds", (each.tag for each in table.builds if each.tag))
     _refuse_twins(place, "sources", (each.id for each in table.sources if each.id))
 
@@ -638,8 +639,8 @@ def _check_sources(place: Place, table: TorchTable) -> None:
     rows += [("platforms", each.name, each.sources) for each in table.platforms]
     rows += [("without_wheels", f"{each.os} {each.architecture}", each.sources) for each in table.without_wheels]
     rows += [("gpus", str(each.sm), each.sources) for each in table.gpus]
-    rows += [("machine_code", f"only_on {each.code}", each.sources) for each in table.only_on]
-    rows += [("machine_code", f"not_on {each.gpu}", each.sources) for each in table.not_on]
+    rows += [("machine_code", f"only_on {each.code}", each.sources) for each in table.only_on.values()]
+    rows += [("machine_code", f"not_on {each.gpu}", each.sources) for each in table.not_on.values()]
     rows += [("intel_gpus", "sources", table.intel_gpus.sources)]
     rows += [("builds", each.tag, each.sources) for each in table.builds]
     if not known:

@@ -5,7 +5,42 @@ Looks at a choice that was made and never changes it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from provisioner.torch_gpus import Candidates, driver_hint, generation_of
+from provisioner.torch_models import TorchWarning
+from provisioner.torch_reach import (
+    Case,
+    Device,
+    Trial,
+    attempt,
+    capability_text,
+    labels,
+    native_driver,
+    pick_build,
+    reaches,
+    version_text,
+)
+from provisioner.torch_table import BuildRow, Offer, version_of
+
+_FP8_FROM_SM = 89
+"""``torch._scaled_mm`` refuses GPUs before 8.9 (kijai/ComfyUI-HunyuanVideoWrapper#98, read on 2026-11-23)."""
+
+
 def gpu_warnings(case: Case, trial: Trial, candidates: Candidates, covered: Sequence[Device]) -> list[TorchWarning]:
+    """Return what is to be said of a build and the GPUs it serves, and of those it does not.
+
+    Parameters
+    ----------
+    case : Case
+        The machine and what it is for.
+    trial : Trial
+        What was chosen.
+    candidates : Candidates
+        Every GPU there was to serve.
+    covered : sequence of Device
+        Those that are served.
+    """
     found = _mixed_warnings(case, trial, candidates, covered)
     if trial.build.kind == "nvidia":
         found += _comfy_warnings(case, trial, covered)
@@ -45,12 +80,13 @@ def _mixed_warnings(case: Case, trial: Trial, candidates: Candidates, covered: S
 def _hint_for_uncovered(case: Case, trial: Trial, uncovered: Sequence[Device], covered: Sequence[Device]) -> str:
     kind = trial.build.kind
     variable = "CUDA_VISIBLE_DEVICES" if kind == "nvidia" else "HIP_VISIBLE_DEVICES"
-    keep = f"Let {case.app.title} see only the {labels(covered)} ({variable})" if covered else "Do not rely on it"
+    keep = f"Set {variable} so that {case.app.title} sees only the {labels(covered)}"
     other = pick_build(case, case.table.builds_of(kind), [each for each in uncovered if each.sms or each.gfx])
     still_driven = other is not None and not any(_is_dropped(case, device) for device in other.served)
     if other is None or not still_driven:
         return f"{keep}."
-    return f"{keep}; an environment of its own with --torch {other.chosen.build.tag} serves the {labels(other.served)}."
+    tag = other.chosen.build.tag
+    return f"{keep}; an environment of its own with --torch {tag} serves the {labels(other.served)}."
 
 
 def _is_dropped(case: Case, device: Device) -> bool:
@@ -66,7 +102,9 @@ def _comfy_warnings(case: Case, trial: Trial, covered: Sequence[Device]) -> list
     losing = [device for device in covered if device.sms and min(device.sms) >= from_sm]
     if not losing:
         return []
-    tags = [build for build in case.table.builds_of("nvidia") if (build.cuda or ()) >= wanted and not build.only_on_request]
+    tags = [
+        build for build in case.table.builds_of("nvidia") if (build.cuda or ()) >= wanted and not build.only_on_request
+    ]
     alone = [attempt(case, build, losing) for build in tags]
     hint = None
     if any(each.fault == "driver" for each in alone):
@@ -101,11 +139,10 @@ def _driver_warnings(case: Case, trial: Trial) -> list[TorchWarning]:
 def _legacy_warnings(case: Case, covered: Sequence[Device]) -> list[TorchWarning]:
     """Warn of GPUs whose last torch is not the newest."""
     builds = [build for build in case.table.builds_of("nvidia") if not build.only_on_request]
-    offers = [(build, offer) for build in builds for offer in build.offers_for(case.platform)]
-    newest = max(offer.release.version for _, offer in offers)
+    newest = max(offer.release.version for build in builds for offer in build.offers_for(case.platform)[:1])
     found = []
     for device in dict.fromkeys(covered):
-        reaching = [(offer.release, build) for build, offer in offers if reaches(case, build, offer.wheels, device)]
+        reaching = [(offer.release, build) for build in builds if (offer := _newest_offer(case, build, device))]
         if not reaching:
             continue
         last, build = max(reaching, key=lambda each: each[0].version)
@@ -120,6 +157,11 @@ def _legacy_warnings(case: Case, covered: Sequence[Device]) -> list[TorchWarning
     return found
 
 
+def _newest_offer(case: Case, build: BuildRow, device: Device) -> Offer | None:
+    offers = build.offers_for(case.platform)
+    return next((offer for offer in offers if reaches(case, build, offer.wheels, device)), None)
+
+
 def _fp8_warnings(covered: Sequence[Device]) -> list[TorchWarning]:
     without = [device for device in covered if device.sms and min(device.sms) < _FP8_FROM_SM and len(device.sms) == 1]
     if not without:
@@ -128,7 +170,7 @@ def _fp8_warnings(covered: Sequence[Device]) -> list[TorchWarning]:
         TorchWarning(
             code="no-fp8",
             message=f"the {labels(without)} cannot multiply in FP8, which begins with compute capability"
-            f" {capability_text(_FP8_FROM_SM)}: FP8 files work and are unpacked, which saves memory and no time.",
+            f" {capability_text(_FP8_FROM_SM)}: FP8 files are computed in a wider type, which is slower.",
         )
     ]
 
@@ -148,6 +190,7 @@ def _guess_warnings(case: Case, covered: Sequence[Device]) -> list[TorchWarning]
 
 
 def system_warnings(case: Case, trial: Trial) -> list[TorchWarning]:
+    """Return what is to be said of a build on this release of the system."""
     needed = trial.build.gpu_from_os_release
     if needed is None or case.os_release is None or case.os_release >= needed:
         return []

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.events import Events, Notice, ignore
-from provisioner.models import Artifact, ComfyTarget, Destination, LocalCopy, Machine, Target, Variant
+from provisioner.models import Artifact, ComfyTarget, Destination, HubCacheTarget, LocalCopy, Machine, Target, Variant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -133,16 +133,18 @@ class Workbench:
         finders: list[Finder] = []
         if self.settings.look_in:
             finders.append(FilesInFolders(self.settings.look_in, "--look-in"))
+        if isinstance(target, HubCacheTarget):
+            finders.append(_Later(lambda: self._cached_files(target.cache)))
         finders.append(_Later(self._cached_files))
         if isinstance(target, ComfyTarget) and not target.is_new:
             roots = {path for folder in target.folders for path in folder.read} | {target.models}
             finders.append(FilesInFolders(_outermost(roots), "another models folder"))
         return finders
 
-    def _cached_files(self) -> Finder:
+    def _cached_files(self, cache: Path | None = None) -> Finder:
         from provisioner.adapters.hub import CachedFiles, cache_folder
 
-        return CachedFiles(cache_folder(self.environ))
+        return CachedFiles(cache or cache_folder(self.environ))
 
     def observer(self, target: Target) -> Observer:
         """Return what looks at a target."""

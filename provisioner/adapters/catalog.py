@@ -66,6 +66,23 @@ def read_manifest_text(name_or_path: str, *, folder: Path | None = None) -> tupl
     return _decode(_read(Path(), name_or_path, label=name_or_path), name_or_path), name_or_path
 
 
+def read_torch_table_text(folder: Path | None = None) -> tuple[str, str]:
+    """Return the text of the shipped table of torch builds, and what to call it in messages.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where it is instead of in `shipped_folder`.
+
+    Raises
+    ------
+    ManifestError
+        The file is missing, unreadable, longer than 1 MiB, or not UTF-8.
+    """
+    name = "torch.yaml"
+    return _decode(_read(folder or shipped_folder(), name, label=name), name), name
+
+
 def _is_bare(name: str) -> bool:
     """Return whether `name` looks like an id: no folder, no ending of a YAML file."""
     return not any(each in name for each in "/\\") and not name.casefold().endswith((".yaml", ".yml"))

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
 import pytest
 
@@ -20,6 +20,7 @@ from provisioner.rehearsal.faults import (
     IgnoreRange,
     LoginRedirect,
     OmitHeader,
+    Place,
     RedirectElsewhere,
     Status,
     WrongBytes,
@@ -27,12 +28,23 @@ from provisioner.rehearsal.faults import (
     WrongLinkedSize,
     WrongTotal,
 )
-from tests.support.world import MIB, MIRROR, REPOSITORY, REVISION, TOKEN, Running, Wanted, World, eventually, tensors
+from tests.support.world import (
+    MIB,
+    MIRROR,
+    REPOSITORY,
+    REVISION,
+    TOKEN,
+    Ahead,
+    Running,
+    Wanted,
+    World,
+    eventually,
+    tensors,
+)
 
 FILENAME = Wanted(data=b"").filename
 SIZE = 2 * MIB
 LARGE = 37 * MIB
-Place = Literal["content", "hub", "head"]
 
 
 # --- servers that are not there ------------------------------------------------------------------------
@@ -157,11 +169,22 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED.keys())
-def test_refuses(world: World, case: Refused) -> None:
+def begin_refused(world: World, case: Refused) -> Running:
     world.publish(tensors(SIZE), is_direct=case.is_direct)
     world.hub.fault(case.fault, on=case.on, times=None)
-    done = world.install("--json")
+    return world.start("install", "--json")
+
+
+@pytest.fixture(scope="module")
+def refused(make_world: Callable[[], World]) -> Ahead:
+    """Start the runs against answers that are no use, a few at a time."""
+    return Ahead(make_world, {name: partial(begin_refused, case=case) for name, case in REFUSED.items()})
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refuses(name: str, refused: Ahead) -> None:
+    case = REFUSED[name]
+    world, done = refused.take(name)
     assert (done.returncode, done.codes) == (case.status, [case.code]), done.stderr
     assert case.says in done.said
     assert done.json["errors"][0]["hint"]

@@ -96,8 +96,9 @@ def test_links_to_files_count_and_links_to_folders_are_not_followed(tmp_path: Pa
     assert found(tree) == ["link"]
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("its pipes have no names in a folder")
     os.mkfifo(tmp_path / "pipe")
     put(tmp_path / "x")
     assert found(tmp_path) == ["x"]

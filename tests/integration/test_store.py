@@ -841,8 +841,15 @@ def never(source: Path, destination: Path) -> bool:
     return False
 
 
-def fetched(store: FileStore, destination: Destination, wanted: Artifact = VAE, data: bytes = DATA) -> Proof:
-    with store.part(destination, wanted) as part:
+def fetched(
+    store: FileStore,
+    destination: Destination,
+    wanted: Artifact = VAE,
+    data: bytes = DATA,
+    *,
+    replaces: str | None = None,
+) -> Proof:
+    with store.part(destination, wanted, replaces=replaces) as part:
         for index in part.missing_blocks():
             piece = data[index * part.block_size : (index + 1) * part.block_size]
             part.write(index * part.block_size, piece)
@@ -965,6 +972,59 @@ def test_what_appears_in_the_place_while_we_fetch_is_set_aside_not_overwritten(t
     assert asides(tmp_path) == {"vae.safetensors": b"the user's own"}
     assert len(said) == 1
     assert str(home(tmp_path)) in said[0]
+
+
+@pytest.mark.parametrize("is_copy", [False, True], ids=["fetched", "copied"])
+def test_what_is_replaced_stays_until_its_successor_is_proven_and_is_kept_with_the_reason(
+    tmp_path: Path, is_copy: bool
+) -> None:
+    said: list[str] = []
+    root = tmp_path / "tree"
+    store, destination = store_for(root, notice=said.append), comfy_file(VAE, root)
+    put(home(root), b"wrong")
+    if is_copy:
+        bad = put(tmp_path / "bad", WRONG)
+        with pytest.raises(HashMismatchError):
+            store.place_copy(copy_of(bad), destination, VAE, progress=nothing, replaces="it is wrong")
+    else:
+        with store.part(destination, VAE, replaces="it is wrong") as part:
+            part.write(0, DATA)  # interrupted
+    assert home(root).read_bytes() == b"wrong"
+    assert asides(root) == {}
+    if is_copy:
+        good = put(tmp_path / "good")
+        store.place_copy(copy_of(good), destination, VAE, progress=nothing, replaces="it is wrong")
+    else:
+        fetched(store, destination, replaces="it is wrong")
+    assert home(root).read_bytes() == DATA
+    assert asides(root) == {"vae.safetensors": b"wrong"}
+    assert [line["why"] for line in reasons(root)] == ["it is wrong"]
+    assert said == []
+
+
+def test_a_file_that_cannot_be_moved_costs_no_byte_of_its_successor(tmp_path: Path) -> None:
+    def move(source: Path, destination: Path) -> None:
+        raise FileInUseError("ComfyUI has it open")
+
+    destination = comfy_file(VAE, tmp_path)
+    put(home(tmp_path), b"wrong")
+    with pytest.raises(FileInUseError):
+        fetched(store_for(tmp_path, move=move), destination, replaces="it is wrong")
+    assert home(tmp_path).read_bytes() == b"wrong"
+    assert store_for(tmp_path).held_bytes(destination, VAE) == len(DATA)
+
+
+@LINKS
+def test_a_blob_is_replaced_only_when_its_successor_is_proven(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), hub_blob(tmp_path, VAE)
+    fetched(store, destination)
+    put(destination.root / "blobs" / DIGEST, WRONG)
+    with store.part(destination, VAE, replaces="other bytes"):
+        pass  # interrupted
+    assert destination.path.read_bytes() == WRONG
+    fetched(store, destination, replaces="other bytes")
+    assert destination.path.read_bytes() == DATA
+    assert WRONG in asides(destination.root).values()
 
 
 # --- placing a copy --------------------------------------------------------------------------------

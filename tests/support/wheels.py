@@ -12,8 +12,11 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -78,6 +81,29 @@ def _digest64(data: bytes) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Copied(Toy):
+    """A wheel made again out of an installed distribution: the real one, where a test needs it."""
+
+    folder: Path
+
+    def content(self) -> bytes:
+        stream = BytesIO()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as wheel:
+            for path in sorted(self.folder.glob(f"{self.name}*/**/*")):
+                inside = path.relative_to(self.folder)
+                is_ours = inside.parts[0] in (self.name, f"{self.name}-{self.version}.dist-info")
+                if is_ours and path.is_file() and path.suffix != ".pyc":
+                    wheel.writestr(zipfile.ZipInfo(inside.as_posix(), (2026, 1, 1, 0, 0, 0)), path.read_bytes())
+        return stream.getvalue()
+
+
+def own_pip() -> Toy:
+    """Return the pip of the running interpreter as a wheel."""
+    found = metadata.distribution("pip")
+    return Copied(name="pip", version=found.version, folder=Path(str(found.locate_file(""))))
+
+
 def torch_set(
     tag: str | None, torch: str = "2.14.1", vision: str = "0.29.1", audio: str = "2.11.0", *, padding: int = 0
 ) -> list[Toy]:
@@ -98,6 +124,12 @@ def torch_set(
         Toy(name="triton", version="3.6.0"),
         Toy(name="sympy", version="1.14.0"),
     ]
+
+
+@lru_cache(maxsize=64)
+def content_of(toy: Toy) -> bytes:
+    """Return a wheel's bytes, made once."""
+    return toy.content()
 
 
 @dataclass
@@ -157,7 +189,7 @@ class ToyIndex:
                 index.requests.append(self.path)
                 index._answer(self)
 
-            def log_message(self, format: str, *args: Any) -> None:
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
                 pass
 
         return Handler
@@ -191,11 +223,11 @@ class ToyIndex:
         entry: dict[str, Any] = {
             "filename": toy.file_name,
             "url": f"/files/{quote(toy.file_name)}",
-            "hashes": {"sha256": hashlib.sha256(toy.content()).hexdigest()},
+            "hashes": {"sha256": hashlib.sha256(content_of(toy)).hexdigest()},
         }
         if not self.faults.without_metadata:
             digest = {"sha256": hashlib.sha256(toy.metadata).hexdigest()}
-            entry |= {"dist-info-metadata": digest, "core-metadata": digest}
+            entry |= {"core-metadata": digest, "data-dist-info-metadata": digest}  # as the default index spells them
         return entry
 
     def _anchor(self, toy: Toy) -> str:
@@ -205,7 +237,7 @@ class ToyIndex:
         return f'<a href="{entry["url"]}#sha256={entry["hashes"]["sha256"]}"{attribute}>{toy.file_name}</a><br>'
 
     def _send_wheel(self, request: BaseHTTPRequestHandler, toy: Toy) -> None:
-        content = toy.content()
+        content = content_of(toy)
         if toy.file_name in self.faults.wrong_bytes:
             content = content[:-1] + bytes([content[-1] ^ 1])
         limit = self.faults.cut_after.get(toy.file_name)

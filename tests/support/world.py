@@ -458,6 +458,39 @@ class World:
         return {path: (each.st_size, each.st_mtime_ns, each.st_ino) for path, each in states.items()}
 
 
+class Ahead:
+    """Runs of one table of cases, each started a few tests before it is looked at: most of their time is waiting.
+
+    Parameters
+    ----------
+    make_world : callable
+        Makes a world that lives as long as the module.
+    begin : mapping of str to callable
+        How to start each case, in the order in which the tests come.
+    at_once : int
+        How many run side by side.
+    """
+
+    def __init__(
+        self, make_world: Callable[[], World], begin: Mapping[str, Callable[[World], Running]], *, at_once: int = 4
+    ) -> None:
+        self._make_world = make_world
+        self._begin = begin
+        self._at_once = at_once
+        self._started: dict[str, tuple[World, Running]] = {}
+
+    def take(self, name: str) -> tuple[World, Completed]:
+        """Return a case's world, and its run after its end."""
+        names = list(self._begin)
+        first = names.index(name)
+        for each in names[first : first + self._at_once]:
+            if each not in self._started:
+                world = self._make_world()
+                self._started[each] = world, self._begin[each](world)
+        world, running = self._started[name]
+        return world, running.wait()
+
+
 def _texts_below(*folders: Path) -> Iterator[Path]:
     """Yield every file that may hold words: all but the models themselves."""
     for folder in folders:

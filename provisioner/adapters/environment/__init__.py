@@ -199,8 +199,9 @@ class Environments:
             try:
                 twin = work.begin(build_id)
                 progress(f"Making an environment with Python {chosen.version} ({chosen.path}).")
-                self._make_venv(chosen, twin)
+                self._make_venv(chosen, twin, where.name)
                 maker = Maker(self._means, twin, work, progress, uv)
+                maker.improve_pip()
                 releases, wheels = maker.resolve(build)
                 maker.fetch(wheels, build.index_url)
                 maker.install(wheels)
@@ -496,9 +497,11 @@ class Environments:
             hint="Install one of them (python.org, or `uv python install`), or name it with --python.",
         )
 
-    def _make_venv(self, python: PythonFacts, folder: Path) -> None:
+    def _make_venv(self, python: PythonFacts, folder: Path, prompt: str) -> None:
         env = installer_environment(self.environ, {}, no_file=os.devnull)
-        done = self.run([python.path, "-I", "-m", "venv", folder], timeout_s=VENV_TIMEOUT_S, env=env)
+        done = self.run(
+            [python.path, "-I", "-m", "venv", "--prompt", prompt, folder], timeout_s=VENV_TIMEOUT_S, env=env
+        )
         if done.returncode != 0:
             raise explain_failure(done.last_lines, doing="make the environment", index_url=None)
 

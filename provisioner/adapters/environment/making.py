@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +19,13 @@ from pathlib import Path
 
 from provisioner.adapters.environment.aside import Work, move, remove_tree, write_text
 from provisioner.adapters.environment.pythons import Ran, Run, ask_python
-from provisioner.adapters.environment.reading import own_folders, python_in, read_distributions
+from provisioner.adapters.environment.reading import own_folders, parse_metadata, python_in, read_distributions
 from provisioner.environment import (
     FAMILY,
     Distribution,
     Observation,
     complaints_about_tags,
+    normal_name,
     pinned,
     wanted_versions,
 )
@@ -62,6 +65,10 @@ INSTALL_TIMEOUT_S = 3 * 3600.0
 _RESOLVE_TIMEOUT_S = 3600.0  # an index without PEP 658 makes pip fetch the wheels for it
 _FETCH_TIMEOUT_S = 6 * 3600.0
 _ATTEMPTS = 3
+
+# The first pip whose ``--dry-run`` asks an index for metadata only; 25.2 still fetches every wheel (both tried).  Since
+# 25.1 it also continues a broken download within its run.
+_GOOD_PIP = (25, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +143,24 @@ class Maker:
         if done.returncode != 0:
             raise explain_failure(done.last_lines, doing="put pip into the environment", index_url=None)
 
+    def improve_pip(self) -> None:
+        """Bring a pip that resolves without fetching, from the person's own index; go on without where it has none."""
+        if self._pip_version() >= _GOOD_PIP:
+            return
+        wanted = f"pip>={_GOOD_PIP[0]}.{_GOOD_PIP[1]}"
+        done = self._pip(
+            "install", "--upgrade", "--only-binary", ":all:", "--progress-bar", "off", wanted,
+            index_url=None,
+            timeout_s=INSTALL_TIMEOUT_S,
+        )  # fmt: skip
+        if done.returncode != 0:
+            self._progress("No newer pip could be had; the one this Python brings along does it more slowly.")
+
+    def _pip_version(self) -> tuple[int, ...]:
+        said = self._pip("--version", index_url=None, timeout_s=ASK_TIMEOUT_S).stdout
+        match = re.match(r"pip (\d+)\.(\d+)", said)
+        return (int(match[1]), int(match[2])) if match else (0, 0)
+
     # --- resolving ---------------------------------------------------------------------------------
 
     def resolve(self, build: TorchBuild) -> tuple[TorchSet, tuple[Wheel, ...]]:
@@ -181,18 +206,41 @@ class Maker:
     def _ask_index(self, releases: TorchSet, build: TorchBuild) -> tuple[Wheel, ...]:
         wanted = [pinned(name, version, build.local_tag) for name, version in wanted_versions(releases)]
         self._progress(f"Asking {'the index' if build.index_url else 'the default index'} for {listing(wanted)}.")
+        if self._pip_version() >= _GOOD_PIP:
+            return self._resolve_by_metadata(wanted, build.index_url)
+        return self._resolve_by_fetching(wanted, build.index_url)
+
+    def _resolve_by_metadata(self, wanted: Sequence[str], index_url: str | None) -> tuple[Wheel, ...]:
         report = self._work.temporary / "report.json"
         report.unlink(missing_ok=True)
         done = self._pip(
             "install", "--dry-run", "--ignore-installed", "--only-binary", ":all:", "--progress-bar", "off",
             "--report", report, *wanted,
-            index_url=build.index_url,
+            index_url=index_url,
             timeout_s=_RESOLVE_TIMEOUT_S,
-            on_line=only_news(self._progress),
         )  # fmt: skip
         if done.returncode != 0:
-            raise explain_failure(done.last_lines, doing=f"find {listing(wanted)}", index_url=build.index_url)
+            raise explain_failure(done.last_lines, doing=f"find {listing(wanted)}", index_url=index_url)
         return parse_report(report.read_text(encoding="utf-8"))
+
+    def _resolve_by_fetching(self, wanted: Sequence[str], index_url: str | None) -> tuple[Wheel, ...]:
+        """Let an older pip fetch everything in one go, and read the metadata in what arrived."""
+        arriving = self._work.temporary / "arriving"
+        with _watched(self._work.temporary, "Wheels", self._progress) as on_line:
+            done = self._pip(
+                "download", "--only-binary", ":all:", "--progress-bar", "off", "--find-links", self._work.wheels,
+                "--dest", arriving, *wanted,
+                index_url=index_url,
+                timeout_s=_FETCH_TIMEOUT_S,
+                on_line=on_line,
+            )  # fmt: skip
+        if done.returncode != 0:
+            raise explain_failure(done.last_lines, doing=f"find {listing(wanted)}", index_url=index_url)
+        wheels = []
+        for path in sorted(arriving.glob("*.whl")):
+            wheels.append(read_wheel(path))
+            move(path, self._work.wheels / path.name)
+        return tuple(wheels)
 
     # --- fetching ----------------------------------------------------------------------------------
 
@@ -327,6 +375,18 @@ class Maker:
 
 def _is_whole(path: Path, wheel: Wheel) -> bool:
     return wheel.sha256 is not None and path.is_file() and _sha256(path) == wheel.sha256
+
+
+def read_wheel(path: Path) -> Wheel:
+    """Return what a wheel on this disk says of itself; raises NotTheFileError where it is no wheel."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = next(name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
+            headers = parse_metadata(archive.read(inside).decode("utf-8", "replace"))
+        name, version = normal_name(headers["name"]), headers["version"]
+    except (zipfile.BadZipFile, StopIteration, KeyError) as error:
+        raise NotTheFileError(f"{path.name} is no wheel.", path=str(path)) from error
+    return Wheel(name=name, version=version, url=path.as_uri(), sha256=_sha256(path))
 
 
 def _sha256(path: Path) -> str:

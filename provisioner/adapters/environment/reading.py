@@ -49,7 +49,7 @@ def _read_one(info: Path) -> Distribution | None:
     text = read_text(info / "METADATA", _METADATA_BYTES)
     if text is None:
         return None  # an interrupted uninstall takes METADATA first
-    headers = dict(_headers(text))
+    headers = parse_metadata(text)
     name, version = headers.get("name"), headers.get("version")
     if not name or not version:
         return None
@@ -58,13 +58,16 @@ def _read_one(info: Path) -> Distribution | None:
     return Distribution(name=name, version=version, location=info.parent, built_version=built, cuda=cuda)
 
 
-def _headers(text: str) -> Iterator[tuple[str, str]]:
+def parse_metadata(text: str) -> dict[str, str]:
+    """Return the headers of a METADATA file by their lower-case names; of those that repeat, the last."""
+    found: dict[str, str] = {}
     for line in text.splitlines():
         if not line.strip():
-            return
+            break
         key, colon, value = line.partition(":")
         if colon and not line.startswith((" ", "\t")):
-            yield key.strip().lower(), value.strip()
+            found[key.strip().lower()] = value.strip()
+    return found
 
 
 def _read_version_file(path: Path) -> tuple[str | None, str | None]:
