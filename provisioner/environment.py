@@ -577,7 +577,7 @@ def _changed_versions(receipt: EnvironmentReceipt | None, observation: Observati
 
 
 def _incoherent(observation: Observation) -> list[Finding]:
-    """Say where the three are of several CUDA versions: torchaudio refuses to load then, torchvision lacks operators."""
+    """Say where the three are of several CUDA versions: torchaudio then refuses to load, torchvision lacks its ops."""
     torch = observation.distribution("torch")
     if torch is None or torch.tag is None:
         return []

@@ -255,6 +255,19 @@ _OFFERED = re.compile(r"\(from versions: ([^)]*)\)")
 _INCONSISTENT = re.compile(r"inconsistent (?:version|name): expected '([^']*)', but metadata has '([^']*)'")
 
 
+def page_failures(log: str) -> list[str]:
+    """Return the lines of pip's log that say which pages of an index could not be read; its output hides them.
+
+    A page that is not there is no failure: pip then looks elsewhere.  Neither is 403, which download.pytorch.org answers
+    for a project it does not have.
+
+    >>> page_failures("2026-11-23T04:03:38,380 Could not fetch URL http://x/torch/: 401 Client Error: no - skipping")
+    ['Could not fetch URL http://x/torch/: 401 Client Error: no - skipping']
+    """
+    lines = [line.partition(" ")[2] for line in log.splitlines() if "Could not fetch URL" in line]
+    return [line for line in lines if not re.search(r": 40[34] Client Error", line)]
+
+
 def explain_failure(output: Iterable[str], *, doing: str, index_url: str | None) -> KleinError:
     """Return the error that an installer's last words amount to.
 
@@ -343,7 +356,7 @@ def _refused(text: str, doing: str, index: str, facts: Mapping[str, object]) -> 
         )
     if "429 client error" in text.lower() or "too many requests" in text.lower():
         return RateLimitedError(f"{index} asked for patience (429); pip could not {doing}.", hint="Try later.", **facts)
-    if re.search(r"\b50[0-9] server error|too many 50[0-9] error", text.lower()):
+    if re.search(r"\b50[0-9] server error|too many 5\d\d error", text.lower()):
         message = f"{index} answered with a server error; pip could not {doing}."
         return ServerError(message, hint="Try again later, or take a mirror: `--torch-index URL`.", **facts)
     return None

@@ -99,7 +99,8 @@ def unmet_conditions(conditions: Conditions, machine: Machine) -> tuple[str, ...
     if conditions.min_vram_bytes is not None:
         largest = max((gpu.memory_total_bytes or 0 for gpu in machine.gpus), default=0)
         if not _has_unknown_memory(machine.gpus) and largest < conditions.min_vram_bytes:
-            unmet.append(f"asks for {_gib(conditions.min_vram_bytes)} of VRAM, found {_gib(largest)}")
+            found = f"found {_gib(largest)}" if machine.gpus else "no GPU was found"
+            unmet.append(f"asks for {_gib(conditions.min_vram_bytes)} of VRAM, {found}")
     if conditions.min_compute_capability is not None:
         best = max((gpu.compute_capability for gpu in machine.gpus if gpu.compute_capability), default=None)
         if best is None or best < conditions.min_compute_capability:

@@ -140,7 +140,7 @@ def best_code(build: BuildRow, wheels: Wheels, sm: int, table: TorchTable) -> in
 
 
 def reaches(case: Case, build: BuildRow, wheels: Wheels, device: Device, *, with_ptx: bool = False) -> bool:
-    """Return whether some wheels hold what a GPU runs.
+    """Return whether some wheels, for NVIDIA or AMD, hold what a GPU runs.
 
     Parameters
     ----------
@@ -150,8 +150,6 @@ def reaches(case: Case, build: BuildRow, wheels: Wheels, device: Device, *, with
     """
     if build.kind == "amd":
         return device.gfx in wheels.gfx
-    if build.kind != "nvidia":
-        return True
     if build.min_sm is not None and min(device.sms) < build.min_sm:
         return False
     return all(

@@ -106,18 +106,15 @@ def _comfy_warnings(case: Case, trial: Trial, covered: Sequence[Device]) -> list
         build for build in case.table.builds_of("nvidia") if (build.cuda or ()) >= wanted and not build.only_on_request
     ]
     alone = [attempt(case, build, losing) for build in tags]
-    hint = None
-    if any(each.fault == "driver" for each in alone):
-        hint = driver_hint(case)
-    elif any(each.fault is None for each in alone):
-        tag = next(each.build.tag for each in alone if each.fault is None)
-        hint = f"An environment of its own with --torch {tag}, for the {labels(losing)} alone, has them."
+    needs_driver = any(each.fault == "driver" for each in alone)
+    tag = next((each.build.tag for each in alone if each.fault is None), None)
+    other = f"An environment of its own with --torch {tag}, for the {labels(losing)} alone, has them." if tag else None
     return [
         TorchWarning(
             code="comfy-wants-cu130",
             message=f"{case.app.title} switches its own CUDA operations off on the {labels(losing)} below CUDA"
             f" {version_text(wanted)}, and {trial.build.tag} is built for {version_text(trial.build.cuda or ())}.",
-            hint=hint,
+            hint=driver_hint(case) if needs_driver else other,
         )
     ]
 

@@ -123,7 +123,7 @@ def serves(arch: str, capability: tuple[int, int], cuda: tuple[int, int]) -> boo
     """Whether code of that name runs on a device: the rule of torch itself, ``torch/cuda/__init__.py`` (2.11, 2.13).
 
     Same major and no newer minor; the integrated 5.3, 6.2, 7.2, 10.1 and (before CUDA 13.2) 8.7 take only code of their
-    own; 11.0 only what was built for 11.0 or 10.1; intermediate code (``compute_``) serves everything from its version on.
+    own; 11.0 only what was built for 11.0 or 10.1; intermediate code (``compute_``) serves all from its version on.
     """
     parsed = parse_arch(arch)
     if parsed is None:
@@ -246,12 +246,14 @@ class Probe:
         """Compute on the processor, then on every device the build is for."""
         self.attempt("cpu-matmul", "the processor cannot multiply", lambda: exact_product(torch, "cpu", torch.float32))
         wanted = self.expect.get("device", "cpu")
-        if wanted in ("cuda", "rocm"):
-            self.exercise_cuda(torch, wanted)
-        elif wanted == "mps":
-            self.exercise_mps(torch)
-        elif wanted == "xpu":
-            self.exercise_xpu(torch)
+        ways: dict[str, Callable[[Any], None]] = {
+            "cuda": partial(self.exercise_cuda, wanted="cuda"),
+            "rocm": partial(self.exercise_cuda, wanted="rocm"),
+            "mps": self.exercise_mps,
+            "xpu": self.exercise_xpu,
+        }
+        if wanted in ways:
+            self.attempt("device", "torch cannot be asked about its devices", partial(ways[wanted], torch))
 
     def exercise_cuda(self, torch: Any, wanted: str) -> None:
         """Every CUDA or ROCm device: who it is, whether there is code for it, and whether it computes."""

@@ -167,7 +167,7 @@ def test_a_netrc_of_the_user_is_not_read(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "output", [("--verbose",), ("--json",), ("--json=events",), ()], ids=lambda each: " ".join(each)
+    "output", [("--verbose",), ("--json",), ("--json=events", "--verbose")], ids=lambda each: " ".join(each)
 )
 def test_token_never_appears(world: World, output: tuple[str, ...]) -> None:
     """`World.check` looks for it, and for signatures, after each of these runs."""

@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from provisioner.rehearsal.faults import CutAfter, Status, WrongBytes
-from tests.support.world import MIB, ROOT, TOKEN, Completed, Wanted, World, tensors
+from tests.support.world import MIB, ROOT, TOKEN, Ahead, Completed, Running, Wanted, World, tensors
 
 SIZE = 2 * MIB
 LARGE = 37 * MIB
@@ -281,10 +282,21 @@ WRONG: dict[str, tuple[list[str], str]] = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "says"), WRONG.values(), ids=WRONG.keys())
-def test_what_makes_no_sense_is_named_with_a_way_out(world: World, arguments: list[str], says: str) -> None:
+def begin_wrong(world: World, arguments: list[str]) -> Running:
     world.publish(tensors(SIZE))
-    done = world.run(*arguments)
+    return world.start(*arguments)
+
+
+@pytest.fixture(scope="module")
+def complained(make_world: Callable[[], World]) -> Ahead:
+    """Start the runs that make no sense, a few at a time."""
+    return Ahead(make_world, {name: partial(begin_wrong, arguments=case[0]) for name, case in WRONG.items()})
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_makes_no_sense_is_named_with_a_way_out(name: str, complained: Ahead) -> None:
+    says = WRONG[name][1]
+    world, done = complained.take(name)
     assert done.returncode == 2, done.stderr
     assert says in done.said
     assert "error:" in done.stderr
@@ -441,13 +453,22 @@ HOSTILE: dict[str, tuple[Callable[[World], object], str]] = {
 }
 
 
-@pytest.mark.parametrize(("write", "says"), HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_hostile_manifest_is_refused_with_its_reason(
-    world: World, write: Callable[[World], object], says: str
-) -> None:
+def begin_hostile(world: World, write: Callable[[World], object]) -> Running:
     world.publish(tensors(SIZE))
     write(world)
-    done = world.install("--json")
+    return world.start("install", "--json")
+
+
+@pytest.fixture(scope="module")
+def suspected(make_world: Callable[[], World]) -> Ahead:
+    """Start the runs with hostile manifests, a few at a time."""
+    return Ahead(make_world, {name: partial(begin_hostile, write=case[0]) for name, case in HOSTILE.items()})
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_manifest_is_refused_with_its_reason(name: str, suspected: Ahead) -> None:
+    says = HOSTILE[name][1]
+    world, done = suspected.take(name)
     assert (done.returncode, done.codes) == (2, ["manifest-invalid"]), done.stderr
     assert says in json.dumps(done.json["errors"])
     assert done.seconds < 10

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from provisioner.models import BLOCK_SIZE
+from provisioner.rehearsal.faults import WrongBytes
 from tests.support.world import MIB, REPOSITORY, REVISION, Wanted, World, eventually, sha256_of, tensors
 
 SIZE = 2 * MIB
@@ -235,14 +236,21 @@ def test_a_folder_in_the_way_is_set_aside_with_what_is_in_it(world: World) -> No
     assert world.set_aside()[f"vae/{wanted.name}/inside.txt"].read_bytes() == b"somebody's"
 
 
-def test_a_file_in_the_way_stays_where_it_is_until_there_is_room_and_permission(world: World) -> None:
-    """What cannot be fetched offline must not cost the user the file that is there."""
+def test_a_file_in_the_way_stays_where_it_is_until_its_successor_is_proven(world: World) -> None:
     theirs = tensors(SIZE, seed=1)
     world.publish(tensors(SIZE))
     world.plant(world.path(), theirs)
-    assert world.install("--offline").returncode == 5
+    before = world.path().stat()
+    world.hub.fault(WrongBytes(count=1))
+    ended = [world.install("--offline").returncode, world.install().returncode]
+    assert ended == [5, 7]
+    after = world.path().stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert world.path().read_bytes() == theirs
     assert world.set_aside() == {}
+    assert world.install().returncode == 0
+    world.assert_in_place()
+    assert world.set_aside()["vae/small.safetensors"].read_bytes() == theirs
 
 
 def test_right_bytes_that_are_there_are_adopted_without_a_request(world: World) -> None:

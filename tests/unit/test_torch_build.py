@@ -309,6 +309,11 @@ def test_the_runner_up_is_named_with_why_it_was_not_taken(case: dict[str, Any], 
         ({"gpus": nvidia(87), "driver": "595.50", "machine": "aarch64"}, JetsonIndexError, ["595.50", "ComfyUI"]),
         ({"gpus": nvidia(72), "driver": "540.4.0", "machine": "aarch64"}, JetsonIndexError, ["7.2"]),
         (
+            {"gpus": nvidia(87), "driver": "540.4.0", "machine": "aarch64", "app": "diffusers"},
+            JetsonIndexError,
+            ["580", "540.4.0", "JetPack"],
+        ),
+        (
             {"gpus": [{"name": "RX 7900", "vendor": "amd", "gfx": None}], "os": "windows"},
             AmdOnWindowsError,
             ["RX 7900", "Windows", "Linux"],
@@ -568,6 +573,7 @@ def test_a_build_by_name_that_cannot_work_is_refused(
     [
         ("cu126", {"gpus": nvidia(120), "driver": "580.95.05"}, ("GPU of 120",)),
         ("cu130", {"gpus": nvidia(89), "driver": "550.1"}, ()),
+        ("cu126", {"gpus": [*nvidia(120), {"name": "UHD", "vendor": "intel"}], "driver": "580.1"}, ("GPU of 120",)),
         ("cu132", {"gpus": nvidia(89), "driver": "595.58.03"}, ()),
         ("cu124", {"gpus": nvidia(89), "driver": "595.58.03"}, ()),
         ("cu130", {}, ()),
@@ -632,10 +638,15 @@ def test_an_unknown_build_is_refused_with_the_known_ones() -> None:
 def test_a_choice_takes_less_than_a_millisecond() -> None:
     found = machine(gpus=nvidia(89), driver="535.183.01")
     times = []
-    for _ in range(101):
-        start = time.perf_counter()
-        select_torch_build(found, TABLE, app="comfyui")
-        times.append(time.perf_counter() - start)
+    watcher = sys.gettrace()  # coverage watches every line, which takes longer than the lines
+    sys.settrace(None)
+    try:
+        for _ in range(101):
+            start = time.perf_counter()
+            select_torch_build(found, TABLE, app="comfyui")
+            times.append(time.perf_counter() - start)
+    finally:
+        sys.settrace(watcher)
     assert statistics.median(times) < 1e-3
 
 

@@ -49,7 +49,7 @@ def test_builds_are_in_the_order_of_preference() -> None:
     assert nvidia == ["cu130", "cu132", "cu126", "cu128", "cu129"]
     assert [build.tag for build in TABLE.builds_of("nvidia") if build.only_on_request] == ["cu118", "cu124"]
     assert TABLE.builds_of("amd")[0].tag == "rocm7.2"
-    assert [each.tag for kind in ("intel", "apple", "cpu") for each in TABLE.builds_of(kind)] == [  # type: ignore[arg-type]
+    assert [each.tag for kind in ("intel", "apple", "cpu") for each in TABLE.builds_of(kind)] == [
         "xpu",
         "default",
         "cpu",

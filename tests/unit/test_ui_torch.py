@@ -52,6 +52,10 @@ def test_what_is_not_there_is_not_drawn() -> None:
         assert word not in text
 
 
+def test_a_build_without_sets_is_drawn_without_packages() -> None:
+    assert "packages" not in drawn(replace(CHOICE, build=replace(BUILD, sets=())))
+
+
 def test_one_older_set_is_named_by_its_version() -> None:
     text = drawn(replace(CHOICE, build=replace(BUILD, sets=(NEWEST, OLDER))))
     assert "1 older set, torch 2.14.0, where" in text

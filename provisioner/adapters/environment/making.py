@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from provisioner.adapters.environment.aside import Work, move, remove_tree, write_text
+from provisioner.adapters.environment.aside import Work, move, read_text, remove_tree, write_text
 from provisioner.adapters.environment.pythons import Ran, Run, ask_python
 from provisioner.adapters.environment.reading import own_folders, parse_metadata, python_in, read_distributions
 from provisioner.environment import (
@@ -46,6 +46,7 @@ from provisioner.installer import (
     explain_failure,
     installer_environment,
     is_gap,
+    page_failures,
     parse_pip_settings,
     parse_report,
     without_indexes,
@@ -65,6 +66,7 @@ INSTALL_TIMEOUT_S = 3 * 3600.0
 _RESOLVE_TIMEOUT_S = 3600.0  # an index without PEP 658 makes pip fetch the wheels for it
 _FETCH_TIMEOUT_S = 6 * 3600.0
 _ATTEMPTS = 3
+_LOG_BYTES = 16 * 1024 * 1024
 
 # The first pip whose ``--dry-run`` asks an index for metadata only; 25.2 still fetches every wheel (both tried).  Since
 # 25.1 it also continues a broken download within its run.
@@ -212,35 +214,42 @@ class Maker:
 
     def _resolve_by_metadata(self, wanted: Sequence[str], index_url: str | None) -> tuple[Wheel, ...]:
         report = self._work.temporary / "report.json"
-        report.unlink(missing_ok=True)
+        log = self._fresh_log()
         done = self._pip(
             "install", "--dry-run", "--ignore-installed", "--only-binary", ":all:", "--progress-bar", "off",
-            "--report", report, *wanted,
+            "--log", log, "--report", report, *wanted,
             index_url=index_url,
             timeout_s=_RESOLVE_TIMEOUT_S,
         )  # fmt: skip
         if done.returncode != 0:
-            raise explain_failure(done.last_lines, doing=f"find {listing(wanted)}", index_url=index_url)
+            lines = [*page_failures(read_text(log, _LOG_BYTES) or ""), *done.last_lines]
+            raise explain_failure(lines, doing=f"find {listing(wanted)}", index_url=index_url)
         return parse_report(report.read_text(encoding="utf-8"))
 
     def _resolve_by_fetching(self, wanted: Sequence[str], index_url: str | None) -> tuple[Wheel, ...]:
         """Let an older pip fetch everything in one go, and read the metadata in what arrived."""
-        arriving = self._work.temporary / "arriving"
+        arriving, log = self._work.temporary / "arriving", self._fresh_log()
         with _watched(self._work.temporary, "Wheels", self._progress) as on_line:
             done = self._pip(
                 "download", "--only-binary", ":all:", "--progress-bar", "off", "--find-links", self._work.wheels,
-                "--dest", arriving, *wanted,
+                "--log", log, "--dest", arriving, *wanted,
                 index_url=index_url,
                 timeout_s=_FETCH_TIMEOUT_S,
                 on_line=on_line,
             )  # fmt: skip
         if done.returncode != 0:
-            raise explain_failure(done.last_lines, doing=f"find {listing(wanted)}", index_url=index_url)
+            lines = [*page_failures(read_text(log, _LOG_BYTES) or ""), *done.last_lines]
+            raise explain_failure(lines, doing=f"find {listing(wanted)}", index_url=index_url)
         wheels = []
         for path in sorted(arriving.glob("*.whl")):
             wheels.append(read_wheel(path))
             move(path, self._work.wheels / path.name)
         return tuple(wheels)
+
+    def _fresh_log(self) -> Path:
+        log = self._work.temporary / "pip.log"
+        log.unlink(missing_ok=True)
+        return log
 
     # --- fetching ----------------------------------------------------------------------------------
 

@@ -62,6 +62,7 @@ _JOIN_S = 2.0
 _MAX_RENEWALS = 3  # new signed addresses in a row that brought no byte
 _MAX_RESTARTS = 3  # times the content may change under us
 _MAX_SLOW_WINDOWS = 6
+_HOPELESS_AFTER = 4  # attempts to ask the Hub that found nobody: about three seconds
 _HOPELESS_RATE_BYTES_S = 1024
 _BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
 
@@ -319,7 +320,7 @@ class _Transfer:
                         read_timeout_s=self._read_timeout_s,
                     )
             except _BROKEN as error:
-                if failures == RETRIES or isinstance(error, requests.exceptions.SSLError):
+                if failures >= _HOPELESS_AFTER or isinstance(error, requests.exceptions.SSLError):
                     raise network_error(error, credentials.endpoint) from error
                 self._wait(retry_delay_s(failures, random.random()), "the Hub does not answer")  # noqa: S311
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -44,6 +45,24 @@ class _OnlyToItsOrigin(AuthBase):
         return request
 
 
+class _Session(requests.Session):
+    """A session that reaches a server on this very machine directly, whatever the proxy variables say."""
+
+    def merge_environment_settings(  # the stubs' types for these are private
+        self,
+        url: Any,  # noqa: ANN401
+        proxies: Any,  # noqa: ANN401
+        stream: Any,  # noqa: ANN401
+        verify: Any,  # noqa: ANN401
+        cert: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Take proxies and certificates from the environment, the proxies not for loopback."""
+        host = urlsplit(url).hostname or ""
+        if host in _LOOPBACK:
+            proxies = {**(proxies or {}), "no_proxy": host}
+        return super().merge_environment_settings(url, proxies, stream, verify, cert)
+
+
 def origin(url: str) -> tuple[str, str, int]:
     """Return scheme, host and port; two addresses with the same three are the same origin.
 
@@ -69,9 +88,7 @@ def shown(url: str) -> str:
 
 def open_session(credentials: Credentials) -> requests.Session:
     """Return a session for one thread; proxies and certificate bundles come from the usual variables."""
-    session = requests.Session()
-    if urlsplit(credentials.endpoint).hostname in _LOOPBACK:
-        session.trust_env = False  # a server on this machine is not reached through a proxy
+    session = _Session()
     session.auth = _OnlyToItsOrigin(credentials)
     session.headers.update(
         {
