@@ -98,7 +98,15 @@ def add_plan_parser(subparsers: Subparsers) -> None:
 
 def add_detect_parser(subparsers: Subparsers) -> None:
     """Add ``detect``."""
-    parser = _add(subparsers, "detect", "the machine: GPUs, driver, memory, disks, and how each was learnt")
+    parser = _add(subparsers, "detect", "the machine, how each fact was learnt, and the torch build that suits it")
+    group = parser.add_argument_group("torch")
+    group.add_argument(
+        "--torch", default="auto", metavar="TAG", help="auto (default), a build such as cu130 or cpu, or none"
+    )
+    group.add_argument("--app", choices=("comfyui", "diffusers"), default="comfyui", help="who will use it")
+    group.add_argument("--torch-python", metavar="VERSION", help="Python it goes into, 3.12 (default: this one)")
+    group.add_argument("--torch-index", metavar="URL", help="base address of a mirror of the wheel index")
+    group.add_argument("--force", action="store_true", help="take --torch TAG even where it cannot work")
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="folders whose free space is of interest")
     parser.set_defaults(run=_detect)
 
@@ -314,10 +322,15 @@ def _repair(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
 def _detect(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner import commands
 
-    report = commands.run_detect(_bench(arguments, ui, cancelled), tuple(arguments.folders) or (Path.cwd(),))
-    if report.machine is not None:
-        ui.show_machine(report.machine)
-    return report
+    wish = commands.TorchWish(
+        tag=arguments.torch,
+        app=arguments.app,
+        python_version=arguments.torch_python,
+        index_base=arguments.torch_index,
+        has_force=arguments.force,
+    )
+    folders = tuple(arguments.folders) or (Path.cwd(),)
+    return commands.run_detect(_bench(arguments, ui, cancelled), folders, wish, ui.show_machine)
 
 
 def _rehearse(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from provisioner.errors import (
     KleinError,
     ManifestError,
     OfflineError,
+    UnsupportedMachineError,
     UsageError,
 )
 from provisioner.manifest import parse_manifest
@@ -41,6 +42,7 @@ from provisioner.models import (
 )
 from provisioner.observe import Depth, Observer
 from provisioner.ports import Part, TransferProgress
+from provisioner.torch_models import App, TorchChoice
 from provisioner.wiring import Workbench
 
 Ask = Callable[[str], bool]
@@ -378,9 +380,63 @@ def run_verify(job: Job, *, is_quick: bool) -> Report:
 # --- detect and manifest -------------------------------------------------------------------------------
 
 
-def run_detect(bench: Workbench, paths: tuple[Path, ...]) -> Report:
-    """Return the machine."""
-    return Report(command="detect", status="ok", exit_status=EXIT_OK, machine=bench.detect_machine(paths))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchWish:
+    """What the command line asks for of torch."""
+
+    tag: str = "auto"  # or a build's tag, or "none"
+    app: App = "comfyui"
+    python_version: str | None = None
+    index_base: str | None = None
+    has_force: bool = False
+
+
+def choose_torch(machine: Machine, wish: TorchWish) -> TorchChoice | None:
+    """Return the torch build for a machine and why; None if none is wanted.
+
+    Raises
+    ------
+    UnsupportedMachineError, UsageError
+        As `select_torch_build`.
+    """
+    if wish.tag == "none":
+        return None
+    from provisioner.adapters.catalog import read_torch_table_text
+    from provisioner.torch_build import select_torch_build
+    from provisioner.torch_table import parse_torch_table
+
+    text, file = read_torch_table_text()
+    return select_torch_build(
+        machine,
+        parse_torch_table(text, file=file),
+        app=wish.app,
+        python_version=wish.python_version,
+        forced=None if wish.tag == "auto" else wish.tag,
+        index_base=wish.index_base,
+        has_force=wish.has_force,
+    )
+
+
+def run_detect(
+    bench: Workbench, paths: tuple[Path, ...], wish: TorchWish, show: Callable[[Machine, TorchChoice | None], None]
+) -> Report:
+    """Show the machine and the torch build that suits it; a machine that no build suits is an error, and shown too."""
+    machine = bench.detect_machine(paths)
+    choice: TorchChoice | None = None
+    errors: tuple[KleinError, ...] = ()
+    try:
+        choice = choose_torch(machine, wish)
+    except (UnsupportedMachineError, UsageError) as error:
+        errors = (error,)
+    show(machine, choice)
+    return Report(
+        command="detect",
+        status="failed" if errors else "ok",
+        exit_status=errors[0].exit_status if errors else EXIT_OK,
+        machine=machine,
+        errors=errors,
+        extra=(("torch", None if choice is None else asdict(choice)),),
+    )
 
 
 def shipped() -> tuple[Manifest, ...]:

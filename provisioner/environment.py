@@ -716,6 +716,6 @@ def serves(arch: str, capability: tuple[int, int], cuda: tuple[int, int]) -> boo
     if capability == (11, 0):
         return code in ((11, 0), (10, 1))
     alone = {(5, 3), (6, 2), (7, 2), (10, 1)} | ({(8, 7)} if cuda < (13, 2) else set())
-    if match[4] == "a" or capability in alone:
+    if match[4] == "a" or capability in alone or code in alone:
         return code == capability
     return code[0] == capability[0] and code <= capability

@@ -258,8 +258,8 @@ _INCONSISTENT = re.compile(r"inconsistent (?:version|name): expected '([^']*)', 
 def page_failures(log: str) -> list[str]:
     """Return the lines of pip's log that say which pages of an index could not be read; its output hides them.
 
-    A page that is not there is no failure: pip then looks elsewhere.  Neither is 403, which download.pytorch.org answers
-    for a project it does not have.
+    A page that is not there is no failure: pip then looks elsewhere.  Neither is 403: download.pytorch.org answers
+    so for a project it does not have.
 
     >>> page_failures("2026-11-23T04:03:38,380 Could not fetch URL http://x/torch/: 401 Client Error: no - skipping")
     ['Could not fetch URL http://x/torch/: 401 Client Error: no - skipping']

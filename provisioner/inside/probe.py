@@ -122,8 +122,8 @@ def parse_arch(name: str) -> tuple[str, int, int, bool] | None:
 def serves(arch: str, capability: tuple[int, int], cuda: tuple[int, int]) -> bool:
     """Whether code of that name runs on a device: the rule of torch itself, ``torch/cuda/__init__.py`` (2.11, 2.13).
 
-    Same major and no newer minor; the integrated 5.3, 6.2, 7.2, 10.1 and (before CUDA 13.2) 8.7 take only code of their
-    own; 11.0 only what was built for 11.0 or 10.1; intermediate code (``compute_``) serves all from its version on.
+    Same major and no newer minor; the integrated 5.3, 6.2, 7.2, 10.1 and (before CUDA 13.2) 8.7 share no code with
+    others; 11.0 only what was built for 11.0 or 10.1; intermediate code (``compute_``) serves all from its version on.
     """
     parsed = parse_arch(arch)
     if parsed is None:
@@ -134,7 +134,7 @@ def serves(arch: str, capability: tuple[int, int], cuda: tuple[int, int]) -> boo
     if capability == (11, 0):
         return (major, minor) in ((11, 0), (10, 1))
     alone = {(5, 3), (6, 2), (7, 2), (10, 1)} | ({(8, 7)} if cuda < (13, 2) else set())
-    if is_exact or capability in alone:
+    if is_exact or capability in alone or (major, minor) in alone:
         return (major, minor) == capability
     return major == capability[0] and minor <= capability[1]
 

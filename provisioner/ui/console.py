@@ -21,6 +21,7 @@ from provisioner.events import Event
 from provisioner.models import Machine, Manifest, Plan, Report
 from provisioner.redact import printable, redact
 from provisioner.report import all_errors, document, event_line, json_line
+from provisioner.torch_models import TorchChoice
 from provisioner.ui.catalogue import machine_blocks, manifest_blocks, manifests_blocks
 from provisioner.ui.complaints import defect_blocks, error_blocks
 from provisioner.ui.progress import Progress
@@ -159,9 +160,14 @@ class Ui:
         if self._mode == "human" and not self._is_quiet:
             self._write(self._out, [Para(line=span(text))] if text else [BLANK])
 
-    def show_machine(self, machine: Machine) -> None:
-        """Show what was probed."""
-        self._result(machine_blocks(machine))
+    def show_machine(self, machine: Machine, choice: TorchChoice | None = None) -> None:
+        """Show what was probed, and the torch build that suits it."""
+        blocks = machine_blocks(machine)
+        if choice is not None:
+            from provisioner.ui.torch import torch_blocks
+
+            blocks = [*blocks, BLANK, *torch_blocks(choice)]
+        self._result(blocks)
 
     def show_plan(self, plan: Plan) -> None:
         """Show what would be done, why, and the true bytes."""

@@ -406,7 +406,7 @@ def test_a_kill_in_the_middle_costs_only_the_wheel_in_flight(own: Path, tmp_path
             wait_for(lambda: order["torchaudio"] in slow.fetched(), process)
             slow.faults.bytes_per_s = 20_000.0  # whatever follows takes its time
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill(process)
             process.wait()
         assert said_by(own / BIN / "python", "-c", "import torch; print(torch.__version__)") == "2.14.1+cu130"
         assert read_receipt(own) == before
@@ -421,6 +421,14 @@ def test_a_kill_in_the_middle_costs_only_the_wheel_in_flight(own: Path, tmp_path
     assert receipt != before
     assert [line for line in said if "interrupted" in line]
     assert sorted(path.name for path in own.parent.iterdir()) == [".venv"]
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a program and the pip it started, without a word."""
+    if sys.platform == "win32":
+        subprocess.run(["taskkill", "/T", "/F", "/PID", str(process.pid)], check=True)
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for(happened: object, process: subprocess.Popen[bytes], seconds: float = 60.0) -> None:

@@ -38,7 +38,7 @@ def environment() -> Path:
         return where
     shutil.rmtree(where, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", where], check=True, timeout=120)
-    command = [python_of(where), "-m", "pip", "install", "--quiet", f"torch=={TORCH}"]
+    command: list[str | Path] = [python_of(where), "-m", "pip", "install", "--quiet", f"torch=={TORCH}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]

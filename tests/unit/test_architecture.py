@@ -46,7 +46,9 @@ LAYER_OF = {
     "redact": "value",
     "torch_models": "value",
     "words": "value",
+    "environment": "decision",
     "identify": "decision",
+    "installer": "decision",
     "layout": "decision",
     "machine": "decision",
     "manifest": "decision",
@@ -80,7 +82,7 @@ LAYER_OF = {
 
 # Third-party packages, and who may know them.
 MAY_USE = {
-    "filelock": ("adapters.store",),
+    "filelock": ("adapters.environment", "adapters.store"),
     "huggingface_hub": ("adapters.hub", "rehearsal.story"),  # the story proves with the real client what was placed
     "packaging": ("torch_build", "machine"),
     "platformdirs": ("adapters.state", "adapters.host", "wiring"),

@@ -163,8 +163,7 @@ def only_one(where: Path, *, wait: bool, notice: Callable[[str], None]) -> Itera
     from filelock import FileLock, Timeout
 
     key = hashlib.sha256(os.fsencode(os.path.normcase(where))).hexdigest()[:24]
-    user = os.getuid() if sys.platform != "win32" else ""
-    lock = FileLock(Path(tempfile.gettempdir(), f"klein-setup-{user}-{key}.lock"))
+    lock = FileLock(Path(tempfile.gettempdir(), f"klein-setup-{_user()}-{key}.lock"))
     has_told = False
     while True:
         try:
@@ -184,6 +183,13 @@ def only_one(where: Path, *, wait: bool, notice: Callable[[str], None]) -> Itera
         yield
     finally:
         lock.release()
+
+
+def _user() -> str:
+    """Return what tells users of one folder for temporary files apart; on Windows each has its own."""
+    if sys.platform == "win32":
+        return ""
+    return str(os.getuid())
 
 
 # --- a name of the same length -----------------------------------------------------------------
