@@ -211,7 +211,7 @@ def rehomed(content: bytes, old: str, new: str) -> bytes:
     Only whole path components are exchanged, whatever the separator.
 
     >>> rehomed(b"#!/comfy/~venv/bin/python\n", "~venv", ".venv")
-    b'#!/comfy/.venv/bin/python\\n'
+    b'#!/comfy/.venv/bin/python\n'
     """
     before, after = old.encode(), new.encode()
     if len(before) != len(after):

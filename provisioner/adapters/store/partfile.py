@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from provisioner.ports import Proof
 
 _READ_STEP = 1024 * 1024  # hashing speed is flat from 64 KiB up
 _LOG_VERSION = 1
+_POLL_S = 0.005
 _SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | _SAFE
 
@@ -124,7 +126,9 @@ class PartFile:
         self._written = 0
         self._blocks: dict[int, str] = {}
         self._frontier_block = 0
-        self._changed = threading.Condition()
+        # The main thread takes the lock itself: a signal inside Condition's Python code could leave it taken for ever.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._generation = 0
         self._closing = False
         self._failure: OSError | None = None
@@ -170,7 +174,7 @@ class PartFile:
         thread.start()
 
     def _stop_threads(self) -> None:
-        with self._changed:
+        with self._lock:
             self._closing = True
             self._changed.notify_all()
         for thread in self._threads:
@@ -178,10 +182,11 @@ class PartFile:
         self._threads.clear()
 
     def _close_descriptors(self) -> None:
-        with self._changed:
+        with self._lock:
             # A connection that was given up may still be writing: the number must not become another file's under it.
             descriptors, self._descriptor, self._log_descriptor = (self._descriptor, self._log_descriptor), -1, -1
-            self._changed.wait_for(lambda: self._writers == 0)
+        while self._writers:
+            time.sleep(_POLL_S)
         for descriptor in descriptors:
             if descriptor >= 0:
                 os.close(descriptor)
@@ -214,7 +219,7 @@ class PartFile:
 
     def missing_blocks(self) -> list[int]:
         """Return the numbers of the blocks that are not there yet, in order."""
-        with self._changed:
+        with self._lock:
             return [index for index in range(self.block_count) if index not in self._blocks]
 
     def has_block(self, index: int) -> bool:
@@ -223,7 +228,7 @@ class PartFile:
 
     def write(self, offset: int, data: bytes) -> None:
         """Write bytes at an offset; raises StorageError."""
-        with self._changed:
+        with self._lock:
             self._check_usable()
             self._writers += 1
             descriptor = self._descriptor
@@ -232,15 +237,13 @@ class PartFile:
         except OSError as error:
             raise storage_error(error, self.path) from error
         finally:
-            with self._changed:
+            with self._lock:
                 self._writers -= 1
                 self._written += len(data)
-                if self._descriptor < 0:
-                    self._changed.notify_all()
 
     def finish_block(self, index: int, sha256: str) -> None:
         """Say that every byte of a block was written, and what its digest is; raises StorageError."""
-        with self._changed:
+        with self._lock:
             self._check_usable()
             self._blocks[index] = sha256
             self._move_frontier()
@@ -252,7 +255,7 @@ class PartFile:
 
     def reset(self) -> None:
         """Forget every block: what was written belongs to other content; raises StorageError."""
-        with self._changed:
+        with self._lock:
             self._blocks.clear()
             self._frontier_block = 0
             self._generation += 1
@@ -293,12 +296,12 @@ class PartFile:
     def seal(self, progress: Callable[[], None] = lambda: None) -> Proof:
         """Wait for the digest of the whole file; every block must be there. Raises StorageError."""
         while True:
-            with self._changed:
+            with self._lock:
                 self._check_usable()
                 if self.hashed >= self.size:
                     blocks = tuple(self._blocks[index] for index in range(self.block_count))
                     return Proof(size=self.size, sha256=self._digest.hexdigest(), blocks=blocks)
-                self._changed.wait(0.1)
+            time.sleep(_POLL_S)
             progress()
 
     def commit(self) -> None:
@@ -332,7 +335,7 @@ class PartFile:
         try:
             with self.path.open("rb", buffering=0) as stream:
                 while True:
-                    with self._changed:
+                    with self._lock:
                         while self.hashed >= min(self.frontier, self.size) and not self._closing:
                             self._changed.wait()
                         if self._closing:
@@ -345,7 +348,7 @@ class PartFile:
                     if not read:
                         raise OSError(0, "the file became shorter while it was read")
                     digest.update(view[:read])
-                    with self._changed:
+                    with self._lock:
                         if generation == self._generation:
                             self.hashed = start + read
                             if self.hashed >= self.size:
@@ -358,7 +361,7 @@ class PartFile:
         flushed = self.frontier
         try:
             while True:
-                with self._changed:
+                with self._lock:
                     while not self._closing and self.frontier - flushed < self._disk.flush_step:
                         flushed = min(flushed, self.frontier)  # after a reset it starts from the first byte again
                         self._changed.wait()
@@ -370,7 +373,7 @@ class PartFile:
             self._fail(error)
 
     def _fail(self, error: OSError) -> None:
-        with self._changed:
+        with self._lock:
             self._failure = error
             self._changed.notify_all()
 

@@ -1,0 +1,503 @@
+"""What an environment's state means, and what pip and uv are told: decisions only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from provisioner.environment import (
+    Distribution,
+    EnvironmentReceipt,
+    Observation,
+    ProbeAnswer,
+    ProbeDevice,
+    PythonFacts,
+    SecondTorch,
+    choose_python,
+    complaint_about_python,
+    complaints_about_tags,
+    constraints_text,
+    cuda_of,
+    drift,
+    judge_probe,
+    parse_probe,
+    parse_receipt,
+    receipt_text,
+)
+from provisioner.errors import (
+    CommandError,
+    EntryNotFoundError,
+    HashMismatchError,
+    InsufficientSpaceError,
+    KleinError,
+    NotTheFileError,
+    NotWritableError,
+    RateLimitedError,
+    ServerError,
+    UnauthorizedError,
+    UnreachableError,
+)
+from provisioner.installer import (
+    Wheel,
+    announced_bytes,
+    constraint_variables,
+    explain_failure,
+    installer_environment,
+    is_gap,
+    page_failures,
+    parse_pip_settings,
+    parse_report,
+    without_indexes,
+)
+from provisioner.models import Gpu, Machine
+from provisioner.torch_models import TorchBuild, TorchSet
+
+WHERE = Path("/comfy/.venv")
+SET = TorchSet(torch="2.14.1", torchvision="0.29.1", torchaudio="2.11.0")
+BUILD = TorchBuild(torch_backend="cu130", index_url="https://x.example/cu130", local_tag="cu130", sets=(SET,))
+PYTHON = PythonFacts(path=WHERE / "bin" / "python", version="3.11.7", prefix=WHERE, base_prefix=Path("/usr"))
+LINES = ("torch==2.14.1+cu130", "torchvision==0.29.1+cu130", "torchaudio==2.11.0+cu130")
+DEVICE = ProbeDevice(index=0, kind="cuda", name="RTX 4090", uuid="aa", capability=(8, 9), checks=("float32",))
+ANSWER = ProbeAnswer(
+    ok=True,
+    packages=(("torch", "2.14.1+cu130"), ("torchvision", "0.29.1+cu130"), ("torchaudio", "2.11.0+cu130")),
+    cuda="13.0",
+    cudnn=91900,
+    arch_list=("sm_75", "sm_86", "sm_90", "sm_120"),
+    devices=(DEVICE,),
+    python="3.11.7",
+    seconds=1.5,
+)
+RECEIPT = EnvironmentReceipt(
+    build_id="1-2",
+    made_at="2026-11-23T00:00:00+00:00",
+    installer="pip",
+    python_version="3.11.7",
+    python_home="/usr",
+    torch_backend="cu130",
+    index_url="https://x.example/cu130",
+    local_tag="cu130",
+    set=SET,
+    versions=(("torch", "2.14.1+cu130"), ("torchvision", "0.29.1+cu130"), ("torchaudio", "2.11.0+cu130")),
+    constraints=LINES,
+    driver_version="580.95.05",
+    gpus=("aa",),
+    probe=ANSWER,
+)
+
+
+def installed(name: str, version: str, built: str | None = None) -> Distribution:
+    return Distribution(name=name, version=version, location=WHERE / "lib", built_version=built)
+
+
+SOUND = Observation(
+    where=WHERE,
+    is_there=True,
+    python=PYTHON,
+    distributions=tuple(installed(name, version) for name, version in RECEIPT.versions),
+    constraints=LINES,
+    receipt=RECEIPT,
+)
+
+
+def with_version(name: str, version: str | None, built: str | None = None) -> Observation:
+    kept = tuple(each for each in SOUND.distributions if each.name != name)
+    return replace(SOUND, distributions=kept if version is None else (*kept, installed(name, version, built)))
+
+
+def gpu(capability: tuple[int, int] | None = (8, 9), uuid: str = "GPU-AA") -> Gpu:
+    return Gpu(vendor="nvidia", name="RTX", index=0, uuid=uuid, compute_capability=capability)
+
+
+def machine(driver: str | None = "580.95.05", *gpus: Gpu, os: str = "linux", is_wsl: bool = False) -> Machine:
+    return Machine(
+        os="windows" if os == "windows" else "linux",
+        os_release="",
+        is_wsl=is_wsl,
+        architecture="x86_64",
+        libc=None,
+        python_version="3.11.7",
+        gpus=gpus or (gpu(),),
+        driver_version=driver,
+    )
+
+
+# --- drift -------------------------------------------------------------------------------------
+
+
+def test_an_environment_as_it_was_made_does_not_drift() -> None:
+    assert drift(RECEIPT, SOUND, machine()) == ()
+
+
+@pytest.mark.parametrize(
+    ("observation", "codes"),
+    [
+        (with_version("torch", "2.15.0", "2.15.0+cu132"),
+         ["torch-replaced", "torchvision-of-another-build", "torchaudio-of-another-build"]),
+        (with_version("torch", None), ["torch-missing"]),
+        (with_version("torchaudio", None), ["torchaudio-missing"]),
+        (with_version("torchaudio", "2.11.0+cu132"), ["torchaudio-replaced", "torchaudio-of-another-build"]),
+        (with_version("torchaudio", "2.11.0+cpu"), ["torchaudio-replaced"]),
+        (replace(SOUND, constraints=None), ["constraints-changed"]),
+        (replace(SOUND, constraints=LINES[1:]), ["constraints-changed"]),
+        (replace(SOUND, constraints=(*LINES, "numpy<2")), ["constraints-changed"]),
+        (replace(SOUND, leftovers=(WHERE / "lib" / "~orch",)), ["uninstall-interrupted"]),
+        (replace(SOUND, second_torches=(SecondTorch(path=Path("/x/torch"), why="there"),)), ["torch-twice"]),
+        (replace(SOUND, python=replace(PYTHON, version="3.11.9")), ["python-changed"]),
+        (replace(SOUND, python=replace(PYTHON, version="3.12.1")), ["python-changed"]),
+        (replace(SOUND, broken="its Python is gone.", python=None), ["environment-broken"]),
+        (Observation(where=WHERE, is_there=False), ["environment-missing"]),
+        (Observation(where=WHERE, is_there=False, interrupted="A building was interrupted."), ["environment-interrupted"]),
+        (replace(SOUND, interrupted="A building was interrupted."), ["building-interrupted"]),
+    ],
+)  # fmt: skip
+def test_what_changed_has_a_name(observation: Observation, codes: list[str]) -> None:
+    assert [finding.code for finding in drift(RECEIPT, observation, machine())] == codes
+
+
+def test_a_changed_minor_version_of_python_is_a_problem_and_a_patch_is_not() -> None:
+    severities = [
+        drift(RECEIPT, replace(SOUND, python=replace(PYTHON, version=version)), None)[0].severity
+        for version in ("3.11.9", "3.12.0")
+    ]
+    assert severities == ["warning", "problem"]
+
+
+def test_a_second_torch_is_a_problem_only_where_it_comes_first() -> None:
+    second = SecondTorch(path=Path("/x/torch"), why="there")
+    first = replace(second, is_first=True)
+    found = drift(RECEIPT, replace(SOUND, second_torches=(second, first)), None)
+    assert [(finding.severity, "is imported" in finding.message) for finding in found] == [
+        ("problem", True),
+        ("warning", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seen", "codes"),
+    [
+        (machine("579.99"), ["driver-too-old"]),
+        (machine("580"), ["driver-changed"]),
+        (machine("595.58.03"), ["driver-changed"]),
+        (machine(None), ["driver-missing"]),
+        (machine("580.95.05", gpu(None)), []),
+        (machine("580.95.05", gpu((6, 1))), ["gpu-without-code"]),
+        (machine("580.95.05", gpu(uuid="GPU-BB")), ["gpu-changed"]),
+        (machine("580.95.05", gpu(), gpu((12, 1), "GPU-BB")), ["gpu-changed"]),
+    ],
+)
+def test_a_changed_machine_has_a_name(seen: Machine, codes: list[str]) -> None:
+    assert [finding.code for finding in drift(RECEIPT, SOUND, seen)] == codes
+
+
+@pytest.mark.parametrize(
+    ("tag", "driver", "system", "is_wsl", "is_too_old"),
+    [
+        ("cu126", "525.60.12", "linux", False, True),
+        ("cu126", "525.60.13", "linux", False, False),
+        ("cu126", "525.60.13", "windows", False, True),
+        ("cu126", "525.60.13", "linux", True, True),
+        ("cu126", "528.33", "windows", False, False),
+        ("cu118", "450.80.02", "linux", False, False),
+        ("cu118", "450.36.06", "linux", False, True),
+        ("cu132", "580.65.06", "linux", False, False),
+    ],
+)
+def test_the_driver_floor_is_that_of_the_cuda_major(
+    tag: str, driver: str, system: str, is_wsl: bool, is_too_old: bool
+) -> None:
+    receipt = replace(RECEIPT, local_tag=tag, torch_backend=tag, probe=None, driver_version=driver)
+    seen = machine(driver, os=system, is_wsl=is_wsl)
+    found = [finding for finding in drift(receipt, Observation(where=WHERE, is_there=False), seen)]
+    assert ("driver-too-old" in [finding.code for finding in found]) == is_too_old
+    for finding in found:
+        if finding.code == "driver-too-old":
+            assert driver in finding.message
+            assert "or newer" in finding.message
+
+
+def test_a_cpu_build_does_not_ask_for_a_driver() -> None:
+    receipt = replace(RECEIPT, torch_backend="cpu", local_tag="cpu", probe=replace(ANSWER, cuda=None))
+    seen = replace(
+        SOUND,
+        distributions=tuple(installed(name, version.replace("cu130", "cpu")) for name, version in RECEIPT.versions),
+    )  # noqa: E501
+    receipt = replace(receipt, versions=tuple((each.name, each.version) for each in seen.distributions))
+    assert drift(receipt, seen, machine(None)) == ()
+    assert cuda_of(receipt) is None
+
+
+def test_an_environment_of_somebody_elses_is_judged_by_its_own_coherence() -> None:
+    assert drift(None, SOUND, machine()) == ()
+    assert [each.code for each in drift(None, with_version("torch", None), None)] == ["torch-missing"]
+    mixed = with_version("torchaudio", "2.11.0", "2.11.0+cu132")
+    assert [each.code for each in drift(None, mixed, None)] == ["torchaudio-of-another-build"]
+
+
+def test_a_tag_that_only_version_py_tells_is_compared_too() -> None:
+    receipt = replace(RECEIPT, versions=(("torch", "2.14.1"),))
+    seen = replace(SOUND, distributions=(installed("torch", "2.14.1", "2.14.1+cpu"),))
+    assert [each.code for each in drift(receipt, seen, None)] == ["torch-tag"]
+
+
+# --- receipt and probe -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("receipt", [RECEIPT, replace(RECEIPT, probe=None, local_tag=None, index_url=None)])
+def test_a_receipt_is_read_as_it_was_written(receipt: EnvironmentReceipt) -> None:
+    assert parse_receipt(receipt_text(receipt)) == receipt
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "null", '{"schema_version": 2}', receipt_text(RECEIPT)[:-40],
+     receipt_text(RECEIPT).replace('"torch_backend"', '"other"')],
+)  # fmt: skip
+def test_a_damaged_receipt_is_no_receipt(text: str) -> None:
+    assert parse_receipt(text) is None
+
+
+@pytest.mark.parametrize("text", ["", "\n", "hello", "[]", '{"ok": true}', '{"ok": true, "failures": 3}'])
+def test_what_is_no_answer_of_the_probe_is_none(text: str) -> None:
+    assert parse_probe(text) is None
+
+
+def test_the_answer_is_the_last_line() -> None:
+    answer = parse_probe('warning: something\n{"ok": true, "failures": []}\n\n')
+    assert answer is not None
+    assert answer.ok
+
+
+def test_every_failure_of_the_probe_is_a_problem() -> None:
+    answer = ProbeAnswer(ok=False, failures=(("no-kernel", "No code."), ("compute", "It failed.")))
+    found = judge_probe(answer, BUILD, None)
+    assert [(each.code, each.severity) for each in found] == [
+        ("probe-no-kernel", "problem"),
+        ("probe-compute", "problem"),
+    ]
+
+
+def test_a_failure_without_a_reason_is_a_problem() -> None:
+    assert [each.code for each in judge_probe(ProbeAnswer(ok=False), BUILD, None)] == ["probe-failed"]
+
+
+def test_old_cards_and_a_new_cudnn_do_not_go_together() -> None:
+    old = replace(ANSWER, devices=(replace(DEVICE, capability=(7, 0)),))
+    assert [each.code for each in judge_probe(old, BUILD, None)] == ["probe-cudnn"]
+    assert judge_probe(replace(old, cudnn=91002), BUILD, None) == ()
+
+
+def test_devices_are_not_compared_where_nvml_named_none() -> None:
+    assert judge_probe(ANSWER, BUILD, replace(machine(), gpus=())) == ()
+    assert judge_probe(replace(ANSWER, devices=(replace(DEVICE, uuid=None),)), BUILD, machine()) == ()
+
+
+# --- tags, constraints, Pythons ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "tag", "says"),
+    [
+        ({}, "cu130", None),
+        ({}, None, None),
+        ({"torchaudio": "2.11.0+cpu"}, "cu130", "torchaudio 2.11.0+cpu was promised for cu130"),
+        ({"torch": "2.14.1"}, "cu130", "metadata says no tag"),
+        ({"torch": "2.15.0+cu130"}, "cu130", "torch is 2.15.0+cu130 by its metadata, where 2.14.1"),
+        ({"torchvision": None}, "cu130", "torchvision 0.29.1 is not among"),
+        ({"torchaudio": "2.11.0+cu132"}, None, "of different builds"),
+    ],
+)
+def test_tags_are_compared_with_what_was_promised(
+    changes: dict[str, str | None], tag: str | None, says: str | None
+) -> None:
+    resolved = {name: version for name, version in {**dict(RECEIPT.versions), **changes}.items() if version}
+    complaints = complaints_about_tags(resolved, SET, tag)
+    assert (complaints == ()) if says is None else says in complaints[0]
+
+
+def test_a_set_without_torchaudio_asks_for_none() -> None:
+    releases = replace(SET, torchaudio=None)
+    assert complaints_about_tags({"torch": "2.14.1+cu132", "torchvision": "0.29.1+cu132"}, releases, "cu132") == ()
+    assert "torchaudio" not in constraints_text(releases, "cu132")
+
+
+def test_constraints_hold_what_torch_cannot_do_without() -> None:
+    others = [("sympy", "1.14"), ("triton", "3.6.0"), ("nvidia-cudnn-cu13", "9.19"), ("cuda-bindings", "13.0")]
+    assert constraints_text(SET, "cu130", others).splitlines() == [
+        *LINES,
+        "cuda-bindings==13.0",
+        "nvidia-cudnn-cu13==9.19",
+        "triton==3.6.0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, None),
+        ({"version": "3.9.18"}, "wheels for 3.10 and 3.11"),
+        ({"version": "3.15.0a1"}, "wheels for 3.10 and 3.11"),
+        ({"implementation": "pypy"}, "CPython only"),
+        ({"bits": 32}, "32-bit"),
+        ({"is_free_threaded": True}, "free-threaded"),
+        ({"can_make_environments": False}, "without venv"),
+    ],
+)
+def test_a_python_that_does_not_fit_is_told_why(changes: dict[str, object], says: str | None) -> None:
+    complaint = complaint_about_python(replace(PYTHON, **changes), ("3.10", "3.11"))  # type: ignore[arg-type]
+    assert complaint is None if says is None else says in (complaint or "")
+
+
+def test_the_first_python_that_fits_is_chosen() -> None:
+    old, fitting, other = (replace(PYTHON, version=version) for version in ("3.9.1", "3.11.2", "3.10.1"))
+    assert choose_python([old, fitting, other], ("3.10", "3.11")) == fitting
+    assert choose_python([old], ("3.10", "3.11")) is None
+    assert choose_python([old], ()) == old
+
+
+# --- pip and uv --------------------------------------------------------------------------------
+
+LISTED = """
+global.cert='/etc/ssl/own.pem'
+global.index-url='https://file.example/simple'
+install.index-url='https://install.example/simple'
+:env:.index-url='https://env.example/simple'
+:env:.extra-index-url='https://a.example https://b.example'
+global.target='/elsewhere'
+install.no-deps='true'
+global.constraint='/x.txt'
+:env:.no-binary=':all:'
+global.proxy="http://o'brien:3128"
+site.proxy='http://other:1'
+"""
+
+
+def test_only_the_way_to_the_network_is_kept_of_a_persons_settings() -> None:
+    assert parse_pip_settings(LISTED, with_indexes=False) == {
+        "cert": "/etc/ssl/own.pem",
+        "proxy": "http://o'brien:3128",
+    }
+
+
+def test_a_mirror_is_kept_for_other_packages_and_dropped_for_torch() -> None:
+    settings = parse_pip_settings(LISTED, with_indexes=True)
+    assert settings["index-url"] == "https://env.example/simple"
+    assert settings["extra-index-url"] == "https://a.example https://b.example"
+    assert without_indexes(settings) == parse_pip_settings(LISTED, with_indexes=False)
+
+
+def test_an_installer_sees_no_setting_that_leads_elsewhere() -> None:
+    hostile = {name: "x" for name in ("PIP_TARGET", "pip_user", "UV_INDEX_URL", "PYTHONPATH", "VIRTUAL_ENV")}
+    found = installer_environment(
+        {"HOME": "/home/me", "HTTPS_PROXY": "p", **hostile}, {"index-url": "https://x"}, temporary=Path("/work/tmp")
+    )
+    assert not set(hostile) & set(found)
+    assert found["HTTPS_PROXY"] == "p"
+    assert found["PIP_INDEX_URL"] == "https://x"
+    assert found["PIP_CONFIG_FILE"] == "/dev/null"
+    assert {found[name] for name in ("TMPDIR", "TEMP", "TMP")} == {str(Path("/work/tmp"))}
+
+
+def test_an_application_is_held_through_both_installers() -> None:
+    assert set(constraint_variables(Path("/comfy/constraints.txt"))) == {"PIP_CONSTRAINT", "UV_CONSTRAINT"}
+
+
+def test_a_report_is_read_with_either_kind_of_hash() -> None:
+    text = (
+        '{"install": [{"metadata": {"name": "Torch_X", "version": "1+cu130", "requires_dist": ["a"]}, '
+        '"download_info": {"url": "https://x/torch_x-1%2Bcu130-py3-none-any.whl#sha256=aa", '
+        '"archive_info": {"hash": "sha256=aa"}}}]}'
+    )
+    (wheel,) = parse_report(text)
+    assert wheel == Wheel(
+        name="torch-x",
+        version="1+cu130",
+        url="https://x/torch_x-1%2Bcu130-py3-none-any.whl",
+        sha256="aa",
+        requires=("a",),
+    )
+    assert wheel.file_name == "torch_x-1+cu130-py3-none-any.whl"
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"install": [{}]}', '{"install": 3}'])
+def test_a_report_that_is_none_is_an_error(text: str) -> None:
+    with pytest.raises(CommandError):
+        parse_report(text)
+
+
+@pytest.mark.parametrize(
+    ("lines", "error", "says"),
+    [
+        (["ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"],
+         InsufficientSpaceError, "disk is full"),
+        (["error: Failed to extract archive", "  Caused by: There is not enough space on the disk. (os error 112)"],
+         InsufficientSpaceError, "disk is full"),
+        (["ERROR: Could not install packages due to an OSError: [Errno 13] Permission denied: '/x'"],
+         NotWritableError, "No permission"),
+        (["ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE."], HashMismatchError, "other bytes"),
+        (["  Requested torch from x has inconsistent version: expected '2.14.1+cu130', but metadata has '2.14.1+cpu'",
+          "ERROR: No matching distribution found for torch==2.14.1+cu130"], NotTheFileError, "2.14.1+cpu"),
+        (["ERROR: Could not find a version that satisfies the requirement torch==2.14.1+cu130 (from versions: 2.13.0)"],
+         EntryNotFoundError, "it offers 2.13.0"),
+        (["ERROR: Could not find a version that satisfies the requirement torch==2 (from versions: none)"],
+         EntryNotFoundError, "none at all"),
+        (["Could not fetch URL https://x/torch/: 401 Client Error: Unauthorized for url: https://x/torch/ - skipping",
+          "ERROR: No matching distribution found for torch"], UnauthorizedError, "refused access"),
+        (["Could not fetch URL https://x/torch/: (Caused by ResponseError('too many 503 error responses')) - skipping"],
+         ServerError, "server error"),
+        (["ERROR: HTTP error 429 while getting x", "requests.HTTPError: 429 Client Error: Too Many Requests"],
+         RateLimitedError, "429"),
+        (["Could not fetch URL https://x/torch/: connection error: [Errno 111] Connection refused - skipping",
+          "ERROR: No matching distribution found for torch"], UnreachableError, "Connection refused"),
+        (["ERROR: Exception:", "urllib3.exceptions.ProtocolError: ('Connection broken: IncompleteRead(1)')"],
+         UnreachableError, "Connection broken"),
+        (["The conflict is caused by:", "    greedy 1.0 depends on torch==2.13.0",
+          "    The user requested (constraint) torch==2.14.1+cu130", "ERROR: ResolutionImpossible: for help visit ..."],
+         CommandError, "greedy 1.0 depends on torch==2.13.0"),
+        (["ERROR: something new"], CommandError, "something new"),
+        ([], CommandError, "said nothing"),
+    ],
+)  # fmt: skip
+def test_an_installers_last_words_become_an_error(lines: list[str], error: type[KleinError], says: str) -> None:
+    found = explain_failure(lines, doing="install torch", index_url="https://me:secret@x.example/cu130")
+    assert type(found) is error
+    assert says in str(found)
+    assert "secret" not in f"{found} {found.hint} {found.context}"
+    assert found.hint
+
+
+def test_pages_that_are_not_there_are_no_failure() -> None:
+    log = "\n".join(
+        f"2026-11-23T04:03:38,380 Could not fetch URL https://x/{name}/: {what} - skipping"
+        for name, what in [
+            ("a", "404 Client Error: Not Found for url"),
+            ("b", "403 Client Error: Forbidden for url"),
+            ("c", "connection error: refused"),
+        ]
+    )
+    assert [line.split()[4] for line in page_failures(log)] == ["https://x/c/:"]
+
+
+@pytest.mark.parametrize(
+    ("requirement", "expected"),
+    [("sympy>=1.13", True), ("nvidia-cudnn-cu13==9.19", True), ("torch==2.14.1+cu130", False), ("torchaudio", False)],
+)
+def test_a_gap_is_anything_but_the_three(requirement: str, expected: bool) -> None:
+    assert is_gap(EntryNotFoundError("no", requirement=requirement)) is expected
+    assert not is_gap(UnreachableError("no", requirement=requirement))
+
+
+@pytest.mark.parametrize(
+    ("line", "size"),
+    [
+        ("Downloading torch-2.14.1-cp312.whl (850.2 MB)", 850_200_000),
+        ("  Downloading x.whl.metadata (106 bytes)", 106),
+        ("Downloading torch (1.2 GB)", 1_200_000_000),
+        ("Collecting torch", None),
+        ("Downloading nothing", None),
+    ],
+)
+def test_the_announced_size_is_read(line: str, size: int | None) -> None:
+    assert announced_bytes(line) == size
