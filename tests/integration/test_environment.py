@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -245,12 +245,19 @@ def test_settings_that_point_elsewhere_change_nothing(index: ToyIndex, tmp_path:
 # --- what an index can do wrong ----------------------------------------------------------------
 
 
-def maker(index: ToyIndex, made: Path, tmp: Path, *, default: ToyIndex | None = None) -> Maker:
+def maker(
+    index: ToyIndex,
+    made: Path,
+    tmp: Path,
+    *,
+    default: ToyIndex | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Maker:
     """Work on an environment that is there, up to the point where something would be installed."""
     work = Work(tmp / "env")
     work.begin("toy")
     means = Means(run=run, environ=variables(default or index), fetch_wheel=None, pause_s=0.01)
-    return Maker(means, made, work, lambda line: None)
+    return Maker(means, made, work, progress)
 
 
 def swapped(old: str, **changes: object) -> list[Toy]:
@@ -343,6 +350,17 @@ def test_a_cut_download_is_tried_again_and_what_arrived_is_kept(made: Path, tmp_
     index.requests.clear()
     making.fetch(wheels, index.url)
     assert index.fetched() == [last]
+
+
+def test_a_slow_download_says_how_far_it_is(made: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    with serving(torch_set("cu130", padding=3_000_000)) as slow:
+        making = maker(slow, made, tmp_path, progress=said.append)
+        _, wheels = making.resolve(build(slow))
+        slow.faults.bytes_per_s = 1_000_000.0
+        making.fetch(wheels[:1], slow.url)
+    assert "Wheel 1 of 1: torch 2.14.1+cu130." in said
+    assert [line for line in said if line.startswith("torch 2.14.1+cu130: ") and line.endswith(" of 3.00 MB.")]
 
 
 def test_wheels_can_be_brought_by_another_engine(made: Path, tmp_path: Path, index: ToyIndex) -> None:

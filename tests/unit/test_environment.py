@@ -1,12 +1,17 @@
-"""What an environment's state means, and what pip and uv are told: decisions only."""
+"""What an environment's state means, what pip and uv are told, and how a folder takes another's name."""
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
+from importlib.resources import files
+from io import BytesIO
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
+from provisioner.adapters.environment.aside import disk_error, rehomed, twin_names
 from provisioner.environment import (
     Distribution,
     EnvironmentReceipt,
@@ -29,6 +34,7 @@ from provisioner.environment import (
 from provisioner.errors import (
     CommandError,
     EntryNotFoundError,
+    FileInUseError,
     HashMismatchError,
     InsufficientSpaceError,
     KleinError,
@@ -36,6 +42,7 @@ from provisioner.errors import (
     NotWritableError,
     RateLimitedError,
     ServerError,
+    StorageError,
     UnauthorizedError,
     UnreachableError,
 )
@@ -149,7 +156,7 @@ def test_an_environment_as_it_was_made_does_not_drift() -> None:
         (replace(SOUND, python=replace(PYTHON, version="3.12.1")), ["python-changed"]),
         (replace(SOUND, broken="its Python is gone.", python=None), ["environment-broken"]),
         (Observation(where=WHERE, is_there=False), ["environment-missing"]),
-        (Observation(where=WHERE, is_there=False, interrupted="A building was interrupted."), ["environment-interrupted"]),
+        (Observation(where=WHERE, is_there=False, interrupted="It stopped."), ["environment-interrupted"]),
         (replace(SOUND, interrupted="A building was interrupted."), ["building-interrupted"]),
     ],
 )  # fmt: skip
@@ -223,7 +230,7 @@ def test_a_cpu_build_does_not_ask_for_a_driver() -> None:
     seen = replace(
         SOUND,
         distributions=tuple(installed(name, version.replace("cu130", "cpu")) for name, version in RECEIPT.versions),
-    )  # noqa: E501
+    )
     receipt = replace(receipt, versions=tuple((each.name, each.version) for each in seen.distributions))
     assert drift(receipt, seen, machine(None)) == ()
     assert cuda_of(receipt) is None
@@ -436,7 +443,8 @@ def test_a_report_that_is_none_is_an_error(text: str) -> None:
          InsufficientSpaceError, "disk is full"),
         (["ERROR: Could not install packages due to an OSError: [Errno 13] Permission denied: '/x'"],
          NotWritableError, "No permission"),
-        (["ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE."], HashMismatchError, "other bytes"),
+        (["ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE."],
+         HashMismatchError, "other bytes"),
         (["  Requested torch from x has inconsistent version: expected '2.14.1+cu130', but metadata has '2.14.1+cpu'",
           "ERROR: No matching distribution found for torch==2.14.1+cu130"], NotTheFileError, "2.14.1+cpu"),
         (["ERROR: Could not find a version that satisfies the requirement torch==2.14.1+cu130 (from versions: 2.13.0)"],
@@ -501,3 +509,63 @@ def test_a_gap_is_anything_but_the_three(requirement: str, expected: bool) -> No
 )
 def test_the_announced_size_is_read(line: str, size: int | None) -> None:
     assert announced_bytes(line) == size
+
+
+# --- a name of the same length -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [".venv", "venv", "v", "~", "~venv", "Umgebung", "\u00e4-env", "\u73af\u5883"])
+def test_the_folder_aside_has_a_name_as_long(name: str) -> None:
+    for twin in twin_names(name):
+        assert twin != name
+        assert len(twin.encode()) == len(name.encode())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"#!/comfy/~venv/bin/python3.11\n", b"#!/comfy/.venv/bin/python3.11\n"),
+        (b"#!C:\\comfy\\~venv\\Scripts\\python.exe\r\n", b"#!C:\\comfy\\.venv\\Scripts\\python.exe\r\n"),
+        (b"VIRTUAL_ENV='/my comfy/~venv'\n", b"VIRTUAL_ENV='/my comfy/.venv'\n"),
+        (b'set "VIRTUAL_ENV=C:\\comfy\\~venv"\r\n', b'set "VIRTUAL_ENV=C:\\comfy\\.venv"\r\n'),
+        (b"command = python -m venv /comfy/~venv", b"command = python -m venv /comfy/.venv"),
+        (b"/comfy/~venv2/bin x~venv/bin ~venv", b"/comfy/~venv2/bin x~venv/bin ~venv"),
+    ],
+)
+def test_only_the_folder_itself_is_renamed_in_its_files(before: bytes, after: bytes) -> None:
+    assert rehomed(before, "~venv", ".venv") == after
+
+
+def test_a_name_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="not of one length"):
+        rehomed(b"", "~venv", "env")
+
+
+def test_a_windows_launcher_survives_the_exchange() -> None:
+    launcher = files("pip._vendor.distlib").joinpath("t64.exe").read_bytes()  # what pip puts before path and archive
+    archive = BytesIO()
+    with ZipFile(archive, "w") as written:
+        written.writestr("__main__.py", "print('it runs')")
+    script = launcher + b"#!C:\\comfy\\~venv\\Scripts\\python.exe\r\n" + archive.getvalue()
+    changed = rehomed(script, "~venv", ".venv")
+    assert len(changed) == len(script)
+    assert changed.startswith(launcher)
+    assert b"C:\\comfy\\.venv\\Scripts\\python.exe\r\n" in changed
+    with ZipFile(BytesIO(changed)) as read:
+        assert read.read("__main__.py") == b"print('it runs')"
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        (errno.ENOSPC, InsufficientSpaceError),
+        (errno.EACCES, NotWritableError),
+        (errno.EROFS, NotWritableError),
+        (errno.EBUSY, FileInUseError),
+        (errno.EIO, StorageError),
+    ],
+)
+def test_what_the_disk_refuses_has_a_name(number: int, error: type[StorageError]) -> None:
+    found = disk_error(OSError(number, "no"), WHERE, doing="write")
+    assert type(found) is error
+    assert str(WHERE) in str(found)

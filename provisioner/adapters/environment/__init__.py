@@ -11,7 +11,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -79,6 +80,7 @@ from provisioner.installer import (
     installer_environment,
 )
 from provisioner.models import Finding, Machine
+from provisioner.redact import redact
 from provisioner.torch_models import TorchBuild, TorchSet
 from provisioner.words import listing
 
@@ -194,10 +196,9 @@ class Environments:
             if recovered is not None:
                 progress(recovered)
             chosen = self._choose_python(python, python_versions)
-            build_id = _build_id()
-            twin: Path | None = None
-            try:
-                twin = work.begin(build_id)
+            with _clearing_up(work) as begin:
+                build_id = _build_id()
+                twin = begin(build_id)
                 progress(f"Making an environment with Python {chosen.version} ({chosen.path}).")
                 self._make_venv(chosen, twin, where.name)
                 maker = Maker(self._means, twin, work, progress, uv)
@@ -205,34 +206,10 @@ class Environments:
                 releases, wheels = maker.resolve(build)
                 maker.fetch(wheels, build.index_url)
                 maker.install(wheels)
-                receipt = self._prove(
-                    twin,
-                    EnvironmentReceipt(
-                        build_id=build_id,
-                        made_at=_now(),
-                        installer=installer,
-                        python_version=chosen.version,
-                        python_home=str(chosen.base_prefix),
-                        torch_backend=build.torch_backend,
-                        index_url=build.index_url,
-                        local_tag=build.local_tag,
-                        set=releases,
-                        versions=_versions_of(maker.installed(), releases),
-                        constraints=_constraints(maker.installed(), releases),
-                    ),
-                    build,
-                    machine,
-                    needs_device=needs_device,
-                    progress=progress,
-                )
+                receipt = _receipt(build_id, installer, chosen, build, releases, maker.installed())
+                receipt = self._prove(twin, receipt, build, machine, needs_device=needs_device, progress=progress)
                 _seal(twin, where, receipt)
                 kept = work.swap(twin, build_id, _stamp(), lambda: self._check_in_place(where))
-            except KleinError:
-                work.give_up(twin)
-                raise
-            except OSError as error:
-                work.give_up(twin)
-                raise disk_error(error, where, doing="write") from error
         if kept is not None:
             progress(f"The environment that was there is kept as {kept}.")
         return receipt
@@ -269,38 +246,20 @@ class Environments:
                 why = before.broken or "there is none"
                 raise CommandError(f"The environment {where} cannot be repaired: {why}", hint="Make it anew.")
             receipt = before.receipt
-            if receipt is not None and receipt.set not in build.sets and receipt.local_tag == build.local_tag:
-                build = replace(build, sets=(receipt.set, *build.sets))
-            elif receipt is not None and receipt.local_tag == build.local_tag:
-                build = replace(build, sets=(receipt.set, *(each for each in build.sets if each != receipt.set)))
-            try:
-                work.begin(_build_id())
+            if receipt is not None and receipt.local_tag == build.local_tag:
+                others = tuple(each for each in build.sets if each != receipt.set)
+                build = replace(build, sets=(receipt.set, *others))
+            with _clearing_up(work) as begin:
+                begin(_build_id())
                 maker = Maker(self._means, where, work, progress)
                 maker.need_pip()
                 releases, wheels = maker.resolve(build)
                 maker.fetch(wheels, build.index_url)
                 maker.put_back(wheels, before)
-                fresh = EnvironmentReceipt(
-                    build_id=receipt.build_id if receipt else _build_id(),
-                    made_at=_now(),
-                    installer="pip",
-                    python_version=before.python.version,
-                    python_home=str(before.python.base_prefix),
-                    torch_backend=build.torch_backend,
-                    index_url=build.index_url,
-                    local_tag=build.local_tag,
-                    set=releases,
-                    versions=_versions_of(maker.installed(), releases),
-                    constraints=_constraints(maker.installed(), releases),
-                )
+                build_id = receipt.build_id if receipt is not None else _build_id()
+                fresh = _receipt(build_id, "pip", before.python, build, releases, maker.installed())
                 fresh = self._prove(where, fresh, build, machine, needs_device=needs_device, progress=progress)
                 _write_state(where, where, fresh)
-            except KleinError:
-                work.give_up(None)
-                raise
-            except OSError as error:
-                work.give_up(None)
-                raise disk_error(error, where, doing="write") from error
             remove_tree(work.folder)
         return fresh
 
@@ -539,7 +498,8 @@ class Environments:
                 continue
             env = installer_environment(self.environ, {}, no_file=os.devnull)
             done = self.run([script, "--version"], timeout_s=ASK_TIMEOUT_S, env=env)
-            if done.returncode != 0 or os.path.normcase(str(where)) not in os.path.normcase(done.stdout):
+            names = {os.path.normcase(where), os.path.normcase(where.resolve())}
+            if done.returncode != 0 or not any(name in os.path.normcase(done.stdout) for name in names):
                 said = done.last_lines[-1] if done.last_lines else f"exit status {done.returncode}"
                 raise CommandError(f"The environment does not work in its place: {script} says {said}")
             return
@@ -570,10 +530,6 @@ def _build_id() -> str:
     return f"{time.time_ns():x}-{os.getpid():x}"
 
 
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
 def _stamp() -> str:
     return datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
 
@@ -583,6 +539,49 @@ def _link_target(path: Path) -> str:
         return os.readlink(path)  # noqa: PTH115 - Path.readlink rewrites what it reads on Windows
     except OSError:
         return "nowhere"
+
+
+@contextmanager
+def _clearing_up(work: Work) -> Iterator[Callable[[str], Path]]:
+    """Give a function that begins a building; where the building fails, remove all of it but the wheels."""
+    twins: list[Path] = []
+
+    def begin(build_id: str) -> Path:
+        twins.append(work.begin(build_id))
+        return twins[0]
+
+    try:
+        yield begin
+    except KleinError:
+        work.give_up(twins)
+        raise
+    except OSError as error:
+        work.give_up(twins)
+        raise disk_error(error, work.where, doing="write") from error
+
+
+def _receipt(
+    build_id: str,
+    installer: Installer,
+    python: PythonFacts,
+    build: TorchBuild,
+    releases: TorchSet,
+    installed: Sequence[Distribution],
+) -> EnvironmentReceipt:
+    """Return the receipt of what lies in an environment, not proven yet."""
+    return EnvironmentReceipt(
+        build_id=build_id,
+        made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        installer=installer,
+        python_version=python.version,
+        python_home=str(python.base_prefix),
+        torch_backend=build.torch_backend,
+        index_url=None if build.index_url is None else redact(build.index_url),  # it may hold a password
+        local_tag=build.local_tag,
+        set=releases,
+        versions=_versions_of(installed, releases),
+        constraints=_constraints(installed, releases),
+    )
 
 
 def _versions_of(installed: Sequence[Distribution], releases: TorchSet) -> tuple[tuple[str, str], ...]:

@@ -19,7 +19,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -413,10 +413,10 @@ class Work:
         remove_tree(self.folder)
         return old if had_one and not is_ours else None
 
-    def give_up(self, twin: Path | None) -> None:
+    def give_up(self, twins: Iterable[Path]) -> None:
         """Remove a building that failed; wheels that have arrived stay for the next try."""
         with contextlib.suppress(StorageError):
-            if twin is not None:
+            for twin in twins:
                 remove_tree(twin)
             if self.temporary.exists():
                 remove_tree(self.temporary)
