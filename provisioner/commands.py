@@ -28,6 +28,7 @@ from provisioner.models import (
     Artifact,
     ArtifactSet,
     ComfyTarget,
+    Conditions,
     FetchFile,
     Finding,
     HubCacheTarget,
@@ -114,7 +115,8 @@ def open_job(bench: Workbench, wish: Wish, *, with_machine: bool = True) -> Job:
         What was asked for does not exist or does not fit together.
     """
     manifest = load_manifest(wish.manifest)
-    machine = bench.detect_machine() if with_machine else None
+    asks = wish.set_id == "auto" or any(each.conditions != Conditions() for each in manifest.sets)
+    machine = bench.detect_machine() if with_machine and asks else None
     wanted = _select_set(manifest, wish, machine)
     target, is_chosen_here = _open_target(bench, wish, wanted)
     return Job(
