@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import TypeAlias
 
-    from provisioner.commands import Wish
-    from provisioner.models import Report
+    from provisioner.commands import Ask, Job, Wish
+    from provisioner.environment_job import EnvironmentWish
+    from provisioner.models import Plan, Report
+    from provisioner.torch_wish import TorchWish
     from provisioner.ui import Mode, Ui
     from provisioner.wiring import Workbench
 
+    Show: TypeAlias = "Callable[[Plan], None]"
     Subparsers: TypeAlias = "argparse._SubParsersAction[_Parser]"
     _Handler: TypeAlias = "Callable[[int, FrameType | None], object] | int | None"
 
@@ -85,6 +88,7 @@ def add_install_parser(subparsers: Subparsers) -> None:
     _add_wish_options(parser)
     _add_network_options(parser)
     _add_change_options(parser)
+    _add_environment_options(parser)
     parser.set_defaults(run=_install)
 
 
@@ -93,22 +97,39 @@ def add_plan_parser(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "plan", "the same, nothing applied")
     _add_wish_options(parser)
     _add_network_options(parser)
+    _add_environment_options(parser)
+    parser.add_argument("--only", default="files", metavar="PARTS", help="files (default), environment, or both")
     parser.set_defaults(run=_plan)
 
 
 def add_detect_parser(subparsers: Subparsers) -> None:
     """Add ``detect``."""
     parser = _add(subparsers, "detect", "the machine, how each fact was learnt, and the torch build that suits it")
+    group = _add_torch_options(parser)
+    group.add_argument("--app", choices=("comfyui", "diffusers"), default="comfyui", help="who will use it")
+    group.add_argument("--torch-python", metavar="VERSION", help="Python it goes into, 3.12 (default: this one)")
+    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="folders whose free space is of interest")
+    parser.set_defaults(run=_detect)
+
+
+def _add_torch_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("torch")
     group.add_argument(
         "--torch", default="auto", metavar="TAG", help="auto (default), a build such as cu130 or cpu, or none"
     )
-    group.add_argument("--app", choices=("comfyui", "diffusers"), default="comfyui", help="who will use it")
-    group.add_argument("--torch-python", metavar="VERSION", help="Python it goes into, 3.12 (default: this one)")
     group.add_argument("--torch-index", metavar="URL", help="base address of a mirror of the wheel index")
     group.add_argument("--force", action="store_true", help="take --torch TAG even where it cannot work")
-    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="folders whose free space is of interest")
-    parser.set_defaults(run=_detect)
+    return group
+
+
+def _add_environment_options(parser: argparse.ArgumentParser) -> None:
+    group = _add_torch_options(parser)
+    group.add_argument("--cpu", action="store_true", help="accept a machine without a GPU for torch (slow)")
+    group.add_argument(
+        "--environment", type=Path, metavar="DIR", help="virtual environment (default: .venv beside ComfyUI's models)"
+    )
+    group.add_argument("--python", type=Path, metavar="FILE", help="Python to make it from (default: one that fits)")
+    group.add_argument("--uv", action="store_true", help="install with uv instead of pip")
 
 
 def add_verify_parser(subparsers: Subparsers) -> None:
@@ -120,6 +141,9 @@ def add_verify_parser(subparsers: Subparsers) -> None:
         action="store_true",
         help="believe receipts instead of reading files; headers are still looked at",
     )
+    parser.add_argument(
+        "--environment", type=Path, metavar="DIR", help="virtual environment (default: .venv beside ComfyUI's models)"
+    )
     parser.set_defaults(run=_verify)
 
 
@@ -129,6 +153,7 @@ def add_repair_parser(subparsers: Subparsers) -> None:
     _add_wish_options(parser)
     _add_network_options(parser)
     _add_change_options(parser)
+    _add_environment_options(parser)
     parser.set_defaults(run=_repair)
 
 
@@ -202,7 +227,9 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_change_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how")
-    group.add_argument("--only", default="files", metavar="PARTS", help="parts of the plan: files (default)")
+    group.add_argument(
+        "--only", default="files", metavar="PARTS", help="parts of the plan: files (default), environment, or both"
+    )
     group.add_argument("--connections", type=_connections, default=8, metavar="N", help="most connections (default: 8)")
     group.add_argument("--limit-rate", type=_rate, metavar="RATE", help="bytes per second for everything: 10M, 500k")
     group.add_argument(
@@ -282,55 +309,93 @@ def _bench(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) ->
 def _install(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner import commands
 
-    _check_parts(arguments.only)
+    return _bring_about(arguments, ui, cancelled, commands.run_install)
+
+
+def _repair(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner import commands
+
+    return _bring_about(arguments, ui, cancelled, commands.run_repair)
+
+
+def _bring_about(
+    arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event, run_files: Callable[[Job, Ask, Show], Report]
+) -> Report:
+    """Provide the files, then the environment, as far as they were asked for."""
+    from provisioner import commands
+    from provisioner.environment_job import run_environment
+
+    parts = _parts(arguments.only)
     job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments))
-    return commands.run_install(job, ui.ask, ui.show_plan)
+    report = run_files(job, ui.ask, ui.show_plan) if "files" in parts else None
+    if "environment" not in parts or (report is not None and report.status == "failed"):
+        return report or job.report(arguments.command, "ok", 0)
+    return run_environment(job, arguments.command, report, _environment_wish(arguments), ui.say)
 
 
-def _check_parts(text: str) -> None:
-    unknown = sorted({part.strip() for part in text.split(",")} - {"files"})
+def _parts(text: str) -> frozenset[str]:
+    parts = frozenset(part.strip() for part in text.split(","))
+    unknown = sorted(parts - {"files", "environment"})
     if unknown:
         raise UsageError(
-            f"--only knows no part {', '.join(map(repr, unknown))}.", hint="The one part there is today: files."
+            f"--only knows no part {', '.join(map(repr, unknown))}.", hint="There are two today: files, environment."
         )
+    return parts
 
 
 def _plan(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner import commands
+    from provisioner.environment_job import show_environment
 
-    report = commands.run_plan(commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments)))
+    parts = _parts(arguments.only)
+    job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments))
+    report = commands.run_plan(job) if "files" in parts else job.report("plan", "planned", 0)
     if report.plan is not None:
         ui.show_plan(report.plan)
-    return report
+    return show_environment(job, report, _environment_wish(arguments), ui.say) if "environment" in parts else report
 
 
 def _verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner import commands
 
     job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments), with_machine=arguments.set_id == "auto")
-    return commands.run_verify(job, is_quick=arguments.quick)
+    report = commands.run_verify(job, is_quick=arguments.quick)
+    if arguments.quick:
+        return report
+    from provisioner.environment_job import verify_environment
 
-
-def _repair(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
-    from provisioner import commands
-
-    _check_parts(arguments.only)
-    job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments))
-    return commands.run_repair(job, ui.ask, ui.show_plan)
+    return verify_environment(job, report, arguments.environment)
 
 
 def _detect(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner import commands
 
-    wish = commands.TorchWish(
+    bench, wish = _bench(arguments, ui, cancelled), _torch_wish(arguments)
+    folders = tuple(arguments.folders) or (Path.cwd(),)
+    return commands.run_detect(bench, folders, wish, arguments.app, ui.show_machine)
+
+
+def _torch_wish(arguments: argparse.Namespace) -> TorchWish:
+    from provisioner.torch_wish import TorchWish
+
+    return TorchWish(
         tag=arguments.torch,
-        app=arguments.app,
-        python_version=arguments.torch_python,
+        python_version=getattr(arguments, "torch_python", None),
         index_base=arguments.torch_index,
         has_force=arguments.force,
     )
-    folders = tuple(arguments.folders) or (Path.cwd(),)
-    return commands.run_detect(_bench(arguments, ui, cancelled), folders, wish, ui.show_machine)
+
+
+def _environment_wish(arguments: argparse.Namespace) -> EnvironmentWish:
+    from provisioner.environment_job import EnvironmentWish
+
+    return EnvironmentWish(
+        where=arguments.environment,
+        python=getattr(arguments, "python", None),
+        has_uv=getattr(arguments, "uv", False),
+        accepts_cpu=arguments.cpu,
+        torch=_torch_wish(arguments),
+    )
 
 
 def _rehearse(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:

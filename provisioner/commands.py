@@ -44,6 +44,7 @@ from provisioner.models import (
 from provisioner.observe import Depth, Observer
 from provisioner.ports import Part, TransferProgress
 from provisioner.torch_models import App, TorchChoice
+from provisioner.torch_wish import TorchWish, choose_torch
 from provisioner.wiring import Workbench
 
 Ask = Callable[[str], bool]
@@ -382,52 +383,19 @@ def run_verify(job: Job, *, is_quick: bool) -> Report:
 # --- detect and manifest -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TorchWish:
-    """What the command line asks for of torch."""
-
-    tag: str = "auto"  # or a build's tag, or "none"
-    app: App = "comfyui"
-    python_version: str | None = None
-    index_base: str | None = None
-    has_force: bool = False
-
-
-def choose_torch(machine: Machine, wish: TorchWish) -> TorchChoice | None:
-    """Return the torch build for a machine and why; None if none is wanted.
-
-    Raises
-    ------
-    UnsupportedMachineError, UsageError
-        As `select_torch_build`.
-    """
-    if wish.tag == "none":
-        return None
-    from provisioner.adapters.catalog import read_torch_table_text
-    from provisioner.torch_build import select_torch_build
-    from provisioner.torch_table import parse_torch_table
-
-    text, file = read_torch_table_text()
-    return select_torch_build(
-        machine,
-        parse_torch_table(text, file=file),
-        app=wish.app,
-        python_version=wish.python_version,
-        forced=None if wish.tag == "auto" else wish.tag,
-        index_base=wish.index_base,
-        has_force=wish.has_force,
-    )
-
-
 def run_detect(
-    bench: Workbench, paths: tuple[Path, ...], wish: TorchWish, show: Callable[[Machine, TorchChoice | None], None]
+    bench: Workbench,
+    paths: tuple[Path, ...],
+    wish: TorchWish,
+    app: App,
+    show: Callable[[Machine, TorchChoice | None], None],
 ) -> Report:
     """Show the machine and the torch build that suits it; a machine that no build suits is an error, and shown too."""
     machine = bench.detect_machine(paths)
     choice: TorchChoice | None = None
     errors: tuple[KleinError, ...] = ()
     try:
-        choice = choose_torch(machine, wish)
+        choice = None if wish.tag == "none" else choose_torch(machine, wish, app=app)
     except (UnsupportedMachineError, UsageError) as error:
         errors = (error,)
     show(machine, choice)

@@ -66,7 +66,7 @@ class Notice:
     """One line a person may want to read: a retry, a renamed repository, a source given up."""
 
     message: str
-    severity: Literal["info", "warning"] = "info"
+    severity: Literal["info", "progress", "warning"] = "info"  # "progress": what an installer is doing now
 
 
 Event = PlanMade | StepStarted | FileProgress | StepFinished | Notice

@@ -19,6 +19,7 @@ from provisioner.models import Artifact, ComfyTarget, Destination, HubCacheTarge
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from provisioner.adapters.environment import Environments
     from provisioner.adapters.http import RangeFetcher
     from provisioner.adapters.store import FileStore
     from provisioner.engine import Engine
@@ -39,6 +40,7 @@ class Settings:
     follow_links: bool = False
     wait_for_lock: bool = True
     remembers: bool = True  # the target becomes the default of the next run
+    probe_script: Path | None = None  # what proves an environment, instead of ours
 
 
 @dataclass
@@ -164,6 +166,23 @@ class Workbench:
             return observer.proof_of(destination.path, stamp, label)
 
         return Engine(store=self.store, fetcher=self.fetcher, events=self.events, prove_again=prove_again)
+
+    @cached_property
+    def environments(self) -> Environments:
+        """The virtual environments of this computer."""
+        from provisioner.adapters.environment import PROBE, Environments
+        from provisioner.adapters.process import run
+
+        return Environments(
+            run=run,
+            environ=self.environ,
+            waits_for_lock=self.settings.wait_for_lock,
+            probe_script=self.settings.probe_script or PROBE,
+        )
+
+    def say_progress(self, line: str) -> None:
+        """Say what an installer is doing."""
+        self.events(Notice(message=line, severity="progress"))
 
     def detect_machine(self, paths: Sequence[Path] = ()) -> Machine:
         """Return this machine, or the recorded one that ``KLEIN_SETUP_MACHINE`` names."""

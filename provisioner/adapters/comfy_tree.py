@@ -113,7 +113,8 @@ def _recognised(folder: Path) -> _Tree:
     # A checkout's own models folder stands for the checkout: its YAML decides what is read, too.
     if folder.name == "models" and (tree := _checkout(folder.parent, _names_in(folder.parent) or frozenset())):
         return tree
-    if names is None or not {name for name in names if name.lower() not in _NOISE}:
+    # Hidden names do not make a tree of another kind: a virtual environment, half made or whole, may come first.
+    if names is None or not {name for name in names if name.lower() not in _NOISE and name[0] not in ".~"}:
         return _Tree(models=folder / "models", base=folder, config=folder / CONFIG_NAME, is_new=True)
     for file, what, hint in _FOREIGN:
         if file in names:

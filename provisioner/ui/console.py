@@ -118,7 +118,7 @@ class Ui:
 
     def notice(self, message: str, *, severity: Literal["info", "warning"] = "info") -> None:
         """Say one line on stderr: warnings always, information with ``--verbose``."""
-        self._progress.notice(message, is_warning=severity == "warning")
+        self._progress.notice(message, severity=severity)
 
     def ask(self, question: str, *, default: bool = False) -> bool:
         """Return the answer to a yes-or-no question; an empty line or the end of input is `default`.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from typing import IO, TYPE_CHECKING, NoReturn, Protocol, cast
+from typing import IO, TYPE_CHECKING, Literal, NoReturn, Protocol, cast
 
 from provisioner.events import Event, FileProgress, Notice, PlanMade, StepFinished, StepStarted
 from provisioner.models import Plan
@@ -45,6 +45,14 @@ _RICH_STYLES: dict[Style, str] = {
     "warn": "yellow",
     "dim": "dim",
     "command": "bold cyan",
+}
+
+
+Severity = Literal["info", "progress", "warning"]
+_LEADS: dict[Severity, Span] = {
+    "info": Span("note      ", "dim"),
+    "progress": Span("          ", "dim"),
+    "warning": Span("warning   ", "warn"),
 }
 
 
@@ -107,7 +115,7 @@ class Progress:
                 self._board.finish(step)
                 self._shown().above(self._finished(event))
             case Notice(message=message, severity=severity):
-                self.notice(message, is_warning=severity == "warning")
+                self.notice(message, severity=severity)
 
     def expect(self, plan: Plan) -> None:
         """Count towards the whole of `plan`; the same as the event ``PlanMade``."""
@@ -124,11 +132,11 @@ class Progress:
     def _one_line(self, text: str) -> str:
         return self._clean(text).replace("\n", " ").replace("\t", " ")
 
-    def notice(self, message: str, *, is_warning: bool) -> None:
+    def notice(self, message: str, *, severity: Severity) -> None:
         """Show one line of news: warnings always, the rest for who asked to see more."""
-        if self._is_quiet or not (is_warning or self._is_verbose):
+        if self._is_quiet or (severity == "info" and not self._is_verbose):
             return
-        lead = Span("warning   ", "warn") if is_warning else Span("note      ", "dim")
+        lead = _LEADS[severity]
         with self._lock:
             para = Para(line=(lead, Span(message)), hang=10)
             lines = laid_out([para], width=self._output.width, clean=self._one_line)

@@ -80,7 +80,17 @@ def test_recognises_a_tree(tmp_path: Path, entries: tuple[str, ...], given: str,
     assert destination_for(VAE, target).path == root / models / "vae" / VAE.name
 
 
-@pytest.mark.parametrize("entries", [None, (), (".DS_Store", "desktop.ini"), ("lost+found/",), (".klein-setup/lock",)])
+@pytest.mark.parametrize(
+    "entries",
+    [
+        None,
+        (),
+        (".DS_Store", "desktop.ini"),
+        ("lost+found/",),
+        (".klein-setup/lock",),
+        (".venv/bin/python", "~venv/", ".venv.klein-setup/"),
+    ],
+)
 def test_a_missing_or_empty_folder_is_a_new_tree(tmp_path: Path, entries: tuple[str, ...] | None) -> None:
     given = tmp_path / "new"
     if entries is not None:

@@ -200,7 +200,7 @@ class ToyIndex:
                 return self._send(request, status, b"no", "text/plain")
         path = unquote(request.path)
         if path.startswith("/simple/"):
-            return self._send_project(request, path.strip("/").partition("/")[2])
+            return self._send_project(request, path.strip("/").rpartition("/")[2])  # /simple/torch, /simple/cu130/torch
         name = path.rpartition("/")[2]
         for toy in self.toys:
             if name == toy.file_name:

@@ -77,6 +77,8 @@ LAYER_OF = {
     "__main__": "edge",
     "cli": "edge",
     "commands": "edge",
+    "environment_job": "edge",
+    "torch_wish": "edge",
     "wiring": "edge",
 }
 

@@ -401,9 +401,15 @@ class Environments:
         how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
         return _failed_probe("probe-died", f"The probe ended with {how} before it could answer: {last}")
 
-    def find_python(self, python_versions: Sequence[str] = ()) -> PythonFacts:
-        """Return the first Python of this computer an environment can be made from; raises UnsupportedMachineError."""
-        return self._choose_python(None, python_versions)
+    def find_python(self, python_versions: Sequence[str] = (), *, given: Path | None = None) -> PythonFacts:
+        """Return the Python an environment would be made from, the given one or the first that fits.
+
+        Raises
+        ------
+        UnsupportedMachineError
+            The given one does not fit, or none of this computer does.
+        """
+        return self._choose_python(given, python_versions)
 
     def variables(self, where: Path) -> dict[str, str]:
         """Return the variables that hold pip and uv to the constraints inside a running application."""

@@ -1,0 +1,42 @@
+"""From what the command line says of torch to a choice: reads the shipped table and asks `select_torch_build`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from provisioner.models import Machine
+from provisioner.torch_models import App, TorchChoice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchWish:
+    """What the command line asks for of torch."""
+
+    tag: str = "auto"  # or a build's tag
+    python_version: str | None = None
+    index_base: str | None = None
+    has_force: bool = False
+
+
+def choose_torch(machine: Machine, wish: TorchWish, *, app: App, python_version: str | None = None) -> TorchChoice:
+    """Return the torch build for a machine and why.
+
+    Raises
+    ------
+    UnsupportedMachineError, UsageError
+        As `select_torch_build`.
+    """
+    from provisioner.adapters.catalog import read_torch_table_text
+    from provisioner.torch_build import select_torch_build
+    from provisioner.torch_table import parse_torch_table
+
+    text, file = read_torch_table_text()
+    return select_torch_build(
+        machine,
+        parse_torch_table(text, file=file),
+        app=app,
+        python_version=python_version or wish.python_version,
+        forced=None if wish.tag == "auto" else wish.tag,
+        index_base=wish.index_base,
+        has_force=wish.has_force,
+    )

@@ -1,0 +1,215 @@
+"""``--only environment``: the torch build chosen for a recorded machine, installed from a loopback index, proved, held.
+
+The wheels are toys that pip really installs.  No toy can pass the real probe, so where an environment shall come about
+a small program calls the same job with a toy probe; where it shall not, the real command runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from provisioner.machine import machine_record
+from provisioner.models import Gpu, Machine
+from tests.support.wheels import Faults, ToyIndex, own_pip, serving, torch_set
+from tests.support.world import ROOT, World, tensors
+
+JOB = """
+import os, sys
+from pathlib import Path
+from provisioner import commands
+from provisioner.environment_job import EnvironmentWish, run_environment, verify_environment
+from provisioner.errors import KleinError
+from provisioner.torch_wish import TorchWish
+from provisioner.wiring import Settings, Workbench
+
+action, tree, manifest, index, probe = sys.argv[1:]
+settings = Settings(probe_script=Path(probe), remembers=False)
+bench = Workbench(settings=settings, events=lambda event: print(event, flush=True))
+job = commands.open_job(bench, commands.Wish(comfyui=Path(tree), manifest=manifest))
+wish = EnvironmentWish(torch=TorchWish(index_base=index))
+try:
+    if action == "verify":
+        report = verify_environment(job, job.report("verify", "ok", 0), None)
+    else:
+        report = run_environment(job, action, None, wish, print)
+except KleinError as error:
+    print("error:", error)
+    sys.exit(error.exit_status)
+print(*(f"{finding.code}: {finding.message}" for finding in report.findings), sep="\\n")
+sys.exit(report.exit_status)
+"""
+GOOD_PROBE = """
+import json, sys, torch, torchvision, torchaudio
+modules = (torch, torchvision, torchaudio)
+print(json.dumps({"ok": True, "failures": [], "devices": [], "python": sys.version.split()[0],
+    "packages": {each.__name__: each.__version__ for each in modules},
+    "torch": {"cuda": torch.version.cuda, "arch_list": ["sm_86"]}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def index() -> Iterator[ToyIndex]:
+    stray = next(toy for toy in torch_set("cu132") if toy.name == "torchaudio")
+    with serving([*torch_set("cu130", padding=3_000_000), stray, own_pip()]) as index:
+        yield index
+
+
+class Studio:
+    """A recorded machine, a tree, an index, and the job as a process."""
+
+    def __init__(self, world: World, index: ToyIndex, folder: Path) -> None:
+        world.publish(tensors(1000))
+        self.world, self.index, self.folder = world, index, folder
+        self.environment = world.tree / ".venv"
+        self.base = index.url
+        (folder / "job.py").write_text(JOB, encoding="utf-8")
+        (folder / "probe.py").write_text(GOOD_PROBE, encoding="utf-8")
+        card = Gpu(vendor="nvidia", name="NVIDIA GeForce RTX 4070", index=0, compute_capability=(8, 9))
+        machine = Machine(
+            os="linux",
+            os_release="6.8",
+            is_wsl=False,
+            architecture="x86_64",
+            libc="glibc 2.36",
+            python_version="3.12.3",
+            gpus=(card,),
+            driver_version="580.95.05",
+        )
+        (folder / "machine.json").write_text(json.dumps(machine_record(machine)), encoding="utf-8")
+        self.variables: dict[str, str | None] = {
+            "KLEIN_SETUP_MACHINE": str(folder / "machine.json"),
+            "PIP_INDEX_URL": index.url,
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_EXTRA_INDEX_URL": None,
+            "PIP_FIND_LINKS": None,
+            "PATH": f"{Path(sys.executable).resolve().parent}{os.pathsep}{os.environ['PATH']}",
+        }
+
+    def start(self, action: str) -> subprocess.Popen[str]:
+        words = [action, str(self.world.tree), str(self.world.manifest), self.base, str(self.folder / "probe.py")]
+        changed = {**self.world.environ, **self.variables, "PYTHONPATH": str(ROOT)}
+        environ = {name: value for name, value in changed.items() if value is not None}
+        return subprocess.Popen(
+            [sys.executable, str(self.folder / "job.py"), *words],
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, action: str) -> tuple[int, str]:
+        process = self.start(action)
+        said, _ = process.communicate(timeout=180)
+        return process.returncode, said
+
+    def versions(self) -> dict[str, str]:
+        names = "torch torchvision torchaudio"
+        code = f"for name in '{names}'.split(): print(__import__(name).__version__)"
+        done = subprocess.run(
+            [self.environment / "bin" / "python", "-I", "-c", code], capture_output=True, text=True, check=True
+        )
+        return dict(zip(names.split(), done.stdout.split(), strict=True))
+
+
+SET = {"torch": "2.14.1+cu130", "torchvision": "0.29.1+cu130", "torchaudio": "2.11.0+cu130"}
+
+
+@pytest.fixture
+def studio(world: World, index: ToyIndex, tmp_path: Path) -> Iterator[Studio]:
+    yield Studio(world, index, tmp_path)
+    index.faults = Faults()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+def test_an_installation_killed_in_the_middle_is_run_again_and_then_holds(studio: Studio) -> None:
+    """The whole life of an environment: killed, continued, proved, left alone, disturbed, noticed, put back."""
+    studio.index.faults = Faults(bytes_per_s=1_500_000)
+    process = studio.start("install")
+    deadline = time.monotonic() + 120
+    while not any("torch-2.14.1" in name for name in studio.index.fetched()):
+        assert time.monotonic() < deadline, "no wheel was asked for"
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert not studio.environment.exists()
+
+    studio.index.faults = Faults()
+    status, said = studio.run("install")
+    assert status == 0, said
+    assert studio.versions() == SET
+
+    asked = len(studio.index.requests)
+    status, said = studio.run("install")
+    assert status == 0, said
+    assert "is as it was proven; nothing changed since" in said
+    assert len(studio.index.requests) == asked
+
+    python = studio.environment / "bin" / "python"
+    upgrade = [str(python), "-m", "pip", "install", "-q", "-U", "--no-input", "torch==2.13.0"]
+    environ = {**os.environ, "PIP_INDEX_URL": studio.index.url}
+    held = subprocess.run(upgrade, env=environ, capture_output=True, text=True, check=False)
+    assert held.returncode != 0
+    assert studio.versions() == SET
+
+    stray = [str(python), "-m", "pip", "install", "-q", "--no-deps", "torchaudio==2.11.0+cu132"]
+    subprocess.run(stray, env={**environ, "PIP_CONFIG_FILE": os.devnull}, check=True)
+    status, said = studio.run("verify")
+    assert status == 1, said
+    assert "torchaudio" in said
+    status, said = studio.run("repair")
+    assert status == 0, said
+    assert studio.run("verify")[0] == 0
+    assert studio.versions() == SET
+
+
+def test_an_index_that_is_not_there_is_a_network_error_and_leaves_nothing(studio: Studio) -> None:
+    studio.base = "http://127.0.0.1:9/whl"
+    status, said = studio.run("install")
+    assert status == 5, said
+    assert not studio.environment.exists()
+
+
+def test_a_torch_that_fails_the_real_probe_is_not_put_in_place(studio: Studio) -> None:
+    done = studio.world.install(
+        "--only", "environment", "--torch-index", studio.base, timeout=180, env=studio.variables
+    )
+    assert done.returncode == 8, done.said
+    assert "torch" in done.stderr
+    assert not studio.environment.exists()
+
+
+def test_a_machine_without_a_gpu_has_to_be_accepted(world: World) -> None:
+    world.publish(tensors(1000))
+    done = world.install("--only", "environment")
+    assert done.returncode == 3
+    assert "pass --cpu" in done.stderr
+
+
+def test_the_plan_says_where_from_and_why(studio: Studio) -> None:
+    done = studio.world.run("plan", "--only", "environment", "--json", env=studio.variables)
+    told = done.json["details"]["environment"]
+    assert (done.returncode, told["action"], told["reason"]) == (0, "make", "there is none")
+    assert told["path"] == str(studio.environment)
+    assert told["torch"]["build"]["index_url"] == "https://download.pytorch.org/whl/cu130"
+    assert not studio.world.tree.exists()
+
+
+def test_a_forced_build_that_cannot_work_is_refused(studio: Studio) -> None:
+    done = studio.world.install("--only", "environment", "--torch", "cu124", env=studio.variables)
+    assert done.returncode == 2
+    assert "cu124" in done.stderr
+
+
+def test_an_unknown_part_is_a_usage_error(world: World) -> None:
+    world.publish(tensors(1000))
+    done = world.install("--only", "files,smoke")
+    assert (done.returncode, "'smoke'" in done.stderr) == (2, True)
