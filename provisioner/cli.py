@@ -330,7 +330,7 @@ def _bring_about(
     report = run_files(job, ui.ask, ui.show_plan) if "files" in parts else None
     if "environment" not in parts or (report is not None and report.status == "failed"):
         return report or job.report(arguments.command, "ok", 0)
-    return run_environment(job, arguments.command, report, _environment_wish(arguments), ui.say)
+    return run_environment(job, arguments.command, report, _environment_wish(arguments), ask=ui.ask, say=ui.say)
 
 
 def _parts(text: str) -> frozenset[str]:

@@ -308,17 +308,23 @@ def _before_anything(job: Job, plan: Plan, ask: Ask) -> None:
     licence = job.manifest.licence
     fetches = any(isinstance(step, FetchFile) for step in plan.steps)
     if fetches and not licence.is_commercial_use_allowed:
-        _need_yes(ask, f"{licence.notice or licence.name} ({licence.url})\nDo you accept this licence?")
-    if job.is_target_chosen_here:
-        _need_yes(ask, f"Use {_shown(job.target)}?")
-
-
-def _need_yes(ask: Ask, question: str) -> None:
-    if not ask(question):
-        raise AnswerNeededError(
-            "Nothing was done: the question was answered with no.",
-            hint="Name the folder yourself with --comfyui DIR or --hf-cache DIR, or choose another manifest.",
+        need_yes(
+            ask,
+            f"{licence.notice or licence.name} ({licence.url})\nDo you accept this licence?",
+            hint="Choose another manifest, or accept with --yes.",
         )
+    if job.is_target_chosen_here:
+        need_yes(
+            ask,
+            f"Use {_shown(job.target)}?",
+            hint="Name the folder yourself with --comfyui DIR or --hf-cache DIR.",
+        )
+
+
+def need_yes(ask: Ask, question: str, *, hint: str) -> None:
+    """Ask, and raise AnswerNeededError unless the answer is yes."""
+    if not ask(question):
+        raise AnswerNeededError("Nothing was done: the question was answered with no.", hint=hint)
 
 
 def _shown(target: Target) -> str:

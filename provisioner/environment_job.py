@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from provisioner.commands import Job
+from provisioner.commands import Ask, Job, need_yes
 from provisioner.environment import EnvironmentReceipt, Observation, drift, judge_probe
 from provisioner.errors import EXIT_FINDINGS, EXIT_OK, UnsupportedMachineError
 from provisioner.models import ComfyTarget, Finding, Machine, Report, Target
@@ -228,18 +228,32 @@ def document_of(plan: EnvironmentPlan, receipt: EnvironmentReceipt | None) -> di
 
 
 def run_environment(
-    job: Job, command: str, report: Report | None, wish: EnvironmentWish, say: Callable[[str], None]
+    job: Job,
+    command: str,
+    report: Report | None,
+    wish: EnvironmentWish,
+    *,
+    ask: Ask,
+    say: Callable[[str], None],
 ) -> Report:
-    """Plan, apply, prove; return the report of the whole run.
+    """Plan, ask, apply, prove; return the report of the whole run.
 
     Raises
     ------
+    AnswerNeededError
+        An environment of somebody else's is there, and nobody agreed to its being replaced.
     KleinError
         As `plan_environment` and `apply_environment`.
     """
     machine = job.machine or job.bench.detect_machine()
     plan = _planned(job, machine, wish)
     say(plan.sentence())
+    if plan.action == "make-anew" and plan.receipt is None and not job.wish.assume_yes:
+        need_yes(
+            ask,
+            f"{plan.where} was not made by klein-setup. Put a new one in its place, and keep it beside?",
+            hint="Name another folder with --environment DIR, or agree with --yes.",
+        )
     receipt = apply_environment(job.bench, machine, plan, wish)
     findings, _ = check_environment(job.bench, machine, plan.where) if plan.action != "none" else ((), True)
     base = report or job.report(command, "ok", EXIT_OK)

@@ -39,7 +39,7 @@ try:
     if action == "verify":
         report = verify_environment(job, job.report("verify", "ok", 0), None)
     else:
-        report = run_environment(job, action, None, wish, print)
+        report = run_environment(job, action, None, wish, ask=lambda question: False, say=print)
 except KleinError as error:
     print("error:", error)
     sys.exit(error.exit_status)
@@ -169,6 +169,19 @@ def test_an_installation_killed_in_the_middle_is_run_again_and_then_holds(studio
     assert status == 0, said
     assert studio.run("verify")[0] == 0
     assert studio.versions() == SET
+
+
+def test_an_environment_of_somebody_elses_is_not_replaced_unasked(studio: Studio) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(studio.environment)], check=True)
+    mine = studio.environment / "mine.txt"
+    mine.write_text("keep me", encoding="utf-8")
+    done = studio.world.install(
+        "--only", "environment", "--torch-index", studio.base, timeout=180, env=studio.variables
+    )
+    assert done.returncode == 2
+    assert "was not made by klein-setup" in done.stderr
+    assert mine.read_text(encoding="utf-8") == "keep me"
+    assert not list(studio.world.tree.glob(".venv.before*"))
 
 
 def test_an_index_that_is_not_there_is_a_network_error_and_leaves_nothing(studio: Studio) -> None:
