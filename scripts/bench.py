@@ -185,8 +185,9 @@ class Bench:
 
     @property
     def environ(self) -> dict[str, str]:
-        """A home of its own."""
-        return {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(self.folder / "home")}
+        """A home of its own, and Python as people run it: with its compiled modules kept."""
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return {**kept, "PYTHONPATH": str(ROOT), "HOME": str(self.folder / "home")}
 
     def manifest(self, url: str, name: str, size: int, sha256: str) -> Path:
         """Write a manifest that names the one file."""

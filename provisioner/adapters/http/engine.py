@@ -62,6 +62,7 @@ _JOIN_S = 2.0
 _MAX_RENEWALS = 3  # new signed addresses in a row that brought no byte
 _MAX_RESTARTS = 3  # times the content may change under us
 _MAX_SLOW_WINDOWS = 6
+_HASH_LAG_BLOCKS = 2
 _HOPELESS_AFTER = 4  # attempts to ask the Hub that found nobody: about three seconds
 _HOPELESS_RATE_BYTES_S = 1024
 _BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
@@ -231,7 +232,7 @@ class _Transfer:
         while self.fatal is None and self.restart is None and not all(map(self.part.has_block, missing)):
             self._check_cancelled()
             now = time.monotonic()
-            wanted = 1 if self.is_stream else self.ramp.observe(now, self.received, len(self.receiving))
+            wanted = self._connections_wanted(now)
             self.workers = [worker for worker in self.workers if worker.is_alive()]
             while len(self.workers) < wanted and self.pending:
                 self._start_worker()
@@ -241,6 +242,14 @@ class _Transfer:
             with self.lock:
                 if self.fatal is None and self.restart is None:
                     self.changed.wait(_TICK_S)
+
+    def _connections_wanted(self, now: float) -> int:
+        """Return how many connections to hold; none is added while the digest is what everything waits for."""
+        if self.is_stream:
+            return 1
+        if self.part.frontier - self.part.hashed > _HASH_LAG_BLOCKS * self.part.block_size:
+            return self.ramp.wanted
+        return self.ramp.observe(now, self.received, len(self.receiving))
 
     def _start_worker(self) -> None:
         self._used_ids += 1
