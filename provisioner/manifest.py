@@ -41,11 +41,8 @@ from provisioner.yaml_values import (
     Fields,
     Issues,
     Kind,
-    Mapping,
-    Node,
     Place,
     RefusedError,
-    Scalar,
     compose,
     hex_digits,
     holds_token,
@@ -55,6 +52,7 @@ from provisioner.yaml_values import (
     one_of,
     read_line,
     read_text,
+    refuse_newer,
     shown,
     take,
     whole_number,
@@ -556,16 +554,6 @@ def _check_default(place: Place, manifest: Manifest) -> None:
         place.complain(f"{complaint}; expected one of {', '.join(ids)}", "default_set")
 
 
-def _refuse_newer(root: Node, file: str) -> None:
-    """Raise the one sentence that matters when the format is newer than this program."""
-    line, node = root.entries.get("schema_version", (1, None)) if isinstance(root, Mapping) else (1, None)
-    if isinstance(node, Scalar) and re.fullmatch("[1-9][0-9]{0,8}", node.text) and int(node.text) > SCHEMA_VERSION:
-        only = Issues(file, hint="Update klein-setup, or use a manifest of its own time.")
-        made_for = f"is {node.text}; expected {SCHEMA_VERSION}: this manifest was made for a newer klein-setup"
-        only.add(line, "schema_version", made_for)
-        only.throw()
-
-
 def parse_manifest(text: str, *, file: str) -> Manifest:
     """Return the manifest that `text` describes.
 
@@ -590,7 +578,9 @@ def parse_manifest(text: str, *, file: str) -> Manifest:
     """
     issues = Issues(file, hint=_HINT)
     root = compose(text, issues)
-    _refuse_newer(root, file)
+    refuse_newer(
+        root, file, known=SCHEMA_VERSION, what="manifest", hint="Update klein-setup, or use a manifest of its own time."
+    )
     kind = Kind[Manifest | None](
         "a mapping with schema_version, id, title, licence, default_set, sets and artifacts",
         partial(_manifest, sha256=hashlib.sha256(text.encode()).hexdigest()),

@@ -20,17 +20,15 @@ from provisioner.yaml_values import (
     Fields,
     Issues,
     Kind,
-    Mapping,
-    Node,
     Place,
     RefusedError,
-    Scalar,
     compose,
     list_of,
     matching,
     nearest,
     one_of,
     read_line,
+    refuse_newer,
     shown,
     take,
     whole_number,
@@ -654,16 +652,6 @@ def _check_sources(place: Place, table: TorchTable) -> None:
         place.complain(f"holds {shown(source)}, which no row names", "sources")
 
 
-def _refuse_newer(root: Node, file: str) -> None:
-    """Raise the one sentence that matters when the format is newer than this program."""
-    line, node = root.entries.get("schema_version", (1, None)) if isinstance(root, Mapping) else (1, None)
-    if isinstance(node, Scalar) and re.fullmatch("[1-9][0-9]{0,8}", node.text) and int(node.text) > SCHEMA_VERSION:
-        only = Issues(file, hint="Update klein-setup, or use the table that came with it.")
-        made_for = f"is {node.text}; expected {SCHEMA_VERSION}: this table was made for a newer klein-setup"
-        only.add(line, "schema_version", made_for)
-        only.throw()
-
-
 def parse_torch_table(text: str, *, file: str) -> TorchTable:
     """Return the table that `text` describes.
 
@@ -688,7 +676,9 @@ def parse_torch_table(text: str, *, file: str) -> TorchTable:
     """
     issues = Issues(file, hint=_HINT)
     root = compose(text, issues)
-    _refuse_newer(root, file)
+    refuse_newer(
+        root, file, known=SCHEMA_VERSION, what="table", hint="Update klein-setup, or use the table that came with it."
+    )
     kind = Kind[TorchTable | None]("a mapping with schema_version, apps, sets, gpus, builds and sources", _table, None)
     table = take(Place(root, issues), kind)
     if table is None:

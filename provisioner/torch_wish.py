@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from provisioner.models import Machine
 from provisioner.torch_models import App, TorchChoice
+
+if TYPE_CHECKING:
+    from provisioner.torch_table import TorchTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +23,16 @@ class TorchWish:
     has_force: bool = False
 
 
+@lru_cache(maxsize=1)
+def shipped_table() -> TorchTable:
+    """Return the table of builds that comes with the program, read once: choosing for several Pythons asks often."""
+    from provisioner.adapters.catalog import read_torch_table_text
+    from provisioner.torch_table import parse_torch_table
+
+    text, file = read_torch_table_text()
+    return parse_torch_table(text, file=file)
+
+
 def choose_torch(machine: Machine, wish: TorchWish, *, app: App, python_version: str | None = None) -> TorchChoice:
     """Return the torch build for a machine and why.
 
@@ -26,14 +41,11 @@ def choose_torch(machine: Machine, wish: TorchWish, *, app: App, python_version:
     UnsupportedMachineError, UsageError
         As `select_torch_build`.
     """
-    from provisioner.adapters.catalog import read_torch_table_text
     from provisioner.torch_build import select_torch_build
-    from provisioner.torch_table import parse_torch_table
 
-    text, file = read_torch_table_text()
     return select_torch_build(
         machine,
-        parse_torch_table(text, file=file),
+        shipped_table(),
         app=app,
         python_version=python_version or wish.python_version,
         forced=None if wish.tag == "auto" else wish.tag,

@@ -631,3 +631,20 @@ def _read_boolean(place: Place) -> bool:
 
 DECIMAL = Kind("a number from 0 to 999, like 1.0, without quotes", _read_decimal, 0.0)
 BOOLEAN = Kind("true or false, without quotes", _read_boolean, False)
+
+
+def refuse_newer(root: Node, file: str, *, known: int, what: str, hint: str) -> None:
+    """Raise the one sentence that matters when a format is newer than this program.
+
+    Raises
+    ------
+    ManifestError
+        ``schema_version`` is a whole number above `known`.
+    """
+    line, node = root.entries.get("schema_version", (1, None)) if isinstance(root, Mapping) else (1, None)
+    if isinstance(node, Scalar) and re.fullmatch("[1-9][0-9]{0,8}", node.text) and int(node.text) > known:
+        only = Issues(file, hint=hint)
+        only.add(
+            line, "schema_version", f"is {node.text}; expected {known}: this {what} was made for a newer klein-setup"
+        )
+        only.throw()
