@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +43,7 @@ from provisioner.models import (
 )
 from provisioner.observe import Depth, Observer
 from provisioner.ports import Part, TransferProgress
+from provisioner.records import dataclass
 from provisioner.torch_models import App, TorchChoice
 from provisioner.torch_wish import TorchWish, choose_torch
 from provisioner.wiring import Workbench

@@ -6,7 +6,7 @@ Like `commands` it prints nothing; unlike files, an environment is one thing, so
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +14,7 @@ from provisioner.commands import Ask, Job, need_yes
 from provisioner.environment import EnvironmentReceipt, Observation, drift, judge_probe
 from provisioner.errors import EXIT_FINDINGS, EXIT_OK, UnsupportedMachineError
 from provisioner.models import ComfyTarget, Finding, Machine, Report, Target
+from provisioner.records import dataclass
 from provisioner.torch_models import App, TorchBuild, TorchChoice
 from provisioner.torch_wish import TorchWish, choose_torch
 from provisioner.wiring import Workbench

@@ -16,11 +16,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from fnmatch import fnmatchcase
 from typing import Literal, TypeGuard
 
 from provisioner.models import Role
+from provisioner.records import dataclass
 
 # --- safetensors headers ---------------------------------------------------------------------------
 

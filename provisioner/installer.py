@@ -10,7 +10,6 @@ import ast
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urldefrag, urlsplit
 
@@ -28,6 +27,7 @@ from provisioner.errors import (
     UnauthorizedError,
     UnreachableError,
 )
+from provisioner.records import dataclass
 from provisioner.redact import printable, redact
 from provisioner.words import listing
 

@@ -10,12 +10,13 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Literal, TypeGuard, TypeVar, get_args
 
 from provisioner.errors import UsageError
 from provisioner.models import FileSystem, Gpu, Machine, OperatingSystem, ProbeResult, Vendor
+from provisioner.records import dataclass
 
 T = TypeVar("T")
 

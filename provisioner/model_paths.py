@@ -11,11 +11,11 @@ import ntpath
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePath, PureWindowsPath
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from provisioner.errors import UsageError
+from provisioner.records import dataclass
 
 if TYPE_CHECKING:
     from yaml.nodes import MappingNode, Node

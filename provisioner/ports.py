@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from provisioner.models import Artifact, Destination, FileSystem, LocalCopy, Source, Variant
+from provisioner.records import dataclass
 
 Cancelled = Callable[[], bool]
 """Asked often by long work; True means: stop now and raise KeyboardInterrupt."""
@@ -93,6 +93,10 @@ class Part(Protocol):
 
     def write(self, offset: int, data: bytes) -> None:
         """Write bytes at an offset; raises StorageError."""
+
+    @property
+    def is_digest_behind(self) -> bool:
+        """Whether the digest, and not the network, is what everything waits for."""
 
     def finish_block(self, index: int, sha256: str) -> None:
         """Say that every byte of a block was written, and what its digest is."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 from provisioner.errors import (
@@ -21,6 +20,7 @@ from provisioner.errors import (
 )
 from provisioner.machine import UNNAMED_NVIDIA_GPU
 from provisioner.models import Gpu, Machine
+from provisioner.records import dataclass
 from provisioner.torch_reach import Case, Device, capability_text, labels, min_driver, reaches
 from provisioner.torch_table import BuildRow, GpuGeneration, IntelGpus, Version, Wheels, version_of
 

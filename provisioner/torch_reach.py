@@ -7,10 +7,10 @@ build to another.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from provisioner.models import Machine
+from provisioner.records import dataclass
 from provisioner.torch_table import (
     AppNeeds,
     BuildRow,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from provisioner.models import Machine
+from provisioner.records import dataclass
 from provisioner.torch_models import App, TorchChoice
 
 if TYPE_CHECKING:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.events import Events, Notice, ignore
 from provisioner.models import Artifact, ComfyTarget, Destination, HubCacheTarget, LocalCopy, Machine, Target, Variant
+from provisioner.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

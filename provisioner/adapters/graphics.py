@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from provisioner.errors import CommandError
 from provisioner.machine import GraphicsReading, HostReading, normal_pci_bus_id, parse_gfx_target_version
 from provisioner.models import Gpu, ProbeResult, Vendor
+from provisioner.records import dataclass
 
 _PCI_VENDORS: dict[int, Vendor] = {0x10DE: "nvidia", 0x1002: "amd", 0x8086: "intel"}
 _VENDOR_NAMES: dict[Vendor, str] = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "Intel"}

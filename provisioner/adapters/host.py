@@ -11,7 +11,7 @@ import stat
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,7 @@ from provisioner.machine import (
     windows_release,
 )
 from provisioner.models import FileSystem, OperatingSystem, ProbeResult
+from provisioner.records import dataclass
 
 APPLICATION: Final = "klein-setup"
 _KERNEL_DRIVER_FILES = ("sys/module/nvidia/version", "proc/driver/nvidia/version")

@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
+
+from provisioner.records import dataclass
 
 READ_BYTES = 1024 * 1024
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
+
+from provisioner.records import dataclass
 
 Style = Literal["", "title", "good", "bad", "warn", "dim", "command"]
 

@@ -24,6 +24,7 @@ from provisioner.adapters.store.durable import (
     flush_file,
     flush_folder,
     replace,
+    reserve,
     storage_error,
     write_text_durably,
 )
@@ -74,6 +75,10 @@ def fill(part: PartFile, data: bytes = DATA, *, only: range | None = None) -> No
     for index in part.missing_blocks() if only is None else only:
         part.write(index * BLOCK, block(index, data))
         part.finish_block(index, sha256(block(index, data)))
+
+
+def allocated(path: Path) -> int:
+    return int(getattr(path.stat(), "st_blocks", 0)) * 512
 
 
 def refusing(code: int) -> Callable[..., Any]:
@@ -128,6 +133,53 @@ def test_a_write_that_takes_only_some_of_the_bytes_is_continued(tmp_path: Path) 
 def _pwrite(descriptor: int, data: memoryview, offset: int) -> int:
     os.lseek(descriptor, offset, os.SEEK_SET)
     return os.write(descriptor, data)
+
+
+def test_the_digest_is_behind_when_many_blocks_wait_for_it(tmp_path: Path) -> None:
+    with part_of(tmp_path / "x") as part:
+        fill(part, only=range(1))
+        while part.hashed < BLOCK:
+            time.sleep(0.001)
+        with part._lock:  # the digest stands still
+            fill(part, only=range(1, 5))
+            assert not part.is_digest_behind
+            fill(part, only=range(5, 7))
+            assert part.is_digest_behind
+        fill(part)
+        assert part.seal().sha256 == DIGEST
+        assert not part.is_digest_behind
+
+
+def test_what_an_earlier_run_left_holds_nobody_up(tmp_path: Path) -> None:
+    with part_of(tmp_path / "x") as part:
+        fill(part, only=range(COUNT - 1))
+    with part_of(tmp_path / "x") as part, part._lock:
+        assert part.frontier == (COUNT - 1) * BLOCK
+        assert not part.is_digest_behind
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has the call")
+def test_room_is_taken_before_the_first_byte(tmp_path: Path) -> None:
+    with part_of(tmp_path / "x", data=bytes(8 * 1024 * 1024)) as part:
+        assert allocated(part.path) >= 8 * 1024 * 1024
+
+
+@pytest.mark.parametrize("platform", ["win32", "darwin"])
+def test_other_systems_take_room_as_they_write(tmp_path: Path, platform: str) -> None:
+    with (tmp_path / "x").open("wb") as stream:
+        assert not reserve(stream.fileno(), 100, platform=platform)
+
+
+def test_room_that_a_full_disk_granted_in_part_is_given_back(tmp_path: Path) -> None:
+    def grant_some(descriptor: int, size: int) -> bool:
+        os.write(descriptor, bytes(size // 2))
+        return False
+
+    with part_of(tmp_path / "x", disk=Disk(reserve=grant_some)) as part:
+        assert (part.path.stat().st_size, allocated(part.path)) == (len(DATA), 0)
+        os.lseek(part._descriptor, 0, os.SEEK_SET)
+        fill(part)
+        assert part.seal().sha256 == DIGEST
 
 
 def test_the_digest_follows_the_frontier_and_the_frontier_the_first_gap(tmp_path: Path) -> None:

@@ -53,6 +53,11 @@ class MemoryPart:
         return missing[0] * BLOCK if missing else self.size
 
     @property
+    def is_digest_behind(self) -> bool:
+        """Whether the digest is what everything waits for: here it is taken at once."""
+        return False
+
+    @property
     def bytes_on_disk(self) -> int:
         return self.frontier
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -80,6 +80,7 @@ from provisioner.installer import (
     installer_environment,
 )
 from provisioner.models import Finding, Machine
+from provisioner.records import dataclass
 from provisioner.redact import redact
 from provisioner.torch_models import TorchBuild, TorchSet
 from provisioner.words import listing

@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +32,7 @@ from provisioner.errors import (
     StorageError,
 )
 from provisioner.models import STATE_FOLDER
+from provisioner.records import dataclass
 from provisioner.words import human_bytes
 
 RECEIPT = Path(STATE_FOLDER, "environment.json")

@@ -13,7 +13,6 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -51,6 +50,7 @@ from provisioner.installer import (
     parse_report,
     without_indexes,
 )
+from provisioner.records import dataclass
 from provisioner.torch_models import TorchBuild, TorchSet
 from provisioner.words import count, human_bytes, listing
 

@@ -59,10 +59,10 @@ _READ_STEP = 1024 * 1024
 _TICK_S = 0.1
 _RATE_MEMORY_S = 3.0
 _JOIN_S = 2.0
+_DIGEST_PAUSE_S = 0.005
 _MAX_RENEWALS = 3  # new signed addresses in a row that brought no byte
 _MAX_RESTARTS = 3  # times the content may change under us
 _MAX_SLOW_WINDOWS = 6
-_HASH_LAG_BLOCKS = 2
 _HOPELESS_AFTER = 4  # attempts to ask the Hub that found nobody: about three seconds
 _HOPELESS_RATE_BYTES_S = 1024
 _BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
@@ -247,7 +247,7 @@ class _Transfer:
         """Return how many connections to hold; none is added while the digest is what everything waits for."""
         if self.is_stream:
             return 1
-        if self.part.frontier - self.part.hashed > _HASH_LAG_BLOCKS * self.part.block_size:
+        if self.part.is_digest_behind:
             return self.ramp.wanted
         return self.ramp.observe(now, self.received, len(self.receiving))
 
@@ -424,6 +424,9 @@ class _Transfer:
     def _blocks(self, session: requests.Session, worker_id: int) -> None:
         """Take block after block, in order, until none is left or fewer connections are wanted."""
         while not self.halted:
+            if self.part.is_digest_behind:
+                time.sleep(_DIGEST_PAUSE_S)  # more bytes would only take the processor from the digest
+                continue
             with self.changed:
                 if not self.pending or len(self.receiving - {worker_id}) >= self.ramp.wanted:
                     return

@@ -7,7 +7,6 @@ The manifest is the authority: the Hub's headers may only disagree *earlier* tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -25,6 +24,7 @@ from provisioner.errors import (
     UnauthorizedError,
 )
 from provisioner.models import Artifact, HubFile, Source, UrlFile
+from provisioner.records import dataclass
 
 if TYPE_CHECKING:
     import requests

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +12,7 @@ from requests.auth import AuthBase
 
 from provisioner import __version__
 from provisioner.errors import KleinError, StalledError, UnreachableError
+from provisioner.records import dataclass
 
 CONNECT_TIMEOUT_S = 10.0
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}

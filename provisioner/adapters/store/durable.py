@@ -91,6 +91,25 @@ def flush_file(descriptor: int, *, through_the_drive: Callable[[int], bool] = _t
         os.fsync(descriptor)
 
 
+def reserve(descriptor: int, size: int, *, platform: str = sys.platform) -> bool:
+    """Take room for ``size`` bytes from the disk at once; false where the system or the file system cannot.
+
+    Writing into the hole that ``ftruncate`` leaves costs ext4 three times as much (Linux 6.18: 1.1 s against 0.3 s a
+    GB).  ``os.posix_fallocate`` is not used: where the file system has no such call, glibc writes a byte into every
+    block instead.
+    """
+    if not platform.startswith("linux"):
+        return False
+    import ctypes
+
+    try:
+        fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
+    except (OSError, AttributeError):  # a C library without it
+        return False
+    fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    return bool(fallocate(descriptor, 0, 0, size) == 0)
+
+
 def flush_folder(folder: Path, *, platform: str = sys.platform, fsync: Callable[[int], None] = os.fsync) -> None:
     """Hand a folder's list of names to the disk; Windows needs and offers no such call."""
     if platform == "win32":

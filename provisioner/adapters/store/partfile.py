@@ -15,16 +15,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from provisioner.adapters.store.durable import flush_file, make_folder, replace, storage_error
+from provisioner.adapters.store.durable import flush_file, make_folder, replace, reserve, storage_error
 from provisioner.models import BLOCK_SIZE
 from provisioner.ports import Proof
+from provisioner.records import dataclass
 
 _READ_STEP = 1024 * 1024  # hashing speed is flat from 64 KiB up
 _LOG_VERSION = 1
+_LAG_BLOCKS = 4  # so far behind the frontier, the digest is what everything waits for
 _POLL_S = 0.005
 _SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | _SAFE
@@ -47,6 +48,9 @@ class Disk:
 
     flush: Callable[[int], None] = flush_file
     """Hands over everything, at the end."""
+
+    reserve: Callable[[int, int], bool] = reserve
+    """Takes room for a size from the disk at once; false where it cannot."""
 
     append: Callable[[int, bytes], int] = os.write
     """Adds a line to the log."""
@@ -123,6 +127,7 @@ class PartFile:
         self.block_count = -(-size // block_size)
         self.hashed = 0
         self.resumed_bytes = 0
+        self._has_caught_up = False
         self._written = 0
         self._blocks: dict[int, str] = {}
         self._frontier_block = 0
@@ -150,7 +155,7 @@ class PartFile:
             if self.path.is_symlink():
                 self.path.unlink()  # never write through a link
             self._descriptor = os.open(self.path, _OPEN_FLAGS, 0o666)
-            os.ftruncate(self._descriptor, self.size)
+            self._take_room()
             self._start_log()
         except OSError as error:
             self._close_descriptors()
@@ -167,6 +172,12 @@ class PartFile:
         """Stop the threads and close; bytes and log stay for the next run."""
         self._stop_threads()
         self._close_descriptors()
+
+    def _take_room(self) -> None:
+        """Give the part its final size; blocks written into a hole cost Linux more than those with room."""
+        if not self._disk.reserve(self._descriptor, self.size) and not self._blocks:
+            os.ftruncate(self._descriptor, 0)  # gives back what a disk that is too full had granted
+        os.ftruncate(self._descriptor, self.size)
 
     def _start(self, target: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=target, name=f"{name} {self.final.name}", daemon=True)
@@ -211,6 +222,14 @@ class PartFile:
     def frontier(self) -> int:
         """Everything before this offset is on disk."""
         return min(self._frontier_block * self.block_size, self.size)
+
+    @property
+    def is_digest_behind(self) -> bool:
+        """Whether the digest, and not the network, is what everything waits for.
+
+        False while the bytes of an earlier run are read: the network has no reason to wait for those.
+        """
+        return self._has_caught_up and self.frontier - self.hashed > _LAG_BLOCKS * self.block_size
 
     @property
     def bytes_on_disk(self) -> int:
@@ -337,6 +356,7 @@ class PartFile:
                 while True:
                     with self._lock:
                         while self.hashed >= min(self.frontier, self.size) and not self._closing:
+                            self._has_caught_up = True
                             self._changed.wait()
                         if self._closing:
                             return
