@@ -32,7 +32,7 @@ class PictureWish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelNames:
-    """The three files as ComfyUI's loaders name them: paths under the folder, ``/`` or ``\\`` as the server writes."""
+    """The three files as ComfyUI's loaders name them: paths under the folder, separators as the server writes them."""
 
     diffusion_model: str
     text_encoder: str
