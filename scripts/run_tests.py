@@ -21,6 +21,9 @@ if sys.version_info < (3, 10):
 # What tests start -> the Debian package that brings it.
 TOOLS = {"curl": "curl"}
 
+# Without arguments: one process per core, and the tests of a file together, since they share what they set up.
+WHOLE_SUITE = ["-n", "auto", "--dist", "loadfile"]
+
 
 def missing_packages() -> list:  # type: ignore[type-arg]  # `list[str]` is not readable by Python 3.8
     """Return the Debian packages of the tools that are not on PATH."""
@@ -64,7 +67,7 @@ def main() -> int:
     from bootstrap import run  # type: ignore[import-not-found]  # a sibling; mypy knows it as scripts.bootstrap
 
     os.chdir(os.path.dirname(scripts))
-    status: int = run("tests", ["-m", "pytest"] + sys.argv[1:])
+    status: int = run("tests", ["-m", "pytest"] + (sys.argv[1:] or WHOLE_SUITE))
     return status
 
 
