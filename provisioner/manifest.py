@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from urllib.parse import unquote, urlsplit
 
 from provisioner.models import (
+    BLOCK_SIZE,
     STATE_FOLDER,
     Artifact,
     ArtifactSet,
@@ -22,6 +23,7 @@ from provisioner.models import (
     Fingerprint,
     HubFile,
     Licence,
+    Lock,
     Lookalike,
     Manifest,
     OperatingSystem,
@@ -285,6 +287,7 @@ def _provenance(place: Place) -> Provenance:
 
 
 _DTYPES: Kind[tuple[tuple[str, int], ...]] = Kind("data types with their number of tensors", _dtypes, ())
+_BLOCKS = list_of(_SHA256, "a list of SHA-256 digests, one for every 16 MiB of the file")
 _SOURCES = list_of(
     Kind[Source](
         "a source: repo_id, revision and filename, or url", _source, HubFile(repo_id="", revision="", filename="")
@@ -322,11 +325,13 @@ def _artifact(place: Place) -> Artifact:
         git_oid=fields.optional("git_oid", _GIT_OID, None),
         min_comfyui=fields.optional("min_comfyui", _VERSION, None),
         note=fields.optional("note", PROSE, None),
+        blocks=fields.optional("blocks", _BLOCKS, ()),
     )
     fields.close(_SYNONYMS)
     _check_name(place, value)
     _check_contents(place, value)
     _check_header(place, value)
+    _check_blocks(place, value)
     return value
 
 
@@ -369,6 +374,13 @@ def _check_header(place: Place, artifact: Artifact) -> None:
     total = 8 + known.header_bytes + known.payload_bytes
     if total != artifact.size:
         place.complain(f"makes a file of {total} bytes; expected the {artifact.size} of 'size'", "fingerprint")
+
+
+def _check_blocks(place: Place, artifact: Artifact) -> None:
+    """Complain when there are more or fewer block digests than the file has blocks of 16 MiB."""
+    count = -(-artifact.size // BLOCK_SIZE)
+    if artifact.blocks and artifact.size and len(artifact.blocks) != count:
+        place.complain(f"has {len(artifact.blocks)} digests; expected {count}, one for every 16 MiB", "blocks")
 
 
 # --- sets ----------------------------------------------------------------------------------------
@@ -512,6 +524,23 @@ _ARTIFACTS: Kind[tuple[Artifact | None, ...]] = list_of(
 )
 
 
+def _lock(place: Place) -> Lock:
+    fields = Fields(place)
+    value = Lock(
+        manifest_sha256=fields.required("manifest_sha256", _SHA256),
+        locked_on=fields.required("locked_on", _DATE),
+        torch_backend=fields.optional("torch_backend", LINE, None),
+        torch=fields.optional("torch", _VERSION, None),
+        comfyui_commit=fields.optional("comfyui_commit", _REVISION, None),
+        comfyui_version=fields.optional("comfyui_version", _VERSION, None),
+    )
+    fields.close(_SYNONYMS)
+    return value
+
+
+_LOCK: Kind[Lock | None] = Kind("a mapping of manifest_sha256, locked_on and what was installed", _lock, None)
+
+
 def _manifest(place: Place, sha256: str) -> Manifest:
     fields = Fields(place)
     schema_version = fields.required("schema_version", _SCHEMA_VERSION)
@@ -531,6 +560,7 @@ def _manifest(place: Place, sha256: str) -> Manifest:
         sets=tuple(each for each in sets if each is not None),
         artifacts=artifacts,
         sha256=sha256,
+        lock=fields.optional("lock", _LOCK, None),
     )
     fields.close(_SYNONYMS)
     _check_ids(place, "artifacts", [each.id for each in value.artifacts])

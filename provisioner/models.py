@@ -119,6 +119,7 @@ class Artifact:
     git_oid: str | None = None  # git blob id, the blob's name in an HF cache when not LFS
     min_comfyui: str | None = None  # first ComfyUI version that loads it
     note: str | None = None
+    blocks: tuple[str, ...] = ()  # SHA-256 of every 16 MiB block, in order; empty: nobody wrote them down
 
     @property
     def contents(self) -> tuple[Variant, ...]:
@@ -174,6 +175,18 @@ class Licence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lock:
+    """What the machine was that a manifest was locked on; None was not known there."""
+
+    manifest_sha256: str  # of the manifest that was locked
+    locked_on: str  # ISO date
+    torch_backend: str | None = None  # "cu130"
+    torch: str | None = None  # "2.11.0"
+    comfyui_commit: str | None = None  # 40 lower-case hex digits
+    comfyui_version: str | None = None  # "0.33.0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What is wanted: sets of artifacts with their licence."""
 
@@ -185,6 +198,7 @@ class Manifest:
     sets: tuple[ArtifactSet, ...]
     artifacts: tuple[Artifact, ...]
     sha256: str  # of the manifest's own bytes
+    lock: Lock | None = None  # only what `manifest lock` wrote has one
 
     def set_named(self, set_id: str) -> ArtifactSet | None:
         """Return the set of that id, or None."""

@@ -40,6 +40,7 @@ MAY_IMPORT = {
 # The longest name that fits decides; a folder's name covers what is in it.
 LAYER_OF = {
     "provisioner": "value",  # the version
+    "comfy_models": "value",
     "errors": "value",
     "events": "value",
     "models": "value",
@@ -48,13 +49,22 @@ LAYER_OF = {
     "smoke_models": "value",
     "torch_models": "value",
     "words": "value",
+    "comfy_answers": "decision",
+    "comfy_command": "decision",
+    "comfy_failures": "decision",
+    "comfy_messages": "decision",
+    "comfy_table": "decision",
     "environment": "decision",
+    "graph": "decision",
     "identify": "decision",
     "installer": "decision",
     "layout": "decision",
+    "lock": "decision",
     "machine": "decision",
     "manifest": "decision",
+    "measurement": "decision",
     "model_paths": "decision",
+    "picture": "decision",
     "planner": "decision",
     "report": "decision",
     "safe_path": "decision",
@@ -86,18 +96,20 @@ LAYER_OF = {
 
 # Third-party packages, and who may know them.
 MAY_USE = {
+    "PIL": ("picture",),
     "filelock": ("adapters.environment", "adapters.store"),
     "huggingface_hub": ("adapters.hub", "rehearsal.story"),  # the story proves with the real client what was placed
     "packaging": ("torch_build", "machine"),
     "platformdirs": ("adapters.state", "adapters.host", "wiring"),
-    "psutil": ("adapters.host", "adapters.process"),
-    "pynvml": ("adapters.nvml",),
+    "psutil": ("adapters.host", "adapters.process", "adapters.vram"),
+    "pynvml": ("adapters.nvml", "adapters.vram"),
     "requests": ("adapters.http", "adapters.comfyui"),
     "rich": ("ui",),
     "tqdm": ("ui",),
     "typing_extensions": tuple(LAYER_OF),  # what `typing` has only from Python 3.11 on
     "urllib3": ("adapters.http",),
-    "yaml": ("manifest", "model_paths", "yaml_values"),
+    "websockets": ("adapters.comfyui",),
+    "yaml": ("lock", "manifest", "model_paths", "yaml_values"),
 }
 
 # fmt: off

@@ -49,6 +49,14 @@ DOCUMENT: dict[str, Any] = {
         "is_commercial_use_allowed": True,
         "notice": "Two\nlines.",
     },
+    "lock": {
+        "manifest_sha256": A64,
+        "locked_on": "2026-11-23",
+        "torch_backend": "cu130",
+        "torch": "2.11.0",
+        "comfyui_commit": COMMIT,
+        "comfyui_version": "0.33.0",
+    },
     "default_set": "small",
     "sets": [
         {
@@ -92,6 +100,7 @@ DOCUMENT: dict[str, Any] = {
             "git_oid": COMMIT,
             "min_comfyui": "0.9.2",
             "note": "Another note.",
+            "blocks": [D64],
         },
         {
             "id": "vae",

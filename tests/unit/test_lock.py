@@ -1,0 +1,118 @@
+"""A locked manifest says the same as the one it came from, and exactly what lies here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from provisioner.errors import ManifestError
+from provisioner.lock import LockDriftError, Proven, drift_from, locked_text, memory_text, refuse_drift
+from provisioner.manifest import parse_manifest
+from provisioner.models import BLOCK_SIZE, Lock, Manifest
+
+MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
+LOCK = Lock(
+    manifest_sha256="ab" * 32,
+    locked_on="2026-11-23",
+    torch_backend="cu130",
+    torch="2.11.0",
+    comfyui_commit="2f" * 20,
+    comfyui_version="0.33.0",
+)
+
+
+def shipped(name: str) -> Manifest:
+    return parse_manifest((MANIFESTS / f"{name}.yaml").read_text(encoding="utf-8"), file=name)
+
+
+def proofs(manifest: Manifest, set_id: str) -> dict[str, Proven]:
+    wanted = manifest.set_named(set_id)
+    assert wanted is not None
+    return {
+        each.id: Proven(size=each.size, sha256=each.sha256, blocks=("cd" * 32,) * -(-each.size // BLOCK_SIZE))
+        for each in wanted.artifacts
+    }
+
+
+CASES = [(name, each.id) for name in ("flux2-klein-4b", "flux2-klein-9b") for each in shipped(name).sets]
+
+
+@pytest.mark.parametrize(("name", "set_id"), CASES)
+def test_every_shipped_set_is_locked_and_read_again_as_it_was(name: str, set_id: str) -> None:
+    manifest = shipped(name)
+    wanted = manifest.set_named(set_id)
+    assert wanted is not None
+    text = locked_text(manifest, wanted, proofs(manifest, set_id), LOCK)
+    again = parse_manifest(text, file="locked")
+    assert again.lock == LOCK
+    assert again.licence == manifest.licence
+    (only,) = again.sets
+    assert again.default_set == set_id
+    stripped = [replace(each, blocks=()) for each in only.artifacts]
+    assert stripped == [replace(each, accept=()) for each in wanted.artifacts]
+    assert replace(only, artifacts=()) == replace(wanted, artifacts=())
+    assert all(len(each.blocks) == -(-each.size // BLOCK_SIZE) for each in only.artifacts)
+    schema = json.loads((MANIFESTS / "schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(yaml.safe_load(text), schema)
+
+
+def test_a_content_that_was_accepted_instead_is_what_is_locked() -> None:
+    manifest = shipped("flux2-klein-4b")
+    wanted = manifest.sets[0]
+    vae = next(each for each in wanted.artifacts if each.accept)
+    other = vae.accept[0]
+    here = proofs(manifest, wanted.id)
+    here[vae.id] = Proven(size=other.size, sha256=other.sha256, blocks=("ee" * 32,) * -(-other.size // BLOCK_SIZE))
+    again = parse_manifest(locked_text(manifest, wanted, here, LOCK), file="locked")
+    locked = next(each for each in again.artifacts if each.id == vae.id)
+    assert (locked.size, locked.sha256, locked.accept) == (other.size, other.sha256, ())
+    assert locked.sources == (other.sources or vae.sources)
+
+
+def test_nothing_is_locked_that_was_not_proven() -> None:
+    manifest = shipped("flux2-klein-4b")
+    here = proofs(manifest, "fp8")
+    name = next(iter(here))
+    for wrong in (None, replace(here[name], sha256="00" * 32), replace(here[name], blocks=())):
+        changed = {key: value for key, value in {**here, name: wrong}.items() if value is not None}
+        with pytest.raises(ManifestError, match=r"klein|flux"):
+            locked_text(manifest, manifest.sets[0], changed, LOCK)
+
+
+@pytest.mark.parametrize("wrong", [["ab" * 32], ["xy" * 32], "ab" * 32, []])
+def test_block_digests_that_cannot_be_right_are_complained_about(wrong: object) -> None:
+    manifest = shipped("flux2-klein-4b")
+    document = yaml.safe_load(locked_text(manifest, manifest.sets[0], proofs(manifest, "fp8"), LOCK))
+    document["artifacts"][0]["blocks"] = wrong
+    with pytest.raises(ManifestError) as raised:
+        parse_manifest(yaml.safe_dump(document), file="locked.yaml")
+    assert any("artifacts[0].blocks" in issue for issue in raised.value.issues)
+
+
+def test_drift_is_told_for_what_is_known_and_differs() -> None:
+    assert drift_from(LOCK, torch_backend="cu130", torch="2.11.0+cu130", comfyui_commit="2f" * 20) == ()
+    assert drift_from(LOCK, torch_backend=None, torch=None, comfyui_commit=None) == ()
+    told = drift_from(LOCK, torch_backend="cu128", torch="2.13.0+cu128", comfyui_commit="00" * 20)
+    assert [sentence.split(" is ")[0] for sentence in told] == ["torch", "torch's build", "ComfyUI's commit"]
+
+
+def test_locked_refuses_drift_and_what_is_not_locked() -> None:
+    manifest = shipped("flux2-klein-4b")
+    with pytest.raises(ManifestError, match="not locked"):
+        refuse_drift(manifest, ())
+    locked = replace(manifest, lock=LOCK)
+    refuse_drift(locked, ())
+    with pytest.raises(LockDriftError, match="2026-11-23: torch is 2"):
+        refuse_drift(locked, ("torch is 2 here and 3 in the lock",))
+
+
+@pytest.mark.parametrize("count", [8_400_000_000, 11 * 2**30, 10_702 * 2**20, 7_450_000_000, 13 * 10**9, 2**20])
+def test_an_amount_of_memory_is_written_so_that_it_reads_as_the_same(count: int) -> None:
+    units = {"MiB": 2**20, "GiB": 2**30, "MB": 10**6, "GB": 10**9}
+    number, unit = str(memory_text(count)).split()
+    assert round(float(number) * units[unit]) == count
