@@ -211,6 +211,7 @@ def test_every_key_arrives_in_its_place() -> None:
         git_oid=COMMIT,
         min_comfyui="0.9.2",
         note="Another note.",
+        blocks=(D64,),
     )
     assert (vae.is_gated, vae.is_lfs, vae.accept, vae.fingerprint) == (False, True, (), None)
     small, cache = manifest.sets
