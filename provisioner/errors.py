@@ -302,6 +302,30 @@ class SmokeTestError(KleinError):
     exit_status = 9
 
 
+class ServerNotUsableError(SmokeTestError):
+    """A ComfyUI server did not start, does not answer, ended on its own, or is something else."""
+
+    code = "comfyui-server"
+
+
+class ModelNotListedError(SmokeTestError):
+    """The server does not offer a model file that is wanted of it, or does not know a node class."""
+
+    code = "model-not-listed"
+
+
+class GenerationError(SmokeTestError):
+    """The server accepted or refused the graph, and no picture came of it; ``cause`` says which failure it was."""
+
+    code = "generation-failed"
+
+
+class MemoryExhaustedError(SmokeTestError):
+    """The GPU's memory, or the machine's, ran out while the picture was drawn."""
+
+    code = "out-of-memory"
+
+
 class RehearsalError(SmokeTestError):
     """A claim that the rehearsal checks did not hold."""
 

@@ -83,6 +83,23 @@ def read_torch_table_text(folder: Path | None = None) -> tuple[str, str]:
     return _decode(_read(folder or shipped_folder(), name, label=name), name), name
 
 
+def read_comfy_table_text(folder: Path | None = None) -> tuple[str, str]:
+    """Return the text of the shipped table of ComfyUI releases, and what to call it in messages.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where it is instead of in `shipped_folder`.
+
+    Raises
+    ------
+    ManifestError
+        The file is missing, unreadable, longer than 1 MiB, or not UTF-8.
+    """
+    name = "comfyui.yaml"
+    return _decode(_read(folder or shipped_folder(), name, label=name), name), name
+
+
 def _is_bare(name: str) -> bool:
     """Return whether `name` looks like an id: no folder, no ending of a YAML file."""
     return not any(each in name for each in "/\\") and not name.casefold().endswith((".yaml", ".yml"))

@@ -40,6 +40,7 @@ MAY_IMPORT = {
 # The longest name that fits decides; a folder's name covers what is in it.
 LAYER_OF = {
     "provisioner": "value",  # the version
+    "checkout_models": "value",
     "comfy_models": "value",
     "errors": "value",
     "events": "value",
@@ -49,11 +50,16 @@ LAYER_OF = {
     "smoke_models": "value",
     "torch_models": "value",
     "words": "value",
+    "app_packages": "decision",
     "comfy_answers": "decision",
     "comfy_command": "decision",
     "comfy_failures": "decision",
     "comfy_messages": "decision",
     "comfy_table": "decision",
+    "diffusers_answers": "decision",
+    "blocks": "decision",
+    "comfy_install": "decision",
+    "changes": "decision",
     "environment": "decision",
     "graph": "decision",
     "identify": "decision",
@@ -65,9 +71,12 @@ LAYER_OF = {
     "measurement": "decision",
     "model_paths": "decision",
     "picture": "decision",
+    "parts": "decision",
+    "requirements": "decision",
     "planner": "decision",
     "report": "decision",
     "safe_path": "decision",
+    "smoke_report": "decision",
     "torch_build": "decision",
     "torch_gpus": "decision",
     "torch_reach": "decision",
@@ -83,13 +92,22 @@ LAYER_OF = {
     "observe": "flow",
     "inside": "inside",
     "rehearsal": "rehearsal",
+    "rehearsal.picture_act": "edge",  # makes an environment and draws in it
     "rehearsal.story": "edge",  # the whole job end to end needs the whole program
     "page": "drawing",
     "ui": "drawing",
     "__main__": "edge",
+    "arguments": "edge",
     "cli": "edge",
     "commands": "edge",
+    "aside_job": "edge",
     "environment_job": "edge",
+    "program_job": "edge",
+    "report_job": "edge",
+    "reverify_job": "edge",
+    "setup_job": "edge",
+    "smoke_job": "edge",
+    "uninstall_job": "edge",
     "torch_wish": "edge",
     "wiring": "edge",
 }
@@ -97,13 +115,13 @@ LAYER_OF = {
 # Third-party packages, and who may know them.
 MAY_USE = {
     "PIL": ("picture",),
-    "filelock": ("adapters.environment", "adapters.store"),
+    "filelock": ("adapters.checkout", "adapters.environment", "adapters.store"),
     "huggingface_hub": ("adapters.hub", "rehearsal.story"),  # the story proves with the real client what was placed
-    "packaging": ("torch_build", "machine"),
+    "packaging": ("app_packages", "requirements", "torch_build", "machine"),
     "platformdirs": ("adapters.state", "adapters.host", "wiring"),
-    "psutil": ("adapters.host", "adapters.process", "adapters.vram"),
+    "psutil": ("adapters.comfyui", "adapters.host", "adapters.process", "adapters.vram"),
     "pynvml": ("adapters.nvml", "adapters.vram"),
-    "requests": ("adapters.http", "adapters.comfyui"),
+    "requests": ("adapters.checkout", "adapters.http", "adapters.comfyui"),
     "rich": ("ui",),
     "tqdm": ("ui",),
     "typing_extensions": tuple(LAYER_OF),  # what `typing` has only from Python 3.11 on

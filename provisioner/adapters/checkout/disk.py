@@ -1,0 +1,258 @@
+"""The disk under a tree: what its refusals mean, small files, folders that change names, one run at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from provisioner.adapters.checkout.git_tree import top_entries, tree_id
+from provisioner.checkout_models import CheckoutReceipt, TreeFile, WayBack
+from provisioner.errors import (
+    FileInUseError,
+    InsufficientSpaceError,
+    LockHeldError,
+    NotWritableError,
+    StorageError,
+    UnreadableError,
+)
+from provisioner.models import STATE_FOLDER
+
+RECEIPT = Path(STATE_FOLDER, "comfyui.json")
+WAY_BACK = Path(STATE_FOLDER, "comfyui-before.json")
+PLACING = Path(STATE_FOLDER, "comfyui-placing.json")
+ASIDE = Path(STATE_FOLDER, "aside")
+
+_SCHEMA = 1
+_LARGEST_JSON = 64 * 1024 * 1024  # bytes
+_NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6)  # virus scanners on Windows; a git that outlived the run it belonged to
+
+
+def disk_error(error: OSError, path: Path, *, doing: str) -> StorageError:
+    """Return the error of ours that a refusal of the disk amounts to."""
+    reason = error.strerror or str(error)
+    facts: dict[str, object] = {"path": str(path), "errno": error.errno}
+    if error.errno in _NO_ROOM or getattr(error, "winerror", None) in (39, 112):
+        hint = "Free some space and run the same command again."
+        return InsufficientSpaceError(f"The disk of {path} is full ({reason}).", hint=hint, **facts)
+    if getattr(error, "winerror", None) in (32, 33) or error.errno in (errno.EBUSY, errno.ETXTBSY):
+        hint = "Close ComfyUI, or whatever has it open, and run the same command again."
+        return FileInUseError(f"Another program uses {path} ({reason}).", hint=hint, **facts)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        kind = UnreadableError if doing == "read" else NotWritableError
+        hint = "Name a folder of your own, or change the owner of this one."
+        return kind(f"No permission to {doing} {path} ({reason}).", hint=hint, **facts)
+    return StorageError(f"The system could not {doing} {path} ({reason}).", hint="Look at the disk.", **facts)
+
+
+# --- small files -------------------------------------------------------------------------------
+
+
+def write_json(path: Path, value: Mapping[str, object]) -> None:
+    """Replace a small file in one step, flushed to the disk; raises StorageError."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            json.dump(value, stream, indent=1)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise disk_error(error, path, doing="write") from error
+
+
+def read_json(path: Path) -> dict[str, object] | None:
+    """Return what a small file holds; None where it is not there or is no JSON object."""
+    try:
+        with path.open("rb") as stream:
+            value = json.loads(stream.read(_LARGEST_JSON))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def write_receipt(tree: Path, receipt: CheckoutReceipt) -> None:
+    """Write down what was made; raises StorageError."""
+    value: dict[str, object] = {"schema_version": _SCHEMA}
+    value |= {name: getattr(receipt, name) for name in CheckoutReceipt.__slots__}
+    for name in ("entries", "files"):
+        value[name] = [[each.mode, each.id, each.path] for each in getattr(receipt, name)]
+    write_json(tree / RECEIPT, value)
+
+
+def read_receipt(tree: Path) -> CheckoutReceipt | None:
+    """Return the receipt a tree holds; None where there is none, or where its files do not make up its tree."""
+    value = read_json(tree / RECEIPT)
+    if value is None or value.pop("schema_version", None) != _SCHEMA:
+        return None
+    try:
+        for name in ("entries", "files"):
+            rows = value[name]
+            if not isinstance(rows, list):
+                return None
+            value[name] = tuple(TreeFile(mode=mode, id=id_, path=path) for mode, id_, path in rows)
+        value["folders"] = tuple(map(str, value["folders"]))  # type: ignore[call-overload]  # a list, or a TypeError
+        value["previous_commits"] = tuple(map(str, value["previous_commits"]))  # type: ignore[call-overload]
+        receipt = CheckoutReceipt(**value)  # type: ignore[arg-type]  # checked by what follows
+        is_whole = tree_id(receipt.files) == receipt.tree and top_entries(receipt.files) == receipt.entries
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None
+    return receipt if is_whole else None
+
+
+def write_way_back(tree: Path, way_back: WayBack) -> None:
+    """Write down where a tree stood; raises StorageError."""
+    write_json(tree / WAY_BACK, {name: getattr(way_back, name) for name in WayBack.__slots__})
+
+
+def read_way_back(tree: Path) -> WayBack | None:
+    """Return where a tree stood before its last update, or None."""
+    value = read_json(tree / WAY_BACK)
+    try:
+        return None if value is None else WayBack(**value)  # type: ignore[arg-type]  # our own file
+    except TypeError:
+        return None
+
+
+# --- folders -----------------------------------------------------------------------------------
+
+
+def names_in(folder: Path) -> frozenset[str] | None:
+    """Return what a folder holds; None where it is not there. Raises StorageError."""
+    try:
+        return frozenset(entry.name for entry in folder.iterdir())
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError as error:
+        raise StorageError(f"{folder} is a file where a folder is needed.", path=str(folder)) from error
+    except OSError as error:
+        raise disk_error(error, folder, doing="read") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents; raises StorageError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, folder, doing="create") from error
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with everything in it, read-only files (git's objects) included; a link only itself.
+
+    Raises
+    ------
+    StorageError
+        Something in it could not be removed, not even after some seconds.
+    """
+    for pause_s in (*_PAUSES_S, None):
+        try:
+            if folder.is_symlink() or folder.is_file():
+                folder.unlink()
+            elif folder.exists():
+                _allow_removal(folder)
+                shutil.rmtree(folder)
+            return
+        except OSError as error:
+            if pause_s is None:
+                raise disk_error(error, folder, doing="remove") from error
+            time.sleep(pause_s)
+
+
+def _allow_removal(folder: Path) -> None:
+    """Take read-only marks away: Windows removes no file that has one, POSIX nothing in a folder that has one."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *(files if sys.platform == "win32" else ())):
+            path = Path(parent, name)
+            if not path.is_symlink() and not os.access(path, os.W_OK):
+                path.chmod(stat.S_IRWXU)
+
+
+def move(source: Path, destination: Path, *, platform: str = sys.platform) -> None:
+    """Give a file or folder another name, in one step; raises StorageError and leaves both as they were."""
+    for pause_s in (*_PAUSES_S, None) if platform == "win32" else (None,):
+        try:
+            source.replace(destination)
+            return
+        except PermissionError as error:
+            if pause_s is None:
+                raise disk_error(error, destination, doing="write") from error
+            time.sleep(pause_s)
+        except OSError as error:
+            raise disk_error(error, destination, doing="write") from error
+
+
+def flush_all() -> None:
+    """Hand everything to the disk: thousands of files, many written by another program, in one call."""
+    if sys.platform != "win32":
+        os.sync()
+
+
+def flush_folder(folder: Path) -> None:
+    """Hand a folder's list of names to the disk, where the system has a call for it."""
+    if sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError):  # some network file systems refuse; the rename itself has happened
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# --- one at a time -----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def only_one(folder: Path, *, wait: bool, notice: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of one tree; it goes with the process, however that ends.
+
+    Raises
+    ------
+    LockHeldError
+        Another run has it and ``wait`` is false.
+    """
+    from filelock import FileLock, Timeout
+
+    key = hashlib.sha256(os.fsencode(os.path.normcase(os.path.realpath(folder)))).hexdigest()[:24]
+    lock = FileLock(Path(tempfile.gettempdir(), f"klein-setup-comfyui-{_user()}-{key}.lock"))
+    has_told = False
+    while True:
+        try:
+            lock.acquire(blocking=False)
+            break
+        except Timeout:
+            if not wait:
+                hint = "Wait for it to end, or leave --no-wait out and this run waits by itself."
+                raise LockHeldError(f"Another run is working on {folder}.", hint=hint, path=str(folder)) from None
+            if not has_told:
+                notice(f"Waiting for another run that works on {folder}.")
+                has_told = True
+            time.sleep(0.2)
+        except OSError as error:
+            raise disk_error(error, Path(lock.lock_file), doing="lock") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _user() -> str:
+    """Return what tells users of one folder for temporary files apart; on Windows each has its own."""
+    if sys.platform == "win32":
+        return ""
+    return str(os.getuid())

@@ -1,0 +1,1028 @@
+"""ComfyUI's own files for real: real git repositories, a real web server on loopback, real kills."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock  # noqa: F401 - imported before a test takes the PATH away
+
+from provisioner.adapters.checkout import Bounds, Checkouts, requirements_of
+from provisioner.adapters.checkout.disk import PLACING, RECEIPT, WAY_BACK, read_receipt, write_json, write_way_back
+from provisioner.adapters.checkout.git_tree import read_files, top_entries, tree_id
+from provisioner.adapters.process import Completed, run
+from provisioner.checkout_models import CheckoutReceipt, TreeFile, WayBack
+from provisioner.comfy_models import ComfyRelease
+from provisioner.errors import (
+    AccessError,
+    CommandError,
+    IntegrityError,
+    KleinError,
+    LockHeldError,
+    NetworkError,
+    NotTheFileError,
+    NotWritableError,
+    ServerError,
+    StorageError,
+    UsageError,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="makes real repositories")
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="executable bits, links and signals as POSIX has them")
+
+GIT = {
+    "GIT_AUTHOR_NAME": "a",
+    "GIT_AUTHOR_EMAIL": "a@example.org",
+    "GIT_COMMITTER_NAME": "a",
+    "GIT_COMMITTER_EMAIL": "a@example.org",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+}
+FILES = {
+    "main.py": b"print('comfy')\n",
+    "folder_paths.py": b"pass\n",
+    "comfyui_version.py": b'__version__ = "0.33.0"\n',
+    "requirements.txt": b"torch\ntorchsde # samplers\n\nav>=14\n",
+    ".gitignore": b"/models/*\n!/models/vae\n/custom_nodes/*\n/output/\n/user/\n/temp/\n/.venv\n**/__pycache__\n",
+    "run.bat": b"echo hello\r\npause\r\n",
+    "a": b"sorts before a.b and a/\n",
+    "a.b": b"x",
+    "ab/c.py": b"y",
+    "b/deep/er/file.txt": b"",
+    "b-side": b"b- sorts before b/\n",
+    "b.py": b"z\n",
+    "comfy/sd.py": b"def load(): ...\n",
+    "custom_nodes/example_node.py.example": b"example\n",
+    "custom_nodes/websocket_image_save.py": b"shipped\n",
+    "models/vae/put_vae_here": b"",
+    "models/checkpoints/put_checkpoints_here": b"",
+    "tools/run.sh": b"#!/bin/sh\n",
+    "umlaut-\xc3\xa4.txt".encode("latin-1").decode("utf-8"): b"name beyond ASCII\n",
+}
+NEWER = {"comfyui_version.py": b'__version__ = "0.34.0"\n', "comfy/klein.py": b"k\n", "main.py": b"print('newer')\n"}
+OLDER = {"comfyui_version.py": b'__version__ = "0.9.0"\n'}
+
+
+def git(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", folder, *words], capture_output=True, text=True, check=True, env={**os.environ, **GIT}
+    )
+    return done.stdout.strip()
+
+
+def commit(folder: Path, files: Mapping[str, bytes], message: str, tag: str | None = None) -> ComfyRelease:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    git(folder, "add", "-A", "-f")
+    git(folder, "commit", "-q", "-m", message)
+    if tag is not None:
+        git(folder, "tag", tag)
+    return ComfyRelease(
+        version=(tag or "v0.0.0").removeprefix("v"),
+        commit=git(folder, "rev-parse", "HEAD"),
+        tree=git(folder, "rev-parse", "HEAD^{tree}"),
+    )
+
+
+class Upstream:
+    """A repository with three releases; the middle one is what is installed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+        folder.mkdir(parents=True)
+        git(folder, "init", "-q", "-b", "master")
+        git(folder, "config", "core.autocrlf", "false")
+        (folder / "tools").mkdir()
+        self.older = commit(folder, {**FILES, **OLDER}, "older", "v0.9.0")
+        (folder / "comfyui_version.py").write_bytes(FILES["comfyui_version.py"])
+        if os.name == "posix":
+            (folder / "tools" / "run.sh").chmod(0o755)
+            (folder / "tools" / "link").symlink_to("../b/deep")
+        self.release = commit(folder, {}, "release", "v0.33.0")
+        self.newer = commit(folder, NEWER, "newer", "v0.34.0")
+        git(folder, "config", "uploadpack.allowAnySHA1InWant", "true")
+
+    def archive(self, kind: str, release: ComfyRelease, name: str = "ComfyUI-1234/") -> bytes:
+        words = ["git", "-C", str(self.path), "archive", f"--format={kind}", f"--prefix={name}", release.commit]
+        return subprocess.run(words, capture_output=True, check=True, env={**os.environ, **GIT}).stdout
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Upstream:
+    return Upstream(tmp_path_factory.mktemp("up stream") / "ComfyUI")
+
+
+def checkouts(*, has_git: bool = True, more: Mapping[str, str] | None = None, wait: bool = True) -> Checkouts:
+    environ = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", **(more or {})}
+    if not has_git:
+        environ["PATH"] = ""
+    return Checkouts(run=run, environ=environ, pauses_s=(0.01, 0.01), waits_for_lock=wait)
+
+
+def everything(folder: Path) -> dict[str, bytes | str]:
+    """Every file below a folder but git's own and ours."""
+    found: dict[str, bytes | str] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name.startswith((".git/", ".klein-setup/")):
+            continue
+        if path.is_symlink():
+            found[name] = str(path.readlink())
+        elif path.is_file():
+            found[name] = path.read_bytes()
+    return found
+
+
+def as_released(upstream: Upstream) -> dict[str, bytes | str]:
+    files: dict[str, bytes | str] = dict(FILES)
+    if os.name == "posix":
+        files["tools/link"] = "../b/deep"
+    return dict(sorted(files.items()))
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.parent.iterdir() if "klein-setup" in path.name]
+
+
+# --- git's ids ---------------------------------------------------------------------------------
+
+
+@needs_posix
+def test_the_id_of_a_tree_is_gits(upstream: Upstream) -> None:
+    rows = [row.split("\t") for row in git(upstream.path, "ls-tree", "-r", "-z", upstream.release.commit).split("\0")]
+    modes = {row[1]: row[0].split()[0] for row in rows if row[0]}
+    assert set(modes.values()) == {"100644", "100755", "120000"}
+    plain = upstream.path.parent / "plain"
+    git(upstream.path, "worktree", "add", "-q", "--detach", str(plain), upstream.release.commit)
+    (plain / ".git").unlink()
+    files = read_files(plain, modes, on_file=lambda: None)
+    assert tree_id(files) == git(upstream.path, "rev-parse", f"{upstream.release.commit}^{{tree}}")
+    rows_at_top = git(upstream.path, "ls-tree", upstream.release.commit).splitlines()
+    assert [each.path for each in top_entries(files)] == [
+        row.split("\t")[1].strip('"') for row in rows_at_top if "umlaut" not in row
+    ] + [each.path for each in top_entries(files) if "umlaut" in each.path]
+
+
+# --- getting it with git -----------------------------------------------------------------------
+
+
+def spellings(upstream: Upstream, kind: str) -> str:
+    if kind == "bare":
+        bare = upstream.path.with_name("bare.git")
+        if not bare.exists():
+            git(upstream.path.parent, "clone", "-q", "--bare", str(upstream.path), str(bare))
+        return str(bare)
+    return upstream.path.as_uri() if kind == "file" else str(upstream.path)
+
+
+@pytest.mark.parametrize("kind", ["path", "file", "bare"])
+def test_a_checkout_is_the_commit_and_nothing_else(upstream: Upstream, tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "data" / "ComfyUI"
+    said: list[str] = []
+    receipt = checkouts().fetch(upstream.release, folder, source=spellings(upstream, kind), progress=said.append)
+    assert everything(folder) == as_released(upstream)
+    assert git(folder, "rev-parse", "HEAD") == upstream.release.commit
+    assert git(folder, "rev-list", "--count", "HEAD") == "1"
+    assert git(folder, "status", "--porcelain") == ""
+    assert (receipt.way, receipt.tree) == ("git", upstream.release.tree)
+    assert read_receipt(folder) == receipt
+    assert (folder / "models" / "text_encoders").is_dir()
+    assert leftovers(folder) == []
+    assert said[-1] == f"ComfyUI 0.33.0 is in {folder}."
+
+
+def test_settings_of_a_person_change_no_byte_and_start_nothing(upstream: Upstream, tmp_path: Path) -> None:
+    settings = tmp_path / "gitconfig"
+    hooks = tmp_path / "hooks"
+    hooks.mkdir()
+    (hooks / "post-checkout").write_text(f"#!/bin/sh\ntouch '{tmp_path}/hook-ran'\n")
+    (hooks / "post-checkout").chmod(0o755)
+    (tmp_path / "attributes").write_text("* text=auto eol=crlf\n")
+    settings.write_text(
+        f"[core]\n autocrlf = true\n hooksPath = {hooks}\n attributesFile = {tmp_path}/attributes\n"
+        f" fsmonitor = touch {tmp_path}/fsmonitor-ran\n[fetch]\n recurseSubmodules = true\n"
+        f"[init]\n templateDir = {tmp_path}/hooks\n"
+    )
+    folder = tmp_path / "ComfyUI"
+    more = {"GIT_CONFIG_GLOBAL": str(settings), "GIT_DIR": str(tmp_path / "elsewhere"), "GIT_WORK_TREE": "/nowhere"}
+    checkouts(more=more).fetch(upstream.release, folder, source=str(upstream.path))
+    assert everything(folder) == as_released(upstream)
+    assert {path.name for path in tmp_path.iterdir()} == {"gitconfig", "hooks", "attributes", "ComfyUI"}
+
+
+def test_a_second_fetch_of_the_same_release_changes_nothing(upstream: Upstream, tmp_path: Path) -> None:
+    folder = tmp_path / "ComfyUI"
+    first = checkouts().fetch(upstream.release, folder, source=str(upstream.path))
+    assert checkouts().fetch(upstream.release, folder, source="/nowhere") == first
+    with pytest.raises(UsageError, match="holds a ComfyUI already"):
+        checkouts().fetch(upstream.newer, folder, source=str(upstream.path))
+
+
+def test_a_server_that_gives_out_no_commit_by_its_id_is_asked_for_the_tag(upstream: Upstream, tmp_path: Path) -> None:
+    folder = tmp_path / "ComfyUI"
+    with dumb_server(upstream) as url:  # plain files: neither commits by id nor shallow copies
+        checkouts().fetch(upstream.release, folder, source=f"{url}/dumb.git")
+    assert everything(folder) == as_released(upstream)
+
+
+def test_a_moved_tag_is_not_taken_for_the_commit(upstream: Upstream, tmp_path: Path) -> None:
+    source = tmp_path / "mirror"
+    other = Upstream(source)
+    git(source, "checkout", "-q", "--orphan", "else")
+    commit(source, {"main.py": b"other"}, "other")
+    git(source, "tag", "-f", "v0.33.0")
+    wanted = ComfyRelease(version="0.33.0", commit="12" * 20, tree=other.release.tree)
+    with pytest.raises(NotTheFileError, match="does not have commit 121212121212"):
+        checkouts().fetch(wanted, tmp_path / "ComfyUI", source=str(source))
+    assert not (tmp_path / "ComfyUI").exists()
+    assert leftovers(tmp_path / "ComfyUI") == []
+
+
+def test_a_tree_that_is_not_the_tables_is_refused(upstream: Upstream, tmp_path: Path) -> None:
+    wrong = ComfyRelease(version="0.33.0", commit=upstream.release.commit, tree="0" * 40)
+    with pytest.raises(IntegrityError, match="has tree"):
+        checkouts().fetch(wrong, tmp_path / "ComfyUI", source=str(upstream.path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("http://127.0.0.1:9/comfy", NetworkError),
+        ("/nowhere/at/all", NetworkError),
+        ("--upload-pack=touch x", NetworkError),
+    ],
+)
+def test_a_source_that_is_not_there_is_a_network_error(tmp_path: Path, source: str, kind: type[KleinError]) -> None:
+    with pytest.raises(kind):
+        checkouts().fetch(ComfyRelease(version="0.33.0", commit="1" * 40), tmp_path / "ComfyUI", source=source)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_password_in_the_source_is_kept_nowhere(upstream: Upstream, tmp_path: Path) -> None:
+    said: list[str] = []
+    with dumb_server(upstream) as url:
+        source = url.replace("http://", "http://me:geheim123@") + "/dumb.git"
+        checkouts().fetch(upstream.release, tmp_path / "ComfyUI", source=source, progress=said.append)
+        with pytest.raises(KleinError) as error:
+            checkouts().fetch(upstream.release, tmp_path / "Other", source=source + "x")
+    kept = [path for path in (tmp_path / "ComfyUI").rglob("*") if path.is_file() and b"geheim" in path.read_bytes()]
+    assert kept == []
+    assert "geheim" not in "".join(said) + str(error.value) + str(error.value.context)
+
+
+@needs_posix
+@pytest.mark.skipif(os.access("/", os.W_OK), reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_is_named(upstream: Upstream, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o555)
+    with pytest.raises(NotWritableError, match="closed"):
+        checkouts().fetch(upstream.release, tmp_path / "closed" / "ComfyUI", source=str(upstream.path))
+
+
+def test_a_file_where_a_folder_is_needed_is_a_storage_error(upstream: Upstream, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "ComfyUI"):
+        with pytest.raises(StorageError, match="file"):
+            checkouts().fetch(upstream.release, folder, source=str(upstream.path))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_two_runs_do_not_build_in_one_place(upstream: Upstream, tmp_path: Path) -> None:
+    folder = tmp_path / "ComfyUI"
+
+    def second(line: str) -> None:
+        if line.startswith("Fetching"):
+            with pytest.raises(LockHeldError):
+                checkouts(wait=False).fetch(upstream.release, folder, source=str(upstream.path))
+            seen.append(line)
+
+    seen: list[str] = []
+    checkouts().fetch(upstream.release, folder, source=str(upstream.path), progress=second)
+    assert len(seen) == 1
+
+
+def test_a_cancelled_run_leaves_nothing(upstream: Upstream, tmp_path: Path) -> None:
+    stopped = Checkouts(run=run, environ=dict(os.environ), cancelled=lambda: True)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fetch(upstream.release, tmp_path / "ComfyUI", source=str(upstream.path))
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- beside what lies there already ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_git", [True, False])
+def test_models_and_environments_that_lie_there_stay(upstream: Upstream, tmp_path: Path, has_git: bool) -> None:
+    folder = tmp_path / "ComfyUI"
+    mine = {"models/vae/flux2-vae.safetensors": b"weights", ".venv/pyvenv.cfg": b"home", "models/vae/put_vae_here": b""}
+    for name, content in mine.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    before = (folder / "models/vae/flux2-vae.safetensors").stat()
+    (tmp_path / "comfy.zip").write_bytes(upstream.archive("zip", upstream.release))
+    source = str(upstream.path) if has_git else str(tmp_path / "comfy.zip")
+    checkouts(has_git=has_git).fetch(upstream.release, folder, source=source)
+    assert everything(folder) == dict(sorted({**as_released(upstream), **mine}.items()))
+    assert (folder / "models/vae/flux2-vae.safetensors").stat().st_ino == before.st_ino
+    assert leftovers(folder) == []
+    assert not (folder / PLACING).exists()
+    if has_git:
+        assert git(folder, "status", "--porcelain", "-uno") == ""
+
+
+def test_another_file_in_the_way_is_named_and_nothing_moves(upstream: Upstream, tmp_path: Path) -> None:
+    folder = tmp_path / "ComfyUI"
+    folder.mkdir()
+    (folder / "comfy").mkdir()
+    (folder / "comfy" / "sd.py").write_text("mine\n")
+    with pytest.raises(StorageError, match=r"comfy/sd\.py"):
+        checkouts().fetch(upstream.release, folder, source=str(upstream.path))
+    assert everything(folder) == {"comfy/sd.py": b"mine\n"}
+    assert leftovers(folder) == []
+
+
+@needs_posix
+def test_a_linked_models_folder_is_not_written_through(upstream: Upstream, tmp_path: Path) -> None:
+    folder, disk = tmp_path / "ComfyUI", tmp_path / "big disk"
+    (disk / "vae").mkdir(parents=True)
+    folder.mkdir()
+    (folder / "models").symlink_to(disk)
+    checkouts().fetch(upstream.release, folder, source=str(upstream.path))
+    assert list(disk.rglob("*_here")) == []
+    assert git(folder, "status", "--porcelain", "-uno") == ""
+    assert checkouts().describe(folder).local_changes == ()
+
+
+def test_a_placing_that_was_interrupted_goes_on(upstream: Upstream, tmp_path: Path) -> None:
+    folder = tmp_path / "ComfyUI"
+    (folder / "models").mkdir(parents=True)
+    (folder / "models" / "mine.safetensors").write_bytes(b"w")
+    older = checkouts().fetch(upstream.older, tmp_path / "older", source=str(upstream.path))
+    # as a kill leaves it: half of an older release moved, the journal there, main.py not yet
+    for name in ("comfyui_version.py", "a.b", "folder_paths.py"):
+        shutil.copy(tmp_path / "older" / name, folder / name)
+    write_json(folder / PLACING, {each.path: each.id for each in older.files})
+    assert checkouts().describe(folder).kind == "empty"
+    checkouts().fetch(upstream.release, folder, source=str(upstream.path))
+    assert everything(folder) == dict(sorted({**as_released(upstream), "models/mine.safetensors": b"w"}.items()))
+
+
+# --- kills -------------------------------------------------------------------------------------
+
+SCRIPT = """
+import os, sys
+from pathlib import Path
+from provisioner.adapters.checkout import Checkouts
+from provisioner.adapters.process import Completed, run
+from provisioner.comfy_models import ComfyRelease
+version, commit, tree, folder, source, path = sys.argv[1:]
+environ = dict(os.environ) if path == "git" else {**os.environ, "PATH": ""}
+print("started", flush=True)
+Checkouts(run=run, environ=environ).fetch(
+    ComfyRelease(version=version, commit=commit, tree=tree), Path(folder), source=source
+)
+"""
+
+
+@needs_posix
+@pytest.mark.parametrize("way", ["git", "archive"])
+@pytest.mark.parametrize("moment", ["begun", "files there", "placing"])
+def test_a_kill_at_any_moment_leaves_no_half_tree(
+    large: tuple[Upstream, Path], tmp_path: Path, way: str, moment: str
+) -> None:
+    upstream, archive = large
+    folder = tmp_path / "ComfyUI"
+    twin = tmp_path / ".ComfyUI.klein-setup-new"
+    if moment == "placing":
+        (folder / "models").mkdir(parents=True)
+        (folder / "models" / "mine.bin").write_bytes(b"w")
+    sign = {"begun": twin, "files there": twin / "main.py", "placing": folder / PLACING}[moment]
+    release = upstream.release
+    source = str(upstream.path) if way == "git" else str(archive)
+    words = [
+        sys.executable,
+        "-c",
+        SCRIPT,
+        release.version,
+        release.commit,
+        release.tree or "",
+        str(folder),
+        source,
+        way,
+    ]
+    child = subprocess.Popen(words, cwd=ROOT)
+    until = time.monotonic() + 30
+    while not os.path.lexists(sign):
+        assert time.monotonic() < until
+        assert child.poll() is None
+        time.sleep(0.0005)
+    child.kill()
+    child.wait(timeout=10)
+    wanted = as_released(upstream)
+    assert not (folder / "main.py").exists() or set(wanted) <= set(everything(folder))  # not there, or whole
+    checkouts(has_git=way == "git").fetch(release, folder, source=source)
+    assert set(wanted) <= set(everything(folder))
+    assert checkouts().describe(folder).local_changes == ()
+    assert leftovers(folder) == []
+    assert not (folder / PLACING).exists()
+    assert moment != "placing" or (folder / "models" / "mine.bin").read_bytes() == b"w"
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Upstream, Path]:
+    """A release of some hundred files, so that there is a middle to be killed in, and its archive."""
+    home = tmp_path_factory.mktemp("large")
+    upstream = Upstream(home / "ComfyUI")
+    files = {f"web/{n % 20}/{n}.js": os.urandom(4000) for n in range(500)}
+    git(upstream.path, "checkout", "-q", "v0.33.0")
+    upstream.release = commit(upstream.path, files, "large", "v0.33.1")
+    archive = home / "comfy.zip"
+    archive.write_bytes(upstream.archive("zip", upstream.release))
+    return upstream, archive
+
+
+# --- archives ----------------------------------------------------------------------------------
+
+
+class Answers:
+    """What the server does, and what it was asked."""
+
+    def __init__(self, failures: Sequence[int]) -> None:
+        self.asked: list[str] = []
+        self.failures = list(failures)  # statuses, one for each request to come
+        self.cut_at: int | None = None
+
+
+@contextmanager
+def web(root: Path, failures: Sequence[int] = ()) -> Iterator[tuple[str, Answers]]:
+    answers = Answers(failures)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answers.asked.append(self.path)
+            if answers.failures:
+                self.send_error(answers.failures.pop(0))
+                return
+            if answers.cut_at is not None:
+                data = Path(self.translate_path(self.path)).read_bytes()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data[: answers.cut_at])
+                answers.cut_at = None
+                self.close_connection = True
+                return
+            super().do_GET()
+
+        def log_message(self, *words: object) -> None:
+            """Say nothing."""
+
+    handler = functools.partial(Handler, directory=str(root))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", answers
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def dumb_server(upstream: Upstream) -> Iterator[str]:
+    bare = upstream.path.with_name("dumb.git")
+    if not bare.exists():
+        git(upstream.path.parent, "clone", "-q", "--bare", str(upstream.path), str(bare))
+        git(bare, "update-server-info")
+    with web(upstream.path.parent) as (url, _):
+        yield url
+
+
+def put(root: Path, data: bytes, release: ComfyRelease, ending: str = "zip") -> Path:
+    path = root / "ComfyUI" / "archive" / f"{release.commit}.{ending}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def test_without_git_the_archive_of_the_commit_is_proved(upstream: Upstream, tmp_path: Path) -> None:
+    put(tmp_path / "www", upstream.archive("zip", upstream.release), upstream.release)
+    folder = tmp_path / "ComfyUI"
+    with web(tmp_path / "www") as (url, answers):
+        receipt = checkouts(has_git=False).fetch(upstream.release, folder, source=f"{url}/ComfyUI.git")
+    assert answers.asked == [f"/ComfyUI/archive/{upstream.release.commit}.zip"]
+    assert everything(folder) == as_released(upstream)
+    assert (receipt.way, receipt.tree, read_receipt(folder)) == ("archive", upstream.release.tree, receipt)
+    assert leftovers(folder) == []
+    if os.name == "posix":
+        assert os.access(folder / "tools" / "run.sh", os.X_OK)
+    assert not (folder / "a").stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_an_archive_on_this_disk_will_do(upstream: Upstream, tmp_path: Path, kind: str) -> None:
+    archive = tmp_path / f"comfy.{kind}"
+    archive.write_bytes(upstream.archive(kind, upstream.release))
+    checkouts().fetch(upstream.release, tmp_path / "ComfyUI", source=archive.as_uri())
+    assert everything(tmp_path / "ComfyUI") == as_released(upstream)
+    assert archive.exists()
+
+
+def test_what_may_pass_is_tried_again(upstream: Upstream, tmp_path: Path) -> None:
+    put(tmp_path / "www", upstream.archive("zip", upstream.release), upstream.release)
+    with web(tmp_path / "www") as (url, answers):
+        answers.failures, answers.cut_at = [503], 1000
+        checkouts(has_git=False).fetch(upstream.release, tmp_path / "ComfyUI", source=f"{url}/ComfyUI")
+    assert len(answers.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("failures", "kind"), [([404], IntegrityError), ([403], AccessError), ([500, 502, 503], ServerError)]
+)
+def test_a_refusing_server_is_named(
+    upstream: Upstream, tmp_path: Path, failures: list[int], kind: type[KleinError]
+) -> None:
+    (tmp_path / "www").mkdir()
+    with web(tmp_path / "www", failures) as (url, _), pytest.raises(kind, match=r"127\.0\.0\.1"):
+        checkouts(has_git=False).fetch(upstream.release, tmp_path / "ComfyUI", source=f"{url}/ComfyUI")
+    assert not (tmp_path / "ComfyUI").exists()
+    assert leftovers(tmp_path / "ComfyUI") == []
+
+
+def test_without_git_a_repository_on_disk_is_no_source(upstream: Upstream, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="git is not installed"):
+        checkouts(has_git=False).fetch(upstream.release, tmp_path / "ComfyUI", source=str(upstream.path))
+
+
+def test_an_archive_larger_than_any_comfyui_is_not_read_to_its_end(upstream: Upstream, tmp_path: Path) -> None:
+    put(tmp_path / "www", b"PK\x03\x04" + bytes(3_000_000), upstream.release)
+    small = Checkouts(run=run, environ={"PATH": ""}, bounds=Bounds(archive_bytes=1_000_000))
+    with web(tmp_path / "www") as (url, _), pytest.raises(IntegrityError, match=r"larger than 1\.00 MB"):
+        small.fetch(upstream.release, tmp_path / "ComfyUI", source=f"{url}/ComfyUI")
+
+
+def zipped(*members: tuple[str, bytes, int]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data, mode in members:
+            info = zipfile.ZipInfo(name)
+            info.create_system, info.external_attr, info.compress_type = 3, mode << 16, zipfile.ZIP_DEFLATED
+            archive.writestr(info, data)
+    return out.getvalue()
+
+
+def tarred(**changes: object) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        info = tarfile.TarInfo("x/thing")
+        for name, value in changes.items():
+            setattr(info, name, value)
+        archive.addfile(info)
+    return out.getvalue()
+
+
+PLAIN, LINK = 0o100644, 0o120777
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"<!DOCTYPE html><html>Sign in", "is a web page"),
+        (b"", "no zip or tar.gz"),
+        (b"PK\x03\x04" + bytes(100), "is damaged"),
+        (b"\x1f\x8b\x08\x00" + bytes(100), "is damaged"),
+        (zipped(("x/../../escaped", b"", PLAIN)), "climbs"),
+        (zipped(("/etc/escaped", b"", PLAIN)), "is absolute"),
+        (zipped(("x/C:/escaped", b"", PLAIN)), "drive or a hidden stream"),
+        (zipped(("x/a\\..\\escaped", b"", PLAIN)), "backslash"),
+        (zipped(("x/aux.py", b"", PLAIN)), "a device on Windows"),
+        (zipped(("x/.GIT/config", b"[core]", PLAIN)), "git's own"),
+        (zipped(("escaped", b"", PLAIN)), "beside the archive's folder"),
+        (zipped(("x/l", b"/etc/passwd", LINK)), "a link that leaves it"),
+        (zipped(("x/b/l", b"../../x/a", LINK)), "a link that leaves it"),
+        (zipped(("x/l", b"b", LINK), ("x/l/escaped", b"", PLAIN)), "twice"),
+        (zipped(("x/f", b"", PLAIN), ("x/f/g", b"", PLAIN)), "twice"),
+        (zipped(("x/a", b"", 0o020644)), "something else than files and links"),
+        (zipped(("x/a", bytes(3_000_000), PLAIN)), "more bytes than it may"),
+        (zipped(*((f"x/{n}", b"", PLAIN) for n in range(60))), "more than 50 files"),
+        (zipped(("x/a", b"", PLAIN), ("x/main.py", b"evil", PLAIN)), "is not ComfyUI 0.33.0"),
+        (tarred(type=tarfile.CHRTYPE), "something else than files and links"),
+        (tarred(type=tarfile.LNKTYPE, linkname="/etc/passwd"), "something else than files and links"),
+        (tarred(type=tarfile.SYMTYPE, linkname="../../etc"), "a link that leaves it"),
+        (tarred(name="x/../../escaped"), "climbs"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_hostile_archive_writes_nothing_outside_and_leaves_nothing(
+    upstream: Upstream, tmp_path: Path, data: bytes, said: str
+) -> None:
+    archive = tmp_path / "comfy.zip"
+    archive.write_bytes(data)
+    small = Checkouts(run=run, environ={"PATH": ""}, bounds=Bounds(files=50, unpacked_bytes=1_000_000))
+    with pytest.raises((IntegrityError, StorageError), match=said):
+        small.fetch(upstream.release, tmp_path / "in" / "ComfyUI", source=str(archive))
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["comfy.zip", "in"]
+
+
+def test_an_archive_without_a_known_tree_is_not_believed(upstream: Upstream, tmp_path: Path) -> None:
+    archive = tmp_path / "comfy.zip"
+    archive.write_bytes(upstream.archive("zip", upstream.release))
+    unknown = ComfyRelease(version="0.33.0", commit=upstream.release.commit)
+    with pytest.raises(IntegrityError, match="cannot be proved"):
+        checkouts().fetch(unknown, tmp_path / "ComfyUI", source=str(archive))
+
+
+# --- looking -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(upstream: Upstream, tmp_path: Path) -> Path:
+    """A person's own clone, at the older release on a branch."""
+    folder = tmp_path / "mine"
+    git(tmp_path, "clone", "-q", str(upstream.path), str(folder))
+    git(folder, "checkout", "-q", "-B", "stable", upstream.older.commit)
+    return folder
+
+
+def python_at(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+    return path
+
+
+def test_a_clone_is_described(tree: Path, upstream: Upstream) -> None:
+    (tree / "custom_nodes" / "ComfyUI-Manager").mkdir()
+    (tree / "custom_nodes" / "old.disabled").mkdir()
+    (tree / "custom_nodes" / "own.py").write_text("")
+    (tree / "models" / "vae" / "mine.safetensors").write_bytes(b"w")
+    found = checkouts().describe(tree)
+    assert (found.kind, found.version, found.version_read_from) == ("git", "0.9.0", "comfyui_version.py")
+    assert (found.commit, found.branch, found.local_changes) == (upstream.older.commit, "stable", ())
+    assert found.custom_nodes == ("ComfyUI-Manager", "own.py")
+    assert found.has_requirements
+    assert requirements_of(tree) == ("torch", "torchsde", "av>=14")
+    (tree / "comfy" / "sd.py").write_text("patched\n")
+    assert checkouts().describe(tree).local_changes == ("comfy/sd.py",)
+    without = checkouts(has_git=False).describe(tree)
+    assert (without.commit, without.branch, without.local_changes) == (upstream.older.commit, "stable", None)
+    quick = Checkouts(run=run_nothing).describe(tree, looks_for_changes=False)
+    assert (quick.version, quick.commit, quick.local_changes, quick.notes) == ("0.9.0", upstream.older.commit, None, ())
+    git(tree, "pack-refs", "--all")
+    assert checkouts(has_git=False).describe(tree).commit == upstream.older.commit
+
+
+def run_nothing(args: Sequence[str | Path], **options: Any) -> Completed:  # noqa: ANN401 - handed on
+    raise AssertionError(f"{args} was started")
+
+
+def test_looking_writes_nothing(tree: Path) -> None:
+    def stamps() -> dict[Path, int]:
+        return {path: path.lstat().st_mtime_ns for path in tree.rglob("*")}
+
+    os.utime(tree / "main.py", (1, 1))
+    before = stamps()
+    checkouts().describe(tree)
+    assert stamps() == before
+
+
+def test_an_old_tree_is_described_by_its_tag(tree: Path) -> None:
+    git(tree, "rm", "-q", "comfyui_version.py")
+    git(tree, "commit", "-q", "-m", "as it was in 2024")
+    found = checkouts().describe(tree)
+    assert found.version is not None
+    assert found.version.startswith("0.9.0-1-g")
+
+
+def make(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        if name.endswith("/"):
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("names", "below", "kind", "tree"),
+    [
+        ((), "absent", "empty", None),
+        ((".venv/", ".DS_Store", ".klein-setup/"), ".", "empty", None),
+        (("models/.klein-setup/", "models/vae/"), ".", "empty", None),
+        (("main.py", "folder_paths.py"), ".", "source", "."),
+        (("main.py", "folder_paths.py", ".git/HEAD"), ".", "git", "."),
+        (("main.py", "folder_paths.py", "models/"), "models", "source", "."),
+        (("python_embeded/python.exe", "ComfyUI/main.py", "ComfyUI/folder_paths.py"), ".", "portable", "ComfyUI"),
+        (("python_embeded/python.exe", "ComfyUI/main.py", "ComfyUI/folder_paths.py"), "ComfyUI", "portable", "ComfyUI"),
+        (("models/", "custom_nodes/", "user/", ".venv/bin/python"), ".", "base", None),
+        (("models/checkpoints/",), ".", "base", None),
+        (("vae/", "checkpoints/"), ".", "models", None),
+        (("invoices.xlsx",), ".", "other", None),
+        (("main.py",), ".", "other", None),
+    ],
+)
+def test_a_folder_is_called_what_it_is(
+    tmp_path: Path, names: tuple[str, ...], below: str, kind: str, tree: str | None
+) -> None:
+    folder = tmp_path / "thing"
+    folder.mkdir()
+    make(folder, *names)
+    found = checkouts(has_git=False).describe(folder / below)
+    assert found.kind == kind
+    assert found.tree == (None if tree is None else folder / tree)
+
+
+@pytest.mark.parametrize(
+    ("platform", "names", "environ", "found"),
+    [
+        ("linux", ("ComfyUI/.venv/bin/python", "ComfyUI/venv/bin/python"), {}, [".venv", "venv"]),
+        ("linux", ("venv/bin/python", "ComfyUI/env/bin/python"), {}, ["env", "beside"]),
+        ("win32", ("ComfyUI/venv/Scripts/python.exe",), {}, ["venv"]),
+        ("win32", ("ComfyUI/.venv/bin/python",), {}, []),
+        ("win32", ("ComfyUI/env/python.exe",), {}, ["env"]),
+        ("linux", ("python_embeded/python.exe", "ComfyUI/.venv/bin/python"), {}, ["portable", ".venv"]),
+        ("linux", ("conda/bin/python",), {"CONDA_PREFIX": "conda"}, ["active"]),
+    ],
+)
+def test_a_tree_has_its_pythons_likeliest_first(
+    tmp_path: Path, platform: str, names: tuple[str, ...], environ: Mapping[str, str], found: list[str]
+) -> None:
+    from provisioner.adapters.checkout.reading import describe_tree
+
+    make(tmp_path, "ComfyUI/main.py", "ComfyUI/folder_paths.py", *names)
+    environ = {name: str(tmp_path / value) for name, value in environ.items()}
+    seen = describe_tree(tmp_path / "ComfyUI", lambda _: None, environ=environ, platform=platform)
+    assert [each.origin for each in seen.pythons] == found
+
+
+@needs_posix
+def test_a_python_that_leads_nowhere_is_seen_as_broken(tmp_path: Path) -> None:
+    make(tmp_path, "main.py", "folder_paths.py", ".venv/bin/")
+    (tmp_path / ".venv" / "bin" / "python").symlink_to("/nowhere/python3.9")
+    found = checkouts(has_git=False).describe(tmp_path)
+    assert [(each.origin, each.is_there) for each in found.pythons] == [(".venv", False)]
+    assert found.python is None
+
+
+# --- updating ----------------------------------------------------------------------------------
+
+
+def test_an_update_moves_to_the_commit_and_back_to_the_branch(tree: Path, upstream: Upstream) -> None:
+    (tree / "models" / "vae" / "mine.safetensors").write_bytes(b"w")
+    way_back = checkouts().update(tree, upstream.newer, source=str(upstream.path))
+    assert (way_back.commit, way_back.branch, way_back.version) == (upstream.older.commit, "stable", "0.9.0")
+    found = checkouts().describe(tree)
+    assert (found.commit, found.branch, found.version, found.local_changes) == (
+        upstream.newer.commit,
+        None,
+        "0.34.0",
+        (),
+    )
+    assert found.way_back == way_back
+    assert way_back.is_finished
+    assert git(tree, "rev-parse", "--is-shallow-repository") == "false"
+    assert found.receipt is None  # we did not make it, so nothing of it is ours to remove
+    checkouts().go_back(tree)
+    found = checkouts().describe(tree)
+    assert (found.commit, found.branch, found.version, found.way_back) == (
+        upstream.older.commit,
+        "stable",
+        "0.9.0",
+        None,
+    )
+    assert (tree / "models" / "vae" / "mine.safetensors").read_bytes() == b"w"
+    with pytest.raises(UsageError, match="No update"):
+        checkouts().go_back(tree)
+
+
+def test_changed_files_stop_an_update_and_are_named(tree: Path, upstream: Upstream) -> None:
+    (tree / "comfy" / "sd.py").write_text("patched\n")
+    with pytest.raises(CommandError, match=r"1 file of ComfyUI itself was changed: comfy/sd\.py") as error:
+        checkouts().update(tree, upstream.newer, source=str(upstream.path))
+    assert error.value.context["files"] == ["comfy/sd.py"]
+    assert "git stash" in (error.value.hint or "")
+    assert (tree / "comfy" / "sd.py").read_text() == "patched\n"
+    assert git(tree, "rev-parse", "HEAD") == upstream.older.commit
+    assert not (tree / WAY_BACK).exists()
+
+
+def test_an_update_that_fails_goes_back(tree: Path, upstream: Upstream) -> None:
+    (tree / "comfy" / "klein.py").write_text("mine, untracked, in the way\n")
+    with pytest.raises(CommandError, match="check out"):
+        checkouts().update(tree, upstream.newer, source=str(upstream.path))
+    found = checkouts().describe(tree)
+    assert (found.commit, found.branch, found.local_changes, found.way_back) == (
+        upstream.older.commit,
+        "stable",
+        (),
+        None,
+    )
+    assert (tree / "comfy" / "klein.py").read_text() == "mine, untracked, in the way\n"
+
+
+def test_an_update_that_is_cancelled_goes_all_the_way_back(tree: Path, upstream: Upstream) -> None:
+    stopped = threading.Event()
+
+    def stopping_run(args: Sequence[str | Path], **options: Any) -> Completed:  # noqa: ANN401 - handed on
+        done = run(args, **options)
+        if "checkout" in args and upstream.newer.commit in args:
+            stopped.set()
+            raise KeyboardInterrupt
+        return done
+
+    hurried = Checkouts(run=stopping_run, cancelled=stopped.is_set)
+    with pytest.raises(KeyboardInterrupt):
+        hurried.update(tree, upstream.newer, source=str(upstream.path))
+    found = checkouts().describe(tree)
+    assert (found.commit, found.branch, found.local_changes) == (upstream.older.commit, "stable", ())
+    assert found.way_back is None
+
+
+def test_an_update_whose_commit_is_not_to_be_had_changes_nothing(tree: Path, tmp_path: Path) -> None:
+    other = Upstream(tmp_path / "other")
+    git(other.path, "commit", "-q", "--amend", "--allow-empty", "-m", "rewritten")
+    wanted = ComfyRelease(version="9.9.9", commit="12" * 20)
+    before = everything(tree)
+    with pytest.raises(NotTheFileError):
+        checkouts().update(tree, wanted, source=str(other.path))
+    assert everything(tree) == before
+    assert checkouts().describe(tree).way_back is None
+
+
+@pytest.mark.parametrize("is_updated_again", [True, False])
+def test_an_interrupted_update_is_put_back_and_what_is_strange_is_kept(
+    tree: Path, upstream: Upstream, is_updated_again: bool
+) -> None:
+    git(tree, "fetch", "-q", str(upstream.path), upstream.newer.commit)
+    way_back = WayBack(
+        commit=upstream.older.commit, branch="stable", version="0.9.0", target=upstream.newer.commit, started_at="now"
+    )
+    write_way_back(tree, way_back)
+    # as a kill leaves it: some files new, one half written, one gone, one the person edited since, git's lock there
+    (tree / "comfyui_version.py").write_bytes(NEWER["comfyui_version.py"])
+    (tree / "main.py").write_bytes(b"print(")
+    (tree / "a.b").unlink()
+    (tree / "comfy" / "sd.py").write_text("edited since\n")
+    lock = tree / ".git" / "index.lock"
+    lock.write_bytes(b"")
+    threading.Timer(0.3, lock.unlink).start()
+    if is_updated_again:
+        checkouts().update(tree, upstream.newer, source=str(upstream.path))
+    else:
+        checkouts().go_back(tree)
+    found = checkouts().describe(tree)
+    assert found.local_changes == ()
+    assert found.commit == (upstream.newer if is_updated_again else upstream.older).commit
+    kept = {path.name: path.read_bytes() for path in (tree / ".klein-setup" / "aside").rglob("*") if path.is_file()}
+    assert kept == {"main.py": b"print(", "sd.py": b"edited since\n"}
+
+
+def test_a_tree_of_ours_is_updated_with_its_receipt(upstream: Upstream, tmp_path: Path) -> None:
+    folder = tmp_path / "ComfyUI"
+    checkouts().fetch(upstream.older, folder, source=str(upstream.path))
+    checkouts().update(folder, upstream.newer, source=str(upstream.path))
+    receipt = read_receipt(folder)
+    assert receipt is not None
+    assert (receipt.commit, receipt.previous_commits) == (upstream.newer.commit, (upstream.older.commit,))
+    assert checkouts().remove(folder).kept == ()
+    assert not folder.exists()
+
+
+def test_what_is_no_checkout_is_not_updated(upstream: Upstream, tmp_path: Path) -> None:
+    make(tmp_path, "main.py", "folder_paths.py")
+    with pytest.raises(UsageError, match="no git checkout"):
+        checkouts().update(tmp_path, upstream.newer, source=str(upstream.path))
+
+
+# --- removing ----------------------------------------------------------------------------------
+
+
+def made(upstream: Upstream, tmp_path: Path, way: str) -> tuple[Path, CheckoutReceipt]:
+    folder = tmp_path / "ComfyUI"
+    archive = tmp_path / "comfy.zip"
+    archive.write_bytes(upstream.archive("zip", upstream.release))
+    source = str(upstream.path) if way == "git" else str(archive)
+    return folder, checkouts().fetch(upstream.release, folder, source=source)
+
+
+@pytest.mark.parametrize("way", ["git", "archive"])
+def test_an_untouched_tree_goes_without_a_trace(upstream: Upstream, tmp_path: Path, way: str) -> None:
+    folder, receipt = made(upstream, tmp_path, way)
+    cache = folder / "comfy" / "__pycache__"
+    cache.mkdir()
+    (cache / "sd.cpython-312.pyc").write_bytes(b"compiled")
+    preview = checkouts().remove(folder, is_rehearsal=True)
+    assert (preview.removed_files, preview.is_folder_gone) == (len(receipt.files), False)
+    assert len(everything(folder)) == len(receipt.files) + 1
+    done = checkouts().remove(folder)
+    assert (done.removed_files, done.kept, done.is_folder_gone) == (len(receipt.files), (), True)
+    assert done.removed_bytes == preview.removed_bytes > 0
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("way", ["git", "archive"])
+def test_everything_of_the_persons_stays_and_is_named(upstream: Upstream, tmp_path: Path, way: str) -> None:
+    folder, _ = made(upstream, tmp_path, way)
+    mine = {
+        "comfy/sd.py": b"patched\n",
+        "custom_nodes/manager/x.py": b"node",
+        "custom_nodes/manager/__pycache__/x.cpython-312.pyc": b"c",
+        "models/vae/flux2-vae.safetensors": b"weights",
+        "output/fox.png": b"png",
+        "notes.txt": b"mine",
+    }
+    for name, content in mine.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    preview = checkouts().remove(folder, is_rehearsal=True)
+    done = checkouts().remove(folder)
+    assert everything(folder) == dict(sorted(mine.items()))
+    assert {each.path: each.reason for each in done.kept} == {
+        "comfy/sd.py": "was changed",
+        "comfy": "holds files of yours",
+        "custom_nodes": "holds files of yours",
+        "models": "holds files of yours",
+        "output": "holds files of yours",
+        "notes.txt": "is not ComfyUI's",
+    }
+    assert {each.path for each in preview.kept} <= {each.path for each in done.kept}
+    assert not (folder / ".git").exists()
+    assert not (folder / RECEIPT).exists()
+    with pytest.raises(UsageError, match="not made by klein-setup"):
+        checkouts().remove(folder)
+
+
+def test_a_repository_with_commits_of_the_persons_stays(upstream: Upstream, tmp_path: Path) -> None:
+    folder, _ = made(upstream, tmp_path, "git")
+    git(folder, "checkout", "-q", "-b", "mine")
+    assert {each.path for each in checkouts().remove(folder, is_rehearsal=True).kept} >= {".git"}
+    git(folder, "checkout", "-q", "--detach")
+    done = checkouts().remove(folder)
+    assert [(each.path, each.reason) for each in done.kept] == [(".git", "holds a branch or a stash of yours")]
+    assert (folder / ".git" / "HEAD").exists()
+
+
+@needs_posix
+def test_a_folder_that_became_a_link_is_not_followed(upstream: Upstream, tmp_path: Path) -> None:
+    folder, _ = made(upstream, tmp_path, "archive")
+    shutil.move(folder / "models", tmp_path / "models elsewhere")
+    (folder / "models").symlink_to(tmp_path / "models elsewhere")
+    checkouts().remove(folder)
+    assert (tmp_path / "models elsewhere" / "vae" / "put_vae_here").exists()
+    assert (folder / "models").is_symlink()
+
+
+def damaged(change: Callable[[dict[str, object]], None], folder: Path) -> None:
+    import json
+
+    value = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))
+    change(value)
+    (folder / RECEIPT).write_text(json.dumps(value), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value["files"].append(["100644", "0" * 40, "../../etc/passwd"]),
+        lambda value: value["files"].pop(),
+        lambda value: value.update(tree="0" * 40),
+        lambda value: value.pop("files"),
+        lambda value: value.update(schema_version=99),
+        lambda value: value.update(files="x"),
+        lambda value: value.update(surprise=1),
+        lambda value: value.update(folders=None),
+    ],
+)
+def test_a_receipt_that_does_not_fit_together_removes_nothing(
+    upstream: Upstream, tmp_path: Path, change: Callable[[dict[str, object]], None]
+) -> None:
+    folder, _ = made(upstream, tmp_path, "archive")
+    damaged(change, folder)
+    with pytest.raises(UsageError, match="damaged"):
+        checkouts().remove(folder)
+    assert everything(folder) == as_released(upstream)
+
+
+def test_files_that_make_up_no_tree_are_refused() -> None:
+    twice = TreeFile(path="a", mode="100644", id="0" * 40)
+    with pytest.raises(ValueError, match="twice"):
+        tree_id([twice, twice])
+    with pytest.raises(ValueError, match="a file and a folder"):
+        tree_id([twice, TreeFile(path="a/b", mode="100644", id="0" * 40)])

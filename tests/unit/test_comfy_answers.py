@@ -1,0 +1,268 @@
+"""Reading a ComfyUI server's words: the odd, the broken and the hostile ones beside the recorded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from provisioner.comfy_answers import (
+    OutputFile,
+    as_id,
+    node_classes,
+    parse_acceptance,
+    parse_choices,
+    parse_failure,
+    parse_files,
+    parse_folder_paths,
+    parse_history,
+    parse_queue,
+    parse_refusal,
+    parse_system_stats,
+    shortened,
+)
+from provisioner.comfy_command import Launch, is_launched_as, parse_address, server_arguments
+from provisioner.comfy_messages import (
+    Cached,
+    Executed,
+    Executing,
+    Message,
+    NodeStates,
+    NodeTiming,
+    Progress,
+    RunRecord,
+    Started,
+    StepMark,
+    Succeeded,
+    parse_message,
+    step_seconds,
+)
+from provisioner.errors import ServerNotUsableError, UsageError
+
+NOTHING: list[object] = [
+    None,
+    [],
+    {},
+    "text",
+    3,
+    True,
+    {"system": {}},
+    {"system": 3},
+    {"p": 3},
+    [[]],
+    {"p": {"status": 1}},
+]
+
+
+@pytest.mark.parametrize("body", NOTHING)
+def test_nonsense_is_refused_or_empty_and_never_a_crash(body: object) -> None:
+    with pytest.raises(ServerNotUsableError):
+        parse_system_stats(body)
+    with pytest.raises(ServerNotUsableError):
+        parse_acceptance(body)
+    assert parse_folder_paths(body) == {}
+    assert parse_choices(body, "VAELoader", "vae_name") == ()
+    assert parse_files(body) == ()
+    assert parse_queue(body) == frozenset()
+    assert parse_refusal(400, body).complaints == ()
+    assert parse_failure(body).node_id == ""
+    assert parse_message(json.dumps({"type": "executing", "data": body})) is None
+
+
+def test_an_old_server_without_versions_is_still_one() -> None:
+    facts = parse_system_stats({"system": {"os": "posix"}, "devices": [{"name": "cuda:0", "type": "cuda", "index": 0}]})
+    assert (facts.comfyui_version, facts.argv, facts.packages) == (None, (), ())
+    assert (facts.devices[0].index, facts.devices[0].vram_total_bytes) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("declared", "found"),
+    [
+        ([["a", "b"], {}], ("a", "b")),
+        (["COMBO", {"options": ["a", "b"]}], ("a", "b")),
+        (["COMBO"], ()),
+        (["COMBO", {"options": "a"}], ()),
+        ([["a", 3, None]], ("a",)),
+        ([], ()),
+        ("a", ()),
+    ],
+)
+def test_both_shapes_of_a_choice_are_read(declared: object, found: tuple[str, ...]) -> None:
+    body = {"VAELoader": {"input": {"required": {"vae_name": declared}}}}
+    assert parse_choices(body, "VAELoader", "vae_name") == found
+
+
+def test_saved_pictures_come_before_previews_and_half_a_name_is_none() -> None:
+    output = {
+        "images": [
+            {"filename": "preview.png", "subfolder": "", "type": "temp"},
+            {"filename": "", "type": "output"},
+            {"subfolder": "x"},
+            {"filename": "saved.png", "subfolder": 3},
+        ]
+    }
+    assert [(each.filename, each.folder) for each in parse_files(output)] == [
+        ("saved.png", "output"),
+        ("preview.png", "temp"),
+    ]
+    assert parse_files(output)[0] == OutputFile(filename="saved.png", subfolder="", folder="output")
+
+
+def test_a_refusal_in_plain_words_is_kept() -> None:
+    assert parse_refusal(500, {"error": "no prompt"}).message == "no prompt"
+    assert parse_refusal(502, "Bad Gateway").message == "Bad Gateway"
+
+
+def test_an_end_without_messages_is_read_from_the_status() -> None:
+    entry = parse_history({"p": {"status": {"status_str": "error"}, "outputs": {}}}, "p")
+    assert entry is not None
+    assert (entry.end, entry.files) == ("error", ())
+    entry = parse_history({"p": {"outputs": {"9": {"images": [{"filename": "a.png"}]}}}}, "p")
+    assert entry is not None
+    assert (entry.end, len(entry.files)) == ("success", 1)
+
+
+def test_ids_are_text_even_where_a_server_counts() -> None:
+    assert (as_id(11), as_id("11"), as_id(True), as_id(None)) == ("11", "11", None, None)
+    assert parse_queue({"queue_running": [[0, "a"]], "queue_pending": [[1, "b", {}], ["short"], 3]}) == {"a", "b"}
+
+
+def test_what_is_shown_has_no_secret_no_escape_and_no_end() -> None:
+    said = shortened("\x1b[31mfailed\x1b[0m\n https://u:p@h/x?token=secret " + "x" * 1000)
+    assert said.startswith("failed https://h/x x")
+    assert len(said) == 300
+
+
+def test_the_classes_of_a_graph_come_once_and_in_order() -> None:
+    graph = {"1": {"class_type": "B"}, "2": {"class_type": "A"}, "3": {"class_type": "B"}, "4": {}}
+    assert node_classes(graph) == ("B", "A")
+
+
+# --- messages ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no json",
+        "[]",
+        "3",
+        "[" * 100_000,
+        '{"type": "status", "data": {"status": {}}}',
+        '{"type": "execution_success"}',
+        '{"type": ["execution_success"], "data": {"prompt_id": "p"}}',
+        '{"type": "progress_text", "data": {"prompt_id": "p"}}',
+        '{"type": "progress", "data": {"prompt_id": "p", "node": "1", "value": NaN, "max": 4}}',
+        '{"type": "progress", "data": {"prompt_id": "p", "node": "1", "value": 1, "max": Infinity}}',
+        '{"type": "progress", "data": {"prompt_id": "p", "node": null, "value": 1, "max": 4}}',
+        '{"type": "progress", "data": {"prompt_id": "p", "node": "1", "value": true, "max": "4"}}',
+        '{"type": "executed", "data": {"prompt_id": "p"}}',
+    ],
+)
+def test_a_message_that_says_nothing_about_a_prompt_is_none(text: str) -> None:
+    assert parse_message(text) is None
+
+
+RUN: list[tuple[float, Message]] = [
+    (0.0, Started(prompt_id="p")),
+    (0.0, Started(prompt_id="other")),
+    (0.1, Cached(prompt_id="p", nodes=("1",))),
+    (1.0, Executing(prompt_id="p", node_id="2")),
+    (1.5, NodeStates(prompt_id="p", running=(), finished=("2", "1"))),
+    (2.0, Executing(prompt_id="p", node_id="3")),
+    (2.5, Progress(prompt_id="p", node_id="3", value=1, maximum=2)),
+    (3.0, Executing(prompt_id="p", node_id="4")),
+    (3.5, Executed(prompt_id="p", node_id="4", files=())),
+    (4.0, Succeeded(prompt_id="p")),
+    (9.0, Executing(prompt_id="other", node_id="5")),
+]
+
+
+def test_a_node_ends_when_it_is_said_to_or_when_the_next_one_begins() -> None:
+    record = RunRecord("p")
+    heard = [record.hear(message, at_s) for at_s, message in RUN]
+    assert heard.count(False) == 2
+    assert [(each.node_id, each.began_s, each.ended_s) for each in record.timings] == [
+        ("2", 1.0, 1.5),
+        ("3", 2.0, 3.0),
+        ("4", 3.0, 4.0),
+    ]
+    assert (record.started_s, record.ended_s, record.end, record.node_id) == (0.0, 4.0, "success", "4")
+
+
+def test_a_server_that_counts_without_end_fills_no_memory() -> None:
+    record = RunRecord("p")
+    for number in range(10_050):
+        record.hear(Progress(prompt_id="p", node_id="1", value=number, maximum=1e18), float(number))
+    assert len(record.marks) == 10_000
+    assert record.marks[-1].value == 10_049
+    timing = NodeTiming(node_id="1", began_s=0.0, ended_s=1.0)
+    huge = StepMark(node_id="1", value=1e15, maximum=1e15, at_s=1.0)
+    assert step_seconds("1", [timing], [huge]) == ()
+
+
+def test_steps_of_a_node_that_never_began_are_unknown() -> None:
+    mark = StepMark(node_id="1", value=1, maximum=4, at_s=1.0)
+    assert step_seconds("1", [], [mark]) == ()
+
+
+# --- command line and address ------------------------------------------------------------------
+
+LAUNCH = Launch(
+    python=Path("/env/bin/python"), tree=Path("/comfy"), output=Path("/o ut"), user=Path("/u"), temp=Path("/t")
+)
+
+
+def test_the_server_is_headless_on_loopback_and_writes_only_where_it_is_told() -> None:
+    words = server_arguments(replace(LAUNCH, base=Path("/base"), extra=("--cpu",)), 8190)
+    assert words[:2] == (str(Path("/env/bin/python")), str(Path("/comfy/main.py")))
+    text = " ".join(words).replace("\\", "/")
+    for part in (
+        "--listen 127.0.0.1 --port 8190 --disable-auto-launch",
+        "--output-directory /o ut --user-directory /u --temp-directory /t",
+        "--database-url sqlite:////u/comfyui.db",
+        "--base-directory /base --cpu",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "is_ours"),
+    [
+        (server_arguments(LAUNCH, 8190)[1:], True),
+        (server_arguments(LAUNCH, 8191)[1:], False),
+        (server_arguments(replace(LAUNCH, output=Path("/other")), 8190)[1:], False),
+        ((), True),  # too old to say
+    ],
+)
+def test_our_server_is_known_by_its_port_and_output_folder(argv: tuple[str, ...], is_ours: bool) -> None:
+    assert is_launched_as(argv, LAUNCH, 8190) is is_ours
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "is_loopback"),
+    [
+        ("http://127.0.0.1:8188", "http://127.0.0.1:8188", True),
+        ("localhost:8188/", "http://localhost:8188", True),
+        ("127.5.0.1:1", "http://127.5.0.1:1", True),
+        ("http://[::1]:8188", "http://[::1]:8188", True),
+        ("https://gpu.example/comfy/", "https://gpu.example/comfy", False),
+        ("192.168.1.5:8188", "http://192.168.1.5:8188", False),
+    ],
+)
+def test_an_address_is_read(text: str, url: str, is_loopback: bool) -> None:
+    address = parse_address(text)
+    assert (address.url, address.is_loopback) == (url, is_loopback)
+    assert address.websocket == url.replace("http", "ws", 1) + "/ws"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "ftp://host", "http://", "http://host:99999", "http://ho st", "http://u:p@host", "http://host/?a=b", "h#x"],
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_address(text)

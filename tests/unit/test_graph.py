@@ -1,0 +1,341 @@
+"""The graph of the smoke test: the one a server drew from, the names of its files, the official workflow's name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from provisioner.adapters.catalog import read_comfy_table_text, read_manifest_text, shipped_manifests
+from provisioner.comfy_answers import ListedModels
+from provisioner.comfy_models import NodeUse
+from provisioner.comfy_table import parse_comfy_table
+from provisioner.errors import ModelNotListedError, PathOutsideRootError, UsageError
+from provisioner.graph import (
+    DECODE,
+    LATENT,
+    LOADERS,
+    NOISE,
+    PHASES,
+    SAMPLE,
+    SAVE,
+    SCHEDULER,
+    STEP_NODE,
+    Graph,
+    build_graph,
+    is_guided,
+    names_for,
+    official_workflow_name,
+    pick_listed,
+    wish_for,
+)
+from provisioner.manifest import parse_manifest
+from provisioner.models import Artifact, ArtifactSet, Envelope, Role
+from provisioner.smoke_models import DEFAULT_PROMPT, ModelNames, PictureWish
+from tests.support.builders import artifact, artifact_set
+
+RECORDINGS = Path(__file__).resolve().parents[1] / "contract" / "data" / "comfyui-0.33.0"
+NAMES = ModelNames(
+    diffusion_model="flux-2-klein-4b-fp8.safetensors", text_encoder="qwen_3_4b.safetensors", vae="flux2-vae.safetensors"
+)
+LISTED = ListedModels(
+    diffusion_models=("empty.safetensors", "flux-2-klein-4b-fp8.safetensors"),
+    text_encoders=("qwen_3_06b.safetensors", "qwen_3_4b.safetensors"),
+    vaes=("ae.safetensors", "flux2-vae.safetensors", "pixel_space"),
+    clip_types=("flux2",),
+)
+
+
+def shipped_sets() -> list[ArtifactSet]:
+    parsed = [parse_manifest(read_manifest_text(name)[0], file=name) for name in shipped_manifests()]
+    return [replace(each, id=f"{manifest.id}:{each.id}") for manifest in parsed for each in manifest.sets]
+
+
+SETS = shipped_sets()
+COMFY_SETS = [each for each in SETS if each.target == "comfyui"]
+TABLE = parse_comfy_table(read_comfy_table_text()[0], file="comfyui.yaml")
+
+
+def of_role(role: Role, folder: str | None = None, name: str | None = None) -> Artifact:
+    folders = {"diffusion_model": "diffusion_models", "text_encoder": "text_encoders", "vae": "vae"}
+    return artifact(id=role, role=role, folder=folder or folders[role], name=name or f"{role}.safetensors")
+
+
+ENCODER, VAE = of_role("text_encoder"), of_role("vae")
+
+
+def shape_of(graph: Graph) -> dict[str, tuple[str, tuple[str, ...]]]:
+    return {node_id: (node["class_type"], tuple(node["inputs"])) for node_id, node in graph.items()}
+
+
+def links_of(graph: Graph) -> list[tuple[str, str]]:
+    return [
+        (node_id, value[0])
+        for node_id, node in graph.items()
+        for value in node["inputs"].values()
+        if type(value) is list
+    ]
+
+
+# --- the graph ------------------------------------------------------------------------------------
+
+
+def test_the_graph_is_the_one_that_comfyui_0_33_0_accepted_and_drew() -> None:
+    recorded = json.loads((RECORDINGS / "ok_fp8.json").read_text(encoding="utf-8"))[0]["request"]
+    wish = PictureWish(prompt="A cat holding a sign that says hello world", seed=0, width=64, height=64)
+    assert build_graph(NAMES, wish, filename_prefix="klein-smoke") == recorded
+
+
+@pytest.mark.parametrize("chosen", COMFY_SETS, ids=lambda each: each.id)
+def test_every_shipped_set_for_comfyui_gives_a_graph(chosen: ArtifactSet) -> None:
+    names = names_for(chosen)
+    graph = build_graph(names, wish_for(chosen, seed=7))
+    assert [
+        graph[node]["inputs"][key] for node, key in (("1", "unet_name"), ("2", "clip_name"), ("3", "vae_name"))
+    ] == [
+        names.diffusion_model,
+        names.text_encoder,
+        names.vae,
+    ]
+    assert graph[NOISE]["inputs"] == {"noise_seed": 7}
+    assert json.loads(json.dumps(graph)) == graph
+
+
+@pytest.mark.parametrize("chosen", SETS, ids=lambda each: each.id)
+def test_every_shipped_set_has_the_steps_and_guidance_of_its_model(chosen: ArtifactSet) -> None:
+    wish = wish_for(chosen, seed=1)
+    is_base = "base" in chosen.id
+    assert (wish.steps, wish.guidance) == (chosen.envelope.steps, chosen.envelope.guidance)
+    assert is_guided(wish) == is_base
+    assert is_base or (wish.steps, wish.guidance) == (4, 1.0)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("is_tiled", [False, True])
+def test_the_table_of_nodes_is_what_the_graph_uses(guidance: float, is_tiled: bool) -> None:
+    graph = build_graph(NAMES, PictureWish(guidance=guidance, has_tiled_decode=is_tiled))
+    uses: set[NodeUse] = {"always", "guided" if guidance != 1.0 else "distilled"}
+    uses.add("tiled-decode" if is_tiled else "whole-decode")
+    needed = {(each.class_type, each.inputs) for each in TABLE.nodes if each.use in uses}
+    assert set(shape_of(graph).values()) == needed
+
+
+def test_inputs_are_those_the_server_describes() -> None:
+    shapes = {name: set(inputs) for name, inputs in shape_of(build_graph(NAMES, PictureWish())).values()}
+    checked = 0
+    for path in RECORDINGS.glob("GET_object_info_*.json"):
+        for name, described in json.loads(path.read_text(encoding="utf-8"))["body"].items():
+            required = set(described["input"]["required"])
+            assert required <= shapes[name] <= required | set(described["input"].get("optional", {})), name
+            checked += 1
+    assert checked == 5
+
+
+def test_guidance_takes_an_empty_text_for_its_negative_and_guidance_1_a_zeroed_one() -> None:
+    plain, guided = (build_graph(NAMES, PictureWish(guidance=each)) for each in (1.0, 5.0))
+    assert plain["5"] == {"class_type": "ConditioningZeroOut", "inputs": {"conditioning": ["4", 0]}}
+    assert guided["5"] == {"class_type": "CLIPTextEncode", "inputs": {"text": "", "clip": ["2", 0]}}
+    assert guided["6"]["inputs"]["cfg"] == 5.0
+    assert {key: node for key, node in guided.items() if key not in {"5", "6"}} == {
+        key: node for key, node in plain.items() if key not in {"5", "6"}
+    }
+
+
+def test_a_tiled_decode_changes_that_node_and_no_other() -> None:
+    plain, tiled = (build_graph(NAMES, PictureWish(has_tiled_decode=each)) for each in (False, True))
+    assert tiled[DECODE]["class_type"] == "VAEDecodeTiled"
+    assert tiled[DECODE]["inputs"]["tile_size"] == 512
+    assert tiled[DECODE]["inputs"]["overlap"] == 64
+    assert {key for key in plain if plain[key] != tiled[key]} == {DECODE}
+
+
+def test_size_and_steps_reach_the_latent_and_the_scheduler() -> None:
+    graph = build_graph(NAMES, PictureWish(width=768, height=512, steps=9))
+    assert graph[LATENT]["inputs"] == {"width": 768, "height": 512, "batch_size": 1}
+    assert graph[SCHEDULER]["inputs"] == {"steps": 9, "width": 768, "height": 512}
+
+
+def test_every_node_has_a_phase_and_every_wire_comes_from_an_earlier_node() -> None:
+    graph = build_graph(NAMES, PictureWish())
+    assert set(PHASES) == set(graph)
+    order = list(graph)
+    assert all(order.index(source) < order.index(node) for node, source in links_of(graph))
+    assert (PHASES["4"], PHASES[SAMPLE], PHASES[DECODE], PHASES[SAVE]) == ("encode", "sample", "decode", "save")
+    assert STEP_NODE == SAMPLE
+
+
+def test_the_recorded_run_counts_its_steps_on_the_step_node() -> None:
+    recorded = json.loads((RECORDINGS / "ok_fp8_h200_cold_1024.json").read_text(encoding="utf-8"))
+    progress = [each["ws"]["data"] for each in recorded if each.get("ws", {}).get("type") == "progress"]
+    assert progress
+    assert {each["node"] for each in progress} == {STEP_NODE}
+
+
+# --- what to draw ---------------------------------------------------------------------------------
+
+
+def test_what_the_user_asks_for_goes_over_what_is_usual() -> None:
+    chosen = artifact_set(VAE, envelope=Envelope(steps=20, guidance=5.0))
+    wish = wish_for(chosen, seed=2**64 - 1, prompt="", width=16, height=2048, has_tiled_decode=True)
+    assert wish == PictureWish(
+        prompt="", seed=2**64 - 1, width=16, height=2048, steps=20, guidance=5.0, has_tiled_decode=True
+    )
+
+
+def test_a_set_without_an_envelope_is_drawn_as_the_distilled_model() -> None:
+    wish = wish_for(artifact_set(VAE), seed=5)
+    assert (wish.prompt, wish.steps, wish.guidance, wish.width, wish.height) == (DEFAULT_PROMPT, 4, 1.0, 1024, 1024)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "seed", "said"),
+    [
+        (1000, 1024, 0, "The width of the picture cannot be 1000 pixels; expected a multiple of 16 from 16 to 16384."),
+        (1024, 0, 0, "The height of the picture cannot be 0 pixels"),
+        (32768, 1024, 0, "The width of the picture cannot be 32768 pixels"),
+        (1024, 1024, -1, "The seed of the picture cannot be -1; expected 0 to 18,446,744,073,709,551,615."),
+        (1024, 1024, 2**64, "The seed of the picture cannot be 18446744073709551616"),
+    ],
+)
+def test_a_wish_that_comfyui_would_refuse_is_refused_first(width: int, height: int, seed: int, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        wish_for(artifact_set(VAE), seed=seed, width=width, height=height)
+    assert str(caught.value).startswith(said)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("envelope", [Envelope(steps=0), Envelope(steps=4097), Envelope(guidance=100.5)])
+def test_an_envelope_out_of_bounds_is_refused(envelope: Envelope) -> None:
+    with pytest.raises(UsageError, match="of the picture cannot be"):
+        wish_for(artifact_set(VAE, envelope=envelope), seed=0)
+
+
+@pytest.mark.parametrize(("side", "hint"), [(1000, "Take 992."), (7, "Take 16."), (99999, "Take 16384.")])
+def test_the_hint_names_the_nearest_side(side: int, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        wish_for(artifact_set(VAE), seed=0, width=side)
+    assert caught.value.hint == hint
+
+
+# --- names ------------------------------------------------------------------------------------------
+
+
+def test_names_are_paths_under_the_loaders_folder() -> None:
+    model = of_role("diffusion_model", folder="diffusion_models/flux/klein")
+    assert names_for(artifact_set(model, ENCODER, VAE)) == ModelNames(
+        diffusion_model="flux/klein/diffusion_model.safetensors",
+        text_encoder="text_encoder.safetensors",
+        vae="vae.safetensors",
+    )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        (artifact_set(ENCODER, VAE), "has no file for the role diffusion_model; expected one"),
+        (artifact_set(of_role("diffusion_model"), ENCODER, ENCODER, VAE), "has 2 files for the role text_encoder"),
+        (artifact_set(of_role("diffusion_model", name="k-Q4_K_M.GGUF"), ENCODER, VAE), "is a GGUF file"),
+        (artifact_set(of_role("diffusion_model", folder="checkpoints"), ENCODER, VAE), "UNETLoader does not read"),
+        (artifact_set(VAE, target="hf_cache"), "made for an HF cache"),
+    ],
+)
+def test_a_set_that_comfyuis_own_nodes_cannot_draw_is_refused(chosen: ArtifactSet, said: str) -> None:
+    with pytest.raises(UsageError, match="(?i)" + said) as caught:
+        names_for(chosen)
+    assert caught.value.hint
+
+
+def test_a_name_that_leaves_the_folder_is_refused() -> None:
+    with pytest.raises(PathOutsideRootError):
+        names_for(artifact_set(of_role("diffusion_model", folder="diffusion_models/.."), ENCODER, VAE))
+
+
+def test_names_that_are_listed_are_taken_as_they_are() -> None:
+    assert pick_listed(NAMES, LISTED) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("wanted", "listed", "ignore_case"),
+    [
+        ("klein/k.safetensors", "klein\\k.safetensors", False),
+        ("k\u00fcche/k.safetensors", "ku\u0308che/k.safetensors", False),  # macOS lists decomposed letters
+        ("Klein/K.safetensors", "klein\\k.SAFETENSORS", True),
+    ],
+)
+def test_a_name_is_spelled_as_the_server_does(wanted: str, listed: str, ignore_case: bool) -> None:
+    names = replace(NAMES, diffusion_model=wanted)
+    lists = replace(LISTED, diffusion_models=("other.safetensors", listed))
+    assert pick_listed(names, lists, ignore_case=ignore_case).diffusion_model == listed
+
+
+def test_case_counts_where_the_server_tells_it_apart() -> None:
+    with pytest.raises(ModelNotListedError):
+        pick_listed(replace(NAMES, vae="Flux2-VAE.safetensors"), LISTED)
+
+
+def test_every_file_that_is_not_listed_is_named_with_what_is() -> None:
+    names = replace(NAMES, diffusion_model="flux-2-klein-4b-fp9.safetensors", vae="missing.safetensors")
+    with pytest.raises(ModelNotListedError) as caught:
+        pick_listed(names, replace(LISTED, vaes=()))
+    assert str(caught.value) == (
+        "ComfyUI does not list diffusion_models/flux-2-klein-4b-fp9.safetensors"
+        " (it lists flux-2-klein-4b-fp8.safetensors, ...); vae/missing.safetensors (the list is empty)."
+    )
+    assert caught.value.context["missing"] == [
+        "diffusion_models/flux-2-klein-4b-fp9.safetensors",
+        "vae/missing.safetensors",
+    ]
+    assert "extra_model_paths.yaml" in (caught.value.hint or "")
+
+
+def test_a_long_list_is_shortened() -> None:
+    with pytest.raises(ModelNotListedError) as caught:
+        pick_listed(NAMES, replace(LISTED, vaes=tuple(f"{number:04}" for number in range(500))))
+    assert "it lists 0000, 0001, 0002, 0003, 0004, 0005, 0006, 0007, ..." in str(caught.value)
+
+
+def test_a_loader_is_known_for_every_name() -> None:
+    assert [loader.field for loader in LOADERS] == ["diffusion_model", "text_encoder", "vae"]
+    graph = build_graph(NAMES, PictureWish())
+    for node, loader in zip(("1", "2", "3"), LOADERS, strict=True):
+        assert graph[node]["class_type"] == loader.class_type
+        assert graph[node]["inputs"][loader.input_name] == getattr(NAMES, loader.field)
+
+
+# --- the official workflow -------------------------------------------------------------------------
+
+# The names with "klein" in comfyui-workflow-templates-json 0.1.50, read from the wheel on 2026-11-23, and one of a
+# later generation that a newer core lists.
+PACKAGED = [
+    "comfyui_workflow_templates_json/templates/image_flux2_klein_9b_kv_image_edit.json",
+    "comfyui_workflow_templates_json/templates/image_flux2_klein_image_edit_4b_base.json",
+    "comfyui_workflow_templates_json/templates/image_flux2_klein_image_edit_4b_distilled.json",
+    "comfyui_workflow_templates_json/templates/image_flux2_klein_image_edit_9b_base.json",
+    "comfyui_workflow_templates_json/templates/image_flux2_klein_image_edit_9b_distilled.json",
+    "comfyui_workflow_templates_json/templates/image_flux2_klein_text_to_image.json",
+    "comfyui_workflow_templates_json/templates/image_flux3_klein_text_to_image.json",
+]
+
+
+def test_the_official_workflow_is_found_among_the_packaged_ones() -> None:
+    assert official_workflow_name(PACKAGED) == PACKAGED[5]
+    assert official_workflow_name(reversed(PACKAGED)) == PACKAGED[5]
+    assert official_workflow_name(PACKAGED[:5] + PACKAGED[6:]) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([], None),
+        (["image_flux2_klein_text_to_image.webp", "index.json"], None),
+        (["image_flux2_text_to_image.json"], None),
+        (["image_flux2_klein_upscale.json"], None),
+        (["image_flux2_klein_text_to_image_9b.json"], None),
+        (["t\\Flux.2_Klein_4B_t2i.json"], "t\\Flux.2_Klein_4B_t2i.json"),
+        (["flux2_klein_4b_base_t2i.json", "flux2_klein_4b_distilled_t2i.json"], "flux2_klein_4b_distilled_t2i.json"),
+    ],
+)
+def test_a_workflow_is_known_by_the_words_of_its_name(names: list[str], expected: str | None) -> None:
+    assert official_workflow_name(names) == expected

@@ -1,0 +1,302 @@
+"""What the figures of a smoke test mean, and the advice when memory ran out: whole sentences, case by case."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from provisioner.adapters.catalog import read_manifest_text
+from provisioner.manifest import parse_manifest
+from provisioner.measurement import VramSample, advice_for, describe, own_peak, summarise_samples
+from provisioner.models import ArtifactSet, Envelope, Machine
+from provisioner.smoke_models import ModelNames, PictureFacts, PictureWish, SmokeTest, Timings, VramReading
+from tests.support.builders import GIB, gpu, machine
+
+MIB = 1024**2
+MANIFEST = parse_manifest(read_manifest_text("flux2-klein-4b")[0], file="flux2-klein-4b.yaml")
+TUTORIAL = Envelope(vram_bytes=8_400_000_000, steps=4, guidance=1.0, source="a tutorial, RTX 5090")
+NAMES = ModelNames(diffusion_model="flux-2-klein-4b-fp8.safetensors", text_encoder="q", vae="v")
+PICTURE = PictureFacts(
+    width=1024, height=1024, mode="RGB", size=1, sha256="0" * 64, minimum=0, maximum=255, mean=127.0, deviation=60.0
+)
+COLD = Timings(start_s=9.0, load_s=0.3, encode_s=2.5, steps_s=(1.4, 0.16, 0.15, 0.17), decode_s=0.6, total_s=5.67)
+WARM = Timings(encode_s=0.1, steps_s=(0.09, 0.09, 0.1, 0.09), decode_s=0.1, total_s=0.64)
+
+
+def set_named(set_id: str) -> ArtifactSet:
+    found = MANIFEST.set_named(set_id)
+    assert found is not None
+    return found
+
+
+def reading(peak: int, *, total: int = 12 * GIB, used: int = 1200 * MIB, process: int | None = None) -> VramReading:
+    return VramReading(
+        gpu_name="NVIDIA GeForce RTX 4070",
+        gpu_uuid="GPU-1",
+        total_bytes=total,
+        free_at_start_bytes=total - used - 250 * MIB,
+        peak_used_bytes=peak,
+        used_at_start_bytes=used,
+        peak_process_bytes=process,
+        samples=120,
+    )
+
+
+def smoke(vram: VramReading | None = None, **more: object) -> SmokeTest:
+    known = SmokeTest(backend="comfyui", wish=PictureWish(), timings=COLD, names=NAMES, picture=PICTURE, vram=vram)
+    return replace(known, **more)  # type: ignore[arg-type]
+
+
+def one(said: tuple[str, ...], part: str) -> str:
+    found = [each for each in said if part in each]
+    assert len(found) == 1, said
+    return found[0]
+
+
+# --- samples --------------------------------------------------------------------------------------
+
+
+def test_a_series_is_summed_up_by_its_start_and_its_peaks() -> None:
+    samples = [
+        VramSample(used_bytes=5, free_bytes=95),
+        VramSample(used_bytes=80, free_bytes=20, process_bytes=60),
+        VramSample(used_bytes=70, free_bytes=30, process_bytes=65),
+        VramSample(used_bytes=6, free_bytes=94, process_bytes=None),
+    ]
+    assert summarise_samples(samples, gpu_name="A card", gpu_uuid=None, total_bytes=100) == VramReading(
+        gpu_name="A card",
+        gpu_uuid=None,
+        total_bytes=100,
+        free_at_start_bytes=95,
+        peak_used_bytes=80,
+        used_at_start_bytes=5,
+        peak_process_bytes=65,
+        samples=4,
+    )
+
+
+def test_no_sample_is_no_reading() -> None:
+    assert summarise_samples([], gpu_name="A card", gpu_uuid=None, total_bytes=100) is None
+
+
+def test_an_unknown_process_stays_unknown_and_its_share_is_the_growth() -> None:
+    found = summarise_samples([VramSample(used_bytes=30, free_bytes=70)], gpu_name="A", gpu_uuid=None, total_bytes=100)
+    assert found is not None
+    assert found.peak_process_bytes is None
+    assert own_peak(replace(found, peak_used_bytes=75)) == 45
+    assert own_peak(replace(found, peak_used_bytes=20)) == 0
+    assert own_peak(replace(found, peak_used_bytes=75, peak_process_bytes=44)) == 44
+
+
+# --- sentences ------------------------------------------------------------------------------------
+
+
+def test_a_peak_is_told_with_what_was_free_whose_it_was_and_what_was_published() -> None:
+    said = describe(smoke(reading(8211 * MIB + 1200 * MIB, process=8211 * MIB)), TUTORIAL)
+    assert said == (
+        "9.2 GiB of 12.0 GiB were in use at the peak on NVIDIA GeForce RTX 4070, with 10.6 GiB free at the start.",
+        "8.0 GiB of it were the picture's; the rest was everybody else's.",
+        "8.40 GB (7.8 GiB) were published: a tutorial, RTX 5090. This run's 8.0 GiB is about the same.",
+        "The first picture after the start took 5.7 s, 0.3 s to read the models, 2.5 s for the prompt, 1.9 s for the"
+        " steps, 0.6 s to decode. The next one is quicker: the models are in memory then.",
+        "The first step took 1.4 s, with moving the weights to the GPU in it; a later one 0.2 s.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (reading(11 * GIB, process=10 * GIB), "This run took more, 10.0 GiB."),
+        (reading(6 * GIB, process=5 * GIB), "This run took less, 5.0 GiB."),
+        (
+            reading(15_347 * MIB, total=140 * GIB, used=0, process=15_347 * MIB),
+            "This run took more, 15.0 GiB, for there was room: ComfyUI keeps",
+        ),
+        (reading(11 * GIB, used=GIB), "This run took more, 10.0 GiB."),  # the growth, where no process is known
+    ],
+)
+def test_a_peak_is_compared_with_the_published_figure(found: VramReading, said: str) -> None:
+    assert said in one(describe(smoke(found), TUTORIAL), "were published")
+
+
+def test_a_published_figure_without_a_source_is_told_without() -> None:
+    said = describe(smoke(reading(9 * GIB, process=8 * GIB)), Envelope(vram_bytes=8_400_000_000))
+    assert one(said, "were published").startswith("8.40 GB (7.8 GiB) were published. This run's")
+
+
+def test_what_a_running_server_held_before_is_not_compared() -> None:
+    said = describe(smoke(reading(10 * GIB, used=9 * GIB), timings=WARM), TUTORIAL)
+    assert one(said, "were published").endswith("so the two are not compared.")
+    assert "9.0 GiB of it were in use before anything was drawn" in one(said, "before anything")
+    assert one(said, "running already").startswith("The picture took 0.6 s, 0.1 s for the prompt")
+
+
+def test_a_process_alone_on_the_card_has_all_of_it() -> None:
+    said = describe(smoke(reading(8 * GIB, used=0, process=8 * GIB - 20 * MIB)), TUTORIAL)
+    assert "All of it was the picture's." in said
+
+
+def test_a_set_without_a_published_figure_says_so() -> None:
+    envelope = Envelope(source="the official template; no memory figure was published for this set")
+    said = describe(smoke(reading(8 * GIB, process=7 * GIB)), envelope)
+    assert one(said, "no published").startswith("There is no published memory figure to compare with (the official")
+    assert not [each for each in describe(smoke(reading(8 * GIB)), Envelope()) if "published" in each]
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("cpu", "It was drawn on the processor, so no GPU memory was used."),
+        ("cuda:0 NVIDIA GeForce RTX 4070", "GPU memory was not measured: no figure is better than a guess."),
+        (None, "GPU memory was not measured: no figure is better than a guess."),
+    ],
+)
+def test_memory_that_nobody_measured_is_said_to_be_missing(device: str | None, said: str) -> None:
+    assert describe(smoke(device=device), TUTORIAL)[0] == said
+
+
+def test_times_that_nobody_measured_are_said_to_be_missing() -> None:
+    assert describe(smoke(timings=Timings()), TUTORIAL)[1:] == ("How long the picture took was not measured.",)
+    assert len(describe(smoke(timings=Timings(), picture=None), TUTORIAL)) == 1
+
+
+def test_parts_of_the_time_that_were_not_told_apart_are_left_out() -> None:
+    said = describe(smoke(timings=Timings(start_s=3.0, total_s=8.0)), TUTORIAL)
+    assert said[1] == (
+        "The first picture after the start took 8.0 s. The next one is quicker: the models are in memory then."
+    )
+
+
+def test_diffusers_keeps_nothing_for_the_next_picture() -> None:
+    assert "The next one" not in " ".join(describe(smoke(backend="diffusers"), TUTORIAL))
+
+
+def test_steps_that_were_not_seen_to_end_are_counted() -> None:
+    timings = replace(COLD, steps_s=(0.2, 0.2, 0.2))
+    assert one(describe(smoke(timings=timings), TUTORIAL), "A step") == (
+        "A step took 0.2 s (3 steps of 4 were seen to end)."
+    )
+    assert not [
+        each for each in describe(smoke(timings=replace(COLD, steps_s=(0.2,))), TUTORIAL) if "step took" in each
+    ]
+
+
+def test_a_card_is_known_by_its_uuid() -> None:
+    old = gpu(name="NVIDIA GeForce RTX 3060", uuid="GPU-1", compute_capability=(8, 6), is_display_attached=True)
+    said = describe(smoke(reading(8 * GIB)), TUTORIAL, machine(gpu(uuid="GPU-0"), old))
+    assert one(said, "FP8 units").startswith("NVIDIA GeForce RTX 3060 has no FP8 units")
+    assert one(said, "display") == "A display is attached to NVIDIA GeForce RTX 4070 and keeps part of its memory."
+
+
+def test_room_explains_nothing_for_diffusers() -> None:
+    found = reading(15_347 * MIB, total=140 * GIB, used=0, process=15_347 * MIB)
+    assert one(describe(smoke(found, backend="diffusers"), TUTORIAL), "published").endswith("more, 15.0 GiB.")
+
+
+@pytest.mark.parametrize(
+    ("host", "more"),
+    [
+        (None, {}),
+        (machine(gpu(uuid="GPU-1", compute_capability=(8, 9))), {}),
+        (machine(gpu(uuid="GPU-1", compute_capability=None)), {}),
+        (machine(gpu(uuid="GPU-9", compute_capability=(7, 5))), {}),
+        (machine(gpu(uuid="GPU-1", compute_capability=(8, 6))), {"names": None}),
+        (machine(gpu(uuid="GPU-1", compute_capability=(8, 6))), {"names": replace(NAMES, diffusion_model="k-bf16")}),
+    ],
+    ids=["no machine", "8.9", "unknown", "another card", "no names", "BF16"],
+)
+def test_fp8_units_are_only_missed_where_they_are_known_to_be_missing(
+    host: Machine | None, more: dict[str, object]
+) -> None:
+    assert "FP8 units" not in " ".join(describe(smoke(reading(8 * GIB), **more), TUTORIAL, host))
+
+
+def test_without_a_uuid_the_only_card_of_that_name_is_meant() -> None:
+    anonymous = replace(reading(8 * GIB), gpu_uuid=None)
+    card = gpu(name="NVIDIA GeForce RTX 4070", is_display_attached=True)
+    assert one(describe(smoke(anonymous), TUTORIAL, machine(card)), "A display is attached")
+    both = machine(card, replace(card, index=1))
+    assert "A display" not in " ".join(describe(smoke(anonymous), TUTORIAL, both))
+
+
+# --- out of memory --------------------------------------------------------------------------------
+
+
+def advise(set_id: str, host: Machine | None, vram: VramReading | None = None, **more: object) -> str:
+    return advice_for(host, set_named(set_id), vram, others=MANIFEST.sets, **more)  # type: ignore[arg-type]
+
+
+def test_a_card_of_12_gb_is_told_what_helps_most_first() -> None:
+    card = gpu(uuid="GPU-1", memory_total_bytes=12_282 * MIB)
+    assert advise("fp8", machine(card), reading(12 * GIB, total=12_282 * MIB, used=2 * GIB)) == (
+        "Close what else uses NVIDIA GeForce RTX 4070: 2.0 GiB of it were taken before anything was drawn."
+        " Start ComfyUI with --reserve-vram 2, so that it moves models out of memory earlier."
+        " Decode in tiles: decoding a whole picture needs several GB for a moment."
+        " Use the set fp8-lean (--set fp8-lean), whose files are 4.20 GB smaller."
+    )
+
+
+@pytest.mark.parametrize(
+    ("total", "used", "is_tiled", "present", "absent"),
+    [
+        (8 * GIB, 0, False, "--reserve-vram 1", "Close what"),
+        (16 * GIB, 0, False, "Decode in tiles", "Close what"),
+        (16 * GIB, 0, True, "--reserve-vram 2", "Decode in tiles"),
+        (24 * GIB, 2 * GIB, False, "Close what", "Decode in tiles"),
+    ],
+)
+def test_advice_follows_the_card(total: int, used: int, is_tiled: bool, present: str, absent: str) -> None:
+    host = machine(gpu(uuid="GPU-1", memory_total_bytes=total))
+    said = advise("fp8", host, reading(total, total=total, used=used), is_tiled=is_tiled)
+    assert present in said
+    assert absent not in said
+
+
+def test_without_a_reading_the_only_card_of_the_machine_counts() -> None:
+    assert "Decode in tiles" not in advise("fp8", machine(gpu(memory_total_bytes=24 * GIB)))
+    assert "Decode in tiles" in advise("fp8", machine(gpu(), gpu(index=1)))
+    assert "Decode in tiles" in advise("fp8", None)
+
+
+@pytest.mark.parametrize(
+    ("set_id", "host", "expected"),
+    [
+        ("fp8-lean", machine(gpu(compute_capability=(12, 0))), "nvfp4"),
+        ("fp8-lean", machine(gpu(compute_capability=(8, 9))), None),
+        ("fp8-lean", machine(gpu(compute_capability=None)), None),
+        ("fp8", machine(gpu(memory_total_bytes=6 * GIB)), None),
+        ("fp8", machine(gpu(), os="macos"), None),
+        ("fp8", None, "fp8-lean"),
+        ("base-fp8", None, None),  # no other set draws what the base model draws
+        ("diffusers", None, None),
+    ],
+)
+def test_a_smaller_set_is_named_where_one_suits(set_id: str, host: Machine | None, expected: str | None) -> None:
+    said = advise(set_id, host)
+    assert ("--set" in said) == (expected is not None)
+    assert f"--set {expected})" in said or expected is None
+
+
+def test_diffusers_is_not_told_about_options_of_comfyui() -> None:
+    assert "ComfyUI" not in advise("diffusers", None)
+
+
+@pytest.mark.parametrize(
+    ("system", "said"),
+    [
+        ({"os": "windows"}, "Let Windows manage the size of the paging file"),
+        ({"os": "linux"}, "Add swap space"),
+        ({"os": "linux", "is_wsl": True}, "Give WSL more memory"),
+        ({"os": "macos"}, "Close other programs"),
+    ],
+)
+def test_memory_of_the_machine_is_another_advice(system: dict[str, object], said: str) -> None:
+    advice = advise("fp8", replace(machine(), memory_total_bytes=16 * GIB, **system), shortage="ram")  # type: ignore[arg-type]
+    assert said in advice
+    assert "its files are 12.45 GB and this machine has 16.0 GiB of memory." in advice
+    assert "--reserve-vram" not in advice
+
+
+def test_memory_that_is_not_known_is_left_out_of_the_advice() -> None:
+    assert "its files are 12.45 GB." in advise("fp8", None, shortage="ram")
