@@ -15,260 +15,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from provisioner import __version__
+from provisioner.arguments import COMMANDS, build_parser
 from provisioner.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, KleinError, UsageError
 
 if TYPE_CHECKING:
     from types import FrameType
     from typing import TypeAlias
 
-    from provisioner.commands import Ask, Job, Wish
+    from provisioner.commands import Job, Wish
     from provisioner.environment_job import EnvironmentWish
-    from provisioner.models import Plan, Report
+    from provisioner.models import Report
+    from provisioner.setup_job import Face, SetupWish
+    from provisioner.smoke_job import SmokeWish
     from provisioner.torch_wish import TorchWish
     from provisioner.ui import Mode, Ui
     from provisioner.wiring import Workbench
 
-    Show: TypeAlias = "Callable[[Plan], None]"
-    Subparsers: TypeAlias = "argparse._SubParsersAction[_Parser]"
     _Handler: TypeAlias = "Callable[[int, FrameType | None], object] | int | None"
-
-_COMMANDS = ("install", "plan", "detect", "verify", "repair", "rehearse", "manifest")
-_EPILOG = """\
-exit status: 0 as the manifest asks; 1 findings; 2 usage or manifest; 3 machine; 4 disk; 5 network; 6 access;
-7 wrong bytes; 8 a command failed; 9 no picture, or the rehearsal found a claim that does not hold;
-10 locked by another run; 70 a defect of klein-setup; 130 interrupted
-"""
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM: the run ends as after Ctrl-C, with another status."""
-
-
-# --- the parser ----------------------------------------------------------------------------------------
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints are errors of ours, so that ``--json`` holds for them too."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise UsageError."""
-        raise UsageError(f"{message[:1].upper()}{message[1:]}.", hint=f"{self.prog} --help shows what there is.")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the whole command line."""
-    parser = _Parser(
-        prog="klein-setup",
-        description="Takes a machine from nothing to proven FLUX.2 [klein] files, and keeps them proven.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"klein-setup {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
-    add_install_parser(subparsers)
-    add_plan_parser(subparsers)
-    add_detect_parser(subparsers)
-    add_verify_parser(subparsers)
-    add_repair_parser(subparsers)
-    add_rehearse_parser(subparsers)
-    add_manifest_parser(subparsers)
-    return parser
-
-
-def _add(subparsers: Subparsers, name: str, text: str) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
-    _add_output_options(parser)
-    return parser
-
-
-def add_install_parser(subparsers: Subparsers) -> None:
-    """Add ``install``, which is also what ``klein-setup`` alone does."""
-    parser = _add(subparsers, "install", "plan, ask, fetch what is missing, prove every file (the default command)")
-    _add_wish_options(parser)
-    _add_network_options(parser)
-    _add_change_options(parser)
-    _add_environment_options(parser)
-    parser.set_defaults(run=_install)
-
-
-def add_plan_parser(subparsers: Subparsers) -> None:
-    """Add ``plan``."""
-    parser = _add(subparsers, "plan", "the same, nothing applied")
-    _add_wish_options(parser)
-    _add_network_options(parser)
-    _add_environment_options(parser)
-    parser.add_argument("--only", default="files", metavar="PARTS", help="files (default), environment, or both")
-    parser.set_defaults(run=_plan)
-
-
-def add_detect_parser(subparsers: Subparsers) -> None:
-    """Add ``detect``."""
-    parser = _add(subparsers, "detect", "the machine, how each fact was learnt, and the torch build that suits it")
-    group = _add_torch_options(parser)
-    group.add_argument("--app", choices=("comfyui", "diffusers"), default="comfyui", help="who will use it")
-    group.add_argument("--torch-python", metavar="VERSION", help="Python it goes into, 3.12 (default: this one)")
-    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="folders whose free space is of interest")
-    parser.set_defaults(run=_detect)
-
-
-def _add_torch_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    group = parser.add_argument_group("torch")
-    group.add_argument(
-        "--torch", default="auto", metavar="TAG", help="auto (default), a build such as cu130 or cpu, or none"
-    )
-    group.add_argument("--torch-index", metavar="URL", help="base address of a mirror of the wheel index")
-    group.add_argument("--force", action="store_true", help="take --torch TAG even where it cannot work")
-    return group
-
-
-def _add_environment_options(parser: argparse.ArgumentParser) -> None:
-    group = _add_torch_options(parser)
-    group.add_argument("--cpu", action="store_true", help="accept a machine without a GPU for torch (slow)")
-    group.add_argument(
-        "--environment", type=Path, metavar="DIR", help="virtual environment (default: .venv beside ComfyUI's models)"
-    )
-    group.add_argument("--python", type=Path, metavar="FILE", help="Python to make it from (default: one that fits)")
-    group.add_argument("--uv", action="store_true", help="install with uv instead of pip")
-
-
-def add_verify_parser(subparsers: Subparsers) -> None:
-    """Add ``verify``."""
-    parser = _add(subparsers, "verify", "read every byte and say what does not hold; changes nothing, needs no network")
-    _add_wish_options(parser)
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="believe receipts instead of reading files; headers are still looked at",
-    )
-    parser.add_argument(
-        "--environment", type=Path, metavar="DIR", help="virtual environment (default: .venv beside ComfyUI's models)"
-    )
-    parser.set_defaults(run=_verify)
-
-
-def add_repair_parser(subparsers: Subparsers) -> None:
-    """Add ``repair``."""
-    parser = _add(subparsers, "repair", "verify, then put right: what is wrong is set aside, never deleted")
-    _add_wish_options(parser)
-    _add_network_options(parser)
-    _add_change_options(parser)
-    _add_environment_options(parser)
-    parser.set_defaults(run=_repair)
-
-
-def add_rehearse_parser(subparsers: Subparsers) -> None:
-    """Add ``rehearse``."""
-    parser = _add(subparsers, "rehearse", "the whole job with small files against an embedded hub: no GPU, no account")
-    parser.add_argument("--keep", action="store_true", help="keep the scratch folder and say where it is")
-    parser.set_defaults(run=_rehearse)
-
-
-def add_manifest_parser(subparsers: Subparsers) -> None:
-    """Add ``manifest list | show | check``."""
-    parser = subparsers.add_parser("manifest", help="list, show and check manifests", allow_abbrev=False)
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = _add(actions, "list", "the manifests that come with klein-setup")
-    listing.set_defaults(run=_manifest_list)
-    show = _add(actions, "show", "one manifest: its sets, its files, where each digest was read")
-    show.add_argument("manifest", nargs="?", default="flux2-klein-4b", metavar="ID|FILE", help="which one")
-    show.set_defaults(run=_manifest_show)
-    check = _add(actions, "check", "every complaint about manifest files, each with its line")
-    check.add_argument("manifests", nargs="*", metavar="ID|FILE", help="which ones; all that are shipped by default")
-    check.set_defaults(run=_manifest_check)
-
-
-def _add_output_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("output")
-    group.add_argument(
-        "--json",
-        nargs="?",
-        const="document",
-        choices=("document", "events"),
-        metavar="events",
-        help="one JSON document on stdout; with =events every event as a line, the document last",
-    )
-    group.add_argument("--quiet", action="store_true", help="only errors and the result")
-    group.add_argument("--verbose", action="store_true", help="also every notice, and the codes of errors")
-    group.add_argument("--no-color", action="store_true", help="no colours (NO_COLOR does the same)")
-
-
-def _add_wish_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what and where")
-    group.add_argument("--manifest", default="flux2-klein-4b", metavar="ID|FILE", help="default: flux2-klein-4b")
-    group.add_argument(
-        "--set", dest="set_id", metavar="ID", help="which files of it, or auto (default: the manifest's)"
-    )
-    group.add_argument("--comfyui", type=Path, metavar="DIR", help="a ComfyUI tree, its models folder, or a new folder")
-    group.add_argument(
-        "--hf-cache", nargs="?", type=Path, const=Path(), metavar="DIR", help="an HF cache (default: the user's own)"
-    )
-    group.add_argument(
-        "--extra-model-paths",
-        action="append",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="a further extra_model_paths.yaml, as ComfyUI's --extra-model-paths-config names it",
-    )
-    group.add_argument(
-        "--look-in", action="append", type=Path, default=[], metavar="DIR", help="a folder that may hold the same bytes"
-    )
-    group.add_argument(
-        "--follow-links", action="store_true", help="accept folder links that lead out of the models tree"
-    )
-
-
-def _add_network_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("network")
-    group.add_argument("--endpoint", metavar="URL", help="Hub address (default: HF_ENDPOINT, else the Hub)")
-    group.add_argument("--offline", action="store_true", help="no network: what is missing is an error that lists it")
-
-
-def _add_change_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how")
-    group.add_argument(
-        "--only", default="files", metavar="PARTS", help="parts of the plan: files (default), environment, or both"
-    )
-    group.add_argument("--connections", type=_connections, default=8, metavar="N", help="most connections (default: 8)")
-    group.add_argument("--limit-rate", type=_rate, metavar="RATE", help="bytes per second for everything: 10M, 500k")
-    group.add_argument(
-        "--stall-timeout",
-        type=_seconds,
-        default=20.0,
-        metavar="SECONDS",
-        help="open a connection anew that delivered less than 64 KiB/s for so long (default: 20)",
-    )
-    group.add_argument("--yes", action="store_true", help="answer every question with yes")
-    group.add_argument("--no-input", action="store_true", help="ask nothing; what needs an answer is an error")
-    group.add_argument("--no-wait", action="store_true", help="give up if another run has this target")
-
-
-def _connections(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 32:
-        message = f"{text!r} is not a number of connections from 1 to 32"
-        raise argparse.ArgumentTypeError(message)
-    return int(text)
-
-
-def _rate(text: str) -> int:
-    from provisioner.transfer import parse_rate
-
-    try:
-        return parse_rate(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0.1 <= seconds <= 3600:
-        message = f"{text!r} is not a time from 0.1 to 3600 seconds"
-        raise argparse.ArgumentTypeError(message)
-    return seconds
 
 
 # --- the commands --------------------------------------------------------------------------------------
@@ -308,63 +75,101 @@ def _bench(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) ->
 
 def _install(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner import commands
+    from provisioner.setup_job import run_setup
 
-    return _bring_about(arguments, ui, cancelled, commands.run_install)
-
-
-def _repair(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
-    from provisioner import commands
-
-    return _bring_about(arguments, ui, cancelled, commands.run_repair)
-
-
-def _bring_about(
-    arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event, run_files: Callable[[Job, Ask, Show], Report]
-) -> Report:
-    """Provide the files, then the environment, as far as they were asked for."""
-    from provisioner import commands
-    from provisioner.environment_job import run_environment
-
-    parts = _parts(arguments.only)
     job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments))
-    report = run_files(job, ui.ask, ui.show_plan) if "files" in parts else None
-    if "environment" not in parts or (report is not None and report.status == "failed"):
-        return report or job.report(arguments.command, "ok", 0)
-    return run_environment(job, arguments.command, report, _environment_wish(arguments), ask=ui.ask, say=ui.say)
-
-
-def _parts(text: str) -> frozenset[str]:
-    parts = frozenset(part.strip() for part in text.split(","))
-    unknown = sorted(parts - {"files", "environment"})
-    if unknown:
-        raise UsageError(
-            f"--only knows no part {', '.join(map(repr, unknown))}.", hint="There are two today: files, environment."
-        )
-    return parts
+    return run_setup(job, _setup_wish(arguments, job), _face(ui), arguments.run)
 
 
 def _plan(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner import commands
-    from provisioner.environment_job import show_environment
+    from provisioner.setup_job import show_setup
 
-    parts = _parts(arguments.only)
     job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments))
-    report = commands.run_plan(job) if "files" in parts else job.report("plan", "planned", 0)
+    wish = _setup_wish(arguments, job)
+    report = commands.run_plan(job) if "files" in wish.parts else job.report("plan", "planned", 0)
     if report.plan is not None:
         ui.show_plan(report.plan)
-    return show_environment(job, report, _environment_wish(arguments), ui.say) if "environment" in parts else report
+    return show_setup(job, report, wish, _face(ui))
+
+
+def _smoke_test(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner import commands
+    from provisioner.adapters.host import data_folder
+    from provisioner.environment_job import folder_of
+    from provisioner.program_job import look_at_program
+    from provisioner.smoke_job import graph_of, run_smoke_test
+
+    job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments))
+    wish = _smoke_wish(arguments)
+    if arguments.graph:
+        ui.write_document(graph_of(job, wish))
+        return job.report("smoke-test", "planned", 0)
+    return run_smoke_test(
+        job,
+        wish,
+        program=look_at_program(job),
+        environment=folder_of(job.target, _environment_wish(arguments), data_folder),
+        show=ui.show_smoke,
+    )
+
+
+def _face(ui: Ui) -> Face:
+    from provisioner.setup_job import Face
+
+    return Face(ask=ui.ask, say=ui.say, show_plan=ui.show_plan, show_smoke=ui.show_smoke)
+
+
+def _setup_wish(arguments: argparse.Namespace, job: Job) -> SetupWish:
+    from provisioner.parts import parse_parts
+    from provisioner.program_job import ProgramWish
+    from provisioner.setup_job import SetupWish
+    from provisioner.smoke_job import SmokeWish
+
+    return SetupWish(
+        parts=parse_parts(arguments.only, job.wanted),
+        program=ProgramWish(source=arguments.comfyui_source, wants_update=arguments.update_comfyui),
+        environment=_environment_wish(arguments),
+        smoke=_smoke_wish(arguments) if hasattr(arguments, "prompt") else SmokeWish(server=arguments.server),
+        are_parts_named=arguments.only is not None,
+    )
+
+
+def _smoke_wish(arguments: argparse.Namespace) -> SmokeWish:
+    from provisioner.smoke_job import SmokeWish
+
+    width, height = arguments.size
+    return SmokeWish(
+        prompt=arguments.prompt,
+        seed=arguments.seed,
+        width=width,
+        height=height,
+        has_tiled_decode=arguments.tiled_decode,
+        reserve_vram_gib=arguments.reserve_vram,
+        picture=arguments.picture,
+        server=arguments.server,
+        timeout_s=arguments.smoke_timeout,
+    )
 
 
 def _verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner import commands
+    from provisioner.reverify_job import VerifyWish, run_full_verify
 
     job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments), with_machine=arguments.set_id == "auto")
-    report = commands.run_verify(job, is_quick=arguments.quick)
-    if arguments.quick:
-        return report
-    from provisioner.environment_job import verify_environment
+    wish = VerifyWish(
+        is_quick=arguments.quick,
+        environment=arguments.environment,
+        wants_picture=not arguments.no_smoke,
+        smoke=_smoke_wish(arguments),
+    )
+    return run_full_verify(job, wish, show_changes=ui.show_changes, show_smoke=ui.show_smoke)
 
-    return verify_environment(job, report, arguments.environment)
+
+def _report(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
+    from provisioner.report_job import run_report
+
+    return run_report(arguments.output, say=ui.say)
 
 
 def _detect(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
@@ -398,6 +203,17 @@ def _environment_wish(arguments: argparse.Namespace) -> EnvironmentWish:
     )
 
 
+def _uninstall(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner import commands
+    from provisioner.uninstall_job import UninstallWish, parse_parts, run_uninstall
+
+    wish = UninstallWish(
+        parts=parse_parts(arguments.only), environment=arguments.environment, is_dry_run=arguments.dry_run
+    )
+    job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments), with_machine=False)
+    return run_uninstall(job, wish, ask=ui.ask, say=ui.say)
+
+
 def _rehearse(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner.rehearsal.story import rehearse
 
@@ -428,6 +244,24 @@ def _manifest_check(arguments: argparse.Namespace, ui: Ui, _cancelled: threading
         ui.say(f"{manifest.id}: no complaint ({len(manifest.artifacts)} artifacts, {len(manifest.sets)} sets)")
     return commands.about_manifests("manifest check", good, bad)
 
+
+_RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = {
+    "install": _install,
+    "plan": _plan,
+    "detect": _detect,
+    "verify": _verify,
+    "repair": _install,
+    "smoke-test": _smoke_test,
+    "rehearse": _rehearse,
+    "report": _report,
+    "uninstall": _uninstall,
+    "manifest list": _manifest_list,
+    "manifest show": _manifest_show,
+    "manifest check": _manifest_check,
+}
+
+_KEPT = frozenset({"install", "verify", "repair", "smoke-test"})
+"""The runs whose report is kept."""
 
 # --- the run -------------------------------------------------------------------------------------------
 
@@ -466,20 +300,37 @@ def _streams() -> tuple[TextIO, TextIO]:
 
 
 def _run(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> int:
-    command = arguments.command if arguments.command != "manifest" else f"manifest {arguments.action}"
     from provisioner.report import report_for_error
 
     try:
-        report: Report = arguments.run(arguments, ui, cancelled)
+        report = _RUNS[arguments.run](arguments, ui, cancelled)
     except KleinError as error:
-        report = report_for_error(command, error)
+        report = report_for_error(arguments.run, error)
     except KeyboardInterrupt as error:
-        report = _interrupted(command, error)
+        report = _interrupted(arguments.run, error)
     except Exception as error:  # the one place: a defect of ours gets a log, not a trace on the screen
         ui.show_defect(error, _keep_log(error))
-        report = report_for_error(command, error)
+        report = report_for_error(arguments.run, error)
     ui.show_report(report)
+    if _is_worth_keeping(arguments, report):
+        _keep_report(report, ui)
     return report.exit_status
+
+
+def _is_worth_keeping(arguments: argparse.Namespace, report: Report) -> bool:
+    """Whether a run did or read something; one that found nothing to do writes nothing at all."""
+    if arguments.run not in _KEPT or getattr(arguments, "quick", False):
+        return False
+    did_nothing = report.command == "install" and report.status == "ok" and not report.outcomes
+    return not did_nothing or any(key == "smoke_test" for key, _ in report.extra)
+
+
+def _keep_report(report: Report, ui: Ui) -> None:
+    """Keep the document of a run, so that ``klein-setup report`` can show it."""
+    from provisioner.adapters.host import state_folder
+    from provisioner.adapters.state import write_last_report
+
+    write_last_report(state_folder(), ui.document_of(report))
 
 
 def _interrupted(command: str, error: KeyboardInterrupt) -> Report:
@@ -526,7 +377,7 @@ def _show_error_before_start(given: Sequence[str], error: UsageError) -> int:
 
 
 def _command_of(given: Sequence[str]) -> str:
-    return given[0] if given and given[0] in _COMMANDS else "install"
+    return given[0] if given and given[0] in COMMANDS else "install"
 
 
 def _leave_at_once(status: int) -> NoReturn:

@@ -52,6 +52,10 @@ Ask = Callable[[str], bool]
 """Asks a question; false is the answer that changes nothing."""
 
 
+def _nothing() -> None:
+    """Come between the questions and the work, and do nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
     """What the command line asks for."""
@@ -223,7 +227,7 @@ def run_plan(job: Job) -> Report:
 # --- install and repair --------------------------------------------------------------------------------
 
 
-def run_install(job: Job, ask: Ask, show: Callable[[Plan], None]) -> Report:
+def run_install(job: Job, ask: Ask, show: Callable[[Plan], None], *, before: Callable[[], None] = _nothing) -> Report:
     """Plan, ask, apply, prove: until a second plan is empty.
 
     Parameters
@@ -234,26 +238,32 @@ def run_install(job: Job, ask: Ask, show: Callable[[Plan], None]) -> Report:
         Asks what needs an answer.
     show : callable
         Shows the plan before anything is done.
+    before : callable
+        What comes after the questions and before the first file.
 
     Raises
     ------
     KleinError
         Before anything was changed: no space, offline, no answer.
     """
-    return _bring_about(job, "install", "claims", ask, show)
+    return _bring_about(job, "install", "claims", ask, show, before)
 
 
-def run_repair(job: Job, ask: Ask, show: Callable[[Plan], None]) -> Report:
+def run_repair(job: Job, ask: Ask, show: Callable[[Plan], None], *, before: Callable[[], None] = _nothing) -> Report:
     """Read every byte, then put right what is wrong; the same steps as `install`."""
-    return _bring_about(job, "repair", "full", ask, show)
+    return _bring_about(job, "repair", "full", ask, show, before)
 
 
-def _bring_about(job: Job, command: str, depth: Depth, ask: Ask, show: Callable[[Plan], None]) -> Report:
+def _bring_about(
+    job: Job, command: str, depth: Depth, ask: Ask, show: Callable[[Plan], None], before: Callable[[], None]
+) -> Report:
     plan = job.plan(depth)
     if not plan.steps:
+        before()
         return _finished(job, command, plan, [])
     show(plan)
     _before_anything(job, plan, ask)
+    before()
     engine = job.bench.engine(job.observer)
     if job.bench.is_offline:
         # A copy found here can turn out to be something else; the next plan would fetch.

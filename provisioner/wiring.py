@@ -20,6 +20,7 @@ from provisioner.records import dataclass
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from provisioner.adapters.checkout import Checkouts
     from provisioner.adapters.environment import Environments
     from provisioner.adapters.http import RangeFetcher
     from provisioner.adapters.store import FileStore
@@ -179,6 +180,21 @@ class Workbench:
             environ=self.environ,
             waits_for_lock=self.settings.wait_for_lock,
             probe_script=self.settings.probe_script or PROBE,
+        )
+
+    @cached_property
+    def checkouts(self) -> Checkouts:
+        """The ComfyUI trees of this computer."""
+        from provisioner.adapters.checkout import Checkouts
+        from provisioner.adapters.http.session import Credentials, open_session
+        from provisioner.adapters.process import run
+
+        return Checkouts(
+            run=run,
+            environ=self.environ,
+            open_session=lambda: open_session(Credentials(None, "")),
+            cancelled=self.cancelled.is_set,
+            waits_for_lock=self.settings.wait_for_lock,
         )
 
     def say_progress(self, line: str) -> None:

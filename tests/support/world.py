@@ -342,6 +342,10 @@ class World:
         self._planted.setdefault(path, set()).add(sha256_of(data))
         return path
 
+    def expect(self, path: Path, data: bytes) -> None:
+        """Let the invariant know that these bytes, too, are the user's own at that place."""
+        self._planted.setdefault(path, set()).add(sha256_of(data))
+
     def plant_token(self, path: Path, token: str = TOKEN) -> None:
         """Put a token file somewhere, as ``hf auth login`` does."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -398,13 +402,15 @@ class World:
 
     def _completed(self, arguments: Sequence[str | Path]) -> tuple[str, ...]:
         given = [str(each) for each in arguments]
-        if given[:1] not in (["install"], ["repair"], ["plan"], ["verify"]):
+        words = 2 if given[:1] in (["aside"], ["manifest"]) else 1
+        targeted = {"install", "repair", "plan", "verify", "uninstall", "smoke-test", "manifest lock"}
+        if " ".join(given[:words]) not in targeted and given[:1] != ["aside"]:
             return tuple(given)
         if "--manifest" not in given:
             given += ["--manifest", str(self.manifest)]
         if not {"--comfyui", "--hf-cache", "--no-target"} & set(given):
             given += ["--comfyui", str(self.tree)]
-        if "--endpoint" not in given and given[0] != "verify":
+        if "--endpoint" not in given and given[0] in {"install", "repair", "plan"}:
             given += ["--endpoint", self.hub.endpoint]
         return tuple(each for each in given if each != "--no-target")
 

@@ -412,6 +412,16 @@ class Environments:
         """
         return self._choose_python(given, python_versions)
 
+    def remove(self, where: Path) -> None:
+        """Delete an environment of ours; raises UsageError if it is not, StorageError if the system refuses."""
+        where = _absolute(where)
+        with only_one(where, wait=self.waits_for_lock, notice=_silent):
+            if read_receipt(where) is None:
+                raise UsageError(
+                    f"{where} was not made by klein-setup.", hint="Nothing was removed.", path=str(where)
+                )
+            remove_tree(where)
+
     def variables(self, where: Path) -> dict[str, str]:
         """Return the variables that hold pip and uv to the constraints inside a running application."""
         path = _absolute(where) / CONSTRAINTS

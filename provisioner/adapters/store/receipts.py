@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TypedDict
 
@@ -92,6 +93,20 @@ def write_claim(root: Path, relative: str, claim: Claim, *, recorded_at: str) ->
     document["schema_version"] = SCHEMA_VERSION
     document.setdefault("files", {})[relative] = _entry(claim, recorded_at)
     write_text_durably(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
+
+
+def drop_claims(root: Path, relatives: Collection[str]) -> None:
+    """Remove entries, keeping the others and any key we do not know; raises StorageError."""
+    path = receipt_path(root)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        files = document["files"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return  # nothing readable speaks of them
+    kept = {name: entry for name, entry in files.items() if name not in relatives}
+    if len(kept) != len(files):
+        document["files"] = kept
+        write_text_durably(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
 
 
 def _entry(claim: Claim, recorded_at: str) -> Entry:

@@ -1,0 +1,45 @@
+"""Which parts a run has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from provisioner.errors import UsageError
+from provisioner.manifest import parse_manifest
+from provisioner.models import ArtifactSet
+from provisioner.parts import can_draw, parse_parts
+
+MANIFEST = Path(__file__).resolve().parents[2] / "manifests" / "flux2-klein-4b.yaml"
+SETS = parse_manifest(MANIFEST.read_text(encoding="utf-8"), file="m").sets
+
+
+def without(role: str) -> ArtifactSet:
+    return replace(SETS[0], artifacts=tuple(each for each in SETS[0].artifacts if each.role != role))
+
+
+@pytest.mark.parametrize("wanted", SETS, ids=lambda each: each.id)
+def test_every_shipped_set_can_draw_and_so_has_every_part(wanted: ArtifactSet) -> None:
+    assert can_draw(wanted)
+    assert parse_parts(None, wanted) == {"files", "environment", "smoke"}
+
+
+@pytest.mark.parametrize("role", ["diffusion_model", "text_encoder", "vae"])
+def test_a_set_that_lacks_a_model_has_files_and_nothing_to_draw_with(role: str) -> None:
+    assert parse_parts(None, without(role)) == {"files"}
+    with pytest.raises(UsageError, match="cannot draw"):
+        parse_parts("files,smoke", without(role))
+    assert parse_parts("files,environment", without(role)) == {"files", "environment"}
+
+
+@pytest.mark.parametrize("text", ["smoke", "files, smoke", "environment"])
+def test_parts_that_are_named_are_the_ones(text: str) -> None:
+    assert parse_parts(text, SETS[0]) == {part.strip() for part in text.split(",")}
+
+
+@pytest.mark.parametrize("text", ["", "file", "files,,smoke", "files;smoke"])
+def test_a_part_that_does_not_exist_is_named(text: str) -> None:
+    with pytest.raises(UsageError, match="knows no part"):
+        parse_parts(text, SETS[0])
