@@ -1,14 +1,20 @@
-"""What this program remembers between runs: the target of the last one, and logs of its own defects."""
+"""What this program remembers between runs: the target and the report of the last one, and logs of its own defects."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
 _SCHEMA_VERSION = 1
+_LAST_REPORT = "last-report.json"
+
+LARGEST_REPORT = 8 * 1024 * 1024
+"""Bytes.  A report has about 20 kB; one that is larger is neither written nor read."""
 
 
 class LastRun(TypedDict):
@@ -50,6 +56,51 @@ def write_last_run(folder: Path, *, kind: str, path: Path, manifest: str, set_id
         temporary.replace(folder / "last-run.json")
     except OSError:
         return
+
+
+def read_last_report(folder: Path) -> dict[str, object] | None:
+    """Return the last run's ``--json`` document, or None if nothing readable is there.
+
+    Only its outermost shape is looked at: an object that says which ``schema_version`` it has.  Whoever shows it has
+    to bear with missing keys.
+    """
+    try:
+        with (folder / _LAST_REPORT).open("rb") as stream:
+            data = stream.read(LARGEST_REPORT + 1)
+        document = json.loads(data.decode("utf-8")) if len(data) <= LARGEST_REPORT else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict) or not isinstance(document.get("schema_version"), int):
+        return None
+    return document
+
+
+def write_last_report(folder: Path, document: Mapping[str, object]) -> bool:
+    """Keep a run's ``--json`` document for ``klein-setup report``; return whether it was kept.
+
+    Parameters
+    ----------
+    folder : Path
+        The user's state folder; one that cannot be written to is no error, and what was there stays.
+    document : mapping
+        From `report.document`, already redacted.
+    """
+    temporary = folder / f"{_LAST_REPORT}.{os.getpid()}.tmp"
+    try:
+        data = json.dumps(document, indent=1, allow_nan=False).encode("ascii") + b"\n"
+        if len(data) > LARGEST_REPORT:
+            return False
+        folder.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(folder / _LAST_REPORT)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        return False
+    return True
 
 
 def write_defect_log(folder: Path, text: str) -> Path | None:

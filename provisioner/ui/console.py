@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from provisioner.errors import AnswerNeededError
 from provisioner.events import Event
-from provisioner.models import Machine, Manifest, Plan, Report
+from provisioner.models import Finding, Machine, Manifest, Plan, Report
 from provisioner.redact import printable, redact
 from provisioner.report import all_errors, document, event_line, json_line
 from provisioner.torch_models import TorchChoice
@@ -28,6 +28,10 @@ from provisioner.ui.progress import Progress
 from provisioner.ui.stream import Output
 from provisioner.ui.tables import plan_blocks, report_blocks
 from provisioner.ui.text import BLANK, Block, Para, laid_out, span
+
+if TYPE_CHECKING:
+    from provisioner.changes import Change
+    from provisioner.smoke_models import SmokeTest
 
 Mode = Literal["human", "json", "events"]
 
@@ -181,6 +185,29 @@ class Ui:
     def show_manifest(self, manifest: Manifest) -> None:
         """Show one manifest with everything it claims and where each claim was read."""
         self._result(manifest_blocks(manifest))
+
+    def show_smoke(self, smoke: SmokeTest) -> None:
+        """Show a picture's figures."""
+        from provisioner.ui.smoke import smoke_blocks
+
+        self._result(smoke_blocks(smoke))
+
+    def document_of(self, report: Report) -> dict[str, object]:
+        """Return the document of ``--json``, with every secret of this run masked."""
+        return dict(document(report, secrets=self._secrets))
+
+    def show_changes(
+        self, changes: Sequence[Change], checked: tuple[str, ...], findings: Sequence[Finding], mend: str | None
+    ) -> None:
+        """Show what moved since everything was proven, and what no longer holds."""
+        from provisioner.ui.changes import changes_blocks
+
+        self._result(changes_blocks(changes, checked, findings, mend))
+
+    def write_document(self, document: object) -> None:
+        """Write a JSON document of its own as the result, for people to keep."""
+        if self._mode == "human":
+            self._out.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
     def show_report(self, report: Report) -> None:
         """Show what the run came to, and its errors on stderr: the last call of every run, failed ones too."""

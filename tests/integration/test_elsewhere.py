@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from provisioner.adapters.elsewhere import FilesInFolders
-from provisioner.adapters.state import read_last_run, write_defect_log, write_last_run
+from provisioner.adapters.state import (
+    LARGEST_REPORT,
+    read_last_report,
+    read_last_run,
+    write_defect_log,
+    write_last_report,
+    write_last_run,
+)
 from provisioner.models import Artifact
 from tests.support.builders import artifact, sha256, variant
 
@@ -178,3 +185,47 @@ def test_a_defect_is_kept_for_the_bug_report(tmp_path: Path) -> None:
     assert path is not None
     assert path.read_text(encoding="utf-8") == "trace \u00fc"
     assert path.parent == tmp_path / "logs"
+
+
+def test_the_last_report_comes_back_as_it_was(tmp_path: Path) -> None:
+    state = tmp_path / "state" / "klein"
+    assert read_last_report(state) is None
+    for command in ("install", "verify"):
+        report = {"schema_version": 1, "command": command, "details": {"prompt": "fox \u00fc \u6a21"}}
+        assert write_last_report(state, report)
+        assert read_last_report(state) == report
+    assert [path.name for path in state.iterdir()] == ["last-report.json"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"schema_version": "1"}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"schema_version": 1, "cut": "he',
+        b'{"schema_version": 1}' + b" " * LARGEST_REPORT,
+    ],
+    ids=range(9),
+)
+def test_a_damaged_report_is_none(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "last-report.json").write_bytes(data)
+    assert read_last_report(tmp_path) is None
+
+
+def test_a_report_beyond_the_bound_is_not_written_over_one_that_can_be_read(tmp_path: Path) -> None:
+    good = {"schema_version": 1}
+    write_last_report(tmp_path, good)
+    assert not write_last_report(tmp_path, {"schema_version": 1, "details": "x" * LARGEST_REPORT})
+    assert read_last_report(tmp_path) == good
+
+
+def test_a_report_that_cannot_be_kept_is_no_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    assert not write_last_report(put(tmp_path / "file"), {"schema_version": 1})
+    (tmp_path / "state" / "last-report.json").mkdir(parents=True)
+    assert not write_last_report(tmp_path / "state", {"schema_version": 1})
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["last-report.json"]

@@ -1,0 +1,69 @@
+"""Reading a JSON document of any age: what is missing or of another type is simply not there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+_LARGEST = 2**64
+"""No size, time or seed is larger; Python refuses to print integers of thousands of digits."""
+
+
+class Node:
+    """A place in a document, whether anything is there or not."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def at(self, *keys: str) -> Node:
+        """Return what is under these keys, one inside the other."""
+        value = self.value
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return Node(value)
+
+    @property
+    def text(self) -> str:
+        """The text here, empty where there is none."""
+        return self.value if isinstance(self.value, str) else ""
+
+    @property
+    def number(self) -> float | None:
+        """The number here; None where there is none that can be shown."""
+        value = self.value
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_LARGEST < value < _LARGEST:
+            return None
+        return value if math.isfinite(value) else None
+
+    @property
+    def whole(self) -> int | None:
+        """The whole number here, as exact as it was written."""
+        return None if self.number is None else int(self.number)
+
+    @property
+    def flag(self) -> bool | None:
+        """True or false, None where neither is said."""
+        return self.value if isinstance(self.value, bool) else None
+
+    @property
+    def rows(self) -> list[Node]:
+        """The places in a list."""
+        return [Node(each) for each in self.value] if isinstance(self.value, (list, tuple)) else []
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts in a list."""
+        return [row.text for row in self.rows if row.text]
+
+    @property
+    def items(self) -> list[tuple[str, Node]]:
+        """The keys of an object with what is under each; a list of pairs is read in the same way."""
+        if isinstance(self.value, Mapping):
+            return [(str(key), Node(each)) for key, each in self.value.items()]
+        pairs = [row.rows for row in self.rows]
+        return [(pair[0].text, pair[1]) for pair in pairs if len(pair) == 2 and pair[0].text]
+
+    def __bool__(self) -> bool:
+        return bool(self.value)

@@ -1,0 +1,95 @@
+"""The last proven state, kept with the files: durable, whole or as it was, and read with a bound."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from provisioner.adapters.snapshots import LARGEST_SNAPSHOT, read_snapshot, snapshot_path, write_snapshot
+from provisioner.changes import SeenFile, Snapshot
+from provisioner.errors import InsufficientSpaceError, NotWritableError, StorageError
+
+SNAPSHOT = Snapshot(
+    taken_at="2026-11-23T06:00:00Z",
+    klein_setup="0.1.0",
+    custom_nodes=("Knoten-\u00e4\u6a21",),
+    files=(SeenFile(label="vae/x", size=5, sha256="a" * 64),),
+)
+
+
+def test_a_snapshot_lies_in_the_state_folder_and_comes_back(tmp_path: Path) -> None:
+    path = write_snapshot(tmp_path, SNAPSHOT)
+    assert path == tmp_path / ".klein-setup" / "proven.json"
+    assert read_snapshot(tmp_path) == (SNAPSHOT, None)
+    newer = replace(SNAPSHOT, taken_at="2026-11-24T06:00:00Z")
+    write_snapshot(tmp_path, newer)
+    assert read_snapshot(tmp_path) == (newer, None)
+    assert [each.name for each in path.parent.iterdir()] == ["proven.json"]
+
+
+def test_that_there_is_none_is_nothing_to_complain_about(tmp_path: Path) -> None:
+    assert read_snapshot(tmp_path) == (None, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "cannot be used: it is not JSON"),
+        (b"\xff\xfe", "cannot be used: it is not UTF-8"),
+        (b'{"schema_version": 7}', "cannot be used: its schema_version is '7', and 1 is expected"),
+        (b" " * (LARGEST_SNAPSHOT + 1), "is larger than 1,048,576 bytes"),
+    ],
+)
+def test_a_damaged_one_is_none_with_where_and_why(tmp_path: Path, data: bytes, reason: str) -> None:
+    path = snapshot_path(tmp_path)
+    path.parent.mkdir()
+    path.write_bytes(data)
+    assert read_snapshot(tmp_path) == (None, f"{path} {reason}")
+
+
+def test_a_folder_in_its_place_is_a_reason_and_no_crash(tmp_path: Path) -> None:
+    path = snapshot_path(tmp_path)
+    path.mkdir(parents=True)
+    snapshot, reason = read_snapshot(tmp_path)
+    assert snapshot is None
+    assert reason is not None
+    assert reason.startswith(f"{path} cannot be read (")
+    with pytest.raises(StorageError, match=r"proven\.json"):
+        write_snapshot(tmp_path, SNAPSHOT)
+    assert [each.name for each in path.parent.iterdir()] == ["proven.json"]  # no temporary file stays behind
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "said"),
+    [
+        (errno.ENOSPC, InsufficientSpaceError, "The disk is full"),
+        (errno.EACCES, NotWritableError, "No permission to write"),
+        (errno.EIO, StorageError, "The system could not write"),
+    ],
+)
+def test_what_the_system_refuses_is_an_error_with_a_hint_and_costs_nothing(
+    tmp_path: Path, number: int, kind: type[StorageError], said: str
+) -> None:
+    def refuse(source: Path, destination: Path) -> None:
+        assert source.parent == destination.parent
+        raise OSError(number, os.strerror(number))
+
+    write_snapshot(tmp_path, SNAPSHOT)
+    with pytest.raises(kind, match=said) as caught:
+        write_snapshot(tmp_path, replace(SNAPSHOT, taken_at="later"), move=refuse)
+    assert type(caught.value) is kind
+    assert caught.value.hint is not None
+    assert read_snapshot(tmp_path) == (SNAPSHOT, None)
+    assert [each.name for each in snapshot_path(tmp_path).parent.iterdir()] == ["proven.json"]
+
+
+def test_a_file_where_the_state_folder_should_be_is_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / ".klein-setup").write_text("in the way", encoding="utf-8")
+    with pytest.raises(StorageError):
+        write_snapshot(tmp_path, SNAPSHOT)
+    assert (tmp_path / ".klein-setup").read_text(encoding="utf-8") == "in the way"

@@ -1,0 +1,409 @@
+"""What moved since the last proven state: sentences, what is looked at again, the one command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provisioner.changes import (
+    EVERY_PART,
+    SeenFile,
+    SeenGpu,
+    Snapshot,
+    changes_entry,
+    checks_for,
+    compare,
+    mend_command,
+    parse_snapshot,
+    snapshot_document,
+    summary,
+)
+from provisioner.models import Finding
+
+BEFORE = Snapshot(
+    taken_at="2026-11-01T08:00:00Z",
+    klein_setup="0.1.0",
+    driver_version="580.159.04",
+    cuda_driver_version=(13, 0),
+    gpus=(SeenGpu(name="RTX 4070", uuid="GPU-1"),),
+    os_release="6.8.0-45",
+    python_version="3.12.3",
+    torch="2.14.1+cu130",
+    torchvision="0.29.1+cu130",
+    torchaudio="2.11.0+cu130",
+    comfyui_version="0.33.0",
+    comfyui_commit="c0de" * 10,
+    comfyui_has_local_changes=False,
+    custom_nodes=("ComfyUI-Manager",),
+    wanted="flux2-klein-4b/fp8",
+    files=(SeenFile(label="vae/flux2-vae.safetensors", size=336_213_556, sha256="a" * 64),),
+    extra_model_paths_sha256="e" * 64,
+)
+VAE = BEFORE.files[0]
+
+
+def moved(**changes: object) -> list[tuple[str, str, bool, str]]:
+    """Return what `compare` says when these fields are different now."""
+    now = replace(BEFORE, taken_at="2026-11-23T06:00:00Z", **changes)  # type: ignore[arg-type]
+    return [(each.what, each.kind, each.matters, each.sentence) for each in compare(BEFORE, now)]
+
+
+def finding(code: str, severity: str = "problem") -> Finding:
+    return Finding(code=code, severity=severity, message="m")  # type: ignore[arg-type]
+
+
+# --- comparing ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, []),
+        (
+            {"driver_version": "590.20", "cuda_driver_version": (13, 1)},
+            [("driver", "changed", True, "The NVIDIA driver went from 580.159.04 to 590.20.")],
+        ),
+        (
+            {"driver_version": None, "cuda_driver_version": None},
+            [("driver", "gone", True, "The NVIDIA driver (580.159.04) is gone, or does not answer.")],
+        ),
+        (
+            {"cuda_driver_version": (13, 1)},
+            [("cuda-driver", "changed", True, "The CUDA version the driver serves went from 13.0 to 13.1.")],
+        ),
+        ({"os_release": "6.8.0-60"}, [("system", "changed", False, "The system went from 6.8.0-45 to 6.8.0-60.")]),
+        ({"torch": "2.15.0"}, [("torch", "changed", True, "torch went from 2.14.1+cu130 to 2.15.0.")]),
+        (
+            {"torchaudio": None},
+            [("torchaudio", "gone", True, "torchaudio (2.11.0+cu130) is gone, or does not answer.")],
+        ),
+        (
+            {"python_version": "3.13.1"},
+            [("python", "changed", True, "The environment's Python went from 3.12.3 to 3.13.1.")],
+        ),
+        (
+            {"comfyui_version": "0.35.1", "comfyui_commit": "beef" * 10},
+            [("comfyui", "changed", True, "ComfyUI went from 0.33.0 to 0.35.1.")],
+        ),
+        (
+            {"comfyui_commit": "beef" * 10},
+            [("comfyui-commit", "changed", True, "ComfyUI's commit went from c0dec0dec to beefbeefb.")],
+        ),
+        (
+            {"comfyui_has_local_changes": True},
+            [("comfyui-edits", "appeared", True, "ComfyUI's own files were edited since.")],
+        ),
+        ({"comfyui_has_local_changes": None}, []),
+        (
+            {"custom_nodes": ("B", "A")},
+            [
+                ("custom-nodes", "appeared", True, "New custom nodes: A and B."),
+                ("custom-nodes", "gone", True, "Custom nodes that are gone: ComfyUI-Manager."),
+            ],
+        ),
+        (
+            {"custom_nodes": ("ComfyUI-Manager", *"abcdefghi")},
+            [("custom-nodes", "appeared", True, "New custom nodes: a, b, c, d, e and 4 more.")],
+        ),
+        (
+            {"extra_model_paths_sha256": "f" * 64},
+            [
+                (
+                    "extra-model-paths",
+                    "changed",
+                    True,
+                    "extra_model_paths.yaml was changed: ComfyUI may read its models from other folders.",
+                )
+            ],
+        ),
+        (
+            {"extra_model_paths_sha256": None},
+            [
+                (
+                    "extra-model-paths",
+                    "gone",
+                    True,
+                    "extra_model_paths.yaml is gone: ComfyUI may read its models from other folders.",
+                )
+            ],
+        ),
+        (
+            {"wanted": "flux2-klein-4b/bf16", "files": ()},
+            [
+                (
+                    "set",
+                    "changed",
+                    False,
+                    "The set that is asked for went from flux2-klein-4b/fp8 to flux2-klein-4b/bf16.",
+                )
+            ],
+        ),
+        ({"klein_setup": "0.2.0"}, [("klein-setup", "changed", False, "klein-setup went from 0.1.0 to 0.2.0.")]),
+    ],
+)
+def test_each_move_is_a_sentence(changes: dict[str, object], expected: list[tuple[str, str, bool, str]]) -> None:
+    assert moved(**changes) == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "sentence"),
+    [
+        (replace(VAE, sha256="b" * 64), "changed", "holds other bytes of the same size."),
+        (replace(VAE, sha256="b" * 64, size=12_000_000), "changed", "holds other bytes, 336 MB then and 12.0 MB now."),
+        (replace(VAE, sha256=None, size=1), "changed", "holds other bytes, 336 MB then and 1 byte now."),
+        (replace(VAE, sha256=None, size=None), "gone", "is gone."),
+    ],
+)
+def test_a_file_that_is_not_what_it_was_is_named(file: SeenFile, kind: str, sentence: str) -> None:
+    assert moved(files=(file,)) == [("file", kind, True, f"{VAE.label} {sentence}")]
+
+
+def test_a_file_that_was_not_read_and_has_its_size_has_not_moved() -> None:
+    assert moved(files=(replace(VAE, sha256=None),)) == []
+
+
+def test_a_file_that_is_new_is_named_and_one_that_never_was_is_not() -> None:
+    new, never = SeenFile(label="new", size=5, sha256=None), SeenFile(label="never", size=None, sha256=None)
+    assert moved(files=(VAE, new, never)) == [("file", "appeared", True, "new is there now; it was not.")]
+
+
+def test_a_file_is_named_by_the_beginnings_of_its_digests() -> None:
+    (change,) = compare(BEFORE, replace(BEFORE, files=(replace(VAE, sha256="b" * 64),)))
+    assert (change.before, change.now) == ("a" * 12, "b" * 12)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "sentences"),
+    [
+        ((SeenGpu(name="RTX 4070", uuid="gpu-1"),), []),
+        ((SeenGpu(name="RTX 4070"),), []),
+        ((), ["The GPU RTX 4070 is gone."]),
+        (
+            (SeenGpu(name="RTX 5090", uuid="GPU-2"),),
+            ["The GPU RTX 4070 is gone.", "There is another GPU now: RTX 5090."],
+        ),
+        (
+            (SeenGpu(name="RTX 4070", uuid="GPU-1"), SeenGpu(name="RTX 4070", uuid="GPU-2")),
+            ["There is another GPU now: RTX 4070."],
+        ),
+    ],
+)
+def test_cards_are_told_apart_by_uuid_and_else_by_name(gpus: tuple[SeenGpu, ...], sentences: list[str]) -> None:
+    assert [sentence for _, _, _, sentence in moved(gpus=gpus)] == sentences
+
+
+def test_what_can_break_the_setup_comes_first() -> None:
+    assert [matters for _, _, matters, _ in moved(os_release="7", klein_setup="9", torch="2.15.0")] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_what_was_not_looked_at_is_not_said_to_be_gone() -> None:
+    now = Snapshot(taken_at="now", klein_setup="0.1.0", looked_at=("files",), wanted=BEFORE.wanted, files=BEFORE.files)
+    assert compare(BEFORE, now) == ()
+    assert compare(now, BEFORE) == ()
+
+
+def test_edits_of_comfyui_that_are_gone_are_said_too() -> None:
+    edited = replace(BEFORE, comfyui_has_local_changes=True)
+    (change,) = compare(edited, BEFORE)
+    assert change.sentence == "ComfyUI's own files are as published again; they had been edited."
+    assert (change.kind, change.before, change.now) == ("gone", "edited", None)
+
+
+def test_without_an_earlier_state_nothing_changed() -> None:
+    assert compare(None, BEFORE) == ()
+
+
+# --- keeping -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("snapshot", [BEFORE, Snapshot(taken_at="t", klein_setup="v", looked_at=("machine",))])
+def test_a_snapshot_comes_back_as_it_went(snapshot: Snapshot) -> None:
+    assert parse_snapshot(json.dumps(snapshot_document(snapshot), allow_nan=False)) == (snapshot, None)
+
+
+TEXTS = st.text(max_size=8)
+MAYBE = st.none() | TEXTS
+
+
+@given(
+    snapshot=st.builds(
+        Snapshot,
+        taken_at=TEXTS,
+        klein_setup=TEXTS,
+        looked_at=st.just(EVERY_PART),
+        driver_version=MAYBE,
+        cuda_driver_version=st.none() | st.tuples(st.integers(), st.integers()),
+        gpus=st.lists(st.builds(SeenGpu, name=TEXTS, uuid=MAYBE), max_size=2).map(tuple),
+        torch=MAYBE,
+        custom_nodes=st.lists(TEXTS, max_size=2).map(tuple),
+        files=st.lists(
+            st.builds(SeenFile, label=TEXTS, size=st.none() | st.integers(min_value=0), sha256=MAYBE), max_size=2
+        ).map(tuple),
+    )
+)
+def test_any_snapshot_comes_back_and_nothing_moved_in_it(snapshot: Snapshot) -> None:
+    back, reason = parse_snapshot(json.dumps(snapshot_document(snapshot)))
+    assert (back, reason) == (snapshot, None)
+    if len({file.label for file in snapshot.files}) == len(snapshot.files):
+        assert compare(back, snapshot) == ()
+
+
+def test_keys_of_a_newer_version_are_passed_over() -> None:
+    document: dict[str, object] = {**snapshot_document(BEFORE), "moon": "full", "looked_at": [*EVERY_PART, "moon"]}
+    document["gpus"] = [{"name": "RTX 4070", "uuid": "GPU-1", "colour": "black"}]
+    assert parse_snapshot(json.dumps(document)) == (BEFORE, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"schema_version": 2}, "its schema_version is '2', and 1 is expected"),
+        ({"schema_version": True}, "its schema_version is 'True', and 1 is expected"),
+        ({"taken_at": None}, "its key taken_at is not a text"),
+        ({"torch": 2.14}, "its key torch is not a text"),
+        ({"looked_at": "files"}, "its key looked_at is not a list of texts"),
+        ({"custom_nodes": [1]}, "its key custom_nodes is not a list of texts"),
+        ({"gpus": ["RTX"]}, "its key gpus is not a list of objects"),
+        ({"gpus": [{}]}, "its key name is not a text"),
+        ({"files": [{"label": "x", "size": -1}]}, "its key size is not a number of bytes"),
+        ({"files": [{"label": "x", "size": True}]}, "its key size is not a number of bytes"),
+        ({"cuda_driver_version": [13]}, "its key cuda_driver_version is not two numbers"),
+        ({"cuda_driver_version": [13, "0"]}, "its key cuda_driver_version is not two numbers"),
+        ({"comfyui_has_local_changes": 1}, "its key comfyui_has_local_changes is not true, false or null"),
+    ],
+)
+def test_a_broken_snapshot_is_none_with_the_reason(change: dict[str, object], reason: str) -> None:
+    assert parse_snapshot(json.dumps({**snapshot_document(BEFORE), **change})) == (None, reason)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "it is not JSON"),
+        ("{", "it is not JSON"),
+        ("[" * 100_000, "it is not JSON"),
+        ("[]", "it is not a JSON object"),
+        ("{}", "its schema_version is 'None', and 1 is expected"),
+    ],
+)
+def test_what_is_no_snapshot_at_all_is_none_with_the_reason(text: str, reason: str) -> None:
+    assert parse_snapshot(text) == (None, reason)
+
+
+# --- what follows ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("codes", "files_are_wrong", "command"),
+    [
+        ((), False, None),
+        ((), True, "klein-setup repair --comfyui /x"),
+        (("torch-replaced", "comfyui-too-old"), True, "klein-setup repair --comfyui /x"),
+        (("never-proven",), False, "klein-setup repair --comfyui /x"),
+        (("torch-replaced",), False, "klein-setup install --only environment --comfyui /x"),
+        (("environment-broken",), False, "klein-setup install --only environment --comfyui /x"),
+        (("probe-no-kernel",), False, "klein-setup install --only environment --comfyui /x"),
+        (("gpu-without-code",), False, "klein-setup install --only environment --comfyui /x"),
+        (("comfyui-too-old",), False, "klein-setup install --update-comfyui --comfyui /x"),
+        (("comfyui-too-old", "torch-missing"), False, "klein-setup install --update-comfyui --comfyui /x"),
+        (("comfyui-update-interrupted",), False, "klein-setup install --update-comfyui --comfyui /x"),
+        (("package-missing",), False, "klein-setup install --only environment --comfyui /x"),
+        (("driver-too-old",), False, None),
+        (("probe-no-device", "torch-twice", "stale-twin"), False, None),
+    ],
+)
+def test_there_is_one_command_that_mends(codes: tuple[str, ...], files_are_wrong: bool, command: str | None) -> None:
+    findings = tuple(map(finding, codes))
+    assert mend_command(findings, files_are_wrong=files_are_wrong, options="--comfyui /x") == command
+
+
+@pytest.mark.parametrize(
+    ("hint", "command"),
+    [
+        ("Run the install again with --update-comfyui.", "klein-setup install --update-comfyui"),
+        ("Run update\\update_comfyui_stable.bat in the portable build's folder.", None),
+    ],
+)
+def test_a_comfyui_that_has_its_own_updater_is_left_to_it(hint: str, command: str | None) -> None:
+    assert mend_command([replace(finding("comfyui-too-old"), hint=hint)]) == command
+
+
+def test_a_warning_asks_for_no_command() -> None:
+    assert mend_command([finding("torch-replaced", "warning")]) is None
+
+
+def test_the_command_without_options_has_no_trailing_space() -> None:
+    assert mend_command([finding("torch-replaced")]) == "klein-setup install --only environment"
+
+
+@pytest.mark.parametrize(
+    ("changes", "checked"),
+    [
+        ({}, ()),
+        ({"klein_setup": "9"}, ()),
+        ({"driver_version": "590.20"}, ("whether torch still computes on this GPU with this driver",)),
+        (
+            {"torch": "2.15.0"},
+            (
+                "whether the torch packages belong together",
+                "whether torch still computes on this GPU with this driver",
+            ),
+        ),
+        ({"files": ()}, ("every byte of the model files",)),
+        ({"custom_nodes": ()}, ("whether a picture still comes out",)),
+        (
+            {"comfyui_version": "0.35.1"},
+            ("whether this ComfyUI has the nodes Klein needs", "whether a picture still comes out"),
+        ),
+    ],
+)
+def test_what_moved_says_what_is_looked_at_again(changes: dict[str, object], checked: tuple[str, ...]) -> None:
+    assert checks_for(compare(BEFORE, replace(BEFORE, **changes))) == checked  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "Nothing changed since the last proven state."),
+        ({"os_release": "7"}, "1 thing changed since the last proven state; none of it touches what was proven."),
+        ({"torch": "3"}, "1 thing changed since the last proven state, and it can break the setup."),
+        (
+            {"torch": "3", "driver_version": "600"},
+            "2 things changed since the last proven state, and each can break the setup.",
+        ),
+        (
+            {"torch": "3", "os_release": "7"},
+            "2 things changed since the last proven state; 1 of them can break the setup.",
+        ),
+    ],
+)
+def test_how_much_moved_is_one_sentence(changes: dict[str, object], said: str) -> None:
+    assert summary(compare(BEFORE, replace(BEFORE, **changes))) == said  # type: ignore[arg-type]
+
+
+def test_the_changes_as_json_have_these_keys() -> None:
+    changes = compare(BEFORE, replace(BEFORE, driver_version="590.20"))
+    entry = changes_entry(changes, since=BEFORE.taken_at, checked=("x",), mend="klein-setup repair")
+    assert json.loads(json.dumps(entry)) == {
+        "since": "2026-11-01T08:00:00Z",
+        "changes": [
+            {
+                "what": "driver",
+                "kind": "changed",
+                "before": "580.159.04",
+                "now": "590.20",
+                "matters": True,
+                "sentence": "The NVIDIA driver went from 580.159.04 to 590.20.",
+            }
+        ],
+        "checked": ["x"],
+        "mend_command": "klein-setup repair",
+    }

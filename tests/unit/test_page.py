@@ -1,0 +1,586 @@
+"""The page of a run: one file, everything escaped, whatever the document holds or lacks."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from provisioner.changes import Snapshot, changes_entry, checks_for, compare
+from provisioner.errors import CommandError, NetworkError
+from provisioner.models import FetchFile, Finding, Outcome, PlaceFile, Plan, ProbeResult, Report, SpaceNeed
+from provisioner.page import render_page
+from provisioner.page.ending import check_again_command
+from provisioner.page.picture import media_type
+from provisioner.page.reading import Node
+from provisioner.page.verdict import kicker, verdict
+from provisioner.report import document as report_document
+from provisioner.smoke_models import ModelNames, PictureFacts, PictureWish, SmokeTest, Timings, VramReading
+from provisioner.smoke_report import smoke_entry
+from tests.support.builders import (
+    artifact,
+    artifact_set,
+    check,
+    comfy_file,
+    comfy_target,
+    file_system,
+    gpu,
+    local_copy,
+    machine,
+)
+from tests.support.builders import manifest as a_manifest
+
+MADE_AT = "2026-11-23T06:16:12Z"
+HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u202e\ud800\x1b[31m"
+VAE = artifact(b"the right bytes", id="vae")
+MODEL = artifact(b"the model", id="model", folder="diffusion_models", role="diffusion_model")
+SET = artifact_set(VAE, MODEL)
+MANIFEST = a_manifest(SET, id="flux2-klein-4b")
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 40
+VOID = {"meta", "img", "wbr"}
+INLINE = {"wbr", "code", "strong", "b"}
+
+SMOKE = SmokeTest(
+    backend="comfyui",
+    wish=PictureWish(prompt="a red fox", seed=2**64 - 1),
+    timings=Timings(start_s=6.0, load_s=2.0, encode_s=0.5, steps_s=(0.4, 0.3, 0.3, 0.3), decode_s=0.4, total_s=4.2),
+    names=ModelNames(diffusion_model="model.safetensors", text_encoder="text.safetensors", vae="vae.safetensors"),
+    picture=PictureFacts(
+        width=1024,
+        height=1024,
+        mode="RGB",
+        size=1_500_000,
+        sha256="ab" * 32,
+        minimum=0,
+        maximum=255,
+        mean=120.0,
+        deviation=60.0,
+    ),
+    picture_path=Path("/pictures/fox.png"),
+    vram=VramReading(
+        gpu_name="A card",
+        gpu_uuid=None,
+        total_bytes=12 * 1024**3,
+        free_at_start_bytes=11 * 1024**3,
+        peak_used_bytes=9 * 1024**3,
+        used_at_start_bytes=1024**3,
+    ),
+    device="cuda:0 A card",
+    versions=(("comfyui", "0.33.0"), ("torch", "2.14.1+cu130")),
+)
+
+
+class Reader(HTMLParser):
+    """Collects what a page is made of, and complains where an element is closed that was not open."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.complaints: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.texts.append("" if tag in INLINE else " ")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        self.texts.append("" if tag in INLINE else " ")
+        if not self.open or self.open.pop() != tag:
+            self.complaints.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.texts.append(data)
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.texts))
+
+    def attributes(self, name: str) -> list[str]:
+        return [attrs[name] or "" for _, attrs in self.tags if name in attrs]
+
+
+def plan_of(*, steps: bool = True, statuses: tuple[str, str] = ("ok", "ok"), **more: object) -> Plan:
+    fetch = FetchFile(artifact=MODEL, destination=comfy_file(MODEL), reason="missing", replaces="it is truncated")
+    place = PlaceFile(
+        artifact=VAE, destination=comfy_file(VAE), reason="here already", copy=local_copy(VAE, Path("/else/vae"))
+    )
+    return Plan(
+        manifest=MANIFEST,
+        set=SET,
+        target=comfy_target(),
+        steps=(fetch, place) if steps else (),
+        checks=(check(MODEL, statuses[0], observed_sha256=MODEL.sha256), check(VAE, statuses[1])),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def document(command: str = "install", status: str = "ok", exit_status: int = 0, **more: object) -> dict[str, object]:
+    """Return the real document of a report."""
+    given = {"machine": machine(gpu(name="NVIDIA GeForce RTX 4070")), "plan": plan_of(steps=False), **more}
+    report = Report(command=command, status=status, exit_status=exit_status, **given)  # type: ignore[arg-type]
+    return dict(report_document(report))
+
+
+def page_of(doc: dict[str, object], picture: bytes | None = None) -> Reader:
+    page = render_page(doc, picture=picture, made_at=MADE_AT)
+    page.encode("utf-8")
+    reader = Reader(page)
+    assert reader.open == []
+    assert reader.complaints == []
+    return reader
+
+
+def installed() -> dict[str, object]:
+    plan = plan_of()
+    outcomes = tuple(
+        Outcome(step=step, status="done", detail="fetched from example.org", bytes_fetched=size, seconds=2.0)
+        for step, size in zip(plan.steps, (5_000_000, 0), strict=True)
+    )
+    return document(plan=plan, outcomes=outcomes, extra=(("smoke_test", smoke_entry(SMOKE)),))
+
+
+# --- the page as a file ------------------------------------------------------------------------
+
+
+def test_the_page_asks_for_nothing_outside_itself() -> None:
+    reader = page_of(installed(), PNG)
+    assert {tag for tag, _ in reader.tags} & {"script", "link", "iframe", "object", "form", "base", "a"} == set()
+    assert [src[:22] for src in reader.attributes("src")] == ["data:image/png;base64,"]
+    assert reader.attributes("href") == []
+    assert not any(name.startswith("on") for _, attrs in reader.tags for name in attrs)
+    page = render_page(installed(), made_at=MADE_AT)
+    assert "url(" not in page
+    assert "@import" not in page
+    assert any("default-src 'none'" in content for content in reader.attributes("content"))
+
+
+def test_the_page_can_be_read_without_seeing_it() -> None:
+    reader = page_of(installed(), PNG)
+    assert reader.attributes("lang") == ["en"]
+    assert [attrs["alt"] for tag, attrs in reader.tags if tag == "img"] == [
+        "The picture that was drawn for the prompt: a red fox"
+    ]
+    assert [attrs.get("scope") for tag, attrs in reader.tags if tag == "th" and attrs.get("scope") is None] == []
+    assert [tag for tag, _ in reader.tags].count("h1") == 1
+    assert [tag for tag, _ in reader.tags].count("caption") == [tag for tag, _ in reader.tags].count("table") == 2
+    ids = reader.attributes("id")
+    assert len(ids) == len(set(ids))
+    assert set(reader.attributes("aria-labelledby")) == set(ids)
+
+
+def test_the_colours_follow_the_reader_and_paper_has_its_own_sheet() -> None:
+    page = render_page({}, made_at=MADE_AT)
+    assert "prefers-color-scheme:dark" in page
+    assert "@media print" in page
+    assert "width=device-width" in page
+
+
+# --- what it says ------------------------------------------------------------------------------
+
+
+def test_an_install_is_told_from_the_verdict_to_the_undo() -> None:
+    words = page_of(installed(), PNG).words
+    for said in (
+        "All 2 files are as the manifest asks, going by the receipts and a picture came out in 4.2 s.",
+        "23 November 2026, 06:16 UTC",
+        "5.00 MB in 2.0 s",
+        "RTX 4070 24.0 GiB",
+        "18446744073709551615",
+        "a red fox",
+        "The 4 steps took 0.40, 0.30, 0.30, 0.30 seconds.",
+        "At its peak 9.0 GiB of the 12.0 GiB of A card were in use; 11.0 GiB were free at the start.",
+        "What was there is set aside: it is truncated",
+        "fetched from example.org",
+        "Delete the files this run put there:",
+        "Move back what you want of what was in the way; it was kept in",
+        "Drawing 1.3 s",
+        "0.33.0",
+        "2.14.1+cu130",
+    ):
+        assert said in words
+
+
+def test_the_notes_of_a_smoke_test_take_the_place_of_our_own_sentence_about_memory() -> None:
+    noted = replace(SMOKE, notes=("The peak was 9.0 GiB; published are 8.4 GB.",))
+    words = page_of(document(extra=(("smoke_test", smoke_entry(noted)),))).words
+    assert "published are 8.4 GB." in words
+    assert "At its peak" not in words
+
+
+def test_digests_are_short_to_the_eye_and_whole_for_who_wants_them() -> None:
+    reader = page_of(installed())
+    assert f"{MODEL.sha256[:12]}\u2026" in reader.words
+    assert MODEL.sha256 in reader.attributes("title")
+    assert f"{MODEL.sha256} {comfy_file(MODEL).path}" in reader.words
+
+
+def test_findings_come_once_problems_first_with_what_to_do() -> None:
+    warning = Finding(code="driver-changed", severity="warning", message="The driver moved.")
+    problem = Finding(
+        code="torch-replaced", severity="problem", message="torch was replaced.", hint="Run `klein-setup repair`."
+    )
+    smoke = smoke_entry(replace(SMOKE, findings=(problem,)))
+    doc = document("verify", "findings", 1, findings=(warning, problem), extra=(("smoke_test", smoke),))
+    page = render_page(doc, made_at=MADE_AT)
+    words = page_of(doc).words
+    assert words.count("torch was replaced.") == 1
+    assert words.index("torch was replaced.") < words.index("The driver moved.")
+    assert "<code>klein-setup repair</code>" in page
+    assert "To put it right: klein-setup repair --manifest flux2-klein-4b" in words
+
+
+def test_an_error_is_shown_with_its_hint_and_the_last_lines_of_the_process() -> None:
+    error = CommandError("pip failed.", hint="Look at the proxy.", tail=["ERROR: no", "such <host>"])
+    words = page_of(document(status="failed", exit_status=8, errors=(error,))).words
+    assert "Install failed: pip failed." in words
+    assert "What to do: Look at the proxy." in words
+    assert "ERROR: no such <host>" in words
+
+
+def test_what_changed_is_told_with_the_one_command() -> None:
+    before = Snapshot(taken_at="2026-11-01T08:00:00Z", klein_setup="0.1.0", driver_version="580.159.04")
+    changes = compare(before, replace(before, driver_version="590.20"))
+    entry = changes_entry(changes, since=before.taken_at, checked=checks_for(changes), mend="klein-setup repair")
+    words = page_of(document("verify", "findings", 1, extra=(("changes", entry),))).words
+    assert "Compared with 1 November 2026, 08:00 UTC, when everything was proven:" in words
+    assert "The NVIDIA driver went from 580.159.04 to 590.20. can break the setup" in words
+    assert "whether torch still computes on this GPU with this driver" in words
+    assert words.count("klein-setup repair") == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (changes_entry((), since="2026-11-01T08:00:00Z"), "Nothing changed since 1 November 2026, 08:00 UTC."),
+        (changes_entry(()), "There is no earlier proven state to compare with."),
+    ],
+)
+def test_that_nothing_changed_is_said_too(entry: object, said: str) -> None:
+    assert said in page_of(document("verify", extra=(("changes", entry),))).words
+
+
+def test_a_plan_says_what_is_to_do_and_how_to_do_it() -> None:
+    short = SpaceNeed(file_system=file_system(free_bytes=10), needed_bytes=5010)
+    words = page_of(document("plan", "planned", plan=plan_of(statuses=("missing", "missing"), space=(short,)))).words
+    assert "Nothing was changed yet: 2 steps to do" in words
+    assert "5.01 kB needed, 10 bytes free" in words
+    assert "5.00 kB too little." in words
+    assert "To do what is planned: klein-setup install" in words
+    assert "This run only looked: there is nothing to undo." in words
+
+
+def test_a_file_that_is_wrong_is_told_by_what_it_is_and_by_its_sizes() -> None:
+    wrong = (check(MODEL, "size-mismatch", observed_size=4, identity="an HTML page"), check(VAE, "missing"))
+    words = page_of(document("verify", "findings", 1, plan=replace(plan_of(steps=False), checks=wrong))).words
+    assert "It is: an HTML page" in words
+    assert f"4 bytes instead of {MODEL.size} bytes" in words
+    assert "wrong size" in words
+    assert "Files in order 0 of 2" in words
+
+
+def test_the_machine_is_told_with_what_could_not_be_learnt() -> None:
+    seen = machine(
+        gpu(name="NVIDIA GeForce RTX 4070", memory_free_bytes=11 * 1024**3),
+        gpu(name="A second card", index=1, memory_total_bytes=None),
+        driver_version="580.159.04",
+        cuda_driver_version=(13, 0),
+        is_wsl=True,
+        memory_total_bytes=32 * 1024**3,
+        file_systems=(file_system(Path("/data")),),
+        probes=(ProbeResult(source="nvml", is_ok=False, detail="it hung"),),
+        recorded_from="machine.json",
+    )
+    words = page_of(document(machine=seen)).words
+    for said in (
+        "GPU 0 NVIDIA GeForce RTX 4070, 24.0 GiB, 11.0 GiB free, compute capability 8.9",
+        "GPU 1 A second card, compute capability 8.9",
+        "RTX 4070 24.0 GiB, and 1 more",
+        "580.159.04, serves CUDA up to 13.0",
+        "Memory 32.0 GiB",
+        "Linux 6.1, x86_64, glibc 2.36 (under WSL)",
+        "1.00 TB free of 10.00 TB on",
+        "nvml: it hung",
+        "read from machine.json, not from this computer",
+    ):
+        assert said in words
+
+
+def test_a_repair_is_told_by_its_blocks_and_its_moves() -> None:
+    done = {"status": "done", "detail": "", "bytes_fetched": 16_777_216, "seconds": 1.0}
+    target = {"kind": "comfyui", "path": "/models"}
+    steps = [
+        {"kind": "patch-file", "path": "vae/a", "outcome": done, "replaces": "block 3 differs"},
+        {
+            "kind": "move-file",
+            "path": "vae/b",
+            "destination": "/models/vae/b",
+            "reason": "it lay in /models/b",
+            "outcome": done,
+        },
+    ]
+    checks = [{"path": "vae/a", "status": "hash-mismatch", "basis": "blocks", "damage": {"bad_blocks": [3]}}]
+    words = page_of({"status": "ok", "command": "repair", "steps": steps, "checks": checks, "target": target}).words
+    for said in (
+        "Replace only the damaged blocks of vae/a",
+        "1 block of it is damaged; the others are right.",
+        "every byte was read, in blocks",
+        "Move to its right place vae/b",
+        "Move back /models/vae/b (why it was moved: it lay in /models/b)",
+        "it was kept in /models/.klein-setup/aside",
+    ):
+        assert said in words
+
+
+def test_a_backtick_that_nothing_closes_stays_a_backtick() -> None:
+    assert "it`s" in page_of({"errors": [{"message": "it`s"}]}).words
+
+
+def test_what_the_document_says_itself_goes_before_what_the_page_derives() -> None:
+    extra = (("undo", ["Delete the folder X."]), ("check_again", "klein-setup verify --comfyui /given"))
+    words = page_of(document(extra=extra)).words
+    assert "Delete the folder X." in words
+    assert "klein-setup verify --comfyui /given" in words
+
+
+def test_the_environment_is_shown_with_its_versions_and_reasons() -> None:
+    environment = {
+        "path": "/x/.venv",
+        "action": "make",
+        "torch": {
+            "build": {"torch_backend": "cu130", "index_url": "https://example.org/cu130"},
+            "reasons": ["Because."],
+        },
+        "receipt": {"torch_backend": "cu130", "versions": [["torch", "2.14.1+cu130"]], "python_version": "3.12.3"},
+    }
+    comfyui = {"version": "0.33.0", "commit": "c0de" * 10, "has_local_changes": True, "custom_nodes": ["A", "B"]}
+    words = page_of(document(extra=(("environment", environment), ("comfyui", comfyui)))).words
+    for said in (
+        "2.14.1+cu130",
+        "cu130",
+        "Because.",
+        "Delete the environment /x/.venv",
+        "c0dec0dec0de",
+        "A, B",
+        "Edited",
+    ):
+        assert said in words
+
+
+# --- the verdict -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("doc", "tone", "said"),
+    [
+        ({}, "plain", "This document does not say how the run ended."),
+        ({"status": "ok", "command": "rehearse"}, "good", "Rehearse ended well."),
+        ({"status": "ok", "command": "detect"}, "plain", "This machine was looked at."),
+        (
+            {"status": "ok", "command": "detect", "details": {"torch": {"build": {"torch_backend": "cu130"}}}},
+            "plain",
+            "This machine suits the cu130 build of torch.",
+        ),
+        (
+            {"status": "ok", "command": "detect", "details": {"torch": {"build": {"torch_backend": "cpu"}}}},
+            "plain",
+            "On this machine torch computes on the CPU: there is no GPU that it has a build for.",
+        ),
+        (
+            {"status": "ok", "checks": [{"status": "ok", "basis": "sha256"}]},
+            "good",
+            "The one file is as the manifest asks.",
+        ),
+        (
+            {"status": "ok", "checks": [{"basis": "size"}] * 2, "details": {"environment": {"holds": True}}},
+            "good",
+            "All 2 files are as the manifest asks, going by size and the torch environment still holds.",
+        ),
+        ({"status": "planned"}, "plain", "Nothing is to do: everything is in place."),
+        (
+            {"status": "planned", "steps": [{}], "totals": {"bytes_to_fetch": 0}},
+            "plain",
+            "Nothing was changed yet: 1 step to do, nothing to fetch.",
+        ),
+        ({"status": "findings"}, "warn", "Something was found."),
+        (
+            {
+                "status": "findings",
+                "checks": [{"status": "missing"}, {"status": "ok"}],
+                "findings": [{"severity": "problem"}],
+            },
+            "warn",
+            "1 of 2 files is not as the manifest asks and 1 problem was found.",
+        ),
+        ({"status": "failed"}, "bad", "The run failed."),
+        ({"status": "failed", "command": "repair", "errors": [{"message": "No.\nMore."}]}, "bad", "Repair failed: No."),
+        ({"status": "failed", "errors": [{"message": "x" * 500}]}, "bad", f"The run failed: {'x' * 157}..."),
+        ({"status": "interrupted"}, "warn", "The run was interrupted before its end; what had arrived is kept."),
+    ],
+)
+def test_the_verdict_is_one_sentence(doc: dict[str, object], tone: str, said: str) -> None:
+    assert verdict(Node(doc)) == said
+    assert kicker(Node(doc))[1] == tone
+    assert said in page_of(doc).words
+
+
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [
+        ({"kind": "comfyui", "path": "/my models"}, "klein-setup verify --set fp8 --comfyui '/my models'"),
+        ({"kind": "hf_cache", "path": "/hub"}, "klein-setup verify --set fp8 --hf-cache /hub"),
+        ({"kind": "comfyui", "path": "C:\\My ComfyUI"}, 'klein-setup verify --set fp8 --comfyui "C:\\My ComfyUI"'),
+        ({"kind": "comfyui", "path": "D:\\ComfyUI"}, "klein-setup verify --set fp8 --comfyui D:\\ComfyUI"),
+        ({"kind": "", "path": ""}, None),
+    ],
+)
+def test_the_command_to_check_again_names_the_same_place(target: dict[str, str], command: str | None) -> None:
+    assert check_again_command(Node({"target": target, "manifest": {"set": "fp8"}})) == command
+
+
+# --- the picture -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (PNG, "image/png"),
+        (b"\xff\xd8\xff\xe0", "image/jpeg"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "image/webp"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>", None),
+        (b"", None),
+    ],
+)
+def test_a_picture_is_known_by_its_bytes(data: bytes, expected: str | None) -> None:
+    assert media_type(data) == expected
+    images = [attrs["src"] for tag, attrs in page_of(installed(), data).tags if tag == "img"]
+    assert len(images) == (0 if expected is None else 1)
+
+
+def test_without_a_smoke_test_a_picture_has_no_place() -> None:
+    assert "img" not in {tag for tag, _ in page_of(document(), PNG).tags}
+
+
+def test_a_picture_that_did_not_come_is_said() -> None:
+    words = page_of(document(extra=(("smoke_test", smoke_entry(replace(SMOKE, picture=None))),))).words
+    assert "None came out." in words
+    assert "Picture not proven" in words
+
+
+# --- strangers' texts and strangers' documents -------------------------------------------------
+
+
+def poisoned(value: object) -> object:
+    """Return a document in which every text is hostile; keys and statuses stay, so that every part is drawn."""
+    if isinstance(value, dict):
+        kept = {"status", "command", "severity", "kind", "basis", "action"}
+        return {key: each if key in kept else poisoned(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [poisoned(each) for each in value]
+    return HOSTILE if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("status", ["ok", "findings", "failed", "planned"])
+def test_hostile_texts_stay_text_wherever_they_stand(status: str) -> None:
+    doc = installed() | {"status": status}
+    doc["errors"] = [{"message": "m", "hint": "h", "code": "c", "context": {"tail": ["line"]}}]
+    doc["findings"] = [{"severity": "problem", "message": "m", "path": "p", "hint": "h", "code": "c"}]
+    details = doc["details"]
+    assert isinstance(details, dict)
+    details["comfyui"] = {"version": "v", "commit": "c", "path": "p", "custom_nodes": ["n"]}
+    details["environment"] = {
+        "path": "p",
+        "action": "make",
+        "receipt": {"versions": [["torch", "2"]]},
+        "torch": {"reasons": ["r"]},
+    }
+    details["changes"] = {
+        "since": "s",
+        "changes": [{"sentence": "s", "matters": True}],
+        "checked": ["c"],
+        "mend_command": "m",
+    }
+    details["undo"] = ["u"]
+    hostile = poisoned(doc)
+    assert isinstance(hostile, dict)
+    page = render_page(hostile, picture=PNG, made_at=HOSTILE)
+    reader = page_of(hostile, PNG)
+    assert {tag for tag, _ in reader.tags} & {"script", "svg onload"} == set()
+    assert [tag for tag, _ in reader.tags].count("img") == 1
+    assert "onerror" not in {name for _, attrs in reader.tags for name in attrs}
+    assert "alert(1)" in reader.words
+    assert "\u202e" not in page
+    assert "\x1b" not in page
+    assert Reader(page).complaints == []
+
+
+def test_a_secret_that_was_missed_elsewhere_does_not_reach_the_page() -> None:
+    doc = {"status": "failed", "errors": [{"message": "GET https://u:pw@h.example/f?X-Sig=abc with hf_AbCdEfGh1234"}]}
+    page = render_page(doc, made_at=MADE_AT)
+    for secret in ("pw@", "X-Sig", "AbCdEfGh1234"):
+        assert secret not in page
+
+
+def holes(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Return the way to every place in a document."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in entries:
+        yield (*path, key)
+        yield from holes(each, (*path, key))
+
+
+def test_a_missing_key_never_breaks_the_page() -> None:
+    whole = json.loads(json.dumps(installed()))
+    ways = [way for way in holes(whole) if not {each for each in way if isinstance(each, int)} - {0}]
+    assert len(ways) > 100
+    for way in ways:
+        doc = json.loads(json.dumps(whole))
+        place = doc
+        for key in way[:-1]:
+            place = place[key]
+        del place[way[-1]]
+        page_of(doc)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(10**400) | st.just(HOSTILE),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_value_of_any_other_type_never_breaks_the_page(data: st.DataObject) -> None:
+    doc = json.loads(json.dumps(installed()))
+    way = data.draw(st.sampled_from(list(holes(doc))))
+    place = doc
+    for key in way[:-1]:
+        place = place[key]
+    place[way[-1]] = data.draw(VALUES)
+    page_of(doc)
+
+
+def test_an_error_without_anything_is_still_an_error() -> None:
+    assert "An error without a message." in page_of({"status": "failed", "errors": [{}]}).words
+
+
+def test_a_network_error_of_ours_is_shown_without_lines_it_does_not_have() -> None:
+    words = page_of(document(status="failed", exit_status=5, errors=(NetworkError("No route.", url="x"),))).words
+    assert "Install failed: No route." in words
+    assert "Its last lines" not in words

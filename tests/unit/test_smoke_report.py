@@ -1,0 +1,148 @@
+"""A smoke test as the document says it: stable keys, JSON values only, nothing measured is nothing said."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from provisioner.models import Finding, Report
+from provisioner.report import document
+from provisioner.smoke_models import ModelNames, PictureFacts, PictureWish, SmokeTest, Timings, VramReading
+from provisioner.smoke_report import SMOKE_KEY, is_proven, smoke_entry
+
+BARE = SmokeTest(backend="diffusers", wish=PictureWish(seed=7), timings=Timings())
+PICTURE = PictureFacts(
+    width=1024,
+    height=768,
+    mode="RGB",
+    size=1_234_567,
+    sha256="ab" * 32,
+    minimum=0,
+    maximum=255,
+    mean=120.5,
+    deviation=61.25,
+)
+WHOLE = SmokeTest(
+    backend="comfyui",
+    wish=PictureWish(prompt="a fox", seed=2**64 - 1, width=1024, height=768, has_tiled_decode=True),
+    timings=Timings(start_s=6.12345, load_s=2, encode_s=0.5, steps_s=(0.30001, 0.29), decode_s=0.4, total_s=4.25),
+    names=ModelNames(diffusion_model="m.safetensors", text_encoder="t.safetensors", vae="v.safetensors"),
+    picture=PICTURE,
+    picture_path=Path("fox.png"),
+    vram=VramReading(
+        gpu_name="A card",
+        gpu_uuid="GPU-1",
+        total_bytes=12,
+        free_at_start_bytes=10,
+        peak_used_bytes=9,
+        used_at_start_bytes=2,
+        peak_process_bytes=7,
+        samples=30,
+    ),
+    device="cuda:0 A card",
+    versions=(("comfyui", "0.33.0"), ("torch", "2.14.1+cu130")),
+    log_path=Path("comfyui.log"),
+    notes=("The peak was 9 bytes.",),
+    findings=(Finding(code="slow", severity="warning", message="It was slow.", path=Path("x"), hint="Wait."),),
+)
+
+
+def test_a_whole_smoke_test_is_one_object_with_these_keys() -> None:
+    assert smoke_entry(WHOLE) == {
+        "backend": "comfyui",
+        "is_proven": True,
+        "wish": {
+            "prompt": "a fox",
+            "seed": 18446744073709551615,
+            "width": 1024,
+            "height": 768,
+            "steps": 4,
+            "guidance": 1.0,
+            "has_tiled_decode": True,
+        },
+        "picture": {
+            "path": "fox.png",
+            "width": 1024,
+            "height": 768,
+            "mode": "RGB",
+            "size": 1234567,
+            "sha256": "ab" * 32,
+            "minimum": 0,
+            "maximum": 255,
+            "mean": 120.5,
+            "deviation": 61.25,
+        },
+        "timings": {
+            "start_s": 6.123,
+            "load_s": 2.0,
+            "encode_s": 0.5,
+            "steps_s": [0.3, 0.29],
+            "decode_s": 0.4,
+            "total_s": 4.25,
+        },
+        "vram": {
+            "gpu_name": "A card",
+            "gpu_uuid": "GPU-1",
+            "total_bytes": 12,
+            "free_at_start_bytes": 10,
+            "used_at_start_bytes": 2,
+            "peak_used_bytes": 9,
+            "peak_process_bytes": 7,
+            "samples": 30,
+        },
+        "device": "cuda:0 A card",
+        "versions": {"comfyui": "0.33.0", "torch": "2.14.1+cu130"},
+        "models": {"diffusion_model": "m.safetensors", "text_encoder": "t.safetensors", "vae": "v.safetensors"},
+        "log_path": "comfyui.log",
+        "notes": ["The peak was 9 bytes."],
+        "findings": [{"code": "slow", "severity": "warning", "message": "It was slow.", "path": "x", "hint": "Wait."}],
+    }
+
+
+def test_what_nobody_measured_is_null_under_the_same_keys() -> None:
+    entry = smoke_entry(BARE)
+    assert list(entry) == list(smoke_entry(WHOLE))
+    assert [key for key, value in entry.items() if value is None] == ["picture", "vram", "device", "models", "log_path"]
+    assert entry["timings"] == {
+        "start_s": None,
+        "load_s": None,
+        "encode_s": None,
+        "steps_s": [],
+        "decode_s": None,
+        "total_s": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("smoke", "proven"),
+    [
+        (WHOLE, True),
+        (BARE, False),
+        (replace(WHOLE, picture=None), False),
+        (replace(WHOLE, findings=(Finding(code="black", severity="problem", message="It is black."),)), False),
+    ],
+)
+def test_it_is_proven_by_a_picture_without_a_problem(smoke: SmokeTest, proven: bool) -> None:
+    assert is_proven(smoke) is proven
+    assert smoke_entry(smoke)["is_proven"] is proven
+
+
+def test_a_figure_that_is_no_number_becomes_null_so_that_json_stays_json() -> None:
+    broken = replace(WHOLE, picture=replace(PICTURE, mean=math.nan), timings=Timings(total_s=math.inf))
+    entry = json.loads(json.dumps(smoke_entry(broken), allow_nan=False))
+    assert entry["picture"]["mean"] is None
+    assert entry["timings"]["total_s"] is None
+
+
+def test_in_the_document_it_is_redacted_like_everything_else() -> None:
+    prompt = "a fox with the token hf_AbCdEfGh1234 and topsecret"
+    smoke = replace(WHOLE, wish=PictureWish(prompt=prompt))
+    report = Report(command="smoke-test", status="ok", exit_status=0, extra=((SMOKE_KEY, smoke_entry(smoke)),))
+    text = json.dumps(document(report, secrets=("topsecret",)))
+    assert "AbCdEfGh1234" not in text
+    assert "topsecret" not in text
+    assert json.loads(text)["details"]["smoke_test"]["wish"]["seed"] == 0

@@ -1,0 +1,109 @@
+"""What a smoke test looks like in a terminal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from provisioner.models import Finding
+from provisioner.smoke_models import PictureFacts, PictureWish, SmokeTest, Timings, VramReading
+from provisioner.ui.smoke import smoke_blocks
+from provisioner.ui.text import cells, laid_out, rendered
+
+GIB = 1024**3
+BARE = SmokeTest(backend="diffusers", wish=PictureWish(prompt="a red fox", seed=7), timings=Timings())
+SMOKE = SmokeTest(
+    backend="comfyui",
+    wish=PictureWish(prompt="a red fox in fresh snow", seed=42),
+    timings=Timings(start_s=6.4, load_s=3.9, encode_s=0.8, steps_s=(0.34, 0.29), decode_s=0.5, total_s=6.1),
+    picture=PictureFacts(
+        width=1024,
+        height=1024,
+        mode="RGB",
+        size=1_500_000,
+        sha256="ab" * 32,
+        minimum=0,
+        maximum=255,
+        mean=1,
+        deviation=1,
+    ),
+    picture_path=Path("fox.png"),
+    vram=VramReading(
+        gpu_name="A card",
+        gpu_uuid=None,
+        total_bytes=12 * GIB,
+        free_at_start_bytes=11 * GIB,
+        peak_used_bytes=9 * GIB,
+        used_at_start_bytes=GIB,
+        peak_process_bytes=8 * GIB,
+    ),
+    device="cuda:0 A card",
+    versions=(("comfyui", "0.33.0"), ("torch", "2.14.1+cu130")),
+    log_path=Path("comfyui.log"),
+    notes=("The peak was 9.0 GiB.", "Published are 8.4 GB."),
+)
+
+
+def drawn(smoke: SmokeTest, width: int | None = None) -> list[str]:
+    return [rendered(line, is_coloured=False) for line in laid_out(smoke_blocks(smoke), width=width)]
+
+
+def test_the_whole_smoke_test_is_one_picture() -> None:
+    assert drawn(SMOKE) == [
+        "Picture",
+        "  picture    fox.png",
+        "             1024 x 1024, 1.50 MB",
+        "  prompt     a red fox in fresh snow",
+        "  made with  seed 42, 4 steps, guidance 1, 1024 x 1024",
+        "  took       6.1 s",
+        "  phases     start 6.4 s, load 3.9 s, encode 0.8 s, denoise 0.6 s (0.34 + 0.29), decode 0.5 s",
+        "  notes      The peak was 9.0 GiB.",
+        "             Published are 8.4 GB.",
+        "  device     cuda:0 A card",
+        "  versions   comfyui 0.33.0, torch 2.14.1+cu130",
+        "  log        comfyui.log",
+    ]
+
+
+def test_what_was_not_measured_is_not_drawn() -> None:
+    assert drawn(BARE) == [
+        "Picture",
+        "  picture    none came out",
+        "  prompt     a red fox",
+        "  made with  seed 7, 4 steps, guidance 1, 1024 x 1024",
+    ]
+
+
+def test_without_notes_the_memory_is_said_beside_what_was_free() -> None:
+    text = "\n".join(drawn(replace(SMOKE, notes=())))
+    said = "The peak was 9.0 GiB of 12.0 GiB on A card, with 11.0 GiB free at the start. 8.0 GiB of it was the drawing"
+    assert f"  memory     {said} process." in text
+
+
+def test_the_share_of_the_process_is_left_out_where_nobody_can_tell() -> None:
+    assert SMOKE.vram is not None
+    text = "\n".join(drawn(replace(SMOKE, notes=(), vram=replace(SMOKE.vram, peak_process_bytes=None))))
+    assert "11.0 GiB free at the start." in text
+    assert "drawing process" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"picture_path": None}, "1024 x 1024, 1.50 MB, not kept"),
+        ({"wish": PictureWish(has_tiled_decode=True)}, "decoded in tiles"),
+        ({"timings": Timings(steps_s=(0.5,))}, "  phases     denoise 0.5 s\n"),
+        (
+            {"findings": (Finding(code="black", severity="problem", message="It is black.", hint="Draw again."),)},
+            "  problem  It is black.\n           what to do: Draw again.",
+        ),
+    ],
+)
+def test_the_special_cases_are_said(change: dict[str, object], said: str) -> None:
+    assert said in "\n".join(drawn(replace(SMOKE, **change))) + "\n"  # type: ignore[arg-type]
+
+
+def test_it_fits_a_narrow_window() -> None:
+    assert max(cells(line) for line in drawn(SMOKE, width=60)) <= 60
