@@ -23,10 +23,14 @@ from provisioner.errors import EXIT_OK, RehearsalError
 from provisioner.events import Events
 from provisioner.manifest import parse_manifest
 from provisioner.models import BLOCK_SIZE, STATE_FOLDER, Plan, Report
+from provisioner.rehearsal import picture_act
 from provisioner.rehearsal.faults import CutAfter, WrongBytes
 from provisioner.rehearsal.hub import RehearsalHub
+from provisioner.rehearsal.picture_act import EnvironmentChoice, SmallModel
 from provisioner.rehearsal.tiny import TinyFile, small_comfyui_files
 from provisioner.rehearsal.tiny_pipeline import small_diffusers_repository
+from provisioner.smoke_models import SmokeTest
+from provisioner.smoke_report import SMOKE_KEY, smoke_entry
 from provisioner.wiring import Settings, Workbench
 from provisioner.words import human_bytes, human_duration
 
@@ -95,7 +99,16 @@ class _Stage:
         return commands.open_job(bench or self.bench, self.wish(**more))
 
 
-def rehearse(*, events: Events, say: Callable[[str], None], cancelled: threading.Event, keep: bool = False) -> Report:
+def rehearse(
+    *,
+    events: Events,
+    say: Callable[[str], None],
+    cancelled: threading.Event,
+    keep: bool = False,
+    has_picture: bool = False,
+    environment: Path | None = None,
+    torch_index: str | None = None,
+) -> Report:
     """Play the whole job and return its report; exit status 0 only if every claim was checked and held.
 
     Parameters
@@ -108,11 +121,21 @@ def rehearse(*, events: Events, say: Callable[[str], None], cancelled: threading
         Set to stop.
     keep : bool
         Leave the scratch folder in place.
+    has_picture : bool
+        Draw with the small pipeline in the end, for which torch is fetched unless `environment` has it.
+    environment : Path, optional
+        An environment with diffusers to draw in, or its Python; else one is made in the scratch folder.
+    torch_index : str, optional
+        Base address of the wheel index the environment's torch comes from.
 
     Raises
     ------
     RehearsalError
         A claim does not hold.
+    SmokeTestError
+        No picture came.
+    KleinError
+        The environment could not be made.
     """
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="klein-setup-rehearsal-"))
@@ -120,6 +143,8 @@ def rehearse(*, events: Events, say: Callable[[str], None], cancelled: threading
     try:
         with _stage(folder, claims, events, say, cancelled) as stage:
             report = _play(stage)
+            choice = EnvironmentChoice(given=environment, torch_index=torch_index)
+            smoke = _act_picture(stage, choice) if has_picture else None
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
@@ -127,8 +152,12 @@ def rehearse(*, events: Events, say: Callable[[str], None], cancelled: threading
     say(f"Every one of {len(claims.held)} claims was checked and held, in {human_duration(time.monotonic() - began)}.")
     if keep:
         say(f"The scratch folder was kept: {folder}")
+        if smoke is not None:
+            say(f"The picture: {smoke.picture_path}")
     say("The real thing: klein-setup plan, then klein-setup install --comfyui DIR")
-    kept = [("scratch_folder", str(folder))] if keep else []
+    kept: list[tuple[str, object]] = [("scratch_folder", str(folder))] if keep else []
+    if smoke is not None:
+        kept.append((SMOKE_KEY, smoke_entry(smoke if keep else replace(smoke, picture_path=None, log_path=None))))
     return replace(
         report,
         command="rehearse",
@@ -318,9 +347,9 @@ def _act_damage(stage: _Stage) -> None:
 
 
 def _act_repair(stage: _Stage) -> None:
-    stage.act("Repair: the damaged file is set aside and fetched again")
+    stage.act("Repair: the one damaged block is fetched, proven with the rest of the file, and written into it")
     encoder = _of_role(stage, "text_encoder")
-    requests = len(stage.hub.requests)
+    requests, served = len(stage.hub.requests), _content_bytes(stage, encoder.name)
     report = commands.run_repair(stage.job(comfyui=stage.tree), _nobody, _show_nothing)
     _expect(stage, "repair ends with exit status 0", report, EXIT_OK)
     fetched = {
@@ -329,9 +358,21 @@ def _act_repair(stage: _Stage) -> None:
         if request.listener == "hub" and request.method == "HEAD"
     }
     stage.claims.check("only the damaged file was asked for", fetched == {encoder.name}, ", ".join(sorted(fetched)))
+    came = _content_bytes(stage, encoder.name) - served
+    stage.claims.check("one block was fetched", 0 < came <= BLOCK_SIZE, f"{came:,} bytes of {len(encoder.data):,}")
     _check_tree(stage, stage.tree)
-    aside = list((stage.tree / "models" / STATE_FOLDER / "aside").rglob(encoder.name))
-    stage.claims.check("the damaged file was kept", len(aside) == 1, f"{len(aside)} file set aside")
+    aside = [path for path in (stage.tree / "models" / STATE_FOLDER / "aside").rglob("*") if path.is_file()]
+    kept = [path for path in aside if path.read_bytes() == _damaged_block(encoder.data)]
+    stage.claims.check("the damaged bytes were kept", len(kept) == 1, f"{len(kept)} block set aside")
+
+
+def _damaged_block(data: bytes) -> bytes:
+    """Return the block in the middle of a file as `_act_damage` left it."""
+    at = len(data) // 2
+    start = at - at % BLOCK_SIZE
+    block = bytearray(data[start : start + BLOCK_SIZE])
+    block[at - start] ^= 1
+    return bytes(block)
 
 
 def _act_share(stage: _Stage) -> None:
@@ -365,6 +406,20 @@ def _act_cache(stage: _Stage) -> None:
         f"{len(stage.pipeline)} files, {human_bytes(sum(map(len, stage.pipeline.values())))}",
     )
     _check_token(stage)
+
+
+def _act_picture(stage: _Stage, choice: EnvironmentChoice) -> SmokeTest:
+    stage.act("Picture: the small pipeline draws in 4 steps, 64 x 64, on the CPU")
+    python = picture_act.python_for(stage.bench, choice, stage.folder, stage.say, stage.claims.check)
+    stage.hub.wait_until_idle()
+    before, requests = _snapshot(stage.cache), len(stage.hub.requests)
+    environ = {**stage.bench.environ, "HF_ENDPOINT": stage.hub.endpoint}  # whoever asks a Hub asks this one
+    model = SmallModel(cache=stage.cache, repo_id=_PIPELINE_REPOSITORY, revision=_REVISION)
+    run, smoke = picture_act.draw(replace(stage.bench, environ=environ), python, model, stage.folder, stage.say)
+    picture_act.check(stage.claims.check, run, smoke, len(stage.hub.requests) - requests)
+    after = _snapshot(stage.cache)
+    stage.claims.check("drawing left the cache as it was", after == before, f"{len(after)} files unchanged")
+    return smoke
 
 
 # --- looking with other eyes -------------------------------------------------------------------------

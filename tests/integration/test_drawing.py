@@ -1,0 +1,421 @@
+"""Drawing with real diffusers on the CPU: the rehearsal's small repository, in an environment kept between runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from filelock import FileLock
+
+from provisioner.adapters.drawing import clean_environment, draw_with_diffusers
+from provisioner.adapters.process import run
+from provisioner.diffusers_answers import DiffusersRun, DrawEvent
+from provisioner.errors import MemoryExhaustedError, NotWritableError, SmokeTestError, UsageError
+from provisioner.models import Report
+from provisioner.picture import judge, read_picture
+from provisioner.rehearsal.story import rehearse
+from provisioner.rehearsal.tiny_pipeline import small_diffusers_repository
+from provisioner.smoke_models import PictureWish
+
+REQUIREMENTS = ("torch==2.13.0", "diffusers==0.42.1", "transformers==5.23.0", "accelerate==1.15.0", "pillow")
+REPO = "rehearsal/small"
+COMMIT = "5e0a" * 10
+WISH = PictureWish(seed=2**64 - 1, width=64, height=64)
+pytestmark = pytest.mark.timeout(900)  # the first run on a machine fetches the environment
+needs_tested_python = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="diffusers 0.42.1 asks for Python 3.11 or newer"
+)
+
+
+def python_of(where: Path) -> Path:
+    return where / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+@pytest.fixture(scope="session")
+def python() -> Path:
+    """An environment that draws: made once per machine (about 270 MB to fetch), in the user's cache folder."""
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    folder = Path.home() / ".cache" / "klein-setup-tests"
+    where = folder / f"diffusers-0.42.1-transformers-5.23.0-torch-2.13.0-{version}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{where.name}.lock", timeout=600):
+        if not (where / "whole").is_file() or not python_of(where).exists():
+            make_environment(where)
+    return python_of(where)
+
+
+def make_environment(where: Path) -> None:
+    shutil.rmtree(where, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", where], check=True, timeout=120)
+    command: list[str | Path] = [python_of(where), "-m", "pip", "install", "--quiet", *REQUIREMENTS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=560)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        pytest.skip(f"diffusers 0.42.1 with torch 2.13.0 cannot be had here: {last}")
+    (where / "whole").touch()
+
+
+def write_cache(cache: Path) -> Path:
+    """Write the small repository as an HF cache without links keeps it; return the snapshot."""
+    snapshot = cache / "models--rehearsal--small" / "snapshots" / COMMIT
+    for name, data in small_diffusers_repository().items():
+        path = snapshot / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return snapshot
+
+
+@pytest.fixture(scope="session")
+def sound_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cache = tmp_path_factory.mktemp("cache")
+    write_cache(cache)
+    return cache
+
+
+def draw(
+    python: Path,
+    cache: Path,
+    folder: Path,
+    *,
+    revision: str = COMMIT,
+    timeout_s: float = 250.0,
+    wish: PictureWish = WISH,
+    environ: dict[str, str] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+    on_event: Callable[[DrawEvent], None] = lambda event: None,
+) -> DiffusersRun:
+    return draw_with_diffusers(
+        python,
+        run=run,
+        cache=cache,
+        repo_id=REPO,
+        revision=revision,
+        wish=wish,
+        output=folder / "out" / "fox.png",
+        log_path=folder / "drawing.log",
+        timeout_s=timeout_s,
+        device="cpu",
+        environ=os.environ | (environ or {}),
+        cancelled=cancelled,
+        on_event=on_event,
+    )
+
+
+def failure(caught: pytest.ExceptionInfo[SmokeTestError]) -> tuple[object, str]:
+    assert caught.value.hint
+    return caught.value.context["kind"], str(caught.value)
+
+
+# --- a picture -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def drawn(
+    python: Path, sound_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[DiffusersRun, list[DrawEvent], Path]:
+    """One picture, drawn by an adapter whose caller has a token, a proxy and a Python path that lead nowhere."""
+    folder = tmp_path_factory.mktemp("drawn")
+    (folder / "bad").mkdir()
+    (folder / "bad" / "torch.py").write_text("raise SystemExit('the wrong torch')\n", encoding="utf-8")
+    environ = {
+        "PYTHONPATH": str(folder / "bad"),
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "HF_TOKEN": "hf_" + "Drawing0nly" * 3,
+        "HF_HUB_OFFLINE": "0",
+    }
+    events: list[DrawEvent] = []
+    wish = PictureWish(prompt='--a "fox" in snow, ünïcode 漢', seed=WISH.seed, width=64, height=64)
+    return draw(python, sound_cache, folder, wish=wish, environ=environ, on_event=events.append), events, folder
+
+
+@needs_tested_python
+def test_the_small_pipeline_draws_a_picture_in_four_steps(drawn: tuple[DiffusersRun, list[DrawEvent], Path]) -> None:
+    done = drawn[0]
+    facts = read_picture(done.picture)
+    assert judge(facts, WISH) == ()
+    assert (facts.width, facts.height, facts.mode) == (64, 64, "RGB")
+    assert facts.minimum < facts.maximum
+    assert done.done.device.label == "cpu"
+    assert done.done.offload == "none"
+    assert done.done.is_offline
+    assert done.done.refused_connections == ()
+    assert dict(done.done.versions)["diffusers"] == "0.42.1"
+    assert dict(done.done.versions)["torch"].startswith("2.13.0")
+
+
+@needs_tested_python
+def test_every_part_of_the_drawing_is_timed(drawn: tuple[DiffusersRun, list[DrawEvent], Path]) -> None:
+    timings = drawn[0].done.timings
+    parts = [timings.encode_s, *timings.steps_s, timings.decode_s]
+    assert len(timings.steps_s) == 4
+    assert all(part is not None and part > 0 for part in (timings.start_s, timings.load_s, *parts))
+    spent = sum(part for part in parts if part is not None)
+    assert timings.total_s is not None
+    assert spent <= timings.total_s <= drawn[0].seconds
+
+
+@needs_tested_python
+def test_the_events_come_in_order_and_name_the_process(drawn: tuple[DiffusersRun, list[DrawEvent], Path]) -> None:
+    events = [event for event in drawn[1] if event.name != "alive"]
+    assert [event.name for event in events] == ["started", "imported", "loaded", "encoded", *["step"] * 4, "decoded"]
+    assert [event.number for event in events if event.name == "step"] == [1, 2, 3, 4]
+    assert events[0].pid is not None
+    assert not psutil.pid_exists(events[0].pid)
+
+
+@needs_tested_python
+def test_the_log_holds_what_was_said_and_no_half_picture_is_left(
+    drawn: tuple[DiffusersRun, list[DrawEvent], Path],
+) -> None:
+    _, _, folder = drawn
+    log = (folder / "drawing.log").read_text(encoding="utf-8")
+    assert '"event": "done"' in log
+    assert '"event": "alive"' not in log
+    assert [path.name for path in (folder / "out").iterdir()] == ["fox.png"]
+
+
+# --- no picture --------------------------------------------------------------------------------------
+
+
+@needs_tested_python
+def test_weights_that_are_no_numbers_give_no_picture(python: Path, tmp_path: Path) -> None:
+    weights = write_cache(tmp_path / "cache") / "transformer" / "diffusion_pytorch_model.safetensors"
+    data = weights.read_bytes()
+    start = 8 + struct.unpack("<Q", data[:8])[0]
+    weights.write_bytes(data[:start] + b"\xc0\x7f" * ((len(data) - start) // 2))  # NaN in BF16
+    with pytest.raises(SmokeTestError) as caught:
+        draw(python, tmp_path / "cache", tmp_path)
+    kind, said = failure(caught)
+    assert kind == "nan"
+    assert "The latents after step 1" in said
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@needs_tested_python
+def test_a_truncated_file_is_named_as_one_that_cannot_be_loaded(python: Path, tmp_path: Path) -> None:
+    weights = write_cache(tmp_path / "cache") / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(SmokeTestError) as caught:
+        draw(python, tmp_path / "cache", tmp_path)
+    kind, said = failure(caught)
+    assert kind == "snapshot-incomplete"
+    assert "cannot be loaded" in said
+    assert "Traceback" in (tmp_path / "drawing.log").read_text(encoding="utf-8")
+
+
+@needs_tested_python
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "text_encoder/model-00002-of-00002.safetensors",
+        "tokenizer/tokenizer_config.json",
+        "transformer/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+    ],
+)
+def test_a_missing_file_is_named_before_anything_is_imported(python: Path, tmp_path: Path, name: str) -> None:
+    (write_cache(tmp_path / "cache") / name).unlink()
+    events: list[DrawEvent] = []
+    with pytest.raises(SmokeTestError) as caught:
+        draw(python, tmp_path / "cache", tmp_path, on_event=events.append)
+    kind, said = failure(caught)
+    assert kind == "snapshot-incomplete"
+    assert name.partition("/")[0] in said
+    assert [event.name for event in events if event.name != "alive"] == ["started"]
+
+
+@needs_tested_python
+def test_a_commit_that_is_not_in_the_cache_is_said(python: Path, sound_cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(SmokeTestError) as caught:
+        draw(python, sound_cache, tmp_path, revision="0" * 40)
+    kind, said = failure(caught)
+    assert kind == "snapshot-incomplete"
+    assert "0" * 40 in said
+
+
+@needs_tested_python
+def test_a_branch_is_no_revision(python: Path, sound_cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(SmokeTestError) as caught:
+        draw(python, sound_cache, tmp_path, revision="main")
+    assert failure(caught)[0] == "usage"
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment without a package."""
+    where = tmp_path_factory.mktemp("bare") / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", where], check=True, timeout=120)
+    return where
+
+
+def test_an_environment_without_torch_says_what_is_missing(bare: Path, sound_cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(SmokeTestError) as caught:
+        draw(python_of(bare), sound_cache, tmp_path)
+    kind, said = failure(caught)
+    assert kind == "missing-package"
+    assert "torch is not installed" in said
+
+
+def test_a_diffusers_that_does_not_know_the_model_is_refused_by_its_version(
+    bare: Path, sound_cache: Path, tmp_path: Path
+) -> None:
+    """Only the names and versions of packages are there: that is all the script looks at before it imports one."""
+    asked: list[str | Path] = [python_of(bare), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    packages = Path(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip())
+    made = []
+    for name, version in (("torch", "2.13.0"), ("transformers", "5"), ("accelerate", "1"), ("diffusers", "0.36.0")):
+        made.append(packages / f"{name}-{version}.dist-info")
+        made[-1].mkdir(parents=True)
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        (made[-1] / "METADATA").write_text(metadata, encoding="utf-8")
+    try:
+        with pytest.raises(SmokeTestError) as caught:
+            draw(python_of(bare), sound_cache, tmp_path)
+    finally:
+        for each in made:
+            shutil.rmtree(each)
+    kind, said = failure(caught)
+    assert kind == "version-too-old"
+    assert "diffusers 0.36.0" in said
+    assert "0.37.0" in said
+
+
+def test_a_python_that_is_not_there_is_an_error_of_ours(sound_cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(SmokeTestError) as caught:
+        draw(tmp_path / "no-python", sound_cache, tmp_path)
+    assert failure(caught)[0] == "no-python"
+
+
+def test_a_log_that_cannot_be_written_is_said_before_anything_starts(sound_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("in the way", encoding="utf-8")
+    with pytest.raises(NotWritableError):
+        draw(tmp_path / "no-python", sound_cache, tmp_path)
+
+
+# --- ended from outside ------------------------------------------------------------------------------
+
+
+class Ending:
+    """Hears the events, and does something when the drawing process is known."""
+
+    def __init__(self, action: Callable[[int], None] = lambda pid: None) -> None:
+        self.pid = 0
+        self._action = action
+
+    def __call__(self, event: DrawEvent) -> None:
+        if event.pid is not None:
+            self.pid = event.pid
+            self._action(event.pid)
+
+    @property
+    def is_over(self) -> bool:
+        return self.pid > 0 and not psutil.pid_exists(self.pid)
+
+
+@needs_tested_python
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is how Linux and macOS end what takes too much memory")
+def test_a_process_that_is_killed_is_most_likely_out_of_memory(python: Path, sound_cache: Path, tmp_path: Path) -> None:
+    ending = Ending(lambda pid: psutil.Process(pid).kill())
+    with pytest.raises(MemoryExhaustedError) as caught:
+        draw(python, sound_cache, tmp_path, on_event=ending)
+    assert "while it imported torch and diffusers" in str(caught.value)
+    assert ending.is_over
+
+
+@needs_tested_python
+def test_a_cancelled_drawing_ends_with_its_process(python: Path, sound_cache: Path, tmp_path: Path) -> None:
+    ending = Ending()
+    with pytest.raises(KeyboardInterrupt):
+        draw(python, sound_cache, tmp_path, on_event=ending, cancelled=lambda: ending.pid > 0)
+    assert ending.is_over
+    assert not (tmp_path / "out" / "fox.png").exists()
+
+
+@needs_tested_python
+def test_a_drawing_that_takes_too_long_is_ended(python: Path, sound_cache: Path, tmp_path: Path) -> None:
+    ending = Ending()
+    with pytest.raises(SmokeTestError) as caught:
+        draw(python, sound_cache, tmp_path, on_event=ending, timeout_s=1.0)
+    assert failure(caught)[0] == "timeout"
+    assert ending.is_over
+
+
+def test_nothing_of_a_persons_python_hub_or_proxy_reaches_the_script() -> None:
+    kept = clean_environment(
+        {
+            "PATH": "/bin",
+            "PYTHONPATH": "/x",
+            "PYTHONHOME": "/x",
+            "VIRTUAL_ENV": "/x",
+            "HF_TOKEN": "hf_x",
+            "HF_HOME": "/x",
+            "HF_ENDPOINT": "http://127.0.0.1:1",
+            "https_proxy": "http://127.0.0.1:9",
+            "CUDA_VISIBLE_DEVICES": "1",
+        }
+    )
+    assert json.dumps(kept, sort_keys=True) == json.dumps(
+        {"CUDA_VISIBLE_DEVICES": "1", "HF_ENDPOINT": "http://127.0.0.1:1", "PATH": "/bin", "PYTHONUTF8": "1"}
+    )
+
+
+# --- the rehearsal -----------------------------------------------------------------------------------
+
+
+def rehearsal(*, has_picture: bool, environment: Path | None = None, keep: bool = False) -> tuple[Report, list[str]]:
+    said: list[str] = []
+    report = rehearse(
+        events=lambda event: None,
+        say=said.append,
+        cancelled=threading.Event(),
+        has_picture=has_picture,
+        environment=environment,
+        keep=keep,
+    )
+    return report, said
+
+
+@needs_tested_python
+def test_the_rehearsal_ends_with_a_picture_and_keeps_it_where_it_says(python: Path) -> None:
+    report, said = rehearsal(has_picture=True, environment=python.parent.parent, keep=True)
+    extra = dict(report.extra)
+    folder = Path(str(extra["scratch_folder"]))
+    try:
+        smoke = extra["smoke_test"]
+        assert isinstance(smoke, dict)
+        picture = Path(smoke["picture"]["path"])
+        assert judge(read_picture(picture.read_bytes()), WISH) == ()
+        assert smoke["is_proven"]
+        assert picture.parent == folder
+        assert f"The picture: {picture}" in said
+    finally:
+        shutil.rmtree(folder)
+    claims = extra["claims"]
+    assert isinstance(claims, list)
+    drawn_claims = [claim["claim"] for claim in claims[-6:]]
+    assert "it was drawn with the network off" in drawn_claims
+    assert "drawing left the cache as it was" in drawn_claims
+    assert report.exit_status == 0
+
+
+def test_a_rehearsal_without_a_picture_needs_no_environment() -> None:
+    report, said = rehearsal(has_picture=False)
+    assert report.exit_status == 0
+    assert "smoke_test" not in dict(report.extra)
+    assert not any(line.startswith("Picture") for line in said)
+
+
+def test_a_rehearsal_refuses_an_environment_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot draw"):
+        rehearsal(has_picture=True, environment=tmp_path)

@@ -1,0 +1,273 @@
+"""What the drawing script's lines mean, line by line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provisioner.app_packages import DIFFUSERS, findings_about, requirement_lines
+from provisioner.diffusers_answers import (
+    DiffusersRun,
+    DrawDevice,
+    DrawDone,
+    DrawEvent,
+    DrawFailed,
+    after,
+    explain,
+    explain_death,
+    explain_timeout,
+    notes_about,
+    parse_answer,
+)
+from provisioner.errors import MemoryExhaustedError, SmokeTestError
+from provisioner.smoke_models import PictureWish, Timings
+
+REPO = "black-forest-labs/FLUX.2-klein-4B"
+LOG = Path("drawing.log")
+
+DONE: dict[str, Any] = {
+    "event": "done",
+    "schema_version": 1,
+    "picture": {"path": "fox.png", "width": 1024, "height": 1024},
+    "seconds": {"start": 5.5, "load": 8.25, "encode": 0.5, "steps": [0.4, 0.3, 0.3, 0.3], "decode": 0.2, "total": 2},
+    "device": {
+        "place": "cuda:0",
+        "name": "NVIDIA GeForce RTX 4070",
+        "uuid": "1b2c",
+        "free_bytes": 11_000_000_000,
+        "total_bytes": 12_000_000_000,
+    },
+    "offload": "model",
+    "dtype": "bf16",
+    "memory": {"allocated_bytes": 9_182_000_000, "reserved_bytes": 9_225_000_000, "ram_bytes": None},
+    "versions": {"torch": "2.14.1+cu130", "diffusers": "0.42.1"},
+    "is_offline": True,
+    "refused_connections": [],
+}
+
+
+def done_with(**changes: object) -> str:
+    return json.dumps({**DONE, **changes})
+
+
+def failed(kind: str, facts: dict[str, object], message: str = "so it is.") -> DrawFailed:
+    answer = parse_answer(json.dumps({"event": "failed", "kind": kind, "message": message, **facts}))
+    assert isinstance(answer, DrawFailed)
+    return answer
+
+
+def test_a_picture_is_read_with_every_figure() -> None:
+    assert parse_answer(json.dumps(DONE)) == DrawDone(
+        picture_path=Path("fox.png"),
+        timings=Timings(
+            start_s=5.5, load_s=8.25, encode_s=0.5, steps_s=(0.4, 0.3, 0.3, 0.3), decode_s=0.2, total_s=2.0
+        ),
+        device=DrawDevice(
+            place="cuda:0",
+            name="NVIDIA GeForce RTX 4070",
+            uuid="1b2c",
+            free_bytes=11_000_000_000,
+            total_bytes=12_000_000_000,
+        ),
+        offload="model",
+        dtype="bf16",
+        memory=parse_done().memory,
+        versions=(("torch", "2.14.1+cu130"), ("diffusers", "0.42.1")),
+        is_offline=True,
+    )
+    assert parse_done().memory.allocated_bytes == 9_182_000_000
+    assert parse_done().memory.ram_bytes is None
+
+
+def parse_done() -> DrawDone:
+    answer = parse_answer(json.dumps(DONE))
+    assert isinstance(answer, DrawDone)
+    return answer
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "Loading pipeline components...: 20%",
+        "[1, 2]",
+        '"done"',
+        "{}",
+        '{"event": 7}',
+        '{"event": "from a newer script", "seconds": "many"}',
+    ],
+)
+def test_lines_of_others_mean_nothing(line: str) -> None:
+    assert parse_answer(line) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (done_with(schema_version=2), "schema_version is 2"),
+        (done_with(picture="fox.png"), "picture is 'fox.png', not an object"),
+        (done_with(picture={"path": 7}), "path is 7, not a text"),
+        (done_with(seconds={"steps": "four"}), "steps is 'four', not a list"),
+        (done_with(seconds={"steps": [True]}), "steps is True"),
+        (done_with(seconds={"steps": [], "load": -1}), "load is -1"),
+        (done_with(seconds={"steps": [], "load": float("nan")}), "load is nan"),
+        (done_with(offload="all"), "offload is 'all', not one of none, model and sequential"),
+        (done_with(is_offline="yes"), "is_offline is 'yes'"),
+        (done_with(memory={"allocated_bytes": 1.5}), "allocated_bytes is 1.5"),
+        ('{"event": "step", "number": "two"}', "number is 'two'"),
+        ('{"event": "step", "number": true}', "number is True"),
+        ('{"event": "failed", "kind": "nan"}', "message is None"),
+    ],
+)
+def test_a_line_of_ours_with_other_values_is_an_error(line: str, said: str) -> None:
+    with pytest.raises(SmokeTestError) as caught:
+        parse_answer(line)
+    assert said in str(caught.value)
+    assert caught.value.context["kind"] == "not-understood"
+
+
+@pytest.mark.parametrize(
+    ("line", "event", "sentence"),
+    [
+        ('{"event": "started", "pid": 7}', DrawEvent(name="started", pid=7), None),
+        (
+            '{"event": "alive", "seconds": 3, "ram_bytes": 9}',
+            DrawEvent(name="alive", seconds=3.0, ram_bytes=9),
+            None,
+        ),
+        (
+            '{"event": "loaded", "seconds": 8.2}',
+            DrawEvent(name="loaded", seconds=8.2),
+            "The models were loaded in 8.2 s.",
+        ),
+        (
+            '{"event": "step", "number": 2, "total": 4, "seconds": 0.25}',
+            DrawEvent(name="step", number=2, total=4, seconds=0.25),
+            "Step 2 of 4 took 0.25 s.",
+        ),
+    ],
+)
+def test_an_event_is_read_and_said(line: str, event: DrawEvent, sentence: str | None) -> None:
+    assert parse_answer(line) == event
+    assert event.sentence() == sentence
+
+
+@pytest.mark.parametrize(
+    ("kind", "hint"),
+    [
+        ("missing-package", "--only environment"),
+        ("broken-package", "--only environment"),
+        ("version-too-old", "--only environment"),
+        ("snapshot-incomplete", "klein-setup repair"),
+        ("no-kernel-image", "--torch auto"),
+        ("no-device", "driver"),
+        ("nan", "klein-setup verify"),
+        ("not-written", "another folder"),
+        ("interrupted", "again"),
+        ("of a newer script", "log"),
+    ],
+)
+def test_every_failure_has_a_cause_and_a_next_step(kind: str, hint: str) -> None:
+    error = explain(failed(kind, {"package": "x"}, "the very words."), repo_id=REPO, log_path=LOG)
+    assert error.exit_status == 9
+    assert error.context == {"kind": kind, "log": "drawing.log", "package": "x"}
+    assert REPO in str(error)
+    assert "the very words." in str(error)
+    assert error.hint is not None
+    assert hint in error.hint
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        (
+            {"memory": "vram", "device": "cuda:1", "free_bytes": 1_000_000, "total_bytes": 12_000_000_000},
+            "cuda:1 ran out of memory (1.00 MB of 12.00 GB free at the end).",
+        ),
+        ({"memory": "vram"}, "the device ran out of memory."),
+        ({"memory": "ram"}, "the computer ran out of RAM."),
+    ],
+)
+def test_which_memory_ran_out_is_told_apart(facts: dict[str, object], said: str) -> None:
+    error = explain(failed("out-of-memory", facts), repo_id=REPO)
+    assert isinstance(error, MemoryExhaustedError)
+    assert said in str(error)
+    assert ("RAM" in said) == ("swap" in str(error.hint))
+
+
+@pytest.mark.parametrize(
+    ("returncode", "kind", "said"),
+    [
+        (-9, "out-of-memory", "ran out of RAM"),
+        (137, "out-of-memory", "ran out of RAM"),
+        (0xC0000017, "out-of-memory", "ran out of RAM"),
+        (-11, "died", "signal 11 in the first step"),
+        (3, "died", "exit status 3 in the first step and gave no answer: Segmentation fault"),
+    ],
+)
+def test_a_script_that_died_says_how_and_where(returncode: int, kind: str, said: str) -> None:
+    last = ["Segmentation fault", '{"event": "encoded"}', ""]
+    where = after(DrawEvent(name="encoded"))
+    error = explain_death(returncode, last, phase=where, repo_id=REPO, log_path=LOG)
+    assert error.context["kind"] == kind
+    assert isinstance(error, MemoryExhaustedError) == (kind == "out-of-memory")
+    assert said in str(error)
+
+
+def test_a_script_that_took_too_long_says_where_it_was() -> None:
+    error = explain_timeout(90, phase=after(DrawEvent(name="step", number=1, total=4)), repo_id=REPO)
+    assert "within 1 min 30 s; it was ended after step 1 of 4" in str(error)
+    assert error.context["kind"] == "timeout"
+
+
+def test_a_run_is_a_smoke_test_with_notes_on_its_figures() -> None:
+    run = DiffusersRun(picture=b"", done=parse_done(), log_path=LOG, seconds=20.0)
+    smoke = run.smoke_test(PictureWish())
+    assert (smoke.backend, smoke.device) == ("diffusers", "cuda:0 NVIDIA GeForce RTX 4070")
+    assert smoke.versions[1] == ("diffusers", "0.42.1")
+    assert smoke.notes == notes_about(run.done)
+    assert "enable_model_cpu_offload" in smoke.notes[0]
+    assert "9.18 GB" in smoke.notes[1]
+
+
+# --- what the environment needs --------------------------------------------------------------------
+
+
+def test_no_requirement_names_torch() -> None:
+    names = {each.name for each in DIFFUSERS}
+    assert not names & {"torch", "torchvision", "torchaudio", "xformers"}
+    assert [line.partition("=")[0].rstrip("<>") for line in requirement_lines("diffusers", is_exact=True)] == [
+        each.name for each in DIFFUSERS
+    ]
+
+
+def test_the_tested_versions_are_within_their_own_bounds() -> None:
+    assert findings_about("diffusers", {each.name: each.tested for each in DIFFUSERS}) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        ({"diffusers": "0.36.0"}, "package-version", "diffusers 0.36.0 is installed, and diffusers>=0.37.0"),
+        ({"diffusers": "no version"}, "package-version", "diffusers no version"),
+        ({"transformers": None}, "package-missing", "transformers is not installed"),
+    ],
+)
+def test_an_environment_that_cannot_draw_is_said(change: dict[str, str | None], code: str, said: str) -> None:
+    installed = {each.name: each.tested for each in DIFFUSERS} | change
+    found = findings_about("diffusers", {name: version for name, version in installed.items() if version is not None})
+    assert [each.code for each in found] == [code]
+    assert said in found[0].message
+
+
+def test_a_development_version_past_the_bound_is_new_enough() -> None:
+    installed = {each.name: each.tested for each in DIFFUSERS} | {"diffusers": "0.42.0.dev0"}
+    assert findings_about("diffusers", installed) == ()
+
+
+def test_comfyui_brings_its_own_requirements() -> None:
+    assert requirement_lines("comfyui") == ()
+    assert findings_about("comfyui", {}) == ()
