@@ -78,7 +78,19 @@ def _install(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
     from provisioner.setup_job import run_setup
 
     job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments))
-    return run_setup(job, _setup_wish(arguments, job), _face(ui), arguments.run)
+    _check_locked(arguments, job)
+    return run_setup(job, _setup_wish(arguments, job), _face(ui))
+
+
+def _repair(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner import commands
+    from provisioner.setup_job import run_setup
+    from provisioner.unload_job import unload_running_server
+
+    job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments))
+    report = run_setup(job, _setup_wish(arguments, job), _face(ui), "repair")
+    unload_running_server(job, report, arguments.server)
+    return report
 
 
 def _plan(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
@@ -157,13 +169,22 @@ def _verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
     from provisioner.reverify_job import VerifyWish, run_full_verify
 
     job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments), with_machine=arguments.set_id == "auto")
+    _check_locked(arguments, job)
     wish = VerifyWish(
         is_quick=arguments.quick,
+        has_all=arguments.all,
         environment=arguments.environment,
         wants_picture=not arguments.no_smoke,
         smoke=_smoke_wish(arguments),
     )
     return run_full_verify(job, wish, show_changes=ui.show_changes, show_smoke=ui.show_smoke)
+
+
+def _check_locked(arguments: argparse.Namespace, job: Job) -> None:
+    if getattr(arguments, "locked", False):
+        from provisioner.lock_job import check_locked
+
+        check_locked(job, arguments.environment)
 
 
 def _report(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
@@ -217,7 +238,15 @@ def _uninstall(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event
 def _rehearse(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner.rehearsal.story import rehearse
 
-    return rehearse(events=ui.listener, say=ui.say, cancelled=cancelled, keep=arguments.keep)
+    return rehearse(
+        events=ui.listener,
+        say=ui.say,
+        cancelled=cancelled,
+        keep=arguments.keep,
+        has_picture=not arguments.no_picture,
+        environment=arguments.environment,
+        torch_index=arguments.torch_index,
+    )
 
 
 def _manifest_list(_: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
@@ -245,12 +274,47 @@ def _manifest_check(arguments: argparse.Namespace, ui: Ui, _cancelled: threading
     return commands.about_manifests("manifest check", good, bad)
 
 
+def _manifest_lock(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner import commands
+    from provisioner.lock_job import run_lock
+
+    job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments), with_machine=False)
+    return run_lock(job, arguments.output, arguments.environment, say=ui.say)
+
+
+def _aside_list(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.aside_job import run_aside_list
+
+    report = run_aside_list(_aside_job(arguments, ui, cancelled))
+    entries = dict(report.extra).get("aside")
+    ui.show_aside(entries if isinstance(entries, tuple) else ())
+    return report
+
+
+def _aside_restore(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.aside_job import run_aside_restore
+
+    return run_aside_restore(_aside_job(arguments, ui, cancelled), arguments.entry, say=ui.say)
+
+
+def _aside_clear(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.aside_job import run_aside_clear
+
+    return run_aside_clear(_aside_job(arguments, ui, cancelled), arguments.entries, ask=ui.ask, say=ui.say)
+
+
+def _aside_job(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Job:
+    from provisioner import commands
+
+    return commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments), with_machine=False)
+
+
 _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = {
     "install": _install,
     "plan": _plan,
     "detect": _detect,
     "verify": _verify,
-    "repair": _install,
+    "repair": _repair,
     "smoke-test": _smoke_test,
     "rehearse": _rehearse,
     "report": _report,
@@ -258,6 +322,10 @@ _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = 
     "manifest list": _manifest_list,
     "manifest show": _manifest_show,
     "manifest check": _manifest_check,
+    "manifest lock": _manifest_lock,
+    "aside list": _aside_list,
+    "aside restore": _aside_restore,
+    "aside clear": _aside_clear,
 }
 
 _KEPT = frozenset({"install", "verify", "repair", "smoke-test"})

@@ -30,6 +30,7 @@ from provisioner.program_job import Program, check_program, look_at_program
 from provisioner.records import dataclass
 from provisioner.report import label_of, target_options
 from provisioner.smoke_job import SmokeWish, check_server, run_smoke_test
+from provisioner.survey_job import check_pairing, look_at_everything
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,6 +45,7 @@ class VerifyWish:
     """What the command line asks for."""
 
     is_quick: bool = False
+    has_all: bool = False  # every other file of the models folder, too
     environment: Path | None = None
     wants_picture: bool = True  # where something moved that a picture depends on
     smoke: SmokeWish = SmokeWish()
@@ -63,6 +65,10 @@ def run_full_verify(
     if wish.is_quick:
         return report
     report = verify_environment(job, report, wish.environment)
+    if report.plan is not None and any(check.status != "ok" for check in report.plan.checks):
+        report = with_problems(report, check_pairing(job))
+    if wish.has_all:
+        report = with_problems(report, look_at_everything(job))
     program = look_at_program(job) if can_draw(job.wanted) else None
     if program is not None and program.checkout.tree is not None:
         report = with_problems(report, check_program(program))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from provisioner.errors import AnswerNeededError
 from provisioner.events import Event
-from provisioner.models import Finding, Machine, Manifest, Plan, Report
+from provisioner.models import AsideEntry, Finding, Machine, Manifest, Plan, Report
 from provisioner.redact import printable, redact
 from provisioner.report import all_errors, document, event_line, json_line
 from provisioner.torch_models import TorchChoice
@@ -191,6 +191,12 @@ class Ui:
         from provisioner.ui.smoke import smoke_blocks
 
         self._result(smoke_blocks(smoke))
+
+    def show_aside(self, entries: Sequence[AsideEntry]) -> None:
+        """Show what was set aside."""
+        from provisioner.ui.aside import aside_blocks
+
+        self._result(aside_blocks(entries))
 
     def document_of(self, report: Report) -> dict[str, object]:
         """Return the document of ``--json``, with every secret of this run masked."""

@@ -266,7 +266,7 @@ def test_grows_connections_while_they_pay(world: World) -> None:
 WRONG: dict[str, tuple[list[str], str]] = {
     "an option that does not exist": (["install", "--frobnicate"], "--frobnicate"),
     "an abbreviated option": (["install", "--off"], "--off"),
-    "a command that does not exist": (["uninstall"], "uninstall"),
+    "a command that does not exist": (["unpack"], "unpack"),
     "a set that does not exist": (["install", "--set", "fp3"], "fp3"),
     "a manifest that does not exist": (["install", "--manifest", "flux2-klein-4c"], "did you mean flux2-klein-4b?"),
     "a part that does not exist": (["install", "--only", "everything"], "everything"),

@@ -61,7 +61,8 @@ def blob(cache: Path, data: bytes = WEIGHTS) -> Path:
 
 
 def run(world: World, command: str, cache: Path, *arguments: str) -> Completed:
-    return world.run(command, "--hf-cache", str(cache), *arguments)
+    only = ["--only", "files"] if command in {"install", "plan"} else []
+    return world.run(command, "--hf-cache", str(cache), *only, *arguments)
 
 
 def client(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
