@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 class VerifyWish:
     """What the command line asks for."""
 
-    is_quick: bool = False
     has_all: bool = False  # every other file of the models folder, too
     environment: Path | None = None
     wants_picture: bool = True  # where something moved that a picture depends on
@@ -61,9 +60,7 @@ def run_full_verify(
     KleinError
         Looking itself failed.
     """
-    report = run_verify(job, is_quick=wish.is_quick)
-    if wish.is_quick:
-        return report
+    report = run_verify(job, is_quick=False)
     report = verify_environment(job, report, wish.environment)
     if report.plan is not None and any(check.status != "ok" for check in report.plan.checks):
         report = with_problems(report, check_pairing(job))

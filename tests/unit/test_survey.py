@@ -12,7 +12,6 @@ from provisioner.identify import identify
 from provisioner.models import Finding
 from provisioner.survey import is_of_interest, judge_file
 
-
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 1\n"
 
 
