@@ -285,6 +285,12 @@ class NotTheFileError(IntegrityError):
     code = "not-the-file"
 
 
+class LockDriftError(IntegrityError):
+    """What is here differs from what the locked manifest was made from (``--locked``)."""
+
+    code = "lock-drift"
+
+
 # --- 8, 9, 10 --------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from provisioner.errors import IntegrityError, ManifestError
+from provisioner.errors import LockDriftError, ManifestError
 from provisioner.models import (
     BLOCK_SIZE,
     Artifact,
@@ -33,12 +33,6 @@ class Proven:
     size: int  # bytes
     sha256: str
     blocks: tuple[str, ...]  # SHA-256 of every 16 MiB, in order
-
-
-class LockDriftError(IntegrityError):
-    """What is here differs from what the locked manifest was made from."""
-
-    code = "lock-drift"
 
 
 def locked_text(manifest: Manifest, wanted: ArtifactSet, proven: Mapping[str, Proven], lock: Lock) -> str:

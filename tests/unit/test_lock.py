@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
-from provisioner.errors import ManifestError
-from provisioner.lock import LockDriftError, Proven, drift_from, locked_text, memory_text, refuse_drift
+from provisioner.errors import LockDriftError, ManifestError
+from provisioner.lock import Proven, drift_from, locked_text, memory_text, refuse_drift
 from provisioner.manifest import parse_manifest
 from provisioner.models import BLOCK_SIZE, Lock, Manifest
 
