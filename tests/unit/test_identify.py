@@ -3,387 +3,318 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import SafetensorError, deserialize
 
 from provisioner.identify import (
     HEADER_READ_LIMIT,
-    MAX_HEADER_BYTES,
     SNIFF_BYTES,
-    HeaderProblem,
+    TAIL_BYTES,
     Identity,
-    SafetensorsHeader,
-    how_much_to_read,
     identify,
-    read_header,
+)
+from tests.support.model_headers import (
+    DATA,
+    Table,
+    header_bytes_of,
+    in_file_order,
+    klein_4b,
+    klein_4b_diffusers,
+    published,
+    quantised,
+    qwen3_4b,
+    qwen3_8b,
+    recorded,
 )
 
-TABLES = Path(__file__).parents[1] / "contract" / "data" / "headers"
-Table = Mapping[str, tuple[str, list[int]]]
-
-BITS = {"F8_E4M3": 8, "U8": 8, "I8": 8, "BF16": 16, "F16": 16, "F32": 32, "I64": 64}
+FIGURES = {row["name"]: row for row in json.loads((DATA / "published.json").read_text(encoding="utf-8"))}
+FAMILIES = json.loads((DATA / "families.json").read_text(encoding="utf-8"))
 
 
-def table(name: str) -> Table:
-    """Read one of the recorded tensor tables."""
-    tensors: Table = json.loads((TABLES / f"{name}.json").read_text(encoding="utf-8"))
-    return tensors
+def identify_table(tensors: Table, metadata: dict[str, str] | None = None, *, name: str = "") -> Identity:
+    return identify(*header_bytes_of(tensors, metadata), name=name)
 
 
-def header_of(tensors: Table, metadata: Mapping[str, str] | None = None) -> tuple[bytes, int]:
-    """Return the first bytes of a safetensors file with these tensors, and its size; no payload is made."""
-    entries: dict[str, object] = {} if metadata is None else {"__metadata__": metadata}
-    position = 0
-    for name, (dtype, shape) in tensors.items():
-        size = math.prod(shape) * BITS[dtype] // 8
-        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [position, position + size]}
-        position += size
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, 8 + len(text) + position
+# --- published files ---------------------------------------------------------------------------------
 
 
-def file_of(document: object, payload: bytes = b"", *, raw: bytes | None = None) -> bytes:
-    """Return a small file with any header at all."""
-    text = json.dumps(document).encode() if raw is None else raw
-    return len(text).to_bytes(8, "little") + text + payload
-
-
-def read_by_library(data: bytes) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return names, dtypes and shapes as the safetensors library sees them."""
-    entries = deserialize(data)  # type: ignore[no-untyped-call]
-    return {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in entries}
-
-
-def identify_table(tensors: Table, metadata: Mapping[str, str] | None = None) -> Identity:
-    return identify(*header_of(tensors, metadata))
-
-
-def with_hidden_size(tensors: Table, hidden: int) -> Table:
-    """Return a FLUX.2 or Qwen3 table as a model of another width would have it."""
-    old = next(shape[-1] for name, (_, shape) in tensors.items() if name.endswith(("proj.weight", "k_proj.weight")))
-    return {
-        name: (dtype, [size * hidden // old if size % old == 0 else size for size in shape])
-        for name, (dtype, shape) in tensors.items()
-    }
-
-
-# --- headers -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "tensors", "payload", "schema"),
-    [
-        ("flux-2-klein-4b-fp8", 309, 4070588032, "2ff21124fb997716c2da1597fab0824dc7bedcaf1aa182ade036e46788b79d6b"),
-        ("qwen_3_4b", 398, 8044936192, "e0a22a9523c6c3a8e298311bc7389a035f1ac6081133b71067629bd72ac5899d"),
-        ("flux-2-klein-4b", 149, 7751105712 - 16552 - 8, None),
-        ("flux2-vae", 251, 336185492, None),
-    ],
-)
-def test_reads_the_published_tables_with_their_published_figures(
-    name: str, tensors: int, payload: int, schema: str | None
+@pytest.mark.parametrize(("name", "tensors", "metadata"), published(), ids=[name for name, _, _ in published()])
+def test_a_published_file_is_known_by_a_header_of_its_true_size(
+    name: str, tensors: Table, metadata: dict[str, str] | None
 ) -> None:
-    found = read_header(*header_of(table(name), {"format": "pt"}))
-    assert isinstance(found, SafetensorsHeader)
-    assert (len(found.tensors), found.payload_bytes, found.metadata) == (tensors, payload, {"format": "pt"})
-    assert sum(count for _, count in found.dtypes) == tensors
-    assert schema in (None, found.schema_sha256)
+    figures = FIGURES[name]
+    first, size = header_bytes_of(tensors, metadata)
+    assert (len(tensors), size) == (figures["tensors"], figures["size"])
+    assert figures["header_bytes"] in (None, len(first) - 8)
+    found = identify(first, size)
+    assert (found.kind, found.is_complete, found.findings) == ("safetensors", True, ())
+    assert (found.family, found.precision, found.variant) == tuple(
+        figures[key] for key in ("family", "precision", "variant")
+    )
 
 
-def test_counts_the_dtypes_of_a_quantised_file() -> None:
-    found = read_header(*header_of(table("flux-2-klein-4b-fp8")))
-    assert isinstance(found, SafetensorsHeader)
-    assert found.dtypes == (("BF16", 69), ("F32", 160), ("F8_E4M3", 80))
-
-
-ENTRY = {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}
-
-
-@pytest.mark.parametrize(
-    ("data", "code"),
-    [
-        (b"", "too-short"),
-        (b"1234567", "too-short"),
-        (bytes(8), "header-length"),
-        ((MAX_HEADER_BYTES + 1).to_bytes(8, "little") + b"{}", "header-length"),
-        (b"\xff" * 20, "header-length"),
-        ((100).to_bytes(8, "little") + b"{}", "header-cut"),
-        (file_of(0, raw=b"{x"), "not-json"),
-        (file_of(0, raw=b"{}\0"), "not-json"),
-        (file_of(0, raw=b'{"a":NaN}'), "not-json"),
-        (file_of(0, raw=b"\xff\xfe{}"), "not-json"),
-        (file_of(0, raw=b"\xef\xbb\xbf{}"), "not-json"),
-        (file_of(0, raw=b'{"a":' * 100_000), "not-json"),
-        (file_of(0, raw=b'{"a":' + b"9" * 10_000 + b"}"), "not-json"),
-        (file_of([]), "malformed"),
-        (file_of(None), "malformed"),
-        (file_of({"a": 1}), "malformed"),
-        (file_of({"a": {}}), "malformed"),
-        (file_of({"__metadata__": []}), "malformed"),
-        (file_of({"__metadata__": {"x": 1}}), "malformed"),
-        (file_of({"a\ud800": ENTRY}, b"12"), "malformed"),
-        (file_of({"a": {**ENTRY, "dtype": "X1"}}, b"12"), "unknown-dtype"),
-        (file_of({"a": {**ENTRY, "shape": [-2]}}, b"12"), "malformed"),
-        (file_of({"a": {**ENTRY, "shape": [2.0]}}, b"12"), "malformed"),
-        (file_of({"a": {**ENTRY, "shape": [True, 2]}}, b"12"), "malformed"),
-        (file_of({"a": {**ENTRY, "shape": [3]}}, b"12"), "malformed"),
-        (file_of({"a": {**ENTRY, "shape": [2**63, 2**63, 0]}}, b"12"), "malformed"),
-        (file_of({"a": {**ENTRY, "data_offsets": [0, 2, 2]}}, b"12"), "malformed"),
-        (file_of({"a": {**ENTRY, "data_offsets": [2, 0]}}, b"12"), "malformed"),
-        (file_of({"a": {**ENTRY, "data_offsets": [1, 3]}}, b"123"), "malformed"),
-        (file_of({"a": ENTRY, "b": ENTRY}, b"12"), "malformed"),
-        (file_of({"a": ENTRY, "b": {**ENTRY, "data_offsets": [3, 5]}}, b"12345"), "malformed"),
-        (file_of({"a": ENTRY}, b"1"), "truncated"),
-        (file_of({"a": ENTRY}, b"123"), "overlong"),
-    ],
-)
-def test_answers_a_header_that_is_none(data: bytes, code: str) -> None:
-    found = read_header(data, len(data))
-    assert isinstance(found, HeaderProblem)
-    assert found.code == code
-    with pytest.raises(SafetensorError):
-        read_by_library(data)
-
-
-def test_a_truncated_file_still_says_what_it_was_to_be() -> None:
-    first, size = header_of({"a": ("U8", [1000])})
-    found = read_header(first, size - 10)
-    assert isinstance(found, HeaderProblem)
-    assert (found.expected_size, found.header is None) == (size, False)
-    assert f"{size - 10:,} of {size:,}" in found.sentence
-
-
-def test_a_header_that_was_not_handed_over_is_not_guessed() -> None:
-    first, size = header_of(table("flux2-vae"))
-    found = read_header(first[:100], size)
-    assert isinstance(found, HeaderProblem)
-    assert found.code == "header-not-read"
-
-
-@pytest.mark.parametrize(
-    ("first", "expected"),
-    [
-        (b"", SNIFF_BYTES),
-        (bytes(8), SNIFF_BYTES),
-        ((16).to_bytes(8, "little"), SNIFF_BYTES),
-        ((36480).to_bytes(8, "little"), 36488),
-        (HEADER_READ_LIMIT.to_bytes(8, "little"), HEADER_READ_LIMIT + 8),
-        ((HEADER_READ_LIMIT + 1).to_bytes(8, "little"), SNIFF_BYTES),
-        (b"\xff" * 8, SNIFF_BYTES),
-        (b"<!DOCTYPE html>", SNIFF_BYTES),
-    ],
-)
-def test_never_asks_for_more_than_a_header_can_need(first: bytes, expected: int) -> None:
-    assert how_much_to_read(first) == expected
-
-
-# --- agreement with the library ------------------------------------------------------------------------
-
-SHAPES = st.lists(st.integers(0, 4), max_size=3)
-NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8).filter(lambda name: name != "__metadata__")
-TENSORS = st.dictionaries(NAMES, st.tuples(st.sampled_from(sorted(BITS)), SHAPES), max_size=5)
-
-
-@given(TENSORS, st.none() | st.dictionaries(NAMES, NAMES, max_size=2))
-@settings(max_examples=60, deadline=None)
-def test_reads_what_the_library_reads(tensors: Table, metadata: dict[str, str] | None) -> None:
-    first, size = header_of(tensors, metadata)
-    data = first + bytes(size - len(first))
-    found = read_header(data, size)
-    assert isinstance(found, SafetensorsHeader)
-    assert {name: (each.dtype, each.shape) for name, each in found.tensors.items()} == read_by_library(data)
-    assert found.metadata == (metadata or {})
-
-
-OFFSETS = st.lists(st.integers(0, 6), min_size=2, max_size=2)
-LOOSE_ENTRY = st.fixed_dictionaries(
-    {"dtype": st.sampled_from(["U8", "F16", "F4", "Q9"]), "shape": SHAPES, "data_offsets": OFFSETS}
-)
-
-
-@given(st.dictionaries(st.sampled_from("abc"), LOOSE_ENTRY, max_size=3), st.integers(0, 8))
-@settings(max_examples=150, deadline=None)
-def test_accepts_exactly_what_the_library_accepts(document: dict[str, object], payload: int) -> None:
-    data = file_of(document, bytes(payload))
-    try:
-        read_by_library(data)
-        is_accepted = True
-    except SafetensorError:
-        is_accepted = False
-    assert isinstance(read_header(data, len(data)), SafetensorsHeader) is is_accepted
-
-
-@given(st.binary(max_size=200), st.integers(-1, 2**63), st.text(max_size=20))
-@settings(max_examples=200, deadline=None)
-def test_no_input_raises(data: bytes, size: int, name: str) -> None:
-    for file_size in (len(data), size):
-        identity = identify(data, file_size, name=name)
-        assert identity.sentence
-        assert not identity.sentence.endswith(".")
-
-
-@given(st.data())
-@settings(max_examples=100, deadline=None)
-def test_a_damaged_header_never_raises(data: st.DataObject) -> None:
-    first, size = header_of({"a": ("BF16", [2, 3]), "b": ("U8", [4])}, {"x": "y"})
-    damaged = bytearray(first)
-    for _ in range(data.draw(st.integers(1, 4))):
-        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
-    assert identify(bytes(damaged), size).sentence
-
-
-# --- families ----------------------------------------------------------------------------------------
-
-NVFP4_LINEAR = {
-    "double_blocks.0.img_attn.qkv.weight": ("U8", [9216, 1536]),
-    "double_blocks.0.img_attn.qkv.weight_scale": ("F8_E4M3", [9216, 192]),
-    "double_blocks.0.img_attn.qkv.weight_scale_2": ("F32", []),
-    "double_stream_modulation_img.lin.weight": ("BF16", [18432, 3072]),
-}
-VAE_16 = {"decoder.conv_in.weight": ("F32", [512, 16, 3, 3]), "encoder.conv_in.weight": ("F32", [128, 3, 3, 3])}
-
-
-def small_decoder() -> Table:
-    return {
-        name: (dtype, [size * 3 // 4 if name.startswith("decoder.") and size % 128 == 0 else size for size in shape])
-        for name, (dtype, shape) in table("flux2-vae").items()
-    }
-
-
-def diffusers_vae() -> Table:
-    tensors = {name: entry for name, entry in table("flux2-vae").items() if not name.startswith("decoder.up.")}
-    return {**tensors, "decoder.up_blocks.0.resnets.0.conv1.weight": ("F32", [512, 512, 3, 3])}
-
-
-def qwen(width: int) -> Table:
-    return {
-        "model.embed_tokens.weight": ("BF16", [151936, width]),
-        "model.layers.0.post_attention_layernorm.weight": ("BF16", [width]),
-        "model.layers.0.self_attn.q_norm.weight": ("BF16", [128]),
-    }
-
-
-def prefixed(tensors: Table, prefix: str) -> Table:
-    return {prefix + name: entry for name, entry in tensors.items()}
-
-
-@pytest.mark.parametrize(
-    ("tensors", "family", "precision", "variant"),
-    [
-        (table("flux-2-klein-4b-fp8"), "flux2-klein-4b", "FP8", "distilled"),
-        (table("flux-2-klein-4b"), "flux2-klein-4b", "BF16", None),
-        (prefixed(table("flux-2-klein-4b"), "model.diffusion_model."), "flux2-klein-4b", "BF16", None),
-        (with_hidden_size(table("flux-2-klein-4b"), 4096), "flux2-klein-9b", "BF16", None),
-        (with_hidden_size(table("flux-2-klein-4b"), 6144), "flux2-dev", "BF16", None),
-        (with_hidden_size(table("flux-2-klein-4b"), 512), "flux2", "BF16", None),
-        ({"double_stream_modulation_img.linear.weight": ("BF16", [24576, 4096])}, "flux2-klein-9b", "BF16", None),
-        (NVFP4_LINEAR, "flux2-klein-4b", "NVFP4", None),
-        (table("qwen_3_4b"), "qwen3-4b", "BF16", None),
-        (qwen(1024), "qwen3-0.6b", "BF16", None),
-        (qwen(4096), "qwen3-8b", "BF16", None),
-        (
-            {
-                **qwen(2560),
-                "model.layers.0.mlp.up_proj.weight": ("F8_E4M3", [9728, 2560]),
-                "model.layers.1.mlp.up_proj.weight": ("U8", [9728, 1280]),
-                "model.layers.1.mlp.up_proj.weight_scale_2": ("F32", []),
-            },
-            "qwen3-4b",
-            "mixed FP8 and NVFP4",
-            None,
-        ),
-        ({**qwen(2560), "model.layers.0.post_feedforward_layernorm.weight": ("BF16", [2560])}, "gemma", "BF16", None),
-        (
-            {
-                "model.layers.0.post_attention_layernorm.weight": ("BF16", [5120]),
-                "model.layers.0.self_attn.k_proj.weight": ("BF16", [1024, 5120]),
-            },
-            "mistral-small",
-            "BF16",
-            None,
-        ),
-        ({"encoder.block.23.layer.1.DenseReluDense.wi_1.weight": ("F16", [10240, 4096])}, "t5-xxl", "FP16", None),
-        ({"text_model.encoder.layers.0.mlp.fc1.weight": ("F16", [3072, 768])}, "clip-l", "FP16", None),
-        (table("flux2-vae"), "flux2-vae", "FP32", None),
-        (diffusers_vae(), "flux2-vae", "FP32", None),
-        (small_decoder(), "flux2-vae-small", "FP32", None),
-        (VAE_16, "vae-16", "FP32", None),
-        ({"decoder.conv_in.weight": ("F16", [512, 4, 3, 3])}, "vae-4", "FP16", None),
-        ({"double_blocks.0.img_mod.lin.weight": ("BF16", [18432, 3072])}, "flux1-schnell", "BF16", None),
-        (
-            {
-                "double_blocks.0.img_mod.lin.weight": ("BF16", [18432, 3072]),
-                "guidance_in.in_layer.weight": ("BF16", [3072, 256]),
-            },
-            "flux1-dev",
-            "BF16",
-            None,
-        ),
-        (
-            {
-                "diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight": ("BF16", [16, 3072]),
-                "diffusion_model.double_stream_modulation_img.lin.lora_B.weight": ("BF16", [18432, 16]),
-            },
-            "lora",
-            "BF16",
-            None,
-        ),
-        (
-            {**prefixed(table("flux-2-klein-4b"), "model.diffusion_model."), **prefixed(VAE_16, "vae.")},
-            "checkpoint",
-            "BF16",
-            None,
-        ),
-        ({"something.else": ("I8", [2, 2])}, None, "INT8", None),
-        ({}, None, None, None),
-    ],
-)
-def test_names_the_family_by_its_tensors(
-    tensors: Table, family: str | None, precision: str | None, variant: str | None
-) -> None:
-    found = identify_table(tensors)
-    assert (found.kind, found.is_complete) == ("safetensors", True)
-    assert (found.family, found.precision, found.variant) == (family, precision, variant)
-    assert precision is None or precision in found.sentence
-
-
-def test_the_published_base_file_is_told_from_the_distilled_one_by_its_header() -> None:
-    kept = ("double_blocks.0.img_attn.proj", "double_blocks.0.txt_attn.proj")
-    base: dict[str, tuple[str, list[int]]] = {}
-    for name, (dtype, shape) in table("flux-2-klein-4b-fp8").items():
-        if name.startswith(kept) and not name.endswith(".weight"):
-            continue
-        base[name] = ("BF16" if name.startswith(kept) else dtype, shape)
-    found = identify_table(base)
-    assert (len(base), found.variant) == (305, "base")
-    assert found.header is not None
-    assert found.header.payload_bytes == 4089462384  # the published base file's
+def test_every_published_figure_has_a_table() -> None:
+    assert {name for name, _, _ in published()} == set(FIGURES)
 
 
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
-        (table("flux-2-klein-4b-fp8"), "the FLUX.2 [klein] 4B transformer, distilled, FP8"),
-        (diffusers_vae(), "the FLUX.2 VAE in diffusers' names, FP32"),
-        (table("flux2-vae"), "the FLUX.2 VAE in BFL's names, FP32"),
-        (qwen(4096), "a Qwen3-8B text encoder, BF16"),
+        (recorded("flux-2-klein-4b-fp8"), "the FLUX.2 [klein] 4B transformer, distilled, FP8"),
+        (klein_4b_diffusers(), "the FLUX.2 [klein] 4B transformer in diffusers' layout, BF16"),
+        (recorded("flux2-vae"), "the FLUX.2 VAE in BFL's names, FP32"),
+        (qwen3_4b(), "a Qwen3-4B text encoder, BF16"),
+        (qwen3_8b(), "a Qwen3-8B text encoder, BF16; FLUX.2 [klein] 9B reads it; 4B needs Qwen3-4B"),
+        (
+            {"decoder.conv_in.weight": ("F32", [512, 16, 3, 3])},
+            "a VAE of 16 channels, as FLUX.1 and Stable Diffusion 3 use it, FP32; "
+            "FLUX.2 [klein] needs the FLUX.2 VAE (32 channels)",
+        ),
+        (
+            {"text_model.encoder.layers.0.mlp.fc1.weight": ("F16", [3072, 768])},
+            "a CLIP-L text encoder, FP16; FLUX.2 [klein] 4B needs Qwen3-4B, and 9B needs Qwen3-8B",
+        ),
+        ({"something.else": ("I8", [2, 2])}, "a safetensors file of a family unknown here (1 tensor), INT8"),
     ],
 )
 def test_says_it_in_words(tensors: Table, words: str) -> None:
     assert identify_table(tensors).sentence == words
 
 
+# --- families ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", FAMILIES, ids=[f"{row['role']}-{row['family']}" for row in FAMILIES])
+def test_names_the_family_by_its_tensors(row: dict[str, object]) -> None:
+    tensors: Table = row["tensors"]  # type: ignore[assignment]
+    found = identify_table(tensors)
+    assert (found.family, found.role) == (row["family"], row["role"])
+    assert found.is_complete
+
+
+@pytest.mark.parametrize(
+    ("tensors", "layout"),
+    [
+        (klein_4b(), "comfyui"),
+        (klein_4b_diffusers(), "diffusers"),
+        (recorded("flux2-vae"), "comfyui"),
+        (qwen3_4b(), None),
+    ],
+)
+def test_tells_whose_names_the_tensors_carry(tensors: Table, layout: str | None) -> None:
+    assert identify_table(tensors).layout == layout
+
+
+QWEN = {
+    "model.layers.0.post_attention_layernorm.weight": ("BF16", [2560]),
+    "model.layers.0.self_attn.q_norm.weight": ("BF16", [128]),
+}
+FP8 = {"model.layers.0.mlp.up_proj.weight": ("F8_E4M3", [9728, 2560])}
+NVFP4 = {
+    "model.layers.1.mlp.up_proj.weight": ("U8", [9728, 1280]),
+    "model.layers.1.mlp.up_proj.weight_scale": ("F8_E4M3", [9728, 160]),
+    "model.layers.1.mlp.up_proj.weight_scale_2": ("F32", []),
+}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "precision"),
+    [
+        ({}, None),
+        ({"a": ("F16", [2])}, "FP16"),
+        ({"a": ("BF16", [2])}, "BF16"),
+        ({"a": ("F8_E5M2", [2])}, "FP8 (E5M2)"),
+        ({"a": ("I8", [9]), "b": ("F32", [2])}, "INT8"),
+        ({"a": ("I64", [2])}, "I64"),
+        ({**QWEN, **FP8}, "FP8"),
+        ({**QWEN, **NVFP4}, "NVFP4"),
+        ({**QWEN, **FP8, **NVFP4}, "mixed FP8 and NVFP4"),
+    ],
+)
+def test_names_the_number_format(tensors: Table, precision: str | None) -> None:
+    assert identify_table(tensors).precision == precision
+
+
+def test_a_file_that_only_resembles_the_published_ones_has_no_variant() -> None:
+    tensors, metadata = quantised(klein_4b(), "float8_e4m3fn", kept=r"single_blocks\.0\..*")
+    assert identify_table(tensors, metadata).variant is None
+
+
+# --- how a file says that it is quantised --------------------------------------------------------------
+
+SCALED, SAID = quantised(klein_4b(), "float8_e4m3fn")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        (None, "no _quantization_metadata"),
+        ({"format": "pt"}, "no _quantization_metadata"),
+        ({"_quantization_metadata": "{"}, "names no layer"),
+        ({"_quantization_metadata": "[" * 100_000}, "names no layer"),
+        ({"_quantization_metadata": '{"layers": {}}'}, "names no layer"),
+        ({"_quantization_metadata": "[]"}, "names no layer"),
+    ],
+)
+def test_scales_that_comfyui_would_ignore_are_a_problem(metadata: dict[str, str] | None, words: str) -> None:
+    found = identify_table(SCALED, metadata)
+    (finding,) = found.findings
+    assert (finding.code, finding.severity) == ("scales-ignored", "problem")
+    assert words in finding.message
+    assert finding.hint
+    assert found.family == "flux2-klein-4b"
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {**SCALED, "single_blocks.0.linear1.comfy_quant": ("U8", [27])},
+        {**SCALED, "scaled_fp8": ("F8_E4M3", [2])},
+        {"a.weight": ("F8_E4M3", [4, 4])},
+        klein_4b(),
+    ],
+)
+def test_files_that_say_it_another_way_or_need_not_are_fine(tensors: Table) -> None:
+    assert identify_table(tensors).findings == ()
+
+
+def test_fp8_without_scales_is_said() -> None:
+    tensors = {name: ("F8_E4M3", shape) for name, (_, shape) in klein_4b().items()}
+    found = identify_table(tensors)
+    assert (found.precision, found.findings) == ("FP8", ())
+    assert found.sentence.endswith("FP8 without scales")
+
+
+# --- parts of a model ----------------------------------------------------------------------------------
+
+
+def test_a_part_is_known_by_its_layers_whatever_their_numbers() -> None:
+    second = {
+        name: each
+        for name, each in qwen3_4b().items()
+        if name.startswith(("model.layers.2", "model.layers.3", "model.norm"))
+    }
+    found = identify_table(second, name="model-00002-of-00002.safetensors")
+    assert (found.family, found.part) == ("qwen3-4b", (2, 2))
+    assert found.sentence == "part 2 of 2 of a Qwen3-4B text encoder, BF16"
+
+
+@pytest.mark.parametrize(("hidden", "family"), [(3072, "flux2-klein-4b"), (4096, "flux2-klein-9b"), (64, "flux2")])
+def test_a_later_part_of_a_transformer_is_known_by_its_width(hidden: int, family: str) -> None:
+    part = {"single_transformer_blocks.31.attn.to_qkv_mlp_proj.weight": ("BF16", [9 * hidden, hidden])}
+    name = "diffusion_pytorch_model-00005-of-00007.safetensors"
+    assert identify_table(part, name=name).family == family
+    assert identify_table(part).family is None  # without the name it may be anything
+
+
+def test_a_part_of_something_else_is_not_guessed() -> None:
+    found = identify_table({"x.3.y": ("BF16", [2])}, name="x-00001-of-00003.safetensors")
+    assert (found.family, found.part) == (None, (1, 3))
+
+
+INDEX = json.dumps(
+    {
+        "metadata": {"total_size": 8044936192},
+        "weight_map": {
+            f"model.layers.{layer}.x": f"model-0000{1 + layer // 18}-of-00002.safetensors" for layer in range(36)
+        },
+    },
+    indent=2,
+).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "words"),
+    [
+        (INDEX, "index", "in 2 files, 8,044,936,192 bytes together"),
+        (b'{"weight_map": {"a": "x-00001-of-00009.safetensors"}}', "index", "in 9 files; it holds no weights"),
+        (b'{"weight_map": {}}', "json", "a JSON document"),
+    ],
+)
+def test_the_list_of_parts_is_no_model(data: bytes, kind: str, words: str) -> None:
+    found = identify(data[:SNIFF_BYTES], len(data))
+    assert found.kind == kind
+    assert words in found.sentence
+
+
+# --- the end of a file ---------------------------------------------------------------------------------
+
+
+def test_a_hole_at_the_end_is_seen_when_the_end_is_shown() -> None:
+    first, size = header_bytes_of(in_file_order(SCALED), SAID)
+    found = identify(first, size, tail=bytes(TAIL_BYTES))
+    assert (found.kind, found.is_complete, found.family) == ("zero-tail", False, "flux2-klein-4b")
+    assert "its last 65,536 bytes are nothing but zeros" in found.sentence
+
+
+@pytest.mark.parametrize("tail", [b"", bytes(100), bytes(TAIL_BYTES - 1), bytes(TAIL_BYTES - 1) + b"x"])
+def test_an_end_that_is_short_or_holds_something_proves_nothing(tail: bytes) -> None:
+    first, size = header_bytes_of(in_file_order(SCALED), SAID)
+    assert identify(first, size, tail=tail).is_complete
+
+
+def test_the_whole_payload_of_a_small_file_is_end_enough() -> None:
+    first, size = header_bytes_of({"a": ("U8", [5000])})
+    assert identify(first, size, tail=bytes(5000)).kind == "zero-tail"
+    assert identify(first, size, tail=bytes(4999)).kind == "safetensors"
+
+
+# --- any bytes -----------------------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=200), st.integers(-1, 2**63), st.text(max_size=20), st.binary(max_size=20))
+@settings(max_examples=200, deadline=None)
+def test_no_input_raises(data: bytes, size: int, name: str, tail: bytes) -> None:
+    for file_size in (len(data), size):
+        identity = identify(data, file_size, name=name, tail=tail)
+        assert identity.sentence
+        assert not identity.sentence.endswith(".")
+
+
+STARTS = st.sampled_from(
+    [
+        b"GGUF\3\0\0\0",
+        b"PK\3\4",
+        b"\x08\x07\x12\x07",
+        b"\x80\x02}",
+        b"<?xml ",
+        b"<html",
+        b'{"error":',
+        b"version https://",
+    ]
+)
+
+
+@given(STARTS, st.binary(max_size=120))
+@settings(max_examples=200, deadline=None)
+def test_no_beginning_of_another_form_raises(start: bytes, rest: bytes) -> None:
+    assert identify(start + rest, len(start) + len(rest)).sentence
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_damaged_header_never_raises(data: st.DataObject) -> None:
+    first, size = header_bytes_of({"a": ("BF16", [2, 3]), "b": ("U8", [4])}, {"x": "y"})
+    damaged = bytearray(first)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    assert identify(bytes(damaged), size).sentence
+
+
 # --- safetensors that are not whole ------------------------------------------------------------------
+
+VAE_16 = {"decoder.conv_in.weight": ("F32", [512, 16, 3, 3]), "encoder.conv_in.weight": ("F32", [128, 3, 3, 3])}
+
+
+def file_of(raw: bytes) -> bytes:
+    """Return a file that is nothing but a header."""
+    return len(raw).to_bytes(8, "little") + raw
 
 
 def test_a_cut_download_is_named_with_both_sizes() -> None:
-    first, size = header_of(table("flux-2-klein-4b-fp8"))
+    first, size = header_bytes_of(recorded("flux-2-klein-4b-fp8"))
     found = identify(first, 1_000_000_000)
     assert (found.kind, found.family, found.expected_size, found.is_complete) == (
         "truncated",
@@ -395,19 +326,19 @@ def test_a_cut_download_is_named_with_both_sizes() -> None:
 
 
 def test_a_file_cut_inside_its_header_is_truncated_too() -> None:
-    first, _ = header_of(table("flux-2-klein-4b-fp8"))
+    first, _ = header_bytes_of(recorded("flux-2-klein-4b-fp8"))
     found = identify(first[:5000], 5000)
     assert (found.kind, found.expected_size) == ("truncated", None)
     assert "inside its header" in found.sentence
 
 
 def test_bytes_behind_the_payload_are_said() -> None:
-    first, size = header_of(VAE_16)
+    first, size = header_bytes_of(VAE_16)
     assert "has 7 bytes behind its" in identify(first, size + 7).sentence
 
 
 def test_a_broken_header_is_not_taken_for_another_form() -> None:
-    assert identify(file_of(0, raw=b"{ nonsense"), 18).kind == "broken-safetensors"
+    assert identify(file_of(b"{ nonsense"), 18).kind == "broken-safetensors"
 
 
 def test_a_header_too_long_to_read_is_still_safetensors() -> None:
@@ -419,7 +350,7 @@ def test_a_header_too_long_to_read_is_still_safetensors() -> None:
 
 def test_a_header_whose_length_begins_like_a_pickle_is_safetensors() -> None:
     text = b"{}" + b" " * 894  # 0x0380: the two bytes 80 03
-    assert identify(file_of(0, raw=text), 8 + 896).kind == "safetensors"
+    assert identify(file_of(text), 8 + 896).kind == "safetensors"
 
 
 # --- what else lies under a model's name ---------------------------------------------------------------
@@ -457,8 +388,12 @@ TOKEN = "hf_" + "a" * 34
         (f"go to https://cdn.example/x?Signature=abc with {TOKEN}".encode(), "text", ("go to ... with ...",)),
         (LFS, "lfs-pointer", ("4,070,624,520",)),
         (LFS.replace(b"\n", b"\r\n"), "lfs-pointer", ("Git LFS",)),
-        (GGUF, "gguf", ("architecture flux", "ComfyUI-GGUF")),
+        (GGUF, "gguf", ("a FLUX transformer as GGUF", "ComfyUI-GGUF")),
         (b"GGUF" + bytes(3), "gguf", ("GGUF",)),
+        (b"\x08\x07\x12\x07pytorch\x1a\x05", "onnx", ("ONNX",)),
+        (b"\x08\x07\x12\x20pyto\x00\x1a\x05", "unknown", ("08 07 12 20",)),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "picture", ("PNG",)),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "picture", ("JPEG",)),
         (b"PK\x03\x04" + bytes(26) + b"archive/data.pklFB", "pickle", ("not opened",)),
         (b"PK\x03\x04" + bytes(26) + b"readme.txt", "archive", ("zip",)),
         (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "pickle", ("not opened",)),
@@ -481,7 +416,7 @@ def test_an_lfs_pointer_tells_the_file_it_stands_for() -> None:
 
 
 def test_a_hole_at_the_start_of_a_large_file_is_seen() -> None:
-    found = identify(bytes(SNIFF_BYTES), 4_070_624_520)
+    found = identify(bytes(SNIFF_BYTES), 4_070_624_520, name="x.safetensors")
     assert found.kind == "zero-filled"
     assert "at least 4,096 zero bytes" in found.sentence
 
@@ -515,7 +450,7 @@ def test_nothing_read_is_said() -> None:
     ],
 )
 def test_an_unfinished_download_is_named_with_what_it_holds_so_far(name: str, words: str) -> None:
-    first, size = header_of(table("flux-2-klein-4b-fp8"))
+    first, size = header_bytes_of(recorded("flux-2-klein-4b-fp8"))
     found = identify(first, size - 1, name=name)
     assert found.kind == "partial"
     assert words in found.sentence
@@ -528,6 +463,13 @@ def test_a_record_of_aria2_is_no_model() -> None:
     assert (found.kind, found.sentence) == ("partial", "aria2's record of an unfinished download")
 
 
+def test_a_file_with_the_record_of_aria2_beside_it_is_not_finished() -> None:
+    first, size = header_bytes_of(VAE_16)
+    found = identify(first, size, name="ae.safetensors", beside=["ae.safetensors.aria2", "other"])
+    assert (found.kind, found.family) == ("partial", "vae-16")
+    assert identify(first, size, name="ae.safetensors", beside=["other.aria2"]).kind == "safetensors"
+
+
 @pytest.mark.parametrize("name", ["x.safetensors", "partial.safetensors", "my.part.safetensors", "departed"])
 def test_an_ordinary_name_says_nothing(name: str) -> None:
-    assert identify_table(VAE_16) == identify(*header_of(VAE_16), name=name)
+    assert identify_table(VAE_16) == identify(*header_bytes_of(VAE_16), name=name)

@@ -1,0 +1,91 @@
+"""In which number format a model is stored, and whether ComfyUI will know how to read it.
+
+Sources: `convert_old_quants` of ComfyUI's `comfy/utils.py` (0.33.0) for the three ways in which a file says that it is
+quantised; the tensor tables for what the scales are called; and runs of ComfyUI 0.33.0 on 2026-11-23 for what comes of
+a file that does not say it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from provisioner.identify.safetensors_header import SafetensorsHeader, Tensor
+from provisioner.models import Finding
+
+_NAMES: Mapping[str, str] = {
+    "F8_E4M3": "FP8",
+    "F8_E5M2": "FP8 (E5M2)",
+    "F16": "FP16",
+    "F32": "FP32",
+    "F64": "FP64",
+    "I8": "INT8",
+}
+_FP8 = frozenset({"F8_E4M3", "F8_E5M2"})
+_SCALES = (".weight_scale", ".scale_weight")  # the second is the older writers'
+_MARK = "_quantization_metadata"
+
+
+def precision_of(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the number format most of a model is in; None for a header without tensors.
+
+    NVFP4 weights are bytes (U8) with two scales beside them, so it is the second scale that tells.
+    """
+    sizes: dict[str, int] = {}
+    for dtype, _, begin, end in tensors.values():
+        sizes[dtype] = sizes.get(dtype, 0) + end - begin
+    if not sizes:
+        return None
+    if "U8" in sizes and any(name.endswith(".weight_scale_2") for name in tensors):
+        return "mixed FP8 and NVFP4" if has_fp8_weights(tensors) else "NVFP4"
+    dtype = max(sizes, key=sizes.__getitem__)
+    return _NAMES.get(dtype, dtype)
+
+
+def has_fp8_weights(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether a matrix is stored in FP8; the scales of NVFP4 are, too, and do not count."""
+    return any(
+        each.dtype in _FP8 and len(each.shape) == 2 and name.endswith(".weight") for name, each in tensors.items()
+    )
+
+
+def has_scales(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether weights have scales beside them, without which quantised values mean nothing."""
+    return any(name.endswith(_SCALES) for name in tensors)
+
+
+def quantisation_findings(header: SafetensorsHeader) -> tuple[Finding, ...]:
+    """Return what is wrong with how a file says that it is quantised; empty where all is well.
+
+    A quantised file says so in its metadata, in one ``comfy_quant`` tensor per layer, or (older ones) by a tensor
+    called ``scaled_fp8``.  Without any of them ComfyUI 0.33.0 ignores the scales with a warning in its log, and the
+    picture is wrong; there is no error.
+    """
+    tensors = header.tensors
+    names = "\n".join(tensors)  # one text is searched in a tenth of the time that its lines take
+    if "scale" not in names or not has_scales(tensors) or ".comfy_quant" in names or "scaled_fp8" in names:
+        return ()
+    told = header.metadata.get(_MARK)
+    if told is not None and _names_a_layer(told):
+        return ()
+    what = f"no {_MARK}" if told is None else f"{_MARK} that names no layer"
+    return (
+        Finding(
+            code="scales-ignored",
+            severity="problem",
+            message=(
+                f"The weights are quantised and have scales, but the file has {what}: ComfyUI ignores the scales, "
+                "says so only in its log, and draws a wrong picture."
+            ),
+            hint="Fetch the published file again; whatever rewrote this one dropped its metadata.",
+        ),
+    )
+
+
+def _names_a_layer(told: str) -> bool:
+    try:
+        document = json.loads(told)
+    except (ValueError, RecursionError):
+        return False
+    layers = document.get("layers") if isinstance(document, dict) else None
+    return isinstance(layers, dict) and bool(layers)

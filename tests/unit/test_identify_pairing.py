@@ -1,0 +1,171 @@
+"""What does not go together, with what ComfyUI says of it and what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from provisioner.identify import Identity, identify, pairing_problems
+from provisioner.identify.pairing import comfyui_words
+from tests.support.model_headers import (
+    DATA,
+    Table,
+    flux2,
+    flux2_vae_bfl,
+    header_bytes_of,
+    klein_4b,
+    klein_9b,
+    quantised,
+    qwen3_4b,
+    qwen3_8b,
+)
+
+WORDS = json.loads((DATA / "comfyui_words.json").read_text(encoding="utf-8"))
+
+
+def known(tensors: Table, metadata: dict[str, str] | None = None) -> Identity:
+    return identify(*header_bytes_of(tensors, metadata))
+
+
+def qwen3_06b() -> Identity:
+    return known(
+        {
+            "model.layers.0.post_attention_layernorm.weight": ("BF16", [1024]),
+            "model.layers.0.self_attn.q_norm.weight": ("BF16", [128]),
+        }
+    )
+
+
+KLEIN_4B, KLEIN_9B = known(klein_4b()), known(klein_9b())
+DEV = known(flux2(6144, 15360, 8, 48))
+DISTILLED = known(*quantised(klein_4b(), "float8_e4m3fn"))
+BASE = known(*quantised(klein_4b(), "float8_e4m3fn", kept=r"double_blocks\.0\.(img|txt)_attn\.proj"))
+QWEN_4B, QWEN_8B = known(qwen3_4b()), known(qwen3_8b())
+CLIP_L = known({"text_model.encoder.layers.0.mlp.fc1.weight": ("F16", [3072, 768])})
+MISTRAL = known({f"model.layers.{layer}.post_attention_layernorm.weight": ("BF16", [5120]) for layer in (0, 39)})
+VAE = known(flux2_vae_bfl())
+FLUX1_VAE = known({"decoder.conv_in.weight": ("F32", [512, 16, 3, 3])})
+SDXL_VAE = known({"decoder.conv_in.weight": ("F32", [512, 4, 3, 3])})
+WAN_VAE = known({"decoder.middle.0.residual.0.gamma": ("BF16", [384, 1, 1, 1])})
+FLUX1 = known({"double_blocks.0.img_attn.norm.key_norm.scale": ("BF16", [128]), "img_in.weight": ("BF16", [3072, 64])})
+NO_METADATA = known(quantised(klein_4b(), "float8_e4m3fn")[0])
+EMPTY, HTML = identify(b"", 0), identify(b"<!doctype html><html>", 21)
+UNKNOWN = known({"x": ("BF16", [1])})
+
+
+@pytest.mark.parametrize(
+    ("diffusion", "encoder", "vae"),
+    [
+        (KLEIN_4B, QWEN_4B, VAE),
+        (DISTILLED, QWEN_4B, VAE),
+        (KLEIN_9B, QWEN_8B, VAE),
+        (FLUX1, CLIP_L, FLUX1_VAE),
+        (DEV, MISTRAL, VAE),
+        (None, None, None),
+        (KLEIN_4B, None, None),
+        (None, QWEN_8B, FLUX1_VAE),
+        (UNKNOWN, UNKNOWN, UNKNOWN),
+        (KLEIN_4B, UNKNOWN, UNKNOWN),
+    ],
+)
+def test_nothing_is_said_against_files_that_go_together_or_that_nobody_knows(
+    diffusion: Identity | None, encoder: Identity | None, vae: Identity | None
+) -> None:
+    assert pairing_problems(diffusion, encoder, vae) == ()
+
+
+@pytest.mark.parametrize(
+    ("diffusion", "encoder", "vae", "code", "words"),
+    [
+        (KLEIN_4B, QWEN_8B, VAE, "wrong-encoder", ("Qwen3-8B", "(512x12288 and 7680x3072)", "9B")),
+        (KLEIN_9B, QWEN_4B, VAE, "wrong-encoder", ("Qwen3-4B", "(512x7680 and 12288x4096)", "4B")),
+        (KLEIN_4B, qwen3_06b(), VAE, "wrong-encoder", ("Qwen3-0.6B", "(512x1024 and 7680x3072)")),
+        (KLEIN_4B, MISTRAL, VAE, "wrong-encoder", ("Mistral", "(512x15360 and 7680x3072)")),
+        (KLEIN_4B, CLIP_L, VAE, "wrong-encoder", ("CLIP-L", "Use Qwen3-4B with FLUX.2 [klein] 4B.")),
+        (KLEIN_4B, QWEN_4B, FLUX1_VAE, "wrong-vae", ("16 channels", "but got 128 channels", "flux2-vae.safetensors")),
+        (KLEIN_4B, QWEN_4B, SDXL_VAE, "wrong-vae", ("4 channels", "[512, 4, 3, 3]")),
+        (KLEIN_9B, QWEN_8B, WAN_VAE, "wrong-vae", ("Wan 2.1",)),
+        (DEV, MISTRAL, FLUX1_VAE, "wrong-vae", ("32 channels",)),
+        (KLEIN_4B, VAE, None, "wrong-role", ("In the text encoder's place lies the FLUX.2 VAE",)),
+        (KLEIN_4B, QWEN_4B, EMPTY, "not-a-model", ("an empty file", "header too small")),
+        (HTML, None, None, "not-a-model", ("web page", "header too large")),
+        (NO_METADATA, QWEN_4B, VAE, "scales-ignored", ("wrong picture",)),
+    ],
+)
+def test_a_wrong_pair_is_named_with_what_comfyui_says_and_what_to_do(
+    diffusion: Identity, encoder: Identity | None, vae: Identity | None, code: str, words: tuple[str, ...]
+) -> None:
+    (found,) = pairing_problems(diffusion, encoder, vae)
+    assert (found.code, found.severity) == (code, "problem")
+    assert found.hint
+    told = f"{found.message} {found.hint}"
+    assert [word for word in words if word not in told] == []
+    assert "needs the FLUX.2 VAE (32 channels)" not in told  # the advice of the sentence is not said twice
+
+
+@pytest.mark.parametrize(
+    ("diffusion", "steps", "guidance", "codes"),
+    [
+        (BASE, 4, 1.0, ["too-few-steps"]),
+        (BASE, 9, None, ["too-few-steps"]),
+        (BASE, 10, 5.0, []),
+        (BASE, None, None, []),
+        (DISTILLED, 4, 1.0, []),
+        (DISTILLED, 4, 5.0, ["guidance"]),
+        (DISTILLED, 20, None, []),
+        (KLEIN_4B, 4, 5.0, []),  # in BF16 base and distilled have one header
+        (FLUX1, 4, 5.0, []),
+    ],
+)
+def test_steps_and_guidance_are_compared_with_the_model(
+    diffusion: Identity, steps: int | None, guidance: float | None, codes: list[str]
+) -> None:
+    found = pairing_problems(
+        diffusion, QWEN_4B if diffusion is not FLUX1 else None, None, steps=steps, guidance=guidance
+    )
+    assert [each.code for each in found] == codes
+    assert {each.severity for each in found} <= {"warning"}
+    assert all("ComfyUI says nothing" in each.message and each.hint for each in found)
+
+
+def test_problems_stand_before_warnings() -> None:
+    found = pairing_problems(BASE, QWEN_8B, FLUX1_VAE, steps=4)
+    assert [each.code for each in found] == ["wrong-encoder", "wrong-vae", "too-few-steps"]
+
+
+def cut(tensors: Table) -> Identity:
+    first, size = header_bytes_of(tensors)
+    return identify(first, size - 1)
+
+
+@pytest.mark.parametrize(
+    ("recording", "identity"),
+    [
+        ("empty_file_as_model", EMPTY),
+        ("html_page_as_model", HTML),
+        ("truncated_diffusion_model", cut(klein_4b())),
+    ],
+)
+def test_the_loaders_words_are_those_that_were_recorded(recording: str, identity: Identity) -> None:
+    assert comfyui_words(identity) == WORDS[recording]
+
+
+def test_nothing_is_quoted_that_no_run_has_said() -> None:
+    first, _ = header_bytes_of(klein_4b())
+    assert comfyui_words(identify(first[:5000], 5000)) is None
+    assert comfyui_words(identify(b"PK\x03\x04", 4)) is None
+
+
+def test_the_words_about_a_vae_of_16_channels_are_those_that_were_recorded() -> None:
+    (found,) = pairing_problems(KLEIN_4B, None, FLUX1_VAE)
+    quoted = re.search(r'"(Given groups.*?)"', found.message)
+    assert quoted is not None
+    pattern = re.escape(quoted[1]).replace(re.escape("[1, 128, ...]"), r"\[1, 128, \d+, \d+\]")
+    assert re.fullmatch(pattern, WORDS["flux1_vae"])
+
+
+def test_the_words_about_an_encoder_are_those_that_were_recorded_but_for_the_width_of_the_model() -> None:
+    (found,) = pairing_problems(KLEIN_4B, qwen3_06b(), None)
+    assert WORDS["wrong_text_encoder_06b"].replace("x256)", "x3072)") in found.message
