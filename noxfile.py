@@ -53,7 +53,7 @@ def unit(session: nox.Session) -> None:
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", "tests/unit")
     session.run("coverage", "combine")
-    files = ",".join(f"provisioner/{name}.py" for name in PURE)
+    files = ",".join(f"provisioner/{name}.py,provisioner/{name}/*.py" for name in PURE)
     session.run("coverage", "report", f"--include={files}", "--fail-under=100")
 
 
