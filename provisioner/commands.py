@@ -35,7 +35,7 @@ from provisioner.models import (
     Machine,
     Manifest,
     Outcome,
-    PlaceFile,
+    PatchFile,
     Plan,
     Report,
     Source,
@@ -317,7 +317,7 @@ def _before_anything(job: Job, plan: Plan, ask: Ask) -> None:
     if job.wish.assume_yes:
         return
     licence = job.manifest.licence
-    fetches = any(isinstance(step, FetchFile) for step in plan.steps)
+    fetches = any(isinstance(step, (FetchFile, PatchFile)) for step in plan.steps)
     if fetches and not licence.is_commercial_use_allowed:
         need_yes(
             ask,
@@ -356,9 +356,11 @@ def _finished(job: Job, command: str, plan: Plan, outcomes: list[Outcome]) -> Re
 
 
 def _failures(outcomes: list[Outcome]) -> list[KleinError]:
-    """Return why steps failed; that a copy found here was no good counts only if nothing else went wrong."""
+    """Return why steps failed; what was tried first and was no good counts only if nothing else went wrong."""
+    from provisioner.engine import is_retriable
+
     failed = [outcome for outcome in outcomes if isinstance(outcome.error, KleinError)]
-    serious = [outcome for outcome in failed if not isinstance(outcome.step, PlaceFile)] or failed
+    serious = [outcome for outcome in failed if not is_retriable(outcome)] or failed
     return [outcome.error for outcome in serious if isinstance(outcome.error, KleinError)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,9 @@ from provisioner.models import (
     Destination,
     FetchFile,
     HubFile,
+    MoveFile,
     Outcome,
+    PatchFile,
     PlaceFile,
     Plan,
     RecordReceipt,
@@ -33,7 +36,8 @@ from provisioner.models import (
     Step,
     UrlFile,
 )
-from provisioner.ports import Fetcher, GrowingFile, Proof, Store, TransferProgress
+from provisioner.ports import FOUND_IN_PLACE, Fetcher, GrowingFile, Proof, Store, TransferProgress
+from provisioner.words import count
 
 _MAX_ROUNDS = 4
 
@@ -77,9 +81,7 @@ class Engine:
             came = self.apply(plan)
             outcomes += came
             failed = [outcome for outcome in came if outcome.status == "failed"]
-            retriable = [
-                outcome for outcome in failed if isinstance(outcome.step, PlaceFile) and _is_rejection(outcome.error)
-            ]
+            retriable = [outcome for outcome in failed if is_retriable(outcome)]
             plan = look(frozenset(self.rejected))
             if len(failed) > len(retriable):
                 break
@@ -123,41 +125,42 @@ class Engine:
         match step:
             case RecordReceipt():
                 proof = self.prove_again(step.destination, _label(step.destination))
-                self.store.record(step.destination, step.artifact, proof, "found in place")
+                self.store.record(step.destination, step.artifact, proof, FOUND_IN_PLACE)
                 return "receipt written", 0
-            case PlaceFile():
+            case PlaceFile() | MoveFile():
                 return self._place(step), 0
             case FetchFile():
-                return self._fetch(step)
+                return self._fetch(step, _offers(step))
+            case PatchFile():
+                return self._patch(step)
             case _:
                 assert_never(step)
 
     # --- a copy from this machine ------------------------------------------------------------------
 
-    def _place(self, step: PlaceFile) -> str:
+    def _place(self, step: PlaceFile | MoveFile) -> str:
+        place = self.store.place_copy if isinstance(step, PlaceFile) else self.store.move_file
         label = _label(step.destination)
         tell = _Teller(self.events, label, step.copy.size)
 
-        def progress(count: int) -> None:
-            tell("placing", bytes_on_disk=count, bytes_hashed=count)
+        def progress(done: int) -> None:
+            tell("placing", bytes_on_disk=done, bytes_hashed=done)
 
         try:
-            way, proof = self.store.place_copy(
-                step.copy, step.destination, step.artifact, progress=progress, replaces=step.replaces
-            )
+            way, proof = place(step.copy, step.destination, step.artifact, progress=progress, replaces=step.replaces)
         except KleinError as error:
             if _is_rejection(error):
                 self.rejected.add((step.artifact.id, step.copy.path))
             raise
-        self.store.record(step.destination, step.artifact, proof, f"{way} from {step.copy.path}")
+        source = FOUND_IN_PLACE if way == "moved" else f"{way} from {step.copy.path}"
+        self.store.record(step.destination, step.artifact, proof, source)
         return f"{way} from {step.copy.path}"
 
     # --- a file from the network -------------------------------------------------------------------
 
-    def _fetch(self, step: FetchFile) -> tuple[str, int]:
+    def _fetch(self, step: FetchFile | PatchFile, offers: list[tuple[Source, Artifact]]) -> tuple[str, int]:
         """Try the sources in order; the bytes decide.  Raises the first source's error when none has them."""
         failures: list[tuple[Source, KleinError]] = []
-        offers = _offers(step)
         for number, (source, content) in enumerate(offers, start=1):
             is_last = number == len(offers)
             try:
@@ -168,10 +171,11 @@ class Engine:
                     self.events(Notice(message=f"{_name(source)}: {error} Trying the next source.", severity="warning"))
         raise _summary(failures)
 
-    def _fetch_from(self, source: Source, step: FetchFile, *, is_last: bool) -> tuple[str, int]:
+    def _fetch_from(self, source: Source, step: FetchFile | PatchFile, *, is_last: bool) -> tuple[str, int]:
         label = _label(step.destination)
         tell = _Teller(self.events, label, step.artifact.size)
-        with self.store.part(step.destination, step.artifact, replaces=step.replaces) as part:
+        recorded_as = self._source_of(step)
+        with self._open(step) as part:
             while True:
                 was_resumed = part.resumed_bytes > 0
                 received, came_from = self._receive(source, step.artifact, part, tell)
@@ -182,14 +186,36 @@ class Engine:
                     self.events(Notice(message=f"{label}: what an earlier run left here was damaged; fetching anew."))
                     part.reset()
                     continue
+                if isinstance(step, PatchFile) and step.way == "in-place":
+                    part.keep_as_bad()
+                    raise _not_repaired(step, came_from, proof)
                 raise self._wrong_bytes(step.artifact, part, came_from, proof, is_last=is_last)
             tell.of_part("syncing", part, received)
             part.commit()
-        self.store.record(step.destination, step.artifact, proof, came_from)
+        self.store.record(step.destination, step.artifact, proof, recorded_as or came_from)
         return f"fetched from {came_from}", received
+
+    def _source_of(self, step: FetchFile | PatchFile) -> str | None:
+        """Return what the receipt shall call the source of a file that is the user's own and is only repaired."""
+        if isinstance(step, FetchFile):
+            return None
+        claim = self.store.claim(step.destination)
+        return FOUND_IN_PLACE if claim is None or claim.source == FOUND_IN_PLACE else None
+
+    def _open(self, step: FetchFile | PatchFile) -> AbstractContextManager[GrowingFile]:
+        match step:
+            case FetchFile():
+                return self.store.part(step.destination, step.artifact, replaces=step.replaces)
+            case PatchFile():
+                reason = step.replaces or step.reason
+                return self.store.patch(step.destination, step.artifact, step.damage, way=step.way, reason=reason)
+            case _:
+                assert_never(step)
 
     def _receive(self, source: Source, artifact: Artifact, part: GrowingFile, tell: _Teller) -> tuple[int, str]:
         received = 0
+        missing = part.missing_blocks()
+        due = sum(min(part.block_size, part.size - index * part.block_size) for index in missing)
 
         def progress(at: TransferProgress) -> None:
             nonlocal received
@@ -199,7 +225,32 @@ class Engine:
             tell.of_part(phase, part, received, at)
 
         came_from = self.fetcher.fetch(source, artifact, part, progress=progress)
-        return max(received, part.size - part.resumed_bytes), came_from
+        return max(received, due), came_from
+
+    # --- a damaged file ----------------------------------------------------------------------------
+
+    def _patch(self, step: PatchFile) -> tuple[str, int]:
+        """Repair a file by its blocks; one whose whole does not come right is fetched whole by the next plan."""
+        try:
+            detail, fetched = self._fetch(step, _offers(step)) if step.damage.bad_blocks else self._cut(step)
+        except KleinError as error:
+            if _is_rejection(error):
+                self.rejected.add((step.artifact.id, step.destination.path))
+            raise
+        blocks = count(len(step.damage.bad_blocks), "block")
+        return (f"{blocks} {detail}" if step.damage.bad_blocks else detail), fetched
+
+    def _cut(self, step: PatchFile) -> tuple[str, int]:
+        """Cut off what is too much, without the network; the first bytes are proven once more."""
+        tell = _Teller(self.events, _label(step.destination), step.artifact.size)
+        with self._open(step) as part:
+            proof = part.seal(partial(tell.of_part, "proving", part, 0))
+            if proof.sha256 != step.artifact.sha256:
+                part.keep_as_bad()
+                raise _not_repaired(step, "the file itself", proof)
+            part.commit()
+        self.store.record(step.destination, step.artifact, proof, FOUND_IN_PLACE)
+        return f"{count(step.damage.extra_bytes, 'byte')} after its end cut off", 0
 
     def _wrong_bytes(
         self, artifact: Artifact, part: GrowingFile, came_from: str, proof: Proof, *, is_last: bool
@@ -276,14 +327,29 @@ class _Teller:
         )
 
 
-def _offers(step: FetchFile) -> list[tuple[Source, Artifact]]:
+def is_retriable(outcome: Outcome) -> bool:
+    """Whether a failed step only means that the next plan takes another way: a copy, or blocks, were no good."""
+    return isinstance(outcome.step, (PlaceFile, MoveFile, PatchFile)) and _is_rejection(outcome.error)
+
+
+def _not_repaired(step: PatchFile, came_from: str, proof: Proof) -> HashMismatchError:
+    return HashMismatchError(
+        f"With its bad blocks from {came_from}, {step.artifact.name} is still another file: SHA-256 {proof.sha256}, "
+        f"expected {step.artifact.sha256}. Nothing was written into it.",
+        hint="The block digests it was compared with are not those of the whole; it is fetched whole.",
+        expected=step.artifact.sha256,
+        observed=proof.sha256,
+    )
+
+
+def _offers(step: FetchFile | PatchFile) -> list[tuple[Source, Artifact]]:
     """Return every source with the content it serves: the artifact's own first, then what is as good.
 
     A snapshot in an HF cache must hold the commit's own bytes, so nothing else is offered for it.
     """
     artifact = step.artifact
     offers = [(source, artifact) for source in artifact.sources]
-    if isinstance(step.destination, ComfyFile):
+    if isinstance(step, FetchFile) and isinstance(step.destination, ComfyFile):
         for variant in artifact.accept:
             content = replace(artifact, size=variant.size, sha256=variant.sha256, sources=variant.sources)
             offers += [(source, content) for source in variant.sources]

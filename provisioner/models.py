@@ -351,7 +351,43 @@ Target = ComfyTarget | HubCacheTarget
 # --- what is there -----------------------------------------------------------------------------
 
 CheckStatus = Literal["ok", "missing", "size-mismatch", "hash-mismatch", "unreadable"]
-Basis = Literal["receipt", "sha256", "size", "none"]
+Basis = Literal["receipt", "sha256", "blocks", "size", "none"]
+TrustedBy = Literal["receipt", "manifest", "whole"]
+PatchWay = Literal["in-place", "continue", "beside"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """Where a file differs from a content whose block digests are known; every other block of it is right."""
+
+    size: int  # bytes of the right content
+    sha256: str  # of the right content
+    block_size: int  # bytes
+    digests: tuple[str, ...]  # SHA-256 of every block of the right content
+    trusted_by: TrustedBy  # whose digests those are; "whole": taken while the whole was proven
+    observed_size: int  # bytes of the file
+    bad_blocks: tuple[int, ...] = ()  # ascending: other bytes, cut short, missing or unreadable
+    held_blocks: tuple[int, ...] = ()  # of those, the ones an interrupted repair has fetched already
+    unreadable: str | None = None  # where the disk gave no bytes, in words
+    is_shared: bool = False  # a link, or bytes with a second name, or not writable: never written in place
+
+    @property
+    def bad_bytes(self) -> int:
+        """Bytes of the blocks that have to be replaced."""
+        return self._bytes_of(self.bad_blocks)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of those that are here already."""
+        return self._bytes_of(self.held_blocks)
+
+    @property
+    def extra_bytes(self) -> int:
+        """Bytes after the end of the right content, to be cut off."""
+        return max(0, self.observed_size - self.size)
+
+    def _bytes_of(self, blocks: tuple[int, ...]) -> int:
+        return sum(min(self.block_size, self.size - index * self.block_size) for index in blocks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -368,6 +404,7 @@ class Check:
     held_bytes: int = 0  # of an interrupted download that can be continued
     is_recorded: bool = False  # a receipt with the file's current stamp exists
     device: int | None = None  # st_dev of the destination's file system
+    damage: Damage | None = None  # which blocks are wrong, where most of the file can be kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -420,6 +457,46 @@ class PlaceFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MoveFile:
+    """Prove a file that lies in the wrong folder of the same tree and give it its right place: no byte is written."""
+
+    artifact: Artifact
+    destination: Destination
+    reason: str
+    copy: LocalCopy
+    replaces: str | None = None  # why what is there has to go; it is set aside when its successor is proven
+    kind: Literal["move-file"] = "move-file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchFile:
+    """Keep the right blocks of a damaged file and fetch the others; the whole is proven before it counts.
+
+    ``in-place``: the file stays where it is, and its bad blocks are overwritten once the whole is proven with their
+    successors.  ``continue``: a truncated file becomes a download that is continued.  ``beside``: the right blocks are
+    copied into a new file, because the damaged one has another name or cannot be read everywhere.
+    """
+
+    artifact: Artifact  # its size and sha256 are those of the content that is repaired
+    destination: Destination
+    reason: str
+    damage: Damage
+    way: PatchWay
+    replaces: str | None = None  # why bytes of what is there have to go; they are kept in ``aside``
+    kind: Literal["patch-file"] = "patch-file"
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that need not be fetched: right blocks, and those of an interrupted repair."""
+        return self.damage.size - self.bytes_to_fetch
+
+    @property
+    def bytes_to_fetch(self) -> int:
+        """Bytes that still have to come over the network."""
+        return self.damage.bad_bytes - self.damage.held_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FetchFile:
     """Fetch the artifact from its sources, prove it, put it in place."""
 
@@ -446,7 +523,7 @@ class RecordReceipt:
     kind: Literal["record-receipt"] = "record-receipt"
 
 
-Step = PlaceFile | FetchFile | RecordReceipt
+Step = PlaceFile | MoveFile | PatchFile | FetchFile | RecordReceipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -477,12 +554,29 @@ class Plan:
     @property
     def bytes_to_fetch(self) -> int:
         """Bytes that have to come over the network."""
-        return sum(step.bytes_to_fetch for step in self.steps if isinstance(step, FetchFile))
+        return sum(step.bytes_to_fetch for step in self.steps if isinstance(step, (FetchFile, PatchFile)))
 
     @property
     def bytes_saved(self) -> int:
         """Bytes of the set that need not be fetched: in place, held, or elsewhere on this machine."""
         return self.set.size - self.bytes_to_fetch
+
+
+# --- what was set aside --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AsideEntry:
+    """One thing that was set aside."""
+
+    id: str  # "20261123T061404Z/vae/flux2-vae.safetensors", unique below its root
+    root: Path  # the models root it came from
+    was: str  # its path then, relative to the root; empty where nobody wrote it down
+    path: Path  # where it is now
+    time: str  # UTC, "2026-11-23T06:14:04Z"; empty where the folder's name says none
+    reason: str
+    size: int  # bytes it takes
+    is_blocks: bool = False  # only the bytes that a repair in place replaced, not the whole file
 
 
 # --- what came of it ---------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from provisioner.blocks import Trusted, block_count, damage_sentence, differing_blocks, trusted_digests
 from provisioner.errors import FileInUseError, UnreadableError
 from provisioner.events import Events, FileProgress
 from provisioner.layout import candidates_for, destination_for
@@ -22,6 +23,7 @@ from provisioner.models import (
     ArtifactSet,
     Check,
     ComfyFile,
+    Damage,
     Destination,
     Finding,
     HubBlob,
@@ -30,7 +32,7 @@ from provisioner.models import (
     Target,
     Variant,
 )
-from provisioner.ports import Finder, Proof, Stamp, Store
+from provisioner.ports import Claim, Finder, HashProgress, Proof, Stamp, Store, Survey
 
 Depth = Literal["claims", "full", "quick"]
 _EVENT_STEP_S = 0.1
@@ -49,6 +51,8 @@ class Observer:
     is_unchanged: Callable[[Stamp, Stamp], bool]
     threads: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     _proofs: dict[tuple[Path, Stamp], Proof] = field(default_factory=dict)
+    _surveys: dict[tuple[Path, Stamp], Survey] = field(default_factory=dict)
+    _unread: set[tuple[Path, Stamp]] = field(default_factory=set)  # what the disk did not give to its end
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def observe(
@@ -65,7 +69,7 @@ class Observer:
         depth : {"claims", "full", "quick"}
             How much is read.
         rejected : frozenset of (artifact id, path)
-            Copies that were read and turned out to be something else.
+            Copies that were read and turned out to be something else, and files that could not be repaired by blocks.
 
         Raises
         ------
@@ -76,7 +80,10 @@ class Observer:
         """
         looked = self._in_parallel(lambda artifact: self._look(artifact, target, depth), wanted.artifacts, depth)
         systems = [self.store.file_system(check.destination) for check, _ in looked]
-        checks = tuple(replace(check, device=system.device) for (check, _), system in zip(looked, systems, strict=True))
+        checks = tuple(
+            replace(check, device=system.device, damage=None if _is_given_up(check, rejected) else check.damage)
+            for (check, _), system in zip(looked, systems, strict=True)
+        )
         return Inventory(
             target=target,
             checks=checks,
@@ -107,7 +114,7 @@ class Observer:
             return self._missing(artifact, home), []
         first = self._check(artifact, present[0], depth)
         if first.status == "ok" or present[0].path == home.path:
-            return first, self._unproven(first) if depth == "quick" else []
+            return first, self._unproven(first) if depth == "quick" else self._wrong_receipt(first)
         # Something else is read first, under this very name, from a folder that comes before ours.
         own = self._check(artifact, home, depth) if self._is_there(home.path) else self._missing(artifact, home)
         is_same_file = own.status != "missing" and self._is_same_file(present[0].path, home.path)
@@ -156,38 +163,165 @@ class Observer:
         stamp = self.store.stamp(place.path)
         if stamp is None:
             return self._missing(artifact, place)
-        right_size = [content for content in _contents(artifact, place) if content.size == stamp.size]
+        contents = _contents(artifact, place)
+        right_size = [content for content in contents if content.size == stamp.size]
+        claim = self.store.claim(place)
+        claimed = self._claimed(claim, place, stamp, right_size)
+        if claimed is not None and depth != "full":
+            return _ok(artifact, place, claimed, basis="receipt", is_recorded=True)
+        if depth == "quick" and right_size:
+            return self._by_header(artifact, place, stamp, held)
+        trusted = None if depth == "quick" else self._trusted(artifact, claim, contents)
         if not right_size:
-            identity = self._identity(place.path, stamp, artifact, None)
+            damage = None if depth == "quick" else self._damage_of_other_size(place, stamp, contents, trusted)
             return Check(
                 artifact=artifact,
                 destination=place,
                 status="size-mismatch",
                 basis="size",
                 observed_size=stamp.size,
-                identity=identity,
+                identity=damage_sentence(damage) if damage else self._identity(place.path, stamp, artifact, None),
                 held_bytes=held,
+                damage=damage,
             )
-        claimed = self._claimed(place, stamp, right_size)
-        if claimed is not None and depth != "full":
-            return _ok(artifact, place, claimed, basis="receipt", is_recorded=True)
-        if depth == "quick":
-            return self._by_header(artifact, place, stamp, held)
-        return self._by_proof(artifact, place, stamp, right_size, held, is_recorded=claimed is not None)
+        if trusted is not None and trusted.content.size == stamp.size:
+            found = self._by_blocks(artifact, place, stamp, trusted, held, claimed)
+            if found is not None:
+                return found
+        return self._by_proof(artifact, place, stamp, right_size, held, claimed, trusted)
 
-    def _claimed(self, place: Destination, stamp: Stamp, contents: Sequence[Variant]) -> Proof | None:
+    def _claimed(
+        self, claim: Claim | None, place: Destination, stamp: Stamp, contents: Sequence[Variant]
+    ) -> Proof | None:
         """Return the receipt's proof if the file is as it was then and the content is one of those wanted.
 
         What this run has read with its own eyes outranks a claim: a disk can lose bits without touching the time.
         """
-        claim = self.store.claim(place)
         if claim is None or not self.is_unchanged(claim.stamp, stamp):
             return None
+        with self._lock:
+            is_unread = (place.path, stamp) in self._unread
         seen = self._known_proof(place.path, stamp)
-        if seen is not None and seen.sha256 != claim.proof.sha256:
+        if is_unread or (seen is not None and not _agrees(claim.proof, seen)):
             return None
         wanted = {(content.size, content.sha256) for content in contents}
         return claim.proof if (claim.proof.size, claim.proof.sha256) in wanted else None
+
+    # --- by blocks -------------------------------------------------------------------------------
+
+    def _trusted(self, artifact: Artifact, claim: Claim | None, contents: Sequence[Variant]) -> Trusted | None:
+        """Return the block digests to compare with: the manifest's, else those of a receipt about wanted content."""
+        return trusted_digests(
+            contents,
+            block_size=self.store.block_size,
+            claimed=(claim.proof.sha256, claim.proof.blocks) if claim is not None else None,
+            published=(artifact.sha256, artifact.blocks) if artifact.blocks else None,
+        )
+
+    def _by_blocks(
+        self,
+        artifact: Artifact,
+        place: Destination,
+        stamp: Stamp,
+        trusted: Trusted,
+        held: int,
+        claimed: Proof | None,
+    ) -> Check | None:
+        """Read every byte over all cores; None where blocks differ, for then the digest of the whole decides.
+
+        All blocks as the digests say is a proof: the receipt was written in the pass that proved the whole.  A block
+        that differs is none of the contrary, because the receipt may be what is wrong.
+        """
+        path = place.path
+        known = self._known_proof(path, stamp)
+        if known is not None:
+            is_right = (known.sha256, known.blocks) == (trusted.content.sha256, trusted.digests)
+            return (
+                _ok(artifact, place, known, basis="blocks", is_recorded=_agrees(claimed, known)) if is_right else None
+            )
+        survey = self._survey(place, stamp, trusted.content.size)
+        bad = differing_blocks(survey.blocks, trusted.digests)
+        if survey.unreadable is not None:
+            damage = self._damage(place, stamp, trusted, bad, survey)
+            return Check(
+                artifact=artifact,
+                destination=place,
+                status="unreadable",
+                basis="blocks",
+                observed_size=stamp.size,
+                identity=damage_sentence(damage) if damage else survey.unreadable,
+                held_bytes=held,
+                damage=damage,
+            )
+        if bad:
+            return None
+        proof = Proof(size=stamp.size, sha256=trusted.content.sha256, blocks=trusted.digests)
+        with self._lock:
+            self._proofs[path, stamp] = proof
+        return _ok(artifact, place, proof, basis="blocks", is_recorded=_agrees(claimed, proof))
+
+    def _survey(self, place: Destination, stamp: Stamp, size: int) -> Survey:
+        """Return the digests of a file's blocks; an unchanged file is read once."""
+        with self._lock:
+            known = self._surveys.get((place.path, stamp))
+        if known is not None:
+            return known
+        progress = self._progress_of(_label(place), size)
+        survey = self.store.survey(place.path, size=size, progress=progress)
+        self._check_unchanged(place.path, stamp)
+        with self._lock:
+            self._surveys[place.path, stamp] = survey
+            if survey.unreadable is not None:
+                self._unread.add((place.path, stamp))
+        return survey
+
+    def _damage(
+        self, place: Destination, stamp: Stamp, trusted: Trusted, bad: tuple[int, ...], survey: Survey | None = None
+    ) -> Damage | None:
+        """Return what is wrong with a file of which most can be kept; None where no block is right."""
+        content, block_size = trusted.content, self.store.block_size
+        if len(bad) == block_count(content.size, block_size):
+            return None
+        held = self.store.held_blocks(place, content.size, content.sha256)
+        return Damage(
+            size=content.size,
+            sha256=content.sha256,
+            block_size=block_size,
+            digests=trusted.digests,
+            trusted_by=trusted.by,
+            observed_size=stamp.size,
+            bad_blocks=bad,
+            held_blocks=tuple(block for block in held if block in set(bad)),
+            unreadable=survey.unreadable if survey else None,
+            is_shared=self.store.is_shared(place, content.sha256),
+        )
+
+    def _damage_of_other_size(
+        self, place: Destination, stamp: Stamp, contents: Sequence[Variant], trusted: Trusted | None
+    ) -> Damage | None:
+        """Return what can be kept of a file that is too short or too long."""
+        if trusted is not None:
+            survey = self._survey(place, stamp, min(stamp.size, trusted.content.size))
+            bad = differing_blocks(survey.blocks, trusted.digests)
+            return self._damage(place, stamp, trusted, bad, survey)
+        for content in contents:
+            if 0 < content.size < stamp.size and not self._is_whole_by_itself(place.path, stamp):
+                proof = self._prefix_proof(place, stamp, content.size)
+                if proof.sha256 == content.sha256:
+                    return self._damage(place, stamp, Trusted(content=content, digests=proof.blocks, by="whole"), ())
+        return None
+
+    def _is_whole_by_itself(self, path: Path, stamp: Stamp) -> bool:
+        """Whether a safetensors header accounts for every byte: then it is another file, and not ours grown longer."""
+        from provisioner.identify import SafetensorsHeader, read_header
+
+        return isinstance(read_header(self.store.head(path), stamp.size), SafetensorsHeader)
+
+    def _prefix_proof(self, place: Destination, stamp: Stamp, size: int) -> Proof:
+        progress = self._progress_of(_label(place), size)
+        proof = self.store.prove(place.path, progress=progress, with_blocks=True, size=size)
+        self._check_unchanged(place.path, stamp)
+        return proof
 
     def _by_header(self, artifact: Artifact, place: Destination, stamp: Stamp, held: int) -> Check:
         """Without a receipt, and without reading the file: the size is right, and the header must cover it."""
@@ -213,12 +347,16 @@ class Observer:
         stamp: Stamp,
         contents: Sequence[Variant],
         held: int,
-        *,
-        is_recorded: bool,
+        claimed: Proof | None,
+        trusted: Trusted | None,
     ) -> Check:
+        """Let the digest of the whole decide: what a receipt says of blocks may be the very thing that is damaged."""
         proof = self.proof_of(place.path, stamp, _label(place))
         if any(proof.sha256 == content.sha256 for content in contents):
-            return _ok(artifact, place, proof, basis="sha256", is_recorded=is_recorded)
+            return _ok(artifact, place, proof, basis="sha256", is_recorded=_agrees(claimed, proof))
+        damage = None
+        if trusted is not None and trusted.content.size == stamp.size:
+            damage = self._damage(place, stamp, trusted, differing_blocks(proof.blocks, trusted.digests))
         return Check(
             artifact=artifact,
             destination=place,
@@ -226,8 +364,9 @@ class Observer:
             basis="sha256",
             observed_size=proof.size,
             observed_sha256=proof.sha256,
-            identity=self._identity(place.path, stamp, artifact, proof.sha256),
+            identity=damage_sentence(damage) if damage else self._identity(place.path, stamp, artifact, proof.sha256),
             held_bytes=held,
+            damage=damage,
         )
 
     def proof_of(self, path: Path, stamp: Stamp, label: str) -> Proof:
@@ -243,20 +382,34 @@ class Observer:
         known = self._known_proof(path, stamp)
         if known is not None:
             return known
+        try:
+            proof = self.store.prove(path, progress=self._progress_of(label, stamp.size), with_blocks=True)
+        except UnreadableError:
+            with self._lock:
+                self._unread.add((path, stamp))
+            raise
+        self._check_unchanged(path, stamp)
+        with self._lock:
+            self._proofs[path, stamp] = proof
+        return proof
+
+    def _progress_of(self, label: str, size: int) -> HashProgress:
+        """Return what tells how far the reading of a file is, at most ten times a second."""
         last = 0.0
 
         def progress(count: int) -> None:
             nonlocal last
             now = time.monotonic()
-            if now - last >= _EVENT_STEP_S or count == stamp.size:
+            if now - last >= _EVENT_STEP_S or count == size:
                 last = now
                 self.events(
-                    FileProgress(
-                        label=label, phase="hashing", size=stamp.size, bytes_on_disk=stamp.size, bytes_hashed=count
-                    )
+                    FileProgress(label=label, phase="hashing", size=size, bytes_on_disk=size, bytes_hashed=count)
                 )
 
-        proof = self.store.prove(path, progress=progress, with_blocks=True)
+        return progress
+
+    def _check_unchanged(self, path: Path, stamp: Stamp) -> None:
+        """Raise where a file is not what it was when reading began."""
         after = self.store.stamp(path)
         if after is None:
             raise UnreadableError(f"{path} went away while it was read.", path=str(path))
@@ -266,9 +419,6 @@ class Observer:
                 hint="Wait until nothing writes to it, then run the same command again.",
                 path=str(path),
             )
-        with self._lock:
-            self._proofs[path, stamp] = proof
-        return proof
 
     def _known_proof(self, path: Path, stamp: Stamp) -> Proof | None:
         with self._lock:
@@ -293,7 +443,8 @@ class Observer:
         copies = []
         for check in checks:
             artifact = check.artifact
-            tried = sum(artifact_id == artifact.id for artifact_id, _ in rejected)
+            own = check.destination.path
+            tried = sum(artifact_id == artifact.id and path != own for artifact_id, path in rejected)
             if check.status == "ok" or tried >= _MAX_COPIES_TRIED:
                 continue
             taken = {path for artifact_id, path in rejected if artifact_id == artifact.id}
@@ -328,6 +479,25 @@ class Observer:
             )
         ]
 
+    def _wrong_receipt(self, check: Check) -> list[Finding]:
+        """Say that a file is right and its receipt is not: next time it would be read twice."""
+        claim = self.store.claim(check.destination) if (check.status, check.basis) == ("ok", "sha256") else None
+        stamp = self.store.stamp(check.destination.path) if claim is not None else None
+        proof = self._known_proof(check.destination.path, stamp) if stamp is not None else None
+        if claim is None or stamp is None or proof is None or not self.is_unchanged(claim.stamp, stamp):
+            return []
+        if _agrees(claim.proof, proof) or not claim.proof.blocks:
+            return []
+        return [
+            Finding(
+                code="receipt-wrong",
+                severity="warning",
+                message=f"{_label(check.destination)} is right by its whole SHA-256, and its receipt says otherwise.",
+                path=check.destination.path,
+                hint="Run klein-setup repair: it writes the receipt anew and leaves the file alone.",
+            )
+        ]
+
 
 def _contents(artifact: Artifact, place: Destination) -> tuple[Variant, ...]:
     """Return what is right at a place: in a snapshot the commit's own bytes, elsewhere also what is as good."""
@@ -338,8 +508,23 @@ def _label(place: Destination) -> str:
     return str(place.relative) if isinstance(place, ComfyFile) else place.filename
 
 
+def _agrees(claimed: Proof | None, seen: Proof) -> bool:
+    """Whether a receipt says of a file what was seen of it, the digests of its blocks included."""
+    return claimed is not None and (claimed.sha256, claimed.blocks) == (seen.sha256, seen.blocks)
+
+
+def _is_given_up(check: Check, rejected: frozenset[tuple[str, Path]]) -> bool:
+    """Whether repairing this file by blocks was tried in this run, and its whole did not come right."""
+    return (check.artifact.id, check.destination.path) in rejected
+
+
 def _ok(
-    artifact: Artifact, place: Destination, proof: Proof, *, basis: Literal["receipt", "sha256"], is_recorded: bool
+    artifact: Artifact,
+    place: Destination,
+    proof: Proof,
+    *,
+    basis: Literal["receipt", "sha256", "blocks"],
+    is_recorded: bool,
 ) -> Check:
     return Check(
         artifact=artifact,

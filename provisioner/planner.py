@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from typing_extensions import assert_never
 
 from provisioner.errors import InsufficientSpaceError, OfflineError, UsageError
 from provisioner.models import (
     Artifact,
     ArtifactSet,
     Check,
+    ComfyFile,
+    ComfyTarget,
     Conditions,
+    Damage,
     FetchFile,
     FileSystem,
     Finding,
@@ -19,12 +26,17 @@ from provisioner.models import (
     LocalCopy,
     Machine,
     Manifest,
+    MoveFile,
+    PatchFile,
+    PatchWay,
     PlaceFile,
     Plan,
     RecordReceipt,
     SpaceNeed,
     Step,
+    Target,
 )
+from provisioner.words import human_bytes
 
 SPACE_MARGIN = 32 * 1024 * 1024
 """Bytes kept free on every file system a plan writes to: receipts, logs, and the system's own breathing room."""
@@ -47,7 +59,7 @@ def plan(manifest: Manifest, wanted: ArtifactSet, machine: Machine | None, inven
     Plan
         With no steps if the target is as the manifest asks.
     """
-    needed = [_step(check, inventory.copies) for check in inventory.checks]
+    needed = [_step(check, inventory) for check in inventory.checks]
     steps = tuple(_in_order(step for step in needed if step is not None))
     unmet = unmet_conditions(wanted.conditions, machine) if machine is not None else ()
     findings = (*inventory.findings, *(_unmet_finding(wanted, sentence) for sentence in unmet))
@@ -126,23 +138,122 @@ def _unmet_finding(wanted: ArtifactSet, sentence: str) -> Finding:
 # --- steps -------------------------------------------------------------------------------------
 
 
-def _step(check: Check, copies: Iterable[LocalCopy]) -> Step | None:
-    """Return what an artifact still needs, or None."""
+def _step(check: Check, inventory: Inventory) -> Step | None:
+    """Return what an artifact still needs, or None: the way that costs least comes first."""
     artifact, destination = check.artifact, check.destination
     if check.status == "ok":
-        if check.is_recorded or check.basis != "sha256":
+        if check.is_recorded or check.basis not in {"sha256", "blocks"}:
             return None
-        reason = "proven just now; its receipt is missing or older than the file"
+        reason = "proven just now; its receipt is missing, incomplete or older than the file"
         return RecordReceipt(artifact=artifact, destination=destination, reason=reason)
     reason = _reason(check)
     replaces = None if check.status == "missing" else reason
-    copy = next((each for each in copies if each.artifact_id == artifact.id), None)
+    copy = next((each for each in inventory.copies if each.artifact_id == artifact.id), None)
     if copy is not None:
-        why = f"{reason}; {copy.origin} may hold the same bytes: {copy.path}"
-        return PlaceFile(artifact=artifact, destination=destination, reason=why, copy=copy, replaces=replaces)
-    return FetchFile(
+        return _from_copy(check, copy, inventory, reason, replaces)
+    return _patch(check, reason) or FetchFile(
         artifact=artifact, destination=destination, reason=reason, held_bytes=check.held_bytes, replaces=replaces
     )
+
+
+def _from_copy(
+    check: Check, copy: LocalCopy, inventory: Inventory, reason: str, replaces: str | None
+) -> PlaceFile | MoveFile:
+    """Return how a copy on this machine gets to its place: moved where nobody can use it, else placed.
+
+    ComfyUI reads a file only from folders of its kind, so one that lies in a folder of another kind is of no use
+    there, and a person expects it to be moved.  One of the same kind under another name may be what somebody's
+    workflow names: it stays, and a link takes no room.
+    """
+    artifact, destination = check.artifact, check.destination
+    why = f"{reason}; {copy.origin} may hold the same bytes: {copy.path}"
+    if _is_misplaced(check, copy, inventory):
+        why = f"{reason}; {copy.path} may be it, in a folder where nothing can use it: it is moved"
+        return MoveFile(artifact=artifact, destination=destination, reason=why, copy=copy, replaces=replaces)
+    if _kind_of(copy.path, inventory.target) is not None:
+        why = f"{why}, which stays, because a workflow may name it"
+    return PlaceFile(artifact=artifact, destination=destination, reason=why, copy=copy, replaces=replaces)
+
+
+def _is_misplaced(check: Check, copy: LocalCopy, inventory: Inventory) -> bool:
+    """Whether a copy lies in this tree where nothing can use it, and no other file of the set belongs there."""
+    kind = _kind_of(copy.path, inventory.target)
+    own = _kind_of(check.destination.path, inventory.target)
+    is_wanted = any(each.destination.path == copy.path for each in inventory.checks)
+    is_near = copy.device == check.device and isinstance(check.destination, ComfyFile)
+    return is_near and not is_wanted and kind is not None and own is not None and kind != own
+
+
+def _kind_of(path: Path, target: Target) -> str | None:
+    """Return the kind of model folder a path lies in; None outside of all of them, and for what was set aside.
+
+    A folder of a custom node's own is no kind that is known here, so what lies there is nobody's mistake.
+    """
+    if not isinstance(target, ComfyTarget):
+        return None
+    known = [(len(root.parts), each.folder) for each in target.folders for root in each.read if root in path.parents]
+    return max(known, default=(0, None))[1]
+
+
+# --- repairing by blocks -----------------------------------------------------------------------
+
+
+def _patch(check: Check, reason: str) -> PatchFile | None:
+    """Return the repair of a damaged file by its blocks, or None where fetching the whole is no dearer."""
+    damage = check.damage
+    if damage is None or damage.bad_bytes - damage.held_bytes >= check.artifact.size - check.held_bytes:
+        return None
+    artifact = _with_content(check.artifact, damage)
+    if artifact is None:
+        return None
+    way = patch_way(check, damage)
+    if way != "in-place":  # only a repair in place builds on blocks that an earlier one in place has fetched
+        damage = replace(damage, held_blocks=())
+    step = PatchFile(
+        artifact=artifact, destination=check.destination, reason=reason, damage=damage, way=way, replaces=reason
+    )
+    return replace(step, reason=f"{reason}; {_patch_words(step)}")
+
+
+def _with_content(artifact: Artifact, damage: Damage) -> Artifact | None:
+    """Return the artifact with the content that is repaired, and who publishes it; None where nobody does."""
+    for content in artifact.contents:
+        if (content.size, content.sha256) != (damage.size, damage.sha256):
+            continue
+        sources = artifact.sources if content.sha256 == artifact.sha256 else content.sources
+        if sources or damage.bad_bytes == 0:
+            return replace(artifact, size=content.size, sha256=content.sha256, sources=sources)
+    return None
+
+
+def patch_way(check: Check, damage: Damage) -> PatchWay:
+    """Return how a damaged file is repaired.
+
+    ``beside`` where its bytes have another name (a link is never written through), where the disk does not give all
+    of them (the bad sectors stay with the old file), or where a download of it has begun.  A truncated file is
+    continued under the name of a part, for under its own nothing can load it; any other is repaired in place.
+    """
+    if damage.is_shared or damage.unreadable is not None:
+        return "beside"
+    if damage.observed_size < damage.size:
+        return "continue" if isinstance(check.destination, ComfyFile) and not check.held_bytes else "beside"
+    return "in-place"
+
+
+def _patch_words(step: PatchFile) -> str:
+    """Return what a repair by blocks does, in words."""
+    if not step.damage.bad_blocks:
+        return f"the {step.damage.extra_bytes:,} bytes that are too much are cut off"
+    fetched = f"{human_bytes(step.bytes_to_fetch)} of {human_bytes(step.damage.size)} are fetched"
+    match step.way:
+        case "in-place":
+            return f"{fetched} and written in place once the whole is proven"
+        case "continue":
+            return f"it is continued as a download: {fetched}"
+        case "beside":
+            return f"the blocks that are right are copied into a new file, {fetched}"
+        case _:
+            assert_never(step.way)
 
 
 def _in_order(steps: Iterable[Step]) -> list[Step]:
@@ -153,7 +264,7 @@ def _in_order(steps: Iterable[Step]) -> list[Step]:
     """
     waiting, ordered = list(steps), list[Step]()
     while waiting:
-        wanted = {step.copy.path: step for step in waiting if isinstance(step, PlaceFile)}
+        wanted = {step.copy.path: step for step in waiting if isinstance(step, (PlaceFile, MoveFile))}
         free = (step for step in waiting if wanted.get(step.destination.path, step) is step)
         following = next(free, waiting[0])
         waiting.remove(following)
@@ -193,11 +304,29 @@ def _room_for(step: Step, device: int | None) -> int:
     match step:
         case FetchFile():
             return step.bytes_to_fetch
+        case PatchFile():
+            return _patch_room(step)
         case PlaceFile():
             # A reflink or a hard link needs no room; between file systems it is a copy.
             return step.copy.size if step.copy.device != device else 0
-        case _:
+        case MoveFile() | RecordReceipt():
             return 0
+        case _:
+            assert_never(step)
+
+
+def _patch_room(step: PatchFile) -> int:
+    """Return the bytes a repair takes beyond what is there: what is fetched, and the old bytes that are kept."""
+    damage = step.damage
+    match step.way:
+        case "in-place":
+            return step.bytes_to_fetch + damage.bad_bytes + damage.extra_bytes
+        case "continue":
+            return damage.size - damage.observed_size + min(damage.bad_bytes, damage.observed_size)
+        case "beside":
+            return damage.size
+        case _:
+            assert_never(step.way)
 
 
 # --- what stops a plan before it starts ----------------------------------------------------------
@@ -223,7 +352,7 @@ def check_space(plan: Plan) -> None:
 
 def check_offline(plan: Plan) -> None:
     """Raise OfflineError if the plan fetches anything; the message lists every file and where it is published."""
-    fetches = [step for step in plan.steps if isinstance(step, FetchFile)]
+    fetches = [step for step in plan.steps if isinstance(step, (FetchFile, PatchFile)) and step.bytes_to_fetch]
     if not fetches:
         return
     lines = [f"{step.artifact.name} ({step.bytes_to_fetch:,} bytes, {_published(step.artifact)})" for step in fetches]

@@ -7,8 +7,20 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from provisioner.models import Artifact, Destination, FileSystem, LocalCopy, Source, Variant
+from provisioner.models import (
+    Artifact,
+    Damage,
+    Destination,
+    FileSystem,
+    LocalCopy,
+    PatchWay,
+    Source,
+    Variant,
+)
 from provisioner.records import dataclass
+
+FOUND_IN_PLACE = "found in place"
+"""What a receipt names as the source of a file that was there before us: it is the user's, whatever was repaired."""
 
 Cancelled = Callable[[], bool]
 """Asked often by long work; True means: stop now and raise KeyboardInterrupt."""
@@ -35,6 +47,14 @@ class Proof:
     size: int
     sha256: str
     blocks: tuple[str, ...] = ()  # SHA-256 of every 16 MiB block, in order; empty where not taken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What reading a file block by block, in any order, gave.  It has no digest of the whole."""
+
+    blocks: tuple[str | None, ...]  # SHA-256 of every block that was looked at; None: the disk gave no bytes
+    unreadable: str | None = None  # where and why, in words, of the first block that could not be read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,14 +153,27 @@ class Store(Protocol):
     def claim(self, destination: Destination) -> Claim | None:
         """Return the receipt's entry for a destination, or None."""
 
-    def prove(self, path: Path, *, progress: HashProgress, with_blocks: bool = False) -> Proof:
-        """Read every byte; raises UnreadableError."""
+    @property
+    def block_size(self) -> int:
+        """Bytes of a block in proofs, surveys and receipts."""
+
+    def prove(self, path: Path, *, progress: HashProgress, with_blocks: bool = False, size: int | None = None) -> Proof:
+        """Read every byte in order, or the first ``size`` of them; raises UnreadableError."""
+
+    def survey(self, path: Path, *, size: int, progress: HashProgress) -> Survey:
+        """Digest the blocks of the first ``size`` bytes, several at a time; raises UnreadableError."""
+
+    def is_shared(self, destination: Destination, sha256: str) -> bool:
+        """Whether writing that content into the file would change more than this one name, or is not allowed."""
 
     def head(self, path: Path) -> bytes:
         """Return the first bytes of a file: enough for its safetensors header. Raises UnreadableError."""
 
     def held_bytes(self, destination: Destination, artifact: Artifact) -> int:
         """Return the bytes of an interrupted download that a new one can build on."""
+
+    def held_blocks(self, destination: Destination, size: int, sha256: str) -> tuple[int, ...]:
+        """Return the blocks of that content that an interrupted repair in place has fetched already."""
 
     def file_system(self, destination: Destination) -> FileSystem:
         """Return the file system a destination is on."""
@@ -155,6 +188,26 @@ class Store(Protocol):
 
         ``replaces`` is why what is there has to go; it is set aside when the part is committed.
         """
+
+    def patch(
+        self, destination: Destination, artifact: Artifact, damage: Damage, *, way: PatchWay, reason: str
+    ) -> AbstractContextManager[GrowingFile]:
+        """Open the repair of a damaged file, continuing an interrupted one.
+
+        Nothing under the final name changes before the whole is proven; the bytes that are replaced are kept in
+        ``aside`` with the reason.
+        """
+
+    def move_file(
+        self,
+        copy: LocalCopy,
+        destination: Destination,
+        artifact: Artifact,
+        *,
+        progress: HashProgress,
+        replaces: str | None = None,
+    ) -> tuple[str, Proof]:
+        """Give a misplaced file its place, proven; return how ("moved", or as `place_copy`) and the proof."""
 
     def place_copy(
         self,

@@ -23,12 +23,14 @@ from provisioner.models import (
     Check,
     ComfyFile,
     ComfyTarget,
+    Damage,
     Destination,
     FetchFile,
     Finding,
     Machine,
     Manifest,
     Outcome,
+    PatchFile,
     Plan,
     RecordReceipt,
     Report,
@@ -102,7 +104,17 @@ class StepEntry(TypedDict):
     replaces: str | None  # why what is there has to go
     size: int
     bytes_to_fetch: int
+    way: str | None  # of ``patch-file``: in-place, continue, beside
+    blocks: list[int] | None  # of ``patch-file``: the blocks that are replaced
     outcome: OutcomeEntry | None
+
+
+class DamageEntry(TypedDict):
+    """Where a file differs from content whose block digests are known."""
+
+    block_size: int
+    bad_blocks: list[int]
+    trusted_by: str
 
 
 class CheckEntry(TypedDict):
@@ -117,6 +129,7 @@ class CheckEntry(TypedDict):
     observed_size: int | None
     observed_sha256: str | None
     identity: str | None
+    damage: DamageEntry | None
 
 
 class FindingEntry(TypedDict):
@@ -261,6 +274,11 @@ def _next_verb(report: Report) -> str | None:
             return None
 
 
+def target_options(report: Report) -> str:
+    """Return the options that make a command mean what this report is about; empty before a plan."""
+    return "" if report.plan is None else _options(report, report.plan)
+
+
 def _options(report: Report, plan: Plan) -> str:
     """Return the options that make the next command mean the same files in the same place."""
     words: list[str] = []
@@ -360,7 +378,9 @@ def _step_entry(step: Step, outcome: Outcome | None, secrets: tuple[str, ...]) -
         "reason": redact(step.reason, secrets),
         "replaces": redact(step.replaces, secrets) if not isinstance(step, RecordReceipt) and step.replaces else None,
         "size": step.artifact.size,
-        "bytes_to_fetch": step.bytes_to_fetch if isinstance(step, FetchFile) else 0,
+        "bytes_to_fetch": step.bytes_to_fetch if isinstance(step, (FetchFile, PatchFile)) else 0,
+        "way": step.way if isinstance(step, PatchFile) else None,
+        "blocks": list(step.damage.bad_blocks) if isinstance(step, PatchFile) else None,
         "outcome": _outcome_entry(outcome, secrets) if outcome else None,
     }
 
@@ -386,6 +406,15 @@ def _check_entry(check: Check, secrets: tuple[str, ...]) -> CheckEntry:
         "observed_size": check.observed_size,
         "observed_sha256": check.observed_sha256,
         "identity": redact(check.identity, secrets) if check.identity is not None else None,
+        "damage": _damage_entry(check.damage) if check.damage is not None else None,
+    }
+
+
+def _damage_entry(damage: Damage) -> DamageEntry:
+    return {
+        "block_size": damage.block_size,
+        "bad_blocks": list(damage.bad_blocks),
+        "trusted_by": damage.trusted_by,
     }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from provisioner.events import FileProgress, Phase, StepFinished
-from provisioner.models import FetchFile, HubBlob, PlaceFile, Plan, Step
+from provisioner.models import FetchFile, HubBlob, MoveFile, PatchFile, PlaceFile, Plan, Step
 from provisioner.report import label_of
 from provisioner.ui.text import WIDEST_PROSE, Line, Span, Style, cells, padded, shorten, shorten_path
 from provisioner.words import clock, count, human_bytes, human_duration, human_rate, percent
@@ -23,6 +23,10 @@ _PHASES: dict[Phase, str] = {
     "placing": "placing",
     "syncing": "writing to disk",
 }
+
+
+_ARRIVING = (FetchFile, PatchFile, PlaceFile, MoveFile)
+"""Steps after which a file is there that was not, or was not right."""
 
 
 def names_of(step: Step) -> tuple[str, ...]:
@@ -121,11 +125,11 @@ class Board:
             return step.artifact.size
         if row is not None:
             return position(row)
-        return step.held_bytes if isinstance(step, FetchFile) else 0
+        return step.held_bytes if isinstance(step, (FetchFile, PatchFile)) else 0
 
     def _arrivals(self) -> list[Step]:
         steps: Iterable[Step] = self.plan.steps if self.plan else ()
-        return [step for step in steps if isinstance(step, (FetchFile, PlaceFile))]
+        return [step for step in steps if isinstance(step, _ARRIVING)]
 
     def _is_finished(self, step: Step) -> bool:
         return label_of(step.destination) in self._finished
@@ -229,6 +233,8 @@ def started_words(step: Step) -> str:
     verbs = {
         "fetch-file": "fetching",
         "place-file": "placing",
+        "move-file": "moving",
+        "patch-file": "repairing",
         "record-receipt": "recording",
     }
     return f"{verbs[step.kind]} {label_of(step.destination)} ({human_bytes(step.artifact.size)}): {step.reason}"
@@ -241,7 +247,7 @@ def finished_line(event: StepFinished, *, width: int | None, ellipsis: str = "..
     if outcome.status != "done":
         style: Style = "bad" if outcome.status == "failed" else "warn"
         return (Span(padded(outcome.status, 8), style), Span(f"  {label}: {outcome.detail}"))
-    if not isinstance(event.step, (FetchFile, PlaceFile)):
+    if not isinstance(event.step, _ARRIVING):
         return (Span("done    ", "good"), Span(f"  {label}"), Span(f"  {outcome.detail}", "dim"))
     size, took, digest = (
         human_bytes(artifact.size),

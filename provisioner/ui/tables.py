@@ -17,7 +17,9 @@ from provisioner.models import (
     ComfyFile,
     ComfyTarget,
     FetchFile,
+    MoveFile,
     Outcome,
+    PatchFile,
     PlaceFile,
     Plan,
     RecordReceipt,
@@ -34,6 +36,7 @@ from provisioner.words import count, exact_bytes, human_bytes, human_duration
 
 _BASES: dict[Basis, str] = {
     "sha256": "every byte read",
+    "blocks": "every byte read, by its blocks",
     "receipt": "by its receipt, not read",
     "size": "by its size only",
     "none": "",
@@ -104,12 +107,16 @@ def _fate(steps: Sequence[Step], check: Check | None) -> tuple[str, Style]:
     """Return what will happen to a file in a word or two."""
     kinds = {step.kind for step in steps}
     held = any(isinstance(step, FetchFile) and step.held_bytes for step in steps)
-    if any(isinstance(step, (FetchFile, PlaceFile)) and step.replaces for step in steps):
+    if "patch-file" in kinds:
+        return "repair", "warn"
+    if any(isinstance(step, (FetchFile, PlaceFile, MoveFile)) and step.replaces for step in steps):
         return "replace", "warn"
     if "fetch-file" in kinds:
         return ("continue" if held else "fetch"), "command"
     if "place-file" in kinds:
         return "place", "command"
+    if "move-file" in kinds:
+        return "move", "command"
     if "record-receipt" in kinds or (check is not None and check.status == "ok"):
         return "in place", "good"
     return _VERDICTS[check.status] if check is not None else ("not looked at", "dim")
@@ -158,7 +165,11 @@ def _consequence(step: Step) -> str:
         case FetchFile():
             held = f"{human_bytes(step.held_bytes)} held, {human_bytes(step.bytes_to_fetch)} to fetch"
             return f"{held}; {kept}" if step.replaces else held
-        case PlaceFile():
+        case PatchFile(way="beside"):
+            return kept
+        case PatchFile():
+            return f"the bytes that go are kept in {STATE_FOLDER}/aside; the whole is proven before they do"
+        case PlaceFile() | MoveFile():
             path = str(step.copy.path)
             source = "" if path in step.reason else f"from the {step.copy.origin} at {path}"
             return "; ".join(words for words in (source, kept if step.replaces else "") if words)
@@ -168,7 +179,7 @@ def _consequence(step: Step) -> str:
 
 def _fact_rows(plan: Plan) -> list[Row]:
     """Return the true size of the set, what of it has to come over the network, and the room for it."""
-    fetched = [step for step in plan.steps if isinstance(step, FetchFile)]
+    fetched = [step for step in plan.steps if isinstance(step, (FetchFile, PatchFile)) and step.bytes_to_fetch]
     rows = [pair("the set", f"{exact_bytes(plan.set.size)} ({human_bytes(plan.set.size)})")]
     if fetched:
         words = f"{human_bytes(plan.bytes_to_fetch)} in {count(len(fetched), 'file')}"
@@ -228,16 +239,20 @@ def _report_row(report: Report, plan: Plan, artifact: Artifact) -> Row:
 
 def _outcome_word(outcomes: Sequence[Outcome]) -> tuple[str, Style]:
     """Return what became of a file over all its steps, the worst first."""
-    if any(outcome.status == "failed" for outcome in outcomes):
-        return "failed", "bad"
     last = outcomes[-1]
+    if last.status != "done" and any(outcome.status == "failed" for outcome in outcomes):
+        return "failed", "bad"  # a copy or blocks that were no good, and then another way that was, is no failure
     if last.status == "skipped":
         return "skipped", "warn"
     match last.step:
         case FetchFile():
             return ("replaced" if last.step.replaces else "fetched"), "good"
+        case PatchFile():
+            return "repaired", "good"
         case PlaceFile():
             return ("replaced" if last.step.replaces else "placed"), "good"
+        case MoveFile():
+            return ("replaced" if last.step.replaces else "moved"), "good"
         case RecordReceipt():
             return "ok", "good"
 

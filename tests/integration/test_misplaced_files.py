@@ -62,6 +62,23 @@ def test_offline_is_enough_when_every_byte_is_here(world: World) -> None:
     assert world.path(VAE).read_bytes() == VAE.data
 
 
+@pytest.mark.parametrize(
+    ("where", "kind", "stays"),
+    [("checkpoints/renamed.safetensors", "move-file", False), ("vae/of-a-workflow.safetensors", "place-file", True)],
+)
+def test_a_file_is_moved_only_from_where_nothing_can_use_it(world: World, where: str, kind: str, stays: bool) -> None:
+    world.publish(VAE)
+    found = world.plant(world.tree / "models" / where, VAE.data)
+    repaired = world.run("repair", "--json", "--offline")
+    assert repaired.returncode == 0, repaired.said
+    (step,) = repaired.json["steps"]
+    assert step["kind"] == kind
+    assert ("it is moved" in step["reason"], "which stays" in step["reason"]) == (not stays, stays)
+    assert found.exists() == stays
+    assert world.path(VAE).read_bytes() == VAE.data
+    assert aside(world) == []
+
+
 def test_a_folder_full_of_wrong_files_of_the_right_size_ends_in_a_download(world: World) -> None:
     world.publish(VAE)
     for number in range(6):

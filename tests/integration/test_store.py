@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import pytest
 
 from provisioner.adapters.store import FileStore
+from provisioner.adapters.store.aside import Share, copy_ranges
 from provisioner.adapters.store.durable import (
     Move,
     flush_file,
@@ -41,6 +42,7 @@ from provisioner.adapters.store.placing import (
     reflink,
 )
 from provisioner.adapters.store.proving import prove
+from provisioner.adapters.store.reading import open_for_reading
 from provisioner.adapters.store.receipts import is_unchanged, read_receipt, receipt_path, stamp_of, write_claim
 from provisioner.errors import (
     FileInUseError,
@@ -51,7 +53,7 @@ from provisioner.errors import (
     StorageError,
     UnreadableError,
 )
-from provisioner.models import BLOCK_SIZE, Artifact, Destination, LocalCopy
+from provisioner.models import BLOCK_SIZE, Artifact, Damage, Destination, LocalCopy, PatchWay
 from provisioner.ports import Claim, Proof, Stamp
 from tests.support.builders import OTHER_COMMIT, artifact, comfy_file, file_system, hub_blob, hub_file, sha256
 
@@ -1678,3 +1680,170 @@ def test_a_lock_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / ".klein-setup" / "lock").mkdir(parents=True)
     with pytest.raises(StorageError), store_for(tmp_path).lock([comfy_file(VAE, tmp_path)]):
         pass
+
+
+# --- repairing -------------------------------------------------------------------------------------
+
+BIG = random.Random(2).randbytes(2 * BLOCK_SIZE + 5000)
+BIG_VAE = artifact(BIG)
+BIG_DIGESTS = tuple(sha256(BIG[at : at + BLOCK_SIZE]) for at in range(0, len(BIG), BLOCK_SIZE))
+
+
+def damage_of(bad: tuple[int, ...], observed_size: int = len(BIG)) -> Damage:
+    return Damage(
+        size=len(BIG),
+        sha256=BIG_VAE.sha256,
+        block_size=BLOCK_SIZE,
+        digests=BIG_DIGESTS,
+        trusted_by="receipt",
+        observed_size=observed_size,
+        bad_blocks=bad,
+    )
+
+
+def patched(store: FileStore, destination: Destination, damage: Damage, way: PatchWay) -> list[int]:
+    """Repair a file; return the blocks that had to be brought."""
+    with store.patch(destination, BIG_VAE, damage, way=way, reason="blocks differ") as part:
+        missing = part.missing_blocks()
+        for index in missing:
+            piece = BIG[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE]
+            part.write(index * BLOCK_SIZE, piece)
+            part.finish_block(index, sha256(piece))
+        assert part.seal(lambda: None).sha256 == BIG_VAE.sha256
+        part.commit()
+    return missing
+
+
+def spoilt(block: int) -> bytes:
+    data = bytearray(BIG)
+    data[block * BLOCK_SIZE] ^= 1
+    return bytes(data)
+
+
+@pytest.mark.parametrize("is_shared", [False, True], ids=["one name", "two names"])
+def test_a_file_with_a_second_name_is_never_written_in_place(tmp_path: Path, is_shared: bool) -> None:
+    store, destination = store_for(tmp_path), comfy_file(BIG_VAE, tmp_path)
+    path = put(destination.path, spoilt(1))
+    if is_shared:
+        os.link(path, tmp_path / "other")  # since the plan was made
+    inode = path.stat().st_ino
+    assert patched(store, destination, damage_of((1,)), "in-place") == [1]
+    assert path.read_bytes() == BIG
+    assert (path.stat().st_ino == inode) == (not is_shared)
+    if is_shared:
+        assert (tmp_path / "other").read_bytes() == spoilt(1)
+        assert asides(tmp_path) == {"vae.safetensors": spoilt(1)}
+
+
+def test_right_blocks_are_copied_beside_a_file_that_is_not_to_be_written(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), comfy_file(BIG_VAE, tmp_path)
+    put(destination.path, spoilt(0))
+    assert patched(store, destination, damage_of((0,)), "beside") == [0]
+    assert destination.path.read_bytes() == BIG
+    assert asides(tmp_path) == {"vae.safetensors": spoilt(0)}
+
+
+def some_of_it(reader: int, writer: int, count: int, start: int, to: int) -> int:
+    """Stand for a system that copies a little and then no more."""
+    if start >= 3 * BLOCK:
+        return 0
+    os.lseek(reader, start, os.SEEK_SET)
+    os.lseek(writer, to, os.SEEK_SET)
+    return os.write(writer, os.read(reader, min(count, 600)))
+
+
+@pytest.mark.parametrize("share", [None, refusing(errno.EXDEV), some_of_it], ids=["none", "refuses", "some"])
+def test_ranges_are_copied_in_whatever_way_the_system_has(tmp_path: Path, share: Share | None) -> None:
+    source = put(tmp_path / "source")
+    ranges = [(0, BLOCK), (2 * BLOCK, 3 * BLOCK)]
+    copy_ranges(open_for_reading, source, tmp_path / "copy", ranges, share=share)
+    copied = (tmp_path / "copy").read_bytes()
+    assert copied == block(0) + bytes(BLOCK) + DATA[2 * BLOCK : 5 * BLOCK]
+    copy_ranges(open_for_reading, source, tmp_path / "copy", [(BLOCK, BLOCK)], share=share)
+    assert (tmp_path / "copy").read_bytes() == DATA[: 5 * BLOCK]
+    with pytest.raises(OSError, match="shorter"):
+        copy_ranges(open_for_reading, source, tmp_path / "copy", [(len(DATA) - 5, 10)], share=share)
+
+
+def test_a_truncated_file_is_continued_and_can_be_had_back(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), comfy_file(BIG_VAE, tmp_path)
+    old = BIG[: BLOCK_SIZE + 1234]
+    path = put(destination.path, old)
+    assert patched(store, destination, damage_of((1, 2), len(old)), "continue") == [1, 2]
+    assert path.read_bytes() == BIG
+    (entry,) = store.list_aside([tmp_path])
+    assert entry.size < BLOCK_SIZE
+    assert store.put_back(entry).read_bytes() == old
+
+
+def test_a_truncated_file_that_was_taken_over_counts_as_held_before_the_part_is_opened(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), comfy_file(BIG_VAE, tmp_path)
+    put(destination.path, BIG[: BLOCK_SIZE + 1234])
+    store.patch(destination, BIG_VAE, damage_of((1, 2), BLOCK_SIZE + 1234), way="continue", reason="cut short")
+    assert not destination.path.exists()  # a kill came here
+    assert store.held_bytes(destination, BIG_VAE) == BLOCK_SIZE
+    with store.part(destination, BIG_VAE) as part:
+        assert part.missing_blocks() == [1, 2]
+    assert part_path(destination.path).read_bytes()[:BLOCK_SIZE] == BIG[:BLOCK_SIZE]
+
+
+@pytest.mark.parametrize("obstacle", ["a part", "a second name", "grew"])
+def test_a_truncated_file_that_cannot_be_taken_over_is_completed_beside_it(tmp_path: Path, obstacle: str) -> None:
+    store, destination = store_for(tmp_path), comfy_file(BIG_VAE, tmp_path)
+    old = BIG[: BLOCK_SIZE + 1234]
+    path = put(destination.path, old)
+    if obstacle == "a part":
+        with store.part(destination, BIG_VAE):
+            pass
+    elif obstacle == "a second name":
+        os.link(path, tmp_path / "other")
+    else:
+        path.write_bytes(old + b"more")
+    assert patched(store, destination, damage_of((1, 2), len(old)), "continue") == [1, 2]
+    assert path.read_bytes() == BIG
+    assert list(asides(tmp_path).values()) == [old + b"more" if obstacle == "grew" else old]
+
+
+@LINKS
+def test_what_may_be_written_in_place_is_a_plain_file_with_one_name(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path)
+    assert store.is_shared(destination, DIGEST)  # nothing is there
+    path = put(destination.path)
+    assert not store.is_shared(destination, DIGEST)
+    os.link(path, tmp_path / "other")
+    assert store.is_shared(destination, DIGEST)
+    path.unlink()
+    path.symlink_to(tmp_path / "other")
+    assert store.is_shared(destination, DIGEST)
+    blob = hub_blob(tmp_path, VAE)
+    fetched(store, blob)
+    assert not store.is_shared(blob, DIGEST)
+    assert store.is_shared(blob, "0" * 64)  # a blob named for other content stays what it is
+
+
+def test_a_misplaced_file_is_moved_when_it_is_right_and_only_then(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path)
+    wrong = put(tmp_path / "checkpoints" / "wrong", WRONG)
+    with pytest.raises(HashMismatchError):
+        store.move_file(copy_of(wrong), destination, VAE, progress=nothing)
+    assert wrong.read_bytes() == WRONG
+    right = put(tmp_path / "checkpoints" / "right")
+    inode = right.stat().st_ino
+    put(destination.path, WRONG)
+    way, proof = store.move_file(copy_of(right), destination, VAE, progress=nothing, replaces="it is wrong")
+    assert (way, proof.sha256, right.exists()) == ("moved", DIGEST, False)
+    assert destination.path.stat().st_ino == inode
+    assert asides(tmp_path) == {"vae.safetensors": WRONG}
+
+
+@LINKS
+def test_a_misplaced_link_is_not_moved(tmp_path: Path) -> None:
+    store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path)
+    theirs = put(tmp_path / "theirs")
+    link = tmp_path / "checkpoints" / "link"
+    link.parent.mkdir()
+    link.symlink_to(theirs)
+    way, _ = store.move_file(copy_of(link), destination, VAE, progress=nothing)
+    assert way != "moved"
+    assert link.is_symlink()
+    assert destination.path.read_bytes() == theirs.read_bytes() == DATA

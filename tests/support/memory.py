@@ -6,20 +6,35 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from provisioner.errors import HashMismatchError, KleinError, UnreadableError
-from provisioner.models import Artifact, Destination, FileSystem, HubFile, LocalCopy, Source, Variant
-from provisioner.ports import Claim, HashProgress, Part, Proof, Stamp, TransferProgress
+from provisioner.models import (
+    Artifact,
+    Damage,
+    Destination,
+    FileSystem,
+    HubFile,
+    LocalCopy,
+    PatchWay,
+    Source,
+    Variant,
+)
+from provisioner.ports import Claim, HashProgress, Part, Proof, Stamp, Survey, TransferProgress
 from tests.support.builders import file_system
 
 BLOCK = 4
 
 
+def digests_of(data: bytes) -> tuple[str, ...]:
+    """Return the SHA-256 of every block of some bytes."""
+    return tuple(hashlib.sha256(data[at : at + BLOCK]).hexdigest() for at in range(0, len(data), BLOCK))
+
+
 def proof_of(data: bytes) -> Proof:
     """Return the proof of some bytes."""
-    return Proof(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    return Proof(size=len(data), sha256=hashlib.sha256(data).hexdigest(), blocks=digests_of(data))
 
 
 class MemoryPart:
@@ -104,6 +119,35 @@ class MemoryPart:
         return bad
 
 
+class MemoryPatch(MemoryPart):
+    """A repair in memory: the right blocks of the damaged file, and those that arrive."""
+
+    def __init__(
+        self, store: MemoryStore, destination: Destination, artifact: Artifact, damage: Damage, reason: str
+    ) -> None:
+        super().__init__(store, destination, artifact, reason)
+        old = store.files[destination.path]
+        self.data[:] = old[: self.size].ljust(self.size, b"\0")
+        self._kept = set(range(len(damage.digests))) - set(damage.bad_blocks)
+        self._blocks = set(self._kept)
+        self.resumed_bytes = 0
+
+    def reset(self) -> None:
+        super().reset()
+        self._blocks = set(self._kept)
+
+    def commit(self) -> None:
+        old = self._store.files[self._path]
+        self._store.aside.append((self._path, self._replaces or ""))
+        self._store.kept.append(old)
+        self._store.unfinished.discard(self._path)
+        self._store.put(self._path, bytes(self.data))
+
+    def keep_as_bad(self) -> Path:
+        self._store.unfinished.discard(self._path)
+        return self._path
+
+
 @dataclass
 class MemoryStore:
     """Files in a dictionary; every write gives a file another stamp."""
@@ -118,6 +162,11 @@ class MemoryStore:
     proved: list[Path] = field(default_factory=list)
     parts: list[MemoryPart] = field(default_factory=list)
     devices: dict[Path, FileSystem] = field(default_factory=dict)
+    kept: list[bytes] = field(default_factory=list)  # what files were before they were repaired in place
+    surveyed: list[Path] = field(default_factory=list)
+    patched: list[PatchWay] = field(default_factory=list)
+    refused: dict[Path, set[int]] = field(default_factory=dict)  # blocks that the disk does not give
+    shared: set[Path] = field(default_factory=set)
     write_error: KleinError | None = None
     place_error: KleinError | None = None
     while_reading: Callable[[Path], None] = lambda path: None
@@ -150,6 +199,13 @@ class MemoryStore:
         proof = proof_of(self.files[path])
         self.claims[path] = Claim(artifact_id=artifact_id, stamp=stamp, proof=proof, source="earlier")
 
+    def lie(self, path: Path, *, block: int, artifact_id: str = "vae") -> None:
+        """Write a receipt that is right but for the digest of one block."""
+        self.claim_now(path, artifact_id)
+        claim = self.claims[path]
+        blocks = tuple("0" * 64 if index == block else each for index, each in enumerate(claim.proof.blocks))
+        self.claims[path] = replace(claim, proof=replace(claim.proof, blocks=blocks))
+
     # --- the port --------------------------------------------------------------------------------
 
     def stamp(self, path: Path) -> Stamp | None:
@@ -164,15 +220,38 @@ class MemoryStore:
     def claim(self, destination: Destination) -> Claim | None:
         return self.claims.get(destination.path)
 
-    def prove(self, path: Path, *, progress: HashProgress, with_blocks: bool = False) -> Proof:
+    @property
+    def block_size(self) -> int:
+        return BLOCK
+
+    def prove(self, path: Path, *, progress: HashProgress, with_blocks: bool = False, size: int | None = None) -> Proof:
         self.proved.append(path)
         if path not in self.files:
             raise UnreadableError(f"{path} is gone")
-        data = self.files[path]
+        if self.refused.get(path):
+            raise UnreadableError(f"{path}: the disk failed at byte {min(self.refused[path]) * BLOCK}.")
+        data = self.files[path][:size]
         for count in (1, 2, len(data)):
             progress(count)
         self.while_reading(path)
         return proof_of(data)
+
+    def survey(self, path: Path, *, size: int, progress: HashProgress) -> Survey:
+        self.surveyed.append(path)
+        refused = self.refused.get(path, set())
+        digests = digests_of(self.files[path][:size])
+        progress(size)
+        self.while_reading(path)
+        return Survey(
+            blocks=tuple(None if index in refused else digest for index, digest in enumerate(digests)),
+            unreadable=f"the disk failed at byte {min(refused) * BLOCK}" if refused else None,
+        )
+
+    def is_shared(self, destination: Destination, sha256: str) -> bool:
+        return destination.path in self.shared
+
+    def held_blocks(self, destination: Destination, size: int, sha256: str) -> tuple[int, ...]:
+        return ()
 
     def head(self, path: Path) -> bytes:
         return self.files[path][:1000]
@@ -193,6 +272,28 @@ class MemoryStore:
         self.unfinished.add(destination.path)
         self.parts.append(part)
         return part
+
+    def patch(
+        self, destination: Destination, artifact: Artifact, damage: Damage, *, way: PatchWay, reason: str
+    ) -> AbstractContextManager[MemoryPart]:
+        patch = MemoryPatch(self, destination, artifact, damage, reason)
+        self.unfinished.add(destination.path)
+        self.parts.append(patch)
+        self.patched.append(way)
+        return patch
+
+    def move_file(
+        self,
+        copy: LocalCopy,
+        destination: Destination,
+        artifact: Artifact,
+        *,
+        progress: HashProgress,
+        replaces: str | None = None,
+    ) -> tuple[str, Proof]:
+        _, proof = self.place_copy(copy, destination, artifact, progress=progress, replaces=replaces)
+        del self.files[copy.path]
+        return "moved", proof
 
     def place_copy(
         self,

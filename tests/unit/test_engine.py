@@ -42,7 +42,7 @@ from tests.support.builders import (
     sha256,
     variant,
 )
-from tests.support.memory import ListedFinder, MemoryPart, MemoryStore, ScriptedFetcher
+from tests.support.memory import ListedFinder, MemoryPart, MemoryStore, ScriptedFetcher, proof_of
 
 RIGHT = b"the right bytes"
 WRONG = b"the wrong bytes"
@@ -149,16 +149,85 @@ def test_a_kill_between_placing_and_receipt_costs_one_reading() -> None:
     assert again.fetcher.asked == []
 
 
-def test_repair_replaces_what_rotted_under_a_valid_receipt() -> None:
-    world = World({FIRST: [RIGHT]})
+def test_repair_puts_right_what_rotted_under_a_valid_receipt() -> None:
+    world = World({FIRST: [b"####right by###"]})  # what is right is not asked for
     world.store.put(HOME, RIGHT)
     world.store.claim_now(HOME)
     world.store.rot(HOME, WRONG)
     world.depth = "full"
     assert world.look().steps
     world.depth = "claims"  # under the lock, as the command does it
-    assert came(world.provide()[1]) == [("fetch-file", "done")]
+    last, ((outcome,)) = world.provide()
+    assert (last.steps, outcome.step.kind, outcome.status) == ((), "patch-file", "done")
+    assert (outcome.bytes_fetched, outcome.detail) == (8, "2 blocks fetched from the source of first")
     assert world.store.files[HOME] == RIGHT
+    assert (world.store.patched, world.store.kept) == (["in-place"], [WRONG])
+
+
+def test_blocks_that_do_not_make_the_whole_are_given_up_and_the_file_is_fetched_whole() -> None:
+    world = World({FIRST: [b"####WRONGWR####", RIGHT], MIRROR: [b"####WRONGWR####"]})
+    world.store.put(HOME, RIGHT)
+    world.store.claim_now(HOME)
+    world.store.rot(HOME, WRONG)
+    world.depth = "full"
+    last, outcomes = world.provide()
+    assert last.steps == ()
+    assert came(outcomes) == [("patch-file", "failed"), ("fetch-file", "done")]
+    assert isinstance(outcomes[0].error, HashMismatchError)
+    assert "Nothing was written into it" in str(outcomes[0].error)
+    assert world.store.files[HOME] == RIGHT
+    assert world.store.kept == []  # it was replaced whole, not block by block
+
+
+def test_a_receipt_that_lies_of_a_right_file_costs_no_byte_of_it_and_is_written_anew() -> None:
+    world = World()
+    world.store.put(HOME, RIGHT)
+    world.store.lie(HOME, block=1)
+    stamp = world.store.stamp(HOME)
+    world.depth = "full"
+    last, outcomes = world.provide()
+    assert (last.steps, came(outcomes)) == ((), [("record-receipt", "done")])
+    assert world.store.stamp(HOME) == stamp
+    assert world.store.claims[HOME].proof == proof_of(RIGHT)
+    assert world.store.aside == []
+
+
+def test_what_is_too_long_is_cut_without_the_network() -> None:
+    world = World()
+    world.store.put(HOME, RIGHT + b" and something more")
+    last, ((outcome,)) = world.provide()
+    assert (last.steps, outcome.step.kind, outcome.bytes_fetched) == ((), "patch-file", 0)
+    assert outcome.detail == "19 bytes after its end cut off"
+    assert world.store.files[HOME] == RIGHT
+    assert world.store.kept == [RIGHT + b" and something more"]
+
+
+def test_a_truncated_file_fetches_only_the_rest() -> None:
+    world = World({FIRST: [b"########t bytes"]})
+    world.store.put(HOME, RIGHT)
+    world.store.claim_now(HOME)
+    world.store.put(HOME, RIGHT[:9])
+    last, ((outcome,)) = world.provide()
+    assert (last.steps, outcome.step.kind, outcome.bytes_fetched) == ((), "patch-file", 7)
+    assert (world.store.files[HOME], world.store.patched) == (RIGHT, ["continue"])
+
+
+def test_a_file_in_a_folder_where_nothing_can_use_it_is_moved() -> None:
+    misplaced = MODELS / "checkpoints" / "renamed.safetensors"
+    world = World(copies=((VAE, misplaced),))
+    world.store.put(misplaced, RIGHT)
+    last, ((outcome,)) = world.provide()
+    assert (last.steps, outcome.step.kind, outcome.detail) == ((), "move-file", f"moved from {misplaced}")
+    assert world.store.files == {HOME: RIGHT}
+
+
+def test_a_misplaced_file_that_is_something_else_stays_where_it_is() -> None:
+    misplaced = MODELS / "checkpoints" / "renamed.safetensors"
+    world = World({FIRST: [RIGHT]}, copies=((VAE, misplaced),))
+    world.store.put(misplaced, WRONG)
+    last, outcomes = world.provide()
+    assert (last.steps, came(outcomes)) == ((), [("move-file", "failed"), ("fetch-file", "done")])
+    assert world.store.files == {misplaced: WRONG, HOME: RIGHT}
 
 
 def test_a_wrong_file_stays_where_it_is_while_its_successor_cannot_be_had() -> None:

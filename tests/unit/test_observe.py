@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +28,7 @@ from tests.support.builders import (
     sha256,
     variant,
 )
-from tests.support.memory import ListedFinder, MemoryStore
+from tests.support.memory import ListedFinder, MemoryStore, digests_of
 
 RIGHT = b"the right bytes"
 WRONG = b"the wrong bytes"
@@ -88,7 +88,7 @@ def scene() -> Scene:
         ("quick", None, False, ("missing", "none", False)),
         ("claims", RIGHT, True, ("ok", "receipt", True)),
         ("claims", RIGHT, False, ("ok", "sha256", False)),
-        ("full", RIGHT, True, ("ok", "sha256", True)),
+        ("full", RIGHT, True, ("ok", "blocks", True)),
         ("full", RIGHT, False, ("ok", "sha256", False)),
         ("quick", RIGHT, True, ("ok", "receipt", True)),
         ("claims", WRONG, True, ("hash-mismatch", "sha256", False)),  # the receipt says so itself
@@ -112,7 +112,7 @@ def test_a_file_is_judged_by_what_is_known_of_it(
     found = scene.check(wanted, depth)
     assert (found.status, found.basis, found.is_recorded) == verdict
     assert found.observed_size in {None, len(data or b"")}
-    if found.basis in {"sha256", "receipt"}:
+    if found.basis in {"sha256", "blocks", "receipt"}:
         assert found.observed_sha256 == sha256(data or b"")
 
 
@@ -153,6 +153,204 @@ def test_reading_is_told_at_the_start_at_the_end_and_not_too_often_between(scene
     told = [event for event in scene.events if isinstance(event, FileProgress)]
     assert [each.bytes_hashed for each in told] == [1, 15]  # not the second byte, which came in the same moment
     assert {(each.label, each.phase, each.size) for each in told} == {("vae/vae.safetensors", "hashing", 15)}
+
+
+# --- by blocks -----------------------------------------------------------------------------------
+
+
+def test_a_file_with_a_receipt_is_read_by_blocks_and_not_a_second_time_as_a_whole(scene: Scene) -> None:
+    scene.store.put(HOME, RIGHT)
+    scene.store.claim_now(HOME)
+    found = [scene.check(depth="full") for _ in range(2)]
+    assert [(each.status, each.basis, each.is_recorded) for each in found] == [("ok", "blocks", True)] * 2
+    assert (scene.store.surveyed, scene.store.proved) == ([HOME], [])
+
+
+def test_a_touched_file_whose_blocks_are_right_needs_only_a_receipt(scene: Scene) -> None:
+    scene.store.put(HOME, RIGHT)
+    scene.store.claim_now(HOME)
+    scene.store.put(HOME, RIGHT)
+    found = scene.check(depth="claims")
+    assert (found.status, found.basis, found.is_recorded) == ("ok", "blocks", False)
+
+
+@pytest.mark.parametrize(
+    ("data", "bad", "said"),
+    [
+        (WRONG, (1, 2), "blocks 1-2 of 0-3 differ"),
+        (b"THE right bytes", (0,), "block 0 of 0-3 differs"),
+        (b"the right bytEZ", (3,), "block 3 of 0-3 differs"),
+    ],
+)
+def test_blocks_that_differ_are_named_once_the_whole_is_known_to_be_wrong(
+    scene: Scene, data: bytes, bad: tuple[int, ...], said: str
+) -> None:
+    scene.store.put(HOME, RIGHT)
+    scene.store.claim_now(HOME)
+    scene.store.rot(HOME, data)
+    for depth in ("full", "claims"):  # under the lock, as `repair` does it
+        found = scene.check(depth=depth)
+        assert (found.status, found.basis, found.identity) == ("hash-mismatch", "sha256", said)
+        assert found.damage is not None
+        assert (found.damage.bad_blocks, found.damage.trusted_by) == (bad, "receipt")
+    assert (scene.store.surveyed, scene.store.proved) == ([HOME], [HOME])
+
+
+def test_a_file_of_which_no_block_is_right_is_named_by_its_content(scene: Scene) -> None:
+    scene.store.put(HOME, RIGHT)
+    scene.store.claim_now(HOME)
+    scene.store.rot(HOME, bytes(15))
+    found = scene.check(depth="full")
+    assert found.damage is None
+    assert "zero" in (found.identity or "").lower()
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_a_receipt_that_lies_of_a_block_does_not_make_a_right_file_wrong(scene: Scene, block: int) -> None:
+    scene.store.put(HOME, RIGHT)
+    scene.store.lie(HOME, block=block)
+    seen = scene.look(VAE, depth="full")
+    (found,) = seen.checks
+    assert (found.status, found.basis, found.is_recorded, found.damage) == ("ok", "sha256", False, None)
+    assert [(each.code, each.severity) for each in seen.findings] == [("receipt-wrong", "warning")]
+    assert scene.check(depth="claims").is_recorded is False  # still to be written anew, under the lock
+
+
+def test_blocks_that_the_manifest_names_need_no_receipt(scene: Scene) -> None:
+    wanted = artifact(RIGHT, blocks=digests_of(RIGHT))
+    scene.store.put(HOME, RIGHT)
+    found = scene.check(wanted, "full")
+    assert (found.status, found.basis, found.is_recorded) == ("ok", "blocks", False)
+    scene.store.put(HOME, RIGHT[:9])
+    damage = scene.check(wanted, "claims").damage
+    assert damage is not None
+    assert (damage.bad_blocks, damage.trusted_by) == ((2, 3), "manifest")
+
+
+def test_a_receipt_that_says_otherwise_than_the_manifest_is_written_anew(scene: Scene) -> None:
+    scene.store.put(HOME, RIGHT)
+    scene.store.lie(HOME, block=1)
+    found = scene.check(artifact(RIGHT, blocks=digests_of(RIGHT)), "full")
+    assert (found.status, found.basis, found.is_recorded) == ("ok", "blocks", False)
+
+
+def test_a_manifest_that_is_wrong_about_a_block_does_not_make_a_right_file_wrong(scene: Scene) -> None:
+    wanted = artifact(RIGHT, blocks=("0" * 64, *digests_of(RIGHT)[1:]))
+    scene.store.put(HOME, RIGHT)
+    assert scene.check(wanted, "full").status == "ok"
+
+
+def test_a_receipt_about_other_content_is_not_compared_with(scene: Scene) -> None:
+    scene.store.put(HOME, WRONG)
+    scene.store.claim_now(HOME)
+    found = scene.check(depth="full")
+    assert (found.status, found.damage, scene.store.surveyed) == ("hash-mismatch", None, [])
+
+
+@pytest.mark.parametrize("depth", ["claims", "full"])
+@pytest.mark.parametrize(
+    ("data", "bad", "said"),
+    [
+        (RIGHT[:9], (2, 3), "truncated at byte 9 of 15; what is there is right"),
+        (RIGHT[:8], (2, 3), "truncated at byte 8 of 15; what is there is right"),
+        (b"THE right", (0, 2, 3), "truncated at byte 9 of 15; block 0 of 0-3 differs"),
+        (RIGHT + b"!", (), "1 byte too long; the first 15 bytes are right"),
+        (WRONG + b"!", (1, 2), "1 byte too long; blocks 1-2 of 0-3 differ"),
+    ],
+)
+def test_of_a_file_of_another_length_the_right_blocks_are_known(
+    scene: Scene, depth: Depth, data: bytes, bad: tuple[int, ...], said: str
+) -> None:
+    scene.store.put(HOME, RIGHT)
+    scene.store.claim_now(HOME)
+    scene.store.put(HOME, data)
+    found = scene.check(depth=depth)
+    assert (found.status, found.identity) == ("size-mismatch", said)
+    assert found.damage is not None
+    assert (found.damage.bad_blocks, found.damage.observed_size) == (bad, len(data))
+
+
+@pytest.mark.parametrize("depth", ["claims", "full"])
+def test_what_is_too_long_is_proven_by_its_beginning_without_any_receipt(scene: Scene, depth: Depth) -> None:
+    scene.store.put(HOME, RIGHT + b"appended")
+    found = scene.check(depth=depth)
+    assert found.damage is not None
+    assert (found.damage.bad_blocks, found.damage.trusted_by, found.damage.extra_bytes) == ((), "whole", 8)
+
+
+def test_a_longer_file_that_is_something_else_is_not_cut(scene: Scene) -> None:
+    scene.store.put(HOME, WRONG + b"appended")
+    assert scene.check(depth="full").damage is None
+
+
+def test_a_longer_file_that_is_whole_by_itself_is_not_even_read(scene: Scene) -> None:
+    wanted = artifact(TENSORS[:-1])
+    scene.store.put(HOME, TENSORS)
+    assert (scene.check(wanted, "full").damage, scene.store.proved) == (None, [])
+
+
+def test_quick_reads_nothing_of_a_file_of_another_length(scene: Scene) -> None:
+    scene.store.put(HOME, RIGHT)
+    scene.store.claim_now(HOME)
+    scene.store.put(HOME, RIGHT[:9])
+    assert scene.check(depth="quick").damage is None
+    assert (scene.store.surveyed, scene.store.proved) == ([], [])
+
+
+def test_what_the_disk_does_not_give_is_unreadable_where_it_refused_and_the_rest_is_kept(scene: Scene) -> None:
+    scene.store.put(HOME, RIGHT)
+    scene.store.claim_now(HOME)
+    scene.store.refused[HOME] = {2}
+    for depth in ("full", "claims"):  # what this run could not read it does not believe a receipt about
+        found = scene.check(depth=depth)
+        assert (found.status, found.basis) == ("unreadable", "blocks")
+        assert found.identity == "the disk failed at byte 8; block 2 of 0-3 cannot be used"
+        assert found.damage is not None
+        assert found.damage.bad_blocks == (2,)
+
+
+def test_a_disk_that_fails_under_one_file_does_not_keep_the_others_from_being_read(scene: Scene) -> None:
+    other = artifact(b"another", id="other")
+    scene.store.put(HOME, RIGHT)
+    scene.store.put(comfy_file(other).path, b"another")
+    scene.store.refused[HOME] = {1}
+    seen = scene.look(VAE, other, depth="full")
+    assert [check.status for check in seen.checks] == ["unreadable", "ok"]
+    assert "at byte 4" in (seen.checks[0].identity or "")
+
+
+def test_a_file_that_could_not_be_read_is_not_believed_by_its_receipt_either(scene: Scene) -> None:
+    scene.store.put(HOME, RIGHT)
+    scene.store.claim_now(HOME)
+    claim = scene.store.claims[HOME]
+    scene.store.claims[HOME] = replace(claim, proof=replace(claim.proof, blocks=()))
+    scene.store.refused[HOME] = {1}
+    assert [scene.check(depth=depth).status for depth in ("full", "claims")] == ["unreadable"] * 2
+
+
+def test_a_file_that_changes_while_its_blocks_are_read_gets_no_verdict(scene: Scene) -> None:
+    while_reading(scene, lambda: scene.store.put(HOME, WRONG))
+    scene.store.claim_now(HOME)
+    with pytest.raises(FileInUseError, match="changed while it was read"):
+        scene.check(depth="full")
+
+
+def test_blocks_that_were_given_up_are_not_offered_again(scene: Scene) -> None:
+    scene.store.put(HOME, RIGHT)
+    scene.store.claim_now(HOME)
+    scene.store.rot(HOME, WRONG)
+    seen = scene.look(VAE, depth="full", rejected=frozenset({(VAE.id, HOME)}))
+    assert [(check.status, check.damage) for check in seen.checks] == [("hash-mismatch", None)]
+
+
+def test_bytes_with_a_second_name_are_known_to_be_shared(scene: Scene) -> None:
+    scene.store.put(HOME, RIGHT)
+    scene.store.claim_now(HOME)
+    scene.store.rot(HOME, WRONG)
+    scene.store.shared.add(HOME)
+    damage = scene.check(depth="full").damage
+    assert damage is not None
+    assert damage.is_shared
 
 
 # --- quick ---------------------------------------------------------------------------------------

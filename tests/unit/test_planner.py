@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,15 @@ from provisioner.errors import InsufficientSpaceError, OfflineError, UsageError
 from provisioner.models import (
     Check,
     Conditions,
+    Damage,
     FetchFile,
     Finding,
+    HubCacheTarget,
+    HubFile,
     Inventory,
     LocalCopy,
     Machine,
+    PatchFile,
     PlaceFile,
     Plan,
     RecordReceipt,
@@ -23,16 +28,20 @@ from provisioner.models import (
 from provisioner.planner import SPACE_MARGIN, check_offline, check_space, plan, select_set, unmet_conditions
 from tests.support.builders import (
     GIB,
+    MODELS,
     artifact,
     artifact_set,
     check,
     comfy_file,
     file_system,
     gpu,
+    hub_blob,
+    hub_file,
     inventory,
     local_copy,
     machine,
     manifest,
+    variant,
 )
 
 VAE = artifact(b"v" * 100)
@@ -79,7 +88,7 @@ def test_each_status_has_its_steps(found: Check, steps: list[type]) -> None:
         (check(VAE, "hash-mismatch"), "other bytes of the right size"),
         (check(VAE, "hash-mismatch", identity="The base model."), "other bytes of the right size: The base model."),
         (check(VAE, "unreadable", identity="No permission."), "cannot be read: No permission."),
-        (check(VAE, "ok", basis="sha256", is_recorded=False), "its receipt is missing or older than the file"),
+        (check(VAE, "ok", basis="sha256", is_recorded=False), "its receipt is missing, incomplete or older than"),
     ],
 )
 def test_each_step_says_why(found: Check, reason: str) -> None:
@@ -119,6 +128,131 @@ def test_two_files_with_each_others_names_still_make_a_plan() -> None:
         ("vae", "place-file"),
     ]
     assert all(isinstance(step, PlaceFile) and step.replaces for step in made.steps)
+
+
+# --- repairing by blocks -----------------------------------------------------------------------
+
+
+def damage(bad: tuple[int, ...] = (1,), **more: object) -> Damage:
+    """Return damage to the VAE: a hundred bytes in seven blocks of sixteen."""
+    known: dict[str, object] = {
+        "size": 100,
+        "sha256": VAE.sha256,
+        "block_size": 16,
+        "digests": tuple("abcdefg"),
+        "trusted_by": "receipt",
+        "observed_size": 100,
+        "bad_blocks": bad,
+    }
+    return Damage(**{**known, **more})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("found", "more", "way", "bytes_to_fetch", "room", "said"),
+    [
+        (damage(), {}, "in-place", 16, 32, "16 bytes of 100 bytes are fetched and written in place once"),
+        (damage((1, 6)), {}, "in-place", 20, 40, "20 bytes of 100 bytes are fetched"),
+        (damage((1, 6), held_blocks=(1,)), {}, "in-place", 4, 24, "4 bytes of 100 bytes are fetched"),
+        (damage((), observed_size=130), {}, "in-place", 0, 30, "the 30 bytes that are too much are cut off"),
+        (damage((5, 6), observed_size=90), {}, "continue", 20, 30, "it is continued as a download: 20 bytes of"),
+        (damage((5, 6), observed_size=90), {"held_bytes": 16}, "beside", 20, 100, "copied into a new file"),
+        (
+            damage(is_shared=True, held_blocks=(1,)),
+            {},
+            "beside",
+            16,
+            100,
+            "copied into a new file, 16 bytes of 100 bytes are fetched",
+        ),
+        (damage(unreadable="failed at byte 20"), {"status": "unreadable"}, "beside", 16, 100, "copied into a new file"),
+    ],
+)
+def test_damage_is_repaired_in_the_way_that_suits_it(
+    found: Damage, more: dict[str, object], way: str, bytes_to_fetch: int, room: int, said: str
+) -> None:
+    seen = check(VAE, **{"status": "hash-mismatch", "damage": found, **more})  # type: ignore[arg-type]
+    made = plan_for(seen, check(ENCODER))
+    (step,) = made.steps
+    assert isinstance(step, PatchFile)
+    assert (step.way, step.bytes_to_fetch, step.held_bytes) == (way, bytes_to_fetch, 100 - bytes_to_fetch)
+    assert said in step.reason
+    assert (made.bytes_to_fetch, made.bytes_saved) == (bytes_to_fetch, 400 - bytes_to_fetch)
+    assert [need.needed_bytes for need in made.space] == [room + SPACE_MARGIN]
+
+
+def test_a_download_that_is_nearly_done_is_continued_rather_than_a_repair_begun() -> None:
+    made = plan_for(check(VAE, "hash-mismatch", damage=damage((1, 2)), held_bytes=96))
+    (step,) = made.steps
+    assert isinstance(step, FetchFile)
+    assert step.bytes_to_fetch == 4
+
+
+def test_the_same_bytes_on_this_machine_are_preferred_to_a_repair() -> None:
+    made = plan_for(check(VAE, "hash-mismatch", damage=damage()), copies=(local_copy(VAE, Path("/a")),))
+    assert [step.kind for step in made.steps] == ["place-file"]
+
+
+@pytest.mark.parametrize(("sources", "kind"), [((hub_file("as-good"),), "patch-file"), ((), "fetch-file")])
+def test_what_is_as_good_is_repaired_from_who_publishes_it(sources: tuple[HubFile, ...], kind: str) -> None:
+    good = variant(b"g" * 100, sources=sources)
+    wanted = artifact(b"v" * 100, accept=(good,))
+    made = plan_for(check(wanted, "hash-mismatch", damage=damage(sha256=good.sha256)))
+    (step,) = made.steps
+    assert step.kind == kind
+    if isinstance(step, PatchFile):
+        assert (step.artifact.sha256, step.artifact.sources) == (good.sha256, sources)
+
+
+def test_a_truncated_blob_is_repaired_beside_it() -> None:
+    place = hub_blob(Path("/cache"), VAE)
+    made = plan_for(check(VAE, "size-mismatch", destination=place, damage=damage((6,), observed_size=96)))
+    (step,) = made.steps
+    assert isinstance(step, PatchFile)
+    assert step.way == "beside"
+
+
+def test_offline_counts_what_a_repair_would_fetch_and_lets_a_cut_pass() -> None:
+    check_offline(plan_for(check(VAE, "size-mismatch", damage=damage((), observed_size=130))))
+    with pytest.raises(OfflineError, match=r"vae.safetensors \(16 bytes"):
+        check_offline(plan_for(check(VAE, "hash-mismatch", damage=damage())))
+
+
+# --- misplaced files ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "kind", "said"),
+    [
+        ("checkpoints/x.safetensors", {}, "move-file", "in a folder where nothing can use it: it is moved"),
+        ("loras/sub/x.safetensors", {}, "move-file", "it is moved"),
+        ("vae/other-name.safetensors", {}, "place-file", "which stays, because a workflow may name it"),
+        ("custom_node_of_somebody/x.safetensors", {}, "place-file", "may hold the same bytes"),
+        ("x.safetensors", {}, "place-file", "may hold the same bytes"),
+        (".klein-setup/aside/t/x.safetensors", {}, "place-file", "may hold the same bytes"),
+        ("checkpoints/x.safetensors", {"device": 2}, "place-file", "which stays"),  # a rename cannot reach it
+    ],
+)
+def test_a_file_is_moved_from_where_nothing_can_use_it_and_linked_from_where_something_may(
+    path: str, more: dict[str, object], kind: str, said: str
+) -> None:
+    copy = local_copy(VAE, MODELS / path, **more)  # type: ignore[arg-type]
+    (step,) = plan_for(check(VAE, "missing"), copies=(copy,)).steps
+    assert step.kind == kind
+    assert said in step.reason
+
+
+def test_a_file_that_lies_where_another_belongs_is_not_moved() -> None:
+    copy = local_copy(VAE, comfy_file(ENCODER).path)
+    made = plan_for(check(VAE, "missing"), check(ENCODER, "size-mismatch"), copies=(copy,))
+    assert [step.kind for step in made.steps] == ["place-file", "fetch-file"]
+
+
+def test_nothing_is_moved_within_or_into_an_hf_cache() -> None:
+    copy = local_copy(VAE, MODELS / "checkpoints" / "x.safetensors")
+    seen = inventory(check(VAE, "missing", destination=hub_blob(Path("/cache"), VAE)), copies=(copy,))
+    cached = replace(seen, target=HubCacheTarget(cache=Path("/cache")))
+    wanted = artifact_set(VAE)
+    assert [step.kind for step in plan(manifest(wanted), wanted, None, cached).steps] == ["place-file"]
 
 
 def test_a_plan_carries_what_was_seen() -> None:

@@ -76,7 +76,10 @@ KEYS = {
     "errors",
     "details",
 }
-STEP_KEYS = {"replaces", "kind", "path", "destination", "artifact", "reason", "size", "bytes_to_fetch", "outcome"}
+STEP_KEYS = {"replaces", "kind", "path", "destination", "artifact", "reason", "size", "bytes_to_fetch", "outcome"} | {
+    "way",
+    "blocks",
+}
 CHECK_KEYS = {
     "path",
     "destination",
@@ -86,6 +89,7 @@ CHECK_KEYS = {
     "expected_size",
     "observed_size",
     "observed_sha256",
+    "damage",
     "identity",
 }
 

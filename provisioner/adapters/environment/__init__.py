@@ -417,9 +417,7 @@ class Environments:
         where = _absolute(where)
         with only_one(where, wait=self.waits_for_lock, notice=_silent):
             if read_receipt(where) is None:
-                raise UsageError(
-                    f"{where} was not made by klein-setup.", hint="Nothing was removed.", path=str(where)
-                )
+                raise UsageError(f"{where} was not made by klein-setup.", hint="Nothing was removed.", path=str(where))
             remove_tree(where)
 
     def variables(self, where: Path) -> dict[str, str]:

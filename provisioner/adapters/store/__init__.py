@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
+from provisioner.adapters.store.aside import (
+    aside_folder,
+    clear_aside,
+    copy_ranges,
+    free_name,
+    list_aside,
+    put_back,
+    save_pieces,
+    say_why,
+)
 from provisioner.adapters.store.durable import Move, flush_file, make_folder, replace, storage_error
+from provisioner.adapters.store.hashing import IN_ORDER, Hashers
 from provisioner.adapters.store.hubcache import Symlink, blob_behind, is_used_elsewhere, make_symlink, place_blob
 from provisioner.adapters.store.locking import hold
 from provisioner.adapters.store.partfile import (
@@ -22,21 +33,27 @@ from provisioner.adapters.store.partfile import (
     part_path,
     read_log,
     remove_part,
+    write_log_of_taken_over,
 )
+from provisioner.adapters.store.patching import PatchPart, read_patch_log, remove_patch
 from provisioner.adapters.store.placing import WAYS, Linker, hard_link, link_somehow
-from provisioner.adapters.store.proving import prove
+from provisioner.adapters.store.proving import prove, survey
+from provisioner.adapters.store.reading import Opener, fill, open_for_reading
 from provisioner.adapters.store.receipts import read_receipt, stamp_of, write_claim
 from provisioner.errors import FileInUseError, HashMismatchError, StorageError
 from provisioner.models import (
-    STATE_FOLDER,
+    BLOCK_SIZE,
     Artifact,
+    AsideEntry,
     ComfyFile,
+    Damage,
     Destination,
     FileSystem,
     HubBlob,
     LocalCopy,
+    PatchWay,
 )
-from provisioner.ports import Cancelled, Claim, HashProgress, Proof, Stamp
+from provisioner.ports import Cancelled, Claim, GrowingFile, HashProgress, Proof, Stamp, Survey
 
 
 class FileStore:
@@ -58,7 +75,13 @@ class FileStore:
         How a copy elsewhere may be linked into place, best first.
     move, symlink, second_name : callable
         How a file gets another name, how a link is made, and how a file gets a second name.
+    opener : callable
+        Opens a file whose bytes are to be proven.
+    cores : int, optional
+        Most files and blocks hashed at a time; every core by default.
     """
+
+    block_size = BLOCK_SIZE
 
     def __init__(
         self,
@@ -72,6 +95,8 @@ class FileStore:
         move: Move = replace,
         symlink: Symlink = make_symlink,
         second_name: Linker = hard_link,
+        opener: Opener = open_for_reading,
+        cores: int | None = None,
     ) -> None:
         self._file_system_of = file_system_of
         self.check_inside = inside
@@ -82,6 +107,8 @@ class FileStore:
         self._move = move
         self._symlink = symlink
         self._second_name = second_name
+        self._opener = opener
+        self._hashers = Hashers(cores)
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -109,9 +136,41 @@ class FileStore:
         """Return the receipt's entry for a destination, or None."""
         return read_receipt(destination.root).get(str(destination.relative))
 
-    def prove(self, path: Path, *, progress: HashProgress, with_blocks: bool = False) -> Proof:
-        """Read every byte; raises UnreadableError."""
-        return prove(path, progress=progress, cancelled=self._cancelled, with_blocks=with_blocks)
+    def prove(self, path: Path, *, progress: HashProgress, with_blocks: bool = False, size: int | None = None) -> Proof:
+        """Read every byte in order, or the first ``size`` of them; raises UnreadableError."""
+
+        def work() -> Proof:
+            return prove(
+                path,
+                progress=progress,
+                cancelled=self._cancelled,
+                with_blocks=with_blocks,
+                size=size,
+                opener=self._opener,
+            )
+
+        return self._hashers.give(work, rank=IN_ORDER).result()
+
+    def survey(self, path: Path, *, size: int, progress: HashProgress) -> Survey:
+        """Digest the blocks of the first ``size`` bytes, over all cores; raises UnreadableError."""
+        return survey(
+            path, size=size, progress=progress, cancelled=self._cancelled, hashers=self._hashers, opener=self._opener
+        )
+
+    def is_shared(self, destination: Destination, sha256: str) -> bool:
+        """Whether writing that content into the file would change more than this one name, or is not allowed.
+
+        Behind a snapshot path of an HF cache lies a blob; it may be written if its name says that it is to hold these
+        very bytes, whoever points to it.
+        """
+        path = _bytes_of(destination)
+        if path != destination.path and path.name != sha256:
+            return True
+        try:
+            status = path.lstat()
+        except OSError:
+            return True
+        return not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or not os.access(path, os.W_OK)
 
     def head(self, path: Path) -> bytes:
         """Return the first bytes of a file: enough for its safetensors header. Raises UnreadableError."""
@@ -129,20 +188,20 @@ class FileStore:
         blocks = read_log(_growing_name(destination, artifact), size=artifact.size, sha256=artifact.sha256)
         return bytes_of_blocks(blocks, artifact.size)
 
+    def held_blocks(self, destination: Destination, size: int, sha256: str) -> tuple[int, ...]:
+        """Return the blocks of that content that an interrupted repair in place has fetched already."""
+        final = _growing_path(destination, sha256)
+        return tuple(sorted(read_patch_log(final, size=size, sha256=sha256, block_size=self.block_size).slots))
+
     def file_system(self, destination: Destination) -> FileSystem:
         """Return the file system a destination is on."""
         return self._file_system_of(destination.part_folder)
 
     # --- changing --------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def lock(self, destinations: Sequence[Destination]) -> Iterator[None]:
-        """Hold every root of these destinations, always in the same order; raises LockHeldError."""
-        roots = sorted({destination.root for destination in destinations})
-        with contextlib.ExitStack() as held:
-            for root in roots:
-                held.enter_context(hold(root, wait=self._wait, cancelled=self._cancelled, notice=self._notice))
-            yield
+    def lock(self, destinations: Sequence[Destination]) -> AbstractContextManager[None]:
+        """Hold every root of these destinations, always in the same order; entering raises LockHeldError."""
+        return self.lock_roots([destination.root for destination in destinations])
 
     def part(
         self, destination: Destination, artifact: Artifact, *, replaces: str | None = None
@@ -170,6 +229,67 @@ class FileStore:
             sha256=artifact.sha256,
             place=lambda part: self._place(part, destination, artifact.size, artifact.sha256, replaces),
         )
+
+    def patch(
+        self, destination: Destination, artifact: Artifact, damage: Damage, *, way: PatchWay, reason: str
+    ) -> AbstractContextManager[GrowingFile]:
+        """Return the repair of a damaged file, continuing an interrupted one; entering raises StorageError.
+
+        Parameters
+        ----------
+        destination, artifact : Destination, Artifact
+            The file, and the content it is to have.
+        damage : Damage
+            Which of its blocks are wrong.
+        way : {"in-place", "continue", "beside"}
+            See `PatchFile`; what has become impossible since the plan is done beside the file.
+        reason : str
+            Why bytes of the user's go; they are kept in ``aside``.
+        """
+        self.check_inside(destination)
+        if way == "in-place" and not self.is_shared(destination, damage.sha256):
+            return PatchPart(
+                _growing_name(destination, artifact),
+                target=_bytes_of(destination),
+                root=destination.root,
+                damage=damage,
+                reason=reason,
+                cancelled=self._cancelled,
+                opener=self._opener,
+            )
+        if way == "continue" and self._take_over(destination, damage, reason):
+            return self.part(destination, artifact)
+        return self._part_beside(destination, artifact, damage, reason)
+
+    def move_file(
+        self,
+        copy: LocalCopy,
+        destination: Destination,
+        artifact: Artifact,
+        *,
+        progress: HashProgress,
+        replaces: str | None = None,
+    ) -> tuple[str, Proof]:
+        """Give a misplaced file its place, proven where it lies; return how and its proof.
+
+        A link is not moved, nor is a file on another file system: those are placed as copies are.
+
+        Raises
+        ------
+        HashMismatchError, UnreadableError, StorageError
+            As `place_copy`; the file is still where it was.
+        """
+        self.check_inside(destination)
+        is_plain = isinstance(destination, ComfyFile) and not copy.path.is_symlink()
+        make_folder(destination.path.parent)
+        if not is_plain or not _is_same_device(copy.path, destination.path.parent):
+            return self.place_copy(copy, destination, artifact, progress=progress, replaces=replaces)
+        if self.stamp(copy.path) is None:
+            raise storage_error(FileNotFoundError(errno.ENOENT, "it is gone"), copy.path, doing="read")
+        proof = self._prove_link(copy.path, progress)
+        _check_copy(copy, proof)
+        self._place(copy.path, destination, proof.size, proof.sha256, replaces)
+        return "moved", proof
 
     def place_copy(
         self,
@@ -208,14 +328,7 @@ class FileStore:
                 way, proof = "copied", self._copy(source, waiting, progress)
             else:
                 proof = self._prove_link(waiting, progress)
-            if proof.sha256 != copy.sha256:
-                raise HashMismatchError(
-                    f"{copy.path} has the right size and other bytes (SHA-256 {proof.sha256}, not {copy.sha256}).",
-                    hint="It was left alone; the file is taken from another place.",
-                    path=str(copy.path),
-                    expected=copy.sha256,
-                    observed=proof.sha256,
-                )
+            _check_copy(copy, proof)
             self._place(waiting, destination, proof.size, proof.sha256, replaces)
         except OSError as error:
             raise storage_error(error, waiting) from error
@@ -267,6 +380,7 @@ class FileStore:
             _waiting_name(final).unlink(missing_ok=True)
             if log_path(final).is_file() and not log_path(final).is_symlink():
                 remove_part(final)
+            remove_patch(final)
 
     def _place(self, part: Path, destination: Destination, size: int, sha256: str, replaces: str | None) -> None:
         """Give proven bytes their final name; what is there is set aside, also if it came after the plan."""
@@ -284,6 +398,108 @@ class FileStore:
             if replaces is None:
                 self._notice(f"{path} appeared meanwhile; it is now {moved_to}.")
         self._move(part, path)
+
+    def _take_over(self, destination: Destination, damage: Damage, reason: str) -> bool:
+        """Make a truncated file a part that is continued; False, and nothing done, where that is not possible.
+
+        The log comes first, so that a kill in between leaves the file or a part whose good blocks are known.
+        """
+        path = destination.path
+        try:
+            size = path.lstat().st_size
+        except OSError:
+            return False
+        if (
+            not isinstance(destination, ComfyFile)
+            or self.is_shared(destination, damage.sha256)
+            or size != damage.observed_size
+        ):
+            return False
+        if os.path.lexists(part_path(path)) or log_path(path).is_symlink():
+            return False
+        file = self._opener(path)
+        try:
+            self._keep_cut_bytes(destination, damage, reason, lambda view, offset: fill(file, view, offset))
+        finally:
+            file.close()
+        good = set(range(len(damage.digests))) - set(damage.bad_blocks)
+        write_log_of_taken_over(
+            path,
+            size=damage.size,
+            sha256=damage.sha256,
+            block_size=damage.block_size,
+            there=damage.observed_size,
+            good={index: damage.digests[index] for index in good},
+        )
+        self._move(path, part_path(path))
+        return True
+
+    def _keep_cut_bytes(
+        self, destination: Destination, damage: Damage, reason: str, read_into: Callable[[memoryview, int], int]
+    ) -> None:
+        """Keep the bytes of a truncated file that a fetched block will be written over."""
+
+        def read(offset: int, length: int) -> bytes:
+            view = memoryview(bytearray(length))
+            return bytes(view[: read_into(view, offset)])
+
+        starts = (index * damage.block_size for index in damage.bad_blocks)
+        save_pieces(
+            destination.root,
+            destination.path,
+            [(at, min(damage.block_size, damage.observed_size - at)) for at in starts if at < damage.observed_size],
+            read=read,
+            old_size=damage.observed_size,
+            new_size=damage.size,
+            new_sha256=damage.sha256,
+            reason=reason,
+        )
+
+    @contextlib.contextmanager
+    def _part_beside(
+        self, destination: Destination, artifact: Artifact, damage: Damage, reason: str
+    ) -> Iterator[PartFile]:
+        """Open a part that has the good blocks of a damaged file; that file is set aside when the part is proven."""
+        source = destination.path
+        bad = set(damage.bad_blocks)
+        good = {index: digest for index, digest in enumerate(damage.digests) if index not in bad}
+        with self.part(destination, artifact, replaces=reason) as part:
+            if source.is_file():  # a truncated file that is continued has become the part itself
+                part.take_over(good, lambda path, ranges: copy_ranges(self._opener, source, path, ranges))
+            yield part
+
+    # --- what was set aside ----------------------------------------------------------------------
+
+    def list_aside(self, roots: Sequence[Path]) -> tuple[AsideEntry, ...]:
+        """Return everything set aside below some roots, oldest first."""
+        return list_aside(roots)
+
+    def put_back(self, entry: AsideEntry, *, progress: HashProgress = lambda count: None) -> Path:
+        """Give what was set aside its old name again; see `aside.put_back` for what it raises."""
+        return put_back(
+            entry,
+            prove=lambda path: self.prove(path, progress=progress),
+            opener=self._opener,
+            move_aside=self._move_aside,
+            move=self._move,
+        )
+
+    def clear_aside(self, entries: Sequence[AsideEntry]) -> int:
+        """Delete what was set aside, for good; return the bytes that were freed. Raises StorageError."""
+        return clear_aside(entries)
+
+    def lock_roots(self, roots: Sequence[Path]) -> AbstractContextManager[None]:
+        """Hold some roots, always in the same order; entering raises LockHeldError."""
+        return self._hold(sorted(set(roots)))
+
+    @contextlib.contextmanager
+    def _hold(self, roots: Sequence[Path]) -> Iterator[None]:
+        with contextlib.ExitStack() as held:
+            for root in roots:
+                held.enter_context(hold(root, wait=self._wait, cancelled=self._cancelled, notice=self._notice))
+            yield
+
+    # --- moving ----------------------------------------------------------------------------------
 
     def _prove_link(self, waiting: Path, progress: HashProgress) -> Proof:
         """Prove a file whose bytes another name may share, so that somebody else may be writing them."""
@@ -308,10 +524,10 @@ class FileStore:
 
     def _move_aside(self, root: Path, path: Path, reason: str) -> Path:
         """Move what is at a path aside and return where it is now; does nothing if nothing is there."""
-        folder = _aside_folder(root)
+        folder = aside_folder(root)
         if not os.path.lexists(path):
             return folder
-        moved_to = _free_name(folder / path.relative_to(root))
+        moved_to = free_name(folder / path.relative_to(root))
         make_folder(moved_to.parent)
         try:
             self._move(path, moved_to)
@@ -320,40 +536,50 @@ class FileStore:
                 raise
             # Another file system is mounted below the root: a rename needs a folder on it.  The name gets an ending,
             # because ComfyUI looks for models in every folder below this one.
-            folder = _aside_folder(path.parent)
-            moved_to = _free_name(folder / f"{path.name}.aside")
+            folder = aside_folder(path.parent)
+            moved_to = free_name(folder / f"{path.name}.aside")
             make_folder(folder)
             self._move(path, moved_to)
-        _say_why(folder, path, moved_to, reason)
+        say_why(folder, path, moved_to, reason)
         return moved_to
 
     def _link_aside(self, root: Path, path: Path, reason: str) -> Path | None:
         """Give a file that has to stay a second name in ``aside``; None where the file system has no such thing."""
-        folder = _aside_folder(root)
-        linked = _free_name(folder / path.relative_to(root))
+        folder = aside_folder(root)
+        linked = free_name(folder / path.relative_to(root))
         make_folder(linked.parent)
         try:
             if not self._second_name(path, linked):
                 return None
         except OSError as error:
             raise storage_error(error, linked) from error
-        _say_why(folder, path, linked, reason)
+        say_why(folder, path, linked, reason)
         return linked
 
 
-def _aside_folder(root: Path) -> Path:
-    return root / STATE_FOLDER / "aside" / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+def _check_copy(copy: LocalCopy, proof: Proof) -> None:
+    """Raise HashMismatchError unless a copy has the bytes it would have to have."""
+    if proof.sha256 != copy.sha256:
+        raise HashMismatchError(
+            f"{copy.path} has the right size and other bytes (SHA-256 {proof.sha256}, not {copy.sha256}).",
+            hint="It was left alone; the file is taken from another place.",
+            path=str(copy.path),
+            expected=copy.sha256,
+            observed=proof.sha256,
+        )
 
 
-def _say_why(folder: Path, path: Path, moved_to: Path, reason: str) -> None:
-    line = {"was": str(path.relative_to(folder.parents[2])), "is": str(moved_to.relative_to(folder)), "why": reason}
-    if moved_to.is_symlink():
-        line["link"] = str(moved_to.readlink())  # a relative one leads nowhere from here
+def _is_same_device(path: Path, folder: Path) -> bool:
     try:
-        with (folder / "why.jsonl").open("a", encoding="utf-8", newline="\n") as stream:
-            stream.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise storage_error(error, folder / "why.jsonl") from error
+        return path.stat().st_dev == folder.stat().st_dev
+    except OSError:
+        return False
+
+
+def _bytes_of(destination: Destination) -> Path:
+    """Return the file that holds a destination's bytes: behind a snapshot path the blob of that name, if it is one."""
+    blob = blob_behind(destination) if isinstance(destination, HubBlob) else None
+    return blob if blob is not None else destination.path
 
 
 def _waiting_name(final: Path) -> Path:
@@ -363,17 +589,11 @@ def _waiting_name(final: Path) -> Path:
 
 def _growing_name(destination: Destination, artifact: Artifact) -> Path:
     """Return the final name a growing file's ``.part`` is named after."""
-    if isinstance(destination, ComfyFile):
-        return destination.path
-    return destination.part_folder / artifact.sha256
+    return _growing_path(destination, artifact.sha256)
 
 
-def _free_name(path: Path) -> Path:
-    """Return the path, or one beside it that is not taken."""
-    candidate, number = path, 1
-    while os.path.lexists(candidate):
-        candidate, number = path.with_name(f"{path.name}.{number}"), number + 1
-    return candidate
+def _growing_path(destination: Destination, sha256: str) -> Path:
+    return destination.path if isinstance(destination, ComfyFile) else destination.part_folder / sha256
 
 
 def _write(stream: BinaryIO, piece: bytes | memoryview, path: Path) -> None:

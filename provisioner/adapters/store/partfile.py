@@ -14,11 +14,18 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
-from provisioner.adapters.store.durable import flush_file, make_folder, replace, reserve, storage_error
+from provisioner.adapters.store.durable import (
+    flush_file,
+    make_folder,
+    replace,
+    reserve,
+    storage_error,
+    write_text_durably,
+)
 from provisioner.models import BLOCK_SIZE
 from provisioner.ports import Proof
 from provisioner.records import dataclass
@@ -27,8 +34,8 @@ _READ_STEP = 1024 * 1024  # hashing speed is flat from 64 KiB up
 _LOG_VERSION = 1
 _LAG_BLOCKS = 4  # so far behind the frontier, the digest is what everything waits for
 _POLL_S = 0.005
-_SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | _SAFE
+SAFE_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | SAFE_FLAGS
 
 
 WriteAt = Callable[[int, memoryview, int], int]
@@ -75,30 +82,56 @@ def log_path(final: Path) -> Path:
 def read_log(final: Path, *, size: int, sha256: str, block_size: int = BLOCK_SIZE) -> dict[int, str]:
     """Return the digests of the blocks an earlier run completed for exactly this content; empty if none."""
     try:
-        if part_path(final).is_symlink() or part_path(final).stat().st_size != size:
+        if part_path(final).is_symlink():
             return {}
+        there = part_path(final).stat().st_size
         lines = log_path(final).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return {}
     blocks: dict[int, str] = {}
+    expected = size
     for number, line in enumerate(lines):
         try:
             entry = json.loads(line)
             if number == 0:
                 wanted = {"version": _LOG_VERSION, "size": size, "sha256": sha256, "block_size": block_size}
+                # A truncated file that became a part has its own length until the part is opened.
+                expected = entry.pop("taken_over", size)
                 if entry != wanted:
                     return {}
             else:
                 blocks[int(entry["block"])] = str(entry["sha256"])
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             break  # a line torn by a kill; what stands before it is whole
-    count = -(-size // block_size)
-    return {index: digest for index, digest in blocks.items() if 0 <= index < count and len(digest) == 64}
+    if there not in (size, expected):
+        return {}
+    return {
+        index: digest
+        for index, digest in blocks.items()
+        if 0 <= index * block_size < size
+        and index * block_size + min(block_size, size - index * block_size) <= there
+        and len(digest) == 64
+    }
 
 
 def bytes_of_blocks(blocks: dict[int, str], size: int, block_size: int = BLOCK_SIZE) -> int:
     """Return how many bytes those blocks hold; the last block may be short."""
     return sum(min(block_size, size - index * block_size) for index in blocks)
+
+
+def write_log_of_taken_over(
+    final: Path, *, size: int, sha256: str, block_size: int, there: int, good: Mapping[int, str]
+) -> None:
+    """Write the log that makes a truncated file, once it has the part's name, a part with so many good blocks.
+
+    Raises
+    ------
+    StorageError
+        The disk refused.
+    """
+    head = {"version": _LOG_VERSION, "size": size, "sha256": sha256, "block_size": block_size, "taken_over": there}
+    lines = [json.dumps(head), *(_block_line(index, digest) for index, digest in sorted(good.items()))]
+    write_text_durably(log_path(final), "".join(line + "\n" for line in lines))
 
 
 class PartFile:
@@ -214,7 +247,7 @@ class PartFile:
         temporary.unlink(missing_ok=True)
         temporary.write_bytes("".join(line + "\n" for line in lines).encode())
         temporary.replace(log)
-        self._log_descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | _SAFE)
+        self._log_descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | SAFE_FLAGS)
 
     # --- what the fetcher uses -------------------------------------------------------------------
 
@@ -271,6 +304,28 @@ class PartFile:
                 self._disk.append(self._log_descriptor, (_block_line(index, sha256) + "\n").encode())
             except OSError as error:
                 raise storage_error(error, log_path(self.final)) from error
+
+    def take_over(self, digests: Mapping[int, str], copy: Callable[[Path, list[tuple[int, int]]], None]) -> None:
+        """Take blocks from a file on this machine that has them, before anything is fetched; raises StorageError.
+
+        Parameters
+        ----------
+        digests : mapping of int to str
+            The blocks, and the SHA-256 each should have: claims, as the log's are.
+        copy : callable
+            Copies ranges of offset and length into the part; raises OSError.
+        """
+        for index in sorted(set(digests) & set(self.missing_blocks())):
+            offset = index * self.block_size
+            length = min(self.block_size, self.size - offset)
+            try:
+                copy(self.path, [(offset, length)])
+            except OSError as error:
+                raise storage_error(error, self.path) from error
+            with self._lock:
+                self.resumed_bytes += length
+                self._written += length
+            self.finish_block(index, digests[index])
 
     def reset(self) -> None:
         """Forget every block: what was written belongs to other content; raises StorageError."""

@@ -12,11 +12,9 @@ from provisioner.adapters.store.durable import storage_error
 from provisioner.adapters.store.hubcache import blob_behind, is_used_elsewhere
 from provisioner.adapters.store.receipts import drop_claims, is_unchanged, read_receipt, receipt_path, stamp_of
 from provisioner.models import STATE_FOLDER, HubBlob
+from provisioner.ports import FOUND_IN_PLACE
 from provisioner.records import dataclass
 from provisioner.safe_path import complaint_about_path
-
-FOUND_IN_PLACE = "found in place"
-"""The source a receipt names for files that were there before us."""
 
 State = Literal["ours", "adopted", "changed", "missing"]
 
