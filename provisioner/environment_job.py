@@ -236,8 +236,11 @@ def run_environment(
     *,
     ask: Ask,
     say: Callable[[str], None],
+    is_announced: bool = False,
 ) -> Report:
     """Plan, ask, apply, prove; return the report of the whole run.
+
+    ``is_announced`` leaves out the sentence of the plan, which was said before anything was done.
 
     Raises
     ------
@@ -248,7 +251,8 @@ def run_environment(
     """
     machine = job.machine or job.bench.detect_machine()
     plan = _planned(job, machine, wish)
-    say(plan.sentence())
+    if not is_announced:
+        say(plan.sentence())
     if plan.action == "make-anew" and plan.receipt is None and not job.wish.assume_yes:
         need_yes(
             ask,
@@ -272,15 +276,19 @@ def run_environment(
     )
 
 
-def show_environment(job: Job, report: Report, wish: EnvironmentWish, say: Callable[[str], None]) -> Report:
-    """Say what an environment needs; nothing is written."""
+def plan_for(job: Job, wish: EnvironmentWish) -> EnvironmentPlan:
+    """Return what the environment of a job needs; raises as `plan_environment`."""
+    return _planned(job, job.machine or job.bench.detect_machine(), wish)
+
+
+def show_environment(job: Job, report: Report, wish: EnvironmentWish) -> Report:
+    """Add what an environment needs to a report; nothing is written."""
     machine = job.machine or job.bench.detect_machine()
     plan = _planned(job, machine, wish)
-    say(plan.sentence())
     return replace(
         report,
         machine=machine,
-        findings=(*report.findings, *plan.findings),
+        findings=(*report.findings, *(() if plan.action == "make" else plan.findings)),
         extra=(*report.extra, ("environment", document_of(plan, plan.receipt))),
     )
 

@@ -450,7 +450,7 @@ class Environments:
     def _choose_python(self, given: Path | None, versions: Sequence[str]) -> PythonFacts:
         env = {name: value for name, value in self.environ.items() if not name.upper().startswith(("PYTHON", "__PYV"))}
         if given is not None:
-            facts = ask_python(self.run, _absolute(given), env, cwd=self.home)[0]
+            facts = ask_python(self.run, _absolute(given), env, cwd=self._elsewhere)[0]
             complaint = complaint_about_python(facts, versions)
             if complaint is not None:
                 raise UnsupportedMachineError(complaint, hint="Name another Python with --python.", path=str(given))
@@ -459,7 +459,7 @@ class Environments:
             self.run,
             self.environ,
             self.home,
-            cwd=self.home,
+            cwd=self._elsewhere,
             wanted=lambda facts: complaint_about_python(facts, versions) is None,
         )
         if found and complaint_about_python(found[-1], versions) is None:
@@ -470,6 +470,11 @@ class Environments:
             f"No Python of this computer fits: {wanted} is needed. {' '.join(complaints[:4])}".strip(),
             hint="Install one of them (python.org, or `uv python install`), or name it with --python.",
         )
+
+    @property
+    def _elsewhere(self) -> Path:
+        """A folder to start a Python in that holds no modules: the home folder, or the root where there is no home."""
+        return self.home if self.home.is_dir() else Path(self.home.anchor or os.sep)
 
     def _make_venv(self, python: PythonFacts, folder: Path, prompt: str) -> None:
         env = installer_environment(self.environ, {}, no_file=os.devnull)
