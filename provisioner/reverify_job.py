@@ -23,7 +23,7 @@ from provisioner.changes import (
 )
 from provisioner.commands import Job, run_verify
 from provisioner.environment_job import EnvironmentWish, folder_of, verify_environment
-from provisioner.errors import EXIT_FINDINGS, EXIT_OK, KleinError, SmokeTestError
+from provisioner.errors import EXIT_FINDINGS, EXIT_OK, KleinError, SmokeTestError, UsageError
 from provisioner.models import ComfyTarget, Finding, Report
 from provisioner.parts import can_draw
 from provisioner.program_job import Program, check_program, look_at_program
@@ -33,7 +33,7 @@ from provisioner.smoke_job import SmokeWish, check_server, run_smoke_test
 from provisioner.survey_job import check_pairing, look_at_everything
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from provisioner.smoke_models import SmokeTest
 
@@ -75,11 +75,32 @@ def run_full_verify(
     if before is None:
         return report
     now = take_snapshot(job, report, program, wish.environment)
+    report = with_problems(report, tuple(_gone(before, now, _environment(job, wish.environment))))
     changes = compare(before, now)
     checked = list(checks_for(changes))
     if _should_draw(changes, report, program, wish):
         report = _drawn(job, report, program, wish, show_smoke)
     return _told(job, report, changes, tuple(checked), before, now, show_changes)
+
+
+def _gone(before: Snapshot, now: Snapshot, environment: Path) -> Iterator[Finding]:
+    """Yield what was proven and is nowhere now; a comparison knows only what both times had."""
+    lost = set(before.looked_at) - set(now.looked_at)
+    if "environment" in lost:
+        yield Finding(
+            code="environment-gone",
+            severity="problem",
+            message=f"An environment was proven, and {environment} is gone or its Python does not start.",
+            path=environment,
+            hint="Name it with --environment DIR, or make it anew with `klein-setup install --only environment`.",
+        )
+    if "comfyui" in lost:
+        yield Finding(
+            code="comfyui-gone",
+            severity="problem",
+            message="ComfyUI was proven with these files, and its program is gone.",
+            hint="Run `klein-setup install`, which puts it back, or name the folder it went to with --comfyui DIR.",
+        )
 
 
 def with_problems(report: Report, findings: tuple[Finding, ...]) -> Report:
@@ -114,7 +135,7 @@ def _drawn(
             show=show,
             report=report,
         )
-    except SmokeTestError as error:
+    except (SmokeTestError, UsageError) as error:  # the second: nothing is left to draw with
         return replace(report, status="failed", exit_status=error.exit_status, errors=(*report.errors, error))
 
 
@@ -133,11 +154,22 @@ def _told(
     findings = report.findings if plan is None else (*report.findings, *plan.findings)
     mend = mend_command(findings, files_are_wrong=files_are_wrong, options=target_options(report))
     if changes:
-        show_changes(changes, checked, findings, mend)
+        show_changes(changes, checked, (*findings, *map(_no_picture, report.errors)), mend)
         if report.exit_status == EXIT_OK:
             remember_proven(job, now)
     entry = changes_entry(changes, since=before.taken_at, checked=checked, mend=mend)
     return replace(report, extra=(*report.extra, (CHANGES_KEY, entry)))
+
+
+def _no_picture(error: Exception) -> Finding:
+    """Return what the page says where the picture did not come; why is told once, by the report's error."""
+    hint = error.hint if isinstance(error, KleinError) else None
+    return Finding(
+        code="no-picture",
+        severity="problem",
+        message="No good picture came out with what is here now.",
+        hint=hint,
+    )
 
 
 # --- snapshots -------------------------------------------------------------------------------------
@@ -150,7 +182,7 @@ def remember_proven(job: Job, snapshot: Snapshot) -> None:
     from provisioner.adapters.snapshots import write_snapshot
 
     before = _last_snapshot(job)
-    if before is not None and before.looked_at == snapshot.looked_at and not compare(before, snapshot):
+    if before is not None and set(before.looked_at) == set(snapshot.looked_at) and not compare(before, snapshot):
         return
     try:
         write_snapshot(job.target.models, snapshot)

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.commands import Ask, Job, need_yes, run_install, run_repair
-from provisioner.environment_job import EnvironmentWish, folder_of, run_environment, show_environment
+from provisioner.environment_job import EnvironmentWish, folder_of, plan_for, run_environment, show_environment
 from provisioner.errors import EXIT_OK
 from provisioner.models import ComfyTarget, Finding, Plan, Report
+from provisioner.parts import can_draw
 from provisioner.program_job import (
     Program,
     ProgramWish,
@@ -26,6 +27,7 @@ from provisioner.program_job import (
 from provisioner.records import dataclass
 from provisioner.reverify_job import remember_proven, take_snapshot
 from provisioner.smoke_job import SmokeWish, run_smoke_test
+from provisioner.uninstall_job import clear_leftovers
 
 if TYPE_CHECKING:
     from provisioner.parts import Part
@@ -80,7 +82,8 @@ def run_setup(job: Job, wish: SetupWish, face: Face, command: str = "install") -
     if report.status == "failed":
         return report
     if setup.can_equip:
-        report = run_environment(job, command, report, wish.environment, ask=face.ask, say=face.say)
+        report = run_environment(job, command, report, wish.environment, ask=face.ask, say=face.say, is_announced=True)
+        clear_leftovers(job, setup.environment)
         install_packages(job, _app(job), _tree(setup), setup.environment, has_uv=wish.environment.has_uv, say=face.say)
     program = None if setup.program is None else look_at_program(job)
     if program is not None:
@@ -104,24 +107,27 @@ def show_setup(job: Job, report: Report, wish: SetupWish, face: Face) -> Report:
     setup = _look(job, wish, face)
     if not setup.can_equip:
         return report
-    return show_environment(job, report, wish.environment, face.say)
+    return show_environment(job, report, wish.environment)
 
 
 def _look(job: Job, wish: SetupWish, face: Face) -> _Setup:
     """Find out about ComfyUI and the environment, say what will be done, and refuse what cannot be."""
     from provisioner.adapters.host import data_folder
 
-    wants_program = bool({"environment", "smoke"} & wish.parts)
+    wants_program = bool({"environment", "smoke"} & wish.parts) and can_draw(job.wanted)
     program = look_at_program(job, wish.program) if wants_program else None
     environment = folder_of(job.target, wish.environment, data_folder)
+    can_equip = "environment" in wish.parts and _can_equip(job, program, wish)
+    obstacle = None if can_equip else _no_python(job, program, wish, environment)
+    obstacle = obstacle or _no_program(program, wish)
     setup = _Setup(
         job=job,
         wish=wish,
         face=face,
         program=program,
         environment=environment,
-        can_equip="environment" in wish.parts and _can_equip(job, program, wish),
-        can_draw="smoke" in wish.parts and _can_draw(program, wish),
+        can_equip=can_equip,
+        can_draw="smoke" in wish.parts and (obstacle is None or wish.are_parts_named),
     )
     if program is not None and "environment" in wish.parts:
         refuse_hopeless(program)
@@ -129,8 +135,10 @@ def _look(job: Job, wish: SetupWish, face: Face) -> _Setup:
             face.say(program.sentence())
     if "environment" in wish.parts and not setup.can_equip and program is not None and program.checkout.python:
         face.say(f"Environment: ComfyUI's own, {program.checkout.python}, stays as it is; the picture will prove it.")
-    if "smoke" in wish.parts and not setup.can_draw and not wish.are_parts_named:
-        face.say("Picture: none, for there is no ComfyUI here; name a running one with --server URL.")
+    if can_equip:
+        face.say(plan_for(job, wish.environment).sentence())  # raises here what no later step could mend
+    if "smoke" in wish.parts and not setup.can_draw:
+        face.say(f"Picture: none, for {obstacle}.")
     return setup
 
 
@@ -149,8 +157,22 @@ def _can_equip(job: Job, program: Program | None, wish: SetupWish) -> bool:
     )
 
 
-def _can_draw(program: Program | None, wish: SetupWish) -> bool:
-    return program is None or program.has_one or wish.smoke.server is not None or wish.are_parts_named
+def _no_program(program: Program | None, wish: SetupWish) -> str | None:
+    """Return the clause that says that there is no ComfyUI to draw with, or None."""
+    if program is None or program.has_one or wish.smoke.server is not None:
+        return None
+    return "there is no ComfyUI here; name a running one with --server URL"
+
+
+def _no_python(job: Job, program: Program | None, wish: SetupWish, environment: Path) -> str | None:
+    """Return the clause that says that there is no Python to draw with, and none will be made; or None."""
+    if "smoke" not in wish.parts or wish.smoke.server is not None:
+        return None
+    if program is not None and (not program.has_one or program.checkout.python is not None):
+        return None
+    if job.bench.environments.observe(environment).python is not None:
+        return None
+    return f"there is no Python in {environment} and none is to be installed; make that environment and run smoke-test"
 
 
 def _files(setup: _Setup, command: str) -> Report:

@@ -19,6 +19,7 @@ from provisioner.errors import (
     EXIT_OK,
     GenerationError,
     ModelNotListedError,
+    NotWritableError,
     SmokeTestError,
     UsageError,
 )
@@ -105,9 +106,12 @@ def run_smoke_test(
         No picture.
     UsageError
         There is nothing to draw with.
+    NotWritableError
+        The picture cannot be kept where it was asked for.
     """
     machine = job.machine or job.bench.detect_machine()
     asked = picture_wish(job, wish)
+    _check_place(wish)
     if isinstance(job.target, HubCacheTarget):
         smoke = _with_diffusers(job, wish, asked, machine, job.target.cache, environment)
     else:
@@ -149,7 +153,10 @@ def _with_comfyui(
         if process is not None:
             sampler.watch(process.pid)
         with ComfyClient(url, cancelled=job.bench.cancelled.is_set, process=process) as client:
-            return _draw(job, wish, asked, client, process, sampler)
+            smoke = _draw(job, wish, asked, client, process, sampler)
+            if process is None or process.facts is None:
+                return smoke
+            return replace(smoke, findings=(*smoke.findings, *_judge_device(process.facts, card)))
 
 
 @contextlib.contextmanager
@@ -262,6 +269,20 @@ def _draw(
         versions=_versions(facts),
         log_path=None if process is None else process.log_path,
         findings=(*judge(picture, asked, drawn_seed=seed_in(drawn.picture)), *_findings_in_log(process)),
+    )
+
+
+def _judge_device(facts: ServerFacts, card: Gpu | None) -> tuple[Finding, ...]:
+    """Say that a server of ours drew on the processor although there is a card and it was not told to."""
+    if card is None or "--cpu" in facts.argv or not facts.devices or facts.devices[0].kind != "cpu":
+        return ()
+    return (
+        Finding(
+            code="picture-other-device",
+            severity="problem",
+            message=f"The picture was drawn on the processor, and this machine has the card {card.name}.",
+            hint="`klein-setup install --only environment` chooses the torch build for it and proves it.",
+        ),
     )
 
 
@@ -462,15 +483,31 @@ def _picture_path(asked: PictureWish) -> Path:
     return data_folder() / "pictures" / f"klein-{stamp}-{asked.seed}.png"
 
 
+def _check_place(wish: SmokeWish) -> None:
+    """Raise before anything is drawn where the picture could not be kept: drawing takes minutes on some machines."""
+    if wish.picture is None:
+        return
+    path = wish.picture.expanduser().absolute()
+    folder = next((each for each in path.parents if os.path.lexists(each)), path.parent)
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        reason = "it is a folder" if path.is_dir() else f"{folder} is no folder that can be written to"
+        raise _not_kept(path, reason)
+
+
 def _keep(picture: bytes, wish: SmokeWish, asked: PictureWish) -> Path:
-    """Write the picture; raises UsageError where that is not possible."""
+    """Write the picture; raises NotWritableError where that is not possible."""
     path = (wish.picture or _picture_path(asked)).expanduser().absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture)
     except OSError as error:
-        raise UsageError(
-            f"The picture was drawn and cannot be kept as {path}: {error.strerror or error}.",
-            hint="Name another file with --picture FILE.",
-        ) from error
+        raise _not_kept(path, error.strerror or str(error)) from error
     return path
+
+
+def _not_kept(path: Path, reason: str) -> NotWritableError:
+    return NotWritableError(
+        f"The picture cannot be kept as {path}: {reason}.",
+        hint="Name another file with --picture FILE.",
+        path=str(path),
+    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from provisioner.commands import Ask, Job, need_yes
 from provisioner.environment_job import EnvironmentWish, folder_of
 from provisioner.errors import EXIT_OK, UsageError
-from provisioner.models import ComfyTarget, Finding, Report
+from provisioner.models import STATE_FOLDER, ComfyTarget, Finding, Report
 from provisioner.records import dataclass
 from provisioner.words import human_bytes
 
@@ -90,7 +90,7 @@ def _roots(job: Job) -> tuple[Path, ...]:
 def _lines(going: list[Owned], environment: Path | None, tree: Path | None) -> list[str]:
     lines = [f"remove  {each.path}  ({human_bytes(each.size)})" for each in going if each.state == "ours"]
     if environment is not None:
-        lines.append(f"remove  {environment}  (the virtual environment klein-setup made)")
+        lines.append(f"remove  {environment}  (the virtual environment klein-setup made, or what is left of making it)")
     if tree is not None:
         lines.append(f"remove  {tree}  (ComfyUI's own files, as klein-setup put them there; yours stay)")
     return lines
@@ -110,9 +110,29 @@ def _environment_of_ours(job: Job, wish: UninstallWish) -> Path | None:
     from provisioner.adapters.host import data_folder
 
     where = folder_of(job.target, EnvironmentWish(where=wish.environment), data_folder)
-    if not where.is_dir():
-        return None
-    return where if job.bench.environments.observe(where).receipt is not None else None
+    seen = job.bench.environments.observe(where)
+    return where if seen.receipt is not None or seen.interrupted is not None else None
+
+
+def clear_leftovers(job: Job, where: Path) -> None:
+    """Remove what a killed run left beside an environment, wheels included; not for one that is still to be made.
+
+    Raises
+    ------
+    StorageError
+        The system refused.
+    LockHeldError
+        Another run makes it just now, and it is not to be waited for.
+    """
+    from provisioner.adapters.environment.aside import Work, only_one, remove_tree
+
+    work = Work(where)
+    if work.journal() is None:
+        return
+    with only_one(where, wait=job.bench.settings.wait_for_lock, notice=job.bench.notice):
+        if work.journal() is not None:
+            work.recover()
+            remove_tree(work.folder)
 
 
 def _tree_of_ours(job: Job) -> Path | None:
@@ -123,13 +143,18 @@ def _tree_of_ours(job: Job) -> Path | None:
 
 
 def _remove_files(files: tuple[Owned, ...]) -> tuple[Finding, ...]:
+    from provisioner.adapters.store.receipts import drop_claims
     from provisioner.adapters.store.removal import forget_root, remove_file
 
     for each in files:
         if each.state in {"ours", "missing"}:
             remove_file(each)
+        else:  # it stays and is nobody's but the user's from now on
+            drop_claims(each.root, [each.relative])
     left = []
     for root in dict.fromkeys(each.root for each in files):
+        for half_written in (root / STATE_FOLDER).glob("*.json.*.tmp"):  # of a run that was killed
+            half_written.unlink(missing_ok=True)
         stays = forget_root(root)
         if stays:
             left.append(
@@ -148,7 +173,9 @@ def _remove_programs(
     job: Job, environment: Path | None, tree: Path | None, say: Callable[[str], None]
 ) -> tuple[Finding, ...]:
     if environment is not None:
-        job.bench.environments.remove(environment)
+        clear_leftovers(job, environment)
+        if job.bench.environments.observe(environment).receipt is not None:
+            job.bench.environments.remove(environment)
     if tree is None:
         return ()
     removal = job.bench.checkouts.remove(tree)

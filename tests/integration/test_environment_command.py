@@ -224,5 +224,5 @@ def test_a_forced_build_that_cannot_work_is_refused(studio: Studio) -> None:
 
 def test_an_unknown_part_is_a_usage_error(world: World) -> None:
     world.publish(tensors(1000))
-    done = world.install("--only", "files,smoke")
-    assert (done.returncode, "'smoke'" in done.stderr) == (2, True)
+    done = world.install("--only", "files,picture")
+    assert (done.returncode, "'picture'" in done.stderr) == (2, True)

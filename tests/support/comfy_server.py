@@ -10,11 +10,13 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import socket
 import struct
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +24,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+CARD = "cuda:0 NVIDIA GeForce RTX 4070 : cudaMallocAsync"
+RECORDED_FOLDER = "/opt/ComfyUI-data"  # stands in the recordings for the folder of the server
 RECORDINGS = Path(__file__).resolve().parents[1] / "contract" / "data" / "comfyui-0.33.0"
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256))  # what /view hands out; nobody here decodes it
 _WEBSOCKET_KEY = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
@@ -62,13 +66,44 @@ class Faults:
     answers: dict[str, tuple[int, str, bytes]] = field(default_factory=dict)  # path -> another answer
     files_only_in_history: bool = False
     delay_s: float = 0.0  # between two messages
+    missing: tuple[str, ...] = ()  # names that no loader lists
+    is_on_processor: bool = False  # a stand-in says that it uses the card unless it was told not to
+    draws: str = "as asked"  # or "black", "one colour", "another seed", "half a picture"
+
+
+def drawn_png(width: int, height: int, seed: int, kind: str = "as asked") -> bytes:
+    """Return a PNG with the noise of a seed, and the seed in its text as ComfyUI writes the graph; small to decode."""
+    level = {"black": 0, "one colour": 120}.get(kind)
+    row = random.Random(seed).randbytes(3 * width) if level is None else bytes([level]) * (3 * width)
+    rows = b"".join(b"\0" + row[shift:] + row[:shift] for shift in range(height)) if width * height < 1 << 18 else None
+    rows = rows or (b"\0" + row) * height
+    told = seed + 1 if kind == "another seed" else seed
+    graph = {"10": {"class_type": "RandomNoise", "inputs": {"noise_seed": told}}}
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"tEXt", b"prompt\0" + json.dumps(graph).encode()),
+        (b"IDAT", zlib.compress(rows, 1)),
+        (b"IEND", b""),
+    )
+    whole = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+    return whole[: len(whole) // 2] if kind == "half a picture" else whole
 
 
 class ReplayServer:
     """Replays one recording to whoever sends a prompt."""
 
-    def __init__(self, name: str = "ok_fp8_h200_warm_1024", *, faults: Faults | None = None, port: int = 0) -> None:
+    def __init__(
+        self,
+        name: str = "ok_fp8_h200_warm_1024",
+        *,
+        faults: Faults | None = None,
+        port: int = 0,
+        folder: Path | None = None,
+    ) -> None:
         self.entries: list[dict[str, Any]] = recording(name)
+        self.folder = folder  # ComfyUI's own, in place of the recorded one; None: /view hands out PICTURE
         self.faults = faults or Faults()
         self.requests: list[tuple[str, str, Any]] = []  # method, path with query, decoded body
         self.argv: list[str] | None = None  # in place of the recorded one
@@ -123,12 +158,21 @@ class ReplayServer:
         if method == "POST":
             return self._answer_post(path, body)
         if path == "/view":
-            return 200, "image/png", PICTURE
+            return 200, "image/png", self._picture()
         if path == "/queue":
             return _as_json(200, self._queue())
         if path.startswith("/history/"):
             return _as_json(200, self._history())
         return self._recorded(path)
+
+    def _picture(self) -> bytes:
+        """Return the constant one, or for a server with a folder of its own a picture of what the last graph asks."""
+        if self.folder is None:
+            return PICTURE
+        graph = self.asked("POST", "/prompt")[-1]["prompt"]
+        inputs = {node["class_type"]: node["inputs"] for node in graph.values()}
+        size = inputs["EmptyFlux2LatentImage"]
+        return drawn_png(size["width"], size["height"], inputs["RandomNoise"]["noise_seed"], self.faults.draws)
 
     def _answer_post(self, path: str, body: Any) -> tuple[int, str, bytes]:  # noqa: ANN401 - JSON
         if path == "/prompt":
@@ -151,6 +195,18 @@ class ReplayServer:
         found = recording(name)
         if path == "/system_stats" and self.argv is not None:
             found["body"]["system"]["argv"] = self.argv
+            if self.folder is not None and "--cpu" not in self.argv and not self.faults.is_on_processor:
+                found["body"]["devices"][0].update(name=CARD, type="cuda", index=0)
+        if path == "/internal/folder_paths" and self.folder is not None:
+            here = self.folder.as_posix()
+            found["body"] = {
+                kind: [each.replace(RECORDED_FOLDER, here) for each in folders]
+                for kind, folders in found["body"].items()
+            }
+        for node in found["body"].values() if path.startswith("/object_info/") else ():
+            for choices in node["input"]["required"].values():
+                if isinstance(choices[0], list):
+                    choices[0] = [each for each in choices[0] if each not in self.faults.missing]
         return _as_json(found["status"], found["body"])
 
     def _queue(self) -> dict[str, Any]:
@@ -252,11 +308,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "Upgrade")
         accepted = base64.b64encode(hashlib.sha1(key.encode(), usedforsecurity=False).digest()).decode()
         self.send_header("Sec-WebSocket-Accept", accepted)
-        self.end_headers()
         client_id = parse_qs(urlsplit(self.path).query)["clientId"][0]
+        self.replay.sockets[client_id] = self.connection  # before the client can know that it is connected, and go on
+        self.end_headers()
         first = {"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 0}}, "sid": client_id}}
         self.connection.sendall(_frame(1, json.dumps(first).encode()))
-        self.replay.sockets[client_id] = self.connection
         self.close_connection = True
         self._listen()
 
@@ -291,10 +347,15 @@ def _plain_node(name: str) -> dict[str, Any]:
     return {} if name.startswith("NoSuch") else {name: {"input": {"required": {}}, "name": name}}
 
 
-def serve_as_comfyui(argv: list[str], name: str = "ok_fp8_h200_warm_1024", faults: Faults | None = None) -> None:
-    """Be ComfyUI's main.py: listen on --port, say what the command line was, stay until somebody ends it."""
+def serve_as_comfyui(
+    argv: list[str], name: str = "ok_fp8_h200_warm_1024", faults: Faults | None = None, *, draws: bool = False
+) -> None:
+    """Be ComfyUI's main.py: listen on --port, say what the command line was, stay until somebody ends it.
+
+    With `draws` it reads the models folder beside main.py and hands out what it was asked for.
+    """
     port = int(argv[argv.index("--port") + 1])
-    server = ReplayServer(name, faults=faults, port=port)
+    server = ReplayServer(name, faults=faults, port=port, folder=Path(argv[0]).resolve().parent if draws else None)
     server.argv = argv
     print(f"To see the GUI go to: {server.url}", flush=True)  # noqa: T201 - the log of the stand-in
     threading.Event().wait()

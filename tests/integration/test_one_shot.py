@@ -1,0 +1,290 @@
+"""A machine from nothing to a picture in one run; what is killed goes on; what was there before is as it was.
+
+The command is the real one (`tests.support.studio` says what the driver exchanges); ComfyUI is a stand-in that answers
+as 0.33.0 was recorded, the wheels are toys that pip really installs, the repository and the files are real and small.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from provisioner.picture import read_picture
+from tests.support.studio import (
+    KLEIN,
+    PROGRAM,
+    Studio,
+    Upstream,
+    a_tree_of_somebodys,
+    git,
+    index_of_toys,
+    inventory,
+    states,
+    write_tree,
+)
+from tests.support.wheels import ToyIndex
+from tests.support.world import Completed, World
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals, and links to a Python")
+
+
+@pytest.fixture(scope="module")
+def index() -> Iterator[ToyIndex]:
+    index = index_of_toys()
+    yield index
+    index.close()
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Upstream:
+    return Upstream(tmp_path_factory.mktemp("upstream") / "ComfyUI")
+
+
+@pytest.fixture
+def studio(world: World, index: ToyIndex, upstream: Upstream) -> Studio:
+    return Studio(world, index, upstream)
+
+
+def versions(studio: Studio, *names: str) -> list[str]:
+    """Return what the environment's own Python says it has."""
+    code = f"for name in {names!r}: print(__import__(name).__version__)"
+    python = studio.environment / "bin" / "python"
+    return subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+
+def assert_is_complete(studio: Studio) -> None:
+    """Assert that every part is in its place, and nothing of the way there."""
+    studio.world.assert_in_place()
+    assert versions(studio, "torch", "torchvision", "torchaudio", "einops") == [
+        "2.15.0+cu130",
+        "0.29.2+cu130",
+        "2.11.0+cu130",
+        "0.8.1",
+    ]
+    assert {name: (studio.tree / name).read_text(encoding="utf-8") for name in PROGRAM} == PROGRAM
+    assert [path.name for path in studio.world.folder.iterdir() if "klein-setup" in path.name] == []
+    assert (studio.tree / "models" / ".klein-setup" / "proven.json").is_file()
+    assert servers_in(studio.tree) == []
+
+
+def servers_in(tree: Path) -> list[psutil.Process]:
+    """Return the processes that run the tree's main.py."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(tree / "main.py") in process.cmdline():
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+# --- the whole life ----------------------------------------------------------------------------
+
+
+def test_one_run_makes_everything_a_second_one_nothing_and_uninstall_leaves_what_was_there(
+    studio: Studio, tmp_path: Path
+) -> None:
+    picture = tmp_path / "fox.png"
+    done = studio.run("install", "--yes", "--picture", picture, "--size", "256x256")
+    assert done.returncode == 0, done.said
+    assert_in_order(
+        done.stderr,
+        "Fetching ComfyUI 0.33.0",
+        "[3/3] proven",
+        "Wheel 3 of 3",
+        "Proving it",
+        "Installing einops",
+        "Starting ComfyUI",
+        "Decoding",
+    )
+    assert_in_order(
+        done.stdout,
+        "ComfyUI: get ComfyUI 0.33.0",
+        "Environment: make",
+        "was proven",
+        "Packages: 1 of 1",
+        str(picture),
+        "All is as the manifest asks",
+    )
+    assert_is_complete(studio)
+    assert read_picture(picture.read_bytes()).width == 256
+    assert git(studio.tree, "rev-parse", "HEAD") == studio.upstream.release["commit"]
+    assert git(studio.tree, "status", "--porcelain") == ""
+
+    second = nothing_is_done_again(studio, picture)
+    assert second.json["status"] == "ok"
+    assert second.json["details"]["environment"]["action"] == "none"
+    assert second.json["details"]["smoke_test"]["is_proven"] is True
+
+    mine = {"models/loras/mine.safetensors": "my own", "output/fox.png": "my picture", "custom_nodes/mine.py": "pass"}
+    write_tree(studio.tree, mine)
+    before = inventory(studio.tree)
+    dry = studio.run("uninstall", "--dry-run")
+    assert (dry.returncode, inventory(studio.tree)) == (0, before)
+    gone = studio.run("uninstall", "--yes")
+    assert gone.returncode == 0, gone.said
+    left = {name: data for name, data in inventory(studio.tree).items() if data is not None}
+    assert left == {name: text.encode() for name, text in mine.items()}
+
+
+def assert_in_order(text: str, *words: str) -> None:
+    """Assert that a text says these words in this order."""
+    at = -1
+    for each in words:
+        found = text.find(each, at + 1)
+        assert found > at, f"{each!r} is not said, or too early, in:\n{text}"
+        at = found
+
+
+def nothing_is_done_again(studio: Studio, picture: Path) -> Completed:
+    """Run again without ComfyUI's repository; assert that only the picture is new."""
+    state, proven = states(studio.tree), (studio.tree / "models" / ".klein-setup" / "proven.json").read_text()
+    asked = len(studio.world.hub.requests), len(studio.index.requests)
+    moved = studio.upstream.path.rename(studio.upstream.path.with_name("moved"))
+    first = picture.read_bytes()
+    try:
+        done = studio.run("install", "--yes", "--picture", picture, "--size", "256x256", "--json")
+    finally:
+        moved.rename(studio.upstream.path)
+    assert done.returncode == 0, done.said
+    assert (len(studio.world.hub.requests), len(studio.index.requests)) == asked
+    assert (studio.tree / "models" / ".klein-setup" / "proven.json").read_text() == proven
+    assert states(studio.tree) == state
+    assert picture.read_bytes() != first
+    return done
+
+
+# --- killed, without git -----------------------------------------------------------------------
+
+MOMENTS: dict[str, Callable[[Studio], bool]] = {
+    "unpacking the archive": lambda studio: any(studio.world.folder.glob(".ComfyUI.klein-setup-new*")),
+    "ComfyUI is there": lambda studio: (studio.tree / "main.py").is_file(),
+    "the first file is there": lambda studio: studio.world.path().is_file(),
+    "a wheel was asked for": lambda studio: bool(studio.index.fetched()),
+    "the environment is there": lambda studio: studio.environment.is_dir(),
+    "the server runs": lambda studio: bool(servers_in(studio.tree)),
+}
+
+
+def without_git(studio: Studio) -> dict[str, str]:
+    """Return a PATH with a Python and nothing else."""
+    folder = studio.world.folder / "bin"
+    if not folder.exists():
+        folder.mkdir()
+        (folder / "python3").symlink_to(Path(sys.executable).resolve())
+    return {"PATH": str(folder)}
+
+
+def test_killed_at_any_moment_and_run_again_it_ends_complete_without_git_too(studio: Studio) -> None:
+    """Each run is killed at the next moment; what the runs before it finished is not done again."""
+    archive, environ = studio.upstream.archive, without_git(studio)
+    arguments = ("install", "--yes", "--size", "256x256")
+    studio.index.requests.clear()
+    for what, is_so in MOMENTS.items():
+        process = studio.start(*arguments, source=archive, env=environ)
+        deadline = time.monotonic() + 60
+        while not is_so(studio) and process.poll() is None:
+            assert time.monotonic() < deadline, f"waited in vain until {what}"
+            time.sleep(0.002)
+        process.kill()
+        said, _ = process.communicate()
+        assert process.returncode in (-9, 0), f"{what}: {said}"
+        for orphan in servers_in(studio.tree):  # SIGKILL leaves nobody to end it
+            orphan.kill()
+            orphan.wait(5)
+
+    done = studio.run(*arguments, "--json", source=archive, env=environ)
+    assert done.returncode == 0, done.said
+    assert_is_complete(studio)
+    receipt = json.loads((studio.tree / ".klein-setup" / "comfyui.json").read_text(encoding="utf-8"))
+    assert (receipt["way"], receipt["tree"]) == ("archive", studio.upstream.release["tree"])
+
+    gone = studio.run("uninstall", "--yes", "--json", env=environ)
+    assert gone.returncode == 0, gone.said
+    left = [path for path in studio.tree.rglob("*") if path.is_file()]
+    kept = {finding["path"] for finding in gone.json["findings"]}
+    assert {str(path) for path in left} <= kept & {str(studio.world.path(each)) for each in KLEIN}, gone.said
+
+
+# --- a tree of somebody's ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def somebodys(studio: Studio) -> Path:
+    """A checkout with a Python of its own, a local change, a custom node, output, and other models."""
+    tree = studio.tree
+    git(studio.upstream.path, "clone", "-q", str(studio.upstream.path), str(tree))
+    changed = {"comfy/sd.py": "def load(): return 'mine'\n", "custom_nodes/mine/__init__.py": "pass\n"}
+    with a_tree_of_somebodys(tree, **changed):
+        (tree / "output").mkdir()
+        (tree / "output" / "fox.png").write_bytes(b"my picture")
+        (tree / "models" / "loras").mkdir()
+        (tree / "models" / "loras" / "mine.safetensors").write_bytes(b"my own")
+    return tree
+
+
+def test_a_tree_of_somebodys_gets_the_files_and_keeps_everything_else(studio: Studio, somebodys: Path) -> None:
+    status = git(somebodys, "status", "--porcelain", "--ignored")
+    before, state = inventory(somebodys), states(somebodys, "models")
+    asked = len(studio.index.requests)
+
+    plan = studio.run("plan")
+    assert plan.returncode == 0, plan.said
+    assert inventory(somebodys) == before
+    done = studio.run("install", "--yes", "--json", "--size", "256x256")
+    assert done.returncode == 0, done.said
+    assert done.json["details"]["smoke_test"]["is_proven"] is True
+    assert "environment" not in done.json["details"]
+    studio.world.assert_in_place()
+    kept = {path: each for path, each in inventory(somebodys).items() if path in before}
+    assert kept == before
+    new = {path.split("/")[0] for path in inventory(somebodys).keys() - before.keys()}
+    assert new == {"models"}
+    assert states(somebodys, "models") == state
+    assert git(somebodys, "status", "--porcelain", "--ignored") == status
+    assert len(studio.index.requests) == asked
+
+    gone = studio.run("uninstall", "--yes")
+    assert gone.returncode == 0, gone.said
+    assert inventory(somebodys) == before
+
+
+def test_a_tree_of_somebodys_with_changes_is_not_updated_over_them(studio: Studio, somebodys: Path) -> None:
+    (somebodys / "comfyui_version.py").write_text('__version__ = "0.10.0"\n', encoding="utf-8")
+    git(
+        somebodys,
+        *["-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "-q", "-m", "older", "comfyui_version.py"],
+    )
+    before = inventory(somebodys)
+    done = studio.run("install", "--yes", "--update-comfyui", "--json")
+    assert (done.returncode, done.codes) == (2, ["usage"])
+    assert "comfy/sd.py" in done.json["errors"][0]["message"]
+    assert inventory(somebodys) == before
+
+
+def test_a_models_folder_alone_gets_files_and_is_told_why_there_is_no_picture(studio: Studio, tmp_path: Path) -> None:
+    studio.tree = tmp_path / "models"
+    (studio.tree / "vae").mkdir(parents=True)
+    done = studio.run("install", "--yes")
+    assert done.returncode == 0, done.said
+    assert "no ComfyUI here" in done.said
+    assert all((studio.tree / each.folder / each.name).is_file() for each in KLEIN)
+    assert [path.name for path in tmp_path.iterdir() if path.name == ".venv"] == []
+
+
+def test_an_environment_that_is_not_wanted_leaves_out_the_picture_that_would_need_it(studio: Studio) -> None:
+    done = studio.run("install", "--yes", "--torch", "none")
+    assert done.returncode == 0, done.said
+    studio.world.assert_in_place()
+    assert (studio.tree / "main.py").is_file()
+    assert not studio.environment.exists()
+    assert "Picture: none" in done.said

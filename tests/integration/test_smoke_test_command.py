@@ -1,0 +1,382 @@
+"""``smoke-test``: the real command in a real process, against servers that answer as ComfyUI 0.33.0 was recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from provisioner.graph import build_graph
+from provisioner.machine import machine_record
+from provisioner.picture import read_picture, seed_in
+from provisioner.smoke_models import ModelNames, PictureWish
+from tests.support.comfy_server import Faults, ReplayServer
+from tests.support.studio import ENCODER, KLEIN, MODEL, VAE, a_tree_of_somebodys, inventory, main_py, rtx_4070, states
+from tests.support.world import Ahead, Completed, Running, World, eventually, sha256_of
+
+COLD = "ok_fp8_h200_cold_1024"
+NAMES = ModelNames(diffusion_model=MODEL.name, text_encoder=ENCODER.name, vae=VAE.name)
+SMALL = ("--size", "256x256")
+
+
+@pytest.fixture(scope="module")
+def world(make_world: Callable[[], World]) -> World:
+    """A tree with the three files, and a Python and a ComfyUI of its owner's."""
+    world = make_world()
+    world.publish(*KLEIN)
+    with a_tree_of_somebodys(world.tree):
+        assert world.install("--only", "files").returncode == 0
+    return world
+
+
+def codes_of(document: dict[str, object]) -> list[tuple[str, str]]:
+    """Return code and cause of every error of a document."""
+    errors = document["errors"]
+    assert isinstance(errors, list)
+    return [(each["code"], each["context"].get("cause")) for each in errors]
+
+
+# --- a server that runs already ----------------------------------------------------------------
+
+
+def test_a_running_server_draws_and_is_left_running(world: World, tmp_path: Path) -> None:
+    picture = tmp_path / "fox.png"
+    before = states(world.tree)
+    with ReplayServer(COLD, folder=world.tree) as server:
+        done = world.run(
+            *("smoke-test", "--server", server.url, "--picture", picture, "--prompt", "a fox", "--seed", "7"), *SMALL
+        )
+        again = world.run("smoke-test", "--server", server.url, "--picture", picture, "--json", "--seed", "8", *SMALL)
+        asked = [path for method, path, _ in server.requests if method == "POST"]
+        sent = server.asked("POST", "/prompt")[0]["prompt"]
+    assert done.returncode == 0, done.said
+    for words in (str(picture), "256 x 256", "seed 7, 4 steps, guidance 1", "a fox", "took", "comfyui 0.33.0"):
+        assert words in done.said
+    assert sent == build_graph(NAMES, PictureWish(prompt="a fox", seed=7, width=256, height=256))
+    assert asked == ["/free", "/prompt"] * 2
+    assert states(world.tree) == before
+
+    told = again.json["details"]["smoke_test"]
+    assert (again.returncode, again.json["status"], again.json["errors"]) == (0, "ok", [])
+    assert (told["backend"], told["is_proven"], told["device"], told["wish"]["seed"]) == ("comfyui", True, "cpu", 8)
+    assert told["models"] == {"diffusion_model": MODEL.name, "text_encoder": ENCODER.name, "vae": VAE.name}
+    assert told["picture"]["sha256"] == sha256_of(picture)
+    assert told["timings"]["start_s"] is None  # it ran before
+    assert len(told["timings"]["steps_s"]) == 4
+    assert seed_in(picture.read_bytes()) == 8
+    assert read_picture(picture.read_bytes()).width == 256
+
+
+def test_a_picture_without_a_name_is_kept_with_its_seed_in_the_name(world: World) -> None:
+    with ReplayServer(COLD, folder=world.tree) as server:
+        done = world.run("smoke-test", "--server", server.url, "--json", *SMALL)
+    told = done.json["details"]["smoke_test"]
+    path = Path(told["picture"]["path"])
+    assert path.parent == world.home / "data" / "klein-setup" / "pictures"
+    assert path.name.endswith(f"-{told['wish']['seed']}.png")
+    assert sha256_of(path) == told["picture"]["sha256"]
+
+
+FAILURES = {  # recording -> code, cause, words of the sentence
+    "truncated_diffusion_model": ("generation-failed", "truncated-file", f"The diffusion model {MODEL.name} is trunc"),
+    "html_page_as_model": ("generation-failed", "not-safetensors", f"{MODEL.name} is no safetensors file"),
+    "empty_file_as_model": ("generation-failed", "empty-file", f"{MODEL.name} is empty"),
+    "flux1_vae": ("generation-failed", "wrong-vae", f"The VAE {VAE.name} does not belong"),
+    "wrong_text_encoder_06b": ("generation-failed", "wrong-text-encoder", "gives 1024, which is Qwen3-0.6B"),
+    "wrong_clip_type": ("generation-failed", "comfyui-too-old", f"one layer of the text encoder {ENCODER.name}"),
+    "interrupted": ("generation-failed", "interrupted", "CLIPTextEncode (node 4)"),
+    "bad_value": ("generation-failed", "bad-value", "Node 8 (Flux2Scheduler) was refused"),
+    "missing_model_file": ("model-not-listed", "missing-file", "not-there.safetensors"),
+    "missing_node_type": ("model-not-listed", "missing-node", "the node Flux9Scheduler"),
+    "no_output_node": ("generation-failed", "no-output-node", "no node that saves a picture"),
+    "ok_fp8": ("generation-failed", "cached", "drew nothing"),
+}
+
+
+FAULTS: dict[str, tuple[Faults, str, str]] = {  # what is wrong -> code, words of the sentence
+    "a web page": (Faults(is_a_web_page=True), "comfyui-server", "web page"),
+    "not listed": (Faults(missing=(VAE.name,)), "model-not-listed", f"list vae/{VAE.name} (it lists ae.safetensors"),
+    "no flux2": (Faults(missing=("flux2",)), "model-not-listed", "type flux2 of CLIPLoader"),
+    "an old server": (
+        Faults(answers={"/object_info/Flux2Scheduler": (200, "application/json", b"{}")}),
+        "model-not-listed",
+        "Flux2Scheduler",
+    ),
+    "no picture": (Faults(answers={"/view": (200, "text/html", b"<html>")}), "generation-failed", "a web page"),
+    "half a picture": (Faults(draws="half a picture"), "generation-failed", "cannot be decoded"),
+    "black": (Faults(draws="black"), "smoke-test", "black"),
+    "one colour": (Faults(draws="one colour"), "smoke-test", "one colour"),
+    "another seed": (Faults(draws="another seed"), "smoke-test", "it is an older one"),
+}
+
+
+@pytest.fixture(scope="module")
+def ahead(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ahead]:
+    """The runs of both tables, some side by side, each with a server of its own."""
+    folder = tmp_path_factory.mktemp("pictures")
+    with contextlib.ExitStack() as stack:
+
+        def begin(name: str, recorded: str, faults: Faults | None) -> Callable[[World], Running]:
+            def start(world: World) -> Running:
+                server = stack.enter_context(ReplayServer(recorded, folder=world.tree, faults=faults))
+                server.interrupted.set()  # by somebody else, in the recording of that name
+                picture = folder / f"{name}.png"
+                return world.start("smoke-test", "--server", server.url, "--json", "--picture", picture, *SMALL)
+
+            return start
+
+        cases = {name: begin(name, name, None) for name in FAILURES}
+        cases |= {name: begin(name, COLD, faults) for name, (faults, _, _) in FAULTS.items()}
+        yield Ahead(lambda: world, cases, at_once=3)
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_every_recorded_failure_is_told_with_its_cause_and_exit_status_9(ahead: Ahead, name: str) -> None:
+    code, cause, sentence = FAILURES[name]
+    _, done = ahead.take(name)
+    assert done.returncode == 9
+    assert codes_of(done.json) == [(code, cause)]
+    error = done.json["errors"][0]
+    assert sentence in error["message"]
+    assert error["hint"]
+    assert done.json["details"].get("smoke_test") is None
+    assert not picture_of(done).exists()
+
+
+def picture_of(done: Completed) -> Path:
+    """Return where a run was to keep its picture."""
+    return Path(done.arguments[done.arguments.index("--picture") + 1])
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_server_that_cannot_draw_it_is_told_apart(ahead: Ahead, name: str) -> None:
+    _, code, sentence = FAULTS[name]
+    _, done = ahead.take(name)
+    assert (done.returncode, done.codes) == (9, [code])
+    assert sentence in done.json["errors"][0]["message"]
+    told = done.json["details"].get("smoke_test")
+    assert told is None or told["is_proven"] is False
+    is_to_be_looked_at = code == "smoke-test"  # it came, and is a bad one
+    assert picture_of(done).exists() == is_to_be_looked_at == (told is not None)
+
+
+def test_a_server_that_is_not_there_is_said_to_be_away(world: World) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        done = world.run("smoke-test", "--server", url)
+    assert done.returncode == 9
+    assert "refused" in done.said
+
+
+def test_a_server_of_another_tree_is_not_asked_to_draw(world: World, tmp_path: Path) -> None:
+    for each in KLEIN:
+        path = tmp_path / "models" / each.folder / each.name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(each.data)
+    with ReplayServer(COLD, folder=tmp_path) as server:
+        done = world.run("smoke-test", "--server", server.url)
+        assert server.asked("POST", "/prompt") == []
+    assert done.returncode == 9
+    assert f"does not read the proven file {world.path(MODEL)}" in done.said
+    assert str(tmp_path / "models") in done.said
+
+
+def test_a_file_that_is_gone_is_named_before_anybody_is_asked_to_draw(world: World) -> None:
+    gone = world.path(VAE)
+    data = gone.read_bytes()
+    gone.unlink()
+    try:
+        with ReplayServer(COLD, folder=world.tree) as server:
+            done = world.run("smoke-test", "--server", server.url, "--json")
+            assert server.asked("POST", "/prompt") == []
+    finally:
+        gone.write_bytes(data)
+    assert (done.returncode, done.codes) == (9, ["model-not-listed"])
+    assert str(gone) in done.json["errors"][0]["message"]
+    assert "klein-setup repair" in done.json["errors"][0]["hint"]
+
+
+def test_a_picture_that_cannot_be_kept_is_told_before_it_is_drawn(world: World, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with ReplayServer(COLD, folder=world.tree) as server:
+        done = world.run("smoke-test", "--server", server.url, "--picture", tmp_path / "file" / "fox.png", *SMALL)
+        assert server.asked("POST", "/prompt") == []
+    assert done.returncode == 4
+    assert "cannot be kept" in done.said
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+# --- words that are wrong, and the graph -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--size", "1000x1024"),
+        ("--seed", str(2**64)),
+        ("--server", "ftp://example.org"),
+        ("--server", "http://me:hunter22@127.0.0.1:8188"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_a_usage_error(world: World, words: tuple[str, str]) -> None:
+    done = world.run("smoke-test", *words)
+    assert done.returncode == 2
+    assert "hunter22" not in done.said
+
+
+def test_the_graph_is_printed_as_json_and_nothing_is_drawn(world: World) -> None:
+    before = states(world.tree)
+    done = world.run("smoke-test", "--graph", "--seed", "5", "--prompt", "a fox", "--size", "512x768", "--tiled-decode")
+    wish = PictureWish(prompt="a fox", seed=5, width=512, height=768, has_tiled_decode=True)
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == build_graph(NAMES, wish)
+    assert states(world.tree) == before
+
+
+def test_a_set_without_the_three_files_has_no_graph(world: World, make_world: Callable[[], World]) -> None:
+    other = make_world()
+    other.publish(VAE)
+    done = other.run("smoke-test", "--graph")
+    assert done.returncode == 2
+    assert "no file for the role diffusion_model" in done.said
+
+
+# --- a server of our own -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def program(world: World) -> Iterator[Path]:
+    """The stand-in's main.py, put back afterwards."""
+    main = world.tree / "main.py"
+    before = main.read_bytes()
+    yield main
+    main.write_bytes(before)
+
+
+@pytest.fixture
+def bystander() -> Iterator[subprocess.Popen[bytes]]:
+    """Return somebody's process that looks like a ComfyUI."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "main.py", "--port", "8188"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def servers_of(main: Path) -> list[psutil.Process]:
+    """Return the processes that run a main.py."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(main) in process.cmdline():
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_a_server_of_our_own_is_started_draws_and_is_stopped(
+    world: World, program: Path, bystander: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    before = inventory(world.tree)
+    picture = tmp_path / "fox.png"
+    done = world.run("smoke-test", "--picture", picture, "--json", "--reserve-vram", "1.5", *SMALL)
+    assert done.returncode == 0, done.stderr
+    told = done.json["details"]["smoke_test"]
+    assert told["timings"]["start_s"] > 0
+    assert sha256_of(picture) == told["picture"]["sha256"]
+    log = Path(told["log_path"])
+    assert "To see the GUI go to" in log.read_text(encoding="utf-8")
+    assert log.is_relative_to(world.home)
+    assert servers_of(program) == []
+    assert bystander.poll() is None
+    assert inventory(world.tree) == before  # its output, its user folder and its database lie elsewhere
+
+
+def test_what_the_server_is_started_with_is_what_was_asked_for(world: World, program: Path, tmp_path: Path) -> None:
+    told = tmp_path / "told.json"
+    before = f"import json, os; json.dump([sys.executable, *sys.argv], open({str(told)!r}, 'w'))"
+    program.write_text(main_py(before=before), encoding="utf-8")
+    assert world.run("smoke-test", "--reserve-vram", "1.5", *SMALL).returncode == 0
+    python, _, *options = json.loads(told.read_text())
+    assert Path(python).parent == world.tree / ".venv" / ("Scripts" if os.name == "nt" else "bin")
+    assert "--cpu" in options  # no GPU is here
+    assert options[options.index("--reserve-vram") + 1] == "1.5"
+    output = Path(options[options.index("--output-directory") + 1])
+    assert not output.is_relative_to(world.tree)
+    assert not output.exists()  # it was scratch
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("import torch_that_is_not_there", "torch_that_is_not_there"),
+        ("print('goodbye'); raise SystemExit(3)", "exit status 3"),
+        ("import time; print('installing things', flush=True); time.sleep(60)", "installing things"),
+    ],
+)
+def test_a_server_that_does_not_come_up_is_explained_and_ended(
+    world: World, program: Path, code: str, sentence: str
+) -> None:
+    program.write_text(code + "\n", encoding="utf-8")
+    done = world.run("smoke-test", "--smoke-timeout", "1.5")
+    assert done.returncode == 9
+    assert sentence in done.said
+    assert servers_of(program) == []
+
+
+def test_a_server_that_dies_while_it_draws_is_explained(world: World, program: Path) -> None:
+    faults = "Faults(dies_after=12, delay_s=0.02, last_words='torch.OutOfMemoryError: CUDA out of memory.')"
+    program.write_text(main_py(faults), encoding="utf-8")
+    done = world.run("smoke-test", "--json", *SMALL)
+    assert (done.returncode, done.codes) == (9, ["out-of-memory"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_a_run_that_is_interrupted_takes_its_server_with_it(world: World, program: Path) -> None:
+    program.write_text(main_py("Faults(never_ends=True)"), encoding="utf-8")
+    running = world.start("smoke-test", *SMALL)
+    eventually(lambda: "Starting ComfyUI" in running.stderr_so_far, what="the server is started")
+    eventually(lambda: "Decoding" in running.stderr_so_far, what="it draws")
+    assert len(servers_of(program)) == 1
+    running.send(signal.SIGINT)
+    assert running.wait(20).returncode == 130
+    assert servers_of(program) == []
+
+
+def test_a_picture_from_the_processor_is_not_the_proof_of_a_card(world: World, program: Path, tmp_path: Path) -> None:
+    (tmp_path / "machine.json").write_text(json.dumps(machine_record(rtx_4070())), encoding="utf-8")
+    program.write_text(main_py("Faults(is_on_processor=True)"), encoding="utf-8")
+    done = world.run("smoke-test", "--json", *SMALL, env={"KLEIN_SETUP_MACHINE": str(tmp_path / "machine.json")})
+    assert (done.returncode, done.codes) == (9, ["smoke-test"])
+    assert "NVIDIA GeForce RTX 4070" in done.json["errors"][0]["message"]
+    assert [each["code"] for each in done.json["details"]["smoke_test"]["findings"]] == ["picture-other-device"]
+
+
+def test_an_empty_extra_model_paths_file_is_named_before_comfyui_dies_of_it(world: World, program: Path) -> None:
+    config = program.with_name("extra_model_paths.yaml")
+    config.write_text("# nothing\n", encoding="utf-8")
+    try:
+        done = world.run("smoke-test", *SMALL)
+    finally:
+        config.unlink()
+    assert done.returncode == 9
+    assert "holds nothing but comments" in done.said
+
+
+def test_without_a_comfyui_the_way_to_one_is_told(make_world: Callable[[], World]) -> None:
+    world = make_world()
+    world.publish(*KLEIN)
+    assert world.install("--only", "files").returncode == 0
+    done = world.run("smoke-test")
+    assert done.returncode == 2
+    assert "--server URL" in done.said

@@ -1,0 +1,283 @@
+"""A whole studio for tests: the three files of Klein in small, a stand-in for ComfyUI, a recorded card, a toy index.
+
+The command that runs is the real one.  Where an environment shall come about, or ComfyUI be fetched, a small driver
+runs it with three things exchanged: the probe, which no toy torch can pass, the table's pinned release, and how an
+environment gets its pip, for unpacking and then updating the one Python brings takes half a minute.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from provisioner.machine import machine_record
+from provisioner.models import Gpu, Machine
+from tests.support.wheels import Toy, ToyIndex
+from tests.support.world import ROOT, Completed, Wanted, World, tensors
+
+GIT = {
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_AUTHOR_NAME": "A",
+    "GIT_AUTHOR_EMAIL": "a@example.org",
+    "GIT_COMMITTER_NAME": "A",
+    "GIT_COMMITTER_EMAIL": "a@example.org",
+    "GIT_AUTHOR_DATE": "2026-01-01T00:00:00Z",
+    "GIT_COMMITTER_DATE": "2026-01-01T00:00:00Z",
+}
+PROBE = """
+import json, sys, torch, torchvision, torchaudio
+modules = (torch, torchvision, torchaudio)
+print(json.dumps({"ok": True, "failures": [], "devices": [], "python": sys.version.split()[0],
+    "packages": {each.__name__: each.__version__ for each in modules},
+    "torch": {"cuda": torch.version.cuda, "arch_list": ["sm_86"]}}))
+"""
+DRIVER = """
+import json, shutil, subprocess, sys
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from provisioner.adapters import environment
+from provisioner import cli, program_job
+from provisioner.comfy_models import ComfyRelease
+
+probe, pinned, *arguments = sys.argv[1:]
+environment.PROBE = Path(probe)
+pip = metadata.distribution("pip")
+
+def make_venv(self, python, folder, prompt):
+    subprocess.run([python.path, "-m", "venv", "--without-pip", "--prompt", prompt, folder], check=True)
+    site = next(folder.rglob("site-packages"))
+    for name in ("pip", f"pip-{pip.version}.dist-info"):
+        shutil.copytree(Path(pip.locate_file(name)), site / name)
+    script = folder / "bin" / "pip"
+    script.write_text(f"#!{folder / 'bin' / 'python'}\\nfrom pip._internal.cli.main import main\\nmain()\\n")
+    script.chmod(0o755)
+
+environment.Environments._make_venv = make_venv
+table = program_job.read_table()
+release = ComfyRelease(**json.loads(pinned))
+program_job.read_table = lambda: replace(table, pinned=release, releases=(release,))
+sys.exit(cli.main(arguments))
+"""
+MAIN = f"""import sys
+sys.path.insert(0, {str(ROOT)!r})
+sys.dont_write_bytecode = True
+from tests.support.comfy_server import Faults, serve_as_comfyui
+BEFORE
+serve_as_comfyui(sys.argv, faults=FAULTS, draws=True)
+"""
+
+
+def main_py(faults: str = "Faults()", before: str = "") -> str:
+    """Return the code of a stand-in for ComfyUI's main.py."""
+    return MAIN.replace("BEFORE", before).replace("FAULTS", faults)
+
+
+PROGRAM = {
+    "main.py": main_py(),
+    "folder_paths.py": "pass\n",
+    "comfyui_version.py": '__version__ = "0.33.0"\n',
+    "requirements.txt": "torch\ntorchvision\ntorchaudio\neinops>=0.8 # shapes\n",
+    ".gitignore": "/models/*\n/custom_nodes/*\n/output/\n/input/\n/user/\n/temp/\n/.venv\n__pycache__\n",
+    "comfy/sd.py": "def load(): ...\n",
+}
+TORCH = (
+    Toy(name="torch", version="2.15.0+cu130", cuda="13.0", padding=100_000),
+    Toy(name="torchvision", version="0.29.2+cu130", requires=("torch==2.15.0",)),
+    Toy(name="torchaudio", version="2.11.0+cu130"),
+)  # the newest that the torch table has for the card
+EINOPS = Toy(name="einops", version="0.8.1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFile(Wanted):
+    """A file with the role of its folder."""
+
+    def artifact(self) -> dict[str, object]:
+        roles = {"diffusion_models": "diffusion_model", "text_encoders": "text_encoder", "vae": "vae"}
+        return super().artifact() | {"role": roles[self.folder]}
+
+
+MODEL = ModelFile(data=tensors(90_000, 1), name="flux-2-klein-4b-fp8.safetensors", folder="diffusion_models")
+ENCODER = ModelFile(data=tensors(80_000, 2), name="qwen_3_4b.safetensors", folder="text_encoders")
+VAE = ModelFile(data=tensors(70_000, 3), name="flux2-vae.safetensors", folder="vae")
+KLEIN = (MODEL, ENCODER, VAE)  # under the names that the recorded server lists
+
+
+def rtx_4070(**changes: object) -> Machine:
+    """Return a Linux machine with one card that the torch table serves."""
+    card = Gpu(vendor="nvidia", name="NVIDIA GeForce RTX 4070", index=0, compute_capability=(8, 9))
+    machine = Machine(
+        os="linux",
+        os_release="6.8",
+        is_wsl=False,
+        architecture="x86_64",
+        libc="glibc 2.36",
+        python_version="3.12.3",
+        gpus=(card,),
+        driver_version="580.95.05",
+    )
+    return replace(machine, **changes)  # type: ignore[arg-type]
+
+
+def index_of_toys() -> ToyIndex:
+    """Return an index with a torch set for that card and what the stand-in's requirements ask for."""
+    return ToyIndex([*TORCH, EINOPS])
+
+
+def git(folder: Path, *words: str) -> str:
+    """Run git in a folder, without anybody's settings; return what it says."""
+    done = subprocess.run(
+        ["git", "-C", folder, *words], capture_output=True, text=True, check=True, env={**os.environ, **GIT}
+    )
+    return done.stdout.strip()
+
+
+def write_tree(folder: Path, files: Mapping[str, str]) -> None:
+    """Write files below a folder."""
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def inventory(folder: Path, *without: str) -> dict[str, bytes | str | None]:
+    """Return everything below a folder: contents of files, targets of links, None for folders."""
+    found: dict[str, bytes | str | None] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name.split("/")[0] not in without:
+            link = path.is_symlink()
+            found[name] = str(path.readlink()) if link else path.read_bytes() if path.is_file() else None
+    return found
+
+
+def states(folder: Path, *without: str) -> dict[str, tuple[int, int, int]]:
+    """Return size, mtime and inode of everything below a folder."""
+    paths = [path for path in folder.rglob("*") if path.relative_to(folder).parts[0] not in without]
+    return {str(path): (each.st_size, each.st_mtime_ns, each.st_ino) for path in paths for each in [path.lstat()]}
+
+
+class Upstream:
+    """A local repository with one release of the stand-in, and its archive."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+        write_tree(folder, PROGRAM)
+        git(folder, "init", "-q", "-b", "master")
+        git(folder, "add", "-A", "-f")
+        git(folder, "commit", "-q", "-m", "release")
+        git(folder, "tag", "v0.33.0")
+        git(folder, "config", "uploadpack.allowAnySHA1InWant", "true")
+        self.release = {
+            "version": "0.33.0",
+            "commit": git(folder, "rev-parse", "HEAD"),
+            "tree": git(folder, "rev-parse", "HEAD^{tree}"),
+        }
+
+    @functools.cached_property
+    def archive(self) -> Path:
+        """The release as GitHub packs it."""
+        path = self.path.with_name("release.zip")
+        git(self.path, "archive", "--format=zip", "--prefix=ComfyUI-1/", f"--output={path}", self.release["commit"])
+        return path
+
+
+class Studio:
+    """A world with the three files, a recorded card, an index and a release of the stand-in.
+
+    Parameters
+    ----------
+    world : World
+        Its hub gets the files.
+    index : ToyIndex
+        Where wheels come from.
+    upstream : Upstream
+        Where ComfyUI comes from.
+    """
+
+    def __init__(self, world: World, index: ToyIndex, upstream: Upstream) -> None:
+        world.publish(*KLEIN)
+        self.world, self.index, self.upstream = world, index, upstream
+        self.tree = world.tree
+        self.environment = world.tree / ".venv"
+        self.pictures = world.home / "data" / "klein-setup" / "pictures"
+        self.runs = 0
+        write_tree(world.folder, {"driver.py": DRIVER, "probe.py": PROBE})
+        self.set_machine()
+        world.environ |= {
+            **GIT,
+            "KLEIN_SETUP_MACHINE": str(world.folder / "machine.json"),
+            "PIP_INDEX_URL": index.url,
+            "PIP_CONFIG_FILE": os.devnull,
+            "PATH": f"{Path(sys.executable).resolve().parent}{os.pathsep}{os.environ['PATH']}",
+        }
+        for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
+            world.environ.pop(name, None)
+
+    def set_machine(self, **changes: object) -> None:
+        """Record the machine, with what is said of it changed."""
+        text = json.dumps(machine_record(rtx_4070(**changes)))
+        (self.world.folder / "machine.json").write_text(text, encoding="utf-8")
+
+    def arguments(self, *given: str | Path, source: Path | None = None) -> list[str]:
+        """Return a whole command line: manifest, tree, hub, index and ComfyUI's source where the command has them."""
+        words = [str(each) for each in given]
+        words += ["--manifest", str(self.world.manifest), "--comfyui", str(self.tree)]
+        if words[0] in {"install", "repair", "plan"}:
+            words += ["--endpoint", self.world.hub.endpoint, "--comfyui-source", str(source or self.upstream.path)]
+        if words[0] in {"install", "repair", "plan", "smoke-test"}:
+            words += ["--torch-index", self.index.url]
+        return words
+
+    def start(
+        self, *given: str | Path, source: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
+        """Start the driver; both its streams are one."""
+        self.runs += 1
+        driver = [str(self.world.folder / "driver.py"), str(self.world.folder / "probe.py")]
+        words = [*driver, json.dumps(self.upstream.release), *self.arguments(*given, source=source)]
+        with (self.world.folder / f"driven-{self.runs}.err").open("w") as errors:
+            return subprocess.Popen(
+                [sys.executable, *words],
+                cwd=self.world.folder,
+                env={**self.world.environ, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+
+    def run(self, *given: str | Path, source: Path | None = None, env: Mapping[str, str] | None = None) -> Completed:
+        """Run the driver to its end and check the world's invariant."""
+        began = time.monotonic()
+        process = self.start(*given, source=source, env=env)
+        said, _ = process.communicate(timeout=120)
+        completed = Completed(
+            arguments=tuple(map(str, given)),
+            returncode=process.returncode,
+            stdout=said,
+            stderr=(self.world.folder / f"driven-{self.runs}.err").read_text(encoding="utf-8"),
+            seconds=time.monotonic() - began,
+        )
+        self.world.check(completed)
+        return completed
+
+
+@contextmanager
+def a_tree_of_somebodys(tree: Path, **files: str) -> Iterator[Path]:
+    """Make a stand-in tree that has a Python of its own and no git."""
+    write_tree(tree, {**PROGRAM, **files})
+    (tree / "custom_nodes").mkdir(exist_ok=True)
+    (tree / "models").mkdir(exist_ok=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tree / ".venv")], check=True)
+    yield tree
