@@ -240,7 +240,7 @@ def run_environment(
 ) -> Report:
     """Plan, ask, apply, prove; return the report of the whole run.
 
-    ``is_announced`` leaves out the sentence of the plan, which was said before anything was done.
+    ``is_announced`` leaves out the sentence of the plan and the question: both came before anything was done.
 
     Raises
     ------
@@ -253,12 +253,7 @@ def run_environment(
     plan = _planned(job, machine, wish)
     if not is_announced:
         say(plan.sentence())
-    if plan.action == "make-anew" and plan.receipt is None and not job.wish.assume_yes:
-        need_yes(
-            ask,
-            f"{plan.where} was not made by klein-setup. Put a new one in its place, and keep it beside?",
-            hint="Name another folder with --environment DIR, or agree with --yes.",
-        )
+        ask_about_strangers(job, plan, ask)
     receipt = apply_environment(job.bench, machine, plan, wish)
     findings, _ = check_environment(job.bench, machine, plan.where) if plan.action != "none" else ((), True)
     base = report or job.report(command, "ok", EXIT_OK)
@@ -274,6 +269,16 @@ def run_environment(
         findings=(*base.findings, *findings),
         extra=(*base.extra, ("environment", document_of(plan, receipt))),
     )
+
+
+def ask_about_strangers(job: Job, plan: EnvironmentPlan, ask: Ask) -> None:
+    """Ask before an environment of somebody else's makes way for a new one; raises AnswerNeededError."""
+    if plan.action == "make-anew" and plan.receipt is None and not job.wish.assume_yes:
+        need_yes(
+            ask,
+            f"{plan.where} was not made by klein-setup. Put a new one in its place, and keep it beside?",
+            hint="Name another folder with --environment DIR, or agree with --yes.",
+        )
 
 
 def plan_for(job: Job, wish: EnvironmentWish) -> EnvironmentPlan:

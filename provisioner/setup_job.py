@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.commands import Ask, Job, need_yes, run_install, run_repair
-from provisioner.environment_job import EnvironmentWish, folder_of, plan_for, run_environment, show_environment
+from provisioner.environment_job import (
+    EnvironmentPlan,
+    EnvironmentWish,
+    ask_about_strangers,
+    folder_of,
+    plan_for,
+    run_environment,
+    show_environment,
+)
 from provisioner.errors import EXIT_OK
 from provisioner.models import ComfyTarget, Finding, Plan, Report
 from provisioner.parts import can_draw
@@ -65,7 +73,7 @@ class _Setup:
     face: Face
     program: Program | None
     environment: Path
-    can_equip: bool  # the environment is ours to make
+    plan: EnvironmentPlan | None  # where the environment is ours to make
     can_draw: bool
 
 
@@ -78,10 +86,12 @@ def run_setup(job: Job, wish: SetupWish, face: Face, command: str = "install") -
         A part could not be done; what was done before it stays, and the next run goes on from there.
     """
     setup = _look(job, wish, face)
+    if setup.plan is not None:
+        ask_about_strangers(job, setup.plan, face.ask)
     report = _files(setup, command) if "files" in wish.parts else _without_files(setup, command)
     if report.status == "failed":
         return report
-    if setup.can_equip:
+    if setup.plan is not None:
         report = run_environment(job, command, report, wish.environment, ask=face.ask, say=face.say, is_announced=True)
         clear_leftovers(job, setup.environment)
         install_packages(job, _app(job), _tree(setup), setup.environment, has_uv=wish.environment.has_uv, say=face.say)
@@ -105,7 +115,7 @@ def run_setup(job: Job, wish: SetupWish, face: Face, command: str = "install") -
 def show_setup(job: Job, report: Report, wish: SetupWish, face: Face) -> Report:
     """Say what every part needs; nothing is written."""
     setup = _look(job, wish, face)
-    if not setup.can_equip:
+    if setup.plan is None:
         return report
     return show_environment(job, report, wish.environment)
 
@@ -126,17 +136,17 @@ def _look(job: Job, wish: SetupWish, face: Face) -> _Setup:
         face=face,
         program=program,
         environment=environment,
-        can_equip=can_equip,
+        plan=plan_for(job, wish.environment) if can_equip else None,  # raises here what no later step could mend
         can_draw="smoke" in wish.parts and (obstacle is None or wish.are_parts_named),
     )
     if program is not None and "environment" in wish.parts:
         refuse_hopeless(program)
         if program.has_one:
             face.say(program.sentence())
-    if "environment" in wish.parts and not setup.can_equip and program is not None and program.checkout.python:
+    if "environment" in wish.parts and setup.plan is None and program is not None and program.checkout.python:
         face.say(f"Environment: ComfyUI's own, {program.checkout.python}, stays as it is; the picture will prove it.")
-    if can_equip:
-        face.say(plan_for(job, wish.environment).sentence())  # raises here what no later step could mend
+    if setup.plan is not None:
+        face.say(setup.plan.sentence())
     if "smoke" in wish.parts and not setup.can_draw:
         face.say(f"Picture: none, for {obstacle}.")
     return setup
