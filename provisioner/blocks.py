@@ -120,7 +120,11 @@ def damage_sentence(damage: Damage) -> str:
     if damage.observed_size < damage.size:
         inside = tuple(i for i in damage.bad_blocks if (i + 1) * damage.block_size <= damage.observed_size)
         what = f"truncated at byte {damage.observed_size:,} of {damage.size:,}"
-        return f"{what}; {_differ(inside, total)}" if inside else f"{what}; what is there is right"
+        if inside:
+            return f"{what}; {_differ(inside, total)}"
+        cut = damage.observed_size % damage.block_size  # bytes of a block that is not whole: nobody can say of them
+        right = f"its first {damage.observed_size - cut:,} bytes are right" if cut else "what is there is right"
+        return f"{what}; {right}"
     extra = damage.observed_size - damage.size
     longer = f"{count(extra, 'byte')} too long" if extra else ""
     if not damage.bad_blocks:

@@ -92,14 +92,20 @@ class Engine:
         outcomes: list[Outcome] = []
         stopped_by: KleinError | None = None
         blocked: set[str] = set()
+        gone: set[Path] = set()  # what was there has been set aside by an earlier step
         total = len(plan.steps)
         for number, step in enumerate(plan.steps, start=1):
             self.events(StepStarted(step=step, number=number, total=total))
             began = time.monotonic()
             if stopped_by is not None or step.artifact.id in blocked:
                 outcome = Outcome(step=step, status="skipped", detail="an earlier step failed")
+            elif isinstance(step, (PlaceFile, MoveFile)) and step.copy.path in gone:
+                # Two files had each other's names: the next plan finds this one's bytes where they were set aside.
+                outcome = Outcome(step=step, status="skipped", detail="its bytes were set aside; they are taken next")
             else:
                 outcome = self._outcome(step, began)
+            if outcome.status == "done" and not isinstance(step, RecordReceipt) and step.replaces is not None:
+                gone.add(step.destination.path)
             if outcome.status == "failed":
                 blocked.add(step.artifact.id)
                 if isinstance(outcome.error, KleinError) and not isinstance(

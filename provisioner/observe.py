@@ -178,7 +178,7 @@ class Observer:
                 artifact=artifact,
                 destination=place,
                 status="size-mismatch",
-                basis="size",
+                basis=_basis_of(damage),
                 observed_size=stamp.size,
                 identity=damage_sentence(damage) if damage else self._identity(place.path, stamp, artifact, None),
                 held_bytes=held,
@@ -511,6 +511,13 @@ def _label(place: Destination) -> str:
 def _agrees(claimed: Proof | None, seen: Proof) -> bool:
     """Whether a receipt says of a file what was seen of it, the digests of its blocks included."""
     return claimed is not None and (claimed.sha256, claimed.blocks) == (seen.sha256, seen.blocks)
+
+
+def _basis_of(damage: Damage | None) -> Literal["size", "sha256", "blocks"]:
+    """Return what a verdict about a file of another size rests on: where something can be kept, it was read."""
+    if damage is None:
+        return "size"
+    return "sha256" if damage.trusted_by == "whole" else "blocks"
 
 
 def _is_given_up(check: Check, rejected: frozenset[tuple[str, Path]]) -> bool:

@@ -170,7 +170,8 @@ def _from_copy(
     if _is_misplaced(check, copy, inventory):
         why = f"{reason}; {copy.path} may be it, in a folder where nothing can use it: it is moved"
         return MoveFile(artifact=artifact, destination=destination, reason=why, copy=copy, replaces=replaces)
-    if _kind_of(copy.path, inventory.target) is not None:
+    is_wanted = any(each.destination.path == copy.path for each in inventory.checks)
+    if _kind_of(copy.path, inventory.target) is not None and not is_wanted:
         why = f"{why}, which stays, because a workflow may name it"
     return PlaceFile(artifact=artifact, destination=destination, reason=why, copy=copy, replaces=replaces)
 

@@ -15,9 +15,11 @@ from provisioner.models import STATE_FOLDER, Artifact, LocalCopy, Variant
 _UNFINISHED = (".part", ".partial", ".incomplete", ".downloading", ".crdownload", ".aria2", ".tmp", ".bad")
 _SKIPPED_FOLDERS = {".git", "__pycache__", "node_modules", ".venv", "venv", "python_embeded"}
 
+_Hit = tuple[Path, os.stat_result]
+
 
 class FilesInFolders:
-    """Looks once through some folders and answers from memory; again when a file it remembers has gone.
+    """Looks once through some folders and answers from memory; again when a file it remembers is not what it was.
 
     What was set aside is looked at too: a file under a wrong name may be the right one for another.
     """
@@ -25,42 +27,37 @@ class FilesInFolders:
     def __init__(self, folders: Sequence[Path], origin: str) -> None:
         self._folders = folders
         self._origin = origin
-        self._by_size: dict[int, list[tuple[Path, int]]] | None = None
+        self._by_size: dict[int, list[_Hit]] | None = None
 
     def find(self, artifact: Artifact, contents: Sequence[Variant]) -> tuple[LocalCopy, ...]:
         """Return the files whose size is that of one of the contents, same name first; none is proven."""
-        if self._by_size is None or any(not _has_size(*hit) for hit in self._hits(self._by_size, contents)):
-            self._by_size = self._index()
+        known = self._by_size
+        if known is None or any(not _is_as_it_was(*hit) for each in contents for hit in known.get(each.size, [])):
+            known = self._by_size = self._index()
         copies = [
             LocalCopy(
                 artifact_id=artifact.id,
                 path=path,
                 origin="what was set aside earlier" if _is_aside(path) else self._origin,
-                device=device,
+                device=status.st_dev,
                 size=content.size,
                 sha256=content.sha256,
             )
             for content in contents
-            for path, device in self._by_size.get(content.size, [])
+            for path, status in known.get(content.size, [])
             # What was set aside from this very name was read then, and was something else.
             if not (_is_aside(path) and path.name.startswith(artifact.name))
         ]
         likeliest = sorted(copies, key=lambda copy: (_is_aside(copy.path), copy.path.name != artifact.name, copy.path))
         return tuple(likeliest)
 
-    @staticmethod
-    def _hits(by_size: dict[int, list[tuple[Path, int]]], contents: Sequence[Variant]) -> Iterator[tuple[Path, int]]:
-        for content in contents:
-            for path, _device in by_size.get(content.size, []):
-                yield path, content.size
-
-    def _index(self) -> dict[int, list[tuple[Path, int]]]:
-        index: dict[int, list[tuple[Path, int]]] = {}
+    def _index(self) -> dict[int, list[_Hit]]:
+        index: dict[int, list[_Hit]] = {}
         seen: set[tuple[int, int]] = set()
         for path, status in _files(self._folders):
             if (status.st_dev, status.st_ino) not in seen or status.st_ino == 0:  # 0: a file system without numbers
                 seen.add((status.st_dev, status.st_ino))
-                index.setdefault(status.st_size, []).append((path, status.st_dev))
+                index.setdefault(status.st_size, []).append((path, status))
         return index
 
 
@@ -87,8 +84,10 @@ def _is_aside(path: Path) -> bool:
     return STATE_FOLDER in path.parts
 
 
-def _has_size(path: Path, size: int) -> bool:
+def _is_as_it_was(path: Path, before: os.stat_result) -> bool:
+    """Whether a file is the one that was seen: where two of one size change places, neither goes away."""
     try:
-        return path.stat().st_size == size
+        now = path.stat()
     except OSError:
         return False
+    return (now.st_size, now.st_mtime_ns, now.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)

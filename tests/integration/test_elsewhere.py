@@ -49,6 +49,15 @@ def test_finds_by_size_and_puts_the_same_name_first(tmp_path: Path) -> None:
     }
 
 
+def test_looks_again_when_a_file_of_the_same_size_has_taken_a_name(tmp_path: Path) -> None:
+    path = put(tmp_path / "other.safetensors")
+    finder = FilesInFolders((tmp_path,), "--look-in")
+    assert len(finder.find(VAE, VAE.contents)) == 1
+    path.rename(tmp_path / "older.safetensors")
+    put(path, b"x" * len(DATA))
+    assert len(finder.find(VAE, VAE.contents)) == 2
+
+
 def test_every_content_that_is_right_is_looked_for_with_its_own_digest(tmp_path: Path) -> None:
     put(tmp_path / "x", b"as good")
     wanted = artifact(DATA, accept=(variant(b"as good"),))

@@ -414,6 +414,19 @@ def test_a_whole_folder_of_lookalikes_does_not_keep_a_file_from_being_fetched() 
     assert came(outcomes)[-1] == ("fetch-file", "done")
 
 
+def test_two_files_with_each_others_names_are_no_failure_of_the_second() -> None:
+    there = comfy_file(ENCODER).path
+    world = World({hub_file("encoder"): [b"an encoder"]}, wanted=(VAE, ENCODER), copies=((VAE, there), (ENCODER, HOME)))
+    world.store.put(there, RIGHT)
+    world.store.put(HOME, b"an encoder")
+    last, outcomes = world.provide()
+    assert last.steps == ()
+    assert came(outcomes)[:2] == [("place-file", "done"), ("place-file", "skipped")]
+    assert [outcome.error for outcome in outcomes if outcome.error is not None] == []
+    assert world.engine.rejected == set()
+    assert (world.store.files[HOME], world.store.files[there]) == (RIGHT, b"an encoder")
+
+
 def test_a_copy_that_goes_away_is_no_failure_of_the_run() -> None:
     world = World({FIRST: [RIGHT]}, copies=((VAE, COPY),))
     world.store.put(COPY, RIGHT)

@@ -251,7 +251,7 @@ def test_a_receipt_about_other_content_is_not_compared_with(scene: Scene) -> Non
 @pytest.mark.parametrize(
     ("data", "bad", "said"),
     [
-        (RIGHT[:9], (2, 3), "truncated at byte 9 of 15; what is there is right"),
+        (RIGHT[:9], (2, 3), "truncated at byte 9 of 15; its first 8 bytes are right"),
         (RIGHT[:8], (2, 3), "truncated at byte 8 of 15; what is there is right"),
         (b"THE right", (0, 2, 3), "truncated at byte 9 of 15; block 0 of 0-3 differs"),
         (RIGHT + b"!", (), "1 byte too long; the first 15 bytes are right"),
@@ -265,7 +265,7 @@ def test_of_a_file_of_another_length_the_right_blocks_are_known(
     scene.store.claim_now(HOME)
     scene.store.put(HOME, data)
     found = scene.check(depth=depth)
-    assert (found.status, found.identity) == ("size-mismatch", said)
+    assert (found.status, found.basis, found.identity) == ("size-mismatch", "blocks", said)
     assert found.damage is not None
     assert (found.damage.bad_blocks, found.damage.observed_size) == (bad, len(data))
 
