@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from provisioner import __version__
 from provisioner.errors import UsageError
@@ -46,8 +46,46 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message[:1].upper()}{message[1:]}.", hint=f"{self.prog} --help shows what there is.")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the whole command line."""
+class _Unread:
+    """Stands for the options of a command that was not given: making them all takes 20 ms, and nobody asks."""
+
+    def __init__(self, prog: str = "") -> None:
+        self.prog = prog
+
+    def add_argument(self, *_: object, **__: object) -> None:
+        """Take an option and forget it."""
+
+    def add_argument_group(self, *_: object, **__: object) -> _Unread:
+        """Return what forgets options."""
+        return self
+
+    def add_subparsers(self, **_: object) -> _Unread:
+        """Return what forgets commands."""
+        return self
+
+    def add_parser(self, name: str, **_: object) -> _Unread:
+        """Return what forgets options."""
+        return _Unread(f"{self.prog} {name}")
+
+    def set_defaults(self, **_: object) -> None:
+        """Forget them."""
+
+
+class _OnlyOne:
+    """The list of commands, of which only one gets its options."""
+
+    def __init__(self, subparsers: Subparsers, command: str) -> None:
+        self._subparsers = subparsers
+        self._command = command
+
+    def add_parser(self, name: str, **options: Any) -> Any:  # noqa: ANN401 - argparse says no more
+        """Add a command; return its parser, or something that forgets what it is told."""
+        parser = self._subparsers.add_parser(name, **options)
+        return parser if name == self._command else _Unread(name)
+
+
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Return the command line: all of it, or with the options of one command alone."""
     parser = _Parser(
         prog="klein-setup",
         description="Takes a machine from nothing to a proven FLUX.2 [klein] picture, and keeps it there.",
@@ -56,7 +94,8 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"klein-setup {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    subparsers = commands if command is None else cast("Subparsers", _OnlyOne(commands, command))
     add_install_parser(subparsers)
     add_plan_parser(subparsers)
     add_detect_parser(subparsers)

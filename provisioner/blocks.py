@@ -131,7 +131,9 @@ def damage_sentence(damage: Damage) -> str:
         return f"{longer}; the first {damage.size:,} bytes are right"
     what = _differ(damage.bad_blocks, total)
     if damage.unreadable:
-        return f"{damage.unreadable.rstrip('.')}; {named_blocks(damage.bad_blocks)} of 0-{total - 1} cannot be used"
+        return (
+            f"{damage.unreadable.rstrip('.')}; {named_blocks(damage.bad_blocks)} (of 0 to {total - 1}) cannot be used"
+        )
     return f"{longer}; {what}" if longer else what
 
 
@@ -139,7 +141,7 @@ def _differ(blocks: Sequence[int], total: int) -> str:
     """Return which blocks of how many differ.
 
     >>> _differ([3], 5), _differ([1, 2], 5)
-    ('block 3 of 0-4 differs', 'blocks 1-2 of 0-4 differ')
+    ('block 3 (of 0 to 4) differs', 'blocks 1-2 (of 0 to 4) differ')
     """
     verb = "differs" if len(blocks) == 1 else "differ"
-    return f"{named_blocks(blocks)} of 0-{total - 1} {verb}"
+    return f"{named_blocks(blocks)} (of 0 to {total - 1}) {verb}"

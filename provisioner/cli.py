@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -338,9 +339,13 @@ _KEPT = frozenset({"install", "verify", "repair", "smoke-test"})
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status (README, "Exit statuses")."""
+    gc.set_threshold(
+        20_000
+    )  # importing makes much that stays; looking through it again and again is a tenth of start-up
     given = list(sys.argv[1:] if argv is None else argv)
     try:
-        arguments = build_parser().parse_args(_completed(given))
+        completed = _completed(given)
+        arguments = build_parser(completed[0]).parse_args(completed)
     except UsageError as error:
         return _show_error_before_start(given, error)
     cancelled = threading.Event()

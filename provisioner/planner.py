@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-
-from typing_extensions import assert_never
 
 from provisioner.errors import InsufficientSpaceError, OfflineError, UsageError
 from provisioner.models import (
@@ -37,6 +36,11 @@ from provisioner.models import (
     Target,
 )
 from provisioner.words import human_bytes
+
+if sys.version_info >= (3, 11):
+    from typing import assert_never
+else:
+    from typing_extensions import assert_never  # which takes six milliseconds to import
 
 SPACE_MARGIN = 32 * 1024 * 1024
 """Bytes kept free on every file system a plan writes to: receipts, logs, and the system's own breathing room."""

@@ -154,7 +154,7 @@ def _told(
     findings = report.findings if plan is None else (*report.findings, *plan.findings)
     mend = mend_command(findings, files_are_wrong=files_are_wrong, options=target_options(report))
     if changes:
-        show_changes(changes, checked, (*findings, *map(_no_picture, report.errors)), mend)
+        show_changes(_not_shown_below(changes, report), checked, (*findings, *map(_no_picture, report.errors)), mend)
         if report.exit_status == EXIT_OK:
             remember_proven(job, now)
     entry = changes_entry(changes, since=before.taken_at, checked=checked, mend=mend)
@@ -170,6 +170,13 @@ def _no_picture(error: Exception) -> Finding:
         message="No good picture came out with what is here now.",
         hint=hint,
     )
+
+
+def _not_shown_below(changes: tuple[Change, ...], report: Report) -> tuple[Change, ...]:
+    """Return the changes without those of files that have a row of their own in the table that follows."""
+    wrong = () if report.plan is None else [check for check in report.plan.checks if check.status != "ok"]
+    labels = [label_of(check.destination) for check in wrong]
+    return tuple(each for each in changes if each.what != "file" or not any(label in each.sentence for label in labels))
 
 
 # --- snapshots -------------------------------------------------------------------------------------

@@ -23,7 +23,17 @@ from provisioner.errors import (
     SmokeTestError,
     UsageError,
 )
-from provisioner.graph import ENCODE, PHASES, STEP_NODE, Graph, build_graph, names_for, pick_listed, wish_for
+from provisioner.graph import (
+    ENCODE,
+    PHASES,
+    STEP_NODE,
+    Graph,
+    build_graph,
+    names_for,
+    official_workflow_name,
+    pick_listed,
+    wish_for,
+)
 from provisioner.layout import destination_for
 from provisioner.measurement import describe
 from provisioner.models import ComfyTarget, Finding, Gpu, HubCacheTarget, HubFile, Machine, Report
@@ -116,7 +126,9 @@ def run_smoke_test(
         smoke = _with_diffusers(job, wish, asked, machine, job.target.cache, environment)
     else:
         smoke = _with_comfyui(job, wish, asked, machine, program, environment)
-    smoke = replace(smoke, notes=(*smoke.notes, *describe(smoke, job.wanted.envelope, machine)))
+    python = None if program is None else program.checkout.python
+    notes = (*smoke.notes, *describe(smoke, job.wanted.envelope, machine), *_workflow_note(python))
+    smoke = replace(smoke, notes=notes)
     show(smoke)
     base = report or job.report("smoke-test", "ok", EXIT_OK)
     problems = [each for each in smoke.findings if each.severity == "problem"]
@@ -192,6 +204,22 @@ def _server(
             environ=job.bench.environ,
         ) as process:
             yield process.address.url, process
+
+
+def official_workflow(python: Path) -> str | None:
+    """Return the file name of ComfyUI's own Klein workflow, where its templates package is beside that Python.
+
+    The packages keep them in several folders (comfyui-workflow-templates 0.11: ``_json``, ``_core``, ...).
+    """
+    home = python.parent.parent if python.parent.name in {"bin", "Scripts"} else python.parent
+    places = [*home.glob("lib/python3*/site-packages"), home / "Lib" / "site-packages"]
+    found = [each.name for place in places for each in place.glob("comfyui_workflow_templates*/templates/*.json")]
+    return official_workflow_name(found)
+
+
+def _workflow_note(python: Path | None) -> tuple[str, ...]:
+    name = None if python is None else official_workflow(python)
+    return () if name is None else (f"ComfyUI's own workflow for it is {name}, among its templates.",)
 
 
 def _program_and_python(job: Job, program: Program | None, environment: Path) -> tuple[Program, Path, Observation]:

@@ -142,7 +142,7 @@ class Workbench:
         finders.append(_Later(self._cached_files))
         if isinstance(target, ComfyTarget) and not target.is_new:
             roots = {path for folder in target.folders for path in folder.read} | {target.models}
-            finders.append(FilesInFolders(_outermost(roots), "another models folder"))
+            finders.append(_Later(lambda: FilesInFolders(_outermost(roots), "another models folder")))
         return finders
 
     def _cached_files(self, cache: Path | None = None) -> Finder:
@@ -235,4 +235,4 @@ class _Later:
 
 def _outermost(folders: set[Path]) -> tuple[Path, ...]:
     """Return the folders that lie in no other of them."""
-    return tuple(sorted(folder for folder in folders if not any(other in folder.parents for other in folders)))
+    return tuple(sorted(folder for folder in folders if folders.isdisjoint(folder.parents)))

@@ -263,7 +263,8 @@ def _check_notes(check: Check) -> list[Line]:
     if check.status == "size-mismatch" and check.observed_size is not None:
         lines.append(span(f"{exact_bytes(check.observed_size)} instead of {exact_bytes(check.artifact.size)}"))
     if check.identity:
-        lines.append(span(f"it is: {check.identity}", "warn"))
+        lead = "damaged" if check.damage is not None else "why" if check.status == "unreadable" else "it is"
+        lines.append(span(f"{lead}: {check.identity}", "warn"))
     if check.status != "ok" and check.held_bytes:
         lines.append(span(f"{human_bytes(check.held_bytes)} held from an interrupted download", "dim"))
     return lines

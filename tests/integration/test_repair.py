@@ -115,7 +115,7 @@ def test_the_block_that_differs_is_named_and_fetched(world: World, offset: int, 
     assert seen.returncode == 1
     (check,) = seen.json["checks"]
     assert (check["status"], check["damage"]["bad_blocks"]) == ("hash-mismatch", [block])
-    assert check["identity"] == f"block {block} of 0-1 differs"
+    assert check["identity"] == f"block {block} (of 0 to 1) differs"
     assert world.run("repair").returncode == 0
     assert world.bytes_served() == fetched
     world.assert_in_place(wanted)
@@ -361,7 +361,7 @@ def test_a_bad_sector_is_named_by_its_byte_and_its_block_comes_anew_into_another
     assert report.plan is not None
     (check,) = report.plan.checks
     assert (report.exit_status, check.status) == (1, "unreadable")
-    assert f"at byte {BLOCK_SIZE:,}; block 1 of 0-2 cannot be used" in (check.identity or "")
+    assert f"at byte {BLOCK_SIZE:,}; block 1 (of 0 to 2) cannot be used" in (check.identity or "")
     (step,) = report.plan.steps
     assert isinstance(step, PatchFile)
     assert (step.way, step.bytes_to_fetch) == ("beside", BLOCK_SIZE)
@@ -402,6 +402,6 @@ def test_the_table_says_what_is_repaired(world: World) -> None:
     damage(world, flip(BLOCK_SIZE))
     repaired = world.run("repair")
     assert repaired.returncode == 0, repaired.said
-    assert "block 1 of 0-1 differs; 1.05 MB of 17.8 MB are fetched and written in place" in repaired.said
+    assert "block 1 (of 0 to 1) differs; 1.05 MB of 17.8 MB are fetched and written in place" in repaired.said
     assert "repaired" in repaired.said
     assert Path(world.path()).exists()

@@ -293,16 +293,16 @@ def _of_bytes() -> Iterator[Damage]:
     long, shared = _model("too-long"), _model("second-name", 1)
     yield _row(
         "one bit flipped in the middle block", one, flip(BLOCK_SIZE + 4_321),
-        status="hash-mismatch", says="block 1 of 0-2 differs", fetched=BLOCK_SIZE, old="pieces", kinds=patch,
+        status="hash-mismatch", says="block 1 (of 0 to 2) differs", fetched=BLOCK_SIZE, old="pieces", kinds=patch,
     )  # fmt: skip
     yield _row(
         "two separate blocks", two, flip(77, len(two.data) - 1),
-        status="hash-mismatch", says="blocks 0 and 2 of 0-2 differ",
+        status="hash-mismatch", says="blocks 0 and 2 (of 0 to 2) differ",
         fetched=len(two.data) - BLOCK_SIZE, old="pieces", kinds=patch,
     )  # fmt: skip
     yield _row(
         "a hole of zeros over two blocks", hole, fill_with_zeros(BLOCK_SIZE - 500_000, 1_000_000),
-        status="hash-mismatch", says="blocks 0-1 of 0-2 differ", fetched=2 * BLOCK_SIZE, old="pieces", kinds=patch,
+        status="hash-mismatch", says="blocks 0-1 (of 0 to 2) differ", fetched=2 * BLOCK_SIZE, old="pieces", kinds=patch,
     )  # fmt: skip
     yield _row(
         "truncated by one byte", last, cut(len(last.data) - 1),
@@ -320,7 +320,7 @@ def _of_bytes() -> Iterator[Damage]:
     )  # fmt: skip
     yield _row(
         "a second name and one bit flipped", shared, second_name(flip(BLOCK_SIZE + 9)),
-        status="hash-mismatch", says="block 1 of 0-1 differs",
+        status="hash-mismatch", says="block 1 (of 0 to 1) differs",
         fetched=len(shared.data) - BLOCK_SIZE, old="aside", kinds=patch,
     )  # fmt: skip
     empty = _model("empty")
@@ -353,13 +353,13 @@ def _of_content() -> Iterator[Damage]:
     folder = _model("folder-instead")
     yield _row(
         "a folder under the name", folder, folder_instead,
-        status="unreadable", says="it is not a file", fetched=len(folder.data), old="aside", kinds=fetch,
+        status="unreadable", says="a folder or the like has its name", fetched=len(folder.data), old="aside", kinds=fetch,
     )  # fmt: skip
     if _LINKS_ARE_FREE:
         nowhere, loop = _model("unplugged"), _model("loop")
         yield _row(
             "a link to nowhere", nowhere, link_to_nowhere,
-            status="unreadable", says="the link leads nowhere", fetched=len(nowhere.data), old="aside", kinds=fetch,
+            status="unreadable", says="which is not there", fetched=len(nowhere.data), old="aside", kinds=fetch,
         )  # fmt: skip
         yield _row(
             "a link to itself", loop, link_to_itself,
@@ -398,7 +398,7 @@ def _of_records() -> Iterator[Damage]:
     )  # fmt: skip
     yield _row(
         "no receipt but a locked manifest and one bit flipped", locked, lose_receipt(flip(BLOCK_SIZE + 3)),
-        status="hash-mismatch", says="block 1 of 0-1 differs",
+        status="hash-mismatch", says="block 1 (of 0 to 1) differs",
         fetched=len(locked.data) - BLOCK_SIZE, old="pieces", kinds=("patch-file",),
     )  # fmt: skip
     yield _row("another program's part beside it", _model("part-beside"), foreign_part(), status="ok", old="untouched")

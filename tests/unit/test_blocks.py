@@ -64,15 +64,15 @@ def test_many_places_are_counted_and_not_listed() -> None:
 @pytest.mark.parametrize(
     ("observed", "bad", "unreadable", "said"),
     [
-        (40, (1,), None, "block 1 of 0-2 differs"),
-        (40, (0, 1), None, "blocks 0-1 of 0-2 differ"),
+        (40, (1,), None, "block 1 (of 0 to 2) differs"),
+        (40, (0, 1), None, "blocks 0-1 (of 0 to 2) differ"),
         (33, (2,), None, "truncated at byte 33 of 40; its first 32 bytes are right"),
         (32, (2,), None, "truncated at byte 32 of 40; what is there is right"),
-        (33, (1, 2), None, "truncated at byte 33 of 40; block 1 of 0-2 differs"),
+        (33, (1, 2), None, "truncated at byte 33 of 40; block 1 (of 0 to 2) differs"),
         (41, (), None, "1 byte too long; the first 40 bytes are right"),
-        (1041, (0,), None, "1,001 bytes too long; block 0 of 0-2 differs"),
-        (40, (1,), "the disk failed at byte 17", "the disk failed at byte 17; block 1 of 0-2 cannot be used"),
-        (40, (1, 2), "the disk failed at byte 17", "the disk failed at byte 17; blocks 1-2 of 0-2 cannot be used"),
+        (1041, (0,), None, "1,001 bytes too long; block 0 (of 0 to 2) differs"),
+        (40, (1,), "the disk failed at byte 17", "the disk failed at byte 17; block 1 (of 0 to 2) cannot be used"),
+        (40, (1, 2), "the disk failed at byte 17", "the disk failed at byte 17; blocks 1-2 (of 0 to 2) cannot be used"),
     ],
 )
 def test_damage_is_said_in_a_sentence(observed: int, bad: tuple[int, ...], unreadable: str | None, said: str) -> None:

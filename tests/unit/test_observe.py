@@ -177,9 +177,9 @@ def test_a_touched_file_whose_blocks_are_right_needs_only_a_receipt(scene: Scene
 @pytest.mark.parametrize(
     ("data", "bad", "said"),
     [
-        (WRONG, (1, 2), "blocks 1-2 of 0-3 differ"),
-        (b"THE right bytes", (0,), "block 0 of 0-3 differs"),
-        (b"the right bytEZ", (3,), "block 3 of 0-3 differs"),
+        (WRONG, (1, 2), "blocks 1-2 (of 0 to 3) differ"),
+        (b"THE right bytes", (0,), "block 0 (of 0 to 3) differs"),
+        (b"the right bytEZ", (3,), "block 3 (of 0 to 3) differs"),
     ],
 )
 def test_blocks_that_differ_are_named_once_the_whole_is_known_to_be_wrong(
@@ -253,9 +253,9 @@ def test_a_receipt_about_other_content_is_not_compared_with(scene: Scene) -> Non
     [
         (RIGHT[:9], (2, 3), "truncated at byte 9 of 15; its first 8 bytes are right"),
         (RIGHT[:8], (2, 3), "truncated at byte 8 of 15; what is there is right"),
-        (b"THE right", (0, 2, 3), "truncated at byte 9 of 15; block 0 of 0-3 differs"),
+        (b"THE right", (0, 2, 3), "truncated at byte 9 of 15; block 0 (of 0 to 3) differs"),
         (RIGHT + b"!", (), "1 byte too long; the first 15 bytes are right"),
-        (WRONG + b"!", (1, 2), "1 byte too long; blocks 1-2 of 0-3 differ"),
+        (WRONG + b"!", (1, 2), "1 byte too long; blocks 1-2 (of 0 to 3) differ"),
     ],
 )
 def test_of_a_file_of_another_length_the_right_blocks_are_known(
@@ -304,7 +304,7 @@ def test_what_the_disk_does_not_give_is_unreadable_where_it_refused_and_the_rest
     for depth in ("full", "claims"):  # what this run could not read it does not believe a receipt about
         found = scene.check(depth=depth)
         assert (found.status, found.basis) == ("unreadable", "blocks")
-        assert found.identity == "the disk failed at byte 8; block 2 of 0-3 cannot be used"
+        assert found.identity == "the disk failed at byte 8; block 2 (of 0 to 3) cannot be used"
         assert found.damage is not None
         assert found.damage.bad_blocks == (2,)
 

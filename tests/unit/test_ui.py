@@ -431,7 +431,7 @@ def test_a_report_says_in_words_what_is_wrong_and_what_to_do(status: CheckStatus
     seen = plan(FETCH_A, checks=(checked(A, status, "an HTML page"), checked(B, "ok")))
     told = written(report_blocks(Report(command="verify", status="findings", exit_status=1, plan=seen)))
     assert words in told
-    assert "it is: an HTML page" in told
+    assert f"{'why' if status == 'unreadable' else 'it is'}: an HTML page" in told
     assert "1 of 2 files is not as the manifest asks." in told
     assert "To put it right:  klein-setup repair --manifest m" in told
 

@@ -124,12 +124,16 @@ class FileStore:
             found = stamp_of(path)
         except (FileNotFoundError, NotADirectoryError):
             if path.is_symlink():
-                raise storage_error(OSError(0, "the link leads nowhere"), path, doing="read") from None
+                raise storage_error(
+                    OSError(0, f"it is a link to {path.readlink()}, which is not there"), path, doing="read"
+                ) from None
             return None
         except OSError as error:
             raise storage_error(error, path, doing="read") from error
         if not path.is_file():
-            raise storage_error(OSError(0, "it is not a file"), path, doing="read")
+            raise storage_error(
+                OSError(0, "a folder, or something else that is no file, has its name"), path, doing="read"
+            )
         return found
 
     def claim(self, destination: Destination) -> Claim | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,6 +61,8 @@ def hold(root: Path, *, wait: bool, cancelled: Cancelled, notice: Callable[[str]
     note = folder / "lock.json"
     try:
         with contextlib.suppress(OSError):  # only a courtesy to whoever waits
+            import platform  # five milliseconds that only a run that writes has to pay
+
             note.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
         yield
     finally:
