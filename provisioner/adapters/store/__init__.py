@@ -131,9 +131,7 @@ class FileStore:
         except OSError as error:
             raise storage_error(error, path, doing="read") from error
         if not path.is_file():
-            raise storage_error(
-                OSError(0, "a folder, or something else that is no file, has its name"), path, doing="read"
-            )
+            raise storage_error(OSError(0, "a folder or the like has its name"), path, doing="read")
         return found
 
     def claim(self, destination: Destination) -> Claim | None:
