@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.models import BLOCK_SIZE
 from provisioner.rehearsal.faults import WrongBytes
 from tests.support.world import MIB, REPOSITORY, REVISION, Wanted, World, eventually, sha256_of, tensors
 

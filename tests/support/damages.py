@@ -353,7 +353,7 @@ def _of_content() -> Iterator[Damage]:
     folder = _model("folder-instead")
     yield _row(
         "a folder under the name", folder, folder_instead,
-        status="unreadable", says="a folder or the like has its name", fetched=len(folder.data), old="aside", kinds=fetch,
+        status="unreadable", says="a folder or the like", fetched=len(folder.data), old="aside", kinds=fetch,
     )  # fmt: skip
     if _LINKS_ARE_FREE:
         nowhere, loop = _model("unplugged"), _model("loop")
