@@ -153,10 +153,11 @@ def _told(
     files_are_wrong = plan is not None and any(check.status != "ok" for check in plan.checks)
     findings = report.findings if plan is None else (*report.findings, *plan.findings)
     mend = mend_command(findings, files_are_wrong=files_are_wrong, options=target_options(report))
-    if changes:
-        show_changes(_not_shown_below(changes, report), checked, (*findings, *map(_no_picture, report.errors)), mend)
-        if report.exit_status == EXIT_OK:
-            remember_proven(job, now)
+    shown = _not_shown_below(changes, report)
+    if shown:
+        show_changes(shown, checked, (*findings, *map(_no_picture, report.errors)), mend)
+    if changes and report.exit_status == EXIT_OK:
+        remember_proven(job, now)
     entry = changes_entry(changes, since=before.taken_at, checked=checked, mend=mend)
     return replace(report, extra=(*report.extra, (CHANGES_KEY, entry)))
 
