@@ -164,9 +164,7 @@ def _add_torch_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
 def _add_environment_options(parser: argparse.ArgumentParser) -> None:
     group = _add_torch_options(parser)
     group.add_argument("--cpu", action="store_true", help="accept a machine without a GPU for torch (slow)")
-    group.add_argument(
-        "--environment", type=Path, metavar="DIR", help="virtual environment (default: .venv beside ComfyUI's models)"
-    )
+    _add_environment_folder(group)
     group.add_argument("--python", type=Path, metavar="FILE", help="Python to make it from (default: one that fits)")
     group.add_argument("--uv", action="store_true", help="install with uv instead of pip")
 
@@ -181,9 +179,7 @@ def add_verify_parser(subparsers: Subparsers) -> None:
         help="believe receipts instead of reading files; headers are still looked at",
     )
     parser.add_argument("--all", action="store_true", help="look at every other file of the models folder, too")
-    parser.add_argument(
-        "--environment", type=Path, metavar="DIR", help="virtual environment (default: .venv beside ComfyUI's models)"
-    )
+    _add_environment_folder(parser)
     parser.add_argument(
         "--no-smoke", action="store_true", help="draw no picture, even where ComfyUI, torch or the driver moved"
     )
@@ -235,8 +231,7 @@ def add_aside_parser(subparsers: Subparsers) -> None:
     restore.add_argument("entry", metavar="ENTRY", help="as `aside list` names it")
     clear = _add(actions, "clear", "delete what was set aside")
     clear.add_argument("entries", nargs="*", metavar="ENTRY", help="which; everything by default")
-    clear.add_argument("--yes", action="store_true", help="answer every question with yes")
-    clear.add_argument("--no-input", action="store_true", help="ask nothing; what needs an answer is an error")
+    _add_answers(clear)
     for each in (listing, restore, clear):
         _add_wish_options(each)
         each.set_defaults(run=f"aside {each.prog.rpartition(' ')[2]}")
@@ -246,13 +241,10 @@ def add_uninstall_parser(subparsers: Subparsers) -> None:
     """Add ``uninstall``."""
     parser = _add(subparsers, "uninstall", "remove what the receipts say is ours, and only that")
     _add_wish_options(parser)
-    parser.add_argument(
-        "--environment", type=Path, metavar="DIR", help="virtual environment (default: .venv beside ComfyUI's models)"
-    )
+    _add_environment_folder(parser)
     parser.add_argument("--only", metavar="PARTS", help="files, environment, comfyui (default: all three)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed and remove nothing")
-    parser.add_argument("--yes", action="store_true", help="answer every question with yes")
-    parser.add_argument("--no-input", action="store_true", help="ask nothing; what needs an answer is an error")
+    _add_answers(parser)
     parser.set_defaults(run="uninstall")
 
 
@@ -336,6 +328,17 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--offline", action="store_true", help="no network: what is missing is an error that lists it")
 
 
+def _add_environment_folder(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    parser.add_argument(
+        "--environment", type=Path, metavar="DIR", help="virtual environment (default: .venv beside ComfyUI's models)"
+    )
+
+
+def _add_answers(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    parser.add_argument("--yes", action="store_true", help="answer every question with yes")
+    parser.add_argument("--no-input", action="store_true", help="ask nothing; what needs an answer is an error")
+
+
 def _add_only_option(parser: argparse.ArgumentParser, default: str | None) -> None:
     parser.add_argument(
         "--only",
@@ -398,8 +401,7 @@ def _add_change_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="open a connection anew that delivered less than 64 KiB/s for so long (default: 20)",
     )
-    group.add_argument("--yes", action="store_true", help="answer every question with yes")
-    group.add_argument("--no-input", action="store_true", help="ask nothing; what needs an answer is an error")
+    _add_answers(group)
     group.add_argument("--no-wait", action="store_true", help="give up if another run has this target")
 
 

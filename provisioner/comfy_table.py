@@ -16,18 +16,16 @@ from provisioner.yaml_values import (
     LINE,
     PROSE,
     Fields,
-    Issues,
     Kind,
     Place,
-    compose,
+    check_sources,
     hex_digits,
     list_of,
     matching,
     nearest,
     one_of,
-    refuse_newer,
+    read_document,
     shown,
-    take,
     whole_number,
 )
 
@@ -233,15 +231,7 @@ def _check_sources(place: Place, table: ComfyTable) -> None:
     rows = [("releases", each.version, each.sources) for each in table.releases]
     rows += [("nodes", each.class_type, each.sources) for each in table.nodes]
     rows += [("minimum", "sources", table.minimum.sources), ("advised", "sources", table.advised.sources)]
-    if not known:
-        return  # that there are none is the complaint
-    for key, row, named in rows:
-        for source in named:
-            if source and source not in known:
-                complaint = f"names in {row} the source {shown(source)}, which is not in 'sources'"
-                place.complain(f"{complaint}{nearest(source, known)}", key)
-    for source in sorted(known - {each for _, _, named in rows for each in named} - {""}):
-        place.complain(f"holds {shown(source)}, which no row names", "sources")
+    check_sources(place, known, rows)
 
 
 def parse_comfy_table(text: str, *, file: str) -> ComfyTable:
@@ -266,14 +256,12 @@ def parse_comfy_table(text: str, *, file: str) -> ComfyTable:
         Something is wrong; ``issues`` holds every complaint as ``file:line: key.path: complaint``, in the order of
         the lines.  For a format newer than this program it holds that one sentence.
     """
-    issues = Issues(file, hint=_HINT)
-    root = compose(text, issues)
-    refuse_newer(
-        root, file, known=SCHEMA_VERSION, what="table", hint="Update klein-setup, or use the table that came with it."
+    return read_document(
+        text,
+        Kind[ComfyTable | None]("a mapping with schema_version, repository, pinned and releases", _table, None),
+        file=file,
+        known=SCHEMA_VERSION,
+        what="table",
+        newer="Update klein-setup, or use the table that came with it.",
+        hint=_HINT,
     )
-    kind = Kind[ComfyTable | None]("a mapping with schema_version, repository, pinned and releases", _table, None)
-    table = take(Place(root, issues), kind)
-    if table is None:
-        issues.throw()  # the document is a list, a word or an alias, and that was said
-    issues.throw_if_any()
-    return table

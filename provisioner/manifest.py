@@ -40,22 +40,19 @@ from provisioner.yaml_values import (
     LINE,
     PROSE,
     Fields,
-    Issues,
     Kind,
     Place,
     RefusedError,
-    compose,
     hex_digits,
     holds_token,
     list_of,
     matching,
     nearest,
     one_of,
+    read_document,
     read_line,
     read_text,
-    refuse_newer,
     shown,
-    take,
     whole_number,
 )
 
@@ -609,18 +606,18 @@ def parse_manifest(text: str, *, file: str) -> Manifest:
         Something is wrong; ``issues`` holds every complaint as ``file:line: key.path: complaint``, in the order of
         the lines.  For a format newer than this program it holds that one sentence.
     """
-    issues = Issues(file, hint=_HINT)
-    root = compose(text, issues)
-    refuse_newer(
-        root, file, known=SCHEMA_VERSION, what="manifest", hint="Update klein-setup, or use a manifest of its own time."
-    )
     kind = Kind[Manifest | None](
         "a mapping with schema_version, id, title, licence, default_set, sets and artifacts",
-        partial(_manifest, sha256=hashlib.sha256(text.encode()).hexdigest()),
+        # Digested when it is read: a text with half a character in it is refused before.
+        lambda place: _manifest(place, sha256=hashlib.sha256(text.encode()).hexdigest()),
         None,
     )
-    manifest = take(Place(root, issues), kind)
-    if manifest is None:
-        issues.throw()  # the document is a list, a word or an alias, and that was said
-    issues.throw_if_any()
-    return manifest
+    return read_document(
+        text,
+        kind,
+        file=file,
+        known=SCHEMA_VERSION,
+        what="manifest",
+        newer="Update klein-setup, or use a manifest of its own time.",
+        hint=_HINT,
+    )

@@ -154,7 +154,7 @@ def _with_comfyui(
     from provisioner.adapters.comfyui import ComfyClient
     from provisioner.adapters.vram import VramSampler
 
-    card = _first_card(machine)
+    card = _first_card(machine, job.bench.environ)
     with (
         VramSampler(uuid=card.uuid if card else None) as sampler,
         _server(job, wish, program, environment, machine) as (
@@ -444,7 +444,7 @@ def _with_diffusers(
             hint="Make it with `klein-setup install --only environment`, or name one with --environment DIR.",
         )
     repo_id, revision = _pipeline_of(job)
-    card = _first_card(machine)
+    card = _first_card(machine, job.bench.environ)
     output = wish.picture or _picture_path(asked)
     backend = seen.receipt.torch_backend if seen.receipt is not None else None
     with VramSampler(uuid=card.uuid if card else None) as sampler:
@@ -488,10 +488,10 @@ def _pipeline_of(job: Job) -> tuple[str, str]:
 # --- both ------------------------------------------------------------------------------------------
 
 
-def _first_card(machine: Machine) -> Gpu | None:
+def _first_card(machine: Machine, environ: Mapping[str, str]) -> Gpu | None:
     """Return the card that CUDA calls the first, as far as that can be told: NVML knows no CUDA_VISIBLE_DEVICES."""
     cards = [each for each in machine.gpus if each.vendor == "nvidia"]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    visible = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     for card in cards:
         if visible and (visible == str(card.index) or (card.uuid or "").lower().startswith(visible.lower())):
             return card

@@ -18,19 +18,16 @@ from provisioner.yaml_values import (
     BOOLEAN,
     LINE,
     Fields,
-    Issues,
     Kind,
     Place,
     RefusedError,
-    compose,
+    check_sources,
     list_of,
     matching,
-    nearest,
     one_of,
+    read_document,
     read_line,
-    refuse_newer,
     shown,
-    take,
     whole_number,
 )
 
@@ -641,15 +638,7 @@ def _check_sources(place: Place, table: TorchTable) -> None:
     rows += [("machine_code", f"not_on {each.gpu}", each.sources) for each in table.not_on.values()]
     rows += [("intel_gpus", "sources", table.intel_gpus.sources)]
     rows += [("builds", each.tag, each.sources) for each in table.builds]
-    if not known:
-        return  # that there are none is the complaint
-    for key, row, named in rows:
-        for source in named:
-            if source and source not in known:
-                complaint = f"names in {row} the source {shown(source)}, which is not in 'sources'"
-                place.complain(f"{complaint}{nearest(source, known)}", key)
-    for source in sorted(known - {each for _, _, named in rows for each in named} - {""}):
-        place.complain(f"holds {shown(source)}, which no row names", "sources")
+    check_sources(place, known, rows)
 
 
 def parse_torch_table(text: str, *, file: str) -> TorchTable:
@@ -674,14 +663,12 @@ def parse_torch_table(text: str, *, file: str) -> TorchTable:
         Something is wrong; ``issues`` holds every complaint as ``file:line: key.path: complaint``, in the order of
         the lines.  For a format newer than this program it holds that one sentence.
     """
-    issues = Issues(file, hint=_HINT)
-    root = compose(text, issues)
-    refuse_newer(
-        root, file, known=SCHEMA_VERSION, what="table", hint="Update klein-setup, or use the table that came with it."
+    return read_document(
+        text,
+        Kind[TorchTable | None]("a mapping with schema_version, apps, sets, gpus, builds and sources", _table, None),
+        file=file,
+        known=SCHEMA_VERSION,
+        what="table",
+        newer="Update klein-setup, or use the table that came with it.",
+        hint=_HINT,
     )
-    kind = Kind[TorchTable | None]("a mapping with schema_version, apps, sets, gpus, builds and sources", _table, None)
-    table = take(Place(root, issues), kind)
-    if table is None:
-        issues.throw()  # the document is a list, a word or an alias, and that was said
-    issues.throw_if_any()
-    return table

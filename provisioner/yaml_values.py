@@ -8,7 +8,7 @@ manifests, and uses none of YAML's conveniences: anchors, aliases, merge keys, t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from provisioner.errors import ManifestError
@@ -648,3 +648,60 @@ def refuse_newer(root: Node, file: str, *, known: int, what: str, hint: str) -> 
             line, "schema_version", f"is {node.text}; expected {known}: this {what} was made for a newer klein-setup"
         )
         only.throw()
+
+
+def read_document(text: str, kind: Kind[_T | None], *, file: str, known: int, what: str, newer: str, hint: str) -> _T:
+    """Return what a whole document says; complaints are collected and raised together.
+
+    Parameters
+    ----------
+    text : str
+        YAML, at most 1 MiB of it.
+    kind : Kind
+        Of the document itself; its reader is only called for a mapping.
+    file : str
+        What complaints call the text.
+    known : int
+        The newest ``schema_version`` this program reads.
+    what : str
+        What a sentence calls the document: "table".
+    newer, hint : str
+        What to do about a newer format, and about any complaint.
+
+    Raises
+    ------
+    ManifestError
+        Something is wrong; ``issues`` holds every complaint in the order of the lines, or that the format is newer.
+    """
+    issues = Issues(file, hint=hint)
+    root = compose(text, issues)
+    refuse_newer(root, file, known=known, what=what, hint=newer)
+    value = take(Place(root, issues), kind)
+    if value is None:
+        issues.throw()  # the document is a list, a word or an alias, and that was said
+    issues.throw_if_any()
+    return value
+
+
+def check_sources(place: Place, known: Collection[str], rows: Iterable[tuple[str, str, Collection[str]]]) -> None:
+    """Complain about sources that rows name and nobody describes, and about those that no row names.
+
+    Parameters
+    ----------
+    place : Place
+        The whole document.
+    known : collection of str
+        Ids under the key ``sources``; where there are none, that is the complaint already.
+    rows : iterable of (key, row, sources)
+        Under which key a row stands, what it is called, and what it names.
+    """
+    if not known:
+        return
+    rows = tuple(rows)
+    for key, row, named in rows:
+        for source in named:
+            if source and source not in known:
+                complaint = f"names in {row} the source {shown(source)}, which is not in 'sources'"
+                place.complain(f"{complaint}{nearest(source, known)}", key)
+    for source in sorted(set(known) - {each for _, _, named in rows for each in named} - {""}):
+        place.complain(f"holds {shown(source)}, which no row names", "sources")
