@@ -324,7 +324,12 @@ def _before_anything(job: Job, plan: Plan, ask: Ask) -> None:
             f"{licence.notice or licence.name} ({licence.url})\nDo you accept this licence?",
             hint="Choose another manifest, or accept with --yes.",
         )
-    if job.is_target_chosen_here:
+    ask_about_target(job, ask)
+
+
+def ask_about_target(job: Job, ask: Ask) -> None:
+    """Ask before a folder is used that nobody named; raises AnswerNeededError."""
+    if job.is_target_chosen_here and not job.wish.assume_yes:
         need_yes(
             ask,
             f"Use {_shown(job.target)}?",

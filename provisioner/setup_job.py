@@ -10,7 +10,7 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from provisioner.commands import Ask, Job, need_yes, run_install, run_repair
+from provisioner.commands import Ask, Job, ask_about_target, run_install, run_repair
 from provisioner.environment_job import (
     EnvironmentPlan,
     EnvironmentWish,
@@ -21,7 +21,7 @@ from provisioner.environment_job import (
     show_environment,
 )
 from provisioner.errors import EXIT_OK
-from provisioner.models import ComfyTarget, Finding, Plan, Report
+from provisioner.models import Finding, Plan, Report
 from provisioner.parts import can_draw
 from provisioner.program_job import (
     Program,
@@ -192,9 +192,8 @@ def _files(setup: _Setup, command: str) -> Report:
 
 def _without_files(setup: _Setup, command: str) -> Report:
     job = setup.job
-    if job.is_target_chosen_here and not job.wish.assume_yes and _makes_program(setup):
-        target = job.target.models if isinstance(job.target, ComfyTarget) else job.target.cache
-        need_yes(setup.face.ask, f"Use {target}?", hint="Name the folder yourself with --comfyui DIR.")
+    if _makes_program(setup):
+        ask_about_target(job, setup.face.ask)
     _get_program(setup)
     return job.report(command, "ok", EXIT_OK)
 

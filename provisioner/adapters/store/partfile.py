@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -112,6 +112,15 @@ def read_log(final: Path, *, size: int, sha256: str, block_size: int = BLOCK_SIZ
         and index * block_size + min(block_size, size - index * block_size) <= there
         and len(digest) == 64
     }
+
+
+def begin_log(log: Path, lines: Iterable[str]) -> int:
+    """Write a log anew, in one step, and return a descriptor that appends to it; raises OSError."""
+    temporary = log.with_name(log.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.write_bytes("".join(line + "\n" for line in lines).encode())
+    temporary.replace(log)
+    return os.open(log, os.O_WRONLY | os.O_APPEND | SAFE_FLAGS)
 
 
 def bytes_of_blocks(blocks: dict[int, str], size: int, block_size: int = BLOCK_SIZE) -> int:
@@ -242,12 +251,7 @@ class PartFile:
             self._log_descriptor = -1
         head = {"version": _LOG_VERSION, "size": self.size, "sha256": self.sha256, "block_size": self.block_size}
         lines = [json.dumps(head), *(_block_line(index, digest) for index, digest in sorted(self._blocks.items()))]
-        log = log_path(self.final)
-        temporary = log.with_name(log.name + ".tmp")
-        temporary.unlink(missing_ok=True)
-        temporary.write_bytes("".join(line + "\n" for line in lines).encode())
-        temporary.replace(log)
-        self._log_descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | SAFE_FLAGS)
+        self._log_descriptor = begin_log(log_path(self.final), lines)
 
     # --- what the fetcher uses -------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from typing import Any
 
 from provisioner.adapters.store.aside import Piece, drop_unfinished, is_aside, read_index, save_pieces
 from provisioner.adapters.store.durable import make_folder, storage_error
-from provisioner.adapters.store.partfile import DISK, SAFE_FLAGS, Disk
+from provisioner.adapters.store.partfile import DISK, SAFE_FLAGS, Disk, begin_log
 from provisioner.adapters.store.reading import READ_STEP, Opener, OpenFile, fill, open_for_reading
 from provisioner.errors import FileInUseError, HashMismatchError
 from provisioner.models import Damage
@@ -219,12 +219,7 @@ class PatchPart:
         if self._kept.kept_in is not None:
             lines.append(json.dumps({"aside": self._kept.kept_in, "inode": self._kept.inode}))
         lines += [self._line(index) for index in sorted(self._done)]
-        log = patch_log_path(self.final)
-        temporary = log.with_name(log.name + ".tmp")
-        temporary.unlink(missing_ok=True)
-        temporary.write_bytes("".join(line + "\n" for line in lines).encode())
-        temporary.replace(log)
-        self._log_descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | SAFE_FLAGS)
+        self._log_descriptor = begin_log(patch_log_path(self.final), lines)
 
     def _line(self, index: int) -> str:
         return json.dumps({"block": index, "slot": self._slots[index], "sha256": self._done[index]})
