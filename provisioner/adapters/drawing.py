@@ -1,7 +1,8 @@
 """Draws one picture with diffusers in an environment: starts `inside/draw.py` there, follows it, ends it.
 
 It refuses to hand a person's Python settings, proxies or tokens to the script, and takes the script's word for nothing
-but what it measured: the picture itself is read back from the disk.
+but what it measured: the picture itself is read back from the disk.  Where klein-setup is killed outright, the script
+ends itself: its sign of life, every second, can no longer be written.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from provisioner.adapters.drawing import clean_environment, draw_with_diffusers
+from provisioner.adapters.drawing import SCRIPT, clean_environment, draw_with_diffusers
 from provisioner.adapters.process import run
 from provisioner.diffusers_answers import DiffusersRun, DrawEvent
 from provisioner.errors import MemoryExhaustedError, NotWritableError, SmokeTestError, UsageError
@@ -29,6 +29,7 @@ from provisioner.smoke_models import PictureWish
 REQUIREMENTS = ("torch==2.13.0", "diffusers==0.42.1", "transformers==5.23.0", "accelerate==1.15.0", "pillow")
 REPO = "rehearsal/small"
 COMMIT = "5e0a" * 10
+ROOT = Path(__file__).resolve().parents[2]
 WISH = PictureWish(seed=2**64 - 1, width=64, height=64)
 pytestmark = pytest.mark.timeout(900)  # the first run on a machine fetches the environment
 needs_tested_python = pytest.mark.skipif(
@@ -340,6 +341,52 @@ def test_a_cancelled_drawing_ends_with_its_process(python: Path, sound_cache: Pa
         draw(python, sound_cache, tmp_path, on_event=ending, cancelled=lambda: ending.pid > 0)
     assert ending.is_over
     assert not (tmp_path / "out" / "fox.png").exists()
+
+
+# A program that draws as klein-setup does and says the number of the drawing process.
+DRAWING = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from provisioner.adapters.drawing import draw_with_diffusers
+from provisioner.adapters.process import run
+from provisioner.smoke_models import PictureWish
+
+folder = Path(sys.argv[2])
+draw_with_diffusers(
+    Path(sys.executable), script=folder / "script.py", run=run, cache=folder, repo_id="a/b", revision="0" * 40,
+    wish=PictureWish(seed=1), output=folder / "out.png", log_path=folder / "log", timeout_s=120,
+    on_event=lambda event: event.pid is None or print(event.pid, flush=True),
+)
+"""
+
+# The real script's way of speaking, in a process that is busy for a minute: no model and no torch has to be there.
+BUSY = f"""
+import importlib.util, os, time
+spec = importlib.util.spec_from_file_location("draw", {str(SCRIPT)!r})
+draw = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(draw)
+teller = draw.Teller()
+teller.beat()
+teller.tell("started", pid=os.getpid(), python="", prefix="")
+time.sleep(60)
+"""
+
+
+def test_a_drawing_does_not_outlive_a_klein_setup_that_is_killed(tmp_path: Path) -> None:
+    """Its sign of life, every second, finds nobody who listens; the import of torch holds that back for up to 2 s."""
+    (tmp_path / "script.py").write_text(BUSY, encoding="utf-8")
+    words = [sys.executable, "-c", DRAWING, str(ROOT), str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        drawing = psutil.Process(int(process.stdout.readline()))
+        assert drawing.is_running()
+        process.kill()
+    try:
+        drawing.wait(timeout=10)
+    except psutil.TimeoutExpired:
+        drawing.kill()
+        raise
 
 
 @needs_tested_python

@@ -1,6 +1,7 @@
 """A ComfyUI server of our own: started on a free loopback port, its output kept in a log, ended with all its children.
 
-Never ends a process it did not start: a server that took the port first is left alone and another port is tried.
+Never ends a process it did not start: a server that took the port first is left alone and another port is tried.  One
+that it did start does not outlive klein-setup, not even where that is killed outright (`tether`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import IO
 
 import psutil
 
+from provisioner.adapters.comfyui.tether import Tether, tie
 from provisioner.adapters.comfyui.web import Web
 from provisioner.comfy_answers import ServerFacts, parse_system_stats
 from provisioner.comfy_command import LOOPBACK, Launch, ServerAddress, is_launched_as, parse_address, server_arguments
@@ -37,7 +39,14 @@ class ServerProcess:
     """A running server.  Leaving the ``with`` block stops it, whatever happened in between."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], log: IO[bytes], *, log_path: Path, log_start: int, port: int
+        self,
+        process: subprocess.Popen[bytes],
+        log: IO[bytes],
+        *,
+        log_path: Path,
+        log_start: int,
+        port: int,
+        tether: Tether | None,
     ) -> None:
         self.address: ServerAddress = parse_address(f"http://{LOOPBACK}:{port}")
         self.log_path = log_path
@@ -47,6 +56,7 @@ class ServerProcess:
         self._process = process
         self._log = log
         self._log_start = log_start
+        self._tether = tether
         self._is_swept = False
 
     def __enter__(self) -> ServerProcess:
@@ -68,6 +78,7 @@ class ServerProcess:
         code = self._process.poll()
         if code is not None:
             self._sweep_group()
+            self._let_go()
         return code
 
     def last_lines(self, number: int = 40) -> list[str]:
@@ -99,6 +110,7 @@ class ServerProcess:
             psutil.wait_procs(children, timeout=_GRACE_S)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=_GRACE_S)  # a process stuck in a driver cannot be waited for
+        self._let_go()
         self._log.close()
 
     def _children(self) -> list[psutil.Process]:
@@ -125,6 +137,12 @@ class ServerProcess:
         else:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _let_go(self) -> None:
+        """Release the tether once the server has ended; a stop that was interrupted leaves it to end the server."""
+        if self._tether is not None:
+            self._tether.release()
+            self._tether = None
 
     def _tail(self) -> str:
         try:
@@ -222,7 +240,8 @@ def _spawn(launch: Launch, port: int, log_path: Path, environ: Mapping[str, str]
             cause="missing-program",
             command=list(words),
         ) from error
-    return ServerProcess(process, log, log_path=log_path, log_start=log_start, port=port)
+    tether = tie(process.pid)
+    return ServerProcess(process, log, log_path=log_path, log_start=log_start, port=port, tether=tether)
 
 
 def _environment(environ: Mapping[str, str] | None) -> dict[str, str]:
