@@ -1,0 +1,483 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# requires-python = ">=3.10"
+# dependencies = [
+#     "huggingface-hub>=2.2",
+#     "pyyaml>=6.0.2",
+# ]
+# ///
+"""Compare manifests/*.yaml with the Hub: is every pinned file still there, with the size and the digest we state.
+
+    uv run --script scripts/refresh_manifest.py [FILE ...] [--endpoint URL] [--write] [--move] [--skip REPO]
+
+Prints what differs, and a diff; writes only with ``--write``.  A revision is moved only with ``--move``: to the newest
+commit of the default branch, for a repository in which a file of ours changed there.  What is a claim of a person
+(where a digest was read, how many publications agree, what is known of a header) is never written: it is named as "to
+be read again".
+
+Exit status: 0 nothing differs; 1 something does; 2 the new file would be refused by its reader; 5, 6 the Hub, or a
+repository of it, could not be looked at, and nothing was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from provisioner.adapters.catalog import shipped_manifests  # noqa: E402 - found through the line above
+from provisioner.adapters.hub import Token, endpoint, find_token, is_offline  # noqa: E402
+from provisioner.errors import (  # noqa: E402
+    AccessError,
+    GatedError,
+    KleinError,
+    NotTheFileError,
+    OfflineError,
+    RateLimitedError,
+    RepositoryNotFoundError,
+    ServerError,
+    UnauthorizedError,
+    UnreachableError,
+)
+from provisioner.manifest import parse_manifest  # noqa: E402
+from provisioner.models import HubFile, Manifest, Source, UrlFile  # noqa: E402
+from scripts.refreshing import KeyPath, Outcome, YamlEdits, refresh_file, run  # noqa: E402
+
+FOLDER = ROOT / "manifests"
+TIMEOUT_S = 60.0  # the client itself waits for ever (huggingface_hub 2.4.0)
+SMALL = 32 * 1024 * 1024
+"""Bytes.  A file outside of LFS has to be fetched to know its SHA-256; the Hub takes none of more than 10 MiB."""
+
+# --- what the Hub says ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of one commit."""
+
+    size: int  # bytes
+    sha256: str
+    git_oid: str  # of the file, or of its LFS pointer
+    is_lfs: bool
+
+
+class Pin(NamedTuple):
+    """A commit of a repository, as manifests name it."""
+
+    repo_id: str
+    revision: str
+
+    def __str__(self) -> str:
+        return f"{self.repo_id} at {self.revision[:8]}"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the Hub says of one pin and of the newest commit of the default branch."""
+
+    name: str  # of the repository, now
+    head: str  # commit
+    pinned: Mapping[str, Entry] | None  # by filename; None: there is no such commit
+    newest: Mapping[str, Entry]
+
+
+class HubReader:
+    """Asks the Hub through its own client; refuses to follow it into the cache of the person who runs this.
+
+    Parameters
+    ----------
+    address : str
+        Of the Hub.
+    token : Token or None
+        Sent to that address only.
+    """
+
+    def __init__(self, address: str, token: Token | None) -> None:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read once, at the first import
+        from huggingface_hub import HfApi, get_session
+
+        get_session().timeout = TIMEOUT_S
+        self._address = address
+        self._has_token = token is not None
+        self._token: str | bool = token.value if token else False
+        self._api = HfApi(endpoint=address, token=self._token, library_name="klein-setup")
+        self._digests: dict[tuple[str, str], str] = {}  # by repository and git blob id
+
+    def look(self, pin: Pin, filenames: Iterable[str]) -> Seen:
+        """Return what the Hub says of some files, at the pinned commit and at the newest one.
+
+        Raises
+        ------
+        NetworkError
+            The Hub does not answer, or not as it should.
+        AccessError
+            It does not admit us to this repository, or not to its files.
+        """
+        from huggingface_hub.errors import RevisionNotFoundError
+        from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # its own name for whatever it uses
+
+        names = sorted(set(filenames))
+        try:
+            about = self._api.model_info(pin.repo_id, timeout=TIMEOUT_S)
+            if not about.sha:
+                raise ServerError(f"the Hub names no commit of {pin.repo_id}")
+            try:
+                pinned: Mapping[str, Entry] | None = self._entries(pin, names)
+            except RevisionNotFoundError:
+                pinned = None
+            newest = pinned if about.sha == pin.revision else self._entries(Pin(pin.repo_id, about.sha), names)
+        except (OSError, httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError, KeyError) as error:
+            raise self._explained(pin.repo_id, error) from error
+        return Seen(about.id, about.sha, pinned, newest or {})
+
+    def _entries(self, pin: Pin, names: list[str]) -> dict[str, Entry]:
+        from huggingface_hub.hf_api import RepoFile
+
+        found = self._api.get_paths_info(pin.repo_id, names, revision=pin.revision)
+        entries: dict[str, Entry] = {}
+        for each in found:
+            if isinstance(each, RepoFile):  # and no folder of that name; a missing file is left out of the answer
+                digest = each.lfs.sha256 if each.lfs else self._digest(pin, each.path, each.size, each.blob_id)
+                entries[each.path] = Entry(each.size, digest, each.blob_id, each.lfs is not None)
+        return entries
+
+    def _digest(self, pin: Pin, filename: str, size: int, git_oid: str) -> str:
+        """Return the SHA-256 of a file that git keeps itself: the Hub knows its git blob id only."""
+        known = self._digests.get((pin.repo_id, git_oid))
+        if known is not None:
+            return known
+        if size > SMALL:
+            raise NotTheFileError(f"{filename} of {pin} is not in LFS and has {size} bytes; expected a small file")
+        with tempfile.TemporaryDirectory(prefix="refresh-manifest-") as folder:
+            path = self._api.hf_hub_download(pin.repo_id, filename, revision=pin.revision, cache_dir=folder)
+            content = Path(path).read_bytes()
+        prefix = b"blob %d\0" % len(content)
+        if hashlib.sha1(prefix + content, usedforsecurity=False).hexdigest() != git_oid:
+            raise NotTheFileError(f"the Hub sent other bytes for {filename} of {pin} than it lists")
+        return self._digests.setdefault((pin.repo_id, git_oid), hashlib.sha256(content).hexdigest())
+
+    def _explained(self, repo_id: str, error: Exception) -> KleinError:
+        """Return what happened as one of our errors, without a word that the Hub chose."""
+        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import RepositoryNotFoundError as Unknown
+
+        if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+            return self._explained(repo_id, error.__cause__)  # the download's way of saying "see above"
+        if isinstance(error, GatedRepoError):
+            return GatedError(
+                f"{repo_id} is gated, and this account has not been admitted",
+                hint=f"Accept its agreement at {self._address}/{repo_id}, and log in (`hf auth login`), or --skip it.",
+            )
+        if isinstance(error, Unknown):
+            return RepositoryNotFoundError(
+                f"the Hub does not show {repo_id}: it is private, has gone, or never was",
+                hint=self._hint_about_access(),
+            )
+        if isinstance(error, HfHubHTTPError):
+            return self._refused(repo_id, error.response.status_code)
+        if isinstance(error, ValueError | TypeError | KeyError):
+            return ServerError(f"{self._address} answers otherwise than a Hub does ({type(error).__name__})")
+        return UnreachableError(
+            f"{self._address} was not reached ({type(error).__name__})",
+            hint="Look at the connection and at --endpoint, and run it again.",
+        )
+
+    def _refused(self, repo_id: str, status: int) -> KleinError:
+        if status == 401:
+            return UnauthorizedError(
+                f"the Hub wants to know who asks for {repo_id} (401)", hint=self._hint_about_access()
+            )
+        if status == 429:
+            return RateLimitedError("the Hub asks for patience (429)", hint="Wait five minutes and run it again.")
+        if 400 <= status < 500:
+            return AccessError(f"the Hub refuses {repo_id} ({status})", hint=self._hint_about_access())
+        return ServerError(f"the Hub answers {status} for {repo_id}", hint="Run it again later.")
+
+    def _hint_about_access(self) -> str:
+        if self._has_token:
+            return "Look whether the token is valid and may read it, or --skip it."
+        return "Log in (`hf auth login`) with an account that may read it, or --skip it."
+
+
+# --- what the manifest says -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A source of a content, and where it stands."""
+
+    path: KeyPath
+    pin: Pin
+    filename: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """Bytes a manifest asks for, and where they stand in it."""
+
+    path: KeyPath
+    label: str
+    size: int  # bytes
+    sha256: str
+    offers: tuple[Offer, ...]
+    is_lfs: bool | None = None  # None: not stated
+    git_oid: str | None = None
+
+
+def contents_of(manifest: Manifest) -> tuple[Content, ...]:
+    """Return every content that has sources, with the key paths the file has it under."""
+    found: list[Content] = []
+    for at, artifact in enumerate(manifest.artifacts):
+        path: KeyPath = ("artifacts", at)
+        offers = _offers(path, artifact.sources)
+        stated = artifact.size, artifact.sha256
+        found.append(Content(path, artifact.id, *stated, offers, artifact.is_lfs, artifact.git_oid))
+        for number, variant in enumerate(artifact.accept):
+            below = (*path, "accept", number)
+            label = f"{artifact.id}, accepted content {number + 1}"
+            found.append(Content(below, label, variant.size, variant.sha256, _offers(below, variant.sources)))
+    return tuple(found)
+
+
+def _offers(path: KeyPath, sources: Sequence[Source]) -> tuple[Offer, ...]:
+    return tuple(
+        Offer((*path, "sources", at), Pin(source.repo_id, source.revision), source.filename)
+        for at, source in enumerate(sources)
+        if isinstance(source, HubFile)
+    )
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Comparison:
+    """One manifest beside what the Hub says."""
+
+    contents: tuple[Content, ...]
+    seen: Mapping[Pin, Seen]  # without what was refused or skipped
+    moved: set[Pin] = field(default_factory=set)
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def entry(self, offer: Offer) -> Entry | None:
+        """Return what an offer gives, where its pin is now; None where it was not looked at or gives nothing."""
+        seen = self.seen.get(offer.pin)
+        if seen is None:
+            return None
+        return (seen.newest if offer.pin in self.moved else seen.pinned or {}).get(offer.filename)
+
+    def files_of(self, pin: Pin) -> list[str]:
+        """Return the files of ours that a pin gives."""
+        return sorted({each.filename for content in self.contents for each in content.offers if each.pin == pin})
+
+    def select_moves(self) -> None:
+        """Move every pin whose files changed, and that can be moved without two sources of one content disagreeing."""
+        wanted = {pin for pin in self.seen if self._changed(pin) and not self._lost(pin)}
+        while True:
+            self.moved = set(wanted)
+            torn = [each for each in self.contents if len({entry.sha256 for entry in self._entries(each)}) > 1]
+            stuck = {offer.pin for content in torn for offer in content.offers} & wanted
+            if not stuck:
+                return
+            for pin in sorted(stuck):
+                self.outcome.notes.append(f"{pin} is not moved: other sources of its files would have other bytes")
+            wanted -= stuck
+
+    def _changed(self, pin: Pin) -> list[str]:
+        """Return the files of a pin that differ on the default branch."""
+        seen = self.seen[pin]
+        pinned = seen.pinned or {}
+        return [
+            name
+            for name in self.files_of(pin)
+            if name in seen.newest and (name not in pinned or pinned[name].sha256 != seen.newest[name].sha256)
+        ]
+
+    def _lost(self, pin: Pin) -> list[str]:
+        """Return the files of a pin that the default branch no longer has."""
+        return [name for name in self.files_of(pin) if name not in self.seen[pin].newest]
+
+    def _entries(self, content: Content) -> list[Entry]:
+        return [entry for entry in map(self.entry, content.offers) if entry is not None]
+
+    def tell_pins(self) -> None:
+        """Say what became of every pin."""
+        tell = self.outcome
+        for pin, seen in sorted(self.seen.items()):
+            if seen.name.casefold() != pin.repo_id.casefold():
+                tell.notes.append(f"{pin.repo_id} is called {seen.name} now; to be read again")
+            if pin in self.moved:
+                tell.differences.append(f"{pin} moves to {seen.head}")
+                continue
+            if seen.pinned is None:
+                lost = self._lost(pin)
+                lacks = f", which has no {', '.join(lost)}" if lost else ""
+                tell.differences.append(f"{pin}: there is no such commit; the newest is {seen.head}{lacks}")
+                continue
+            for name in self.files_of(pin):
+                if name not in seen.pinned:
+                    tell.differences.append(f"{pin} has no file {name}; to be read again")
+            self._tell_newer(pin, seen, seen.pinned)
+
+    def _tell_newer(self, pin: Pin, seen: Seen, pinned: Mapping[str, Entry]) -> None:
+        for name in self._changed(pin):
+            new = seen.newest[name]
+            was = "differs" if name in pinned else "is there"
+            self.outcome.notes.append(
+                f"{name} of {pin} {was} in the newer commit {seen.head}: {new.size} bytes, sha256 {new.sha256}"
+            )
+        for name in self._lost(pin):
+            if name in pinned:
+                self.outcome.notes.append(f"{name} of {pin} is no longer there in the newer commit {seen.head}")
+
+    def put_right(self, edits: YamlEdits) -> None:
+        """Change what the Hub contradicts, where all sources of a content say the same."""
+        for content in self.contents:
+            for offer in content.offers:
+                if offer.pin in self.moved:
+                    edits.replace((*offer.path, "revision"), self.seen[offer.pin].head)
+            offered = {(entry.size, entry.sha256): entry for entry in self._entries(content)}
+            if len(offered) > 1:
+                self._tell_torn(content)
+            for entry in offered.values() if len(offered) == 1 else ():
+                self._put_content_right(content, entry, edits)
+            self._put_git_right(content, edits)
+
+    def _tell_torn(self, content: Content) -> None:
+        for offer in content.offers:
+            entry = self.entry(offer)
+            if entry is not None and (entry.size, entry.sha256) != (content.size, content.sha256):
+                self.outcome.differences.append(
+                    f"{content.label}: {offer.filename} of {offer.pin} has {entry.size} bytes, sha256 {entry.sha256}, "
+                    "and another source has other ones; to be read again"
+                )
+
+    def _put_content_right(self, content: Content, entry: Entry, edits: YamlEdits) -> None:
+        tell = self.outcome
+        for key, was, now in (("size", content.size, entry.size), ("sha256", content.sha256, entry.sha256)):
+            if was != now:
+                tell.differences.append(f"{content.label}: {key} is {now} at the Hub, {was} here")
+                edits.replace((*content.path, key), now)
+        claims = [
+            key for key in ("provenance", "fingerprint", "blocks", "note", "what") if edits.holds((*content.path, key))
+        ]
+        if claims and content.sha256 != entry.sha256:
+            tell.notes.append(f"{content.label}: {', '.join(claims)} belong to the old bytes; to be read again")
+
+    def _put_git_right(self, content: Content, edits: YamlEdits) -> None:
+        """Compare how git keeps the file: only an artifact says it, of its first source."""
+        entry = self.entry(content.offers[0]) if content.offers else None
+        if content.is_lfs is None or entry is None:
+            return
+        if content.is_lfs != entry.is_lfs:
+            kept = "in LFS, and is_lfs is false" if entry.is_lfs else "in git itself, and is_lfs is not false"
+            self.outcome.differences.append(f"{content.label}: the Hub keeps it {kept}; to be read again")
+        elif not entry.is_lfs and content.git_oid not in (None, entry.git_oid):
+            self.outcome.differences.append(
+                f"{content.label}: git_oid is {entry.git_oid} at the Hub, {content.git_oid} here"
+            )
+            edits.replace((*content.path, "git_oid"), entry.git_oid)
+
+    def tell_remaining(self, text: str) -> None:
+        """Say where a revision that moved still stands in the new text: in prose, where only a person can tell why."""
+        for number, line in enumerate(text.splitlines(), start=1):
+            for pin in self.moved:
+                if pin.revision in line:
+                    self.outcome.notes.append(f"line {number} still names {pin.revision}; to be read again")
+
+
+def compare(text: str, hub: HubReader, *, file: str, may_move: bool = False, skipped: Sequence[str] = ()) -> Outcome:
+    """Return how a manifest differs from the Hub.
+
+    Parameters
+    ----------
+    text : str
+        The manifest.
+    hub : HubReader
+        Whom to ask.
+    file : str
+        What complaints call the text.
+    may_move : bool
+        Whether revisions may move to the newest commit.
+    skipped : sequence of str
+        Repositories not to ask for.
+
+    Raises
+    ------
+    ManifestError
+        The text is no manifest.
+    NetworkError
+        The Hub was not reached.
+    """
+    manifest = parse_manifest(text, file=file)
+    comparison = Comparison(contents_of(manifest), seen := {})
+    outcome = comparison.outcome
+    for pin in sorted({offer.pin for content in comparison.contents for offer in content.offers}):
+        if pin.repo_id in skipped:
+            outcome.notes.append(f"{pin} was not looked at, as was asked for")
+            continue
+        try:
+            seen[pin] = hub.look(pin, comparison.files_of(pin))
+        except (AccessError, NotTheFileError) as error:
+            outcome.refused.append(error)
+    for artifact in manifest.artifacts:
+        for source in (*artifact.sources, *(each for variant in artifact.accept for each in variant.sources)):
+            if isinstance(source, UrlFile):
+                outcome.notes.append(f"{artifact.id}: {source.url} is no file of the Hub and was not looked at")
+    if may_move:
+        comparison.select_moves()
+    comparison.tell_pins()
+    edits = YamlEdits(text)
+    comparison.put_right(edits)
+    outcome.text = edits.result()
+    comparison.tell_remaining(outcome.text)
+    return outcome
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def work(options: argparse.Namespace) -> int:
+    """Compare every file; return the gravest exit status."""
+    if is_offline(False, os.environ):
+        raise OfflineError("HF_HUB_OFFLINE keeps this from asking the Hub", hint="Unset it and run this again.")
+    files: list[Path] = options.files or [FOLDER / f"{each}.yaml" for each in shipped_manifests(FOLDER)]
+    hub = HubReader(endpoint(options.endpoint, os.environ), find_token(os.environ))
+    statuses = [
+        refresh_file(
+            path,
+            partial(compare, hub=hub, file=path.name, may_move=options.move, skipped=options.skip),
+            partial(parse_manifest, file=path.name),
+            is_to_write=options.write,
+        )
+        for path in files
+    ]
+    return max(statuses)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(prog="refresh_manifest", description="Compare manifests with the Hub.")
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="manifests; those of the program if none")
+    parser.add_argument("--endpoint", metavar="URL", help="address of the Hub, else HF_ENDPOINT, else the Hub")
+    parser.add_argument("--write", action="store_true", help="write what the diff shows")
+    parser.add_argument("--move", action="store_true", help="move revisions to the newest commit where files changed")
+    parser.add_argument(
+        "--skip", action="append", default=[], metavar="REPO", help="do not look at this repository; may be repeated"
+    )
+    return run(parser, work, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""What the refreshing scripts share: a YAML file changed at its values' own places, and how the outcome is told.
+
+A file is never written out of parsed values: every character that is not a changed value stays, comments and order
+with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from provisioner.adapters.catalog import read_manifest_text  # noqa: E402 - found through the line above
+from provisioner.errors import EXIT_FINDINGS, EXIT_OK, KleinError, ManifestError, UsageError  # noqa: E402
+from provisioner.redact import redact  # noqa: E402
+
+BOM = b"\xef\xbb\xbf"
+KeyPath = tuple[str | int, ...]
+
+
+class YamlEdits:
+    r"""Changes to one YAML text, made at the places of its nodes.
+
+    Parameters
+    ----------
+    text : str
+        YAML that a reader of this project has accepted: one document, no anchors, no tags.
+
+    Examples
+    --------
+    >>> edits = YamlEdits("a: 1 # one\nb: ['x',  'y']\n")
+    >>> edits.replace(("a",), 2)
+    >>> edits.replace(("b",), ("x", "z"))
+    >>> edits.result()
+    'a: 2 # one\nb: ["x", "z"]\n'
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        # PyYAML's own reader: its marks count characters, and it is quick enough for a script.
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is None:
+            raise UsageError("an empty document has no values to change")
+        self._root: yaml.Node = root
+        self._changes: list[tuple[int, int, str]] = []
+
+    def replace(self, path: KeyPath, value: str | int | Sequence[str]) -> None:
+        """Put another value at a key path; a text gets the quotes of the one it replaces, double ones if it has none.
+
+        Raises
+        ------
+        LookupError
+            There is no such key.
+        """
+        node = self._node(path)
+        start, end = node.start_mark.index, node.end_mark.index
+        if isinstance(value, int):
+            new = str(value)
+        elif isinstance(value, str):
+            new = f"'{value}'" if getattr(node, "style", None) == "'" else json.dumps(value)
+        else:
+            new = f"[{', '.join(json.dumps(each) for each in value)}]"
+        if self._text[start:end] != new:
+            self._changes.append((start, end, new))
+
+    def insert_before(self, path: KeyPath, lines: Sequence[str]) -> None:
+        """Put a block item in front of the item at a key path: its first line gets the dash, the others its room."""
+        node = self._node(path)
+        line_start = self._text.rfind("\n", 0, node.start_mark.index) + 1
+        before = self._text[line_start : node.start_mark.index]
+        ending = "\r\n" if "\r\n" in self._text else "\n"
+        item = "".join(f"{before if at == 0 else ' ' * len(before)}{line}{ending}" for at, line in enumerate(lines))
+        self._changes.append((line_start, line_start, item))
+
+    def texts(self, path: KeyPath, key: str) -> tuple[str, ...]:
+        """Return what one key holds in every mapping of the list at a key path."""
+        node = self._node(path)
+        count = len(node.value) if isinstance(node, yaml.SequenceNode) else 0
+        return tuple(str(self._node((*path, at, key)).value) for at in range(count))
+
+    def holds(self, path: KeyPath) -> bool:
+        """Return whether there is a value at a key path."""
+        try:
+            self._node(path)
+        except LookupError:
+            return False
+        return True
+
+    def result(self) -> str:
+        """Return the text with every change made."""
+        text = self._text
+        for start, end, new in sorted(self._changes, reverse=True):
+            text = text[:start] + new + text[end:]
+        return text
+
+    def _node(self, path: KeyPath) -> yaml.Node:
+        node = self._root
+        for step in path:
+            if isinstance(node, yaml.MappingNode):
+                node = {key.value: value for key, value in node.value}[step]
+            elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+                node = node.value[step]
+            else:
+                raise LookupError(path)  # noqa: TRY004 - a path that leads nowhere, whatever lies there
+        return node
+
+
+@dataclass
+class Outcome:
+    """What was found out about one file."""
+
+    differences: list[str] = field(default_factory=list)  # between the file and the world, a sentence each
+    notes: list[str] = field(default_factory=list)  # what a person should know, and what is to be read again
+    refused: list[KleinError] = field(default_factory=list)  # what could not be looked at
+    text: str = ""  # the file as it would be
+
+
+def read_file(path: Path) -> tuple[str, bool]:
+    """Return the text of a YAML file with its own line ends, and whether it begins with a byte order mark."""
+    text, _ = read_manifest_text(str(path.absolute()))  # a relative one could be taken for an id
+    with path.open("rb") as file:
+        return text, file.read(len(BOM)) == BOM
+
+
+def refresh_file(
+    path: Path, look: Callable[[str], Outcome], check: Callable[[str], object], *, is_to_write: bool
+) -> int:
+    """Compare one file with the world, tell what differs, and write it if that was asked for.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    look : callable
+        Takes the text and returns the outcome.
+    check : callable
+        The reader of such files; a new text that it refuses with a `ManifestError` is never written.
+    is_to_write : bool
+        ``--write`` was given.
+
+    Returns
+    -------
+    int
+        0: nothing differs; 1: something does; else the exit status of what kept us from looking.
+
+    Raises
+    ------
+    KleinError
+        Nothing could be looked at.
+    """
+    before, has_bom = read_file(path)
+    outcome = look(before)
+    if outcome.text != before:
+        try:
+            check(outcome.text)
+        except ManifestError as error:
+            outcome.refused.append(error)
+    _tell(path.name, before, outcome)
+    if outcome.refused:
+        return max(error.exit_status for error in outcome.refused)
+    if outcome.text != before and is_to_write:
+        _replace(path, outcome.text, has_bom=has_bom)
+        say(f"{path.name}: written")
+    return EXIT_FINDINGS if outcome.differences or outcome.text != before else EXIT_OK
+
+
+def _tell(name: str, before: str, outcome: Outcome) -> None:
+    for difference in outcome.differences:
+        say(f"{name}: {difference}")
+    for note in outcome.notes:
+        say(f"{name}: note: {note}")
+    lines = difflib.unified_diff(before.splitlines(True), outcome.text.splitlines(True), f"a/{name}", f"b/{name}")
+    sys.stdout.write(redact("".join(line if line.endswith("\n") else f"{line}\n" for line in lines)))
+    for error in outcome.refused:
+        complain(error, name)
+
+
+def _replace(path: Path, text: str, *, has_bom: bool) -> None:
+    """Write a file as a whole or not at all."""
+    content = (BOM if has_bom else b"") + text.encode()
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        file.write(content)
+    os.chmod(file.name, path.stat().st_mode & 0o777)  # noqa: PTH101 - `file.name` is a text
+    os.replace(file.name, path)  # noqa: PTH105 - the same
+
+
+def say(text: str) -> None:
+    """Print a line to stdout, without anything secret."""
+    print(redact(text))
+
+
+def complain(error: KleinError, name: str) -> None:
+    """Print an error with its hint and its single complaints to stderr, without anything secret."""
+    lines = [f"{name}: {error}", *map(str, getattr(error, "issues", ()))]
+    if error.hint:
+        lines.append(error.hint)
+    print(redact("\n".join(lines)), file=sys.stderr)
+
+
+def run(
+    parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None
+) -> int:
+    """Parse the command line, do the work, and turn an error into words and an exit status."""
+    options = parser.parse_args(arguments)
+    try:
+        return work(options)
+    except KleinError as error:
+        complain(error, parser.prog)
+        return error.exit_status
