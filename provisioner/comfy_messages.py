@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection
-from dataclasses import field
 from typing import Literal
 
 from provisioner.comfy_answers import NodeFailure, OutputFile, as_dict, as_id, as_list, parse_failure, parse_files
-from provisioner.records import dataclass
+from provisioner.records import dataclass, field
 
 _MOST_MARKS = 10_000  # words of progress that are kept, and steps that are told apart: far beyond any real sampler
 

@@ -24,34 +24,12 @@ from provisioner.machine import (
     parse_nvidia_smi,
 )
 from provisioner.models import FileSystem, Machine, ProbeResult
+from provisioner.ports import Run
 
 MACHINE_VARIABLE = "KLEIN_SETUP_MACHINE"
 """Environment variable that names a recorded machine to read instead of looking at this one."""
 
 NVIDIA_SMI_TIMEOUT_S = 5.0
-
-
-class Ran(Protocol):
-    """What came of a program."""
-
-    @property
-    def returncode(self) -> int:
-        """Exit status."""
-
-    @property
-    def stdout(self) -> str:
-        """What it printed."""
-
-    @property
-    def stderr(self) -> str:
-        """What it complained about."""
-
-
-class Run(Protocol):
-    """Starts a program by argument list; raises CommandError where it cannot, or where it takes too long."""
-
-    def __call__(self, args: Sequence[str | Path], *, timeout_s: float) -> Ran:
-        """Run it to its end."""
 
 
 class Host(Protocol):

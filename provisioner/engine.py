@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +34,8 @@ from provisioner.models import (
     Step,
     UrlFile,
 )
-from provisioner.ports import FOUND_IN_PLACE, Fetcher, GrowingFile, Proof, Store, TransferProgress
+from provisioner.ports import FOUND_IN_PLACE, Fetcher, GrowingFile, Proof, Store, TransferProgress, source_of_copy
+from provisioner.records import dataclass, field, replace
 from provisioner.words import count
 
 if sys.version_info >= (3, 11):
@@ -135,7 +135,8 @@ class Engine:
         match step:
             case RecordReceipt():
                 proof = self.prove_again(step.destination, _label(step.destination))
-                self.store.record(step.destination, step.artifact, proof, FOUND_IN_PLACE)
+                source = self.store.source_of(step.destination, proof)
+                self.store.record(step.destination, step.artifact, proof, source)
                 return "receipt written", 0
             case PlaceFile() | MoveFile():
                 return self._place(step), 0
@@ -162,8 +163,7 @@ class Engine:
             if _is_rejection(error):
                 self.rejected.add((step.artifact.id, step.copy.path))
             raise
-        source = FOUND_IN_PLACE if way == "moved" else f"{way} from {step.copy.path}"
-        self.store.record(step.destination, step.artifact, proof, source)
+        self.store.record(step.destination, step.artifact, proof, source_of_copy(way, step.copy.path))
         return f"{way} from {step.copy.path}"
 
     # --- a file from the network -------------------------------------------------------------------
@@ -184,7 +184,7 @@ class Engine:
     def _fetch_from(self, source: Source, step: FetchFile | PatchFile, *, is_last: bool) -> tuple[str, int]:
         label = _label(step.destination)
         tell = _Teller(self.events, label, step.artifact.size)
-        recorded_as = self._source_of(step)
+        is_theirs = isinstance(step, PatchFile) and self._standing_source(step) == FOUND_IN_PLACE
         with self._open(step) as part:
             while True:
                 was_resumed = part.resumed_bytes > 0
@@ -201,16 +201,15 @@ class Engine:
                     raise _not_repaired(step, came_from, proof)
                 raise self._wrong_bytes(step.artifact, part, came_from, proof, is_last=is_last)
             tell.of_part("syncing", part, received)
-            part.commit()
-        self.store.record(step.destination, step.artifact, proof, recorded_as or came_from)
+            recorded_as = FOUND_IN_PLACE if is_theirs else came_from
+            part.commit(recorded_as)
+        self.store.record(step.destination, step.artifact, proof, recorded_as)
         return f"fetched from {came_from}", received
 
-    def _source_of(self, step: FetchFile | PatchFile) -> str | None:
-        """Return what the receipt shall call the source of a file that is the user's own and is only repaired."""
-        if isinstance(step, FetchFile):
-            return None
+    def _standing_source(self, step: PatchFile) -> str:
+        """Return what the receipt says of a damaged file: without one it is the user's own, and is only repaired."""
         claim = self.store.claim(step.destination)
-        return FOUND_IN_PLACE if claim is None or claim.source == FOUND_IN_PLACE else None
+        return FOUND_IN_PLACE if claim is None else claim.source
 
     def _open(self, step: FetchFile | PatchFile) -> AbstractContextManager[GrowingFile]:
         match step:
@@ -253,13 +252,14 @@ class Engine:
     def _cut(self, step: PatchFile) -> tuple[str, int]:
         """Cut off what is too much, without the network; the first bytes are proven once more."""
         tell = _Teller(self.events, _label(step.destination), step.artifact.size)
+        source = self._standing_source(step)
         with self._open(step) as part:
             proof = part.seal(partial(tell.of_part, "proving", part, 0))
             if proof.sha256 != step.artifact.sha256:
                 part.keep_as_bad()
                 raise _not_repaired(step, "the file itself", proof)
-            part.commit()
-        self.store.record(step.destination, step.artifact, proof, FOUND_IN_PLACE)
+            part.commit(source)
+        self.store.record(step.destination, step.artifact, proof, source)
         return f"{count(step.damage.extra_bytes, 'byte')} after its end cut off", 0
 
     def _wrong_bytes(

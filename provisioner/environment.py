@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from provisioner.machine import parse_driver_version
 from provisioner.models import Finding, Gpu, Machine
-from provisioner.records import dataclass
+from provisioner.records import asdict, dataclass
 from provisioner.torch_models import TorchBuild, TorchSet
 from provisioner.words import listing
 

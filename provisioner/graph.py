@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any, Literal
@@ -20,7 +19,7 @@ from provisioner.errors import ModelNotListedError, UsageError
 from provisioner.layout import safe_relative
 from provisioner.model_paths import current_folder_name
 from provisioner.models import Artifact, ArtifactSet, Role
-from provisioner.records import dataclass
+from provisioner.records import dataclass, replace
 from provisioner.smoke_models import DEFAULT_PROMPT, ModelNames, PictureWish
 
 Graph = dict[str, dict[str, Any]]

@@ -6,7 +6,6 @@ Pure: values in, text out.  It locks only what was proven, and invents no digest
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from provisioner.errors import LockDriftError, ManifestError
 from provisioner.models import (
@@ -21,7 +20,7 @@ from provisioner.models import (
     Manifest,
     Source,
 )
-from provisioner.records import dataclass
+from provisioner.records import dataclass, replace
 
 _UNITS = (("GB", 10**9), ("GiB", 2**30), ("MB", 10**6), ("MiB", 2**20))
 

@@ -6,11 +6,10 @@ environment variable or a network.  Sizes are bytes, times are seconds, paths ar
 
 from __future__ import annotations
 
-from dataclasses import field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from provisioner.records import dataclass
+from provisioner.records import dataclass, field
 
 BLOCK_SIZE = 16 * 1024 * 1024
 """Bytes of one part of a download and of one block digest in a receipt (16 MiB)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,15 @@ from provisioner.records import dataclass
 
 FOUND_IN_PLACE = "found in place"
 """What a receipt names as the source of a file that was there before us: it is the user's, whatever was repaired."""
+
+
+def source_of_copy(way: str, path: Path) -> str:
+    """Return what a receipt names as the source of a file that got its bytes from elsewhere on this machine.
+
+    What was only moved is the user's own file under another name.
+    """
+    return FOUND_IN_PLACE if way == "moved" else f"{way} from {path}"
+
 
 Cancelled = Callable[[], bool]
 """Asked often by long work; True means: stop now and raise KeyboardInterrupt."""
@@ -76,6 +85,47 @@ class TransferProgress:
     connections: int
     attempt: int
     note: str = ""  # why nothing moves at the moment, if so
+
+
+class Ran(Protocol):
+    """What came of a program that ended by itself."""
+
+    @property
+    def returncode(self) -> int:
+        """Exit status."""
+
+    @property
+    def stdout(self) -> str:
+        """What it printed."""
+
+    @property
+    def stderr(self) -> str:
+        """What it complained about."""
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """The end of both streams."""
+
+
+class Run(Protocol):
+    """Starts a program by argument list; raises CommandError where it cannot, or where it takes too long.
+
+    ``env`` is the whole environment, ours where None; ``on_line`` is told the stream and each line while the program
+    runs, and what it raises ends the program; ``keep_bytes`` bounds what is kept of each stream.
+    """
+
+    def __call__(
+        self,
+        args: Sequence[str | Path],
+        *,
+        timeout_s: float,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        input_bytes: bytes | None = None,
+        on_line: Callable[[str, str], None] | None = None,
+        keep_bytes: int = ...,
+    ) -> Ran:
+        """Run it to its end."""
 
 
 class Part(Protocol):
@@ -220,6 +270,12 @@ class Store(Protocol):
     ) -> tuple[str, Proof]:
         """Put a local copy in place, proven; return how ("reflinked", "hard-linked", "copied") and the proof."""
 
+    def source_of(self, destination: Destination, proof: Proof) -> str:
+        """Return whose a proven file is that lies there without a receipt that holds: the source to write down.
+
+        `FOUND_IN_PLACE`, unless it is the very file that we placed, or were placing when a run was killed.
+        """
+
     def record(self, destination: Destination, artifact: Artifact, proof: Proof, source: str) -> None:
         """Write the receipt of a file that is in place."""
 
@@ -233,8 +289,11 @@ class GrowingFile(Part, Protocol):
     def seal(self, progress: Callable[[], None]) -> Proof:
         """Wait for the digest of the whole; the part is complete. Raises StorageError."""
 
-    def commit(self) -> None:
-        """Make it durable and give it its final name; raises StorageError."""
+    def commit(self, source: str) -> None:
+        """Make it durable and give it its final name; raises StorageError.
+
+        ``source`` is what its receipt will say; a run that is killed before it leaves that word for the next one.
+        """
 
     def keep_as_bad(self) -> Path:
         """Keep the wrong bytes under ``<name>.bad`` as evidence; return that path."""

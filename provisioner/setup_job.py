@@ -6,7 +6,6 @@ What each part does is its own module's knowledge; here is only what comes when,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +31,7 @@ from provisioner.program_job import (
     look_at_program,
     refuse_hopeless,
 )
-from provisioner.records import dataclass
+from provisioner.records import dataclass, field, replace
 from provisioner.reverify_job import remember_proven, take_snapshot
 from provisioner.smoke_job import SmokeWish, run_smoke_test
 from provisioner.uninstall_job import clear_leftovers
@@ -122,7 +121,7 @@ def show_setup(job: Job, report: Report, wish: SetupWish, face: Face) -> Report:
 
 def _look(job: Job, wish: SetupWish, face: Face) -> _Setup:
     """Find out about ComfyUI and the environment, say what will be done, and refuse what cannot be."""
-    from provisioner.adapters.host import data_folder
+    from provisioner.adapters.places import data_folder
 
     wants_program = bool({"environment", "smoke"} & wish.parts) and can_draw(job.wanted)
     program = look_at_program(job, wish.program) if wants_program else None

@@ -5,12 +5,11 @@ Times are seconds, memory is bytes; None means that nobody measured it, never ze
 
 from __future__ import annotations
 
-from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
 from provisioner.models import Finding
-from provisioner.records import dataclass
+from provisioner.records import dataclass, field
 
 Backend = Literal["comfyui", "diffusers"]
 

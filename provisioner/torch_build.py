@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NoReturn
 
 from provisioner.errors import (
@@ -21,6 +20,7 @@ from provisioner.errors import (
 )
 from provisioner.machine import parse_driver_version
 from provisioner.models import Machine
+from provisioner.records import replace
 from provisioner.torch_gpus import (
     Candidates,
     amd_candidates,

@@ -6,7 +6,6 @@ Returns errors; whoever asked raises them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from provisioner.errors import (
     DriverTooOldError,
@@ -17,6 +16,7 @@ from provisioner.errors import (
     PythonUnsupportedError,
     UsageError,
 )
+from provisioner.records import replace
 from provisioner.torch_gpus import CPU_HINT, driver_hint, generation_of
 from provisioner.torch_reach import Case, Device, Trial, attempt, capability_text, labels, min_driver
 from provisioner.torch_table import BuildRow, TorchTable, version_of

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from provisioner.errors import NotWritableError, PathOutsideRootError, StorageError, UnreadableError, UsageError
@@ -22,7 +21,7 @@ from provisioner.model_paths import (
     parse_extra_model_paths,
 )
 from provisioner.models import STATE_FOLDER, ComfyTarget, Destination
-from provisioner.records import dataclass
+from provisioner.records import dataclass, replace
 
 # What systems leave in a folder that a person calls empty.
 _NOISE = frozenset({".ds_store", "thumbs.db", "desktop.ini", "lost+found", "system volume information", STATE_FOLDER})

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 from provisioner.diffusers_answers import (
     Answer,
@@ -29,7 +29,7 @@ from provisioner.diffusers_answers import (
     parse_answer,
 )
 from provisioner.errors import CommandError, NotWritableError, SmokeTestError
-from provisioner.ports import Cancelled
+from provisioner.ports import Cancelled, Run
 from provisioner.redact import printable, redact
 from provisioner.smoke_models import PictureWish
 
@@ -39,36 +39,6 @@ OnDrawEvent = Callable[[DrawEvent], None]
 
 _DROPPED = ("PYTHON", "__PYVENV", "VIRTUAL_ENV", "CONDA_PREFIX", "HF_", "HUGGING", "TRANSFORMERS_", "DIFFUSERS_")
 _KEPT = ("HF_ENDPOINT",)  # harmless with the network off, and a rehearsal sees by it that nobody asked
-
-
-class Ran(Protocol):
-    """What came of a program."""
-
-    @property
-    def returncode(self) -> int:
-        """Exit status."""
-
-    @property
-    def last_lines(self) -> tuple[str, ...]:
-        """The end of both streams."""
-
-
-class Run(Protocol):
-    """Starts a program by argument list; `provisioner.adapters.process.run` is one.
-
-    Raises CommandError where it cannot, or where it takes too long; what `on_line` raises ends the program.
-    """
-
-    def __call__(
-        self,
-        args: Sequence[str | Path],
-        *,
-        timeout_s: float,
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-        on_line: Callable[[str, str], None] | None = None,
-    ) -> Ran:
-        """Run it to its end."""
 
 
 def _silent(_: DrawEvent) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 from provisioner.errors import CommandError
 from provisioner.machine import GraphicsReading, HostReading, normal_pci_bus_id, parse_gfx_target_version
 from provisioner.models import Gpu, ProbeResult, Vendor
+from provisioner.ports import Run
 from provisioner.records import dataclass
 
 _PCI_VENDORS: dict[int, Vendor] = {0x10DE: "nvidia", 0x1002: "amd", 0x8086: "intel"}
@@ -24,21 +24,10 @@ _DISPLAY_CLASS_KEY = r"SYSTEM\CurrentControlSet\Control\Class\{4d36e968-e325-11c
 _SYSCTL = "/usr/sbin/sysctl"
 
 
-class _Ran(Protocol):
-    @property
-    def returncode(self) -> int: ...
-    @property
-    def stdout(self) -> str: ...
-
-
-class _Run(Protocol):
-    def __call__(self, args: Sequence[str | Path], *, timeout_s: float) -> _Ran: ...
-
-
 def read_graphics(
     host: HostReading,
     *,
-    run: _Run,
+    run: Run,
     root: Path = Path("/"),
     registry: Callable[[], Iterable[Mapping[str, object]]] | None = None,
 ) -> GraphicsReading:
@@ -165,7 +154,7 @@ def _properties(file: Path) -> dict[str, int]:
 # --- macOS -------------------------------------------------------------------------------------
 
 
-def read_apple_graphics(host: HostReading, run: _Run) -> GraphicsReading:
+def read_apple_graphics(host: HostReading, run: Run) -> GraphicsReading:
     """Return the graphics processor of an Apple chip; it shares the computer's memory."""
     if host.architecture != "arm64":
         detail = "a Mac without an Apple chip: torch has no GPU support for it"

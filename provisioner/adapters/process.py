@@ -18,12 +18,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
 from typing import IO, Literal
 
 from provisioner.errors import CommandError
-from provisioner.records import dataclass
+from provisioner.records import dataclass, field
 from provisioner.redact import printable, redact
 
 Stream = Literal["stdout", "stderr"]

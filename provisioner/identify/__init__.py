@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import replace
 
 from provisioner.identify.families import Family, Match, family_of, family_of_part
 from provisioner.identify.lora import lora_of
@@ -32,6 +31,7 @@ from provisioner.identify.safetensors_header import (
 )
 from provisioner.identify.sniff import AFTER_SAFETENSORS, BEFORE_SAFETENSORS, Sample, unfinished
 from provisioner.identify.values import Identity, Kind
+from provisioner.records import replace
 from provisioner.words import count
 
 __all__ = [

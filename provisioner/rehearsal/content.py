@@ -8,10 +8,9 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import field
 from pathlib import Path
 
-from provisioner.records import dataclass
+from provisioner.records import dataclass, field
 
 READ_BYTES = 1024 * 1024
 

@@ -15,7 +15,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from provisioner import commands
@@ -23,6 +22,7 @@ from provisioner.errors import EXIT_OK, RehearsalError
 from provisioner.events import Events
 from provisioner.manifest import parse_manifest
 from provisioner.models import BLOCK_SIZE, STATE_FOLDER, Plan, Report
+from provisioner.records import dataclass, field, replace
 from provisioner.rehearsal import picture_act
 from provisioner.rehearsal.faults import CutAfter, WrongBytes
 from provisioner.rehearsal.hub import RehearsalHub

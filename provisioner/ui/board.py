@@ -6,10 +6,10 @@ Keeps state but knows no clock, no stream and no terminal; whoever draws asks it
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from provisioner.events import FileProgress, Phase, StepFinished
 from provisioner.models import FetchFile, HubBlob, MoveFile, PatchFile, PlaceFile, Plan, Step
+from provisioner.records import dataclass, field
 from provisioner.report import label_of
 from provisioner.ui.text import WIDEST_PROSE, Line, Span, Style, cells, padded, shorten, shorten_path
 from provisioner.words import clock, count, human_bytes, human_duration, human_rate, percent

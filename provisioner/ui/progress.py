@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Literal, NoReturn, Protocol, cast
 
 from provisioner.events import Event, FileProgress, Notice, PlanMade, StepFinished, StepStarted
 from provisioner.models import Plan
+from provisioner.records import replace
 from provisioner.ui.board import (
     Board,
     finished_line,

@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Literal
 
-from provisioner.records import dataclass
+from provisioner.records import dataclass, replace
 
 Style = Literal["", "title", "good", "bad", "warn", "dim", "command"]
 

@@ -12,6 +12,7 @@ from provisioner.adapters.graphics import display_class_keys, read_graphics, rea
 from provisioner.errors import CommandError
 from provisioner.machine import HostReading
 from provisioner.models import Gpu
+from provisioner.ports import Run
 
 HOST = HostReading(
     os="linux",
@@ -28,9 +29,11 @@ HOST = HostReading(
 class Said:
     returncode: int = 0
     stdout: str = ""
+    stderr: str = ""
+    last_lines: tuple[str, ...] = ()
 
 
-def no_program(args: Sequence[str | Path], *, timeout_s: float) -> Said:
+def no_program(args: Sequence[str | Path], *, timeout_s: float, **_: object) -> Said:
     raise CommandError("sysctl could not be started")
 
 
@@ -134,7 +137,7 @@ def test_an_apple_chip_shares_the_computers_memory() -> None:
     mac = replace(HOST, os="macos", architecture="arm64")
     asked: list[Sequence[str | Path]] = []
 
-    def sysctl(args: Sequence[str | Path], *, timeout_s: float) -> Said:
+    def sysctl(args: Sequence[str | Path], *, timeout_s: float, **_: object) -> Said:
         asked.append(args)
         return Said(stdout="Apple M3 Max\n")
 
@@ -145,7 +148,12 @@ def test_an_apple_chip_shares_the_computers_memory() -> None:
 
 def test_an_apple_chip_whose_name_is_not_told_is_still_there() -> None:
     mac = replace(HOST, os="macos", architecture="arm64")
-    for run in (no_program, lambda args, timeout_s: Said(returncode=1)):
+
+    def failing(args: Sequence[str | Path], *, timeout_s: float, **_: object) -> Said:
+        return Said(returncode=1)
+
+    runs: tuple[Run, ...] = (no_program, failing)
+    for run in runs:
         reading = read_graphics(mac, run=run)
         assert [gpu.vendor for gpu in reading.gpus] == ["apple"]
         assert [probe.is_ok for probe in reading.probes] == [False]

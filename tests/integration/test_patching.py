@@ -114,7 +114,7 @@ class Scene:
         with self.part() as part:
             self.fill(part)
             assert part.seal().sha256 == sha256(DATA)
-            part.commit()
+            part.commit("the hub")
 
     def names(self) -> list[str]:
         return sorted(path.name for path in self.path.parent.iterdir())
@@ -189,7 +189,7 @@ def test_what_was_fetched_is_forgotten_on_a_reset_and_what_is_right_stays(scene:
         assert [part.has_block(index) for index in (0, 1)] == [True, False]
         scene.fill(part)
         assert part.seal().sha256 == sha256(DATA)
-        part.commit()
+        part.commit("the hub")
     assert scene.path.read_bytes() == DATA
 
 
@@ -373,7 +373,7 @@ def test_a_file_that_changes_while_it_is_repaired_is_not_written_to(scene: Scene
             if change != "gone":
                 scene.path.write_bytes(b"theirs" if change == "written" else OLD)
         with pytest.raises(FileInUseError, match="changed while it was repaired"):
-            part.commit()
+            part.commit("the hub")
     if change != "gone":
         assert scene.path.read_bytes() == (b"theirs" if change == "written" else OLD)
     assert list_aside([scene.root]) == ()

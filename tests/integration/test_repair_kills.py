@@ -83,14 +83,21 @@ def aside(tree: Path) -> Path:
     return tree / "models" / STATE_FOLDER / "aside"
 
 
+def has_aside(tree: Path, pattern: str) -> bool:
+    """Whether something of that name is set aside; a folder that goes while it is looked through has nothing."""
+    with contextlib.suppress(FileNotFoundError):
+        return any(aside(tree).rglob(pattern))
+    return False
+
+
 MOMENTS: dict[str, Callable[[Path, Path], bool]] = {
     "the log begins": lambda tree, log: log.exists(),
     "a block arrived": lambda tree, log: len(blocks_in(log)) >= 1,
     "two blocks arrived": lambda tree, log: len(blocks_in(log)) >= 2,
     "all blocks arrived": lambda tree, log: len(blocks_in(log)) >= len(BAD),
-    "old bytes are being kept": lambda tree, log: any(aside(tree).rglob("0*")),
-    "old bytes are kept": lambda tree, log: any(aside(tree).rglob("index.json")),
-    "the reason is written": lambda tree, log: any(aside(tree).rglob("why.jsonl")),
+    "old bytes are being kept": lambda tree, log: has_aside(tree, "0*"),
+    "old bytes are kept": lambda tree, log: has_aside(tree, "index.json"),
+    "the reason is written": lambda tree, log: has_aside(tree, "why.jsonl"),
 }
 
 

@@ -26,7 +26,6 @@ from provisioner.adapters.store.durable import (
     flush_folder,
     replace,
     reserve,
-    storage_error,
     write_text_durably,
 )
 from provisioner.adapters.store.hubcache import Symlink, git_blob_id, make_symlink
@@ -55,6 +54,7 @@ from provisioner.errors import (
 )
 from provisioner.models import BLOCK_SIZE, Artifact, Damage, Destination, LocalCopy, PatchWay
 from provisioner.ports import Claim, Proof, Stamp
+from provisioner.refusals import storage_error
 from tests.support.builders import OTHER_COMMIT, artifact, comfy_file, file_system, hub_blob, hub_file, sha256
 
 BLOCK = 1000
@@ -119,7 +119,7 @@ def test_many_threads_write_blocks_in_any_order(tmp_path: Path, disk: Disk) -> N
             thread.join()
         assert not final.exists()
         proof = part.seal()
-        part.commit()
+        part.commit("the hub")
     assert proof == Proof(size=len(DATA), sha256=DIGEST, blocks=tuple(sha256(block(index)) for index in range(COUNT)))
     assert final.read_bytes() == DATA
     assert [path.name for path in final.parent.iterdir()] == ["file.bin"]
@@ -201,7 +201,7 @@ def test_an_empty_file_needs_no_block(tmp_path: Path) -> None:
     with part_of(tmp_path / "empty", data=b"") as part:
         assert part.missing_blocks() == []
         assert part.seal() == Proof(size=0, sha256=sha256(b""))
-        part.commit()
+        part.commit("the hub")
     assert (tmp_path / "empty").read_bytes() == b""
 
 
@@ -228,7 +228,7 @@ os._exit(9)
         assert part.missing_blocks() == [2, 3, 4, 6, 7, 8, 9]
         fill(part)
         assert part.seal().sha256 == DIGEST
-        part.commit()
+        part.commit("the hub")
     assert final.read_bytes() == DATA
 
 
@@ -316,7 +316,7 @@ def test_damage_in_the_bytes_on_disk_shows_in_the_digest_and_a_reset_heals_it(tm
         assert part.missing_blocks() == list(range(COUNT))
         fill(part)
         assert part.seal().sha256 == DIGEST
-        part.commit()
+        part.commit("the hub")
     assert final.read_bytes() == DATA
 
 
@@ -368,7 +368,7 @@ def test_a_disk_that_refuses_is_named_and_nothing_gets_the_final_name(
         with part_of(final, disk=disk) as part:
             fill(part)
             part.seal()
-            part.commit()
+            part.commit("the hub")
 
     with pytest.raises(error) as caught:
         run()
@@ -393,7 +393,7 @@ def test_bytes_the_disk_lost_while_more_arrived_are_not_committed(tmp_path: Path
         with part_of(final, disk=disk) as part:
             fill(part, only=range(2))
             assert failed.wait(10)
-            part.commit()
+            part.commit("the hub")
 
     with pytest.raises(StorageError, match="lost"):
         run()
@@ -513,7 +513,7 @@ def test_never_writes_through_a_link(tmp_path: Path, suffix: str) -> None:
     with part_of(final) as part:
         fill(part)
         assert part.seal().sha256 == DIGEST
-        part.commit()
+        part.commit("the hub")
     assert victim.read_bytes() == b"precious"
     assert final.read_bytes() == DATA
 
@@ -529,38 +529,6 @@ def test_removing_a_part_removes_its_log_too(tmp_path: Path) -> None:
 
 
 # --- what the system says when it refuses ------------------------------------------------------------
-
-
-class WindowsError_(OSError):
-    """An error as Windows raises it."""
-
-    def __init__(self, code: int, winerror: int) -> None:
-        super().__init__(code, "as Windows says it")
-        self.winerror = winerror
-
-
-@pytest.mark.parametrize(
-    ("error", "doing", "kind"),
-    [
-        (OSError(errno.ENOSPC, "full"), "write", InsufficientSpaceError),
-        (OSError(errno.EFBIG, "too big"), "write", InsufficientSpaceError),
-        (WindowsError_(errno.EACCES, 112), "write", InsufficientSpaceError),
-        (WindowsError_(errno.EACCES, 32), "write", FileInUseError),
-        (WindowsError_(errno.EACCES, 32), "read", FileInUseError),
-        (OSError(errno.ETXTBSY, "busy"), "write", FileInUseError),
-        (OSError(errno.EACCES, "no"), "write", NotWritableError),
-        (OSError(errno.EROFS, "read-only"), "create", NotWritableError),
-        (OSError(errno.EACCES, "no"), "read", UnreadableError),
-        (OSError(errno.EIO, "broken"), "read", UnreadableError),
-        (OSError(errno.EIO, "broken"), "write", StorageError),
-        (OSError("without a number"), "write", StorageError),
-    ],
-)
-def test_each_refusal_has_its_error(tmp_path: Path, error: OSError, doing: str, kind: type[StorageError]) -> None:
-    made = storage_error(error, tmp_path / "x", doing=doing)
-    assert type(made) is kind
-    assert str(tmp_path / "x") in str(made)
-    assert made.hint
 
 
 def refused_move(times: int) -> tuple[Move, list[int]]:
@@ -909,7 +877,7 @@ def fetched(
             part.write(index * part.block_size, piece)
             part.finish_block(index, sha256(piece))
         proof = part.seal()
-        part.commit()
+        part.commit("the hub")
     return proof
 
 
@@ -1021,7 +989,7 @@ def test_what_appears_in_the_place_while_we_fetch_is_set_aside_not_overwritten(t
         part.finish_block(0, DIGEST)
         part.seal()
         put(home(tmp_path), b"the user's own")
-        part.commit()
+        part.commit("the hub")
     assert home(tmp_path).read_bytes() == DATA
     assert asides(tmp_path) == {"vae.safetensors": b"the user's own"}
     assert len(said) == 1
@@ -1710,7 +1678,7 @@ def patched(store: FileStore, destination: Destination, damage: Damage, way: Pat
             part.write(index * BLOCK_SIZE, piece)
             part.finish_block(index, sha256(piece))
         assert part.seal(lambda: None).sha256 == BIG_VAE.sha256
-        part.commit()
+        part.commit("the hub")
     return missing
 
 

@@ -21,7 +21,17 @@ from provisioner.models import (
     Source,
     Variant,
 )
-from provisioner.ports import Claim, HashProgress, Part, Proof, Stamp, Survey, TransferProgress
+from provisioner.ports import (
+    FOUND_IN_PLACE,
+    Claim,
+    HashProgress,
+    Part,
+    Proof,
+    Stamp,
+    Survey,
+    TransferProgress,
+    source_of_copy,
+)
 from tests.support.builders import file_system
 
 BLOCK = 4
@@ -105,12 +115,12 @@ class MemoryPart:
         progress()
         return proof_of(bytes(self.data))
 
-    def commit(self) -> None:
+    def commit(self, source: str) -> None:
         if self._replaces is not None:
             self._store.set_aside(self._destination, self._replaces)
         self._store.unfinished.discard(self._path)
         self._store.held.pop(self._path, None)
-        self._store.put(self._path, bytes(self.data))
+        self._store.place(self._path, bytes(self.data), source)
 
     def keep_as_bad(self) -> Path:
         self._store.unfinished.discard(self._path)
@@ -136,12 +146,12 @@ class MemoryPatch(MemoryPart):
         super().reset()
         self._blocks = set(self._kept)
 
-    def commit(self) -> None:
+    def commit(self, source: str) -> None:
         old = self._store.files[self._path]
         self._store.aside.append((self._path, self._replaces or ""))
         self._store.kept.append(old)
         self._store.unfinished.discard(self._path)
-        self._store.put(self._path, bytes(self.data))
+        self._store.place(self._path, bytes(self.data), source)
 
     def keep_as_bad(self) -> Path:
         self._store.unfinished.discard(self._path)
@@ -155,6 +165,7 @@ class MemoryStore:
     files: dict[Path, bytes] = field(default_factory=dict)
     unreadable: dict[Path, str] = field(default_factory=dict)
     claims: dict[Path, Claim] = field(default_factory=dict)
+    announced: dict[Path, Claim] = field(default_factory=dict)
     held: dict[Path, bytes] = field(default_factory=dict)
     unfinished: set[Path] = field(default_factory=set)
     aside: list[tuple[Path, str]] = field(default_factory=list)
@@ -181,6 +192,13 @@ class MemoryStore:
         self.files[path] = data
         self._stamps[path] = self._clock
         self._inodes.setdefault(path, self._clock)
+
+    def place(self, path: Path, data: bytes, source: str) -> None:
+        """Give proven bytes their final name, and write down whose they are."""
+        self.put(path, data)
+        stamp = self.stamp(path)
+        assert stamp is not None
+        self.announced[path] = Claim(artifact_id="", stamp=stamp, proof=proof_of(data), source=source)
 
     def link(self, path: Path, other: Path) -> None:
         """Give a file a second name."""
@@ -292,6 +310,7 @@ class MemoryStore:
         replaces: str | None = None,
     ) -> tuple[str, Proof]:
         _, proof = self.place_copy(copy, destination, artifact, progress=progress, replaces=replaces)
+        self.announced.pop(destination.path)
         del self.files[copy.path]
         return "moved", proof
 
@@ -314,7 +333,7 @@ class MemoryStore:
         data = self.files[copy.path]
         if replaces is not None:
             self.set_aside(destination, replaces)
-        self.put(destination.path, data)
+        self.place(destination.path, data, source_of_copy("hard-linked", copy.path))
         return "hard-linked", proof
 
     def set_aside(self, destination: Destination, reason: str) -> Path:
@@ -325,11 +344,19 @@ class MemoryStore:
         self.aside.append((destination.path, reason))
         return moved_to
 
+    def source_of(self, destination: Destination, proof: Proof) -> str:
+        stamp = self.stamp(destination.path)
+        for claim in (self.announced.get(destination.path), self.claims.get(destination.path)):
+            if claim is not None and (claim.stamp, claim.proof.sha256) == (stamp, proof.sha256):
+                return claim.source
+        return FOUND_IN_PLACE
+
     def record(self, destination: Destination, artifact: Artifact, proof: Proof, source: str) -> None:
         stamp = self.stamp(destination.path)
         assert stamp is not None
         self.claims[destination.path] = Claim(artifact_id=artifact.id, stamp=stamp, proof=proof, source=source)
         self.recorded.append((destination.path, proof.sha256, source))
+        self.announced.pop(destination.path, None)
 
     @contextlib.contextmanager
     def lock(self, destinations: Sequence[Destination]) -> Iterator[None]:

@@ -54,6 +54,7 @@ class Said:
     returncode: int = 0
     stdout: str = ""
     stderr: str = ""
+    last_lines: tuple[str, ...] = ()
 
 
 @dataclass
@@ -84,7 +85,7 @@ class World:
         self.asked.append("nvml")
         return self.nvml
 
-    def _run(self, args: Sequence[str | Path], *, timeout_s: float) -> Said:
+    def _run(self, args: Sequence[str | Path], *, timeout_s: float, **more: object) -> Said:
         program = Path(args[0])
         self.asked.append(f"{program} {args[1]}")
         assert timeout_s <= 5

@@ -140,13 +140,41 @@ def test_a_right_file_without_a_receipt_gets_one_and_is_read_once() -> None:
     assert world.store.proved == [HOME]
 
 
-def test_a_kill_between_placing_and_receipt_costs_one_reading() -> None:
-    world = World({FIRST: [RIGHT]})
-    world.provide()
-    world.store.claims.clear()
+@pytest.mark.parametrize(
+    ("copies", "source"), [((), "the source of first"), (((VAE, COPY),), f"hard-linked from {COPY}")]
+)
+@pytest.mark.parametrize("is_touched", [False, True], ids=["as it was", "written by somebody since"])
+def test_a_kill_between_placing_and_receipt_costs_one_reading_and_no_knowledge_of_whose_it_is(
+    copies: tuple[tuple[Artifact, Path], ...], source: str, is_touched: bool
+) -> None:
+    class Killed(MemoryStore):
+        def record(self, destination: Destination, artifact: Artifact, proof: Proof, source: str) -> None:
+            if not self.is_dead:
+                self.is_dead = True
+                raise KeyboardInterrupt
+            super().record(destination, artifact, proof, source)
+
+        is_dead = False
+
+    world = World({FIRST: [RIGHT]}, store=Killed(), copies=copies)
+    world.store.put(COPY, RIGHT)
+    with pytest.raises(KeyboardInterrupt):
+        world.provide()
+    if is_touched:
+        world.store.put(HOME, RIGHT)
     again = World(store=world.store)
     assert came(again.provide()[1]) == [("record-receipt", "done")]
     assert again.fetcher.asked == []
+    assert world.store.recorded == [(HOME, sha256(RIGHT), "found in place" if is_touched else source)]
+
+
+def test_a_receipt_that_is_written_anew_for_the_same_file_keeps_its_source() -> None:
+    world = World()
+    world.store.put(HOME, RIGHT)
+    world.store.lie(HOME, block=1)
+    world.depth = "full"
+    world.provide()
+    assert world.store.recorded == [(HOME, sha256(RIGHT), "earlier")]
 
 
 def test_repair_puts_right_what_rotted_under_a_valid_receipt() -> None:
@@ -192,14 +220,19 @@ def test_a_receipt_that_lies_of_a_right_file_costs_no_byte_of_it_and_is_written_
     assert world.store.aside == []
 
 
-def test_what_is_too_long_is_cut_without_the_network() -> None:
+@pytest.mark.parametrize(("is_ours", "source"), [(False, "found in place"), (True, "earlier")])
+def test_what_is_too_long_is_cut_without_the_network_and_stays_whose_it_is(is_ours: bool, source: str) -> None:
     world = World()
+    world.store.put(HOME, RIGHT)
+    if is_ours:
+        world.store.claim_now(HOME)
     world.store.put(HOME, RIGHT + b" and something more")
     last, ((outcome,)) = world.provide()
     assert (last.steps, outcome.step.kind, outcome.bytes_fetched) == ((), "patch-file", 0)
     assert outcome.detail == "19 bytes after its end cut off"
     assert world.store.files[HOME] == RIGHT
     assert world.store.kept == [RIGHT + b" and something more"]
+    assert world.store.recorded == [(HOME, sha256(RIGHT), source)]
 
 
 def test_a_truncated_file_fetches_only_the_rest() -> None:

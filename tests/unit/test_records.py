@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
-from dataclasses import FrozenInstanceError, asdict, field, fields, replace
-from typing import Any
+from dataclasses import FrozenInstanceError, asdict, fields
+from typing import Any, ClassVar
 
 import pytest
 
-from provisioner.records import dataclass
+from provisioner import records
+from provisioner.records import dataclass, field, field_values, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class Plain:
     name: str
     size: int = 3
     parts: tuple[int, ...] = ()
-    seen: list[int] = field(default_factory=list, compare=False, repr=False)
+    seen: list[int] = dataclasses.field(default_factory=list, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,3 +125,49 @@ def test_a_method_of_its_own_is_kept() -> None:
     assert Shy("a") == 3
     assert hash(Shy("a")) == 7
     assert "a" not in repr(Shy("secret-a")).split("Shy")[1].split(" object")[0]
+
+
+@dataclass(slots=True)
+class Count:
+    """Can be changed; one field is made afterwards."""
+
+    limit: ClassVar[int] = 10
+
+    start: int
+    now: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin at the start."""
+        self.now = self.start
+
+
+@dataclass(slots=True)
+class NamedCount(Count):
+    """With the fields of its base first."""
+
+    name: str = "a"
+
+
+def test_a_field_that_is_made_afterwards_is_not_given() -> None:
+    count = Count(3)
+    count.now += 1
+    assert (count, count.now, Count.limit) != (Count(3), 3, 10)
+    assert replace(count, start=4) == Count(4)
+    with pytest.raises(TypeError, match="has no now"):
+        Count(start=1, now=2)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(count)
+
+
+def test_a_class_has_the_fields_of_its_base() -> None:
+    assert field_values(NamedCount(1, "b")) == [("start", 1), ("now", 1), ("name", "b")]
+    assert [each.name for each in fields(NamedCount)] == ["start", "now", "name"]
+    assert field_values(Plain(name="a")) is None
+
+
+def test_the_standard_library_takes_them_for_its_own() -> None:
+    quick = Quick(name="a", size=4)
+    assert dataclasses.is_dataclass(quick)
+    assert dataclasses.replace(quick, name="b") == replace(quick, name="b") == Quick(name="b", size=4)
+    assert asdict(Quick(name="a")) == records.asdict(Quick(name="a"))
+    assert {each.name: each.compare for each in fields(Quick)} == {each.name: each.compare for each in fields(Plain)}

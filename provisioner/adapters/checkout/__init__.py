@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import field
 from pathlib import Path
 
 from provisioner.adapters.checkout.archive import (
@@ -31,7 +30,7 @@ from provisioner.adapters.checkout.disk import (
     remove_tree,
     write_receipt,
 )
-from provisioner.adapters.checkout.git import Git, Progress, Run, find_git
+from provisioner.adapters.checkout.git import Git, Progress, find_git
 from provisioner.adapters.checkout.git_tree import top_entries, tree_id
 from provisioner.adapters.checkout.placing import behind_links, place
 from provisioner.adapters.checkout.reading import describe_tree, requirements_of
@@ -42,8 +41,8 @@ from provisioner.comfy_install import NEEDED_FOLDERS, archive_address, is_archiv
 from provisioner.comfy_models import ComfyRelease
 from provisioner.errors import CommandError, NotTheFileError, StorageError, UsageError
 from provisioner.models import STATE_FOLDER
-from provisioner.ports import Cancelled
-from provisioner.records import dataclass
+from provisioner.ports import Cancelled, Run
+from provisioner.records import dataclass, field
 from provisioner.redact import redact
 
 __all__ = ["RECEIPT", "Bounds", "Checkouts", "OpenSession", "Progress", "requirements_of"]

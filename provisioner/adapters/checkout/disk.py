@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import json
 import os
 import shutil
 import stat
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from provisioner.adapters.checkout.git_tree import top_entries, tree_id
+from provisioner.adapters.turns import hold_lock, lock_among_temporary_files
 from provisioner.checkout_models import CheckoutReceipt, TreeFile, WayBack
 from provisioner.errors import (
-    FileInUseError,
-    InsufficientSpaceError,
-    LockHeldError,
-    NotWritableError,
     StorageError,
-    UnreadableError,
 )
 from provisioner.models import STATE_FOLDER
+from provisioner.refusals import storage_error
 
 RECEIPT = Path(STATE_FOLDER, "comfyui.json")
 WAY_BACK = Path(STATE_FOLDER, "comfyui-before.json")
@@ -34,25 +29,12 @@ ASIDE = Path(STATE_FOLDER, "aside")
 
 _SCHEMA = 1
 _LARGEST_JSON = 64 * 1024 * 1024  # bytes
-_NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6)  # virus scanners on Windows; a git that outlived the run it belonged to
 
 
 def disk_error(error: OSError, path: Path, *, doing: str) -> StorageError:
     """Return the error of ours that a refusal of the disk amounts to."""
-    reason = error.strerror or str(error)
-    facts: dict[str, object] = {"path": str(path), "errno": error.errno}
-    if error.errno in _NO_ROOM or getattr(error, "winerror", None) in (39, 112):
-        hint = "Free some space and run the same command again."
-        return InsufficientSpaceError(f"The disk of {path} is full ({reason}).", hint=hint, **facts)
-    if getattr(error, "winerror", None) in (32, 33) or error.errno in (errno.EBUSY, errno.ETXTBSY):
-        hint = "Close ComfyUI, or whatever has it open, and run the same command again."
-        return FileInUseError(f"Another program uses {path} ({reason}).", hint=hint, **facts)
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        kind = UnreadableError if doing == "read" else NotWritableError
-        hint = "Name a folder of your own, or change the owner of this one."
-        return kind(f"No permission to {doing} {path} ({reason}).", hint=hint, **facts)
-    return StorageError(f"The system could not {doing} {path} ({reason}).", hint="Look at the disk.", **facts)
+    return storage_error(error, path, doing=doing, is_arrival_kept=False)
 
 
 # --- small files -------------------------------------------------------------------------------
@@ -217,42 +199,7 @@ def flush_folder(folder: Path) -> None:
 # --- one at a time -----------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def only_one(folder: Path, *, wait: bool, notice: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of one tree; it goes with the process, however that ends.
-
-    Raises
-    ------
-    LockHeldError
-        Another run has it and ``wait`` is false.
-    """
-    from filelock import FileLock, Timeout
-
-    key = hashlib.sha256(os.fsencode(os.path.normcase(os.path.realpath(folder)))).hexdigest()[:24]
-    lock = FileLock(Path(tempfile.gettempdir(), f"klein-setup-comfyui-{_user()}-{key}.lock"))
-    has_told = False
-    while True:
-        try:
-            lock.acquire(blocking=False)
-            break
-        except Timeout:
-            if not wait:
-                hint = "Wait for it to end, or leave --no-wait out and this run waits by itself."
-                raise LockHeldError(f"Another run is working on {folder}.", hint=hint, path=str(folder)) from None
-            if not has_told:
-                notice(f"Waiting for another run that works on {folder}.")
-                has_told = True
-            time.sleep(0.2)
-        except OSError as error:
-            raise disk_error(error, Path(lock.lock_file), doing="lock") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _user() -> str:
-    """Return what tells users of one folder for temporary files apart; on Windows each has its own."""
-    if sys.platform == "win32":
-        return ""
-    return str(os.getuid())
+def only_one(folder: Path, *, wait: bool, notice: Callable[[str], None]) -> AbstractContextManager[None]:
+    """Return what holds the lock of one tree, however its path is spelled; entering raises LockHeldError."""
+    lock = lock_among_temporary_files("comfyui-", os.path.realpath(folder))
+    return hold_lock(lock, guards=folder, wait=wait, notice=notice)

@@ -13,13 +13,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from provisioner.checkout_models import TreeFile
 from provisioner.comfy_install import explain_git_failure, lacks_commit, local_path
 from provisioner.comfy_models import ComfyRelease
 from provisioner.errors import CommandError, KleinError, NotTheFileError
-from provisioner.ports import Cancelled
+from provisioner.ports import Cancelled, Ran, Run
 from provisioner.records import dataclass
 from provisioner.redact import printable, redact
 
@@ -76,39 +75,6 @@ _KEPT = frozenset(
         "GIT_SSL_CAPATH",
     }
 )
-
-
-class Ran(Protocol):
-    """What came of a program."""
-
-    @property
-    def returncode(self) -> int:
-        """Exit status."""
-
-    @property
-    def stdout(self) -> str:
-        """What it printed."""
-
-    @property
-    def last_lines(self) -> tuple[str, ...]:
-        """The end of both streams."""
-
-
-class Run(Protocol):
-    """Starts a program by argument list; raises CommandError where it cannot, or where it takes too long."""
-
-    def __call__(
-        self,
-        args: Sequence[str | Path],
-        *,
-        timeout_s: float,
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-        input_bytes: bytes | None = None,
-        on_line: Callable[[str, str], None] | None = None,
-        keep_bytes: int = ...,
-    ) -> Ran:
-        """Run it to its end."""
 
 
 def find_git(run: Run, environ: Mapping[str, str]) -> Path | None:

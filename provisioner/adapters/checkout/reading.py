@@ -10,7 +10,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from provisioner.adapters.checkout.disk import PLACING, names_in, read_receipt, read_way_back
@@ -21,6 +20,7 @@ from provisioner.comfy_install import parse_project_version, parse_requirements,
 from provisioner.errors import KleinError
 from provisioner.model_paths import MODEL_SUBFOLDERS
 from provisioner.models import STATE_FOLDER
+from provisioner.records import replace
 
 _NOISE = frozenset({".ds_store", "thumbs.db", "desktop.ini", "lost+found", "system volume information", STATE_FOLDER})
 _BESIDE_MODELS = frozenset({"custom_nodes", "user", "input", "output"})

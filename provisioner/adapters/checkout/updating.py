@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from provisioner.checkout_models import CheckoutReceipt, WayBack
 from provisioner.comfy_install import changed_error
 from provisioner.comfy_models import ComfyRelease
 from provisioner.errors import CommandError, NotTheFileError, UsageError
+from provisioner.records import replace
 from provisioner.words import listing
 
 _BEFORE = "refs/klein-setup/before"  # so that no cleaning up of git's takes the commit away

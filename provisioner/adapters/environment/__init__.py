@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -41,7 +40,7 @@ from provisioner.adapters.environment.making import (
     only_news,
     pip_settings,
 )
-from provisioner.adapters.environment.pythons import Run, ask_python, find_pythons
+from provisioner.adapters.environment.pythons import ask_python, find_pythons
 from provisioner.adapters.environment.reading import (
     own_folders,
     python_in,
@@ -80,7 +79,8 @@ from provisioner.installer import (
     installer_environment,
 )
 from provisioner.models import Finding, Machine
-from provisioner.records import dataclass
+from provisioner.ports import Run
+from provisioner.records import dataclass, field, replace
 from provisioner.redact import redact
 from provisioner.torch_models import TorchBuild, TorchSet
 from provisioner.words import listing

@@ -9,30 +9,27 @@ Windows launchers alike, whose path stands between a program and a zip archive.
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import json
 import os
 import re
 import shutil
 import stat
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
+from provisioner.adapters.turns import hold_lock, lock_among_temporary_files
 from provisioner.environment import EnvironmentReceipt, parse_receipt
 from provisioner.errors import (
     FileInUseError,
-    InsufficientSpaceError,
-    LockHeldError,
-    NotWritableError,
     StorageError,
 )
 from provisioner.models import STATE_FOLDER
 from provisioner.records import dataclass
+from provisioner.refusals import storage_error
 from provisioner.words import human_bytes
 
 RECEIPT = Path(STATE_FOLDER, "environment.json")
@@ -40,7 +37,6 @@ CONSTRAINTS = Path(STATE_FOLDER, "constraints.txt")
 
 _FIRST_BYTES = "~_-+="
 _WINDOWS_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6)  # virus scanners read new files for a moment
-_NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _LARGEST_SCRIPT = 4 * 1024 * 1024  # bytes; a launcher has about 100 kB, what is larger is a program without our path
 
 Stage = Literal["building", "swapping"]
@@ -48,18 +44,7 @@ Stage = Literal["building", "swapping"]
 
 def disk_error(error: OSError, path: Path, *, doing: str) -> StorageError:
     """Return the error of ours that a refusal of the disk amounts to."""
-    reason = error.strerror or str(error)
-    facts: dict[str, object] = {"path": str(path), "errno": error.errno}
-    if error.errno in _NO_ROOM or getattr(error, "winerror", None) in (39, 112):
-        hint = "Free some space and run the same command again; what has arrived is kept."
-        return InsufficientSpaceError(f"The disk of {path} is full ({reason}).", hint=hint, **facts)
-    if getattr(error, "winerror", None) in (32, 33) or error.errno in (errno.EBUSY, errno.ETXTBSY):
-        hint = "Close ComfyUI, or whatever runs from that environment, and run the same command again."
-        return FileInUseError(f"Another program uses {path} ({reason}).", hint=hint, **facts)
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        hint = "Name a folder that you may write, or change the owner of this one."
-        return NotWritableError(f"No permission to {doing} {path} ({reason}).", hint=hint, **facts)
-    return StorageError(f"The system could not {doing} {path} ({reason}).", hint="Look at the disk.", **facts)
+    return storage_error(error, path, doing=doing, holder="whatever runs from that environment")
 
 
 # --- small files -------------------------------------------------------------------------------
@@ -149,47 +134,12 @@ def move(source: Path, destination: Path, *, platform: str = sys.platform) -> No
 # --- one at a time -----------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def only_one(where: Path, *, wait: bool, notice: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of one environment's place; it goes with the process, however that ends.
+def only_one(where: Path, *, wait: bool, notice: Callable[[str], None]) -> AbstractContextManager[None]:
+    """Return what holds the lock of one environment's place; entering raises LockHeldError.
 
     It lies among the temporary files: beside the environment it would be left over for good.
-
-    Raises
-    ------
-    LockHeldError
-        Another run has it and ``wait`` is false.
     """
-    from filelock import FileLock, Timeout
-
-    key = hashlib.sha256(os.fsencode(os.path.normcase(where))).hexdigest()[:24]
-    lock = FileLock(Path(tempfile.gettempdir(), f"klein-setup-{_user()}-{key}.lock"))
-    has_told = False
-    while True:
-        try:
-            lock.acquire(blocking=False)
-            break
-        except Timeout:
-            if not wait:
-                hint = "Wait for it to end, or leave --no-wait out and this run waits by itself."
-                raise LockHeldError(f"Another run is working on {where}.", hint=hint, path=str(where)) from None
-            if not has_told:
-                notice(f"Waiting for another run that works on {where}.")
-                has_told = True
-            time.sleep(0.2)
-        except OSError as error:
-            raise disk_error(error, Path(lock.lock_file), doing="lock") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _user() -> str:
-    """Return what tells users of one folder for temporary files apart; on Windows each has its own."""
-    if sys.platform == "win32":
-        return ""
-    return str(os.getuid())
+    return hold_lock(lock_among_temporary_files("", where), guards=where, wait=wait, notice=notice)
 
 
 # --- a name of the same length -----------------------------------------------------------------

@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from provisioner.adapters.environment.aside import Work, move, read_text, remove_tree, write_text
-from provisioner.adapters.environment.pythons import Ran, Run, ask_python
+from provisioner.adapters.environment.pythons import ask_python
 from provisioner.adapters.environment.reading import own_folders, parse_metadata, python_in, read_distributions
 from provisioner.environment import (
     FAMILY,
@@ -50,6 +50,7 @@ from provisioner.installer import (
     parse_report,
     without_indexes,
 )
+from provisioner.ports import Ran, Run
 from provisioner.records import dataclass
 from provisioner.torch_models import TorchBuild, TorchSet
 from provisioner.words import count, human_bytes, listing

@@ -7,12 +7,12 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
 
 from provisioner.environment import PythonFacts
 from provisioner.errors import CommandError
+from provisioner.ports import Run
 
 ASK_TIMEOUT_S = 30.0
 
@@ -36,37 +36,6 @@ print(json.dumps({
     "path": [entry for entry in sys.path if entry],
 }))
 """
-
-
-class Ran(Protocol):
-    """What came of a program."""
-
-    @property
-    def returncode(self) -> int:
-        """Exit status."""
-
-    @property
-    def stdout(self) -> str:
-        """What it printed."""
-
-    @property
-    def last_lines(self) -> tuple[str, ...]:
-        """The end of both streams."""
-
-
-class Run(Protocol):
-    """Starts a program by argument list; raises CommandError where it cannot, or where it takes too long."""
-
-    def __call__(
-        self,
-        args: Sequence[str | Path],
-        *,
-        timeout_s: float,
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-        on_line: Callable[[str, str], None] | None = None,
-    ) -> Ran:
-        """Run it to its end."""
 
 
 def ask_python(run: Run, python: Path, env: Mapping[str, str], *, cwd: Path) -> tuple[PythonFacts, tuple[str, ...]]:

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
+from provisioner.adapters.store.announcing import announced_claim, waiting_path
 from provisioner.adapters.store.aside import (
     aside_folder,
     clear_aside,
@@ -22,9 +23,16 @@ from provisioner.adapters.store.aside import (
     save_pieces,
     say_why,
 )
-from provisioner.adapters.store.durable import Move, flush_file, make_folder, replace, storage_error
+from provisioner.adapters.store.durable import Move, flush_file, make_folder, replace
 from provisioner.adapters.store.hashing import IN_ORDER, Hashers
-from provisioner.adapters.store.hubcache import Symlink, blob_behind, is_used_elsewhere, make_symlink, place_blob
+from provisioner.adapters.store.hubcache import (
+    Symlink,
+    blob_behind,
+    is_used_elsewhere,
+    make_symlink,
+    place_blob,
+    remove_waiting_links,
+)
 from provisioner.adapters.store.locking import hold
 from provisioner.adapters.store.partfile import (
     PartFile,
@@ -39,7 +47,14 @@ from provisioner.adapters.store.patching import PatchPart, read_patch_log, remov
 from provisioner.adapters.store.placing import WAYS, Linker, hard_link, link_somehow
 from provisioner.adapters.store.proving import prove, survey
 from provisioner.adapters.store.reading import Opener, fill, open_for_reading
-from provisioner.adapters.store.receipts import read_receipt, stamp_of, write_claim
+from provisioner.adapters.store.receipts import (
+    announce_claim,
+    drop_announced,
+    is_same_file,
+    read_receipt,
+    stamp_of,
+    write_claim,
+)
 from provisioner.errors import FileInUseError, HashMismatchError, StorageError
 from provisioner.models import (
     BLOCK_SIZE,
@@ -53,7 +68,19 @@ from provisioner.models import (
     LocalCopy,
     PatchWay,
 )
-from provisioner.ports import Cancelled, Claim, GrowingFile, HashProgress, Proof, Stamp, Survey
+from provisioner.ports import (
+    FOUND_IN_PLACE,
+    Cancelled,
+    Claim,
+    GrowingFile,
+    HashProgress,
+    Proof,
+    Stamp,
+    Survey,
+    source_of_copy,
+)
+from provisioner.records import replace as with_fields
+from provisioner.refusals import storage_error
 
 
 class FileStore:
@@ -225,11 +252,12 @@ class FileStore:
             self._move_aside(destination.root, part, "a .part file that is not ours was in the way")
         if log.is_symlink():
             self._move_aside(destination.root, log, "a link was in the way of the log of a download")
+        content = Proof(size=artifact.size, sha256=artifact.sha256)
         return PartFile(
             final,
             size=artifact.size,
             sha256=artifact.sha256,
-            place=lambda part: self._place(part, destination, artifact.size, artifact.sha256, replaces),
+            place=lambda part, source: self._place(part, destination, artifact.id, content, source, replaces),
         )
 
     def patch(
@@ -250,14 +278,18 @@ class FileStore:
         """
         self.check_inside(destination)
         if way == "in-place" and not self.is_shared(destination, damage.sha256):
+            target, content = _bytes_of(destination), Proof(size=damage.size, sha256=damage.sha256)
             return PatchPart(
                 _growing_name(destination, artifact),
-                target=_bytes_of(destination),
+                target=target,
                 root=destination.root,
                 damage=damage,
                 reason=reason,
                 cancelled=self._cancelled,
                 opener=self._opener,
+                announce=lambda source, mtime_ns: self._announce(
+                    destination, artifact.id, content, target, source, mtime_ns=mtime_ns
+                ),
             )
         if way == "continue" and self._take_over(destination, damage, reason):
             return self.part(destination, artifact)
@@ -290,7 +322,7 @@ class FileStore:
             raise storage_error(FileNotFoundError(errno.ENOENT, "it is gone"), copy.path, doing="read")
         proof = self._prove_link(copy.path, progress)
         _check_copy(copy, proof)
-        self._place(copy.path, destination, proof.size, proof.sha256, replaces)
+        self._place(copy.path, destination, artifact.id, proof, source_of_copy("moved", copy.path), replaces)
         return "moved", proof
 
     def place_copy(
@@ -321,7 +353,7 @@ class FileStore:
         if self.stamp(source) is None:
             raise storage_error(FileNotFoundError(errno.ENOENT, "it is gone"), copy.path, doing="read")
         final = _growing_name(destination, artifact)
-        waiting = _waiting_name(final)
+        waiting = waiting_path(final)
         make_folder(waiting.parent)
         try:
             waiting.unlink(missing_ok=True)
@@ -331,7 +363,7 @@ class FileStore:
             else:
                 proof = self._prove_link(waiting, progress)
             _check_copy(copy, proof)
-            self._place(waiting, destination, proof.size, proof.sha256, replaces)
+            self._place(waiting, destination, artifact.id, proof, source_of_copy(way, copy.path), replaces)
         except OSError as error:
             raise storage_error(error, waiting) from error
         finally:
@@ -358,12 +390,27 @@ class FileStore:
             return moved_to
         return self._link_aside(destination.root, blob, reason) or moved_to
 
+    def source_of(self, destination: Destination, proof: Proof) -> str:
+        """Return what the receipt of a proven file that lies there shall name as its source.
+
+        A user's own file counts as theirs, the same bytes in the same place as well: ours is only the very file that
+        a receipt or an announcement speaks of.
+
+        Raises
+        ------
+        StorageError
+            The system does not show the file.
+        """
+        found = self._stamp_there(destination)
+        relative = str(destination.relative)
+        for claim in (announced_claim(destination.root, relative, destination.path, found), self.claim(destination)):
+            if claim is not None and claim.proof.sha256 == proof.sha256 and is_same_file(claim.stamp, found):
+                return claim.source
+        return FOUND_IN_PLACE
+
     def record(self, destination: Destination, artifact: Artifact, proof: Proof, source: str) -> None:
         """Write the receipt of a file that is in place; raises StorageError."""
-        try:
-            stamp = stamp_of(destination.path)
-        except OSError as error:
-            raise storage_error(error, destination.path, doing="read") from error
+        stamp = self._stamp_there(destination)
         if stamp.size != proof.size:
             raise FileInUseError(
                 f"{destination.path} changed after it was proven.",
@@ -372,19 +419,81 @@ class FileStore:
             )
         claim = Claim(artifact_id=artifact.id, stamp=stamp, proof=proof, source=source)
         write_claim(destination.root, str(destination.relative), claim, recorded_at=_now())
-        self._sweep(_growing_name(destination, artifact))
+        self._sweep(_growing_name(destination, artifact), destination)
 
     # --- inside ----------------------------------------------------------------------------------
 
-    def _sweep(self, final: Path) -> None:
+    def _stamp_there(self, destination: Destination) -> Stamp:
+        try:
+            return stamp_of(destination.path)
+        except OSError as error:
+            raise storage_error(error, destination.path, doing="read") from error
+
+    def _announce(
+        self,
+        destination: Destination,
+        artifact_id: str,
+        proof: Proof,
+        path: Path,
+        source: str,
+        *,
+        mtime_ns: int | None = None,
+    ) -> None:
+        """Write down, if the disk takes it, that the file at `path` is about to be what lies at a destination.
+
+        Not of what is the user's: without a receipt it counts as theirs anyway.
+
+        Parameters
+        ----------
+        destination, artifact_id, proof, source : Destination, str, Proof, str
+            What its receipt will say.
+        path : Path
+            Where the file is now.
+        mtime_ns : int, optional
+            What a file that is still to be written will have.
+
+        Raises
+        ------
+        StorageError
+            The file cannot be seen.
+        """
+        if source == FOUND_IN_PLACE:
+            return
+        try:
+            stamp = stamp_of(path)
+        except OSError as error:
+            raise storage_error(error, path, doing="read") from error
+        if mtime_ns is not None:
+            stamp = with_fields(stamp, size=proof.size, mtime_ns=mtime_ns)
+        bare = Proof(size=proof.size, sha256=proof.sha256)  # it speaks of whose the file is, not of its blocks
+        claim = Claim(artifact_id=artifact_id, stamp=stamp, proof=bare, source=source)
+        with contextlib.suppress(StorageError):  # a disk too full for it may have room for the file's name all the same
+            announce_claim(destination.root, str(destination.relative), claim, recorded_at=_now())
+
+    def _sweep(self, final: Path, destination: Destination) -> None:
         """Remove what interrupted runs of ours left beside a file that is in place now, if the system lets us."""
         with contextlib.suppress(OSError, StorageError):
-            _waiting_name(final).unlink(missing_ok=True)
+            waiting_path(final).unlink(missing_ok=True)
             if log_path(final).is_file() and not log_path(final).is_symlink():
                 remove_part(final)
             remove_patch(final)
+            if isinstance(destination, HubBlob):
+                remove_waiting_links(destination.path)
 
-    def _place(self, part: Path, destination: Destination, size: int, sha256: str, replaces: str | None) -> None:
+    def _place(
+        self, part: Path, destination: Destination, artifact_id: str, proof: Proof, source: str, replaces: str | None
+    ) -> None:
+        """Announce proven bytes and give them their final name; what did not get it is not announced any more."""
+        self._announce(destination, artifact_id, proof, part, source)
+        try:
+            self._give_name(part, destination, proof, replaces)
+        except BaseException:
+            if os.path.lexists(part):
+                with contextlib.suppress(StorageError):
+                    drop_announced(destination.root, str(destination.relative))
+            raise
+
+    def _give_name(self, part: Path, destination: Destination, proof: Proof, replaces: str | None) -> None:
         """Give proven bytes their final name; what is there is set aside, also if it came after the plan."""
         path = destination.path
         reason = replaces or "it was in the way of a proven file"
@@ -393,6 +502,7 @@ class FileStore:
                 self.set_aside(destination, replaces)
             elif os.path.lexists(path) and not path.is_symlink():
                 self._move_aside(destination.root, path, reason)
+            size, sha256 = proof.size, proof.sha256
             place_blob(part, destination, size=size, sha256=sha256, symlink=self._symlink, move=self._move)
             return
         if os.path.lexists(path) and (path.is_symlink() or not path.samefile(part)):
@@ -582,11 +692,6 @@ def _bytes_of(destination: Destination) -> Path:
     """Return the file that holds a destination's bytes: behind a snapshot path the blob of that name, if it is one."""
     blob = blob_behind(destination) if isinstance(destination, HubBlob) else None
     return blob if blob is not None else destination.path
-
-
-def _waiting_name(final: Path) -> Path:
-    """Return the name under which a local copy waits for its proof."""
-    return final.with_name(final.name + ".placing.part")
 
 
 def _growing_name(destination: Destination, artifact: Artifact) -> Path:

@@ -16,18 +16,12 @@ from hashlib import sha256 as digest_of
 from pathlib import Path, PurePath
 from typing import TypedDict
 
-from provisioner.adapters.store.durable import (
-    Move,
-    flush_file,
-    make_folder,
-    replace,
-    storage_error,
-    write_text_durably,
-)
+from provisioner.adapters.store.durable import Move, flush_file, make_folder, replace, write_text_durably
 from provisioner.adapters.store.reading import OpenFile, fill
 from provisioner.errors import HashMismatchError, StorageError, UsageError
 from provisioner.models import STATE_FOLDER, AsideEntry
 from provisioner.ports import Proof
+from provisioner.refusals import storage_error
 
 _REASONS = "why.jsonl"
 _INDEX = "index.json"

@@ -10,55 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from provisioner.errors import (
-    FileInUseError,
-    InsufficientSpaceError,
-    NotWritableError,
-    StorageError,
-    UnreadableError,
-)
+from provisioner.errors import FileInUseError, StorageError
+from provisioner.refusals import storage_error
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
-_WINDOWS_NO_ROOM = {39, 112}  # ERROR_HANDLE_DISK_FULL, ERROR_DISK_FULL
-_WINDOWS_IN_USE = {32, 33, 1224}  # sharing violation, lock violation, user-mapped section open
 _WINDOWS_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # virus scanners hold a file they have just seen for about a second
 
 Move = Callable[[Path, Path], None]
 """Gives a file another name in one step; raises OSError."""
-
-
-def storage_error(error: OSError, path: Path, *, doing: str = "write") -> StorageError:
-    """Return the error of ours that says what the system refused, with what to do about it."""
-    windows_code = getattr(error, "winerror", None)
-    reason = error.strerror or str(error)
-    facts: dict[str, object] = {"path": str(path), "errno": error.errno}
-    if error.errno in _NO_ROOM or windows_code in _WINDOWS_NO_ROOM:
-        return InsufficientSpaceError(
-            f"The disk is full: {path} could not be written ({reason}).",
-            hint="Free some space and run the same command again; what has arrived is kept.",
-            **facts,
-        )
-    if windows_code in _WINDOWS_IN_USE or error.errno in {errno.ETXTBSY, errno.EBUSY}:
-        return FileInUseError(
-            f"Another program holds {path} open ({reason}).",
-            hint="Close ComfyUI, or whatever has the file open, and run the same command again.",
-            **facts,
-        )
-    refusal: type[StorageError]
-    if error.errno in _NOT_ALLOWED:
-        refusal = UnreadableError if doing == "read" else NotWritableError
-        return refusal(
-            f"No permission to {doing} {path} ({reason}).",
-            hint="Change the owner or the permissions of that folder, or name another one.",
-            **facts,
-        )
-    refusal = UnreadableError if doing == "read" else StorageError
-    return refusal(
-        f"The system could not {doing} {path} ({reason}).",
-        hint="Look at the disk's health and at the path; then run the same command again.",
-        **facts,
-    )
 
 
 def make_folder(folder: Path) -> None:
@@ -136,16 +94,19 @@ def replace(
     move: Move = _move,
     platform: str = sys.platform,
     pauses_s: Sequence[float] = _WINDOWS_PAUSES_S,
+    is_flushed: bool = True,
 ) -> None:
     """Give a file its final name in one step, durably; raises StorageError and leaves both as they were.
 
     On Windows a refusal is taken for a passing one first: a virus scanner or an indexer looks at every new file.
+    Without `is_flushed` a power cut may bring the old names back.
     """
     pauses = iter(pauses_s if platform == "win32" else ())
     while True:
         try:
             move(source, destination)
-            flush_folder(destination.parent)
+            if is_flushed:
+                flush_folder(destination.parent)
             return
         except PermissionError as error:
             pause_s = next(pauses, None)
@@ -166,8 +127,11 @@ def _not_replaced(error: PermissionError, destination: Path, platform: str) -> S
     )
 
 
-def write_text_durably(path: Path, text: str) -> None:
-    """Replace a small text file in one step, so that a reader sees the old one or the new one; raises StorageError."""
+def write_text_durably(path: Path, text: str, *, is_name_flushed: bool = True) -> None:
+    """Replace a small text file in one step, so that a reader sees the old one or the new one; raises StorageError.
+
+    Without `is_name_flushed` its bytes are on the disk and a power cut may still bring the old one back.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     make_folder(path.parent)
     try:
@@ -179,4 +143,4 @@ def write_text_durably(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise storage_error(error, path) from error
-    replace(temporary, path)
+    replace(temporary, path, is_flushed=is_name_flushed)

@@ -7,13 +7,15 @@ lies in the snapshot.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-from provisioner.adapters.store.durable import Move, make_folder, replace, storage_error, write_text_durably
+from provisioner.adapters.store.durable import Move, make_folder, replace, write_text_durably
 from provisioner.models import HubBlob
+from provisioner.refusals import storage_error
 
 Symlink = Callable[[Path, Path], None]
 """Makes the first path a link to the second; raises OSError where that is not possible."""
@@ -74,6 +76,14 @@ def _new_link(pointer: Path, blob: Path, symlink: Symlink) -> Path | None:
     except (OSError, NotImplementedError):
         return None
     return link
+
+
+def remove_waiting_links(pointer: Path) -> None:
+    """Remove links to a blob that a killed run left waiting for the name of a snapshot path; raises OSError."""
+    for path in pointer.parent.glob(f"{glob.escape(pointer.name)}.*.tmp"):
+        number = path.name.removeprefix(pointer.name + ".").removesuffix(".tmp")
+        if number.isdecimal() and path.is_symlink() and path.readlink().parent.name == "blobs":
+            path.unlink()
 
 
 def blob_behind(destination: HubBlob) -> Path | None:

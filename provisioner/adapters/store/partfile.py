@@ -18,17 +18,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
-from provisioner.adapters.store.durable import (
-    flush_file,
-    make_folder,
-    replace,
-    reserve,
-    storage_error,
-    write_text_durably,
-)
+from provisioner.adapters.store.durable import flush_file, make_folder, replace, reserve, write_text_durably
 from provisioner.models import BLOCK_SIZE
 from provisioner.ports import Proof
 from provisioner.records import dataclass
+from provisioner.refusals import storage_error
 
 _READ_STEP = 1024 * 1024  # hashing speed is flat from 64 KiB up
 _LOG_VERSION = 1
@@ -156,11 +150,11 @@ class PartFile:
         size: int,
         sha256: str,
         block_size: int = BLOCK_SIZE,
-        place: Callable[[Path], None] | None = None,
+        place: Callable[[Path, str], None] | None = None,
         disk: Disk = DISK,
     ) -> None:
         self.final = final
-        self._place = place or (lambda part: replace(part, final))
+        self._place = place or (lambda part, source: replace(part, final))
         self._disk = disk
         self.path = part_path(final)
         self.size = size
@@ -382,8 +376,8 @@ class PartFile:
             time.sleep(_POLL_S)
             progress()
 
-    def commit(self) -> None:
-        """Make it durable, put it where it belongs, drop the log; raises StorageError."""
+    def commit(self, source: str) -> None:
+        """Make it durable, put it where it belongs as come from `source`, drop the log; raises StorageError."""
         self._stop_threads()
         # The system reports bytes it could not write once: to the thread that flushed, not to the next who asks.
         self._check_usable()
@@ -392,7 +386,7 @@ class PartFile:
         except OSError as error:
             raise storage_error(error, self.path) from error
         self._close_descriptors()  # Windows renames no open file
-        self._place(self.path)
+        self._place(self.path, source)
         log_path(self.final).unlink(missing_ok=True)
 
     def keep_as_bad(self) -> Path:

@@ -27,17 +27,19 @@ from types import TracebackType
 from typing import Any
 
 from provisioner.adapters.store.aside import Piece, drop_unfinished, is_aside, read_index, save_pieces
-from provisioner.adapters.store.durable import make_folder, storage_error
+from provisioner.adapters.store.durable import make_folder
 from provisioner.adapters.store.partfile import DISK, SAFE_FLAGS, Disk, begin_log
 from provisioner.adapters.store.reading import READ_STEP, Opener, OpenFile, fill, open_for_reading
 from provisioner.errors import FileInUseError, HashMismatchError
 from provisioner.models import Damage
 from provisioner.ports import Cancelled, Proof
 from provisioner.records import dataclass
+from provisioner.refusals import storage_error
 
 _LOG_VERSION = 1
 _PAGE = 512  # the least a disk writes at once: a torn write is old or new in each of these
 _POLL_S = 0.005
+_SECOND_NS = 1_000_000_000
 
 
 def patch_path(final: Path) -> Path:
@@ -130,6 +132,9 @@ class PatchPart:
         Asked while the whole is proven.
     opener : callable
         Opens a file for reading.
+    announce : callable
+        Told the source that `commit` was given and the mtime in nanoseconds that the file will have, before the first
+        byte of it changes.
     disk : Disk
         The system calls for writing.
     """
@@ -144,6 +149,7 @@ class PatchPart:
         reason: str,
         cancelled: Cancelled = lambda: False,
         opener: Opener = open_for_reading,
+        announce: Callable[[str, int], None] = lambda source, mtime_ns: None,
         disk: Disk = DISK,
     ) -> None:
         self.final = final
@@ -157,6 +163,7 @@ class PatchPart:
         self._reason = reason
         self._cancelled = cancelled
         self._opener = opener
+        self._announce = announce
         self._disk = disk
         self._bad = frozenset(damage.bad_blocks)
         self._slots: dict[int, int] = {}
@@ -386,24 +393,25 @@ class PatchPart:
 
     # --- writing ---------------------------------------------------------------------------------
 
-    def commit(self) -> None:
+    def commit(self, source: str) -> None:
         """Keep the bytes that go, write the blocks, flush, read them back, drop the log; raises StorageError.
 
         Only after `seal` gave the right digest.
         """
         self._flush(self._descriptor, patch_path(self.final))  # what the next run needs if this one ends below
         self._check_unchanged()
-        writer = -1
+        writer, mtime_ns = -1, int(time.time()) * _SECOND_NS  # whole seconds: every file system keeps those exactly
         try:
             writer = os.open(self._target, os.O_RDWR | SAFE_FLAGS)
             with self._reading() as (old, new):
                 self._keep_old_bytes(old, new)
+                self._announce(source, mtime_ns)
                 for index in sorted(self._bad):
                     data = self._bytes_at(new, self._slots[index], self._bytes_of(index))
                     self._write_at(writer, data, index * self.block_size)
                 if os.fstat(writer).st_size > self.size:
                     os.ftruncate(writer, self.size)
-                os.utime(writer if os.utime in os.supports_fd else self._target)
+                os.utime(writer if os.utime in os.supports_fd else self._target, ns=(mtime_ns, mtime_ns))
                 self._flush(writer, self._target)
                 self._read_back(old)
         except OSError as error:

@@ -7,11 +7,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from provisioner.adapters.store.durable import storage_error
 from provisioner.adapters.store.hashing import BY_BLOCKS, Hashers
 from provisioner.adapters.store.reading import READ_STEP, Opener, OpenFile, fill, named_at, open_for_reading
 from provisioner.models import BLOCK_SIZE
 from provisioner.ports import Cancelled, HashProgress, Proof, Survey
+from provisioner.refusals import storage_error
 
 
 def prove(

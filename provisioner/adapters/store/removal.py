@@ -8,12 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from provisioner.adapters.store.durable import storage_error
+from provisioner.adapters.store.announcing import announced_claim
 from provisioner.adapters.store.hubcache import blob_behind, is_used_elsewhere
-from provisioner.adapters.store.receipts import drop_claims, is_unchanged, read_receipt, receipt_path, stamp_of
+from provisioner.adapters.store.receipts import (
+    drop_claims,
+    is_unchanged,
+    read_announced,
+    read_receipt,
+    receipt_path,
+    stamp_of,
+)
 from provisioner.models import STATE_FOLDER, HubBlob
-from provisioner.ports import FOUND_IN_PLACE
+from provisioner.ports import FOUND_IN_PLACE, Claim
 from provisioner.records import dataclass
+from provisioner.refusals import storage_error
 from provisioner.safe_path import complaint_about_path
 
 State = Literal["ours", "adopted", "changed", "missing"]
@@ -35,20 +43,39 @@ class Owned:
 
 
 def owned_files(root: Path) -> tuple[Owned, ...]:
-    """Return every file the root's receipt speaks of; names that leave the root are passed over."""
+    """Return every file the root's receipt speaks of; names that leave the root are passed over.
+
+    A file that a run placed before it was killed, with no time left for its receipt, is one of them.
+    """
+    claims = read_receipt(root)
     found = []
-    for relative, claim in sorted(read_receipt(root).items()):
-        if complaint_about_path(relative) is not None:
-            continue
-        path = root.joinpath(*PurePosixPath(relative).parts)
-        state: State = "adopted" if claim.source == FOUND_IN_PLACE else "ours"
-        try:
-            if not is_unchanged(claim.stamp, stamp_of(path)):
-                state = "changed"
-        except OSError:
-            state = "missing"
-        found.append(Owned(root=root, relative=relative, size=claim.stamp.size, state=state))
+    for relative in sorted({*claims, *read_announced(root)}):
+        if complaint_about_path(relative) is None:
+            owned = _owned(root, relative, claims.get(relative))
+            found += [owned] if owned is not None else []
     return tuple(found)
+
+
+def _owned(root: Path, relative: str, claim: Claim | None) -> Owned | None:
+    """Return what a receipt says of one path, or what was announced of the file that lies there; None for neither."""
+    path = root.joinpath(*PurePosixPath(relative).parts)
+    state: State
+    try:
+        there = stamp_of(path)
+        announced = announced_claim(root, relative, path, there)
+        if announced is not None and (claim is None or not is_unchanged(claim.stamp, there)):
+            claim, state = announced, "ours"
+        elif claim is None:
+            return None
+        elif is_unchanged(claim.stamp, there):
+            state = "adopted" if claim.source == FOUND_IN_PLACE else "ours"
+        else:
+            state = "changed"
+    except OSError:
+        if claim is None:
+            return None
+        state = "missing"
+    return Owned(root=root, relative=relative, size=claim.stamp.size, state=state)
 
 
 def remove_file(owned: Owned) -> None:

@@ -1,0 +1,64 @@
+"""Every refusal of the system has an error of ours, and a hint that fits whoever was refused."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from provisioner.errors import (
+    FileInUseError,
+    InsufficientSpaceError,
+    NotWritableError,
+    StorageError,
+    UnreadableError,
+)
+from provisioner.refusals import storage_error
+
+PATH = Path("/models/vae/x")
+
+
+class WindowsError_(OSError):
+    """An error as Windows raises it."""
+
+    def __init__(self, code: int, winerror: int) -> None:
+        super().__init__(code, "as Windows says it")
+        self.winerror = winerror
+
+
+@pytest.mark.parametrize(
+    ("error", "doing", "kind"),
+    [
+        (OSError(errno.ENOSPC, "full"), "write", InsufficientSpaceError),
+        (OSError(errno.EFBIG, "too big"), "write", InsufficientSpaceError),
+        (WindowsError_(errno.EACCES, 112), "write", InsufficientSpaceError),
+        (WindowsError_(errno.EACCES, 32), "write", FileInUseError),
+        (WindowsError_(errno.EACCES, 32), "read", FileInUseError),
+        (OSError(errno.ETXTBSY, "busy"), "write", FileInUseError),
+        (OSError(errno.EACCES, "no"), "write", NotWritableError),
+        (OSError(errno.EROFS, "read-only"), "create", NotWritableError),
+        (OSError(errno.EACCES, "no"), "read", UnreadableError),
+        (OSError(errno.EIO, "broken"), "read", UnreadableError),
+        (OSError(errno.EIO, "broken"), "write", StorageError),
+        (OSError("without a number"), "write", StorageError),
+    ],
+)
+def test_each_refusal_has_its_error(error: OSError, doing: str, kind: type[StorageError]) -> None:
+    made = storage_error(error, PATH, doing=doing)
+    assert type(made) is kind
+    assert str(PATH) in str(made)
+    assert made.hint
+    assert made.context == {"path": str(PATH), "errno": error.errno}
+
+
+@pytest.mark.parametrize(("is_kept", "said"), [(True, "; what has arrived is kept."), (False, "command again.")])
+def test_only_who_keeps_what_has_arrived_says_so(is_kept: bool, said: str) -> None:
+    made = storage_error(OSError(errno.ENOSPC, "full"), PATH, is_arrival_kept=is_kept)
+    assert made.hint is not None
+    assert made.hint.endswith(said)
+
+
+def test_a_hint_names_what_may_have_the_file_open() -> None:
+    made = storage_error(OSError(errno.EBUSY, "busy"), PATH, holder="whatever runs from that environment")
+    assert made.hint == "Close ComfyUI, or whatever runs from that environment, and run the same command again."
