@@ -8,12 +8,11 @@ what is looked at again because of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
-from provisioner.models import Finding
+from provisioner.document import JsonValue
 from provisioner.records import dataclass
-from provisioner.report import JsonValue
 from provisioner.words import count, human_bytes, listing
 
 SNAPSHOT_VERSION = 1
@@ -79,6 +78,7 @@ class Change:
     now: str | None
     matters: bool  # it can break the setup
     sentence: str  # for a person
+    about: str | None = None  # which of several of its kind: a file's label
 
 
 # --- keeping a snapshot ------------------------------------------------------------------------
@@ -297,8 +297,9 @@ def _change(
     before: str | None = None,
     now: str | None = None,
     matters: bool = True,
+    about: str | None = None,
 ) -> Change:
-    return Change(what=what, kind=kind, before=before, now=now, matters=matters, sentence=sentence)
+    return Change(what=what, kind=kind, before=before, now=now, matters=matters, sentence=sentence, about=about)
 
 
 def _environment_changes(before: Snapshot, now: Snapshot) -> list[Change]:
@@ -377,13 +378,13 @@ def _file_change(label: str, before: SeenFile | None, now: SeenFile | None) -> l
             return []
         kind: ChangeKind = "appeared" if was is None else "gone"
         sentence = f"{label} {'is there now; it was not.' if was is None else 'is gone.'}"
-        return [_change("file", kind, sentence, before=_file_words(was), now=_file_words(is_now))]
+        return [_change("file", kind, sentence, before=_file_words(was), now=_file_words(is_now), about=label)]
     is_other = was.sha256 != is_now.sha256 if was.sha256 and is_now.sha256 else was.size != is_now.size
     if not is_other:
         return []
     sizes = f", {human_bytes(was.size or 0)} then and {human_bytes(is_now.size or 0)} now"
     sentence = f"{label} holds other bytes{sizes if was.size != is_now.size else ' of the same size'}."
-    return [_change("file", "changed", sentence, before=_file_words(was), now=_file_words(is_now))]
+    return [_change("file", "changed", sentence, before=_file_words(was), now=_file_words(is_now), about=label)]
 
 
 def _file_words(file: SeenFile | None) -> str | None:
@@ -410,6 +411,11 @@ def checks_for(changes: Iterable[Change]) -> tuple[str, ...]:
     """Return what is worth looking at again because of these changes, as clauses; empty where nothing moved."""
     moved = {change.what for change in changes}
     return tuple(words for causes, words in _CHECKED_FOR if moved & causes)
+
+
+def without_files(changes: Iterable[Change], labels: Collection[str]) -> tuple[Change, ...]:
+    """Return the changes without those of the files with these labels."""
+    return tuple(each for each in changes if each.what != "file" or each.about not in labels)
 
 
 def changes_entry(
@@ -448,67 +454,6 @@ def changes_entry(
         "checked": list(checked),
         "mend_command": mend,
     }
-
-
-_COMFYUI_CODES = frozenset({"comfyui-too-old", "comfyui-update-interrupted"})
-# fmt: off
-_ENVIRONMENT_CODES = (
-    "constraints-", "environment-", "package-", "probe-", "python-", "torch-", "torchaudio-", "torchvision-",
-    "uninstall-",
-)
-# fmt: on
-_ENVIRONMENT_ALONE = frozenset({"building-interrupted", "gpu-without-code"})
-_BY_HAND = frozenset(
-    {"torch-twice", "driver-too-old", "driver-missing", "probe-no-device", "probe-wrong-numbers", "probe-other-device"}
-)
-"""Problems of the environment that making it anew does not mend; their own hint says what to do."""
-_FILE_CODES = frozenset({"never-proven"})
-
-
-def mend_command(findings: Iterable[Finding], *, files_are_wrong: bool = False, options: str = "") -> str | None:
-    """Return the one command that mends what no longer holds; None where no command of ours does.
-
-    Parameters
-    ----------
-    findings : iterable of Finding
-        What was found; only problems count.
-    files_are_wrong : bool
-        Whether a file is not as the manifest asks, which a check says and no finding.
-    options : str
-        What makes the command mean the same target, already quoted: ``--comfyui '/my models'``.
-
-    Returns
-    -------
-    str or None
-        ``repair`` as soon as files are concerned: only it reads every byte.  After it, looking again names what is
-        left, one command at a time.
-
-    Examples
-    --------
-    >>> mend_command([Finding(code="torch-replaced", severity="problem", message="")], options="--comfyui /x")
-    'klein-setup install --only environment --comfyui /x'
-    """
-    problems = [finding for finding in findings if finding.severity == "problem"]
-    codes = {finding.code for finding in problems} - _BY_HAND
-    verb = None
-    if files_are_wrong or codes & _FILE_CODES:
-        verb = "repair"
-    elif any(_is_ours_to_update(finding) for finding in problems):
-        verb = "install --update-comfyui"
-    elif any(_is_about_environment(code) for code in codes):
-        verb = "install --only environment"
-    return None if verb is None else f"klein-setup {verb} {options}".rstrip()
-
-
-def _is_ours_to_update(finding: Finding) -> bool:
-    """Whether the finding is about a ComfyUI that we can move: a portable build has its own updater, says its hint."""
-    if finding.code not in _COMFYUI_CODES:
-        return False
-    return finding.code != "comfyui-too-old" or finding.hint is None or "--update-comfyui" in finding.hint
-
-
-def _is_about_environment(code: str) -> bool:
-    return code.startswith(_ENVIRONMENT_CODES) or code in _ENVIRONMENT_ALONE
 
 
 def summary(changes: Sequence[Change]) -> str:

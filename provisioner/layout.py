@@ -26,8 +26,8 @@ from provisioner.models import (
 )
 from provisioner.safe_path import complaint_about_path
 
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REPO_ID = r"(?a)[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?"
+_COMMIT = "[0-9a-f]{40}"
 
 
 # --- one artifact ----------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def _hub_blob(artifact: Artifact, target: HubCacheTarget) -> HubBlob:
             hint="Choose a set made for an HF cache, or a ComfyUI tree as the target.",
             artifact=artifact.id,
         )
-    if not _COMMIT.fullmatch(source.revision):
+    if not re.fullmatch(_COMMIT, source.revision):
         _refuse(source.revision, "a revision in an HF cache is a commit of 40 lower-case hex digits")
     return HubBlob(
         root=target.cache / repo_folder_name(source.repo_id),
@@ -184,6 +184,12 @@ def _parent_or_self(folder: P) -> P:
 # --- names that become paths -----------------------------------------------------------------------
 
 
+def known_as(path: Path, target: Target) -> str:
+    """Return a path as a person knows it: below the models folder or the cache, whole where it lies elsewhere."""
+    root = target.models if isinstance(target, ComfyTarget) else target.cache
+    return path.relative_to(root).as_posix() if root in path.parents else str(path)
+
+
 def safe_relative(text: str) -> PurePosixPath:
     """Return a relative path that stays below where it is joined, on every system.
 
@@ -215,7 +221,7 @@ def repo_folder_name(repo_id: str) -> str:
     >>> repo_folder_name("black-forest-labs/FLUX.2-klein-4B")
     'models--black-forest-labs--FLUX.2-klein-4B'
     """
-    if not _REPO_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id:
+    if not re.fullmatch(_REPO_ID, repo_id) or ".." in repo_id or "--" in repo_id:
         _refuse(repo_id, "it is no repository id of the form owner/name")
     return "--".join(("models", *repo_id.split("/")))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from provisioner.errors import InsufficientSpaceError, OfflineError, UsageError
+from provisioner.layout import known_as
 from provisioner.models import (
     Artifact,
     ArtifactSet,
@@ -35,6 +35,7 @@ from provisioner.models import (
     Step,
     Target,
 )
+from provisioner.records import replace
 from provisioner.words import human_bytes
 
 if sys.version_info >= (3, 11):
@@ -170,9 +171,11 @@ def _from_copy(
     workflow names: it stays, and a link takes no room.
     """
     artifact, destination = check.artifact, check.destination
-    why = f"{reason}; {copy.origin} may hold the same bytes: {copy.path}"
+    where = known_as(copy.path, inventory.target)
+    is_near = where != str(copy.path)
+    why = f"{reason}; {where if is_near else copy.origin} may hold the same bytes{'' if is_near else f': {where}'}"
     if _is_misplaced(check, copy, inventory):
-        why = f"{reason}; {copy.path} may be it, in a folder where nothing can use it: it is moved"
+        why = f"{reason}; {where} may be it, in a folder where nothing can use it: it is moved"
         return MoveFile(artifact=artifact, destination=destination, reason=why, copy=copy, replaces=replaces)
     is_wanted = any(each.destination.path == copy.path for each in inventory.checks)
     if _kind_of(copy.path, inventory.target) is not None and not is_wanted:
@@ -281,6 +284,8 @@ def _reason(check: Check) -> str:
     what = f": {check.identity}" if check.identity else ""
     if check.status == "missing":
         return "missing; an interrupted download is continued" if check.held_bytes else "missing"
+    if check.status == "size-mismatch" and check.damage is not None and check.identity:
+        return check.identity  # it says the sizes
     if check.status == "size-mismatch":
         return f"{check.observed_size:,} bytes instead of {check.artifact.size:,}{what}"
     if check.status == "hash-mismatch":

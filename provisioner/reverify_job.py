@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from provisioner.changes import (
     changes_entry,
     checks_for,
     compare,
-    mend_command,
+    without_files,
 )
 from provisioner.commands import Job, run_verify
 from provisioner.environment_job import EnvironmentWish, folder_of, verify_environment
@@ -27,8 +26,8 @@ from provisioner.errors import EXIT_FINDINGS, EXIT_OK, KleinError, SmokeTestErro
 from provisioner.models import ComfyTarget, Finding, Report
 from provisioner.parts import can_draw
 from provisioner.program_job import Program, check_program, look_at_program
-from provisioner.records import dataclass
-from provisioner.report import label_of, target_options
+from provisioner.records import dataclass, replace
+from provisioner.report import label_of, next_command
 from provisioner.smoke_job import SmokeWish, check_server, run_smoke_test
 from provisioner.survey_job import check_pairing, look_at_everything
 
@@ -150,9 +149,8 @@ def _told(
 ) -> Report:
     """Show the page where something moved or no longer holds, and remember a state that is proven."""
     plan = report.plan
-    files_are_wrong = plan is not None and any(check.status != "ok" for check in plan.checks)
     findings = report.findings if plan is None else (*report.findings, *plan.findings)
-    mend = mend_command(findings, files_are_wrong=files_are_wrong, options=target_options(report))
+    mend = next_command(report)
     shown = _not_shown_below(changes, report)
     if shown:
         show_changes(shown, checked, (*findings, *map(_no_picture, report.errors)), mend)
@@ -176,8 +174,7 @@ def _no_picture(error: Exception) -> Finding:
 def _not_shown_below(changes: tuple[Change, ...], report: Report) -> tuple[Change, ...]:
     """Return the changes without those of files that have a row of their own in the table that follows."""
     wrong = () if report.plan is None else [check for check in report.plan.checks if check.status != "ok"]
-    labels = [label_of(check.destination) for check in wrong]
-    return tuple(each for each in changes if each.what != "file" or not any(label in each.sentence for label in labels))
+    return without_files(changes, {label_of(check.destination) for check in wrong})
 
 
 # --- snapshots -------------------------------------------------------------------------------------
@@ -263,6 +260,6 @@ def _config_digest(job: Job) -> str | None:
 
 
 def _environment(job: Job, where: Path | None) -> Path:
-    from provisioner.adapters.host import data_folder
+    from provisioner.adapters.places import data_folder
 
     return folder_of(job.target, EnvironmentWish(where=where), data_folder)

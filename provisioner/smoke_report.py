@@ -6,8 +6,8 @@ measured is null.  Nothing is judged: `is_proven` repeats what the smoke test it
 
 from __future__ import annotations
 
+from provisioner.document import JsonValue, json_value
 from provisioner.models import Finding
-from provisioner.report import JsonValue, json_value
 from provisioner.smoke_models import ModelNames, PictureFacts, PictureWish, SmokeTest, Timings, VramReading
 
 SMOKE_KEY = "smoke_test"

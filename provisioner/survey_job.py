@@ -60,10 +60,12 @@ def check_pairing(job: Job) -> tuple[Finding, ...]:
         seen = read_ends(path, head_length=how_much_to_read, tail_length=TAIL_BYTES)
         if seen.problem is None:
             identities[artifact.role] = identify(seen.head, seen.size, name=path.name, tail=seen.tail)
-    return pairing_problems(
+    found = pairing_problems(
         identities.get("diffusion_model"),
         identities.get("text_encoder"),
         identities.get("vae"),
         steps=job.wanted.envelope.steps,
         guidance=job.wanted.envelope.guidance,
     )
+    # What is no model at all has a row of its own that says so: here it would be a second problem with one cause.
+    return tuple(finding for finding in found if finding.code != "not-a-model")

@@ -53,29 +53,22 @@ def _beneath(folder: str, name: str) -> str:
     return f"{folder}{chr(92) if _is_windows(folder) else '/'}{name}"
 
 
+_LEADS = {"planned": "To do what is planned:", "findings": "To put it right:", "interrupted": "To continue:"}
+
+
 def next_section(document: Node) -> Html:
     """Return what to run now, and what to run to look again, each ready to be pasted."""
-    verb = _next_verb(document)
-    now = _command(document, verb) if verb else None
-    lead = "To do what is planned:" if verb == "install" else "To put it right:"
+    status = document.at("status").text
+    is_said = bool(document.at("details", "changes", "mend_command").text)  # on the page already
+    now = document.at("next_command").text if status in _LEADS and not is_said else None
     again = document.at("details", "check_again").text or check_again_command(document)
     when = "To check everything again, after an update of ComfyUI, torch or the driver, or when in doubt:"
-    parts = [_pasted(lead, now) if now else "", _pasted(when, again) if again else ""]
+    parts = [_pasted(_LEADS[status], now) if now else "", _pasted(when, again) if again else ""]
     return section("What to run next", *parts, name="next")
 
 
 def _pasted(words: str, command: str) -> Html:
     return joined([element("p", words), code(command, class_="command")])
-
-
-def _next_verb(document: Node) -> str | None:
-    """Return the command that a plan or a finding asks for; None where the page says it already, or there is none."""
-    status, command = document.at("status").text, document.at("command").text
-    if status == "planned":
-        return "install" if document.at("steps").rows else None
-    if status == "findings" and command == "verify" and not document.at("details", "changes", "mend_command").text:
-        return "repair"
-    return None
 
 
 def check_again_command(document: Node) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from provisioner.layout import known_as
 from provisioner.models import (
     STATE_FOLDER,
     Artifact,
@@ -99,7 +100,7 @@ def _plan_row(plan: Plan, artifact: Artifact) -> Row:
     word, style = _fate(steps, check)
     return Row(
         (Span(word, style), Span(_place(plan, artifact, steps, check)), Span(human_bytes(artifact.size)), Span("")),
-        tuple(_plan_notes(artifact, steps, check)),
+        tuple(_plan_notes(artifact, steps, check, plan.target)),
     )
 
 
@@ -136,7 +137,7 @@ def _place(plan: Plan, artifact: Artifact, steps: Sequence[Step], check: Check |
     return label_of(destination)
 
 
-def _plan_notes(artifact: Artifact, steps: Sequence[Step], check: Check | None) -> list[Line]:
+def _plan_notes(artifact: Artifact, steps: Sequence[Step], check: Check | None, target: Target) -> list[Line]:
     """Return why, what happens to what is there, and what that is."""
     role = ROLES[artifact.role]
     reasons = _distinct([step.reason for step in steps])
@@ -144,7 +145,7 @@ def _plan_notes(artifact: Artifact, steps: Sequence[Step], check: Check | None) 
         basis = _BASES[check.basis] if check is not None and check.status == "ok" else ""
         return [span(f"{role}; {basis}" if basis else role, "dim")]
     lines = [span(f"{role}; {reasons[0]}", "dim"), *(span(reason, "dim") for reason in reasons[1:])]
-    lines += [span(words, "dim") for words in map(_consequence, steps) if words]
+    lines += [span(words, "dim") for step in steps if (words := _consequence(step, target))]
     if check is not None and check.identity and not any(check.identity in reason for reason in reasons):
         lines.append(span(f"there now: {check.identity}", "warn"))
     return lines
@@ -156,23 +157,16 @@ def _distinct(reasons: Sequence[str]) -> list[str]:
     return [each for each in unique if not any(each != other and each in other for other in unique)]
 
 
-def _consequence(step: Step) -> str:
-    """Return what a step does beyond what the row's first word says."""
-    kept = f"what is there goes to {STATE_FOLDER}/aside when its successor is proven"
+def _consequence(step: Step, target: Target) -> str:
+    """Return what a step does beyond what the row's first word and its reason say."""
     match step:
-        case FetchFile(held_bytes=0):
-            return kept if step.replaces else ""
-        case FetchFile():
-            held = f"{human_bytes(step.held_bytes)} held, {human_bytes(step.bytes_to_fetch)} to fetch"
-            return f"{held}; {kept}" if step.replaces else held
-        case PatchFile(way="beside"):
-            return kept
-        case PatchFile():
-            return f"the bytes that go are kept in {STATE_FOLDER}/aside; the whole is proven before they do"
+        case FetchFile(held_bytes=0) | PatchFile():
+            return ""
         case PlaceFile() | MoveFile():
-            path = str(step.copy.path)
-            source = "" if path in step.reason else f"from the {step.copy.origin} at {path}"
-            return "; ".join(words for words in (source, kept if step.replaces else "") if words)
+            where = known_as(step.copy.path, target)
+            return "" if where in step.reason else f"from the {step.copy.origin} at {where}"
+        case FetchFile():
+            return f"{human_bytes(step.held_bytes)} held, {human_bytes(step.bytes_to_fetch)} to fetch"
         case RecordReceipt():
             return "its receipt is written"
 
@@ -186,7 +180,10 @@ def _fact_rows(plan: Plan) -> list[Row]:
         rows.append(pair("to fetch", words, "title"))
     if plan.bytes_saved:
         rows.append(pair("saved", f"{human_bytes(plan.bytes_saved)} already on this machine", "good"))
-    return rows + [pair("space", _space_words(need), "" if need.is_enough else "bad") for need in plan.space]
+    rows += [pair("space", _space_words(need), "" if need.is_enough else "bad") for need in plan.space]
+    if any(not isinstance(step, RecordReceipt) and step.replaces for step in plan.steps):
+        rows.append(pair("kept", f"what is replaced, in {STATE_FOLDER}/aside, once its successor is proven"))
+    return rows
 
 
 def _space_words(need: SpaceNeed) -> str:
@@ -227,6 +224,8 @@ def _report_row(report: Report, plan: Plan, artifact: Artifact) -> Row:
     place = Span(_place(plan, artifact, [outcome.step for outcome in outcomes], check))
     size = Span(human_bytes(artifact.size))
     if outcomes:
+        # A receipt that is written anew at the end is not what became of a file that was moved or replaced.
+        outcomes = [each for each in outcomes if not isinstance(each.step, RecordReceipt)] or outcomes
         word, style = _outcome_word(outcomes)
         said = [outcome.detail for outcome in outcomes if outcome.error is None]  # an error is said in full below
         notes = [span(detail, "dim") for detail in dict.fromkeys(said) if detail]
@@ -234,7 +233,16 @@ def _report_row(report: Report, plan: Plan, artifact: Artifact) -> Row:
     if check is None:
         return Row((Span("not looked at", "dim"), place, size, Span("")))
     word, style = _VERDICTS[check.status]
-    return Row((Span(word, style), place, size, Span(_BASES[check.basis], "dim")), tuple(_check_notes(check)))
+    notes = [*_check_notes(check), *_whereabouts(plan, artifact)]
+    return Row((Span(word, style), place, size, Span(_BASES[check.basis], "dim")), tuple(notes))
+
+
+def _whereabouts(plan: Plan, artifact: Artifact) -> list[Line]:
+    """Return where on this machine the bytes may be that are not in their place."""
+    copies = [
+        step.copy for step in plan.steps if step.artifact.id == artifact.id and isinstance(step, (PlaceFile, MoveFile))
+    ]
+    return [span(f"its bytes may be in {known_as(copy.path, plan.target)}", "dim") for copy in copies]
 
 
 def _outcome_word(outcomes: Sequence[Outcome]) -> tuple[str, Style]:
@@ -260,7 +268,7 @@ def _outcome_word(outcomes: Sequence[Outcome]) -> tuple[str, Style]:
 def _check_notes(check: Check) -> list[Line]:
     """Return what is wrong with a file, in words."""
     lines: list[Line] = []
-    if check.status == "size-mismatch" and check.observed_size is not None:
+    if check.status == "size-mismatch" and check.observed_size is not None and check.damage is None:
         lines.append(span(f"{exact_bytes(check.observed_size)} instead of {exact_bytes(check.artifact.size)}"))
     if check.identity:
         lead = "damaged" if check.damage is not None else "why" if check.status == "unreadable" else "it is"

@@ -13,9 +13,9 @@ from provisioner.adapters.store import FileStore
 from provisioner.adapters.store.aside import list_aside, save_pieces
 from provisioner.aside_job import aside_roots, find_entry, run_aside_clear, run_aside_list, run_aside_restore
 from provisioner.commands import Job, Wish, open_job
+from provisioner.document import document
 from provisioner.errors import AnswerNeededError, FileInUseError, HashMismatchError, StorageError, UsageError
 from provisioner.models import AsideEntry, ComfyTarget, HubCacheTarget, Report
-from provisioner.report import document
 from provisioner.wiring import Settings, Workbench
 from tests.support.builders import artifact, comfy_file, comfy_target, file_system, sha256
 from tests.support.world import World

@@ -17,10 +17,10 @@ from provisioner.changes import (
     changes_entry,
     checks_for,
     compare,
-    mend_command,
     parse_snapshot,
     snapshot_document,
     summary,
+    without_files,
 )
 from provisioner.models import Finding
 
@@ -171,6 +171,21 @@ def test_a_file_that_is_new_is_named_and_one_that_never_was_is_not() -> None:
     assert moved(files=(VAE, new, never)) == [("file", "appeared", True, "new is there now; it was not.")]
 
 
+def test_changes_of_files_are_told_apart_by_their_labels_and_not_by_their_sentences() -> None:
+    gone, other, new = "vae/x.safetensors", "more/vae/x.safetensors", "vae/x.safetensors.old"
+    before = [SeenFile(label=label, size=5, sha256="a" * 64) for label in (gone, other)]
+    after = [SeenFile(label=label, size=5, sha256="b" * 64) for label in (other, new)]
+    found = compare(replace(BEFORE, files=tuple(before)), replace(BEFORE, files=tuple(after), driver_version="600.1"))
+    assert [(each.what, each.kind, each.about) for each in found] == [
+        ("driver", "changed", None),
+        ("file", "gone", gone),
+        ("file", "changed", other),
+        ("file", "appeared", new),
+    ]
+    assert [each.about for each in without_files(found, {gone})] == [None, other, new]
+    assert without_files(found, ()) == found
+
+
 def test_a_file_is_named_by_the_beginnings_of_its_digests() -> None:
     (change,) = compare(BEFORE, replace(BEFORE, files=(replace(VAE, sha256="b" * 64),)))
     assert (change.before, change.now) == ("a" * 12, "b" * 12)
@@ -299,49 +314,6 @@ def test_what_is_no_snapshot_at_all_is_none_with_the_reason(text: str, reason: s
 
 
 # --- what follows ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("codes", "files_are_wrong", "command"),
-    [
-        ((), False, None),
-        ((), True, "klein-setup repair --comfyui /x"),
-        (("torch-replaced", "comfyui-too-old"), True, "klein-setup repair --comfyui /x"),
-        (("never-proven",), False, "klein-setup repair --comfyui /x"),
-        (("torch-replaced",), False, "klein-setup install --only environment --comfyui /x"),
-        (("environment-broken",), False, "klein-setup install --only environment --comfyui /x"),
-        (("probe-no-kernel",), False, "klein-setup install --only environment --comfyui /x"),
-        (("gpu-without-code",), False, "klein-setup install --only environment --comfyui /x"),
-        (("comfyui-too-old",), False, "klein-setup install --update-comfyui --comfyui /x"),
-        (("comfyui-too-old", "torch-missing"), False, "klein-setup install --update-comfyui --comfyui /x"),
-        (("comfyui-update-interrupted",), False, "klein-setup install --update-comfyui --comfyui /x"),
-        (("package-missing",), False, "klein-setup install --only environment --comfyui /x"),
-        (("driver-too-old",), False, None),
-        (("probe-no-device", "torch-twice", "stale-twin"), False, None),
-    ],
-)
-def test_there_is_one_command_that_mends(codes: tuple[str, ...], files_are_wrong: bool, command: str | None) -> None:
-    findings = tuple(map(finding, codes))
-    assert mend_command(findings, files_are_wrong=files_are_wrong, options="--comfyui /x") == command
-
-
-@pytest.mark.parametrize(
-    ("hint", "command"),
-    [
-        ("Run the install again with --update-comfyui.", "klein-setup install --update-comfyui"),
-        ("Run update\\update_comfyui_stable.bat in the portable build's folder.", None),
-    ],
-)
-def test_a_comfyui_that_has_its_own_updater_is_left_to_it(hint: str, command: str | None) -> None:
-    assert mend_command([replace(finding("comfyui-too-old"), hint=hint)]) == command
-
-
-def test_a_warning_asks_for_no_command() -> None:
-    assert mend_command([finding("torch-replaced", "warning")]) is None
-
-
-def test_the_command_without_options_has_no_trailing_space() -> None:
-    assert mend_command([finding("torch-replaced")]) == "klein-setup install --only environment"
 
 
 @pytest.mark.parametrize(

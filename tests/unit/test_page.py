@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provisioner.changes import Snapshot, changes_entry, checks_for, compare
+from provisioner.document import document as report_document
 from provisioner.errors import CommandError, NetworkError
 from provisioner.models import FetchFile, Finding, Outcome, PlaceFile, Plan, ProbeResult, Report, SpaceNeed
 from provisioner.page import render_page
@@ -21,7 +22,6 @@ from provisioner.page.ending import check_again_command
 from provisioner.page.picture import media_type
 from provisioner.page.reading import Node
 from provisioner.page.verdict import kicker, verdict
-from provisioner.report import document as report_document
 from provisioner.smoke_models import ModelNames, PictureFacts, PictureWish, SmokeTest, Timings, VramReading
 from provisioner.smoke_report import smoke_entry
 from tests.support.builders import (
@@ -242,7 +242,7 @@ def test_findings_come_once_problems_first_with_what_to_do() -> None:
     assert words.count("torch was replaced.") == 1
     assert words.index("torch was replaced.") < words.index("The driver moved.")
     assert "<code>klein-setup repair</code>" in page
-    assert "To put it right: klein-setup repair --manifest flux2-klein-4b" in words
+    assert "To put it right: klein-setup install --only environment" in words
 
 
 def test_an_error_is_shown_with_its_hint_and_the_last_lines_of_the_process() -> None:

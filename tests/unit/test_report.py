@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from provisioner import __version__
+from provisioner.document import document, error_entry, event_line, json_value
 from provisioner.errors import (
     AnswerNeededError,
     GatedError,
@@ -44,17 +45,7 @@ from provisioner.models import (
     SpaceNeed,
     Target,
 )
-from provisioner.report import (
-    all_errors,
-    document,
-    error_entry,
-    event_line,
-    exit_status_of,
-    json_value,
-    label_of,
-    next_command,
-    report_for_error,
-)
+from provisioner.report import all_errors, exit_status_of, label_of, next_command, report_for_error
 
 TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 ROOT = Path("/home/marta/ComfyUI/models")
@@ -74,6 +65,7 @@ KEYS = {
     "findings",
     "space",
     "errors",
+    "next_command",
     "details",
 }
 STEP_KEYS = {"replaces", "kind", "path", "destination", "artifact", "reason", "size", "bytes_to_fetch", "outcome"} | {
@@ -398,6 +390,44 @@ def test_the_next_command_follows_from_what_came_of_this_one(command: str, statu
 def test_nothing_is_suggested_without_a_plan_or_with_an_empty_one() -> None:
     assert next_command(Report(command="verify", status="findings", exit_status=1)) is None
     assert next_command(Report(command="plan", status="planned", exit_status=0, plan=plan(is_done=True))) is None
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        (("broken-file", "stale-twin"), None),  # somebody else's files: no command of ours mends them
+        (("torch-replaced",), "klein-setup install --only environment --comfyui /c"),
+        (("never-proven",), "klein-setup repair --comfyui /c"),
+    ],
+)
+def test_repair_is_suggested_only_where_it_repairs(codes: tuple[str, ...], expected: str | None) -> None:
+    target = ComfyTarget(given=PurePosixPath("/c"), models=ROOT, folders=())  # type: ignore[arg-type]
+    found = tuple(Finding(code=code, severity="problem", message="x") for code in codes)
+    done = plan(target, is_done=True)
+    report = Report(command="verify", status="findings", exit_status=1, plan=done, findings=found)
+    assert next_command(report) == expected
+    assert document(report)["next_command"] == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "given", "expected"),
+    [
+        ("plan", "planned", ("--comfyui", "my tree", "--cpu", "--json=document"), "install --comfyui 'my tree' --cpu"),
+        ("install", "interrupted", (), "install"),
+        ("repair", "interrupted", ("--quiet", "--set", "fp8"), "repair --set fp8"),
+    ],
+)
+def test_what_was_planned_or_interrupted_is_done_with_the_same_arguments(
+    command: str, status: str, given: tuple[str, ...], expected: str
+) -> None:
+    report = Report(
+        command=command,
+        status=status,
+        exit_status=0,
+        plan=plan() if status == "planned" else None,
+        extra=(("given_arguments", given),),
+    )
+    assert next_command(report) == f"klein-setup {expected}"
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from provisioner.document import document
 from provisioner.models import Finding, Report
-from provisioner.report import document
 from provisioner.smoke_models import ModelNames, PictureFacts, PictureWish, SmokeTest, Timings, VramReading
 from provisioner.smoke_report import SMOKE_KEY, is_proven, smoke_entry
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from provisioner.changes import Snapshot, checks_for, compare, mend_command
+from provisioner.changes import Snapshot, checks_for, compare
 from provisioner.models import Finding
 from provisioner.ui.changes import changes_blocks
 from provisioner.ui.text import cells, laid_out, rendered
@@ -26,7 +26,7 @@ def drawn(*arguments: object, width: int | None = None) -> list[str]:
 
 
 def test_the_whole_page_reads_from_what_moved_to_the_one_command() -> None:
-    mend = mend_command((PROBLEM,), options="--comfyui /x")
+    mend = "klein-setup install --only environment --comfyui /x"
     assert drawn(CHANGES, checks_for(CHANGES), (PROBLEM,), mend) == [
         "Changes  3 things changed since the last proven state; 2 of them can break the setup.",
         "  ~  The NVIDIA driver went from 580.159.04 to 590.20.",

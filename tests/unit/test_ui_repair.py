@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from provisioner.blocks import damage_sentence
+from provisioner.document import document
 from provisioner.events import FileProgress
 from provisioner.models import (
     AsideEntry,
@@ -18,11 +20,11 @@ from provisioner.models import (
     PatchFile,
     PatchWay,
     Plan,
+    RecordReceipt,
     Report,
     Step,
 )
 from provisioner.planner import plan as made_plan
-from provisioner.report import document
 from provisioner.ui.aside import aside_blocks
 from provisioner.ui.board import Board, started_words
 from provisioner.ui.tables import plan_blocks, report_blocks
@@ -38,6 +40,7 @@ from tests.support.builders import (
     manifest,
 )
 
+KEPT = "what is replaced, in .klein-setup/aside, once its successor is proven"
 VAE = artifact(b"v" * 100_000)
 DAMAGE = Damage(
     size=100_000,
@@ -74,10 +77,10 @@ def written(blocks: list[Block]) -> str:
 @pytest.mark.parametrize(
     ("step", "word", "said"),
     [
-        (PATCH, "repair", "the bytes that go are kept in .klein-setup/aside; the whole is proven before they do"),
-        (replace(PATCH, way="beside"), "repair", "goes to .klein-setup/aside when its successor is proven"),
-        (MOVE, "move", str(COPY.path)),
-        (replace(MOVE, replaces="in the way"), "replace", "goes to .klein-setup/aside"),
+        (PATCH, "repair", KEPT),
+        (replace(PATCH, way="beside"), "repair", KEPT),
+        (MOVE, "move", f"from the {COPY.origin} at checkpoints/vae.safetensors"),
+        (replace(MOVE, replaces="in the way"), "replace", KEPT),
     ],
 )
 def test_a_plan_says_what_a_repair_does_and_what_it_keeps(step: Step, word: str, said: str) -> None:
@@ -85,6 +88,33 @@ def test_a_plan_says_what_a_repair_does_and_what_it_keeps(step: Step, word: str,
     row = next(line for line in told.splitlines() if "vae/vae.safetensors" in line)
     assert row.split()[0] == word
     assert said in told
+    assert told.count(KEPT) == (said == KEPT)  # once for all, and only where something is replaced
+
+
+def test_verify_says_where_the_bytes_of_a_missing_file_may_be() -> None:
+    wanted = artifact_set(VAE)
+    made = made_plan(manifest(wanted), wanted, None, inventory(check(VAE, "missing"), copies=(COPY,)))
+    report = Report(command="verify", status="findings", exit_status=1, plan=made)
+    assert "its bytes may be in checkpoints/vae.safetensors" in written(report_blocks(report))
+
+
+def test_a_length_that_is_wrong_is_said_once() -> None:
+    damage = replace(DAMAGE, observed_size=90_000)
+    sentence = damage_sentence(damage)
+    wanted = artifact_set(VAE)
+    seen = check(VAE, "size-mismatch", damage=damage, identity=sentence, observed_size=90_000)
+    made = made_plan(manifest(wanted), wanted, None, inventory(seen))
+    report = Report(command="verify", status="findings", exit_status=1, plan=made)
+    for told in (written(report_blocks(report)), written(plan_blocks(made))):
+        assert told.count("90,000") == 1
+        assert sentence in " ".join(told.split())
+
+
+def test_what_became_of_a_file_is_not_its_receipt() -> None:
+    done = [outcome(MOVE), outcome(RecordReceipt(artifact=VAE, destination=comfy_file(VAE), reason="proven"))]
+    report = Report(command="repair", status="ok", exit_status=0, plan=plan_of(), outcomes=tuple(done))
+    row = next(line for line in written(report_blocks(report)).splitlines() if "vae/vae.safetensors" in line)
+    assert row.split()[0] == "moved"
 
 
 def test_a_plan_counts_only_the_bytes_that_a_repair_fetches() -> None:
