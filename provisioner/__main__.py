@@ -1,8 +1,6 @@
 """Runs the command line as ``python -m provisioner``."""
 
-import sys
-
-from provisioner.cli import main
+from provisioner.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

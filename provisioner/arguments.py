@@ -31,6 +31,7 @@ COMMANDS = (
     "uninstall",
     "manifest",
 )
+_HELP_COLUMNS = 80  # until the terminal is asked
 _EPILOG = """\
 exit status: 0 as the manifest asks; 1 findings; 2 usage or manifest; 3 machine; 4 disk; 5 network; 6 access;
 7 wrong bytes; 8 a command failed; 9 no picture, or the rehearsal found a claim that does not hold;
@@ -38,8 +39,28 @@ exit status: 0 as the manifest asks; 1 findings; 2 usage or manifest; 3 machine;
 """
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Asks how wide the terminal is when a help is written, not for every option: that imports ``shutil``, 5 ms."""
+
+    def __init__(self, prog: str, **options: Any) -> None:  # noqa: ANN401 - argparse says no more
+        super().__init__(prog, **{"width": _HELP_COLUMNS, **options})
+
+    def format_help(self) -> str:
+        """Return the help, as wide as the terminal."""
+        asked = argparse.HelpFormatter(self._prog)
+        self._width, self._max_help_position = asked._width, asked._max_help_position
+        return super().format_help()
+
+
+class _RawFormatter(_Formatter, argparse.RawDescriptionHelpFormatter):
+    """Leaves the lines of a description as they are."""
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose complaints are errors of ours, so that ``--json`` holds for them too."""
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - argparse says no more
+        super().__init__(**{"formatter_class": _Formatter, **options})
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
@@ -80,8 +101,11 @@ class _OnlyOne:
 
     def add_parser(self, name: str, **options: Any) -> Any:  # noqa: ANN401 - argparse says no more
         """Add a command; return its parser, or something that forgets what it is told."""
-        parser = self._subparsers.add_parser(name, **options)
-        return parser if name == self._command else _Unread(name)
+        if name == self._command:
+            return self._subparsers.add_parser(name, **options)
+        if self._command not in COMMANDS:  # the help lists them, and a complaint does
+            self._subparsers.add_parser(name, **options)
+        return _Unread(name)
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -90,11 +114,11 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         prog="klein-setup",
         description="Takes a machine from nothing to a proven FLUX.2 [klein] picture, and keeps it there.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_RawFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"klein-setup {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", prog=parser.prog)
     subparsers = commands if command is None else cast("Subparsers", _OnlyOne(commands, command))
     add_install_parser(subparsers)
     add_plan_parser(subparsers)

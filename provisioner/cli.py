@@ -78,7 +78,8 @@ def _install(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
     from provisioner import commands
     from provisioner.setup_job import run_setup
 
-    job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments))
+    bench = _bench(arguments, ui, cancelled)
+    job = commands.open_job(bench, _wish(arguments), composer=bench.documents.keep)
     _check_locked(arguments, job)
     return run_setup(job, _setup_wish(arguments, job), _face(ui))
 
@@ -88,7 +89,8 @@ def _repair(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
     from provisioner.setup_job import run_setup
     from provisioner.unload_job import unload_running_server
 
-    job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments))
+    bench = _bench(arguments, ui, cancelled)
+    job = commands.open_job(bench, _wish(arguments), composer=bench.documents.keep)
     report = run_setup(job, _setup_wish(arguments, job), _face(ui), "repair")
     unload_running_server(job, report, arguments.server)
     return report
@@ -108,7 +110,7 @@ def _plan(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> 
 
 def _smoke_test(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner import commands
-    from provisioner.adapters.host import data_folder
+    from provisioner.adapters.places import data_folder
     from provisioner.environment_job import folder_of
     from provisioner.program_job import look_at_program
     from provisioner.smoke_job import graph_of, run_smoke_test
@@ -168,7 +170,9 @@ def _smoke_wish(arguments: argparse.Namespace) -> SmokeWish:
 def _verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner import commands
 
-    job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments), with_machine=arguments.set_id == "auto")
+    bench = _bench(arguments, ui, cancelled)
+    composer = bench.documents.recall if arguments.quick else bench.documents.keep
+    job = commands.open_job(bench, _wish(arguments), with_machine=arguments.set_id == "auto", composer=composer)
     _check_locked(arguments, job)
     if arguments.quick:  # a tenth of a second is its whole budget
         return commands.run_verify(job, is_quick=True)
@@ -337,15 +341,21 @@ _KEPT = frozenset({"install", "verify", "repair", "smoke-test"})
 # --- the run -------------------------------------------------------------------------------------------
 
 
+def run() -> NoReturn:
+    """Run one command as a process of its own, and end it."""
+    gc.set_threshold(20_000)  # importing makes much that stays; to look through it again and again is a tenth of it all
+    status = main()
+    gc.freeze()  # nor is it looked through on the way out, which takes 20 ms: the process takes all of it along
+    sys.exit(status)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status (README, "Exit statuses")."""
-    gc.set_threshold(
-        20_000
-    )  # importing makes much that stays; looking through it again and again is a tenth of start-up
     given = list(sys.argv[1:] if argv is None else argv)
     try:
         completed = _completed(given)
         arguments = build_parser(completed[0]).parse_args(completed)
+        arguments.given = completed[1:]
     except UsageError as error:
         return _show_error_before_start(given, error)
     cancelled = threading.Event()
@@ -375,6 +385,7 @@ def _streams() -> tuple[TextIO, TextIO]:
 
 
 def _run(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> int:
+    from provisioner.records import replace
     from provisioner.report import report_for_error
 
     try:
@@ -386,6 +397,8 @@ def _run(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> i
     except Exception as error:  # the one place: a defect of ours gets a log, not a trace on the screen
         ui.show_defect(error, _keep_log(error))
         report = report_for_error(arguments.run, error)
+    if report.status in {"planned", "interrupted"}:
+        report = replace(report, extra=(*report.extra, ("given_arguments", tuple(arguments.given))))
     ui.show_report(report)
     if _is_worth_keeping(arguments, report):
         _keep_report(report, ui)
@@ -402,7 +415,7 @@ def _is_worth_keeping(arguments: argparse.Namespace, report: Report) -> bool:
 
 def _keep_report(report: Report, ui: Ui) -> None:
     """Keep the document of a run, so that ``klein-setup report`` can show it."""
-    from provisioner.adapters.host import state_folder
+    from provisioner.adapters.places import state_folder
     from provisioner.adapters.state import write_last_report
 
     write_last_report(state_folder(), ui.document_of(report))
@@ -418,7 +431,7 @@ def _interrupted(command: str, error: KeyboardInterrupt) -> Report:
 def _keep_log(error: Exception) -> Path | None:
     import traceback
 
-    from provisioner.adapters.host import state_folder
+    from provisioner.adapters.places import state_folder
     from provisioner.adapters.state import write_defect_log
     from provisioner.redact import redact
 

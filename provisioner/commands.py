@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -43,10 +42,11 @@ from provisioner.models import (
 )
 from provisioner.observe import Depth, Observer
 from provisioner.ports import Part, TransferProgress
-from provisioner.records import dataclass
+from provisioner.records import asdict, dataclass, field, replace
 from provisioner.torch_models import App, TorchChoice
 from provisioner.torch_wish import TorchWish, choose_torch
 from provisioner.wiring import Workbench
+from provisioner.yaml_values import Composer, compose
 
 Ask = Callable[[str], bool]
 """Asks a question; false is the answer that changes nothing."""
@@ -106,21 +106,30 @@ class Job:
 # --- what a run is about ---------------------------------------------------------------------------
 
 
-def load_manifest(name: str) -> Manifest:
+def load_manifest(name: str, composer: Composer = compose) -> Manifest:
     """Return a manifest by its id or its file; raises ManifestError or UsageError."""
     text, file = read_manifest_text(name)
-    return parse_manifest(text, file=file)
+    return parse_manifest(text, file=file, composer=composer)
 
 
-def open_job(bench: Workbench, wish: Wish, *, with_machine: bool = True) -> Job:
-    """Make a wish concrete: manifest, set, target, machine.  Reads, never writes.
+def open_job(bench: Workbench, wish: Wish, *, with_machine: bool = True, composer: Composer = compose) -> Job:
+    """Make a wish concrete: manifest, set, target, machine.  Changes nothing.
+
+    Parameters
+    ----------
+    bench, wish
+        What to work with, and what is asked for.
+    with_machine : bool
+        Look at the machine where the manifest sets conditions.
+    composer : callable, optional
+        How the manifest's text is read; see `adapters.documents`.
 
     Raises
     ------
     ManifestError, UsageError
         What was asked for does not exist or does not fit together.
     """
-    manifest = load_manifest(wish.manifest)
+    manifest = load_manifest(wish.manifest, composer)
     asks = wish.set_id == "auto" or any(each.conditions != Conditions() for each in manifest.sets)
     machine = bench.detect_machine() if with_machine and asks else None
     wanted = _select_set(manifest, wish, machine)
@@ -188,20 +197,20 @@ def _open_tree(bench: Workbench, folder: Path, wish: Wish) -> ComfyTarget:
 
 def _usual_tree(bench: Workbench, wish: Wish) -> tuple[Target, bool]:
     """Return the tree of the last run, else one in the usual places, else a new one in the user's data folder."""
-    from provisioner.adapters import host
+    from provisioner.adapters import places
     from provisioner.adapters.state import read_last_run
     from provisioner.machine import operating_system_named
 
-    last = read_last_run(host.state_folder())
+    last = read_last_run(places.state_folder())
     if last is not None and last["kind"] == "comfyui" and os.access(last["path"], os.R_OK | os.X_OK):
         return _open_tree(bench, Path(last["path"]), wish), False
-    places = host.usual_comfyui_trees(
-        Path.home(), bench.environ, operating_system_named(sys.platform), cwd=Path.cwd(), drives=host.drive_roots()
+    candidates = places.usual_comfyui_trees(
+        Path.home(), bench.environ, operating_system_named(sys.platform), cwd=Path.cwd(), drives=places.drive_roots()
     )
-    found = host.existing_comfyui_trees(places)
+    found = places.existing_comfyui_trees(candidates)
     if found:
         return _open_tree(bench, found[0], wish), True
-    return _open_tree(bench, host.data_folder() / "ComfyUI", wish), True
+    return _open_tree(bench, places.data_folder() / "ComfyUI", wish), True
 
 
 # --- plan --------------------------------------------------------------------------------------------
@@ -379,7 +388,7 @@ def _not_empty(plan: Plan) -> IntegrityError:
 def _remember(job: Job) -> None:
     if not job.bench.settings.remembers:
         return
-    from provisioner.adapters.host import state_folder
+    from provisioner.adapters.places import state_folder
     from provisioner.adapters.state import write_last_run
 
     is_tree = isinstance(job.target, ComfyTarget)

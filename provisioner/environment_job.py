@@ -6,7 +6,6 @@ Like `commands` it prints nothing; unlike files, an environment is one thing, so
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,7 +13,7 @@ from provisioner.commands import Ask, Job, need_yes
 from provisioner.environment import EnvironmentReceipt, Observation, drift, judge_probe
 from provisioner.errors import EXIT_FINDINGS, EXIT_OK, UnsupportedMachineError
 from provisioner.models import ComfyTarget, Finding, Machine, Report, Target
-from provisioner.records import dataclass
+from provisioner.records import asdict, dataclass, field, replace
 from provisioner.torch_models import App, TorchBuild, TorchChoice
 from provisioner.torch_wish import TorchWish, choose_torch
 from provisioner.wiring import Workbench
@@ -324,6 +323,6 @@ def _planned(job: Job, machine: Machine, wish: EnvironmentWish) -> EnvironmentPl
 
 
 def _data_folder() -> Path:
-    from provisioner.adapters.host import data_folder
+    from provisioner.adapters.places import data_folder
 
     return data_folder()

@@ -73,7 +73,7 @@ def _machine_lock(job: Job, environment: Path | None) -> Lock:
 
 def _torch_of(job: Job, environment: Path | None) -> tuple[str | None, str | None]:
     """Return version and build of torch in the environment of ours; None where there is none."""
-    from provisioner.adapters.host import data_folder
+    from provisioner.adapters.places import data_folder
 
     where = folder_of(job.target, EnvironmentWish(where=environment), data_folder)
     seen = job.bench.environments.observe(where) if where.is_dir() else None

@@ -6,17 +6,15 @@ say stays None, and the reason becomes a `ProbeResult`.
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field, replace
 from pathlib import Path
 from typing import Literal, TypeGuard, TypeVar, get_args
 
 from provisioner.errors import UsageError
 from provisioner.models import FileSystem, Gpu, Machine, OperatingSystem, ProbeResult, Vendor
-from provisioner.records import dataclass
+from provisioner.records import dataclass, field, replace
 
 T = TypeVar("T")
 
@@ -261,6 +259,8 @@ def parse_nvidia_smi(output: str, fields: Sequence[str]) -> NvidiaReading:
     lines = [line for line in output.splitlines() if line.strip()]
     if not lines or lines[0].strip().lower().startswith("no devices"):
         return NvidiaReading(source="nvidia-smi", failures=("it lists no GPU",))
+    import csv  # only where nvidia-smi had to be asked
+
     rows = list(csv.reader(lines, skipinitialspace=True))
     good = [dict(zip(fields, row, strict=True)) for row in rows if len(row) == len(fields)]
     if not good:

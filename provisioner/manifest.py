@@ -39,10 +39,12 @@ from provisioner.yaml_values import (
     DECIMAL,
     LINE,
     PROSE,
+    Composer,
     Fields,
     Kind,
     Place,
     RefusedError,
+    compose,
     hex_digits,
     holds_token,
     list_of,
@@ -125,11 +127,11 @@ _CAPABILITY = Kind("a quoted compute capability like '8.9'", _capability, (0, 0)
 # --- names, paths and addresses ------------------------------------------------------------------
 
 # Beside a file that grows the store keeps "<name>.part" and "<name>.part.jsonl"; the others are other programs' words.
-_UNFINISHED = re.compile(r".*\.(part(\.[^.]*)?|partial|incomplete|crdownload|download|aria2|tmp)", re.IGNORECASE)
+_UNFINISHED = frozenset({"part", "partial", "incomplete", "crdownload", "download", "aria2", "tmp"})
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _RENAMED_FOLDERS = {"unet": "diffusion_models", "clip": "text_encoders"}
 _SECRETS = ("token", "secret", "sig", "key", "passw", "cred", "auth", "session", "policy", "expires")
-_ADDRESS = re.compile(r"(https?)://([^/@?#\s\\]+)(/[^\s#\\]*)?", re.ASCII)
+_ADDRESS = r"(?a)(https?)://([^/@?#\s\\]+)(/[^\s#\\]*)?"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -138,7 +140,8 @@ def _path(place: Place) -> str:
     complaint = complaint_about_path(text)
     if complaint is not None:
         raise RefusedError(f"{shown(text)} {complaint}")
-    if _UNFINISHED.fullmatch(text):
+    *before, ending = text.lower().split(".")
+    if before and (ending in _UNFINISHED or "part" in before[1:][-1:]):
         raise RefusedError(f"{shown(text)} has the ending of an unfinished download")
     return text
 
@@ -167,7 +170,7 @@ def _url(place: Place) -> str:
     text = read_text(place)
     if "@" in text.split("://", 1)[-1].split("/", 1)[0]:
         raise RefusedError("holds a user name, a password or a token")  # not shown, on purpose
-    match = _ADDRESS.fullmatch(text)
+    match = re.fullmatch(_ADDRESS, text)
     if match is None or not text.isprintable() or not text.isascii() or len(text) > 2000:
         raise RefusedError(f"{shown(text)} is no such address")
     complaint = _complaint_about_host(match[1], text) or _complaint_about_query(text)
@@ -584,7 +587,7 @@ def _check_default(place: Place, manifest: Manifest) -> None:
         place.complain(f"{complaint}; expected one of {', '.join(ids)}", "default_set")
 
 
-def parse_manifest(text: str, *, file: str) -> Manifest:
+def parse_manifest(text: str, *, file: str, composer: Composer = compose) -> Manifest:
     """Return the manifest that `text` describes.
 
     Parameters
@@ -593,6 +596,8 @@ def parse_manifest(text: str, *, file: str) -> Manifest:
         YAML, at most 1 MiB of it.
     file : str
         What complaints call the text: a path, or an id.
+    composer : callable, optional
+        Returns the tree that the text is; somebody may remember it.
 
     Returns
     -------
@@ -620,4 +625,5 @@ def parse_manifest(text: str, *, file: str) -> Manifest:
         what="manifest",
         newer="Update klein-setup, or use a manifest of its own time.",
         hint=_HINT,
+        composer=composer,
     )

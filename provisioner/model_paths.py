@@ -252,7 +252,7 @@ class _Reader(Generic[P]):
         """Refuse a default folder whose name shows a slip: files would be written under that very name."""
         is_windows = isinstance(self.file, PureWindowsPath)
         for pattern, holds_on_windows, complaint, hint in _SLIPS:
-            if (holds_on_windows or not is_windows) and any(pattern.search(part) for part in path.parts):
+            if (holds_on_windows or not is_windows) and any(re.search(pattern, part) for part in path.parts):
                 self.refuse(line, f"comes out as {path}; {complaint}", hint=hint, key=key)
 
 
@@ -268,27 +268,27 @@ _NOT_TEXT: Mapping[str, tuple[str, str]] = {
 
 # What a folder that files would be written to must not look like: pattern of one path component, whether the
 # slip is one on Windows too, the complaint, the hint.
-_SLIPS: tuple[tuple[re.Pattern[str], bool, str, str], ...] = (
+_SLIPS: tuple[tuple[str, bool, str, str], ...] = (
     (
-        re.compile(r"^[A-Za-z]:(\\|$)"),
+        r"^[A-Za-z]:(\\|$)",
         False,
         "that is a Windows path, and this is not Windows",
         "Name the folder as this system spells it, such as /mnt/d/models.",
     ),
     (
-        re.compile(r"^\$(\w+|\{\w+\})$"),
+        r"^\$(\w+|\{\w+\})$",
         True,
         "the variable is not set, or stands where ComfyUI does not expand it",
         "Set the variable, or write the folder out in full; only base_path expands variables.",
     ),
     (
-        re.compile(r"^%\w+%$"),
+        r"^%\w+%$",
         True,
         "the variable is not set, or stands where ComfyUI does not expand it",
         "Set the variable, or write the folder out in full; only base_path expands variables.",
     ),
     (
-        re.compile(r"^~$"),
+        r"^~$",
         True,
         "ComfyUI expands ~ only in base_path",
         "Write the folder out in full, or move the ~ to base_path.",
@@ -296,14 +296,15 @@ _SLIPS: tuple[tuple[re.Pattern[str], bool, str, str], ...] = (
 )
 
 # As os.path.expandvars has it on each system.  On Windows single quotes protect, and %% and $$ stand for one sign.
-_POSIX_VARIABLE = re.compile(r"\$(?:(?P<name>\w+)|\{(?P<braced>[^}]*)\})", re.ASCII)
-_WINDOWS_VARIABLE = re.compile(
-    r"(?P<quoted>'[^']*')|(?P<double>%%|\$\$)|%(?P<percent>[^%]+)%|\$\{(?P<braced>[^}]*)\}|\$(?P<name>[\w-]+)", re.ASCII
+_POSIX_VARIABLE = r"(?a)\$(?:(?P<name>\w+)|\{(?P<braced>[^}]*)\})"
+_WINDOWS_VARIABLE = (
+    r"(?a)(?P<quoted>'[^']*')|(?P<double>%%|\$\$)|%(?P<percent>[^%]+)%|\$\{(?P<braced>[^}]*)\}|\$(?P<name>[\w-]+)"
 )
 
 
 def _expand_posix(text: str, environ: Mapping[str, str]) -> str:
-    return _POSIX_VARIABLE.sub(
+    return re.sub(
+        _POSIX_VARIABLE,
         lambda match: environ.get(match["name"] or match["braced"] or "", match[0]),
         text,
     )
@@ -320,7 +321,7 @@ def _expand_windows(text: str, environ: Mapping[str, str]) -> str:
         name = match["percent"] or match["braced"] or match["name"] or ""
         return upper.get(name.upper(), match[0])
 
-    return _WINDOWS_VARIABLE.sub(replacement, text)
+    return re.sub(_WINDOWS_VARIABLE, replacement, text)
 
 
 def _is_true(value: _Value) -> bool:

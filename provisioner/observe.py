@@ -10,7 +10,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +32,7 @@ from provisioner.models import (
     Variant,
 )
 from provisioner.ports import Claim, Finder, HashProgress, Proof, Stamp, Store, Survey
+from provisioner.records import dataclass, field, replace
 
 Depth = Literal["claims", "full", "quick"]
 _EVENT_STEP_S = 0.1

@@ -22,7 +22,7 @@ def run_report(output: Path | None, *, say: Callable[[str], None]) -> Report:
     NotWritableError
         The page cannot be written there.
     """
-    from provisioner.adapters.host import state_folder
+    from provisioner.adapters.places import state_folder
     from provisioner.adapters.state import read_last_report
     from provisioner.page import render_page
 

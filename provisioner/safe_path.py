@@ -10,8 +10,8 @@ import re
 
 _MAX_PATH = 400  # characters; leaves room for a root before the classic 32,767 and 4,096 limits
 _MAX_SEGMENT_BYTES = 200  # below the 255 of every common file system, with room for ".part.jsonl" and a date
-_FORBIDDEN_ON_WINDOWS = re.compile(r'[<>"|?*]')
-_SHORT_NAME = re.compile(r"[^.]{1,8}~[0-9]+(\.[^.]{0,3})?", re.ASCII)
+_FORBIDDEN_ON_WINDOWS = frozenset('<>"|?*')
+_SHORT_NAME = r"(?a)[^.]{1,8}~[0-9]+(\.[^.]{0,3})?"
 
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file: reserved with any ending, in any case, and with
 # the superscript digits that Windows folds to 1, 2 and 3.
@@ -92,11 +92,11 @@ def _complaint_about_segment(segment: str) -> str | None:
         return f"uses '{segment}'; Windows drops dots and spaces there"
     if ":" in segment:
         return f"uses '{segment}'; on Windows ':' names a drive or a hidden stream"
-    if _FORBIDDEN_ON_WINDOWS.search(segment):
+    if not _FORBIDDEN_ON_WINDOWS.isdisjoint(segment):
         return f"uses '{segment}'; Windows allows none of <>\"|?* in a name"
     if segment.split(".", 1)[0].rstrip().casefold() in _DEVICES:
         return f"uses '{segment}', which is a device on Windows"
-    if _SHORT_NAME.fullmatch(segment):
+    if "~" in segment and re.fullmatch(_SHORT_NAME, segment):
         return f"uses '{segment}', which Windows may read as the short form of another name"
     if len(segment.encode("utf-8")) > _MAX_SEGMENT_BYTES:
         return f"has a name of {len(segment.encode('utf-8'))} bytes; {_MAX_SEGMENT_BYTES} are allowed"

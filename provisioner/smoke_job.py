@@ -8,7 +8,6 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +38,7 @@ from provisioner.measurement import describe
 from provisioner.models import ComfyTarget, Finding, Gpu, HubCacheTarget, HubFile, Machine, Report
 from provisioner.picture import judge, read_picture, seed_in
 from provisioner.program_job import Program, check_program
-from provisioner.records import dataclass
+from provisioner.records import dataclass, replace
 from provisioner.smoke_models import ModelNames, PictureWish, SmokeTest, Timings
 from provisioner.smoke_report import SMOKE_KEY, smoke_entry
 
@@ -499,13 +498,13 @@ def _first_card(machine: Machine, environ: Mapping[str, str]) -> Gpu | None:
 
 
 def _log_path(what: str) -> Path:
-    from provisioner.adapters.host import state_folder
+    from provisioner.adapters.places import state_folder
 
     return state_folder() / "logs" / time.strftime(f"{what}-%Y%m%dT%H%M%SZ.txt", time.gmtime())
 
 
 def _picture_path(asked: PictureWish) -> Path:
-    from provisioner.adapters.host import data_folder
+    from provisioner.adapters.places import data_folder
 
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     return data_folder() / "pictures" / f"klein-{stamp}-{asked.seed}.png"

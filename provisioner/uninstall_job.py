@@ -107,7 +107,7 @@ def _kept(owned: Owned) -> Finding:
 
 
 def _environment_of_ours(job: Job, wish: UninstallWish) -> Path | None:
-    from provisioner.adapters.host import data_folder
+    from provisioner.adapters.places import data_folder
 
     where = folder_of(job.target, EnvironmentWish(where=wish.environment), data_folder)
     seen = job.bench.environments.observe(where)

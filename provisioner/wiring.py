@@ -8,19 +8,19 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.events import Events, Notice, ignore
 from provisioner.models import Artifact, ComfyTarget, Destination, HubCacheTarget, LocalCopy, Machine, Target, Variant
-from provisioner.records import dataclass
+from provisioner.records import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from provisioner.adapters.checkout import Checkouts
+    from provisioner.adapters.documents import Documents
     from provisioner.adapters.environment import Environments
     from provisioner.adapters.http import RangeFetcher
     from provisioner.adapters.store import FileStore
@@ -97,10 +97,18 @@ class Workbench:
     # --- parts ---------------------------------------------------------------------------------------
 
     @cached_property
+    def documents(self) -> Documents:
+        """Manifests as they were read before."""
+        from provisioner.adapters.documents import Documents
+        from provisioner.adapters.places import state_folder
+
+        return Documents(lambda: state_folder() / "manifests")
+
+    @cached_property
     def store(self) -> FileStore:
         """The files."""
         from provisioner.adapters.comfy_tree import check_inside
-        from provisioner.adapters.host import file_system_of
+        from provisioner.adapters.places import file_system_of
         from provisioner.adapters.store import FileStore
 
         def inside(destination: Destination) -> None:
@@ -206,13 +214,14 @@ class Workbench:
         from provisioner.adapters.graphics import read_graphics
         from provisioner.adapters.host import LocalHost
         from provisioner.adapters.nvml import read_nvml
+        from provisioner.adapters.places import file_system_of
         from provisioner.adapters.process import run
         from provisioner.detect import detect_machine
 
         return detect_machine(
             nvml=read_nvml,
             run=run,
-            host=LocalHost(environ=self.environ),
+            host=LocalHost(file_system_of=file_system_of, environ=self.environ),
             graphics=lambda reading: read_graphics(reading, run=run),
             environ=self.environ,
             paths=paths,

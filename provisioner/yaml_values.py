@@ -23,6 +23,7 @@ MAX_TEXT_BYTES = 1024 * 1024
 _MAX_DEPTH = 16  # a manifest needs 6
 _MAX_VALUES = 50_000  # a manifest of 1,000 files has about 30,000
 _MAX_ISSUES = 100  # a person stops reading earlier, and a hostile text shall not cost more
+_MAX_DIGITS = 19
 _MAX_LINE = 300  # characters
 _MAX_PROSE = 4_000  # characters
 
@@ -60,6 +61,11 @@ class Issues:
         many = count or str(len(texts))
         message = f"{self.file} cannot be used: {many} {'complaint' if many == '1' else 'complaints'}"
         raise ManifestError(message, issues=texts, hint=self.hint, file=self.file)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was complained about so far."""
+        return not self._found
 
     def throw_if_any(self) -> None:
         """Raise all of them, if there are any."""
@@ -163,6 +169,8 @@ class Unusable:
 
 
 Node = Scalar | Sequence | Mapping | Unusable
+Composer = Callable[[str, Issues], Node]
+"""Returns the one node that a text holds, as `compose` does."""
 
 
 class _Frame:
@@ -359,6 +367,46 @@ def _refuse_before_parsing(text: str, issues: Issues) -> None:
             clean = False
     if not clean:
         issues.throw()
+
+
+# --- nodes as JSON holds them --------------------------------------------------------------------
+
+
+def plain_of(node: Node) -> object:
+    """Return a node as lists, dicts, strings and numbers: the tree of a text that nothing was complained about."""
+    if isinstance(node, Scalar):
+        return [node.line, node.text, node.is_bare]
+    if isinstance(node, Sequence):
+        return [node.line, [plain_of(item) for item in node.items]]
+    if isinstance(node, Mapping):
+        return [node.line, {key: [line, plain_of(value)] for key, (line, value) in node.entries.items()}]
+    raise TypeError("a tree with complaints is nobody's to keep")
+
+
+def node_of(plain: object) -> Node:
+    """Return the node that `plain_of` was given.
+
+    Raises
+    ------
+    IndexError, KeyError, TypeError, ValueError
+        It is nothing that `plain_of` returns.
+    """
+    # Not by `match`: a manifest has a thousand nodes, and this is in every quick look.
+    if type(plain) is not list or len(plain) not in (2, 3) or type(plain[0]) is not int:
+        raise ValueError("this is no tree of a YAML text")
+    line, content = plain[0], plain[1]
+    if type(content) is str and len(plain) == 3:
+        return Scalar(line, content, is_bare=plain[2] is True)
+    if type(content) is list:
+        sequence = Sequence(line)
+        sequence.items = [node_of(item) for item in content]
+        return sequence
+    if type(content) is dict:
+        mapping = Mapping(line)
+        mapping.entries = {key: (entry[0], node_of(entry[1])) for key, entry in content.items()}
+        if all(type(key_line) is int for key_line, _ in mapping.entries.values()):
+            return mapping
+    raise ValueError("this is no tree of a YAML text")
 
 
 # --- from nodes to values ----------------------------------------------------------------------
@@ -606,7 +654,9 @@ def whole_number(expected: str, lowest: int, highest: int) -> Kind[int]:
 
     def read(place: Place) -> int:
         text = read_bare(place)
-        if not re.fullmatch("-?(0|[1-9][0-9]{0,18})", text, re.ASCII):
+        digits = text.removeprefix("-")
+        is_plain = digits.isascii() and digits.isdecimal() and len(digits) <= _MAX_DIGITS
+        if not is_plain or (digits[0] == "0" and digits != "0"):
             raise RefusedError(f"is {shown(text)}, no whole number in plain decimal digits")
         if not lowest <= int(text) <= highest:
             raise RefusedError(f"is {text}, too {'small' if int(text) < lowest else 'large'}")
@@ -650,7 +700,17 @@ def refuse_newer(root: Node, file: str, *, known: int, what: str, hint: str) -> 
         only.throw()
 
 
-def read_document(text: str, kind: Kind[_T | None], *, file: str, known: int, what: str, newer: str, hint: str) -> _T:
+def read_document(
+    text: str,
+    kind: Kind[_T | None],
+    *,
+    file: str,
+    known: int,
+    what: str,
+    newer: str,
+    hint: str,
+    composer: Composer = compose,
+) -> _T:
     """Return what a whole document says; complaints are collected and raised together.
 
     Parameters
@@ -667,6 +727,8 @@ def read_document(text: str, kind: Kind[_T | None], *, file: str, known: int, wh
         What a sentence calls the document: "table".
     newer, hint : str
         What to do about a newer format, and about any complaint.
+    composer : callable, optional
+        Returns the node that a text holds; somebody may remember it.
 
     Raises
     ------
@@ -674,7 +736,7 @@ def read_document(text: str, kind: Kind[_T | None], *, file: str, known: int, wh
         Something is wrong; ``issues`` holds every complaint in the order of the lines, or that the format is newer.
     """
     issues = Issues(file, hint=hint)
-    root = compose(text, issues)
+    root = composer(text, issues)
     refuse_newer(root, file, known=known, what=what, hint=newer)
     value = take(Place(root, issues), kind)
     if value is None:

@@ -14,14 +14,13 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import field
 from functools import partial
 from typing import Literal, NamedTuple
 
 from provisioner.identify.quoting import quoted
-from provisioner.records import dataclass
+from provisioner.records import dataclass, field
 
 MAX_HEADER_BYTES = 100_000_000
 """The safetensors library refuses longer headers."""
@@ -397,18 +396,28 @@ def _tensor(entry: object) -> Tensor:
     width = _BITS.get(dtype)
     if width is None:
         raise _UnsoundHeaderError("unknown-dtype", f"has tensors of the number format {quoted(dtype)}, unknown here")
-    count, is_possible = 1, True
+    bits = width
     for side in shape:
         if type(side) is not int or not 0 <= side < _U64:
             raise _UnsoundHeaderError("malformed", _NO_TENSOR)
-        if is_possible:  # the library refuses what overflows on the way, even if a zero follows
-            count *= side
-            is_possible = count < _U64
-    if not is_possible or count * width >= _U64:
-        raise _DisagreementError("malformed", "has a tensor larger than any file")
-    if count * width != 8 * (end - begin):
+        if bits < _U64:  # a hostile shape is not multiplied out
+            bits *= side
+    if bits != 8 * (end - begin) or bits >= _U64 or not bits:
+        _check_size(shape, width)
+    if bits != 8 * (end - begin):
         raise _DisagreementError("malformed", "has a tensor whose shape and place in the file do not agree")
     return _make_tensor((dtype, tuple(shape), begin, end))
+
+
+def _check_size(shape: Sequence[int], width: int) -> None:
+    """Refuse a tensor that overflows: the library counts on the way, so a zero that follows does not help."""
+    count = 1
+    for side in shape:
+        count *= side
+        if count >= _U64:
+            break
+    if count * width >= _U64:
+        raise _DisagreementError("malformed", "has a tensor larger than any file")
 
 
 def _odd_entry(entry: object) -> tuple[object, object, object]:

@@ -6,7 +6,6 @@ holds exactly one document, with ``--json=events`` one object per line and the d
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -20,7 +19,7 @@ from provisioner.errors import AnswerNeededError
 from provisioner.events import Event
 from provisioner.models import AsideEntry, Finding, Machine, Manifest, Plan, Report
 from provisioner.redact import printable, redact
-from provisioner.report import all_errors, document, event_line, json_line
+from provisioner.report import all_errors
 from provisioner.torch_models import TorchChoice
 from provisioner.ui.catalogue import machine_blocks, manifest_blocks, manifests_blocks
 from provisioner.ui.complaints import defect_blocks, error_blocks
@@ -115,6 +114,8 @@ class Ui:
         """Show, write or ignore one event of the engine, whichever thread it comes from."""
         if self._mode == "events":
             with self._lock:
+                from provisioner.document import event_line  # only a run that speaks JSON pays for it
+
                 self._out.write(f"{event_line(event, secrets=self._secrets)}\n")
                 self._out.flush()
         else:
@@ -200,6 +201,8 @@ class Ui:
 
     def document_of(self, report: Report) -> dict[str, object]:
         """Return the document of ``--json``, with every secret of this run masked."""
+        from provisioner.document import document
+
         return dict(document(report, secrets=self._secrets))
 
     def show_changes(
@@ -213,7 +216,7 @@ class Ui:
     def write_document(self, document: object) -> None:
         """Write a JSON document of its own as the result, for people to keep."""
         if self._mode == "human":
-            self._out.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+            self._out.write(_indented(document))
 
     def show_report(self, report: Report) -> None:
         """Show what the run came to, and its errors on stderr: the last call of every run, failed ones too."""
@@ -225,9 +228,11 @@ class Ui:
         for error in all_errors(report):
             self.show_error(error)
         if self._mode == "json":
-            self._out.write(json.dumps(document(report, secrets=self._secrets), indent=2, allow_nan=False) + "\n")
+            self._out.write(_indented(self.document_of(report)))
         elif self._mode == "events":
-            self._out.write(json_line({"event": "report", **document(report, secrets=self._secrets)}) + "\n")
+            from provisioner.document import json_line
+
+            self._out.write(json_line({"event": "report", **self.document_of(report)}) + "\n")
         self._out.flush()
 
     def _result(self, blocks: Sequence[Block]) -> None:
@@ -260,6 +265,13 @@ class Ui:
 
     def _write(self, output: Output, blocks: Iterable[Block]) -> None:
         output.lines(laid_out(blocks, width=output.width, clean=self._clean, ellipsis=output.ellipsis))
+
+
+def _indented(value: object) -> str:
+    """Return a JSON value for people to read and programs to parse."""
+    import json
+
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def issues_url() -> str | None:

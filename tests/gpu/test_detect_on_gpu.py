@@ -12,6 +12,7 @@ import pytest
 from provisioner.adapters.graphics import read_graphics
 from provisioner.adapters.host import LocalHost
 from provisioner.adapters.nvml import read_nvml
+from provisioner.adapters.places import file_system_of
 from provisioner.adapters.process import run
 from provisioner.detect import detect_machine, read_nvidia_smi
 from provisioner.machine import NvidiaReading, normal_pci_bus_id
@@ -28,7 +29,7 @@ def nvml() -> NvidiaReading:
 
 @pytest.fixture(scope="module")
 def smi() -> NvidiaReading:
-    reading = read_nvidia_smi(run, LocalHost().nvidia_smi_paths())
+    reading = read_nvidia_smi(run, LocalHost(file_system_of=file_system_of).nvidia_smi_paths())
     assert reading is not None, "no nvidia-smi on this machine"
     assert reading.reason is None, reading.reason
     return reading
@@ -60,7 +61,7 @@ def test_nvml_and_nvidia_smi_count_the_same_memory(nvml: NvidiaReading, smi: Nvi
 
 
 def test_the_kernel_names_the_driver_that_nvml_names(nvml: NvidiaReading) -> None:
-    files = LocalHost().kernel_driver_files()
+    files = LocalHost(file_system_of=file_system_of).kernel_driver_files()
     if not files:
         pytest.skip("no kernel files about the driver here (WSL, Windows)")
     assert nvml.driver_version is not None
@@ -76,7 +77,7 @@ def test_detection_finds_every_gpu_whatever_cuda_may_see(nvml: NvidiaReading, vi
     machine = detect_machine(
         nvml=read_nvml,
         run=run,
-        host=LocalHost(environ=environ),
+        host=LocalHost(file_system_of=file_system_of, environ=environ),
         graphics=partial(read_graphics, run=run),
         environ=environ,
         paths=(Path.cwd(),),

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from provisioner.adapters.host import file_system_of
+from provisioner.adapters.places import file_system_of
 from provisioner.adapters.store import FileStore
 from provisioner.adapters.store.reading import open_for_reading
 from provisioner.adapters.store.receipts import stamp_of, write_claim

@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "value": Room(VALUES, is_pure=True),
     "decision": Room(DECISIONS, is_pure=True),  # decisions do not know ports
     "port": Room(VALUES),
-    "effect": Room(FLOWS),  # adapters know neither each other nor the engine
+    "ground": Room(FLOWS),  # what several adapters stand on; it knows none of them
+    "effect": Room(FLOWS | {"ground"}),  # adapters know neither each other nor the engine
     "flow": Room(FLOWS),
     "inside": Room(frozenset()),  # runs where nothing of ours is installed
     "rehearsal": Room(FLOWS),
@@ -69,13 +70,16 @@ LAYER_OF = {
     "machine": "decision",
     "manifest": "decision",
     "measurement": "decision",
+    "mending": "decision",
     "model_paths": "decision",
     "picture": "decision",
     "parts": "decision",
     "requirements": "decision",
     "survey": "decision",
     "planner": "decision",
+    "document": "decision",
     "report": "decision",
+    "refusals": "decision",
     "safe_path": "decision",
     "smoke_report": "decision",
     "torch_build": "decision",
@@ -88,6 +92,7 @@ LAYER_OF = {
     "yaml_values": "decision",
     "ports": "port",
     "adapters": "effect",
+    "adapters.turns": "ground",
     "detect": "flow",
     "engine": "flow",
     "observe": "flow",
@@ -119,10 +124,10 @@ LAYER_OF = {
 # Third-party packages, and who may know them.
 MAY_USE = {
     "PIL": ("picture",),
-    "filelock": ("adapters.checkout", "adapters.environment", "adapters.store"),
+    "filelock": ("adapters.turns",),
     "huggingface_hub": ("adapters.hub", "rehearsal.story"),  # the story proves with the real client what was placed
     "packaging": ("app_packages", "requirements", "torch_build", "machine"),
-    "platformdirs": ("adapters.state", "adapters.host", "wiring"),
+    "platformdirs": ("adapters.places",),
     "psutil": ("adapters.comfyui", "adapters.host", "adapters.process", "adapters.vram"),
     "pynvml": ("adapters.nvml", "adapters.vram"),
     "requests": ("adapters.checkout", "adapters.http", "adapters.comfyui"),
@@ -254,6 +259,8 @@ def test_a_module_imports_only_what_its_layer_may(path: Path) -> None:
         ("engine", "from provisioner.adapters import store", "engine (flow) may not import adapters.store (effect)"),
         ("adapters.hub", "import provisioner.adapters.store", "adapters.hub (effect) may not import adapters.store"),
         ("adapters.store.x", "from provisioner.engine import Engine", "may not import engine (flow)"),
+        ("adapters.turns", "import provisioner.adapters.store", "adapters.turns (ground) may not import"),
+        ("engine", "import provisioner.adapters.turns", "engine (flow) may not import adapters.turns (ground)"),
         ("adapters.host", "import requests", "adapters.host may not use requests"),
         ("ui.tables", "from provisioner.wiring import Workbench", "ui.tables (drawing) may not import wiring (edge)"),
         ("inside.probe", "from provisioner.models import Gpu", "inside.probe (inside) may not import models (value)"),
@@ -269,7 +276,8 @@ def test_a_forbidden_import_is_named(module: str, source: str, said: str) -> Non
     ("module", "source"),
     [
         ("planner", "from urllib.parse import urlsplit\nfrom pathlib import Path\nfrom provisioner.models import Gpu"),
-        ("adapters.store.x", "from provisioner.adapters.store.durable import replace\nimport os, filelock"),
+        ("adapters.store.x", "from provisioner.adapters.store.durable import replace\nimport os"),
+        ("adapters.store.x", "from provisioner.adapters.turns import hold_lock"),
         ("inside.probe", "import torch, json"),
         ("cli", "from provisioner.adapters.store import FileStore"),
         ("rehearsal.hub", "from provisioner.rehearsal.wire import Listener\nimport socket"),

@@ -1,0 +1,136 @@
+"""File systems, ComfyUI trees and the program's own folders, on this computer and on described ones."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from provisioner.adapters.places import (
+    data_folder,
+    drive_roots,
+    existing_comfyui_trees,
+    file_system_of,
+    looks_like_comfyui,
+    state_folder,
+    usual_comfyui_trees,
+)
+from provisioner.errors import StorageError
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="links and modes of POSIX")
+
+
+# --- file systems ------------------------------------------------------------------------------
+
+
+def test_the_file_system_of_a_path_that_does_not_exist_yet_is_its_parents(tmp_path: Path) -> None:
+    found = file_system_of(tmp_path / "a" / "b" / "c.safetensors")
+    assert found.path == tmp_path
+    assert found.device == tmp_path.stat().st_dev
+    assert found.total_bytes > 0
+    assert 0 <= found.free_bytes <= found.total_bytes
+
+
+def test_a_file_is_on_the_file_system_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert file_system_of(tmp_path / "file").path == tmp_path
+    assert file_system_of(tmp_path / "file" / "below").path == tmp_path
+
+
+@POSIX
+def test_a_link_counts_as_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert file_system_of(tmp_path / "link" / "models").path == tmp_path / "link"
+
+
+@POSIX
+def test_a_link_that_leads_nowhere_is_not_taken_for_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "models").symlink_to("/mnt/drive-that-is-not-attached")
+    with pytest.raises(StorageError, match="leads nowhere") as caught:
+        file_system_of(tmp_path / "models" / "vae")
+    assert caught.value.hint is not None
+
+
+def test_a_name_no_system_can_have_is_an_error_with_a_reason(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot be looked at"):
+        file_system_of(tmp_path / "nul\0character")
+
+
+def test_own_folders_are_named_for_the_program() -> None:
+    assert state_folder().name == "klein-setup" or "klein-setup" in state_folder().parts
+    assert "klein-setup" in data_folder().parts
+    assert state_folder().is_absolute()
+
+
+# --- ComfyUI trees -----------------------------------------------------------------------------
+
+HOME = Path("/home/someone")
+CWD = Path("/work/here")
+
+
+def test_the_current_directory_is_the_first_place_and_the_home_folder_the_next() -> None:
+    places = usual_comfyui_trees(HOME, {}, "linux", cwd=CWD)
+    assert places[:4] == (CWD, HOME / "ComfyUI", HOME / "comfy/ComfyUI", HOME / "Documents/ComfyUI")
+    assert {Path("/workspace/ComfyUI"), Path("/opt/ComfyUI")} <= set(places)
+    assert HOME / ".config/StabilityMatrix/Packages/ComfyUI" in places
+
+
+def test_windows_has_portable_builds_on_every_drive_and_onedrive() -> None:
+    environ = {"OneDrive": "/home/someone/OneDrive", "APPDATA": "/home/someone/Roaming"}
+    places = usual_comfyui_trees(HOME, environ, "windows", cwd=CWD, drives=(Path("/c"), Path("/d")))
+    wanted = {
+        HOME / "OneDrive/Documents/ComfyUI",
+        HOME / "Downloads/ComfyUI_windows_portable/ComfyUI",
+        HOME / "Desktop/ComfyUI_windows_portable/ComfyUI",
+        Path("/d/ComfyUI_windows_portable/ComfyUI"),
+        Path("/d/ComfyUI"),
+        HOME / "Roaming/StabilityMatrix/Packages/ComfyUI",
+        Path("/d/StabilityMatrix/Data/Packages/ComfyUI"),
+    }
+    assert wanted <= set(places)
+    assert Path("/opt/ComfyUI") not in places
+
+
+def test_macos_keeps_stability_matrix_in_application_support() -> None:
+    places = usual_comfyui_trees(HOME, {}, "macos", cwd=CWD)
+    assert HOME / "Library/Application Support/StabilityMatrix/Packages/ComfyUI" in places
+
+
+def test_no_place_is_named_twice() -> None:
+    places = usual_comfyui_trees(HOME, {}, "linux", cwd=HOME / "ComfyUI")
+    assert len(places) == len(set(places))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (("main.py", "models/"), True),
+        (("models/", "custom_nodes/"), True),  # the Desktop program's folder
+        (("models/",), False),
+        (("main.py",), False),
+        (("main.py", "models"), False),  # a file of that name
+        ((), False),
+    ],
+)
+def test_a_tree_is_known_by_what_is_in_it(tmp_path: Path, content: tuple[str, ...], expected: bool) -> None:
+    for name in content:
+        if name.endswith("/"):
+            (tmp_path / name).mkdir()
+        else:
+            (tmp_path / name).touch()
+    assert looks_like_comfyui(tmp_path) is expected
+
+
+@POSIX
+def test_a_tree_with_two_names_is_found_once(tmp_path: Path) -> None:
+    (tmp_path / "real" / "models").mkdir(parents=True)
+    (tmp_path / "real" / "main.py").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    places = (tmp_path / "none", tmp_path / "link", tmp_path / "real")
+    assert existing_comfyui_trees(places) == (tmp_path / "link",)
+
+
+def test_drives_are_a_matter_of_windows() -> None:
+    assert bool(drive_roots()) == (sys.platform == "win32")
