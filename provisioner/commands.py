@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from provisioner import planner
 from provisioner.adapters.catalog import read_manifest_text, shipped_manifests
@@ -43,10 +43,12 @@ from provisioner.models import (
 from provisioner.observe import Depth, Observer
 from provisioner.ports import Part, TransferProgress
 from provisioner.records import asdict, dataclass, field, replace
-from provisioner.torch_models import App, TorchChoice
-from provisioner.torch_wish import TorchWish, choose_torch
 from provisioner.wiring import Workbench
 from provisioner.yaml_values import Composer, compose
+
+if TYPE_CHECKING:
+    from provisioner.torch_models import App, TorchChoice
+    from provisioner.torch_wish import TorchWish
 
 Ask = Callable[[str], bool]
 """Asks a question; false is the answer that changes nothing."""
@@ -424,6 +426,8 @@ def run_detect(
     show: Callable[[Machine, TorchChoice | None], None],
 ) -> Report:
     """Show the machine and the torch build that suits it; a machine that no build suits is an error, and shown too."""
+    from provisioner.torch_wish import choose_torch
+
     machine = bench.detect_machine(paths)
     choice: TorchChoice | None = None
     errors: tuple[KleinError, ...] = ()

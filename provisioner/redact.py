@@ -108,7 +108,7 @@ def printable(text: str) -> str:
     >>> printable("a\x1b[31mred\x1b[0m\x07 b")
     'ared b'
     """
-    if text.isprintable():
+    if text.replace("\n", "").isprintable():
         return text
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return re.sub(_CONTROL, "", re.sub(_ESCAPE_SEQUENCE, "", text))

@@ -413,15 +413,34 @@ def node_of(plain: object) -> Node:
 
 
 class Place:
-    """A node with the key path that leads to it."""
+    """A node with the place it stands in, from which the key path follows: only a complaint needs to spell it."""
 
-    __slots__ = ("issues", "line", "node", "path")
+    __slots__ = ("_above", "_key", "issues", "line", "node")
 
-    def __init__(self, node: Node, issues: Issues, *, path: str = "", line: int | None = None) -> None:
+    def __init__(
+        self,
+        node: Node,
+        issues: Issues,
+        *,
+        above: Place | None = None,
+        key: str | int = "",
+        line: int | None = None,
+    ) -> None:
         self.node = node
         self.issues = issues
-        self.path = path
+        self._above = above
+        self._key = key
         self.line = node.line if line is None else line
+
+    @property
+    def path(self) -> str:
+        """The key path: ``artifacts[2].size``; empty for the document."""
+        above = "" if self._above is None else self._above.path
+        if isinstance(self._key, int):
+            return f"{above}[{self._key}]"
+        if not self._key and self._above is None:
+            return ""
+        return f"{above}.{_label(self._key)}" if above else _label(self._key)
 
     def complain(self, complaint: str, key: str = "") -> None:
         """Note a complaint about this place, or about one of its keys."""
@@ -512,7 +531,7 @@ class Fields:
         if key not in self._entries:
             return default
         line, node = self._entries[key]
-        return take(Place(node, self._place.issues, path=self._place.path_of(key), line=line), kind)
+        return take(Place(node, self._place.issues, above=self._place, key=key, line=line), kind)
 
     def close(self, synonyms: dict[str, str]) -> None:
         """Complain about every key nobody asked for; `synonyms` are other people's words for ours."""
@@ -530,7 +549,7 @@ def list_of(kind: Kind[_T], expected: str) -> Kind[tuple[_T, ...]]:
         items = expect(place.node, Sequence).items
         if not items:
             raise RefusedError("is empty")
-        return tuple(take(Place(item, place.issues, path=f"{place.path}[{at}]"), kind) for at, item in enumerate(items))
+        return tuple(take(Place(item, place.issues, above=place, key=at), kind) for at, item in enumerate(items))
 
     return Kind(expected, read, ())
 
@@ -538,6 +557,7 @@ def list_of(kind: Kind[_T], expected: str) -> Kind[tuple[_T, ...]]:
 # --- text ---------------------------------------------------------------------------------------
 
 # What YAML 1.1 or 1.2 turns into something other than text when it stands without quotes.
+_LONGEST_COERCED = 5  # "false"
 _COERCED_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false"})
 _COERCED = (
     (r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([t ].*)?", "a date"),
@@ -561,6 +581,8 @@ def read_text(place: Place) -> str:
 
 def _coerced(text: str) -> str | None:
     """Return what YAML makes of a bare word, in words; None when it stays text."""
+    if text[0].isalpha() and len(text) > _LONGEST_COERCED:
+        return None
     word = text.casefold()
     if word in ("~", "null"):
         return "nothing"

@@ -57,12 +57,11 @@ def read_manifest_text(name_or_path: str, *, folder: Path | None = None) -> tupl
     ManifestError
         The file is missing, unreadable, no regular file, longer than 1 MiB, or not UTF-8.
     """
-    known = shipped_manifests(folder)
-    if name_or_path in known:
-        name = f"{name_or_path}.yaml"
+    name = f"{name_or_path}.yaml"
+    if _is_bare(name_or_path) and name_or_path not in _NO_MODELS and ((folder or shipped_folder()) / name).is_file():
         return _decode(_read(folder or shipped_folder(), name, label=name), name), name
     if not name_or_path or (_is_bare(name_or_path) and not _exists(name_or_path)):
-        _refuse_unknown(name_or_path, known)
+        _refuse_unknown(name_or_path, shipped_manifests(folder))
     return _decode(_read(Path(), name_or_path, label=name_or_path), name_or_path), name_or_path
 
 

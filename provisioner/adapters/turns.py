@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,6 +96,8 @@ def lock_among_temporary_files(kind: str, place: str | Path) -> Path:
         Its path; one spelling of it, since another is another lock.
     """
     key = hashlib.sha256(os.fsencode(os.path.normcase(place))).hexdigest()[:24]
+    import tempfile  # brings shutil and random along
+
     return Path(tempfile.gettempdir(), f"klein-setup-{kind}{_user()}-{key}.lock")
 
 

@@ -16,27 +16,11 @@ from provisioner.models import (
     Machine,
     Manifest,
     Provenance,
-    Role,
     Source,
 )
+from provisioner.ui.roles import ROLES
 from provisioner.ui.text import BLANK, Block, Column, Grid, Para, Row, Span, pair, pair_blocks, span
 from provisioner.words import count, exact_bytes, gib, human_bytes, listing
-
-ROLES: dict[Role, str] = {
-    "diffusion_model": "diffusion model",
-    "text_encoder": "text encoder",
-    "vae": "VAE",
-    "checkpoint": "checkpoint",
-    "lora": "LoRA",
-    "controlnet": "ControlNet",
-    "upscale_model": "upscaler",
-    "clip_vision": "vision encoder",
-    "config": "configuration",
-    "tokenizer": "tokenizer",
-    "licence": "licence",
-    "other": "file",
-}
-
 
 # --- the machine -------------------------------------------------------------------------------
 

@@ -20,8 +20,6 @@ from provisioner.events import Event
 from provisioner.models import AsideEntry, Finding, Machine, Manifest, Plan, Report
 from provisioner.redact import printable, redact
 from provisioner.report import all_errors
-from provisioner.torch_models import TorchChoice
-from provisioner.ui.catalogue import machine_blocks, manifest_blocks, manifests_blocks
 from provisioner.ui.complaints import defect_blocks, error_blocks
 from provisioner.ui.progress import Progress
 from provisioner.ui.stream import Output
@@ -31,6 +29,7 @@ from provisioner.ui.text import BLANK, Block, Para, laid_out, span
 if TYPE_CHECKING:
     from provisioner.changes import Change
     from provisioner.smoke_models import SmokeTest
+    from provisioner.torch_models import TorchChoice
 
 Mode = Literal["human", "json", "events"]
 
@@ -167,6 +166,8 @@ class Ui:
 
     def show_machine(self, machine: Machine, choice: TorchChoice | None = None) -> None:
         """Show what was probed, and the torch build that suits it."""
+        from provisioner.ui.catalogue import machine_blocks
+
         blocks = machine_blocks(machine)
         if choice is not None:
             from provisioner.ui.torch import torch_blocks
@@ -181,10 +182,14 @@ class Ui:
 
     def show_manifests(self, manifests: Sequence[Manifest]) -> None:
         """List manifests with their sets."""
+        from provisioner.ui.catalogue import manifests_blocks
+
         self._result(manifests_blocks(manifests))
 
     def show_manifest(self, manifest: Manifest) -> None:
         """Show one manifest with everything it claims and where each claim was read."""
+        from provisioner.ui.catalogue import manifest_blocks
+
         self._result(manifest_blocks(manifest))
 
     def show_smoke(self, smoke: SmokeTest) -> None:

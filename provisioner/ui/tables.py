@@ -30,8 +30,8 @@ from provisioner.models import (
     Target,
 )
 from provisioner.report import all_findings, label_of, next_command
-from provisioner.ui.catalogue import ROLES, licence_notice_blocks
 from provisioner.ui.complaints import finding_blocks
+from provisioner.ui.roles import ROLES
 from provisioner.ui.text import BLANK, Block, Column, Grid, Line, Para, Row, Span, Style, pair, pair_blocks, span
 from provisioner.words import count, exact_bytes, human_bytes, human_duration
 
@@ -59,6 +59,8 @@ _FILE_COLUMNS = (Column(), Column(is_path=True), Column(align="right"), Column(i
 
 def plan_blocks(plan: Plan) -> list[Block]:
     """Return the plan: a row per file with its fate and the reason, the true totals, the space, the findings."""
+    from provisioner.ui.catalogue import licence_notice_blocks  # a plan speaks of the licence, a report does not
+
     blocks: list[Block] = [_heading("Plan", plan), BLANK]
     blocks += [
         Grid(columns=_FILE_COLUMNS, rows=tuple(_plan_row(plan, artifact) for artifact in plan.set.artifacts)),

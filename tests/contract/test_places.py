@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import platformdirs
 import pytest
 
 from provisioner.adapters.places import (
@@ -56,6 +57,19 @@ def test_a_link_that_leads_nowhere_is_not_taken_for_its_parent(tmp_path: Path) -
 def test_a_name_no_system_can_have_is_an_error_with_a_reason(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot be looked at"):
         file_system_of(tmp_path / "nul\0character")
+
+
+@pytest.mark.parametrize("home", ["/home/x", "", "x", None])
+@pytest.mark.parametrize("state", ["/srv/state", "", " ", "state", "~/state", None])
+def test_the_state_folder_is_where_platformdirs_has_it(
+    home: str | None, state: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("HOME", home), ("XDG_STATE_HOME", state)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    assert state_folder() == platformdirs.user_state_path("klein-setup", appauthor=False)
 
 
 def test_own_folders_are_named_for_the_program() -> None:

@@ -7,7 +7,6 @@ lies in the snapshot.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 from collections.abc import Callable
@@ -80,6 +79,8 @@ def _new_link(pointer: Path, blob: Path, symlink: Symlink) -> Path | None:
 
 def remove_waiting_links(pointer: Path) -> None:
     """Remove links to a blob that a killed run left waiting for the name of a snapshot path; raises OSError."""
+    import glob
+
     for path in pointer.parent.glob(f"{glob.escape(pointer.name)}.*.tmp"):
         number = path.name.removeprefix(pointer.name + ".").removesuffix(".tmp")
         if number.isdecimal() and path.is_symlink() and path.readlink().parent.name == "blobs":
