@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     _Handler: TypeAlias = "Callable[[int, FrameType | None], object] | int | None"
 
 
+GC_THRESHOLD = 20_000
+"""Importing, and reading headers, make much that stays; to look through it again and again is a tenth of it all."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM: the run ends as after Ctrl-C, with another status."""
 
@@ -343,7 +347,7 @@ _KEPT = frozenset({"install", "verify", "repair", "smoke-test"})
 
 def run() -> NoReturn:
     """Run one command as a process of its own, and end it."""
-    gc.set_threshold(20_000)  # importing makes much that stays; to look through it again and again is a tenth of it all
+    gc.set_threshold(GC_THRESHOLD)
     status = main()
     gc.freeze()  # nor is it looked through on the way out, which takes 20 ms: the process takes all of it along
     sys.exit(status)

@@ -11,6 +11,7 @@ which is kept in the repository.
 from __future__ import annotations
 
 import argparse
+import gc
 import random
 import struct
 import sys
@@ -23,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from provisioner.cli import GC_THRESHOLD  # noqa: E402
 from provisioner.identify import how_much_to_read, identify, pairing_problems  # noqa: E402 - through the line above
 from provisioner.rehearsal.tiny import load_table, safetensors_header  # noqa: E402
 
@@ -58,6 +60,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
     arguments = parser.parse_args()
+    gc.set_threshold(GC_THRESHOLD)  # as the program sets it
     files_s, files_cpu_s = time_a_folder()
     began, began_cpu = time.monotonic(), time.process_time()
     tally = run(arguments.inputs, random.Random(arguments.seed))  # noqa: S311 - reproducible inputs

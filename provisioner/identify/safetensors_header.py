@@ -14,9 +14,10 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from operator import itemgetter
 from typing import Literal, NamedTuple
 
 from provisioner.identify.quoting import quoted
@@ -373,14 +374,43 @@ def _tensors_of(document: dict[str, object]) -> dict[str, Tensor]:
             if name != "__metadata__":
                 with suppress(_DisagreementError):  # those that do not count have to be of the right form, and no more
                     _tensor(entry)
+    plain = _plain_tensors_of(document)
+    if plain is not None:
+        return plain
     return {name: _tensor(entry) for name, entry in document.items() if name != "__metadata__"}
 
 
-def _tensor(entry: object) -> Tensor:
-    """Check one entry by itself: its fields, its dtype, that its bytes are those of its shape.
+def _plain_tensors_of(document: dict[str, object]) -> dict[str, Tensor] | None:
+    """Return the tensors of a header in which every entry is beyond doubt; None for any other, sound or not.
 
-    Called for every tensor of every file, so there are no calls in it that are not needed.
+    One loop without a call that is not needed, because files have hundreds of tensors and folders hundreds of files;
+    `_tensor` judges the same things in words.  By type, because a bool is an int in Python and not one in JSON.
     """
+    tensors: dict[str, Tensor] = {}
+    for name, entry in document.items():
+        if name == "__metadata__":
+            continue
+        if type(entry) is not dict or len(entry) != 3:
+            return None
+        dtype, shape, place = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+        if type(dtype) is not str or type(shape) is not list or type(place) is not list or len(place) != 2:
+            return None
+        begin, end = place
+        bits = _BITS.get(dtype)
+        if bits is None or type(begin) is not int or type(end) is not int or not 0 <= begin < end < _U64:
+            return None
+        for side in shape:
+            if type(side) is not int or not 0 < side < _U64 or bits >= _U64:
+                return None
+            bits *= side
+        if not bits == 8 * (end - begin) < _U64:
+            return None
+        tensors[name] = _make_tensor((dtype, tuple(shape), begin, end))
+    return tensors
+
+
+def _tensor(entry: object) -> Tensor:
+    """Check one entry by itself: its fields, its dtype, that its bytes are those of its shape."""
     if type(entry) is dict and len(entry) == 3:
         dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     else:
@@ -396,28 +426,18 @@ def _tensor(entry: object) -> Tensor:
     width = _BITS.get(dtype)
     if width is None:
         raise _UnsoundHeaderError("unknown-dtype", f"has tensors of the number format {quoted(dtype)}, unknown here")
-    bits = width
+    count, is_possible = 1, True
     for side in shape:
         if type(side) is not int or not 0 <= side < _U64:
             raise _UnsoundHeaderError("malformed", _NO_TENSOR)
-        if bits < _U64:  # a hostile shape is not multiplied out
-            bits *= side
-    if bits != 8 * (end - begin) or bits >= _U64 or not bits:
-        _check_size(shape, width)
-    if bits != 8 * (end - begin):
+        if is_possible:  # the library refuses what overflows on the way, even if a zero follows
+            count *= side
+            is_possible = count < _U64
+    if not is_possible or count * width >= _U64:
+        raise _DisagreementError("malformed", "has a tensor larger than any file")
+    if count * width != 8 * (end - begin):
         raise _DisagreementError("malformed", "has a tensor whose shape and place in the file do not agree")
     return _make_tensor((dtype, tuple(shape), begin, end))
-
-
-def _check_size(shape: Sequence[int], width: int) -> None:
-    """Refuse a tensor that overflows: the library counts on the way, so a zero that follows does not help."""
-    count = 1
-    for side in shape:
-        count *= side
-        if count >= _U64:
-            break
-    if count * width >= _U64:
-        raise _DisagreementError("malformed", "has a tensor larger than any file")
 
 
 def _odd_entry(entry: object) -> tuple[object, object, object]:
@@ -431,10 +451,13 @@ def _odd_entry(entry: object) -> tuple[object, object, object]:
     return entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
 
 
+_place_of = itemgetter(2, 3)
+
+
 def _payload_bytes(tensors: Mapping[str, Tensor]) -> int:
     """Return where the last tensor ends; every one has to begin where the one before it ended."""
     position = 0
-    places = sorted([tensor[2:] for tensor in tensors.values()])
+    places = sorted(map(_place_of, tensors.values()))
     for begin, end in places:
         if begin != position:
             raise _UnsoundHeaderError("malformed", "has gaps or overlaps between its tensors")

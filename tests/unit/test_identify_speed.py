@@ -13,7 +13,7 @@ from tests.support.model_headers import header_bytes_of, published
 
 FILES = 1000
 # Of processor time: what others do on the machine at the same time is not counted.  Measuring coverage is.
-LONGEST_S = 6.0 if sys.gettrace() is None else 30.0
+LONGEST_S = 5.0 if sys.gettrace() is None else 30.0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="NTFS reserves what `truncate` asks for; this asks for 6 TB")
