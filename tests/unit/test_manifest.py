@@ -919,9 +919,7 @@ def test_schema_and_reader_agree_on_which_keys_must_be_there(path: Path_) -> Non
 def test_a_stand_in_goes_on_where_a_value_was_refused() -> None:
     issues = Issues("x", hint="")
     read: Callable[[Place], str] = read_text
-    assert (
-        take(Place(Scalar(3, "1.5", is_bare=True), issues, key="a"), Kind("a word", read, "stand-in")) == "stand-in"
-    )
+    assert take(Place(Scalar(3, "1.5", is_bare=True), issues, key="a"), Kind("a word", read, "stand-in")) == "stand-in"
     with pytest.raises(ManifestError) as caught:
         issues.throw_if_any()
     assert caught.value.issues == (
