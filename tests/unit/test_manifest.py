@@ -923,6 +923,6 @@ def test_a_stand_in_goes_on_where_a_value_was_refused() -> None:
     with pytest.raises(ManifestError) as caught:
         issues.throw_if_any()
     assert caught.value.issues == (
-        "x:3: a.b: is '1.5' without quotes, which YAML reads as a number; "
+        "x:3: a: is '1.5' without quotes, which YAML reads as a number; "
         "expected quotes around it, if the text is meant",
     )
