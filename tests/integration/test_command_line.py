@@ -32,6 +32,7 @@ KEYS = {
     "findings",
     "space",
     "errors",
+    "next_command",
     "details",
 }
 
