@@ -395,15 +395,16 @@ def node_of(plain: object) -> Node:
     if type(plain) is not list or len(plain) not in (2, 3) or type(plain[0]) is not int:
         raise ValueError("this is no tree of a YAML text")
     line, content = plain[0], plain[1]
-    if type(content) is str and len(plain) == 3:
-        return Scalar(line, content, is_bare=plain[2] is True)
-    if type(content) is list:
+    if len(plain) == 3:
+        if type(content) is str and type(plain[2]) is bool:
+            return Scalar(line, content, is_bare=plain[2])
+    elif type(content) is list:
         sequence = Sequence(line)
         sequence.items = [node_of(item) for item in content]
         return sequence
-    if type(content) is dict:
+    elif type(content) is dict:
         mapping = Mapping(line)
-        mapping.entries = {key: (entry[0], node_of(entry[1])) for key, entry in content.items()}
+        mapping.entries = {key: (key_line, node_of(value)) for key, (key_line, value) in content.items()}
         if all(type(key_line) is int for key_line, _ in mapping.entries.values()):
             return mapping
     raise ValueError("this is no tree of a YAML text")

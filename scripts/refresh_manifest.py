@@ -104,9 +104,10 @@ class HubReader:
     """
 
     def __init__(self, address: str, token: Token | None) -> None:
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read once, at the first import
         from huggingface_hub import HfApi, get_session
+        from huggingface_hub.utils import disable_progress_bars
 
+        disable_progress_bars()
         get_session().timeout = TIMEOUT_S
         self._address = address
         self._has_token = token is not None

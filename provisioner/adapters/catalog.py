@@ -58,9 +58,10 @@ def read_manifest_text(name_or_path: str, *, folder: Path | None = None) -> tupl
         The file is missing, unreadable, no regular file, longer than 1 MiB, or not UTF-8.
     """
     name = f"{name_or_path}.yaml"
-    if _is_bare(name_or_path) and name_or_path not in _NO_MODELS and ((folder or shipped_folder()) / name).is_file():
-        return _decode(_read(folder or shipped_folder(), name, label=name), name), name
-    if not name_or_path or (_is_bare(name_or_path) and not _exists(name_or_path)):
+    shipped = folder or shipped_folder()
+    if _is_bare(name_or_path) and name_or_path not in _NO_MODELS and _exists(shipped / name):
+        return _decode(_read(shipped, name, label=name), name), name
+    if not name_or_path or (_is_bare(name_or_path) and not _exists(Path(name_or_path))):
         _refuse_unknown(name_or_path, shipped_manifests(folder))
     return _decode(_read(Path(), name_or_path, label=name_or_path), name_or_path), name_or_path
 
@@ -104,9 +105,9 @@ def _is_bare(name: str) -> bool:
     return not any(each in name for each in "/\\") and not name.casefold().endswith((".yaml", ".yml"))
 
 
-def _exists(name: str) -> bool:
+def _exists(path: Path) -> bool:
     try:
-        return Path(name).exists()
+        return path.exists()
     except (OSError, ValueError):  # a name no file system takes, or one with a NUL in it
         return False
 

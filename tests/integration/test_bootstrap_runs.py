@@ -27,7 +27,7 @@ WINDOWS = os.name == "nt"
 CLI = """
 import json, os, sys
 
-def main():
+def run():
     import tiny
     answer = {
         "arguments": sys.argv[1:],
@@ -37,7 +37,7 @@ def main():
         "isolated": sys.flags.isolated,
     }
     print(json.dumps(answer))
-    return 9
+    sys.exit(9)
 """
 
 

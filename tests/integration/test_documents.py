@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from provisioner.adapters.catalog import read_manifest_text, shipped_manifests
@@ -156,6 +156,9 @@ JSON = st.recursive(
 
 
 @given(JSON)
+@example([0, "", 5])
+@example([0, [], 5])
+@example([0, {"": [0, [0, "", True], 5]}])
 def test_any_json_is_a_tree_or_refused(value: object) -> None:
     try:
         node = node_of(value)
