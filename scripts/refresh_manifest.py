@@ -105,7 +105,7 @@ class HubReader:
 
     def __init__(self, address: str, token: Token | None) -> None:
         from huggingface_hub import HfApi, get_session
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()
         get_session().timeout = TIMEOUT_S
