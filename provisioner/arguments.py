@@ -7,8 +7,9 @@ then does is `cli`'s business: the parser only writes its name under ``run``.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from provisioner import __version__
 from provisioner.errors import UsageError
@@ -18,19 +19,6 @@ if TYPE_CHECKING:
 
     Subparsers: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
-COMMANDS = (
-    "install",
-    "plan",
-    "detect",
-    "verify",
-    "repair",
-    "smoke-test",
-    "rehearse",
-    "report",
-    "aside",
-    "uninstall",
-    "manifest",
-)
 _HELP_COLUMNS = 80  # until the terminal is asked
 _EPILOG = """\
 exit status: 0 as the manifest asks; 1 findings; 2 usage or manifest; 3 machine; 4 disk; 5 network; 6 access;
@@ -67,49 +55,8 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message[:1].upper()}{message[1:]}.", hint=f"{self.prog} --help shows what there is.")
 
 
-class _Unread:
-    """Stands for the options of a command that was not given: making them all takes 20 ms, and nobody asks."""
-
-    def __init__(self, prog: str = "") -> None:
-        self.prog = prog
-
-    def add_argument(self, *_: object, **__: object) -> None:
-        """Take an option and forget it."""
-
-    def add_argument_group(self, *_: object, **__: object) -> _Unread:
-        """Return what forgets options."""
-        return self
-
-    def add_subparsers(self, **_: object) -> _Unread:
-        """Return what forgets commands."""
-        return self
-
-    def add_parser(self, name: str, **_: object) -> _Unread:
-        """Return what forgets options."""
-        return _Unread(f"{self.prog} {name}")
-
-    def set_defaults(self, **_: object) -> None:
-        """Forget them."""
-
-
-class _OnlyOne:
-    """The list of commands, of which only one gets its options."""
-
-    def __init__(self, subparsers: Subparsers, command: str) -> None:
-        self._subparsers = subparsers
-        self._command = command
-
-    def add_parser(self, name: str, **options: Any) -> Any:  # noqa: ANN401 - argparse says no more
-        """Add a command; return its parser, or something that forgets what it is told."""
-        if name == self._command:
-            return self._subparsers.add_parser(name, **options)
-        if self._command not in COMMANDS:  # the help lists them, and a complaint does
-            self._subparsers.add_parser(name, **options)
-        return _Unread(name)
-
-
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """Return the command line: all of it, or with the options of one command alone."""
+    """Return the command line: all of it, or one command alone, for making all their options takes 20 ms."""
     parser = _Parser(
         prog="klein-setup",
         description="Takes a machine from nothing to a proven FLUX.2 [klein] picture, and keeps it there.",
@@ -118,19 +65,10 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"klein-setup {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", prog=parser.prog)
-    subparsers = commands if command is None else cast("Subparsers", _OnlyOne(commands, command))
-    add_install_parser(subparsers)
-    add_plan_parser(subparsers)
-    add_detect_parser(subparsers)
-    add_verify_parser(subparsers)
-    add_repair_parser(subparsers)
-    add_smoke_test_parser(subparsers)
-    add_rehearse_parser(subparsers)
-    add_report_parser(subparsers)
-    add_aside_parser(subparsers)
-    add_uninstall_parser(subparsers)
-    add_manifest_parser(subparsers)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", prog=parser.prog)
+    for name, add in _ADDERS.items():
+        if command == name or command not in _ADDERS:  # the help lists them all, and a complaint does
+            add(subparsers)
     return parser
 
 
@@ -482,3 +420,19 @@ def _seconds(text: str) -> float:
         message = f"{text!r} is not a time from 0.1 to 3600 seconds"
         raise argparse.ArgumentTypeError(message)
     return seconds
+
+
+_ADDERS: dict[str, Callable[[Subparsers], None]] = {
+    "install": add_install_parser,
+    "plan": add_plan_parser,
+    "detect": add_detect_parser,
+    "verify": add_verify_parser,
+    "repair": add_repair_parser,
+    "smoke-test": add_smoke_test_parser,
+    "rehearse": add_rehearse_parser,
+    "report": add_report_parser,
+    "aside": add_aside_parser,
+    "uninstall": add_uninstall_parser,
+    "manifest": add_manifest_parser,
+}
+COMMANDS = tuple(_ADDERS)

@@ -6,6 +6,7 @@ environment variable or a network.  Sizes are bytes, times are seconds, paths ar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -33,6 +34,22 @@ Role = Literal[
     "licence",
     "other",
 ]
+ROLE_WORDS: Mapping[Role, str] = {
+    "diffusion_model": "diffusion model",
+    "text_encoder": "text encoder",
+    "vae": "VAE",
+    "checkpoint": "checkpoint",
+    "lora": "LoRA",
+    "controlnet": "ControlNet",
+    "upscale_model": "upscaler",
+    "clip_vision": "vision encoder",
+    "config": "configuration",
+    "tokenizer": "tokenizer",
+    "licence": "licence",
+    "other": "file",
+}
+"""What a person calls each kind of file."""
+
 TargetKind = Literal["comfyui", "hf_cache"]
 OperatingSystem = Literal["linux", "windows", "macos", "other"]
 

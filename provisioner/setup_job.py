@@ -34,7 +34,6 @@ from provisioner.program_job import (
 from provisioner.records import dataclass, field, replace
 from provisioner.reverify_job import remember_proven, take_snapshot
 from provisioner.smoke_job import SmokeWish, run_smoke_test
-from provisioner.uninstall_job import clear_leftovers
 
 if TYPE_CHECKING:
     from provisioner.parts import Part
@@ -92,7 +91,7 @@ def run_setup(job: Job, wish: SetupWish, face: Face, command: str = "install") -
         return report
     if setup.plan is not None:
         report = run_environment(job, command, report, wish.environment, ask=face.ask, say=face.say, is_announced=True)
-        clear_leftovers(job, setup.environment)
+        job.bench.environments.clear_leftovers(setup.environment, progress=job.bench.notice)
         install_packages(job, _app(job), _tree(setup), setup.environment, has_uv=wish.environment.has_uv, say=face.say)
     program = None if setup.program is None else look_at_program(job)
     if program is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from provisioner.commands import Ask, Job, need_yes
 from provisioner.environment_job import EnvironmentWish, folder_of
 from provisioner.errors import EXIT_OK, UsageError
-from provisioner.models import STATE_FOLDER, ComfyTarget, Finding, Report
+from provisioner.models import ComfyTarget, Finding, Report
 from provisioner.records import dataclass
 from provisioner.words import human_bytes
 
@@ -114,27 +114,6 @@ def _environment_of_ours(job: Job, wish: UninstallWish) -> Path | None:
     return where if seen.receipt is not None or seen.interrupted is not None else None
 
 
-def clear_leftovers(job: Job, where: Path) -> None:
-    """Remove what a killed run left beside an environment, wheels included; not for one that is still to be made.
-
-    Raises
-    ------
-    StorageError
-        The system refused.
-    LockHeldError
-        Another run makes it just now, and it is not to be waited for.
-    """
-    from provisioner.adapters.environment.aside import Work, only_one, remove_tree
-
-    work = Work(where)
-    if work.journal() is None:
-        return
-    with only_one(where, wait=job.bench.settings.wait_for_lock, notice=job.bench.notice):
-        if work.journal() is not None:
-            work.recover()
-            remove_tree(work.folder)
-
-
 def _tree_of_ours(job: Job) -> Path | None:
     if not isinstance(job.target, ComfyTarget) or job.target.models.name != "models":
         return None
@@ -153,8 +132,6 @@ def _remove_files(files: tuple[Owned, ...]) -> tuple[Finding, ...]:
             drop_claims(each.root, [each.relative])
     left = []
     for root in dict.fromkeys(each.root for each in files):
-        for half_written in (root / STATE_FOLDER).glob("*.json.*.tmp"):  # of a run that was killed
-            half_written.unlink(missing_ok=True)
         stays = forget_root(root)
         if stays:
             left.append(
@@ -173,7 +150,7 @@ def _remove_programs(
     job: Job, environment: Path | None, tree: Path | None, say: Callable[[str], None]
 ) -> tuple[Finding, ...]:
     if environment is not None:
-        clear_leftovers(job, environment)
+        job.bench.environments.clear_leftovers(environment, progress=job.bench.notice)
         if job.bench.environments.observe(environment).receipt is not None:
             job.bench.environments.remove(environment)
     if tree is None:

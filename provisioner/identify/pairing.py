@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from provisioner.identify.values import Identity, Kind
-from provisioner.models import Finding, Role
+from provisioner.models import ROLE_WORDS, Finding, Role
 
 
 class _Needs(NamedTuple):
@@ -46,14 +46,6 @@ _LOADER_WORDS: Mapping[Kind, str] = {
     "empty": "Error while deserializing header: header too small",
     "html": "Error while deserializing header: header too large",
     "truncated": "Error while deserializing header: incomplete metadata, file not fully covered",
-}
-_PLACES: Mapping[Role, str] = {
-    "diffusion_model": "diffusion model",
-    "text_encoder": "text encoder",
-    "vae": "VAE",
-    "checkpoint": "checkpoint",
-    "lora": "LoRA",
-    "controlnet": "ControlNet",
 }
 _FEWEST_BASE_STEPS = 10  # half of the official 20; the distilled model's are 4
 
@@ -103,7 +95,7 @@ def pairing_problems(
 
 def _alone(role: Role, identity: Identity) -> Iterator[Finding]:
     """Say what is wrong with a file whatever stands beside it."""
-    place = _PLACES[role]
+    place = ROLE_WORDS[role]
     if identity.kind in ("safetensors", "gguf"):
         yield from identity.findings
         if identity.role is not None and identity.role != role:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from provisioner.models import (
+    ROLE_WORDS,
     Artifact,
     ArtifactSet,
     Gpu,
@@ -18,7 +19,6 @@ from provisioner.models import (
     Provenance,
     Source,
 )
-from provisioner.ui.roles import ROLES
 from provisioner.ui.text import BLANK, Block, Column, Grid, Para, Row, Span, pair, pair_blocks, span
 from provisioner.words import count, exact_bytes, gib, human_bytes, listing
 
@@ -153,7 +153,7 @@ def _set_blocks(manifest: Manifest, chosen: ArtifactSet) -> list[Block]:
         line=(Span("Set ", "title"), Span(chosen.id, "title"), Span(f"{default}  {chosen.title}; for {target}")), hang=2
     )
     rows = tuple(
-        Row((Span(ROLES[each.role], "dim"), Span(_wanted_path(each)), Span(human_bytes(each.size))))
+        Row((Span(ROLE_WORDS[each.role], "dim"), Span(_wanted_path(each)), Span(human_bytes(each.size))))
         for each in chosen.artifacts
     )
     grid = Grid(columns=(Column(), Column(is_path=True), Column(align="right")), rows=rows)

@@ -178,7 +178,7 @@ class Ui:
     def show_plan(self, plan: Plan) -> None:
         """Show what would be done, why, and the true bytes."""
         self._progress.expect(plan)
-        self._result(plan_blocks(plan))
+        self._on_the_way(plan_blocks(plan))
 
     def show_manifests(self, manifests: Sequence[Manifest]) -> None:
         """List manifests with their sets."""
@@ -196,7 +196,7 @@ class Ui:
         """Show a picture's figures."""
         from provisioner.ui.smoke import smoke_blocks
 
-        self._result(smoke_blocks(smoke))
+        self._on_the_way(smoke_blocks(smoke))
 
     def show_aside(self, entries: Sequence[AsideEntry]) -> None:
         """Show what was set aside."""
@@ -216,7 +216,7 @@ class Ui:
         """Show what moved since everything was proven, and what no longer holds."""
         from provisioner.ui.changes import changes_blocks
 
-        self._result(changes_blocks(changes, checked, findings, mend))
+        self._on_the_way(changes_blocks(changes, checked, findings, mend))
 
     def write_document(self, document: object) -> None:
         """Write a JSON document of its own as the result, for people to keep."""
@@ -241,9 +241,15 @@ class Ui:
         self._out.flush()
 
     def _result(self, blocks: Sequence[Block]) -> None:
+        """Write what the command was asked for."""
         self.close()
-        if self._mode == "human" and not self._is_quiet:
+        if self._mode == "human":
             self._write(self._out, [*blocks, BLANK])
+
+    def _on_the_way(self, blocks: Sequence[Block]) -> None:
+        """Write what goes before the result."""
+        if not self._is_quiet:
+            self._result(blocks)
 
     # --- when it goes wrong ---
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from provisioner.layout import known_as
 from provisioner.models import (
+    ROLE_WORDS,
     STATE_FOLDER,
     Artifact,
     Basis,
@@ -31,7 +32,6 @@ from provisioner.models import (
 )
 from provisioner.report import all_findings, label_of, next_command
 from provisioner.ui.complaints import finding_blocks
-from provisioner.ui.roles import ROLES
 from provisioner.ui.text import BLANK, Block, Column, Grid, Line, Para, Row, Span, Style, pair, pair_blocks, span
 from provisioner.words import count, exact_bytes, human_bytes, human_duration
 
@@ -141,7 +141,7 @@ def _place(plan: Plan, artifact: Artifact, steps: Sequence[Step], check: Check |
 
 def _plan_notes(artifact: Artifact, steps: Sequence[Step], check: Check | None, target: Target) -> list[Line]:
     """Return why, what happens to what is there, and what that is."""
-    role = ROLES[artifact.role]
+    role = ROLE_WORDS[artifact.role]
     reasons = _distinct([step.reason for step in steps])
     if not reasons:
         basis = _BASES[check.basis] if check is not None and check.status == "ok" else ""

@@ -191,6 +191,13 @@ def test_quiet_leaves_errors_and_the_result() -> None:
     assert "1 of 1 file is not as the manifest asks." in run.out.getvalue()
 
 
+def test_what_a_command_was_asked_for_is_shown_quietly_too() -> None:
+    run = Piped(quiet=True)
+    run.ui.show_manifest(plan().manifest)
+    assert plan().manifest.id in run.out.getvalue()
+    assert run.err.getvalue() == ""
+
+
 def test_an_error_is_said_once_with_what_to_do() -> None:
     run = Piped()
     error = UnreachableError("huggingface.co cannot be reached.", hint="Check the network.")

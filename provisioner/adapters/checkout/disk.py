@@ -16,9 +16,7 @@ from pathlib import Path
 from provisioner.adapters.checkout.git_tree import top_entries, tree_id
 from provisioner.adapters.turns import hold_lock, lock_among_temporary_files
 from provisioner.checkout_models import CheckoutReceipt, TreeFile, WayBack
-from provisioner.errors import (
-    StorageError,
-)
+from provisioner.errors import StorageError
 from provisioner.models import STATE_FOLDER
 from provisioner.refusals import storage_error
 

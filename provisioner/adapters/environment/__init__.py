@@ -425,11 +425,23 @@ class Environments:
         path = _absolute(where) / CONSTRAINTS
         return constraint_variables(path) if path.is_file() else {}
 
-    def recover(self, where: Path) -> str | None:
-        """Put right what an interrupted building left, and say what was done; None where there was nothing."""
+    def clear_leftovers(self, where: Path, *, progress: Progress = _silent) -> None:
+        """Remove what a killed run left beside an environment, wheels included; not for one that is still to be made.
+
+        Raises
+        ------
+        StorageError
+            The system refused.
+        LockHeldError
+            Another run makes it just now, and it is not to be waited for.
+        """
         where = _absolute(where)
-        with only_one(where, wait=self.waits_for_lock, notice=_silent):
-            return Work(where).recover()
+        work = Work(where)
+        if work.journal() is None:
+            return
+        with only_one(where, wait=self.waits_for_lock, notice=progress):
+            if work.recover() is not None:
+                remove_tree(work.folder)
 
     @property
     def _means(self) -> Means:

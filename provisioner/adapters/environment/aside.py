@@ -23,10 +23,7 @@ from typing import Literal
 
 from provisioner.adapters.turns import hold_lock, lock_among_temporary_files
 from provisioner.environment import EnvironmentReceipt, parse_receipt
-from provisioner.errors import (
-    FileInUseError,
-    StorageError,
-)
+from provisioner.errors import FileInUseError, StorageError
 from provisioner.models import STATE_FOLDER
 from provisioner.records import dataclass
 from provisioner.refusals import storage_error

@@ -130,9 +130,10 @@ def forget_root(root: Path) -> tuple[Path, ...]:
     state = root / STATE_FOLDER
     if read_receipt(root):
         return (state,)
-    for name in (receipt_path(root).name, "lock", "proven.json"):
+    half_written = state.glob("*.json.*.tmp")  # by a run that was killed
+    for path in (receipt_path(root), state / "lock", state / "proven.json", *half_written):
         with contextlib.suppress(OSError):
-            (state / name).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
     _forget_commits(root)
     with contextlib.suppress(OSError):
         (state / "aside").rmdir()
