@@ -36,6 +36,7 @@ from provisioner.errors import (
     UsageError,
 )
 from provisioner.torch_models import TorchBuild, TorchSet
+from tests.support.quick_venv import QuickEnvironments
 from tests.support.wheels import Faults, Toy, ToyIndex, own_pip, serving, torch_set
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,12 +78,17 @@ def variables(index: ToyIndex, more: Mapping[str, str] | None = None) -> dict[st
 
 
 def environments(
-    index: ToyIndex, tmp: Path, *, probe: str = GOOD_PROBE, more: Mapping[str, str] | None = None
+    index: ToyIndex,
+    tmp: Path,
+    *,
+    probe: str = GOOD_PROBE,
+    more: Mapping[str, str] | None = None,
+    kind: type[Environments] = Environments,
 ) -> Environments:
     script = tmp / "toy_probe.py"
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(probe, encoding="utf-8")
-    return Environments(run=run, environ=variables(index, more), home=tmp, probe_script=script, pause_s=0.01)
+    return kind(run=run, environ=variables(index, more), home=tmp, probe_script=script, pause_s=0.01)
 
 
 def build(index: ToyIndex, *sets: TorchSet, tag: str | None = "cu130") -> TorchBuild:
@@ -391,7 +397,7 @@ def test_wheels_can_be_brought_by_another_engine(made: Path, tmp_path: Path, ind
 def test_a_failed_proof_leaves_the_environment_that_was_there(own: Path, tmp_path: Path, index: ToyIndex) -> None:
     before = read_receipt(own)
     with pytest.raises(CommandError, match="wrong numbers"):
-        environments(index, tmp_path, probe=BAD_PROBE).create(build(index), own)
+        environments(index, tmp_path, probe=BAD_PROBE, kind=QuickEnvironments).create(build(index), own)
     assert read_receipt(own) == before
     assert codes(own, environments(index, tmp_path)) <= {"building-interrupted"}
     assert not own.with_name("~venv").exists()
@@ -401,17 +407,17 @@ def test_a_kill_in_the_middle_costs_only_the_wheel_in_flight(own: Path, tmp_path
     before = read_receipt(own)
     with serving([*torch_set("cu130", padding=3_000_000), own_pip()]) as slow:
         order = {toy.name: toy.file_name for toy in slow.toys}
-        envs = environments(slow, tmp_path)
+        envs = environments(slow, tmp_path, kind=QuickEnvironments)
         code = (
             "import json, sys\n"
             "from pathlib import Path\n"
-            "from provisioner.adapters.environment import Environments\n"
             "from provisioner.adapters.process import run\n"
             "from provisioner.torch_models import TorchBuild, TorchSet\n"
+            "from tests.support.quick_venv import QuickEnvironments\n"
             "where, probe, url = sys.argv[1:]\n"
             "releases = TorchSet(torch='2.14.1', torchvision='0.29.1', torchaudio='2.11.0')\n"
             "build = TorchBuild(torch_backend='cu130', index_url=url, local_tag='cu130', sets=(releases,))\n"
-            "Environments(run=run, probe_script=Path(probe)).create(build, Path(where), progress=print)\n"
+            "QuickEnvironments(run=run, probe_script=Path(probe)).create(build, Path(where), progress=print)\n"
         )
         slow.faults.cut_after = {}
         process = subprocess.Popen(
@@ -472,7 +478,7 @@ def test_a_full_disk_leaves_the_environment_that_was_there(tmp_path: Path, index
             serving([*torch_set("cu130", padding=60_000_000), own_pip()]) as large,
             pytest.raises(InsufficientSpaceError, match="full"),
         ):
-            environments(large, tmp_path).create(build(large), where)
+            environments(large, tmp_path, kind=QuickEnvironments).create(build(large), where)
         assert (where / "pyvenv.cfg").read_text(encoding="utf-8") == "home = /nowhere\n"
         assert not where.with_name("~venv").exists()
     finally:
@@ -484,7 +490,7 @@ def test_a_broken_environment_of_somebody_elses_is_kept_beside_the_new_one(tmp_p
     (where / "bin").mkdir(parents=True)
     (where / "pyvenv.cfg").write_text("home = /gone/bin\n", encoding="utf-8")
     (where / "bin" / "python").symlink_to("/gone/bin/python3.11")
-    envs = environments(index, tmp_path)
+    envs = environments(index, tmp_path, kind=QuickEnvironments)
     assert codes(where, envs) == {"environment-broken"}
     assert "/gone/bin/python3.11" in (envs.observe(where).broken or "")
     said: list[str] = []

@@ -29,7 +29,9 @@ from provisioner.environment_job import EnvironmentWish, run_environment, verify
 from provisioner.errors import KleinError
 from provisioner.torch_wish import TorchWish
 from provisioner.wiring import Settings, Workbench
+from tests.support import quick_venv
 
+quick_venv.exchange()
 action, tree, manifest, index, probe = sys.argv[1:]
 settings = Settings(probe_script=Path(probe), remembers=False)
 bench = Workbench(settings=settings, events=lambda event: print(event, flush=True))
@@ -88,6 +90,7 @@ class Studio:
             "KLEIN_SETUP_MACHINE": str(folder / "machine.json"),
             "PIP_INDEX_URL": index.url,
             "PIP_CONFIG_FILE": os.devnull,
+            "PIP_RETRIES": "0",
             "PIP_EXTRA_INDEX_URL": None,
             "PIP_FIND_LINKS": None,
             "PATH": f"{Path(sys.executable).resolve().parent}{os.pathsep}{os.environ['PATH']}",

@@ -41,28 +41,17 @@ print(json.dumps({"ok": True, "failures": [], "devices": [], "python": sys.versi
     "torch": {"cuda": torch.version.cuda, "arch_list": ["sm_86"]}}))
 """
 DRIVER = """
-import json, shutil, subprocess, sys
+import json, sys
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from provisioner.adapters import environment
 from provisioner import cli, program_job
 from provisioner.comfy_models import ComfyRelease
+from tests.support import quick_venv
 
 probe, pinned, *arguments = sys.argv[1:]
 environment.PROBE = Path(probe)
-pip = metadata.distribution("pip")
-
-def make_venv(self, python, folder, prompt):
-    subprocess.run([python.path, "-m", "venv", "--without-pip", "--prompt", prompt, folder], check=True)
-    site = next(folder.rglob("site-packages"))
-    for name in ("pip", f"pip-{pip.version}.dist-info"):
-        shutil.copytree(Path(pip.locate_file(name)), site / name)
-    script = folder / "bin" / "pip"
-    script.write_text(f"#!{folder / 'bin' / 'python'}\\nfrom pip._internal.cli.main import main\\nmain()\\n")
-    script.chmod(0o755)
-
-environment.Environments._make_venv = make_venv
+quick_venv.exchange()
 table = program_job.read_table()
 release = ComfyRelease(**json.loads(pinned))
 program_job.read_table = lambda: replace(table, pinned=release, releases=(release,))

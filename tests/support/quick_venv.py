@@ -1,0 +1,34 @@
+"""Environments that get their pip in a tenth of a second, for tests that are about what comes after.
+
+Everything else is as ever: a real virtual environment, made by the real ``venv``, with a real pip, which is that of the
+tests.  Unpacking and then replacing the one Python brings takes ten seconds; `test_environment.py` does that too.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from provisioner.adapters import environment
+from provisioner.environment import PythonFacts
+
+
+class QuickEnvironments(environment.Environments):
+    """The real ones, but for how an environment gets its pip."""
+
+    def _make_venv(self, python: PythonFacts, folder: Path, prompt: str) -> None:
+        subprocess.run([python.path, "-m", "venv", "--without-pip", "--prompt", prompt, folder], check=True)
+        site = next(folder.rglob("site-packages"))
+        pip = metadata.distribution("pip")
+        for name in ("pip", f"pip-{pip.version}.dist-info"):
+            shutil.copytree(str(pip.locate_file(name)), site / name)
+        script = folder / "bin" / "pip"
+        script.write_text(f"#!{folder / 'bin' / 'python'}\nfrom pip._internal.cli.main import main\nmain()\n")
+        script.chmod(0o755)
+
+
+def exchange() -> None:
+    """Make every environment of this process a quick one."""
+    environment.Environments._make_venv = QuickEnvironments._make_venv  # type: ignore[method-assign, assignment]
