@@ -74,6 +74,19 @@ def trusted_digests(
     return None
 
 
+def digests_of_beginning(
+    found: Sequence[str | None], *, observed_size: int, size: int, block_size: int
+) -> tuple[str, ...]:
+    """Return the digests of the whole blocks of a truncated file, and an empty one for every other block.
+
+    >>> digests_of_beginning(["a", "b", "c"], observed_size=40, size=70, block_size=16)
+    ('a', 'b', '', '', '')
+    """
+    whole = observed_size // block_size
+    known = tuple(digest or "" for digest in found[:whole])
+    return known + ("",) * (block_count(size, block_size) - len(known))
+
+
 def differing_blocks(found: Sequence[str | None], wanted: Sequence[str]) -> tuple[int, ...]:
     """Return the numbers of the blocks that are not as wanted: other bytes, not there, or not to be read (None).
 
@@ -120,6 +133,8 @@ def damage_sentence(damage: Damage) -> str:
     if damage.observed_size < damage.size:
         inside = tuple(i for i in damage.bad_blocks if (i + 1) * damage.block_size <= damage.observed_size)
         what = f"truncated at byte {damage.observed_size:,} of {damage.size:,}"
+        if damage.trusted_by == "header":
+            return f"{what}, which its header asks for"
         if inside:
             return f"{what}; {_differ(inside, total)}"
         cut = damage.observed_size % damage.block_size  # bytes of a block that is not whole: nobody can say of them

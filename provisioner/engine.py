@@ -193,7 +193,7 @@ class Engine:
                 if proof.sha256 == step.artifact.sha256:
                     break
                 if was_resumed:
-                    self.events(Notice(message=f"{label}: what an earlier run left here was damaged; fetching anew."))
+                    self.events(Notice(message=f"{label}: {_why_anew(step)}; fetching anew."))
                     part.reset()
                     continue
                 if isinstance(step, PatchFile) and step.way == "in-place":
@@ -340,6 +340,12 @@ class _Teller:
 def is_retriable(outcome: Outcome) -> bool:
     """Whether a failed step only means that the next plan takes another way: a copy, or blocks, were no good."""
     return isinstance(outcome.step, (PlaceFile, MoveFile, PatchFile)) and _is_rejection(outcome.error)
+
+
+def _why_anew(step: FetchFile | PatchFile) -> str:
+    if isinstance(step, PatchFile) and step.damage.trusted_by == "header":
+        return "what is there is not the beginning of the right file"
+    return "what an earlier run left here was damaged"
 
 
 def _not_repaired(step: PatchFile, came_from: str, proof: Proof) -> HashMismatchError:

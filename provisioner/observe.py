@@ -13,7 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from provisioner.blocks import Trusted, block_count, damage_sentence, differing_blocks, trusted_digests
+from provisioner.blocks import (
+    Trusted,
+    block_count,
+    damage_sentence,
+    differing_blocks,
+    digests_of_beginning,
+    trusted_digests,
+)
 from provisioner.errors import FileInUseError, UnreadableError
 from provisioner.events import Events, FileProgress
 from provisioner.layout import candidates_for, destination_for
@@ -304,12 +311,31 @@ class Observer:
             survey = self._survey(place, stamp, min(stamp.size, trusted.content.size))
             bad = differing_blocks(survey.blocks, trusted.digests)
             return self._damage(place, stamp, trusted, bad, survey)
+        asked_for = self._size_by_header(place.path, stamp)
         for content in contents:
+            if stamp.size < content.size == asked_for:
+                return self._damage_of_beginning(place, stamp, content)
             if 0 < content.size < stamp.size and not self._is_whole_by_itself(place.path, stamp):
                 proof = self._prefix_proof(place, stamp, content.size)
                 if proof.sha256 == content.sha256:
                     return self._damage(place, stamp, Trusted(content=content, digests=proof.blocks, by="whole"), ())
         return None
+
+    def _damage_of_beginning(self, place: Destination, stamp: Stamp, content: Variant) -> Damage | None:
+        """Return what is missing of a file that is taken for the beginning of a content."""
+        survey = self._survey(place, stamp, stamp.size)
+        digests = digests_of_beginning(
+            survey.blocks, observed_size=stamp.size, size=content.size, block_size=self.store.block_size
+        )
+        bad = tuple(index for index, digest in enumerate(digests) if not digest)
+        return self._damage(place, stamp, Trusted(content=content, digests=digests, by="header"), bad, survey)
+
+    def _size_by_header(self, path: Path, stamp: Stamp) -> int | None:
+        """Return how many bytes a truncated safetensors file would have; None for any other file."""
+        from provisioner.identify import HeaderProblem, read_header
+
+        found = read_header(self.store.head(path), stamp.size)
+        return found.expected_size if isinstance(found, HeaderProblem) and found.code == "truncated" else None
 
     def _is_whole_by_itself(self, path: Path, stamp: Stamp) -> bool:
         """Whether a safetensors header accounts for every byte: then it is another file, and not ours grown longer."""
@@ -514,8 +540,8 @@ def _agrees(claimed: Proof | None, seen: Proof) -> bool:
 
 
 def _basis_of(damage: Damage | None) -> Literal["size", "sha256", "blocks"]:
-    """Return what a verdict about a file of another size rests on: where something can be kept, it was read."""
-    if damage is None:
+    """Return what a verdict about a file of another size rests on: its bytes only where some are known to be right."""
+    if damage is None or damage.trusted_by == "header":
         return "size"
     return "sha256" if damage.trusted_by == "whole" else "blocks"
 

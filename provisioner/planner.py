@@ -238,10 +238,11 @@ def patch_way(check: Check, damage: Damage) -> PatchWay:
     """Return how a damaged file is repaired.
 
     ``beside`` where its bytes have another name (a link is never written through), where the disk does not give all
-    of them (the bad sectors stay with the old file), or where a download of it has begun.  A truncated file is
+    of them (the bad sectors stay with the old file), where nobody knows yet that they are right (it stays as it was
+    until somebody does), or where a download of it has begun.  A truncated file is
     continued under the name of a part, for under its own nothing can load it; any other is repaired in place.
     """
-    if damage.is_shared or damage.unreadable is not None:
+    if damage.is_shared or damage.unreadable is not None or damage.trusted_by == "header":
         return "beside"
     if damage.observed_size < damage.size:
         return "continue" if isinstance(check.destination, ComfyFile) and not check.held_bytes else "beside"
@@ -258,6 +259,8 @@ def _patch_words(step: PatchFile) -> str:
             return f"{fetched} and written in place once the whole is proven"
         case "continue":
             return f"it is continued as a download: {fetched}"
+        case "beside" if step.damage.trusted_by == "header":
+            return f"what is there is copied into a new file, {fetched}, and more if the whole does not come right"
         case "beside":
             return f"the blocks that are right are copied into a new file, {fetched}"
         case _:

@@ -136,6 +136,35 @@ def test_what_a_truncated_file_still_has_is_not_fetched(world: World) -> None:
     world.assert_in_place(wanted)
 
 
+def test_a_truncated_file_that_nobody_has_a_receipt_of_is_continued_all_the_same(world: World) -> None:
+    """As other programs leave it: under its final name, and nobody took the digests of its blocks."""
+    (wanted,) = world.publish(tensors(FIVE))
+    length = 3 * BLOCK_SIZE + 3 * MIB
+    world.plant(world.path(), wanted.data[:length])
+    seen = world.run("verify", "--json")
+    (check,) = seen.json["checks"]
+    assert check["identity"] == f"truncated at byte {length:,} of {FIVE:,}, which its header asks for"
+    assert (check["basis"], check["damage"]["trusted_by"]) == ("size", "header")
+    repaired = world.run("repair", "--json")
+    assert repaired.returncode == 0, repaired.stderr
+    assert world.bytes_served() == FIVE - 3 * BLOCK_SIZE
+    assert (step_of(repaired)["way"], leftovers(world)) == ("beside", [])
+    world.assert_in_place(wanted)
+    assert world.run("verify").returncode == 0
+
+
+def test_a_truncated_file_of_another_content_costs_a_download_and_is_kept(world: World) -> None:
+    (wanted,) = world.publish(tensors(FIVE))
+    another = tensors(FIVE, seed=1)[: 4 * BLOCK_SIZE]  # the same header, other weights
+    world.plant(world.path(), another)
+    repaired = world.run("repair", "--verbose")
+    assert repaired.returncode == 0, repaired.stderr
+    assert "is not the beginning of the right file; fetching anew" in repaired.said
+    assert world.bytes_served() == FIVE - 4 * BLOCK_SIZE + FIVE
+    world.assert_in_place(wanted)
+    assert [path.read_bytes() for path in world.set_aside().values() if path.suffix != ".jsonl"] == [another]
+
+
 def test_what_is_too_long_is_cut_without_asking_anybody(world: World) -> None:
     wanted = installed(world)
     (world.tree / "models" / STATE_FOLDER / "receipt.json").unlink()
@@ -376,8 +405,8 @@ def test_a_bad_sector_is_named_by_its_byte_and_its_block_comes_anew_into_another
 # --- an HF cache -------------------------------------------------------------------------------------
 
 
-@LINKS
-def test_a_blob_of_a_snapshot_is_repaired_in_place(world: World) -> None:
+def cached(world: World) -> tuple[Wanted, Path]:
+    """Install one file into an HF cache; return it and its blob."""
     wanted = Wanted(data=tensors(SIZE))
     world.publish(wanted)
     world.write_manifest(
@@ -387,6 +416,25 @@ def test_a_blob_of_a_snapshot_is_repaired_in_place(world: World) -> None:
     world.hub.wait_until_idle()
     world.hub.clear_requests()
     (blob,) = [path for path in world.cache.rglob("blobs/*") if path.stat().st_size == SIZE]
+    return wanted, blob
+
+
+@LINKS
+def test_a_truncated_blob_that_nobody_has_a_receipt_of_is_continued(world: World) -> None:
+    wanted, blob = cached(world)
+    (receipt,) = world.cache.rglob("receipt.json")
+    receipt.unlink()
+    os.truncate(blob, BLOCK_SIZE + 100)
+    repaired = world.run("repair", "--json", "--hf-cache", world.cache)
+    assert repaired.returncode == 0, repaired.stderr
+    assert (step_of(repaired)["way"], world.bytes_served()) == ("beside", MIB)
+    assert sha256_of(blob) == wanted.sha256
+    assert sorted(path.name for path in blob.parent.iterdir()) == [wanted.sha256]
+
+
+@LINKS
+def test_a_blob_of_a_snapshot_is_repaired_in_place(world: World) -> None:
+    wanted, blob = cached(world)
     with blob.open("r+b") as stream:
         stream.seek(BLOCK_SIZE)
         stream.write(b"?")
