@@ -134,7 +134,7 @@ def damage_sentence(damage: Damage) -> str:
         inside = tuple(i for i in damage.bad_blocks if (i + 1) * damage.block_size <= damage.observed_size)
         what = f"truncated at byte {damage.observed_size:,} of {damage.size:,}"
         if damage.trusted_by == "header":
-            return f"{what}, which its header asks for"
+            return f"truncated at byte {damage.observed_size:,} of the {damage.size:,} its own header asks for"
         if inside:
             return f"{what}; {_differ(inside, total)}"
         cut = damage.observed_size % damage.block_size  # bytes of a block that is not whole: nobody can say of them

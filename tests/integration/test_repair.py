@@ -143,7 +143,7 @@ def test_a_truncated_file_that_nobody_has_a_receipt_of_is_continued_all_the_same
     world.plant(world.path(), wanted.data[:length])
     seen = world.run("verify", "--json")
     (check,) = seen.json["checks"]
-    assert check["identity"] == f"truncated at byte {length:,} of {FIVE:,}, which its header asks for"
+    assert check["identity"] == f"truncated at byte {length:,} of the {FIVE:,} its own header asks for"
     assert (check["basis"], check["damage"]["trusted_by"]) == ("size", "header")
     repaired = world.run("repair", "--json")
     assert repaired.returncode == 0, repaired.stderr

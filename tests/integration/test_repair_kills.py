@@ -180,3 +180,29 @@ def test_a_killed_continuation_of_a_truncated_file_loses_nothing_of_it(world: Wo
     assert done.returncode == 0, done.stderr
     assert world.bytes_served() == SIZE - held
     world.assert_in_place(wanted)
+
+
+@pytest.mark.parametrize("moment", ["the part is there", "what was there is copied", "a block arrived"])
+def test_a_killed_continuation_of_what_another_program_left_changes_no_byte_of_it(world: World, moment: str) -> None:
+    (wanted,) = world.publish(tensors(SIZE))
+    length = BLOCK_SIZE + MIB
+    world.plant(world.path(), wanted.data[:length])
+    world.hub.rate_bytes_s_per_connection = RATE
+    conditions: dict[str, Callable[[], bool]] = {
+        "the part is there": lambda: world.part().exists(),
+        "what was there is copied": lambda: world.blocks_in_log() >= 1,
+        "a block arrived": lambda: world.blocks_in_log() >= 2,
+    }
+    running = world.start("repair", "--connections", "1")
+    until(conditions[moment], running)
+    running.kill()
+    running.wait()
+    assert world.path().read_bytes() == wanted.data[:length]
+    held = max(world.bytes_in_log(), BLOCK_SIZE)
+    world.hub.rate_bytes_s_per_connection = None
+    world.hub.wait_until_idle()
+    world.hub.clear_requests()
+    done = world.run("repair", "--json")
+    assert done.returncode == 0, done.stderr
+    assert world.bytes_served() == SIZE - held
+    world.assert_in_place(wanted)

@@ -404,7 +404,7 @@ def _of_records() -> Iterator[Damage]:
     cut_off = _model("receipt-lost-truncated", 2)
     yield _row(
         "no receipt and truncated", cut_off, lose_receipt(cut(BLOCK_SIZE + 77)),
-        status="size-mismatch", says="which its header asks for",
+        status="size-mismatch", says="its own header asks for",
         fetched=len(cut_off.data) - BLOCK_SIZE, old="aside", kinds=("patch-file",),
     )  # fmt: skip
     yield _row("another program's part beside it", _model("part-beside"), foreign_part(), status="ok", old="untouched")
