@@ -157,6 +157,14 @@ def damage(bad: tuple[int, ...] = (1,), **more: object) -> Damage:
         (damage((5, 6), observed_size=90), {}, "continue", 20, 30, "it is continued as a download: 20 bytes of"),
         (damage((5, 6), observed_size=90), {"held_bytes": 16}, "beside", 20, 100, "copied into a new file"),
         (
+            damage((5, 6), observed_size=90, trusted_by="header"),
+            {"status": "size-mismatch"},
+            "beside",
+            20,
+            100,
+            "and more if the whole does not come right",
+        ),
+        (
             damage(is_shared=True, held_blocks=(1,)),
             {},
             "beside",
