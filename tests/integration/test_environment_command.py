@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from provisioner.machine import machine_record
-from provisioner.models import Gpu, Machine
+from tests.support.studio import PROBE, rtx_4070
 from tests.support.wheels import Faults, ToyIndex, own_pip, serving, torch_set
 from tests.support.world import ROOT, World, tensors
 
@@ -48,13 +48,6 @@ except KleinError as error:
 print(*(f"{finding.code}: {finding.message}" for finding in report.findings), sep="\\n")
 sys.exit(report.exit_status)
 """
-GOOD_PROBE = """
-import json, sys, torch, torchvision, torchaudio
-modules = (torch, torchvision, torchaudio)
-print(json.dumps({"ok": True, "failures": [], "devices": [], "python": sys.version.split()[0],
-    "packages": {each.__name__: each.__version__ for each in modules},
-    "torch": {"cuda": torch.version.cuda, "arch_list": ["sm_86"]}}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +66,8 @@ class Studio:
         self.environment = world.tree / ".venv"
         self.base = index.url
         (folder / "job.py").write_text(JOB, encoding="utf-8")
-        (folder / "probe.py").write_text(GOOD_PROBE, encoding="utf-8")
-        card = Gpu(vendor="nvidia", name="NVIDIA GeForce RTX 4070", index=0, compute_capability=(8, 9))
-        machine = Machine(
-            os="linux",
-            os_release="6.8",
-            is_wsl=False,
-            architecture="x86_64",
-            libc="glibc 2.36",
-            python_version="3.12.3",
-            gpus=(card,),
-            driver_version="580.95.05",
-        )
-        (folder / "machine.json").write_text(json.dumps(machine_record(machine)), encoding="utf-8")
+        (folder / "probe.py").write_text(PROBE, encoding="utf-8")
+        (folder / "machine.json").write_text(json.dumps(machine_record(rtx_4070())), encoding="utf-8")
         self.variables: dict[str, str | None] = {
             "KLEIN_SETUP_MACHINE": str(folder / "machine.json"),
             "PIP_INDEX_URL": index.url,

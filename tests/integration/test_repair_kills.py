@@ -152,6 +152,25 @@ def _restored(world: World, wanted: Wanted) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def kill_repair(world: World, is_so: Callable[[], bool]) -> None:
+    """Start a slow repair with one connection and kill it as soon as something is so."""
+    world.hub.rate_bytes_s_per_connection = RATE
+    running = world.start("repair", "--connections", "1")
+    until(is_so, running)
+    running.kill()
+    running.wait()
+    world.hub.rate_bytes_s_per_connection = None
+    world.hub.wait_until_idle()
+    world.hub.clear_requests()
+
+
+def assert_the_rest_is_fetched(world: World, wanted: Wanted, held: int) -> None:
+    done = world.run("repair", "--json")
+    assert done.returncode == 0, done.stderr
+    assert world.bytes_served() == SIZE - held
+    world.assert_in_place(wanted)
+
+
 @pytest.mark.parametrize("moment", ["the log is there", "it is a part", "a block arrived", "two blocks arrived"])
 def test_a_killed_continuation_of_a_truncated_file_loses_nothing_of_it(world: World, moment: str) -> None:
     wanted = installed(world)
@@ -159,27 +178,17 @@ def test_a_killed_continuation_of_a_truncated_file_loses_nothing_of_it(world: Wo
     path = world.path()
     os.truncate(path, length)
     world.expect(path, wanted.data[:length])
-    world.hub.rate_bytes_s_per_connection = RATE
     conditions: dict[str, Callable[[], bool]] = {
         "the log is there": lambda: world.log().exists(),
         "it is a part": lambda: world.part().exists(),
         "a block arrived": lambda: world.blocks_in_log() >= 2,
         "two blocks arrived": lambda: world.blocks_in_log() >= 3,
     }
-    running = world.start("repair", "--connections", "1")
-    until(conditions[moment], running)
-    running.kill()
-    running.wait()
+    kill_repair(world, conditions[moment])
     there = path if path.exists() else world.part()
     assert there.read_bytes()[:BLOCK_SIZE] == wanted.data[:BLOCK_SIZE]
     held = max(world.bytes_in_log() if world.part().exists() else 0, BLOCK_SIZE)
-    world.hub.rate_bytes_s_per_connection = None
-    world.hub.wait_until_idle()
-    world.hub.clear_requests()
-    done = world.run("repair", "--json")
-    assert done.returncode == 0, done.stderr
-    assert world.bytes_served() == SIZE - held
-    world.assert_in_place(wanted)
+    assert_the_rest_is_fetched(world, wanted, held)
 
 
 @pytest.mark.parametrize("moment", ["the part is there", "what was there is copied", "a block arrived"])
@@ -187,22 +196,11 @@ def test_a_killed_continuation_of_what_another_program_left_changes_no_byte_of_i
     (wanted,) = world.publish(tensors(SIZE))
     length = BLOCK_SIZE + MIB
     world.plant(world.path(), wanted.data[:length])
-    world.hub.rate_bytes_s_per_connection = RATE
     conditions: dict[str, Callable[[], bool]] = {
         "the part is there": lambda: world.part().exists(),
         "what was there is copied": lambda: world.blocks_in_log() >= 1,
         "a block arrived": lambda: world.blocks_in_log() >= 2,
     }
-    running = world.start("repair", "--connections", "1")
-    until(conditions[moment], running)
-    running.kill()
-    running.wait()
+    kill_repair(world, conditions[moment])
     assert world.path().read_bytes() == wanted.data[:length]
-    held = max(world.bytes_in_log(), BLOCK_SIZE)
-    world.hub.rate_bytes_s_per_connection = None
-    world.hub.wait_until_idle()
-    world.hub.clear_requests()
-    done = world.run("repair", "--json")
-    assert done.returncode == 0, done.stderr
-    assert world.bytes_served() == SIZE - held
-    world.assert_in_place(wanted)
+    assert_the_rest_is_fetched(world, wanted, max(world.bytes_in_log(), BLOCK_SIZE))
