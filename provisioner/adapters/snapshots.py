@@ -7,7 +7,6 @@ a bound, and written so that no crash leaves half of it.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import tempfile
@@ -15,8 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from provisioner.changes import Snapshot, parse_snapshot, snapshot_document
-from provisioner.errors import InsufficientSpaceError, NotWritableError, StorageError
 from provisioner.models import STATE_FOLDER
+from provisioner.refusals import storage_error
 
 NAME = "proven.json"
 LARGEST_SNAPSHOT = 1024 * 1024
@@ -78,7 +77,7 @@ def write_snapshot(models: Path, snapshot: Snapshot, *, move: Move = Path.replac
     try:
         _write(path, snapshot_document(snapshot), move)
     except OSError as error:
-        raise _refusal(error, path) from error
+        raise storage_error(error, path) from error
     return path
 
 
@@ -111,22 +110,3 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _refusal(error: OSError, path: Path) -> StorageError:
-    """Return the error of ours for what the system refused."""
-    reason = error.strerror or str(error)
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        kind: type[StorageError] = InsufficientSpaceError
-        message, hint = (
-            f"The disk is full: {path} could not be written ({reason}).",
-            "Free some space and verify again.",
-        )
-    elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        kind = NotWritableError
-        message = f"No permission to write {path} ({reason})."
-        hint = f"Change the owner or the permissions of {path.parent}."
-    else:
-        kind = StorageError
-        message, hint = f"The system could not write {path} ({reason}).", "Look at the disk's health and at the path."
-    return kind(message, hint=hint, path=str(path), errno=error.errno)

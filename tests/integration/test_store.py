@@ -52,7 +52,7 @@ from provisioner.errors import (
     StorageError,
     UnreadableError,
 )
-from provisioner.models import BLOCK_SIZE, Artifact, Damage, Destination, LocalCopy, PatchWay
+from provisioner.models import BLOCK_SIZE, STATE_FOLDER, Artifact, Damage, Destination, LocalCopy, PatchWay
 from provisioner.ports import Claim, Proof, Stamp
 from provisioner.refusals import storage_error
 from tests.support.builders import OTHER_COMMIT, artifact, comfy_file, file_system, hub_blob, hub_file, sha256
@@ -182,6 +182,19 @@ def test_room_that_a_full_disk_granted_in_part_is_given_back(tmp_path: Path) -> 
         os.lseek(part._descriptor, 0, os.SEEK_SET)
         fill(part)
         assert part.seal().sha256 == DIGEST
+
+
+def test_the_log_is_there_before_the_part_takes_room(tmp_path: Path) -> None:
+    """A kill in between would leave a part without a log: somebody else's, as it seems, and as large as the file."""
+    seen: list[bool] = []
+
+    def look(descriptor: int, size: int) -> bool:
+        seen.append(log_path(tmp_path / "x").exists())
+        return True
+
+    with part_of(tmp_path / "x", disk=Disk(reserve=look)):
+        pass
+    assert seen == [True]
 
 
 def test_the_digest_follows_the_frontier_and_the_frontier_the_first_gap(tmp_path: Path) -> None:
@@ -1612,6 +1625,17 @@ def test_waiting_for_the_lock_can_be_cancelled(tmp_path: Path, holder: subproces
             pass
     finally:
         end(holder)
+
+
+def test_records_that_a_killed_run_left_half_written_are_swept(tmp_path: Path) -> None:
+    state = tmp_path / STATE_FOLDER
+    state.mkdir()
+    old, fresh = state / "receipt.json.4711.tmp", state / "proven.json.abc.tmp"
+    for path in (old, fresh):
+        path.write_text("{", encoding="utf-8")
+    os.utime(old, (time.time() - 3600, time.time() - 3600))
+    with hold(tmp_path, wait=False, cancelled=lambda: False, notice=lambda text: None):
+        assert (old.exists(), fresh.exists()) == (False, True)
 
 
 @pytest.mark.parametrize("note", ["", "{", "[]", '{"pid": "x", "host": ""}', None])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from provisioner.adapters.store.durable import make_folder
 from provisioner.adapters.turns import hold_lock
 from provisioner.models import STATE_FOLDER
 from provisioner.ports import Cancelled
+
+_WRITTEN_WITHIN_S = 60.0  # a record has some kilobytes
 
 
 @contextlib.contextmanager
@@ -38,10 +41,19 @@ def hold(root: Path, *, wait: bool, cancelled: Cancelled, notice: Callable[[str]
                 import platform  # five milliseconds that only a run that writes has to pay
 
                 note.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
+            _sweep(folder)
             yield
         finally:
             with contextlib.suppress(OSError):
                 note.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove records that a run was killed over, half written; not one that another program writes just now."""
+    for path in folder.glob("*.json.*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _WRITTEN_WITHIN_S:
+                path.unlink()
 
 
 def _holder(folder: Path) -> str:

@@ -7,6 +7,7 @@ and decides, so a log that lies costs a restart and never a wrong file.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -190,11 +191,14 @@ class PartFile:
         try:
             if self.path.is_symlink():
                 self.path.unlink()  # never write through a link
+            self._start_log()  # first: a part without a log counts as somebody else's
             self._descriptor = os.open(self.path, _OPEN_FLAGS, 0o666)
             self._take_room()
-            self._start_log()
         except OSError as error:
             self._close_descriptors()
+            if not self.path.exists():
+                with contextlib.suppress(OSError):
+                    log_path(self.final).unlink(missing_ok=True)
             raise storage_error(error, self.path) from error
         self._move_frontier()
         self._start(self._hash_behind_frontier, "hash")
