@@ -1627,6 +1627,19 @@ def test_waiting_for_the_lock_can_be_cancelled(tmp_path: Path, holder: subproces
         end(holder)
 
 
+def test_saved_bytes_without_an_index_are_swept_and_nothing_else_is(tmp_path: Path) -> None:
+    folder = tmp_path / STATE_FOLDER / "aside" / "20261123T000000Z" / "vae"
+    unfinished, whole, mine = (folder / name for name in ("a.blocks", "b.blocks", "mine.blocks"))
+    for path in (unfinished / "000000000000000", unfinished / "index.json.17.tmp", whole / "000000000000000"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    (whole / "index.json").write_text("{}", encoding="utf-8")
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine", encoding="utf-8")
+    with hold(tmp_path, wait=False, cancelled=lambda: False, notice=lambda text: None):
+        assert sorted(folder.rglob("*")) == [whole, *sorted(whole.iterdir()), mine, mine / "notes.txt"]
+
+
 def test_records_that_a_killed_run_left_half_written_are_swept(tmp_path: Path) -> None:
     state = tmp_path / STATE_FOLDER
     state.mkdir()

@@ -141,8 +141,8 @@ def save_pieces(
         "pieces": pieces,
         "lost": lost,
     }
-    write_text_durably(kept / _INDEX, json.dumps(index) + "\n")
     say_why(folder, path, kept, reason)
+    write_text_durably(kept / _INDEX, json.dumps(index) + "\n")  # last: without it they are not all there
     return kept
 
 
@@ -168,13 +168,20 @@ def is_aside(root: Path, folder: Path) -> bool:
 
 def drop_unfinished(folder: Path) -> None:
     """Remove saved pieces without an index: a kill came first, and the file still has those bytes."""
-    if (folder / _INDEX).exists():
-        return
     with contextlib.suppress(OSError):
-        for path in folder.iterdir():
-            if path.name.isdecimal():
-                path.unlink()
+        inside = list(folder.iterdir())
+        if any(not (path.name.isdecimal() or path.match(f"{_INDEX}.*.tmp")) for path in inside):
+            return  # an index, or nothing of ours
+        for path in inside:
+            path.unlink()
         folder.rmdir()
+
+
+def drop_all_unfinished(root: Path) -> None:
+    """Remove every unfinished saving below a root; for who has its lock, for another run may be at it."""
+    for path in (root / STATE_FOLDER / "aside").rglob(f"*{_BLOCKS}*"):
+        if path.is_dir() and not path.is_symlink():
+            drop_unfinished(path)
 
 
 def _write_durably(path: Path, data: bytes) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from provisioner.adapters.store.aside import drop_all_unfinished
 from provisioner.adapters.store.durable import make_folder
 from provisioner.adapters.turns import hold_lock
 from provisioner.models import STATE_FOLDER
@@ -42,6 +43,7 @@ def hold(root: Path, *, wait: bool, cancelled: Cancelled, notice: Callable[[str]
 
                 note.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
             _sweep(folder)
+            drop_all_unfinished(root)
             yield
         finally:
             with contextlib.suppress(OSError):

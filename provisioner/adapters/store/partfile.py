@@ -191,9 +191,13 @@ class PartFile:
         try:
             if self.path.is_symlink():
                 self.path.unlink()  # never write through a link
-            self._start_log()  # first: a part without a log counts as somebody else's
+            is_new = not self.path.exists()
+            if is_new:
+                self._start_log()  # first: a part without a log counts as somebody else's
             self._descriptor = os.open(self.path, _OPEN_FLAGS, 0o666)
             self._take_room()
+            if not is_new:
+                self._start_log()  # last: the old one may say that the part is still shorter
         except OSError as error:
             self._close_descriptors()
             if not self.path.exists():
