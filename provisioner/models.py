@@ -376,17 +376,16 @@ PatchWay = Literal["in-place", "continue", "beside"]
 class Damage:
     """Where a file differs from a content whose block digests are known; every other block of it is right.
 
-    For a truncated file nobody may have those digests.  Where its own header asks for exactly the bytes of the content
-    it is taken for the beginning of it (``trusted_by`` is "header"), and only the digest of the whole will tell.
+    Where nobody has those digests they are the file's own.  Of one that is too long they were taken while its beginning
+    was proven to be the whole ("whole").  One that is truncated, and whose header asks for exactly the bytes of the
+    content, is taken for the beginning of it ("header"): only the digest of the whole will tell.
     """
 
     size: int  # bytes of the right content
     sha256: str  # of the right content
     block_size: int  # bytes
     digests: tuple[str, ...]  # SHA-256 of every block of the right content; empty where nobody knows it
-    trusted_by: (
-        TrustedBy  # whose digests those are; "whole": taken while the whole was proven; "header": the file's own
-    )
+    trusted_by: TrustedBy  # whose digests those are; "whole" and "header": the file's own, see above
     observed_size: int  # bytes of the file
     bad_blocks: tuple[int, ...] = ()  # ascending: other bytes, cut short, missing or unreadable
     held_blocks: tuple[int, ...] = ()  # of those, the ones an interrupted repair has fetched already

@@ -179,7 +179,7 @@ def drop_unfinished(folder: Path) -> None:
 
 def drop_all_unfinished(root: Path) -> None:
     """Remove every unfinished saving below a root; for who has its lock, for another run may be at it."""
-    for path in (root / STATE_FOLDER / "aside").rglob(f"*{_BLOCKS}*"):
+    for path in list((root / STATE_FOLDER / "aside").rglob(f"*{_BLOCKS}*")):
         if path.is_dir() and not path.is_symlink():
             drop_unfinished(path)
 
