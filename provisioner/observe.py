@@ -315,7 +315,8 @@ class Observer:
         for content in contents:
             if stamp.size < content.size == asked_for:
                 return self._damage_of_beginning(place, stamp, content)
-            if 0 < content.size < stamp.size and not self._is_whole_by_itself(place.path, stamp):
+            # One whose header accounts for every byte is another file, and not ours grown longer.
+            if 0 < content.size < stamp.size != asked_for:
                 proof = self._prefix_proof(place, stamp, content.size)
                 if proof.sha256 == content.sha256:
                     return self._damage(place, stamp, Trusted(content=content, digests=proof.blocks, by="whole"), ())
@@ -331,17 +332,11 @@ class Observer:
         return self._damage(place, stamp, Trusted(content=content, digests=digests, by="header"), bad, survey)
 
     def _size_by_header(self, path: Path, stamp: Stamp) -> int | None:
-        """Return how many bytes a truncated safetensors file would have; None for any other file."""
-        from provisioner.identify import HeaderProblem, read_header
+        """Return how many bytes a file's own safetensors header asks for; None where it has none that is sound."""
+        from provisioner.identify import HeaderProblem, read_header  # imported where a file is in doubt
 
         found = read_header(self.store.head(path), stamp.size)
-        return found.expected_size if isinstance(found, HeaderProblem) and found.code == "truncated" else None
-
-    def _is_whole_by_itself(self, path: Path, stamp: Stamp) -> bool:
-        """Whether a safetensors header accounts for every byte: then it is another file, and not ours grown longer."""
-        from provisioner.identify import SafetensorsHeader, read_header
-
-        return isinstance(read_header(self.store.head(path), stamp.size), SafetensorsHeader)
+        return found.expected_size if isinstance(found, HeaderProblem) else stamp.size
 
     def _prefix_proof(self, place: Destination, stamp: Stamp, size: int) -> Proof:
         progress = self._progress_of(_label(place), size)
@@ -352,10 +347,8 @@ class Observer:
     def _by_header(self, artifact: Artifact, place: Destination, stamp: Stamp, held: int) -> Check:
         """Without a receipt, and without reading the file: the size is right, and the header must cover it."""
         is_tensors = artifact.name.endswith((".safetensors", ".sft"))
-        head = self.store.head(place.path)
-        from provisioner.identify import SafetensorsHeader, read_header  # imported where a file is in doubt
-
-        is_broken = is_tensors and not isinstance(read_header(head, stamp.size), SafetensorsHeader)
+        is_covered = self._size_by_header(place.path, stamp) == stamp.size
+        is_broken = is_tensors and not is_covered
         return Check(
             artifact=artifact,
             destination=place,

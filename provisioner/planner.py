@@ -239,8 +239,8 @@ def patch_way(check: Check, damage: Damage) -> PatchWay:
 
     ``beside`` where its bytes have another name (a link is never written through), where the disk does not give all
     of them (the bad sectors stay with the old file), where nobody knows yet that they are right (it stays as it was
-    until somebody does), or where a download of it has begun.  A truncated file is
-    continued under the name of a part, for under its own nothing can load it; any other is repaired in place.
+    until somebody does), or where a download of it has begun.  A truncated file is continued under the name of a
+    part, for under its own nothing can load it; any other is repaired in place.
     """
     if damage.is_shared or damage.unreadable is not None or damage.trusted_by == "header":
         return "beside"
