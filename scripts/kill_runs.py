@@ -71,8 +71,6 @@ class Damaged:
     path: Path
     old: bytes
     right: bytes
-    needed: int  # bytes of the blocks that are wrong
-    is_kept_whole: bool  # what it was has to be found among what was set aside
 
     def complaint(self) -> str | None:
         """Return what is worse than before, or None."""
@@ -81,12 +79,12 @@ class Damaged:
         found = self.path.read_bytes()
         if found in (self.old, self.right):
             return None
-        if len(found) != len(self.old):
-            return "has a length of neither"
+        if not len(found) == len(self.old) == len(self.right):
+            return "is something else"
         for at in range(0, len(found), SECTOR):
             if found[at : at + SECTOR] not in (self.old[at : at + SECTOR], self.right[at : at + SECTOR]):
                 return f"holds bytes of neither at {at}"
-        return None if len(self.old) == len(self.right) else "was truncated and is something else"
+        return None
 
     def is_aside(self) -> bool:
         """Whether the whole of what it was has been set aside."""
@@ -141,11 +139,12 @@ class Runs:
             del data[self.chance.randrange(BLOCK_SIZE, len(data)) :]
             needed = len(file.data) - len(data) // BLOCK_SIZE * BLOCK_SIZE
         path.write_bytes(data)
-        if kind == "truncated, no receipt":
+        has_receipt = kind != "truncated, no receipt"
+        if not has_receipt:
             (tree / "models" / STATE_FOLDER / "receipt.json").unlink()
-        damaged = Damaged(path, bytes(data), file.data, needed, is_kept_whole=kind == "truncated, no receipt")
+        damaged = Damaged(path, bytes(data), file.data)
         self.until_it_ends(tree, "repair", needed, lambda: self.complaint_about(tree, damaged))
-        if damaged.is_kept_whole and not damaged.is_aside():
+        if not has_receipt and not damaged.is_aside():
             sys.exit(f"kill_runs: {path.name} was replaced and is not among what was set aside")
         self.repairs += 1
 
