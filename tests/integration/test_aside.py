@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.adapters.store import FileStore
+from provisioner.adapters.store import FileStore, aside
 from provisioner.adapters.store.aside import list_aside, save_pieces
 from provisioner.aside_job import aside_roots, find_entry, run_aside_clear, run_aside_list, run_aside_restore
 from provisioner.commands import Job, Wish, open_job
@@ -18,7 +18,7 @@ from provisioner.errors import AnswerNeededError, FileInUseError, HashMismatchEr
 from provisioner.models import AsideEntry, ComfyTarget, HubCacheTarget, Report
 from provisioner.wiring import Settings, Workbench
 from tests.support.builders import artifact, comfy_file, comfy_target, file_system, sha256
-from tests.support.world import World
+from tests.support.world import World, tensors
 
 OLD, NEW = b"old " * 300, b"new " * 300
 VAE = artifact(NEW)
@@ -91,6 +91,16 @@ def test_what_nobody_explained_is_listed_too(tmp_path: Path) -> None:
     )
     (found,) = list_aside([tmp_path])
     assert (found.was, found.reason, found.path) == ("", "nobody wrote down why", entry.path)
+
+
+def test_a_kill_before_the_index_leaves_nothing_unexplained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(aside, "write_text_durably", die)
+    with pytest.raises(KeyboardInterrupt):
+        repaired(tmp_path, OLD, NEW, [(0, 100)])
+    assert [entry.reason for entry in list_aside([tmp_path])] == ["block 1 differs"]
 
 
 def test_a_folder_and_a_drive_mounted_below_the_root_are_found(tmp_path: Path) -> None:
@@ -328,3 +338,26 @@ def test_every_root_that_has_an_aside_is_looked_at(tmp_path: Path) -> None:
     target: ComfyTarget = comfy_target(tmp_path / "tree" / "models")
     assert aside_roots(target) == (tmp_path / "tree" / "models",)
     assert os.path.lexists(tmp_path / "other")
+
+
+# --- the command -------------------------------------------------------------------------------------
+
+
+def test_the_command_lists_restores_and_clears(world: World) -> None:
+    (wanted,) = world.publish(tensors(2000))
+    theirs = tensors(2000, seed=1)
+    world.plant(world.path(), theirs)
+    assert world.run("repair").returncode == 0
+    listed = world.run("aside", "list")
+    (entry,) = world.run("aside", "list", "--json").json["details"]["aside"]
+    assert listed.returncode == 0
+    assert f"vae/{wanted.name}" in listed.stdout
+    assert "other bytes of the right size" in listed.said
+    assert world.run("aside", "restore", entry["id"]).returncode == 0
+    assert world.path().read_bytes() == theirs
+    refused = world.run("aside", "clear")
+    assert (refused.returncode, refused.said.count("--yes")) == (2, 1)  # nobody to ask, so nothing goes
+    assert sha256(wanted.data) in {sha256(path.read_bytes()) for path in world.set_aside().values()}
+    assert world.run("aside", "clear", "--yes").returncode == 0
+    assert world.set_aside() == {}
+    assert world.path().read_bytes() == theirs

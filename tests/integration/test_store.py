@@ -30,7 +30,15 @@ from provisioner.adapters.store.durable import (
 )
 from provisioner.adapters.store.hubcache import Symlink, git_blob_id, make_symlink
 from provisioner.adapters.store.locking import hold
-from provisioner.adapters.store.partfile import Disk, PartFile, log_path, part_path, read_log, remove_part
+from provisioner.adapters.store.partfile import (
+    Disk,
+    PartFile,
+    log_path,
+    part_path,
+    read_log,
+    remove_part,
+    write_log_of_taken_over,
+)
 from provisioner.adapters.store.placing import (
     WAYS,
     Linker,
@@ -195,6 +203,21 @@ def test_the_log_is_there_before_the_part_takes_room(tmp_path: Path) -> None:
     with part_of(tmp_path / "x", disk=Disk(reserve=look)):
         pass
     assert seen == [True]
+
+
+def test_what_was_taken_over_survives_a_run_that_ends_before_the_part_has_its_room(tmp_path: Path) -> None:
+    final, there = tmp_path / "x", 3 * BLOCK + 7
+    good = {index: sha256(DATA[index * BLOCK : (index + 1) * BLOCK]) for index in range(3)}
+    write_log_of_taken_over(final, size=len(DATA), sha256=DIGEST, block_size=BLOCK, there=there, good=good)
+    part_path(final).write_bytes(DATA[:there])
+
+    def die(descriptor: int, size: int) -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        part_of(final, disk=Disk(reserve=die)).__enter__()
+    with part_of(final) as part:
+        assert part.missing_blocks() == list(range(3, COUNT))
 
 
 def test_the_digest_follows_the_frontier_and_the_frontier_the_first_gap(tmp_path: Path) -> None:
