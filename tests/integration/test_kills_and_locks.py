@@ -196,11 +196,7 @@ def leave_a_part(world: World, blocks: int = 1) -> None:
     world.hub.rate_bytes_s_per_connection = RATE
     running = world.start("install", "--connections", "1")
     held_until(world, blocks)
-    running.kill()
-    running.wait()
-    world.hub.rate_bytes_s_per_connection = None
-    world.hub.wait_until_idle()
-    world.hub.clear_requests()
+    world.kill(running)
 
 
 def flip_a_byte(part: Path, log: Path) -> None:

@@ -157,11 +157,7 @@ def kill_repair(world: World, is_so: Callable[[], bool]) -> None:
     world.hub.rate_bytes_s_per_connection = RATE
     running = world.start("repair", "--connections", "1")
     until(is_so, running)
-    running.kill()
-    running.wait()
-    world.hub.rate_bytes_s_per_connection = None
-    world.hub.wait_until_idle()
-    world.hub.clear_requests()
+    world.kill(running)
 
 
 def assert_the_rest_is_fetched(world: World, wanted: Wanted, held: int) -> None:

@@ -6,6 +6,7 @@ tests.  Unpacking and then replacing the one Python brings takes ten seconds; `t
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from importlib import metadata
@@ -24,9 +25,10 @@ class QuickEnvironments(environment.Environments):
         pip = metadata.distribution("pip")
         for name in ("pip", f"pip-{pip.version}.dist-info"):
             shutil.copytree(str(pip.locate_file(name)), site / name)
-        script = folder / "bin" / "pip"
-        script.write_text(f"#!{folder / 'bin' / 'python'}\nfrom pip._internal.cli.main import main\nmain()\n")
-        script.chmod(0o755)
+        if os.name != "nt":  # there it is a program, and `python -m pip` does without
+            script = folder / "bin" / "pip"
+            script.write_text(f"#!{folder / 'bin' / 'python'}\nfrom pip._internal.cli.main import main\nmain()\n")
+            script.chmod(0o755)
 
 
 def exchange() -> None:

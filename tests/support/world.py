@@ -394,6 +394,14 @@ class World:
         """Run the command to its end."""
         return self.start(*arguments, env=env).wait(timeout)
 
+    def kill(self, running: Running) -> None:
+        """Kill a run on a hub that was slow for it; the hub is quick, idle and without memories for the next one."""
+        running.kill()
+        running.wait()
+        self.hub.rate_bytes_s_per_connection = None
+        self.hub.wait_until_idle()
+        self.hub.clear_requests()
+
     def install(
         self, *arguments: str | Path, timeout: float = 60.0, env: Mapping[str, str | None] | None = None
     ) -> Completed:

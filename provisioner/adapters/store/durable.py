@@ -144,3 +144,8 @@ def write_text_durably(path: Path, text: str, *, is_name_flushed: bool = True) -
             temporary.unlink(missing_ok=True)
         raise storage_error(error, path) from error
     replace(temporary, path, is_flushed=is_name_flushed)
+
+
+def half_written(folder: Path) -> list[Path]:
+    """Return what `write_text_durably` and the snapshot's writer left in a folder where a run was killed over it."""
+    return list(folder.glob("*.json.*.tmp"))

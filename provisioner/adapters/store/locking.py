@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from provisioner.adapters.store.aside import drop_all_unfinished
-from provisioner.adapters.store.durable import make_folder
+from provisioner.adapters.store.durable import half_written, make_folder
 from provisioner.adapters.turns import hold_lock
 from provisioner.models import STATE_FOLDER
 from provisioner.ports import Cancelled
@@ -52,7 +52,7 @@ def hold(root: Path, *, wait: bool, cancelled: Cancelled, notice: Callable[[str]
 
 def _sweep(folder: Path) -> None:
     """Remove records that a run was killed over, half written; not one that another program writes just now."""
-    for path in folder.glob("*.json.*.tmp"):
+    for path in half_written(folder):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _WRITTEN_WITHIN_S:
                 path.unlink()

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from provisioner.adapters.store.announcing import announced_claim
+from provisioner.adapters.store.durable import half_written
 from provisioner.adapters.store.hubcache import blob_behind, is_used_elsewhere
 from provisioner.adapters.store.receipts import (
     drop_claims,
@@ -130,8 +131,7 @@ def forget_root(root: Path) -> tuple[Path, ...]:
     state = root / STATE_FOLDER
     if read_receipt(root):
         return (state,)
-    half_written = state.glob("*.json.*.tmp")  # by a run that was killed
-    for path in (receipt_path(root), state / "lock", state / "proven.json", *half_written):
+    for path in (receipt_path(root), state / "lock", state / "proven.json", *half_written(state)):
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
     _forget_commits(root)
