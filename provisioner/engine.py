@@ -246,8 +246,9 @@ class Engine:
             if _is_rejection(error):
                 self.rejected.add((step.artifact.id, step.destination.path))
             raise
-        blocks = count(len(step.damage.bad_blocks), "block")
-        return (f"{blocks} {detail}" if step.damage.bad_blocks else detail), fetched
+        if not step.damage.bad_blocks or fetched > step.damage.bad_bytes:  # none, or all of it: it did not come right
+            return detail, fetched
+        return f"{count(len(step.damage.bad_blocks), 'block')} {detail}", fetched
 
     def _cut(self, step: PatchFile) -> tuple[str, int]:
         """Cut off what is too much, without the network; the first bytes are proven once more."""

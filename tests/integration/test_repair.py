@@ -160,6 +160,7 @@ def test_a_truncated_file_of_another_content_costs_a_download_and_is_kept(world:
     repaired = world.run("repair", "--verbose")
     assert repaired.returncode == 0, repaired.stderr
     assert "is not the beginning of the right file; fetching anew" in repaired.said
+    assert "block fetched from" not in repaired.said  # all of it was
     assert world.bytes_served() == FIVE - 4 * BLOCK_SIZE + FIVE
     world.assert_in_place(wanted)
     assert [path.read_bytes() for path in world.set_aside().values() if path.suffix != ".jsonl"] == [another]
