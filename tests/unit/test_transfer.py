@@ -106,10 +106,12 @@ def test_a_link_that_delivered_nothing_does_not_divide_by_zero() -> None:
     limit=st.integers(1, 8),
     wanted=st.integers(1, 8),
 )
+@example(rates=[0, 0, 1, 0, 952_381, 0, 0, 0, 0], limit=5, wanted=1)  # ends in the middle of trying a fifth
 def test_never_wants_none_or_more_than_the_limit(rates: list[float], limit: int, wanted: int) -> None:
     ramp = ramped(lambda count: rates[count], limit=limit, wanted=wanted)
     assert 1 <= ramp.wanted <= limit
     settled = ramp.wanted
+    assert ramp.observe(1e9, 10**15, active=0) == settled  # a window that was open is not judged: nobody delivered
     assert ramp.observe(1e9, 10**15, active=settled) == settled
 
 
