@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from provisioner import errors  # noqa: E402 - found through the line above when run as a script
-from provisioner.errors import KleinError  # noqa: E402
+from provisioner.core import errors  # noqa: E402 - found through the line above when run as a script
+from provisioner.core.errors import KleinError  # noqa: E402
 
 HEADER = ("exit", "code", "when")
 HELP_BLOCK = re.compile(r"^```help(?: ([a-z -]+))?\n(.*?)^```$", re.M | re.S)

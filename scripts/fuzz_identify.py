@@ -24,9 +24,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from provisioner.cli import GC_THRESHOLD  # noqa: E402
-from provisioner.identify import how_much_to_read, identify, pairing_problems  # noqa: E402 - through the line above
-from provisioner.rehearsal.tiny import load_table, safetensors_header  # noqa: E402
+from provisioner.cli.main import GC_THRESHOLD  # noqa: E402
+from provisioner.identify.identification import (  # noqa: E402 - through the line above
+    how_much_to_read,
+    identify,
+    pairing_problems,
+)
+from provisioner.rehearsal.tiny_models import load_table, safetensors_header  # noqa: E402
 
 RESULT = ROOT / "scripts" / "results" / "fuzz_identify.md"
 TABLES = ("flux-2-klein-4b-fp8", "qwen_3_4b", "flux2-vae")

@@ -31,9 +31,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from provisioner.models import BLOCK_SIZE, STATE_FOLDER  # noqa: E402 - found through the line above
+from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER  # noqa: E402 - found through the line above
 from provisioner.rehearsal.hub import RehearsalHub  # noqa: E402
-from provisioner.rehearsal.tiny import TinyFile, small_comfyui_files  # noqa: E402
+from provisioner.rehearsal.tiny_models import TinyFile, small_comfyui_files  # noqa: E402
 
 RESULT = ROOT / "scripts" / "results" / "kills.md"
 REPOSITORY, REVISION = "rehearsal/kills", "c0de" * 10

@@ -43,8 +43,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from provisioner.adapters.hub import endpoint, find_token  # noqa: E402 - found through the line above
-from provisioner.errors import (  # noqa: E402
+from provisioner.core.errors import (  # noqa: E402
     EXIT_FINDINGS,
     EXIT_OK,
     ServerError,
@@ -52,9 +51,10 @@ from provisioner.errors import (  # noqa: E402
     UnsupportedMachineError,
     UsageError,
 )
-from provisioner.graph import LOADERS, build_graph  # noqa: E402
-from provisioner.redact import redact  # noqa: E402
-from provisioner.smoke_models import ModelNames, PictureWish  # noqa: E402
+from provisioner.core.redact import redact  # noqa: E402
+from provisioner.files.hub_cache import endpoint, find_token  # noqa: E402 - found through the line above
+from provisioner.smoke_test.graph import LOADERS, build_graph  # noqa: E402
+from provisioner.smoke_test.results import ModelNames, PictureWish  # noqa: E402
 from scripts.refreshing import run, say  # noqa: E402
 
 DATA = ROOT / "tests" / "contract" / "data"

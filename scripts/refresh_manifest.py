@@ -36,9 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from provisioner.adapters.catalog import shipped_manifests  # noqa: E402 - found through the line above
-from provisioner.adapters.hub import Token, endpoint, find_token, is_offline  # noqa: E402
-from provisioner.errors import (  # noqa: E402
+from provisioner.core.errors import (  # noqa: E402
     AccessError,
     GatedError,
     KleinError,
@@ -50,8 +48,10 @@ from provisioner.errors import (  # noqa: E402
     UnauthorizedError,
     UnreachableError,
 )
-from provisioner.manifest import parse_manifest  # noqa: E402
-from provisioner.models import HubFile, Manifest, Source, UrlFile  # noqa: E402
+from provisioner.core.models import HubFile, Manifest, Source, UrlFile  # noqa: E402
+from provisioner.files.hub_cache import Token, endpoint, find_token, is_offline  # noqa: E402
+from provisioner.manifest.parse import parse_manifest  # noqa: E402
+from provisioner.manifest.shipped import shipped_manifests  # noqa: E402 - found through the line above
 from scripts.refreshing import KeyPath, Outcome, YamlEdits, refresh_file, run  # noqa: E402
 
 FOLDER = ROOT / "manifests"

@@ -37,13 +37,13 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from provisioner.errors import (  # noqa: E402 - found through the line above
+from provisioner.core.errors import (  # noqa: E402
     AccessError,
     ServerError,
     UsageError,
 )
-from provisioner.redact import redact  # noqa: E402
-from provisioner.torch_table import (  # noqa: E402
+from provisioner.core.redact import redact  # noqa: E402
+from provisioner.torch.build_table import (  # noqa: E402
     BuildRow,
     PlatformName,
     Release,

@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from provisioner.adapters.catalog import read_manifest_text  # noqa: E402 - found through the line above
-from provisioner.errors import EXIT_FINDINGS, EXIT_OK, KleinError, ManifestError, UsageError  # noqa: E402
-from provisioner.redact import redact  # noqa: E402
+from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, KleinError, ManifestError, UsageError  # noqa: E402
+from provisioner.core.redact import redact  # noqa: E402
+from provisioner.manifest.shipped import read_manifest_text  # noqa: E402 - found through the line above
 
 BOM = b"\xef\xbb\xbf"
 KeyPath = tuple[str | int, ...]

@@ -27,15 +27,15 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from provisioner.errors import (  # noqa: E402 - found through the line above
+from provisioner.core.errors import (  # noqa: E402
     AccessError,
     RateLimitedError,
     ServerError,
     UnauthorizedError,
     UnreachableError,
 )
-from provisioner.redact import redact  # noqa: E402
-from provisioner.torch_table import PlatformName, Version  # noqa: E402
+from provisioner.core.redact import redact  # noqa: E402
+from provisioner.torch.build_table import PlatformName, Version  # noqa: E402
 
 PLATFORMS: tuple[PlatformName, ...] = get_args(PlatformName)
 TIMEOUT_S = (15.0, 60.0)  # to connect, and between two bytes

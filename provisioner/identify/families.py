@@ -19,8 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
+from provisioner.core.models import Role
 from provisioner.identify.safetensors_header import Tensor
-from provisioner.models import Role
 
 Layout = Literal["comfyui", "diffusers"]
 

@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from provisioner.core.models import Role
+from provisioner.core.records import dataclass
 from provisioner.identify.safetensors_header import Tensor
-from provisioner.models import Role
-from provisioner.records import dataclass
 
 _U64 = 2**64
 _STRING, _ARRAY = 8, 9

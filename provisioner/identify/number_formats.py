@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from provisioner.core.models import Finding
 from provisioner.identify.safetensors_header import SafetensorsHeader, Tensor
-from provisioner.models import Finding
 
 _NAMES: Mapping[str, str] = {
     "F8_E4M3": "FP8",

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from provisioner.core.models import ROLE_WORDS, Finding, Role
 from provisioner.identify.values import Identity, Kind
-from provisioner.models import ROLE_WORDS, Finding, Role
 
 
 class _Needs(NamedTuple):

@@ -20,8 +20,8 @@ from functools import partial
 from operator import itemgetter
 from typing import Literal, NamedTuple
 
+from provisioner.core.records import dataclass, field
 from provisioner.identify.quoting import quoted
-from provisioner.records import dataclass, field
 
 MAX_HEADER_BYTES = 100_000_000
 """The safetensors library refuses longer headers."""

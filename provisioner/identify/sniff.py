@@ -12,12 +12,12 @@ import json
 import re
 from collections.abc import Callable, Collection
 
+from provisioner.core.records import dataclass
 from provisioner.identify.families import Family, family_of
 from provisioner.identify.gguf import ARCHITECTURES, QWEN3_WIDTHS, GgufHead, read_gguf
 from provisioner.identify.quoting import quoted
 from provisioner.identify.safetensors_header import SNIFF_BYTES
 from provisioner.identify.values import Identity, Kind
-from provisioner.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

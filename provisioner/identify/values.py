@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from provisioner.core.models import Finding, Role
+from provisioner.core.records import dataclass
 from provisioner.identify.safetensors_header import SafetensorsHeader
-from provisioner.models import Finding, Role
-from provisioner.records import dataclass
 
 Kind = Literal[
     "empty",

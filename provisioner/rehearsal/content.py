@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from provisioner.records import dataclass, field
+from provisioner.core.records import dataclass, field
 
 READ_BYTES = 1024 * 1024
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import Literal
 
-from provisioner.records import dataclass, field
+from provisioner.core.records import dataclass, field
 
 ENDLESS_LIMIT = 8 * 1024**3
 """Bytes after which even an endless body ends (8 GiB), so that a client without a bound fills no real disk."""

@@ -21,17 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, quote
 
-from provisioner.records import dataclass, replace
-from provisioner.rehearsal.answers import (
-    denial,
-    disturbed,
-    file_answer,
-    html_answer,
-    json_answer,
-    paths_info,
-    refusal,
-    select_bytes,
-)
+from provisioner.core.records import dataclass, replace
 from provisioner.rehearsal.content import Commit, Content, Entry, LfsRule, Repository, is_stored_by_lfs
 from provisioner.rehearsal.faults import (
     ExpireSignatures,
@@ -43,7 +33,17 @@ from provisioner.rehearsal.faults import (
     OtherContent,
     Place,
 )
-from provisioner.rehearsal.wire import Answer, Listener, Recorded, Request, Shared
+from provisioner.rehearsal.http_answers import (
+    denial,
+    disturbed,
+    file_answer,
+    html_answer,
+    json_answer,
+    paths_info,
+    refusal,
+    select_bytes,
+)
+from provisioner.rehearsal.http_server import Answer, Listener, Recorded, Request, Shared
 
 CLOSE_WITHIN_S = 1.0
 INVALID_TOKEN = "Invalid credentials in Authorization header"  # noqa: S105 - the Hub's words, not a secret

@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from provisioner.records import dataclass, replace
-from provisioner.rehearsal.tiny import Tensor, in_file_order, load_table, shrunk, write_safetensors
+from provisioner.core.records import dataclass, replace
+from provisioner.rehearsal.tiny_models import Tensor, in_file_order, load_table, shrunk, write_safetensors
 
 VAE_DIVISOR = 16
 PT = {"format": "pt"}  # what transformers demands to find in the metadata

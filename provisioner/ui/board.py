@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from provisioner.events import FileProgress, Phase, StepFinished
-from provisioner.models import FetchFile, HubBlob, MoveFile, PatchFile, PlaceFile, Plan, Step
-from provisioner.records import dataclass, field
-from provisioner.report import label_of
+from provisioner.core.events import FileProgress, Phase, StepFinished
+from provisioner.core.models import FetchFile, HubBlob, MoveFile, PatchFile, PlaceFile, Plan, Step
+from provisioner.core.records import dataclass, field
+from provisioner.core.units import clock, count, human_bytes, human_duration, human_rate, percent
+from provisioner.report.outcome import label_of
 from provisioner.ui.text import WIDEST_PROSE, Line, Span, Style, cells, padded, shorten, shorten_path
-from provisioner.words import clock, count, human_bytes, human_duration, human_rate, percent
 
 _PHASES: dict[Phase, str] = {
     "hashing": "reading",

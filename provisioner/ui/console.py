@@ -15,21 +15,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from provisioner.errors import AnswerNeededError
-from provisioner.events import Event
-from provisioner.models import AsideEntry, Finding, Machine, Manifest, Plan, Report
-from provisioner.redact import printable, redact
-from provisioner.report import all_errors
-from provisioner.ui.complaints import defect_blocks, error_blocks
+from provisioner.core.errors import AnswerNeededError
+from provisioner.core.events import Event
+from provisioner.core.models import AsideEntry, Finding, Machine, Manifest, Plan, Report
+from provisioner.core.redact import printable, redact
+from provisioner.report.outcome import all_errors
+from provisioner.ui.problems import defect_blocks, error_blocks
 from provisioner.ui.progress import Progress
 from provisioner.ui.stream import Output
 from provisioner.ui.tables import plan_blocks, report_blocks
 from provisioner.ui.text import BLANK, Block, Para, laid_out, span
 
 if TYPE_CHECKING:
-    from provisioner.changes import Change
-    from provisioner.smoke_models import SmokeTest
-    from provisioner.torch_models import TorchChoice
+    from provisioner.report.changes import Change
+    from provisioner.smoke_test.results import SmokeTest
+    from provisioner.torch.builds import TorchChoice
 
 Mode = Literal["human", "json", "events"]
 
@@ -113,7 +113,7 @@ class Ui:
         """Show, write or ignore one event of the engine, whichever thread it comes from."""
         if self._mode == "events":
             with self._lock:
-                from provisioner.document import event_line  # only a run that speaks JSON pays for it
+                from provisioner.report.json_document import event_line  # only a run that speaks JSON pays for it
 
                 self._out.write(f"{event_line(event, secrets=self._secrets)}\n")
                 self._out.flush()
@@ -166,11 +166,11 @@ class Ui:
 
     def show_machine(self, machine: Machine, choice: TorchChoice | None = None) -> None:
         """Show what was probed, and the torch build that suits it."""
-        from provisioner.ui.catalogue import machine_blocks
+        from provisioner.ui.facts import machine_blocks
 
         blocks = machine_blocks(machine)
         if choice is not None:
-            from provisioner.ui.torch import torch_blocks
+            from provisioner.ui.torch_text import torch_blocks
 
             blocks = [*blocks, BLANK, *torch_blocks(choice)]
         self._result(blocks)
@@ -182,31 +182,31 @@ class Ui:
 
     def show_manifests(self, manifests: Sequence[Manifest]) -> None:
         """List manifests with their sets."""
-        from provisioner.ui.catalogue import manifests_blocks
+        from provisioner.ui.facts import manifests_blocks
 
         self._result(manifests_blocks(manifests))
 
     def show_manifest(self, manifest: Manifest) -> None:
         """Show one manifest with everything it claims and where each claim was read."""
-        from provisioner.ui.catalogue import manifest_blocks
+        from provisioner.ui.facts import manifest_blocks
 
         self._result(manifest_blocks(manifest))
 
     def show_smoke(self, smoke: SmokeTest) -> None:
         """Show a picture's figures."""
-        from provisioner.ui.smoke import smoke_blocks
+        from provisioner.ui.smoke_text import smoke_blocks
 
         self._on_the_way(smoke_blocks(smoke))
 
     def show_aside(self, entries: Sequence[AsideEntry]) -> None:
         """Show what was set aside."""
-        from provisioner.ui.aside import aside_blocks
+        from provisioner.ui.backup_list import aside_blocks
 
         self._result(aside_blocks(entries))
 
     def document_of(self, report: Report) -> dict[str, object]:
         """Return the document of ``--json``, with every secret of this run masked."""
-        from provisioner.document import document
+        from provisioner.report.json_document import document
 
         return dict(document(report, secrets=self._secrets))
 
@@ -214,7 +214,7 @@ class Ui:
         self, changes: Sequence[Change], checked: tuple[str, ...], findings: Sequence[Finding], mend: str | None
     ) -> None:
         """Show what moved since everything was proven, and what no longer holds."""
-        from provisioner.ui.changes import changes_blocks
+        from provisioner.ui.change_list import changes_blocks
 
         self._on_the_way(changes_blocks(changes, checked, findings, mend))
 
@@ -235,7 +235,7 @@ class Ui:
         if self._mode == "json":
             self._out.write(_indented(self.document_of(report)))
         elif self._mode == "events":
-            from provisioner.document import json_line
+            from provisioner.report.json_document import json_line
 
             self._out.write(json_line({"event": "report", **self.document_of(report)}) + "\n")
         self._out.flush()

@@ -10,18 +10,10 @@ import threading
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Literal, NoReturn, Protocol, cast
 
-from provisioner.events import Event, FileProgress, Notice, PlanMade, StepFinished, StepStarted
-from provisioner.models import Plan
-from provisioner.records import replace
-from provisioner.ui.board import (
-    Board,
-    finished_line,
-    names_of,
-    overall_line,
-    progress_words,
-    row_lines,
-    started_words,
-)
+from provisioner.core.events import Event, FileProgress, Notice, PlanMade, StepFinished, StepStarted
+from provisioner.core.models import Plan
+from provisioner.core.records import replace
+from provisioner.ui.board import Board, finished_line, names_of, overall_line, progress_words, row_lines, started_words
 from provisioner.ui.stream import Output
 from provisioner.ui.text import Clean, Line, Para, Span, Style, laid_out, shorten, span
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from provisioner.layout import known_as
-from provisioner.models import (
+from provisioner.core.models import (
     ROLE_WORDS,
     STATE_FOLDER,
     Artifact,
@@ -30,10 +29,11 @@ from provisioner.models import (
     Step,
     Target,
 )
-from provisioner.report import all_findings, label_of, next_command
-from provisioner.ui.complaints import finding_blocks
+from provisioner.core.units import count, exact_bytes, human_bytes, human_duration
+from provisioner.files.layout import known_as
+from provisioner.report.outcome import all_findings, label_of, next_command
+from provisioner.ui.problems import finding_blocks
 from provisioner.ui.text import BLANK, Block, Column, Grid, Line, Para, Row, Span, Style, pair, pair_blocks, span
-from provisioner.words import count, exact_bytes, human_bytes, human_duration
 
 _BASES: dict[Basis, str] = {
     "sha256": "every byte read",
@@ -59,7 +59,7 @@ _FILE_COLUMNS = (Column(), Column(is_path=True), Column(align="right"), Column(i
 
 def plan_blocks(plan: Plan) -> list[Block]:
     """Return the plan: a row per file with its fate and the reason, the true totals, the space, the findings."""
-    from provisioner.ui.catalogue import licence_notice_blocks  # a plan speaks of the licence, a report does not
+    from provisioner.ui.facts import licence_notice_blocks  # a plan speaks of the licence, a report does not
 
     blocks: list[Block] = [_heading("Plan", plan), BLANK]
     blocks += [

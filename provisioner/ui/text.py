@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
-from provisioner.records import dataclass, replace
+from provisioner.core.records import dataclass, replace
 
 Style = Literal["", "title", "good", "bad", "warn", "dim", "command"]
 

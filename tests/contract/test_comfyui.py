@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from provisioner.adapters.comfyui import ComfyClient, Drawn, DrawProgress
-from provisioner.comfy_answers import (
+from provisioner.comfyui.server.api import (
     OutputFile,
     knows_node,
     node_classes,
@@ -21,9 +20,10 @@ from provisioner.comfy_answers import (
     parse_refusal,
     parse_system_stats,
 )
-from provisioner.comfy_failures import node_error, refusal_error
-from provisioner.comfy_messages import RunRecord, parse_message, step_seconds
-from provisioner.errors import GenerationError, ModelNotListedError, SmokeTestError
+from provisioner.comfyui.server.client import ComfyClient, Drawn, DrawProgress
+from provisioner.comfyui.server.failures import node_error, refusal_error
+from provisioner.comfyui.server.messages import RunRecord, parse_message, step_seconds
+from provisioner.core.errors import GenerationError, ModelNotListedError, SmokeTestError
 from tests.support.comfy_server import PICTURE, RECORDINGS, Faults, ReplayServer, graph_of, recording, whole_graph
 
 SUCCESSES = ("ok_fp8", "ok_fp8_cpu_256", "ok_fp8_h200_cold_1024", "ok_fp8_h200_warm_1024")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.adapters.graphics import display_class_keys, read_graphics, read_linux_graphics, read_windows_graphics
-from provisioner.errors import CommandError
-from provisioner.machine import HostReading
-from provisioner.models import Gpu
-from provisioner.ports import Run
+from provisioner.core.errors import CommandError
+from provisioner.core.models import Gpu
+from provisioner.core.ports import Run
+from provisioner.machine.graphics import display_class_keys, read_graphics, read_linux_graphics, read_windows_graphics
+from provisioner.machine.readings import HostReading
 
 HOST = HostReading(
     os="linux",

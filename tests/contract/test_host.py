@@ -9,16 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.adapters.host import (
-    LocalHost,
-    container_memory_limit,
-    find_program,
-    nvidia_smi_candidates,
-)
-from provisioner.adapters.places import (
-    file_system_of,
-)
-from provisioner.errors import UnreadableError
+from provisioner.core.errors import UnreadableError
+from provisioner.disk.locations import file_system_of
+from provisioner.machine.host import LocalHost, container_memory_limit, find_program, nvidia_smi_candidates
 
 local_host = partial(LocalHost, file_system_of=file_system_of)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.machine import (
+from provisioner.machine.readings import (
     NVIDIA_SMI_FIELDS,
     fields_after_refusal,
     nvidia_smi_arguments,

@@ -11,8 +11,8 @@ from typing import Any
 import pynvml
 import pytest
 
-from provisioner.adapters.nvml import read_nvml
-from provisioner.machine import HostReading, MigDevice, NvidiaDevice, assemble_machine, probes_of
+from provisioner.machine.nvml import read_nvml
+from provisioner.machine.readings import HostReading, MigDevice, NvidiaDevice, assemble_machine, probes_of
 
 RECORDING = Path(__file__).parent / "data" / "nvml-h200-580" / "nvml-and-torch.json"
 QUESTIONS = (

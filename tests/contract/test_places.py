@@ -8,7 +8,8 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from provisioner.adapters.places import (
+from provisioner.core.errors import StorageError
+from provisioner.disk.locations import (
     data_folder,
     drive_roots,
     existing_comfyui_trees,
@@ -17,7 +18,6 @@ from provisioner.adapters.places import (
     state_folder,
     usual_comfyui_trees,
 )
-from provisioner.errors import StorageError
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="links and modes of POSIX")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.environment import ProbeAnswer, judge_probe, parse_probe
-from provisioner.models import Gpu, Machine
-from provisioner.torch_models import TorchBuild, TorchSet
+from provisioner.core.models import Gpu, Machine
+from provisioner.environment.state import ProbeAnswer, judge_probe, parse_probe
+from provisioner.torch.builds import TorchBuild, TorchSet
 
 DATA = Path(__file__).parent / "data" / "probe-h200"
 UUID = "00000000-0000-0000-0000-000000000001"

@@ -11,8 +11,8 @@ from typing import Any
 import pynvml
 import pytest
 
-from provisioner.adapters.vram import VramSampler, parents_of
-from provisioner.smoke_models import VramReading
+from provisioner.smoke_test.results import VramReading
+from provisioner.smoke_test.vram import VramSampler, parents_of
 
 GIB = 1024**3
 UUID = "GPU-00000000-0000-0000-0000-000000000001"

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.adapters.graphics import read_graphics
-from provisioner.adapters.host import LocalHost
-from provisioner.adapters.nvml import read_nvml
-from provisioner.adapters.places import file_system_of
-from provisioner.adapters.process import run
-from provisioner.detect import detect_machine, read_nvidia_smi
-from provisioner.machine import NvidiaReading, normal_pci_bus_id
+from provisioner.disk.locations import file_system_of
+from provisioner.machine.detection import detect_machine, read_nvidia_smi
+from provisioner.machine.graphics import read_graphics
+from provisioner.machine.host import LocalHost
+from provisioner.machine.nvml import read_nvml
+from provisioner.machine.process import run
+from provisioner.machine.readings import NvidiaReading, normal_pci_bus_id
 
 pytestmark = pytest.mark.gpu
 

@@ -13,15 +13,15 @@ from typing import get_args
 
 import pytest
 
-from provisioner.adapters.drawing import draw_with_diffusers
-from provisioner.adapters.nvml import read_nvml
-from provisioner.adapters.process import run
-from provisioner.diffusers_answers import DiffusersRun, DrawEvent, Offload
-from provisioner.environment import bare_uuid
-from provisioner.errors import MemoryExhaustedError, SmokeTestError
-from provisioner.picture import judge, read_picture
+from provisioner.core.errors import MemoryExhaustedError, SmokeTestError
+from provisioner.environment.state import bare_uuid
+from provisioner.machine.nvml import read_nvml
+from provisioner.machine.process import run
 from provisioner.rehearsal.tiny_pipeline import small_diffusers_repository
-from provisioner.smoke_models import PictureWish
+from provisioner.smoke_test.diffusers_answers import DiffusersRun, DrawEvent, Offload
+from provisioner.smoke_test.diffusers_run import draw_with_diffusers
+from provisioner.smoke_test.image import judge, read_picture
+from provisioner.smoke_test.results import PictureWish
 
 pytestmark = [
     pytest.mark.gpu,

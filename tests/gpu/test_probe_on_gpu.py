@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from provisioner.adapters.nvml import read_nvml
-from provisioner.environment import bare_uuid, judge_probe, known_uuids, parse_probe
-from provisioner.machine import gpu_from_device
-from provisioner.models import Machine
-from provisioner.torch_models import TorchBuild, TorchSet
+from provisioner.core.models import Machine
+from provisioner.environment.state import bare_uuid, judge_probe, known_uuids, parse_probe
+from provisioner.machine.nvml import read_nvml
+from provisioner.machine.readings import gpu_from_device
+from provisioner.torch.builds import TorchBuild, TorchSet
 
 pytestmark = pytest.mark.gpu
 

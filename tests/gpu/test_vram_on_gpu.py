@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from provisioner.adapters.vram import VramSampler
+from provisioner.smoke_test.vram import VramSampler
 
 pytestmark = pytest.mark.gpu
 

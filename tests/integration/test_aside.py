@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.adapters.store import FileStore, aside
-from provisioner.adapters.store.aside import list_aside, save_pieces
-from provisioner.aside_job import aside_roots, find_entry, run_aside_clear, run_aside_list, run_aside_restore
-from provisioner.commands import Job, Wish, open_job
-from provisioner.document import document
-from provisioner.errors import AnswerNeededError, FileInUseError, HashMismatchError, StorageError, UsageError
-from provisioner.models import AsideEntry, ComfyTarget, HubCacheTarget, Report
-from provisioner.wiring import Settings, Workbench
+from provisioner.commands.backups import aside_roots, find_entry, run_aside_clear, run_aside_list, run_aside_restore
+from provisioner.commands.files_part import Job, Wish, open_job
+from provisioner.commands.session import Settings, Workbench
+from provisioner.core.errors import AnswerNeededError, FileInUseError, HashMismatchError, StorageError, UsageError
+from provisioner.core.models import AsideEntry, ComfyTarget, HubCacheTarget, Report
+from provisioner.files.store import set_aside as aside
+from provisioner.files.store.file_store import FileStore
+from provisioner.files.store.set_aside import list_aside, save_pieces
+from provisioner.report.json_document import document
 from tests.support.builders import artifact, comfy_file, comfy_target, file_system, sha256
 from tests.support.world import World, tensors
 

@@ -21,13 +21,19 @@ from typing import Any
 import pytest
 from filelock import FileLock  # noqa: F401 - imported before a test takes the PATH away
 
-from provisioner.adapters.checkout import Bounds, Checkouts, requirements_of
-from provisioner.adapters.checkout.disk import PLACING, RECEIPT, WAY_BACK, read_receipt, write_json, write_way_back
-from provisioner.adapters.checkout.git_tree import read_files, top_entries, tree_id
-from provisioner.adapters.process import Completed, run
-from provisioner.checkout_models import CheckoutReceipt, TreeFile, WayBack
-from provisioner.comfy_models import ComfyRelease
-from provisioner.errors import (
+from provisioner.comfyui.checkout.checkout_receipt import (
+    PLACING,
+    RECEIPT,
+    WAY_BACK,
+    read_receipt,
+    write_json,
+    write_way_back,
+)
+from provisioner.comfyui.checkout.checkouts import Bounds, Checkouts, requirements_of
+from provisioner.comfyui.checkout.git_tree import read_files, top_entries, tree_id
+from provisioner.comfyui.checkout_models import CheckoutReceipt, TreeFile, WayBack
+from provisioner.comfyui.release_models import ComfyRelease
+from provisioner.core.errors import (
     AccessError,
     CommandError,
     IntegrityError,
@@ -40,6 +46,7 @@ from provisioner.errors import (
     StorageError,
     UsageError,
 )
+from provisioner.machine.process import Completed, run
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="makes real repositories")
@@ -389,9 +396,9 @@ def test_a_placing_that_was_interrupted_goes_on(upstream: Upstream, tmp_path: Pa
 SCRIPT = """
 import os, sys
 from pathlib import Path
-from provisioner.adapters.checkout import Checkouts
-from provisioner.adapters.process import Completed, run
-from provisioner.comfy_models import ComfyRelease
+from provisioner.comfyui.checkout.checkouts import Checkouts
+from provisioner.machine.process import Completed, run
+from provisioner.comfyui.release_models import ComfyRelease
 version, commit, tree, folder, source, path = sys.argv[1:]
 environ = dict(os.environ) if path == "git" else {**os.environ, "PATH": ""}
 print("started", flush=True)
@@ -765,7 +772,7 @@ def test_a_folder_is_called_what_it_is(
 def test_a_tree_has_its_pythons_likeliest_first(
     tmp_path: Path, platform: str, names: tuple[str, ...], environ: Mapping[str, str], found: list[str]
 ) -> None:
-    from provisioner.adapters.checkout.reading import describe_tree
+    from provisioner.comfyui.checkout.describe import describe_tree
 
     make(tmp_path, "ComfyUI/main.py", "ComfyUI/folder_paths.py", *names)
     environ = {name: str(tmp_path / value) for name, value in environ.items()}

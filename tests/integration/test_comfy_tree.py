@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from provisioner.adapters.comfy_tree import check_inside, open_tree
-from provisioner.errors import NotWritableError, PathOutsideRootError, UnreadableError, UsageError
-from provisioner.layout import destination_for
-from provisioner.models import Artifact, ComfyFile, ComfyTarget, FolderRoots, HubBlob
+from provisioner.comfyui.tree import check_inside, open_tree
+from provisioner.core.errors import NotWritableError, PathOutsideRootError, UnreadableError, UsageError
+from provisioner.core.models import Artifact, ComfyFile, ComfyTarget, FolderRoots, HubBlob
+from provisioner.files.layout import destination_for
 
 is_windows = sys.platform == "win32"
 

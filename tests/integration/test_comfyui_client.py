@@ -18,9 +18,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from provisioner.adapters.comfyui import ComfyClient, DrawProgress, start_server
-from provisioner.comfy_command import Launch
-from provisioner.errors import (
+from provisioner.comfyui.server.client import ComfyClient, DrawProgress
+from provisioner.comfyui.server.launch import Launch
+from provisioner.comfyui.server.server_process import start_server
+from provisioner.core.errors import (
     GenerationError,
     KleinError,
     MemoryExhaustedError,

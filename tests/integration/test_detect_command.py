@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.machine import machine_record
-from provisioner.models import Gpu, Machine
+from provisioner.core.models import Gpu, Machine
+from provisioner.machine.readings import machine_record
 from tests.support.world import World
 
 RTX_4070 = Gpu(

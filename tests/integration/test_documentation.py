@@ -49,9 +49,9 @@ def test_the_examples_that_need_loopback_hold(module: str) -> None:
 @pytest.mark.parametrize(
     "modules",
     [
-        "provisioner.errors, provisioner.models, provisioner.events, provisioner.manifest",
-        "provisioner.planner, provisioner.report, provisioner.ports, provisioner.engine, provisioner.observe",
-        "provisioner.cli",
+        "provisioner.core.errors, provisioner.core.models, provisioner.core.events, provisioner.manifest.parse",
+        "provisioner.files.planner, provisioner.report.outcome, provisioner.files.engine, provisioner.files.observe",
+        "provisioner.cli.main",
     ],
 )
 def test_an_import_pulls_in_nothing_heavy(modules: str) -> None:

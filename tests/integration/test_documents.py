@@ -13,11 +13,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from provisioner.adapters.catalog import read_manifest_text, shipped_manifests
-from provisioner.adapters.documents import Documents
-from provisioner.errors import ManifestError
-from provisioner.manifest import parse_manifest
-from provisioner.yaml_values import Issues, compose, node_of, plain_of
+from provisioner.core.errors import ManifestError
+from provisioner.manifest.manifest_cache import Documents
+from provisioner.manifest.parse import parse_manifest
+from provisioner.manifest.shipped import read_manifest_text, shipped_manifests
+from provisioner.manifest.strict_yaml import Issues, compose, node_of, plain_of
 from tests.support.world import World
 
 NAME = "flux2-klein-4b"
@@ -181,7 +181,7 @@ def test_a_quick_look_brings_in_neither_yaml_nor_inspect(world: World) -> None:
     done = look(env={"PYTHONPROFILEIMPORTTIME": "1"})
     assert done.returncode == 0, done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "provisioner.observe" in imported
+    assert "provisioner.files.observe" in imported
     assert not imported & {"yaml", "dataclasses", "inspect", "requests", "huggingface_hub", "rich", "logging"}, sorted(
         imported
     )

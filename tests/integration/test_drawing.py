@@ -16,15 +16,15 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from provisioner.adapters.drawing import SCRIPT, clean_environment, draw_with_diffusers
-from provisioner.adapters.process import run
-from provisioner.diffusers_answers import DiffusersRun, DrawEvent
-from provisioner.errors import MemoryExhaustedError, NotWritableError, SmokeTestError, UsageError
-from provisioner.models import Report
-from provisioner.picture import judge, read_picture
-from provisioner.rehearsal.story import rehearse
+from provisioner.commands.rehearse import rehearse
+from provisioner.core.errors import MemoryExhaustedError, NotWritableError, SmokeTestError, UsageError
+from provisioner.core.models import Report
+from provisioner.machine.process import run
 from provisioner.rehearsal.tiny_pipeline import small_diffusers_repository
-from provisioner.smoke_models import PictureWish
+from provisioner.smoke_test.diffusers_answers import DiffusersRun, DrawEvent
+from provisioner.smoke_test.diffusers_run import SCRIPT, clean_environment, draw_with_diffusers
+from provisioner.smoke_test.image import judge, read_picture
+from provisioner.smoke_test.results import PictureWish
 
 REQUIREMENTS = ("torch==2.13.0", "diffusers==0.42.1", "transformers==5.23.0", "accelerate==1.15.0", "pillow")
 REPO = "rehearsal/small"
@@ -348,9 +348,9 @@ DRAWING = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from provisioner.adapters.drawing import draw_with_diffusers
-from provisioner.adapters.process import run
-from provisioner.smoke_models import PictureWish
+from provisioner.smoke_test.diffusers_run import draw_with_diffusers
+from provisioner.machine.process import run
+from provisioner.smoke_test.results import PictureWish
 
 folder = Path(sys.argv[2])
 draw_with_diffusers(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.adapters.elsewhere import FilesInFolders
-from provisioner.adapters.state import (
+from provisioner.core.models import Artifact
+from provisioner.disk.last_run import (
     LARGEST_REPORT,
     read_last_report,
     read_last_run,
@@ -18,7 +18,7 @@ from provisioner.adapters.state import (
     write_last_report,
     write_last_run,
 )
-from provisioner.models import Artifact
+from provisioner.files.local_copies import FilesInFolders
 from tests.support.builders import artifact, sha256, variant
 
 DATA = b"the right bytes"

@@ -15,13 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.adapters.environment import Environments
-from provisioner.adapters.environment.aside import CONSTRAINTS, Journal, Work, read_receipt, write_text
-from provisioner.adapters.environment.making import Maker, Means
-from provisioner.adapters.environment.reading import python_in
-from provisioner.adapters.process import run
-from provisioner.environment import EnvironmentReceipt, drift, receipt_text
-from provisioner.errors import (
+from provisioner.core.errors import (
     CommandError,
     EntryNotFoundError,
     HashMismatchError,
@@ -35,7 +29,13 @@ from provisioner.errors import (
     UnsupportedMachineError,
     UsageError,
 )
-from provisioner.torch_models import TorchBuild, TorchSet
+from provisioner.environment.build import Maker, Means
+from provisioner.environment.environments import Environments
+from provisioner.environment.installed import python_in
+from provisioner.environment.state import EnvironmentReceipt, drift, receipt_text
+from provisioner.environment.swap import CONSTRAINTS, Journal, Work, read_receipt, write_text
+from provisioner.machine.process import run
+from provisioner.torch.builds import TorchBuild, TorchSet
 from tests.support.quick_venv import QuickEnvironments
 from tests.support.wheels import Faults, Toy, ToyIndex, own_pip, serving, torch_set
 
@@ -411,8 +411,8 @@ def test_a_kill_in_the_middle_costs_only_the_wheel_in_flight(own: Path, tmp_path
         code = (
             "import json, sys\n"
             "from pathlib import Path\n"
-            "from provisioner.adapters.process import run\n"
-            "from provisioner.torch_models import TorchBuild, TorchSet\n"
+            "from provisioner.machine.process import run\n"
+            "from provisioner.torch.builds import TorchBuild, TorchSet\n"
             "from tests.support.quick_venv import QuickEnvironments\n"
             "where, probe, url = sys.argv[1:]\n"
             "releases = TorchSet(torch='2.14.1', torchvision='0.29.1', torchaudio='2.11.0')\n"
@@ -519,7 +519,7 @@ def test_a_python_outside_the_bounds_is_refused(tmp_path: Path, index: ToyIndex)
 
 
 def test_two_runs_do_not_build_in_one_place(tmp_path: Path, index: ToyIndex) -> None:
-    from provisioner.adapters.environment.aside import only_one
+    from provisioner.environment.swap import only_one
 
     envs = replace(environments(index, tmp_path), waits_for_lock=False)
     with only_one(tmp_path / "env", wait=True, notice=print), pytest.raises(LockHeldError):

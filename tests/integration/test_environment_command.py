@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.machine import machine_record
+from provisioner.machine.readings import machine_record
 from tests.support.studio import PROBE, rtx_4070
 from tests.support.wheels import Faults, ToyIndex, own_pip, serving, torch_set
 from tests.support.world import ROOT, World, tensors
@@ -25,10 +25,10 @@ JOB = """
 import os, sys
 from pathlib import Path
 from provisioner import commands
-from provisioner.environment_job import EnvironmentWish, run_environment, verify_environment
-from provisioner.errors import KleinError
-from provisioner.torch_wish import TorchWish
-from provisioner.wiring import Settings, Workbench
+from provisioner.commands.environment_part import EnvironmentWish, run_environment, verify_environment
+from provisioner.core.errors import KleinError
+from provisioner.torch.choose import TorchWish
+from provisioner.commands.session import Settings, Workbench
 from tests.support import quick_venv
 
 quick_venv.exchange()

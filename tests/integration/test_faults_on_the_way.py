@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from provisioner.models import BLOCK_SIZE
+from provisioner.core.models import BLOCK_SIZE
 from provisioner.rehearsal.faults import (
     CutAfter,
     Drip,

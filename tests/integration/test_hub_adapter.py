@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.adapters.hub import CachedFiles, Token, cache_folder, endpoint, find_token, is_offline
-from provisioner.errors import UsageError
-from provisioner.models import Artifact, UrlFile
+from provisioner.core.errors import UsageError
+from provisioner.core.models import Artifact, UrlFile
+from provisioner.files.hub_cache import CachedFiles, Token, cache_folder, endpoint, find_token, is_offline
 from tests.support.builders import COMMIT, artifact, hub_file, sha256, variant
 
 DATA = b"the right bytes"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.models import BLOCK_SIZE, STATE_FOLDER
+from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.rehearsal.faults import Stall, Status
 from tests.support.world import MIB, REPOSITORY, REVISION, TOKEN, Wanted, World, eventually, sha256_of, tensors
 

@@ -9,16 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.adapters.store.receipts import (
-    announce_claim,
-    read_announced,
-    read_receipt,
-    receipt_path,
-    write_claim,
-)
-from provisioner.adapters.store.removal import owned_files
-from provisioner.errors import StorageError
-from provisioner.ports import FOUND_IN_PLACE, Claim, Proof, Stamp
+from provisioner.core.errors import StorageError
+from provisioner.core.ports import FOUND_IN_PLACE, Claim, Proof, Stamp
+from provisioner.files.store.receipts import announce_claim, read_announced, read_receipt, receipt_path, write_claim
+from provisioner.files.store.removal import owned_files
 from tests.support.placing import WAYS, Scene, Way, killed_before, killed_from
 from tests.support.world import MIB, World, sha256_of, tensors
 

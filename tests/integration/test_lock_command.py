@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.models import BLOCK_SIZE
+from provisioner.core.models import BLOCK_SIZE
 from tests.support.studio import PROGRAM, git
 from tests.support.world import MIB, Wanted, World, sha256_of, tensors
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from provisioner.picture import read_picture
+from provisioner.smoke_test.image import read_picture
 from tests.support.studio import (
     KLEIN,
     PROGRAM,

@@ -15,18 +15,18 @@ from typing import NoReturn
 
 import pytest
 
-from provisioner.adapters.store.aside import list_aside, read_index
-from provisioner.adapters.store.partfile import Disk
-from provisioner.adapters.store.patching import PatchPart, patch_log_path, patch_path, read_patch_log
-from provisioner.adapters.store.reading import OpenFile, open_for_reading
-from provisioner.errors import (
+from provisioner.core.errors import (
     FileInUseError,
     HashMismatchError,
     InsufficientSpaceError,
     StorageError,
     UnreadableError,
 )
-from provisioner.models import Damage
+from provisioner.core.models import Damage
+from provisioner.files.store.part_file import Disk
+from provisioner.files.store.patch import PatchPart, patch_log_path, patch_path, read_patch_log
+from provisioner.files.store.read_at import OpenFile, open_for_reading
+from provisioner.files.store.set_aside import list_aside, read_index
 from tests.support.builders import sha256
 
 BLOCK = 2048

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from provisioner.adapters.environment import Environments
-from provisioner.adapters.process import run
-from provisioner.environment import judge_probe, parse_probe, serves
-from provisioner.torch_models import TorchBuild, TorchSet
+from provisioner.environment.environments import Environments
+from provisioner.environment.state import judge_probe, parse_probe, serves
+from provisioner.machine.process import run
+from provisioner.torch.builds import TorchBuild, TorchSet
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = ROOT / "provisioner" / "inside" / "probe.py"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.adapters.process import run, run_checked
-from provisioner.errors import CommandError
+from provisioner.core.errors import CommandError
+from provisioner.machine.process import run, run_checked
 
 
 def python(code: str) -> list[str]:

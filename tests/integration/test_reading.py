@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.adapters.store import FileStore
-from provisioner.adapters.store.hashing import BY_BLOCKS, IN_ORDER, Hashers, usable_cores
-from provisioner.adapters.store.proving import prove, survey
-from provisioner.adapters.store.reading import READ_STEP, OpenFile, open_for_reading
-from provisioner.errors import UnreadableError
-from provisioner.models import BLOCK_SIZE
-from provisioner.ports import Survey
+from provisioner.core.errors import UnreadableError
+from provisioner.core.models import BLOCK_SIZE
+from provisioner.core.ports import Survey
+from provisioner.files.store.file_store import FileStore
+from provisioner.files.store.hash_file import prove, survey
+from provisioner.files.store.hash_pool import BY_BLOCKS, IN_ORDER, Hashers, usable_cores
+from provisioner.files.store.read_at import READ_STEP, OpenFile, open_for_reading
 from tests.support.builders import file_system, sha256
 
 BLOCK = 1000

@@ -11,7 +11,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from provisioner.errors import UnsupportedMachineError
+from provisioner.core.errors import UnsupportedMachineError
 from provisioner.rehearsal.faults import Status
 from provisioner.rehearsal.hub import RehearsalHub
 from scripts import record_contract

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.manifest import parse_manifest
+from provisioner.manifest.parse import parse_manifest
 from provisioner.rehearsal.content import Content
 from provisioner.rehearsal.faults import Status
 from provisioner.rehearsal.hub import RehearsalHub

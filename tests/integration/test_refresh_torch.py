@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 
 import pytest
 
-from provisioner.torch_table import parse_torch_table
+from provisioner.torch.build_table import parse_torch_table
 from scripts import refresh_torch
 from scripts.wheel_pages import Wheel, parse_html_page, parse_json_page, wheel_of
 from tests.support.wheels import Toy, ToyIndex

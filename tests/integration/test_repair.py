@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from provisioner.adapters.places import file_system_of
-from provisioner.adapters.store import FileStore
-from provisioner.adapters.store.reading import open_for_reading
-from provisioner.adapters.store.receipts import stamp_of, write_claim
-from provisioner.commands import Wish, open_job, run_verify
-from provisioner.models import BLOCK_SIZE, STATE_FOLDER, PatchFile
-from provisioner.ports import Claim, Proof
+from provisioner.commands.files_part import Wish, open_job, run_verify
+from provisioner.commands.session import Settings, Workbench
+from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER, PatchFile
+from provisioner.core.ports import Claim, Proof
+from provisioner.disk.locations import file_system_of
+from provisioner.files.store.file_store import FileStore
+from provisioner.files.store.read_at import open_for_reading
+from provisioner.files.store.receipts import stamp_of, write_claim
 from provisioner.rehearsal.faults import IgnoreRange
-from provisioner.wiring import Settings, Workbench
 from tests.support.world import MIB, Completed, Wanted, World, sha256_of, tensors
 
 FIVE = 4 * BLOCK_SIZE + 12 * MIB  # 80 MB: five blocks, the last one short

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.adapters.store.receipts import stamp_of, write_claim
-from provisioner.models import BLOCK_SIZE, STATE_FOLDER
-from provisioner.ports import Claim, Proof
+from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
+from provisioner.core.ports import Claim, Proof
+from provisioner.files.store.receipts import stamp_of, write_claim
 from tests.support.world import MIB, Running, Wanted, World, sha256_of, tensors
 
 SIZE = 3 * BLOCK_SIZE + MIB

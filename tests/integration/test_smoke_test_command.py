@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from provisioner.graph import build_graph
-from provisioner.machine import machine_record
-from provisioner.picture import read_picture, seed_in
-from provisioner.smoke_models import ModelNames, PictureWish
+from provisioner.machine.readings import machine_record
+from provisioner.smoke_test.graph import build_graph
+from provisioner.smoke_test.image import read_picture, seed_in
+from provisioner.smoke_test.results import ModelNames, PictureWish
 from tests.support.comfy_server import Faults, ReplayServer
 from tests.support.studio import ENCODER, KLEIN, MODEL, VAE, a_tree_of_somebodys, inventory, main_py, rtx_4070, states
 from tests.support.world import Ahead, Completed, Running, World, eventually, sha256_of

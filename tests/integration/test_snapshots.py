@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.adapters.snapshots import LARGEST_SNAPSHOT, read_snapshot, snapshot_path, write_snapshot
-from provisioner.changes import SeenFile, Snapshot
-from provisioner.errors import InsufficientSpaceError, NotWritableError, StorageError
+from provisioner.core.errors import InsufficientSpaceError, NotWritableError, StorageError
+from provisioner.report.changes import SeenFile, Snapshot
+from provisioner.report.snapshots import LARGEST_SNAPSHOT, read_snapshot, snapshot_path, write_snapshot
 
 SNAPSHOT = Snapshot(
     taken_at="2026-11-23T06:00:00Z",

@@ -18,40 +18,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from provisioner.adapters.store import FileStore
-from provisioner.adapters.store.aside import Share, copy_ranges
-from provisioner.adapters.store.durable import (
-    Move,
-    flush_file,
-    flush_folder,
-    replace,
-    reserve,
-    write_text_durably,
-)
-from provisioner.adapters.store.hubcache import Symlink, git_blob_id, make_symlink
-from provisioner.adapters.store.locking import hold
-from provisioner.adapters.store.partfile import (
-    Disk,
-    PartFile,
-    log_path,
-    part_path,
-    read_log,
-    remove_part,
-    write_log_of_taken_over,
-)
-from provisioner.adapters.store.placing import (
-    WAYS,
-    Linker,
-    by_clonefile,
-    by_ficlone,
-    hard_link,
-    link_somehow,
-    reflink,
-)
-from provisioner.adapters.store.proving import prove
-from provisioner.adapters.store.reading import open_for_reading
-from provisioner.adapters.store.receipts import is_unchanged, read_receipt, receipt_path, stamp_of, write_claim
-from provisioner.errors import (
+from provisioner.core.errors import (
     FileInUseError,
     HashMismatchError,
     InsufficientSpaceError,
@@ -60,9 +27,27 @@ from provisioner.errors import (
     StorageError,
     UnreadableError,
 )
-from provisioner.models import BLOCK_SIZE, STATE_FOLDER, Artifact, Damage, Destination, LocalCopy, PatchWay
-from provisioner.ports import Claim, Proof, Stamp
-from provisioner.refusals import storage_error
+from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER, Artifact, Damage, Destination, LocalCopy, PatchWay
+from provisioner.core.ports import Claim, Proof, Stamp
+from provisioner.disk.atomic import Move, flush_file, flush_folder, replace, reserve, write_text_durably
+from provisioner.disk.os_errors import storage_error
+from provisioner.files.store.file_store import FileStore
+from provisioner.files.store.hash_file import prove
+from provisioner.files.store.hub_layout import Symlink, git_blob_id, make_symlink
+from provisioner.files.store.links import WAYS, Linker, by_clonefile, by_ficlone, hard_link, link_somehow, reflink
+from provisioner.files.store.part_file import (
+    Disk,
+    PartFile,
+    log_path,
+    part_path,
+    read_log,
+    remove_part,
+    write_log_of_taken_over,
+)
+from provisioner.files.store.read_at import open_for_reading
+from provisioner.files.store.receipts import is_unchanged, read_receipt, receipt_path, stamp_of, write_claim
+from provisioner.files.store.set_aside import Share, copy_ranges
+from provisioner.files.store.target_lock import hold
 from tests.support.builders import OTHER_COMMIT, artifact, comfy_file, file_system, hub_blob, hub_file, sha256
 
 BLOCK = 1000
@@ -246,7 +231,7 @@ def test_resumes_after_a_kill_from_the_bytes_on_disk(tmp_path: Path) -> None:
     script = f"""
 import os, sys
 from pathlib import Path
-from provisioner.adapters.store.partfile import PartFile
+from provisioner.files.store.part_file import PartFile
 data = bytes.fromhex({DATA.hex()!r})
 import hashlib
 part = PartFile(Path({str(final)!r}), size=len(data), sha256={DIGEST!r}, block_size={BLOCK}).__enter__()
@@ -847,9 +832,9 @@ def test_many_processes_that_hold_the_lock_lose_no_entry_and_show_no_half_receip
     script = f"""
 import sys
 from pathlib import Path
-from provisioner.adapters.store.locking import hold
-from provisioner.adapters.store.receipts import write_claim
-from provisioner.ports import Claim, Proof, Stamp
+from provisioner.files.store.target_lock import hold
+from provisioner.files.store.receipts import write_claim
+from provisioner.core.ports import Claim, Proof, Stamp
 claim = Claim(artifact_id=sys.argv[1], stamp=Stamp(size=1, mtime_ns=1, ctime_ns=1, inode=1, device=0),
               proof=Proof(size=1, sha256="0" * 64), source="x")
 for number in range(5):
@@ -1587,7 +1572,7 @@ def test_a_blob_that_cannot_be_moved_leaves_no_link_behind(tmp_path: Path) -> No
 
 
 def test_a_part_that_vanishes_before_it_is_named_is_unreadable(tmp_path: Path) -> None:
-    from provisioner.adapters.store.hubcache import place_blob
+    from provisioner.files.store.hub_layout import place_blob
 
     with pytest.raises(UnreadableError):
         place_blob(tmp_path / "none", hub_blob(tmp_path, CONFIG), size=1, sha256="0" * 64, symlink=make_symlink)
@@ -1598,7 +1583,7 @@ def test_a_part_that_vanishes_before_it_is_named_is_unreadable(tmp_path: Path) -
 HOLDER = """
 import sys, time
 from pathlib import Path
-from provisioner.adapters.store.locking import hold
+from provisioner.files.store.target_lock import hold
 with hold(Path(sys.argv[1]), wait=True, cancelled=lambda: False, notice=lambda text: None):
     print("held", flush=True)
     time.sleep(60)

@@ -18,9 +18,9 @@ from typing import Any
 import psutil
 import pytest
 
-from provisioner.adapters.comfyui import start_server
-from provisioner.adapters.comfyui.watcher import has_its_group
-from provisioner.comfy_command import Launch
+from provisioner.comfyui.server.launch import Launch
+from provisioner.comfyui.server.server_process import start_server
+from provisioner.comfyui.server.watchdog_script import has_its_group
 
 ROOT = Path(__file__).resolve().parents[2]
 WATCHER = "watcher.py"
@@ -43,8 +43,8 @@ SETUP = f"""
     import json, subprocess, sys, time
     from pathlib import Path
     sys.path.insert(0, {str(ROOT)!r})
-    from provisioner.adapters.comfyui import start_server
-    from provisioner.comfy_command import Launch
+    from provisioner.comfyui.server.server_process import start_server
+    from provisioner.comfyui.server.launch import Launch
 
     def start(tree):
         made = tree.parent / "made"

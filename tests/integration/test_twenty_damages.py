@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from provisioner.models import BLOCK_SIZE, STATE_FOLDER
+from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from tests.support.damages import (
     BYSTANDERS,
     STALE_BYTES,

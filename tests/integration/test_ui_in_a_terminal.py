@@ -16,9 +16,9 @@ from typing import TextIO
 
 import pytest
 
-from provisioner.errors import AnswerNeededError, GatedError, UnreachableError
-from provisioner.events import FileProgress, Notice, PlanMade, StepFinished, StepStarted
-from provisioner.models import (
+from provisioner.core.errors import AnswerNeededError, GatedError, UnreachableError
+from provisioner.core.events import FileProgress, Notice, PlanMade, StepFinished, StepStarted
+from provisioner.core.models import (
     Artifact,
     ArtifactSet,
     Check,
@@ -33,8 +33,8 @@ from provisioner.models import (
     Plan,
     Report,
 )
-from provisioner.report import report_for_error
-from provisioner.ui import Ui
+from provisioner.report.outcome import report_for_error
+from provisioner.ui.console import Ui
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
@@ -266,7 +266,7 @@ def test_events_of_many_threads_do_not_mix() -> None:
 
 SHOW_A_MACHINE = """
 import sys
-from provisioner.models import Machine
+from provisioner.core.models import Machine
 from provisioner.ui import Ui
 ui = Ui(sys.stdout, sys.stderr)
 ui.show_machine(Machine(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.unload_job import DEFAULT_SERVER
+from provisioner.commands.unload import DEFAULT_SERVER
 from tests.support.comfy_server import ReplayServer
 from tests.support.world import World, tensors
 

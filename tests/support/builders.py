@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from provisioner.layout import folder_roots
-from provisioner.models import (
+from provisioner.comfyui.model_paths import folder_roots
+from provisioner.core.models import (
     Artifact,
     ArtifactSet,
     Check,

@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from provisioner.models import BLOCK_SIZE, STATE_FOLDER
+from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from tests.support.world import Wanted, World, tensors
 
 Where = Literal["untouched", "aside", "pieces", "nowhere"]

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from provisioner.errors import HashMismatchError, KleinError, UnreadableError
-from provisioner.models import (
+from provisioner.core.errors import HashMismatchError, KleinError, UnreadableError
+from provisioner.core.models import (
     Artifact,
     Damage,
     Destination,
@@ -21,7 +21,7 @@ from provisioner.models import (
     Source,
     Variant,
 )
-from provisioner.ports import (
+from provisioner.core.ports import (
     FOUND_IN_PLACE,
     Claim,
     HashProgress,

@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from provisioner.adapters.elsewhere import FilesInFolders
-from provisioner.adapters.store import FileStore
-from provisioner.adapters.store.durable import Move, replace
-from provisioner.adapters.store.receipts import is_unchanged, read_receipt, stamp_of, write_claim
-from provisioner.adapters.store.removal import State, owned_files, remove_file
-from provisioner.engine import Engine
-from provisioner.models import BLOCK_SIZE, STATE_FOLDER, Artifact, Destination, HubCacheTarget, Plan, Source
-from provisioner.observe import Observer
-from provisioner.planner import plan
-from provisioner.ports import Claim, Finder, Part, Proof, TransferProgress
+from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER, Artifact, Destination, HubCacheTarget, Plan, Source
+from provisioner.core.ports import Claim, Finder, Part, Proof, TransferProgress
+from provisioner.disk.atomic import Move, replace
+from provisioner.files.engine import Engine
+from provisioner.files.local_copies import FilesInFolders
+from provisioner.files.observe import Observer
+from provisioner.files.planner import plan
+from provisioner.files.store.file_store import FileStore
+from provisioner.files.store.receipts import is_unchanged, read_receipt, stamp_of, write_claim
+from provisioner.files.store.removal import State, owned_files, remove_file
 from tests.support.builders import artifact, artifact_set, comfy_file, comfy_target, file_system, hub_blob, manifest
 from tests.support.builders import sha256 as digest
 

@@ -12,8 +12,8 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from provisioner.adapters import environment
-from provisioner.environment import PythonFacts
+from provisioner.environment import environments as environment
+from provisioner.environment.state import PythonFacts
 
 
 class QuickEnvironments(environment.Environments):

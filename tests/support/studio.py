@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from provisioner.machine import machine_record
-from provisioner.models import Gpu, Machine
+from provisioner.core.models import Gpu, Machine
+from provisioner.machine.readings import machine_record
 from tests.support.wheels import Toy, ToyIndex
 from tests.support.world import ROOT, Completed, Wanted, World, tensors
 
@@ -44,13 +44,14 @@ DRIVER = """
 import json, sys
 from dataclasses import replace
 from pathlib import Path
-from provisioner.adapters import environment
-from provisioner import cli, program_job
-from provisioner.comfy_models import ComfyRelease
+from provisioner.environment import environments
+from provisioner.cli import main as cli
+from provisioner.commands import comfyui_part as program_job
+from provisioner.comfyui.release_models import ComfyRelease
 from tests.support import quick_venv
 
 probe, pinned, *arguments = sys.argv[1:]
-environment.PROBE = Path(probe)
+environments.PROBE = Path(probe)
 quick_venv.exchange()
 table = program_job.read_table()
 release = ComfyRelease(**json.loads(pinned))

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from provisioner.models import BLOCK_SIZE, STATE_FOLDER
+from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
+from provisioner.rehearsal.http_server import Recorded
 from provisioner.rehearsal.hub import RehearsalHub
-from provisioner.rehearsal.wire import Recorded
 
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = "org/small-klein"

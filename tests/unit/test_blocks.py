@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from provisioner.blocks import damage_sentence, differing_blocks, named_blocks, trusted_digests
-from provisioner.models import Damage
+from provisioner.core.models import Damage
+from provisioner.files.blocks import damage_sentence, differing_blocks, named_blocks, trusted_digests
 from tests.support.builders import variant
 
 RIGHT, OTHER = variant(b"r" * 40), variant(b"o" * 33)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.changes import (
+from provisioner.core.models import Finding
+from provisioner.report.changes import (
     EVERY_PART,
     SeenFile,
     SeenGpu,
@@ -22,7 +23,6 @@ from provisioner.changes import (
     summary,
     without_files,
 )
-from provisioner.models import Finding
 
 BEFORE = Snapshot(
     taken_at="2026-11-01T08:00:00Z",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.comfy_answers import (
+from provisioner.comfyui.server.api import (
     OutputFile,
     as_id,
     node_classes,
@@ -23,8 +23,8 @@ from provisioner.comfy_answers import (
     parse_system_stats,
     shortened,
 )
-from provisioner.comfy_command import Launch, is_launched_as, parse_address, server_arguments
-from provisioner.comfy_messages import (
+from provisioner.comfyui.server.launch import Launch, is_launched_as, parse_address, server_arguments
+from provisioner.comfyui.server.messages import (
     Cached,
     Executed,
     Executing,
@@ -39,7 +39,7 @@ from provisioner.comfy_messages import (
     parse_message,
     step_seconds,
 )
-from provisioner.errors import ServerNotUsableError, UsageError
+from provisioner.core.errors import ServerNotUsableError, UsageError
 
 NOTHING: list[object] = [
     None,

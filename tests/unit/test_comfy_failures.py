@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from provisioner.comfy_answers import ListedModels, NodeComplaint, NodeFailure, Refusal
-from provisioner.comfy_failures import (
+from provisioner.comfyui.server.api import ListedModels, NodeComplaint, NodeFailure, Refusal
+from provisioner.comfyui.server.failures import (
     death_error,
     findings_in_log,
     interrupted_error,
@@ -26,7 +26,7 @@ from provisioner.comfy_failures import (
     silent_start_error,
     unreachable_error,
 )
-from provisioner.errors import (
+from provisioner.core.errors import (
     GenerationError,
     MemoryExhaustedError,
     ModelNotListedError,

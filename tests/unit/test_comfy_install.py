@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.checkout_models import ComfyCheckout, ComfyPython, WayBack
-from provisioner.comfy_install import (
+from provisioner.comfyui.checkout_models import ComfyCheckout, ComfyPython, WayBack
+from provisioner.comfyui.install_plan import (
     archive_address,
     changed_error,
     explain_git_failure,
@@ -23,8 +23,8 @@ from provisioner.comfy_install import (
     plan_checkout,
     requirements_to_install,
 )
-from provisioner.comfy_models import ComfyRelease, ComfyTable, VersionBound
-from provisioner.errors import (
+from provisioner.comfyui.release_models import ComfyRelease, ComfyTable, VersionBound
+from provisioner.core.errors import (
     AccessError,
     CommandError,
     InsufficientSpaceError,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.adapters.catalog import read_comfy_table_text, shipped_manifests
-from provisioner.comfy_table import is_at_least, parse_comfy_table, version_key
-from provisioner.errors import ManifestError
-from provisioner.manifest import parse_manifest
+from provisioner.comfyui.releases import is_at_least, parse_comfy_table, version_key
+from provisioner.core.errors import ManifestError
+from provisioner.manifest.parse import parse_manifest
+from provisioner.manifest.shipped import read_comfy_table_text, shipped_manifests
 
 TEXT, FILE = read_comfy_table_text()
 TABLE = parse_comfy_table(TEXT, file=FILE)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.detect import MACHINE_VARIABLE, detect_machine
-from provisioner.errors import CommandError, StorageError, UnreadableError, UsageError
-from provisioner.machine import GraphicsReading, HostReading, NvidiaDevice, NvidiaReading, machine_record
-from provisioner.models import FileSystem, Gpu, Machine
+from provisioner.core.errors import CommandError, StorageError, UnreadableError, UsageError
+from provisioner.core.models import FileSystem, Gpu, Machine
+from provisioner.machine.detection import MACHINE_VARIABLE, detect_machine
+from provisioner.machine.readings import GraphicsReading, HostReading, NvidiaDevice, NvidiaReading, machine_record
 
 GIB = 2**30
 LINUX = HostReading(

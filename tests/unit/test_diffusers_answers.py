@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from provisioner.app_packages import DIFFUSERS, findings_about, requirement_lines
-from provisioner.diffusers_answers import (
+from provisioner.core.errors import MemoryExhaustedError, SmokeTestError
+from provisioner.environment.app_packages import DIFFUSERS, findings_about, requirement_lines
+from provisioner.smoke_test.diffusers_answers import (
     DiffusersRun,
     DrawDevice,
     DrawDone,
@@ -22,8 +23,7 @@ from provisioner.diffusers_answers import (
     notes_about,
     parse_answer,
 )
-from provisioner.errors import MemoryExhaustedError, SmokeTestError
-from provisioner.smoke_models import PictureWish, Timings
+from provisioner.smoke_test.results import PictureWish, Timings
 
 REPO = "black-forest-labs/FLUX.2-klein-4B"
 LOG = Path("drawing.log")

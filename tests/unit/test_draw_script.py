@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.inside.draw import (
+from provisioner.smoke_test.diffusers_script import (
     DrawError,
     choose_offload,
     find_snapshot,

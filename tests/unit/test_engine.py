@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.engine import Engine
-from provisioner.errors import (
+from provisioner.core.errors import (
     AccessError,
     FileInUseError,
     GatedError,
@@ -23,11 +22,12 @@ from provisioner.errors import (
     StorageError,
     UnreachableError,
 )
-from provisioner.events import Event, FileProgress, Notice, PlanMade, StepFinished, StepStarted
-from provisioner.models import Artifact, Destination, HubCacheTarget, Outcome, Plan, Source, UrlFile
-from provisioner.observe import Depth, Observer
-from provisioner.planner import plan
-from provisioner.ports import Fetcher, Finder, Part, Proof, TransferProgress
+from provisioner.core.events import Event, FileProgress, Notice, PlanMade, StepFinished, StepStarted
+from provisioner.core.models import Artifact, Destination, HubCacheTarget, Outcome, Plan, Source, UrlFile
+from provisioner.core.ports import Fetcher, Finder, Part, Proof, TransferProgress
+from provisioner.files.engine import Engine
+from provisioner.files.observe import Depth, Observer
+from provisioner.files.planner import plan
 from tests.support.builders import (
     MODELS,
     artifact,

@@ -11,8 +11,35 @@ from zipfile import ZipFile
 
 import pytest
 
-from provisioner.adapters.environment.aside import disk_error, rehomed, twin_names
-from provisioner.environment import (
+from provisioner.core.errors import (
+    CommandError,
+    EntryNotFoundError,
+    FileInUseError,
+    HashMismatchError,
+    InsufficientSpaceError,
+    KleinError,
+    NotTheFileError,
+    NotWritableError,
+    RateLimitedError,
+    ServerError,
+    StorageError,
+    UnauthorizedError,
+    UnreachableError,
+)
+from provisioner.core.models import Gpu, Machine
+from provisioner.environment.installer import (
+    Wheel,
+    announced_bytes,
+    constraint_variables,
+    explain_failure,
+    installer_environment,
+    is_gap,
+    page_failures,
+    parse_pip_settings,
+    parse_report,
+    without_indexes,
+)
+from provisioner.environment.state import (
     Distribution,
     EnvironmentReceipt,
     Observation,
@@ -31,35 +58,8 @@ from provisioner.environment import (
     parse_receipt,
     receipt_text,
 )
-from provisioner.errors import (
-    CommandError,
-    EntryNotFoundError,
-    FileInUseError,
-    HashMismatchError,
-    InsufficientSpaceError,
-    KleinError,
-    NotTheFileError,
-    NotWritableError,
-    RateLimitedError,
-    ServerError,
-    StorageError,
-    UnauthorizedError,
-    UnreachableError,
-)
-from provisioner.installer import (
-    Wheel,
-    announced_bytes,
-    constraint_variables,
-    explain_failure,
-    installer_environment,
-    is_gap,
-    page_failures,
-    parse_pip_settings,
-    parse_report,
-    without_indexes,
-)
-from provisioner.models import Gpu, Machine
-from provisioner.torch_models import TorchBuild, TorchSet
+from provisioner.environment.swap import disk_error, rehomed, twin_names
+from provisioner.torch.builds import TorchBuild, TorchSet
 
 WHERE = Path("/comfy/.venv")
 SET = TorchSet(torch="2.14.1", torchvision="0.29.1", torchaudio="2.11.0")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from provisioner import errors
-from provisioner.errors import KleinError
+from provisioner.core import errors
+from provisioner.core.errors import KleinError
 from scripts.check_readme import complaints_about_exit_table
 
 README = Path(__file__).resolve().parents[2] / "README.md"

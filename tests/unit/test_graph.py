@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.adapters.catalog import read_comfy_table_text, read_manifest_text, shipped_manifests
-from provisioner.comfy_answers import ListedModels
-from provisioner.comfy_models import NodeUse
-from provisioner.comfy_table import parse_comfy_table
-from provisioner.errors import ModelNotListedError, PathOutsideRootError, UsageError
-from provisioner.graph import (
+from provisioner.comfyui.release_models import NodeUse
+from provisioner.comfyui.releases import parse_comfy_table
+from provisioner.comfyui.server.api import ListedModels
+from provisioner.core.errors import ModelNotListedError, PathOutsideRootError, UsageError
+from provisioner.core.models import Artifact, ArtifactSet, Envelope, Role
+from provisioner.manifest.parse import parse_manifest
+from provisioner.manifest.shipped import read_comfy_table_text, read_manifest_text, shipped_manifests
+from provisioner.smoke_test.graph import (
     DECODE,
     LATENT,
     LOADERS,
@@ -31,9 +33,7 @@ from provisioner.graph import (
     pick_listed,
     wish_for,
 )
-from provisioner.manifest import parse_manifest
-from provisioner.models import Artifact, ArtifactSet, Envelope, Role
-from provisioner.smoke_models import DEFAULT_PROMPT, ModelNames, PictureWish
+from provisioner.smoke_test.results import DEFAULT_PROMPT, ModelNames, PictureWish
 from tests.support.builders import artifact, artifact_set
 
 RECORDINGS = Path(__file__).resolve().parents[1] / "contract" / "data" / "comfyui-0.33.0"

@@ -8,13 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provisioner.identify import (
-    HEADER_READ_LIMIT,
-    SNIFF_BYTES,
-    TAIL_BYTES,
-    Identity,
-    identify,
-)
+from provisioner.identify.identification import HEADER_READ_LIMIT, SNIFF_BYTES, TAIL_BYTES, Identity, identify
 from tests.support.model_headers import (
     DATA,
     Table,

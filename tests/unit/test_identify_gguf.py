@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provisioner.identify import identify
 from provisioner.identify.gguf import read_gguf
+from provisioner.identify.identification import identify
 
 UINT32, FLOAT32, STRING, ARRAY, UINT64 = 4, 6, 8, 9, 10
 Q4_K, F32, F16, Q8_0 = 12, 0, 1, 8

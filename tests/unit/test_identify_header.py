@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
 
-from provisioner.identify import (
+from provisioner.identify.identification import (
     GGUF_READ_BYTES,
     HEADER_READ_LIMIT,
     HEADER_VALUE_LIMIT,
@@ -21,7 +21,7 @@ from provisioner.identify import (
     how_much_to_read,
     read_header,
 )
-from provisioner.rehearsal.tiny import TinyFile, small_comfyui_files
+from provisioner.rehearsal.tiny_models import TinyFile, small_comfyui_files
 from tests.support.model_headers import BITS, Table, header_bytes_of, recorded
 
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from provisioner.identify import Identity, identify, pairing_problems
+from provisioner.identify.identification import Identity, identify, pairing_problems
 from provisioner.identify.pairing import comfyui_words
 from tests.support.model_headers import (
     DATA,

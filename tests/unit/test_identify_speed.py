@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.identify import how_much_to_read, identify
+from provisioner.identify.identification import how_much_to_read, identify
 from tests.support.model_headers import header_bytes_of, published
 
 FILES = 1000

@@ -8,19 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.errors import PathOutsideRootError, UsageError
-from provisioner.layout import (
-    candidates_for,
-    destination_for,
+from provisioner.comfyui.model_paths import (
+    ExtraPath,
     folder_roots,
     is_inside,
-    repo_folder_name,
-    safe_relative,
+    parse_extra_model_paths,
     write_folder,
     write_root,
 )
-from provisioner.model_paths import ExtraPath, parse_extra_model_paths
-from provisioner.models import Artifact, ComfyFile, ComfyTarget, HubBlob, HubCacheTarget, HubFile, Source, UrlFile
+from provisioner.core.errors import PathOutsideRootError, UsageError
+from provisioner.core.models import Artifact, ComfyFile, ComfyTarget, HubBlob, HubCacheTarget, HubFile, Source, UrlFile
+from provisioner.files.layout import candidates_for, destination_for, repo_folder_name, safe_relative
 
 COMMIT = "5f526678002e43af5551dadb73ce2e8c91b43afe"
 BASE = Path("/opt/ComfyUI")

@@ -10,10 +10,10 @@ import jsonschema
 import pytest
 import yaml
 
-from provisioner.errors import LockDriftError, ManifestError
-from provisioner.lock import Proven, drift_from, locked_text, memory_text, refuse_drift
-from provisioner.manifest import parse_manifest
-from provisioner.models import BLOCK_SIZE, Lock, Manifest
+from provisioner.core.errors import LockDriftError, ManifestError
+from provisioner.core.models import BLOCK_SIZE, Lock, Manifest
+from provisioner.manifest.lock_file import Proven, drift_from, locked_text, memory_text, refuse_drift
+from provisioner.manifest.parse import parse_manifest
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
 LOCK = Lock(

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.errors import UsageError
-from provisioner.machine import (
+from provisioner.core.errors import UsageError
+from provisioner.core.models import FileSystem, Gpu, Machine, OperatingSystem, ProbeResult
+from provisioner.machine.readings import (
     NVIDIA_SMI_FIELDS,
     NVIDIA_SMI_OLD_FIELDS,
     OPERATING_SYSTEMS,
@@ -38,7 +39,6 @@ from provisioner.machine import (
     parse_nvidia_smi,
     windows_release,
 )
-from provisioner.models import FileSystem, Gpu, Machine, OperatingSystem, ProbeResult
 
 LINUX = HostReading(
     os="linux",

@@ -16,9 +16,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provisioner.errors import ManifestError
-from provisioner.manifest import parse_manifest
-from provisioner.models import (
+from provisioner.core.errors import ManifestError
+from provisioner.core.models import (
     Artifact,
     Conditions,
     Envelope,
@@ -30,7 +29,8 @@ from provisioner.models import (
     UrlFile,
     Variant,
 )
-from provisioner.yaml_values import Issues, Kind, Mapping, Place, Scalar, Sequence, compose, read_text, take
+from provisioner.manifest.parse import parse_manifest
+from provisioner.manifest.strict_yaml import Issues, Kind, Mapping, Place, Scalar, Sequence, compose, read_text, take
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "manifests" / "schema.json").read_text(encoding="utf-8"))
 ISSUE = re.compile(r"(?P<file>[^:]+):(?P<line>[1-9][0-9]*): (?P<key>[^ ]+): (?P<complaint>.+)")

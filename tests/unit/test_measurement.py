@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from provisioner.adapters.catalog import read_manifest_text
-from provisioner.manifest import parse_manifest
-from provisioner.measurement import VramSample, advice_for, describe, own_peak, summarise_samples
-from provisioner.models import ArtifactSet, Envelope, Machine
-from provisioner.smoke_models import ModelNames, PictureFacts, PictureWish, SmokeTest, Timings, VramReading
+from provisioner.core.models import ArtifactSet, Envelope, Machine
+from provisioner.manifest.parse import parse_manifest
+from provisioner.manifest.shipped import read_manifest_text
+from provisioner.smoke_test.measurement import VramSample, advice_for, describe, own_peak, summarise_samples
+from provisioner.smoke_test.results import ModelNames, PictureFacts, PictureWish, SmokeTest, Timings, VramReading
 from tests.support.builders import GIB, gpu, machine
 
 MIB = 1024**2

@@ -6,9 +6,9 @@ from typing import Literal
 
 import pytest
 
-from provisioner.mending import mending_verb
-from provisioner.models import Finding
-from provisioner.records import replace
+from provisioner.core.models import Finding
+from provisioner.core.records import replace
+from provisioner.report.remedies import mending_verb
 
 
 def finding(code: str, severity: Literal["problem", "warning"] = "problem") -> Finding:

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.errors import UsageError
-from provisioner.model_paths import (
+from provisioner.comfyui.model_paths import (
     MAX_CONFIG_CHARACTERS,
     ExtraPath,
     current_folder_name,
     folder_paths,
     parse_extra_model_paths,
 )
+from provisioner.core.errors import UsageError
 
 RECORDING = Path(__file__).parents[1] / "contract" / "data" / "comfyui" / "GET_internal_folder_paths.json"
 POSIX_FILE = PurePosixPath("/opt/ComfyUI/extra_model_paths.yaml")

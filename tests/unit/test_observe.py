@@ -10,11 +10,11 @@ from typing import Literal
 
 import pytest
 
-from provisioner.errors import FileInUseError, PathOutsideRootError
-from provisioner.events import Event, FileProgress
-from provisioner.models import Artifact, Check, Destination, HubCacheTarget, Inventory, LocalCopy, Target
-from provisioner.observe import Depth, Observer
-from provisioner.ports import Finder, Stamp
+from provisioner.core.errors import FileInUseError, PathOutsideRootError
+from provisioner.core.events import Event, FileProgress
+from provisioner.core.models import Artifact, Check, Destination, HubCacheTarget, Inventory, LocalCopy, Target
+from provisioner.core.ports import Finder, Stamp
+from provisioner.files.observe import Depth, Observer
 from tests.support.builders import (
     MODELS,
     artifact,

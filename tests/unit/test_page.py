@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provisioner.changes import Snapshot, changes_entry, checks_for, compare
-from provisioner.document import document as report_document
-from provisioner.errors import CommandError, NetworkError
-from provisioner.models import FetchFile, Finding, Outcome, PlaceFile, Plan, ProbeResult, Report, SpaceNeed
-from provisioner.page import render_page
-from provisioner.page.ending import check_again_command
-from provisioner.page.picture import media_type
-from provisioner.page.reading import Node
-from provisioner.page.verdict import kicker, verdict
-from provisioner.smoke_models import ModelNames, PictureFacts, PictureWish, SmokeTest, Timings, VramReading
-from provisioner.smoke_report import smoke_entry
+from provisioner.core.errors import CommandError, NetworkError
+from provisioner.core.models import FetchFile, Finding, Outcome, PlaceFile, Plan, ProbeResult, Report, SpaceNeed
+from provisioner.report.changes import Snapshot, changes_entry, checks_for, compare
+from provisioner.report.html.footer import check_again_command
+from provisioner.report.html.image_section import media_type
+from provisioner.report.html.node import Node
+from provisioner.report.html.page import render_page
+from provisioner.report.html.verdict import kicker, verdict
+from provisioner.report.json_document import document as report_document
+from provisioner.report.smoke_test_json import smoke_entry
+from provisioner.smoke_test.results import ModelNames, PictureFacts, PictureWish, SmokeTest, Timings, VramReading
 from tests.support.builders import (
     artifact,
     artifact_set,

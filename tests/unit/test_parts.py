@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.errors import UsageError
-from provisioner.manifest import parse_manifest
-from provisioner.models import ArtifactSet
-from provisioner.parts import can_draw, parse_parts
+from provisioner.commands.parts import can_draw, parse_parts
+from provisioner.core.errors import UsageError
+from provisioner.core.models import ArtifactSet
+from provisioner.manifest.parse import parse_manifest
 
 MANIFEST = Path(__file__).resolve().parents[2] / "manifests" / "flux2-klein-4b.yaml"
 SETS = parse_manifest(MANIFEST.read_text(encoding="utf-8"), file="m").sets

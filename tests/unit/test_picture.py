@@ -13,11 +13,11 @@ from collections.abc import Callable
 import pytest
 from PIL import Image, PngImagePlugin
 
-from provisioner.errors import GenerationError, SmokeTestError
-from provisioner.graph import build_graph
-from provisioner.models import Finding
-from provisioner.picture import MAX_PIXELS, judge, read_picture, seed_in
-from provisioner.smoke_models import ModelNames, PictureFacts, PictureWish
+from provisioner.core.errors import GenerationError, SmokeTestError
+from provisioner.core.models import Finding
+from provisioner.smoke_test.graph import build_graph
+from provisioner.smoke_test.image import MAX_PIXELS, judge, read_picture, seed_in
+from provisioner.smoke_test.results import ModelNames, PictureFacts, PictureWish
 
 SIDE = 64
 WISH = PictureWish(width=SIDE, height=SIDE, seed=42)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.errors import InsufficientSpaceError, OfflineError, UsageError
-from provisioner.models import (
+from provisioner.core.errors import InsufficientSpaceError, OfflineError, UsageError
+from provisioner.core.models import (
     Check,
     Conditions,
     Damage,
@@ -25,7 +25,7 @@ from provisioner.models import (
     RecordReceipt,
     UrlFile,
 )
-from provisioner.planner import SPACE_MARGIN, check_offline, check_space, plan, select_set, unmet_conditions
+from provisioner.files.planner import SPACE_MARGIN, check_offline, check_space, plan, select_set, unmet_conditions
 from tests.support.builders import (
     GIB,
     MODELS,

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from provisioner import records
-from provisioner.records import dataclass, field, field_values, replace
+from provisioner.core import records
+from provisioner.core.records import dataclass, field, field_values, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner import redact as module
-from provisioner.redact import printable, redact
+from provisioner.core import redact as module
+from provisioner.core.redact import printable, redact
 
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.errors import (
+from provisioner.core.errors import (
     FileInUseError,
     InsufficientSpaceError,
     NotWritableError,
     StorageError,
     UnreadableError,
 )
-from provisioner.refusals import storage_error
+from provisioner.disk.os_errors import storage_error
 
 PATH = Path("/models/vae/x")
 

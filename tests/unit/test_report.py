@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from provisioner import __version__
-from provisioner.document import document, error_entry, event_line, json_value
-from provisioner.errors import (
+from provisioner.core.errors import (
     AnswerNeededError,
     GatedError,
     HashMismatchError,
@@ -21,8 +20,8 @@ from provisioner.errors import (
     ManifestError,
     UnreachableError,
 )
-from provisioner.events import Event, FileProgress, Notice, PlanMade, StepFinished, StepStarted
-from provisioner.models import (
+from provisioner.core.events import Event, FileProgress, Notice, PlanMade, StepFinished, StepStarted
+from provisioner.core.models import (
     Artifact,
     ArtifactSet,
     Check,
@@ -45,7 +44,8 @@ from provisioner.models import (
     SpaceNeed,
     Target,
 )
-from provisioner.report import all_errors, exit_status_of, label_of, next_command, report_for_error
+from provisioner.report.json_document import document, error_entry, event_line, json_value
+from provisioner.report.outcome import all_errors, exit_status_of, label_of, next_command, report_for_error
 
 TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 ROOT = Path("/home/marta/ComfyUI/models")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from provisioner.requirements import unmet
+from provisioner.environment.requirements import unmet
 
 INSTALLED = {"torch": "2.11.0+cu130", "pillow": "13.0.0", "comfyui-frontend-package": "1.39.2", "odd": "not a version"}
 

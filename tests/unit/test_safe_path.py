@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.safe_path import complaint_about_path
+from provisioner.disk.safe_path import complaint_about_path
 
 GOOD = (
     "vae/flux2-vae.safetensors",

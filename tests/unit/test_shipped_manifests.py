@@ -13,11 +13,11 @@ import jsonschema
 import pytest
 import yaml
 
-from provisioner.adapters.catalog import read_manifest_text, shipped_folder, shipped_manifests
-from provisioner.errors import ManifestError, UsageError
-from provisioner.manifest import parse_manifest
-from provisioner.models import Artifact, ArtifactSet, HubFile, Manifest, OperatingSystem
-from provisioner.safe_path import complaint_about_path
+from provisioner.core.errors import ManifestError, UsageError
+from provisioner.core.models import Artifact, ArtifactSet, HubFile, Manifest, OperatingSystem
+from provisioner.disk.safe_path import complaint_about_path
+from provisioner.manifest.parse import parse_manifest
+from provisioner.manifest.shipped import read_manifest_text, shipped_folder, shipped_manifests
 
 ROOT = Path(__file__).resolve().parents[2]
 IDS = ("flux2-klein-4b", "flux2-klein-9b")

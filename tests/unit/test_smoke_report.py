@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.document import document
-from provisioner.models import Finding, Report
-from provisioner.smoke_models import ModelNames, PictureFacts, PictureWish, SmokeTest, Timings, VramReading
-from provisioner.smoke_report import SMOKE_KEY, is_proven, smoke_entry
+from provisioner.core.models import Finding, Report
+from provisioner.report.json_document import document
+from provisioner.report.smoke_test_json import SMOKE_KEY, is_proven, smoke_entry
+from provisioner.smoke_test.results import ModelNames, PictureFacts, PictureWish, SmokeTest, Timings, VramReading
 
 BARE = SmokeTest(backend="diffusers", wish=PictureWish(seed=7), timings=Timings())
 PICTURE = PictureFacts(

@@ -8,9 +8,9 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from provisioner.identify import identify
-from provisioner.models import Finding
-from provisioner.survey import is_of_interest, judge_file
+from provisioner.core.models import Finding
+from provisioner.files.unlisted import is_of_interest, judge_file
+from provisioner.identify.identification import identify
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 1\n"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from provisioner.adapters.comfyui.tether import ExtendedLimits, Job, Tether, tie
+from provisioner.comfyui.server.watchdog import ExtendedLimits, Job, Tether, tie
 
 JOB, PROCESS, PID = 0x7FF6_0000_1110, 0x7FF6_0000_2220, 4711
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import safetensors
 
-from provisioner.models import BLOCK_SIZE
-from provisioner.rehearsal.tiny import (
+from provisioner.core.models import BLOCK_SIZE
+from provisioner.rehearsal.tiny_models import (
     Tensor,
     load_table,
     safetensors_header,

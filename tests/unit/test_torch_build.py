@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 
-from provisioner.adapters.catalog import read_torch_table_text
-from provisioner.errors import (
+from provisioner.core.errors import (
     AmdOnWindowsError,
     DriverDroppedGpuError,
     DriverTooOldError,
@@ -32,7 +31,8 @@ from provisioner.errors import (
     UnsupportedMachineError,
     UsageError,
 )
-from provisioner.machine import (
+from provisioner.core.models import Gpu, Machine, OperatingSystem, ProbeResult
+from provisioner.machine.readings import (
     GraphicsReading,
     HostReading,
     NvidiaDevice,
@@ -40,11 +40,11 @@ from provisioner.machine import (
     assemble_machine,
     parse_driver_version,
 )
-from provisioner.models import Gpu, Machine, OperatingSystem, ProbeResult
-from provisioner.torch_build import select_torch_build
-from provisioner.torch_models import App, TorchBuild, TorchChoice
-from provisioner.torch_reach import code_runs_on, subsets
-from provisioner.torch_table import parse_torch_table
+from provisioner.manifest.shipped import read_torch_table_text
+from provisioner.torch.build_table import parse_torch_table
+from provisioner.torch.builds import App, TorchBuild, TorchChoice
+from provisioner.torch.compatibility import code_runs_on, subsets
+from provisioner.torch.select import select_torch_build
 
 CASES = yaml.safe_load((Path(__file__).parent / "data" / "torch_cases.yaml").read_text(encoding="utf-8"))
 TEXT, FILE = read_torch_table_text()
@@ -778,7 +778,7 @@ def test_the_order_in_which_gpus_are_listed_does_not_matter(
 
 
 def test_all_gpus_are_tried_before_any_is_left_out_and_the_newest_is_left_out_last() -> None:
-    from provisioner.torch_reach import Device
+    from provisioner.torch.compatibility import Device
 
     one, two, three = (Device(name=str(sm), sms=(sm,)) for sm in (61, 86, 120))
     groups = [tuple(device.name for device in group) for group in subsets((three, one, two))]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.adapters.catalog import read_torch_table_text, shipped_manifests
-from provisioner.errors import ManifestError
-from provisioner.torch_table import VersionRange, parse_torch_table, version_of
+from provisioner.core.errors import ManifestError
+from provisioner.manifest.shipped import read_torch_table_text, shipped_manifests
+from provisioner.torch.build_table import VersionRange, parse_torch_table, version_of
 
 TEXT, FILE = read_torch_table_text()
 TABLE = parse_torch_table(TEXT, file=FILE)

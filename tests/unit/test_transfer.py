@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from provisioner.transfer import (
+from provisioner.files.download.policy import (
     GAIN_TO_KEEP,
     WINDOW_S,
     ContentRange,

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.errors import CommandError, GatedError, ManifestError
-from provisioner.events import FileProgress, Phase, StepFinished
-from provisioner.models import (
+from provisioner.core.errors import CommandError, GatedError, ManifestError
+from provisioner.core.events import FileProgress, Phase, StepFinished
+from provisioner.core.models import (
     Artifact,
     ArtifactSet,
     Check,
@@ -49,8 +49,8 @@ from provisioner.models import (
 )
 from provisioner.ui import text as text_module
 from provisioner.ui.board import Board, bar, finished_line, overall_line, row_lines, state_words
-from provisioner.ui.catalogue import machine_blocks, manifest_blocks, manifests_blocks
-from provisioner.ui.complaints import error_blocks, finding_blocks
+from provisioner.ui.facts import machine_blocks, manifest_blocks, manifests_blocks
+from provisioner.ui.problems import error_blocks, finding_blocks
 from provisioner.ui.stream import Output, Terminal, terminal_of, wants_colour
 from provisioner.ui.tables import plan_blocks, report_blocks
 from provisioner.ui.text import (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from provisioner.changes import Snapshot, checks_for, compare
-from provisioner.models import Finding
-from provisioner.ui.changes import changes_blocks
+from provisioner.core.models import Finding
+from provisioner.report.changes import Snapshot, checks_for, compare
+from provisioner.ui.change_list import changes_blocks
 from provisioner.ui.text import cells, laid_out, rendered
 
 BEFORE = Snapshot(

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.blocks import damage_sentence
-from provisioner.document import document
-from provisioner.events import FileProgress
-from provisioner.models import (
+from provisioner.core.events import FileProgress
+from provisioner.core.models import (
     AsideEntry,
     Damage,
     FetchFile,
@@ -24,8 +22,10 @@ from provisioner.models import (
     Report,
     Step,
 )
-from provisioner.planner import plan as made_plan
-from provisioner.ui.aside import aside_blocks
+from provisioner.files.blocks import damage_sentence
+from provisioner.files.planner import plan as made_plan
+from provisioner.report.json_document import document
+from provisioner.ui.backup_list import aside_blocks
 from provisioner.ui.board import Board, started_words
 from provisioner.ui.tables import plan_blocks, report_blocks
 from provisioner.ui.text import Block, laid_out, rendered

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.models import Finding
-from provisioner.smoke_models import PictureFacts, PictureWish, SmokeTest, Timings, VramReading
-from provisioner.ui.smoke import smoke_blocks
+from provisioner.core.models import Finding
+from provisioner.smoke_test.results import PictureFacts, PictureWish, SmokeTest, Timings, VramReading
+from provisioner.ui.smoke_text import smoke_blocks
 from provisioner.ui.text import cells, laid_out, rendered
 
 GIB = 1024**3

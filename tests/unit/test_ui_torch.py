@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from provisioner.torch_models import TorchBuild, TorchChoice, TorchSet, TorchWarning
+from provisioner.torch.builds import TorchBuild, TorchChoice, TorchSet, TorchWarning
 from provisioner.ui.text import laid_out, rendered
-from provisioner.ui.torch import torch_blocks
+from provisioner.ui.torch_text import torch_blocks
 
 NEWEST = TorchSet(torch="2.14.1", torchvision="0.29.1", torchaudio="2.11.0")
 OLDER = TorchSet(torch="2.14.0", torchvision="0.29.0", torchaudio=None)

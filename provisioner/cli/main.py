@@ -1,0 +1,496 @@
+"""The command line: reads the arguments, wires a run together, owns the exit status.
+
+``klein-setup --help`` must answer at once, so everything but argparse is imported when a command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TextIO
+
+from provisioner import __version__
+from provisioner.cli.arguments import COMMANDS, build_parser
+from provisioner.core.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, KleinError, UsageError
+
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import TypeAlias
+
+    from provisioner.commands.environment_part import EnvironmentWish
+    from provisioner.commands.files_part import Job, Wish
+    from provisioner.commands.install import Face, SetupWish
+    from provisioner.commands.session import Workbench
+    from provisioner.commands.smoke_test import SmokeWish
+    from provisioner.core.models import Report
+    from provisioner.torch.choose import TorchWish
+    from provisioner.ui.console import Mode, Ui
+
+    _Handler: TypeAlias = "Callable[[int, FrameType | None], object] | int | None"
+
+
+GC_THRESHOLD = 20_000
+"""Importing, and reading headers, make much that stays; to look through it again and again is a tenth of it all."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the run ends as after Ctrl-C, with another status."""
+
+
+# --- the commands --------------------------------------------------------------------------------------
+
+
+def _wish(arguments: argparse.Namespace) -> Wish:
+    from provisioner.commands.files_part import Wish
+
+    return Wish(
+        manifest=arguments.manifest,
+        set_id=arguments.set_id,
+        comfyui=arguments.comfyui,
+        hf_cache=arguments.hf_cache,
+        extra_model_paths=tuple(arguments.extra_model_paths),
+        assume_yes=getattr(arguments, "yes", False),
+    )
+
+
+def _bench(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Workbench:
+    from provisioner.commands.session import Settings, Workbench
+
+    settings = Settings(
+        endpoint=getattr(arguments, "endpoint", None),
+        is_offline=getattr(arguments, "offline", False),
+        max_connections=getattr(arguments, "connections", 8),
+        limit_bytes_s=getattr(arguments, "limit_rate", None),
+        stall_timeout_s=getattr(arguments, "stall_timeout", 20.0),
+        look_in=tuple(folder.expanduser() for folder in getattr(arguments, "look_in", ())),
+        follow_links=getattr(arguments, "follow_links", False),
+        wait_for_lock=not getattr(arguments, "no_wait", False),
+    )
+    bench = Workbench(settings=settings, events=ui.listener, cancelled=cancelled)
+    for secret in bench.secrets:
+        ui.keep_secret(secret)
+    return bench
+
+
+def _install(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands import files_part as commands
+    from provisioner.commands.install import run_setup
+
+    bench = _bench(arguments, ui, cancelled)
+    job = commands.open_job(bench, _wish(arguments), composer=bench.documents.keep)
+    _check_locked(arguments, job)
+    return run_setup(job, _setup_wish(arguments, job), _face(ui))
+
+
+def _repair(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands import files_part as commands
+    from provisioner.commands.install import run_setup
+    from provisioner.commands.unload import unload_running_server
+
+    bench = _bench(arguments, ui, cancelled)
+    job = commands.open_job(bench, _wish(arguments), composer=bench.documents.keep)
+    report = run_setup(job, _setup_wish(arguments, job), _face(ui), "repair")
+    unload_running_server(job, report, arguments.server)
+    return report
+
+
+def _plan(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands import files_part as commands
+    from provisioner.commands.install import show_setup
+
+    job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments))
+    wish = _setup_wish(arguments, job)
+    report = commands.run_plan(job) if "files" in wish.parts else job.report("plan", "planned", 0)
+    if report.plan is not None:
+        ui.show_plan(report.plan)
+    return show_setup(job, report, wish, _face(ui))
+
+
+def _smoke_test(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands import files_part as commands
+    from provisioner.commands.comfyui_part import look_at_program
+    from provisioner.commands.environment_part import folder_of
+    from provisioner.commands.smoke_test import graph_of, run_smoke_test
+    from provisioner.disk.locations import data_folder
+
+    job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments))
+    wish = _smoke_wish(arguments)
+    if arguments.graph:
+        ui.write_document(graph_of(job, wish))
+        return job.report("smoke-test", "planned", 0)
+    return run_smoke_test(
+        job,
+        wish,
+        program=look_at_program(job),
+        environment=folder_of(job.target, _environment_wish(arguments), data_folder),
+        show=ui.show_smoke,
+    )
+
+
+def _face(ui: Ui) -> Face:
+    from provisioner.commands.install import Face
+
+    return Face(ask=ui.ask, say=ui.say, show_plan=ui.show_plan, show_smoke=ui.show_smoke)
+
+
+def _setup_wish(arguments: argparse.Namespace, job: Job) -> SetupWish:
+    from provisioner.commands.comfyui_part import ProgramWish
+    from provisioner.commands.install import SetupWish
+    from provisioner.commands.parts import parse_parts
+    from provisioner.commands.smoke_test import SmokeWish
+
+    return SetupWish(
+        parts=parse_parts(arguments.only, job.wanted),
+        program=ProgramWish(source=arguments.comfyui_source, wants_update=arguments.update_comfyui),
+        environment=_environment_wish(arguments),
+        smoke=_smoke_wish(arguments) if hasattr(arguments, "prompt") else SmokeWish(server=arguments.server),
+        are_parts_named=arguments.only is not None,
+    )
+
+
+def _smoke_wish(arguments: argparse.Namespace) -> SmokeWish:
+    from provisioner.commands.smoke_test import SmokeWish
+
+    width, height = arguments.size
+    return SmokeWish(
+        prompt=arguments.prompt,
+        seed=arguments.seed,
+        width=width,
+        height=height,
+        has_tiled_decode=arguments.tiled_decode,
+        reserve_vram_gib=arguments.reserve_vram,
+        picture=arguments.picture,
+        server=arguments.server,
+        timeout_s=arguments.smoke_timeout,
+    )
+
+
+def _verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands import files_part as commands
+
+    bench = _bench(arguments, ui, cancelled)
+    composer = bench.documents.recall if arguments.quick else bench.documents.keep
+    job = commands.open_job(bench, _wish(arguments), with_machine=arguments.set_id == "auto", composer=composer)
+    _check_locked(arguments, job)
+    if arguments.quick:  # a tenth of a second is its whole budget
+        return commands.run_verify(job, is_quick=True)
+    from provisioner.commands.verify import VerifyWish, run_full_verify
+
+    wish = VerifyWish(
+        has_all=arguments.all,
+        environment=arguments.environment,
+        wants_picture=not arguments.no_smoke,
+        smoke=_smoke_wish(arguments),
+    )
+    return run_full_verify(job, wish, show_changes=ui.show_changes, show_smoke=ui.show_smoke)
+
+
+def _check_locked(arguments: argparse.Namespace, job: Job) -> None:
+    if getattr(arguments, "locked", False):
+        from provisioner.commands.lock import check_locked
+
+        check_locked(job, arguments.environment)
+
+
+def _report(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
+    from provisioner.commands.report import run_report
+
+    return run_report(arguments.output, say=ui.say)
+
+
+def _detect(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands import files_part as commands
+
+    bench, wish = _bench(arguments, ui, cancelled), _torch_wish(arguments)
+    folders = tuple(arguments.folders) or (Path.cwd(),)
+    return commands.run_detect(bench, folders, wish, arguments.app, ui.show_machine)
+
+
+def _torch_wish(arguments: argparse.Namespace) -> TorchWish:
+    from provisioner.torch.choose import TorchWish
+
+    return TorchWish(
+        tag=arguments.torch,
+        python_version=getattr(arguments, "torch_python", None),
+        index_base=arguments.torch_index,
+        has_force=arguments.force,
+    )
+
+
+def _environment_wish(arguments: argparse.Namespace) -> EnvironmentWish:
+    from provisioner.commands.environment_part import EnvironmentWish
+
+    return EnvironmentWish(
+        where=arguments.environment,
+        python=getattr(arguments, "python", None),
+        has_uv=getattr(arguments, "uv", False),
+        accepts_cpu=arguments.cpu,
+        torch=_torch_wish(arguments),
+    )
+
+
+def _uninstall(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands import files_part as commands
+    from provisioner.commands.uninstall import UninstallWish, parse_parts, run_uninstall
+
+    wish = UninstallWish(
+        parts=parse_parts(arguments.only), environment=arguments.environment, is_dry_run=arguments.dry_run
+    )
+    job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments), with_machine=False)
+    return run_uninstall(job, wish, ask=ui.ask, say=ui.say)
+
+
+def _rehearse(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands.rehearse import rehearse
+
+    return rehearse(
+        events=ui.listener,
+        say=ui.say,
+        cancelled=cancelled,
+        keep=arguments.keep,
+        has_picture=not arguments.no_picture,
+        environment=arguments.environment,
+        torch_index=arguments.torch_index,
+    )
+
+
+def _manifest_list(_: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
+    from provisioner.commands import files_part as commands
+
+    manifests = commands.shipped()
+    ui.show_manifests(manifests)
+    return commands.about_manifests("manifest list", manifests)
+
+
+def _manifest_show(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
+    from provisioner.commands import files_part as commands
+
+    manifest = commands.load_manifest(arguments.manifest)
+    ui.show_manifest(manifest)
+    return commands.about_manifests("manifest show", (manifest,))
+
+
+def _manifest_check(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
+    from provisioner.commands import files_part as commands
+
+    good, bad = commands.check_manifests(tuple(arguments.manifests))
+    for manifest in good:
+        ui.say(f"{manifest.id}: no complaint ({len(manifest.artifacts)} artifacts, {len(manifest.sets)} sets)")
+    return commands.about_manifests("manifest check", good, bad)
+
+
+def _manifest_lock(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands import files_part as commands
+    from provisioner.commands.lock import run_lock
+
+    job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments), with_machine=False)
+    return run_lock(job, arguments.output, arguments.environment, say=ui.say)
+
+
+def _aside_list(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands.backups import run_aside_list
+
+    report = run_aside_list(_aside_job(arguments, ui, cancelled))
+    entries = dict(report.extra).get("aside")
+    ui.show_aside(entries if isinstance(entries, tuple) else ())
+    return report
+
+
+def _aside_restore(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands.backups import run_aside_restore
+
+    return run_aside_restore(_aside_job(arguments, ui, cancelled), arguments.entry, say=ui.say)
+
+
+def _aside_clear(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands.backups import run_aside_clear
+
+    return run_aside_clear(_aside_job(arguments, ui, cancelled), arguments.entries, ask=ui.ask, say=ui.say)
+
+
+def _aside_job(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Job:
+    from provisioner.commands import files_part as commands
+
+    return commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments), with_machine=False)
+
+
+_RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = {
+    "install": _install,
+    "plan": _plan,
+    "detect": _detect,
+    "verify": _verify,
+    "repair": _repair,
+    "smoke-test": _smoke_test,
+    "rehearse": _rehearse,
+    "report": _report,
+    "uninstall": _uninstall,
+    "manifest list": _manifest_list,
+    "manifest show": _manifest_show,
+    "manifest check": _manifest_check,
+    "manifest lock": _manifest_lock,
+    "aside list": _aside_list,
+    "aside restore": _aside_restore,
+    "aside clear": _aside_clear,
+}
+
+_KEPT = frozenset({"install", "verify", "repair", "smoke-test"})
+"""The runs whose report is kept."""
+
+# --- the run -------------------------------------------------------------------------------------------
+
+
+def run() -> NoReturn:
+    """Run one command as a process of its own, and end it."""
+    gc.set_threshold(GC_THRESHOLD)
+    status = main()
+    gc.freeze()  # nor is it looked through on the way out, which takes 20 ms: the process takes all of it along
+    sys.exit(status)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status (README, "Exit statuses")."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        completed = _completed(given)
+        arguments = build_parser(completed[0]).parse_args(completed)
+        arguments.given = completed[1:]
+    except UsageError as error:
+        return _show_error_before_start(given, error)
+    cancelled = threading.Event()
+    previous = _listen_to_signals(cancelled)
+    from provisioner.ui.console import Ui
+
+    try:
+        with Ui(
+            *_streams(),
+            mode=_mode(given),
+            quiet=arguments.quiet,
+            verbose=arguments.verbose,
+            color=False if arguments.no_color else None,
+            interactive=not getattr(arguments, "no_input", False),
+        ) as ui:
+            return _run(arguments, ui, cancelled)
+    finally:
+        if not cancelled.is_set():  # otherwise a second signal on the way out would end in a trace
+            for number, handler in previous:
+                signal.signal(number, handler)
+
+
+def _streams() -> tuple[TextIO, TextIO]:
+    """Return where to write; a service manager or a desktop may start us with the standard streams closed."""
+    nowhere = Path(os.devnull)
+    return sys.stdout or nowhere.open("w", encoding="utf-8"), sys.stderr or nowhere.open("w", encoding="utf-8")
+
+
+def _run(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> int:
+    from provisioner.core.records import replace
+    from provisioner.report.outcome import report_for_error
+
+    try:
+        report = _RUNS[arguments.run](arguments, ui, cancelled)
+    except KleinError as error:
+        report = report_for_error(arguments.run, error)
+    except KeyboardInterrupt as error:
+        report = _interrupted(arguments.run, error)
+    except Exception as error:  # the one place: a defect of ours gets a log, not a trace on the screen
+        ui.show_defect(error, _keep_log(error))
+        report = report_for_error(arguments.run, error)
+    if report.status in {"planned", "interrupted"}:
+        report = replace(report, extra=(*report.extra, ("given_arguments", tuple(arguments.given))))
+    ui.show_report(report)
+    if _is_worth_keeping(arguments, report):
+        _keep_report(report, ui)
+    return report.exit_status
+
+
+def _is_worth_keeping(arguments: argparse.Namespace, report: Report) -> bool:
+    """Whether a run did or read something; one that found nothing to do writes nothing at all."""
+    if arguments.run not in _KEPT or getattr(arguments, "quick", False):
+        return False
+    did_nothing = report.command == "install" and report.status == "ok" and not report.outcomes
+    return not did_nothing or any(key == "smoke_test" for key, _ in report.extra)
+
+
+def _keep_report(report: Report, ui: Ui) -> None:
+    """Keep the document of a run, so that ``klein-setup report`` can show it."""
+    from provisioner.disk.last_run import write_last_report
+    from provisioner.disk.locations import state_folder
+
+    write_last_report(state_folder(), ui.document_of(report))
+
+
+def _interrupted(command: str, error: KeyboardInterrupt) -> Report:
+    from provisioner.core.models import Report
+
+    status = EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
+    return Report(command=command, status="interrupted", exit_status=status)
+
+
+def _keep_log(error: Exception) -> Path | None:
+    import traceback
+
+    from provisioner.core.redact import redact
+    from provisioner.disk.last_run import write_defect_log
+    from provisioner.disk.locations import state_folder
+
+    lines = [f"klein-setup {__version__}", f"Python {sys.version}", f"{sys.platform}", ""]
+    text = "\n".join(lines) + "".join(traceback.format_exception(error))
+    return write_defect_log(state_folder(), redact(text))
+
+
+def _completed(given: list[str]) -> list[str]:
+    """Return the arguments with what may be left out: the command, and what kind of ``--json``."""
+    spelled = ["--json=document" if argument == "--json" else argument for argument in given]
+    if not spelled or (spelled[0].startswith("-") and spelled[0] not in {"-h", "--help", "--version"}):
+        return ["install", *spelled]
+    return spelled
+
+
+def _mode(given: Sequence[str]) -> Mode:
+    if "--json=events" in given:
+        return "events"
+    return "json" if any(argument == "--json" or argument.startswith("--json=") for argument in given) else "human"
+
+
+def _show_error_before_start(given: Sequence[str], error: UsageError) -> int:
+    from provisioner.report.outcome import report_for_error
+    from provisioner.ui.console import Ui
+
+    with Ui(*_streams(), mode=_mode(given)) as ui:
+        report = report_for_error(_command_of(given), error)
+        ui.show_report(report)
+    return report.exit_status
+
+
+def _command_of(given: Sequence[str]) -> str:
+    return given[0] if given and given[0] in COMMANDS else "install"
+
+
+def _leave_at_once(status: int) -> NoReturn:
+    """End the process for somebody who asked twice; what is on disk is as good as after a kill, that is, good."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # the bars hide the cursor
+    os._exit(status)
+
+
+def _listen_to_signals(cancelled: threading.Event) -> list[tuple[int, _Handler]]:
+    """Let Ctrl-C and SIGTERM end the run in order; return what was listening before."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if cancelled.is_set():
+            _leave_at_once(EXIT_TERMINATED if number == signal.SIGTERM else EXIT_INTERRUPTED)
+        cancelled.set()
+        raise (Terminated if number == signal.SIGTERM else KeyboardInterrupt)
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if sys.platform == "win32":
+        numbers.append(signal.SIGBREAK)
+    return [(number, signal.signal(number, stop)) for number in numbers]

@@ -1,0 +1,1 @@
+"""ComfyUI itself: its releases, its trees and its model folders."""

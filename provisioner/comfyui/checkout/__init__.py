@@ -1,0 +1,1 @@
+"""Getting, updating and removing ComfyUI itself."""

@@ -1,0 +1,393 @@
+"""A commit's archive: fetched within bounds, unpacked into nothing but its own folder, proved by git's id of its tree.
+
+Refused are names that climb or that a system reads differently, links that leave the tree, devices, hard links, and
+anything beyond a size and a number of files that no release of ComfyUI comes near.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+import sys
+import tarfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from provisioner.comfyui.checkout.checkout_receipt import disk_error, make_folder
+from provisioner.comfyui.checkout.git_tree import LINK, read_files, tree_id
+from provisioner.comfyui.checkout_models import TreeFile
+from provisioner.comfyui.release_models import ComfyRelease
+from provisioner.core.errors import (
+    AccessError,
+    IntegrityError,
+    KleinError,
+    NotTheFileError,
+    ServerError,
+    StalledError,
+    UnreachableError,
+)
+from provisioner.core.ports import Cancelled
+from provisioner.core.records import dataclass
+from provisioner.core.redact import redact
+from provisioner.core.units import human_bytes
+from provisioner.disk.safe_path import complaint_about_path
+
+if TYPE_CHECKING:
+    import requests
+
+Progress = Callable[[str], None]
+OpenSession = Callable[[], "requests.Session"]
+
+_TIMEOUT_S = (10.0, 60.0)  # to connect, and between two pieces
+_PASSING = {408, 425, 429, 500, 502, 503, 504}
+_CHUNK_BYTES = 256 * 1024
+_LONGEST_LINK = 1024  # bytes
+_TOLD_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What an archive may have at most; ComfyUI 0.3.64 has 548 files, 15 MB unpacked."""
+
+    archive_bytes: int = 512 * 1024 * 1024
+    unpacked_bytes: int = 1024 * 1024 * 1024
+    files: int = 50_000
+    download_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """One entry of an archive that is no folder."""
+
+    name: str
+    mode: str  # git's
+    size: int  # as the archive says
+    open: Callable[[], IO[bytes]]
+
+
+def plain_session() -> requests.Session:
+    """Return a session with the usual variables' proxies and certificates, and without a person's ``.netrc``."""
+    import requests
+
+    session = requests.Session()
+    session.auth = lambda request: request
+    return session
+
+
+# --- fetching ----------------------------------------------------------------------------------
+
+
+def download(
+    url: str,
+    path: Path,
+    *,
+    open_session: OpenSession,
+    bounds: Bounds,
+    pauses_s: Sequence[float],
+    cancelled: Cancelled,
+    progress: Progress,
+) -> None:
+    """Fetch an archive into a file; what may pass is tried again after each pause.
+
+    Raises
+    ------
+    NetworkError
+        The server was not reached, stopped answering, or kept failing.
+    AccessError
+        It wants to know who asks.
+    IntegrityError
+        It has no such archive, or one of another kind.
+    StorageError
+        The disk refused.
+    """
+    for pause_s in (*pauses_s, None):
+        try:
+            _download_once(url, path, open_session, bounds, cancelled, progress)
+            return
+        except (StalledError, ServerError, UnreachableError) as error:
+            if pause_s is None:
+                raise
+            progress(f"{error} Trying again in {pause_s:g} s.")
+            time.sleep(pause_s)
+
+
+def _download_once(
+    url: str, path: Path, open_session: OpenSession, bounds: Bounds, cancelled: Cancelled, progress: Progress
+) -> None:
+    import requests
+
+    shown = redact(url)
+    deadline = time.monotonic() + bounds.download_s
+    try:
+        with (
+            open_session() as session,
+            session.get(url, stream=True, timeout=_TIMEOUT_S, headers={"Accept-Encoding": "identity"}) as answer,
+        ):
+            if answer.status_code != 200:
+                raise _refusal(answer.status_code, shown)
+            expected = answer.headers.get("Content-Length", "")
+            received = _save(answer.iter_content(_CHUNK_BYTES), path, shown, bounds, deadline, cancelled, progress)
+            if expected.isdigit() and int(expected) != received:
+                raise UnreachableError(
+                    f"{shown} broke off after {human_bytes(received)} of {human_bytes(int(expected))}."
+                )
+    except requests.exceptions.Timeout as error:
+        raise StalledError(f"{shown} did not answer in time.", hint="Run the same command again.") from error
+    except requests.exceptions.RequestException as error:
+        hint = "Check the connection (and HTTPS_PROXY behind a proxy), then run the same command again."
+        raise UnreachableError(f"{shown} could not be reached ({type(error).__name__}).", hint=hint) from error
+
+
+def _refusal(status: int, shown: str) -> KleinError:
+    if status in (401, 403):
+        hint = "Name a mirror that can be read without an account with --comfyui-source."
+        return AccessError(f"{shown} wants to know who asks ({status}).", hint=hint, status=status)
+    if status in _PASSING:
+        return ServerError(f"{shown} answered with an error ({status}).", hint="Try again later.", status=status)
+    hint = "Name a complete and current mirror of ComfyUI with --comfyui-source."
+    return NotTheFileError(f"{shown} is not there ({status}).", hint=hint, status=status)
+
+
+def _save(
+    chunks: Iterator[bytes],
+    path: Path,
+    shown: str,
+    bounds: Bounds,
+    deadline: float,
+    cancelled: Cancelled,
+    progress: Progress,
+) -> int:
+    received, told_at = 0, time.monotonic()
+    try:
+        stream = path.open("wb")
+    except OSError as error:
+        raise disk_error(error, path, doing="write") from error
+    with stream:
+        for chunk in chunks:
+            if cancelled():
+                raise KeyboardInterrupt
+            received += len(chunk)
+            now = time.monotonic()
+            if received > bounds.archive_bytes:
+                raise NotTheFileError(
+                    f"{shown} is larger than {human_bytes(bounds.archive_bytes)}: no ComfyUI archive."
+                )
+            if now > deadline:
+                raise StalledError(f"{shown} took longer than {bounds.download_s:g} s.")
+            try:
+                stream.write(chunk)
+            except OSError as error:
+                raise disk_error(error, path, doing="write") from error
+            if now - told_at >= _TOLD_EVERY_S:
+                told_at = now
+                progress(f"{human_bytes(received)} of ComfyUI have arrived.")
+    return received
+
+
+# --- unpacking ---------------------------------------------------------------------------------
+
+
+def unpack(archive: Path, folder: Path, *, bounds: Bounds, cancelled: Cancelled) -> dict[str, str]:
+    """Unpack an archive's single folder into `folder`, which is made; return git's mode of each path.
+
+    Modes come from the archive's own directory, never from the disk: Windows has no executable bit.
+
+    Raises
+    ------
+    NotTheFileError
+        It is no archive, is damaged, or holds what no tree of ComfyUI holds.
+    StorageError
+        The disk refused.
+    """
+    make_folder(folder)
+    modes: dict[str, str] = {}
+    links: dict[str, str] = {}
+    left = bounds.unpacked_bytes
+    with _members(archive) as members:
+        for member in members:
+            if cancelled():
+                raise KeyboardInterrupt
+            path = _path_inside(member.name)
+            if path in modes or len(modes) >= bounds.files or member.size > left:
+                raise _odd(f"holds {path!r} twice, more than {bounds.files:,} files, or more bytes than it may")
+            modes[path] = member.mode
+            if member.mode == LINK:
+                links[path] = _link_target(member, path)
+            else:
+                left -= _write(member, folder, path, left)
+    for path, target in links.items():  # last: nothing is ever written through one
+        _make_link(folder / path, target)
+    return modes
+
+
+def _path_inside(name: str) -> str:
+    """Return a member's path below the archive's single folder, refused where any system reads it differently."""
+    _, slash, path = name.partition("/")
+    complaint = "lies beside the archive's folder" if not slash else complaint_about_path(name)
+    if complaint is None and any(part.lower() == ".git" for part in path.split("/")):
+        complaint = "is git's own"
+    if complaint is not None:
+        raise _odd(f"holds a path that {complaint}")
+    return path
+
+
+def _odd(what: str) -> NotTheFileError:
+    return NotTheFileError(f"The archive of ComfyUI {what}.", hint="Name another mirror with --comfyui-source.")
+
+
+def _link_target(member: _Member, path: str) -> str:
+    with member.open() as stream:
+        data = stream.read(_LONGEST_LINK + 1)
+    try:
+        target = data.decode()
+    except UnicodeDecodeError:
+        target = ""
+    real = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
+    is_inside = not real.startswith(("/", "../")) and real != ".."
+    if not target or len(data) > _LONGEST_LINK or "\\" in target or ":" in target or not is_inside:
+        raise _odd(f"holds a link that leaves it ({path!r})")
+    return target
+
+
+def _write(member: _Member, folder: Path, path: str, left: int) -> int:
+    """Write one file; return its bytes."""
+    written = 0
+    destination = folder / path
+    with member.open() as source:
+        try:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            with destination.open("xb") as stream:
+                while chunk := source.read(_CHUNK_BYTES):
+                    written += len(chunk)
+                    if written > left:
+                        raise _odd("holds more bytes than it says")
+                    stream.write(chunk)
+            if member.mode == "100755":
+                readable = destination.stat().st_mode
+                destination.chmod(readable | (readable & 0o444) >> 2)  # as git does: who may read may execute
+        except (FileExistsError, NotADirectoryError) as error:
+            raise _odd(f"holds {path!r} twice, as this file system reads names") from error
+        except (EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
+            raise _odd(f"is damaged at {path!r}") from error
+        except OSError as error:
+            raise disk_error(error, destination, doing="write") from error
+    return written
+
+
+def _make_link(path: Path, target: str) -> None:
+    """Make a link; where the system has none for everybody (Windows), a file with the target in it, as git does."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if sys.platform == "win32":
+            path.write_bytes(target.encode())
+        else:
+            path.symlink_to(target)
+    except FileExistsError as error:
+        raise _odd(f"holds {path.name!r} twice, as this file system reads names") from error
+    except OSError as error:
+        raise disk_error(error, path, doing="write") from error
+
+
+@contextmanager
+def _members(archive: Path) -> Iterator[Iterator[_Member]]:
+    """Yield what an archive holds, folders left out; its kind is told by its first bytes."""
+    try:
+        with archive.open("rb") as stream:
+            head = stream.read(512)
+    except OSError as error:
+        raise disk_error(error, archive, doing="read") from error
+    try:
+        if head[:4] == b"PK\x03\x04":
+            with zipfile.ZipFile(archive) as opened:
+                yield _zip_members(opened)
+        elif head[:2] == b"\x1f\x8b":
+            with tarfile.open(archive, "r:gz") as tar:
+                yield _tar_members(tar)
+        else:
+            what = "a web page" if head.lstrip()[:1] == b"<" else "no zip or tar.gz file"
+            raise _odd(f"is {what}")
+    except (EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        raise _odd("is damaged or cut off") from error
+
+
+def _zip_members(opened: zipfile.ZipFile) -> Iterator[_Member]:
+    for info in opened.infolist():
+        mode = info.external_attr >> 16 if info.create_system == 3 else 0  # 3: written with Unix modes
+        if info.is_dir():
+            continue
+        if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFLNK) or info.flag_bits & 0x1:
+            raise _odd(f"holds something else than files and links ({info.filename!r})")
+        yield _Member(info.filename, _git_mode(mode), info.file_size, partial(opened.open, info))
+
+
+def _tar_members(tar: tarfile.TarFile) -> Iterator[_Member]:
+    for info in tar:
+        if info.isdir():
+            continue
+        if info.issym():
+            target = os.fsencode(info.linkname)
+            yield _Member(info.name, LINK, len(target), partial(BytesIO, target))
+        elif info.isreg():
+            yield _Member(info.name, _git_mode(info.mode), info.size, partial(_tar_stream, tar, info))
+        else:
+            raise _odd(f"holds something else than files and links ({info.name!r})")
+
+
+def _tar_stream(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    stream = tar.extractfile(info)
+    if stream is None:
+        raise _odd(f"is damaged at {info.name!r}")
+    return stream
+
+
+def _git_mode(mode: int) -> str:
+    if stat.S_ISLNK(mode):
+        return LINK
+    return "100755" if mode & 0o111 else "100644"
+
+
+# --- proving -----------------------------------------------------------------------------------
+
+
+def prove(folder: Path, modes: dict[str, str], release: ComfyRelease, *, cancelled: Cancelled) -> tuple[TreeFile, ...]:
+    """Return the files of an unpacked tree, proven to be the release's.
+
+    Raises
+    ------
+    IntegrityError
+        They are not, or the release's tree is not known.
+    """
+
+    def look() -> None:
+        if cancelled():
+            raise KeyboardInterrupt
+
+    if release.tree is None:
+        raise IntegrityError(
+            f"An archive of ComfyUI {release.version} cannot be proved: the id of its tree is not known.",
+            hint="Install git, which proves a commit by itself.",
+        )
+    try:
+        files = read_files(folder, modes, on_file=look)
+        found = tree_id(files)
+    except ValueError as error:
+        raise _odd(f"does not lie on this disk as it should: {error}") from error
+    except OSError as error:
+        raise disk_error(error, folder, doing="read") from error
+    if found != release.tree:
+        raise NotTheFileError(
+            f"The archive is not ComfyUI {release.version}: its files make up tree {found[:12]}, not "
+            f"{release.tree[:12]}.",
+            hint="Run the same command again, or name another mirror with --comfyui-source.",
+            expected=release.tree,
+            observed=found,
+        )
+    return files

@@ -1,0 +1,393 @@
+"""ComfyUI's own files on this disk: fetched and proven, described, updated when asked, taken back.
+
+A tree appears under its name whole or not at all, and only after its commit or the id of its tree was checked.  Refused
+is an update over somebody's changes, and the removal of anything that is not ours byte for byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from provisioner.comfyui.checkout.archive import Bounds, OpenSession, download, plain_session, prove, unpack
+from provisioner.comfyui.checkout.checkout_receipt import (
+    RECEIPT,
+    disk_error,
+    flush_all,
+    make_folder,
+    names_in,
+    only_one,
+    read_receipt,
+    remove_tree,
+    write_receipt,
+)
+from provisioner.comfyui.checkout.describe import describe_tree, requirements_of
+from provisioner.comfyui.checkout.git import Git, Progress, find_git
+from provisioner.comfyui.checkout.git_tree import top_entries, tree_id
+from provisioner.comfyui.checkout.placing import behind_links, place
+from provisioner.comfyui.checkout.remove import remove
+from provisioner.comfyui.checkout.update import go_back, now, receipt_of, update
+from provisioner.comfyui.checkout_models import CheckoutReceipt, ComfyCheckout, Removal, WayBack
+from provisioner.comfyui.install_plan import NEEDED_FOLDERS, archive_address, is_archive, is_web_address, local_path
+from provisioner.comfyui.release_models import ComfyRelease
+from provisioner.core.errors import CommandError, NotTheFileError, StorageError, UsageError
+from provisioner.core.models import STATE_FOLDER
+from provisioner.core.ports import Cancelled, Run
+from provisioner.core.records import dataclass, field
+from provisioner.core.redact import redact
+
+__all__ = ["RECEIPT", "Bounds", "Checkouts", "OpenSession", "Progress", "requirements_of"]
+
+
+def _silent(line: str) -> None:
+    """Listen to nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkouts:
+    """The ComfyUI trees of this computer.
+
+    Parameters
+    ----------
+    run : Run
+        Starts programs: `provisioner.machine.process.run`.
+    environ : mapping
+        The person's environment variables; git is looked for on their PATH.
+    open_session : callable
+        Opens a `requests.Session`, for archives.
+    cancelled : callable
+        True means: stop now.
+    waits_for_lock : bool
+        Wait while another run works on the same tree; else LockHeldError.
+    bounds : Bounds
+        What an archive may have at most.
+    pauses_s : tuple of float
+        Seconds before a failed download is tried again, each time.
+    """
+
+    run: Run
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    open_session: OpenSession = plain_session
+    cancelled: Cancelled = lambda: False
+    waits_for_lock: bool = True
+    bounds: Bounds = Bounds()
+    pauses_s: tuple[float, ...] = (2.0, 5.0)
+
+    # --- getting ---------------------------------------------------------------------------------
+
+    def fetch(
+        self,
+        release: ComfyRelease,
+        folder: Path,
+        *,
+        source: str,
+        archive_url: str | None = None,
+        progress: Progress = _silent,
+    ) -> CheckoutReceipt:
+        """Put a release of ComfyUI into a folder: new, empty, or holding only what is not ComfyUI's own.
+
+        Everything happens in ``.NAME.klein-setup-new`` beside it, which an interrupted run may leave and the next one
+        clears away.  Models, environments and whatever else lies in the folder stays where it is.
+
+        Parameters
+        ----------
+        release : ComfyRelease
+            What is wanted; its tree proves an archive.
+        folder : Path
+            Where it goes.
+        source : str
+            A repository (https address, path, ``file:`` address), or an archive (``.zip``, ``.tar.gz``) at one of them.
+        archive_url : str, optional
+            Where the archive lies that is used without git; derived from `source` where None.
+        progress : callable
+            Told one line at a time.
+
+        Returns
+        -------
+        CheckoutReceipt
+            As it is kept in ``.klein-setup/comfyui.json``.
+
+        Raises
+        ------
+        UsageError
+            There is a ComfyUI already, or git is needed and not there.
+        NetworkError, AccessError
+            The source was not reached, or wants to know who asks.
+        IntegrityError
+            It does not have the commit, or what it sent is something else.
+        StorageError
+            The disk refused, or other files are in the way.
+        CommandError
+            git failed.
+        LockHeldError
+            Another run works on it, and `waits_for_lock` is false.
+        """
+        real = Path(os.path.realpath(folder))
+        make_folder(real.parent)
+        with only_one(real, wait=self.waits_for_lock, notice=progress):
+            already = read_receipt(real)
+            if (real / "main.py").exists():
+                if already is not None and already.commit == release.commit:
+                    return already
+                hint = "Name another folder, or ask for an update of this one."
+                raise UsageError(f"{folder} holds a ComfyUI already.", hint=hint, path=str(folder))
+            with _building(real) as twin:
+                return self._build(release, real, twin, source, archive_url, progress)
+
+    def _build(
+        self,
+        release: ComfyRelease,
+        real: Path,
+        twin: Path,
+        source: str,
+        archive_url: str | None,
+        progress: Progress,
+    ) -> CheckoutReceipt:
+        git = None if is_archive(source) else self._git(twin, progress, is_ours=True)
+        shown = redact(source)
+        is_new = not names_in(real)
+        folders = tuple(each for each in NEEDED_FOLDERS if not os.path.lexists(real / each))
+        if git is not None:
+            progress(f"Fetching ComfyUI {release.version} from {shown} with git.")
+            receipt = _clone(git, release, source, folders)
+        else:
+            receipt = self._unpack(release, twin, source, archive_url, folders, progress)
+        for each in folders:
+            make_folder((twin if is_new else real) / each)
+        write_receipt(twin, receipt)
+        if git is not None and not is_new:
+            skipped = behind_links(real, receipt.files)
+            if skipped:  # or they would count as deleted by the person
+                words = ("update-index", "-z", "--skip-worktree", "--stdin")
+                git.do(*words, doing="skip files behind links", input_bytes="\0".join(skipped).encode())
+        flush_all()
+        place(twin, real, receipt.files)
+        progress(f"ComfyUI {release.version} is in {real}.")
+        return receipt
+
+    def _unpack(
+        self,
+        release: ComfyRelease,
+        twin: Path,
+        source: str,
+        archive_url: str | None,
+        folders: tuple[str, ...],
+        progress: Progress,
+    ) -> CheckoutReceipt:
+        address = archive_url or archive_address(source, release)
+        if address is None:
+            raise UsageError(
+                f"{redact(source)} is a git repository, and git is not installed.",
+                hint="Install git, or name an archive (.zip, .tar.gz) with --comfyui-source.",
+            )
+        progress(f"Fetching the archive of ComfyUI {release.version} from {redact(address)}.")
+        archive = _archive_beside(twin)
+        if is_web_address(address):
+            download(
+                address,
+                archive,
+                open_session=self.open_session,
+                bounds=self.bounds,
+                pauses_s=self.pauses_s,
+                cancelled=self.cancelled,
+                progress=progress,
+            )
+        else:
+            archive = Path(local_path(address) or address)
+        modes = unpack(archive, twin, bounds=self.bounds, cancelled=self.cancelled)
+        files = prove(twin, modes, release, cancelled=self.cancelled)
+        return CheckoutReceipt(
+            version=release.version,
+            commit=release.commit,
+            tree=tree_id(files),
+            source=redact(address),
+            way="archive",
+            made_at=now(),
+            entries=top_entries(files),
+            files=files,
+            folders=folders,
+        )
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def describe(self, folder: Path, *, looks_for_changes: bool = True) -> ComfyCheckout:
+        """Return what a folder is; writes nothing, and runs nothing but git's questions.
+
+        Parameters
+        ----------
+        folder : Path
+            Anything: a tree, its ``models``, a portable build, a base folder, nothing yet.
+        looks_for_changes : bool
+            Ask git, or the receipt, whether files of ComfyUI were changed (about 0.1 s); else that stays unknown, and
+            no program is started.
+
+        Raises
+        ------
+        StorageError
+            It cannot be read.
+        """
+        return describe_tree(
+            folder.absolute(),
+            lambda tree: self._git(tree, _silent, is_ours=False),
+            environ=self.environ,
+            looks_for_changes=looks_for_changes,
+        )
+
+    # --- moving ----------------------------------------------------------------------------------
+
+    def update(self, folder: Path, release: ComfyRelease, *, source: str, progress: Progress = _silent) -> WayBack:
+        """Move a git checkout to a release; where that fails it is where it was, and `go_back` undoes it later.
+
+        Parameters
+        ----------
+        folder : Path
+            The tree, or the portable build around it.
+        release : ComfyRelease
+            Where it goes.
+        source : str
+            The repository its commit comes from; the tree's own remotes are not asked.
+        progress : callable
+            Told one line at a time.
+
+        Returns
+        -------
+        WayBack
+            Where it stood, as it is kept in ``.klein-setup/comfyui-before.json``.
+
+        Raises
+        ------
+        CommandError
+            Files of ComfyUI itself were changed (``reason="local-changes"``, ``files``), or git failed.
+        UsageError
+            It is no git checkout, or git is not installed.
+        KleinError
+            As `fetch`.
+        """
+        with self._checkout(folder, progress) as git:
+            return update(git, release, source)
+
+    def go_back(self, folder: Path, *, progress: Progress = _silent) -> WayBack:
+        """Move a checkout to where it stood before its last update, finished or interrupted.
+
+        Raises
+        ------
+        UsageError
+            No update of ours is known.
+        CommandError
+            Files of ComfyUI itself were changed since, or git failed.
+        """
+        with self._checkout(folder, progress) as git:
+            return go_back(git)
+
+    def remove(self, folder: Path, *, is_rehearsal: bool = False, progress: Progress = _silent) -> Removal:
+        """Remove the files we put there that are still ours byte for byte; say what stayed.
+
+        Parameters
+        ----------
+        folder : Path
+            The tree.
+        is_rehearsal : bool
+            Only say what would go.
+        progress : callable
+            Told that another run is waited for.
+
+        Raises
+        ------
+        UsageError
+            We did not make it.
+        StorageError
+            The disk refused.
+        """
+        real = Path(os.path.realpath(folder))
+        with only_one(real, wait=self.waits_for_lock, notice=progress):
+            return remove(real, is_rehearsal=is_rehearsal)
+
+    # --- git -------------------------------------------------------------------------------------
+
+    def _git(self, tree: Path, progress: Progress, *, is_ours: bool) -> Git | None:
+        program = find_git(self.run, self.environ)
+        if program is None:
+            return None
+        return Git(
+            program=program,
+            run=self.run,
+            environ=self.environ,
+            tree=tree,
+            cancelled=self.cancelled,
+            progress=progress,
+            is_ours=is_ours,
+        )
+
+    @contextlib.contextmanager
+    def _checkout(self, folder: Path, progress: Progress) -> Iterator[Git]:
+        """Hold a checkout's lock and yield git in it."""
+        tree = describe_tree(folder.absolute(), lambda _: None, environ={}).tree
+        if tree is None or not (tree / ".git").exists():
+            hint = "Install ComfyUI in a new folder instead."
+            raise UsageError(f"{folder} is no git checkout of ComfyUI.", hint=hint, path=str(folder))
+        git = self._git(tree, progress, is_ours=False)
+        if git is None:
+            raise UsageError(f"git is needed for {folder}, and it is not installed.", hint="Install git.")
+        with only_one(tree, wait=self.waits_for_lock, notice=progress):
+            yield git
+
+
+# --- parts -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _building(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`; whatever becomes of it, it is gone afterwards."""
+    twin = folder.with_name(f".{folder.name}.klein-setup-new")
+    left_over = (twin, _archive_beside(twin))
+    for each in left_over:
+        remove_tree(each)  # of a run that was interrupted
+    make_folder(twin)
+    try:
+        yield twin
+    finally:
+        for each in left_over:
+            with contextlib.suppress(StorageError):
+                remove_tree(each)
+
+
+def _archive_beside(twin: Path) -> Path:
+    return twin.with_name(f"{twin.name}.archive")
+
+
+def _clone(git: Git, release: ComfyRelease, source: str, folders: tuple[str, ...]) -> CheckoutReceipt:
+    """Make a repository with one commit, checked out and proven."""
+    doing = f"make a checkout of ComfyUI {release.version}"
+    git.do("init", "--quiet", doing=doing)
+    git.do("config", "core.autocrlf", "false", doing=doing)  # so that the person's git sees the same bytes as ours
+    address = redact(source) if local_path(source) is None else str(Path(local_path(source) or "").absolute())
+    git.do("remote", "add", "origin", address, doing=doing)  # for the person's own `git pull`, and for ComfyUI-Manager
+    git.fetch(release, source, is_shallow=True)
+    git.do("checkout", "--quiet", "--detach", "--force", release.commit, "--", doing=f"check out {release.version}")
+    receipt = receipt_of(git, release, redact(source), folders=folders)
+    head = git.ask("rev-parse", "HEAD")
+    if head != release.commit or tree_id(receipt.files) != receipt.tree or git.changed():
+        raise CommandError(f"git did not put commit {release.commit[:12]} on the disk as it is.", observed=head)
+    if release.tree is not None and receipt.tree != release.tree:
+        raise NotTheFileError(
+            f"Commit {release.commit[:12]} has tree {receipt.tree[:12]}, not {release.tree[:12]}.",
+            hint="Correct manifests/comfyui.yaml: a commit has one tree.",
+            expected=release.tree,
+            observed=receipt.tree,
+        )
+    _hide_state(git.tree)
+    return receipt
+
+
+def _hide_state(tree: Path) -> None:
+    """Keep our folder out of the person's ``git status``."""
+    exclude = tree / ".git" / "info" / "exclude"
+    try:
+        exclude.parent.mkdir(exist_ok=True)
+        with exclude.open("a", encoding="utf-8", newline="\n") as stream:
+            stream.write(f"/{STATE_FOLDER}/\n")
+        (tree / ".git" / "FETCH_HEAD").unlink(missing_ok=True)
+    except OSError as error:
+        raise disk_error(error, exclude, doing="write") from error

@@ -1,0 +1,227 @@
+"""Looks at a folder and says what of ComfyUI it is: kind, version, commit, changes, Python.  Writes and runs nothing.
+
+git is only asked for what the files do not say by themselves, and never about a tree that git itself finds suspicious
+(another owner's): such a tree's own settings could start programs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from provisioner.comfyui.checkout.checkout_receipt import PLACING, names_in, read_receipt, read_way_back
+from provisioner.comfyui.checkout.git import Git
+from provisioner.comfyui.checkout.git_tree import disk_id
+from provisioner.comfyui.checkout_models import CheckoutKind, CheckoutReceipt, ComfyCheckout, ComfyPython, PythonOrigin
+from provisioner.comfyui.install_plan import parse_project_version, parse_requirements, parse_version_file
+from provisioner.comfyui.model_paths import MODEL_SUBFOLDERS
+from provisioner.core.errors import KleinError
+from provisioner.core.models import STATE_FOLDER
+from provisioner.core.records import replace
+
+_NOISE = frozenset({".ds_store", "thumbs.db", "desktop.ini", "lost+found", "system volume information", STATE_FOLDER})
+_BESIDE_MODELS = frozenset({"custom_nodes", "user", "input", "output"})
+_PORTABLE = ("python_embeded", "python_embedded")  # the first is how the portable build really spells it
+_SHIPPED_NODES = frozenset({"websocket_image_save.py", "__init__.py"})
+_SMALL_FILE = 1024 * 1024  # bytes
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+GitFor = Callable[[Path], "Git | None"]
+
+
+def describe_tree(
+    given: Path,
+    git_for: GitFor,
+    *,
+    environ: Mapping[str, str],
+    platform: str = sys.platform,
+    looks_for_changes: bool = True,
+) -> ComfyCheckout:
+    """Return what a folder is; raises StorageError where it cannot be read.
+
+    Without `looks_for_changes` no git is started and no file is read but a few small ones.
+    """
+    kind, tree = _kind(given)
+    found = ComfyCheckout(given=given, kind=kind, tree=tree)
+    if kind in ("empty", "other"):
+        return found
+    home = tree or given
+    found = replace(
+        found, pythons=tuple(_pythons(home, kind, environ, platform)), custom_nodes=_custom_nodes(home / "custom_nodes")
+    )
+    return found if tree is None else _with_program(found, tree, git_for if looks_for_changes else None)
+
+
+def requirements_of(tree: Path) -> tuple[str, ...]:
+    """Return the requirements of a tree, a line each; empty where it has no such file."""
+    return parse_requirements(_text(tree / "requirements.txt") or "")
+
+
+def _with_program(found: ComfyCheckout, tree: Path, git_for: GitFor | None) -> ComfyCheckout:
+    receipt = read_receipt(tree)
+    commit, branch = read_head(tree)
+    has_git = os.path.lexists(tree / ".git")
+    version, read_from = _version(tree)
+    notes: list[str] = []
+    changes: tuple[str, ...] | None = None
+    if git_for is not None and has_git:
+        git = git_for(tree)
+        if git is None:
+            notes.append("git is not installed, so whether files were changed is not known.")
+        else:
+            try:
+                changes = git.changed()
+                commit = commit or git.ask("rev-parse", "HEAD")
+                if version is None and (said := git.ask("describe", "--tags", "--match", "v[0-9]*")):
+                    version, read_from = said.removeprefix("v"), "git"
+            except KleinError as error:
+                notes.append(f"git does not tell whether files were changed: {error}")
+    if not has_git and receipt is not None:
+        commit = receipt.commit
+        changes = None if git_for is None else _changed_since(receipt, tree)
+    return replace(
+        found,
+        version=version,
+        version_read_from=read_from,
+        commit=commit,
+        branch=branch,
+        has_git=has_git,
+        local_changes=changes,
+        has_requirements=(tree / "requirements.txt").is_file(),
+        receipt=receipt,
+        way_back=read_way_back(tree),
+        notes=tuple(notes),
+    )
+
+
+# --- kinds -------------------------------------------------------------------------------------
+
+
+def _kind(given: Path) -> tuple[CheckoutKind, Path | None]:
+    names = names_in(given)
+    if names is None:
+        return "empty", None
+    if given.name == "models" and _is_program(given.parent):
+        return _kind(given.parent)
+    if _is_program(given):
+        has_python_beside = any((given.parent / each).is_dir() for each in _PORTABLE)
+        if has_python_beside:
+            return "portable", given
+        return ("git" if ".git" in names else "source"), given
+    if not names.isdisjoint(_PORTABLE) and _is_program(given / "ComfyUI"):
+        return "portable", given / "ComfyUI"
+    return _kind_without_program(given, names), None
+
+
+def _is_program(folder: Path) -> bool:
+    return (folder / "main.py").is_file() and (folder / "folder_paths.py").is_file()
+
+
+def _kind_without_program(given: Path, names: frozenset[str]) -> CheckoutKind:
+    visible = {name for name in names if name.lower() not in _NOISE and name[0] not in ".~"}
+    if not visible or (given / PLACING).exists():  # the second: we were interrupted, and will go on
+        return "empty"
+    if "models" in names and (given / "models").is_dir():
+        inside = names_in(given / "models") or frozenset()
+        if not visible.isdisjoint(_BESIDE_MODELS):
+            return "base"
+        if STATE_FOLDER in inside and visible == {"models"}:
+            return "empty"  # models we fetched before there was a ComfyUI
+        if not inside.isdisjoint(MODEL_SUBFOLDERS):
+            return "base"
+    if any((given / name).is_dir() for name in names & (MODEL_SUBFOLDERS | {STATE_FOLDER})):
+        return "models"
+    return "other"
+
+
+# --- facts -------------------------------------------------------------------------------------
+
+
+def _text(path: Path) -> str | None:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(_SMALL_FILE).decode("utf-8", "replace")
+    except OSError:
+        return None
+
+
+def _version(tree: Path) -> tuple[str | None, str | None]:
+    readers = (("comfyui_version.py", parse_version_file), ("pyproject.toml", parse_project_version))
+    for name, parse in readers:
+        version = parse(_text(tree / name) or "")
+        if version is not None:
+            return version, name
+    return None, None
+
+
+def read_head(tree: Path) -> tuple[str | None, str | None]:
+    """Return the commit and the branch a tree is on, read from git's files; None for what they do not say."""
+    folder = tree / ".git"
+    if folder.is_file():  # a linked work tree, or a submodule
+        found = re.fullmatch(r"gitdir: (.+)", (_text(folder) or "").strip())
+        if found is None:
+            return None, None
+        folder = tree / found[1]
+    head = (_text(folder / "HEAD") or "").strip()
+    if _COMMIT.fullmatch(head):
+        return head, None
+    if not head.startswith("ref: refs/") or ".." in head:
+        return None, None
+    ref = head[5:]
+    common = folder / (_text(folder / "commondir") or ".").strip()
+    loose = next((text.strip() for each in (folder, common) if (text := _text(each / ref))), "")
+    packed = re.search(rf"^([0-9a-f]{{40}}) {re.escape(ref)}$", _text(common / "packed-refs") or "", re.M)
+    commit = loose if _COMMIT.fullmatch(loose) else packed[1] if packed else None
+    return commit, ref.removeprefix("refs/heads/")
+
+
+def _changed_since(receipt: CheckoutReceipt, tree: Path) -> tuple[str, ...] | None:
+    """Return the files of a tree without git that are no longer what we put there; None where one cannot be read."""
+    try:
+        return tuple(each.path for each in receipt.files if disk_id(tree / each.path) != each.id)
+    except OSError:
+        return None
+
+
+def _custom_nodes(folder: Path) -> tuple[str, ...]:
+    try:
+        entries = sorted(folder.iterdir(), key=lambda entry: entry.name.lower())
+    except OSError:
+        return ()
+    return tuple(entry.name for entry in entries if _is_node(entry))
+
+
+def _is_node(entry: Path) -> bool:
+    name = entry.name
+    if name[0] in "._~" or name.endswith(".disabled") or name in _SHIPPED_NODES:
+        return False
+    return name.endswith(".py") or entry.is_dir()
+
+
+# --- Pythons -----------------------------------------------------------------------------------
+
+
+def _pythons(home: Path, kind: CheckoutKind, environ: Mapping[str, str], platform: str) -> Iterator[ComfyPython]:
+    """Yield the Pythons of a tree, likeliest first: the portable build's batch files name theirs, so it wins there."""
+    names = ("Scripts/python.exe", "python.exe") if platform == "win32" else ("bin/python", "bin/python3")
+    places: list[tuple[PythonOrigin, Path]] = [
+        *(("portable", home.parent / each) for each in _PORTABLE if kind == "portable"),
+        (".venv", home / ".venv"),
+        ("venv", home / "venv"),
+        ("env", home / "env"),  # Pinokio's, and conda's `--prefix ./env`
+        *(("beside", home.parent / each) for each in (".venv", "venv")),
+    ]
+    for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        if kind != "portable" and environ.get(variable):
+            places.append(("active", Path(environ[variable])))
+    seen: set[Path] = set()
+    for origin, folder in places:
+        # the portable build's folder is a Windows one wherever it is looked at
+        spelled = ("python.exe",) if origin == "portable" else names
+        path = next((folder / each for each in spelled if os.path.lexists(folder / each)), None)
+        if path is not None and path not in seen:
+            seen.add(path)
+            yield ComfyPython(path=path, origin=origin, is_there=path.exists())

@@ -1,0 +1,267 @@
+"""YAML text -> `ComfyTable`: which release of ComfyUI is installed, which ones know Klein, which nodes our graph needs.
+
+Knows the format of ``manifests/comfyui.yaml`` and what must fit together in it.  Reads no file, asks no server and
+starts no git.  ``manifests/README.md`` explains every key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from typing import TypeVar, get_args
+
+from provisioner.comfyui.release_models import ComfyRelease, ComfySource, ComfyTable, NodeNeed, NodeUse, VersionBound
+from provisioner.manifest.strict_yaml import (
+    LINE,
+    PROSE,
+    Fields,
+    Kind,
+    Place,
+    check_sources,
+    hex_digits,
+    list_of,
+    matching,
+    nearest,
+    one_of,
+    read_document,
+    shown,
+    whole_number,
+)
+
+SCHEMA_VERSION = 1
+"""The version of the table's format this program reads."""
+
+_HINT = "Put it right; manifests/README.md explains every key of comfyui.yaml."
+
+# Other people's words for our keys, for the advice beside an unknown key.
+_SYNONYMS = {
+    "class_type": "class",
+    "date": "released",
+    "hash": "commit",
+    "min": "minimum",
+    "pin": "pinned",
+    "reason": "because",
+    "recommended": "advised",
+    "repo": "repository",
+    "revision": "commit",
+    "source": "sources",
+    "tag": "version",
+    "url": "repository",
+}
+
+_T = TypeVar("_T")
+
+_VERSION = matching("a quoted version like '0.33.0'", r"(0|[1-9][0-9]{0,4})(\.(0|[1-9][0-9]{0,4})){2}")
+_COMMIT = hex_digits("a commit", 40, "is a branch or a tag, which moves")
+_TREE = hex_digits("a git tree", 40)
+_DATE = matching("a quoted date like '2026-11-23'", r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
+_ID = matching("a short name of a-z, 0-9, '.' and '-'", r"[a-z0-9][a-z0-9.-]{0,63}")
+_CLASS = matching("the name of a node class like UNETLoader", r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_INPUT = matching("the name of an input like unet_name", r"[a-z_][a-z0-9_]{0,63}")
+_REPOSITORY = matching(
+    "an https address without '.git', credentials and query",
+    r"https://[a-z0-9.-]+(:[0-9]{1,5})?(/[\w-]+(\.(?!git$)[\w-]+)*)+",
+)
+_SCHEMA_VERSION = whole_number(str(SCHEMA_VERSION), SCHEMA_VERSION, SCHEMA_VERSION)
+_USES: tuple[NodeUse, ...] = get_args(NodeUse)
+_SOURCE_IDS = list_of(_ID, "a list of ids out of 'sources'")
+
+
+# --- versions -------------------------------------------------------------------------------------
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """Return the number a version begins with, for comparing; empty where it begins with none.
+
+    ComfyUI spells its own version with and without a "v", and ``git describe`` appends to it.
+
+    >>> version_key("v0.9.2") < version_key("0.10.0") < version_key("0.33.0-12-g783545f")
+    True
+    >>> version_key("unknown")
+    ()
+    """
+    found = re.match(r"v?([0-9]{1,6}(?:\.[0-9]{1,6})*)", version.strip(), re.ASCII)
+    return tuple(int(part) for part in found[1].split(".")) if found else ()
+
+
+def is_at_least(version: str, bound: str) -> bool | None:
+    """Return whether a version is not older than another; None where it is no version that can be compared.
+
+    >>> is_at_least("0.9.2", "0.9.2"), is_at_least("0.9.1", "0.9.2"), is_at_least("nightly", "0.9.2")
+    (True, False, None)
+    """
+    found = version_key(version)
+    return found >= version_key(bound) if found else None
+
+
+# --- the mappings ---------------------------------------------------------------------------------
+
+
+def _source(place: Place) -> ComfySource:
+    fields = Fields(place)
+    value = ComfySource(
+        id=fields.required("id", _ID),
+        what=fields.required("what", LINE),
+        read_on=fields.required("read_on", _DATE),
+    )
+    fields.close(_SYNONYMS)
+    return value
+
+
+def _release(place: Place) -> ComfyRelease:
+    fields = Fields(place)
+    value = ComfyRelease(
+        version=fields.required("version", _VERSION),
+        commit=fields.required("commit", _COMMIT),
+        tree=fields.optional("tree", _TREE, None),
+        released=fields.optional("released", _DATE, None),
+        note=fields.optional("note", PROSE, None),
+        sources=fields.required("sources", _SOURCE_IDS),
+    )
+    fields.close(_SYNONYMS)
+    return value
+
+
+def _bound(place: Place) -> VersionBound:
+    fields = Fields(place)
+    value = VersionBound(
+        version=fields.required("version", _VERSION),
+        because=fields.required("because", LINE),
+        sources=fields.required("sources", _SOURCE_IDS),
+    )
+    fields.close(_SYNONYMS)
+    return value
+
+
+def _node(place: Place) -> NodeNeed:
+    fields = Fields(place)
+    value = NodeNeed(
+        class_type=fields.required("class", _CLASS),
+        inputs=fields.required("inputs", list_of(_INPUT, "a list of the inputs our graph gives")),
+        use=fields.optional("use", one_of(_USES), "always"),
+        sources=fields.required("sources", _SOURCE_IDS),
+    )
+    fields.close(_SYNONYMS)
+    _refuse_twins(place, "inputs", value.inputs)
+    return value
+
+
+def _rows(read: Callable[[Place], _T], what: str) -> Kind[tuple[_T, ...]]:
+    """Return the kind of a list of mappings; rows that could not be read are left out, and were complained about."""
+    rows = list_of(Kind[_T | None](what, read, None), f"a list; each entry is {what}")
+
+    def keep(place: Place) -> tuple[_T, ...]:
+        return tuple(each for each in rows.read(place) if each is not None)
+
+    return Kind(rows.expected, keep, ())
+
+
+_BOUND = Kind("a mapping of version, because and sources", _bound, VersionBound(version="", because=""))
+_RELEASES = _rows(_release, "a mapping of version, commit and sources")
+_NODES = _rows(_node, "a mapping of class, inputs and sources")
+_SOURCES = _rows(_source, "a mapping of id, what and read_on")
+
+
+# --- the whole ------------------------------------------------------------------------------------
+
+
+def _table(place: Place) -> ComfyTable:
+    fields = Fields(place)
+    releases = fields.required("releases", _RELEASES)
+    pinned = fields.required("pinned", _VERSION)
+    value = ComfyTable(
+        schema_version=fields.required("schema_version", _SCHEMA_VERSION),
+        repository=fields.required("repository", _REPOSITORY),
+        pinned=_pinned(place, pinned, releases),
+        releases=tuple(sorted(releases, key=lambda each: version_key(each.version), reverse=True)),
+        minimum=fields.required("minimum", _BOUND),
+        advised=fields.required("advised", _BOUND),
+        nodes=fields.required("nodes", _NODES),
+        sources=fields.required("sources", _SOURCES),
+    )
+    fields.close(_SYNONYMS)
+    _check_uniqueness(place, value)
+    _check_order(place, value)
+    _check_sources(place, value)
+    return value
+
+
+def _pinned(place: Place, version: str, releases: tuple[ComfyRelease, ...]) -> ComfyRelease:
+    """Return the release that is pinned; complain where it is not listed, or cannot be proved."""
+    found = next((each for each in releases if each.version == version), None)
+    if found is None:
+        known = [each.version for each in releases if each.version]
+        if version and known:
+            place.complain(f"is {shown(version)}, which is not in 'releases'{nearest(version, known)}", "pinned")
+        return ComfyRelease(version="", commit="")
+    if found.tree is None:
+        place.complain(f"is {version}, whose release has no 'tree'; expected one, to prove an archive by", "pinned")
+    return found
+
+
+def _refuse_twins(place: Place, key: str, values: Iterable[object]) -> None:
+    seen: set[object] = set()
+    for each in values:
+        if each in seen:
+            place.complain(f"names {shown(str(each))} twice; expected every entry once", key)
+        seen.add(each)
+
+
+def _check_uniqueness(place: Place, table: ComfyTable) -> None:
+    _refuse_twins(place, "releases", (each.version for each in table.releases if each.version))
+    _refuse_twins(place, "releases", (each.commit for each in table.releases if each.commit))
+    _refuse_twins(place, "releases", (each.tree for each in table.releases if each.tree))
+    uses = (f"{each.class_type} for {each.use}" for each in table.nodes if each.class_type)
+    _refuse_twins(place, "nodes", uses)
+    _refuse_twins(place, "sources", (each.id for each in table.sources if each.id))
+
+
+def _check_order(place: Place, table: ComfyTable) -> None:
+    """Complain about bounds that contradict each other: minimum, advised, pinned is the order."""
+    steps = [("minimum", table.minimum.version), ("advised", table.advised.version), ("pinned", table.pinned.version)]
+    for (low_key, low), (high_key, high) in pairwise(steps):
+        if low and high and version_key(high) < version_key(low):
+            place.complain(f"is {high}, older than '{low_key}' ({low}); expected it to be no older", high_key)
+
+
+def _check_sources(place: Place, table: ComfyTable) -> None:
+    """Complain about facts without a source that exists, and about sources nobody names."""
+    known = {each.id for each in table.sources}
+    rows = [("releases", each.version, each.sources) for each in table.releases]
+    rows += [("nodes", each.class_type, each.sources) for each in table.nodes]
+    rows += [("minimum", "sources", table.minimum.sources), ("advised", "sources", table.advised.sources)]
+    check_sources(place, known, rows)
+
+
+def parse_comfy_table(text: str, *, file: str) -> ComfyTable:
+    """Return the table that `text` describes.
+
+    Parameters
+    ----------
+    text : str
+        YAML, at most 1 MiB of it.
+    file : str
+        What complaints call the text: a path, or a name.
+
+    Returns
+    -------
+    ComfyTable
+        Complete and consistent: the pinned release is listed with its tree, no bound contradicts another, every
+        source exists.
+
+    Raises
+    ------
+    ManifestError
+        Something is wrong; ``issues`` holds every complaint as ``file:line: key.path: complaint``, in the order of
+        the lines.  For a format newer than this program it holds that one sentence.
+    """
+    return read_document(
+        text,
+        Kind[ComfyTable | None]("a mapping with schema_version, repository, pinned and releases", _table, None),
+        file=file,
+        known=SCHEMA_VERSION,
+        what="table",
+        newer="Update klein-setup, or use the table that came with it.",
+        hint=_HINT,
+    )

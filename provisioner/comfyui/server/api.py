@@ -1,0 +1,412 @@
+"""What a ComfyUI server answers over HTTP, read into values.
+
+Knows the shape of each answer as ComfyUI 0.33.0 gives it (``tests/contract/data/comfyui-0.33.0``) and both shapes of a
+choice in ``/object_info``.  Believes nothing: what is missing becomes None or empty, what cannot be the answer of a
+ComfyUI server is refused with a sentence, and a file name stays text that is only ever sent back to the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from provisioner.core.errors import ServerNotUsableError
+from provisioner.core.records import dataclass
+from provisioner.core.redact import printable, redact
+
+Graph = Mapping[str, Mapping[str, object]]
+"""A prompt in API form: node id to ``{"class_type": ..., "inputs": {...}}``."""
+
+_LONGEST_SHOWN = 300  # characters of a server's sentence that are worth a person's time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerDevice:
+    """One device the server draws on; bytes, None where it did not say."""
+
+    name: str  # "cuda:0 NVIDIA GeForce RTX 4070 : cudaMallocAsync", "cpu"
+    kind: str  # "cuda", "cpu", "mps", "xpu"
+    index: int | None = None
+    vram_total_bytes: int | None = None
+    vram_free_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerPackage:
+    """A package ComfyUI wants in one exact version, and the one that is installed."""
+
+    name: str
+    installed: str | None
+    required: str | None
+
+    @property
+    def is_as_required(self) -> bool:
+        """Whether the installed version is the one that is asked for."""
+        return self.required is None or self.installed == self.required
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFacts:
+    """What ``/system_stats`` says of a running server."""
+
+    comfyui_version: str | None  # "0.33.0"; None where the server is older than this field
+    torch_version: str | None  # "2.11.0+cu130"
+    python_version: str | None  # "3.11.7 (main, ...)"
+    os: str | None
+    argv: tuple[str, ...] = ()  # the command line it was started with, from main.py on
+    devices: tuple[ServerDevice, ...] = ()
+    packages: tuple[ServerPackage, ...] = ()
+    ram_total_bytes: int | None = None
+    ram_free_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedModels:
+    """What the loaders offer, spelled as the server wants it back."""
+
+    diffusion_models: tuple[str, ...]
+    text_encoders: tuple[str, ...]
+    vaes: tuple[str, ...]
+    clip_types: tuple[str, ...]  # what CLIPLoader can be told the encoder is for; Klein needs "flux2"
+    missing_nodes: tuple[str, ...] = ()  # of the classes that were asked about
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFile:
+    """A file the server wrote.  Names are the server's words: sent back to it, never used as a path here."""
+
+    filename: str
+    subfolder: str
+    folder: str  # "output", "temp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeComplaint:
+    """Why one node of a prompt was refused."""
+
+    node_id: str
+    node_class: str
+    kind: str  # "value_not_in_list", "invalid_input_type", ...
+    message: str
+    details: str
+    input_name: str | None = None
+    received: str | None = None
+    allowed: tuple[str, ...] = ()  # for a choice: what would have been accepted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A prompt that was not accepted."""
+
+    status: int  # of HTTP
+    kind: str  # "prompt_outputs_failed_validation", "missing_node_type", "prompt_no_outputs"
+    message: str
+    details: str
+    node_id: str | None = None
+    node_class: str | None = None
+    complaints: tuple[NodeComplaint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFailure:
+    """A node that raised while the prompt ran."""
+
+    node_id: str
+    node_class: str
+    exception_type: str  # "safetensors._safetensors_rust.SafetensorError", "torch.OutOfMemoryError"
+    exception_message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    """What ``/history`` says of a prompt that ended."""
+
+    end: Literal["success", "error", "interrupted"]
+    files: tuple[OutputFile, ...] = ()
+    cached: tuple[str, ...] = ()  # ids of the nodes that were not run
+    failure: NodeFailure | None = None
+    node_id: str | None = None  # where it was interrupted
+
+
+# --- reading what is there ---------------------------------------------------------------------
+
+
+def as_dict(value: object) -> dict[str, object]:
+    """Return `value` where it is a JSON object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: object) -> list[object]:
+    """Return `value` where it is a JSON array, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def as_text(value: object) -> str | None:
+    """Return `value` where it is text, made safe to show, else None."""
+    return printable(value) if isinstance(value, str) else None
+
+
+def as_id(value: object) -> str | None:
+    """Return a node's or a prompt's id; a number becomes the text that the graph's keys are."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) else None
+
+
+def as_int(value: object) -> int | None:
+    """Return `value` where it is a whole number, else None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def shortened(text: str) -> str:
+    """Return the first lines' worth of a server's text, redacted, as one line."""
+    line = " ".join(redact(printable(text)).split())
+    return line if len(line) <= _LONGEST_SHOWN else line[: _LONGEST_SHOWN - 3] + "..."
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(each for each in as_list(value) if isinstance(each, str))
+
+
+# --- the server itself -------------------------------------------------------------------------
+
+
+def parse_system_stats(body: object) -> ServerFacts:
+    """Return what the server says of itself.
+
+    Parameters
+    ----------
+    body : object
+        The decoded JSON of ``GET /system_stats``.
+
+    Returns
+    -------
+    ServerFacts
+        Sizes in bytes.
+
+    Raises
+    ------
+    ServerNotUsableError
+        The answer has neither ``system`` nor ``devices``: some other program answered.
+    """
+    system = as_dict(as_dict(body).get("system"))
+    if not system or not isinstance(as_dict(body).get("devices"), list):
+        raise ServerNotUsableError(
+            "The answer to /system_stats is not that of a ComfyUI server: it lacks `system` or `devices`.",
+            hint="Check the address: another program may be listening there.",
+            cause="not-comfyui",
+        )
+    return ServerFacts(
+        comfyui_version=as_text(system.get("comfyui_version")),
+        torch_version=as_text(system.get("pytorch_version")),
+        python_version=as_text(system.get("python_version")),
+        os=as_text(system.get("os")),
+        argv=_texts(system.get("argv")),
+        devices=tuple(_device(as_dict(each)) for each in as_list(as_dict(body).get("devices"))),
+        packages=tuple(_package(as_dict(each)) for each in as_list(system.get("comfy_package_versions"))),
+        ram_total_bytes=as_int(system.get("ram_total")),
+        ram_free_bytes=as_int(system.get("ram_free")),
+    )
+
+
+def _device(body: dict[str, object]) -> ServerDevice:
+    return ServerDevice(
+        name=as_text(body.get("name")) or "",
+        kind=as_text(body.get("type")) or "",
+        index=as_int(body.get("index")),
+        vram_total_bytes=as_int(body.get("vram_total")),
+        vram_free_bytes=as_int(body.get("vram_free")),
+    )
+
+
+def _package(body: dict[str, object]) -> ServerPackage:
+    return ServerPackage(
+        name=as_text(body.get("name")) or "",
+        installed=as_text(body.get("installed")),
+        required=as_text(body.get("required")),
+    )
+
+
+def parse_folder_paths(body: object) -> dict[str, tuple[str, ...]]:
+    """Return the folders the running server reads for each kind of model, in its own order.
+
+    Examples
+    --------
+    >>> parse_folder_paths({"vae": ["/m/vae", "/out/vae"], "odd": 3})
+    {'vae': ('/m/vae', '/out/vae')}
+    """
+    return {kind: _texts(paths) for kind, paths in as_dict(body).items() if isinstance(paths, list)}
+
+
+# --- what the nodes offer ----------------------------------------------------------------------
+
+
+def knows_node(body: object, node_class: str) -> bool:
+    """Whether the answer of ``/object_info/<node_class>`` describes the class; an unknown one is answered ``{}``."""
+    return bool(as_dict(as_dict(body).get(node_class)))
+
+
+def parse_choices(body: object, node_class: str, input_name: str) -> tuple[str, ...]:
+    """Return what a choice of a node offers, in the server's order and spelling.
+
+    Both spellings of a choice are read: ``[[values], {options}]`` and ``["COMBO", {"options": [values]}]``.
+
+    Examples
+    --------
+    >>> parse_choices({"VAELoader": {"input": {"required": {"vae_name": [["a", "b"]]}}}}, "VAELoader", "vae_name")
+    ('a', 'b')
+    >>> parse_choices({"N": {"input": {"optional": {"x": ["COMBO", {"options": ["c"]}]}}}}, "N", "x")
+    ('c',)
+    """
+    groups = as_dict(as_dict(as_dict(body).get(node_class)).get("input"))
+    for group in ("required", "optional"):
+        declared = as_list(as_dict(groups.get(group)).get(input_name))
+        if declared:
+            return _choices(declared)
+    return ()
+
+
+def _choices(declared: list[object]) -> tuple[str, ...]:
+    """Return the values of an input's declaration: its type, and perhaps its options."""
+    if isinstance(declared[0], list):
+        return _texts(declared[0])
+    return _texts(as_dict(declared[1]).get("options")) if len(declared) > 1 else ()
+
+
+def node_classes(graph: Graph) -> tuple[str, ...]:
+    """Return the node classes a graph uses, each once, in the graph's order."""
+    found = (node.get("class_type") for node in graph.values())
+    return tuple(dict.fromkeys(each for each in found if isinstance(each, str)))
+
+
+# --- a prompt ----------------------------------------------------------------------------------
+
+
+def parse_acceptance(body: object) -> str:
+    """Return the id under which a prompt was accepted.
+
+    Raises
+    ------
+    ServerNotUsableError
+        The answer names no prompt.
+    """
+    prompt_id = as_id(as_dict(body).get("prompt_id"))
+    if not prompt_id:
+        raise ServerNotUsableError(
+            "The server accepted the graph without giving it an id.",
+            hint="Update ComfyUI, or check that nothing between here and the server changes its answers.",
+            cause="not-comfyui",
+        )
+    return prompt_id
+
+
+def parse_refusal(status: int, body: object) -> Refusal:
+    """Return why a prompt was refused.
+
+    Parameters
+    ----------
+    status : int
+        Of HTTP; ComfyUI refuses with 400.
+    body : object
+        The decoded JSON, or the text of an answer that is none.
+    """
+    error = as_dict(body).get("error")
+    if not isinstance(error, dict):
+        said = error if isinstance(error, str) else body if isinstance(body, str) else ""
+        return Refusal(status=status, kind="unknown", message=shortened(said), details="")
+    extra = as_dict(error.get("extra_info"))
+    by_node = as_dict(as_dict(body).get("node_errors"))
+    return Refusal(
+        status=status,
+        kind=as_text(error.get("type")) or "unknown",
+        message=shortened(as_text(error.get("message")) or ""),
+        details=shortened(as_text(error.get("details")) or ""),
+        node_id=as_id(extra.get("node_id")),
+        node_class=as_text(extra.get("class_type")),
+        complaints=tuple(
+            _complaint(node_id, as_dict(node), as_dict(each))
+            for node_id, node in by_node.items()
+            for each in as_list(as_dict(node).get("errors"))
+        ),
+    )
+
+
+def _complaint(node_id: str, node: dict[str, object], body: dict[str, object]) -> NodeComplaint:
+    extra = as_dict(body.get("extra_info"))
+    received = extra.get("received_value")
+    declared = as_list(extra.get("input_config"))
+    return NodeComplaint(
+        node_id=node_id,
+        node_class=as_text(node.get("class_type")) or "",
+        kind=as_text(body.get("type")) or "unknown",
+        message=shortened(as_text(body.get("message")) or ""),
+        details=shortened(as_text(body.get("details")) or ""),
+        input_name=as_text(extra.get("input_name")),
+        received=None if received is None else shortened(str(received)),
+        allowed=_choices(declared) if declared else (),
+    )
+
+
+def parse_files(output: object) -> tuple[OutputFile, ...]:
+    """Return the pictures of a node's output, saved ones before previews."""
+    images = [as_dict(each) for each in as_list(as_dict(output).get("images"))]
+    files = [
+        OutputFile(
+            filename=filename,
+            subfolder=subfolder if isinstance(subfolder := image.get("subfolder"), str) else "",
+            folder=folder if isinstance(folder := image.get("type"), str) else "output",
+        )
+        for image in images
+        if isinstance(filename := image.get("filename"), str) and filename
+    ]
+    return tuple(sorted(files, key=lambda each: each.folder != "output"))
+
+
+def parse_failure(body: object) -> NodeFailure:
+    """Return which node raised what, from an ``execution_error``."""
+    data = as_dict(body)
+    return NodeFailure(
+        node_id=as_id(data.get("node_id")) or "",
+        node_class=as_text(data.get("node_type")) or "",
+        exception_type=as_text(data.get("exception_type")) or "",
+        exception_message=(as_text(data.get("exception_message")) or "").strip(),
+    )
+
+
+def parse_history(body: object, prompt_id: str) -> HistoryEntry | None:
+    """Return how a prompt ended, or None while the server does not say.
+
+    An empty object right after the end is normal: the entry appears a moment later
+    (``wrong_text_encoder_06b`` in the recordings of 0.33.0).
+    """
+    entry = as_dict(as_dict(body).get(prompt_id))
+    if not entry:
+        return None
+    messages = _history_messages(as_dict(entry.get("status")))
+    outputs = as_dict(entry.get("outputs"))
+    files = tuple(file for output in outputs.values() for file in parse_files(output))
+    cached = tuple(node for each in as_list(messages.get("execution_cached", {}).get("nodes")) if (node := as_id(each)))
+    if "execution_interrupted" in messages:
+        stopped_at = as_id(messages["execution_interrupted"].get("node_id"))
+        return HistoryEntry(end="interrupted", files=files, cached=cached, node_id=stopped_at)
+    is_error = as_dict(entry.get("status")).get("status_str") == "error" or "execution_error" in messages
+    if is_error:
+        failure = parse_failure(messages.get("execution_error", {}))
+        return HistoryEntry(end="error", files=files, cached=cached, failure=failure, node_id=failure.node_id)
+    return HistoryEntry(end="success", files=files, cached=cached)
+
+
+def _history_messages(status: dict[str, object]) -> dict[str, dict[str, object]]:
+    """Return the messages of a history entry by their type; the last of a type wins."""
+    pairs = (as_list(each) for each in as_list(status.get("messages")))
+    return {str(pair[0]): as_dict(pair[1]) for pair in pairs if len(pair) == 2}
+
+
+def parse_queue(body: object) -> frozenset[str]:
+    """Return the ids of the prompts that run or wait."""
+    waiting: Iterable[object] = [
+        *as_list(as_dict(body).get("queue_running")),
+        *as_list(as_dict(body).get("queue_pending")),
+    ]
+    items = (as_list(each) for each in waiting)
+    return frozenset(prompt_id for item in items if len(item) > 1 and (prompt_id := as_id(item[1])))

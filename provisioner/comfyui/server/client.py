@@ -1,0 +1,433 @@
+"""Ask a ComfyUI server what it is and has, let it draw, follow it, and bring the picture home.
+
+The WebSocket is the fast way to know how a prompt goes, ``/history`` the sure one: what the first does not say is asked
+of the second, so a connection that breaks costs timings and not the picture.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from types import TracebackType
+
+from provisioner.comfyui.server.api import (
+    Graph,
+    HistoryEntry,
+    ListedModels,
+    NodeFailure,
+    OutputFile,
+    ServerFacts,
+    knows_node,
+    parse_acceptance,
+    parse_choices,
+    parse_folder_paths,
+    parse_history,
+    parse_queue,
+    parse_refusal,
+    parse_system_stats,
+)
+from provisioner.comfyui.server.failures import (
+    gone_error,
+    interrupted_error,
+    node_error,
+    out_of_time_error,
+    refusal_error,
+)
+from provisioner.comfyui.server.launch import ServerAddress, parse_address
+from provisioner.comfyui.server.messages import Executing, Message, NodeTiming, Progress, RunRecord, Started, StepMark
+from provisioner.comfyui.server.server_process import ServerProcess
+from provisioner.comfyui.server.web import MEGABYTE, Web
+from provisioner.comfyui.server.websocket import Listener
+from provisioner.core.errors import GenerationError, ServerNotUsableError
+from provisioner.core.ports import Cancelled
+from provisioner.core.records import dataclass
+
+_TICK_S = 0.25  # between two looks at cancellation, the clock and the server's process
+_POLL_S = 0.5  # between two questions to /history once the WebSocket is lost
+_PATIENCE_S = 10.0
+_HISTORY_S = 10.0  # for one answer about a prompt
+_ACCEPT_S = 120.0  # for taking a prompt: a server that computes is slow to answer
+_DEATH_S = 1.0  # between its connections breaking and its process being seen to have ended
+_GOODBYE_S = 3.0  # for telling a server to stop
+_PICTURE_BYTES = 512 * MEGABYTE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawProgress:
+    """Where a prompt stands; sent whenever the server says so."""
+
+    at_s: float  # since the prompt was sent
+    node_id: str | None  # None: it left the queue, no node runs yet
+    node_class: str | None
+    value: float | None = None  # steps done, where the node counts
+    maximum: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """A picture that was drawn.  Times are seconds since the prompt was sent, by our clock."""
+
+    picture: bytes  # the file as the server keeps it
+    file: OutputFile
+    prompt_id: str
+    was_cached: bool  # nothing ran: the server gave an earlier picture back
+    was_followed: bool  # False: the WebSocket was lost, timings may be missing
+    total_s: float  # until the server said it was done, without fetching the picture
+    queued_s: float | None = None  # until it left the queue
+    cached: tuple[str, ...] = ()  # nodes that were not run
+    nodes: tuple[NodeTiming, ...] = ()  # nodes that were, in order
+    steps: tuple[StepMark, ...] = ()  # every word of progress, in order
+
+
+class ComfyClient:
+    """A client of one server; of our own where its `process` is given, else of somebody's.
+
+    Parameters
+    ----------
+    url : str
+        ``http://host:port``.
+    cancelled : callable
+        Asked often; True raises KeyboardInterrupt from whatever is under way.
+    process : ServerProcess, optional
+        The server's process: its death is noticed at once and explained from its log.
+    patience_s : float
+        Seconds of silence on the WebSocket after which ``/history`` is asked, since a message may have been lost;
+        seconds for which a server may be away, or not know the prompt, before it counts as gone; and seconds for
+        which ``/history`` may stay empty after the end.
+
+    Raises
+    ------
+    UsageError
+        `url` is no http(s) address.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        cancelled: Cancelled,
+        process: ServerProcess | None = None,
+        patience_s: float = _PATIENCE_S,
+    ) -> None:
+        self.address: ServerAddress = parse_address(url)
+        self.patience_s = patience_s
+        self._cancelled = cancelled
+        self._process = process
+        self._web = Web(self.address, cancelled=cancelled)
+
+    def __enter__(self) -> ComfyClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the connections go; the server is left as it is."""
+        self._web.close()
+
+    # Every method below raises ServerNotUsableError where nothing answers, or not as a ComfyUI server does, and
+    # KeyboardInterrupt where the run was cancelled.
+
+    def system_stats(self) -> ServerFacts:
+        """Return what the server says of itself."""
+        return parse_system_stats(self._web.get_json("/system_stats"))
+
+    def folder_paths(self) -> dict[str, tuple[str, ...]]:
+        """Return the folders the server reads for each kind of model, in its order; empty where it does not say."""
+        answer = self._web.get("/internal/folder_paths")
+        return parse_folder_paths(answer.json()) if answer.status == 200 else {}
+
+    def listed_models(self, node_classes: Iterable[str] = ()) -> ListedModels:
+        """Return what the loaders offer, and which of the `node_classes` the server does not know."""
+        loaders = {name: self._object_info(name) for name in ("UNETLoader", "CLIPLoader", "VAELoader")}
+        others = [name for name in dict.fromkeys(node_classes) if name not in loaders]
+        answers = loaders | {name: self._object_info(name) for name in others}
+        return ListedModels(
+            diffusion_models=parse_choices(loaders["UNETLoader"], "UNETLoader", "unet_name"),
+            text_encoders=parse_choices(loaders["CLIPLoader"], "CLIPLoader", "clip_name"),
+            vaes=parse_choices(loaders["VAELoader"], "VAELoader", "vae_name"),
+            clip_types=parse_choices(loaders["CLIPLoader"], "CLIPLoader", "type"),
+            missing_nodes=tuple(name for name, answer in answers.items() if not knows_node(answer, name)),
+        )
+
+    def _object_info(self, node_class: str) -> object:
+        return self._web.get_json(f"/object_info/{node_class}")
+
+    def interrupt(self, prompt_id: str | None = None) -> None:
+        """Stop the prompt that runs; with an id only that one, also where it still waits in the queue."""
+        if prompt_id is not None:
+            self._web.post("/queue", {"delete": [prompt_id]})
+        self._web.post("/interrupt", {} if prompt_id is None else {"prompt_id": prompt_id})
+
+    def free(self) -> None:
+        """Make the server let go of its models and its cache.
+
+        A loader that is cached does not notice that its file was replaced (seen with 0.33.0).
+        """
+        answer = self._web.post("/free", {"unload_models": True, "free_memory": True})
+        if answer.status != 200:
+            raise self._web.wrong("/free", answer)
+
+    def draw(
+        self,
+        graph: Graph,
+        *,
+        timeout_s: float = 1800.0,
+        on_progress: Callable[[DrawProgress], None] = lambda progress: None,
+    ) -> Drawn:
+        """Send a prompt, follow it to its end and fetch its first picture.
+
+        Parameters
+        ----------
+        graph : mapping
+            In API form.
+        timeout_s : float
+            Seconds until the prompt has to have ended, its wait in the queue included.
+        on_progress : callable
+            Called on this thread.
+
+        Returns
+        -------
+        Drawn
+            The picture's bytes and the timings.
+
+        Raises
+        ------
+        GenerationError, ModelNotListedError, MemoryExhaustedError
+            Refused, failed, interrupted, or out of time; the message names the cause.
+        ServerNotUsableError
+            The server went away.
+        KeyboardInterrupt
+            The run was cancelled; the server was told to drop the prompt.
+        """
+        listener = Listener(self.address, client_id := uuid.uuid4().hex)
+        sent_at = time.monotonic()
+        run: _Run | None = None
+        try:
+            run = _Run(self, graph, RunRecord(self._send(graph, client_id)), listener, sent_at, on_progress)
+            try:
+                run.follow(timeout_s, self._cancelled)
+                return run.result()
+            except BaseException:
+                if not run.has_ended:
+                    self._drop(run.record.prompt_id)
+                raise
+        except ServerNotUsableError:
+            self._wait_for_death(run.node if run else None)
+            raise
+        finally:
+            listener.close()
+
+    @property
+    def web(self) -> Web:
+        """HTTP to the server, for what follows one prompt."""
+        return self._web
+
+    def raise_death(self, node: str | None) -> None:
+        """Raise where the server is our own and has ended."""
+        death = None if self._process is None else self._process.death(node=node)
+        if death is not None:
+            raise death
+
+    def failure(self, failure: NodeFailure, graph: Graph) -> Exception:
+        """Return the error for a node that raised."""
+        return node_error(failure, graph, log_path=None if self._process is None else self._process.log_path)
+
+    def _send(self, graph: Graph, client_id: str) -> str:
+        answer = self._web.post("/prompt", {"prompt": graph, "client_id": client_id}, timeout_s=_ACCEPT_S)
+        body = answer.json()
+        if answer.status == 200:
+            return parse_acceptance(body)
+        if not isinstance(body, dict):
+            raise self._web.wrong("/prompt", answer)
+        raise refusal_error(parse_refusal(answer.status, body), graph)
+
+    def _wait_for_death(self, node: str | None) -> None:
+        """Give a server of ours whose connections broke a moment to be seen dead, and raise what it died of."""
+        deadline = time.monotonic() + _DEATH_S
+        while self._process is not None and time.monotonic() < deadline:
+            self.raise_death(node)
+            time.sleep(0.05)
+
+    def _drop(self, prompt_id: str) -> None:
+        """Tell the server, as well as it goes, that nobody waits for this prompt any more."""
+        if self._process is not None and self._process.returncode is not None:
+            return
+        web = Web(self.address, cancelled=lambda: False)  # the run is cancelled: that must not stop this too
+        try:
+            web.post("/queue", {"delete": [prompt_id]}, timeout_s=_GOODBYE_S)
+            web.post("/interrupt", {"prompt_id": prompt_id}, timeout_s=_GOODBYE_S)
+        except ServerNotUsableError:
+            pass  # it is gone, or hangs: what stopped us is what the caller has to hear
+        finally:
+            web.close()
+
+
+class _Run:
+    """One prompt on its way."""
+
+    def __init__(
+        self,
+        client: ComfyClient,
+        graph: Graph,
+        record: RunRecord,
+        listener: Listener,
+        sent_at: float,
+        on_progress: Callable[[DrawProgress], None],
+    ) -> None:
+        self.record = record
+        self._client = client
+        self._web = client.web
+        self._graph = graph
+        self._listener = listener
+        self._sent_at = sent_at
+        self._on_progress = on_progress
+        self._history: HistoryEntry | None = None
+        self._next_poll = 0.0
+        self._unknown_since: float | None = None  # since when the server has not known the prompt, or not answered
+
+    def follow(self, timeout_s: float, cancelled: Cancelled) -> None:
+        """Wait for the end; raises where it is not a good one."""
+        while not self.has_ended:
+            if cancelled():
+                raise KeyboardInterrupt
+            if self._seconds() > timeout_s:
+                raise out_of_time_error(timeout_s, self.record.node_id, self._graph)
+            message = self._listener.next_message(_TICK_S)
+            if message is not None:
+                self._take(message)
+                continue
+            self._client.raise_death(self.node)
+            if not self._listener.is_open:
+                time.sleep(_TICK_S)
+            self._ask_if_due()
+        self._judge()
+        while not self._files and self._seconds_since_end() < self._client.patience_s:
+            if cancelled():
+                raise KeyboardInterrupt
+            self._history = self._ask_history()
+            if not self._files:
+                time.sleep(_TICK_S)
+
+    def result(self) -> Drawn:
+        """Fetch the picture and say how it came about."""
+        record = self.record
+        if not self._files:
+            raise GenerationError(
+                "The server drew to the end and names no picture.",
+                hint="Check that the graph has a SaveImage node, and look at the server's log.",
+                cause="no-picture",
+            )
+        file = self._files[0]
+        ended_s = self._seconds() if record.ended_s is None else record.ended_s
+        picture = self._fetch(file)
+        cached = record.cached or (self._history.cached if self._history else ())
+        was_followed = record.end is not None and self._listener.is_whole
+        return Drawn(
+            picture=picture,
+            file=file,
+            prompt_id=record.prompt_id,
+            was_cached=not record.has_run_a_node and bool(cached) and (was_followed or set(self._graph) <= set(cached)),
+            was_followed=was_followed,
+            total_s=ended_s,
+            queued_s=record.started_s,
+            cached=cached,
+            nodes=record.timings,
+            steps=tuple(record.marks),
+        )
+
+    @property
+    def _files(self) -> list[OutputFile]:
+        files = self.record.files or (list(self._history.files) if self._history else [])
+        return sorted(files, key=lambda each: each.folder != "output")
+
+    @property
+    def node(self) -> str | None:
+        """The node that runs, or ran last, in words."""
+        node_id = self.record.node_id
+        node_class = self._graph.get(node_id or "", {}).get("class_type")
+        return f"{node_class} (node {node_id})" if node_class else None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the server is done with the prompt, for better or worse."""
+        return self.record.end is not None or self._history is not None
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._sent_at
+
+    def _seconds_since_end(self) -> float:
+        return 0.0 if self.record.ended_s is None else self._seconds() - self.record.ended_s
+
+    def _take(self, message: Message) -> None:
+        at_s = self._seconds()
+        if not self.record.hear(message, at_s):
+            return
+        node_id = getattr(message, "node_id", None)
+        node_class = self._graph.get(node_id or "", {}).get("class_type")
+        shown = str(node_class) if node_class else None
+        match message:
+            case Started():
+                self._on_progress(DrawProgress(at_s=at_s, node_id=None, node_class=None))
+            case Executing(node_id=str()):
+                self._on_progress(DrawProgress(at_s=at_s, node_id=node_id, node_class=shown))
+            case Progress():
+                self._on_progress(
+                    DrawProgress(
+                        at_s=at_s, node_id=node_id, node_class=shown, value=message.value, maximum=message.maximum
+                    )
+                )
+            case _:
+                pass
+
+    def _ask_if_due(self) -> None:
+        now = time.monotonic()
+        patience_s = self._client.patience_s
+        is_silent = now - self._listener.last_sign > patience_s
+        if (self._listener.is_open and not is_silent) or now < self._next_poll:
+            return
+        self._next_poll = now + (patience_s if self._listener.is_open else min(_POLL_S, patience_s))
+        try:
+            self._history = self._ask_history()
+            is_known = self._history is not None or self.record.prompt_id in parse_queue(
+                self._web.get_json("/queue", timeout_s=_HISTORY_S)
+            )
+        except ServerNotUsableError as error:
+            is_known = error.context.get("cause") == "slow-server"  # busy, not gone
+        if is_known:
+            self._unknown_since = None
+        elif self._unknown_since is None:
+            self._unknown_since = now
+        elif now - self._unknown_since > patience_s:
+            raise gone_error(self._client.address.url, self.node)
+
+    def _ask_history(self) -> HistoryEntry | None:
+        prompt_id = self.record.prompt_id
+        return parse_history(self._web.get_json(f"/history/{prompt_id}", timeout_s=_HISTORY_S), prompt_id)
+
+    def _judge(self) -> None:
+        """Raise where the prompt ended badly."""
+        end = self.record.end or (self._history.end if self._history else None)
+        failure = self.record.failure or (self._history.failure if self._history else None)
+        if end == "interrupted":
+            node_id = self.record.node_id or (self._history.node_id if self._history else None)
+            raise interrupted_error(node_id, self._graph)
+        if end == "error" and failure is not None:
+            raise self._client.failure(failure, self._graph)
+        if self.record.ended_s is None:
+            self.record.ended_s = self._seconds()
+
+    def _fetch(self, file: OutputFile) -> bytes:
+        query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.folder}
+        answer = self._web.get("/view", query=query, timeout_s=60.0, most_bytes=_PICTURE_BYTES)
+        if answer.status != 200 or not answer.data:
+            raise GenerationError(
+                f"The picture was drawn and cannot be fetched: the server answers HTTP {answer.status}"
+                f"{'' if answer.data else ' without a byte'}.",
+                hint="Check that the server may write to its output folder, and that the disk is not full.",
+                cause="picture-not-there",
+            )
+        return answer.data

@@ -1,0 +1,300 @@
+"""A ComfyUI server of our own: started on a free loopback port, its output kept in a log, ended with all its children.
+
+Never ends a process it did not start: a server that took the port first is left alone and another port is tried.  One
+that it did start does not outlive klein-setup, not even where that is killed outright (`tether`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import psutil
+
+from provisioner.comfyui.server.api import ServerFacts, parse_system_stats
+from provisioner.comfyui.server.failures import death_error, is_port_taken, no_port_error, silent_start_error
+from provisioner.comfyui.server.launch import (
+    LOOPBACK,
+    Launch,
+    ServerAddress,
+    is_launched_as,
+    parse_address,
+    server_arguments,
+)
+from provisioner.comfyui.server.watchdog import Tether, tie
+from provisioner.comfyui.server.web import Web
+from provisioner.core.errors import NotWritableError, ServerNotUsableError, SmokeTestError
+from provisioner.core.ports import Cancelled
+
+_TICK_S = 0.1
+_GRACE_S = 5.0  # between asking a server to end and making it
+_PROBE_S = 5.0  # one question to a server that may still be importing
+_PORTS = 5  # tried before giving up
+_TAIL_BYTES = 64 * 1024  # of the log, where the reason of a death is looked for
+
+
+class ServerProcess:
+    """A running server.  Leaving the ``with`` block stops it, whatever happened in between."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        log: IO[bytes],
+        *,
+        log_path: Path,
+        log_start: int,
+        port: int,
+        tether: Tether | None,
+    ) -> None:
+        self.address: ServerAddress = parse_address(f"http://{LOOPBACK}:{port}")
+        self.log_path = log_path
+        self.port = port
+        self.start_s = 0.0  # seconds until it answered
+        self.facts: ServerFacts | None = None
+        self._process = process
+        self._log = log
+        self._log_start = log_start
+        self._tether = tether
+        self._is_swept = False
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server itself, for measuring its memory."""
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended, None while it runs."""
+        code = self._process.poll()
+        if code is not None:
+            self._sweep_group()
+            self._let_go()
+        return code
+
+    def last_lines(self, number: int = 40) -> list[str]:
+        """Return the last lines it wrote, as it wrote them: redact before showing."""
+        return self._tail().splitlines()[-number:]
+
+    def output(self) -> list[str]:
+        """Return the end of what it wrote, up to 64 KiB, line by line: redact before showing."""
+        return self._tail().splitlines()
+
+    def death(self, *, node: str | None = None, is_starting: bool = False) -> SmokeTestError | None:
+        """Return the error for a server that ended on its own, None while it runs."""
+        code = self.returncode
+        if code is None:
+            return None
+        return death_error(code, self.output(), log_path=self.log_path, node=node, is_starting=is_starting)
+
+    def stop(self) -> None:
+        """End the server and everything it started: asked first, then made to.  Safe to call twice."""
+        if self.returncode is None:
+            children = self._children()
+            self._terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=_GRACE_S)
+            self._sweep_group()
+            for child in children:  # those that left the group; psutil knows a process id that was given away again
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+            psutil.wait_procs(children, timeout=_GRACE_S)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=_GRACE_S)  # a process stuck in a driver cannot be waited for
+        self._let_go()
+        self._log.close()
+
+    def _children(self) -> list[psutil.Process]:
+        try:
+            return psutil.Process(self._process.pid).children(recursive=True)
+        except psutil.Error:
+            return []
+
+    def _terminate(self) -> None:
+        if sys.platform == "win32":
+            self._process.terminate()
+        else:
+            # Gone already; macOS says "not permitted" of a group of which only a zombie is left.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGTERM)
+
+    def _sweep_group(self) -> None:
+        """Kill what is left of the server's group, once: later its number may be somebody else's."""
+        if self._is_swept:
+            return
+        self._is_swept = True
+        if sys.platform == "win32":
+            self._process.kill()
+        else:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _let_go(self) -> None:
+        """Release the tether once the server has ended; a stop that was interrupted leaves it to end the server."""
+        if self._tether is not None:
+            self._tether.release()
+            self._tether = None
+
+    def _tail(self) -> str:
+        try:
+            with self.log_path.open("rb") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(self._log_start, end - _TAIL_BYTES))
+                return file.read(_TAIL_BYTES).decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+
+def start_server(
+    launch: Launch,
+    *,
+    log_path: Path,
+    cancelled: Cancelled,
+    timeout_s: float = 300.0,
+    environ: Mapping[str, str] | None = None,
+) -> ServerProcess:
+    """Start ComfyUI headless on a free loopback port and wait until it answers.
+
+    Parameters
+    ----------
+    launch : Launch
+        What to start; its folders are made.
+    log_path : Path
+        Where everything it says is kept; appended to.
+    cancelled : callable
+        Asked several times a second.
+    timeout_s : float
+        Seconds until it has to answer, over all ports that are tried.
+    environ : mapping, optional
+        Its whole environment; ours where None.
+
+    Returns
+    -------
+    ServerProcess
+        To be used in a ``with`` block.
+
+    Raises
+    ------
+    ServerNotUsableError, MemoryExhaustedError
+        It ended at start, never answered, or found every port taken; its last lines are in the context.
+    NotWritableError
+        The log or one of the folders cannot be made.
+    KeyboardInterrupt
+        The run was cancelled; nothing is left running.
+    """
+    began = time.monotonic()
+    said: list[str] = []
+    for _ in range(_PORTS):
+        server = _spawn(launch, _free_port(), log_path, environ)
+        try:
+            is_ours = _wait_for_answer(server, launch, began + timeout_s, timeout_s, cancelled)
+        except BaseException:
+            server.stop()
+            raise
+        if is_ours:
+            server.start_s = time.monotonic() - began
+            return server
+        server.stop()
+        said = server.output()
+    raise no_port_error(_PORTS, said, log_path=log_path)
+
+
+def _spawn(launch: Launch, port: int, log_path: Path, environ: Mapping[str, str] | None) -> ServerProcess:
+    try:
+        for folder in (*launch.folders, log_path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        log = log_path.open("ab")
+    except OSError as error:
+        raise NotWritableError(
+            f"{error.filename or log_path} cannot be made: {error.strerror or error}.",
+            hint="Give this user the right to write there, or choose another folder.",
+            path=str(error.filename or log_path),
+        ) from error
+    log_start = log.tell()  # before the server writes: it shares the position in the file
+    words = server_arguments(launch, port)
+    try:
+        process = subprocess.Popen(
+            words,
+            cwd=launch.tree,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=_environment(environ),
+            start_new_session=True,  # POSIX: one group to end as a whole; Windows ignores it
+            creationflags=_creation_flags(),
+        )
+    except OSError as error:
+        log.close()
+        raise ServerNotUsableError(
+            f"ComfyUI could not be started: {error.filename or words[0]}: {error.strerror or error}",
+            hint="Run `klein-setup install --only environment`, which makes the environment ComfyUI runs in.",
+            cause="missing-program",
+            command=list(words),
+        ) from error
+    tether = tie(process.pid)
+    return ServerProcess(process, log, log_path=log_path, log_start=log_start, port=port, tether=tether)
+
+
+def _environment(environ: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the server's environment: its output arrives at once, and in UTF-8 where the console would not take it."""
+    return {**(os.environ if environ is None else environ), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+
+
+def _creation_flags() -> int:
+    if sys.platform == "win32":
+        return subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+    return 0
+
+
+def _free_port() -> int:
+    """Return a loopback port nobody listens on at this moment; who comes first gets it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_for_answer(
+    server: ServerProcess, launch: Launch, deadline: float, timeout_s: float, cancelled: Cancelled
+) -> bool:
+    """Return True once the server answers, False where its port turned out to be taken."""
+    web = Web(server.address, cancelled=cancelled)
+    try:
+        while time.monotonic() < deadline:
+            if cancelled():
+                raise KeyboardInterrupt
+            death = server.death(is_starting=True)
+            if death is not None:
+                if is_port_taken(server.output()):
+                    return False
+                raise death
+            server.facts = _facts(web, min(_PROBE_S, max(deadline - time.monotonic(), _TICK_S)))
+            if server.facts is not None:
+                return is_launched_as(server.facts.argv, launch, server.port)
+            time.sleep(_TICK_S)
+    finally:
+        web.close()
+    raise silent_start_error(timeout_s, server.output(), log_path=server.log_path)
+
+
+def _facts(web: Web, timeout_s: float) -> ServerFacts | None:
+    try:
+        return parse_system_stats(web.get_json("/system_stats", timeout_s=timeout_s))
+    except ServerNotUsableError:
+        return None

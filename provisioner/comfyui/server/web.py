@@ -1,0 +1,168 @@
+"""HTTP to one ComfyUI server: bounded answers, bounded waiting, no login, no proxy to this very machine."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from urllib.parse import quote
+
+import requests
+
+from provisioner import __version__
+from provisioner.comfyui.server.failures import not_comfyui_error, unreachable_error
+from provisioner.comfyui.server.launch import ServerAddress
+from provisioner.core.errors import SmokeTestError
+from provisioner.core.ports import Cancelled
+from provisioner.core.records import dataclass
+
+MEGABYTE = 1024 * 1024
+
+_CONNECT_S = 5.0
+_READ_S = 30.0  # a server that computes answers late: its threads share one interpreter
+_CHUNK_BYTES = 64 * 1024
+_ANSWER_BYTES = 64 * MEGABYTE  # /object_info of a server with hundreds of custom nodes has some 10 MB
+_BEGINNING = 200  # characters of a wrong answer that are looked at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An answer that came, whatever its status."""
+
+    status: int
+    content_type: str
+    data: bytes
+
+    def json(self) -> object:
+        """Return the decoded JSON; the beginning of the text where it is none."""
+        try:
+            body: object = json.loads(self.data)
+        except (ValueError, RecursionError):
+            return self.beginning
+        return body
+
+    @property
+    def beginning(self) -> str:
+        """The first characters, for sentences."""
+        return self.data[: 4 * _BEGINNING].decode("utf-8", "replace")[:_BEGINNING]
+
+
+class Web:
+    """Asks one server."""
+
+    def __init__(self, address: ServerAddress, *, cancelled: Cancelled) -> None:
+        self.address = address
+        self._cancelled = cancelled
+        self._session = requests.Session()
+        self._session.trust_env = not address.is_loopback  # proxies are for other machines
+        self._session.auth = _no_login
+        self._session.headers["User-Agent"] = f"klein-setup/{__version__} python-requests/{requests.__version__}"
+
+    def close(self) -> None:
+        """Let the connections go."""
+        self._session.close()
+
+    def get_json(self, path: str, *, timeout_s: float = _READ_S) -> object:
+        """Return the JSON of an answer with status 200.
+
+        Raises
+        ------
+        ServerNotUsableError
+            Nothing answers, or not as a ComfyUI server does.
+        KeyboardInterrupt
+            The run was cancelled.
+        """
+        answer = self.get(path, timeout_s=timeout_s)
+        body = answer.json()
+        if answer.status != 200 or not isinstance(body, (dict, list)):
+            raise self.wrong(path, answer)
+        return body
+
+    def get(
+        self,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        timeout_s: float = _READ_S,
+        most_bytes: int = _ANSWER_BYTES,
+    ) -> Answer:
+        """Return whatever is answered; raises as `get_json` does."""
+        return self._ask("GET", path, None, query, timeout_s, most_bytes)
+
+    def post(self, path: str, body: Mapping[str, object], *, timeout_s: float = _READ_S) -> Answer:
+        """Send JSON and return whatever is answered; raises as `get_json` does."""
+        return self._ask("POST", path, body, None, timeout_s, _ANSWER_BYTES)
+
+    def wrong(self, path: str, answer: Answer) -> SmokeTestError:
+        """Return the error for an answer that is not ComfyUI's."""
+        return not_comfyui_error(self.address.url, path, answer.status, answer.content_type, answer.beginning)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None,
+        query: Mapping[str, str] | None,
+        timeout_s: float,
+        most_bytes: int,
+    ) -> Answer:
+        if self._cancelled():
+            raise KeyboardInterrupt
+        try:
+            with self._session.request(
+                method,
+                self.address.url + quote(path),
+                json=body,
+                params=query,
+                stream=True,
+                allow_redirects=False,  # a prompt is not sent on to wherever an answer points
+                timeout=(min(_CONNECT_S, timeout_s), timeout_s),
+            ) as response:
+                return Answer(
+                    status=response.status_code,
+                    content_type=response.headers.get("Content-Type", ""),
+                    data=self._read(response, path, time.monotonic() + timeout_s, most_bytes),
+                )
+        except (requests.RequestException, OSError, ValueError) as error:
+            raise unreachable_error(self.address.url, _reason(error), is_slow=_is_slow(error)) from error
+
+    def _read(self, response: requests.Response, path: str, deadline: float, most_bytes: int) -> bytes:
+        data = bytearray()
+        for chunk in response.iter_content(_CHUNK_BYTES):
+            data += chunk
+            if self._cancelled():
+                raise KeyboardInterrupt
+            if len(data) > most_bytes:
+                raise unreachable_error(self.address.url, f"the answer to {path} has more than {most_bytes:,} bytes")
+            if time.monotonic() > deadline:
+                raise unreachable_error(self.address.url, f"the answer to {path} does not end", is_slow=True)
+        return bytes(data)
+
+
+def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Add nothing.  Being set at all, it keeps requests from reading ``.netrc``."""
+    return request
+
+
+def _is_slow(error: BaseException) -> bool:
+    """Whether a connection stood and the answer did not come; in its middle requests calls that a ConnectionError."""
+    inner = error.args[0] if isinstance(error, requests.ConnectionError) and error.args else None
+    return isinstance(error, requests.ReadTimeout) or type(inner).__name__ == "ReadTimeoutError"
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost reason in words; the outer ones print addresses and objects."""
+    if isinstance(error, requests.Timeout) or _is_slow(error):
+        return "it did not answer in time"
+    seen: set[int] = set()
+    innermost = error
+    while id(innermost) not in seen:
+        seen.add(id(innermost))
+        inner = getattr(innermost, "reason", None)
+        following = inner if isinstance(inner, BaseException) else innermost.__cause__ or innermost.__context__
+        if following is None:
+            break
+        innermost = following
+    if isinstance(innermost, OSError) and innermost.strerror:
+        return innermost.strerror
+    return str(innermost) or type(innermost).__name__

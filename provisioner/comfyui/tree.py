@@ -1,0 +1,329 @@
+"""What kind of ComfyUI tree a folder is, and whether a path really stays inside it.
+
+Looks at names, links and the `extra_model_paths.yaml`; it creates, changes and follows nothing.  Which folders
+ComfyUI then reads is `model_paths`' knowledge, where files go is `layout`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from provisioner.comfyui.model_paths import (
+    CONFIG_NAME,
+    MAX_CONFIG_CHARACTERS,
+    MODEL_SUBFOLDERS,
+    ExtraPath,
+    folder_roots,
+    is_inside,
+    parse_extra_model_paths,
+)
+from provisioner.core.errors import NotWritableError, PathOutsideRootError, StorageError, UnreadableError, UsageError
+from provisioner.core.models import STATE_FOLDER, ComfyTarget, Destination
+from provisioner.core.records import dataclass, replace
+
+# What systems leave in a folder that a person calls empty.
+_NOISE = frozenset({".ds_store", "thumbs.db", "desktop.ini", "lost+found", "system volume information", STATE_FOLDER})
+_BESIDE_MODELS = frozenset({"custom_nodes", "user", "input", "output"})
+_PORTABLE_PYTHON = ("python_embeded", "python_embedded")  # the first is how the portable build really spells it
+_LOOKED_FOR = (
+    "a checkout (main.py, folder_paths.py), a portable build (ComfyUI and python_embeded), "
+    "a base folder (models beside custom_nodes, user, input or output), "
+    "or a models folder (diffusion_models, checkpoints, vae ...)"
+)
+# A file that shows whose folder it is, and what to do instead.
+_FOREIGN = (
+    ("model_index.json", "a diffusers model", "Give the HF cache with --hf-cache instead."),
+    ("webui.py", "a Stable Diffusion WebUI", "Name ComfyUI's own folder; it can read this one's models."),
+    ("invokeai.yaml", "an InvokeAI folder", "Name ComfyUI's own folder."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """What a folder turned out to be."""
+
+    models: Path
+    base: Path | None  # holds custom_nodes and output; None where only the models folder is known
+    config: Path | None = None  # where ComfyUI would look for its YAML; it need not exist
+    is_new: bool = False
+
+
+_Recogniser = Callable[[Path, frozenset[str]], "_Tree | None"]
+
+
+def open_tree(
+    given: Path, *, home: Path, environ: Mapping[str, str], extra_configs: Sequence[Path] = ()
+) -> ComfyTarget:
+    """Return the ComfyUI models tree that a folder is, as ComfyUI itself would read it.
+
+    Recognised are a checkout, its ``models`` folder, a portable build, a base folder (``--base-directory``,
+    Desktop), and a models folder by itself (``--models-directory``).  A missing or empty folder is a new tree.
+
+    Parameters
+    ----------
+    given : Path
+        What the user named.
+    home : Path
+        What ``~`` stands for.
+    environ : mapping of str to str
+        Environment variables, for ``base_path`` in the YAML.
+    extra_configs : sequence of Path
+        Further YAML files, as ``--extra-model-paths-config`` names them; read after the one beside main.py.
+
+    Raises
+    ------
+    UsageError
+        It is a file, or a folder that is none of these; or a YAML file is missing or wrong.
+    UnreadableError
+        The folder, its models or a YAML file is there and cannot be read.
+    """
+    folder = _absolute(given, home)
+    tree = _recognised(folder)
+    _check_root(tree.models)
+    automatic = tree.config if tree.config is not None and tree.config.is_file() else None
+    configs = (*((automatic,) if automatic else ()), *(_absolute(each, home) for each in extra_configs))
+    extras = tuple(
+        _respelled(extra, tree.base)
+        for config in configs
+        for extra in parse_extra_model_paths(_read_config(config), file=config, home=home, environ=environ)
+    )
+    return ComfyTarget(
+        given=given,
+        models=tree.models,
+        folders=folder_roots(tree.models, extras, base=tree.base),
+        is_new=tree.is_new,
+        config=next(iter(configs), None),
+    )
+
+
+# --- what a folder is ------------------------------------------------------------------------------
+
+
+def _absolute(path: Path, home: Path) -> Path:
+    """Return `path` from the root, links unresolved: messages speak of folders as the user does."""
+    first, *rest = path.parts or (".",)
+    # not resolve(), which would follow the links
+    return Path(os.path.abspath(home.joinpath(*rest) if first == "~" else path))  # noqa: PTH100
+
+
+def _recognised(folder: Path) -> _Tree:
+    names = _names_in(folder)
+    # A checkout's own models folder stands for the checkout: its YAML decides what is read, too.
+    if folder.name == "models" and (tree := _checkout(folder.parent, _names_in(folder.parent) or frozenset())):
+        return tree
+    # Hidden names do not make a tree of another kind: a virtual environment, half made or whole, may come first.
+    if names is None or not {name for name in names if name.lower() not in _NOISE and name[0] not in ".~"}:
+        return _Tree(models=folder / "models", base=folder, config=folder / CONFIG_NAME, is_new=True)
+    for file, what, hint in _FOREIGN:
+        if file in names:
+            raise UsageError(f"{folder} is {what}, not a ComfyUI tree: it holds {file}.", hint=hint, path=str(folder))
+    for recognise in _RECOGNISERS:
+        if tree := recognise(folder, names):
+            return tree
+    raise UsageError(f"{folder} is not a ComfyUI tree. Looked for: {_LOOKED_FOR}.", hint=_hint(folder, names))
+
+
+def _names_in(folder: Path) -> frozenset[str] | None:
+    """Return what a folder holds, or None where nothing is there."""
+    try:
+        return frozenset(entry.name for entry in folder.iterdir())
+    except FileNotFoundError:
+        if os.path.lexists(folder):
+            raise _dangling(folder) from None
+        return None
+    except NotADirectoryError as error:
+        raise UsageError(
+            f"{folder} is not a folder.", hint="Name the folder that ComfyUI is in.", path=str(folder)
+        ) from error
+    except OSError as error:
+        raise UnreadableError(f"{folder} cannot be read: {error.strerror}.", path=str(folder)) from error
+
+
+def _checkout(folder: Path, names: frozenset[str]) -> _Tree | None:
+    if not {"main.py", "folder_paths.py"} <= names:
+        return None
+    return _Tree(models=folder / "models", base=folder, config=folder / CONFIG_NAME)
+
+
+def _portable(folder: Path, names: frozenset[str]) -> _Tree | None:
+    if "ComfyUI" not in names or names.isdisjoint(_PORTABLE_PYTHON):
+        return None
+    inner = folder / "ComfyUI"
+    return _checkout(inner, _names_in(inner) or frozenset())
+
+
+def _base_folder(folder: Path, names: frozenset[str]) -> _Tree | None:
+    if "models" not in names or not (folder / "models").is_dir():
+        return None
+    inside = _names_in(folder / "models") or frozenset()
+    is_ours = STATE_FOLDER in inside  # what we made is recognised again, whatever kinds of models it holds
+    is_fresh = not {name for name in inside if name.lower() not in _NOISE}
+    if names.isdisjoint(_BESIDE_MODELS) and inside.isdisjoint(MODEL_SUBFOLDERS) and not (is_ours or is_fresh):
+        return None
+    return _Tree(models=folder / "models", base=folder)
+
+
+def _models_folder(folder: Path, names: frozenset[str]) -> _Tree | None:
+    found = [name for name in names & (MODEL_SUBFOLDERS | {STATE_FOLDER}) if (folder / name).is_dir()]
+    return _Tree(models=folder, base=None) if found else None
+
+
+_RECOGNISERS: tuple[_Recogniser, ...] = (_checkout, _portable, _base_folder, _models_folder)
+
+
+def _hint(folder: Path, names: frozenset[str]) -> str:
+    """Return what to do about a folder that is nothing known: often the tree is one level further in."""
+    for name in sorted(names):
+        inner = folder / name
+        try:
+            inside = _names_in(inner) if inner.is_dir() else None
+        except (UsageError, StorageError):
+            continue
+        if inside and (_checkout(inner, inside) or _portable(inner, inside)):
+            return f"Name {inner} instead."
+    if any(name.startswith("models--") for name in names):
+        return "This looks like an HF cache: give it with --hf-cache."
+    return "Name ComfyUI's own folder, or a new or empty one."
+
+
+def _check_root(models: Path) -> None:
+    """Refuse a models folder that cannot be one: a file, or a link to a drive that is not there."""
+    try:
+        mode = models.stat().st_mode
+    except FileNotFoundError:
+        if os.path.lexists(models):
+            raise _dangling(models) from None
+        return
+    except OSError as error:
+        raise UnreadableError(f"{models} cannot be read: {error.strerror}.", path=str(models)) from error
+    if not stat.S_ISDIR(mode):
+        raise UsageError(f"{models} is a file where a folder is needed.", hint="Move it away.", path=str(models))
+
+
+def _dangling(link: Path) -> UnreadableError:
+    return UnreadableError(
+        f"{link} is a link to {link.readlink()}, which is not there.",
+        hint="Mount the drive it points to, or correct the link.",
+        path=str(link),
+    )
+
+
+# --- the YAML files --------------------------------------------------------------------------------
+
+
+def _read_config(config: Path) -> str:
+    """Return the text of a YAML file, reading no more than a file of folders can have."""
+    try:
+        with config.open("rb") as stream:
+            data = stream.read(MAX_CONFIG_CHARACTERS + 1)
+    except FileNotFoundError as error:
+        raise UsageError(f"{config} does not exist.", hint="Correct its path.", path=str(config)) from error
+    except OSError as error:
+        raise UnreadableError(f"{config} cannot be read: {error.strerror}.", path=str(config)) from error
+    if len(data) > MAX_CONFIG_CHARACTERS:
+        raise UsageError(
+            f"{config} is larger than {MAX_CONFIG_CHARACTERS:,} bytes: no list of folders.", path=str(config)
+        )
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{config} is not UTF-8 (byte {error.start:,}).", hint="Save it as UTF-8.", path=str(config)
+        ) from error
+
+
+def _respelled(extra: ExtraPath[Path], base: Path | None) -> ExtraPath[Path]:
+    """Return `extra` with the base folder spelled as the user did.
+
+    ComfyUI resolves the links to its own folder before it compares paths; a YAML that names the resolved
+    folder means the same tree, which must not appear twice.
+    """
+    if base is None:
+        return extra
+    real = Path(os.path.realpath(base))
+
+    def spelled(path: Path) -> Path:
+        return base / path.relative_to(real) if path == real or real in path.parents else path
+
+    return replace(extra, path=spelled(extra.path), base=None if extra.base is None else spelled(extra.base))
+
+
+# --- links -----------------------------------------------------------------------------------------
+
+
+def check_inside(destination: Destination, *, follow_links: bool) -> None:
+    """Refuse a destination whose folders lead out of its root through a link, or lead nowhere.
+
+    The root itself may be a link, and so may the file: a link in the file's place is replaced, never written
+    through.  What does not exist yet is fine.  Windows junctions count as links.
+
+    This is a check of what is there now.  Someone who can write to the tree can put a link there between the
+    check and the write; against a user's own slip and against a hostile manifest it holds, against a hostile
+    process of the same user nothing would.  So it is asked again right before a step writes.
+
+    Parameters
+    ----------
+    destination : Destination
+        Where a file is to go.
+    follow_links : bool
+        Accept folders outside the root (``--follow-links``).
+
+    Raises
+    ------
+    PathOutsideRootError
+        A folder between the root and the file is really somewhere else, or the path climbs (``..``).
+    UnreadableError
+        A link on the way points to nothing, or in a circle.
+    NotWritableError
+        A file stands where a folder is needed.
+    """
+    for folder in dict.fromkeys((destination.path.parent, destination.part_folder)):
+        _check_folder(destination.root, folder, follow_links=follow_links)
+
+
+def _check_folder(root: Path, folder: Path, *, follow_links: bool) -> None:
+    if ".." in folder.parts or not (folder == root or root in folder.parents):
+        raise PathOutsideRootError(f"{folder} is not inside {root}.", path=str(folder), root=str(root))
+    root_real = Path(os.path.realpath(root))
+    for step in _downwards(root, folder):
+        if not _is_there(step):
+            return
+        real = Path(os.path.realpath(step))
+        if not follow_links and not is_inside(root_real, real):
+            raise PathOutsideRootError(
+                f"{step} is a link to {real}, outside of {root}.",
+                hint=f"Name {real} in extra_model_paths.yaml, or pass --follow-links.",
+                path=str(step),
+                root=str(root),
+                real=str(real),
+            )
+
+
+def _downwards(root: Path, folder: Path) -> Iterator[Path]:
+    """Yield the root and each folder on the way to `folder`."""
+    yield root
+    for part in folder.relative_to(root).parts:
+        root = root / part
+        yield root
+
+
+def _is_there(step: Path) -> bool:
+    """Return whether a folder exists, or refuse what stands in its place."""
+    try:
+        mode = step.stat().st_mode  # follows links, and so junctions
+    except FileNotFoundError:
+        if os.path.lexists(step):
+            raise _dangling(step) from None
+        return False
+    except NotADirectoryError as error:
+        raise NotWritableError(f"{step.parent} is a file where a folder is needed.", path=str(step.parent)) from error
+    except OSError as error:  # a circle of links, or no permission to look
+        raise UnreadableError(
+            f"{step} cannot be followed: {error.strerror}.", hint="Correct the link or its permissions.", path=str(step)
+        ) from error
+    if not stat.S_ISDIR(mode):
+        raise NotWritableError(f"{step} is a file where a folder is needed.", hint="Move it away.", path=str(step))
+    return True

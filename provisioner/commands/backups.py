@@ -1,0 +1,148 @@
+"""What ``klein-setup aside`` does: show what was set aside, put one back, delete some for good."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from provisioner.commands.files_part import Ask, Job, need_yes
+from provisioner.core.errors import EXIT_OK, UsageError
+from provisioner.core.models import AsideEntry, ComfyTarget, HubCacheTarget, Report, Target
+from provisioner.core.units import count, human_bytes, listing
+
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+
+def aside_roots(target: Target) -> tuple[Path, ...]:
+    """Return the folders of a target that may have an ``aside``; reads the names in an HF cache, nothing else."""
+    match target:
+        case ComfyTarget():
+            elsewhere = (folder.parent for each in target.folders for folder in each.read)
+            roots = (target.models, *(each.write_root for each in target.folders), *elsewhere)
+            return tuple(dict.fromkeys(root for root in roots if root == target.models or _has_aside(root)))
+        case HubCacheTarget():
+            try:
+                return tuple(sorted(path for path in target.cache.glob("models--*") if _has_aside(path)))
+            except OSError:
+                return ()
+
+
+def _has_aside(root: Path) -> bool:
+    from provisioner.core.models import STATE_FOLDER
+
+    return (root / STATE_FOLDER / "aside").is_dir()
+
+
+def run_aside_list(job: Job) -> Report:
+    """Return everything that was set aside, oldest first, under ``extra["aside"]``; nothing is written."""
+    return _report(job, "aside list", _entries(job))
+
+
+def run_aside_restore(job: Job, name: str, *, say: Callable[[str], None]) -> Report:
+    """Put one thing back; what is in its place is set aside in its turn.
+
+    Parameters
+    ----------
+    job : Job
+        Whose target it is.
+    name : str
+        The entry's id, or where it is now, or where it was if only one was there.
+    say : callable
+        Told in a line what was done.
+
+    Raises
+    ------
+    UsageError
+        No such entry, or several.
+    HashMismatchError
+        The bytes do not fit the file that is there now; nothing was changed.
+    StorageError
+        The disk refused; both are still there.
+    LockHeldError
+        Another run works on that folder, and ``--no-wait`` was given.
+    """
+    entry = find_entry(_entries(job), name)
+    with job.bench.store.lock_roots([entry.root]):
+        path = job.bench.store.put_back(entry)
+    say(f"{path} is again what it was before {entry.time}; what was there now is in aside.")
+    return _report(job, "aside restore", (entry,))
+
+
+def run_aside_clear(
+    job: Job,
+    names: Sequence[str] = (),
+    *,
+    ask: Ask,
+    say: Callable[[str], None],
+    older_than_s: float | None = None,
+    now_s: Callable[[], float] = time.time,
+) -> Report:
+    """Delete what was set aside, for good, after a yes.
+
+    Parameters
+    ----------
+    job : Job
+        Whose target it is; with ``wish.assume_yes`` nothing is asked.
+    names : sequence of str
+        Which entries, as for `run_aside_restore`; all of them if empty.
+    ask, say : callable
+        Asks before anything goes; told in a line what was freed.
+    older_than_s : float, optional
+        Only what was set aside so many seconds ago or earlier.
+    now_s : callable
+        The time, in seconds since 1970.
+
+    Raises
+    ------
+    AnswerNeededError
+        Nobody agreed; nothing was deleted.
+    UsageError, StorageError, LockHeldError
+        As `run_aside_restore`.
+    """
+    found = _entries(job)
+    chosen = tuple(dict.fromkeys(find_entry(found, name) for name in names)) if names else found
+    if older_than_s is not None:
+        limit = time.strftime(_TIME, time.gmtime(now_s() - older_than_s))
+        chosen = tuple(entry for entry in chosen if entry.time and entry.time <= limit)
+    if not chosen:
+        say("Nothing is set aside.")
+        return _report(job, "aside clear", ())
+    size = human_bytes(sum(entry.size for entry in chosen))
+    if not job.wish.assume_yes:
+        what = count(len(chosen), "thing that was set aside", "things that were set aside")
+        need_yes(ask, f"Delete {what} ({size}) for good?", hint="Agree with --yes, or leave them where they are.")
+    with job.bench.store.lock_roots([entry.root for entry in chosen]):
+        freed = job.bench.store.clear_aside(chosen)
+    say(f"{human_bytes(freed)} were freed.")
+    return _report(job, "aside clear", chosen)
+
+
+def find_entry(entries: Sequence[AsideEntry], name: str) -> AsideEntry:
+    """Return the entry a person means: by its id, by where it is, or by where it was; raises UsageError."""
+    by_id = [entry for entry in entries if name in {entry.id, str(entry.path)}]
+    by_place = [entry for entry in entries if name in {entry.was, str(entry.root / entry.was)}]
+    found = by_id or by_place
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ids = listing([entry.id if len(by_id) < 2 else str(entry.path) for entry in found])
+        raise UsageError(f"{name!r} means {count(len(found), 'thing')}: {ids}.", hint="Name one of them.")
+    raise UsageError(
+        f"Nothing that was set aside is called {name!r}.", hint="`klein-setup aside list` shows the names."
+    )
+
+
+def _entries(job: Job) -> tuple[AsideEntry, ...]:
+    return job.bench.store.list_aside(aside_roots(job.target))
+
+
+def _report(job: Job, command: str, entries: tuple[AsideEntry, ...]) -> Report:
+    report = job.report(command, "ok", EXIT_OK)
+    return Report(
+        command=command,
+        status=report.status,
+        exit_status=report.exit_status,
+        manifest=report.manifest,
+        extra=(*report.extra, ("aside", entries)),
+    )

@@ -1,0 +1,198 @@
+"""The rehearsal's last act: an environment with the CPU build of torch, and a picture by the small pipeline in it.
+
+The environment comes about as every other does; nothing of the Hub, of a GPU or of an account is needed for it, but
+torch itself has to come from a wheel index, unless an environment is named.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from provisioner.commands.environment_part import PYTHONS, EnvironmentWish, apply_environment, plan_environment
+from provisioner.commands.session import Workbench
+from provisioner.core.errors import AccessError, InsufficientSpaceError, NetworkError, UsageError
+from provisioner.core.records import dataclass
+from provisioner.core.units import human_bytes, human_duration
+from provisioner.environment.app_packages import requirement_lines
+from provisioner.machine.process import run, run_checked
+from provisioner.smoke_test.diffusers_answers import DiffusersRun
+from provisioner.smoke_test.diffusers_run import draw_with_diffusers
+from provisioner.smoke_test.image import judge, read_picture
+from provisioner.smoke_test.results import PictureWish, SmokeTest
+from provisioner.torch.choose import TorchWish
+
+WISH = PictureWish(seed=4, width=64, height=64)  # 4 steps
+
+Check = Callable[[str, bool, str], None]
+"""Takes a claim, whether it holds, and what was seen; raises RehearsalError where it does not."""
+
+# What pip said on 2026-11-23 for Linux on x86-64 and Python 3.11: the CPU build of torch 2.13.0 is a wheel of 192 MB,
+# everything together 271 MB; unpacked it is 1.3 GB.  The default index has a CUDA build for that system instead, whose
+# wheel is one of 527 MB and needs NVIDIA's libraries beside it (nvidia-cublas alone has 423 MB).
+_FETCHED_BYTES = 271_000_000
+_UNPACKED_BYTES = 1_300_000_000
+_DEFAULT_TORCH = "torch==2.13.0"
+_VENV_TIMEOUT_S = 600.0
+_TIMEOUT_S = 900.0  # the first import from a slow disk takes minutes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentChoice:
+    """Where the pipeline draws."""
+
+    given: Path | None = None  # an environment's folder or its Python; None: one is made
+    torch_index: str | None = None  # base address of the wheel index, "https://download.pytorch.org/whl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmallModel:
+    """The pipeline's repository as it lies in an HF cache."""
+
+    cache: Path
+    repo_id: str
+    revision: str
+
+
+def python_for(
+    bench: Workbench, choice: EnvironmentChoice, folder: Path, say: Callable[[str], None], claim: Check
+) -> Path:
+    """Return the Python to draw with: the given one, or that of an environment made in `folder`.
+
+    Raises
+    ------
+    UsageError
+        What was given holds no Python.
+    InsufficientSpaceError
+        There is no room for an environment.
+    KleinError
+        As `apply_environment`.
+    """
+    if choice.given is not None:
+        return _given_python(bench, choice.given.expanduser())
+    free = shutil.disk_usage(folder).free
+    if free < 2 * _UNPACKED_BYTES:
+        raise InsufficientSpaceError(
+            f"The environment for the picture needs about {human_bytes(2 * _UNPACKED_BYTES)} while it is made;"
+            f" {folder} has {human_bytes(free)}.",
+            hint="Set TMPDIR to a larger disk, name an environment with --environment DIR, or pass --no-picture.",
+            path=str(folder),
+        )
+    where = folder / "environment"
+    _make(bench, where, choice, say)
+    _check_environment(claim, bench, where)
+    return _given_python(bench, where)
+
+
+def _given_python(bench: Workbench, given: Path) -> Path:
+    if given.is_file():
+        return given.absolute()
+    seen = bench.environments.observe(given)
+    if seen.python is None:
+        why = seen.broken or "there is no environment."
+        raise UsageError(f"{given} cannot draw: {why}", hint="Name another with --environment, or leave it out.")
+    return seen.python.path
+
+
+def _make(bench: Workbench, where: Path, choice: EnvironmentChoice, say: Callable[[str], None]) -> None:
+    """Make the environment with torch, from the wheel index of the CPU build, else from the default one."""
+    torch = TorchWish(tag="cpu", index_base=choice.torch_index)
+    wish = EnvironmentWish(where=where, accepts_cpu=True, torch=torch)
+    machine = bench.detect_machine()
+    plan = plan_environment(bench, machine, where, "diffusers", wish)
+    say(f"About {human_bytes(_FETCHED_BYTES)} are fetched and {human_bytes(_UNPACKED_BYTES)} unpacked for torch's")
+    say("CPU build and diffusers (what pip showed on Linux, x86-64, 2026-11-23).")
+    say(plan.sentence())
+    lines = requirement_lines("diffusers")
+    try:
+        apply_environment(bench, machine, plan, wish)
+    except (NetworkError, AccessError) as error:
+        if choice.torch_index is not None:
+            raise
+        say(str(error))
+        say(
+            f"Taking {_DEFAULT_TORCH} from pip's default index instead.  On Linux that may be a CUDA build, whose wheel"
+        )
+        say("has 527 MB and brings NVIDIA's libraries along, several times as much; stop now if that is too much.")
+        _make_plain(bench, where)
+        lines = (_DEFAULT_TORCH, *lines)
+    bench.environments.install(where, lines, progress=bench.say_progress)
+
+
+def _make_plain(bench: Workbench, where: Path) -> None:
+    """Make an environment without a torch set: for one that pip chooses from its default index."""
+    python = bench.environments.find_python(PYTHONS).path
+    run_checked([python, "-I", "-m", "venv", where], timeout_s=_VENV_TIMEOUT_S)
+
+
+def _check_environment(claim: Check, bench: Workbench, where: Path) -> None:
+    """Check that the torch of an environment that was made computes."""
+    answer = bench.environments.probe(where, backend="cpu", packages=("torch",))
+    claim(
+        "the environment's torch gives right numbers on the CPU",
+        answer.ok,
+        " ".join(sentence for _, sentence in answer.failures) or f"torch {dict(answer.packages)['torch']}",
+    )
+
+
+def draw(
+    bench: Workbench, python: Path, model: SmallModel, folder: Path, say: Callable[[str], None]
+) -> tuple[DiffusersRun, SmokeTest]:
+    """Draw the small picture on the CPU; return the run, and it as a smoke test with its picture judged.
+
+    Raises
+    ------
+    SmokeTestError
+        No picture came.
+    """
+    run_ = draw_with_diffusers(
+        python,
+        run=run,
+        cache=model.cache,
+        repo_id=model.repo_id,
+        revision=model.revision,
+        wish=WISH,
+        output=folder / "picture.png",
+        log_path=folder / "drawing.log",
+        timeout_s=_TIMEOUT_S,
+        device="cpu",
+        environ=bench.environ,
+        cancelled=bench.cancelled.is_set,
+        on_event=lambda event: bench.say_progress(event.sentence() or "Drawing.") if event.name != "alive" else None,
+    )
+    facts = read_picture(run_.picture)
+    say(f"Drawn in {human_duration(run_.seconds)}, libraries and models included.")
+    return run_, run_.smoke_test(WISH, picture=facts, findings=judge(facts, WISH))
+
+
+def check(claim: Check, run_: DiffusersRun, smoke: SmokeTest, requests: int) -> None:
+    """Check what the act claims; `requests` is how many the hub saw meanwhile."""
+    facts, done = smoke.picture, run_.done
+    if facts is None:
+        claim("there is a picture", False, "none")
+        return
+    claim(
+        "the picture decodes and has the size that was asked for",
+        (facts.width, facts.height) == (WISH.width, WISH.height),
+        f"{facts.width} x {facts.height} {facts.mode}, {human_bytes(facts.size)}",
+    )
+    wrong = [each.message for each in smoke.findings if each.severity == "problem"]
+    claim(
+        "it is neither black nor of one colour",
+        not wrong and facts.minimum < facts.maximum,
+        " ".join(wrong) or f"values from {facts.minimum} to {facts.maximum}, scattered by {facts.deviation:.1f}",
+    )
+    steps = len(done.timings.steps_s)
+    claim("it took 4 steps", steps == WISH.steps, f"{steps} steps in {human_duration(sum(done.timings.steps_s))}")
+    claim(
+        "it was drawn with the network off",
+        done.is_offline and not done.refused_connections and requests == 0,
+        f"{requests} requests to the hub, {len(done.refused_connections)} attempts to leave this machine",
+    )
+    versions = dict(done.versions)
+    claim(
+        "the device and the packages are those that were asked for",
+        done.device.place == "cpu" and {"torch", "diffusers", "transformers", "accelerate"} <= set(versions),
+        f"{done.device.label}; " + ", ".join(f"{name} {version}" for name, version in done.versions),
+    )

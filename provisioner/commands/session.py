@@ -1,0 +1,257 @@
+"""Puts the parts together: from the options of one run to a store, a fetcher, an observer and an engine.
+
+Imports the heavy libraries only on the way to something that needs them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from provisioner.core.events import Events, Notice, ignore
+from provisioner.core.models import (
+    Artifact,
+    ComfyTarget,
+    Destination,
+    HubCacheTarget,
+    LocalCopy,
+    Machine,
+    Target,
+    Variant,
+)
+from provisioner.core.records import dataclass, field
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from provisioner.comfyui.checkout.checkouts import Checkouts
+    from provisioner.core.ports import Finder, Proof
+    from provisioner.environment.environments import Environments
+    from provisioner.files.download.transfer import RangeFetcher
+    from provisioner.files.engine import Engine
+    from provisioner.files.observe import Observer
+    from provisioner.files.store.file_store import FileStore
+    from provisioner.manifest.manifest_cache import Documents
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The options that shape a run, whatever its command."""
+
+    endpoint: str | None = None
+    is_offline: bool = False
+    max_connections: int = 8
+    limit_bytes_s: int | None = None
+    stall_timeout_s: float = 20.0
+    look_in: tuple[Path, ...] = ()
+    follow_links: bool = False
+    wait_for_lock: bool = True
+    remembers: bool = True  # the target becomes the default of the next run
+    probe_script: Path | None = None  # what proves an environment, instead of ours
+
+
+@dataclass
+class Workbench:
+    """Everything one run works with.
+
+    Parameters
+    ----------
+    settings : Settings
+        The run's options.
+    environ : Mapping
+        The environment variables that count.
+    events : callable
+        Told everything that happens.
+    cancelled : threading.Event
+        Set by a signal; long work asks for it.
+    """
+
+    settings: Settings
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    events: Events = ignore
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def notice(self, message: str) -> None:
+        """Say one line that a person may want to read."""
+        self.events(Notice(message=message))
+
+    # --- settings that come from several places ----------------------------------------------------
+
+    @cached_property
+    def endpoint(self) -> str:
+        """The Hub's address; raises UsageError."""
+        from provisioner.files.hub_cache import endpoint
+
+        return endpoint(self.settings.endpoint, self.environ)
+
+    @cached_property
+    def is_offline(self) -> bool:
+        """Whether the network is off."""
+        from provisioner.files.hub_cache import is_offline
+
+        return is_offline(self.settings.is_offline, self.environ)
+
+    @cached_property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be shown."""
+        from provisioner.files.hub_cache import find_token
+
+        token = find_token(self.environ)
+        return (token.value,) if token else ()
+
+    # --- parts ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def documents(self) -> Documents:
+        """Manifests as they were read before."""
+        from provisioner.disk.locations import state_folder
+        from provisioner.manifest.manifest_cache import Documents
+
+        return Documents(lambda: state_folder() / "manifests")
+
+    @cached_property
+    def store(self) -> FileStore:
+        """The files."""
+        from provisioner.comfyui.tree import check_inside
+        from provisioner.disk.locations import file_system_of
+        from provisioner.files.store.file_store import FileStore
+
+        def inside(destination: Destination) -> None:
+            check_inside(destination, follow_links=self.settings.follow_links)
+
+        return FileStore(
+            file_system_of=file_system_of,
+            inside=inside,
+            cancelled=self.cancelled.is_set,
+            wait=self.settings.wait_for_lock,
+            notice=self.notice,
+        )
+
+    @cached_property
+    def fetcher(self) -> RangeFetcher:
+        """The network."""
+        from provisioner.files.download.http_session import Credentials
+        from provisioner.files.download.transfer import RangeFetcher
+        from provisioner.files.hub_cache import find_token
+
+        token = find_token(self.environ)
+        return RangeFetcher(
+            credentials=Credentials(token.value if token else None, self.endpoint),
+            max_connections=self.settings.max_connections,
+            limit_bytes_s=self.settings.limit_bytes_s,
+            stall_timeout_s=self.settings.stall_timeout_s,
+            cancelled=self.cancelled.is_set,
+            notice=self.notice,
+        )
+
+    def finders(self, target: Target) -> Sequence[Finder]:
+        """Where else the same bytes may be: the folders the user named, the HF cache, the tree's other folders."""
+        from provisioner.files.local_copies import FilesInFolders
+
+        finders: list[Finder] = []
+        if self.settings.look_in:
+            finders.append(FilesInFolders(self.settings.look_in, "--look-in"))
+        if isinstance(target, HubCacheTarget):
+            finders.append(_Later(lambda: self._cached_files(target.cache)))
+        finders.append(_Later(self._cached_files))
+        if isinstance(target, ComfyTarget) and not target.is_new:
+            roots = {path for folder in target.folders for path in folder.read} | {target.models}
+            finders.append(_Later(lambda: FilesInFolders(_outermost(roots), "another models folder")))
+        return finders
+
+    def _cached_files(self, cache: Path | None = None) -> Finder:
+        from provisioner.files.hub_cache import CachedFiles, cache_folder
+
+        return CachedFiles(cache or cache_folder(self.environ))
+
+    def observer(self, target: Target) -> Observer:
+        """Return what looks at a target."""
+        from provisioner.files.observe import Observer
+        from provisioner.files.store.receipts import is_unchanged
+
+        return Observer(store=self.store, finders=self.finders(target), events=self.events, is_unchanged=is_unchanged)
+
+    def engine(self, observer: Observer) -> Engine:
+        """Return what applies plans; it asks the observer for proofs that were taken a moment ago."""
+        from provisioner.files.engine import Engine
+
+        def prove_again(destination: Destination, label: str) -> Proof:
+            stamp = self.store.stamp(destination.path)
+            if stamp is None:
+                return self.store.prove(destination.path, progress=lambda _count: None)
+            return observer.proof_of(destination.path, stamp, label)
+
+        return Engine(store=self.store, fetcher=self.fetcher, events=self.events, prove_again=prove_again)
+
+    @cached_property
+    def environments(self) -> Environments:
+        """The virtual environments of this computer."""
+        from provisioner.environment.environments import PROBE, Environments
+        from provisioner.machine.process import run
+
+        return Environments(
+            run=run,
+            environ=self.environ,
+            waits_for_lock=self.settings.wait_for_lock,
+            probe_script=self.settings.probe_script or PROBE,
+        )
+
+    @cached_property
+    def checkouts(self) -> Checkouts:
+        """The ComfyUI trees of this computer."""
+        from provisioner.comfyui.checkout.checkouts import Checkouts
+        from provisioner.files.download.http_session import Credentials, open_session
+        from provisioner.machine.process import run
+
+        return Checkouts(
+            run=run,
+            environ=self.environ,
+            open_session=lambda: open_session(Credentials(None, "")),
+            cancelled=self.cancelled.is_set,
+            waits_for_lock=self.settings.wait_for_lock,
+        )
+
+    def say_progress(self, line: str) -> None:
+        """Say what an installer is doing."""
+        self.events(Notice(message=line, severity="progress"))
+
+    def detect_machine(self, paths: Sequence[Path] = ()) -> Machine:
+        """Return this machine, or the recorded one that ``KLEIN_SETUP_MACHINE`` names."""
+        from provisioner.disk.locations import file_system_of
+        from provisioner.machine.detection import detect_machine
+        from provisioner.machine.graphics import read_graphics
+        from provisioner.machine.host import LocalHost
+        from provisioner.machine.nvml import read_nvml
+        from provisioner.machine.process import run
+
+        return detect_machine(
+            nvml=read_nvml,
+            run=run,
+            host=LocalHost(file_system_of=file_system_of, environ=self.environ),
+            graphics=lambda reading: read_graphics(reading, run=run),
+            environ=self.environ,
+            paths=paths,
+        )
+
+
+class _Later:
+    """A finder that is made when it is first asked: reading an HF cache imports the Hub's client."""
+
+    def __init__(self, make: Callable[[], Finder]) -> None:
+        self._make = make
+        self._finder: Finder | None = None
+
+    def find(self, artifact: Artifact, contents: Sequence[Variant]) -> tuple[LocalCopy, ...]:
+        """Ask the finder."""
+        if self._finder is None:
+            self._finder = self._make()
+        return self._finder.find(artifact, contents)
+
+
+def _outermost(folders: set[Path]) -> tuple[Path, ...]:
+    """Return the folders that lie in no other of them."""
+    return tuple(sorted(folder for folder in folders if folders.isdisjoint(folder.parents)))

@@ -1,0 +1,265 @@
+"""Looking again after an update: what moved since everything was proven, what was checked, what no longer holds."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from provisioner import __version__
+from provisioner.commands.comfyui_part import Program, check_program, look_at_program
+from provisioner.commands.environment_part import EnvironmentWish, folder_of, verify_environment
+from provisioner.commands.files_part import Job, run_verify
+from provisioner.commands.parts import can_draw
+from provisioner.commands.smoke_test import SmokeWish, check_server, run_smoke_test
+from provisioner.commands.verify_all import check_pairing, look_at_everything
+from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, KleinError, SmokeTestError, UsageError
+from provisioner.core.models import ComfyTarget, Finding, Report
+from provisioner.core.records import dataclass, replace
+from provisioner.report.changes import (
+    CHANGES_KEY,
+    Change,
+    LookedAt,
+    SeenFile,
+    SeenGpu,
+    Snapshot,
+    changes_entry,
+    checks_for,
+    compare,
+    without_files,
+)
+from provisioner.report.outcome import label_of, next_command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from provisioner.smoke_test.results import SmokeTest
+
+    ShowChanges = Callable[[Sequence[Change], tuple[str, ...], Sequence[Finding], str | None], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyWish:
+    """What the command line asks for."""
+
+    has_all: bool = False  # every other file of the models folder, too
+    environment: Path | None = None
+    wants_picture: bool = True  # where something moved that a picture depends on
+    smoke: SmokeWish = SmokeWish()
+
+
+def run_full_verify(
+    job: Job, wish: VerifyWish, *, show_changes: ShowChanges, show_smoke: Callable[[SmokeTest], None]
+) -> Report:
+    """Check files, environment and ComfyUI; where something moved since they were proven, draw a picture, too.
+
+    Raises
+    ------
+    KleinError
+        Looking itself failed.
+    """
+    report = run_verify(job, is_quick=False)
+    report = verify_environment(job, report, wish.environment)
+    if report.plan is not None and any(check.status != "ok" for check in report.plan.checks):
+        report = with_problems(report, check_pairing(job))
+    if wish.has_all:
+        report = with_problems(report, look_at_everything(job))
+    program = look_at_program(job) if can_draw(job.wanted) else None
+    if program is not None and program.checkout.tree is not None:
+        report = with_problems(report, check_program(program))
+    if wish.smoke.server is not None:
+        report = with_problems(report, check_server(job, wish.smoke.server))
+    before = _last_snapshot(job)
+    if before is None:
+        return report
+    now = take_snapshot(job, report, program, wish.environment)
+    report = with_problems(report, tuple(_gone(before, now, _environment(job, wish.environment))))
+    changes = compare(before, now)
+    checked = list(checks_for(changes))
+    if _should_draw(changes, report, program, wish):
+        report = _drawn(job, report, program, wish, show_smoke)
+    return _told(job, report, changes, tuple(checked), before, now, show_changes)
+
+
+def _gone(before: Snapshot, now: Snapshot, environment: Path) -> Iterator[Finding]:
+    """Yield what was proven and is nowhere now; a comparison knows only what both times had."""
+    lost = set(before.looked_at) - set(now.looked_at)
+    if "environment" in lost:
+        yield Finding(
+            code="environment-gone",
+            severity="problem",
+            message=f"An environment was proven, and {environment} is gone or its Python does not start.",
+            path=environment,
+            hint="Name it with --environment DIR, or make it anew with `klein-setup install --only environment`.",
+        )
+    if "comfyui" in lost:
+        yield Finding(
+            code="comfyui-gone",
+            severity="problem",
+            message="ComfyUI was proven with these files, and its program is gone.",
+            hint="Run `klein-setup install`, which puts it back, or name the folder it went to with --comfyui DIR.",
+        )
+
+
+def with_problems(report: Report, findings: tuple[Finding, ...]) -> Report:
+    """Return the report with findings added; a problem among them makes the run one with findings."""
+    known = {(each.code, each.path) for each in report.findings}
+    added = tuple(each for each in findings if (each.code, each.path) not in known)
+    if not any(each.severity == "problem" for each in added):
+        return replace(report, findings=(*report.findings, *added))
+    return replace(
+        report,
+        status="findings" if report.exit_status == EXIT_OK else report.status,
+        exit_status=report.exit_status or EXIT_FINDINGS,
+        findings=(*report.findings, *added),
+    )
+
+
+def _should_draw(changes: tuple[Change, ...], report: Report, program: Program | None, wish: VerifyWish) -> bool:
+    moved = any(each.matters for each in changes)
+    has_program = program is not None and (program.checkout.tree is not None or wish.smoke.server is not None)
+    return moved and wish.wants_picture and has_program and report.exit_status == EXIT_OK
+
+
+def _drawn(
+    job: Job, report: Report, program: Program | None, wish: VerifyWish, show: Callable[[SmokeTest], None]
+) -> Report:
+    try:
+        return run_smoke_test(
+            job,
+            wish.smoke,
+            program=program,
+            environment=_environment(job, wish.environment),
+            show=show,
+            report=report,
+        )
+    except (SmokeTestError, UsageError) as error:  # the second: nothing is left to draw with
+        return replace(report, status="failed", exit_status=error.exit_status, errors=(*report.errors, error))
+
+
+def _told(
+    job: Job,
+    report: Report,
+    changes: tuple[Change, ...],
+    checked: tuple[str, ...],
+    before: Snapshot,
+    now: Snapshot,
+    show_changes: ShowChanges,
+) -> Report:
+    """Show the page where something moved or no longer holds, and remember a state that is proven."""
+    plan = report.plan
+    findings = report.findings if plan is None else (*report.findings, *plan.findings)
+    mend = next_command(report)
+    shown = _not_shown_below(changes, report)
+    if shown:
+        show_changes(shown, checked, (*findings, *map(_no_picture, report.errors)), mend)
+    if changes and report.exit_status == EXIT_OK:
+        remember_proven(job, now)
+    entry = changes_entry(changes, since=before.taken_at, checked=checked, mend=mend)
+    return replace(report, extra=(*report.extra, (CHANGES_KEY, entry)))
+
+
+def _no_picture(error: Exception) -> Finding:
+    """Return what the page says where the picture did not come; why is told once, by the report's error."""
+    hint = error.hint if isinstance(error, KleinError) else None
+    return Finding(
+        code="no-picture",
+        severity="problem",
+        message="No good picture came out with what is here now.",
+        hint=hint,
+    )
+
+
+def _not_shown_below(changes: tuple[Change, ...], report: Report) -> tuple[Change, ...]:
+    """Return the changes without those of files that have a row of their own in the table that follows."""
+    wrong = () if report.plan is None else [check for check in report.plan.checks if check.status != "ok"]
+    return without_files(changes, {label_of(check.destination) for check in wrong})
+
+
+# --- snapshots -------------------------------------------------------------------------------------
+
+
+def remember_proven(job: Job, snapshot: Snapshot) -> None:
+    """Keep a proven state beside the receipts unless it is kept already; a folder that refuses is no error."""
+    if not isinstance(job.target, ComfyTarget):
+        return
+    from provisioner.report.snapshots import write_snapshot
+
+    before = _last_snapshot(job)
+    if before is not None and set(before.looked_at) == set(snapshot.looked_at) and not compare(before, snapshot):
+        return
+    try:
+        write_snapshot(job.target.models, snapshot)
+    except KleinError as error:
+        job.bench.notice(str(error))
+
+
+def _last_snapshot(job: Job) -> Snapshot | None:
+    if not isinstance(job.target, ComfyTarget):
+        return None
+    from provisioner.report.snapshots import read_snapshot
+
+    return read_snapshot(job.target.models)[0]
+
+
+def take_snapshot(job: Job, report: Report, program: Program | None, environment: Path | None) -> Snapshot:
+    """Return the state of everything this run looked at."""
+    machine = report.machine or job.machine
+    where = _environment(job, environment)
+    seen = job.bench.environments.observe(where) if where.is_dir() else None
+    versions = {} if seen is None else {each.name: each.version for each in seen.distributions}
+    checkout = program.checkout if program is not None and program.checkout.tree is not None else None
+    looked_at: list[LookedAt] = ["files"]
+    looked_at += ["machine"] if machine is not None else []
+    looked_at += ["environment"] if versions else []
+    looked_at += ["comfyui"] if checkout is not None else []
+    return Snapshot(
+        taken_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        klein_setup=__version__,
+        looked_at=tuple(looked_at),
+        driver_version=machine.driver_version if machine else None,
+        cuda_driver_version=machine.cuda_driver_version if machine else None,
+        gpus=tuple(SeenGpu(name=each.name, uuid=each.uuid) for each in machine.gpus) if machine else (),
+        os_release=machine.os_release if machine else None,
+        python_version=seen.python.version if seen is not None and seen.python is not None else None,
+        torch=versions.get("torch"),
+        torchvision=versions.get("torchvision"),
+        torchaudio=versions.get("torchaudio"),
+        comfyui_version=checkout.version if checkout else None,
+        comfyui_commit=checkout.commit if checkout else None,
+        comfyui_has_local_changes=checkout.has_local_changes if checkout else None,
+        custom_nodes=checkout.custom_nodes if checkout else (),
+        wanted=f"{job.manifest.id}/{job.wanted.id}",
+        files=_files(report),
+        extra_model_paths_sha256=_config_digest(job),
+    )
+
+
+def _files(report: Report) -> tuple[SeenFile, ...]:
+    if report.plan is None:
+        return ()
+    return tuple(
+        SeenFile(
+            label=label_of(check.destination),
+            size=check.observed_size
+            if check.observed_size is not None or check.status != "ok"
+            else check.artifact.size,
+            sha256=check.observed_sha256 or (check.artifact.sha256 if check.status == "ok" else None),
+        )
+        for check in report.plan.checks
+    )
+
+
+def _config_digest(job: Job) -> str | None:
+    config = job.target.config if isinstance(job.target, ComfyTarget) else None
+    try:
+        return None if config is None else hashlib.sha256(config.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def _environment(job: Job, where: Path | None) -> Path:
+    from provisioner.disk.locations import data_folder
+
+    return folder_of(job.target, EnvironmentWish(where=where), data_folder)

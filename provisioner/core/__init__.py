@@ -1,0 +1,1 @@
+"""Values that every room uses: errors, events, models, ports, redaction, units."""

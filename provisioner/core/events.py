@@ -1,0 +1,77 @@
+"""What the engine says while it works; whoever listens draws it, counts it or ignores it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from provisioner.core.models import Outcome, Plan, Step
+from provisioner.core.records import dataclass
+
+Phase = Literal[
+    "hashing",  # reading a file that is there (``plan``, ``verify``): bytes_hashed moves
+    "checking",  # reading back what an interrupted download left on disk: bytes_hashed moves up to bytes_on_disk
+    "fetching",  # bytes arrive: bytes_on_disk moves
+    "waiting",  # the server asked for patience, or a retry is due; ``note`` says which
+    "proving",  # everything arrived, the last bytes are being hashed
+    "placing",  # copying from elsewhere on this machine
+    "syncing",  # handing the bytes to the disk
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanMade:
+    """A plan was made; the steps follow."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStarted:
+    """A step begins."""
+
+    step: Step
+    number: int  # from 1
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileProgress:
+    """Where one file stands; at most ten a second per file."""
+
+    label: str  # "vae/flux2-vae.safetensors"
+    phase: Phase
+    size: int  # bytes of the whole file
+    bytes_on_disk: int = 0  # the frontier: everything before it is there
+    bytes_hashed: int = 0
+    bytes_received: int = 0  # over the network in this run; retries can push it past ``size``
+    rate_bytes_s: float = 0.0  # of the last seconds
+    connections: int = 0
+    attempt: int = 1
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFinished:
+    """A step ended."""
+
+    step: Step
+    outcome: Outcome
+    number: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """One line a person may want to read: a retry, a renamed repository, a source given up."""
+
+    message: str
+    severity: Literal["info", "progress", "warning"] = "info"  # "progress": what an installer is doing now
+
+
+Event = PlanMade | StepStarted | FileProgress | StepFinished | Notice
+Events = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Listen to nothing."""

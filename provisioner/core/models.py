@@ -1,0 +1,633 @@
+"""The values that flow through the program: manifest, machine, inventory, plan, outcomes.
+
+Everything here is a frozen dataclass with tuples inside.  Nothing here reads a disk, a clock, an
+environment variable or a network.  Sizes are bytes, times are seconds, paths are what they say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from provisioner.core.records import dataclass, field
+
+BLOCK_SIZE = 16 * 1024 * 1024
+"""Bytes of one part of a download and of one block digest in a receipt (16 MiB)."""
+
+STATE_FOLDER = ".klein-setup"
+"""Name of the folder, beside the files, that holds receipts, the lock and what was set aside."""
+
+# --- the manifest ------------------------------------------------------------------------------
+
+Role = Literal[
+    "diffusion_model",
+    "text_encoder",
+    "vae",
+    "checkpoint",
+    "lora",
+    "controlnet",
+    "upscale_model",
+    "clip_vision",
+    "config",
+    "tokenizer",
+    "licence",
+    "other",
+]
+ROLE_WORDS: Mapping[Role, str] = {
+    "diffusion_model": "diffusion model",
+    "text_encoder": "text encoder",
+    "vae": "VAE",
+    "checkpoint": "checkpoint",
+    "lora": "LoRA",
+    "controlnet": "ControlNet",
+    "upscale_model": "upscaler",
+    "clip_vision": "vision encoder",
+    "config": "configuration",
+    "tokenizer": "tokenizer",
+    "licence": "licence",
+    "other": "file",
+}
+"""What a person calls each kind of file."""
+
+TargetKind = Literal["comfyui", "hf_cache"]
+OperatingSystem = Literal["linux", "windows", "macos", "other"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubFile:
+    """A file in a repository on the Hub, at one commit."""
+
+    repo_id: str  # "Comfy-Org/flux2-klein-4B"
+    revision: str  # a commit, 40 lower-case hex digits; never a branch
+    filename: str  # path inside the repository, "split_files/vae/flux2-vae.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UrlFile:
+    """A file at an https address."""
+
+    url: str
+
+
+Source = HubFile | UrlFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """Other bytes that are as good as the artifact's own."""
+
+    size: int  # bytes
+    sha256: str  # 64 lower-case hex digits
+    what: str  # one sentence
+    sources: tuple[Source, ...] = ()  # where these bytes are, tried after the artifact's own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookalike:
+    """Bytes known to go under an artifact's name and to be something else."""
+
+    size: int  # bytes
+    sha256: str  # 64 lower-case hex digits
+    what: str  # one sentence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """What is known of a safetensors header; None where it was not read."""
+
+    tensors: int | None = None  # number of tensors, without __metadata__
+    header_bytes: int | None = None  # the 8-byte length's value: JSON plus padding
+    payload_bytes: int | None = None  # bytes after the header
+    schema_sha256: str | None = None  # over "name:(dtype, shape)" lines sorted by name; see manifests/README.md
+    dtypes: tuple[tuple[str, int], ...] = ()  # ("F8_E4M3", 80): tensors of each dtype
+    proof: str | None = None  # how the fingerprint was established
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where a digest was read and how many independent publications agree on it."""
+
+    read_from: str
+    read_on: str  # ISO date
+    agreeing: int  # distinct public projects that print the same SHA-256; 10 and more are lower bounds
+    confidence: Literal["high", "medium", "low"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """One file to have, and how to know it is the right one."""
+
+    id: str
+    role: Role
+    name: str  # file name in a ComfyUI models folder
+    folder: str | None  # ComfyUI models folder, "diffusion_models"; None: only in an HF cache
+    size: int  # bytes
+    sha256: str  # 64 lower-case hex digits
+    sources: tuple[Source, ...]  # tried in order
+    accept: tuple[Variant, ...] = ()
+    lookalikes: tuple[Lookalike, ...] = ()
+    fingerprint: Fingerprint | None = None
+    provenance: Provenance | None = None
+    licence: str | None = None  # SPDX id or the licence's own name
+    is_gated: bool = False
+    is_lfs: bool = True  # on the Hub: stored by LFS, so an HF cache names its blob by SHA-256
+    git_oid: str | None = None  # git blob id, the blob's name in an HF cache when not LFS
+    min_comfyui: str | None = None  # first ComfyUI version that loads it
+    note: str | None = None
+    blocks: tuple[str, ...] = ()  # SHA-256 of every 16 MiB block, in order; empty: nobody wrote them down
+
+    @property
+    def contents(self) -> tuple[Variant, ...]:
+        """Every content that is right under this artifact's name, its own first."""
+        return (Variant(size=self.size, sha256=self.sha256, what="the file the manifest names"), *self.accept)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What a machine must have for a set to be chosen by ``--set auto``; None asks for nothing."""
+
+    min_vram_bytes: int | None = None
+    min_compute_capability: tuple[int, int] | None = None
+    platforms: tuple[OperatingSystem, ...] = ()  # empty: any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """Published figures to compare a run with; ``source`` says whose they are."""
+
+    vram_bytes: int | None = None  # peak
+    steps: int | None = None
+    guidance: float | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactSet:
+    """A choice of artifacts that work together in one kind of target."""
+
+    id: str
+    title: str
+    target: TargetKind
+    artifacts: tuple[Artifact, ...]
+    conditions: Conditions = Conditions()
+    envelope: Envelope = Envelope()
+    note: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole set."""
+        return sum(artifact.size for artifact in self.artifacts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Licence:
+    """What the user agrees to by using the files."""
+
+    name: str
+    url: str
+    is_commercial_use_allowed: bool
+    notice: str | None = None  # said before anything is fetched
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lock:
+    """What the machine was that a manifest was locked on; None was not known there."""
+
+    manifest_sha256: str  # of the manifest that was locked
+    locked_on: str  # ISO date
+    torch_backend: str | None = None  # "cu130"
+    torch: str | None = None  # "2.11.0"
+    comfyui_commit: str | None = None  # 40 lower-case hex digits
+    comfyui_version: str | None = None  # "0.33.0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What is wanted: sets of artifacts with their licence."""
+
+    schema_version: int
+    id: str
+    title: str
+    licence: Licence
+    default_set: str
+    sets: tuple[ArtifactSet, ...]
+    artifacts: tuple[Artifact, ...]
+    sha256: str  # of the manifest's own bytes
+    lock: Lock | None = None  # only what `manifest lock` wrote has one
+
+    def set_named(self, set_id: str) -> ArtifactSet | None:
+        """Return the set of that id, or None."""
+        return next((each for each in self.sets if each.id == set_id), None)
+
+
+# --- the machine -------------------------------------------------------------------------------
+
+Vendor = Literal["nvidia", "amd", "apple", "intel", "other"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One graphics processor.  None means: could not be learnt (see ``Machine.probes``), never zero."""
+
+    vendor: Vendor
+    name: str
+    index: int
+    uuid: str | None = None
+    pci_bus_id: str | None = None
+    compute_capability: tuple[int, int] | None = None  # NVIDIA, (8, 9)
+    architecture: str | None = None  # AMD, "gfx1100"
+    memory_total_bytes: int | None = None
+    memory_free_bytes: int | None = None
+    memory_reserved_bytes: int | None = None  # held by the driver itself
+    is_display_attached: bool | None = None
+    is_mig_enabled: bool | None = None
+    mig_devices: tuple[str, ...] = ()  # UUIDs of the MIG devices carved out of it
+    driver_model: str | None = None  # Windows: "WDDM", "TCC", "MCDM"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """What asking one source came to: a probe that fails is a fact with its reason."""
+
+    source: str  # "nvml", "nvidia-smi", "/proc/driver/nvidia/version", "ram"
+    is_ok: bool
+    detail: str  # what was learnt, or why not, in a sentence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSystem:
+    """One file system that matters to a plan."""
+
+    path: Path  # a folder on it that exists
+    device: int  # st_dev: equal for paths on the same file system
+    total_bytes: int
+    free_bytes: int  # for this user
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What was probed, on this computer or read from a recording."""
+
+    os: OperatingSystem
+    os_release: str  # "6.1.0-18-amd64", "11", "14.5"
+    is_wsl: bool
+    architecture: str  # "x86_64", "aarch64", "arm64"
+    libc: str | None  # "glibc 2.36", "musl"; None outside Linux
+    python_version: str  # "3.11.7"
+    gpus: tuple[Gpu, ...] = ()
+    driver_version: str | None = None  # the NVIDIA driver, "550.144.03"
+    cuda_driver_version: tuple[int, int] | None = None  # the newest CUDA that driver knows, (12, 4)
+    memory_total_bytes: int | None = None  # RAM
+    memory_available_bytes: int | None = None
+    file_systems: tuple[FileSystem, ...] = ()
+    probes: tuple[ProbeResult, ...] = ()
+    recorded_from: str | None = None  # path of the recording this was read from
+
+
+# --- where things go ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComfyFile:
+    """A place in a ComfyUI models tree."""
+
+    root: Path  # the models root; receipts live in root/.klein-setup
+    relative: PurePosixPath  # "vae/flux2-vae.safetensors"
+
+    @property
+    def path(self) -> Path:
+        """What ComfyUI opens."""
+        return self.root.joinpath(*self.relative.parts)
+
+    @property
+    def part_folder(self) -> Path:
+        """The folder a download grows in: the file's own, so that the last step is a rename."""
+        return self.path.parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubBlob:
+    """A place in an HF cache: a blob, and the snapshot path that points to it."""
+
+    root: Path  # the repository's folder, <cache>/models--org--name
+    revision: str  # commit
+    filename: str  # path inside the repository
+    is_lfs: bool
+
+    @property
+    def path(self) -> Path:
+        """The snapshot path, which is what readers open."""
+        return self.root.joinpath("snapshots", self.revision, *PurePosixPath(self.filename).parts)
+
+    @property
+    def relative(self) -> PurePosixPath:
+        """The snapshot path, relative to the repository's folder."""
+        return PurePosixPath("snapshots", self.revision, self.filename)
+
+    @property
+    def part_folder(self) -> Path:
+        """The folder a download grows in: ``blobs``."""
+        return self.root / "blobs"
+
+
+Destination = ComfyFile | HubBlob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderRoots:
+    """Where ComfyUI looks for one kind of model, in its own order, and where we would write."""
+
+    folder: str  # "diffusion_models"
+    read: tuple[Path, ...]  # folders, first wins
+    write: Path
+    write_root: Path  # the models root that ``write`` belongs to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComfyTarget:
+    """A ComfyUI models tree as ComfyUI itself would read it."""
+
+    given: Path  # what the user named
+    models: Path  # the main models root
+    folders: tuple[FolderRoots, ...]
+    is_new: bool = False  # nothing there yet
+    config: Path | None = None  # the extra_model_paths.yaml that was read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubCacheTarget:
+    """An HF cache: the folder that holds ``models--*``."""
+
+    cache: Path
+
+
+Target = ComfyTarget | HubCacheTarget
+
+# --- what is there -----------------------------------------------------------------------------
+
+CheckStatus = Literal["ok", "missing", "size-mismatch", "hash-mismatch", "unreadable"]
+Basis = Literal["receipt", "sha256", "blocks", "size", "none"]
+TrustedBy = Literal["receipt", "manifest", "whole", "header"]
+PatchWay = Literal["in-place", "continue", "beside"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """Where a file differs from a content whose block digests are known; every other block of it is right.
+
+    Where nobody has those digests they are the file's own.  Of one that is too long they were taken while its beginning
+    was proven to be the whole ("whole").  One that is truncated, and whose header asks for exactly the bytes of the
+    content, is taken for the beginning of it ("header"): only the digest of the whole will tell.
+    """
+
+    size: int  # bytes of the right content
+    sha256: str  # of the right content
+    block_size: int  # bytes
+    digests: tuple[str, ...]  # SHA-256 of every block of the right content; empty where nobody knows it
+    trusted_by: TrustedBy  # whose digests those are; "whole" and "header": the file's own, see above
+    observed_size: int  # bytes of the file
+    bad_blocks: tuple[int, ...] = ()  # ascending: other bytes, cut short, missing or unreadable
+    held_blocks: tuple[int, ...] = ()  # of those, the ones an interrupted repair has fetched already
+    unreadable: str | None = None  # where the disk gave no bytes, in words
+    is_shared: bool = False  # a link, or bytes with a second name, or not writable: never written in place
+
+    @property
+    def bad_bytes(self) -> int:
+        """Bytes of the blocks that have to be replaced."""
+        return self._bytes_of(self.bad_blocks)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of those that are here already."""
+        return self._bytes_of(self.held_blocks)
+
+    @property
+    def extra_bytes(self) -> int:
+        """Bytes after the end of the right content, to be cut off."""
+        return max(0, self.observed_size - self.size)
+
+    def _bytes_of(self, blocks: tuple[int, ...]) -> int:
+        return sum(min(self.block_size, self.size - index * self.block_size) for index in blocks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One artifact compared with what is at its destination."""
+
+    artifact: Artifact
+    destination: Destination
+    status: CheckStatus
+    basis: Basis  # what the verdict rests on: a claim, every byte, or only the size
+    observed_size: int | None = None
+    observed_sha256: str | None = None
+    identity: str | None = None  # what the file is instead, in words
+    held_bytes: int = 0  # of an interrupted download that can be continued
+    is_recorded: bool = False  # a receipt with the file's current stamp exists
+    device: int | None = None  # st_dev of the destination's file system
+    damage: Damage | None = None  # which blocks are wrong, where most of the file can be kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalCopy:
+    """A file elsewhere on this machine that may hold an artifact's bytes; not yet proven."""
+
+    artifact_id: str
+    path: Path
+    origin: str  # "HF cache", "--look-in", "other models folder"
+    device: int  # st_dev: the same as the destination's means no second copy is needed
+    size: int
+    sha256: str  # the content it would have to be
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something a person should know, with what to do about it."""
+
+    code: str  # kebab-case
+    severity: Literal["warning", "problem"]  # a problem makes ``verify`` exit with 1
+    message: str
+    path: Path | None = None
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """What lies in the target, and where the same bytes already lie."""
+
+    target: Target
+    checks: tuple[Check, ...]
+    copies: tuple[LocalCopy, ...] = ()
+    file_systems: tuple[FileSystem, ...] = ()  # of every destination
+    findings: tuple[Finding, ...] = ()
+
+
+# --- the plan ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceFile:
+    """Prove a copy found on this machine and put it in place: reflink, else hard link, else copy."""
+
+    artifact: Artifact
+    destination: Destination
+    reason: str
+    copy: LocalCopy
+    replaces: str | None = None  # why what is there has to go; it is set aside when its successor is proven
+    kind: Literal["place-file"] = "place-file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveFile:
+    """Prove a file that lies in the wrong folder of the same tree and give it its right place: no byte is written."""
+
+    artifact: Artifact
+    destination: Destination
+    reason: str
+    copy: LocalCopy
+    replaces: str | None = None  # why what is there has to go; it is set aside when its successor is proven
+    kind: Literal["move-file"] = "move-file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchFile:
+    """Keep the right blocks of a damaged file and fetch the others; the whole is proven before it counts.
+
+    ``in-place``: the file stays where it is, and its bad blocks are overwritten once the whole is proven with their
+    successors.  ``continue``: a truncated file becomes a download that is continued.  ``beside``: the right blocks are
+    copied into a new file, because the damaged one has another name or cannot be read everywhere.
+    """
+
+    artifact: Artifact  # its size and sha256 are those of the content that is repaired
+    destination: Destination
+    reason: str
+    damage: Damage
+    way: PatchWay
+    replaces: str | None = None  # why bytes of what is there have to go; they are kept in ``aside``
+    kind: Literal["patch-file"] = "patch-file"
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that need not be fetched: right blocks, and those of an interrupted repair."""
+        return self.damage.size - self.bytes_to_fetch
+
+    @property
+    def bytes_to_fetch(self) -> int:
+        """Bytes that still have to come over the network."""
+        return self.damage.bad_bytes - self.damage.held_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchFile:
+    """Fetch the artifact from its sources, prove it, put it in place."""
+
+    artifact: Artifact
+    destination: Destination
+    reason: str
+    held_bytes: int = 0  # already on disk from an interrupted run
+    replaces: str | None = None  # why what is there has to go; it is set aside when its successor is proven
+    kind: Literal["fetch-file"] = "fetch-file"
+
+    @property
+    def bytes_to_fetch(self) -> int:
+        """Bytes that still have to come over the network."""
+        return self.artifact.size - self.held_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordReceipt:
+    """Write the receipt of a file that was proven and has none."""
+
+    artifact: Artifact
+    destination: Destination
+    reason: str
+    kind: Literal["record-receipt"] = "record-receipt"
+
+
+Step = PlaceFile | MoveFile | PatchFile | FetchFile | RecordReceipt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceNeed:
+    """What a plan needs of one file system."""
+
+    file_system: FileSystem
+    needed_bytes: int  # beyond what is already there, margin included
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the free space covers the need."""
+        return self.needed_bytes <= self.file_system.free_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The steps still needed, each with its reason.  An empty plan means: nothing to do."""
+
+    manifest: Manifest
+    set: ArtifactSet
+    target: Target
+    steps: tuple[Step, ...]
+    checks: tuple[Check, ...]
+    findings: tuple[Finding, ...] = ()
+    space: tuple[SpaceNeed, ...] = ()
+
+    @property
+    def bytes_to_fetch(self) -> int:
+        """Bytes that have to come over the network."""
+        return sum(step.bytes_to_fetch for step in self.steps if isinstance(step, (FetchFile, PatchFile)))
+
+    @property
+    def bytes_saved(self) -> int:
+        """Bytes of the set that need not be fetched: in place, held, or elsewhere on this machine."""
+        return self.set.size - self.bytes_to_fetch
+
+
+# --- what was set aside --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AsideEntry:
+    """One thing that was set aside."""
+
+    id: str  # "20261123T061404Z/vae/flux2-vae.safetensors", unique below its root
+    root: Path  # the models root it came from
+    was: str  # its path then, relative to the root; empty where nobody wrote it down
+    path: Path  # where it is now
+    time: str  # UTC, "2026-11-23T06:14:04Z"; empty where the folder's name says none
+    reason: str
+    size: int  # bytes it takes
+    is_blocks: bool = False  # only the bytes that a repair in place replaced, not the whole file
+
+
+# --- what came of it ---------------------------------------------------------------------------
+
+OutcomeStatus = Literal["done", "skipped", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of one step."""
+
+    step: Step
+    status: OutcomeStatus
+    detail: str  # a sentence: "fetched 4.1 GB in 38.2 s from huggingface.co", "hard-linked from ..."
+    bytes_fetched: int = 0
+    seconds: float = 0.0
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A run, as it is shown and as ``--json`` prints it."""
+
+    command: str
+    status: str  # "ok", "planned", "findings", "failed", "interrupted"
+    exit_status: int
+    machine: Machine | None = None
+    manifest: Manifest | None = None
+    plan: Plan | None = None
+    outcomes: tuple[Outcome, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    errors: tuple[Exception, ...] = ()
+    extra: tuple[tuple[str, object], ...] = field(default=())

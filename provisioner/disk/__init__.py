@@ -1,0 +1,1 @@
+"""The only room that writes, links, renames, removes or locks."""

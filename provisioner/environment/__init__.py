@@ -1,0 +1,1 @@
+"""Virtual environments with a torch set in them: made, checked, repaired, removed."""

@@ -1,0 +1,457 @@
+"""One building: what a set is resolved to, how its wheels arrive, and how they are unpacked into an environment.
+
+It refuses to install anything before every wheel is on this disk and its metadata agrees with what was promised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
+from pathlib import Path
+
+from provisioner.core.errors import (
+    CommandError,
+    EntryNotFoundError,
+    HashMismatchError,
+    IntegrityError,
+    KleinError,
+    NetworkError,
+    NotTheFileError,
+    UsageError,
+)
+from provisioner.core.ports import Ran, Run
+from provisioner.core.records import dataclass
+from provisioner.core.units import count, human_bytes, listing
+from provisioner.environment.installed import own_folders, parse_metadata, python_in, read_distributions
+from provisioner.environment.installer import (
+    DEFAULT_INDEX,
+    Wheel,
+    announced_bytes,
+    explain_failure,
+    installer_environment,
+    is_gap,
+    page_failures,
+    parse_pip_settings,
+    parse_report,
+    without_indexes,
+)
+from provisioner.environment.pythons import ask_python
+from provisioner.environment.state import (
+    FAMILY,
+    Distribution,
+    Observation,
+    complaints_about_tags,
+    normal_name,
+    pinned,
+    wanted_versions,
+)
+from provisioner.environment.swap import Work, move, read_text, remove_tree, write_text
+from provisioner.torch.builds import TorchBuild, TorchSet
+
+Progress = Callable[[str], None]
+"""Told one line at a time what goes on."""
+
+FetchWheel = Callable[[Wheel, Path, Progress], None]
+"""Brings one wheel to a path, proven by its SHA-256; raises NetworkError, IntegrityError, StorageError."""
+
+VENV_TIMEOUT_S = 600.0
+ASK_TIMEOUT_S = 120.0
+INSTALL_TIMEOUT_S = 3 * 3600.0
+_RESOLVE_TIMEOUT_S = 3600.0  # an index without PEP 658 makes pip fetch the wheels for it
+_FETCH_TIMEOUT_S = 6 * 3600.0
+_ATTEMPTS = 3
+_LOG_BYTES = 16 * 1024 * 1024
+
+# The first pip whose ``--dry-run`` asks an index for metadata only; 25.2 still fetches every wheel (both tried).  Since
+# 25.1 it also continues a broken download within its run.
+_GOOD_PIP = (25, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """What a building works with, whatever it builds."""
+
+    run: Run
+    environ: Mapping[str, str]  # the person's
+    fetch_wheel: FetchWheel | None  # pip where None
+    pause_s: float  # before a broken download is tried again
+
+
+def pip_settings(means: Means, python: Path) -> dict[str, str]:
+    """Return the person's settings that may stay, as an environment's own pip reads them."""
+    env = {name: value for name, value in means.environ.items() if not name.upper().startswith("PYTHON")}
+    done = means.run([python, "-I", "-m", "pip", "config", "list"], timeout_s=ASK_TIMEOUT_S, env=env)
+    return parse_pip_settings(done.stdout, with_indexes=True) if done.returncode == 0 else {}
+
+
+class Maker:
+    """Resolves, fetches and installs with the pip of the folder it works on.
+
+    Parameters
+    ----------
+    means : Means
+        What it works with.
+    folder : Path
+        The environment, aside or in its place.
+    work : Work
+        Where wheels and temporary files go.
+    progress : callable
+        Told one line at a time.
+    uv : Path or None
+        What unpacks the wheels; pip where None.
+    """
+
+    def __init__(self, means: Means, folder: Path, work: Work, progress: Progress, uv: Path | None = None) -> None:
+        python = python_in(folder)
+        if python is None:
+            raise CommandError(f"{folder} holds no Python after it was made.")
+        self._means, self._folder, self._work, self._progress, self._uv = means, folder, work, progress, uv
+        self._python = python
+        self._extra: str | None = None  # a second index, where the first has a gap
+
+    def _pip(
+        self,
+        *words: str | Path,
+        index_url: str | None,
+        timeout_s: float,
+        on_line: Callable[[str, str], None] | None = None,
+    ) -> Ran:
+        """Run pip; the index travels in the environment, since it may hold a password and arguments are public."""
+        settings = dict(self._settings) if index_url is None else without_indexes(self._settings)
+        if index_url is not None:
+            settings["index-url"] = index_url
+        if self._extra is not None:
+            settings["extra-index-url"] = self._extra
+        env = installer_environment(self._means.environ, settings, temporary=self._work.temporary, no_file=os.devnull)
+        command = [self._python, "-I", "-m", "pip", *words]
+        return self._means.run(command, timeout_s=timeout_s, env=env, on_line=on_line)
+
+    @cached_property
+    def _settings(self) -> Mapping[str, str]:
+        return pip_settings(self._means, self._python)
+
+    def need_pip(self) -> None:
+        """See that the environment has pip (uv makes environments without)."""
+        if self._pip("--version", index_url=None, timeout_s=ASK_TIMEOUT_S).returncode == 0:
+            return
+        env = installer_environment(self._means.environ, {}, no_file=os.devnull)
+        done = self._means.run([self._python, "-I", "-m", "ensurepip"], timeout_s=VENV_TIMEOUT_S, env=env)
+        if done.returncode != 0:
+            raise explain_failure(done.last_lines, doing="put pip into the environment", index_url=None)
+
+    def improve_pip(self) -> None:
+        """Bring a pip that resolves without fetching, from the person's own index; go on without where it has none."""
+        if self._pip_version() >= _GOOD_PIP:
+            return
+        wanted = f"pip>={_GOOD_PIP[0]}.{_GOOD_PIP[1]}"
+        done = self._pip(
+            "install", "--upgrade", "--only-binary", ":all:", "--progress-bar", "off", wanted,
+            index_url=None,
+            timeout_s=INSTALL_TIMEOUT_S,
+        )  # fmt: skip
+        if done.returncode != 0:
+            self._progress("No newer pip could be had; the one this Python brings along does it more slowly.")
+
+    def _pip_version(self) -> tuple[int, ...]:
+        said = self._pip("--version", index_url=None, timeout_s=ASK_TIMEOUT_S).stdout
+        match = re.match(r"pip (\d+)\.(\d+)", said)
+        return (int(match[1]), int(match[2])) if match else (0, 0)
+
+    # --- resolving ---------------------------------------------------------------------------------
+
+    def resolve(self, build: TorchBuild) -> tuple[TorchSet, tuple[Wheel, ...]]:
+        """Return the newest set the index has, and every wheel it takes; nothing is installed.
+
+        Raises
+        ------
+        EntryNotFoundError
+            The index has none of the sets.
+        NotTheFileError
+            The wheels' own metadata say another build than the one promised.
+        """
+        first: KleinError | None = None
+        for releases in build.sets:
+            try:
+                wheels = self._resolve_one(releases, build)
+            except EntryNotFoundError as error:
+                first = first or error
+                self._progress(f"torch {releases.torch} cannot be had: {error}")
+                continue
+            complaints = complaints_about_tags({each.name: each.version for each in wheels}, releases, build.local_tag)
+            if complaints:
+                raise NotTheFileError(
+                    f"Nothing was installed: {' '.join(complaints)}",
+                    hint="Take another index: `--torch-index URL`.",
+                    index_url=build.index_url,
+                )
+            return releases, wheels
+        raise first or UsageError("The torch build names no set of releases.")
+
+    def _resolve_one(self, releases: TorchSet, build: TorchBuild) -> tuple[Wheel, ...]:
+        try:
+            return self._ask_index(releases, build)
+        except EntryNotFoundError as error:
+            # Mirrors of the torch index lack a dependency at times (pytorch/pytorch#193491); versions with a local part
+            # exist on the torch index only, so that the default index cannot slip in a torch of its own.
+            if build.local_tag is None or build.index_url is None or self._extra is not None or not is_gap(error):
+                raise
+            self._extra = self._settings.get("index-url", DEFAULT_INDEX)
+            self._progress(f"{error.context.get('requirement')} is missing there; taking it from the default index.")
+            return self._ask_index(releases, build)
+
+    def _ask_index(self, releases: TorchSet, build: TorchBuild) -> tuple[Wheel, ...]:
+        wanted = [pinned(name, version, build.local_tag) for name, version in wanted_versions(releases)]
+        self._progress(f"Asking {'the index' if build.index_url else 'the default index'} for {listing(wanted)}.")
+        if self._pip_version() >= _GOOD_PIP:
+            return self._resolve_by_metadata(wanted, build.index_url)
+        return self._resolve_by_fetching(wanted, build.index_url)
+
+    def _resolve_by_metadata(self, wanted: Sequence[str], index_url: str | None) -> tuple[Wheel, ...]:
+        report = self._work.temporary / "report.json"
+        log = self._fresh_log()
+        done = self._pip(
+            "install", "--dry-run", "--ignore-installed", "--only-binary", ":all:", "--progress-bar", "off",
+            "--log", log, "--report", report, *wanted,
+            index_url=index_url,
+            timeout_s=_RESOLVE_TIMEOUT_S,
+        )  # fmt: skip
+        if done.returncode != 0:
+            lines = [*page_failures(read_text(log, _LOG_BYTES) or ""), *done.last_lines]
+            raise explain_failure(lines, doing=f"find {listing(wanted)}", index_url=index_url)
+        return parse_report(report.read_text(encoding="utf-8"))
+
+    def _resolve_by_fetching(self, wanted: Sequence[str], index_url: str | None) -> tuple[Wheel, ...]:
+        """Let an older pip fetch everything in one go, and read the metadata in what arrived."""
+        arriving, log = self._work.temporary / "arriving", self._fresh_log()
+        with _watched(self._work.temporary, "Wheels", self._progress) as on_line:
+            done = self._pip(
+                "download", "--only-binary", ":all:", "--progress-bar", "off", "--find-links", self._work.wheels,
+                "--log", log, "--dest", arriving, *wanted,
+                index_url=index_url,
+                timeout_s=_FETCH_TIMEOUT_S,
+                on_line=on_line,
+            )  # fmt: skip
+        if done.returncode != 0:
+            lines = [*page_failures(read_text(log, _LOG_BYTES) or ""), *done.last_lines]
+            raise explain_failure(lines, doing=f"find {listing(wanted)}", index_url=index_url)
+        wheels = []
+        for path in sorted(arriving.glob("*.whl")):
+            wheels.append(read_wheel(path))
+            move(path, self._work.wheels / path.name)
+        return tuple(wheels)
+
+    def _fresh_log(self) -> Path:
+        log = self._work.temporary / "pip.log"
+        log.unlink(missing_ok=True)
+        return log
+
+    # --- fetching ----------------------------------------------------------------------------------
+
+    def fetch(self, wheels: Sequence[Wheel], index_url: str | None) -> None:
+        """Bring every wheel to the work's folder; what an earlier building fetched and is whole stays."""
+        held = [wheel for wheel in wheels if _is_whole(self._work.wheels / wheel.file_name, wheel)]
+        if held:
+            self._progress(f"{count(len(held), 'wheel')} of {len(wheels)} have arrived already.")
+        for number, wheel in enumerate(wheels, 1):
+            if wheel in held:
+                continue
+            self._progress(f"Wheel {number} of {len(wheels)}: {wheel.label}.")
+            self._insist(partial(self._fetch_one, wheel, index_url))
+
+    def _insist(self, action: Callable[[], None]) -> None:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                action()
+                return
+            except NetworkError as error:
+                if attempt == _ATTEMPTS:
+                    raise
+                self._progress(f"{error} Trying again ({attempt + 1} of {_ATTEMPTS}).")
+                time.sleep(self._means.pause_s * 2 ** (attempt - 1))
+
+    def _fetch_one(self, wheel: Wheel, index_url: str | None) -> None:
+        destination = self._work.wheels / wheel.file_name
+        if self._means.fetch_wheel is not None:
+            self._means.fetch_wheel(wheel, destination, self._progress)
+        else:
+            self._fetch_with_pip(wheel, index_url)
+        if not destination.is_file():
+            raise NotTheFileError(f"pip brought another file than {wheel.file_name}.", path=str(destination))
+        if wheel.sha256 is not None and _sha256(destination) != wheel.sha256:
+            destination.unlink()
+            raise HashMismatchError(
+                f"{wheel.file_name} has another SHA-256 than the index says.", expected=wheel.sha256
+            )
+
+    def _fetch_with_pip(self, wheel: Wheel, index_url: str | None) -> None:
+        address = wheel.url + (f"#sha256={wheel.sha256}" if wheel.sha256 else "")
+        arriving = self._work.temporary / "arriving"
+        if arriving.exists():
+            remove_tree(arriving)
+        with _watched(self._work.temporary, wheel.label, self._progress) as on_line:
+            done = self._pip(
+                "download", "--no-deps", "--progress-bar", "off", "--dest", arriving, address,
+                index_url=index_url,
+                timeout_s=_FETCH_TIMEOUT_S,
+                on_line=on_line,
+            )  # fmt: skip
+        if done.returncode != 0:
+            raise explain_failure(done.last_lines, doing=f"fetch {wheel.label}", index_url=index_url)
+        arrived = arriving / wheel.file_name
+        if arrived.exists():
+            move(arrived, self._work.wheels / wheel.file_name)
+
+    # --- installing --------------------------------------------------------------------------------
+
+    def install(self, wheels: Sequence[Wheel]) -> None:
+        """Unpack the wheels into the folder, from this disk alone; raises where other versions result."""
+        self._progress(f"Installing {count(len(wheels), 'package')}.")
+        listed = self._work.temporary / "wheels.txt"
+        write_text(listed, "".join(f"{wheel.requirement}\n" for wheel in wheels))
+        if self._uv is None:
+            self._unpack("--ignore-installed", "-r", listed)
+        else:
+            self._unpack_with_uv(self._uv, listed)
+        self._check(wheels)
+
+    def put_back(self, wheels: Sequence[Wheel], before: Observation) -> None:
+        """Install the family anew and whatever of its dependencies differs, into an environment in use."""
+        for leftover in before.leftovers:
+            remove_tree(leftover)
+        self._drop_doubles(before)
+        now = {each.name: each.version for each in before.distributions}
+        needed = [wheel for wheel in wheels if wheel.name in FAMILY or now.get(wheel.name) != wheel.version]
+        self._progress(f"Installing {listing([wheel.label for wheel in needed])}.")
+        listed = self._work.temporary / "wheels.txt"
+        write_text(listed, "".join(f"{wheel.requirement}\n" for wheel in needed))
+        self._unpack("--force-reinstall", "-r", listed)
+        self._check(needed)
+
+    def _drop_doubles(self, before: Observation) -> None:
+        """Remove all but one record of each of the family: pip uninstalls one and leaves the others to be found."""
+        for name in FAMILY:
+            for double in [each for each in before.distributions if each.name == name][1:]:
+                remove_tree(double.location / f"{double.name}-{double.version}.dist-info")
+
+    def _unpack(self, *words: str | Path) -> None:
+        done = self._pip(
+            "install", "--no-index", "--no-deps", "--find-links", self._work.wheels, "--progress-bar", "off", *words,
+            index_url="file:///nowhere",
+            timeout_s=INSTALL_TIMEOUT_S,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise explain_failure(done.last_lines, doing="install the torch set", index_url=None)
+
+    def _unpack_with_uv(self, uv: Path, listed: Path) -> None:
+        env = installer_environment(self._means.environ, {}, temporary=self._work.temporary, no_file=os.devnull)
+        done = self._means.run(
+            [
+                uv, "pip", "install", "--python", self._python, "--no-index", "--no-deps", "--find-links",
+                self._work.wheels, "--cache-dir", self._work.temporary / "uv", "--no-progress", "--reinstall",
+                "-r", listed,
+            ],
+            timeout_s=INSTALL_TIMEOUT_S,
+            env=env,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise explain_failure(done.last_lines, doing="install the torch set", index_url=None)
+
+    def installed(self) -> tuple[Distribution, ...]:
+        """Return what lies in the folder."""
+        env = installer_environment(self._means.environ, {}, no_file=os.devnull)
+        _, import_path = ask_python(self._means.run, self._python, env, cwd=self._folder)
+        return read_distributions(own_folders(self._folder, import_path))
+
+    def _check(self, wheels: Sequence[Wheel]) -> None:
+        now = {each.name: each.version for each in self.installed()}
+        wrong = [
+            f"{wheel.label} is {now.get(wheel.name, 'missing')}"
+            for wheel in wheels
+            if now.get(wheel.name) != wheel.version
+        ]
+        if wrong:
+            raise IntegrityError(f"After the installation {listing(wrong)}.", hint="Run the same command again.")
+
+
+# --- small things --------------------------------------------------------------------------------------
+
+
+def _is_whole(path: Path, wheel: Wheel) -> bool:
+    return wheel.sha256 is not None and path.is_file() and _sha256(path) == wheel.sha256
+
+
+def read_wheel(path: Path) -> Wheel:
+    """Return what a wheel on this disk says of itself; raises NotTheFileError where it is no wheel."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = next(name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
+            headers = parse_metadata(archive.read(inside).decode("utf-8", "replace"))
+        name, version = normal_name(headers["name"]), headers["version"]
+    except (zipfile.BadZipFile, StopIteration, KeyError) as error:
+        raise NotTheFileError(f"{path.name} is no wheel.", path=str(path)) from error
+    return Wheel(name=name, version=version, url=path.as_uri(), sha256=_sha256(path))
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(4 * 1024 * 1024):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def only_news(progress: Progress) -> Callable[[str, str], None]:
+    """Return a listener that passes on what a person wants to see of pip's chatter."""
+
+    def listen(_: str, line: str) -> None:
+        if line.lstrip().startswith(("Downloading", "Collecting", "Building wheel", "Installing collected", "WARNING")):
+            progress(line.strip())
+
+    return listen
+
+
+@contextmanager
+def _watched(folder: Path, label: str, progress: Progress) -> Iterator[Callable[[str, str], None]]:
+    """Say every second how much of a wheel has arrived, by the size of what grows in `folder`.
+
+    pip's own bar needs a terminal, and its line per second (``--progress-bar raw``) came with pip 24.1; the pip that
+    Python 3.10 to 3.12 bring along is older.
+    """
+    stop, total = threading.Event(), [0]
+
+    def listen(_: str, line: str) -> None:
+        total[0] = announced_bytes(line) or total[0]
+
+    def watch() -> None:
+        said = 0
+        while not stop.wait(1.0):
+            size = _largest(folder)
+            if size > said:
+                said = size
+                of = f" of {human_bytes(total[0])}" if total[0] else ""
+                progress(f"{label}: {human_bytes(size)}{of}.")
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield listen
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def _largest(folder: Path) -> int:
+    sizes = [0]
+    for path in folder.glob("pip-*/*"):
+        try:
+            sizes.append(path.stat().st_size if path.is_file() else 0)
+        except OSError:
+            continue  # pip removed it meanwhile
+    return max(sizes)

@@ -1,0 +1,670 @@
+"""Virtual environments with a torch set in them: made aside and swapped in, observed, probed, added to, put back.
+
+It refuses to install torch from more than one index, to install anything before the tags of the set were read from the
+wheels' metadata, and to let a person's pip or uv settings send packages elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+from provisioner.core.errors import CommandError, IntegrityError, KleinError, UnsupportedMachineError, UsageError
+from provisioner.core.models import Finding, Machine
+from provisioner.core.ports import Run
+from provisioner.core.records import dataclass, field, replace
+from provisioner.core.redact import redact
+from provisioner.core.units import listing
+from provisioner.environment.build import (
+    ASK_TIMEOUT_S,
+    INSTALL_TIMEOUT_S,
+    VENV_TIMEOUT_S,
+    FetchWheel,
+    Maker,
+    Means,
+    Progress,
+    only_news,
+    pip_settings,
+)
+from provisioner.environment.installed import (
+    own_folders,
+    python_in,
+    read_distributions,
+    read_leftovers,
+    read_second_torches,
+)
+from provisioner.environment.installer import (
+    constraint_value,
+    constraint_variables,
+    explain_failure,
+    installer_environment,
+)
+from provisioner.environment.pythons import ask_python, find_pythons
+from provisioner.environment.state import (
+    FAMILY,
+    Distribution,
+    EnvironmentReceipt,
+    Observation,
+    ProbeAnswer,
+    PythonFacts,
+    bare_uuid,
+    complaint_about_python,
+    constraints_text,
+    device_of,
+    judge_probe,
+    parse_probe,
+    public_version,
+    receipt_text,
+    wanted_versions,
+)
+from provisioner.environment.swap import (
+    CONSTRAINTS,
+    RECEIPT,
+    Work,
+    disk_error,
+    only_one,
+    read_receipt,
+    read_text,
+    rehome,
+    remove_tree,
+    write_text,
+)
+from provisioner.torch.builds import TorchBuild, TorchSet
+
+__all__ = ["Environments", "FetchWheel", "Installer", "Progress"]
+
+Installer = Literal["pip", "uv"]
+PROBE = Path(__file__).with_name("probe_script.py")
+
+_PROBE_TIMEOUT_S = 600.0  # the first import of a CUDA torch from a slow disk takes minutes
+_TOLERATED_WITHOUT_DEVICE = frozenset({"probe-no-device"})
+
+
+def _silent(line: str) -> None:
+    """Listen to nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environments:
+    """The virtual environments of this computer.
+
+    Parameters
+    ----------
+    run : Run
+        Starts programs: `provisioner.machine.process.run`.
+    environ : mapping
+        The person's environment variables.
+    home : Path
+        Where Pythons are looked for, beside the PATH.
+    fetch_wheel : FetchWheel, optional
+        Brings the wheels; pip does it where None.
+    probe_script : Path
+        What proves an environment.
+    waits_for_lock : bool
+        Wait while another run works on the same environment; else LockHeldError.
+    pause_s : float
+        Seconds before a broken download is tried again, doubled each time.
+    """
+
+    run: Run
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    home: Path = field(default_factory=Path.home)
+    fetch_wheel: FetchWheel | None = None
+    probe_script: Path = PROBE
+    waits_for_lock: bool = True
+    pause_s: float = 2.0
+
+    # --- making ----------------------------------------------------------------------------------
+
+    def create(
+        self,
+        build: TorchBuild,
+        where: Path,
+        *,
+        python: Path | None = None,
+        python_versions: Sequence[str] = (),
+        installer: Installer = "pip",
+        machine: Machine | None = None,
+        needs_device: bool = True,
+        progress: Progress = _silent,
+    ) -> EnvironmentReceipt:
+        """Make an environment with a torch set, prove it, and put it in its place.
+
+        Everything happens in a folder aside.  An environment that is there already stays untouched until the new one
+        has passed its probe; then it is removed if it was ours, else kept as ``NAME.before-TIME``.
+
+        Parameters
+        ----------
+        build : TorchBuild
+            What was chosen; its sets are tried newest first.
+        where : Path
+            The environment's folder.
+        python : Path, optional
+            The interpreter to make it from; else the first that fits.
+        python_versions : sequence of str
+            The minor versions the build has wheels for, ``("3.10", "3.11")``; empty: any.
+        installer : "pip" or "uv"
+            What unpacks the wheels.
+        machine : Machine, optional
+            What was detected, to compare the probe's devices with.
+        needs_device : bool
+            Whether a GPU that torch cannot use is an error; False for an image built on another machine.
+        progress : callable
+            Told one line at a time.
+
+        Returns
+        -------
+        EnvironmentReceipt
+            As it is kept in the environment.
+
+        Raises
+        ------
+        UsageError
+            `where` is something else than an environment; uv was asked for and is not there.
+        UnsupportedMachineError
+            No Python fits, or torch cannot use this machine's GPU.
+        NetworkError, AccessError
+            The index was not reached, or has no such wheel.
+        IntegrityError
+            A wheel says another version or build than it was offered as, or other bytes arrived.
+        StorageError
+            The disk refused.
+        CommandError
+            An installer or the probe failed.
+        LockHeldError
+            Another run works on it, and `waits_for_lock` is false.
+        """
+        where = _absolute(where)
+        _refuse_strangers(where)
+        uv = self._uv(installer)
+        with only_one(where, wait=self.waits_for_lock, notice=progress):
+            work = Work(where)
+            recovered = work.recover()
+            if recovered is not None:
+                progress(recovered)
+            chosen = self._choose_python(python, python_versions)
+            with _clearing_up(work) as begin:
+                build_id = _build_id()
+                twin = begin(build_id)
+                progress(f"Making an environment with Python {chosen.version} ({chosen.path}).")
+                self._make_venv(chosen, twin, where.name)
+                maker = Maker(self._means, twin, work, progress, uv)
+                maker.improve_pip()
+                releases, wheels = maker.resolve(build)
+                maker.fetch(wheels, build.index_url)
+                maker.install(wheels)
+                receipt = _receipt(build_id, installer, chosen, build, releases, maker.installed())
+                receipt = self._prove(twin, receipt, build, machine, needs_device=needs_device, progress=progress)
+                _seal(twin, where, receipt)
+                kept = work.swap(twin, build_id, _stamp(), lambda: self._check_in_place(where))
+        if kept is not None:
+            progress(f"The environment that was there is kept as {kept}.")
+        return receipt
+
+    def repair(
+        self,
+        build: TorchBuild,
+        where: Path,
+        *,
+        machine: Machine | None = None,
+        needs_device: bool = True,
+        progress: Progress = _silent,
+    ) -> EnvironmentReceipt:
+        """Put the torch set of an environment back, in place; what else is installed in it stays.
+
+        The set is the receipt's where there is one, else the newest of `build`.  Every wheel is on this disk, proven,
+        before the first package is touched.
+
+        Raises
+        ------
+        CommandError
+            The environment's Python does not start (then `create` it anew), or pip failed.
+        KleinError
+            As `create`.
+        """
+        where = _absolute(where)
+        with only_one(where, wait=self.waits_for_lock, notice=progress):
+            work = Work(where)
+            recovered = work.recover()
+            if recovered is not None:
+                progress(recovered)
+            before = self.observe(where)
+            if before.python is None:
+                why = before.broken or "there is none"
+                raise CommandError(f"The environment {where} cannot be repaired: {why}", hint="Make it anew.")
+            receipt = before.receipt
+            if receipt is not None and receipt.local_tag == build.local_tag:
+                others = tuple(each for each in build.sets if each != receipt.set)
+                build = replace(build, sets=(receipt.set, *others))
+            with _clearing_up(work) as begin:
+                begin(_build_id())
+                maker = Maker(self._means, where, work, progress)
+                maker.need_pip()
+                releases, wheels = maker.resolve(build)
+                maker.fetch(wheels, build.index_url)
+                maker.put_back(wheels, before)
+                build_id = receipt.build_id if receipt is not None else _build_id()
+                fresh = _receipt(build_id, "pip", before.python, build, releases, maker.installed())
+                fresh = self._prove(where, fresh, build, machine, needs_device=needs_device, progress=progress)
+                _write_state(where, where, fresh)
+            remove_tree(work.folder)
+        return fresh
+
+    def install(
+        self,
+        where: Path,
+        requirements: Sequence[str] = (),
+        *,
+        files: Sequence[Path] = (),
+        installer: Installer = "pip",
+        progress: Progress = _silent,
+    ) -> None:
+        """Install more into an environment, under the constraints that hold its torch set.
+
+        Parameters
+        ----------
+        where : Path
+            The environment.
+        requirements : sequence of str
+            ``"diffusers>=0.37"``.
+        files : sequence of Path
+            Requirements files.
+        installer : "pip" or "uv"
+            What installs them.
+        progress : callable
+            Told one line at a time.
+
+        Raises
+        ------
+        CommandError
+            The requirements exclude each other or the torch set, or pip failed.
+        IntegrityError
+            The torch set is another one afterwards.
+        KleinError
+            As `create`, for network and disk.
+        """
+        where = _absolute(where)
+        uv = self._uv(installer)
+        with only_one(where, wait=self.waits_for_lock, notice=progress):
+            before = self.observe(where)
+            if before.python is None:
+                raise CommandError(f"{where} is no usable environment: {before.broken or 'there is none'}")
+            words: list[str | Path] = [*requirements]
+            for file in files:
+                words += ["-r", str(file)]
+            if before.constraints is not None:
+                words += ["-c", str(where / CONSTRAINTS)]
+            what = listing([*requirements, *(file.name for file in files)])
+            self._install_with(before.python.path, words, what, uv, progress)
+            self._hold(before, self.observe(where))
+
+    def _install_with(
+        self, python: Path, words: Sequence[str | Path], what: str, uv: Path | None, progress: Progress
+    ) -> None:
+        settings = pip_settings(self._means, python)
+        env = installer_environment(self.environ, settings, no_file=os.devnull)
+        if uv is None:
+            command: list[str | Path] = [python, "-I", "-m", "pip", "install", "--progress-bar", "off", *words]
+        else:
+            command = [uv, "pip", "install", "--python", python, *_uv_index_words(settings), *words]
+        progress(f"Installing {what}.")
+        done = self.run(command, timeout_s=INSTALL_TIMEOUT_S, env=env, on_line=only_news(progress))
+        if done.returncode != 0:
+            raise explain_failure(done.last_lines, doing=f"install {what}", index_url=settings.get("index-url"))
+
+    def _hold(self, before: Observation, after: Observation) -> None:
+        """Raise where an installation moved the torch set in spite of everything."""
+        moved = [
+            f"{old.name} {old.version} became {new.version if new else 'nothing'}"
+            for old in before.distributions
+            if old.name in FAMILY and (new := after.distribution(old.name)) != old
+        ]
+        if moved:
+            message = f"The installation replaced the torch set: {listing(moved)}."
+            raise IntegrityError(message, hint="Run `klein-setup repair`.", path=str(before.where))
+
+    # --- looking -----------------------------------------------------------------------------------
+
+    def observe(self, where: Path) -> Observation:
+        """Return what lies in an environment's folder; nothing is imported, nothing is written."""
+        where = _absolute(where)
+        interrupted = Work(where).interrupted()
+        python = python_in(where)
+        if python is None:
+            broken = "it holds no Python." if where.is_dir() and any(where.iterdir()) else None
+            return Observation(where=where, is_there=broken is not None, broken=broken, interrupted=interrupted)
+        constraints = read_text(where / CONSTRAINTS)
+        seen = Observation(
+            where=where,
+            is_there=True,
+            constraints=None if constraints is None else tuple(constraints.split("\n")[:-1]),
+            receipt=read_receipt(where),
+            interrupted=interrupted,
+        )
+        if not python.exists():
+            return replace(seen, broken=f"its Python is gone: {python} leads to {_link_target(python)}.")
+        try:
+            facts, import_path = ask_python(self.run, python, dict(self.environ), cwd=where)
+        except CommandError as error:
+            return replace(seen, broken=str(error))
+        own = own_folders(where, import_path)
+        return replace(
+            seen,
+            python=facts,
+            distributions=read_distributions(own),
+            second_torches=read_second_torches(own, import_path),
+            leftovers=read_leftovers(own),
+        )
+
+    def probe(self, where: Path, *, backend: str, packages: Sequence[str] = FAMILY) -> ProbeAnswer:
+        """Run the probe in an environment; that it fails, dies or hangs is an answer, not an error.
+
+        Parameters
+        ----------
+        where : Path
+            The environment.
+        backend : str
+            What the set was built for, "cu130": decides which kind of device has to compute.
+        packages : sequence of str
+            What must import.
+        """
+        python = python_in(_absolute(where))
+        if python is None:
+            return _failed_probe("probe-no-python", f"{where} holds no Python.")
+        asked = json.dumps({"expect": {"device": device_of(backend), "packages": list(packages)}})
+        env = {
+            name: value
+            for name, value in self.environ.items()
+            if not name.upper().startswith(("PYTHON", "__PYVENV", "VIRTUAL_ENV"))
+        }
+        try:
+            done = self.run([python, "-I", self.probe_script, "--json", asked], timeout_s=_PROBE_TIMEOUT_S, env=env)
+        except CommandError as error:
+            return _failed_probe("probe-unfinished", str(error))
+        answer = parse_probe(done.stdout)
+        if answer is not None:
+            return answer
+        last = done.last_lines[-1].strip() if done.last_lines else "it said nothing"
+        how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
+        return _failed_probe("probe-died", f"The probe ended with {how} before it could answer: {last}")
+
+    def find_python(self, python_versions: Sequence[str] = (), *, given: Path | None = None) -> PythonFacts:
+        """Return the Python an environment would be made from, the given one or the first that fits.
+
+        Raises
+        ------
+        UnsupportedMachineError
+            The given one does not fit, or none of this computer does.
+        """
+        return self._choose_python(given, python_versions)
+
+    def remove(self, where: Path) -> None:
+        """Delete an environment of ours; raises UsageError if it is not, StorageError if the system refuses."""
+        where = _absolute(where)
+        with only_one(where, wait=self.waits_for_lock, notice=_silent):
+            if read_receipt(where) is None:
+                raise UsageError(f"{where} was not made by klein-setup.", hint="Nothing was removed.", path=str(where))
+            remove_tree(where)
+
+    def variables(self, where: Path) -> dict[str, str]:
+        """Return the variables that hold pip and uv to the constraints inside a running application."""
+        path = _absolute(where) / CONSTRAINTS
+        return constraint_variables(path) if path.is_file() else {}
+
+    def clear_leftovers(self, where: Path, *, progress: Progress = _silent) -> None:
+        """Remove what a killed run left beside an environment, wheels included; not for one that is still to be made.
+
+        Raises
+        ------
+        StorageError
+            The system refused.
+        LockHeldError
+            Another run makes it just now, and it is not to be waited for.
+        """
+        where = _absolute(where)
+        work = Work(where)
+        if work.journal() is None:
+            return
+        with only_one(where, wait=self.waits_for_lock, notice=progress):
+            if work.recover() is not None:
+                remove_tree(work.folder)
+
+    @property
+    def _means(self) -> Means:
+        return Means(run=self.run, environ=self.environ, fetch_wheel=self.fetch_wheel, pause_s=self.pause_s)
+
+    # --- parts -------------------------------------------------------------------------------------
+
+    def _uv(self, installer: Installer) -> Path | None:
+        """Return uv's path where it was asked for; None for pip."""
+        if installer == "pip":
+            return None
+        beside = Path(sys.executable).with_name("uv.exe" if sys.platform == "win32" else "uv")
+        found = shutil.which("uv", path=self.environ.get("PATH")) or (str(beside) if beside.exists() else None)
+        if found is None:
+            raise UsageError("uv was asked for, and it is not installed.", hint="Install uv, or leave --installer out.")
+        return Path(found)
+
+    def _choose_python(self, given: Path | None, versions: Sequence[str]) -> PythonFacts:
+        env = {name: value for name, value in self.environ.items() if not name.upper().startswith(("PYTHON", "__PYV"))}
+        if given is not None:
+            facts = ask_python(self.run, _absolute(given), env, cwd=self._elsewhere)[0]
+            complaint = complaint_about_python(facts, versions)
+            if complaint is not None:
+                raise UnsupportedMachineError(complaint, hint="Name another Python with --python.", path=str(given))
+            return facts
+        found = find_pythons(
+            self.run,
+            self.environ,
+            self.home,
+            cwd=self._elsewhere,
+            wanted=lambda facts: complaint_about_python(facts, versions) is None,
+        )
+        if found and complaint_about_python(found[-1], versions) is None:
+            return found[-1]
+        complaints = [complaint_about_python(facts, versions) or "" for facts in found]
+        wanted = f"Python {listing(list(versions))}" if versions else "a Python"
+        raise UnsupportedMachineError(
+            f"No Python of this computer fits: {wanted} is needed. {' '.join(complaints[:4])}".strip(),
+            hint="Install one of them (python.org, or `uv python install`), or name it with --python.",
+        )
+
+    @property
+    def _elsewhere(self) -> Path:
+        """A folder to start a Python in that holds no modules: the home folder, or the root where there is no home."""
+        return self.home if self.home.is_dir() else Path(self.home.anchor or os.sep)
+
+    def _make_venv(self, python: PythonFacts, folder: Path, prompt: str) -> None:
+        env = installer_environment(self.environ, {}, no_file=os.devnull)
+        done = self.run(
+            [python.path, "-I", "-m", "venv", "--prompt", prompt, folder], timeout_s=VENV_TIMEOUT_S, env=env
+        )
+        if done.returncode != 0:
+            raise explain_failure(done.last_lines, doing="make the environment", index_url=None)
+
+    def _prove(
+        self,
+        folder: Path,
+        receipt: EnvironmentReceipt,
+        build: TorchBuild,
+        machine: Machine | None,
+        *,
+        needs_device: bool,
+        progress: Progress,
+    ) -> EnvironmentReceipt:
+        """Run the probe; return the receipt with its answer, or raise the first problem."""
+        progress("Proving it: importing the set and computing on every device.")
+        answer = self.probe(
+            folder, backend=build.torch_backend, packages=[name for name, _ in wanted_versions(receipt.set)]
+        )
+        problems = [
+            finding
+            for finding in judge_probe(answer, build, machine)
+            if finding.severity == "problem" and (needs_device or finding.code not in _TOLERATED_WITHOUT_DEVICE)
+        ]
+        if problems:
+            raise _as_error(problems)
+        gpus = () if machine is None else tuple(bare_uuid(gpu.uuid) for gpu in machine.gpus if gpu.uuid)
+        driver = None if machine is None else machine.driver_version
+        return replace(receipt, probe=answer, driver_version=driver, gpus=tuple(sorted(gpus)))
+
+    def _check_in_place(self, where: Path) -> None:
+        """Raise unless the environment works under its final name, its console scripts included."""
+        for name in ("bin/pip", "Scripts/pip.exe"):
+            script = where / name
+            if not script.exists():
+                continue
+            env = installer_environment(self.environ, {}, no_file=os.devnull)
+            done = self.run([script, "--version"], timeout_s=ASK_TIMEOUT_S, env=env)
+            names = {os.path.normcase(where), os.path.normcase(where.resolve())}
+            if done.returncode != 0 or not any(name in os.path.normcase(done.stdout) for name in names):
+                said = done.last_lines[-1] if done.last_lines else f"exit status {done.returncode}"
+                raise CommandError(f"The environment does not work in its place: {script} says {said}")
+            return
+        raise CommandError(f"The environment at {where} has no pip after it was put in its place.")
+
+
+# --- small things ------------------------------------------------------------------------------
+
+
+def _absolute(path: Path) -> Path:
+    """Return the path made absolute by its text: links in it are the person's choice."""
+    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - resolve() would follow the links
+
+
+def _refuse_strangers(where: Path) -> None:
+    """Raise where the place is taken by something that is no environment."""
+    if where.parent == where:
+        raise UsageError(f"{where} cannot be an environment.")
+    if not os.path.lexists(where):
+        return
+    is_environment = where.is_dir() and ((where / "pyvenv.cfg").exists() or not any(where.iterdir()))
+    if not is_environment:
+        hint = "Name another folder; nothing was changed."
+        raise UsageError(f"{where} is there and is no virtual environment.", hint=hint, path=str(where))
+
+
+def _build_id() -> str:
+    return f"{time.time_ns():x}-{os.getpid():x}"
+
+
+def _stamp() -> str:
+    return datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+
+
+def _link_target(path: Path) -> str:
+    try:
+        return os.readlink(path)  # noqa: PTH115 - Path.readlink rewrites what it reads on Windows
+    except OSError:
+        return "nowhere"
+
+
+@contextmanager
+def _clearing_up(work: Work) -> Iterator[Callable[[str], Path]]:
+    """Give a function that begins a building; where the building fails, remove all of it but the wheels."""
+    twins: list[Path] = []
+
+    def begin(build_id: str) -> Path:
+        twins.append(work.begin(build_id))
+        return twins[0]
+
+    try:
+        yield begin
+    except KleinError:
+        work.give_up(twins)
+        raise
+    except OSError as error:
+        work.give_up(twins)
+        raise disk_error(error, work.where, doing="write") from error
+
+
+def _receipt(
+    build_id: str,
+    installer: Installer,
+    python: PythonFacts,
+    build: TorchBuild,
+    releases: TorchSet,
+    installed: Sequence[Distribution],
+) -> EnvironmentReceipt:
+    """Return the receipt of what lies in an environment, not proven yet."""
+    return EnvironmentReceipt(
+        build_id=build_id,
+        made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        installer=installer,
+        python_version=python.version,
+        python_home=str(python.base_prefix),
+        torch_backend=build.torch_backend,
+        index_url=None if build.index_url is None else redact(build.index_url),  # it may hold a password
+        local_tag=build.local_tag,
+        set=releases,
+        versions=_versions_of(installed, releases),
+        constraints=_constraints(installed, releases),
+    )
+
+
+def _versions_of(installed: Sequence[Distribution], releases: TorchSet) -> tuple[tuple[str, str], ...]:
+    wanted = {name for name, _ in wanted_versions(releases)}
+    return tuple((each.name, each.version) for each in installed if each.name in wanted)
+
+
+def _constraints(installed: Sequence[Distribution], releases: TorchSet) -> tuple[str, ...]:
+    """Return the lines that hold what was installed: its metadata's versions, since pip compares with those."""
+    versions = {each.name: each.version for each in installed}
+    tags = {name: versions[name].partition("+")[2] for name, _ in wanted_versions(releases)}
+    tag = next(iter(set(tags.values()))) if len(set(tags.values())) == 1 else ""
+    others = [(each.name, each.version) for each in installed if each.name not in FAMILY]
+    installed_set = TorchSet(
+        torch=public_version(versions["torch"]),
+        torchvision=public_version(versions["torchvision"]),
+        torchaudio=public_version(versions["torchaudio"]) if "torchaudio" in tags else None,
+    )
+    return tuple(constraints_text(installed_set, tag or None, others).splitlines())
+
+
+def _seal(twin: Path, where: Path, receipt: EnvironmentReceipt) -> None:
+    """Write what the environment carries with it, let it bear its final name, and hand everything to the disk."""
+    _write_state(twin, where, receipt)
+    rehome(twin, where.name)
+    if sys.platform != "win32":
+        os.sync()  # thousands of files, some just written by another program: one call for all of them
+
+
+def _write_state(folder: Path, where: Path, receipt: EnvironmentReceipt) -> None:
+    """Write constraints, receipt, and the setting by which every pip run in the environment finds the constraints."""
+    write_text(folder / CONSTRAINTS, "".join(f"{line}\n" for line in receipt.constraints))
+    settings = folder / ("pip.ini" if sys.platform == "win32" else "pip.conf")
+    if not settings.exists():
+        comment = "# Written by klein-setup: holds torch, torchvision and torchaudio together.\n"
+        write_text(settings, f"{comment}[global]\nconstraint = {constraint_value(where / CONSTRAINTS)}\n")
+    write_text(folder / RECEIPT, receipt_text(receipt))
+
+
+def _uv_index_words(settings: Mapping[str, str]) -> list[str]:
+    """Return a person's package mirror in uv's words; uv reads none of pip's settings."""
+    words: list[str] = []
+    for option in ("index-url", "extra-index-url", "find-links"):
+        for value in settings.get(option, "").split():
+            words += [f"--{option}", value]
+    return [*words, "--no-index"] if settings.get("no-index", "") not in ("", "0", "false", "no") else words
+
+
+def _failed_probe(code: str, sentence: str) -> ProbeAnswer:
+    return ProbeAnswer(ok=False, failures=((code, sentence),))
+
+
+def _as_error(problems: Sequence[Finding]) -> KleinError:
+    """Return the error that a failed proof is: the machine's fault where it is the device, else the environment's."""
+    first = problems[0]
+    kind: type[KleinError] = CommandError
+    if first.code in ("probe-no-device", "probe-no-kernel", "probe-cudnn"):
+        kind = UnsupportedMachineError
+    message = "The environment was built and does not prove itself: " + " ".join(each.message for each in problems)
+    return kind(message, hint=first.hint, reason=first.code, findings=[each.code for each in problems])

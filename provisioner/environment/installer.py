@@ -1,0 +1,396 @@
+"""What pip and uv are told, and what their words mean: settings, arguments, reports, failures.
+
+Pure: it starts nothing.  It keeps only those of a person's settings that say how to reach a network; the ones that say
+what to install, from where, or where to, would make another environment than the one that was decided on.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urldefrag, urlsplit
+
+from provisioner.core.errors import (
+    CommandError,
+    EntryNotFoundError,
+    HashMismatchError,
+    InsufficientSpaceError,
+    KleinError,
+    NotTheFileError,
+    NotWritableError,
+    RateLimitedError,
+    ServerError,
+    UnauthorizedError,
+    UnreachableError,
+)
+from provisioner.core.records import dataclass
+from provisioner.core.redact import printable, redact
+from provisioner.core.units import listing
+from provisioner.environment.state import FAMILY, normal_name
+
+DEFAULT_INDEX = "https://pypi.org/simple"
+
+# How pip reaches a network, whatever it fetches.
+_NETWORK_SETTINGS = frozenset(
+    {
+        "cache-dir",
+        "cert",
+        "client-cert",
+        "default-timeout",
+        "keyring-provider",
+        "no-cache-dir",
+        "proxy",
+        "retries",
+        "timeout",
+        "trusted-host",
+    }
+)
+# Where it looks for packages: a mirror of the default index.  Never for the torch set, whose index was decided on.
+_INDEX_SETTINGS = frozenset({"extra-index-url", "find-links", "index-url", "no-index"})
+
+# Anything that says which Python, which folder, or what else is importable.
+_DROPPED = ("PIP_", "PYTHON", "UV_", "__PYVENV_LAUNCHER__", "VIRTUAL_ENV", "CONDA_PREFIX", "PIPX_")
+
+Settings = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wheel:
+    """One wheel that an installation needs, as the index offers it."""
+
+    name: str  # normalized
+    version: str  # of the wheel's own metadata
+    url: str
+    sha256: str | None  # None where the index publishes none
+    requires: tuple[str, ...] = ()  # Requires-Dist
+
+    @property
+    def file_name(self) -> str:
+        """The wheel's own name, ``torch-2.14.1+cu130-cp312-cp312-manylinux_2_28_x86_64.whl``."""
+        return PurePosixPath(unquote(urlsplit(self.url).path)).name
+
+    @property
+    def label(self) -> str:
+        """Name and version, for a person."""
+        return f"{self.name} {self.version}"
+
+    @property
+    def requirement(self) -> str:
+        """The line that means exactly this wheel."""
+        return f"{self.name}=={self.version}"
+
+
+# --- settings ----------------------------------------------------------------------------------
+
+
+def without_indexes(settings: Settings) -> dict[str, str]:
+    """Return the settings without those that say where to look for packages."""
+    return {name: value for name, value in settings.items() if name not in _INDEX_SETTINGS}
+
+
+def parse_pip_settings(text: str, *, with_indexes: bool) -> dict[str, str]:
+    r"""Return the settings to keep out of what ``pip config list`` printed; the environment's win over the files'.
+
+    Parameters
+    ----------
+    text : str
+        Lines such as ``global.proxy='http://proxy:3128'`` and ``:env:.index-url='...'``.
+    with_indexes : bool
+        Keep also where packages are looked for.
+
+    Examples
+    --------
+    >>> parse_pip_settings("global.index-url='https://mirror.example/simple'", with_indexes=True)
+    {'index-url': 'https://mirror.example/simple'}
+    >>> parse_pip_settings("global.index-url='https://mirror.example'\ninstall.user='true'", with_indexes=False)
+    {}
+    """
+    wanted = _NETWORK_SETTINGS | (_INDEX_SETTINGS if with_indexes else frozenset())
+    found: dict[str, tuple[int, str]] = {}
+    for line in text.splitlines():
+        match = re.fullmatch(r"(global|install|:env:)\.([a-z-]+)=('.*'|\".*\")", line.strip())
+        if match is None or match[2] not in wanted:
+            continue
+        rank = ("global", "install", ":env:").index(match[1])
+        if match[2] not in found or rank >= found[match[2]][0]:
+            found[match[2]] = (rank, " ".join(str(ast.literal_eval(match[3])).split()))
+    return {name: value for name, (_, value) in found.items()}
+
+
+def installer_environment(
+    environ: Mapping[str, str], settings: Settings, *, temporary: Path | None = None, no_file: str = "/dev/null"
+) -> dict[str, str]:
+    """Return the environment an installer runs in.
+
+    Parameters
+    ----------
+    environ : mapping
+        The user's variables.  Of those, everything of pip's, uv's and Python's own is left out.
+    settings : mapping
+        pip's settings to put back, as `parse_pip_settings` gives them.
+    temporary : Path, optional
+        Where temporary files go.  pip unpacks wheels of gigabytes there, and ``/tmp`` is often small and in memory.
+    no_file : str
+        ``os.devnull``: named as configuration file, it makes pip read no other.
+    """
+    kept = {name: value for name, value in environ.items() if not name.upper().startswith(_DROPPED)}
+    kept["PIP_CONFIG_FILE"] = no_file
+    kept["PYTHONUTF8"] = "1"  # what they print is read as UTF-8
+    kept["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
+    kept["PIP_NO_INPUT"] = "1"
+    kept["UV_NO_CONFIG"] = "1"
+    for name, value in settings.items():
+        kept["PIP_" + name.upper().replace("-", "_")] = value
+    if temporary is not None:
+        for name in ("TMPDIR", "TEMP", "TMP"):
+            kept[name] = str(temporary)
+    return kept
+
+
+def constraint_value(path: Path) -> str:
+    """Return a constraints file as ``PIP_CONSTRAINT`` takes it: pip splits the value at spaces, an address has none.
+
+    >>> constraint_value(Path("/comfy/.venv/constraints.txt"))
+    '/comfy/.venv/constraints.txt'
+    >>> constraint_value(Path("/my comfy/constraints.txt"))
+    'file:///my%20comfy/constraints.txt'
+    """
+    return path.as_uri() if re.search(r"\s", str(path)) else str(path)
+
+
+def constraint_variables(path: Path) -> dict[str, str]:
+    """Return the variables under which pip and uv hold to a constraints file, for an application that calls either.
+
+    uv ignores ``PIP_CONSTRAINT`` and pip ignores ``UV_CONSTRAINT`` (uv 0.13.9, pip 26.3).
+    """
+    return {"PIP_CONSTRAINT": constraint_value(path), "UV_CONSTRAINT": constraint_value(path)}
+
+
+# --- what pip resolved -------------------------------------------------------------------------
+
+
+def parse_report(text: str) -> tuple[Wheel, ...]:
+    """Return what ``pip install --dry-run --report`` would install; raises CommandError where it is not readable."""
+    try:
+        entries = json.loads(text)["install"]
+        return tuple(_wheel(entry) for entry in entries)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CommandError(f"pip's report cannot be read ({error}).", hint="Use a newer pip.") from error
+
+
+def _wheel(entry: Mapping[str, Mapping[str, object]]) -> Wheel:
+    metadata, download = entry["metadata"], entry["download_info"]
+    requires = metadata.get("requires_dist")
+    return Wheel(
+        name=normal_name(str(metadata["name"])),
+        version=str(metadata["version"]),
+        url=urldefrag(str(download["url"])).url,
+        sha256=_sha256(download.get("archive_info")),
+        requires=tuple(map(str, requires)) if isinstance(requires, list) else (),
+    )
+
+
+def _sha256(archive: object) -> str | None:
+    if not isinstance(archive, dict):
+        return None
+    hashes = archive.get("hashes")
+    if isinstance(hashes, dict) and isinstance(hashes.get("sha256"), str):
+        return str(hashes["sha256"])
+    single = archive.get("hash")
+    return single[7:] if isinstance(single, str) and single.startswith("sha256=") else None
+
+
+# --- progress ----------------------------------------------------------------------------------
+
+
+def announced_bytes(line: str) -> int | None:
+    """Return the size pip announces when it begins to download; None for other lines.
+
+    >>> announced_bytes("  Downloading https://x.example/torch-2.14.1-cp312.whl (850.2 MB)")
+    850200000
+    >>> announced_bytes("Collecting torch") is None
+    True
+    """
+    match = re.search(r"Downloading .*\((\d+(?:\.\d+)?) (bytes|kB|MB|GB)\)\s*$", line)
+    if match is None:
+        return None
+    return int(float(match[1]) * {"bytes": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3}[match[2]])
+
+
+# --- failures ----------------------------------------------------------------------------------
+
+_NO_ROOM = ("no space left", "errno 28", "errno 122", "not enough space on the disk", "winerror 112", "disk quota")
+_NO_PERMISSION = ("permission denied", "errno 13", "errno 30", "read-only file system", "winerror 5]")
+_NO_NETWORK = (
+    "connection broken",
+    "connection refused",
+    "connection reset",
+    "connection aborted",
+    "connectionerror",
+    "connecttimeout",
+    "could not fetch url",
+    "failed to establish",
+    "getaddrinfo failed",
+    "incompleteread",
+    "incomplete-download",
+    "download failed because not enough bytes",
+    "max retries exceeded",
+    "name resolution",
+    "network is unreachable",
+    "no route to host",
+    "proxyerror",
+    "read timed out",
+    "remote end closed",
+    "sslerror",
+    "temporary failure",
+    "error sending request",
+)
+_MISSING = re.compile(
+    r"(?:could not find a version that satisfies the requirement|no matching distribution found for) ([^\s;(]+)", re.I
+)
+_OFFERED = re.compile(r"\(from versions: ([^)]*)\)")
+_INCONSISTENT = re.compile(r"inconsistent (?:version|name): expected '([^']*)', but metadata has '([^']*)'")
+
+
+def page_failures(log: str) -> list[str]:
+    """Return the lines of pip's log that say which pages of an index could not be read; its output hides them.
+
+    A page that is not there is no failure: pip then looks elsewhere.  Neither is 403: download.pytorch.org answers
+    so for a project it does not have.
+
+    >>> page_failures("2026-11-23T04:03:38,380 Could not fetch URL http://x/torch/: 401 Client Error: no - skipping")
+    ['Could not fetch URL http://x/torch/: 401 Client Error: no - skipping']
+    """
+    lines = [line.partition(" ")[2] for line in log.splitlines() if "Could not fetch URL" in line]
+    return [line for line in lines if not re.search(r": 40[34] Client Error", line)]
+
+
+def explain_failure(output: Iterable[str], *, doing: str, index_url: str | None) -> KleinError:
+    """Return the error that an installer's last words amount to.
+
+    Parameters
+    ----------
+    output : iterable of str
+        Its lines, both streams.
+    doing : str
+        What it was to do: "install torch 2.14.1+cu130".
+    index_url : str or None
+        The index it was sent to.
+    """
+    lines = [printable(redact(line)).strip() for line in output]
+    lines = [line for line in lines if line]
+    text = "\n".join(lines)
+    index = redact(index_url or "the default package index")
+    facts = {"index_url": index, "last_lines": lines[-40:]}
+    return (
+        _disk(text, doing, facts)
+        or _wrong_bytes(text, doing, index, facts)
+        or _conflict(lines, text, doing, facts)
+        or _refused(text, doing, index, facts)
+        or _network(text, lines, doing, index, facts)
+        or _not_offered(text, index, facts)
+        or CommandError(f"pip could not {doing}: {_said(lines)}", hint=_LOOK, **facts)
+    )
+
+
+_LOOK = "Read the last lines below; the same command can be run again."
+
+
+def _said(lines: Sequence[str]) -> str:
+    """Return the line that says most: pip's own error, else the last one."""
+    errors = [line for line in lines if line.startswith(("ERROR", "error:"))]
+    return (errors or list(lines) or ["it said nothing."])[-1]
+
+
+def _disk(text: str, doing: str, facts: Mapping[str, object]) -> KleinError | None:
+    lowered = text.lower()
+    if any(sign in lowered for sign in _NO_ROOM):
+        hint = "Free some space (a CUDA build needs about 8 GB while it is installed) and run the same command again."
+        return InsufficientSpaceError(f"The disk is full; pip could not {doing}.", hint=hint, **facts)
+    if any(sign in lowered for sign in _NO_PERMISSION):
+        hint = "Close what uses the environment, and look at who owns its folder."
+        return NotWritableError(f"No permission to write; pip could not {doing}.", hint=hint, **facts)
+    return None
+
+
+def _wrong_bytes(text: str, doing: str, index: str, facts: Mapping[str, object]) -> KleinError | None:
+    wrong = _INCONSISTENT.search(text)
+    if wrong is not None:
+        message = f"{index} offers a wheel named {wrong[1]} whose own metadata says {wrong[2]}."
+        return NotTheFileError(message, hint="Take another index: `--torch-index URL`.", **facts)
+    if "do not match the hashes" in text.lower() or "hash mismatch" in text.lower():
+        message = f"{index}, or a proxy on the way, delivered other bytes than it announced; pip could not {doing}."
+        return HashMismatchError(message, hint="Try again, then on another network or index.", **facts)
+    return None
+
+
+def _conflict(lines: Sequence[str], text: str, doing: str, facts: Mapping[str, object]) -> KleinError | None:
+    """Two requirements exclude each other, most often because one wants another torch."""
+    if "ResolutionImpossible" not in text and "conflicting dependencies" not in text and "unsatisfiable" not in text:
+        return None
+    start = next((at for at, line in enumerate(lines) if line.startswith("The conflict is caused by")), None)
+    sides = (
+        []
+        if start is None
+        else [line for line in lines[start + 1 :] if " depends on " in line or " requested " in line]
+    )
+    if start is None:
+        sides = [line for line in lines if line.startswith(("Because", "And because", "╰─▶ Because"))]
+    message = f"pip could not {doing}: the requirements exclude each other"
+    message += f" ({listing(sides[:4])})." if sides else "."
+    hint = (
+        "Remove or change the requirement that asks for another torch; the set in the environment is held on purpose."
+    )
+    return CommandError(message, hint=hint, reason="conflict", **facts)
+
+
+def _refused(text: str, doing: str, index: str, facts: Mapping[str, object]) -> KleinError | None:
+    if re.search(r"\b40[13] (client error|forbidden|unauthorized)|http status (code )?:?\s*40[13]", text.lower()):
+        return UnauthorizedError(
+            f"{index} refused access; pip could not {doing}.",
+            hint="Check the user name and password in the index address, or take another index.",
+            **facts,
+        )
+    if "429 client error" in text.lower() or "too many requests" in text.lower():
+        return RateLimitedError(f"{index} asked for patience (429); pip could not {doing}.", hint="Try later.", **facts)
+    if re.search(r"\b50[0-9] server error|too many 5\d\d error", text.lower()):
+        message = f"{index} answered with a server error; pip could not {doing}."
+        return ServerError(message, hint="Try again later, or take a mirror: `--torch-index URL`.", **facts)
+    return None
+
+
+def _network(text: str, lines: Sequence[str], doing: str, index: str, facts: Mapping[str, object]) -> KleinError | None:
+    lowered = text.lower()
+    if not any(sign in lowered for sign in _NO_NETWORK):
+        return None
+    signs = [line for line in lines if any(sign in line.lower() for sign in _NO_NETWORK)]
+    hint = "Check the network, HTTPS_PROXY and the index address; what has arrived is kept."
+    return UnreachableError(f"{index} could not be reached to {doing}: {signs[-1][:200]}", hint=hint, **facts)
+
+
+def _not_offered(text: str, index: str, facts: Mapping[str, object]) -> KleinError | None:
+    missing = _MISSING.search(text)
+    if missing is None:
+        return None
+    wanted = missing[1].rstrip(".,")
+    offered = _OFFERED.search(text)
+    versions = [] if offered is None or offered[1] == "none" else offered[1].split(", ")
+    message = f"{index} has no wheel of {wanted} for this Python and system; "
+    message += f"it offers {listing(versions[-6:])}." if versions else "it offers none at all."
+    hint = "Check the index address (`--torch-index`), or choose another build with `--torch`."
+    return EntryNotFoundError(message, hint=hint, requirement=wanted, offered=versions, **facts)
+
+
+def is_gap(error: KleinError) -> bool:
+    """Whether an index lacks something beside the three: a mirror gap, which the default index can fill.
+
+    Only versions with a local part (``+cu130``) make that safe: the default index has none of those.
+    """
+    requirement = error.context.get("requirement")
+    if not isinstance(error, EntryNotFoundError) or not isinstance(requirement, str):
+        return False
+    name = re.match(r"[A-Za-z0-9._-]+", requirement)
+    return name is not None and normal_name(name[0]) not in FAMILY

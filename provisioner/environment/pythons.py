@@ -1,0 +1,131 @@
+"""Finds the Pythons of this computer and asks each what it is; starts them, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from provisioner.core.errors import CommandError
+from provisioner.core.ports import Run
+from provisioner.environment.state import PythonFacts
+
+ASK_TIMEOUT_S = 30.0
+
+# Works on every Python from 2.7 on, so that an old one says what it is rather than a syntax error.
+_QUESTION = """
+import json, struct, sys
+def has(name):
+    try:
+        __import__(name)
+        return True
+    except Exception:
+        return False
+print(json.dumps({
+    "version": "%d.%d.%d" % sys.version_info[:3],
+    "prefix": sys.prefix,
+    "base_prefix": getattr(sys, "base_prefix", sys.prefix),
+    "bits": struct.calcsize("P") * 8,
+    "free": not getattr(sys, "_is_gil_enabled", lambda: True)() or "t" in getattr(sys, "abiflags", ""),
+    "implementation": getattr(getattr(sys, "implementation", None), "name", "cpython"),
+    "venv": has("venv") and has("ensurepip"),
+    "path": [entry for entry in sys.path if entry],
+}))
+"""
+
+
+def ask_python(run: Run, python: Path, env: Mapping[str, str], *, cwd: Path) -> tuple[PythonFacts, tuple[str, ...]]:
+    """Return what an interpreter says of itself, and where it would import from.
+
+    Raises
+    ------
+    CommandError
+        It does not start, or does not answer.
+    """
+    done = run([python, "-c", _QUESTION], timeout_s=ASK_TIMEOUT_S, env=env, cwd=cwd)
+    try:
+        said = json.loads(done.stdout.splitlines()[-1])
+        facts = PythonFacts(
+            path=python,
+            version=str(said["version"]),
+            prefix=Path(said["prefix"]),
+            base_prefix=Path(said["base_prefix"]),
+            bits=int(said["bits"]),
+            is_free_threaded=bool(said["free"]),
+            can_make_environments=bool(said["venv"]),
+            implementation=str(said["implementation"]),
+        )
+        return facts, tuple(map(str, said["path"]))
+    except (IndexError, ValueError, KeyError, TypeError) as error:
+        last = done.last_lines[-1].strip() if done.last_lines else f"exit status {done.returncode}"
+        message = f"{python} does not work as a Python: {last}"
+        raise CommandError(message, hint="Name another one with --python.", path=str(python)) from error
+
+
+def candidates(environ: Mapping[str, str], home: Path, *, platform: str = sys.platform) -> tuple[Path, ...]:
+    """Return the interpreters worth asking, the one that runs us first, then the newest versions on the PATH."""
+    found = [Path(getattr(sys, "_base_executable", "") or sys.executable)]
+    folders = [Path(folder) for folder in environ.get("PATH", "").split(os.pathsep) if folder]
+    found += _on_path(environ.get("PATH", ""), platform)
+    found += _in_known_folders(home, environ, platform)
+    is_store_alias = [folder for folder in folders if folder.name == "WindowsApps"]
+    kept = [path for path in found if path.parent not in is_store_alias]  # these open a shop, not a Python
+    return tuple(dict.fromkeys(kept))
+
+
+def _on_path(path: str, platform: str) -> Iterator[Path]:
+    names = ["python"] if platform == "win32" else [f"python3.{minor}" for minor in range(15, 9, -1)] + ["python3"]
+    for name in names:
+        program = shutil.which(name, path=path)
+        if program is not None:
+            yield Path(program)
+
+
+def _in_known_folders(home: Path, environ: Mapping[str, str], platform: str) -> Iterator[Path]:
+    """Where python.org, uv, pyenv and Homebrew put theirs."""
+    if platform == "win32":
+        local = Path(environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
+        places: Iterable[tuple[Path, str]] = (
+            (local / "Programs" / "Python", "Python3*/python.exe"),
+            (Path(environ.get("ProgramFiles", r"C:\Program Files")), "Python3*/python.exe"),
+            (Path(environ.get("APPDATA", home / "AppData" / "Roaming"), "uv", "python"), "cpython-3*/python.exe"),
+        )
+    else:
+        places = (
+            (home / ".local" / "share" / "uv" / "python", "cpython-3*/bin/python3"),
+            (home / ".pyenv" / "versions", "3.*/bin/python3"),
+            (Path("/opt/homebrew/bin"), "python3.[0-9]*"),
+            (Path("/Library/Frameworks/Python.framework/Versions"), "3.*/bin/python3"),
+        )
+    for folder, pattern in places:
+        yield from sorted((each for each in folder.glob(pattern) if _is_plain(each)), key=_newest_first)
+
+
+def _is_plain(path: Path) -> bool:
+    return path.name in ("python3", "python.exe") or re.fullmatch(r"python3\.\d+", path.name) is not None
+
+
+def _newest_first(path: Path) -> tuple[int, str]:
+    numbers = re.findall(r"3\.?(\d+)", str(path))
+    return -int(numbers[-1]) if numbers else 0, str(path)
+
+
+def find_pythons(
+    run: Run, environ: Mapping[str, str], home: Path, *, cwd: Path, wanted: Callable[[PythonFacts], bool]
+) -> tuple[PythonFacts, ...]:
+    """Ask the candidates in turn until one is wanted; return all that answered, that one last."""
+    found: list[PythonFacts] = []
+    env = {name: value for name, value in environ.items() if not name.upper().startswith(("PYTHON", "__PYVENV"))}
+    for path in candidates(environ, home):
+        try:
+            facts = ask_python(run, path, env, cwd=cwd)[0]
+        except CommandError:
+            continue  # a shim without a version behind it, a store alias: not a Python
+        found.append(facts)
+        if wanted(facts):
+            break
+    return tuple(found)

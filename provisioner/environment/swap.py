@@ -1,0 +1,371 @@
+"""Building a folder aside and giving it its name: nothing that worked is touched before the new one is proven.
+
+A virtual environment writes its own path into its scripts, its launchers and its activation files, so it does not
+survive a plain rename.  The folder aside therefore bears a name of exactly as many bytes as the final one (``~venv``
+for ``.venv``), in the same parent.  Exchanging one for the other shifts no byte, which holds for text files and for the
+Windows launchers alike, whose path stands between a program and a zip archive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Literal
+
+from provisioner.core.errors import FileInUseError, StorageError
+from provisioner.core.models import STATE_FOLDER
+from provisioner.core.records import dataclass
+from provisioner.core.units import human_bytes
+from provisioner.disk.locks import hold_lock, lock_among_temporary_files
+from provisioner.disk.os_errors import storage_error
+from provisioner.environment.state import EnvironmentReceipt, parse_receipt
+
+RECEIPT = Path(STATE_FOLDER, "environment.json")
+CONSTRAINTS = Path(STATE_FOLDER, "constraints.txt")
+
+_FIRST_BYTES = "~_-+="
+_WINDOWS_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6)  # virus scanners read new files for a moment
+_LARGEST_SCRIPT = 4 * 1024 * 1024  # bytes; a launcher has about 100 kB, what is larger is a program without our path
+
+Stage = Literal["building", "swapping"]
+
+
+def disk_error(error: OSError, path: Path, *, doing: str) -> StorageError:
+    """Return the error of ours that a refusal of the disk amounts to."""
+    return storage_error(error, path, doing=doing, holder="whatever runs from that environment")
+
+
+# --- small files -------------------------------------------------------------------------------
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small file in one step, flushed to the disk; raises StorageError."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(error, path, doing="write") from error
+
+
+def read_text(path: Path, limit: int = 1024 * 1024) -> str | None:
+    """Return a small text file's content; None where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(limit).decode("utf-8", "replace")
+    except OSError:
+        return None
+
+
+def read_receipt(where: Path) -> EnvironmentReceipt | None:
+    """Return the receipt an environment holds, or None."""
+    text = read_text(where / RECEIPT)
+    return None if text is None else parse_receipt(text)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with everything in it, read-only files (Windows) included; a link only itself.
+
+    Raises
+    ------
+    StorageError
+        Something in it could not be removed.
+    """
+    try:
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()
+        elif folder.exists():
+            try:
+                shutil.rmtree(folder)
+            except PermissionError:
+                _allow_removal(folder)
+                shutil.rmtree(folder)
+    except OSError as error:
+        raise disk_error(error, folder, doing="remove") from error
+
+
+def _allow_removal(folder: Path) -> None:
+    """Take read-only marks away: Windows removes no file that has one, POSIX nothing in a folder that has one."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            if not path.is_symlink():
+                path.chmod(stat.S_IRWXU)
+
+
+def move(source: Path, destination: Path, *, platform: str = sys.platform) -> None:
+    """Rename a folder; raises StorageError and leaves both as they were."""
+    for pause_s in (*_WINDOWS_PAUSES_S, None) if platform == "win32" else (None,):
+        try:
+            source.rename(destination)
+            return
+        except PermissionError as error:
+            if pause_s is not None:
+                time.sleep(pause_s)
+            elif platform == "win32":
+                raise FileInUseError(
+                    f"{source} is in use by another program and cannot be moved.",
+                    hint="Close ComfyUI, or whatever runs from that environment, and run the same command again.",
+                    path=str(source),
+                ) from error
+            else:
+                raise disk_error(error, source, doing="move") from error
+        except OSError as error:
+            raise disk_error(error, source, doing="move") from error
+
+
+# --- one at a time -----------------------------------------------------------------------------
+
+
+def only_one(where: Path, *, wait: bool, notice: Callable[[str], None]) -> AbstractContextManager[None]:
+    """Return what holds the lock of one environment's place; entering raises LockHeldError.
+
+    It lies among the temporary files: beside the environment it would be left over for good.
+    """
+    return hold_lock(lock_among_temporary_files("", where), guards=where, wait=wait, notice=notice)
+
+
+# --- a name of the same length -----------------------------------------------------------------
+
+
+def twin_names(name: str) -> tuple[str, ...]:
+    """Return names for the folder aside: as many bytes as `name`, and not `name`.
+
+    >>> twin_names(".venv")[:2], twin_names("äb")[0]
+    (('~venv', '_venv'), '~~b')
+    """
+    width = len(name[0].encode())
+    return tuple(first * width + name[1:] for first in _FIRST_BYTES if first * width != name[0])
+
+
+def rehomed(content: bytes, old: str, new: str) -> bytes:
+    r"""Return a file's content with the folder name `old` exchanged for `new`, no byte longer or shorter.
+
+    Only whole path components are exchanged, whatever the separator.
+
+    >>> rehomed(b"#!/comfy/~venv/bin/python\n", "~venv", ".venv")
+    b'#!/comfy/.venv/bin/python\n'
+    """
+    before, after = old.encode(), new.encode()
+    if len(before) != len(after):
+        raise ValueError(f"{old} and {new} are not of one length")
+    return re.sub(rb"(?<=[/\\])" + re.escape(before) + rb"(?=[/\\'\"\s:;)]|$)", lambda _: after, content)
+
+
+def rehome(folder: Path, new: str) -> None:
+    """Write the name `new` into everything of an environment that holds the folder's own; raises StorageError."""
+    for path in (folder / "pyvenv.cfg", *_scripts(folder)):
+        try:
+            content = path.read_bytes()
+            changed = rehomed(content, folder.name, new)
+            if changed != content:
+                _overwrite(path, changed)
+        except OSError as error:
+            raise disk_error(error, path, doing="write") from error
+
+
+def _scripts(folder: Path) -> Iterator[Path]:
+    for name in ("bin", "Scripts"):
+        for path in sorted((folder / name).glob("*")):
+            facts = path.lstat()
+            if stat.S_ISREG(facts.st_mode) and facts.st_size <= _LARGEST_SCRIPT:
+                yield path
+
+
+def _overwrite(path: Path, content: bytes) -> None:
+    """Replace a file's bytes under another inode: uv hard-links files with its cache."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_bytes(content)
+    shutil.copymode(path, temporary)
+    temporary.replace(path)
+
+
+# --- the work beside an environment ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Journal:
+    """Where a building stands: what a next run needs to know after a kill."""
+
+    build_id: str
+    stage: Stage
+    twin: str  # name of the folder aside
+    old: str | None = None  # path the environment before was moved to
+    is_old_ours: bool = False  # it had a receipt, so it may be removed
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What lies beside an environment while one is built: wheels, temporary files, the journal.
+
+    Parameters
+    ----------
+    where : Path
+        The environment's final place, absolute.
+    """
+
+    where: Path
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the work, in the environment's parent."""
+        return self.where.with_name(self.where.name + ".klein-setup")
+
+    @property
+    def wheels(self) -> Path:
+        """The wheels that have arrived."""
+        return self.folder / "wheels"
+
+    @property
+    def temporary(self) -> Path:
+        """The installers' temporary files: on the environment's own file system."""
+        return self.folder / "tmp"
+
+    @property
+    def _journal(self) -> Path:
+        return self.folder / "journal.json"
+
+    def journal(self) -> Journal | None:
+        """Return where an earlier building stopped, or None."""
+        try:
+            return Journal(**json.loads(self._journal.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def note(self, journal: Journal) -> None:
+        """Write down where the building stands."""
+        text = {name: getattr(journal, name) for name in Journal.__slots__}
+        write_text(self._journal, json.dumps(text) + "\n")
+
+    def begin(self, build_id: str) -> Path:
+        """Make the folders, note the building, and return the path of the folder aside, which is not there yet."""
+        try:
+            for folder in (self.wheels, self.temporary):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(error, self.folder, doing="create") from error
+        for name in twin_names(self.where.name):
+            twin = self.where.with_name(name)
+            if not os.path.lexists(twin):
+                self.note(Journal(build_id=build_id, stage="building", twin=name))
+                return twin
+        raise StorageError(f"No free name for a folder beside {self.where}.", hint="Remove what you do not need there.")
+
+    def interrupted(self) -> str | None:
+        """Say what an interrupted building left, changing nothing; None where none did."""
+        journal = self.journal()
+        if journal is None:
+            return None
+        if journal.stage == "swapping" and not self.where.exists() and journal.old is not None:
+            return f"A building was interrupted while folders changed places; the environment is in {journal.old}."
+        arrived = list(self.wheels.glob("*.whl"))
+        size = human_bytes(sum(path.stat().st_size for path in arrived))
+        return f"A building of {self.where} was interrupted; {len(arrived)} wheels ({size}) have arrived."
+
+    def recover(self) -> str | None:
+        """Put right what an interrupted building left; the wheels stay for the next one.
+
+        Returns
+        -------
+        str or None
+            What was done, in a sentence; None where nothing was left.
+        """
+        journal = self.journal()
+        if journal is None:
+            return None
+        said = "An interrupted building was cleared away; it is done again with what had arrived."
+        if journal.stage == "swapping":
+            said = self._end_swap(journal) or said
+        if journal.twin in twin_names(self.where.name):
+            remove_tree(self.where.with_name(journal.twin))
+        if self.temporary.exists():
+            remove_tree(self.temporary)
+        if not self.has_wheels():
+            remove_tree(self.folder)
+        return said
+
+    def _end_swap(self, journal: Journal) -> str | None:
+        old = None if journal.old is None else Path(journal.old)
+        if old is None or not old.exists():
+            return None
+        if not self.where.exists():
+            move(old, self.where)
+            return "An interrupted building was taken back: the environment from before is in its place again."
+        receipt = read_receipt(self.where)
+        if receipt is not None and receipt.build_id == journal.build_id and journal.is_old_ours:
+            remove_tree(old)  # the new one was proven before the folders changed places
+        return "An interrupted building had come to its end; what it left was cleared away."
+
+    def has_wheels(self) -> bool:
+        """Whether wheels of a building lie here."""
+        return any(self.wheels.glob("*.whl"))
+
+    def swap(self, twin: Path, build_id: str, stamp: str, check: Callable[[], None]) -> Path | None:
+        """Give the folder aside its name; the environment from before comes back if the check fails.
+
+        Parameters
+        ----------
+        twin : Path
+            The folder aside, complete and proven.
+        build_id : str
+            Of its receipt.
+        stamp : str
+            For the name under which somebody else's environment is kept.
+        check : callable
+            Raises where the environment does not work in its place.
+
+        Returns
+        -------
+        Path or None
+            Where the environment from before is kept, if it was not ours.
+        """
+        is_ours = read_receipt(self.where) is not None
+        old = self.folder / "old" if is_ours else self.where.with_name(f"{self.where.name}.before-{stamp}")
+        had_one = os.path.lexists(self.where)
+        journal = Journal(
+            build_id=build_id,
+            stage="swapping",
+            twin=twin.name,
+            old=str(old) if had_one else None,
+            is_old_ours=is_ours,
+        )
+        self.note(journal)
+        if had_one:
+            move(self.where, old)
+        try:
+            move(twin, self.where)
+            check()
+        except BaseException:
+            if self.where.exists():
+                move(self.where, twin)
+            if had_one:
+                move(old, self.where)
+            raise
+        if had_one and is_ours:
+            remove_tree(old)
+        remove_tree(self.folder)
+        return old if had_one and not is_ours else None
+
+    def give_up(self, twins: Iterable[Path]) -> None:
+        """Remove a building that failed; wheels that have arrived stay for the next try."""
+        with contextlib.suppress(StorageError):
+            for twin in twins:
+                remove_tree(twin)
+            if self.temporary.exists():
+                remove_tree(self.temporary)
+            if not self.has_wheels():
+                remove_tree(self.folder)

@@ -1,0 +1,1 @@
+"""The range engine: how bytes come over the network."""

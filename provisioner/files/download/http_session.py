@@ -1,0 +1,149 @@
+"""One connection's manners: proxies and certificates from the environment, the token to its own origin only."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from requests.auth import AuthBase
+
+from provisioner import __version__
+from provisioner.core.errors import KleinError, StalledError, UnreachableError
+from provisioner.core.records import dataclass
+
+CONNECT_TIMEOUT_S = 10.0
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Credentials:
+    """A token and the one origin that may see it."""
+
+    token: str | None
+    endpoint: str
+
+    def may_see(self, url: str) -> bool:
+        """Whether a request to this address carries the token: same scheme, host and port, and never in the clear."""
+        if not self.token or origin(url) != origin(self.endpoint):
+            return False
+        parts = urlsplit(url)
+        return parts.scheme == "https" or parts.hostname in _LOOPBACK
+
+
+class _OnlyToItsOrigin(AuthBase):
+    """Adds the token where it belongs.  Being set at all, it also keeps requests from reading ``.netrc``."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if request.url and self._credentials.may_see(request.url):
+            request.headers["Authorization"] = f"Bearer {self._credentials.token}"
+        return request
+
+
+class _Session(requests.Session):
+    """A session that reaches a server on this very machine directly, whatever the proxy variables say."""
+
+    def merge_environment_settings(  # the stubs' types for these are private
+        self,
+        url: Any,  # noqa: ANN401
+        proxies: Any,  # noqa: ANN401
+        stream: Any,  # noqa: ANN401
+        verify: Any,  # noqa: ANN401
+        cert: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Take proxies and certificates from the environment, the proxies not for loopback."""
+        host = urlsplit(url).hostname or ""
+        if host in _LOOPBACK:
+            proxies = {**(proxies or {}), "no_proxy": host}
+        return super().merge_environment_settings(url, proxies, stream, verify, cert)
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Return scheme, host and port; two addresses with the same three are the same origin.
+
+    >>> origin("https://huggingface.co/x") == origin("https://HuggingFace.co:443/y")
+    True
+    >>> origin("http://127.0.0.1:1/") == origin("http://127.0.0.1:2/")
+    False
+    """
+    parts = urlsplit(url)
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def shown(url: str) -> str:
+    """Return an address as it may be shown: no query, no user name, no fragment.
+
+    >>> shown("https://user:secret@host/path?Signature=abc#x")
+    'https://host/path'
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+
+def open_session(credentials: Credentials) -> requests.Session:
+    """Return a session for one thread; proxies and certificate bundles come from the usual variables."""
+    session = _Session()
+    session.auth = _OnlyToItsOrigin(credentials)
+    session.headers.update(
+        {
+            "User-Agent": f"klein-setup/{__version__} python-requests/{requests.__version__}",
+            "Accept-Encoding": "identity",  # the manifest counts the bytes as they lie in the repository
+            "Accept": "*/*",
+        }
+    )
+    # requests reads REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE by itself, but not the variable OpenSSL's users set.
+    bundle = os.environ.get("SSL_CERT_FILE")
+    if bundle and not (os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")):
+        session.verify = bundle
+    return session
+
+
+def network_error(error: Exception, url: str) -> KleinError:
+    """Return the error of ours that says why a request never got an answer."""
+    host = urlsplit(url).hostname or url
+    if isinstance(error, requests.exceptions.ProxyError):
+        return UnreachableError(
+            f"The proxy did not let us reach {host}: {_reason(error)}.",
+            hint="Check HTTPS_PROXY and NO_PROXY.",
+            url=shown(url),
+        )
+    if isinstance(error, requests.exceptions.SSLError):
+        return UnreachableError(
+            f"The certificate of {host} was not accepted: {_reason(error)}.",
+            hint="Behind a company proxy, set REQUESTS_CA_BUNDLE to its certificate file.",
+            url=shown(url),
+        )
+    if isinstance(error, (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)):
+        return StalledError(
+            f"{host} did not answer in time.",
+            hint="Check the connection and run the same command again; what has arrived is kept.",
+            url=shown(url),
+        )
+    return UnreachableError(
+        f"{host} could not be reached: {_reason(error)}.",
+        hint="Check the connection (and HF_ENDPOINT or --endpoint if you use a mirror); run the same command again, "
+        "what has arrived is kept.",
+        url=shown(url),
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost reason in the system's words; the outer ones print whole addresses with their queries."""
+    seen: set[int] = set()
+    innermost: BaseException = error
+    while id(innermost) not in seen:
+        seen.add(id(innermost))
+        reason = getattr(innermost, "reason", None)
+        following = reason if isinstance(reason, BaseException) else innermost.__cause__ or innermost.__context__
+        if following is None:
+            break
+        innermost = following
+    if isinstance(innermost, OSError) and innermost.strerror:
+        return innermost.strerror
+    return type(innermost).__name__

@@ -1,0 +1,742 @@
+"""The range engine: 16 MiB blocks in order over connections that grow while they pay.
+
+A block's bytes are written as they arrive and digested on the way; a broken connection costs nothing but the
+connection, a killed process no more than the blocks in flight.  The engine trusts the manifest's size, one strong
+ETag, and nothing else; whether the bytes are the right ones is decided by whoever seals the part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import http.client
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import requests
+import urllib3
+
+from provisioner.core.errors import (
+    AccessError,
+    IntegrityError,
+    KleinError,
+    RateLimitedError,
+    ServerError,
+    StalledError,
+    UnauthorizedError,
+    UnreachableError,
+)
+from provisioner.core.models import Artifact, Source
+from provisioner.core.ports import Cancelled, Part, TransferProgress
+from provisioner.files.download.http_session import CONNECT_TIMEOUT_S, Credentials, network_error, open_session, shown
+from provisioner.files.download.policy import (
+    FIRST_CONNECTIONS,
+    MAX_CONNECTIONS,
+    MAX_PATIENCE_S,
+    MIN_RATE_BYTES_S,
+    PASSING_STATUSES,
+    RETRIES,
+    Ramp,
+    asked_patience_s,
+    parse_content_range,
+    retry_delay_s,
+    strong_etag,
+)
+from provisioner.files.download.resolve import Location, Passing, access_error, label_of, next_hop, resolve, wrong_size
+
+_READ_STEP = 1024 * 1024
+_TICK_S = 0.1
+_RATE_MEMORY_S = 3.0
+_JOIN_S = 2.0
+_DIGEST_PAUSE_S = 0.005
+_MAX_RENEWALS = 3  # new signed addresses in a row that brought no byte
+_MAX_RESTARTS = 3  # times the content may change under us
+_MAX_SLOW_WINDOWS = 6
+_HOPELESS_AFTER = 4  # attempts to ask the Hub that found nobody: about three seconds
+_HOPELESS_RATE_BYTES_S = 1024
+_BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
+
+
+class RangeFetcher:
+    """What the engine knows as ``Fetcher``, over HTTP.
+
+    Parameters
+    ----------
+    credentials : Credentials
+        The endpoint, and the token that only it may see.
+    max_connections : int
+        Most connections at a time, for one file.
+    limit_bytes_s : int, optional
+        Bandwidth for everything together.
+    stall_timeout_s : float
+        A connection that delivers less than 64 KiB/s for so long is opened anew.
+    cancelled : callable
+        Asked ten times a second; true stops with KeyboardInterrupt.
+    notice : callable
+        Told one line a person may want to read.
+    """
+
+    def __init__(
+        self,
+        *,
+        credentials: Credentials,
+        max_connections: int = MAX_CONNECTIONS,
+        limit_bytes_s: int | None = None,
+        stall_timeout_s: float = 20.0,
+        cancelled: Cancelled = lambda: False,
+        notice: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.credentials = credentials
+        self.max_connections = max_connections
+        self.limiter = _Limiter(limit_bytes_s)
+        self.stall_timeout_s = stall_timeout_s
+        self.cancelled = cancelled
+        self.notice = notice
+        self.first_connections = min(FIRST_CONNECTIONS, max_connections)
+
+    def fetch(
+        self, source: Source, artifact: Artifact, part: Part, *, progress: Callable[[TransferProgress], None]
+    ) -> str:
+        """Fill the part from the source; return a label of where the bytes came from.
+
+        Raises
+        ------
+        NetworkError
+            No byte came in spite of every retry; the part keeps what it has.
+        AccessError, IntegrityError
+            The source says no, or offers something else than the manifest names.
+        StorageError
+            The disk refused.
+        KeyboardInterrupt
+            The run was cancelled.
+        """
+        transfer = _Transfer(self, source, artifact, part, progress)
+        try:
+            transfer.run()
+        finally:
+            self.first_connections = max(1, min(transfer.ramp.wanted, self.max_connections))
+        return label_of(source, self.credentials.endpoint)
+
+
+class _Broken(Exception):
+    """A connection that ended before its time; the rest is asked for again."""
+
+
+class _StopWorking(Exception):
+    """The transfer is over or starts anew; this worker's connection is of no use any more."""
+
+
+class _Limiter:
+    """A bucket of bytes shared by all connections."""
+
+    def __init__(self, bytes_s: int | None) -> None:
+        self.bytes_s = bytes_s
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+
+    @property
+    def read_step(self) -> int:
+        """How much to read at once: a tenth of a second's worth when limited."""
+        return _READ_STEP if self.bytes_s is None else max(4096, min(_READ_STEP, self.bytes_s // 10))
+
+    def delay_s(self, count: int, now_s: float) -> float:
+        """Book ``count`` bytes that arrived; return how long to wait before reading more."""
+        if self.bytes_s is None:
+            return 0.0
+        with self._lock:
+            self._free_at = max(self._free_at, now_s) + count / self.bytes_s
+            return self._free_at - now_s
+
+
+class _Transfer:
+    """One file on its way from one source."""
+
+    def __init__(
+        self,
+        fetcher: RangeFetcher,
+        source: Source,
+        artifact: Artifact,
+        part: Part,
+        progress: Callable[[TransferProgress], None],
+    ) -> None:
+        self.fetcher = fetcher
+        self.source = source
+        self.artifact = artifact
+        self.part = part
+        self.progress = progress
+        self.ramp = Ramp(limit=fetcher.max_connections, wanted=fetcher.first_connections)
+        # The main thread takes the lock itself and not the condition: a signal that arrives inside the condition's
+        # own `__enter__` or `__exit__`, which are Python, leaves the lock taken for ever.
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self.renewing = threading.Lock()
+        self.location = Location("", is_signed=False)
+        self.etag: str | None = None
+        self.etag_hop = ""
+        self.pending: list[int] = []
+        self.workers: list[threading.Thread] = []
+        self.receiving: set[int] = set()
+        self.received = 0
+        self.round = 0  # counts the starts from the first byte
+        self.is_round_over = False
+        self.fatal: BaseException | None = None
+        self.restart: str | None = None  # why everything starts anew
+        self.restarts = 0
+        self.is_stream = False  # the server ignores ranges: one connection from the start
+        self.renewals = 0
+        self.received_at_renewal = -1
+        self.slow_windows = 0
+        self.resume_at_s = 0.0  # nobody asks before this moment
+        self.attempt = 1
+        self.note = ""
+        self._rates: deque[tuple[float, int]] = deque()
+        self._used_ids = 0
+        self._own = threading.local()  # a worker's own round
+
+    @property
+    def halted(self) -> bool:
+        """Whether the worker that asks has to stop: one that hung in a read may wake in a later round than its own."""
+        return self.is_round_over or getattr(self._own, "round", self.round) != self.round
+
+    # --- the main thread -------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Bring every missing block; raises what `RangeFetcher.fetch` says."""
+        try:
+            self.location = self._resolve()
+            while missing := self.part.missing_blocks():
+                self.pending = list(missing)
+                self.round += 1
+                self.restart, self.is_round_over = None, False
+                self._work_until_done_or_restart(missing)
+                self._stop_workers()
+                if self.fatal is not None:
+                    raise self.fatal
+                if self.restart is not None:
+                    self._begin_anew()
+        finally:
+            self._stop_workers()
+
+    def _work_until_done_or_restart(self, missing: list[int]) -> None:
+        while self.fatal is None and self.restart is None and not all(map(self.part.has_block, missing)):
+            self._check_cancelled()
+            now = time.monotonic()
+            wanted = self._connections_wanted(now)
+            self.workers = [worker for worker in self.workers if worker.is_alive()]
+            while len(self.workers) < wanted and self.pending:
+                self._start_worker()
+                if len(self.workers) >= len(self.pending):
+                    break
+            self._report(now)
+            with self.lock:
+                if self.fatal is None and self.restart is None:
+                    self.changed.wait(_TICK_S)
+
+    def _connections_wanted(self, now: float) -> int:
+        """Return how many connections to hold; none is added while the digest is what everything waits for."""
+        if self.is_stream:
+            return 1
+        if self.part.is_digest_behind:
+            return self.ramp.wanted
+        return self.ramp.observe(now, self.received, len(self.receiving))
+
+    def _start_worker(self) -> None:
+        self._used_ids += 1
+        work = self._stream if self.is_stream else self._blocks
+        worker = threading.Thread(
+            target=self._guard, args=(work, self._used_ids, self.round), name=f"fetch {self._used_ids}", daemon=True
+        )
+        self.workers.append(worker)
+        worker.start()
+
+    def _stop_workers(self) -> None:
+        self.is_round_over = True
+        with self.lock:
+            self.changed.notify_all()
+        limit = time.monotonic() + _JOIN_S
+        for worker in self.workers:
+            # One that hangs in a read is left behind: it writes nothing any more and dies with the process.
+            worker.join(max(0.0, limit - time.monotonic()))
+        self.workers = []
+        self.receiving.clear()
+
+    def _begin_anew(self) -> None:
+        self.restarts += 1
+        if self.restarts > _MAX_RESTARTS:
+            raise IntegrityError(
+                f"What {shown(self.location.url)} serves as {self.artifact.name} keeps changing while it is fetched.",
+                hint="Try again later, or use another --endpoint.",
+            )
+        self.fetcher.notice(f"{self.artifact.name}: {self.restart}; starting again from the first byte.")
+        self.part.reset()
+
+    def _check_cancelled(self) -> None:
+        if self.fetcher.cancelled():
+            raise KeyboardInterrupt
+
+    def _report(self, now: float) -> None:
+        self._rates.append((now, self.received))
+        while now - self._rates[0][0] > _RATE_MEMORY_S:
+            self._rates.popleft()
+        elapsed = now - self._rates[0][0]
+        rate = (self.received - self._rates[0][1]) / elapsed if elapsed > 0 else 0.0
+        self.progress(
+            TransferProgress(
+                received=self.received,
+                rate_bytes_s=rate,
+                connections=len(self.workers),
+                attempt=self.attempt,
+                note=self.note,
+            )
+        )
+
+    # --- asking the Hub --------------------------------------------------------------------------
+
+    def _resolve(self) -> Location:
+        """Return where the bytes are, with retries; raises KleinError."""
+        credentials = self.fetcher.credentials
+        try:
+            return self._resolve_with(credentials)
+        except UnauthorizedError:
+            if not credentials.token or self.artifact.is_gated:
+                raise
+            # A token that has expired is refused even for public files.
+            location = self._resolve_with(Credentials(None, credentials.endpoint))
+            self.fetcher.notice("The Hub did not accept the token that is set; going on without it.")
+            self.fetcher.credentials = Credentials(None, credentials.endpoint)
+            return location
+
+    def _resolve_with(self, credentials: Credentials) -> Location:
+        for failures in range(1, RETRIES + 1):
+            try:
+                with open_session(credentials) as session:
+                    answer = resolve(
+                        session,
+                        self.source,
+                        self.artifact,
+                        endpoint=credentials.endpoint,
+                        read_timeout_s=self._read_timeout_s,
+                    )
+            except _BROKEN as error:
+                if failures >= _HOPELESS_AFTER or isinstance(error, requests.exceptions.SSLError):
+                    raise network_error(error, credentials.endpoint) from error
+                self._wait(retry_delay_s(failures, random.random()), "the Hub does not answer")  # noqa: S311
+                continue
+            if isinstance(answer, Location):
+                return answer
+            if failures == RETRIES or answer.status not in PASSING_STATUSES:
+                raise self._server_error(answer, credentials.endpoint)
+            self._be_patient(answer, failures)
+        raise AssertionError
+
+    @property
+    def _read_timeout_s(self) -> float:
+        return min(10.0, self.fetcher.stall_timeout_s)
+
+    def _renew(self, refused: Location, status: int) -> None:
+        """Get a new signed address, once for all connections; raises AccessError after too many in a row."""
+        with self.renewing:
+            if self.location is not refused:
+                return
+            self.renewals = self.renewals + 1 if self.received == self.received_at_renewal else 1
+            self.received_at_renewal = self.received
+            if self.renewals > _MAX_RENEWALS:
+                raise AccessError(
+                    f"{shown(refused.url)} keeps refusing addresses the Hub has just signed ({status}).",
+                    hint="Check this machine's clock; a proxy that rewrites addresses does this too.",
+                    status=status,
+                )
+            self.location = self._resolve()
+
+    def _server_error(self, answer: Passing, url: str) -> KleinError:
+        if answer.status == 429:
+            return RateLimitedError(
+                f"{shown(url)} answers 429, too many requests, and keeps doing so.",
+                hint="Wait some minutes; with an account, set HF_TOKEN for a larger allowance. What has arrived is "
+                "kept.",
+                status=429,
+            )
+        return ServerError(
+            f"{shown(url)} answers {answer.status} for {self.artifact.name}.",
+            hint="The server has a problem: try again later; what has arrived is kept.",
+            status=answer.status,
+        )
+
+    def _be_patient(self, answer: Passing, failures: int) -> None:
+        """Wait as long as the server asks, or as long as the number of failures says; raises RateLimitedError."""
+        asked = _asked_patience_s(answer)
+        if asked is not None and asked > MAX_PATIENCE_S:
+            raise RateLimitedError(
+                f"{shown(self.location.url or self.fetcher.credentials.endpoint)} asks to wait {asked:.0f} s.",
+                hint="Run the same command again after that time; what has arrived is kept.",
+                status=answer.status,
+                retry_after_s=asked,
+            )
+        if answer.status == 429:
+            self.ramp.back_off()
+        if asked is None:
+            asked = retry_delay_s(failures, random.random())  # noqa: S311 - spreads retries, keeps no secret
+        self._wait(asked, f"the server asks for patience ({answer.status})")
+
+    def _wait(self, seconds: float, why: str) -> None:
+        """Sleep while staying ready to stop; everybody's next request waits too."""
+        until = time.monotonic() + seconds
+        self.resume_at_s = max(self.resume_at_s, until)
+        self.note = f"{why}; next try in {seconds:.0f} s" if seconds >= 1 else why
+        is_main = threading.current_thread() is threading.main_thread()
+        while (left := until - time.monotonic()) > 0:
+            if self.halted and not is_main:
+                raise _StopWorking
+            self._check_cancelled()
+            if is_main:
+                self._report(time.monotonic())
+            time.sleep(min(_TICK_S, left))
+        self.note = ""
+
+    # --- a worker --------------------------------------------------------------------------------
+
+    def _guard(self, work: Callable[[requests.Session, int], None], worker_id: int, in_round: int) -> None:
+        """Run a worker's loop; whatever ends it reaches the main thread."""
+        self._own.round = in_round
+        try:
+            with open_session(self.fetcher.credentials) as session:
+                work(session, worker_id)
+        except _StopWorking:
+            pass
+        except BaseException as error:
+            self.fatal = self.fatal or error
+        finally:
+            self.receiving.discard(worker_id)
+            with self.changed:
+                self.changed.notify_all()
+
+    def _blocks(self, session: requests.Session, worker_id: int) -> None:
+        """Take block after block, in order, until none is left or fewer connections are wanted."""
+        while not self.halted:
+            if self.part.is_digest_behind:
+                time.sleep(_DIGEST_PAUSE_S)  # more bytes would only take the processor from the digest
+                continue
+            with self.changed:
+                if not self.pending or len(self.receiving - {worker_id}) >= self.ramp.wanted:
+                    return
+                index = heapq.heappop(self.pending)
+            self._one_block(session, worker_id, index)  # whatever it raises ends the round
+
+    def _one_block(self, session: requests.Session, worker_id: int, index: int) -> None:
+        first = index * self.part.block_size
+        end = min(first + self.part.block_size, self.part.size)
+        piece = _Piece(first, end)
+        self._until_done(lambda: self._ask_range(session, worker_id, piece), lambda: piece.offset >= end)
+        self.part.finish_block(index, piece.digest.hexdigest())
+        with self.changed:
+            self.changed.notify_all()
+
+    def _stream(self, session: requests.Session, worker_id: int) -> None:
+        """Read the whole file over one connection, skipping the blocks that are there."""
+        self._until_done(lambda: self._ask_everything(session, worker_id), lambda: not self.part.missing_blocks())
+
+    def _until_done(self, ask: Callable[[], None], is_done: Callable[[], bool]) -> None:
+        """Ask until it is done; give up after `RETRIES` failures in a row without one byte from anybody."""
+        failures, seen = 0, self.received
+        while not is_done():
+            if self.halted:
+                raise _StopWorking
+            while (left := self.resume_at_s - time.monotonic()) > 0:
+                self._wait(left, self.note or "waiting")
+            try:
+                ask()
+                continue
+            except _Broken as error:
+                reason: BaseException = error.__cause__ or error
+                answer = None
+            except _Again as error:
+                reason, answer = error, error.answer
+            if self.halted:
+                raise _StopWorking
+            failures = 1 if self.received > seen else failures + 1
+            seen = self.received
+            self.attempt = failures + 1
+            if failures >= RETRIES:
+                raise self._given_up(reason, answer) from reason
+            if answer is not None:
+                self._be_patient(answer, failures)
+            else:
+                delay = retry_delay_s(failures, random.random())  # noqa: S311 - spreads retries, keeps no secret
+                self._wait(delay, "the connection broke")
+
+    def _given_up(self, reason: BaseException, answer: Passing | None) -> KleinError:
+        if answer is not None:
+            return self._server_error(answer, self.location.url)
+        if isinstance(reason, _Broken):
+            return UnreachableError(
+                f"{shown(self.location.url)} breaks off again and again: {reason}.",
+                hint="Check the connection and run the same command again; what has arrived is kept.",
+            )
+        return network_error(reason if isinstance(reason, Exception) else _Broken(), self.location.url)
+
+    # --- one request -----------------------------------------------------------------------------
+
+    def _ask_range(self, session: requests.Session, worker_id: int, piece: _Piece) -> None:
+        """Ask for the rest of a block and write what comes; returning with less than the rest is no failure."""
+        location = self.location
+        headers = {"Range": f"bytes={piece.offset}-{piece.end - 1}"}
+        if self.etag is not None and self.etag_hop == location.hop:
+            headers["If-Range"] = self.etag
+        response = self._get(session, location, headers)
+        try:
+            self._check_range_answer(response, location, piece)
+            self._read_body(response, worker_id, lambda data: self._write_piece(piece, data), piece.rest)
+        finally:
+            if piece.rest:
+                response.close()  # the connection carries bytes nobody reads
+            # otherwise the body was read to its end and urllib3 has taken the connection back
+
+    def _check_range_answer(self, response: requests.Response, location: Location, piece: _Piece) -> None:
+        if response.status_code == 206:
+            span = parse_content_range(response.headers.get("Content-Range"))
+            if span is not None and span.total not in {None, self.part.size}:
+                raise wrong_size(location.hop, self.artifact, span.total)
+            if span is None or span.first != piece.offset:
+                message = "another range was sent than asked for"
+                raise _Broken(message)
+            self._compare_etag(response, location)
+            return
+        # 200: everything, although a range was asked for.
+        self._check_whole_answer(response, location)
+        self._compare_etag(response, location)
+        if (piece.first, piece.end, piece.offset) != (0, self.part.size, 0):
+            self.is_stream = True
+            self._start_anew("the server does not send ranges")
+
+    def _ask_everything(self, session: requests.Session, worker_id: int) -> None:
+        location = self.location
+        response = self._get(session, location, {})
+        try:
+            self._check_whole_answer(response, location)
+            self._compare_etag(response, location)
+            reader = _StreamWriter(self.part)
+            self._read_body(response, worker_id, reader.take, lambda: self.part.size - reader.offset)
+            if "Content-Length" not in response.headers and response.raw.read1(1):
+                raise wrong_size(location.hop, self.artifact, None)
+        except _BROKEN as error:
+            raise _Broken from error
+        finally:
+            response.close()
+
+    def _get(self, session: requests.Session, location: Location, headers: dict[str, str]) -> requests.Response:
+        """Return an answer of 200 or 206, redirects followed; raises everything else."""
+        url = location.url
+        for _ in range(5):
+            try:
+                response = session.get(
+                    url,
+                    headers=headers,
+                    stream=True,
+                    allow_redirects=False,
+                    timeout=(CONNECT_TIMEOUT_S, self._read_timeout_s),
+                )
+            except _BROKEN as error:
+                raise _Broken from error
+            if self.halted:
+                response.close()
+                raise _StopWorking
+            if response.status_code in {200, 206}:
+                return response
+            answered = {name.lower(): value for name, value in response.headers.items()}
+            response.close()
+            if response.status_code in {301, 302, 303, 307, 308}:
+                url = next_hop(url, answered.get("location"))
+                continue
+            self._refuse(response.status_code, answered, location)
+        raise ServerError(f"{shown(location.url)} redirects in circles.", hint="Use another endpoint.")
+
+    def _refuse(self, status: int, headers: dict[str, str], location: Location) -> None:
+        """Raise what a status other than 200 and 206 means."""
+        if status == 416:
+            raise wrong_size(location.hop, self.artifact, _total_of_416(headers))
+        if status in PASSING_STATUSES:
+            raise _Again(Passing(status, headers))
+        if location.is_signed and status in {400, 401, 403, 404, 410}:
+            self._renew(location, status)
+            raise _Again(None)
+        refusal = access_error(status, headers, self.source, self.artifact)
+        raise refusal or self._server_error(Passing(status, headers), location.url)
+
+    def _check_whole_answer(self, response: requests.Response, location: Location) -> None:
+        length = response.headers.get("Content-Length")
+        is_page = "text/html" in response.headers.get("Content-Type", "")
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise ServerError(
+                f"{location.hop} compresses what must come as it is.", hint="Use another --endpoint or network."
+            )
+        if length is not None and length != str(self.part.size):
+            raise wrong_size(location.hop, self.artifact, int(length) if length.isdigit() else None, is_page=is_page)
+        if is_page and length is None:
+            raise wrong_size(location.hop, self.artifact, None, is_page=True)
+
+    def _compare_etag(self, response: requests.Response, location: Location) -> None:
+        """All parts come from one content: another ETag at the same address means that it changed."""
+        etag = strong_etag(response.headers.get("ETag"))
+        with self.changed:
+            is_known = self.etag is not None and self.etag_hop == location.hop
+            changed = is_known and etag is not None and etag != self.etag
+            if etag is not None:
+                self.etag, self.etag_hop = etag, location.hop
+        if changed:
+            self._start_anew("the content on the server changed")
+
+    def _start_anew(self, why: str) -> None:
+        self.restart = self.restart or why
+        self.is_round_over = True
+        raise _StopWorking
+
+    # --- one body --------------------------------------------------------------------------------
+
+    def _write_piece(self, piece: _Piece, data: bytes) -> None:
+        self.part.write(piece.offset, data)
+        piece.digest.update(data)
+        piece.offset += len(data)
+
+    def _read_body(
+        self,
+        response: requests.Response,
+        worker_id: int,
+        take: Callable[[bytes], None],
+        rest: int | Callable[[], int],
+    ) -> None:
+        """Read until nothing is left, as it arrives: ``read1`` returns what is there and loses nothing on a break."""
+        limiter = self.fetcher.limiter
+        window = _Window(time.monotonic())
+        left = rest if callable(rest) else None
+        fixed = rest if isinstance(rest, int) else 0
+        while (count := left() if left else fixed) > 0:
+            try:
+                data = response.raw.read1(min(limiter.read_step, count))
+            except _BROKEN as error:
+                raise _Broken from error
+            if self.halted:
+                raise _StopWorking
+            if not data:
+                message = "it ended before its time"
+                raise _Broken(message)
+            take(data)
+            fixed -= len(data)
+            self.received += len(data)  # a lost update between threads costs a progress figure, nothing else
+            self.receiving.add(worker_id)
+            self._hold_back(limiter.delay_s(len(data), time.monotonic()))
+            self._check_pace(window, len(data))
+
+    def _hold_back(self, seconds: float) -> None:
+        """Sleep as long as ``--limit-rate`` asks, ready to stop."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if self.halted:
+                raise _StopWorking
+            time.sleep(min(_TICK_S, left))
+
+    @property
+    def _least_rate_bytes_s(self) -> float:
+        """Below this a connection drips; a limit of ours that is shared by many explains less than its share."""
+        limit = self.fetcher.limiter.bytes_s
+        share = MIN_RATE_BYTES_S if limit is None else limit / (4 * self.fetcher.max_connections)
+        return min(MIN_RATE_BYTES_S, share)
+
+    def _check_pace(self, window: _Window, count: int) -> None:
+        """Raise if a connection drips: little, but enough for no time-out to see it."""
+        window.count += count
+        elapsed = time.monotonic() - window.start_s
+        if elapsed < self.fetcher.stall_timeout_s:
+            return
+        rate = window.count / elapsed
+        window.start_s, window.count = time.monotonic(), 0
+        if rate >= self._least_rate_bytes_s:
+            self.slow_windows = 0
+            return
+        self.slow_windows += 1
+        if rate < _HOPELESS_RATE_BYTES_S and self.slow_windows >= _MAX_SLOW_WINDOWS:
+            raise StalledError(
+                f"{shown(self.location.url)} delivers next to nothing ({rate:.0f} bytes per second).",
+                hint="Run the same command again later; what has arrived is kept.",
+            )
+        message = "it only dripped"
+        raise _Broken(message)
+
+
+class _Again(Exception):
+    """An answer worth asking again for; ``answer`` is None where a new address was got meanwhile."""
+
+    def __init__(self, answer: Passing | None) -> None:
+        super().__init__(f"status {answer.status}" if answer else "a new address was signed")
+        self.answer = answer
+
+
+class _Window:
+    """One measurement of a connection's pace."""
+
+    __slots__ = ("count", "start_s")
+
+    def __init__(self, start_s: float) -> None:
+        self.start_s = start_s
+        self.count = 0
+
+
+class _Piece:
+    """A block on its way: where it begins and ends, how far it is, its digest so far."""
+
+    __slots__ = ("digest", "end", "first", "offset")
+
+    def __init__(self, first: int, end: int) -> None:
+        self.first = first
+        self.end = end
+        self.offset = first
+        self.digest = hashlib.sha256()
+
+    @property
+    def rest(self) -> int:
+        """Bytes still missing."""
+        return self.end - self.offset
+
+
+class _StreamWriter:
+    """Writes a body that starts at byte 0 into the blocks that are missing."""
+
+    def __init__(self, part: Part) -> None:
+        self.offset = 0
+        self._part = part
+        self._digest = hashlib.sha256()
+
+    def take(self, data: bytes) -> None:
+        """Take the next bytes of the file."""
+        view = memoryview(data)
+        while view:
+            index, start = divmod(self.offset, self._part.block_size)
+            room = min(self._part.block_size - start, self._part.size - self.offset)
+            piece = bytes(view[:room])
+            if start == 0:
+                self._digest = hashlib.sha256()
+            if not self._part.has_block(index):
+                self._part.write(self.offset, piece)
+                self._digest.update(piece)
+                if len(piece) == room:
+                    self._part.finish_block(index, self._digest.hexdigest())
+            self.offset += len(piece)
+            view = view[len(piece) :]
+
+
+def _asked_patience_s(answer: Passing) -> float | None:
+    """Return the seconds an answer asks to wait.
+
+    The Hub's ``RateLimit`` stands on every answer and says when the window ends; only a 429 means that it is used up.
+    """
+    if answer.status not in {429, 503}:
+        return None
+    headers = {name: text for name, text in answer.headers.items() if name != "ratelimit" or answer.status == 429}
+    return asked_patience_s(headers, time.time())
+
+
+def _total_of_416(headers: dict[str, str]) -> int | None:
+    total = headers.get("content-range", "").rpartition("/")[2]
+    return int(total) if total.isdigit() else None

@@ -1,0 +1,404 @@
+"""Walks a plan through the ports, says what happens, returns what came of it.  It decides nothing the plan has not."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+
+from provisioner.core.errors import (
+    AccessError,
+    HashMismatchError,
+    IntegrityError,
+    KleinError,
+    NetworkError,
+    UnreadableError,
+)
+from provisioner.core.events import Events, FileProgress, Notice, Phase, PlanMade, StepFinished, StepStarted
+from provisioner.core.models import (
+    Artifact,
+    ComfyFile,
+    Destination,
+    FetchFile,
+    HubFile,
+    MoveFile,
+    Outcome,
+    PatchFile,
+    PlaceFile,
+    Plan,
+    RecordReceipt,
+    Source,
+    Step,
+    UrlFile,
+)
+from provisioner.core.ports import FOUND_IN_PLACE, Fetcher, GrowingFile, Proof, Store, TransferProgress, source_of_copy
+from provisioner.core.records import dataclass, field, replace
+from provisioner.core.units import count
+
+if sys.version_info >= (3, 11):
+    from typing import assert_never
+else:
+    from typing_extensions import assert_never  # which takes six milliseconds to import
+
+_MAX_ROUNDS = 4
+
+
+@dataclass
+class Engine:
+    """Applies plans.
+
+    Parameters
+    ----------
+    store : Store
+        The files.
+    fetcher : Fetcher
+        The network.
+    events : callable
+        Told everything that happens.
+    prove_again : callable
+        The proof of a file that was read a moment ago: path and label in, proof out.
+    """
+
+    store: Store
+    fetcher: Fetcher
+    events: Events
+    prove_again: Callable[[Destination, str], Proof]
+    rejected: set[tuple[str, Path]] = field(default_factory=set)
+
+    def provide(self, look: Callable[[frozenset[tuple[str, Path]]], Plan]) -> tuple[Plan, list[Outcome]]:
+        """Apply plans until one is empty or a step fails for good; return the last plan and every outcome.
+
+        Parameters
+        ----------
+        look : callable
+            Looks at the target anew and plans; given the copies that turned out to be something else.
+        """
+        outcomes: list[Outcome] = []
+        plan = look(frozenset(self.rejected))
+        for _ in range(_MAX_ROUNDS):
+            if not plan.steps:
+                break
+            self.events(PlanMade(plan=plan))
+            came = self.apply(plan)
+            outcomes += came
+            failed = [outcome for outcome in came if outcome.status == "failed"]
+            retriable = [outcome for outcome in failed if is_retriable(outcome)]
+            plan = look(frozenset(self.rejected))
+            if len(failed) > len(retriable):
+                break
+        return plan, outcomes
+
+    def apply(self, plan: Plan) -> list[Outcome]:
+        """Apply every step in order; after a failure of the disk or the network the rest is skipped."""
+        outcomes: list[Outcome] = []
+        stopped_by: KleinError | None = None
+        blocked: set[str] = set()
+        gone: set[Path] = set()  # what was there has been set aside by an earlier step
+        total = len(plan.steps)
+        for number, step in enumerate(plan.steps, start=1):
+            self.events(StepStarted(step=step, number=number, total=total))
+            began = time.monotonic()
+            if stopped_by is not None or step.artifact.id in blocked:
+                outcome = Outcome(step=step, status="skipped", detail="an earlier step failed")
+            elif isinstance(step, (PlaceFile, MoveFile)) and step.copy.path in gone:
+                # Two files had each other's names: the next plan finds this one's bytes where they were set aside.
+                outcome = Outcome(step=step, status="skipped", detail="its bytes were set aside; they are taken next")
+            else:
+                outcome = self._outcome(step, began)
+            if outcome.status == "done" and not isinstance(step, RecordReceipt) and step.replaces is not None:
+                gone.add(step.destination.path)
+            if outcome.status == "failed":
+                blocked.add(step.artifact.id)
+                if isinstance(outcome.error, KleinError) and not isinstance(
+                    outcome.error, (AccessError, IntegrityError)
+                ):
+                    stopped_by = outcome.error
+            outcomes.append(outcome)
+            self.events(StepFinished(step=step, outcome=outcome, number=number, total=total))
+        return outcomes
+
+    def _outcome(self, step: Step, began_s: float) -> Outcome:
+        try:
+            detail, fetched = self._do(step)
+        except KleinError as error:
+            return Outcome(
+                step=step, status="failed", detail=str(error), error=error, seconds=time.monotonic() - began_s
+            )
+        return Outcome(
+            step=step, status="done", detail=detail, bytes_fetched=fetched, seconds=time.monotonic() - began_s
+        )
+
+    def _do(self, step: Step) -> tuple[str, int]:
+        match step:
+            case RecordReceipt():
+                proof = self.prove_again(step.destination, _label(step.destination))
+                source = self.store.source_of(step.destination, proof)
+                self.store.record(step.destination, step.artifact, proof, source)
+                return "receipt written", 0
+            case PlaceFile() | MoveFile():
+                return self._place(step), 0
+            case FetchFile():
+                return self._fetch(step, _offers(step))
+            case PatchFile():
+                return self._patch(step)
+            case _:
+                assert_never(step)
+
+    # --- a copy from this machine ------------------------------------------------------------------
+
+    def _place(self, step: PlaceFile | MoveFile) -> str:
+        place = self.store.place_copy if isinstance(step, PlaceFile) else self.store.move_file
+        label = _label(step.destination)
+        tell = _Teller(self.events, label, step.copy.size)
+
+        def progress(done: int) -> None:
+            tell("placing", bytes_on_disk=done, bytes_hashed=done)
+
+        try:
+            way, proof = place(step.copy, step.destination, step.artifact, progress=progress, replaces=step.replaces)
+        except KleinError as error:
+            if _is_rejection(error):
+                self.rejected.add((step.artifact.id, step.copy.path))
+            raise
+        self.store.record(step.destination, step.artifact, proof, source_of_copy(way, step.copy.path))
+        return f"{way} from {step.copy.path}"
+
+    # --- a file from the network -------------------------------------------------------------------
+
+    def _fetch(self, step: FetchFile | PatchFile, offers: list[tuple[Source, Artifact]]) -> tuple[str, int]:
+        """Try the sources in order; the bytes decide.  Raises the first source's error when none has them."""
+        failures: list[tuple[Source, KleinError]] = []
+        for number, (source, content) in enumerate(offers, start=1):
+            is_last = number == len(offers)
+            try:
+                return self._fetch_from(source, replace(step, artifact=content), is_last=is_last)
+            except (NetworkError, AccessError, IntegrityError) as error:
+                failures.append((source, error))
+                if not is_last:
+                    self.events(Notice(message=f"{_name(source)}: {error} Trying the next source.", severity="warning"))
+        raise _summary(failures)
+
+    def _fetch_from(self, source: Source, step: FetchFile | PatchFile, *, is_last: bool) -> tuple[str, int]:
+        label = _label(step.destination)
+        tell = _Teller(self.events, label, step.artifact.size)
+        is_theirs = isinstance(step, PatchFile) and self._standing_source(step) == FOUND_IN_PLACE
+        with self._open(step) as part:
+            while True:
+                was_resumed = part.resumed_bytes > 0
+                received, came_from = self._receive(source, step.artifact, part, tell)
+                proof = part.seal(partial(tell.of_part, "proving", part, received))
+                if proof.sha256 == step.artifact.sha256:
+                    break
+                if was_resumed:
+                    self.events(Notice(message=f"{label}: {_why_anew(step)}; fetching anew."))
+                    part.reset()
+                    continue
+                if isinstance(step, PatchFile) and step.way == "in-place":
+                    part.keep_as_bad()
+                    raise _not_repaired(step, came_from, proof)
+                raise self._wrong_bytes(step.artifact, part, came_from, proof, is_last=is_last)
+            tell.of_part("syncing", part, received)
+            recorded_as = FOUND_IN_PLACE if is_theirs else came_from
+            part.commit(recorded_as)
+        self.store.record(step.destination, step.artifact, proof, recorded_as)
+        return f"fetched from {came_from}", received
+
+    def _standing_source(self, step: PatchFile) -> str:
+        """Return what the receipt says of a damaged file: without one it is the user's own, and is only repaired."""
+        claim = self.store.claim(step.destination)
+        return FOUND_IN_PLACE if claim is None else claim.source
+
+    def _open(self, step: FetchFile | PatchFile) -> AbstractContextManager[GrowingFile]:
+        match step:
+            case FetchFile():
+                return self.store.part(step.destination, step.artifact, replaces=step.replaces)
+            case PatchFile():
+                reason = step.replaces or step.reason
+                return self.store.patch(step.destination, step.artifact, step.damage, way=step.way, reason=reason)
+            case _:
+                assert_never(step)
+
+    def _receive(self, source: Source, artifact: Artifact, part: GrowingFile, tell: _Teller) -> tuple[int, str]:
+        received = 0
+        missing = part.missing_blocks()
+        due = sum(min(part.block_size, part.size - index * part.block_size) for index in missing)
+
+        def progress(at: TransferProgress) -> None:
+            nonlocal received
+            received = at.received
+            is_checking = part.hashed < min(part.resumed_bytes, part.frontier) and at.received == 0
+            phase: Phase = "waiting" if at.note else "checking" if is_checking else "fetching"
+            tell.of_part(phase, part, received, at)
+
+        came_from = self.fetcher.fetch(source, artifact, part, progress=progress)
+        return max(received, due), came_from
+
+    # --- a damaged file ----------------------------------------------------------------------------
+
+    def _patch(self, step: PatchFile) -> tuple[str, int]:
+        """Repair a file by its blocks; one whose whole does not come right is fetched whole by the next plan."""
+        try:
+            detail, fetched = self._fetch(step, _offers(step)) if step.damage.bad_blocks else self._cut(step)
+        except KleinError as error:
+            if _is_rejection(error):
+                self.rejected.add((step.artifact.id, step.destination.path))
+            raise
+        if not step.damage.bad_blocks or fetched > step.damage.bad_bytes:  # none, or all of it: it did not come right
+            return detail, fetched
+        return f"{count(len(step.damage.bad_blocks), 'block')} {detail}", fetched
+
+    def _cut(self, step: PatchFile) -> tuple[str, int]:
+        """Cut off what is too much, without the network; the first bytes are proven once more."""
+        tell = _Teller(self.events, _label(step.destination), step.artifact.size)
+        source = self._standing_source(step)
+        with self._open(step) as part:
+            proof = part.seal(partial(tell.of_part, "proving", part, 0))
+            if proof.sha256 != step.artifact.sha256:
+                part.keep_as_bad()
+                raise _not_repaired(step, "the file itself", proof)
+            part.commit(source)
+        self.store.record(step.destination, step.artifact, proof, source)
+        return f"{count(step.damage.extra_bytes, 'byte')} after its end cut off", 0
+
+    def _wrong_bytes(
+        self, artifact: Artifact, part: GrowingFile, came_from: str, proof: Proof, *, is_last: bool
+    ) -> HashMismatchError:
+        kept = "They were thrown away."
+        if is_last:
+            kept = f"They were kept as {part.keep_as_bad()}; nothing was put in place."
+        else:
+            part.reset()
+        known = next((each.what for each in artifact.lookalikes if each.sha256 == proof.sha256), None)
+        what = f" They are: {known}" if known else ""
+        return HashMismatchError(
+            f"{came_from} sent other bytes than the manifest names for {artifact.name}: SHA-256 {proof.sha256}, "
+            f"expected {artifact.sha256}.{what} {kept}",
+            hint="If it happens again, the source or something between it and you changes the bytes: use another "
+            "--endpoint or network.",
+            expected=artifact.sha256,
+            observed=proof.sha256,
+        )
+
+
+class _Teller:
+    """Says where one file stands, at most ten times a second for each phase."""
+
+    def __init__(self, events: Events, label: str, size: int) -> None:
+        self._events = events
+        self._label = label
+        self._size = size
+        self._last = (0.0, "")
+
+    def of_part(self, phase: Phase, part: GrowingFile, received: int, at: TransferProgress | None = None) -> None:
+        """Say how far a growing file is."""
+        self(
+            phase,
+            bytes_on_disk=part.bytes_on_disk,
+            bytes_hashed=part.hashed,
+            bytes_received=received,
+            rate_bytes_s=at.rate_bytes_s if at else 0.0,
+            connections=at.connections if at else 0,
+            attempt=at.attempt if at else 1,
+            note=at.note if at else "",
+        )
+
+    def __call__(
+        self,
+        phase: Phase,
+        *,
+        bytes_on_disk: int = 0,
+        bytes_hashed: int = 0,
+        bytes_received: int = 0,
+        rate_bytes_s: float = 0.0,
+        connections: int = 0,
+        attempt: int = 1,
+        note: str = "",
+    ) -> None:
+        """Send the event unless one of the same phase was sent a moment ago."""
+        now = time.monotonic()
+        if self._last[1] == phase and now - self._last[0] < 0.1:
+            return
+        self._last = (now, phase)
+        self._events(
+            FileProgress(
+                label=self._label,
+                phase=phase,
+                size=self._size,
+                bytes_on_disk=bytes_on_disk,
+                bytes_hashed=bytes_hashed,
+                bytes_received=bytes_received,
+                rate_bytes_s=rate_bytes_s,
+                connections=connections,
+                attempt=attempt,
+                note=note,
+            )
+        )
+
+
+def is_retriable(outcome: Outcome) -> bool:
+    """Whether a failed step only means that the next plan takes another way: a copy, or blocks, were no good."""
+    return isinstance(outcome.step, (PlaceFile, MoveFile, PatchFile)) and _is_rejection(outcome.error)
+
+
+def _why_anew(step: FetchFile | PatchFile) -> str:
+    if isinstance(step, PatchFile) and step.damage.trusted_by == "header":
+        return "what is there is not the beginning of the right file"
+    return "what an earlier run left here was damaged"
+
+
+def _not_repaired(step: PatchFile, came_from: str, proof: Proof) -> HashMismatchError:
+    return HashMismatchError(
+        f"With its bad blocks from {came_from}, {step.artifact.name} is still another file: SHA-256 {proof.sha256}, "
+        f"expected {step.artifact.sha256}. Nothing was written into it.",
+        hint="The block digests it was compared with are not those of the whole; it is fetched whole.",
+        expected=step.artifact.sha256,
+        observed=proof.sha256,
+    )
+
+
+def _offers(step: FetchFile | PatchFile) -> list[tuple[Source, Artifact]]:
+    """Return every source with the content it serves: the artifact's own first, then what is as good.
+
+    A snapshot in an HF cache must hold the commit's own bytes, so nothing else is offered for it.
+    """
+    artifact = step.artifact
+    offers = [(source, artifact) for source in artifact.sources]
+    if isinstance(step, FetchFile) and isinstance(step.destination, ComfyFile):
+        for variant in artifact.accept:
+            content = replace(artifact, size=variant.size, sha256=variant.sha256, sources=variant.sources)
+            offers += [(source, content) for source in variant.sources]
+    return offers
+
+
+def _is_rejection(error: Exception | None) -> bool:
+    """Whether a failed placing only means that the copy was no good: the next plan takes another way."""
+    return isinstance(error, (HashMismatchError, UnreadableError))
+
+
+def _summary(failures: Sequence[tuple[Source, KleinError]]) -> KleinError:
+    """Return the first source's error; with several sources it says what the others answered."""
+    _, first = failures[0]
+    # Wrong bytes weigh more than a source that could not be reached.
+    first = next((error for _, error in failures if isinstance(error, HashMismatchError)), first)
+    others = [f"{_name(source)}: {error}" for source, error in failures if error is not first]
+    if others:
+        first.context["other_sources"] = others
+        first.args = (f"{first} ({'; '.join(others)})",)
+    return first
+
+
+def _name(source: Source) -> str:
+    match source:
+        case HubFile():
+            return f"{source.repo_id}@{source.revision[:12]}"
+        case UrlFile():
+            return source.url.partition("?")[0]
+        case _:
+            assert_never(source)
+
+
+def _label(destination: Destination) -> str:
+    return str(destination.relative) if isinstance(destination, ComfyFile) else destination.filename

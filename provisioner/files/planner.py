@@ -1,0 +1,385 @@
+"""Decides what is still needed: manifest, machine and inventory in, plan out.  Reads nothing, writes nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from provisioner.core.errors import InsufficientSpaceError, OfflineError, UsageError
+from provisioner.core.models import (
+    Artifact,
+    ArtifactSet,
+    Check,
+    ComfyFile,
+    ComfyTarget,
+    Conditions,
+    Damage,
+    FetchFile,
+    FileSystem,
+    Finding,
+    Gpu,
+    HubFile,
+    Inventory,
+    LocalCopy,
+    Machine,
+    Manifest,
+    MoveFile,
+    PatchFile,
+    PatchWay,
+    PlaceFile,
+    Plan,
+    RecordReceipt,
+    SpaceNeed,
+    Step,
+    Target,
+)
+from provisioner.core.records import replace
+from provisioner.core.units import human_bytes
+from provisioner.files.layout import known_as
+
+if sys.version_info >= (3, 11):
+    from typing import assert_never
+else:
+    from typing_extensions import assert_never  # which takes six milliseconds to import
+
+SPACE_MARGIN = 32 * 1024 * 1024
+"""Bytes kept free on every file system a plan writes to: receipts, logs, and the system's own breathing room."""
+
+
+def plan(manifest: Manifest, wanted: ArtifactSet, machine: Machine | None, inventory: Inventory) -> Plan:
+    """Return the steps still needed, each with its reason, and what a person should know before them.
+
+    Parameters
+    ----------
+    manifest, wanted : Manifest, ArtifactSet
+        What is asked for.
+    machine : Machine or None
+        What it has to run on; None leaves the set's conditions unjudged.
+    inventory : Inventory
+        What is there.
+
+    Returns
+    -------
+    Plan
+        With no steps if the target is as the manifest asks.
+    """
+    needed = [_step(check, inventory) for check in inventory.checks]
+    steps = tuple(_in_order(step for step in needed if step is not None))
+    unmet = unmet_conditions(wanted.conditions, machine) if machine is not None else ()
+    findings = (*inventory.findings, *(_unmet_finding(wanted, sentence) for sentence in unmet))
+    return Plan(
+        manifest=manifest,
+        set=wanted,
+        target=inventory.target,
+        steps=steps,
+        checks=inventory.checks,
+        findings=findings,
+        space=_space(inventory.checks, steps, inventory.file_systems),
+    )
+
+
+def select_set(manifest: Manifest, choice: str | None, machine: Machine | None) -> ArtifactSet:
+    """Return the set of that id, the manifest's default for None, or for ``auto`` the first the machine can run.
+
+    Raises
+    ------
+    UsageError
+        No such set, or ``auto`` and no set's conditions are met.
+    """
+    if choice == "auto":
+        if machine is None:
+            raise UsageError("--set auto needs to know the machine.", hint="Leave --set out or name a set.")
+        for each in manifest.sets:
+            if not unmet_conditions(each.conditions, machine):
+                return each
+        raise UsageError(
+            f"No set of {manifest.id} suits this machine: {_why_not(manifest, machine)}",
+            hint="Name a set with --set if you know better; `klein-setup detect` shows what was found.",
+        )
+    found = manifest.set_named(choice or manifest.default_set)
+    if found is None:
+        known = ", ".join(each.id for each in manifest.sets)
+        raise UsageError(f"{manifest.id} has no set {choice!r}.", hint=f"Choose one of: {known}, auto.")
+    return found
+
+
+def _why_not(manifest: Manifest, machine: Machine) -> str:
+    return " ".join(f"{each.id}: {'; '.join(unmet_conditions(each.conditions, machine))}." for each in manifest.sets)
+
+
+def unmet_conditions(conditions: Conditions, machine: Machine) -> tuple[str, ...]:
+    """Return what the machine lacks, in words; empty if it has everything or nothing is known against it."""
+    unmet = []
+    if conditions.platforms and machine.os not in conditions.platforms:
+        unmet.append(f"made for {', '.join(conditions.platforms)}, this is {machine.os}")
+    if conditions.min_vram_bytes is not None:
+        largest = max((gpu.memory_total_bytes or 0 for gpu in machine.gpus), default=0)
+        if not _has_unknown_memory(machine.gpus) and largest < conditions.min_vram_bytes:
+            found = f"found {_gib(largest)}" if machine.gpus else "no GPU was found"
+            unmet.append(f"asks for {_gib(conditions.min_vram_bytes)} of VRAM, {found}")
+    if conditions.min_compute_capability is not None:
+        best = max((gpu.compute_capability for gpu in machine.gpus if gpu.compute_capability), default=None)
+        if best is None or best < conditions.min_compute_capability:
+            found = "none is known" if best is None else f"found {best[0]}.{best[1]}"
+            wanted = conditions.min_compute_capability
+            unmet.append(f"asks for compute capability {wanted[0]}.{wanted[1]}, {found}")
+    return tuple(unmet)
+
+
+def _has_unknown_memory(gpus: Iterable[Gpu]) -> bool:
+    return any(gpu.memory_total_bytes is None for gpu in gpus)
+
+
+def _unmet_finding(wanted: ArtifactSet, sentence: str) -> Finding:
+    return Finding(
+        code="set-does-not-suit",
+        severity="warning",
+        message=f"The set {wanted.id} {sentence}.",
+        hint="The files are provided all the same; --set auto chooses a set that suits this machine.",
+    )
+
+
+# --- steps -------------------------------------------------------------------------------------
+
+
+def _step(check: Check, inventory: Inventory) -> Step | None:
+    """Return what an artifact still needs, or None: the way that costs least comes first."""
+    artifact, destination = check.artifact, check.destination
+    if check.status == "ok":
+        if check.is_recorded or check.basis not in {"sha256", "blocks"}:
+            return None
+        reason = "proven just now; its receipt is missing, incomplete or older than the file"
+        return RecordReceipt(artifact=artifact, destination=destination, reason=reason)
+    reason = _reason(check)
+    replaces = None if check.status == "missing" else reason
+    copy = next((each for each in inventory.copies if each.artifact_id == artifact.id), None)
+    if copy is not None:
+        return _from_copy(check, copy, inventory, reason, replaces)
+    return _patch(check, reason) or FetchFile(
+        artifact=artifact, destination=destination, reason=reason, held_bytes=check.held_bytes, replaces=replaces
+    )
+
+
+def _from_copy(
+    check: Check, copy: LocalCopy, inventory: Inventory, reason: str, replaces: str | None
+) -> PlaceFile | MoveFile:
+    """Return how a copy on this machine gets to its place: moved where nobody can use it, else placed.
+
+    ComfyUI reads a file only from folders of its kind, so one that lies in a folder of another kind is of no use
+    there, and a person expects it to be moved.  One of the same kind under another name may be what somebody's
+    workflow names: it stays, and a link takes no room.
+    """
+    artifact, destination = check.artifact, check.destination
+    where = known_as(copy.path, inventory.target)
+    is_near = where != str(copy.path)
+    why = f"{reason}; {where if is_near else copy.origin} may hold the same bytes{'' if is_near else f': {where}'}"
+    if _is_misplaced(check, copy, inventory):
+        why = f"{reason}; {where} may be it, in a folder where nothing can use it: it is moved"
+        return MoveFile(artifact=artifact, destination=destination, reason=why, copy=copy, replaces=replaces)
+    is_wanted = any(each.destination.path == copy.path for each in inventory.checks)
+    if _kind_of(copy.path, inventory.target) is not None and not is_wanted:
+        why = f"{why}, which stays, because a workflow may name it"
+    return PlaceFile(artifact=artifact, destination=destination, reason=why, copy=copy, replaces=replaces)
+
+
+def _is_misplaced(check: Check, copy: LocalCopy, inventory: Inventory) -> bool:
+    """Whether a copy lies in this tree where nothing can use it, and no other file of the set belongs there."""
+    kind = _kind_of(copy.path, inventory.target)
+    own = _kind_of(check.destination.path, inventory.target)
+    is_wanted = any(each.destination.path == copy.path for each in inventory.checks)
+    is_near = copy.device == check.device and isinstance(check.destination, ComfyFile)
+    return is_near and not is_wanted and kind is not None and own is not None and kind != own
+
+
+def _kind_of(path: Path, target: Target) -> str | None:
+    """Return the kind of model folder a path lies in; None outside of all of them, and for what was set aside.
+
+    A folder of a custom node's own is no kind that is known here, so what lies there is nobody's mistake.
+    """
+    if not isinstance(target, ComfyTarget):
+        return None
+    known = [(len(root.parts), each.folder) for each in target.folders for root in each.read if root in path.parents]
+    return max(known, default=(0, None))[1]
+
+
+# --- repairing by blocks -----------------------------------------------------------------------
+
+
+def _patch(check: Check, reason: str) -> PatchFile | None:
+    """Return the repair of a damaged file by its blocks, or None where fetching the whole is no dearer."""
+    damage = check.damage
+    if damage is None or damage.bad_bytes - damage.held_bytes >= check.artifact.size - check.held_bytes:
+        return None
+    artifact = _with_content(check.artifact, damage)
+    if artifact is None:
+        return None
+    way = patch_way(check, damage)
+    if way != "in-place":  # only a repair in place builds on blocks that an earlier one in place has fetched
+        damage = replace(damage, held_blocks=())
+    step = PatchFile(
+        artifact=artifact, destination=check.destination, reason=reason, damage=damage, way=way, replaces=reason
+    )
+    return replace(step, reason=f"{reason}; {_patch_words(step)}")
+
+
+def _with_content(artifact: Artifact, damage: Damage) -> Artifact | None:
+    """Return the artifact with the content that is repaired, and who publishes it; None where nobody does."""
+    for content in artifact.contents:
+        if (content.size, content.sha256) != (damage.size, damage.sha256):
+            continue
+        sources = artifact.sources if content.sha256 == artifact.sha256 else content.sources
+        if sources or damage.bad_bytes == 0:
+            return replace(artifact, size=content.size, sha256=content.sha256, sources=sources)
+    return None
+
+
+def patch_way(check: Check, damage: Damage) -> PatchWay:
+    """Return how a damaged file is repaired.
+
+    ``beside`` where its bytes have another name (a link is never written through), where the disk does not give all
+    of them (the bad sectors stay with the old file), where nobody knows yet that they are right (it stays as it was
+    until somebody does), or where a download of it has begun.  A truncated file is continued under the name of a
+    part, for under its own nothing can load it; any other is repaired in place.
+    """
+    if damage.is_shared or damage.unreadable is not None or damage.trusted_by == "header":
+        return "beside"
+    if damage.observed_size < damage.size:
+        return "continue" if isinstance(check.destination, ComfyFile) and not check.held_bytes else "beside"
+    return "in-place"
+
+
+def _patch_words(step: PatchFile) -> str:
+    """Return what a repair by blocks does, in words."""
+    if not step.damage.bad_blocks:
+        return f"the {step.damage.extra_bytes:,} bytes that are too much are cut off"
+    fetched = f"{human_bytes(step.bytes_to_fetch)} of {human_bytes(step.damage.size)} are fetched"
+    match step.way:
+        case "in-place":
+            return f"{fetched} and written in place once the whole is proven"
+        case "continue":
+            return f"it is continued as a download: {fetched}"
+        case "beside" if step.damage.trusted_by == "header":
+            return f"what is there is copied into a new file, {fetched}, and more if the whole does not come right"
+        case "beside":
+            return f"the blocks that are right are copied into a new file, {fetched}"
+        case _:
+            assert_never(step.way)
+
+
+def _in_order(steps: Iterable[Step]) -> list[Step]:
+    """Return the steps in the manifest's order but for one case.
+
+    A file under the wrong name is taken as a copy before it is replaced there.  Where two files have each other's
+    names the second is found again in ``aside``, one plan later.
+    """
+    waiting, ordered = list(steps), list[Step]()
+    while waiting:
+        wanted = {step.copy.path: step for step in waiting if isinstance(step, (PlaceFile, MoveFile))}
+        free = (step for step in waiting if wanted.get(step.destination.path, step) is step)
+        following = next(free, waiting[0])
+        waiting.remove(following)
+        ordered.append(following)
+    return ordered
+
+
+def _reason(check: Check) -> str:
+    what = f": {check.identity}" if check.identity else ""
+    if check.status == "missing":
+        return "missing; an interrupted download is continued" if check.held_bytes else "missing"
+    if check.status == "size-mismatch" and check.damage is not None and check.identity:
+        return check.identity  # it says the sizes
+    if check.status == "size-mismatch":
+        return f"{check.observed_size:,} bytes instead of {check.artifact.size:,}{what}"
+    if check.status == "hash-mismatch":
+        return f"other bytes of the right size{what}"
+    return f"cannot be read{what}"
+
+
+# --- space -------------------------------------------------------------------------------------
+
+
+def _space(checks: Iterable[Check], steps: Iterable[Step], systems: Iterable[FileSystem]) -> tuple[SpaceNeed, ...]:
+    """Return what each file system needs for the whole plan."""
+    device_of = {check.artifact.id: check.device for check in checks}
+    needs: dict[int | None, int] = {}
+    for step in steps:
+        device = device_of[step.artifact.id]
+        needs[device] = needs.get(device, 0) + _room_for(step, device)
+    return tuple(
+        SpaceNeed(file_system=system, needed_bytes=needed + (SPACE_MARGIN if needed else 0))
+        for system in systems
+        for needed in [needs.get(system.device, 0)]
+    )
+
+
+def _room_for(step: Step, device: int | None) -> int:
+    match step:
+        case FetchFile():
+            return step.bytes_to_fetch
+        case PatchFile():
+            return _patch_room(step)
+        case PlaceFile():
+            # A reflink or a hard link needs no room; between file systems it is a copy.
+            return step.copy.size if step.copy.device != device else 0
+        case MoveFile() | RecordReceipt():
+            return 0
+        case _:
+            assert_never(step)
+
+
+def _patch_room(step: PatchFile) -> int:
+    """Return the bytes a repair takes beyond what is there: what is fetched, and the old bytes that are kept."""
+    damage = step.damage
+    match step.way:
+        case "in-place":
+            return step.bytes_to_fetch + damage.bad_bytes + damage.extra_bytes
+        case "continue":
+            return damage.size - damage.observed_size + min(damage.bad_bytes, damage.observed_size)
+        case "beside":
+            return damage.size
+        case _:
+            assert_never(step.way)
+
+
+# --- what stops a plan before it starts ----------------------------------------------------------
+
+
+def check_space(plan: Plan) -> None:
+    """Raise InsufficientSpaceError if a file system has less room than the plan needs."""
+    short = [need for need in plan.space if not need.is_enough]
+    if not short:
+        return
+    lines = [
+        f"{need.file_system.path}: {need.needed_bytes:,} bytes needed, {need.file_system.free_bytes:,} free"
+        for need in short
+    ]
+    missing = sum(need.needed_bytes - need.file_system.free_bytes for need in short)
+    raise InsufficientSpaceError(
+        f"Not enough space; nothing was fetched. {'; '.join(lines)}.",
+        hint=f"Free {missing:,} bytes there, or choose a smaller set (--set) or another folder.",
+        needed=[need.needed_bytes for need in short],
+        free=[need.file_system.free_bytes for need in short],
+    )
+
+
+def check_offline(plan: Plan) -> None:
+    """Raise OfflineError if the plan fetches anything; the message lists every file and where it is published."""
+    fetches = [step for step in plan.steps if isinstance(step, (FetchFile, PatchFile)) and step.bytes_to_fetch]
+    if not fetches:
+        return
+    lines = [f"{step.artifact.name} ({step.bytes_to_fetch:,} bytes, {_published(step.artifact)})" for step in fetches]
+    raise OfflineError(
+        f"Offline, and {len(fetches)} of {len(plan.set.artifacts)} files would have to be fetched: {'; '.join(lines)}.",
+        hint="Run once without --offline, or name a folder that has the files with --look-in DIR.",
+        missing=[step.artifact.name for step in fetches],
+    )
+
+
+def _published(artifact: Artifact) -> str:
+    source = artifact.sources[0]
+    return f"{source.repo_id}/{source.filename}" if isinstance(source, HubFile) else source.url.partition("?")[0]
+
+
+def _gib(count: int) -> str:
+    return f"{count / 1024**3:.1f} GiB"

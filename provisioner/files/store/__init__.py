@@ -1,0 +1,1 @@
+"""Part files, verification, receipts, block repair, backups: everything that happens to a model file on disk."""

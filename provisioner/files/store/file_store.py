@@ -1,0 +1,716 @@
+"""The files of one target: proving, growing, placing, recording.  The only place that changes a models folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO
+
+from provisioner.core.errors import FileInUseError, HashMismatchError, StorageError
+from provisioner.core.models import (
+    BLOCK_SIZE,
+    Artifact,
+    AsideEntry,
+    ComfyFile,
+    Damage,
+    Destination,
+    FileSystem,
+    HubBlob,
+    LocalCopy,
+    PatchWay,
+)
+from provisioner.core.ports import (
+    FOUND_IN_PLACE,
+    Cancelled,
+    Claim,
+    GrowingFile,
+    HashProgress,
+    Proof,
+    Stamp,
+    Survey,
+    source_of_copy,
+)
+from provisioner.core.records import replace as with_fields
+from provisioner.disk.atomic import Move, flush_file, make_folder, replace
+from provisioner.disk.os_errors import storage_error
+from provisioner.files.store.hash_file import prove, survey
+from provisioner.files.store.hash_pool import IN_ORDER, Hashers
+from provisioner.files.store.hub_layout import (
+    Symlink,
+    blob_behind,
+    is_used_elsewhere,
+    make_symlink,
+    place_blob,
+    remove_waiting_links,
+)
+from provisioner.files.store.intents import announced_claim, waiting_path
+from provisioner.files.store.links import WAYS, Linker, hard_link, link_somehow
+from provisioner.files.store.part_file import (
+    PartFile,
+    bytes_of_blocks,
+    log_path,
+    part_path,
+    read_log,
+    remove_part,
+    write_log_of_taken_over,
+)
+from provisioner.files.store.patch import PatchPart, read_patch_log, remove_patch
+from provisioner.files.store.read_at import Opener, fill, open_for_reading
+from provisioner.files.store.receipts import (
+    announce_claim,
+    drop_announced,
+    is_same_file,
+    read_receipt,
+    stamp_of,
+    write_claim,
+)
+from provisioner.files.store.set_aside import (
+    aside_folder,
+    clear_aside,
+    copy_ranges,
+    free_name,
+    list_aside,
+    put_back,
+    save_pieces,
+    say_why,
+)
+from provisioner.files.store.target_lock import hold
+
+
+class FileStore:
+    """What the engine knows as ``Store``, on real disks.
+
+    Parameters
+    ----------
+    file_system_of : callable
+        The file system a path is, or would be, on.
+    inside : callable
+        Raises PathOutsideRootError where a link leads out of a destination's root.
+    cancelled : callable
+        Asked during long reads; true stops with KeyboardInterrupt.
+    wait : bool
+        Wait for a lock that somebody else holds.
+    notice : callable
+        Told one line a person may want to read.
+    ways : tuple
+        How a copy elsewhere may be linked into place, best first.
+    move, symlink, second_name : callable
+        How a file gets another name, how a link is made, and how a file gets a second name.
+    opener : callable
+        Opens a file whose bytes are to be proven.
+    cores : int, optional
+        Most files and blocks hashed at a time; every core by default.
+    """
+
+    block_size = BLOCK_SIZE
+
+    def __init__(
+        self,
+        *,
+        file_system_of: Callable[[Path], FileSystem],
+        inside: Callable[[Destination], None],
+        cancelled: Cancelled = lambda: False,
+        wait: bool = True,
+        notice: Callable[[str], None] = lambda text: None,
+        ways: tuple[tuple[str, Linker], ...] = WAYS,
+        move: Move = replace,
+        symlink: Symlink = make_symlink,
+        second_name: Linker = hard_link,
+        opener: Opener = open_for_reading,
+        cores: int | None = None,
+    ) -> None:
+        self._file_system_of = file_system_of
+        self.check_inside = inside
+        self._cancelled = cancelled
+        self._wait = wait
+        self._notice = notice
+        self._ways = ways
+        self._move = move
+        self._symlink = symlink
+        self._second_name = second_name
+        self._opener = opener
+        self._hashers = Hashers(cores)
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def stamp(self, path: Path) -> Stamp | None:
+        """Return the file's stamp, links followed; None where nothing is.
+
+        Raises
+        ------
+        UnreadableError
+            Something is there that is no file, or that the system does not show.
+        """
+        try:
+            found = stamp_of(path)
+        except (FileNotFoundError, NotADirectoryError):
+            if path.is_symlink():
+                raise storage_error(
+                    OSError(0, f"it is a link to {path.readlink()}, which is not there"), path, doing="read"
+                ) from None
+            return None
+        except OSError as error:
+            raise storage_error(error, path, doing="read") from error
+        if not path.is_file():
+            raise storage_error(OSError(0, "a folder or the like has its name"), path, doing="read")
+        return found
+
+    def claim(self, destination: Destination) -> Claim | None:
+        """Return the receipt's entry for a destination, or None."""
+        return read_receipt(destination.root).get(str(destination.relative))
+
+    def prove(self, path: Path, *, progress: HashProgress, with_blocks: bool = False, size: int | None = None) -> Proof:
+        """Read every byte in order, or the first ``size`` of them; raises UnreadableError."""
+
+        def work() -> Proof:
+            return prove(
+                path,
+                progress=progress,
+                cancelled=self._cancelled,
+                with_blocks=with_blocks,
+                size=size,
+                opener=self._opener,
+            )
+
+        return self._hashers.give(work, rank=IN_ORDER).result()
+
+    def survey(self, path: Path, *, size: int, progress: HashProgress) -> Survey:
+        """Digest the blocks of the first ``size`` bytes, over all cores; raises UnreadableError."""
+        return survey(
+            path, size=size, progress=progress, cancelled=self._cancelled, hashers=self._hashers, opener=self._opener
+        )
+
+    def is_shared(self, destination: Destination, sha256: str) -> bool:
+        """Whether writing that content into the file would change more than this one name, or is not allowed.
+
+        Behind a snapshot path of an HF cache lies a blob; it may be written if its name says that it is to hold these
+        very bytes, whoever points to it.
+        """
+        path = _bytes_of(destination)
+        if path != destination.path and path.name != sha256:
+            return True
+        try:
+            status = path.lstat()
+        except OSError:
+            return True
+        return not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or not os.access(path, os.W_OK)
+
+    def head(self, path: Path) -> bytes:
+        """Return the first bytes of a file: enough for its safetensors header. Raises UnreadableError."""
+        from provisioner.identify.identification import (  # only where a file is in doubt: the import takes its time
+            how_much_to_read,
+        )
+
+        try:
+            with path.open("rb") as stream:
+                first = stream.read(8)
+                return first + stream.read(max(0, how_much_to_read(first) - len(first)))
+        except OSError as error:
+            raise storage_error(error, path, doing="read") from error
+
+    def held_bytes(self, destination: Destination, artifact: Artifact) -> int:
+        """Return the bytes of an interrupted download that a new one can build on."""
+        blocks = read_log(_growing_name(destination, artifact), size=artifact.size, sha256=artifact.sha256)
+        return bytes_of_blocks(blocks, artifact.size)
+
+    def held_blocks(self, destination: Destination, size: int, sha256: str) -> tuple[int, ...]:
+        """Return the blocks of that content that an interrupted repair in place has fetched already."""
+        final = _growing_path(destination, sha256)
+        return tuple(sorted(read_patch_log(final, size=size, sha256=sha256, block_size=self.block_size).slots))
+
+    def file_system(self, destination: Destination) -> FileSystem:
+        """Return the file system a destination is on."""
+        return self._file_system_of(destination.part_folder)
+
+    # --- changing --------------------------------------------------------------------------------
+
+    def lock(self, destinations: Sequence[Destination]) -> AbstractContextManager[None]:
+        """Hold every root of these destinations, always in the same order; entering raises LockHeldError."""
+        return self.lock_roots([destination.root for destination in destinations])
+
+    def part(
+        self, destination: Destination, artifact: Artifact, *, replaces: str | None = None
+    ) -> AbstractContextManager[PartFile]:
+        """Return the part file of a destination, continuing an interrupted one; entering raises StorageError.
+
+        Parameters
+        ----------
+        destination, artifact : Destination, Artifact
+            What grows, and where it belongs.
+        replaces : str, optional
+            Why what is there has to go.  It stays until its successor is proven, and is then set aside.
+        """
+        self.check_inside(destination)
+        final = _growing_name(destination, artifact)
+        part, log = part_path(final), log_path(final)
+        if os.path.lexists(part) and (part.is_symlink() or log.is_symlink() or not log.exists()):
+            # Some other program's partial file, or a link, under the name we use.
+            self._move_aside(destination.root, part, "a .part file that is not ours was in the way")
+        if log.is_symlink():
+            self._move_aside(destination.root, log, "a link was in the way of the log of a download")
+        content = Proof(size=artifact.size, sha256=artifact.sha256)
+        return PartFile(
+            final,
+            size=artifact.size,
+            sha256=artifact.sha256,
+            place=lambda part, source: self._place(part, destination, artifact.id, content, source, replaces),
+        )
+
+    def patch(
+        self, destination: Destination, artifact: Artifact, damage: Damage, *, way: PatchWay, reason: str
+    ) -> AbstractContextManager[GrowingFile]:
+        """Return the repair of a damaged file, continuing an interrupted one; entering raises StorageError.
+
+        Parameters
+        ----------
+        destination, artifact : Destination, Artifact
+            The file, and the content it is to have.
+        damage : Damage
+            Which of its blocks are wrong.
+        way : {"in-place", "continue", "beside"}
+            See `PatchFile`; what has become impossible since the plan is done beside the file.
+        reason : str
+            Why bytes of the user's go; they are kept in ``aside``.
+        """
+        self.check_inside(destination)
+        if way == "in-place" and not self.is_shared(destination, damage.sha256):
+            target, content = _bytes_of(destination), Proof(size=damage.size, sha256=damage.sha256)
+            return PatchPart(
+                _growing_name(destination, artifact),
+                target=target,
+                root=destination.root,
+                damage=damage,
+                reason=reason,
+                cancelled=self._cancelled,
+                opener=self._opener,
+                announce=lambda source, mtime_ns: self._announce(
+                    destination, artifact.id, content, target, source, mtime_ns=mtime_ns
+                ),
+            )
+        if way == "continue" and self._take_over(destination, damage, reason):
+            return self.part(destination, artifact)
+        return self._part_beside(destination, artifact, damage, reason)
+
+    def move_file(
+        self,
+        copy: LocalCopy,
+        destination: Destination,
+        artifact: Artifact,
+        *,
+        progress: HashProgress,
+        replaces: str | None = None,
+    ) -> tuple[str, Proof]:
+        """Give a misplaced file its place, proven where it lies; return how and its proof.
+
+        A link is not moved, nor is a file on another file system: those are placed as copies are.
+
+        Raises
+        ------
+        HashMismatchError, UnreadableError, StorageError
+            As `place_copy`; the file is still where it was.
+        """
+        self.check_inside(destination)
+        is_plain = isinstance(destination, ComfyFile) and not copy.path.is_symlink()
+        make_folder(destination.path.parent)
+        if not is_plain or not _is_same_device(copy.path, destination.path.parent):
+            return self.place_copy(copy, destination, artifact, progress=progress, replaces=replaces)
+        if self.stamp(copy.path) is None:
+            raise storage_error(FileNotFoundError(errno.ENOENT, "it is gone"), copy.path, doing="read")
+        proof = self._prove_link(copy.path, progress)
+        _check_copy(copy, proof)
+        self._place(copy.path, destination, artifact.id, proof, source_of_copy("moved", copy.path), replaces)
+        return "moved", proof
+
+    def place_copy(
+        self,
+        copy: LocalCopy,
+        destination: Destination,
+        artifact: Artifact,
+        *,
+        progress: HashProgress,
+        replaces: str | None = None,
+    ) -> tuple[str, Proof]:
+        """Put a local copy in place, proven; return how it got there and its proof.
+
+        The link or copy is made first under another name and proven there, so that what gets the final name is
+        what was read.
+
+        Raises
+        ------
+        HashMismatchError
+            The copy holds other bytes; nothing was placed.
+        UnreadableError
+            The copy is gone, cannot be read, or changes while it is read; nothing was placed.
+        StorageError
+            The disk refused.
+        """
+        self.check_inside(destination)
+        source = copy.path.resolve()
+        if self.stamp(source) is None:
+            raise storage_error(FileNotFoundError(errno.ENOENT, "it is gone"), copy.path, doing="read")
+        final = _growing_name(destination, artifact)
+        waiting = waiting_path(final)
+        make_folder(waiting.parent)
+        try:
+            waiting.unlink(missing_ok=True)
+            way = link_somehow(source, waiting, self._ways)
+            if way is None:
+                way, proof = "copied", self._copy(source, waiting, progress)
+            else:
+                proof = self._prove_link(waiting, progress)
+            _check_copy(copy, proof)
+            self._place(waiting, destination, artifact.id, proof, source_of_copy(way, copy.path), replaces)
+        except OSError as error:
+            raise storage_error(error, waiting) from error
+        finally:
+            with contextlib.suppress(OSError):
+                waiting.unlink(missing_ok=True)
+        return way, proof
+
+    def set_aside(self, destination: Destination, reason: str) -> Path:
+        """Move what is at a destination to ``.klein-setup/aside/<time>/``; return where it is now.
+
+        Behind a snapshot path of an HF cache that is the blob too.  A blob that other snapshots point to stays, and
+        gets a second name in ``aside``, so that whatever takes its place the bytes are kept.
+        """
+        self.check_inside(destination)
+        if not isinstance(destination, HubBlob):
+            return self._move_aside(destination.root, destination.path, reason)
+        blob = blob_behind(destination)
+        moved_to = self._move_aside(destination.root, destination.path, reason)
+        if blob is None:
+            return moved_to
+        if not is_used_elsewhere(blob, destination):
+            return self._move_aside(destination.root, blob, reason)
+        if blob.is_symlink():  # to the store that all repositories share
+            return moved_to
+        return self._link_aside(destination.root, blob, reason) or moved_to
+
+    def source_of(self, destination: Destination, proof: Proof) -> str:
+        """Return what the receipt of a proven file that lies there shall name as its source.
+
+        A user's own file counts as theirs, the same bytes in the same place as well: ours is only the very file that
+        a receipt or an announcement speaks of.
+
+        Raises
+        ------
+        StorageError
+            The system does not show the file.
+        """
+        found = self._stamp_there(destination)
+        relative = str(destination.relative)
+        for claim in (announced_claim(destination.root, relative, destination.path, found), self.claim(destination)):
+            if claim is not None and claim.proof.sha256 == proof.sha256 and is_same_file(claim.stamp, found):
+                return claim.source
+        return FOUND_IN_PLACE
+
+    def record(self, destination: Destination, artifact: Artifact, proof: Proof, source: str) -> None:
+        """Write the receipt of a file that is in place; raises StorageError."""
+        stamp = self._stamp_there(destination)
+        if stamp.size != proof.size:
+            raise FileInUseError(
+                f"{destination.path} changed after it was proven.",
+                hint="Something else writes to it; stop that and run the same command again.",
+                path=str(destination.path),
+            )
+        claim = Claim(artifact_id=artifact.id, stamp=stamp, proof=proof, source=source)
+        write_claim(destination.root, str(destination.relative), claim, recorded_at=_now())
+        self._sweep(_growing_name(destination, artifact), destination)
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _stamp_there(self, destination: Destination) -> Stamp:
+        try:
+            return stamp_of(destination.path)
+        except OSError as error:
+            raise storage_error(error, destination.path, doing="read") from error
+
+    def _announce(
+        self,
+        destination: Destination,
+        artifact_id: str,
+        proof: Proof,
+        path: Path,
+        source: str,
+        *,
+        mtime_ns: int | None = None,
+    ) -> None:
+        """Write down, if the disk takes it, that the file at `path` is about to be what lies at a destination.
+
+        Not of what is the user's: without a receipt it counts as theirs anyway.
+
+        Parameters
+        ----------
+        destination, artifact_id, proof, source : Destination, str, Proof, str
+            What its receipt will say.
+        path : Path
+            Where the file is now.
+        mtime_ns : int, optional
+            What a file that is still to be written will have.
+
+        Raises
+        ------
+        StorageError
+            The file cannot be seen.
+        """
+        if source == FOUND_IN_PLACE:
+            return
+        try:
+            stamp = stamp_of(path)
+        except OSError as error:
+            raise storage_error(error, path, doing="read") from error
+        if mtime_ns is not None:
+            stamp = with_fields(stamp, size=proof.size, mtime_ns=mtime_ns)
+        bare = Proof(size=proof.size, sha256=proof.sha256)  # it speaks of whose the file is, not of its blocks
+        claim = Claim(artifact_id=artifact_id, stamp=stamp, proof=bare, source=source)
+        with contextlib.suppress(StorageError):  # a disk too full for it may have room for the file's name all the same
+            announce_claim(destination.root, str(destination.relative), claim, recorded_at=_now())
+
+    def _sweep(self, final: Path, destination: Destination) -> None:
+        """Remove what interrupted runs of ours left beside a file that is in place now, if the system lets us."""
+        with contextlib.suppress(OSError, StorageError):
+            waiting_path(final).unlink(missing_ok=True)
+            if log_path(final).is_file() and not log_path(final).is_symlink():
+                remove_part(final)
+            remove_patch(final)
+            if isinstance(destination, HubBlob):
+                remove_waiting_links(destination.path)
+
+    def _place(
+        self, part: Path, destination: Destination, artifact_id: str, proof: Proof, source: str, replaces: str | None
+    ) -> None:
+        """Announce proven bytes and give them their final name; what did not get it is not announced any more."""
+        self._announce(destination, artifact_id, proof, part, source)
+        try:
+            self._give_name(part, destination, proof, replaces)
+        except BaseException:
+            if os.path.lexists(part):
+                with contextlib.suppress(StorageError):
+                    drop_announced(destination.root, str(destination.relative))
+            raise
+
+    def _give_name(self, part: Path, destination: Destination, proof: Proof, replaces: str | None) -> None:
+        """Give proven bytes their final name; what is there is set aside, also if it came after the plan."""
+        path = destination.path
+        reason = replaces or "it was in the way of a proven file"
+        if isinstance(destination, HubBlob):
+            if replaces is not None:
+                self.set_aside(destination, replaces)
+            elif os.path.lexists(path) and not path.is_symlink():
+                self._move_aside(destination.root, path, reason)
+            size, sha256 = proof.size, proof.sha256
+            place_blob(part, destination, size=size, sha256=sha256, symlink=self._symlink, move=self._move)
+            return
+        if os.path.lexists(path) and (path.is_symlink() or not path.samefile(part)):
+            moved_to = self._move_aside(destination.root, path, reason)
+            if replaces is None:
+                self._notice(f"{path} appeared meanwhile; it is now {moved_to}.")
+        self._move(part, path)
+
+    def _take_over(self, destination: Destination, damage: Damage, reason: str) -> bool:
+        """Make a truncated file a part that is continued; False, and nothing done, where that is not possible.
+
+        The log comes first, so that a kill in between leaves the file or a part whose good blocks are known.
+        """
+        path = destination.path
+        try:
+            size = path.lstat().st_size
+        except OSError:
+            return False
+        if (
+            not isinstance(destination, ComfyFile)
+            or self.is_shared(destination, damage.sha256)
+            or size != damage.observed_size
+        ):
+            return False
+        if os.path.lexists(part_path(path)) or log_path(path).is_symlink():
+            return False
+        file = self._opener(path)
+        try:
+            self._keep_cut_bytes(destination, damage, reason, lambda view, offset: fill(file, view, offset))
+        finally:
+            file.close()
+        good = set(range(len(damage.digests))) - set(damage.bad_blocks)
+        write_log_of_taken_over(
+            path,
+            size=damage.size,
+            sha256=damage.sha256,
+            block_size=damage.block_size,
+            there=damage.observed_size,
+            good={index: damage.digests[index] for index in good},
+        )
+        self._move(path, part_path(path))
+        return True
+
+    def _keep_cut_bytes(
+        self, destination: Destination, damage: Damage, reason: str, read_into: Callable[[memoryview, int], int]
+    ) -> None:
+        """Keep the bytes of a truncated file that a fetched block will be written over."""
+
+        def read(offset: int, length: int) -> bytes:
+            view = memoryview(bytearray(length))
+            return bytes(view[: read_into(view, offset)])
+
+        starts = (index * damage.block_size for index in damage.bad_blocks)
+        save_pieces(
+            destination.root,
+            destination.path,
+            [(at, min(damage.block_size, damage.observed_size - at)) for at in starts if at < damage.observed_size],
+            read=read,
+            old_size=damage.observed_size,
+            new_size=damage.size,
+            new_sha256=damage.sha256,
+            reason=reason,
+        )
+
+    @contextlib.contextmanager
+    def _part_beside(
+        self, destination: Destination, artifact: Artifact, damage: Damage, reason: str
+    ) -> Iterator[PartFile]:
+        """Open a part that has the good blocks of a damaged file; that file is set aside when the part is proven."""
+        source = destination.path
+        bad = set(damage.bad_blocks)
+        good = {index: digest for index, digest in enumerate(damage.digests) if index not in bad}
+        with self.part(destination, artifact, replaces=reason) as part:
+            if source.is_file():  # a truncated file that is continued has become the part itself
+                part.take_over(good, lambda path, ranges: copy_ranges(self._opener, source, path, ranges))
+            yield part
+
+    # --- what was set aside ----------------------------------------------------------------------
+
+    def list_aside(self, roots: Sequence[Path]) -> tuple[AsideEntry, ...]:
+        """Return everything set aside below some roots, oldest first."""
+        return list_aside(roots)
+
+    def put_back(self, entry: AsideEntry, *, progress: HashProgress = lambda count: None) -> Path:
+        """Give what was set aside its old name again; see `aside.put_back` for what it raises."""
+        return put_back(
+            entry,
+            prove=lambda path: self.prove(path, progress=progress),
+            opener=self._opener,
+            move_aside=self._move_aside,
+            move=self._move,
+        )
+
+    def clear_aside(self, entries: Sequence[AsideEntry]) -> int:
+        """Delete what was set aside, for good; return the bytes that were freed. Raises StorageError."""
+        return clear_aside(entries)
+
+    def lock_roots(self, roots: Sequence[Path]) -> AbstractContextManager[None]:
+        """Hold some roots, always in the same order; entering raises LockHeldError."""
+        return self._hold(sorted(set(roots)))
+
+    @contextlib.contextmanager
+    def _hold(self, roots: Sequence[Path]) -> Iterator[None]:
+        with contextlib.ExitStack() as held:
+            for root in roots:
+                held.enter_context(hold(root, wait=self._wait, cancelled=self._cancelled, notice=self._notice))
+            yield
+
+    # --- moving ----------------------------------------------------------------------------------
+
+    def _prove_link(self, waiting: Path, progress: HashProgress) -> Proof:
+        """Prove a file whose bytes another name may share, so that somebody else may be writing them."""
+        before = stamp_of(waiting)
+        proof = self.prove(waiting, progress=progress, with_blocks=True)
+        if stamp_of(waiting) != before:
+            raise storage_error(OSError(errno.EIO, "it changed while it was read"), waiting, doing="read")
+        return proof
+
+    def _copy(self, source: Path, waiting: Path, progress: HashProgress) -> Proof:
+        with waiting.open("xb") as stream:
+            proof = prove(
+                source,
+                progress=progress,
+                cancelled=self._cancelled,
+                with_blocks=True,
+                also=lambda piece: _write(stream, piece, waiting),
+            )
+            stream.flush()
+            flush_file(stream.fileno())
+        return proof
+
+    def _move_aside(self, root: Path, path: Path, reason: str) -> Path:
+        """Move what is at a path aside and return where it is now; does nothing if nothing is there."""
+        folder = aside_folder(root)
+        if not os.path.lexists(path):
+            return folder
+        moved_to = free_name(folder / path.relative_to(root))
+        make_folder(moved_to.parent)
+        try:
+            self._move(path, moved_to)
+        except StorageError as error:
+            if error.context.get("errno") != errno.EXDEV:
+                raise
+            # Another file system is mounted below the root: a rename needs a folder on it.  The name gets an ending,
+            # because ComfyUI looks for models in every folder below this one.
+            folder = aside_folder(path.parent)
+            moved_to = free_name(folder / f"{path.name}.aside")
+            make_folder(folder)
+            self._move(path, moved_to)
+        say_why(folder, path, moved_to, reason)
+        return moved_to
+
+    def _link_aside(self, root: Path, path: Path, reason: str) -> Path | None:
+        """Give a file that has to stay a second name in ``aside``; None where the file system has no such thing."""
+        folder = aside_folder(root)
+        linked = free_name(folder / path.relative_to(root))
+        make_folder(linked.parent)
+        try:
+            if not self._second_name(path, linked):
+                return None
+        except OSError as error:
+            raise storage_error(error, linked) from error
+        say_why(folder, path, linked, reason)
+        return linked
+
+
+def _check_copy(copy: LocalCopy, proof: Proof) -> None:
+    """Raise HashMismatchError unless a copy has the bytes it would have to have."""
+    if proof.sha256 != copy.sha256:
+        raise HashMismatchError(
+            f"{copy.path} has the right size and other bytes (SHA-256 {proof.sha256}, not {copy.sha256}).",
+            hint="It was left alone; the file is taken from another place.",
+            path=str(copy.path),
+            expected=copy.sha256,
+            observed=proof.sha256,
+        )
+
+
+def _is_same_device(path: Path, folder: Path) -> bool:
+    try:
+        return path.stat().st_dev == folder.stat().st_dev
+    except OSError:
+        return False
+
+
+def _bytes_of(destination: Destination) -> Path:
+    """Return the file that holds a destination's bytes: behind a snapshot path the blob of that name, if it is one."""
+    blob = blob_behind(destination) if isinstance(destination, HubBlob) else None
+    return blob if blob is not None else destination.path
+
+
+def _growing_name(destination: Destination, artifact: Artifact) -> Path:
+    """Return the final name a growing file's ``.part`` is named after."""
+    return _growing_path(destination, artifact.sha256)
+
+
+def _growing_path(destination: Destination, sha256: str) -> Path:
+    return destination.path if isinstance(destination, ComfyFile) else destination.part_folder / sha256
+
+
+def _write(stream: BinaryIO, piece: bytes | memoryview, path: Path) -> None:
+    try:
+        stream.write(piece)
+    except OSError as error:  # told apart here from an error of the file being read
+        raise storage_error(error, path) from error
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,32 @@
+"""What is about to get its final name, written down before it does: a kill before the receipt takes no file from us.
+
+An announcement says whose a file is and nothing of its bytes: they are proven as if nothing had been written down.
+It is believed of the very file it speaks of (size, mtime, inode), once nothing waits for that name any more.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from provisioner.core.ports import Claim, Stamp
+from provisioner.files.store.part_file import part_path
+from provisioner.files.store.receipts import is_same_file, read_announced
+
+
+def waiting_path(final: Path) -> Path:
+    """Return the name under which a local copy waits for its proof."""
+    return final.with_name(final.name + ".placing.part")
+
+
+def announced_claim(root: Path, relative: str, path: Path, found: Stamp) -> Claim | None:
+    """Return what was announced of the file that lies at a path now, or None where nothing was, or of another file.
+
+    A hard link that waits has the inode of the file it leads to: as long as it waits, that file is not what we placed.
+    """
+    claim = read_announced(root).get(relative)
+    if claim is None or not is_same_file(claim.stamp, found):
+        return None
+    grows_beside = (path, root / "blobs" / claim.proof.sha256)  # the latter in an HF cache
+    waits = any(os.path.lexists(name) for final in grows_beside for name in (part_path(final), waiting_path(final)))
+    return None if waits else claim

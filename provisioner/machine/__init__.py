@@ -1,0 +1,1 @@
+"""This computer: operating system, GPUs, driver, memory, processes."""

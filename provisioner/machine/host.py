@@ -1,0 +1,193 @@
+"""The computer around the GPU: system, Python, RAM, file systems, and where people keep ComfyUI.
+
+Everything comes from a system call, a file or the interpreter itself; no program is started.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from provisioner.core.errors import UnreadableError
+from provisioner.core.models import FileSystem, OperatingSystem, ProbeResult
+from provisioner.core.records import dataclass, field
+from provisioner.machine.readings import (
+    HostReading,
+    is_wsl_kernel,
+    normal_architecture,
+    operating_system_named,
+    windows_release,
+)
+
+_KERNEL_DRIVER_FILES = ("sys/module/nvidia/version", "proc/driver/nvidia/version")
+_CGROUP_LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
+_TEXT_LIMIT = 4 * 1024 * 1024
+
+
+# --- the machine -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalHost:
+    """The computer we run on; the fields are there to describe another one."""
+
+    file_system_of: Callable[[Path], FileSystem]
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    platform: str = sys.platform
+    release: str = field(default_factory=lambda: _release())
+    machine: str = field(default_factory=lambda: _machine())
+    pointer_bits: int = 64 if sys.maxsize > 2**32 else 32
+    libc_name: str | None = field(default_factory=lambda: _libc_name())  # what the C library calls itself
+    root: Path = Path("/")
+
+    def read(self) -> HostReading:
+        """Return what the system says of itself; what it does not say is a failed probe."""
+        system = operating_system_named(self.platform)
+        libc = self._libc() if system == "linux" else None
+        total, available, ram = _memory(self.root)
+        probes = [ram]
+        if system == "linux" and libc is None:
+            probes.append(ProbeResult(source="libc", is_ok=False, detail="neither glibc nor musl was recognised"))
+        return HostReading(
+            os=system,
+            os_release=self.release,
+            is_wsl=system == "linux" and is_wsl_kernel(self.release, self.environ),
+            architecture=normal_architecture(self.machine, system, pointer_bits=self.pointer_bits),
+            libc=libc,
+            python_version=".".join(map(str, sys.version_info[:3])),
+            memory_total_bytes=total,
+            memory_available_bytes=available,
+            probes=tuple(probes),
+        )
+
+    def _libc(self) -> str | None:
+        if self.libc_name:
+            return self.libc_name
+        return "musl" if any(self.root.glob("lib/ld-musl-*.so.1")) else None
+
+    def read_text(self, path: Path) -> str:
+        """Return the text of a small file; raises UnreadableError."""
+        try:
+            with path.open("rb") as file:
+                data = file.read(_TEXT_LIMIT + 1)
+        except OSError as error:
+            raise UnreadableError(f"{path} cannot be read: {error.strerror or error}", path=str(path)) from error
+        if len(data) > _TEXT_LIMIT:
+            raise UnreadableError(f"{path} is larger than {_TEXT_LIMIT} bytes", path=str(path))
+        return data.decode("utf-8-sig", "replace")
+
+    def kernel_driver_files(self) -> tuple[tuple[str, str], ...]:
+        """Return path and text of the files in which the Linux kernel names the NVIDIA driver, where there are any."""
+        found = []
+        for relative in _KERNEL_DRIVER_FILES:
+            try:
+                found.append((f"/{relative}", self.read_text(self.root / relative)))
+            except UnreadableError:
+                continue  # no such module loaded, or not Linux: not a finding by itself
+        return tuple(found)
+
+    def nvidia_smi_paths(self) -> tuple[Path, ...]:
+        """Return where nvidia-smi is, by absolute path, likeliest first."""
+        fixed = nvidia_smi_candidates(operating_system_named(self.platform), self.environ, self.root)
+        found = [path for path in fixed if path.is_file()]
+        on_path = self.find_program("nvidia-smi")
+        return tuple(dict.fromkeys([*found, *([on_path] if on_path else [])]))
+
+    def find_program(self, name: str) -> Path | None:
+        """Return the absolute path of a program on ``PATH``, never one in the current directory; None where none is."""
+        return find_program(name, self.environ, cwd=Path.cwd(), is_windows=self.platform == "win32")
+
+
+def _release() -> str:
+    if sys.platform == "win32":
+        version = sys.getwindowsversion()  # platform.release() may ask WMI, which takes its time
+        return windows_release(version.major, version.build)
+    if sys.platform == "darwin":
+        import platform
+
+        return platform.mac_ver()[0] or os.uname().release
+    return os.uname().release
+
+
+def _machine() -> str:
+    if sys.platform == "win32":
+        # The interpreter's own platform: an x86-64 Python on an ARM computer gets x86-64 wheels.
+        return sysconfig.get_platform().removeprefix("win-")
+    return os.uname().machine
+
+
+def _libc_name() -> str | None:
+    if sys.platform == "win32":
+        return None
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION")  # "glibc 2.36"
+    except (ValueError, OSError):  # musl and macOS do not know the question
+        return None
+
+
+def _memory(root: Path) -> tuple[int | None, int | None, ProbeResult]:
+    """Return RAM in bytes, total and available, bounded by the container's limit where there is one."""
+    try:
+        import psutil  # 30 ms that only a full detection pays
+
+        memory = psutil.virtual_memory()
+        total, available = int(memory.total), int(memory.available)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        return None, None, ProbeResult(source="ram", is_ok=False, detail=f"not known: {error}")
+    limit = container_memory_limit(root)
+    if limit is not None and limit < total:
+        detail = f"{limit} bytes, the limit of this container; the computer has {total}"
+        return limit, min(available, limit), ProbeResult(source="ram", is_ok=True, detail=detail)
+    return total, available, ProbeResult(source="ram", is_ok=True, detail=f"{total} bytes")
+
+
+def container_memory_limit(root: Path = Path("/")) -> int | None:
+    """Return the memory limit of the control group we run in, in bytes; None where there is none."""
+    for relative in _CGROUP_LIMITS:
+        try:
+            text = (root / relative).read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            continue
+        return int(text) if text.isdigit() else None  # "max": no limit
+    return None
+
+
+# --- programs ----------------------------------------------------------------------------------
+
+
+def nvidia_smi_candidates(
+    system: OperatingSystem, environ: Mapping[str, str], root: Path = Path("/")
+) -> tuple[Path, ...]:
+    """Return where the driver installs nvidia-smi, likeliest first."""
+    if system == "windows":
+        windows = Path(environ.get("SystemRoot") or r"C:\Windows")
+        programs = Path(environ.get("ProgramFiles") or r"C:\Program Files")
+        return windows / "System32" / "nvidia-smi.exe", programs / "NVIDIA Corporation" / "NVSMI" / "nvidia-smi.exe"
+    if system == "linux":
+        return tuple(root / folder / "nvidia-smi" for folder in ("usr/bin", "usr/local/bin", "usr/lib/wsl/lib"))
+    return ()
+
+
+def find_program(name: str, environ: Mapping[str, str], *, cwd: Path, is_windows: bool) -> Path | None:
+    """Return the absolute path of a program on ``PATH``, or None.
+
+    Relative entries and the current directory are passed over, so that a program somebody put
+    there is never started (Comfy-Org/comfy-cli#641).  On Windows only ``.exe`` counts: a batch
+    file would go through a shell.
+    """
+    file_name = f"{name}.exe" if is_windows and not name.lower().endswith(".exe") else name
+    for entry in (environ.get("PATH") or "").split(";" if is_windows else ":"):
+        folder = Path(entry.strip('"'))
+        if not entry or not folder.is_absolute() or folder == cwd:
+            continue
+        candidate = folder / file_name
+        try:
+            is_program = candidate.is_file() and os.access(candidate, os.X_OK)
+        except (OSError, ValueError):
+            continue
+        if is_program:
+            return candidate
+    return None

@@ -1,0 +1,247 @@
+"""A manifest narrowed to one set as one machine holds it, with the digest of every block.
+
+Pure: values in, text out.  It locks only what was proven, and invents no digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from provisioner.core.errors import LockDriftError, ManifestError
+from provisioner.core.models import (
+    BLOCK_SIZE,
+    Artifact,
+    ArtifactSet,
+    Conditions,
+    Envelope,
+    Fingerprint,
+    HubFile,
+    Lock,
+    Manifest,
+    Source,
+)
+from provisioner.core.records import dataclass, replace
+
+_UNITS = (("GB", 10**9), ("GiB", 2**30), ("MB", 10**6), ("MiB", 2**20))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proven:
+    """One file as it was proven a moment ago."""
+
+    size: int  # bytes
+    sha256: str
+    blocks: tuple[str, ...]  # SHA-256 of every 16 MiB, in order
+
+
+def locked_text(manifest: Manifest, wanted: ArtifactSet, proven: Mapping[str, Proven], lock: Lock) -> str:
+    """Return the YAML text of a manifest of one set that names exactly the bytes that are here.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        What was asked for.
+    wanted : ArtifactSet
+        The set that is installed.
+    proven : mapping of str to Proven
+        For each artifact's id what lies in its place, every byte read.
+    lock : Lock
+        What the machine is.
+
+    Raises
+    ------
+    ManifestError
+        A file was not proven, or proven as something the manifest does not accept.
+    """
+    import yaml
+
+    artifacts = tuple(_locked(each, proven.get(each.id)) for each in wanted.artifacts)
+    document = {
+        "schema_version": manifest.schema_version,
+        "id": manifest.id,
+        "title": manifest.title,
+        "licence": _without_none(
+            name=manifest.licence.name,
+            url=manifest.licence.url,
+            is_commercial_use_allowed=manifest.licence.is_commercial_use_allowed,
+            notice=manifest.licence.notice,
+        ),
+        "lock": _without_none(
+            manifest_sha256=lock.manifest_sha256,
+            locked_on=lock.locked_on,
+            torch_backend=lock.torch_backend,
+            torch=lock.torch,
+            comfyui_commit=lock.comfyui_commit,
+            comfyui_version=lock.comfyui_version,
+        ),
+        "default_set": wanted.id,
+        "sets": [_set_entry(wanted)],
+        "artifacts": [_artifact_entry(each) for each in artifacts],
+    }
+    return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=10_000))
+
+
+def _locked(artifact: Artifact, proof: Proven | None) -> Artifact:
+    """Return the artifact as it is here: its own bytes, or those of the content that was accepted instead."""
+    variant = next((each for each in artifact.contents if proof and each.sha256 == proof.sha256), None)
+    if proof is None or variant is None:
+        raise ManifestError(
+            f"{artifact.name} is not here as the manifest asks, so there is nothing to lock.",
+            hint="Run `klein-setup verify`, put right what it finds, and lock again.",
+        )
+    if len(proof.blocks) != -(-proof.size // BLOCK_SIZE):
+        raise ManifestError(
+            f"{artifact.name} was proven without the digests of its blocks.",
+            hint="Run `klein-setup verify` once, which writes them down, and lock again.",
+        )
+    is_own = proof.sha256 == artifact.sha256
+    return replace(
+        artifact,
+        size=proof.size,
+        sha256=proof.sha256,
+        blocks=proof.blocks,
+        accept=(),
+        sources=artifact.sources if is_own else variant.sources or artifact.sources,
+        fingerprint=artifact.fingerprint if is_own else None,
+        provenance=artifact.provenance if is_own else None,
+    )
+
+
+def drift_from(
+    lock: Lock, *, torch_backend: str | None, torch: str | None, comfyui_commit: str | None
+) -> tuple[str, ...]:
+    """Return a sentence for everything that is known here and differs from the lock.
+
+    >>> locked = Lock(manifest_sha256="0" * 64, locked_on="2026-11-23", torch="2.11.0", torch_backend="cu130")
+    >>> drift_from(locked, torch_backend="cu130", torch="2.13.0", comfyui_commit=None)
+    ('torch is 2.13.0 here and 2.11.0 in the lock',)
+    """
+    pairs = (
+        ("torch", torch and torch.partition("+")[0], lock.torch),
+        ("torch's build", torch_backend, lock.torch_backend),
+        ("ComfyUI's commit", comfyui_commit, lock.comfyui_commit),
+    )
+    return tuple(
+        f"{what} is {here} here and {locked} in the lock"
+        for what, here, locked in pairs
+        if here and locked and here != locked
+    )
+
+
+def refuse_drift(manifest: Manifest, differences: tuple[str, ...]) -> None:
+    """Raise LockDriftError for differences, and ManifestError for a manifest that is not locked (``--locked``)."""
+    if manifest.lock is None:
+        raise ManifestError(
+            f"{manifest.id} is not locked, and --locked was given.",
+            hint="Name a file that `klein-setup manifest lock` wrote with --manifest FILE.",
+        )
+    if differences:
+        raise LockDriftError(
+            f"This machine has drifted from the lock of {manifest.lock.locked_on}: {'; '.join(differences)}.",
+            hint="Put it back with `klein-setup repair`, or lock anew with `klein-setup manifest lock`.",
+            differences=list(differences),
+        )
+
+
+# --- entries ---------------------------------------------------------------------------------------
+
+
+def _without_none(**fields: object) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _set_entry(wanted: ArtifactSet) -> dict[str, object]:
+    return _without_none(
+        id=wanted.id,
+        title=wanted.title,
+        target=wanted.target,
+        artifacts=[each.id for each in wanted.artifacts],
+        conditions=_conditions_entry(wanted.conditions),
+        envelope=_envelope_entry(wanted.envelope),
+        note=wanted.note,
+    )
+
+
+def _conditions_entry(conditions: Conditions) -> dict[str, object] | None:
+    capability = conditions.min_compute_capability
+    entry = _without_none(
+        min_vram=memory_text(conditions.min_vram_bytes),
+        min_compute_capability=None if capability is None else f"{capability[0]}.{capability[1]}",
+        platforms=list(conditions.platforms) or None,
+    )
+    return entry or None
+
+
+def _envelope_entry(envelope: Envelope) -> dict[str, object] | None:
+    entry = _without_none(
+        vram=memory_text(envelope.vram_bytes),
+        steps=envelope.steps,
+        guidance=envelope.guidance,
+        source=envelope.source,
+    )
+    return entry or None
+
+
+def memory_text(count: int | None) -> str | None:
+    """Return an amount of memory as a manifest writes it.
+
+    >>> memory_text(8_400_000_000), memory_text(11 * 2**30), memory_text(10_702 * 2**20)
+    ('8.4 GB', '11 GiB', '10702 MiB')
+    """
+    if count is None:
+        return None
+    for unit, size in _UNITS:
+        text = f"{count / size:.3f}".rstrip("0").rstrip(".")
+        if round(float(text) * size) == count and float(text) >= 1:
+            return f"{text} {unit}"
+    return f"{max(1, round(count / 2**20))} MiB"
+
+
+def _artifact_entry(artifact: Artifact) -> dict[str, object]:
+    provenance = artifact.provenance
+    return _without_none(
+        id=artifact.id,
+        role=artifact.role,
+        name=artifact.name,
+        folder=artifact.folder,
+        size=artifact.size,
+        sha256=artifact.sha256,
+        sources=[_source_entry(each) for each in artifact.sources],
+        lookalikes=[{"size": each.size, "sha256": each.sha256, "what": each.what} for each in artifact.lookalikes]
+        or None,
+        fingerprint=_fingerprint_entry(artifact.fingerprint),
+        provenance=None
+        if provenance is None
+        else {
+            "read_from": provenance.read_from,
+            "read_on": provenance.read_on,
+            "agreeing": provenance.agreeing,
+            "confidence": provenance.confidence,
+        },
+        licence=artifact.licence,
+        is_gated=artifact.is_gated or None,
+        is_lfs=None if artifact.is_lfs else False,
+        git_oid=artifact.git_oid,
+        min_comfyui=artifact.min_comfyui,
+        note=artifact.note,
+        blocks=list(artifact.blocks),
+    )
+
+
+def _source_entry(source: Source) -> dict[str, object]:
+    if isinstance(source, HubFile):
+        return {"repo_id": source.repo_id, "revision": source.revision, "filename": source.filename}
+    return {"url": source.url}
+
+
+def _fingerprint_entry(known: Fingerprint | None) -> dict[str, object] | None:
+    if known is None:
+        return None
+    return _without_none(
+        tensors=known.tensors,
+        header_bytes=known.header_bytes,
+        payload_bytes=known.payload_bytes,
+        schema_sha256=known.schema_sha256,
+        dtypes=dict(known.dtypes) or None,
+        proof=known.proof,
+    )

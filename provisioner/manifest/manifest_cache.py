@@ -1,0 +1,68 @@
+"""Manifests as they were read before: the tree of a YAML text, kept by the SHA-256 of the text.
+
+Importing the YAML parser and reading a manifest takes longer than everything else in ``verify --quick``.  So the runs
+that read everything anyway keep the tree, and only the quick look, which is a look at claims, takes it from there.
+What the tree *means* is checked as ever: a tree of other hands cannot say more than a manifest could.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from provisioner import __version__
+from provisioner.core.records import dataclass
+from provisioner.manifest.strict_yaml import Issues, Node, compose, node_of, plain_of
+
+_KEPT = 8
+"""How many texts: a person has a manifest or two, and a lab's changing one shall not fill a disk."""
+
+_LARGEST_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """The trees in one folder, which need not exist."""
+
+    folder: Callable[[], Path]
+
+    def recall(self, text: str, issues: Issues) -> Node:
+        """Return the tree of a text: the one that was kept, else a new one; writes nothing.  Raises ManifestError."""
+        try:
+            with self._path(text).open("rb") as stream:
+                kept = json.loads(stream.read(_LARGEST_BYTES))
+            if kept["klein_setup"] == __version__:
+                return node_of(kept["document"])
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            pass  # nothing there, or nothing sensible: it is a convenience
+        return compose(text, issues)
+
+    def keep(self, text: str, issues: Issues) -> Node:
+        """Return the tree of a text, newly read, and keep it where that is possible.  Raises ManifestError."""
+        node = compose(text, issues)
+        if issues.is_empty:
+            with contextlib.suppress(OSError):
+                self._keep(self._path(text), node)
+        return node
+
+    def _path(self, text: str) -> Path:
+        return self.folder() / f"{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}.json"
+
+    def _keep(self, path: Path, node: Node) -> None:
+        content = json.dumps({"klein_setup": __version__, "document": plain_of(node)}, separators=(",", ":")).encode()
+        if path.is_file() and path.read_bytes() == content:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        by_age = sorted(path.parent.glob("*.json"), key=lambda each: each.stat().st_mtime_ns, reverse=True)
+        for forgotten in by_age[_KEPT:]:
+            forgotten.unlink()

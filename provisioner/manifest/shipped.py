@@ -1,0 +1,159 @@
+"""The manifests that come with the program, and manifests the user names by path.
+
+Reads text and hands it over; what is in it, ``manifest.py`` decides.
+"""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import NoReturn
+
+from provisioner.core.errors import ManifestError, UsageError
+from provisioner.manifest.strict_yaml import MAX_TEXT_BYTES
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_NO_MODELS = frozenset({"torch", "comfyui"})
+"""Data of other kinds in the same folder: torch builds, and the pinned ComfyUI release."""
+
+
+def shipped_folder() -> Path:
+    """Return the folder of the shipped manifests: inside an installed wheel, or of a source checkout."""
+    installed = _PACKAGE / "_manifests"
+    return installed if installed.is_dir() else _PACKAGE.parent / "manifests"
+
+
+def shipped_manifests(folder: Path | None = None) -> tuple[str, ...]:
+    """Return the ids of the shipped model manifests, sorted.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where to look instead of `shipped_folder`.
+    """
+    found = {path.stem for path in (folder or shipped_folder()).glob("*.yaml")}
+    return tuple(sorted(found - _NO_MODELS))
+
+
+def read_manifest_text(name_or_path: str, *, folder: Path | None = None) -> tuple[str, str]:
+    """Return the text of a manifest, and what to call it in messages.
+
+    Parameters
+    ----------
+    name_or_path : str
+        The id of a shipped manifest (``"flux2-klein-4b"``), or the path of a file.
+    folder : Path, optional
+        Where the shipped manifests are instead of in `shipped_folder`.
+
+    Returns
+    -------
+    tuple of str
+        The text, without a byte order mark, and its label: ``"flux2-klein-4b.yaml"``, or the path as it was given.
+
+    Raises
+    ------
+    UsageError
+        A bare name that is neither the id of a shipped manifest nor a file; the message lists the ids.
+    ManifestError
+        The file is missing, unreadable, no regular file, longer than 1 MiB, or not UTF-8.
+    """
+    name = f"{name_or_path}.yaml"
+    shipped = folder or shipped_folder()
+    if _is_bare(name_or_path) and name_or_path not in _NO_MODELS and _exists(shipped / name):
+        return _decode(_read(shipped, name, label=name), name), name
+    if not name_or_path or (_is_bare(name_or_path) and not _exists(Path(name_or_path))):
+        _refuse_unknown(name_or_path, shipped_manifests(folder))
+    return _decode(_read(Path(), name_or_path, label=name_or_path), name_or_path), name_or_path
+
+
+def read_torch_table_text(folder: Path | None = None) -> tuple[str, str]:
+    """Return the text of the shipped table of torch builds, and what to call it in messages.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where it is instead of in `shipped_folder`.
+
+    Raises
+    ------
+    ManifestError
+        The file is missing, unreadable, longer than 1 MiB, or not UTF-8.
+    """
+    name = "torch.yaml"
+    return _decode(_read(folder or shipped_folder(), name, label=name), name), name
+
+
+def read_comfy_table_text(folder: Path | None = None) -> tuple[str, str]:
+    """Return the text of the shipped table of ComfyUI releases, and what to call it in messages.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where it is instead of in `shipped_folder`.
+
+    Raises
+    ------
+    ManifestError
+        The file is missing, unreadable, longer than 1 MiB, or not UTF-8.
+    """
+    name = "comfyui.yaml"
+    return _decode(_read(folder or shipped_folder(), name, label=name), name), name
+
+
+def _is_bare(name: str) -> bool:
+    """Return whether `name` looks like an id: no folder, no ending of a YAML file."""
+    return not any(each in name for each in "/\\") and not name.casefold().endswith((".yaml", ".yml"))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name no file system takes, or one with a NUL in it
+        return False
+
+
+def _refuse_unknown(name: str, known: tuple[str, ...]) -> NoReturn:
+    import difflib  # only a mistake pays for it
+
+    close = difflib.get_close_matches(name.casefold(), known, n=1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    raise UsageError(
+        f"there is no manifest {name!r}; {meant}known are {', '.join(known)}",
+        hint="Give one of these ids, or the path of a YAML file.",
+        known=list(known),
+    )
+
+
+def _read(root: Path, name: str, *, label: str) -> bytes:
+    try:
+        path = root / name
+        found = path.stat()  # before opening: a pipe would wait for somebody to write
+        if not stat.S_ISREG(found.st_mode):
+            _refuse(label, "is a folder" if stat.S_ISDIR(found.st_mode) else "is no regular file", "Name a YAML file.")
+        with path.open("rb") as file:
+            content = file.read(MAX_TEXT_BYTES + 1)  # whatever size it claims, or grows to
+    except FileNotFoundError as error:
+        raise ManifestError(f"{label}: there is no such file", hint="Check the path.", file=label) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ManifestError(f"{label!r} cannot be read: {reason}", hint="Check the path.", file=label) from error
+    if len(content) <= MAX_TEXT_BYTES:
+        return content
+    _refuse(label, f"is longer than {MAX_TEXT_BYTES} bytes", "Name a manifest; the longest shipped one has 50 KB.")
+
+
+def _refuse(label: str, complaint: str, hint: str) -> NoReturn:
+    raise ManifestError(f"{label} {complaint}", hint=hint, file=label)
+
+
+def _decode(content: bytes, label: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ManifestError(
+            f"{label} is not UTF-8 text: line {line} has the byte 0x{content[error.start]:02x}",
+            issues=(f"{label}:{line}: document: is not UTF-8 text; expected UTF-8",),
+            hint="Save it as UTF-8, or name the YAML file that was meant.",
+            file=label,
+        ) from error

@@ -1,0 +1,473 @@
+"""What is different from the last time everything was proven, in sentences, and the one command that mends it.
+
+Snapshots in, changes out.  Nothing is looked at here, and nothing is judged that another module knows: whether a
+driver is too old for a build of torch is a finding of `environment`; here it is only said that the driver moved, and
+what is looked at again because of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Literal
+
+from provisioner.core.records import dataclass
+from provisioner.core.units import count, human_bytes, listing
+from provisioner.report.json_document import JsonValue
+
+SNAPSHOT_VERSION = 1
+CHANGES_KEY = "changes"
+"""Where `changes_entry` belongs in ``Report.extra``."""
+
+LookedAt = Literal["machine", "environment", "comfyui", "files"]
+EVERY_PART: tuple[LookedAt, ...] = ("machine", "environment", "comfyui", "files")
+ChangeKind = Literal["changed", "appeared", "gone"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenGpu:
+    """A GPU as far as it can be told from another one."""
+
+    name: str
+    uuid: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenFile:
+    """A model file that was proven, or what lies in its place."""
+
+    label: str  # "vae/flux2-vae.safetensors"
+    size: int | None  # bytes; None: nothing lies there
+    sha256: str | None  # None: not read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A machine, its ComfyUI and its files at one moment.
+
+    None means that there is none; what was not looked at is not in `looked_at`, and is not compared.
+    """
+
+    taken_at: str  # ISO 8601, UTC: "2026-11-23T10:00:00Z"
+    klein_setup: str  # our own version
+    looked_at: tuple[LookedAt, ...] = EVERY_PART
+    driver_version: str | None = None
+    cuda_driver_version: tuple[int, int] | None = None
+    gpus: tuple[SeenGpu, ...] = ()
+    os_release: str | None = None
+    python_version: str | None = None  # of the environment
+    torch: str | None = None  # "2.14.1+cu130"
+    torchvision: str | None = None
+    torchaudio: str | None = None
+    comfyui_version: str | None = None
+    comfyui_commit: str | None = None
+    comfyui_has_local_changes: bool | None = None
+    custom_nodes: tuple[str, ...] = ()
+    wanted: str | None = None  # which files were asked for: "flux2-klein-4b/fp8"
+    files: tuple[SeenFile, ...] = ()
+    extra_model_paths_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One thing that is not as it was."""
+
+    what: str  # kebab-case: "driver", "torch", "comfyui", "file"
+    kind: ChangeKind
+    before: str | None
+    now: str | None
+    matters: bool  # it can break the setup
+    sentence: str  # for a person
+    about: str | None = None  # which of several of its kind: a file's label
+
+
+# --- keeping a snapshot ------------------------------------------------------------------------
+
+
+def snapshot_document(snapshot: Snapshot) -> dict[str, JsonValue]:
+    """Return a snapshot as JSON values; `parse_snapshot` reads it."""
+    cuda = snapshot.cuda_driver_version
+    return {
+        "schema_version": SNAPSHOT_VERSION,
+        **{name: getattr(snapshot, name) for name in (*_REQUIRED_TEXTS, *_TEXTS)},
+        "looked_at": list(snapshot.looked_at),
+        "cuda_driver_version": None if cuda is None else list(cuda),
+        "comfyui_has_local_changes": snapshot.comfyui_has_local_changes,
+        "gpus": [{"name": gpu.name, "uuid": gpu.uuid} for gpu in snapshot.gpus],
+        "custom_nodes": list(snapshot.custom_nodes),
+        "files": [{"label": file.label, "size": file.size, "sha256": file.sha256} for file in snapshot.files],
+    }
+
+
+def parse_snapshot(text: str) -> tuple[Snapshot | None, str | None]:
+    """Return the snapshot a text holds, or None and the reason, a clause: ``it is not JSON``.
+
+    Keys that a newer version added are ignored; a key of the wrong type makes the whole snapshot unusable, because
+    half of one would report what never happened.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return None, "it is not JSON"
+    if not isinstance(document, dict):
+        return None, "it is not a JSON object"
+    version = document.get("schema_version")
+    if version != SNAPSHOT_VERSION or isinstance(version, bool):
+        return None, f"its schema_version is {str(version)[:40]!r}, and {SNAPSHOT_VERSION} is expected"
+    try:
+        return _snapshot(document), None
+    except _WrongKeyError as error:
+        return None, str(error)
+
+
+class _WrongKeyError(ValueError):
+    """A key is missing or of another type; the message is the reason."""
+
+    def __init__(self, key: str, expected: str) -> None:
+        super().__init__(f"its key {key} is not {expected}")
+
+
+_REQUIRED_TEXTS = ("taken_at", "klein_setup")
+_TEXTS = (
+    "driver_version",
+    "os_release",
+    "python_version",
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "comfyui_version",
+    "comfyui_commit",
+    "wanted",
+    "extra_model_paths_sha256",
+)
+
+
+def _snapshot(fields: Mapping[str, object]) -> Snapshot:
+    texts = {name: _text(fields, name) for name in _TEXTS}
+    seen = [str(each) for each in _rows(fields, "looked_at", str)]
+    return Snapshot(
+        taken_at=_required(fields, "taken_at"),
+        klein_setup=_required(fields, "klein_setup"),
+        looked_at=tuple(part for part in EVERY_PART if part in seen),
+        cuda_driver_version=_cuda(fields.get("cuda_driver_version")),
+        gpus=tuple(SeenGpu(name=_required(row, "name"), uuid=_text(row, "uuid")) for row in _objects(fields, "gpus")),
+        comfyui_has_local_changes=_flag(fields, "comfyui_has_local_changes"),
+        custom_nodes=tuple(str(each) for each in _rows(fields, "custom_nodes", str)),
+        files=tuple(
+            SeenFile(label=_required(row, "label"), size=_size(row), sha256=_text(row, "sha256"))
+            for row in _objects(fields, "files")
+        ),
+        **texts,
+    )
+
+
+def _required(fields: Mapping[str, object], key: str) -> str:
+    value = fields.get(key)
+    if not isinstance(value, str):
+        raise _WrongKeyError(key, "a text")
+    return value
+
+
+def _text(fields: Mapping[str, object], key: str) -> str | None:
+    return None if fields.get(key) is None else _required(fields, key)
+
+
+def _flag(fields: Mapping[str, object], key: str) -> bool | None:
+    value = fields.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise _WrongKeyError(key, "true, false or null")
+    return value
+
+
+def _size(fields: Mapping[str, object]) -> int | None:
+    value = fields.get("size")
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise _WrongKeyError("size", "a number of bytes")
+    return value
+
+
+def _cuda(value: object) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    if isinstance(value, list) and len(value) == 2 and all(type(each) is int for each in value):
+        return value[0], value[1]
+    raise _WrongKeyError("cuda_driver_version", "two numbers")
+
+
+def _rows(fields: Mapping[str, object], key: str, kind: type) -> list[object]:
+    rows = fields.get(key)
+    if not isinstance(rows, list) or not all(isinstance(row, kind) for row in rows):
+        raise _WrongKeyError(key, "a list of " + ("texts" if kind is str else "objects"))
+    return rows
+
+
+def _objects(fields: Mapping[str, object], key: str) -> list[dict[str, object]]:
+    return [row for row in _rows(fields, key, dict) if isinstance(row, dict)]
+
+
+# --- comparing ---------------------------------------------------------------------------------
+
+
+def compare(before: Snapshot | None, now: Snapshot) -> tuple[Change, ...]:
+    """Say what is not as it was; what can break the setup first.
+
+    Parameters
+    ----------
+    before : Snapshot or None
+        The last proven state; None where there is none, which is no change.
+    now : Snapshot
+        What is there now.
+
+    Returns
+    -------
+    tuple of Change
+        Only of the parts that both looked at; empty where nothing moved.
+    """
+    if before is None:
+        return ()
+    both = [part for part in EVERY_PART if part in before.looked_at and part in now.looked_at]
+    compared: dict[LookedAt, Callable[[Snapshot, Snapshot], Iterable[Change]]] = {
+        "machine": _machine_changes,
+        "environment": _environment_changes,
+        "comfyui": _comfyui_changes,
+        "files": _file_changes,
+    }
+    found = [change for part in both for change in compared[part](before, now)]
+    found += _moved("klein-setup", "klein-setup", before.klein_setup, now.klein_setup, matters=False)
+    return tuple(sorted(found, key=lambda change: not change.matters))
+
+
+def _moved(what: str, name: str, before: str | None, now: str | None, *, matters: bool = True) -> list[Change]:
+    """Return the change of one value, or nothing where it did not move."""
+    if before == now:
+        return []
+    kind: ChangeKind = "appeared" if before is None else "gone" if now is None else "changed"
+    sentence = {
+        "changed": f"{name} went from {before} to {now}.",
+        "appeared": f"{name} is there now ({now}); there was none.",
+        "gone": f"{name} ({before}) is gone, or does not answer.",
+    }[kind]
+    capital = sentence[0].upper() + sentence[1:] if name.startswith("the ") else sentence
+    return [Change(what=what, kind=kind, before=before, now=now, matters=matters, sentence=capital)]
+
+
+def _machine_changes(before: Snapshot, now: Snapshot) -> list[Change]:
+    driver = _moved("driver", "the NVIDIA driver", before.driver_version, now.driver_version)
+    found = list(driver)
+    if not driver:  # a new driver brings its CUDA with it: one sentence is enough
+        cuda = [_cuda_words(each.cuda_driver_version) for each in (before, now)]
+        found += _moved("cuda-driver", "the CUDA version the driver serves", cuda[0], cuda[1])
+    found += _gpu_changes(before.gpus, now.gpus)
+    # A new kernel alone breaks nothing; a driver that was not built for it is seen as a driver that is gone.
+    return found + _moved("system", "the system", before.os_release, now.os_release, matters=False)
+
+
+def _cuda_words(version: tuple[int, int] | None) -> str | None:
+    return None if version is None else f"{version[0]}.{version[1]}"
+
+
+def _gpu_changes(before: Sequence[SeenGpu], now: Sequence[SeenGpu]) -> list[Change]:
+    """Return cards that came and went; one that was told apart only by its name is compared by its name."""
+    left, came = list(before), []
+    for gpu in now:
+        same = next((each for each in left if _is_same_gpu(each, gpu)), None)
+        if same is None:
+            came.append(gpu)
+        else:
+            left.remove(same)
+    gone = [_change("gpu", "gone", f"The GPU {each.name} is gone.", before=each.name) for each in left]
+    return gone + [
+        _change("gpu", "appeared", f"There is another GPU now: {each.name}.", now=each.name) for each in came
+    ]
+
+
+def _is_same_gpu(one: SeenGpu, other: SeenGpu) -> bool:
+    if one.uuid is not None and other.uuid is not None:
+        return one.uuid.lower() == other.uuid.lower()
+    return one.name == other.name
+
+
+def _change(
+    what: str,
+    kind: ChangeKind,
+    sentence: str,
+    *,
+    before: str | None = None,
+    now: str | None = None,
+    matters: bool = True,
+    about: str | None = None,
+) -> Change:
+    return Change(what=what, kind=kind, before=before, now=now, matters=matters, sentence=sentence, about=about)
+
+
+def _environment_changes(before: Snapshot, now: Snapshot) -> list[Change]:
+    found = _moved("python", "the environment's Python", before.python_version, now.python_version)
+    for name in ("torch", "torchvision", "torchaudio"):
+        found += _moved(name, name, getattr(before, name), getattr(now, name))
+    return found
+
+
+def _comfyui_changes(before: Snapshot, now: Snapshot) -> list[Change]:
+    found = _moved("comfyui", "ComfyUI", before.comfyui_version, now.comfyui_version)
+    if not found:  # the version says it better than its commit
+        commits = [each.comfyui_commit and each.comfyui_commit[:9] for each in (before, now)]
+        found += _moved("comfyui-commit", "ComfyUI's commit", commits[0], commits[1])
+    found += _local_changes(before.comfyui_has_local_changes, now.comfyui_has_local_changes)
+    found += _node_changes(before.custom_nodes, now.custom_nodes)
+    return found + _extra_paths_change(before.extra_model_paths_sha256, now.extra_model_paths_sha256)
+
+
+def _local_changes(before: bool | None, now: bool | None) -> list[Change]:
+    if before is None or now is None or before == now:
+        return []
+    if now:
+        return [_change("comfyui-edits", "appeared", "ComfyUI's own files were edited since.", now="edited")]
+    sentence = "ComfyUI's own files are as published again; they had been edited."
+    return [_change("comfyui-edits", "gone", sentence, before="edited")]
+
+
+def _node_changes(before: Sequence[str], now: Sequence[str]) -> list[Change]:
+    """Return custom nodes that came and went, each kind in one sentence."""
+    came = sorted(set(now) - set(before))
+    gone = sorted(set(before) - set(now))
+    found = []
+    if came:
+        found.append(_change("custom-nodes", "appeared", f"New custom nodes: {_few(came)}.", now=", ".join(came)))
+    if gone:
+        found.append(
+            _change("custom-nodes", "gone", f"Custom nodes that are gone: {_few(gone)}.", before=", ".join(gone))
+        )
+    return found
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    """Return names as a sentence lists them, the rest as a number."""
+    if len(names) <= most + 1:
+        return listing(names)
+    return listing([*names[:most], f"{len(names) - most} more"])
+
+
+def _extra_paths_change(before: str | None, now: str | None) -> list[Change]:
+    if before == now:
+        return []
+    kind: ChangeKind = "appeared" if before is None else "gone" if now is None else "changed"
+    verb = {"changed": "was changed", "appeared": "is new", "gone": "is gone"}[kind]
+    sentence = f"extra_model_paths.yaml {verb}: ComfyUI may read its models from other folders."
+    cut = [each and each[:12] for each in (before, now)]
+    return [_change("extra-model-paths", kind, sentence, before=cut[0], now=cut[1])]
+
+
+def _file_changes(before: Snapshot, now: Snapshot) -> list[Change]:
+    if before.wanted != now.wanted:
+        return _moved("set", "the set that is asked for", before.wanted, now.wanted, matters=False)
+    old = {file.label: file for file in before.files}
+    new = {file.label: file for file in now.files}
+    found = []
+    for label in dict.fromkeys((*old, *new)):
+        found += _file_change(label, old.get(label), new.get(label))
+    return found
+
+
+def _file_change(label: str, before: SeenFile | None, now: SeenFile | None) -> list[Change]:
+    was = before if before is not None and before.size is not None else None
+    is_now = now if now is not None and now.size is not None else None
+    if was is None or is_now is None:
+        if was is None and is_now is None:
+            return []
+        kind: ChangeKind = "appeared" if was is None else "gone"
+        sentence = f"{label} {'is there now; it was not.' if was is None else 'is gone.'}"
+        return [_change("file", kind, sentence, before=_file_words(was), now=_file_words(is_now), about=label)]
+    is_other = was.sha256 != is_now.sha256 if was.sha256 and is_now.sha256 else was.size != is_now.size
+    if not is_other:
+        return []
+    sizes = f", {human_bytes(was.size or 0)} then and {human_bytes(is_now.size or 0)} now"
+    sentence = f"{label} holds other bytes{sizes if was.size != is_now.size else ' of the same size'}."
+    return [_change("file", "changed", sentence, before=_file_words(was), now=_file_words(is_now), about=label)]
+
+
+def _file_words(file: SeenFile | None) -> str | None:
+    if file is None or file.size is None:
+        return None
+    return file.sha256[:12] if file.sha256 else f"{file.size} bytes"
+
+
+# --- what follows from it ----------------------------------------------------------------------
+
+_CHECKED_FOR: tuple[tuple[frozenset[str], str], ...] = (
+    (frozenset({"file", "set", "extra-model-paths"}), "every byte of the model files"),
+    (frozenset({"comfyui", "comfyui-commit", "comfyui-edits"}), "whether this ComfyUI has the nodes Klein needs"),
+    (frozenset({"python", "torch", "torchvision", "torchaudio"}), "whether the torch packages belong together"),
+    (
+        frozenset({"driver", "cuda-driver", "gpu", "system", "torch"}),
+        "whether torch still computes on this GPU with this driver",
+    ),
+    (frozenset({"custom-nodes", "comfyui", "comfyui-commit", "comfyui-edits"}), "whether a picture still comes out"),
+)
+
+
+def checks_for(changes: Iterable[Change]) -> tuple[str, ...]:
+    """Return what is worth looking at again because of these changes, as clauses; empty where nothing moved."""
+    moved = {change.what for change in changes}
+    return tuple(words for causes, words in _CHECKED_FOR if moved & causes)
+
+
+def without_files(changes: Iterable[Change], labels: Collection[str]) -> tuple[Change, ...]:
+    """Return the changes without those of the files with these labels."""
+    return tuple(each for each in changes if each.what != "file" or each.about not in labels)
+
+
+def changes_entry(
+    changes: Sequence[Change],
+    *,
+    since: str | None = None,
+    checked: Sequence[str] = (),
+    mend: str | None = None,
+) -> dict[str, JsonValue]:
+    """Return the changes as JSON values, for ``details.changes``.
+
+    Parameters
+    ----------
+    changes : sequence of Change
+        From `compare`.
+    since : str, optional
+        When the last proven state was taken, ISO 8601; None: there is none to compare with.
+    checked : sequence of str
+        What was looked at because of them.
+    mend : str, optional
+        From `mend_command`.
+    """
+    return {
+        "since": since,
+        "changes": [
+            {
+                "what": each.what,
+                "kind": each.kind,
+                "before": each.before,
+                "now": each.now,
+                "matters": each.matters,
+                "sentence": each.sentence,
+            }
+            for each in changes
+        ],
+        "checked": list(checked),
+        "mend_command": mend,
+    }
+
+
+def summary(changes: Sequence[Change]) -> str:
+    """Return in one sentence how much moved.
+
+    >>> summary(())
+    'Nothing changed since the last proven state.'
+    """
+    if not changes:
+        return "Nothing changed since the last proven state."
+    number = sum(change.matters for change in changes)
+    words = f"{count(len(changes), 'thing')} changed since the last proven state"
+    if not number:
+        return f"{words}; none of it touches what was proven."
+    if number == len(changes):
+        return f"{words}, and {'it' if number == 1 else 'each'} can break the setup."
+    return f"{words}; {number} of them can break the setup."

@@ -1,0 +1,126 @@
+"""One run as one page of HTML: how it stands, what was checked, the picture, what to do next.
+
+The page is a file on its own: no script, no font, no address is asked for, and its own policy forbids it.  It shows
+what a document of `report.document` says and decides nothing; a key that is missing leaves a gap, never an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from provisioner.report.html.footer import next_section, undo_section
+from provisioner.report.html.image_section import picture_section
+from provisioner.report.html.markup import Html, element, joined, path
+from provisioner.report.html.node import Node
+from provisioner.report.html.sections import (
+    changes_section,
+    errors_section,
+    files_section,
+    findings_section,
+    machine_section,
+    moment,
+    steps_section,
+    tiles,
+)
+from provisioner.report.html.style import STYLE
+from provisioner.report.html.verdict import Tone, kicker, verdict
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+
+_ICONS: dict[Tone, str] = {
+    "good": '<path d="M5 10.5l3.2 3.2L15 6.8"/>',
+    "warn": '<path d="M10 5v6.2"/><path d="M10 14.6v.1"/>',
+    "bad": '<path d="M6 6l8 8"/><path d="M14 6l-8 8"/>',
+    "plain": '<path d="M10 9v5.4"/><path d="M10 5.6v.1"/>',
+}
+
+
+def render_page(document: Mapping[str, object], *, picture: bytes | None = None, made_at: str) -> str:
+    """Return the page of a run.
+
+    Parameters
+    ----------
+    document : mapping
+        The ``--json`` document of the run, of this or an older version.  Beside its own keys these under ``details``
+        are shown: ``smoke_test``, ``changes``, ``environment``, ``torch``, ``comfyui`` (``version``, ``commit``,
+        ``path``, ``has_local_changes``, ``custom_nodes``), ``undo`` (a list of sentences) and ``check_again``
+        (a command); without the last two the page derives its own.
+    picture : bytes, optional
+        The picture of the smoke test, PNG, JPEG or WebP; it becomes part of the page.
+    made_at : str
+        When the run was made, ISO 8601.
+
+    Returns
+    -------
+    str
+        The whole HTML document; write it as UTF-8.
+    """
+    node = Node(document)
+    body = element(
+        "main",
+        _header(node, made_at),
+        errors_section(node),
+        findings_section(node),
+        picture_section(node, picture),
+        changes_section(node),
+        files_section(node),
+        steps_section(node),
+        machine_section(node),
+        next_section(node),
+        undo_section(node),
+    )
+    return (
+        f"<!DOCTYPE html>\n{element('html', _head(node), element('body', body, _footer(node, made_at)), lang='en')}\n"
+    )
+
+
+def _head(document: Node) -> Html:
+    return element(
+        "head",
+        element("meta", charset="utf-8"),
+        Html(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("meta", name="referrer", content="no-referrer"),
+        element("title", f"klein-setup: {verdict(document)}"),
+        element("style", Html(STYLE)),
+    )
+
+
+def _header(document: Node, made_at: str) -> Html:
+    word, tone = kicker(document)
+    icon = (
+        '<svg width="20" height="20" viewBox="0 0 20 20" fill="none" stroke="currentColor" stroke-width="2.2" '
+        'stroke-linecap="round" stroke-linejoin="round" aria-hidden="true"><circle cx="10" cy="10" r="8.6" '
+        f'stroke-width="1.6"/>{_ICONS[tone]}</svg>'
+    )
+    return element(
+        "header",
+        element("p", Html(icon), word, class_="kicker"),
+        element("h1", verdict(document)),
+        _about(document, made_at),
+        tiles(document),
+        class_=tone,
+    )
+
+
+def _about(document: Node, made_at: str) -> Html:
+    """Return what the run was about, where, and when."""
+    command, manifest = document.at("command").text, document.at("manifest")
+    parts: list[str] = [joined(["klein-setup ", command])] if command else []
+    if manifest.at("id").text:
+        chosen = manifest.at("set").text
+        parts.append(manifest.at("id").text + (f", set {chosen}" if chosen else ""))
+    if document.at("target", "path").text:
+        parts.append(path(document.at("target", "path").text))
+    parts.append(element("time", moment(made_at), datetime=made_at))
+    return element("p", joined(parts, " \u00b7 "), class_="about")
+
+
+def _footer(document: Node, made_at: str) -> Html:
+    version, manifest = document.at("klein_setup").text, document.at("manifest", "sha256").text
+    words = [f"Made by klein-setup {version}".rstrip(), moment(made_at)]
+    status = document.at("exit_status").whole
+    words += [f"exit status {status}"] if status is not None else []
+    words += [f"manifest {manifest[:12]}"] if manifest else []
+    return element("footer", element("p", ", ".join(words) + "."))

@@ -1,0 +1,424 @@
+"""A `Report` as the one JSON document that ``--json`` prints.
+
+The document always has the same keys, whatever happened.  What is not known yet is null, an empty
+string or an empty object, never a zero.  Adding a key is free; renaming, removing or retyping one
+raises ``SCHEMA_VERSION``.  Nothing is printed here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
+from typing import TypeAlias, TypedDict
+
+from provisioner import __version__
+from provisioner.core.errors import KleinError
+from provisioner.core.events import Event, PlanMade, StepFinished, StepStarted
+from provisioner.core.models import (
+    Check,
+    ComfyTarget,
+    Damage,
+    FetchFile,
+    Finding,
+    Outcome,
+    PatchFile,
+    Plan,
+    RecordReceipt,
+    Report,
+    SpaceNeed,
+    Step,
+    Target,
+)
+from provisioner.core.records import field_values
+from provisioner.core.redact import MASK, redact
+from provisioner.report.outcome import all_errors, all_findings, exit_status_of, label_of, next_command
+
+SCHEMA_VERSION = 1
+
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
+
+_SECRET_KEYS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "token", "password"})
+
+
+class ManifestEntry(TypedDict):
+    """Which manifest and set the run is about; empty strings before one was read."""
+
+    id: str
+    sha256: str
+    set: str
+
+
+class TargetEntry(TypedDict):
+    """Where the files go: ``comfyui`` or ``hf_cache``, and the folder; empty before a plan."""
+
+    kind: str
+    path: str
+
+
+class TotalsEntry(TypedDict):
+    """Bytes of the whole set; null before a plan."""
+
+    size: int | None
+    bytes_to_fetch: int | None
+    bytes_saved: int | None
+
+
+class ErrorEntry(TypedDict):
+    """One error with its facts."""
+
+    code: str
+    message: str
+    hint: str | None
+    exit_status: int
+    context: dict[str, JsonValue]
+
+
+class OutcomeEntry(TypedDict):
+    """What came of one step."""
+
+    status: str
+    detail: str
+    bytes_fetched: int
+    seconds: float
+    error: ErrorEntry | None
+
+
+class StepEntry(TypedDict):
+    """One step of the plan; ``outcome`` is null when it was not reached."""
+
+    kind: str
+    path: str
+    destination: str
+    artifact: str
+    reason: str
+    replaces: str | None  # why what is there has to go
+    size: int
+    bytes_to_fetch: int
+    way: str | None  # of ``patch-file``: in-place, continue, beside
+    blocks: list[int] | None  # of ``patch-file``: the blocks that are replaced
+    outcome: OutcomeEntry | None
+
+
+class DamageEntry(TypedDict):
+    """Where a file differs from content whose block digests are known."""
+
+    block_size: int
+    bad_blocks: list[int]
+    trusted_by: str
+
+
+class CheckEntry(TypedDict):
+    """One artifact compared with what was on disk when the plan was made."""
+
+    path: str
+    destination: str
+    artifact: str
+    status: str
+    basis: str
+    expected_size: int
+    observed_size: int | None
+    observed_sha256: str | None
+    identity: str | None
+    damage: DamageEntry | None
+
+
+class FindingEntry(TypedDict):
+    """Something a person should know."""
+
+    code: str
+    severity: str
+    message: str
+    path: str | None
+    hint: str | None
+
+
+class SpaceEntry(TypedDict):
+    """What the plan needs of one file system."""
+
+    path: str
+    needed_bytes: int
+    free_bytes: int
+    is_enough: bool
+
+
+class ReportDocument(TypedDict):
+    """The document of ``--json``: always these keys."""
+
+    schema_version: int
+    command: str
+    status: str
+    exit_status: int
+    klein_setup: str
+    machine: dict[str, JsonValue]
+    manifest: ManifestEntry
+    target: TargetEntry
+    totals: TotalsEntry
+    steps: list[StepEntry]
+    checks: list[CheckEntry]
+    findings: list[FindingEntry]
+    space: list[SpaceEntry]
+    errors: list[ErrorEntry]
+    next_command: str | None  # ready to paste
+    details: dict[str, JsonValue]
+
+
+def document(report: Report, *, secrets: Iterable[str] = ()) -> ReportDocument:
+    """Return the ``--json`` document of a report: JSON values only, redacted, always the same keys.
+
+    Parameters
+    ----------
+    report : Report
+        A run, finished or not; ``plan``, ``manifest`` and ``machine`` may be missing.
+    secrets : iterable of str
+        Values to mask wherever they stand, beyond what ``redact`` knows by its shape.
+    """
+    hidden = tuple(secrets)
+    plan = report.plan
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": report.command,
+        "status": report.status,
+        "exit_status": report.exit_status,
+        "klein_setup": __version__,
+        "machine": _object(report.machine, hidden) if report.machine else {},
+        "manifest": _manifest_entry(report),
+        "target": _target_entry(plan.target, hidden) if plan else {"kind": "", "path": ""},
+        "totals": _totals_entry(plan),
+        "steps": _step_entries(report, hidden),
+        "checks": [_check_entry(check, hidden) for check in plan.checks] if plan else [],
+        "findings": [_finding_entry(finding, hidden) for finding in all_findings(report)],
+        "space": [_space_entry(need, hidden) for need in plan.space] if plan else [],
+        "errors": _error_entries(report, hidden),
+        "next_command": _redacted_or_none(next_command(report), hidden),
+        "details": {key: _entry(key, value, hidden) for key, value in report.extra},
+    }
+
+
+def _redacted_or_none(text: str | None, secrets: tuple[str, ...]) -> str | None:
+    return None if text is None else redact(text, secrets)
+
+
+def _manifest_entry(report: Report) -> ManifestEntry:
+    manifest = report.plan.manifest if report.plan else report.manifest
+    return {
+        "id": manifest.id if manifest else "",
+        "sha256": manifest.sha256 if manifest else "",
+        "set": report.plan.set.id if report.plan else "",
+    }
+
+
+def _target_entry(target: Target, secrets: tuple[str, ...]) -> TargetEntry:
+    if isinstance(target, ComfyTarget):
+        return {"kind": "comfyui", "path": redact(str(target.models), secrets)}
+    return {"kind": "hf_cache", "path": redact(str(target.cache), secrets)}
+
+
+def _totals_entry(plan: Plan | None) -> TotalsEntry:
+    if plan is None:
+        return {"size": None, "bytes_to_fetch": None, "bytes_saved": None}
+    return {"size": plan.set.size, "bytes_to_fetch": plan.bytes_to_fetch, "bytes_saved": plan.bytes_saved}
+
+
+def _step_entries(report: Report, secrets: tuple[str, ...]) -> list[StepEntry]:
+    """Return the plan's steps with their outcomes, then outcomes of steps the plan does not hold."""
+    planned = report.plan.steps if report.plan else ()
+    outcomes = {outcome.step: outcome for outcome in report.outcomes}
+    steps = dict.fromkeys((*planned, *outcomes))
+    return [_step_entry(step, outcomes.get(step), secrets) for step in steps]
+
+
+def _step_entry(step: Step, outcome: Outcome | None, secrets: tuple[str, ...]) -> StepEntry:
+    return {
+        "kind": step.kind,
+        "path": redact(label_of(step.destination), secrets),
+        "destination": redact(str(step.destination.path), secrets),
+        "artifact": step.artifact.id,
+        "reason": redact(step.reason, secrets),
+        "replaces": redact(step.replaces, secrets) if not isinstance(step, RecordReceipt) and step.replaces else None,
+        "size": step.artifact.size,
+        "bytes_to_fetch": step.bytes_to_fetch if isinstance(step, (FetchFile, PatchFile)) else 0,
+        "way": step.way if isinstance(step, PatchFile) else None,
+        "blocks": list(step.damage.bad_blocks) if isinstance(step, PatchFile) else None,
+        "outcome": _outcome_entry(outcome, secrets) if outcome else None,
+    }
+
+
+def _outcome_entry(outcome: Outcome, secrets: tuple[str, ...]) -> OutcomeEntry:
+    return {
+        "status": outcome.status,
+        "detail": redact(outcome.detail, secrets),
+        "bytes_fetched": outcome.bytes_fetched,
+        "seconds": round(outcome.seconds, 3),
+        "error": error_entry(outcome.error, secrets) if outcome.error is not None else None,
+    }
+
+
+def _check_entry(check: Check, secrets: tuple[str, ...]) -> CheckEntry:
+    return {
+        "path": redact(label_of(check.destination), secrets),
+        "destination": redact(str(check.destination.path), secrets),
+        "artifact": check.artifact.id,
+        "status": check.status,
+        "basis": check.basis,
+        "expected_size": check.artifact.size,
+        "observed_size": check.observed_size,
+        "observed_sha256": check.observed_sha256,
+        "identity": _redacted_or_none(check.identity, secrets),
+        "damage": _damage_entry(check.damage) if check.damage is not None else None,
+    }
+
+
+def _damage_entry(damage: Damage) -> DamageEntry:
+    return {
+        "block_size": damage.block_size,
+        "bad_blocks": list(damage.bad_blocks),
+        "trusted_by": damage.trusted_by,
+    }
+
+
+def _finding_entry(finding: Finding, secrets: tuple[str, ...]) -> FindingEntry:
+    return {
+        "code": finding.code,
+        "severity": finding.severity,
+        "message": redact(finding.message, secrets),
+        "path": redact(str(finding.path), secrets) if finding.path is not None else None,
+        "hint": _redacted_or_none(finding.hint, secrets),
+    }
+
+
+def _space_entry(need: SpaceNeed, secrets: tuple[str, ...]) -> SpaceEntry:
+    return {
+        "path": redact(str(need.file_system.path), secrets),
+        "needed_bytes": need.needed_bytes,
+        "free_bytes": need.file_system.free_bytes,
+        "is_enough": need.is_enough,
+    }
+
+
+def _error_entries(report: Report, secrets: tuple[str, ...]) -> list[ErrorEntry]:
+    """Return every error; an interrupt, which is no ``Exception``, gets an entry of its own."""
+    entries = [error_entry(error, secrets) for error in all_errors(report)]
+    if report.status == "interrupted" and not entries:
+        entries.append(
+            {
+                "code": "interrupted",
+                "message": "The run was interrupted before its end.",
+                "hint": "Run the same command again: it continues from the bytes on disk.",
+                "exit_status": report.exit_status,
+                "context": {},
+            }
+        )
+    return entries
+
+
+def error_entry(error: BaseException, secrets: Iterable[str] = ()) -> ErrorEntry:
+    """Return one error as the document shows it; what nobody raised on purpose has the code ``defect``."""
+    hidden = tuple(secrets)
+    if isinstance(error, KleinError):
+        return {
+            "code": error.code,
+            "message": redact(str(error), hidden),
+            "hint": _redacted_or_none(error.hint, hidden),
+            "exit_status": error.exit_status,
+            "context": _object(error.context, hidden),
+        }
+    return {
+        "code": "defect",
+        "message": redact(f"{type(error).__name__}: {error}", hidden),
+        "hint": None,
+        "exit_status": exit_status_of(error),
+        "context": {},
+    }
+
+
+# --- events as lines ---------------------------------------------------------------------------
+
+
+def event_line(event: Event, *, secrets: Iterable[str] = ()) -> str:
+    """Return one event as one line of JSON, without the newline, named by its key ``event``."""
+    return json_line(_event_entry(event, tuple(secrets)))
+
+
+def json_line(value: object) -> str:
+    """Return a JSON value on one line, ASCII only, so that no locale can break it."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _event_entry(event: Event, secrets: tuple[str, ...]) -> dict[str, object]:
+    match event:
+        case PlanMade(plan=plan):
+            return {
+                "event": "plan-made",
+                "target": _target_entry(plan.target, secrets),
+                "totals": _totals_entry(plan),
+                "steps": [_step_entry(step, None, secrets) for step in plan.steps],
+            }
+        case StepStarted(step=step, number=number, total=total):
+            return {"event": "step-started", "number": number, "total": total, "step": _step_entry(step, None, secrets)}
+        case StepFinished(step=step, outcome=outcome, number=number, total=total):
+            return {
+                "event": "step-finished",
+                "number": number,
+                "total": total,
+                "step": _step_entry(step, outcome, secrets),
+            }
+        case _:
+            return {"event": _event_name(event), **_object(event, secrets)}
+
+
+def _event_name(event: Event) -> str:
+    """Return the name of an event whose fields say all: ``file-progress`` for FileProgress."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", type(event).__name__).lower()
+
+
+# --- any value as JSON -------------------------------------------------------------------------
+
+
+def json_value(value: object, secrets: Iterable[str] = ()) -> JsonValue:
+    """Return any value as JSON can say it, every string in it redacted.
+
+    Paths become native strings, dataclasses objects, sets sorted lists, exceptions their message;
+    a float that is not finite becomes null, because JSON has no word for it.
+    """
+    hidden = tuple(secrets)
+    match value:
+        case None | bool() | int():
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case str():
+            return redact(value, hidden)
+        case PurePath():
+            return redact(str(value), hidden)
+        case Mapping():
+            return {redact(str(key), hidden): _entry(str(key), each, hidden) for key, each in value.items()}
+        case list() | tuple():
+            return [json_value(each, hidden) for each in value]
+        case set() | frozenset():
+            return [json_value(each, hidden) for each in sorted(value, key=str)]
+        case _:
+            return _other_value(value, hidden)
+
+
+def _entry(key: str, value: object, secrets: tuple[str, ...]) -> JsonValue:
+    """Return a value under its key; headers that carry credentials are masked by their name."""
+    return MASK if key.lower() in _SECRET_KEYS and value is not None else json_value(value, secrets)
+
+
+def _other_value(value: object, secrets: tuple[str, ...]) -> JsonValue:
+    """Return a dataclass as an object, and anything else as its text."""
+    named = field_values(value)
+    if named is not None:
+        return {name: _entry(name, each, secrets) for name, each in named}
+    if isinstance(value, bytes):
+        return redact(value.decode("utf-8", "backslashreplace"), secrets)
+    return redact(str(value), secrets)
+
+
+def _object(value: object, secrets: tuple[str, ...]) -> dict[str, JsonValue]:
+    """Return a mapping or dataclass as a JSON object."""
+    entry = json_value(value, secrets)
+    return entry if isinstance(entry, dict) else {}

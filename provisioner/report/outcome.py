@@ -1,0 +1,168 @@
+"""What a run came to: its exit status, its findings and errors, and the command that is natural next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import PurePath, PureWindowsPath
+
+from provisioner.core.errors import EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_TERMINATED, KleinError
+from provisioner.core.models import (
+    ComfyFile,
+    ComfyTarget,
+    Destination,
+    Finding,
+    Machine,
+    Manifest,
+    Outcome,
+    Plan,
+    Report,
+)
+from provisioner.report.remedies import mending_verb
+
+DEFAULT_MANIFEST = "flux2-klein-4b"
+"""What ``--manifest`` means when it is not given."""
+
+# --- from what happened to a Report ------------------------------------------------------------
+
+
+def exit_status_of(error: BaseException) -> int:
+    """Return the exit status an error ends the program with.
+
+    Errors raised on purpose carry theirs; an interrupt is 130; ``SystemExit`` keeps its number;
+    anything else is a defect of ours, 70.
+    """
+    if isinstance(error, KleinError):
+        return error.exit_status
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    if isinstance(error, SystemExit):
+        return _system_exit_status(error)
+    return EXIT_DEFECT
+
+
+def _system_exit_status(error: SystemExit) -> int:
+    """Return what the interpreter itself would exit with."""
+    if error.code is None:
+        return 0
+    return error.code if isinstance(error.code, int) else 1
+
+
+def report_for_error(
+    command: str,
+    error: BaseException,
+    *,
+    machine: Machine | None = None,
+    manifest: Manifest | None = None,
+    plan: Plan | None = None,
+    outcomes: tuple[Outcome, ...] = (),
+    findings: tuple[Finding, ...] = (),
+    extra: tuple[tuple[str, object], ...] = (),
+) -> Report:
+    """Return the report of a run that `error` ended, with whatever was known by then."""
+    exit_status = exit_status_of(error)
+    is_interrupted = exit_status in {EXIT_INTERRUPTED, EXIT_TERMINATED}
+    return Report(
+        command=command,
+        status="interrupted" if is_interrupted else "failed",
+        exit_status=exit_status,
+        machine=machine,
+        manifest=manifest,
+        plan=plan,
+        outcomes=outcomes,
+        findings=findings,
+        errors=(error,) if isinstance(error, Exception) else (),
+        extra=extra,
+    )
+
+
+def all_findings(report: Report) -> tuple[Finding, ...]:
+    """Return the findings of the plan and of the report, each once, in that order."""
+    planned = report.plan.findings if report.plan else ()
+    return tuple(dict.fromkeys((*planned, *report.findings)))
+
+
+def all_errors(report: Report) -> tuple[Exception, ...]:
+    """Return the errors of the report and of its outcomes, each once."""
+    errors = list(report.errors)
+    for outcome in report.outcomes:
+        if outcome.error is not None and not any(outcome.error is known for known in errors):
+            errors.append(outcome.error)
+    return tuple(errors)
+
+
+def label_of(destination: Destination) -> str:
+    """Return the name a person knows a place by: below the models folder, or inside the repository."""
+    return destination.relative.as_posix() if isinstance(destination, ComfyFile) else destination.filename
+
+
+_ONLY_SHOWN = ("--json", "--quiet", "--verbose", "--no-color")
+"""Options that change what is seen and not what is done."""
+
+# --- what to run next --------------------------------------------------------------------------
+
+
+def next_command(report: Report) -> str | None:
+    """Return the command that is the natural next thing to run, ready to paste; None when there is none.
+
+    What was planned or interrupted is done with the very arguments of this run, where ``extra["given_arguments"]``
+    has them.  Otherwise the manifest is named as ``extra["manifest_argument"]`` says: what the user gave, which may be
+    a file.
+    """
+    verb = _next_verb(report)
+    given = dict(report.extra).get("given_arguments")
+    if verb is None:
+        return None
+    if report.status in {"planned", "interrupted"} and isinstance(given, tuple):
+        words = [word for word in given if not word.startswith(_ONLY_SHOWN)]
+        return f"klein-setup {verb} {_quoted(words, is_windows=isinstance(PurePath(), PureWindowsPath))}".rstrip()
+    return None if report.plan is None else f"klein-setup {verb} {_options(report, report.plan)}".rstrip()
+
+
+def _next_verb(report: Report) -> str | None:
+    """Return the command to run after this report, without its options."""
+    match report.status:
+        case "findings":
+            return None if report.command in {"install", "repair"} else _mending_verb(report)
+        case "interrupted":
+            return report.command
+        case "planned":
+            return "install" if report.plan is not None and report.plan.steps else None
+        case "ok":
+            return "verify" if report.command in {"install", "repair"} else None
+        case _:
+            return None
+
+
+def _mending_verb(report: Report) -> str | None:
+    plan = report.plan
+    files_are_wrong = plan is not None and bool(plan.steps or any(check.status != "ok" for check in plan.checks))
+    return mending_verb(all_findings(report), files_are_wrong=files_are_wrong)
+
+
+def _options(report: Report, plan: Plan) -> str:
+    """Return the options that make the next command mean the same files in the same place."""
+    words: list[str] = []
+    manifest = str(dict(report.extra).get("manifest_argument") or plan.manifest.id)
+    if manifest != DEFAULT_MANIFEST:
+        words += ["--manifest", manifest]
+    if plan.set.id != plan.manifest.default_set:
+        words += ["--set", plan.set.id]
+    if isinstance(plan.target, ComfyTarget):
+        words += ["--comfyui", str(plan.target.given)]
+        is_windows = isinstance(plan.target.given, PureWindowsPath)
+    else:
+        words += ["--hf-cache", str(plan.target.cache)]
+        is_windows = isinstance(plan.target.cache, PureWindowsPath)
+    return _quoted(words, is_windows=is_windows)
+
+
+def _quoted(words: Iterable[str], *, is_windows: bool) -> str:
+    """Return the words as a shell of that system takes them.
+
+    ``shlex`` speaks POSIX only; in cmd.exe and PowerShell double quotes hold a path with spaces.
+    """
+    if not is_windows:
+        import shlex  # only where there is a next command
+
+        return shlex.join(words)
+    return " ".join(f'"{word}"' if set(word) & set(" &()^;,='") else word for word in words)

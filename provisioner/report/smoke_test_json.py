@@ -1,0 +1,123 @@
+"""A smoke test as the ``--json`` document says it, under ``details.smoke_test``.
+
+The keys are written out here, so that renaming a field of ours never renames a key somebody reads.  What nobody
+measured is null.  Nothing is judged: `is_proven` repeats what the smoke test itself found.
+"""
+
+from __future__ import annotations
+
+from provisioner.core.models import Finding
+from provisioner.report.json_document import JsonValue, json_value
+from provisioner.smoke_test.results import ModelNames, PictureFacts, PictureWish, SmokeTest, Timings, VramReading
+
+SMOKE_KEY = "smoke_test"
+"""Where `smoke_entry` belongs in ``Report.extra``."""
+
+
+def is_proven(smoke: SmokeTest) -> bool:
+    """Whether a picture came out and nothing about it is a problem."""
+    return smoke.picture is not None and not any(each.severity == "problem" for each in smoke.findings)
+
+
+def smoke_entry(smoke: SmokeTest) -> dict[str, JsonValue]:
+    """Return everything known of one picture, as JSON values.
+
+    Parameters
+    ----------
+    smoke : SmokeTest
+        One picture that was asked for, whether it came or not.
+
+    Returns
+    -------
+    dict
+        Keys ``backend``, ``is_proven``, ``wish``, ``picture``, ``timings``, ``vram``, ``device``, ``versions``,
+        ``models``, ``log_path``, ``notes`` and ``findings``, always all of them.  Times are seconds, memory is bytes.
+        ``picture``, ``vram`` and ``models`` are null where there is none; a picture that came has its ``path``, which
+        is null where it was not kept.
+    """
+    return {
+        "backend": smoke.backend,
+        "is_proven": is_proven(smoke),
+        "wish": _wish_entry(smoke.wish),
+        "picture": _picture_entry(smoke.picture, smoke) if smoke.picture else None,
+        "timings": _timings_entry(smoke.timings),
+        "vram": _vram_entry(smoke.vram) if smoke.vram else None,
+        "device": smoke.device,
+        "versions": json_value(dict(smoke.versions)),
+        "models": _models_entry(smoke.names) if smoke.names else None,
+        "log_path": json_value(smoke.log_path),
+        "notes": json_value(smoke.notes),
+        "findings": [_finding_entry(each) for each in smoke.findings],
+    }
+
+
+def _wish_entry(wish: PictureWish) -> dict[str, JsonValue]:
+    """Return what was asked for: with it, the same picture can be asked for again."""
+    return {
+        "prompt": json_value(wish.prompt),
+        "seed": wish.seed,
+        "width": wish.width,
+        "height": wish.height,
+        "steps": wish.steps,
+        "guidance": json_value(wish.guidance),
+        "has_tiled_decode": wish.has_tiled_decode,
+    }
+
+
+def _picture_entry(picture: PictureFacts, smoke: SmokeTest) -> dict[str, JsonValue]:
+    return {
+        "path": json_value(smoke.picture_path),
+        "width": picture.width,
+        "height": picture.height,
+        "mode": picture.mode,
+        "size": picture.size,
+        "sha256": picture.sha256,
+        "minimum": picture.minimum,
+        "maximum": picture.maximum,
+        "mean": json_value(picture.mean),
+        "deviation": json_value(picture.deviation),
+    }
+
+
+def _timings_entry(timings: Timings) -> dict[str, JsonValue]:
+    """Return the times to the millisecond; finer digits are noise."""
+    return {
+        "start_s": _seconds(timings.start_s),
+        "load_s": _seconds(timings.load_s),
+        "encode_s": _seconds(timings.encode_s),
+        "steps_s": [_seconds(each) for each in timings.steps_s],
+        "decode_s": _seconds(timings.decode_s),
+        "total_s": _seconds(timings.total_s),
+    }
+
+
+def _seconds(value: float | None) -> JsonValue:
+    return json_value(None if value is None else round(float(value), 3))
+
+
+def _vram_entry(vram: VramReading) -> dict[str, JsonValue]:
+    return {
+        "gpu_name": vram.gpu_name,
+        "gpu_uuid": vram.gpu_uuid,
+        "total_bytes": vram.total_bytes,
+        "free_at_start_bytes": vram.free_at_start_bytes,
+        "used_at_start_bytes": vram.used_at_start_bytes,
+        "peak_used_bytes": vram.peak_used_bytes,
+        "peak_process_bytes": vram.peak_process_bytes,
+        "samples": vram.samples,
+    }
+
+
+def _models_entry(names: ModelNames) -> dict[str, JsonValue]:
+    return {"diffusion_model": names.diffusion_model, "text_encoder": names.text_encoder, "vae": names.vae}
+
+
+def _finding_entry(finding: Finding) -> dict[str, JsonValue]:
+    """Return a finding with the keys the document's own ``findings`` have."""
+    return {
+        "code": finding.code,
+        "severity": finding.severity,
+        "message": json_value(finding.message),
+        "path": json_value(finding.path),
+        "hint": json_value(finding.hint),
+    }

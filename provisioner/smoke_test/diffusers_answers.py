@@ -1,0 +1,439 @@
+"""What the lines of `inside/draw.py` mean: progress, a picture with its figures, or why there is none and what to do.
+
+Pure: it is given lines and exit statuses.  It takes nothing for a figure that is not a number, and guesses no cause
+that the words do not name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar, get_args
+
+from provisioner.core.errors import MemoryExhaustedError, SmokeTestError
+from provisioner.core.models import Finding
+from provisioner.core.records import dataclass
+from provisioner.core.units import human_bytes, human_duration, listing
+from provisioner.smoke_test.results import PictureFacts, PictureWish, SmokeTest, Timings, VramReading
+
+DrawPhase = Literal["started", "alive", "imported", "loaded", "encoded", "step", "decoded"]
+Offload = Literal["none", "model", "sequential"]
+OffloadWish = Literal["auto", "none", "model", "sequential"]
+Dtype = Literal["bf16", "fp32"]
+_Word = TypeVar("_Word", bound=str)
+
+_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawEvent:
+    """One step on the way to the picture."""
+
+    name: DrawPhase
+    seconds: float | None = None  # it took; of "alive": since the start
+    pid: int | None = None  # of "started": the drawing process, for NVML
+    ram_bytes: int | None = None  # of "alive": the most it has had
+    number: int | None = None  # of "step", from 1
+    total: int | None = None
+
+    def sentence(self) -> str | None:
+        """Return the event as a line for a person; None where it is none of theirs.
+
+        >>> DrawEvent(name="step", number=2, total=4, seconds=0.25).sentence()
+        'Step 2 of 4 took 0.25 s.'
+        """
+        took = "" if self.seconds is None else f" in {human_duration(self.seconds)}"
+        if self.name == "step":
+            return f"Step {self.number} of {self.total} took {self.seconds or 0.0:.2f} s."
+        return {
+            "imported": f"torch and diffusers were imported{took}.",
+            "loaded": f"The models were loaded{took}.",
+            "encoded": f"The prompt was encoded{took}.",
+            "decoded": f"The picture was decoded{took}.",
+        }.get(self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawDevice:
+    """What drew."""
+
+    place: str  # "cuda:0", "cpu"
+    name: str | None = None  # "NVIDIA GeForce RTX 4070"
+    uuid: str | None = None  # lower case, without "GPU-"
+    free_bytes: int | None = None  # before the models were loaded
+    total_bytes: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Place and name."""
+        return self.place if self.name is None else f"{self.place} {self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawMemory:
+    """The most memory torch held, in bytes; the driver's own part of a card's memory is not in it."""
+
+    allocated_bytes: int | None = None  # in use by tensors
+    reserved_bytes: int | None = None  # taken from the driver
+    ram_bytes: int | None = None  # of the process
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawDone:
+    """A picture was drawn and kept."""
+
+    picture_path: Path
+    timings: Timings
+    device: DrawDevice
+    offload: Offload
+    dtype: Dtype
+    memory: DrawMemory
+    versions: tuple[tuple[str, str], ...]  # ("diffusers", "0.42.1")
+    is_offline: bool
+    refused_connections: tuple[str, ...] = ()  # hosts that were asked for in spite of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawFailed:
+    """No picture, and why."""
+
+    kind: str  # "out-of-memory", "snapshot-incomplete"; see `explain`
+    message: str
+    facts: tuple[tuple[str, object], ...] = ()  # what else is known, as JSON
+
+
+Answer = DrawEvent | DrawDone | DrawFailed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiffusersRun:
+    """One picture drawn with diffusers, and everything known of it."""
+
+    picture: bytes  # the PNG
+    done: DrawDone
+    log_path: Path
+    seconds: float  # of the whole process
+
+    def smoke_test(
+        self,
+        wish: PictureWish,
+        *,
+        picture: PictureFacts | None = None,
+        vram: VramReading | None = None,
+        findings: Sequence[Finding] = (),
+    ) -> SmokeTest:
+        """Return it as a smoke test's result, with what was learnt of the picture and of the card from outside."""
+        return SmokeTest(
+            backend="diffusers",
+            wish=wish,
+            timings=self.done.timings,
+            picture=picture,
+            picture_path=self.done.picture_path,
+            vram=vram,
+            device=self.done.device.label,
+            versions=self.done.versions,
+            log_path=self.log_path,
+            notes=notes_about(self.done),
+            findings=tuple(findings),
+        )
+
+
+def notes_about(done: DrawDone) -> tuple[str, ...]:
+    """Return what the figures mean, in sentences."""
+    ways = {
+        "none": "The whole pipeline stayed on the device.",
+        "model": "Parts of the pipeline waited in RAM until they were needed (enable_model_cpu_offload).",
+        "sequential": "Layers waited in RAM until they were needed (enable_sequential_cpu_offload); that is slow.",
+    }
+    notes = [] if done.device.place == "cpu" else [ways[done.offload]]
+    if done.memory.allocated_bytes is not None and done.memory.reserved_bytes is not None:
+        free = (
+            "" if done.device.free_bytes is None else f" with {human_bytes(done.device.free_bytes)} free at the start"
+        )
+        notes.append(
+            f"torch used at most {human_bytes(done.memory.allocated_bytes)} of the device and reserved "
+            f"{human_bytes(done.memory.reserved_bytes)}{free}."
+        )
+    return tuple(notes)
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def parse_answer(line: str) -> Answer | None:
+    """Return what one line of stdout says; None where it is not one of the script's.
+
+    Raises
+    ------
+    SmokeTestError
+        It is one, and does not hold what it has to hold (``kind="not-understood"``).
+    """
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(said, dict) or not isinstance(said.get("event"), str):
+        return None
+    try:
+        return _answer(said["event"], _Facts(said))
+    except ValueError as error:
+        raise SmokeTestError(
+            f"The drawing script's line {said['event']!r} is not understood: {error}.",
+            hint="Reinstall klein-setup: its parts are of different versions.",
+            kind="not-understood",
+        ) from error
+
+
+def _answer(event: str, facts: _Facts) -> Answer | None:
+    if event == "done":
+        return _done(facts)
+    if event == "failed":
+        others = {key: value for key, value in facts.said.items() if key not in ("event", "kind", "message")}
+        return DrawFailed(kind=facts.text("kind"), message=facts.text("message"), facts=tuple(others.items()))
+    for name in get_args(DrawPhase):
+        if event == name:
+            return DrawEvent(
+                name=name,
+                seconds=facts.seconds("seconds"),
+                pid=facts.count("pid"),
+                ram_bytes=facts.count("ram_bytes"),
+                number=facts.count("number"),
+                total=facts.count("total"),
+            )
+    return None  # of a newer script
+
+
+def _done(facts: _Facts) -> DrawDone:
+    version = facts.count("schema_version")
+    if version != _SCHEMA_VERSION:
+        raise ValueError(f"schema_version is {version}, not {_SCHEMA_VERSION}")
+    return DrawDone(
+        picture_path=Path(facts.inner("picture").text("path")),
+        timings=_timings(facts.inner("seconds")),
+        device=_device(facts.inner("device")),
+        offload=facts.one_of("offload", get_args(Offload)),
+        dtype=facts.one_of("dtype", get_args(Dtype)),
+        memory=_memory(facts.inner("memory")),
+        versions=facts.inner("versions").texts(),
+        is_offline=facts.flag("is_offline"),
+        refused_connections=facts.list_of_texts("refused_connections"),
+    )
+
+
+def _timings(facts: _Facts) -> Timings:
+    return Timings(
+        start_s=facts.seconds("start"),
+        load_s=facts.seconds("load"),
+        encode_s=facts.seconds("encode"),
+        steps_s=facts.list_of_seconds("steps"),
+        decode_s=facts.seconds("decode"),
+        total_s=facts.seconds("total"),
+    )
+
+
+def _device(facts: _Facts) -> DrawDevice:
+    return DrawDevice(
+        place=facts.text("place"),
+        name=facts.text_or_none("name"),
+        uuid=facts.text_or_none("uuid"),
+        free_bytes=facts.count("free_bytes"),
+        total_bytes=facts.count("total_bytes"),
+    )
+
+
+def _memory(facts: _Facts) -> DrawMemory:
+    return DrawMemory(
+        allocated_bytes=facts.count("allocated_bytes"),
+        reserved_bytes=facts.count("reserved_bytes"),
+        ram_bytes=facts.count("ram_bytes"),
+    )
+
+
+# The errors below are ValueError also where a type is wrong: to whoever reads JSON both are wrong values.
+
+
+class _Facts:
+    """A JSON object that is asked for values of a kind; raises ValueError where it holds another."""
+
+    def __init__(self, said: Mapping[str, object]) -> None:
+        self.said = said
+
+    def inner(self, key: str) -> _Facts:
+        value = self.said.get(key)
+        if not isinstance(value, dict):
+            raise ValueError(f"{key} is {value!r}, not an object")  # noqa: TRY004
+        return _Facts(value)
+
+    def text(self, key: str) -> str:
+        value = self.said.get(key)
+        if not isinstance(value, str):
+            raise ValueError(f"{key} is {value!r}, not a text")  # noqa: TRY004
+        return value
+
+    def text_or_none(self, key: str) -> str | None:
+        return None if self.said.get(key) is None else self.text(key)
+
+    def flag(self, key: str) -> bool:
+        value = self.said.get(key)
+        if not isinstance(value, bool):
+            raise ValueError(f"{key} is {value!r}, not true or false")  # noqa: TRY004
+        return value
+
+    def count(self, key: str) -> int | None:
+        value = self.said.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{key} is {value!r}, not a whole number")
+        return value
+
+    def seconds(self, key: str) -> float | None:
+        value = self.said.get(key)
+        return None if value is None else _seconds(key, value)
+
+    def list_of_seconds(self, key: str) -> tuple[float, ...]:
+        return tuple(_seconds(key, value) for value in self._list(key))
+
+    def list_of_texts(self, key: str) -> tuple[str, ...]:
+        return tuple(map(str, self._list(key)))
+
+    def texts(self) -> tuple[tuple[str, str], ...]:
+        return tuple((key, self.text(key)) for key in self.said)
+
+    def one_of(self, key: str, allowed: tuple[_Word, ...]) -> _Word:
+        value = self.said.get(key)
+        for word in allowed:
+            if word == value:
+                return word
+        raise ValueError(f"{key} is {value!r}, not one of {listing(list(map(str, allowed)))}")
+
+    def _list(self, key: str) -> list[object]:
+        value = self.said.get(key)
+        if not isinstance(value, list):
+            raise ValueError(f"{key} is {value!r}, not a list")  # noqa: TRY004
+        return value
+
+
+def _seconds(key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        raise ValueError(f"{key} is {value!r}, not a number of seconds")
+    return float(value)
+
+
+# --- failures in words -------------------------------------------------------------------------
+
+
+def explain(failed: DrawFailed, *, repo_id: str, log_path: Path | None = None) -> SmokeTestError:
+    """Return the error that a failure amounts to, with what to do next.
+
+    Parameters
+    ----------
+    failed : DrawFailed
+        What the script said.
+    repo_id : str
+        The repository that was to be drawn with.
+    log_path : Path, optional
+        Where the whole output lies.
+    """
+    message, hint = failed.message, _HINTS.get(failed.kind, _LOG_HINT)
+    facts = _Facts(dict(failed.facts))
+    place = facts.said.get("device") or "the device"
+    error: type[SmokeTestError] = SmokeTestError
+    if failed.kind == "out-of-memory":
+        error = MemoryExhaustedError
+        message, hint = _out_of_memory(failed.message, str(place), facts)
+    elif failed.kind == "no-kernel-image":
+        message = f"the installed torch has no code for {place}. {message}"
+    context = {key: value for key, value in failed.facts if key not in ("kind", "log", "hint", "message")}
+    log = None if log_path is None else str(log_path)
+    return error(
+        f"diffusers drew no picture with {repo_id}: {message}", hint=hint, kind=failed.kind, log=log, **context
+    )
+
+
+def explain_death(
+    returncode: int, last_lines: Sequence[str], *, phase: str | None, repo_id: str, log_path: Path | None = None
+) -> SmokeTestError:
+    """Return the error for a script that ended without an answer.
+
+    Parameters
+    ----------
+    returncode : int
+        Its exit status; a negative one is the signal that ended it (POSIX).
+    last_lines : sequence of str
+        The end of what it said.
+    phase : str or None
+        What it was doing, as `after` says it.
+    """
+    said = next((line.strip() for line in reversed(last_lines) if line.strip() and parse_answer(line) is None), None)
+    during = f" {phase}" if phase else ""
+    error: type[SmokeTestError]
+    if returncode in _KILLED_FOR_RAM:
+        message = f"the drawing process was ended by the system{during}: most likely the computer ran out of RAM."
+        error, hint, kind = MemoryExhaustedError, _RAM_HINT, "out-of-memory"
+    else:
+        how = f"signal {-returncode}" if returncode < 0 else f"exit status {returncode}"
+        message = f"the drawing process ended with {how}{during} and gave no answer" + (f": {said}" if said else ".")
+        error, hint, kind = SmokeTestError, _LOG_HINT, "died"
+    context: dict[str, object] = {"returncode": returncode, "last_lines": list(last_lines)[-40:]}
+    log = None if log_path is None else str(log_path)
+    return error(f"diffusers drew no picture with {repo_id}: {message}", hint=hint, kind=kind, log=log, **context)
+
+
+def explain_timeout(
+    timeout_s: float, *, phase: str | None, repo_id: str, log_path: Path | None = None
+) -> SmokeTestError:
+    """Return the error for a script that took too long and was ended."""
+    during = f"; it was ended {phase}" if phase else ""
+    return SmokeTestError(
+        f"diffusers drew no picture with {repo_id} within {human_duration(timeout_s)}{during}.",
+        hint="Look whether the disk or the device is busy with something else; a CPU alone takes minutes.",
+        kind="timeout",
+        log=None if log_path is None else str(log_path),
+    )
+
+
+def after(event: DrawEvent | None) -> str:
+    """Return where a script was after an event, to be put behind a verb.
+
+    >>> after(DrawEvent(name="step", number=2, total=4))
+    'after step 2 of 4'
+    """
+    if event is None:
+        return "before it could begin"
+    if event.name == "step":
+        return f"after step {event.number} of {event.total}"
+    return {
+        "started": "while it imported torch and diffusers",
+        "imported": "while it loaded the models",
+        "loaded": "while it encoded the prompt",
+        "encoded": "in the first step",
+        "decoded": "while it kept the picture",
+    }.get(event.name, "on the way")
+
+
+_KILLED_FOR_RAM = (-9, 137, 0xC0000017, 0xC000012D)  # SIGKILL; Windows: no memory, and no room in its paging file
+_LOG_HINT = "Read the log; the same command can be run again."
+_RAM_HINT = "Close other programs or add swap: loading takes about as much RAM as the files have bytes."
+_REFRESH = "`klein-setup install --only environment`"
+_HINTS: Mapping[str, str] = {
+    "missing-package": f"Install what the pipeline needs: {_REFRESH}.",
+    "broken-package": f"Put the environment right: {_REFRESH}.",
+    "version-too-old": f"Bring the environment up to date: {_REFRESH}.",
+    "snapshot-incomplete": "Put the files right with `klein-setup repair` on the same HF cache.",
+    "no-kernel-image": f"Install the build that has code for this GPU: {_REFRESH} with `--torch auto`.",
+    "no-device": "Install or update the graphics driver, and look whether CUDA_VISIBLE_DEVICES hides the GPU.",
+    "nan": "Prove every byte with `klein-setup verify`; if the files are right, update the driver or test the card.",
+    "not-written": "Free some space, or name another folder for the picture.",
+    "interrupted": "Run the same command again.",
+}
+
+
+def _out_of_memory(message: str, place: str, facts: _Facts) -> tuple[str, str]:
+    if facts.said.get("memory") == "ram":
+        return f"the computer ran out of RAM. {message}", _RAM_HINT
+    free, total = facts.count("free_bytes"), facts.count("total_bytes")
+    held = "" if free is None or total is None else f" ({human_bytes(free)} of {human_bytes(total)} free at the end)"
+    hint = "Close what else uses the card; then draw a smaller picture, or let more wait in RAM."
+    return f"{place} ran out of memory{held}. {message}", hint

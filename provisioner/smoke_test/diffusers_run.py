@@ -1,0 +1,228 @@
+"""Draws one picture with diffusers in an environment: starts `inside/draw.py` there, follows it, ends it.
+
+It refuses to hand a person's Python settings, proxies or tokens to the script, and takes the script's word for nothing
+but what it measured: the picture itself is read back from the disk.  Where klein-setup is killed outright, the script
+ends itself: its sign of life, every second, can no longer be written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+from provisioner.core.errors import CommandError, NotWritableError, SmokeTestError
+from provisioner.core.ports import Cancelled, Run
+from provisioner.core.redact import printable, redact
+from provisioner.smoke_test.diffusers_answers import (
+    Answer,
+    DiffusersRun,
+    DrawDone,
+    DrawEvent,
+    DrawFailed,
+    Dtype,
+    OffloadWish,
+    after,
+    explain,
+    explain_death,
+    explain_timeout,
+    parse_answer,
+)
+from provisioner.smoke_test.results import PictureWish
+
+SCRIPT = Path(__file__).with_name("diffusers_script.py")
+
+OnDrawEvent = Callable[[DrawEvent], None]
+
+_DROPPED = ("PYTHON", "__PYVENV", "VIRTUAL_ENV", "CONDA_PREFIX", "HF_", "HUGGING", "TRANSFORMERS_", "DIFFUSERS_")
+_KEPT = ("HF_ENDPOINT",)  # harmless with the network off, and a rehearsal sees by it that nobody asked
+
+
+def _silent(_: DrawEvent) -> None:
+    """Listen to nothing."""
+
+
+def _never() -> bool:
+    """Return False: nobody cancels."""
+    return False
+
+
+def draw_with_diffusers(
+    python: Path,
+    *,
+    run: Run,
+    cache: Path,
+    repo_id: str,
+    revision: str,
+    wish: PictureWish,
+    output: Path,
+    log_path: Path,
+    timeout_s: float,
+    device: str = "auto",
+    offload: OffloadWish = "auto",
+    dtype: Dtype = "bf16",
+    environ: Mapping[str, str] | None = None,
+    cancelled: Cancelled = _never,
+    on_event: OnDrawEvent = _silent,
+    script: Path = SCRIPT,
+) -> DiffusersRun:
+    """Draw a picture with the pipeline of one commit in an HF cache, the network off.
+
+    Parameters
+    ----------
+    python : Path
+        The environment's interpreter.
+    run : Run
+        Starts programs.
+    cache : Path
+        The HF cache: the folder that holds ``models--*``.
+    repo_id, revision : str
+        The repository and its commit, 40 hex digits.
+    wish : PictureWish
+        What is to be drawn.
+    output : Path
+        Where the PNG goes; a file that is there is replaced only by a whole picture.
+    log_path : Path
+        Where everything the script and the libraries say is kept.
+    timeout_s : float
+        Seconds until it is ended.
+    device : str
+        ``auto``, ``cuda:0``, ``mps``, ``xpu:0`` or ``cpu``.
+    offload : str
+        What waits in RAM; ``auto`` decides by the free memory of the device.
+    dtype : str
+        What the weights are loaded as.
+    environ : mapping, optional
+        The person's environment variables; ours where None.
+    cancelled : callable
+        Asked at least once a second while the script lives.
+    on_event : callable
+        Told of every event; the first names the process, for NVML.
+
+    Returns
+    -------
+    DiffusersRun
+        The picture's bytes and what was measured.
+
+    Raises
+    ------
+    SmokeTestError
+        No picture; ``kind`` is in the context, and the hint says what to do.
+    NotWritableError
+        The log or the picture's folder cannot be written.
+    KeyboardInterrupt
+        It was cancelled.
+    """
+    words = _words(wish, cache=cache, repo_id=repo_id, revision=revision, output=output)
+    words += ["--device", device, "--offload", offload, "--dtype", dtype]
+    began = time.monotonic()
+    with _opened(log_path, output) as log:
+        follower = _Follower(log, cancelled, on_event)
+        try:
+            done = run(
+                [python, "-I", script, *words],
+                timeout_s=timeout_s,
+                env=clean_environment(os.environ if environ is None else environ),
+                on_line=follower.hear,
+            )
+        except CommandError as error:
+            if error.context.get("reason") != "timeout":
+                raise _not_started(error, python) from error
+            where = after(follower.last)
+            raise explain_timeout(timeout_s, phase=where, repo_id=repo_id, log_path=log_path) from error
+    answer = follower.answer
+    if isinstance(answer, DrawFailed):
+        raise explain(answer, repo_id=repo_id, log_path=log_path)
+    if answer is None or done.returncode != 0:
+        phase = None if answer is not None else after(follower.last)
+        raise explain_death(done.returncode, done.last_lines, phase=phase, repo_id=repo_id, log_path=log_path)
+    return DiffusersRun(picture=_read(answer, output), done=answer, log_path=log_path, seconds=time.monotonic() - began)
+
+
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables without a person's Python, Hub, tokens and proxies; UTF-8 is what we read."""
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if name in _KEPT or not (name.upper().startswith(_DROPPED) or name.upper().endswith("_PROXY"))
+    }
+    return {**kept, "PYTHONUTF8": "1"}
+
+
+def _words(wish: PictureWish, *, cache: Path, repo_id: str, revision: str, output: Path) -> list[str | Path]:
+    words: list[str | Path] = [
+        "--cache", cache.absolute(),
+        "--repo", repo_id,
+        "--revision", revision,
+        f"--prompt={wish.prompt}",  # with the sign: a prompt may begin with a dash
+        "--seed", str(wish.seed),
+        "--width", str(wish.width),
+        "--height", str(wish.height),
+        "--steps", str(wish.steps),
+        "--guidance", str(wish.guidance),
+        "--output", output.absolute(),
+    ]  # fmt: skip
+    return [*words, "--tiled"] if wish.has_tiled_decode else words
+
+
+class _Follower:
+    """Hears every line: keeps it in the log, understands ours, and stops the run when it is cancelled."""
+
+    def __init__(self, log: IO[str], cancelled: Cancelled, on_event: OnDrawEvent) -> None:
+        self.last: DrawEvent | None = None  # that was more than a sign of life
+        self.answer: DrawDone | DrawFailed | None = None
+        self._log, self._cancelled, self._on_event = log, cancelled, on_event
+
+    def hear(self, stream: str, line: str) -> None:
+        """Take one line; raises KeyboardInterrupt when the run was cancelled."""
+        if self._cancelled():
+            raise KeyboardInterrupt
+        answer: Answer | None = parse_answer(line) if stream == "stdout" else None
+        if not isinstance(answer, DrawEvent) or answer.name != "alive":
+            self._log.write(printable(redact(line)).rstrip() + "\n")
+            self._log.flush()
+        if isinstance(answer, DrawEvent):
+            if answer.name != "alive":
+                self.last = answer
+            self._on_event(answer)
+        elif answer is not None:
+            self.answer = answer
+
+
+@contextlib.contextmanager
+def _opened(log_path: Path, output: Path) -> Iterator[IO[str]]:
+    """Make both folders and open the log; raises NotWritableError."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        log = log_path.open("w", encoding="utf-8", errors="replace")
+    except OSError as error:
+        thing = error.filename or str(log_path)
+        raise NotWritableError(
+            f"{thing} cannot be written: {error.strerror or error}.", hint="Name another folder.", path=str(thing)
+        ) from error
+    with log:
+        yield log
+
+
+def _read(answer: DrawDone, output: Path) -> bytes:
+    try:
+        return output.read_bytes()
+    except OSError as error:
+        raise SmokeTestError(
+            f"The script says that it kept the picture as {answer.picture_path}, and it cannot be read: {error}.",
+            hint="Look whether another program moves or scans the folder.",
+            kind="no-picture",
+        ) from error
+
+
+def _not_started(error: CommandError, python: Path) -> SmokeTestError:
+    return SmokeTestError(
+        f"The environment's Python does not start: {error}",
+        hint="Make the environment anew: `klein-setup install --only environment`.",
+        kind="no-python",
+        python=str(python),
+    )

@@ -1,0 +1,394 @@
+"""The graph of the smoke test, in the form ComfyUI's API takes, and the names its loaders know the files by.
+
+Knows which nodes draw a FLUX.2 [klein] picture and which node belongs to which part of the work.  Asks no server, and
+draws no seed: a graph is a pure function of the names and the wish.  Weights in GGUF, which need a custom node, and
+pictures made from pictures are left out.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from types import MappingProxyType
+from typing import Any, Literal
+
+from provisioner.comfyui.model_paths import current_folder_name
+from provisioner.comfyui.server.api import ListedModels
+from provisioner.core.errors import ModelNotListedError, UsageError
+from provisioner.core.models import Artifact, ArtifactSet, Role
+from provisioner.core.records import dataclass, replace
+from provisioner.files.layout import safe_relative
+from provisioner.smoke_test.results import DEFAULT_PROMPT, ModelNames, PictureWish
+
+Graph = dict[str, dict[str, Any]]
+"""Node id -> ``class_type`` and ``inputs``; an input that is ``[id, number]`` is the output of another node."""
+
+Phase = Literal["load", "encode", "sample", "decode", "save"]
+
+LOAD_MODEL, LOAD_ENCODER, LOAD_VAE = "1", "2", "3"
+ENCODE, NEGATIVE = "4", "5"
+GUIDER, SAMPLER_NAME, SCHEDULER, LATENT, NOISE, SAMPLE = "6", "7", "8", "9", "10", "11"
+DECODE, SAVE = "12", "13"
+
+PHASES: Mapping[str, Phase] = MappingProxyType(
+    {
+        LOAD_MODEL: "load",
+        LOAD_ENCODER: "load",
+        LOAD_VAE: "load",
+        ENCODE: "encode",
+        NEGATIVE: "encode",
+        GUIDER: "sample",
+        SAMPLER_NAME: "sample",
+        SCHEDULER: "sample",
+        LATENT: "sample",
+        NOISE: "sample",
+        SAMPLE: "sample",
+        DECODE: "decode",
+        SAVE: "save",
+    }
+)
+"""Node id -> the part of the work its time belongs to.
+
+"load" is only reading the files: ComfyUI moves the weights to the GPU when they are first used, so that time is in
+"encode" and in "sample".  "save" is writing the PNG, which takes a tenth of a second and more at 1024 x 1024.
+"""
+
+STEP_NODE = SAMPLE
+"""The node whose ``progress`` messages count the denoising steps."""
+
+TILE_SIZE, TILE_OVERLAP = 512, 64
+"""Pixels of a tile of `VAEDecodeTiled` and of what neighbours share; ComfyUI's own defaults."""
+
+MAX_SIDE = 16384  # pixels, the bound of EmptyFlux2LatentImage
+SIDE_STEP = 16  # pixels: 8 by the VAE, times 2 by its patches
+MAX_STEPS = 4096  # the bound of Flux2Scheduler
+MAX_GUIDANCE = 100.0  # the bound of CFGGuider
+MAX_SEED = 2**64 - 1  # the bound of RandomNoise
+
+_MOST_LISTED = 8  # names a message shows
+
+
+# --- the graph ------------------------------------------------------------------------------------
+
+
+def build_graph(names: ModelNames, wish: PictureWish, *, filename_prefix: str = "klein-setup") -> Graph:
+    """Return the graph that draws the picture of `wish`.
+
+    At guidance 1 the negative conditioning is not computed (ComfyUI skips it), and a zeroed one stands in its place,
+    as in the official template of the distilled model; at any other guidance it is the encoding of an empty text, as
+    in the one of the base model.
+
+    Parameters
+    ----------
+    names : ModelNames
+        The three files, spelled as the server lists them.
+    wish : PictureWish
+        What to draw.
+    filename_prefix : str, optional
+        What the saved file's name begins with.
+    """
+    negative = _node("ConditioningZeroOut", conditioning=[ENCODE, 0])
+    if is_guided(wish):
+        negative = _node("CLIPTextEncode", text="", clip=[LOAD_ENCODER, 0])
+    size = {"width": wish.width, "height": wish.height}
+    guided = {"positive": [ENCODE, 0], "negative": [NEGATIVE, 0], "cfg": wish.guidance}
+    wires = {"noise": [NOISE, 0], "guider": [GUIDER, 0], "sampler": [SAMPLER_NAME, 0], "sigmas": [SCHEDULER, 0]}
+    return {
+        LOAD_MODEL: _node("UNETLoader", unet_name=names.diffusion_model, weight_dtype="default"),
+        # Any other type reads another number of the encoder's layers, and the shapes do not fit.
+        LOAD_ENCODER: _node("CLIPLoader", clip_name=names.text_encoder, type="flux2", device="default"),
+        LOAD_VAE: _node("VAELoader", vae_name=names.vae),
+        ENCODE: _node("CLIPTextEncode", text=wish.prompt, clip=[LOAD_ENCODER, 0]),
+        NEGATIVE: negative,
+        GUIDER: _node("CFGGuider", model=[LOAD_MODEL, 0], **guided),
+        SAMPLER_NAME: _node("KSamplerSelect", sampler_name="euler"),
+        SCHEDULER: _node("Flux2Scheduler", steps=wish.steps, **size),
+        LATENT: _node("EmptyFlux2LatentImage", **size, batch_size=1),
+        NOISE: _node("RandomNoise", noise_seed=wish.seed),
+        SAMPLE: _node("SamplerCustomAdvanced", **wires, latent_image=[LATENT, 0]),
+        DECODE: _decode(wish),
+        SAVE: _node("SaveImage", images=[DECODE, 0], filename_prefix=filename_prefix),
+    }
+
+
+def is_guided(wish: PictureWish) -> bool:
+    """Return whether the negative conditioning counts: guidance 1 is none."""
+    return wish.guidance != 1.0
+
+
+def _node(class_type: str, /, **inputs: object) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def _decode(wish: PictureWish) -> dict[str, Any]:
+    samples = {"samples": [SAMPLE, 0], "vae": [LOAD_VAE, 0]}
+    if not wish.has_tiled_decode:
+        return _node("VAEDecode", **samples)
+    tiles = {"tile_size": TILE_SIZE, "overlap": TILE_OVERLAP}
+    return _node("VAEDecodeTiled", **samples, **tiles, temporal_size=64, temporal_overlap=8)  # of videos: defaults
+
+
+# --- what to draw ---------------------------------------------------------------------------------
+
+
+def wish_for(
+    chosen: ArtifactSet,
+    *,
+    seed: int,
+    prompt: str | None = None,
+    width: int | None = None,
+    height: int | None = None,
+    has_tiled_decode: bool = False,
+) -> PictureWish:
+    """Return the picture to ask a set for: steps and guidance are the set's own, the rest is the user's.
+
+    Parameters
+    ----------
+    chosen : ArtifactSet
+        Its envelope says how many steps and which guidance the model was made for.
+    seed : int
+        0 to 2**64 - 1; a fresh one unless the user gave it, for ComfyUI answers a graph it knows from its cache.
+    prompt, width, height : optional
+        What the user asked for; pixels, multiples of 16.
+    has_tiled_decode : bool, optional
+        Decode in tiles, which needs far less memory for a moment and a little more time.
+
+    Raises
+    ------
+    UsageError
+        A number ComfyUI would refuse; the message names the option's bounds.
+    """
+    plain = PictureWish()
+    envelope = chosen.envelope
+    wish = replace(
+        plain,
+        prompt=DEFAULT_PROMPT if prompt is None else prompt,
+        seed=seed,
+        width=plain.width if width is None else width,
+        height=plain.height if height is None else height,
+        steps=plain.steps if envelope.steps is None else envelope.steps,
+        guidance=plain.guidance if envelope.guidance is None else envelope.guidance,
+        has_tiled_decode=has_tiled_decode,
+    )
+    check_wish(wish)
+    return wish
+
+
+def check_wish(wish: PictureWish) -> None:
+    """Raise `UsageError` for a wish that ComfyUI would refuse, or round without a word."""
+    for what, side in (("width", wish.width), ("height", wish.height)):
+        if not SIDE_STEP <= side <= MAX_SIDE or side % SIDE_STEP:
+            expected = f"a multiple of {SIDE_STEP} from {SIDE_STEP} to {MAX_SIDE}"
+            raise UsageError(
+                f"The {what} of the picture cannot be {side} pixels; expected {expected}.",
+                hint=f"Take {_nearest_side(side)}.",
+            )
+    _check_bounds("seed", wish.seed, 0, MAX_SEED)
+    _check_bounds("number of steps", wish.steps, 1, MAX_STEPS)
+    _check_bounds("guidance", wish.guidance, 0, MAX_GUIDANCE)
+
+
+def _nearest_side(side: int) -> int:
+    return max(SIDE_STEP, min(MAX_SIDE, round(side / SIDE_STEP) * SIDE_STEP))
+
+
+def _check_bounds(what: str, value: float, lowest: float, highest: float) -> None:
+    if not lowest <= value <= highest:
+        raise UsageError(
+            f"The {what} of the picture cannot be {value}; expected {lowest:,} to {highest:,}.",
+            hint="Give one within these bounds.",
+        )
+
+
+# --- the files, as the server names them ----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loader:
+    """The node that loads a role's file, and the input that lists what it can load."""
+
+    role: Role
+    field: str  # of `ModelNames`
+    class_type: str
+    input_name: str
+    folder: str  # ComfyUI models folder the list is made from
+
+
+LOADERS: tuple[Loader, ...] = (
+    Loader(
+        role="diffusion_model",
+        field="diffusion_model",
+        class_type="UNETLoader",
+        input_name="unet_name",
+        folder="diffusion_models",
+    ),
+    Loader(
+        role="text_encoder",
+        field="text_encoder",
+        class_type="CLIPLoader",
+        input_name="clip_name",
+        folder="text_encoders",
+    ),
+    Loader(role="vae", field="vae", class_type="VAELoader", input_name="vae_name", folder="vae"),
+)
+"""In the order of the graph.  ``GET /object_info/<class_type>`` answers what a running server lists."""
+
+
+def names_for(chosen: ArtifactSet) -> ModelNames:
+    """Return the names a set's files have for ComfyUI's loaders: paths under their folder, with slashes.
+
+    A server on Windows lists them with backslashes; `pick_listed` spells them as the server does.  The name does not
+    depend on which of the folders ComfyUI reads holds the file.
+
+    Raises
+    ------
+    UsageError
+        The set is not for ComfyUI, has no file or several for a role, or one that ComfyUI's own nodes do not load.
+    """
+    if chosen.target != "comfyui":
+        raise UsageError(
+            f"The set {chosen.id} is made for an HF cache, and ComfyUI draws from its own folders.",
+            hint="Choose a set made for ComfyUI.",
+            set=chosen.id,
+        )
+    return ModelNames(**{loader.field: _loader_name(chosen, loader) for loader in LOADERS})
+
+
+def _loader_name(chosen: ArtifactSet, loader: Loader) -> str:
+    what = loader.role.replace("_", " ")
+    found = [each for each in chosen.artifacts if each.role == loader.role]
+    if len(found) != 1:
+        counted = "no file" if not found else f"{len(found)} files"
+        raise UsageError(
+            f"The set {chosen.id} has {counted} for the role {loader.role}; expected one.",
+            hint=f"Choose a set with one {what}, or correct the manifest.",
+            set=chosen.id,
+        )
+    return _name_in_folder(chosen, found[0], loader)
+
+
+def _name_in_folder(chosen: ArtifactSet, artifact: Artifact, loader: Loader) -> str:
+    first, *rest = safe_relative(artifact.folder or "-").parts
+    if current_folder_name(first) != loader.folder:
+        raise UsageError(
+            f"{artifact.id} belongs to the folder {artifact.folder}, which {loader.class_type} does not read;"
+            f" expected {loader.folder}.",
+            hint="Choose another set, or correct the manifest.",
+            set=chosen.id,
+        )
+    if artifact.name.casefold().endswith(".gguf"):
+        raise UsageError(
+            f"{artifact.name} is a GGUF file, which ComfyUI loads only with a custom node.",
+            hint="Choose a set of safetensors files.",
+            set=chosen.id,
+        )
+    return str(PurePosixPath(*rest) / safe_relative(artifact.name))
+
+
+def pick_listed(names: ModelNames, listed: ListedModels, *, ignore_case: bool = False) -> ModelNames:
+    r"""Return the names as the server spells them.
+
+    Parameters
+    ----------
+    names : ModelNames
+        From `names_for`.
+    listed : ListedModels
+        What the server's loaders offer.
+    ignore_case : bool, optional
+        Whether ``A`` and ``a`` are one file where the server runs: on Windows and, as a rule, on macOS.
+
+    Raises
+    ------
+    ModelNotListedError
+        A file is not in its loader's list; the message names every such file, with its folder and what is near.
+
+    Examples
+    --------
+    >>> names = ModelNames(diffusion_model="sub/k.safetensors", text_encoder="q.safetensors", vae="v.safetensors")
+    >>> windows = ListedModels(
+    ...     diffusion_models=("sub\\k.safetensors",),
+    ...     text_encoders=("q.safetensors",),
+    ...     vaes=("v.safetensors",),
+    ...     clip_types=("flux2",),
+    ... )
+    >>> pick_listed(names, windows).diffusion_model
+    'sub\\k.safetensors'
+    """
+    picked: dict[str, str] = {}
+    missing: list[str] = []
+    said: list[str] = []
+    for loader, offered in zip(LOADERS, (listed.diffusion_models, listed.text_encoders, listed.vaes), strict=True):
+        wanted = getattr(names, loader.field)
+        found = next((each for each in offered if _same_name(each, wanted, ignore_case=ignore_case)), None)
+        if found is None:
+            missing.append(f"{loader.folder}/{wanted}")
+            said.append(f"{loader.folder}/{wanted} ({_what_is_there(wanted, offered)})")
+        else:
+            picked[loader.field] = found
+    if missing:
+        raise ModelNotListedError(
+            f"ComfyUI does not list {'; '.join(said)}.",
+            hint="Compare the folders the server reads (its extra_model_paths.yaml, --base-directory) with where the"
+            " files are, and restart the server if they came after it.",
+            missing=missing,
+        )
+    return ModelNames(**picked)
+
+
+def _same_name(one: str, other: str, *, ignore_case: bool) -> bool:
+    """Return whether two spellings are one file: separators, composed or decomposed letters, perhaps case."""
+    first, second = (unicodedata.normalize("NFC", each.replace("\\", "/")) for each in (one, other))
+    return first.casefold() == second.casefold() if ignore_case else first == second
+
+
+def _what_is_there(wanted: str, offered: Sequence[str]) -> str:
+    if not offered:
+        return "the list is empty"
+    import difflib  # only a mistake pays for it
+
+    close = difflib.get_close_matches(wanted, offered, n=3) or list(offered[:_MOST_LISTED])
+    more = ", ..." if len(close) < len(offered) else ""
+    return f"it lists {', '.join(close)}{more}"
+
+
+# --- the official workflow ------------------------------------------------------------------------
+
+
+def official_workflow_name(package_file_names: Iterable[str]) -> str | None:
+    """Return the official text-to-image workflow of Klein 4B among the files of the workflow templates' packages.
+
+    Templates move and are renamed with releases; comfyui-workflow-templates-json 0.1.50 has
+    ``templates/image_flux2_klein_text_to_image.json``, which holds the distilled and the base graph.  So a name is
+    read for its words, and what edits pictures or belongs to another size or generation is passed over.
+
+    Parameters
+    ----------
+    package_file_names : iterable of str
+        Paths or bare names, as the package lists them.
+
+    Returns
+    -------
+    str or None
+        One of the names given, the best by its words; None when none fits.
+    """
+    ranked = sorted((rank, name) for name in package_file_names if (rank := _workflow_rank(name)) is not None)
+    return ranked[0][1] if ranked else None
+
+
+_OTHER_WORKFLOWS = frozenset({"9b", "kv", "edit", "i2i", "inpaint", "outpaint", "controlnet", "lora"})
+
+
+def _workflow_rank(name: str) -> tuple[int, int] | None:
+    """Return how well a file name fits, smaller is better; None when it is another workflow."""
+    stem = name.replace("\\", "/").rpartition("/")[2].casefold()
+    if not stem.endswith(".json"):
+        return None
+    words = [word for word in re.split(r"[^a-z0-9]+", stem.removesuffix(".json")) if word]
+    text = "_".join(words)
+    if "klein" not in words or not re.search(r"(^|_)flux_?2_", text) or _OTHER_WORKFLOWS & set(words):
+        return None
+    if "text_to_image" not in text and "t2i" not in words and "txt2img" not in words:
+        return None
+    return ("base" in words, len(words))

@@ -1,0 +1,310 @@
+"""The bytes of a picture -> what it is made of, and whether that can be the picture that was asked for.
+
+Knows pictures only as numbers: it tells a black or empty one from a drawn one and never a good one from a bad one.
+Reads PNG, JPEG and WebP; whatever else arrives is an error that says what arrived.  Pillow is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import struct
+import warnings
+import zlib
+from typing import TYPE_CHECKING
+
+from provisioner.core.errors import GenerationError
+from provisioner.core.models import Finding
+from provisioner.core.units import count, human_bytes
+from provisioner.smoke_test.results import PictureFacts, PictureWish
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 64_000_000
+"""More are refused before they are decoded: 64 megapixels need 256 MB, and a smoke test draws one."""
+
+MAX_BLACK = 16
+"""No value above it: black.  16 of 255 is the black of video; a scene at night still has lights above it.
+
+Values that are no numbers become 0 when ComfyUI makes bytes of them (``astype(numpy.uint8)``), so this is how a picture
+of NaN looks.
+"""
+
+MIN_DEVIATION = 2.0
+"""Below it the picture is one colour.  Rounding to 8 bits scatters by 0.3, the grain of a VAE over an even area and the
+artefacts of JPEG by 1 to 2; photographs scatter by 30 to 80, fog by 10."""
+
+LOW_DEVIATION = 8.0
+"""Below it the picture is hardly more than one colour: a warning, for a prompt can ask for fog."""
+
+MIN_BYTES_PER_PIXEL = 0.02
+"""Below it the file holds hardly any detail: a warning.  A PNG of a photograph takes 1 to 2 bytes a pixel, a smooth
+gradient a hundredth of that."""
+
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_MAX_PARAMETERS = 4 * 1024 * 1024  # characters of JSON; a graph of ours has 2,000
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, TypeError)
+"""What Pillow raises for damaged files (its decoders document none of it)."""
+
+
+# --- from bytes to facts --------------------------------------------------------------------------
+
+
+def read_picture(data: bytes) -> PictureFacts:
+    """Return what a picture is made of, every pixel decoded.
+
+    Values are those a viewer shows: palettes resolved, transparency laid over black, 16-bit greys scaled to 8 bits.
+    ``deviation`` is the scatter of each colour channel about its own mean, pooled over the channels, so that an even
+    surface has 0 whatever its colour.
+
+    Parameters
+    ----------
+    data : bytes
+        The encoded file.
+
+    Raises
+    ------
+    GenerationError
+        It is no picture, is cut short or damaged, or has more than 64 megapixels; ``cause`` in the context is
+        ``not-a-picture``, ``picture-damaged`` or ``picture-too-large``.
+    """
+    image = _open(data)
+    _refuse_large(image)
+    try:
+        image.load()
+        shown = _as_shown(image)
+    except _UNREADABLE as error:
+        raise _damaged(data, image, error) from error
+    minimum, maximum, mean, deviation = _statistics(shown)
+    return PictureFacts(
+        width=image.width,
+        height=image.height,
+        mode=image.mode,
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        minimum=minimum,
+        maximum=maximum,
+        mean=mean,
+        deviation=deviation,
+    )
+
+
+def _open(data: bytes) -> Image.Image:
+    """Return the picture with its header read."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_refuse_large` is stricter
+            return Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise _too_large("more pixels than anybody decodes") from error
+    except UnidentifiedImageError as error:
+        raise GenerationError(
+            f"What came instead of a picture is {_what_it_is(data)}.",
+            hint="Read the log of the program that drew it; if a proxy answers for this address, go round it.",
+            cause="not-a-picture",
+            size=len(data),
+        ) from error
+    except _UNREADABLE as error:
+        raise _damaged(data, None, error) from error
+
+
+def _refuse_large(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(f"{image.width} x {image.height} pixels")
+
+
+def _too_large(what: str) -> GenerationError:
+    return GenerationError(
+        f"The picture claims to have {what}; expected at most {MAX_PIXELS:,}.",
+        hint="Ask for a smaller picture.",
+        cause="picture-too-large",
+    )
+
+
+def _damaged(data: bytes, image: Image.Image | None, error: BaseException) -> GenerationError:
+    size = f" of {image.width} x {image.height} pixels" if image is not None else ""
+    return GenerationError(
+        f"The picture{size} cannot be decoded: {str(error).rstrip('.') or type(error).__name__}"
+        f" ({count(len(data), 'byte')} arrived).",
+        hint="Draw it again; if it stays so, look for a full disk or a cut connection.",
+        cause="picture-damaged",
+        size=len(data),
+    )
+
+
+def _what_it_is(data: bytes) -> str:
+    """Return what bytes that are no picture look like, in words."""
+    start = data[:512].lstrip().lower()
+    if not data:
+        return "empty"
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+        return "a web page"
+    if start.startswith((b"{", b"[")):
+        return "a JSON document"
+    if start.startswith((b"gif8", b"bm", b"ii*\x00", b"mm\x00*")):
+        return "a picture of another kind; expected PNG, JPEG or WebP"
+    if b"\x89PNG\r\n\x1a\n".startswith(data[:8]) or data.startswith(b"\x89PNG"):
+        return f"the first {count(len(data), 'byte')} of a PNG"
+    if not any(data[:4096]):
+        return f"{human_bytes(len(data))} of zeros"
+    return f"{human_bytes(len(data))} of something else"
+
+
+def _as_shown(image: Image.Image) -> Image.Image:
+    """Return the picture as 8-bit greys or colours, transparency over black."""
+    from PIL import Image
+
+    if image.mode in {"L", "RGB"} and "transparency" not in image.info:
+        return image
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode == "I" or image.mode.startswith("I;16"):  # 16-bit greys of a PNG; converting to L would clip them
+        return image.convert("I").point(lambda value: value * (255 / 65535)).convert("L")
+    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+        colours = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, colours).convert("RGB")
+    return image.convert("RGB")
+
+
+def _statistics(image: Image.Image) -> tuple[int, int, float, float]:
+    """Return minimum, maximum, mean and the pooled deviation, from the counts of each of the 256 values."""
+    counts = image.histogram()
+    channels = [counts[at : at + 256] for at in range(0, len(counts), 256)]
+    values = [value for channel in channels for value, times in enumerate(channel) if times]
+    moments = [_moments(channel) for channel in channels]
+    mean = sum(each for each, _ in moments) / len(moments)
+    return min(values), max(values), mean, math.sqrt(sum(each for _, each in moments) / len(moments))
+
+
+def _moments(counts: list[int]) -> tuple[float, float]:
+    """Return mean and variance of one channel."""
+    pixels = sum(counts)
+    mean = sum(value * times for value, times in enumerate(counts)) / pixels
+    return mean, sum((value - mean) ** 2 * times for value, times in enumerate(counts)) / pixels
+
+
+# --- what the file says of itself -----------------------------------------------------------------
+
+
+def seed_in(data: bytes) -> int | None:
+    """Return the seed that a picture of ComfyUI says it was drawn with.
+
+    ComfyUI writes the graph into the text chunk ``prompt`` of a PNG, unless it was started with
+    ``--disable-metadata``.
+
+    Returns
+    -------
+    int or None
+        None where there is no such chunk, or no one seed in it; never an error.
+    """
+    try:
+        image = _open(data)
+    except GenerationError:
+        return None
+    return _seed_of(image.info.get("prompt"))
+
+
+def _seed_of(text: object) -> int | None:
+    if not isinstance(text, str) or len(text) > _MAX_PARAMETERS:
+        return None
+    try:
+        graph = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    nodes = graph.values() if isinstance(graph, dict) else ()
+    inputs = [
+        node.get("inputs") for node in nodes if isinstance(node, dict) and node.get("class_type") == "RandomNoise"
+    ]
+    seeds = {
+        each.get("noise_seed") for each in inputs if isinstance(each, dict) and type(each.get("noise_seed")) is int
+    }
+    return seeds.pop() if len(seeds) == 1 else None
+
+
+# --- judgement ------------------------------------------------------------------------------------
+
+
+def judge(facts: PictureFacts, wish: PictureWish, *, drawn_seed: int | None = None) -> tuple[Finding, ...]:
+    """Return what is wrong with a picture; empty when it passes.
+
+    A picture passes when it has the size that was asked for, is not black and not one colour.  That it shows what the
+    prompt says is for a person to see.
+
+    Parameters
+    ----------
+    facts : PictureFacts
+        From `read_picture`.
+    wish : PictureWish
+        What was asked for.
+    drawn_seed : int, optional
+        From `seed_in`; None where the file says nothing, which is no fault.
+
+    Returns
+    -------
+    tuple of Finding
+        Problems: ``picture-size``, ``picture-seed``, ``picture-black``, ``picture-constant``.  Warning:
+        ``picture-flat``.
+    """
+    found: list[Finding] = []
+    if (facts.width, facts.height) != (wish.width, wish.height):
+        found.append(_other_size(facts, wish))
+    if drawn_seed is not None and drawn_seed != wish.seed:
+        found.append(_other_seed(drawn_seed, wish))
+    content = _content(facts)
+    return (*found, content) if content else tuple(found)
+
+
+def _other_size(facts: PictureFacts, wish: PictureWish) -> Finding:
+    return Finding(
+        code="picture-size",
+        severity="problem",
+        message=f"The picture has {facts.width} x {facts.height} pixels, and {wish.width} x {wish.height} were asked"
+        " for.",
+        hint="See whether another program drew it, or a custom node of the server changes sizes.",
+    )
+
+
+def _other_seed(drawn: int, wish: PictureWish) -> Finding:
+    return Finding(
+        code="picture-seed",
+        severity="problem",
+        message=f"The picture says it was drawn with the seed {drawn}, and {wish.seed} was asked for: it is an older"
+        " one.",
+        hint="Use an output folder that nothing else writes to.",
+    )
+
+
+def _content(facts: PictureFacts) -> Finding | None:
+    """Return what the values say, the worst of it only."""
+    if facts.maximum <= MAX_BLACK:
+        return Finding(
+            code="picture-black",
+            severity="problem",
+            message=f"The picture is black: no value is above {facts.maximum} of 255. Values that are no numbers (NaN)"
+            " look like this.",
+            hint="Look for a guidance other than 1 with a distilled model, an old driver, or files that verify"
+            " complains about; in ComfyUI try --fp32-vae.",
+        )
+    if facts.deviation < MIN_DEVIATION:
+        return Finding(
+            code="picture-constant",
+            severity="problem",
+            message=f"The picture is one colour: its values scatter by {facts.deviation:.1f} of 255, a drawn one's by"
+            " 30 and more.",
+            hint="Verify the model files: weights without their scales, or another model's VAE, draw like this.",
+        )
+    if facts.deviation < LOW_DEVIATION or facts.size < MIN_BYTES_PER_PIXEL * facts.width * facts.height:
+        return Finding(
+            code="picture-flat",
+            severity="warning",
+            message=f"The picture has hardly any detail: its values scatter by {facts.deviation:.1f} of 255, and the"
+            f" file takes {facts.size / (facts.width * facts.height):.3f} bytes a pixel.",
+            hint="Look at it; if it is not what the prompt says, verify the model files.",
+        )
+    return None

@@ -1,0 +1,339 @@
+"""What the figures of a smoke test mean, in sentences; and what to do when the memory was not enough.
+
+Knows that a peak says something only beside the memory that was free before, because ComfyUI keeps in memory what fits.
+Invents no figure: what was not measured is said to be missing, or left out.  Reads no clock and asks no driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from provisioner.core.models import ArtifactSet, Conditions, Envelope, Gpu, Machine
+from provisioner.core.records import dataclass
+from provisioner.core.units import count, gib, human_bytes, human_duration
+from provisioner.smoke_test.results import SmokeTest, Timings, VramReading
+
+Shortage = Literal["vram", "ram"]
+"""Which memory ran out: the GPU's, or the machine's."""
+
+ABOUT_THE_SAME = 0.1
+"""Peaks that differ by less than this share are called the same: an allocator rounds, and a driver's context varies."""
+
+ROOM_LEFT = 1.25
+"""With this many times a run's own peak free at the start, ComfyUI had no reason to let go of anything: version 0.33.0
+on an H200 peaked at 15,347 MiB with the whole card, and at 8,211 MiB with 10.7 GiB of it (2026-11-23)."""
+
+TILED_BELOW_BYTES = 17 * 1024**3
+"""Cards up to 16 GB are told to decode in tiles: decoding 1024 x 1024 whole took about 11.5 GB for a moment on an RTX
+5060 Ti 16 GB, by a public measurement."""
+
+FP8_FROM = (8, 9)
+"""Compute capability with FP8 matrix units."""
+
+_GIB = 1024**3
+
+
+# --- samples --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VramSample:
+    """One look at a GPU's memory, in bytes."""
+
+    used_bytes: int  # by everybody
+    free_bytes: int
+    process_bytes: int | None = None  # of the drawing processes together; None where NVML cannot tell
+
+
+def summarise_samples(
+    samples: Sequence[VramSample], *, gpu_name: str, gpu_uuid: str | None, total_bytes: int
+) -> VramReading | None:
+    """Return the peaks of a series of samples, and the state it began with.
+
+    Parameters
+    ----------
+    samples : sequence of VramSample
+        In the order they were taken; the first one before anything of ours was loaded.
+    gpu_name, gpu_uuid, total_bytes
+        Of the GPU they were taken of.
+
+    Returns
+    -------
+    VramReading or None
+        None without samples: nothing was measured.
+    """
+    if not samples:
+        return None
+    first = samples[0]
+    return VramReading(
+        gpu_name=gpu_name,
+        gpu_uuid=gpu_uuid,
+        total_bytes=total_bytes,
+        free_at_start_bytes=first.free_bytes,
+        used_at_start_bytes=first.used_bytes,
+        peak_used_bytes=max(each.used_bytes for each in samples),
+        peak_process_bytes=max(
+            (each.process_bytes for each in samples if each.process_bytes is not None), default=None
+        ),
+        samples=len(samples),
+    )
+
+
+def own_peak(reading: VramReading) -> int:
+    """Return the bytes at the peak that belong to the picture.
+
+    The drawing process's own figure where NVML has one; else what the card held more than at the start.
+    """
+    if reading.peak_process_bytes is not None:
+        return reading.peak_process_bytes
+    return max(0, reading.peak_used_bytes - reading.used_at_start_bytes)
+
+
+# --- sentences ------------------------------------------------------------------------------------
+
+
+def describe(smoke: SmokeTest, envelope: Envelope, machine: Machine | None = None) -> tuple[str, ...]:
+    """Return what a smoke test's figures mean, a sentence each.
+
+    Parameters
+    ----------
+    smoke : SmokeTest
+        What was drawn and measured.
+    envelope : Envelope
+        The figures published for the set, and whose they are.
+    machine : Machine, optional
+        What was probed, for what is peculiar to the card.
+    """
+    said = [*_memory_sentences(smoke, envelope, machine)]
+    said += _time_sentences(smoke)
+    said += _card_sentences(smoke, machine)
+    return tuple(said)
+
+
+def _memory_sentences(smoke: SmokeTest, envelope: Envelope, machine: Machine | None) -> list[str]:
+    reading = smoke.vram
+    if reading is None:
+        if smoke.device is not None and smoke.device.startswith("cpu"):
+            return ["It was drawn on the processor, so no GPU memory was used."]
+        return ["GPU memory was not measured: no figure is better than a guess."]
+    said = [_peak_sentence(reading), _share_sentence(reading)]
+    if envelope.vram_bytes is not None:
+        said.append(_comparison(smoke, reading, envelope.vram_bytes, envelope.source))
+    elif envelope.source is not None:
+        said.append(f"There is no published memory figure to compare with ({envelope.source}).")
+    card = _gpu_of(reading, machine)
+    if card is not None and card.is_display_attached:
+        said.append(f"A display is attached to {reading.gpu_name} and keeps part of its memory.")
+    return said
+
+
+def _peak_sentence(reading: VramReading) -> str:
+    return (
+        f"{gib(reading.peak_used_bytes)} of {gib(reading.total_bytes)} were in use at the peak on {reading.gpu_name},"
+        f" with {gib(reading.free_at_start_bytes)} free at the start."
+    )
+
+
+def _share_sentence(reading: VramReading) -> str:
+    """Return whose the peak was, as far as anybody can tell."""
+    own = reading.peak_process_bytes
+    if own is None:
+        before = gib(reading.used_at_start_bytes)
+        return (
+            f"{before} of it were in use before anything was drawn; the driver does not tell here which process holds"
+            " what."
+        )
+    if reading.peak_used_bytes - own < _GIB // 20:
+        return "All of it was the picture's."
+    return f"{gib(own)} of it were the picture's; the rest was everybody else's."
+
+
+def _comparison(smoke: SmokeTest, reading: VramReading, published: int, source: str | None) -> str:
+    """Return the peak beside the published figure."""
+    own = own_peak(reading)
+    whose = f"{human_bytes(published)} ({gib(published)}) were published"
+    whose += f": {source}." if source else "."
+    if reading.peak_process_bytes is None and smoke.timings.start_s is None:
+        return f"{whose} What the program held before this picture cannot be told, so the two are not compared."
+    if abs(own - published) <= ABOUT_THE_SAME * published:
+        return f"{whose} This run's {gib(own)} is about the same."
+    if own < published:
+        return f"{whose} This run took less, {gib(own)}."
+    more = f"{whose} This run took more, {gib(own)}"
+    if smoke.backend == "comfyui" and reading.free_at_start_bytes >= ROOM_LEFT * own:
+        return f"{more}, for there was room: ComfyUI keeps models in memory where they fit, and lets them go elsewhere."
+    return f"{more}."
+
+
+def _gpu_of(reading: VramReading, machine: Machine | None) -> Gpu | None:
+    """Return the card a reading is of; by name only where no UUID says it and the name is the only one."""
+    if machine is None:
+        return None
+    if reading.gpu_uuid is not None:
+        return next((each for each in machine.gpus if each.uuid == reading.gpu_uuid), None)
+    named = [each for each in machine.gpus if each.name == reading.gpu_name]
+    return named[0] if len(named) == 1 else None
+
+
+def _time_sentences(smoke: SmokeTest) -> list[str]:
+    timings = smoke.timings
+    if timings.total_s is None:
+        return ["How long the picture took was not measured."] if smoke.picture is not None else []
+    took = human_duration(timings.total_s)
+    if timings.start_s is None:
+        first = f"The picture took {took}{_split(timings)}, from a program that was running already."
+    else:
+        first = f"The first picture after the start took {took}{_split(timings)}."
+        # The diffusers script ends with its picture, and so do the models it loaded.
+        first += " The next one is quicker: the models are in memory then." if smoke.backend == "comfyui" else ""
+    return [first, *_step_sentences(smoke)]
+
+
+def _split(timings: Timings) -> str:
+    """Return the parts of the time that were told apart."""
+    parts = [
+        (timings.load_s, "to read the models"),
+        (timings.encode_s, "for the prompt"),
+        (sum(timings.steps_s) if timings.steps_s else None, "for the steps"),
+        (timings.decode_s, "to decode"),
+    ]
+    told = [f"{human_duration(seconds)} {what}" for seconds, what in parts if seconds is not None]
+    return f", {', '.join(told)}" if told else ""
+
+
+def _step_sentences(smoke: SmokeTest) -> list[str]:
+    """Return the pace of the steps after the first, which has the loading of the weights in it."""
+    seen = smoke.timings.steps_s
+    later = sorted(seen[1:])
+    if not later:
+        return []
+    middle = later[len(later) // 2]
+    missed = (
+        f" ({count(len(seen), 'step')} of {smoke.wish.steps} were seen to end)" if len(seen) < smoke.wish.steps else ""
+    )
+    if seen[0] > 2 * middle:
+        return [
+            f"The first step took {human_duration(seen[0])}, with moving the weights to the GPU in it; a later one"
+            f" {human_duration(middle)}{missed}."
+        ]
+    return [f"A step took {human_duration(middle)}{missed}."]
+
+
+def _card_sentences(smoke: SmokeTest, machine: Machine | None) -> list[str]:
+    """Return what the card cannot do for these weights."""
+    card = _gpu_of(smoke.vram, machine) if smoke.vram is not None else None
+    if card is None or card.compute_capability is None or smoke.names is None:
+        return []
+    if "fp8" in smoke.names.diffusion_model.casefold() and card.compute_capability < FP8_FROM:
+        return [
+            f"{card.name} has no FP8 units (those came with compute capability 8.9): FP8 weights save memory here, and"
+            " no time."
+        ]
+    return []
+
+
+# --- out of memory --------------------------------------------------------------------------------
+
+
+def advice_for(
+    machine: Machine | None,
+    chosen: ArtifactSet,
+    reading: VramReading | None,
+    *,
+    shortage: Shortage = "vram",
+    others: Sequence[ArtifactSet] = (),
+    is_tiled: bool = False,
+) -> str:
+    """Return what to do when drawing ran out of memory, the most likely help first.
+
+    Parameters
+    ----------
+    machine : Machine or None
+        What was probed.
+    chosen : ArtifactSet
+        The set that was drawn with.
+    reading : VramReading or None
+        What NVML said, where it was asked.
+    shortage : {"vram", "ram"}, optional
+        Which memory ran out.
+    others : sequence of ArtifactSet, optional
+        The manifest's sets, out of which a smaller one is named.
+    is_tiled : bool, optional
+        Whether it was decoded in tiles already.
+    """
+    smaller = _smaller_set(chosen, others, machine, _card(machine, reading))
+    advice = (
+        _ram_advice(machine, chosen) if shortage == "ram" else _vram_advice(machine, chosen, reading, is_tiled=is_tiled)
+    )
+    if smaller is not None:
+        saved = human_bytes(chosen.size - smaller.size)
+        advice.append(f"Use the set {smaller.id} (--set {smaller.id}), whose files are {saved} smaller.")
+    return " ".join(advice)
+
+
+def _vram_advice(
+    machine: Machine | None, chosen: ArtifactSet, reading: VramReading | None, *, is_tiled: bool
+) -> list[str]:
+    advice: list[str] = []
+    card = _card(machine, reading)
+    total = reading.total_bytes if reading is not None else card.memory_total_bytes if card is not None else None
+    if reading is not None and reading.used_at_start_bytes >= _GIB:
+        held = gib(reading.used_at_start_bytes)
+        advice.append(f"Close what else uses {reading.gpu_name}: {held} of it were taken before anything was drawn.")
+    if chosen.target == "comfyui":
+        reserve = 1 if total is not None and total < 11 * _GIB else 2
+        advice.append(f"Start ComfyUI with --reserve-vram {reserve}, so that it moves models out of memory earlier.")
+    if not is_tiled and (total is None or total < TILED_BELOW_BYTES):
+        advice.append("Decode in tiles: decoding a whole picture needs several GB for a moment.")
+    return advice
+
+
+def _ram_advice(machine: Machine | None, chosen: ArtifactSet) -> list[str]:
+    need = f"its files are {human_bytes(chosen.size)}"
+    have = machine.memory_total_bytes if machine is not None else None
+    told = f" and this machine has {gib(have)} of memory" if have is not None else ""
+    advice = [f"Close other programs: the set {chosen.id} passes through the machine's memory, {need}{told}."]
+    if machine is not None and machine.is_wsl:
+        advice.append("Give WSL more memory: memory= in the section [wsl2] of .wslconfig, then wsl --shutdown.")
+    elif machine is not None and machine.os == "windows":
+        advice.append("Let Windows manage the size of the paging file, on a drive with 32 GB free.")
+    elif machine is not None and machine.os == "linux":
+        advice.append("Add swap space, or raise the memory limit of the container.")
+    return advice
+
+
+def _card(machine: Machine | None, reading: VramReading | None) -> Gpu | None:
+    """Return the card that was drawn on; without a reading the only one there is."""
+    if reading is not None:
+        return _gpu_of(reading, machine)
+    return machine.gpus[0] if machine is not None and len(machine.gpus) == 1 else None
+
+
+def _smaller_set(
+    chosen: ArtifactSet, others: Sequence[ArtifactSet], machine: Machine | None, card: Gpu | None
+) -> ArtifactSet | None:
+    """Return the first set, in the manifest's order of preference, that is smaller, of the same kind, and suits."""
+    kind = (chosen.target, chosen.envelope.steps, chosen.envelope.guidance)
+    return next(
+        (
+            each
+            for each in others
+            if each.size < chosen.size
+            and (each.target, each.envelope.steps, each.envelope.guidance) == kind
+            and _suits(each.conditions, machine, card)
+        ),
+        None,
+    )
+
+
+def _suits(conditions: Conditions, machine: Machine | None, card: Gpu | None) -> bool:
+    """Whether a card meets what a set asks; of an unknown one only a compute capability is doubted."""
+    if conditions.platforms and machine is not None and machine.os not in conditions.platforms:
+        return False
+    if conditions.min_compute_capability is not None:
+        capability = card.compute_capability if card is not None else None
+        if capability is None or capability < conditions.min_compute_capability:
+            return False
+    total = card.memory_total_bytes if card is not None else None
+    return conditions.min_vram_bytes is None or total is None or total >= conditions.min_vram_bytes

@@ -1,0 +1,1 @@
+"""Which torch build suits a machine, and why."""

@@ -1,0 +1,674 @@
+"""YAML text -> `TorchTable`: which builds of torch there are, what driver they need, which GPUs their code reaches.
+
+Knows the format of ``manifests/torch.yaml`` and what must fit together in it.  Reads no file, asks no index, and
+chooses nothing: that is ``torch_build.py``.  ``manifests/README.md`` explains every key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Literal, TypeVar, get_args
+
+from provisioner.core.models import OperatingSystem
+from provisioner.core.records import dataclass
+from provisioner.manifest.strict_yaml import (
+    BOOLEAN,
+    LINE,
+    Fields,
+    Kind,
+    Place,
+    RefusedError,
+    check_sources,
+    list_of,
+    matching,
+    one_of,
+    read_document,
+    read_line,
+    shown,
+    whole_number,
+)
+from provisioner.torch.builds import App
+
+SCHEMA_VERSION = 1
+"""The version of the table's format this program reads."""
+
+Version = tuple[int, ...]
+"""A release, driver or CUDA version as integers, to be compared part by part."""
+
+BuildKind = Literal["nvidia", "amd", "intel", "apple", "cpu"]
+PlatformName = Literal["linux_x86_64", "linux_aarch64", "win_amd64", "macosx_arm64"]
+
+_HINT = "Put it right; manifests/README.md explains every key of torch.yaml."
+
+# Other people's words for our keys, for the advice beside an unknown key.
+_SYNONYMS = {
+    "archs": "sm",
+    "compute_capabilities": "sm",
+    "driver": "min_driver",
+    "glibc": "min_glibc",
+    "index": "tag",
+    "name": "tag",
+    "source": "sources",
+    "vendor": "kind",
+}
+
+# --- the values -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where facts were read."""
+
+    id: str
+    what: str
+    read_on: str  # ISO date
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppNeeds:
+    """What one application asks of torch."""
+
+    id: App
+    title: str
+    min_torch: Version
+    preferred_torch: Version  # older sets are offered only where no such one serves
+    min_python: Version
+    needs_torchaudio: bool
+    wants_cuda: Version | None = None  # below it the application gives something up
+    wants_cuda_from_sm: int | None = None  # on GPUs from this compute capability on
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A release of torch with what belongs to it, and the Pythons it has wheels for."""
+
+    version: Version
+    torch: str
+    torchvision: str
+    torchaudio: str
+    python: tuple[str, ...]  # "3.12"; "3.13t": the free-threaded build
+    torchaudio_python: tuple[str, ...]
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    """A system that there are wheels for."""
+
+    name: PlatformName
+    os: OperatingSystem
+    architecture: str
+    min_glibc: Version | None = None
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WithoutWheels:
+    """A system that people do have and that there are no wheels for."""
+
+    os: OperatingSystem
+    architecture: str
+    what: str  # half a sentence
+    hint: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuGeneration:
+    """What is known of the GPUs of one compute capability."""
+
+    sm: int  # 86 for 8.6
+    names: str
+    min_driver: str | None = None  # first branch that drives it
+    dropped_from: str | None = None  # first branch that no longer drives it
+    is_jetson: bool = False
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnlyOn:
+    """Machine code that runs on these GPUs only, whatever the rule says."""
+
+    code: int
+    gpus: tuple[int, ...]
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotOn:
+    """A GPU that does not run machine code the rule would give it."""
+
+    gpu: int
+    code: tuple[int, ...]
+    lifted_by_cuda: Version | None = None  # code built with this CUDA or a newer one does run
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntelGpus:
+    """The Intel GPUs that torch was validated on."""
+
+    names: tuple[str, ...]
+    pci_ids: tuple[str, ...]  # "56a0", without the vendor's
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionRange:
+    """Versions from one on, before another, some left out."""
+
+    lowest: Version
+    before: Version
+    without: tuple[Version, ...] = ()
+
+    def __contains__(self, version: Version) -> bool:
+        return self.lowest <= version < self.before and version not in self.without
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wheels:
+    """What the wheels of some releases hold, on some platforms."""
+
+    platforms: tuple[PlatformName, ...]
+    torch: VersionRange
+    sm: tuple[int, ...] = ()
+    ptx: tuple[int, ...] = ()
+    gfx: tuple[str, ...] = ()
+    min_os_release: Version | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """One release on one platform, and what its wheel holds."""
+
+    release: Release
+    wheels: Wheels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRow:
+    """One build: an index of wheels, and what a machine must have for it."""
+
+    tag: str
+    kind: BuildKind
+    because: str  # why it stands before the next one, half a sentence
+    cuda: Version | None = None
+    min_driver: tuple[tuple[str, str], ...] = ()  # ("linux", "525.60.13"), ("windows", "528.33")
+    native_driver: tuple[tuple[str, str], ...] = ()  # of the toolkit it was built with
+    min_sm: int | None = None  # GPUs below are not served although there may be code for them
+    has_torchaudio: bool = True
+    is_default_index: bool = False
+    only_on_request: bool = False
+    gpu_from_os_release: Version | None = None  # on older systems it runs on the CPU
+    verified_torch: Version | None = None  # newest release that was seen on its index
+    note: str | None = None
+    confidence: Literal["A", "B", "C"]
+    sources: tuple[str, ...]
+    wheels: tuple[Wheels, ...]
+    offers: tuple[tuple[PlatformName, tuple[Offer, ...]], ...]  # per platform, newest release first
+
+    def offers_for(self, platform: PlatformName) -> tuple[Offer, ...]:
+        """Return the releases with wheels for a platform, newest first."""
+        return next((offers for name, offers in self.offers if name == platform), ())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchTable:
+    """Everything known of the builds of torch."""
+
+    schema_version: int
+    index_base: str  # https address, without a slash at the end
+    apps: tuple[AppNeeds, ...]
+    releases: tuple[Release, ...]  # newest first
+    platforms: tuple[Platform, ...]
+    without_wheels: tuple[WithoutWheels, ...]
+    gpus: tuple[GpuGeneration, ...]
+    only_on: dict[int, OnlyOn]  # by code
+    not_on: dict[int, NotOn]  # by GPU
+    intel_gpus: IntelGpus
+    builds: tuple[BuildRow, ...]  # preferred first
+    sources: tuple[Source, ...]
+
+    def app(self, app_id: App) -> AppNeeds:
+        """Return what an application needs; the parser saw to it that every application is there."""
+        return next(each for each in self.apps if each.id == app_id)
+
+    def build(self, tag: str) -> BuildRow | None:
+        """Return the build of that tag, or None."""
+        return next((each for each in self.builds if each.tag == tag), None)
+
+    def builds_of(self, kind: BuildKind) -> tuple[BuildRow, ...]:
+        """Return the builds for one kind of GPU, preferred first."""
+        return tuple(each for each in self.builds if each.kind == kind)
+
+
+# --- versions -------------------------------------------------------------------------------------
+
+
+def version_of(text: str) -> Version:
+    """Return a version of digits and points as integers.
+
+    >>> version_of("580.65.06") > version_of("580.9")
+    True
+    """
+    return tuple(int(part) for part in text.split("."))
+
+
+_VERSION_PATTERN = r"(0|[0-9]{1,5})(\.[0-9]{1,5}){0,3}"
+
+
+def _version(place: Place) -> Version:
+    return version_of(_VERSION_TEXT.read(place))
+
+
+def _range(place: Place) -> VersionRange:
+    text = read_line(place)
+    match = re.fullmatch(
+        rf">=(?P<lowest>{_VERSION_PATTERN}),<(?P<before>{_VERSION_PATTERN})(?P<without>(,!={_VERSION_PATTERN})*)", text
+    )
+    if match is None:
+        raise RefusedError(f"is {shown(text)}")
+    lowest, before = version_of(match["lowest"]), version_of(match["before"])
+    if not lowest < before:
+        raise RefusedError(f"is {shown(text)}, which holds no version")
+    left_out = match["without"].split(",!=")[1:]
+    return VersionRange(lowest=lowest, before=before, without=tuple(version_of(each) for each in left_out))
+
+
+_VERSION_TEXT = matching("a quoted version like '2.14.1'", _VERSION_PATTERN)
+_VERSION: Kind[Version] = Kind("a quoted version like '2.14.1'", _version, ())
+_RANGE = Kind(
+    "a quoted range like '>=2.9,<2.16' or '>=2.12,<2.14,!=2.12.0'",
+    _range,
+    VersionRange(lowest=(), before=()),
+)
+_DRIVER = matching("a quoted driver version like '525.60.13'", r"[0-9]{3,5}(\.[0-9]{1,5}){0,3}")
+_DATE = matching("a quoted date like '2026-11-23'", r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
+_ID = matching("a short name of a-z, 0-9, '.' and '-'", r"[a-z0-9][a-z0-9.-]{0,63}")
+_PYTHON = matching("a quoted Python like '3.12', or '3.13t' for the free-threaded build", r"3\.[0-9]{1,2}t?")
+_PCI_ID = matching("a quoted PCI id of four lower-case hex digits like '56a0'", r"[0-9a-f]{4}")
+_GFX = matching("an AMD architecture like gfx1100", r"gfx[0-9]{1,3}[0-9a-f]{2}")
+_INDEX_BASE = matching(
+    "an https address without credentials and query", r"https://[a-z0-9.-]+(:[0-9]{1,5})?(/[\w.-]+)*"
+)
+_SM = whole_number("a compute capability as wheels spell it, 86 for 8.6, from 30 to 999", 30, 999)
+_SCHEMA_VERSION = whole_number(str(SCHEMA_VERSION), SCHEMA_VERSION, SCHEMA_VERSION)
+
+_APPS: tuple[App, ...] = get_args(App)
+_SYSTEMS: tuple[OperatingSystem, ...] = ("linux", "windows", "macos")
+_PLATFORM_NAMES: tuple[PlatformName, ...] = get_args(PlatformName)
+_KINDS: tuple[BuildKind, ...] = get_args(BuildKind)
+_CONFIDENCES: tuple[Literal["A", "B", "C"], ...] = ("A", "B", "C")
+
+_SOURCE_IDS = list_of(_ID, "a list of ids out of 'sources'")
+_SMS = list_of(_SM, "a list of compute capabilities like [75, 80, 86]")
+_PYTHONS = list_of(_PYTHON, "a list of Pythons")
+
+
+# --- the mappings ---------------------------------------------------------------------------------
+
+
+def _source(place: Place) -> Source:
+    fields = Fields(place)
+    value = Source(
+        id=fields.required("id", _ID),
+        what=fields.required("what", LINE),
+        read_on=fields.required("read_on", _DATE),
+    )
+    fields.close(_SYNONYMS)
+    return value
+
+
+def _app(place: Place) -> AppNeeds:
+    fields = Fields(place)
+    value = AppNeeds(
+        id=fields.required("id", one_of(_APPS)),
+        title=fields.required("title", LINE),
+        min_torch=fields.required("min_torch", _VERSION),
+        preferred_torch=fields.required("preferred_torch", _VERSION),
+        min_python=fields.required("min_python", _VERSION),
+        needs_torchaudio=fields.required("needs_torchaudio", BOOLEAN),
+        wants_cuda=fields.optional("wants_cuda", _VERSION, None),
+        wants_cuda_from_sm=fields.optional("wants_cuda_from_sm", _SM, None),
+        sources=fields.required("sources", _SOURCE_IDS),
+    )
+    fields.close(_SYNONYMS)
+    if (value.wants_cuda is None) != (value.wants_cuda_from_sm is None):
+        place.complain("stands alone; expected 'wants_cuda' and 'wants_cuda_from_sm' together", "wants_cuda")
+    return value
+
+
+def _release(place: Place) -> Release:
+    fields = Fields(place)
+    torch = fields.required("torch", _VERSION_TEXT)
+    python = fields.required("python", _PYTHONS)
+    value = Release(
+        version=version_of(torch) if torch else (),
+        torch=torch,
+        torchvision=fields.required("torchvision", _VERSION_TEXT),
+        torchaudio=fields.required("torchaudio", _VERSION_TEXT),
+        python=python,
+        torchaudio_python=fields.optional("torchaudio_python", _PYTHONS, python),
+        sources=fields.required("sources", _SOURCE_IDS),
+    )
+    fields.close(_SYNONYMS)
+    return value
+
+
+def _platform(place: Place) -> Platform:
+    fields = Fields(place)
+    value = Platform(
+        name=fields.required("name", one_of(_PLATFORM_NAMES)),
+        os=fields.required("os", one_of(_SYSTEMS)),
+        architecture=fields.required("architecture", LINE),
+        min_glibc=fields.optional("min_glibc", _VERSION, None),
+        sources=fields.required("sources", _SOURCE_IDS),
+    )
+    fields.close(_SYNONYMS)
+    return value
+
+
+def _without_wheels(place: Place) -> WithoutWheels:
+    fields = Fields(place)
+    value = WithoutWheels(
+        os=fields.required("os", one_of(_SYSTEMS)),
+        architecture=fields.required("architecture", LINE),
+        what=fields.required("what", LINE),
+        hint=fields.required("hint", LINE),
+        sources=fields.required("sources", _SOURCE_IDS),
+    )
+    fields.close(_SYNONYMS)
+    return value
+
+
+def _gpu(place: Place) -> GpuGeneration:
+    fields = Fields(place)
+    value = GpuGeneration(
+        sm=fields.required("sm", _SM),
+        names=fields.required("names", LINE),
+        min_driver=fields.optional("min_driver", _DRIVER, None),
+        dropped_from=fields.optional("dropped_from", _DRIVER, None),
+        is_jetson=fields.optional("is_jetson", BOOLEAN, default=False),
+        sources=fields.required("sources", _SOURCE_IDS),
+    )
+    fields.close(_SYNONYMS)
+    return value
+
+
+def _only_on(place: Place) -> OnlyOn:
+    fields = Fields(place)
+    value = OnlyOn(
+        code=fields.required("code", _SM),
+        gpus=fields.required("gpus", _SMS),
+        sources=fields.required("sources", _SOURCE_IDS),
+    )
+    fields.close(_SYNONYMS)
+    return value
+
+
+def _not_on(place: Place) -> NotOn:
+    fields = Fields(place)
+    value = NotOn(
+        gpu=fields.required("gpu", _SM),
+        code=fields.required("code", _SMS),
+        lifted_by_cuda=fields.optional("lifted_by_cuda", _VERSION, None),
+        sources=fields.required("sources", _SOURCE_IDS),
+    )
+    fields.close(_SYNONYMS)
+    return value
+
+
+_T = TypeVar("_T")
+
+
+def _rows(read: Callable[[Place], _T], what: str) -> Kind[tuple[_T, ...]]:
+    """Return the kind of a list of mappings; rows that could not be read are left out, and were complained about."""
+    rows = list_of(Kind[_T | None](what, read, None), f"a list; each entry is {what}")
+
+    def keep(place: Place) -> tuple[_T, ...]:
+        return tuple(each for each in rows.read(place) if each is not None)
+
+    return Kind(rows.expected, keep, ())
+
+
+_ONLY_ON = _rows(_only_on, "a mapping of code, gpus and sources")
+_NOT_ON = _rows(_not_on, "a mapping of gpu, code and sources")
+
+
+def _machine_code(place: Place) -> tuple[tuple[OnlyOn, ...], tuple[NotOn, ...]]:
+    fields = Fields(place)
+    value = (fields.required("only_on", _ONLY_ON), fields.required("not_on", _NOT_ON))
+    fields.close(_SYNONYMS)
+    _refuse_twins(place, "only_on", (each.code for each in value[0]))
+    _refuse_twins(place, "not_on", (each.gpu for each in value[1]))
+    return value
+
+
+def _intel_gpus(place: Place) -> IntelGpus:
+    fields = Fields(place)
+    value = IntelGpus(
+        names=fields.required("names", list_of(LINE, "a list of names")),
+        pci_ids=fields.required("pci_ids", list_of(_PCI_ID, "a list of PCI ids")),
+        sources=fields.required("sources", _SOURCE_IDS),
+    )
+    fields.close(_SYNONYMS)
+    _refuse_twins(place, "pci_ids", value.pci_ids)
+    return value
+
+
+# --- builds ---------------------------------------------------------------------------------------
+
+
+def _drivers(place: Place) -> tuple[tuple[str, str], ...]:
+    fields = Fields(place)
+    value = tuple((name, fields.required(name, _DRIVER)) for name in ("linux", "windows") if fields.has(name))
+    fields.close(_SYNONYMS)
+    if not value:
+        raise RefusedError("names neither 'linux' nor 'windows'")
+    return value
+
+
+_DRIVERS: Kind[tuple[tuple[str, str], ...]] = Kind("a mapping of linux and windows to driver versions", _drivers, ())
+
+
+def _wheels(place: Place) -> Wheels:
+    fields = Fields(place)
+    value = Wheels(
+        platforms=fields.required("platforms", list_of(one_of(_PLATFORM_NAMES), "a list of platforms")),
+        torch=fields.required("torch", _RANGE),
+        sm=fields.optional("sm", _SMS, ()),
+        ptx=fields.optional("ptx", _SMS, ()),
+        gfx=fields.optional("gfx", list_of(_GFX, "a list of AMD architectures"), ()),
+        min_os_release=fields.optional("min_os_release", _VERSION, None),
+    )
+    fields.close(_SYNONYMS)
+    for key in ("platforms", "sm", "ptx", "gfx"):
+        _refuse_twins(place, key, getattr(value, key))
+    return value
+
+
+_WHEELS = _rows(_wheels, "a mapping of platforms and torch, with sm, ptx or gfx")
+
+
+def _build(place: Place, releases: tuple[Release, ...]) -> BuildRow:
+    fields = Fields(place)
+    wheels = fields.required("wheels", _WHEELS)
+    value = BuildRow(
+        tag=fields.required("tag", _ID),
+        kind=fields.required("kind", one_of(_KINDS)),
+        because=fields.required("because", LINE),
+        cuda=fields.optional("cuda", _VERSION, None),
+        min_driver=fields.optional("min_driver", _DRIVERS, ()),
+        native_driver=fields.optional("native_driver", _DRIVERS, ()),
+        min_sm=fields.optional("min_sm", _SM, None),
+        has_torchaudio=fields.optional("has_torchaudio", BOOLEAN, default=True),
+        is_default_index=fields.optional("is_default_index", BOOLEAN, default=False),
+        only_on_request=fields.optional("only_on_request", BOOLEAN, default=False),
+        gpu_from_os_release=fields.optional("gpu_from_os_release", _VERSION, None),
+        verified_torch=fields.optional("verified_torch", _VERSION, None),
+        note=fields.optional("note", LINE, None),
+        confidence=fields.required("confidence", one_of(_CONFIDENCES)),
+        sources=fields.required("sources", _SOURCE_IDS),
+        wheels=wheels,
+        offers=tuple((name, _offers(wheels, name, releases)) for name in _PLATFORM_NAMES),
+    )
+    fields.close(_SYNONYMS)
+    _check_kind(place, value)
+    _check_wheels(place, value, releases)
+    return value
+
+
+def _offers(wheels: tuple[Wheels, ...], platform: PlatformName, releases: tuple[Release, ...]) -> tuple[Offer, ...]:
+    rows = [row for row in wheels if platform in row.platforms]
+    return tuple(
+        Offer(release=release, wheels=row) for release in releases for row in rows if release.version in row.torch
+    )
+
+
+def _check_kind(place: Place, build: BuildRow) -> None:
+    """Complain about what a build of this kind lacks, or cannot have."""
+    is_nvidia = build.kind == "nvidia"
+    for key, is_there in (("cuda", build.cuda is not None), ("min_driver", bool(build.min_driver))):
+        if is_nvidia and not is_there:
+            place.complain("is missing; expected it in a build for NVIDIA GPUs", key)
+        if not is_nvidia and is_there:
+            place.complain(f"stands in a build for {build.kind}; expected it for NVIDIA only", key)
+    if len(build.min_driver) == 1:
+        place.complain(f"names {build.min_driver[0][0]} only; expected linux and windows", "min_driver")
+    wanted = {"nvidia": "sm", "amd": "gfx"}.get(build.kind)
+    for at, row in enumerate(build.wheels):
+        held = {key for key in ("sm", "ptx", "gfx") if getattr(row, key)}
+        if wanted is not None and wanted not in held:
+            place.complain(f"has in entry {at} no '{wanted}'; expected the GPUs its code is for", "wheels")
+        for key in sorted(held - ({"sm", "ptx"} if is_nvidia else {"gfx"} if build.kind == "amd" else set())):
+            place.complain(f"has in entry {at} the key '{key}'; expected none in a build for {build.kind}", "wheels")
+
+
+def _check_wheels(place: Place, build: BuildRow, releases: tuple[Release, ...]) -> None:
+    """Complain about rows that say two things of one wheel, and about rows that say something of none."""
+    for platform, offers in build.offers:
+        versions = [offer.release.torch for offer in offers]
+        for version in sorted({each for each in versions if versions.count(each) > 1}):
+            place.complain(f"describes torch {version} for {platform} twice; expected every wheel once", "wheels")
+    for at, row in enumerate(build.wheels):
+        if row.torch.before and releases and not any(release.version in row.torch for release in releases):
+            place.complain(f"has in entry {at} a range that holds none of the releases in 'sets'", "wheels")
+
+
+# --- the whole ------------------------------------------------------------------------------------
+
+
+def _refuse_twins(place: Place, key: str, values: Iterable[object]) -> None:
+    seen: set[object] = set()
+    for each in values:
+        if each in seen:
+            place.complain(f"names {shown(str(each))} twice; expected every entry once", key)
+        seen.add(each)
+
+
+_MACHINE_CODE: Kind[tuple[tuple[OnlyOn, ...], tuple[NotOn, ...]]] = Kind(
+    "a mapping of only_on and not_on", _machine_code, ((), ())
+)
+_INTEL_GPUS = Kind("a mapping of names, pci_ids and sources", _intel_gpus, IntelGpus(names=(), pci_ids=(), sources=()))
+
+
+def _table(place: Place) -> TorchTable:
+    fields = Fields(place)
+    releases = fields.required("sets", _rows(_release, "a mapping of torch, torchvision, torchaudio and python"))
+    releases = tuple(sorted(releases, key=lambda each: each.version, reverse=True))
+    only_on, not_on = fields.required("machine_code", _MACHINE_CODE)
+    value = TorchTable(
+        schema_version=fields.required("schema_version", _SCHEMA_VERSION),
+        index_base=fields.required("index_base", _INDEX_BASE),
+        apps=fields.required("apps", _rows(_app, "a mapping of id, title and what the application needs")),
+        releases=releases,
+        platforms=fields.required("platforms", _rows(_platform, "a mapping of name, os and architecture")),
+        without_wheels=fields.required("without_wheels", _rows(_without_wheels, "a mapping of os, architecture, what")),
+        gpus=fields.required("gpus", _rows(_gpu, "a mapping of sm and names")),
+        only_on={each.code: each for each in only_on},
+        not_on={each.gpu: each for each in not_on},
+        intel_gpus=fields.required("intel_gpus", _INTEL_GPUS),
+        builds=fields.required(
+            "builds", _rows(partial(_build, releases=releases), "a mapping of tag, kind, because and wheels")
+        ),
+        sources=fields.required("sources", _rows(_source, "a mapping of id, what and read_on")),
+    )
+    fields.close(_SYNONYMS)
+    _check_uniqueness(place, value)
+    _check_completeness(place, value)
+    _check_sources(place, value)
+    return value
+
+
+def _check_uniqueness(place: Place, table: TorchTable) -> None:
+    _refuse_twins(place, "apps", (each.id for each in table.apps))
+    _refuse_twins(place, "sets", (each.version for each in table.releases if each.version))
+    _refuse_twins(place, "platforms", (each.name for each in table.platforms))
+    _refuse_twins(place, "gpus", (each.sm for each in table.gpus))
+    _refuse_twins(place, "builds", (each.tag for each in table.builds if each.tag))
+    _refuse_twins(place, "sources", (each.id for each in table.sources if each.id))
+
+
+def _check_completeness(place: Place, table: TorchTable) -> None:
+    """Complain about what the choice relies on: every application, every platform, a CPU build."""
+    for app in _APPS:
+        if table.apps and app not in [each.id for each in table.apps]:
+            place.complain(f"has no entry for {app}; expected {' and '.join(_APPS)}", "apps")
+    known = {each.name for each in table.platforms}
+    used = {name for build in table.builds for row in build.wheels for name in row.platforms}
+    for name in sorted(used - known) if known else ():
+        place.complain(f"has no entry for {name}, which 'builds' uses", "platforms")
+    if table.builds and not any(build.kind == "cpu" for build in table.builds):
+        place.complain("has no build of the kind cpu; expected one", "builds")
+
+
+def _check_sources(place: Place, table: TorchTable) -> None:
+    """Complain about facts without a source that exists, and about sources nobody names."""
+    known = {each.id for each in table.sources}
+    rows: list[tuple[str, str, tuple[str, ...]]] = []
+    rows += [("apps", each.id, each.sources) for each in table.apps]
+    rows += [("sets", each.torch, each.sources) for each in table.releases]
+    rows += [("platforms", each.name, each.sources) for each in table.platforms]
+    rows += [("without_wheels", f"{each.os} {each.architecture}", each.sources) for each in table.without_wheels]
+    rows += [("gpus", str(each.sm), each.sources) for each in table.gpus]
+    rows += [("machine_code", f"only_on {each.code}", each.sources) for each in table.only_on.values()]
+    rows += [("machine_code", f"not_on {each.gpu}", each.sources) for each in table.not_on.values()]
+    rows += [("intel_gpus", "sources", table.intel_gpus.sources)]
+    rows += [("builds", each.tag, each.sources) for each in table.builds]
+    check_sources(place, known, rows)
+
+
+def parse_torch_table(text: str, *, file: str) -> TorchTable:
+    """Return the table that `text` describes.
+
+    Parameters
+    ----------
+    text : str
+        YAML, at most 1 MiB of it.
+    file : str
+        What complaints call the text: a path, or a name.
+
+    Returns
+    -------
+    TorchTable
+        Complete and consistent: every source exists, every wheel is described once, releases are newest first and
+        builds in the order of the file, which is the order of preference.
+
+    Raises
+    ------
+    ManifestError
+        Something is wrong; ``issues`` holds every complaint as ``file:line: key.path: complaint``, in the order of
+        the lines.  For a format newer than this program it holds that one sentence.
+    """
+    return read_document(
+        text,
+        Kind[TorchTable | None]("a mapping with schema_version, apps, sets, gpus, builds and sources", _table, None),
+        file=file,
+        known=SCHEMA_VERSION,
+        what="table",
+        newer="Update klein-setup, or use the table that came with it.",
+        hint=_HINT,
+    )

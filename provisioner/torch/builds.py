@@ -1,0 +1,50 @@
+"""The values of the torch choice: a build, a matched set, why it was chosen, what an environment turned out to be."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from provisioner.core.records import dataclass
+
+App = Literal["comfyui", "diffusers"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchSet:
+    """Releases that belong together; versions without the local part."""
+
+    torch: str  # "2.14.1"
+    torchvision: str  # "0.29.1"
+    torchaudio: str | None  # "2.11.0"; None: not needed, or none published
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchBuild:
+    """One build of torch that runs on a machine, ready to be installed."""
+
+    torch_backend: str  # "cu130", "cpu", "rocm7.2", "xpu"; "default" for the default index (macOS)
+    index_url: str | None  # None: the installer's own default index
+    local_tag: str | None  # what ``+`` of the installed version must say, "cu130"; None: not checked
+    sets: tuple[TorchSet, ...]  # acceptable, newest first
+    sm: tuple[int, ...] = ()  # machine code in the wheels of the newest set, 86 for sm_86
+    ptx: tuple[int, ...] = ()  # virtual architectures in them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchWarning:
+    """Something about a choice that a person should know."""
+
+    code: str  # kebab-case
+    message: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchChoice:
+    """A build and why it was chosen."""
+
+    build: TorchBuild
+    reasons: tuple[str, ...]  # which row, which bound, in sentences
+    runner_up: str | None  # what would have been next, and why it was not taken
+    warnings: tuple[TorchWarning, ...] = ()
+    uncovered: tuple[str, ...] = ()  # names of GPUs the build has no code for

@@ -1,0 +1,54 @@
+"""From what the command line says of torch to a choice: reads the shipped table and asks `select_torch_build`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from provisioner.core.models import Machine
+from provisioner.core.records import dataclass
+from provisioner.torch.builds import App, TorchChoice
+
+if TYPE_CHECKING:
+    from provisioner.torch.build_table import TorchTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchWish:
+    """What the command line asks for of torch."""
+
+    tag: str = "auto"  # or a build's tag
+    python_version: str | None = None
+    index_base: str | None = None
+    has_force: bool = False
+
+
+@lru_cache(maxsize=1)
+def shipped_table() -> TorchTable:
+    """Return the table of builds that comes with the program, read once: choosing for several Pythons asks often."""
+    from provisioner.manifest.shipped import read_torch_table_text
+    from provisioner.torch.build_table import parse_torch_table
+
+    text, file = read_torch_table_text()
+    return parse_torch_table(text, file=file)
+
+
+def choose_torch(machine: Machine, wish: TorchWish, *, app: App, python_version: str | None = None) -> TorchChoice:
+    """Return the torch build for a machine and why.
+
+    Raises
+    ------
+    UnsupportedMachineError, UsageError
+        As `select_torch_build`.
+    """
+    from provisioner.torch.select import select_torch_build
+
+    return select_torch_build(
+        machine,
+        shipped_table(),
+        app=app,
+        python_version=python_version or wish.python_version,
+        forced=None if wish.tag == "auto" else wish.tag,
+        index_base=wish.index_base,
+        has_force=wish.has_force,
+    )

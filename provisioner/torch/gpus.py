@@ -1,0 +1,276 @@
+"""Which GPUs of a machine torch is to serve, and what can be said of them before any build is tried.
+
+NVIDIA comes before AMD, AMD before Intel.  What ``CUDA_VISIBLE_DEVICES`` hides is not looked at: a GPU that is in the
+machine is served, whatever one program may see of it today.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal, NoReturn
+
+from provisioner.core.errors import (
+    DriverDroppedGpuError,
+    DriverTooOldError,
+    GpuTooOldError,
+    GpuUnknownError,
+    NvidiaDriverMissingError,
+    UnsupportedMachineError,
+)
+from provisioner.core.models import Gpu, Machine
+from provisioner.core.records import dataclass
+from provisioner.machine.readings import UNNAMED_NVIDIA_GPU
+from provisioner.torch.build_table import BuildRow, GpuGeneration, IntelGpus, Version, Wheels, version_of
+from provisioner.torch.compatibility import Case, Device, capability_text, labels, min_driver, reaches
+
+LeftOutWhy = Literal["gpu-too-old", "driver-dropped-gpu", "gpu-unknown"]
+
+CPU_HINT = "Add --cpu to use the processor, which is slow."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A GPU that is there and cannot be served, whatever the build."""
+
+    device: Device
+    why: LeftOutWhy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """The GPUs of one vendor, before any build is tried."""
+
+    devices: tuple[Device, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+    def uncovered(self, covered: Sequence[Device]) -> list[Device]:
+        """Return the GPUs that are not among the covered ones."""
+        rest = [device for device in self.devices if device not in covered]
+        return rest + [each.device for each in self.left_out]
+
+
+# --- whose GPUs -------------------------------------------------------------------------------------
+
+
+def nvidia_gpus(machine: Machine) -> tuple[Gpu, ...]:
+    """Return the NVIDIA GPUs; an unnamed one where a driver is loaded and nothing says what it drives.
+
+    That is what a container looks like which has the kernel's files and not NVIDIA's libraries.
+    """
+    found = tuple(gpu for gpu in machine.gpus if gpu.vendor == "nvidia")
+    if found or machine.driver_version is None or any(gpu.vendor == "amd" for gpu in machine.gpus):
+        return found
+    return (Gpu(vendor="nvidia", name=UNNAMED_NVIDIA_GPU, index=0),)
+
+
+def amd_gpus(machine: Machine) -> tuple[Gpu, ...]:
+    """Return the AMD GPUs, integrated ones among them."""
+    return tuple(gpu for gpu in machine.gpus if gpu.vendor == "amd")
+
+
+def validated_intel_gpus(machine: Machine, known: IntelGpus) -> tuple[Gpu, ...]:
+    """Return the Intel GPUs that torch was validated on; the others, UHD and Iris Xe, are not for computing."""
+    return tuple(gpu for gpu in machine.gpus if gpu.vendor == "intel" and _is_validated(gpu.name, known))
+
+
+def unreached_gpus(case: Case, build: BuildRow, wheels: Wheels) -> tuple[str, ...]:
+    """Return the names of the GPUs a build is for by their vendor and has nothing for, whatever the driver."""
+    found = []
+    for gpu in case.machine.gpus:
+        if gpu.vendor == build.kind and gpu.vendor in ("nvidia", "amd"):
+            capability = gpu.compute_capability
+            sms = (capability[0] * 10 + capability[1],) if capability else ()
+            device = Device(name=gpu.name, sms=sms, gfx=_known_gfx(gpu.architecture or ""))
+            if device.rank == 0 or not reaches(case, build, wheels, device, with_ptx=True):
+                found.append(gpu.name)
+    return tuple(found)
+
+
+def _is_validated(name: str, known: IntelGpus) -> bool:
+    """Return whether a name is one of the validated: Windows says "Intel(R) Arc(TM) B580", Linux "(8086:e20b)"."""
+    match = re.search(r"\(8086:([0-9a-f]{4})\)", name, re.IGNORECASE)
+    if match:
+        return match[1].lower() in known.pci_ids
+    words = re.sub(r"\((r|tm|c)\)", " ", name.casefold())
+    return any(re.search(rf"\b{re.escape(each.casefold())}\b", words) for each in known.names)
+
+
+def amd_candidates(gpus: Sequence[Gpu]) -> Candidates:
+    """Return AMD GPUs by their architecture.
+
+    Raises
+    ------
+    GpuUnknownError
+        No architecture is known: the kernel's compute driver lists none of them.
+    """
+    every = [Device(name=gpu.name, gfx=_known_gfx(gpu.architecture or "")) for gpu in gpus]
+    devices = tuple(device for device in every if device.gfx)
+    unknown = tuple(device for device in every if not device.gfx)
+    if not devices:
+        raise GpuUnknownError(
+            f"the architecture of the {labels(unknown)} is not known: the kernel's compute driver (amdgpu with KFD)"
+            " does not list it",
+            hint="Install the kernel's amdgpu driver and give this user access to /dev/kfd.",
+            gpu=labels(unknown),
+        )
+    return Candidates(devices=devices, left_out=tuple(LeftOut(device=device, why="gpu-unknown") for device in unknown))
+
+
+def _known_gfx(architecture: str) -> str:
+    """Return the architecture, or nothing where it is not written as AMD writes it."""
+    return architecture if re.fullmatch("gfx[0-9]{1,3}[0-9a-f]{2}", architecture) else ""
+
+
+# --- NVIDIA -----------------------------------------------------------------------------------------
+
+
+def nvidia_candidates(case: Case, gpus: Sequence[Gpu]) -> Candidates:
+    """Return NVIDIA GPUs by compute capability, those that nothing can serve apart.
+
+    Raises
+    ------
+    NvidiaDriverMissingError
+        No driver answers.
+    DriverTooOldError
+        A GPU needs a newer driver branch to be driven at all.
+    DriverDroppedGpuError, GpuTooOldError, GpuUnknownError
+        That is what is wrong with every one of them.
+    """
+    driver = case.driver
+    if driver is None:
+        _refuse_without_driver(case, gpus)
+    devices: list[Device] = []
+    left_out: list[LeftOut] = []
+    for gpu in gpus:
+        found = _nvidia_candidate(case, gpu, driver)
+        if isinstance(found, LeftOut):
+            left_out.append(found)
+        else:
+            devices.append(found)
+    if not devices:
+        raise _refusal_of_all(case, left_out)
+    return Candidates(devices=tuple(devices), left_out=tuple(left_out))
+
+
+def generation_of(case: Case, sm: int) -> GpuGeneration | None:
+    """Return what the table knows of a compute capability."""
+    return next((row for row in case.table.gpus if row.sm == sm), None)
+
+
+def driver_hint(case: Case, devices: Sequence[Device] = ()) -> str:
+    """Return what to do to get the driver that the best build for these GPUs needs."""
+    dropped = _first_dropping_branch(case, devices)
+    which = f"the newest NVIDIA driver before {dropped}" if dropped else f"NVIDIA driver {best_driver(case)} or newer"
+    where = " on Windows itself, not inside WSL" if case.machine.is_wsl else ""
+    last = "; later ones no longer drive this GPU" if dropped else ""
+    return f"Install {which}{where}{last}."
+
+
+def best_driver(case: Case) -> str:
+    """Return the driver that the preferred NVIDIA build needs."""
+    build = next(row for row in case.table.builds if row.kind == "nvidia" and not row.only_on_request)
+    return min_driver(case, build)
+
+
+def _first_dropping_branch(case: Case, devices: Sequence[Device]) -> str | None:
+    rows = (generation_of(case, sm) for device in devices for sm in device.sms)
+    return next((row.dropped_from for row in rows if row and row.dropped_from), None)
+
+
+def _nvidia_candidate(case: Case, gpu: Gpu, driver: Version) -> Device | LeftOut:
+    if gpu.compute_capability is None:
+        return _unread_candidate(case, gpu, driver)
+    major, minor = gpu.compute_capability
+    device = Device(name=gpu.name, sms=(major * 10 + minor,))
+    if device.rank < min(row.sm for row in case.table.gpus):
+        return LeftOut(device=device, why="gpu-too-old")
+    row = generation_of(case, device.rank)
+    if row and row.dropped_from and driver >= version_of(row.dropped_from):
+        return LeftOut(device=device, why="driver-dropped-gpu")
+    if row and row.min_driver and driver < version_of(row.min_driver):
+        raise DriverTooOldError(
+            f"the {device.label} needs NVIDIA driver {row.min_driver} or newer;"
+            f" {case.machine.driver_version} is installed",
+            hint=driver_hint(case, (device,)),
+            gpu=gpu.name,
+            found=case.machine.driver_version,
+            needed=row.min_driver,
+        )
+    return device
+
+
+def _unread_candidate(case: Case, gpu: Gpu, driver: Version) -> Device | LeftOut:
+    """Return what a GPU of unknown compute capability may be, by what the driver still drives.
+
+    Beyond the branch that dropped the old ones, all that are left run the same code; before it they do not.
+    """
+    dropping = [row for row in case.table.gpus if row.dropped_from]
+    device = Device(name=gpu.name)
+    if any(driver < version_of(row.dropped_from or "") for row in dropping):
+        return LeftOut(device=device, why="gpu-unknown")
+    if gpu.uuid is None and any(probe.source == "nvml" and probe.is_ok for probe in case.machine.probes):
+        return LeftOut(device=device, why="driver-dropped-gpu")  # NVML answers and does not list it
+    possible = tuple(
+        row.sm
+        for row in case.table.gpus
+        if not row.dropped_from
+        and not (row.min_driver and driver < version_of(row.min_driver))
+        and not (row.is_jetson and case.platform != "linux_aarch64")
+    )
+    return Device(name=gpu.name, sms=possible)
+
+
+def _refuse_without_driver(case: Case, gpus: Sequence[Gpu]) -> NoReturn:
+    names = labels([Device(name=gpu.name) for gpu in gpus])
+    needed = best_driver(case)
+    where = {
+        "windows": "Install NVIDIA driver {} from nvidia.com/drivers and restart.",
+        "wsl": "Install NVIDIA driver {} on Windows itself, and no driver inside WSL.",
+        "linux": "Install NVIDIA's driver {} (the open-source nouveau cannot run CUDA) and restart.",
+    }["wsl" if case.machine.is_wsl else case.driver_system]
+    raise NvidiaDriverMissingError(
+        f"there is an NVIDIA GPU ({names}) and no NVIDIA driver answers for it; driver {needed} or newer is needed",
+        hint=where.format(needed),
+        gpu=names,
+        found=case.machine.driver_version,
+        needed=needed,
+    )
+
+
+def _refusal_of_all(case: Case, left_out: Sequence[LeftOut]) -> UnsupportedMachineError:
+    """Return the error where no GPU can be served by any build; the first that can be mended is what is said."""
+    order: tuple[LeftOutWhy, ...] = ("gpu-unknown", "driver-dropped-gpu", "gpu-too-old")
+    why = next(each for each in order if each in [one.why for one in left_out])
+    devices = [one.device for one in left_out if one.why == why]
+    names, driver = labels(devices), case.machine.driver_version
+    if why == "gpu-unknown":
+        return GpuUnknownError(
+            f"driver {driver} is loaded and the compute capability of the {names} cannot be read; builds of torch for"
+            " the GPUs this driver drives differ",
+            hint="Make nvidia-smi work here; in a container, start it with access to the GPU.",
+            gpu=names,
+            found=driver,
+        )
+    if why == "driver-dropped-gpu":
+        branch = next(row.dropped_from for row in case.table.gpus if row.dropped_from)
+        return DriverDroppedGpuError(
+            f"driver {driver} does not drive the {names}: from {branch} on it knows no GPU before compute capability"
+            f" {capability_text(_oldest_kept(case))}, and one before {branch} is needed",
+            hint=f"Install the newest NVIDIA driver before {branch}.",
+            gpu=names,
+            found=driver,
+            needed=f"before {branch}",
+        )
+    oldest = capability_text(min(row.sm for row in case.table.gpus))
+    return GpuTooOldError(
+        f"the {names} is too old: torch has code from compute capability {oldest} on",
+        hint=CPU_HINT,
+        gpu=names,
+        needed=oldest,
+    )
+
+
+def _oldest_kept(case: Case) -> int:
+    """Return the oldest compute capability, of graphics cards, that no driver branch has dropped."""
+    return min(row.sm for row in case.table.gpus if not row.dropped_from and not row.is_jetson)

@@ -1,0 +1,491 @@
+"""The torch build for a machine: the first of the table that the driver serves and whose code reaches every GPU.
+
+The CPU build is never a fallback for a GPU that no build serves: that is an error, and the caller may then ask for
+``cpu`` by name.  Imports no torch, reads nothing, and takes microseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from provisioner.core.errors import (
+    AmdOnWindowsError,
+    GpuUnsupportedError,
+    KleinError,
+    PlatformUnsupportedError,
+    UnsupportedMachineError,
+    UsageError,
+)
+from provisioner.core.models import Machine
+from provisioner.core.records import replace
+from provisioner.core.units import listing
+from provisioner.machine.readings import parse_driver_version
+from provisioner.torch.build_table import BuildKind, BuildRow, Platform, TorchTable, Version, version_of
+from provisioner.torch.builds import App, TorchBuild, TorchChoice, TorchSet, TorchWarning
+from provisioner.torch.compatibility import (
+    Case,
+    Device,
+    Pick,
+    Trial,
+    attempt,
+    best_code,
+    capability_text,
+    labels,
+    min_driver,
+    pick_build,
+    reaches,
+    subsets,
+    version_text,
+)
+from provisioner.torch.gpus import (
+    Candidates,
+    amd_candidates,
+    amd_gpus,
+    nvidia_candidates,
+    nvidia_gpus,
+    unreached_gpus,
+    validated_intel_gpus,
+)
+from provisioner.torch.torch_warnings import gpu_warnings, system_warnings
+from provisioner.torch.unsupported import fault_error, forced_error, is_suitable_python, python_error, refusal
+
+_GPU_WORDS: dict[BuildKind, str] = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "validated Intel", "apple": "Apple"}
+
+
+def select_torch_build(
+    machine: Machine,
+    table: TorchTable,
+    *,
+    app: App,
+    python_version: str | None = None,
+    forced: str | None = None,
+    index_base: str | None = None,
+    has_force: bool = False,
+) -> TorchChoice:
+    """Choose the first build of the table that runs on a machine, on every GPU of it if any build does.
+
+    A build runs when the NVIDIA driver is new enough for its CUDA, its wheels hold machine code for the compute
+    capability of each GPU by the rules of binary compatibility, and there is a whole matched set for the system and
+    the Python.  Where no build covers all GPUs, the one that serves the newest is chosen and the others are named.
+
+    Parameters
+    ----------
+    machine : Machine
+        What was probed.  Unknown memory and MIG are no obstacle; ``CUDA_VISIBLE_DEVICES`` is not looked at.
+    table : TorchTable
+        What is known of the builds, preferred first.
+    app : App
+        Who will use torch: ComfyUI needs torchaudio, diffusers does not.
+    python_version : str, optional
+        Of the environment it goes into, ``"3.12"`` or ``"3.13t"``; by default the one that runs us.
+    forced : str, optional
+        A build by its tag, ``"cu126"``, ``"cpu"``, instead of a choice.
+    index_base : str, optional
+        Address of a mirror, instead of the table's; the default index (macOS) is not under it and stays.
+    has_force : bool
+        Take a forced build even where it cannot work; what speaks against it becomes a warning.
+
+    Returns
+    -------
+    TorchChoice
+        The build with its matched sets, newest first, and why it was chosen.  ``cpu`` where there is no GPU that
+        torch has a build for: whether that will do is the caller's to decide.
+
+    Raises
+    ------
+    UnsupportedMachineError
+        No build runs; the subclass says what is in the way, the message what was found and what is needed.
+    UsageError
+        `forced` names no build or one that does not fit `app`, or `python_version` is no version.
+    """
+    case = _case(machine, table, app, python_version)
+    index = (index_base or table.index_base).rstrip("/")
+    if forced is not None:
+        return _forced_choice(case, forced, index, has_force=has_force)
+    return _automatic_choice(case, index)
+
+
+# --- what is looked at before any GPU -----------------------------------------------------------------
+
+
+def _case(machine: Machine, table: TorchTable, app: App, python_version: str | None) -> Case:
+    case = Case(
+        machine=machine,
+        table=table,
+        app=table.app(app),
+        platform=_platform(machine, table).name,
+        python=_python(python_version or machine.python_version),
+        driver=parse_driver_version(machine.driver_version or ""),
+        os_release=parse_driver_version(machine.os_release),
+    )
+    if not is_suitable_python(case, case.python):
+        raise python_error(case)
+    return case
+
+
+def _platform(machine: Machine, table: TorchTable) -> Platform:
+    platform = next(
+        (row for row in table.platforms if (row.os, row.architecture) == (machine.os, machine.architecture)), None
+    )
+    if platform is None:
+        _refuse_platform(machine, table)
+    if platform.min_glibc is not None and machine.libc is not None:
+        _check_libc(machine.libc, platform.min_glibc)
+    return platform
+
+
+def _refuse_platform(machine: Machine, table: TorchTable) -> NoReturn:
+    known = next(
+        (row for row in table.without_wheels if (row.os, row.architecture) == (machine.os, machine.architecture)), None
+    )
+    systems = listing([f"{row.os} on {row.architecture}" for row in table.platforms])
+    what = known.what if known else f"there is no torch for {machine.os} on {machine.architecture}"
+    raise PlatformUnsupportedError(
+        f"{what}; there are wheels for {systems}",
+        hint=known.hint if known else f"Use one of these: {systems}.",
+        found=f"{machine.os} {machine.architecture}",
+        needed=systems,
+    )
+
+
+def _check_libc(libc: str, needed: Version) -> None:
+    match = re.fullmatch(r"glibc[ -]([0-9]+(\.[0-9]+)+)", libc)
+    if match and version_of(match[1]) >= needed:
+        return
+    words = version_text(needed)
+    raise PlatformUnsupportedError(
+        f"the wheels of torch need glibc {words} or newer, and this system has {libc}",
+        hint=f"Use a system with glibc {words} or newer: Debian 10, Ubuntu 18.10, RHEL 8 and everything after them.",
+        found=libc,
+        needed=f"glibc {words}",
+    )
+
+
+def _python(text: str) -> str:
+    """Return major and minor of a Python version, with a t for the free-threaded build.
+
+    >>> _python("3.11.7"), _python("3.13.1t"), _python("3.15.0rc1+")
+    ('3.11', '3.13t', '3.15')
+    """
+    match = re.fullmatch(r"([0-9]{1,2}\.[0-9]{1,3})(\.[0-9]+)?((a|b|rc|alpha|beta)[0-9]+)?\+?(t?)", text.strip())
+    if match is None:
+        raise UsageError(
+            f"{text!r} is no Python version", hint="Give a version like 3.12, or 3.13t for the free-threaded build."
+        )
+    return match[1] + match[5]
+
+
+# --- the choice -----------------------------------------------------------------------------------------
+
+
+def _automatic_choice(case: Case, index: str) -> TorchChoice:
+    """Serve NVIDIA before AMD before Intel; with none of them, the default index on macOS and the CPU elsewhere."""
+    if case.platform == "macosx_arm64":
+        return _plain_choice(case, "apple", index)
+    nvidia, amd = nvidia_gpus(case.machine), amd_gpus(case.machine)
+    intel = validated_intel_gpus(case.machine, case.table.intel_gpus)
+    if nvidia:
+        return _gpu_choice(case, "nvidia", nvidia_candidates(case, nvidia), index)
+    if amd:
+        try:
+            return _amd_choice(case, index)
+        except UnsupportedMachineError:
+            if not intel:
+                raise
+    if intel:
+        return _plain_choice(case, "intel", index)
+    return _plain_choice(case, "cpu", index)
+
+
+def _amd_choice(case: Case, index: str) -> TorchChoice:
+    gpus = amd_gpus(case.machine)
+    if case.platform == "win_amd64":
+        names = labels([Device(name=gpu.name) for gpu in gpus])
+        raise AmdOnWindowsError(
+            f"torch has builds for AMD GPUs on Linux only, and this is Windows with the {names}",
+            hint="Install AMD's own build for Windows, as ComfyUI's README says, and use --torch none.",
+            gpu=names,
+            found="windows",
+            needed="linux",
+        )
+    return _gpu_choice(case, "amd", amd_candidates(gpus), index)
+
+
+def _gpu_choice(case: Case, kind: BuildKind, candidates: Candidates, index: str) -> TorchChoice:
+    builds = case.table.builds_of(kind)
+    pick = pick_build(case, builds, candidates.devices)
+    if pick is None:
+        raise refusal(case, builds, candidates.devices)
+    trial, covered = _narrowed(case, pick.chosen, candidates.devices)
+    reasons = [
+        _first_reason(trial.build, pick.trials),
+        *_build_reasons(case, trial, covered),
+        *_passed_over(pick),
+        *_ignored(case, kind),
+    ]
+    return TorchChoice(
+        build=_torch_build(case, trial, index),
+        reasons=tuple(reasons),
+        runner_up=_runner_up(pick),
+        warnings=tuple(gpu_warnings(case, trial, candidates, covered)),
+        uncovered=tuple(device.name for device in candidates.uncovered(covered)),
+    )
+
+
+def _narrowed(
+    case: Case, trial: Trial, devices: Sequence[Device], *, with_ptx: bool = False
+) -> tuple[Trial, tuple[Device, ...]]:
+    """Return the trial with the sets that serve what its newest serves, and those GPUs."""
+    newest = trial.offers[0].wheels
+    covered = tuple(each for each in devices if reaches(case, trial.build, newest, each, with_ptx=with_ptx))
+    left = attempt(case, trial.build, covered, with_ptx=with_ptx) if len(covered) > 1 else trial
+    return replace(trial, offers=left.offers), covered
+
+
+def _plain_choice(case: Case, kind: BuildKind, index: str) -> TorchChoice:
+    """Return the one build of a kind whose GPUs need no further look."""
+    trials = [attempt(case, build) for build in case.table.builds_of(kind)]
+    trial = next((each for each in trials if each.fault is None), None)
+    if trial is None:
+        raise fault_error(case, trials[0], ())
+    return TorchChoice(
+        build=_torch_build(case, trial, index),
+        reasons=(_plain_reason(trial.build), *_build_reasons(case, trial, ()), *_ignored(case, kind)),
+        runner_up=_plain_runner_up(case, kind),
+        warnings=tuple(system_warnings(case, trial)),
+    )
+
+
+def _torch_build(case: Case, trial: Trial, index: str) -> TorchBuild:
+    row, newest = trial.build, trial.offers[0]
+    with_audio = case.app.needs_torchaudio and row.has_torchaudio
+    return TorchBuild(
+        torch_backend=row.tag,
+        index_url=None if row.is_default_index else f"{index}/{row.tag}",
+        local_tag=None if row.is_default_index else row.tag,
+        sets=tuple(
+            TorchSet(
+                torch=offer.release.torch,
+                torchvision=offer.release.torchvision,
+                torchaudio=offer.release.torchaudio if with_audio else None,
+            )
+            for offer in trial.offers
+        ),
+        sm=newest.wheels.sm,
+        ptx=newest.wheels.ptx,
+    )
+
+
+# --- reasons --------------------------------------------------------------------------------------------
+
+
+def _first_reason(build: BuildRow, trials: Sequence[Trial]) -> str:
+    is_first = bool(trials) and trials[0].build is build
+    order = "is the preferred build" if is_first else "is the first build, in order of preference, that runs here"
+    return f"{build.tag} {order}: {build.because}."
+
+
+def _build_reasons(case: Case, trial: Trial, covered: Sequence[Device]) -> list[str]:
+    """Return which bounds a build keeps: the driver's, the code's, and what is known of its index."""
+    build, newest = trial.build, trial.offers[0]
+    reasons = []
+    if build.kind == "nvidia" and case.driver is not None:
+        whose = "Windows' driver, which WSL uses, is" if case.machine.is_wsl else "installed is"
+        needed = min_driver(case, build)
+        reasons.append(f"{build.tag} needs NVIDIA driver {needed} or newer; {whose} {case.machine.driver_version}.")
+    reasons += [_code_reason(case, trial, device) for device in dict.fromkeys(covered)]
+    if build.verified_torch is not None and newest.release.version > build.verified_torch:
+        seen = version_text(build.verified_torch)
+        reasons.append(
+            f"The last torch seen on this index is {seen}; of the sets from {newest.release.torch} down, the newest"
+            " that is really there is taken."
+        )
+    return reasons
+
+
+def _code_reason(case: Case, trial: Trial, device: Device) -> str:
+    if device.gfx:
+        return f"Its wheels hold code for the {device.label}."
+    if len(device.sms) > 1:
+        return f"Its wheels hold code for everything that driver {case.machine.driver_version} still drives."
+    sm = device.sms[0]
+    code = best_code(trial.build, trial.offers[0].wheels, sm, case.table)
+    if code is None:
+        return f"The driver compiles its virtual code for the {device.label}."
+    for_others = "" if code == sm else f", written for {capability_text(code)},"
+    return f"Its machine code sm_{code}{for_others} runs on the {device.label}."
+
+
+def _passed_over(pick: Pick) -> list[str]:
+    before = pick.trials[: pick.trials.index(pick.chosen)]
+    return [f"{trial.build.tag} was passed over: it {trial.complaint}." for trial in before if trial.fault]
+
+
+def _ignored(case: Case, kind: BuildKind) -> list[str]:
+    """Say which GPUs of other vendors were not served, and why."""
+    reasons = []
+    for vendor in ("amd", "intel", "other"):
+        names = list(dict.fromkeys(gpu.name for gpu in case.machine.gpus if gpu.vendor == vendor != kind))
+        if not names:
+            continue
+        if kind == "nvidia":
+            why = "an NVIDIA GPU comes first"
+        elif kind == "amd":
+            why = "an AMD GPU comes first"
+        elif vendor == "amd":
+            why = "no build serves it here"
+        else:
+            why = "it is not among the GPUs that torch was validated on"
+        reasons.append(f"Ignored: {listing(names)} ({why}).")
+    return reasons
+
+
+def _runner_up(pick: Pick) -> str | None:
+    """Return what would have been next, and why it was not taken."""
+    at = pick.trials.index(pick.chosen)
+    before, after = pick.trials[:at], pick.trials[at + 1 :]
+    chosen = pick.chosen.build
+    for trial in after:
+        if trial.is_automatic:
+            newest = trial.offers[0].release.torch
+            return f"{trial.build.tag} (torch {newest}) would run too; {chosen.tag} comes first: {chosen.because}."
+    if before:
+        return f"{before[0].build.tag} would come first, but it {before[0].complaint}."
+    refused = next((trial for trial in after if not trial.build.only_on_request), None)
+    return f"{refused.build.tag} would come next, but it {refused.complaint}." if refused else None
+
+
+def _plain_reason(build: BuildRow) -> str:
+    if build.kind == "cpu":
+        return "cpu is chosen because there is no GPU that torch has a build for."
+    return f"{build.tag} is chosen: {build.because}."
+
+
+def _plain_runner_up(case: Case, kind: BuildKind) -> str | None:
+    if kind == "cpu":
+        names = [gpu.name for gpu in case.machine.gpus if gpu.vendor == "intel"]
+        if names:
+            return f"xpu was not taken: the {listing(names)} is not among the Intel GPUs that torch was validated on."
+        return None
+    return "cpu would run too, and would leave the GPU idle." if kind == "intel" else None
+
+
+# --- a build by name ------------------------------------------------------------------------------------
+
+
+def _forced_choice(case: Case, tag: str, index: str, *, has_force: bool) -> TorchChoice:
+    build = _named_build(case, tag)
+    try:
+        return _checked_choice(case, build, index)
+    except (UnsupportedMachineError, UsageError) as refused:
+        if not has_force:
+            refused.hint = _hint_for_forced(case, refused)
+            raise
+        return _unchecked_choice(case, build, index, refused)
+
+
+def _named_build(case: Case, tag: str) -> BuildRow:
+    build = case.table.build(tag)
+    if build is None:
+        known = [each.tag for each in case.table.builds]
+        raise UsageError(
+            f"there is no torch build {tag!r}; known are {', '.join(known)}",
+            hint="Name one of these, or leave --torch out to have one chosen.",
+            known=known,
+        )
+    if build.kind == "cpu" and not build.offers_for(case.platform):
+        return next(iter(case.table.builds_of("apple")), build)  # on macOS one build serves processor and GPU
+    return build
+
+
+def _checked_choice(case: Case, build: BuildRow, index: str) -> TorchChoice:
+    candidates = _candidates_for(case, build)
+    pick = _forced_pick(case, build, candidates.devices)
+    if isinstance(pick, Trial):
+        raise forced_error(case, pick, candidates.devices)
+    trial, covered = _narrowed(case, pick.chosen, candidates.devices, with_ptx=True)
+    warnings = gpu_warnings(case, trial, candidates, covered) if candidates.devices else []
+    warnings += system_warnings(case, trial)
+    compiled = [each for each in covered if not reaches(case, build, trial.offers[0].wheels, each)]
+    if compiled:
+        warnings.append(
+            TorchWarning(
+                code="compiled-by-the-driver",
+                message=f"{build.tag} has no machine code for the {labels(compiled)}; the driver compiles its virtual"
+                " code at the first start, which takes long, and libraries beside torch may fail.",
+            )
+        )
+    return TorchChoice(
+        build=_torch_build(case, trial, index),
+        reasons=(f"{build.tag} was named.", *_build_reasons(case, trial, covered)),
+        runner_up=_instead(case, build),
+        warnings=tuple(warnings),
+        uncovered=tuple(device.name for device in candidates.uncovered(covered)),
+    )
+
+
+def _candidates_for(case: Case, build: BuildRow) -> Candidates:
+    """Return the GPUs a build of that kind is for; it is refused on a machine that has none."""
+    if build.kind in ("cpu", "apple"):
+        return Candidates(devices=())
+    if build.kind == "nvidia" and nvidia_gpus(case.machine):
+        return nvidia_candidates(case, nvidia_gpus(case.machine))
+    if build.kind == "amd" and amd_gpus(case.machine):
+        return amd_candidates(amd_gpus(case.machine))
+    if build.kind == "intel" and validated_intel_gpus(case.machine, case.table.intel_gpus):
+        return Candidates(devices=())
+    words = _GPU_WORDS[build.kind]
+    names = listing([gpu.name for gpu in case.machine.gpus]) or "no GPU"
+    raise GpuUnsupportedError(
+        f"{build.tag} is for {words} GPUs, and this machine has none: it has {names}",
+        gpu=names,
+        needed=words,
+    )
+
+
+def _forced_pick(case: Case, build: BuildRow, devices: Sequence[Device]) -> Pick | Trial:
+    """Return how the build serves the GPUs, or what is in the way of its serving the newest."""
+    failed: Trial | None = None
+    for group in subsets(devices):
+        trial = attempt(case, build, group, with_ptx=True)
+        if trial.fault is None:
+            return Pick(chosen=trial, trials=(trial,), served=group)
+        failed = trial if failed is None or trial.fault == "driver" else failed
+    assert failed is not None  # noqa: S101 - there is always one group
+    return failed
+
+
+def _instead(case: Case, build: BuildRow) -> str | None:
+    """Return what would have been chosen, had nothing been named."""
+    try:
+        automatic = _automatic_choice(case, case.table.index_base).build.torch_backend
+    except UnsupportedMachineError as error:
+        return f"Without a name none would have been chosen: {error}."
+    if automatic == build.tag:
+        return f"{automatic} would have been chosen without a name, too."
+    return f"{automatic} would have been chosen without a name."
+
+
+def _hint_for_forced(case: Case, refused: KleinError) -> str:
+    try:
+        automatic = _automatic_choice(case, case.table.index_base).build.torch_backend
+    except UnsupportedMachineError:
+        return refused.hint or "Add --force to install it all the same."
+    return f"Leave --torch out, which takes {automatic} here, or add --force to install it all the same."
+
+
+def _unchecked_choice(case: Case, build: BuildRow, index: str, refused: KleinError) -> TorchChoice:
+    """Return a build that was refused and is wanted all the same; there must be wheels, nothing else is asked."""
+    trial = attempt(case, build, is_unchecked=True)
+    if trial.fault is not None:
+        refused.hint = refused.hint or f"Leave --torch out: there is nothing of {build.tag} to install here."
+        raise refused
+    return TorchChoice(
+        build=_torch_build(case, trial, index),
+        reasons=(f"{build.tag} was named, and --force was given.",),
+        runner_up=_instead(case, build),
+        warnings=(TorchWarning(code="forced", message=f"This is not expected to work: {refused}."),),
+        uncovered=unreached_gpus(case, build, trial.offers[0].wheels),
+    )

@@ -1,0 +1,71 @@
+"""What a smoke test looks like: the picture, what it was made from, how long each part took, what memory it had.
+
+Values in, blocks of text out; no width, no colour code, no stream.
+"""
+
+from __future__ import annotations
+
+from provisioner.core.units import count, gib, human_bytes, human_duration
+from provisioner.smoke_test.results import PictureWish, SmokeTest, Timings, VramReading
+from provisioner.ui.problems import finding_blocks
+from provisioner.ui.text import Block, Para, Row, pair, pair_blocks, span
+
+
+def smoke_blocks(smoke: SmokeTest) -> list[Block]:
+    """Return the picture with its parameters, the times, the memory in sentences, the versions and the findings."""
+    rows = [_picture_row(smoke), pair("prompt", smoke.wish.prompt), pair("made with", _wish_words(smoke.wish))]
+    rows += _timing_rows(smoke.timings)
+    memory = smoke.notes or ((_vram_words(smoke.vram),) if smoke.vram else ())
+    rows += [pair("notes" if smoke.notes else "memory", "\n".join(memory))] if memory else []
+    rows += [pair("device", smoke.device)] if smoke.device else []
+    if smoke.versions:
+        rows.append(pair("versions", ", ".join(f"{name} {version}" for name, version in smoke.versions)))
+    rows += [pair("log", str(smoke.log_path))] if smoke.log_path else []
+    return [Para(line=span("Picture", "title")), *pair_blocks(rows), *finding_blocks(smoke.findings)]
+
+
+def _picture_row(smoke: SmokeTest) -> Row:
+    """Return where the picture is and what it is; that there is none is said, not left out."""
+    if smoke.picture is None:
+        return pair("picture", "none came out", "bad")
+    facts = f"{smoke.picture.width} x {smoke.picture.height}, {human_bytes(smoke.picture.size)}"
+    if smoke.picture_path is None:
+        return pair("picture", f"{facts}, not kept", "good")
+    return pair("picture", f"{smoke.picture_path}\n{facts}", "good")
+
+
+def _wish_words(wish: PictureWish) -> str:
+    words = f"seed {wish.seed}, {count(wish.steps, 'step')}, guidance {wish.guidance:g}, {wish.width} x {wish.height}"
+    return f"{words}, decoded in tiles" if wish.has_tiled_decode else words
+
+
+def _timing_rows(timings: Timings) -> list[Row]:
+    """Return the whole and its parts; what was not measured is left out, never shown as zero."""
+    rows: list[Row] = []
+    if timings.total_s is not None:
+        rows.append(pair("took", human_duration(timings.total_s)))
+    parts = [
+        ("start", timings.start_s),
+        ("load", timings.load_s),
+        ("encode", timings.encode_s),
+        ("denoise", sum(timings.steps_s) if timings.steps_s else None),
+        ("decode", timings.decode_s),
+    ]
+    known = [_part_words(name, seconds, timings) for name, seconds in parts if seconds is not None]
+    return [*rows, pair("phases", ", ".join(known))] if known else rows
+
+
+def _part_words(name: str, seconds: float, timings: Timings) -> str:
+    words = f"{name} {human_duration(seconds)}"
+    if name != "denoise" or len(timings.steps_s) < 2:
+        return words
+    return f"{words} ({' + '.join(f'{each:.2f}' for each in timings.steps_s)})"
+
+
+def _vram_words(vram: VramReading) -> str:
+    """Return the peak beside what was free: without it a peak says nothing."""
+    words = f"The peak was {gib(vram.peak_used_bytes)} of {gib(vram.total_bytes)} on {vram.gpu_name}"
+    words += f", with {gib(vram.free_at_start_bytes)} free at the start."
+    if vram.peak_process_bytes is not None:
+        words += f" {gib(vram.peak_process_bytes)} of it was the drawing process."
+    return words
