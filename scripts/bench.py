@@ -37,7 +37,7 @@ PROGRAMS = {"nginx": "nginx-light", "curl": "curl", "aria2c": "aria2"}
 
 
 @dataclass
-class Ran:
+class ProcessResult:
     """One process: seconds from start to end, and its largest resident memory in bytes."""
 
     seconds: float
@@ -49,7 +49,7 @@ class Row:
     """One contestant: what it did, and every round's time."""
 
     name: str
-    runs: list[Ran] = field(default_factory=list)
+    runs: list[ProcessResult] = field(default_factory=list)
 
     @property
     def median_s(self) -> float:
@@ -84,7 +84,7 @@ def main() -> int:
 
 def install_programs() -> None:
     """Bring the tools to compare with; raises SystemExit where that cannot be done here."""
-    missing = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
+    missing = [package for comfyui, package in PROGRAMS.items() if shutil.which(comfyui) is None]
     if not missing:
         return
     if not shutil.which("apt-get") or os.geteuid() != 0:
@@ -147,7 +147,7 @@ class Bench:
         """Let each fetch the file in turn, as often as there are rounds."""
         target = self.out / "file"
         manifest = self.manifest(url, name, size, sha256)
-        contestants: dict[str, tuple[str, Callable[[], Ran]]] = {
+        contestants: dict[str, tuple[str, Callable[[], ProcessResult]]] = {
             "curl": ("curl -o, sync (no hash)", lambda: shell(f"curl -sf -o '{target}' '{url}' && sync '{target}'")),
             "hash": (
                 "curl -o, sync, sha256sum",
@@ -171,7 +171,7 @@ class Bench:
                 rows[each].runs.append(contestants[each][1]())
         return list(rows.values())
 
-    def ours(self, manifest: Path) -> Ran:
+    def ours(self, manifest: Path) -> ProcessResult:
         """Fetch into a new tree and check that the bytes are the right ones."""
         ran = process(self.command(manifest), self.environ)
         placed = self.out / "models" / "other" / "file.safetensors"
@@ -265,12 +265,12 @@ class Bench:
 # --- doing it ------------------------------------------------------------------------------------------
 
 
-def shell(line: str) -> Ran:
+def shell(line: str) -> ProcessResult:
     """Run one line of shell."""
     return process(["sh", "-c", line], dict(os.environ))
 
 
-def process(words: Sequence[str], environ: dict[str, str]) -> Ran:
+def process(words: Sequence[str], environ: dict[str, str]) -> ProcessResult:
     """Run a process to its end; a failure ends the benchmark."""
     with tempfile.TemporaryFile() as complaint:
         began = time.perf_counter()
@@ -285,7 +285,7 @@ def process(words: Sequence[str], environ: dict[str, str]) -> Ran:
             complaint.seek(0)
             said = complaint.read().decode(errors="replace")[-400:]
             sys.exit(f"bench: {words[:4]} failed with {child.returncode}: {said}")
-    return Ran(seconds, memory)
+    return ProcessResult(seconds, memory)
 
 
 def start(words: Sequence[str], environ: dict[str, str]) -> float:

@@ -75,7 +75,7 @@ class Damaged:
     def complaint(self) -> str | None:
         """Return what is worse than before, or None."""
         if not self.path.exists():
-            return None if self._is_a_part() or self.is_aside() else "is gone"
+            return None if self._is_a_part() or self.is_backup() else "is gone"
         found = self.path.read_bytes()
         if found in (self.old, self.right):
             return None
@@ -86,7 +86,7 @@ class Damaged:
                 return f"holds bytes of neither at {at}"
         return None
 
-    def is_aside(self) -> bool:
+    def is_backup(self) -> bool:
         """Whether the whole of what it was has been set aside."""
         aside = self.path.parents[1] / STATE_FOLDER / "aside"
         return any(each.is_file() and each.read_bytes() == self.old for each in aside.rglob(self.path.name))
@@ -144,7 +144,7 @@ class Runs:
             (tree / "models" / STATE_FOLDER / "receipt.json").unlink()
         damaged = Damaged(path, bytes(data), file.data)
         self.until_it_ends(tree, "repair", needed, lambda: self.complaint_about(tree, damaged))
-        if not has_receipt and not damaged.is_aside():
+        if not has_receipt and not damaged.is_backup():
             sys.exit(f"kill_runs: {path.name} was replaced and is not among what was set aside")
         self.repairs += 1
 

@@ -54,7 +54,7 @@ from provisioner.core.errors import (  # noqa: E402
 from provisioner.core.redact import redact  # noqa: E402
 from provisioner.files.hub_cache import endpoint, find_token  # noqa: E402 - found through the line above
 from provisioner.smoke_test.graph import LOADERS, build_graph  # noqa: E402
-from provisioner.smoke_test.results import ModelNames, PictureWish  # noqa: E402
+from provisioner.smoke_test.results import ImageOptions, ModelNames  # noqa: E402
 from scripts.refreshing import run, say  # noqa: E402
 
 DATA = ROOT / "tests" / "contract" / "data"
@@ -332,7 +332,9 @@ def record_comfyui(server: str) -> Recording:
     except (KeyError, TypeError) as error:
         raise ServerError(f"{redact(server)} does not answer as ComfyUI does", hint="Look at --server.") from error
     names = {loader.field: _first_choice(files, loader.class_type, loader.input_name) for loader in LOADERS}
-    graph = build_graph(ModelNames(**{**names, "diffusion_model": NOT_THERE}), PictureWish(width=64, height=64, seed=0))
+    graph = build_graph(
+        ModelNames(**{**names, "diffusion_model": NOT_THERE}), ImageOptions(width=64, height=64, seed=0)
+    )
     began = time.monotonic()
     response = _ask("POST", f"{server}/prompt", body={"prompt": graph, "client_id": "record-contract"})
     body = _json(response)

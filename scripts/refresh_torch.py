@@ -30,8 +30,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-
-from packaging.requirements import Requirement
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
@@ -55,6 +54,9 @@ from provisioner.torch.build_table import (  # noqa: E402
 )
 from scripts.refreshing import Outcome, YamlEdits, refresh_file, run  # noqa: E402
 from scripts.wheel_pages import PLATFORMS, IndexReader, Wheel, dotted  # noqa: E402
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 TABLE = ROOT / "manifests" / "torch.yaml"
 DEFAULT_INDEX = "https://pypi.org/simple"

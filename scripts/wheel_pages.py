@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
 from packaging.metadata import parse_email
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion
 from requests.adapters import HTTPAdapter
@@ -36,6 +35,9 @@ from provisioner.core.errors import (  # noqa: E402
 )
 from provisioner.core.redact import redact  # noqa: E402
 from provisioner.torch.build_table import PlatformName, Version  # noqa: E402
+
+if TYPE_CHECKING:
+    from packaging.tags import Tag
 
 PLATFORMS: tuple[PlatformName, ...] = get_args(PlatformName)
 TIMEOUT_S = (15.0, 60.0)  # to connect, and between two bytes

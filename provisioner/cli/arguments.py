@@ -81,21 +81,21 @@ def _add(subparsers: Subparsers, name: str, text: str) -> argparse.ArgumentParse
 def add_install_parser(subparsers: Subparsers) -> None:
     """Add ``install``, which is also what ``klein-setup`` alone does."""
     parser = _add(subparsers, "install", "plan, ask, apply, prove, draw a picture (the default command)")
-    _add_wish_options(parser)
+    _add_target_options(parser)
     _add_network_options(parser)
     _add_change_options(parser)
     _add_only_option(parser, None)
     _add_locked_option(parser)
     _add_environment_options(parser)
     _add_comfyui_options(parser)
-    _add_picture_options(parser)
+    _add_image_options(parser)
     parser.set_defaults(run="install")
 
 
 def add_plan_parser(subparsers: Subparsers) -> None:
     """Add ``plan``."""
     parser = _add(subparsers, "plan", "the same, nothing applied")
-    _add_wish_options(parser)
+    _add_target_options(parser)
     _add_network_options(parser)
     _add_only_option(parser, None)
     _add_environment_options(parser)
@@ -134,7 +134,7 @@ def _add_environment_options(parser: argparse.ArgumentParser) -> None:
 def add_verify_parser(subparsers: Subparsers) -> None:
     """Add ``verify``."""
     parser = _add(subparsers, "verify", "read every byte and say what does not hold; changes nothing, needs no network")
-    _add_wish_options(parser)
+    _add_target_options(parser)
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -147,30 +147,30 @@ def add_verify_parser(subparsers: Subparsers) -> None:
     )
     _add_locked_option(parser)
     _add_server_option(parser)
-    _add_picture_options(parser)
+    _add_image_options(parser)
     parser.set_defaults(run="verify")
 
 
 def add_repair_parser(subparsers: Subparsers) -> None:
     """Add ``repair``."""
     parser = _add(subparsers, "repair", "verify, then put right: what is wrong is set aside, never deleted")
-    _add_wish_options(parser)
+    _add_target_options(parser)
     _add_network_options(parser)
     _add_change_options(parser)
     _add_only_option(parser, "files")
     _add_environment_options(parser)
     _add_comfyui_options(parser)
-    _add_picture_options(parser)
+    _add_image_options(parser)
     parser.set_defaults(run="repair")
 
 
 def add_smoke_test_parser(subparsers: Subparsers) -> None:
     """Add ``smoke-test``."""
     parser = _add(subparsers, "smoke-test", "only the picture: 4 steps with what is installed, measured and judged")
-    _add_wish_options(parser)
+    _add_target_options(parser)
     _add_environment_options(parser)
     _add_server_option(parser)
-    _add_picture_options(parser)
+    _add_image_options(parser)
     parser.add_argument("--graph", action="store_true", help="print the graph in ComfyUI's API form and draw nothing")
     parser.set_defaults(run="smoke-test")
 
@@ -184,7 +184,7 @@ def add_report_parser(subparsers: Subparsers) -> None:
     parser.set_defaults(run="report")
 
 
-def add_aside_parser(subparsers: Subparsers) -> None:
+def add_backups_parser(subparsers: Subparsers) -> None:
     """Add ``aside list | restore | clear``."""
     parser = subparsers.add_parser("aside", help="what repair took out of the way: list, restore, clear")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -195,14 +195,14 @@ def add_aside_parser(subparsers: Subparsers) -> None:
     clear.add_argument("entries", nargs="*", metavar="ENTRY", help="which; everything by default")
     _add_answers(clear)
     for each in (listing, restore, clear):
-        _add_wish_options(each)
+        _add_target_options(each)
         each.set_defaults(run=f"aside {each.prog.rpartition(' ')[2]}")
 
 
 def add_uninstall_parser(subparsers: Subparsers) -> None:
     """Add ``uninstall``."""
     parser = _add(subparsers, "uninstall", "remove what the receipts say is ours, and only that")
-    _add_wish_options(parser)
+    _add_target_options(parser)
     _add_environment_folder(parser)
     parser.add_argument("--only", metavar="PARTS", help="files, environment, comfyui (default: all three)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed and remove nothing")
@@ -237,7 +237,7 @@ def add_manifest_parser(subparsers: Subparsers) -> None:
     check.add_argument("manifests", nargs="*", metavar="ID|FILE", help="which ones; all that are shipped by default")
     check.set_defaults(run="manifest check")
     lock = _add(actions, "lock", "read every byte of an installed set and write it down, block by block")
-    _add_wish_options(lock)
+    _add_target_options(lock)
     lock.add_argument("--environment", type=Path, metavar="DIR", help="virtual environment to note")
     lock.add_argument("--output", type=Path, metavar="FILE", required=True, help="where to write the locked manifest")
     lock.set_defaults(run="manifest lock")
@@ -258,7 +258,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-color", action="store_true", help="no colours (NO_COLOR does the same)")
 
 
-def _add_wish_options(parser: argparse.ArgumentParser) -> None:
+def _add_target_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what and where")
     group.add_argument("--manifest", default="flux2-klein-4b", metavar="ID|FILE", help="default: flux2-klein-4b")
     group.add_argument(
@@ -333,12 +333,12 @@ def _add_server_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup
     )
 
 
-def _add_picture_options(parser: argparse.ArgumentParser) -> None:
+def _add_image_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the picture")
     group.add_argument("--prompt", metavar="TEXT", help="what to draw")
     group.add_argument("--seed", type=_seed, metavar="N", help="for the same picture again (default: a fresh one)")
     group.add_argument(
-        "--size", type=_picture_size, default=(1024, 1024), metavar="WxH", help="in pixels (default: 1024x1024)"
+        "--size", type=_image_size, default=(1024, 1024), metavar="WxH", help="in pixels (default: 1024x1024)"
     )
     group.add_argument("--tiled-decode", action="store_true", help="decode in tiles, for cards with little memory")
     group.add_argument(
@@ -390,7 +390,7 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def _picture_size(text: str) -> tuple[int, int]:
+def _image_size(text: str) -> tuple[int, int]:
     numbers = text.lower().split("x")
     if len(numbers) == 2 and all(each.isdigit() for each in numbers):
         width, height = int(numbers[0]), int(numbers[1])
@@ -431,7 +431,7 @@ _ADDERS: dict[str, Callable[[Subparsers], None]] = {
     "smoke-test": add_smoke_test_parser,
     "rehearse": add_rehearse_parser,
     "report": add_report_parser,
-    "aside": add_aside_parser,
+    "aside": add_backups_parser,
     "uninstall": add_uninstall_parser,
     "manifest": add_manifest_parser,
 }

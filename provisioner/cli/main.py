@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import TypeAlias
 
-    from provisioner.commands.environment_part import EnvironmentWish
-    from provisioner.commands.files_part import Job, Wish
-    from provisioner.commands.install import Face, SetupWish
-    from provisioner.commands.session import Workbench
-    from provisioner.commands.smoke_test import SmokeWish
+    from provisioner.commands.environment_part import EnvironmentOptions
+    from provisioner.commands.files_part import Options, Run
+    from provisioner.commands.install import InstallOptions, RunUi
+    from provisioner.commands.session import Session
+    from provisioner.commands.smoke_test import SmokeTestOptions
     from provisioner.core.models import Report
-    from provisioner.torch.choose import TorchWish
+    from provisioner.torch.choose import TorchOptions
     from provisioner.ui.console import Mode, Ui
 
     _Handler: TypeAlias = "Callable[[int, FrameType | None], object] | int | None"
@@ -46,10 +46,10 @@ class Terminated(KeyboardInterrupt):
 # --- the commands --------------------------------------------------------------------------------------
 
 
-def _wish(arguments: argparse.Namespace) -> Wish:
-    from provisioner.commands.files_part import Wish
+def _options(arguments: argparse.Namespace) -> Options:
+    from provisioner.commands.files_part import Options
 
-    return Wish(
+    return Options(
         manifest=arguments.manifest,
         set_id=arguments.set_id,
         comfyui=arguments.comfyui,
@@ -59,8 +59,8 @@ def _wish(arguments: argparse.Namespace) -> Wish:
     )
 
 
-def _bench(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Workbench:
-    from provisioner.commands.session import Settings, Workbench
+def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Session:
+    from provisioner.commands.session import Session, Settings
 
     settings = Settings(
         endpoint=getattr(arguments, "endpoint", None),
@@ -72,20 +72,20 @@ def _bench(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) ->
         follow_links=getattr(arguments, "follow_links", False),
         wait_for_lock=not getattr(arguments, "no_wait", False),
     )
-    bench = Workbench(settings=settings, events=ui.listener, cancelled=cancelled)
-    for secret in bench.secrets:
+    session = Session(settings=settings, events=ui.listener, cancelled=cancelled)
+    for secret in session.secrets:
         ui.keep_secret(secret)
-    return bench
+    return session
 
 
 def _install(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner.commands import files_part as commands
     from provisioner.commands.install import run_setup
 
-    bench = _bench(arguments, ui, cancelled)
-    job = commands.open_job(bench, _wish(arguments), composer=bench.documents.keep)
-    _check_locked(arguments, job)
-    return run_setup(job, _setup_wish(arguments, job), _face(ui))
+    session = _session(arguments, ui, cancelled)
+    run = commands.open_run(session, _options(arguments), composer=session.manifest_cache.keep)
+    _check_locked(arguments, run)
+    return run_setup(run, _install_options(arguments, run), _face(ui))
 
 
 def _repair(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
@@ -93,10 +93,10 @@ def _repair(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
     from provisioner.commands.install import run_setup
     from provisioner.commands.unload import unload_running_server
 
-    bench = _bench(arguments, ui, cancelled)
-    job = commands.open_job(bench, _wish(arguments), composer=bench.documents.keep)
-    report = run_setup(job, _setup_wish(arguments, job), _face(ui), "repair")
-    unload_running_server(job, report, arguments.server)
+    session = _session(arguments, ui, cancelled)
+    run = commands.open_run(session, _options(arguments), composer=session.manifest_cache.keep)
+    report = run_setup(run, _install_options(arguments, run), _face(ui), "repair")
+    unload_running_server(run, report, arguments.server)
     return report
 
 
@@ -104,68 +104,70 @@ def _plan(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> 
     from provisioner.commands import files_part as commands
     from provisioner.commands.install import show_setup
 
-    job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments))
-    wish = _setup_wish(arguments, job)
-    report = commands.run_plan(job) if "files" in wish.parts else job.report("plan", "planned", 0)
+    run = commands.open_run(_session(arguments, ui, cancelled), _options(arguments))
+    options = _install_options(arguments, run)
+    report = commands.run_plan(run) if "files" in options.parts else run.report("plan", "planned", 0)
     if report.plan is not None:
         ui.show_plan(report.plan)
-    return show_setup(job, report, wish, _face(ui))
+    return show_setup(run, report, options, _face(ui))
 
 
 def _smoke_test(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner.commands import files_part as commands
-    from provisioner.commands.comfyui_part import look_at_program
+    from provisioner.commands.comfyui_part import inspect_comfyui
     from provisioner.commands.environment_part import folder_of
     from provisioner.commands.smoke_test import graph_of, run_smoke_test
     from provisioner.disk.locations import data_folder
 
-    job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments))
-    wish = _smoke_wish(arguments)
+    run = commands.open_run(_session(arguments, ui, cancelled), _options(arguments))
+    options = _smoke_test_options(arguments)
     if arguments.graph:
-        ui.write_document(graph_of(job, wish))
-        return job.report("smoke-test", "planned", 0)
+        ui.write_document(graph_of(run, options))
+        return run.report("smoke-test", "planned", 0)
     return run_smoke_test(
-        job,
-        wish,
-        program=look_at_program(job),
-        environment=folder_of(job.target, _environment_wish(arguments), data_folder),
+        run,
+        options,
+        comfyui=inspect_comfyui(run),
+        environment=folder_of(run.target, _environment_options(arguments), data_folder),
         show=ui.show_smoke,
     )
 
 
-def _face(ui: Ui) -> Face:
-    from provisioner.commands.install import Face
+def _face(ui: Ui) -> RunUi:
+    from provisioner.commands.install import RunUi
 
-    return Face(ask=ui.ask, say=ui.say, show_plan=ui.show_plan, show_smoke=ui.show_smoke)
+    return RunUi(ask=ui.ask, say=ui.say, show_plan=ui.show_plan, show_smoke=ui.show_smoke)
 
 
-def _setup_wish(arguments: argparse.Namespace, job: Job) -> SetupWish:
-    from provisioner.commands.comfyui_part import ProgramWish
-    from provisioner.commands.install import SetupWish
+def _install_options(arguments: argparse.Namespace, run: Run) -> InstallOptions:
+    from provisioner.commands.comfyui_part import ComfyUIOptions
+    from provisioner.commands.install import InstallOptions
     from provisioner.commands.parts import parse_parts
-    from provisioner.commands.smoke_test import SmokeWish
+    from provisioner.commands.smoke_test import SmokeTestOptions
 
-    return SetupWish(
-        parts=parse_parts(arguments.only, job.wanted),
-        program=ProgramWish(source=arguments.comfyui_source, wants_update=arguments.update_comfyui),
-        environment=_environment_wish(arguments),
-        smoke=_smoke_wish(arguments) if hasattr(arguments, "prompt") else SmokeWish(server=arguments.server),
+    return InstallOptions(
+        parts=parse_parts(arguments.only, run.wanted),
+        comfyui=ComfyUIOptions(source=arguments.comfyui_source, wants_update=arguments.update_comfyui),
+        environment=_environment_options(arguments),
+        smoke=_smoke_test_options(arguments)
+        if hasattr(arguments, "prompt")
+        else SmokeTestOptions(server=arguments.server),
         are_parts_named=arguments.only is not None,
     )
 
 
-def _smoke_wish(arguments: argparse.Namespace) -> SmokeWish:
-    from provisioner.commands.smoke_test import SmokeWish
+def _smoke_test_options(arguments: argparse.Namespace) -> SmokeTestOptions:
+    from provisioner.commands.smoke_test import SmokeTestOptions
 
     width, height = arguments.size
-    return SmokeWish(
+    return SmokeTestOptions(
         prompt=arguments.prompt,
         seed=arguments.seed,
         width=width,
         height=height,
         has_tiled_decode=arguments.tiled_decode,
         reserve_vram_gib=arguments.reserve_vram,
-        picture=arguments.picture,
+        image=arguments.image,
         server=arguments.server,
         timeout_s=arguments.smoke_timeout,
     )
@@ -174,28 +176,28 @@ def _smoke_wish(arguments: argparse.Namespace) -> SmokeWish:
 def _verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner.commands import files_part as commands
 
-    bench = _bench(arguments, ui, cancelled)
-    composer = bench.documents.recall if arguments.quick else bench.documents.keep
-    job = commands.open_job(bench, _wish(arguments), with_machine=arguments.set_id == "auto", composer=composer)
-    _check_locked(arguments, job)
+    session = _session(arguments, ui, cancelled)
+    composer = session.manifest_cache.recall if arguments.quick else session.manifest_cache.keep
+    run = commands.open_run(session, _options(arguments), with_machine=arguments.set_id == "auto", composer=composer)
+    _check_locked(arguments, run)
     if arguments.quick:  # a tenth of a second is its whole budget
-        return commands.run_verify(job, is_quick=True)
-    from provisioner.commands.verify import VerifyWish, run_full_verify
+        return commands.run_verify(run, is_quick=True)
+    from provisioner.commands.verify import VerifyOptions, run_full_verify
 
-    wish = VerifyWish(
-        has_all=arguments.all,
+    options = VerifyOptions(
+        check_all=arguments.all,
         environment=arguments.environment,
-        wants_picture=not arguments.no_smoke,
-        smoke=_smoke_wish(arguments),
+        wants_image=not arguments.no_smoke,
+        smoke=_smoke_test_options(arguments),
     )
-    return run_full_verify(job, wish, show_changes=ui.show_changes, show_smoke=ui.show_smoke)
+    return run_full_verify(run, options, show_changes=ui.show_changes, show_smoke=ui.show_smoke)
 
 
-def _check_locked(arguments: argparse.Namespace, job: Job) -> None:
+def _check_locked(arguments: argparse.Namespace, run: Run) -> None:
     if getattr(arguments, "locked", False):
         from provisioner.commands.lock import check_locked
 
-        check_locked(job, arguments.environment)
+        check_locked(run, arguments.environment)
 
 
 def _report(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
@@ -207,43 +209,43 @@ def _report(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) 
 def _detect(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner.commands import files_part as commands
 
-    bench, wish = _bench(arguments, ui, cancelled), _torch_wish(arguments)
+    session, options = _session(arguments, ui, cancelled), _torch_options(arguments)
     folders = tuple(arguments.folders) or (Path.cwd(),)
-    return commands.run_detect(bench, folders, wish, arguments.app, ui.show_machine)
+    return commands.run_detect(session, folders, options, arguments.app, ui.show_machine)
 
 
-def _torch_wish(arguments: argparse.Namespace) -> TorchWish:
-    from provisioner.torch.choose import TorchWish
+def _torch_options(arguments: argparse.Namespace) -> TorchOptions:
+    from provisioner.torch.choose import TorchOptions
 
-    return TorchWish(
+    return TorchOptions(
         tag=arguments.torch,
         python_version=getattr(arguments, "torch_python", None),
         index_base=arguments.torch_index,
-        has_force=arguments.force,
+        force=arguments.force,
     )
 
 
-def _environment_wish(arguments: argparse.Namespace) -> EnvironmentWish:
-    from provisioner.commands.environment_part import EnvironmentWish
+def _environment_options(arguments: argparse.Namespace) -> EnvironmentOptions:
+    from provisioner.commands.environment_part import EnvironmentOptions
 
-    return EnvironmentWish(
+    return EnvironmentOptions(
         where=arguments.environment,
         python=getattr(arguments, "python", None),
-        has_uv=getattr(arguments, "uv", False),
+        use_uv=getattr(arguments, "uv", False),
         accepts_cpu=arguments.cpu,
-        torch=_torch_wish(arguments),
+        torch=_torch_options(arguments),
     )
 
 
 def _uninstall(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner.commands import files_part as commands
-    from provisioner.commands.uninstall import UninstallWish, parse_parts, run_uninstall
+    from provisioner.commands.uninstall import UninstallOptions, parse_parts, run_uninstall
 
-    wish = UninstallWish(
+    options = UninstallOptions(
         parts=parse_parts(arguments.only), environment=arguments.environment, is_dry_run=arguments.dry_run
     )
-    job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments), with_machine=False)
-    return run_uninstall(job, wish, ask=ui.ask, say=ui.say)
+    run = commands.open_run(_session(arguments, ui, cancelled), _options(arguments), with_machine=False)
+    return run_uninstall(run, options, ask=ui.ask, say=ui.say)
 
 
 def _rehearse(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
@@ -254,7 +256,7 @@ def _rehearse(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event)
         say=ui.say,
         cancelled=cancelled,
         keep=arguments.keep,
-        has_picture=not arguments.no_picture,
+        has_image=not arguments.no_image,
         environment=arguments.environment,
         torch_index=arguments.torch_index,
     )
@@ -289,35 +291,35 @@ def _manifest_lock(arguments: argparse.Namespace, ui: Ui, cancelled: threading.E
     from provisioner.commands import files_part as commands
     from provisioner.commands.lock import run_lock
 
-    job = commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments), with_machine=False)
-    return run_lock(job, arguments.output, arguments.environment, say=ui.say)
+    run = commands.open_run(_session(arguments, ui, cancelled), _options(arguments), with_machine=False)
+    return run_lock(run, arguments.output, arguments.environment, say=ui.say)
 
 
-def _aside_list(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
-    from provisioner.commands.backups import run_aside_list
+def _backups_list(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands.backups import run_backups_list
 
-    report = run_aside_list(_aside_job(arguments, ui, cancelled))
+    report = run_backups_list(_backups_command(arguments, ui, cancelled))
     entries = dict(report.extra).get("aside")
-    ui.show_aside(entries if isinstance(entries, tuple) else ())
+    ui.show_backups(entries if isinstance(entries, tuple) else ())
     return report
 
 
-def _aside_restore(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
-    from provisioner.commands.backups import run_aside_restore
+def _backups_restore(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands.backups import run_backups_restore
 
-    return run_aside_restore(_aside_job(arguments, ui, cancelled), arguments.entry, say=ui.say)
-
-
-def _aside_clear(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
-    from provisioner.commands.backups import run_aside_clear
-
-    return run_aside_clear(_aside_job(arguments, ui, cancelled), arguments.entries, ask=ui.ask, say=ui.say)
+    return run_backups_restore(_backups_command(arguments, ui, cancelled), arguments.entry, say=ui.say)
 
 
-def _aside_job(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Job:
+def _backups_clear(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands.backups import run_backups_clear
+
+    return run_backups_clear(_backups_command(arguments, ui, cancelled), arguments.entries, ask=ui.ask, say=ui.say)
+
+
+def _backups_command(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Run:
     from provisioner.commands import files_part as commands
 
-    return commands.open_job(_bench(arguments, ui, cancelled), _wish(arguments), with_machine=False)
+    return commands.open_run(_session(arguments, ui, cancelled), _options(arguments), with_machine=False)
 
 
 _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = {
@@ -334,9 +336,9 @@ _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = 
     "manifest show": _manifest_show,
     "manifest check": _manifest_check,
     "manifest lock": _manifest_lock,
-    "aside list": _aside_list,
-    "aside restore": _aside_restore,
-    "aside clear": _aside_clear,
+    "aside list": _backups_list,
+    "aside restore": _backups_restore,
+    "aside clear": _backups_clear,
 }
 
 _KEPT = frozenset({"install", "verify", "repair", "smoke-test"})
@@ -389,7 +391,8 @@ def _streams() -> tuple[TextIO, TextIO]:
 
 
 def _run(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> int:
-    from provisioner.core.records import replace
+    from dataclasses import replace
+
     from provisioner.report.outcome import report_for_error
 
     try:

@@ -5,10 +5,9 @@ Commits and trees are git's ids, 40 hex digits.  Nothing here reads a disk or st
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-from provisioner.core.records import dataclass
 
 CheckoutKind = Literal["git", "source", "portable", "base", "models", "empty", "other"]
 """A checkout with its ``.git``; the same files without; the Windows portable build; a base folder (Desktop,
@@ -48,7 +47,7 @@ class CheckoutReceipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WayBack:
+class RollbackPoint:
     """Where a tree stood before an update."""
 
     commit: str
@@ -85,7 +84,7 @@ class ComfyCheckout:
     custom_nodes: tuple[str, ...] = ()
     has_requirements: bool = False
     receipt: CheckoutReceipt | None = None  # of what we made here
-    way_back: WayBack | None = None
+    rollback_point: RollbackPoint | None = None
     notes: tuple[str, ...] = ()  # what could not be learnt, and why, in sentences
 
     @property

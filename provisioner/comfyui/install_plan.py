@@ -159,14 +159,15 @@ def judge_checkout(checkout: ComfyCheckout, table: ComfyTable) -> tuple[Finding,
 
 
 def _judge_update(checkout: ComfyCheckout, where: Path) -> list[Finding]:
-    way_back = checkout.way_back
-    if way_back is None or way_back.is_finished:
+    rollback_point = checkout.rollback_point
+    if rollback_point is None or rollback_point.is_finished:
         return []
+    was = rollback_point.version or rollback_point.commit[:12]
     return [
         Finding(
             code="comfyui-update-interrupted",
             severity="problem",
-            message=f"An update of {where} from {way_back.version or way_back.commit[:12]} was interrupted.",
+            message=f"An update of {where} from {was} was interrupted.",
             path=where,
             hint="Run the update again; it first puts back what was there.",
         )
@@ -280,7 +281,7 @@ def plan_checkout(checkout: ComfyCheckout | None, table: ComfyTable, *, wants_up
 
 
 def _plan_update(checkout: ComfyCheckout, pinned: ComfyRelease) -> CheckoutPlan:
-    is_whole = checkout.way_back is None or checkout.way_back.is_finished
+    is_whole = checkout.rollback_point is None or checkout.rollback_point.is_finished
     if checkout.commit == pinned.commit and is_whole:
         return CheckoutPlan(action="none", reason=f"it is {pinned.version} already")
     if not checkout.has_git:

@@ -11,12 +11,12 @@ import ntpath
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from provisioner.core.errors import UsageError
 from provisioner.core.models import FolderRoots
-from provisioner.core.records import dataclass
 
 if TYPE_CHECKING:
     from yaml.nodes import MappingNode, Node

@@ -5,9 +5,8 @@ Commits are 40 hex digits and decide; a version is only a name for one.  Nothing
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
-
-from provisioner.core.records import dataclass
 
 NodeUse = Literal["always", "distilled", "guided", "whole-decode", "tiled-decode"]
 """When our graph has a node: always, at guidance 1, at any other, with one of the two ways to decode."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from provisioner.comfyui.model_paths import (
@@ -22,7 +23,6 @@ from provisioner.comfyui.model_paths import (
 )
 from provisioner.core.errors import NotWritableError, PathOutsideRootError, StorageError, UnreadableError, UsageError
 from provisioner.core.models import STATE_FOLDER, ComfyTarget, Destination
-from provisioner.core.records import dataclass, replace
 
 # What systems leave in a folder that a person calls empty.
 _NOISE = frozenset({".ds_store", "thumbs.db", "desktop.ini", "lost+found", "system volume information", STATE_FOLDER})

@@ -6,45 +6,45 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from provisioner.commands.files_part import Ask, Job, need_yes
+from provisioner.commands.files_part import Ask, Run, need_yes
 from provisioner.core.errors import EXIT_OK, UsageError
-from provisioner.core.models import AsideEntry, ComfyTarget, HubCacheTarget, Report, Target
+from provisioner.core.models import BackupEntry, ComfyTarget, HubCacheTarget, Report, Target
 from provisioner.core.units import count, human_bytes, listing
 
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
-def aside_roots(target: Target) -> tuple[Path, ...]:
+def backup_roots(target: Target) -> tuple[Path, ...]:
     """Return the folders of a target that may have an ``aside``; reads the names in an HF cache, nothing else."""
     match target:
         case ComfyTarget():
             elsewhere = (folder.parent for each in target.folders for folder in each.read)
             roots = (target.models, *(each.write_root for each in target.folders), *elsewhere)
-            return tuple(dict.fromkeys(root for root in roots if root == target.models or _has_aside(root)))
+            return tuple(dict.fromkeys(root for root in roots if root == target.models or _has_backups(root)))
         case HubCacheTarget():
             try:
-                return tuple(sorted(path for path in target.cache.glob("models--*") if _has_aside(path)))
+                return tuple(sorted(path for path in target.cache.glob("models--*") if _has_backups(path)))
             except OSError:
                 return ()
 
 
-def _has_aside(root: Path) -> bool:
+def _has_backups(root: Path) -> bool:
     from provisioner.core.models import STATE_FOLDER
 
     return (root / STATE_FOLDER / "aside").is_dir()
 
 
-def run_aside_list(job: Job) -> Report:
+def run_backups_list(run: Run) -> Report:
     """Return everything that was set aside, oldest first, under ``extra["aside"]``; nothing is written."""
-    return _report(job, "aside list", _entries(job))
+    return _report(run, "aside list", _entries(run))
 
 
-def run_aside_restore(job: Job, name: str, *, say: Callable[[str], None]) -> Report:
+def run_backups_restore(run: Run, name: str, *, say: Callable[[str], None]) -> Report:
     """Put one thing back; what is in its place is set aside in its turn.
 
     Parameters
     ----------
-    job : Job
+    run : Run
         Whose target it is.
     name : str
         The entry's id, or where it is now, or where it was if only one was there.
@@ -62,15 +62,15 @@ def run_aside_restore(job: Job, name: str, *, say: Callable[[str], None]) -> Rep
     LockHeldError
         Another run works on that folder, and ``--no-wait`` was given.
     """
-    entry = find_entry(_entries(job), name)
-    with job.bench.store.lock_roots([entry.root]):
-        path = job.bench.store.put_back(entry)
+    entry = find_entry(_entries(run), name)
+    with run.session.store.lock_roots([entry.root]):
+        path = run.session.store.put_back(entry)
     say(f"{path} is again what it was before {entry.time}; what was there now is in aside.")
-    return _report(job, "aside restore", (entry,))
+    return _report(run, "aside restore", (entry,))
 
 
-def run_aside_clear(
-    job: Job,
+def run_backups_clear(
+    run: Run,
     names: Sequence[str] = (),
     *,
     ask: Ask,
@@ -82,10 +82,10 @@ def run_aside_clear(
 
     Parameters
     ----------
-    job : Job
+    run : Run
         Whose target it is; with ``wish.assume_yes`` nothing is asked.
     names : sequence of str
-        Which entries, as for `run_aside_restore`; all of them if empty.
+        Which entries, as for `run_backups_restore`; all of them if empty.
     ask, say : callable
         Asks before anything goes; told in a line what was freed.
     older_than_s : float, optional
@@ -98,27 +98,27 @@ def run_aside_clear(
     AnswerNeededError
         Nobody agreed; nothing was deleted.
     UsageError, StorageError, LockHeldError
-        As `run_aside_restore`.
+        As `run_backups_restore`.
     """
-    found = _entries(job)
+    found = _entries(run)
     chosen = tuple(dict.fromkeys(find_entry(found, name) for name in names)) if names else found
     if older_than_s is not None:
         limit = time.strftime(_TIME, time.gmtime(now_s() - older_than_s))
         chosen = tuple(entry for entry in chosen if entry.time and entry.time <= limit)
     if not chosen:
         say("Nothing is set aside.")
-        return _report(job, "aside clear", ())
+        return _report(run, "aside clear", ())
     size = human_bytes(sum(entry.size for entry in chosen))
-    if not job.wish.assume_yes:
+    if not run.options.assume_yes:
         what = count(len(chosen), "thing that was set aside", "things that were set aside")
         need_yes(ask, f"Delete {what} ({size}) for good?", hint="Agree with --yes, or leave them where they are.")
-    with job.bench.store.lock_roots([entry.root for entry in chosen]):
-        freed = job.bench.store.clear_aside(chosen)
+    with run.session.store.lock_roots([entry.root for entry in chosen]):
+        freed = run.session.store.clear_backups(chosen)
     say(f"{human_bytes(freed)} were freed.")
-    return _report(job, "aside clear", chosen)
+    return _report(run, "aside clear", chosen)
 
 
-def find_entry(entries: Sequence[AsideEntry], name: str) -> AsideEntry:
+def find_entry(entries: Sequence[BackupEntry], name: str) -> BackupEntry:
     """Return the entry a person means: by its id, by where it is, or by where it was; raises UsageError."""
     by_id = [entry for entry in entries if name in {entry.id, str(entry.path)}]
     by_place = [entry for entry in entries if name in {entry.was, str(entry.root / entry.was)}]
@@ -133,12 +133,12 @@ def find_entry(entries: Sequence[AsideEntry], name: str) -> AsideEntry:
     )
 
 
-def _entries(job: Job) -> tuple[AsideEntry, ...]:
-    return job.bench.store.list_aside(aside_roots(job.target))
+def _entries(run: Run) -> tuple[BackupEntry, ...]:
+    return run.session.store.list_backups(backup_roots(run.target))
 
 
-def _report(job: Job, command: str, entries: tuple[AsideEntry, ...]) -> Report:
-    report = job.report(command, "ok", EXIT_OK)
+def _report(run: Run, command: str, entries: tuple[BackupEntry, ...]) -> Report:
+    report = run.report(command, "ok", EXIT_OK)
     return Report(
         command=command,
         status=report.status,

@@ -7,6 +7,7 @@ update is asked for.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,9 @@ from provisioner.comfyui.checkout_models import CheckoutPlan, ComfyCheckout
 from provisioner.comfyui.install_plan import judge_checkout, plan_checkout, requirements_to_install
 from provisioner.comfyui.model_paths import CONFIG_NAME
 from provisioner.comfyui.release_models import ComfyTable
-from provisioner.commands.files_part import Job
+from provisioner.commands.files_part import Run
 from provisioner.core.errors import UsageError
 from provisioner.core.models import ComfyTarget, Finding
-from provisioner.core.records import dataclass
 from provisioner.environment.app_packages import requirement_lines
 from provisioner.environment.requirements import unmet
 from provisioner.environment.state import FAMILY
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProgramWish:
+class ComfyUIOptions:
     """What the command line asks for of ComfyUI itself."""
 
     source: str | None = None  # repository or archive, instead of the table's
@@ -35,7 +35,7 @@ class ProgramWish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Program:
+class ComfyUIInstall:
     """ComfyUI as it is here, and what is to be done about it."""
 
     table: ComfyTable
@@ -78,7 +78,7 @@ def read_table() -> ComfyTable:
     return parse_comfy_table(text, file=file)
 
 
-def look_at_program(job: Job, wish: ProgramWish | None = None) -> Program | None:
+def inspect_comfyui(run: Run, options: ComfyUIOptions | None = None) -> ComfyUIInstall | None:
     """Return ComfyUI as it is in the target and what it needs; None for a target that is no tree.
 
     Raises
@@ -86,25 +86,25 @@ def look_at_program(job: Job, wish: ProgramWish | None = None) -> Program | None
     StorageError
         The folder cannot be read.
     """
-    if not isinstance(job.target, ComfyTarget):
+    if not isinstance(run.target, ComfyTarget):
         return None
     table = read_table()
-    checkout = job.bench.checkouts.describe(job.target.given)
-    plan = plan_checkout(checkout, table, wants_update=wish is not None and wish.wants_update)
-    folder = checkout.tree or (job.target.models.parent if job.target.models.name == "models" else job.target.given)
-    return Program(table=table, checkout=checkout, plan=plan, folder=folder)
+    checkout = run.session.checkouts.describe(run.target.given)
+    plan = plan_checkout(checkout, table, wants_update=options is not None and options.wants_update)
+    folder = checkout.tree or (run.target.models.parent if run.target.models.name == "models" else run.target.given)
+    return ComfyUIInstall(table=table, checkout=checkout, plan=plan, folder=folder)
 
 
-def check_program(program: Program) -> tuple[Finding, ...]:
+def check_comfyui(comfyui: ComfyUIInstall) -> tuple[Finding, ...]:
     """Say what a person should know of ComfyUI before Klein is drawn with it; an update will mend what it mends."""
-    if program.plan.action in {"clone", "update"}:
+    if comfyui.plan.action in {"clone", "update"}:
         return ()
-    return (*judge_checkout(program.checkout, program.table), *_check_config(program))
+    return (*judge_checkout(comfyui.checkout, comfyui.table), *_check_config(comfyui))
 
 
-def _check_config(program: Program) -> tuple[Finding, ...]:
+def _check_config(comfyui: ComfyUIInstall) -> tuple[Finding, ...]:
     """Say that the YAML beside main.py names nothing: ComfyUI 0.33.0 ends at start with a TypeError then (seen)."""
-    tree = program.checkout.tree
+    tree = comfyui.checkout.tree
     config = None if tree is None else tree / CONFIG_NAME
     try:
         text = "" if config is None else config.read_text(encoding="utf-8", errors="replace")
@@ -123,28 +123,28 @@ def _check_config(program: Program) -> tuple[Finding, ...]:
     )
 
 
-def refuse_hopeless(program: Program) -> None:
+def refuse_hopeless(comfyui: ComfyUIInstall) -> None:
     """Raise UsageError where what was asked for cannot be done."""
-    if program.plan.action == "refuse":
-        raise UsageError(f"{program.sentence()}", hint=program.plan.hint or "Name another folder.")
+    if comfyui.plan.action == "refuse":
+        raise UsageError(f"{comfyui.sentence()}", hint=comfyui.plan.hint or "Name another folder.")
 
 
-def apply_program(job: Job, program: Program, wish: ProgramWish) -> None:
+def apply_comfyui(run: Run, comfyui: ComfyUIInstall, options: ComfyUIOptions) -> None:
     """Fetch or move ComfyUI; raises what `Checkouts.fetch` and `Checkouts.update` say."""
-    source = wish.source or program.table.repository
-    pinned = program.table.pinned
-    if program.plan.action == "clone":
-        job.bench.checkouts.fetch(pinned, program.folder, source=source, progress=job.bench.say_progress)
-    elif program.plan.action == "update":
-        job.bench.checkouts.update(program.folder, pinned, source=source, progress=job.bench.say_progress)
+    source = options.source or comfyui.table.repository
+    pinned = comfyui.table.pinned
+    if comfyui.plan.action == "clone":
+        run.session.checkouts.fetch(pinned, comfyui.folder, source=source, progress=run.session.say_progress)
+    elif comfyui.plan.action == "update":
+        run.session.checkouts.update(comfyui.folder, pinned, source=source, progress=run.session.say_progress)
 
 
 # --- packages ----------------------------------------------------------------------------------------
 
 
-def needed_packages(job: Job, app: App, tree: Path | None, where: Path) -> tuple[str, ...]:
+def needed_packages(run: Run, app: App, tree: Path | None, where: Path) -> tuple[str, ...]:
     """Return the requirement lines that the environment does not meet yet."""
-    seen = job.bench.environments.observe(where)
+    seen = run.session.environments.observe(where)
     if seen.python is None:
         return ()
     installed = {each.name: each.version for each in seen.distributions}
@@ -158,7 +158,7 @@ def needed_packages(job: Job, app: App, tree: Path | None, where: Path) -> tuple
 
 
 def install_packages(
-    job: Job, app: App, tree: Path | None, where: Path, *, has_uv: bool, say: Callable[[str], None]
+    run: Run, app: App, tree: Path | None, where: Path, *, use_uv: bool, say: Callable[[str], None]
 ) -> None:
     """Install what the application lacks, under the constraints that hold the torch set.
 
@@ -167,13 +167,13 @@ def install_packages(
     CommandError, IntegrityError, NetworkError
         As `Environments.install`; the torch set is what it was, or the error says that it is not.
     """
-    lines = needed_packages(job, app, tree, where)
+    lines = needed_packages(run, app, tree, where)
     if not lines:
         return
-    job.bench.environments.install(
-        where, requirements=lines, installer="uv" if has_uv else "pip", progress=job.bench.say_progress
+    run.session.environments.install(
+        where, requirements=lines, installer="uv" if use_uv else "pip", progress=run.session.say_progress
     )
-    left = needed_packages(job, app, tree, where)
+    left = needed_packages(run, app, tree, where)
     say(f"Packages: {len(lines) - len(left)} of {len(lines)} that {_called(app)} asks for were installed.")
 
 

@@ -6,17 +6,17 @@ Like `commands` it prints nothing; unlike files, an environment is one thing, so
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from provisioner.commands.files_part import Ask, Job, need_yes
-from provisioner.commands.session import Workbench
+from provisioner.commands.files_part import Ask, Run, need_yes
+from provisioner.commands.session import Session
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, UnsupportedMachineError
 from provisioner.core.models import ComfyTarget, Finding, Machine, Report, Target
-from provisioner.core.records import asdict, dataclass, field, replace
 from provisioner.environment.state import EnvironmentReceipt, Observation, drift, judge_probe
 from provisioner.torch.builds import App, TorchBuild, TorchChoice
-from provisioner.torch.choose import TorchWish, choose_torch
+from provisioner.torch.choose import TorchOptions, choose_torch
 
 if TYPE_CHECKING:
     from provisioner.environment.environments import Environments
@@ -59,20 +59,20 @@ class EnvironmentPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EnvironmentWish:
+class EnvironmentOptions:
     """What the command line asks for of the environment."""
 
     where: Path | None = None
     python: Path | None = None
-    has_uv: bool = False
+    use_uv: bool = False
     accepts_cpu: bool = False
-    torch: TorchWish = field(default_factory=TorchWish)
+    torch: TorchOptions = field(default_factory=TorchOptions)
 
 
-def folder_of(target: Target, wish: EnvironmentWish, data_folder: Callable[[], Path]) -> Path:
+def folder_of(target: Target, options: EnvironmentOptions, data_folder: Callable[[], Path]) -> Path:
     """Return where the environment of a target lies: beside ComfyUI's own files, else in the user's data folder."""
-    if wish.where is not None:
-        return wish.where.expanduser().absolute()
+    if options.where is not None:
+        return options.where.expanduser().absolute()
     if isinstance(target, ComfyTarget):
         home = target.models.parent if target.models.name == "models" else target.models
         return home / ".venv"
@@ -80,7 +80,7 @@ def folder_of(target: Target, wish: EnvironmentWish, data_folder: Callable[[], P
 
 
 def plan_environment(
-    bench: Workbench, machine: Machine, where: Path, app: App, wish: EnvironmentWish
+    session: Session, machine: Machine, where: Path, app: App, options: EnvironmentOptions
 ) -> EnvironmentPlan:
     """Look at an environment and say what it needs; writes nothing.
 
@@ -89,9 +89,9 @@ def plan_environment(
     UnsupportedMachineError
         No build suits the machine, no Python fits, or there is no GPU and the CPU was not accepted.
     """
-    seen = bench.environments.observe(where)
-    choice = _choose(bench.environments, machine, app, wish, seen)
-    _check_cpu(choice, wish)
+    seen = session.environments.observe(where)
+    choice = _choose(session.environments, machine, app, options, seen)
+    _check_cpu(choice, options)
     found = drift(seen.receipt, seen, machine)
     action, reason = _needed(seen, choice, found)
     return EnvironmentPlan(
@@ -100,24 +100,24 @@ def plan_environment(
 
 
 def _choose(
-    environments: Environments, machine: Machine, app: App, wish: EnvironmentWish, seen: Observation
+    environments: Environments, machine: Machine, app: App, options: EnvironmentOptions, seen: Observation
 ) -> TorchChoice:
     """Choose for the Python the environment has or would get."""
-    if wish.python is not None:
-        version = environments.find_python(given=wish.python).version
+    if options.python is not None:
+        version = environments.find_python(given=options.python).version
     elif seen.receipt is not None and seen.python is not None:
         version = seen.python.version
     else:
-        version = environments.find_python(_fitting(machine, app, wish)).version
-    return choose_torch(machine, wish.torch, app=app, python_version=version)
+        version = environments.find_python(_fitting(machine, app, options)).version
+    return choose_torch(machine, options.torch, app=app, python_version=version)
 
 
-def _fitting(machine: Machine, app: App, wish: EnvironmentWish) -> tuple[str, ...]:
+def _fitting(machine: Machine, app: App, options: EnvironmentOptions) -> tuple[str, ...]:
     """Return the Python versions for which there is a build; raises what the first one raises if there is none."""
     fitting, first = [], None
     for version in PYTHONS:
         try:
-            choose_torch(machine, wish.torch, app=app, python_version=version)
+            choose_torch(machine, options.torch, app=app, python_version=version)
             fitting.append(version)
         except UnsupportedMachineError as error:
             first = first or error
@@ -126,8 +126,8 @@ def _fitting(machine: Machine, app: App, wish: EnvironmentWish) -> tuple[str, ..
     return tuple(fitting)
 
 
-def _check_cpu(choice: TorchChoice, wish: EnvironmentWish) -> None:
-    if choice.build.torch_backend == "cpu" and not wish.accepts_cpu and wish.torch.tag == "auto":
+def _check_cpu(choice: TorchChoice, options: EnvironmentOptions) -> None:
+    if choice.build.torch_backend == "cpu" and not options.accepts_cpu and options.torch.tag == "auto":
         raise UnsupportedMachineError(
             f"There is no GPU here that torch has a build for. {choice.reasons[0]}",
             hint="If the CPU will do (minutes per picture), pass --cpu; `klein-setup detect` shows what was found.",
@@ -152,7 +152,7 @@ def _needed(seen: Observation, choice: TorchChoice, found: tuple[Finding, ...]) 
 
 
 def apply_environment(
-    bench: Workbench, machine: Machine, plan: EnvironmentPlan, wish: EnvironmentWish
+    session: Session, machine: Machine, plan: EnvironmentPlan, options: EnvironmentOptions
 ) -> EnvironmentReceipt | None:
     """Make it so; return the receipt, or None if there was nothing to do.
 
@@ -165,18 +165,18 @@ def apply_environment(
         return plan.receipt
     needs_device = plan.build.torch_backend not in {"cpu", "default"}
     if plan.action == "put-back":
-        return bench.environments.repair(
-            plan.build, plan.where, machine=machine, needs_device=needs_device, progress=bench.say_progress
+        return session.environments.repair(
+            plan.build, plan.where, machine=machine, needs_device=needs_device, progress=session.say_progress
         )
-    return bench.environments.create(
+    return session.environments.create(
         plan.build,
         plan.where,
-        python=wish.python,
-        python_versions=() if wish.python is not None else _fitting(machine, _app_of(plan), wish),
-        installer="uv" if wish.has_uv else "pip",
+        python=options.python,
+        python_versions=() if options.python is not None else _fitting(machine, _app_of(plan), options),
+        installer="uv" if options.use_uv else "pip",
         machine=machine,
         needs_device=needs_device,
-        progress=bench.say_progress,
+        progress=session.say_progress,
     )
 
 
@@ -184,7 +184,7 @@ def _app_of(plan: EnvironmentPlan) -> App:
     return "comfyui" if plan.build.sets[0].torchaudio is not None else "diffusers"
 
 
-def check_environment(bench: Workbench, machine: Machine, where: Path) -> tuple[tuple[Finding, ...], bool]:
+def check_environment(session: Session, machine: Machine, where: Path) -> tuple[tuple[Finding, ...], bool]:
     """Say what changed in an environment of ours since it was proven and whether it still computes.
 
     Returns
@@ -192,7 +192,7 @@ def check_environment(bench: Workbench, machine: Machine, where: Path) -> tuple[
     tuple of Finding, bool
         The findings, and whether there is an environment of ours at all.
     """
-    seen = bench.environments.observe(where)
+    seen = session.environments.observe(where)
     if seen.receipt is None and seen.interrupted is None:
         return (), False
     found = drift(seen.receipt, seen, machine)
@@ -200,7 +200,7 @@ def check_environment(bench: Workbench, machine: Machine, where: Path) -> tuple[
         return found, True
     receipt = seen.receipt
     packages = [name for name, _ in receipt.versions]
-    answer = bench.environments.probe(where, backend=receipt.torch_backend, packages=packages)
+    answer = session.environments.probe(where, backend=receipt.torch_backend, packages=packages)
     build = TorchBuild(
         torch_backend=receipt.torch_backend,
         index_url=receipt.index_url,
@@ -228,10 +228,10 @@ def document_of(plan: EnvironmentPlan, receipt: EnvironmentReceipt | None) -> di
 
 
 def run_environment(
-    job: Job,
+    run: Run,
     command: str,
     report: Report | None,
-    wish: EnvironmentWish,
+    options: EnvironmentOptions,
     *,
     ask: Ask,
     say: Callable[[str], None],
@@ -248,14 +248,14 @@ def run_environment(
     KleinError
         As `plan_environment` and `apply_environment`.
     """
-    machine = job.machine or job.bench.detect_machine()
-    plan = _planned(job, machine, wish)
+    machine = run.machine or run.session.detect_machine()
+    plan = _planned(run, machine, options)
     if not is_announced:
         say(plan.sentence())
-        ask_about_strangers(job, plan, ask)
-    receipt = apply_environment(job.bench, machine, plan, wish)
-    findings, _ = check_environment(job.bench, machine, plan.where) if plan.action != "none" else ((), True)
-    base = report or job.report(command, "ok", EXIT_OK)
+        ask_about_strangers(run, plan, ask)
+    receipt = apply_environment(run.session, machine, plan, options)
+    findings, _ = check_environment(run.session, machine, plan.where) if plan.action != "none" else ((), True)
+    base = report or run.report(command, "ok", EXIT_OK)
     problems = any(each.severity == "problem" for each in findings)
     if receipt is not None:
         versions = ", ".join(f"{name} {version}" for name, version in receipt.versions)
@@ -270,9 +270,9 @@ def run_environment(
     )
 
 
-def ask_about_strangers(job: Job, plan: EnvironmentPlan, ask: Ask) -> None:
+def ask_about_strangers(run: Run, plan: EnvironmentPlan, ask: Ask) -> None:
     """Ask before an environment of somebody else's makes way for a new one; raises AnswerNeededError."""
-    if plan.action == "make-anew" and plan.receipt is None and not job.wish.assume_yes:
+    if plan.action == "make-anew" and plan.receipt is None and not run.options.assume_yes:
         need_yes(
             ask,
             f"{plan.where} was not made by klein-setup. Put a new one in its place, and keep it beside?",
@@ -280,15 +280,15 @@ def ask_about_strangers(job: Job, plan: EnvironmentPlan, ask: Ask) -> None:
         )
 
 
-def plan_for(job: Job, wish: EnvironmentWish) -> EnvironmentPlan:
+def plan_for(run: Run, options: EnvironmentOptions) -> EnvironmentPlan:
     """Return what the environment of a job needs; raises as `plan_environment`."""
-    return _planned(job, job.machine or job.bench.detect_machine(), wish)
+    return _planned(run, run.machine or run.session.detect_machine(), options)
 
 
-def show_environment(job: Job, report: Report, wish: EnvironmentWish) -> Report:
+def show_environment(run: Run, report: Report, options: EnvironmentOptions) -> Report:
     """Add what an environment needs to a report; nothing is written."""
-    machine = job.machine or job.bench.detect_machine()
-    plan = _planned(job, machine, wish)
+    machine = run.machine or run.session.detect_machine()
+    plan = _planned(run, machine, options)
     return replace(
         report,
         machine=machine,
@@ -297,13 +297,13 @@ def show_environment(job: Job, report: Report, wish: EnvironmentWish) -> Report:
     )
 
 
-def verify_environment(job: Job, report: Report, where: Path | None) -> Report:
+def verify_environment(run: Run, report: Report, where: Path | None) -> Report:
     """Add what became of the environment beside the files, if there is one of ours."""
-    folder = folder_of(job.target, EnvironmentWish(where=where), _data_folder)
+    folder = folder_of(run.target, EnvironmentOptions(where=where), _data_folder)
     if not folder.is_dir():
         return report
-    machine = job.machine or job.bench.detect_machine()
-    findings, is_ours = check_environment(job.bench, machine, folder)
+    machine = run.machine or run.session.detect_machine()
+    findings, is_ours = check_environment(run.session, machine, folder)
     if not is_ours:
         return report
     problems = any(each.severity == "problem" for each in findings)
@@ -317,9 +317,9 @@ def verify_environment(job: Job, report: Report, where: Path | None) -> Report:
     )
 
 
-def _planned(job: Job, machine: Machine, wish: EnvironmentWish) -> EnvironmentPlan:
-    app: App = "comfyui" if job.wanted.target == "comfyui" else "diffusers"
-    return plan_environment(job.bench, machine, folder_of(job.target, wish, _data_folder), app, wish)
+def _planned(run: Run, machine: Machine, options: EnvironmentOptions) -> EnvironmentPlan:
+    app: App = "comfyui" if run.wanted.target == "comfyui" else "diffusers"
+    return plan_environment(run.session, machine, folder_of(run.target, options, _data_folder), app, options)
 
 
 def _data_folder() -> Path:

@@ -6,10 +6,11 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from provisioner.commands.session import Workbench
+from provisioner.commands.session import Session
 from provisioner.core.errors import (
     EXIT_FINDINGS,
     EXIT_OK,
@@ -39,7 +40,6 @@ from provisioner.core.models import (
     Target,
 )
 from provisioner.core.ports import Part, TransferProgress
-from provisioner.core.records import asdict, dataclass, field, replace
 from provisioner.files import planner
 from provisioner.files.observe import Depth, Observer
 from provisioner.manifest.parse import parse_manifest
@@ -48,7 +48,7 @@ from provisioner.manifest.strict_yaml import Composer, compose
 
 if TYPE_CHECKING:
     from provisioner.torch.builds import App, TorchChoice
-    from provisioner.torch.choose import TorchWish
+    from provisioner.torch.choose import TorchOptions
 
 Ask = Callable[[str], bool]
 """Asks a question; false is the answer that changes nothing."""
@@ -59,7 +59,7 @@ def _nothing() -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class Options:
     """What the command line asks for."""
 
     manifest: str = "flux2-klein-4b"
@@ -71,11 +71,11 @@ class Wish:
 
 
 @dataclass
-class Job:
+class Run:
     """One run: what is wanted, made concrete on this machine."""
 
-    bench: Workbench
-    wish: Wish
+    session: Session
+    options: Options
     manifest: Manifest
     wanted: ArtifactSet
     target: Target
@@ -85,7 +85,7 @@ class Job:
 
     def __post_init__(self) -> None:
         """Make what looks at the target."""
-        self.observer = self.bench.observer(self.target)
+        self.observer = self.session.observer(self.target)
 
     def plan(self, depth: Depth, rejected: frozenset[tuple[str, Path]] = frozenset()) -> Plan:
         """Look at the target and plan."""
@@ -100,7 +100,7 @@ class Job:
             exit_status=exit_status,
             machine=self.machine,
             manifest=self.manifest,
-            extra=(("manifest_argument", self.wish.manifest),),
+            extra=(("manifest_argument", self.options.manifest),),
             **more,  # type: ignore[arg-type]
         )
 
@@ -114,7 +114,7 @@ def load_manifest(name: str, composer: Composer = compose) -> Manifest:
     return parse_manifest(text, file=file, composer=composer)
 
 
-def open_job(bench: Workbench, wish: Wish, *, with_machine: bool = True, composer: Composer = compose) -> Job:
+def open_run(session: Session, options: Options, *, with_machine: bool = True, composer: Composer = compose) -> Run:
     """Make a wish concrete: manifest, set, target, machine.  Changes nothing.
 
     Parameters
@@ -131,14 +131,14 @@ def open_job(bench: Workbench, wish: Wish, *, with_machine: bool = True, compose
     ManifestError, UsageError
         What was asked for does not exist or does not fit together.
     """
-    manifest = load_manifest(wish.manifest, composer)
-    asks = wish.set_id == "auto" or any(each.conditions != Conditions() for each in manifest.sets)
-    machine = bench.detect_machine() if with_machine and asks else None
-    wanted = _select_set(manifest, wish, machine)
-    target, is_chosen_here = _open_target(bench, wish, wanted)
-    return Job(
-        bench=bench,
-        wish=wish,
+    manifest = load_manifest(options.manifest, composer)
+    asks = options.set_id == "auto" or any(each.conditions != Conditions() for each in manifest.sets)
+    machine = session.detect_machine() if with_machine and asks else None
+    wanted = _select_set(manifest, options, machine)
+    target, is_chosen_here = _open_target(session, options, wanted)
+    return Run(
+        session=session,
+        options=options,
         manifest=manifest,
         wanted=wanted,
         target=target,
@@ -147,11 +147,11 @@ def open_job(bench: Workbench, wish: Wish, *, with_machine: bool = True, compose
     )
 
 
-def _select_set(manifest: Manifest, wish: Wish, machine: Machine | None) -> ArtifactSet:
-    if wish.comfyui is not None and wish.hf_cache is not None:
+def _select_set(manifest: Manifest, options: Options, machine: Machine | None) -> ArtifactSet:
+    if options.comfyui is not None and options.hf_cache is not None:
         raise UsageError("--comfyui and --hf-cache name two targets.", hint="Give one of them.")
-    kind = "comfyui" if wish.comfyui is not None else "hf_cache" if wish.hf_cache is not None else None
-    choice = wish.set_id
+    kind = "comfyui" if options.comfyui is not None else "hf_cache" if options.hf_cache is not None else None
+    choice = options.set_id
     if choice is None and kind is not None:
         default = planner.select_set(manifest, None, machine)
         fitting = [default, *manifest.sets]
@@ -173,31 +173,31 @@ def _option_of(kind: str) -> str:
     return "--comfyui" if kind == "comfyui" else "--hf-cache"
 
 
-def _open_target(bench: Workbench, wish: Wish, wanted: ArtifactSet) -> tuple[Target, bool]:
+def _open_target(session: Session, options: Options, wanted: ArtifactSet) -> tuple[Target, bool]:
     """Return the target, and whether it is a folder that nobody named."""
     if wanted.target == "hf_cache":
-        if wish.hf_cache is not None and wish.hf_cache != Path():
-            return HubCacheTarget(cache=wish.hf_cache.expanduser().absolute()), False
+        if options.hf_cache is not None and options.hf_cache != Path():
+            return HubCacheTarget(cache=options.hf_cache.expanduser().absolute()), False
         from provisioner.files.hub_cache import cache_folder
 
-        return HubCacheTarget(cache=cache_folder(bench.environ).absolute()), False
-    if wish.comfyui is not None:
-        return _open_tree(bench, wish.comfyui, wish), False
-    return _usual_tree(bench, wish)
+        return HubCacheTarget(cache=cache_folder(session.environ).absolute()), False
+    if options.comfyui is not None:
+        return _open_tree(session, options.comfyui, options), False
+    return _usual_tree(session, options)
 
 
-def _open_tree(bench: Workbench, folder: Path, wish: Wish) -> ComfyTarget:
+def _open_tree(session: Session, folder: Path, options: Options) -> ComfyTarget:
     from provisioner.comfyui.tree import open_tree
 
     return open_tree(
         folder.expanduser().absolute(),
         home=Path.home(),
-        environ=bench.environ,
-        extra_configs=wish.extra_model_paths,
+        environ=session.environ,
+        extra_configs=options.extra_model_paths,
     )
 
 
-def _usual_tree(bench: Workbench, wish: Wish) -> tuple[Target, bool]:
+def _usual_tree(session: Session, options: Options) -> tuple[Target, bool]:
     """Return the tree of the last run, else one in the usual places, else a new one in the user's data folder."""
     from provisioner.disk import locations as places
     from provisioner.disk.last_run import read_last_run
@@ -205,22 +205,22 @@ def _usual_tree(bench: Workbench, wish: Wish) -> tuple[Target, bool]:
 
     last = read_last_run(places.state_folder())
     if last is not None and last["kind"] == "comfyui" and os.access(last["path"], os.R_OK | os.X_OK):
-        return _open_tree(bench, Path(last["path"]), wish), False
+        return _open_tree(session, Path(last["path"]), options), False
     candidates = places.usual_comfyui_trees(
-        Path.home(), bench.environ, operating_system_named(sys.platform), cwd=Path.cwd(), drives=places.drive_roots()
+        Path.home(), session.environ, operating_system_named(sys.platform), cwd=Path.cwd(), drives=places.drive_roots()
     )
     found = places.existing_comfyui_trees(candidates)
     if found:
-        return _open_tree(bench, found[0], wish), True
-    return _open_tree(bench, places.data_folder() / "ComfyUI", wish), True
+        return _open_tree(session, found[0], options), True
+    return _open_tree(session, places.data_folder() / "ComfyUI", options), True
 
 
 # --- plan --------------------------------------------------------------------------------------------
 
 
-def run_plan(job: Job) -> Report:
+def run_plan(run: Run) -> Report:
     """Return what `install` would do; nothing is written."""
-    plan = job.plan("claims")
+    plan = run.plan("claims")
     short = [
         Finding(
             code="insufficient-space",
@@ -232,18 +232,18 @@ def run_plan(job: Job) -> Report:
         for need in plan.space
         if not need.is_enough
     ]
-    return job.report("plan", "planned", EXIT_OK, plan=plan, findings=tuple(short))
+    return run.report("plan", "planned", EXIT_OK, plan=plan, findings=tuple(short))
 
 
 # --- install and repair --------------------------------------------------------------------------------
 
 
-def run_install(job: Job, ask: Ask, show: Callable[[Plan], None], *, before: Callable[[], None] = _nothing) -> Report:
+def run_install(run: Run, ask: Ask, show: Callable[[Plan], None], *, before: Callable[[], None] = _nothing) -> Report:
     """Plan, ask, apply, prove: until a second plan is empty.
 
     Parameters
     ----------
-    job : Job
+    run : Run
         What to do.
     ask : callable
         Asks what needs an answer.
@@ -257,39 +257,39 @@ def run_install(job: Job, ask: Ask, show: Callable[[Plan], None], *, before: Cal
     KleinError
         Before anything was changed: no space, offline, no answer.
     """
-    return _bring_about(job, "install", "claims", ask, show, before)
+    return _bring_about(run, "install", "claims", ask, show, before)
 
 
-def run_repair(job: Job, ask: Ask, show: Callable[[Plan], None], *, before: Callable[[], None] = _nothing) -> Report:
+def run_repair(run: Run, ask: Ask, show: Callable[[Plan], None], *, before: Callable[[], None] = _nothing) -> Report:
     """Read every byte, then put right what is wrong; the same steps as `install`."""
-    return _bring_about(job, "repair", "full", ask, show, before)
+    return _bring_about(run, "repair", "full", ask, show, before)
 
 
 def _bring_about(
-    job: Job, command: str, depth: Depth, ask: Ask, show: Callable[[Plan], None], before: Callable[[], None]
+    run: Run, command: str, depth: Depth, ask: Ask, show: Callable[[Plan], None], before: Callable[[], None]
 ) -> Report:
-    plan = job.plan(depth)
+    plan = run.plan(depth)
     if not plan.steps:
         before()
-        return _finished(job, command, plan, [])
+        return _finished(run, command, plan, [])
     show(plan)
-    _before_anything(job, plan, ask)
+    _before_anything(run, plan, ask)
     before()
-    engine = job.bench.engine(job.observer)
-    if job.bench.is_offline:
+    engine = run.session.engine(run.observer)
+    if run.session.is_offline:
         # A copy found here can turn out to be something else; the next plan would fetch.
         engine = replace(engine, fetcher=_NoNetwork())
 
     def look(rejected: frozenset[tuple[str, Path]]) -> Plan:
-        following = job.plan("claims", rejected)
+        following = run.plan("claims", rejected)
         if rejected:
             planner.check_space(following)  # what was to be linked is fetched now
         return following
 
-    with _locked(job, plan):
+    with _locked(run, plan):
         # Somebody else may have done the work while we waited for the lock.
         plan, outcomes = engine.provide(look)
-    return _finished(job, command, plan, outcomes)
+    return _finished(run, command, plan, outcomes)
 
 
 class _NoNetwork:
@@ -312,22 +312,22 @@ class _NoNetwork:
 
 
 @contextlib.contextmanager
-def _locked(job: Job, plan: Plan) -> Iterator[None]:
+def _locked(run: Run, plan: Plan) -> Iterator[None]:
     destinations = [step.destination for step in plan.steps]
     for destination in destinations:
-        job.bench.store.check_inside(destination)
-    with job.bench.store.lock(destinations):
+        run.session.store.check_inside(destination)
+    with run.session.store.lock(destinations):
         yield
 
 
-def _before_anything(job: Job, plan: Plan, ask: Ask) -> None:
+def _before_anything(run: Run, plan: Plan, ask: Ask) -> None:
     """Raise, or ask, about everything that can be known before the first byte."""
-    if job.bench.is_offline:
+    if run.session.is_offline:
         planner.check_offline(plan)
     planner.check_space(plan)
-    if job.wish.assume_yes:
+    if run.options.assume_yes:
         return
-    licence = job.manifest.licence
+    licence = run.manifest.licence
     fetches = any(isinstance(step, (FetchFile, PatchFile)) for step in plan.steps)
     if fetches and not licence.is_commercial_use_allowed:
         need_yes(
@@ -335,15 +335,15 @@ def _before_anything(job: Job, plan: Plan, ask: Ask) -> None:
             f"{licence.notice or licence.name} ({licence.url})\nDo you accept this licence?",
             hint="Choose another manifest, or accept with --yes.",
         )
-    ask_about_target(job, ask)
+    ask_about_target(run, ask)
 
 
-def ask_about_target(job: Job, ask: Ask) -> None:
+def ask_about_target(run: Run, ask: Ask) -> None:
     """Ask before a folder is used that nobody named; raises AnswerNeededError."""
-    if job.is_target_chosen_here and not job.wish.assume_yes:
+    if run.is_target_chosen_here and not run.options.assume_yes:
         need_yes(
             ask,
-            f"Use {_shown(job.target)}?",
+            f"Use {_shown(run.target)}?",
             hint="Name the folder yourself with --comfyui DIR or --hf-cache DIR.",
         )
 
@@ -358,17 +358,17 @@ def _shown(target: Target) -> str:
     return str(target.models if isinstance(target, ComfyTarget) else target.cache)
 
 
-def _finished(job: Job, command: str, plan: Plan, outcomes: list[Outcome]) -> Report:
+def _finished(run: Run, command: str, plan: Plan, outcomes: list[Outcome]) -> Report:
     """Return the report of a run that looked again at the end."""
     if plan.steps:
         errors = _failures(outcomes) or [_not_empty(plan)]
-        return job.report(
+        return run.report(
             command, "failed", errors[0].exit_status, plan=plan, outcomes=tuple(outcomes), errors=tuple(errors)
         )
-    _remember(job)
+    _remember(run)
     problems = any(finding.severity == "problem" for finding in plan.findings)
     status: Literal["findings", "ok"] = "findings" if problems else "ok"
-    return job.report(command, status, EXIT_FINDINGS if problems else EXIT_OK, plan=plan, outcomes=tuple(outcomes))
+    return run.report(command, status, EXIT_FINDINGS if problems else EXIT_OK, plan=plan, outcomes=tuple(outcomes))
 
 
 def _failures(outcomes: list[Outcome]) -> list[KleinError]:
@@ -387,52 +387,52 @@ def _not_empty(plan: Plan) -> IntegrityError:
     )
 
 
-def _remember(job: Job) -> None:
-    if not job.bench.settings.remembers:
+def _remember(run: Run) -> None:
+    if not run.session.settings.remembers:
         return
     from provisioner.disk.last_run import write_last_run
     from provisioner.disk.locations import state_folder
 
-    is_tree = isinstance(job.target, ComfyTarget)
-    path = job.target.given if isinstance(job.target, ComfyTarget) else job.target.cache
+    is_tree = isinstance(run.target, ComfyTarget)
+    path = run.target.given if isinstance(run.target, ComfyTarget) else run.target.cache
     write_last_run(
         state_folder(),
         kind="comfyui" if is_tree else "hf_cache",
         path=path,
-        manifest=job.manifest.id,
-        set_id=job.wanted.id,
+        manifest=run.manifest.id,
+        set_id=run.wanted.id,
     )
 
 
 # --- verify --------------------------------------------------------------------------------------------
 
 
-def run_verify(job: Job, *, is_quick: bool) -> Report:
+def run_verify(run: Run, *, is_quick: bool) -> Report:
     """Say what holds and what does not; nothing is written, nothing is fetched."""
-    plan = job.plan("quick" if is_quick else "full")
+    plan = run.plan("quick" if is_quick else "full")
     wrong = any(check.status != "ok" for check in plan.checks)
     problems = wrong or any(finding.severity == "problem" for finding in plan.findings)
-    return job.report("verify", "findings" if problems else "ok", EXIT_FINDINGS if problems else EXIT_OK, plan=plan)
+    return run.report("verify", "findings" if problems else "ok", EXIT_FINDINGS if problems else EXIT_OK, plan=plan)
 
 
 # --- detect and manifest -------------------------------------------------------------------------------
 
 
 def run_detect(
-    bench: Workbench,
+    session: Session,
     paths: tuple[Path, ...],
-    wish: TorchWish,
+    options: TorchOptions,
     app: App,
     show: Callable[[Machine, TorchChoice | None], None],
 ) -> Report:
     """Show the machine and the torch build that suits it; a machine that no build suits is an error, and shown too."""
     from provisioner.torch.choose import choose_torch
 
-    machine = bench.detect_machine(paths)
+    machine = session.detect_machine(paths)
     choice: TorchChoice | None = None
     errors: tuple[KleinError, ...] = ()
     try:
-        choice = None if wish.tag == "none" else choose_torch(machine, wish, app=app)
+        choice = None if options.tag == "none" else choose_torch(machine, options, app=app)
     except (UnsupportedMachineError, UsageError) as error:
         errors = (error,)
     show(machine, choice)

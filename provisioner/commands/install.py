@@ -6,34 +6,34 @@ What each part does is its own module's knowledge; here is only what comes when,
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.commands.comfyui_part import (
-    Program,
-    ProgramWish,
-    apply_program,
-    check_program,
+    ComfyUIInstall,
+    ComfyUIOptions,
+    apply_comfyui,
+    check_comfyui,
+    inspect_comfyui,
     install_packages,
-    look_at_program,
     refuse_hopeless,
 )
 from provisioner.commands.environment_part import (
+    EnvironmentOptions,
     EnvironmentPlan,
-    EnvironmentWish,
     ask_about_strangers,
     folder_of,
     plan_for,
     run_environment,
     show_environment,
 )
-from provisioner.commands.files_part import Ask, Job, ask_about_target, run_install, run_repair
-from provisioner.commands.parts import can_draw
-from provisioner.commands.smoke_test import SmokeWish, run_smoke_test
-from provisioner.commands.verify import remember_proven, take_snapshot
+from provisioner.commands.files_part import Ask, Run, ask_about_target, run_install, run_repair
+from provisioner.commands.parts import can_generate
+from provisioner.commands.smoke_test import SmokeTestOptions, run_smoke_test
+from provisioner.commands.verify import remember_verified, take_snapshot
 from provisioner.core.errors import EXIT_OK
 from provisioner.core.models import Finding, Plan, Report
-from provisioner.core.records import dataclass, field, replace
 
 if TYPE_CHECKING:
     from provisioner.commands.parts import Part
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Face:
+class RunUi:
     """How a run is seen and heard."""
 
     ask: Ask
@@ -52,13 +52,13 @@ class Face:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SetupWish:
+class InstallOptions:
     """What the command line asks for, part by part."""
 
     parts: frozenset[Part]
-    program: ProgramWish = field(default_factory=ProgramWish)
-    environment: EnvironmentWish = field(default_factory=EnvironmentWish)
-    smoke: SmokeWish = field(default_factory=SmokeWish)
+    comfyui: ComfyUIOptions = field(default_factory=ComfyUIOptions)
+    environment: EnvironmentOptions = field(default_factory=EnvironmentOptions)
+    smoke: SmokeTestOptions = field(default_factory=SmokeTestOptions)
     are_parts_named: bool = False  # by --only: what cannot be done is an error then, else it is left out and said
 
 
@@ -66,16 +66,16 @@ class SetupWish:
 class _Setup:
     """One run, with what was found out about its parts."""
 
-    job: Job
-    wish: SetupWish
-    face: Face
-    program: Program | None
+    run: Run
+    options: InstallOptions
+    ui: RunUi
+    comfyui: ComfyUIInstall | None
     environment: Path
     plan: EnvironmentPlan | None  # where the environment is ours to make
-    can_draw: bool
+    can_generate: bool
 
 
-def run_setup(job: Job, wish: SetupWish, face: Face, command: str = "install") -> Report:
+def run_setup(run: Run, options: InstallOptions, ui: RunUi, command: str = "install") -> Report:
     """Plan, ask, apply and prove every part; return the report of the whole run.
 
     Raises
@@ -83,134 +83,134 @@ def run_setup(job: Job, wish: SetupWish, face: Face, command: str = "install") -
     KleinError
         A part could not be done; what was done before it stays, and the next run goes on from there.
     """
-    setup = _look(job, wish, face)
+    setup = _look(run, options, ui)
     if setup.plan is not None:
-        ask_about_strangers(job, setup.plan, face.ask)
-    report = _files(setup, command) if "files" in wish.parts else _without_files(setup, command)
+        ask_about_strangers(run, setup.plan, ui.ask)
+    report = _files(setup, command) if "files" in options.parts else _without_files(setup, command)
     if report.status == "failed":
         return report
     if setup.plan is not None:
-        report = run_environment(job, command, report, wish.environment, ask=face.ask, say=face.say, is_announced=True)
-        job.bench.environments.clear_leftovers(setup.environment, progress=job.bench.notice)
-        install_packages(job, _app(job), _tree(setup), setup.environment, has_uv=wish.environment.has_uv, say=face.say)
-    program = None if setup.program is None else look_at_program(job)
-    if program is not None:
-        report = _with_findings(report, check_program(program))
-    if setup.can_draw and report.exit_status == EXIT_OK:
+        report = run_environment(run, command, report, options.environment, ask=ui.ask, say=ui.say, is_announced=True)
+        run.session.environments.clear_leftovers(setup.environment, progress=run.session.notice)
+        install_packages(run, _app(run), _tree(setup), setup.environment, use_uv=options.environment.use_uv, say=ui.say)
+    comfyui = None if setup.comfyui is None else inspect_comfyui(run)
+    if comfyui is not None:
+        report = _with_findings(report, check_comfyui(comfyui))
+    if setup.can_generate and report.exit_status == EXIT_OK:
         report = run_smoke_test(
-            job,
-            wish.smoke,
-            program=program,
+            run,
+            options.smoke,
+            comfyui=comfyui,
             environment=setup.environment,
-            show=face.show_smoke,
+            show=ui.show_smoke,
             report=report,
         )
-    if report.exit_status == EXIT_OK and "files" in wish.parts:
-        remember_proven(job, take_snapshot(job, report, program, wish.environment.where))
+    if report.exit_status == EXIT_OK and "files" in options.parts:
+        remember_verified(run, take_snapshot(run, report, comfyui, options.environment.where))
     return report
 
 
-def show_setup(job: Job, report: Report, wish: SetupWish, face: Face) -> Report:
+def show_setup(run: Run, report: Report, options: InstallOptions, ui: RunUi) -> Report:
     """Say what every part needs; nothing is written."""
-    setup = _look(job, wish, face)
+    setup = _look(run, options, ui)
     if setup.plan is None:
         return report
-    return show_environment(job, report, wish.environment)
+    return show_environment(run, report, options.environment)
 
 
-def _look(job: Job, wish: SetupWish, face: Face) -> _Setup:
+def _look(run: Run, options: InstallOptions, ui: RunUi) -> _Setup:
     """Find out about ComfyUI and the environment, say what will be done, and refuse what cannot be."""
     from provisioner.disk.locations import data_folder
 
-    wants_program = bool({"environment", "smoke"} & wish.parts) and can_draw(job.wanted)
-    program = look_at_program(job, wish.program) if wants_program else None
-    environment = folder_of(job.target, wish.environment, data_folder)
-    can_equip = "environment" in wish.parts and _can_equip(job, program, wish)
-    obstacle = None if can_equip else _no_python(job, program, wish, environment)
-    obstacle = obstacle or _no_program(program, wish)
+    wants_comfyui = bool({"environment", "smoke"} & options.parts) and can_generate(run.wanted)
+    comfyui = inspect_comfyui(run, options.comfyui) if wants_comfyui else None
+    environment = folder_of(run.target, options.environment, data_folder)
+    can_equip = "environment" in options.parts and _can_equip(run, comfyui, options)
+    obstacle = None if can_equip else _no_python(run, comfyui, options, environment)
+    obstacle = obstacle or _no_comfyui(comfyui, options)
     setup = _Setup(
-        job=job,
-        wish=wish,
-        face=face,
-        program=program,
+        run=run,
+        options=options,
+        ui=ui,
+        comfyui=comfyui,
         environment=environment,
-        plan=plan_for(job, wish.environment) if can_equip else None,  # raises here what no later step could mend
-        can_draw="smoke" in wish.parts and (obstacle is None or wish.are_parts_named),
+        plan=plan_for(run, options.environment) if can_equip else None,  # raises here what no later step could mend
+        can_generate="smoke" in options.parts and (obstacle is None or options.are_parts_named),
     )
-    if program is not None and "environment" in wish.parts:
-        refuse_hopeless(program)
-        if program.has_one:
-            face.say(program.sentence())
-    if "environment" in wish.parts and setup.plan is None and program is not None and program.checkout.python:
-        face.say(f"Environment: ComfyUI's own, {program.checkout.python}, stays as it is; the picture will prove it.")
+    if comfyui is not None and "environment" in options.parts:
+        refuse_hopeless(comfyui)
+        if comfyui.has_one:
+            ui.say(comfyui.sentence())
+    if "environment" in options.parts and setup.plan is None and comfyui is not None and comfyui.checkout.python:
+        ui.say(f"Environment: ComfyUI's own, {comfyui.checkout.python}, stays as it is; the picture will prove it.")
     if setup.plan is not None:
-        face.say(setup.plan.sentence())
-    if "smoke" in wish.parts and not setup.can_draw:
-        face.say(f"Picture: none, for {obstacle}.")
+        ui.say(setup.plan.sentence())
+    if "smoke" in options.parts and not setup.can_generate:
+        ui.say(f"Picture: none, for {obstacle}.")
     return setup
 
 
-def _can_equip(job: Job, program: Program | None, wish: SetupWish) -> bool:
-    environment = wish.environment
+def _can_equip(run: Run, comfyui: ComfyUIInstall | None, options: InstallOptions) -> bool:
+    environment = options.environment
     is_asked_for = environment.where is not None or environment.python is not None or environment.torch.tag != "auto"
     if environment.torch.tag == "none":
         return False
-    if program is None or is_asked_for:
+    if comfyui is None or is_asked_for:
         return True
-    if not program.has_one:
-        return wish.are_parts_named
+    if not comfyui.has_one:
+        return options.are_parts_named
     return (
-        program.is_ours_to_equip
-        or job.bench.environments.observe(folder_of(job.target, environment, Path)).receipt is not None
+        comfyui.is_ours_to_equip
+        or run.session.environments.observe(folder_of(run.target, environment, Path)).receipt is not None
     )
 
 
-def _no_program(program: Program | None, wish: SetupWish) -> str | None:
+def _no_comfyui(comfyui: ComfyUIInstall | None, options: InstallOptions) -> str | None:
     """Return the clause that says that there is no ComfyUI to draw with, or None."""
-    if program is None or program.has_one or wish.smoke.server is not None:
+    if comfyui is None or comfyui.has_one or options.smoke.server is not None:
         return None
     return "there is no ComfyUI here; name a running one with --server URL"
 
 
-def _no_python(job: Job, program: Program | None, wish: SetupWish, environment: Path) -> str | None:
+def _no_python(run: Run, comfyui: ComfyUIInstall | None, options: InstallOptions, environment: Path) -> str | None:
     """Return the clause that says that there is no Python to draw with, and none will be made; or None."""
-    if "smoke" not in wish.parts or wish.smoke.server is not None:
+    if "smoke" not in options.parts or options.smoke.server is not None:
         return None
-    if program is not None and (not program.has_one or program.checkout.python is not None):
+    if comfyui is not None and (not comfyui.has_one or comfyui.checkout.python is not None):
         return None
-    if job.bench.environments.observe(environment).python is not None:
+    if run.session.environments.observe(environment).python is not None:
         return None
     return f"there is no Python in {environment} and none is to be installed; make that environment and run smoke-test"
 
 
 def _files(setup: _Setup, command: str) -> Report:
     run = run_repair if command == "repair" else run_install
-    return run(setup.job, setup.face.ask, setup.face.show_plan, before=lambda: _get_program(setup))
+    return run(setup.run, setup.ui.ask, setup.ui.show_plan, before=lambda: _get_comfyui(setup))
 
 
 def _without_files(setup: _Setup, command: str) -> Report:
-    job = setup.job
-    if _makes_program(setup):
-        ask_about_target(job, setup.face.ask)
-    _get_program(setup)
-    return job.report(command, "ok", EXIT_OK)
+    run = setup.run
+    if _makes_comfyui(setup):
+        ask_about_target(run, setup.ui.ask)
+    _get_comfyui(setup)
+    return run.report(command, "ok", EXIT_OK)
 
 
-def _makes_program(setup: _Setup) -> bool:
-    return setup.program is not None and "environment" in setup.wish.parts and setup.program.plan.action != "none"
+def _makes_comfyui(setup: _Setup) -> bool:
+    return setup.comfyui is not None and "environment" in setup.options.parts and setup.comfyui.plan.action != "none"
 
 
-def _get_program(setup: _Setup) -> None:
-    if setup.program is not None and _makes_program(setup):
-        apply_program(setup.job, setup.program, setup.wish.program)
+def _get_comfyui(setup: _Setup) -> None:
+    if setup.comfyui is not None and _makes_comfyui(setup):
+        apply_comfyui(setup.run, setup.comfyui, setup.options.comfyui)
 
 
-def _app(job: Job) -> App:
-    return "comfyui" if job.wanted.target == "comfyui" else "diffusers"
+def _app(run: Run) -> App:
+    return "comfyui" if run.wanted.target == "comfyui" else "diffusers"
 
 
 def _tree(setup: _Setup) -> Path | None:
-    return None if setup.program is None else setup.program.folder
+    return None if setup.comfyui is None else setup.comfyui.folder
 
 
 def _with_findings(report: Report, findings: tuple[Finding, ...]) -> Report:

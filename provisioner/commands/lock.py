@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from provisioner.commands.comfyui_part import look_at_program
-from provisioner.commands.environment_part import EnvironmentWish, folder_of
-from provisioner.commands.files_part import Job, run_verify
+from provisioner.commands.comfyui_part import inspect_comfyui
+from provisioner.commands.environment_part import EnvironmentOptions, folder_of
+from provisioner.commands.files_part import Run, run_verify
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, NotWritableError
 from provisioner.core.models import Lock, Report
-from provisioner.manifest.lock_file import Proven, drift_from, locked_text, refuse_drift
+from provisioner.manifest.lock_file import Verified, drift_from, locked_text, refuse_drift
 
 
-def run_lock(job: Job, output: Path, environment: Path | None, *, say: Callable[[str], None]) -> Report:
+def run_lock(run: Run, output: Path, environment: Path | None, *, say: Callable[[str], None]) -> Report:
     """Read every byte of the set, and write the locked manifest if all of it is right.
 
     Raises
@@ -24,18 +24,20 @@ def run_lock(job: Job, output: Path, environment: Path | None, *, say: Callable[
     ManifestError
         The digests of the blocks are not known.
     """
-    report = run_verify(job, is_quick=False)
+    report = run_verify(run, is_quick=False)
     plan = report.plan
     if plan is None or any(check.status != "ok" for check in plan.checks):
         say("Nothing was locked: the files are not as the manifest asks.")
-        return job.report("manifest lock", "findings", EXIT_FINDINGS, plan=plan)
-    proven = {}
+        return run.report("manifest lock", "findings", EXIT_FINDINGS, plan=plan)
+    verified = {}
     for check in plan.checks:
-        stamp = job.bench.store.stamp(check.destination.path)
+        stamp = run.session.store.stamp(check.destination.path)
         if stamp is not None:
-            proof = job.observer.proof_of(check.destination.path, stamp, check.artifact.name)
-            proven[check.artifact.id] = Proven(size=proof.size, sha256=proof.sha256, blocks=proof.blocks)
-    text = locked_text(job.manifest, job.wanted, proven, _machine_lock(job, environment))
+            file_digest = run.observer.digest_of(check.destination.path, stamp, check.artifact.name)
+            verified[check.artifact.id] = Verified(
+                size=file_digest.size, sha256=file_digest.sha256, blocks=file_digest.blocks
+            )
+    text = locked_text(run.manifest, run.wanted, verified, _machine_lock(run, environment))
     path = output.expanduser().absolute()
     try:
         path.write_text(text, encoding="utf-8")
@@ -43,26 +45,26 @@ def run_lock(job: Job, output: Path, environment: Path | None, *, say: Callable[
         raise NotWritableError(
             f"{path} cannot be written: {error.strerror or error}.", hint="Name another --output FILE.", path=str(path)
         ) from error
-    blocks = sum(len(each.blocks) for each in proven.values())
-    say(f"{path} names {len(proven)} files and {blocks} blocks of 16 MiB.")
+    blocks = sum(len(each.blocks) for each in verified.values())
+    say(f"{path} names {len(verified)} files and {blocks} blocks of 16 MiB.")
     say(f"Elsewhere: klein-setup repair --manifest {path.name} fetches only the blocks that are wrong.")
-    return job.report("manifest lock", "ok", EXIT_OK, plan=plan)
+    return run.report("manifest lock", "ok", EXIT_OK, plan=plan)
 
 
-def check_locked(job: Job, environment: Path | None) -> None:
+def check_locked(run: Run, environment: Path | None) -> None:
     """Raise unless the manifest is locked and what is installed here is what it was locked with (``--locked``)."""
-    torch, backend = _torch_of(job, environment)
-    commit, _ = _comfyui_of(job)
-    lock = job.manifest.lock
+    torch, backend = _torch_of(run, environment)
+    commit, _ = _comfyui_of(run)
+    lock = run.manifest.lock
     differences = () if lock is None else drift_from(lock, torch_backend=backend, torch=torch, comfyui_commit=commit)
-    refuse_drift(job.manifest, differences)
+    refuse_drift(run.manifest, differences)
 
 
-def _machine_lock(job: Job, environment: Path | None) -> Lock:
-    torch, backend = _torch_of(job, environment)
-    commit, version = _comfyui_of(job)
+def _machine_lock(run: Run, environment: Path | None) -> Lock:
+    torch, backend = _torch_of(run, environment)
+    commit, version = _comfyui_of(run)
     return Lock(
-        manifest_sha256=job.manifest.sha256,
+        manifest_sha256=run.manifest.sha256,
         locked_on=time.strftime("%Y-%m-%d", time.gmtime()),
         torch_backend=backend,
         torch=torch.partition("+")[0] if torch else None,
@@ -71,22 +73,22 @@ def _machine_lock(job: Job, environment: Path | None) -> Lock:
     )
 
 
-def _torch_of(job: Job, environment: Path | None) -> tuple[str | None, str | None]:
+def _torch_of(run: Run, environment: Path | None) -> tuple[str | None, str | None]:
     """Return version and build of torch in the environment of ours; None where there is none."""
     from provisioner.disk.locations import data_folder
 
-    where = folder_of(job.target, EnvironmentWish(where=environment), data_folder)
-    seen = job.bench.environments.observe(where) if where.is_dir() else None
+    where = folder_of(run.target, EnvironmentOptions(where=environment), data_folder)
+    seen = run.session.environments.observe(where) if where.is_dir() else None
     if seen is None or seen.receipt is None:
         return None, None
     torch = seen.distribution("torch")
     return (None if torch is None else torch.version), seen.receipt.torch_backend
 
 
-def _comfyui_of(job: Job) -> tuple[str | None, str | None]:
-    program = look_at_program(job)
-    if program is None or program.checkout.tree is None:
+def _comfyui_of(run: Run) -> tuple[str | None, str | None]:
+    comfyui = inspect_comfyui(run)
+    if comfyui is None or comfyui.checkout.tree is None:
         return None, None
-    version = program.checkout.version
+    version = comfyui.checkout.version
     is_plain = version is not None and all(part.isdigit() for part in version.split("."))
-    return program.checkout.commit, version if is_plain else None
+    return comfyui.checkout.commit, version if is_plain else None

@@ -10,15 +10,15 @@ from provisioner.core.models import ArtifactSet
 Part = Literal["files", "environment", "smoke"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
-_DRAWING_ROLES = frozenset({"diffusion_model", "text_encoder", "vae"})
+_IMAGE_ROLES = frozenset({"diffusion_model", "text_encoder", "vae"})
 _PIPELINE_INDEX = "model_index.json"
 
 
-def can_draw(wanted: ArtifactSet) -> bool:
+def can_generate(wanted: ArtifactSet) -> bool:
     """Whether a set holds all that a picture needs: the three models of a tree, or a whole pipeline in a cache."""
     if wanted.target == "hf_cache":
         return any(each.name == _PIPELINE_INDEX for each in wanted.artifacts)
-    return {each.role for each in wanted.artifacts} >= _DRAWING_ROLES
+    return {each.role for each in wanted.artifacts} >= _IMAGE_ROLES
 
 
 def parse_parts(text: str | None, wanted: ArtifactSet) -> frozenset[Part]:
@@ -35,14 +35,14 @@ def parse_parts(text: str | None, wanted: ArtifactSet) -> frozenset[Part]:
         A part that does not exist, or a smoke test of a set that cannot draw.
     """
     if text is None:
-        return frozenset(PARTS) if can_draw(wanted) else frozenset({"files"})
+        return frozenset(PARTS) if can_generate(wanted) else frozenset({"files"})
     named = {part.strip() for part in text.split(",")}
     known = frozenset(part for part in PARTS if part in named)
     if unknown := sorted(named - set(PARTS)):
         raise UsageError(
             f"--only knows no part {', '.join(map(repr, unknown))}.", hint=f"There are three: {', '.join(PARTS)}."
         )
-    if "smoke" in known and not can_draw(wanted):
+    if "smoke" in known and not can_generate(wanted):
         raise UsageError(
             f"The set {wanted.id} cannot draw: it lacks a diffusion model, a text encoder or a VAE.",
             hint="Leave smoke out of --only, or choose another --set.",

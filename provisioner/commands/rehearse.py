@@ -15,16 +15,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from provisioner.commands import files_part as commands
 from provisioner.commands import rehearse_image
 from provisioner.commands.rehearse_image import EnvironmentChoice, SmallModel
-from provisioner.commands.session import Settings, Workbench
+from provisioner.commands.session import Session, Settings
 from provisioner.core.errors import EXIT_OK, RehearsalError
 from provisioner.core.events import Events
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER, Plan, Report
-from provisioner.core.records import dataclass, field, replace
 from provisioner.core.units import human_bytes, human_duration
 from provisioner.manifest.parse import parse_manifest
 from provisioner.rehearsal.faults import CutAfter, WrongBytes
@@ -71,7 +71,7 @@ class _Stage:
     manifest: Path
     files: tuple[TinyFile, ...]
     pipeline: dict[str, bytes]
-    bench: Workbench
+    session: Session
     claims: _Claims
     say: Callable[[str], None]
 
@@ -90,13 +90,13 @@ class _Stage:
         self.say("")
         self.say(title)
 
-    def wish(self, **more: Path | str | bool) -> commands.Wish:
+    def options(self, **more: Path | str | bool) -> commands.Options:
         """Return a wish for this rehearsal's manifest."""
-        return replace(commands.Wish(manifest=str(self.manifest), assume_yes=True), **more)  # type: ignore[arg-type]
+        return replace(commands.Options(manifest=str(self.manifest), assume_yes=True), **more)  # type: ignore[arg-type]
 
-    def job(self, bench: Workbench | None = None, **more: Path | str | bool) -> commands.Job:
+    def run(self, session: Session | None = None, **more: Path | str | bool) -> commands.Run:
         """Open a job as the command line would."""
-        return commands.open_job(bench or self.bench, self.wish(**more))
+        return commands.open_run(session or self.session, self.options(**more))
 
 
 def rehearse(
@@ -105,7 +105,7 @@ def rehearse(
     say: Callable[[str], None],
     cancelled: threading.Event,
     keep: bool = False,
-    has_picture: bool = False,
+    has_image: bool = False,
     environment: Path | None = None,
     torch_index: str | None = None,
 ) -> Report:
@@ -121,7 +121,7 @@ def rehearse(
         Set to stop.
     keep : bool
         Leave the scratch folder in place.
-    has_picture : bool
+    has_image : bool
         Draw with the small pipeline in the end, for which torch is fetched unless `environment` has it.
     environment : Path, optional
         An environment with diffusers to draw in, or its Python; else one is made in the scratch folder.
@@ -144,7 +144,7 @@ def rehearse(
         with _stage(folder, claims, events, say, cancelled) as stage:
             report = _play(stage)
             choice = EnvironmentChoice(given=environment, torch_index=torch_index)
-            smoke = _act_picture(stage, choice) if has_picture else None
+            smoke = _act_picture(stage, choice) if has_image else None
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
@@ -153,11 +153,11 @@ def rehearse(
     if keep:
         say(f"The scratch folder was kept: {folder}")
         if smoke is not None:
-            say(f"The picture: {smoke.picture_path}")
+            say(f"The picture: {smoke.image_path}")
     say("The real thing: klein-setup plan, then klein-setup install --comfyui DIR")
     kept: list[tuple[str, object]] = [("scratch_folder", str(folder))] if keep else []
     if smoke is not None:
-        kept.append((SMOKE_KEY, smoke_entry(smoke if keep else replace(smoke, picture_path=None, log_path=None))))
+        kept.append((SMOKE_KEY, smoke_entry(smoke if keep else replace(smoke, image_path=None, log_path=None))))
     return replace(
         report,
         command="rehearse",
@@ -201,14 +201,14 @@ def _stage(
         parse_manifest(text, file=str(manifest))
         manifest.write_text(text, encoding="utf-8")
         environ = _clean_environment(os.environ, folder)
-        bench = Workbench(
+        session = Session(
             settings=Settings(endpoint=hub.endpoint, remembers=False),
             environ=environ,
             events=events,
             cancelled=cancelled,
         )
         say(f"An embedded hub serves {len(files) + len(pipeline)} small files on {hub.endpoint}.")
-        yield _Stage(folder, hub, manifest, files, pipeline, bench, claims, say)
+        yield _Stage(folder, hub, manifest, files, pipeline, session, claims, say)
 
 
 def _clean_environment(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
@@ -283,8 +283,8 @@ def _source(repo_id: str, filename: str) -> dict[str, str]:
 
 def _act_plan(stage: _Stage) -> None:
     stage.act("Plan: what is needed, before the first byte")
-    job = stage.job(comfyui=stage.tree)
-    plan = commands.run_plan(job).plan
+    run = stage.run(comfyui=stage.tree)
+    plan = commands.run_plan(run).plan
     total = sum(len(each.data) for each in stage.files)
     fetched = plan.bytes_to_fetch if plan else -1
     stage.claims.check("the plan counts the true bytes", fetched == total, f"{fetched:,} of {total:,}")
@@ -300,7 +300,7 @@ def _act_install(stage: _Stage) -> Report:
     encoder, vae = _of_role(stage, "text_encoder"), _of_role(stage, "vae")
     stage.hub.fault(CutAfter(0.6), filename=f"*/{encoder.name}")
     stage.hub.fault(WrongBytes(count=1), filename=f"*/{vae.name}")
-    report = commands.run_install(stage.job(comfyui=stage.tree), _nobody, _show_nothing)
+    report = commands.run_install(stage.run(comfyui=stage.tree), _nobody, _show_nothing)
     _expect(stage, "the installation ends with exit status 0", report, EXIT_OK)
     stage.claims.check("both faults happened", stage.hub.faults_waiting == 0, f"{stage.hub.faults_waiting} left unused")
     _check_tree(stage, stage.tree)
@@ -322,7 +322,7 @@ def _act_install(stage: _Stage) -> Report:
 def _act_nothing_to_do(stage: _Stage) -> None:
     stage.act("Install again: nothing to do")
     before, requests = _snapshot(stage.tree), len(stage.hub.requests)
-    report = commands.run_install(stage.job(comfyui=stage.tree), _nobody, _show_nothing)
+    report = commands.run_install(stage.run(comfyui=stage.tree), _nobody, _show_nothing)
     _expect(stage, "the second installation ends with exit status 0", report, EXIT_OK)
     asked = len(stage.hub.requests) - requests
     stage.claims.check("it fetched nothing", asked == 0, f"{asked} requests")
@@ -340,7 +340,7 @@ def _act_damage(stage: _Stage) -> None:
         stream.seek(-1, os.SEEK_CUR)
         stream.write(bytes([byte ^ 1]))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    report = commands.run_verify(stage.job(comfyui=stage.tree), is_quick=False)
+    report = commands.run_verify(stage.run(comfyui=stage.tree), is_quick=False)
     wrong = [check.destination.path.name for check in report.plan.checks if check.status != "ok"] if report.plan else []
     stage.claims.check("verify names the damaged file and no other", wrong == [encoder.name], ", ".join(wrong))
     _expect(stage, "verify ends with exit status 1", report, 1)
@@ -350,7 +350,7 @@ def _act_repair(stage: _Stage) -> None:
     stage.act("Repair: the one damaged block is fetched, proven with the rest of the file, and written into it")
     encoder = _of_role(stage, "text_encoder")
     requests, served = len(stage.hub.requests), _content_bytes(stage, encoder.name)
-    report = commands.run_repair(stage.job(comfyui=stage.tree), _nobody, _show_nothing)
+    report = commands.run_repair(stage.run(comfyui=stage.tree), _nobody, _show_nothing)
     _expect(stage, "repair ends with exit status 0", report, EXIT_OK)
     fetched = {
         request.path.rpartition("/")[2]
@@ -377,10 +377,10 @@ def _damaged_block(data: bytes) -> bytes:
 
 def _act_share(stage: _Stage) -> None:
     stage.act("A second tree: the same bytes lie on this machine already")
-    bench = replace_settings(stage.bench, look_in=(stage.tree,))
+    session = replace_settings(stage.session, look_in=(stage.tree,))
     second = stage.folder / "SecondComfyUI"
     requests = len(stage.hub.requests)
-    report = commands.run_install(stage.job(bench, comfyui=second), _nobody, _show_nothing)
+    report = commands.run_install(stage.run(session, comfyui=second), _nobody, _show_nothing)
     _expect(stage, "the second tree ends with exit status 0", report, EXIT_OK)
     asked = len(stage.hub.requests) - requests
     ways = sorted({outcome.detail.split(" ")[0] for outcome in report.outcomes})
@@ -390,7 +390,7 @@ def _act_share(stage: _Stage) -> None:
 
 def _act_cache(stage: _Stage) -> None:
     stage.act("An HF cache: a whole pipeline, as the Hub's own client would keep it")
-    report = commands.run_install(stage.job(hf_cache=stage.cache), _nobody, _show_nothing)
+    report = commands.run_install(stage.run(hf_cache=stage.cache), _nobody, _show_nothing)
     _expect(stage, "the cache ends with exit status 0", report, EXIT_OK)
     from huggingface_hub import snapshot_download
 
@@ -410,12 +410,14 @@ def _act_cache(stage: _Stage) -> None:
 
 def _act_picture(stage: _Stage, choice: EnvironmentChoice) -> SmokeTest:
     stage.act("Picture: the small pipeline draws in 4 steps, 64 x 64, on the CPU")
-    python = rehearse_image.python_for(stage.bench, choice, stage.folder, stage.say, stage.claims.check)
+    python = rehearse_image.python_for(stage.session, choice, stage.folder, stage.say, stage.claims.check)
     stage.hub.wait_until_idle()
     before, requests = _snapshot(stage.cache), len(stage.hub.requests)
-    environ = {**stage.bench.environ, "HF_ENDPOINT": stage.hub.endpoint}  # whoever asks a Hub asks this one
+    environ = {**stage.session.environ, "HF_ENDPOINT": stage.hub.endpoint}  # whoever asks a Hub asks this one
     model = SmallModel(cache=stage.cache, repo_id=_PIPELINE_REPOSITORY, revision=_REVISION)
-    run, smoke = rehearse_image.draw(replace(stage.bench, environ=environ), python, model, stage.folder, stage.say)
+    run, smoke = rehearse_image.generate(
+        replace(stage.session, environ=environ), python, model, stage.folder, stage.say
+    )
     rehearse_image.check(stage.claims.check, run, smoke, len(stage.hub.requests) - requests)
     after = _snapshot(stage.cache)
     stage.claims.check("drawing left the cache as it was", after == before, f"{len(after)} files unchanged")
@@ -470,13 +472,13 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def replace_settings(bench: Workbench, **changes: tuple[Path, ...]) -> Workbench:
+def replace_settings(session: Session, **changes: tuple[Path, ...]) -> Session:
     """Return a workbench like this one with other settings."""
-    return Workbench(
-        settings=replace(bench.settings, **changes),  # type: ignore[arg-type]
-        environ=bench.environ,
-        events=bench.events,
-        cancelled=bench.cancelled,
+    return Session(
+        settings=replace(session.settings, **changes),  # type: ignore[arg-type]
+        environ=session.environ,
+        events=session.events,
+        cancelled=session.cancelled,
     )
 
 

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from provisioner.commands.environment_part import PYTHONS, EnvironmentWish, apply_environment, plan_environment
-from provisioner.commands.session import Workbench
+from provisioner.commands.environment_part import PYTHONS, EnvironmentOptions, apply_environment, plan_environment
+from provisioner.commands.session import Session
 from provisioner.core.errors import AccessError, InsufficientSpaceError, NetworkError, UsageError
-from provisioner.core.records import dataclass
 from provisioner.core.units import human_bytes, human_duration
 from provisioner.environment.app_packages import requirement_lines
-from provisioner.machine.process import run, run_checked
+from provisioner.machine.process import run_checked, run_process
 from provisioner.smoke_test.diffusers_answers import DiffusersRun
-from provisioner.smoke_test.diffusers_run import draw_with_diffusers
-from provisioner.smoke_test.image import judge, read_picture
-from provisioner.smoke_test.results import PictureWish, SmokeTest
-from provisioner.torch.choose import TorchWish
+from provisioner.smoke_test.diffusers_run import generate_with_diffusers
+from provisioner.smoke_test.image import judge, read_image
+from provisioner.smoke_test.results import ImageOptions, SmokeTest
+from provisioner.torch.choose import TorchOptions
 
-WISH = PictureWish(seed=4, width=64, height=64)  # 4 steps
+OPTIONS = ImageOptions(seed=4, width=64, height=64)  # 4 steps
 
 Check = Callable[[str, bool, str], None]
 """Takes a claim, whether it holds, and what was seen; raises RehearsalError where it does not."""
@@ -56,7 +56,7 @@ class SmallModel:
 
 
 def python_for(
-    bench: Workbench, choice: EnvironmentChoice, folder: Path, say: Callable[[str], None], claim: Check
+    session: Session, choice: EnvironmentChoice, folder: Path, say: Callable[[str], None], claim: Check
 ) -> Path:
     """Return the Python to draw with: the given one, or that of an environment made in `folder`.
 
@@ -70,7 +70,7 @@ def python_for(
         As `apply_environment`.
     """
     if choice.given is not None:
-        return _given_python(bench, choice.given.expanduser())
+        return _given_python(session, choice.given.expanduser())
     free = shutil.disk_usage(folder).free
     if free < 2 * _UNPACKED_BYTES:
         raise InsufficientSpaceError(
@@ -80,33 +80,33 @@ def python_for(
             path=str(folder),
         )
     where = folder / "environment"
-    _make(bench, where, choice, say)
-    _check_environment(claim, bench, where)
-    return _given_python(bench, where)
+    _make(session, where, choice, say)
+    _check_environment(claim, session, where)
+    return _given_python(session, where)
 
 
-def _given_python(bench: Workbench, given: Path) -> Path:
+def _given_python(session: Session, given: Path) -> Path:
     if given.is_file():
         return given.absolute()
-    seen = bench.environments.observe(given)
+    seen = session.environments.observe(given)
     if seen.python is None:
         why = seen.broken or "there is no environment."
         raise UsageError(f"{given} cannot draw: {why}", hint="Name another with --environment, or leave it out.")
     return seen.python.path
 
 
-def _make(bench: Workbench, where: Path, choice: EnvironmentChoice, say: Callable[[str], None]) -> None:
+def _make(session: Session, where: Path, choice: EnvironmentChoice, say: Callable[[str], None]) -> None:
     """Make the environment with torch, from the wheel index of the CPU build, else from the default one."""
-    torch = TorchWish(tag="cpu", index_base=choice.torch_index)
-    wish = EnvironmentWish(where=where, accepts_cpu=True, torch=torch)
-    machine = bench.detect_machine()
-    plan = plan_environment(bench, machine, where, "diffusers", wish)
+    torch = TorchOptions(tag="cpu", index_base=choice.torch_index)
+    options = EnvironmentOptions(where=where, accepts_cpu=True, torch=torch)
+    machine = session.detect_machine()
+    plan = plan_environment(session, machine, where, "diffusers", options)
     say(f"About {human_bytes(_FETCHED_BYTES)} are fetched and {human_bytes(_UNPACKED_BYTES)} unpacked for torch's")
     say("CPU build and diffusers (what pip showed on Linux, x86-64, 2026-11-23).")
     say(plan.sentence())
     lines = requirement_lines("diffusers")
     try:
-        apply_environment(bench, machine, plan, wish)
+        apply_environment(session, machine, plan, options)
     except (NetworkError, AccessError) as error:
         if choice.torch_index is not None:
             raise
@@ -115,20 +115,20 @@ def _make(bench: Workbench, where: Path, choice: EnvironmentChoice, say: Callabl
             f"Taking {_DEFAULT_TORCH} from pip's default index instead.  On Linux that may be a CUDA build, whose wheel"
         )
         say("has 527 MB and brings NVIDIA's libraries along, several times as much; stop now if that is too much.")
-        _make_plain(bench, where)
+        _make_plain(session, where)
         lines = (_DEFAULT_TORCH, *lines)
-    bench.environments.install(where, lines, progress=bench.say_progress)
+    session.environments.install(where, lines, progress=session.say_progress)
 
 
-def _make_plain(bench: Workbench, where: Path) -> None:
+def _make_plain(session: Session, where: Path) -> None:
     """Make an environment without a torch set: for one that pip chooses from its default index."""
-    python = bench.environments.find_python(PYTHONS).path
+    python = session.environments.find_python(PYTHONS).path
     run_checked([python, "-I", "-m", "venv", where], timeout_s=_VENV_TIMEOUT_S)
 
 
-def _check_environment(claim: Check, bench: Workbench, where: Path) -> None:
+def _check_environment(claim: Check, session: Session, where: Path) -> None:
     """Check that the torch of an environment that was made computes."""
-    answer = bench.environments.probe(where, backend="cpu", packages=("torch",))
+    answer = session.environments.probe(where, backend="cpu", packages=("torch",))
     claim(
         "the environment's torch gives right numbers on the CPU",
         answer.ok,
@@ -136,8 +136,8 @@ def _check_environment(claim: Check, bench: Workbench, where: Path) -> None:
     )
 
 
-def draw(
-    bench: Workbench, python: Path, model: SmallModel, folder: Path, say: Callable[[str], None]
+def generate(
+    session: Session, python: Path, model: SmallModel, folder: Path, say: Callable[[str], None]
 ) -> tuple[DiffusersRun, SmokeTest]:
     """Draw the small picture on the CPU; return the run, and it as a smoke test with its picture judged.
 
@@ -146,35 +146,35 @@ def draw(
     SmokeTestError
         No picture came.
     """
-    run_ = draw_with_diffusers(
+    run_ = generate_with_diffusers(
         python,
-        run=run,
+        run=run_process,
         cache=model.cache,
         repo_id=model.repo_id,
         revision=model.revision,
-        wish=WISH,
+        options=OPTIONS,
         output=folder / "picture.png",
         log_path=folder / "drawing.log",
         timeout_s=_TIMEOUT_S,
         device="cpu",
-        environ=bench.environ,
-        cancelled=bench.cancelled.is_set,
-        on_event=lambda event: bench.say_progress(event.sentence() or "Drawing.") if event.name != "alive" else None,
+        environ=session.environ,
+        cancelled=session.cancelled.is_set,
+        on_event=lambda event: session.say_progress(event.sentence() or "Drawing.") if event.name != "alive" else None,
     )
-    facts = read_picture(run_.picture)
-    say(f"Drawn in {human_duration(run_.seconds)}, libraries and models included.")
-    return run_, run_.smoke_test(WISH, picture=facts, findings=judge(facts, WISH))
+    facts = read_image(run_.image)
+    say(f"Generated in {human_duration(run_.seconds)}, libraries and models included.")
+    return run_, run_.smoke_test(OPTIONS, image=facts, findings=judge(facts, OPTIONS))
 
 
 def check(claim: Check, run_: DiffusersRun, smoke: SmokeTest, requests: int) -> None:
     """Check what the act claims; `requests` is how many the hub saw meanwhile."""
-    facts, done = smoke.picture, run_.done
+    facts, done = smoke.image, run_.done
     if facts is None:
         claim("there is a picture", False, "none")
         return
     claim(
         "the picture decodes and has the size that was asked for",
-        (facts.width, facts.height) == (WISH.width, WISH.height),
+        (facts.width, facts.height) == (OPTIONS.width, OPTIONS.height),
         f"{facts.width} x {facts.height} {facts.mode}, {human_bytes(facts.size)}",
     )
     wrong = [each.message for each in smoke.findings if each.severity == "problem"]
@@ -184,7 +184,7 @@ def check(claim: Check, run_: DiffusersRun, smoke: SmokeTest, requests: int) -> 
         " ".join(wrong) or f"values from {facts.minimum} to {facts.maximum}, scattered by {facts.deviation:.1f}",
     )
     steps = len(done.timings.steps_s)
-    claim("it took 4 steps", steps == WISH.steps, f"{steps} steps in {human_duration(sum(done.timings.steps_s))}")
+    claim("it took 4 steps", steps == OPTIONS.steps, f"{steps} steps in {human_duration(sum(done.timings.steps_s))}")
     claim(
         "it was drawn with the network off",
         done.is_offline and not done.refused_connections and requests == 0,

@@ -29,9 +29,7 @@ def run_report(output: Path | None, *, say: Callable[[str], None]) -> Report:
     document = read_last_report(state_folder())
     if document is None:
         raise UsageError("There is no run to report on yet.", hint="Run `klein-setup verify` first.")
-    page = render_page(
-        document, picture=_picture_of(document), made_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    )
+    page = render_page(document, image=_image_of(document), made_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     path = (output or _DEFAULT).expanduser().absolute()
     try:
         path.write_text(page, encoding="utf-8")
@@ -43,7 +41,7 @@ def run_report(output: Path | None, *, say: Callable[[str], None]) -> Report:
     return Report(command="report", status="ok", exit_status=EXIT_OK, extra=(("page", str(path)),))
 
 
-def _picture_of(document: Mapping[str, object]) -> bytes | None:
+def _image_of(document: Mapping[str, object]) -> bytes | None:
     """Return the picture the document names, or None where it is gone."""
     found: object = document
     for key in ("details", "smoke_test", "picture", "path"):

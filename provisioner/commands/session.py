@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,19 +24,18 @@ from provisioner.core.models import (
     Target,
     Variant,
 )
-from provisioner.core.records import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from provisioner.comfyui.checkout.checkouts import Checkouts
-    from provisioner.core.ports import Finder, Proof
+    from provisioner.core.ports import FileDigest, Finder
     from provisioner.environment.environments import Environments
     from provisioner.files.download.transfer import RangeFetcher
     from provisioner.files.engine import Engine
     from provisioner.files.observe import Observer
     from provisioner.files.store.file_store import FileStore
-    from provisioner.manifest.manifest_cache import Documents
+    from provisioner.manifest.manifest_cache import ManifestCache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class Settings:
 
 
 @dataclass
-class Workbench:
+class Session:
     """Everything one run works with.
 
     Parameters
@@ -106,12 +106,12 @@ class Workbench:
     # --- parts ---------------------------------------------------------------------------------------
 
     @cached_property
-    def documents(self) -> Documents:
+    def manifest_cache(self) -> ManifestCache:
         """Manifests as they were read before."""
         from provisioner.disk.locations import state_folder
-        from provisioner.manifest.manifest_cache import Documents
+        from provisioner.manifest.manifest_cache import ManifestCache
 
-        return Documents(lambda: state_folder() / "manifests")
+        return ManifestCache(lambda: state_folder() / "manifests")
 
     @cached_property
     def store(self) -> FileStore:
@@ -179,22 +179,22 @@ class Workbench:
         """Return what applies plans; it asks the observer for proofs that were taken a moment ago."""
         from provisioner.files.engine import Engine
 
-        def prove_again(destination: Destination, label: str) -> Proof:
+        def hash_again(destination: Destination, label: str) -> FileDigest:
             stamp = self.store.stamp(destination.path)
             if stamp is None:
-                return self.store.prove(destination.path, progress=lambda _count: None)
-            return observer.proof_of(destination.path, stamp, label)
+                return self.store.hash_file(destination.path, progress=lambda _count: None)
+            return observer.digest_of(destination.path, stamp, label)
 
-        return Engine(store=self.store, fetcher=self.fetcher, events=self.events, prove_again=prove_again)
+        return Engine(store=self.store, fetcher=self.fetcher, events=self.events, hash_again=hash_again)
 
     @cached_property
     def environments(self) -> Environments:
         """The virtual environments of this computer."""
         from provisioner.environment.environments import PROBE, Environments
-        from provisioner.machine.process import run
+        from provisioner.machine.process import run_process
 
         return Environments(
-            run=run,
+            run=run_process,
             environ=self.environ,
             waits_for_lock=self.settings.wait_for_lock,
             probe_script=self.settings.probe_script or PROBE,
@@ -205,10 +205,10 @@ class Workbench:
         """The ComfyUI trees of this computer."""
         from provisioner.comfyui.checkout.checkouts import Checkouts
         from provisioner.files.download.http_session import Credentials, open_session
-        from provisioner.machine.process import run
+        from provisioner.machine.process import run_process
 
         return Checkouts(
-            run=run,
+            run=run_process,
             environ=self.environ,
             open_session=lambda: open_session(Credentials(None, "")),
             cancelled=self.cancelled.is_set,
@@ -226,13 +226,13 @@ class Workbench:
         from provisioner.machine.graphics import read_graphics
         from provisioner.machine.host import LocalHost
         from provisioner.machine.nvml import read_nvml
-        from provisioner.machine.process import run
+        from provisioner.machine.process import run_process
 
         return detect_machine(
             nvml=read_nvml,
-            run=run,
+            run=run_process,
             host=LocalHost(file_system_of=file_system_of, environ=self.environ),
-            graphics=lambda reading: read_graphics(reading, run=run),
+            graphics=lambda reading: read_graphics(reading, run=run_process),
             environ=self.environ,
             paths=paths,
         )

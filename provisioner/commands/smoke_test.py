@@ -8,13 +8,14 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.comfyui.server.failures import findings_in_log, nodes_missing_error
 from provisioner.comfyui.server.launch import Launch
-from provisioner.commands.comfyui_part import Program, check_program
-from provisioner.commands.files_part import Job
+from provisioner.commands.comfyui_part import ComfyUIInstall, check_comfyui
+from provisioner.commands.files_part import Run
 from provisioner.core.errors import (
     EXIT_OK,
     GenerationError,
@@ -24,7 +25,6 @@ from provisioner.core.errors import (
     UsageError,
 )
 from provisioner.core.models import ComfyTarget, Finding, Gpu, HubCacheTarget, HubFile, Machine, Report
-from provisioner.core.records import dataclass, replace
 from provisioner.files.layout import destination_for
 from provisioner.report.smoke_test_json import SMOKE_KEY, smoke_entry
 from provisioner.smoke_test.graph import (
@@ -35,16 +35,16 @@ from provisioner.smoke_test.graph import (
     build_graph,
     names_for,
     official_workflow_name,
+    options_for,
     pick_listed,
-    wish_for,
 )
-from provisioner.smoke_test.image import judge, read_picture, seed_in
+from provisioner.smoke_test.image import judge, read_image, seed_in
 from provisioner.smoke_test.measurement import describe
-from provisioner.smoke_test.results import ModelNames, PictureWish, SmokeTest, Timings
+from provisioner.smoke_test.results import ImageOptions, ModelNames, SmokeTest, Timings
 
 if TYPE_CHECKING:
     from provisioner.comfyui.server.api import ServerFacts
-    from provisioner.comfyui.server.client import ComfyClient, Drawn, DrawProgress
+    from provisioner.comfyui.server.client import ComfyClient, Generated, GenerationProgress
     from provisioner.comfyui.server.server_process import ServerProcess
     from provisioner.environment.state import Observation
     from provisioner.smoke_test.vram import VramSampler
@@ -53,7 +53,7 @@ _FIRST_ANSWER_S = 300.0  # custom nodes are imported first, and some compile som
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SmokeWish:
+class SmokeTestOptions:
     """What the command line asks for of the picture."""
 
     prompt: str | None = None
@@ -62,33 +62,33 @@ class SmokeWish:
     height: int = 1024
     has_tiled_decode: bool = False
     reserve_vram_gib: float | None = None
-    picture: Path | None = None  # where to keep it
+    image: Path | None = None  # where to keep it
     server: str | None = None  # one that runs already
     timeout_s: float = 900.0
 
 
-def picture_wish(job: Job, wish: SmokeWish) -> PictureWish:
+def image_options(run: Run, options: SmokeTestOptions) -> ImageOptions:
     """Return the picture to ask for; raises UsageError for a size the model cannot have."""
-    return wish_for(
-        job.wanted,
-        seed=secrets.randbits(63) if wish.seed is None else wish.seed,
-        prompt=wish.prompt,
-        width=wish.width,
-        height=wish.height,
-        has_tiled_decode=wish.has_tiled_decode,
+    return options_for(
+        run.wanted,
+        seed=secrets.randbits(63) if options.seed is None else options.seed,
+        prompt=options.prompt,
+        width=options.width,
+        height=options.height,
+        has_tiled_decode=options.has_tiled_decode,
     )
 
 
-def graph_of(job: Job, wish: SmokeWish) -> Graph:
+def graph_of(run: Run, options: SmokeTestOptions) -> Graph:
     """Return the graph in API form, with the names the files have under ComfyUI's folders; raises UsageError."""
-    return build_graph(names_for(job.wanted), picture_wish(job, wish))
+    return build_graph(names_for(run.wanted), image_options(run, options))
 
 
 def run_smoke_test(
-    job: Job,
-    wish: SmokeWish,
+    run: Run,
+    options: SmokeTestOptions,
     *,
-    program: Program | None,
+    comfyui: ComfyUIInstall | None,
     environment: Path,
     show: Callable[[SmokeTest], None],
     report: Report | None = None,
@@ -97,11 +97,11 @@ def run_smoke_test(
 
     Parameters
     ----------
-    job : Job
+    run : Run
         The set and where its files are.
-    wish : SmokeWish
+    options : SmokeTestOptions
         What to draw.
-    program : Program or None
+    comfyui : ComfyUIInstall or None
         ComfyUI, where the target is a tree.
     environment : Path
         The virtual environment of ours, if there is one.
@@ -119,18 +119,18 @@ def run_smoke_test(
     NotWritableError
         The picture cannot be kept where it was asked for.
     """
-    machine = job.machine or job.bench.detect_machine()
-    asked = picture_wish(job, wish)
-    _check_place(wish)
-    if isinstance(job.target, HubCacheTarget):
-        smoke = _with_diffusers(job, wish, asked, machine, job.target.cache, environment)
+    machine = run.machine or run.session.detect_machine()
+    asked = image_options(run, options)
+    _check_place(options)
+    if isinstance(run.target, HubCacheTarget):
+        smoke = _with_diffusers(run, options, asked, machine, run.target.cache, environment)
     else:
-        smoke = _with_comfyui(job, wish, asked, machine, program, environment)
-    python = None if program is None else program.checkout.python
-    notes = (*smoke.notes, *describe(smoke, job.wanted.envelope, machine), *_workflow_note(python))
+        smoke = _with_comfyui(run, options, asked, machine, comfyui, environment)
+    python = None if comfyui is None else comfyui.checkout.python
+    notes = (*smoke.notes, *describe(smoke, run.wanted.envelope, machine), *_workflow_note(python))
     smoke = replace(smoke, notes=notes)
     show(smoke)
-    base = report or job.report("smoke-test", "ok", EXIT_OK)
+    base = report or run.report("smoke-test", "ok", EXIT_OK)
     problems = [each for each in smoke.findings if each.severity == "problem"]
     errors = tuple(SmokeTestError(each.message, hint=each.hint) for each in problems[:1])
     status = "failed" if errors else base.status
@@ -149,23 +149,28 @@ def run_smoke_test(
 
 
 def _with_comfyui(
-    job: Job, wish: SmokeWish, asked: PictureWish, machine: Machine, program: Program | None, environment: Path
+    run: Run,
+    options: SmokeTestOptions,
+    asked: ImageOptions,
+    machine: Machine,
+    comfyui: ComfyUIInstall | None,
+    environment: Path,
 ) -> SmokeTest:
     from provisioner.comfyui.server.client import ComfyClient
     from provisioner.smoke_test.vram import VramSampler
 
-    card = _first_card(machine, job.bench.environ)
+    card = _first_card(machine, run.session.environ)
     with (
         VramSampler(uuid=card.uuid if card else None) as sampler,
-        _server(job, wish, program, environment, machine) as (
+        _server(run, options, comfyui, environment, machine) as (
             url,
             process,
         ),
     ):
         if process is not None:
             sampler.watch(process.pid)
-        with ComfyClient(url, cancelled=job.bench.cancelled.is_set, process=process) as client:
-            smoke = _draw(job, wish, asked, client, process, sampler)
+        with ComfyClient(url, cancelled=run.session.cancelled.is_set, process=process) as client:
+            smoke = _generate(run, options, asked, client, process, sampler)
             if process is None or process.facts is None:
                 return smoke
             return replace(smoke, findings=(*smoke.findings, *_judge_device(process.facts, card)))
@@ -173,35 +178,35 @@ def _with_comfyui(
 
 @contextlib.contextmanager
 def _server(
-    job: Job, wish: SmokeWish, program: Program | None, environment: Path, machine: Machine
+    run: Run, options: SmokeTestOptions, comfyui: ComfyUIInstall | None, environment: Path, machine: Machine
 ) -> Iterator[tuple[str, ServerProcess | None]]:
     """Yield the address of a server, and its process where it is one of ours, which is stopped in the end."""
-    if wish.server is not None:
-        yield wish.server, None
+    if options.server is not None:
+        yield options.server, None
         return
     from provisioner.comfyui.server.server_process import start_server
 
-    program, python, seen = _program_and_python(job, program, environment)
-    for finding in check_program(program):
+    comfyui, python, seen = _program_and_python(run, comfyui, environment)
+    for finding in check_comfyui(comfyui):
         if finding.severity == "problem":
             raise SmokeTestError(finding.message, hint=finding.hint)
     with tempfile.TemporaryDirectory(prefix="klein-setup-", ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
         launch = Launch(
             python=python,
-            tree=program.folder,
+            tree=comfyui.folder,
             output=folder / "output",
             user=folder / "user",
             temp=folder,
-            extra=_server_options(job, wish, machine, seen),
+            extra=_server_options(run, options, machine, seen),
         )
-        job.bench.say_progress(f"Starting ComfyUI from {program.folder}.")
+        run.session.say_progress(f"Starting ComfyUI from {comfyui.folder}.")
         with start_server(
             launch,
             log_path=_log_path("comfyui"),
-            cancelled=job.bench.cancelled.is_set,
-            timeout_s=min(_FIRST_ANSWER_S, wish.timeout_s),
-            environ=job.bench.environ,
+            cancelled=run.session.cancelled.is_set,
+            timeout_s=min(_FIRST_ANSWER_S, options.timeout_s),
+            environ=run.session.environ,
         ) as process:
             yield process.address.url, process
 
@@ -222,44 +227,46 @@ def _workflow_note(python: Path | None) -> tuple[str, ...]:
     return () if name is None else (f"ComfyUI's own workflow for it is {name}, among its templates.",)
 
 
-def _program_and_python(job: Job, program: Program | None, environment: Path) -> tuple[Program, Path, Observation]:
+def _program_and_python(
+    run: Run, comfyui: ComfyUIInstall | None, environment: Path
+) -> tuple[ComfyUIInstall, Path, Observation]:
     """Return ComfyUI and the Python it is started with: the environment we made, else the tree's own."""
-    if program is None or program.checkout.tree is None:
+    if comfyui is None or comfyui.checkout.tree is None:
         raise UsageError(
-            f"There is no ComfyUI in {_shown_target(job)} to draw with.",
+            f"There is no ComfyUI in {_shown_target(run)} to draw with.",
             hint="Start yours and name it with --server URL, or name ComfyUI's own folder with --comfyui DIR.",
         )
-    seen = job.bench.environments.observe(environment)
+    seen = run.session.environments.observe(environment)
     if seen.receipt is not None and seen.python is not None:
-        return program, seen.python.path, seen
-    if program.checkout.python is not None:
-        return program, program.checkout.python, seen
+        return comfyui, seen.python.path, seen
+    if comfyui.checkout.python is not None:
+        return comfyui, comfyui.checkout.python, seen
     raise UsageError(
-        f"No Python was found for {program.folder}.",
+        f"No Python was found for {comfyui.folder}.",
         hint="Make an environment with `klein-setup install --only environment`, or name a server with --server URL.",
     )
 
 
-def _shown_target(job: Job) -> str:
-    return str(job.target.given if isinstance(job.target, ComfyTarget) else job.target.cache)
+def _shown_target(run: Run) -> str:
+    return str(run.target.given if isinstance(run.target, ComfyTarget) else run.target.cache)
 
 
-def _server_options(job: Job, wish: SmokeWish, machine: Machine, seen: Observation) -> tuple[str, ...]:
-    options: list[str] = []
+def _server_options(run: Run, options: SmokeTestOptions, machine: Machine, seen: Observation) -> tuple[str, ...]:
+    words: list[str] = []
     backend = seen.receipt.torch_backend if seen.receipt is not None else None
     if backend in {"cpu", "default"} or (backend is None and not machine.gpus):
-        options.append("--cpu")
-    if wish.reserve_vram_gib is not None:
-        options += ["--reserve-vram", f"{wish.reserve_vram_gib:g}"]
-    for config in job.wish.extra_model_paths:
-        options += ["--extra-model-paths-config", str(config.expanduser().absolute())]
-    return tuple(options)
+        words.append("--cpu")
+    if options.reserve_vram_gib is not None:
+        words += ["--reserve-vram", f"{options.reserve_vram_gib:g}"]
+    for config in run.options.extra_model_paths:
+        words += ["--extra-model-paths-config", str(config.expanduser().absolute())]
+    return tuple(words)
 
 
-def _draw(
-    job: Job,
-    wish: SmokeWish,
-    asked: PictureWish,
+def _generate(
+    run: Run,
+    options: SmokeTestOptions,
+    asked: ImageOptions,
     client: ComfyClient,
     process: ServerProcess | None,
     sampler: VramSampler,
@@ -270,33 +277,33 @@ def _draw(
         missing = listed.missing_nodes or ("the type flux2 of CLIPLoader",)
         raise nodes_missing_error(missing, version=facts.comfyui_version)
     if client.address.is_loopback:
-        _check_files_are_there(job)
-        _check_folders(job, client.folder_paths())
-    names = pick_listed(names_for(job.wanted), listed, ignore_case=_ignores_case(facts))
+        _check_files_are_there(run)
+        _check_folders(run, client.folder_paths())
+    names = pick_listed(names_for(run.wanted), listed, ignore_case=_ignores_case(facts))
     graph = build_graph(names, asked)
     if process is None:  # a loader that is cached does not notice that its file was replaced
-        job.bench.say_progress("Telling the server to unload, so that it reads the files that are there now.")
+        run.session.say_progress("Telling the server to unload, so that it reads the files that are there now.")
         client.free()
-    drawn = client.draw(graph, timeout_s=wish.timeout_s, on_progress=_teller(job))
-    if drawn.was_cached:
+    generated = client.generate(graph, timeout_s=options.timeout_s, on_progress=_teller(run))
+    if generated.was_cached:
         raise GenerationError(
             "ComfyUI drew nothing: it answered with an earlier picture of the same graph from its cache.",
             hint="Leave --seed out, so that a fresh one is taken.",
             cause="cached",
         )
-    picture = read_picture(drawn.picture)
+    image = read_image(generated.image)
     return SmokeTest(
         backend="comfyui",
-        wish=asked,
+        options=asked,
         names=names,
-        timings=_timings(drawn, process),
-        picture=picture,
-        picture_path=_keep(drawn.picture, wish, asked),
+        timings=_timings(generated, process),
+        image=image,
+        image_path=_keep(generated.image, options, asked),
         vram=sampler.reading,
         device=_device(facts),
         versions=_versions(facts),
         log_path=None if process is None else process.log_path,
-        findings=(*judge(picture, asked, drawn_seed=seed_in(drawn.picture)), *_findings_in_log(process)),
+        findings=(*judge(image, asked, generated_seed=seed_in(generated.image)), *_findings_in_log(process)),
     )
 
 
@@ -314,7 +321,7 @@ def _judge_device(facts: ServerFacts, card: Gpu | None) -> tuple[Finding, ...]:
     )
 
 
-def _classes(asked: PictureWish) -> tuple[str, ...]:
+def _classes(asked: ImageOptions) -> tuple[str, ...]:
     nothing = ModelNames(diffusion_model="", text_encoder="", vae="")
     return tuple(str(node["class_type"]) for node in build_graph(nothing, asked).values())
 
@@ -323,23 +330,23 @@ def _findings_in_log(process: ServerProcess | None) -> tuple[Finding, ...]:
     return () if process is None else findings_in_log(process.output(), log_path=process.log_path)
 
 
-def check_server(job: Job, url: str) -> tuple[Finding, ...]:
+def check_server(run: Run, url: str) -> tuple[Finding, ...]:
     """Say whether a running server reads the proven files: its folders are what counts, not what a YAML says."""
     from provisioner.comfyui.server.client import ComfyClient
 
-    with ComfyClient(url, cancelled=job.bench.cancelled.is_set) as client:
+    with ComfyClient(url, cancelled=run.session.cancelled.is_set) as client:
         try:
             if client.address.is_loopback:
-                _check_folders(job, client.folder_paths())
-            pick_listed(names_for(job.wanted), client.listed_models())
+                _check_folders(run, client.folder_paths())
+            pick_listed(names_for(run.wanted), client.listed_models())
         except ModelNotListedError as error:
             return (Finding(code="server-reads-elsewhere", severity="problem", message=str(error), hint=error.hint),)
     return ()
 
 
-def _check_files_are_there(job: Job) -> None:
+def _check_files_are_there(run: Run) -> None:
     """Raise where a file of the set is not in its place."""
-    missing = [each.path for each in (destination_for(one, job.target) for one in job.wanted.artifacts)]
+    missing = [each.path for each in (destination_for(one, run.target) for one in run.wanted.artifacts)]
     missing = [path for path in missing if not path.is_file()]
     if missing:
         raise ModelNotListedError(
@@ -349,15 +356,15 @@ def _check_files_are_there(job: Job) -> None:
         )
 
 
-def _check_folders(job: Job, folders: Mapping[str, tuple[str, ...]]) -> None:
+def _check_folders(run: Run, folders: Mapping[str, tuple[str, ...]]) -> None:
     """Raise where the server would read another file than the one that was proven."""
     if not folders:  # an older server does not say
         return
-    for artifact in job.wanted.artifacts:
+    for artifact in run.wanted.artifacts:
         if artifact.folder is None:
             continue
         kind = artifact.folder.partition("/")[0]
-        place = destination_for(artifact, job.target).path
+        place = destination_for(artifact, run.target).path
         below = Path(*Path(artifact.folder).parts[1:], artifact.name)
         read = [Path(each) for each in folders.get(kind, ())]
         first = next((each / below for each in read if (each / below).exists()), None)
@@ -382,37 +389,37 @@ def _ignores_case(facts: ServerFacts) -> bool:
     return (facts.os or "").lower() in {"nt", "win32", "windows", "darwin"}
 
 
-def _teller(job: Job) -> Callable[[DrawProgress], None]:
+def _teller(run: Run) -> Callable[[GenerationProgress], None]:
     """Return what turns the server's words into lines, each said once."""
     words = {"load": "Reading the models.", "encode": "Encoding the prompt.", "decode": "Decoding the picture."}
     said: set[str] = set()
 
-    def tell(progress: DrawProgress) -> None:
+    def tell(progress: GenerationProgress) -> None:
         line = words.get(PHASES.get(progress.node_id or "", ""))
         if progress.node_id == STEP_NODE and progress.value is not None and progress.maximum:
             line = f"Step {progress.value:.0f} of {progress.maximum:.0f}."
         if line is not None and line not in said:
             said.add(line)
-            job.bench.say_progress(line)
+            run.session.say_progress(line)
 
     return tell
 
 
-def _timings(drawn: Drawn, process: ServerProcess | None) -> Timings:
+def _timings(generated: Generated, process: ServerProcess | None) -> Timings:
     """Return the seconds of each part, of the nodes that belong to it; None where the connection was lost."""
     from provisioner.comfyui.server.messages import step_seconds
 
     spent: dict[str, float] = {}
-    for node in drawn.nodes:
+    for node in generated.nodes:
         phase = PHASES.get(node.node_id, "other")
         spent[phase] = spent.get(phase, 0.0) + node.seconds
     return Timings(
         start_s=None if process is None else process.start_s,
         load_s=spent.get("load"),
         encode_s=spent.get(PHASES[ENCODE]),
-        steps_s=step_seconds(STEP_NODE, drawn.nodes, drawn.steps),
+        steps_s=step_seconds(STEP_NODE, generated.nodes, generated.steps),
         decode_s=spent.get("decode"),
-        total_s=drawn.total_s,
+        total_s=generated.total_s,
     )
 
 
@@ -429,23 +436,23 @@ def _versions(facts: ServerFacts) -> tuple[tuple[str, str], ...]:
 
 
 def _with_diffusers(
-    job: Job, wish: SmokeWish, asked: PictureWish, machine: Machine, cache: Path, environment: Path
+    run: Run, options: SmokeTestOptions, asked: ImageOptions, machine: Machine, cache: Path, environment: Path
 ) -> SmokeTest:
-    from provisioner.machine.process import run
-    from provisioner.smoke_test.diffusers_run import draw_with_diffusers
+    from provisioner.machine.process import run_process
+    from provisioner.smoke_test.diffusers_run import generate_with_diffusers
     from provisioner.smoke_test.vram import VramSampler
 
-    if wish.server is not None:
+    if options.server is not None:
         raise UsageError("--server names a ComfyUI, and the set is for diffusers.", hint="Leave one of them out.")
-    seen = job.bench.environments.observe(environment)
+    seen = run.session.environments.observe(environment)
     if seen.python is None:
         raise UsageError(
             f"There is no environment in {environment} to draw with.",
             hint="Make it with `klein-setup install --only environment`, or name one with --environment DIR.",
         )
-    repo_id, revision = _pipeline_of(job)
-    card = _first_card(machine, job.bench.environ)
-    output = wish.picture or _picture_path(asked)
+    repo_id, revision = _pipeline_of(run)
+    card = _first_card(machine, run.session.environ)
+    output = options.image or _image_path(asked)
     backend = seen.receipt.torch_backend if seen.receipt is not None else None
     with VramSampler(uuid=card.uuid if card else None) as sampler:
 
@@ -455,34 +462,34 @@ def _with_diffusers(
                 sampler.watch(pid)
             sentence = getattr(event, "sentence", lambda: None)()
             if sentence:
-                job.bench.say_progress(sentence)
+                run.session.say_progress(sentence)
 
-        done = draw_with_diffusers(
+        done = generate_with_diffusers(
             seen.python.path,
-            run=run,
+            run=run_process,
             cache=cache,
             repo_id=repo_id,
             revision=revision,
-            wish=asked,
+            options=asked,
             output=output,
             log_path=_log_path("diffusers"),
-            timeout_s=wish.timeout_s,
+            timeout_s=options.timeout_s,
             device="cpu" if backend in {"cpu", "default"} else "auto",
-            environ=job.bench.environ,
-            cancelled=job.bench.cancelled.is_set,
+            environ=run.session.environ,
+            cancelled=run.session.cancelled.is_set,
             on_event=hear,
         )
-    picture = read_picture(done.picture)
-    return done.smoke_test(asked, picture=picture, vram=sampler.reading, findings=judge(picture, asked))
+    image = read_image(done.image)
+    return done.smoke_test(asked, image=image, vram=sampler.reading, findings=judge(image, asked))
 
 
-def _pipeline_of(job: Job) -> tuple[str, str]:
+def _pipeline_of(run: Run) -> tuple[str, str]:
     """Return the repository and the commit of the pipeline's index."""
-    for artifact in job.wanted.artifacts:
+    for artifact in run.wanted.artifacts:
         source = artifact.sources[0]
         if artifact.name == "model_index.json" and isinstance(source, HubFile):
             return source.repo_id, source.revision
-    raise UsageError(f"The set {job.wanted.id} holds no pipeline.", hint="Choose a set for diffusers.")
+    raise UsageError(f"The set {run.wanted.id} holds no pipeline.", hint="Choose a set for diffusers.")
 
 
 # --- both ------------------------------------------------------------------------------------------
@@ -504,30 +511,30 @@ def _log_path(what: str) -> Path:
     return state_folder() / "logs" / time.strftime(f"{what}-%Y%m%dT%H%M%SZ.txt", time.gmtime())
 
 
-def _picture_path(asked: PictureWish) -> Path:
+def _image_path(asked: ImageOptions) -> Path:
     from provisioner.disk.locations import data_folder
 
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     return data_folder() / "pictures" / f"klein-{stamp}-{asked.seed}.png"
 
 
-def _check_place(wish: SmokeWish) -> None:
+def _check_place(options: SmokeTestOptions) -> None:
     """Raise before anything is drawn where the picture could not be kept: drawing takes minutes on some machines."""
-    if wish.picture is None:
+    if options.image is None:
         return
-    path = wish.picture.expanduser().absolute()
+    path = options.image.expanduser().absolute()
     folder = next((each for each in path.parents if os.path.lexists(each)), path.parent)
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         reason = "it is a folder" if path.is_dir() else f"{folder} is no folder that can be written to"
         raise _not_kept(path, reason)
 
 
-def _keep(picture: bytes, wish: SmokeWish, asked: PictureWish) -> Path:
+def _keep(image: bytes, options: SmokeTestOptions, asked: ImageOptions) -> Path:
     """Write the picture; raises NotWritableError where that is not possible."""
-    path = (wish.picture or _picture_path(asked)).expanduser().absolute()
+    path = (options.image or _image_path(asked)).expanduser().absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture)
+        path.write_bytes(image)
     except OSError as error:
         raise _not_kept(path, error.strerror or str(error)) from error
     return path

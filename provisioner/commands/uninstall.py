@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from provisioner.commands.environment_part import EnvironmentWish, folder_of
-from provisioner.commands.files_part import Ask, Job, need_yes
+from provisioner.commands.environment_part import EnvironmentOptions, folder_of
+from provisioner.commands.files_part import Ask, Run, need_yes
 from provisioner.core.errors import EXIT_OK, UsageError
 from provisioner.core.models import ComfyTarget, Finding, Report
-from provisioner.core.records import dataclass
 from provisioner.core.units import human_bytes
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _WHY_KEPT = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UninstallWish:
+class UninstallOptions:
     """What the command line asks for."""
 
     parts: frozenset[str] = PARTS
@@ -46,7 +46,7 @@ def parse_parts(text: str | None) -> frozenset[str]:
     return parts
 
 
-def run_uninstall(job: Job, wish: UninstallWish, *, ask: Ask, say: Callable[[str], None]) -> Report:
+def run_uninstall(run: Run, options: UninstallOptions, *, ask: Ask, say: Callable[[str], None]) -> Report:
     """Show what would go and what stays, ask once, and remove it.
 
     Raises
@@ -56,35 +56,35 @@ def run_uninstall(job: Job, wish: UninstallWish, *, ask: Ask, say: Callable[[str
     StorageError
         The system refused to remove something; what was removed before is gone, the receipts are right.
     """
-    files = _owned(job) if "files" in wish.parts else ()
+    files = _owned(run) if "files" in options.parts else ()
     going = [each for each in files if each.state in {"ours", "missing"}]
-    environment = _environment_of_ours(job, wish) if "environment" in wish.parts else None
-    tree = _tree_of_ours(job) if "comfyui" in wish.parts else None
+    environment = _environment_of_ours(run, options) if "environment" in options.parts else None
+    tree = _tree_of_ours(run) if "comfyui" in options.parts else None
     kept = tuple(_kept(each) for each in files if each.state in _WHY_KEPT)
     for line in _lines(going, environment, tree):
         say(line)
     if not going and environment is None and tree is None:
         say("Nothing here was put there by klein-setup.")
-        return job.report("uninstall", "ok", EXIT_OK, findings=kept)
-    if wish.is_dry_run:
-        return job.report("uninstall", "planned", EXIT_OK, findings=kept)
-    if not job.wish.assume_yes:
+        return run.report("uninstall", "ok", EXIT_OK, findings=kept)
+    if options.is_dry_run:
+        return run.report("uninstall", "planned", EXIT_OK, findings=kept)
+    if not run.options.assume_yes:
         need_yes(ask, "Remove these?", hint="`klein-setup uninstall --dry-run` only shows them.")
-    left = (*_remove_files(files), *_remove_programs(job, environment, tree, say))
-    return job.report("uninstall", "ok", EXIT_OK, findings=(*kept, *left))
+    left = (*_remove_files(files), *_remove_programs(run, environment, tree, say))
+    return run.report("uninstall", "ok", EXIT_OK, findings=(*kept, *left))
 
 
-def _owned(job: Job) -> tuple[Owned, ...]:
+def _owned(run: Run) -> tuple[Owned, ...]:
     from provisioner.files.store.removal import owned_files
 
-    return tuple(each for root in _roots(job) for each in owned_files(root))
+    return tuple(each for root in _roots(run) for each in owned_files(root))
 
 
-def _roots(job: Job) -> tuple[Path, ...]:
-    if isinstance(job.target, ComfyTarget):
-        written = [folder.write_root for folder in job.target.folders]
-        return tuple(dict.fromkeys((job.target.models, *written)))
-    return tuple(sorted(folder for folder in job.target.cache.glob("models--*") if folder.is_dir()))
+def _roots(run: Run) -> tuple[Path, ...]:
+    if isinstance(run.target, ComfyTarget):
+        written = [folder.write_root for folder in run.target.folders]
+        return tuple(dict.fromkeys((run.target.models, *written)))
+    return tuple(sorted(folder for folder in run.target.cache.glob("models--*") if folder.is_dir()))
 
 
 def _lines(going: list[Owned], environment: Path | None, tree: Path | None) -> list[str]:
@@ -106,18 +106,18 @@ def _kept(owned: Owned) -> Finding:
     )
 
 
-def _environment_of_ours(job: Job, wish: UninstallWish) -> Path | None:
+def _environment_of_ours(run: Run, options: UninstallOptions) -> Path | None:
     from provisioner.disk.locations import data_folder
 
-    where = folder_of(job.target, EnvironmentWish(where=wish.environment), data_folder)
-    seen = job.bench.environments.observe(where)
+    where = folder_of(run.target, EnvironmentOptions(where=options.environment), data_folder)
+    seen = run.session.environments.observe(where)
     return where if seen.receipt is not None or seen.interrupted is not None else None
 
 
-def _tree_of_ours(job: Job) -> Path | None:
-    if not isinstance(job.target, ComfyTarget) or job.target.models.name != "models":
+def _tree_of_ours(run: Run) -> Path | None:
+    if not isinstance(run.target, ComfyTarget) or run.target.models.name != "models":
         return None
-    seen = job.bench.checkouts.describe(job.target.models.parent)
+    seen = run.session.checkouts.describe(run.target.models.parent)
     return seen.tree if seen.receipt is not None else None
 
 
@@ -147,15 +147,15 @@ def _remove_files(files: tuple[Owned, ...]) -> tuple[Finding, ...]:
 
 
 def _remove_programs(
-    job: Job, environment: Path | None, tree: Path | None, say: Callable[[str], None]
+    run: Run, environment: Path | None, tree: Path | None, say: Callable[[str], None]
 ) -> tuple[Finding, ...]:
     if environment is not None:
-        job.bench.environments.clear_leftovers(environment, progress=job.bench.notice)
-        if job.bench.environments.observe(environment).receipt is not None:
-            job.bench.environments.remove(environment)
+        run.session.environments.clear_leftovers(environment, progress=run.session.notice)
+        if run.session.environments.observe(environment).receipt is not None:
+            run.session.environments.remove(environment)
     if tree is None:
         return ()
-    removal = job.bench.checkouts.remove(tree)
+    removal = run.session.checkouts.remove(tree)
     say(f"Removed {removal.removed_files} files of ComfyUI, {human_bytes(removal.removed_bytes)}.")
     return tuple(
         Finding(

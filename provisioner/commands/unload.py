@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from provisioner.commands.files_part import Job
+from provisioner.commands.files_part import Run
 from provisioner.core.errors import SmokeTestError
 from provisioner.core.models import ComfyTarget, Report
 
@@ -12,7 +12,7 @@ DEFAULT_SERVER = "http://127.0.0.1:8188"
 """Where ComfyUI listens unless it is told otherwise (``comfy/cli_args.py``)."""
 
 
-def unload_running_server(job: Job, report: Report, url: str | None) -> None:
+def unload_running_server(run: Run, report: Report, url: str | None) -> None:
     """Tell the server that reads these files to unload them, if something was put right and one runs.
 
     A loader that is cached does not notice that its file was replaced: the next picture would come from the old bytes
@@ -20,20 +20,20 @@ def unload_running_server(job: Job, report: Report, url: str | None) -> None:
     if it reads this tree.  That nobody answers is no error.
     """
     replaced = any(each.status == "done" and getattr(each.step, "replaces", None) for each in report.outcomes)
-    if not replaced or not isinstance(job.target, ComfyTarget):
+    if not replaced or not isinstance(run.target, ComfyTarget):
         return
     from provisioner.comfyui.server.client import ComfyClient
 
     address = url or DEFAULT_SERVER
     try:
-        with ComfyClient(address, cancelled=job.bench.cancelled.is_set) as client:
+        with ComfyClient(address, cancelled=run.session.cancelled.is_set) as client:
             folders = {Path(path) for paths in client.folder_paths().values() for path in paths}
-            ours = {path for each in job.target.folders for path in each.read}
+            ours = {path for each in run.target.folders for path in each.read}
             if url is None and not folders & ours:
                 return
             client.free()
     except SmokeTestError as error:
         if url is not None:
-            job.bench.notice(f"The server could not be told to unload: {error} Restart it yourself.")
+            run.session.notice(f"The server could not be told to unload: {error} Restart it yourself.")
         return
-    job.bench.notice(f"ComfyUI at {address} was told to unload its models, so that it reads the new files.")
+    run.session.notice(f"ComfyUI at {address} was told to unload its models, so that it reads the new files.")

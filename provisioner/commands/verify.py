@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner import __version__
-from provisioner.commands.comfyui_part import Program, check_program, look_at_program
-from provisioner.commands.environment_part import EnvironmentWish, folder_of, verify_environment
-from provisioner.commands.files_part import Job, run_verify
-from provisioner.commands.parts import can_draw
-from provisioner.commands.smoke_test import SmokeWish, check_server, run_smoke_test
+from provisioner.commands.comfyui_part import ComfyUIInstall, check_comfyui, inspect_comfyui
+from provisioner.commands.environment_part import EnvironmentOptions, folder_of, verify_environment
+from provisioner.commands.files_part import Run, run_verify
+from provisioner.commands.parts import can_generate
+from provisioner.commands.smoke_test import SmokeTestOptions, check_server, run_smoke_test
 from provisioner.commands.verify_all import check_pairing, look_at_everything
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, KleinError, SmokeTestError, UsageError
 from provisioner.core.models import ComfyTarget, Finding, Report
-from provisioner.core.records import dataclass, replace
 from provisioner.report.changes import (
     CHANGES_KEY,
     Change,
@@ -40,17 +40,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyWish:
+class VerifyOptions:
     """What the command line asks for."""
 
-    has_all: bool = False  # every other file of the models folder, too
+    check_all: bool = False  # every other file of the models folder, too
     environment: Path | None = None
-    wants_picture: bool = True  # where something moved that a picture depends on
-    smoke: SmokeWish = SmokeWish()
+    wants_image: bool = True  # where something moved that a picture depends on
+    smoke: SmokeTestOptions = field(default_factory=SmokeTestOptions)
 
 
 def run_full_verify(
-    job: Job, wish: VerifyWish, *, show_changes: ShowChanges, show_smoke: Callable[[SmokeTest], None]
+    run: Run, options: VerifyOptions, *, show_changes: ShowChanges, show_smoke: Callable[[SmokeTest], None]
 ) -> Report:
     """Check files, environment and ComfyUI; where something moved since they were proven, draw a picture, too.
 
@@ -59,27 +59,27 @@ def run_full_verify(
     KleinError
         Looking itself failed.
     """
-    report = run_verify(job, is_quick=False)
-    report = verify_environment(job, report, wish.environment)
+    report = run_verify(run, is_quick=False)
+    report = verify_environment(run, report, options.environment)
     if report.plan is not None and any(check.status != "ok" for check in report.plan.checks):
-        report = with_problems(report, check_pairing(job))
-    if wish.has_all:
-        report = with_problems(report, look_at_everything(job))
-    program = look_at_program(job) if can_draw(job.wanted) else None
-    if program is not None and program.checkout.tree is not None:
-        report = with_problems(report, check_program(program))
-    if wish.smoke.server is not None:
-        report = with_problems(report, check_server(job, wish.smoke.server))
-    before = _last_snapshot(job)
+        report = with_problems(report, check_pairing(run))
+    if options.check_all:
+        report = with_problems(report, look_at_everything(run))
+    comfyui = inspect_comfyui(run) if can_generate(run.wanted) else None
+    if comfyui is not None and comfyui.checkout.tree is not None:
+        report = with_problems(report, check_comfyui(comfyui))
+    if options.smoke.server is not None:
+        report = with_problems(report, check_server(run, options.smoke.server))
+    before = _last_snapshot(run)
     if before is None:
         return report
-    now = take_snapshot(job, report, program, wish.environment)
-    report = with_problems(report, tuple(_gone(before, now, _environment(job, wish.environment))))
+    now = take_snapshot(run, report, comfyui, options.environment)
+    report = with_problems(report, tuple(_gone(before, now, _environment(run, options.environment))))
     changes = compare(before, now)
     checked = list(checks_for(changes))
-    if _should_draw(changes, report, program, wish):
-        report = _drawn(job, report, program, wish, show_smoke)
-    return _told(job, report, changes, tuple(checked), before, now, show_changes)
+    if _should_generate(changes, report, comfyui, options):
+        report = _generated(run, report, comfyui, options, show_smoke)
+    return _told(run, report, changes, tuple(checked), before, now, show_changes)
 
 
 def _gone(before: Snapshot, now: Snapshot, environment: Path) -> Iterator[Finding]:
@@ -116,21 +116,23 @@ def with_problems(report: Report, findings: tuple[Finding, ...]) -> Report:
     )
 
 
-def _should_draw(changes: tuple[Change, ...], report: Report, program: Program | None, wish: VerifyWish) -> bool:
+def _should_generate(
+    changes: tuple[Change, ...], report: Report, comfyui: ComfyUIInstall | None, options: VerifyOptions
+) -> bool:
     moved = any(each.matters for each in changes)
-    has_program = program is not None and (program.checkout.tree is not None or wish.smoke.server is not None)
-    return moved and wish.wants_picture and has_program and report.exit_status == EXIT_OK
+    has_program = comfyui is not None and (comfyui.checkout.tree is not None or options.smoke.server is not None)
+    return moved and options.wants_image and has_program and report.exit_status == EXIT_OK
 
 
-def _drawn(
-    job: Job, report: Report, program: Program | None, wish: VerifyWish, show: Callable[[SmokeTest], None]
+def _generated(
+    run: Run, report: Report, comfyui: ComfyUIInstall | None, options: VerifyOptions, show: Callable[[SmokeTest], None]
 ) -> Report:
     try:
         return run_smoke_test(
-            job,
-            wish.smoke,
-            program=program,
-            environment=_environment(job, wish.environment),
+            run,
+            options.smoke,
+            comfyui=comfyui,
+            environment=_environment(run, options.environment),
             show=show,
             report=report,
         )
@@ -139,7 +141,7 @@ def _drawn(
 
 
 def _told(
-    job: Job,
+    run: Run,
     report: Report,
     changes: tuple[Change, ...],
     checked: tuple[str, ...],
@@ -153,14 +155,14 @@ def _told(
     mend = next_command(report)
     shown = _not_shown_below(changes, report)
     if shown:
-        show_changes(shown, checked, (*findings, *map(_no_picture, report.errors)), mend)
+        show_changes(shown, checked, (*findings, *map(_no_image, report.errors)), mend)
     if changes and report.exit_status == EXIT_OK:
-        remember_proven(job, now)
+        remember_verified(run, now)
     entry = changes_entry(changes, since=before.taken_at, checked=checked, mend=mend)
     return replace(report, extra=(*report.extra, (CHANGES_KEY, entry)))
 
 
-def _no_picture(error: Exception) -> Finding:
+def _no_image(error: Exception) -> Finding:
     """Return what the page says where the picture did not come; why is told once, by the report's error."""
     hint = error.hint if isinstance(error, KleinError) else None
     return Finding(
@@ -180,36 +182,36 @@ def _not_shown_below(changes: tuple[Change, ...], report: Report) -> tuple[Chang
 # --- snapshots -------------------------------------------------------------------------------------
 
 
-def remember_proven(job: Job, snapshot: Snapshot) -> None:
+def remember_verified(run: Run, snapshot: Snapshot) -> None:
     """Keep a proven state beside the receipts unless it is kept already; a folder that refuses is no error."""
-    if not isinstance(job.target, ComfyTarget):
+    if not isinstance(run.target, ComfyTarget):
         return
     from provisioner.report.snapshots import write_snapshot
 
-    before = _last_snapshot(job)
+    before = _last_snapshot(run)
     if before is not None and set(before.looked_at) == set(snapshot.looked_at) and not compare(before, snapshot):
         return
     try:
-        write_snapshot(job.target.models, snapshot)
+        write_snapshot(run.target.models, snapshot)
     except KleinError as error:
-        job.bench.notice(str(error))
+        run.session.notice(str(error))
 
 
-def _last_snapshot(job: Job) -> Snapshot | None:
-    if not isinstance(job.target, ComfyTarget):
+def _last_snapshot(run: Run) -> Snapshot | None:
+    if not isinstance(run.target, ComfyTarget):
         return None
     from provisioner.report.snapshots import read_snapshot
 
-    return read_snapshot(job.target.models)[0]
+    return read_snapshot(run.target.models)[0]
 
 
-def take_snapshot(job: Job, report: Report, program: Program | None, environment: Path | None) -> Snapshot:
+def take_snapshot(run: Run, report: Report, comfyui: ComfyUIInstall | None, environment: Path | None) -> Snapshot:
     """Return the state of everything this run looked at."""
-    machine = report.machine or job.machine
-    where = _environment(job, environment)
-    seen = job.bench.environments.observe(where) if where.is_dir() else None
+    machine = report.machine or run.machine
+    where = _environment(run, environment)
+    seen = run.session.environments.observe(where) if where.is_dir() else None
     versions = {} if seen is None else {each.name: each.version for each in seen.distributions}
-    checkout = program.checkout if program is not None and program.checkout.tree is not None else None
+    checkout = comfyui.checkout if comfyui is not None and comfyui.checkout.tree is not None else None
     looked_at: list[LookedAt] = ["files"]
     looked_at += ["machine"] if machine is not None else []
     looked_at += ["environment"] if versions else []
@@ -230,9 +232,9 @@ def take_snapshot(job: Job, report: Report, program: Program | None, environment
         comfyui_commit=checkout.commit if checkout else None,
         comfyui_has_local_changes=checkout.has_local_changes if checkout else None,
         custom_nodes=checkout.custom_nodes if checkout else (),
-        wanted=f"{job.manifest.id}/{job.wanted.id}",
+        wanted=f"{run.manifest.id}/{run.wanted.id}",
         files=_files(report),
-        extra_model_paths_sha256=_config_digest(job),
+        extra_model_paths_sha256=_config_digest(run),
     )
 
 
@@ -251,15 +253,15 @@ def _files(report: Report) -> tuple[SeenFile, ...]:
     )
 
 
-def _config_digest(job: Job) -> str | None:
-    config = job.target.config if isinstance(job.target, ComfyTarget) else None
+def _config_digest(run: Run) -> str | None:
+    config = run.target.config if isinstance(run.target, ComfyTarget) else None
     try:
         return None if config is None else hashlib.sha256(config.read_bytes()).hexdigest()
     except OSError:
         return None
 
 
-def _environment(job: Job, where: Path | None) -> Path:
+def _environment(run: Run, where: Path | None) -> Path:
     from provisioner.disk.locations import data_folder
 
-    return folder_of(job.target, EnvironmentWish(where=where), data_folder)
+    return folder_of(run.target, EnvironmentOptions(where=where), data_folder)

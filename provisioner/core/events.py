@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 from provisioner.core.models import Outcome, Plan, Step
-from provisioner.core.records import dataclass
 
 Phase = Literal[
     "hashing",  # reading a file that is there (``plan``, ``verify``): bytes_hashed moves

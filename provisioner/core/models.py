@@ -7,10 +7,9 @@ environment variable or a network.  Sizes are bytes, times are seconds, paths ar
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
-
-from provisioner.core.records import dataclass, field
 
 BLOCK_SIZE = 16 * 1024 * 1024
 """Bytes of one part of a download and of one block digest in a receipt (16 MiB)."""
@@ -587,7 +586,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AsideEntry:
+class BackupEntry:
     """One thing that was set aside."""
 
     id: str  # "20261123T061404Z/vae/flux2-vae.safetensors", unique below its root

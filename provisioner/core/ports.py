@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from provisioner.core.models import Artifact, Damage, Destination, FileSystem, LocalCopy, PatchWay, Source, Variant
-from provisioner.core.records import dataclass
 
 FOUND_IN_PLACE = "found in place"
 """What a receipt names as the source of a file that was there before us: it is the user's, whatever was repaired."""
@@ -41,7 +41,7 @@ class Stamp:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
+class FileDigest:
     """What reading every byte of a file gave."""
 
     size: int
@@ -63,7 +63,7 @@ class Claim:
 
     artifact_id: str
     stamp: Stamp
-    proof: Proof
+    file_digest: FileDigest
     source: str  # where the bytes came from, without query or token
 
 
@@ -78,7 +78,7 @@ class TransferProgress:
     note: str = ""  # why nothing moves at the moment, if so
 
 
-class Ran(Protocol):
+class ProcessResult(Protocol):
     """What came of a program that ended by itself."""
 
     @property
@@ -98,7 +98,7 @@ class Ran(Protocol):
         """The end of both streams."""
 
 
-class Run(Protocol):
+class RunProcess(Protocol):
     """Starts a program by argument list; raises CommandError where it cannot, or where it takes too long.
 
     ``env`` is the whole environment, ours where None; ``on_line`` is told the stream and each line while the program
@@ -115,7 +115,7 @@ class Run(Protocol):
         input_bytes: bytes | None = None,
         on_line: Callable[[str, str], None] | None = None,
         keep_bytes: int = ...,
-    ) -> Ran:
+    ) -> ProcessResult:
         """Run it to its end."""
 
 
@@ -198,7 +198,9 @@ class Store(Protocol):
     def block_size(self) -> int:
         """Bytes of a block in proofs, surveys and receipts."""
 
-    def prove(self, path: Path, *, progress: HashProgress, with_blocks: bool = False, size: int | None = None) -> Proof:
+    def hash_file(
+        self, path: Path, *, progress: HashProgress, with_blocks: bool = False, size: int | None = None
+    ) -> FileDigest:
         """Read every byte in order, or the first ``size`` of them; raises UnreadableError."""
 
     def survey(self, path: Path, *, size: int, progress: HashProgress) -> Survey:
@@ -247,7 +249,7 @@ class Store(Protocol):
         *,
         progress: HashProgress,
         replaces: str | None = None,
-    ) -> tuple[str, Proof]:
+    ) -> tuple[str, FileDigest]:
         """Give a misplaced file its place, proven; return how ("moved", or as `place_copy`) and the proof."""
 
     def place_copy(
@@ -258,16 +260,16 @@ class Store(Protocol):
         *,
         progress: HashProgress,
         replaces: str | None = None,
-    ) -> tuple[str, Proof]:
+    ) -> tuple[str, FileDigest]:
         """Put a local copy in place, proven; return how ("reflinked", "hard-linked", "copied") and the proof."""
 
-    def source_of(self, destination: Destination, proof: Proof) -> str:
+    def source_of(self, destination: Destination, file_digest: FileDigest) -> str:
         """Return whose a proven file is that lies there without a receipt that holds: the source to write down.
 
         `FOUND_IN_PLACE`, unless it is the very file that we placed, or were placing when a run was killed.
         """
 
-    def record(self, destination: Destination, artifact: Artifact, proof: Proof, source: str) -> None:
+    def record(self, destination: Destination, artifact: Artifact, file_digest: FileDigest, source: str) -> None:
         """Write the receipt of a file that is in place."""
 
     def lock(self, destinations: Sequence[Destination]) -> AbstractContextManager[None]:
@@ -277,7 +279,7 @@ class Store(Protocol):
 class GrowingFile(Part, Protocol):
     """A part as the engine sees it: it can be sealed, committed or kept as evidence."""
 
-    def seal(self, progress: Callable[[], None]) -> Proof:
+    def seal(self, progress: Callable[[], None]) -> FileDigest:
         """Wait for the digest of the whole; the part is complete. Raises StorageError."""
 
     def commit(self, source: str) -> None:

@@ -6,12 +6,12 @@ It refuses to name torch or anything that would choose a torch of its own; the s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from provisioner.core.models import Finding
-from provisioner.core.records import dataclass
 from provisioner.torch.builds import App
 
 

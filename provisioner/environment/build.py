@@ -13,6 +13,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -26,8 +27,7 @@ from provisioner.core.errors import (
     NotTheFileError,
     UsageError,
 )
-from provisioner.core.ports import Ran, Run
-from provisioner.core.records import dataclass
+from provisioner.core.ports import ProcessResult, RunProcess
 from provisioner.core.units import count, human_bytes, listing
 from provisioner.environment.installed import own_folders, parse_metadata, python_in, read_distributions
 from provisioner.environment.installer import (
@@ -52,7 +52,7 @@ from provisioner.environment.state import (
     pinned,
     wanted_versions,
 )
-from provisioner.environment.swap import Work, move, read_text, remove_tree, write_text
+from provisioner.environment.swap import Workspace, move, read_text, remove_tree, write_text
 from provisioner.torch.builds import TorchBuild, TorchSet
 
 Progress = Callable[[str], None]
@@ -75,32 +75,32 @@ _GOOD_PIP = (25, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Means:
+class BuildContext:
     """What a building works with, whatever it builds."""
 
-    run: Run
+    run: RunProcess
     environ: Mapping[str, str]  # the person's
     fetch_wheel: FetchWheel | None  # pip where None
     pause_s: float  # before a broken download is tried again
 
 
-def pip_settings(means: Means, python: Path) -> dict[str, str]:
+def pip_settings(context: BuildContext, python: Path) -> dict[str, str]:
     """Return the person's settings that may stay, as an environment's own pip reads them."""
-    env = {name: value for name, value in means.environ.items() if not name.upper().startswith("PYTHON")}
-    done = means.run([python, "-I", "-m", "pip", "config", "list"], timeout_s=ASK_TIMEOUT_S, env=env)
+    env = {name: value for name, value in context.environ.items() if not name.upper().startswith("PYTHON")}
+    done = context.run([python, "-I", "-m", "pip", "config", "list"], timeout_s=ASK_TIMEOUT_S, env=env)
     return parse_pip_settings(done.stdout, with_indexes=True) if done.returncode == 0 else {}
 
 
-class Maker:
+class Builder:
     """Resolves, fetches and installs with the pip of the folder it works on.
 
     Parameters
     ----------
-    means : Means
+    context : BuildContext
         What it works with.
     folder : Path
         The environment, aside or in its place.
-    work : Work
+    work : Workspace
         Where wheels and temporary files go.
     progress : callable
         Told one line at a time.
@@ -108,11 +108,13 @@ class Maker:
         What unpacks the wheels; pip where None.
     """
 
-    def __init__(self, means: Means, folder: Path, work: Work, progress: Progress, uv: Path | None = None) -> None:
+    def __init__(
+        self, context: BuildContext, folder: Path, work: Workspace, progress: Progress, uv: Path | None = None
+    ) -> None:
         python = python_in(folder)
         if python is None:
             raise CommandError(f"{folder} holds no Python after it was made.")
-        self._means, self._folder, self._work, self._progress, self._uv = means, folder, work, progress, uv
+        self._context, self._folder, self._work, self._progress, self._uv = context, folder, work, progress, uv
         self._python = python
         self._extra: str | None = None  # a second index, where the first has a gap
 
@@ -122,27 +124,27 @@ class Maker:
         index_url: str | None,
         timeout_s: float,
         on_line: Callable[[str, str], None] | None = None,
-    ) -> Ran:
+    ) -> ProcessResult:
         """Run pip; the index travels in the environment, since it may hold a password and arguments are public."""
         settings = dict(self._settings) if index_url is None else without_indexes(self._settings)
         if index_url is not None:
             settings["index-url"] = index_url
         if self._extra is not None:
             settings["extra-index-url"] = self._extra
-        env = installer_environment(self._means.environ, settings, temporary=self._work.temporary, no_file=os.devnull)
+        env = installer_environment(self._context.environ, settings, temporary=self._work.temporary, no_file=os.devnull)
         command = [self._python, "-I", "-m", "pip", *words]
-        return self._means.run(command, timeout_s=timeout_s, env=env, on_line=on_line)
+        return self._context.run(command, timeout_s=timeout_s, env=env, on_line=on_line)
 
     @cached_property
     def _settings(self) -> Mapping[str, str]:
-        return pip_settings(self._means, self._python)
+        return pip_settings(self._context, self._python)
 
     def need_pip(self) -> None:
         """See that the environment has pip (uv makes environments without)."""
         if self._pip("--version", index_url=None, timeout_s=ASK_TIMEOUT_S).returncode == 0:
             return
-        env = installer_environment(self._means.environ, {}, no_file=os.devnull)
-        done = self._means.run([self._python, "-I", "-m", "ensurepip"], timeout_s=VENV_TIMEOUT_S, env=env)
+        env = installer_environment(self._context.environ, {}, no_file=os.devnull)
+        done = self._context.run([self._python, "-I", "-m", "ensurepip"], timeout_s=VENV_TIMEOUT_S, env=env)
         if done.returncode != 0:
             raise explain_failure(done.last_lines, doing="put pip into the environment", index_url=None)
 
@@ -274,12 +276,12 @@ class Maker:
                 if attempt == _ATTEMPTS:
                     raise
                 self._progress(f"{error} Trying again ({attempt + 1} of {_ATTEMPTS}).")
-                time.sleep(self._means.pause_s * 2 ** (attempt - 1))
+                time.sleep(self._context.pause_s * 2 ** (attempt - 1))
 
     def _fetch_one(self, wheel: Wheel, index_url: str | None) -> None:
         destination = self._work.wheels / wheel.file_name
-        if self._means.fetch_wheel is not None:
-            self._means.fetch_wheel(wheel, destination, self._progress)
+        if self._context.fetch_wheel is not None:
+            self._context.fetch_wheel(wheel, destination, self._progress)
         else:
             self._fetch_with_pip(wheel, index_url)
         if not destination.is_file():
@@ -350,8 +352,8 @@ class Maker:
             raise explain_failure(done.last_lines, doing="install the torch set", index_url=None)
 
     def _unpack_with_uv(self, uv: Path, listed: Path) -> None:
-        env = installer_environment(self._means.environ, {}, temporary=self._work.temporary, no_file=os.devnull)
-        done = self._means.run(
+        env = installer_environment(self._context.environ, {}, temporary=self._work.temporary, no_file=os.devnull)
+        done = self._context.run(
             [
                 uv, "pip", "install", "--python", self._python, "--no-index", "--no-deps", "--find-links",
                 self._work.wheels, "--cache-dir", self._work.temporary / "uv", "--no-progress", "--reinstall",
@@ -365,8 +367,8 @@ class Maker:
 
     def installed(self) -> tuple[Distribution, ...]:
         """Return what lies in the folder."""
-        env = installer_environment(self._means.environ, {}, no_file=os.devnull)
-        _, import_path = ask_python(self._means.run, self._python, env, cwd=self._folder)
+        env = installer_environment(self._context.environ, {}, no_file=os.devnull)
+        _, import_path = ask_python(self._context.run, self._python, env, cwd=self._folder)
         return read_distributions(own_folders(self._folder, import_path))
 
     def _check(self, wheels: Sequence[Wheel]) -> None:

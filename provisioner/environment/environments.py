@@ -13,23 +13,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
 from provisioner.core.errors import CommandError, IntegrityError, KleinError, UnsupportedMachineError, UsageError
 from provisioner.core.models import Finding, Machine
-from provisioner.core.ports import Run
-from provisioner.core.records import dataclass, field, replace
+from provisioner.core.ports import RunProcess
 from provisioner.core.redact import redact
 from provisioner.core.units import listing
 from provisioner.environment.build import (
     ASK_TIMEOUT_S,
     INSTALL_TIMEOUT_S,
     VENV_TIMEOUT_S,
+    BuildContext,
+    Builder,
     FetchWheel,
-    Maker,
-    Means,
     Progress,
     only_news,
     pip_settings,
@@ -68,12 +68,12 @@ from provisioner.environment.state import (
 from provisioner.environment.swap import (
     CONSTRAINTS,
     RECEIPT,
-    Work,
+    Workspace,
     disk_error,
     only_one,
     read_receipt,
     read_text,
-    rehome,
+    relocate,
     remove_tree,
     write_text,
 )
@@ -98,8 +98,8 @@ class Environments:
 
     Parameters
     ----------
-    run : Run
-        Starts programs: `provisioner.machine.process.run`.
+    run : RunProcess
+        Starts programs: `provisioner.machine.process.run_process`.
     environ : mapping
         The person's environment variables.
     home : Path
@@ -114,7 +114,7 @@ class Environments:
         Seconds before a broken download is tried again, doubled each time.
     """
 
-    run: Run
+    run: RunProcess
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     home: Path = field(default_factory=Path.home)
     fetch_wheel: FetchWheel | None = None
@@ -186,25 +186,27 @@ class Environments:
         _refuse_strangers(where)
         uv = self._uv(installer)
         with only_one(where, wait=self.waits_for_lock, notice=progress):
-            work = Work(where)
+            work = Workspace(where)
             recovered = work.recover()
             if recovered is not None:
                 progress(recovered)
             chosen = self._choose_python(python, python_versions)
             with _clearing_up(work) as begin:
                 build_id = _build_id()
-                twin = begin(build_id)
+                staging = begin(build_id)
                 progress(f"Making an environment with Python {chosen.version} ({chosen.path}).")
-                self._make_venv(chosen, twin, where.name)
-                maker = Maker(self._means, twin, work, progress, uv)
+                self._make_venv(chosen, staging, where.name)
+                maker = Builder(self._context, staging, work, progress, uv)
                 maker.improve_pip()
                 releases, wheels = maker.resolve(build)
                 maker.fetch(wheels, build.index_url)
                 maker.install(wheels)
                 receipt = _receipt(build_id, installer, chosen, build, releases, maker.installed())
-                receipt = self._prove(twin, receipt, build, machine, needs_device=needs_device, progress=progress)
-                _seal(twin, where, receipt)
-                kept = work.swap(twin, build_id, _stamp(), lambda: self._check_in_place(where))
+                receipt = self._hash_file(
+                    staging, receipt, build, machine, needs_device=needs_device, progress=progress
+                )
+                _seal(staging, where, receipt)
+                kept = work.swap(staging, build_id, _stamp(), lambda: self._check_in_place(where))
         if kept is not None:
             progress(f"The environment that was there is kept as {kept}.")
         return receipt
@@ -232,7 +234,7 @@ class Environments:
         """
         where = _absolute(where)
         with only_one(where, wait=self.waits_for_lock, notice=progress):
-            work = Work(where)
+            work = Workspace(where)
             recovered = work.recover()
             if recovered is not None:
                 progress(recovered)
@@ -246,14 +248,14 @@ class Environments:
                 build = replace(build, sets=(receipt.set, *others))
             with _clearing_up(work) as begin:
                 begin(_build_id())
-                maker = Maker(self._means, where, work, progress)
+                maker = Builder(self._context, where, work, progress)
                 maker.need_pip()
                 releases, wheels = maker.resolve(build)
                 maker.fetch(wheels, build.index_url)
                 maker.put_back(wheels, before)
                 build_id = receipt.build_id if receipt is not None else _build_id()
                 fresh = _receipt(build_id, "pip", before.python, build, releases, maker.installed())
-                fresh = self._prove(where, fresh, build, machine, needs_device=needs_device, progress=progress)
+                fresh = self._hash_file(where, fresh, build, machine, needs_device=needs_device, progress=progress)
                 _write_state(where, where, fresh)
             remove_tree(work.folder)
         return fresh
@@ -309,7 +311,7 @@ class Environments:
     def _install_with(
         self, python: Path, words: Sequence[str | Path], what: str, uv: Path | None, progress: Progress
     ) -> None:
-        settings = pip_settings(self._means, python)
+        settings = pip_settings(self._context, python)
         env = installer_environment(self.environ, settings, no_file=os.devnull)
         if uv is None:
             command: list[str | Path] = [python, "-I", "-m", "pip", "install", "--progress-bar", "off", *words]
@@ -336,7 +338,7 @@ class Environments:
     def observe(self, where: Path) -> Observation:
         """Return what lies in an environment's folder; nothing is imported, nothing is written."""
         where = _absolute(where)
-        interrupted = Work(where).interrupted()
+        interrupted = Workspace(where).interrupted()
         python = python_in(where)
         if python is None:
             broken = "it holds no Python." if where.is_dir() and any(where.iterdir()) else None
@@ -430,7 +432,7 @@ class Environments:
             Another run makes it just now, and it is not to be waited for.
         """
         where = _absolute(where)
-        work = Work(where)
+        work = Workspace(where)
         if work.journal() is None:
             return
         with only_one(where, wait=self.waits_for_lock, notice=progress):
@@ -438,8 +440,8 @@ class Environments:
                 remove_tree(work.folder)
 
     @property
-    def _means(self) -> Means:
-        return Means(run=self.run, environ=self.environ, fetch_wheel=self.fetch_wheel, pause_s=self.pause_s)
+    def _context(self) -> BuildContext:
+        return BuildContext(run=self.run, environ=self.environ, fetch_wheel=self.fetch_wheel, pause_s=self.pause_s)
 
     # --- parts -------------------------------------------------------------------------------------
 
@@ -490,7 +492,7 @@ class Environments:
         if done.returncode != 0:
             raise explain_failure(done.last_lines, doing="make the environment", index_url=None)
 
-    def _prove(
+    def _hash_file(
         self,
         folder: Path,
         receipt: EnvironmentReceipt,
@@ -568,7 +570,7 @@ def _link_target(path: Path) -> str:
 
 
 @contextmanager
-def _clearing_up(work: Work) -> Iterator[Callable[[str], Path]]:
+def _clearing_up(work: Workspace) -> Iterator[Callable[[str], Path]]:
     """Give a function that begins a building; where the building fails, remove all of it but the wheels."""
     twins: list[Path] = []
 
@@ -629,10 +631,10 @@ def _constraints(installed: Sequence[Distribution], releases: TorchSet) -> tuple
     return tuple(constraints_text(installed_set, tag or None, others).splitlines())
 
 
-def _seal(twin: Path, where: Path, receipt: EnvironmentReceipt) -> None:
+def _seal(staging: Path, where: Path, receipt: EnvironmentReceipt) -> None:
     """Write what the environment carries with it, let it bear its final name, and hand everything to the disk."""
-    _write_state(twin, where, receipt)
-    rehome(twin, where.name)
+    _write_state(staging, where, receipt)
+    relocate(staging, where.name)
     if sys.platform != "win32":
         os.sync()  # thousands of files, some just written by another program: one call for all of them
 

@@ -10,6 +10,7 @@ import ast
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urldefrag, urlsplit
 
@@ -26,7 +27,6 @@ from provisioner.core.errors import (
     UnauthorizedError,
     UnreachableError,
 )
-from provisioner.core.records import dataclass
 from provisioner.core.redact import printable, redact
 from provisioner.core.units import listing
 from provisioner.environment.state import FAMILY, normal_name

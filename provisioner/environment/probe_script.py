@@ -86,11 +86,11 @@ def fp8_product(torch: Any, device: str) -> None:
 
 def convolution(torch: Any, device: str) -> None:
     """Convolve small integers on `device` (on NVIDIA: by cuDNN) and compare with the CPU."""
-    picture = pattern(torch, 16, 256, 5, 2).reshape(1, 16, 16, 16).to(torch.float32)
+    image = pattern(torch, 16, 256, 5, 2).reshape(1, 16, 16, 16).to(torch.float32)
     weights = pattern(torch, 8, 144, 3, 2).reshape(8, 16, 3, 3).to(torch.float32)
     convolve = torch.nn.functional.conv2d
-    reference = convolve(picture.to(torch.float64), weights.to(torch.float64), padding=1)
-    got = convolve(picture.to(device), weights.to(device), padding=1).to("cpu").to(torch.float64)
+    reference = convolve(image.to(torch.float64), weights.to(torch.float64), padding=1)
+    got = convolve(image.to(device), weights.to(device), padding=1).to("cpu").to(torch.float64)
     # Winograd and FFT algorithms round; the sums reach 576, so 0.5 finds a wrong number and forgives a rounding.
     compare(got, reference, f"a convolution on {device}", tolerance=0.5)
 

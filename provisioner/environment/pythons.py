@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from provisioner.core.errors import CommandError
-from provisioner.core.ports import Run
+from provisioner.core.ports import RunProcess
 from provisioner.environment.state import PythonFacts
 
 ASK_TIMEOUT_S = 30.0
@@ -38,7 +38,9 @@ print(json.dumps({
 """
 
 
-def ask_python(run: Run, python: Path, env: Mapping[str, str], *, cwd: Path) -> tuple[PythonFacts, tuple[str, ...]]:
+def ask_python(
+    run: RunProcess, python: Path, env: Mapping[str, str], *, cwd: Path
+) -> tuple[PythonFacts, tuple[str, ...]]:
     """Return what an interpreter says of itself, and where it would import from.
 
     Raises
@@ -80,9 +82,9 @@ def candidates(environ: Mapping[str, str], home: Path, *, platform: str = sys.pl
 def _on_path(path: str, platform: str) -> Iterator[Path]:
     names = ["python"] if platform == "win32" else [f"python3.{minor}" for minor in range(15, 9, -1)] + ["python3"]
     for name in names:
-        program = shutil.which(name, path=path)
-        if program is not None:
-            yield Path(program)
+        comfyui = shutil.which(name, path=path)
+        if comfyui is not None:
+            yield Path(comfyui)
 
 
 def _in_known_folders(home: Path, environ: Mapping[str, str], platform: str) -> Iterator[Path]:
@@ -115,7 +117,7 @@ def _newest_first(path: Path) -> tuple[int, str]:
 
 
 def find_pythons(
-    run: Run, environ: Mapping[str, str], home: Path, *, cwd: Path, wanted: Callable[[PythonFacts], bool]
+    run: RunProcess, environ: Mapping[str, str], home: Path, *, cwd: Path, wanted: Callable[[PythonFacts], bool]
 ) -> tuple[PythonFacts, ...]:
     """Ask the candidates in turn until one is wanted; return all that answered, that one last."""
     found: list[PythonFacts] = []

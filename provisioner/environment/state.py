@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from provisioner.core.models import Finding, Gpu, Machine
-from provisioner.core.records import asdict, dataclass
 from provisioner.core.units import listing
 from provisioner.machine.readings import parse_driver_version
 from provisioner.torch.builds import TorchBuild, TorchSet

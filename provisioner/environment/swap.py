@@ -18,12 +18,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from provisioner.core.errors import FileInUseError, StorageError
 from provisioner.core.models import STATE_FOLDER
-from provisioner.core.records import dataclass
 from provisioner.core.units import human_bytes
 from provisioner.disk.locks import hold_lock, lock_among_temporary_files
 from provisioner.disk.os_errors import storage_error
@@ -142,22 +142,22 @@ def only_one(where: Path, *, wait: bool, notice: Callable[[str], None]) -> Abstr
 # --- a name of the same length -----------------------------------------------------------------
 
 
-def twin_names(name: str) -> tuple[str, ...]:
+def staging_names(name: str) -> tuple[str, ...]:
     """Return names for the folder aside: as many bytes as `name`, and not `name`.
 
-    >>> twin_names(".venv")[:2], twin_names("äb")[0]
+    >>> staging_names(".venv")[:2], staging_names("äb")[0]
     (('~venv', '_venv'), '~~b')
     """
     width = len(name[0].encode())
     return tuple(first * width + name[1:] for first in _FIRST_BYTES if first * width != name[0])
 
 
-def rehomed(content: bytes, old: str, new: str) -> bytes:
+def relocated(content: bytes, old: str, new: str) -> bytes:
     r"""Return a file's content with the folder name `old` exchanged for `new`, no byte longer or shorter.
 
     Only whole path components are exchanged, whatever the separator.
 
-    >>> rehomed(b"#!/comfy/~venv/bin/python\n", "~venv", ".venv")
+    >>> relocated(b"#!/comfy/~venv/bin/python\n", "~venv", ".venv")
     b'#!/comfy/.venv/bin/python\n'
     """
     before, after = old.encode(), new.encode()
@@ -166,12 +166,12 @@ def rehomed(content: bytes, old: str, new: str) -> bytes:
     return re.sub(rb"(?<=[/\\])" + re.escape(before) + rb"(?=[/\\'\"\s:;)]|$)", lambda _: after, content)
 
 
-def rehome(folder: Path, new: str) -> None:
+def relocate(folder: Path, new: str) -> None:
     """Write the name `new` into everything of an environment that holds the folder's own; raises StorageError."""
     for path in (folder / "pyvenv.cfg", *_scripts(folder)):
         try:
             content = path.read_bytes()
-            changed = rehomed(content, folder.name, new)
+            changed = relocated(content, folder.name, new)
             if changed != content:
                 _overwrite(path, changed)
         except OSError as error:
@@ -203,13 +203,13 @@ class Journal:
 
     build_id: str
     stage: Stage
-    twin: str  # name of the folder aside
+    staging: str  # name of the folder aside
     old: str | None = None  # path the environment before was moved to
     is_old_ours: bool = False  # it had a receipt, so it may be removed
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Workspace:
     """What lies beside an environment while one is built: wheels, temporary files, the journal.
 
     Parameters
@@ -258,11 +258,11 @@ class Work:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(error, self.folder, doing="create") from error
-        for name in twin_names(self.where.name):
-            twin = self.where.with_name(name)
-            if not os.path.lexists(twin):
-                self.note(Journal(build_id=build_id, stage="building", twin=name))
-                return twin
+        for name in staging_names(self.where.name):
+            staging = self.where.with_name(name)
+            if not os.path.lexists(staging):
+                self.note(Journal(build_id=build_id, stage="building", staging=name))
+                return staging
         raise StorageError(f"No free name for a folder beside {self.where}.", hint="Remove what you do not need there.")
 
     def interrupted(self) -> str | None:
@@ -290,8 +290,8 @@ class Work:
         said = "An interrupted building was cleared away; it is done again with what had arrived."
         if journal.stage == "swapping":
             said = self._end_swap(journal) or said
-        if journal.twin in twin_names(self.where.name):
-            remove_tree(self.where.with_name(journal.twin))
+        if journal.staging in staging_names(self.where.name):
+            remove_tree(self.where.with_name(journal.staging))
         if self.temporary.exists():
             remove_tree(self.temporary)
         if not self.has_wheels():
@@ -314,12 +314,12 @@ class Work:
         """Whether wheels of a building lie here."""
         return any(self.wheels.glob("*.whl"))
 
-    def swap(self, twin: Path, build_id: str, stamp: str, check: Callable[[], None]) -> Path | None:
+    def swap(self, staging: Path, build_id: str, stamp: str, check: Callable[[], None]) -> Path | None:
         """Give the folder aside its name; the environment from before comes back if the check fails.
 
         Parameters
         ----------
-        twin : Path
+        staging : Path
             The folder aside, complete and proven.
         build_id : str
             Of its receipt.
@@ -339,7 +339,7 @@ class Work:
         journal = Journal(
             build_id=build_id,
             stage="swapping",
-            twin=twin.name,
+            staging=staging.name,
             old=str(old) if had_one else None,
             is_old_ours=is_ours,
         )
@@ -347,11 +347,11 @@ class Work:
         if had_one:
             move(self.where, old)
         try:
-            move(twin, self.where)
+            move(staging, self.where)
             check()
         except BaseException:
             if self.where.exists():
-                move(self.where, twin)
+                move(self.where, staging)
             if had_one:
                 move(old, self.where)
             raise
@@ -363,8 +363,8 @@ class Work:
     def give_up(self, twins: Iterable[Path]) -> None:
         """Remove a building that failed; wheels that have arrived stay for the next try."""
         with contextlib.suppress(StorageError):
-            for twin in twins:
-                remove_tree(twin)
+            for staging in twins:
+                remove_tree(staging)
             if self.temporary.exists():
                 remove_tree(self.temporary)
             if not self.has_wheels():

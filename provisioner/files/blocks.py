@@ -6,9 +6,9 @@ Pure: digests in, block numbers and sentences out.  It never says that a file is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from provisioner.core.models import Damage, TrustedBy, Variant
-from provisioner.core.records import dataclass
 from provisioner.core.units import count, listing
 
 _MOST_RUNS = 6  # more runs of blocks than that are not listed one by one

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,8 +35,15 @@ from provisioner.core.models import (
     Step,
     UrlFile,
 )
-from provisioner.core.ports import FOUND_IN_PLACE, Fetcher, GrowingFile, Proof, Store, TransferProgress, source_of_copy
-from provisioner.core.records import dataclass, field, replace
+from provisioner.core.ports import (
+    FOUND_IN_PLACE,
+    Fetcher,
+    FileDigest,
+    GrowingFile,
+    Store,
+    TransferProgress,
+    source_of_copy,
+)
 from provisioner.core.units import count
 
 if sys.version_info >= (3, 11):
@@ -58,14 +66,14 @@ class Engine:
         The network.
     events : callable
         Told everything that happens.
-    prove_again : callable
+    hash_again : callable
         The proof of a file that was read a moment ago: path and label in, proof out.
     """
 
     store: Store
     fetcher: Fetcher
     events: Events
-    prove_again: Callable[[Destination, str], Proof]
+    hash_again: Callable[[Destination, str], FileDigest]
     rejected: set[tuple[str, Path]] = field(default_factory=set)
 
     def provide(self, look: Callable[[frozenset[tuple[str, Path]]], Plan]) -> tuple[Plan, list[Outcome]]:
@@ -134,9 +142,9 @@ class Engine:
     def _do(self, step: Step) -> tuple[str, int]:
         match step:
             case RecordReceipt():
-                proof = self.prove_again(step.destination, _label(step.destination))
-                source = self.store.source_of(step.destination, proof)
-                self.store.record(step.destination, step.artifact, proof, source)
+                file_digest = self.hash_again(step.destination, _label(step.destination))
+                source = self.store.source_of(step.destination, file_digest)
+                self.store.record(step.destination, step.artifact, file_digest, source)
                 return "receipt written", 0
             case PlaceFile() | MoveFile():
                 return self._place(step), 0
@@ -158,12 +166,14 @@ class Engine:
             tell("placing", bytes_on_disk=done, bytes_hashed=done)
 
         try:
-            way, proof = place(step.copy, step.destination, step.artifact, progress=progress, replaces=step.replaces)
+            way, file_digest = place(
+                step.copy, step.destination, step.artifact, progress=progress, replaces=step.replaces
+            )
         except KleinError as error:
             if _is_rejection(error):
                 self.rejected.add((step.artifact.id, step.copy.path))
             raise
-        self.store.record(step.destination, step.artifact, proof, source_of_copy(way, step.copy.path))
+        self.store.record(step.destination, step.artifact, file_digest, source_of_copy(way, step.copy.path))
         return f"{way} from {step.copy.path}"
 
     # --- a file from the network -------------------------------------------------------------------
@@ -189,8 +199,8 @@ class Engine:
             while True:
                 was_resumed = part.resumed_bytes > 0
                 received, came_from = self._receive(source, step.artifact, part, tell)
-                proof = part.seal(partial(tell.of_part, "proving", part, received))
-                if proof.sha256 == step.artifact.sha256:
+                file_digest = part.seal(partial(tell.of_part, "proving", part, received))
+                if file_digest.sha256 == step.artifact.sha256:
                     break
                 if was_resumed:
                     self.events(Notice(message=f"{label}: {_why_anew(step)}; fetching anew."))
@@ -198,12 +208,12 @@ class Engine:
                     continue
                 if isinstance(step, PatchFile) and step.way == "in-place":
                     part.keep_as_bad()
-                    raise _not_repaired(step, came_from, proof)
-                raise self._wrong_bytes(step.artifact, part, came_from, proof, is_last=is_last)
+                    raise _not_repaired(step, came_from, file_digest)
+                raise self._wrong_bytes(step.artifact, part, came_from, file_digest, is_last=is_last)
             tell.of_part("syncing", part, received)
             recorded_as = FOUND_IN_PLACE if is_theirs else came_from
             part.commit(recorded_as)
-        self.store.record(step.destination, step.artifact, proof, recorded_as)
+        self.store.record(step.destination, step.artifact, file_digest, recorded_as)
         return f"fetched from {came_from}", received
 
     def _standing_source(self, step: PatchFile) -> str:
@@ -255,31 +265,31 @@ class Engine:
         tell = _Teller(self.events, _label(step.destination), step.artifact.size)
         source = self._standing_source(step)
         with self._open(step) as part:
-            proof = part.seal(partial(tell.of_part, "proving", part, 0))
-            if proof.sha256 != step.artifact.sha256:
+            file_digest = part.seal(partial(tell.of_part, "proving", part, 0))
+            if file_digest.sha256 != step.artifact.sha256:
                 part.keep_as_bad()
-                raise _not_repaired(step, "the file itself", proof)
+                raise _not_repaired(step, "the file itself", file_digest)
             part.commit(source)
-        self.store.record(step.destination, step.artifact, proof, source)
+        self.store.record(step.destination, step.artifact, file_digest, source)
         return f"{count(step.damage.extra_bytes, 'byte')} after its end cut off", 0
 
     def _wrong_bytes(
-        self, artifact: Artifact, part: GrowingFile, came_from: str, proof: Proof, *, is_last: bool
+        self, artifact: Artifact, part: GrowingFile, came_from: str, file_digest: FileDigest, *, is_last: bool
     ) -> HashMismatchError:
         kept = "They were thrown away."
         if is_last:
             kept = f"They were kept as {part.keep_as_bad()}; nothing was put in place."
         else:
             part.reset()
-        known = next((each.what for each in artifact.lookalikes if each.sha256 == proof.sha256), None)
+        known = next((each.what for each in artifact.lookalikes if each.sha256 == file_digest.sha256), None)
         what = f" They are: {known}" if known else ""
         return HashMismatchError(
-            f"{came_from} sent other bytes than the manifest names for {artifact.name}: SHA-256 {proof.sha256}, "
+            f"{came_from} sent other bytes than the manifest names for {artifact.name}: SHA-256 {file_digest.sha256}, "
             f"expected {artifact.sha256}.{what} {kept}",
             hint="If it happens again, the source or something between it and you changes the bytes: use another "
             "--endpoint or network.",
             expected=artifact.sha256,
-            observed=proof.sha256,
+            observed=file_digest.sha256,
         )
 
 
@@ -349,13 +359,14 @@ def _why_anew(step: FetchFile | PatchFile) -> str:
     return "what an earlier run left here was damaged"
 
 
-def _not_repaired(step: PatchFile, came_from: str, proof: Proof) -> HashMismatchError:
+def _not_repaired(step: PatchFile, came_from: str, file_digest: FileDigest) -> HashMismatchError:
     return HashMismatchError(
-        f"With its bad blocks from {came_from}, {step.artifact.name} is still another file: SHA-256 {proof.sha256}, "
+        f"With its bad blocks from {came_from}, {step.artifact.name} is still another file: "
+        f"SHA-256 {file_digest.sha256}, "
         f"expected {step.artifact.sha256}. Nothing was written into it.",
         hint="The block digests it was compared with are not those of the whole; it is fetched whole.",
         expected=step.artifact.sha256,
-        observed=proof.sha256,
+        observed=file_digest.sha256,
     )
 
 

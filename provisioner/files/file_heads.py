@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from provisioner.core.models import STATE_FOLDER
-from provisioner.core.records import dataclass
 
 _SKIPPED_FOLDERS = frozenset({STATE_FOLDER, ".git", "__pycache__", ".cache"})
 _MOST_LINKS_DEEP = 8  # folder links are followed as ComfyUI follows them, but not in circles

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from provisioner.core.errors import UsageError
 from provisioner.core.models import Artifact, HubFile, LocalCopy, Variant
-from provisioner.core.records import dataclass
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "on", "yes", "true"}

@@ -38,7 +38,7 @@ class FilesInFolders:
             LocalCopy(
                 artifact_id=artifact.id,
                 path=path,
-                origin="what was set aside earlier" if _is_aside(path) else self._origin,
+                origin="what was set aside earlier" if _is_backup(path) else self._origin,
                 device=status.st_dev,
                 size=content.size,
                 sha256=content.sha256,
@@ -46,9 +46,9 @@ class FilesInFolders:
             for content in contents
             for path, status in known.get(content.size, [])
             # What was set aside from this very name was read then, and was something else.
-            if not (_is_aside(path) and path.name.startswith(artifact.name))
+            if not (_is_backup(path) and path.name.startswith(artifact.name))
         ]
-        likeliest = sorted(copies, key=lambda copy: (_is_aside(copy.path), copy.path.name != artifact.name, copy.path))
+        likeliest = sorted(copies, key=lambda copy: (_is_backup(copy.path), copy.path.name != artifact.name, copy.path))
         return tuple(likeliest)
 
     def _index(self) -> dict[int, list[_Hit]]:
@@ -80,7 +80,7 @@ def _files(folders: Sequence[Path]) -> Iterator[tuple[Path, os.stat_result]]:
                     yield path, status
 
 
-def _is_aside(path: Path) -> bool:
+def _is_backup(path: Path) -> bool:
     return STATE_FOLDER in path.parts
 
 

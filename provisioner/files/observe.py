@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,8 +30,7 @@ from provisioner.core.models import (
     Target,
     Variant,
 )
-from provisioner.core.ports import Claim, Finder, HashProgress, Proof, Stamp, Store, Survey
-from provisioner.core.records import dataclass, field, replace
+from provisioner.core.ports import Claim, FileDigest, Finder, HashProgress, Stamp, Store, Survey
 from provisioner.files.blocks import (
     Trusted,
     block_count,
@@ -57,7 +57,7 @@ class Observer:
     events: Events
     is_unchanged: Callable[[Stamp, Stamp], bool]
     threads: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
-    _proofs: dict[tuple[Path, Stamp], Proof] = field(default_factory=dict)
+    _digests: dict[tuple[Path, Stamp], FileDigest] = field(default_factory=dict)
     _surveys: dict[tuple[Path, Stamp], Survey] = field(default_factory=dict)
     _unread: set[tuple[Path, Stamp]] = field(default_factory=set)  # what the disk did not give to its end
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -121,7 +121,7 @@ class Observer:
             return self._missing(artifact, home), []
         first = self._check(artifact, present[0], depth)
         if first.status == "ok" or present[0].path == home.path:
-            return first, self._unproven(first) if depth == "quick" else self._wrong_receipt(first)
+            return first, self._unverified(first) if depth == "quick" else self._wrong_receipt(first)
         # Something else is read first, under this very name, from a folder that comes before ours.
         own = self._check(artifact, home, depth) if self._is_there(home.path) else self._missing(artifact, home)
         is_same_file = own.status != "missing" and self._is_same_file(present[0].path, home.path)
@@ -195,11 +195,11 @@ class Observer:
             found = self._by_blocks(artifact, place, stamp, trusted, held, claimed)
             if found is not None:
                 return found
-        return self._by_proof(artifact, place, stamp, right_size, held, claimed, trusted)
+        return self._by_digest(artifact, place, stamp, right_size, held, claimed, trusted)
 
     def _claimed(
         self, claim: Claim | None, place: Destination, stamp: Stamp, contents: Sequence[Variant]
-    ) -> Proof | None:
+    ) -> FileDigest | None:
         """Return the receipt's proof if the file is as it was then and the content is one of those wanted.
 
         What this run has read with its own eyes outranks a claim: a disk can lose bits without touching the time.
@@ -208,11 +208,11 @@ class Observer:
             return None
         with self._lock:
             is_unread = (place.path, stamp) in self._unread
-        seen = self._known_proof(place.path, stamp)
-        if is_unread or (seen is not None and not _agrees(claim.proof, seen)):
+        seen = self._known_digest(place.path, stamp)
+        if is_unread or (seen is not None and not _agrees(claim.file_digest, seen)):
             return None
         wanted = {(content.size, content.sha256) for content in contents}
-        return claim.proof if (claim.proof.size, claim.proof.sha256) in wanted else None
+        return claim.file_digest if (claim.file_digest.size, claim.file_digest.sha256) in wanted else None
 
     # --- by blocks -------------------------------------------------------------------------------
 
@@ -221,7 +221,7 @@ class Observer:
         return trusted_digests(
             contents,
             block_size=self.store.block_size,
-            claimed=(claim.proof.sha256, claim.proof.blocks) if claim is not None else None,
+            claimed=(claim.file_digest.sha256, claim.file_digest.blocks) if claim is not None else None,
             published=(artifact.sha256, artifact.blocks) if artifact.blocks else None,
         )
 
@@ -232,7 +232,7 @@ class Observer:
         stamp: Stamp,
         trusted: Trusted,
         held: int,
-        claimed: Proof | None,
+        claimed: FileDigest | None,
     ) -> Check | None:
         """Read every byte over all cores; None where blocks differ, for then the digest of the whole decides.
 
@@ -240,7 +240,7 @@ class Observer:
         that differs is none of the contrary, because the receipt may be what is wrong.
         """
         path = place.path
-        known = self._known_proof(path, stamp)
+        known = self._known_digest(path, stamp)
         if known is not None:
             is_right = (known.sha256, known.blocks) == (trusted.content.sha256, trusted.digests)
             return (
@@ -262,10 +262,10 @@ class Observer:
             )
         if bad:
             return None
-        proof = Proof(size=stamp.size, sha256=trusted.content.sha256, blocks=trusted.digests)
+        file_digest = FileDigest(size=stamp.size, sha256=trusted.content.sha256, blocks=trusted.digests)
         with self._lock:
-            self._proofs[path, stamp] = proof
-        return _ok(artifact, place, proof, basis="blocks", is_recorded=_agrees(claimed, proof))
+            self._digests[path, stamp] = file_digest
+        return _ok(artifact, place, file_digest, basis="blocks", is_recorded=_agrees(claimed, file_digest))
 
     def _survey(self, place: Destination, stamp: Stamp, size: int) -> Survey:
         """Return the digests of a file's blocks; an unchanged file is read once."""
@@ -317,9 +317,11 @@ class Observer:
                 return self._damage_of_beginning(place, stamp, content)
             # One whose header accounts for every byte is another file, and not ours grown longer.
             if 0 < content.size < stamp.size != asked_for:
-                proof = self._prefix_proof(place, stamp, content.size)
-                if proof.sha256 == content.sha256:
-                    return self._damage(place, stamp, Trusted(content=content, digests=proof.blocks, by="whole"), ())
+                file_digest = self._prefix_digest(place, stamp, content.size)
+                if file_digest.sha256 == content.sha256:
+                    return self._damage(
+                        place, stamp, Trusted(content=content, digests=file_digest.blocks, by="whole"), ()
+                    )
         return None
 
     def _damage_of_beginning(self, place: Destination, stamp: Stamp, content: Variant) -> Damage | None:
@@ -338,11 +340,11 @@ class Observer:
         found = read_header(self.store.head(path), stamp.size)
         return found.expected_size if isinstance(found, HeaderProblem) else stamp.size
 
-    def _prefix_proof(self, place: Destination, stamp: Stamp, size: int) -> Proof:
+    def _prefix_digest(self, place: Destination, stamp: Stamp, size: int) -> FileDigest:
         progress = self._progress_of(_label(place), size)
-        proof = self.store.prove(place.path, progress=progress, with_blocks=True, size=size)
+        file_digest = self.store.hash_file(place.path, progress=progress, with_blocks=True, size=size)
         self._check_unchanged(place.path, stamp)
-        return proof
+        return file_digest
 
     def _by_header(self, artifact: Artifact, place: Destination, stamp: Stamp, held: int) -> Check:
         """Without a receipt, and without reading the file: the size is right, and the header must cover it."""
@@ -359,36 +361,38 @@ class Observer:
             held_bytes=held,
         )
 
-    def _by_proof(
+    def _by_digest(
         self,
         artifact: Artifact,
         place: Destination,
         stamp: Stamp,
         contents: Sequence[Variant],
         held: int,
-        claimed: Proof | None,
+        claimed: FileDigest | None,
         trusted: Trusted | None,
     ) -> Check:
         """Let the digest of the whole decide: what a receipt says of blocks may be the very thing that is damaged."""
-        proof = self.proof_of(place.path, stamp, _label(place))
-        if any(proof.sha256 == content.sha256 for content in contents):
-            return _ok(artifact, place, proof, basis="sha256", is_recorded=_agrees(claimed, proof))
+        file_digest = self.digest_of(place.path, stamp, _label(place))
+        if any(file_digest.sha256 == content.sha256 for content in contents):
+            return _ok(artifact, place, file_digest, basis="sha256", is_recorded=_agrees(claimed, file_digest))
         damage = None
         if trusted is not None and trusted.content.size == stamp.size:
-            damage = self._damage(place, stamp, trusted, differing_blocks(proof.blocks, trusted.digests))
+            damage = self._damage(place, stamp, trusted, differing_blocks(file_digest.blocks, trusted.digests))
         return Check(
             artifact=artifact,
             destination=place,
             status="hash-mismatch",
             basis="sha256",
-            observed_size=proof.size,
-            observed_sha256=proof.sha256,
-            identity=damage_sentence(damage) if damage else self._identity(place.path, stamp, artifact, proof.sha256),
+            observed_size=file_digest.size,
+            observed_sha256=file_digest.sha256,
+            identity=damage_sentence(damage)
+            if damage
+            else self._identity(place.path, stamp, artifact, file_digest.sha256),
             held_bytes=held,
             damage=damage,
         )
 
-    def proof_of(self, path: Path, stamp: Stamp, label: str) -> Proof:
+    def digest_of(self, path: Path, stamp: Stamp, label: str) -> FileDigest:
         """Return the proof of a file's content; an unchanged file is read once.
 
         Raises
@@ -398,19 +402,19 @@ class Observer:
         FileInUseError
             It changed meanwhile.
         """
-        known = self._known_proof(path, stamp)
+        known = self._known_digest(path, stamp)
         if known is not None:
             return known
         try:
-            proof = self.store.prove(path, progress=self._progress_of(label, stamp.size), with_blocks=True)
+            file_digest = self.store.hash_file(path, progress=self._progress_of(label, stamp.size), with_blocks=True)
         except UnreadableError:
             with self._lock:
                 self._unread.add((path, stamp))
             raise
         self._check_unchanged(path, stamp)
         with self._lock:
-            self._proofs[path, stamp] = proof
-        return proof
+            self._digests[path, stamp] = file_digest
+        return file_digest
 
     def _progress_of(self, label: str, size: int) -> HashProgress:
         """Return what tells how far the reading of a file is, at most ten times a second."""
@@ -439,9 +443,9 @@ class Observer:
                 path=str(path),
             )
 
-    def _known_proof(self, path: Path, stamp: Stamp) -> Proof | None:
+    def _known_digest(self, path: Path, stamp: Stamp) -> FileDigest | None:
         with self._lock:
-            return self._proofs.get((path, stamp))
+            return self._digests.get((path, stamp))
 
     def _identity(self, path: Path, stamp: Stamp, artifact: Artifact, sha256: str | None) -> str:
         """Return in words what the file is instead."""
@@ -482,10 +486,10 @@ class Observer:
             return False
         if stamp is None or stamp.size != copy.size or copy.path == home or self._is_same_file(copy.path, home):
             return False
-        seen = self._known_proof(copy.path, stamp)
+        seen = self._known_digest(copy.path, stamp)
         return seen is None or seen.sha256 == copy.sha256
 
-    def _unproven(self, check: Check) -> list[Finding]:
+    def _unverified(self, check: Check) -> list[Finding]:
         if check.basis != "size" or check.status != "ok":
             return []
         return [
@@ -502,10 +506,10 @@ class Observer:
         """Say that a file is right and its receipt is not: next time it would be read twice."""
         claim = self.store.claim(check.destination) if (check.status, check.basis) == ("ok", "sha256") else None
         stamp = self.store.stamp(check.destination.path) if claim is not None else None
-        proof = self._known_proof(check.destination.path, stamp) if stamp is not None else None
-        if claim is None or stamp is None or proof is None or not self.is_unchanged(claim.stamp, stamp):
+        file_digest = self._known_digest(check.destination.path, stamp) if stamp is not None else None
+        if claim is None or stamp is None or file_digest is None or not self.is_unchanged(claim.stamp, stamp):
             return []
-        if _agrees(claim.proof, proof) or not claim.proof.blocks:
+        if _agrees(claim.file_digest, file_digest) or not claim.file_digest.blocks:
             return []
         return [
             Finding(
@@ -527,7 +531,7 @@ def _label(place: Destination) -> str:
     return str(place.relative) if isinstance(place, ComfyFile) else place.filename
 
 
-def _agrees(claimed: Proof | None, seen: Proof) -> bool:
+def _agrees(claimed: FileDigest | None, seen: FileDigest) -> bool:
     """Whether a receipt says of a file what was seen of it, the digests of its blocks included."""
     return claimed is not None and (claimed.sha256, claimed.blocks) == (seen.sha256, seen.blocks)
 
@@ -547,7 +551,7 @@ def _is_given_up(check: Check, rejected: frozenset[tuple[str, Path]]) -> bool:
 def _ok(
     artifact: Artifact,
     place: Destination,
-    proof: Proof,
+    file_digest: FileDigest,
     *,
     basis: Literal["receipt", "sha256", "blocks"],
     is_recorded: bool,
@@ -557,8 +561,8 @@ def _ok(
         destination=place,
         status="ok",
         basis=basis,
-        observed_size=proof.size,
-        observed_sha256=proof.sha256,
+        observed_size=file_digest.size,
+        observed_sha256=file_digest.sha256,
         is_recorded=is_recorded,
     )
 

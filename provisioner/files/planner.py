@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from provisioner.core.errors import InsufficientSpaceError, OfflineError, UsageError
@@ -34,7 +35,6 @@ from provisioner.core.models import (
     Step,
     Target,
 )
-from provisioner.core.records import replace
 from provisioner.core.units import human_bytes
 from provisioner.files.layout import known_as
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from provisioner.core.models import Role
-from provisioner.core.records import dataclass
 from provisioner.identify.safetensors_header import Tensor
 
 _U64 = 2**64

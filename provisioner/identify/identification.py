@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from dataclasses import replace
 
-from provisioner.core.records import replace
 from provisioner.core.units import count
 from provisioner.identify.families import Family, Match, family_of, family_of_part
 from provisioner.identify.lora import lora_of

@@ -16,11 +16,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
 from typing import Literal, NamedTuple
 
-from provisioner.core.records import dataclass, field
 from provisioner.identify.quoting import quoted
 
 MAX_HEADER_BYTES = 100_000_000

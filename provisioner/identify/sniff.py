@@ -11,8 +11,8 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
-from provisioner.core.records import dataclass
 from provisioner.identify.families import Family, family_of
 from provisioner.identify.gguf import ARCHITECTURES, QWEN3_WIDTHS, GgufHead, read_gguf
 from provisioner.identify.quoting import quoted

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from provisioner.core.models import Finding, Role
-from provisioner.core.records import dataclass
 from provisioner.identify.safetensors_header import SafetensorsHeader
 
 Kind = Literal[

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from provisioner.core.errors import CommandError, StorageError, UsageError
 from provisioner.core.models import FileSystem, Machine, ProbeResult
-from provisioner.core.ports import Run
+from provisioner.core.ports import RunProcess
 from provisioner.machine.readings import (
     NVIDIA_SMI_FIELDS,
     GraphicsReading,
@@ -54,7 +54,7 @@ class Host(Protocol):
 def detect_machine(
     *,
     nvml: Callable[[], NvidiaReading],
-    run: Run,
+    run: RunProcess,
     host: Host,
     graphics: Callable[[HostReading], GraphicsReading],
     environ: Mapping[str, str],
@@ -116,7 +116,7 @@ def _recorded_machine(file: Path, host: Host) -> Machine:
     return parse_machine_record(text, file)
 
 
-def _read_nvidia(nvml: Callable[[], NvidiaReading], run: Run, host: Host) -> tuple[NvidiaReading, ...]:
+def _read_nvidia(nvml: Callable[[], NvidiaReading], run: RunProcess, host: Host) -> tuple[NvidiaReading, ...]:
     first = nvml()
     if not needs_nvidia_smi(first):
         return (first,)
@@ -124,7 +124,7 @@ def _read_nvidia(nvml: Callable[[], NvidiaReading], run: Run, host: Host) -> tup
     return (first,) if second is None else (first, second)
 
 
-def read_nvidia_smi(run: Run, programs: Sequence[Path]) -> NvidiaReading | None:
+def read_nvidia_smi(run: RunProcess, programs: Sequence[Path]) -> NvidiaReading | None:
     """Return what the first nvidia-smi that answers says, or why none did; None where there is none.
 
     Parameters
@@ -135,26 +135,26 @@ def read_nvidia_smi(run: Run, programs: Sequence[Path]) -> NvidiaReading | None:
         Absolute paths, tried in order.
     """
     failed: NvidiaReading | None = None
-    for program in programs:
-        reading = _ask_nvidia_smi(run, program)
+    for comfyui in programs:
+        reading = _ask_nvidia_smi(run, comfyui)
         if reading.reason is None:
             return reading
         failed = failed or reading
     return failed
 
 
-def _ask_nvidia_smi(run: Run, program: Path) -> NvidiaReading:
+def _ask_nvidia_smi(run: RunProcess, comfyui: Path) -> NvidiaReading:
     fields: tuple[str, ...] | None = NVIDIA_SMI_FIELDS
     reason = "it knows none of the fields that are asked for"
     while fields:  # an old one refuses fields it does not know, so the question grows shorter each time
         try:
-            ran = run([program, *nvidia_smi_arguments(fields)], timeout_s=NVIDIA_SMI_TIMEOUT_S)
+            ran = run([comfyui, *nvidia_smi_arguments(fields)], timeout_s=NVIDIA_SMI_TIMEOUT_S)
         except CommandError as error:
             return NvidiaReading(source="nvidia-smi", reason=str(error))
         if ran.returncode == 0:
             return parse_nvidia_smi(ran.stdout, fields)
         said = f"{ran.stdout}\n{ran.stderr}"
-        reason = f"{program}: {_first_line(said) or f'exit status {ran.returncode}'}"
+        reason = f"{comfyui}: {_first_line(said) or f'exit status {ran.returncode}'}"
         fields = fields_after_refusal(fields, said)
     return NvidiaReading(source="nvidia-smi", reason=reason)
 

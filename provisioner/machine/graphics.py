@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from provisioner.core.errors import CommandError
 from provisioner.core.models import Gpu, ProbeResult, Vendor
-from provisioner.core.ports import Run
-from provisioner.core.records import dataclass
+from provisioner.core.ports import RunProcess
 from provisioner.machine.readings import GraphicsReading, HostReading, normal_pci_bus_id, parse_gfx_target_version
 
 _PCI_VENDORS: dict[int, Vendor] = {0x10DE: "nvidia", 0x1002: "amd", 0x8086: "intel"}
@@ -27,7 +27,7 @@ _SYSCTL = "/usr/sbin/sysctl"
 def read_graphics(
     host: HostReading,
     *,
-    run: Run,
+    run: RunProcess,
     root: Path = Path("/"),
     registry: Callable[[], Iterable[Mapping[str, object]]] | None = None,
 ) -> GraphicsReading:
@@ -154,7 +154,7 @@ def _properties(file: Path) -> dict[str, int]:
 # --- macOS -------------------------------------------------------------------------------------
 
 
-def read_apple_graphics(host: HostReading, run: Run) -> GraphicsReading:
+def read_apple_graphics(host: HostReading, run: RunProcess) -> GraphicsReading:
     """Return the graphics processor of an Apple chip; it shares the computer's memory."""
     if host.architecture != "arm64":
         detail = "a Mac without an Apple chip: torch has no GPU support for it"

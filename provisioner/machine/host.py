@@ -9,11 +9,11 @@ import os
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from provisioner.core.errors import UnreadableError
 from provisioner.core.models import FileSystem, OperatingSystem, ProbeResult
-from provisioner.core.records import dataclass, field
 from provisioner.machine.readings import (
     HostReading,
     is_wsl_kernel,
@@ -93,12 +93,12 @@ class LocalHost:
         """Return where nvidia-smi is, by absolute path, likeliest first."""
         fixed = nvidia_smi_candidates(operating_system_named(self.platform), self.environ, self.root)
         found = [path for path in fixed if path.is_file()]
-        on_path = self.find_program("nvidia-smi")
+        on_path = self.find_on_path("nvidia-smi")
         return tuple(dict.fromkeys([*found, *([on_path] if on_path else [])]))
 
-    def find_program(self, name: str) -> Path | None:
+    def find_on_path(self, name: str) -> Path | None:
         """Return the absolute path of a program on ``PATH``, never one in the current directory; None where none is."""
-        return find_program(name, self.environ, cwd=Path.cwd(), is_windows=self.platform == "win32")
+        return find_on_path(name, self.environ, cwd=Path.cwd(), is_windows=self.platform == "win32")
 
 
 def _release() -> str:
@@ -171,7 +171,7 @@ def nvidia_smi_candidates(
     return ()
 
 
-def find_program(name: str, environ: Mapping[str, str], *, cwd: Path, is_windows: bool) -> Path | None:
+def find_on_path(name: str, environ: Mapping[str, str], *, cwd: Path, is_windows: bool) -> Path | None:
     """Return the absolute path of a program on ``PATH``, or None.
 
     Relative entries and the current directory are passed over, so that a program somebody put

@@ -18,11 +18,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
 from provisioner.core.errors import CommandError
-from provisioner.core.records import dataclass, field
 from provisioner.core.redact import printable, redact
 
 Stream = Literal["stdout", "stderr"]
@@ -50,7 +50,7 @@ class Completed:
     last_lines: tuple[str, ...]  # of both streams, in order of arrival
 
 
-def run(
+def run_process(
     args: Sequence[str | Path],
     *,
     timeout_s: float,
@@ -139,7 +139,7 @@ def run_checked(
         It could not be started, ran out of time, or ended with another exit status than 0
         (``reason="exit-status"``); ``returncode`` and ``last_lines`` are in the context.
     """
-    done = run(
+    done = run_process(
         args,
         timeout_s=timeout_s,
         env=env,
@@ -290,10 +290,10 @@ def _signal_group(group: int, number: int) -> None:
 
 def _taskkill(pid: int) -> None:
     """Windows: end a process and its descendants (a job object would also catch those whose parent is gone)."""
-    program = Path(os.environ.get("SystemRoot", r"C:\Windows"), "System32", "taskkill.exe")  # noqa: SIM112 - its name
+    comfyui = Path(os.environ.get("SystemRoot", r"C:\Windows"), "System32", "taskkill.exe")  # noqa: SIM112 - its name
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(
-            [program, "/T", "/F", "/PID", str(pid)],
+            [comfyui, "/T", "/F", "/PID", str(pid)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,

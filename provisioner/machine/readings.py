@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeGuard, TypeVar, get_args
 
 from provisioner.core.errors import UsageError
 from provisioner.core.models import FileSystem, Gpu, Machine, OperatingSystem, ProbeResult, Vendor
-from provisioner.core.records import dataclass, field, replace
 
 T = TypeVar("T")
 
@@ -331,8 +331,8 @@ def merge_devices(first: Sequence[NvidiaDevice], second: Sequence[NvidiaDevice])
         return tuple(second)
     merged = []
     for device in first:
-        twin = next((other for other in second if _is_same_device(device, other)), None)
-        merged.append(_filled(device, twin) if twin else device)
+        staging = next((other for other in second if _is_same_device(device, other)), None)
+        merged.append(_filled(device, staging) if staging else device)
     return tuple(merged)
 
 
@@ -345,18 +345,18 @@ def _is_same_device(one: NvidiaDevice, other: NvidiaDevice) -> bool:
     return one.index == other.index
 
 
-def _filled(device: NvidiaDevice, twin: NvidiaDevice) -> NvidiaDevice:
+def _filled(device: NvidiaDevice, staging: NvidiaDevice) -> NvidiaDevice:
     return replace(
         device,
-        name=_first(device.name, twin.name),
-        uuid=_first(device.uuid, twin.uuid),
-        pci_bus_id=_first(device.pci_bus_id, twin.pci_bus_id),
-        compute_capability=_first(device.compute_capability, twin.compute_capability),
-        memory_total_bytes=_first(device.memory_total_bytes, twin.memory_total_bytes),
-        memory_free_bytes=_first(device.memory_free_bytes, twin.memory_free_bytes),
-        memory_reserved_bytes=_first(device.memory_reserved_bytes, twin.memory_reserved_bytes),
-        is_display_active=_first(device.is_display_active, twin.is_display_active),
-        is_mig_enabled=_first(device.is_mig_enabled, twin.is_mig_enabled),
+        name=_first(device.name, staging.name),
+        uuid=_first(device.uuid, staging.uuid),
+        pci_bus_id=_first(device.pci_bus_id, staging.pci_bus_id),
+        compute_capability=_first(device.compute_capability, staging.compute_capability),
+        memory_total_bytes=_first(device.memory_total_bytes, staging.memory_total_bytes),
+        memory_free_bytes=_first(device.memory_free_bytes, staging.memory_free_bytes),
+        memory_reserved_bytes=_first(device.memory_reserved_bytes, staging.memory_reserved_bytes),
+        is_display_active=_first(device.is_display_active, staging.is_display_active),
+        is_mig_enabled=_first(device.is_mig_enabled, staging.is_mig_enabled),
     )
 
 

@@ -6,6 +6,7 @@ Pure: values in, text out.  It locks only what was proven, and invents no digest
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from provisioner.core.errors import LockDriftError, ManifestError
 from provisioner.core.models import (
@@ -20,13 +21,12 @@ from provisioner.core.models import (
     Manifest,
     Source,
 )
-from provisioner.core.records import dataclass, replace
 
 _UNITS = (("GB", 10**9), ("GiB", 2**30), ("MB", 10**6), ("MiB", 2**20))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proven:
+class Verified:
     """One file as it was proven a moment ago."""
 
     size: int  # bytes
@@ -34,7 +34,7 @@ class Proven:
     blocks: tuple[str, ...]  # SHA-256 of every 16 MiB, in order
 
 
-def locked_text(manifest: Manifest, wanted: ArtifactSet, proven: Mapping[str, Proven], lock: Lock) -> str:
+def locked_text(manifest: Manifest, wanted: ArtifactSet, verified: Mapping[str, Verified], lock: Lock) -> str:
     """Return the YAML text of a manifest of one set that names exactly the bytes that are here.
 
     Parameters
@@ -43,7 +43,7 @@ def locked_text(manifest: Manifest, wanted: ArtifactSet, proven: Mapping[str, Pr
         What was asked for.
     wanted : ArtifactSet
         The set that is installed.
-    proven : mapping of str to Proven
+    verified : mapping of str to Verified
         For each artifact's id what lies in its place, every byte read.
     lock : Lock
         What the machine is.
@@ -55,7 +55,7 @@ def locked_text(manifest: Manifest, wanted: ArtifactSet, proven: Mapping[str, Pr
     """
     import yaml
 
-    artifacts = tuple(_locked(each, proven.get(each.id)) for each in wanted.artifacts)
+    artifacts = tuple(_locked(each, verified.get(each.id)) for each in wanted.artifacts)
     document = {
         "schema_version": manifest.schema_version,
         "id": manifest.id,
@@ -81,25 +81,25 @@ def locked_text(manifest: Manifest, wanted: ArtifactSet, proven: Mapping[str, Pr
     return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=10_000))
 
 
-def _locked(artifact: Artifact, proof: Proven | None) -> Artifact:
+def _locked(artifact: Artifact, file_digest: Verified | None) -> Artifact:
     """Return the artifact as it is here: its own bytes, or those of the content that was accepted instead."""
-    variant = next((each for each in artifact.contents if proof and each.sha256 == proof.sha256), None)
-    if proof is None or variant is None:
+    variant = next((each for each in artifact.contents if file_digest and each.sha256 == file_digest.sha256), None)
+    if file_digest is None or variant is None:
         raise ManifestError(
             f"{artifact.name} is not here as the manifest asks, so there is nothing to lock.",
             hint="Run `klein-setup verify`, put right what it finds, and lock again.",
         )
-    if len(proof.blocks) != -(-proof.size // BLOCK_SIZE):
+    if len(file_digest.blocks) != -(-file_digest.size // BLOCK_SIZE):
         raise ManifestError(
             f"{artifact.name} was proven without the digests of its blocks.",
             hint="Run `klein-setup verify` once, which writes them down, and lock again.",
         )
-    is_own = proof.sha256 == artifact.sha256
+    is_own = file_digest.sha256 == artifact.sha256
     return replace(
         artifact,
-        size=proof.size,
-        sha256=proof.sha256,
-        blocks=proof.blocks,
+        size=file_digest.size,
+        sha256=file_digest.sha256,
+        blocks=file_digest.blocks,
         accept=(),
         sources=artifact.sources if is_own else variant.sources or artifact.sources,
         fingerprint=artifact.fingerprint if is_own else None,

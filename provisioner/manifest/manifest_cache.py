@@ -12,10 +12,10 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from provisioner import __version__
-from provisioner.core.records import dataclass
 from provisioner.manifest.strict_yaml import Issues, Node, compose, node_of, plain_of
 
 _KEPT = 8
@@ -25,7 +25,7 @@ _LARGEST_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Documents:
+class ManifestCache:
     """The trees in one folder, which need not exist."""
 
     folder: Callable[[], Path]

@@ -8,9 +8,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from provisioner.core.records import dataclass, field
 
 READ_BYTES = 1024 * 1024
 

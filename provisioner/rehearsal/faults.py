@@ -8,9 +8,8 @@ from __future__ import annotations
 import fnmatch
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Literal
-
-from provisioner.core.records import dataclass, field
 
 ENDLESS_LIMIT = 8 * 1024**3
 """Bytes after which even an endless body ends (8 GiB), so that a client without a bound fills no real disk."""

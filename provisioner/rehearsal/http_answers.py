@@ -6,9 +6,9 @@ Knows neither sockets nor what the hub holds.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from urllib.parse import parse_qs
 
-from provisioner.core.records import replace
 from provisioner.rehearsal.content import Commit, Content
 from provisioner.rehearsal.faults import (
     Fault,

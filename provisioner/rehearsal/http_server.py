@@ -14,13 +14,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from http.client import responses
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO, Literal
 from urllib.parse import unquote, urlsplit
 
-from provisioner.core.records import dataclass, field, replace
 from provisioner.rehearsal.content import Content
 from provisioner.rehearsal.faults import CutAfter, Endless, Fault, ResetAfter, Send, Stall, Wait, WrongBytes, script
 

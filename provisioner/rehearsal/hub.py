@@ -18,10 +18,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qs, quote
 
-from provisioner.core.records import dataclass, replace
 from provisioner.rehearsal.content import Commit, Content, Entry, LfsRule, Repository, is_stored_by_lfs
 from provisioner.rehearsal.faults import (
     ExpireSignatures,

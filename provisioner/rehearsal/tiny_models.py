@@ -13,11 +13,11 @@ import random
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from provisioner.core.models import Role
-from provisioner.core.records import dataclass, replace
 
 TABLES = Path(__file__).with_name("tables")
 DIVISORS = (128, 64, 32, 16, 8, 4, 2, 1)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from provisioner.core.records import dataclass, replace
 from provisioner.rehearsal.tiny_models import Tensor, in_file_order, load_table, shrunk, write_safetensors
 
 VAE_DIVISOR = 16

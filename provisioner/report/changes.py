@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-from provisioner.core.records import dataclass
 from provisioner.core.units import count, human_bytes, listing
 from provisioner.report.json_document import JsonValue
 

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import PurePath
 from typing import TypeAlias, TypedDict
 
@@ -32,7 +33,6 @@ from provisioner.core.models import (
     Step,
     Target,
 )
-from provisioner.core.records import field_values
 from provisioner.core.redact import MASK, redact
 from provisioner.report.outcome import all_errors, all_findings, exit_status_of, label_of, next_command
 
@@ -410,9 +410,8 @@ def _entry(key: str, value: object, secrets: tuple[str, ...]) -> JsonValue:
 
 def _other_value(value: object, secrets: tuple[str, ...]) -> JsonValue:
     """Return a dataclass as an object, and anything else as its text."""
-    named = field_values(value)
-    if named is not None:
-        return {name: _entry(name, each, secrets) for name, each in named}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: _entry(each.name, getattr(value, each.name), secrets) for each in fields(value)}
     if isinstance(value, bytes):
         return redact(value.decode("utf-8", "backslashreplace"), secrets)
     return redact(str(value), secrets)

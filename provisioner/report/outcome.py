@@ -17,7 +17,7 @@ from provisioner.core.models import (
     Plan,
     Report,
 )
-from provisioner.report.remedies import mending_verb
+from provisioner.report.remedies import remedy_verb
 
 DEFAULT_MANIFEST = "flux2-klein-4b"
 """What ``--manifest`` means when it is not given."""
@@ -122,7 +122,7 @@ def _next_verb(report: Report) -> str | None:
     """Return the command to run after this report, without its options."""
     match report.status:
         case "findings":
-            return None if report.command in {"install", "repair"} else _mending_verb(report)
+            return None if report.command in {"install", "repair"} else _remedy_verb(report)
         case "interrupted":
             return report.command
         case "planned":
@@ -133,10 +133,10 @@ def _next_verb(report: Report) -> str | None:
             return None
 
 
-def _mending_verb(report: Report) -> str | None:
+def _remedy_verb(report: Report) -> str | None:
     plan = report.plan
     files_are_wrong = plan is not None and bool(plan.steps or any(check.status != "ok" for check in plan.checks))
-    return mending_verb(all_findings(report), files_are_wrong=files_are_wrong)
+    return remedy_verb(all_findings(report), files_are_wrong=files_are_wrong)
 
 
 def _options(report: Report, plan: Plan) -> str:

@@ -24,7 +24,7 @@ _BY_HAND = frozenset(
 _FILE_CODES = frozenset({"never-proven"})
 
 
-def mending_verb(findings: Iterable[Finding], *, files_are_wrong: bool = False) -> str | None:
+def remedy_verb(findings: Iterable[Finding], *, files_are_wrong: bool = False) -> str | None:
     """Return the command that mends what does not hold, without its options; None where no command of ours does.
 
     Parameters
@@ -42,7 +42,7 @@ def mending_verb(findings: Iterable[Finding], *, files_are_wrong: bool = False) 
 
     Examples
     --------
-    >>> mending_verb([Finding(code="torch-replaced", severity="problem", message="")])
+    >>> remedy_verb([Finding(code="torch-replaced", severity="problem", message="")])
     'install --only environment'
     """
     problems = [finding for finding in findings if finding.severity == "problem"]

@@ -1,22 +1,22 @@
 """A smoke test as the ``--json`` document says it, under ``details.smoke_test``.
 
 The keys are written out here, so that renaming a field of ours never renames a key somebody reads.  What nobody
-measured is null.  Nothing is judged: `is_proven` repeats what the smoke test itself found.
+measured is null.  Nothing is judged: `is_verified` repeats what the smoke test itself found.
 """
 
 from __future__ import annotations
 
 from provisioner.core.models import Finding
 from provisioner.report.json_document import JsonValue, json_value
-from provisioner.smoke_test.results import ModelNames, PictureFacts, PictureWish, SmokeTest, Timings, VramReading
+from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
 
 SMOKE_KEY = "smoke_test"
 """Where `smoke_entry` belongs in ``Report.extra``."""
 
 
-def is_proven(smoke: SmokeTest) -> bool:
+def is_verified(smoke: SmokeTest) -> bool:
     """Whether a picture came out and nothing about it is a problem."""
-    return smoke.picture is not None and not any(each.severity == "problem" for each in smoke.findings)
+    return smoke.image is not None and not any(each.severity == "problem" for each in smoke.findings)
 
 
 def smoke_entry(smoke: SmokeTest) -> dict[str, JsonValue]:
@@ -30,16 +30,16 @@ def smoke_entry(smoke: SmokeTest) -> dict[str, JsonValue]:
     Returns
     -------
     dict
-        Keys ``backend``, ``is_proven``, ``wish``, ``picture``, ``timings``, ``vram``, ``device``, ``versions``,
+        Keys ``backend``, ``is_verified``, ``options``, ``image``, ``timings``, ``vram``, ``device``, ``versions``,
         ``models``, ``log_path``, ``notes`` and ``findings``, always all of them.  Times are seconds, memory is bytes.
-        ``picture``, ``vram`` and ``models`` are null where there is none; a picture that came has its ``path``, which
+        ``image``, ``vram`` and ``models`` are null where there is none; a picture that came has its ``path``, which
         is null where it was not kept.
     """
     return {
         "backend": smoke.backend,
-        "is_proven": is_proven(smoke),
-        "wish": _wish_entry(smoke.wish),
-        "picture": _picture_entry(smoke.picture, smoke) if smoke.picture else None,
+        "is_proven": is_verified(smoke),
+        "wish": _options_entry(smoke.options),
+        "picture": _image_entry(smoke.image, smoke) if smoke.image else None,
         "timings": _timings_entry(smoke.timings),
         "vram": _vram_entry(smoke.vram) if smoke.vram else None,
         "device": smoke.device,
@@ -51,31 +51,31 @@ def smoke_entry(smoke: SmokeTest) -> dict[str, JsonValue]:
     }
 
 
-def _wish_entry(wish: PictureWish) -> dict[str, JsonValue]:
+def _options_entry(options: ImageOptions) -> dict[str, JsonValue]:
     """Return what was asked for: with it, the same picture can be asked for again."""
     return {
-        "prompt": json_value(wish.prompt),
-        "seed": wish.seed,
-        "width": wish.width,
-        "height": wish.height,
-        "steps": wish.steps,
-        "guidance": json_value(wish.guidance),
-        "has_tiled_decode": wish.has_tiled_decode,
+        "prompt": json_value(options.prompt),
+        "seed": options.seed,
+        "width": options.width,
+        "height": options.height,
+        "steps": options.steps,
+        "guidance": json_value(options.guidance),
+        "has_tiled_decode": options.has_tiled_decode,
     }
 
 
-def _picture_entry(picture: PictureFacts, smoke: SmokeTest) -> dict[str, JsonValue]:
+def _image_entry(image: ImageFacts, smoke: SmokeTest) -> dict[str, JsonValue]:
     return {
-        "path": json_value(smoke.picture_path),
-        "width": picture.width,
-        "height": picture.height,
-        "mode": picture.mode,
-        "size": picture.size,
-        "sha256": picture.sha256,
-        "minimum": picture.minimum,
-        "maximum": picture.maximum,
-        "mean": json_value(picture.mean),
-        "deviation": json_value(picture.deviation),
+        "path": json_value(smoke.image_path),
+        "width": image.width,
+        "height": image.height,
+        "mode": image.mode,
+        "size": image.size,
+        "sha256": image.sha256,
+        "minimum": image.minimum,
+        "maximum": image.maximum,
+        "mean": json_value(image.mean),
+        "deviation": json_value(image.deviation),
     }
 
 

@@ -1,4 +1,4 @@
-"""What the lines of `inside/draw.py` mean: progress, a picture with its figures, or why there is none and what to do.
+"""What the lines of `diffusers_script` mean: progress, a picture with its figures, or why there is none and what to do.
 
 Pure: it is given lines and exit statuses.  It takes nothing for a figure that is not a number, and guesses no cause
 that the words do not name.
@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from provisioner.core.errors import MemoryExhaustedError, SmokeTestError
 from provisioner.core.models import Finding
-from provisioner.core.records import dataclass
 from provisioner.core.units import human_bytes, human_duration, listing
-from provisioner.smoke_test.results import PictureFacts, PictureWish, SmokeTest, Timings, VramReading
+from provisioner.smoke_test.results import ImageFacts, ImageOptions, SmokeTest, Timings, VramReading
 
-DrawPhase = Literal["started", "alive", "imported", "loaded", "encoded", "step", "decoded"]
+GenerationPhase = Literal["started", "alive", "imported", "loaded", "encoded", "step", "decoded"]
 Offload = Literal["none", "model", "sequential"]
-OffloadWish = Literal["auto", "none", "model", "sequential"]
+OffloadOptions = Literal["auto", "none", "model", "sequential"]
 Dtype = Literal["bf16", "fp32"]
 _Word = TypeVar("_Word", bound=str)
 
@@ -27,10 +27,10 @@ _SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrawEvent:
+class GenerationEvent:
     """One step on the way to the picture."""
 
-    name: DrawPhase
+    name: GenerationPhase
     seconds: float | None = None  # it took; of "alive": since the start
     pid: int | None = None  # of "started": the drawing process, for NVML
     ram_bytes: int | None = None  # of "alive": the most it has had
@@ -40,7 +40,7 @@ class DrawEvent:
     def sentence(self) -> str | None:
         """Return the event as a line for a person; None where it is none of theirs.
 
-        >>> DrawEvent(name="step", number=2, total=4, seconds=0.25).sentence()
+        >>> GenerationEvent(name="step", number=2, total=4, seconds=0.25).sentence()
         'Step 2 of 4 took 0.25 s.'
         """
         took = "" if self.seconds is None else f" in {human_duration(self.seconds)}"
@@ -55,7 +55,7 @@ class DrawEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrawDevice:
+class GenerationDevice:
     """What drew."""
 
     place: str  # "cuda:0", "cpu"
@@ -71,7 +71,7 @@ class DrawDevice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrawMemory:
+class GenerationMemory:
     """The most memory torch held, in bytes; the driver's own part of a card's memory is not in it."""
 
     allocated_bytes: int | None = None  # in use by tensors
@@ -80,22 +80,22 @@ class DrawMemory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrawDone:
+class GenerationDone:
     """A picture was drawn and kept."""
 
-    picture_path: Path
+    image_path: Path
     timings: Timings
-    device: DrawDevice
+    device: GenerationDevice
     offload: Offload
     dtype: Dtype
-    memory: DrawMemory
+    memory: GenerationMemory
     versions: tuple[tuple[str, str], ...]  # ("diffusers", "0.42.1")
     is_offline: bool
     refused_connections: tuple[str, ...] = ()  # hosts that were asked for in spite of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrawFailed:
+class GenerationFailed:
     """No picture, and why."""
 
     kind: str  # "out-of-memory", "snapshot-incomplete"; see `explain`
@@ -103,33 +103,33 @@ class DrawFailed:
     facts: tuple[tuple[str, object], ...] = ()  # what else is known, as JSON
 
 
-Answer = DrawEvent | DrawDone | DrawFailed
+Answer = GenerationEvent | GenerationDone | GenerationFailed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiffusersRun:
     """One picture drawn with diffusers, and everything known of it."""
 
-    picture: bytes  # the PNG
-    done: DrawDone
+    image: bytes  # the PNG
+    done: GenerationDone
     log_path: Path
     seconds: float  # of the whole process
 
     def smoke_test(
         self,
-        wish: PictureWish,
+        options: ImageOptions,
         *,
-        picture: PictureFacts | None = None,
+        image: ImageFacts | None = None,
         vram: VramReading | None = None,
         findings: Sequence[Finding] = (),
     ) -> SmokeTest:
         """Return it as a smoke test's result, with what was learnt of the picture and of the card from outside."""
         return SmokeTest(
             backend="diffusers",
-            wish=wish,
+            options=options,
             timings=self.done.timings,
-            picture=picture,
-            picture_path=self.done.picture_path,
+            image=image,
+            image_path=self.done.image_path,
             vram=vram,
             device=self.done.device.label,
             versions=self.done.versions,
@@ -139,7 +139,7 @@ class DiffusersRun:
         )
 
 
-def notes_about(done: DrawDone) -> tuple[str, ...]:
+def notes_about(done: GenerationDone) -> tuple[str, ...]:
     """Return what the figures mean, in sentences."""
     ways = {
         "none": "The whole pipeline stayed on the device.",
@@ -190,10 +190,10 @@ def _answer(event: str, facts: _Facts) -> Answer | None:
         return _done(facts)
     if event == "failed":
         others = {key: value for key, value in facts.said.items() if key not in ("event", "kind", "message")}
-        return DrawFailed(kind=facts.text("kind"), message=facts.text("message"), facts=tuple(others.items()))
-    for name in get_args(DrawPhase):
+        return GenerationFailed(kind=facts.text("kind"), message=facts.text("message"), facts=tuple(others.items()))
+    for name in get_args(GenerationPhase):
         if event == name:
-            return DrawEvent(
+            return GenerationEvent(
                 name=name,
                 seconds=facts.seconds("seconds"),
                 pid=facts.count("pid"),
@@ -204,12 +204,12 @@ def _answer(event: str, facts: _Facts) -> Answer | None:
     return None  # of a newer script
 
 
-def _done(facts: _Facts) -> DrawDone:
+def _done(facts: _Facts) -> GenerationDone:
     version = facts.count("schema_version")
     if version != _SCHEMA_VERSION:
         raise ValueError(f"schema_version is {version}, not {_SCHEMA_VERSION}")
-    return DrawDone(
-        picture_path=Path(facts.inner("picture").text("path")),
+    return GenerationDone(
+        image_path=Path(facts.inner("picture").text("path")),
         timings=_timings(facts.inner("seconds")),
         device=_device(facts.inner("device")),
         offload=facts.one_of("offload", get_args(Offload)),
@@ -232,8 +232,8 @@ def _timings(facts: _Facts) -> Timings:
     )
 
 
-def _device(facts: _Facts) -> DrawDevice:
-    return DrawDevice(
+def _device(facts: _Facts) -> GenerationDevice:
+    return GenerationDevice(
         place=facts.text("place"),
         name=facts.text_or_none("name"),
         uuid=facts.text_or_none("uuid"),
@@ -242,8 +242,8 @@ def _device(facts: _Facts) -> DrawDevice:
     )
 
 
-def _memory(facts: _Facts) -> DrawMemory:
-    return DrawMemory(
+def _memory(facts: _Facts) -> GenerationMemory:
+    return GenerationMemory(
         allocated_bytes=facts.count("allocated_bytes"),
         reserved_bytes=facts.count("reserved_bytes"),
         ram_bytes=facts.count("ram_bytes"),
@@ -324,12 +324,12 @@ def _seconds(key: str, value: object) -> float:
 # --- failures in words -------------------------------------------------------------------------
 
 
-def explain(failed: DrawFailed, *, repo_id: str, log_path: Path | None = None) -> SmokeTestError:
+def explain(failed: GenerationFailed, *, repo_id: str, log_path: Path | None = None) -> SmokeTestError:
     """Return the error that a failure amounts to, with what to do next.
 
     Parameters
     ----------
-    failed : DrawFailed
+    failed : GenerationFailed
         What the script said.
     repo_id : str
         The repository that was to be drawn with.
@@ -394,10 +394,10 @@ def explain_timeout(
     )
 
 
-def after(event: DrawEvent | None) -> str:
+def after(event: GenerationEvent | None) -> str:
     """Return where a script was after an event, to be put behind a verb.
 
-    >>> after(DrawEvent(name="step", number=2, total=4))
+    >>> after(GenerationEvent(name="step", number=2, total=4))
     'after step 2 of 4'
     """
     if event is None:

@@ -1,4 +1,4 @@
-"""Draws one picture with diffusers in an environment: starts `inside/draw.py` there, follows it, ends it.
+"""Draws one picture with diffusers in an environment: starts `diffusers_script` there, follows it, ends it.
 
 It refuses to hand a person's Python settings, proxies or tokens to the script, and takes the script's word for nothing
 but what it measured: the picture itself is read back from the disk.  Where klein-setup is killed outright, the script
@@ -15,33 +15,33 @@ from pathlib import Path
 from typing import IO
 
 from provisioner.core.errors import CommandError, NotWritableError, SmokeTestError
-from provisioner.core.ports import Cancelled, Run
+from provisioner.core.ports import Cancelled, RunProcess
 from provisioner.core.redact import printable, redact
 from provisioner.smoke_test.diffusers_answers import (
     Answer,
     DiffusersRun,
-    DrawDone,
-    DrawEvent,
-    DrawFailed,
     Dtype,
-    OffloadWish,
+    GenerationDone,
+    GenerationEvent,
+    GenerationFailed,
+    OffloadOptions,
     after,
     explain,
     explain_death,
     explain_timeout,
     parse_answer,
 )
-from provisioner.smoke_test.results import PictureWish
+from provisioner.smoke_test.results import ImageOptions
 
 SCRIPT = Path(__file__).with_name("diffusers_script.py")
 
-OnDrawEvent = Callable[[DrawEvent], None]
+OnGenerationEvent = Callable[[GenerationEvent], None]
 
 _DROPPED = ("PYTHON", "__PYVENV", "VIRTUAL_ENV", "CONDA_PREFIX", "HF_", "HUGGING", "TRANSFORMERS_", "DIFFUSERS_")
 _KEPT = ("HF_ENDPOINT",)  # harmless with the network off, and a rehearsal sees by it that nobody asked
 
 
-def _silent(_: DrawEvent) -> None:
+def _silent(_: GenerationEvent) -> None:
     """Listen to nothing."""
 
 
@@ -50,23 +50,23 @@ def _never() -> bool:
     return False
 
 
-def draw_with_diffusers(
+def generate_with_diffusers(
     python: Path,
     *,
-    run: Run,
+    run: RunProcess,
     cache: Path,
     repo_id: str,
     revision: str,
-    wish: PictureWish,
+    options: ImageOptions,
     output: Path,
     log_path: Path,
     timeout_s: float,
     device: str = "auto",
-    offload: OffloadWish = "auto",
+    offload: OffloadOptions = "auto",
     dtype: Dtype = "bf16",
     environ: Mapping[str, str] | None = None,
     cancelled: Cancelled = _never,
-    on_event: OnDrawEvent = _silent,
+    on_event: OnGenerationEvent = _silent,
     script: Path = SCRIPT,
 ) -> DiffusersRun:
     """Draw a picture with the pipeline of one commit in an HF cache, the network off.
@@ -75,13 +75,13 @@ def draw_with_diffusers(
     ----------
     python : Path
         The environment's interpreter.
-    run : Run
+    run : RunProcess
         Starts programs.
     cache : Path
         The HF cache: the folder that holds ``models--*``.
     repo_id, revision : str
         The repository and its commit, 40 hex digits.
-    wish : PictureWish
+    options : ImageOptions
         What is to be drawn.
     output : Path
         Where the PNG goes; a file that is there is replaced only by a whole picture.
@@ -116,7 +116,7 @@ def draw_with_diffusers(
     KeyboardInterrupt
         It was cancelled.
     """
-    words = _words(wish, cache=cache, repo_id=repo_id, revision=revision, output=output)
+    words = _words(options, cache=cache, repo_id=repo_id, revision=revision, output=output)
     words += ["--device", device, "--offload", offload, "--dtype", dtype]
     began = time.monotonic()
     with _opened(log_path, output) as log:
@@ -134,12 +134,12 @@ def draw_with_diffusers(
             where = after(follower.last)
             raise explain_timeout(timeout_s, phase=where, repo_id=repo_id, log_path=log_path) from error
     answer = follower.answer
-    if isinstance(answer, DrawFailed):
+    if isinstance(answer, GenerationFailed):
         raise explain(answer, repo_id=repo_id, log_path=log_path)
     if answer is None or done.returncode != 0:
         phase = None if answer is not None else after(follower.last)
         raise explain_death(done.returncode, done.last_lines, phase=phase, repo_id=repo_id, log_path=log_path)
-    return DiffusersRun(picture=_read(answer, output), done=answer, log_path=log_path, seconds=time.monotonic() - began)
+    return DiffusersRun(image=_read(answer, output), done=answer, log_path=log_path, seconds=time.monotonic() - began)
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -152,28 +152,28 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "PYTHONUTF8": "1"}
 
 
-def _words(wish: PictureWish, *, cache: Path, repo_id: str, revision: str, output: Path) -> list[str | Path]:
+def _words(options: ImageOptions, *, cache: Path, repo_id: str, revision: str, output: Path) -> list[str | Path]:
     words: list[str | Path] = [
         "--cache", cache.absolute(),
         "--repo", repo_id,
         "--revision", revision,
-        f"--prompt={wish.prompt}",  # with the sign: a prompt may begin with a dash
-        "--seed", str(wish.seed),
-        "--width", str(wish.width),
-        "--height", str(wish.height),
-        "--steps", str(wish.steps),
-        "--guidance", str(wish.guidance),
+        f"--prompt={options.prompt}",  # with the sign: a prompt may begin with a dash
+        "--seed", str(options.seed),
+        "--width", str(options.width),
+        "--height", str(options.height),
+        "--steps", str(options.steps),
+        "--guidance", str(options.guidance),
         "--output", output.absolute(),
     ]  # fmt: skip
-    return [*words, "--tiled"] if wish.has_tiled_decode else words
+    return [*words, "--tiled"] if options.has_tiled_decode else words
 
 
 class _Follower:
     """Hears every line: keeps it in the log, understands ours, and stops the run when it is cancelled."""
 
-    def __init__(self, log: IO[str], cancelled: Cancelled, on_event: OnDrawEvent) -> None:
-        self.last: DrawEvent | None = None  # that was more than a sign of life
-        self.answer: DrawDone | DrawFailed | None = None
+    def __init__(self, log: IO[str], cancelled: Cancelled, on_event: OnGenerationEvent) -> None:
+        self.last: GenerationEvent | None = None  # that was more than a sign of life
+        self.answer: GenerationDone | GenerationFailed | None = None
         self._log, self._cancelled, self._on_event = log, cancelled, on_event
 
     def hear(self, stream: str, line: str) -> None:
@@ -181,10 +181,10 @@ class _Follower:
         if self._cancelled():
             raise KeyboardInterrupt
         answer: Answer | None = parse_answer(line) if stream == "stdout" else None
-        if not isinstance(answer, DrawEvent) or answer.name != "alive":
+        if not isinstance(answer, GenerationEvent) or answer.name != "alive":
             self._log.write(printable(redact(line)).rstrip() + "\n")
             self._log.flush()
-        if isinstance(answer, DrawEvent):
+        if isinstance(answer, GenerationEvent):
             if answer.name != "alive":
                 self.last = answer
             self._on_event(answer)
@@ -208,12 +208,12 @@ def _opened(log_path: Path, output: Path) -> Iterator[IO[str]]:
         yield log
 
 
-def _read(answer: DrawDone, output: Path) -> bytes:
+def _read(answer: GenerationDone, output: Path) -> bytes:
     try:
         return output.read_bytes()
     except OSError as error:
         raise SmokeTestError(
-            f"The script says that it kept the picture as {answer.picture_path}, and it cannot be read: {error}.",
+            f"The script says that it kept the picture as {answer.image_path}, and it cannot be read: {error}.",
             hint="Look whether another program moves or scans the folder.",
             kind="no-picture",
         ) from error

@@ -44,7 +44,7 @@ _CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json", "pr
 _WEIGHTS = (".safetensors", ".bin")
 
 
-class DrawError(Exception):
+class GenerationError(Exception):
     """Why there is no picture.
 
     Parameters
@@ -163,15 +163,17 @@ def numbers(version: str) -> tuple[int, int]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the versions of the packages that draw; raises DrawError where one is missing or too old."""
+    """Return the versions of the packages that draw; raises GenerationError where one is missing or too old."""
     found: dict[str, str] = {}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            raise DrawError("missing-package", f"{name} is not installed in {sys.prefix}.", package=name) from None
+            raise GenerationError(
+                "missing-package", f"{name} is not installed in {sys.prefix}.", package=name
+            ) from None
     if numbers(found["diffusers"]) < FIRST_DIFFUSERS:
-        raise DrawError(
+        raise GenerationError(
             "version-too-old",
             f"diffusers {found['diffusers']} does not know FLUX.2 [klein]; 0.37.0 is the first release that does.",
             package="diffusers",
@@ -191,24 +193,28 @@ def import_packages() -> tuple[Any, Any]:
                 modules["pipeline"] = modules[name].Flux2KleinPipeline
         except ModuleNotFoundError as error:
             package = error.name or name
-            raise DrawError(
+            raise GenerationError(
                 "missing-package", f"{name} cannot be imported: {one_line(error)}", package=package
             ) from error
         except (ImportError, AttributeError, RuntimeError, OSError) as error:
             # diffusers imports lazily and reports what a part of it lacks as RuntimeError.
-            raise DrawError("broken-package", f"{name} cannot be imported: {one_line(error)}", package=name) from error
+            raise GenerationError(
+                "broken-package", f"{name} cannot be imported: {one_line(error)}", package=name
+            ) from error
     return modules["torch"], modules["pipeline"]
 
 
 def find_snapshot(cache: Path, repo_id: str, revision: str) -> Path:
-    """Return the folder of a commit in an HF cache; raises DrawError naming every file that is missing."""
+    """Return the folder of a commit in an HF cache; raises GenerationError naming every file that is missing."""
     snapshot = cache / ("models--" + repo_id.replace("/", "--")) / "snapshots" / revision
     if not snapshot.is_dir():
-        raise DrawError("snapshot-incomplete", f"{cache} holds no commit {revision} of {repo_id}.", path=str(snapshot))
+        raise GenerationError(
+            "snapshot-incomplete", f"{cache} holds no commit {revision} of {repo_id}.", path=str(snapshot)
+        )
     missing = sorted(set(missing_files(snapshot)))
     if missing:
         named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise DrawError("snapshot-incomplete", f"{snapshot} lacks {named}.", path=str(snapshot), missing=missing)
+        raise GenerationError("snapshot-incomplete", f"{snapshot} lacks {named}.", path=str(snapshot), missing=missing)
     return snapshot
 
 
@@ -238,13 +244,15 @@ def missing_in_component(folder: Path) -> Iterator[str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object; raises DrawError where the file holds something else."""
+    """Return a JSON object; raises GenerationError where the file holds something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DrawError("snapshot-incomplete", f"{path} cannot be read: {one_line(error)}", path=str(path)) from error
+        raise GenerationError(
+            "snapshot-incomplete", f"{path} cannot be read: {one_line(error)}", path=str(path)
+        ) from error
     if not isinstance(value, dict):
-        raise DrawError("snapshot-incomplete", f"{path} holds no JSON object.", path=str(path))
+        raise GenerationError("snapshot-incomplete", f"{path} holds no JSON object.", path=str(path))
     return value
 
 
@@ -252,7 +260,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def choose_device(torch: Any, wanted: str) -> str:
-    """Return the device to draw on; ``auto`` takes the first GPU there is.  Raises DrawError."""
+    """Return the device to draw on; ``auto`` takes the first GPU there is.  Raises GenerationError."""
     kind, _, index = wanted.partition(":")
     has = {
         "cuda": torch.cuda.is_available(),
@@ -265,13 +273,15 @@ def choose_device(torch: Any, wanted: str) -> str:
         return kind if kind in ("cpu", "mps") else f"{kind}:0"
     if not has[kind]:
         why = "it is built without CUDA" if kind == "cuda" and not torch.version.cuda else "it finds none"
-        raise DrawError("no-device", f"torch {torch.__version__} cannot use {wanted}: {why}.", device=wanted)
+        raise GenerationError("no-device", f"torch {torch.__version__} cannot use {wanted}: {why}.", device=wanted)
     if kind in ("cpu", "mps"):
         return kind
     count = torch.cuda.device_count() if kind == "cuda" else torch.xpu.device_count()
     number = int(index or 0)
     if number >= count:
-        raise DrawError("no-device", f"torch sees {count} device(s) and was to use {kind}:{number}.", device=wanted)
+        raise GenerationError(
+            "no-device", f"torch sees {count} device(s) and was to use {kind}:{number}.", device=wanted
+        )
     return f"{kind}:{number}"
 
 
@@ -368,16 +378,20 @@ def part_sizes(pipe: Any) -> list[int]:
 # --- drawing -----------------------------------------------------------------------------------
 
 
-def load(torch: Any, pipeline: Any, wish: argparse.Namespace) -> Any:
-    """Return the pipeline of the commit, out of the cache alone; raises DrawError where a file is broken."""
-    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[wish.dtype]
-    snapshot = find_snapshot(wish.cache, wish.repo, wish.revision)
+def load(torch: Any, pipeline: Any, options: argparse.Namespace) -> Any:
+    """Return the pipeline of the commit, out of the cache alone; raises GenerationError where a file is broken."""
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[options.dtype]
+    snapshot = find_snapshot(options.cache, options.repo, options.revision)
     try:
         # By its name and commit, as a person's own program will ask for it; torch_dtype is the word that 0.37 knows.
         pipe = pipeline.from_pretrained(
-            wish.repo, revision=wish.revision, cache_dir=str(wish.cache), local_files_only=True, torch_dtype=dtype
+            options.repo,
+            revision=options.revision,
+            cache_dir=str(options.cache),
+            local_files_only=True,
+            torch_dtype=dtype,
         )
-    except (MemoryError, ImportError, DrawError):
+    except (MemoryError, ImportError, GenerationError):
         raise
     except Exception as error:
         if memory_of(torch, error) is not None:
@@ -385,7 +399,7 @@ def load(torch: Any, pipeline: Any, wish: argparse.Namespace) -> Any:
         broken = type(error).__name__ in ("SafetensorError", "LocalEntryNotFoundError")
         if broken or isinstance(error, (OSError, ValueError)) or "size mismatch" in str(error):
             message = f"The files of {snapshot} cannot be loaded: {one_line(error)}"
-            raise DrawError(
+            raise GenerationError(
                 "snapshot-incomplete", message, path=str(snapshot), exception=type(error).__name__
             ) from error
         raise
@@ -468,9 +482,9 @@ class Stopwatch:
         return spent
 
     def check(self, tensor: Any, what: str, phase: str) -> None:
-        """Raise DrawError unless every number is one."""
+        """Raise GenerationError unless every number is one."""
         if not bool(self._torch.isfinite(tensor).all()):
-            raise DrawError("nan", f"{what} holds values that are no numbers.", phase=phase)
+            raise GenerationError("nan", f"{what} holds values that are no numbers.", phase=phase)
 
 
 def rounded(seconds: float | None) -> float | None:
@@ -478,75 +492,75 @@ def rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 4)
 
 
-def draw(pipe: Any, watch: Stopwatch, torch: Any, wish: argparse.Namespace) -> float:
+def generate(pipe: Any, watch: Stopwatch, torch: Any, options: argparse.Namespace) -> float:
     """Draw and keep the picture; return the seconds from asking to the picture."""
     watch.attach(pipe)
     watch.begin()
     began = time.perf_counter()
-    picture = pipe(
-        prompt=wish.prompt,  # the pipeline's first positional parameter is a picture
-        width=wish.width,
-        height=wish.height,
-        num_inference_steps=wish.steps,
-        guidance_scale=wish.guidance,
-        generator=torch.Generator("cpu").manual_seed(wish.seed),  # the same noise on every device
+    image = pipe(
+        prompt=options.prompt,  # the pipeline's first positional parameter is a picture
+        width=options.width,
+        height=options.height,
+        num_inference_steps=options.steps,
+        guidance_scale=options.guidance,
+        generator=torch.Generator("cpu").manual_seed(options.seed),  # the same noise on every device
         callback_on_step_end=watch.on_step,
         callback_on_step_end_tensor_inputs=["latents"],
     ).images[0]
     total = watch.read() - began
-    part = wish.output.with_name(wish.output.name + ".part")
-    picture.save(part, format="PNG")
-    part.replace(wish.output)
+    part = options.output.with_name(options.output.name + ".part")
+    image.save(part, format="PNG")
+    part.replace(options.output)
     return total
 
 
-def run(wish: argparse.Namespace, tell: Callable[..., None]) -> dict[str, object]:
+def run(options: argparse.Namespace, tell: Callable[..., None]) -> dict[str, object]:
     """Do everything; return the facts of the ``done`` line."""
     tried = forbid_network()
     tell("started", pid=os.getpid(), python=sys.version.split()[0], prefix=sys.prefix)
     versions = installed_versions()
-    find_snapshot(wish.cache, wish.repo, wish.revision)  # before a minute of importing
+    find_snapshot(options.cache, options.repo, options.revision)  # before a minute of importing
     began = time.perf_counter()
     torch, pipeline = import_packages()
     start_s = time.perf_counter() - began
     versions["torch"] = str(torch.__version__)  # wheels of the default index keep their tag out of the metadata
     tell("imported", seconds=rounded(start_s), versions=versions)
-    device = Device(torch, choose_device(torch, wish.device))
+    device = Device(torch, choose_device(torch, options.device))
     try:
-        drawn = load_and_draw(torch, pipeline, device, wish, tell)
-    except DrawError:
+        generated = load_and_generate(torch, pipeline, device, options, tell)
+    except GenerationError:
         raise
     except Exception as error:
         raise in_words(torch, error, device) from error
-    drawn["seconds"]["start"] = rounded(start_s)
+    generated["seconds"]["start"] = rounded(start_s)
     return {
         "schema_version": SCHEMA_VERSION,
-        "picture": {"path": str(wish.output), "width": wish.width, "height": wish.height},
-        "dtype": wish.dtype,
+        "picture": {"path": str(options.output), "width": options.width, "height": options.height},
+        "dtype": options.dtype,
         "versions": versions,
         "is_offline": os.environ.get("HF_HUB_OFFLINE") == "1",
         "refused_connections": tried,
-        **drawn,
+        **generated,
     }
 
 
-def load_and_draw(
-    torch: Any, pipeline: Any, device: Device, wish: argparse.Namespace, tell: Callable[..., None]
+def load_and_generate(
+    torch: Any, pipeline: Any, device: Device, options: argparse.Namespace, tell: Callable[..., None]
 ) -> dict[str, Any]:
     """Load the pipeline, put it in its place, draw; return what was measured."""
     described = device.describe()
     began = time.perf_counter()
-    pipe = load(torch, pipeline, wish)
+    pipe = load(torch, pipeline, options)
     weights = part_sizes(pipe)
-    offload = choose_offload(wish.offload, device.kind, device.memory()[0], weights, wish.width * wish.height)
+    offload = choose_offload(options.offload, device.kind, device.memory()[0], weights, options.width * options.height)
     place(pipe, device, offload)
-    if wish.tiled:
+    if options.tiled:
         pipe.vae.enable_tiling()
     device.wait()
     load_s = time.perf_counter() - began
     tell("loaded", seconds=rounded(load_s), device=described, offload=offload, weights_bytes=sum(weights))
-    watch = Stopwatch(torch, device, tell, wish.steps)
-    total_s = draw(pipe, watch, torch, wish)
+    watch = Stopwatch(torch, device, tell, options.steps)
+    total_s = generate(pipe, watch, torch, options)
     return {
         "seconds": {
             "load": rounded(load_s),
@@ -583,21 +597,21 @@ def memory_of(torch: Any, error: BaseException) -> str | None:
     return "ram" if isinstance(error, MemoryError) or any(sign in text for sign in signs) else None
 
 
-def in_words(torch: Any, error: Exception, device: Device) -> DrawError:
+def in_words(torch: Any, error: Exception, device: Device) -> GenerationError:
     """Return what an exception of the libraries amounts to."""
     said, name = one_line(error), type(error).__name__
     memory = memory_of(torch, error)
     if memory is not None:
         free, total = (None, None) if memory == "ram" else device.memory()
         facts: dict[str, object] = {"memory": memory, "free_bytes": free, "total_bytes": total}
-        return DrawError("out-of-memory", said, device=device.place, **facts)
+        return GenerationError("out-of-memory", said, device=device.place, **facts)
     if "no kernel image is available" in said:
-        return DrawError("no-kernel-image", said, device=device.place)
+        return GenerationError("no-kernel-image", said, device=device.place)
     if isinstance(error, ImportError):
-        return DrawError("missing-package", said, package=getattr(error, "name", None))
+        return GenerationError("missing-package", said, package=getattr(error, "name", None))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT):
-        return DrawError("not-written", f"The picture cannot be kept: {said}")
-    return DrawError("other", f"{name}: {said}", exception=name)
+        return GenerationError("not-written", f"The picture cannot be kept: {said}")
+    return GenerationError("other", f"{name}: {said}", exception=name)
 
 
 # --- the command line --------------------------------------------------------------------------
@@ -607,8 +621,8 @@ class Parser(argparse.ArgumentParser):
     """A parser whose complaints are answers."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise DrawError."""
-        raise DrawError("usage", f"The drawing script was not asked as it should be: {message}.")
+        """Raise GenerationError."""
+        raise GenerationError("usage", f"The drawing script was not asked as it should be: {message}.")
 
 
 def of_form(pattern: str) -> Callable[[str], str]:
@@ -623,8 +637,8 @@ def of_form(pattern: str) -> Callable[[str], str]:
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """Return what is to be drawn; raises DrawError."""
-    parser = Parser(prog="draw.py", add_help=False, allow_abbrev=False)
+    """Return what is to be drawn; raises GenerationError."""
+    parser = Parser(prog="diffusers_script.py", add_help=False, allow_abbrev=False)
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--repo", type=of_form(r"[\w.-]+/[\w.-]+"), required=True)
     parser.add_argument("--revision", type=of_form("[0-9a-f]{40}"), required=True)
@@ -647,13 +661,13 @@ def main(arguments: list[str]) -> int:
     teller = Teller()
     with contextlib.ExitStack() as leaving:
         try:
-            wish = parse_arguments(arguments)
+            options = parse_arguments(arguments)
             scratch = tempfile.mkdtemp(prefix="klein-setup-draw-")
             leaving.callback(shutil.rmtree, scratch, ignore_errors=True)
-            set_offline(wish.cache, scratch)
+            set_offline(options.cache, scratch)
             teller.beat()
-            done = run(wish, teller.tell)
-        except DrawError as error:
+            done = run(options, teller.tell)
+        except GenerationError as error:
             traceback.print_exc()  # on stderr, which goes into the log
             teller.tell("failed", kind=error.kind, message=str(error), **error.facts)
             return 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any, Literal
@@ -18,9 +19,8 @@ from provisioner.comfyui.model_paths import current_folder_name
 from provisioner.comfyui.server.api import ListedModels
 from provisioner.core.errors import ModelNotListedError, UsageError
 from provisioner.core.models import Artifact, ArtifactSet, Role
-from provisioner.core.records import dataclass, replace
 from provisioner.files.layout import safe_relative
-from provisioner.smoke_test.results import DEFAULT_PROMPT, ModelNames, PictureWish
+from provisioner.smoke_test.results import DEFAULT_PROMPT, ImageOptions, ModelNames
 
 Graph = dict[str, dict[str, Any]]
 """Node id -> ``class_type`` and ``inputs``; an input that is ``[id, number]`` is the output of another node."""
@@ -73,8 +73,8 @@ _MOST_LISTED = 8  # names a message shows
 # --- the graph ------------------------------------------------------------------------------------
 
 
-def build_graph(names: ModelNames, wish: PictureWish, *, filename_prefix: str = "klein-setup") -> Graph:
-    """Return the graph that draws the picture of `wish`.
+def build_graph(names: ModelNames, options: ImageOptions, *, filename_prefix: str = "klein-setup") -> Graph:
+    """Return the graph that draws the picture of `options`.
 
     At guidance 1 the negative conditioning is not computed (ComfyUI skips it), and a zeroed one stands in its place,
     as in the official template of the distilled model; at any other guidance it is the encoding of an empty text, as
@@ -84,47 +84,47 @@ def build_graph(names: ModelNames, wish: PictureWish, *, filename_prefix: str = 
     ----------
     names : ModelNames
         The three files, spelled as the server lists them.
-    wish : PictureWish
+    options : ImageOptions
         What to draw.
     filename_prefix : str, optional
         What the saved file's name begins with.
     """
     negative = _node("ConditioningZeroOut", conditioning=[ENCODE, 0])
-    if is_guided(wish):
+    if is_guided(options):
         negative = _node("CLIPTextEncode", text="", clip=[LOAD_ENCODER, 0])
-    size = {"width": wish.width, "height": wish.height}
-    guided = {"positive": [ENCODE, 0], "negative": [NEGATIVE, 0], "cfg": wish.guidance}
+    size = {"width": options.width, "height": options.height}
+    guided = {"positive": [ENCODE, 0], "negative": [NEGATIVE, 0], "cfg": options.guidance}
     wires = {"noise": [NOISE, 0], "guider": [GUIDER, 0], "sampler": [SAMPLER_NAME, 0], "sigmas": [SCHEDULER, 0]}
     return {
         LOAD_MODEL: _node("UNETLoader", unet_name=names.diffusion_model, weight_dtype="default"),
         # Any other type reads another number of the encoder's layers, and the shapes do not fit.
         LOAD_ENCODER: _node("CLIPLoader", clip_name=names.text_encoder, type="flux2", device="default"),
         LOAD_VAE: _node("VAELoader", vae_name=names.vae),
-        ENCODE: _node("CLIPTextEncode", text=wish.prompt, clip=[LOAD_ENCODER, 0]),
+        ENCODE: _node("CLIPTextEncode", text=options.prompt, clip=[LOAD_ENCODER, 0]),
         NEGATIVE: negative,
         GUIDER: _node("CFGGuider", model=[LOAD_MODEL, 0], **guided),
         SAMPLER_NAME: _node("KSamplerSelect", sampler_name="euler"),
-        SCHEDULER: _node("Flux2Scheduler", steps=wish.steps, **size),
+        SCHEDULER: _node("Flux2Scheduler", steps=options.steps, **size),
         LATENT: _node("EmptyFlux2LatentImage", **size, batch_size=1),
-        NOISE: _node("RandomNoise", noise_seed=wish.seed),
+        NOISE: _node("RandomNoise", noise_seed=options.seed),
         SAMPLE: _node("SamplerCustomAdvanced", **wires, latent_image=[LATENT, 0]),
-        DECODE: _decode(wish),
+        DECODE: _decode(options),
         SAVE: _node("SaveImage", images=[DECODE, 0], filename_prefix=filename_prefix),
     }
 
 
-def is_guided(wish: PictureWish) -> bool:
+def is_guided(options: ImageOptions) -> bool:
     """Return whether the negative conditioning counts: guidance 1 is none."""
-    return wish.guidance != 1.0
+    return options.guidance != 1.0
 
 
 def _node(class_type: str, /, **inputs: object) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": inputs}
 
 
-def _decode(wish: PictureWish) -> dict[str, Any]:
+def _decode(options: ImageOptions) -> dict[str, Any]:
     samples = {"samples": [SAMPLE, 0], "vae": [LOAD_VAE, 0]}
-    if not wish.has_tiled_decode:
+    if not options.has_tiled_decode:
         return _node("VAEDecode", **samples)
     tiles = {"tile_size": TILE_SIZE, "overlap": TILE_OVERLAP}
     return _node("VAEDecodeTiled", **samples, **tiles, temporal_size=64, temporal_overlap=8)  # of videos: defaults
@@ -133,7 +133,7 @@ def _decode(wish: PictureWish) -> dict[str, Any]:
 # --- what to draw ---------------------------------------------------------------------------------
 
 
-def wish_for(
+def options_for(
     chosen: ArtifactSet,
     *,
     seed: int,
@@ -141,7 +141,7 @@ def wish_for(
     width: int | None = None,
     height: int | None = None,
     has_tiled_decode: bool = False,
-) -> PictureWish:
+) -> ImageOptions:
     """Return the picture to ask a set for: steps and guidance are the set's own, the rest is the user's.
 
     Parameters
@@ -160,9 +160,9 @@ def wish_for(
     UsageError
         A number ComfyUI would refuse; the message names the option's bounds.
     """
-    plain = PictureWish()
+    plain = ImageOptions()
     envelope = chosen.envelope
-    wish = replace(
+    options = replace(
         plain,
         prompt=DEFAULT_PROMPT if prompt is None else prompt,
         seed=seed,
@@ -172,22 +172,22 @@ def wish_for(
         guidance=plain.guidance if envelope.guidance is None else envelope.guidance,
         has_tiled_decode=has_tiled_decode,
     )
-    check_wish(wish)
-    return wish
+    check_options(options)
+    return options
 
 
-def check_wish(wish: PictureWish) -> None:
+def check_options(options: ImageOptions) -> None:
     """Raise `UsageError` for a wish that ComfyUI would refuse, or round without a word."""
-    for what, side in (("width", wish.width), ("height", wish.height)):
+    for what, side in (("width", options.width), ("height", options.height)):
         if not SIDE_STEP <= side <= MAX_SIDE or side % SIDE_STEP:
             expected = f"a multiple of {SIDE_STEP} from {SIDE_STEP} to {MAX_SIDE}"
             raise UsageError(
                 f"The {what} of the picture cannot be {side} pixels; expected {expected}.",
                 hint=f"Take {_nearest_side(side)}.",
             )
-    _check_bounds("seed", wish.seed, 0, MAX_SEED)
-    _check_bounds("number of steps", wish.steps, 1, MAX_STEPS)
-    _check_bounds("guidance", wish.guidance, 0, MAX_GUIDANCE)
+    _check_bounds("seed", options.seed, 0, MAX_SEED)
+    _check_bounds("number of steps", options.steps, 1, MAX_STEPS)
+    _check_bounds("guidance", options.guidance, 0, MAX_GUIDANCE)
 
 
 def _nearest_side(side: int) -> int:

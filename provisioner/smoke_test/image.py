@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from provisioner.core.errors import GenerationError
 from provisioner.core.models import Finding
 from provisioner.core.units import count, human_bytes
-from provisioner.smoke_test.results import PictureFacts, PictureWish
+from provisioner.smoke_test.results import ImageFacts, ImageOptions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,7 +53,7 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.er
 # --- from bytes to facts --------------------------------------------------------------------------
 
 
-def read_picture(data: bytes) -> PictureFacts:
+def read_image(data: bytes) -> ImageFacts:
     """Return what a picture is made of, every pixel decoded.
 
     Values are those a viewer shows: palettes resolved, transparency laid over black, 16-bit greys scaled to 8 bits.
@@ -79,7 +79,7 @@ def read_picture(data: bytes) -> PictureFacts:
     except _UNREADABLE as error:
         raise _damaged(data, image, error) from error
     minimum, maximum, mean, deviation = _statistics(shown)
-    return PictureFacts(
+    return ImageFacts(
         width=image.width,
         height=image.height,
         mode=image.mode,
@@ -230,7 +230,7 @@ def _seed_of(text: object) -> int | None:
 # --- judgement ------------------------------------------------------------------------------------
 
 
-def judge(facts: PictureFacts, wish: PictureWish, *, drawn_seed: int | None = None) -> tuple[Finding, ...]:
+def judge(facts: ImageFacts, options: ImageOptions, *, generated_seed: int | None = None) -> tuple[Finding, ...]:
     """Return what is wrong with a picture; empty when it passes.
 
     A picture passes when it has the size that was asked for, is not black and not one colour.  That it shows what the
@@ -238,11 +238,11 @@ def judge(facts: PictureFacts, wish: PictureWish, *, drawn_seed: int | None = No
 
     Parameters
     ----------
-    facts : PictureFacts
-        From `read_picture`.
-    wish : PictureWish
+    facts : ImageFacts
+        From `read_image`.
+    options : ImageOptions
         What was asked for.
-    drawn_seed : int, optional
+    generated_seed : int, optional
         From `seed_in`; None where the file says nothing, which is no fault.
 
     Returns
@@ -252,35 +252,33 @@ def judge(facts: PictureFacts, wish: PictureWish, *, drawn_seed: int | None = No
         ``picture-flat``.
     """
     found: list[Finding] = []
-    if (facts.width, facts.height) != (wish.width, wish.height):
-        found.append(_other_size(facts, wish))
-    if drawn_seed is not None and drawn_seed != wish.seed:
-        found.append(_other_seed(drawn_seed, wish))
+    if (facts.width, facts.height) != (options.width, options.height):
+        found.append(_other_size(facts, options))
+    if generated_seed is not None and generated_seed != options.seed:
+        found.append(_other_seed(generated_seed, options))
     content = _content(facts)
     return (*found, content) if content else tuple(found)
 
 
-def _other_size(facts: PictureFacts, wish: PictureWish) -> Finding:
+def _other_size(facts: ImageFacts, options: ImageOptions) -> Finding:
     return Finding(
         code="picture-size",
         severity="problem",
-        message=f"The picture has {facts.width} x {facts.height} pixels, and {wish.width} x {wish.height} were asked"
-        " for.",
+        message=f"The image is {facts.width} x {facts.height} pixels; {options.width} x {options.height} was asked for.",
         hint="See whether another program drew it, or a custom node of the server changes sizes.",
     )
 
 
-def _other_seed(drawn: int, wish: PictureWish) -> Finding:
+def _other_seed(generated: int, options: ImageOptions) -> Finding:
     return Finding(
         code="picture-seed",
         severity="problem",
-        message=f"The picture says it was drawn with the seed {drawn}, and {wish.seed} was asked for: it is an older"
-        " one.",
+        message=f"The image was made with the seed {generated}, and {options.seed} was asked for: it is an older one.",
         hint="Use an output folder that nothing else writes to.",
     )
 
 
-def _content(facts: PictureFacts) -> Finding | None:
+def _content(facts: ImageFacts) -> Finding | None:
     """Return what the values say, the worst of it only."""
     if facts.maximum <= MAX_BLACK:
         return Finding(

@@ -7,10 +7,10 @@ Invents no figure: what was not measured is said to be missing, or left out.  Re
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from provisioner.core.models import ArtifactSet, Conditions, Envelope, Gpu, Machine
-from provisioner.core.records import dataclass
 from provisioner.core.units import count, gib, human_bytes, human_duration
 from provisioner.smoke_test.results import SmokeTest, Timings, VramReading
 
@@ -179,7 +179,7 @@ def _gpu_of(reading: VramReading, machine: Machine | None) -> Gpu | None:
 def _time_sentences(smoke: SmokeTest) -> list[str]:
     timings = smoke.timings
     if timings.total_s is None:
-        return ["How long the picture took was not measured."] if smoke.picture is not None else []
+        return ["How long the picture took was not measured."] if smoke.image is not None else []
     took = human_duration(timings.total_s)
     if timings.start_s is None:
         first = f"The picture took {took}{_split(timings)}, from a program that was running already."
@@ -210,7 +210,9 @@ def _step_sentences(smoke: SmokeTest) -> list[str]:
         return []
     middle = later[len(later) // 2]
     missed = (
-        f" ({count(len(seen), 'step')} of {smoke.wish.steps} were seen to end)" if len(seen) < smoke.wish.steps else ""
+        f" ({count(len(seen), 'step')} of {smoke.options.steps} were seen to end)"
+        if len(seen) < smoke.options.steps
+        else ""
     )
     if seen[0] > 2 * middle:
         return [

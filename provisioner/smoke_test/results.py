@@ -5,11 +5,11 @@ Times are seconds, memory is bytes; None means that nobody measured it, never ze
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from provisioner.core.models import Finding
-from provisioner.core.records import dataclass, field
 
 Backend = Literal["comfyui", "diffusers"]
 
@@ -17,7 +17,7 @@ DEFAULT_PROMPT = "a red fox sitting in fresh snow, morning light, photograph"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PictureWish:
+class ImageOptions:
     """The picture that is asked for."""
 
     prompt: str = DEFAULT_PROMPT
@@ -65,7 +65,7 @@ class VramReading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PictureFacts:
+class ImageFacts:
     """What a decoded picture is made of."""
 
     width: int
@@ -84,11 +84,11 @@ class SmokeTest:
     """One picture that was asked for, and everything known of it."""
 
     backend: Backend
-    wish: PictureWish
+    options: ImageOptions
     timings: Timings
     names: ModelNames | None = None  # ComfyUI only
-    picture: PictureFacts | None = None
-    picture_path: Path | None = None  # where it was kept
+    image: ImageFacts | None = None
+    image_path: Path | None = None  # where it was kept
     vram: VramReading | None = None
     device: str | None = None  # "cuda:0 NVIDIA GeForce RTX 4070", "cpu"
     versions: tuple[tuple[str, str], ...] = ()  # ("comfyui", "0.33.0"), ("torch", "2.11.0+cu130")

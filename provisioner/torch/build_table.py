@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar, get_args
 
 from provisioner.core.models import OperatingSystem
-from provisioner.core.records import dataclass
 from provisioner.manifest.strict_yaml import (
     BOOLEAN,
     LINE,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
-
-from provisioner.core.records import dataclass
 
 App = Literal["comfyui", "diffusers"]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from provisioner.core.models import Machine
-from provisioner.core.records import dataclass
 from provisioner.torch.builds import App, TorchChoice
 
 if TYPE_CHECKING:
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TorchWish:
+class TorchOptions:
     """What the command line asks for of torch."""
 
     tag: str = "auto"  # or a build's tag
     python_version: str | None = None
     index_base: str | None = None
-    has_force: bool = False
+    force: bool = False
 
 
 @lru_cache(maxsize=1)
@@ -33,7 +33,9 @@ def shipped_table() -> TorchTable:
     return parse_torch_table(text, file=file)
 
 
-def choose_torch(machine: Machine, wish: TorchWish, *, app: App, python_version: str | None = None) -> TorchChoice:
+def choose_torch(
+    machine: Machine, options: TorchOptions, *, app: App, python_version: str | None = None
+) -> TorchChoice:
     """Return the torch build for a machine and why.
 
     Raises
@@ -47,8 +49,8 @@ def choose_torch(machine: Machine, wish: TorchWish, *, app: App, python_version:
         machine,
         shipped_table(),
         app=app,
-        python_version=python_version or wish.python_version,
-        forced=None if wish.tag == "auto" else wish.tag,
-        index_base=wish.index_base,
-        has_force=wish.has_force,
+        python_version=python_version or options.python_version,
+        forced=None if options.tag == "auto" else options.tag,
+        index_base=options.index_base,
+        force=options.force,
     )

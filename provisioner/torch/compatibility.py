@@ -7,10 +7,10 @@ build to another.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from provisioner.core.models import Machine
-from provisioner.core.records import dataclass
 from provisioner.core.units import listing
 from provisioner.torch.build_table import (
     AppNeeds,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 from provisioner.core.errors import (
@@ -19,7 +20,6 @@ from provisioner.core.errors import (
     UnsupportedMachineError,
 )
 from provisioner.core.models import Gpu, Machine
-from provisioner.core.records import dataclass
 from provisioner.machine.readings import UNNAMED_NVIDIA_GPU
 from provisioner.torch.build_table import BuildRow, GpuGeneration, IntelGpus, Version, Wheels, version_of
 from provisioner.torch.compatibility import Case, Device, capability_text, labels, min_driver, reaches

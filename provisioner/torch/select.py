@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NoReturn
 
 from provisioner.core.errors import (
@@ -19,7 +20,6 @@ from provisioner.core.errors import (
     UsageError,
 )
 from provisioner.core.models import Machine
-from provisioner.core.records import replace
 from provisioner.core.units import listing
 from provisioner.machine.readings import parse_driver_version
 from provisioner.torch.build_table import BuildKind, BuildRow, Platform, TorchTable, Version, version_of
@@ -62,7 +62,7 @@ def select_torch_build(
     python_version: str | None = None,
     forced: str | None = None,
     index_base: str | None = None,
-    has_force: bool = False,
+    force: bool = False,
 ) -> TorchChoice:
     """Choose the first build of the table that runs on a machine, on every GPU of it if any build does.
 
@@ -84,7 +84,7 @@ def select_torch_build(
         A build by its tag, ``"cu126"``, ``"cpu"``, instead of a choice.
     index_base : str, optional
         Address of a mirror, instead of the table's; the default index (macOS) is not under it and stays.
-    has_force : bool
+    force : bool
         Take a forced build even where it cannot work; what speaks against it becomes a warning.
 
     Returns
@@ -103,7 +103,7 @@ def select_torch_build(
     case = _case(machine, table, app, python_version)
     index = (index_base or table.index_base).rstrip("/")
     if forced is not None:
-        return _forced_choice(case, forced, index, has_force=has_force)
+        return _forced_choice(case, forced, index, force=force)
     return _automatic_choice(case, index)
 
 
@@ -375,12 +375,12 @@ def _plain_runner_up(case: Case, kind: BuildKind) -> str | None:
 # --- a build by name ------------------------------------------------------------------------------------
 
 
-def _forced_choice(case: Case, tag: str, index: str, *, has_force: bool) -> TorchChoice:
+def _forced_choice(case: Case, tag: str, index: str, *, force: bool) -> TorchChoice:
     build = _named_build(case, tag)
     try:
         return _checked_choice(case, build, index)
     except (UnsupportedMachineError, UsageError) as refused:
-        if not has_force:
+        if not force:
             refused.hint = _hint_for_forced(case, refused)
             raise
         return _unchecked_choice(case, build, index, refused)

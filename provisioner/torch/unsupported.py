@@ -6,6 +6,7 @@ Returns errors; whoever asked raises them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from provisioner.core.errors import (
     DriverTooOldError,
@@ -16,7 +17,6 @@ from provisioner.core.errors import (
     PythonUnsupportedError,
     UsageError,
 )
-from provisioner.core.records import replace
 from provisioner.core.units import listing
 from provisioner.torch.build_table import BuildRow, TorchTable, version_of
 from provisioner.torch.compatibility import Case, Device, Trial, attempt, capability_text, labels, min_driver

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from provisioner.core.models import AsideEntry
+from provisioner.core.models import BackupEntry
 from provisioner.core.units import count, human_bytes
 from provisioner.ui.text import BLANK, Block, Column, Grid, Para, Row, Span, span
 
 _COLUMNS = (Column(), Column(is_path=True), Column(align="right"))
 
 
-def aside_blocks(entries: Sequence[AsideEntry]) -> list[Block]:
+def backup_blocks(entries: Sequence[BackupEntry]) -> list[Block]:
     """Return a row for each thing that was set aside, with its name for ``restore`` and the reason, and the sum."""
     if not entries:
         return [Para(line=span("Nothing is set aside."))]
@@ -31,7 +31,7 @@ def aside_blocks(entries: Sequence[AsideEntry]) -> list[Block]:
     ]
 
 
-def _row(entry: AsideEntry) -> Row:
+def _row(entry: BackupEntry) -> Row:
     when = entry.time.replace("T", " ").removesuffix("Z")[:16] or "unknown time"
     notes = [span(f"name: {entry.id}", "dim"), span(entry.reason, "dim")]
     if entry.is_blocks:

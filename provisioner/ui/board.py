@@ -6,10 +6,10 @@ Keeps state but knows no clock, no stream and no terminal; whoever draws asks it
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from provisioner.core.events import FileProgress, Phase, StepFinished
 from provisioner.core.models import FetchFile, HubBlob, MoveFile, PatchFile, PlaceFile, Plan, Step
-from provisioner.core.records import dataclass, field
 from provisioner.core.units import clock, count, human_bytes, human_duration, human_rate, percent
 from provisioner.report.outcome import label_of
 from provisioner.ui.text import WIDEST_PROSE, Line, Span, Style, cells, padded, shorten, shorten_path
@@ -188,9 +188,9 @@ def row_lines(rows: Sequence[FileProgress], *, width: int, is_unicode: bool) -> 
             lines.append((label, Span(state_words(row, bar_width + 8 + state_width, ellipsis), "warn")))
             continue
         done = position(row)
-        drawn = bar(done, row.size, bar_width, is_unicode=is_unicode)
+        generated = bar(done, row.size, bar_width, is_unicode=is_unicode)
         figures = Span(f" {padded(percent(done, row.size), 5, 'right')}  ")
-        lines.append((label, *drawn, figures, Span(state_words(row, state_width, ellipsis), "dim")))
+        lines.append((label, *generated, figures, Span(state_words(row, state_width, ellipsis), "dim")))
     return lines
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from provisioner.core.errors import AnswerNeededError
 from provisioner.core.events import Event
-from provisioner.core.models import AsideEntry, Finding, Machine, Manifest, Plan, Report
+from provisioner.core.models import BackupEntry, Finding, Machine, Manifest, Plan, Report
 from provisioner.core.redact import printable, redact
 from provisioner.report.outcome import all_errors
 from provisioner.ui.problems import defect_blocks, error_blocks
@@ -198,11 +198,11 @@ class Ui:
 
         self._on_the_way(smoke_blocks(smoke))
 
-    def show_aside(self, entries: Sequence[AsideEntry]) -> None:
+    def show_backups(self, entries: Sequence[BackupEntry]) -> None:
         """Show what was set aside."""
-        from provisioner.ui.backup_list import aside_blocks
+        from provisioner.ui.backup_list import backup_blocks
 
-        self._result(aside_blocks(entries))
+        self._result(backup_blocks(entries))
 
     def document_of(self, report: Report) -> dict[str, object]:
         """Return the document of ``--json``, with every secret of this run masked."""

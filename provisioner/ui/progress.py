@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Literal, NoReturn, Protocol, cast
 
 from provisioner.core.events import Event, FileProgress, Notice, PlanMade, StepFinished, StepStarted
 from provisioner.core.models import Plan
-from provisioner.core.records import replace
 from provisioner.ui.board import Board, finished_line, names_of, overall_line, progress_words, row_lines, started_words
 from provisioner.ui.stream import Output
 from provisioner.ui.text import Clean, Line, Para, Span, Style, laid_out, shorten, span
@@ -210,7 +210,7 @@ class PlainBar:
         self._output = output
         self._board = board
         self._now = now
-        self._drawn_s = float("-inf")
+        self._generated_s = float("-inf")
         self._bar: tqdm[NoReturn] | None = None
 
     def started(self, event: StepStarted) -> None:
@@ -224,8 +224,8 @@ class PlainBar:
         self._bar.n, self._bar.total = self._board.done_and_total
         self._bar.set_description_str(shorten(progress.label.rpartition("/")[2], 24), refresh=False)
         now = self._now()
-        if now - self._drawn_s >= 1:
-            self._drawn_s = now
+        if now - self._generated_s >= 1:
+            self._generated_s = now
             self._bar.refresh()
 
     def _make_bar(self) -> tqdm[NoReturn]:
@@ -272,7 +272,7 @@ class Bars:
         self._output = output
         self._board = board
         self._now = now
-        self._drawn_s = float("-inf")
+        self._generated_s = float("-inf")
         self._console: Console = Console(
             file=cast("IO[str]", output),
             force_terminal=True,
@@ -286,7 +286,7 @@ class Bars:
         # (ours and its) would be a deadlock waiting for its day.
         self._live: Live = Live(
             console=self._console,
-            get_renderable=self._picture,
+            get_renderable=self._image,
             auto_refresh=False,
             transient=True,
             redirect_stdout=False,
@@ -294,13 +294,13 @@ class Bars:
         )
         self._live.start()
 
-    def _picture(self) -> Text:
+    def _image(self) -> Text:
         """Return the whole picture, for the window as it is now."""
         columns, height = self._output.size
         self._console.size = type(self._console.size)(columns, height)
-        return self._text(self._picture_lines(columns, height))
+        return self._text(self._image_lines(columns, height))
 
-    def _picture_lines(self, columns: int, height: int) -> list[Line]:
+    def _image_lines(self, columns: int, height: int) -> list[Line]:
         width = max(40, min(columns, 130))
         rows = list(self._board.rows.values())
         if not rows:
@@ -327,8 +327,8 @@ class Bars:
     def moved(self, progress: FileProgress) -> None:  # noqa: ARG002 - the picture is drawn from the board
         """Redraw, unless that was done a moment ago."""
         now = self._now()
-        if now - self._drawn_s >= 1 / REDRAWS_PER_SECOND:
-            self._drawn_s = now
+        if now - self._generated_s >= 1 / REDRAWS_PER_SECOND:
+            self._generated_s = now
             self._live.refresh()
 
     def above(self, lines: list[Line]) -> None:

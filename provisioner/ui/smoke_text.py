@@ -6,14 +6,14 @@ Values in, blocks of text out; no width, no colour code, no stream.
 from __future__ import annotations
 
 from provisioner.core.units import count, gib, human_bytes, human_duration
-from provisioner.smoke_test.results import PictureWish, SmokeTest, Timings, VramReading
+from provisioner.smoke_test.results import ImageOptions, SmokeTest, Timings, VramReading
 from provisioner.ui.problems import finding_blocks
 from provisioner.ui.text import Block, Para, Row, pair, pair_blocks, span
 
 
 def smoke_blocks(smoke: SmokeTest) -> list[Block]:
     """Return the picture with its parameters, the times, the memory in sentences, the versions and the findings."""
-    rows = [_picture_row(smoke), pair("prompt", smoke.wish.prompt), pair("made with", _wish_words(smoke.wish))]
+    rows = [_image_row(smoke), pair("prompt", smoke.options.prompt), pair("made with", _options_words(smoke.options))]
     rows += _timing_rows(smoke.timings)
     memory = smoke.notes or ((_vram_words(smoke.vram),) if smoke.vram else ())
     rows += [pair("notes" if smoke.notes else "memory", "\n".join(memory))] if memory else []
@@ -24,19 +24,20 @@ def smoke_blocks(smoke: SmokeTest) -> list[Block]:
     return [Para(line=span("Picture", "title")), *pair_blocks(rows), *finding_blocks(smoke.findings)]
 
 
-def _picture_row(smoke: SmokeTest) -> Row:
+def _image_row(smoke: SmokeTest) -> Row:
     """Return where the picture is and what it is; that there is none is said, not left out."""
-    if smoke.picture is None:
+    if smoke.image is None:
         return pair("picture", "none came out", "bad")
-    facts = f"{smoke.picture.width} x {smoke.picture.height}, {human_bytes(smoke.picture.size)}"
-    if smoke.picture_path is None:
+    facts = f"{smoke.image.width} x {smoke.image.height}, {human_bytes(smoke.image.size)}"
+    if smoke.image_path is None:
         return pair("picture", f"{facts}, not kept", "good")
-    return pair("picture", f"{smoke.picture_path}\n{facts}", "good")
+    return pair("picture", f"{smoke.image_path}\n{facts}", "good")
 
 
-def _wish_words(wish: PictureWish) -> str:
-    words = f"seed {wish.seed}, {count(wish.steps, 'step')}, guidance {wish.guidance:g}, {wish.width} x {wish.height}"
-    return f"{words}, decoded in tiles" if wish.has_tiled_decode else words
+def _options_words(options: ImageOptions) -> str:
+    size = f"{options.width} x {options.height}"
+    words = f"seed {options.seed}, {count(options.steps, 'step')}, guidance {options.guidance:g}, {size}"
+    return f"{words}, decoded in tiles" if options.has_tiled_decode else words
 
 
 def _timing_rows(timings: Timings) -> list[Row]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
-
-from provisioner.core.records import dataclass, replace
 
 Style = Literal["", "title", "good", "bad", "warn", "dim", "command"]
 

@@ -20,7 +20,7 @@ from provisioner.comfyui.server.api import (
     parse_refusal,
     parse_system_stats,
 )
-from provisioner.comfyui.server.client import ComfyClient, Drawn, DrawProgress
+from provisioner.comfyui.server.client import ComfyClient, Generated, GenerationProgress
 from provisioner.comfyui.server.failures import node_error, refusal_error
 from provisioner.comfyui.server.messages import RunRecord, parse_message, step_seconds
 from provisioner.core.errors import GenerationError, ModelNotListedError, SmokeTestError
@@ -69,9 +69,11 @@ def histories(name: str) -> list[Any]:
     return [entry["body"] for entry in recording(name) if entry.get("http", "").startswith("GET /history")]
 
 
-def draw(name: str, faults: Faults | None = None, on_progress: Callable[[DrawProgress], None] | None = None) -> Drawn:
+def generate(
+    name: str, faults: Faults | None = None, on_progress: Callable[[GenerationProgress], None] | None = None
+) -> Generated:
     with ReplayServer(name, faults=faults) as server, ComfyClient(server.url, cancelled=lambda: False) as client:
-        return client.draw(graph_of(name), on_progress=on_progress or (lambda progress: None), timeout_s=20)
+        return client.generate(graph_of(name), on_progress=on_progress or (lambda progress: None), timeout_s=20)
 
 
 def test_every_recording_is_tested() -> None:
@@ -212,7 +214,7 @@ def test_the_history_can_be_empty_right_after_the_end() -> None:
 def caught(name: str, faults: Faults | None = None) -> SmokeTestError:
     """Return what the client raises for a recording; for the interruption somebody else interrupts."""
 
-    def interrupt(progress: DrawProgress) -> None:
+    def interrupt(progress: GenerationProgress) -> None:
         if name == "interrupted" and progress.node_id == "2":
             somebody.interrupt()
 
@@ -222,25 +224,25 @@ def caught(name: str, faults: Faults | None = None) -> SmokeTestError:
             ComfyClient(server.url, cancelled=lambda: False, patience_s=0.3) as client,
             pytest.raises(SmokeTestError) as raised,
         ):
-            client.draw(graph_of(name), on_progress=interrupt, timeout_s=20)
+            client.generate(graph_of(name), on_progress=interrupt, timeout_s=20)
         return raised.value
 
 
 @pytest.mark.parametrize("name", SUCCESSES)
 def test_the_client_brings_the_picture(name: str) -> None:
     record = heard(name)
-    seen: list[DrawProgress] = []
-    drawn = draw(name, on_progress=seen.append)
-    assert drawn.picture == PICTURE
-    assert drawn.file == OutputFile(filename=record.files[0].filename, subfolder="", folder="output")
-    assert drawn.was_cached is (name == "ok_fp8")
-    assert drawn.was_followed
-    assert [each.node_id for each in drawn.nodes] == [each.node_id for each in record.timings]
-    assert [each.value for each in drawn.steps] == [each.value for each in record.marks]
+    seen: list[GenerationProgress] = []
+    generated = generate(name, on_progress=seen.append)
+    assert generated.image == PICTURE
+    assert generated.file == OutputFile(filename=record.files[0].filename, subfolder="", folder="output")
+    assert generated.was_cached is (name == "ok_fp8")
+    assert generated.was_followed
+    assert [each.node_id for each in generated.nodes] == [each.node_id for each in record.timings]
+    assert [each.value for each in generated.steps] == [each.value for each in record.marks]
     assert [each.value for each in seen if each.value is not None] == [each.value for each in record.marks]
     assert {each.node_class for each in seen if each.node_id == "11"} <= {"SamplerCustomAdvanced"}
-    assert drawn.queued_s is not None
-    assert 0 <= drawn.queued_s <= drawn.total_s
+    assert generated.queued_s is not None
+    assert 0 <= generated.queued_s <= generated.total_s
 
 
 @pytest.mark.parametrize("name", sorted(FAILURES))

@@ -10,7 +10,7 @@ import pytest
 
 from provisioner.core.errors import CommandError
 from provisioner.core.models import Gpu
-from provisioner.core.ports import Run
+from provisioner.core.ports import RunProcess
 from provisioner.machine.graphics import display_class_keys, read_graphics, read_linux_graphics, read_windows_graphics
 from provisioner.machine.readings import HostReading
 
@@ -152,7 +152,7 @@ def test_an_apple_chip_whose_name_is_not_told_is_still_there() -> None:
     def failing(args: Sequence[str | Path], *, timeout_s: float, **_: object) -> Said:
         return Said(returncode=1)
 
-    runs: tuple[Run, ...] = (no_program, failing)
+    runs: tuple[RunProcess, ...] = (no_program, failing)
     for run in runs:
         reading = read_graphics(mac, run=run)
         assert [gpu.vendor for gpu in reading.gpus] == ["apple"]

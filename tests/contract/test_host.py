@@ -11,7 +11,7 @@ import pytest
 
 from provisioner.core.errors import UnreadableError
 from provisioner.disk.locations import file_system_of
-from provisioner.machine.host import LocalHost, container_memory_limit, find_program, nvidia_smi_candidates
+from provisioner.machine.host import LocalHost, container_memory_limit, find_on_path, nvidia_smi_candidates
 
 local_host = partial(LocalHost, file_system_of=file_system_of)
 
@@ -151,28 +151,28 @@ def test_a_text_is_read_within_bounds(tmp_path: Path) -> None:
 
 def make_program(folder: Path, name: str = "nvidia-smi") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    program = folder / name
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
-    return program
+    comfyui = folder / name
+    comfyui.write_text("#!/bin/sh\n")
+    comfyui.chmod(0o755)
+    return comfyui
 
 
 def test_a_program_is_found_by_absolute_path(tmp_path: Path) -> None:
-    program = make_program(tmp_path / "bin", "git.exe" if sys.platform == "win32" else "git")
+    comfyui = make_program(tmp_path / "bin", "git.exe" if sys.platform == "win32" else "git")
     environ = {"PATH": os.pathsep.join([str(tmp_path / "empty"), str(tmp_path / "bin")])}
-    assert find_program("git", environ, cwd=tmp_path, is_windows=sys.platform == "win32") == program
+    assert find_on_path("git", environ, cwd=tmp_path, is_windows=sys.platform == "win32") == comfyui
 
 
 def test_a_program_in_the_current_directory_is_never_found(tmp_path: Path) -> None:
     make_program(tmp_path, "git.exe" if sys.platform == "win32" else "git")
     environ = {"PATH": os.pathsep.join(["", ".", str(tmp_path)])}
-    assert find_program("git", environ, cwd=tmp_path, is_windows=sys.platform == "win32") is None
+    assert find_on_path("git", environ, cwd=tmp_path, is_windows=sys.platform == "win32") is None
 
 
 @POSIX
 def test_a_file_that_may_not_be_executed_is_no_program(tmp_path: Path) -> None:
     make_program(tmp_path / "bin").chmod(0o644)
-    assert find_program("nvidia-smi", {"PATH": str(tmp_path / "bin")}, cwd=tmp_path, is_windows=False) is None
+    assert find_on_path("nvidia-smi", {"PATH": str(tmp_path / "bin")}, cwd=tmp_path, is_windows=False) is None
 
 
 @POSIX
@@ -180,14 +180,14 @@ def test_on_windows_only_an_exe_is_a_program(tmp_path: Path) -> None:
     make_program(tmp_path / "bin", "git.bat")
     make_program(tmp_path / "bin", "git.cmd")
     environ = {"PATH": str(tmp_path / "bin")}
-    assert find_program("git", environ, cwd=tmp_path, is_windows=True) is None
+    assert find_on_path("git", environ, cwd=tmp_path, is_windows=True) is None
     exe = make_program(tmp_path / "bin", "git.exe")
-    assert find_program("git", environ, cwd=tmp_path, is_windows=True) == exe
-    assert find_program("git.exe", environ, cwd=tmp_path, is_windows=True) == exe
+    assert find_on_path("git", environ, cwd=tmp_path, is_windows=True) == exe
+    assert find_on_path("git.exe", environ, cwd=tmp_path, is_windows=True) == exe
 
 
 def test_nothing_is_found_without_a_path(tmp_path: Path) -> None:
-    assert find_program("git", {}, cwd=tmp_path, is_windows=False) is None
+    assert find_on_path("git", {}, cwd=tmp_path, is_windows=False) is None
 
 
 @POSIX

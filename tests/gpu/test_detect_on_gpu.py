@@ -14,7 +14,7 @@ from provisioner.machine.detection import detect_machine, read_nvidia_smi
 from provisioner.machine.graphics import read_graphics
 from provisioner.machine.host import LocalHost
 from provisioner.machine.nvml import read_nvml
-from provisioner.machine.process import run
+from provisioner.machine.process import run_process
 from provisioner.machine.readings import NvidiaReading, normal_pci_bus_id
 
 pytestmark = pytest.mark.gpu
@@ -29,7 +29,7 @@ def nvml() -> NvidiaReading:
 
 @pytest.fixture(scope="module")
 def smi() -> NvidiaReading:
-    reading = read_nvidia_smi(run, LocalHost(file_system_of=file_system_of).nvidia_smi_paths())
+    reading = read_nvidia_smi(run_process, LocalHost(file_system_of=file_system_of).nvidia_smi_paths())
     assert reading is not None, "no nvidia-smi on this machine"
     assert reading.reason is None, reading.reason
     return reading
@@ -45,19 +45,19 @@ def test_nvml_and_nvidia_smi_describe_the_same_gpus(nvml: NvidiaReading, smi: Nv
     assert nvml.devices
     assert len(by_uuid) == len(nvml.devices)
     for device in nvml.devices:
-        twin = by_uuid[device.uuid]
-        assert (device.name, device.compute_capability) == (twin.name, twin.compute_capability)
-        assert normal_pci_bus_id(device.pci_bus_id or "") == normal_pci_bus_id(twin.pci_bus_id or "-")
-        assert (device.is_mig_enabled, device.is_display_active) == (twin.is_mig_enabled, twin.is_display_active)
+        staging = by_uuid[device.uuid]
+        assert (device.name, device.compute_capability) == (staging.name, staging.compute_capability)
+        assert normal_pci_bus_id(device.pci_bus_id or "") == normal_pci_bus_id(staging.pci_bus_id or "-")
+        assert (device.is_mig_enabled, device.is_display_active) == (staging.is_mig_enabled, staging.is_display_active)
 
 
 def test_nvml_and_nvidia_smi_count_the_same_memory(nvml: NvidiaReading, smi: NvidiaReading) -> None:
     by_uuid = {device.uuid: device for device in smi.devices}
     for device in nvml.devices:
-        total, twin = device.memory_total_bytes, by_uuid[device.uuid].memory_total_bytes
-        assert (total is None) == (twin is None)
-        if total is not None and twin is not None:
-            assert abs(total - twin) < 2**20  # nvidia-smi rounds to MiB
+        total, staging = device.memory_total_bytes, by_uuid[device.uuid].memory_total_bytes
+        assert (total is None) == (staging is None)
+        if total is not None and staging is not None:
+            assert abs(total - staging) < 2**20  # nvidia-smi rounds to MiB
 
 
 def test_the_kernel_names_the_driver_that_nvml_names(nvml: NvidiaReading) -> None:
@@ -76,9 +76,9 @@ def test_detection_finds_every_gpu_whatever_cuda_may_see(nvml: NvidiaReading, vi
     started = time.perf_counter()
     machine = detect_machine(
         nvml=read_nvml,
-        run=run,
+        run=run_process,
         host=LocalHost(file_system_of=file_system_of, environ=environ),
-        graphics=partial(read_graphics, run=run),
+        graphics=partial(read_graphics, run=run_process),
         environ=environ,
         paths=(Path.cwd(),),
     )

@@ -16,12 +16,12 @@ import pytest
 from provisioner.core.errors import MemoryExhaustedError, SmokeTestError
 from provisioner.environment.state import bare_uuid
 from provisioner.machine.nvml import read_nvml
-from provisioner.machine.process import run
+from provisioner.machine.process import run_process
 from provisioner.rehearsal.tiny_pipeline import small_diffusers_repository
-from provisioner.smoke_test.diffusers_answers import DiffusersRun, DrawEvent, Offload
-from provisioner.smoke_test.diffusers_run import draw_with_diffusers
-from provisioner.smoke_test.image import judge, read_picture
-from provisioner.smoke_test.results import PictureWish
+from provisioner.smoke_test.diffusers_answers import DiffusersRun, GenerationEvent, Offload
+from provisioner.smoke_test.diffusers_run import generate_with_diffusers
+from provisioner.smoke_test.image import judge, read_image
+from provisioner.smoke_test.results import ImageOptions
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 REPO, COMMIT = "rehearsal/small", "5e0a" * 10
-WISH = PictureWish(seed=7, width=256, height=256)
+OPTIONS = ImageOptions(seed=7, width=256, height=256)
 
 
 @pytest.fixture(scope="module")
@@ -43,23 +43,23 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def draw(
+def generate(
     cache: Path,
     folder: Path,
     *,
-    wish: PictureWish = WISH,
+    options: ImageOptions = OPTIONS,
     device: str = "cuda:0",
     offload: str = "auto",
     environ: dict[str, str] | None = None,
-    events: list[DrawEvent] | None = None,
+    events: list[GenerationEvent] | None = None,
 ) -> DiffusersRun:
-    return draw_with_diffusers(
+    return generate_with_diffusers(
         Path(sys.executable),
-        run=run,
+        run=run_process,
         cache=cache,
         repo_id=REPO,
         revision=COMMIT,
-        wish=wish,
+        options=options,
         output=folder / "picture.png",
         log_path=folder / "drawing.log",
         timeout_s=500.0,
@@ -72,8 +72,8 @@ def draw(
 
 @pytest.mark.parametrize("offload", get_args(Offload))
 def test_a_picture_is_drawn_on_the_gpu_whatever_waits_in_ram(cache: Path, tmp_path: Path, offload: str) -> None:
-    done = draw(cache, tmp_path, offload=offload)
-    assert judge(read_picture(done.picture), WISH) == ()
+    done = generate(cache, tmp_path, offload=offload)
+    assert judge(read_image(done.image), OPTIONS) == ()
     assert done.done.offload == offload
     assert done.done.device.place == "cuda:0"
     assert len(done.done.timings.steps_s) == 4
@@ -84,8 +84,8 @@ def test_a_picture_is_drawn_on_the_gpu_whatever_waits_in_ram(cache: Path, tmp_pa
 
 
 def test_the_drawing_device_is_one_that_nvml_knows_and_a_small_model_stays_on_it(cache: Path, tmp_path: Path) -> None:
-    events: list[DrawEvent] = []
-    done = draw(cache, tmp_path, device="auto", events=events)
+    events: list[GenerationEvent] = []
+    done = generate(cache, tmp_path, device="auto", events=events)
     known = {bare_uuid(device.uuid) for device in read_nvml().devices if device.uuid}
     assert done.done.device.uuid is not None
     assert bare_uuid(done.done.device.uuid) in known
@@ -108,9 +108,9 @@ def crowded() -> Iterator[None]:
 
 @pytest.mark.usefixtures("crowded")
 def test_a_card_without_room_is_said_to_be_that(cache: Path, tmp_path: Path) -> None:
-    wish = PictureWish(seed=7, width=8192, height=8192, steps=1)  # one activation of the decoder takes 1 GB
+    options = ImageOptions(seed=7, width=8192, height=8192, steps=1)  # one activation of the decoder takes 1 GB
     with pytest.raises(MemoryExhaustedError) as caught:
-        draw(cache, tmp_path, wish=wish, offload="none")
+        generate(cache, tmp_path, options=options, offload="none")
     assert caught.value.context["memory"] == "vram"
     assert "cuda:0 ran out of memory" in str(caught.value)
     assert list(tmp_path.glob("picture*")) == []
@@ -118,6 +118,6 @@ def test_a_card_without_room_is_said_to_be_that(cache: Path, tmp_path: Path) -> 
 
 def test_a_hidden_gpu_is_said_in_a_sentence(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(SmokeTestError) as caught:
-        draw(cache, tmp_path, environ={"CUDA_VISIBLE_DEVICES": ""})
+        generate(cache, tmp_path, environ={"CUDA_VISIBLE_DEVICES": ""})
     assert caught.value.context["kind"] == "no-device"
     assert "cannot use cuda:0" in str(caught.value)

@@ -20,7 +20,7 @@ from provisioner.torch.builds import TorchBuild, TorchSet
 
 pytestmark = pytest.mark.gpu
 
-PROBE = Path(__file__).resolve().parents[2] / "provisioner" / "inside" / "probe.py"
+PROBE = Path(__file__).resolve().parents[2] / "provisioner" / "environment" / "probe_script.py"
 EVERYTHING = {"expect": {"device": "cuda", "packages": ["torch", "torchvision", "torchaudio"]}}
 
 

@@ -9,14 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.commands.backups import aside_roots, find_entry, run_aside_clear, run_aside_list, run_aside_restore
-from provisioner.commands.files_part import Job, Wish, open_job
-from provisioner.commands.session import Settings, Workbench
+from provisioner.commands.backups import (
+    backup_roots,
+    find_entry,
+    run_backups_clear,
+    run_backups_list,
+    run_backups_restore,
+)
+from provisioner.commands.files_part import Options, Run, open_run
+from provisioner.commands.session import Session, Settings
 from provisioner.core.errors import AnswerNeededError, FileInUseError, HashMismatchError, StorageError, UsageError
-from provisioner.core.models import AsideEntry, ComfyTarget, HubCacheTarget, Report
+from provisioner.core.models import BackupEntry, ComfyTarget, HubCacheTarget, Report
 from provisioner.files.store import set_aside as aside
 from provisioner.files.store.file_store import FileStore
-from provisioner.files.store.set_aside import list_aside, save_pieces
+from provisioner.files.store.set_aside import list_backups, save_pieces
 from provisioner.report.json_document import document
 from tests.support.builders import artifact, comfy_file, comfy_target, file_system, sha256
 from tests.support.world import World, tensors
@@ -37,17 +43,17 @@ def put(path: Path, data: bytes) -> Path:
     return path
 
 
-def replaced(root: Path, data: bytes = OLD) -> AsideEntry:
+def replaced(root: Path, data: bytes = OLD) -> BackupEntry:
     """Set a file aside and put another in its place."""
     place = comfy_file(VAE, root)
     put(place.path, data)
     store_for().set_aside(place, "other bytes")
     put(place.path, NEW)
-    (entry,) = store_for().list_aside([root])
+    (entry,) = store_for().list_backups([root])
     return entry
 
 
-def repaired(root: Path, old: bytes, new: bytes, ranges: list[tuple[int, int]]) -> AsideEntry:
+def repaired(root: Path, old: bytes, new: bytes, ranges: list[tuple[int, int]]) -> BackupEntry:
     """Keep what a repair in place replaces, and put the repaired file there."""
     path = put(comfy_file(VAE, root).path, old)
     save_pieces(
@@ -61,12 +67,12 @@ def repaired(root: Path, old: bytes, new: bytes, ranges: list[tuple[int, int]]) 
         reason="block 1 differs",
     )
     put(path, new)
-    (entry,) = list_aside([root])
+    (entry,) = list_backups([root])
     return entry
 
 
 def set_aside(root: Path) -> list[bytes]:
-    return [entry.path.read_bytes() for entry in list_aside([root]) if entry.path.is_file()]
+    return [entry.path.read_bytes() for entry in list_backups([root]) if entry.path.is_file()]
 
 
 # --- listing ---------------------------------------------------------------------------------------
@@ -81,7 +87,7 @@ def test_an_entry_says_what_it_was_when_and_why(tmp_path: Path) -> None:
 
 
 def test_nothing_set_aside_is_an_empty_list(tmp_path: Path) -> None:
-    assert list_aside([tmp_path, tmp_path / "not there"]) == ()
+    assert list_backups([tmp_path, tmp_path / "not there"]) == ()
 
 
 def test_what_nobody_explained_is_listed_too(tmp_path: Path) -> None:
@@ -90,7 +96,7 @@ def test_what_nobody_explained_is_listed_too(tmp_path: Path) -> None:
     why.write_text(
         '{"torn": \n{"was": "x", "is": "../../../vae/vae.safetensors", "why": "hostile"}\n', encoding="utf-8"
     )
-    (found,) = list_aside([tmp_path])
+    (found,) = list_backups([tmp_path])
     assert (found.was, found.reason, found.path) == ("", "nobody wrote down why", entry.path)
 
 
@@ -101,14 +107,14 @@ def test_a_kill_before_the_index_leaves_nothing_unexplained(tmp_path: Path, monk
     monkeypatch.setattr(aside, "write_text_durably", die)
     with pytest.raises(KeyboardInterrupt):
         repaired(tmp_path, OLD, NEW, [(0, 100)])
-    assert [entry.reason for entry in list_aside([tmp_path])] == ["block 1 differs"]
+    assert [entry.reason for entry in list_backups([tmp_path])] == ["block 1 differs"]
 
 
 def test_a_folder_and_a_drive_mounted_below_the_root_are_found(tmp_path: Path) -> None:
     put(tmp_path / "vae" / ".klein-setup" / "aside" / "20261123T061404Z" / "x.aside", b"12345")
     folder = put(tmp_path / "vae" / "vae.safetensors" / "inside.txt", b"123").parent
     store_for().set_aside(comfy_file(VAE, tmp_path), "a folder was in the way")
-    found = {entry.was: entry.size for entry in list_aside([tmp_path, tmp_path])}
+    found = {entry.was: entry.size for entry in list_backups([tmp_path, tmp_path])}
     assert found == {"": 5, "vae/vae.safetensors": 3}
     assert not folder.exists()
 
@@ -120,7 +126,7 @@ def test_what_is_put_back_and_what_was_there_change_places(tmp_path: Path) -> No
     path = store_for().put_back(replaced(tmp_path))
     assert path.read_bytes() == OLD
     assert set_aside(tmp_path) == [NEW]
-    (entry,) = list_aside([tmp_path])
+    (entry,) = list_backups([tmp_path])
     assert "was put back in its place" in entry.reason
     store_for().put_back(entry)
     assert (path.read_bytes(), set_aside(tmp_path)) == (NEW, [OLD])
@@ -131,7 +137,7 @@ def test_the_folder_it_came_from_is_made_again(tmp_path: Path) -> None:
     (tmp_path / "vae" / "vae.safetensors").unlink()
     (tmp_path / "vae").rmdir()
     assert store_for().put_back(entry).read_bytes() == OLD
-    assert list_aside([tmp_path]) == ()
+    assert list_backups([tmp_path]) == ()
     assert not (tmp_path / ".klein-setup" / "aside").exists()
 
 
@@ -142,7 +148,7 @@ def test_a_link_is_put_back_as_the_link_it_was(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.symlink_to("../real")
     store_for().set_aside(comfy_file(VAE, tmp_path), "a link")
-    (entry,) = list_aside([tmp_path])
+    (entry,) = list_backups([tmp_path])
     assert store_for().put_back(entry).readlink() == Path("../real")
     assert path.read_bytes() == OLD
 
@@ -174,7 +180,7 @@ def test_bytes_that_do_not_fit_the_file_any_more_change_nothing(tmp_path: Path) 
     path = put(tmp_path / "vae" / "vae.safetensors", b"something else")
     with pytest.raises(HashMismatchError, match="is not the file that was repaired"):
         store_for().put_back(entry)
-    assert (path.read_bytes(), list_aside([tmp_path])) == (b"something else", (entry,))
+    assert (path.read_bytes(), list_backups([tmp_path])) == (b"something else", (entry,))
 
 
 @pytest.mark.parametrize("damage", ["index", "piece", "gone", "lost"])
@@ -207,7 +213,7 @@ def test_an_index_that_names_a_file_elsewhere_is_not_believed(tmp_path: Path) ->
 def test_what_nobody_wrote_down_is_not_put_anywhere(tmp_path: Path) -> None:
     entry = replaced(tmp_path)
     (entry.path.parents[1] / "why.jsonl").unlink()
-    (lost,) = list_aside([tmp_path])
+    (lost,) = list_backups([tmp_path])
     with pytest.raises(UsageError, match="Nobody wrote down where"):
         store_for().put_back(lost)
 
@@ -218,7 +224,7 @@ def test_a_reason_that_names_a_place_outside_puts_nothing_there(tmp_path: Path) 
     why = entry.path.parents[1] / "why.jsonl"
     line = json.loads(why.read_text(encoding="utf-8"))
     why.write_text(json.dumps({**line, "was": "../outside"}), encoding="utf-8")
-    (hostile,) = list_aside([root])
+    (hostile,) = list_backups([root])
     with pytest.raises(UsageError):
         store_for().put_back(hostile)
     assert not (tmp_path / "outside").exists()
@@ -232,7 +238,7 @@ def test_a_file_in_use_stays_where_it_is(tmp_path: Path) -> None:
     with pytest.raises(FileInUseError):
         store_for(move=refuse).put_back(entry)
     assert (tmp_path / "vae" / "vae.safetensors").read_bytes() == NEW
-    assert list_aside([tmp_path]) == (entry,)
+    assert list_backups([tmp_path]) == (entry,)
 
 
 # --- clearing --------------------------------------------------------------------------------------
@@ -241,9 +247,9 @@ def test_a_file_in_use_stays_where_it_is(tmp_path: Path) -> None:
 def test_clearing_deletes_what_it_is_given_and_no_more(tmp_path: Path) -> None:
     first = replaced(tmp_path)
     second = put(first.path.with_name("another"), b"12345")
-    assert store_for().clear_aside([first]) == 1200
-    assert [entry.path for entry in list_aside([tmp_path])] == [second]
-    assert store_for().clear_aside(list_aside([tmp_path])) == 5
+    assert store_for().clear_backups([first]) == 1200
+    assert [entry.path for entry in list_backups([tmp_path])] == [second]
+    assert store_for().clear_backups(list_backups([tmp_path])) == 5
     assert sorted(path.name for path in (tmp_path / ".klein-setup").iterdir()) == []
     assert (tmp_path / "vae" / "vae.safetensors").read_bytes() == NEW
 
@@ -255,48 +261,48 @@ def test_clearing_follows_no_link(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.symlink_to(theirs)
     store_for().set_aside(comfy_file(VAE, tmp_path / "models"), "a link to a folder")
-    store_for().clear_aside(list_aside([tmp_path / "models"]))
+    store_for().clear_backups(list_backups([tmp_path / "models"]))
     assert (theirs / "x").read_bytes() == b"precious"
-    assert list_aside([tmp_path / "models"]) == ()
+    assert list_backups([tmp_path / "models"]) == ()
 
 
 # --- the command -----------------------------------------------------------------------------------
 
 
-def job_of(world: World, *, assume_yes: bool = False) -> Job:
-    bench = Workbench(settings=Settings(remembers=False), environ=world.environ)
-    wish = Wish(manifest=str(world.manifest), comfyui=world.tree, assume_yes=assume_yes)
-    return open_job(bench, wish)
+def job_of(world: World, *, assume_yes: bool = False) -> Run:
+    session = Session(settings=Settings(remembers=False), environ=world.environ)
+    options = Options(manifest=str(world.manifest), comfyui=world.tree, assume_yes=assume_yes)
+    return open_run(session, options)
 
 
-def entries_of(report: Report) -> tuple[AsideEntry, ...]:
+def entries_of(report: Report) -> tuple[BackupEntry, ...]:
     entries = dict(report.extra)["aside"]
     assert isinstance(entries, tuple)
     return entries
 
 
 @pytest.fixture
-def job(world: World) -> Job:
+def run(world: World) -> Run:
     world.publish(NEW)
     replaced(world.tree / "models")
     return job_of(world)
 
 
-def test_the_list_is_in_the_document(job: Job) -> None:
-    told = document(run_aside_list(job))
+def test_the_list_is_in_the_document(run: Run) -> None:
+    told = document(run_backups_list(run))
     assert (told["command"], told["status"], told["exit_status"]) == ("aside list", "ok", 0)
     listed = json.loads(json.dumps(told["details"]["aside"]))
     assert [entry["was"] for entry in listed] == ["vae/vae.safetensors"]
 
 
-def test_restoring_by_name_says_what_was_done(job: Job) -> None:
+def test_restoring_by_name_says_what_was_done(run: Run) -> None:
     said: list[str] = []
-    (entry,) = entries_of(run_aside_restore(job, "vae/vae.safetensors", say=said.append))
+    (entry,) = entries_of(run_backups_restore(run, "vae/vae.safetensors", say=said.append))
     assert (entry.root / entry.was).read_bytes() == OLD
     assert str(entry.root / entry.was) in said[0]
 
 
-def test_clearing_asks_and_no_keeps_everything(job: Job) -> None:
+def test_clearing_asks_and_no_keeps_everything(run: Run) -> None:
     asked: list[str] = []
 
     def no(question: str) -> bool:
@@ -304,24 +310,24 @@ def test_clearing_asks_and_no_keeps_everything(job: Job) -> None:
         return False
 
     with pytest.raises(AnswerNeededError):
-        run_aside_clear(job, ask=no, say=lambda line: None)
+        run_backups_clear(run, ask=no, say=lambda line: None)
     assert asked == ["Delete 1 thing that was set aside (1.20 kB) for good?"]
-    assert len(entries_of(run_aside_list(job))) == 1
+    assert len(entries_of(run_backups_list(run))) == 1
 
 
 @pytest.mark.parametrize(("older_than_s", "left"), [(None, 0), (3600.0, 1), (0.0, 0)])
-def test_clearing_can_keep_what_is_young(world: World, job: Job, older_than_s: float | None, left: int) -> None:
+def test_clearing_can_keep_what_is_young(world: World, run: Run, older_than_s: float | None, left: int) -> None:
     said: list[str] = []
     agreed = job_of(world, assume_yes=True)
-    run_aside_clear(agreed, ask=lambda question: False, say=said.append, older_than_s=older_than_s)
-    assert len(entries_of(run_aside_list(job))) == left
+    run_backups_clear(agreed, ask=lambda question: False, say=said.append, older_than_s=older_than_s)
+    assert len(entries_of(run_backups_list(run))) == left
     assert said == (["Nothing is set aside."] if left else ["1.20 kB were freed."])
 
 
 def test_an_entry_is_found_by_every_name_that_means_only_one(tmp_path: Path) -> None:
     one = replaced(tmp_path)
     path = put(one.path.with_name("vae.safetensors.1"), b"x")
-    two = AsideEntry(id="x/y", root=tmp_path, was=one.was, path=path, time="", reason="", size=1)
+    two = BackupEntry(id="x/y", root=tmp_path, was=one.was, path=path, time="", reason="", size=1)
     for name in (one.id, str(one.path)):
         assert find_entry([one, two], name) == one
     assert find_entry([one], one.was) == find_entry([one], str(tmp_path / one.was)) == one
@@ -335,9 +341,9 @@ def test_every_root_that_has_an_aside_is_looked_at(tmp_path: Path) -> None:
     for root in ("models--org--one", "other"):
         (tmp_path / root / ".klein-setup" / "aside").mkdir(parents=True)
     (tmp_path / "models--org--two").mkdir()
-    assert aside_roots(HubCacheTarget(cache=tmp_path)) == (tmp_path / "models--org--one",)
+    assert backup_roots(HubCacheTarget(cache=tmp_path)) == (tmp_path / "models--org--one",)
     target: ComfyTarget = comfy_target(tmp_path / "tree" / "models")
-    assert aside_roots(target) == (tmp_path / "tree" / "models",)
+    assert backup_roots(target) == (tmp_path / "tree" / "models",)
     assert os.path.lexists(tmp_path / "other")
 
 

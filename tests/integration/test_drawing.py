@@ -19,18 +19,18 @@ from filelock import FileLock
 from provisioner.commands.rehearse import rehearse
 from provisioner.core.errors import MemoryExhaustedError, NotWritableError, SmokeTestError, UsageError
 from provisioner.core.models import Report
-from provisioner.machine.process import run
+from provisioner.machine.process import run_process
 from provisioner.rehearsal.tiny_pipeline import small_diffusers_repository
-from provisioner.smoke_test.diffusers_answers import DiffusersRun, DrawEvent
-from provisioner.smoke_test.diffusers_run import SCRIPT, clean_environment, draw_with_diffusers
-from provisioner.smoke_test.image import judge, read_picture
-from provisioner.smoke_test.results import PictureWish
+from provisioner.smoke_test.diffusers_answers import DiffusersRun, GenerationEvent
+from provisioner.smoke_test.diffusers_run import SCRIPT, clean_environment, generate_with_diffusers
+from provisioner.smoke_test.image import judge, read_image
+from provisioner.smoke_test.results import ImageOptions
 
 REQUIREMENTS = ("torch==2.13.0", "diffusers==0.42.1", "transformers==5.23.0", "accelerate==1.15.0", "pillow")
 REPO = "rehearsal/small"
 COMMIT = "5e0a" * 10
 ROOT = Path(__file__).resolve().parents[2]
-WISH = PictureWish(seed=2**64 - 1, width=64, height=64)
+OPTIONS = ImageOptions(seed=2**64 - 1, width=64, height=64)
 pytestmark = pytest.mark.timeout(900)  # the first run on a machine fetches the environment
 needs_tested_python = pytest.mark.skipif(
     sys.version_info < (3, 11), reason="diffusers 0.42.1 asks for Python 3.11 or newer"
@@ -82,25 +82,25 @@ def sound_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache
 
 
-def draw(
+def generate(
     python: Path,
     cache: Path,
     folder: Path,
     *,
     revision: str = COMMIT,
     timeout_s: float = 250.0,
-    wish: PictureWish = WISH,
+    options: ImageOptions = OPTIONS,
     environ: dict[str, str] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
-    on_event: Callable[[DrawEvent], None] = lambda event: None,
+    on_event: Callable[[GenerationEvent], None] = lambda event: None,
 ) -> DiffusersRun:
-    return draw_with_diffusers(
+    return generate_with_diffusers(
         python,
-        run=run,
+        run=run_process,
         cache=cache,
         repo_id=REPO,
         revision=revision,
-        wish=wish,
+        options=options,
         output=folder / "out" / "fox.png",
         log_path=folder / "drawing.log",
         timeout_s=timeout_s,
@@ -120,9 +120,9 @@ def failure(caught: pytest.ExceptionInfo[SmokeTestError]) -> tuple[object, str]:
 
 
 @pytest.fixture(scope="session")
-def drawn(
+def generated(
     python: Path, sound_cache: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[DiffusersRun, list[DrawEvent], Path]:
+) -> tuple[DiffusersRun, list[GenerationEvent], Path]:
     """One picture, drawn by an adapter whose caller has a token, a proxy and a Python path that lead nowhere."""
     folder = tmp_path_factory.mktemp("drawn")
     (folder / "bad").mkdir()
@@ -133,16 +133,22 @@ def drawn(
         "HF_TOKEN": "hf_" + "Drawing0nly" * 3,
         "HF_HUB_OFFLINE": "0",
     }
-    events: list[DrawEvent] = []
-    wish = PictureWish(prompt='--a "fox" in snow, ünïcode 漢', seed=WISH.seed, width=64, height=64)
-    return draw(python, sound_cache, folder, wish=wish, environ=environ, on_event=events.append), events, folder
+    events: list[GenerationEvent] = []
+    options = ImageOptions(prompt='--a "fox" in snow, ünïcode 漢', seed=OPTIONS.seed, width=64, height=64)
+    return (
+        generate(python, sound_cache, folder, options=options, environ=environ, on_event=events.append),
+        events,
+        folder,
+    )
 
 
 @needs_tested_python
-def test_the_small_pipeline_draws_a_picture_in_four_steps(drawn: tuple[DiffusersRun, list[DrawEvent], Path]) -> None:
-    done = drawn[0]
-    facts = read_picture(done.picture)
-    assert judge(facts, WISH) == ()
+def test_the_small_pipeline_draws_a_picture_in_four_steps(
+    generated: tuple[DiffusersRun, list[GenerationEvent], Path],
+) -> None:
+    done = generated[0]
+    facts = read_image(done.image)
+    assert judge(facts, OPTIONS) == ()
     assert (facts.width, facts.height, facts.mode) == (64, 64, "RGB")
     assert facts.minimum < facts.maximum
     assert done.done.device.label == "cpu"
@@ -154,19 +160,21 @@ def test_the_small_pipeline_draws_a_picture_in_four_steps(drawn: tuple[Diffusers
 
 
 @needs_tested_python
-def test_every_part_of_the_drawing_is_timed(drawn: tuple[DiffusersRun, list[DrawEvent], Path]) -> None:
-    timings = drawn[0].done.timings
+def test_every_part_of_the_drawing_is_timed(generated: tuple[DiffusersRun, list[GenerationEvent], Path]) -> None:
+    timings = generated[0].done.timings
     parts = [timings.encode_s, *timings.steps_s, timings.decode_s]
     assert len(timings.steps_s) == 4
     assert all(part is not None and part > 0 for part in (timings.start_s, timings.load_s, *parts))
     spent = sum(part for part in parts if part is not None)
     assert timings.total_s is not None
-    assert spent <= timings.total_s <= drawn[0].seconds
+    assert spent <= timings.total_s <= generated[0].seconds
 
 
 @needs_tested_python
-def test_the_events_come_in_order_and_name_the_process(drawn: tuple[DiffusersRun, list[DrawEvent], Path]) -> None:
-    events = [event for event in drawn[1] if event.name != "alive"]
+def test_the_events_come_in_order_and_name_the_process(
+    generated: tuple[DiffusersRun, list[GenerationEvent], Path],
+) -> None:
+    events = [event for event in generated[1] if event.name != "alive"]
     assert [event.name for event in events] == ["started", "imported", "loaded", "encoded", *["step"] * 4, "decoded"]
     assert [event.number for event in events if event.name == "step"] == [1, 2, 3, 4]
     assert events[0].pid is not None
@@ -175,9 +183,9 @@ def test_the_events_come_in_order_and_name_the_process(drawn: tuple[DiffusersRun
 
 @needs_tested_python
 def test_the_log_holds_what_was_said_and_no_half_picture_is_left(
-    drawn: tuple[DiffusersRun, list[DrawEvent], Path],
+    generated: tuple[DiffusersRun, list[GenerationEvent], Path],
 ) -> None:
-    _, _, folder = drawn
+    _, _, folder = generated
     log = (folder / "drawing.log").read_text(encoding="utf-8")
     assert '"event": "done"' in log
     assert '"event": "alive"' not in log
@@ -194,7 +202,7 @@ def test_weights_that_are_no_numbers_give_no_picture(python: Path, tmp_path: Pat
     start = 8 + struct.unpack("<Q", data[:8])[0]
     weights.write_bytes(data[:start] + b"\xc0\x7f" * ((len(data) - start) // 2))  # NaN in BF16
     with pytest.raises(SmokeTestError) as caught:
-        draw(python, tmp_path / "cache", tmp_path)
+        generate(python, tmp_path / "cache", tmp_path)
     kind, said = failure(caught)
     assert kind == "nan"
     assert "The latents after step 1" in said
@@ -206,7 +214,7 @@ def test_a_truncated_file_is_named_as_one_that_cannot_be_loaded(python: Path, tm
     weights = write_cache(tmp_path / "cache") / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(SmokeTestError) as caught:
-        draw(python, tmp_path / "cache", tmp_path)
+        generate(python, tmp_path / "cache", tmp_path)
     kind, said = failure(caught)
     assert kind == "snapshot-incomplete"
     assert "cannot be loaded" in said
@@ -227,9 +235,9 @@ def test_a_truncated_file_is_named_as_one_that_cannot_be_loaded(python: Path, tm
 )
 def test_a_missing_file_is_named_before_anything_is_imported(python: Path, tmp_path: Path, name: str) -> None:
     (write_cache(tmp_path / "cache") / name).unlink()
-    events: list[DrawEvent] = []
+    events: list[GenerationEvent] = []
     with pytest.raises(SmokeTestError) as caught:
-        draw(python, tmp_path / "cache", tmp_path, on_event=events.append)
+        generate(python, tmp_path / "cache", tmp_path, on_event=events.append)
     kind, said = failure(caught)
     assert kind == "snapshot-incomplete"
     assert name.partition("/")[0] in said
@@ -239,7 +247,7 @@ def test_a_missing_file_is_named_before_anything_is_imported(python: Path, tmp_p
 @needs_tested_python
 def test_a_commit_that_is_not_in_the_cache_is_said(python: Path, sound_cache: Path, tmp_path: Path) -> None:
     with pytest.raises(SmokeTestError) as caught:
-        draw(python, sound_cache, tmp_path, revision="0" * 40)
+        generate(python, sound_cache, tmp_path, revision="0" * 40)
     kind, said = failure(caught)
     assert kind == "snapshot-incomplete"
     assert "0" * 40 in said
@@ -248,7 +256,7 @@ def test_a_commit_that_is_not_in_the_cache_is_said(python: Path, sound_cache: Pa
 @needs_tested_python
 def test_a_branch_is_no_revision(python: Path, sound_cache: Path, tmp_path: Path) -> None:
     with pytest.raises(SmokeTestError) as caught:
-        draw(python, sound_cache, tmp_path, revision="main")
+        generate(python, sound_cache, tmp_path, revision="main")
     assert failure(caught)[0] == "usage"
 
 
@@ -262,7 +270,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_environment_without_torch_says_what_is_missing(bare: Path, sound_cache: Path, tmp_path: Path) -> None:
     with pytest.raises(SmokeTestError) as caught:
-        draw(python_of(bare), sound_cache, tmp_path)
+        generate(python_of(bare), sound_cache, tmp_path)
     kind, said = failure(caught)
     assert kind == "missing-package"
     assert "torch is not installed" in said
@@ -282,7 +290,7 @@ def test_a_diffusers_that_does_not_know_the_model_is_refused_by_its_version(
         (made[-1] / "METADATA").write_text(metadata, encoding="utf-8")
     try:
         with pytest.raises(SmokeTestError) as caught:
-            draw(python_of(bare), sound_cache, tmp_path)
+            generate(python_of(bare), sound_cache, tmp_path)
     finally:
         for each in made:
             shutil.rmtree(each)
@@ -294,14 +302,14 @@ def test_a_diffusers_that_does_not_know_the_model_is_refused_by_its_version(
 
 def test_a_python_that_is_not_there_is_an_error_of_ours(sound_cache: Path, tmp_path: Path) -> None:
     with pytest.raises(SmokeTestError) as caught:
-        draw(tmp_path / "no-python", sound_cache, tmp_path)
+        generate(tmp_path / "no-python", sound_cache, tmp_path)
     assert failure(caught)[0] == "no-python"
 
 
 def test_a_log_that_cannot_be_written_is_said_before_anything_starts(sound_cache: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("in the way", encoding="utf-8")
     with pytest.raises(NotWritableError):
-        draw(tmp_path / "no-python", sound_cache, tmp_path)
+        generate(tmp_path / "no-python", sound_cache, tmp_path)
 
 
 # --- ended from outside ------------------------------------------------------------------------------
@@ -314,7 +322,7 @@ class Ending:
         self.pid = 0
         self._action = action
 
-    def __call__(self, event: DrawEvent) -> None:
+    def __call__(self, event: GenerationEvent) -> None:
         if event.pid is not None:
             self.pid = event.pid
             self._action(event.pid)
@@ -329,7 +337,7 @@ class Ending:
 def test_a_process_that_is_killed_is_most_likely_out_of_memory(python: Path, sound_cache: Path, tmp_path: Path) -> None:
     ending = Ending(lambda pid: psutil.Process(pid).kill())
     with pytest.raises(MemoryExhaustedError) as caught:
-        draw(python, sound_cache, tmp_path, on_event=ending)
+        generate(python, sound_cache, tmp_path, on_event=ending)
     assert "while it imported torch and diffusers" in str(caught.value)
     assert ending.is_over
 
@@ -338,7 +346,7 @@ def test_a_process_that_is_killed_is_most_likely_out_of_memory(python: Path, sou
 def test_a_cancelled_drawing_ends_with_its_process(python: Path, sound_cache: Path, tmp_path: Path) -> None:
     ending = Ending()
     with pytest.raises(KeyboardInterrupt):
-        draw(python, sound_cache, tmp_path, on_event=ending, cancelled=lambda: ending.pid > 0)
+        generate(python, sound_cache, tmp_path, on_event=ending, cancelled=lambda: ending.pid > 0)
     assert ending.is_over
     assert not (tmp_path / "out" / "fox.png").exists()
 
@@ -348,14 +356,14 @@ DRAWING = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from provisioner.smoke_test.diffusers_run import draw_with_diffusers
-from provisioner.machine.process import run
-from provisioner.smoke_test.results import PictureWish
+from provisioner.smoke_test.diffusers_run import generate_with_diffusers
+from provisioner.machine.process import run_process
+from provisioner.smoke_test.results import ImageOptions
 
 folder = Path(sys.argv[2])
-draw_with_diffusers(
-    Path(sys.executable), script=folder / "script.py", run=run, cache=folder, repo_id="a/b", revision="0" * 40,
-    wish=PictureWish(seed=1), output=folder / "out.png", log_path=folder / "log", timeout_s=120,
+generate_with_diffusers(
+    Path(sys.executable), script=folder / "script.py", run=run_process, cache=folder, repo_id="a/b", revision="0" * 40,
+    wish=ImageOptions(seed=1), output=folder / "out.png", log_path=folder / "log", timeout_s=120,
     on_event=lambda event: event.pid is None or print(event.pid, flush=True),
 )
 """
@@ -393,7 +401,7 @@ def test_a_drawing_does_not_outlive_a_klein_setup_that_is_killed(tmp_path: Path)
 def test_a_drawing_that_takes_too_long_is_ended(python: Path, sound_cache: Path, tmp_path: Path) -> None:
     ending = Ending()
     with pytest.raises(SmokeTestError) as caught:
-        draw(python, sound_cache, tmp_path, on_event=ending, timeout_s=1.0)
+        generate(python, sound_cache, tmp_path, on_event=ending, timeout_s=1.0)
     assert failure(caught)[0] == "timeout"
     assert ending.is_over
 
@@ -420,13 +428,13 @@ def test_nothing_of_a_persons_python_hub_or_proxy_reaches_the_script() -> None:
 # --- the rehearsal -----------------------------------------------------------------------------------
 
 
-def rehearsal(*, has_picture: bool, environment: Path | None = None, keep: bool = False) -> tuple[Report, list[str]]:
+def rehearsal(*, has_image: bool, environment: Path | None = None, keep: bool = False) -> tuple[Report, list[str]]:
     said: list[str] = []
     report = rehearse(
         events=lambda event: None,
         say=said.append,
         cancelled=threading.Event(),
-        has_picture=has_picture,
+        has_image=has_image,
         environment=environment,
         keep=keep,
     )
@@ -435,17 +443,17 @@ def rehearsal(*, has_picture: bool, environment: Path | None = None, keep: bool 
 
 @needs_tested_python
 def test_the_rehearsal_ends_with_a_picture_and_keeps_it_where_it_says(python: Path) -> None:
-    report, said = rehearsal(has_picture=True, environment=python.parent.parent, keep=True)
+    report, said = rehearsal(has_image=True, environment=python.parent.parent, keep=True)
     extra = dict(report.extra)
     folder = Path(str(extra["scratch_folder"]))
     try:
         smoke = extra["smoke_test"]
         assert isinstance(smoke, dict)
-        picture = Path(smoke["picture"]["path"])
-        assert judge(read_picture(picture.read_bytes()), WISH) == ()
+        image = Path(smoke["picture"]["path"])
+        assert judge(read_image(image.read_bytes()), OPTIONS) == ()
         assert smoke["is_proven"]
-        assert picture.parent == folder
-        assert f"The picture: {picture}" in said
+        assert image.parent == folder
+        assert f"The picture: {image}" in said
     finally:
         shutil.rmtree(folder)
     claims = extra["claims"]
@@ -457,7 +465,7 @@ def test_the_rehearsal_ends_with_a_picture_and_keeps_it_where_it_says(python: Pa
 
 
 def test_a_rehearsal_without_a_picture_needs_no_environment() -> None:
-    report, said = rehearsal(has_picture=False)
+    report, said = rehearsal(has_image=False)
     assert report.exit_status == 0
     assert "smoke_test" not in dict(report.extra)
     assert not any(line.startswith("Picture") for line in said)
@@ -465,4 +473,4 @@ def test_a_rehearsal_without_a_picture_needs_no_environment() -> None:
 
 def test_a_rehearsal_refuses_an_environment_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot draw"):
-        rehearsal(has_picture=True, environment=tmp_path)
+        rehearsal(has_image=True, environment=tmp_path)

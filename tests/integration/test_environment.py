@@ -29,12 +29,12 @@ from provisioner.core.errors import (
     UnsupportedMachineError,
     UsageError,
 )
-from provisioner.environment.build import Maker, Means
+from provisioner.environment.build import BuildContext, Builder
 from provisioner.environment.environments import Environments
 from provisioner.environment.installed import python_in
 from provisioner.environment.state import EnvironmentReceipt, drift, receipt_text
-from provisioner.environment.swap import CONSTRAINTS, Journal, Work, read_receipt, write_text
-from provisioner.machine.process import run
+from provisioner.environment.swap import CONSTRAINTS, Journal, Workspace, read_receipt, write_text
+from provisioner.machine.process import run_process
 from provisioner.torch.builds import TorchBuild, TorchSet
 from tests.support.quick_venv import QuickEnvironments
 from tests.support.wheels import Faults, Toy, ToyIndex, own_pip, serving, torch_set
@@ -88,15 +88,15 @@ def environments(
     script = tmp / "toy_probe.py"
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(probe, encoding="utf-8")
-    return kind(run=run, environ=variables(index, more), home=tmp, probe_script=script, pause_s=0.01)
+    return kind(run=run_process, environ=variables(index, more), home=tmp, probe_script=script, pause_s=0.01)
 
 
 def build(index: ToyIndex, *sets: TorchSet, tag: str | None = "cu130") -> TorchBuild:
     return TorchBuild(torch_backend=tag or "cpu", index_url=index.url, local_tag=tag, sets=sets or (NEW,))
 
 
-def said_by(program: Path, *words: str, env: Mapping[str, str] | None = None) -> str:
-    done = subprocess.run([program, *words], capture_output=True, text=True, check=False, env=env, timeout=120)
+def said_by(comfyui: Path, *words: str, env: Mapping[str, str] | None = None) -> str:
+    done = subprocess.run([comfyui, *words], capture_output=True, text=True, check=False, env=env, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -258,12 +258,12 @@ def maker(
     *,
     default: ToyIndex | None = None,
     progress: Callable[[str], None] = lambda line: None,
-) -> Maker:
+) -> Builder:
     """Work on an environment that is there, up to the point where something would be installed."""
-    work = Work(tmp / "env")
+    work = Workspace(tmp / "env")
     work.begin("toy")
-    means = Means(run=run, environ=variables(default or index), fetch_wheel=None, pause_s=0.01)
-    return Maker(means, made, work, progress)
+    context = BuildContext(run=run_process, environ=variables(default or index), fetch_wheel=None, pause_s=0.01)
+    return Builder(context, made, work, progress)
 
 
 def swapped(old: str, **changes: object) -> list[Toy]:
@@ -281,7 +281,7 @@ def test_a_gap_in_the_torch_index_is_filled_from_the_default_index(made: Path, t
         making.fetch(wheels, poor.url)
         assert releases == NEW
         assert default.fetched() == ["sympy-1.14.0-py3-none-any.whl"]
-        assert len(list(Work(tmp_path / "env").wheels.iterdir())) == 5
+        assert len(list(Workspace(tmp_path / "env").wheels.iterdir())) == 5
 
 
 @pytest.mark.parametrize("without", ["torch", "torchvision", "torchaudio"])
@@ -341,7 +341,7 @@ def test_other_bytes_than_announced_are_refused(made: Path, tmp_path: Path, inde
     index.faults.wrong_bytes.add(wheels[0].file_name)
     with pytest.raises(HashMismatchError):
         making.fetch(wheels, index.url)
-    assert not list(Work(tmp_path / "env").wheels.glob("torch-*"))
+    assert not list(Workspace(tmp_path / "env").wheels.glob("torch-*"))
 
 
 def test_a_cut_download_is_tried_again_and_what_arrived_is_kept(made: Path, tmp_path: Path, index: ToyIndex) -> None:
@@ -351,7 +351,7 @@ def test_a_cut_download_is_tried_again_and_what_arrived_is_kept(made: Path, tmp_
     index.faults.cut_after[last] = 100
     with pytest.raises(UnreachableError):
         making.fetch(wheels, index.url)
-    assert len(list(Work(tmp_path / "env").wheels.iterdir())) == len(wheels) - 1
+    assert len(list(Workspace(tmp_path / "env").wheels.iterdir())) == len(wheels) - 1
     index.faults = Faults()
     index.requests.clear()
     making.fetch(wheels, index.url)
@@ -379,10 +379,10 @@ def test_wheels_can_be_brought_by_another_engine(made: Path, tmp_path: Path, ind
         brought.append(destination.name)
         destination.write_bytes(contents[destination.name])
 
-    other = Maker(
-        Means(run=run, environ=variables(index), fetch_wheel=fetch, pause_s=0),
+    other = Builder(
+        BuildContext(run=run_process, environ=variables(index), fetch_wheel=fetch, pause_s=0),
         made,
-        Work(tmp_path / "env"),
+        Workspace(tmp_path / "env"),
         lambda line: None,
     )
     index.requests.clear()
@@ -411,13 +411,13 @@ def test_a_kill_in_the_middle_costs_only_the_wheel_in_flight(own: Path, tmp_path
         code = (
             "import json, sys\n"
             "from pathlib import Path\n"
-            "from provisioner.machine.process import run\n"
+            "from provisioner.machine.process import run_process\n"
             "from provisioner.torch.builds import TorchBuild, TorchSet\n"
             "from tests.support.quick_venv import QuickEnvironments\n"
             "where, probe, url = sys.argv[1:]\n"
             "releases = TorchSet(torch='2.14.1', torchvision='0.29.1', torchaudio='2.11.0')\n"
             "build = TorchBuild(torch_backend='cu130', index_url=url, local_tag='cu130', sets=(releases,))\n"
-            "QuickEnvironments(run=run, probe_script=Path(probe)).create(build, Path(where), progress=print)\n"
+            "QuickEnvironments(run=run_process, probe_script=Path(probe)).create(build, Path(where), progress=print)\n"
         )
         slow.faults.cut_after = {}
         process = subprocess.Popen(
@@ -543,14 +543,14 @@ def folder(path: Path, build_id: str | None) -> Path:
 
 def test_an_environment_that_fails_in_its_place_makes_room_for_the_old_one(tmp_path: Path) -> None:
     where = folder(tmp_path / "env", "old")
-    work = Work(where)
-    twin = folder(work.begin("new"), "new")
+    work = Workspace(where)
+    staging = folder(work.begin("new"), "new")
 
     def fail() -> None:
         raise CommandError("it does not start")
 
     with pytest.raises(CommandError):
-        work.swap(twin, "new", "now", fail)
+        work.swap(staging, "new", "now", fail)
     receipt = read_receipt(where)
     assert receipt is not None
     assert receipt.build_id == "old"
@@ -560,21 +560,21 @@ def test_an_environment_that_fails_in_its_place_makes_room_for_the_old_one(tmp_p
 @pytest.mark.parametrize("is_ours", [True, False])
 def test_a_kill_while_folders_change_places_is_put_right(tmp_path: Path, moved: int, is_ours: bool) -> None:
     where = folder(tmp_path / "env", "old" if is_ours else None)
-    work = Work(where)
-    twin = folder(work.begin("new"), "new")
+    work = Workspace(where)
+    staging = folder(work.begin("new"), "new")
     old = work.folder / "old" if is_ours else tmp_path / "env.before-now"
-    work.note(Journal(build_id="new", stage="swapping", twin=twin.name, old=str(old), is_old_ours=is_ours))
+    work.note(Journal(build_id="new", stage="swapping", staging=staging.name, old=str(old), is_old_ours=is_ours))
     if moved >= 1:
         where.rename(old)
     if moved == 2:
-        twin.rename(where)
+        staging.rename(where)
     assert work.interrupted() is not None
     assert work.recover() is not None
     receipt = read_receipt(where)
     assert (receipt.build_id if receipt else None) == {2: "new"}.get(moved, "old" if is_ours else None)
     assert old.exists() == (moved == 2 and not is_ours)
     assert not work.folder.exists()
-    assert not twin.exists()
+    assert not staging.exists()
     assert work.recover() is None
 
 
@@ -691,7 +691,7 @@ def test_a_probe_that_dies_is_an_answer(
 def test_the_real_probe_says_what_is_wrong_with_a_toy_torch(made: Path) -> None:
     python = python_in(made)
     assert python is not None
-    script = ROOT / "provisioner" / "inside" / "probe.py"
+    script = ROOT / "provisioner" / "environment" / "probe_script.py"
     done = subprocess.run(
         [python, "-I", script, "--json", json.dumps({"expect": {"device": "cuda", "packages": ["torchvision"]}})],
         capture_output=True,

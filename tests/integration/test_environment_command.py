@@ -24,24 +24,24 @@ from tests.support.world import ROOT, World, tensors
 JOB = """
 import os, sys
 from pathlib import Path
-from provisioner import commands
-from provisioner.commands.environment_part import EnvironmentWish, run_environment, verify_environment
+from provisioner.commands import files_part
+from provisioner.commands.environment_part import EnvironmentOptions, run_environment, verify_environment
 from provisioner.core.errors import KleinError
-from provisioner.torch.choose import TorchWish
-from provisioner.commands.session import Settings, Workbench
+from provisioner.torch.choose import TorchOptions
+from provisioner.commands.session import Settings, Session
 from tests.support import quick_venv
 
 quick_venv.exchange()
 action, tree, manifest, index, probe = sys.argv[1:]
 settings = Settings(probe_script=Path(probe), remembers=False)
-bench = Workbench(settings=settings, events=lambda event: print(event, flush=True))
-job = commands.open_job(bench, commands.Wish(comfyui=Path(tree), manifest=manifest))
-wish = EnvironmentWish(torch=TorchWish(index_base=index))
+session = Session(settings=settings, events=lambda event: print(event, flush=True))
+run = files_part.open_run(session, files_part.Options(comfyui=Path(tree), manifest=manifest))
+options = EnvironmentOptions(torch=TorchOptions(index_base=index))
 try:
     if action == "verify":
-        report = verify_environment(job, job.report("verify", "ok", 0), None)
+        report = verify_environment(run, run.report("verify", "ok", 0), None)
     else:
-        report = run_environment(job, action, None, wish, ask=lambda question: False, say=print)
+        report = run_environment(run, action, None, options, ask=lambda question: False, say=print)
 except KleinError as error:
     print("error:", error)
     sys.exit(error.exit_status)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from provisioner.core.errors import StorageError
-from provisioner.core.ports import FOUND_IN_PLACE, Claim, Proof, Stamp
+from provisioner.core.ports import FOUND_IN_PLACE, Claim, FileDigest, Stamp
 from provisioner.files.store.receipts import announce_claim, read_announced, read_receipt, receipt_path, write_claim
 from provisioner.files.store.removal import owned_files
 from tests.support.placing import WAYS, Scene, Way, killed_before, killed_from
@@ -36,7 +36,7 @@ PLACED: dict[Way, str] = {
 CLAIM = Claim(
     artifact_id="vae",
     stamp=Stamp(size=3, mtime_ns=1_700_000_000_123_456_789, ctime_ns=5, inode=7, device=0),
-    proof=Proof(size=3, sha256="0" * 64),
+    file_digest=FileDigest(size=3, sha256="0" * 64),
     source="the hub",
 )
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from provisioner.smoke_test.image import read_picture
+from provisioner.smoke_test.image import read_image
 from tests.support.studio import (
     KLEIN,
     PROGRAM,
@@ -93,8 +93,8 @@ def servers_in(tree: Path) -> list[psutil.Process]:
 def test_one_run_makes_everything_a_second_one_nothing_and_uninstall_leaves_what_was_there(
     studio: Studio, tmp_path: Path
 ) -> None:
-    picture = tmp_path / "fox.png"
-    done = studio.run("install", "--yes", "--picture", picture, "--size", "256x256")
+    image = tmp_path / "fox.png"
+    done = studio.run("install", "--yes", "--picture", image, "--size", "256x256")
     assert done.returncode == 0, done.said
     assert_in_order(
         done.stderr,
@@ -112,15 +112,15 @@ def test_one_run_makes_everything_a_second_one_nothing_and_uninstall_leaves_what
         "Environment: make",
         "was proven",
         "Packages: 1 of 1",
-        str(picture),
+        str(image),
         "All is as the manifest asks",
     )
     assert_is_complete(studio)
-    assert read_picture(picture.read_bytes()).width == 256
+    assert read_image(image.read_bytes()).width == 256
     assert git(studio.tree, "rev-parse", "HEAD") == studio.upstream.release["commit"]
     assert git(studio.tree, "status", "--porcelain") == ""
 
-    second = nothing_is_done_again(studio, picture)
+    second = nothing_is_done_again(studio, image)
     assert second.json["status"] == "ok"
     assert second.json["details"]["environment"]["action"] == "none"
     assert second.json["details"]["smoke_test"]["is_proven"] is True
@@ -145,21 +145,21 @@ def assert_in_order(text: str, *words: str) -> None:
         at = found
 
 
-def nothing_is_done_again(studio: Studio, picture: Path) -> Completed:
+def nothing_is_done_again(studio: Studio, image: Path) -> Completed:
     """Run again without ComfyUI's repository; assert that only the picture is new."""
-    state, proven = states(studio.tree), (studio.tree / "models" / ".klein-setup" / "proven.json").read_text()
+    state, verified = states(studio.tree), (studio.tree / "models" / ".klein-setup" / "proven.json").read_text()
     asked = len(studio.world.hub.requests), len(studio.index.requests)
     moved = studio.upstream.path.rename(studio.upstream.path.with_name("moved"))
-    first = picture.read_bytes()
+    first = image.read_bytes()
     try:
-        done = studio.run("install", "--yes", "--picture", picture, "--size", "256x256", "--json")
+        done = studio.run("install", "--yes", "--picture", image, "--size", "256x256", "--json")
     finally:
         moved.rename(studio.upstream.path)
     assert done.returncode == 0, done.said
     assert (len(studio.world.hub.requests), len(studio.index.requests)) == asked
-    assert (studio.tree / "models" / ".klein-setup" / "proven.json").read_text() == proven
+    assert (studio.tree / "models" / ".klein-setup" / "proven.json").read_text() == verified
     assert states(studio.tree) == state
-    assert picture.read_bytes() != first
+    assert image.read_bytes() != first
     return done
 
 

@@ -26,7 +26,7 @@ from provisioner.core.models import Damage
 from provisioner.files.store.part_file import Disk
 from provisioner.files.store.patch import PatchPart, patch_log_path, patch_path, read_patch_log
 from provisioner.files.store.read_at import OpenFile, open_for_reading
-from provisioner.files.store.set_aside import list_aside, read_index
+from provisioner.files.store.set_aside import list_backups, read_index
 from tests.support.builders import sha256
 
 BLOCK = 2048
@@ -121,7 +121,7 @@ class Scene:
 
     def restored(self) -> bytes:
         """Return what the oldest kept bytes make of the repaired file."""
-        entry = list_aside([self.root])[0]
+        entry = list_backups([self.root])[0]
         index = read_index(entry.path)
         assert index is not None
         data = bytearray(self.path.read_bytes())
@@ -154,7 +154,7 @@ def test_only_the_bad_blocks_are_written_and_the_old_ones_are_kept(scene: Scene,
     assert scene.fetched == sum(map(length, BAD))
     assert scene.names() == ["vae.safetensors"]
     assert scene.restored() == OLD
-    (entry,) = list_aside([scene.root])
+    (entry,) = list_backups([scene.root])
     assert (entry.was, entry.reason, entry.is_blocks) == ("vae/vae.safetensors", "blocks differ", True)
 
 
@@ -162,9 +162,9 @@ def test_nothing_under_the_name_changes_before_the_whole_is_proven(scene: Scene)
     before = scene.path.stat().st_mtime_ns
     with scene.part() as part:
         scene.fill(part)
-        proof = part.seal()
+        file_digest = part.seal()
         assert scene.path.read_bytes() == OLD
-    assert (proof.sha256, proof.blocks) == (sha256(DATA), DIGESTS)
+    assert (file_digest.sha256, file_digest.blocks) == (sha256(DATA), DIGESTS)
     assert (scene.path.read_bytes(), scene.path.stat().st_mtime_ns) == (OLD, before)
 
 
@@ -322,7 +322,7 @@ def test_a_file_somebody_changed_between_two_runs_has_its_bytes_kept_anew(scene:
         stream.write(theirs)
     scene.disk = Disk()
     scene.repair()
-    first, second = list_aside([scene.root])
+    first, second = list_backups([scene.root])
     index = read_index(second.path)
     assert index is not None
     kept = {piece["offset"]: (second.path / piece["name"]).read_bytes() for piece in index["pieces"]}
@@ -376,7 +376,7 @@ def test_a_file_that_changes_while_it_is_repaired_is_not_written_to(scene: Scene
             part.commit("the hub")
     if change != "gone":
         assert scene.path.read_bytes() == (b"theirs" if change == "written" else OLD)
-    assert list_aside([scene.root]) == ()
+    assert list_backups([scene.root]) == ()
     assert patch_path(scene.path).exists()
 
 

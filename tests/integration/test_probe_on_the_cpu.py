@@ -15,11 +15,11 @@ import pytest
 
 from provisioner.environment.environments import Environments
 from provisioner.environment.state import judge_probe, parse_probe, serves
-from provisioner.machine.process import run
+from provisioner.machine.process import run_process
 from provisioner.torch.builds import TorchBuild, TorchSet
 
 ROOT = Path(__file__).resolve().parents[2]
-PROBE = ROOT / "provisioner" / "inside" / "probe.py"
+PROBE = ROOT / "provisioner" / "environment" / "probe_script.py"
 TORCH = "2.13.0"
 CPU = TorchBuild(
     torch_backend="cpu",
@@ -76,7 +76,7 @@ def test_a_sound_cpu_build_proves_itself(environment: Path) -> None:
 
 
 def test_the_adapter_reads_the_same_answer_and_it_is_judged_sound(environment: Path) -> None:
-    envs = Environments(run=run)
+    envs = Environments(run=run_process)
     answer = envs.probe(environment, backend="cpu", packages=["torch"])
     seen = envs.observe(environment)
     torch = seen.distribution("torch")

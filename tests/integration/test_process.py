@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from provisioner.core.errors import CommandError
-from provisioner.machine.process import run, run_checked
+from provisioner.machine.process import run_checked, run_process
 
 
 def python(code: str) -> list[str]:
@@ -43,14 +43,14 @@ def ended_within(pid: int, seconds: float) -> bool:
 
 
 def test_returns_what_both_streams_said() -> None:
-    done = run(python("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"), timeout_s=30)
+    done = run_process(python("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"), timeout_s=30)
     assert (done.returncode, done.stdout.strip(), done.stderr.strip()) == (3, "out", "err")
     assert sorted(done.last_lines) == ["err", "out"]
     assert 0 < done.seconds < 30
 
 
 def test_a_megabyte_on_stderr_neither_blocks_nor_is_kept() -> None:
-    done = run(
+    done = run_process(
         python(
             """
             import sys
@@ -74,14 +74,14 @@ def test_a_megabyte_on_stderr_neither_blocks_nor_is_kept() -> None:
 
 
 def test_output_within_the_bound_is_kept_whole() -> None:
-    done = run(python("import sys; sys.stdout.write('ab' * 50_000)"), timeout_s=30, keep_bytes=100_000)
+    done = run_process(python("import sys; sys.stdout.write('ab' * 50_000)"), timeout_s=30, keep_bytes=100_000)
     assert done.stdout == "ab" * 50_000
 
 
 def test_a_program_that_hangs_is_stopped_and_its_last_lines_are_kept() -> None:
     started = time.monotonic()
     with pytest.raises(CommandError) as caught:
-        run(python("import time; print('about to hang', flush=True); time.sleep(600)"), timeout_s=1.5)
+        run_process(python("import time; print('about to hang', flush=True); time.sleep(600)"), timeout_s=1.5)
     assert time.monotonic() - started < 10
     assert caught.value.context["reason"] == "timeout"
     assert caught.value.context["last_lines"] == ["about to hang"]
@@ -97,7 +97,7 @@ def test_a_timeout_also_ends_what_the_program_started() -> None:
         time.sleep(600)
     """
     with pytest.raises(CommandError) as caught:
-        run(python(code), timeout_s=2)
+        run_process(python(code), timeout_s=2)
     lines = caught.value.context["last_lines"]
     assert isinstance(lines, list)
     assert ended_within(int(lines[0]), 5)
@@ -112,7 +112,7 @@ def test_a_program_that_ignores_the_request_to_end_is_made_to() -> None:
         time.sleep(600)
     """
     with pytest.raises(CommandError) as caught:
-        run(python(code), timeout_s=1)
+        run_process(python(code), timeout_s=1)
     lines = caught.value.context["last_lines"]
     assert isinstance(lines, list)
     assert ended_within(int(lines[0]), 5)
@@ -125,7 +125,7 @@ def test_a_grandchild_that_holds_the_pipes_is_not_waited_for() -> None:
         print(child.pid, flush=True)
     """
     started = time.monotonic()
-    done = run(python(code), timeout_s=60)
+    done = run_process(python(code), timeout_s=60)
     assert done.returncode == 0
     assert time.monotonic() - started < 15
     if sys.platform != "win32":  # there, nothing leads from a dead parent to its children
@@ -144,7 +144,7 @@ def test_lines_arrive_while_the_program_runs_and_on_the_callers_thread() -> None
         sys.stdin.readline()
         print("unfinished", end="", flush=True)
     """
-    done = run(
+    done = run_process(
         python(code),
         timeout_s=30,
         input_bytes=b"go\n",
@@ -168,7 +168,7 @@ def test_what_the_listener_raises_ends_the_program() -> None:
 
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     with pytest.raises(KeyboardInterrupt):
-        run(python(code), timeout_s=60, on_line=refuse)
+        run_process(python(code), timeout_s=60, on_line=refuse)
     assert ended_within(pids[0], 5)
 
 
@@ -179,7 +179,7 @@ def test_a_slow_listener_loses_no_line_of_a_program_that_already_ended() -> None
         time.sleep(0.0005)
         heard.append(line)
 
-    run(python("for number in range(3000): print(number)"), timeout_s=60, on_line=listen)
+    run_process(python("for number in range(3000): print(number)"), timeout_s=60, on_line=listen)
     assert heard == [str(number) for number in range(3000)]
 
 
@@ -191,31 +191,33 @@ def test_input_of_any_size_reaches_the_program() -> None:
         sys.stderr.write("x" * 300_000)
         print(len(data), hashlib.sha256(data).hexdigest())
     """
-    done = run(python(code), timeout_s=60, input_bytes=data)
+    done = run_process(python(code), timeout_s=60, input_bytes=data)
     assert done.stdout.split() == [str(len(data)), hashlib.sha256(data).hexdigest()]
 
 
 def test_input_that_nobody_reads_is_no_error() -> None:
-    assert run(python("pass"), timeout_s=30, input_bytes=b"x" * 1_000_000).returncode == 0
+    assert run_process(python("pass"), timeout_s=30, input_bytes=b"x" * 1_000_000).returncode == 0
 
 
 def test_there_is_no_input_unless_it_is_given() -> None:
-    assert run(python("import sys; print(repr(sys.stdin.read()))"), timeout_s=30).stdout.strip() == "''"
+    assert run_process(python("import sys; print(repr(sys.stdin.read()))"), timeout_s=30).stdout.strip() == "''"
 
 
 def test_undecodable_output_is_replaced() -> None:
-    done = run(python(r"import sys; sys.stdout.buffer.write(b'r\xe9sum\xc3\xa9\n')"), timeout_s=30)
+    done = run_process(python(r"import sys; sys.stdout.buffer.write(b'r\xe9sum\xc3\xa9\n')"), timeout_s=30)
     assert done.stdout == "r\ufffdsum\u00e9\n"
 
 
 def test_environment_and_folder_are_those_given(tmp_path: Path) -> None:
     env = {**os.environ, "KLEIN_TEST": "42"}
-    done = run(python("import os; print(os.environ['KLEIN_TEST'], os.getcwd())"), timeout_s=30, env=env, cwd=tmp_path)
+    done = run_process(
+        python("import os; print(os.environ['KLEIN_TEST'], os.getcwd())"), timeout_s=30, env=env, cwd=tmp_path
+    )
     assert done.stdout.strip() == f"42 {tmp_path.resolve()}"
 
 
 def test_arguments_never_meet_a_shell(tmp_path: Path) -> None:
-    done = run(
+    done = run_process(
         [*python("import sys; print(sys.argv[1:])"), "$HOME; echo hi", "%PATH%", "a b"], timeout_s=30, cwd=tmp_path
     )
     assert done.stdout.strip() == "['$HOME; echo hi', '%PATH%', 'a b']"
@@ -226,7 +228,7 @@ def test_a_missing_program_or_folder_is_named(tmp_path: Path, where: str) -> Non
     missing = tmp_path / "nothing-here"
     args = [missing] if where == "program" else python("pass")
     with pytest.raises(CommandError) as caught:
-        run(args, timeout_s=5, cwd=missing if where == "folder" else None)
+        run_process(args, timeout_s=5, cwd=missing if where == "folder" else None)
     assert caught.value.context["reason"] == "missing"
     assert "nothing-here" in str(caught.value) or sys.platform == "win32"
 
@@ -267,5 +269,5 @@ def test_a_program_ended_by_a_signal_is_said_so() -> None:
 def test_runs_leave_no_thread_behind() -> None:
     before = threading.active_count()
     for _ in range(10):
-        run(python("pass"), timeout_s=30, input_bytes=b"x")
+        run_process(python("pass"), timeout_s=30, input_bytes=b"x")
     assert threading.active_count() == before

@@ -17,7 +17,7 @@ from provisioner.core.errors import UnreadableError
 from provisioner.core.models import BLOCK_SIZE
 from provisioner.core.ports import Survey
 from provisioner.files.store.file_store import FileStore
-from provisioner.files.store.hash_file import prove, survey
+from provisioner.files.store.hash_file import hash_file, survey
 from provisioner.files.store.hash_pool import BY_BLOCKS, IN_ORDER, Hashers, usable_cores
 from provisioner.files.store.read_at import READ_STEP, OpenFile, open_for_reading
 from tests.support.builders import file_system, sha256
@@ -84,16 +84,20 @@ def test_blocks_have_the_same_digests_in_whatever_way_they_are_read(
     path: Path, opener: Callable[[Path], OpenFile]
 ) -> None:
     assert survey_of(path, opener) == Survey(blocks=DIGESTS)
-    proof = prove(path, progress=nothing, cancelled=lambda: False, with_blocks=True, block_size=BLOCK, opener=opener)
-    assert (proof.sha256, proof.blocks) == (sha256(DATA), DIGESTS)
+    file_digest = hash_file(
+        path, progress=nothing, cancelled=lambda: False, with_blocks=True, block_size=BLOCK, opener=opener
+    )
+    assert (file_digest.sha256, file_digest.blocks) == (sha256(DATA), DIGESTS)
 
 
 @pytest.mark.parametrize("size", [0, 1, BLOCK, BLOCK + 1, len(DATA) - 1])
 def test_only_so_many_bytes_are_looked_at_as_were_asked_for(path: Path, size: int) -> None:
     wanted = tuple(sha256(DATA[at : min(at + BLOCK, size)]) for at in range(0, size, BLOCK))
     assert survey_of(path, size=size).blocks == wanted
-    proof = prove(path, progress=nothing, cancelled=lambda: False, with_blocks=True, block_size=BLOCK, size=size)
-    assert (proof.size, proof.sha256, proof.blocks) == (size, sha256(DATA[:size]), wanted)
+    file_digest = hash_file(
+        path, progress=nothing, cancelled=lambda: False, with_blocks=True, block_size=BLOCK, size=size
+    )
+    assert (file_digest.size, file_digest.sha256, file_digest.blocks) == (size, sha256(DATA[:size]), wanted)
 
 
 def test_a_block_that_the_disk_does_not_give_is_named_and_the_others_are_read(path: Path) -> None:
@@ -109,7 +113,7 @@ def test_the_digest_of_the_whole_says_at_which_byte_the_disk_failed(tmp_path: Pa
     path = tmp_path / "large"
     path.write_bytes(bytes(3 * READ_STEP))
     with pytest.raises(UnreadableError, match=f"at byte {2 * READ_STEP:,}") as caught:
-        prove(path, progress=nothing, cancelled=lambda: False, opener=failing_at(2 * READ_STEP + 9))
+        hash_file(path, progress=nothing, cancelled=lambda: False, opener=failing_at(2 * READ_STEP + 9))
     assert caught.value.context["offset"] == 2 * READ_STEP
     assert caught.value.context["errno"] == errno.EIO
 
@@ -119,7 +123,7 @@ def test_what_cannot_be_opened_is_unreadable(tmp_path: Path, opener: Callable[[P
     with pytest.raises(UnreadableError):
         survey_of(tmp_path / "nothing", opener)
     with pytest.raises(UnreadableError):
-        prove(tmp_path / "nothing", progress=nothing, cancelled=lambda: False, opener=opener)
+        hash_file(tmp_path / "nothing", progress=nothing, cancelled=lambda: False, opener=opener)
 
 
 def test_a_file_that_becomes_shorter_has_other_blocks_and_does_not_hang(path: Path) -> None:
@@ -210,7 +214,7 @@ def test_a_store_proves_and_surveys_with_the_block_size_of_its_receipts(tmp_path
     data = bytes(BLOCK_SIZE) + b"x"
     (tmp_path / "x").write_bytes(data)
     store = FileStore(file_system_of=file_system, inside=lambda destination: None, cores=2)
-    proof = store.prove(tmp_path / "x", progress=nothing, with_blocks=True)
-    assert store.survey(tmp_path / "x", size=len(data), progress=nothing).blocks == proof.blocks
-    assert len(proof.blocks) == 2
-    assert store.prove(tmp_path / "x", progress=nothing, size=BLOCK_SIZE).sha256 == sha256(bytes(BLOCK_SIZE))
+    file_digest = store.hash_file(tmp_path / "x", progress=nothing, with_blocks=True)
+    assert store.survey(tmp_path / "x", size=len(data), progress=nothing).blocks == file_digest.blocks
+    assert len(file_digest.blocks) == 2
+    assert store.hash_file(tmp_path / "x", progress=nothing, size=BLOCK_SIZE).sha256 == sha256(bytes(BLOCK_SIZE))

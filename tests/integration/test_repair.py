@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from provisioner.commands.files_part import Wish, open_job, run_verify
-from provisioner.commands.session import Settings, Workbench
+from provisioner.commands.files_part import Options, open_run, run_verify
+from provisioner.commands.session import Session, Settings
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER, PatchFile
-from provisioner.core.ports import Claim, Proof
+from provisioner.core.ports import Claim, FileDigest
 from provisioner.disk.locations import file_system_of
 from provisioner.files.store.file_store import FileStore
 from provisioner.files.store.read_at import open_for_reading
@@ -34,8 +34,8 @@ def installed(world: World, size: int = SIZE) -> Wanted:
     """Put one file and its receipt where an installation would have put them."""
     (wanted,) = world.publish(tensors(size))
     world.plant(world.path(), wanted.data)
-    proof = Proof(size=size, sha256=wanted.sha256, blocks=digests_of(size))
-    claim = Claim(artifact_id="small", stamp=stamp_of(world.path()), proof=proof, source="the hub")
+    file_digest = FileDigest(size=size, sha256=wanted.sha256, blocks=digests_of(size))
+    claim = Claim(artifact_id="small", stamp=stamp_of(world.path()), file_digest=file_digest, source="the hub")
     write_claim(world.tree / "models", f"vae/{wanted.name}", claim, recorded_at="2026-11-23T00:00:00Z")
     return wanted
 
@@ -382,12 +382,12 @@ class BadSector:
 def test_a_bad_sector_is_named_by_its_byte_and_its_block_comes_anew_into_another_file(world: World) -> None:
     wanted = installed(world, SIZE + BLOCK_SIZE)
     inode = world.path().stat().st_ino
-    bench = Workbench(settings=Settings(remembers=False, endpoint=world.hub.endpoint), environ=world.environ)
-    bench.__dict__["store"] = FileStore(
+    session = Session(settings=Settings(remembers=False, endpoint=world.hub.endpoint), environ=world.environ)
+    session.__dict__["store"] = FileStore(
         file_system_of=file_system_of, inside=lambda destination: None, opener=BadSector
     )
-    job = open_job(bench, Wish(manifest=str(world.manifest), comfyui=world.tree))
-    report = run_verify(job, is_quick=False)
+    run = open_run(session, Options(manifest=str(world.manifest), comfyui=world.tree))
+    report = run_verify(run, is_quick=False)
     assert report.plan is not None
     (check,) = report.plan.checks
     assert (report.exit_status, check.status) == (1, "unreadable")
@@ -395,7 +395,7 @@ def test_a_bad_sector_is_named_by_its_byte_and_its_block_comes_anew_into_another
     (step,) = report.plan.steps
     assert isinstance(step, PatchFile)
     assert (step.way, step.bytes_to_fetch) == ("beside", BLOCK_SIZE)
-    engine = bench.engine(job.observer)
+    engine = session.engine(run.observer)
     (outcome,) = engine.apply(report.plan)
     assert (outcome.status, world.bytes_served()) == ("done", BLOCK_SIZE)
     assert sha256_of(world.path()) == wanted.sha256

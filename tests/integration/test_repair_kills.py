@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
-from provisioner.core.ports import Claim, Proof
+from provisioner.core.ports import Claim, FileDigest
 from provisioner.files.store.receipts import stamp_of, write_claim
 from tests.support.world import MIB, Running, Wanted, World, sha256_of, tensors
 
@@ -28,8 +28,8 @@ def installed(world: World) -> Wanted:
     (wanted,) = world.publish(tensors(SIZE))
     world.plant(world.path(), wanted.data)
     blocks = tuple(sha256_of(wanted.data[at : at + BLOCK_SIZE]) for at in range(0, SIZE, BLOCK_SIZE))
-    proof = Proof(size=SIZE, sha256=wanted.sha256, blocks=blocks)
-    claim = Claim(artifact_id="small", stamp=stamp_of(world.path()), proof=proof, source="the hub")
+    file_digest = FileDigest(size=SIZE, sha256=wanted.sha256, blocks=blocks)
+    claim = Claim(artifact_id="small", stamp=stamp_of(world.path()), file_digest=file_digest, source="the hub")
     write_claim(world.tree / "models", f"vae/{wanted.name}", claim, recorded_at="2026-11-23T00:00:00Z")
     return wanted
 

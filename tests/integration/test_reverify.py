@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="the layout of the envir
 
 
 @pytest.fixture(scope="module")
-def proven(make_world: Callable[[], World], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+def verified(make_world: Callable[[], World], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     """Everything installed and proven by one run."""
     index = index_of_toys()
     studio = Studio(make_world(), index, Upstream(tmp_path_factory.mktemp("upstream") / "ComfyUI"))
@@ -35,13 +35,13 @@ def proven(make_world: Callable[[], World], tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def studio(proven: Studio) -> Iterator[Studio]:
+def studio(verified: Studio) -> Iterator[Studio]:
     """The same, with its proven state and its pictures as they were."""
-    snapshot = proven.tree / "models" / ".klein-setup" / "proven.json"
+    snapshot = verified.tree / "models" / ".klein-setup" / "proven.json"
     before = snapshot.read_bytes()
-    shutil.rmtree(proven.pictures, ignore_errors=True)
-    yield proven
-    proven.set_machine()
+    shutil.rmtree(verified.pictures, ignore_errors=True)
+    yield verified
+    verified.set_machine()
     snapshot.write_bytes(before)
 
 
@@ -73,7 +73,7 @@ def verify(studio: Studio, *words: str) -> tuple[Completed, dict[str, Any]]:
     return done, done.json["details"]["changes"]
 
 
-def drawn(studio: Studio) -> int:
+def generated(studio: Studio) -> int:
     """Return how many pictures lie there."""
     return len(list(studio.pictures.glob("*.png")))
 
@@ -88,7 +88,7 @@ def what_moved(told: dict[str, Any]) -> list[tuple[str, bool]]:
 
 def test_where_nothing_moved_nothing_is_drawn_said_or_written(studio: Studio) -> None:
     done, told = verify(studio)
-    assert (done.returncode, told["changes"], told["mend_command"], drawn(studio)) == (0, [], None, 0)
+    assert (done.returncode, told["changes"], told["mend_command"], generated(studio)) == (0, [], None, 0)
     assert done.json["details"]["environment"]["holds"] is True
 
 
@@ -105,7 +105,7 @@ def test_the_real_command_notices_that_the_toys_do_not_compute(studio: Studio) -
 def test_a_new_kernel_is_said_and_needs_no_picture(studio: Studio) -> None:
     studio.set_machine(os_release="6.9")
     done, told = verify(studio)
-    assert (done.returncode, what_moved(told), drawn(studio)) == (0, [("system", False)], 0)
+    assert (done.returncode, what_moved(told), generated(studio)) == (0, [("system", False)], 0)
     _, again = verify(studio)
     assert again["changes"] == []  # it is the last proven state now
 
@@ -119,15 +119,15 @@ def test_a_new_driver_is_tried_with_a_picture_and_then_remembered(studio: Studio
     assert page.returncode == 0, page.said
     for words in ("Changes", "The NVIDIA driver went from 580.95.05 to 590.10.01", "Everything that was proven still"):
         assert words in page.said
-    assert drawn(studio) == 1
+    assert generated(studio) == 1
     _, again = verify(studio)
-    assert (again["changes"], drawn(studio)) == ([], 1)
+    assert (again["changes"], generated(studio)) == ([], 1)
 
 
 def test_without_a_picture_on_request_what_moved_is_still_said(studio: Studio) -> None:
     studio.set_machine(driver_version="590.10.01")
     done, told = verify(studio, "--no-smoke")
-    assert (done.returncode, what_moved(told), drawn(studio)) == (0, [("driver", True)], 0)
+    assert (done.returncode, what_moved(told), generated(studio)) == (0, [("driver", True)], 0)
     assert done.json["details"].get("smoke_test") is None
 
 
@@ -137,14 +137,14 @@ def test_another_comfyui_is_tried_with_a_picture(studio: Studio) -> None:
         git(studio.tree, "commit", "-q", "-a", "-m", "newer")
         done, told = verify(studio)
         git(studio.tree, "reset", "-q", commit)
-    assert (done.returncode, what_moved(told), drawn(studio)) == (0, [("comfyui", True)], 1)
+    assert (done.returncode, what_moved(told), generated(studio)) == (0, [("comfyui", True)], 1)
     assert "whether a picture still comes out" in told["checked"]
 
 
 def test_a_new_custom_node_is_tried_with_a_picture(studio: Studio) -> None:
     with another(studio.tree / "custom_nodes" / "theirs.py", "pass\n"):
         done, told = verify(studio)
-    assert (done.returncode, what_moved(told), drawn(studio)) == (0, [("custom-nodes", True)], 1)
+    assert (done.returncode, what_moved(told), generated(studio)) == (0, [("custom-nodes", True)], 1)
     assert told["changes"][0]["sentence"] == "New custom nodes: theirs.py."
 
 
@@ -153,7 +153,7 @@ def test_a_running_server_draws_it_where_one_is_named(studio: Studio) -> None:
     with ReplayServer("ok_fp8_h200_cold_1024", folder=studio.tree) as server:
         done, _ = verify(studio, "--server", server.url)
         assert len(server.asked("POST", "/prompt")) == 1
-    assert (done.returncode, drawn(studio)) == (0, 1)
+    assert (done.returncode, generated(studio)) == (0, 1)
     assert done.json["details"]["smoke_test"]["log_path"] is None
 
 
@@ -181,7 +181,7 @@ def test_a_torch_that_somebody_replaced_is_named_with_the_command_that_mends_it(
             done, told = verify(studio)
         finally:
             other.rename(info)
-    assert (done.returncode, ("torch", True) in what_moved(told), drawn(studio)) == (1, True, 0)
+    assert (done.returncode, ("torch", True) in what_moved(told), generated(studio)) == (1, True, 0)
     assert told["mend_command"].startswith("klein-setup install --only environment")
     assert str(studio.tree) in told["mend_command"]
     assert "torch went from 2.15.0+cu130 to 2.16.0." in [each["sentence"] for each in told["changes"]]
@@ -194,7 +194,7 @@ def test_an_environment_that_is_gone_is_named_although_there_is_nothing_to_compa
         done, told = verify(studio)
     finally:
         aside.rename(studio.environment)
-    assert (done.returncode, drawn(studio)) == (1, 0)
+    assert (done.returncode, generated(studio)) == (1, 0)
     assert "environment-gone" in {each["code"] for each in done.json["findings"]}
     assert told["mend_command"].startswith("klein-setup install --only environment")
 
@@ -205,7 +205,7 @@ def test_a_program_that_is_gone_is_named(studio: Studio) -> None:
         done, _ = verify(studio)
     finally:
         aside.rename(studio.tree / "main.py")
-    assert (done.returncode, drawn(studio)) == (1, 0)
+    assert (done.returncode, generated(studio)) == (1, 0)
     assert "comfyui-gone" in {each["code"] for each in done.json["findings"]}
 
 
@@ -214,7 +214,7 @@ def test_a_file_that_changed_is_named_and_repair_mends_it(studio: Studio) -> Non
     damaged = VAE.data[:-1] + bytes([VAE.data[-1] ^ 1])
     studio.world.plant(path, damaged)
     done, told = verify(studio)
-    assert (done.returncode, what_moved(told), drawn(studio)) == (1, [("file", True)], 0)
+    assert (done.returncode, what_moved(told), generated(studio)) == (1, [("file", True)], 0)
     assert told["mend_command"].startswith("klein-setup repair")
     mended = studio.run("repair", "--yes")
     assert mended.returncode == 0, mended.said
@@ -225,14 +225,14 @@ def test_a_file_that_changed_is_named_and_repair_mends_it(studio: Studio) -> Non
 def test_a_comfyui_that_is_too_old_is_named_with_the_command_that_updates_it(studio: Studio) -> None:
     with another(studio.tree / "comfyui_version.py", '__version__ = "0.8.0"\n'):
         done, told = verify(studio)
-    assert (done.returncode, drawn(studio)) == (1, 0)
+    assert (done.returncode, generated(studio)) == (1, 0)
     assert told["mend_command"].startswith("klein-setup install --update-comfyui")
 
 
 def test_an_emptied_extra_model_paths_file_is_named_before_comfyui_dies_of_it(studio: Studio) -> None:
     with another(studio.tree / "extra_model_paths.yaml", "# everything commented out\n"):
         done, told = verify(studio)
-    assert (done.returncode, drawn(studio)) == (1, 0)
+    assert (done.returncode, generated(studio)) == (1, 0)
     assert "comfyui-empty-config" in {each["code"] for each in done.json["findings"]}
     assert ("extra-model-paths", True) in what_moved(told)
 
@@ -252,7 +252,7 @@ def test_a_look_that_is_quick_draws_nothing_and_leaves_no_trace(studio: Studio) 
     studio.set_machine(driver_version="590.10.01")
     state, home = states(studio.tree), inventory(studio.world.home)
     done = studio.world.run("verify", "--quick", "--json")
-    assert (done.returncode, "changes" in done.json["details"], drawn(studio)) == (0, False, 0)
+    assert (done.returncode, "changes" in done.json["details"], generated(studio)) == (0, False, 0)
     assert (states(studio.tree), inventory(studio.world.home)) == (state, home)
 
 

@@ -17,8 +17,8 @@ import pytest
 
 from provisioner.machine.readings import machine_record
 from provisioner.smoke_test.graph import build_graph
-from provisioner.smoke_test.image import read_picture, seed_in
-from provisioner.smoke_test.results import ModelNames, PictureWish
+from provisioner.smoke_test.image import read_image, seed_in
+from provisioner.smoke_test.results import ImageOptions, ModelNames
 from tests.support.comfy_server import Faults, ReplayServer
 from tests.support.studio import ENCODER, KLEIN, MODEL, VAE, a_tree_of_somebodys, inventory, main_py, rtx_4070, states
 from tests.support.world import Ahead, Completed, Running, World, eventually, sha256_of
@@ -49,19 +49,19 @@ def codes_of(document: dict[str, object]) -> list[tuple[str, str]]:
 
 
 def test_a_running_server_draws_and_is_left_running(world: World, tmp_path: Path) -> None:
-    picture = tmp_path / "fox.png"
+    image = tmp_path / "fox.png"
     before = states(world.tree)
     with ReplayServer(COLD, folder=world.tree) as server:
         done = world.run(
-            *("smoke-test", "--server", server.url, "--picture", picture, "--prompt", "a fox", "--seed", "7"), *SMALL
+            *("smoke-test", "--server", server.url, "--picture", image, "--prompt", "a fox", "--seed", "7"), *SMALL
         )
-        again = world.run("smoke-test", "--server", server.url, "--picture", picture, "--json", "--seed", "8", *SMALL)
+        again = world.run("smoke-test", "--server", server.url, "--picture", image, "--json", "--seed", "8", *SMALL)
         asked = [path for method, path, _ in server.requests if method == "POST"]
         sent = server.asked("POST", "/prompt")[0]["prompt"]
     assert done.returncode == 0, done.said
-    for words in (str(picture), "256 x 256", "seed 7, 4 steps, guidance 1", "a fox", "took", "comfyui 0.33.0"):
+    for words in (str(image), "256 x 256", "seed 7, 4 steps, guidance 1", "a fox", "took", "comfyui 0.33.0"):
         assert words in done.said
-    assert sent == build_graph(NAMES, PictureWish(prompt="a fox", seed=7, width=256, height=256))
+    assert sent == build_graph(NAMES, ImageOptions(prompt="a fox", seed=7, width=256, height=256))
     assert asked == ["/free", "/prompt"] * 2
     assert states(world.tree) == before
 
@@ -69,11 +69,11 @@ def test_a_running_server_draws_and_is_left_running(world: World, tmp_path: Path
     assert (again.returncode, again.json["status"], again.json["errors"]) == (0, "ok", [])
     assert (told["backend"], told["is_proven"], told["device"], told["wish"]["seed"]) == ("comfyui", True, "cpu", 8)
     assert told["models"] == {"diffusion_model": MODEL.name, "text_encoder": ENCODER.name, "vae": VAE.name}
-    assert told["picture"]["sha256"] == sha256_of(picture)
+    assert told["picture"]["sha256"] == sha256_of(image)
     assert told["timings"]["start_s"] is None  # it ran before
     assert len(told["timings"]["steps_s"]) == 4
-    assert seed_in(picture.read_bytes()) == 8
-    assert read_picture(picture.read_bytes()).width == 256
+    assert seed_in(image.read_bytes()) == 8
+    assert read_image(image.read_bytes()).width == 256
 
 
 def test_a_picture_without_a_name_is_kept_with_its_seed_in_the_name(world: World) -> None:
@@ -129,8 +129,8 @@ def ahead(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ah
             def start(world: World) -> Running:
                 server = stack.enter_context(ReplayServer(recorded, folder=world.tree, faults=faults))
                 server.interrupted.set()  # by somebody else, in the recording of that name
-                picture = folder / f"{name}.png"
-                return world.start("smoke-test", "--server", server.url, "--json", "--picture", picture, *SMALL)
+                image = folder / f"{name}.png"
+                return world.start("smoke-test", "--server", server.url, "--json", "--picture", image, *SMALL)
 
             return start
 
@@ -237,9 +237,9 @@ def test_what_cannot_be_asked_for_is_a_usage_error(world: World, words: tuple[st
 def test_the_graph_is_printed_as_json_and_nothing_is_drawn(world: World) -> None:
     before = states(world.tree)
     done = world.run("smoke-test", "--graph", "--seed", "5", "--prompt", "a fox", "--size", "512x768", "--tiled-decode")
-    wish = PictureWish(prompt="a fox", seed=5, width=512, height=768, has_tiled_decode=True)
+    options = ImageOptions(prompt="a fox", seed=5, width=512, height=768, has_tiled_decode=True)
     assert done.returncode == 0
-    assert json.loads(done.stdout) == build_graph(NAMES, wish)
+    assert json.loads(done.stdout) == build_graph(NAMES, options)
     assert states(world.tree) == before
 
 
@@ -255,7 +255,7 @@ def test_a_set_without_the_three_files_has_no_graph(world: World, make_world: Ca
 
 
 @pytest.fixture
-def program(world: World) -> Iterator[Path]:
+def comfyui(world: World) -> Iterator[Path]:
     """The stand-in's main.py, put back afterwards."""
     main = world.tree / "main.py"
     before = main.read_bytes()
@@ -285,27 +285,27 @@ def servers_of(main: Path) -> list[psutil.Process]:
 
 
 def test_a_server_of_our_own_is_started_draws_and_is_stopped(
-    world: World, program: Path, bystander: subprocess.Popen[bytes], tmp_path: Path
+    world: World, comfyui: Path, bystander: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     before = inventory(world.tree)
-    picture = tmp_path / "fox.png"
-    done = world.run("smoke-test", "--picture", picture, "--json", "--reserve-vram", "1.5", *SMALL)
+    image = tmp_path / "fox.png"
+    done = world.run("smoke-test", "--picture", image, "--json", "--reserve-vram", "1.5", *SMALL)
     assert done.returncode == 0, done.stderr
     told = done.json["details"]["smoke_test"]
     assert told["timings"]["start_s"] > 0
-    assert sha256_of(picture) == told["picture"]["sha256"]
+    assert sha256_of(image) == told["picture"]["sha256"]
     log = Path(told["log_path"])
     assert "To see the GUI go to" in log.read_text(encoding="utf-8")
     assert log.is_relative_to(world.home)
-    assert servers_of(program) == []
+    assert servers_of(comfyui) == []
     assert bystander.poll() is None
     assert inventory(world.tree) == before  # its output, its user folder and its database lie elsewhere
 
 
-def test_what_the_server_is_started_with_is_what_was_asked_for(world: World, program: Path, tmp_path: Path) -> None:
+def test_what_the_server_is_started_with_is_what_was_asked_for(world: World, comfyui: Path, tmp_path: Path) -> None:
     told = tmp_path / "told.json"
     before = f"import json, os; json.dump([sys.executable, *sys.argv], open({str(told)!r}, 'w'))"
-    program.write_text(main_py(before=before), encoding="utf-8")
+    comfyui.write_text(main_py(before=before), encoding="utf-8")
     assert world.run("smoke-test", "--reserve-vram", "1.5", *SMALL).returncode == 0
     python, _, *options = json.loads(told.read_text())
     assert Path(python).parent == world.tree / ".venv" / ("Scripts" if os.name == "nt" else "bin")
@@ -325,45 +325,45 @@ def test_what_the_server_is_started_with_is_what_was_asked_for(world: World, pro
     ],
 )
 def test_a_server_that_does_not_come_up_is_explained_and_ended(
-    world: World, program: Path, code: str, sentence: str
+    world: World, comfyui: Path, code: str, sentence: str
 ) -> None:
-    program.write_text(code + "\n", encoding="utf-8")
+    comfyui.write_text(code + "\n", encoding="utf-8")
     done = world.run("smoke-test", "--smoke-timeout", "1.5")
     assert done.returncode == 9
     assert sentence in done.said
-    assert servers_of(program) == []
+    assert servers_of(comfyui) == []
 
 
-def test_a_server_that_dies_while_it_draws_is_explained(world: World, program: Path) -> None:
+def test_a_server_that_dies_while_it_draws_is_explained(world: World, comfyui: Path) -> None:
     faults = "Faults(dies_after=12, delay_s=0.02, last_words='torch.OutOfMemoryError: CUDA out of memory.')"
-    program.write_text(main_py(faults), encoding="utf-8")
+    comfyui.write_text(main_py(faults), encoding="utf-8")
     done = world.run("smoke-test", "--json", *SMALL)
     assert (done.returncode, done.codes) == (9, ["out-of-memory"])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_a_run_that_is_interrupted_takes_its_server_with_it(world: World, program: Path) -> None:
-    program.write_text(main_py("Faults(never_ends=True)"), encoding="utf-8")
+def test_a_run_that_is_interrupted_takes_its_server_with_it(world: World, comfyui: Path) -> None:
+    comfyui.write_text(main_py("Faults(never_ends=True)"), encoding="utf-8")
     running = world.start("smoke-test", *SMALL)
     eventually(lambda: "Starting ComfyUI" in running.stderr_so_far, what="the server is started")
     eventually(lambda: "Decoding" in running.stderr_so_far, what="it draws")
-    assert len(servers_of(program)) == 1
+    assert len(servers_of(comfyui)) == 1
     running.send(signal.SIGINT)
     assert running.wait(20).returncode == 130
-    assert servers_of(program) == []
+    assert servers_of(comfyui) == []
 
 
-def test_a_picture_from_the_processor_is_not_the_proof_of_a_card(world: World, program: Path, tmp_path: Path) -> None:
+def test_a_picture_from_the_processor_is_not_the_proof_of_a_card(world: World, comfyui: Path, tmp_path: Path) -> None:
     (tmp_path / "machine.json").write_text(json.dumps(machine_record(rtx_4070())), encoding="utf-8")
-    program.write_text(main_py("Faults(is_on_processor=True)"), encoding="utf-8")
+    comfyui.write_text(main_py("Faults(is_on_processor=True)"), encoding="utf-8")
     done = world.run("smoke-test", "--json", *SMALL, env={"KLEIN_SETUP_MACHINE": str(tmp_path / "machine.json")})
     assert (done.returncode, done.codes) == (9, ["smoke-test"])
     assert "NVIDIA GeForce RTX 4070" in done.json["errors"][0]["message"]
     assert [each["code"] for each in done.json["details"]["smoke_test"]["findings"]] == ["picture-other-device"]
 
 
-def test_an_empty_extra_model_paths_file_is_named_before_comfyui_dies_of_it(world: World, program: Path) -> None:
-    config = program.with_name("extra_model_paths.yaml")
+def test_an_empty_extra_model_paths_file_is_named_before_comfyui_dies_of_it(world: World, comfyui: Path) -> None:
+    config = comfyui.with_name("extra_model_paths.yaml")
     config.write_text("# nothing\n", encoding="utf-8")
     try:
         done = world.run("smoke-test", *SMALL)

@@ -28,11 +28,11 @@ from provisioner.core.errors import (
     UnreadableError,
 )
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER, Artifact, Damage, Destination, LocalCopy, PatchWay
-from provisioner.core.ports import Claim, Proof, Stamp
+from provisioner.core.ports import Claim, FileDigest, Stamp
 from provisioner.disk.atomic import Move, flush_file, flush_folder, replace, reserve, write_text_durably
 from provisioner.disk.os_errors import storage_error
 from provisioner.files.store.file_store import FileStore
-from provisioner.files.store.hash_file import prove
+from provisioner.files.store.hash_file import hash_file
 from provisioner.files.store.hub_layout import Symlink, git_blob_id, make_symlink
 from provisioner.files.store.links import WAYS, Linker, by_clonefile, by_ficlone, hard_link, link_somehow, reflink
 from provisioner.files.store.part_file import (
@@ -111,9 +111,11 @@ def test_many_threads_write_blocks_in_any_order(tmp_path: Path, disk: Disk) -> N
         for thread in threads:
             thread.join()
         assert not final.exists()
-        proof = part.seal()
+        file_digest = part.seal()
         part.commit("the hub")
-    assert proof == Proof(size=len(DATA), sha256=DIGEST, blocks=tuple(sha256(block(index)) for index in range(COUNT)))
+    assert file_digest == FileDigest(
+        size=len(DATA), sha256=DIGEST, blocks=tuple(sha256(block(index)) for index in range(COUNT))
+    )
     assert final.read_bytes() == DATA
     assert [path.name for path in final.parent.iterdir()] == ["file.bin"]
 
@@ -221,7 +223,7 @@ def test_the_digest_follows_the_frontier_and_the_frontier_the_first_gap(tmp_path
 def test_an_empty_file_needs_no_block(tmp_path: Path) -> None:
     with part_of(tmp_path / "empty", data=b"") as part:
         assert part.missing_blocks() == []
-        assert part.seal() == Proof(size=0, sha256=sha256(b""))
+        assert part.seal() == FileDigest(size=0, sha256=sha256(b""))
         part.commit("the hub")
     assert (tmp_path / "empty").read_bytes() == b""
 
@@ -673,7 +675,7 @@ def test_a_proof_has_the_digest_of_the_whole_and_of_every_block(tmp_path: Path, 
     (tmp_path / "x").write_bytes(data)
     told: list[int] = []
     pieces: list[bytes] = []
-    proof = prove(
+    file_digest = hash_file(
         tmp_path / "x",
         progress=told.append,
         cancelled=lambda: False,
@@ -681,30 +683,30 @@ def test_a_proof_has_the_digest_of_the_whole_and_of_every_block(tmp_path: Path, 
         also=lambda piece: pieces.append(bytes(piece)),
     )
     blocks = [data[at : at + BLOCK_SIZE] for at in range(0, size, BLOCK_SIZE)]
-    assert proof == Proof(size=size, sha256=sha256(data), blocks=tuple(map(sha256, blocks)))
+    assert file_digest == FileDigest(size=size, sha256=sha256(data), blocks=tuple(map(sha256, blocks)))
     assert b"".join(pieces) == data
     assert told == sorted(told)
     assert told[-1:] == ([size] if size else [])
-    assert changed(proof, blocks=()) == prove(tmp_path / "x", progress=told.append, cancelled=lambda: False)
+    assert changed(file_digest, blocks=()) == hash_file(tmp_path / "x", progress=told.append, cancelled=lambda: False)
 
 
 def test_a_cancelled_proof_stops_at_once(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(DATA)
     with pytest.raises(KeyboardInterrupt):
-        prove(tmp_path / "x", progress=lambda count: None, cancelled=lambda: True)
+        hash_file(tmp_path / "x", progress=lambda count: None, cancelled=lambda: True)
 
 
 def test_what_cannot_be_read_cannot_be_proved(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(UnreadableError):
-            prove(path, progress=lambda count: None, cancelled=lambda: False)
+            hash_file(path, progress=lambda count: None, cancelled=lambda: False)
 
 
 # --- receipts ----------------------------------------------------------------------------------------
 
-PROOF = Proof(size=3, sha256=sha256(b"abc"), blocks=(sha256(b"abc"),))
+PROOF = FileDigest(size=3, sha256=sha256(b"abc"), blocks=(sha256(b"abc"),))
 STAMP = Stamp(size=3, mtime_ns=1_700_000_000_123_456_789, ctime_ns=5, inode=7, device=0)
-CLAIM = Claim(artifact_id="vae", stamp=STAMP, proof=PROOF, source="the hub")
+CLAIM = Claim(artifact_id="vae", stamp=STAMP, file_digest=PROOF, source="the hub")
 
 
 def test_a_receipt_round_trips(tmp_path: Path) -> None:
@@ -781,7 +783,7 @@ def test_a_broken_receipt_claims_nothing_and_is_replaced_by_the_next_entry(tmp_p
 def test_block_digests_that_do_not_fit_are_not_believed(tmp_path: Path, entry: object, blocks: int) -> None:
     receipt_path(tmp_path).parent.mkdir()
     receipt_path(tmp_path).write_text(json.dumps({"schema_version": 1, "files": {"x": entry}}), encoding="utf-8")
-    assert len(read_receipt(tmp_path)["x"].proof.blocks) == blocks
+    assert len(read_receipt(tmp_path)["x"].file_digest.blocks) == blocks
 
 
 def rewrite(path: Path) -> None:
@@ -834,9 +836,9 @@ import sys
 from pathlib import Path
 from provisioner.files.store.target_lock import hold
 from provisioner.files.store.receipts import write_claim
-from provisioner.core.ports import Claim, Proof, Stamp
+from provisioner.core.ports import Claim, FileDigest, Stamp
 claim = Claim(artifact_id=sys.argv[1], stamp=Stamp(size=1, mtime_ns=1, ctime_ns=1, inode=1, device=0),
-              proof=Proof(size=1, sha256="0" * 64), source="x")
+              proof=FileDigest(size=1, sha256="0" * 64), source="x")
 for number in range(5):
     with hold(Path({str(tmp_path)!r}), wait=True, cancelled=lambda: False, notice=lambda text: None):
         write_claim(Path({str(tmp_path)!r}), f"{{sys.argv[1]}}-{{number}}", claim, recorded_at="now")
@@ -891,15 +893,15 @@ def fetched(
     data: bytes = DATA,
     *,
     replaces: str | None = None,
-) -> Proof:
+) -> FileDigest:
     with store.part(destination, wanted, replaces=replaces) as part:
         for index in part.missing_blocks():
             piece = data[index * part.block_size : (index + 1) * part.block_size]
             part.write(index * part.block_size, piece)
             part.finish_block(index, sha256(piece))
-        proof = part.seal()
+        file_digest = part.seal()
         part.commit("the hub")
-    return proof
+    return file_digest
 
 
 def asides(root: Path) -> dict[str, bytes]:
@@ -919,12 +921,12 @@ def reasons(root: Path) -> list[dict[str, str]]:
 
 def test_a_fetched_file_arrives_with_a_receipt_and_leaves_nothing_behind(tmp_path: Path) -> None:
     store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path)
-    proof = fetched(store, destination)
-    store.record(destination, VAE, proof, "the hub")
+    file_digest = fetched(store, destination)
+    store.record(destination, VAE, file_digest, "the hub")
     assert home(tmp_path).read_bytes() == DATA
     claim = store.claim(destination)
     assert claim is not None
-    assert (claim.artifact_id, claim.proof, claim.source) == ("vae", proof, "the hub")
+    assert (claim.artifact_id, claim.file_digest, claim.source) == ("vae", file_digest, "the hub")
     assert is_unchanged(claim.stamp, stamp_of(home(tmp_path)))
     assert sorted(path.name for path in home(tmp_path).parent.iterdir()) == ["vae.safetensors"]
 
@@ -1102,8 +1104,8 @@ def test_a_copy_is_placed_in_the_best_way_there_is(
     store, destination = store_for(tmp_path, ways=ways), comfy_file(VAE, tmp_path / "tree")
     source = put(tmp_path / "source")
     told: list[int] = []
-    how, proof = store.place_copy(copy_of(source), destination, VAE, progress=told.append)
-    assert (how, proof.sha256, proof.blocks) == (way, DIGEST, (DIGEST,))
+    how, file_digest = store.place_copy(copy_of(source), destination, VAE, progress=told.append)
+    assert (how, file_digest.sha256, file_digest.blocks) == (way, DIGEST, (DIGEST,))
     assert destination.path.read_bytes() == source.read_bytes() == DATA
     assert destination.path.samefile(source) == is_shared
     assert [path.name for path in destination.path.parent.iterdir()] == ["vae.safetensors"]
@@ -1263,14 +1265,14 @@ def test_cancelling_a_copy_leaves_nothing_half(tmp_path: Path) -> None:
 
 def test_a_file_that_changed_since_it_was_proved_gets_no_receipt(tmp_path: Path) -> None:
     store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path)
-    proof = fetched(store, destination)
+    file_digest = fetched(store, destination)
     put(home(tmp_path), DATA + b"more")
     with pytest.raises(FileInUseError, match="changed after it was proven"):
-        store.record(destination, VAE, proof, "the hub")
+        store.record(destination, VAE, file_digest, "the hub")
     assert store.claim(destination) is None
     home(tmp_path).unlink()
     with pytest.raises(UnreadableError):
-        store.record(destination, VAE, proof, "the hub")
+        store.record(destination, VAE, file_digest, "the hub")
 
 
 def test_what_interrupted_runs_left_goes_when_the_file_is_there(tmp_path: Path) -> None:
@@ -1279,7 +1281,7 @@ def test_what_interrupted_runs_left_goes_when_the_file_is_there(tmp_path: Path) 
         pass  # interrupted at once
     put(home(tmp_path))  # and brought by hand
     put(home(tmp_path).with_name("vae.safetensors.placing.part"), b"half a copy")
-    store.record(destination, VAE, Proof(size=len(DATA), sha256=DIGEST), "found in place")
+    store.record(destination, VAE, FileDigest(size=len(DATA), sha256=DIGEST), "found in place")
     assert sorted(path.name for path in home(tmp_path).parent.iterdir()) == ["vae.safetensors"]
 
 
@@ -1287,7 +1289,7 @@ def test_a_part_of_another_program_stays_beside_a_file_that_is_there(tmp_path: P
     store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path)
     put(home(tmp_path))
     put(home(tmp_path).with_name("vae.safetensors.part"), b"not ours")
-    store.record(destination, VAE, Proof(size=len(DATA), sha256=DIGEST), "found in place")
+    store.record(destination, VAE, FileDigest(size=len(DATA), sha256=DIGEST), "found in place")
     assert home(tmp_path).with_name("vae.safetensors.part").read_bytes() == b"not ours"
 
 
@@ -1784,7 +1786,7 @@ def test_a_truncated_file_is_continued_and_can_be_had_back(tmp_path: Path) -> No
     path = put(destination.path, old)
     assert patched(store, destination, damage_of((1, 2), len(old)), "continue") == [1, 2]
     assert path.read_bytes() == BIG
-    (entry,) = store.list_aside([tmp_path])
+    (entry,) = store.list_backups([tmp_path])
     assert entry.size < BLOCK_SIZE
     assert store.put_back(entry).read_bytes() == old
 
@@ -1843,8 +1845,8 @@ def test_a_misplaced_file_is_moved_when_it_is_right_and_only_then(tmp_path: Path
     right = put(tmp_path / "checkpoints" / "right")
     inode = right.stat().st_ino
     put(destination.path, WRONG)
-    way, proof = store.move_file(copy_of(right), destination, VAE, progress=nothing, replaces="it is wrong")
-    assert (way, proof.sha256, right.exists()) == ("moved", DIGEST, False)
+    way, file_digest = store.move_file(copy_of(right), destination, VAE, progress=nothing, replaces="it is wrong")
+    assert (way, file_digest.sha256, right.exists()) == ("moved", DIGEST, False)
     assert destination.path.stat().st_ino == inode
     assert asides(tmp_path) == {"vae.safetensors": WRONG}
 

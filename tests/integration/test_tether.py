@@ -23,7 +23,7 @@ from provisioner.comfyui.server.server_process import start_server
 from provisioner.comfyui.server.watchdog_script import has_its_group
 
 ROOT = Path(__file__).resolve().parents[2]
-WATCHER = "watcher.py"
+WATCHER = "watchdog_script.py"
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="there is no watcher on Windows")
 
 # What a server has beside it: a child that ignores requests, one that left the group, one whose own parent is gone.

@@ -215,14 +215,14 @@ def test_changed_names_cost_nothing_by_themselves_and_without_a_network(world: W
 def test_an_old_twin_that_comfyui_reads_first_is_told_and_left_to_the_person(world: World) -> None:
     row = stale_twin()
     make_folder(world, [row])
-    twin = world.tree / "models" / "unet" / row.files[0].name
+    staging = world.tree / "models" / "unet" / row.files[0].name
     for command in ("verify", "repair"):
         run = world.run(command, "--json")
         (finding,) = run.json["findings"]
-        assert (run.returncode, finding["code"], finding["path"]) == (1, "stale-twin", str(twin))
+        assert (run.returncode, finding["code"], finding["path"]) == (1, "stale-twin", str(staging))
         assert row.says in finding["message"]
-        assert twin.read_bytes() == STALE_BYTES
-    twin.rename(twin.with_name("old.bin"))  # as the hint says
+        assert staging.read_bytes() == STALE_BYTES
+    staging.rename(staging.with_name("old.bin"))  # as the hint says
     assert world.run("verify").returncode == 0
     assert world.bytes_served() == 0
 

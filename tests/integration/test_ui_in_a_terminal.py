@@ -267,7 +267,7 @@ def test_events_of_many_threads_do_not_mix() -> None:
 SHOW_A_MACHINE = """
 import sys
 from provisioner.core.models import Machine
-from provisioner.ui import Ui
+from provisioner.ui.console import Ui
 ui = Ui(sys.stdout, sys.stderr)
 ui.show_machine(Machine(
     os="linux", os_release="\\u6a21\\u578b \\udcff", is_wsl=False, architecture="x", libc=None, python_version="3"
@@ -361,7 +361,7 @@ def ui_on(screen: Terminal, clock: Clock, term: str = "xterm-256color", **option
     return Ui(screen.near, screen.near, environ=environ, now=clock, **options)  # type: ignore[arg-type]
 
 
-def draw(ui: Ui, clock: Clock) -> None:
+def generate(ui: Ui, clock: Clock) -> None:
     """A download from its first byte to its proof, with news on the way."""
     ui.listener(PlanMade(plan=plan()))
     ui.listener(STARTED)
@@ -384,20 +384,20 @@ def test_bars_fit_the_window_and_leave_one_line_per_file(columns: int) -> None:
     clock = Clock()
     with terminal(columns) as screen:
         ui = ui_on(screen, clock)
-        draw(ui, clock)
-        drawn = screen.text
+        generate(ui, clock)
+        generated = screen.text
         ui.listener(FINISHED)
         ui.close()
-        left = screen.text[len(drawn) :]
-    assert "79 %" in drawn
-    assert "112 MB/s" in drawn
-    assert "writing to disk" in drawn
-    assert "0 of 1 file, " in drawn
-    assert "a retry is due" in drawn
-    assert all(len(line) <= columns for line in bare(drawn).split("\n"))
+        left = screen.text[len(generated) :]
+    assert "79 %" in generated
+    assert "112 MB/s" in generated
+    assert "writing to disk" in generated
+    assert "0 of 1 file, " in generated
+    assert "a retry is due" in generated
+    assert all(len(line) <= columns for line in bare(generated).split("\n"))
     assert "proven" in bare(left)
     assert "in 3.1 s" in bare(left)
-    assert drawn.count("\x1b[?25l") == 1
+    assert generated.count("\x1b[?25l") == 1
     assert left.count("\x1b[?25h") == 1, "the cursor comes back"
 
 
@@ -406,7 +406,7 @@ def test_a_finished_file_leaves_the_bars() -> None:
     clock = Clock()
     with terminal() as screen:
         ui = ui_on(screen, clock)
-        draw(ui, clock)
+        generate(ui, clock)
         before = len(screen.text)
         ui.listener(FINISHED)
         left = bare(screen.text[before:])
@@ -420,7 +420,7 @@ def test_no_color_still_draws_bars_without_a_colour(environ: dict[str, str], col
     clock = Clock()
     with terminal() as screen:
         ui = ui_on(screen, clock, environ=environ, color=color)
-        draw(ui, clock)
+        generate(ui, clock)
         ui.show_plan(plan())
         text = screen.text
     assert "\u2501" in text
@@ -440,7 +440,7 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_a_plain_bar() -> None:
     clock = Clock()
     with terminal() as screen:
         ui = ui_on(screen, clock, term="dumb")
-        draw(ui, clock)
+        generate(ui, clock)
         ui.listener(FINISHED)
         ui.close()
         text = screen.text
@@ -455,7 +455,7 @@ def test_a_terminal_without_utf_8_gets_ascii_bars() -> None:
     clock = Clock()
     with terminal(encoding="ascii") as screen:
         ui = ui_on(screen, clock)
-        draw(ui, clock)
+        generate(ui, clock)
         ui.close()
         text = screen.text
     assert text.isascii()
@@ -554,7 +554,7 @@ def test_machine_and_manifests_go_to_stdout_for_people_only() -> None:
 
 def test_a_reader_that_leaves_early_does_not_break_the_run() -> None:
     code = (
-        "import sys; from provisioner.ui import Ui; ui = Ui(sys.stdout, sys.stderr)\n"
+        "import sys; from provisioner.ui.console import Ui; ui = Ui(sys.stdout, sys.stderr)\n"
         "for n in range(20000): ui.say('line %d' % n)\n"
         "sys.stderr.write('reached the end'); sys.exit(7)"
     )

@@ -158,14 +158,14 @@ class ReplayServer:
         if method == "POST":
             return self._answer_post(path, body)
         if path == "/view":
-            return 200, "image/png", self._picture()
+            return 200, "image/png", self._image()
         if path == "/queue":
             return _as_json(200, self._queue())
         if path.startswith("/history/"):
             return _as_json(200, self._history())
         return self._recorded(path)
 
-    def _picture(self) -> bytes:
+    def _image(self) -> bytes:
         """Return the constant one, or for a server with a folder of its own a picture of what the last graph asks."""
         if self.folder is None:
             return PICTURE

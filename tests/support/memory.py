@@ -24,9 +24,9 @@ from provisioner.core.models import (
 from provisioner.core.ports import (
     FOUND_IN_PLACE,
     Claim,
+    FileDigest,
     HashProgress,
     Part,
-    Proof,
     Stamp,
     Survey,
     TransferProgress,
@@ -42,9 +42,9 @@ def digests_of(data: bytes) -> tuple[str, ...]:
     return tuple(hashlib.sha256(data[at : at + BLOCK]).hexdigest() for at in range(0, len(data), BLOCK))
 
 
-def proof_of(data: bytes) -> Proof:
+def digest_of(data: bytes) -> FileDigest:
     """Return the proof of some bytes."""
-    return Proof(size=len(data), sha256=hashlib.sha256(data).hexdigest(), blocks=digests_of(data))
+    return FileDigest(size=len(data), sha256=hashlib.sha256(data).hexdigest(), blocks=digests_of(data))
 
 
 class MemoryPart:
@@ -110,10 +110,10 @@ class MemoryPart:
         self._blocks.clear()
         self._store.held.pop(self._path, None)
 
-    def seal(self, progress: Callable[[], None]) -> Proof:
+    def seal(self, progress: Callable[[], None]) -> FileDigest:
         assert not self.missing_blocks()
         progress()
-        return proof_of(bytes(self.data))
+        return digest_of(bytes(self.data))
 
     def commit(self, source: str) -> None:
         if self._replaces is not None:
@@ -198,7 +198,7 @@ class MemoryStore:
         self.put(path, data)
         stamp = self.stamp(path)
         assert stamp is not None
-        self.announced[path] = Claim(artifact_id="", stamp=stamp, proof=proof_of(data), source=source)
+        self.announced[path] = Claim(artifact_id="", stamp=stamp, file_digest=digest_of(data), source=source)
 
     def link(self, path: Path, other: Path) -> None:
         """Give a file a second name."""
@@ -214,15 +214,15 @@ class MemoryStore:
         """Write a receipt of what lies there."""
         stamp = self.stamp(path)
         assert stamp is not None
-        proof = proof_of(self.files[path])
-        self.claims[path] = Claim(artifact_id=artifact_id, stamp=stamp, proof=proof, source="earlier")
+        file_digest = digest_of(self.files[path])
+        self.claims[path] = Claim(artifact_id=artifact_id, stamp=stamp, file_digest=file_digest, source="earlier")
 
     def lie(self, path: Path, *, block: int, artifact_id: str = "vae") -> None:
         """Write a receipt that is right but for the digest of one block."""
         self.claim_now(path, artifact_id)
         claim = self.claims[path]
-        blocks = tuple("0" * 64 if index == block else each for index, each in enumerate(claim.proof.blocks))
-        self.claims[path] = replace(claim, proof=replace(claim.proof, blocks=blocks))
+        blocks = tuple("0" * 64 if index == block else each for index, each in enumerate(claim.file_digest.blocks))
+        self.claims[path] = replace(claim, file_digest=replace(claim.file_digest, blocks=blocks))
 
     # --- the port --------------------------------------------------------------------------------
 
@@ -242,7 +242,9 @@ class MemoryStore:
     def block_size(self) -> int:
         return BLOCK
 
-    def prove(self, path: Path, *, progress: HashProgress, with_blocks: bool = False, size: int | None = None) -> Proof:
+    def hash_file(
+        self, path: Path, *, progress: HashProgress, with_blocks: bool = False, size: int | None = None
+    ) -> FileDigest:
         self.proved.append(path)
         if path not in self.files:
             raise UnreadableError(f"{path} is gone")
@@ -252,7 +254,7 @@ class MemoryStore:
         for count in (1, 2, len(data)):
             progress(count)
         self.while_reading(path)
-        return proof_of(data)
+        return digest_of(data)
 
     def survey(self, path: Path, *, size: int, progress: HashProgress) -> Survey:
         self.surveyed.append(path)
@@ -308,11 +310,11 @@ class MemoryStore:
         *,
         progress: HashProgress,
         replaces: str | None = None,
-    ) -> tuple[str, Proof]:
-        _, proof = self.place_copy(copy, destination, artifact, progress=progress, replaces=replaces)
+    ) -> tuple[str, FileDigest]:
+        _, file_digest = self.place_copy(copy, destination, artifact, progress=progress, replaces=replaces)
         self.announced.pop(destination.path)
         del self.files[copy.path]
-        return "moved", proof
+        return "moved", file_digest
 
     def place_copy(
         self,
@@ -322,19 +324,19 @@ class MemoryStore:
         *,
         progress: HashProgress,
         replaces: str | None = None,
-    ) -> tuple[str, Proof]:
+    ) -> tuple[str, FileDigest]:
         if self.place_error is not None:
             raise self.place_error
         if self.stamp(copy.path) is None:
             raise UnreadableError(f"{copy.path} is gone")
-        proof = self.prove(copy.path, progress=progress)
-        if proof.sha256 != copy.sha256:
+        file_digest = self.hash_file(copy.path, progress=progress)
+        if file_digest.sha256 != copy.sha256:
             raise HashMismatchError(f"{copy.path} holds other bytes")
         data = self.files[copy.path]
         if replaces is not None:
             self.set_aside(destination, replaces)
         self.place(destination.path, data, source_of_copy("hard-linked", copy.path))
-        return "hard-linked", proof
+        return "hard-linked", file_digest
 
     def set_aside(self, destination: Destination, reason: str) -> Path:
         self.unreadable.pop(destination.path, None)
@@ -344,18 +346,20 @@ class MemoryStore:
         self.aside.append((destination.path, reason))
         return moved_to
 
-    def source_of(self, destination: Destination, proof: Proof) -> str:
+    def source_of(self, destination: Destination, file_digest: FileDigest) -> str:
         stamp = self.stamp(destination.path)
         for claim in (self.announced.get(destination.path), self.claims.get(destination.path)):
-            if claim is not None and (claim.stamp, claim.proof.sha256) == (stamp, proof.sha256):
+            if claim is not None and (claim.stamp, claim.file_digest.sha256) == (stamp, file_digest.sha256):
                 return claim.source
         return FOUND_IN_PLACE
 
-    def record(self, destination: Destination, artifact: Artifact, proof: Proof, source: str) -> None:
+    def record(self, destination: Destination, artifact: Artifact, file_digest: FileDigest, source: str) -> None:
         stamp = self.stamp(destination.path)
         assert stamp is not None
-        self.claims[destination.path] = Claim(artifact_id=artifact.id, stamp=stamp, proof=proof, source=source)
-        self.recorded.append((destination.path, proof.sha256, source))
+        self.claims[destination.path] = Claim(
+            artifact_id=artifact.id, stamp=stamp, file_digest=file_digest, source=source
+        )
+        self.recorded.append((destination.path, file_digest.sha256, source))
         self.announced.pop(destination.path, None)
 
     @contextlib.contextmanager

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER, Artifact, Destination, HubCacheTarget, Plan, Source
-from provisioner.core.ports import Claim, Finder, Part, Proof, TransferProgress
+from provisioner.core.ports import Claim, FileDigest, Finder, Part, TransferProgress
 from provisioner.disk.atomic import Move, replace
 from provisioner.files.engine import Engine
 from provisioner.files.local_copies import FilesInFolders
@@ -113,8 +113,8 @@ class Scene:
         if self.way in {"repaired", "cut"}:
             path.parent.mkdir(parents=True)
             path.write_bytes(self.data)
-            proof = Proof(size=len(self.data), sha256=self.artifact.sha256, blocks=_blocks(self.data))
-            claim = Claim(artifact_id="vae", stamp=stamp_of(path), proof=proof, source="the hub, long ago")
+            file_digest = FileDigest(size=len(self.data), sha256=self.artifact.sha256, blocks=_blocks(self.data))
+            claim = Claim(artifact_id="vae", stamp=stamp_of(path), file_digest=file_digest, source="the hub, long ago")
             write_claim(self.models, "vae/vae.safetensors", claim, recorded_at="2026-11-23T00:00:00Z")
             with path.open("r+b") as stream:
                 stream.seek(BLOCK_SIZE if self.way == "repaired" else len(self.data))
@@ -132,10 +132,10 @@ class Scene:
         finders: list[Finder] = [FilesInFolders([self.elsewhere, self.models], "--look-in")]
         observer = Observer(store=store, finders=finders, events=_ignore, is_unchanged=is_unchanged)
 
-        def prove_again(destination: Destination, label: str) -> Proof:
+        def hash_again(destination: Destination, label: str) -> FileDigest:
             stamp = store.stamp(destination.path)
             assert stamp is not None
-            return observer.proof_of(destination.path, stamp, label)
+            return observer.digest_of(destination.path, stamp, label)
 
         def look(rejected: frozenset[tuple[str, Path]]) -> Plan:
             one = artifact_set(self.artifact, target="hf_cache" if self.way == "cached" else "comfyui")
@@ -143,7 +143,7 @@ class Scene:
             return plan(manifest(one), one, None, observer.observe(one, target, depth="claims", rejected=rejected))
 
         with store.lock([self.destination]):
-            last, outcomes = Engine(store=store, fetcher=source, events=_ignore, prove_again=prove_again).provide(look)
+            last, outcomes = Engine(store=store, fetcher=source, events=_ignore, hash_again=hash_again).provide(look)
         if errors := [str(outcome.error) for outcome in outcomes if outcome.error is not None] or last.steps:
             raise AssertionError(errors)
         return source.served

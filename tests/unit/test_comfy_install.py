@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.comfyui.checkout_models import ComfyCheckout, ComfyPython, WayBack
+from provisioner.comfyui.checkout_models import ComfyCheckout, ComfyPython, RollbackPoint
 from provisioner.comfyui.install_plan import (
     archive_address,
     changed_error,
@@ -61,7 +61,9 @@ GOOD = ComfyCheckout(
     has_requirements=True,
 )
 OLD = replace(GOOD, version="0.12.0", commit="c" * 40, branch="master")
-HALFWAY = WayBack(commit="c" * 40, branch="master", version="0.12.0", target=PINNED.commit, started_at="2026-11-23")
+HALFWAY = RollbackPoint(
+    commit="c" * 40, branch="master", version="0.12.0", target=PINNED.commit, started_at="2026-11-23"
+)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +80,8 @@ HALFWAY = WayBack(commit="c" * 40, branch="master", version="0.12.0", target=PIN
         (replace(GOOD, pythons=()), [("comfyui-python-not-found", "warning")]),
         (replace(GOOD, pythons=(replace(PYTHON, is_there=False),)), [("comfyui-python-broken", "warning")]),
         (replace(GOOD, pythons=(replace(PYTHON, is_there=False), PYTHON)), []),
-        (replace(GOOD, way_back=HALFWAY), [("comfyui-update-interrupted", "problem")]),
-        (replace(GOOD, way_back=replace(HALFWAY, is_finished=True)), []),
+        (replace(GOOD, rollback_point=HALFWAY), [("comfyui-update-interrupted", "problem")]),
+        (replace(GOOD, rollback_point=replace(HALFWAY, is_finished=True)), []),
         (ComfyCheckout(given=TREE, kind="other"), [("comfyui-not-a-tree", "problem")]),
         (ComfyCheckout(given=TREE, kind="empty"), []),
         (ComfyCheckout(given=TREE, kind="models"), []),
@@ -127,8 +129,8 @@ def test_how_to_update_depends_on_the_kind(changes: dict[str, object], hint: str
         (replace(OLD, local_changes=("nodes.py", "x.py")), True, "refuse", "2 files of ComfyUI itself were changed"),
         (replace(OLD, local_changes=None), True, "refuse", "could not be learnt"),
         (replace(OLD, has_git=False, kind="source"), True, "refuse", "no git checkout"),
-        (replace(OLD, way_back=HALFWAY, local_changes=("nodes.py",)), True, "update", "0.33.0"),
-        (replace(GOOD, way_back=HALFWAY, local_changes=("nodes.py",)), True, "update", "0.33.0"),
+        (replace(OLD, rollback_point=HALFWAY, local_changes=("nodes.py",)), True, "update", "0.33.0"),
+        (replace(GOOD, rollback_point=HALFWAY, local_changes=("nodes.py",)), True, "update", "0.33.0"),
     ],
 )
 def test_a_tree_is_only_moved_when_asked_and_never_over_changes(

@@ -86,10 +86,10 @@ class World:
         return self.nvml
 
     def _run(self, args: Sequence[str | Path], *, timeout_s: float, **more: object) -> Said:
-        program = Path(args[0])
-        self.asked.append(f"{program} {args[1]}")
+        comfyui = Path(args[0])
+        self.asked.append(f"{comfyui} {args[1]}")
         assert timeout_s <= 5
-        answer = self.smi[program].pop(0)
+        answer = self.smi[comfyui].pop(0)
         if isinstance(answer, CommandError):
             raise answer
         return answer

@@ -12,10 +12,10 @@ from provisioner.core.errors import MemoryExhaustedError, SmokeTestError
 from provisioner.environment.app_packages import DIFFUSERS, findings_about, requirement_lines
 from provisioner.smoke_test.diffusers_answers import (
     DiffusersRun,
-    DrawDevice,
-    DrawDone,
-    DrawEvent,
-    DrawFailed,
+    GenerationDevice,
+    GenerationDone,
+    GenerationEvent,
+    GenerationFailed,
     after,
     explain,
     explain_death,
@@ -23,7 +23,7 @@ from provisioner.smoke_test.diffusers_answers import (
     notes_about,
     parse_answer,
 )
-from provisioner.smoke_test.results import PictureWish, Timings
+from provisioner.smoke_test.results import ImageOptions, Timings
 
 REPO = "black-forest-labs/FLUX.2-klein-4B"
 LOG = Path("drawing.log")
@@ -53,19 +53,19 @@ def done_with(**changes: object) -> str:
     return json.dumps({**DONE, **changes})
 
 
-def failed(kind: str, facts: dict[str, object], message: str = "so it is.") -> DrawFailed:
+def failed(kind: str, facts: dict[str, object], message: str = "so it is.") -> GenerationFailed:
     answer = parse_answer(json.dumps({"event": "failed", "kind": kind, "message": message, **facts}))
-    assert isinstance(answer, DrawFailed)
+    assert isinstance(answer, GenerationFailed)
     return answer
 
 
 def test_a_picture_is_read_with_every_figure() -> None:
-    assert parse_answer(json.dumps(DONE)) == DrawDone(
-        picture_path=Path("fox.png"),
+    assert parse_answer(json.dumps(DONE)) == GenerationDone(
+        image_path=Path("fox.png"),
         timings=Timings(
             start_s=5.5, load_s=8.25, encode_s=0.5, steps_s=(0.4, 0.3, 0.3, 0.3), decode_s=0.2, total_s=2.0
         ),
-        device=DrawDevice(
+        device=GenerationDevice(
             place="cuda:0",
             name="NVIDIA GeForce RTX 4070",
             uuid="1b2c",
@@ -82,9 +82,9 @@ def test_a_picture_is_read_with_every_figure() -> None:
     assert parse_done().memory.ram_bytes is None
 
 
-def parse_done() -> DrawDone:
+def parse_done() -> GenerationDone:
     answer = parse_answer(json.dumps(DONE))
-    assert isinstance(answer, DrawDone)
+    assert isinstance(answer, GenerationDone)
     return answer
 
 
@@ -132,25 +132,25 @@ def test_a_line_of_ours_with_other_values_is_an_error(line: str, said: str) -> N
 @pytest.mark.parametrize(
     ("line", "event", "sentence"),
     [
-        ('{"event": "started", "pid": 7}', DrawEvent(name="started", pid=7), None),
+        ('{"event": "started", "pid": 7}', GenerationEvent(name="started", pid=7), None),
         (
             '{"event": "alive", "seconds": 3, "ram_bytes": 9}',
-            DrawEvent(name="alive", seconds=3.0, ram_bytes=9),
+            GenerationEvent(name="alive", seconds=3.0, ram_bytes=9),
             None,
         ),
         (
             '{"event": "loaded", "seconds": 8.2}',
-            DrawEvent(name="loaded", seconds=8.2),
+            GenerationEvent(name="loaded", seconds=8.2),
             "The models were loaded in 8.2 s.",
         ),
         (
             '{"event": "step", "number": 2, "total": 4, "seconds": 0.25}',
-            DrawEvent(name="step", number=2, total=4, seconds=0.25),
+            GenerationEvent(name="step", number=2, total=4, seconds=0.25),
             "Step 2 of 4 took 0.25 s.",
         ),
     ],
 )
-def test_an_event_is_read_and_said(line: str, event: DrawEvent, sentence: str | None) -> None:
+def test_an_event_is_read_and_said(line: str, event: GenerationEvent, sentence: str | None) -> None:
     assert parse_answer(line) == event
     assert event.sentence() == sentence
 
@@ -210,7 +210,7 @@ def test_which_memory_ran_out_is_told_apart(facts: dict[str, object], said: str)
 )
 def test_a_script_that_died_says_how_and_where(returncode: int, kind: str, said: str) -> None:
     last = ["Segmentation fault", '{"event": "encoded"}', ""]
-    where = after(DrawEvent(name="encoded"))
+    where = after(GenerationEvent(name="encoded"))
     error = explain_death(returncode, last, phase=where, repo_id=REPO, log_path=LOG)
     assert error.context["kind"] == kind
     assert isinstance(error, MemoryExhaustedError) == (kind == "out-of-memory")
@@ -218,14 +218,14 @@ def test_a_script_that_died_says_how_and_where(returncode: int, kind: str, said:
 
 
 def test_a_script_that_took_too_long_says_where_it_was() -> None:
-    error = explain_timeout(90, phase=after(DrawEvent(name="step", number=1, total=4)), repo_id=REPO)
+    error = explain_timeout(90, phase=after(GenerationEvent(name="step", number=1, total=4)), repo_id=REPO)
     assert "within 1 min 30 s; it was ended after step 1 of 4" in str(error)
     assert error.context["kind"] == "timeout"
 
 
 def test_a_run_is_a_smoke_test_with_notes_on_its_figures() -> None:
-    run = DiffusersRun(picture=b"", done=parse_done(), log_path=LOG, seconds=20.0)
-    smoke = run.smoke_test(PictureWish())
+    run = DiffusersRun(image=b"", done=parse_done(), log_path=LOG, seconds=20.0)
+    smoke = run.smoke_test(ImageOptions())
     assert (smoke.backend, smoke.device) == ("diffusers", "cuda:0 NVIDIA GeForce RTX 4070")
     assert smoke.versions[1] == ("diffusers", "0.42.1")
     assert smoke.notes == notes_about(run.done)

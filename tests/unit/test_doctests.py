@@ -16,7 +16,7 @@ WITH_EXAMPLES = [
     for folder in FOLDERS
     for path in sorted(folder.rglob("*.py"))
     # `inside` runs in the target environment and imports what only that has.
-    if ">>> " in path.read_text(encoding="utf-8") and "inside" not in path.parts
+    if ">>> " in path.read_text(encoding="utf-8") and not path.stem.endswith("_script")
 ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from provisioner.smoke_test.diffusers_script import (
-    DrawError,
+    GenerationError,
     choose_offload,
     find_snapshot,
     memory_of,
@@ -77,7 +77,7 @@ def test_an_exhausted_memory_is_told_by_the_words(error: Exception, memory: str 
     ],
 )
 def test_a_wrong_question_is_answered_not_printed(changed: list[str], said: str) -> None:
-    with pytest.raises(DrawError) as caught:
+    with pytest.raises(GenerationError) as caught:
         parse_arguments([*ASKED, *changed])
     assert caught.value.kind == "usage"
     assert said in str(caught.value)
@@ -105,7 +105,7 @@ def test_every_missing_file_of_a_snapshot_is_named(tmp_path: Path) -> None:
     (snapshot / "vae" / "config.json").write_text("{}", encoding="utf-8")
     index = {"_class_name": "X", "vae": ["d", "V"], "tokenizer": ["t", "T"], "image_encoder": [None, None]}
     (snapshot / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
-    with pytest.raises(DrawError) as caught:
+    with pytest.raises(GenerationError) as caught:
         find_snapshot(tmp_path, "o/n", "a" * 40)
     assert caught.value.facts["missing"] == ["tokenizer/config.json", "vae/*.safetensors"]
 
@@ -115,7 +115,7 @@ def test_a_broken_index_is_said(tmp_path: Path, text: str, said: str) -> None:
     snapshot = tmp_path / "models--o--n" / "snapshots" / ("a" * 40)
     snapshot.mkdir(parents=True)
     (snapshot / "model_index.json").write_text(text, encoding="utf-8")
-    with pytest.raises(DrawError) as caught:
+    with pytest.raises(GenerationError) as caught:
         find_snapshot(tmp_path, "o/n", "a" * 40)
     assert caught.value.kind == "snapshot-incomplete"
     assert said in str(caught.value)

@@ -24,7 +24,7 @@ from provisioner.core.errors import (
 )
 from provisioner.core.events import Event, FileProgress, Notice, PlanMade, StepFinished, StepStarted
 from provisioner.core.models import Artifact, Destination, HubCacheTarget, Outcome, Plan, Source, UrlFile
-from provisioner.core.ports import Fetcher, Finder, Part, Proof, TransferProgress
+from provisioner.core.ports import Fetcher, FileDigest, Finder, Part, TransferProgress
 from provisioner.files.engine import Engine
 from provisioner.files.observe import Depth, Observer
 from provisioner.files.planner import plan
@@ -42,7 +42,7 @@ from tests.support.builders import (
     sha256,
     variant,
 )
-from tests.support.memory import ListedFinder, MemoryPart, MemoryStore, ScriptedFetcher, proof_of
+from tests.support.memory import ListedFinder, MemoryPart, MemoryStore, ScriptedFetcher, digest_of
 
 RIGHT = b"the right bytes"
 WRONG = b"the wrong bytes"
@@ -75,13 +75,13 @@ class World:
             store=self.store, finders=finders, events=self.events.append, is_unchanged=lambda one, other: one == other
         )
         self.engine = Engine(
-            store=self.store, fetcher=self.fetcher, events=self.events.append, prove_again=self.prove_again
+            store=self.store, fetcher=self.fetcher, events=self.events.append, hash_again=self.hash_again
         )
 
-    def prove_again(self, destination: Destination, label: str) -> Proof:
+    def hash_again(self, destination: Destination, label: str) -> FileDigest:
         stamp = self.store.stamp(destination.path)
         assert stamp is not None
-        return self.observer.proof_of(destination.path, stamp, label)
+        return self.observer.digest_of(destination.path, stamp, label)
 
     def look(self, rejected: frozenset[tuple[str, Path]] = frozenset()) -> Plan:
         one = artifact_set(*self.wanted)
@@ -148,11 +148,11 @@ def test_a_kill_between_placing_and_receipt_costs_one_reading_and_no_knowledge_o
     copies: tuple[tuple[Artifact, Path], ...], source: str, is_touched: bool
 ) -> None:
     class Killed(MemoryStore):
-        def record(self, destination: Destination, artifact: Artifact, proof: Proof, source: str) -> None:
+        def record(self, destination: Destination, artifact: Artifact, file_digest: FileDigest, source: str) -> None:
             if not self.is_dead:
                 self.is_dead = True
                 raise KeyboardInterrupt
-            super().record(destination, artifact, proof, source)
+            super().record(destination, artifact, file_digest, source)
 
         is_dead = False
 
@@ -216,7 +216,7 @@ def test_a_receipt_that_lies_of_a_right_file_costs_no_byte_of_it_and_is_written_
     last, outcomes = world.provide()
     assert (last.steps, came(outcomes)) == ((), [("record-receipt", "done")])
     assert world.store.stamp(HOME) == stamp
-    assert world.store.claims[HOME].proof == proof_of(RIGHT)
+    assert world.store.claims[HOME].file_digest == digest_of(RIGHT)
     assert world.store.aside == []
 
 
@@ -531,8 +531,8 @@ def test_a_file_that_cannot_be_set_aside_is_not_fetched_over() -> None:
 
 def test_a_folder_that_never_comes_right_ends_after_a_few_rounds() -> None:
     class Forgetful(MemoryStore):
-        def record(self, destination: Destination, artifact: Artifact, proof: Proof, source: str) -> None:
-            self.recorded.append((destination.path, proof.sha256, source))
+        def record(self, destination: Destination, artifact: Artifact, file_digest: FileDigest, source: str) -> None:
+            self.recorded.append((destination.path, file_digest.sha256, source))
 
     world = World(store=Forgetful())
     world.store.put(HOME, RIGHT)

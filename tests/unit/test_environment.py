@@ -58,7 +58,7 @@ from provisioner.environment.state import (
     parse_receipt,
     receipt_text,
 )
-from provisioner.environment.swap import disk_error, rehomed, twin_names
+from provisioner.environment.swap import disk_error, relocated, staging_names
 from provisioner.torch.builds import TorchBuild, TorchSet
 
 WHERE = Path("/comfy/.venv")
@@ -516,9 +516,9 @@ def test_the_announced_size_is_read(line: str, size: int | None) -> None:
 
 @pytest.mark.parametrize("name", [".venv", "venv", "v", "~", "~venv", "Umgebung", "\u00e4-env", "\u73af\u5883"])
 def test_the_folder_aside_has_a_name_as_long(name: str) -> None:
-    for twin in twin_names(name):
-        assert twin != name
-        assert len(twin.encode()) == len(name.encode())
+    for staging in staging_names(name):
+        assert staging != name
+        assert len(staging.encode()) == len(name.encode())
 
 
 @pytest.mark.parametrize(
@@ -533,12 +533,12 @@ def test_the_folder_aside_has_a_name_as_long(name: str) -> None:
     ],
 )
 def test_only_the_folder_itself_is_renamed_in_its_files(before: bytes, after: bytes) -> None:
-    assert rehomed(before, "~venv", ".venv") == after
+    assert relocated(before, "~venv", ".venv") == after
 
 
 def test_a_name_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="not of one length"):
-        rehomed(b"", "~venv", "env")
+        relocated(b"", "~venv", "env")
 
 
 def test_a_windows_launcher_survives_the_exchange() -> None:
@@ -547,7 +547,7 @@ def test_a_windows_launcher_survives_the_exchange() -> None:
     with ZipFile(archive, "w") as written:
         written.writestr("__main__.py", "print('it runs')")
     script = launcher + b"#!C:\\comfy\\~venv\\Scripts\\python.exe\r\n" + archive.getvalue()
-    changed = rehomed(script, "~venv", ".venv")
+    changed = relocated(script, "~venv", ".venv")
     assert len(changed) == len(script)
     assert changed.startswith(launcher)
     assert b"C:\\comfy\\.venv\\Scripts\\python.exe\r\n" in changed

@@ -30,10 +30,10 @@ from provisioner.smoke_test.graph import (
     is_guided,
     names_for,
     official_workflow_name,
+    options_for,
     pick_listed,
-    wish_for,
 )
-from provisioner.smoke_test.results import DEFAULT_PROMPT, ModelNames, PictureWish
+from provisioner.smoke_test.results import DEFAULT_PROMPT, ImageOptions, ModelNames
 from tests.support.builders import artifact, artifact_set
 
 RECORDINGS = Path(__file__).resolve().parents[1] / "contract" / "data" / "comfyui-0.33.0"
@@ -84,14 +84,14 @@ def links_of(graph: Graph) -> list[tuple[str, str]]:
 
 def test_the_graph_is_the_one_that_comfyui_0_33_0_accepted_and_drew() -> None:
     recorded = json.loads((RECORDINGS / "ok_fp8.json").read_text(encoding="utf-8"))[0]["request"]
-    wish = PictureWish(prompt="A cat holding a sign that says hello world", seed=0, width=64, height=64)
-    assert build_graph(NAMES, wish, filename_prefix="klein-smoke") == recorded
+    options = ImageOptions(prompt="A cat holding a sign that says hello world", seed=0, width=64, height=64)
+    assert build_graph(NAMES, options, filename_prefix="klein-smoke") == recorded
 
 
 @pytest.mark.parametrize("chosen", COMFY_SETS, ids=lambda each: each.id)
 def test_every_shipped_set_for_comfyui_gives_a_graph(chosen: ArtifactSet) -> None:
     names = names_for(chosen)
-    graph = build_graph(names, wish_for(chosen, seed=7))
+    graph = build_graph(names, options_for(chosen, seed=7))
     assert [
         graph[node]["inputs"][key] for node, key in (("1", "unet_name"), ("2", "clip_name"), ("3", "vae_name"))
     ] == [
@@ -105,17 +105,17 @@ def test_every_shipped_set_for_comfyui_gives_a_graph(chosen: ArtifactSet) -> Non
 
 @pytest.mark.parametrize("chosen", SETS, ids=lambda each: each.id)
 def test_every_shipped_set_has_the_steps_and_guidance_of_its_model(chosen: ArtifactSet) -> None:
-    wish = wish_for(chosen, seed=1)
+    options = options_for(chosen, seed=1)
     is_base = "base" in chosen.id
-    assert (wish.steps, wish.guidance) == (chosen.envelope.steps, chosen.envelope.guidance)
-    assert is_guided(wish) == is_base
-    assert is_base or (wish.steps, wish.guidance) == (4, 1.0)
+    assert (options.steps, options.guidance) == (chosen.envelope.steps, chosen.envelope.guidance)
+    assert is_guided(options) == is_base
+    assert is_base or (options.steps, options.guidance) == (4, 1.0)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 @pytest.mark.parametrize("is_tiled", [False, True])
 def test_the_table_of_nodes_is_what_the_graph_uses(guidance: float, is_tiled: bool) -> None:
-    graph = build_graph(NAMES, PictureWish(guidance=guidance, has_tiled_decode=is_tiled))
+    graph = build_graph(NAMES, ImageOptions(guidance=guidance, has_tiled_decode=is_tiled))
     uses: set[NodeUse] = {"always", "guided" if guidance != 1.0 else "distilled"}
     uses.add("tiled-decode" if is_tiled else "whole-decode")
     needed = {(each.class_type, each.inputs) for each in TABLE.nodes if each.use in uses}
@@ -123,7 +123,7 @@ def test_the_table_of_nodes_is_what_the_graph_uses(guidance: float, is_tiled: bo
 
 
 def test_inputs_are_those_the_server_describes() -> None:
-    shapes = {name: set(inputs) for name, inputs in shape_of(build_graph(NAMES, PictureWish())).values()}
+    shapes = {name: set(inputs) for name, inputs in shape_of(build_graph(NAMES, ImageOptions())).values()}
     checked = 0
     for path in RECORDINGS.glob("GET_object_info_*.json"):
         for name, described in json.loads(path.read_text(encoding="utf-8"))["body"].items():
@@ -134,7 +134,7 @@ def test_inputs_are_those_the_server_describes() -> None:
 
 
 def test_guidance_takes_an_empty_text_for_its_negative_and_guidance_1_a_zeroed_one() -> None:
-    plain, guided = (build_graph(NAMES, PictureWish(guidance=each)) for each in (1.0, 5.0))
+    plain, guided = (build_graph(NAMES, ImageOptions(guidance=each)) for each in (1.0, 5.0))
     assert plain["5"] == {"class_type": "ConditioningZeroOut", "inputs": {"conditioning": ["4", 0]}}
     assert guided["5"] == {"class_type": "CLIPTextEncode", "inputs": {"text": "", "clip": ["2", 0]}}
     assert guided["6"]["inputs"]["cfg"] == 5.0
@@ -144,7 +144,7 @@ def test_guidance_takes_an_empty_text_for_its_negative_and_guidance_1_a_zeroed_o
 
 
 def test_a_tiled_decode_changes_that_node_and_no_other() -> None:
-    plain, tiled = (build_graph(NAMES, PictureWish(has_tiled_decode=each)) for each in (False, True))
+    plain, tiled = (build_graph(NAMES, ImageOptions(has_tiled_decode=each)) for each in (False, True))
     assert tiled[DECODE]["class_type"] == "VAEDecodeTiled"
     assert tiled[DECODE]["inputs"]["tile_size"] == 512
     assert tiled[DECODE]["inputs"]["overlap"] == 64
@@ -152,13 +152,13 @@ def test_a_tiled_decode_changes_that_node_and_no_other() -> None:
 
 
 def test_size_and_steps_reach_the_latent_and_the_scheduler() -> None:
-    graph = build_graph(NAMES, PictureWish(width=768, height=512, steps=9))
+    graph = build_graph(NAMES, ImageOptions(width=768, height=512, steps=9))
     assert graph[LATENT]["inputs"] == {"width": 768, "height": 512, "batch_size": 1}
     assert graph[SCHEDULER]["inputs"] == {"steps": 9, "width": 768, "height": 512}
 
 
 def test_every_node_has_a_phase_and_every_wire_comes_from_an_earlier_node() -> None:
-    graph = build_graph(NAMES, PictureWish())
+    graph = build_graph(NAMES, ImageOptions())
     assert set(PHASES) == set(graph)
     order = list(graph)
     assert all(order.index(source) < order.index(node) for node, source in links_of(graph))
@@ -178,15 +178,21 @@ def test_the_recorded_run_counts_its_steps_on_the_step_node() -> None:
 
 def test_what_the_user_asks_for_goes_over_what_is_usual() -> None:
     chosen = artifact_set(VAE, envelope=Envelope(steps=20, guidance=5.0))
-    wish = wish_for(chosen, seed=2**64 - 1, prompt="", width=16, height=2048, has_tiled_decode=True)
-    assert wish == PictureWish(
+    options = options_for(chosen, seed=2**64 - 1, prompt="", width=16, height=2048, has_tiled_decode=True)
+    assert options == ImageOptions(
         prompt="", seed=2**64 - 1, width=16, height=2048, steps=20, guidance=5.0, has_tiled_decode=True
     )
 
 
 def test_a_set_without_an_envelope_is_drawn_as_the_distilled_model() -> None:
-    wish = wish_for(artifact_set(VAE), seed=5)
-    assert (wish.prompt, wish.steps, wish.guidance, wish.width, wish.height) == (DEFAULT_PROMPT, 4, 1.0, 1024, 1024)
+    options = options_for(artifact_set(VAE), seed=5)
+    assert (options.prompt, options.steps, options.guidance, options.width, options.height) == (
+        DEFAULT_PROMPT,
+        4,
+        1.0,
+        1024,
+        1024,
+    )
 
 
 @pytest.mark.parametrize(
@@ -201,7 +207,7 @@ def test_a_set_without_an_envelope_is_drawn_as_the_distilled_model() -> None:
 )
 def test_a_wish_that_comfyui_would_refuse_is_refused_first(width: int, height: int, seed: int, said: str) -> None:
     with pytest.raises(UsageError) as caught:
-        wish_for(artifact_set(VAE), seed=seed, width=width, height=height)
+        options_for(artifact_set(VAE), seed=seed, width=width, height=height)
     assert str(caught.value).startswith(said)
     assert caught.value.hint
 
@@ -209,13 +215,13 @@ def test_a_wish_that_comfyui_would_refuse_is_refused_first(width: int, height: i
 @pytest.mark.parametrize("envelope", [Envelope(steps=0), Envelope(steps=4097), Envelope(guidance=100.5)])
 def test_an_envelope_out_of_bounds_is_refused(envelope: Envelope) -> None:
     with pytest.raises(UsageError, match="of the picture cannot be"):
-        wish_for(artifact_set(VAE, envelope=envelope), seed=0)
+        options_for(artifact_set(VAE, envelope=envelope), seed=0)
 
 
 @pytest.mark.parametrize(("side", "hint"), [(1000, "Take 992."), (7, "Take 16."), (99999, "Take 16384.")])
 def test_the_hint_names_the_nearest_side(side: int, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        wish_for(artifact_set(VAE), seed=0, width=side)
+        options_for(artifact_set(VAE), seed=0, width=side)
     assert caught.value.hint == hint
 
 
@@ -298,7 +304,7 @@ def test_a_long_list_is_shortened() -> None:
 
 def test_a_loader_is_known_for_every_name() -> None:
     assert [loader.field for loader in LOADERS] == ["diffusion_model", "text_encoder", "vae"]
-    graph = build_graph(NAMES, PictureWish())
+    graph = build_graph(NAMES, ImageOptions())
     for node, loader in zip(("1", "2", "3"), LOADERS, strict=True):
         assert graph[node]["class_type"] == loader.class_type
         assert graph[node]["inputs"][loader.input_name] == getattr(NAMES, loader.field)

@@ -12,7 +12,7 @@ import yaml
 
 from provisioner.core.errors import LockDriftError, ManifestError
 from provisioner.core.models import BLOCK_SIZE, Lock, Manifest
-from provisioner.manifest.lock_file import Proven, drift_from, locked_text, memory_text, refuse_drift
+from provisioner.manifest.lock_file import Verified, drift_from, locked_text, memory_text, refuse_drift
 from provisioner.manifest.parse import parse_manifest
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
@@ -30,11 +30,11 @@ def shipped(name: str) -> Manifest:
     return parse_manifest((MANIFESTS / f"{name}.yaml").read_text(encoding="utf-8"), file=name)
 
 
-def proofs(manifest: Manifest, set_id: str) -> dict[str, Proven]:
+def proofs(manifest: Manifest, set_id: str) -> dict[str, Verified]:
     wanted = manifest.set_named(set_id)
     assert wanted is not None
     return {
-        each.id: Proven(size=each.size, sha256=each.sha256, blocks=("cd" * 32,) * -(-each.size // BLOCK_SIZE))
+        each.id: Verified(size=each.size, sha256=each.sha256, blocks=("cd" * 32,) * -(-each.size // BLOCK_SIZE))
         for each in wanted.artifacts
     }
 
@@ -67,7 +67,7 @@ def test_a_content_that_was_accepted_instead_is_what_is_locked() -> None:
     vae = next(each for each in wanted.artifacts if each.accept)
     other = vae.accept[0]
     here = proofs(manifest, wanted.id)
-    here[vae.id] = Proven(size=other.size, sha256=other.sha256, blocks=("ee" * 32,) * -(-other.size // BLOCK_SIZE))
+    here[vae.id] = Verified(size=other.size, sha256=other.sha256, blocks=("ee" * 32,) * -(-other.size // BLOCK_SIZE))
     again = parse_manifest(locked_text(manifest, wanted, here, LOCK), file="locked")
     locked = next(each for each in again.artifacts if each.id == vae.id)
     assert (locked.size, locked.sha256, locked.accept) == (other.size, other.sha256, ())

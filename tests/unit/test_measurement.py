@@ -10,14 +10,14 @@ from provisioner.core.models import ArtifactSet, Envelope, Machine
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import read_manifest_text
 from provisioner.smoke_test.measurement import VramSample, advice_for, describe, own_peak, summarise_samples
-from provisioner.smoke_test.results import ModelNames, PictureFacts, PictureWish, SmokeTest, Timings, VramReading
+from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
 from tests.support.builders import GIB, gpu, machine
 
 MIB = 1024**2
 MANIFEST = parse_manifest(read_manifest_text("flux2-klein-4b")[0], file="flux2-klein-4b.yaml")
 TUTORIAL = Envelope(vram_bytes=8_400_000_000, steps=4, guidance=1.0, source="a tutorial, RTX 5090")
 NAMES = ModelNames(diffusion_model="flux-2-klein-4b-fp8.safetensors", text_encoder="q", vae="v")
-PICTURE = PictureFacts(
+PICTURE = ImageFacts(
     width=1024, height=1024, mode="RGB", size=1, sha256="0" * 64, minimum=0, maximum=255, mean=127.0, deviation=60.0
 )
 COLD = Timings(start_s=9.0, load_s=0.3, encode_s=2.5, steps_s=(1.4, 0.16, 0.15, 0.17), decode_s=0.6, total_s=5.67)
@@ -44,7 +44,7 @@ def reading(peak: int, *, total: int = 12 * GIB, used: int = 1200 * MIB, process
 
 
 def smoke(vram: VramReading | None = None, **more: object) -> SmokeTest:
-    known = SmokeTest(backend="comfyui", wish=PictureWish(), timings=COLD, names=NAMES, picture=PICTURE, vram=vram)
+    known = SmokeTest(backend="comfyui", options=ImageOptions(), timings=COLD, names=NAMES, image=PICTURE, vram=vram)
     return replace(known, **more)  # type: ignore[arg-type]
 
 
@@ -158,7 +158,7 @@ def test_memory_that_nobody_measured_is_said_to_be_missing(device: str | None, s
 
 def test_times_that_nobody_measured_are_said_to_be_missing() -> None:
     assert describe(smoke(timings=Timings()), TUTORIAL)[1:] == ("How long the picture took was not measured.",)
-    assert len(describe(smoke(timings=Timings(), picture=None), TUTORIAL)) == 1
+    assert len(describe(smoke(timings=Timings(), image=None), TUTORIAL)) == 1
 
 
 def test_parts_of_the_time_that_were_not_told_apart_are_left_out() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import pytest
 
 from provisioner.core.models import Finding
-from provisioner.core.records import replace
-from provisioner.report.remedies import mending_verb
+from provisioner.report.remedies import remedy_verb
 
 
 def finding(code: str, severity: Literal["problem", "warning"] = "problem") -> Finding:
@@ -36,7 +36,7 @@ def finding(code: str, severity: Literal["problem", "warning"] = "problem") -> F
 )
 def test_there_is_one_command_that_mends(codes: tuple[str, ...], files_are_wrong: bool, verb: str | None) -> None:
     findings = tuple(map(finding, codes))
-    assert mending_verb(findings, files_are_wrong=files_are_wrong) == verb
+    assert remedy_verb(findings, files_are_wrong=files_are_wrong) == verb
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_there_is_one_command_that_mends(codes: tuple[str, ...], files_are_wrong
     ],
 )
 def test_a_comfyui_that_has_its_own_updater_is_left_to_it(hint: str, verb: str | None) -> None:
-    assert mending_verb([replace(finding("comfyui-too-old"), hint=hint)]) == verb
+    assert remedy_verb([replace(finding("comfyui-too-old"), hint=hint)]) == verb
 
 
 def test_a_warning_asks_for_no_command() -> None:
-    assert mending_verb([finding("torch-replaced", "warning")]) is None
+    assert remedy_verb([finding("torch-replaced", "warning")]) is None

@@ -323,7 +323,7 @@ def test_a_file_that_could_not_be_read_is_not_believed_by_its_receipt_either(sce
     scene.store.put(HOME, RIGHT)
     scene.store.claim_now(HOME)
     claim = scene.store.claims[HOME]
-    scene.store.claims[HOME] = replace(claim, proof=replace(claim.proof, blocks=()))
+    scene.store.claims[HOME] = replace(claim, file_digest=replace(claim.file_digest, blocks=()))
     scene.store.refused[HOME] = {1}
     assert [scene.check(depth=depth).status for depth in ("full", "claims")] == ["unreadable"] * 2
 
@@ -590,7 +590,7 @@ def test_a_copy_that_is_known_to_be_no_good_is_not_offered(scene: Scene, trait: 
         store.put(COPY, WRONG)
         stamp = store.stamp(COPY)
         assert stamp is not None
-        scene.observer.proof_of(COPY, stamp, "copy")
+        scene.observer.digest_of(COPY, stamp, "copy")
     scene.finders.append(ListedFinder((local_copy(VAE, path),)))
     assert seen_copies(scene) == []
 
@@ -599,7 +599,7 @@ def test_a_copy_that_was_read_and_is_right_is_offered(scene: Scene) -> None:
     scene.store.put(COPY, RIGHT)
     stamp = scene.store.stamp(COPY)
     assert stamp is not None
-    scene.observer.proof_of(COPY, stamp, "copy")
+    scene.observer.digest_of(COPY, stamp, "copy")
     scene.finders.append(ListedFinder((local_copy(VAE, COPY),)))
     assert seen_copies(scene) == [COPY]
 

@@ -23,7 +23,7 @@ from provisioner.report.html.page import render_page
 from provisioner.report.html.verdict import kicker, verdict
 from provisioner.report.json_document import document as report_document
 from provisioner.report.smoke_test_json import smoke_entry
-from provisioner.smoke_test.results import ModelNames, PictureFacts, PictureWish, SmokeTest, Timings, VramReading
+from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
 from tests.support.builders import (
     artifact,
     artifact_set,
@@ -49,10 +49,10 @@ INLINE = {"wbr", "code", "strong", "b"}
 
 SMOKE = SmokeTest(
     backend="comfyui",
-    wish=PictureWish(prompt="a red fox", seed=2**64 - 1),
+    options=ImageOptions(prompt="a red fox", seed=2**64 - 1),
     timings=Timings(start_s=6.0, load_s=2.0, encode_s=0.5, steps_s=(0.4, 0.3, 0.3, 0.3), decode_s=0.4, total_s=4.2),
     names=ModelNames(diffusion_model="model.safetensors", text_encoder="text.safetensors", vae="vae.safetensors"),
-    picture=PictureFacts(
+    image=ImageFacts(
         width=1024,
         height=1024,
         mode="RGB",
@@ -63,7 +63,7 @@ SMOKE = SmokeTest(
         mean=120.0,
         deviation=60.0,
     ),
-    picture_path=Path("/pictures/fox.png"),
+    image_path=Path("/pictures/fox.png"),
     vram=VramReading(
         gpu_name="A card",
         gpu_uuid=None,
@@ -137,8 +137,8 @@ def document(command: str = "install", status: str = "ok", exit_status: int = 0,
     return dict(report_document(report))
 
 
-def page_of(doc: dict[str, object], picture: bytes | None = None) -> Reader:
-    page = render_page(doc, picture=picture, made_at=MADE_AT)
+def page_of(doc: dict[str, object], image: bytes | None = None) -> Reader:
+    page = render_page(doc, image=image, made_at=MADE_AT)
     page.encode("utf-8")
     reader = Reader(page)
     assert reader.open == []
@@ -233,7 +233,10 @@ def test_digests_are_short_to_the_eye_and_whole_for_who_wants_them() -> None:
 def test_findings_come_once_problems_first_with_what_to_do() -> None:
     warning = Finding(code="driver-changed", severity="warning", message="The driver moved.")
     problem = Finding(
-        code="torch-replaced", severity="problem", message="torch was replaced.", hint="Run `klein-setup repair`."
+        code="torch-replaced",
+        severity="problem",
+        message="torch was replaced.",
+        hint="Run `klein-setup repair`.",
     )
     smoke = smoke_entry(replace(SMOKE, findings=(problem,)))
     doc = document("verify", "findings", 1, findings=(warning, problem), extra=(("smoke_test", smoke),))
@@ -477,7 +480,7 @@ def test_without_a_smoke_test_a_picture_has_no_place() -> None:
 
 
 def test_a_picture_that_did_not_come_is_said() -> None:
-    words = page_of(document(extra=(("smoke_test", smoke_entry(replace(SMOKE, picture=None))),))).words
+    words = page_of(document(extra=(("smoke_test", smoke_entry(replace(SMOKE, image=None))),))).words
     assert "None came out." in words
     assert "Picture not proven" in words
 
@@ -518,7 +521,7 @@ def test_hostile_texts_stay_text_wherever_they_stand(status: str) -> None:
     details["undo"] = ["u"]
     hostile = poisoned(doc)
     assert isinstance(hostile, dict)
-    page = render_page(hostile, picture=PNG, made_at=HOSTILE)
+    page = render_page(hostile, image=PNG, made_at=HOSTILE)
     reader = page_of(hostile, PNG)
     assert {tag for tag, _ in reader.tags} & {"script", "svg onload"} == set()
     assert [tag for tag, _ in reader.tags].count("img") == 1

@@ -16,11 +16,11 @@ from PIL import Image, PngImagePlugin
 from provisioner.core.errors import GenerationError, SmokeTestError
 from provisioner.core.models import Finding
 from provisioner.smoke_test.graph import build_graph
-from provisioner.smoke_test.image import MAX_PIXELS, judge, read_picture, seed_in
-from provisioner.smoke_test.results import ModelNames, PictureFacts, PictureWish
+from provisioner.smoke_test.image import MAX_PIXELS, judge, read_image, seed_in
+from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames
 
 SIDE = 64
-WISH = PictureWish(width=SIDE, height=SIDE, seed=42)
+OPTIONS = ImageOptions(width=SIDE, height=SIDE, seed=42)
 
 
 def noise(mode: str = "RGB", side: int = SIDE) -> Image.Image:
@@ -46,8 +46,8 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def facts_of(image: Image.Image) -> PictureFacts:
-    return read_picture(encoded(image))
+def facts_of(image: Image.Image) -> ImageFacts:
+    return read_image(encoded(image))
 
 
 def codes(found: tuple[Finding, ...]) -> list[tuple[str, str]]:
@@ -65,9 +65,9 @@ def test_the_facts_are_those_of_every_pixel() -> None:
     image = Image.new("RGB", (2, 1))
     image.putdata([(0, 100, 200), (200, 100, 0)])
     data = encoded(image)
-    facts = read_picture(data)
+    facts = read_image(data)
     assert facts.deviation == pytest.approx((100**2 * 2 / 3) ** 0.5)  # green does not vary
-    assert facts == PictureFacts(
+    assert facts == ImageFacts(
         width=2,
         height=1,
         mode="RGB",
@@ -89,9 +89,9 @@ def test_noise_scatters_as_noise_does() -> None:
 
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("JPEG", {"quality": 90}), ("WEBP", {"lossless": True})])
 def test_a_drawn_picture_passes_in_every_format(kind: str, options: dict[str, object]) -> None:
-    facts = read_picture(encoded(photograph(), kind, **options))
+    facts = read_image(encoded(photograph(), kind, **options))
     assert (facts.width, facts.height, facts.mode) == (SIDE, SIDE, "RGB")
-    assert judge(facts, WISH) == ()
+    assert judge(facts, OPTIONS) == ()
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
@@ -99,7 +99,7 @@ def test_other_modes_are_read_as_a_viewer_shows_them(mode: str) -> None:
     image = photograph().convert(mode)
     facts = facts_of(image)
     assert facts.mode == mode
-    assert judge(facts, WISH) == ()
+    assert judge(facts, OPTIONS) == ()
 
 
 def test_a_palette_is_resolved_to_its_colours() -> None:
@@ -122,20 +122,20 @@ def test_greys_of_16_bits_are_scaled_and_not_clipped() -> None:
 def test_transparency_is_laid_over_black(mode: str) -> None:
     image = photograph().convert(mode)
     image.putalpha(0)
-    assert codes(judge(facts_of(image), WISH)) == [("problem", "picture-black")]
+    assert codes(judge(facts_of(image), OPTIONS)) == [("problem", "picture-black")]
 
 
 def test_a_transparent_colour_of_a_palette_is_laid_over_black() -> None:
     data = encoded(Image.new("P", (SIDE, SIDE), 0), transparency=0)
-    assert read_picture(data).maximum == 0
+    assert read_image(data).maximum == 0
 
 
 # --- judgement ------------------------------------------------------------------------------------
 
 
 def test_a_photograph_and_noise_pass() -> None:
-    assert judge(facts_of(photograph()), WISH) == ()
-    assert judge(facts_of(noise()), WISH) == ()
+    assert judge(facts_of(photograph()), OPTIONS) == ()
+    assert judge(facts_of(noise()), OPTIONS) == ()
 
 
 @pytest.mark.parametrize(
@@ -152,30 +152,30 @@ def test_a_photograph_and_noise_pass() -> None:
     ids=["black", "nearly black", "white", "olive", "two greys", "sixteen greys", "forty greys"],
 )
 def test_pictures_without_content_are_told_apart(image: Image.Image, expected: tuple[str, str] | None) -> None:
-    assert codes(judge(facts_of(image), WISH)) == ([expected] if expected else [])
+    assert codes(judge(facts_of(image), OPTIONS)) == ([expected] if expected else [])
 
 
 def test_a_smooth_gradient_is_a_warning() -> None:
     image = Image.linear_gradient("L").convert("RGB").resize((512, 512))
-    found = judge(facts_of(image), PictureWish(width=512, height=512))
+    found = judge(facts_of(image), ImageOptions(width=512, height=512))
     assert codes(found) == [("warning", "picture-flat")]
 
 
 def test_values_that_are_no_numbers_become_a_black_picture() -> None:
     nan = Image.new("F", (SIDE, SIDE), float("nan")).convert("L")
-    found = judge(facts_of(nan), WISH)
+    found = judge(facts_of(nan), OPTIONS)
     assert codes(found) == [("problem", "picture-black")]
     assert "NaN" in found[0].message
 
 
 def test_another_size_is_named_with_both() -> None:
-    (found,) = judge(facts_of(photograph()), PictureWish(width=1024, height=768))
+    (found,) = judge(facts_of(photograph()), ImageOptions(width=1024, height=768))
     assert found.code == "picture-size"
     assert found.message == "The picture has 64 x 64 pixels, and 1024 x 768 were asked for."
 
 
 def test_size_seed_and_content_are_told_together() -> None:
-    found = judge(facts_of(Image.new("RGB", (32, 32))), WISH, drawn_seed=7)
+    found = judge(facts_of(Image.new("RGB", (32, 32))), OPTIONS, generated_seed=7)
     assert [each.code for each in found] == ["picture-size", "picture-seed", "picture-black"]
     assert all(each.hint for each in found)
 
@@ -190,11 +190,11 @@ def with_text(text: str, key: str = "prompt") -> bytes:
 
 
 def test_the_seed_of_our_own_graph_is_read_back() -> None:
-    graph = build_graph(ModelNames(diffusion_model="k", text_encoder="q", vae="v"), PictureWish(seed=2**64 - 1))
+    graph = build_graph(ModelNames(diffusion_model="k", text_encoder="q", vae="v"), ImageOptions(seed=2**64 - 1))
     data = with_text(json.dumps(graph))
     assert seed_in(data) == 2**64 - 1
-    assert judge(read_picture(data), WISH, drawn_seed=42) == ()
-    (found,) = judge(read_picture(data), WISH, drawn_seed=seed_in(data))
+    assert judge(read_image(data), OPTIONS, generated_seed=42) == ()
+    (found,) = judge(read_image(data), OPTIONS, generated_seed=seed_in(data))
     assert found.code == "picture-seed"
     assert str(2**64 - 1) in found.message
     assert "42" in found.message
@@ -233,7 +233,7 @@ def test_a_file_that_says_no_one_seed_says_none(data: bytes) -> None:
 
 def failure(data: bytes) -> GenerationError:
     with pytest.raises(GenerationError) as caught:
-        read_picture(data)
+        read_image(data)
     assert isinstance(caught.value, SmokeTestError)
     assert caught.value.hint
     return caught.value

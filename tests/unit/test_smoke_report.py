@@ -11,11 +11,11 @@ import pytest
 
 from provisioner.core.models import Finding, Report
 from provisioner.report.json_document import document
-from provisioner.report.smoke_test_json import SMOKE_KEY, is_proven, smoke_entry
-from provisioner.smoke_test.results import ModelNames, PictureFacts, PictureWish, SmokeTest, Timings, VramReading
+from provisioner.report.smoke_test_json import SMOKE_KEY, is_verified, smoke_entry
+from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
 
-BARE = SmokeTest(backend="diffusers", wish=PictureWish(seed=7), timings=Timings())
-PICTURE = PictureFacts(
+BARE = SmokeTest(backend="diffusers", options=ImageOptions(seed=7), timings=Timings())
+PICTURE = ImageFacts(
     width=1024,
     height=768,
     mode="RGB",
@@ -28,11 +28,11 @@ PICTURE = PictureFacts(
 )
 WHOLE = SmokeTest(
     backend="comfyui",
-    wish=PictureWish(prompt="a fox", seed=2**64 - 1, width=1024, height=768, has_tiled_decode=True),
+    options=ImageOptions(prompt="a fox", seed=2**64 - 1, width=1024, height=768, has_tiled_decode=True),
     timings=Timings(start_s=6.12345, load_s=2, encode_s=0.5, steps_s=(0.30001, 0.29), decode_s=0.4, total_s=4.25),
     names=ModelNames(diffusion_model="m.safetensors", text_encoder="t.safetensors", vae="v.safetensors"),
-    picture=PICTURE,
-    picture_path=Path("fox.png"),
+    image=PICTURE,
+    image_path=Path("fox.png"),
     vram=VramReading(
         gpu_name="A card",
         gpu_uuid="GPU-1",
@@ -118,21 +118,21 @@ def test_what_nobody_measured_is_null_under_the_same_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("smoke", "proven"),
+    ("smoke", "verified"),
     [
         (WHOLE, True),
         (BARE, False),
-        (replace(WHOLE, picture=None), False),
+        (replace(WHOLE, image=None), False),
         (replace(WHOLE, findings=(Finding(code="black", severity="problem", message="It is black."),)), False),
     ],
 )
-def test_it_is_proven_by_a_picture_without_a_problem(smoke: SmokeTest, proven: bool) -> None:
-    assert is_proven(smoke) is proven
-    assert smoke_entry(smoke)["is_proven"] is proven
+def test_it_is_proven_by_a_picture_without_a_problem(smoke: SmokeTest, verified: bool) -> None:
+    assert is_verified(smoke) is verified
+    assert smoke_entry(smoke)["is_proven"] is verified
 
 
 def test_a_figure_that_is_no_number_becomes_null_so_that_json_stays_json() -> None:
-    broken = replace(WHOLE, picture=replace(PICTURE, mean=math.nan), timings=Timings(total_s=math.inf))
+    broken = replace(WHOLE, image=replace(PICTURE, mean=math.nan), timings=Timings(total_s=math.inf))
     entry = json.loads(json.dumps(smoke_entry(broken), allow_nan=False))
     assert entry["picture"]["mean"] is None
     assert entry["timings"]["total_s"] is None
@@ -140,7 +140,7 @@ def test_a_figure_that_is_no_number_becomes_null_so_that_json_stays_json() -> No
 
 def test_in_the_document_it_is_redacted_like_everything_else() -> None:
     prompt = "a fox with the token hf_AbCdEfGh1234 and topsecret"
-    smoke = replace(WHOLE, wish=PictureWish(prompt=prompt))
+    smoke = replace(WHOLE, options=ImageOptions(prompt=prompt))
     report = Report(command="smoke-test", status="ok", exit_status=0, extra=((SMOKE_KEY, smoke_entry(smoke)),))
     text = json.dumps(document(report, secrets=("topsecret",)))
     assert "AbCdEfGh1234" not in text

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from provisioner.comfyui.server.watchdog import ExtendedLimits, Job, Tether, tie
+from provisioner.comfyui.server.watchdog import ExtendedLimits, Run, Watchdog, tie
 
 JOB, PROCESS, PID = 0x7FF6_0000_1110, 0x7FF6_0000_2220, 4711
 
@@ -23,15 +23,15 @@ class Loose:
         """Let go of nothing."""
 
 
-def watch(pid: int) -> Tether:
+def watch(pid: int) -> Watchdog:
     return Loose("watcher", pid)
 
 
-def hold(pid: int) -> Tether:
+def hold(pid: int) -> Watchdog:
     return Loose("job", pid)
 
 
-def refuse(pid: int) -> Tether:
+def refuse(pid: int) -> Watchdog:
     raise OSError(24, "Too many open files")
 
 
@@ -39,9 +39,9 @@ def refuse(pid: int) -> Tether:
     ("platform", "how"), [("linux", "watcher"), ("darwin", "watcher"), ("freebsd14", "watcher"), ("win32", "job")]
 )
 def test_windows_holds_the_server_in_a_job_and_everybody_else_watches(platform: str, how: str) -> None:
-    tether = tie(PID, platform=platform, watch=watch, hold=hold)
-    assert isinstance(tether, Loose)
-    assert tether.made == (how, PID)
+    watchdog = tie(PID, platform=platform, watch=watch, hold=hold)
+    assert isinstance(watchdog, Loose)
+    assert watchdog.made == (how, PID)
 
 
 @pytest.mark.parametrize("platform", ["linux", "win32"])
@@ -69,17 +69,17 @@ class Kernel32:
     def CreateJobObjectW(self, attributes: None, name: None) -> int | None:
         return self._opened(JOB, is_open=self._answer("CreateJobObjectW", attributes, name))
 
-    def SetInformationJobObject(self, job: int, kind: int, limits: object, size: int) -> int:
+    def SetInformationJobObject(self, run: int, kind: int, limits: object, size: int) -> int:
         given: Any = limits  # what byref() made
         flags = given._obj.BasicLimitInformation.LimitFlags
-        return int(self._answer("SetInformationJobObject", job, kind, flags, size))
+        return int(self._answer("SetInformationJobObject", run, kind, flags, size))
 
     def OpenProcess(self, access: int, inherits: int, pid: int) -> int | None:
         return self._opened(PROCESS, is_open=self._answer("OpenProcess", access, inherits, pid))
 
-    def AssignProcessToJobObject(self, job: int, process: int) -> int:
-        assert {job, process} <= self.open
-        return int(self._answer("AssignProcessToJobObject", job, process))
+    def AssignProcessToJobObject(self, run: int, process: int) -> int:
+        assert {run, process} <= self.open
+        return int(self._answer("AssignProcessToJobObject", run, process))
 
     def CloseHandle(self, handle: int) -> int:
         self.open.remove(handle)
@@ -88,7 +88,7 @@ class Kernel32:
 
 def test_a_job_gets_its_limit_before_the_process_and_keeps_only_its_own_handle() -> None:
     kernel = Kernel32()
-    job = Job(PID, kernel)
+    run = Run(PID, kernel)
     assert kernel.asked == [
         ("CreateJobObjectW", None, None),  # no security attributes: no child inherits the handle
         ("SetInformationJobObject", JOB, 9, 0x2000, ctypes.sizeof(ExtendedLimits)),
@@ -97,9 +97,9 @@ def test_a_job_gets_its_limit_before_the_process_and_keeps_only_its_own_handle()
         ("CloseHandle", PROCESS),
     ]
     assert kernel.open == {JOB}
-    job.release()
+    run.release()
     assert kernel.open == set()
-    job.release()  # twice does no harm: the number may be another handle's by now
+    run.release()  # twice does no harm: the number may be another handle's by now
     assert kernel.asked.count(("CloseHandle", JOB)) == 1
 
 
@@ -108,7 +108,7 @@ def test_a_job_gets_its_limit_before_the_process_and_keeps_only_its_own_handle()
 )
 def test_a_refused_job_leaves_no_handle_open(failing: str) -> None:
     kernel = Kernel32(failing=failing)
-    assert tie(PID, platform="win32", hold=lambda pid: Job(pid, kernel)) is None
+    assert tie(PID, platform="win32", hold=lambda pid: Run(pid, kernel)) is None
     assert kernel.open == set()
 
 

@@ -108,7 +108,7 @@ def machine(**given_case: object) -> Machine:
 
 
 def choose(app: App = "comfyui", *, of: Machine | None = None, **case: object) -> TorchChoice:
-    names = ("forced", "has_force", "index_base", "python_version")
+    names = ("forced", "force", "index_base", "python_version")
     options: dict[str, Any] = {name: case.pop(name) for name in names if name in case}
     return select_torch_build(of or machine(**case), TABLE, app=app, **options)
 
@@ -584,7 +584,7 @@ def test_a_build_by_name_that_cannot_work_is_refused(
 def test_force_takes_a_refused_build_and_says_what_speaks_against_it(
     tag: str, case: dict[str, Any], uncovered: tuple[str, ...]
 ) -> None:
-    choice = choose(forced=tag, has_force=True, **case)
+    choice = choose(forced=tag, force=True, **case)
     assert choice.build.torch_backend == tag
     assert choice.build.sets
     assert codes(choice) == {"forced"}
@@ -595,12 +595,12 @@ def test_force_takes_a_refused_build_and_says_what_speaks_against_it(
 
 def test_force_finds_no_wheels_where_there_are_none() -> None:
     with pytest.raises(PlatformUnsupportedError):
-        choose(forced="default", has_force=True)
+        choose(forced="default", force=True)
     with pytest.raises(GpuUnsupportedError) as caught:
-        choose(forced="cu130", has_force=True, os="macos", machine="arm64", macos="15.0")
+        choose(forced="cu130", force=True, os="macos", machine="arm64", macos="15.0")
     assert "nothing of cu130" in (caught.value.hint or "")
     with pytest.raises(PythonUnsupportedError):
-        choose("diffusers", forced="cu126", has_force=True, gpus=nvidia(89), driver="580.95.05", python="3.15")
+        choose("diffusers", forced="cu126", force=True, gpus=nvidia(89), driver="580.95.05", python="3.15")
 
 
 def test_a_build_by_name_that_works_needs_no_force() -> None:
@@ -629,7 +629,7 @@ def test_virtual_code_counts_only_for_a_build_by_name_and_only_on_a_driver_as_ne
 
 def test_an_unknown_build_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"no torch build 'cu140'; known are cu130, cu132, .*cpu"):
-        choose(forced="cu140", has_force=True)
+        choose(forced="cu140", force=True)
 
 
 # --- speed ------------------------------------------------------------------------------------------

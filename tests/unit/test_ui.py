@@ -355,9 +355,9 @@ def test_a_row_stays_inside_the_window(phase: Phase, width: int) -> None:
 
 @given(st.integers(0, 10**10), st.integers(0, 10**10), st.integers(4, 40))
 def test_a_bar_has_its_width_and_is_full_only_at_the_end(done: int, total: int, width: int) -> None:
-    drawn = "".join(each.text for each in bar(done, total, width, is_unicode=False))
-    assert len(drawn) == width
-    assert ("-" not in drawn) == (done >= total)
+    generated = "".join(each.text for each in bar(done, total, width, is_unicode=False))
+    assert len(generated) == width
+    assert ("-" not in generated) == (done >= total)
 
 
 def finished(status: OutcomeStatus, width: int | None) -> str:

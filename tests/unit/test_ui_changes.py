@@ -20,14 +20,14 @@ CHANGES = compare(BEFORE, replace(BEFORE, driver_version="590.20", os_release="6
 PROBLEM = Finding(code="torch-replaced", severity="problem", message="torch was replaced.", hint="Put it back.")
 
 
-def drawn(*arguments: object, width: int | None = None) -> list[str]:
+def generated(*arguments: object, width: int | None = None) -> list[str]:
     blocks = changes_blocks(*arguments)  # type: ignore[arg-type]
     return [rendered(line, is_coloured=False) for line in laid_out(blocks, width=width)]
 
 
 def test_the_whole_page_reads_from_what_moved_to_the_one_command() -> None:
     mend = "klein-setup install --only environment --comfyui /x"
-    assert drawn(CHANGES, checks_for(CHANGES), (PROBLEM,), mend) == [
+    assert generated(CHANGES, checks_for(CHANGES), (PROBLEM,), mend) == [
         "Changes  3 things changed since the last proven state; 2 of them can break the setup.",
         "  ~  The NVIDIA driver went from 580.159.04 to 590.20.",
         "  -  Custom nodes that are gone: Old.",
@@ -45,18 +45,22 @@ def test_the_whole_page_reads_from_what_moved_to_the_one_command() -> None:
 
 
 def test_when_all_holds_it_says_so() -> None:
-    assert drawn(CHANGES[:1], (), (), None)[-1] == "Everything that was proven still holds."
-    assert drawn((), (), (), None) == ["Changes  Nothing changed since the last proven state.", "", "Everything holds."]
+    assert generated(CHANGES[:1], (), (), None)[-1] == "Everything that was proven still holds."
+    assert generated((), (), (), None) == [
+        "Changes  Nothing changed since the last proven state.",
+        "",
+        "Everything holds.",
+    ]
 
 
 def test_a_problem_without_a_command_points_to_its_own_hint() -> None:
-    assert drawn((), (), (PROBLEM,), None)[-1] == "1 problem; what to do stands with each."
+    assert generated((), (), (PROBLEM,), None)[-1] == "1 problem; what to do stands with each."
 
 
 def test_wrong_files_have_a_command_even_where_no_finding_says_so() -> None:
-    assert drawn((), (), (), "klein-setup repair")[-1] == "To put it right:  klein-setup repair"
+    assert generated((), (), (), "klein-setup repair")[-1] == "To put it right:  klein-setup repair"
 
 
 def test_it_fits_a_narrow_window() -> None:
-    lines = drawn(CHANGES, checks_for(CHANGES), (PROBLEM,), "klein-setup repair --comfyui /x", width=50)
+    lines = generated(CHANGES, checks_for(CHANGES), (PROBLEM,), "klein-setup repair --comfyui /x", width=50)
     assert max(cells(line) for line in lines) <= 50

@@ -9,7 +9,7 @@ import pytest
 
 from provisioner.core.events import FileProgress
 from provisioner.core.models import (
-    AsideEntry,
+    BackupEntry,
     Damage,
     FetchFile,
     MoveFile,
@@ -25,7 +25,7 @@ from provisioner.core.models import (
 from provisioner.files.blocks import damage_sentence
 from provisioner.files.planner import plan as made_plan
 from provisioner.report.json_document import document
-from provisioner.ui.backup_list import aside_blocks
+from provisioner.ui.backup_list import backup_blocks
 from provisioner.ui.board import Board, started_words
 from provisioner.ui.tables import plan_blocks, report_blocks
 from provisioner.ui.text import Block, laid_out, rendered
@@ -170,7 +170,7 @@ def test_the_document_has_the_keys_of_a_repair_for_other_steps_too() -> None:
 
 
 def test_what_was_set_aside_is_listed_with_its_name_and_reason() -> None:
-    entry = AsideEntry(
+    entry = BackupEntry(
         id="20261123T061404Z/vae/vae.safetensors",
         root=MODELS,
         was="vae/vae.safetensors",
@@ -180,7 +180,7 @@ def test_what_was_set_aside_is_listed_with_its_name_and_reason() -> None:
         size=4_000_000_000,
     )
     unknown = replace(entry, id="x/y", was="", path=Path("/m/y.blocks"), time="", size=1_000, is_blocks=True)
-    told = written(aside_blocks([entry, unknown]))
+    told = written(backup_blocks([entry, unknown]))
     for words in (
         "2026-11-23 06:14  vae/vae.safetensors  4.00 GB",
         "name: 20261123T061404Z/vae/vae.safetensors",
@@ -196,4 +196,4 @@ def test_what_was_set_aside_is_listed_with_its_name_and_reason() -> None:
 
 
 def test_nothing_set_aside_is_said_in_a_line() -> None:
-    assert written(aside_blocks(())) == "Nothing is set aside."
+    assert written(backup_blocks(())) == "Nothing is set aside."

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from provisioner.core.models import Finding
-from provisioner.smoke_test.results import PictureFacts, PictureWish, SmokeTest, Timings, VramReading
+from provisioner.smoke_test.results import ImageFacts, ImageOptions, SmokeTest, Timings, VramReading
 from provisioner.ui.smoke_text import smoke_blocks
 from provisioner.ui.text import cells, laid_out, rendered
 
 GIB = 1024**3
-BARE = SmokeTest(backend="diffusers", wish=PictureWish(prompt="a red fox", seed=7), timings=Timings())
+BARE = SmokeTest(backend="diffusers", options=ImageOptions(prompt="a red fox", seed=7), timings=Timings())
 SMOKE = SmokeTest(
     backend="comfyui",
-    wish=PictureWish(prompt="a red fox in fresh snow", seed=42),
+    options=ImageOptions(prompt="a red fox in fresh snow", seed=42),
     timings=Timings(start_s=6.4, load_s=3.9, encode_s=0.8, steps_s=(0.34, 0.29), decode_s=0.5, total_s=6.1),
-    picture=PictureFacts(
+    image=ImageFacts(
         width=1024,
         height=1024,
         mode="RGB",
@@ -29,7 +29,7 @@ SMOKE = SmokeTest(
         mean=1,
         deviation=1,
     ),
-    picture_path=Path("fox.png"),
+    image_path=Path("fox.png"),
     vram=VramReading(
         gpu_name="A card",
         gpu_uuid=None,
@@ -46,12 +46,12 @@ SMOKE = SmokeTest(
 )
 
 
-def drawn(smoke: SmokeTest, width: int | None = None) -> list[str]:
+def generated(smoke: SmokeTest, width: int | None = None) -> list[str]:
     return [rendered(line, is_coloured=False) for line in laid_out(smoke_blocks(smoke), width=width)]
 
 
 def test_the_whole_smoke_test_is_one_picture() -> None:
-    assert drawn(SMOKE) == [
+    assert generated(SMOKE) == [
         "Picture",
         "  picture    fox.png",
         "             1024 x 1024, 1.50 MB",
@@ -68,7 +68,7 @@ def test_the_whole_smoke_test_is_one_picture() -> None:
 
 
 def test_what_was_not_measured_is_not_drawn() -> None:
-    assert drawn(BARE) == [
+    assert generated(BARE) == [
         "Picture",
         "  picture    none came out",
         "  prompt     a red fox",
@@ -77,14 +77,14 @@ def test_what_was_not_measured_is_not_drawn() -> None:
 
 
 def test_without_notes_the_memory_is_said_beside_what_was_free() -> None:
-    text = "\n".join(drawn(replace(SMOKE, notes=())))
+    text = "\n".join(generated(replace(SMOKE, notes=())))
     said = "The peak was 9.0 GiB of 12.0 GiB on A card, with 11.0 GiB free at the start. 8.0 GiB of it was the drawing"
     assert f"  memory     {said} process." in text
 
 
 def test_the_share_of_the_process_is_left_out_where_nobody_can_tell() -> None:
     assert SMOKE.vram is not None
-    text = "\n".join(drawn(replace(SMOKE, notes=(), vram=replace(SMOKE.vram, peak_process_bytes=None))))
+    text = "\n".join(generated(replace(SMOKE, notes=(), vram=replace(SMOKE.vram, peak_process_bytes=None))))
     assert "11.0 GiB free at the start." in text
     assert "drawing process" not in text
 
@@ -92,8 +92,8 @@ def test_the_share_of_the_process_is_left_out_where_nobody_can_tell() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"picture_path": None}, "1024 x 1024, 1.50 MB, not kept"),
-        ({"wish": PictureWish(has_tiled_decode=True)}, "decoded in tiles"),
+        ({"image_path": None}, "1024 x 1024, 1.50 MB, not kept"),
+        ({"options": ImageOptions(has_tiled_decode=True)}, "decoded in tiles"),
         ({"timings": Timings(steps_s=(0.5,))}, "  phases     denoise 0.5 s\n"),
         (
             {"findings": (Finding(code="black", severity="problem", message="It is black.", hint="Draw again."),)},
@@ -102,8 +102,8 @@ def test_the_share_of_the_process_is_left_out_where_nobody_can_tell() -> None:
     ],
 )
 def test_the_special_cases_are_said(change: dict[str, object], said: str) -> None:
-    assert said in "\n".join(drawn(replace(SMOKE, **change))) + "\n"  # type: ignore[arg-type]
+    assert said in "\n".join(generated(replace(SMOKE, **change))) + "\n"  # type: ignore[arg-type]
 
 
 def test_it_fits_a_narrow_window() -> None:
-    assert max(cells(line) for line in drawn(SMOKE, width=60)) <= 60
+    assert max(cells(line) for line in generated(SMOKE, width=60)) <= 60

@@ -25,12 +25,12 @@ CHOICE = TorchChoice(
 )
 
 
-def drawn(choice: TorchChoice, width: int | None = None) -> str:
+def generated(choice: TorchChoice, width: int | None = None) -> str:
     return "\n".join(rendered(line, is_coloured=False) for line in laid_out(torch_blocks(choice), width=width))
 
 
 def test_the_whole_choice_is_one_picture() -> None:
-    assert drawn(CHOICE).splitlines() == [
+    assert generated(CHOICE).splitlines() == [
         "Torch",
         "  build      cu130",
         "  packages   torch 2.14.1, torchvision 0.29.1, torchaudio 2.11.0",
@@ -45,7 +45,7 @@ def test_the_whole_choice_is_one_picture() -> None:
 
 def test_what_is_not_there_is_not_drawn() -> None:
     plain = TorchBuild(torch_backend="default", index_url=None, local_tag=None, sets=(OLDER,))
-    text = drawn(TorchChoice(build=plain, reasons=("It is the build for Apple chips.",), runner_up=None))
+    text = generated(TorchChoice(build=plain, reasons=("It is the build for Apple chips.",), runner_up=None))
     assert "the installer's own default index" in text
     assert "torch 2.14.0, torchvision 0.29.0\n" in text
     for word in ("runner-up", "code for", "older", "torchaudio", "None", "not served"):
@@ -53,16 +53,16 @@ def test_what_is_not_there_is_not_drawn() -> None:
 
 
 def test_a_build_without_sets_is_drawn_without_packages() -> None:
-    assert "packages" not in drawn(replace(CHOICE, build=replace(BUILD, sets=())))
+    assert "packages" not in generated(replace(CHOICE, build=replace(BUILD, sets=())))
 
 
 def test_one_older_set_is_named_by_its_version() -> None:
-    text = drawn(replace(CHOICE, build=replace(BUILD, sets=(NEWEST, OLDER))))
+    text = generated(replace(CHOICE, build=replace(BUILD, sets=(NEWEST, OLDER))))
     assert "1 older set, torch 2.14.0, where" in text
 
 
 def test_virtual_code_is_marked() -> None:
-    text = drawn(replace(CHOICE, build=replace(BUILD, sm=(), ptx=(120,))))
+    text = generated(replace(CHOICE, build=replace(BUILD, sm=(), ptx=(120,))))
     assert "compute capability 12.0 and newer, compiled by the driver" in text
 
 
@@ -75,7 +75,7 @@ def test_gpus_that_are_left_out_and_warnings_are_shown_with_what_to_do() -> None
             TorchWarning(code="no-fp8", message="FP8 is computed in a wider type."),
         ),
     )
-    text = drawn(warned)
+    text = generated(warned)
     assert "not served  GTX 1080 and GTX 970" in text
     assert "  warning  cu130 has no code for the GTX 1080." in text
     assert "           what to do: Hide it." in text
@@ -83,4 +83,4 @@ def test_gpus_that_are_left_out_and_warnings_are_shown_with_what_to_do() -> None
 
 
 def test_it_fits_a_narrow_window() -> None:
-    assert max(map(len, drawn(CHOICE, width=60).splitlines())) <= 60
+    assert max(map(len, generated(CHOICE, width=60).splitlines())) <= 60

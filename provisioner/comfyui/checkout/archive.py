@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -35,7 +36,6 @@ from provisioner.core.errors import (
     UnreachableError,
 )
 from provisioner.core.ports import Cancelled
-from provisioner.core.records import dataclass
 from provisioner.core.redact import redact
 from provisioner.core.units import human_bytes
 from provisioner.disk.safe_path import complaint_about_path
@@ -357,7 +357,9 @@ def _git_mode(mode: int) -> str:
 # --- proving -----------------------------------------------------------------------------------
 
 
-def prove(folder: Path, modes: dict[str, str], release: ComfyRelease, *, cancelled: Cancelled) -> tuple[TreeFile, ...]:
+def hash_file(
+    folder: Path, modes: dict[str, str], release: ComfyRelease, *, cancelled: Cancelled
+) -> tuple[TreeFile, ...]:
     """Return the files of an unpacked tree, proven to be the release's.
 
     Raises

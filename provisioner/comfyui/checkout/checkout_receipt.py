@@ -14,16 +14,16 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from provisioner.comfyui.checkout.git_tree import top_entries, tree_id
-from provisioner.comfyui.checkout_models import CheckoutReceipt, TreeFile, WayBack
+from provisioner.comfyui.checkout_models import CheckoutReceipt, RollbackPoint, TreeFile
 from provisioner.core.errors import StorageError
 from provisioner.core.models import STATE_FOLDER
 from provisioner.disk.locks import hold_lock, lock_among_temporary_files
 from provisioner.disk.os_errors import storage_error
 
 RECEIPT = Path(STATE_FOLDER, "comfyui.json")
-WAY_BACK = Path(STATE_FOLDER, "comfyui-before.json")
+ROLLBACK_POINT = Path(STATE_FOLDER, "comfyui-before.json")
 PLACING = Path(STATE_FOLDER, "comfyui-placing.json")
-ASIDE = Path(STATE_FOLDER, "aside")
+BACKUPS_FOLDER = Path(STATE_FOLDER, "aside")
 
 _SCHEMA = 1
 _LARGEST_JSON = 64 * 1024 * 1024  # bytes
@@ -94,16 +94,16 @@ def read_receipt(tree: Path) -> CheckoutReceipt | None:
     return receipt if is_whole else None
 
 
-def write_way_back(tree: Path, way_back: WayBack) -> None:
+def write_rollback_point(tree: Path, rollback_point: RollbackPoint) -> None:
     """Write down where a tree stood; raises StorageError."""
-    write_json(tree / WAY_BACK, {name: getattr(way_back, name) for name in WayBack.__slots__})
+    write_json(tree / ROLLBACK_POINT, {name: getattr(rollback_point, name) for name in RollbackPoint.__slots__})
 
 
-def read_way_back(tree: Path) -> WayBack | None:
+def read_rollback_point(tree: Path) -> RollbackPoint | None:
     """Return where a tree stood before its last update, or None."""
-    value = read_json(tree / WAY_BACK)
+    value = read_json(tree / ROLLBACK_POINT)
     try:
-        return None if value is None else WayBack(**value)  # type: ignore[arg-type]  # our own file
+        return None if value is None else RollbackPoint(**value)  # type: ignore[arg-type]  # our own file
     except TypeError:
         return None
 

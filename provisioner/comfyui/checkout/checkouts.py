@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from provisioner.comfyui.checkout.archive import Bounds, OpenSession, download, plain_session, prove, unpack
+from provisioner.comfyui.checkout.archive import Bounds, OpenSession, download, hash_file, plain_session, unpack
 from provisioner.comfyui.checkout.checkout_receipt import (
     RECEIPT,
     disk_error,
@@ -29,13 +30,12 @@ from provisioner.comfyui.checkout.git_tree import top_entries, tree_id
 from provisioner.comfyui.checkout.placing import behind_links, place
 from provisioner.comfyui.checkout.remove import remove
 from provisioner.comfyui.checkout.update import go_back, now, receipt_of, update
-from provisioner.comfyui.checkout_models import CheckoutReceipt, ComfyCheckout, Removal, WayBack
+from provisioner.comfyui.checkout_models import CheckoutReceipt, ComfyCheckout, Removal, RollbackPoint
 from provisioner.comfyui.install_plan import NEEDED_FOLDERS, archive_address, is_archive, is_web_address, local_path
 from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import CommandError, NotTheFileError, StorageError, UsageError
 from provisioner.core.models import STATE_FOLDER
-from provisioner.core.ports import Cancelled, Run
-from provisioner.core.records import dataclass, field
+from provisioner.core.ports import Cancelled, RunProcess
 from provisioner.core.redact import redact
 
 __all__ = ["RECEIPT", "Bounds", "Checkouts", "OpenSession", "Progress", "requirements_of"]
@@ -51,8 +51,8 @@ class Checkouts:
 
     Parameters
     ----------
-    run : Run
-        Starts programs: `provisioner.machine.process.run`.
+    run : RunProcess
+        Starts programs: `provisioner.machine.process.run_process`.
     environ : mapping
         The person's environment variables; git is looked for on their PATH.
     open_session : callable
@@ -67,12 +67,12 @@ class Checkouts:
         Seconds before a failed download is tried again, each time.
     """
 
-    run: Run
+    run: RunProcess
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     open_session: OpenSession = plain_session
     cancelled: Cancelled = lambda: False
     waits_for_lock: bool = True
-    bounds: Bounds = Bounds()
+    bounds: Bounds = field(default_factory=Bounds)
     pauses_s: tuple[float, ...] = (2.0, 5.0)
 
     # --- getting ---------------------------------------------------------------------------------
@@ -133,19 +133,19 @@ class Checkouts:
                     return already
                 hint = "Name another folder, or ask for an update of this one."
                 raise UsageError(f"{folder} holds a ComfyUI already.", hint=hint, path=str(folder))
-            with _building(real) as twin:
-                return self._build(release, real, twin, source, archive_url, progress)
+            with _building(real) as staging:
+                return self._build(release, real, staging, source, archive_url, progress)
 
     def _build(
         self,
         release: ComfyRelease,
         real: Path,
-        twin: Path,
+        staging: Path,
         source: str,
         archive_url: str | None,
         progress: Progress,
     ) -> CheckoutReceipt:
-        git = None if is_archive(source) else self._git(twin, progress, is_ours=True)
+        git = None if is_archive(source) else self._git(staging, progress, is_ours=True)
         shown = redact(source)
         is_new = not names_in(real)
         folders = tuple(each for each in NEEDED_FOLDERS if not os.path.lexists(real / each))
@@ -153,24 +153,24 @@ class Checkouts:
             progress(f"Fetching ComfyUI {release.version} from {shown} with git.")
             receipt = _clone(git, release, source, folders)
         else:
-            receipt = self._unpack(release, twin, source, archive_url, folders, progress)
+            receipt = self._unpack(release, staging, source, archive_url, folders, progress)
         for each in folders:
-            make_folder((twin if is_new else real) / each)
-        write_receipt(twin, receipt)
+            make_folder((staging if is_new else real) / each)
+        write_receipt(staging, receipt)
         if git is not None and not is_new:
             skipped = behind_links(real, receipt.files)
             if skipped:  # or they would count as deleted by the person
                 words = ("update-index", "-z", "--skip-worktree", "--stdin")
                 git.do(*words, doing="skip files behind links", input_bytes="\0".join(skipped).encode())
         flush_all()
-        place(twin, real, receipt.files)
+        place(staging, real, receipt.files)
         progress(f"ComfyUI {release.version} is in {real}.")
         return receipt
 
     def _unpack(
         self,
         release: ComfyRelease,
-        twin: Path,
+        staging: Path,
         source: str,
         archive_url: str | None,
         folders: tuple[str, ...],
@@ -183,7 +183,7 @@ class Checkouts:
                 hint="Install git, or name an archive (.zip, .tar.gz) with --comfyui-source.",
             )
         progress(f"Fetching the archive of ComfyUI {release.version} from {redact(address)}.")
-        archive = _archive_beside(twin)
+        archive = _archive_beside(staging)
         if is_web_address(address):
             download(
                 address,
@@ -196,8 +196,8 @@ class Checkouts:
             )
         else:
             archive = Path(local_path(address) or address)
-        modes = unpack(archive, twin, bounds=self.bounds, cancelled=self.cancelled)
-        files = prove(twin, modes, release, cancelled=self.cancelled)
+        modes = unpack(archive, staging, bounds=self.bounds, cancelled=self.cancelled)
+        files = hash_file(staging, modes, release, cancelled=self.cancelled)
         return CheckoutReceipt(
             version=release.version,
             commit=release.commit,
@@ -237,7 +237,9 @@ class Checkouts:
 
     # --- moving ----------------------------------------------------------------------------------
 
-    def update(self, folder: Path, release: ComfyRelease, *, source: str, progress: Progress = _silent) -> WayBack:
+    def update(
+        self, folder: Path, release: ComfyRelease, *, source: str, progress: Progress = _silent
+    ) -> RollbackPoint:
         """Move a git checkout to a release; where that fails it is where it was, and `go_back` undoes it later.
 
         Parameters
@@ -253,7 +255,7 @@ class Checkouts:
 
         Returns
         -------
-        WayBack
+        RollbackPoint
             Where it stood, as it is kept in ``.klein-setup/comfyui-before.json``.
 
         Raises
@@ -268,7 +270,7 @@ class Checkouts:
         with self._checkout(folder, progress) as git:
             return update(git, release, source)
 
-    def go_back(self, folder: Path, *, progress: Progress = _silent) -> WayBack:
+    def go_back(self, folder: Path, *, progress: Progress = _silent) -> RollbackPoint:
         """Move a checkout to where it stood before its last update, finished or interrupted.
 
         Raises
@@ -307,11 +309,11 @@ class Checkouts:
     # --- git -------------------------------------------------------------------------------------
 
     def _git(self, tree: Path, progress: Progress, *, is_ours: bool) -> Git | None:
-        program = find_git(self.run, self.environ)
-        if program is None:
+        comfyui = find_git(self.run, self.environ)
+        if comfyui is None:
             return None
         return Git(
-            program=program,
+            comfyui=comfyui,
             run=self.run,
             environ=self.environ,
             tree=tree,
@@ -340,21 +342,21 @@ class Checkouts:
 @contextlib.contextmanager
 def _building(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside `folder`; whatever becomes of it, it is gone afterwards."""
-    twin = folder.with_name(f".{folder.name}.klein-setup-new")
-    left_over = (twin, _archive_beside(twin))
+    staging = folder.with_name(f".{folder.name}.klein-setup-new")
+    left_over = (staging, _archive_beside(staging))
     for each in left_over:
         remove_tree(each)  # of a run that was interrupted
-    make_folder(twin)
+    make_folder(staging)
     try:
-        yield twin
+        yield staging
     finally:
         for each in left_over:
             with contextlib.suppress(StorageError):
                 remove_tree(each)
 
 
-def _archive_beside(twin: Path) -> Path:
-    return twin.with_name(f"{twin.name}.archive")
+def _archive_beside(staging: Path) -> Path:
+    return staging.with_name(f"{staging.name}.archive")
 
 
 def _clone(git: Git, release: ComfyRelease, source: str, folders: tuple[str, ...]) -> CheckoutReceipt:

@@ -10,9 +10,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from provisioner.comfyui.checkout.checkout_receipt import PLACING, names_in, read_receipt, read_way_back
+from provisioner.comfyui.checkout.checkout_receipt import PLACING, names_in, read_receipt, read_rollback_point
 from provisioner.comfyui.checkout.git import Git
 from provisioner.comfyui.checkout.git_tree import disk_id
 from provisioner.comfyui.checkout_models import CheckoutKind, CheckoutReceipt, ComfyCheckout, ComfyPython, PythonOrigin
@@ -20,7 +21,6 @@ from provisioner.comfyui.install_plan import parse_project_version, parse_requir
 from provisioner.comfyui.model_paths import MODEL_SUBFOLDERS
 from provisioner.core.errors import KleinError
 from provisioner.core.models import STATE_FOLDER
-from provisioner.core.records import replace
 
 _NOISE = frozenset({".ds_store", "thumbs.db", "desktop.ini", "lost+found", "system volume information", STATE_FOLDER})
 _BESIDE_MODELS = frozenset({"custom_nodes", "user", "input", "output"})
@@ -92,7 +92,7 @@ def _with_program(found: ComfyCheckout, tree: Path, git_for: GitFor | None) -> C
         local_changes=changes,
         has_requirements=(tree / "requirements.txt").is_file(),
         receipt=receipt,
-        way_back=read_way_back(tree),
+        rollback_point=read_rollback_point(tree),
         notes=tuple(notes),
     )
 

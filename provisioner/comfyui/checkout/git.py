@@ -12,14 +12,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from provisioner.comfyui.checkout_models import TreeFile
 from provisioner.comfyui.install_plan import explain_git_failure, lacks_commit, local_path
 from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import CommandError, KleinError, NotTheFileError
-from provisioner.core.ports import Cancelled, Ran, Run
-from provisioner.core.records import dataclass
+from provisioner.core.ports import Cancelled, ProcessResult, RunProcess
 from provisioner.core.redact import printable, redact
 
 Progress = Callable[[str], None]
@@ -77,18 +77,18 @@ _KEPT = frozenset(
 )
 
 
-def find_git(run: Run, environ: Mapping[str, str]) -> Path | None:
+def find_git(run: RunProcess, environ: Mapping[str, str]) -> Path | None:
     """Return git's path, None where there is none that works."""
     found = shutil.which("git", path=environ.get("PATH", ""))
     if found is None:
         return None
-    program = Path(found).absolute()
+    comfyui = Path(found).absolute()
     try:
-        if sys.platform == "darwin" and program == Path("/usr/bin/git"):
+        if sys.platform == "darwin" and comfyui == Path("/usr/bin/git"):
             # Without the developer tools this is a stand-in that opens a window and asks to install them.
             if run(["/usr/bin/xcode-select", "-p"], timeout_s=QUICK_S).returncode != 0:
                 return None
-        return program if run([program, "--version"], timeout_s=QUICK_S).returncode == 0 else None
+        return comfyui if run([comfyui, "--version"], timeout_s=QUICK_S).returncode == 0 else None
     except CommandError:
         return None
 
@@ -117,9 +117,9 @@ class Git:
 
     Parameters
     ----------
-    program : Path
+    comfyui : Path
         As `find_git` gave it.
-    run : Run
+    run : RunProcess
         Starts programs.
     environ : mapping
         The person's variables.
@@ -133,20 +133,20 @@ class Git:
         Told how far git is.
     """
 
-    program: Path
-    run: Run
+    comfyui: Path
+    run: RunProcess
     environ: Mapping[str, str]
     tree: Path
     cancelled: Cancelled
     progress: Progress
     is_ours: bool = False
 
-    def try_to(self, *words: str, timeout_s: float = QUICK_S, input_bytes: bytes | None = None) -> Ran:
+    def try_to(self, *words: str, timeout_s: float = QUICK_S, input_bytes: bytes | None = None) -> ProcessResult:
         """Run git and return what it said, whatever its exit status; raises CommandError where it does not end."""
         settings = _SAFE | (_EXACT if self.is_ours else {})
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return self.run(
-            [self.program, *options, "-C", self.tree, *words],
+            [self.comfyui, *options, "-C", self.tree, *words],
             timeout_s=timeout_s,
             env=git_environment(self.environ, self.tree),
             input_bytes=input_bytes,

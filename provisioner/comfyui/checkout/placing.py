@@ -29,7 +29,7 @@ from provisioner.core.units import count
 _LAST = "main.py"
 
 
-def place(twin: Path, folder: Path, files: Sequence[TreeFile]) -> None:
+def place(staging: Path, folder: Path, files: Sequence[TreeFile]) -> None:
     """Give the folder aside its final name; raises StorageError and leaves everything as it was."""
     if not names_in(folder):
         if folder.exists():
@@ -37,13 +37,13 @@ def place(twin: Path, folder: Path, files: Sequence[TreeFile]) -> None:
                 folder.rmdir()
             except OSError as error:
                 raise disk_error(error, folder, doing="replace") from error
-        move(twin, folder)
+        move(staging, folder)
         flush_folder(folder.parent)
         return
-    _place_around(twin, folder, files)
+    _place_around(staging, folder, files)
 
 
-def _place_around(twin: Path, folder: Path, files: Sequence[TreeFile]) -> None:
+def _place_around(staging: Path, folder: Path, files: Sequence[TreeFile]) -> None:
     """Move the files of a tree into a folder that holds other things; one of those is never replaced."""
     beyond = _behind_links(folder, files)
     to_move = [each for each in files if each.path not in beyond]
@@ -51,24 +51,24 @@ def _place_around(twin: Path, folder: Path, files: Sequence[TreeFile]) -> None:
     write_json(folder / PLACING, {each.path: each.id for each in to_move})
     for each in sorted(to_move, key=lambda file: file.path == _LAST):
         if each.path == _LAST:
-            _move_own(twin, folder)
+            _move_own(staging, folder)
             flush_folder(folder)
         make_folder((folder / each.path).parent)
-        move(twin / each.path, folder / each.path)
+        move(staging / each.path, folder / each.path)
     flush_folder(folder)
     try:
         (folder / PLACING).unlink(missing_ok=True)
     except OSError as error:
         raise disk_error(error, folder / PLACING, doing="remove") from error
-    remove_tree(twin)
+    remove_tree(staging)
 
 
-def _move_own(twin: Path, folder: Path) -> None:
+def _move_own(staging: Path, folder: Path) -> None:
     """Move what is not among the files: the repository, the receipt, empty folders."""
-    if (twin / ".git").exists():
+    if (staging / ".git").exists():
         remove_tree(folder / ".git")  # of a placing that was interrupted: a stranger's was refused
-        move(twin / ".git", folder / ".git")
-    for state in sorted((twin / STATE_FOLDER).glob("*")):
+        move(staging / ".git", folder / ".git")
+    for state in sorted((staging / STATE_FOLDER).glob("*")):
         make_folder(folder / STATE_FOLDER)
         move(state, folder / STATE_FOLDER / state.name)
 

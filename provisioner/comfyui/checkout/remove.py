@@ -8,7 +8,7 @@ from pathlib import Path
 
 from provisioner.comfyui.checkout.checkout_receipt import (
     RECEIPT,
-    WAY_BACK,
+    ROLLBACK_POINT,
     disk_error,
     names_in,
     read_receipt,
@@ -49,7 +49,7 @@ def remove(folder: Path, *, is_rehearsal: bool = False) -> Removal:
         if git_reason is None:
             remove_tree(folder / ".git")
         _remove_folders(folder, receipt)
-        _unlink(folder / WAY_BACK)
+        _unlink(folder / ROLLBACK_POINT)
         _unlink(folder / RECEIPT)
         for empty in (folder / STATE_FOLDER, folder):
             _remove_if_empty(empty)

@@ -5,26 +5,26 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 from provisioner.comfyui.checkout.checkout_receipt import (
-    ASIDE,
-    WAY_BACK,
+    BACKUPS_FOLDER,
+    ROLLBACK_POINT,
     disk_error,
     read_receipt,
-    read_way_back,
+    read_rollback_point,
     write_receipt,
-    write_way_back,
+    write_rollback_point,
 )
 from provisioner.comfyui.checkout.describe import describe_tree, read_head
 from provisioner.comfyui.checkout.git import Git
 from provisioner.comfyui.checkout.git_tree import top_entries
-from provisioner.comfyui.checkout_models import CheckoutReceipt, WayBack
+from provisioner.comfyui.checkout_models import CheckoutReceipt, RollbackPoint
 from provisioner.comfyui.install_plan import changed_error
 from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import CommandError, NotTheFileError, UsageError
-from provisioner.core.records import replace
 from provisioner.core.units import listing
 
 _BEFORE = "refs/klein-setup/before"  # so that no cleaning up of git's takes the commit away
@@ -36,7 +36,7 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def update(git: Git, release: ComfyRelease, source: str) -> WayBack:
+def update(git: Git, release: ComfyRelease, source: str) -> RollbackPoint:
     """Move a checkout to a release's commit; where that fails, it is where it was.
 
     Raises
@@ -54,8 +54,10 @@ def update(git: Git, release: ComfyRelease, source: str) -> WayBack:
     git.fetch(release, source, is_shallow=is_shallow)
     _check_tree(git, release)
     version = describe_tree(tree, lambda _: None, environ={}).version
-    way_back = WayBack(commit=commit, branch=branch, version=version, target=release.commit, started_at=now())
-    write_way_back(tree, way_back)
+    rollback_point = RollbackPoint(
+        commit=commit, branch=branch, version=version, target=release.commit, started_at=now()
+    )
+    write_rollback_point(tree, rollback_point)
     git.do("update-ref", _BEFORE, commit, doing="keep the way back")
     git.progress(f"Moving {tree} from {version or commit[:12]} to {release.version}.")
     try:
@@ -64,26 +66,27 @@ def update(git: Git, release: ComfyRelease, source: str) -> WayBack:
             raise CommandError(f"{tree} is not at {release.commit[:12]} after git said it was.")
         _refuse_changes(git)
     except BaseException:
-        _return(git, way_back)
+        _return(git, rollback_point)
         raise
     _renew_receipt(git, release, source, commit)
-    finished = replace(way_back, is_finished=True)
-    write_way_back(tree, finished)
+    finished = replace(rollback_point, is_finished=True)
+    write_rollback_point(tree, finished)
     return finished
 
 
 def recover(git: Git) -> str | None:
     """Put back what an interrupted update left, and say so; None where there was none."""
-    way_back = read_way_back(git.tree)
-    if way_back is None or way_back.is_finished:
+    rollback_point = read_rollback_point(git.tree)
+    if rollback_point is None or rollback_point.is_finished:
         return None
-    _return(git, way_back)
-    said = f"An interrupted update was taken back: {git.tree} is at {way_back.version or way_back.commit[:12]} again."
+    _return(git, rollback_point)
+    was = rollback_point.version or rollback_point.commit[:12]
+    said = f"An interrupted update was taken back: {git.tree} is at {was} again."
     git.progress(said)
     return said
 
 
-def go_back(git: Git) -> WayBack:
+def go_back(git: Git) -> RollbackPoint:
     """Move a checkout to where it stood before its last update.
 
     Raises
@@ -93,17 +96,17 @@ def go_back(git: Git) -> WayBack:
     CommandError
         Files of ComfyUI itself were changed since, or git failed.
     """
-    way_back = read_way_back(git.tree)
-    if way_back is None:
+    rollback_point = read_rollback_point(git.tree)
+    if rollback_point is None:
         raise UsageError(f"No update of {git.tree} is known that could be taken back.", path=str(git.tree))
-    if way_back.is_finished:
+    if rollback_point.is_finished:
         _refuse_changes(git)
-    _return(git, way_back)
+    _return(git, rollback_point)
     receipt = read_receipt(git.tree)
-    if receipt is not None and receipt.commit != way_back.commit:
-        release = ComfyRelease(version=way_back.version or "unknown", commit=way_back.commit)
+    if receipt is not None and receipt.commit != rollback_point.commit:
+        release = ComfyRelease(version=rollback_point.version or "unknown", commit=rollback_point.commit)
         _renew_receipt(git, release, receipt.source, receipt.commit)
-    return way_back
+    return rollback_point
 
 
 def _head(git: Git) -> tuple[str, str | None]:
@@ -166,20 +169,20 @@ def receipt_of(
 # --- the way back ------------------------------------------------------------------------------
 
 
-def _return(git: Git, way_back: WayBack) -> None:
+def _return(git: Git, rollback_point: RollbackPoint) -> None:
     """Put every tracked file back as it was before the update; files that are neither's are copied aside first."""
     git = replace(git, cancelled=lambda: False)  # the way back is walked to its end, whoever is in a hurry
     tree = git.tree
     _wait_for_lock(tree)
-    _keep_strangers(git, way_back)
-    branch = way_back.branch
-    has_branch = branch is not None and git.ask("rev-parse", f"refs/heads/{branch}") == way_back.commit
-    words = (branch,) if branch is not None and has_branch else ("--detach", way_back.commit)
-    git.do("checkout", "--force", "--no-guess", *words, "--", doing=f"go back to {way_back.commit[:12]}")
+    _keep_strangers(git, rollback_point)
+    branch = rollback_point.branch
+    has_branch = branch is not None and git.ask("rev-parse", f"refs/heads/{branch}") == rollback_point.commit
+    words = (branch,) if branch is not None and has_branch else ("--detach", rollback_point.commit)
+    git.do("checkout", "--force", "--no-guess", *words, "--", doing=f"go back to {rollback_point.commit[:12]}")
     try:
-        (tree / WAY_BACK).unlink(missing_ok=True)
+        (tree / ROLLBACK_POINT).unlink(missing_ok=True)
     except OSError as error:
-        raise disk_error(error, tree / WAY_BACK, doing="remove") from error
+        raise disk_error(error, tree / ROLLBACK_POINT, doing="remove") from error
 
 
 def _wait_for_lock(tree: Path) -> None:
@@ -196,22 +199,22 @@ def _wait_for_lock(tree: Path) -> None:
         time.sleep(0.2)
 
 
-def _keep_strangers(git: Git, way_back: WayBack) -> None:
+def _keep_strangers(git: Git, rollback_point: RollbackPoint) -> None:
     """Copy aside what differs from both commits: changes of the person's, or a file git was killed at."""
     sides = []
-    for commit in (way_back.commit, way_back.target):
+    for commit in (rollback_point.commit, rollback_point.target):
         if not git.has_commit(commit):
             return
         words = ("diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--diff-filter=d", commit, "--")
         sides.append(set(git.do(*words, doing="compare the files").split("\0")) - {""})
     strange = sorted(path for path in sides[0] & sides[1] if (git.tree / path).is_file())
     if strange:
-        folder = git.tree / ASIDE / datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
-        _copy_aside(git.tree, folder, strange)
+        folder = git.tree / BACKUPS_FOLDER / datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+        _copy_to_backups(git.tree, folder, strange)
         git.progress(f"Copied aside to {folder}: {listing(strange[:5])}.")
 
 
-def _copy_aside(tree: Path, folder: Path, paths: Iterable[str]) -> None:
+def _copy_to_backups(tree: Path, folder: Path, paths: Iterable[str]) -> None:
     for path in paths:
         destination = folder / path
         try:

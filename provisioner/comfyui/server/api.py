@@ -8,10 +8,10 @@ ComfyUI server is refused with a sentence, and a file name stays text that is on
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from provisioner.core.errors import ServerNotUsableError
-from provisioner.core.records import dataclass
 from provisioner.core.redact import printable, redact
 
 Graph = Mapping[str, Mapping[str, object]]

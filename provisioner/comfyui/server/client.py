@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import TracebackType
 
 from provisioner.comfyui.server.api import (
@@ -41,7 +42,6 @@ from provisioner.comfyui.server.web import MEGABYTE, Web
 from provisioner.comfyui.server.websocket import Listener
 from provisioner.core.errors import GenerationError, ServerNotUsableError
 from provisioner.core.ports import Cancelled
-from provisioner.core.records import dataclass
 
 _TICK_S = 0.25  # between two looks at cancellation, the clock and the server's process
 _POLL_S = 0.5  # between two questions to /history once the WebSocket is lost
@@ -50,11 +50,11 @@ _HISTORY_S = 10.0  # for one answer about a prompt
 _ACCEPT_S = 120.0  # for taking a prompt: a server that computes is slow to answer
 _DEATH_S = 1.0  # between its connections breaking and its process being seen to have ended
 _GOODBYE_S = 3.0  # for telling a server to stop
-_PICTURE_BYTES = 512 * MEGABYTE
+_IMAGE_BYTES = 512 * MEGABYTE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrawProgress:
+class GenerationProgress:
     """Where a prompt stands; sent whenever the server says so."""
 
     at_s: float  # since the prompt was sent
@@ -65,10 +65,10 @@ class DrawProgress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
+class Generated:
     """A picture that was drawn.  Times are seconds since the prompt was sent, by our clock."""
 
-    picture: bytes  # the file as the server keeps it
+    image: bytes  # the file as the server keeps it
     file: OutputFile
     prompt_id: str
     was_cached: bool  # nothing ran: the server gave an earlier picture back
@@ -171,13 +171,13 @@ class ComfyClient:
         if answer.status != 200:
             raise self._web.wrong("/free", answer)
 
-    def draw(
+    def generate(
         self,
         graph: Graph,
         *,
         timeout_s: float = 1800.0,
-        on_progress: Callable[[DrawProgress], None] = lambda progress: None,
-    ) -> Drawn:
+        on_progress: Callable[[GenerationProgress], None] = lambda progress: None,
+    ) -> Generated:
         """Send a prompt, follow it to its end and fetch its first picture.
 
         Parameters
@@ -191,7 +191,7 @@ class ComfyClient:
 
         Returns
         -------
-        Drawn
+        Generated
             The picture's bytes and the timings.
 
         Raises
@@ -276,7 +276,7 @@ class _Run:
         record: RunRecord,
         listener: Listener,
         sent_at: float,
-        on_progress: Callable[[DrawProgress], None],
+        on_progress: Callable[[GenerationProgress], None],
     ) -> None:
         self.record = record
         self._client = client
@@ -312,7 +312,7 @@ class _Run:
             if not self._files:
                 time.sleep(_TICK_S)
 
-    def result(self) -> Drawn:
+    def result(self) -> Generated:
         """Fetch the picture and say how it came about."""
         record = self.record
         if not self._files:
@@ -323,11 +323,11 @@ class _Run:
             )
         file = self._files[0]
         ended_s = self._seconds() if record.ended_s is None else record.ended_s
-        picture = self._fetch(file)
+        image = self._fetch(file)
         cached = record.cached or (self._history.cached if self._history else ())
         was_followed = record.end is not None and self._listener.is_whole
-        return Drawn(
-            picture=picture,
+        return Generated(
+            image=image,
             file=file,
             prompt_id=record.prompt_id,
             was_cached=not record.has_run_a_node and bool(cached) and (was_followed or set(self._graph) <= set(cached)),
@@ -371,12 +371,12 @@ class _Run:
         shown = str(node_class) if node_class else None
         match message:
             case Started():
-                self._on_progress(DrawProgress(at_s=at_s, node_id=None, node_class=None))
+                self._on_progress(GenerationProgress(at_s=at_s, node_id=None, node_class=None))
             case Executing(node_id=str()):
-                self._on_progress(DrawProgress(at_s=at_s, node_id=node_id, node_class=shown))
+                self._on_progress(GenerationProgress(at_s=at_s, node_id=node_id, node_class=shown))
             case Progress():
                 self._on_progress(
-                    DrawProgress(
+                    GenerationProgress(
                         at_s=at_s, node_id=node_id, node_class=shown, value=message.value, maximum=message.maximum
                     )
                 )
@@ -422,7 +422,7 @@ class _Run:
 
     def _fetch(self, file: OutputFile) -> bytes:
         query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.folder}
-        answer = self._web.get("/view", query=query, timeout_s=60.0, most_bytes=_PICTURE_BYTES)
+        answer = self._web.get("/view", query=query, timeout_s=60.0, most_bytes=_IMAGE_BYTES)
         if answer.status != 200 or not answer.data:
             raise GenerationError(
                 f"The picture was drawn and cannot be fetched: the server answers HTTP {answer.status}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from provisioner.comfyui.server.api import Graph, ListedModels, NodeComplaint, NodeFailure, Refusal, as_dict, shortened
@@ -19,7 +20,6 @@ from provisioner.core.errors import (
     SmokeTestError,
 )
 from provisioner.core.models import Finding
-from provisioner.core.records import dataclass
 from provisioner.core.redact import printable, redact
 
 FILE_INPUTS = {

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from provisioner.core.errors import UsageError
-from provisioner.core.records import dataclass
 
 LOOPBACK = "127.0.0.1"
 

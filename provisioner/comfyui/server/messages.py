@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Literal
 
 from provisioner.comfyui.server.api import NodeFailure, OutputFile, as_dict, as_id, as_list, parse_failure, parse_files
-from provisioner.core.records import dataclass, field
 
 _MOST_MARKS = 10_000  # words of progress that are kept, and steps that are told apart: far beyond any real sampler
 

@@ -1,7 +1,7 @@
 """A ComfyUI server of our own: started on a free loopback port, its output kept in a log, ended with all its children.
 
 Never ends a process it did not start: a server that took the port first is left alone and another port is tried.  One
-that it did start does not outlive klein-setup, not even where that is killed outright (`tether`).
+that it did start does not outlive klein-setup, not even where that is killed outright (`watchdog`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from provisioner.comfyui.server.launch import (
     parse_address,
     server_arguments,
 )
-from provisioner.comfyui.server.watchdog import Tether, tie
+from provisioner.comfyui.server.watchdog import Watchdog, tie
 from provisioner.comfyui.server.web import Web
 from provisioner.core.errors import NotWritableError, ServerNotUsableError, SmokeTestError
 from provisioner.core.ports import Cancelled
@@ -53,7 +53,7 @@ class ServerProcess:
         log_path: Path,
         log_start: int,
         port: int,
-        tether: Tether | None,
+        watchdog: Watchdog | None,
     ) -> None:
         self.address: ServerAddress = parse_address(f"http://{LOOPBACK}:{port}")
         self.log_path = log_path
@@ -63,7 +63,7 @@ class ServerProcess:
         self._process = process
         self._log = log
         self._log_start = log_start
-        self._tether = tether
+        self._watchdog = watchdog
         self._is_swept = False
 
     def __enter__(self) -> ServerProcess:
@@ -147,9 +147,9 @@ class ServerProcess:
 
     def _let_go(self) -> None:
         """Release the tether once the server has ended; a stop that was interrupted leaves it to end the server."""
-        if self._tether is not None:
-            self._tether.release()
-            self._tether = None
+        if self._watchdog is not None:
+            self._watchdog.release()
+            self._watchdog = None
 
     def _tail(self) -> str:
         try:
@@ -247,8 +247,8 @@ def _spawn(launch: Launch, port: int, log_path: Path, environ: Mapping[str, str]
             cause="missing-program",
             command=list(words),
         ) from error
-    tether = tie(process.pid)
-    return ServerProcess(process, log, log_path=log_path, log_start=log_start, port=port, tether=tether)
+    watchdog = tie(process.pid)
+    return ServerProcess(process, log, log_path=log_path, log_start=log_start, port=port, watchdog=watchdog)
 
 
 def _environment(environ: Mapping[str, str] | None) -> dict[str, str]:

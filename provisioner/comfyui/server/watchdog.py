@@ -1,7 +1,7 @@
 """Ties a server of ours to the life of klein-setup: killed outright, it can end nothing itself any more.
 
 On Windows the server is put into a job object that ends with its last handle, which only klein-setup has.  Elsewhere a
-small process (`watcher.py`) reads a pipe whose other end only klein-setup holds, and ends the server at its end.
+small process (`watchdog_script`) reads a pipe whose other end only klein-setup holds, and ends the server at its end.
 Refuses to be a reason why there is no picture: where neither can be had, the server runs untied.
 """
 
@@ -26,7 +26,7 @@ _PROCESS_TERMINATE = 0x0001
 _PROCESS_SET_QUOTA = 0x0100
 
 
-class Tether(Protocol):
+class Watchdog(Protocol):
     """What ends a server when this process is gone."""
 
     def release(self) -> None:
@@ -37,9 +37,9 @@ def tie(
     pid: int,
     *,
     platform: str = sys.platform,
-    watch: Callable[[int], Tether] | None = None,
-    hold: Callable[[int], Tether] | None = None,
-) -> Tether | None:
+    watch: Callable[[int], Watchdog] | None = None,
+    hold: Callable[[int], Watchdog] | None = None,
+) -> Watchdog | None:
     """Make a process end, with all it started, when this one does; return at once.
 
     Parameters
@@ -53,10 +53,10 @@ def tie(
 
     Returns
     -------
-    Tether or None
+    Watchdog or None
         To be released when the process has ended; None where the system refused.
     """
-    begin = (hold or Job) if platform == "win32" else (watch or Watcher)
+    begin = (hold or Run) if platform == "win32" else (watch or Watcher)
     try:
         return begin(pid)
     except OSError:
@@ -134,20 +134,20 @@ class Kernel(Protocol):
     def CreateJobObjectW(self, attributes: None, name: None) -> int | None:
         """Return the handle of a new job, which no child inherits."""
 
-    def SetInformationJobObject(self, job: int, kind: int, limits: object, size: int) -> int:
+    def SetInformationJobObject(self, run: int, kind: int, limits: object, size: int) -> int:
         """Set limits."""
 
     def OpenProcess(self, access: int, inherits: int, pid: int) -> int | None:
         """Return a handle."""
 
-    def AssignProcessToJobObject(self, job: int, process: int) -> int:
+    def AssignProcessToJobObject(self, run: int, process: int) -> int:
         """Put a process, and whatever it starts from now on, into a job."""
 
     def CloseHandle(self, handle: int) -> int:
         """Close a handle; a job's last one ends what is in the job."""
 
 
-class Job:
+class Run:
     """A job object that ends what is in it when its only handle is closed, which the system does for a killed process.
 
     Jobs nest since Windows 8, so that a terminal's or a CI runner's own job is no obstacle, and neither is that of the
@@ -177,20 +177,20 @@ class Job:
             self._kernel.CloseHandle(self._handle)
         self._handle = None
 
-    def _set_limit(self, job: int) -> None:
+    def _set_limit(self, run: int) -> None:
         limits = ExtendedLimits()
         limits.BasicLimitInformation.LimitFlags = _JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE
         size = ctypes.sizeof(limits)
         kind = _JOB_OBJECT_EXTENDED_LIMIT_INFORMATION
-        if not self._kernel.SetInformationJobObject(job, kind, ctypes.byref(limits), size):
+        if not self._kernel.SetInformationJobObject(run, kind, ctypes.byref(limits), size):
             raise OSError("the job object takes no limit")
 
-    def _take_in(self, job: int, pid: int) -> None:
+    def _take_in(self, run: int, pid: int) -> None:
         process = self._kernel.OpenProcess(_PROCESS_SET_QUOTA | _PROCESS_TERMINATE, 0, pid)
         if not process:
             raise OSError(f"process {pid} cannot be opened")
         try:
-            if not self._kernel.AssignProcessToJobObject(job, process):
+            if not self._kernel.AssignProcessToJobObject(run, process):
                 raise OSError(f"process {pid} cannot be put into a job object")
         finally:
             self._kernel.CloseHandle(process)

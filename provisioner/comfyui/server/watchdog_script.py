@@ -1,6 +1,7 @@
 """Runs beside a server of ours, in its own process, and ends that server where klein-setup was killed before it did.
 
-POSIX only.  Started by its path, as ``python -I -S watcher.py PID FOLDER``, where FOLDER holds psutil; imports nothing
+POSIX only.  Started by its path, as ``python -I -S watchdog_script.py PID FOLDER``, where FOLDER holds psutil;
+imports nothing
 of ours.  Refuses to signal a number that is somebody else's by now, and neither writes nor says anything.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from urllib.parse import quote
 
 import requests
@@ -14,7 +15,6 @@ from provisioner.comfyui.server.failures import not_comfyui_error, unreachable_e
 from provisioner.comfyui.server.launch import ServerAddress
 from provisioner.core.errors import SmokeTestError
 from provisioner.core.ports import Cancelled
-from provisioner.core.records import dataclass
 
 MEGABYTE = 1024 * 1024
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,7 +13,6 @@ from requests.auth import AuthBase
 
 from provisioner import __version__
 from provisioner.core.errors import KleinError, StalledError, UnreachableError
-from provisioner.core.records import dataclass
 
 CONNECT_TIMEOUT_S = 10.0
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}

@@ -6,9 +6,8 @@ Pure decisions: whoever owns the sockets hands in times and counts.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-
-from provisioner.core.records import dataclass
 
 MAX_CONNECTIONS = 8
 FIRST_CONNECTIONS = 2

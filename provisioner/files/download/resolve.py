@@ -7,6 +7,7 @@ The manifest is the authority: the Hub's headers may only disagree *earlier* tha
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -23,7 +24,6 @@ from provisioner.core.errors import (
     UnauthorizedError,
 )
 from provisioner.core.models import Artifact, HubFile, Source, UrlFile
-from provisioner.core.records import dataclass
 from provisioner.files.download.http_session import CONNECT_TIMEOUT_S, Credentials, open_session, origin, shown
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace as with_fields
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,7 +17,7 @@ from provisioner.core.errors import FileInUseError, HashMismatchError, StorageEr
 from provisioner.core.models import (
     BLOCK_SIZE,
     Artifact,
-    AsideEntry,
+    BackupEntry,
     ComfyFile,
     Damage,
     Destination,
@@ -29,17 +30,16 @@ from provisioner.core.ports import (
     FOUND_IN_PLACE,
     Cancelled,
     Claim,
+    FileDigest,
     GrowingFile,
     HashProgress,
-    Proof,
     Stamp,
     Survey,
     source_of_copy,
 )
-from provisioner.core.records import replace as with_fields
 from provisioner.disk.atomic import Move, flush_file, make_folder, replace
 from provisioner.disk.os_errors import storage_error
-from provisioner.files.store.hash_file import prove, survey
+from provisioner.files.store.hash_file import hash_file, survey
 from provisioner.files.store.hash_pool import IN_ORDER, Hashers
 from provisioner.files.store.hub_layout import (
     Symlink,
@@ -71,11 +71,11 @@ from provisioner.files.store.receipts import (
     write_claim,
 )
 from provisioner.files.store.set_aside import (
-    aside_folder,
-    clear_aside,
+    backups_folder,
+    clear_backups,
     copy_ranges,
     free_name,
-    list_aside,
+    list_backups,
     put_back,
     save_pieces,
     say_why,
@@ -165,11 +165,13 @@ class FileStore:
         """Return the receipt's entry for a destination, or None."""
         return read_receipt(destination.root).get(str(destination.relative))
 
-    def prove(self, path: Path, *, progress: HashProgress, with_blocks: bool = False, size: int | None = None) -> Proof:
+    def hash_file(
+        self, path: Path, *, progress: HashProgress, with_blocks: bool = False, size: int | None = None
+    ) -> FileDigest:
         """Read every byte in order, or the first ``size`` of them; raises UnreadableError."""
 
-        def work() -> Proof:
-            return prove(
+        def work() -> FileDigest:
+            return hash_file(
                 path,
                 progress=progress,
                 cancelled=self._cancelled,
@@ -251,10 +253,10 @@ class FileStore:
         part, log = part_path(final), log_path(final)
         if os.path.lexists(part) and (part.is_symlink() or log.is_symlink() or not log.exists()):
             # Some other program's partial file, or a link, under the name we use.
-            self._move_aside(destination.root, part, "a .part file that is not ours was in the way")
+            self._move_to_backups(destination.root, part, "a .part file that is not ours was in the way")
         if log.is_symlink():
-            self._move_aside(destination.root, log, "a link was in the way of the log of a download")
-        content = Proof(size=artifact.size, sha256=artifact.sha256)
+            self._move_to_backups(destination.root, log, "a link was in the way of the log of a download")
+        content = FileDigest(size=artifact.size, sha256=artifact.sha256)
         return PartFile(
             final,
             size=artifact.size,
@@ -280,7 +282,7 @@ class FileStore:
         """
         self.check_inside(destination)
         if way == "in-place" and not self.is_shared(destination, damage.sha256):
-            target, content = _bytes_of(destination), Proof(size=damage.size, sha256=damage.sha256)
+            target, content = _bytes_of(destination), FileDigest(size=damage.size, sha256=damage.sha256)
             return PatchPart(
                 _growing_name(destination, artifact),
                 target=target,
@@ -305,7 +307,7 @@ class FileStore:
         *,
         progress: HashProgress,
         replaces: str | None = None,
-    ) -> tuple[str, Proof]:
+    ) -> tuple[str, FileDigest]:
         """Give a misplaced file its place, proven where it lies; return how and its proof.
 
         A link is not moved, nor is a file on another file system: those are placed as copies are.
@@ -322,10 +324,10 @@ class FileStore:
             return self.place_copy(copy, destination, artifact, progress=progress, replaces=replaces)
         if self.stamp(copy.path) is None:
             raise storage_error(FileNotFoundError(errno.ENOENT, "it is gone"), copy.path, doing="read")
-        proof = self._prove_link(copy.path, progress)
-        _check_copy(copy, proof)
-        self._place(copy.path, destination, artifact.id, proof, source_of_copy("moved", copy.path), replaces)
-        return "moved", proof
+        file_digest = self._verify_link(copy.path, progress)
+        _check_copy(copy, file_digest)
+        self._place(copy.path, destination, artifact.id, file_digest, source_of_copy("moved", copy.path), replaces)
+        return "moved", file_digest
 
     def place_copy(
         self,
@@ -335,7 +337,7 @@ class FileStore:
         *,
         progress: HashProgress,
         replaces: str | None = None,
-    ) -> tuple[str, Proof]:
+    ) -> tuple[str, FileDigest]:
         """Put a local copy in place, proven; return how it got there and its proof.
 
         The link or copy is made first under another name and proven there, so that what gets the final name is
@@ -361,17 +363,17 @@ class FileStore:
             waiting.unlink(missing_ok=True)
             way = link_somehow(source, waiting, self._ways)
             if way is None:
-                way, proof = "copied", self._copy(source, waiting, progress)
+                way, file_digest = "copied", self._copy(source, waiting, progress)
             else:
-                proof = self._prove_link(waiting, progress)
-            _check_copy(copy, proof)
-            self._place(waiting, destination, artifact.id, proof, source_of_copy(way, copy.path), replaces)
+                file_digest = self._verify_link(waiting, progress)
+            _check_copy(copy, file_digest)
+            self._place(waiting, destination, artifact.id, file_digest, source_of_copy(way, copy.path), replaces)
         except OSError as error:
             raise storage_error(error, waiting) from error
         finally:
             with contextlib.suppress(OSError):
                 waiting.unlink(missing_ok=True)
-        return way, proof
+        return way, file_digest
 
     def set_aside(self, destination: Destination, reason: str) -> Path:
         """Move what is at a destination to ``.klein-setup/aside/<time>/``; return where it is now.
@@ -381,18 +383,18 @@ class FileStore:
         """
         self.check_inside(destination)
         if not isinstance(destination, HubBlob):
-            return self._move_aside(destination.root, destination.path, reason)
+            return self._move_to_backups(destination.root, destination.path, reason)
         blob = blob_behind(destination)
-        moved_to = self._move_aside(destination.root, destination.path, reason)
+        moved_to = self._move_to_backups(destination.root, destination.path, reason)
         if blob is None:
             return moved_to
         if not is_used_elsewhere(blob, destination):
-            return self._move_aside(destination.root, blob, reason)
+            return self._move_to_backups(destination.root, blob, reason)
         if blob.is_symlink():  # to the store that all repositories share
             return moved_to
-        return self._link_aside(destination.root, blob, reason) or moved_to
+        return self._link_to_backups(destination.root, blob, reason) or moved_to
 
-    def source_of(self, destination: Destination, proof: Proof) -> str:
+    def source_of(self, destination: Destination, file_digest: FileDigest) -> str:
         """Return what the receipt of a proven file that lies there shall name as its source.
 
         A user's own file counts as theirs, the same bytes in the same place as well: ours is only the very file that
@@ -406,20 +408,24 @@ class FileStore:
         found = self._stamp_there(destination)
         relative = str(destination.relative)
         for claim in (announced_claim(destination.root, relative, destination.path, found), self.claim(destination)):
-            if claim is not None and claim.proof.sha256 == proof.sha256 and is_same_file(claim.stamp, found):
+            if (
+                claim is not None
+                and claim.file_digest.sha256 == file_digest.sha256
+                and is_same_file(claim.stamp, found)
+            ):
                 return claim.source
         return FOUND_IN_PLACE
 
-    def record(self, destination: Destination, artifact: Artifact, proof: Proof, source: str) -> None:
+    def record(self, destination: Destination, artifact: Artifact, file_digest: FileDigest, source: str) -> None:
         """Write the receipt of a file that is in place; raises StorageError."""
         stamp = self._stamp_there(destination)
-        if stamp.size != proof.size:
+        if stamp.size != file_digest.size:
             raise FileInUseError(
                 f"{destination.path} changed after it was proven.",
                 hint="Something else writes to it; stop that and run the same command again.",
                 path=str(destination.path),
             )
-        claim = Claim(artifact_id=artifact.id, stamp=stamp, proof=proof, source=source)
+        claim = Claim(artifact_id=artifact.id, stamp=stamp, file_digest=file_digest, source=source)
         write_claim(destination.root, str(destination.relative), claim, recorded_at=_now())
         self._sweep(_growing_name(destination, artifact), destination)
 
@@ -435,7 +441,7 @@ class FileStore:
         self,
         destination: Destination,
         artifact_id: str,
-        proof: Proof,
+        file_digest: FileDigest,
         path: Path,
         source: str,
         *,
@@ -447,7 +453,7 @@ class FileStore:
 
         Parameters
         ----------
-        destination, artifact_id, proof, source : Destination, str, Proof, str
+        destination, artifact_id, proof, source : Destination, str, FileDigest, str
             What its receipt will say.
         path : Path
             Where the file is now.
@@ -466,9 +472,11 @@ class FileStore:
         except OSError as error:
             raise storage_error(error, path, doing="read") from error
         if mtime_ns is not None:
-            stamp = with_fields(stamp, size=proof.size, mtime_ns=mtime_ns)
-        bare = Proof(size=proof.size, sha256=proof.sha256)  # it speaks of whose the file is, not of its blocks
-        claim = Claim(artifact_id=artifact_id, stamp=stamp, proof=bare, source=source)
+            stamp = with_fields(stamp, size=file_digest.size, mtime_ns=mtime_ns)
+        bare = FileDigest(
+            size=file_digest.size, sha256=file_digest.sha256
+        )  # it speaks of whose the file is, not of its blocks
+        claim = Claim(artifact_id=artifact_id, stamp=stamp, file_digest=bare, source=source)
         with contextlib.suppress(StorageError):  # a disk too full for it may have room for the file's name all the same
             announce_claim(destination.root, str(destination.relative), claim, recorded_at=_now())
 
@@ -483,19 +491,25 @@ class FileStore:
                 remove_waiting_links(destination.path)
 
     def _place(
-        self, part: Path, destination: Destination, artifact_id: str, proof: Proof, source: str, replaces: str | None
+        self,
+        part: Path,
+        destination: Destination,
+        artifact_id: str,
+        file_digest: FileDigest,
+        source: str,
+        replaces: str | None,
     ) -> None:
         """Announce proven bytes and give them their final name; what did not get it is not announced any more."""
-        self._announce(destination, artifact_id, proof, part, source)
+        self._announce(destination, artifact_id, file_digest, part, source)
         try:
-            self._give_name(part, destination, proof, replaces)
+            self._give_name(part, destination, file_digest, replaces)
         except BaseException:
             if os.path.lexists(part):
                 with contextlib.suppress(StorageError):
                     drop_announced(destination.root, str(destination.relative))
             raise
 
-    def _give_name(self, part: Path, destination: Destination, proof: Proof, replaces: str | None) -> None:
+    def _give_name(self, part: Path, destination: Destination, file_digest: FileDigest, replaces: str | None) -> None:
         """Give proven bytes their final name; what is there is set aside, also if it came after the plan."""
         path = destination.path
         reason = replaces or "it was in the way of a proven file"
@@ -503,12 +517,12 @@ class FileStore:
             if replaces is not None:
                 self.set_aside(destination, replaces)
             elif os.path.lexists(path) and not path.is_symlink():
-                self._move_aside(destination.root, path, reason)
-            size, sha256 = proof.size, proof.sha256
+                self._move_to_backups(destination.root, path, reason)
+            size, sha256 = file_digest.size, file_digest.sha256
             place_blob(part, destination, size=size, sha256=sha256, symlink=self._symlink, move=self._move)
             return
         if os.path.lexists(path) and (path.is_symlink() or not path.samefile(part)):
-            moved_to = self._move_aside(destination.root, path, reason)
+            moved_to = self._move_to_backups(destination.root, path, reason)
             if replaces is None:
                 self._notice(f"{path} appeared meanwhile; it is now {moved_to}.")
         self._move(part, path)
@@ -584,23 +598,23 @@ class FileStore:
 
     # --- what was set aside ----------------------------------------------------------------------
 
-    def list_aside(self, roots: Sequence[Path]) -> tuple[AsideEntry, ...]:
+    def list_backups(self, roots: Sequence[Path]) -> tuple[BackupEntry, ...]:
         """Return everything set aside below some roots, oldest first."""
-        return list_aside(roots)
+        return list_backups(roots)
 
-    def put_back(self, entry: AsideEntry, *, progress: HashProgress = lambda count: None) -> Path:
+    def put_back(self, entry: BackupEntry, *, progress: HashProgress = lambda count: None) -> Path:
         """Give what was set aside its old name again; see `aside.put_back` for what it raises."""
         return put_back(
             entry,
-            prove=lambda path: self.prove(path, progress=progress),
+            hash_file=lambda path: self.hash_file(path, progress=progress),
             opener=self._opener,
-            move_aside=self._move_aside,
+            move_to_backups=self._move_to_backups,
             move=self._move,
         )
 
-    def clear_aside(self, entries: Sequence[AsideEntry]) -> int:
+    def clear_backups(self, entries: Sequence[BackupEntry]) -> int:
         """Delete what was set aside, for good; return the bytes that were freed. Raises StorageError."""
-        return clear_aside(entries)
+        return clear_backups(entries)
 
     def lock_roots(self, roots: Sequence[Path]) -> AbstractContextManager[None]:
         """Hold some roots, always in the same order; entering raises LockHeldError."""
@@ -615,17 +629,17 @@ class FileStore:
 
     # --- moving ----------------------------------------------------------------------------------
 
-    def _prove_link(self, waiting: Path, progress: HashProgress) -> Proof:
+    def _verify_link(self, waiting: Path, progress: HashProgress) -> FileDigest:
         """Prove a file whose bytes another name may share, so that somebody else may be writing them."""
         before = stamp_of(waiting)
-        proof = self.prove(waiting, progress=progress, with_blocks=True)
+        file_digest = self.hash_file(waiting, progress=progress, with_blocks=True)
         if stamp_of(waiting) != before:
             raise storage_error(OSError(errno.EIO, "it changed while it was read"), waiting, doing="read")
-        return proof
+        return file_digest
 
-    def _copy(self, source: Path, waiting: Path, progress: HashProgress) -> Proof:
+    def _copy(self, source: Path, waiting: Path, progress: HashProgress) -> FileDigest:
         with waiting.open("xb") as stream:
-            proof = prove(
+            file_digest = hash_file(
                 source,
                 progress=progress,
                 cancelled=self._cancelled,
@@ -634,11 +648,11 @@ class FileStore:
             )
             stream.flush()
             flush_file(stream.fileno())
-        return proof
+        return file_digest
 
-    def _move_aside(self, root: Path, path: Path, reason: str) -> Path:
+    def _move_to_backups(self, root: Path, path: Path, reason: str) -> Path:
         """Move what is at a path aside and return where it is now; does nothing if nothing is there."""
-        folder = aside_folder(root)
+        folder = backups_folder(root)
         if not os.path.lexists(path):
             return folder
         moved_to = free_name(folder / path.relative_to(root))
@@ -650,16 +664,16 @@ class FileStore:
                 raise
             # Another file system is mounted below the root: a rename needs a folder on it.  The name gets an ending,
             # because ComfyUI looks for models in every folder below this one.
-            folder = aside_folder(path.parent)
+            folder = backups_folder(path.parent)
             moved_to = free_name(folder / f"{path.name}.aside")
             make_folder(folder)
             self._move(path, moved_to)
         say_why(folder, path, moved_to, reason)
         return moved_to
 
-    def _link_aside(self, root: Path, path: Path, reason: str) -> Path | None:
+    def _link_to_backups(self, root: Path, path: Path, reason: str) -> Path | None:
         """Give a file that has to stay a second name in ``aside``; None where the file system has no such thing."""
-        folder = aside_folder(root)
+        folder = backups_folder(root)
         linked = free_name(folder / path.relative_to(root))
         make_folder(linked.parent)
         try:
@@ -671,15 +685,15 @@ class FileStore:
         return linked
 
 
-def _check_copy(copy: LocalCopy, proof: Proof) -> None:
+def _check_copy(copy: LocalCopy, file_digest: FileDigest) -> None:
     """Raise HashMismatchError unless a copy has the bytes it would have to have."""
-    if proof.sha256 != copy.sha256:
+    if file_digest.sha256 != copy.sha256:
         raise HashMismatchError(
-            f"{copy.path} has the right size and other bytes (SHA-256 {proof.sha256}, not {copy.sha256}).",
+            f"{copy.path} has the right size and other bytes (SHA-256 {file_digest.sha256}, not {copy.sha256}).",
             hint="It was left alone; the file is taken from another place.",
             path=str(copy.path),
             expected=copy.sha256,
-            observed=proof.sha256,
+            observed=file_digest.sha256,
         )
 
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from provisioner.core.models import BLOCK_SIZE
-from provisioner.core.ports import Cancelled, HashProgress, Proof, Survey
+from provisioner.core.ports import Cancelled, FileDigest, HashProgress, Survey
 from provisioner.disk.os_errors import storage_error
 from provisioner.files.store.hash_pool import BY_BLOCKS, Hashers
 from provisioner.files.store.read_at import READ_STEP, Opener, OpenFile, fill, named_at, open_for_reading
 
 
-def prove(
+def hash_file(
     path: Path,
     *,
     progress: HashProgress,
@@ -24,7 +24,7 @@ def prove(
     size: int | None = None,
     block_size: int = BLOCK_SIZE,
     opener: Opener = open_for_reading,
-) -> Proof:
+) -> FileDigest:
     """Return the proof of a file's content as it is now, read once from start to end.
 
     Parameters
@@ -79,7 +79,7 @@ def prove(
         file.close()
     if with_blocks and total % block_size:
         blocks.append(block.hexdigest())
-    return Proof(size=total, sha256=whole.hexdigest(), blocks=tuple(blocks))
+    return FileDigest(size=total, sha256=whole.hexdigest(), blocks=tuple(blocks))
 
 
 def _next_piece(file: OpenFile, view: memoryview, offset: int, size: int | None, block_size: int) -> memoryview:

@@ -27,6 +27,6 @@ def announced_claim(root: Path, relative: str, path: Path, found: Stamp) -> Clai
     claim = read_announced(root).get(relative)
     if claim is None or not is_same_file(claim.stamp, found):
         return None
-    grows_beside = (path, root / "blobs" / claim.proof.sha256)  # the latter in an HF cache
+    grows_beside = (path, root / "blobs" / claim.file_digest.sha256)  # the latter in an HF cache
     waits = any(os.path.lexists(name) for final in grows_beside for name in (part_path(final), waiting_path(final)))
     return None if waits else claim

@@ -16,12 +16,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from provisioner.core.models import BLOCK_SIZE
-from provisioner.core.ports import Proof
-from provisioner.core.records import dataclass
+from provisioner.core.ports import FileDigest
 from provisioner.disk.atomic import flush_file, make_folder, replace, reserve, write_text_durably
 from provisioner.disk.os_errors import storage_error
 
@@ -373,14 +373,14 @@ class PartFile:
 
     # --- what the engine uses --------------------------------------------------------------------
 
-    def seal(self, progress: Callable[[], None] = lambda: None) -> Proof:
+    def seal(self, progress: Callable[[], None] = lambda: None) -> FileDigest:
         """Wait for the digest of the whole file; every block must be there. Raises StorageError."""
         while True:
             with self._lock:
                 self._check_usable()
                 if self.hashed >= self.size:
                     blocks = tuple(self._blocks[index] for index in range(self.block_count))
-                    return Proof(size=self.size, sha256=self._digest.hexdigest(), blocks=blocks)
+                    return FileDigest(size=self.size, sha256=self._digest.hexdigest(), blocks=blocks)
             time.sleep(_POLL_S)
             progress()
 

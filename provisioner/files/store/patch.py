@@ -22,19 +22,19 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
 from provisioner.core.errors import FileInUseError, HashMismatchError
 from provisioner.core.models import Damage
-from provisioner.core.ports import Cancelled, Proof
-from provisioner.core.records import dataclass
+from provisioner.core.ports import Cancelled, FileDigest
 from provisioner.disk.atomic import make_folder
 from provisioner.disk.os_errors import storage_error
 from provisioner.files.store.part_file import DISK, SAFE_FLAGS, Disk, begin_log
 from provisioner.files.store.read_at import READ_STEP, Opener, OpenFile, fill, open_for_reading
-from provisioner.files.store.set_aside import Piece, drop_unfinished, is_aside, read_index, save_pieces
+from provisioner.files.store.set_aside import Piece, drop_unfinished, is_backup, read_index, save_pieces
 
 _LOG_VERSION = 1
 _PAGE = 512  # the least a disk writes at once: a torn write is old or new in each of these
@@ -318,7 +318,7 @@ class PatchPart:
 
     # --- proving ---------------------------------------------------------------------------------
 
-    def seal(self, progress: Callable[[], None] = lambda: None) -> Proof:
+    def seal(self, progress: Callable[[], None] = lambda: None) -> FileDigest:
         """Return the digest of the whole as it will be: good blocks from the file, the others as they arrived.
 
         Raises
@@ -345,7 +345,7 @@ class PatchPart:
                 digests.append(block.hexdigest())
         self._check_unchanged()
         self._digests = tuple(digests)
-        return Proof(size=self.size, sha256=whole.hexdigest(), blocks=self._digests)
+        return FileDigest(size=self.size, sha256=whole.hexdigest(), blocks=self._digests)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[tuple[OpenFile, OpenFile]]:
@@ -460,7 +460,7 @@ class PatchPart:
         """Keep every byte that is about to go, unless an earlier run did before it was killed."""
         if self._kept.kept_in is not None:
             folder = self._root.joinpath(*PurePosixPath(self._kept.kept_in).parts)
-            if is_aside(self._root, folder):  # a log can say anything
+            if is_backup(self._root, folder):  # a log can say anything
                 if self._is_kept(folder, old, new):
                     return
                 drop_unfinished(folder)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
-from provisioner.core.ports import Claim, Proof, Stamp
+from provisioner.core.ports import Claim, FileDigest, Stamp
 from provisioner.disk.atomic import write_text_durably
 
 SCHEMA_VERSION = 1
@@ -176,9 +176,9 @@ def _entry(claim: Claim, recorded_at: str) -> Entry:
         "mtime_ns": claim.stamp.mtime_ns,
         "ctime_ns": claim.stamp.ctime_ns,
         "inode": claim.stamp.inode,
-        "sha256": claim.proof.sha256,
+        "sha256": claim.file_digest.sha256,
         "block_size": BLOCK_SIZE,
-        "blocks": list(claim.proof.blocks),
+        "blocks": list(claim.file_digest.blocks),
         "source": claim.source,
         "recorded_at": recorded_at,
     }
@@ -199,7 +199,7 @@ def _claim(entry: Entry) -> Claim | None:
                 inode=int(entry["inode"]),
                 device=0,
             ),
-            proof=Proof(size=size, sha256=sha256, blocks=blocks),
+            file_digest=FileDigest(size=size, sha256=sha256, blocks=blocks),
             source=str(entry["source"]),
         )
     except (KeyError, TypeError, ValueError, OverflowError):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from provisioner.core.models import STATE_FOLDER, HubBlob
 from provisioner.core.ports import FOUND_IN_PLACE, Claim
-from provisioner.core.records import dataclass
 from provisioner.disk.atomic import half_written
 from provisioner.disk.os_errors import storage_error
 from provisioner.disk.safe_path import complaint_about_path

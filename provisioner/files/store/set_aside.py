@@ -17,8 +17,8 @@ from pathlib import Path, PurePath
 from typing import TypedDict
 
 from provisioner.core.errors import HashMismatchError, StorageError, UsageError
-from provisioner.core.models import STATE_FOLDER, AsideEntry
-from provisioner.core.ports import Proof
+from provisioner.core.models import STATE_FOLDER, BackupEntry
+from provisioner.core.ports import FileDigest
 from provisioner.disk.atomic import Move, flush_file, make_folder, replace, write_text_durably
 from provisioner.disk.os_errors import storage_error
 from provisioner.files.store.read_at import OpenFile, fill
@@ -59,7 +59,7 @@ class Index(TypedDict):
 # --- setting aside ---------------------------------------------------------------------------------
 
 
-def aside_folder(root: Path) -> Path:
+def backups_folder(root: Path) -> Path:
     """Return the folder for what is set aside now."""
     return root / STATE_FOLDER / "aside" / time.strftime(_TIME, time.gmtime())
 
@@ -118,7 +118,7 @@ def save_pieces(
     StorageError
         The disk refused; nothing was overwritten.
     """
-    folder = aside_folder(root)
+    folder = backups_folder(root)
     kept = free_name(folder / path.relative_to(root).with_name(path.name + _BLOCKS))
     announce(kept)
     make_folder(kept)
@@ -161,7 +161,7 @@ def read_index(folder: Path) -> Index | None:
     return index
 
 
-def is_aside(root: Path, folder: Path) -> bool:
+def is_backup(root: Path, folder: Path) -> bool:
     """Whether a folder that somebody wrote down lies in the ``aside`` of a root, with no way out of it."""
     return _is_below(folder, root / STATE_FOLDER / "aside") and not folder.is_symlink()
 
@@ -197,7 +197,7 @@ def _write_durably(path: Path, data: bytes) -> None:
 # --- listing ---------------------------------------------------------------------------------------
 
 
-def list_aside(roots: Sequence[Path]) -> tuple[AsideEntry, ...]:
+def list_backups(roots: Sequence[Path]) -> tuple[BackupEntry, ...]:
     """Return everything set aside below some roots, oldest first; what cannot be read is left out."""
     places = dict.fromkeys(place for root in roots for place in _places(root))
     found = [entry for place in places for entry in _entries(place)]
@@ -214,7 +214,7 @@ def _places(root: Path) -> Iterator[Path]:
         folders[:] = [] if is_deep else sorted(name for name in folders if name != STATE_FOLDER)
 
 
-def _entries(root: Path) -> Iterator[AsideEntry]:
+def _entries(root: Path) -> Iterator[BackupEntry]:
     for folder in sorted(_subfolders(root / STATE_FOLDER / "aside")):
         told: set[Path] = set()
         for line in _lines(folder):
@@ -227,9 +227,9 @@ def _entries(root: Path) -> Iterator[AsideEntry]:
             yield _entry(root, folder, path, was="", reason="nobody wrote down why")
 
 
-def _entry(root: Path, folder: Path, path: Path, *, was: str, reason: str) -> AsideEntry:
+def _entry(root: Path, folder: Path, path: Path, *, was: str, reason: str) -> BackupEntry:
     inside = path.relative_to(folder)
-    return AsideEntry(
+    return BackupEntry(
         id=f"{folder.name}/{inside.as_posix()}",
         root=root,
         was=PurePath(was).as_posix() if was else "",
@@ -300,11 +300,11 @@ def _size_of(path: Path) -> int:
 
 
 def put_back(
-    entry: AsideEntry,
+    entry: BackupEntry,
     *,
-    prove: Callable[[Path], Proof],
+    hash_file: Callable[[Path], FileDigest],
     opener: Callable[[Path], OpenFile],
-    move_aside: Callable[[Path, Path, str], Path],
+    move_to_backups: Callable[[Path, Path, str], Path],
     move: Move = replace,
 ) -> Path:
     """Give what was set aside its old name again; what is there now is set aside in its turn. Return that path.
@@ -325,10 +325,10 @@ def put_back(
         )
     reason = f"what was set aside on {entry.time} was put back in its place"
     if entry.is_blocks:
-        _put_blocks_back(entry, target, reason, prove, opener, move_aside, move)
+        _put_blocks_back(entry, target, reason, hash_file, opener, move_to_backups, move)
     else:
         if os.path.lexists(target):
-            move_aside(entry.root, target, reason)
+            move_to_backups(entry.root, target, reason)
         make_folder(target.parent)
         move(entry.path, target)
     _forget(entry)
@@ -336,12 +336,12 @@ def put_back(
 
 
 def _put_blocks_back(
-    entry: AsideEntry,
+    entry: BackupEntry,
     target: Path,
     reason: str,
-    prove: Callable[[Path], Proof],
+    hash_file: Callable[[Path], FileDigest],
     opener: Callable[[Path], OpenFile],
-    move_aside: Callable[[Path, Path, str], Path],
+    move_to_backups: Callable[[Path, Path, str], Path],
     move: Move,
 ) -> None:
     """Make the old file beside the repaired one, then let them change places."""
@@ -349,14 +349,14 @@ def _put_blocks_back(
     if index is None or index["lost"]:
         lost = "the disk did not give all of them" if index else "their index cannot be read"
         raise StorageError(f"The bytes in {entry.path} do not make the old file: {lost}.", path=str(entry.path))
-    proof = prove(target)
-    if proof.sha256 != index["new_sha256"]:
+    file_digest = hash_file(target)
+    if file_digest.sha256 != index["new_sha256"]:
         raise HashMismatchError(
             f"{target} is not the file that was repaired: the bytes set aside do not fit it.",
             hint="Run klein-setup repair first; nothing was changed.",
             path=str(target),
             expected=index["new_sha256"],
-            observed=proof.sha256,
+            observed=file_digest.sha256,
         )
     pieces = [(piece["offset"], _piece(entry.path / piece["name"], piece)) for piece in index["pieces"]]
     waiting = target.with_name(target.name + ".restoring.part")
@@ -370,7 +370,7 @@ def _put_blocks_back(
             stream.truncate(index["old_size"])
             stream.flush()
             flush_file(stream.fileno())
-        move_aside(entry.root, target, reason)
+        move_to_backups(entry.root, target, reason)
         move(waiting, target)
     except OSError as error:
         raise storage_error(error, waiting) from error
@@ -437,7 +437,7 @@ def _copy_range(file: OpenFile, writer: int, offset: int, end: int) -> None:
 # --- clearing --------------------------------------------------------------------------------------
 
 
-def clear_aside(entries: Sequence[AsideEntry]) -> int:
+def clear_backups(entries: Sequence[BackupEntry]) -> int:
     """Delete what was set aside, for good; return the bytes that were freed. Raises StorageError."""
     freed = 0
     for entry in entries:
@@ -460,7 +460,7 @@ def _remove(path: Path) -> None:
         raise storage_error(error, path, doing="remove") from error
 
 
-def _forget(entry: AsideEntry) -> None:
+def _forget(entry: BackupEntry) -> None:
     """Take an entry's line out of the reasons, and remove folders that are empty now."""
     folder = entry.root / STATE_FOLDER / "aside" / entry.id.partition("/")[0]
     inside = PurePath(entry.id.partition("/")[2])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from provisioner.report.html.footer import next_section, undo_section
-from provisioner.report.html.image_section import picture_section
+from provisioner.report.html.image_section import image_section
 from provisioner.report.html.markup import Html, element, joined, path
 from provisioner.report.html.node import Node
 from provisioner.report.html.sections import (
@@ -35,7 +35,7 @@ _ICONS: dict[Tone, str] = {
 }
 
 
-def render_page(document: Mapping[str, object], *, picture: bytes | None = None, made_at: str) -> str:
+def render_page(document: Mapping[str, object], *, image: bytes | None = None, made_at: str) -> str:
     """Return the page of a run.
 
     Parameters
@@ -45,7 +45,7 @@ def render_page(document: Mapping[str, object], *, picture: bytes | None = None,
         are shown: ``smoke_test``, ``changes``, ``environment``, ``torch``, ``comfyui`` (``version``, ``commit``,
         ``path``, ``has_local_changes``, ``custom_nodes``), ``undo`` (a list of sentences) and ``check_again``
         (a command); without the last two the page derives its own.
-    picture : bytes, optional
+    image : bytes, optional
         The picture of the smoke test, PNG, JPEG or WebP; it becomes part of the page.
     made_at : str
         When the run was made, ISO 8601.
@@ -61,7 +61,7 @@ def render_page(document: Mapping[str, object], *, picture: bytes | None = None,
         _header(node, made_at),
         errors_section(node),
         findings_section(node),
-        picture_section(node, picture),
+        image_section(node, image),
         changes_section(node),
         files_section(node),
         steps_section(node),

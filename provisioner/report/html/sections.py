@@ -18,14 +18,14 @@ from provisioner.report.html.markup import (
     table,
 )
 from provisioner.report.html.node import Node
-from provisioner.report.html.verdict import has_picture
+from provisioner.report.html.verdict import has_image
 
 # --- at a glance -------------------------------------------------------------------------------
 
 
 def tiles(document: Node) -> Html:
     """Return the few figures a person looks for first."""
-    found = [_files_tile(document), _bytes_tile(document), _picture_tile(document), _gpu_tile(document)]
+    found = [_files_tile(document), _bytes_tile(document), _image_tile(document), _gpu_tile(document)]
     items = [
         element(
             "li",
@@ -62,13 +62,13 @@ def _bytes_tile(document: Node) -> _Tile:
     return "To fetch", human_bytes(asked), f"{human_bytes(saved)} already here" if saved else ""
 
 
-def _picture_tile(document: Node) -> _Tile:
+def _image_tile(document: Node) -> _Tile:
     smoke = document.at("details", "smoke_test")
     if not smoke:
         return "Picture", "", ""
     seconds, steps = smoke.at("timings", "total_s").number, smoke.at("wish", "steps").whole
     note = count(steps, "step") if steps is not None else ""
-    if not has_picture(document):
+    if not has_image(document):
         return "Picture", "not proven", note
     return "Picture", human_duration(seconds) if seconds is not None else "came out", note
 
@@ -395,13 +395,13 @@ def _smoke_versions(document: Node, *, comfyui: bool) -> list[tuple[str, Node]]:
 def _comfyui_rows(document: Node) -> list[tuple[str, str]]:
     comfyui = document.at("details", "comfyui")
     versions = dict(_smoke_versions(document, comfyui=True))
-    drawn_by = versions.get("comfyui", Node(None)).text
+    generated_by = versions.get("comfyui", Node(None)).text
     others = [(name, version.text) for name, version in versions.items() if name != "comfyui"]
     commit = comfyui.at("commit").text
     nodes = comfyui.at("custom_nodes").texts
     where = comfyui.at("path").text
     return [
-        ("Version", comfyui.at("version").text or drawn_by),
+        ("Version", comfyui.at("version").text or generated_by),
         ("Commit", code(commit[:12], title=commit) if commit else ""),
         ("Edited", "yes, its own files were changed" if comfyui.at("has_local_changes").flag else ""),
         ("Folder", path(where) if where else ""),

@@ -42,7 +42,7 @@ def verdict(document: Node) -> str:
             return "This document does not say how the run ended."
 
 
-def has_picture(document: Node) -> bool:
+def has_image(document: Node) -> bool:
     """Whether a picture came out and nothing was wrong with it."""
     return document.at("details", "smoke_test", "is_proven").flag is True
 
@@ -52,7 +52,7 @@ def _ok_words(document: Node) -> str:
     parts = [f"{_all_files(len(checks))} {_as_asked(checks)}"] if checks else []
     if document.at("details", "environment", "holds").flag is True:
         parts.append("the torch environment still holds")
-    if has_picture(document):
+    if has_image(document):
         seconds = document.at("details", "smoke_test", "timings", "total_s").number
         parts.append("a picture came out" + (f" in {human_duration(seconds)}" if seconds is not None else ""))
     if not parts:
