@@ -215,7 +215,10 @@ def add_rehearse_parser(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "rehearse", "the whole job with small files against an embedded hub: no GPU, no account")
     parser.add_argument("--keep", action="store_true", help="keep the scratch folder and say where it is")
     parser.add_argument(
-        "--no-picture", action="store_true", help="leave out the picture, and with it the environment it needs"
+        "--no-image",
+        "--no-picture",
+        action="store_true",
+        help="leave out the picture, and with it the environment it needs",
     )
     parser.add_argument(
         "--environment", type=Path, metavar="DIR", help="an environment to draw in instead of a new one"
@@ -345,7 +348,7 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
         "--reserve-vram", type=_gibibytes, metavar="GB", help="leave so much of the card's memory to others"
     )
     group.add_argument(
-        "--picture", type=Path, metavar="FILE", help="where to keep it (default: a folder of the user's)"
+        "--image", "--picture", type=Path, metavar="FILE", help="where to keep it (default: a folder of the user's)"
     )
     group.add_argument(
         "--smoke-timeout", type=_seconds, default=900.0, metavar="SECONDS", help="longest wait (default: 900)"

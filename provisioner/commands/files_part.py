@@ -28,13 +28,13 @@ from provisioner.core.models import (
     ComfyTarget,
     Conditions,
     FetchFile,
+    FilesPlan,
     Finding,
     HubCacheTarget,
     Machine,
     Manifest,
     Outcome,
     PatchFile,
-    Plan,
     Report,
     Source,
     Target,
@@ -87,7 +87,7 @@ class Run:
         """Make what looks at the target."""
         self.observer = self.session.observer(self.target)
 
-    def plan(self, depth: Depth, rejected: frozenset[tuple[str, Path]] = frozenset()) -> Plan:
+    def plan(self, depth: Depth, rejected: frozenset[tuple[str, Path]] = frozenset()) -> FilesPlan:
         """Look at the target and plan."""
         inventory = self.observer.observe(self.wanted, self.target, depth=depth, rejected=rejected)
         return planner.plan(self.manifest, self.wanted, self.machine, inventory)
@@ -238,7 +238,9 @@ def run_plan(run: Run) -> Report:
 # --- install and repair --------------------------------------------------------------------------------
 
 
-def run_install(run: Run, ask: Ask, show: Callable[[Plan], None], *, before: Callable[[], None] = _nothing) -> Report:
+def run_install(
+    run: Run, ask: Ask, show: Callable[[FilesPlan], None], *, before: Callable[[], None] = _nothing
+) -> Report:
     """Plan, ask, apply, prove: until a second plan is empty.
 
     Parameters
@@ -260,13 +262,15 @@ def run_install(run: Run, ask: Ask, show: Callable[[Plan], None], *, before: Cal
     return _bring_about(run, "install", "claims", ask, show, before)
 
 
-def run_repair(run: Run, ask: Ask, show: Callable[[Plan], None], *, before: Callable[[], None] = _nothing) -> Report:
+def run_repair(
+    run: Run, ask: Ask, show: Callable[[FilesPlan], None], *, before: Callable[[], None] = _nothing
+) -> Report:
     """Read every byte, then put right what is wrong; the same steps as `install`."""
     return _bring_about(run, "repair", "full", ask, show, before)
 
 
 def _bring_about(
-    run: Run, command: str, depth: Depth, ask: Ask, show: Callable[[Plan], None], before: Callable[[], None]
+    run: Run, command: str, depth: Depth, ask: Ask, show: Callable[[FilesPlan], None], before: Callable[[], None]
 ) -> Report:
     plan = run.plan(depth)
     if not plan.steps:
@@ -280,7 +284,7 @@ def _bring_about(
         # A copy found here can turn out to be something else; the next plan would fetch.
         engine = replace(engine, fetcher=_NoNetwork())
 
-    def look(rejected: frozenset[tuple[str, Path]]) -> Plan:
+    def look(rejected: frozenset[tuple[str, Path]]) -> FilesPlan:
         following = run.plan("claims", rejected)
         if rejected:
             planner.check_space(following)  # what was to be linked is fetched now
@@ -312,7 +316,7 @@ class _NoNetwork:
 
 
 @contextlib.contextmanager
-def _locked(run: Run, plan: Plan) -> Iterator[None]:
+def _locked(run: Run, plan: FilesPlan) -> Iterator[None]:
     destinations = [step.destination for step in plan.steps]
     for destination in destinations:
         run.session.store.check_inside(destination)
@@ -320,7 +324,7 @@ def _locked(run: Run, plan: Plan) -> Iterator[None]:
         yield
 
 
-def _before_anything(run: Run, plan: Plan, ask: Ask) -> None:
+def _before_anything(run: Run, plan: FilesPlan, ask: Ask) -> None:
     """Raise, or ask, about everything that can be known before the first byte."""
     if run.session.is_offline:
         planner.check_offline(plan)
@@ -358,7 +362,7 @@ def _shown(target: Target) -> str:
     return str(target.models if isinstance(target, ComfyTarget) else target.cache)
 
 
-def _finished(run: Run, command: str, plan: Plan, outcomes: list[Outcome]) -> Report:
+def _finished(run: Run, command: str, plan: FilesPlan, outcomes: list[Outcome]) -> Report:
     """Return the report of a run that looked again at the end."""
     if plan.steps:
         errors = _failures(outcomes) or [_not_empty(plan)]
@@ -380,7 +384,7 @@ def _failures(outcomes: list[Outcome]) -> list[KleinError]:
     return [outcome.error for outcome in serious if isinstance(outcome.error, KleinError)]
 
 
-def _not_empty(plan: Plan) -> IntegrityError:
+def _not_empty(plan: FilesPlan) -> IntegrityError:
     return IntegrityError(
         f"Every step was done, and looking again still asks for {len(plan.steps)}: {plan.steps[0].reason}.",
         hint="Something else changes this folder; stop it and run the same command again.",

@@ -33,7 +33,7 @@ from provisioner.commands.parts import can_generate
 from provisioner.commands.smoke_test import SmokeTestOptions, run_smoke_test
 from provisioner.commands.verify import remember_verified, take_snapshot
 from provisioner.core.errors import EXIT_OK
-from provisioner.core.models import Finding, Plan, Report
+from provisioner.core.models import FilesPlan, Finding, Report
 
 if TYPE_CHECKING:
     from provisioner.commands.parts import Part
@@ -47,7 +47,7 @@ class RunUi:
 
     ask: Ask
     say: Callable[[str], None]
-    show_plan: Callable[[Plan], None]
+    show_plan: Callable[[FilesPlan], None]
     show_smoke: Callable[[SmokeTest], None]
 
 

@@ -24,7 +24,7 @@ from provisioner.commands.rehearse_image import EnvironmentChoice, SmallModel
 from provisioner.commands.session import Session, Settings
 from provisioner.core.errors import EXIT_OK, RehearsalError
 from provisioner.core.events import Events
-from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER, Plan, Report
+from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER, FilesPlan, Report
 from provisioner.core.units import human_bytes, human_duration
 from provisioner.manifest.parse import parse_manifest
 from provisioner.rehearsal.faults import CutAfter, WrongBytes
@@ -486,5 +486,5 @@ def _nobody(question: str) -> bool:
     raise RehearsalError(f"The rehearsal was asked a question: {question}")
 
 
-def _show_nothing(plan: Plan) -> None:
+def _show_nothing(plan: FilesPlan) -> None:
     """Show no plan: a rehearsal shows its claims."""

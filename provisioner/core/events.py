@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from provisioner.core.models import Outcome, Plan, Step
+from provisioner.core.models import FilesPlan, FileStep, Outcome
 
 Phase = Literal[
     "hashing",  # reading a file that is there (``plan``, ``verify``): bytes_hashed moves
@@ -23,14 +23,14 @@ Phase = Literal[
 class PlanMade:
     """A plan was made; the steps follow."""
 
-    plan: Plan
+    plan: FilesPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStarted:
     """A step begins."""
 
-    step: Step
+    step: FileStep
     number: int  # from 1
     total: int
 
@@ -55,7 +55,7 @@ class FileProgress:
 class StepFinished:
     """A step ended."""
 
-    step: Step
+    step: FileStep
     outcome: Outcome
     number: int
     total: int

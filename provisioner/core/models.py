@@ -543,7 +543,7 @@ class RecordReceipt:
     kind: Literal["record-receipt"] = "record-receipt"
 
 
-Step = PlaceFile | MoveFile | PatchFile | FetchFile | RecordReceipt
+FileStep = PlaceFile | MoveFile | PatchFile | FetchFile | RecordReceipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -560,13 +560,13 @@ class SpaceNeed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """The steps still needed, each with its reason.  An empty plan means: nothing to do."""
+class FilesPlan:
+    """The steps that the files of a set still need, each with its reason; no step means that all are right."""
 
     manifest: Manifest
     set: ArtifactSet
     target: Target
-    steps: tuple[Step, ...]
+    steps: tuple[FileStep, ...]
     checks: tuple[Check, ...]
     findings: tuple[Finding, ...] = ()
     space: tuple[SpaceNeed, ...] = ()
@@ -608,7 +608,7 @@ OutcomeStatus = Literal["done", "skipped", "failed"]
 class Outcome:
     """What came of one step."""
 
-    step: Step
+    step: FileStep
     status: OutcomeStatus
     detail: str  # a sentence: "fetched 4.1 GB in 38.2 s from huggingface.co", "hard-linked from ..."
     bytes_fetched: int = 0
@@ -625,7 +625,7 @@ class Report:
     exit_status: int
     machine: Machine | None = None
     manifest: Manifest | None = None
-    plan: Plan | None = None
+    plan: FilesPlan | None = None
     outcomes: tuple[Outcome, ...] = ()
     findings: tuple[Finding, ...] = ()
     errors: tuple[Exception, ...] = ()

@@ -24,15 +24,15 @@ from provisioner.core.models import (
     ComfyFile,
     Destination,
     FetchFile,
+    FilesPlan,
+    FileStep,
     HubFile,
     MoveFile,
     Outcome,
     PatchFile,
     PlaceFile,
-    Plan,
     RecordReceipt,
     Source,
-    Step,
     UrlFile,
 )
 from provisioner.core.ports import (
@@ -76,7 +76,7 @@ class Engine:
     hash_again: Callable[[Destination, str], FileDigest]
     rejected: set[tuple[str, Path]] = field(default_factory=set)
 
-    def provide(self, look: Callable[[frozenset[tuple[str, Path]]], Plan]) -> tuple[Plan, list[Outcome]]:
+    def provide(self, look: Callable[[frozenset[tuple[str, Path]]], FilesPlan]) -> tuple[FilesPlan, list[Outcome]]:
         """Apply plans until one is empty or a step fails for good; return the last plan and every outcome.
 
         Parameters
@@ -99,7 +99,7 @@ class Engine:
                 break
         return plan, outcomes
 
-    def apply(self, plan: Plan) -> list[Outcome]:
+    def apply(self, plan: FilesPlan) -> list[Outcome]:
         """Apply every step in order; after a failure of the disk or the network the rest is skipped."""
         outcomes: list[Outcome] = []
         stopped_by: KleinError | None = None
@@ -128,7 +128,7 @@ class Engine:
             self.events(StepFinished(step=step, outcome=outcome, number=number, total=total))
         return outcomes
 
-    def _outcome(self, step: Step, began_s: float) -> Outcome:
+    def _outcome(self, step: FileStep, began_s: float) -> Outcome:
         try:
             detail, fetched = self._do(step)
         except KleinError as error:
@@ -139,7 +139,7 @@ class Engine:
             step=step, status="done", detail=detail, bytes_fetched=fetched, seconds=time.monotonic() - began_s
         )
 
-    def _do(self, step: Step) -> tuple[str, int]:
+    def _do(self, step: FileStep) -> tuple[str, int]:
         match step:
             case RecordReceipt():
                 file_digest = self.hash_again(step.destination, _label(step.destination))

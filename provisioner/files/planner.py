@@ -17,6 +17,8 @@ from provisioner.core.models import (
     Conditions,
     Damage,
     FetchFile,
+    FilesPlan,
+    FileStep,
     FileSystem,
     Finding,
     Gpu,
@@ -29,10 +31,8 @@ from provisioner.core.models import (
     PatchFile,
     PatchWay,
     PlaceFile,
-    Plan,
     RecordReceipt,
     SpaceNeed,
-    Step,
     Target,
 )
 from provisioner.core.units import human_bytes
@@ -47,7 +47,7 @@ SPACE_MARGIN = 32 * 1024 * 1024
 """Bytes kept free on every file system a plan writes to: receipts, logs, and the system's own breathing room."""
 
 
-def plan(manifest: Manifest, wanted: ArtifactSet, machine: Machine | None, inventory: Inventory) -> Plan:
+def plan(manifest: Manifest, wanted: ArtifactSet, machine: Machine | None, inventory: Inventory) -> FilesPlan:
     """Return the steps still needed, each with its reason, and what a person should know before them.
 
     Parameters
@@ -68,7 +68,7 @@ def plan(manifest: Manifest, wanted: ArtifactSet, machine: Machine | None, inven
     steps = tuple(_in_order(step for step in needed if step is not None))
     unmet = unmet_conditions(wanted.conditions, machine) if machine is not None else ()
     findings = (*inventory.findings, *(_unmet_finding(wanted, sentence) for sentence in unmet))
-    return Plan(
+    return FilesPlan(
         manifest=manifest,
         set=wanted,
         target=inventory.target,
@@ -143,7 +143,7 @@ def _unmet_finding(wanted: ArtifactSet, sentence: str) -> Finding:
 # --- steps -------------------------------------------------------------------------------------
 
 
-def _step(check: Check, inventory: Inventory) -> Step | None:
+def _step(check: Check, inventory: Inventory) -> FileStep | None:
     """Return what an artifact still needs, or None: the way that costs least comes first."""
     artifact, destination = check.artifact, check.destination
     if check.status == "ok":
@@ -267,13 +267,13 @@ def _patch_words(step: PatchFile) -> str:
             assert_never(step.way)
 
 
-def _in_order(steps: Iterable[Step]) -> list[Step]:
+def _in_order(steps: Iterable[FileStep]) -> list[FileStep]:
     """Return the steps in the manifest's order but for one case.
 
     A file under the wrong name is taken as a copy before it is replaced there.  Where two files have each other's
     names the second is found again in ``aside``, one plan later.
     """
-    waiting, ordered = list(steps), list[Step]()
+    waiting, ordered = list(steps), list[FileStep]()
     while waiting:
         wanted = {step.copy.path: step for step in waiting if isinstance(step, (PlaceFile, MoveFile))}
         free = (step for step in waiting if wanted.get(step.destination.path, step) is step)
@@ -299,7 +299,7 @@ def _reason(check: Check) -> str:
 # --- space -------------------------------------------------------------------------------------
 
 
-def _space(checks: Iterable[Check], steps: Iterable[Step], systems: Iterable[FileSystem]) -> tuple[SpaceNeed, ...]:
+def _space(checks: Iterable[Check], steps: Iterable[FileStep], systems: Iterable[FileSystem]) -> tuple[SpaceNeed, ...]:
     """Return what each file system needs for the whole plan."""
     device_of = {check.artifact.id: check.device for check in checks}
     needs: dict[int | None, int] = {}
@@ -313,7 +313,7 @@ def _space(checks: Iterable[Check], steps: Iterable[Step], systems: Iterable[Fil
     )
 
 
-def _room_for(step: Step, device: int | None) -> int:
+def _room_for(step: FileStep, device: int | None) -> int:
     match step:
         case FetchFile():
             return step.bytes_to_fetch
@@ -345,7 +345,7 @@ def _patch_room(step: PatchFile) -> int:
 # --- what stops a plan before it starts ----------------------------------------------------------
 
 
-def check_space(plan: Plan) -> None:
+def check_space(plan: FilesPlan) -> None:
     """Raise InsufficientSpaceError if a file system has less room than the plan needs."""
     short = [need for need in plan.space if not need.is_enough]
     if not short:
@@ -363,7 +363,7 @@ def check_space(plan: Plan) -> None:
     )
 
 
-def check_offline(plan: Plan) -> None:
+def check_offline(plan: FilesPlan) -> None:
     """Raise OfflineError if the plan fetches anything; the message lists every file and where it is published."""
     fetches = [step for step in plan.steps if isinstance(step, (FetchFile, PatchFile)) and step.bytes_to_fetch]
     if not fetches:

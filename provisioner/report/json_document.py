@@ -23,14 +23,14 @@ from provisioner.core.models import (
     ComfyTarget,
     Damage,
     FetchFile,
+    FilesPlan,
+    FileStep,
     Finding,
     Outcome,
     PatchFile,
-    Plan,
     RecordReceipt,
     Report,
     SpaceNeed,
-    Step,
     Target,
 )
 from provisioner.core.redact import MASK, redact
@@ -216,7 +216,7 @@ def _target_entry(target: Target, secrets: tuple[str, ...]) -> TargetEntry:
     return {"kind": "hf_cache", "path": redact(str(target.cache), secrets)}
 
 
-def _totals_entry(plan: Plan | None) -> TotalsEntry:
+def _totals_entry(plan: FilesPlan | None) -> TotalsEntry:
     if plan is None:
         return {"size": None, "bytes_to_fetch": None, "bytes_saved": None}
     return {"size": plan.set.size, "bytes_to_fetch": plan.bytes_to_fetch, "bytes_saved": plan.bytes_saved}
@@ -230,7 +230,7 @@ def _step_entries(report: Report, secrets: tuple[str, ...]) -> list[StepEntry]:
     return [_step_entry(step, outcomes.get(step), secrets) for step in steps]
 
 
-def _step_entry(step: Step, outcome: Outcome | None, secrets: tuple[str, ...]) -> StepEntry:
+def _step_entry(step: FileStep, outcome: Outcome | None, secrets: tuple[str, ...]) -> StepEntry:
     return {
         "kind": step.kind,
         "path": redact(label_of(step.destination), secrets),

@@ -10,11 +10,11 @@ from provisioner.core.models import (
     ComfyFile,
     ComfyTarget,
     Destination,
+    FilesPlan,
     Finding,
     Machine,
     Manifest,
     Outcome,
-    Plan,
     Report,
 )
 from provisioner.report.remedies import remedy_verb
@@ -53,7 +53,7 @@ def report_for_error(
     *,
     machine: Machine | None = None,
     manifest: Manifest | None = None,
-    plan: Plan | None = None,
+    plan: FilesPlan | None = None,
     outcomes: tuple[Outcome, ...] = (),
     findings: tuple[Finding, ...] = (),
     extra: tuple[tuple[str, object], ...] = (),
@@ -139,7 +139,7 @@ def _remedy_verb(report: Report) -> str | None:
     return remedy_verb(all_findings(report), files_are_wrong=files_are_wrong)
 
 
-def _options(report: Report, plan: Plan) -> str:
+def _options(report: Report, plan: FilesPlan) -> str:
     """Return the options that make the next command mean the same files in the same place."""
     words: list[str] = []
     manifest = str(dict(report.extra).get("manifest_argument") or plan.manifest.id)

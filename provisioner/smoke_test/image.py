@@ -264,7 +264,7 @@ def _other_size(facts: ImageFacts, options: ImageOptions) -> Finding:
     return Finding(
         code="picture-size",
         severity="problem",
-        message=f"The image is {facts.width} x {facts.height} pixels; {options.width} x {options.height} was asked for.",
+        message=f"The image is {facts.width} x {facts.height} pixels, not {options.width} x {options.height} as asked.",
         hint="See whether another program drew it, or a custom node of the server changes sizes.",
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from provisioner.core.events import FileProgress, Phase, StepFinished
-from provisioner.core.models import FetchFile, HubBlob, MoveFile, PatchFile, PlaceFile, Plan, Step
+from provisioner.core.models import FetchFile, FilesPlan, FileStep, HubBlob, MoveFile, PatchFile, PlaceFile
 from provisioner.core.units import clock, count, human_bytes, human_duration, human_rate, percent
 from provisioner.report.outcome import label_of
 from provisioner.ui.text import WIDEST_PROSE, Line, Span, Style, cells, padded, shorten, shorten_path
@@ -29,7 +29,7 @@ _ARRIVING = (FetchFile, PatchFile, PlaceFile, MoveFile)
 """Steps after which a file is there that was not, or was not right."""
 
 
-def names_of(step: Step) -> tuple[str, ...]:
+def names_of(step: FileStep) -> tuple[str, ...]:
     """Return the labels under which progress of a step's file may come, the most telling first."""
     destination = step.destination
     names = [label_of(destination), destination.relative.as_posix(), destination.path.name]
@@ -54,18 +54,18 @@ class Board:
     """The files being worked on, and how far the whole is."""
 
     rows: dict[str, FileProgress] = field(default_factory=dict)
-    plan: Plan | None = None
+    plan: FilesPlan | None = None
     _read: dict[str, int] = field(default_factory=dict)  # files read to their end outside of a step: size by label
     _finished: set[str] = field(default_factory=set)  # every name of the files whose step is over
 
-    def expect(self, plan: Plan) -> None:
+    def expect(self, plan: FilesPlan) -> None:
         """Begin a plan: what was read to make it is over."""
         self.plan = plan
         self.rows.clear()
         self._read.clear()
         self._finished.clear()
 
-    def start(self, step: Step) -> None:
+    def start(self, step: FileStep) -> None:
         """Expect progress of a step's file, also of one an earlier step finished."""
         self._finished.difference_update(names_of(step))
 
@@ -81,7 +81,7 @@ class Board:
         self.rows[progress.label] = progress
         return True
 
-    def finish(self, step: Step) -> None:
+    def finish(self, step: FileStep) -> None:
         """Take a step's file off the board."""
         for name in names_of(step):
             self.rows.pop(name, None)
@@ -120,18 +120,18 @@ class Board:
         total += sum(row.size for row in outside.values())
         return done, total
 
-    def _done_of(self, step: Step, row: FileProgress | None) -> int:
+    def _done_of(self, step: FileStep, row: FileProgress | None) -> int:
         if self._is_finished(step):
             return step.artifact.size
         if row is not None:
             return position(row)
         return step.held_bytes if isinstance(step, (FetchFile, PatchFile)) else 0
 
-    def _arrivals(self) -> list[Step]:
-        steps: Iterable[Step] = self.plan.steps if self.plan else ()
+    def _arrivals(self) -> list[FileStep]:
+        steps: Iterable[FileStep] = self.plan.steps if self.plan else ()
         return [step for step in steps if isinstance(step, _ARRIVING)]
 
-    def _is_finished(self, step: Step) -> bool:
+    def _is_finished(self, step: FileStep) -> bool:
         return label_of(step.destination) in self._finished
 
 
@@ -228,7 +228,7 @@ def progress_words(progress: FileProgress) -> str:
     return f"{progress.label}: {', '.join(parts)}"
 
 
-def started_words(step: Step) -> str:
+def started_words(step: FileStep) -> str:
     """Return the beginning of a step, as a sentence for a log."""
     verbs = {
         "fetch-file": "fetching",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from provisioner.core.errors import AnswerNeededError
 from provisioner.core.events import Event
-from provisioner.core.models import BackupEntry, Finding, Machine, Manifest, Plan, Report
+from provisioner.core.models import BackupEntry, FilesPlan, Finding, Machine, Manifest, Report
 from provisioner.core.redact import printable, redact
 from provisioner.report.outcome import all_errors
 from provisioner.ui.problems import defect_blocks, error_blocks
@@ -175,7 +175,7 @@ class Ui:
             blocks = [*blocks, BLANK, *torch_blocks(choice)]
         self._result(blocks)
 
-    def show_plan(self, plan: Plan) -> None:
+    def show_plan(self, plan: FilesPlan) -> None:
         """Show what would be done, why, and the true bytes."""
         self._progress.expect(plan)
         self._on_the_way(plan_blocks(plan))

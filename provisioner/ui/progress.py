@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Literal, NoReturn, Protocol, cast
 
 from provisioner.core.events import Event, FileProgress, Notice, PlanMade, StepFinished, StepStarted
-from provisioner.core.models import Plan
+from provisioner.core.models import FilesPlan
 from provisioner.ui.board import Board, finished_line, names_of, overall_line, progress_words, row_lines, started_words
 from provisioner.ui.stream import Output
 from provisioner.ui.text import Clean, Line, Para, Span, Style, laid_out, shorten, span
@@ -109,7 +109,7 @@ class Progress:
             case Notice(message=message, severity=severity):
                 self.notice(message, severity=severity)
 
-    def expect(self, plan: Plan) -> None:
+    def expect(self, plan: FilesPlan) -> None:
         """Count towards the whole of `plan`; the same as the event ``PlanMade``."""
         self(PlanMade(plan=plan))
 

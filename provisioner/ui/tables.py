@@ -18,15 +18,15 @@ from provisioner.core.models import (
     ComfyFile,
     ComfyTarget,
     FetchFile,
+    FilesPlan,
+    FileStep,
     MoveFile,
     Outcome,
     PatchFile,
     PlaceFile,
-    Plan,
     RecordReceipt,
     Report,
     SpaceNeed,
-    Step,
     Target,
 )
 from provisioner.core.units import count, exact_bytes, human_bytes, human_duration
@@ -57,7 +57,7 @@ _FILE_COLUMNS = (Column(), Column(is_path=True), Column(align="right"), Column(i
 # --- the plan ----------------------------------------------------------------------------------
 
 
-def plan_blocks(plan: Plan) -> list[Block]:
+def plan_blocks(plan: FilesPlan) -> list[Block]:
     """Return the plan: a row per file with its fate and the reason, the true totals, the space, the findings."""
     from provisioner.ui.facts import licence_notice_blocks  # a plan speaks of the licence, a report does not
 
@@ -76,7 +76,7 @@ def plan_blocks(plan: Plan) -> list[Block]:
     return blocks
 
 
-def _heading(title: str, plan: Plan, preposition: str = "into") -> Block:
+def _heading(title: str, plan: FilesPlan, preposition: str = "into") -> Block:
     """Return the line that says what is wanted, and where."""
     return Para(
         line=(
@@ -95,7 +95,7 @@ def target_words(target: Target) -> str:
     return f"the Hugging Face cache {target.cache}"
 
 
-def _plan_row(plan: Plan, artifact: Artifact) -> Row:
+def _plan_row(plan: FilesPlan, artifact: Artifact) -> Row:
     """Return one file's row: what will happen to it, where it is, how large, and why."""
     steps = [step for step in plan.steps if step.artifact.id == artifact.id]
     check = next((each for each in plan.checks if each.artifact.id == artifact.id), None)
@@ -106,7 +106,7 @@ def _plan_row(plan: Plan, artifact: Artifact) -> Row:
     )
 
 
-def _fate(steps: Sequence[Step], check: Check | None) -> tuple[str, Style]:
+def _fate(steps: Sequence[FileStep], check: Check | None) -> tuple[str, Style]:
     """Return what will happen to a file in a word or two."""
     kinds = {step.kind for step in steps}
     held = any(isinstance(step, FetchFile) and step.held_bytes for step in steps)
@@ -125,7 +125,7 @@ def _fate(steps: Sequence[Step], check: Check | None) -> tuple[str, Style]:
     return _VERDICTS[check.status] if check is not None else ("not looked at", "dim")
 
 
-def _place(plan: Plan, artifact: Artifact, steps: Sequence[Step], check: Check | None) -> str:
+def _place(plan: FilesPlan, artifact: Artifact, steps: Sequence[FileStep], check: Check | None) -> str:
     """Return where the file is or will be: below the target, or the whole path when it is elsewhere."""
     destination = steps[-1].destination if steps else check.destination if check else None
     if destination is None:
@@ -139,7 +139,7 @@ def _place(plan: Plan, artifact: Artifact, steps: Sequence[Step], check: Check |
     return label_of(destination)
 
 
-def _plan_notes(artifact: Artifact, steps: Sequence[Step], check: Check | None, target: Target) -> list[Line]:
+def _plan_notes(artifact: Artifact, steps: Sequence[FileStep], check: Check | None, target: Target) -> list[Line]:
     """Return why, what happens to what is there, and what that is."""
     role = ROLE_WORDS[artifact.role]
     reasons = _distinct([step.reason for step in steps])
@@ -159,7 +159,7 @@ def _distinct(reasons: Sequence[str]) -> list[str]:
     return [each for each in unique if not any(each != other and each in other for other in unique)]
 
 
-def _consequence(step: Step, target: Target) -> str:
+def _consequence(step: FileStep, target: Target) -> str:
     """Return what a step does beyond what the row's first word and its reason say."""
     match step:
         case FetchFile(held_bytes=0) | PatchFile():
@@ -173,7 +173,7 @@ def _consequence(step: Step, target: Target) -> str:
             return "its receipt is written"
 
 
-def _fact_rows(plan: Plan) -> list[Row]:
+def _fact_rows(plan: FilesPlan) -> list[Row]:
     """Return the true size of the set, what of it has to come over the network, and the room for it."""
     fetched = [step for step in plan.steps if isinstance(step, (FetchFile, PatchFile)) and step.bytes_to_fetch]
     rows = [pair("the set", f"{exact_bytes(plan.set.size)} ({human_bytes(plan.set.size)})")]
@@ -219,7 +219,7 @@ def report_blocks(report: Report, *, is_quiet: bool = False) -> list[Block]:
     return [*head, grid, *finding_blocks(findings), *gap, *verdict_blocks(report)]
 
 
-def _report_row(report: Report, plan: Plan, artifact: Artifact) -> Row:
+def _report_row(report: Report, plan: FilesPlan, artifact: Artifact) -> Row:
     """Return one file's verdict, place, size and what the verdict rests on."""
     outcomes = [outcome for outcome in report.outcomes if outcome.step.artifact.id == artifact.id]
     check = next((each for each in plan.checks if each.artifact.id == artifact.id), None)
@@ -239,7 +239,7 @@ def _report_row(report: Report, plan: Plan, artifact: Artifact) -> Row:
     return Row((Span(word, style), place, size, Span(_BASES[check.basis], "dim")), tuple(notes))
 
 
-def _whereabouts(plan: Plan, artifact: Artifact) -> list[Line]:
+def _whereabouts(plan: FilesPlan, artifact: Artifact) -> list[Line]:
     """Return where on this machine the bytes may be that are not in their place."""
     copies = [
         step.copy for step in plan.steps if step.artifact.id == artifact.id and isinstance(step, (PlaceFile, MoveFile))
@@ -318,7 +318,7 @@ def _failed_words(report: Report) -> str:
     return f"{report.command.capitalize()} failed{what}."
 
 
-def _ok_words(report: Report, plan: Plan) -> str:
+def _ok_words(report: Report, plan: FilesPlan) -> str:
     words = f"All is as the manifest asks: {count(len(plan.set.artifacts), 'file')}, {human_bytes(plan.set.size)}."
     fetched = sum(outcome.bytes_fetched for outcome in report.outcomes)
     seconds = sum(outcome.seconds for outcome in report.outcomes if outcome.bytes_fetched)
@@ -348,7 +348,7 @@ def _findings_words(report: Report) -> str:
     return f"{'; '.join(parts)}."
 
 
-def _planned_words(plan: Plan | None) -> str:
+def _planned_words(plan: FilesPlan | None) -> str:
     if plan is None or not plan.steps:
         return "Nothing to do."
     return f"Nothing was changed. {count(len(plan.steps), 'step')}, {human_bytes(plan.bytes_to_fetch)} to fetch."

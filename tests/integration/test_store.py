@@ -838,7 +838,7 @@ from provisioner.files.store.target_lock import hold
 from provisioner.files.store.receipts import write_claim
 from provisioner.core.ports import Claim, FileDigest, Stamp
 claim = Claim(artifact_id=sys.argv[1], stamp=Stamp(size=1, mtime_ns=1, ctime_ns=1, inode=1, device=0),
-              proof=FileDigest(size=1, sha256="0" * 64), source="x")
+              file_digest=FileDigest(size=1, sha256="0" * 64), source="x")
 for number in range(5):
     with hold(Path({str(tmp_path)!r}), wait=True, cancelled=lambda: False, notice=lambda text: None):
         write_claim(Path({str(tmp_path)!r}), f"{{sys.argv[1]}}-{{number}}", claim, recorded_at="now")

@@ -25,12 +25,12 @@ from provisioner.core.models import (
     ComfyFile,
     ComfyTarget,
     FetchFile,
+    FilesPlan,
     HubFile,
     Licence,
     Machine,
     Manifest,
     Outcome,
-    Plan,
     Report,
 )
 from provisioner.report.outcome import report_for_error
@@ -56,7 +56,7 @@ STARTED = StepStarted(step=STEP, number=1, total=1)
 FINISHED = StepFinished(step=STEP, outcome=DONE, number=1, total=1)
 
 
-def plan() -> Plan:
+def plan() -> FilesPlan:
     chosen = ArtifactSet(id="fp8", title="small", target="comfyui", artifacts=(ARTIFACT,))
     licence = Licence(name="Apache-2.0", url="https://l", is_commercial_use_allowed=True)
     manifest = Manifest(
@@ -69,7 +69,7 @@ def plan() -> Plan:
         artifacts=(ARTIFACT,),
         sha256="b" * 64,
     )
-    return Plan(
+    return FilesPlan(
         manifest=manifest,
         set=chosen,
         target=ComfyTarget(given=Path("/comfy"), models=Path("/models"), folders=()),

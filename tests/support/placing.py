@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER, Artifact, Destination, HubCacheTarget, Plan, Source
+from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER, Artifact, Destination, FilesPlan, HubCacheTarget, Source
 from provisioner.core.ports import Claim, FileDigest, Finder, Part, TransferProgress
 from provisioner.disk.atomic import Move, replace
 from provisioner.files.engine import Engine
@@ -137,7 +137,7 @@ class Scene:
             assert stamp is not None
             return observer.digest_of(destination.path, stamp, label)
 
-        def look(rejected: frozenset[tuple[str, Path]]) -> Plan:
+        def look(rejected: frozenset[tuple[str, Path]]) -> FilesPlan:
             one = artifact_set(self.artifact, target="hf_cache" if self.way == "cached" else "comfyui")
             target = HubCacheTarget(cache=self.models) if self.way == "cached" else comfy_target(self.models)
             return plan(manifest(one), one, None, observer.observe(one, target, depth="claims", rejected=rejected))

@@ -23,7 +23,7 @@ from provisioner.core.errors import (
     UnreachableError,
 )
 from provisioner.core.events import Event, FileProgress, Notice, PlanMade, StepFinished, StepStarted
-from provisioner.core.models import Artifact, Destination, HubCacheTarget, Outcome, Plan, Source, UrlFile
+from provisioner.core.models import Artifact, Destination, FilesPlan, HubCacheTarget, Outcome, Source, UrlFile
 from provisioner.core.ports import Fetcher, FileDigest, Finder, Part, TransferProgress
 from provisioner.files.engine import Engine
 from provisioner.files.observe import Depth, Observer
@@ -83,12 +83,12 @@ class World:
         assert stamp is not None
         return self.observer.digest_of(destination.path, stamp, label)
 
-    def look(self, rejected: frozenset[tuple[str, Path]] = frozenset()) -> Plan:
+    def look(self, rejected: frozenset[tuple[str, Path]] = frozenset()) -> FilesPlan:
         one = artifact_set(*self.wanted)
         target = HubCacheTarget(cache=MODELS) if self.is_cache else comfy_target()
         return plan(manifest(one), one, None, self.observer.observe(one, target, depth=self.depth, rejected=rejected))
 
-    def provide(self) -> tuple[Plan, list[Outcome]]:
+    def provide(self) -> tuple[FilesPlan, list[Outcome]]:
         return self.engine.provide(self.look)
 
     def notices(self) -> list[str]:

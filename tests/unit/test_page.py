@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provisioner.core.errors import CommandError, NetworkError
-from provisioner.core.models import FetchFile, Finding, Outcome, PlaceFile, Plan, ProbeResult, Report, SpaceNeed
+from provisioner.core.models import FetchFile, FilesPlan, Finding, Outcome, PlaceFile, ProbeResult, Report, SpaceNeed
 from provisioner.report.changes import Snapshot, changes_entry, checks_for, compare
 from provisioner.report.html.footer import check_again_command
 from provisioner.report.html.image_section import media_type
@@ -115,12 +115,12 @@ class Reader(HTMLParser):
         return [attrs[name] or "" for _, attrs in self.tags if name in attrs]
 
 
-def plan_of(*, steps: bool = True, statuses: tuple[str, str] = ("ok", "ok"), **more: object) -> Plan:
+def plan_of(*, steps: bool = True, statuses: tuple[str, str] = ("ok", "ok"), **more: object) -> FilesPlan:
     fetch = FetchFile(artifact=MODEL, destination=comfy_file(MODEL), reason="missing", replaces="it is truncated")
     place = PlaceFile(
         artifact=VAE, destination=comfy_file(VAE), reason="here already", copy=local_copy(VAE, Path("/else/vae"))
     )
-    return Plan(
+    return FilesPlan(
         manifest=MANIFEST,
         set=SET,
         target=comfy_target(),

@@ -13,6 +13,7 @@ from provisioner.core.models import (
     Conditions,
     Damage,
     FetchFile,
+    FilesPlan,
     Finding,
     HubCacheTarget,
     HubFile,
@@ -21,7 +22,6 @@ from provisioner.core.models import (
     Machine,
     PatchFile,
     PlaceFile,
-    Plan,
     RecordReceipt,
     UrlFile,
 )
@@ -48,7 +48,7 @@ VAE = artifact(b"v" * 100)
 ENCODER = artifact(b"e" * 300, id="encoder", folder="text_encoders")
 
 
-def plan_for(*checks: Check, **more: object) -> Plan:
+def plan_for(*checks: Check, **more: object) -> FilesPlan:
     wanted = artifact_set(*(each.artifact for each in checks))
     return plan(manifest(wanted), wanted, None, inventory(*checks, **more))
 

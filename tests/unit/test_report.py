@@ -28,6 +28,7 @@ from provisioner.core.models import (
     ComfyFile,
     ComfyTarget,
     FetchFile,
+    FilesPlan,
     FileSystem,
     Finding,
     Gpu,
@@ -38,7 +39,6 @@ from provisioner.core.models import (
     Machine,
     Manifest,
     Outcome,
-    Plan,
     RecordReceipt,
     Report,
     SpaceNeed,
@@ -125,9 +125,9 @@ WARNING = Finding(
 )
 
 
-def plan(target: Target | None = None, *, of: Manifest | None = None, is_done: bool = False) -> Plan:
+def plan(target: Target | None = None, *, of: Manifest | None = None, is_done: bool = False) -> FilesPlan:
     chosen = of or manifest(FIRST, SECOND)
-    return Plan(
+    return FilesPlan(
         manifest=chosen,
         set=chosen.sets[0],
         target=target or ComfyTarget(given=ROOT.parent, models=ROOT, folders=()),
@@ -301,7 +301,7 @@ def test_token_never_appears() -> None:
         f"403 for {url}", hint=f"Use {TOKEN}", url=url, headers={"Authorization": f"Bearer {TOKEN}"}, raw=[TOKEN]
     )
     step = FetchFile(artifact=FIRST, destination=place(FIRST), reason=f"because {url}")
-    odd = Plan(
+    odd = FilesPlan(
         manifest=manifest(FIRST),
         set=manifest(FIRST).sets[0],
         target=ComfyTarget(given=ROOT, models=Path(f"/x/{TOKEN}"), folders=()),

@@ -24,6 +24,8 @@ from provisioner.core.models import (
     Conditions,
     Envelope,
     FetchFile,
+    FilesPlan,
+    FileStep,
     FileSystem,
     Finding,
     Gpu,
@@ -37,13 +39,11 @@ from provisioner.core.models import (
     Outcome,
     OutcomeStatus,
     PlaceFile,
-    Plan,
     ProbeResult,
     Provenance,
     RecordReceipt,
     Report,
     SpaceNeed,
-    Step,
     UrlFile,
     Variant,
 )
@@ -92,7 +92,7 @@ FETCH_A = FetchFile(artifact=A, destination=place(A), reason="missing")
 FETCH_B = FetchFile(artifact=B, destination=place(B), reason="missing", held_bytes=1_000_000)
 
 
-def plan(*steps: Step, checks: tuple[Check, ...] = (), is_commercial: bool = True) -> Plan:
+def plan(*steps: FileStep, checks: tuple[Check, ...] = (), is_commercial: bool = True) -> FilesPlan:
     chosen = ArtifactSet(id="fp8", title="small", target="comfyui", artifacts=(A, B))
     licence = Licence(name="NC", url="https://l", is_commercial_use_allowed=is_commercial, notice="Accept it first.")
     manifest = Manifest(
@@ -106,7 +106,7 @@ def plan(*steps: Step, checks: tuple[Check, ...] = (), is_commercial: bool = Tru
         sha256="b" * 64,
     )
     target = ComfyTarget(given=ROOT, models=ROOT, folders=())
-    return Plan(manifest=manifest, set=chosen, target=target, steps=steps, checks=checks)
+    return FilesPlan(manifest=manifest, set=chosen, target=target, steps=steps, checks=checks)
 
 
 def checked(of: Artifact, status: CheckStatus, identity: str | None = None) -> Check:
@@ -509,7 +509,7 @@ def test_manifests_are_listed_and_one_is_shown_with_what_it_claims() -> None:
 # --- the whole vocabulary ----------------------------------------------------------------------
 
 
-def outcome(step: Step, status: OutcomeStatus = "done", error: Exception | None = None) -> Outcome:
+def outcome(step: FileStep, status: OutcomeStatus = "done", error: Exception | None = None) -> Outcome:
     return Outcome(step=step, status=status, detail="what came of it", bytes_fetched=5, seconds=2, error=error)
 
 
@@ -550,7 +550,7 @@ def test_a_row_says_what_became_of_a_file_over_all_its_steps(outcomes: tuple[Out
         ((), "unreadable"),
     ],
 )
-def test_a_plan_says_the_fate_of_a_file_in_a_word(steps: tuple[Step, ...], word: str) -> None:
+def test_a_plan_says_the_fate_of_a_file_in_a_word(steps: tuple[FileStep, ...], word: str) -> None:
     told = written(plan_blocks(plan(*steps, checks=(checked(A, "unreadable"),))))
     row = next(line for line in told.splitlines() if "first.safetensors" in line)
     assert row.split("  ")[1] == word
@@ -568,7 +568,7 @@ def test_a_plan_says_the_fate_of_a_file_in_a_word(steps: tuple[Step, ...], word:
     ],
 )
 @pytest.mark.skipif(ROOT.drive != "" or str(ROOT) != "/models", reason="the path is spelled the POSIX way")
-def test_a_report_ends_with_what_to_do_next(status: str, steps: tuple[Step, ...], last: str) -> None:
+def test_a_report_ends_with_what_to_do_next(status: str, steps: tuple[FileStep, ...], last: str) -> None:
     outcomes = (outcome(FETCH_A),) if status == "failed" else ()
     report = Report(command="plan", status=status, exit_status=0, plan=plan(*steps), outcomes=outcomes)
     assert written(report_blocks(report)).splitlines()[-1] == last

@@ -12,15 +12,15 @@ from provisioner.core.models import (
     BackupEntry,
     Damage,
     FetchFile,
+    FilesPlan,
+    FileStep,
     MoveFile,
     Outcome,
     OutcomeStatus,
     PatchFile,
     PatchWay,
-    Plan,
     RecordReceipt,
     Report,
-    Step,
 )
 from provisioner.files.blocks import damage_sentence
 from provisioner.files.planner import plan as made_plan
@@ -60,13 +60,13 @@ MOVE = MoveFile(artifact=VAE, destination=comfy_file(VAE), reason="missing", cop
 FETCH = FetchFile(artifact=VAE, destination=comfy_file(VAE), reason="missing")
 
 
-def plan_of(*steps: Step) -> Plan:
+def plan_of(*steps: FileStep) -> FilesPlan:
     wanted = artifact_set(VAE)
     made = made_plan(manifest(wanted), wanted, None, inventory(check(VAE, "hash-mismatch", damage=DAMAGE)))
     return replace(made, steps=steps)
 
 
-def outcome(step: Step, status: OutcomeStatus = "done") -> Outcome:
+def outcome(step: FileStep, status: OutcomeStatus = "done") -> Outcome:
     return Outcome(step=step, status=status, detail="what came of it", error=OSError("x") if status != "done" else None)
 
 
@@ -83,7 +83,7 @@ def written(blocks: list[Block]) -> str:
         (replace(MOVE, replaces="in the way"), "replace", KEPT),
     ],
 )
-def test_a_plan_says_what_a_repair_does_and_what_it_keeps(step: Step, word: str, said: str) -> None:
+def test_a_plan_says_what_a_repair_does_and_what_it_keeps(step: FileStep, word: str, said: str) -> None:
     told = written(plan_blocks(plan_of(step)))
     row = next(line for line in told.splitlines() if "vae/vae.safetensors" in line)
     assert row.split()[0] == word
@@ -141,7 +141,7 @@ def test_a_report_says_what_became_of_a_damaged_file(outcomes: tuple[Outcome, ..
 
 
 @pytest.mark.parametrize(("step", "said"), [(PATCH, "repairing vae/vae.safetensors"), (MOVE, "moving vae/vae.")])
-def test_a_step_begins_with_what_it_does(step: Step, said: str) -> None:
+def test_a_step_begins_with_what_it_does(step: FileStep, said: str) -> None:
     assert started_words(step).startswith(said)
 
 
