@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import TypeAlias
 
-    from provisioner.commands.environment_part import EnvironmentOptions
-    from provisioner.commands.files_part import Options, Run
-    from provisioner.commands.install import InstallOptions, RunUi
+    from provisioner.commands.choose_environment import EnvironmentOptions
+    from provisioner.commands.install import RunUi
+    from provisioner.commands.look import InstallOptions
+    from provisioner.commands.run import Options, Run
     from provisioner.commands.session import Session
     from provisioner.commands.smoke_test import SmokeTestOptions
-    from provisioner.core.models import Report
+    from provisioner.report.outcome import Report
     from provisioner.torch.choose import TorchOptions
     from provisioner.ui.console import Mode, Ui
 
@@ -47,7 +48,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    from provisioner.commands.files_part import Options
+    from provisioner.commands.run import Options
 
     return Options(
         manifest=arguments.manifest,
@@ -79,47 +80,43 @@ def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
 
 
 def _install(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
-    from provisioner.commands import files_part as commands
-    from provisioner.commands.install import run_setup
+    from provisioner.commands.install import run_install
+    from provisioner.commands.run import open_run
 
     session = _session(arguments, ui, cancelled)
-    run = commands.open_run(session, _options(arguments), composer=session.manifest_cache.keep)
+    run = open_run(session, _options(arguments), composer=session.manifest_cache.keep)
     _check_locked(arguments, run)
-    return run_setup(run, _install_options(arguments, run), _face(ui))
+    return run_install(run, _install_options(arguments, run), _run_ui(ui))
 
 
 def _repair(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
-    from provisioner.commands import files_part as commands
-    from provisioner.commands.install import run_setup
+    from provisioner.commands.install import run_install
+    from provisioner.commands.run import open_run
     from provisioner.commands.unload import unload_running_server
 
     session = _session(arguments, ui, cancelled)
-    run = commands.open_run(session, _options(arguments), composer=session.manifest_cache.keep)
-    report = run_setup(run, _install_options(arguments, run), _face(ui), "repair")
+    run = open_run(session, _options(arguments), composer=session.manifest_cache.keep)
+    report = run_install(run, _install_options(arguments, run), _run_ui(ui), "repair")
     unload_running_server(run, report, arguments.server)
     return report
 
 
 def _plan(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
-    from provisioner.commands import files_part as commands
-    from provisioner.commands.install import show_setup
+    from provisioner.commands.install import run_plan
+    from provisioner.commands.run import open_run
 
-    run = commands.open_run(_session(arguments, ui, cancelled), _options(arguments))
-    options = _install_options(arguments, run)
-    report = commands.run_plan(run) if "files" in options.parts else run.report("plan", "planned", 0)
-    if report.plan is not None:
-        ui.show_plan(report.plan)
-    return show_setup(run, report, options, _face(ui))
+    run = open_run(_session(arguments, ui, cancelled), _options(arguments))
+    return run_plan(run, _install_options(arguments, run), ui.show_plan)
 
 
 def _smoke_test(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
-    from provisioner.commands import files_part as commands
-    from provisioner.commands.comfyui_part import inspect_comfyui
-    from provisioner.commands.environment_part import folder_of
+    from provisioner.commands.choose_environment import folder_of
+    from provisioner.commands.inspect_comfyui import inspect_comfyui
+    from provisioner.commands.run import open_run
     from provisioner.commands.smoke_test import graph_of, run_smoke_test
     from provisioner.disk.locations import data_folder
 
-    run = commands.open_run(_session(arguments, ui, cancelled), _options(arguments))
+    run = open_run(_session(arguments, ui, cancelled), _options(arguments))
     options = _smoke_test_options(arguments)
     if arguments.graph:
         ui.write_document(graph_of(run, options))
@@ -133,15 +130,15 @@ def _smoke_test(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Even
     )
 
 
-def _face(ui: Ui) -> RunUi:
+def _run_ui(ui: Ui) -> RunUi:
     from provisioner.commands.install import RunUi
 
     return RunUi(ask=ui.ask, say=ui.say, show_plan=ui.show_plan, show_smoke=ui.show_smoke)
 
 
 def _install_options(arguments: argparse.Namespace, run: Run) -> InstallOptions:
-    from provisioner.commands.comfyui_part import ComfyUIOptions
-    from provisioner.commands.install import InstallOptions
+    from provisioner.commands.inspect_comfyui import ComfyUIOptions
+    from provisioner.commands.look import InstallOptions
     from provisioner.commands.parts import parse_parts
     from provisioner.commands.smoke_test import SmokeTestOptions
 
@@ -174,14 +171,15 @@ def _smoke_test_options(arguments: argparse.Namespace) -> SmokeTestOptions:
 
 
 def _verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
-    from provisioner.commands import files_part as commands
+    from provisioner.commands.run import open_run
+    from provisioner.commands.verify_files import run_verify
 
     session = _session(arguments, ui, cancelled)
     composer = session.manifest_cache.recall if arguments.quick else session.manifest_cache.keep
-    run = commands.open_run(session, _options(arguments), with_machine=arguments.set_id == "auto", composer=composer)
+    run = open_run(session, _options(arguments), with_machine=arguments.set_id == "auto", composer=composer)
     _check_locked(arguments, run)
     if arguments.quick:  # a tenth of a second is its whole budget
-        return commands.run_verify(run, is_quick=True)
+        return run_verify(run, is_quick=True)
     from provisioner.commands.verify import VerifyOptions, run_full_verify
 
     options = VerifyOptions(
@@ -207,11 +205,11 @@ def _report(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) 
 
 
 def _detect(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
-    from provisioner.commands import files_part as commands
+    from provisioner.commands.detect import run_detect
 
     session, options = _session(arguments, ui, cancelled), _torch_options(arguments)
     folders = tuple(arguments.folders) or (Path.cwd(),)
-    return commands.run_detect(session, folders, options, arguments.app, ui.show_machine)
+    return run_detect(session, folders, options, arguments.app, ui.show_machine)
 
 
 def _torch_options(arguments: argparse.Namespace) -> TorchOptions:
@@ -226,7 +224,7 @@ def _torch_options(arguments: argparse.Namespace) -> TorchOptions:
 
 
 def _environment_options(arguments: argparse.Namespace) -> EnvironmentOptions:
-    from provisioner.commands.environment_part import EnvironmentOptions
+    from provisioner.commands.choose_environment import EnvironmentOptions
 
     return EnvironmentOptions(
         where=arguments.environment,
@@ -238,13 +236,13 @@ def _environment_options(arguments: argparse.Namespace) -> EnvironmentOptions:
 
 
 def _uninstall(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
-    from provisioner.commands import files_part as commands
+    from provisioner.commands.run import open_run
     from provisioner.commands.uninstall import UninstallOptions, parse_parts, run_uninstall
 
     options = UninstallOptions(
         parts=parse_parts(arguments.only), environment=arguments.environment, is_dry_run=arguments.dry_run
     )
-    run = commands.open_run(_session(arguments, ui, cancelled), _options(arguments), with_machine=False)
+    run = open_run(_session(arguments, ui, cancelled), _options(arguments), with_machine=False)
     return run_uninstall(run, options, ask=ui.ask, say=ui.say)
 
 
@@ -263,35 +261,36 @@ def _rehearse(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event)
 
 
 def _manifest_list(_: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
-    from provisioner.commands import files_part as commands
+    from provisioner.commands.manifest import about_manifests, shipped
 
-    manifests = commands.shipped()
+    manifests = shipped()
     ui.show_manifests(manifests)
-    return commands.about_manifests("manifest list", manifests)
+    return about_manifests("manifest list", manifests)
 
 
 def _manifest_show(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
-    from provisioner.commands import files_part as commands
+    from provisioner.commands.manifest import about_manifests
+    from provisioner.commands.run import load_manifest
 
-    manifest = commands.load_manifest(arguments.manifest)
+    manifest = load_manifest(arguments.manifest)
     ui.show_manifest(manifest)
-    return commands.about_manifests("manifest show", (manifest,))
+    return about_manifests("manifest show", (manifest,))
 
 
 def _manifest_check(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
-    from provisioner.commands import files_part as commands
+    from provisioner.commands.manifest import about_manifests, check_manifests
 
-    good, bad = commands.check_manifests(tuple(arguments.manifests))
+    good, bad = check_manifests(tuple(arguments.manifests))
     for manifest in good:
         ui.say(f"{manifest.id}: no complaint ({len(manifest.artifacts)} artifacts, {len(manifest.sets)} sets)")
-    return commands.about_manifests("manifest check", good, bad)
+    return about_manifests("manifest check", good, bad)
 
 
 def _manifest_lock(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
-    from provisioner.commands import files_part as commands
     from provisioner.commands.lock import run_lock
+    from provisioner.commands.run import open_run
 
-    run = commands.open_run(_session(arguments, ui, cancelled), _options(arguments), with_machine=False)
+    run = open_run(_session(arguments, ui, cancelled), _options(arguments), with_machine=False)
     return run_lock(run, arguments.output, arguments.environment, say=ui.say)
 
 
@@ -317,9 +316,9 @@ def _backups_clear(arguments: argparse.Namespace, ui: Ui, cancelled: threading.E
 
 
 def _backups_command(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Run:
-    from provisioner.commands import files_part as commands
+    from provisioner.commands.run import open_run
 
-    return commands.open_run(_session(arguments, ui, cancelled), _options(arguments), with_machine=False)
+    return open_run(_session(arguments, ui, cancelled), _options(arguments), with_machine=False)
 
 
 _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = {
@@ -429,7 +428,7 @@ def _keep_report(report: Report, ui: Ui) -> None:
 
 
 def _interrupted(command: str, error: KeyboardInterrupt) -> Report:
-    from provisioner.core.models import Report
+    from provisioner.report.outcome import Report
 
     status = EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
     return Report(command=command, status="interrupted", exit_status=status)

@@ -271,6 +271,8 @@ def plan_checkout(checkout: ComfyCheckout | None, table: ComfyTable, *, wants_up
         return CheckoutPlan(
             action="refuse", reason=f"{checkout.given} is something else", hint="Name ComfyUI's own or an empty folder."
         )
+    if checkout.tree is None and checkout.receipt is not None:
+        return CheckoutPlan(action="clone", reason="its program, which klein-setup put there, is gone")
     if checkout.kind == "models":
         return CheckoutPlan(action="none", reason="only a models folder was named")
     if checkout.kind == "base":

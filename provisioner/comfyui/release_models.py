@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from provisioner.core.models import Download
+
 NodeUse = Literal["always", "distilled", "guided", "whole-decode", "tiled-decode"]
 """When our graph has a node: always, at guidance 1, at any other, with one of the two ways to decode."""
 
@@ -60,6 +62,7 @@ class ComfyTable:
     repository: str  # https address, without ".git" and without a slash at the end
     pinned: ComfyRelease  # what is installed where nothing is there yet; its tree is always known
     releases: tuple[ComfyRelease, ...]  # newest first, the pinned one among them
+    download: Download  # of a release: an estimate
     minimum: VersionBound  # below it Klein does not load
     advised: VersionBound  # below it Klein loads, with the fault that ``because`` tells
     nodes: tuple[NodeNeed, ...]

@@ -13,6 +13,7 @@ from typing import TypeVar, get_args
 
 from provisioner.comfyui.release_models import ComfyRelease, ComfySource, ComfyTable, NodeNeed, NodeUse, VersionBound
 from provisioner.manifest.strict_yaml import (
+    DOWNLOAD,
     LINE,
     PROSE,
     Fields,
@@ -175,6 +176,7 @@ def _table(place: Place) -> ComfyTable:
         repository=fields.required("repository", _REPOSITORY),
         pinned=_pinned(place, pinned, releases),
         releases=tuple(sorted(releases, key=lambda each: version_key(each.version), reverse=True)),
+        download=fields.required("download", DOWNLOAD),
         minimum=fields.required("minimum", _BOUND),
         advised=fields.required("advised", _BOUND),
         nodes=fields.required("nodes", _NODES),

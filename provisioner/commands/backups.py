@@ -6,10 +6,17 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from provisioner.commands.files_part import Ask, Run, need_yes
+from provisioner.commands.questions import Ask, need_yes
+from provisioner.commands.run import Run
 from provisioner.core.errors import EXIT_OK, UsageError
-from provisioner.core.models import BackupEntry, ComfyTarget, HubCacheTarget, Report, Target
+from provisioner.core.models import (
+    BackupEntry,
+    ComfyTarget,
+    HubCacheTarget,
+    Target,
+)
 from provisioner.core.units import count, human_bytes, listing
+from provisioner.report.outcome import Report
 
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 

@@ -18,19 +18,26 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from provisioner.commands import files_part as commands
 from provisioner.commands import rehearse_image
+from provisioner.commands.install import RunUi, run_install
+from provisioner.commands.look import InstallOptions, plan_run
 from provisioner.commands.rehearse_image import EnvironmentChoice, SmallModel
+from provisioner.commands.run import Options, Run, open_run
 from provisioner.commands.session import Session, Settings
+from provisioner.commands.verify_files import run_verify
 from provisioner.core.errors import EXIT_OK, RehearsalError
 from provisioner.core.events import Events
-from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER, FilesPlan, Report
+from provisioner.core.models import (
+    BLOCK_SIZE,
+    STATE_FOLDER,
+)
 from provisioner.core.units import human_bytes, human_duration
 from provisioner.manifest.parse import parse_manifest
 from provisioner.rehearsal.faults import CutAfter, WrongBytes
 from provisioner.rehearsal.hub import RehearsalHub
 from provisioner.rehearsal.tiny_models import TinyFile, small_comfyui_files
 from provisioner.rehearsal.tiny_pipeline import small_diffusers_repository
+from provisioner.report.outcome import Report
 from provisioner.report.smoke_test_json import SMOKE_KEY, smoke_entry
 from provisioner.smoke_test.results import SmokeTest
 
@@ -90,13 +97,13 @@ class _Stage:
         self.say("")
         self.say(title)
 
-    def options(self, **more: Path | str | bool) -> commands.Options:
+    def options(self, **more: Path | str | bool) -> Options:
         """Return a wish for this rehearsal's manifest."""
-        return replace(commands.Options(manifest=str(self.manifest), assume_yes=True), **more)  # type: ignore[arg-type]
+        return replace(Options(manifest=str(self.manifest), assume_yes=True), **more)  # type: ignore[arg-type]
 
-    def run(self, session: Session | None = None, **more: Path | str | bool) -> commands.Run:
+    def run(self, session: Session | None = None, **more: Path | str | bool) -> Run:
         """Open a job as the command line would."""
-        return commands.open_run(session or self.session, self.options(**more))
+        return open_run(session or self.session, self.options(**more))
 
 
 def rehearse(
@@ -284,9 +291,9 @@ def _source(repo_id: str, filename: str) -> dict[str, str]:
 def _act_plan(stage: _Stage) -> None:
     stage.act("Plan: what is needed, before the first byte")
     run = stage.run(comfyui=stage.tree)
-    plan = commands.run_plan(run).plan
+    plan = plan_run(run, _FILES, "claims")
     total = sum(len(each.data) for each in stage.files)
-    fetched = plan.bytes_to_fetch if plan else -1
+    fetched = plan.bytes_to_fetch
     stage.claims.check("the plan counts the true bytes", fetched == total, f"{fetched:,} of {total:,}")
     stage.claims.check(
         "planning asked the network nothing and wrote nothing",
@@ -300,7 +307,7 @@ def _act_install(stage: _Stage) -> Report:
     encoder, vae = _of_role(stage, "text_encoder"), _of_role(stage, "vae")
     stage.hub.fault(CutAfter(0.6), filename=f"*/{encoder.name}")
     stage.hub.fault(WrongBytes(count=1), filename=f"*/{vae.name}")
-    report = commands.run_install(stage.run(comfyui=stage.tree), _nobody, _show_nothing)
+    report = run_install(stage.run(comfyui=stage.tree), _FILES, _UI)
     _expect(stage, "the installation ends with exit status 0", report, EXIT_OK)
     stage.claims.check("both faults happened", stage.hub.faults_waiting == 0, f"{stage.hub.faults_waiting} left unused")
     _check_tree(stage, stage.tree)
@@ -322,7 +329,7 @@ def _act_install(stage: _Stage) -> Report:
 def _act_nothing_to_do(stage: _Stage) -> None:
     stage.act("Install again: nothing to do")
     before, requests = _snapshot(stage.tree), len(stage.hub.requests)
-    report = commands.run_install(stage.run(comfyui=stage.tree), _nobody, _show_nothing)
+    report = run_install(stage.run(comfyui=stage.tree), _FILES, _UI)
     _expect(stage, "the second installation ends with exit status 0", report, EXIT_OK)
     asked = len(stage.hub.requests) - requests
     stage.claims.check("it fetched nothing", asked == 0, f"{asked} requests")
@@ -340,7 +347,7 @@ def _act_damage(stage: _Stage) -> None:
         stream.seek(-1, os.SEEK_CUR)
         stream.write(bytes([byte ^ 1]))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    report = commands.run_verify(stage.run(comfyui=stage.tree), is_quick=False)
+    report = run_verify(stage.run(comfyui=stage.tree), is_quick=False)
     wrong = [check.destination.path.name for check in report.plan.checks if check.status != "ok"] if report.plan else []
     stage.claims.check("verify names the damaged file and no other", wrong == [encoder.name], ", ".join(wrong))
     _expect(stage, "verify ends with exit status 1", report, 1)
@@ -350,7 +357,7 @@ def _act_repair(stage: _Stage) -> None:
     stage.act("Repair: the one damaged block is fetched, proven with the rest of the file, and written into it")
     encoder = _of_role(stage, "text_encoder")
     requests, served = len(stage.hub.requests), _content_bytes(stage, encoder.name)
-    report = commands.run_repair(stage.run(comfyui=stage.tree), _nobody, _show_nothing)
+    report = run_install(stage.run(comfyui=stage.tree), _FILES, _UI, "repair")
     _expect(stage, "repair ends with exit status 0", report, EXIT_OK)
     fetched = {
         request.path.rpartition("/")[2]
@@ -380,7 +387,7 @@ def _act_share(stage: _Stage) -> None:
     session = replace_settings(stage.session, look_in=(stage.tree,))
     second = stage.folder / "SecondComfyUI"
     requests = len(stage.hub.requests)
-    report = commands.run_install(stage.run(session, comfyui=second), _nobody, _show_nothing)
+    report = run_install(stage.run(session, comfyui=second), _FILES, _UI)
     _expect(stage, "the second tree ends with exit status 0", report, EXIT_OK)
     asked = len(stage.hub.requests) - requests
     ways = sorted({outcome.detail.split(" ")[0] for outcome in report.outcomes})
@@ -390,7 +397,7 @@ def _act_share(stage: _Stage) -> None:
 
 def _act_cache(stage: _Stage) -> None:
     stage.act("An HF cache: a whole pipeline, as the Hub's own client would keep it")
-    report = commands.run_install(stage.run(hf_cache=stage.cache), _nobody, _show_nothing)
+    report = run_install(stage.run(hf_cache=stage.cache), _FILES, _UI)
     _expect(stage, "the cache ends with exit status 0", report, EXIT_OK)
     from huggingface_hub import snapshot_download
 
@@ -486,5 +493,9 @@ def _nobody(question: str) -> bool:
     raise RehearsalError(f"The rehearsal was asked a question: {question}")
 
 
-def _show_nothing(plan: FilesPlan) -> None:
-    """Show no plan: a rehearsal shows its claims."""
+def _ignore(shown: object) -> None:
+    """Show nothing: a rehearsal shows its checks."""
+
+
+_FILES = InstallOptions(parts=frozenset({"files"}))
+_UI = RunUi(ask=_nobody, say=_ignore, show_plan=_ignore, show_smoke=_ignore)

@@ -11,12 +11,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from provisioner.commands.environment_part import PYTHONS, EnvironmentOptions, apply_environment, plan_environment
+from provisioner.commands.choose_environment import (
+    PYTHONS,
+    EnvironmentOptions,
+    apply_environment,
+    look_at_environment,
+)
 from provisioner.commands.session import Session
 from provisioner.core.errors import AccessError, InsufficientSpaceError, NetworkError, UsageError
+from provisioner.core.models import Download
 from provisioner.core.units import human_bytes, human_duration
 from provisioner.environment.app_packages import requirement_lines
 from provisioner.machine.process import run_checked, run_process
+from provisioner.plan.steps import MakeEnvironment
 from provisioner.smoke_test.diffusers_answers import DiffusersRun
 from provisioner.smoke_test.diffusers_run import generate_with_diffusers
 from provisioner.smoke_test.image import judge, read_image
@@ -99,14 +106,20 @@ def _make(session: Session, where: Path, choice: EnvironmentChoice, say: Callabl
     """Make the environment with torch, from the wheel index of the CPU build, else from the default one."""
     torch = TorchOptions(tag="cpu", index_base=choice.torch_index)
     options = EnvironmentOptions(where=where, accepts_cpu=True, torch=torch)
-    machine = session.detect_machine()
-    plan = plan_environment(session, machine, where, "diffusers", options)
+    _, chosen, _, versions = look_at_environment(session, where, "diffusers", options)
+    step = MakeEnvironment(
+        where=where,
+        choice=chosen,
+        app="diffusers",
+        reason="the rehearsal makes its own",
+        download=Download(fetched_bytes=_FETCHED_BYTES, disk_bytes=_UNPACKED_BYTES),
+        python_versions=versions,
+    )
     say(f"About {human_bytes(_FETCHED_BYTES)} are fetched and {human_bytes(_UNPACKED_BYTES)} unpacked for torch's")
     say("CPU build and diffusers (what pip showed on Linux, x86-64, 2026-11-23).")
-    say(plan.sentence())
     lines = requirement_lines("diffusers")
     try:
-        apply_environment(session, machine, plan, options)
+        apply_environment(session, step)
     except (NetworkError, AccessError) as error:
         if choice.torch_index is not None:
             raise

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from provisioner.core.errors import EXIT_OK, NotWritableError, UsageError
-from provisioner.core.models import Report
+from provisioner.report.outcome import Report
 
 _DEFAULT = Path("klein-setup-report.html")
 

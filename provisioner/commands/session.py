@@ -219,6 +219,16 @@ class Session:
         """Say what an installer is doing."""
         self.events(Notice(message=line, severity="progress"))
 
+    @cached_property
+    def machine(self) -> Machine:
+        """This machine, looked at once."""
+        return self.detect_machine()
+
+    @property
+    def known_machine(self) -> Machine | None:
+        """This machine if this run looked at it, else None."""
+        return self.__dict__.get("machine")
+
     def detect_machine(self, paths: Sequence[Path] = ()) -> Machine:
         """Return this machine, or the recorded one that ``KLEIN_SETUP_MACHINE`` names."""
         from provisioner.disk.locations import file_system_of

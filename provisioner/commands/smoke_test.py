@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from provisioner.comfyui.server.failures import findings_in_log, nodes_missing_error
 from provisioner.comfyui.server.launch import Launch
-from provisioner.commands.comfyui_part import ComfyUIInstall, check_comfyui
-from provisioner.commands.files_part import Run
+from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui
+from provisioner.commands.run import Run
 from provisioner.core.errors import (
     EXIT_OK,
     GenerationError,
@@ -24,8 +24,16 @@ from provisioner.core.errors import (
     SmokeTestError,
     UsageError,
 )
-from provisioner.core.models import ComfyTarget, Finding, Gpu, HubCacheTarget, HubFile, Machine, Report
+from provisioner.core.models import (
+    ComfyTarget,
+    Finding,
+    Gpu,
+    HubCacheTarget,
+    HubFile,
+    Machine,
+)
 from provisioner.files.layout import destination_for
+from provisioner.report.outcome import Report
 from provisioner.report.smoke_test_json import SMOKE_KEY, smoke_entry
 from provisioner.smoke_test.graph import (
     ENCODE,
@@ -91,35 +99,59 @@ def run_smoke_test(
     comfyui: ComfyUIInstall | None,
     environment: Path,
     show: Callable[[SmokeTest], None],
-    report: Report | None = None,
 ) -> Report:
-    """Draw one picture and return the report with everything known of it.
+    """Generate the test image with what is installed; return the report of it.  Raises as `generate_image`."""
+    smoke = generate_image(run, options, comfyui=comfyui, environment=environment, show=show)
+    return with_smoke_test(run.report("smoke-test", "ok", EXIT_OK), smoke)
+
+
+def with_smoke_test(report: Report, smoke: SmokeTest) -> Report:
+    """Return a report with the test image in it; a problem of the image makes it fail."""
+    problems = [each for each in smoke.findings if each.severity == "problem"]
+    errors = tuple(SmokeTestError(each.message, hint=each.hint) for each in problems[:1])
+    return replace(
+        report,
+        status="failed" if errors else report.status,
+        exit_status=errors[0].exit_status if errors else report.exit_status,
+        errors=(*report.errors, *errors),
+        findings=(*report.findings, *(each for each in smoke.findings if each.severity != "problem")),
+        extra=(*report.extra, (SMOKE_KEY, smoke_entry(smoke))),
+    )
+
+
+def generate_image(
+    run: Run,
+    options: SmokeTestOptions,
+    *,
+    comfyui: ComfyUIInstall | None,
+    environment: Path,
+    show: Callable[[SmokeTest], None],
+) -> SmokeTest:
+    """Generate the test image and measure it; what is wrong with it is among its findings.
 
     Parameters
     ----------
     run : Run
         The set and where its files are.
     options : SmokeTestOptions
-        What to draw.
+        What to generate.
     comfyui : ComfyUIInstall or None
         ComfyUI, where the target is a tree.
     environment : Path
         The virtual environment of ours, if there is one.
     show : callable
-        Shown the picture's figures.
-    report : Report, optional
-        What the run came to so far.
+        Shown the image's figures.
 
     Raises
     ------
     SmokeTestError
-        No picture.
+        No image.
     UsageError
-        There is nothing to draw with.
+        There is nothing to generate it with.
     NotWritableError
-        The picture cannot be kept where it was asked for.
+        The image cannot be kept where it was asked for.
     """
-    machine = run.machine or run.session.detect_machine()
+    machine = run.session.machine
     asked = image_options(run, options)
     _check_place(options)
     if isinstance(run.target, HubCacheTarget):
@@ -130,19 +162,7 @@ def run_smoke_test(
     notes = (*smoke.notes, *describe(smoke, run.wanted.envelope, machine), *_workflow_note(python))
     smoke = replace(smoke, notes=notes)
     show(smoke)
-    base = report or run.report("smoke-test", "ok", EXIT_OK)
-    problems = [each for each in smoke.findings if each.severity == "problem"]
-    errors = tuple(SmokeTestError(each.message, hint=each.hint) for each in problems[:1])
-    status = "failed" if errors else base.status
-    return replace(
-        base,
-        machine=machine,
-        status=status,
-        exit_status=errors[0].exit_status if errors else base.exit_status,
-        errors=(*base.errors, *errors),
-        findings=(*base.findings, *(each for each in smoke.findings if each.severity != "problem")),
-        extra=(*base.extra, (SMOKE_KEY, smoke_entry(smoke))),
-    )
+    return smoke
 
 
 # --- ComfyUI ---------------------------------------------------------------------------------------

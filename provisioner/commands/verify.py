@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner import __version__
-from provisioner.commands.comfyui_part import ComfyUIInstall, check_comfyui, inspect_comfyui
-from provisioner.commands.environment_part import EnvironmentOptions, folder_of, verify_environment
-from provisioner.commands.files_part import Run, run_verify
+from provisioner.commands.choose_environment import EnvironmentOptions, folder_of, verify_environment
+from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui
 from provisioner.commands.parts import can_generate
-from provisioner.commands.smoke_test import SmokeTestOptions, check_server, run_smoke_test
+from provisioner.commands.run import Run
+from provisioner.commands.smoke_test import SmokeTestOptions, check_server, generate_image, with_smoke_test
 from provisioner.commands.verify_all import check_pairing, look_at_everything
+from provisioner.commands.verify_files import run_verify
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, KleinError, SmokeTestError, UsageError
-from provisioner.core.models import ComfyTarget, Finding, Report
+from provisioner.core.models import (
+    ComfyTarget,
+    Finding,
+)
 from provisioner.report.changes import (
     CHANGES_KEY,
     Change,
@@ -29,7 +33,7 @@ from provisioner.report.changes import (
     compare,
     without_files,
 )
-from provisioner.report.outcome import label_of, next_command
+from provisioner.report.outcome import Report, label_of, next_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -128,13 +132,9 @@ def _generated(
     run: Run, report: Report, comfyui: ComfyUIInstall | None, options: VerifyOptions, show: Callable[[SmokeTest], None]
 ) -> Report:
     try:
-        return run_smoke_test(
-            run,
-            options.smoke,
-            comfyui=comfyui,
-            environment=_environment(run, options.environment),
-            show=show,
-            report=report,
+        where = _environment(run, options.environment)
+        return with_smoke_test(
+            report, generate_image(run, options.smoke, comfyui=comfyui, environment=where, show=show)
         )
     except (SmokeTestError, UsageError) as error:  # the second: nothing is left to draw with
         return replace(report, status="failed", exit_status=error.exit_status, errors=(*report.errors, error))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from provisioner.commands.files_part import Run
+from provisioner.commands.run import Run
 from provisioner.core.models import ComfyTarget, Finding
 from provisioner.files.layout import destination_for
 from provisioner.files.unlisted import is_of_interest, judge_file

@@ -147,6 +147,12 @@ class StorageError(KleinError):
     exit_status = 4
 
 
+class PlanOutdatedError(StorageError):
+    """Files or folders changed after the plan was shown, so that applying it would do something else."""
+
+    code = "plan-outdated"
+
+
 class InsufficientSpaceError(StorageError):
     """A file system has less room than the plan needs, or ran full while writing."""
 

@@ -7,9 +7,9 @@ environment variable or a network.  Sizes are bytes, times are seconds, paths ar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, Protocol
 
 BLOCK_SIZE = 16 * 1024 * 1024
 """Bytes of one part of a download and of one block digest in a receipt (16 MiB)."""
@@ -465,6 +465,14 @@ class Inventory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Download:
+    """What comes with a program or with packages, and the room it takes: an estimate from the shipped tables."""
+
+    fetched_bytes: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceFile:
     """Prove a copy found on this machine and put it in place: reflink, else hard link, else copy."""
 
@@ -604,29 +612,25 @@ class BackupEntry:
 OutcomeStatus = Literal["done", "skipped", "failed"]
 
 
+class AnyStep(Protocol):
+    """A step of any kind; `provisioner.plan.steps` has them all."""
+
+    @property
+    def kind(self) -> str:
+        """What it does, in kebab-case: "fetch-file"."""
+
+    @property
+    def reason(self) -> str:
+        """Why it is needed, as a clause."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What came of one step."""
 
-    step: FileStep
+    step: AnyStep
     status: OutcomeStatus
     detail: str  # a sentence: "fetched 4.1 GB in 38.2 s from huggingface.co", "hard-linked from ..."
     bytes_fetched: int = 0
     seconds: float = 0.0
     error: Exception | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """A run, as it is shown and as ``--json`` prints it."""
-
-    command: str
-    status: str  # "ok", "planned", "findings", "failed", "interrupted"
-    exit_status: int
-    machine: Machine | None = None
-    manifest: Manifest | None = None
-    plan: FilesPlan | None = None
-    outcomes: tuple[Outcome, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    errors: tuple[Exception, ...] = ()
-    extra: tuple[tuple[str, object], ...] = field(default=())

@@ -345,9 +345,9 @@ def _patch_room(step: PatchFile) -> int:
 # --- what stops a plan before it starts ----------------------------------------------------------
 
 
-def check_space(plan: FilesPlan) -> None:
-    """Raise InsufficientSpaceError if a file system has less room than the plan needs."""
-    short = [need for need in plan.space if not need.is_enough]
+def check_space(space: Iterable[SpaceNeed]) -> None:
+    """Raise InsufficientSpaceError if a file system has less room than a plan needs."""
+    short = [need for need in space if not need.is_enough]
     if not short:
         return
     lines = [

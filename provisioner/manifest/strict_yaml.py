@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from provisioner.core.errors import ManifestError
+from provisioner.core.models import Download
 
 if TYPE_CHECKING:
     from yaml import CSafeLoader, SafeLoader
@@ -686,6 +687,24 @@ def whole_number(expected: str, lowest: int, highest: int) -> Kind[int]:
         return int(text)
 
     return Kind(expected, read, 0)
+
+
+BYTES = whole_number("a number of bytes", 0, 2**50)
+
+
+def _download(place: Place) -> Download:
+    fields = Fields(place)
+    value = Download(
+        fetched_bytes=fields.required("fetched_bytes", BYTES), disk_bytes=fields.required("disk_bytes", BYTES)
+    )
+    fields.close({"size": "fetched_bytes", "bytes": "fetched_bytes"})
+    return value
+
+
+DOWNLOAD: Kind[Download] = Kind(
+    "a mapping of fetched_bytes and disk_bytes", _download, Download(fetched_bytes=0, disk_bytes=0)
+)
+"""What comes with a program or with packages: an estimate."""
 
 
 def _read_decimal(place: Place) -> float:

@@ -24,19 +24,17 @@ from provisioner.core.models import (
     Damage,
     FetchFile,
     FilesPlan,
-    FileStep,
     Finding,
     Outcome,
     PatchFile,
-    RecordReceipt,
-    Report,
     SpaceNeed,
     Target,
 )
 from provisioner.core.redact import MASK, redact
-from provisioner.report.outcome import all_errors, all_findings, exit_status_of, label_of, next_command
+from provisioner.plan.steps import FILE_STEPS, STEPS, Plan, Remove, Step, download_of, place_of, replaced_by
+from provisioner.report.outcome import Report, all_errors, all_findings, exit_status_of, label_of, next_command
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
@@ -63,6 +61,7 @@ class TotalsEntry(TypedDict):
 
     size: int | None
     bytes_to_fetch: int | None
+    bytes_estimated: int | None  # the part of it that comes from tables: ComfyUI, torch, packages
     bytes_saved: int | None
 
 
@@ -92,11 +91,12 @@ class StepEntry(TypedDict):
     kind: str
     path: str
     destination: str
-    artifact: str
+    artifact: str | None  # null for a step that is not about a model file
     reason: str
     replaces: str | None  # why what is there has to go
-    size: int
+    size: int | None
     bytes_to_fetch: int
+    is_estimate: bool  # of ``bytes_to_fetch``
     way: str | None  # of ``patch-file``: in-place, continue, beside
     blocks: list[int] | None  # of ``patch-file``: the blocks that are replaced
     outcome: OutcomeEntry | None
@@ -216,30 +216,40 @@ def _target_entry(target: Target, secrets: tuple[str, ...]) -> TargetEntry:
     return {"kind": "hf_cache", "path": redact(str(target.cache), secrets)}
 
 
-def _totals_entry(plan: FilesPlan | None) -> TotalsEntry:
+def _totals_entry(plan: Plan | FilesPlan | None) -> TotalsEntry:
     if plan is None:
-        return {"size": None, "bytes_to_fetch": None, "bytes_saved": None}
-    return {"size": plan.set.size, "bytes_to_fetch": plan.bytes_to_fetch, "bytes_saved": plan.bytes_saved}
+        return {"size": None, "bytes_to_fetch": None, "bytes_estimated": None, "bytes_saved": None}
+    return {
+        "size": plan.set.size,
+        "bytes_to_fetch": plan.bytes_to_fetch,
+        "bytes_estimated": plan.estimated_bytes if isinstance(plan, Plan) else 0,
+        "bytes_saved": plan.bytes_saved,
+    }
 
 
 def _step_entries(report: Report, secrets: tuple[str, ...]) -> list[StepEntry]:
     """Return the plan's steps with their outcomes, then outcomes of steps the plan does not hold."""
     planned = report.plan.steps if report.plan else ()
-    outcomes = {outcome.step: outcome for outcome in report.outcomes}
-    steps = dict.fromkeys((*planned, *outcomes))
-    return [_step_entry(step, outcomes.get(step), secrets) for step in steps]
+    done = [(outcome.step, outcome) for outcome in report.outcomes if isinstance(outcome.step, STEPS)]
+    outcomes = dict(done)
+    return [_step_entry(step, outcomes.get(step), secrets) for step in dict.fromkeys((*planned, *outcomes))]
 
 
-def _step_entry(step: FileStep, outcome: Outcome | None, secrets: tuple[str, ...]) -> StepEntry:
+def _step_entry(step: Step, outcome: Outcome | None, secrets: tuple[str, ...]) -> StepEntry:
+    place, download, replaced = place_of(step), download_of(step), replaced_by(step)
+    is_file = isinstance(step, FILE_STEPS)
+    fetched = download.fetched_bytes if download is not None else 0
+    label = label_of(step.destination) if isinstance(step, FILE_STEPS) else str(place) if place is not None else ""
     return {
         "kind": step.kind,
-        "path": redact(label_of(step.destination), secrets),
-        "destination": redact(str(step.destination.path), secrets),
-        "artifact": step.artifact.id,
+        "path": redact(label, secrets),
+        "destination": redact(str(place), secrets) if place is not None else "",
+        "artifact": step.artifact.id if isinstance(step, FILE_STEPS) else None,
         "reason": redact(step.reason, secrets),
-        "replaces": redact(step.replaces, secrets) if not isinstance(step, RecordReceipt) and step.replaces else None,
-        "size": step.artifact.size,
-        "bytes_to_fetch": step.bytes_to_fetch if isinstance(step, (FetchFile, PatchFile)) else 0,
+        "replaces": redact(replaced, secrets) if replaced else None,
+        "size": step.artifact.size if isinstance(step, FILE_STEPS) else step.size if isinstance(step, Remove) else None,
+        "bytes_to_fetch": step.bytes_to_fetch if isinstance(step, (FetchFile, PatchFile)) else fetched,
+        "is_estimate": not is_file and fetched > 0,
         "way": step.way if isinstance(step, PatchFile) else None,
         "blocks": list(step.damage.bad_blocks) if isinstance(step, PatchFile) else None,
         "outcome": _outcome_entry(outcome, secrets) if outcome else None,

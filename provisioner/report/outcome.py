@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import PurePath, PureWindowsPath
 
 from provisioner.core.errors import EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_TERMINATED, KleinError
@@ -10,19 +11,34 @@ from provisioner.core.models import (
     ComfyFile,
     ComfyTarget,
     Destination,
-    FilesPlan,
     Finding,
     Machine,
     Manifest,
     Outcome,
-    Report,
 )
+from provisioner.plan.steps import Plan
 from provisioner.report.remedies import remedy_verb
 
 DEFAULT_MANIFEST = "flux2-klein-4b"
 """What ``--manifest`` means when it is not given."""
 
 # --- from what happened to a Report ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A run, as it is shown and as ``--json`` prints it."""
+
+    command: str
+    status: str  # "ok", "planned", "findings", "failed", "interrupted"
+    exit_status: int
+    machine: Machine | None = None
+    manifest: Manifest | None = None
+    plan: Plan | None = None
+    outcomes: tuple[Outcome, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    errors: tuple[Exception, ...] = ()
+    extra: tuple[tuple[str, object], ...] = ()
 
 
 def exit_status_of(error: BaseException) -> int:
@@ -53,7 +69,7 @@ def report_for_error(
     *,
     machine: Machine | None = None,
     manifest: Manifest | None = None,
-    plan: FilesPlan | None = None,
+    plan: Plan | None = None,
     outcomes: tuple[Outcome, ...] = (),
     findings: tuple[Finding, ...] = (),
     extra: tuple[tuple[str, object], ...] = (),
@@ -139,7 +155,7 @@ def _remedy_verb(report: Report) -> str | None:
     return remedy_verb(all_findings(report), files_are_wrong=files_are_wrong)
 
 
-def _options(report: Report, plan: FilesPlan) -> str:
+def _options(report: Report, plan: Plan) -> str:
     """Return the options that make the next command mean the same files in the same place."""
     words: list[str] = []
     manifest = str(dict(report.extra).get("manifest_argument") or plan.manifest.id)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar, get_args
 
-from provisioner.core.models import OperatingSystem
+from provisioner.core.models import Download, OperatingSystem
 from provisioner.manifest.strict_yaml import (
     BOOLEAN,
+    DOWNLOAD,
     LINE,
     Fields,
     Kind,
@@ -76,6 +77,7 @@ class AppNeeds:
     preferred_torch: Version  # older sets are offered only where no such one serves
     min_python: Version
     needs_torchaudio: bool
+    packages: Download  # what it needs beside torch: an estimate
     wants_cuda: Version | None = None  # below it the application gives something up
     wants_cuda_from_sm: int | None = None  # on GPUs from this compute capability on
     sources: tuple[str, ...]
@@ -216,6 +218,15 @@ class BuildRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KindDownload:
+    """What a torch set for one kind of GPU brings with it: an estimate."""
+
+    kind: BuildKind
+    download: Download
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TorchTable:
     """Everything known of the builds of torch."""
 
@@ -230,11 +241,17 @@ class TorchTable:
     not_on: dict[int, NotOn]  # by GPU
     intel_gpus: IntelGpus
     builds: tuple[BuildRow, ...]  # preferred first
+    downloads: dict[BuildKind, KindDownload]
     sources: tuple[Source, ...]
 
     def app(self, app_id: App) -> AppNeeds:
         """Return what an application needs; the parser saw to it that every application is there."""
         return next(each for each in self.apps if each.id == app_id)
+
+    def download_of(self, tag: str) -> Download:
+        """Return the estimate for the torch set of a build; nothing for a build that the table does not have."""
+        row = self.build(tag)
+        return Download(fetched_bytes=0, disk_bytes=0) if row is None else self.downloads[row.kind].download
 
     def build(self, tag: str) -> BuildRow | None:
         """Return the build of that tag, or None."""
@@ -331,6 +348,7 @@ def _app(place: Place) -> AppNeeds:
         preferred_torch=fields.required("preferred_torch", _VERSION),
         min_python=fields.required("min_python", _VERSION),
         needs_torchaudio=fields.required("needs_torchaudio", BOOLEAN),
+        packages=fields.required("packages", DOWNLOAD),
         wants_cuda=fields.optional("wants_cuda", _VERSION, None),
         wants_cuda_from_sm=fields.optional("wants_cuda_from_sm", _SM, None),
         sources=fields.required("sources", _SOURCE_IDS),
@@ -575,11 +593,23 @@ _MACHINE_CODE: Kind[tuple[tuple[OnlyOn, ...], tuple[NotOn, ...]]] = Kind(
 _INTEL_GPUS = Kind("a mapping of names, pci_ids and sources", _intel_gpus, IntelGpus(names=(), pci_ids=(), sources=()))
 
 
+def _kind_download(place: Place) -> KindDownload:
+    fields = Fields(place)
+    value = KindDownload(
+        kind=fields.required("kind", one_of(_KINDS)),
+        download=fields.required("download", DOWNLOAD),
+        sources=fields.required("sources", _SOURCE_IDS),
+    )
+    fields.close(_SYNONYMS)
+    return value
+
+
 def _table(place: Place) -> TorchTable:
     fields = Fields(place)
     releases = fields.required("sets", _rows(_release, "a mapping of torch, torchvision, torchaudio and python"))
     releases = tuple(sorted(releases, key=lambda each: each.version, reverse=True))
     only_on, not_on = fields.required("machine_code", _MACHINE_CODE)
+    downloads = fields.required("downloads", _rows(_kind_download, "a mapping of kind and download"))
     value = TorchTable(
         schema_version=fields.required("schema_version", _SCHEMA_VERSION),
         index_base=fields.required("index_base", _INDEX_BASE),
@@ -594,6 +624,7 @@ def _table(place: Place) -> TorchTable:
         builds=fields.required(
             "builds", _rows(partial(_build, releases=releases), "a mapping of tag, kind, because and wheels")
         ),
+        downloads={each.kind: each for each in downloads},
         sources=fields.required("sources", _rows(_source, "a mapping of id, what and read_on")),
     )
     fields.close(_SYNONYMS)
@@ -621,6 +652,9 @@ def _check_completeness(place: Place, table: TorchTable) -> None:
     used = {name for build in table.builds for row in build.wheels for name in row.platforms}
     for name in sorted(used - known) if known else ():
         place.complain(f"has no entry for {name}, which 'builds' uses", "platforms")
+    for kind in _KINDS:
+        if table.downloads and kind not in table.downloads:
+            place.complain(f"has no entry for {kind}; expected one for each kind of build", "downloads")
     if table.builds and not any(build.kind == "cpu" for build in table.builds):
         place.complain("has no build of the kind cpu; expected one", "builds")
 
@@ -637,6 +671,7 @@ def _check_sources(place: Place, table: TorchTable) -> None:
     rows += [("machine_code", f"only_on {each.code}", each.sources) for each in table.only_on.values()]
     rows += [("machine_code", f"not_on {each.gpu}", each.sources) for each in table.not_on.values()]
     rows += [("intel_gpus", "sources", table.intel_gpus.sources)]
+    rows += [("downloads", each.kind, each.sources) for each in table.downloads.values()]
     rows += [("builds", each.tag, each.sources) for each in table.builds]
     check_sources(place, known, rows)
 

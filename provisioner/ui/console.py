@@ -17,9 +17,15 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from provisioner.core.errors import AnswerNeededError
 from provisioner.core.events import Event
-from provisioner.core.models import BackupEntry, FilesPlan, Finding, Machine, Manifest, Report
+from provisioner.core.models import (
+    BackupEntry,
+    Finding,
+    Machine,
+    Manifest,
+)
 from provisioner.core.redact import printable, redact
-from provisioner.report.outcome import all_errors
+from provisioner.plan.steps import Plan
+from provisioner.report.outcome import Report, all_errors
 from provisioner.ui.problems import defect_blocks, error_blocks
 from provisioner.ui.progress import Progress
 from provisioner.ui.stream import Output
@@ -175,9 +181,9 @@ class Ui:
             blocks = [*blocks, BLANK, *torch_blocks(choice)]
         self._result(blocks)
 
-    def show_plan(self, plan: FilesPlan) -> None:
+    def show_plan(self, plan: Plan) -> None:
         """Show what would be done, why, and the true bytes."""
-        self._progress.expect(plan)
+        self._progress.expect(plan.files)
         self._on_the_way(plan_blocks(plan))
 
     def show_manifests(self, manifests: Sequence[Manifest]) -> None:

@@ -18,20 +18,35 @@ from provisioner.core.models import (
     ComfyFile,
     ComfyTarget,
     FetchFile,
-    FilesPlan,
     FileStep,
     MoveFile,
     Outcome,
     PatchFile,
     PlaceFile,
     RecordReceipt,
-    Report,
     SpaceNeed,
     Target,
 )
 from provisioner.core.units import count, exact_bytes, human_bytes, human_duration
 from provisioner.files.layout import known_as
-from provisioner.report.outcome import all_findings, label_of, next_command
+from provisioner.plan.steps import (
+    FILE_STEPS,
+    GenerateImage,
+    GetComfyUI,
+    InstallPackages,
+    KeepComfyUI,
+    KeepEnvironment,
+    MakeEnvironment,
+    Plan,
+    Remove,
+    RepairEnvironment,
+    Step,
+    UpdateComfyUI,
+    download_of,
+    replaced_by,
+)
+from provisioner.report.outcome import Report, all_findings, label_of, next_command
+from provisioner.torch.builds import App, TorchChoice
 from provisioner.ui.problems import finding_blocks
 from provisioner.ui.text import BLANK, Block, Column, Grid, Line, Para, Row, Span, Style, pair, pair_blocks, span
 
@@ -51,32 +66,33 @@ _VERDICTS: dict[CheckStatus, tuple[str, Style]] = {
     "unreadable": ("unreadable", "bad"),
 }
 
+_APP_NAMES: dict[App, str] = {"comfyui": "ComfyUI", "diffusers": "diffusers"}
 _FILE_COLUMNS = (Column(), Column(is_path=True), Column(align="right"), Column(is_optional=True))
 
 
 # --- the plan ----------------------------------------------------------------------------------
 
 
-def plan_blocks(plan: FilesPlan) -> list[Block]:
+def plan_blocks(plan: Plan) -> list[Block]:
     """Return the plan: a row per file with its fate and the reason, the true totals, the space, the findings."""
     from provisioner.ui.facts import licence_notice_blocks  # a plan speaks of the licence, a report does not
 
-    blocks: list[Block] = [_heading("Plan", plan), BLANK]
-    blocks += [
-        Grid(columns=_FILE_COLUMNS, rows=tuple(_plan_row(plan, artifact) for artifact in plan.set.artifacts)),
-        BLANK,
-    ]
+    rows = [_other_row(step) for step in plan.steps if not isinstance(step, FILE_STEPS)]
+    if plan.is_about_files:
+        rows = [_plan_row(plan, artifact) for artifact in plan.set.artifacts] + rows
+    blocks: list[Block] = [_heading("Plan", plan), BLANK, Grid(columns=_FILE_COLUMNS, rows=tuple(rows)), BLANK]
     licence = plan.manifest.licence
-    rows = _fact_rows(plan)
+    facts = _fact_rows(plan)
     if licence.is_commercial_use_allowed:
-        rows.append(pair("licence", f"{licence.name}, {licence.url}"))
-    blocks += pair_blocks(rows)
+        facts.append(pair("licence", f"{licence.name}, {licence.url}"))
+    blocks += pair_blocks(facts)
     blocks += licence_notice_blocks(licence)
+    blocks += [Para(line=span(note, "warn")) for note in plan.notes]
     blocks += finding_blocks(plan.findings)
     return blocks
 
 
-def _heading(title: str, plan: FilesPlan, preposition: str = "into") -> Block:
+def _heading(title: str, plan: Plan, preposition: str = "into") -> Block:
     """Return the line that says what is wanted, and where."""
     return Para(
         line=(
@@ -95,15 +111,57 @@ def target_words(target: Target) -> str:
     return f"the Hugging Face cache {target.cache}"
 
 
-def _plan_row(plan: FilesPlan, artifact: Artifact) -> Row:
+def _plan_row(plan: Plan, artifact: Artifact) -> Row:
     """Return one file's row: what will happen to it, where it is, how large, and why."""
-    steps = [step for step in plan.steps if step.artifact.id == artifact.id]
+    steps = [step for step in plan.file_steps if step.artifact.id == artifact.id]
     check = next((each for each in plan.checks if each.artifact.id == artifact.id), None)
     word, style = _fate(steps, check)
     return Row(
         (Span(word, style), Span(_place(plan, artifact, steps, check)), Span(human_bytes(artifact.size)), Span("")),
         tuple(_plan_notes(artifact, steps, check, plan.target)),
     )
+
+
+def _other_row(step: Step) -> Row:
+    """Return the row of a step that is not about a model file: what is done, where, roughly how large, and why."""
+    word, style, place, what = _other_words(step)
+    download = download_of(step)
+    size = f"~{human_bytes(download.fetched_bytes)}" if download is not None and download.fetched_bytes else ""
+    reason = f"{what}; {step.reason}" if what else step.reason
+    return Row((Span(word, style), Span(place), Span(size), Span("")), (span(reason, "dim"),))
+
+
+def _other_words(step: Step) -> tuple[str, Style, str, str]:
+    """Return a word for what is done, its style, the place, and what it is about."""
+    match step:
+        case GetComfyUI():
+            return "get", "command", str(step.folder), f"ComfyUI {step.release.version} ({step.release.commit[:12]})"
+        case UpdateComfyUI():
+            return "update", "warn", str(step.folder), f"ComfyUI to {step.release.version}, which can be undone"
+        case KeepComfyUI():
+            return "keep", "good", str(step.folder), f"ComfyUI {step.version}" if step.version else "ComfyUI"
+        case MakeEnvironment():
+            word: tuple[str, Style] = ("replace", "warn") if step.replaces else ("make", "command")
+            return *word, str(step.where), _torch_words(step.choice)
+        case RepairEnvironment():
+            return "repair", "warn", str(step.where), _torch_words(step.choice)
+        case KeepEnvironment():
+            return "keep", "good", str(step.where), _torch_words(step.choice) if step.choice is not None else ""
+        case InstallPackages():
+            return "install", "command", str(step.where), f"what {_APP_NAMES[step.app]} requires beside torch"
+        case GenerateImage():
+            return "generate", "command", "test image", f"with {_APP_NAMES[step.app]}"
+        case Remove():
+            return "remove", "warn", str(step.path), ""
+        case _:
+            raise AssertionError(step.kind)  # a file's row is another function's
+
+
+def _torch_words(choice: TorchChoice) -> str:
+    newest, build = choice.build.sets[0], choice.build
+    named = (("torch", newest.torch), ("torchvision", newest.torchvision), ("torchaudio", newest.torchaudio))
+    versions = ", ".join(f"{name} {version}" for name, version in named if version)
+    return f"{versions} ({build.torch_backend}, from {build.index_url or 'the default index'})"
 
 
 def _fate(steps: Sequence[FileStep], check: Check | None) -> tuple[str, Style]:
@@ -125,7 +183,7 @@ def _fate(steps: Sequence[FileStep], check: Check | None) -> tuple[str, Style]:
     return _VERDICTS[check.status] if check is not None else ("not looked at", "dim")
 
 
-def _place(plan: FilesPlan, artifact: Artifact, steps: Sequence[FileStep], check: Check | None) -> str:
+def _place(plan: Plan, artifact: Artifact, steps: Sequence[FileStep], check: Check | None) -> str:
     """Return where the file is or will be: below the target, or the whole path when it is elsewhere."""
     destination = steps[-1].destination if steps else check.destination if check else None
     if destination is None:
@@ -173,17 +231,26 @@ def _consequence(step: FileStep, target: Target) -> str:
             return "its receipt is written"
 
 
-def _fact_rows(plan: FilesPlan) -> list[Row]:
+def _fact_rows(plan: Plan) -> list[Row]:
     """Return the true size of the set, what of it has to come over the network, and the room for it."""
     fetched = [step for step in plan.steps if isinstance(step, (FetchFile, PatchFile)) and step.bytes_to_fetch]
-    rows = [pair("the set", f"{exact_bytes(plan.set.size)} ({human_bytes(plan.set.size)})")]
+    rows = (
+        [pair("the set", f"{exact_bytes(plan.set.size)} ({human_bytes(plan.set.size)})")] if plan.is_about_files else []
+    )
+    words = []
     if fetched:
-        words = f"{human_bytes(plan.bytes_to_fetch)} in {count(len(fetched), 'file')}"
-        rows.append(pair("to fetch", words, "title"))
-    if plan.bytes_saved:
+        model_bytes = human_bytes(plan.bytes_to_fetch - plan.estimated_bytes)
+        words.append(f"{model_bytes} in {count(len(fetched), 'file')}")
+    if plan.estimated_bytes:
+        words.append(f"about {human_bytes(plan.estimated_bytes)} for ComfyUI, torch and packages")
+    if len(words) > 1:
+        words[0] = f"{human_bytes(plan.bytes_to_fetch)}: {words[0]}"
+    if words:
+        rows.append(pair("to fetch", ", ".join(words), "title"))
+    if plan.is_about_files and plan.bytes_saved:
         rows.append(pair("saved", f"{human_bytes(plan.bytes_saved)} already on this machine", "good"))
     rows += [pair("space", _space_words(need), "" if need.is_enough else "bad") for need in plan.space]
-    if any(not isinstance(step, RecordReceipt) and step.replaces for step in plan.steps):
+    if any(replaced_by(step) for step in plan.file_steps):
         rows.append(pair("kept", f"what is replaced, in {STATE_FOLDER}/aside, once its successor is proven"))
     return rows
 
@@ -208,7 +275,7 @@ def report_blocks(report: Report, *, is_quiet: bool = False) -> list[Block]:
         return [*finding_blocks(findings), *verdict_blocks(report)]
     if report.status == "planned":
         return [*finding_blocks(each for each in findings if each not in plan.findings), *verdict_blocks(report)]
-    rows = [_report_row(report, plan, artifact) for artifact in plan.set.artifacts]
+    rows = [_report_row(report, plan, artifact) for artifact in plan.set.artifacts] if plan.is_about_files else []
     if is_quiet:
         rows = [row for row in rows if row.cells[0].style in {"bad", "warn"}]
         findings = tuple(each for each in findings if each.severity == "problem")
@@ -219,11 +286,13 @@ def report_blocks(report: Report, *, is_quiet: bool = False) -> list[Block]:
     return [*head, grid, *finding_blocks(findings), *gap, *verdict_blocks(report)]
 
 
-def _report_row(report: Report, plan: FilesPlan, artifact: Artifact) -> Row:
+def _report_row(report: Report, plan: Plan, artifact: Artifact) -> Row:
     """Return one file's verdict, place, size and what the verdict rests on."""
-    outcomes = [outcome for outcome in report.outcomes if outcome.step.artifact.id == artifact.id]
+    done = [(outcome, outcome.step) for outcome in report.outcomes if isinstance(outcome.step, FILE_STEPS)]
+    outcomes = [outcome for outcome, step in done if step.artifact.id == artifact.id]
+    steps = [step for _, step in done if step.artifact.id == artifact.id]
     check = next((each for each in plan.checks if each.artifact.id == artifact.id), None)
-    place = Span(_place(plan, artifact, [outcome.step for outcome in outcomes], check))
+    place = Span(_place(plan, artifact, steps, check))
     size = Span(human_bytes(artifact.size))
     if outcomes:
         # A receipt that is written anew at the end is not what became of a file that was moved or replaced.
@@ -239,10 +308,12 @@ def _report_row(report: Report, plan: FilesPlan, artifact: Artifact) -> Row:
     return Row((Span(word, style), place, size, Span(_BASES[check.basis], "dim")), tuple(notes))
 
 
-def _whereabouts(plan: FilesPlan, artifact: Artifact) -> list[Line]:
+def _whereabouts(plan: Plan, artifact: Artifact) -> list[Line]:
     """Return where on this machine the bytes may be that are not in their place."""
     copies = [
-        step.copy for step in plan.steps if step.artifact.id == artifact.id and isinstance(step, (PlaceFile, MoveFile))
+        step.copy
+        for step in plan.file_steps
+        if step.artifact.id == artifact.id and isinstance(step, (PlaceFile, MoveFile))
     ]
     return [span(f"its bytes may be in {known_as(copy.path, plan.target)}", "dim") for copy in copies]
 
@@ -263,7 +334,7 @@ def _outcome_word(outcomes: Sequence[Outcome]) -> tuple[str, Style]:
             return ("replaced" if last.step.replaces else "placed"), "good"
         case MoveFile():
             return ("replaced" if last.step.replaces else "moved"), "good"
-        case RecordReceipt():
+        case _:
             return "ok", "good"
 
 
@@ -318,7 +389,9 @@ def _failed_words(report: Report) -> str:
     return f"{report.command.capitalize()} failed{what}."
 
 
-def _ok_words(report: Report, plan: FilesPlan) -> str:
+def _ok_words(report: Report, plan: Plan) -> str:
+    if not plan.is_about_files:
+        return "Everything that was asked for is done."
     words = f"All is as the manifest asks: {count(len(plan.set.artifacts), 'file')}, {human_bytes(plan.set.size)}."
     fetched = sum(outcome.bytes_fetched for outcome in report.outcomes)
     seconds = sum(outcome.seconds for outcome in report.outcomes if outcome.bytes_fetched)
@@ -348,7 +421,10 @@ def _findings_words(report: Report) -> str:
     return f"{'; '.join(parts)}."
 
 
-def _planned_words(plan: FilesPlan | None) -> str:
-    if plan is None or not plan.steps:
+def _planned_words(plan: Plan | None) -> str:
+    steps = (
+        [] if plan is None else [step for step in plan.steps if not isinstance(step, (KeepComfyUI, KeepEnvironment))]
+    )
+    if plan is None or not steps:
         return "Nothing to do."
-    return f"Nothing was changed. {count(len(plan.steps), 'step')}, {human_bytes(plan.bytes_to_fetch)} to fetch."
+    return f"Nothing was changed. {count(len(steps), 'step')}, {human_bytes(plan.bytes_to_fetch)} to fetch."

@@ -18,9 +18,9 @@ from filelock import FileLock
 
 from provisioner.commands.rehearse import rehearse
 from provisioner.core.errors import MemoryExhaustedError, NotWritableError, SmokeTestError, UsageError
-from provisioner.core.models import Report
 from provisioner.machine.process import run_process
 from provisioner.rehearsal.tiny_pipeline import small_diffusers_repository
+from provisioner.report.outcome import Report
 from provisioner.smoke_test.diffusers_answers import DiffusersRun, GenerationEvent
 from provisioner.smoke_test.diffusers_run import SCRIPT, clean_environment, generate_with_diffusers
 from provisioner.smoke_test.image import judge, read_image

@@ -24,28 +24,38 @@ from tests.support.world import ROOT, World, tensors
 JOB = """
 import os, sys
 from pathlib import Path
-from provisioner.commands import files_part
-from provisioner.commands.environment_part import EnvironmentOptions, run_environment, verify_environment
+from provisioner.commands.choose_environment import EnvironmentOptions, verify_environment
+from provisioner.commands.install import RunUi, run_install
+from provisioner.commands.look import InstallOptions
+from provisioner.commands.run import Options, open_run
+from provisioner.commands.session import Session, Settings
 from provisioner.core.errors import KleinError
 from provisioner.torch.choose import TorchOptions
-from provisioner.commands.session import Settings, Session
 from tests.support import quick_venv
 
 quick_venv.exchange()
 action, tree, manifest, index, probe = sys.argv[1:]
 settings = Settings(probe_script=Path(probe), remembers=False)
 session = Session(settings=settings, events=lambda event: print(event, flush=True))
-run = files_part.open_run(session, files_part.Options(comfyui=Path(tree), manifest=manifest))
-options = EnvironmentOptions(torch=TorchOptions(index_base=index))
+run = open_run(session, Options(comfyui=Path(tree), manifest=manifest))
+environment = EnvironmentOptions(torch=TorchOptions(index_base=index))
+def show(plan):
+    print(*(f"{step.kind}: {step.reason}" for step in plan.steps), sep="\\n")
+
+
+ui = RunUi(ask=lambda question: False, say=print, show_plan=show, show_smoke=lambda smoke: None)
 try:
     if action == "verify":
         report = verify_environment(run, run.report("verify", "ok", 0), None)
     else:
-        report = run_environment(run, action, None, options, ask=lambda question: False, say=print)
+        asked = InstallOptions(parts=frozenset({"environment"}), environment=environment, are_parts_named=True)
+        report = run_install(run, asked, ui)
 except KleinError as error:
     print("error:", error)
     sys.exit(error.exit_status)
-print(*(f"{finding.code}: {finding.message}" for finding in report.findings), sep="\\n")
+print(*(f"error: {error}" for error in report.errors), sep="\\n")
+findings = (*(report.plan.findings if report.plan else ()), *report.findings)
+print(*(f"{finding.code}: {finding.message}" for finding in findings), sep="\\n")
 sys.exit(report.exit_status)
 """
 
@@ -135,7 +145,7 @@ def test_an_installation_killed_in_the_middle_is_run_again_and_then_holds(studio
     asked = len(studio.index.requests)
     status, said = studio.run("install")
     assert status == 0, said
-    assert "is as it was proven; nothing changed since" in said
+    assert "keep-environment: nothing changed since it was verified" in said
     assert len(studio.index.requests) == asked
 
     python = studio.environment / "bin" / "python"

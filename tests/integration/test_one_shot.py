@@ -6,13 +6,16 @@ as 0.33.0 was recorded, the wheels are toys that pip really installs, the reposi
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -108,9 +111,9 @@ def test_one_run_makes_everything_a_second_one_nothing_and_uninstall_leaves_what
     )
     assert_in_order(
         done.stdout,
-        "ComfyUI: get ComfyUI 0.33.0",
-        "Environment: make",
-        "was proven",
+        "ComfyUI 0.33.0 (",
+        "torch 2.",
+        "was verified",
         "Packages: 1 of 1",
         str(image),
         "All is as the manifest asks",
@@ -287,4 +290,72 @@ def test_an_environment_that_is_not_wanted_leaves_out_the_picture_that_would_nee
     studio.world.assert_in_place()
     assert (studio.tree / "main.py").is_file()
     assert not studio.environment.exists()
-    assert "Picture: none" in done.said
+    assert "No test image is generated" in done.said
+
+
+# --- the plan is what is done ------------------------------------------------------------------
+
+
+def remove_files(studio: Studio) -> None:
+    for each in KLEIN[1:]:
+        (studio.tree / "models" / each.folder / each.name).unlink()
+
+
+def remove_comfyui(studio: Studio) -> None:
+    for name in PROGRAM:
+        (studio.tree / name).unlink()
+    shutil.rmtree(studio.tree / ".git")
+
+
+def remove_environment(studio: Studio) -> None:
+    shutil.rmtree(studio.environment)
+
+
+def remove_a_package(studio: Studio) -> None:
+    for path in studio.environment.rglob("site-packages/einops*"):
+        shutil.rmtree(path)
+
+
+def change_torch(studio: Studio) -> None:
+    (metadata,) = studio.environment.rglob("site-packages/torch-*.dist-info/METADATA")
+    metadata.write_text(metadata.read_text(encoding="utf-8").replace("2.15.0+cu130", "2.14.1+cu130"), encoding="utf-8")
+
+
+REMOVALS = (remove_files, remove_comfyui, remove_environment, remove_a_package)
+
+
+def test_a_plan_lists_exactly_what_install_then_does_whatever_is_missing(studio: Studio) -> None:
+    def steps_of(document: dict[str, Any]) -> list[tuple[str, str, str]]:
+        return [(step["kind"], step["path"], step["reason"]) for step in document["steps"]]
+
+    combinations = [chosen for n in range(len(REMOVALS) + 1) for chosen in itertools.combinations(REMOVALS, n)]
+    seen = set()
+    assert studio.run("install", "--yes", "--only", "files,environment").returncode == 0
+    for chosen in [*combinations, (change_torch,)]:
+        if remove_environment in chosen and remove_a_package in chosen:
+            continue  # there is nothing in it to remove
+        parts = ["--only", "files,environment"] if chosen else []  # the image takes its time; once is enough
+        for remove in chosen:
+            remove(studio)
+        names = ", ".join(remove.__name__ for remove in chosen) or "nothing"
+        before = inventory(studio.tree)
+        planned = studio.run("plan", "--json", *parts)
+        assert (planned.returncode, inventory(studio.tree)) == (0, before), names
+        done = studio.run("install", "--yes", "--json", *parts, *([] if parts else ["--size", "256x256"]))
+        assert done.returncode == 0, (names, done.said)
+        assert steps_of(planned.json) == steps_of(done.json), names
+        kept = [step["kind"] for step in done.json["steps"] if step["outcome"]["status"] == "skipped"]
+        assert all(kind.startswith("keep-") for kind in kept), names
+        assert planned.json["totals"]["bytes_to_fetch"] == sum(each["bytes_to_fetch"] for each in planned.json["steps"])
+        assert_is_complete(studio)
+        seen |= {step["kind"] for step in planned.json["steps"]}
+    assert seen == {
+        "get-comfyui",
+        "keep-comfyui",
+        "fetch-file",
+        "make-environment",
+        "repair-environment",
+        "keep-environment",
+        "install-packages",
+        "generate-image",
+    }

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from provisioner.commands.files_part import Options, open_run, run_verify
+from provisioner.commands.run import Options, open_run
 from provisioner.commands.session import Session, Settings
+from provisioner.commands.verify_files import run_verify
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER, PatchFile
 from provisioner.core.ports import Claim, FileDigest
 from provisioner.disk.locations import file_system_of
@@ -396,7 +397,7 @@ def test_a_bad_sector_is_named_by_its_byte_and_its_block_comes_anew_into_another
     assert isinstance(step, PatchFile)
     assert (step.way, step.bytes_to_fetch) == ("beside", BLOCK_SIZE)
     engine = session.engine(run.observer)
-    (outcome,) = engine.apply(report.plan)
+    (outcome,) = engine.apply(report.plan.files)
     assert (outcome.status, world.bytes_served()) == ("done", BLOCK_SIZE)
     assert sha256_of(world.path()) == wanted.sha256
     (kept,) = [path for path in world.set_aside().values() if path.name == wanted.name]

@@ -31,10 +31,11 @@ from provisioner.core.models import (
     Machine,
     Manifest,
     Outcome,
-    Report,
 )
-from provisioner.report.outcome import report_for_error
+from provisioner.plan.steps import Plan
+from provisioner.report.outcome import Report, report_for_error
 from provisioner.ui.console import Ui
+from tests.support.builders import whole
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
@@ -56,7 +57,7 @@ STARTED = StepStarted(step=STEP, number=1, total=1)
 FINISHED = StepFinished(step=STEP, outcome=DONE, number=1, total=1)
 
 
-def plan() -> FilesPlan:
+def plan() -> Plan:
     chosen = ArtifactSet(id="fp8", title="small", target="comfyui", artifacts=(ARTIFACT,))
     licence = Licence(name="Apache-2.0", url="https://l", is_commercial_use_allowed=True)
     manifest = Manifest(
@@ -69,13 +70,14 @@ def plan() -> FilesPlan:
         artifacts=(ARTIFACT,),
         sha256="b" * 64,
     )
-    return FilesPlan(
+    files = FilesPlan(
         manifest=manifest,
         set=chosen,
         target=ComfyTarget(given=Path("/comfy"), models=Path("/models"), folders=()),
         steps=(STEP,),
         checks=(Check(artifact=ARTIFACT, destination=DESTINATION, status="missing", basis="none"),),
     )
+    return whole(files)
 
 
 def at(bytes_on_disk: int, **more: object) -> FileProgress:
@@ -111,7 +113,7 @@ class Piped:
 
 def test_without_a_terminal_a_step_has_two_lines_and_news_every_thirty_seconds() -> None:
     run = Piped()
-    run.ui.listener(PlanMade(plan=plan()))
+    run.ui.listener(PlanMade(plan=plan().files))
     run.ui.listener(STARTED)
     for second in range(65):
         run.clock.now = 1000.0 + second
@@ -236,7 +238,7 @@ def test_json_is_one_document_when_it_fails() -> None:
 
 def test_events_are_a_line_each_and_the_document_is_the_last() -> None:
     run = Piped(mode="events")
-    for event in (PlanMade(plan=plan()), STARTED, at(5), FINISHED, Notice(message="two\nlines")):
+    for event in (PlanMade(plan=plan().files), STARTED, at(5), FINISHED, Notice(message="two\nlines")):
         run.ui.listener(event)
     run.ui.show_report(Report(command="install", status="ok", exit_status=0, plan=plan(), outcomes=(DONE,)))
     told = [json.loads(line) for line in run.out.getvalue().splitlines()]
@@ -363,7 +365,7 @@ def ui_on(screen: Terminal, clock: Clock, term: str = "xterm-256color", **option
 
 def generate(ui: Ui, clock: Clock) -> None:
     """A download from its first byte to its proof, with news on the way."""
-    ui.listener(PlanMade(plan=plan()))
+    ui.listener(PlanMade(plan=plan().files))
     ui.listener(STARTED)
     for part in range(5):
         clock.now += 1

@@ -13,6 +13,7 @@ from provisioner.core.models import (
     Check,
     ComfyFile,
     ComfyTarget,
+    FilesPlan,
     FileSystem,
     Gpu,
     HubBlob,
@@ -25,6 +26,8 @@ from provisioner.core.models import (
     Manifest,
     Variant,
 )
+from provisioner.plan.make_plan import make_plan
+from provisioner.plan.steps import Plan
 
 COMMIT = "5e0a" * 10
 OTHER_COMMIT = "c0de" * 10
@@ -151,3 +154,8 @@ def local_copy(wanted: Artifact, path: Path, *, device: int = 1, **more: object)
 def inventory(*checks: Check, **more: object) -> Inventory:
     """Return what lies in a tree."""
     return Inventory(**_filled(more, target=comfy_target(), checks=checks, file_systems=(file_system(),)))
+
+
+def whole(files: FilesPlan) -> Plan:
+    """Return the plan of a run that is about files alone."""
+    return make_plan(files, files.steps)

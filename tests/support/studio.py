@@ -46,16 +46,16 @@ from dataclasses import replace
 from pathlib import Path
 from provisioner.environment import environments
 from provisioner.cli import main as cli
-from provisioner.commands import comfyui_part
+from provisioner.commands import inspect_comfyui
 from provisioner.comfyui.release_models import ComfyRelease
 from tests.support import quick_venv
 
 probe, pinned, *arguments = sys.argv[1:]
 environments.PROBE = Path(probe)
 quick_venv.exchange()
-table = comfyui_part.read_table()
+table = inspect_comfyui.read_table()
 release = ComfyRelease(**json.loads(pinned))
-comfyui_part.read_table = lambda: replace(table, pinned=release, releases=(release,))
+inspect_comfyui.read_table = lambda: replace(table, pinned=release, releases=(release,))
 sys.exit(cli.main(arguments))
 """
 MAIN = f"""import sys

@@ -34,6 +34,7 @@ from provisioner.core.errors import (
     StalledError,
     UnreachableError,
 )
+from provisioner.core.models import Download
 
 PINNED = ComfyRelease(version="0.33.0", commit="a" * 40, tree="b" * 40)
 TABLE = ComfyTable(
@@ -41,6 +42,7 @@ TABLE = ComfyTable(
     repository="https://github.com/Comfy-Org/ComfyUI",
     pinned=PINNED,
     releases=(PINNED,),
+    download=Download(fetched_bytes=1, disk_bytes=2),
     minimum=VersionBound(version="0.9.2", because="Klein came with it"),
     advised=VersionBound(version="0.10.0", because="small cards run out of memory before it"),
     nodes=(),

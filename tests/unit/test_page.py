@@ -14,7 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provisioner.core.errors import CommandError, NetworkError
-from provisioner.core.models import FetchFile, FilesPlan, Finding, Outcome, PlaceFile, ProbeResult, Report, SpaceNeed
+from provisioner.core.models import (
+    FetchFile,
+    FilesPlan,
+    Finding,
+    Outcome,
+    PlaceFile,
+    ProbeResult,
+    SpaceNeed,
+)
+from provisioner.plan.steps import Plan
 from provisioner.report.changes import Snapshot, changes_entry, checks_for, compare
 from provisioner.report.html.footer import check_again_command
 from provisioner.report.html.image_section import media_type
@@ -22,6 +31,7 @@ from provisioner.report.html.node import Node
 from provisioner.report.html.page import render_page
 from provisioner.report.html.verdict import kicker, verdict
 from provisioner.report.json_document import document as report_document
+from provisioner.report.outcome import Report
 from provisioner.report.smoke_test_json import smoke_entry
 from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
 from tests.support.builders import (
@@ -34,6 +44,7 @@ from tests.support.builders import (
     gpu,
     local_copy,
     machine,
+    whole,
 )
 from tests.support.builders import manifest as a_manifest
 
@@ -115,12 +126,12 @@ class Reader(HTMLParser):
         return [attrs[name] or "" for _, attrs in self.tags if name in attrs]
 
 
-def plan_of(*, steps: bool = True, statuses: tuple[str, str] = ("ok", "ok"), **more: object) -> FilesPlan:
+def plan_of(*, steps: bool = True, statuses: tuple[str, str] = ("ok", "ok"), **more: object) -> Plan:
     fetch = FetchFile(artifact=MODEL, destination=comfy_file(MODEL), reason="missing", replaces="it is truncated")
     place = PlaceFile(
         artifact=VAE, destination=comfy_file(VAE), reason="here already", copy=local_copy(VAE, Path("/else/vae"))
     )
-    return FilesPlan(
+    files = FilesPlan(
         manifest=MANIFEST,
         set=SET,
         target=comfy_target(),
@@ -128,6 +139,7 @@ def plan_of(*, steps: bool = True, statuses: tuple[str, str] = ("ok", "ok"), **m
         checks=(check(MODEL, statuses[0], observed_sha256=MODEL.sha256), check(VAE, statuses[1])),
         **more,  # type: ignore[arg-type]
     )
+    return whole(files)
 
 
 def document(command: str = "install", status: str = "ok", exit_status: int = 0, **more: object) -> dict[str, object]:
@@ -290,7 +302,9 @@ def test_a_plan_says_what_is_to_do_and_how_to_do_it() -> None:
 
 def test_a_file_that_is_wrong_is_told_by_what_it_is_and_by_its_sizes() -> None:
     wrong = (check(MODEL, "size-mismatch", observed_size=4, identity="an HTML page"), check(VAE, "missing"))
-    words = page_of(document("verify", "findings", 1, plan=replace(plan_of(steps=False), checks=wrong))).words
+    words = page_of(
+        document("verify", "findings", 1, plan=whole(replace(plan_of(steps=False).files, checks=wrong)))
+    ).words
     assert "It is: an HTML page" in words
     assert f"4 bytes instead of {MODEL.size} bytes" in words
     assert "wrong size" in words

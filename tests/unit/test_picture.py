@@ -171,7 +171,7 @@ def test_values_that_are_no_numbers_become_a_black_picture() -> None:
 def test_another_size_is_named_with_both() -> None:
     (found,) = judge(facts_of(photograph()), ImageOptions(width=1024, height=768))
     assert found.code == "picture-size"
-    assert found.message == "The picture has 64 x 64 pixels, and 1024 x 768 were asked for."
+    assert found.message == "The image is 64 x 64 pixels, not 1024 x 768 as asked."
 
 
 def test_size_seed_and_content_are_told_together() -> None:

@@ -297,10 +297,10 @@ def test_full_disk_is_refused_before_the_first_byte(spare: int, is_enough: bool)
     made = plan_for(check(VAE, "missing"), file_systems=(system,))
     assert [need.is_enough for need in made.space] == [is_enough]
     if is_enough:
-        check_space(made)
+        check_space(made.space)
         return
     with pytest.raises(InsufficientSpaceError, match="nothing was fetched") as caught:
-        check_space(made)
+        check_space(made.space)
     assert caught.value.context == {"needed": [100 + SPACE_MARGIN], "free": [system.free_bytes]}
     assert caught.value.hint is not None
     assert caught.value.hint.startswith("Free 1 bytes")

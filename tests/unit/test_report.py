@@ -40,12 +40,13 @@ from provisioner.core.models import (
     Manifest,
     Outcome,
     RecordReceipt,
-    Report,
     SpaceNeed,
     Target,
 )
+from provisioner.plan.steps import Plan
 from provisioner.report.json_document import document, error_entry, event_line, json_value
-from provisioner.report.outcome import all_errors, exit_status_of, label_of, next_command, report_for_error
+from provisioner.report.outcome import Report, all_errors, exit_status_of, label_of, next_command, report_for_error
+from tests.support.builders import whole
 
 TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 ROOT = Path("/home/marta/ComfyUI/models")
@@ -68,7 +69,18 @@ KEYS = {
     "next_command",
     "details",
 }
-STEP_KEYS = {"replaces", "kind", "path", "destination", "artifact", "reason", "size", "bytes_to_fetch", "outcome"} | {
+STEP_KEYS = {
+    "replaces",
+    "kind",
+    "path",
+    "destination",
+    "artifact",
+    "reason",
+    "size",
+    "bytes_to_fetch",
+    "is_estimate",
+    "outcome",
+} | {
     "way",
     "blocks",
 }
@@ -125,9 +137,9 @@ WARNING = Finding(
 )
 
 
-def plan(target: Target | None = None, *, of: Manifest | None = None, is_done: bool = False) -> FilesPlan:
+def plan(target: Target | None = None, *, of: Manifest | None = None, is_done: bool = False) -> Plan:
     chosen = of or manifest(FIRST, SECOND)
-    return FilesPlan(
+    files = FilesPlan(
         manifest=chosen,
         set=chosen.sets[0],
         target=target or ComfyTarget(given=ROOT.parent, models=ROOT, folders=()),
@@ -143,6 +155,7 @@ def plan(target: Target | None = None, *, of: Manifest | None = None, is_done: b
             ),
         ),
     )
+    return whole(files)
 
 
 def parsed(report: Report, *secrets: str) -> dict[str, Any]:
@@ -173,11 +186,11 @@ def failure_before_anything() -> Report:
 def test_the_document_always_has_the_same_keys_of_the_same_types(report: Report) -> None:
     told = parsed(report)
     assert set(told) == KEYS
-    assert told["schema_version"] == 1
+    assert told["schema_version"] == 2
     assert told["klein_setup"] == __version__
     assert set(told["manifest"]) == {"id", "sha256", "set"}
     assert set(told["target"]) == {"kind", "path"}
-    assert set(told["totals"]) == {"size", "bytes_to_fetch", "bytes_saved"}
+    assert set(told["totals"]) == {"size", "bytes_to_fetch", "bytes_estimated", "bytes_saved"}
     for name in ("steps", "checks", "findings", "space", "errors"):
         assert isinstance(told[name], list)
     for step in told["steps"]:
@@ -195,7 +208,7 @@ def test_the_document_always_has_the_same_keys_of_the_same_types(report: Report)
 def test_what_is_not_known_is_null_and_not_zero() -> None:
     told = parsed(failure_before_anything())
     assert told["machine"] == {}
-    assert told["totals"] == {"size": None, "bytes_to_fetch": None, "bytes_saved": None}
+    assert told["totals"] == {"size": None, "bytes_to_fetch": None, "bytes_estimated": None, "bytes_saved": None}
     assert told["manifest"] == {"id": "", "sha256": "", "set": ""}
     assert told["errors"][0]["context"]["issues"] == ["x.yaml:3: id: missing"]
     assert (told["status"], told["exit_status"]) == ("failed", 2)
@@ -227,12 +240,12 @@ def test_outcomes_of_steps_that_the_last_plan_no_longer_has_are_told_too() -> No
     )
     told = parsed(done)
     assert [step["outcome"]["status"] for step in told["steps"]] == ["done"]
-    assert told["totals"] == {"size": 1500, "bytes_to_fetch": 0, "bytes_saved": 1500}
+    assert told["totals"] == {"size": 1500, "bytes_to_fetch": 0, "bytes_estimated": 0, "bytes_saved": 1500}
 
 
 def test_totals_space_and_findings_are_those_of_the_plan() -> None:
     told = parsed(success())
-    assert told["totals"] == {"size": 1500, "bytes_to_fetch": 600, "bytes_saved": 900}
+    assert told["totals"] == {"size": 1500, "bytes_to_fetch": 600, "bytes_estimated": 0, "bytes_saved": 900}
     assert told["space"] == [{"path": str(Path("/home")), "needed_bytes": 600, "free_bytes": 100, "is_enough": False}]
     assert [finding["code"] for finding in told["findings"]] == ["stale-twin"]
 
@@ -310,7 +323,7 @@ def test_token_never_appears() -> None:
         findings=(Finding(code="x", severity="warning", message=url, hint=url, path=Path(TOKEN)),),
     )
     outcomes = (Outcome(step=step, status="failed", detail=url, error=error),)
-    report = report_for_error("install", error, plan=odd, outcomes=outcomes, extra=(("answer", {TOKEN: [url]}),))
+    report = report_for_error("install", error, plan=whole(odd), outcomes=outcomes, extra=(("answer", {TOKEN: [url]}),))
     text = json.dumps(document(report))
     for event in (
         PlanMade(plan=odd),
@@ -465,8 +478,11 @@ def test_the_next_command_means_the_same_manifest_and_set() -> None:
     ("event", "expected"),
     [
         (
-            PlanMade(plan=plan()),
-            {"event": "plan-made", "totals": {"size": 1500, "bytes_to_fetch": 600, "bytes_saved": 900}},
+            PlanMade(plan=plan().files),
+            {
+                "event": "plan-made",
+                "totals": {"size": 1500, "bytes_to_fetch": 600, "bytes_estimated": 0, "bytes_saved": 900},
+            },
         ),
         (StepStarted(step=FETCH, number=1, total=2), {"event": "step-started", "number": 1, "total": 2}),
         (

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.core.models import Finding, Report
+from provisioner.core.models import (
+    Finding,
+)
 from provisioner.report.json_document import document
+from provisioner.report.outcome import Report
 from provisioner.report.smoke_test_json import SMOKE_KEY, is_verified, smoke_entry
 from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
 

@@ -42,11 +42,12 @@ from provisioner.core.models import (
     ProbeResult,
     Provenance,
     RecordReceipt,
-    Report,
     SpaceNeed,
     UrlFile,
     Variant,
 )
+from provisioner.plan.steps import Plan
+from provisioner.report.outcome import Report
 from provisioner.ui import text as text_module
 from provisioner.ui.board import Board, bar, finished_line, overall_line, row_lines, state_words
 from provisioner.ui.facts import machine_blocks, manifest_blocks, manifests_blocks
@@ -67,6 +68,7 @@ from provisioner.ui.text import (
     shorten_path,
     span,
 )
+from tests.support.builders import whole
 
 ROOT = Path("/models")
 
@@ -92,7 +94,7 @@ FETCH_A = FetchFile(artifact=A, destination=place(A), reason="missing")
 FETCH_B = FetchFile(artifact=B, destination=place(B), reason="missing", held_bytes=1_000_000)
 
 
-def plan(*steps: FileStep, checks: tuple[Check, ...] = (), is_commercial: bool = True) -> FilesPlan:
+def plan(*steps: FileStep, checks: tuple[Check, ...] = (), is_commercial: bool = True) -> Plan:
     chosen = ArtifactSet(id="fp8", title="small", target="comfyui", artifacts=(A, B))
     licence = Licence(name="NC", url="https://l", is_commercial_use_allowed=is_commercial, notice="Accept it first.")
     manifest = Manifest(
@@ -106,7 +108,7 @@ def plan(*steps: FileStep, checks: tuple[Check, ...] = (), is_commercial: bool =
         sha256="b" * 64,
     )
     target = ComfyTarget(given=ROOT, models=ROOT, folders=())
-    return FilesPlan(manifest=manifest, set=chosen, target=target, steps=steps, checks=checks)
+    return whole(FilesPlan(manifest=manifest, set=chosen, target=target, steps=steps, checks=checks))
 
 
 def checked(of: Artifact, status: CheckStatus, identity: str | None = None) -> Check:
@@ -269,7 +271,7 @@ def test_a_reader_that_left_does_not_stop_the_work() -> None:
 
 def test_the_whole_counts_what_is_held_arriving_and_there() -> None:
     board = Board()
-    board.expect(plan(FETCH_A, FETCH_B))
+    board.expect(plan(FETCH_A, FETCH_B).files)
     assert board.done_and_total == (1_000_000, 10_000_000)
     board.move(progress(A, on_disk=2_000_000, rate=500_000))
     assert board.done_and_total == (3_000_000, 10_000_000)
@@ -280,7 +282,7 @@ def test_the_whole_counts_what_is_held_arriving_and_there() -> None:
 
 def test_the_whole_says_how_long_it_takes() -> None:
     board = Board()
-    board.expect(plan(FETCH_A, FETCH_B))
+    board.expect(plan(FETCH_A, FETCH_B).files)
     board.move(progress(A, on_disk=2_000_000, rate=500_000))
     board.move(progress(B, on_disk=2_000_000, rate=100_000))
     assert plain([overall_line(board)]) == ["  0 of 2 files, 4.00 MB of 10.0 MB, 600 kB/s, 0:10 left"]
@@ -596,7 +598,7 @@ def test_too_little_space_is_said_with_what_is_short() -> None:
 
 
 def test_a_plan_for_an_hf_cache_or_another_disk_says_where() -> None:
-    cache = replace(plan(), target=HubCacheTarget(cache=Path("/cache")))
+    cache = whole(replace(plan().files, target=HubCacheTarget(cache=Path("/cache"))))
     assert f"into the Hugging Face cache {Path('/cache')}" in written(plan_blocks(cache))
     elsewhere = ComfyFile(root=Path("/other"), relative=PurePosixPath("vae/first.safetensors"))
     moved = plan(FetchFile(artifact=A, destination=elsewhere, reason="missing"))

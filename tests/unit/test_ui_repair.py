@@ -12,7 +12,6 @@ from provisioner.core.models import (
     BackupEntry,
     Damage,
     FetchFile,
-    FilesPlan,
     FileStep,
     MoveFile,
     Outcome,
@@ -20,11 +19,12 @@ from provisioner.core.models import (
     PatchFile,
     PatchWay,
     RecordReceipt,
-    Report,
 )
 from provisioner.files.blocks import damage_sentence
 from provisioner.files.planner import plan as made_plan
+from provisioner.plan.steps import Plan
 from provisioner.report.json_document import document
+from provisioner.report.outcome import Report
 from provisioner.ui.backup_list import backup_blocks
 from provisioner.ui.board import Board, started_words
 from provisioner.ui.tables import plan_blocks, report_blocks
@@ -38,6 +38,7 @@ from tests.support.builders import (
     inventory,
     local_copy,
     manifest,
+    whole,
 )
 
 KEPT = "what is replaced, in .klein-setup/aside, once its successor is proven"
@@ -60,10 +61,10 @@ MOVE = MoveFile(artifact=VAE, destination=comfy_file(VAE), reason="missing", cop
 FETCH = FetchFile(artifact=VAE, destination=comfy_file(VAE), reason="missing")
 
 
-def plan_of(*steps: FileStep) -> FilesPlan:
+def plan_of(*steps: FileStep) -> Plan:
     wanted = artifact_set(VAE)
     made = made_plan(manifest(wanted), wanted, None, inventory(check(VAE, "hash-mismatch", damage=DAMAGE)))
-    return replace(made, steps=steps)
+    return whole(replace(made, steps=steps))
 
 
 def outcome(step: FileStep, status: OutcomeStatus = "done") -> Outcome:
@@ -94,7 +95,7 @@ def test_a_plan_says_what_a_repair_does_and_what_it_keeps(step: FileStep, word: 
 def test_verify_says_where_the_bytes_of_a_missing_file_may_be() -> None:
     wanted = artifact_set(VAE)
     made = made_plan(manifest(wanted), wanted, None, inventory(check(VAE, "missing"), copies=(COPY,)))
-    report = Report(command="verify", status="findings", exit_status=1, plan=made)
+    report = Report(command="verify", status="findings", exit_status=1, plan=whole(made))
     assert "its bytes may be in checkpoints/vae.safetensors" in written(report_blocks(report))
 
 
@@ -104,8 +105,8 @@ def test_a_length_that_is_wrong_is_said_once() -> None:
     wanted = artifact_set(VAE)
     seen = check(VAE, "size-mismatch", damage=damage, identity=sentence, observed_size=90_000)
     made = made_plan(manifest(wanted), wanted, None, inventory(seen))
-    report = Report(command="verify", status="findings", exit_status=1, plan=made)
-    for told in (written(report_blocks(report)), written(plan_blocks(made))):
+    report = Report(command="verify", status="findings", exit_status=1, plan=whole(made))
+    for told in (written(report_blocks(report)), written(plan_blocks(whole(made)))):
         assert told.count("90,000") == 1
         assert sentence in " ".join(told.split())
 
@@ -147,7 +148,7 @@ def test_a_step_begins_with_what_it_does(step: FileStep, said: str) -> None:
 
 def test_the_board_counts_what_is_right_in_a_damaged_file_as_there() -> None:
     board = Board()
-    board.expect(plan_of(PATCH))
+    board.expect(plan_of(PATCH).files)
     assert (board.done_and_total, board.files) == ((84_000, 100_000), (0, 1))
     board.move(FileProgress(label="vae/vae.safetensors", phase="fetching", size=100_000, bytes_on_disk=90_000))
     assert board.done_and_total == (90_000, 100_000)

@@ -52,7 +52,9 @@ def describe_tree(
     found = replace(
         found, pythons=tuple(_pythons(home, kind, environ, platform)), custom_nodes=_custom_nodes(home / "custom_nodes")
     )
-    return found if tree is None else _with_program(found, tree, git_for if looks_for_changes else None)
+    if tree is None:
+        return replace(found, receipt=read_receipt(given))
+    return _with_program(found, tree, git_for if looks_for_changes else None)
 
 
 def requirements_of(tree: Path) -> tuple[str, ...]:

@@ -6,24 +6,15 @@ update is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from provisioner.comfyui.checkout_models import CheckoutPlan, ComfyCheckout
-from provisioner.comfyui.install_plan import judge_checkout, plan_checkout, requirements_to_install
+from provisioner.comfyui.install_plan import judge_checkout, plan_checkout
 from provisioner.comfyui.model_paths import CONFIG_NAME
 from provisioner.comfyui.release_models import ComfyTable
-from provisioner.commands.files_part import Run
-from provisioner.core.errors import UsageError
+from provisioner.commands.run import Run
 from provisioner.core.models import ComfyTarget, Finding
-from provisioner.environment.app_packages import requirement_lines
-from provisioner.environment.requirements import unmet
-from provisioner.environment.state import FAMILY
-
-if TYPE_CHECKING:
-    from provisioner.torch.builds import App
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,21 +43,6 @@ class ComfyUIInstall:
     def is_ours_to_equip(self) -> bool:
         """Whether the environment is ours to make: a tree that brings its own Python keeps it."""
         return self.checkout.tree is None or self.checkout.receipt is not None or self.checkout.python is None
-
-    def sentence(self) -> str:
-        """Return the plan as a line for a person."""
-        pinned = self.table.pinned
-        words = {
-            "clone": f"get ComfyUI {pinned.version} (commit {pinned.commit[:12]}) into {self.folder}",
-            "update": f"move {self.folder} to {pinned.version}; the way back is kept",
-            "none": f"{self._what_is_there()} stays as it is",
-            "refuse": f"{self.folder} cannot be moved to {pinned.version}",
-        }
-        return f"ComfyUI: {words[self.plan.action]}; {self.plan.reason}."
-
-    def _what_is_there(self) -> str:
-        version = self.checkout.version
-        return f"ComfyUI {version} in {self.folder}" if version else str(self.checkout.tree or self.checkout.given)
 
 
 def read_table() -> ComfyTable:
@@ -121,61 +97,3 @@ def _check_config(comfyui: ComfyUIInstall) -> tuple[Finding, ...]:
             hint="Delete the file, or rename it to extra_model_paths.yaml.example.",
         ),
     )
-
-
-def refuse_hopeless(comfyui: ComfyUIInstall) -> None:
-    """Raise UsageError where what was asked for cannot be done."""
-    if comfyui.plan.action == "refuse":
-        raise UsageError(f"{comfyui.sentence()}", hint=comfyui.plan.hint or "Name another folder.")
-
-
-def apply_comfyui(run: Run, comfyui: ComfyUIInstall, options: ComfyUIOptions) -> None:
-    """Fetch or move ComfyUI; raises what `Checkouts.fetch` and `Checkouts.update` say."""
-    source = options.source or comfyui.table.repository
-    pinned = comfyui.table.pinned
-    if comfyui.plan.action == "clone":
-        run.session.checkouts.fetch(pinned, comfyui.folder, source=source, progress=run.session.say_progress)
-    elif comfyui.plan.action == "update":
-        run.session.checkouts.update(comfyui.folder, pinned, source=source, progress=run.session.say_progress)
-
-
-# --- packages ----------------------------------------------------------------------------------------
-
-
-def needed_packages(run: Run, app: App, tree: Path | None, where: Path) -> tuple[str, ...]:
-    """Return the requirement lines that the environment does not meet yet."""
-    seen = run.session.environments.observe(where)
-    if seen.python is None:
-        return ()
-    installed = {each.name: each.version for each in seen.distributions}
-    lines = requirement_lines(app)
-    if app == "comfyui" and tree is not None:
-        from provisioner.comfyui.checkout.checkouts import requirements_of
-
-        present = [name for name in FAMILY if name in installed]
-        lines, _ = requirements_to_install(requirements_of(tree), family=FAMILY, present=present)
-    return unmet(lines, installed, python_version=seen.python.version)
-
-
-def install_packages(
-    run: Run, app: App, tree: Path | None, where: Path, *, use_uv: bool, say: Callable[[str], None]
-) -> None:
-    """Install what the application lacks, under the constraints that hold the torch set.
-
-    Raises
-    ------
-    CommandError, IntegrityError, NetworkError
-        As `Environments.install`; the torch set is what it was, or the error says that it is not.
-    """
-    lines = needed_packages(run, app, tree, where)
-    if not lines:
-        return
-    run.session.environments.install(
-        where, requirements=lines, installer="uv" if use_uv else "pip", progress=run.session.say_progress
-    )
-    left = needed_packages(run, app, tree, where)
-    say(f"Packages: {len(lines) - len(left)} of {len(lines)} that {_called(app)} asks for were installed.")
-
-
-def _called(app: App) -> str:
-    return "ComfyUI" if app == "comfyui" else "diffusers"

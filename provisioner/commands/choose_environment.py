@@ -1,0 +1,214 @@
+"""The environment half of a run: which torch goes where, making it so, and whether it still holds.
+
+Like `commands` it prints nothing; unlike files, an environment is one thing, so its plan is one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from provisioner.commands.run import Run
+from provisioner.commands.session import Session
+from provisioner.core.errors import EXIT_FINDINGS, UnsupportedMachineError
+from provisioner.core.models import (
+    ComfyTarget,
+    Finding,
+    Machine,
+    Target,
+)
+from provisioner.environment.state import EnvironmentReceipt, Observation, drift, judge_probe
+from provisioner.plan.steps import KeepEnvironment, MakeEnvironment, Plan, RepairEnvironment
+from provisioner.report.outcome import Report
+from provisioner.torch.builds import App, TorchBuild, TorchChoice
+from provisioner.torch.choose import TorchOptions, choose_torch
+
+if TYPE_CHECKING:
+    from provisioner.environment.environments import Environments
+
+_ENVIRONMENT_STEPS = (MakeEnvironment, RepairEnvironment, KeepEnvironment)
+PYTHONS = ("3.12", "3.11", "3.13", "3.10", "3.14")
+"""Minor versions an environment may be made from, the one ComfyUI's portable build uses most first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentOptions:
+    """What the command line asks for of the environment."""
+
+    where: Path | None = None
+    python: Path | None = None
+    use_uv: bool = False
+    accepts_cpu: bool = False
+    torch: TorchOptions = field(default_factory=TorchOptions)
+
+
+def folder_of(target: Target, options: EnvironmentOptions, data_folder: Callable[[], Path]) -> Path:
+    """Return where the environment of a target lies: beside ComfyUI's own files, else in the user's data folder."""
+    if options.where is not None:
+        return options.where.expanduser().absolute()
+    if isinstance(target, ComfyTarget):
+        home = target.models.parent if target.models.name == "models" else target.models
+        return home / ".venv"
+    return data_folder() / "diffusers-env"
+
+
+def environment_folder(run: Run, options: EnvironmentOptions) -> Path:
+    """Return the folder of the environment that the run is about."""
+    from provisioner.disk.locations import data_folder
+
+    return folder_of(run.target, options, data_folder)
+
+
+def look_at_environment(
+    session: Session, where: Path, app: App, options: EnvironmentOptions
+) -> tuple[Observation, TorchChoice, tuple[Finding, ...], tuple[str, ...]]:
+    """Look at an environment and choose its torch; writes nothing.
+
+    Returns
+    -------
+    Observation, TorchChoice, tuple of Finding, tuple of str
+        What is there, the build it shall have, how it differs from its receipt, and the Python versions a new one may
+        be made from.
+
+    Raises
+    ------
+    UnsupportedMachineError
+        No build suits the machine, no Python fits, or there is no GPU and the CPU was not accepted.
+    """
+    machine = session.machine
+    seen = session.environments.observe(where)
+    choice = _choose(session.environments, machine, app, options, seen)
+    _check_cpu(choice, options)
+    fitting = () if options.python is not None else fitting_pythons(machine, app, options)
+    return seen, choice, drift(seen.receipt, seen, machine), fitting
+
+
+def _choose(
+    environments: Environments, machine: Machine, app: App, options: EnvironmentOptions, seen: Observation
+) -> TorchChoice:
+    """Choose for the Python the environment has or would get."""
+    if options.python is not None:
+        version = environments.find_python(given=options.python).version
+    elif seen.receipt is not None and seen.python is not None:
+        version = seen.python.version
+    else:
+        version = environments.find_python(fitting_pythons(machine, app, options)).version
+    return choose_torch(machine, options.torch, app=app, python_version=version)
+
+
+def fitting_pythons(machine: Machine, app: App, options: EnvironmentOptions) -> tuple[str, ...]:
+    """Return the Python versions for which there is a build; raises what the first one raises if there is none."""
+    fitting, first = [], None
+    for version in PYTHONS:
+        try:
+            choose_torch(machine, options.torch, app=app, python_version=version)
+            fitting.append(version)
+        except UnsupportedMachineError as error:
+            first = first or error
+    if not fitting and first is not None:
+        raise first
+    return tuple(fitting)
+
+
+def _check_cpu(choice: TorchChoice, options: EnvironmentOptions) -> None:
+    if choice.build.torch_backend == "cpu" and not options.accepts_cpu and options.torch.tag == "auto":
+        raise UnsupportedMachineError(
+            f"There is no GPU here that torch has a build for. {choice.reasons[0]}",
+            hint="If the CPU will do (minutes per picture), pass --cpu; `klein-setup detect` shows what was found.",
+        )
+
+
+def apply_environment(
+    session: Session, step: MakeEnvironment | RepairEnvironment, *, use_uv: bool = False
+) -> EnvironmentReceipt:
+    """Make or repair an environment and return its receipt; raises as `Environments.create`.
+
+    Where it fails the environment that was there is still there.
+    """
+    build = step.choice.build
+    needs_device = build.torch_backend not in {"cpu", "default"}
+    if isinstance(step, RepairEnvironment):
+        return session.environments.repair(
+            build, step.where, machine=session.machine, needs_device=needs_device, progress=session.say_progress
+        )
+    return session.environments.create(
+        build,
+        step.where,
+        python=step.python,
+        python_versions=step.python_versions,
+        installer="uv" if use_uv else "pip",
+        machine=session.machine,
+        needs_device=needs_device,
+        progress=session.say_progress,
+    )
+
+
+def check_environment(session: Session, machine: Machine, where: Path) -> tuple[tuple[Finding, ...], bool]:
+    """Say what changed in an environment of ours since it was proven and whether it still computes.
+
+    Returns
+    -------
+    tuple of Finding, bool
+        The findings, and whether there is an environment of ours at all.
+    """
+    seen = session.environments.observe(where)
+    if seen.receipt is None and seen.interrupted is None:
+        return (), False
+    found = drift(seen.receipt, seen, machine)
+    if seen.receipt is None or seen.python is None:
+        return found, True
+    receipt = seen.receipt
+    packages = [name for name, _ in receipt.versions]
+    answer = session.environments.probe(where, backend=receipt.torch_backend, packages=packages)
+    build = TorchBuild(
+        torch_backend=receipt.torch_backend,
+        index_url=receipt.index_url,
+        local_tag=receipt.local_tag,
+        sets=(receipt.set,),
+    )
+    judged = judge_probe(answer, build, machine)
+    if receipt.torch_backend in {"cpu", "default"}:
+        judged = tuple(each for each in judged if each.code != "probe-no-device")
+    return (*found, *judged), True
+
+
+def verify_environment(run: Run, report: Report, where: Path | None) -> Report:
+    """Add what became of the environment beside the files, if there is one of ours."""
+    folder = environment_folder(run, EnvironmentOptions(where=where))
+    if not folder.is_dir():
+        return report
+    machine = run.session.machine
+    findings, is_ours = check_environment(run.session, machine, folder)
+    if not is_ours:
+        return report
+    problems = any(each.severity == "problem" for each in findings)
+    return replace(
+        report,
+        machine=machine,
+        status="findings" if problems else report.status,
+        exit_status=EXIT_FINDINGS if problems else report.exit_status,
+        findings=(*report.findings, *findings),
+        extra=(*report.extra, ("environment", {"path": str(folder), "holds": not problems})),
+    )
+
+
+def with_environment(report: Report, plan: Plan, receipt: EnvironmentReceipt | None) -> Report:
+    """Return a report with what was planned for the environment, and the receipt of one that was made."""
+    step = next((each for each in plan.steps if isinstance(each, _ENVIRONMENT_STEPS)), None)
+    if step is None or step.choice is None:
+        return report
+    action = "none"
+    if isinstance(step, RepairEnvironment):
+        action = "put-back"
+    elif isinstance(step, MakeEnvironment):
+        action = "make-anew" if step.replaces else "make"
+    entry = {
+        "path": str(step.where),
+        "action": action,
+        "reason": step.reason,
+        "torch": asdict(step.choice),
+        "receipt": None if receipt is None else asdict(receipt),
+    }
+    return replace(report, extra=(*report.extra, ("environment", entry)))

@@ -1,0 +1,47 @@
+"""``klein-setup manifest list | show | check``."""
+
+from __future__ import annotations
+
+from provisioner.commands.run import load_manifest
+from provisioner.core.errors import EXIT_OK, ManifestError
+from provisioner.core.models import (
+    Manifest,
+)
+from provisioner.manifest.shipped import shipped_manifests
+from provisioner.report.outcome import Report
+
+
+def shipped() -> tuple[Manifest, ...]:
+    """Return every manifest that comes with the program."""
+    return tuple(load_manifest(name) for name in shipped_manifests())
+
+
+def about_manifests(command: str, manifests: tuple[Manifest, ...], errors: tuple[ManifestError, ...] = ()) -> Report:
+    """Return a report about manifests; one that is wrong makes it fail."""
+    return Report(
+        command=command,
+        status="failed" if errors else "ok",
+        exit_status=errors[0].exit_status if errors else EXIT_OK,
+        manifest=manifests[0] if len(manifests) == 1 else None,
+        errors=errors,
+        extra=(
+            (
+                "manifests",
+                [
+                    {"id": each.id, "title": each.title, "sha256": each.sha256, "sets": [one.id for one in each.sets]}
+                    for each in manifests
+                ],
+            ),
+        ),
+    )
+
+
+def check_manifests(files: tuple[str, ...]) -> tuple[tuple[Manifest, ...], tuple[ManifestError, ...]]:
+    """Return the manifests that are right, and the errors of those that are not."""
+    good, bad = [], []
+    for file in files or shipped_manifests():
+        try:
+            good.append(load_manifest(file))
+        except ManifestError as error:
+            bad.append(error)
+    return tuple(good), tuple(bad)

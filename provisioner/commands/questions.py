@@ -1,0 +1,51 @@
+"""The questions of a run, each asked before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from provisioner.commands.run import Run
+from provisioner.core.errors import AnswerNeededError
+from provisioner.core.models import ComfyTarget, FetchFile, PatchFile, Target
+from provisioner.plan.steps import GetComfyUI, MakeEnvironment, Plan, UpdateComfyUI
+
+Ask = Callable[[str], bool]
+"""Asks a question; false is the answer that changes nothing."""
+
+
+def ask_about(run: Run, plan: Plan, ask: Ask) -> None:
+    """Ask everything that a plan needs an answer to; raises AnswerNeededError."""
+    if run.options.assume_yes:
+        return
+    licence = run.manifest.licence
+    fetches = any(isinstance(step, (FetchFile, PatchFile)) for step in plan.steps)
+    if fetches and not licence.is_commercial_use_allowed:
+        need_yes(
+            ask,
+            f"{licence.notice or licence.name} ({licence.url})\nDo you accept this licence?",
+            hint="Choose another manifest, or accept with --yes.",
+        )
+    writes = plan.file_steps or any(isinstance(step, (GetComfyUI, UpdateComfyUI)) for step in plan.steps)
+    if run.is_target_chosen_here and writes:
+        need_yes(
+            ask,
+            f"Use {_shown(run.target)}?",
+            hint="Name the folder yourself with --comfyui DIR or --hf-cache DIR.",
+        )
+    for step in plan.steps:
+        if isinstance(step, MakeEnvironment) and step.is_foreign:
+            need_yes(
+                ask,
+                f"{step.where} was not made by klein-setup. Put a new one in its place, and keep it beside?",
+                hint="Name another folder with --environment DIR, or agree with --yes.",
+            )
+
+
+def need_yes(ask: Ask, question: str, *, hint: str) -> None:
+    """Ask, and raise AnswerNeededError unless the answer is yes."""
+    if not ask(question):
+        raise AnswerNeededError("Nothing was done: the question was answered with no.", hint=hint)
+
+
+def _shown(target: Target) -> str:
+    return str(target.models if isinstance(target, ComfyTarget) else target.cache)

@@ -1,0 +1,270 @@
+"""The steps of a run, every kind there is, and the Plan that holds them in the order in which they are applied.
+
+A step carries what was decided, so that applying it decides nothing.  A step that keeps something changes nothing; it
+is in the plan because a person wants to read that the thing was found and stays.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from provisioner.comfyui.release_models import ComfyRelease
+from provisioner.core.models import (
+    ArtifactSet,
+    Check,
+    Download,
+    FetchFile,
+    FilesPlan,
+    FileStep,
+    Finding,
+    Manifest,
+    MoveFile,
+    PatchFile,
+    PlaceFile,
+    RecordReceipt,
+    SpaceNeed,
+    Target,
+)
+from provisioner.torch.builds import App, TorchChoice
+
+if sys.version_info >= (3, 11):
+    from typing import assert_never
+else:
+    from typing_extensions import assert_never  # which takes six milliseconds to import
+
+FILE_STEPS = (PlaceFile, MoveFile, PatchFile, FetchFile, RecordReceipt)
+"""The classes of `FileStep`, for ``isinstance``."""
+
+
+# --- ComfyUI itself ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GetComfyUI:
+    """Fetch a release of ComfyUI into a folder that has none."""
+
+    folder: Path
+    release: ComfyRelease
+    source: str  # a repository or an archive
+    reason: str
+    download: Download
+    kind: Literal["get-comfyui"] = "get-comfyui"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateComfyUI:
+    """Move a git checkout of ComfyUI to a release; where it stood is recorded and can be restored."""
+
+    folder: Path
+    release: ComfyRelease
+    source: str
+    reason: str
+    download: Download
+    kind: Literal["update-comfyui"] = "update-comfyui"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepComfyUI:
+    """Leave a ComfyUI that was found as it is."""
+
+    folder: Path
+    version: str | None  # None: could not be read
+    reason: str
+    kind: Literal["keep-comfyui"] = "keep-comfyui"
+
+
+# --- the environment -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeEnvironment:
+    """Make a virtual environment with a torch set in it."""
+
+    where: Path
+    choice: TorchChoice
+    app: App
+    reason: str
+    download: Download
+    python: Path | None = None  # given by the user
+    python_versions: tuple[str, ...] = ()  # otherwise the first of these that is found
+    replaces: str | None = None  # why the one that is there has to go
+    is_foreign: bool = False  # the one that is there was not made by klein-setup: it is kept beside the new one
+    kind: Literal["make-environment"] = "make-environment"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairEnvironment:
+    """Install the torch set of an environment of ours again."""
+
+    where: Path
+    choice: TorchChoice
+    app: App
+    reason: str
+    download: Download
+    kind: Literal["repair-environment"] = "repair-environment"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepEnvironment:
+    """Use an environment, or the Python of a ComfyUI, as it is."""
+
+    where: Path
+    reason: str
+    choice: TorchChoice | None = None  # None: not made by klein-setup
+    kind: Literal["keep-environment"] = "keep-environment"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallPackages:
+    """Install what ComfyUI or diffusers needs beside torch."""
+
+    where: Path
+    app: App
+    tree: Path | None  # of ComfyUI, whose requirements.txt is read
+    lines: tuple[str, ...] | None  # requirement lines that are not met; None: known once ComfyUI is there
+    reason: str
+    download: Download
+    kind: Literal["install-packages"] = "install-packages"
+
+
+# --- the test image, and taking away -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateImage:
+    """Generate the test image with what is installed."""
+
+    app: App
+    reason: str
+    server: str | None = None  # a ComfyUI that runs already
+    kind: Literal["generate-image"] = "generate-image"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remove:
+    """Remove something that klein-setup put there."""
+
+    what: Literal["file", "environment", "comfyui"]
+    path: Path
+    reason: str
+    size: int | None = None  # bytes; None where they were not counted
+    kind: Literal["remove"] = "remove"
+
+
+ComfyUIStep = GetComfyUI | UpdateComfyUI | KeepComfyUI
+EnvironmentStep = MakeEnvironment | RepairEnvironment | KeepEnvironment
+Step = ComfyUIStep | EnvironmentStep | InstallPackages | FileStep | GenerateImage | Remove
+
+
+STEPS = (
+    *FILE_STEPS,
+    GetComfyUI,
+    UpdateComfyUI,
+    KeepComfyUI,
+    MakeEnvironment,
+    RepairEnvironment,
+    KeepEnvironment,
+    InstallPackages,
+    GenerateImage,
+    Remove,
+)
+"""The classes of `Step`, for ``isinstance``."""
+
+
+def is_change(step: Step) -> bool:
+    """Whether a step changes something on disk."""
+    return not isinstance(step, (KeepComfyUI, KeepEnvironment, GenerateImage))
+
+
+def place_of(step: Step) -> Path | None:
+    """Return the file or folder a step is about; None for the test image, whose file has no name yet."""
+    match step:
+        case PlaceFile() | MoveFile() | PatchFile() | FetchFile() | RecordReceipt():
+            return step.destination.path
+        case GetComfyUI() | UpdateComfyUI() | KeepComfyUI():
+            return step.folder
+        case MakeEnvironment() | RepairEnvironment() | KeepEnvironment() | InstallPackages():
+            return step.where
+        case Remove():
+            return step.path
+        case GenerateImage():
+            return None
+        case _:
+            assert_never(step)
+
+
+def replaced_by(step: Step) -> str | None:
+    """Return why what is there has to go; None where nothing is replaced."""
+    return step.replaces if isinstance(step, (PlaceFile, MoveFile, PatchFile, FetchFile, MakeEnvironment)) else None
+
+
+def download_of(step: Step) -> Download | None:
+    """Return the estimate of what a step fetches besides model files; None for a step that fetches nothing such."""
+    if isinstance(step, (GetComfyUI, UpdateComfyUI, MakeEnvironment, RepairEnvironment, InstallPackages)):
+        return step.download
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything a run will do, in the order in which it does it.  No change in it means: nothing to do."""
+
+    files: FilesPlan  # its steps are in ``steps``, too, where the run is about files
+    steps: tuple[Step, ...]
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()  # what will not be done, and why, in sentences
+    space: tuple[SpaceNeed, ...] = ()
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest that says what is wanted."""
+        return self.files.manifest
+
+    @property
+    def set(self) -> ArtifactSet:
+        """The files that are wanted."""
+        return self.files.set
+
+    @property
+    def target(self) -> Target:
+        """Where they go."""
+        return self.files.target
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """The files as they were found."""
+        return self.files.checks
+
+    @property
+    def is_about_files(self) -> bool:
+        """Whether the run looked at the model files."""
+        return bool(self.files.checks or self.files.steps)
+
+    @property
+    def file_steps(self) -> tuple[FileStep, ...]:
+        """The steps that are about model files."""
+        return tuple(step for step in self.steps if isinstance(step, FILE_STEPS))
+
+    @property
+    def changes(self) -> tuple[Step, ...]:
+        """The steps that change something."""
+        return tuple(step for step in self.steps if is_change(step))
+
+    @property
+    def estimated_bytes(self) -> int:
+        """Bytes of ComfyUI, torch and other packages: the part of `bytes_to_fetch` that is an estimate."""
+        return sum(each.fetched_bytes for each in map(download_of, self.steps) if each is not None)
+
+    @property
+    def bytes_to_fetch(self) -> int:
+        """Bytes that have to come over the network."""
+        files = sum(step.bytes_to_fetch for step in self.steps if isinstance(step, (FetchFile, PatchFile)))
+        return files + self.estimated_bytes
+
+    @property
+    def bytes_saved(self) -> int:
+        """Bytes of the set that need not be fetched: in place, held, or elsewhere on this machine."""
+        return self.files.bytes_saved
