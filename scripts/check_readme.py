@@ -2,8 +2,8 @@
 """Check that README.md says what the program says; ``--write`` puts it right.
 
 Two things are compared.  The table whose header is ``| exit | code | when |`` has a row for every exit status, and in
-it every code of ``provisioner/errors.py``; the last column is the author's.  A block fenced as ```` ```help ```` or
-```` ```help verify ```` holds what ``klein-setup --help`` or ``klein-setup verify --help`` prints 100 columns wide.
+it every code of ``provisioner/core/errors.py``; the last column is the author's.  A block fenced as ```` ```help ````
+or ```` ```help verify ```` holds what ``klein-setup --help`` or ``klein-setup verify --help`` prints 100 columns wide.
 Line breaks are not compared: argparse breaks lines differently from one Python to the next.
 """
 

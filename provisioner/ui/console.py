@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 Mode = Literal["human", "json", "events"]
 
+ISSUES_URL = "https://github.com/klein-setup/klein-setup/issues"
+"""Where to report a defect when the program runs from a checkout, which has no package metadata."""
+
 
 class Ui:
     """The face of one run.
@@ -291,13 +294,12 @@ def _indented(value: object) -> str:
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
-def issues_url() -> str | None:
-    """Return where to report a defect, as the installed package's own metadata says; None when it does not."""
+def issues_url() -> str:
+    """Return where to report a defect: what the installed package's metadata says, in a checkout `ISSUES_URL`."""
     from importlib.metadata import PackageNotFoundError, metadata
 
     try:
         lines = metadata("klein-setup").get_all("Project-URL") or []
     except PackageNotFoundError:
-        return None
-    named = dict(line.split(", ", 1) for line in lines if ", " in line)
-    return next((url for name, url in named.items() if name.lower() in {"issues", "bug tracker"}), None)
+        return ISSUES_URL
+    return next((line.removeprefix("Issues, ") for line in lines if line.startswith("Issues, ")), ISSUES_URL)

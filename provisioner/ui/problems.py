@@ -64,12 +64,11 @@ def _fact_blocks(error: KleinError) -> list[Block]:
     return lines
 
 
-def defect_blocks(error: BaseException, *, log_path: str | None, issues_url: str | None) -> list[Block]:
+def defect_blocks(error: BaseException, *, log_path: str | None, issues_url: str) -> list[Block]:
     """Return what to say when the program itself is wrong: sorry, where the log is, where to send it."""
     sentence = f" klein-setup itself failed, which is a defect in it: {type(error).__name__}: {error}"
-    where = f" Send the log {log_path}" if log_path else " Report it"
-    where += f" to {issues_url}" if issues_url else " to whoever gave you this program"
-    todo = f"{where}, with what you did."
+    what = f"Send the log {log_path}" if log_path else "Report it"
+    todo = f" {what} to {issues_url}, with what you did."
     return [
         Para(line=(Span("error:", "bad"), Span(sentence)), hang=7),
         Para(line=(Span("what to do:", "title"), Span(todo)), indent=2, hang=2),

@@ -34,7 +34,7 @@ from provisioner.core.models import (
 )
 from provisioner.plan.steps import Plan
 from provisioner.report.outcome import Report, report_for_error
-from provisioner.ui.console import Ui
+from provisioner.ui.console import Ui, issues_url
 from tests.support.builders import whole
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,6 +218,7 @@ def test_a_defect_names_the_log_and_shows_the_traceback_when_asked() -> None:
             run.ui.show_defect(error, Path("/var/log.txt"))
         assert "a defect in it: TypeError: int + str" in run.err.getvalue()
         assert str(Path("/var/log.txt")) in run.err.getvalue()
+        assert issues_url() in run.err.getvalue()
         assert ("Traceback" in run.err.getvalue()) == is_verbose
 
 

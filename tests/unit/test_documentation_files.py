@@ -1,0 +1,191 @@
+"""The files for people who join: every path they name exists, and what they say twice is the same in both places."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from provisioner.cli.arguments import COMMANDS, build_parser
+from provisioner.ui.console import ISSUES_URL, issues_url
+from provisioner.ui.problems import defect_blocks
+from provisioner.ui.text import laid_out
+from tests.unit.test_architecture import FLOORS, MODULES, room_of
+
+ROOT = Path(__file__).resolve().parents[2]
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "manifests" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / ".github").rglob("*.md")),
+    *FORMS,
+    WORKFLOW,
+]
+TOP = "provisioner|tests|scripts|manifests|docs|\\.github|\\.ci"
+PATH = re.compile(rf"(?<![\w./~-])(?:{TOP})/(?:[\w-]|\.(?=\w)|/)*")  # ends before `<name>`, which stands for a name
+FILE = re.compile(r"`([\w-]+\.(?:md|toml|lock|py))`")
+FILE_NAMES = {path.name for pattern in ("*", "provisioner/**/*", "scripts/*") for path in ROOT.glob(pattern)}
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+COMMAND = re.compile(rf"(?:`klein-setup|scripts/klein_setup\.py) ((?:{'|'.join(COMMANDS)})\b[^`#\n]*)")
+NAME_IN_FILE = re.compile(r"`(provisioner/[\w/]+\.py)` \(`(\w+)`\)")
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+
+def drawn_floors(text: str) -> list[set[str]]:
+    """Return the rooms between each two lines of the drawing."""
+    drawing = text.partition("```text\n")[2].partition("```")[0]
+    floors: list[set[str]] = []
+    for line in drawing.splitlines():
+        if line.startswith("+"):
+            floors.append(set())
+        else:
+            floors[-1].add(line.split("|")[1].strip())
+    return [floor for floor in floors if floor]
+
+
+def missing_paths(text: str) -> Iterator[str]:
+    """Yield each path that a text names and the repository does not have; a bare file name may be of any folder."""
+    yield from (name for name in PATH.findall(text) if not (ROOT / name).exists())
+    yield from (name for name in FILE.findall(text) if name not in FILE_NAMES)
+
+
+@each_page
+def test_every_path_that_is_named_exists(page: Path) -> None:
+    assert list(missing_paths(page.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("see `provisioner/gone.py`.", ["provisioner/gone.py"]),
+        ("run scripts/gone.py, or `tests/unit/`.", ["scripts/gone.py"]),
+        ("a file `manifests/<id>.yaml` in `manifests/`", []),
+        ("`GONE.md` and `CHANGELOG.md`", ["GONE.md"]),
+        ("https://example.org/docs/x and ComfyUI/tests/y", []),
+    ],
+)
+def test_a_path_that_is_gone_is_found(text: str, missing: list[str]) -> None:
+    assert list(missing_paths(text)) == missing
+
+
+@each_page
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    links = LINK.findall(page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@each_page
+def test_a_name_that_is_said_to_be_in_a_file_is_in_it(page: Path) -> None:
+    named = NAME_IN_FILE.findall(page.read_text(encoding="utf-8"))
+    gone = [
+        (path, name) for path, name in named if not re.search(rf"\b{name}\b", (ROOT / path).read_text(encoding="utf-8"))
+    ]
+    assert gone == []
+
+
+@each_page
+def test_every_command_that_is_shown_can_be_typed(page: Path) -> None:
+    for line in COMMAND.findall(page.read_text(encoding="utf-8")):
+        if not re.search(r"[A-Z]{2}|\.\.\.", line):  # `--look-in DIR` stands for a command and is none
+            build_parser().parse_args(shlex.split(line))  # raises UsageError
+
+
+def test_contributing_says_where_things_are() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.partition("## Where is it?")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| the ")]
+    assert len(rows) == 8
+    assert [row for row in rows if not PATH.search(row)] == []
+
+
+def test_the_drawing_of_the_rooms_is_the_table_of_floors() -> None:
+    floors = [set(floor) - {"__main__"} for floor in FLOORS]
+    assert drawn_floors(ARCHITECTURE.read_text(encoding="utf-8")) == floors
+
+
+def test_every_room_is_named_in_the_architecture() -> None:
+    named = set().union(*drawn_floors(ARCHITECTURE.read_text(encoding="utf-8")))
+    assert {room_of(module) for module in MODULES} - {"provisioner", "__main__"} - named == set()
+
+
+def test_every_decision_is_listed_and_has_its_four_parts() -> None:
+    folder = ROOT / "docs" / "decisions"
+    pages = sorted(folder.glob("[0-9]*.md"))
+    listed = LINK.findall((folder / "README.md").read_text(encoding="utf-8"))
+    assert listed == [page.name for page in pages]
+    for number, page in enumerate(pages, start=1):
+        text = page.read_text(encoding="utf-8")
+        assert text.startswith(f"# {number:03}: ")
+        assert re.findall(r"^## (.+)$", text, re.M) == ["Context", "Decision", "Alternatives", "Consequences"]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_an_issue_form_is_one_and_warns_of_tokens(form: Path) -> None:
+    text = form.read_text(encoding="utf-8")
+    document: dict[str, Any] = yaml.safe_load(text)
+    assert {"name", "description", "body"} <= set(document)
+    fields = [element for element in document["body"] if element["type"] != "markdown"]
+    assert len({element["id"] for element in fields}) == len(fields)
+    assert all(element["attributes"]["label"] for element in fields)
+    assert "token" in text
+
+
+def test_the_hosted_workflow_runs_what_the_other_one_runs_on_every_python() -> None:
+    job = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]["test"]
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    commands = re.findall(r"^python3 (scripts/\S+)", script, re.M)
+    assert [step["run"] for step in job["steps"] if "run" in step] == [f"python {command}" for command in commands]
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert job["strategy"]["matrix"]["python"] == re.findall(r"Python :: (3\.\d+)", project)
+
+
+def test_the_hook_for_the_readme_runs_when_what_it_compares_changes() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    pattern = next(hook["files"] for hook in hooks if hook["id"] == "readme")
+    for name in ("README.md", "provisioner/cli/arguments.py", "provisioner/cli/main.py", "provisioner/core/errors.py"):
+        assert (ROOT / name).is_file()
+        assert re.search(pattern, name), name
+
+
+def test_the_source_archive_holds_what_contributors_need() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    included = re.findall(r'"/([^"]+)"', project.partition("[tool.hatch.build.targets.sdist]")[2].partition("\n[")[0])
+    assert {"docs", "tests", "CONTRIBUTING.md", ".github"} <= set(included)
+    assert [name for name in included if not (ROOT / name).exists()] == []
+
+
+# --- where to report -----------------------------------------------------------------------------
+
+
+def test_a_checkout_and_the_package_name_one_place_for_issues() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert re.findall(r'^Issues = "(.+)"$', project, re.M) == [ISSUES_URL]
+
+
+def test_the_installed_package_says_where_to_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "klein_setup-9.dist-info"
+    folder.mkdir()
+    lines = ["Metadata-Version: 2.4", "Name: klein-setup", "Version: 9", "Project-URL: Source, https://example.org/s"]
+    (folder / "METADATA").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert issues_url() == ISSUES_URL
+    with (folder / "METADATA").open("a", encoding="utf-8") as file:
+        file.write("Project-URL: Issues, https://example.org/issues\n")
+    assert issues_url() == "https://example.org/issues"
+
+
+def test_a_defect_says_where_to_send_its_log() -> None:
+    for log_path, said in (("/logs/x.txt", "Send the log /logs/x.txt to"), (None, "Report it to")):
+        blocks = defect_blocks(ValueError("x"), log_path=log_path, issues_url=ISSUES_URL)
+        text = "".join(part.text for line in laid_out(blocks, width=None) for part in line)
+        assert f"{said} {ISSUES_URL}, with what you did." in text
