@@ -245,7 +245,7 @@ def test_events_are_a_line_each_and_the_document_is_the_last() -> None:
     told = [json.loads(line) for line in run.out.getvalue().splitlines()]
     names = ["plan-made", "step-started", "file-progress", "step-finished", "notice", "report"]
     assert [each["event"] for each in told] == names
-    assert told[-1]["schema_version"] == 1
+    assert told[-1]["schema_version"] == 2
     assert run.err.getvalue() == ""
 
 
