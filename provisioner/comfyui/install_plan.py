@@ -237,19 +237,6 @@ def _judge_python(checkout: ComfyCheckout) -> list[Finding]:
     ]
 
 
-def notes_on_checkout(checkout: ComfyCheckout) -> tuple[str, ...]:
-    """Return sentences about a tree that ask for nothing: where it stands, what its owner changed."""
-    said = [*checkout.notes]
-    if checkout.local_changes:
-        said.append(
-            f"{count(len(checkout.local_changes), 'file')} of ComfyUI itself "
-            f"{'was' if len(checkout.local_changes) == 1 else 'were'} changed: {_some(checkout.local_changes)}."
-        )
-    if checkout.custom_nodes:
-        said.append(f"{count(len(checkout.custom_nodes), 'custom node')}: {_some(checkout.custom_nodes)}.")
-    return tuple(said)
-
-
 # --- planning ----------------------------------------------------------------------------------
 
 
@@ -291,9 +278,10 @@ def _plan_update(checkout: ComfyCheckout, pinned: ComfyRelease) -> CheckoutPlan:
             action="refuse", reason="it is no git checkout, which cannot be updated", hint=_how_to_update(checkout)
         )
     if checkout.local_changes is None:
+        because = "" if checkout.why_unknown is None else f": {checkout.why_unknown.rstrip('.')}"
         return CheckoutPlan(
             action="refuse",
-            reason="whether its files were changed could not be learnt",
+            reason=f"whether its files were changed could not be learnt{because}",
             hint="Install git, and make sure that the folder belongs to you.",
         )
     if checkout.local_changes and is_whole:

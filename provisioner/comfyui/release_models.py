@@ -71,7 +71,3 @@ class ComfyTable:
     def release(self, version: str) -> ComfyRelease | None:
         """Return the release of that version, or None."""
         return next((each for each in self.releases if each.version == version), None)
-
-    def release_at(self, commit: str) -> ComfyRelease | None:
-        """Return the release of that commit, or None: most commits of a checkout are no release."""
-        return next((each for each in self.releases if each.commit == commit), None)

@@ -263,9 +263,8 @@ class Environments:
     def install(
         self,
         where: Path,
-        requirements: Sequence[str] = (),
+        requirements: Sequence[str],
         *,
-        files: Sequence[Path] = (),
         installer: Installer = "pip",
         progress: Progress = _silent,
     ) -> None:
@@ -277,8 +276,6 @@ class Environments:
             The environment.
         requirements : sequence of str
             ``"diffusers>=0.37"``.
-        files : sequence of Path
-            Requirements files.
         installer : "pip" or "uv"
             What installs them.
         progress : callable
@@ -300,11 +297,9 @@ class Environments:
             if before.python is None:
                 raise CommandError(f"{where} is no usable environment: {before.broken or 'there is none'}")
             words: list[str | Path] = [*requirements]
-            for file in files:
-                words += ["-r", str(file)]
             if before.constraints is not None:
                 words += ["-c", str(where / CONSTRAINTS)]
-            what = listing([*requirements, *(file.name for file in files)])
+            what = listing(requirements)
             self._install_with(before.python.path, words, what, uv, progress)
             self._hold(before, self.observe(where))
 

@@ -300,11 +300,6 @@ def complaint_about_python(python: PythonFacts, versions: Sequence[str]) -> str 
     return None
 
 
-def choose_python(found: Sequence[PythonFacts], versions: Sequence[str]) -> PythonFacts | None:
-    """Return the first Python that fits, in the order they were found; None where none does."""
-    return next((each for each in found if complaint_about_python(each, versions) is None), None)
-
-
 # --- the receipt -------------------------------------------------------------------------------
 
 

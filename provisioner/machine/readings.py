@@ -523,58 +523,6 @@ def _silence(card: Gpu, driver_version: str | None, others_answer: bool) -> str:
 # --- a machine as a recording ------------------------------------------------------------------
 
 
-def machine_record(machine: Machine) -> dict[str, object]:
-    """Return the machine as plain JSON values; `parse_machine_record` reads them back."""
-    return {
-        "schema_version": RECORDING_SCHEMA_VERSION,
-        "os": machine.os,
-        "os_release": machine.os_release,
-        "is_wsl": machine.is_wsl,
-        "architecture": machine.architecture,
-        "libc": machine.libc,
-        "python_version": machine.python_version,
-        "gpus": [_gpu_record(gpu) for gpu in machine.gpus],
-        "driver_version": machine.driver_version,
-        "cuda_driver_version": _list_or_none(machine.cuda_driver_version),
-        "memory_total_bytes": machine.memory_total_bytes,
-        "memory_available_bytes": machine.memory_available_bytes,
-        "file_systems": [
-            {
-                "path": str(each.path),
-                "device": each.device,
-                "total_bytes": each.total_bytes,
-                "free_bytes": each.free_bytes,
-            }
-            for each in machine.file_systems
-        ],
-        "probes": [{"source": each.source, "is_ok": each.is_ok, "detail": each.detail} for each in machine.probes],
-        "recorded_from": machine.recorded_from,
-    }
-
-
-def _gpu_record(gpu: Gpu) -> dict[str, object]:
-    return {
-        "vendor": gpu.vendor,
-        "name": gpu.name,
-        "index": gpu.index,
-        "uuid": gpu.uuid,
-        "pci_bus_id": gpu.pci_bus_id,
-        "compute_capability": _list_or_none(gpu.compute_capability),
-        "architecture": gpu.architecture,
-        "memory_total_bytes": gpu.memory_total_bytes,
-        "memory_free_bytes": gpu.memory_free_bytes,
-        "memory_reserved_bytes": gpu.memory_reserved_bytes,
-        "is_display_attached": gpu.is_display_attached,
-        "is_mig_enabled": gpu.is_mig_enabled,
-        "mig_devices": list(gpu.mig_devices),
-        "driver_model": gpu.driver_model,
-    }
-
-
-def _list_or_none(pair: tuple[int, int] | None) -> list[int] | None:
-    return None if pair is None else list(pair)
-
-
 def parse_machine_record(text: str, file: Path) -> Machine:
     """Return the machine a recording describes, with ``recorded_from`` set to the file.
 

@@ -603,9 +603,7 @@ def test_a_plain_upgrade_in_the_environment_is_held(own: Path, shop: ToyIndex, t
 @pytest.mark.parametrize("installer", ["pip", "uv"])
 def test_more_is_installed_under_the_constraints(own: Path, shop: ToyIndex, tmp_path: Path, installer: str) -> None:
     envs = environments(shop, tmp_path)
-    needs = tmp_path / "requirements.txt"
-    needs.write_text("torch\nnice\n", encoding="utf-8")
-    envs.install(own, files=[needs], installer="uv" if installer == "uv" else "pip")
+    envs.install(own, ["torch", "nice"], installer="uv" if installer == "uv" else "pip")
     seen = envs.observe(own)
     assert {each.name: each.version for each in seen.distributions}["nice"] == "1.0"
     assert drift(seen.receipt, seen, None) == ()

@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from provisioner.machine.readings import machine_record
 from provisioner.smoke_test.graph import build_graph
 from provisioner.smoke_test.image import read_image, seed_in
 from provisioner.smoke_test.results import ImageOptions, ModelNames
+from tests.support.builders import recording_of
 from tests.support.comfy_server import Faults, ReplayServer
 from tests.support.studio import ENCODER, KLEIN, MODEL, VAE, a_tree_of_somebodys, inventory, main_py, rtx_4070, states
 from tests.support.world import Ahead, Completed, Running, World, eventually, sha256_of
@@ -354,7 +354,7 @@ def test_a_run_that_is_interrupted_takes_its_server_with_it(world: World, comfyu
 
 
 def test_a_picture_from_the_processor_is_not_the_proof_of_a_card(world: World, comfyui: Path, tmp_path: Path) -> None:
-    (tmp_path / "machine.json").write_text(json.dumps(machine_record(rtx_4070())), encoding="utf-8")
+    (tmp_path / "machine.json").write_text(recording_of(rtx_4070()), encoding="utf-8")
     comfyui.write_text(main_py("Faults(is_on_processor=True)"), encoding="utf-8")
     done = world.run("smoke-test", "--json", *SMALL, env={"KLEIN_SETUP_MACHINE": str(tmp_path / "machine.json")})
     assert (done.returncode, done.codes) == (9, ["smoke-test"])

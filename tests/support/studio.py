@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from provisioner.core.models import Gpu, Machine
-from provisioner.machine.readings import machine_record
+from tests.support.builders import recording_of
 from tests.support.wheels import Toy, ToyIndex
 from tests.support.world import ROOT, Completed, Wanted, World, tensors
 
@@ -216,7 +216,7 @@ class Studio:
 
     def set_machine(self, **changes: object) -> None:
         """Record the machine, with what is said of it changed."""
-        text = json.dumps(machine_record(rtx_4070(**changes)))
+        text = recording_of(rtx_4070(**changes))
         (self.world.folder / "machine.json").write_text(text, encoding="utf-8")
 
     def arguments(self, *given: str | Path, source: Path | None = None) -> list[str]:

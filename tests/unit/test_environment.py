@@ -47,7 +47,6 @@ from provisioner.environment.state import (
     ProbeDevice,
     PythonFacts,
     SecondTorch,
-    choose_python,
     complaint_about_python,
     complaints_about_tags,
     constraints_text,
@@ -355,13 +354,6 @@ def test_constraints_hold_what_torch_cannot_do_without() -> None:
 def test_a_python_that_does_not_fit_is_told_why(changes: dict[str, object], says: str | None) -> None:
     complaint = complaint_about_python(replace(PYTHON, **changes), ("3.10", "3.11"))  # type: ignore[arg-type]
     assert complaint is None if says is None else says in (complaint or "")
-
-
-def test_the_first_python_that_fits_is_chosen() -> None:
-    old, fitting, other = (replace(PYTHON, version=version) for version in ("3.9.1", "3.11.2", "3.10.1"))
-    assert choose_python([old, fitting, other], ("3.10", "3.11")) == fitting
-    assert choose_python([old], ("3.10", "3.11")) is None
-    assert choose_python([old], ()) == old
 
 
 # --- pip and uv --------------------------------------------------------------------------------

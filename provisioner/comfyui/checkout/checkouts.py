@@ -83,7 +83,6 @@ class Checkouts:
         folder: Path,
         *,
         source: str,
-        archive_url: str | None = None,
         progress: Progress = _silent,
     ) -> CheckoutReceipt:
         """Put a release of ComfyUI into a folder: new, empty, or holding only what is not ComfyUI's own.
@@ -99,8 +98,6 @@ class Checkouts:
             Where it goes.
         source : str
             A repository (https address, path, ``file:`` address), or an archive (``.zip``, ``.tar.gz``) at one of them.
-        archive_url : str, optional
-            Where the archive lies that is used without git; derived from `source` where None.
         progress : callable
             Told one line at a time.
 
@@ -134,7 +131,7 @@ class Checkouts:
                 hint = "Name another folder, or ask for an update of this one."
                 raise UsageError(f"{folder} holds a ComfyUI already.", hint=hint, path=str(folder))
             with _building(real) as staging:
-                return self._build(release, real, staging, source, archive_url, progress)
+                return self._build(release, real, staging, source, progress)
 
     def _build(
         self,
@@ -142,7 +139,6 @@ class Checkouts:
         real: Path,
         staging: Path,
         source: str,
-        archive_url: str | None,
         progress: Progress,
     ) -> CheckoutReceipt:
         git = None if is_archive(source) else self._git(staging, progress, is_ours=True)
@@ -153,7 +149,7 @@ class Checkouts:
             progress(f"Fetching ComfyUI {release.version} from {shown} with git.")
             receipt = _clone(git, release, source, folders)
         else:
-            receipt = self._unpack(release, staging, source, archive_url, folders, progress)
+            receipt = self._unpack(release, staging, source, folders, progress)
         for each in folders:
             make_folder((staging if is_new else real) / each)
         write_receipt(staging, receipt)
@@ -172,11 +168,10 @@ class Checkouts:
         release: ComfyRelease,
         staging: Path,
         source: str,
-        archive_url: str | None,
         folders: tuple[str, ...],
         progress: Progress,
     ) -> CheckoutReceipt:
-        address = archive_url or archive_address(source, release)
+        address = archive_address(source, release)
         if address is None:
             raise UsageError(
                 f"{redact(source)} is a git repository, and git is not installed.",
@@ -212,16 +207,13 @@ class Checkouts:
 
     # --- looking ---------------------------------------------------------------------------------
 
-    def describe(self, folder: Path, *, looks_for_changes: bool = True) -> ComfyCheckout:
+    def describe(self, folder: Path) -> ComfyCheckout:
         """Return what a folder is; writes nothing, and runs nothing but git's questions.
 
         Parameters
         ----------
         folder : Path
             Anything: a tree, its ``models``, a portable build, a base folder, nothing yet.
-        looks_for_changes : bool
-            Ask git, or the receipt, whether files of ComfyUI were changed (about 0.1 s); else that stays unknown, and
-            no program is started.
 
         Raises
         ------
@@ -232,7 +224,6 @@ class Checkouts:
             folder.absolute(),
             lambda tree: self._git(tree, _silent, is_ours=False),
             environ=self.environ,
-            looks_for_changes=looks_for_changes,
         )
 
     # --- moving ----------------------------------------------------------------------------------

@@ -22,27 +22,11 @@ _LONGEST_SHOWN = 300  # characters of a server's sentence that are worth a perso
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerDevice:
-    """One device the server draws on; bytes, None where it did not say."""
+    """One device the server draws on."""
 
     name: str  # "cuda:0 NVIDIA GeForce RTX 4070 : cudaMallocAsync", "cpu"
     kind: str  # "cuda", "cpu", "mps", "xpu"
     index: int | None = None
-    vram_total_bytes: int | None = None
-    vram_free_bytes: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerPackage:
-    """A package ComfyUI wants in one exact version, and the one that is installed."""
-
-    name: str
-    installed: str | None
-    required: str | None
-
-    @property
-    def is_as_required(self) -> bool:
-        """Whether the installed version is the one that is asked for."""
-        return self.required is None or self.installed == self.required
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +39,6 @@ class ServerFacts:
     os: str | None
     argv: tuple[str, ...] = ()  # the command line it was started with, from main.py on
     devices: tuple[ServerDevice, ...] = ()
-    packages: tuple[ServerPackage, ...] = ()
-    ram_total_bytes: int | None = None
-    ram_free_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,9 +184,6 @@ def parse_system_stats(body: object) -> ServerFacts:
         os=as_text(system.get("os")),
         argv=_texts(system.get("argv")),
         devices=tuple(_device(as_dict(each)) for each in as_list(as_dict(body).get("devices"))),
-        packages=tuple(_package(as_dict(each)) for each in as_list(system.get("comfy_package_versions"))),
-        ram_total_bytes=as_int(system.get("ram_total")),
-        ram_free_bytes=as_int(system.get("ram_free")),
     )
 
 
@@ -214,16 +192,6 @@ def _device(body: dict[str, object]) -> ServerDevice:
         name=as_text(body.get("name")) or "",
         kind=as_text(body.get("type")) or "",
         index=as_int(body.get("index")),
-        vram_total_bytes=as_int(body.get("vram_total")),
-        vram_free_bytes=as_int(body.get("vram_free")),
-    )
-
-
-def _package(body: dict[str, object]) -> ServerPackage:
-    return ServerPackage(
-        name=as_text(body.get("name")) or "",
-        installed=as_text(body.get("installed")),
-        required=as_text(body.get("required")),
     )
 
 
