@@ -339,6 +339,10 @@ def test_a_server_that_dies_while_it_draws_is_explained(world: World, comfyui: P
     comfyui.write_text(main_py(faults), encoding="utf-8")
     done = world.run("smoke-test", "--json", *SMALL)
     assert (done.returncode, done.codes) == (9, ["out-of-memory"])
+    hint = done.json["errors"][0]["hint"]
+    assert "`--reserve-vram 2`" in hint
+    assert "Decode in tiles" in hint
+    assert "No smaller set of the manifest can take the place of " in hint  # it has only the one that has just failed
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")

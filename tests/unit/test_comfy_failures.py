@@ -107,7 +107,7 @@ def test_running_out_of_gpu_memory_names_what_helps() -> None:
     error = node_error(failure("12", "torch.OutOfMemoryError", "Allocation on device"), graph())
     assert isinstance(error, MemoryExhaustedError)
     assert error.hint is not None
-    for help_with in ("--reserve-vram", "--set fp8-lean", "tiles", "Close other programs"):
+    for help_with in ("a smaller set", "Close other programs"):
         assert help_with in error.hint
 
 

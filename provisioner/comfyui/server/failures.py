@@ -39,11 +39,8 @@ _REPAIR = "Run `klein-setup repair`, which says what is wrong with every file an
 _RESTART = "A server that ran before keeps what it had loaded: restart it afterwards."
 _UPDATE = f"Update ComfyUI to {_KLEIN_SINCE} or newer."
 _TORCH = "Run `klein-setup install --only environment`, which chooses the build for this machine."
-_LESS_VRAM = (
-    "Close other programs that use the GPU; take the smaller files with `--set fp8-lean`; decode in tiles; or start "
-    "ComfyUI with `--reserve-vram 2` so that it leaves room."
-)
-_LESS_RAM = "Close other programs, add swap space, or take the smaller files with `--set fp8-lean`."
+_LESS_VRAM = "Close other programs that use the GPU, or take a smaller set."  # the smoke test says which
+_LESS_RAM = "Close other programs, add swap space, or take a smaller set."
 
 
 # --- which file a node means -------------------------------------------------------------------
