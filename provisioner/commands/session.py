@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from provisioner.files.engine import Engine
     from provisioner.files.observe import Observer
     from provisioner.files.store.file_store import FileStore
-    from provisioner.manifest.manifest_cache import ManifestCache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,14 +103,6 @@ class Session:
         return (token.value,) if token else ()
 
     # --- parts ---------------------------------------------------------------------------------------
-
-    @cached_property
-    def manifest_cache(self) -> ManifestCache:
-        """Manifests as they were read before."""
-        from provisioner.disk.locations import state_folder
-        from provisioner.manifest.manifest_cache import ManifestCache
-
-        return ManifestCache(lambda: state_folder() / "manifests")
 
     @cached_property
     def store(self) -> FileStore:

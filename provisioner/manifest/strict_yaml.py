@@ -170,8 +170,6 @@ class Unusable:
 
 
 Node = Scalar | Sequence | Mapping | Unusable
-Composer = Callable[[str, Issues], Node]
-"""Returns the one node that a text holds, as `compose` does."""
 
 
 class _Frame:
@@ -368,47 +366,6 @@ def _refuse_before_parsing(text: str, issues: Issues) -> None:
             clean = False
     if not clean:
         issues.throw()
-
-
-# --- nodes as JSON holds them --------------------------------------------------------------------
-
-
-def plain_of(node: Node) -> object:
-    """Return a node as lists, dicts, strings and numbers: the tree of a text that nothing was complained about."""
-    if isinstance(node, Scalar):
-        return [node.line, node.text, node.is_bare]
-    if isinstance(node, Sequence):
-        return [node.line, [plain_of(item) for item in node.items]]
-    if isinstance(node, Mapping):
-        return [node.line, {key: [line, plain_of(value)] for key, (line, value) in node.entries.items()}]
-    raise TypeError("a tree with complaints is nobody's to keep")
-
-
-def node_of(plain: object) -> Node:
-    """Return the node that `plain_of` was given.
-
-    Raises
-    ------
-    IndexError, KeyError, TypeError, ValueError
-        It is nothing that `plain_of` returns.
-    """
-    # Not by `match`: a manifest has a thousand nodes, and this is in every quick look.
-    if type(plain) is not list or len(plain) not in (2, 3) or type(plain[0]) is not int:
-        raise ValueError("this is no tree of a YAML text")
-    line, content = plain[0], plain[1]
-    if len(plain) == 3:
-        if type(content) is str and type(plain[2]) is bool:
-            return Scalar(line, content, is_bare=plain[2])
-    elif type(content) is list:
-        sequence = Sequence(line)
-        sequence.items = [node_of(item) for item in content]
-        return sequence
-    elif type(content) is dict:
-        mapping = Mapping(line)
-        mapping.entries = {key: (key_line, node_of(value)) for key, (key_line, value) in content.items()}
-        if all(type(key_line) is int for key_line, _ in mapping.entries.values()):
-            return mapping
-    raise ValueError("this is no tree of a YAML text")
 
 
 # --- from nodes to values ----------------------------------------------------------------------
@@ -751,7 +708,6 @@ def read_document(
     what: str,
     newer: str,
     hint: str,
-    composer: Composer = compose,
 ) -> _T:
     """Return what a whole document says; complaints are collected and raised together.
 
@@ -769,8 +725,6 @@ def read_document(
         What a sentence calls the document: "table".
     newer, hint : str
         What to do about a newer format, and about any complaint.
-    composer : callable, optional
-        Returns the node that a text holds; somebody may remember it.
 
     Raises
     ------
@@ -778,7 +732,7 @@ def read_document(
         Something is wrong; ``issues`` holds every complaint in the order of the lines, or that the format is newer.
     """
     issues = Issues(file, hint=hint)
-    root = composer(text, issues)
+    root = compose(text, issues)
     refuse_newer(root, file, known=known, what=what, hint=newer)
     value = take(Place(root, issues), kind)
     if value is None:

@@ -476,3 +476,14 @@ def test_a_hostile_manifest_is_refused_with_its_reason(name: str, suspected: Ahe
     assert world.hub.requests == ()
     assert not (world.folder / "owned").exists()
     assert not world.tree.exists()
+
+
+def test_a_quick_look_brings_in_nothing_heavy(world: World) -> None:
+    world.publish(bytes(3_000_000))
+    assert world.install().returncode == 0
+    done = world.run("verify", "--quick", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "provisioner.files.observe" in imported
+    heavy = {"requests", "huggingface_hub", "rich", "logging", "packaging", "psutil", "filelock"}
+    assert not imported & heavy, sorted(imported)

@@ -107,7 +107,6 @@ LAYER_OF = {
     "smoke_test.results": "value",
     "smoke_test.vram": "effect",
     "manifest": "decision",
-    "manifest.manifest_cache": "effect",
     "manifest.shipped": "effect",
     "identify": "decision",
     "disk": "effect",
