@@ -11,6 +11,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from packaging.utils import canonicalize_name
+
 from provisioner.comfyui.checkout_models import CheckoutKind, CheckoutPlan, ComfyCheckout
 from provisioner.comfyui.release_models import ComfyRelease, ComfyTable
 from provisioner.comfyui.releases import is_at_least
@@ -27,7 +29,6 @@ from provisioner.core.errors import (
 from provisioner.core.models import Finding
 from provisioner.core.redact import printable, redact
 from provisioner.core.units import count, listing
-from provisioner.environment.state import normal_name
 
 NEEDED_FOLDERS = (
     "custom_nodes",
@@ -117,7 +118,7 @@ def requirements_to_install(
         name = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line)
         if name is None:
             return False
-        return normal_name(name[0]) not in family or normal_name(name[0]) in present
+        return canonicalize_name(name[0]) not in family or canonicalize_name(name[0]) in present
 
     return tuple(filter(is_wanted, lines)), tuple(line for line in lines if not is_wanted(line))
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 from provisioner.core.errors import (
     CommandError,
     EntryNotFoundError,
@@ -48,7 +50,6 @@ from provisioner.environment.state import (
     Distribution,
     Observation,
     complaints_about_tags,
-    normal_name,
     pinned,
     wanted_versions,
 )
@@ -395,7 +396,7 @@ def read_wheel(path: Path) -> Wheel:
         with zipfile.ZipFile(path) as archive:
             inside = next(name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
             headers = parse_metadata(archive.read(inside).decode("utf-8", "replace"))
-        name, version = normal_name(headers["name"]), headers["version"]
+        name, version = canonicalize_name(headers["name"]), headers["version"]
     except (zipfile.BadZipFile, StopIteration, KeyError) as error:
         raise NotTheFileError(f"{path.name} is no wheel.", path=str(path)) from error
     return Wheel(name=name, version=version, url=path.as_uri(), sha256=_sha256(path))

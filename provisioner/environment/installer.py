@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urldefrag, urlsplit
 
+from packaging.utils import canonicalize_name
+
 from provisioner.core.errors import (
     CommandError,
     EntryNotFoundError,
@@ -29,7 +31,7 @@ from provisioner.core.errors import (
 )
 from provisioner.core.redact import printable, redact
 from provisioner.core.units import listing
-from provisioner.environment.state import FAMILY, normal_name
+from provisioner.environment.state import FAMILY
 
 DEFAULT_INDEX = "https://pypi.org/simple"
 
@@ -185,7 +187,7 @@ def _wheel(entry: Mapping[str, Mapping[str, object]]) -> Wheel:
     metadata, download = entry["metadata"], entry["download_info"]
     requires = metadata.get("requires_dist")
     return Wheel(
-        name=normal_name(str(metadata["name"])),
+        name=canonicalize_name(str(metadata["name"])),
         version=str(metadata["version"]),
         url=urldefrag(str(download["url"])).url,
         sha256=_sha256(download.get("archive_info")),
@@ -393,4 +395,4 @@ def is_gap(error: KleinError) -> bool:
     if not isinstance(error, EntryNotFoundError) or not isinstance(requirement, str):
         return False
     name = re.match(r"[A-Za-z0-9._-]+", requirement)
-    return name is not None and normal_name(name[0]) not in FAMILY
+    return name is not None and canonicalize_name(name[0]) not in FAMILY

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 from provisioner.core.models import Finding, Gpu, Machine
 from provisioner.core.units import listing
 from provisioner.machine.readings import parse_driver_version
@@ -148,15 +150,6 @@ class Observation:
 # --- versions and constraints ------------------------------------------------------------------
 
 
-def normal_name(name: str) -> str:
-    """Return a distribution's name as the packaging specifications compare it.
-
-    >>> normal_name("Typing_Extensions")
-    'typing-extensions'
-    """
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def local_tag(version: str) -> str | None:
     """Return the local part of a version.
 
@@ -235,7 +228,7 @@ def is_held_with_torch(name: str) -> bool:
     ... ]
     [True, True, True, False, False]
     """
-    return _HELD_WITH_TORCH.match(normal_name(name)) is not None
+    return _HELD_WITH_TORCH.match(canonicalize_name(name)) is not None
 
 
 def complaints_about_tags(resolved: Mapping[str, str], releases: TorchSet, tag: str | None) -> tuple[str, ...]:

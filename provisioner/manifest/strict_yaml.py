@@ -63,11 +63,6 @@ class Issues:
         message = f"{self.file} cannot be used: {many} {'complaint' if many == '1' else 'complaints'}"
         raise ManifestError(message, issues=texts, hint=self.hint, file=self.file)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing was complained about so far."""
-        return not self._found
-
     def throw_if_any(self) -> None:
         """Raise all of them, if there are any."""
         if self._found:

@@ -121,7 +121,7 @@ MAY_USE = {
     "PIL": ("smoke_test.image",),
     "filelock": ("disk.locks",),
     "huggingface_hub": ("files.hub_cache", "commands.rehearse"),  # the rehearsal checks with the real client
-    "packaging": ("environment", "torch.select", "machine.readings"),
+    "packaging": ("comfyui.install_plan", "environment", "torch.select", "machine.readings"),
     "platformdirs": ("disk.locations",),
     "psutil": ("comfyui.server", "machine.host", "machine.process", "smoke_test.vram"),
     "pynvml": ("machine.nvml", "smoke_test.vram"),
