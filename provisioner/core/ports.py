@@ -119,6 +119,38 @@ class RunProcess(Protocol):
         """Run it to its end."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """How a server is reached, beyond what the environment variables say."""
+
+    user: tuple[str, str] | None = None  # name and password
+    proxy: str | None = None
+    certificates: Path | None = None  # the authorities to trust
+    client_certificate: Path | None = None
+    checks_certificate: bool = True
+
+
+class Download(Protocol):
+    """Brings the file at an address to a path; raises NetworkError, AccessError, IntegrityError, StorageError.
+
+    ``what`` and ``hint`` go into the sentences of an error; ``sha256`` is checked where it is given.
+    """
+
+    def __call__(
+        self,
+        url: str,
+        path: Path,
+        *,
+        what: str,
+        hint: str,
+        most_bytes: int,
+        progress: Callable[[str], None],
+        sha256: str | None = None,
+        route: Route = ...,
+    ) -> None:
+        """Fetch it."""
+
+
 class Part(Protocol):
     """A file that is growing: the fetcher writes blocks in any order, the part hashes behind the frontier."""
 

@@ -6,7 +6,9 @@ It refuses to install anything before every wheel is on this disk and its metada
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import random
 import re
 import threading
 import time
@@ -30,6 +32,7 @@ from provisioner.core.errors import (
     UsageError,
 )
 from provisioner.core.ports import ProcessResult, RunProcess
+from provisioner.core.retries import FEW_RETRIES, Retries
 from provisioner.core.units import count, human_bytes, listing
 from provisioner.environment.installed import own_folders, parse_metadata, python_in, read_distributions
 from provisioner.environment.installer import (
@@ -67,7 +70,6 @@ ASK_TIMEOUT_S = 120.0
 INSTALL_TIMEOUT_S = 3 * 3600.0
 _RESOLVE_TIMEOUT_S = 3600.0  # an index without PEP 658 makes pip fetch the wheels for it
 _FETCH_TIMEOUT_S = 6 * 3600.0
-_ATTEMPTS = 3
 _LOG_BYTES = 16 * 1024 * 1024
 
 # The first pip whose ``--dry-run`` asks an index for metadata only; 25.2 still fetches every wheel (both tried).  Since
@@ -82,7 +84,7 @@ class BuildContext:
     run: RunProcess
     environ: Mapping[str, str]  # the person's
     fetch_wheel: FetchWheel | None  # pip where None
-    pause_s: float  # before a broken download is tried again
+    retries: Retries = FEW_RETRIES  # of a broken download
 
 
 def pip_settings(context: BuildContext, python: Path) -> dict[str, str]:
@@ -269,15 +271,16 @@ class Builder:
             self._insist(partial(self._fetch_one, wheel, index_url))
 
     def _insist(self, action: Callable[[], None]) -> None:
-        for attempt in range(1, _ATTEMPTS + 1):
+        for failures in itertools.count(1):
             try:
                 action()
                 return
             except NetworkError as error:
-                if attempt == _ATTEMPTS:
+                pause_s = self._context.retries.pause_s(failures, jitter=random.random())  # noqa: S311 - spreads retries
+                if pause_s is None:
                     raise
-                self._progress(f"{error} Trying again ({attempt + 1} of {_ATTEMPTS}).")
-                time.sleep(self._context.pause_s * 2 ** (attempt - 1))
+                self._progress(f"{error} Trying again in {pause_s:.2g} s.")
+                time.sleep(pause_s)
 
     def _fetch_one(self, wheel: Wheel, index_url: str | None) -> None:
         destination = self._work.wheels / wheel.file_name

@@ -22,6 +22,7 @@ from provisioner.core.errors import CommandError, IntegrityError, KleinError, Un
 from provisioner.core.models import Finding, Machine
 from provisioner.core.ports import RunProcess
 from provisioner.core.redact import redact
+from provisioner.core.retries import FEW_RETRIES, Retries
 from provisioner.core.units import listing
 from provisioner.environment.build import (
     ASK_TIMEOUT_S,
@@ -110,8 +111,8 @@ class Environments:
         What proves an environment.
     waits_for_lock : bool
         Wait while another run works on the same environment; else LockHeldError.
-    pause_s : float
-        Seconds before a broken download is tried again, doubled each time.
+    retries : Retries
+        How often a broken download is tried again.
     """
 
     run: RunProcess
@@ -120,7 +121,7 @@ class Environments:
     fetch_wheel: FetchWheel | None = None
     probe_script: Path = PROBE
     waits_for_lock: bool = True
-    pause_s: float = 2.0
+    retries: Retries = FEW_RETRIES
 
     # --- making ----------------------------------------------------------------------------------
 
@@ -436,7 +437,7 @@ class Environments:
 
     @property
     def _context(self) -> BuildContext:
-        return BuildContext(run=self.run, environ=self.environ, fetch_wheel=self.fetch_wheel, pause_s=self.pause_s)
+        return BuildContext(run=self.run, environ=self.environ, fetch_wheel=self.fetch_wheel, retries=self.retries)
 
     # --- parts -------------------------------------------------------------------------------------
 

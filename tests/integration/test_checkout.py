@@ -46,6 +46,8 @@ from provisioner.core.errors import (
     StorageError,
     UsageError,
 )
+from provisioner.core.retries import Retries
+from provisioner.files.download.whole_file import WholeFiles
 from provisioner.machine.process import Completed, run_process
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,11 +138,14 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Upstream:
     return Upstream(tmp_path_factory.mktemp("up stream") / "ComfyUI")
 
 
+DOWNLOAD = WholeFiles(retries=Retries(attempts=3, first_pause_s=0.01)).fetch
+
+
 def checkouts(*, has_git: bool = True, more: Mapping[str, str] | None = None, wait: bool = True) -> Checkouts:
     environ = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", **(more or {})}
     if not has_git:
         environ["PATH"] = ""
-    return Checkouts(run=run_process, environ=environ, pauses_s=(0.01, 0.01), waits_for_lock=wait)
+    return Checkouts(run=run_process, environ=environ, download=DOWNLOAD, waits_for_lock=wait)
 
 
 def everything(folder: Path) -> dict[str, bytes | str]:
@@ -326,7 +331,7 @@ def test_two_runs_do_not_build_in_one_place(upstream: Upstream, tmp_path: Path) 
 
 
 def test_a_cancelled_run_leaves_nothing(upstream: Upstream, tmp_path: Path) -> None:
-    stopped = Checkouts(run=run_process, environ=dict(os.environ), cancelled=lambda: True)
+    stopped = Checkouts(run=run_process, download=DOWNLOAD, environ=dict(os.environ), cancelled=lambda: True)
     with pytest.raises(KeyboardInterrupt):
         stopped.fetch(upstream.release, tmp_path / "ComfyUI", source=str(upstream.path))
     assert list(tmp_path.iterdir()) == []
@@ -397,12 +402,13 @@ SCRIPT = """
 import os, sys
 from pathlib import Path
 from provisioner.comfyui.checkout.checkouts import Checkouts
+from provisioner.files.download.whole_file import WholeFiles
 from provisioner.machine.process import Completed, run_process
 from provisioner.comfyui.release_models import ComfyRelease
 version, commit, tree, folder, source, path = sys.argv[1:]
 environ = dict(os.environ) if path == "git" else {**os.environ, "PATH": ""}
 print("started", flush=True)
-Checkouts(run=run_process, environ=environ).fetch(
+Checkouts(run=run_process, environ=environ, download=WholeFiles().fetch).fetch(
     ComfyRelease(version=version, commit=commit, tree=tree), Path(folder), source=source
 )
 """
@@ -580,7 +586,7 @@ def test_without_git_a_repository_on_disk_is_no_source(upstream: Upstream, tmp_p
 
 def test_an_archive_larger_than_any_comfyui_is_not_read_to_its_end(upstream: Upstream, tmp_path: Path) -> None:
     put(tmp_path / "www", b"PK\x03\x04" + bytes(3_000_000), upstream.release)
-    small = Checkouts(run=run_process, environ={"PATH": ""}, bounds=Bounds(archive_bytes=1_000_000))
+    small = Checkouts(run=run_process, download=DOWNLOAD, environ={"PATH": ""}, bounds=Bounds(archive_bytes=1_000_000))
     with web(tmp_path / "www") as (url, _), pytest.raises(IntegrityError, match=r"larger than 1\.00 MB"):
         small.fetch(upstream.release, tmp_path / "ComfyUI", source=f"{url}/ComfyUI")
 
@@ -643,7 +649,9 @@ def test_a_hostile_archive_writes_nothing_outside_and_leaves_nothing(
 ) -> None:
     archive = tmp_path / "comfy.zip"
     archive.write_bytes(data)
-    small = Checkouts(run=run_process, environ={"PATH": ""}, bounds=Bounds(files=50, unpacked_bytes=1_000_000))
+    small = Checkouts(
+        run=run_process, download=DOWNLOAD, environ={"PATH": ""}, bounds=Bounds(files=50, unpacked_bytes=1_000_000)
+    )
     with pytest.raises((IntegrityError, StorageError), match=said):
         small.fetch(upstream.release, tmp_path / "in" / "ComfyUI", source=str(archive))
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["comfy.zip", "in"]
@@ -853,7 +861,7 @@ def test_an_update_that_is_cancelled_goes_all_the_way_back(tree: Path, upstream:
             raise KeyboardInterrupt
         return done
 
-    hurried = Checkouts(run=stopping_run, cancelled=stopped.is_set)
+    hurried = Checkouts(run=stopping_run, download=DOWNLOAD, cancelled=stopped.is_set)
     with pytest.raises(KeyboardInterrupt):
         hurried.update(tree, upstream.newer, source=str(upstream.path))
     found = checkouts().describe(tree)

@@ -29,6 +29,7 @@ from provisioner.core.errors import (
     UnsupportedMachineError,
     UsageError,
 )
+from provisioner.core.retries import Retries
 from provisioner.environment.build import BuildContext, Builder
 from provisioner.environment.environments import Environments
 from provisioner.environment.installed import python_in
@@ -88,7 +89,13 @@ def environments(
     script = tmp / "toy_probe.py"
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(probe, encoding="utf-8")
-    return kind(run=run_process, environ=variables(index, more), home=tmp, probe_script=script, pause_s=0.01)
+    return kind(
+        run=run_process,
+        environ=variables(index, more),
+        home=tmp,
+        probe_script=script,
+        retries=Retries(attempts=3, first_pause_s=0.01),
+    )
 
 
 def build(index: ToyIndex, *sets: TorchSet, tag: str | None = "cu130") -> TorchBuild:
@@ -262,7 +269,12 @@ def maker(
     """Work on an environment that is there, up to the point where something would be installed."""
     work = Workspace(tmp / "env")
     work.begin("toy")
-    context = BuildContext(run=run_process, environ=variables(default or index), fetch_wheel=None, pause_s=0.01)
+    context = BuildContext(
+        run=run_process,
+        environ=variables(default or index),
+        fetch_wheel=None,
+        retries=Retries(attempts=3, first_pause_s=0.01),
+    )
     return Builder(context, made, work, progress)
 
 
@@ -380,7 +392,7 @@ def test_wheels_can_be_brought_by_another_engine(made: Path, tmp_path: Path, ind
         destination.write_bytes(contents[destination.name])
 
     other = Builder(
-        BuildContext(run=run_process, environ=variables(index), fetch_wheel=fetch, pause_s=0),
+        BuildContext(run=run_process, environ=variables(index), fetch_wheel=fetch, retries=Retries(attempts=1)),
         made,
         Workspace(tmp_path / "env"),
         lambda line: None,

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from provisioner.comfyui.checkout.archive import Bounds, OpenSession, download, hash_file, plain_session, unpack
+from provisioner.comfyui.checkout.archive import Bounds, hash_file, unpack
 from provisioner.comfyui.checkout.checkout_receipt import (
     RECEIPT,
     disk_error,
@@ -35,10 +35,10 @@ from provisioner.comfyui.install_plan import NEEDED_FOLDERS, archive_address, is
 from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import CommandError, NotTheFileError, StorageError, UsageError
 from provisioner.core.models import STATE_FOLDER
-from provisioner.core.ports import Cancelled, RunProcess
+from provisioner.core.ports import Cancelled, Download, RunProcess
 from provisioner.core.redact import redact
 
-__all__ = ["RECEIPT", "Bounds", "Checkouts", "OpenSession", "Progress", "requirements_of"]
+__all__ = ["RECEIPT", "Bounds", "Checkouts", "Progress", "requirements_of"]
 
 
 def _silent(line: str) -> None:
@@ -55,25 +55,25 @@ class Checkouts:
         Starts programs: `provisioner.machine.process.run_process`.
     environ : mapping
         The person's environment variables; git is looked for on their PATH.
-    open_session : callable
-        Opens a `requests.Session`, for archives.
+    download : Download
+        Fetches archives.
+    is_offline : bool
+        ``--offline``: nothing is fetched, by git neither.
     cancelled : callable
         True means: stop now.
     waits_for_lock : bool
         Wait while another run works on the same tree; else LockHeldError.
     bounds : Bounds
         What an archive may have at most.
-    pauses_s : tuple of float
-        Seconds before a failed download is tried again, each time.
     """
 
     run: RunProcess
+    download: Download
+    is_offline: bool = False
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-    open_session: OpenSession = plain_session
     cancelled: Cancelled = lambda: False
     waits_for_lock: bool = True
     bounds: Bounds = field(default_factory=Bounds)
-    pauses_s: tuple[float, ...] = (2.0, 5.0)
 
     # --- getting ---------------------------------------------------------------------------------
 
@@ -180,13 +180,13 @@ class Checkouts:
         progress(f"Fetching the archive of ComfyUI {release.version} from {redact(address)}.")
         archive = _archive_beside(staging)
         if is_web_address(address):
-            download(
+            self.download(
                 address,
                 archive,
-                open_session=self.open_session,
-                bounds=self.bounds,
-                pauses_s=self.pauses_s,
-                cancelled=self.cancelled,
+                what="ComfyUI",
+                hint="Name a complete and current mirror of ComfyUI that can be read without an account with "
+                "--comfyui-source.",
+                most_bytes=self.bounds.archive_bytes,
                 progress=progress,
             )
         else:
