@@ -290,7 +290,11 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
 def _add_network_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("network")
     group.add_argument("--endpoint", metavar="URL", help="Hub address (default: HF_ENDPOINT, else the Hub)")
-    group.add_argument("--offline", action="store_true", help="no network: what is missing is an error that lists it")
+    group.add_argument(
+        "--offline",
+        action="store_true",
+        help="no network, for git and pip neither: what is missing is an error that lists it",
+    )
 
 
 def _add_environment_folder(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -358,7 +362,13 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
 def _add_change_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how")
     group.add_argument("--connections", type=_connections, default=8, metavar="N", help="most connections (default: 8)")
-    group.add_argument("--limit-rate", type=_rate, metavar="RATE", help="bytes per second for everything: 10M, 500k")
+    group.add_argument(
+        "--limit-rate",
+        type=_rate,
+        metavar="RATE",
+        help="bytes per second for the files, ComfyUI's archive and the wheels of torch together: 10M, 500k; what git "
+        "and pip fetch beside these (some 10 MB) is not limited",
+    )
     group.add_argument(
         "--stall-timeout",
         type=_seconds,

@@ -203,6 +203,9 @@ class Session:
         return Environments(
             run=run_process,
             environ=self.environ,
+            # pip knows more ways to reach an index (keyrings), so it fetches the wheels where nothing limits it
+            download=None if self.settings.limit_bytes_s is None else self.whole_files.fetch,
+            is_offline=self.is_offline,
             waits_for_lock=self.settings.wait_for_lock,
             probe_script=self.settings.probe_script or PROBE,
         )

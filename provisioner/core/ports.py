@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from provisioner.core.models import Artifact, Damage, Destination, FileSystem, LocalCopy, PatchWay, Source, Variant
+from provisioner.core.route import Route
 
 FOUND_IN_PLACE = "found in place"
 """What a receipt names as the source of a file that was there before us: it is the user's, whatever was repaired."""
@@ -117,17 +118,6 @@ class RunProcess(Protocol):
         keep_bytes: int = ...,
     ) -> ProcessResult:
         """Run it to its end."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """How a server is reached, beyond what the environment variables say."""
-
-    user: tuple[str, str] | None = None  # name and password
-    proxy: str | None = None
-    certificates: Path | None = None  # the authorities to trust
-    client_certificate: Path | None = None
-    checks_certificate: bool = True
 
 
 class Download(Protocol):

@@ -31,7 +31,7 @@ from provisioner.core.errors import (
     NotTheFileError,
     UsageError,
 )
-from provisioner.core.ports import ProcessResult, RunProcess
+from provisioner.core.ports import Download, ProcessResult, RunProcess
 from provisioner.core.retries import FEW_RETRIES, Retries
 from provisioner.core.units import count, human_bytes, listing
 from provisioner.environment.installed import own_folders, parse_metadata, python_in, read_distributions
@@ -42,10 +42,13 @@ from provisioner.environment.installer import (
     explain_failure,
     installer_environment,
     is_gap,
+    offline_error,
     page_failures,
     parse_pip_settings,
     parse_report,
+    route_to,
     without_indexes,
+    without_network,
 )
 from provisioner.environment.pythons import ask_python
 from provisioner.environment.state import (
@@ -62,14 +65,12 @@ from provisioner.torch.builds import TorchBuild, TorchSet
 Progress = Callable[[str], None]
 """Told one line at a time what goes on."""
 
-FetchWheel = Callable[[Wheel, Path, Progress], None]
-"""Brings one wheel to a path, proven by its SHA-256; raises NetworkError, IntegrityError, StorageError."""
-
 VENV_TIMEOUT_S = 600.0
 ASK_TIMEOUT_S = 120.0
 INSTALL_TIMEOUT_S = 3 * 3600.0
 _RESOLVE_TIMEOUT_S = 3600.0  # an index without PEP 658 makes pip fetch the wheels for it
 _FETCH_TIMEOUT_S = 6 * 3600.0
+_LARGEST_WHEEL_BYTES = 16 * 1024**3
 _LOG_BYTES = 16 * 1024 * 1024
 
 # The first pip whose ``--dry-run`` asks an index for metadata only; 25.2 still fetches every wheel (both tried).  Since
@@ -83,7 +84,8 @@ class BuildContext:
 
     run: RunProcess
     environ: Mapping[str, str]  # the person's
-    fetch_wheel: FetchWheel | None  # pip where None
+    download: Download | None = None  # brings the wheels; pip where None
+    is_offline: bool = False  # nothing is fetched
     retries: Retries = FEW_RETRIES  # of a broken download
 
 
@@ -134,6 +136,9 @@ class Builder:
             settings["index-url"] = index_url
         if self._extra is not None:
             settings["extra-index-url"] = self._extra
+        if self._context.is_offline:
+            here = f"{self._settings.get('find-links', '')} {self._work.wheels.as_uri()}"
+            settings = without_network({**settings, "find-links": here})
         env = installer_environment(self._context.environ, settings, temporary=self._work.temporary, no_file=os.devnull)
         command = [self._python, "-I", "-m", "pip", *words]
         return self._context.run(command, timeout_s=timeout_s, env=env, on_line=on_line)
@@ -153,7 +158,7 @@ class Builder:
 
     def improve_pip(self) -> None:
         """Bring a pip that resolves without fetching, from the person's own index; go on without where it has none."""
-        if self._pip_version() >= _GOOD_PIP:
+        if self._context.is_offline or self._pip_version() >= _GOOD_PIP:
             return
         wanted = f"pip>={_GOOD_PIP[0]}.{_GOOD_PIP[1]}"
         done = self._pip(
@@ -197,6 +202,8 @@ class Builder:
                     index_url=build.index_url,
                 )
             return releases, wheels
+        if first is not None and self._context.is_offline:
+            raise offline_error(first, "find the torch set") from first
         raise first or UsageError("The torch build names no set of releases.")
 
     def _resolve_one(self, releases: TorchSet, build: TorchBuild) -> tuple[Wheel, ...]:
@@ -205,7 +212,9 @@ class Builder:
         except EntryNotFoundError as error:
             # Mirrors of the torch index lack a dependency at times (pytorch/pytorch#193491); versions with a local part
             # exist on the torch index only, so that the default index cannot slip in a torch of its own.
-            if build.local_tag is None or build.index_url is None or self._extra is not None or not is_gap(error):
+            if self._extra is not None or self._context.is_offline or not is_gap(error):
+                raise
+            if build.local_tag is None or build.index_url is None:
                 raise
             self._extra = self._settings.get("index-url", DEFAULT_INDEX)
             self._progress(f"{error.context.get('requirement')} is missing there; taking it from the default index.")
@@ -216,6 +225,8 @@ class Builder:
         self._progress(f"Asking {'the index' if build.index_url else 'the default index'} for {listing(wanted)}.")
         if self._pip_version() >= _GOOD_PIP:
             return self._resolve_by_metadata(wanted, build.index_url)
+        if self._context.download is not None:
+            self._progress("The pip of this Python fetches the wheels by itself, without a limit.")
         return self._resolve_by_fetching(wanted, build.index_url)
 
     def _resolve_by_metadata(self, wanted: Sequence[str], index_url: str | None) -> tuple[Wheel, ...]:
@@ -268,7 +279,7 @@ class Builder:
             if wheel in held:
                 continue
             self._progress(f"Wheel {number} of {len(wheels)}: {wheel.label}.")
-            self._insist(partial(self._fetch_one, wheel, index_url))
+            self._fetch_one(wheel, index_url)
 
     def _insist(self, action: Callable[[], None]) -> None:
         for failures in itertools.count(1):
@@ -284,10 +295,19 @@ class Builder:
 
     def _fetch_one(self, wheel: Wheel, index_url: str | None) -> None:
         destination = self._work.wheels / wheel.file_name
-        if self._context.fetch_wheel is not None:
-            self._context.fetch_wheel(wheel, destination, self._progress)
+        if self._context.download is not None and wheel.url.startswith(("https:", "http:")):
+            self._context.download(
+                wheel.url,
+                destination,
+                what=wheel.label,
+                hint="Check the user name and the password in the index address, or take another one: `--torch-index`.",
+                most_bytes=_LARGEST_WHEEL_BYTES,
+                sha256=wheel.sha256,
+                route=route_to(wheel.url, self._settings, index_url or self._settings.get("index-url")),
+                progress=self._progress,
+            )
         else:
-            self._fetch_with_pip(wheel, index_url)
+            self._insist(partial(self._fetch_with_pip, wheel, index_url))
         if not destination.is_file():
             raise NotTheFileError(f"pip brought another file than {wheel.file_name}.", path=str(destination))
         if wheel.sha256 is not None and _sha256(destination) != wheel.sha256:

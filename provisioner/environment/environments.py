@@ -20,7 +20,7 @@ from typing import Literal
 
 from provisioner.core.errors import CommandError, IntegrityError, KleinError, UnsupportedMachineError, UsageError
 from provisioner.core.models import Finding, Machine
-from provisioner.core.ports import RunProcess
+from provisioner.core.ports import Download, RunProcess
 from provisioner.core.redact import redact
 from provisioner.core.retries import FEW_RETRIES, Retries
 from provisioner.core.units import listing
@@ -30,7 +30,6 @@ from provisioner.environment.build import (
     VENV_TIMEOUT_S,
     BuildContext,
     Builder,
-    FetchWheel,
     Progress,
     only_news,
     pip_settings,
@@ -47,6 +46,8 @@ from provisioner.environment.installer import (
     constraint_variables,
     explain_failure,
     installer_environment,
+    offline_error,
+    without_network,
 )
 from provisioner.environment.pythons import ask_python, find_pythons
 from provisioner.environment.state import (
@@ -80,7 +81,7 @@ from provisioner.environment.swap import (
 )
 from provisioner.torch.builds import TorchBuild, TorchSet
 
-__all__ = ["Environments", "FetchWheel", "Installer", "Progress"]
+__all__ = ["Environments", "Installer", "Progress"]
 
 Installer = Literal["pip", "uv"]
 PROBE = Path(__file__).with_name("probe_script.py")
@@ -105,8 +106,10 @@ class Environments:
         The person's environment variables.
     home : Path
         Where Pythons are looked for, beside the PATH.
-    fetch_wheel : FetchWheel, optional
-        Brings the wheels; pip does it where None.
+    download : Download, optional
+        Brings the wheels of the torch set; pip does it where None.
+    is_offline : bool
+        ``--offline``: what is not on this computer is an error.
     probe_script : Path
         What proves an environment.
     waits_for_lock : bool
@@ -118,7 +121,8 @@ class Environments:
     run: RunProcess
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     home: Path = field(default_factory=Path.home)
-    fetch_wheel: FetchWheel | None = None
+    download: Download | None = None
+    is_offline: bool = False
     probe_script: Path = PROBE
     waits_for_lock: bool = True
     retries: Retries = FEW_RETRIES
@@ -308,15 +312,19 @@ class Environments:
         self, python: Path, words: Sequence[str | Path], what: str, uv: Path | None, progress: Progress
     ) -> None:
         settings = pip_settings(self._context, python)
+        if self.is_offline and uv is None:
+            settings = without_network(settings)
         env = installer_environment(self.environ, settings, no_file=os.devnull)
         if uv is None:
             command: list[str | Path] = [python, "-I", "-m", "pip", "install", "--progress-bar", "off", *words]
         else:
             command = [uv, "pip", "install", "--python", python, *_uv_index_words(settings), *words]
+            command += ["--offline"] if self.is_offline else []
         progress(f"Installing {what}.")
         done = self.run(command, timeout_s=INSTALL_TIMEOUT_S, env=env, on_line=only_news(progress))
         if done.returncode != 0:
-            raise explain_failure(done.last_lines, doing=f"install {what}", index_url=settings.get("index-url"))
+            error = explain_failure(done.last_lines, doing=f"install {what}", index_url=settings.get("index-url"))
+            raise offline_error(error, f"install {what}") if self.is_offline else error
 
     def _hold(self, before: Observation, after: Observation) -> None:
         """Raise where an installation moved the torch set in spite of everything."""
@@ -437,7 +445,13 @@ class Environments:
 
     @property
     def _context(self) -> BuildContext:
-        return BuildContext(run=self.run, environ=self.environ, fetch_wheel=self.fetch_wheel, retries=self.retries)
+        return BuildContext(
+            run=self.run,
+            environ=self.environ,
+            download=self.download,
+            is_offline=self.is_offline,
+            retries=self.retries,
+        )
 
     # --- parts -------------------------------------------------------------------------------------
 

@@ -24,12 +24,14 @@ from provisioner.core.errors import (
     KleinError,
     NotTheFileError,
     NotWritableError,
+    OfflineError,
     RateLimitedError,
     ServerError,
     UnauthorizedError,
     UnreachableError,
 )
 from provisioner.core.redact import printable, redact
+from provisioner.core.route import Route
 from provisioner.core.units import listing
 from provisioner.environment.state import FAMILY
 
@@ -91,6 +93,39 @@ class Wheel:
 def without_indexes(settings: Settings) -> dict[str, str]:
     """Return the settings without those that say where to look for packages."""
     return {name: value for name, value in settings.items() if name not in _INDEX_SETTINGS}
+
+
+def without_network(settings: Settings) -> dict[str, str]:
+    """Return settings with which pip fetches nothing: only indexes and folders on this disk are left.
+
+    >>> without_network({"index-url": "https://pypi.org/simple", "find-links": "https://x.example /srv/wheels"})
+    {'find-links': '/srv/wheels', 'no-index': '1'}
+    """
+    kept = without_indexes(settings)
+    for name in ("index-url", "find-links"):
+        local = [each for each in settings.get(name, "").split() if "://" not in each or each.startswith("file:")]
+        if local:
+            kept[name] = " ".join(local)
+    return kept if "index-url" in kept else kept | {"no-index": "1"}
+
+
+def route_to(url: str, settings: Settings, index_url: str | None) -> Route:
+    """Return how a person's pip settings say that a wheel's server is reached.
+
+    The name and the password of the index are sent to its own origin only; pip leaves them out of its report.
+    """
+    parts = urlsplit(url)
+    index = urlsplit(index_url or "")
+    is_of_index = (parts.scheme, parts.hostname, parts.port) == (index.scheme, index.hostname, index.port)
+    named = parts if parts.username else index if is_of_index else None
+    trusted = settings.get("trusted-host", "").split()
+    return Route(
+        user=(unquote(named.username), unquote(named.password or "")) if named and named.username else None,
+        proxy=settings.get("proxy"),
+        certificates=Path(settings["cert"]) if "cert" in settings else None,
+        client_certificate=Path(settings["client-cert"]) if "client-cert" in settings else None,
+        checks_certificate=parts.hostname not in trusted and f"{parts.hostname}:{parts.port}" not in trusted,
+    )
 
 
 def parse_pip_settings(text: str, *, with_indexes: bool) -> dict[str, str]:
@@ -253,6 +288,7 @@ _NO_NETWORK = (
 _MISSING = re.compile(
     r"(?:could not find a version that satisfies the requirement|no matching distribution found for) ([^\s;(]+)", re.I
 )
+_NOT_HERE = re.compile(r"[Bb]ecause (\S+) was not found in the (?:cache|provided package locations)")  # uv
 _OFFERED = re.compile(r"\(from versions: ([^)]*)\)")
 _INCONSISTENT = re.compile(r"inconsistent (?:version|name): expected '([^']*)', but metadata has '([^']*)'")
 
@@ -384,6 +420,21 @@ def _not_offered(text: str, index: str, facts: Mapping[str, object]) -> KleinErr
     message += f"it offers {listing(versions[-6:])}." if versions else "it offers none at all."
     hint = "Check the index address (`--torch-index`), or choose another build with `--torch`."
     return EntryNotFoundError(message, hint=hint, requirement=wanted, offered=versions, **facts)
+
+
+def offline_error(error: KleinError, doing: str) -> KleinError:
+    """Return what a failure means with ``--offline``: what pip did not find is not on this computer."""
+    lines = error.context.get("last_lines")
+    named = _NOT_HERE.search("\n".join(map(str, lines))) if isinstance(lines, list) else None
+    if named is None and not isinstance(error, (EntryNotFoundError, UnreachableError)):
+        return error
+    missing = named[1] if named is not None else str(error.context.get("requirement", "something"))
+    return OfflineError(
+        f"{missing} is not on this computer, and with --offline it is not fetched; pip could not {doing}.",
+        hint="Run once without --offline, or name a folder that has the wheels with PIP_FIND_LINKS.",
+        missing=[missing],
+        last_lines=lines,
+    )
 
 
 def is_gap(error: KleinError) -> bool:

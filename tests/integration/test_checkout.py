@@ -15,6 +15,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,13 @@ from provisioner.core.errors import (
     NetworkError,
     NotTheFileError,
     NotWritableError,
+    OfflineError,
     ServerError,
     StorageError,
     UsageError,
 )
 from provisioner.core.retries import Retries
+from provisioner.files.download.limiter import RateLimiter
 from provisioner.files.download.whole_file import WholeFiles
 from provisioner.machine.process import Completed, run_process
 
@@ -577,6 +580,35 @@ def test_a_refusing_server_is_named(
         checkouts(has_git=False).fetch(upstream.release, tmp_path / "ComfyUI", source=f"{url}/ComfyUI")
     assert not (tmp_path / "ComfyUI").exists()
     assert leftovers(tmp_path / "ComfyUI") == []
+
+
+@pytest.mark.parametrize("has_git", [True, False])
+def test_offline_nothing_is_asked_and_a_repository_on_this_disk_will_do(
+    upstream: Upstream, tmp_path: Path, has_git: bool
+) -> None:
+    put(tmp_path / "www", upstream.archive("zip", upstream.release), upstream.release)
+    offline = replace(checkouts(has_git=has_git), is_offline=True)
+    with (
+        web(tmp_path / "www") as (url, answers),
+        pytest.raises(OfflineError, match="is not on this computer"),
+    ):
+        offline.fetch(upstream.release, tmp_path / "ComfyUI", source=f"{url}/ComfyUI")
+    assert answers.asked == []
+    assert not (tmp_path / "ComfyUI").exists()
+    if has_git:
+        offline.fetch(upstream.older, tmp_path / "ComfyUI", source=str(upstream.path))
+        with pytest.raises(OfflineError):
+            offline.update(tmp_path / "ComfyUI", upstream.newer, source="https://git.example/ComfyUI")
+
+
+def test_a_limited_rate_holds_for_the_archive(upstream: Upstream, tmp_path: Path) -> None:
+    archive = upstream.archive("zip", upstream.release)
+    put(tmp_path / "www", archive, upstream.release)
+    limited = replace(checkouts(has_git=False), download=WholeFiles(limiter=RateLimiter(len(archive))).fetch)
+    began = time.monotonic()
+    with web(tmp_path / "www") as (url, _):
+        limited.fetch(upstream.release, tmp_path / "ComfyUI", source=f"{url}/ComfyUI")
+    assert time.monotonic() - began >= 1.0
 
 
 def test_without_git_a_repository_on_disk_is_no_source(upstream: Upstream, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from provisioner.core.errors import (
     KleinError,
     LockHeldError,
     NotTheFileError,
+    OfflineError,
     ServerError,
     UnauthorizedError,
     UnreachableError,
@@ -35,6 +36,8 @@ from provisioner.environment.environments import Environments
 from provisioner.environment.installed import python_in
 from provisioner.environment.state import EnvironmentReceipt, drift, receipt_text
 from provisioner.environment.swap import CONSTRAINTS, Journal, Workspace, read_receipt, write_text
+from provisioner.files.download.limiter import RateLimiter
+from provisioner.files.download.whole_file import WholeFiles
 from provisioner.machine.process import run_process
 from provisioner.torch.builds import TorchBuild, TorchSet
 from tests.support.quick_venv import QuickEnvironments
@@ -272,7 +275,6 @@ def maker(
     context = BuildContext(
         run=run_process,
         environ=variables(default or index),
-        fetch_wheel=None,
         retries=Retries(attempts=3, first_pause_s=0.01),
     )
     return Builder(context, made, work, progress)
@@ -381,25 +383,44 @@ def test_a_slow_download_says_how_far_it_is(made: Path, tmp_path: Path) -> None:
     assert [line for line in said if line.startswith("torch 2.14.1+cu130: ") and line.endswith(" of 3.00 MB.")]
 
 
-def test_wheels_can_be_brought_by_another_engine(made: Path, tmp_path: Path, index: ToyIndex) -> None:
-    making = maker(index, made, tmp_path)
-    _, wheels = making.resolve(build(index))
-    contents = {toy.file_name: toy.content() for toy in index.toys}
-    brought: list[str] = []
+def test_a_limited_rate_holds_for_wheels(made: Path, tmp_path: Path) -> None:
+    with serving(torch_set("cu130", padding=1_500_000)) as index:
+        _, wheels = maker(index, made, tmp_path).resolve(build(index))
+        limited = WholeFiles(limiter=RateLimiter(1_000_000), retries=Retries(attempts=3, first_pause_s=0.01))
+        index.faults.cut_after = {wheels[0].file_name: 1000}
+        index.requests.clear()
+        context = BuildContext(run=run_process, environ=variables(index), download=limited.fetch)
+        work, said = Workspace(tmp_path / "env"), list[str]()
+        began = time.monotonic()
+        with pytest.raises(UnreachableError, match="could not be reached"):
+            Builder(context, made, work, said.append).fetch(wheels, index.url)
+        assert len(index.requests) == 3
+        index.faults.cut_after = {}
+        Builder(context, made, work, said.append).fetch(wheels, index.url)
+        assert time.monotonic() - began > 1.4
+        index.faults.wrong_bytes = {wheels[0].file_name}
+        (work.wheels / wheels[0].file_name).unlink()
+        with pytest.raises(HashMismatchError):
+            Builder(context, made, work, said.append).fetch(wheels, index.url)
+    assert sorted(path.name for path in work.wheels.iterdir()) == sorted(each.file_name for each in wheels[1:])
 
-    def fetch(wheel: object, destination: Path, progress: object) -> None:
-        brought.append(destination.name)
-        destination.write_bytes(contents[destination.name])
 
-    other = Builder(
-        BuildContext(run=run_process, environ=variables(index), fetch_wheel=fetch, retries=Retries(attempts=1)),
-        made,
-        Workspace(tmp_path / "env"),
-        lambda line: None,
-    )
+def test_offline_the_wheels_that_are_here_are_taken_and_others_are_named(
+    made: Path, tmp_path: Path, index: ToyIndex
+) -> None:
+    context = BuildContext(run=run_process, environ=variables(index), is_offline=True)
+    work = Workspace(tmp_path / "env")
+    work.begin("toy")
+    offline = Builder(context, made, work, lambda line: None)
     index.requests.clear()
-    other.fetch(wheels, index.url)
-    assert sorted(brought) == sorted(wheel.file_name for wheel in wheels)
+    with pytest.raises(OfflineError, match=r"torch==2\.14\.1") as raised:
+        offline.resolve(build(index))
+    assert "PIP_FIND_LINKS" in (raised.value.hint or "")
+    for toy in torch_set("cu130"):
+        (work.wheels / toy.file_name).write_bytes(toy.content())
+    releases, wheels = offline.resolve(build(index))
+    offline.fetch(wheels, index.url)
+    assert releases == NEW
     assert index.requests == []
 
 
@@ -619,6 +640,15 @@ def test_more_is_installed_under_the_constraints(own: Path, shop: ToyIndex, tmp_
     seen = envs.observe(own)
     assert {each.name: each.version for each in seen.distributions}["nice"] == "1.0"
     assert drift(seen.receipt, seen, None) == ()
+
+
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+def test_offline_nothing_more_is_installed(own: Path, shop: ToyIndex, tmp_path: Path, installer: str) -> None:
+    offline = replace(environments(shop, tmp_path), is_offline=True)
+    shop.requests.clear()
+    with pytest.raises(OfflineError, match="nicer"):
+        offline.install(own, ["nicer"], installer="uv" if installer == "uv" else "pip")
+    assert shop.requests == []
 
 
 @pytest.mark.parametrize("installer", ["pip", "uv"])

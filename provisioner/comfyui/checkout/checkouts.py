@@ -33,7 +33,7 @@ from provisioner.comfyui.checkout.update import go_back, now, receipt_of, update
 from provisioner.comfyui.checkout_models import CheckoutReceipt, ComfyCheckout, Removal, RollbackPoint
 from provisioner.comfyui.install_plan import NEEDED_FOLDERS, archive_address, is_archive, is_web_address, local_path
 from provisioner.comfyui.release_models import ComfyRelease
-from provisioner.core.errors import CommandError, NotTheFileError, StorageError, UsageError
+from provisioner.core.errors import CommandError, NotTheFileError, OfflineError, StorageError, UsageError
 from provisioner.core.models import STATE_FOLDER
 from provisioner.core.ports import Cancelled, Download, RunProcess
 from provisioner.core.redact import redact
@@ -111,7 +111,7 @@ class Checkouts:
         UsageError
             There is a ComfyUI already, or git is needed and not there.
         NetworkError, AccessError
-            The source was not reached, or wants to know who asks.
+            The source was not reached, ``--offline`` was given, or it wants to know who asks.
         IntegrityError
             It does not have the commit, or what it sent is something else.
         StorageError
@@ -130,6 +130,7 @@ class Checkouts:
                     return already
                 hint = "Name another folder, or ask for an update of this one."
                 raise UsageError(f"{folder} holds a ComfyUI already.", hint=hint, path=str(folder))
+            self._refuse_offline(release, source)
             with _building(real) as staging:
                 return self._build(release, real, staging, source, progress)
 
@@ -259,6 +260,8 @@ class Checkouts:
             As `fetch`.
         """
         with self._checkout(folder, progress) as git:
+            if not git.has_commit(release.commit):
+                self._refuse_offline(release, source)
             return update(git, release, source)
 
     def go_back(self, folder: Path, *, progress: Progress = _silent) -> RollbackPoint:
@@ -296,6 +299,16 @@ class Checkouts:
         real = Path(os.path.realpath(folder))
         with only_one(real, wait=self.waits_for_lock, notice=progress):
             return remove(real, is_rehearsal=is_rehearsal)
+
+    def _refuse_offline(self, release: ComfyRelease, source: str) -> None:
+        if self.is_offline and local_path(source) is None:
+            raise OfflineError(
+                f"ComfyUI {release.version} is not on this computer, and with --offline it is not fetched from "
+                f"{redact(source)}.",
+                hint="Run once without --offline, or name a repository or an archive on this disk with "
+                "--comfyui-source.",
+                missing=[f"ComfyUI {release.version}"],
+            )
 
     # --- git -------------------------------------------------------------------------------------
 

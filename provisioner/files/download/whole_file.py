@@ -23,9 +23,10 @@ from provisioner.core.errors import (
     StalledError,
     UnreachableError,
 )
-from provisioner.core.ports import Cancelled, Route
+from provisioner.core.ports import Cancelled
 from provisioner.core.redact import redact
 from provisioner.core.retries import FEW_RETRIES, PASSING_STATUSES, Retries, asked_patience_s
+from provisioner.core.route import Route
 from provisioner.core.units import human_bytes
 from provisioner.disk.os_errors import storage_error
 from provisioner.files.download.http_session import CONNECT_TIMEOUT_S, Credentials, open_session
@@ -166,10 +167,21 @@ class _One:
 
     def try_once(self) -> str:
         """Fetch it and return its SHA-256."""
+        route = self.route
+        proxies = None if route.proxy is None else {"http": route.proxy, "https": route.proxy}
+        trusted = None if route.certificates is None else str(route.certificates)
         try:
             with (
-                _opened(self.route) as session,
-                session.get(self.url, stream=True, timeout=(CONNECT_TIMEOUT_S, _READ_TIMEOUT_S)) as answer,
+                open_session(Credentials(None, "")) as session,
+                session.get(
+                    self.url,
+                    stream=True,
+                    timeout=(CONNECT_TIMEOUT_S, _READ_TIMEOUT_S),
+                    auth=route.user,
+                    proxies=proxies,
+                    verify=trusted if route.checks_certificate else False,
+                    cert=None if route.client_certificate is None else str(route.client_certificate),
+                ) as answer,
             ):
                 if answer.status_code != 200:
                     raise self._refusal(answer)
@@ -234,19 +246,3 @@ class _One:
                 if self.files.cancelled():
                     raise KeyboardInterrupt
         return received, digest.hexdigest()
-
-
-def _opened(route: Route) -> requests.Session:
-    session = open_session(Credentials(None, ""))
-    if route.user is not None:
-        session.auth = route.user
-    if route.proxy is not None:
-        session.proxies = {"http": route.proxy, "https": route.proxy}
-        session.trust_env = False  # its variables would win
-    if route.certificates is not None:
-        session.verify = str(route.certificates)
-    if not route.checks_certificate:
-        session.verify = False
-    if route.client_certificate is not None:
-        session.cert = str(route.client_certificate)
-    return session
