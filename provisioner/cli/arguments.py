@@ -161,6 +161,11 @@ def add_repair_parser(subparsers: Subparsers) -> None:
     _add_environment_options(parser)
     _add_comfyui_options(parser)
     _add_image_options(parser)
+    parser.add_argument(
+        "--undo-update",
+        action="store_true",
+        help="only move ComfyUI back to the commit it was at before --update-comfyui",
+    )
     parser.set_defaults(run="repair")
 
 
@@ -293,7 +298,7 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--offline",
         action="store_true",
-        help="no network, for git and pip neither: what is missing is an error that lists it",
+        help="no network, not for git or pip either: what is missing is an error that lists it",
     )
 
 
@@ -366,8 +371,8 @@ def _add_change_options(parser: argparse.ArgumentParser) -> None:
         "--limit-rate",
         type=_rate,
         metavar="RATE",
-        help="bytes per second for the files, ComfyUI's archive and the wheels of torch together: 10M, 500k; what git "
-        "and pip fetch beside these (some 10 MB) is not limited",
+        help="bytes per second for files, ComfyUI's archive and wheels together: 10M, 500k; what git fetches is not "
+        "limited, nor what a pip older than 25.3 does",
     )
     group.add_argument(
         "--stall-timeout",

@@ -296,15 +296,13 @@ class Builder:
     def _fetch_one(self, wheel: Wheel, index_url: str | None) -> None:
         destination = self._work.wheels / wheel.file_name
         if self._context.download is not None and wheel.url.startswith(("https:", "http:")):
-            self._context.download(
-                wheel.url,
+            bring(
+                self._context,
+                wheel,
                 destination,
-                what=wheel.label,
-                hint="Check the user name and the password in the index address, or take another one: `--torch-index`.",
-                most_bytes=_LARGEST_WHEEL_BYTES,
-                sha256=wheel.sha256,
-                route=route_to(wheel.url, self._settings, index_url or self._settings.get("index-url")),
-                progress=self._progress,
+                self._settings,
+                index_url or self._settings.get("index-url"),
+                self._progress,
             )
         else:
             self._insist(partial(self._fetch_with_pip, wheel, index_url))
@@ -407,6 +405,29 @@ class Builder:
 
 
 # --- small things --------------------------------------------------------------------------------------
+
+
+def bring(
+    context: BuildContext,
+    wheel: Wheel,
+    destination: Path,
+    settings: Mapping[str, str],
+    index_url: str | None,
+    progress: Progress,
+) -> None:
+    """Bring one wheel by the context's `download`, which a limit of the rate holds for; raises as `Download`."""
+    if context.download is None:
+        raise AssertionError
+    context.download(
+        wheel.url,
+        destination,
+        what=wheel.label,
+        hint="Check the user name and the password in the index address, or take another index (`--torch-index`).",
+        most_bytes=_LARGEST_WHEEL_BYTES,
+        sha256=wheel.sha256,
+        route=route_to(wheel.url, settings, index_url),
+        progress=progress,
+    )
 
 
 def _is_whole(path: Path, wheel: Wheel) -> bool:

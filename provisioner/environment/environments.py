@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from provisioner.core.errors import CommandError, IntegrityError, KleinError, UnsupportedMachineError, UsageError
-from provisioner.core.models import Finding, Machine
+from provisioner.core.models import STATE_FOLDER, Finding, Machine
 from provisioner.core.ports import Download, RunProcess
 from provisioner.core.redact import redact
 from provisioner.core.retries import FEW_RETRIES, Retries
@@ -31,6 +31,7 @@ from provisioner.environment.build import (
     BuildContext,
     Builder,
     Progress,
+    bring,
     only_news,
     pip_settings,
 )
@@ -47,6 +48,7 @@ from provisioner.environment.installer import (
     explain_failure,
     installer_environment,
     offline_error,
+    parse_report,
     without_network,
 )
 from provisioner.environment.pythons import ask_python, find_pythons
@@ -86,6 +88,8 @@ __all__ = ["Environments", "Installer", "Progress"]
 Installer = Literal["pip", "uv"]
 PROBE = Path(__file__).with_name("probe_script.py")
 
+_REPORT = Path(STATE_FOLDER, "packages.json")  # what pip would install
+_ARRIVING = Path(STATE_FOLDER, "arriving")  # wheels of packages, until they are installed
 _PROBE_TIMEOUT_S = 600.0  # the first import of a CUDA torch from a slow disk takes minutes
 _TOLERATED_WITHOUT_DEVICE = frozenset({"probe-no-device"})
 
@@ -305,16 +309,22 @@ class Environments:
             if before.constraints is not None:
                 words += ["-c", str(where / CONSTRAINTS)]
             what = listing(requirements)
-            self._install_with(before.python.path, words, what, uv, progress)
+            try:
+                self._install_with(where, before.python.path, words, what, uv, progress)
+            finally:
+                remove_tree(where / _ARRIVING)
+                (where / _REPORT).unlink(missing_ok=True)
             self._hold(before, self.observe(where))
 
     def _install_with(
-        self, python: Path, words: Sequence[str | Path], what: str, uv: Path | None, progress: Progress
+        self, where: Path, python: Path, words: Sequence[str | Path], what: str, uv: Path | None, progress: Progress
     ) -> None:
         settings = pip_settings(self._context, python)
         if self.is_offline and uv is None:
             settings = without_network(settings)
         env = installer_environment(self.environ, settings, no_file=os.devnull)
+        if self.download is not None and not self.is_offline:
+            words = [*words, *self._brought(where, python, words, what, settings, env, progress)]
         if uv is None:
             command: list[str | Path] = [python, "-I", "-m", "pip", "install", "--progress-bar", "off", *words]
         else:
@@ -325,6 +335,33 @@ class Environments:
         if done.returncode != 0:
             error = explain_failure(done.last_lines, doing=f"install {what}", index_url=settings.get("index-url"))
             raise offline_error(error, f"install {what}") if self.is_offline else error
+
+    def _brought(
+        self,
+        where: Path,
+        python: Path,
+        words: Sequence[str | Path],
+        what: str,
+        settings: Mapping[str, str],
+        env: Mapping[str, str],
+        progress: Progress,
+    ) -> list[str]:
+        """Bring the wheels that pip would fetch, by `download`; return requirements that mean these files."""
+        report, folder = where / _REPORT, where / _ARRIVING
+        remove_tree(folder)  # of a run that was killed
+        progress(f"Asking the index for {what}.")
+        done = self.run(
+            [python, "-I", "-m", "pip", "install", "--dry-run", "--progress-bar", "off", "--report", report, *words],
+            timeout_s=INSTALL_TIMEOUT_S,
+            env=env,
+        )
+        if done.returncode != 0:
+            raise explain_failure(done.last_lines, doing=f"find {what}", index_url=settings.get("index-url"))
+        wheels = [each for each in parse_report(report.read_text(encoding="utf-8")) if each.file_name.endswith(".whl")]
+        folder.mkdir(parents=True, exist_ok=True)
+        for wheel in wheels:
+            bring(self._context, wheel, folder / wheel.file_name, settings, settings.get("index-url"), progress)
+        return [f"{wheel.name} @ {(folder / wheel.file_name).as_uri()}" for wheel in wheels]
 
     def _hold(self, before: Observation, after: Observation) -> None:
         """Raise where an installation moved the torch set in spite of everything."""

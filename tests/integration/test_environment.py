@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -640,6 +641,22 @@ def test_more_is_installed_under_the_constraints(own: Path, shop: ToyIndex, tmp_
     seen = envs.observe(own)
     assert {each.name: each.version for each in seen.distributions}["nice"] == "1.0"
     assert drift(seen.receipt, seen, None) == ()
+
+
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+def test_a_limited_rate_holds_for_more_packages(own: Path, shop: ToyIndex, tmp_path: Path, installer: str) -> None:
+    brought: list[str] = []
+
+    def download(url: str, path: Path, **how: Any) -> None:  # noqa: ANN401 - handed on
+        brought.append(path.name)
+        WholeFiles().fetch(url, path, **how)
+
+    envs = replace(environments(shop, tmp_path), download=download)
+    shop.requests.clear()
+    envs.install(own, ["torch", "nice"], installer="uv" if installer == "uv" else "pip")
+    assert "nice" in {each.name for each in envs.observe(own).distributions}
+    assert brought == [name for name in shop.fetched() if name.endswith(".whl")] == ["nice-1.0-py3-none-any.whl"]
+    assert {path.name for path in (own / ".klein-setup").iterdir()} == {"constraints.txt", "environment.json"}
 
 
 @pytest.mark.parametrize("installer", ["pip", "uv"])

@@ -274,6 +274,51 @@ def test_a_tree_of_somebodys_with_changes_is_not_updated_over_them(studio: Studi
     assert inventory(somebodys) == before
 
 
+def test_an_update_of_somebodys_tree_can_be_undone(studio: Studio, somebodys: Path) -> None:
+    git(somebodys, "checkout", "-q", "--", "comfy/sd.py")
+    (somebodys / "comfyui_version.py").write_text('__version__ = "0.10.0"\n', encoding="utf-8")
+    author = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    git(somebodys, *author, "commit", "-q", "-m", "older", "comfyui_version.py")
+    head, before = git(somebodys, "rev-parse", "HEAD"), inventory(somebodys)
+
+    none = studio.run("repair", "--undo-update", "--yes", "--json")
+    assert (none.returncode, none.codes) == (2, ["usage"])
+    assert "No update of" in none.json["errors"][0]["message"]
+    done = studio.run("install", "--yes", "--update-comfyui", "--only", "environment", "--json")
+    assert done.returncode == 0, done.said
+    assert git(somebodys, "rev-parse", "HEAD") == studio.upstream.release["commit"] != head
+
+    asked = studio.run("repair", "--undo-update", "--json")
+    assert (asked.returncode, asked.codes) == (2, ["answer-needed"])
+    assert git(somebodys, "rev-parse", "HEAD") != head
+    undone = studio.run("repair", "--undo-update", "--yes", "--json")
+    assert undone.returncode == 0, undone.said
+    told = undone.json["details"]["undo_update"]
+    assert (told["path"], told["to"], told["commit"]) == (str(somebodys), "0.10.0", head.strip())
+    assert git(somebodys, "rev-parse", "HEAD") == head
+    kept = {path for path in before if path.partition("/")[0] not in {".git", ".venv"}}
+    now = inventory(somebodys)
+    assert {path: now.get(path) for path in kept} == {path: before[path] for path in kept}
+    again = studio.run("repair", "--undo-update", "--yes")
+    assert again.returncode == 2
+
+
+def test_offline_comfyui_is_named_and_nobody_is_asked(studio: Studio) -> None:
+    asked = len(studio.index.requests)
+    source = "https://git.example/ComfyUI"
+    done = studio.run("install", "--yes", "--offline", "--only", "environment", "--json", source=source)
+    assert (done.returncode, done.codes) == (5, ["offline"])
+    assert len(studio.index.requests) == asked
+    assert not (studio.tree / "main.py").exists()
+    fetched = studio.run(
+        "install", "--yes", "--offline", "--only", "environment", "--json"
+    )  # a repository on this disk
+    assert (fetched.returncode, fetched.codes) == (5, ["offline"])
+    assert "torch==" in fetched.json["errors"][0]["message"]
+    assert (studio.tree / "main.py").exists()
+    assert len(studio.index.requests) == asked
+
+
 def test_a_models_folder_alone_gets_files_and_is_told_why_there_is_no_picture(studio: Studio, tmp_path: Path) -> None:
     studio.tree = tmp_path / "models"
     (studio.tree / "vae").mkdir(parents=True)

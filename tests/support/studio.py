@@ -219,7 +219,7 @@ class Studio:
         text = recording_of(rtx_4070(**changes))
         (self.world.folder / "machine.json").write_text(text, encoding="utf-8")
 
-    def arguments(self, *given: str | Path, source: Path | None = None) -> list[str]:
+    def arguments(self, *given: str | Path, source: str | Path | None = None) -> list[str]:
         """Return a whole command line: manifest, tree, hub, index and ComfyUI's source where the command has them."""
         words = [str(each) for each in given]
         words += ["--manifest", str(self.world.manifest), "--comfyui", str(self.tree)]
@@ -230,7 +230,7 @@ class Studio:
         return words
 
     def start(
-        self, *given: str | Path, source: Path | None = None, env: Mapping[str, str] | None = None
+        self, *given: str | Path, source: str | Path | None = None, env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[str]:
         """Start the driver; both its streams are one."""
         self.runs += 1
@@ -247,7 +247,9 @@ class Studio:
                 text=True,
             )
 
-    def run(self, *given: str | Path, source: Path | None = None, env: Mapping[str, str] | None = None) -> Completed:
+    def run(
+        self, *given: str | Path, source: str | Path | None = None, env: Mapping[str, str] | None = None
+    ) -> Completed:
         """Run the driver to its end and check the world's invariant."""
         began = time.monotonic()
         process = self.start(*given, source=source, env=env)
