@@ -96,6 +96,10 @@ def _repair(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
 
     session = _session(arguments, ui, cancelled)
     run = open_run(session, _options(arguments))
+    if arguments.undo_update:
+        from provisioner.commands.undo_update import run_undo_update
+
+        return run_undo_update(run, ask=ui.ask, say=ui.say)
     report = run_install(run, _install_options(arguments, run), _run_ui(ui), "repair")
     unload_running_server(run, report, arguments.server)
     return report
