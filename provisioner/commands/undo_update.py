@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from provisioner.commands.files_part import Ask, Run, need_yes
+from provisioner.commands.questions import Ask, need_yes
+from provisioner.commands.run import Run
 from provisioner.core.errors import EXIT_OK, UsageError
-from provisioner.core.models import ComfyTarget, Report
+from provisioner.core.models import ComfyTarget
+from provisioner.report.outcome import Report
 
 
 def run_undo_update(run: Run, *, ask: Ask, say: Callable[[str], None]) -> Report:
