@@ -7,7 +7,6 @@ what to install, from where, or where to, would make another environment than th
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from provisioner.core.errors import (
     UnauthorizedError,
     UnreachableError,
 )
+from provisioner.core.json_reader import FieldError, Fields, json_object
 from provisioner.core.redact import printable, redact
 from provisioner.core.route import Route
 from provisioner.core.units import listing
@@ -211,22 +211,21 @@ def constraint_variables(path: Path) -> dict[str, str]:
 
 def parse_report(text: str) -> tuple[Wheel, ...]:
     """Return what ``pip install --dry-run --report`` would install; raises CommandError where it is not readable."""
+    fields = Fields(json_object(text) or {})
     try:
-        entries = json.loads(text)["install"]
-        return tuple(_wheel(entry) for entry in entries)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return tuple(_wheel(entry) for entry in fields.objects("install"))
+    except FieldError as error:
         raise CommandError(f"pip's report cannot be read ({error}).", hint="Use a newer pip.") from error
 
 
-def _wheel(entry: Mapping[str, Mapping[str, object]]) -> Wheel:
-    metadata, download = entry["metadata"], entry["download_info"]
-    requires = metadata.get("requires_dist")
+def _wheel(entry: Fields) -> Wheel:
+    metadata, download = entry.inner("metadata"), entry.inner("download_info")
     return Wheel(
-        name=canonicalize_name(str(metadata["name"])),
-        version=str(metadata["version"]),
-        url=urldefrag(str(download["url"])).url,
-        sha256=_sha256(download.get("archive_info")),
-        requires=tuple(map(str, requires)) if isinstance(requires, list) else (),
+        name=canonicalize_name(metadata.text("name")),
+        version=metadata.text("version"),
+        url=urldefrag(download.text("url")).url,
+        sha256=_sha256(download.values.get("archive_info")),
+        requires=metadata.optional_texts("requires_dist"),
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from provisioner.core.errors import ServerNotUsableError
+from provisioner.core.json_reader import as_dict, as_int, as_list
 from provisioner.core.redact import printable, redact
 
 Graph = Mapping[str, Mapping[str, object]]
@@ -112,16 +113,6 @@ class HistoryEntry:
 # --- reading what is there ---------------------------------------------------------------------
 
 
-def as_dict(value: object) -> dict[str, object]:
-    """Return `value` where it is a JSON object, else an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def as_list(value: object) -> list[object]:
-    """Return `value` where it is a JSON array, else an empty one."""
-    return value if isinstance(value, list) else []
-
-
 def as_text(value: object) -> str | None:
     """Return `value` where it is text, made safe to show, else None."""
     return printable(value) if isinstance(value, str) else None
@@ -132,11 +123,6 @@ def as_id(value: object) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) else None
-
-
-def as_int(value: object) -> int | None:
-    """Return `value` where it is a whole number, else None."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def shortened(text: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from provisioner.comfyui.server.api import Graph, NodeComplaint, NodeFailure, Refusal, as_dict, shortened
+from provisioner.comfyui.server.api import Graph, NodeComplaint, NodeFailure, Refusal, shortened
 from provisioner.core.errors import (
     GenerationError,
     MemoryExhaustedError,
@@ -19,6 +19,7 @@ from provisioner.core.errors import (
     ServerNotUsableError,
     SmokeTestError,
 )
+from provisioner.core.json_reader import as_dict
 from provisioner.core.models import Finding
 from provisioner.core.redact import printable, redact
 
