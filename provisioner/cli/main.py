@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from provisioner.commands.install import InstallOptions, RunUi
     from provisioner.commands.session import Session
     from provisioner.commands.smoke_test import SmokeTestOptions
-    from provisioner.core.models import Report
+    from provisioner.report.outcome import Report
     from provisioner.torch.choose import TorchOptions
     from provisioner.ui.console import Mode, Ui
 
@@ -299,8 +299,7 @@ def _backups_list(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Ev
     from provisioner.commands.backups import run_backups_list
 
     report = run_backups_list(_backups_command(arguments, ui, cancelled))
-    entries = dict(report.extra).get("aside")
-    ui.show_backups(entries if isinstance(entries, tuple) else ())
+    ui.show_backups(report.backups or ())
     return report
 
 
@@ -405,7 +404,7 @@ def _run(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> i
         ui.show_defect(error, _keep_log(error))
         report = report_for_error(arguments.run, error)
     if report.status in {"planned", "interrupted"}:
-        report = replace(report, extra=(*report.extra, ("given_arguments", tuple(arguments.given))))
+        report = replace(report, given_arguments=tuple(arguments.given))
     ui.show_report(report)
     if _is_worth_keeping(arguments, report):
         _keep_report(report, ui)
@@ -417,7 +416,7 @@ def _is_worth_keeping(arguments: argparse.Namespace, report: Report) -> bool:
     if arguments.run not in _KEPT or getattr(arguments, "quick", False):
         return False
     did_nothing = report.command == "install" and report.status == "ok" and not report.outcomes
-    return not did_nothing or any(key == "smoke_test" for key, _ in report.extra)
+    return not did_nothing or report.smoke_test is not None
 
 
 def _keep_report(report: Report, ui: Ui) -> None:
@@ -429,7 +428,7 @@ def _keep_report(report: Report, ui: Ui) -> None:
 
 
 def _interrupted(command: str, error: KeyboardInterrupt) -> Report:
-    from provisioner.core.models import Report
+    from provisioner.report.outcome import Report
 
     status = EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
     return Report(command=command, status="interrupted", exit_status=status)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from provisioner.commands.files_part import Ask, Run, need_yes
 from provisioner.core.errors import EXIT_OK, UsageError
-from provisioner.core.models import BackupEntry, ComfyTarget, HubCacheTarget, Report, Target
+from provisioner.core.models import BackupEntry, ComfyTarget, HubCacheTarget, Target
 from provisioner.core.units import count, human_bytes, listing
+from provisioner.report.outcome import Report
 
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -35,7 +37,7 @@ def _has_backups(root: Path) -> bool:
 
 
 def run_backups_list(run: Run) -> Report:
-    """Return everything that was set aside, oldest first, under ``extra["aside"]``; nothing is written."""
+    """Return everything that was set aside, oldest first; nothing is written."""
     return _report(run, "aside list", _entries(run))
 
 
@@ -138,11 +140,4 @@ def _entries(run: Run) -> tuple[BackupEntry, ...]:
 
 
 def _report(run: Run, command: str, entries: tuple[BackupEntry, ...]) -> Report:
-    report = run.report(command, "ok", EXIT_OK)
-    return Report(
-        command=command,
-        status=report.status,
-        exit_status=report.exit_status,
-        manifest=report.manifest,
-        extra=(*report.extra, ("aside", entries)),
-    )
+    return replace(run.report(command, "ok", EXIT_OK), machine=None, backups=entries)

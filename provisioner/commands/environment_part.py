@@ -6,15 +6,16 @@ Like `commands` it prints nothing; unlike files, an environment is one thing, so
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from provisioner.commands.files_part import Ask, Run, need_yes
 from provisioner.commands.session import Session
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, UnsupportedMachineError
-from provisioner.core.models import ComfyTarget, Finding, Machine, Report, Target
+from provisioner.core.models import ComfyTarget, Finding, Machine, Target
 from provisioner.environment.state import EnvironmentReceipt, Observation, drift, judge_probe
+from provisioner.report.outcome import EnvironmentCheck, EnvironmentResult, Report
 from provisioner.torch.builds import App, TorchBuild, TorchChoice
 from provisioner.torch.choose import TorchOptions, choose_torch
 
@@ -213,15 +214,11 @@ def check_environment(session: Session, machine: Machine, where: Path) -> tuple[
     return (*found, *judged), True
 
 
-def document_of(plan: EnvironmentPlan, receipt: EnvironmentReceipt | None) -> dict[str, object]:
-    """Return what ``--json`` says of an environment, under ``details.environment``."""
-    return {
-        "path": str(plan.where),
-        "action": plan.action,
-        "reason": plan.reason,
-        "torch": asdict(plan.choice),
-        "receipt": None if receipt is None else asdict(receipt),
-    }
+def _result(plan: EnvironmentPlan, receipt: EnvironmentReceipt | None) -> EnvironmentResult:
+    """Return what the report says of an environment."""
+    return EnvironmentResult(
+        path=plan.where, action=plan.action, reason=plan.reason, torch=plan.choice, receipt=receipt
+    )
 
 
 # --- what the commands do with it ------------------------------------------------------------------
@@ -266,7 +263,7 @@ def run_environment(
         status="findings" if problems else base.status,
         exit_status=EXIT_FINDINGS if problems else base.exit_status,
         findings=(*base.findings, *findings),
-        extra=(*base.extra, ("environment", document_of(plan, receipt))),
+        environment=_result(plan, receipt),
     )
 
 
@@ -293,7 +290,7 @@ def show_environment(run: Run, report: Report, options: EnvironmentOptions) -> R
         report,
         machine=machine,
         findings=(*report.findings, *(() if plan.action == "make" else plan.findings)),
-        extra=(*report.extra, ("environment", document_of(plan, plan.receipt))),
+        environment=_result(plan, plan.receipt),
     )
 
 
@@ -313,7 +310,7 @@ def verify_environment(run: Run, report: Report, where: Path | None) -> Report:
         status="findings" if problems else report.status,
         exit_status=EXIT_FINDINGS if problems else report.exit_status,
         findings=(*report.findings, *findings),
-        extra=(*report.extra, ("environment", {"path": str(folder), "holds": not problems})),
+        environment=EnvironmentCheck(path=folder, holds=not problems),
     )
 
 

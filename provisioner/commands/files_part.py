@@ -6,9 +6,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from provisioner.commands.session import Session
 from provisioner.core.errors import (
@@ -35,7 +35,6 @@ from provisioner.core.models import (
     Manifest,
     Outcome,
     PatchFile,
-    Report,
     Source,
     Target,
 )
@@ -45,6 +44,7 @@ from provisioner.files.observe import Depth, Observer
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import read_manifest_text, shipped_manifests
 from provisioner.manifest.strict_yaml import Composer, compose
+from provisioner.report.outcome import Report, ReportStatus
 
 if TYPE_CHECKING:
     from provisioner.torch.builds import App, TorchChoice
@@ -92,7 +92,17 @@ class Run:
         inventory = self.observer.observe(self.wanted, self.target, depth=depth, rejected=rejected)
         return planner.plan(self.manifest, self.wanted, self.machine, inventory)
 
-    def report(self, command: str, status: str, exit_status: int, **more: object) -> Report:
+    def report(
+        self,
+        command: str,
+        status: ReportStatus,
+        exit_status: int,
+        *,
+        plan: FilesPlan | None = None,
+        outcomes: tuple[Outcome, ...] = (),
+        findings: tuple[Finding, ...] = (),
+        errors: tuple[Exception, ...] = (),
+    ) -> Report:
         """Return a report about this job."""
         return Report(
             command=command,
@@ -100,8 +110,11 @@ class Run:
             exit_status=exit_status,
             machine=self.machine,
             manifest=self.manifest,
-            extra=(("manifest_argument", self.options.manifest),),
-            **more,  # type: ignore[arg-type]
+            plan=plan,
+            outcomes=outcomes,
+            findings=findings,
+            errors=errors,
+            manifest_argument=self.options.manifest,
         )
 
 
@@ -371,7 +384,7 @@ def _finished(run: Run, command: str, plan: FilesPlan, outcomes: list[Outcome]) 
         )
     _remember(run)
     problems = any(finding.severity == "problem" for finding in plan.findings)
-    status: Literal["findings", "ok"] = "findings" if problems else "ok"
+    status: ReportStatus = "findings" if problems else "ok"
     return run.report(command, status, EXIT_FINDINGS if problems else EXIT_OK, plan=plan, outcomes=tuple(outcomes))
 
 
@@ -446,7 +459,7 @@ def run_detect(
         exit_status=errors[0].exit_status if errors else EXIT_OK,
         machine=machine,
         errors=errors,
-        extra=(("torch", None if choice is None else asdict(choice)),),
+        torch=choice,
     )
 
 
@@ -463,15 +476,7 @@ def about_manifests(command: str, manifests: tuple[Manifest, ...], errors: tuple
         exit_status=errors[0].exit_status if errors else EXIT_OK,
         manifest=manifests[0] if len(manifests) == 1 else None,
         errors=errors,
-        extra=(
-            (
-                "manifests",
-                [
-                    {"id": each.id, "title": each.title, "sha256": each.sha256, "sets": [one.id for one in each.sets]}
-                    for each in manifests
-                ],
-            ),
-        ),
+        manifests=manifests,
     )
 
 

@@ -33,7 +33,8 @@ from provisioner.commands.parts import can_generate
 from provisioner.commands.smoke_test import SmokeTestOptions, run_smoke_test
 from provisioner.commands.verify import remember_verified, take_snapshot
 from provisioner.core.errors import EXIT_OK
-from provisioner.core.models import FilesPlan, Finding, Report
+from provisioner.core.models import FilesPlan, Finding
+from provisioner.report.outcome import Report
 
 if TYPE_CHECKING:
     from provisioner.commands.parts import Part

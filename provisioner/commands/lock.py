@@ -10,8 +10,9 @@ from provisioner.commands.comfyui_part import inspect_comfyui
 from provisioner.commands.environment_part import EnvironmentOptions, folder_of
 from provisioner.commands.files_part import Run, run_verify
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, NotWritableError
-from provisioner.core.models import Lock, Report
+from provisioner.core.models import Lock
 from provisioner.manifest.lock_file import Verified, drift_from, locked_text, refuse_drift
+from provisioner.report.outcome import Report
 
 
 def run_lock(run: Run, output: Path, environment: Path | None, *, say: Callable[[str], None]) -> Report:

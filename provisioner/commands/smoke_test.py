@@ -24,9 +24,9 @@ from provisioner.core.errors import (
     SmokeTestError,
     UsageError,
 )
-from provisioner.core.models import ComfyTarget, Finding, Gpu, HubCacheTarget, HubFile, Machine, Report
+from provisioner.core.models import ComfyTarget, Finding, Gpu, HubCacheTarget, HubFile, Machine
 from provisioner.files.layout import destination_for
-from provisioner.report.smoke_test_json import SMOKE_KEY, smoke_entry
+from provisioner.report.outcome import Report
 from provisioner.smoke_test.graph import (
     ENCODE,
     PHASES,
@@ -133,15 +133,14 @@ def run_smoke_test(
     base = report or run.report("smoke-test", "ok", EXIT_OK)
     problems = [each for each in smoke.findings if each.severity == "problem"]
     errors = tuple(SmokeTestError(each.message, hint=each.hint) for each in problems[:1])
-    status = "failed" if errors else base.status
     return replace(
         base,
         machine=machine,
-        status=status,
+        status="failed" if errors else base.status,
         exit_status=errors[0].exit_status if errors else base.exit_status,
         errors=(*base.errors, *errors),
         findings=(*base.findings, *(each for each in smoke.findings if each.severity != "problem")),
-        extra=(*base.extra, (SMOKE_KEY, smoke_entry(smoke))),
+        smoke_test=smoke,
     )
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from provisioner.commands.environment_part import EnvironmentOptions, folder_of
 from provisioner.commands.files_part import Ask, Run, need_yes
 from provisioner.core.errors import EXIT_OK, UsageError
-from provisioner.core.models import ComfyTarget, Finding, Report
+from provisioner.core.models import ComfyTarget, Finding
 from provisioner.core.units import human_bytes
+from provisioner.report.outcome import Report
 
 if TYPE_CHECKING:
     from provisioner.files.store.removal import Owned

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from provisioner.commands.files_part import Run
 from provisioner.core.errors import SmokeTestError
-from provisioner.core.models import ComfyTarget, Report
+from provisioner.core.models import ComfyTarget
+from provisioner.report.outcome import Report
 
 DEFAULT_SERVER = "http://127.0.0.1:8188"
 """Where ComfyUI listens unless it is told otherwise (``comfy/cli_args.py``)."""

@@ -16,20 +16,19 @@ from provisioner.commands.parts import can_generate
 from provisioner.commands.smoke_test import SmokeTestOptions, check_server, run_smoke_test
 from provisioner.commands.verify_all import check_pairing, look_at_everything
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, KleinError, SmokeTestError, UsageError
-from provisioner.core.models import ComfyTarget, Finding, Report
+from provisioner.core.models import ComfyTarget, Finding
 from provisioner.report.changes import (
-    CHANGES_KEY,
     Change,
+    ChangesSince,
     LookedAt,
     SeenFile,
     SeenGpu,
     Snapshot,
-    changes_entry,
     checks_for,
     compare,
     without_files,
 )
-from provisioner.report.outcome import label_of, next_command
+from provisioner.report.outcome import Report, label_of, next_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -158,8 +157,8 @@ def _told(
         show_changes(shown, checked, (*findings, *map(_no_image, report.errors)), mend)
     if changes and report.exit_status == EXIT_OK:
         remember_verified(run, now)
-    entry = changes_entry(changes, since=before.taken_at, checked=checked, mend=mend)
-    return replace(report, extra=(*report.extra, (CHANGES_KEY, entry)))
+    since = ChangesSince(changes=changes, since=before.taken_at, checked=checked, mend=mend)
+    return replace(report, changes=since)
 
 
 def _no_image(error: Exception) -> Finding:

@@ -7,7 +7,7 @@ environment variable or a network.  Sizes are bytes, times are seconds, paths ar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -614,19 +614,3 @@ class Outcome:
     bytes_fetched: int = 0
     seconds: float = 0.0
     error: Exception | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """A run, as it is shown and as ``--json`` prints it."""
-
-    command: str
-    status: str  # "ok", "planned", "findings", "failed", "interrupted"
-    exit_status: int
-    machine: Machine | None = None
-    manifest: Manifest | None = None
-    plan: FilesPlan | None = None
-    outcomes: tuple[Outcome, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    errors: tuple[Exception, ...] = ()
-    extra: tuple[tuple[str, object], ...] = field(default=())

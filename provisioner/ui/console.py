@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from provisioner.core.errors import AnswerNeededError
 from provisioner.core.events import Event
-from provisioner.core.models import BackupEntry, FilesPlan, Finding, Machine, Manifest, Report
+from provisioner.core.models import BackupEntry, FilesPlan, Finding, Machine, Manifest
 from provisioner.core.redact import printable, redact
-from provisioner.report.outcome import all_errors
+from provisioner.report.outcome import Report, all_errors
 from provisioner.ui.problems import defect_blocks, error_blocks
 from provisioner.ui.progress import Progress
 from provisioner.ui.stream import Output
@@ -235,7 +235,7 @@ class Ui:
         if self._mode == "json":
             self._out.write(_indented(self.document_of(report)))
         elif self._mode == "events":
-            from provisioner.report.json_document import json_line
+            from provisioner.report.json_value import json_line
 
             self._out.write(json_line({"event": "report", **self.document_of(report)}) + "\n")
         self._out.flush()

@@ -25,13 +25,12 @@ from provisioner.core.models import (
     PatchFile,
     PlaceFile,
     RecordReceipt,
-    Report,
     SpaceNeed,
     Target,
 )
 from provisioner.core.units import count, exact_bytes, human_bytes, human_duration
 from provisioner.files.layout import known_as
-from provisioner.report.outcome import all_findings, label_of, next_command
+from provisioner.report.outcome import Report, all_findings, label_of, next_command
 from provisioner.ui.problems import finding_blocks
 from provisioner.ui.text import BLANK, Block, Column, Grid, Line, Para, Row, Span, Style, pair, pair_blocks, span
 

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 
@@ -31,9 +32,8 @@ from provisioner.core.models import (
     Machine,
     Manifest,
     Outcome,
-    Report,
 )
-from provisioner.report.outcome import report_for_error
+from provisioner.report.outcome import Report, report_for_error
 from provisioner.ui.console import Ui
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,7 +161,9 @@ def test_token_never_appears_on_any_stream(mode: str) -> None:
     run.ui.notice(text)
     run.ui.say(text)
     run.ui.show_defect(ValueError(text), Path("/log"))
-    run.ui.show_report(report_for_error("install", GatedError(text, hint=text, fact=text), extra=(("x", text),)))
+    run.ui.show_report(
+        replace(report_for_error("install", GatedError(text, hint=text, fact=text)), manifest_argument=text)
+    )
     told = run.out.getvalue() + run.err.getvalue()
     assert told
     for secret in (TOKEN, "Signature", "my own password", "another one"):

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.core.models import Finding, Report
+from provisioner.core.models import Finding
 from provisioner.report.json_document import document
-from provisioner.report.smoke_test_json import SMOKE_KEY, is_verified, smoke_entry
+from provisioner.report.outcome import Report
+from provisioner.report.smoke_test_json import is_verified, smoke_entry
 from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
 
 BARE = SmokeTest(backend="diffusers", options=ImageOptions(seed=7), timings=Timings())
@@ -141,7 +142,7 @@ def test_a_figure_that_is_no_number_becomes_null_so_that_json_stays_json() -> No
 def test_in_the_document_it_is_redacted_like_everything_else() -> None:
     prompt = "a fox with the token hf_AbCdEfGh1234 and topsecret"
     smoke = replace(WHOLE, options=ImageOptions(prompt=prompt))
-    report = Report(command="smoke-test", status="ok", exit_status=0, extra=((SMOKE_KEY, smoke_entry(smoke)),))
+    report = Report(command="smoke-test", status="ok", exit_status=0, smoke_test=smoke)
     text = json.dumps(document(report, secrets=("topsecret",)))
     assert "AbCdEfGh1234" not in text
     assert "topsecret" not in text

@@ -42,11 +42,11 @@ from provisioner.core.models import (
     ProbeResult,
     Provenance,
     RecordReceipt,
-    Report,
     SpaceNeed,
     UrlFile,
     Variant,
 )
+from provisioner.report.outcome import Report, ReportStatus
 from provisioner.ui import text as text_module
 from provisioner.ui.board import Board, bar, finished_line, overall_line, row_lines, state_words
 from provisioner.ui.facts import machine_blocks, manifest_blocks, manifests_blocks
@@ -568,7 +568,7 @@ def test_a_plan_says_the_fate_of_a_file_in_a_word(steps: tuple[FileStep, ...], w
     ],
 )
 @pytest.mark.skipif(ROOT.drive != "" or str(ROOT) != "/models", reason="the path is spelled the POSIX way")
-def test_a_report_ends_with_what_to_do_next(status: str, steps: tuple[FileStep, ...], last: str) -> None:
+def test_a_report_ends_with_what_to_do_next(status: ReportStatus, steps: tuple[FileStep, ...], last: str) -> None:
     outcomes = (outcome(FETCH_A),) if status == "failed" else ()
     report = Report(command="plan", status=status, exit_status=0, plan=plan(*steps), outcomes=outcomes)
     assert written(report_blocks(report)).splitlines()[-1] == last

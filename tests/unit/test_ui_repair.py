@@ -20,11 +20,11 @@ from provisioner.core.models import (
     PatchFile,
     PatchWay,
     RecordReceipt,
-    Report,
 )
 from provisioner.files.blocks import damage_sentence
 from provisioner.files.planner import plan as made_plan
 from provisioner.report.json_document import document
+from provisioner.report.outcome import Report
 from provisioner.ui.backup_list import backup_blocks
 from provisioner.ui.board import Board, started_words
 from provisioner.ui.tables import plan_blocks, report_blocks
