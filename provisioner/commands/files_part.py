@@ -238,6 +238,7 @@ def run_plan(run: Run) -> Report:
         Finding(
             code="insufficient-space",
             severity="problem",
+            remedy="by-hand",
             message=f"{need.file_system.path} has {need.file_system.free_bytes:,} bytes free and the plan needs "
             f"{need.needed_bytes:,}.",
             hint="Free some space there, or choose a smaller set or another folder.",

@@ -314,6 +314,7 @@ def _judge_device(facts: ServerFacts, card: Gpu | None) -> tuple[Finding, ...]:
         Finding(
             code="picture-other-device",
             severity="problem",
+            remedy="install-environment",
             message=f"The picture was drawn on the processor, and this machine has the card {card.name}.",
             hint="`klein-setup install --only environment` chooses the torch build for it and proves it.",
         ),
@@ -339,7 +340,15 @@ def check_server(run: Run, url: str) -> tuple[Finding, ...]:
                 _check_folders(run, client.folder_paths())
             pick_listed(names_for(run.wanted), client.listed_models())
         except ModelNotListedError as error:
-            return (Finding(code="server-reads-elsewhere", severity="problem", message=str(error), hint=error.hint),)
+            return (
+                Finding(
+                    code="server-reads-elsewhere",
+                    severity="problem",
+                    message=str(error),
+                    remedy="by-hand",
+                    hint=error.hint,
+                ),
+            )
     return ()
 
 

@@ -54,7 +54,7 @@ def moved(**changes: object) -> list[tuple[str, str, bool, str]]:
 
 
 def finding(code: str, severity: str = "problem") -> Finding:
-    return Finding(code=code, severity=severity, message="m")  # type: ignore[arg-type]
+    return Finding(code=code, severity=severity, message="m", remedy="by-hand")  # type: ignore[arg-type]
 
 
 # --- comparing ---------------------------------------------------------------------------------

@@ -231,11 +231,12 @@ def test_digests_are_short_to_the_eye_and_whole_for_who_wants_them() -> None:
 
 
 def test_findings_come_once_problems_first_with_what_to_do() -> None:
-    warning = Finding(code="driver-changed", severity="warning", message="The driver moved.")
+    warning = Finding(code="driver-changed", severity="warning", message="The driver moved.", remedy="by-hand")
     problem = Finding(
         code="torch-replaced",
         severity="problem",
         message="torch was replaced.",
+        remedy="install-environment",
         hint="Run `klein-setup repair`.",
     )
     smoke = replace(SMOKE, findings=(problem,))

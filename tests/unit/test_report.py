@@ -41,6 +41,7 @@ from provisioner.core.models import (
     Manifest,
     Outcome,
     RecordReceipt,
+    Remedy,
     SpaceNeed,
     Target,
 )
@@ -131,7 +132,12 @@ FIRST, SECOND = artifact("first", 1000), artifact("second", 500)
 FETCH = FetchFile(artifact=FIRST, destination=place(FIRST), reason="missing", held_bytes=400)
 RECORD = RecordReceipt(artifact=SECOND, destination=place(SECOND), reason="proven just now")
 WARNING = Finding(
-    code="stale-twin", severity="warning", message="unet/ is read first", path=ROOT / "unet", hint="Move it."
+    code="stale-twin",
+    severity="warning",
+    message="unet/ is read first",
+    remedy="by-hand",
+    path=ROOT / "unet",
+    hint="Move it.",
 )
 
 
@@ -333,7 +339,7 @@ def test_token_never_appears() -> None:
         target=ComfyTarget(given=ROOT, models=Path(f"/x/{TOKEN}"), folders=()),
         steps=(step,),
         checks=(Check(artifact=FIRST, destination=place(FIRST), status="missing", basis="none", identity=url),),
-        findings=(Finding(code="x", severity="warning", message=url, hint=url, path=Path(TOKEN)),),
+        findings=(replace(WARNING, message=url, hint=url, path=Path(TOKEN)),),
     )
     outcomes = (Outcome(step=step, status="failed", detail=url, error=error),)
     report = replace(report_for_error("install", error, plan=odd, outcomes=outcomes), manifest_argument=url)
@@ -421,16 +427,16 @@ def test_nothing_is_suggested_without_a_plan_or_with_an_empty_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("codes", "expected"),
+    ("remedies", "expected"),
     [
-        (("broken-file", "stale-twin"), None),  # somebody else's files: no command of ours mends them
-        (("torch-replaced",), "klein-setup install --only environment --comfyui /c"),
-        (("never-proven",), "klein-setup repair --comfyui /c"),
+        (("by-hand", "by-hand"), None),  # somebody else's files: no command of ours fixes them
+        (("install-environment",), "klein-setup install --only environment --comfyui /c"),
+        (("repair",), "klein-setup repair --comfyui /c"),
     ],
 )
-def test_repair_is_suggested_only_where_it_repairs(codes: tuple[str, ...], expected: str | None) -> None:
+def test_repair_is_suggested_only_where_it_repairs(remedies: tuple[Remedy, ...], expected: str | None) -> None:
     target = ComfyTarget(given=PurePosixPath("/c"), models=ROOT, folders=())  # type: ignore[arg-type]
-    found = tuple(Finding(code=code, severity="problem", message="x") for code in codes)
+    found = tuple(replace(WARNING, severity="problem", remedy=remedy) for remedy in remedies)
     done = plan(target, is_done=True)
     report = Report(command="verify", status="findings", exit_status=1, plan=done, findings=found)
     assert next_command(report) == expected

@@ -27,6 +27,7 @@ PICTURE = ImageFacts(
     mean=120.5,
     deviation=61.25,
 )
+BLACK = Finding(code="black", severity="problem", message="It is black.", remedy="by-hand")
 WHOLE = SmokeTest(
     backend="comfyui",
     options=ImageOptions(prompt="a fox", seed=2**64 - 1, width=1024, height=768, has_tiled_decode=True),
@@ -48,7 +49,11 @@ WHOLE = SmokeTest(
     versions=(("comfyui", "0.33.0"), ("torch", "2.14.1+cu130")),
     log_path=Path("comfyui.log"),
     notes=("The peak was 9 bytes.",),
-    findings=(Finding(code="slow", severity="warning", message="It was slow.", path=Path("x"), hint="Wait."),),
+    findings=(
+        Finding(
+            code="slow", severity="warning", message="It was slow.", remedy="by-hand", path=Path("x"), hint="Wait."
+        ),
+    ),
 )
 
 
@@ -124,7 +129,7 @@ def test_what_nobody_measured_is_null_under_the_same_keys() -> None:
         (WHOLE, True),
         (BARE, False),
         (replace(WHOLE, image=None), False),
-        (replace(WHOLE, findings=(Finding(code="black", severity="problem", message="It is black."),)), False),
+        (replace(WHOLE, findings=(BLACK,)), False),
     ],
 )
 def test_it_is_proven_by_a_picture_without_a_problem(smoke: SmokeTest, verified: bool) -> None:

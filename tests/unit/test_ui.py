@@ -580,8 +580,8 @@ def test_a_report_without_a_plan_adds_nothing_to_what_was_shown() -> None:
 
 
 def test_findings_come_problems_first_each_with_what_to_do() -> None:
-    warning = Finding(code="w", severity="warning", message="a twin", path=Path("/x/twin"), hint="Move it.")
-    problem = Finding(code="p", severity="problem", message="cut off")
+    problem = Finding(code="p", severity="problem", message="cut off", remedy="by-hand")
+    warning = replace(problem, severity="warning", message="a twin", path=Path("/x/twin"), hint="Move it.")
     told = written(finding_blocks([warning, problem]))
     assert told.index("problem  cut off") < told.index("warning  a twin")
     assert str(Path("/x/twin")) in told
