@@ -24,7 +24,7 @@ from provisioner.core.errors import (
     StalledError,
     UnreachableError,
 )
-from provisioner.core.models import Finding
+from provisioner.core.models import Finding, Remedy
 from provisioner.core.redact import printable, redact
 from provisioner.core.units import count, listing
 from provisioner.environment.state import normal_name
@@ -146,6 +146,7 @@ def judge_checkout(checkout: ComfyCheckout, table: ComfyTable) -> tuple[Finding,
                 code="comfyui-not-a-tree",
                 severity="problem",
                 message=f"{where} is not a ComfyUI tree.",
+                remedy="by-hand",
                 path=where,
                 hint="Name ComfyUI's own folder, or a new or empty one.",
             ),
@@ -168,6 +169,7 @@ def _judge_update(checkout: ComfyCheckout, where: Path) -> list[Finding]:
             code="comfyui-update-interrupted",
             severity="problem",
             message=f"An update of {where} from {was} was interrupted.",
+            remedy="update-comfyui",
             path=where,
             hint="Run the update again; it first puts back what was there.",
         )
@@ -183,6 +185,7 @@ def _judge_version(checkout: ComfyCheckout, table: ComfyTable) -> list[Finding]:
                 severity="warning",
                 message=f"What version of ComfyUI {where} is could not be learnt"
                 + (f"; it calls itself {printable(version)!r}." if version else "."),
+                remedy="by-hand",
                 path=where,
                 hint=f"Make sure that it is {table.minimum.version} or newer: older ones cannot load FLUX.2 [klein].",
             )
@@ -191,24 +194,27 @@ def _judge_version(checkout: ComfyCheckout, table: ComfyTable) -> list[Finding]:
         if not is_at_least(version, bound.version):
             is_minimum = bound is table.minimum
             verb = "is needed" if is_minimum else "is advised"
+            remedy, hint = _how_to_update(checkout)
             return [
                 Finding(
                     code=code,
                     severity="problem" if is_minimum else "warning",
                     message=f"{where} is ComfyUI {version}; {bound.version} or newer {verb}: {bound.because}.",
+                    remedy=remedy,
                     path=where,
-                    hint=_how_to_update(checkout),
+                    hint=hint,
                 )
             ]
     return []
 
 
-def _how_to_update(checkout: ComfyCheckout) -> str:
+def _how_to_update(checkout: ComfyCheckout) -> tuple[Remedy, str]:
+    """Return what updates a ComfyUI: a portable build has its own updater, and a folder without git has none."""
     if checkout.kind == "portable":
-        return "Run update\\update_comfyui_stable.bat in the portable build's folder."
+        return "by-hand", "Run update\\update_comfyui_stable.bat in the portable build's folder."
     if not checkout.has_git:
-        return "Install a newer ComfyUI in a new folder and point it at these models."
-    return "Run the install again with --update-comfyui."
+        return "by-hand", "Install a newer ComfyUI in a new folder and point it at these models."
+    return "update-comfyui", "Run the install again with --update-comfyui."
 
 
 def _judge_python(checkout: ComfyCheckout) -> list[Finding]:
@@ -222,6 +228,7 @@ def _judge_python(checkout: ComfyCheckout) -> list[Finding]:
                 code="comfyui-python-broken",
                 severity="warning",
                 message=f"The Python of {where} is gone: {broken[0]} leads nowhere.",
+                remedy="by-hand",
                 path=broken[0],
                 hint="Make the environment anew; a system update may have removed the Python it was made from.",
             )
@@ -231,6 +238,7 @@ def _judge_python(checkout: ComfyCheckout) -> list[Finding]:
             code="comfyui-python-not-found",
             severity="warning",
             message=f"No Python of its own was found for {where}.",
+            remedy="by-hand",
             path=where,
             hint="Name the one it is started with, or let an environment be made for it.",
         )
@@ -288,7 +296,7 @@ def _plan_update(checkout: ComfyCheckout, pinned: ComfyRelease) -> CheckoutPlan:
         return CheckoutPlan(action="none", reason=f"it is {pinned.version} already")
     if not checkout.has_git:
         return CheckoutPlan(
-            action="refuse", reason="it is no git checkout, which cannot be updated", hint=_how_to_update(checkout)
+            action="refuse", reason="it is no git checkout, which cannot be updated", hint=_how_to_update(checkout)[1]
         )
     if checkout.local_changes is None:
         return CheckoutPlan(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from provisioner.commands.questions import Ask, need_yes
@@ -42,7 +43,7 @@ def _has_backups(root: Path) -> bool:
 
 
 def run_backups_list(run: Run) -> Report:
-    """Return everything that was set aside, oldest first, under ``extra["aside"]``; nothing is written."""
+    """Return everything that was set aside, oldest first; nothing is written."""
     return _report(run, "aside list", _entries(run))
 
 
@@ -145,11 +146,4 @@ def _entries(run: Run) -> tuple[BackupEntry, ...]:
 
 
 def _report(run: Run, command: str, entries: tuple[BackupEntry, ...]) -> Report:
-    report = run.report(command, "ok", EXIT_OK)
-    return Report(
-        command=command,
-        status=report.status,
-        exit_status=report.exit_status,
-        manifest=report.manifest,
-        extra=(*report.extra, ("aside", entries)),
-    )
+    return replace(run.report(command, "ok", EXIT_OK), machine=None, backups=entries)

@@ -37,8 +37,7 @@ from provisioner.rehearsal.faults import CutAfter, WrongBytes
 from provisioner.rehearsal.hub import RehearsalHub
 from provisioner.rehearsal.tiny_models import TinyFile, small_comfyui_files
 from provisioner.rehearsal.tiny_pipeline import small_diffusers_repository
-from provisioner.report.outcome import Report
-from provisioner.report.smoke_test_json import SMOKE_KEY, smoke_entry
+from provisioner.report.outcome import RehearsalCheck, RehearsalResult, Report
 from provisioner.smoke_test.results import SmokeTest
 
 _TREE_REPOSITORY = "rehearsal/small-klein"
@@ -54,7 +53,7 @@ class _Claims:
     """What the rehearsal says is so, each looked at with other eyes than the program's own."""
 
     say: Callable[[str], None]
-    held: list[dict[str, str]] = field(default_factory=list)
+    held: list[RehearsalCheck] = field(default_factory=list)
 
     def check(self, claim: str, holds: bool, seen: str) -> None:
         """Write a claim down, or raise RehearsalError if it does not hold."""
@@ -65,7 +64,7 @@ class _Claims:
                 claim=claim,
                 seen=seen,
             )
-        self.held.append({"claim": claim, "seen": seen})
+        self.held.append(RehearsalCheck(claim=claim, seen=seen))
         self.say(f"  ok  {claim}: {seen}")
 
 
@@ -162,9 +161,8 @@ def rehearse(
         if smoke is not None:
             say(f"The picture: {smoke.image_path}")
     say("The real thing: klein-setup plan, then klein-setup install --comfyui DIR")
-    kept: list[tuple[str, object]] = [("scratch_folder", str(folder))] if keep else []
-    if smoke is not None:
-        kept.append((SMOKE_KEY, smoke_entry(smoke if keep else replace(smoke, image_path=None, log_path=None))))
+    if smoke is not None and not keep:
+        smoke = replace(smoke, image_path=None, log_path=None)
     return replace(
         report,
         command="rehearse",
@@ -172,7 +170,9 @@ def rehearse(
         exit_status=EXIT_OK,
         plan=None,
         outcomes=(),
-        extra=(("claims", claims.held), *kept),
+        manifest_argument=None,
+        rehearsal=RehearsalResult(checks=tuple(claims.held), scratch_folder=folder if keep else None),
+        smoke_test=smoke,
     )
 
 

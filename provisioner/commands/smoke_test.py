@@ -34,7 +34,6 @@ from provisioner.core.models import (
 )
 from provisioner.files.layout import destination_for
 from provisioner.report.outcome import Report
-from provisioner.report.smoke_test_json import SMOKE_KEY, smoke_entry
 from provisioner.smoke_test.graph import (
     ENCODE,
     PHASES,
@@ -115,7 +114,7 @@ def with_smoke_test(report: Report, smoke: SmokeTest) -> Report:
         exit_status=errors[0].exit_status if errors else report.exit_status,
         errors=(*report.errors, *errors),
         findings=(*report.findings, *(each for each in smoke.findings if each.severity != "problem")),
-        extra=(*report.extra, (SMOKE_KEY, smoke_entry(smoke))),
+        smoke_test=smoke,
     )
 
 
@@ -335,6 +334,7 @@ def _judge_device(facts: ServerFacts, card: Gpu | None) -> tuple[Finding, ...]:
         Finding(
             code="picture-other-device",
             severity="problem",
+            remedy="install-environment",
             message=f"The picture was drawn on the processor, and this machine has the card {card.name}.",
             hint="`klein-setup install --only environment` chooses the torch build for it and proves it.",
         ),
@@ -360,7 +360,15 @@ def check_server(run: Run, url: str) -> tuple[Finding, ...]:
                 _check_folders(run, client.folder_paths())
             pick_listed(names_for(run.wanted), client.listed_models())
         except ModelNotListedError as error:
-            return (Finding(code="server-reads-elsewhere", severity="problem", message=str(error), hint=error.hint),)
+            return (
+                Finding(
+                    code="server-reads-elsewhere",
+                    severity="problem",
+                    message=str(error),
+                    remedy="by-hand",
+                    hint=error.hint,
+                ),
+            )
     return ()
 
 

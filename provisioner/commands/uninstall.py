@@ -105,6 +105,7 @@ def _kept(owned: Owned) -> Finding:
     return Finding(
         code="kept-file",
         severity="warning",
+        remedy="by-hand",
         message=f"{owned.path} stays: {_WHY_KEPT[owned.state]}.",
         path=owned.path,
         hint="Delete it yourself if you do not want it.",
@@ -143,6 +144,7 @@ def _remove_files(files: tuple[Owned, ...]) -> tuple[Finding, ...]:
                 Finding(
                     code="kept-aside",
                     severity="warning",
+                    remedy="by-hand",
                     message=f"{stays[0].parent} stays: it holds files of yours that repairs set aside.",
                     path=stays[0].parent,
                     hint="`klein-setup aside list` shows them; `aside restore` puts one back.",
@@ -166,6 +168,7 @@ def _remove_programs(
         Finding(
             code="kept-file",
             severity="warning",
+            remedy="by-hand",
             message=f"{tree / each.path} stays: {each.reason}.",
             path=tree / each.path,
         )

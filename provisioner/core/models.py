@@ -439,6 +439,10 @@ class LocalCopy:
     sha256: str  # the content it would have to be
 
 
+Remedy = Literal["repair", "update-comfyui", "install-environment", "install", "by-hand"]
+"""Which command of ours fixes a finding; ``by-hand``: none does, and the hint says what a person can do."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """Something a person should know, with what to do about it."""
@@ -446,6 +450,7 @@ class Finding:
     code: str  # kebab-case
     severity: Literal["warning", "problem"]  # a problem makes ``verify`` exit with 1
     message: str
+    remedy: Remedy  # whoever finds something says what fixes it
     path: Path | None = None
     hint: str | None = None
 

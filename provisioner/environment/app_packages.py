@@ -99,10 +99,14 @@ def _complaints(packages: Iterable[Package], installed: Mapping[str, str]) -> It
         version = installed.get(each.name)
         if version is None:
             message = f"{each.name} is not installed; {each.why}."
-            yield Finding(code="package-missing", severity="problem", message=message, hint=hint)
+            yield Finding(
+                code="package-missing", severity="problem", message=message, remedy="install-environment", hint=hint
+            )
         elif not _fits(version, each.bounds):
             message = f"{each.name} {version} is installed, and {each.name}{each.bounds} is needed; {each.why}."
-            yield Finding(code="package-version", severity="problem", message=message, hint=hint)
+            yield Finding(
+                code="package-version", severity="problem", message=message, remedy="install-environment", hint=hint
+            )
 
 
 def _fits(version: str, bounds: str) -> bool:

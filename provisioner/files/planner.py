@@ -136,6 +136,7 @@ def _unmet_finding(wanted: ArtifactSet, sentence: str) -> Finding:
         code="set-does-not-suit",
         severity="warning",
         message=f"The set {wanted.id} {sentence}.",
+        remedy="by-hand",
         hint="The files are provided all the same; --set auto chooses a set that suits this machine.",
     )
 

@@ -77,6 +77,7 @@ def quantisation_findings(header: SafetensorsHeader) -> tuple[Finding, ...]:
                 f"The weights are quantised and have scales, but the file has {what}: ComfyUI ignores the scales, "
                 "says so only in its log, and draws a wrong picture."
             ),
+            remedy="by-hand",
             hint="Fetch the published file again; whatever rewrote this one dropped its metadata.",
         ),
     )

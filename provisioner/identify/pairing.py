@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from provisioner.core.models import ROLE_WORDS, Finding, Role
+from provisioner.core.models import ROLE_WORDS, Finding, Remedy, Role
 from provisioner.identify.values import Identity, Kind
 
 
@@ -110,6 +110,7 @@ def _alone(role: Role, identity: Identity) -> Iterator[Finding]:
         "not-a-model",
         f"In the {place}'s place lies {_what(identity)}.{_says(words)}",
         "Run klein-setup repair; it fetches what is missing.",
+        remedy="repair",
     )
 
 
@@ -182,9 +183,9 @@ def _says(words: str | None) -> str:
     return f' ComfyUI stops with: "{words}".' if words else ""
 
 
-def _problem(code: str, message: str, hint: str) -> Finding:
-    return Finding(code=code, severity="problem", message=message, hint=hint)
+def _problem(code: str, message: str, hint: str, remedy: Remedy = "by-hand") -> Finding:
+    return Finding(code=code, severity="problem", message=message, remedy=remedy, hint=hint)
 
 
 def _warning(code: str, message: str, hint: str) -> Finding:
-    return Finding(code=code, severity="warning", message=message, hint=hint)
+    return Finding(code=code, severity="warning", message=message, remedy="by-hand", hint=hint)

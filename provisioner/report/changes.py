@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from provisioner.core.units import count, human_bytes, listing
-from provisioner.report.json_document import JsonValue
+from provisioner.report.json_value import JsonValue
 
 SNAPSHOT_VERSION = 1
-CHANGES_KEY = "changes"
-"""Where `changes_entry` belongs in ``Report.extra``."""
 
 LookedAt = Literal["machine", "environment", "comfyui", "files"]
 EVERY_PART: tuple[LookedAt, ...] = ("machine", "environment", "comfyui", "files")
@@ -79,6 +77,16 @@ class Change:
     matters: bool  # it can break the setup
     sentence: str  # for a person
     about: str | None = None  # which of several of its kind: a file's label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangesSince:
+    """What moved since the last verified state, and what was looked at because of it."""
+
+    changes: tuple[Change, ...]  # from `compare`
+    since: str | None = None  # when that state was taken, ISO 8601; None: there is none to compare with
+    checked: tuple[str, ...] = ()  # what was looked at because of them, as clauses
+    mend: str | None = None  # the command that fixes what no longer holds
 
 
 # --- keeping a snapshot ------------------------------------------------------------------------
@@ -418,28 +426,10 @@ def without_files(changes: Iterable[Change], labels: Collection[str]) -> tuple[C
     return tuple(each for each in changes if each.what != "file" or each.about not in labels)
 
 
-def changes_entry(
-    changes: Sequence[Change],
-    *,
-    since: str | None = None,
-    checked: Sequence[str] = (),
-    mend: str | None = None,
-) -> dict[str, JsonValue]:
-    """Return the changes as JSON values, for ``details.changes``.
-
-    Parameters
-    ----------
-    changes : sequence of Change
-        From `compare`.
-    since : str, optional
-        When the last proven state was taken, ISO 8601; None: there is none to compare with.
-    checked : sequence of str
-        What was looked at because of them.
-    mend : str, optional
-        From `mend_command`.
-    """
+def changes_entry(changes: ChangesSince) -> dict[str, JsonValue]:
+    """Return the changes as JSON values, for ``details.changes``."""
     return {
-        "since": since,
+        "since": changes.since,
         "changes": [
             {
                 "what": each.what,
@@ -449,10 +439,10 @@ def changes_entry(
                 "matters": each.matters,
                 "sentence": each.sentence,
             }
-            for each in changes
+            for each in changes.changes
         ],
-        "checked": list(checked),
-        "mend_command": mend,
+        "checked": list(changes.checked),
+        "mend_command": changes.mend,
     }
 
 

@@ -7,11 +7,8 @@ measured is null.  Nothing is judged: `is_verified` repeats what the smoke test 
 from __future__ import annotations
 
 from provisioner.core.models import Finding
-from provisioner.report.json_document import JsonValue, json_value
+from provisioner.report.json_value import JsonValue, json_value
 from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
-
-SMOKE_KEY = "smoke_test"
-"""Where `smoke_entry` belongs in ``Report.extra``."""
 
 
 def is_verified(smoke: SmokeTest) -> bool:

@@ -264,6 +264,7 @@ def _other_size(facts: ImageFacts, options: ImageOptions) -> Finding:
     return Finding(
         code="picture-size",
         severity="problem",
+        remedy="by-hand",
         message=f"The image is {facts.width} x {facts.height} pixels, not {options.width} x {options.height} as asked.",
         hint="See whether another program drew it, or a custom node of the server changes sizes.",
     )
@@ -273,6 +274,7 @@ def _other_seed(generated: int, options: ImageOptions) -> Finding:
     return Finding(
         code="picture-seed",
         severity="problem",
+        remedy="by-hand",
         message=f"The image was made with the seed {generated}, and {options.seed} was asked for: it is an older one.",
         hint="Use an output folder that nothing else writes to.",
     )
@@ -284,6 +286,7 @@ def _content(facts: ImageFacts) -> Finding | None:
         return Finding(
             code="picture-black",
             severity="problem",
+            remedy="by-hand",
             message=f"The picture is black: no value is above {facts.maximum} of 255. Values that are no numbers (NaN)"
             " look like this.",
             hint="Look for a guidance other than 1 with a distilled model, an old driver, or files that verify"
@@ -293,6 +296,7 @@ def _content(facts: ImageFacts) -> Finding | None:
         return Finding(
             code="picture-constant",
             severity="problem",
+            remedy="by-hand",
             message=f"The picture is one colour: its values scatter by {facts.deviation:.1f} of 255, a drawn one's by"
             " 30 and more.",
             hint="Verify the model files: weights without their scales, or another model's VAE, draw like this.",
@@ -301,6 +305,7 @@ def _content(facts: ImageFacts) -> Finding | None:
         return Finding(
             code="picture-flat",
             severity="warning",
+            remedy="by-hand",
             message=f"The picture has hardly any detail: its values scatter by {facts.deviation:.1f} of 255, and the"
             f" file takes {facts.size / (facts.width * facts.height):.3f} bytes a pixel.",
             hint="Look at it; if it is not what the prompt says, verify the model files.",

@@ -244,7 +244,7 @@ class Ui:
         if self._mode == "json":
             self._out.write(_indented(self.document_of(report)))
         elif self._mode == "events":
-            from provisioner.report.json_document import json_line
+            from provisioner.report.json_value import json_line
 
             self._out.write(json_line({"event": "report", **self.document_of(report)}) + "\n")
         self._out.flush()

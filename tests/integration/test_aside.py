@@ -19,11 +19,7 @@ from provisioner.commands.backups import (
 from provisioner.commands.run import Options, Run, open_run
 from provisioner.commands.session import Session, Settings
 from provisioner.core.errors import AnswerNeededError, FileInUseError, HashMismatchError, StorageError, UsageError
-from provisioner.core.models import (
-    BackupEntry,
-    ComfyTarget,
-    HubCacheTarget,
-)
+from provisioner.core.models import BackupEntry, ComfyTarget, HubCacheTarget
 from provisioner.files.store import set_aside as aside
 from provisioner.files.store.file_store import FileStore
 from provisioner.files.store.set_aside import list_backups, save_pieces
@@ -281,9 +277,8 @@ def job_of(world: World, *, assume_yes: bool = False) -> Run:
 
 
 def entries_of(report: Report) -> tuple[BackupEntry, ...]:
-    entries = dict(report.extra)["aside"]
-    assert isinstance(entries, tuple)
-    return entries
+    assert report.backups is not None
+    return report.backups
 
 
 @pytest.fixture

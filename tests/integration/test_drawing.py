@@ -21,6 +21,7 @@ from provisioner.core.errors import MemoryExhaustedError, NotWritableError, Smok
 from provisioner.machine.process import run_process
 from provisioner.rehearsal.tiny_pipeline import small_diffusers_repository
 from provisioner.report.outcome import Report
+from provisioner.report.smoke_test_json import is_verified
 from provisioner.smoke_test.diffusers_answers import DiffusersRun, GenerationEvent
 from provisioner.smoke_test.diffusers_run import SCRIPT, clean_environment, generate_with_diffusers
 from provisioner.smoke_test.image import judge, read_image
@@ -444,21 +445,21 @@ def rehearsal(*, has_image: bool, environment: Path | None = None, keep: bool = 
 @needs_tested_python
 def test_the_rehearsal_ends_with_a_picture_and_keeps_it_where_it_says(python: Path) -> None:
     report, said = rehearsal(has_image=True, environment=python.parent.parent, keep=True)
-    extra = dict(report.extra)
-    folder = Path(str(extra["scratch_folder"]))
+    assert report.rehearsal is not None
+    folder = report.rehearsal.scratch_folder
+    assert folder is not None
     try:
-        smoke = extra["smoke_test"]
-        assert isinstance(smoke, dict)
-        image = Path(smoke["picture"]["path"])
+        smoke = report.smoke_test
+        assert smoke is not None
+        image = smoke.image_path
+        assert image is not None
         assert judge(read_image(image.read_bytes()), OPTIONS) == ()
-        assert smoke["is_proven"]
+        assert is_verified(smoke)
         assert image.parent == folder
         assert f"The picture: {image}" in said
     finally:
         shutil.rmtree(folder)
-    claims = extra["claims"]
-    assert isinstance(claims, list)
-    drawn_claims = [claim["claim"] for claim in claims[-6:]]
+    drawn_claims = [each.claim for each in report.rehearsal.checks[-6:]]
     assert "it was drawn with the network off" in drawn_claims
     assert "drawing left the cache as it was" in drawn_claims
     assert report.exit_status == 0
@@ -467,7 +468,7 @@ def test_the_rehearsal_ends_with_a_picture_and_keeps_it_where_it_says(python: Pa
 def test_a_rehearsal_without_a_picture_needs_no_environment() -> None:
     report, said = rehearsal(has_image=False)
     assert report.exit_status == 0
-    assert "smoke_test" not in dict(report.extra)
+    assert report.smoke_test is None
     assert not any(line.startswith("Picture") for line in said)
 
 

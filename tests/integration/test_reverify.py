@@ -206,7 +206,28 @@ def test_a_program_that_is_gone_is_named(studio: Studio) -> None:
     finally:
         aside.rename(studio.tree / "main.py")
     assert (done.returncode, generated(studio)) == (1, 0)
+    (gone,) = (each for each in done.json["findings"] if each["code"] == "comfyui-gone")
+    assert "klein-setup install" not in gone["hint"]  # what is left is no place for a new one
+    assert done.json["next_command"] is None
+
+
+def test_a_program_whose_whole_folder_is_gone_is_fetched_again_by_install(studio: Studio) -> None:
+    aside = studio.tree.with_name("aside")
+    studio.tree.rename(aside)
+    studio.tree.mkdir()
+    (aside / "models").rename(studio.tree / "models")
+    (aside / studio.environment.name).rename(studio.environment)
+    try:
+        done, told = verify(studio)
+    finally:
+        (studio.tree / "models").rename(aside / "models")
+        studio.environment.rename(aside / studio.environment.name)
+        studio.tree.rmdir()
+        aside.rename(studio.tree)
+    assert (done.returncode, generated(studio)) == (1, 0)
     assert "comfyui-gone" in {each["code"] for each in done.json["findings"]}
+    assert done.json["next_command"].startswith("klein-setup install --")
+    assert told["mend_command"] == done.json["next_command"]
 
 
 def test_a_file_that_changed_is_named_and_repair_mends_it(studio: Studio) -> None:

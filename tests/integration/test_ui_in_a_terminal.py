@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 
@@ -163,7 +164,9 @@ def test_token_never_appears_on_any_stream(mode: str) -> None:
     run.ui.notice(text)
     run.ui.say(text)
     run.ui.show_defect(ValueError(text), Path("/log"))
-    run.ui.show_report(report_for_error("install", GatedError(text, hint=text, fact=text), extra=(("x", text),)))
+    run.ui.show_report(
+        replace(report_for_error("install", GatedError(text, hint=text, fact=text)), manifest_argument=text)
+    )
     told = run.out.getvalue() + run.err.getvalue()
     assert told
     for secret in (TOKEN, "Signature", "my own password", "another one"):

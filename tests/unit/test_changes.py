@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from provisioner.core.models import Finding
 from provisioner.report.changes import (
     EVERY_PART,
+    ChangesSince,
     SeenFile,
     SeenGpu,
     Snapshot,
@@ -53,7 +54,7 @@ def moved(**changes: object) -> list[tuple[str, str, bool, str]]:
 
 
 def finding(code: str, severity: str = "problem") -> Finding:
-    return Finding(code=code, severity=severity, message="m")  # type: ignore[arg-type]
+    return Finding(code=code, severity=severity, message="m", remedy="by-hand")  # type: ignore[arg-type]
 
 
 # --- comparing ---------------------------------------------------------------------------------
@@ -363,7 +364,8 @@ def test_how_much_moved_is_one_sentence(changes: dict[str, object], said: str) -
 
 def test_the_changes_as_json_have_these_keys() -> None:
     changes = compare(BEFORE, replace(BEFORE, driver_version="590.20"))
-    entry = changes_entry(changes, since=BEFORE.taken_at, checked=("x",), mend="klein-setup repair")
+    since = ChangesSince(changes=changes, since=BEFORE.taken_at, checked=("x",), mend="klein-setup repair")
+    entry = changes_entry(since)
     assert json.loads(json.dumps(entry)) == {
         "since": "2026-11-01T08:00:00Z",
         "changes": [

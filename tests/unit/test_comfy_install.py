@@ -34,7 +34,7 @@ from provisioner.core.errors import (
     StalledError,
     UnreachableError,
 )
-from provisioner.core.models import Download
+from provisioner.core.models import Download, Remedy
 
 PINNED = ComfyRelease(version="0.33.0", commit="a" * 40, tree="b" * 40)
 TABLE = ComfyTable(
@@ -100,16 +100,21 @@ def test_a_tree_that_is_too_old_hears_both_versions_and_the_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "hint"),
+    ("changes", "hint", "remedy"),
     [
-        ({"kind": "portable", "has_git": True}, "update_comfyui_stable.bat"),
-        ({"kind": "source", "has_git": False}, "new folder"),
-        ({}, "--update-comfyui"),
+        ({"kind": "portable", "has_git": True}, "update_comfyui_stable.bat", "by-hand"),
+        ({"kind": "source", "has_git": False}, "new folder", "by-hand"),
+        ({}, "--update-comfyui", "update-comfyui"),
     ],
 )
-def test_how_to_update_depends_on_the_kind(changes: dict[str, object], hint: str) -> None:
+def test_how_to_update_depends_on_the_kind(changes: dict[str, object], hint: str, remedy: Remedy) -> None:
     (found,) = judge_checkout(replace(GOOD, version="0.1.0", **changes), TABLE)  # type: ignore[arg-type]
     assert hint in (found.hint or "")
+    assert found.remedy == remedy
+
+
+def test_an_interrupted_update_is_run_again() -> None:
+    assert [each.remedy for each in judge_checkout(replace(GOOD, rollback_point=HALFWAY), TABLE)] == ["update-comfyui"]
 
 
 @pytest.mark.parametrize(

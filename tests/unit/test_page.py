@@ -24,7 +24,7 @@ from provisioner.core.models import (
     SpaceNeed,
 )
 from provisioner.plan.steps import Plan
-from provisioner.report.changes import Snapshot, changes_entry, checks_for, compare
+from provisioner.report.changes import ChangesSince, Snapshot, checks_for, compare
 from provisioner.report.html.footer import check_again_command
 from provisioner.report.html.image_section import media_type
 from provisioner.report.html.node import Node
@@ -32,7 +32,6 @@ from provisioner.report.html.page import render_page
 from provisioner.report.html.verdict import kicker, verdict
 from provisioner.report.json_document import document as report_document
 from provisioner.report.outcome import Report
-from provisioner.report.smoke_test_json import smoke_entry
 from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
 from tests.support.builders import (
     artifact,
@@ -164,7 +163,7 @@ def installed() -> dict[str, object]:
         Outcome(step=step, status="done", detail="fetched from example.org", bytes_fetched=size, seconds=2.0)
         for step, size in zip(plan.steps, (5_000_000, 0), strict=True)
     )
-    return document(plan=plan, outcomes=outcomes, extra=(("smoke_test", smoke_entry(SMOKE)),))
+    return document(plan=plan, outcomes=outcomes, smoke_test=SMOKE)
 
 
 # --- the page as a file ------------------------------------------------------------------------
@@ -230,7 +229,7 @@ def test_an_install_is_told_from_the_verdict_to_the_undo() -> None:
 
 def test_the_notes_of_a_smoke_test_take_the_place_of_our_own_sentence_about_memory() -> None:
     noted = replace(SMOKE, notes=("The peak was 9.0 GiB; published are 8.4 GB.",))
-    words = page_of(document(extra=(("smoke_test", smoke_entry(noted)),))).words
+    words = page_of(document(smoke_test=noted)).words
     assert "published are 8.4 GB." in words
     assert "At its peak" not in words
 
@@ -243,15 +242,16 @@ def test_digests_are_short_to_the_eye_and_whole_for_who_wants_them() -> None:
 
 
 def test_findings_come_once_problems_first_with_what_to_do() -> None:
-    warning = Finding(code="driver-changed", severity="warning", message="The driver moved.")
+    warning = Finding(code="driver-changed", severity="warning", message="The driver moved.", remedy="by-hand")
     problem = Finding(
         code="torch-replaced",
         severity="problem",
         message="torch was replaced.",
+        remedy="install-environment",
         hint="Run `klein-setup repair`.",
     )
-    smoke = smoke_entry(replace(SMOKE, findings=(problem,)))
-    doc = document("verify", "findings", 1, findings=(warning, problem), extra=(("smoke_test", smoke),))
+    smoke = replace(SMOKE, findings=(problem,))
+    doc = document("verify", "findings", 1, findings=(warning, problem), smoke_test=smoke)
     page = render_page(doc, made_at=MADE_AT)
     words = page_of(doc).words
     assert words.count("torch was replaced.") == 1
@@ -271,8 +271,8 @@ def test_an_error_is_shown_with_its_hint_and_the_last_lines_of_the_process() -> 
 def test_what_changed_is_told_with_the_one_command() -> None:
     before = Snapshot(taken_at="2026-11-01T08:00:00Z", klein_setup="0.1.0", driver_version="580.159.04")
     changes = compare(before, replace(before, driver_version="590.20"))
-    entry = changes_entry(changes, since=before.taken_at, checked=checks_for(changes), mend="klein-setup repair")
-    words = page_of(document("verify", "findings", 1, extra=(("changes", entry),))).words
+    since = ChangesSince(changes=changes, since=before.taken_at, checked=checks_for(changes), mend="klein-setup repair")
+    words = page_of(document("verify", "findings", 1, changes=since)).words
     assert "Compared with 1 November 2026, 08:00 UTC, when everything was proven:" in words
     assert "The NVIDIA driver went from 580.159.04 to 590.20. can break the setup" in words
     assert "whether torch still computes on this GPU with this driver" in words
@@ -280,14 +280,14 @@ def test_what_changed_is_told_with_the_one_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("since", "said"),
     [
-        (changes_entry((), since="2026-11-01T08:00:00Z"), "Nothing changed since 1 November 2026, 08:00 UTC."),
-        (changes_entry(()), "There is no earlier proven state to compare with."),
+        ("2026-11-01T08:00:00Z", "Nothing changed since 1 November 2026, 08:00 UTC."),
+        (None, "There is no earlier proven state to compare with."),
     ],
 )
-def test_that_nothing_changed_is_said_too(entry: object, said: str) -> None:
-    assert said in page_of(document("verify", extra=(("changes", entry),))).words
+def test_that_nothing_changed_is_said_too(since: str | None, said: str) -> None:
+    assert said in page_of(document("verify", changes=ChangesSince(changes=(), since=since))).words
 
 
 def test_a_plan_says_what_is_to_do_and_how_to_do_it() -> None:
@@ -369,8 +369,8 @@ def test_a_backtick_that_nothing_closes_stays_a_backtick() -> None:
 
 
 def test_what_the_document_says_itself_goes_before_what_the_page_derives() -> None:
-    extra = (("undo", ["Delete the folder X."]), ("check_again", "klein-setup verify --comfyui /given"))
-    words = page_of(document(extra=extra)).words
+    details = {"undo": ["Delete the folder X."], "check_again": "klein-setup verify --comfyui /given"}
+    words = page_of(document() | {"details": details}).words
     assert "Delete the folder X." in words
     assert "klein-setup verify --comfyui /given" in words
 
@@ -386,7 +386,7 @@ def test_the_environment_is_shown_with_its_versions_and_reasons() -> None:
         "receipt": {"torch_backend": "cu130", "versions": [["torch", "2.14.1+cu130"]], "python_version": "3.12.3"},
     }
     comfyui = {"version": "0.33.0", "commit": "c0de" * 10, "has_local_changes": True, "custom_nodes": ["A", "B"]}
-    words = page_of(document(extra=(("environment", environment), ("comfyui", comfyui)))).words
+    words = page_of(document() | {"details": {"environment": environment, "comfyui": comfyui}}).words
     for said in (
         "2.14.1+cu130",
         "cu130",
@@ -494,7 +494,7 @@ def test_without_a_smoke_test_a_picture_has_no_place() -> None:
 
 
 def test_a_picture_that_did_not_come_is_said() -> None:
-    words = page_of(document(extra=(("smoke_test", smoke_entry(replace(SMOKE, image=None))),))).words
+    words = page_of(document(smoke_test=replace(SMOKE, image=None))).words
     assert "None came out." in words
     assert "Picture not proven" in words
 

@@ -264,7 +264,7 @@ def test_nothing_is_moved_within_or_into_an_hf_cache() -> None:
 
 
 def test_a_plan_carries_what_was_seen() -> None:
-    finding = Finding(code="stale-twin", severity="problem", message="Something is read first.")
+    finding = Finding(code="stale-twin", severity="problem", message="Something is read first.", remedy="by-hand")
     checks = (check(VAE, "ok"), check(ENCODER, "missing"))
     made = plan_for(*checks, findings=(finding,))
     assert (made.checks, made.findings) == (checks, (finding,))

@@ -47,7 +47,7 @@ from provisioner.core.models import (
     Variant,
 )
 from provisioner.plan.steps import Plan
-from provisioner.report.outcome import Report
+from provisioner.report.outcome import Report, ReportStatus
 from provisioner.ui import text as text_module
 from provisioner.ui.board import Board, bar, finished_line, overall_line, row_lines, state_words
 from provisioner.ui.facts import machine_blocks, manifest_blocks, manifests_blocks
@@ -570,7 +570,7 @@ def test_a_plan_says_the_fate_of_a_file_in_a_word(steps: tuple[FileStep, ...], w
     ],
 )
 @pytest.mark.skipif(ROOT.drive != "" or str(ROOT) != "/models", reason="the path is spelled the POSIX way")
-def test_a_report_ends_with_what_to_do_next(status: str, steps: tuple[FileStep, ...], last: str) -> None:
+def test_a_report_ends_with_what_to_do_next(status: ReportStatus, steps: tuple[FileStep, ...], last: str) -> None:
     outcomes = (outcome(FETCH_A),) if status == "failed" else ()
     report = Report(command="plan", status=status, exit_status=0, plan=plan(*steps), outcomes=outcomes)
     assert written(report_blocks(report)).splitlines()[-1] == last
@@ -582,8 +582,8 @@ def test_a_report_without_a_plan_adds_nothing_to_what_was_shown() -> None:
 
 
 def test_findings_come_problems_first_each_with_what_to_do() -> None:
-    warning = Finding(code="w", severity="warning", message="a twin", path=Path("/x/twin"), hint="Move it.")
-    problem = Finding(code="p", severity="problem", message="cut off")
+    problem = Finding(code="p", severity="problem", message="cut off", remedy="by-hand")
+    warning = replace(problem, severity="warning", message="a twin", path=Path("/x/twin"), hint="Move it.")
     told = written(finding_blocks([warning, problem]))
     assert told.index("problem  cut off") < told.index("warning  a twin")
     assert str(Path("/x/twin")) in told

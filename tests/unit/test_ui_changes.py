@@ -17,7 +17,13 @@ BEFORE = Snapshot(
     custom_nodes=("Old",),
 )
 CHANGES = compare(BEFORE, replace(BEFORE, driver_version="590.20", os_release="6.8.0-60", custom_nodes=()))
-PROBLEM = Finding(code="torch-replaced", severity="problem", message="torch was replaced.", hint="Put it back.")
+PROBLEM = Finding(
+    code="torch-replaced",
+    severity="problem",
+    message="torch was replaced.",
+    remedy="install-environment",
+    hint="Put it back.",
+)
 
 
 def generated(*arguments: object, width: int | None = None) -> list[str]:

@@ -96,7 +96,13 @@ def test_the_share_of_the_process_is_left_out_where_nobody_can_tell() -> None:
         ({"options": ImageOptions(has_tiled_decode=True)}, "decoded in tiles"),
         ({"timings": Timings(steps_s=(0.5,))}, "  phases     denoise 0.5 s\n"),
         (
-            {"findings": (Finding(code="black", severity="problem", message="It is black.", hint="Draw again."),)},
+            {
+                "findings": (
+                    Finding(
+                        code="black", severity="problem", message="It is black.", remedy="by-hand", hint="Draw again."
+                    ),
+                )
+            },
             "  problem  It is black.\n           what to do: Draw again.",
         ),
     ],

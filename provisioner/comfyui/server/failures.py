@@ -19,7 +19,7 @@ from provisioner.core.errors import (
     ServerNotUsableError,
     SmokeTestError,
 )
-from provisioner.core.models import Finding
+from provisioner.core.models import Finding, Remedy
 from provisioner.core.redact import printable, redact
 
 FILE_INPUTS = {
@@ -794,30 +794,34 @@ def not_comfyui_error(url: str, path: str, status: int, content_type: str, begin
 
 # --- what a log says between the lines ---------------------------------------------------------
 
-_LOG_WARNINGS = (
+_LOG_WARNINGS: tuple[tuple[str, re.Pattern[str], str, str, Remedy], ...] = (
     (
         "picture-not-a-number",
         re.compile(r"invalid value encountered in cast"),
         "The picture held values that are no numbers (NaN) and came out black there.",
         "Run `klein-setup verify`; if the files are right, start ComfyUI with `--fp32-vae`.",
+        "by-hand",
     ),
     (
         "weights-ignored",
         re.compile(r"unet unexpected:[^\n]*_scale"),
         "ComfyUI ignored the scales of the FP8 weights: the file lacks `_quantization_metadata`; the picture is wrong.",
         _REPAIR,
+        "repair",
     ),
     (
         "weights-missing",
         re.compile(r"(?:unet|clip) missing: \[[^\]]|Missing VAE keys \[[^\]]"),
         "A model file lacks weights that ComfyUI looks for; the picture may be wrong.",
         _REPAIR,
+        "repair",
     ),
     (
         "slow-torch",
         re.compile(r"need pytorch with cu130 or higher"),
         "This build of torch keeps ComfyUI from its fastest paths, which need CUDA 13.0.",
         "Run `klein-setup detect`, which says whether the driver serves a newer build.",
+        "by-hand",
     ),
 )
 
@@ -826,7 +830,7 @@ def findings_in_log(lines: Iterable[str], *, log_path: Path | None = None) -> tu
     """Return what a server's output warns of although it went on; each kind once."""
     text = "\n".join(lines)
     return tuple(
-        Finding(code=code, severity="warning", message=message, path=log_path, hint=hint)
-        for code, pattern, message, hint in _LOG_WARNINGS
+        Finding(code=code, severity="warning", message=message, remedy=remedy, path=log_path, hint=hint)
+        for code, pattern, message, hint, remedy in _LOG_WARNINGS
         if pattern.search(text)
     )
