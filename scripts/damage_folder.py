@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from provisioner.rehearsal.hub import RehearsalHub  # noqa: E402 - found through the line above
 from tests.support.damages import all_damages, make_folder, stale_twin  # noqa: E402
-from tests.support.world import TOKEN, World  # noqa: E402
+from tests.support.sandbox import TOKEN, Sandbox  # noqa: E402
 
 
 def main() -> int:
@@ -31,9 +31,9 @@ def main() -> int:
     folder = arguments.folder.absolute()
     if folder.exists():
         parser.error(f"{folder} exists already; name a folder to make")
-    with RehearsalHub(tokens=[TOKEN]) as hub, closing(World(folder, hub)) as world:
-        make_folder(world, [*all_damages(), *([stale_twin()] if arguments.with_twin else [])])
-        common = ["--manifest", str(world.manifest), "--comfyui", str(world.tree)]
+    with RehearsalHub(tokens=[TOKEN]) as hub, closing(Sandbox(folder, hub)) as sandbox:
+        make_folder(sandbox, [*all_damages(), *([stale_twin()] if arguments.with_twin else [])])
+        common = ["--manifest", str(sandbox.manifest), "--comfyui", str(sandbox.tree)]
         for command in (["verify"], ["repair", "--endpoint", hub.endpoint]):
             print(shlex.join([sys.executable, "-m", "provisioner", *command, *common]))
         print("Serving until Ctrl-C.", flush=True)

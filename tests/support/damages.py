@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
-from tests.support.world import Wanted, World, tensors
+from tests.support.sandbox import Sandbox, Wanted, tensors
 
 Where = Literal["untouched", "aside", "pieces", "nowhere"]
 """Where the user's bytes are after a repair: as they were, whole in ``aside``, in pieces there, or there were none."""
@@ -437,21 +437,21 @@ BYSTANDERS = {
 """Files of the user's that nobody asked about."""
 
 
-def make_folder(world: World, damages: Iterable[Damage]) -> None:
+def make_folder(sandbox: Sandbox, damages: Iterable[Damage]) -> None:
     """Put every file where an installation puts it, let the command write the receipt, then do the damage."""
     rows = tuple(damages)
-    models = world.tree / "models"
-    world.publish(*(each for row in rows for each in row.files))
+    models = sandbox.tree / "models"
+    sandbox.publish(*(each for row in rows for each in row.files))
     for row in rows:
         for each in row.files:
-            world.plant(each.below(models), each.data)
-    installed = world.install("--json")
+            sandbox.plant(each.below(models), each.data)
+    installed = sandbox.install("--json")
     assert installed.returncode == 0, installed.stderr
-    assert world.hub.requests == (), "every file was there already"
+    assert sandbox.hub.requests == (), "every file was there already"
     for name, data in BYSTANDERS.items():
-        world.plant(models / name, data)
+        sandbox.plant(models / name, data)
     for row in rows:
         row.inflict(models, row.files)
         for path in (each.below(models) for each in row.files):
             if path.is_file() and not path.is_symlink() and os.access(path, os.R_OK):
-                world.expect(path, path.read_bytes())
+                sandbox.expect(path, path.read_bytes())

@@ -1,4 +1,4 @@
-"""A whole studio for tests: the three files of Klein in small, a stand-in for ComfyUI, a recorded card, a toy index.
+"""A whole setup for tests: the three files of Klein in small, a stand-in for ComfyUI, a recorded card, a toy index.
 
 The command that runs is the real one.  Where an environment shall come about, or ComfyUI be fetched, a small driver
 runs it with three things exchanged: the probe, which no toy torch can pass, the table's pinned release, and how an
@@ -20,8 +20,8 @@ from pathlib import Path
 
 from provisioner.core.models import Gpu, Machine
 from provisioner.machine.readings import machine_record
+from tests.support.sandbox import ROOT, Completed, Sandbox, Wanted, tensors
 from tests.support.wheels import Toy, ToyIndex
-from tests.support.world import ROOT, Completed, Wanted, World, tensors
 
 GIT = {
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -182,12 +182,12 @@ class Upstream:
         return path
 
 
-class Studio:
-    """A world with the three files, a recorded card, an index and a release of the stand-in.
+class SetupFixture:
+    """A sandbox with the three files, a recorded card, an index and a release of the stand-in.
 
     Parameters
     ----------
-    world : World
+    sandbox : Sandbox
         Its hub gets the files.
     index : ToyIndex
         Where wheels come from.
@@ -195,36 +195,36 @@ class Studio:
         Where ComfyUI comes from.
     """
 
-    def __init__(self, world: World, index: ToyIndex, upstream: Upstream) -> None:
-        world.publish(*KLEIN)
-        self.world, self.index, self.upstream = world, index, upstream
-        self.tree = world.tree
-        self.environment = world.tree / ".venv"
-        self.pictures = world.home / "data" / "klein-setup" / "pictures"
+    def __init__(self, sandbox: Sandbox, index: ToyIndex, upstream: Upstream) -> None:
+        sandbox.publish(*KLEIN)
+        self.sandbox, self.index, self.upstream = sandbox, index, upstream
+        self.tree = sandbox.tree
+        self.environment = sandbox.tree / ".venv"
+        self.pictures = sandbox.home / "data" / "klein-setup" / "pictures"
         self.runs = 0
-        write_tree(world.folder, {"driver.py": DRIVER, "probe.py": PROBE})
+        write_tree(sandbox.folder, {"driver.py": DRIVER, "probe.py": PROBE})
         self.set_machine()
-        world.environ |= {
+        sandbox.environ |= {
             **GIT,
-            "KLEIN_SETUP_MACHINE": str(world.folder / "machine.json"),
+            "KLEIN_SETUP_MACHINE": str(sandbox.folder / "machine.json"),
             "PIP_INDEX_URL": index.url,
             "PIP_CONFIG_FILE": os.devnull,
             "PATH": f"{Path(sys.executable).resolve().parent}{os.pathsep}{os.environ['PATH']}",
         }
         for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
-            world.environ.pop(name, None)
+            sandbox.environ.pop(name, None)
 
     def set_machine(self, **changes: object) -> None:
         """Record the machine, with what is said of it changed."""
         text = json.dumps(machine_record(rtx_4070(**changes)))
-        (self.world.folder / "machine.json").write_text(text, encoding="utf-8")
+        (self.sandbox.folder / "machine.json").write_text(text, encoding="utf-8")
 
     def arguments(self, *given: str | Path, source: Path | None = None) -> list[str]:
         """Return a whole command line: manifest, tree, hub, index and ComfyUI's source where the command has them."""
         words = [str(each) for each in given]
-        words += ["--manifest", str(self.world.manifest), "--comfyui", str(self.tree)]
+        words += ["--manifest", str(self.sandbox.manifest), "--comfyui", str(self.tree)]
         if words[0] in {"install", "repair", "plan"}:
-            words += ["--endpoint", self.world.hub.endpoint, "--comfyui-source", str(source or self.upstream.path)]
+            words += ["--endpoint", self.sandbox.hub.endpoint, "--comfyui-source", str(source or self.upstream.path)]
         if words[0] in {"install", "repair", "plan", "smoke-test"}:
             words += ["--torch-index", self.index.url]
         return words
@@ -234,13 +234,13 @@ class Studio:
     ) -> subprocess.Popen[str]:
         """Start the driver; both its streams are one."""
         self.runs += 1
-        driver = [str(self.world.folder / "driver.py"), str(self.world.folder / "probe.py")]
+        driver = [str(self.sandbox.folder / "driver.py"), str(self.sandbox.folder / "probe.py")]
         words = [*driver, json.dumps(self.upstream.release), *self.arguments(*given, source=source)]
-        with (self.world.folder / f"driven-{self.runs}.err").open("w") as errors:
+        with (self.sandbox.folder / f"driven-{self.runs}.err").open("w") as errors:
             return subprocess.Popen(
                 [sys.executable, *words],
-                cwd=self.world.folder,
-                env={**self.world.environ, **(env or {})},
+                cwd=self.sandbox.folder,
+                env={**self.sandbox.environ, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -248,7 +248,7 @@ class Studio:
             )
 
     def run(self, *given: str | Path, source: Path | None = None, env: Mapping[str, str] | None = None) -> Completed:
-        """Run the driver to its end and check the world's invariant."""
+        """Run the driver to its end and check the sandbox's invariant."""
         began = time.monotonic()
         process = self.start(*given, source=source, env=env)
         said, _ = process.communicate(timeout=120)
@@ -256,10 +256,10 @@ class Studio:
             arguments=tuple(map(str, given)),
             returncode=process.returncode,
             stdout=said,
-            stderr=(self.world.folder / f"driven-{self.runs}.err").read_text(encoding="utf-8"),
+            stderr=(self.sandbox.folder / f"driven-{self.runs}.err").read_text(encoding="utf-8"),
             seconds=time.monotonic() - began,
         )
-        self.world.check(completed)
+        self.sandbox.check(completed)
         return completed
 
 

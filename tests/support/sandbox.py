@@ -1,6 +1,6 @@
-"""A small world for one test: an embedded hub, a manifest, a scratch home, and the real command in a real process.
+"""A small sandbox for one test: an embedded hub, a manifest, a scratch home, and the real command in a real process.
 
-After every run the world looks at itself with other eyes than the program's own: no wrong bytes under a final name,
+After every run the sandbox looks at itself with other eyes than the program's own: no wrong bytes under a final name,
 no token and no signature in anything that was said or written, no token shown to the content network.
 """
 
@@ -140,15 +140,15 @@ class Completed:
 class Running:
     """A run that has not ended, or whose end nobody has looked at."""
 
-    def __init__(self, world: World, arguments: tuple[str, ...], environ: Mapping[str, str], number: int) -> None:
+    def __init__(self, sandbox: Sandbox, arguments: tuple[str, ...], environ: Mapping[str, str], number: int) -> None:
         self.arguments = arguments
-        self._world = world
-        self._streams = (world.folder / f"run-{number}.out", world.folder / f"run-{number}.err")
+        self._sandbox = sandbox
+        self._streams = (sandbox.folder / f"run-{number}.out", sandbox.folder / f"run-{number}.err")
         self._began = time.monotonic()
         with self._streams[0].open("wb") as out, self._streams[1].open("wb") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "provisioner", *arguments],
-                cwd=world.folder,
+                cwd=sandbox.folder,
                 env=dict(environ),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -181,7 +181,7 @@ class Running:
         self._watch.join()
 
     def wait(self, timeout: float = 60.0) -> Completed:
-        """Wait for its end and check the world's invariant."""
+        """Wait for its end and check the sandbox's invariant."""
         try:
             returncode = self.process.wait(timeout)
         finally:
@@ -193,19 +193,19 @@ class Running:
             stderr=self._streams[1].read_text(encoding="utf-8", errors="surrogateescape"),
             seconds=self._ended_at - self._began,
         )
-        self._world.check(completed)
+        self._sandbox.check(completed)
         return completed
 
 
-class World:
-    """Everything one test needs; ask for it with the fixture ``world``.
+class Sandbox:
+    """Everything one test needs; ask for it with the fixture ``sandbox``.
 
     Parameters
     ----------
     folder : Path
         Scratch folder.
     hub : RehearsalHub
-        The Hub of this world.
+        The Hub of this sandbox.
     """
 
     def __init__(self, folder: Path, hub: RehearsalHub) -> None:
@@ -405,7 +405,7 @@ class World:
     def install(
         self, *arguments: str | Path, timeout: float = 60.0, env: Mapping[str, str | None] | None = None
     ) -> Completed:
-        """Run ``install`` into this world's tree."""
+        """Run ``install`` into this sandbox's tree."""
         return self.run("install", *arguments, timeout=timeout, env=env)
 
     def _completed(self, arguments: Sequence[str | Path]) -> tuple[str, ...]:
@@ -477,8 +477,8 @@ class Ahead:
 
     Parameters
     ----------
-    make_world : callable
-        Makes a world that lives as long as the module.
+    make_sandbox : callable
+        Makes a sandbox that lives as long as the module.
     begin : mapping of str to callable
         How to start each case, in the order in which the tests come.
     at_once : int
@@ -486,23 +486,27 @@ class Ahead:
     """
 
     def __init__(
-        self, make_world: Callable[[], World], begin: Mapping[str, Callable[[World], Running]], *, at_once: int = 4
+        self,
+        make_sandbox: Callable[[], Sandbox],
+        begin: Mapping[str, Callable[[Sandbox], Running]],
+        *,
+        at_once: int = 4,
     ) -> None:
-        self._make_world = make_world
+        self._make_sandbox = make_sandbox
         self._begin = begin
         self._at_once = at_once
-        self._started: dict[str, tuple[World, Running]] = {}
+        self._started: dict[str, tuple[Sandbox, Running]] = {}
 
-    def take(self, name: str) -> tuple[World, Completed]:
-        """Return a case's world, and its run after its end."""
+    def take(self, name: str) -> tuple[Sandbox, Completed]:
+        """Return a case's sandbox, and its run after its end."""
         names = list(self._begin)
         first = names.index(name)
         for each in names[first : first + self._at_once]:
             if each not in self._started:
-                world = self._make_world()
-                self._started[each] = world, self._begin[each](world)
-        world, running = self._started[name]
-        return world, running.wait()
+                sandbox = self._make_sandbox()
+                self._started[each] = sandbox, self._begin[each](sandbox)
+        sandbox, running = self._started[name]
+        return sandbox, running.wait()
 
 
 def _texts_below(*folders: Path) -> Iterator[Path]:
