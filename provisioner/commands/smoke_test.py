@@ -563,6 +563,6 @@ def _keep(image: bytes, options: SmokeTestOptions, asked: ImageOptions) -> Path:
 def _not_kept(path: Path, reason: str) -> NotWritableError:
     return NotWritableError(
         f"The picture cannot be kept as {path}: {reason}.",
-        hint="Name another file with --picture FILE.",
+        hint="Name another file with --image FILE.",
         path=str(path),
     )

@@ -274,7 +274,7 @@ def test_a_part_of_another_program_is_moved_aside_and_not_overwritten(sandbox: S
     sandbox.plant(sandbox.part(), theirs)
     assert sandbox.install().returncode == 0
     sandbox.assert_in_place(wanted)
-    aside = sandbox.set_aside()
+    aside = sandbox.backups()
     assert aside[f"vae/{wanted.name}.part"].read_bytes() == theirs
     why = json.loads(aside["why.jsonl"].read_text(encoding="utf-8"))
     assert why["was"] == f"vae/{wanted.name}.part"

@@ -98,7 +98,7 @@ def test_one_flipped_byte_costs_one_block(sandbox: Sandbox) -> None:
     sandbox.assert_in_place(wanted)
     assert sandbox.path().stat().st_ino == inode
     assert leftovers(sandbox) == []
-    kept = [path for name, path in sandbox.set_aside().items() if name.endswith(f"{3 * BLOCK_SIZE:015d}")]
+    kept = [path for name, path in sandbox.backups().items() if name.endswith(f"{3 * BLOCK_SIZE:015d}")]
     assert [path.read_bytes() for path in kept] == [old[3 * BLOCK_SIZE : 4 * BLOCK_SIZE]]
     again = sandbox.run("verify", "--json")
     assert (again.returncode, again.json["checks"][0]["basis"]) == (0, "blocks")
@@ -164,7 +164,7 @@ def test_a_truncated_file_of_another_content_costs_a_download_and_is_kept(sandbo
     assert "block fetched from" not in repaired.said  # all of it was
     assert sandbox.bytes_served() == FIVE - 4 * BLOCK_SIZE + FIVE
     sandbox.assert_in_place(wanted)
-    assert [path.read_bytes() for path in sandbox.set_aside().values() if path.suffix != ".jsonl"] == [another]
+    assert [path.read_bytes() for path in sandbox.backups().values() if path.suffix != ".jsonl"] == [another]
 
 
 def test_what_is_too_long_is_cut_without_asking_anybody(sandbox: Sandbox) -> None:
@@ -176,7 +176,7 @@ def test_what_is_too_long_is_cut_without_asking_anybody(sandbox: Sandbox) -> Non
     assert sandbox.hub.requests == ()
     assert (step_of(repaired)["kind"], step_of(repaired)["blocks"]) == ("patch-file", [])
     sandbox.assert_in_place(wanted)
-    assert any(path.read_bytes().startswith(b"<html>") for path in sandbox.set_aside().values() if path.is_file())
+    assert any(path.read_bytes().startswith(b"<html>") for path in sandbox.backups().values() if path.is_file())
 
 
 def test_a_file_with_another_name_is_repaired_beside_it(sandbox: Sandbox) -> None:
@@ -189,7 +189,7 @@ def test_a_file_with_another_name_is_repaired_beside_it(sandbox: Sandbox) -> Non
     assert (step_of(repaired)["way"], sandbox.bytes_served()) == ("beside", MIB)
     sandbox.assert_in_place(wanted)
     assert other.read_bytes() == old
-    assert [sha256_of(path) for name, path in sandbox.set_aside().items() if name == f"vae/{wanted.name}"] == [
+    assert [sha256_of(path) for name, path in sandbox.backups().items() if name == f"vae/{wanted.name}"] == [
         sha256_of(old)
     ]
 
@@ -261,7 +261,7 @@ def test_a_receipt_that_lies_never_costs_a_right_file_a_byte(
     after = sandbox.path().stat()
     assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
     sandbox.assert_in_place(wanted)
-    assert sandbox.set_aside() == {}
+    assert sandbox.backups() == {}
     assert sandbox.run("verify", "--json").json["checks"][0]["basis"] == "blocks"
 
 
@@ -362,7 +362,7 @@ def test_a_repair_that_cannot_reach_the_hub_leaves_the_file_as_it_was(sandbox: S
     repaired = sandbox.run("repair", "--json", "--endpoint", "http://127.0.0.1:9")
     assert repaired.returncode == 5
     assert sandbox.path().read_bytes() == old
-    assert sandbox.set_aside() == {}
+    assert sandbox.backups() == {}
 
 
 class BadSector:
@@ -400,7 +400,7 @@ def test_a_bad_sector_is_named_by_its_byte_and_its_block_comes_anew_into_another
     (outcome,) = engine.apply(report.plan.files)
     assert (outcome.status, sandbox.bytes_served()) == ("done", BLOCK_SIZE)
     assert sha256_of(sandbox.path()) == wanted.sha256
-    (kept,) = [path for path in sandbox.set_aside().values() if path.name == wanted.name]
+    (kept,) = [path for path in sandbox.backups().values() if path.name == wanted.name]
     assert kept.stat().st_ino == inode  # the bad sector stays in use, by the file that is kept
 
 

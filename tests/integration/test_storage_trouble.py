@@ -176,7 +176,7 @@ def test_a_link_in_the_place_of_the_file_is_set_aside_and_its_target_left_alone(
     sandbox.assert_in_place(wanted)
     assert not sandbox.path().is_symlink()
     assert (theirs.stat().st_mtime_ns, sha256_of(theirs)) == (before.st_mtime_ns, sha256_of(tensors(SIZE, seed=1)))
-    assert sandbox.set_aside()[f"vae/{wanted.name}"].is_symlink()
+    assert sandbox.backups()[f"vae/{wanted.name}"].is_symlink()
 
 
 def test_a_link_to_nothing_in_the_place_of_the_file_is_set_aside(sandbox: Sandbox) -> None:
@@ -185,7 +185,7 @@ def test_a_link_to_nothing_in_the_place_of_the_file_is_set_aside(sandbox: Sandbo
     sandbox.path().symlink_to(sandbox.folder / "gone")
     assert sandbox.install().returncode == 0
     sandbox.assert_in_place(wanted)
-    assert sandbox.set_aside()[f"vae/{wanted.name}"].is_symlink()
+    assert sandbox.backups()[f"vae/{wanted.name}"].is_symlink()
     assert not (sandbox.folder / "gone").exists()
 
 
@@ -220,7 +220,7 @@ def test_unknown_file_in_the_way_is_set_aside_not_overwritten(sandbox: Sandbox, 
     assert done.returncode == 0, done.stderr
     assert [step["kind"] for step in done.json["steps"]] == ["fetch-file"]
     sandbox.assert_in_place(wanted)
-    aside = sandbox.set_aside()
+    aside = sandbox.backups()
     assert aside[f"vae/{wanted.name}"].read_bytes() == theirs
     line = json.loads(aside["why.jsonl"].read_text(encoding="utf-8"))
     assert line["was"] == f"vae/{wanted.name}"
@@ -232,7 +232,7 @@ def test_a_folder_in_the_way_is_set_aside_with_what_is_in_it(sandbox: Sandbox) -
     sandbox.plant(sandbox.path() / "inside.txt", b"somebody's")
     assert sandbox.install().returncode == 0
     sandbox.assert_in_place(wanted)
-    assert sandbox.set_aside()[f"vae/{wanted.name}/inside.txt"].read_bytes() == b"somebody's"
+    assert sandbox.backups()[f"vae/{wanted.name}/inside.txt"].read_bytes() == b"somebody's"
 
 
 def test_a_file_in_the_way_stays_where_it_is_until_its_successor_is_proven(sandbox: Sandbox) -> None:
@@ -246,10 +246,10 @@ def test_a_file_in_the_way_stays_where_it_is_until_its_successor_is_proven(sandb
     after = sandbox.path().stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert sandbox.path().read_bytes() == theirs
-    assert sandbox.set_aside() == {}
+    assert sandbox.backups() == {}
     assert sandbox.install().returncode == 0
     sandbox.assert_in_place()
-    assert sandbox.set_aside()["vae/small.safetensors"].read_bytes() == theirs
+    assert sandbox.backups()["vae/small.safetensors"].read_bytes() == theirs
 
 
 def test_right_bytes_that_are_there_are_adopted_without_a_request(sandbox: Sandbox) -> None:

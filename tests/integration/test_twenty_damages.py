@@ -198,7 +198,7 @@ def test_repair_costs_what_the_table_says(patient: Patient, row: Damage) -> None
 @pytest.mark.parametrize("row", [row for row in DAMAGES if row.old in {"aside", "pieces"}], ids=of_each)
 def test_what_had_to_go_lies_aside(patient: Patient, row: Damage) -> None:
     (file,) = row.files
-    kept = [name for name in patient.sandbox.set_aside() if name.startswith(f"{file.folder}/{file.name}")]
+    kept = [name for name in patient.sandbox.backups() if name.startswith(f"{file.folder}/{file.name}")]
     assert kept
     assert {".blocks/" in name for name in kept} == {row.old == "pieces"}
 
@@ -269,5 +269,5 @@ def test_a_file_without_permissions_is_fetched_anew_and_kept(sandbox: Sandbox) -
     assert repaired.returncode == 0, repaired.stderr
     assert "cannot be read" in repaired.json["steps"][0]["reason"]
     assert sandbox.bytes_served() == row.fetched
-    assert [path.stat().st_ino for path in sandbox.set_aside().values() if path.name == file.name] == [kept]
+    assert [path.stat().st_ino for path in sandbox.backups().values() if path.name == file.name] == [kept]
     sandbox.assert_in_place()

@@ -410,9 +410,9 @@ class Sandbox:
 
     def _completed(self, arguments: Sequence[str | Path]) -> tuple[str, ...]:
         given = [str(each) for each in arguments]
-        words = 2 if given[:1] in (["aside"], ["manifest"]) else 1
+        words = 2 if given[:1] in (["backups"], ["aside"], ["manifest"]) else 1
         targeted = {"install", "repair", "plan", "verify", "uninstall", "smoke-test", "manifest lock"}
-        if " ".join(given[:words]) not in targeted and given[:1] != ["aside"]:
+        if " ".join(given[:words]) not in targeted and given[:1] not in (["backups"], ["aside"]):
             return tuple(given)
         if "--manifest" not in given:
             given += ["--manifest", str(self.manifest)]
@@ -459,11 +459,11 @@ class Sandbox:
         text = (self.tree / "models" / STATE_FOLDER / "receipt.json").read_text(encoding="utf-8")
         return cast("dict[str, Any]", json.loads(text)["files"])
 
-    def set_aside(self) -> dict[str, Path]:
-        """Return what lies in the aside folder, by its path in the tree."""
-        aside = self.tree / "models" / STATE_FOLDER / "aside"
-        found = [path for path in aside.rglob("*") if not path.is_dir() or path.is_symlink()]
-        return {path.relative_to(aside).as_posix().partition("/")[2]: path for path in found}
+    def backups(self) -> dict[str, Path]:
+        """Return what is in the backups folder, by its path in the tree."""
+        folder = self.tree / "models" / STATE_FOLDER / "aside"
+        found = [path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
+        return {path.relative_to(folder).as_posix().partition("/")[2]: path for path in found}
 
     def snapshot(self) -> dict[str, tuple[int, int, int]]:
         """Return size, mtime and inode of every path in tree and home."""

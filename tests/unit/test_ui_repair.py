@@ -170,7 +170,7 @@ def test_the_document_has_the_keys_of_a_repair_for_other_steps_too() -> None:
     assert [(step["kind"], step["way"], step["blocks"]) for step in told["steps"]] == [("move-file", None, None)]
 
 
-def test_what_was_set_aside_is_listed_with_its_name_and_reason() -> None:
+def test_backups_are_listed_with_their_name_and_reason() -> None:
     entry = BackupEntry(
         id="20261123T061404Z/vae/vae.safetensors",
         root=MODELS,
@@ -189,12 +189,12 @@ def test_what_was_set_aside_is_listed_with_its_name_and_reason() -> None:
         "unknown time",
         "y.blocks",
         "only the bytes that a repair replaced",
-        "2 things, 4.00 GB.",
-        "klein-setup aside restore NAME",
+        "2 backups, 4.00 GB.",
+        "klein-setup backups restore NAME",
     ):
         assert words in told
     assert told.count("only the bytes that a repair replaced") == 1
 
 
-def test_nothing_set_aside_is_said_in_a_line() -> None:
-    assert written(backup_blocks(())) == "Nothing is set aside."
+def test_no_backups_is_said_in_a_line() -> None:
+    assert written(backup_blocks(())) == "There are no backups."

@@ -1,4 +1,4 @@
-"""What was set aside: listed with its reason, put back byte for byte, cleared only when told to."""
+"""Backups: listed with their reason, put back byte for byte, deleted only when told to."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ def test_clearing_follows_no_link(tmp_path: Path) -> None:
 # --- the command -----------------------------------------------------------------------------------
 
 
-def job_of(sandbox: Sandbox, *, assume_yes: bool = False) -> Run:
+def run_of(sandbox: Sandbox, *, assume_yes: bool = False) -> Run:
     session = Session(settings=Settings(remembers=False), environ=sandbox.environ)
     options = Options(manifest=str(sandbox.manifest), comfyui=sandbox.tree, assume_yes=assume_yes)
     return open_run(session, options)
@@ -290,7 +290,7 @@ def entries_of(report: Report) -> tuple[BackupEntry, ...]:
 def run(sandbox: Sandbox) -> Run:
     sandbox.publish(NEW)
     replaced(sandbox.tree / "models")
-    return job_of(sandbox)
+    return run_of(sandbox)
 
 
 def test_the_list_is_in_the_document(run: Run) -> None:
@@ -316,17 +316,17 @@ def test_clearing_asks_and_no_keeps_everything(run: Run) -> None:
 
     with pytest.raises(AnswerNeededError):
         run_backups_clear(run, ask=no, say=lambda line: None)
-    assert asked == ["Delete 1 thing that was set aside (1.20 kB) for good?"]
+    assert asked == ["Delete 1 backup (1.20 kB) for good?"]
     assert len(entries_of(run_backups_list(run))) == 1
 
 
 @pytest.mark.parametrize(("older_than_s", "left"), [(None, 0), (3600.0, 1), (0.0, 0)])
 def test_clearing_can_keep_what_is_young(sandbox: Sandbox, run: Run, older_than_s: float | None, left: int) -> None:
     said: list[str] = []
-    agreed = job_of(sandbox, assume_yes=True)
+    agreed = run_of(sandbox, assume_yes=True)
     run_backups_clear(agreed, ask=lambda question: False, say=said.append, older_than_s=older_than_s)
     assert len(entries_of(run_backups_list(run))) == left
-    assert said == (["Nothing is set aside."] if left else ["1.20 kB were freed."])
+    assert said == (["There are no backups."] if left else ["1.20 kB were freed."])
 
 
 def test_an_entry_is_found_by_every_name_that_means_only_one(tmp_path: Path) -> None:
@@ -336,9 +336,9 @@ def test_an_entry_is_found_by_every_name_that_means_only_one(tmp_path: Path) -> 
     for name in (one.id, str(one.path)):
         assert find_entry([one, two], name) == one
     assert find_entry([one], one.was) == find_entry([one], str(tmp_path / one.was)) == one
-    with pytest.raises(UsageError, match="means 2 things"):
+    with pytest.raises(UsageError, match="means 2 backups"):
         find_entry([one, two], one.was)
-    with pytest.raises(UsageError, match="is called 'nothing'"):
+    with pytest.raises(UsageError, match="no backup called 'nothing'"):
         find_entry([one, two], "nothing")
 
 
@@ -360,16 +360,16 @@ def test_the_command_lists_restores_and_clears(sandbox: Sandbox) -> None:
     theirs = tensors(2000, seed=1)
     sandbox.plant(sandbox.path(), theirs)
     assert sandbox.run("repair").returncode == 0
-    listed = sandbox.run("aside", "list")
+    listed = sandbox.run("backups", "list")
     (entry,) = sandbox.run("aside", "list", "--json").json["details"]["aside"]
     assert listed.returncode == 0
     assert f"vae/{wanted.name}" in listed.stdout
     assert "other bytes of the right size" in listed.said
-    assert sandbox.run("aside", "restore", entry["id"]).returncode == 0
+    assert sandbox.run("backups", "restore", entry["id"]).returncode == 0
     assert sandbox.path().read_bytes() == theirs
-    refused = sandbox.run("aside", "clear")
+    refused = sandbox.run("backups", "clear")
     assert (refused.returncode, refused.said.count("--yes")) == (2, 1)  # nobody to ask, so nothing goes
-    assert sha256(wanted.data) in {sha256(path.read_bytes()) for path in sandbox.set_aside().values()}
-    assert sandbox.run("aside", "clear", "--yes").returncode == 0
-    assert sandbox.set_aside() == {}
+    assert sha256(wanted.data) in {sha256(path.read_bytes()) for path in sandbox.backups().values()}
+    assert sandbox.run("backups", "clear", "--yes").returncode == 0
+    assert sandbox.backups() == {}
     assert sandbox.path().read_bytes() == theirs
