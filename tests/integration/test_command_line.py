@@ -303,7 +303,7 @@ def test_what_makes_no_sense_is_named_with_a_way_out(name: str, complained: Ahea
     assert done.returncode == 2, done.stderr
     assert says in done.said
     assert "error:" in done.stderr
-    assert "what to do:" in done.stderr
+    assert "hint:" in done.stderr
     assert sandbox.hub.requests == ()
 
 

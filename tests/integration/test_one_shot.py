@@ -116,7 +116,7 @@ def test_one_run_makes_everything_a_second_one_nothing_and_uninstall_leaves_what
         "was verified",
         "Packages: 1 of 1",
         str(image),
-        "All is as the manifest asks",
+        "files are correct",
     )
     assert_is_complete(setup)
     assert read_image(image.read_bytes()).width == 256

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="the layout of the envir
 
 @pytest.fixture(scope="module")
 def verified(make_sandbox: Callable[[], Sandbox], tmp_path_factory: pytest.TempPathFactory) -> Iterator[SetupFixture]:
-    """Everything installed and proven by one run."""
+    """Everything installed and verified by one run."""
     index = index_of_toys()
     setup = SetupFixture(make_sandbox(), index, Upstream(tmp_path_factory.mktemp("upstream") / "ComfyUI"))
     done = setup.run("install", "--yes", "--size", "256x256")
@@ -36,7 +36,7 @@ def verified(make_sandbox: Callable[[], Sandbox], tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def setup(verified: SetupFixture) -> Iterator[SetupFixture]:
-    """The same, with its proven state and its pictures as they were."""
+    """The same, with its saved state and its images as they were."""
     snapshot = verified.tree / "models" / ".klein-setup" / "proven.json"
     before = snapshot.read_bytes()
     shutil.rmtree(verified.pictures, ignore_errors=True)
@@ -107,7 +107,7 @@ def test_a_new_kernel_is_said_and_needs_no_picture(setup: SetupFixture) -> None:
     done, told = verify(setup)
     assert (done.returncode, what_moved(told), generated(setup)) == (0, [("system", False)], 0)
     _, again = verify(setup)
-    assert again["changes"] == []  # it is the last proven state now
+    assert again["changes"] == []  # it is the state of the last full check now
 
 
 # --- what moved and still holds ----------------------------------------------------------------
@@ -117,7 +117,7 @@ def test_a_new_driver_is_tried_with_a_picture_and_then_remembered(setup: SetupFi
     setup.set_machine(driver_version="590.10.01")
     page = setup.run("verify", "--size", "256x256")
     assert page.returncode == 0, page.said
-    for words in ("Changes", "The NVIDIA driver went from 580.95.05 to 590.10.01", "Everything that was proven still"):
+    for words in ("Changes", "The NVIDIA driver changed from 580.95.05 to 590.10.01", "Everything is still correct"):
         assert words in page.said
     assert generated(setup) == 1
     _, again = verify(setup)
@@ -138,7 +138,7 @@ def test_another_comfyui_is_tried_with_a_picture(setup: SetupFixture) -> None:
         done, told = verify(setup)
         git(setup.tree, "reset", "-q", commit)
     assert (done.returncode, what_moved(told), generated(setup)) == (0, [("comfyui", True)], 1)
-    assert "whether a picture still comes out" in told["checked"]
+    assert "whether it still generates an image" in told["checked"]
 
 
 def test_a_new_custom_node_is_tried_with_a_picture(setup: SetupFixture) -> None:
@@ -169,7 +169,7 @@ def test_a_picture_that_no_longer_comes_is_told_with_what_moved_and_nothing_is_r
     assert page.returncode == 9
     for words in ("ComfyUI's own files were edited", "New custom nodes: theirs.py.", "No good picture", "import name"):
         assert words in page.said
-    assert "still holds" not in page.said
+    assert "still correct" not in page.said
 
 
 def test_a_torch_that_somebody_replaced_is_named_with_the_command_that_mends_it(setup: SetupFixture) -> None:
@@ -184,7 +184,7 @@ def test_a_torch_that_somebody_replaced_is_named_with_the_command_that_mends_it(
     assert (done.returncode, ("torch", True) in what_moved(told), generated(setup)) == (1, True, 0)
     assert told["mend_command"].startswith("klein-setup install --only environment")
     assert str(setup.tree) in told["mend_command"]
-    assert "torch went from 2.15.0+cu130 to 2.16.0." in [each["sentence"] for each in told["changes"]]
+    assert "torch changed from 2.15.0+cu130 to 2.16.0." in [each["sentence"] for each in told["changes"]]
 
 
 def test_an_environment_that_is_gone_is_named_although_there_is_nothing_to_compare(setup: SetupFixture) -> None:

@@ -190,7 +190,7 @@ def test_quiet_leaves_errors_and_the_result() -> None:
     run.ui.show_report(Report(command="verify", status="findings", exit_status=1, plan=plan()))
     assert run.err.getvalue() == ""
     assert run.out.getvalue().splitlines()[0].split()[:2] == ["missing", "vae/flux2-vae.safetensors"]
-    assert "1 of 1 file is not as the manifest asks." in run.out.getvalue()
+    assert "1 of 1 file is wrong or missing." in run.out.getvalue()
 
 
 def test_what_a_command_was_asked_for_is_shown_quietly_too() -> None:
@@ -205,7 +205,7 @@ def test_an_error_is_said_once_with_what_to_do() -> None:
     error = UnreachableError("huggingface.co cannot be reached.", hint="Check the network.")
     run.ui.show_error(error)
     run.ui.show_report(report_for_error("install", error))
-    assert run.err.getvalue() == "error: huggingface.co cannot be reached.\n  what to do: Check the network.\n"
+    assert run.err.getvalue() == "error: huggingface.co cannot be reached.\n  hint: Check the network.\n"
     assert run.out.getvalue() == ""
 
 

@@ -41,7 +41,7 @@ from tests.support.builders import (
     whole,
 )
 
-KEPT = "what is replaced, in .klein-setup/aside, once its successor is proven"
+KEPT = "what is replaced moves to .klein-setup/aside once the new file is verified"
 VAE = artifact(b"v" * 100_000)
 DAMAGE = Damage(
     size=100_000,
@@ -112,7 +112,7 @@ def test_a_length_that_is_wrong_is_said_once() -> None:
 
 
 def test_what_became_of_a_file_is_not_its_receipt() -> None:
-    done = [outcome(MOVE), outcome(RecordReceipt(artifact=VAE, destination=comfy_file(VAE), reason="proven"))]
+    done = [outcome(MOVE), outcome(RecordReceipt(artifact=VAE, destination=comfy_file(VAE), reason="verified"))]
     report = Report(command="repair", status="ok", exit_status=0, plan=plan_of(), outcomes=tuple(done))
     row = next(line for line in written(report_blocks(report)).splitlines() if "vae/vae.safetensors" in line)
     assert row.split()[0] == "moved"
