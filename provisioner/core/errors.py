@@ -42,7 +42,7 @@ class KleinError(Exception):
 
 
 class UsageError(KleinError):
-    """The command line asks for something that does not exist or does not fit together."""
+    """The command line names something that does not exist, or options that do not go together."""
 
     code = "usage"
     exit_status = 2
@@ -55,7 +55,7 @@ class AnswerNeededError(UsageError):
 
 
 class ManifestError(KleinError):
-    """The manifest is wrong; ``issues`` holds every complaint, each with file, line and key."""
+    """The manifest is wrong; ``issues`` lists every error, each with file, line and key."""
 
     code = "manifest-invalid"
     exit_status = 2
