@@ -102,7 +102,7 @@ def test_one_run_makes_everything_a_second_one_nothing_and_uninstall_leaves_what
     assert_in_order(
         done.stderr,
         "Fetching ComfyUI 0.33.0",
-        "[3/3] proven",
+        "[3/3] verified",
         "Wheel 3 of 3",
         "Proving it",
         "Installing einops",
