@@ -38,8 +38,8 @@ from tests.support.sandbox import (
     Running,
     Sandbox,
     Wanted,
-    eventually,
     tensors,
+    wait_until,
 )
 
 FILENAME = Wanted(data=b"").filename
@@ -93,7 +93,7 @@ def absent(make_sandbox: Callable[[], Sandbox]) -> Iterator[dict[str, tuple[Sand
 
 def test_asks_more_than_once_before_it_says_so(absent: dict[str, tuple[Sandbox, Running]]) -> None:
     _, running = absent["a closed port"]
-    eventually(lambda: "[1/1] fetching" in running.stderr_so_far, what="the Hub was asked")
+    wait_until(lambda: "[1/1] fetching" in running.stderr_so_far, what="the Hub was asked")
     time.sleep(0.5)
     assert running.process.poll() is None
 

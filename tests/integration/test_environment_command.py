@@ -33,7 +33,7 @@ from provisioner.core.errors import KleinError
 from provisioner.torch.choose import TorchOptions
 from tests.support import quick_venv
 
-quick_venv.exchange()
+quick_venv.use()
 action, tree, manifest, index, probe = sys.argv[1:]
 settings = Settings(probe_script=Path(probe), remembers=False)
 session = Session(settings=settings, events=lambda event: print(event, flush=True))

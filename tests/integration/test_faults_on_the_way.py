@@ -37,8 +37,8 @@ from tests.support.sandbox import (
     Running,
     Sandbox,
     Wanted,
-    eventually,
     tensors,
+    wait_until,
 )
 
 SMALL = 3 * MIB  # one block
@@ -123,7 +123,7 @@ PATIENT = [name for name, case in STAYING.items() if case.code != "access"]
 def test_does_not_give_up_at_the_first_refusal(name: str, stayed: Started) -> None:
     sandbox, running = stayed[name]
     where = sandbox.heads if STAYING[name].on == "head" else sandbox.gets
-    eventually(lambda: len(where()) >= STAYING[name].skip + 2, what="it asks again")
+    wait_until(lambda: len(where()) >= STAYING[name].skip + 2, what="it asks again")
     assert running.process.poll() is None
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.rehearsal.faults import Stall, Status
-from tests.support.sandbox import MIB, REPOSITORY, REVISION, TOKEN, Sandbox, Wanted, eventually, sha256_of, tensors
+from tests.support.sandbox import MIB, REPOSITORY, REVISION, TOKEN, Sandbox, Wanted, sha256_of, tensors, wait_until
 
 SIZE = 3 * BLOCK_SIZE + 5 * MIB  # three blocks and a short one
 SLOW = 4 * MIB  # for runs that must not end before somebody else has begun
@@ -26,7 +26,7 @@ posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 
 def held_until(sandbox: Sandbox, blocks: int) -> None:
     """Wait until so many blocks are in the log and more bytes are on their way."""
-    eventually(
+    wait_until(
         lambda: (
             sandbox.blocks_in_log() >= blocks
             and sandbox.bytes_served_so_far() > min(SIZE - MIB, blocks * BLOCK_SIZE + 3 * MIB)
@@ -63,7 +63,7 @@ def test_resumes_after_a_kill_from_the_bytes_on_disk(sandbox: Sandbox, blocks: i
 def test_a_kill_at_the_very_end_costs_nothing_but_another_start(sandbox: Sandbox) -> None:
     (wanted,) = sandbox.publish(tensors(SIZE))
     running = sandbox.start("install", "--connections", "1")
-    eventually(lambda: sandbox.bytes_served_so_far() >= SIZE, what="every byte was sent")
+    wait_until(lambda: sandbox.bytes_served_so_far() >= SIZE, what="every byte was sent")
     running.kill()
     running.wait()
     sandbox.hub.clear_requests()
@@ -101,7 +101,7 @@ def test_a_kill_while_a_copy_is_proven_leaves_no_final_name(sandbox: Sandbox) ->
     final = sandbox.tree / "models" / wanted.folder / wanted.name
     waiting = final.with_name(final.name + ".placing.part")
     running = sandbox.start("install")
-    eventually(waiting.exists, what="the copy is being proven")
+    wait_until(waiting.exists, what="the copy is being proven")
     running.kill()
     running.wait()
     assert waiting.exists()
@@ -165,7 +165,7 @@ def test_a_signal_ends_a_wait_for_the_servers_patience(sandbox: Sandbox) -> None
     sandbox.publish(tensors(MIB))
     sandbox.hub.fault(Status(429, (("Retry-After", "60"),)), on="head", times=None)
     running = sandbox.start("install")
-    eventually(lambda: bool(sandbox.heads()), what="the Hub was asked")
+    wait_until(lambda: bool(sandbox.heads()), what="the Hub was asked")
     time.sleep(0.2)
     sent_at = time.monotonic()
     running.send(signal.SIGTERM)
@@ -178,9 +178,9 @@ def test_a_signal_ends_a_wait_for_the_lock(sandbox: Sandbox) -> None:
     sandbox.publish(tensors(SIZE))
     sandbox.hub.rate_bytes_s_per_connection = SLOW
     first = sandbox.start("install")
-    eventually(lambda: bool(sandbox.gets()), what="the first run fetches")
+    wait_until(lambda: bool(sandbox.gets()), what="the first run fetches")
     second = sandbox.start("install", "--verbose")
-    eventually(lambda: "Waiting for another run" in second.stderr_so_far, what="the second run waits")
+    wait_until(lambda: "Waiting for another run" in second.stderr_so_far, what="the second run waits")
     second.send(signal.SIGINT)
     assert second.wait().returncode == 130
     sandbox.hub.rate_bytes_s_per_connection = None
@@ -298,9 +298,9 @@ def test_two_installs_at_once_fetch_once(sandbox: Sandbox) -> None:
     files = sandbox.publish(*(Wanted(data=tensors(20 * MIB, seed), name=f"{seed}.safetensors") for seed in range(2)))
     sandbox.hub.rate_bytes_s_per_connection = SLOW
     first = sandbox.start("install")
-    eventually(lambda: bool(sandbox.gets()), what="the first run fetches")
+    wait_until(lambda: bool(sandbox.gets()), what="the first run fetches")
     second = sandbox.start("install", "--verbose", "--json")
-    eventually(lambda: "Waiting for another run" in second.stderr_so_far, what="the second run waits")
+    wait_until(lambda: "Waiting for another run" in second.stderr_so_far, what="the second run waits")
     assert f"process {first.process.pid}" in second.stderr_so_far
     sandbox.hub.rate_bytes_s_per_connection = None
     ended = [first.wait(), second.wait()]
@@ -315,7 +315,7 @@ def test_the_second_of_two_runs_gives_up_at_once_with_no_wait(sandbox: Sandbox) 
     sandbox.publish(tensors(SIZE))
     sandbox.hub.rate_bytes_s_per_connection = SLOW
     first = sandbox.start("install")
-    eventually(lambda: bool(sandbox.gets()), what="the first run fetches")
+    wait_until(lambda: bool(sandbox.gets()), what="the first run fetches")
     second = sandbox.install("--no-wait", "--json")
     assert (second.returncode, second.codes) == (10, ["lock-held"])
     assert f"process {first.process.pid}" in second.json["errors"][0]["message"]

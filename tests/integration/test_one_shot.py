@@ -27,7 +27,7 @@ from tests.support.setup_fixture import (
     PROGRAM,
     SetupFixture,
     Upstream,
-    a_tree_of_somebodys,
+    existing_tree,
     git,
     index_of_toys,
     inventory,
@@ -227,7 +227,7 @@ def somebodys(setup: SetupFixture) -> Path:
     tree = setup.tree
     git(setup.upstream.path, "clone", "-q", str(setup.upstream.path), str(tree))
     changed = {"comfy/sd.py": "def load(): return 'mine'\n", "custom_nodes/mine/__init__.py": "pass\n"}
-    with a_tree_of_somebodys(tree, **changed):
+    with existing_tree(tree, **changed):
         (tree / "output").mkdir()
         (tree / "output" / "fox.png").write_bytes(b"my picture")
         (tree / "models" / "loras").mkdir()
@@ -235,7 +235,7 @@ def somebodys(setup: SetupFixture) -> Path:
     return tree
 
 
-def test_a_tree_of_somebodys_gets_the_files_and_keeps_everything_else(setup: SetupFixture, somebodys: Path) -> None:
+def test_existing_tree_gets_the_files_and_keeps_everything_else(setup: SetupFixture, somebodys: Path) -> None:
     status = git(somebodys, "status", "--porcelain", "--ignored")
     before, state = inventory(somebodys), states(somebodys, "models")
     asked = len(setup.index.requests)
@@ -261,7 +261,7 @@ def test_a_tree_of_somebodys_gets_the_files_and_keeps_everything_else(setup: Set
     assert inventory(somebodys) == before
 
 
-def test_a_tree_of_somebodys_with_changes_is_not_updated_over_them(setup: SetupFixture, somebodys: Path) -> None:
+def test_existing_tree_with_changes_is_not_updated_over_them(setup: SetupFixture, somebodys: Path) -> None:
     (somebodys / "comfyui_version.py").write_text('__version__ = "0.10.0"\n', encoding="utf-8")
     git(
         somebodys,

@@ -20,13 +20,13 @@ from provisioner.smoke_test.graph import build_graph
 from provisioner.smoke_test.image import read_image, seed_in
 from provisioner.smoke_test.results import ImageOptions, ModelNames
 from tests.support.comfy_server import Faults, ReplayServer
-from tests.support.sandbox import Ahead, Completed, Running, Sandbox, eventually, sha256_of
+from tests.support.sandbox import Ahead, Completed, Running, Sandbox, sha256_of, wait_until
 from tests.support.setup_fixture import (
     ENCODER,
     KLEIN,
     MODEL,
     VAE,
-    a_tree_of_somebodys,
+    existing_tree,
     inventory,
     main_py,
     rtx_4070,
@@ -43,7 +43,7 @@ def sandbox(make_sandbox: Callable[[], Sandbox]) -> Sandbox:
     """A tree with the three files, and a Python and a ComfyUI of its owner's."""
     sandbox = make_sandbox()
     sandbox.publish(*KLEIN)
-    with a_tree_of_somebodys(sandbox.tree):
+    with existing_tree(sandbox.tree):
         assert sandbox.install("--only", "files").returncode == 0
     return sandbox
 
@@ -357,8 +357,8 @@ def test_a_server_that_dies_while_it_draws_is_explained(sandbox: Sandbox, comfyu
 def test_a_run_that_is_interrupted_takes_its_server_with_it(sandbox: Sandbox, comfyui: Path) -> None:
     comfyui.write_text(main_py("Faults(never_ends=True)"), encoding="utf-8")
     running = sandbox.start("smoke-test", *SMALL)
-    eventually(lambda: "Starting ComfyUI" in running.stderr_so_far, what="the server is started")
-    eventually(lambda: "Decoding" in running.stderr_so_far, what="it draws")
+    wait_until(lambda: "Starting ComfyUI" in running.stderr_so_far, what="the server is started")
+    wait_until(lambda: "Decoding" in running.stderr_so_far, what="it draws")
     assert len(servers_of(comfyui)) == 1
     running.send(signal.SIGINT)
     assert running.wait(20).returncode == 130

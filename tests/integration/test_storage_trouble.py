@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from provisioner.rehearsal.faults import WrongBytes
-from tests.support.sandbox import MIB, REPOSITORY, REVISION, Sandbox, Wanted, eventually, sha256_of, tensors
+from tests.support.sandbox import MIB, REPOSITORY, REVISION, Sandbox, Wanted, sha256_of, tensors, wait_until
 
 SIZE = 2 * MIB
 LARGE = 37 * MIB
@@ -79,7 +79,7 @@ def test_a_disk_that_fills_up_on_the_way_is_named_and_the_fetch_continues_when_t
     sandbox.publish(first, second)
     sandbox.hub.rate_bytes_s_per_connection = 30 * MIB
     running = sandbox.start("install", "--connections", "1", "--json")
-    eventually(lambda: sandbox.blocks_in_log(first) >= 1, what="a block is complete")
+    wait_until(lambda: sandbox.blocks_in_log(first) >= 1, what="a block is complete")
     filler = disk / "somebody else's.bin"
     fill_the_disk(filler)  # all but what the file on its way took before its first byte
     done = running.wait()

@@ -20,13 +20,13 @@ import pytest
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from tests.support.damages import (
     BYSTANDERS,
-    STALE_BYTES,
+    OLDER_BYTES,
     Damage,
     Model,
     all_damages,
     flip,
     make_folder,
-    stale_twin,
+    older_file,
 )
 from tests.support.sandbox import Completed, Sandbox, sha256_of, tensors
 
@@ -195,7 +195,7 @@ def test_repair_costs_what_the_table_says(patient: Patient, row: Damage) -> None
     assert {step["outcome"]["status"] for step in steps} <= ({"done", "skipped"} if len(row.files) > 1 else {"done"})
 
 
-@pytest.mark.parametrize("row", [row for row in DAMAGES if row.old in {"aside", "pieces"}], ids=of_each)
+@pytest.mark.parametrize("row", [row for row in DAMAGES if row.old in {"backups", "pieces"}], ids=of_each)
 def test_what_had_to_go_lies_aside(patient: Patient, row: Damage) -> None:
     (file,) = row.files
     kept = [name for name in patient.sandbox.backups() if name.startswith(f"{file.folder}/{file.name}")]
@@ -214,17 +214,17 @@ def test_changed_names_cost_nothing_by_themselves_and_without_a_network(sandbox:
 # --- by themselves -------------------------------------------------------------------------------------
 
 
-def test_an_old_twin_that_comfyui_reads_first_is_told_and_left_to_the_person(sandbox: Sandbox) -> None:
-    row = stale_twin()
+def test_an_older_file_that_comfyui_reads_first_is_reported_and_not_changed(sandbox: Sandbox) -> None:
+    row = older_file()
     make_folder(sandbox, [row])
-    staging = sandbox.tree / "models" / "unet" / row.files[0].name
+    older = sandbox.tree / "models" / "unet" / row.files[0].name
     for command in ("verify", "repair"):
         run = sandbox.run(command, "--json")
         (finding,) = run.json["findings"]
-        assert (run.returncode, finding["code"], finding["path"]) == (1, "stale-twin", str(staging))
+        assert (run.returncode, finding["code"], finding["path"]) == (1, "stale-twin", str(older))
         assert row.says in finding["message"]
-        assert staging.read_bytes() == STALE_BYTES
-    staging.rename(staging.with_name("old.bin"))  # as the hint says
+        assert older.read_bytes() == OLDER_BYTES
+    older.rename(older.with_name("old.bin"))  # as the hint says
     assert sandbox.run("verify").returncode == 0
     assert sandbox.bytes_served() == 0
 
@@ -236,7 +236,7 @@ def test_a_torn_receipt_costs_right_files_nothing_and_a_damaged_one_its_whole(sa
     )
     row = Damage(
         name="the receipt torn", files=(damaged, right), inflict=flip(5), status="", says="", fetched=0,
-        old="aside", kinds=(),
+        old="backups", kinds=(),
     )  # fmt: skip
     make_folder(sandbox, [row])
     receipt = sandbox.tree / "models" / STATE_FOLDER / "receipt.json"
@@ -260,7 +260,7 @@ def test_a_file_without_permissions_is_fetched_anew_and_kept(sandbox: Sandbox) -
         status="",
         says="",
         fetched=len(file.data),
-        old="aside",
+        old="backups",
         kinds=(),
     )
     make_folder(sandbox, [row])

@@ -1,7 +1,7 @@
 """A small sandbox for one test: an embedded hub, a manifest, a scratch home, and the real command in a real process.
 
-After every run the sandbox looks at itself with other eyes than the program's own: no wrong bytes under a final name,
-no token and no signature in anything that was said or written, no token shown to the content network.
+After every run the sandbox checks itself without the program's code: no wrong bytes under a final name, no token and no
+signature in any output or file, no token sent to the content network.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ REPOSITORY = "org/small-klein"
 MIRROR = "org/small-klein-mirror"
 REVISION = "5e0a" * 10
 TOKEN = "hf_" + "OnlyForThisTest" + "Qz7" * 6
-"""Has the shape of a real one; valid at the hub, and given to every run unless a test says otherwise."""
+"""Looks like a real one; valid at the hub, and given to every run unless a test changes it."""
 
 MIB = 1024 * 1024
 _SMALL_TEXT = 2 * MIB
@@ -62,11 +62,11 @@ def sha256_of(data: bytes | Path) -> str:
     return digest.hexdigest()
 
 
-def eventually(is_so: Callable[[], bool], *, what: str, timeout_s: float = 20.0) -> None:
-    """Wait until something is so; fail the test when it takes longer than `timeout_s`."""
+def wait_until(is_so: Callable[[], bool], *, what: str, timeout_s: float = 20.0) -> None:
+    """Wait until `is_so` returns True; fail the test when it takes longer than `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not is_so():
-        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s in vain until {what}"
+        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s for this in vain: {what}"
         time.sleep(0.01)
 
 
@@ -108,7 +108,7 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Completed:
-    """What a run said and how it ended."""
+    """The output and exit status of a run."""
 
     arguments: tuple[str, ...]
     returncode: int
@@ -128,7 +128,7 @@ class Completed:
 
     @property
     def said(self) -> str:
-        """Both streams with every run of white space made one blank: sentences survive the folding of lines."""
+        """Both streams with white space reduced to single blanks, so that wrapped sentences can be found."""
         return " ".join(f"{self.stdout} {self.stderr}".split())
 
     @property
@@ -138,7 +138,7 @@ class Completed:
 
 
 class Running:
-    """A run that has not ended, or whose end nobody has looked at."""
+    """A run in progress, or one that has ended and was not yet waited for."""
 
     def __init__(self, sandbox: Sandbox, arguments: tuple[str, ...], environ: Mapping[str, str], number: int) -> None:
         self.arguments = arguments
@@ -228,7 +228,7 @@ class Sandbox:
             running.end()
 
     def _environment(self) -> dict[str, str]:
-        """Return the environment of a person with an account at this hub and nothing else."""
+        """Return the environment of a user with an account at this hub and nothing else."""
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -251,7 +251,7 @@ class Sandbox:
             "NO_PROXY": "127.0.0.1",
         }
 
-    # --- what there is -------------------------------------------------------------------------
+    # --- files --------------------------------------------------------------------------------
 
     def publish(
         self,
@@ -343,7 +343,7 @@ class Sandbox:
         return path
 
     def expect(self, path: Path, data: bytes) -> None:
-        """Let the invariant know that these bytes, too, are the user's own at that place."""
+        """Let the invariant accept these bytes, too, as the user's own at that path."""
         self._planted.setdefault(path, set()).add(sha256_of(data))
 
     def plant_token(self, path: Path, token: str = TOKEN) -> None:
@@ -352,10 +352,10 @@ class Sandbox:
         path.write_text(token + "\n", encoding="utf-8")
         self._secret_files.add(path)
 
-    # --- what the hub saw ----------------------------------------------------------------------
+    # --- the hub's record ----------------------------------------------------------------------
 
     def heads(self) -> list[Recorded]:
-        """Return the questions where a file is."""
+        """Return the HEAD requests that resolve a file."""
         return [each for each in self.hub.requests if each.method == "HEAD" and "/resolve/" in each.path]
 
     def gets(self, wanted: Wanted | None = None) -> list[Recorded]:
@@ -369,7 +369,7 @@ class Sandbox:
         return sum(each.bytes_sent for each in self.gets(wanted))
 
     def bytes_served_so_far(self) -> int:
-        """Return the same while requests are under way."""
+        """Return the same while requests are in progress."""
         return sum(each.bytes_sent for each in self.gets())
 
     # --- running -------------------------------------------------------------------------------

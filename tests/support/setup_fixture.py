@@ -1,8 +1,8 @@
-"""A whole setup for tests: the three files of Klein in small, a stand-in for ComfyUI, a recorded card, a toy index.
+"""A whole setup for tests: Klein's three files in small, a stand-in for ComfyUI, a recorded GPU, small wheels.
 
-The command that runs is the real one.  Where an environment shall come about, or ComfyUI be fetched, a small driver
-runs it with three things exchanged: the probe, which no toy torch can pass, the table's pinned release, and how an
-environment gets its pip, for unpacking and then updating the one Python brings takes half a minute.
+The command is the real one.  Where an environment is made or ComfyUI is fetched, a small driver runs it with three
+parts replaced: the probe, which no fake torch can pass, the table's pinned release, and how an environment gets its
+pip, because unpacking and updating the one that Python brings takes half a minute.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from tests.support import quick_venv
 
 probe, pinned, *arguments = sys.argv[1:]
 environments.PROBE = Path(probe)
-quick_venv.exchange()
+quick_venv.use()
 table = inspect_comfyui.read_table()
 release = ComfyRelease(**json.loads(pinned))
 inspect_comfyui.read_table = lambda: replace(table, pinned=release, releases=(release,))
@@ -84,7 +84,7 @@ TORCH = (
     Toy(name="torch", version="2.15.0+cu130", cuda="13.0", padding=100_000),
     Toy(name="torchvision", version="0.29.2+cu130", requires=("torch==2.15.0",)),
     Toy(name="torchaudio", version="2.11.0+cu130"),
-)  # the newest that the torch table has for the card
+)  # the newest that the torch table has for this GPU
 EINOPS = Toy(name="einops", version="0.8.1")
 
 
@@ -104,7 +104,7 @@ KLEIN = (MODEL, ENCODER, VAE)  # under the names that the recorded server lists
 
 
 def rtx_4070(**changes: object) -> Machine:
-    """Return a Linux machine with one card that the torch table serves."""
+    """Return a Linux machine with one GPU that the torch table supports."""
     card = Gpu(vendor="nvidia", name="NVIDIA GeForce RTX 4070", index=0, compute_capability=(8, 9))
     machine = Machine(
         os="linux",
@@ -120,12 +120,12 @@ def rtx_4070(**changes: object) -> Machine:
 
 
 def index_of_toys() -> ToyIndex:
-    """Return an index with a torch set for that card and what the stand-in's requirements ask for."""
+    """Return an index with a torch set for that GPU and the stand-in's requirements."""
     return ToyIndex([*TORCH, EINOPS])
 
 
 def git(folder: Path, *words: str) -> str:
-    """Run git in a folder, without anybody's settings; return what it says."""
+    """Run git in a folder, without the user's settings; return its output."""
     done = subprocess.run(
         ["git", "-C", folder, *words], capture_output=True, text=True, check=True, env={**os.environ, **GIT}
     )
@@ -183,7 +183,7 @@ class Upstream:
 
 
 class SetupFixture:
-    """A sandbox with the three files, a recorded card, an index and a release of the stand-in.
+    """A sandbox with the three files, a recorded GPU, an index and a release of the stand-in.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ class SetupFixture:
             sandbox.environ.pop(name, None)
 
     def set_machine(self, **changes: object) -> None:
-        """Record the machine, with what is said of it changed."""
+        """Record the machine with changed values."""
         text = json.dumps(machine_record(rtx_4070(**changes)))
         (self.sandbox.folder / "machine.json").write_text(text, encoding="utf-8")
 
@@ -264,8 +264,8 @@ class SetupFixture:
 
 
 @contextmanager
-def a_tree_of_somebodys(tree: Path, **files: str) -> Iterator[Path]:
-    """Make a stand-in tree that has a Python of its own and no git."""
+def existing_tree(tree: Path, **files: str) -> Iterator[Path]:
+    """Make a stand-in tree that has its own Python and no git."""
     write_tree(tree, {**PROGRAM, **files})
     (tree / "custom_nodes").mkdir(exist_ok=True)
     (tree / "models").mkdir(exist_ok=True)
