@@ -93,7 +93,7 @@ def _gone(before: Snapshot, now: Snapshot, environment: Path) -> Iterator[Findin
         yield Finding(
             code="environment-gone",
             severity="problem",
-            message=f"An environment was proven, and {environment} is gone or its Python does not start.",
+            message=f"The environment {environment} was verified earlier; now it is gone or its Python does not start.",
             path=environment,
             hint="Name it with --environment DIR, or make it anew with `klein-setup install --only environment`.",
         )
@@ -101,7 +101,7 @@ def _gone(before: Snapshot, now: Snapshot, environment: Path) -> Iterator[Findin
         yield Finding(
             code="comfyui-gone",
             severity="problem",
-            message="ComfyUI was proven with these files, and its program is gone.",
+            message="ComfyUI was verified with these files earlier; now its program is gone.",
             hint="Run `klein-setup install`, which puts it back, or name the folder it went to with --comfyui DIR.",
         )
 
@@ -168,7 +168,7 @@ def _no_image(error: Exception) -> Finding:
     return Finding(
         code="no-picture",
         severity="problem",
-        message="No good picture came out with what is here now.",
+        message="No correct image was generated with what is installed now.",
         hint=hint,
     )
 

@@ -498,7 +498,7 @@ class Observer:
                 severity="problem",
                 message=f"{_label(check.destination)} has the right size, and no receipt says that it is right.",
                 path=check.destination.path,
-                hint="Run klein-setup verify without --quick, or klein-setup install, which records what it proves.",
+                hint="Run klein-setup verify without --quick, or klein-setup install, which records what it verifies.",
             )
         ]
 

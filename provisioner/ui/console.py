@@ -171,7 +171,10 @@ class Ui:
         """Write a line of the result on stdout, for people only; empty text is an empty line."""
         self.close()
         if self._mode == "human" and not self._is_quiet:
-            self._write(self._out, [Para(line=span(text))] if text else [BLANK])
+            body = text.lstrip(" ")
+            indent = len(text) - len(body)
+            hang = 4 if indent else 0
+            self._write(self._out, [Para(line=span(body), indent=indent, hang=hang)] if text else [BLANK])
 
     def show_machine(self, machine: Machine, choice: TorchChoice | None = None) -> None:
         """Show the machine, and the torch build for it."""

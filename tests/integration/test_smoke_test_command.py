@@ -108,7 +108,7 @@ FAILURES = {  # recording -> code, cause, words of the sentence
     "missing_model_file": ("model-not-listed", "missing-file", "not-there.safetensors"),
     "missing_node_type": ("model-not-listed", "missing-node", "the node Flux9Scheduler"),
     "no_output_node": ("generation-failed", "no-output-node", "no node that saves a picture"),
-    "ok_fp8": ("generation-failed", "cached", "drew nothing"),
+    "ok_fp8": ("generation-failed", "cached", "generated nothing"),
 }
 
 
@@ -197,7 +197,7 @@ def test_a_server_of_another_tree_is_not_asked_to_draw(sandbox: Sandbox, tmp_pat
         done = sandbox.run("smoke-test", "--server", server.url)
         assert server.asked("POST", "/prompt") == []
     assert done.returncode == 9
-    assert f"does not read the proven file {sandbox.path(MODEL)}" in done.said
+    assert f"does not read the verified file {sandbox.path(MODEL)}" in done.said
     assert str(tmp_path / "models") in done.said
 
 
@@ -222,7 +222,7 @@ def test_a_picture_that_cannot_be_kept_is_told_before_it_is_drawn(sandbox: Sandb
         done = sandbox.run("smoke-test", "--server", server.url, "--picture", tmp_path / "file" / "fox.png", *SMALL)
         assert server.asked("POST", "/prompt") == []
     assert done.returncode == 4
-    assert "cannot be kept" in done.said
+    assert "cannot be saved" in done.said
     assert (tmp_path / "file").read_text() == "mine"
 
 

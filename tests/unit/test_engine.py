@@ -297,7 +297,7 @@ def test_the_next_source_is_tried_after_wrong_bytes_and_starts_from_the_first_by
     assert core.provide()[0].steps == ()
     assert core.store.files == {HOME: RIGHT}
     assert core.store.held == {}
-    assert "They were thrown away." in core.notices()[0]
+    assert "They were discarded." in core.notices()[0]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What repairs and what was set aside look like: the plan, the progress, the result, the list."""
+"""Repairs and backups on the terminal: the plan, the progress, the result, the list."""
 
 from __future__ import annotations
 
