@@ -95,7 +95,7 @@ def _gone(before: Snapshot, now: Snapshot, environment: Path) -> Iterator[Findin
             severity="problem",
             message=f"The environment {environment} was verified earlier; now it is gone or its Python does not start.",
             path=environment,
-            hint="Name it with --environment DIR, or make it anew with `klein-setup install --only environment`.",
+            hint="Name it with --environment DIR, or make it again with `klein-setup install --only environment`.",
         )
     if "comfyui" in lost:
         yield Finding(

@@ -389,7 +389,7 @@ def _failed_words(report: Report) -> str:
 
 def _ok_words(report: Report, plan: Plan) -> str:
     if not plan.is_about_files:
-        return "Everything that was asked for is done."
+        return "Everything requested is done."
     number = len(plan.set.artifacts)
     files = f"All {number} files are" if number > 1 else "The one file is"
     words = f"{files} correct ({human_bytes(plan.set.size)})."

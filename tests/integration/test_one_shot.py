@@ -1,7 +1,7 @@
-"""A machine from nothing to a picture in one run; what is killed goes on; what was there before is as it was.
+"""From an empty machine to an image in one run; a killed run continues; what was there before is unchanged.
 
-The command is the real one (`tests.support.setup_fixture` says what the driver exchanges); ComfyUI is a stand-in that answers
-as 0.33.0 was recorded, the wheels are toys that pip really installs, the repository and the files are real and small.
+The command is the real one (`tests.support.setup_fixture` says what the driver replaces).  ComfyUI is a stand-in that
+answers as 0.33.0 was recorded, pip really installs the small test wheels, repository and files are real and small.
 """
 
 from __future__ import annotations
