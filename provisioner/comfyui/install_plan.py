@@ -286,7 +286,7 @@ def plan_checkout(checkout: ComfyCheckout | None, table: ComfyTable, *, wants_up
     if checkout.kind == "base":
         return CheckoutPlan(action="none", reason="ComfyUI itself is elsewhere (Desktop, or --base-directory)")
     if not wants_update:
-        return CheckoutPlan(action="none", reason="an update was not asked for")
+        return CheckoutPlan(action="none", reason="--update-comfyui would update it")
     return _plan_update(checkout, table.pinned)
 
 

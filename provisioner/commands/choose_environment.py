@@ -116,7 +116,7 @@ def _check_cpu(choice: TorchChoice, options: EnvironmentOptions) -> None:
     if choice.build.torch_backend == "cpu" and not options.accepts_cpu and options.torch.tag == "auto":
         raise UnsupportedMachineError(
             f"There is no GPU here that torch has a build for. {choice.reasons[0]}",
-            hint="If the CPU will do (minutes per picture), pass --cpu; `klein-setup detect` shows what was found.",
+            hint="Pass --cpu to use the CPU (minutes per image); `klein-setup detect` shows what was found.",
         )
 
 

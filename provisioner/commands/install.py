@@ -111,6 +111,6 @@ def _report(run: Run, command: Command, plan: Plan, applied: Applied, found: tup
 def _not_empty(applied: Applied) -> IntegrityError:
     steps = applied.files.steps
     return IntegrityError(
-        f"Every step was done, and looking again still asks for {len(steps)}: {steps[0].reason}.",
+        f"Every step was done, but a second check still finds {len(steps)} to do: {steps[0].reason}.",
         hint="Something else changes this folder; stop it and run the same command again.",
     )

@@ -145,9 +145,9 @@ def _remove_files(files: tuple[Owned, ...]) -> tuple[Finding, ...]:
                     code="kept-aside",
                     severity="warning",
                     remedy="by-hand",
-                    message=f"{stays[0].parent} stays: it holds files of yours that repairs set aside.",
+                    message=f"{stays[0].parent} stays: it holds backups of your files that repairs replaced.",
                     path=stays[0].parent,
-                    hint="`klein-setup aside list` shows them; `aside restore` puts one back.",
+                    hint="`klein-setup backups list` shows them; `klein-setup backups restore NAME` puts one back.",
                 )
             )
     return tuple(left)

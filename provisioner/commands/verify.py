@@ -93,9 +93,9 @@ def _gone(before: Snapshot, now: Snapshot, comfyui: ComfyUIInstall | None, envir
             code="environment-gone",
             severity="problem",
             remedy="install-environment",
-            message=f"An environment was proven, and {environment} is gone or its Python does not start.",
+            message=f"The environment {environment} was verified earlier; now it is gone or its Python does not start.",
             path=environment,
-            hint="Name it with --environment DIR, or make it anew with `klein-setup install --only environment`.",
+            hint="Name it with --environment DIR, or make it again with `klein-setup install --only environment`.",
         )
     if "comfyui" in lost:
         is_fetched_again = comfyui is not None and comfyui.plan.action == "clone"
@@ -103,8 +103,8 @@ def _gone(before: Snapshot, now: Snapshot, comfyui: ComfyUIInstall | None, envir
             code="comfyui-gone",
             severity="problem",
             remedy="install" if is_fetched_again else "by-hand",
-            message="ComfyUI was proven with these files, and its program is gone.",
-            hint="Run `klein-setup install`, which puts it back, or name the folder it went to with --comfyui DIR."
+            message="ComfyUI was verified with these files earlier; now its program is gone.",
+            hint="Run `klein-setup install`, which fetches it again, or name the folder it went to with --comfyui DIR."
             if is_fetched_again
             else "Put it back, or name the folder it went to with --comfyui DIR.",
         )
@@ -173,7 +173,7 @@ def _no_image(error: Exception) -> Finding:
         code="no-picture",
         severity="problem",
         remedy="by-hand",
-        message="No good picture came out with what is here now.",
+        message="No correct image was generated with what is installed now.",
         hint=hint,
     )
 

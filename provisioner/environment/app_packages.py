@@ -39,7 +39,7 @@ DIFFUSERS: tuple[Package, ...] = (
     Package(name="transformers", bounds=">=5.0,<6", tested="5.23.0", why="it holds the text encoder, Qwen3"),
     Package(name="accelerate", bounds=">=1.15,<2", tested="1.15.0", why="parts of the pipeline wait in RAM by it"),
     Package(name="safetensors", bounds="", tested="0.8.0", why="the weights are in this format"),
-    Package(name="pillow", bounds="", tested="13.0.0", why="the picture is one of its images"),
+    Package(name="pillow", bounds="", tested="13.0.0", why="the image is one of its objects"),
 )
 """What ``Flux2KleinPipeline`` needs beside torch; seen working together on 2026-11-23 with torch 2.13.0."""
 

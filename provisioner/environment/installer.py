@@ -341,9 +341,7 @@ def _conflict(lines: Sequence[str], text: str, doing: str, facts: Mapping[str, o
         sides = [line for line in lines if line.startswith(("Because", "And because", "╰─▶ Because"))]
     message = f"pip could not {doing}: the requirements exclude each other"
     message += f" ({listing(sides[:4])})." if sides else "."
-    hint = (
-        "Remove or change the requirement that asks for another torch; the set in the environment is held on purpose."
-    )
+    hint = "Remove or change the requirement for another torch; the packages in the environment are fixed on purpose."
     return CommandError(message, hint=hint, reason="conflict", **facts)
 
 

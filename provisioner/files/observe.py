@@ -499,7 +499,7 @@ class Observer:
                 message=f"{_label(check.destination)} has the right size, and no receipt says that it is right.",
                 path=check.destination.path,
                 remedy="repair",
-                hint="Run klein-setup verify without --quick, or klein-setup install, which records what it proves.",
+                hint="Run klein-setup verify without --quick, or klein-setup install, which records what it verifies.",
             )
         ]
 

@@ -1,6 +1,6 @@
 """A `Report` as the one JSON document that ``--json`` prints.
 
-The document always has the same keys, whatever happened.  What is not known yet is null, an empty
+The document always has the same keys, whatever happened.  What is not known is null, an empty
 string or an empty object, never a zero.  Adding a key is free; renaming, removing or retyping one
 raises ``SCHEMA_VERSION``.  Nothing is printed here.
 """
@@ -120,7 +120,7 @@ class CheckEntry(TypedDict):
 
 
 class FindingEntry(TypedDict):
-    """Something a person should know."""
+    """One thing the user should know."""
 
     code: str
     severity: str
@@ -222,7 +222,7 @@ def _totals_entry(plan: Plan | FilesPlan | None) -> TotalsEntry:
 
 
 def _step_entries(report: Report, secrets: tuple[str, ...]) -> list[StepEntry]:
-    """Return the plan's steps with their outcomes, then outcomes of steps the plan does not hold."""
+    """Return the plan's steps with their outcomes, then outcomes of steps that are not in the plan."""
     planned = report.plan.steps if report.plan else ()
     done = [(outcome.step, outcome) for outcome in report.outcomes if isinstance(outcome.step, STEPS)]
     outcomes = dict(done)
@@ -319,7 +319,7 @@ def _error_entries(report: Report, secrets: tuple[str, ...]) -> list[ErrorEntry]
 
 
 def error_entry(error: BaseException, secrets: Iterable[str] = ()) -> ErrorEntry:
-    """Return one error as the document shows it; what nobody raised on purpose has the code ``defect``."""
+    """Return one error as the document shows it; an unexpected one has the code ``defect``."""
     hidden = tuple(secrets)
     if isinstance(error, KleinError):
         return {

@@ -1,4 +1,4 @@
-"""What a run came to: the report with its parts, its exit status, and the command that is natural next."""
+"""The result of a run: its exit status, its findings and errors, and the next command."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def exit_status_of(error: BaseException) -> int:
     """Return the exit status an error ends the program with.
 
     Errors raised on purpose carry theirs; an interrupt is 130; ``SystemExit`` keeps its number;
-    anything else is a defect of ours, 70.
+    anything else is an internal error, 70.
     """
     if isinstance(error, KleinError):
         return error.exit_status
@@ -165,20 +165,20 @@ def all_errors(report: Report) -> tuple[Exception, ...]:
 
 
 def label_of(destination: Destination) -> str:
-    """Return the name a person knows a place by: below the models folder, or inside the repository."""
+    """Return the short name of a file: its path below the models folder, or inside the repository."""
     return destination.relative.as_posix() if isinstance(destination, ComfyFile) else destination.filename
 
 
 _ONLY_SHOWN = ("--json", "--quiet", "--verbose", "--no-color")
-"""Options that change what is seen and not what is done."""
+"""Options that change only what is shown."""
 
 # --- what to run next --------------------------------------------------------------------------
 
 
 def next_command(report: Report) -> str | None:
-    """Return the command that is the natural next thing to run, ready to paste; None when there is none.
+    """Return the command to run next, ready to paste; None when there is none.
 
-    What was planned or interrupted is done with the very arguments of this run, where the report has them.
+    After a plan or an interruption it has the same arguments as this run, where the report has them.
     Otherwise the manifest is named as the user gave it.
     """
     verb = _next_verb(report)
@@ -230,9 +230,9 @@ def _options(report: Report, plan: Plan) -> str:
 
 
 def _quoted(words: Iterable[str], *, is_windows: bool) -> str:
-    """Return the words as a shell of that system takes them.
+    """Return the words quoted for a shell of that system.
 
-    ``shlex`` speaks POSIX only; in cmd.exe and PowerShell double quotes hold a path with spaces.
+    ``shlex`` knows POSIX shells only; in cmd.exe and PowerShell double quotes hold a path with spaces.
     """
     if not is_windows:
         import shlex  # only where there is a next command

@@ -18,7 +18,7 @@ from provisioner.manifest.manifest_cache import ManifestCache
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import read_manifest_text, shipped_manifests
 from provisioner.manifest.strict_yaml import Issues, compose, node_of, plain_of
-from tests.support.world import World
+from tests.support.sandbox import Sandbox
 
 NAME = "flux2-klein-4b"
 
@@ -174,10 +174,10 @@ def test_a_tree_survives_being_kept(value: object) -> None:
     assert plain_of(node_of(json.loads(json.dumps(plain)))) == plain
 
 
-def test_a_quick_look_brings_in_nothing_heavy(world: World) -> None:
-    world.publish(bytes(3_000_000))
-    assert world.install().returncode == 0
-    look = partial(world.run, "verify", "--quick", "--manifest", world.manifest, "--comfyui", world.tree)
+def test_a_quick_look_brings_in_nothing_heavy(sandbox: Sandbox) -> None:
+    sandbox.publish(bytes(3_000_000))
+    assert sandbox.install().returncode == 0
+    look = partial(sandbox.run, "verify", "--quick", "--manifest", sandbox.manifest, "--comfyui", sandbox.tree)
     done = look(env={"PYTHONPROFILEIMPORTTIME": "1"})
     assert done.returncode == 0, done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

@@ -456,12 +456,12 @@ def test_the_rehearsal_ends_with_a_picture_and_keeps_it_where_it_says(python: Pa
         assert judge(read_image(image.read_bytes()), OPTIONS) == ()
         assert is_verified(smoke)
         assert image.parent == folder
-        assert f"The picture: {image}" in said
+        assert f"The image: {image}" in said
     finally:
         shutil.rmtree(folder)
-    drawn_claims = [each.claim for each in report.rehearsal.checks[-6:]]
-    assert "it was drawn with the network off" in drawn_claims
-    assert "drawing left the cache as it was" in drawn_claims
+    names = [each.claim for each in report.rehearsal.checks[-6:]]
+    assert "it was generated offline" in names
+    assert "generating the image did not change the cache" in names
     assert report.exit_status == 0
 
 
@@ -469,9 +469,9 @@ def test_a_rehearsal_without_a_picture_needs_no_environment() -> None:
     report, said = rehearsal(has_image=False)
     assert report.exit_status == 0
     assert report.smoke_test is None
-    assert not any(line.startswith("Picture") for line in said)
+    assert not any(line.startswith("Image") for line in said)
 
 
 def test_a_rehearsal_refuses_an_environment_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot draw"):
+    with pytest.raises(UsageError, match="cannot generate"):
         rehearsal(has_image=True, environment=tmp_path)

@@ -143,7 +143,7 @@ def manifest(*artifacts: Artifact, identity: str = "flux2-klein-4b", default_set
 
 FIRST, SECOND = artifact("first", 1000), artifact("second", 500)
 FETCH = FetchFile(artifact=FIRST, destination=place(FIRST), reason="missing", held_bytes=400)
-RECORD = RecordReceipt(artifact=SECOND, destination=place(SECOND), reason="proven just now")
+RECORD = RecordReceipt(artifact=SECOND, destination=place(SECOND), reason="verified just now")
 WARNING = Finding(
     code="stale-twin",
     severity="warning",

@@ -379,7 +379,7 @@ class _Transfer:
             self.ramp.back_off()
         if asked is None:
             asked = retry_delay_s(failures, random.random())  # noqa: S311 - spreads retries, keeps no secret
-        self._wait(asked, f"the server asks for patience ({answer.status})")
+        self._wait(asked, f"the server asked to wait ({answer.status})")
 
     def _wait(self, seconds: float, why: str) -> None:
         """Sleep while staying ready to stop; everybody's next request waits too."""

@@ -1,4 +1,4 @@
-"""What was set aside: listed with its reason, put back byte for byte, cleared only when told to."""
+"""Backups: listed with their reason, put back byte for byte, deleted only when told to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from provisioner.files.store.set_aside import list_backups, save_pieces
 from provisioner.report.json_document import document
 from provisioner.report.outcome import Report
 from tests.support.builders import artifact, comfy_file, comfy_target, file_system, sha256
-from tests.support.world import World, tensors
+from tests.support.sandbox import Sandbox, tensors
 
 OLD, NEW = b"old " * 300, b"new " * 300
 VAE = artifact(NEW)
@@ -270,9 +270,9 @@ def test_clearing_follows_no_link(tmp_path: Path) -> None:
 # --- the command -----------------------------------------------------------------------------------
 
 
-def job_of(world: World, *, assume_yes: bool = False) -> Run:
-    session = Session(settings=Settings(remembers=False), environ=world.environ)
-    options = Options(manifest=str(world.manifest), comfyui=world.tree, assume_yes=assume_yes)
+def run_of(sandbox: Sandbox, *, assume_yes: bool = False) -> Run:
+    session = Session(settings=Settings(remembers=False), environ=sandbox.environ)
+    options = Options(manifest=str(sandbox.manifest), comfyui=sandbox.tree, assume_yes=assume_yes)
     return open_run(session, options)
 
 
@@ -282,10 +282,10 @@ def entries_of(report: Report) -> tuple[BackupEntry, ...]:
 
 
 @pytest.fixture
-def run(world: World) -> Run:
-    world.publish(NEW)
-    replaced(world.tree / "models")
-    return job_of(world)
+def run(sandbox: Sandbox) -> Run:
+    sandbox.publish(NEW)
+    replaced(sandbox.tree / "models")
+    return run_of(sandbox)
 
 
 def test_the_list_is_in_the_document(run: Run) -> None:
@@ -311,17 +311,17 @@ def test_clearing_asks_and_no_keeps_everything(run: Run) -> None:
 
     with pytest.raises(AnswerNeededError):
         run_backups_clear(run, ask=no, say=lambda line: None)
-    assert asked == ["Delete 1 thing that was set aside (1.20 kB) for good?"]
+    assert asked == ["Delete 1 backup (1.20 kB) for good?"]
     assert len(entries_of(run_backups_list(run))) == 1
 
 
 @pytest.mark.parametrize(("older_than_s", "left"), [(None, 0), (3600.0, 1), (0.0, 0)])
-def test_clearing_can_keep_what_is_young(world: World, run: Run, older_than_s: float | None, left: int) -> None:
+def test_clearing_can_keep_what_is_young(sandbox: Sandbox, run: Run, older_than_s: float | None, left: int) -> None:
     said: list[str] = []
-    agreed = job_of(world, assume_yes=True)
+    agreed = run_of(sandbox, assume_yes=True)
     run_backups_clear(agreed, ask=lambda question: False, say=said.append, older_than_s=older_than_s)
     assert len(entries_of(run_backups_list(run))) == left
-    assert said == (["Nothing is set aside."] if left else ["1.20 kB were freed."])
+    assert said == (["There are no backups."] if left else ["1.20 kB were freed."])
 
 
 def test_an_entry_is_found_by_every_name_that_means_only_one(tmp_path: Path) -> None:
@@ -331,9 +331,9 @@ def test_an_entry_is_found_by_every_name_that_means_only_one(tmp_path: Path) -> 
     for name in (one.id, str(one.path)):
         assert find_entry([one, two], name) == one
     assert find_entry([one], one.was) == find_entry([one], str(tmp_path / one.was)) == one
-    with pytest.raises(UsageError, match="means 2 things"):
+    with pytest.raises(UsageError, match="means 2 backups"):
         find_entry([one, two], one.was)
-    with pytest.raises(UsageError, match="is called 'nothing'"):
+    with pytest.raises(UsageError, match="no backup called 'nothing'"):
         find_entry([one, two], "nothing")
 
 
@@ -350,21 +350,21 @@ def test_every_root_that_has_an_aside_is_looked_at(tmp_path: Path) -> None:
 # --- the command -------------------------------------------------------------------------------------
 
 
-def test_the_command_lists_restores_and_clears(world: World) -> None:
-    (wanted,) = world.publish(tensors(2000))
+def test_the_command_lists_restores_and_clears(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(tensors(2000))
     theirs = tensors(2000, seed=1)
-    world.plant(world.path(), theirs)
-    assert world.run("repair").returncode == 0
-    listed = world.run("aside", "list")
-    (entry,) = world.run("aside", "list", "--json").json["details"]["aside"]
+    sandbox.plant(sandbox.path(), theirs)
+    assert sandbox.run("repair").returncode == 0
+    listed = sandbox.run("backups", "list")
+    (entry,) = sandbox.run("aside", "list", "--json").json["details"]["aside"]
     assert listed.returncode == 0
     assert f"vae/{wanted.name}" in listed.stdout
     assert "other bytes of the right size" in listed.said
-    assert world.run("aside", "restore", entry["id"]).returncode == 0
-    assert world.path().read_bytes() == theirs
-    refused = world.run("aside", "clear")
+    assert sandbox.run("backups", "restore", entry["id"]).returncode == 0
+    assert sandbox.path().read_bytes() == theirs
+    refused = sandbox.run("backups", "clear")
     assert (refused.returncode, refused.said.count("--yes")) == (2, 1)  # nobody to ask, so nothing goes
-    assert sha256(wanted.data) in {sha256(path.read_bytes()) for path in world.set_aside().values()}
-    assert world.run("aside", "clear", "--yes").returncode == 0
-    assert world.set_aside() == {}
-    assert world.path().read_bytes() == theirs
+    assert sha256(wanted.data) in {sha256(path.read_bytes()) for path in sandbox.backups().values()}
+    assert sandbox.run("backups", "clear", "--yes").returncode == 0
+    assert sandbox.backups() == {}
+    assert sandbox.path().read_bytes() == theirs
