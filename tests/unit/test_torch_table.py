@@ -163,7 +163,7 @@ def test_versions_are_compared_part_by_part() -> None:
             "names in comfyui the source 'comfyu'",
         ),
         ("sources: [comfyui, package-index, download-sizes]", "sources: []", "apps[0].sources: is empty"),
-        ("  - id: wheel\n", "  - id: other\n", "sources: holds 'other', which no row names"),
+        ("  - id: wheel\n", "  - id: other\n", "sources: contains 'other', which no row names"),
         ('"5690",', '"5691",', "intel_gpus.pci_ids: names '5691' twice"),
         ("index_base: https://", "index_base: http://", "index_base: is 'http://download"),
         ("    confidence: A\n", "    confidence: high\n", "builds[0].confidence: is 'high'; expected one of A, B, C"),
@@ -185,7 +185,7 @@ def test_every_mistake_is_named_at_once_and_with_its_line() -> None:
 
 def test_a_newer_format_is_one_sentence() -> None:
     assert issues_of(changed("schema_version: 1", "schema_version: 2").replace("kind: nvidia", "kind: new")) == [
-        f"t.yaml:{line_of(TEXT, 'schema_version')}: schema_version: is 2; expected 1: this table was made for a newer"
+        f"t.yaml:{line_of(TEXT, 'schema_version')}: schema_version: is 2; expected 1: this table needs a newer"
         " klein-setup"
     ]
 
