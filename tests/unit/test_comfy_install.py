@@ -1,4 +1,4 @@
-"""What is done about ComfyUI itself, and what git's words are taken for."""
+"""What is done with ComfyUI itself, and how git's errors are explained."""
 
 from __future__ import annotations
 
@@ -117,9 +117,9 @@ def test_how_to_update_depends_on_the_kind(changes: dict[str, object], hint: str
     [
         (None, False, "clone", "no ComfyUI yet"),
         (ComfyCheckout(given=TREE, kind="empty"), True, "clone", "no ComfyUI yet"),
-        (ComfyCheckout(given=TREE, kind="other"), False, "refuse", "something else"),
+        (ComfyCheckout(given=TREE, kind="other"), False, "refuse", "is not ComfyUI"),
         (ComfyCheckout(given=TREE, kind="models"), True, "none", "only a models folder"),
-        (ComfyCheckout(given=TREE, kind="base"), True, "none", "elsewhere"),
+        (ComfyCheckout(given=TREE, kind="base"), True, "none", "in another folder"),
         (OLD, False, "none", "not asked for"),
         (replace(OLD, local_changes=("nodes.py",)), False, "none", "not asked for"),
         (OLD, True, "update", "from 0.12.0 to 0.33.0"),
@@ -129,8 +129,8 @@ def test_how_to_update_depends_on_the_kind(changes: dict[str, object], hint: str
         (replace(OLD, version="0.33.0"), True, "update", "from 0.33.0"),
         (replace(OLD, version="0.34.1"), True, "none", "newer than 0.33.0"),
         (replace(OLD, local_changes=("nodes.py", "x.py")), True, "refuse", "2 files of ComfyUI itself were changed"),
-        (replace(OLD, local_changes=None), True, "refuse", "could not be learnt"),
-        (replace(OLD, has_git=False, kind="source"), True, "refuse", "no git checkout"),
+        (replace(OLD, local_changes=None), True, "refuse", "not known whether"),
+        (replace(OLD, has_git=False, kind="source"), True, "refuse", "not a git checkout"),
         (replace(OLD, rollback_point=HALFWAY, local_changes=("nodes.py",)), True, "update", "0.33.0"),
         (replace(GOOD, rollback_point=HALFWAY, local_changes=("nodes.py",)), True, "update", "0.33.0"),
     ],
