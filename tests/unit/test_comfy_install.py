@@ -94,7 +94,7 @@ def test_a_tree_is_judged_by_what_klein_needs(checkout: ComfyCheckout, codes: li
     assert [(each.code, each.severity) for each in judge_checkout(checkout, TABLE)] == codes
 
 
-def test_a_tree_that_is_too_old_hears_both_versions_and_the_reason() -> None:
+def test_a_tree_that_is_too_old_is_reported_with_both_versions_and_the_reason() -> None:
     (found,) = judge_checkout(replace(GOOD, version="0.8.1"), TABLE)
     assert found.message == "/comfy is ComfyUI 0.8.1; 0.9.2 or newer is needed: Klein came with it."
 
@@ -256,7 +256,7 @@ def test_a_source_on_this_computer_is_a_path(source: str, path: str | None) -> N
         ("error: Your local changes to the following files would be overwritten by checkout", CommandError),
     ],
 )
-def test_gits_words_become_the_error_that_helps(line: str, kind: type[KleinError]) -> None:
+def test_gits_messages_become_helpful_errors(line: str, kind: type[KleinError]) -> None:
     error = explain_git_failure(
         ["remote: hello", line], doing="fetch ComfyUI 0.33.0", source="https://u:secret1@x.example/r?t=1", path="/comfy"
     )

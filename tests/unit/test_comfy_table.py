@@ -94,7 +94,7 @@ def test_versions_are_compared_part_by_part(version: str, bound: str, expected: 
     assert is_at_least(version, bound) is expected
 
 
-def test_a_version_is_what_stands_at_its_beginning() -> None:
+def test_a_version_is_the_number_at_its_beginning() -> None:
     assert version_key("v0.33.0-5-g783545f6") == (0, 33, 0)
 
 
@@ -127,7 +127,11 @@ def test_a_version_is_what_stands_at_its_beginning() -> None:
         ("inputs: [samples, vae]", "inputs: [vae, vae]", "inputs: names 'vae' twice"),
         ("use: guided", "use: guidd", "is 'guidd'; did you mean 'guided'?"),
         ("sources: [tags, run-h200]", "sources: [tag]", "names in 0.33.0 the source 'tag', which is not in 'sources'"),
-        ("sources: [klein-commit, docs-changelog]", "sources: [klein-commit]", "contains 'docs-changelog', which no row"),
+        (
+            "sources: [klein-commit, docs-changelog]",
+            "sources: [klein-commit]",
+            "contains 'docs-changelog', which no row",
+        ),
         ("  - id: template\n", "  - id: tags\n", "sources: names 'tags' twice"),
         ("schema_version: 1\n", "", "schema_version: is missing; expected 1"),
         ("nodes:\n", "node_classes:\n", "node_classes: is not a key here"),
