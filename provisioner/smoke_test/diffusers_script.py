@@ -72,7 +72,7 @@ def one_line(error: BaseException) -> str:
 # --- reporting progress ------------------------------------------------------------------------
 
 
-class Teller:
+class Reporter:
     """Writes JSON lines to the stdout of this process; all other output to stdout goes to stderr."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Teller:
         os.dup2(2, 1)  # libraries print, also from C; only JSON lines may reach stdout
         self._lock = threading.Lock()
 
-    def tell(self, event: str, **facts: object) -> None:
+    def report(self, event: str, **facts: object) -> None:
         """Write one line; end this process where no one reads it any more."""
         line = json.dumps({"event": event, **facts}) + "\n"  # ASCII: the same in every locale
         try:
@@ -98,7 +98,7 @@ class Teller:
         def forever() -> None:
             while True:
                 time.sleep(_BEAT_S)
-                self.tell("alive", seconds=round(time.perf_counter() - began, 1), ram_bytes=peak_ram())
+                self.report("alive", seconds=round(time.perf_counter() - began, 1), ram_bytes=peak_ram())
 
         threading.Thread(target=forever, daemon=True).start()
 
@@ -426,14 +426,14 @@ class Stopwatch:
         The torch of the environment.
     device : Device
         Waited for before the clock is read.
-    tell : callable
+    report : callable
         Called when a part ends.
     steps : int
         Number of denoising steps.
     """
 
-    def __init__(self, torch: Any, device: Device, tell: Callable[..., None], steps: int) -> None:
-        self._torch, self._device, self._tell, self._wanted = torch, device, tell, steps
+    def __init__(self, torch: Any, device: Device, report: Callable[..., None], steps: int) -> None:
+        self._torch, self._device, self._report, self._wanted = torch, device, report, steps
         self.encode_s: float | None = None
         self.decode_s: float | None = None
         self.steps_s: list[float] = []
@@ -456,7 +456,7 @@ class Stopwatch:
             result = encode(*given, **named)
             self.encode_s = (self.encode_s or 0.0) + self._lap()
             self.check(result[0], "The encoded prompt", "encode")
-            self._tell("encoded", seconds=rounded(self.encode_s))
+            self._report("encoded", seconds=rounded(self.encode_s))
             return result
 
         def timed_decode(*given: Any, **named: Any) -> Any:
@@ -464,7 +464,7 @@ class Stopwatch:
             result = decode(*given, **named)
             self.decode_s = self._lap()
             self.check(result[0], "The decoded image", "decode")
-            self._tell("decoded", seconds=rounded(self.decode_s))
+            self._report("decoded", seconds=rounded(self.decode_s))
             return result
 
         pipe.encode_prompt, pipe.vae.decode = timed_encode, timed_decode
@@ -473,7 +473,7 @@ class Stopwatch:
         """Record the end of a step; the pipeline calls this."""
         self.steps_s.append(self._lap())
         self.check(tensors["latents"], f"The latents after step {number + 1}", "denoise")
-        self._tell("step", number=number + 1, total=self._wanted, seconds=rounded(self.steps_s[-1]))
+        self._report("step", number=number + 1, total=self._wanted, seconds=rounded(self.steps_s[-1]))
         return {}
 
     def _lap(self) -> float:
@@ -514,20 +514,20 @@ def generate(pipe: Any, watch: Stopwatch, torch: Any, options: argparse.Namespac
     return total
 
 
-def run(options: argparse.Namespace, tell: Callable[..., None]) -> dict[str, object]:
+def run(options: argparse.Namespace, report: Callable[..., None]) -> dict[str, object]:
     """Do all the work; return the facts of the ``done`` line."""
     tried = forbid_network()
-    tell("started", pid=os.getpid(), python=sys.version.split()[0], prefix=sys.prefix)
+    report("started", pid=os.getpid(), python=sys.version.split()[0], prefix=sys.prefix)
     versions = installed_versions()
     find_snapshot(options.cache, options.repo, options.revision)  # before the imports, which can take a minute
     began = time.perf_counter()
     torch, pipeline = import_packages()
     start_s = time.perf_counter() - began
     versions["torch"] = str(torch.__version__)  # wheels of the default index keep their tag out of the metadata
-    tell("imported", seconds=rounded(start_s), versions=versions)
+    report("imported", seconds=rounded(start_s), versions=versions)
     device = Device(torch, choose_device(torch, options.device))
     try:
-        generated = load_and_generate(torch, pipeline, device, options, tell)
+        generated = load_and_generate(torch, pipeline, device, options, report)
     except GenerationError:
         raise
     except Exception as error:
@@ -545,7 +545,7 @@ def run(options: argparse.Namespace, tell: Callable[..., None]) -> dict[str, obj
 
 
 def load_and_generate(
-    torch: Any, pipeline: Any, device: Device, options: argparse.Namespace, tell: Callable[..., None]
+    torch: Any, pipeline: Any, device: Device, options: argparse.Namespace, report: Callable[..., None]
 ) -> dict[str, Any]:
     """Load the pipeline, move it to its device, generate; return the measurements."""
     described = device.describe()
@@ -558,8 +558,8 @@ def load_and_generate(
         pipe.vae.enable_tiling()
     device.wait()
     load_s = time.perf_counter() - began
-    tell("loaded", seconds=rounded(load_s), device=described, offload=offload, weights_bytes=sum(weights))
-    watch = Stopwatch(torch, device, tell, options.steps)
+    report("loaded", seconds=rounded(load_s), device=described, offload=offload, weights_bytes=sum(weights))
+    watch = Stopwatch(torch, device, report, options.steps)
     total_s = generate(pipe, watch, torch, options)
     return {
         "seconds": {
@@ -658,29 +658,29 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> int:
     """Generate the image, with JSON lines on stdout; return the exit status: 0 with an image, else 1."""
-    teller = Teller()
+    reporter = Reporter()
     with contextlib.ExitStack() as leaving:
         try:
             options = parse_arguments(arguments)
             scratch = tempfile.mkdtemp(prefix="klein-setup-draw-")
             leaving.callback(shutil.rmtree, scratch, ignore_errors=True)
             set_offline(options.cache, scratch)
-            teller.beat()
-            done = run(options, teller.tell)
+            reporter.beat()
+            done = run(options, reporter.report)
         except GenerationError as error:
             traceback.print_exc()  # on stderr, which goes into the log
-            teller.tell("failed", kind=error.kind, message=str(error), **error.facts)
+            reporter.report("failed", kind=error.kind, message=str(error), **error.facts)
             return 1
         except KeyboardInterrupt:
-            teller.tell("failed", kind="interrupted", message="The generation was interrupted.")
+            reporter.report("failed", kind="interrupted", message="The generation was interrupted.")
             return 1
         except BaseException as error:  # so that there is always an answer
             traceback.print_exc()
             memory = memory_of(sys.modules.get("torch"), error)
             kind, facts = ("out-of-memory", {"memory": memory}) if memory else ("other", {})
-            teller.tell("failed", kind=kind, message=f"{type(error).__name__}: {one_line(error)}", **facts)
+            reporter.report("failed", kind=kind, message=f"{type(error).__name__}: {one_line(error)}", **facts)
             return 1
-        teller.tell("done", **done)
+        reporter.report("done", **done)
         return 0
 
 

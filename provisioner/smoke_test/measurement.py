@@ -246,16 +246,16 @@ def advice_for(
     others: Sequence[ArtifactSet] = (),
     is_tiled: bool = False,
 ) -> str:
-    """Return what to do when drawing ran out of memory, the most likely help first.
+    """Return what to do when generating ran out of memory, the most likely help first.
 
     Parameters
     ----------
     machine : Machine or None
         What was probed.
     chosen : ArtifactSet
-        The set that was drawn with.
+        The set in use.
     reading : VramReading or None
-        What NVML said, where it was asked.
+        What NVML reported, where it was read.
     shortage : {"vram", "ram"}, optional
         Which memory ran out.
     others : sequence of ArtifactSet, optional
@@ -281,12 +281,12 @@ def _vram_advice(
     total = reading.total_bytes if reading is not None else card.memory_total_bytes if card is not None else None
     if reading is not None and reading.used_at_start_bytes >= _GIB:
         held = gib(reading.used_at_start_bytes)
-        advice.append(f"Close what else uses {reading.gpu_name}: {held} of it were taken before anything was drawn.")
+        advice.append(f"Close other programs that use {reading.gpu_name}: {held} of it were in use before the run.")
     if chosen.target == "comfyui":
         reserve = 1 if total is not None and total < 11 * _GIB else 2
         advice.append(f"Start ComfyUI with --reserve-vram {reserve}, so that it moves models out of memory earlier.")
     if not is_tiled and (total is None or total < TILED_BELOW_BYTES):
-        advice.append("Decode in tiles: decoding a whole picture needs several GB for a moment.")
+        advice.append("Decode in tiles: decoding a whole image has a peak of several GB.")
     return advice
 
 
@@ -305,7 +305,7 @@ def _ram_advice(machine: Machine | None, chosen: ArtifactSet) -> list[str]:
 
 
 def _card(machine: Machine | None, reading: VramReading | None) -> Gpu | None:
-    """Return the card that was drawn on; without a reading the only one there is."""
+    """Return the card that was used; without a reading the only one there is."""
     if reading is not None:
         return _gpu_of(reading, machine)
     return machine.gpus[0] if machine is not None and len(machine.gpus) == 1 else None

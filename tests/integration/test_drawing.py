@@ -368,15 +368,15 @@ generate_with_diffusers(
 )
 """
 
-# The real script's way of speaking, in a process that is busy for a minute: no model and no torch has to be there.
+# The real script's reporting, in a process that is busy for a minute: needs no model and no torch.
 BUSY = f"""
 import importlib.util, os, time
 spec = importlib.util.spec_from_file_location("draw", {str(SCRIPT)!r})
 draw = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(draw)
-teller = draw.Teller()
-teller.beat()
-teller.tell("started", pid=os.getpid(), python="", prefix="")
+reporter = draw.Reporter()
+reporter.beat()
+reporter.report("started", pid=os.getpid(), python="", prefix="")
 time.sleep(60)
 """
 
