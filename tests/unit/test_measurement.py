@@ -230,9 +230,9 @@ def advise(set_id: str, host: Machine | None, vram: VramReading | None = None, *
 def test_a_card_of_12_gb_gets_the_best_advice_first() -> None:
     card = gpu(uuid="GPU-1", memory_total_bytes=12_282 * MIB)
     assert advise("fp8", machine(card), reading(12 * GIB, total=12_282 * MIB, used=2 * GIB)) == (
-        "Close what else uses NVIDIA GeForce RTX 4070: 2.0 GiB of it were taken before anything was drawn."
+        "Close other programs that use NVIDIA GeForce RTX 4070: 2.0 GiB of it were in use before the run."
         " Start ComfyUI with --reserve-vram 2, so that it moves models out of memory earlier."
-        " Decode in tiles: decoding a whole picture needs several GB for a moment."
+        " Decode in tiles: decoding a whole image has a peak of several GB."
         " Use the set fp8-lean (--set fp8-lean), whose files are 4.20 GB smaller."
     )
 
@@ -240,10 +240,10 @@ def test_a_card_of_12_gb_gets_the_best_advice_first() -> None:
 @pytest.mark.parametrize(
     ("total", "used", "is_tiled", "present", "absent"),
     [
-        (8 * GIB, 0, False, "--reserve-vram 1", "Close what"),
-        (16 * GIB, 0, False, "Decode in tiles", "Close what"),
+        (8 * GIB, 0, False, "--reserve-vram 1", "Close other programs"),
+        (16 * GIB, 0, False, "Decode in tiles", "Close other programs"),
         (16 * GIB, 0, True, "--reserve-vram 2", "Decode in tiles"),
-        (24 * GIB, 2 * GIB, False, "Close what", "Decode in tiles"),
+        (24 * GIB, 2 * GIB, False, "Close other programs", "Decode in tiles"),
     ],
 )
 def test_advice_follows_the_card(total: int, used: int, is_tiled: bool, present: str, absent: str) -> None:
