@@ -82,9 +82,9 @@ def candidates(environ: Mapping[str, str], home: Path, *, platform: str = sys.pl
 def _on_path(path: str, platform: str) -> Iterator[Path]:
     names = ["python"] if platform == "win32" else [f"python3.{minor}" for minor in range(15, 9, -1)] + ["python3"]
     for name in names:
-        comfyui = shutil.which(name, path=path)
-        if comfyui is not None:
-            yield Path(comfyui)
+        program = shutil.which(name, path=path)
+        if program is not None:
+            yield Path(program)
 
 
 def _in_known_folders(home: Path, environ: Mapping[str, str], platform: str) -> Iterator[Path]:

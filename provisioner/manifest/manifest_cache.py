@@ -1,8 +1,8 @@
-"""Manifests as they were read before: the tree of a YAML text, kept by the SHA-256 of the text.
+"""Cache the parsed trees of manifests, by the SHA-256 of their text.
 
 Importing the YAML parser and reading a manifest takes longer than everything else in ``verify --quick``.  So the runs
-that read everything anyway keep the tree, and only the quick look, which is a look at claims, takes it from there.
-What the tree *means* is checked as ever: a tree of other hands cannot say more than a manifest could.
+that read everything anyway store the tree, and only ``verify --quick`` uses the stored one.  Its contents are checked
+like those of a new tree: a tree that somebody changed can do no more than a manifest could.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from provisioner import __version__
 from provisioner.manifest.strict_yaml import Issues, Node, compose, node_of, plain_of
 
 _KEPT = 8
-"""How many texts: a person has a manifest or two, and a lab's changing one shall not fill a disk."""
+"""Number of texts kept: a user has one or two manifests, and one that changes often must not fill the disk."""
 
 _LARGEST_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestCache:
-    """The trees in one folder, which need not exist."""
+    """The cached trees in one folder, which need not exist."""
 
     folder: Callable[[], Path]
 
     def recall(self, text: str, issues: Issues) -> Node:
-        """Return the tree of a text: the one that was kept, else a new one; writes nothing.  Raises ManifestError."""
+        """Return the tree of a text: the stored one, else a new one; writes nothing.  Raises ManifestError."""
         try:
             with self._path(text).open("rb") as stream:
                 kept = json.loads(stream.read(_LARGEST_BYTES))
             if kept["klein_setup"] == __version__:
                 return node_of(kept["document"])
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            pass  # nothing there, or nothing sensible: it is a convenience
+            pass  # missing or not readable: parse the text instead
         return compose(text, issues)
 
     def keep(self, text: str, issues: Issues) -> Node:
-        """Return the tree of a text, newly read, and keep it where that is possible.  Raises ManifestError."""
+        """Return the newly parsed tree of a text, and store it if possible.  Raises ManifestError."""
         node = compose(text, issues)
         if issues.is_empty:
             with contextlib.suppress(OSError):

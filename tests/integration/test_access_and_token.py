@@ -15,7 +15,7 @@ STRANGER = "hf_" + "Stranger" + "Xy9" * 8  # shaped like a token; no account of 
 NOBODY = {"HF_TOKEN": None}
 
 
-# --- refusals --------------------------------------------------------------------------------------
+# --- rejected prompts ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_a_build_that_cannot_work_is_refused_unless_forced(sandbox: Sandbox, rec
     env = record(recording, RTX_4070, driver="550.144.03")
     refused = sandbox.run("detect", "--torch", "cu130", "--json", env=env)
     assert (refused.returncode, refused.codes) == (3, ["driver-too-old"])
-    assert "takes cu126 here" in refused.json["errors"][0]["hint"]
+    assert "to install cu126," in refused.json["errors"][0]["hint"]
     forced = sandbox.run("detect", "--torch", "cu130", "--force", "--json", env=env)
     assert (forced.returncode, forced.json["details"]["torch"]["build"]["torch_backend"]) == (0, "cu130")
     assert [each["code"] for each in forced.json["details"]["torch"]["warnings"]][:1] == ["forced"]

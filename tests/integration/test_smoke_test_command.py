@@ -98,16 +98,16 @@ def test_a_picture_without_a_name_is_kept_with_its_seed_in_the_name(sandbox: San
 
 FAILURES = {  # recording -> code, cause, words of the sentence
     "truncated_diffusion_model": ("generation-failed", "truncated-file", f"The diffusion model {MODEL.name} is trunc"),
-    "html_page_as_model": ("generation-failed", "not-safetensors", f"{MODEL.name} is no safetensors file"),
+    "html_page_as_model": ("generation-failed", "not-safetensors", f"{MODEL.name} is not a safetensors file"),
     "empty_file_as_model": ("generation-failed", "empty-file", f"{MODEL.name} is empty"),
     "flux1_vae": ("generation-failed", "wrong-vae", f"The VAE {VAE.name} does not belong"),
     "wrong_text_encoder_06b": ("generation-failed", "wrong-text-encoder", "gives 1024, which is Qwen3-0.6B"),
     "wrong_clip_type": ("generation-failed", "comfyui-too-old", f"one layer of the text encoder {ENCODER.name}"),
     "interrupted": ("generation-failed", "interrupted", "CLIPTextEncode (node 4)"),
-    "bad_value": ("generation-failed", "bad-value", "Node 8 (Flux2Scheduler) was refused"),
+    "bad_value": ("generation-failed", "bad-value", "Node 8 (Flux2Scheduler) was rejected"),
     "missing_model_file": ("model-not-listed", "missing-file", "not-there.safetensors"),
     "missing_node_type": ("model-not-listed", "missing-node", "the node Flux9Scheduler"),
-    "no_output_node": ("generation-failed", "no-output-node", "no node that saves a picture"),
+    "no_output_node": ("generation-failed", "no-output-node", "no node that saves an image"),
     "ok_fp8": ("generation-failed", "cached", "generated nothing"),
 }
 
@@ -179,7 +179,7 @@ def test_a_server_that_cannot_draw_it_is_told_apart(ahead: Ahead, name: str) -> 
     assert picture_of(done).exists() == is_to_be_looked_at == (told is not None)
 
 
-def test_a_server_that_is_not_there_is_said_to_be_away(sandbox: Sandbox) -> None:
+def test_a_server_that_does_not_answer_is_reported(sandbox: Sandbox) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"

@@ -86,10 +86,10 @@ class FakeMachine:
         return self.nvml
 
     def _run(self, args: Sequence[str | Path], *, timeout_s: float, **more: object) -> Said:
-        comfyui = Path(args[0])
-        self.asked.append(f"{comfyui} {args[1]}")
+        program = Path(args[0])
+        self.asked.append(f"{program} {args[1]}")
         assert timeout_s <= 5
-        answer = self.smi[comfyui].pop(0)
+        answer = self.smi[program].pop(0)
         if isinstance(answer, CommandError):
             raise answer
         return answer
@@ -148,7 +148,7 @@ def test_nvidia_smi_answers_where_nvml_is_missing() -> None:
     assert failed_probes(machine) == ["nvml: NVML is not on this machine"]
 
 
-def test_an_old_nvidia_smi_is_asked_again_without_what_it_refused() -> None:
+def test_an_old_nvidia_smi_is_asked_again_without_what_it_rejected() -> None:
     line = "0, NVIDIA TITAN V, GPU-1, 00000000:01:00.0, 12066, 12000, 1, Disabled, [N/A], 470.182.03\n"
     fake = FakeMachine(smi={USR_BIN: [Said(returncode=2, stdout=REFUSES_COMPUTE_CAP), Said(stdout=line)]})
     machine = fake.detect()
@@ -197,7 +197,7 @@ def test_the_kernels_file_names_the_driver_where_nothing_else_does() -> None:
     machine = fake.detect()
     assert machine.driver_version == "535.183.01"
     assert machine.gpus == (CARD,)
-    assert any("lists no such GPU" in each for each in failed_probes(machine))
+    assert any("does not list it" in each for each in failed_probes(machine))
 
 
 def test_a_card_without_any_driver_is_reported_with_what_is_missing() -> None:
