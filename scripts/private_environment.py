@@ -341,7 +341,7 @@ def build(wanted: Wanted) -> None:
         built.mkdir()  # not tempfile's: its 0700 would lock out the checkout's other users
         try:
             create(built)
-            say("  installing the locked packages, each proven by its SHA-256 ...")
+            say("  installing the locked packages, each verified by its SHA-256 ...")
             install(built / wanted.python, wanted.locked)
             lead_back(built / wanted.python, wanted.root)
             mark = built / wanted.mark

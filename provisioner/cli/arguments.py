@@ -1,7 +1,7 @@
-"""What may be typed: every command with its options, and how each value is read.
+"""The command line: every command with its options, and how each value is parsed.
 
-``klein-setup --help`` must answer at once, so this module imports argparse and nothing that takes time.  What a command
-then does is `cli`'s business: the parser only writes its name under ``run``.
+``klein-setup --help`` must answer at once, so this module imports argparse and nothing that takes time.  The parser
+only stores the command's name under ``run``; `main` calls it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
 _HELP_COLUMNS = 80  # until the terminal is asked
 _EPILOG = """\
-exit status: 0 as the manifest asks; 1 findings; 2 usage or manifest; 3 machine; 4 disk; 5 network; 6 access;
-7 wrong bytes; 8 a command failed; 9 no picture, or the rehearsal found a claim that does not hold;
-10 locked by another run; 70 a defect of klein-setup; 130 interrupted
+exit status: 0 everything is correct; 1 verify found problems; 2 wrong usage or
+manifest; 3 unsupported machine; 4 disk; 5 network; 6 access denied or not found;
+7 wrong bytes; 8 a command failed; 9 no image, or a check of the rehearsal failed;
+10 locked by another run; 70 internal error; 130 interrupted
 """
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Asks how wide the terminal is when a help is written, not for every option: that imports ``shutil``, 5 ms."""
+    """Reads the width of the terminal once per help text, not for every option: that imports ``shutil``, 5 ms."""
 
     def __init__(self, prog: str, **options: Any) -> None:  # noqa: ANN401 - argparse says no more
         super().__init__(prog, **{"width": _HELP_COLUMNS, **options})
@@ -45,21 +46,21 @@ class _RawFormatter(_Formatter, argparse.RawDescriptionHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints are errors of ours, so that ``--json`` holds for them too."""
+    """A parser that raises UsageError, so that ``--json`` works for its errors too."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - argparse says no more
         super().__init__(**{"formatter_class": _Formatter, **options})
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
-        raise UsageError(f"{message[:1].upper()}{message[1:]}.", hint=f"{self.prog} --help shows what there is.")
+        raise UsageError(f"{message[:1].upper()}{message[1:]}.", hint=f"Run `{self.prog} --help` to see the options.")
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """Return the command line: all of it, or one command alone, for making all their options takes 20 ms."""
+    """Return the parser of all commands, or of one command alone: making all their options takes 20 ms."""
     parser = _Parser(
         prog="klein-setup",
-        description="Takes a machine from nothing to a proven FLUX.2 [klein] picture, and keeps it there.",
+        description="Installs everything needed to run FLUX.2 [klein], verifies every byte, and keeps it working.",
         epilog=_EPILOG,
         formatter_class=_RawFormatter,
         allow_abbrev=False,
@@ -67,7 +68,9 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"klein-setup {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", prog=parser.prog)
     for name, add in _ADDERS.items():
-        if command == name or command not in _ADDERS:  # the help lists them all, and a complaint does
+        if (
+            name == _ALIASES.get(command or "", command) or command not in COMMANDS
+        ):  # --help and usage errors list them all
             add(subparsers)
     return parser
 
@@ -80,7 +83,9 @@ def _add(subparsers: Subparsers, name: str, text: str) -> argparse.ArgumentParse
 
 def add_install_parser(subparsers: Subparsers) -> None:
     """Add ``install``, which is also what ``klein-setup`` alone does."""
-    parser = _add(subparsers, "install", "plan, ask, apply, prove, draw a picture (the default command)")
+    parser = _add(
+        subparsers, "install", "install and verify everything, then generate a test image (the default command)"
+    )
     _add_target_options(parser)
     _add_network_options(parser)
     _add_change_options(parser)
@@ -94,7 +99,7 @@ def add_install_parser(subparsers: Subparsers) -> None:
 
 def add_plan_parser(subparsers: Subparsers) -> None:
     """Add ``plan``."""
-    parser = _add(subparsers, "plan", "the same, nothing applied")
+    parser = _add(subparsers, "plan", "show what install would do, without changing anything")
     _add_target_options(parser)
     _add_network_options(parser)
     _add_only_option(parser, None)
@@ -105,11 +110,15 @@ def add_plan_parser(subparsers: Subparsers) -> None:
 
 def add_detect_parser(subparsers: Subparsers) -> None:
     """Add ``detect``."""
-    parser = _add(subparsers, "detect", "the machine, how each fact was learnt, and the torch build that suits it")
+    parser = _add(subparsers, "detect", "show the machine, the source of each fact, and the torch build for it")
     group = _add_torch_options(parser)
-    group.add_argument("--app", choices=("comfyui", "diffusers"), default="comfyui", help="who will use it")
-    group.add_argument("--torch-python", metavar="VERSION", help="Python it goes into, 3.12 (default: this one)")
-    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="folders whose free space is of interest")
+    group.add_argument(
+        "--app", choices=("comfyui", "diffusers"), default="comfyui", help="what will use torch (default: comfyui)"
+    )
+    group.add_argument(
+        "--torch-python", metavar="VERSION", help="Python version to choose for, such as 3.12 (default: this one)"
+    )
+    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="folders whose free space is shown")
     parser.set_defaults(run="detect")
 
 
@@ -119,31 +128,33 @@ def _add_torch_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
         "--torch", default="auto", metavar="TAG", help="auto (default), a build such as cu130 or cpu, or none"
     )
     group.add_argument("--torch-index", metavar="URL", help="base address of a mirror of the wheel index")
-    group.add_argument("--force", action="store_true", help="take --torch TAG even where it cannot work")
+    group.add_argument("--force", action="store_true", help="use --torch TAG even if it cannot work on this machine")
     return group
 
 
 def _add_environment_options(parser: argparse.ArgumentParser) -> None:
     group = _add_torch_options(parser)
-    group.add_argument("--cpu", action="store_true", help="accept a machine without a GPU for torch (slow)")
+    group.add_argument("--cpu", action="store_true", help="accept a machine without a GPU (slow)")
     _add_environment_folder(group)
-    group.add_argument("--python", type=Path, metavar="FILE", help="Python to make it from (default: one that fits)")
+    group.add_argument(
+        "--python", type=Path, metavar="FILE", help="Python to make the environment from (default: a suitable one)"
+    )
     group.add_argument("--uv", action="store_true", help="install with uv instead of pip")
 
 
 def add_verify_parser(subparsers: Subparsers) -> None:
     """Add ``verify``."""
-    parser = _add(subparsers, "verify", "read every byte and say what does not hold; changes nothing, needs no network")
+    parser = _add(subparsers, "verify", "read every byte and report what is wrong; changes nothing, needs no network")
     _add_target_options(parser)
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="believe receipts instead of reading files; headers are still looked at",
+        help="trust the receipts instead of reading the files; headers are still read",
     )
-    parser.add_argument("--all", action="store_true", help="look at every other file of the models folder, too")
+    parser.add_argument("--all", action="store_true", help="also check every other file of the models folder")
     _add_environment_folder(parser)
     parser.add_argument(
-        "--no-smoke", action="store_true", help="draw no picture, even where ComfyUI, torch or the driver moved"
+        "--no-smoke", action="store_true", help="generate no test image, even if ComfyUI, torch or the driver changed"
     )
     _add_locked_option(parser)
     _add_server_option(parser)
@@ -153,7 +164,7 @@ def add_verify_parser(subparsers: Subparsers) -> None:
 
 def add_repair_parser(subparsers: Subparsers) -> None:
     """Add ``repair``."""
-    parser = _add(subparsers, "repair", "verify, then put right: what is wrong is set aside, never deleted")
+    parser = _add(subparsers, "repair", "verify, then fix what is wrong; replaced files are kept as backups")
     _add_target_options(parser)
     _add_network_options(parser)
     _add_change_options(parser)
@@ -171,18 +182,20 @@ def add_repair_parser(subparsers: Subparsers) -> None:
 
 def add_smoke_test_parser(subparsers: Subparsers) -> None:
     """Add ``smoke-test``."""
-    parser = _add(subparsers, "smoke-test", "only the picture: 4 steps with what is installed, measured and judged")
+    parser = _add(subparsers, "smoke-test", "generate only the test image: 4 steps, measured and checked")
     _add_target_options(parser)
     _add_environment_options(parser)
     _add_server_option(parser)
     _add_image_options(parser)
-    parser.add_argument("--graph", action="store_true", help="print the graph in ComfyUI's API form and draw nothing")
+    parser.add_argument(
+        "--graph", action="store_true", help="print the graph in ComfyUI's API format and generate nothing"
+    )
     parser.set_defaults(run="smoke-test")
 
 
 def add_report_parser(subparsers: Subparsers) -> None:
     """Add ``report``."""
-    parser = _add(subparsers, "report", "the last run as one HTML page")
+    parser = _add(subparsers, "report", "write the last run as one HTML page")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="where to write it (default: klein-setup-report.html)"
     )
@@ -190,14 +203,16 @@ def add_report_parser(subparsers: Subparsers) -> None:
 
 
 def add_backups_parser(subparsers: Subparsers) -> None:
-    """Add ``aside list | restore | clear``."""
-    parser = subparsers.add_parser("aside", help="what repair took out of the way: list, restore, clear")
+    """Add ``backups list | restore | clear``; ``aside`` is its old name."""
+    parser = subparsers.add_parser(
+        "backups", aliases=["aside"], help="list, restore or delete files that were replaced", allow_abbrev=False
+    )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = _add(actions, "list", "what was set aside, when and why")
-    restore = _add(actions, "restore", "put one back; what is in its place now is set aside instead")
-    restore.add_argument("entry", metavar="ENTRY", help="as `aside list` names it")
-    clear = _add(actions, "clear", "delete what was set aside")
-    clear.add_argument("entries", nargs="*", metavar="ENTRY", help="which; everything by default")
+    listing = _add(actions, "list", "list the backups: what was replaced, when and why")
+    restore = _add(actions, "restore", "put a backup back; the file in its place becomes a backup")
+    restore.add_argument("entry", metavar="ENTRY", help="its name, as `backups list` shows it")
+    clear = _add(actions, "clear", "delete backups for good")
+    clear.add_argument("entries", nargs="*", metavar="ENTRY", help="which ones (default: all)")
     _add_answers(clear)
     for each in (listing, restore, clear):
         _add_target_options(each)
@@ -206,47 +221,49 @@ def add_backups_parser(subparsers: Subparsers) -> None:
 
 def add_uninstall_parser(subparsers: Subparsers) -> None:
     """Add ``uninstall``."""
-    parser = _add(subparsers, "uninstall", "remove what the receipts say is ours, and only that")
+    parser = _add(subparsers, "uninstall", "remove what klein-setup installed, and nothing else")
     _add_target_options(parser)
     _add_environment_folder(parser)
     parser.add_argument("--only", metavar="PARTS", help="files, environment, comfyui (default: all three)")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be removed and remove nothing")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be removed and remove nothing")
     _add_answers(parser)
     parser.set_defaults(run="uninstall")
 
 
 def add_rehearse_parser(subparsers: Subparsers) -> None:
     """Add ``rehearse``."""
-    parser = _add(subparsers, "rehearse", "the whole job with small files against an embedded hub: no GPU, no account")
-    parser.add_argument("--keep", action="store_true", help="keep the scratch folder and say where it is")
+    parser = _add(subparsers, "rehearse", "test the whole installation with small files: no GPU, no account needed")
+    parser.add_argument("--keep", action="store_true", help="keep the scratch folder and show where it is")
     parser.add_argument(
         "--no-image",
         "--no-picture",
         action="store_true",
-        help="leave out the picture, and with it the environment it needs",
+        help="generate no test image; the environment for it is not needed then",
     )
-    parser.add_argument(
-        "--environment", type=Path, metavar="DIR", help="an environment to draw in instead of a new one"
-    )
+    parser.add_argument("--environment", type=Path, metavar="DIR", help="an environment to use instead of a new one")
     parser.add_argument("--torch-index", metavar="URL", help="base address of a mirror of the wheel index")
     parser.set_defaults(run="rehearse")
 
 
 def add_manifest_parser(subparsers: Subparsers) -> None:
     """Add ``manifest list | show | check | lock``."""
-    parser = subparsers.add_parser("manifest", help="list, show, check and lock manifests", allow_abbrev=False)
+    parser = subparsers.add_parser("manifest", help="list, show, check or lock manifests", allow_abbrev=False)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = _add(actions, "list", "the manifests that come with klein-setup")
+    listing = _add(actions, "list", "list the manifests that come with klein-setup")
     listing.set_defaults(run="manifest list")
-    show = _add(actions, "show", "one manifest: its sets, its files, where each digest was read")
-    show.add_argument("manifest", nargs="?", default="flux2-klein-4b", metavar="ID|FILE", help="which one")
+    show = _add(actions, "show", "show one manifest: its sets, its files, the source of each digest")
+    show.add_argument(
+        "manifest", nargs="?", default="flux2-klein-4b", metavar="ID|FILE", help="which one (default: flux2-klein-4b)"
+    )
     show.set_defaults(run="manifest show")
-    check = _add(actions, "check", "every complaint about manifest files, each with its line")
-    check.add_argument("manifests", nargs="*", metavar="ID|FILE", help="which ones; all that are shipped by default")
+    check = _add(actions, "check", "report every error in manifest files, each with its line")
+    check.add_argument(
+        "manifests", nargs="*", metavar="ID|FILE", help="which ones (default: all that come with klein-setup)"
+    )
     check.set_defaults(run="manifest check")
-    lock = _add(actions, "lock", "read every byte of an installed set and write it down, block by block")
+    lock = _add(actions, "lock", "write a manifest of an installed set with the digest of every block")
     _add_target_options(lock)
-    lock.add_argument("--environment", type=Path, metavar="DIR", help="virtual environment to note")
+    lock.add_argument("--environment", type=Path, metavar="DIR", help="virtual environment to record")
     lock.add_argument("--output", type=Path, metavar="FILE", required=True, help="where to write the locked manifest")
     lock.set_defaults(run="manifest lock")
 
@@ -259,22 +276,34 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         const="document",
         choices=("document", "events"),
         metavar="events",
-        help="one JSON document on stdout; with =events every event as a line, the document last",
+        help="print one JSON document on stdout; with =events also every event as a line before it",
     )
-    group.add_argument("--quiet", action="store_true", help="only errors and the result")
-    group.add_argument("--verbose", action="store_true", help="also every notice, and the codes of errors")
+    group.add_argument("--quiet", action="store_true", help="show only errors and the result")
+    group.add_argument("--verbose", action="store_true", help="also show every notice, and the codes of errors")
     group.add_argument("--no-color", action="store_true", help="no colours (NO_COLOR does the same)")
 
 
 def _add_target_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what and where")
-    group.add_argument("--manifest", default="flux2-klein-4b", metavar="ID|FILE", help="default: flux2-klein-4b")
     group.add_argument(
-        "--set", dest="set_id", metavar="ID", help="which files of it, or auto (default: the manifest's)"
+        "--manifest", default="flux2-klein-4b", metavar="ID|FILE", help="manifest to use (default: flux2-klein-4b)"
     )
-    group.add_argument("--comfyui", type=Path, metavar="DIR", help="a ComfyUI tree, its models folder, or a new folder")
     group.add_argument(
-        "--hf-cache", nargs="?", type=Path, const=Path(), metavar="DIR", help="an HF cache (default: the user's own)"
+        "--set",
+        dest="set_id",
+        metavar="ID",
+        help="a set of the manifest, or auto for this GPU (default: the manifest's own)",
+    )
+    group.add_argument(
+        "--comfyui", type=Path, metavar="DIR", help="a ComfyUI folder, its models folder, or a new folder"
+    )
+    group.add_argument(
+        "--hf-cache",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="DIR",
+        help="install into an HF cache (default: the user's own)",
     )
     group.add_argument(
         "--extra-model-paths",
@@ -282,35 +311,40 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=[],
         metavar="FILE",
-        help="a further extra_model_paths.yaml, as ComfyUI's --extra-model-paths-config names it",
+        help="another extra_model_paths.yaml, as given to ComfyUI's --extra-model-paths-config",
     )
     group.add_argument(
-        "--look-in", action="append", type=Path, default=[], metavar="DIR", help="a folder that may hold the same bytes"
+        "--look-in",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="another folder to look for the same files in",
     )
     group.add_argument(
-        "--follow-links", action="store_true", help="accept folder links that lead out of the models tree"
+        "--follow-links", action="store_true", help="accept folder links that lead out of the models folder"
     )
 
 
 def _add_network_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("network")
-    group.add_argument("--endpoint", metavar="URL", help="Hub address (default: HF_ENDPOINT, else the Hub)")
     group.add_argument(
-        "--offline",
-        action="store_true",
-        help="no network, not for git or pip either: what is missing is an error that lists it",
+        "--endpoint", metavar="URL", help="address of the Hub or a mirror (default: HF_ENDPOINT, else the Hub)"
+    )
+    group.add_argument(
+        "--offline", action="store_true", help="use no network, not with git or pip either; what is missing is an error"
     )
 
 
 def _add_environment_folder(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     parser.add_argument(
-        "--environment", type=Path, metavar="DIR", help="virtual environment (default: .venv beside ComfyUI's models)"
+        "--environment", type=Path, metavar="DIR", help="virtual environment (default: .venv in the ComfyUI folder)"
     )
 
 
 def _add_answers(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     parser.add_argument("--yes", action="store_true", help="answer every question with yes")
-    parser.add_argument("--no-input", action="store_true", help="ask nothing; what needs an answer is an error")
+    parser.add_argument("--no-input", action="store_true", help="never ask; a question is an error")
 
 
 def _add_only_option(parser: argparse.ArgumentParser, default: str | None) -> None:
@@ -318,71 +352,69 @@ def _add_only_option(parser: argparse.ArgumentParser, default: str | None) -> No
         "--only",
         default=default,
         metavar="PARTS",
-        help=f"parts of the plan: files, environment, smoke (default: {default or 'all of them'})",
+        help=f"only these parts: files, environment, smoke (default: {default or 'all of them'})",
     )
 
 
 def _add_locked_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--locked", action="store_true", help="refuse a machine that differs from the locked manifest it is given"
-    )
+    parser.add_argument("--locked", action="store_true", help="fail if this machine differs from the locked manifest")
 
 
 def _add_comfyui_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("ComfyUI itself")
+    group = parser.add_argument_group("ComfyUI")
+    group.add_argument("--comfyui-source", metavar="URL|DIR", help="get ComfyUI from a mirror or a local repository")
     group.add_argument(
-        "--comfyui-source", metavar="URL|DIR", help="where to get it from: a mirror or a local repository"
-    )
-    group.add_argument(
-        "--update-comfyui", action="store_true", help="move a checkout that is there to the pinned release"
+        "--update-comfyui", action="store_true", help="update an existing checkout to the pinned release"
     )
     _add_server_option(group)
 
 
 def _add_server_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    parser.add_argument(
-        "--server", metavar="URL", help="a ComfyUI that runs already, for the picture; it is not stopped"
-    )
+    parser.add_argument("--server", metavar="URL", help="generate the image with a running ComfyUI; it is not stopped")
 
 
 def _add_image_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("the picture")
-    group.add_argument("--prompt", metavar="TEXT", help="what to draw")
-    group.add_argument("--seed", type=_seed, metavar="N", help="for the same picture again (default: a fresh one)")
+    group = parser.add_argument_group("test image")
+    group.add_argument("--prompt", metavar="TEXT", help="what the image shows")
+    group.add_argument("--seed", type=_seed, metavar="N", help="to get the same image again (default: a random one)")
     group.add_argument(
-        "--size", type=_image_size, default=(1024, 1024), metavar="WxH", help="in pixels (default: 1024x1024)"
+        "--size", type=_image_size, default=(1024, 1024), metavar="WxH", help="size in pixels (default: 1024x1024)"
     )
-    group.add_argument("--tiled-decode", action="store_true", help="decode in tiles, for cards with little memory")
+    group.add_argument("--tiled-decode", action="store_true", help="decode in tiles, for GPUs with little memory")
+    group.add_argument("--reserve-vram", type=_gibibytes, metavar="GB", help="GPU memory to leave for other programs")
     group.add_argument(
-        "--reserve-vram", type=_gibibytes, metavar="GB", help="leave so much of the card's memory to others"
-    )
-    group.add_argument(
-        "--image", "--picture", type=Path, metavar="FILE", help="where to keep it (default: a folder of the user's)"
+        "--image", "--picture", type=Path, metavar="FILE", help="where to keep it (default: in the user's data folder)"
     )
     group.add_argument(
-        "--smoke-timeout", type=_seconds, default=900.0, metavar="SECONDS", help="longest wait (default: 900)"
+        "--smoke-timeout",
+        type=_seconds,
+        default=900.0,
+        metavar="SECONDS",
+        help="longest time for the image (default: 900)",
     )
 
 
 def _add_change_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how")
-    group.add_argument("--connections", type=_connections, default=8, metavar="N", help="most connections (default: 8)")
+    group = parser.add_argument_group("how to run")
+    group.add_argument(
+        "--connections", type=_connections, default=8, metavar="N", help="largest number of connections (default: 8)"
+    )
     group.add_argument(
         "--limit-rate",
         type=_rate,
         metavar="RATE",
-        help="bytes per second for files, ComfyUI's archive and wheels together: 10M, 500k; what git fetches is not "
-        "limited, nor what a pip older than 25.3 does",
+        help="largest rate in bytes per second, in total, for files, ComfyUI's archive and wheels: 10M, 500k; not for "
+        "git, nor for a pip older than 25.3",
     )
     group.add_argument(
         "--stall-timeout",
         type=_seconds,
         default=20.0,
         metavar="SECONDS",
-        help="open a connection anew that delivered less than 64 KiB/s for so long (default: 20)",
+        help="reopen a connection slower than 64 KiB/s for this long (default: 20)",
     )
     _add_answers(group)
-    group.add_argument("--no-wait", action="store_true", help="give up if another run has this target")
+    group.add_argument("--no-wait", action="store_true", help="fail if another run is using this target")
 
 
 def _connections(text: str) -> int:
@@ -449,8 +481,9 @@ _ADDERS: dict[str, Callable[[Subparsers], None]] = {
     "smoke-test": add_smoke_test_parser,
     "rehearse": add_rehearse_parser,
     "report": add_report_parser,
-    "aside": add_backups_parser,
+    "backups": add_backups_parser,
     "uninstall": add_uninstall_parser,
     "manifest": add_manifest_parser,
 }
-COMMANDS = tuple(_ADDERS)
+_ALIASES = {"aside": "backups"}
+COMMANDS = (*_ADDERS, *_ALIASES)

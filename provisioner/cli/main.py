@@ -301,8 +301,7 @@ def _backups_list(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Ev
     from provisioner.commands.backups import run_backups_list
 
     report = run_backups_list(_backups_command(arguments, ui, cancelled))
-    entries = dict(report.extra).get("aside")
-    ui.show_backups(entries if isinstance(entries, tuple) else ())
+    ui.show_backups(report.backups or ())
     return report
 
 
@@ -407,7 +406,7 @@ def _run(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> i
         ui.show_defect(error, _keep_log(error))
         report = report_for_error(arguments.run, error)
     if report.status in {"planned", "interrupted"}:
-        report = replace(report, extra=(*report.extra, ("given_arguments", tuple(arguments.given))))
+        report = replace(report, given_arguments=tuple(arguments.given))
     ui.show_report(report)
     if _is_worth_keeping(arguments, report):
         _keep_report(report, ui)
@@ -419,7 +418,7 @@ def _is_worth_keeping(arguments: argparse.Namespace, report: Report) -> bool:
     if arguments.run not in _KEPT or getattr(arguments, "quick", False):
         return False
     did_nothing = report.command == "install" and report.status == "ok" and not report.outcomes
-    return not did_nothing or any(key == "smoke_test" for key, _ in report.extra)
+    return not did_nothing or report.smoke_test is not None
 
 
 def _keep_report(report: Report, ui: Ui) -> None:

@@ -1,1 +1,1 @@
-"""ComfyUI itself: its releases, its trees and its model folders."""
+"""ComfyUI itself: its releases, installations, model folders and server."""

@@ -1,6 +1,6 @@
-"""The values of a ComfyUI tree: what a folder was found to be, what is to be done with it, what we made of it.
+"""The values of a ComfyUI tree: what a folder contains, what to do with it, and what was installed in it.
 
-Commits and trees are git's ids, 40 hex digits.  Nothing here reads a disk or starts git.
+Commits and trees are git ids of 40 hex digits.  Nothing here reads a disk or starts git.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ Way = Literal["git", "archive"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeFile:
-    """One file of a tree, as git names it; the id of a link is that of its target's text."""
+    """One file of a tree, as in git; the id of a link is that of the text of its target."""
 
     path: str  # with forward slashes
     mode: str  # "100644"; of a top-level folder, "40000"
-    id: str  # SHA-1 git gives the content, 40 hex digits
+    id: str  # git's SHA-1 of the content, 40 hex digits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckoutReceipt:
-    """What we put somewhere: a claim, but one that is either whole or worthless, since its files make up its tree."""
+    """What was installed in a folder: a claim, which can be checked, since the files together must give the tree."""
 
     version: str
     commit: str
@@ -38,15 +38,15 @@ class CheckoutReceipt:
     source: str  # address without credentials, or a path
     way: Way
     made_at: str  # ISO time, UTC
-    entries: tuple[TreeFile, ...]  # what lies at the top, folders with the id of all they hold
+    entries: tuple[TreeFile, ...]  # the top level, folders with the id of their contents
     files: tuple[TreeFile, ...]  # every file
-    folders: tuple[str, ...] = ()  # empty folders we made beside them
-    previous_commits: tuple[str, ...] = ()  # that updates of ours came from
+    folders: tuple[str, ...] = ()  # empty folders that were created too
+    previous_commits: tuple[str, ...] = ()  # the commits before our updates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollbackPoint:
-    """Where a tree stood before an update."""
+    """The state of a tree before an update."""
 
     commit: str
     branch: str | None  # None: no branch was checked out
@@ -58,16 +58,16 @@ class RollbackPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComfyPython:
-    """A Python that belongs to a tree, likeliest first in a list of them."""
+    """A Python that belongs to a tree; lists of them have the likeliest first."""
 
     path: Path
     origin: PythonOrigin
-    is_there: bool  # False: a link that leads nowhere
+    is_there: bool  # False: a broken link
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComfyCheckout:
-    """What a folder was found to be.  None means: could not be learnt, or does not apply."""
+    """What a folder contains.  None means: not known, or does not apply."""
 
     given: Path
     kind: CheckoutKind
@@ -76,7 +76,7 @@ class ComfyCheckout:
     commit: str | None = None
     branch: str | None = None
     has_git: bool = False  # the tree has a ``.git`` of its own
-    local_changes: tuple[str, ...] | None = None  # paths git tracks and finds changed; None where git was not asked
+    local_changes: tuple[str, ...] | None = None  # changed files that git tracks; None where git was not run
     pythons: tuple[ComfyPython, ...] = ()
     custom_nodes: tuple[str, ...] = ()
     receipt: CheckoutReceipt | None = None  # of what we made here
@@ -85,12 +85,12 @@ class ComfyCheckout:
 
     @property
     def has_local_changes(self) -> bool | None:
-        """Whether files of ComfyUI itself were changed; None where nobody could tell."""
+        """Whether files of ComfyUI itself were changed; None where that is not known."""
         return None if self.local_changes is None else bool(self.local_changes)
 
     @property
     def python(self) -> Path | None:
-        """The Python it is started with, or None."""
+        """The Python to start it with, or None."""
         return next((each.path for each in self.pythons if each.is_there), None)
 
 
@@ -99,7 +99,7 @@ CheckoutAction = Literal["clone", "update", "none", "refuse"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckoutPlan:
-    """What is to be done about ComfyUI itself, with the reason."""
+    """What to do with ComfyUI itself, and why."""
 
     action: CheckoutAction
     reason: str  # a clause for "...; because": "there is no ComfyUI yet"
@@ -108,7 +108,7 @@ class CheckoutPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """Something that was left where it is, with the reason."""
+    """Something that was not removed, and why."""
 
     path: str  # relative to the tree
     reason: str
@@ -116,7 +116,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removal:
-    """What came of removing a tree, or what would come of it."""
+    """What removing a tree did, or would do."""
 
     removed_files: int
     removed_bytes: int

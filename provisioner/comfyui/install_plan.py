@@ -1,7 +1,7 @@
-"""What is to be done about ComfyUI itself: install it, update it, leave it, refuse; and what git's words mean.
+"""Decide what to do with ComfyUI itself (install, update, keep, refuse), and explain git's errors.
 
-Pure: it is told what a folder holds and decides.  It never decides to update a tree nobody asked it to, nor one with
-changes of its owner's.
+Pure: it decides from what was found in a folder.  It never updates a tree without being told to, nor one with local
+changes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from provisioner.core.errors import (
     StalledError,
     UnreachableError,
 )
-from provisioner.core.models import Finding
+from provisioner.core.models import Finding, Remedy
 from provisioner.core.redact import printable, redact
 from provisioner.core.units import count, listing
 
@@ -40,7 +40,7 @@ NEEDED_FOLDERS = (
     "temp",
     "user",
 )
-"""Folders ComfyUI works with; it dies at its start where ``custom_nodes`` is missing (0.33.0, ``--base-directory``)."""
+"""Folders ComfyUI works with; it ends at its start where ``custom_nodes`` is missing (0.33.0, ``--base-directory``)."""
 
 _SHOWN = 5  # names in a sentence
 
@@ -59,7 +59,7 @@ def parse_version_file(text: str) -> str | None:
 
 
 def parse_project_version(text: str) -> str | None:
-    r"""Return the version in a ``pyproject.toml``'s own table; trees before 0.3.13 have no other file that says it.
+    r"""Return the version in the project table of a ``pyproject.toml``; trees before 0.3.13 have it nowhere else.
 
     >>> parse_project_version('[tool.x]\nversion = "9"\n[project]\nname = "ComfyUI"\nversion = "0.3.10" # set\n')
     '0.3.10'
@@ -76,7 +76,7 @@ def parse_project_version(text: str) -> str | None:
 
 
 def parse_requirements(text: str) -> tuple[str, ...]:
-    r"""Return the lines of a requirements file that say something, comments cut, continued lines joined.
+    r"""Return the requirements of a requirements file, without comments, continued lines joined.
 
     >>> parse_requirements("torch\n\n# more\nav>=14 # video\npydantic \\\n  ~=2.0\n")
     ('torch', 'av>=14', 'pydantic ~=2.0')
@@ -89,10 +89,10 @@ def parse_requirements(text: str) -> tuple[str, ...]:
 def requirements_to_install(
     lines: Sequence[str], *, family: Collection[str], present: Collection[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split an application's requirements into those to install and those to leave out.
+    """Return an application's requirements as those to install and those to leave out.
 
     Left out are options (they could name another index) and packages of the torch set that the set does not have: the
-    default index would bring one built for something else.
+    default index could have one built for something else.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def requirements_to_install(
     family : collection of str
         The names that belong to a torch set.
     present : collection of str
-        Those of them that are installed, and held by constraints.
+        Those of them that are installed, and fixed by constraints.
 
     Returns
     -------
@@ -123,22 +123,22 @@ def requirements_to_install(
     return tuple(filter(is_wanted, lines)), tuple(line for line in lines if not is_wanted(line))
 
 
-# --- judging -----------------------------------------------------------------------------------
+# --- checking ----------------------------------------------------------------------------------
 
 _HAS_PROGRAM: frozenset[CheckoutKind] = frozenset({"git", "source", "portable"})
 
 
 def judge_checkout(checkout: ComfyCheckout, table: ComfyTable) -> tuple[Finding, ...]:
-    """Return what a person should know of a tree before Klein is drawn with it.
+    """Return what the user should know about a tree before Klein runs in it.
 
-    Local changes are no finding: nothing is wrong with them until an update is asked for (`plan_checkout`).
+    Local changes are no finding: they matter only for an update (`plan_checkout`).
 
     Parameters
     ----------
     checkout : ComfyCheckout
-        What was found.
+        The tree.
     table : ComfyTable
-        The oldest releases that will do.
+        Contains the oldest releases that work.
     """
     where = checkout.tree or checkout.given
     if checkout.kind == "other":
@@ -147,6 +147,7 @@ def judge_checkout(checkout: ComfyCheckout, table: ComfyTable) -> tuple[Finding,
                 code="comfyui-not-a-tree",
                 severity="problem",
                 message=f"{where} is not a ComfyUI tree.",
+                remedy="by-hand",
                 path=where,
                 hint="Name ComfyUI's own folder, or a new or empty one.",
             ),
@@ -169,8 +170,9 @@ def _judge_update(checkout: ComfyCheckout, where: Path) -> list[Finding]:
             code="comfyui-update-interrupted",
             severity="problem",
             message=f"An update of {where} from {was} was interrupted.",
+            remedy="update-comfyui",
             path=where,
-            hint="Run the update again; it first puts back what was there.",
+            hint="Run the update again; it first restores the previous state.",
         )
     ]
 
@@ -182,8 +184,9 @@ def _judge_version(checkout: ComfyCheckout, table: ComfyTable) -> list[Finding]:
             Finding(
                 code="comfyui-version-unknown",
                 severity="warning",
-                message=f"What version of ComfyUI {where} is could not be learnt"
-                + (f"; it calls itself {printable(version)!r}." if version else "."),
+                remedy="by-hand",
+                message=f"The version of ComfyUI in {where} is not known"
+                + (f"; it reports {printable(version)!r}." if version else "."),
                 path=where,
                 hint=f"Make sure that it is {table.minimum.version} or newer: older ones cannot load FLUX.2 [klein].",
             )
@@ -192,24 +195,27 @@ def _judge_version(checkout: ComfyCheckout, table: ComfyTable) -> list[Finding]:
         if not is_at_least(version, bound.version):
             is_minimum = bound is table.minimum
             verb = "is needed" if is_minimum else "is advised"
+            remedy, hint = _how_to_update(checkout)
             return [
                 Finding(
                     code=code,
                     severity="problem" if is_minimum else "warning",
                     message=f"{where} is ComfyUI {version}; {bound.version} or newer {verb}: {bound.because}.",
+                    remedy=remedy,
                     path=where,
-                    hint=_how_to_update(checkout),
+                    hint=hint,
                 )
             ]
     return []
 
 
-def _how_to_update(checkout: ComfyCheckout) -> str:
+def _how_to_update(checkout: ComfyCheckout) -> tuple[Remedy, str]:
+    """Return what updates a ComfyUI: a portable build has its own updater, and a folder without git has none."""
     if checkout.kind == "portable":
-        return "Run update\\update_comfyui_stable.bat in the portable build's folder."
+        return "by-hand", "Run update\\update_comfyui_stable.bat in the portable build's folder."
     if not checkout.has_git:
-        return "Install a newer ComfyUI in a new folder and point it at these models."
-    return "Run the install again with --update-comfyui."
+        return "by-hand", "Install a newer ComfyUI in a new folder and point it at these models."
+    return "update-comfyui", "Run the install again with --update-comfyui."
 
 
 def _judge_python(checkout: ComfyCheckout) -> list[Finding]:
@@ -222,18 +228,20 @@ def _judge_python(checkout: ComfyCheckout) -> list[Finding]:
             Finding(
                 code="comfyui-python-broken",
                 severity="warning",
-                message=f"The Python of {where} is gone: {broken[0]} leads nowhere.",
+                remedy="by-hand",
+                message=f"The Python of {where} is missing: {broken[0]} is a broken link.",
                 path=broken[0],
-                hint="Make the environment anew; a system update may have removed the Python it was made from.",
+                hint="Create the environment again; a system update may have removed the Python it was made from.",
             )
         ]
     return [
         Finding(
             code="comfyui-python-not-found",
             severity="warning",
-            message=f"No Python of its own was found for {where}.",
+            remedy="by-hand",
+            message=f"{where} has no Python of its own.",
             path=where,
-            hint="Name the one it is started with, or let an environment be made for it.",
+            hint="Name the Python it is started with, or let klein-setup create an environment for it.",
         )
     ]
 
@@ -242,31 +250,31 @@ def _judge_python(checkout: ComfyCheckout) -> list[Finding]:
 
 
 def plan_checkout(checkout: ComfyCheckout | None, table: ComfyTable, *, wants_update: bool = False) -> CheckoutPlan:
-    """Return what is to be done about ComfyUI itself.
+    """Return what to do with ComfyUI itself.
 
     Parameters
     ----------
     checkout : ComfyCheckout or None
-        What is there; None where nothing is.
+        What was found; None where there is nothing.
     table : ComfyTable
         The pinned release.
     wants_update : bool
-        Whether the person asked for the pinned release in a tree that is there.
+        Whether an existing tree should be moved to the pinned release.
     """
     if checkout is None or checkout.kind == "empty":
         return CheckoutPlan(action="clone", reason="there is no ComfyUI yet")
     if checkout.kind == "other":
         return CheckoutPlan(
-            action="refuse", reason=f"{checkout.given} is something else", hint="Name ComfyUI's own or an empty folder."
+            action="refuse", reason=f"{checkout.given} is not ComfyUI", hint="Name ComfyUI's own or an empty folder."
         )
     if checkout.tree is None and checkout.receipt is not None:
         return CheckoutPlan(action="clone", reason="its program, which klein-setup put there, is gone")
     if checkout.kind == "models":
         return CheckoutPlan(action="none", reason="only a models folder was named")
     if checkout.kind == "base":
-        return CheckoutPlan(action="none", reason="ComfyUI itself is elsewhere (Desktop, or --base-directory)")
+        return CheckoutPlan(action="none", reason="ComfyUI itself is in another folder (Desktop, or --base-directory)")
     if not wants_update:
-        return CheckoutPlan(action="none", reason="an update was not asked for")
+        return CheckoutPlan(action="none", reason="--update-comfyui would update it")
     return _plan_update(checkout, table.pinned)
 
 
@@ -276,13 +284,15 @@ def _plan_update(checkout: ComfyCheckout, pinned: ComfyRelease) -> CheckoutPlan:
         return CheckoutPlan(action="none", reason=f"it is {pinned.version} already")
     if not checkout.has_git:
         return CheckoutPlan(
-            action="refuse", reason="it is no git checkout, which cannot be updated", hint=_how_to_update(checkout)
+            action="refuse",
+            reason="it is not a git checkout, so it cannot be updated",
+            hint=_how_to_update(checkout)[1],
         )
     if checkout.local_changes is None:
         because = "" if checkout.why_unknown is None else f": {checkout.why_unknown.rstrip('.')}"
         return CheckoutPlan(
             action="refuse",
-            reason=f"whether its files were changed could not be learnt{because}",
+            reason=f"it is not known whether its files were changed{because}",
             hint="Install git, and make sure that the folder belongs to you.",
         )
     if checkout.local_changes and is_whole:
@@ -291,7 +301,7 @@ def _plan_update(checkout: ComfyCheckout, pinned: ComfyRelease) -> CheckoutPlan:
         )
     version = checkout.version
     if is_whole and version is not None and is_at_least(version, pinned.version) and version != pinned.version:
-        return CheckoutPlan(action="none", reason=f"{version} is newer than {pinned.version}; it is not moved back")
+        return CheckoutPlan(action="none", reason=f"{version} is newer than {pinned.version}; it is not downgraded")
     return CheckoutPlan(action="update", reason=f"from {version or 'an unknown version'} to {pinned.version}")
 
 
@@ -301,7 +311,7 @@ def _changed_words(paths: Sequence[str]) -> str:
 
 
 def changed_error(where: str, paths: Sequence[str]) -> KleinError:
-    """Return the error that names the changed files for which a tree is not updated."""
+    """Return the error that names the changed files because of which a tree is not updated."""
     return CommandError(
         f"{where} was not updated: {_changed_words(paths)}.",
         hint="Keep the changes with `git stash` (or commit them on a branch) and run the same command again.",
@@ -336,7 +346,7 @@ def is_web_address(source: str) -> bool:
 
 
 def local_path(source: str) -> str | None:
-    """Return the path a source is, given plainly or as a ``file:`` address; None for what is elsewhere.
+    """Return the local path that a source names, as a path or a ``file:`` address; None for any other source.
 
     >>> local_path("file:///srv/my%20comfy.git"), local_path("/srv/comfy"), local_path("https://x.example/y")
     ('/srv/my comfy.git', '/srv/comfy', None)
@@ -349,7 +359,7 @@ def local_path(source: str) -> str | None:
 
 
 def archive_address(source: str, release: ComfyRelease) -> str | None:
-    """Return where the archive of a release's commit lies, as GitHub, Gitea and Forgejo name it.
+    """Return the address of the archive of a release's commit on GitHub, Gitea or Forgejo.
 
     >>> archive_address("https://github.com/Comfy-Org/ComfyUI.git/", ComfyRelease(version="1.0.0", commit="c0ffee"))
     'https://github.com/Comfy-Org/ComfyUI/archive/c0ffee.zip'
@@ -357,7 +367,7 @@ def archive_address(source: str, release: ComfyRelease) -> str | None:
     Returns
     -------
     str or None
-        None where the source is no web address.
+        None where the source is not a web address.
     """
     if is_archive(source):
         return source
@@ -366,7 +376,7 @@ def archive_address(source: str, release: ComfyRelease) -> str | None:
     return f"{source.rstrip('/').removesuffix('.git')}/archive/{release.commit}.zip"
 
 
-# --- what git says -----------------------------------------------------------------------------
+# --- git's errors ------------------------------------------------------------------------------
 
 _NO_ROOM = ("no space left on device", "disk quota exceeded", "not enough space on the disk")
 _NO_PERMISSION = (
@@ -437,9 +447,9 @@ _DAMAGED = (
 
 
 _Meaning = tuple[tuple[str, ...], type[KleinError], str, str]
-_NO_MEANING: _Meaning = ((), CommandError, "git could not {doing}: {last}", "Read what git said.")
+_NO_MEANING: _Meaning = ((), CommandError, "git could not {doing}: {last}", "See git's output.")
 
-# In this order: a message may hold the signs of several.
+# In this order: a message may match several.
 _MEANINGS: tuple[_Meaning, ...] = (
     (
         _NO_ROOM,
@@ -450,14 +460,14 @@ _MEANINGS: tuple[_Meaning, ...] = (
     (
         _NO_ACCESS,
         AccessError,
-        "{source} wants to know who asks: git could not {doing}.",
+        "{source} requires a login: git could not {doing}.",
         "Name a repository that can be read without an account, or set git up for this one.",
     ),
     (
         _NO_PERMISSION,
         NotWritableError,
         "No permission to write {path}: git could not {doing} ({last}).",
-        "Name a folder that you may write, or change the owner of this one.",
+        "Name a folder that you may write to, or change the owner of this one.",
     ),
     (
         _NO_COMMIT,
@@ -474,8 +484,8 @@ _MEANINGS: tuple[_Meaning, ...] = (
     (
         _NO_REPOSITORY,
         UnreachableError,
-        "{source} is no git repository: git could not {doing}.",
-        "Correct --comfyui-source; it is a repository's address or folder.",
+        "{source} is not a git repository: git could not {doing}.",
+        "Correct --comfyui-source to the address or folder of a repository.",
     ),
     (
         _NO_NETWORK,
@@ -493,13 +503,13 @@ _MEANINGS: tuple[_Meaning, ...] = (
 
 
 def lacks_commit(lines: Sequence[str]) -> bool:
-    """Whether git's words mean that the other side answered and does not give out the commit by its id alone."""
+    """Whether git's output means that the server answered but does not offer the commit by its id."""
     said = "\n".join(lines).lower()
     return any(sign in said for sign in (*_NO_COMMIT, "dumb http transport does not support shallow"))
 
 
 def explain_git_failure(lines: Sequence[str], *, doing: str, source: str, path: str) -> KleinError:
-    """Return the error of ours that git's last lines amount to.
+    """Return the error that git's last lines mean.
 
     Parameters
     ----------

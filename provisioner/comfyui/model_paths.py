@@ -1,4 +1,4 @@
-"""The folders ComfyUI 0.33 reads models from: its own defaults, and `extra_model_paths.yaml` as it registers it.
+"""Compute the folders ComfyUI 0.33 reads models from: its defaults, and those of `extra_model_paths.yaml`.
 
 Reads text and computes paths; it never asks whether a folder exists, and never writes the user's YAML.
 The behaviour was read in ComfyUI's `folder_paths.py`, `utils/extra_config.py` and `main.py`, and compared
@@ -27,12 +27,12 @@ CONFIG_NAME = "extra_model_paths.yaml"
 """The one file ComfyUI reads by itself, beside main.py; `.yml` is not read."""
 
 MAX_CONFIG_CHARACTERS = 1024 * 1024
-"""A real file has a few hundred bytes; what is longer is not one."""
+"""A real file has a few hundred bytes; longer ones are rejected."""
 
 LEGACY_FOLDERS: Mapping[str, str] = {"unet": "diffusion_models", "clip": "text_encoders"}
-"""Old names of model folders, and what ComfyUI takes them for."""
+"""Old names of model folders, and their current names in ComfyUI."""
 
-# Folder, and the sub-folders of the models root that are read for it, first one first.  `unet` really comes
+# Folder, and the sub-folders of the models root that are read for it, in order.  `unet` really comes
 # before `diffusion_models`, and `clip` after `text_encoders`.
 _UNDER_MODELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("checkpoints", ("checkpoints",)),
@@ -62,7 +62,7 @@ _UNDER_MODELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("detection", ("detection",)),
 )
 NOT_MODELS = ("custom_nodes", "datasets")
-"""What ComfyUI lists beside the model folders, in the base folder."""
+"""Folders of the base folder that ComfyUI lists with the model folders."""
 
 # Where ComfyUI's own save nodes write; registered after every YAML file, so read last.
 _UNDER_OUTPUT = (
@@ -83,13 +83,13 @@ class ExtraPath(Generic[P]):
 
     folder: str  # "diffusion_models"; legacy names already translated
     path: P
-    is_default: bool  # goes to the front of what is read, and is where downloads belong
-    section: str  # the top-level key it stands under
+    is_default: bool  # read first, and where downloads belong
+    section: str  # the top-level key it is under
     base: P | None = None  # the section's base_path; None where it has none
 
 
 def current_folder_name(folder: str) -> str:
-    """Return the name ComfyUI uses today for a model folder that may have an old name.
+    """Return ComfyUI's current name of a model folder that may have an old name.
 
     >>> current_folder_name("unet"), current_folder_name("vae")
     ('diffusion_models', 'vae')
@@ -108,12 +108,12 @@ def folder_paths(models: P, extras: Iterable[ExtraPath[P]] = (), *, base: P | No
         Lines of the YAML files in the order of registration.
     base : path, optional
         The folder that holds ``custom_nodes`` and ``output`` (``--base-directory``, else the checkout).  Without
-        it only what follows from `models` and `extras` is answered.
+        it only the folders of `models` and `extras` are returned.
 
     Returns
     -------
     dict of str to tuple of path
-        Keyed by folder name.  A default line was inserted at the front, so of several the last one leads; a path
+        Keyed by folder name.  A default line is inserted at the front, so the last of several comes first; a path
         that was already listed is moved, not repeated.
     """
     lists: dict[str, list[P]] = {folder: [models / name for name in names] for folder, names in _UNDER_MODELS}
@@ -128,7 +128,7 @@ def folder_paths(models: P, extras: Iterable[ExtraPath[P]] = (), *, base: P | No
 
 
 def _register(paths: list[P], path: P, *, is_default: bool) -> None:
-    """Add `path` to what is read: at the front when default, moved there when already listed."""
+    """Add `path` to the folders read: at the front when default, moved there when already listed."""
     if not is_default:
         if path not in paths:
             paths.append(path)
@@ -145,16 +145,16 @@ def parse_extra_model_paths(text: str, *, file: P, home: P, environ: Mapping[str
     """Return the folders that an `extra_model_paths.yaml` adds, in the order ComfyUI registers them.
 
     Only ``base_path`` expands ``~`` and variables (``$NAME``, ``${NAME}``; on Windows also ``%NAME%``); what is
-    relative is relative to the YAML file.  The kind of path given decides whose rules hold.
+    relative is relative to the YAML file.  The type of `file` decides which system's rules apply.
 
     Parameters
     ----------
     text : str
         The file's content.
     file : path
-        Where it was read, absolute: the anchor of relative paths, and the name in messages.
+        Its absolute path: the base of relative paths, and the name in messages.
     home : path
-        What ``~`` stands for.
+        Replaces ``~``.
     environ : mapping of str to str
         Environment variables.
 
@@ -162,7 +162,7 @@ def parse_extra_model_paths(text: str, *, file: P, home: P, environ: Mapping[str
     ------
     UsageError
         It is not YAML, or not the YAML that ComfyUI understands (lists, numbers, empty values), or a default
-        folder would be created under a name nobody meant.  The message names file, line and key.
+        folder would be created under a wrong name.  The message names file, line and key.
     """
     reader = _Reader(file=file, home=home, environ=environ)
     if len(text) > MAX_CONFIG_CHARACTERS:
@@ -172,7 +172,7 @@ def parse_extra_model_paths(text: str, *, file: P, home: P, environ: Mapping[str
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """A value of the YAML file, as far as it matters here."""
+    """A value of the YAML file, reduced to what is needed here."""
 
     kind: str  # "str", "null", "bool", "int", "float", "list", "mapping", or a tag
     text: str
@@ -187,20 +187,20 @@ class _Section:
 
 @dataclass(frozen=True, slots=True)
 class _Reader(Generic[P]):
-    """What turns values into paths: whose file it is, whose home, which variables."""
+    """Turns values into paths, with the file, home folder and variables they refer to."""
 
     file: P
     home: P
     environ: Mapping[str, str]
 
     def refuse(self, line: int | None, message: str, *, hint: str | None = None, key: str | None = None) -> NoReturn:
-        """Raise the complaint, with the place it is about."""
+        """Raise the complaint, with its file, line and key."""
         where = str(self.file) if line is None else f"{self.file}, line {line}"
         named = "" if key is None else f" `{key}`"
         raise UsageError(f"{where}:{named} {message}", hint=hint, path=str(self.file), line=line, key=key)
 
     def extras_of(self, section: _Section) -> Iterator[ExtraPath[P]]:
-        """Yield the folders of one section; `base_path` and `is_default` hold wherever they stand in it."""
+        """Yield the folders of one section; `base_path` and `is_default` apply to all of it."""
         base = self._base_of(section)
         is_default = "is_default" in section.values and _is_true(section.values["is_default"])
         for key, value in section.values.items():
@@ -226,16 +226,16 @@ class _Reader(Generic[P]):
     def _text_of(self, section: str, key: str, value: _Value) -> str:
         if value.kind == "str":
             return value.text
-        what, hint = _NOT_TEXT.get(value.kind, (f"is a {value.kind}", "Write a folder, in quotes if need be."))
+        what, hint = _NOT_TEXT.get(value.kind, (f"is a {value.kind}", "Write a folder, in quotes if needed."))
         self.refuse(value.line, f"{what}; ComfyUI accepts only text here", hint=hint, key=f"{section}.{key}")
 
     def _absolute(self, anchor: str, text: str) -> P:
-        """Return `text` as ComfyUI joins it: absolute values stand, others hang under `anchor`."""
+        """Return `text` as ComfyUI joins it: absolute paths stay, others are relative to `anchor`."""
         rules = ntpath if isinstance(self.file, PureWindowsPath) else posixpath
         return type(self.file)(rules.normpath(rules.join(anchor, text)))
 
     def _expanded(self, section: str, value: _Value, text: str) -> str:
-        """Return `text` with ``~`` first, then variables, replaced; unknown variables stay as they are written."""
+        """Return `text` with ``~`` first, then variables, replaced; unknown variables are kept."""
         is_windows = isinstance(self.file, PureWindowsPath)
         head = re.split(r"[/\\]" if is_windows else "/", text, maxsplit=1)[0]
         if head == "~":
@@ -250,11 +250,11 @@ class _Reader(Generic[P]):
         return _expand_windows(text, self.environ) if is_windows else _expand_posix(text, self.environ)
 
     def _check_default(self, path: P, line: int, key: str) -> None:
-        """Refuse a default folder whose name shows a slip: files would be written under that very name."""
+        """Raise for a default folder whose name shows a mistake: files would be written under that name."""
         is_windows = isinstance(self.file, PureWindowsPath)
         for pattern, holds_on_windows, complaint, hint in _SLIPS:
             if (holds_on_windows or not is_windows) and any(re.search(pattern, part) for part in path.parts):
-                self.refuse(line, f"comes out as {path}; {complaint}", hint=hint, key=key)
+                self.refuse(line, f"becomes {path}; {complaint}", hint=hint, key=key)
 
 
 _NOT_TEXT: Mapping[str, tuple[str, str]] = {
@@ -267,25 +267,25 @@ _NOT_TEXT: Mapping[str, tuple[str, str]] = {
     "timestamp": ("is a date", "Put the folder's name in quotes."),
 }
 
-# What a folder that files would be written to must not look like: pattern of one path component, whether the
-# slip is one on Windows too, the complaint, the hint.
+# Mistakes in a folder that files would be written to: pattern of one path component, whether it is a mistake
+# on Windows too, the complaint, the hint.
 _SLIPS: tuple[tuple[str, bool, str, str], ...] = (
     (
         r"^[A-Za-z]:(\\|$)",
         False,
-        "that is a Windows path, and this is not Windows",
+        "that is a Windows path, but this is not Windows",
         "Name the folder as this system spells it, such as /mnt/d/models.",
     ),
     (
         r"^\$(\w+|\{\w+\})$",
         True,
-        "the variable is not set, or stands where ComfyUI does not expand it",
+        "the variable is not set, or is used where ComfyUI does not expand it",
         "Set the variable, or write the folder out in full; only base_path expands variables.",
     ),
     (
         r"^%\w+%$",
         True,
-        "the variable is not set, or stands where ComfyUI does not expand it",
+        "the variable is not set, or is used where ComfyUI does not expand it",
         "Set the variable, or write the folder out in full; only base_path expands variables.",
     ),
     (
@@ -296,7 +296,7 @@ _SLIPS: tuple[tuple[str, bool, str, str], ...] = (
     ),
 )
 
-# As os.path.expandvars has it on each system.  On Windows single quotes protect, and %% and $$ stand for one sign.
+# As in os.path.expandvars on each system.  On Windows single quotes protect, and %% and $$ mean one sign.
 _POSIX_VARIABLE = r"(?a)\$(?:(?P<name>\w+)|\{(?P<braced>[^}]*)\})"
 _WINDOWS_VARIABLE = (
     r"(?a)(?P<quoted>'[^']*')|(?P<double>%%|\$\$)|%(?P<percent>[^%]+)%|\$\{(?P<braced>[^}]*)\}|\$(?P<name>[\w-]+)"
@@ -326,7 +326,7 @@ def _expand_windows(text: str, environ: Mapping[str, str]) -> str:
 
 
 def _is_true(value: _Value) -> bool:
-    """Return whether Python takes the value for true, which is ComfyUI's test: the text "false" is true."""
+    """Return whether Python treats the value as true, which is ComfyUI's test: the text "false" is true."""
     if value.kind == "bool":
         return value.text.lower() in ("yes", "true", "on")
     if value.kind in ("int", "float"):
@@ -335,7 +335,7 @@ def _is_true(value: _Value) -> bool:
 
 
 # --- YAML nodes to values ------------------------------------------------------------------------
-# The node tree is walked, nothing is constructed: no tag runs, no alias multiplies, no number overflows.
+# Only the node tree is read and nothing is constructed: no tag runs, no alias multiplies, no number overflows.
 
 
 def _sections(text: str, reader: _Reader[P]) -> Sequence[_Section]:
@@ -345,7 +345,7 @@ def _sections(text: str, reader: _Reader[P]) -> Sequence[_Section]:
     if root is None or (isinstance(root, ScalarNode) and _kind(root) == "null"):
         return ()  # only comments: nothing is added
     if not isinstance(root, MappingNode):
-        reader.refuse(_line(root), "has to consist of named sections", hint="See extra_model_paths.yaml.example.")
+        reader.refuse(_line(root), "must consist of named sections", hint="See extra_model_paths.yaml.example.")
     found: dict[str, _Section] = {}  # as in Python, a name that comes twice keeps its place and its last value
     for name, _, node in _pairs(root, reader):
         if isinstance(node, ScalarNode) and _kind(node) == "null":
@@ -354,7 +354,7 @@ def _sections(text: str, reader: _Reader[P]) -> Sequence[_Section]:
             found[name] = _Section(name, {key: _value(each, line) for key, line, each in _pairs(node, reader)})
         else:
             reader.refuse(
-                _line(node), "has to be a section with folders in it", hint="Indent its folders below it.", key=name
+                _line(node), "must be a section with folders in it", hint="Indent its folders below it.", key=name
             )
     return tuple(found.values())
 
@@ -384,7 +384,7 @@ def _pairs(mapping: MappingNode, reader: _Reader[P]) -> Iterator[tuple[str, int,
             reader.refuse(_line(key), "has a key that is not text")
         if key.tag == "tag:yaml.org,2002:merge":
             reader.refuse(
-                _line(key), "merges another section, which is not followed here", hint="Write the lines out.", key="<<"
+                _line(key), "merges another section, which is not supported here", hint="Write the lines out.", key="<<"
             )
         yield key.value, _line(key), value
 
@@ -411,7 +411,7 @@ def _line(node: Node) -> int:
 def folder_roots(
     models: Path, extras: Sequence[ExtraPath[Path]] = (), *, base: Path | None = None
 ) -> tuple[FolderRoots, ...]:
-    """Return for each kind of model what ComfyUI reads and where we write.
+    """Return for each kind of model the folders ComfyUI reads and the one files are written to.
 
     Parameters
     ----------
@@ -439,7 +439,7 @@ def write_folder(folder: str, models: P, extras: Sequence[ExtraPath[P]]) -> P:
     """Return the folder new files of a kind are written to.
 
     That is the user's own default (``is_default``), else the folder of that name in the main models root.  An
-    old name (``unet``, ``clip``) is taken only where the user's YAML leaves no other default.
+    old name (``unet``, ``clip``) is used only where the user's YAML leaves no other default.
     """
     defaults = [each.path for each in reversed(extras) if each.folder == folder and each.is_default]
     current = [path for path in defaults if path.name.lower() not in LEGACY_FOLDERS]
@@ -447,7 +447,7 @@ def write_folder(folder: str, models: P, extras: Sequence[ExtraPath[P]]) -> P:
 
 
 def write_root(folder: P, *, models: P, base: P | None) -> P:
-    """Return the models root a folder belongs to, where its receipts live.
+    """Return the models root a folder belongs to, where its receipts are.
 
     The main root for what is inside it; else the section's base folder, or the ``models`` folder in it when the
     line goes through one; else the folder's parent.
@@ -463,14 +463,14 @@ def write_root(folder: P, *, models: P, base: P | None) -> P:
 
 
 def parent_or_self(folder: P) -> P:
-    """Return the parent, but never the root of a file system: nothing of ours belongs there."""
+    """Return the parent, or the folder itself where the parent is the root of a file system."""
     return folder if folder.parent == folder.parent.parent else folder.parent
 
 
 def is_inside(root_real: PurePath, path_real: PurePath) -> bool:
     r"""Return whether one resolved path is the other or below it.
 
-    Both have to be resolved already; a path that still climbs (``..``) is not inside anything.  Windows paths
+    Both must be resolved already; a path that still contains ``..`` is not inside anything.  Windows paths
     are compared as Windows does, without case, and with or without their ``\\?\`` prefix.
     """
     root, path = _plain(root_real), _plain(path_real)

@@ -1,6 +1,7 @@
-"""The values of the ComfyUI table: releases with their commits, the oldest that knows Klein, the nodes our graph uses.
+"""The values of the ComfyUI table: releases with their commits, the oldest that loads Klein, the nodes our graph uses.
 
-Commits are 40 hex digits and decide; a version is only a name for one.  Nothing here reads a file or asks a server.
+Commits are 40 hex digits and identify a release; a version is only a name for one.  Nothing here reads a file or asks
+a server.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Literal
 from provisioner.core.models import Download
 
 NodeUse = Literal["always", "distilled", "guided", "whole-decode", "tiled-decode"]
-"""When our graph has a node: always, at guidance 1, at any other, with one of the two ways to decode."""
+"""When our graph uses a node: always, at guidance 1, at any other, with one of the two ways to decode."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,7 @@ class ComfyRelease:
 
     version: str  # "0.33.0"
     commit: str  # 40 lower-case hex digits
-    tree: str | None = None  # git's hash over every file of that commit, which proves an unpacked archive
+    tree: str | None = None  # git's hash over every file of that commit, which verifies an unpacked archive
     released: str | None = None  # ISO date
     note: str | None = None
     sources: tuple[str, ...] = ()
@@ -37,16 +38,16 @@ class ComfyRelease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionBound:
-    """A version that something starts with, and why."""
+    """The first version with some property, and why it is needed."""
 
     version: str
-    because: str  # half a sentence: it is shown
+    because: str  # a clause, shown to the user
     sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeNeed:
-    """A node class our graph uses, with the inputs it gives it."""
+    """A node class our graph uses, and the inputs the graph sets."""
 
     class_type: str  # "UNETLoader"
     inputs: tuple[str, ...]
@@ -56,15 +57,15 @@ class NodeNeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComfyTable:
-    """What is known of ComfyUI's releases and of what a Klein picture needs of them."""
+    """What is known about ComfyUI's releases and what Klein needs of them."""
 
     schema_version: int
     repository: str  # https address, without ".git" and without a slash at the end
-    pinned: ComfyRelease  # what is installed where nothing is there yet; its tree is always known
-    releases: tuple[ComfyRelease, ...]  # newest first, the pinned one among them
+    pinned: ComfyRelease  # the release of a new installation; its tree is always known
+    releases: tuple[ComfyRelease, ...]  # newest first, including the pinned one
     download: Download  # of a release: an estimate
     minimum: VersionBound  # below it Klein does not load
-    advised: VersionBound  # below it Klein loads, with the fault that ``because`` tells
+    advised: VersionBound  # below it Klein loads, with the fault in ``because``
     nodes: tuple[NodeNeed, ...]
     sources: tuple[ComfySource, ...]
 

@@ -1,7 +1,7 @@
-"""YAML text -> `ComfyTable`: which release of ComfyUI is installed, which ones know Klein, which nodes our graph needs.
+"""YAML text -> `ComfyTable`: which release of ComfyUI to install, which ones load Klein, which nodes our graph needs.
 
-Knows the format of ``manifests/comfyui.yaml`` and what must fit together in it.  Reads no file, asks no server and
-starts no git.  ``manifests/README.md`` explains every key.
+Knows the format of ``manifests/comfyui.yaml`` and checks that its parts fit together.  Reads no file, asks no server
+and does not run git.  ``manifests/README.md`` explains every key.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from provisioner.manifest.strict_yaml import (
 SCHEMA_VERSION = 1
 """The version of the table's format this program reads."""
 
-_HINT = "Put it right; manifests/README.md explains every key of comfyui.yaml."
+_HINT = "Fix it; manifests/README.md explains every key of comfyui.yaml."
 
-# Other people's words for our keys, for the advice beside an unknown key.
+# What other tools call our keys, for the advice about an unknown key.
 _SYNONYMS = {
     "class_type": "class",
     "date": "released",
@@ -73,9 +73,9 @@ _SOURCE_IDS = list_of(_ID, "a list of ids out of 'sources'")
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """Return the number a version begins with, for comparing; empty where it begins with none.
+    """Return the number that a version begins with, for comparing; empty where there is none.
 
-    ComfyUI spells its own version with and without a "v", and ``git describe`` appends to it.
+    ComfyUI writes its own version with and without a "v", and ``git describe`` appends to it.
 
     >>> version_key("v0.9.2") < version_key("0.10.0") < version_key("0.33.0-12-g783545f")
     True
@@ -87,7 +87,7 @@ def version_key(version: str) -> tuple[int, ...]:
 
 
 def is_at_least(version: str, bound: str) -> bool | None:
-    """Return whether a version is not older than another; None where it is no version that can be compared.
+    """Return whether a version is not older than another; None where it cannot be compared.
 
     >>> is_at_least("0.9.2", "0.9.2"), is_at_least("0.9.1", "0.9.2"), is_at_least("nightly", "0.9.2")
     (True, False, None)
@@ -149,7 +149,7 @@ def _node(place: Place) -> NodeNeed:
 
 
 def _rows(read: Callable[[Place], _T], what: str) -> Kind[tuple[_T, ...]]:
-    """Return the kind of a list of mappings; rows that could not be read are left out, and were complained about."""
+    """Return the kind of a list of mappings; unreadable rows are left out and reported."""
     rows = list_of(Kind[_T | None](what, read, None), f"a list; each entry is {what}")
 
     def keep(place: Place) -> tuple[_T, ...]:
@@ -190,7 +190,7 @@ def _table(place: Place) -> ComfyTable:
 
 
 def _pinned(place: Place, version: str, releases: tuple[ComfyRelease, ...]) -> ComfyRelease:
-    """Return the release that is pinned; complain where it is not listed, or cannot be proved."""
+    """Return the pinned release; report one that is not listed, or has no tree to verify it by."""
     found = next((each for each in releases if each.version == version), None)
     if found is None:
         known = [each.version for each in releases if each.version]
@@ -198,7 +198,7 @@ def _pinned(place: Place, version: str, releases: tuple[ComfyRelease, ...]) -> C
             place.complain(f"is {shown(version)}, which is not in 'releases'{nearest(version, known)}", "pinned")
         return ComfyRelease(version="", commit="")
     if found.tree is None:
-        place.complain(f"is {version}, whose release has no 'tree'; expected one, to prove an archive by", "pinned")
+        place.complain(f"is {version}, whose release has no 'tree'; expected one, to verify an archive with", "pinned")
     return found
 
 
@@ -220,15 +220,15 @@ def _check_uniqueness(place: Place, table: ComfyTable) -> None:
 
 
 def _check_order(place: Place, table: ComfyTable) -> None:
-    """Complain about bounds that contradict each other: minimum, advised, pinned is the order."""
+    """Report bounds that contradict each other: the order is minimum, advised, pinned."""
     steps = [("minimum", table.minimum.version), ("advised", table.advised.version), ("pinned", table.pinned.version)]
     for (low_key, low), (high_key, high) in pairwise(steps):
         if low and high and version_key(high) < version_key(low):
-            place.complain(f"is {high}, older than '{low_key}' ({low}); expected it to be no older", high_key)
+            place.complain(f"is {high}, older than '{low_key}' ({low}); expected it not to be older", high_key)
 
 
 def _check_sources(place: Place, table: ComfyTable) -> None:
-    """Complain about facts without a source that exists, and about sources nobody names."""
+    """Report facts without an existing source, and sources that nothing names."""
     known = {each.id for each in table.sources}
     rows = [("releases", each.version, each.sources) for each in table.releases]
     rows += [("nodes", each.class_type, each.sources) for each in table.nodes]
@@ -244,7 +244,7 @@ def parse_comfy_table(text: str, *, file: str) -> ComfyTable:
     text : str
         YAML, at most 1 MiB of it.
     file : str
-        What complaints call the text: a path, or a name.
+        Name of the text in complaints: a path, or a name.
 
     Returns
     -------
@@ -256,7 +256,7 @@ def parse_comfy_table(text: str, *, file: str) -> ComfyTable:
     ------
     ManifestError
         Something is wrong; ``issues`` holds every complaint as ``file:line: key.path: complaint``, in the order of
-        the lines.  For a format newer than this program it holds that one sentence.
+        the lines.  For a format newer than this program it contains only that.
     """
     return read_document(
         text,

@@ -1,7 +1,7 @@
-"""What kind of ComfyUI tree a folder is, and whether a path really stays inside it.
+"""Recognise what kind of ComfyUI tree a folder is, and check that a path stays inside it.
 
-Looks at names, links and the `extra_model_paths.yaml`; it creates, changes and follows nothing.  Which folders
-ComfyUI then reads is `model_paths`' knowledge, where files go is `layout`'s.
+Looks at names, links and the `extra_model_paths.yaml`; it changes nothing.  `model_paths` computes which
+folders ComfyUI then reads, `layout` where files go.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from provisioner.comfyui.model_paths import (
 from provisioner.core.errors import NotWritableError, PathOutsideRootError, StorageError, UnreadableError, UsageError
 from provisioner.core.models import STATE_FOLDER, ComfyTarget, Destination
 
-# What systems leave in a folder that a person calls empty.
+# What systems create in a folder that users consider empty.
 _NOISE = frozenset({".ds_store", "thumbs.db", "desktop.ini", "lost+found", "system volume information", STATE_FOLDER})
 _BESIDE_MODELS = frozenset({"custom_nodes", "user", "input", "output"})
-_PORTABLE_PYTHON = ("python_embeded", "python_embedded")  # the first is how the portable build really spells it
+_PORTABLE_PYTHON = ("python_embeded", "python_embedded")  # the first is the portable build's own spelling
 _LOOKED_FOR = (
     "a checkout (main.py, folder_paths.py), a portable build (ComfyUI and python_embeded), "
     "a base folder (models beside custom_nodes, user, input or output), "
     "or a models folder (diffusion_models, checkpoints, vae ...)"
 )
-# A file that shows whose folder it is, and what to do instead.
+# A file that shows what the folder is, and what to do instead.
 _FOREIGN = (
     ("model_index.json", "a diffusers model", "Give the HF cache with --hf-cache instead."),
     ("webui.py", "a Stable Diffusion WebUI", "Name ComfyUI's own folder; it can read this one's models."),
@@ -43,10 +43,10 @@ _FOREIGN = (
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """What a folder turned out to be."""
+    """What a folder was recognised as."""
 
     models: Path
-    base: Path | None  # holds custom_nodes and output; None where only the models folder is known
+    base: Path | None  # contains custom_nodes and output; None where only the models folder is known
     config: Path | None = None  # where ComfyUI would look for its YAML; it need not exist
     is_new: bool = False
 
@@ -57,7 +57,7 @@ _Recogniser = Callable[[Path, frozenset[str]], "_Tree | None"]
 def open_tree(
     given: Path, *, home: Path, environ: Mapping[str, str], extra_configs: Sequence[Path] = ()
 ) -> ComfyTarget:
-    """Return the ComfyUI models tree that a folder is, as ComfyUI itself would read it.
+    """Return the models tree of a folder, as ComfyUI itself would read it.
 
     Recognised are a checkout, its ``models`` folder, a portable build, a base folder (``--base-directory``,
     Desktop), and a models folder by itself (``--models-directory``).  A missing or empty folder is a new tree.
@@ -65,9 +65,9 @@ def open_tree(
     Parameters
     ----------
     given : Path
-        What the user named.
+        The folder the user named.
     home : Path
-        What ``~`` stands for.
+        Replaces ``~``.
     environ : mapping of str to str
         Environment variables, for ``base_path`` in the YAML.
     extra_configs : sequence of Path
@@ -78,7 +78,7 @@ def open_tree(
     UsageError
         It is a file, or a folder that is none of these; or a YAML file is missing or wrong.
     UnreadableError
-        The folder, its models or a YAML file is there and cannot be read.
+        The folder, its models or a YAML file exists but cannot be read.
     """
     folder = _absolute(given, home)
     tree = _recognised(folder)
@@ -103,7 +103,7 @@ def open_tree(
 
 
 def _absolute(path: Path, home: Path) -> Path:
-    """Return `path` from the root, links unresolved: messages speak of folders as the user does."""
+    """Return `path` as an absolute path with links unresolved, so that messages name folders as the user does."""
     first, *rest = path.parts or (".",)
     # not resolve(), which would follow the links
     return Path(os.path.abspath(home.joinpath(*rest) if first == "~" else path))  # noqa: PTH100
@@ -111,15 +111,15 @@ def _absolute(path: Path, home: Path) -> Path:
 
 def _recognised(folder: Path) -> _Tree:
     names = _names_in(folder)
-    # A checkout's own models folder stands for the checkout: its YAML decides what is read, too.
+    # A checkout's own models folder means the checkout: its YAML decides too what is read.
     if folder.name == "models" and (tree := _checkout(folder.parent, _names_in(folder.parent) or frozenset())):
         return tree
-    # Hidden names do not make a tree of another kind: a virtual environment, half made or whole, may come first.
+    # Hidden names do not make a tree of another kind: a virtual environment, complete or not, may come first.
     if names is None or not {name for name in names if name.lower() not in _NOISE and name[0] not in ".~"}:
         return _Tree(models=folder / "models", base=folder, config=folder / CONFIG_NAME, is_new=True)
     for file, what, hint in _FOREIGN:
         if file in names:
-            raise UsageError(f"{folder} is {what}, not a ComfyUI tree: it holds {file}.", hint=hint, path=str(folder))
+            raise UsageError(f"{folder} is {what}, not a ComfyUI tree: it has {file}.", hint=hint, path=str(folder))
     for recognise in _RECOGNISERS:
         if tree := recognise(folder, names):
             return tree
@@ -127,7 +127,7 @@ def _recognised(folder: Path) -> _Tree:
 
 
 def _names_in(folder: Path) -> frozenset[str] | None:
-    """Return what a folder holds, or None where nothing is there."""
+    """Return the names in a folder; None where it does not exist."""
     try:
         return frozenset(entry.name for entry in folder.iterdir())
     except FileNotFoundError:
@@ -159,7 +159,7 @@ def _base_folder(folder: Path, names: frozenset[str]) -> _Tree | None:
     if "models" not in names or not (folder / "models").is_dir():
         return None
     inside = _names_in(folder / "models") or frozenset()
-    is_ours = STATE_FOLDER in inside  # what we made is recognised again, whatever kinds of models it holds
+    is_ours = STATE_FOLDER in inside  # a folder of ours is recognised, whatever kinds of models it contains
     is_fresh = not {name for name in inside if name.lower() not in _NOISE}
     if names.isdisjoint(_BESIDE_MODELS) and inside.isdisjoint(MODEL_SUBFOLDERS) and not (is_ours or is_fresh):
         return None
@@ -175,7 +175,7 @@ _RECOGNISERS: tuple[_Recogniser, ...] = (_checkout, _portable, _base_folder, _mo
 
 
 def _hint(folder: Path, names: frozenset[str]) -> str:
-    """Return what to do about a folder that is nothing known: often the tree is one level further in."""
+    """Return the hint for an unknown folder: often the tree is one level further in."""
     for name in sorted(names):
         inner = folder / name
         try:
@@ -190,7 +190,7 @@ def _hint(folder: Path, names: frozenset[str]) -> str:
 
 
 def _check_root(models: Path) -> None:
-    """Refuse a models folder that cannot be one: a file, or a link to a drive that is not there."""
+    """Raise for a models folder that cannot be used: a file, or a link to a missing drive."""
     try:
         mode = models.stat().st_mode
     except FileNotFoundError:
@@ -205,7 +205,7 @@ def _check_root(models: Path) -> None:
 
 def _dangling(link: Path) -> UnreadableError:
     return UnreadableError(
-        f"{link} is a link to {link.readlink()}, which is not there.",
+        f"{link} is a link to {link.readlink()}, which does not exist.",
         hint="Mount the drive it points to, or correct the link.",
         path=str(link),
     )
@@ -215,7 +215,7 @@ def _dangling(link: Path) -> UnreadableError:
 
 
 def _read_config(config: Path) -> str:
-    """Return the text of a YAML file, reading no more than a file of folders can have."""
+    """Return the text of a YAML file, reading no more than such a file can have."""
     try:
         with config.open("rb") as stream:
             data = stream.read(MAX_CONFIG_CHARACTERS + 1)
@@ -225,7 +225,7 @@ def _read_config(config: Path) -> str:
         raise UnreadableError(f"{config} cannot be read: {error.strerror}.", path=str(config)) from error
     if len(data) > MAX_CONFIG_CHARACTERS:
         raise UsageError(
-            f"{config} is larger than {MAX_CONFIG_CHARACTERS:,} bytes: no list of folders.", path=str(config)
+            f"{config} is larger than {MAX_CONFIG_CHARACTERS:,} bytes: not a list of folders.", path=str(config)
         )
     try:
         return data.decode("utf-8")
@@ -255,14 +255,14 @@ def _respelled(extra: ExtraPath[Path], base: Path | None) -> ExtraPath[Path]:
 
 
 def check_inside(destination: Destination, *, follow_links: bool) -> None:
-    """Refuse a destination whose folders lead out of its root through a link, or lead nowhere.
+    """Raise for a destination whose folders lead out of its root through a link, or through a broken link.
 
-    The root itself may be a link, and so may the file: a link in the file's place is replaced, never written
-    through.  What does not exist yet is fine.  Windows junctions count as links.
+    The root itself may be a link, and so may the file: a link at the file's path is replaced, never written
+    through.  Folders that do not exist yet are fine.  Windows junctions count as links.
 
-    This is a check of what is there now.  Someone who can write to the tree can put a link there between the
-    check and the write; against a user's own slip and against a hostile manifest it holds, against a hostile
-    process of the same user nothing would.  So it is asked again right before a step writes.
+    This checks the current state.  Someone who can write to the tree can create a link between the check and
+    the write: the check protects from mistakes and from a hostile manifest, not from a hostile process of the
+    same user.  It is repeated right before a step writes.
 
     Parameters
     ----------
@@ -274,11 +274,11 @@ def check_inside(destination: Destination, *, follow_links: bool) -> None:
     Raises
     ------
     PathOutsideRootError
-        A folder between the root and the file is really somewhere else, or the path climbs (``..``).
+        A folder between the root and the file is outside the root, or the path contains ``..``.
     UnreadableError
-        A link on the way points to nothing, or in a circle.
+        A link on the way is broken or circular.
     NotWritableError
-        A file stands where a folder is needed.
+        A file is where a folder is needed.
     """
     for folder in dict.fromkeys((destination.path.parent, destination.part_folder)):
         _check_folder(destination.root, folder, follow_links=follow_links)
@@ -311,7 +311,7 @@ def _downwards(root: Path, folder: Path) -> Iterator[Path]:
 
 
 def _is_there(step: Path) -> bool:
-    """Return whether a folder exists, or refuse what stands in its place."""
+    """Return whether a folder exists; raise where something else is in its place."""
     try:
         mode = step.stat().st_mode  # follows links, and so junctions
     except FileNotFoundError:

@@ -1,8 +1,9 @@
-"""What ``klein-setup aside`` does: show what was set aside, put one back, delete some for good."""
+"""``klein-setup backups``: list what was replaced, put one back, delete some for good."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from provisioner.commands.questions import Ask, need_yes
@@ -19,7 +20,7 @@ from provisioner.report.outcome import Report
 
 
 def backup_roots(target: Target) -> tuple[Path, ...]:
-    """Return the folders of a target that may have an ``aside``; reads the names in an HF cache, nothing else."""
+    """Return the folders of a target that may have backups; reads the names in an HF cache, nothing else."""
     match target:
         case ComfyTarget():
             elsewhere = (folder.parent for each in target.folders for folder in each.read)
@@ -39,21 +40,21 @@ def _has_backups(root: Path) -> bool:
 
 
 def run_backups_list(run: Run) -> Report:
-    """Return everything that was set aside, oldest first, under ``extra["aside"]``; nothing is written."""
+    """Return every backup, oldest first; nothing is written."""
     return _report(run, "aside list", _entries(run))
 
 
 def run_backups_restore(run: Run, name: str, *, say: Callable[[str], None]) -> Report:
-    """Put one thing back; what is in its place is set aside in its turn.
+    """Put a backup back in its place; the file that is there now becomes a backup.
 
     Parameters
     ----------
     run : Run
-        Whose target it is.
+        Names the target.
     name : str
-        The entry's id, or where it is now, or where it was if only one was there.
+        The entry's id, its path, or the path it was replaced at if only one was.
     say : callable
-        Told in a line what was done.
+        Prints what was done.
 
     Raises
     ------
@@ -62,14 +63,14 @@ def run_backups_restore(run: Run, name: str, *, say: Callable[[str], None]) -> R
     HashMismatchError
         The bytes do not fit the file that is there now; nothing was changed.
     StorageError
-        The disk refused; both are still there.
+        Disk full or not writable; both files are still there.
     LockHeldError
         Another run works on that folder, and ``--no-wait`` was given.
     """
     entry = find_entry(_entries(run), name)
     with run.session.store.lock_roots([entry.root]):
         path = run.session.store.put_back(entry)
-    say(f"{path} is again what it was before {entry.time}; what was there now is in aside.")
+    say(f"{path} is again the file from before {entry.time}; the file it replaces is now in the backups.")
     return _report(run, "aside restore", (entry,))
 
 
@@ -80,12 +81,12 @@ def run_backups_clear(
     ask: Ask,
     say: Callable[[str], None],
 ) -> Report:
-    """Delete what was set aside, for good, after a yes.
+    """Delete backups for good, after a yes.
 
     Parameters
     ----------
     run : Run
-        Whose target it is; with ``wish.assume_yes`` nothing is asked.
+        Names the target; with ``options.assume_yes`` nothing is asked.
     names : sequence of str
         Which entries, as for `run_backups_restore`; all of them if empty.
     ask, say : callable
@@ -101,11 +102,11 @@ def run_backups_clear(
     found = _entries(run)
     chosen = tuple(dict.fromkeys(find_entry(found, name) for name in names)) if names else found
     if not chosen:
-        say("Nothing is set aside.")
+        say("There are no backups.")
         return _report(run, "aside clear", ())
     size = human_bytes(sum(entry.size for entry in chosen))
     if not run.options.assume_yes:
-        what = count(len(chosen), "thing that was set aside", "things that were set aside")
+        what = count(len(chosen), "backup")
         need_yes(ask, f"Delete {what} ({size}) for good?", hint="Agree with --yes, or leave them where they are.")
     with run.session.store.lock_roots([entry.root for entry in chosen]):
         freed = run.session.store.clear_backups(chosen)
@@ -122,10 +123,8 @@ def find_entry(entries: Sequence[BackupEntry], name: str) -> BackupEntry:
         return found[0]
     if found:
         ids = listing([entry.id if len(by_id) < 2 else str(entry.path) for entry in found])
-        raise UsageError(f"{name!r} means {count(len(found), 'thing')}: {ids}.", hint="Name one of them.")
-    raise UsageError(
-        f"Nothing that was set aside is called {name!r}.", hint="`klein-setup aside list` shows the names."
-    )
+        raise UsageError(f"{name!r} means {count(len(found), 'backup')}: {ids}.", hint="Name one of them.")
+    raise UsageError(f"There is no backup called {name!r}.", hint="`klein-setup backups list` shows the names.")
 
 
 def _entries(run: Run) -> tuple[BackupEntry, ...]:
@@ -133,11 +132,4 @@ def _entries(run: Run) -> tuple[BackupEntry, ...]:
 
 
 def _report(run: Run, command: str, entries: tuple[BackupEntry, ...]) -> Report:
-    report = run.report(command, "ok", EXIT_OK)
-    return Report(
-        command=command,
-        status=report.status,
-        exit_status=report.exit_status,
-        manifest=report.manifest,
-        extra=(*report.extra, ("aside", entries)),
-    )
+    return replace(run.report(command, "ok", EXIT_OK), machine=None, backups=entries)

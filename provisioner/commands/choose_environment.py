@@ -6,7 +6,7 @@ Like `commands` it prints nothing; unlike files, an environment is one thing, so
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from provisioner.core.models import (
 )
 from provisioner.environment.state import EnvironmentReceipt, Observation, drift, judge_probe
 from provisioner.plan.steps import KeepEnvironment, MakeEnvironment, Plan, RepairEnvironment
-from provisioner.report.outcome import Report
+from provisioner.report.outcome import EnvironmentCheck, EnvironmentResult, Report
 from provisioner.torch.builds import App, TorchBuild, TorchChoice
 from provisioner.torch.choose import TorchOptions, choose_torch
 
@@ -116,7 +116,7 @@ def _check_cpu(choice: TorchChoice, options: EnvironmentOptions) -> None:
     if choice.build.torch_backend == "cpu" and not options.accepts_cpu and options.torch.tag == "auto":
         raise UnsupportedMachineError(
             f"There is no GPU here that torch has a build for. {choice.reasons[0]}",
-            hint="If the CPU will do (minutes per picture), pass --cpu; `klein-setup detect` shows what was found.",
+            hint="Pass --cpu to use the CPU (minutes per image); `klein-setup detect` shows what was found.",
         )
 
 
@@ -190,7 +190,7 @@ def verify_environment(run: Run, report: Report, where: Path | None) -> Report:
         status="findings" if problems else report.status,
         exit_status=EXIT_FINDINGS if problems else report.exit_status,
         findings=(*report.findings, *findings),
-        extra=(*report.extra, ("environment", {"path": str(folder), "holds": not problems})),
+        environment=EnvironmentCheck(path=folder, holds=not problems),
     )
 
 
@@ -204,11 +204,5 @@ def with_environment(report: Report, plan: Plan, receipt: EnvironmentReceipt | N
         action = "put-back"
     elif isinstance(step, MakeEnvironment):
         action = "make-anew" if step.replaces else "make"
-    entry = {
-        "path": str(step.where),
-        "action": action,
-        "reason": step.reason,
-        "torch": asdict(step.choice),
-        "receipt": None if receipt is None else asdict(receipt),
-    }
-    return replace(report, extra=(*report.extra, ("environment", entry)))
+    result = EnvironmentResult(path=step.where, action=action, reason=step.reason, torch=step.choice, receipt=receipt)
+    return replace(report, environment=result)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,5 +42,5 @@ def run_detect(
         exit_status=errors[0].exit_status if errors else EXIT_OK,
         machine=machine,
         errors=errors,
-        extra=(("torch", None if choice is None else asdict(choice)),),
+        torch=choice,
     )

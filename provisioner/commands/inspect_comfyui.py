@@ -92,6 +92,7 @@ def _check_config(comfyui: ComfyUIInstall) -> tuple[Finding, ...]:
         Finding(
             code="comfyui-empty-config",
             severity="problem",
+            remedy="by-hand",
             message=f"{config} holds nothing but comments, and ComfyUI ends at its start with such a file.",
             path=config,
             hint="Delete the file, or rename it to extra_model_paths.yaml.example.",

@@ -23,7 +23,7 @@ from provisioner.files import planner
 from provisioner.files.observe import Depth
 from provisioner.plan.make_plan import make_plan
 from provisioner.plan.steps import Plan
-from provisioner.report.outcome import Report
+from provisioner.report.outcome import Report, ReportStatus
 
 if TYPE_CHECKING:
     from provisioner.smoke_test.results import SmokeTest
@@ -49,6 +49,7 @@ def run_plan(run: Run, options: InstallOptions, show: Callable[[Plan], None]) ->
     short = [
         Finding(
             code="insufficient-space",
+            remedy="by-hand",
             severity="problem",
             message=f"{need.file_system.path} has {need.file_system.free_bytes:,} bytes free and the plan needs "
             f"{need.needed_bytes:,}.",
@@ -94,9 +95,10 @@ def _report(run: Run, command: Command, plan: Plan, applied: Applied, found: tup
         errors = [_not_empty(applied)]
     final = make_plan(applied.files, plan.steps, findings=(*applied.findings, *found), notes=plan.notes)
     problems = any(each.severity == "problem" for each in final.findings)
+    status: ReportStatus = "failed" if errors else "findings" if problems else "ok"
     report = run.report(
         command,
-        "failed" if errors else "findings" if problems else "ok",
+        status,
         errors[0].exit_status if errors else EXIT_FINDINGS if problems else EXIT_OK,
         plan=final,
         outcomes=tuple(applied.outcomes),
@@ -109,6 +111,6 @@ def _report(run: Run, command: Command, plan: Plan, applied: Applied, found: tup
 def _not_empty(applied: Applied) -> IntegrityError:
     steps = applied.files.steps
     return IntegrityError(
-        f"Every step was done, and looking again still asks for {len(steps)}: {steps[0].reason}.",
+        f"Every step was done, but a second check still finds {len(steps)} to do: {steps[0].reason}.",
         hint="Something else changes this folder; stop it and run the same command again.",
     )

@@ -31,7 +31,7 @@ def run_lock(run: Run, output: Path, environment: Path | None, *, say: Callable[
     report = run_verify(run, is_quick=False)
     plan = report.plan
     if plan is None or any(check.status != "ok" for check in plan.checks):
-        say("Nothing was locked: the files are not as the manifest asks.")
+        say("Nothing was locked: files are wrong or missing.")
         return run.report("manifest lock", "findings", EXIT_FINDINGS, plan=plan)
     verified = {}
     for check in plan.checks:

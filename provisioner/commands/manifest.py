@@ -24,15 +24,7 @@ def about_manifests(command: str, manifests: tuple[Manifest, ...], errors: tuple
         exit_status=errors[0].exit_status if errors else EXIT_OK,
         manifest=manifests[0] if len(manifests) == 1 else None,
         errors=errors,
-        extra=(
-            (
-                "manifests",
-                [
-                    {"id": each.id, "title": each.title, "sha256": each.sha256, "sets": [one.id for one in each.sets]}
-                    for each in manifests
-                ],
-            ),
-        ),
+        manifests=manifests,
     )
 
 

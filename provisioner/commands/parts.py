@@ -44,7 +44,7 @@ def parse_parts(text: str | None, wanted: ArtifactSet) -> frozenset[Part]:
         )
     if "smoke" in known and not can_generate(wanted):
         raise UsageError(
-            f"The set {wanted.id} cannot draw: it lacks a diffusion model, a text encoder or a VAE.",
+            f"The set {wanted.id} cannot generate images: it lacks a diffusion model, a text encoder or a VAE.",
             hint="Leave smoke out of --only, or choose another --set.",
         )
     return known

@@ -1,7 +1,7 @@
-"""``klein-setup rehearse``: the whole job with small files against an embedded hub, every claim checked.
+"""``klein-setup rehearse``: the whole installation with small files from an embedded hub, every result checked.
 
-The code that runs is the one that runs for the real files; only the size of the model is make-believe.  Nothing
-outside a scratch folder is read or written: no account, no GPU, no network but this machine's own loopback.
+The code is the same as for the real files; only the models are small.  Nothing outside a scratch folder is read or
+written: no account, no GPU, and no network except this machine's loopback.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ from provisioner.rehearsal.faults import CutAfter, WrongBytes
 from provisioner.rehearsal.hub import RehearsalHub
 from provisioner.rehearsal.tiny_models import TinyFile, small_comfyui_files
 from provisioner.rehearsal.tiny_pipeline import small_diffusers_repository
-from provisioner.report.outcome import Report
-from provisioner.report.smoke_test_json import SMOKE_KEY, smoke_entry
+from provisioner.report.outcome import RehearsalCheck, RehearsalResult, Report
 from provisioner.smoke_test.results import SmokeTest
 
 _TREE_REPOSITORY = "rehearsal/small-klein"
@@ -50,28 +49,28 @@ _ENCODER_BYTES = 40_000_000  # three blocks: enough for a cut, a continuation an
 
 
 @dataclass
-class _Claims:
-    """What the rehearsal says is so, each looked at with other eyes than the program's own."""
+class _Checks:
+    """The checks that passed; each compares what the program did with what can be seen without its code."""
 
     say: Callable[[str], None]
-    held: list[dict[str, str]] = field(default_factory=list)
+    passed: list[RehearsalCheck] = field(default_factory=list)
 
-    def check(self, claim: str, holds: bool, seen: str) -> None:
-        """Write a claim down, or raise RehearsalError if it does not hold."""
-        if not holds:
+    def check(self, name: str, ok: bool, seen: str) -> None:
+        """Note and print a check that passed; raise RehearsalError if it failed."""
+        if not ok:
             raise RehearsalError(
-                f"The rehearsal found a claim that does not hold: {claim}. Seen: {seen}.",
-                hint="This is a defect of klein-setup or of this machine; please report it with this line.",
-                claim=claim,
+                f"A check of the rehearsal failed: {name}. Seen: {seen}.",
+                hint="This is a bug in klein-setup or a problem of this machine; please report it with this line.",
+                claim=name,
                 seen=seen,
             )
-        self.held.append({"claim": claim, "seen": seen})
-        self.say(f"  ok  {claim}: {seen}")
+        self.passed.append(RehearsalCheck(claim=name, seen=seen))
+        self.say(f"  ok  {name}: {seen}")
 
 
 @dataclass
-class _Stage:
-    """The scratch world of one rehearsal."""
+class _Sandbox:
+    """The scratch folder of one rehearsal, its hub and its small models."""
 
     folder: Path
     hub: RehearsalHub
@@ -79,7 +78,7 @@ class _Stage:
     files: tuple[TinyFile, ...]
     pipeline: dict[str, bytes]
     session: Session
-    claims: _Claims
+    checks: _Checks
     say: Callable[[str], None]
 
     @property
@@ -92,17 +91,17 @@ class _Stage:
         """The HF cache."""
         return self.folder / "hf-cache"
 
-    def act(self, title: str) -> None:
-        """Say what begins."""
+    def step(self, title: str) -> None:
+        """Print the title of the step that begins."""
         self.say("")
         self.say(title)
 
     def options(self, **more: Path | str | bool) -> Options:
-        """Return a wish for this rehearsal's manifest."""
+        """Return options with this rehearsal's manifest."""
         return replace(Options(manifest=str(self.manifest), assume_yes=True), **more)  # type: ignore[arg-type]
 
     def run(self, session: Session | None = None, **more: Path | str | bool) -> Run:
-        """Open a job as the command line would."""
+        """Open a run as the command line would."""
         return open_run(session or self.session, self.options(**more))
 
 
@@ -116,55 +115,55 @@ def rehearse(
     environment: Path | None = None,
     torch_index: str | None = None,
 ) -> Report:
-    """Play the whole job and return its report; exit status 0 only if every claim was checked and held.
+    """Run every step and return the report; exit status 0 only if every check passed.
 
     Parameters
     ----------
     events : callable
-        Told what the engine tells.
+        Receives the events of the engine.
     say : callable
-        Told one line for a person.
+        Prints one line.
     cancelled : threading.Event
         Set to stop.
     keep : bool
-        Leave the scratch folder in place.
+        Do not delete the scratch folder at the end.
     has_image : bool
-        Draw with the small pipeline in the end, for which torch is fetched unless `environment` has it.
+        Generate an image with the small pipeline as the last step; torch is fetched unless `environment` has it.
     environment : Path, optional
-        An environment with diffusers to draw in, or its Python; else one is made in the scratch folder.
+        An environment with diffusers, or its Python; by default one is made in the scratch folder.
     torch_index : str, optional
         Base address of the wheel index the environment's torch comes from.
 
     Raises
     ------
     RehearsalError
-        A claim does not hold.
+        A check failed.
     SmokeTestError
-        No picture came.
+        No image was generated.
     KleinError
         The environment could not be made.
     """
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="klein-setup-rehearsal-"))
-    claims = _Claims(say)
+    checks = _Checks(say)
     try:
-        with _stage(folder, claims, events, say, cancelled) as stage:
-            report = _play(stage)
+        with _prepared(folder, checks, events, say, cancelled) as sandbox:
+            report = _run_steps(sandbox)
             choice = EnvironmentChoice(given=environment, torch_index=torch_index)
-            smoke = _act_picture(stage, choice) if has_image else None
+            smoke = _step_image(sandbox, choice) if has_image else None
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
     say("")
-    say(f"Every one of {len(claims.held)} claims was checked and held, in {human_duration(time.monotonic() - began)}.")
+    done = len(checks.passed)
+    say(f"{done} of {done} checks passed in {human_duration(time.monotonic() - began)}.")
     if keep:
         say(f"The scratch folder was kept: {folder}")
         if smoke is not None:
-            say(f"The picture: {smoke.image_path}")
-    say("The real thing: klein-setup plan, then klein-setup install --comfyui DIR")
-    kept: list[tuple[str, object]] = [("scratch_folder", str(folder))] if keep else []
-    if smoke is not None:
-        kept.append((SMOKE_KEY, smoke_entry(smoke if keep else replace(smoke, image_path=None, log_path=None))))
+            say(f"The image: {smoke.image_path}")
+    say("To install the real models: klein-setup plan, then klein-setup install --comfyui DIR")
+    if smoke is not None and not keep:
+        smoke = replace(smoke, image_path=None, log_path=None)
     return replace(
         report,
         command="rehearse",
@@ -172,29 +171,31 @@ def rehearse(
         exit_status=EXIT_OK,
         plan=None,
         outcomes=(),
-        extra=(("claims", claims.held), *kept),
+        manifest_argument=None,
+        rehearsal=RehearsalResult(checks=tuple(checks.passed), scratch_folder=folder if keep else None),
+        smoke_test=smoke,
     )
 
 
-def _play(stage: _Stage) -> Report:
-    """Play the acts in order; return the report of the installation."""
-    _act_plan(stage)
-    report = _act_install(stage)
-    _act_nothing_to_do(stage)
-    _act_damage(stage)
-    _act_repair(stage)
-    _act_share(stage)
-    _act_cache(stage)
+def _run_steps(sandbox: _Sandbox) -> Report:
+    """Run the steps in order; return the report of the installation."""
+    _step_plan(sandbox)
+    report = _step_install(sandbox)
+    _step_nothing_to_do(sandbox)
+    _step_damage(sandbox)
+    _step_repair(sandbox)
+    _step_share(sandbox)
+    _step_cache(sandbox)
     return report
 
 
-# --- the stage -------------------------------------------------------------------------------------
+# --- the sandbox -----------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _stage(
-    folder: Path, claims: _Claims, events: Events, say: Callable[[str], None], cancelled: threading.Event
-) -> Iterator[_Stage]:
+def _prepared(
+    folder: Path, checks: _Checks, events: Events, say: Callable[[str], None], cancelled: threading.Event
+) -> Iterator[_Sandbox]:
     """Write small models, publish them on an embedded hub, and make a manifest that names them."""
     files = small_comfyui_files(scale_bytes=_ENCODER_BYTES)
     pipeline = small_diffusers_repository()
@@ -215,11 +216,11 @@ def _stage(
             cancelled=cancelled,
         )
         say(f"An embedded hub serves {len(files) + len(pipeline)} small files on {hub.endpoint}.")
-        yield _Stage(folder, hub, manifest, files, pipeline, session, claims, say)
+        yield _Sandbox(folder, hub, manifest, files, pipeline, session, checks, say)
 
 
 def _clean_environment(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Return the environment without the user's Hub: another cache, and a made-up token that must stay unseen."""
+    """Return `environ` without the user's Hub settings: an empty cache, a made-up token for the embedded hub."""
     kept = {name: value for name, value in environ.items() if not name.startswith(("HF_", "HUGGING"))}
     return {**kept, "HF_HUB_CACHE": str(folder / "empty-hf-cache"), "HF_TOKEN": _TOKEN}
 
@@ -285,61 +286,67 @@ def _source(repo_id: str, filename: str) -> dict[str, str]:
     return {"repo_id": repo_id, "revision": _REVISION, "filename": filename}
 
 
-# --- the acts ----------------------------------------------------------------------------------------
+# --- the steps ---------------------------------------------------------------------------------------
 
 
-def _act_plan(stage: _Stage) -> None:
-    stage.act("Plan: what is needed, before the first byte")
-    run = stage.run(comfyui=stage.tree)
+def _step_plan(sandbox: _Sandbox) -> None:
+    sandbox.step("Plan: what is needed, before anything is fetched")
+    run = sandbox.run(comfyui=sandbox.tree)
     plan = plan_run(run, _FILES, "claims")
-    total = sum(len(each.data) for each in stage.files)
+    total = sum(len(each.data) for each in sandbox.files)
     fetched = plan.bytes_to_fetch
-    stage.claims.check("the plan counts the true bytes", fetched == total, f"{fetched:,} of {total:,}")
-    stage.claims.check(
-        "planning asked the network nothing and wrote nothing",
-        not stage.hub.requests and not stage.tree.exists(),
-        f"{len(stage.hub.requests)} requests",
+    sandbox.checks.check("the plan shows the right number of bytes", fetched == total, f"{fetched:,} of {total:,}")
+    sandbox.checks.check(
+        "planning sent no request and wrote nothing",
+        not sandbox.hub.requests and not sandbox.tree.exists(),
+        f"{len(sandbox.hub.requests)} requests",
     )
 
 
-def _act_install(stage: _Stage) -> Report:
-    stage.act("Install: one connection is cut on the way, one file comes with a wrong byte from its first source")
-    encoder, vae = _of_role(stage, "text_encoder"), _of_role(stage, "vae")
-    stage.hub.fault(CutAfter(0.6), filename=f"*/{encoder.name}")
-    stage.hub.fault(WrongBytes(count=1), filename=f"*/{vae.name}")
-    report = run_install(stage.run(comfyui=stage.tree), _FILES, _UI)
-    _expect(stage, "the installation ends with exit status 0", report, EXIT_OK)
-    stage.claims.check("both faults happened", stage.hub.faults_waiting == 0, f"{stage.hub.faults_waiting} left unused")
-    _check_tree(stage, stage.tree)
-    served = _content_bytes(stage, encoder.name)
+def _step_install(sandbox: _Sandbox) -> Report:
+    sandbox.step(
+        "Install: one connection breaks during the download, one file arrives with a wrong byte from its first source"
+    )
+    encoder, vae = _of_role(sandbox, "text_encoder"), _of_role(sandbox, "vae")
+    sandbox.hub.fault(CutAfter(0.6), filename=f"*/{encoder.name}")
+    sandbox.hub.fault(WrongBytes(count=1), filename=f"*/{vae.name}")
+    report = run_install(sandbox.run(comfyui=sandbox.tree), _FILES, _UI)
+    _expect(sandbox, "the installation ends with exit status 0", report, EXIT_OK)
+    sandbox.checks.check(
+        "both faults happened", sandbox.hub.faults_waiting == 0, f"{sandbox.hub.faults_waiting} left unused"
+    )
+    _check_tree(sandbox, sandbox.tree)
+    served = _content_bytes(sandbox, encoder.name)
     most = len(encoder.data) + BLOCK_SIZE
-    stage.claims.check(
-        "the cut cost less than one block", served <= most, f"{served:,} bytes served for {len(encoder.data):,}"
+    sandbox.checks.check(
+        "the broken connection cost less than one block",
+        served <= most,
+        f"{served:,} bytes served for {len(encoder.data):,}",
     )
-    asked = {request.path.split("/resolve/")[0] for request in stage.hub.requests if vae.name in request.path}
-    stage.claims.check(
-        "the wrong byte was refused and the second source asked",
+    asked = {request.path.split("/resolve/")[0] for request in sandbox.hub.requests if vae.name in request.path}
+    sandbox.checks.check(
+        "the wrong byte was found and the second source used",
         any(_MIRROR_REPOSITORY in path for path in asked),
-        f"{len(asked)} repositories asked for {vae.name}",
+        f"{len(asked)} repositories were asked for {vae.name}",
     )
-    _check_token(stage)
+    _check_token(sandbox)
     return report
 
 
-def _act_nothing_to_do(stage: _Stage) -> None:
-    stage.act("Install again: nothing to do")
-    before, requests = _snapshot(stage.tree), len(stage.hub.requests)
-    report = run_install(stage.run(comfyui=stage.tree), _FILES, _UI)
-    _expect(stage, "the second installation ends with exit status 0", report, EXIT_OK)
-    asked = len(stage.hub.requests) - requests
-    stage.claims.check("it fetched nothing", asked == 0, f"{asked} requests")
-    stage.claims.check("it touched nothing", _snapshot(stage.tree) == before, f"{len(before)} paths unchanged")
+def _step_nothing_to_do(sandbox: _Sandbox) -> None:
+    sandbox.step("Install again: nothing to do")
+    before, requests = _snapshot(sandbox.tree), len(sandbox.hub.requests)
+    report = run_install(sandbox.run(comfyui=sandbox.tree), _FILES, _UI)
+    _expect(sandbox, "the second installation ends with exit status 0", report, EXIT_OK)
+    asked = len(sandbox.hub.requests) - requests
+    sandbox.checks.check("it fetched nothing", asked == 0, f"{asked} requests")
+    sandbox.checks.check("it changed nothing", _snapshot(sandbox.tree) == before, f"{len(before)} paths unchanged")
 
 
-def _act_damage(stage: _Stage) -> None:
-    stage.act("Damage: one bit of the text encoder is flipped, its time stamp put back")
-    encoder = _of_role(stage, "text_encoder")
-    path = _path(stage.tree, encoder)
+def _step_damage(sandbox: _Sandbox) -> None:
+    sandbox.step("Damage: one bit of the text encoder is flipped, its modification time is kept")
+    encoder = _of_role(sandbox, "text_encoder")
+    path = _path(sandbox.tree, encoder)
     status = path.stat()
     with path.open("r+b") as stream:
         stream.seek(len(encoder.data) // 2)
@@ -347,34 +354,34 @@ def _act_damage(stage: _Stage) -> None:
         stream.seek(-1, os.SEEK_CUR)
         stream.write(bytes([byte ^ 1]))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    report = run_verify(stage.run(comfyui=stage.tree), is_quick=False)
+    report = run_verify(sandbox.run(comfyui=sandbox.tree), is_quick=False)
     wrong = [check.destination.path.name for check in report.plan.checks if check.status != "ok"] if report.plan else []
-    stage.claims.check("verify names the damaged file and no other", wrong == [encoder.name], ", ".join(wrong))
-    _expect(stage, "verify ends with exit status 1", report, 1)
+    sandbox.checks.check("verify names the damaged file and no other", wrong == [encoder.name], ", ".join(wrong))
+    _expect(sandbox, "verify ends with exit status 1", report, 1)
 
 
-def _act_repair(stage: _Stage) -> None:
-    stage.act("Repair: the one damaged block is fetched, proven with the rest of the file, and written into it")
-    encoder = _of_role(stage, "text_encoder")
-    requests, served = len(stage.hub.requests), _content_bytes(stage, encoder.name)
-    report = run_install(stage.run(comfyui=stage.tree), _FILES, _UI, "repair")
-    _expect(stage, "repair ends with exit status 0", report, EXIT_OK)
+def _step_repair(sandbox: _Sandbox) -> None:
+    sandbox.step("Repair: the one damaged block is fetched, verified with the rest of the file, and written into it")
+    encoder = _of_role(sandbox, "text_encoder")
+    requests, served = len(sandbox.hub.requests), _content_bytes(sandbox, encoder.name)
+    report = run_install(sandbox.run(comfyui=sandbox.tree), _FILES, _UI, "repair")
+    _expect(sandbox, "repair ends with exit status 0", report, EXIT_OK)
     fetched = {
         request.path.rpartition("/")[2]
-        for request in stage.hub.requests[requests:]
+        for request in sandbox.hub.requests[requests:]
         if request.listener == "hub" and request.method == "HEAD"
     }
-    stage.claims.check("only the damaged file was asked for", fetched == {encoder.name}, ", ".join(sorted(fetched)))
-    came = _content_bytes(stage, encoder.name) - served
-    stage.claims.check("one block was fetched", 0 < came <= BLOCK_SIZE, f"{came:,} bytes of {len(encoder.data):,}")
-    _check_tree(stage, stage.tree)
-    aside = [path for path in (stage.tree / "models" / STATE_FOLDER / "aside").rglob("*") if path.is_file()]
-    kept = [path for path in aside if path.read_bytes() == _damaged_block(encoder.data)]
-    stage.claims.check("the damaged bytes were kept", len(kept) == 1, f"{len(kept)} block set aside")
+    sandbox.checks.check("only the damaged file was requested", fetched == {encoder.name}, ", ".join(sorted(fetched)))
+    came = _content_bytes(sandbox, encoder.name) - served
+    sandbox.checks.check("one block was fetched", 0 < came <= BLOCK_SIZE, f"{came:,} bytes of {len(encoder.data):,}")
+    _check_tree(sandbox, sandbox.tree)
+    backups = [path for path in (sandbox.tree / "models" / STATE_FOLDER / "aside").rglob("*") if path.is_file()]
+    kept = [path for path in backups if path.read_bytes() == _damaged_block(encoder.data)]
+    sandbox.checks.check("the damaged bytes were kept", len(kept) == 1, f"{len(kept)} block in the backups")
 
 
 def _damaged_block(data: bytes) -> bytes:
-    """Return the block in the middle of a file as `_act_damage` left it."""
+    """Return the block in the middle of a file as `_step_damage` left it."""
     at = len(data) // 2
     start = at - at % BLOCK_SIZE
     block = bytearray(data[start : start + BLOCK_SIZE])
@@ -382,84 +389,86 @@ def _damaged_block(data: bytes) -> bytes:
     return bytes(block)
 
 
-def _act_share(stage: _Stage) -> None:
-    stage.act("A second tree: the same bytes lie on this machine already")
-    session = replace_settings(stage.session, look_in=(stage.tree,))
-    second = stage.folder / "SecondComfyUI"
-    requests = len(stage.hub.requests)
-    report = run_install(stage.run(session, comfyui=second), _FILES, _UI)
-    _expect(stage, "the second tree ends with exit status 0", report, EXIT_OK)
-    asked = len(stage.hub.requests) - requests
+def _step_share(sandbox: _Sandbox) -> None:
+    sandbox.step("A second ComfyUI folder: the same files are already on this machine")
+    session = replace_settings(sandbox.session, look_in=(sandbox.tree,))
+    second = sandbox.folder / "SecondComfyUI"
+    requests = len(sandbox.hub.requests)
+    report = run_install(sandbox.run(session, comfyui=second), _FILES, _UI)
+    _expect(sandbox, "the installation into the second folder ends with exit status 0", report, EXIT_OK)
+    asked = len(sandbox.hub.requests) - requests
     ways = sorted({outcome.detail.split(" ")[0] for outcome in report.outcomes})
-    stage.claims.check("not one request was needed", asked == 0, f"{asked} requests, files {', '.join(ways)}")
-    _check_tree(stage, second)
+    sandbox.checks.check("no request was needed", asked == 0, f"{asked} requests, files {', '.join(ways)}")
+    _check_tree(sandbox, second)
 
 
-def _act_cache(stage: _Stage) -> None:
-    stage.act("An HF cache: a whole pipeline, as the Hub's own client would keep it")
-    report = run_install(stage.run(hf_cache=stage.cache), _FILES, _UI)
-    _expect(stage, "the cache ends with exit status 0", report, EXIT_OK)
+def _step_cache(sandbox: _Sandbox) -> None:
+    sandbox.step("An HF cache: a whole pipeline, stored as huggingface_hub stores it")
+    report = run_install(sandbox.run(hf_cache=sandbox.cache), _FILES, _UI)
+    _expect(sandbox, "the installation into the cache ends with exit status 0", report, EXIT_OK)
     from huggingface_hub import snapshot_download
 
     snapshot = Path(
         snapshot_download(
-            _PIPELINE_REPOSITORY, revision=_REVISION, cache_dir=stage.cache, local_files_only=True, token=False
+            _PIPELINE_REPOSITORY, revision=_REVISION, cache_dir=sandbox.cache, local_files_only=True, token=False
         )
     )
-    differing = [name for name, data in stage.pipeline.items() if (snapshot / name).read_bytes() != data]
-    stage.claims.check(
-        "huggingface_hub finds the snapshot with the network off, every byte right",
+    differing = [name for name, data in sandbox.pipeline.items() if (snapshot / name).read_bytes() != data]
+    sandbox.checks.check(
+        "huggingface_hub finds the snapshot offline, every byte correct",
         not differing,
-        f"{len(stage.pipeline)} files, {human_bytes(sum(map(len, stage.pipeline.values())))}",
+        f"{len(sandbox.pipeline)} files, {human_bytes(sum(map(len, sandbox.pipeline.values())))}",
     )
-    _check_token(stage)
+    _check_token(sandbox)
 
 
-def _act_picture(stage: _Stage, choice: EnvironmentChoice) -> SmokeTest:
-    stage.act("Picture: the small pipeline draws in 4 steps, 64 x 64, on the CPU")
-    python = rehearse_image.python_for(stage.session, choice, stage.folder, stage.say, stage.claims.check)
-    stage.hub.wait_until_idle()
-    before, requests = _snapshot(stage.cache), len(stage.hub.requests)
-    environ = {**stage.session.environ, "HF_ENDPOINT": stage.hub.endpoint}  # whoever asks a Hub asks this one
-    model = SmallModel(cache=stage.cache, repo_id=_PIPELINE_REPOSITORY, revision=_REVISION)
+def _step_image(sandbox: _Sandbox, choice: EnvironmentChoice) -> SmokeTest:
+    sandbox.step("Image: the small pipeline generates one in 4 steps, 64 x 64, on the CPU")
+    python = rehearse_image.python_for(sandbox.session, choice, sandbox.folder, sandbox.say, sandbox.checks.check)
+    sandbox.hub.wait_until_idle()
+    before, requests = _snapshot(sandbox.cache), len(sandbox.hub.requests)
+    environ = {**sandbox.session.environ, "HF_ENDPOINT": sandbox.hub.endpoint}  # any request to a Hub goes to this one
+    model = SmallModel(cache=sandbox.cache, repo_id=_PIPELINE_REPOSITORY, revision=_REVISION)
     run, smoke = rehearse_image.generate(
-        replace(stage.session, environ=environ), python, model, stage.folder, stage.say
+        replace(sandbox.session, environ=environ), python, model, sandbox.folder, sandbox.say
     )
-    rehearse_image.check(stage.claims.check, run, smoke, len(stage.hub.requests) - requests)
-    after = _snapshot(stage.cache)
-    stage.claims.check("drawing left the cache as it was", after == before, f"{len(after)} files unchanged")
+    rehearse_image.check_image(sandbox.checks.check, run, smoke, len(sandbox.hub.requests) - requests)
+    after = _snapshot(sandbox.cache)
+    sandbox.checks.check(
+        "generating the image did not change the cache", after == before, f"{len(after)} files unchanged"
+    )
     return smoke
 
 
-# --- looking with other eyes -------------------------------------------------------------------------
+# --- checks without the program's own code -------------------------------------------------------------------------
 
 
-def _check_tree(stage: _Stage, tree: Path) -> None:
-    """Hash every file anew with hashlib alone, and look for leftovers."""
-    wrong = [each.name for each in stage.files if _sha256(_path(tree, each).read_bytes()) != _sha256(each.data)]
-    stage.claims.check("every file has the SHA-256 the manifest names", not wrong, ", ".join(wrong) or "3 of 3")
+def _check_tree(sandbox: _Sandbox, tree: Path) -> None:
+    """Hash every file again with hashlib alone, and look for leftover files."""
+    wrong = [each.name for each in sandbox.files if _sha256(_path(tree, each).read_bytes()) != _sha256(each.data)]
+    sandbox.checks.check("every file has the SHA-256 the manifest names", not wrong, ", ".join(wrong) or "3 of 3")
     left = [path.name for path in tree.rglob("*.part*")] + [path.name for path in tree.rglob("*.bad")]
-    stage.claims.check("no half file is left", not left, ", ".join(left) or "none")
+    sandbox.checks.check("no unfinished file is left", not left, ", ".join(left) or "none")
 
 
-def _check_token(stage: _Stage) -> None:
-    shown = [request for request in stage.hub.requests if request.listener == "hub" and request.authorization]
-    stage.claims.check(
-        "the token went to the hub and to nobody else",
-        bool(shown) and not stage.hub.violations,
-        f"{len(shown)} requests with it, {len(stage.hub.violations)} violations",
+def _check_token(sandbox: _Sandbox) -> None:
+    shown = [request for request in sandbox.hub.requests if request.listener == "hub" and request.authorization]
+    sandbox.checks.check(
+        "the token was sent to the hub and to nobody else",
+        bool(shown) and not sandbox.hub.violations,
+        f"{len(shown)} requests with it, {len(sandbox.hub.violations)} violations",
     )
 
 
-def _expect(stage: _Stage, claim: str, report: Report, status: int) -> None:
+def _expect(sandbox: _Sandbox, name: str, report: Report, status: int) -> None:
     reason = f" ({report.errors[0]})" if report.errors else ""
-    stage.claims.check(claim, report.exit_status == status, f"{report.exit_status}{reason}")
+    sandbox.checks.check(name, report.exit_status == status, f"{report.exit_status}{reason}")
 
 
-def _content_bytes(stage: _Stage, name: str) -> int:
-    digest = _sha256(next(each.data for each in stage.files if each.name == name))
-    stage.hub.wait_until_idle()
-    return sum(request.bytes_sent for request in stage.hub.requests if digest in request.path)
+def _content_bytes(sandbox: _Sandbox, name: str) -> int:
+    digest = _sha256(next(each.data for each in sandbox.files if each.name == name))
+    sandbox.hub.wait_until_idle()
+    return sum(request.bytes_sent for request in sandbox.hub.requests if digest in request.path)
 
 
 def _snapshot(folder: Path) -> dict[str, tuple[int, int]]:
@@ -471,8 +480,8 @@ def _path(tree: Path, file: TinyFile) -> Path:
     return tree / "models" / file.folder / file.name
 
 
-def _of_role(stage: _Stage, role: str) -> TinyFile:
-    return next(each for each in stage.files if each.role == role)
+def _of_role(sandbox: _Sandbox, role: str) -> TinyFile:
+    return next(each for each in sandbox.files if each.role == role)
 
 
 def _sha256(data: bytes) -> str:
@@ -480,7 +489,7 @@ def _sha256(data: bytes) -> str:
 
 
 def replace_settings(session: Session, **changes: tuple[Path, ...]) -> Session:
-    """Return a workbench like this one with other settings."""
+    """Return a copy of the session with other settings."""
     return Session(
         settings=replace(session.settings, **changes),  # type: ignore[arg-type]
         environ=session.environ,

@@ -1,7 +1,7 @@
-"""The rehearsal's last act: an environment with the CPU build of torch, and a picture by the small pipeline in it.
+"""The rehearsal's last step: an environment with the CPU build of torch, and an image by the small pipeline in it.
 
-The environment comes about as every other does; nothing of the Hub, of a GPU or of an account is needed for it, but
-torch itself has to come from a wheel index, unless an environment is named.
+The environment is made like any other.  No Hub, no GPU and no account is needed, but torch has to be fetched from a
+wheel index unless an environment is named.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from provisioner.torch.choose import TorchOptions
 OPTIONS = ImageOptions(seed=4, width=64, height=64)  # 4 steps
 
 Check = Callable[[str, bool, str], None]
-"""Takes a claim, whether it holds, and what was seen; raises RehearsalError where it does not."""
+"""Takes the name of a check, whether it passed, and what was seen; raises RehearsalError if it failed."""
 
 # What pip said on 2026-11-23 for Linux on x86-64 and Python 3.11: the CPU build of torch 2.13.0 is a wheel of 192 MB,
 # everything together 271 MB; unpacked it is 1.3 GB.  The default index has a CUDA build for that system instead, whose
@@ -47,7 +47,7 @@ _TIMEOUT_S = 900.0  # the first import from a slow disk takes minutes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentChoice:
-    """Where the pipeline draws."""
+    """Which environment the pipeline runs in."""
 
     given: Path | None = None  # an environment's folder or its Python; None: one is made
     torch_index: str | None = None  # base address of the wheel index, "https://download.pytorch.org/whl"
@@ -55,7 +55,7 @@ class EnvironmentChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmallModel:
-    """The pipeline's repository as it lies in an HF cache."""
+    """The pipeline's repository in an HF cache."""
 
     cache: Path
     repo_id: str
@@ -63,16 +63,16 @@ class SmallModel:
 
 
 def python_for(
-    session: Session, choice: EnvironmentChoice, folder: Path, say: Callable[[str], None], claim: Check
+    session: Session, choice: EnvironmentChoice, folder: Path, say: Callable[[str], None], check: Check
 ) -> Path:
-    """Return the Python to draw with: the given one, or that of an environment made in `folder`.
+    """Return the Python to run the pipeline with: the given one, or that of an environment made in `folder`.
 
     Raises
     ------
     UsageError
-        What was given holds no Python.
+        There is no Python in the given folder.
     InsufficientSpaceError
-        There is no room for an environment.
+        There is not enough disk space for an environment.
     KleinError
         As `apply_environment`.
     """
@@ -81,14 +81,14 @@ def python_for(
     free = shutil.disk_usage(folder).free
     if free < 2 * _UNPACKED_BYTES:
         raise InsufficientSpaceError(
-            f"The environment for the picture needs about {human_bytes(2 * _UNPACKED_BYTES)} while it is made;"
+            f"The environment for the test image needs about {human_bytes(2 * _UNPACKED_BYTES)} while it is made;"
             f" {folder} has {human_bytes(free)}.",
-            hint="Set TMPDIR to a larger disk, name an environment with --environment DIR, or pass --no-picture.",
+            hint="Set TMPDIR to a larger disk, name an environment with --environment DIR, or pass --no-image.",
             path=str(folder),
         )
     where = folder / "environment"
     _make(session, where, choice, say)
-    _check_environment(claim, session, where)
+    _check_environment(check, session, where)
     return _given_python(session, where)
 
 
@@ -98,12 +98,15 @@ def _given_python(session: Session, given: Path) -> Path:
     seen = session.environments.observe(given)
     if seen.python is None:
         why = seen.broken or "there is no environment."
-        raise UsageError(f"{given} cannot draw: {why}", hint="Name another with --environment, or leave it out.")
+        raise UsageError(
+            f"{given} cannot generate an image: {why}",
+            hint="Name another with --environment, or leave the option out.",
+        )
     return seen.python.path
 
 
 def _make(session: Session, where: Path, choice: EnvironmentChoice, say: Callable[[str], None]) -> None:
-    """Make the environment with torch, from the wheel index of the CPU build, else from the default one."""
+    """Make the environment with torch, from the wheel index of the CPU build, or else from pip's default index."""
     torch = TorchOptions(tag="cpu", index_base=choice.torch_index)
     options = EnvironmentOptions(where=where, accepts_cpu=True, torch=torch)
     _, chosen, _, versions = look_at_environment(session, where, "diffusers", options)
@@ -115,8 +118,10 @@ def _make(session: Session, where: Path, choice: EnvironmentChoice, say: Callabl
         download=Download(fetched_bytes=_FETCHED_BYTES, disk_bytes=_UNPACKED_BYTES),
         python_versions=versions,
     )
-    say(f"About {human_bytes(_FETCHED_BYTES)} are fetched and {human_bytes(_UNPACKED_BYTES)} unpacked for torch's")
-    say("CPU build and diffusers (what pip showed on Linux, x86-64, 2026-11-23).")
+    say(
+        f"torch's CPU build and diffusers: about {human_bytes(_FETCHED_BYTES)} to fetch, {human_bytes(_UNPACKED_BYTES)}"
+    )
+    say("unpacked (measured on Linux, x86-64, 2026-11-23).")
     lines = requirement_lines("diffusers")
     try:
         apply_environment(session, step)
@@ -124,10 +129,8 @@ def _make(session: Session, where: Path, choice: EnvironmentChoice, say: Callabl
         if choice.torch_index is not None:
             raise
         say(str(error))
-        say(
-            f"Taking {_DEFAULT_TORCH} from pip's default index instead.  On Linux that may be a CUDA build, whose wheel"
-        )
-        say("has 527 MB and brings NVIDIA's libraries along, several times as much; stop now if that is too much.")
+        say(f"Using {_DEFAULT_TORCH} from pip's default index instead.  On Linux that may be a CUDA build: its wheel")
+        say("has 527 MB, and NVIDIA's libraries come with it, several times as much; press Ctrl-C if that is too much.")
         _make_plain(session, where)
         lines = (_DEFAULT_TORCH, *lines)
     session.environments.install(where, lines, progress=session.say_progress)
@@ -139,11 +142,11 @@ def _make_plain(session: Session, where: Path) -> None:
     run_checked([python, "-I", "-m", "venv", where], timeout_s=_VENV_TIMEOUT_S)
 
 
-def _check_environment(claim: Check, session: Session, where: Path) -> None:
-    """Check that the torch of an environment that was made computes."""
+def _check_environment(check: Check, session: Session, where: Path) -> None:
+    """Check that the torch of the new environment computes correctly."""
     answer = session.environments.probe(where, backend="cpu", packages=("torch",))
-    claim(
-        "the environment's torch gives right numbers on the CPU",
+    check(
+        "the environment's torch gives correct results on the CPU",
         answer.ok,
         " ".join(sentence for _, sentence in answer.failures) or f"torch {dict(answer.packages)['torch']}",
     )
@@ -152,12 +155,12 @@ def _check_environment(claim: Check, session: Session, where: Path) -> None:
 def generate(
     session: Session, python: Path, model: SmallModel, folder: Path, say: Callable[[str], None]
 ) -> tuple[DiffusersRun, SmokeTest]:
-    """Draw the small picture on the CPU; return the run, and it as a smoke test with its picture judged.
+    """Generate the small image on the CPU; return the run, and the smoke test with its image judged.
 
     Raises
     ------
     SmokeTestError
-        No picture came.
+        No image was generated.
     """
     run_ = generate_with_diffusers(
         python,
@@ -172,40 +175,42 @@ def generate(
         device="cpu",
         environ=session.environ,
         cancelled=session.cancelled.is_set,
-        on_event=lambda event: session.say_progress(event.sentence() or "Drawing.") if event.name != "alive" else None,
+        on_event=lambda event: (
+            session.say_progress(event.sentence() or "Generating.") if event.name != "alive" else None
+        ),
     )
     facts = read_image(run_.image)
     say(f"Generated in {human_duration(run_.seconds)}, libraries and models included.")
     return run_, run_.smoke_test(OPTIONS, image=facts, findings=judge(facts, OPTIONS))
 
 
-def check(claim: Check, run_: DiffusersRun, smoke: SmokeTest, requests: int) -> None:
-    """Check what the act claims; `requests` is how many the hub saw meanwhile."""
+def check_image(check: Check, run_: DiffusersRun, smoke: SmokeTest, requests: int) -> None:
+    """Check the image and the run; `requests` is how many requests the hub received meanwhile."""
     facts, done = smoke.image, run_.done
     if facts is None:
-        claim("there is a picture", False, "none")
+        check("there is an image", False, "none")
         return
-    claim(
-        "the picture decodes and has the size that was asked for",
+    check(
+        "the image can be read and has the requested size",
         (facts.width, facts.height) == (OPTIONS.width, OPTIONS.height),
         f"{facts.width} x {facts.height} {facts.mode}, {human_bytes(facts.size)}",
     )
     wrong = [each.message for each in smoke.findings if each.severity == "problem"]
-    claim(
-        "it is neither black nor of one colour",
+    check(
+        "it is not black and not a single colour",
         not wrong and facts.minimum < facts.maximum,
-        " ".join(wrong) or f"values from {facts.minimum} to {facts.maximum}, scattered by {facts.deviation:.1f}",
+        " ".join(wrong) or f"values from {facts.minimum} to {facts.maximum}, standard deviation {facts.deviation:.1f}",
     )
     steps = len(done.timings.steps_s)
-    claim("it took 4 steps", steps == OPTIONS.steps, f"{steps} steps in {human_duration(sum(done.timings.steps_s))}")
-    claim(
-        "it was drawn with the network off",
+    check("it took 4 steps", steps == OPTIONS.steps, f"{steps} steps in {human_duration(sum(done.timings.steps_s))}")
+    check(
+        "it was generated offline",
         done.is_offline and not done.refused_connections and requests == 0,
-        f"{requests} requests to the hub, {len(done.refused_connections)} attempts to leave this machine",
+        f"{requests} requests to the hub, {len(done.refused_connections)} attempts to reach the network",
     )
     versions = dict(done.versions)
-    claim(
-        "the device and the packages are those that were asked for",
+    check(
+        "the device and the packages are the requested ones",
         done.device.place == "cpu" and {"torch", "diffusers", "transformers", "accelerate"} <= set(versions),
         f"{done.device.label}; " + ", ".join(f"{name} {version}" for name, version in done.versions),
     )

@@ -38,7 +38,7 @@ def run_report(output: Path | None, *, say: Callable[[str], None]) -> Report:
             f"{path} cannot be written: {error.strerror or error}.", hint="Name another --output FILE.", path=str(path)
         ) from error
     say(f"The page is {path}; it needs nothing but a browser.")
-    return Report(command="report", status="ok", exit_status=EXIT_OK, extra=(("page", str(path)),))
+    return Report(command="report", status="ok", exit_status=EXIT_OK, page=path)
 
 
 def _image_of(document: Mapping[str, object]) -> bytes | None:

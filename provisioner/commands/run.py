@@ -14,16 +14,19 @@ from provisioner.core.models import (
     ComfyTarget,
     Conditions,
     FilesPlan,
+    Finding,
     HubCacheTarget,
     Machine,
     Manifest,
+    Outcome,
     Target,
 )
 from provisioner.files import planner
 from provisioner.files.observe import Depth, Observer
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import read_manifest_text
-from provisioner.report.outcome import Report
+from provisioner.plan.steps import Plan
+from provisioner.report.outcome import Report, ReportStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +63,17 @@ class Run:
         inventory = self.observer.observe(self.wanted, self.target, depth=depth, rejected=rejected)
         return planner.plan(self.manifest, self.wanted, self.machine, inventory)
 
-    def report(self, command: str, status: str, exit_status: int, **more: object) -> Report:
+    def report(
+        self,
+        command: str,
+        status: ReportStatus,
+        exit_status: int,
+        *,
+        plan: Plan | None = None,
+        outcomes: tuple[Outcome, ...] = (),
+        findings: tuple[Finding, ...] = (),
+        errors: tuple[Exception, ...] = (),
+    ) -> Report:
         """Return a report about this run."""
         return Report(
             command=command,
@@ -68,8 +81,11 @@ class Run:
             exit_status=exit_status,
             machine=self.machine or self.session.known_machine,
             manifest=self.manifest,
-            extra=(("manifest_argument", self.options.manifest),),
-            **more,  # type: ignore[arg-type]
+            plan=plan,
+            outcomes=outcomes,
+            findings=findings,
+            errors=errors,
+            manifest_argument=self.options.manifest,
         )
 
 

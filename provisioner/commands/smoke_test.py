@@ -35,7 +35,6 @@ from provisioner.core.models import (
 )
 from provisioner.files.layout import destination_for
 from provisioner.report.outcome import Report
-from provisioner.report.smoke_test_json import SMOKE_KEY, smoke_entry
 from provisioner.smoke_test.graph import (
     ENCODE,
     PHASES,
@@ -116,7 +115,7 @@ def with_smoke_test(report: Report, smoke: SmokeTest) -> Report:
         exit_status=errors[0].exit_status if errors else report.exit_status,
         errors=(*report.errors, *errors),
         findings=(*report.findings, *(each for each in smoke.findings if each.severity != "problem")),
-        extra=(*report.extra, (SMOKE_KEY, smoke_entry(smoke))),
+        smoke_test=smoke,
     )
 
 
@@ -256,7 +255,7 @@ def _program_and_python(
     """Return ComfyUI and the Python it is started with: the environment we made, else the tree's own."""
     if comfyui is None or comfyui.checkout.tree is None:
         raise UsageError(
-            f"There is no ComfyUI in {_shown_target(run)} to draw with.",
+            f"There is no ComfyUI in {_shown_target(run)} to generate an image with.",
             hint="Start yours and name it with --server URL, or name ComfyUI's own folder with --comfyui DIR.",
         )
     seen = run.session.environments.observe(environment)
@@ -310,7 +309,7 @@ def _generate(
     generated = client.generate(graph, timeout_s=options.timeout_s, on_progress=_teller(run))
     if generated.was_cached:
         raise GenerationError(
-            "ComfyUI drew nothing: it answered with an earlier picture of the same graph from its cache.",
+            "ComfyUI generated nothing: it returned an earlier image of the same graph from its cache.",
             hint="Leave --seed out, so that a fresh one is taken.",
             cause="cached",
         )
@@ -338,8 +337,9 @@ def _judge_device(facts: ServerFacts, card: Gpu | None) -> tuple[Finding, ...]:
         Finding(
             code="picture-other-device",
             severity="problem",
-            message=f"The picture was drawn on the processor, and this machine has the card {card.name}.",
-            hint="`klein-setup install --only environment` chooses the torch build for it and proves it.",
+            remedy="install-environment",
+            message=f"The image was generated on the CPU, but this machine has the GPU {card.name}.",
+            hint="`klein-setup install --only environment` installs the torch build for it and tests it.",
         ),
     )
 
@@ -363,7 +363,15 @@ def check_server(run: Run, url: str) -> tuple[Finding, ...]:
                 _check_folders(run, client.folder_paths())
             pick_listed(names_for(run.wanted), client.listed_models())
         except ModelNotListedError as error:
-            return (Finding(code="server-reads-elsewhere", severity="problem", message=str(error), hint=error.hint),)
+            return (
+                Finding(
+                    code="server-reads-elsewhere",
+                    severity="problem",
+                    message=str(error),
+                    remedy="by-hand",
+                    hint=error.hint,
+                ),
+            )
     return ()
 
 
@@ -373,7 +381,7 @@ def _check_files_are_there(run: Run) -> None:
     missing = [path for path in missing if not path.is_file()]
     if missing:
         raise ModelNotListedError(
-            f"{missing[0]} is not there, so there is nothing to draw with.",
+            f"{missing[0]} is missing, so no image can be generated.",
             hint="Run `klein-setup repair`, which says what is missing and puts it there.",
             missing=[str(path) for path in missing],
         )
@@ -395,7 +403,7 @@ def _check_folders(run: Run, folders: Mapping[str, tuple[str, ...]]) -> None:
             reads = f"its folders for {kind} are {', '.join(map(str, read)) or 'none'}"
             other = f"it reads {first} under that name"
             raise ModelNotListedError(
-                f"The server does not read the proven file {place}: {reads if first is None else other}.",
+                f"The server does not read the verified file {place}: {reads if first is None else other}.",
                 hint="Start it with the same folders (extra_model_paths.yaml, --base-directory), or name its own tree "
                 "with --comfyui DIR.",
                 missing=[f"{kind}/{below.as_posix()}"],
@@ -414,7 +422,7 @@ def _ignores_case(facts: ServerFacts) -> bool:
 
 def _teller(run: Run) -> Callable[[GenerationProgress], None]:
     """Return what turns the server's words into lines, each said once."""
-    words = {"load": "Reading the models.", "encode": "Encoding the prompt.", "decode": "Decoding the picture."}
+    words = {"load": "Reading the models.", "encode": "Encoding the prompt.", "decode": "Decoding the image."}
     said: set[str] = set()
 
     def tell(progress: GenerationProgress) -> None:
@@ -470,7 +478,7 @@ def _with_diffusers(
     seen = run.session.environments.observe(environment)
     if seen.python is None:
         raise UsageError(
-            f"There is no environment in {environment} to draw with.",
+            f"There is no environment in {environment} to generate an image with.",
             hint="Make it with `klein-setup install --only environment`, or name one with --environment DIR.",
         )
     repo_id, revision = _pipeline_of(run)
@@ -588,7 +596,7 @@ def _keep(image: bytes, options: SmokeTestOptions, asked: ImageOptions) -> Path:
 
 def _not_kept(path: Path, reason: str) -> NotWritableError:
     return NotWritableError(
-        f"The picture cannot be kept as {path}: {reason}.",
-        hint="Name another file with --picture FILE.",
+        f"The image cannot be saved as {path}: {reason}.",
+        hint="Name another file with --image FILE.",
         path=str(path),
     )

@@ -105,6 +105,7 @@ def _kept(owned: Owned) -> Finding:
     return Finding(
         code="kept-file",
         severity="warning",
+        remedy="by-hand",
         message=f"{owned.path} stays: {_WHY_KEPT[owned.state]}.",
         path=owned.path,
         hint="Delete it yourself if you do not want it.",
@@ -143,9 +144,10 @@ def _remove_files(files: tuple[Owned, ...]) -> tuple[Finding, ...]:
                 Finding(
                     code="kept-aside",
                     severity="warning",
-                    message=f"{stays[0].parent} stays: it holds files of yours that repairs set aside.",
+                    remedy="by-hand",
+                    message=f"{stays[0].parent} stays: it holds backups of your files that repairs replaced.",
                     path=stays[0].parent,
-                    hint="`klein-setup aside list` shows them; `aside restore` puts one back.",
+                    hint="`klein-setup backups list` shows them; `klein-setup backups restore NAME` puts one back.",
                 )
             )
     return tuple(left)
@@ -166,6 +168,7 @@ def _remove_programs(
         Finding(
             code="kept-file",
             severity="warning",
+            remedy="by-hand",
             message=f"{tree / each.path} stays: {each.reason}.",
             path=tree / each.path,
         )

@@ -22,13 +22,12 @@ from provisioner.core.models import (
     Finding,
 )
 from provisioner.report.changes import (
-    CHANGES_KEY,
     Change,
+    ChangesSince,
     LookedAt,
     SeenFile,
     SeenGpu,
     Snapshot,
-    changes_entry,
     checks_for,
     compare,
     without_files,
@@ -78,7 +77,7 @@ def run_full_verify(
     if before is None:
         return report
     now = take_snapshot(run, report, comfyui, options.environment)
-    report = with_problems(report, tuple(_gone(before, now, _environment(run, options.environment))))
+    report = with_problems(report, tuple(_gone(before, now, comfyui, _environment(run, options.environment))))
     changes = compare(before, now)
     checked = list(checks_for(changes))
     if _should_generate(changes, report, comfyui, options):
@@ -86,23 +85,28 @@ def run_full_verify(
     return _told(run, report, changes, tuple(checked), before, now, show_changes)
 
 
-def _gone(before: Snapshot, now: Snapshot, environment: Path) -> Iterator[Finding]:
+def _gone(before: Snapshot, now: Snapshot, comfyui: ComfyUIInstall | None, environment: Path) -> Iterator[Finding]:
     """Yield what was proven and is nowhere now; a comparison knows only what both times had."""
     lost = set(before.looked_at) - set(now.looked_at)
     if "environment" in lost:
         yield Finding(
             code="environment-gone",
             severity="problem",
-            message=f"An environment was proven, and {environment} is gone or its Python does not start.",
+            remedy="install-environment",
+            message=f"The environment {environment} was verified earlier; now it is gone or its Python does not start.",
             path=environment,
-            hint="Name it with --environment DIR, or make it anew with `klein-setup install --only environment`.",
+            hint="Name it with --environment DIR, or make it again with `klein-setup install --only environment`.",
         )
     if "comfyui" in lost:
+        is_fetched_again = comfyui is not None and comfyui.plan.action == "clone"
         yield Finding(
             code="comfyui-gone",
             severity="problem",
-            message="ComfyUI was proven with these files, and its program is gone.",
-            hint="Run `klein-setup install`, which puts it back, or name the folder it went to with --comfyui DIR.",
+            remedy="install" if is_fetched_again else "by-hand",
+            message="ComfyUI was verified with these files earlier; now its program is gone.",
+            hint="Run `klein-setup install`, which fetches it again, or name the folder it went to with --comfyui DIR."
+            if is_fetched_again
+            else "Put it back, or name the folder it went to with --comfyui DIR.",
         )
 
 
@@ -158,8 +162,8 @@ def _told(
         show_changes(shown, checked, (*findings, *map(_no_image, report.errors)), mend)
     if changes and report.exit_status == EXIT_OK:
         remember_verified(run, now)
-    entry = changes_entry(changes, since=before.taken_at, checked=checked, mend=mend)
-    return replace(report, extra=(*report.extra, (CHANGES_KEY, entry)))
+    since = ChangesSince(changes=changes, since=before.taken_at, checked=checked, mend=mend)
+    return replace(report, changes=since)
 
 
 def _no_image(error: Exception) -> Finding:
@@ -168,7 +172,8 @@ def _no_image(error: Exception) -> Finding:
     return Finding(
         code="no-picture",
         severity="problem",
-        message="No good picture came out with what is here now.",
+        remedy="by-hand",
+        message="No correct image was generated with what is installed now.",
         hint=hint,
     )
 

@@ -29,6 +29,7 @@ def look_at_everything(run: Run) -> tuple[Finding, ...]:
                 Finding(
                     code="unreadable",
                     severity="problem",
+                    remedy="by-hand",
                     message=f"{path} cannot be read: {seen.problem}.",
                     path=path,
                     hint="Look at its permissions, and at the disk's health.",

@@ -42,7 +42,7 @@ class KleinError(Exception):
 
 
 class UsageError(KleinError):
-    """The command line asks for something that does not exist or does not fit together."""
+    """The command line names something that does not exist, or options that do not go together."""
 
     code = "usage"
     exit_status = 2
@@ -55,7 +55,7 @@ class AnswerNeededError(UsageError):
 
 
 class ManifestError(KleinError):
-    """The manifest is wrong; ``issues`` holds every complaint, each with file, line and key."""
+    """The manifest is wrong; ``issues`` lists every error, each with file, line and key."""
 
     code = "manifest-invalid"
     exit_status = 2
@@ -84,19 +84,19 @@ class DriverTooOldError(UnsupportedMachineError):
 
 
 class NvidiaDriverMissingError(UnsupportedMachineError):
-    """There is an NVIDIA GPU, and no driver answers for it."""
+    """There is an NVIDIA GPU but no working driver for it."""
 
     code = "nvidia-driver-missing"
 
 
 class DriverDroppedGpuError(UnsupportedMachineError):
-    """The NVIDIA driver is of a branch that no longer drives this GPU."""
+    """The NVIDIA driver is from a branch that no longer supports this GPU."""
 
     code = "driver-dropped-gpu"
 
 
 class GpuTooOldError(UnsupportedMachineError):
-    """The GPU is older than anything torch has code for."""
+    """The GPU is older than all that torch has code for."""
 
     code = "gpu-too-old"
 
@@ -108,13 +108,13 @@ class GpuUnsupportedError(UnsupportedMachineError):
 
 
 class GpuUnknownError(UnsupportedMachineError):
-    """What the GPU is could not be learnt, and builds for it would differ."""
+    """The GPU could not be identified, and the right build depends on it."""
 
     code = "gpu-unknown"
 
 
 class JetsonIndexError(UnsupportedMachineError):
-    """The GPU is a Jetson's, for which NVIDIA publishes builds of its own."""
+    """The GPU is a Jetson, for which NVIDIA publishes its own builds of torch."""
 
     code = "jetson-index"
 
@@ -141,7 +141,7 @@ class PythonUnsupportedError(UnsupportedMachineError):
 
 
 class StorageError(KleinError):
-    """The disk refused: the base of the errors with exit status 4."""
+    """Disk full, not writable, or a path outside the root: the base of the errors with exit status 4."""
 
     code = "storage"
     exit_status = 4
@@ -154,7 +154,7 @@ class PlanOutdatedError(StorageError):
 
 
 class InsufficientSpaceError(StorageError):
-    """A file system has less room than the plan needs, or ran full while writing."""
+    """A file system has less free space than the plan needs, or became full while writing."""
 
     code = "insufficient-space"
 
@@ -172,7 +172,7 @@ class PathOutsideRootError(StorageError):
 
 
 class FileInUseError(StorageError):
-    """Another program holds the file open and the system does not let it be replaced."""
+    """Another program has the file open, so the system does not let it be replaced."""
 
     code = "file-in-use"
 
@@ -187,14 +187,14 @@ class UnreadableError(StorageError):
 
 
 class NetworkError(KleinError):
-    """The network or the server failed after every retry: the base of exit status 5."""
+    """The network or the server failed after every retry: the base of the errors with exit status 5."""
 
     code = "network"
     exit_status = 5
 
 
 class UnreachableError(NetworkError):
-    """No connection could be made, or every connection broke without a byte."""
+    """No connection could be made, or every connection broke before a byte arrived."""
 
     code = "unreachable"
 
@@ -206,13 +206,13 @@ class StalledError(NetworkError):
 
 
 class RateLimitedError(NetworkError):
-    """The server asked for patience (429) for longer than we are willing to wait."""
+    """The server asked to wait (429) for longer than the limit."""
 
     code = "rate-limited"
 
 
 class ServerError(NetworkError):
-    """The server kept answering with an error (5xx), or with something that is not HTTP as we need it."""
+    """The server kept answering with an error (5xx), or with something that is not valid HTTP."""
 
     code = "server-error"
 
@@ -227,7 +227,7 @@ class OfflineError(NetworkError):
 
 
 class AccessError(KleinError):
-    """The server knows us and says no, or does not know the thing: the base of exit status 6."""
+    """Access denied or not found: the base of the errors with exit status 6."""
 
     code = "access"
     exit_status = 6
@@ -267,32 +267,32 @@ class EntryNotFoundError(AccessError):
 
 
 class IntegrityError(KleinError):
-    """The bytes are not the bytes the manifest names: the base of exit status 7."""
+    """The bytes are not the bytes the manifest names: the base of the errors with exit status 7."""
 
     code = "integrity"
     exit_status = 7
 
 
 class HashMismatchError(IntegrityError):
-    """All bytes arrived and their SHA-256 is another one."""
+    """All bytes arrived, but their SHA-256 is not the expected one."""
 
     code = "hash-mismatch"
 
 
 class SizeMismatchError(IntegrityError):
-    """The server offers another number of bytes than the manifest names."""
+    """The server offers a file of another size than the manifest names."""
 
     code = "size-mismatch"
 
 
 class NotTheFileError(IntegrityError):
-    """The server answered with something else: a web page, another file's digest."""
+    """The server answered with something else: a web page, or another file."""
 
     code = "not-the-file"
 
 
 class LockDriftError(IntegrityError):
-    """What is here differs from what the locked manifest was made from (``--locked``)."""
+    """This machine differs from the one the locked manifest was made on (``--locked``)."""
 
     code = "lock-drift"
 
@@ -308,44 +308,44 @@ class CommandError(KleinError):
 
 
 class SmokeTestError(KleinError):
-    """Installed, but no picture came out, or not from the expected device."""
+    """Installed, but no image was generated, or not on the expected device."""
 
     code = "smoke-test"
     exit_status = 9
 
 
 class ServerNotUsableError(SmokeTestError):
-    """A ComfyUI server did not start, does not answer, ended on its own, or is something else."""
+    """A ComfyUI server did not start, does not answer, stopped by itself, or is another program."""
 
     code = "comfyui-server"
 
 
 class ModelNotListedError(SmokeTestError):
-    """The server does not offer a model file that is wanted of it, or does not know a node class."""
+    """The server does not list a model file that is needed, or does not know a node class."""
 
     code = "model-not-listed"
 
 
 class GenerationError(SmokeTestError):
-    """The server accepted or refused the graph, and no picture came of it; ``cause`` says which failure it was."""
+    """The server refused the graph or generated no image from it; ``cause`` says which failure it was."""
 
     code = "generation-failed"
 
 
 class MemoryExhaustedError(SmokeTestError):
-    """The GPU's memory, or the machine's, ran out while the picture was drawn."""
+    """The GPU's memory, or the machine's, ran out while the image was generated."""
 
     code = "out-of-memory"
 
 
 class RehearsalError(SmokeTestError):
-    """A claim that the rehearsal checks did not hold."""
+    """A check of the rehearsal failed."""
 
     code = "rehearsal-failed"
 
 
 class LockHeldError(KleinError):
-    """Another run has this target, and ``--no-wait`` was given."""
+    """Another run is using this target, and ``--no-wait`` was given."""
 
     code = "lock-held"
     exit_status = 10

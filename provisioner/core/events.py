@@ -1,4 +1,4 @@
-"""What the engine says while it works; whoever listens draws it, counts it or ignores it."""
+"""The events the engine sends while it works; a listener shows, counts or ignores them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Phase = Literal[
     "hashing",  # reading a file that is there (``plan``, ``verify``): bytes_hashed moves
     "checking",  # reading back what an interrupted download left on disk: bytes_hashed moves up to bytes_on_disk
     "fetching",  # bytes arrive: bytes_on_disk moves
-    "waiting",  # the server asked for patience, or a retry is due; ``note`` says which
+    "waiting",  # the server asked to wait, or a retry is due; ``note`` says which
     "proving",  # everything arrived, the last bytes are being hashed
     "placing",  # copying from elsewhere on this machine
-    "syncing",  # handing the bytes to the disk
+    "syncing",  # flushing the bytes to the disk
 ]
 
 
@@ -63,7 +63,7 @@ class StepFinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """One line a person may want to read: a retry, a renamed repository, a source given up."""
+    """One line for the user: a retry, a renamed repository, a source that was given up."""
 
     message: str
     severity: Literal["info", "progress", "warning"] = "info"  # "progress": what an installer is doing now

@@ -1,6 +1,6 @@
 """The one reader of JSON that others wrote: files of ours that may be damaged, answers of programs and servers.
 
-`json_object` bounds what is read and never raises.  `Fields` asks an object for values of a kind: it raises at the
+`parse_object` bounds what is read and never raises.  `Fields` asks an object for values of a kind: it raises at the
 first that is another, or collects every complaint.  The ``as_`` functions take what is there and leave out the rest.
 """
 
@@ -20,10 +20,10 @@ _LARGEST_COUNT = 2**64
 _MISSING = object()
 
 
-def json_object(text: str | bytes, *, most: int = LARGEST) -> dict[str, Any] | None:
+def parse_object(text: str | bytes, *, most: int = LARGEST) -> dict[str, Any] | None:
     """Return the JSON object a text holds; None where it is none, or longer than `most` bytes or characters.
 
-    >>> json_object('{"a": 1}'), json_object(b"[1]"), json_object("{"), json_object("[" * 100_000)
+    >>> parse_object('{"a": 1}'), parse_object(b"[1]"), parse_object("{"), parse_object("[" * 100_000)
     ({'a': 1}, None, None, None)
     """
     if len(text) > most:
@@ -68,7 +68,7 @@ class FieldError(ValueError):
     name : str
         With its place: "gpus[0].name".
     wanted : str
-        In words: "a text".
+        In words: "a string".
     value : object
         What is there.
     """
@@ -100,17 +100,19 @@ class Fields:
     def text(self, name: str) -> str:
         """Return a text."""
         value = self._required(name)
-        return value if isinstance(value, str) else self._complain(name, "a text", value, "")
+        return value if isinstance(value, str) else self._complain(name, "a string", value, "")
 
     def optional_text(self, name: str) -> str | None:
         """Return a text or None."""
         value = self._get(name)
-        return value if value is None or isinstance(value, str) else self._complain(name, "a text or null", value, None)
+        return (
+            value if value is None or isinstance(value, str) else self._complain(name, "a string or null", value, None)
+        )
 
     def texts(self, name: str) -> tuple[str, ...]:
         """Return a list of texts."""
         return tuple(
-            each if isinstance(each, str) else self._complain(f"{name}[{number}]", "a text", each, "")
+            each if isinstance(each, str) else self._complain(f"{name}[{number}]", "a string", each, "")
             for number, each in enumerate(self._list(name))
         )
 
@@ -174,7 +176,7 @@ class Fields:
             if isinstance(each, list) and len(each) == 2 and all(isinstance(part, str) for part in each):
                 found.append((str(each[0]), str(each[1])))
             else:
-                self._complain(f"{name}[{number}]", "two texts", each, None)
+                self._complain(f"{name}[{number}]", "two strings", each, None)
         return tuple(found)
 
     def choice(self, name: str, options: tuple[T, ...], otherwise: T) -> T:
@@ -206,7 +208,7 @@ class Fields:
         """Return a list of objects; one that is not there, or null, is empty."""
         return [] if self._get(name) is None else self.objects(name)
 
-    def refuse_the_rest(self) -> None:
+    def report_unknown_keys(self) -> None:
         """Complain about every name nobody asked for."""
         for name in sorted(set(self.values) - self.asked):
             if self.complaints is None:

@@ -1,4 +1,4 @@
-"""The values that flow through the program: manifest, machine, inventory, plan, outcomes.
+"""The values used throughout the program: manifest, machine, inventory, plan, outcomes.
 
 Everything here is a frozen dataclass with tuples inside.  Nothing here reads a disk, a clock, an
 environment variable or a network.  Sizes are bytes, times are seconds, paths are what they say.
@@ -15,7 +15,7 @@ BLOCK_SIZE = 16 * 1024 * 1024
 """Bytes of one part of a download and of one block digest in a receipt (16 MiB)."""
 
 STATE_FOLDER = ".klein-setup"
-"""Name of the folder, beside the files, that holds receipts, the lock and what was set aside."""
+"""Name of the folder, beside the files, that holds receipts, the lock and the backups."""
 
 # --- the manifest ------------------------------------------------------------------------------
 
@@ -74,7 +74,7 @@ Source = HubFile | UrlFile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """Other bytes that are as good as the artifact's own."""
+    """Other content that is accepted for an artifact."""
 
     size: int  # bytes
     sha256: str  # 64 lower-case hex digits
@@ -84,7 +84,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lookalike:
-    """Bytes known to go under an artifact's name and to be something else."""
+    """Content that is published under an artifact's name and is something else."""
 
     size: int  # bytes
     sha256: str  # 64 lower-case hex digits
@@ -134,11 +134,11 @@ class Artifact:
     git_oid: str | None = None  # git blob id, the blob's name in an HF cache when not LFS
     min_comfyui: str | None = None  # first ComfyUI version that loads it
     note: str | None = None
-    blocks: tuple[str, ...] = ()  # SHA-256 of every 16 MiB block, in order; empty: nobody wrote them down
+    blocks: tuple[str, ...] = ()  # SHA-256 of every 16 MiB block, in order; empty: not known
 
     @property
     def contents(self) -> tuple[Variant, ...]:
-        """Every content that is right under this artifact's name, its own first."""
+        """Every content that is accepted for this artifact, its own first."""
         return (Variant(size=self.size, sha256=self.sha256, what="the file the manifest names"), *self.accept)
 
 
@@ -181,7 +181,7 @@ class ArtifactSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Licence:
-    """What the user agrees to by using the files."""
+    """The licence the user accepts by using the files."""
 
     name: str
     url: str
@@ -191,7 +191,7 @@ class Licence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lock:
-    """What the machine was that a manifest was locked on; None was not known there."""
+    """What was installed on the machine where a manifest was locked; None: not known there."""
 
     manifest_sha256: str  # of the manifest that was locked
     locked_on: str  # ISO date
@@ -227,7 +227,7 @@ Vendor = Literal["nvidia", "amd", "apple", "intel", "other"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One graphics processor.  None means: could not be learnt (see ``Machine.probes``), never zero."""
+    """One graphics processor.  None means unknown (see ``Machine.probes``), never zero."""
 
     vendor: Vendor
     name: str
@@ -247,16 +247,16 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """What asking one source came to: a probe that fails is a fact with its reason."""
+    """The result of asking one source; a probe that failed says why."""
 
     source: str  # "nvml", "nvidia-smi", "/proc/driver/nvidia/version", "ram"
     is_ok: bool
-    detail: str  # what was learnt, or why not, in a sentence
+    detail: str  # what was found, or why nothing was, in a sentence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSystem:
-    """One file system that matters to a plan."""
+    """One file system that a plan uses."""
 
     path: Path  # a folder on it that exists
     device: int  # st_dev: equal for paths on the same file system
@@ -266,7 +266,7 @@ class FileSystem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What was probed, on this computer or read from a recording."""
+    """What was detected, on this computer or read from a recording."""
 
     os: OperatingSystem
     os_release: str  # "6.1.0-18-amd64", "11", "14.5"
@@ -289,7 +289,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComfyFile:
-    """A place in a ComfyUI models tree."""
+    """A file in a ComfyUI models folder."""
 
     root: Path  # the models root; receipts live in root/.klein-setup
     relative: PurePosixPath  # "vae/flux2-vae.safetensors"
@@ -301,13 +301,13 @@ class ComfyFile:
 
     @property
     def part_folder(self) -> Path:
-        """The folder a download grows in: the file's own, so that the last step is a rename."""
+        """The folder of the unfinished download: the file's own, so that the last step is a rename."""
         return self.path.parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubBlob:
-    """A place in an HF cache: a blob, and the snapshot path that points to it."""
+    """A file in an HF cache: a blob, and the snapshot path that points to it."""
 
     root: Path  # the repository's folder, <cache>/models--org--name
     revision: str  # commit
@@ -326,7 +326,7 @@ class HubBlob:
 
     @property
     def part_folder(self) -> Path:
-        """The folder a download grows in: ``blobs``."""
+        """The folder of the unfinished download: ``blobs``."""
         return self.root / "blobs"
 
 
@@ -335,7 +335,7 @@ Destination = ComfyFile | HubBlob
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderRoots:
-    """Where ComfyUI looks for one kind of model, in its own order, and where we would write."""
+    """Where ComfyUI looks for one kind of model, in its own order, and where klein-setup writes."""
 
     folder: str  # "diffusion_models"
     read: tuple[Path, ...]  # folders, first wins
@@ -345,7 +345,7 @@ class FolderRoots:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComfyTarget:
-    """A ComfyUI models tree as ComfyUI itself would read it."""
+    """A ComfyUI models folder, with the folders that ComfyUI itself would read."""
 
     given: Path  # what the user named
     models: Path  # the main models root
@@ -373,11 +373,11 @@ PatchWay = Literal["in-place", "continue", "beside"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """Where a file differs from a content whose block digests are known; every other block of it is right.
+    """Where a file differs from a content whose block digests are known; every other block of it is correct.
 
-    Where nobody has those digests they are the file's own.  Of one that is too long they were taken while its beginning
-    was proven to be the whole ("whole").  One that is truncated, and whose header asks for exactly the bytes of the
-    content, is taken for the beginning of it ("header"): only the digest of the whole will tell.
+    Where no block digests are known they are the file's own.  A file that is too long: they were taken while its
+    beginning was verified as the whole content ("whole").  A truncated file whose header asks for exactly the size of
+    the content is assumed to be its beginning ("header"); only the digest of the finished file verifies that.
     """
 
     size: int  # bytes of the right content
@@ -388,7 +388,7 @@ class Damage:
     observed_size: int  # bytes of the file
     bad_blocks: tuple[int, ...] = ()  # ascending: other bytes, cut short, missing or unreadable
     held_blocks: tuple[int, ...] = ()  # of those, the ones an interrupted repair has fetched already
-    unreadable: str | None = None  # where the disk gave no bytes, in words
+    unreadable: str | None = None  # where reading failed, in words
     is_shared: bool = False  # a link, or bytes with a second name, or not writable: never written in place
 
     @property
@@ -398,7 +398,7 @@ class Damage:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of those that are here already."""
+        """Bytes of those that are already here."""
         return self._bytes_of(self.held_blocks)
 
     @property
@@ -417,7 +417,7 @@ class Check:
     artifact: Artifact
     destination: Destination
     status: CheckStatus
-    basis: Basis  # what the verdict rests on: a claim, every byte, or only the size
+    basis: Basis  # what the status is based on: a receipt, every byte, or only the size
     observed_size: int | None = None
     observed_sha256: str | None = None
     identity: str | None = None  # what the file is instead, in words
@@ -429,7 +429,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalCopy:
-    """A file elsewhere on this machine that may hold an artifact's bytes; not yet proven."""
+    """A file elsewhere on this machine that may hold an artifact's bytes; not yet verified."""
 
     artifact_id: str
     path: Path
@@ -439,20 +439,25 @@ class LocalCopy:
     sha256: str  # the content it would have to be
 
 
+Remedy = Literal["repair", "update-comfyui", "install-environment", "install", "by-hand"]
+"""Which command of ours fixes a finding; ``by-hand``: none does, and the hint says what a person can do."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """Something a person should know, with what to do about it."""
+    """One thing the user should know, with a hint what to do about it."""
 
     code: str  # kebab-case
     severity: Literal["warning", "problem"]  # a problem makes ``verify`` exit with 1
     message: str
+    remedy: Remedy  # whoever finds something says what fixes it
     path: Path | None = None
     hint: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """What lies in the target, and where the same bytes already lie."""
+    """What is in the target, and where the same bytes already are on this machine."""
 
     target: Target
     checks: tuple[Check, ...]
@@ -474,34 +479,34 @@ class Download:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceFile:
-    """Prove a copy found on this machine and put it in place: reflink, else hard link, else copy."""
+    """Verify a copy found on this machine and put it in place: reflink, else hard link, else copy."""
 
     artifact: Artifact
     destination: Destination
     reason: str
     copy: LocalCopy
-    replaces: str | None = None  # why what is there has to go; it is set aside when its successor is proven
+    replaces: str | None = None  # why the present file is replaced; it is kept in the backups
     kind: Literal["place-file"] = "place-file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoveFile:
-    """Prove a file that lies in the wrong folder of the same tree and give it its right place: no byte is written."""
+    """Verify a file in the wrong folder of the same tree and move it to its place: no byte is written."""
 
     artifact: Artifact
     destination: Destination
     reason: str
     copy: LocalCopy
-    replaces: str | None = None  # why what is there has to go; it is set aside when its successor is proven
+    replaces: str | None = None  # why the present file is replaced; it is kept in the backups
     kind: Literal["move-file"] = "move-file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchFile:
-    """Keep the right blocks of a damaged file and fetch the others; the whole is proven before it counts.
+    """Keep the correct blocks of a damaged file and fetch the others; the whole is verified before it is used.
 
-    ``in-place``: the file stays where it is, and its bad blocks are overwritten once the whole is proven with their
-    successors.  ``continue``: a truncated file becomes a download that is continued.  ``beside``: the right blocks are
+    ``in-place``: the file stays where it is, and its bad blocks are overwritten once the whole is verified with the new
+    ones.  ``continue``: a truncated file becomes a download that is continued.  ``beside``: the correct blocks are
     copied into a new file, because the damaged one has another name or cannot be read everywhere.
     """
 
@@ -510,12 +515,12 @@ class PatchFile:
     reason: str
     damage: Damage
     way: PatchWay
-    replaces: str | None = None  # why bytes of what is there have to go; they are kept in ``aside``
+    replaces: str | None = None  # why bytes of the present file are replaced; they are kept in the backups
     kind: Literal["patch-file"] = "patch-file"
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that need not be fetched: right blocks, and those of an interrupted repair."""
+        """Bytes that need not be fetched: correct blocks, and those of an interrupted repair."""
         return self.damage.size - self.bytes_to_fetch
 
     @property
@@ -526,13 +531,13 @@ class PatchFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchFile:
-    """Fetch the artifact from its sources, prove it, put it in place."""
+    """Fetch the artifact from its sources, verify it, put it in place."""
 
     artifact: Artifact
     destination: Destination
     reason: str
     held_bytes: int = 0  # already on disk from an interrupted run
-    replaces: str | None = None  # why what is there has to go; it is set aside when its successor is proven
+    replaces: str | None = None  # why the present file is replaced; it is kept in the backups
     kind: Literal["fetch-file"] = "fetch-file"
 
     @property
@@ -543,7 +548,7 @@ class FetchFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordReceipt:
-    """Write the receipt of a file that was proven and has none."""
+    """Write the receipt of a file that was verified and has none."""
 
     artifact: Artifact
     destination: Destination
@@ -569,7 +574,7 @@ class SpaceNeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilesPlan:
-    """The steps that the files of a set still need, each with its reason; no step means that all are right."""
+    """The steps that the files of a set still need, each with its reason; no step means that all are correct."""
 
     manifest: Manifest
     set: ArtifactSet
@@ -590,16 +595,16 @@ class FilesPlan:
         return self.set.size - self.bytes_to_fetch
 
 
-# --- what was set aside --------------------------------------------------------------------------
+# --- backups ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupEntry:
-    """One thing that was set aside."""
+    """One file or folder in the backups, or the bytes that a repair replaced."""
 
     id: str  # "20261123T061404Z/vae/flux2-vae.safetensors", unique below its root
     root: Path  # the models root it came from
-    was: str  # its path then, relative to the root; empty where nobody wrote it down
+    was: str  # its path then, relative to the root; empty where it was not recorded
     path: Path  # where it is now
     time: str  # UTC, "2026-11-23T06:14:04Z"; empty where the folder's name says none
     reason: str
@@ -607,7 +612,7 @@ class BackupEntry:
     is_blocks: bool = False  # only the bytes that a repair in place replaced, not the whole file
 
 
-# --- what came of it ---------------------------------------------------------------------------
+# --- results -----------------------------------------------------------------------------------
 
 OutcomeStatus = Literal["done", "skipped", "failed"]
 
@@ -626,7 +631,7 @@ class AnyStep(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of one step."""
+    """The result of one step."""
 
     step: AnyStep
     status: OutcomeStatus

@@ -1,4 +1,4 @@
-"""What the engine needs of the world outside, as protocols; the adapters satisfy them."""
+"""The interfaces the engine needs to the disk, the network and other programs, as protocols."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from provisioner.core.models import Artifact, Damage, Destination, FileSystem, L
 from provisioner.core.route import Route
 
 FOUND_IN_PLACE = "found in place"
-"""What a receipt names as the source of a file that was there before us: it is the user's, whatever was repaired."""
+"""The source in the receipt of a file that klein-setup found: it stays the user's, even after a repair."""
 
 
 def source_of_copy(way: str, path: Path) -> str:
-    """Return what a receipt names as the source of a file that got its bytes from elsewhere on this machine.
+    """Return the source in the receipt of a file whose bytes came from another place on this machine.
 
-    What was only moved is the user's own file under another name.
+    A file that was only moved is the user's own file under another name.
     """
     return FOUND_IN_PLACE if way == "moved" else f"{way} from {path}"
 
 
 Cancelled = Callable[[], bool]
-"""Asked often by long work; True means: stop now and raise KeyboardInterrupt."""
+"""Called often during long work; True means: stop now and raise KeyboardInterrupt."""
 
 HashProgress = Callable[[int], None]
 """Called with the bytes hashed so far."""
@@ -32,7 +32,7 @@ HashProgress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stamp:
-    """What the file system says of a file; equal stamps mean nobody touched it, as far as claims go."""
+    """What the file system says about a file; where it is equal to the receipt's, the receipt is trusted."""
 
     size: int
     mtime_ns: int
@@ -43,7 +43,7 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileDigest:
-    """What reading every byte of a file gave."""
+    """The result of reading every byte of a file."""
 
     size: int
     sha256: str
@@ -52,15 +52,15 @@ class FileDigest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What reading a file block by block, in any order, gave.  It has no digest of the whole."""
+    """The result of reading a file block by block, in any order; without a digest of the whole."""
 
-    blocks: tuple[str | None, ...]  # SHA-256 of every block that was looked at; None: the disk gave no bytes
+    blocks: tuple[str | None, ...]  # SHA-256 of every block that was read; None: reading failed
     unreadable: str | None = None  # where and why, in words, of the first block that could not be read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A receipt's entry for one file: what we proved once, and the file's stamp at that moment."""
+    """A receipt's entry for one file: what was verified, and the file's stamp at that moment."""
 
     artifact_id: str
     stamp: Stamp
@@ -70,17 +70,17 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferProgress:
-    """Where a transfer stands; the fetcher sends about ten a second."""
+    """The state of a transfer; the fetcher sends about ten a second."""
 
     received: int  # bytes over the network in this run
     rate_bytes_s: float
     connections: int
     attempt: int
-    note: str = ""  # why nothing moves at the moment, if so
+    note: str = ""  # why nothing arrives at the moment, if so
 
 
 class ProcessResult(Protocol):
-    """What came of a program that ended by itself."""
+    """The result of a program that ended by itself."""
 
     @property
     def returncode(self) -> int:
@@ -88,11 +88,11 @@ class ProcessResult(Protocol):
 
     @property
     def stdout(self) -> str:
-        """What it printed."""
+        """What it wrote to stdout."""
 
     @property
     def stderr(self) -> str:
-        """What it complained about."""
+        """What it wrote to stderr."""
 
     @property
     def last_lines(self) -> tuple[str, ...]:
@@ -102,8 +102,8 @@ class ProcessResult(Protocol):
 class RunProcess(Protocol):
     """Starts a program by argument list; raises CommandError where it cannot, or where it takes too long.
 
-    ``env`` is the whole environment, ours where None; ``on_line`` is told the stream and each line while the program
-    runs, and what it raises ends the program; ``keep_bytes`` bounds what is kept of each stream.
+    ``env`` is the whole environment, this process's where None; ``on_line`` gets the stream and each line while the
+    program runs, and an exception it raises ends the program; ``keep_bytes`` limits what is kept of each stream.
     """
 
     def __call__(
@@ -142,7 +142,7 @@ class Download(Protocol):
 
 
 class Part(Protocol):
-    """A file that is growing: the fetcher writes blocks in any order, the part hashes behind the frontier."""
+    """An unfinished file: the fetcher writes blocks in any order, the part hashes behind the frontier."""
 
     @property
     def size(self) -> int:
@@ -158,15 +158,15 @@ class Part(Protocol):
 
     @property
     def bytes_on_disk(self) -> int:
-        """Bytes that are there, wherever they are, those of unfinished blocks too: for people."""
+        """Bytes that are there, also those of unfinished blocks: only to be shown."""
 
     @property
     def hashed(self) -> int:
-        """Everything before this offset went into the digest."""
+        """Everything before this offset is in the digest."""
 
     @property
     def resumed_bytes(self) -> int:
-        """Bytes that an earlier, interrupted run left here and this run builds on."""
+        """Bytes of an earlier, interrupted run that this run continues from."""
 
     def missing_blocks(self) -> list[int]:
         """Return the numbers of the blocks that are not there yet, in order."""
@@ -179,17 +179,17 @@ class Part(Protocol):
 
     @property
     def is_digest_behind(self) -> bool:
-        """Whether the digest, and not the network, is what everything waits for."""
+        """Whether hashing, and not the network, is the bottleneck."""
 
     def finish_block(self, index: int, sha256: str) -> None:
-        """Say that every byte of a block was written, and what its digest is."""
+        """Record that every byte of a block was written, and its digest."""
 
     def reset(self) -> None:
-        """Forget every block: what was written belongs to other content."""
+        """Discard every block: what was written belongs to other content."""
 
 
 class Fetcher(Protocol):
-    """Brings the bytes of one source into a part."""
+    """Downloads the bytes of one source into a part."""
 
     def fetch(
         self, source: Source, artifact: Artifact, part: Part, *, progress: Callable[[TransferProgress], None]
@@ -199,16 +199,16 @@ class Fetcher(Protocol):
         Raises
         ------
         NetworkError, AccessError, IntegrityError
-            The source cannot be had, or offers something else; the part keeps what it has.
+            The source cannot be read, or offers something else; the part keeps what it has.
         StorageError
-            The disk refused.
+            Disk full, not writable, or a path outside the root.
         KeyboardInterrupt
             The run was cancelled.
         """
 
 
 class Store(Protocol):
-    """The files of one target: proving, growing, placing, recording."""
+    """The files of one target: verifying, downloading, placing, recording."""
 
     def stamp(self, path: Path) -> Stamp | None:
         """Return the file's stamp, links followed; None where nothing is. Raises UnreadableError."""
@@ -218,7 +218,7 @@ class Store(Protocol):
 
     @property
     def block_size(self) -> int:
-        """Bytes of a block in proofs, surveys and receipts."""
+        """Bytes of a block in digests, surveys and receipts."""
 
     def hash_file(
         self, path: Path, *, progress: HashProgress, with_blocks: bool = False, size: int | None = None
@@ -226,7 +226,7 @@ class Store(Protocol):
         """Read every byte in order, or the first ``size`` of them; raises UnreadableError."""
 
     def survey(self, path: Path, *, size: int, progress: HashProgress) -> Survey:
-        """Digest the blocks of the first ``size`` bytes, several at a time; raises UnreadableError."""
+        """Hash the blocks of the first ``size`` bytes, several at a time; raises UnreadableError."""
 
     def is_shared(self, destination: Destination, sha256: str) -> bool:
         """Whether writing that content into the file would change more than this one name, or is not allowed."""
@@ -235,7 +235,7 @@ class Store(Protocol):
         """Return the first bytes of a file: enough for its safetensors header. Raises UnreadableError."""
 
     def held_bytes(self, destination: Destination, artifact: Artifact) -> int:
-        """Return the bytes of an interrupted download that a new one can build on."""
+        """Return the bytes of an interrupted download that a new one can continue from."""
 
     def held_blocks(self, destination: Destination, size: int, sha256: str) -> tuple[int, ...]:
         """Return the blocks of that content that an interrupted repair in place has fetched already."""
@@ -251,7 +251,7 @@ class Store(Protocol):
     ) -> AbstractContextManager[GrowingFile]:
         """Open the part file of a destination, continuing an interrupted one.
 
-        ``replaces`` is why what is there has to go; it is set aside when the part is committed.
+        ``replaces`` is why the present file is replaced; it moves to the backups when the part is committed.
         """
 
     def patch(
@@ -259,8 +259,8 @@ class Store(Protocol):
     ) -> AbstractContextManager[GrowingFile]:
         """Open the repair of a damaged file, continuing an interrupted one.
 
-        Nothing under the final name changes before the whole is proven; the bytes that are replaced are kept in
-        ``aside`` with the reason.
+        Nothing under the final name changes before the whole is verified; the bytes that are replaced are kept in
+        the backups with the reason.
         """
 
     def move_file(
@@ -272,7 +272,7 @@ class Store(Protocol):
         progress: HashProgress,
         replaces: str | None = None,
     ) -> tuple[str, FileDigest]:
-        """Give a misplaced file its place, proven; return how ("moved", or as `place_copy`) and the proof."""
+        """Verify a misplaced file and move it into place; return how ("moved", or as `place_copy`) and its digest."""
 
     def place_copy(
         self,
@@ -283,39 +283,39 @@ class Store(Protocol):
         progress: HashProgress,
         replaces: str | None = None,
     ) -> tuple[str, FileDigest]:
-        """Put a local copy in place, proven; return how ("reflinked", "hard-linked", "copied") and the proof."""
+        """Verify a local copy and put it in place; return how ("reflinked", "hard-linked", "copied") and its digest."""
 
     def source_of(self, destination: Destination, file_digest: FileDigest) -> str:
-        """Return whose a proven file is that lies there without a receipt that holds: the source to write down.
+        """Return the source to record for a verified file without a valid receipt.
 
-        `FOUND_IN_PLACE`, unless it is the very file that we placed, or were placing when a run was killed.
+        `FOUND_IN_PLACE`, unless klein-setup placed this very file, or was placing it when a run was killed.
         """
 
     def record(self, destination: Destination, artifact: Artifact, file_digest: FileDigest, source: str) -> None:
         """Write the receipt of a file that is in place."""
 
     def lock(self, destinations: Sequence[Destination]) -> AbstractContextManager[None]:
-        """Hold every root of these destinations; raises LockHeldError."""
+        """Lock every root of these destinations; raises LockHeldError."""
 
 
 class GrowingFile(Part, Protocol):
-    """A part as the engine sees it: it can be sealed, committed or kept as evidence."""
+    """A part as the engine sees it: it can be sealed, committed or kept as ``.bad``."""
 
     def seal(self, progress: Callable[[], None]) -> FileDigest:
         """Wait for the digest of the whole; the part is complete. Raises StorageError."""
 
     def commit(self, source: str) -> None:
-        """Make it durable and give it its final name; raises StorageError.
+        """Flush it to disk and give it its final name; raises StorageError.
 
-        ``source`` is what its receipt will say; a run that is killed before it leaves that word for the next one.
+        ``source`` is what its receipt will say; it is noted first, so that the run after a kill knows it.
         """
 
     def keep_as_bad(self) -> Path:
-        """Keep the wrong bytes under ``<name>.bad`` as evidence; return that path."""
+        """Keep the wrong bytes under ``<name>.bad`` for inspection; return that path."""
 
 
 class Finder(Protocol):
-    """Finds files elsewhere on this machine that may hold an artifact's bytes."""
+    """Finds files on this machine that may hold an artifact's bytes."""
 
     def find(self, artifact: Artifact, contents: Sequence[Variant]) -> tuple[LocalCopy, ...]:
-        """Return candidates, likeliest first; none of them is proven."""
+        """Return candidates, likeliest first; none of them is verified."""

@@ -1,4 +1,4 @@
-"""What must not leave the program: secrets, and characters that steer a terminal.
+"""Removes what must not leave the program: secrets, and characters that control a terminal.
 
 Everything that is shown, logged or printed as JSON passes through here.  When in doubt it cuts too
 much: a lost query is an inconvenience, a leaked signature or token is not.
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 MASK = "***"
 
 SHORTEST_SECRET = 4
-"""Characters.  Masking anything shorter would wreck every sentence, and nobody's token is that short."""
+"""Characters.  Masking anything shorter would garble every sentence, and no token is that short."""
 
 # Compiled when a text first needs them: together they cost milliseconds, and most texts need none.
 _URL = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<authority>[^\s/?#\"'<>]*)(?P<path>[^\s?#\"'<>]*)(?P<rest>[?#][^\s\"'<>]*)?"
@@ -21,7 +21,7 @@ _URL = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<authority>[^\s/?#\"'<>]*)(?P<
 _BARE_QUERY = r"(?<=[^\s?])\?[\w.%~\[\]-]+=[^\s\"'<>)]*"
 
 # The Hub's tokens are hf_ and 34 letters and digits of both cases.  Short words in lower case are
-# left alone: people call folders "hf_downloads", and a path with a hole in it helps nobody.
+# left alone: people call folders "hf_downloads", and a path with a gap in it helps nobody.
 _OF_THE_HUB = r"hf_(?:(?=[A-Za-z0-9]*[A-Z0-9])[A-Za-z0-9]{8,}|[a-z]{16,})"
 
 _AUTHORIZATION = r"(?i)(?P<name>authorization[\"']?\s*[:=]\s*)(?:\"[^\"\r\n]*\"?|'[^'\r\n]*'?|[^\s\"'][^\r\n]*)"
@@ -61,7 +61,7 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     known = _spellings(secrets)
     text = _mask(text, known)
     lower = text.lower()
-    if "uthor" in lower:  # without the letter i, which has relatives in other alphabets
+    if "uthor" in lower:  # without the letter i, which has look-alikes in other alphabets
         text = re.sub(_AUTHORIZATION, rf"\g<name>{MASK}", text)
     if "bearer" in lower:
         text = re.sub(_BEARER, rf"\g<name>{MASK}", text)

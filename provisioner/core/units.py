@@ -1,7 +1,7 @@
-"""Sizes, rates, durations and counts in words.
+"""Sizes, rates, durations and counts as text.
 
-Decimal units for files, as sellers, browsers and ``curl`` count them (1 GB = 1,000,000,000 bytes);
-binary units only for the memory of a GPU.  This module knows no language but English and asks no locale.
+Decimal units for files, as browsers and ``curl`` show them (1 GB = 1,000,000,000 bytes); binary units only for
+the memory of a GPU.  English only; the locale is not used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def exact_bytes(number: int) -> str:
 
 
 def human_bytes(number: float) -> str:
-    """Return a size as a person says it, in decimal units, with at least three digits from one kB up.
+    """Return a size in decimal units, with at least three digits from one kB up.
 
     Gigabytes keep two decimals below 100, because the files of a set differ in them.
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from provisioner.core.json_reader import LARGEST, json_object
+from provisioner.core.json_reader import LARGEST, parse_object
 
 
 def read_object(path: Path, *, most: int = LARGEST) -> dict[str, Any] | None:
     """Return the JSON object a file holds; None where there is none that can be read, or more than `most` bytes."""
     try:
         with path.open("rb") as stream:
-            return json_object(stream.read(most + 1), most=most)
+            return parse_object(stream.read(most + 1), most=most)
     except OSError:
         return None

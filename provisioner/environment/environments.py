@@ -715,5 +715,5 @@ def _as_error(problems: Sequence[Finding]) -> KleinError:
     kind: type[KleinError] = CommandError
     if first.code in ("probe-no-device", "probe-no-kernel", "probe-cudnn"):
         kind = UnsupportedMachineError
-    message = "The environment was built and does not prove itself: " + " ".join(each.message for each in problems)
+    message = "The environment was built but does not pass its checks: " + " ".join(each.message for each in problems)
     return kind(message, hint=first.hint, reason=first.code, findings=[each.code for each in problems])

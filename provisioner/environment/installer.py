@@ -29,7 +29,7 @@ from provisioner.core.errors import (
     UnauthorizedError,
     UnreachableError,
 )
-from provisioner.core.json_reader import FieldError, Fields, json_object
+from provisioner.core.json_reader import FieldError, Fields, parse_object
 from provisioner.core.redact import printable, redact
 from provisioner.core.route import Route
 from provisioner.core.units import listing
@@ -211,7 +211,7 @@ def constraint_variables(path: Path) -> dict[str, str]:
 
 def parse_report(text: str) -> tuple[Wheel, ...]:
     """Return what ``pip install --dry-run --report`` would install; raises CommandError where it is not readable."""
-    fields = Fields(json_object(text) or {})
+    fields = Fields(parse_object(text) or {})
     try:
         return tuple(_wheel(entry) for entry in fields.objects("install"))
     except FieldError as error:
@@ -378,9 +378,7 @@ def _conflict(lines: Sequence[str], text: str, doing: str, facts: Mapping[str, o
         sides = [line for line in lines if line.startswith(("Because", "And because", "╰─▶ Because"))]
     message = f"pip could not {doing}: the requirements exclude each other"
     message += f" ({listing(sides[:4])})." if sides else "."
-    hint = (
-        "Remove or change the requirement that asks for another torch; the set in the environment is held on purpose."
-    )
+    hint = "Remove or change the requirement for another torch; the packages in the environment are fixed on purpose."
     return CommandError(message, hint=hint, reason="conflict", **facts)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from provisioner.core.errors import CommandError
-from provisioner.core.json_reader import FieldError, Fields, json_object
+from provisioner.core.json_reader import FieldError, Fields, parse_object
 from provisioner.core.ports import RunProcess
 from provisioner.environment.state import PythonFacts
 
@@ -50,7 +50,7 @@ def ask_python(
     """
     done = run([python, "-c", _QUESTION], timeout_s=ASK_TIMEOUT_S, env=env, cwd=cwd)
     lines = done.stdout.splitlines()
-    said = Fields((json_object(lines[-1]) if lines else None) or {})
+    said = Fields((parse_object(lines[-1]) if lines else None) or {})
     try:
         facts = PythonFacts(
             path=python,
@@ -83,9 +83,9 @@ def candidates(environ: Mapping[str, str], home: Path, *, platform: str = sys.pl
 def _on_path(path: str, platform: str) -> Iterator[Path]:
     names = ["python"] if platform == "win32" else [f"python3.{minor}" for minor in range(15, 9, -1)] + ["python3"]
     for name in names:
-        comfyui = shutil.which(name, path=path)
-        if comfyui is not None:
-            yield Path(comfyui)
+        program = shutil.which(name, path=path)
+        if program is not None:
+            yield Path(program)
 
 
 def _in_known_folders(home: Path, environ: Mapping[str, str], platform: str) -> Iterator[Path]:

@@ -5,6 +5,7 @@ Pure: it is told what is on the disk and never looks; it decides, and repairs no
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,8 +14,8 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from provisioner.core.json_reader import FieldError, Fields, as_dict, json_object
-from provisioner.core.models import Finding, Gpu, Machine
+from provisioner.core.json_reader import FieldError, Fields, as_dict, parse_object
+from provisioner.core.models import Finding, Gpu, Machine, Remedy
 from provisioner.core.units import listing
 from provisioner.machine.readings import parse_driver_version
 from provisioner.torch.builds import TorchBuild, TorchSet
@@ -305,7 +306,7 @@ def receipt_text(receipt: EnvironmentReceipt) -> str:
 def parse_receipt(text: str) -> EnvironmentReceipt | None:
     """Return the receipt a file holds; None where it is none of ours, of a later schema, or damaged."""
     try:
-        fields = Fields(json_object(text) or {})
+        fields = Fields(parse_object(text) or {})
         fields.exactly("schema_version", RECEIPT_SCHEMA)
         releases = fields.inner("set")
         return EnvironmentReceipt(
@@ -376,7 +377,7 @@ def parse_probe(stdout: str) -> ProbeAnswer | None:
     """Return what the probe answered; None where its output holds no such line."""
     lines = [line for line in stdout.splitlines() if line.strip()]
     try:
-        fields = Fields((json_object(lines[-1]) if lines else None) or {})
+        fields = Fields((parse_object(lines[-1]) if lines else None) or {})
         torch = fields.inner("torch") if as_dict(fields.values.get("torch")) else Fields({})
         packages = fields.inner("packages") if "packages" in fields.values else Fields({})
         return ProbeAnswer(
@@ -408,7 +409,12 @@ def judge_probe(answer: ProbeAnswer, build: TorchBuild, machine: Machine | None)
         What was detected from outside, through NVML; None: the GPUs are not compared.
     """
     found = [
-        Finding(code=f"probe-{code}", severity="problem", message=sentence, hint=_PROBE_HINTS.get(code))
+        _problem(
+            f"probe-{code}",
+            sentence,
+            _PROBE_HINTS.get(code),
+            remedy="by-hand" if code in _PROBE_BY_HAND else "install-environment",
+        )
         for code, sentence in answer.failures
     ]
     if not answer.ok and not found:
@@ -430,6 +436,8 @@ _PROBE_HINTS = {
     "no-device": "Install or update the graphics driver, and look whether CUDA_VISIBLE_DEVICES hides the GPU.",
     "wrong-numbers": "Take overclocking back and test the card's memory; if it stays, update the driver.",
 }
+_PROBE_BY_HAND = frozenset({"no-device", "wrong-numbers"})
+"""What another environment would not change."""
 
 
 def _disagreeing_packages(answer: ProbeAnswer, build: TorchBuild) -> list[Finding]:
@@ -452,6 +460,7 @@ def _strange_devices(answer: ProbeAnswer, machine: Machine) -> list[Finding]:
             "probe-other-device",
             f"torch computes on {device.name} ({device.uuid}), which NVML does not list on this machine.",
             "Look at CUDA_VISIBLE_DEVICES and at the devices given to the container.",
+            remedy="by-hand",
         )
         for device in answer.devices
         if device.kind == "cuda" and device.uuid is not None and bare_uuid(device.uuid) not in known
@@ -525,12 +534,21 @@ _REPAIR = "Run `klein-setup repair`; it puts the torch set back."
 _REBUILD = "Run `klein-setup repair`; it builds the environment anew and keeps the old one aside."
 
 
-def _problem(code: str, message: str, hint: str | None = None, path: Path | None = None) -> Finding:
-    return Finding(code=code, severity="problem", message=message, hint=hint, path=path)
+def _problem(
+    code: str,
+    message: str,
+    hint: str | None = None,
+    path: Path | None = None,
+    *,
+    remedy: Remedy = "install-environment",  # puts the torch set back or builds the environment anew, as is needed
+) -> Finding:
+    return Finding(code=code, severity="problem", message=message, remedy=remedy, hint=hint, path=path)
 
 
-def _warning(code: str, message: str, hint: str | None = None, path: Path | None = None) -> Finding:
-    return Finding(code=code, severity="warning", message=message, hint=hint, path=path)
+def _warning(
+    code: str, message: str, hint: str | None = None, path: Path | None = None, *, remedy: Remedy = "by-hand"
+) -> Finding:
+    return Finding(code=code, severity="warning", message=message, remedy=remedy, hint=hint, path=path)
 
 
 def _state_of_the_folder(observation: Observation) -> list[Finding]:
@@ -588,16 +606,17 @@ def _second_torches(observation: Observation) -> list[Finding]:
             message += ", and it is the one that is imported"
         severity = _problem if second.is_first else _warning
         hint = "Remove it, or start ComfyUI without PYTHONPATH and user packages (PYTHONNOUSERSITE=1)."
-        found.append(severity("torch-twice", f"{message}.", hint, second.path))
+        found.append(severity("torch-twice", f"{message}.", hint, second.path, remedy="by-hand"))
     return found
 
 
 def _leftovers(observation: Observation) -> list[Finding]:
     building = observation.interrupted
+    warning = functools.partial(_warning, remedy="install-environment")
     hint = "Run the same command again: it continues with what has arrived."
-    unfinished = [] if building is None else [_warning("building-interrupted", building, hint, observation.where)]
+    unfinished = [] if building is None else [warning("building-interrupted", building, hint, observation.where)]
     return unfinished + [
-        _warning("uninstall-interrupted", f"{path} is what an interrupted pip left behind.", _REPAIR, path)
+        warning("uninstall-interrupted", f"{path} is what an interrupted pip left behind.", _REPAIR, path)
         for path in observation.leftovers
     ]
 
@@ -652,7 +671,7 @@ def _driver_findings(receipt: EnvironmentReceipt, machine: Machine, cuda: tuple[
         if receipt.driver_version is None:
             return []
         message = f"The NVIDIA driver ({receipt.driver_version} when the environment was made) does not answer."
-        return [_problem("driver-missing", message, "Install the NVIDIA driver again.")]
+        return [_problem("driver-missing", message, "Install the NVIDIA driver again.", remedy="by-hand")]
     is_windows = machine.os == "windows" or machine.is_wsl  # in WSL the number is the Windows driver's
     floor = _DRIVER_FLOORS.get(cuda[0])
     needed = floor[is_windows] if floor else None
@@ -661,7 +680,8 @@ def _driver_findings(receipt: EnvironmentReceipt, machine: Machine, cuda: tuple[
             f"The driver {machine.driver_version} is older than this build of torch needs: "
             f"CUDA {cuda[0]}.{cuda[1]} asks for {needed} or newer."
         )
-        return [_problem("driver-too-old", message, f"Update the NVIDIA driver to {needed} or newer.")]
+        hint = f"Update the NVIDIA driver to {needed} or newer."
+        return [_problem("driver-too-old", message, hint, remedy="by-hand")]
     if receipt.driver_version not in (None, machine.driver_version):
         message = f"The driver is {machine.driver_version} now; it was {receipt.driver_version}."
         return [_warning("driver-changed", message)]

@@ -113,7 +113,9 @@ class Engine:
                 outcome = Outcome(step=step, status="skipped", detail="an earlier step failed")
             elif isinstance(step, (PlaceFile, MoveFile)) and step.copy.path in gone:
                 # Two files had each other's names: the next plan finds this one's bytes where they were set aside.
-                outcome = Outcome(step=step, status="skipped", detail="its bytes were set aside; they are taken next")
+                outcome = Outcome(
+                    step=step, status="skipped", detail="its bytes are in the backups; they are used next"
+                )
             else:
                 outcome = self._outcome(step, began)
             if outcome.status == "done" and not isinstance(step, RecordReceipt) and step.replaces is not None:
@@ -276,7 +278,7 @@ class Engine:
     def _wrong_bytes(
         self, artifact: Artifact, part: GrowingFile, came_from: str, file_digest: FileDigest, *, is_last: bool
     ) -> HashMismatchError:
-        kept = "They were thrown away."
+        kept = "They were discarded."
         if is_last:
             kept = f"They were kept as {part.keep_as_bad()}; nothing was put in place."
         else:

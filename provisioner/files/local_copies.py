@@ -38,7 +38,7 @@ class FilesInFolders:
             LocalCopy(
                 artifact_id=artifact.id,
                 path=path,
-                origin="what was set aside earlier" if _is_backup(path) else self._origin,
+                origin="the backups" if _is_backup(path) else self._origin,
                 device=status.st_dev,
                 size=content.size,
                 sha256=content.sha256,

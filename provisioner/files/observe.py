@@ -498,7 +498,8 @@ class Observer:
                 severity="problem",
                 message=f"{_label(check.destination)} has the right size, and no receipt says that it is right.",
                 path=check.destination.path,
-                hint="Run klein-setup verify without --quick, or klein-setup install, which records what it proves.",
+                remedy="repair",
+                hint="Run klein-setup verify without --quick, or klein-setup install, which records what it verifies.",
             )
         ]
 
@@ -517,6 +518,7 @@ class Observer:
                 severity="warning",
                 message=f"{_label(check.destination)} is right by its whole SHA-256, and its receipt says otherwise.",
                 path=check.destination.path,
+                remedy="repair",
                 hint="Run klein-setup repair: it writes the receipt anew and leaves the file alone.",
             )
         ]
@@ -575,5 +577,6 @@ def _stale_twin(artifact: Artifact, check: Check) -> Finding:
         severity="problem",
         message=f"ComfyUI reads {path} first, and it is not the {artifact.name} that the manifest names.{what}",
         path=path,
+        remedy="by-hand",
         hint=f"Move {path.parent.name}/{path.name} out of the way; until then the right one is not seen.",
     )

@@ -116,14 +116,14 @@ def unmet_conditions(conditions: Conditions, machine: Machine) -> tuple[str, ...
     if conditions.min_vram_bytes is not None:
         largest = max((gpu.memory_total_bytes or 0 for gpu in machine.gpus), default=0)
         if not _has_unknown_memory(machine.gpus) and largest < conditions.min_vram_bytes:
-            found = f"found {_gib(largest)}" if machine.gpus else "no GPU was found"
-            unmet.append(f"asks for {_gib(conditions.min_vram_bytes)} of VRAM, {found}")
+            found = f"the largest GPU has {_gib(largest)}" if machine.gpus else "no GPU was found"
+            unmet.append(f"needs {_gib(conditions.min_vram_bytes)} of VRAM, but {found}")
     if conditions.min_compute_capability is not None:
         best = max((gpu.compute_capability for gpu in machine.gpus if gpu.compute_capability), default=None)
         if best is None or best < conditions.min_compute_capability:
             found = "none is known" if best is None else f"found {best[0]}.{best[1]}"
             wanted = conditions.min_compute_capability
-            unmet.append(f"asks for compute capability {wanted[0]}.{wanted[1]}, {found}")
+            unmet.append(f"needs compute capability {wanted[0]}.{wanted[1]}, {found}")
     return tuple(unmet)
 
 
@@ -136,7 +136,8 @@ def _unmet_finding(wanted: ArtifactSet, sentence: str) -> Finding:
         code="set-does-not-suit",
         severity="warning",
         message=f"The set {wanted.id} {sentence}.",
-        hint="The files are provided all the same; --set auto chooses a set that suits this machine.",
+        remedy="by-hand",
+        hint="The files are installed anyway; --set auto chooses a set for this machine.",
     )
 
 
@@ -149,7 +150,7 @@ def _step(check: Check, inventory: Inventory) -> FileStep | None:
     if check.status == "ok":
         if check.is_recorded or check.basis not in {"sha256", "blocks"}:
             return None
-        reason = "proven just now; its receipt is missing, incomplete or older than the file"
+        reason = "verified just now; its receipt is missing, incomplete or older than the file"
         return RecordReceipt(artifact=artifact, destination=destination, reason=reason)
     reason = _reason(check)
     replaces = None if check.status == "missing" else reason
@@ -256,7 +257,7 @@ def _patch_words(step: PatchFile) -> str:
     fetched = f"{human_bytes(step.bytes_to_fetch)} of {human_bytes(step.damage.size)} are fetched"
     match step.way:
         case "in-place":
-            return f"{fetched} and written in place once the whole is proven"
+            return f"{fetched} and written in place once the whole file is verified"
         case "continue":
             return f"it is continued as a download: {fetched}"
         case "beside" if step.damage.trusted_by == "header":

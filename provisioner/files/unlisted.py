@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 from provisioner.comfyui.model_paths import current_folder_name
@@ -91,16 +92,11 @@ def _finding(code: str, severity: str, path: PurePath, size: int, what: str, hin
         code=code,
         severity="problem" if severity == "problem" else "warning",
         message=f"{path} ({human_bytes(size)}) is {what}.",
+        remedy="by-hand",
         path=Path(path),
         hint=hint,
     )
 
 
 def _about(finding: Finding, path: PurePath) -> Finding:
-    return Finding(
-        code=finding.code,
-        severity=finding.severity,
-        message=f"{path}: {finding.message}",
-        path=Path(path),
-        hint=finding.hint,
-    )
+    return replace(finding, message=f"{path}: {finding.message}", path=Path(path))

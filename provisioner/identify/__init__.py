@@ -1,1 +1,1 @@
-"""What a file is, told by its content and never by its name."""
+"""Recognise what a file is from its content, never from its name."""

@@ -1,8 +1,8 @@
-"""Which tensors make which model: rules as data, and the one function that applies them.
+"""Which model a set of tensors belongs to: rules as data, and the function that applies them.
 
-A rule is a kind of model, known by tensors it has (some of a given width) and tensors it lacks.  The first rule whose
-marks are all there is the answer, so the special stand before the general.  Widths are those that quantising leaves as
-they are: rows of a matrix, never its columns.
+A rule is a kind of model, recognised by tensors it has (some of a given width) and tensors it lacks.  The first rule
+whose marks are all present is the answer, so special rules come before general ones.  Widths are those that
+quantising does not change: rows of a matrix, never its columns.
 
 Sources, read 2026-11-23; a rule names the one it follows:
 [detect]  ComfyUI, `comfy/model_detection.py` at 0b61ce5b
@@ -26,7 +26,7 @@ Layout = Literal["comfyui", "diffusers"]
 
 
 class Mark(NamedTuple):
-    """A tensor that has to be there, under one of its names, with these dimensions where they are given."""
+    """A tensor that must be present, under one of its names, with these dimensions where they are given."""
 
     names: tuple[str, ...]
     first: int | None = None
@@ -45,7 +45,7 @@ class Family(NamedTuple):
 
 
 class Match(NamedTuple):
-    """The rule that fits, and the part of the file it fits, under the model's own names."""
+    """The rule that matched, and the tensors it matched, under the model's own names."""
 
     family: Family
     tensors: Mapping[str, Tensor]
@@ -56,13 +56,13 @@ def _has(*names: str, first: int | None = None, second: int | None = None) -> Ma
 
 
 def _norm(stem: str) -> Mark:
-    """Return the mark of a norm, whose weight newer writers call so and older ones "scale"."""
+    """Return the mark of a norm: newer writers call its tensor "weight", older ones "scale"."""
     return Mark((f"{stem}.scale", f"{stem}.weight"))
 
 
-# In front of a model's own names, when several models or a training tool's wrapper share a file.  [detect], [models]
+# Prefixes of a model's own names, where several models or a training tool's wrapper share a file.  [detect], [models]
 PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "transformer.", "first_stage_model.", "vae.", "net.")
-# Beside a diffusion model these make a file a checkpoint.  [models]: `vae_key_prefix`, `text_encoder_key_prefix`
+# Together with a diffusion model these make a file a checkpoint.  [models]: `vae_key_prefix`, `text_encoder_key_prefix`
 _COMPANIONS = frozenset({"first_stage_model", "vae", "text_encoders", "cond_stage_model", "conditioner"})
 
 # Six times the hidden size, the rows of FLUX.2's shared modulation.  [flux2]; of [dev] 48 heads of 128: [detect]
@@ -81,7 +81,7 @@ _FLUX2: tuple[Family, ...] = tuple(
     for name, words, layout in _FLUX2_NAMES
     for rows, id_, title in _FLUX2_WIDTHS
 )
-# A later part of the diffusers transformer has no modulation; nine times the hidden size instead.  [flux2]
+# A later part of the diffusers transformer has no modulation; it has nine times the hidden size instead.  [flux2]
 _FLUX2_PARTS: tuple[Family, ...] = tuple(
     Family(
         id_,
@@ -165,7 +165,7 @@ _FLUX1: tuple[Family, ...] = (
     ),
 )
 
-# How wide the text is that a UNet reads, where its first layer of attention is.
+# Where a UNet's first attention layer is; its width is that of the text the UNet reads.
 _UNET_CONTEXTS: tuple[tuple[str, str, str, Layout], ...] = (
     ("input_blocks.0.0.weight", "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", "", "comfyui"),
     (
@@ -372,7 +372,7 @@ def _encoder(id_: str, title: str, *marks: Mark, lacks: tuple[str, ...] = ()) ->
     return Family(id_, "text_encoder", f"{title} text encoder", marks, lacks)
 
 
-# [text]; Qwen3-14B after its config.json (hidden_size 5120), because ComfyUI has no use for it
+# [text]; Qwen3-14B after its config.json (hidden_size 5120), because ComfyUI does not use it
 _ENCODERS: tuple[Family, ...] = (
     _encoder("clip-g", "a CLIP-G", _has("text_model.encoder.layers.30.mlp.fc1.weight")),
     _encoder("clip-h", "a CLIP-H", _has("text_model.encoder.layers.22.mlp.fc1.weight")),
@@ -502,7 +502,7 @@ CHECKPOINT = Family("checkpoint", "checkpoint", "a checkpoint: several models in
 
 
 def family_of(tensors: Mapping[str, Tensor]) -> Match | None:
-    """Return the first rule that fits a file's tensors; of a checkpoint, the one of its diffusion model."""
+    """Return the first rule that matches a file's tensors; for a checkpoint, the rule of its diffusion model."""
     tops = {name.partition(".")[0] for name in tensors}
     views = [
         (prefix, _behind(tensors, prefix)) for prefix in PREFIXES if not prefix or prefix.partition(".")[0] in tops
@@ -561,5 +561,5 @@ def _is_there(tensors: Mapping[str, Tensor], mark: Mark) -> bool:
 
 
 def _fits(shape: tuple[int, ...], mark: Mark) -> bool:
-    """Return whether the dimensions that the mark names are the tensor's."""
+    """Return whether the tensor has the dimensions that the mark names."""
     return (mark.first is None or shape[:1] == (mark.first,)) and (mark.second is None or shape[1:2] == (mark.second,))

@@ -1,7 +1,7 @@
-"""The beginning of a GGUF file: whose model, which quantisation, which tensors.
+"""Read the beginning of a GGUF file: which model, which quantisation, which tensors.
 
-Bounded: nothing behind the bytes handed over is looked for, and what the file claims to hold is walked only as far as
-those bytes reach, so a count of 2**63 costs no more than its first entry.
+Bounded: only the bytes passed in are read, however many entries the file claims to hold, so a count of 2**63 costs no
+more than its first entry.
 
 Sources, read 2026-11-23: ggml-org/ggml at d99724f2, `docs/gguf.md` (layout, names of value types and tensor types) and
 `src/ggml-common.h` (bytes per block); city96/ComfyUI-GGUF at 795e4515, `loader.py` (architectures).
@@ -21,7 +21,7 @@ _U64 = 2**64
 _STRING, _ARRAY = 8, 9
 _FIXED: Mapping[int, int] = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a value
 _UNSIGNED = frozenset({0, 2, 4, 10})
-_MOST_STEPS = 100_000  # keys, strings of an array and tensors walked; a stop for files made of a million empty texts
+_MOST_STEPS = 100_000  # keys, strings of an array and tensors read; a limit for files made of a million empty strings
 _DEEPEST_ARRAY = 4
 
 
@@ -68,7 +68,7 @@ _FORMS: Mapping[int, _Form] = {
     39: _Form("MXFP4", 32, 17),
     40: _Form("NVFP4", 64, 36),
 }
-# `general.file_type`, where the tensors were not reached.
+# `general.file_type`, used where the tensors were not reached.
 _FILE_TYPES: Mapping[int, str] = {
     0: "F32",
     1: "F16",
@@ -114,17 +114,17 @@ QWEN3_WIDTHS: Mapping[int, str] = {1024: "0.6b", 2048: "1.7b", 2560: "4b", 4096:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufHead:
-    """What the beginning of a GGUF file says, as far as it was read."""
+    """What the beginning of a GGUF file contains, as far as it was read."""
 
     architecture: str | None = None  # "flux"; at most 32 characters
-    file_type: str | None = None  # "Q4_K_M", as the writer put it
+    file_type: str | None = None  # "Q4_K_M", as the writer wrote it
     width: int | None = None  # `<architecture>.embedding_length`
-    tensors: Mapping[str, Tensor]  # shapes as PyTorch has them: GGUF writes the dimensions the other way round
+    tensors: Mapping[str, Tensor]  # shapes as in PyTorch: GGUF writes the dimensions in reverse order
     expected_size: int | None = None  # bytes of the whole file; None where the table of tensors was not reached
 
     @property
     def precision(self) -> str | None:
-        """The type most values are in, or what the writer says where no tensor was reached."""
+        """The type of most values; what the writer declared where no tensor was reached."""
         sizes: Counter[str] = Counter()
         for tensor in self.tensors.values():
             sizes[tensor.dtype] += tensor.size
@@ -132,11 +132,11 @@ class GgufHead:
 
 
 class _EndOfBytesError(Exception):
-    """The bytes handed over end here, or what stands here is no GGUF; never leaves this module."""
+    """The bytes passed in end here, or are not GGUF; never leaves this module."""
 
 
 class _Reader:
-    """Little-endian numbers and texts, in order."""
+    """Reads little-endian numbers and strings in order."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -165,7 +165,7 @@ class _Reader:
         return self.data[start : self.at].decode("utf-8", "replace")
 
     def value(self, type_: int, depth: int = 0) -> object:
-        """Return a whole number or a text, None for what was only skipped."""
+        """Return an integer or a string; None for a value that was only skipped."""
         self.step()
         if type_ == _STRING:
             return self.text()
@@ -190,12 +190,12 @@ class _Reader:
 
 
 def read_gguf(first_bytes: bytes) -> GgufHead | None:
-    """Return what the beginning of a GGUF file says; None where it is none.  Any bytes may come in.
+    """Return what the beginning of a GGUF file contains; None if it is not GGUF.  Accepts any bytes.
 
     Parameters
     ----------
     first_bytes : bytes
-        The file's beginning, as much as `how_much_to_read` asked for; less gives less.
+        The file's beginning, as much as `how_much_to_read` asked for; fewer bytes give fewer facts.
     """
     if not first_bytes.startswith(b"GGUF"):
         return None

@@ -1,10 +1,10 @@
-"""What a file is, in words, from its first bytes and its size; never from its name alone.
+"""Say what a file is from its first bytes and its size, never from its name alone.
 
-Pure: the caller reads (`how_much_to_read` says how much) and hands the bytes over.  No tensor is loaded, no pickle is
-opened, no length found in a file is believed before it was compared with the file's size, and no input raises.  A
+Pure: the caller reads (`how_much_to_read` says how much) and passes the bytes in.  No tensor is loaded, no pickle is
+opened, no length found in a file is trusted before it was compared with the file's size, and no input raises.  A
 header says which family a file belongs to; only its SHA-256 says that it is the right file.
 
-`identify` is the whole of it for most callers; `pairing_problems` says what does not go together.
+Most callers need only `identify`; `pairing_problems` says which files do not go together.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ __all__ = [
 ]
 
 TAIL_BYTES = 64 * 1024
-"""How much of a file's end `identify` wants for `tail`.
+"""Bytes of a file's end that `identify` needs as `tail`.
 
-Weights are never zero for so long, and space that a file system reserved and nobody filled is.
+Real weights never have this many zeros in a row; space that was reserved and never written does.
 """
 
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.(?:safetensors|gguf)")
@@ -66,7 +66,7 @@ _PROBLEM_KINDS: dict[ProblemCode, Kind] = {
     "overlong": "overlong",
     "header-not-read": "safetensors",
 }
-# What the published FP8 and NVFP4 files of the 4B differ in: the base ones keep two projections in BF16.  In BF16
+# How the published FP8 and NVFP4 files of the 4B differ: the base ones keep two projections in BF16.  In BF16
 # base and distilled have equal headers.  (Tensor tables of the four files, tests/unit/data/headers.)
 _KEPT = tuple(f"double_blocks.0.{side}_attn.proj.weight" for side in ("img", "txt"))
 _VARIANTS = {  # family, precision, number of tensors, whether the two are in BF16
@@ -85,7 +85,7 @@ _KLEIN_HAS = frozenset({"flux2-vae", "flux2-vae-small", "flux2-vae-other", "qwen
 def identify(
     first_bytes: bytes, file_size: int, *, name: str = "", tail: bytes = b"", beside: Collection[str] = ()
 ) -> Identity:
-    """Return what a file is, from its beginning and its size.
+    """Return what a file is, judged by its beginning and its size.
 
     Parameters
     ----------
@@ -96,14 +96,14 @@ def identify(
     name : str, optional
         The file's name; only the endings of unfinished downloads and of parts ("-00001-of-00002") matter.
     tail : bytes, optional
-        The file's last bytes, `TAIL_BYTES` of them: with these a hole at the end is seen.
+        The file's last bytes, `TAIL_BYTES` of them: with these a hole at the end is detected.
     beside : collection of str, optional
-        Names of the files in the same folder: aria2 leaves its record there.
+        Names of the files in the same folder, where aria2 keeps its record.
 
     Returns
     -------
     Identity
-        Always one; nothing is raised, whatever the bytes are.
+        Always returned; nothing is raised, whatever the bytes are.
     """
     sample = Sample(first_bytes[: max(file_size, 0)], file_size, name)
     found = _by_content(sample)
@@ -119,27 +119,27 @@ def identify(
 
 
 def _by_content(sample: Sample) -> Identity:
-    """Ask one recogniser after the other.
+    """Return what the first matching recogniser says.
 
-    Safetensors stand before the other signatures, because a header of 896 bytes begins like a pickle (80 03).
+    Safetensors come before the other signatures, because a header of 896 bytes begins like a pickle (80 03).
     """
     for recognise in (*BEFORE_SAFETENSORS, _safetensors, *AFTER_SAFETENSORS):
         if identity := recognise(sample):
             return identity
     if not sample.first:
-        return Identity(kind="unknown", sentence=f"a file of {sample.size:,} bytes of which nothing was read")
+        return Identity(kind="unknown", sentence=f"a file of {sample.size:,} bytes; none of it was read")
     start = sample.first[:8].hex(" ")
-    return Identity(kind="unknown", sentence=f"no kind of model file known here (it begins with the bytes {start})")
+    return Identity(kind="unknown", sentence=f"not a known kind of model file (it begins with the bytes {start})")
 
 
 def _with_tail(found: Identity, tail: bytes) -> Identity:
-    """Look at the end of a file whose header is sound: zeros all through are a hole."""
+    """Return the file as unfinished where its last bytes are all zeros, though its header is valid."""
     payload = found.header.payload_bytes if found.header else 0
     if len(tail) < min(TAIL_BYTES, payload) or len(tail) < SNIFF_BYTES or tail.strip(b"\0"):
         return found
     sentence = (
-        f"{found.sentence}; its last {len(tail):,} bytes are nothing but zeros: space reserved for a download that "
-        "did not come to its end"
+        f"{found.sentence}; its last {len(tail):,} bytes are all zeros: space reserved for a download that "
+        "did not finish"
     )
     return replace(found, kind="zero-tail", sentence=sentence, is_complete=False)
 
@@ -148,7 +148,7 @@ def _with_tail(found: Identity, tail: bytes) -> Identity:
 
 
 def _safetensors(sample: Sample) -> Identity | None:
-    if sample.first[8:72].lstrip(b" \t\r\n")[:1] != b"{":  # what every header begins with; the length proves nothing
+    if sample.first[8:72].lstrip(b" \t\r\n")[:1] != b"{":  # every header begins so; the length shows nothing
         return None
     found = read_header(sample.first, sample.size)
     if isinstance(found, SafetensorsHeader):
@@ -164,7 +164,7 @@ def _safetensors(sample: Sample) -> Identity | None:
 
 
 def _described(header: SafetensorsHeader, name: str) -> Identity:
-    """Return the family, precision and variant that a sound header tells."""
+    """Return the family, precision and variant that a valid header shows."""
     tensors = header.tensors
     part = _PART.search(name)
     match = _match(header, is_part=part is not None)
@@ -194,7 +194,7 @@ def _match(header: SafetensorsHeader, *, is_part: bool) -> Match | None:
 
 
 def _variant(match: Match | None, precision: str | None) -> str | None:
-    """Return "base" or "distilled" where number and format of the tensors are those of a published file."""
+    """Return "base" or "distilled" where the number and format of the tensors match a published file."""
     if match is None or match.family.role == "lora" or precision is None:
         return None
     kept = [each.dtype == "BF16" for name in _KEPT if (each := match.tensors.get(name))]
@@ -209,7 +209,7 @@ def _sentence(
     part: re.Match[str] | None,
 ) -> str:
     tensors = header.tensors
-    title = family.title if family else f"a safetensors file of a family unknown here ({count(len(tensors), 'tensor')})"
+    title = family.title if family else f"a safetensors file of an unknown family ({count(len(tensors), 'tensor')})"
     if part:
         title = f"part {int(part[1])} of {int(part[2])} of {title}"
     format_ = precision

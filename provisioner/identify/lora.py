@@ -1,4 +1,4 @@
-"""Which model a LoRA belongs to, from the names of the layers it changes and their widths.
+"""Tell which model a LoRA belongs to, from the names and widths of the layers it changes.
 
 Sources, read 2026-11-23: the endings from ComfyUI, `comfy/weight_adapter/lora.py`, and the names in front of a layer
 from `comfy/lora.py`, both at a125cd84; what tells FLUX.2 [klein] from FLUX.1 from invoke-ai/InvokeAI,
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from provisioner.identify.families import Family
 from provisioner.identify.safetensors_header import Tensor
 
-# The half that takes the layer's input (its last width is the layer's), and the half that gives its output.
+# The half that takes the layer's input (its last width is the layer's), and the half that produces its output.
 _DOWN = (
     ".lora_A.weight",
     ".lora_A.default.weight",
@@ -41,11 +41,11 @@ _IN_FRONT = re.compile(
     r"^(?:base_model_model_|unet_base_model_model_|diffusion_model_|transformer_(?!blocks)|lora_transformer_|lora_unet_"
     r"|lycoris_|unet_)+"
 )
-_MANY = 6_000  # tensors; what lies behind them changes nothing any more
+_MANY = 6_000  # tensors; later ones do not change the answer
 
 
 class Layer(NamedTuple):
-    """A layer that a LoRA changes: its name with underscores, its widths where the header has them."""
+    """A layer that a LoRA changes: its name with underscores, and its widths where the header has them."""
 
     name: str
     inputs: int | None
@@ -70,8 +70,8 @@ def _rule(model: tuple[str, str], name: str, inputs: int | None = None, outputs:
     return _Rule(*model, re.compile(name), inputs, outputs)
 
 
-# The first rule that any layer fits decides.  [klein] 4B and FLUX.1 are both 3072 wide: what tells them apart is the
-# text's width, the share of the feed-forward part (six against four times), and layers only one of them has.
+# The first rule that any layer matches decides.  [klein] 4B and FLUX.1 are both 3072 wide: they differ in the text's
+# width, the share of the feed-forward part (six against four times), and layers only one of them has.
 _RULES: tuple[_Rule, ...] = (
     *(
         _rule(model, name, inputs=width)
@@ -119,7 +119,7 @@ _RULES: tuple[_Rule, ...] = (
         _rule(model, r"^(double|single)_blocks_\d+_", inputs=width)
         for model, width in ((_KLEIN_9B, 4096), (_FLUX2_DEV, 6144))
     ),
-    _rule(("flux1-or-klein-4b", "FLUX.1 or FLUX.2 [klein] 4B (its header does not tell)"), r"^(double|single)_blocks_"),
+    _rule(("flux1-or-klein-4b", "FLUX.1 or FLUX.2 [klein] 4B (the header does not say)"), r"^(double|single)_blocks_"),
     _rule(("qwen-image", "Qwen-Image"), r"^transformer_blocks_\d+_(img|txt)_mlp_net_"),
     _rule(("z-image", "Z-Image"), r"^layers_\d+_attention_", inputs=3840),
     _rule(("wan", "Wan"), r"^blocks_\d+_(cross|self)_attn_[qkvo]$"),
@@ -136,8 +136,8 @@ _RULES: tuple[_Rule, ...] = (
 
 
 def lora_of(tensors: Mapping[str, Tensor]) -> Family | None:
-    """Return what a LoRA is for; None where the file is no LoRA.  The family is its model's, or "unknown"."""
-    names = "\n".join(tensors)  # one text is searched in a tenth of the time that its lines take
+    """Return the family of the model a LoRA is for ("unknown" if none matches); None if the file is not a LoRA."""
+    names = "\n".join(tensors)  # searching one string takes a tenth of the time of searching its lines
     if not any(sign in names for sign in _SIGNS) or not any(name.endswith(_ALL) for name in tensors):
         return None
     layers = layers_of(tensors)
@@ -149,11 +149,11 @@ def lora_of(tensors: Mapping[str, Tensor]) -> Family | None:
                 and rule.name.search(layer.name)
             ):
                 return Family(rule.family, "lora", f"a LoRA for {rule.title}", ())
-    return Family("unknown", "lora", "a LoRA for a model unknown here", ())
+    return Family("unknown", "lora", "a LoRA for an unknown model", ())
 
 
 def layers_of(tensors: Mapping[str, Tensor]) -> list[Layer]:
-    """Return the layers a LoRA changes, names as written by every trainer made alike."""
+    """Return the layers a LoRA changes, with the trainers' different spellings made the same."""
     halves: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, tensor in list(tensors.items())[:_MANY]:
         ending = next((each for each in _ALL if name.endswith(each)), None)
@@ -181,7 +181,7 @@ def _outputs(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
 
 
 def _product(shapes: Mapping[str, tuple[int, ...]], half: str, place: int) -> int | None:
-    """Return a width of a LoKr layer: that of both factors multiplied, each whole or the product of two halves."""
+    """Return one width of a LoKr layer: the product of both factors, each stored whole or as two halves."""
     factors = [shapes.get(f".lokr_w{each}") or shapes.get(f".lokr_w{each}_{half}") for each in (1, 2)]
     widths = [shape[place] for shape in factors if shape and len(shape) > place]
     return widths[0] * widths[1] if len(widths) == 2 else None

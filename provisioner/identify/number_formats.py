@@ -1,8 +1,8 @@
-"""In which number format a model is stored, and whether ComfyUI will know how to read it.
+"""Tell which number format a model is stored in, and whether ComfyUI can read it.
 
 Sources: `convert_old_quants` of ComfyUI's `comfy/utils.py` (0.33.0) for the three ways in which a file says that it is
-quantised; the tensor tables for what the scales are called; and runs of ComfyUI 0.33.0 on 2026-11-23 for what comes of
-a file that does not say it.
+quantised; the tensor tables for the names of the scales; and runs of ComfyUI 0.33.0 on 2026-11-23 for what happens
+with a file that does not say it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _MARK = "_quantization_metadata"
 
 
 def precision_of(tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the number format most of a model is in; None for a header without tensors.
+    """Return the number format of most of a model; None for a header without tensors.
 
-    NVFP4 weights are bytes (U8) with two scales beside them, so it is the second scale that tells.
+    NVFP4 weights are bytes (U8) with two scales, so the second scale identifies them.
     """
     sizes: dict[str, int] = {}
     for dtype, _, begin, end in tensors.values():
@@ -43,26 +43,26 @@ def precision_of(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def has_fp8_weights(tensors: Mapping[str, Tensor]) -> bool:
-    """Return whether a matrix is stored in FP8; the scales of NVFP4 are, too, and do not count."""
+    """Return whether a matrix is stored in FP8; the scales of NVFP4, which are FP8 too, do not count."""
     return any(
         each.dtype in _FP8 and len(each.shape) == 2 and name.endswith(".weight") for name, each in tensors.items()
     )
 
 
 def has_scales(tensors: Mapping[str, Tensor]) -> bool:
-    """Return whether weights have scales beside them, without which quantised values mean nothing."""
+    """Return whether the weights have scales, without which quantised values have no meaning."""
     return any(name.endswith(_SCALES) for name in tensors)
 
 
 def quantisation_findings(header: SafetensorsHeader) -> tuple[Finding, ...]:
-    """Return what is wrong with how a file says that it is quantised; empty where all is well.
+    """Return what is wrong with how a file declares its quantisation; empty if nothing is.
 
     A quantised file says so in its metadata, in one ``comfy_quant`` tensor per layer, or (older ones) by a tensor
     called ``scaled_fp8``.  Without any of them ComfyUI 0.33.0 ignores the scales with a warning in its log, and the
-    picture is wrong; there is no error.
+    image is wrong; there is no error.
     """
     tensors = header.tensors
-    names = "\n".join(tensors)  # one text is searched in a tenth of the time that its lines take
+    names = "\n".join(tensors)  # searching one string takes a tenth of the time of searching its lines
     if "scale" not in names or not has_scales(tensors) or ".comfy_quant" in names or "scaled_fp8" in names:
         return ()
     told = header.metadata.get(_MARK)
@@ -75,8 +75,9 @@ def quantisation_findings(header: SafetensorsHeader) -> tuple[Finding, ...]:
             severity="problem",
             message=(
                 f"The weights are quantised and have scales, but the file has {what}: ComfyUI ignores the scales, "
-                "says so only in its log, and draws a wrong picture."
+                "says so only in its log, and generates a wrong image."
             ),
+            remedy="by-hand",
             hint="Fetch the published file again; whatever rewrote this one dropped its metadata.",
         ),
     )

@@ -1,7 +1,7 @@
-"""What does not go together: diffusion model, text encoder, VAE, and the steps they are asked for.
+"""Find a diffusion model, text encoder, VAE and sampling settings that do not go together.
 
-What ComfyUI says is quoted where a run of ComfyUI 0.33.0 said it on 2026-11-23; where only the widths differ from that
-run they are worked out from the models.  Which files belong together and the official sampling: Comfy-Org/docs and
+ComfyUI's messages are quoted from runs of ComfyUI 0.33.0 on 2026-11-23; where only the widths differ from such a run,
+they are computed from the models.  Which files belong together and the official sampling: Comfy-Org/docs and
 ComfyUI's templates, read 2026-11-23.
 """
 
@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from provisioner.core.models import ROLE_WORDS, Finding, Role
+from provisioner.core.models import ROLE_WORDS, Finding, Remedy, Role
 from provisioner.identify.values import Identity, Kind
 
 
 class _Needs(NamedTuple):
-    """What a diffusion model has to be given."""
+    """What a diffusion model needs."""
 
     title: str
     width: int  # of the model
@@ -28,8 +28,8 @@ _NEEDS: Mapping[str, _Needs] = {
     "flux2-klein-4b": _Needs("FLUX.2 [klein] 4B", 3072, 7680, "qwen3-4b", "Qwen3-4B"),
     "flux2-klein-9b": _Needs("FLUX.2 [klein] 9B", 4096, 12288, "qwen3-8b", "Qwen3-8B"),
 }
-# How wide the text is that an encoder gives when it is loaded for FLUX.2: three layers of the two that belong to
-# [klein] and of Mistral, one layer of any other (measured with Qwen3-0.6B: 1024).
+# Width of the text an encoder returns when it is loaded for FLUX.2: three layers for the two of [klein] and for
+# Mistral, one layer for any other (measured with Qwen3-0.6B: 1024).
 _TEXT_WIDTHS: Mapping[str, int] = {
     "qwen3-4b": 7680,
     "qwen3-8b": 12288,
@@ -41,8 +41,8 @@ _TEXT_TOKENS = 512  # every prompt is padded to so many
 _FLUX2_VAES = frozenset({"flux2-vae", "flux2-vae-small", "flux2-vae-other"})
 _VAE_CHANNELS: Mapping[str, int] = {"vae-4": 4, "vae-16": 16}
 
-# ComfyUI 0.33.0 gave the loader's words for exactly these files.
-_LOADER_WORDS: Mapping[Kind, str] = {
+# What ComfyUI 0.33.0's loader printed for exactly these files.
+_LOADER_ERRORS: Mapping[Kind, str] = {
     "empty": "Error while deserializing header: header too small",
     "html": "Error while deserializing header: header too large",
     "truncated": "Error while deserializing header: incomplete metadata, file not fully covered",
@@ -51,10 +51,10 @@ _FEWEST_BASE_STEPS = 10  # half of the official 20; the distilled model's are 4
 
 
 def comfyui_words(identity: Identity) -> str | None:
-    """Return what ComfyUI's loader says of a file that is no whole model; None where no run has shown it."""
+    """Return ComfyUI's loader error for a file that is not a whole model; None where no run has shown it."""
     if identity.kind == "truncated" and identity.header is None:  # cut inside its header: another sentence, not seen
         return None
-    return _LOADER_WORDS.get(identity.kind)
+    return _LOADER_ERRORS.get(identity.kind)
 
 
 def pairing_problems(
@@ -65,12 +65,12 @@ def pairing_problems(
     steps: int | None = None,
     guidance: float | None = None,
 ) -> tuple[Finding, ...]:
-    """Return what is wrong with these files together, the worst first; empty where nothing is known against them.
+    """Return why these files do not work together, the worst first; empty where no problem is known.
 
     Parameters
     ----------
     diffusion, encoder, vae : Identity or None
-        What `identify` said of each; None where there is none, or nobody looked.
+        What `identify` returned for each; None where there is no file, or it was not read.
     steps : int, optional
         Denoising steps the files are meant for.
     guidance : float, optional
@@ -79,7 +79,7 @@ def pairing_problems(
     Returns
     -------
     tuple of Finding
-        Each with what ComfyUI would say, where that is known, and what to do.
+        Each with ComfyUI's error message, where it is known, and what to do.
     """
     given: tuple[tuple[Role, Identity | None], ...] = (
         ("diffusion_model", diffusion),
@@ -94,22 +94,23 @@ def pairing_problems(
 
 
 def _alone(role: Role, identity: Identity) -> Iterator[Finding]:
-    """Say what is wrong with a file whatever stands beside it."""
+    """Yield what is wrong with a file by itself."""
     place = ROLE_WORDS[role]
     if identity.kind in ("safetensors", "gguf"):
         yield from identity.findings
         if identity.role is not None and identity.role != role:
             yield _problem(
                 "wrong-role",
-                f"In the {place}'s place lies {_what(identity)}.",
-                f"Move it to the folder of its kind, and put the {place} in its place.",
+                f"The {place} file is {_what(identity)}.",
+                f"Move it to the folder for its kind, and put the {place} here.",
             )
         return
     words = comfyui_words(identity)
     yield _problem(
         "not-a-model",
-        f"In the {place}'s place lies {_what(identity)}.{_says(words)}",
-        "Run klein-setup repair; it fetches what is missing.",
+        f"The {place} file is {_what(identity)}.{_says(words)}",
+        "Run klein-setup repair; it downloads what is missing.",
+        remedy="repair",
     )
 
 
@@ -129,7 +130,7 @@ def _with_encoder(diffusion: Identity, encoder: Identity | None) -> Iterator[Fin
         hint = f"Use {needs.encoder_title} with {needs.title}, or this encoder with {other.title}."
     yield _problem(
         "wrong-encoder",
-        f"{needs.title} reads {needs.encoder_title}, and the text encoder is {_what(encoder)}.{_says(words)}",
+        f"{needs.title} needs {needs.encoder_title}, but the text encoder is {_what(encoder)}.{_says(words)}",
         hint,
     )
 
@@ -147,7 +148,7 @@ def _with_vae(diffusion: Identity, vae: Identity | None) -> Iterator[Finding]:
     )
     yield _problem(
         "wrong-vae",
-        f"FLUX.2 needs its own VAE (32 channels), and this is {_what(vae)}.{_says(words)}",
+        f"FLUX.2 needs its own VAE (32 channels), but this is {_what(vae)}.{_says(words)}",
         "Use flux2-vae.safetensors.",
     )
 
@@ -160,21 +161,21 @@ def _with_sampling(diffusion: Identity, steps: int | None, guidance: float | Non
     if diffusion.variant == "base" and steps is not None and steps < _FEWEST_BASE_STEPS:
         yield _warning(
             "too-few-steps",
-            f"The base model of {needs.title} is not distilled: with {steps} steps it draws an unfinished picture, and "
-            "ComfyUI says nothing.",
+            f"The base model of {needs.title} is not distilled: with {steps} steps it generates an unfinished image, "
+            "and ComfyUI does not say so.",
             "Use 20 steps and guidance 5.0, or the distilled model with 4 steps and guidance 1.0.",
         )
     if diffusion.variant == "distilled" and guidance is not None and guidance != 1.0:
         yield _warning(
             "guidance",
-            f"{needs.title} is distilled for guidance 1.0; with {guidance:g} the picture can come out black or wrong, "
-            "and ComfyUI says nothing.",
+            f"{needs.title} is distilled for guidance 1.0; with {guidance:g} the image can come out black or wrong, "
+            "and ComfyUI does not say so.",
             "Use guidance 1.0.",
         )
 
 
 def _what(identity: Identity) -> str:
-    """Return what a file is, without the advice behind it."""
+    """Return what a file is, without the advice that follows."""
     return identity.sentence.partition("; FLUX.2 [klein]")[0]
 
 
@@ -182,9 +183,9 @@ def _says(words: str | None) -> str:
     return f' ComfyUI stops with: "{words}".' if words else ""
 
 
-def _problem(code: str, message: str, hint: str) -> Finding:
-    return Finding(code=code, severity="problem", message=message, hint=hint)
+def _problem(code: str, message: str, hint: str, remedy: Remedy = "by-hand") -> Finding:
+    return Finding(code=code, severity="problem", message=message, remedy=remedy, hint=hint)
 
 
 def _warning(code: str, message: str, hint: str) -> Finding:
-    return Finding(code=code, severity="warning", message=message, hint=hint)
+    return Finding(code=code, severity="warning", message=message, remedy="by-hand", hint=hint)

@@ -1,11 +1,11 @@
-"""The header of a safetensors file: names, dtypes, shapes and places, or why there is none.
+"""Read the header of a safetensors file: names, dtypes, shapes and offsets, or why it is not valid.
 
-Pure: the caller reads (`how_much_to_read` says how much) and hands the bytes over.  It agrees with the safetensors
-library on what is a file it would load.  No length found in a file is believed before it was compared with the
+Pure: the caller reads (`how_much_to_read` says how much) and passes the bytes in.  It accepts exactly the
+files that the safetensors library would load.  No length found in a file is trusted before it was compared with the
 file's size, nothing is allocated because a header says so, and no input raises.
 
 Source: the safetensors library 0.8.0 (`safetensors/src/tensor.rs`; huggingface/safetensors at 24b0b285, read
-2026-11-23) and what it answered to each oddity named here (tests/unit/test_identify_header.py asks it again).
+2026-11-23) and how it treats each oddity named here (tests/unit/test_identify_header.py compares with it).
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from typing import Literal, NamedTuple
 from provisioner.identify.quoting import quoted
 
 MAX_HEADER_BYTES = 100_000_000
-"""The safetensors library refuses longer headers."""
+"""The safetensors library rejects longer headers."""
 
 HEADER_READ_LIMIT = 8 * 1024 * 1024
-"""Longer headers are legal but not read: parsed, they can take a hundred times their size in memory.
+"""Longer headers are valid but not read: parsing them can take a hundred times their size in memory.
 
 The longest of the FLUX.2 files has 62,136 bytes.
 """
 
 HEADER_VALUE_LIMIT = 500_000
-"""Headers with more values than that are not read either: ``[[],[],...`` makes 30 bytes of memory out of each one.
+"""Headers with more values than this are not read either: each value of ``[[],[],...`` takes 30 bytes of memory.
 
 A header of 2,500 tensors, as whole SDXL checkpoints have, holds about 20,000.
 """
 
 SNIFF_BYTES = 4096
-"""Enough to know everything that is neither safetensors nor GGUF."""
+"""Bytes needed to recognise everything that is neither safetensors nor GGUF."""
 
 GGUF_READ_BYTES = 256 * 1024
 """Holds the tensor table of any image model in GGUF: 149 rows of about 80 bytes for FLUX.2 [klein] 4B."""
@@ -73,19 +73,19 @@ _DEEPEST = 127  # arrays and objects inside each other that serde_json follows
 
 ProblemCode = Literal[
     "too-short",  # no room for the length of a header
-    "header-length",  # the length is no header's: the file is something else
+    "header-length",  # not the length of a header: the file is something else
     "header-cut",  # the file ends inside its header
     "header-not-read",  # more of the file is needed, or the header is larger than we read
     "not-json",
-    "malformed",  # JSON, and not a safetensors header
+    "malformed",  # JSON, but not a safetensors header
     "unknown-dtype",
-    "truncated",  # the header is sound and the payload ends early
-    "overlong",  # the header is sound and the file goes on behind its payload
+    "truncated",  # the header is valid and the payload ends early
+    "overlong",  # the header is valid and the file continues after its payload
 ]
 
 
 class Tensor(NamedTuple):
-    """One entry of a safetensors header; a tuple, because a file has hundreds and they are made in a millisecond."""
+    """One entry of a safetensors header; a tuple, because a file has hundreds and tuples are quick to make."""
 
     dtype: str  # "BF16"
     shape: tuple[int, ...]
@@ -100,10 +100,10 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SafetensorsHeader:
-    """A sound safetensors header: its tensors fill the payload without gap or overlap."""
+    """A valid safetensors header: its tensors fill the payload without gap or overlap."""
 
     header_bytes: int  # the 8-byte length's value: JSON plus padding
-    payload_bytes: int  # that the header promises
+    payload_bytes: int  # as declared by the header
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -126,11 +126,11 @@ class SafetensorsHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeaderProblem:
-    """Why there is no whole safetensors file here."""
+    """Why a file is not a complete safetensors file."""
 
     code: ProblemCode
-    sentence: str  # goes on after "the file"
-    header: SafetensorsHeader | None = None  # where the header itself is sound
+    sentence: str  # continues after "the file"
+    header: SafetensorsHeader | None = None  # where the header itself is valid
     expected_size: int | None = None  # bytes of the whole file, where the header says so
 
 
@@ -144,11 +144,11 @@ class _UnsoundHeaderError(ValueError):
 
 
 class _DisagreementError(_UnsoundHeaderError):
-    """A tensor of the right form that cannot be."""
+    """A well-formed tensor entry whose values contradict each other."""
 
 
 def how_much_to_read(first_8: bytes) -> int:
-    """Return how many bytes of a file's beginning `identify` wants, given its first eight.
+    """Return how many bytes of a file's beginning `identify` needs, given its first eight.
 
     Never more than `HEADER_READ_LIMIT` plus eight, whatever the eight bytes claim.
     """
@@ -159,9 +159,9 @@ def how_much_to_read(first_8: bytes) -> int:
 
 
 def read_header(first_bytes: bytes, file_size: int) -> SafetensorsHeader | HeaderProblem:
-    """Return the safetensors header at the start of a file, or why there is none.
+    """Return the safetensors header at the start of a file, or why it is not valid.
 
-    Agrees with the safetensors library on what is a file it would load: JSON of known dtypes whose offsets
+    Accepts exactly what the safetensors library would load: JSON of known dtypes whose offsets
     begin at 0, follow each other without a gap and end with the file.
 
     Parameters
@@ -192,7 +192,7 @@ def read_header(first_bytes: bytes, file_size: int) -> SafetensorsHeader | Heade
 
 
 def _values_in(text: bytes) -> int:
-    """Return about how many values a header holds, without reading it."""
+    """Return about how many values a header holds, without parsing it."""
     return sum(text.count(mark) for mark in (b",", b"[", b"{"))
 
 
@@ -200,7 +200,7 @@ def _values_in(text: bytes) -> int:
 
 
 def _frame_problem(length: int, available: int, file_size: int) -> HeaderProblem | None:
-    """Compare the claimed length with what there is."""
+    """Return what is wrong with the claimed header length; None if it fits the file."""
     if not 2 <= length <= MAX_HEADER_BYTES:
         return HeaderProblem(code="header-length", sentence="does not begin with the length of a safetensors header")
     if 8 + length > file_size:
@@ -214,13 +214,13 @@ def _frame_problem(length: int, available: int, file_size: int) -> HeaderProblem
 
 
 def _size_problem(header: SafetensorsHeader, file_size: int) -> HeaderProblem | None:
-    """Compare the size the header asks for with the size the file has."""
+    """Return the problem if the file does not have the size its header requires; else None."""
     expected = header.file_size
     if file_size < expected:
         sentence = f"is cut off at {file_size:,} of {expected:,} bytes"
         return HeaderProblem(code="truncated", sentence=sentence, header=header, expected_size=expected)
     if file_size > expected:
-        sentence = f"has {file_size - expected:,} bytes behind its {expected:,}"
+        sentence = f"has {file_size - expected:,} bytes after its {expected:,}"
         return HeaderProblem(code="overlong", sentence=sentence, header=header, expected_size=expected)
     return None
 
@@ -229,7 +229,7 @@ def _size_problem(header: SafetensorsHeader, file_size: int) -> HeaderProblem | 
 
 
 class _Repeating(dict[str, object]):
-    """An object in which a key stands twice; as everywhere the last one counts, but all of them have to be sound."""
+    """An object in which a key occurs twice; the last one counts, but all of them must be valid."""
 
     def __init__(self, pairs: list[tuple[str, object]]) -> None:
         super().__init__(pairs)
@@ -246,19 +246,19 @@ def _pairs_of(found: dict[str, object]) -> list[tuple[str, object]]:
 
 
 def _repeats(found: dict[str, object], *keys: str) -> bool:
-    """Return whether one of these keys stands twice in an object."""
+    """Return whether one of these keys occurs twice in an object."""
     return isinstance(found, _Repeating) and any(sum(name == key for name, _ in found.pairs) > 1 for key in keys)
 
 
 def _refuse_constant(text: str) -> object:
-    raise ValueError(text)  # NaN and Infinity: Python takes them for JSON, nobody else does
+    raise ValueError(text)  # NaN and Infinity: Python accepts them as JSON, nobody else does
 
 
 def _number(digits: str) -> int | float:
-    """Return an integer of 64 bits; a longer one becomes a float, and "-0" is one: no size, as in the library."""
+    """Return an integer of 64 bits; a longer one and "-0" become floats, which are no sizes, as in the library."""
     if len(digits) <= 19 and digits != "-0":
         return int(digits)
-    if len(digits) > 310:  # more than any float; turning megabytes of digits into a number takes minutes
+    if len(digits) > 310:  # more than any float; converting megabytes of digits takes minutes
         raise ValueError("number too long")
     if digits != "-0" and 0 <= (whole := int(digits)) < _U64:
         return whole
@@ -272,7 +272,7 @@ def _finite(digits: str) -> float:
     return value
 
 
-# From Python 3.10.7 on `int` refuses more than 4,300 digits; before, megabytes of digits took minutes.
+# From Python 3.10.7 on `int` rejects more than 4,300 digits; before, megabytes of digits took minutes.
 _REFUSES_LONG_NUMBERS = hasattr(sys, "get_int_max_str_digits")
 _PLAIN = json.JSONDecoder(parse_constant=_refuse_constant)
 _CAREFUL = json.JSONDecoder(
@@ -294,12 +294,12 @@ def _parse_json(data: bytes) -> dict[str, object]:
 
 
 def _plainly(data: bytes, text: str) -> dict[str, object] | None:
-    """Return the header read by the quick way; None where it would hide something.
+    """Return the header, parsed quickly; None where quick parsing would miss something.
 
-    Python's decoder forgets the first of two equal keys unless it calls back for every object, which takes as long as
-    all the rest.  So the keys are counted in the text instead, and if some are missing the careful way is taken.
+    Python's decoder drops the first of two equal keys unless it calls back for every object, which takes as long as
+    all the rest.  So the keys are counted in the text instead, and if some are missing the slow parser is used.
     """
-    if not _REFUSES_LONG_NUMBERS or b"-0" in data or b'\\\\"' in data:  # "-0" is no size; the other upsets the counting
+    if not _REFUSES_LONG_NUMBERS or b"-0" in data or b'\\\\"' in data:  # "-0" is no size; the other breaks the counting
         return None
     document = _PLAIN.decode(text)
     if not isinstance(document, dict):
@@ -312,7 +312,7 @@ def _plainly(data: bytes, text: str) -> dict[str, object] | None:
 
 
 def _is_all_unicode(document: object) -> bool:
-    """Return whether every text can be written as UTF-8: JSON escapes can smuggle half a character in."""
+    """Return whether every string can be written as UTF-8: JSON escapes can contain half a character."""
     waiting = [document]
     while waiting:
         each = waiting.pop()
@@ -358,8 +358,8 @@ def _metadata_of(document: dict[str, object]) -> dict[str, str]:
     return texts
 
 
-_NO_TENSOR = "has a tensor in its header without dtype, shape or place"
-# Twice as quick as the constructor, which takes its arguments by name.
+_NO_TENSOR = "has a tensor in its header without dtype, shape or offsets"
+# Twice as fast as the constructor, which takes its arguments by name.
 _make_tensor: Callable[[tuple[str, tuple[int, ...], int, int]], Tensor] = partial(tuple.__new__, Tensor)
 
 
@@ -367,7 +367,7 @@ def _tensors_of(document: dict[str, object]) -> dict[str, Tensor]:
     if isinstance(document, _Repeating):
         for name, entry in document.pairs:
             if name != "__metadata__":
-                with suppress(_DisagreementError):  # those that do not count have to be of the right form, and no more
+                with suppress(_DisagreementError):  # entries that do not count only have to be well-formed
                     _tensor(entry)
     plain = _plain_tensors_of(document)
     if plain is not None:
@@ -376,10 +376,10 @@ def _tensors_of(document: dict[str, object]) -> dict[str, Tensor]:
 
 
 def _plain_tensors_of(document: dict[str, object]) -> dict[str, Tensor] | None:
-    """Return the tensors of a header in which every entry is beyond doubt; None for any other, sound or not.
+    """Return the tensors of a header in which every entry is plainly valid; None for any other, valid or not.
 
-    One loop without a call that is not needed, because files have hundreds of tensors and folders hundreds of files;
-    `_tensor` judges the same things in words.  By type, because a bool is an int in Python and not one in JSON.
+    One loop without unnecessary calls, because files have hundreds of tensors and folders hundreds of files;
+    `_tensor` checks the same and says what is wrong.  By type, because a bool is an int in Python and not one in JSON.
     """
     tensors: dict[str, Tensor] = {}
     for name, entry in document.items():
@@ -405,7 +405,7 @@ def _plain_tensors_of(document: dict[str, object]) -> dict[str, Tensor] | None:
 
 
 def _tensor(entry: object) -> Tensor:
-    """Check one entry by itself: its fields, its dtype, that its bytes are those of its shape."""
+    """Return one entry as a tensor after checking its fields, its dtype, and that its bytes match its shape."""
     if type(entry) is dict and len(entry) == 3:
         dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     else:
@@ -420,29 +420,29 @@ def _tensor(entry: object) -> Tensor:
         raise _UnsoundHeaderError("malformed", _NO_TENSOR)
     width = _BITS.get(dtype)
     if width is None:
-        raise _UnsoundHeaderError("unknown-dtype", f"has tensors of the number format {quoted(dtype)}, unknown here")
+        raise _UnsoundHeaderError("unknown-dtype", f"has tensors of the unknown number format {quoted(dtype)}")
     count, is_possible = 1, True
     for side in shape:
         if type(side) is not int or not 0 <= side < _U64:
             raise _UnsoundHeaderError("malformed", _NO_TENSOR)
-        if is_possible:  # the library refuses what overflows on the way, even if a zero follows
+        if is_possible:  # the library rejects a product that overflows, even if a zero follows
             count *= side
             is_possible = count < _U64
     if not is_possible or count * width >= _U64:
         raise _DisagreementError("malformed", "has a tensor larger than any file")
     if count * width != 8 * (end - begin):
-        raise _DisagreementError("malformed", "has a tensor whose shape and place in the file do not agree")
+        raise _DisagreementError("malformed", "has a tensor whose shape and byte range do not agree")
     return _make_tensor((dtype, tuple(shape), begin, end))
 
 
 def _odd_entry(entry: object) -> tuple[object, object, object]:
-    """Return dtype, shape and offsets of an entry that is not just these three."""
+    """Return dtype, shape and offsets of an entry that has an unusual form."""
     if isinstance(entry, list) and len(entry) == 3:  # serde lets a record be written as a list
         return entry[0], entry[1], entry[2]
     if not isinstance(entry, dict) or _repeats(entry, "dtype", "shape", "data_offsets"):
         raise _UnsoundHeaderError("malformed", "has an entry in its header that describes no tensor")
     if any(_is_too_deep(value) for _, value in _pairs_of(entry)):
-        raise _UnsoundHeaderError("not-json", "has a header nested without end")
+        raise _UnsoundHeaderError("not-json", "has a header nested too deeply")
     return entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
 
 
@@ -450,7 +450,7 @@ _place_of = itemgetter(2, 3)
 
 
 def _payload_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Return where the last tensor ends; every one has to begin where the one before it ended."""
+    """Return where the last tensor ends; each must begin where the one before it ended."""
     position = 0
     places = sorted(map(_place_of, tensors.values()))
     for begin, end in places:

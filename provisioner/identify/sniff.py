@@ -1,8 +1,8 @@
-"""What a file is that is no safetensors: a server's answer, an unfinished download, another form of model.
+"""Recognise files that are not safetensors: a server's answer, an unfinished download, another model format.
 
-Told from the first bytes alone.  Pickles and archives are never opened.  What is quoted from a file goes through
-`quoting.quoted` first.  Signatures and endings are those of the programs that write them; where one is not obvious the
-table names whose it is.
+Only the first bytes are used.  Pickles and archives are never opened.  What is quoted from a file goes through
+`quoting.quoted` first.  Signatures and endings are those of the programs that write them; the table names the program
+where it is not obvious.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from provisioner.identify.values import Identity, Kind
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What recognisers look at."""
+    """What the recognisers are given."""
 
     first: bytes
     size: int
@@ -47,13 +47,13 @@ def _zero_filled(sample: Sample) -> Identity | None:
     extent = "nothing but" if len(sample.first) >= sample.size else f"at least {len(sample.first):,}"
     return Identity(
         kind="zero-filled",
-        sentence=f"a file that begins with {extent} zero bytes: space reserved for a download that never came",
+        sentence=f"a file that begins with {extent} zero bytes: space reserved for a download that never arrived",
     )
 
 
 # --- unfinished downloads --------------------------------------------------------------------------
 
-# Endings seen in the wild; whose they are.
+# Endings of unfinished downloads, and the program that writes them.
 _PARTIALS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), what)
     for pattern, what in (
@@ -72,9 +72,9 @@ _PARTIALS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 def unfinished(name: str, beside: Collection[str] = ()) -> str | None:
-    """Return whose unfinished download a file is, by its name or by a record lying beside it."""
-    if f"{name}.aria2" in beside:  # aria2 writes under the final name, and keeps its record beside it until it is done
-        return "an unfinished download of aria2 (its .aria2 record lies beside it)"
+    """Return which program's unfinished download a file is, judged by its name or by a record beside it."""
+    if f"{name}.aria2" in beside:  # aria2 writes to the final name and keeps its record beside it until it is done
+        return "an unfinished download of aria2 (its .aria2 record is beside it)"
     return next((what for pattern, what in _PARTIALS if pattern.search(name)), None)
 
 
@@ -99,7 +99,7 @@ def _lfs_pointer(sample: Sample) -> Identity | None:
     size = int(match["size"])
     return Identity(
         kind="lfs-pointer",
-        sentence=f"a Git LFS pointer: a note that stands for a file of {size:,} bytes, not the file",
+        sentence=f"a Git LFS pointer: a short text in place of a file of {size:,} bytes",
         expected_size=size,
         sha256=match["oid"].decode(),
     )
@@ -141,7 +141,7 @@ def _index(text: str) -> Identity | None:
 
 
 def _error_in(text: str) -> str:
-    """Return what a JSON error body says; empty where it says nothing we know, or was not read whole."""
+    """Return the message of a JSON error body; empty where there is none, or it was not read whole."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
@@ -155,13 +155,13 @@ def _text(sample: Sample) -> Identity | None:
     text = _text_of(sample)
     if text is None or not text.strip():
         return None
-    return Identity(kind="text", sentence="a text, not a model" + _saying(text.strip().splitlines()[0]))
+    return Identity(kind="text", sentence="a text file, not a model" + _saying(text.strip().splitlines()[0]))
 
 
 def _text_of(sample: Sample) -> str | None:
     """Return the beginning of the file as text, or None where it is not text."""
     try:
-        # not final: the sample may end inside a character
+        # the sample may end inside a character
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(sample.first[:SNIFF_BYTES])
     except UnicodeDecodeError:
         return None
@@ -173,7 +173,7 @@ def _saying(text: str) -> str:
     return f'; it says: "{said}"' if said else ""
 
 
-# --- other forms of models, and what is none -------------------------------------------------------
+# --- other model formats, and files that are no model -------------------------------------------------------
 
 # First bytes, kind, and what to say.  Pickles and zips of pickles can run code when they are loaded.
 _MAGIC: tuple[tuple[tuple[bytes, ...], Kind, str], ...] = (
@@ -182,14 +182,14 @@ _MAGIC: tuple[tuple[tuple[bytes, ...], Kind, str], ...] = (
         "pickle",
         "a Python pickle, which can run code when it is loaded; it was not opened",
     ),
-    ((b"\x89PNG\r\n\x1a\n",), "picture", "a picture (PNG), not a model"),
-    ((b"\xff\xd8\xff",), "picture", "a picture (JPEG), not a model"),
+    ((b"\x89PNG\r\n\x1a\n",), "picture", "an image (PNG), not a model"),
+    ((b"\xff\xd8\xff",), "picture", "an image (JPEG), not a model"),
     ((b"7z\xbc\xaf\x27\x1c",), "archive", "a 7-Zip archive, not a model"),
     ((b"Rar!\x1a\x07",), "archive", "a RAR archive, not a model"),
     ((b"\x1f\x8b\x08",), "archive", "a gzip archive, not a model"),
     ((b"\x28\xb5\x2f\xfd",), "archive", "a Zstandard archive, not a model"),
 )
-# onnx.proto: field 1 is the version of the format (a number), field 2 the name of the writer (a text).
+# onnx.proto: field 1 is the version of the format (a number), field 2 the name of the writer (a string).
 _ONNX = re.compile(rb"\x08[\x01-\x20]\x12[\x01-\x40][A-Za-z][ -~]*")
 
 
@@ -213,7 +213,7 @@ def _zip(sample: Sample) -> Identity | None:
     if b"/data.pkl" in sample.first[:SNIFF_BYTES]:
         sentence = "a PyTorch file (a zip with a pickle in it), which can run code when it is loaded; it was not opened"
         return Identity(kind="pickle", sentence=sentence)
-    return Identity(kind="archive", sentence="a zip archive, not a model; PyTorch files have this form, too")
+    return Identity(kind="archive", sentence="a zip archive, not a model; PyTorch files have this form too")
 
 
 # --- GGUF ------------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def _gguf(sample: Sample) -> Identity | None:
 
 
 def _gguf_family(head: GgufHead) -> Family | None:
-    """Return the family by the tensors, else by the width, else by the name the writer gave the architecture."""
+    """Return the family by the tensors, else by the width, else by the architecture's name."""
     found = family_of(head.tensors)
     if found is not None:
         return found.family
@@ -254,7 +254,7 @@ def _gguf_family(head: GgufHead) -> Family | None:
     return Family(told[0], told[1], told[2], ()) if told else None
 
 
-# The signatures before the texts; plain text last, because much is text.
+# Signatures first; plain text last, because it matches most.
 BEFORE_SAFETENSORS: tuple[Recogniser, ...] = (_empty, _zero_filled)
 AFTER_SAFETENSORS: tuple[Recogniser, ...] = (
     _gguf,

@@ -1,7 +1,7 @@
-"""Look at the machine: ask every source in turn, let each fail by itself, and put the answers together.
+"""Detect the machine: read every source, each of which may fail by itself, and combine the answers.
 
-It changes nothing, waits for nothing longer than a few seconds, and does not care what
-``CUDA_VISIBLE_DEVICES`` hides: what is in the machine is a fact, what a program may see is not.
+It changes nothing, waits at most a few seconds for each source, and ignores ``CUDA_VISIBLE_DEVICES``: it
+describes the machine, not what one program may see.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from provisioner.machine.readings import (
 )
 
 MACHINE_VARIABLE = "KLEIN_SETUP_MACHINE"
-"""Environment variable that names a recorded machine to read instead of looking at this one."""
+"""Environment variable that names a recorded machine to use instead of detecting this one."""
 
 NVIDIA_SMI_TIMEOUT_S = 5.0
 
@@ -45,7 +45,7 @@ class Host(Protocol):
         """Return the text of a small file; raises UnreadableError."""
 
     def kernel_driver_files(self) -> tuple[tuple[str, str], ...]:
-        """Return path and text of the kernel's files about the NVIDIA driver."""
+        """Return the paths and texts of the kernel's files about the NVIDIA driver."""
 
     def nvidia_smi_paths(self) -> tuple[Path, ...]:
         """Return absolute paths of nvidia-smi, likeliest first."""
@@ -67,7 +67,7 @@ def detect_machine(
     nvml : callable
         Reads NVML.
     run : callable
-        Starts nvidia-smi, where NVML leaves something open.
+        Starts nvidia-smi, where NVML does not answer everything.
     host : Host
         System, Python, RAM, file systems and small files.
     graphics : callable
@@ -75,17 +75,17 @@ def detect_machine(
     environ : mapping
         Environment variables.
     paths : sequence of Path
-        Places whose file systems matter to a plan.
+        Paths whose file systems matter to a plan.
 
     Returns
     -------
     Machine
-        With a probe for every source that was asked; what no source knew is None.
+        With a probe for every source that was read; what no source knew is None.
 
     Raises
     ------
     UsageError
-        The recording cannot be read or is none.  Nothing else fails: a probe that does is a fact.
+        The recording cannot be read or is not one.  Nothing else raises: a failed probe is part of the result.
     """
     recording = environ.get(MACHINE_VARIABLE)
     if recording:
@@ -125,7 +125,7 @@ def _read_nvidia(nvml: Callable[[], NvidiaReading], run: RunProcess, host: Host)
 
 
 def read_nvidia_smi(run: RunProcess, programs: Sequence[Path]) -> NvidiaReading | None:
-    """Return what the first nvidia-smi that answers says, or why none did; None where there is none.
+    """Return the answer of the first nvidia-smi that works, or why none did; None where there is none.
 
     Parameters
     ----------
@@ -135,26 +135,26 @@ def read_nvidia_smi(run: RunProcess, programs: Sequence[Path]) -> NvidiaReading 
         Absolute paths, tried in order.
     """
     failed: NvidiaReading | None = None
-    for comfyui in programs:
-        reading = _ask_nvidia_smi(run, comfyui)
+    for program in programs:
+        reading = _ask_nvidia_smi(run, program)
         if reading.reason is None:
             return reading
         failed = failed or reading
     return failed
 
 
-def _ask_nvidia_smi(run: RunProcess, comfyui: Path) -> NvidiaReading:
+def _ask_nvidia_smi(run: RunProcess, program: Path) -> NvidiaReading:
     fields: tuple[str, ...] | None = NVIDIA_SMI_FIELDS
-    reason = "it knows none of the fields that are asked for"
-    while fields:  # an old one refuses fields it does not know, so the question grows shorter each time
+    reason = "it supports none of the requested fields"
+    while fields:  # an old one rejects unknown fields, so ask again without them
         try:
-            ran = run([comfyui, *nvidia_smi_arguments(fields)], timeout_s=NVIDIA_SMI_TIMEOUT_S)
+            ran = run([program, *nvidia_smi_arguments(fields)], timeout_s=NVIDIA_SMI_TIMEOUT_S)
         except CommandError as error:
             return NvidiaReading(source="nvidia-smi", reason=str(error))
         if ran.returncode == 0:
             return parse_nvidia_smi(ran.stdout, fields)
         said = f"{ran.stdout}\n{ran.stderr}"
-        reason = f"{comfyui}: {_first_line(said) or f'exit status {ran.returncode}'}"
+        reason = f"{program}: {_first_line(said) or f'exit status {ran.returncode}'}"
         fields = fields_after_refusal(fields, said)
     return NvidiaReading(source="nvidia-smi", reason=reason)
 

@@ -1,7 +1,7 @@
-"""Graphics processors as the system lists them: the PCI bus and AMD's topology, Apple's chip, the Windows registry.
+"""List graphics processors as the system does: PCI bus and AMD's topology, Apple's chip, Windows registry.
 
-It finds cards, not working drivers, and it knows no marketing names beyond what the system says.
-What cannot be learnt this way stays None, with a probe that says so.
+It finds cards, not working drivers, and uses no product names except the system's.
+What cannot be found this way is None, with a probe that says so.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def read_graphics(
     Parameters
     ----------
     host : HostReading
-        Which system to ask, and its RAM, which is also an Apple chip's graphics memory.
+        Which system this is, and its RAM, which is also an Apple chip's graphics memory.
     run : callable
         Starts a program by argument list (macOS: ``sysctl``).
     root : Path
-        Where ``/sys`` is found.
+        Folder that contains ``/sys``.
     registry : callable, optional
         Returns the values of each key of the Windows display class; this computer's where None.
     """
@@ -131,7 +131,7 @@ def _folders(parent: Path) -> list[Path]:
     try:
         return sorted(parent.iterdir())
     except OSError:
-        return []  # no such bus or driver here
+        return []  # no such bus or driver
 
 
 def _text(file: Path) -> str | None:
@@ -176,10 +176,10 @@ def read_apple_graphics(host: HostReading, run: RunProcess) -> GraphicsReading:
 
 
 def read_windows_graphics(registry: Callable[[], Iterable[Mapping[str, object]]]) -> GraphicsReading:
-    """Return the display adapters a Windows driver was set up for.
+    """Return the display adapters that a Windows driver was installed for.
 
-    The registry may still hold a card that was taken out, so this says less than a driver's answer.
-    Entries without a PCI vendor (remote desktop, the basic display driver) are no GPUs.
+    The registry may still list a card that was removed, so this is less certain than a driver's answer.
+    Entries without a PCI vendor (remote desktop, the basic display driver) are not GPUs.
     """
     try:
         keys = list(registry())
@@ -203,14 +203,14 @@ def read_windows_graphics(registry: Callable[[], Iterable[Mapping[str, object]]]
 
 
 def _registry_size(value: object) -> int | None:
-    """Return a size that drivers store as a number or as eight bytes, the lowest first."""
+    """Return a size in bytes, which drivers store as a number or as eight little-endian bytes."""
     if isinstance(value, bytes) and len(value) == 8:
         value = int.from_bytes(value, "little")
     return value if isinstance(value, int) and value > 0 else None
 
 
 def display_class_keys() -> list[dict[str, object]]:
-    """Return the values of each key of this computer's display class; nothing outside Windows."""
+    """Return the values of each key of this computer's display class; an empty list outside Windows."""
     if sys.platform != "win32":
         return []
     import winreg
@@ -219,7 +219,7 @@ def display_class_keys() -> list[dict[str, object]]:
     with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, _DISPLAY_CLASS_KEY) as parent:
         names = [winreg.EnumKey(parent, number) for number in range(winreg.QueryInfoKey(parent)[0])]
         for name in names:
-            if re.fullmatch(r"[0-9]{4}", name):  # its neighbours ("Properties") are closed to users
+            if re.fullmatch(r"[0-9]{4}", name):  # users may not read its neighbours ("Properties")
                 with winreg.OpenKey(parent, name) as key:
                     rows = [winreg.EnumValue(key, number) for number in range(winreg.QueryInfoKey(key)[1])]
                     found.append({row[0]: row[1] for row in rows})

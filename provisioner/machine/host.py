@@ -1,4 +1,4 @@
-"""The computer around the GPU: system, Python, RAM, file systems, and where people keep ComfyUI.
+"""Read the computer around the GPU: system, Python, RAM, file systems and programs.
 
 Everything comes from a system call, a file or the interpreter itself; no program is started.
 """
@@ -32,7 +32,7 @@ _TEXT_LIMIT = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalHost:
-    """The computer we run on; the fields are there to describe another one."""
+    """This computer; the fields allow tests to describe another one."""
 
     file_system_of: Callable[[Path], FileSystem]
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
@@ -40,11 +40,11 @@ class LocalHost:
     release: str = field(default_factory=lambda: _release())
     machine: str = field(default_factory=lambda: _machine())
     pointer_bits: int = 64 if sys.maxsize > 2**32 else 32
-    libc_name: str | None = field(default_factory=lambda: _libc_name())  # what the C library calls itself
+    libc_name: str | None = field(default_factory=lambda: _libc_name())  # name of the C library
     root: Path = Path("/")
 
     def read(self) -> HostReading:
-        """Return what the system says of itself; what it does not say is a failed probe."""
+        """Return the system, its Python and RAM; what could not be read is a failed probe."""
         system = operating_system_named(self.platform)
         libc = self._libc() if system == "linux" else None
         total, available, ram = _memory(self.root)
@@ -80,30 +80,30 @@ class LocalHost:
         return data.decode("utf-8-sig", "replace")
 
     def kernel_driver_files(self) -> tuple[tuple[str, str], ...]:
-        """Return path and text of the files in which the Linux kernel names the NVIDIA driver, where there are any."""
+        """Return the paths and texts of the Linux kernel's files that name the NVIDIA driver, where they exist."""
         found = []
         for relative in _KERNEL_DRIVER_FILES:
             try:
                 found.append((f"/{relative}", self.read_text(self.root / relative)))
             except UnreadableError:
-                continue  # no such module loaded, or not Linux: not a finding by itself
+                continue  # module not loaded, or not Linux: no finding by itself
         return tuple(found)
 
     def nvidia_smi_paths(self) -> tuple[Path, ...]:
-        """Return where nvidia-smi is, by absolute path, likeliest first."""
+        """Return the absolute paths of nvidia-smi, likeliest first."""
         fixed = nvidia_smi_candidates(operating_system_named(self.platform), self.environ, self.root)
         found = [path for path in fixed if path.is_file()]
         on_path = self.find_on_path("nvidia-smi")
         return tuple(dict.fromkeys([*found, *([on_path] if on_path else [])]))
 
     def find_on_path(self, name: str) -> Path | None:
-        """Return the absolute path of a program on ``PATH``, never one in the current directory; None where none is."""
+        """Return the absolute path of a program on ``PATH``, never one in the current directory; else None."""
         return find_on_path(name, self.environ, cwd=Path.cwd(), is_windows=self.platform == "win32")
 
 
 def _release() -> str:
     if sys.platform == "win32":
-        version = sys.getwindowsversion()  # platform.release() may ask WMI, which takes its time
+        version = sys.getwindowsversion()  # platform.release() may ask WMI, which is slow
         return windows_release(version.major, version.build)
     if sys.platform == "darwin":
         import platform
@@ -124,14 +124,14 @@ def _libc_name() -> str | None:
         return None
     try:
         return os.confstr("CS_GNU_LIBC_VERSION")  # "glibc 2.36"
-    except (ValueError, OSError):  # musl and macOS do not know the question
+    except (ValueError, OSError):  # musl and macOS do not have this value
         return None
 
 
 def _memory(root: Path) -> tuple[int | None, int | None, ProbeResult]:
-    """Return RAM in bytes, total and available, bounded by the container's limit where there is one."""
+    """Return total and available RAM in bytes, at most the container's limit, and the probe."""
     try:
-        import psutil  # 30 ms that only a full detection pays
+        import psutil  # takes 30 ms, needed by a full detection only
 
         memory = psutil.virtual_memory()
         total, available = int(memory.total), int(memory.available)
@@ -174,7 +174,7 @@ def nvidia_smi_candidates(
 def find_on_path(name: str, environ: Mapping[str, str], *, cwd: Path, is_windows: bool) -> Path | None:
     """Return the absolute path of a program on ``PATH``, or None.
 
-    Relative entries and the current directory are passed over, so that a program somebody put
+    Relative entries and the current directory are skipped, so that a program somebody put
     there is never started (Comfy-Org/comfy-cli#641).  On Windows only ``.exe`` counts: a batch
     file would go through a shell.
     """

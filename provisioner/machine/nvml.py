@@ -1,8 +1,8 @@
-"""GPU and driver as NVML tells them, through the `pynvml` module of nvidia-ml-py.
+"""Read GPUs and driver from NVML, through the `pynvml` module of nvidia-ml-py.
 
-Each question may fail by itself, and then the others still count.  This module never raises for a
-machine without NVIDIA, never looks at ``CUDA_VISIBLE_DEVICES`` (NVML does not either), and changes
-no setting of a GPU.
+Each query may fail by itself without affecting the others.  This module never raises for a machine
+without NVIDIA, never uses ``CUDA_VISIBLE_DEVICES`` (NVML does not either), and changes no setting of
+a GPU.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from provisioner.machine.readings import (
 
 T = TypeVar("T")
 
-# The reasons that have a next step, in words; others are quoted from NVML.
+# Sentences for the reasons that have a next step; others are quoted from NVML.
 _REASONS = {
     "NVMLError_LibraryNotFound": "NVML is not on this machine: no NVIDIA driver, or a container without its libraries",
-    "NVMLError_DriverNotLoaded": "NVML is there, but the NVIDIA driver is not loaded",
+    "NVMLError_DriverNotLoaded": "NVML is installed, but the NVIDIA driver is not loaded",
     "NVMLError_LibRmVersionMismatch": (
         "the NVIDIA driver was updated while its old version is still loaded: restart the computer"
     ),
-    "NVMLError_NoPermission": "this user may not talk to the NVIDIA driver",
+    "NVMLError_NoPermission": "this user may not access the NVIDIA driver",
 }
-# nvmlDriverModel_t; Windows only, elsewhere the question is "Not Supported".
+# nvmlDriverModel_t; Windows only, elsewhere the query is "Not Supported".
 _DRIVER_MODELS = {0: "WDDM", 1: "TCC", 2: "MCDM"}
 
 
 def read_nvml(library: Any = None) -> NvidiaReading:  # noqa: ANN401 - a module without types
-    """Return what NVML says about the driver and every GPU.
+    """Return what NVML reports about the driver and every GPU.
 
     Parameters
     ----------
     library : module, optional
-        Something with the functions of `pynvml`, which is imported where None.
+        A module with the functions of `pynvml`; None imports that one.
 
     Returns
     -------
     NvidiaReading
-        With ``reason`` set where NVML could not be asked at all.
+        With ``reason`` set where NVML could not be used at all.
     """
     if library is None:
         try:
@@ -66,10 +66,10 @@ def read_nvml(library: Any = None) -> NvidiaReading:  # noqa: ANN401 - a module 
 
 
 class _Asked:
-    """Asks one question at a time and keeps why it was not answered."""
+    """Runs one query at a time and records why it failed."""
 
     def __init__(self, library: Any) -> None:  # noqa: ANN401 - a module without types
-        # Older bindings lack functions and arguments; names can hold bytes that are no text.
+        # Older bindings lack functions and arguments; names can contain bytes that are not text.
         self.may_fail: tuple[type[BaseException], ...] = (
             library.NVMLError,
             AttributeError,
@@ -80,7 +80,7 @@ class _Asked:
         self.failures: list[str] = []
 
     def __call__(self, what: str, ask: Callable[[], T], *, is_needed: bool = True) -> T | None:
-        """Return the answer, or None with a note; a question that is not needed leaves no note."""
+        """Return the answer; None where the query failed, which is recorded if the answer is needed."""
         try:
             return ask()
         except self.may_fail as error:
@@ -141,9 +141,9 @@ def _read_device(library: Any, index: int) -> NvidiaDevice:  # noqa: ANN401
 def _memory(library: Any, asked: _Asked, handle: Any) -> tuple[int | None, int | None, int | None]:  # noqa: ANN401
     """Return total, free and reserved bytes.
 
-    The second version of the question tells what the driver keeps for itself apart; the first
+    The second version of the query reports the driver's own memory separately; the first
     counts it as used (measured on driver 580.159.04: 644,939,776 bytes of an H200).  GB10 answers
-    neither (XuehaiPan/nvitop#208), and a GPU split by MIG may refuse both.
+    neither (XuehaiPan/nvitop#208), and a GPU split by MIG may answer neither.
     """
     second = asked(
         "memory",
@@ -163,7 +163,7 @@ def _mig_devices(library: Any, parent: Any) -> tuple[MigDevice, ...]:  # noqa: A
     for place in range(places):
         handle = asked("MIG device", lambda: library.nvmlDeviceGetMigDeviceHandleByIndex(parent, place))  # noqa: B023
         uuid = asked("UUID", lambda: _text(library.nvmlDeviceGetUUID(handle))) if handle is not None else None  # noqa: B023
-        if uuid is not None:  # most places are empty, and NVML answers "Not Found" for them
+        if uuid is not None:  # most slots are empty, and NVML answers "Not Found" for them
             total, free, _ = _memory(library, asked, handle)
             found.append(MigDevice(uuid=uuid, memory_total_bytes=total, memory_free_bytes=free))
     return tuple(found)

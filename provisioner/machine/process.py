@@ -1,7 +1,7 @@
-"""Start one program, listen to everything it says, and never wait for it longer than asked.
+"""Run one program, read all its output, and never wait for it longer than its time limit.
 
-Programs are started from an argument list.  This module refuses to go through a shell, to keep
-more than a bounded part of what was said, and to leave behind a process that ran out of time.
+Programs are started from an argument list, never through a shell.  Only a bounded part of the output is
+kept, and a process that runs out of time is ended with everything it started.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ OnLine = Callable[[Stream, str], None]
 _KEPT_BYTES = 256 * 1024  # of each stream: half from its beginning, half from its end
 _KEPT_LINES = 200  # the last ones of both streams, in order of arrival
 _SHOWN_LINES = 40  # of those, in an error
-_LONGEST_LINE = 16 * 1024  # characters; a stream without line ends is handed on in pieces of this length
+_LONGEST_LINE = 16 * 1024  # characters; a stream without line ends is passed on in pieces of this length
 _CHUNK_BYTES = 64 * 1024
-_TICK_S = 0.2  # between two looks at the clock; on Windows also how soon Ctrl-C is noticed
-_QUIET_S = 2.0  # after the program ended, how long a silent pipe held by one of its children is listened to
-_GRACE_S = 2.0  # between asking a process tree to end and making it
+_TICK_S = 0.2  # between two checks of the clock; on Windows also how soon Ctrl-C is noticed
+_QUIET_S = 2.0  # after the program ended, how long to wait for a silent pipe held by one of its children
+_GRACE_S = 2.0  # between asking a process tree to end and killing it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Completed:
 
     args: tuple[str, ...]
     returncode: int
-    stdout: str  # beginning and end; what was left out between them is said in the text
+    stdout: str  # beginning and end; a line in between says how much was left out
     stderr: str
     seconds: float
     last_lines: tuple[str, ...]  # of both streams, in order of arrival
@@ -60,7 +60,7 @@ def run_process(
     on_line: OnLine | None = None,
     keep_bytes: int = _KEPT_BYTES,
 ) -> Completed:
-    """Run a program to its end and return what it said, whatever its exit status.
+    """Run a program to its end and return its output, whatever its exit status.
 
     Parameters
     ----------
@@ -74,10 +74,10 @@ def run_process(
     cwd : Path, optional
         Folder to start in.
     input_bytes : bytes, optional
-        For its standard input, which is empty otherwise.
+        Bytes for its standard input; empty where None.
     on_line : callable, optional
-        Called on this thread with the stream and each line, while the program runs.  What it
-        raises ends the program and is passed on.
+        Called on this thread with the stream and each line, while the program runs.  An
+        exception from it ends the program and is passed on.
     keep_bytes : int
         Bytes to keep of each stream, half from its beginning and half from its end.
 
@@ -100,7 +100,7 @@ def run_process(
     try:
         ended = _follow(process, pipes, heard, started + timeout_s)
         if not ended or pipes.open_streams:
-            _end_tree(process)  # out of time, or a child of it still holds the pipes and says nothing
+            _end_tree(process)  # out of time, or a child of it still holds the pipes and prints nothing
     except BaseException:
         _end_tree(process)
         raise
@@ -131,7 +131,7 @@ def run_checked(
     keep_bytes: int = _KEPT_BYTES,
     hint: str | None = None,
 ) -> Completed:
-    """Run a program that has to succeed; parameters and result are those of `run`.
+    """Run a program that must succeed; parameters and result are those of `run_process`.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def _start(
             stderr=subprocess.PIPE,
             env=None if env is None else dict(env),
             cwd=cwd,
-            start_new_session=True,  # POSIX: one group to end as a whole; Windows ignores it
+            start_new_session=True,  # POSIX: one group, ended as a whole; Windows ignores it
             creationflags=_creation_flags(),
         )
     except OSError as error:
@@ -201,7 +201,7 @@ class _Pipes:
             thread.start()
 
     def next_piece(self, timeout_s: float) -> tuple[Stream, bytes] | None:
-        """Return what came next, or None where nothing came in time or a stream ended."""
+        """Return the next piece of output; None where nothing came in time or a stream ended."""
         try:
             stream, chunk = self._pieces.get(timeout=max(timeout_s, 0.0))
         except queue.Empty:
@@ -212,18 +212,18 @@ class _Pipes:
         return None
 
     def close(self) -> None:
-        """Let the threads go and close what they no longer read."""
+        """Let the threads end and close the pipes they no longer read."""
         self._abandoned.set()
         for thread in self._threads:
             thread.join(timeout=1.0)
         if not any(thread.is_alive() for thread in self._threads):
-            # A pipe somebody outside our reach still holds is left to its thread: closing it would wait.
+            # A pipe that another process still holds is left to its thread: closing it would wait.
             for pipe in (self._process.stdout, self._process.stderr):
                 if pipe is not None:
                     pipe.close()
 
     def _read(self, stream: Stream, pipe: IO[bytes]) -> None:
-        with contextlib.suppress(OSError, ValueError):  # the pipe broke or was closed: that is its end
+        with contextlib.suppress(OSError, ValueError):  # the pipe broke or was closed: it has ended
             while chunk := os.read(pipe.fileno(), _CHUNK_BYTES):
                 self._offer(stream, chunk)
         self._offer(stream, b"")
@@ -245,7 +245,7 @@ class _Pipes:
 
 
 def _follow(process: subprocess.Popen[bytes], pipes: _Pipes, heard: _Heard, deadline: float) -> bool:
-    """Listen until the program ended and fell silent; False where it ran out of time."""
+    """Read until the program ended and its pipes are silent; return False if it ran out of time."""
     last_sign = time.monotonic()
     while pipes.open_streams:
         has_ended = process.poll() is not None
@@ -267,7 +267,7 @@ def _follow(process: subprocess.Popen[bytes], pipes: _Pipes, heard: _Heard, dead
 
 
 def _end_tree(process: subprocess.Popen[bytes]) -> None:
-    """End the program and everything it started: asked first, then made to."""
+    """End the program and everything it started: first politely, then by force."""
     if sys.platform == "win32":
         _taskkill(process.pid)
         with contextlib.suppress(OSError):
@@ -283,17 +283,17 @@ def _end_tree(process: subprocess.Popen[bytes]) -> None:
 
 def _signal_group(group: int, number: int) -> None:
     if sys.platform != "win32":
-        # Gone already; macOS says "not permitted" of a group of which only a zombie is left.
+        # Already ended; macOS says "not permitted" for a group with only a zombie left.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, number)
 
 
 def _taskkill(pid: int) -> None:
     """Windows: end a process and its descendants (a job object would also catch those whose parent is gone)."""
-    comfyui = Path(os.environ.get("SystemRoot", r"C:\Windows"), "System32", "taskkill.exe")  # noqa: SIM112 - its name
+    program = Path(os.environ.get("SystemRoot", r"C:\Windows"), "System32", "taskkill.exe")  # noqa: SIM112 - its name
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(
-            [comfyui, "/T", "/F", "/PID", str(pid)],
+            [program, "/T", "/F", "/PID", str(pid)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
@@ -301,12 +301,12 @@ def _taskkill(pid: int) -> None:
         )
 
 
-# --- keeping what was said ---------------------------------------------------------------------
+# --- keeping the output ------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class _Kept:
-    """The beginning and the end of a stream of bytes."""
+    """Keeps the beginning and the end of a stream of bytes."""
 
     limit: int
     head: bytearray = field(default_factory=bytearray)
@@ -329,7 +329,7 @@ class _Kept:
 
 
 class _Lines:
-    """Bytes in, whole lines out; a lone carriage return ends a line too, since progress bars use it."""
+    """Splits bytes into lines; a carriage return alone ends a line too, since progress bars use it."""
 
     def __init__(self) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -348,7 +348,7 @@ class _Lines:
 
 
 class _Heard:
-    """What both streams said, within bounds."""
+    """Keeps the output of both streams, within limits."""
 
     def __init__(self, keep_bytes: int, on_line: OnLine | None) -> None:
         self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -393,7 +393,7 @@ def _failed(
 
 
 def _exit_status_in_words(returncode: int) -> str:
-    """Say an exit status; a negative one is the signal that ended the program (POSIX).
+    """Return an exit status in words; a negative one is the signal that ended the program (POSIX).
 
     >>> _exit_status_in_words(3)
     'exit status 3'

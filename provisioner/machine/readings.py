@@ -1,7 +1,7 @@
-"""What the answers of drivers and systems mean: readings in, a `Machine` out, and a machine as a recording.
+"""Build a `Machine` from the readings of drivers and systems, and read and write machines as recordings.
 
-Everything here is a pure function of text and values.  It refuses to guess: what a source did not
-say stays None, and the reason becomes a `ProbeResult`.
+Everything here is a pure function of text and values.  Nothing is guessed: what a source did not
+say is None, and the reason becomes a `ProbeResult`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ UNNAMED_NVIDIA_GPU = "NVIDIA GPU"
 OPERATING_SYSTEMS: tuple[OperatingSystem, ...] = get_args(OperatingSystem)
 VENDORS: tuple[Vendor, ...] = get_args(Vendor)
 
-# --- readings: what one source said, before anything is concluded -------------------------------
+# --- readings: what one source said, not yet combined -------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MigDevice:
-    """A slice carved out of a GPU; to CUDA it is a device of its own."""
+    """A slice of a GPU; CUDA sees it as a separate device."""
 
     uuid: str
     memory_total_bytes: int | None = None
@@ -40,7 +40,7 @@ class MigDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NvidiaDevice:
-    """One GPU as NVML or nvidia-smi describes it; None where the question was not answered."""
+    """One GPU as NVML or nvidia-smi describes it; None where the query failed."""
 
     index: int
     name: str | None = None
@@ -59,7 +59,7 @@ class NvidiaDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NvidiaReading:
-    """What NVML, or nvidia-smi, said about driver and GPUs."""
+    """What NVML or nvidia-smi reported about driver and GPUs."""
 
     source: Literal["nvml", "nvidia-smi"]
     reason: str | None = None  # why there is no reading at all; everything else is empty then
@@ -71,7 +71,7 @@ class NvidiaReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostReading:
-    """What the operating system said about itself and the Python that runs us."""
+    """What the operating system reported about itself and the running Python."""
 
     os: OperatingSystem
     os_release: str
@@ -97,9 +97,9 @@ class GraphicsReading:
 
 
 def parse_driver_version(text: str) -> tuple[int, ...] | None:
-    """Return a driver version as integers, to be compared part by part; None where it is none.
+    """Return a driver version as integers, to be compared part by part; None where the text is not a version.
 
-    Never compare these as numbers with a point: 580.65.06 is newer than 580.9.
+    Never compare these as decimal numbers: 580.65.06 is newer than 580.9.
 
     >>> parse_driver_version("580.65.06")
     (580, 65, 6)
@@ -114,7 +114,7 @@ def parse_driver_version(text: str) -> tuple[int, ...] | None:
 
 
 def parse_cuda_driver_version(number: int) -> tuple[int, int] | None:
-    """Return the CUDA version that NVML spells as one number, 1000 * major + 10 * minor.
+    """Return the CUDA version that NVML writes as one number, 1000 * major + 10 * minor.
 
     >>> parse_cuda_driver_version(12080)
     (12, 8)
@@ -159,7 +159,7 @@ def parse_gfx_target_version(number: int) -> str | None:
 
 
 def operating_system_named(platform: str) -> OperatingSystem:
-    """Return our word for a value of ``sys.platform``."""
+    """Return our name for a value of ``sys.platform``."""
     names: dict[str, OperatingSystem] = {"linux": "linux", "win32": "windows", "darwin": "macos"}
     return names.get(platform, "other")
 
@@ -192,7 +192,7 @@ def is_wsl_kernel(release: str, environ: Mapping[str, str]) -> bool:
 
 
 def windows_release(major: int, build: int) -> str:
-    """Return the release people know; Windows 11 calls itself version 10.0 and starts at build 22000.
+    """Return the commonly used release number; Windows 11 reports version 10.0 and starts at build 22000.
 
     >>> windows_release(10, 26100), windows_release(10, 19045)
     ('11', '10')
@@ -237,9 +237,9 @@ def nvidia_smi_arguments(fields: Sequence[str]) -> tuple[str, ...]:
 
 
 def fields_after_refusal(fields: Sequence[str], output: str) -> tuple[str, ...] | None:
-    """Return the fields to ask for next, after an old nvidia-smi refused one; None where that was not its trouble.
+    """Return the fields without those an old nvidia-smi rejected; None where it failed for another reason.
 
-    Drivers of the 470 branch do not know ``compute_cap`` (huggingface/candle#733); the refusal is
+    Drivers of the 470 branch do not know ``compute_cap`` (huggingface/candle#733); the error is
     on stdout, with exit status 2 (CoHDI/composable-resource-operator#37).
     """
     if "not a valid field" not in output:
@@ -252,20 +252,20 @@ def fields_after_refusal(fields: Sequence[str], output: str) -> tuple[str, ...] 
 
 
 def parse_nvidia_smi(output: str, fields: Sequence[str]) -> NvidiaReading:
-    """Return what the rows of nvidia-smi say; memory comes in MiB, ``[N/A]`` and its like mean not known.
+    """Return what the rows of nvidia-smi say; its memory is in MiB, and ``[N/A]`` and the like mean not known.
 
-    The CUDA version is not asked for: it is only in a header that can read ``ERR!``
+    The CUDA version is not queried: it is only in a header that can contain ``ERR!``
     (microsoft/WSL#11589).
     """
     lines = [line for line in output.splitlines() if line.strip()]
     if not lines or lines[0].strip().lower().startswith("no devices"):
         return NvidiaReading(source="nvidia-smi", failures=("it lists no GPU",))
-    import csv  # only where nvidia-smi had to be asked
+    import csv  # only where nvidia-smi was needed
 
     rows = list(csv.reader(lines, skipinitialspace=True))
     good = [dict(zip(fields, row, strict=True)) for row in rows if len(row) == len(fields)]
     if not good:
-        return NvidiaReading(source="nvidia-smi", reason=f"it printed something else than was asked for: {lines[0]}")
+        return NvidiaReading(source="nvidia-smi", reason=f"its output is not the requested rows: {lines[0]}")
     failures = tuple(f"a row was not understood: {','.join(row)}" for row in rows if len(row) != len(fields))
     versions = [text for row in good if (text := _known(row.get("driver_version"))) and parse_driver_version(text)]
     return NvidiaReading(
@@ -313,13 +313,13 @@ def _switch(text: str | None) -> bool | None:
     return {"enabled": True, "disabled": False, "yes": True, "no": False}.get((text or "").strip().lower())
 
 
-# --- putting it together -----------------------------------------------------------------------
+# --- combining the readings --------------------------------------------------------------------
 
 
 def needs_nvidia_smi(nvml: NvidiaReading) -> bool:
-    """Whether NVML left something open that nvidia-smi may know.
+    """Whether NVML lacks something that nvidia-smi may know.
 
-    Memory is no such thing: where NVML refuses it (GB10, a GPU split by MIG), nvidia-smi prints ``[N/A]``.
+    Memory does not count: where NVML does not report it (GB10, a GPU split by MIG), nvidia-smi prints ``[N/A]``.
     """
     return nvml.driver_version is None or any(
         device.uuid is None or device.name is None or device.compute_capability is None for device in nvml.devices
@@ -332,13 +332,13 @@ def merge_devices(first: Sequence[NvidiaDevice], second: Sequence[NvidiaDevice])
         return tuple(second)
     merged = []
     for device in first:
-        staging = next((other for other in second if _is_same_device(device, other)), None)
-        merged.append(_filled(device, staging) if staging else device)
+        other = next((each for each in second if _is_same_device(device, each)), None)
+        merged.append(_filled(device, other) if other else device)
     return tuple(merged)
 
 
 def _is_same_device(one: NvidiaDevice, other: NvidiaDevice) -> bool:
-    """Match by UUID, else by PCI address, else by number: no order of devices is promised between two sources."""
+    """Return whether UUIDs match, else PCI addresses, else numbers: the order of devices can differ between sources."""
     if one.uuid and other.uuid:
         return one.uuid == other.uuid
     if one.pci_bus_id and other.pci_bus_id:
@@ -346,18 +346,18 @@ def _is_same_device(one: NvidiaDevice, other: NvidiaDevice) -> bool:
     return one.index == other.index
 
 
-def _filled(device: NvidiaDevice, staging: NvidiaDevice) -> NvidiaDevice:
+def _filled(device: NvidiaDevice, other: NvidiaDevice) -> NvidiaDevice:
     return replace(
         device,
-        name=_first(device.name, staging.name),
-        uuid=_first(device.uuid, staging.uuid),
-        pci_bus_id=_first(device.pci_bus_id, staging.pci_bus_id),
-        compute_capability=_first(device.compute_capability, staging.compute_capability),
-        memory_total_bytes=_first(device.memory_total_bytes, staging.memory_total_bytes),
-        memory_free_bytes=_first(device.memory_free_bytes, staging.memory_free_bytes),
-        memory_reserved_bytes=_first(device.memory_reserved_bytes, staging.memory_reserved_bytes),
-        is_display_active=_first(device.is_display_active, staging.is_display_active),
-        is_mig_enabled=_first(device.is_mig_enabled, staging.is_mig_enabled),
+        name=_first(device.name, other.name),
+        uuid=_first(device.uuid, other.uuid),
+        pci_bus_id=_first(device.pci_bus_id, other.pci_bus_id),
+        compute_capability=_first(device.compute_capability, other.compute_capability),
+        memory_total_bytes=_first(device.memory_total_bytes, other.memory_total_bytes),
+        memory_free_bytes=_first(device.memory_free_bytes, other.memory_free_bytes),
+        memory_reserved_bytes=_first(device.memory_reserved_bytes, other.memory_reserved_bytes),
+        is_display_active=_first(device.is_display_active, other.is_display_active),
+        is_mig_enabled=_first(device.is_mig_enabled, other.is_mig_enabled),
     )
 
 
@@ -366,10 +366,10 @@ def _first(one: T | None, other: T | None) -> T | None:
 
 
 def gpu_from_device(device: NvidiaDevice) -> Gpu:
-    """Return the GPU a device is.
+    """Return the GPU that a device reading describes.
 
     A process sees one slice of a GPU that is split by MIG, so its memory is that of the largest
-    slice, and unknown where no slice could be read: the whole GPU's memory would promise too much.
+    slice, and unknown where no slice could be read: the whole GPU's memory would be too much.
     """
     total, free = device.memory_total_bytes, device.memory_free_bytes
     if device.is_mig_enabled:
@@ -395,7 +395,7 @@ def gpu_from_device(device: NvidiaDevice) -> Gpu:
 
 
 def probes_of(reading: NvidiaReading) -> tuple[ProbeResult, ...]:
-    """Return what a reading came to: one line for the whole, one for every question that was not answered."""
+    """Return the probes of a reading: one for the whole, one for every query that failed."""
     if reading.reason is not None:
         return (ProbeResult(source=reading.source, is_ok=False, detail=reading.reason),)
     summary = ProbeResult(source=reading.source, is_ok=reading.driver_version is not None, detail=_summary(reading))
@@ -440,13 +440,13 @@ def assemble_machine(
     host : HostReading
         Operating system, Python, RAM.
     nvidia : sequence of NvidiaReading
-        What NVML and then nvidia-smi said; the earlier one is believed, the later fills gaps.
+        What NVML and then nvidia-smi said; the first one wins, the second fills gaps.
     kernel_files : sequence of (path, text)
-        The kernel's own words about the driver, used for the version alone.
+        The kernel's files about the driver, used only for its version.
     graphics : GraphicsReading, optional
-        GPUs of other vendors, and NVIDIA cards whether or not a driver answers for them.
+        GPUs of other vendors, and NVIDIA cards whether or not they have a working driver.
     file_systems, probes
-        Carried over.
+        Added to the result as they are.
     """
     devices: tuple[NvidiaDevice, ...] = ()
     for reading in nvidia:
@@ -490,10 +490,10 @@ def _kernel_driver(files: Sequence[tuple[str, str]]) -> tuple[str | None, tuple[
 def _with_silent_cards(
     gpus: tuple[Gpu, ...], cards: GraphicsReading, driver_version: str | None
 ) -> tuple[tuple[Gpu, ...], tuple[ProbeResult, ...]]:
-    """Add the NVIDIA cards that no driver answers for; beside working GPUs such a card is only mentioned.
+    """Return the GPUs with the NVIDIA cards that have no working driver; next to working GPUs only a probe names them.
 
     Drivers from 590 on no longer list Maxwell, Pascal and Volta cards, and a card can be handed to a
-    virtual machine: neither hinders the GPUs that do answer.
+    virtual machine: the other GPUs still work.
     """
     listed = {normal_pci_bus_id(gpu.pci_bus_id) for gpu in gpus if gpu.pci_bus_id}
     silent = tuple(
@@ -512,11 +512,11 @@ def _with_silent_cards(
 def _silence(card: Gpu, driver_version: str | None, others_answer: bool) -> str:
     where = f" at {card.pci_bus_id}" if card.pci_bus_id else ""
     if driver_version is None:
-        return f"{card.name}{where}: no NVIDIA driver answers for it; the driver is missing or not loaded"
+        return f"{card.name}{where}: no NVIDIA driver answers; the driver is missing or not loaded"
     if others_answer:
         return f"{card.name}{where}: driver {driver_version} does not list it; too old for that driver, or in other use"
     return (
-        f"{card.name}{where}: driver {driver_version} is loaded and lists no such GPU; too old for that driver,"
+        f"{card.name}{where}: driver {driver_version} is loaded but does not list it; too old for that driver,"
         " or a container without access to it"
     )
 
@@ -531,14 +531,14 @@ def parse_machine_record(text: str, file: Path) -> Machine:
     ----------
     text : str
         What `machine_record` returned, as JSON, by itself or under the key ``machine`` of a
-        ``--json`` document.  What may be unknown may be left out.
+        ``--json`` document.  What may be unknown may be missing.
     file : Path
         Where the text comes from.
 
     Raises
     ------
     UsageError
-        It is no such recording; the message and ``issues`` in the context hold every complaint.
+        The text is not such a recording; the message and ``issues`` in the context list every complaint.
     """
     complaints: list[str] = []
     record = _json_object(text, complaints)
@@ -555,18 +555,18 @@ def parse_machine_record(text: str, file: Path) -> Machine:
 
 
 def _json_object(text: str, complaints: list[str]) -> Mapping[str, object]:
-    def without_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    def without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
         names = [name for name, _ in pairs]
         complaints.extend(f"{name}: given twice" for name in sorted(set(names)) if names.count(name) > 1)
         return dict(pairs)
 
     try:
-        record = json.loads(text, object_pairs_hook=without_twins)
+        record = json.loads(text, object_pairs_hook=without_duplicates)
     except (ValueError, RecursionError) as error:
         complaints.append(f"it is not JSON: {error}")
         return {}
     if not isinstance(record, dict):
-        complaints.append("it is JSON, but no object")
+        complaints.append("it is JSON, but not an object")
         return {}
     inner = record.get("machine")
     if isinstance(inner, dict) and "command" in record:  # a whole --json document, whose version covers its parts
@@ -576,7 +576,7 @@ def _json_object(text: str, complaints: list[str]) -> Mapping[str, object]:
 
 def _machine(fields: Fields, file: Path) -> Machine:
     fields.exactly("schema_version", RECORDING_SCHEMA_VERSION)
-    fields.optional_text("recorded_from")  # of a recording made from a recording: this file is what counts
+    fields.optional_text("recorded_from")  # set in a recording made from a recording: this file replaces it
     machine = Machine(
         os=fields.choice("os", OPERATING_SYSTEMS, "other"),
         os_release=fields.text("os_release"),
@@ -593,7 +593,7 @@ def _machine(fields: Fields, file: Path) -> Machine:
         probes=tuple(_probe(each) for each in fields.optional_objects("probes")),
         recorded_from=str(file),
     )
-    fields.refuse_the_rest()
+    fields.report_unknown_keys()
     return machine
 
 
@@ -601,7 +601,7 @@ def _optional_version(fields: Fields, name: str) -> str | None:
     value = fields.values.get(name)
     if value is None or (isinstance(value, str) and parse_driver_version(value)):
         return fields.optional_text(name)
-    return fields.complain(name, 'numbers with points between them, such as "580.95.05", or null', None)
+    return fields.complain(name, 'numbers separated by dots, such as "580.95.05", or null', None)
 
 
 def _gpu(fields: Fields) -> Gpu:
@@ -621,7 +621,7 @@ def _gpu(fields: Fields) -> Gpu:
         mig_devices=fields.optional_texts("mig_devices"),
         driver_model=fields.optional_text("driver_model"),
     )
-    fields.refuse_the_rest()
+    fields.report_unknown_keys()
     return gpu
 
 
@@ -632,11 +632,11 @@ def _file_system(fields: Fields) -> FileSystem:
         total_bytes=fields.count("total_bytes"),
         free_bytes=fields.count("free_bytes"),
     )
-    fields.refuse_the_rest()
+    fields.report_unknown_keys()
     return file_system
 
 
 def _probe(fields: Fields) -> ProbeResult:
     probe = ProbeResult(source=fields.text("source"), is_ok=fields.flag("is_ok"), detail=fields.text("detail"))
-    fields.refuse_the_rest()
+    fields.report_unknown_keys()
     return probe

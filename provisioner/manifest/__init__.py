@@ -1,1 +1,1 @@
-"""Manifests: YAML in, Manifest out; locked manifests; those that come with the program."""
+"""Read, check, lock and cache manifests, and find those that come with the program."""

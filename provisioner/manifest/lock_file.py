@@ -1,6 +1,6 @@
-"""A manifest narrowed to one set as one machine holds it, with the digest of every block.
+"""Write a locked manifest: one set as it is installed on one machine, with the digest of every block.
 
-Pure: values in, text out.  It locks only what was proven, and invents no digest.
+Pure: values in, text out.  Only verified files are locked, with the digests found in them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _UNITS = (("GB", 10**9), ("GiB", 2**30), ("MB", 10**6), ("MiB", 2**20))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """One file as it was proven a moment ago."""
+    """One file that was just verified."""
 
     size: int  # bytes
     sha256: str
@@ -35,23 +35,23 @@ class Verified:
 
 
 def locked_text(manifest: Manifest, wanted: ArtifactSet, verified: Mapping[str, Verified], lock: Lock) -> str:
-    """Return the YAML text of a manifest of one set that names exactly the bytes that are here.
+    """Return the YAML text of a manifest of one set that names exactly the bytes on this machine.
 
     Parameters
     ----------
     manifest : Manifest
-        What was asked for.
+        The manifest to lock.
     wanted : ArtifactSet
         The set that is installed.
     verified : mapping of str to Verified
-        For each artifact's id what lies in its place, every byte read.
+        By artifact id, the file that was found, every byte of it read.
     lock : Lock
-        What the machine is.
+        What is installed on the machine.
 
     Raises
     ------
     ManifestError
-        A file was not proven, or proven as something the manifest does not accept.
+        A file was not verified, or is something the manifest does not accept.
     """
     import yaml
 
@@ -82,17 +82,17 @@ def locked_text(manifest: Manifest, wanted: ArtifactSet, verified: Mapping[str, 
 
 
 def _locked(artifact: Artifact, file_digest: Verified | None) -> Artifact:
-    """Return the artifact as it is here: its own bytes, or those of the content that was accepted instead."""
+    """Return the artifact with the content found: its own, or the accepted variant of it."""
     variant = next((each for each in artifact.contents if file_digest and each.sha256 == file_digest.sha256), None)
     if file_digest is None or variant is None:
         raise ManifestError(
-            f"{artifact.name} is not here as the manifest asks, so there is nothing to lock.",
-            hint="Run `klein-setup verify`, put right what it finds, and lock again.",
+            f"{artifact.name} is not the file the manifest names, so it cannot be locked.",
+            hint="Run `klein-setup verify`, fix what it finds, and lock again.",
         )
     if len(file_digest.blocks) != -(-file_digest.size // BLOCK_SIZE):
         raise ManifestError(
-            f"{artifact.name} was proven without the digests of its blocks.",
-            hint="Run `klein-setup verify` once, which writes them down, and lock again.",
+            f"{artifact.name} was verified without the digests of its blocks.",
+            hint="Run `klein-setup verify` once, which records them, and lock again.",
         )
     is_own = file_digest.sha256 == artifact.sha256
     return replace(
@@ -110,7 +110,7 @@ def _locked(artifact: Artifact, file_digest: Verified | None) -> Artifact:
 def drift_from(
     lock: Lock, *, torch_backend: str | None, torch: str | None, comfyui_commit: str | None
 ) -> tuple[str, ...]:
-    """Return a sentence for everything that is known here and differs from the lock.
+    """Return a clause for every version known here that differs from the lock.
 
     >>> locked = Lock(manifest_sha256="0" * 64, locked_on="2026-11-23", torch="2.11.0", torch_backend="cu130")
     >>> drift_from(locked, torch_backend="cu130", torch="2.13.0", comfyui_commit=None)
@@ -137,8 +137,8 @@ def refuse_drift(manifest: Manifest, differences: tuple[str, ...]) -> None:
         )
     if differences:
         raise LockDriftError(
-            f"This machine has drifted from the lock of {manifest.lock.locked_on}: {'; '.join(differences)}.",
-            hint="Put it back with `klein-setup repair`, or lock anew with `klein-setup manifest lock`.",
+            f"This machine differs from the lock of {manifest.lock.locked_on}: {'; '.join(differences)}.",
+            hint="Restore it with `klein-setup repair`, or write a new lock with `klein-setup manifest lock`.",
             differences=list(differences),
         )
 

@@ -1,8 +1,8 @@
-"""YAML text -> `Manifest`: which keys there are, what each may hold, and what must fit together.
+"""YAML text -> `Manifest`: which keys there are, what each may contain, and what must fit together.
 
-Reads no file, asks no server, and takes no text on trust: paths, addresses and sizes are checked before anybody
-acts on them.  What each key means is in ``manifests/README.md``; ``manifests/schema.json`` says the same to an
-editor, and where the two differ this module is right.
+Reads no file, asks no server, and trusts no text: paths, addresses and sizes are checked before they are used.
+``manifests/README.md`` explains each key; ``manifests/schema.json`` says the same for editors, and where they differ
+this module decides.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ SCHEMA_VERSION = 1
 """The version of the manifest format this program reads."""
 
 _MAX_FILE_BYTES = 2**40  # 1 TiB; the largest file of the 9B models is 18 GB
-_HINT = "Put it right and look again with `klein-setup manifest check FILE`; manifests/README.md explains every key."
+_HINT = "Fix it and check again with `klein-setup manifest check FILE`; manifests/README.md explains every key."
 
-# Other people's words for our keys, for the advice beside an unknown key.
+# What other tools call our keys, for the advice about an unknown key.
 _SYNONYMS = {
     "bytes": "size",
     "commit": "revision",
@@ -124,7 +124,7 @@ _CAPABILITY = Kind("a quoted compute capability like '8.9'", _capability, (0, 0)
 
 # --- names, paths and addresses ------------------------------------------------------------------
 
-# Beside a file that grows the store keeps "<name>.part" and "<name>.part.jsonl"; the others are other programs' words.
+# The store keeps "<name>.part" and "<name>.part.jsonl" beside an unfinished file; the others are other programs'.
 _UNFINISHED = frozenset({"part", "partial", "incomplete", "crdownload", "download", "aria2", "tmp"})
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _RENAMED_FOLDERS = {"unet": "diffusion_models", "clip": "text_encoders"}
@@ -147,7 +147,7 @@ def _path(place: Place) -> str:
 def _name(place: Place) -> str:
     text = _path(place)
     if "/" in text:
-        raise RefusedError(f"{shown(text)} has a folder in it, and that belongs under 'folder'")
+        raise RefusedError(f"{shown(text)} has a folder in it, which belongs under 'folder'")
     return text
 
 
@@ -167,10 +167,10 @@ def _folder(place: Place) -> str:
 def _url(place: Place) -> str:
     text = read_text(place)
     if "@" in text.split("://", 1)[-1].split("/", 1)[0]:
-        raise RefusedError("holds a user name, a password or a token")  # not shown, on purpose
+        raise RefusedError("holds a user name, a password or a token")  # deliberately not shown
     match = re.fullmatch(_ADDRESS, text)
     if match is None or not text.isprintable() or not text.isascii() or len(text) > 2000:
-        raise RefusedError(f"{shown(text)} is no such address")
+        raise RefusedError(f"{shown(text)} is not such an address")
     complaint = _complaint_about_host(match[1], text) or _complaint_about_query(text)
     if complaint is not None:
         raise RefusedError(complaint)
@@ -178,7 +178,7 @@ def _url(place: Place) -> str:
 
 
 def _complaint_about_host(scheme: str, text: str) -> str | None:
-    from urllib.parse import urlsplit  # six milliseconds that only an address has to pay
+    from urllib.parse import urlsplit  # takes 6 ms, needed for addresses only
 
     try:
         parts = urlsplit(text)
@@ -188,7 +188,7 @@ def _complaint_about_host(scheme: str, text: str) -> str | None:
     if not host:
         return f"{shown(text)} has no host"
     if scheme == "http" and host not in _LOOPBACK:
-        return f"{shown(text)} is http, which anybody on the way can change"
+        return f"{shown(text)} is http, which others on the network can change"
     return None
 
 
@@ -252,7 +252,7 @@ def _dtypes(place: Place) -> tuple[tuple[str, int], ...]:
     fields = Fields(place)
     for name in fields.names:
         if not re.fullmatch("[A-Z][A-Z0-9_]{0,15}", name, re.ASCII):
-            place.complain(f"{shown(name)} is no data type of safetensors; expected a name like F8_E4M3", name)
+            place.complain(f"{shown(name)} is not a data type of safetensors; expected a name like F8_E4M3", name)
     if not fields.names:
         raise RefusedError("is empty")
     return tuple((name, fields.required(name, _COUNT)) for name in fields.names)
@@ -337,14 +337,14 @@ def _artifact(place: Place) -> Artifact:
 
 
 def _name_in(fields: Fields, sources: tuple[Source, ...]) -> str:
-    """Return the file name; left out, it is the last part of the first source's."""
+    """Return the file name; by default the last part of the first source's."""
     if sources and isinstance(sources[0], HubFile):
         return fields.optional("name", _NAME, sources[0].filename.rsplit("/", 1)[-1])
     return fields.required("name", _NAME)
 
 
 def _check_name(place: Place, artifact: Artifact) -> None:
-    """Complain about a pickle: loading one runs whatever code is in it."""
+    """Report a pickle, which can run any code when it is loaded."""
     if artifact.role in ("config", "tokenizer", "licence", "other"):
         return
     files = [source.filename for source in artifact.sources if isinstance(source, HubFile)]
@@ -357,7 +357,7 @@ def _check_name(place: Place, artifact: Artifact) -> None:
 
 
 def _check_contents(place: Place, artifact: Artifact) -> None:
-    """Complain when the same bytes are named twice under one artifact, worst of all as right and as wrong."""
+    """Report the same bytes named twice under one artifact, for example as accepted and as wrong."""
     seen = {artifact.sha256: "the artifact itself"}
     named = [("accept", at, each.sha256) for at, each in enumerate(artifact.accept)]
     named += [("lookalikes", at, each.sha256) for at, each in enumerate(artifact.lookalikes)]
@@ -368,7 +368,7 @@ def _check_contents(place: Place, artifact: Artifact) -> None:
 
 
 def _check_header(place: Place, artifact: Artifact) -> None:
-    """Complain when header and payload do not add up: 8 bytes of length, the header, the payload."""
+    """Report a size that is not the sum of 8 bytes of length, the header and the payload."""
     known = artifact.fingerprint
     if known is None or not (known.header_bytes and known.payload_bytes and artifact.size):
         return
@@ -378,7 +378,7 @@ def _check_header(place: Place, artifact: Artifact) -> None:
 
 
 def _check_blocks(place: Place, artifact: Artifact) -> None:
-    """Complain when there are more or fewer block digests than the file has blocks of 16 MiB."""
+    """Report a number of block digests that is not the file's number of 16 MiB blocks."""
     count = -(-artifact.size // BLOCK_SIZE)
     if artifact.blocks and artifact.size and len(artifact.blocks) != count:
         place.complain(f"has {len(artifact.blocks)} digests; expected {count}, one for every 16 MiB", "blocks")
@@ -410,7 +410,7 @@ def _envelope(place: Place) -> Envelope:
     )
     fields.close(_SYNONYMS)
     if value.vram_bytes is not None and not fields.has("source"):
-        place.complain("is missing; expected whose figure 'vram' is", "source")
+        place.complain("is missing; expected the source of 'vram'", "source")
     return value
 
 
@@ -434,7 +434,7 @@ def _set(place: Place, known: dict[str, Artifact]) -> ArtifactSet:
 def _members(place: Place, known: dict[str, Artifact]) -> tuple[Artifact, ...]:
     """Return the artifacts a set names."""
     if not known:
-        raise RefusedError(None)  # that there are no artifacts is the complaint
+        raise RefusedError(None)  # the missing artifacts were reported already
     member = Kind[Artifact | None]("the id of an artifact", partial(_member, known=known), None)
     found: dict[str, Artifact] = {}
     for each in list_of(member, "").read(place):
@@ -448,12 +448,12 @@ def _members(place: Place, known: dict[str, Artifact]) -> tuple[Artifact, ...]:
 def _member(place: Place, known: dict[str, Artifact]) -> Artifact | None:
     text = read_line(place)
     if text not in known:
-        raise RefusedError(f"{shown(text)} is no artifact of this manifest{nearest(text, known)}")
+        raise RefusedError(f"{shown(text)} is not an artifact of this manifest{nearest(text, known)}")
     return known[text]
 
 
 def _check_places(place: Place, wanted: ArtifactSet) -> None:
-    """Complain about artifacts without a place in the target, and about two that need the same one."""
+    """Report artifacts without a path in the target, and two artifacts with the same path."""
     taken: dict[str, str] = {}
     for artifact in wanted.artifacts:
         where = _place_of(artifact, wanted.target)
@@ -465,12 +465,12 @@ def _check_places(place: Place, wanted: ArtifactSet) -> None:
             )
             complaint = f"names '{artifact.id}', which {lacks}; expected {needed} in a set for {wanted.target}"
             place.complain(complaint, "artifacts")
-        elif not where.endswith("/"):  # a name that was refused already
+        elif not where.endswith("/"):  # a name that was rejected already
             _claim(place, taken, artifact.id, where.casefold())
 
 
 def _place_of(artifact: Artifact, target: TargetKind) -> str | None:
-    """Return where an artifact goes in a kind of target, as text to compare; None where it has no place."""
+    """Return an artifact's path in a kind of target, as text to compare; None where it has none."""
     if target == "comfyui":
         return None if artifact.folder is None else f"{artifact.folder}/{artifact.name}"
     source = artifact.sources[0] if artifact.sources else None
@@ -478,7 +478,7 @@ def _place_of(artifact: Artifact, target: TargetKind) -> str | None:
 
 
 def _claim(place: Place, taken: dict[str, str], artifact_id: str, where: str) -> None:
-    """Take the place `where`, and the folders above it, for an artifact.
+    """Reserve the path `where` and the folders above it for an artifact; report one that is taken.
 
     `taken` maps a file to its artifact's id and a folder to the id of one artifact in it.  Files may share a folder;
     a file shares its name with nothing, and macOS and Windows see no difference between ``A`` and ``a``.
@@ -489,7 +489,7 @@ def _claim(place: Place, taken: dict[str, str], artifact_id: str, where: str) ->
     other = other or next((taken[each[:-1]] for each in folders if each[:-1] in taken), None)
     if other is not None:
         complaint = f"sends '{other}' and '{artifact_id}' to the same place, {shown(where)}"
-        place.complain(f"{complaint}; expected a place for each, whatever the case of its letters", "artifacts")
+        place.complain(f"{complaint}; expected a different place for each, ignoring the case of letters", "artifacts")
         return
     taken[where] = artifact_id
     for folder in folders:
@@ -581,7 +581,7 @@ def _check_ids(place: Place, key: str, ids: list[str]) -> None:
 def _check_default(place: Place, manifest: Manifest) -> None:
     ids = [each.id for each in manifest.sets]
     if manifest.default_set and ids and manifest.default_set not in ids:
-        complaint = f"{shown(manifest.default_set)} is no set of this manifest{nearest(manifest.default_set, ids)}"
+        complaint = f"{shown(manifest.default_set)} is not a set of this manifest{nearest(manifest.default_set, ids)}"
         place.complain(f"{complaint}; expected one of {', '.join(ids)}", "default_set")
 
 
@@ -593,7 +593,7 @@ def parse_manifest(text: str, *, file: str) -> Manifest:
     text : str
         YAML, at most 1 MiB of it.
     file : str
-        What complaints call the text: a path, or an id.
+        Name of the text in complaints: a path, or an id.
 
     Returns
     -------
@@ -605,11 +605,11 @@ def parse_manifest(text: str, *, file: str) -> Manifest:
     ------
     ManifestError
         Something is wrong; ``issues`` holds every complaint as ``file:line: key.path: complaint``, in the order of
-        the lines.  For a format newer than this program it holds that one sentence.
+        the lines.  For a format newer than this program it contains only that.
     """
     kind = Kind[Manifest | None](
         "a mapping with schema_version, id, title, licence, default_set, sets and artifacts",
-        # Digested when it is read: a text with half a character in it is refused before.
+        # Hashed only once it is read: a text with half a character in it is rejected before.
         lambda place: _manifest(place, sha256=hashlib.sha256(text.encode()).hexdigest()),
         None,
     )
@@ -619,6 +619,6 @@ def parse_manifest(text: str, *, file: str) -> Manifest:
         file=file,
         known=SCHEMA_VERSION,
         what="manifest",
-        newer="Update klein-setup, or use a manifest of its own time.",
+        newer="Update klein-setup, or use a manifest made for this version.",
         hint=_HINT,
     )

@@ -1,6 +1,6 @@
-"""The manifests that come with the program, and manifests the user names by path.
+"""Read the manifests that come with the program, and those the user names by path.
 
-Reads text and hands it over; what is in it, ``manifest.py`` decides.
+Returns their text; ``parse.py`` interprets it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def shipped_manifests(folder: Path | None = None) -> tuple[str, ...]:
     Parameters
     ----------
     folder : Path, optional
-        Where to look instead of `shipped_folder`.
+        The folder to use instead of `shipped_folder`.
     """
     found = {path.stem for path in (folder or shipped_folder()).glob("*.yaml")}
     return tuple(sorted(found - _NO_MODELS))
@@ -43,7 +43,7 @@ def read_manifest_text(name_or_path: str, *, folder: Path | None = None) -> tupl
     name_or_path : str
         The id of a shipped manifest (``"flux2-klein-4b"``), or the path of a file.
     folder : Path, optional
-        Where the shipped manifests are instead of in `shipped_folder`.
+        The folder of shipped manifests instead of `shipped_folder`.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def read_manifest_text(name_or_path: str, *, folder: Path | None = None) -> tupl
     UsageError
         A bare name that is neither the id of a shipped manifest nor a file; the message lists the ids.
     ManifestError
-        The file is missing, unreadable, no regular file, longer than 1 MiB, or not UTF-8.
+        The file is missing, unreadable, not a regular file, longer than 1 MiB, or not UTF-8.
     """
     name = f"{name_or_path}.yaml"
     shipped = folder or shipped_folder()
@@ -72,7 +72,7 @@ def read_torch_table_text(folder: Path | None = None) -> tuple[str, str]:
     Parameters
     ----------
     folder : Path, optional
-        Where it is instead of in `shipped_folder`.
+        The folder to use instead of `shipped_folder`.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def read_comfy_table_text(folder: Path | None = None) -> tuple[str, str]:
     Parameters
     ----------
     folder : Path, optional
-        Where it is instead of in `shipped_folder`.
+        The folder to use instead of `shipped_folder`.
 
     Raises
     ------
@@ -108,12 +108,12 @@ def _is_bare(name: str) -> bool:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # a name no file system takes, or one with a NUL in it
+    except (OSError, ValueError):  # a name that no file system accepts, or one with a NUL in it
         return False
 
 
 def _refuse_unknown(name: str, known: tuple[str, ...]) -> NoReturn:
-    import difflib  # only a mistake pays for it
+    import difflib  # needed only after a mistake
 
     close = difflib.get_close_matches(name.casefold(), known, n=1)
     meant = f"did you mean {close[0]}? " if close else ""
@@ -127,11 +127,13 @@ def _refuse_unknown(name: str, known: tuple[str, ...]) -> NoReturn:
 def _read(root: Path, name: str, *, label: str) -> bytes:
     try:
         path = root / name
-        found = path.stat()  # before opening: a pipe would wait for somebody to write
+        found = path.stat()  # before opening: a pipe would wait for a writer
         if not stat.S_ISREG(found.st_mode):
-            _refuse(label, "is a folder" if stat.S_ISDIR(found.st_mode) else "is no regular file", "Name a YAML file.")
+            _refuse(
+                label, "is a folder" if stat.S_ISDIR(found.st_mode) else "is not a regular file", "Name a YAML file."
+            )
         with path.open("rb") as file:
-            content = file.read(MAX_TEXT_BYTES + 1)  # whatever size it claims, or grows to
+            content = file.read(MAX_TEXT_BYTES + 1)  # whatever size it has or grows to
     except FileNotFoundError as error:
         raise ManifestError(f"{label}: there is no such file", hint="Check the path.", file=label) from error
     except (OSError, ValueError) as error:

@@ -1,8 +1,8 @@
-"""YAML text -> checked values; every complaint names its file, its line and its key, and all of them come at once.
+"""YAML text -> checked values; all complaints are reported at once, each with its file, line and key.
 
-Values are made from the events of the YAML parser and not from YAML's own idea of types, so nothing is coerced
-(``on`` stays a word and is refused, ``2.10`` never becomes 2.1) and every value knows its line.  Knows nothing of
-manifests, and uses none of YAML's conveniences: anchors, aliases, merge keys, tags and second documents are refused.
+Values are made from the events of the YAML parser instead of YAML's types, so nothing is coerced (``on`` stays a word
+and is rejected, ``2.10`` never becomes 2.1) and every value knows its line.  Knows nothing of manifests.  YAML's
+conveniences are rejected: anchors, aliases, merge keys, tags and second documents.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from yaml.events import AliasEvent, CollectionStartEvent, Event, NodeEvent, ScalarEvent
 
 MAX_TEXT_BYTES = 1024 * 1024
-"""Longer texts are refused before they are parsed; the longest shipped manifest is a twentieth of it."""
+"""Longer texts are rejected before they are parsed; the longest shipped manifest is a twentieth of it."""
 
 _MAX_DEPTH = 16  # a manifest needs 6
 _MAX_VALUES = 50_000  # a manifest of 1,000 files has about 30,000
-_MAX_ISSUES = 100  # a person stops reading earlier, and a hostile text shall not cost more
+_MAX_ISSUES = 100  # more than anyone reads; limits the cost of a hostile text
 _MAX_DIGITS = 19
 _MAX_LINE = 300  # characters
 _MAX_PROSE = 4_000  # characters
@@ -40,7 +40,7 @@ class Issues:
     Parameters
     ----------
     file : str
-        What complaints call the text: a path, or an id.
+        Name of the text in complaints: a path, or an id.
     hint : str
         What to do about them, in the imperative.
     """
@@ -51,7 +51,7 @@ class Issues:
         self._found: list[tuple[int, str]] = []
 
     def add(self, line: int, path: str, complaint: str) -> None:
-        """Note a complaint; raise all of them when there are more than anybody reads."""
+        """Record a complaint; raise all of them when there are too many."""
         self._found.append((line, f"{self.file}:{line}: {path}: {complaint}"))
         if len(self._found) == _MAX_ISSUES:
             self.throw(f"at least {_MAX_ISSUES}")
@@ -70,14 +70,14 @@ class Issues:
 
 
 class RefusedError(Exception):
-    """A value is not what its kind asks for; never leaves `take`.
+    """A value is not of the expected kind; never leaves `take`.
 
     Parameters
     ----------
     found : str or None
-        What is there instead, as the beginning of a complaint; None when the complaint was made already.
+        What was found instead, as the beginning of a complaint; None when it was reported already.
     expected : str, optional
-        What was expected, where the kind's own words do not fit.
+        What was expected, where the kind's own description does not fit.
     """
 
     def __init__(self, found: str | None, expected: str | None = None) -> None:
@@ -94,7 +94,7 @@ def shown(text: str) -> str:
     >>> shown("https://somebody:secret@example.org/x?token=abc")
     "'https://example.org/x'"
     """
-    from provisioner.core.redact import redact  # its patterns cost milliseconds, and only a mistake pays for them
+    from provisioner.core.redact import redact  # its patterns take milliseconds, needed only after a mistake
 
     text = redact(text[:2000])
     return repr(text if len(text) <= 70 else text[:60] + "...")
@@ -106,12 +106,12 @@ def holds_token(text: str) -> bool:
         return False
     from provisioner.core.redact import MASK, redact
 
-    return f"hf_{MASK}" in redact(re.sub(r"\W", " ", text))  # as plain words: of an address it cuts the whole query
+    return f"hf_{MASK}" in redact(re.sub(r"\W", " ", text))  # as plain words: `redact` drops queries
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"``, or nothing when no name is close."""
-    import difflib  # only a mistake pays for it
+    import difflib  # needed only after a mistake
 
     close = difflib.get_close_matches(name[:100].casefold(), list(names)[:300], n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
@@ -121,7 +121,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 class Scalar:
-    """A single value, as it was written."""
+    """A single value, as written."""
 
     __slots__ = ("is_bare", "line", "text")
     what = "a single value"
@@ -155,7 +155,7 @@ class Mapping:
 
 
 class Unusable:
-    """Stands where something was complained about already."""
+    """Stands for a value that was reported already."""
 
     __slots__ = ("line",)
     what = "unusable"
@@ -174,7 +174,7 @@ class _Frame:
 
     def __init__(self, node: Sequence | Mapping, label: str) -> None:
         self.node = node
-        self.label = label  # its place in the frame around it
+        self.label = label  # its key or index in the frame around it
         self.key: str | None = None  # of a mapping: the key whose value comes next
         self.key_line = node.line
 
@@ -193,11 +193,11 @@ def _label(key: str) -> str:
 
 
 class _StopError(Exception):
-    """Nothing sensible can be read beyond this point; the complaint was made."""
+    """Nothing beyond this point can be read; the complaint was reported."""
 
 
 class _Tree:
-    """Nodes, as they grow out of events, without recursion: depth is a number here and no stack overflow."""
+    """Builds nodes from events without recursion, so that depth cannot overflow the stack."""
 
     def __init__(self, issues: Issues) -> None:
         self.root: Node | None = None
@@ -206,12 +206,12 @@ class _Tree:
         self._values = 0
 
     def begin_document(self, line: int) -> None:
-        """Take the beginning of a document."""
+        """Handle the beginning of a document."""
         if self.root is not None:
-            self._stop(line, "starts a second document; a file holds one")
+            self._stop(line, "starts a second document; a file contains one")
 
     def open(self, event: CollectionStartEvent, node: Sequence | Mapping) -> None:
-        """Take the beginning of a list or a mapping."""
+        """Handle the beginning of a list or a mapping."""
         self._refuse_as_key(node.line)
         if event.anchor or event.tag:
             self._complain_about_extras(event, event.tag, node.line)
@@ -222,18 +222,18 @@ class _Tree:
         self._frames.append(frame)
 
     def close(self) -> None:
-        """Take the end of a list or a mapping."""
+        """Handle the end of a list or a mapping."""
         self._frames.pop()
 
     def take_alias(self, event: AliasEvent) -> None:
-        """Take an alias, which is refused."""
+        """Report an alias, which is not allowed."""
         line = _line_of(event)
         self._refuse_as_key(line)
         self._complain(line, f"is the alias *{event.anchor}; aliases are not used here, write the value out")
         self._attach(Unusable(line))
 
     def take_scalar(self, event: ScalarEvent) -> None:
-        """Take a key or a single value."""
+        """Handle a key or a single value."""
         line = _line_of(event)
         if event.anchor or event.tag:
             self._complain_about_extras(event, event.tag, line)
@@ -253,14 +253,14 @@ class _Tree:
     def _attach(self, node: Node) -> None:
         self._values += 1
         if self._values > _MAX_VALUES:
-            self._stop(node.line, f"is one value too many; a file may hold {_MAX_VALUES}")
+            self._stop(node.line, f"is one value too many; a file may contain {_MAX_VALUES}")
         if not self._frames:
             self.root = node
             return
         frame = self._frames[-1]
         if isinstance(frame.node, Sequence):
             frame.node.items.append(node)
-        else:  # of a key that appears twice the first value stays; the complaint was made
+        else:  # a key that appears twice keeps its first value; it was reported
             frame.node.entries.setdefault(frame.key or "", (frame.key_line, node))
             frame.key = None
 
@@ -282,7 +282,7 @@ class _Tree:
         raise _StopError
 
     def _path(self) -> str:
-        """Return where the next value goes: ``artifacts[2].size``."""
+        """Return the key path of the next value: ``artifacts[2].size``."""
         labels = [frame.label for frame in self._frames[1:]]
         if self._frames:
             labels.append(self._frames[-1].label_of_next)
@@ -295,7 +295,7 @@ def _line_of(event: Event) -> int:
 
 
 def _grow(tree: _Tree, stream: Iterable[Event]) -> None:
-    """Feed every event to `tree`."""
+    """Add every event to `tree`."""
     from yaml import events
 
     for event in stream:
@@ -314,24 +314,24 @@ def _grow(tree: _Tree, stream: Iterable[Event]) -> None:
 
 
 def compose(text: str, issues: Issues, *, loader: type[SafeLoader | CSafeLoader] | None = None) -> Node:
-    """Return the one node that `text` holds.
+    """Return the one node that `text` contains.
 
     Parameters
     ----------
     text : str
         YAML.
     issues : Issues
-        Where complaints go that do not keep the rest from being read.
+        Collects the complaints after which the rest can still be read.
     loader : type, optional
         The parser: by default PyYAML's libyaml binding, twenty times faster, or its own where that is missing.
 
     Raises
     ------
     ManifestError
-        The text is too long, is no YAML, or has no end of levels or values.
+        The text is too long, is not YAML, or has too many levels or values.
     """
     _refuse_before_parsing(text, issues)
-    import yaml  # 10 ms and more, and nobody but the reader of a manifest pays for it
+    import yaml  # 10 ms and more, needed only to read a manifest
 
     chosen: type[SafeLoader | CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader) if loader is None else loader
     tree = _Tree(issues)
@@ -367,7 +367,7 @@ def _refuse_before_parsing(text: str, issues: Issues) -> None:
 
 
 class Place:
-    """A node with the place it stands in, from which the key path follows: only a complaint needs to spell it."""
+    """A node and its place in the document; the key path is built only for a complaint."""
 
     __slots__ = ("_above", "_key", "issues", "line", "node")
 
@@ -397,7 +397,7 @@ class Place:
         return f"{above}.{_label(self._key)}" if above else _label(self._key)
 
     def complain(self, complaint: str, key: str = "") -> None:
-        """Note a complaint about this place, or about one of its keys."""
+        """Record a complaint about this place, or about one of its keys."""
         if key and isinstance(self.node, Mapping):
             line = self.node.entries[key][0] if key in self.node.entries else self.line
             self.issues.add(line, self.path_of(key), complaint)
@@ -415,11 +415,11 @@ class Kind(Generic[_T]):
     Parameters
     ----------
     expected : str
-        How a complaint calls it: ``"a commit, 40 lower-case hex digits"``.
+        Its description in complaints: ``"a commit, 40 lower-case hex digits"``.
     read : callable
         Returns the value at a place, or raises `RefusedError`.
     fallback : object
-        Stands in for the value after a complaint, so that reading goes on; nobody sees it, for the complaint is raised.
+        Replaces the value after a complaint, so that reading continues; never returned, as the complaint is raised.
     """
 
     __slots__ = ("expected", "fallback", "read")
@@ -431,7 +431,7 @@ class Kind(Generic[_T]):
 
 
 def take(place: Place, kind: Kind[_T]) -> _T:
-    """Return the value at `place`, or note a complaint and return the kind's stand-in."""
+    """Return the value at `place`, or record a complaint and return the kind's fallback."""
     try:
         return kind.read(place)
     except RefusedError as refusal:
@@ -455,7 +455,7 @@ def expect(node: Node, form: type[_N]) -> _N:
 
 
 class Fields:
-    """The keys of one mapping.  A key nobody asked for is unknown, so accepted keys and code cannot differ."""
+    """The keys of one mapping.  A key that was not read is unknown, so accepted keys and code cannot differ."""
 
     def __init__(self, place: Place) -> None:
         self._entries = expect(place.node, Mapping).entries
@@ -463,16 +463,16 @@ class Fields:
         self._asked: list[str] = []
 
     def has(self, key: str) -> bool:
-        """Return whether the key is there."""
+        """Return whether the key is present."""
         return key in self._entries
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The keys that are there, for mappings whose keys are data."""
+        """The keys that are present, for mappings whose keys are data."""
         return tuple(self._entries)
 
     def required(self, key: str, kind: Kind[_T]) -> _T:
-        """Return the value of a key that must be there."""
+        """Return the value of a key that must be present."""
         if key in self._entries:
             return self.optional(key, kind, kind.fallback)
         self._asked.append(key)
@@ -480,7 +480,7 @@ class Fields:
         return kind.fallback
 
     def optional(self, key: str, kind: Kind[_T], default: _D) -> _T | _D:
-        """Return the value of a key, or `default` where it is left out."""
+        """Return the value of a key, or `default` where it is missing."""
         self._asked.append(key)
         if key not in self._entries:
             return default
@@ -488,7 +488,7 @@ class Fields:
         return take(Place(node, self._place.issues, above=self._place, key=key, line=line), kind)
 
     def close(self, synonyms: dict[str, str]) -> None:
-        """Complain about every key nobody asked for; `synonyms` are other people's words for ours."""
+        """Report every key that was not read; `synonyms` maps other tools' names to ours."""
         for key in self._entries:
             if key not in self._asked and key != "<<":
                 word = synonyms.get(key.casefold())
@@ -497,7 +497,7 @@ class Fields:
 
 
 def list_of(kind: Kind[_T], expected: str) -> Kind[tuple[_T, ...]]:
-    """Return the kind of a list, never empty, whose items are of `kind`."""
+    """Return the kind of a non-empty list whose items are of `kind`."""
 
     def read(place: Place) -> tuple[_T, ...]:
         items = expect(place.node, Sequence).items
@@ -510,7 +510,7 @@ def list_of(kind: Kind[_T], expected: str) -> Kind[tuple[_T, ...]]:
 
 # --- text ---------------------------------------------------------------------------------------
 
-# What YAML 1.1 or 1.2 turns into something other than text when it stands without quotes.
+# What YAML 1.1 or 1.2 turns into something other than text when it has no quotes.
 _LONGEST_COERCED = 5  # "false"
 _COERCED_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false"})
 _COERCED = (
@@ -522,7 +522,7 @@ _COERCED = (
 
 
 def read_text(place: Place) -> str:
-    """Return the text at `place`; unquoted text that YAML would read as something else is refused."""
+    """Return the text at `place`; unquoted text that YAML would read as something else is rejected."""
     node = expect(place.node, Scalar)
     if node.text.strip() == "":
         raise RefusedError("is empty")
@@ -534,7 +534,7 @@ def read_text(place: Place) -> str:
 
 
 def _coerced(text: str) -> str | None:
-    """Return what YAML makes of a bare word, in words; None when it stays text."""
+    """Return what YAML reads an unquoted word as; None when it stays text."""
     if text[0].isalpha() and len(text) > _LONGEST_COERCED:
         return None
     word = text.casefold()
@@ -560,7 +560,7 @@ def read_line(place: Place) -> str:
 
 
 def read_prose(place: Place) -> str:
-    """Return text of one or more lines, without blank ones around it."""
+    """Return text of one or more lines, without blank lines around it."""
     text = read_text(place).strip("\n ")
     if not text.replace("\n", "").isprintable():
         raise RefusedError(f"{shown(text)} has a control or invisible character")
@@ -581,8 +581,8 @@ def matching(expected: str, pattern: str) -> Kind[str]:
     return Kind(expected, read, "")
 
 
-def hex_digits(expected: str, digits: int, otherwise: str = "is no hex number") -> Kind[str]:
-    """Return the kind of a lower-case hex number of exactly so many digits; `otherwise` says what a word is."""
+def hex_digits(expected: str, digits: int, otherwise: str = "is not a hex number") -> Kind[str]:
+    """Return the kind of a lower-case hex number of exactly so many digits; `otherwise` describes other text."""
 
     def read(place: Place) -> str:
         text = read_line(place)
@@ -597,7 +597,7 @@ def hex_digits(expected: str, digits: int, otherwise: str = "is no hex number") 
 
 
 def one_of(choices: tuple[_T, ...]) -> Kind[_T]:
-    """Return the kind of a word out of `choices`."""
+    """Return the kind of a word that is one of `choices`."""
     names = {str(choice): choice for choice in choices}
 
     def read(place: Place) -> _T:
@@ -616,7 +616,7 @@ PROSE = Kind(f"text of up to {_MAX_PROSE} characters", read_prose, "")
 
 
 def read_bare(place: Place) -> str:
-    """Return a number or a truth value as it was written; in quotes it would be text."""
+    """Return a number or a truth value as written; quotes would make it text."""
     node = expect(place.node, Scalar)
     if node.text == "":
         raise RefusedError("is empty")
@@ -626,14 +626,14 @@ def read_bare(place: Place) -> str:
 
 
 def whole_number(expected: str, lowest: int, highest: int) -> Kind[int]:
-    """Return the kind of a whole number, written in plain decimal digits, within bounds that are included."""
+    """Return the kind of a whole number, written in plain decimal digits, within inclusive bounds."""
 
     def read(place: Place) -> int:
         text = read_bare(place)
         digits = text.removeprefix("-")
         is_plain = digits.isascii() and digits.isdecimal() and len(digits) <= _MAX_DIGITS
         if not is_plain or (digits[0] == "0" and digits != "0"):
-            raise RefusedError(f"is {shown(text)}, no whole number in plain decimal digits")
+            raise RefusedError(f"is {shown(text)}, not a whole number in plain decimal digits")
         if not lowest <= int(text) <= highest:
             raise RefusedError(f"is {text}, too {'small' if int(text) < lowest else 'large'}")
         return int(text)
@@ -678,7 +678,7 @@ BOOLEAN = Kind("true or false, without quotes", _read_boolean, False)
 
 
 def refuse_newer(root: Node, file: str, *, known: int, what: str, hint: str) -> None:
-    """Raise the one sentence that matters when a format is newer than this program.
+    """Raise if the format is newer than this program.
 
     Raises
     ------
@@ -688,9 +688,7 @@ def refuse_newer(root: Node, file: str, *, known: int, what: str, hint: str) -> 
     line, node = root.entries.get("schema_version", (1, None)) if isinstance(root, Mapping) else (1, None)
     if isinstance(node, Scalar) and re.fullmatch("[1-9][0-9]{0,8}", node.text) and int(node.text) > known:
         only = Issues(file, hint=hint)
-        only.add(
-            line, "schema_version", f"is {node.text}; expected {known}: this {what} was made for a newer klein-setup"
-        )
+        only.add(line, "schema_version", f"is {node.text}; expected {known}: this {what} needs a newer klein-setup")
         only.throw()
 
 
@@ -704,7 +702,7 @@ def read_document(
     newer: str,
     hint: str,
 ) -> _T:
-    """Return what a whole document says; complaints are collected and raised together.
+    """Return the value of a whole document; complaints are collected and raised together.
 
     Parameters
     ----------
@@ -713,11 +711,11 @@ def read_document(
     kind : Kind
         Of the document itself; its reader is only called for a mapping.
     file : str
-        What complaints call the text.
+        Name of the text in complaints.
     known : int
         The newest ``schema_version`` this program reads.
     what : str
-        What a sentence calls the document: "table".
+        Name of the document in messages: "table".
     newer, hint : str
         What to do about a newer format, and about any complaint.
 
@@ -731,22 +729,22 @@ def read_document(
     refuse_newer(root, file, known=known, what=what, hint=newer)
     value = take(Place(root, issues), kind)
     if value is None:
-        issues.throw()  # the document is a list, a word or an alias, and that was said
+        issues.throw()  # the document is a list, a word or an alias, which was reported
     issues.throw_if_any()
     return value
 
 
 def check_sources(place: Place, known: Collection[str], rows: Iterable[tuple[str, str, Collection[str]]]) -> None:
-    """Complain about sources that rows name and nobody describes, and about those that no row names.
+    """Report sources that rows name but `sources` lacks, and those that no row names.
 
     Parameters
     ----------
     place : Place
         The whole document.
     known : collection of str
-        Ids under the key ``sources``; where there are none, that is the complaint already.
+        Ids under the key ``sources``; where it is empty, that was reported already.
     rows : iterable of (key, row, sources)
-        Under which key a row stands, what it is called, and what it names.
+        The key a row is under, its name, and the sources it names.
     """
     if not known:
         return
@@ -757,4 +755,4 @@ def check_sources(place: Place, known: Collection[str], rows: Iterable[tuple[str
                 complaint = f"names in {row} the source {shown(source)}, which is not in 'sources'"
                 place.complain(f"{complaint}{nearest(source, known)}", key)
     for source in sorted(set(known) - {each for _, _, named in rows for each in named} - {""}):
-        place.complain(f"holds {shown(source)}, which no row names", "sources")
+        place.complain(f"contains {shown(source)}, which no row names", "sources")

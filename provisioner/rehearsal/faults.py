@@ -1,6 +1,6 @@
-"""What can go wrong on the way, as values, and the queue that hands each to the request it is meant for.
+"""What can go wrong during a download, as values, and the queue that assigns each fault to a request.
 
-Knows nothing of sockets: a fault says *what* happens, ``wire.py`` makes it happen.
+Knows nothing of sockets: a fault says *what* happens, ``http_server.py`` makes it happen.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 ENDLESS_LIMIT = 8 * 1024**3
 """Bytes after which even an endless body ends (8 GiB), so that a client without a bound fills no real disk."""
 
-# --- how the body travels ----------------------------------------------------------------------
+# --- how the body is sent ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class Drip:
-    """From some point on a few bytes come now and then: alive for a socket timeout, dead for a person."""
+    """From some point on a few bytes come now and then: no socket timeout fires, yet it never ends."""
 
     bytes_each: int = 1
     every_s: float = 0.5
@@ -149,9 +149,9 @@ class HtmlPage:
 
 @dataclass(frozen=True, slots=True)
 class ExpireSignatures:
-    """A signed address dies after so many requests: 403 until the file is resolved anew.
+    """A signed address expires after so many requests: 403 until the file is resolved again.
 
-    It is spent once per address that dies; with ``times=None`` every address lives for ``after_requests``.
+    It is used up once per expired address; with ``times=None`` every address is valid for ``after_requests``.
     """
 
     after_requests: int
@@ -190,7 +190,7 @@ Fault = (
     | LoginRedirect
 )
 
-# --- a body as a sequence of acts --------------------------------------------------------------
+# --- a body as a sequence of actions -----------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,12 +210,12 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class HangUp:
-    """End the connection: politely (FIN) or not (RST)."""
+    """End the connection, with FIN or with RST."""
 
     is_reset: bool
 
 
-Act = Send | Wait | HangUp
+Action = Send | Wait | HangUp
 
 
 def point(at: int | float, length: int) -> int:
@@ -227,7 +227,7 @@ def point(at: int | float, length: int) -> int:
     return min(length, int(at * length) if isinstance(at, float) else at)
 
 
-def script(fault: Fault | None, length: int) -> Iterator[Act]:
+def script(fault: Fault | None, length: int) -> Iterator[Action]:
     """Yield what happens to a body of `length` bytes under `fault`, in order."""
     if isinstance(fault, CutAfter | ResetAfter):
         yield Send(0, point(fault.at, length))

@@ -95,7 +95,7 @@ def file_answer(
 
 
 def disturbed(answer: Answer, fault: Fault | None) -> Answer:
-    """Return `answer` as `fault` leaves it; what happens to the body on its way is left to the wire."""
+    """Return `answer` as `fault` leaves it; what happens to the body on its way is left to the server."""
     return replace(_changed(answer, fault), fault=fault, filename=answer.filename)
 
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on 127.0.0.1: listeners, answers on the wire, every request recorded.
+"""HTTP/1.1 on 127.0.0.1: listeners, answers sent over sockets, every request recorded.
 
 Knows sockets and nothing of the Hub: what to answer is decided by the function a listener is given.  Every wait
 ends when the listener is closed.
@@ -166,7 +166,7 @@ class Shared:
     record: Record = field(default_factory=Record)
     pace: Pace = field(default_factory=Pace)
     stop: threading.Event = field(default_factory=threading.Event)
-    defects: list[str] = field(default_factory=list)  # tracebacks of our own mistakes
+    defects: list[str] = field(default_factory=list)  # tracebacks of bugs in this module
 
 
 class _Ended(Exception):
@@ -233,7 +233,7 @@ class Listener(ThreadingHTTPServer):
             super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - the base class's
-        """Keep our own mistakes where a test sees them; a client that hung up is none."""
+        """Keep bugs of this module where a test sees them; a client that hung up is none."""
         if not isinstance(sys.exc_info()[1], OSError):
             self.shared.defects.append(traceback.format_exc())
 
@@ -355,16 +355,16 @@ class _Connection(BaseHTTPRequestHandler):
         flips = answer.fault.within(body.start, body.length) if isinstance(answer.fault, WrongBytes) else ()
         with _Sender(self.connection, body, flips) as sender:
             meter = _Meter(self.server.shared, number)
-            for act in script(answer.fault, body.length):
-                if isinstance(act, Send):
-                    self._send_run(sender, meter, act)
-                elif isinstance(act, Wait):
-                    self._pause(act.seconds)
+            for action in script(answer.fault, body.length):
+                if isinstance(action, Send):
+                    self._send_run(sender, meter, action)
+                elif isinstance(action, Wait):
+                    self._pause(action.seconds)
                 else:
-                    self._hang_up(is_reset=act.is_reset)
+                    self._hang_up(is_reset=action.is_reset)
 
-    def _send_run(self, sender: _Sender, meter: _Meter, act: Send) -> None:
-        start, stop = act.start, act.start + act.length
+    def _send_run(self, sender: _Sender, meter: _Meter, action: Send) -> None:
+        start, stop = action.start, action.start + action.length
         while start < stop:
             if self.server.shared.stop.is_set():
                 raise _Ended
@@ -426,7 +426,7 @@ class _Meter:
         if not rate:
             return 0.0
         now = time.monotonic()
-        self._due = max(self._due, now - 0.1) + sent / rate  # no more than 0.1 s of arrears is made good
+        self._due = max(self._due, now - 0.1) + sent / rate  # at most 0.1 s of delay is caught up
         return self._due - now
 
 
@@ -460,7 +460,7 @@ class _Sender:
         if sys.platform != "win32" and self._file is not None:
             sent = os.sendfile(self._connection.fileno(), self._file.fileno(), offset, length)
             if sent == 0:
-                raise _Ended  # the file shrank under us
+                raise _Ended  # the file became shorter meanwhile
             return sent
         return self._send_copy(self._read(offset, min(length, COPY_BYTES)))
 

@@ -1,4 +1,4 @@
-"""A loopback Hub: the hub and its content network on two free ports of 127.0.0.1, with the real one's answers.
+"""A loopback Hub: the hub and its content network on two free ports of 127.0.0.1, answering as the real one does.
 
 It serves the routes and headers that a download uses and no others; it needs no network, no account and nothing
 beyond the standard library.  Header names and error codes are those huggingface_hub 2.4.0 reads (``file_download.py``,
@@ -157,7 +157,7 @@ class RehearsalHub:
         lfs : callable
             ``(name, size) -> bool``: whether a file is kept in LFS and served by the content network.
         digests : mapping of str to str, optional
-            SHA-256 by name, believed without reading the file.
+            SHA-256 by name, used without reading the file.
         """
         known = digests or {}
         entries = {name: Entry.of(name, source, lfs, known.get(name)) for name, source in sorted(files.items())}

@@ -3,7 +3,7 @@
 Paths, tensor names and shapes are those of ``black-forest-labs/FLUX.2-klein-4B``; widths and depth are small and the
 weights random.  The text encoder keeps 28 layers, because the pipeline reads the states after layers 9, 18 and 27
 unless told otherwise.  diffusers 0.37.0 and 0.42.1, with transformers 5.23.0 and torch 2.13.0 on a CPU, load it
-without a warning and draw in 4 steps a picture that depends on seed and prompt (seen on 2026-11-23, 64 x 64 and
+without a warning and generate in 4 steps an image that depends on seed and prompt (seen on 2026-11-23, 64 x 64 and
 256 x 256 pixels); this module itself knows none of them.
 """
 

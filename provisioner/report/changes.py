@@ -1,8 +1,7 @@
-"""What is different from the last time everything was proven, in sentences, and the one command that mends it.
+"""What changed since the last full check, in sentences, and what to check again because of it.
 
-Snapshots in, changes out.  Nothing is looked at here, and nothing is judged that another module knows: whether a
-driver is too old for a build of torch is a finding of `environment`; here it is only said that the driver moved, and
-what is looked at again because of it.
+Snapshots in, changes out.  Nothing is read from the machine here, and nothing is judged: whether a driver is too old
+for a build of torch is a finding of `environment`; here it only says that the driver changed.
 """
 
 from __future__ import annotations
@@ -11,13 +10,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from provisioner.core.json_reader import FieldError, Fields, json_object
+from provisioner.core.json_reader import FieldError, Fields, parse_object
 from provisioner.core.units import count, human_bytes, listing
-from provisioner.report.json_document import JsonValue
+from provisioner.report.json_value import JsonValue
 
 SNAPSHOT_VERSION = 1
-CHANGES_KEY = "changes"
-"""Where `changes_entry` belongs in ``Report.extra``."""
 
 LookedAt = Literal["machine", "environment", "comfyui", "files"]
 EVERY_PART: tuple[LookedAt, ...] = ("machine", "environment", "comfyui", "files")
@@ -26,7 +23,7 @@ ChangeKind = Literal["changed", "appeared", "gone"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenGpu:
-    """A GPU as far as it can be told from another one."""
+    """What identifies a GPU."""
 
     name: str
     uuid: str | None = None
@@ -34,10 +31,10 @@ class SeenGpu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenFile:
-    """A model file that was proven, or what lies in its place."""
+    """A model file that was verified, or the file in its place."""
 
     label: str  # "vae/flux2-vae.safetensors"
-    size: int | None  # bytes; None: nothing lies there
+    size: int | None  # bytes; None: no file
     sha256: str | None  # None: not read
 
 
@@ -45,11 +42,11 @@ class SeenFile:
 class Snapshot:
     """A machine, its ComfyUI and its files at one moment.
 
-    None means that there is none; what was not looked at is not in `looked_at`, and is not compared.
+    None means that there is none; parts that are not in `looked_at` were not read, and are not compared.
     """
 
     taken_at: str  # ISO 8601, UTC: "2026-11-23T10:00:00Z"
-    klein_setup: str  # our own version
+    klein_setup: str  # version of klein-setup
     looked_at: tuple[LookedAt, ...] = EVERY_PART
     driver_version: str | None = None
     cuda_driver_version: tuple[int, int] | None = None
@@ -70,7 +67,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One thing that is not as it was."""
+    """One thing that changed."""
 
     what: str  # kebab-case: "driver", "torch", "comfyui", "file"
     kind: ChangeKind
@@ -79,6 +76,16 @@ class Change:
     matters: bool  # it can break the setup
     sentence: str  # for a person
     about: str | None = None  # which of several of its kind: a file's label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangesSince:
+    """What moved since the last verified state, and what was looked at because of it."""
+
+    changes: tuple[Change, ...]  # from `compare`
+    since: str | None = None  # when that state was taken, ISO 8601; None: there is none to compare with
+    checked: tuple[str, ...] = ()  # what was looked at because of them, as clauses
+    mend: str | None = None  # the command that fixes what no longer holds
 
 
 # --- keeping a snapshot ------------------------------------------------------------------------
@@ -103,9 +110,9 @@ def parse_snapshot(text: str) -> tuple[Snapshot | None, str | None]:
     """Return the snapshot a text holds, or None and the reason, a clause: ``it is not JSON``.
 
     Keys that a newer version added are ignored; a key of the wrong type makes the whole snapshot unusable, because
-    half of one would report what never happened.
+    a part of one would report changes that never happened.
     """
-    document = json_object(text)
+    document = parse_object(text)
     if document is None:
         return None, "it is not a JSON object"
     version = document.get("schema_version")
@@ -154,19 +161,19 @@ def _snapshot(fields: Fields) -> Snapshot:
 
 
 def compare(before: Snapshot | None, now: Snapshot) -> tuple[Change, ...]:
-    """Say what is not as it was; what can break the setup first.
+    """Return what changed, what can break the setup first.
 
     Parameters
     ----------
     before : Snapshot or None
-        The last proven state; None where there is none, which is no change.
+        The state at the last full check; None where there is none, which is no change.
     now : Snapshot
-        What is there now.
+        The state now.
 
     Returns
     -------
     tuple of Change
-        Only of the parts that both looked at; empty where nothing moved.
+        Only of the parts that both have read; empty if nothing changed.
     """
     if before is None:
         return ()
@@ -183,14 +190,14 @@ def compare(before: Snapshot | None, now: Snapshot) -> tuple[Change, ...]:
 
 
 def _moved(what: str, name: str, before: str | None, now: str | None, *, matters: bool = True) -> list[Change]:
-    """Return the change of one value, or nothing where it did not move."""
+    """Return the change of one value, or nothing if it is the same."""
     if before == now:
         return []
     kind: ChangeKind = "appeared" if before is None else "gone" if now is None else "changed"
     sentence = {
-        "changed": f"{name} went from {before} to {now}.",
-        "appeared": f"{name} is there now ({now}); there was none.",
-        "gone": f"{name} ({before}) is gone, or does not answer.",
+        "changed": f"{name} changed from {before} to {now}.",
+        "appeared": f"{name} is new ({now}); there was none.",
+        "gone": f"{name} ({before}) is gone or does not respond.",
     }[kind]
     capital = sentence[0].upper() + sentence[1:] if name.startswith("the ") else sentence
     return [Change(what=what, kind=kind, before=before, now=now, matters=matters, sentence=capital)]
@@ -201,9 +208,9 @@ def _machine_changes(before: Snapshot, now: Snapshot) -> list[Change]:
     found = list(driver)
     if not driver:  # a new driver brings its CUDA with it: one sentence is enough
         cuda = [_cuda_words(each.cuda_driver_version) for each in (before, now)]
-        found += _moved("cuda-driver", "the CUDA version the driver serves", cuda[0], cuda[1])
+        found += _moved("cuda-driver", "the CUDA version of the driver", cuda[0], cuda[1])
     found += _gpu_changes(before.gpus, now.gpus)
-    # A new kernel alone breaks nothing; a driver that was not built for it is seen as a driver that is gone.
+    # A new kernel alone breaks nothing; a driver that was not built for it shows as a driver that is gone.
     return found + _moved("system", "the system", before.os_release, now.os_release, matters=False)
 
 
@@ -212,7 +219,7 @@ def _cuda_words(version: tuple[int, int] | None) -> str | None:
 
 
 def _gpu_changes(before: Sequence[SeenGpu], now: Sequence[SeenGpu]) -> list[Change]:
-    """Return cards that came and went; one that was told apart only by its name is compared by its name."""
+    """Return new and removed GPUs; one without a UUID is compared by its name."""
     left, came = list(before), []
     for gpu in now:
         same = next((each for each in left if _is_same_gpu(each, gpu)), None)
@@ -221,9 +228,7 @@ def _gpu_changes(before: Sequence[SeenGpu], now: Sequence[SeenGpu]) -> list[Chan
         else:
             left.remove(same)
     gone = [_change("gpu", "gone", f"The GPU {each.name} is gone.", before=each.name) for each in left]
-    return gone + [
-        _change("gpu", "appeared", f"There is another GPU now: {each.name}.", now=each.name) for each in came
-    ]
+    return gone + [_change("gpu", "appeared", f"New GPU: {each.name}.", now=each.name) for each in came]
 
 
 def _is_same_gpu(one: SeenGpu, other: SeenGpu) -> bool:
@@ -266,27 +271,25 @@ def _local_changes(before: bool | None, now: bool | None) -> list[Change]:
     if before is None or now is None or before == now:
         return []
     if now:
-        return [_change("comfyui-edits", "appeared", "ComfyUI's own files were edited since.", now="edited")]
-    sentence = "ComfyUI's own files are as published again; they had been edited."
+        return [_change("comfyui-edits", "appeared", "ComfyUI's own files were edited.", now="edited")]
+    sentence = "ComfyUI's own files match the release again; they had been edited."
     return [_change("comfyui-edits", "gone", sentence, before="edited")]
 
 
 def _node_changes(before: Sequence[str], now: Sequence[str]) -> list[Change]:
-    """Return custom nodes that came and went, each kind in one sentence."""
+    """Return new and removed custom nodes, each kind in one sentence."""
     came = sorted(set(now) - set(before))
     gone = sorted(set(before) - set(now))
     found = []
     if came:
         found.append(_change("custom-nodes", "appeared", f"New custom nodes: {_few(came)}.", now=", ".join(came)))
     if gone:
-        found.append(
-            _change("custom-nodes", "gone", f"Custom nodes that are gone: {_few(gone)}.", before=", ".join(gone))
-        )
+        found.append(_change("custom-nodes", "gone", f"Removed custom nodes: {_few(gone)}.", before=", ".join(gone)))
     return found
 
 
 def _few(names: Sequence[str], most: int = 5) -> str:
-    """Return names as a sentence lists them, the rest as a number."""
+    """Return at most `most` names as a list in a sentence, the rest as a number."""
     if len(names) <= most + 1:
         return listing(names)
     return listing([*names[:most], f"{len(names) - most} more"])
@@ -304,7 +307,7 @@ def _extra_paths_change(before: str | None, now: str | None) -> list[Change]:
 
 def _file_changes(before: Snapshot, now: Snapshot) -> list[Change]:
     if before.wanted != now.wanted:
-        return _moved("set", "the set that is asked for", before.wanted, now.wanted, matters=False)
+        return _moved("set", "the chosen set", before.wanted, now.wanted, matters=False)
     old = {file.label: file for file in before.files}
     new = {file.label: file for file in now.files}
     found = []
@@ -320,13 +323,13 @@ def _file_change(label: str, before: SeenFile | None, now: SeenFile | None) -> l
         if was is None and is_now is None:
             return []
         kind: ChangeKind = "appeared" if was is None else "gone"
-        sentence = f"{label} {'is there now; it was not.' if was is None else 'is gone.'}"
+        sentence = f"{label} {'is new.' if was is None else 'is gone.'}"
         return [_change("file", kind, sentence, before=_file_words(was), now=_file_words(is_now), about=label)]
     is_other = was.sha256 != is_now.sha256 if was.sha256 and is_now.sha256 else was.size != is_now.size
     if not is_other:
         return []
     sizes = f", {human_bytes(was.size or 0)} then and {human_bytes(is_now.size or 0)} now"
-    sentence = f"{label} holds other bytes{sizes if was.size != is_now.size else ' of the same size'}."
+    sentence = f"{label} has other content{sizes if was.size != is_now.size else ' of the same size'}."
     return [_change("file", "changed", sentence, before=_file_words(was), now=_file_words(is_now), about=label)]
 
 
@@ -336,7 +339,7 @@ def _file_words(file: SeenFile | None) -> str | None:
     return file.sha256[:12] if file.sha256 else f"{file.size} bytes"
 
 
-# --- what follows from it ----------------------------------------------------------------------
+# --- what to check again -----------------------------------------------------------------------
 
 _CHECKED_FOR: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset({"file", "set", "extra-model-paths"}), "every byte of the model files"),
@@ -346,14 +349,14 @@ _CHECKED_FOR: tuple[tuple[frozenset[str], str], ...] = (
         frozenset({"driver", "cuda-driver", "gpu", "system", "torch"}),
         "whether torch still computes on this GPU with this driver",
     ),
-    (frozenset({"custom-nodes", "comfyui", "comfyui-commit", "comfyui-edits"}), "whether a picture still comes out"),
+    (frozenset({"custom-nodes", "comfyui", "comfyui-commit", "comfyui-edits"}), "whether it still generates an image"),
 )
 
 
 def checks_for(changes: Iterable[Change]) -> tuple[str, ...]:
-    """Return what is worth looking at again because of these changes, as clauses; empty where nothing moved."""
-    moved = {change.what for change in changes}
-    return tuple(words for causes, words in _CHECKED_FOR if moved & causes)
+    """Return what should be checked again because of these changes, as clauses; empty if nothing changed."""
+    changed = {change.what for change in changes}
+    return tuple(words for causes, words in _CHECKED_FOR if changed & causes)
 
 
 def without_files(changes: Iterable[Change], labels: Collection[str]) -> tuple[Change, ...]:
@@ -361,28 +364,10 @@ def without_files(changes: Iterable[Change], labels: Collection[str]) -> tuple[C
     return tuple(each for each in changes if each.what != "file" or each.about not in labels)
 
 
-def changes_entry(
-    changes: Sequence[Change],
-    *,
-    since: str | None = None,
-    checked: Sequence[str] = (),
-    mend: str | None = None,
-) -> dict[str, JsonValue]:
-    """Return the changes as JSON values, for ``details.changes``.
-
-    Parameters
-    ----------
-    changes : sequence of Change
-        From `compare`.
-    since : str, optional
-        When the last proven state was taken, ISO 8601; None: there is none to compare with.
-    checked : sequence of str
-        What was looked at because of them.
-    mend : str, optional
-        From `mend_command`.
-    """
+def changes_entry(changes: ChangesSince) -> dict[str, JsonValue]:
+    """Return the changes as JSON values, for ``details.changes``."""
     return {
-        "since": since,
+        "since": changes.since,
         "changes": [
             {
                 "what": each.what,
@@ -392,25 +377,25 @@ def changes_entry(
                 "matters": each.matters,
                 "sentence": each.sentence,
             }
-            for each in changes
+            for each in changes.changes
         ],
-        "checked": list(checked),
-        "mend_command": mend,
+        "checked": list(changes.checked),
+        "mend_command": changes.mend,
     }
 
 
 def summary(changes: Sequence[Change]) -> str:
-    """Return in one sentence how much moved.
+    """Return in one sentence how much changed.
 
     >>> summary(())
-    'Nothing changed since the last proven state.'
+    'Nothing changed since the last full check.'
     """
     if not changes:
-        return "Nothing changed since the last proven state."
+        return "Nothing changed since the last full check."
     number = sum(change.matters for change in changes)
-    words = f"{count(len(changes), 'thing')} changed since the last proven state"
+    words = f"{count(len(changes), 'thing')} changed since the last full check"
     if not number:
-        return f"{words}; none of it touches what was proven."
+        return f"{words}; none of it affects what was verified."
     if number == len(changes):
         return f"{words}, and {'it' if number == 1 else 'each'} can break the setup."
     return f"{words}; {number} of them can break the setup."

@@ -1,19 +1,15 @@
 """A `Report` as the one JSON document that ``--json`` prints.
 
-The document always has the same keys, whatever happened.  What is not known yet is null, an empty
+The document always has the same keys, whatever happened.  What is not known is null, an empty
 string or an empty object, never a zero.  Adding a key is free; renaming, removing or retyping one
 raises ``SCHEMA_VERSION``.  Nothing is printed here.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
-from pathlib import PurePath
-from typing import TypeAlias, TypedDict
+from collections.abc import Iterable
+from typing import TypedDict
 
 from provisioner import __version__
 from provisioner.core.errors import KleinError
@@ -25,20 +21,18 @@ from provisioner.core.models import (
     FetchFile,
     FilesPlan,
     Finding,
+    Manifest,
     Outcome,
     PatchFile,
     SpaceNeed,
     Target,
 )
-from provisioner.core.redact import MASK, redact
+from provisioner.core.redact import redact
 from provisioner.plan.steps import FILE_STEPS, STEPS, Plan, Remove, Step, download_of, place_of, replaced_by
+from provisioner.report.json_value import JsonValue, json_line, json_object
 from provisioner.report.outcome import Report, all_errors, all_findings, exit_status_of, label_of, next_command
 
 SCHEMA_VERSION = 2
-
-JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
-
-_SECRET_KEYS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "token", "password"})
 
 
 class ManifestEntry(TypedDict):
@@ -126,7 +120,7 @@ class CheckEntry(TypedDict):
 
 
 class FindingEntry(TypedDict):
-    """Something a person should know."""
+    """One thing the user should know."""
 
     code: str
     severity: str
@@ -183,7 +177,7 @@ def document(report: Report, *, secrets: Iterable[str] = ()) -> ReportDocument:
         "status": report.status,
         "exit_status": report.exit_status,
         "klein_setup": __version__,
-        "machine": _object(report.machine, hidden) if report.machine else {},
+        "machine": json_object(report.machine, hidden) if report.machine else {},
         "manifest": _manifest_entry(report),
         "target": _target_entry(plan.target, hidden) if plan else {"kind": "", "path": ""},
         "totals": _totals_entry(plan),
@@ -193,7 +187,7 @@ def document(report: Report, *, secrets: Iterable[str] = ()) -> ReportDocument:
         "space": [_space_entry(need, hidden) for need in plan.space] if plan else [],
         "errors": _error_entries(report, hidden),
         "next_command": _redacted_or_none(next_command(report), hidden),
-        "details": {key: _entry(key, value, hidden) for key, value in report.extra},
+        "details": json_object(_details(report), hidden),
     }
 
 
@@ -228,7 +222,7 @@ def _totals_entry(plan: Plan | FilesPlan | None) -> TotalsEntry:
 
 
 def _step_entries(report: Report, secrets: tuple[str, ...]) -> list[StepEntry]:
-    """Return the plan's steps with their outcomes, then outcomes of steps the plan does not hold."""
+    """Return the plan's steps with their outcomes, then outcomes of steps that are not in the plan."""
     planned = report.plan.steps if report.plan else ()
     done = [(outcome.step, outcome) for outcome in report.outcomes if isinstance(outcome.step, STEPS)]
     outcomes = dict(done)
@@ -325,7 +319,7 @@ def _error_entries(report: Report, secrets: tuple[str, ...]) -> list[ErrorEntry]
 
 
 def error_entry(error: BaseException, secrets: Iterable[str] = ()) -> ErrorEntry:
-    """Return one error as the document shows it; what nobody raised on purpose has the code ``defect``."""
+    """Return one error as the document shows it; an unexpected one has the code ``defect``."""
     hidden = tuple(secrets)
     if isinstance(error, KleinError):
         return {
@@ -333,7 +327,7 @@ def error_entry(error: BaseException, secrets: Iterable[str] = ()) -> ErrorEntry
             "message": redact(str(error), hidden),
             "hint": _redacted_or_none(error.hint, hidden),
             "exit_status": error.exit_status,
-            "context": _object(error.context, hidden),
+            "context": json_object(error.context, hidden),
         }
     return {
         "code": "defect",
@@ -344,17 +338,51 @@ def error_entry(error: BaseException, secrets: Iterable[str] = ()) -> ErrorEntry
     }
 
 
+def _details(report: Report) -> dict[str, object]:
+    """Return the parts that this run had, under the names of the contract."""
+    details: dict[str, object] = {}
+    if report.manifest_argument is not None:
+        details["manifest_argument"] = report.manifest_argument
+    if report.rehearsal is not None:
+        details["claims"] = [{"claim": each.claim, "seen": each.seen} for each in report.rehearsal.checks]
+        if report.rehearsal.scratch_folder is not None:
+            details["scratch_folder"] = report.rehearsal.scratch_folder
+    if report.environment is not None:
+        details["environment"] = report.environment
+    if report.smoke_test is not None:
+        from provisioner.report.smoke_test_json import smoke_entry
+
+        details["smoke_test"] = smoke_entry(report.smoke_test)
+    if report.changes is not None:
+        from provisioner.report.changes import changes_entry
+
+        details["changes"] = changes_entry(report.changes)
+    if report.backups is not None:
+        details["aside"] = report.backups
+    if report.command == "detect":
+        details["torch"] = report.torch
+    if report.manifests is not None:
+        details["manifests"] = [_shipped_entry(each) for each in report.manifests]
+    if report.undone_update is not None:
+        details["undo_update"] = report.undone_update
+    if report.page is not None:
+        details["page"] = report.page
+    if report.given_arguments is not None:
+        details["given_arguments"] = report.given_arguments
+    return details
+
+
+def _shipped_entry(manifest: Manifest) -> dict[str, JsonValue]:
+    sets: list[JsonValue] = [each.id for each in manifest.sets]
+    return {"id": manifest.id, "title": manifest.title, "sha256": manifest.sha256, "sets": sets}
+
+
 # --- events as lines ---------------------------------------------------------------------------
 
 
 def event_line(event: Event, *, secrets: Iterable[str] = ()) -> str:
     """Return one event as one line of JSON, without the newline, named by its key ``event``."""
     return json_line(_event_entry(event, tuple(secrets)))
-
-
-def json_line(value: object) -> str:
-    """Return a JSON value on one line, ASCII only, so that no locale can break it."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
 def _event_entry(event: Event, secrets: tuple[str, ...]) -> dict[str, object]:
@@ -376,58 +404,9 @@ def _event_entry(event: Event, secrets: tuple[str, ...]) -> dict[str, object]:
                 "step": _step_entry(step, outcome, secrets),
             }
         case _:
-            return {"event": _event_name(event), **_object(event, secrets)}
+            return {"event": _event_name(event), **json_object(event, secrets)}
 
 
 def _event_name(event: Event) -> str:
     """Return the name of an event whose fields say all: ``file-progress`` for FileProgress."""
     return re.sub(r"(?<!^)(?=[A-Z])", "-", type(event).__name__).lower()
-
-
-# --- any value as JSON -------------------------------------------------------------------------
-
-
-def json_value(value: object, secrets: Iterable[str] = ()) -> JsonValue:
-    """Return any value as JSON can say it, every string in it redacted.
-
-    Paths become native strings, dataclasses objects, sets sorted lists, exceptions their message;
-    a float that is not finite becomes null, because JSON has no word for it.
-    """
-    hidden = tuple(secrets)
-    match value:
-        case None | bool() | int():
-            return value
-        case float():
-            return value if math.isfinite(value) else None
-        case str():
-            return redact(value, hidden)
-        case PurePath():
-            return redact(str(value), hidden)
-        case Mapping():
-            return {redact(str(key), hidden): _entry(str(key), each, hidden) for key, each in value.items()}
-        case list() | tuple():
-            return [json_value(each, hidden) for each in value]
-        case set() | frozenset():
-            return [json_value(each, hidden) for each in sorted(value, key=str)]
-        case _:
-            return _other_value(value, hidden)
-
-
-def _entry(key: str, value: object, secrets: tuple[str, ...]) -> JsonValue:
-    """Return a value under its key; headers that carry credentials are masked by their name."""
-    return MASK if key.lower() in _SECRET_KEYS and value is not None else json_value(value, secrets)
-
-
-def _other_value(value: object, secrets: tuple[str, ...]) -> JsonValue:
-    """Return a dataclass as an object, and anything else as its text."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {each.name: _entry(each.name, getattr(value, each.name), secrets) for each in fields(value)}
-    if isinstance(value, bytes):
-        return redact(value.decode("utf-8", "backslashreplace"), secrets)
-    return redact(str(value), secrets)
-
-
-def _object(value: object, secrets: tuple[str, ...]) -> dict[str, JsonValue]:
-    """Return a mapping or dataclass as a JSON object."""
-    entry = json_value(value, secrets)
-    return entry if isinstance(entry, dict) else {}

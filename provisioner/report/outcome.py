@@ -1,13 +1,15 @@
-"""What a run came to: its exit status, its findings and errors, and the command that is natural next."""
+"""The result of a run: its exit status, its findings and errors, and the next command."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePath, PureWindowsPath
+from pathlib import Path, PurePath, PureWindowsPath
+from typing import TYPE_CHECKING, Literal
 
 from provisioner.core.errors import EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_TERMINATED, KleinError
 from provisioner.core.models import (
+    BackupEntry,
     ComfyFile,
     ComfyTarget,
     Destination,
@@ -19,18 +21,75 @@ from provisioner.core.models import (
 from provisioner.plan.steps import Plan
 from provisioner.report.remedies import remedy_verb
 
+if TYPE_CHECKING:  # most runs have few of these parts, and `verify --quick` has none
+    from provisioner.environment.state import EnvironmentReceipt
+    from provisioner.report.changes import ChangesSince
+    from provisioner.smoke_test.results import SmokeTest
+    from provisioner.torch.builds import TorchChoice
+
 DEFAULT_MANIFEST = "flux2-klein-4b"
 """What ``--manifest`` means when it is not given."""
 
-# --- from what happened to a Report ------------------------------------------------------------
+ReportStatus = Literal["ok", "planned", "findings", "failed", "interrupted"]
+
+# --- the report --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentResult:
+    """What an environment needed, and what it is now."""
+
+    path: Path
+    action: str  # "make", "put-back", "make-anew", "none"
+    reason: str  # a clause
+    torch: TorchChoice
+    receipt: EnvironmentReceipt | None  # None: there is no environment of ours yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentCheck:
+    """Whether an environment of ours still is what it was when it was verified."""
+
+    path: Path
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndoneUpdate:
+    """An update of ComfyUI that was undone; a version is None where it is not known."""
+
+    path: Path
+    left: str | None  # the version that was there
+    version: str | None  # the one that is there now
+    commit: str
+    branch: str | None  # None: no branch has this commit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RehearsalCheck:
+    """One check of the rehearsal that passed."""
+
+    claim: str  # what is so
+    seen: str  # what was observed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RehearsalResult:
+    """What the rehearsal checked."""
+
+    checks: tuple[RehearsalCheck, ...]
+    scratch_folder: Path | None = None  # where its files are; None: they were deleted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A run, as it is shown and as ``--json`` prints it."""
+    """A run, as it is shown and as ``--json`` prints it.
+
+    The parts below `errors` are None where the run had no such part.
+    """
 
     command: str
-    status: str  # "ok", "planned", "findings", "failed", "interrupted"
+    status: ReportStatus
     exit_status: int
     machine: Machine | None = None
     manifest: Manifest | None = None
@@ -38,14 +97,27 @@ class Report:
     outcomes: tuple[Outcome, ...] = ()
     findings: tuple[Finding, ...] = ()
     errors: tuple[Exception, ...] = ()
-    extra: tuple[tuple[str, object], ...] = ()
+    manifest_argument: str | None = None  # what the user gave for the manifest; may be a file
+    given_arguments: tuple[str, ...] | None = None  # of a run that another one continues or applies
+    environment: EnvironmentResult | EnvironmentCheck | None = None
+    smoke_test: SmokeTest | None = None
+    changes: ChangesSince | None = None
+    rehearsal: RehearsalResult | None = None
+    backups: tuple[BackupEntry, ...] | None = None
+    torch: TorchChoice | None = None  # of ``detect``
+    manifests: tuple[Manifest, ...] | None = None
+    undone_update: UndoneUpdate | None = None
+    page: Path | None = None  # where ``report`` wrote it
+
+
+# --- from what happened to a Report ------------------------------------------------------------
 
 
 def exit_status_of(error: BaseException) -> int:
     """Return the exit status an error ends the program with.
 
     Errors raised on purpose carry theirs; an interrupt is 130; ``SystemExit`` keeps its number;
-    anything else is a defect of ours, 70.
+    anything else is an internal error, 70.
     """
     if isinstance(error, KleinError):
         return error.exit_status
@@ -72,7 +144,6 @@ def report_for_error(
     plan: Plan | None = None,
     outcomes: tuple[Outcome, ...] = (),
     findings: tuple[Finding, ...] = (),
-    extra: tuple[tuple[str, object], ...] = (),
 ) -> Report:
     """Return the report of a run that `error` ended, with whatever was known by then."""
     exit_status = exit_status_of(error)
@@ -87,7 +158,6 @@ def report_for_error(
         outcomes=outcomes,
         findings=findings,
         errors=(error,) if isinstance(error, Exception) else (),
-        extra=extra,
     )
 
 
@@ -107,28 +177,27 @@ def all_errors(report: Report) -> tuple[Exception, ...]:
 
 
 def label_of(destination: Destination) -> str:
-    """Return the name a person knows a place by: below the models folder, or inside the repository."""
+    """Return the short name of a file: its path below the models folder, or inside the repository."""
     return destination.relative.as_posix() if isinstance(destination, ComfyFile) else destination.filename
 
 
 _ONLY_SHOWN = ("--json", "--quiet", "--verbose", "--no-color")
-"""Options that change what is seen and not what is done."""
+"""Options that change only what is shown."""
 
 # --- what to run next --------------------------------------------------------------------------
 
 
 def next_command(report: Report) -> str | None:
-    """Return the command that is the natural next thing to run, ready to paste; None when there is none.
+    """Return the command to run next, ready to paste; None when there is none.
 
-    What was planned or interrupted is done with the very arguments of this run, where ``extra["given_arguments"]``
-    has them.  Otherwise the manifest is named as ``extra["manifest_argument"]`` says: what the user gave, which may be
-    a file.
+    After a plan or an interruption it has the same arguments as this run, where the report has them.
+    Otherwise the manifest is named as the user gave it.
     """
     verb = _next_verb(report)
-    given = dict(report.extra).get("given_arguments")
+    given = report.given_arguments
     if verb is None:
         return None
-    if report.status in {"planned", "interrupted"} and isinstance(given, tuple):
+    if report.status in {"planned", "interrupted"} and given is not None:
         words = [word for word in given if not word.startswith(_ONLY_SHOWN)]
         return f"klein-setup {verb} {_quoted(words, is_windows=isinstance(PurePath(), PureWindowsPath))}".rstrip()
     return None if report.plan is None else f"klein-setup {verb} {_options(report, report.plan)}".rstrip()
@@ -158,7 +227,7 @@ def _remedy_verb(report: Report) -> str | None:
 def _options(report: Report, plan: Plan) -> str:
     """Return the options that make the next command mean the same files in the same place."""
     words: list[str] = []
-    manifest = str(dict(report.extra).get("manifest_argument") or plan.manifest.id)
+    manifest = report.manifest_argument or plan.manifest.id
     if manifest != DEFAULT_MANIFEST:
         words += ["--manifest", manifest]
     if plan.set.id != plan.manifest.default_set:
@@ -173,9 +242,9 @@ def _options(report: Report, plan: Plan) -> str:
 
 
 def _quoted(words: Iterable[str], *, is_windows: bool) -> str:
-    """Return the words as a shell of that system takes them.
+    """Return the words quoted for a shell of that system.
 
-    ``shlex`` speaks POSIX only; in cmd.exe and PowerShell double quotes hold a path with spaces.
+    ``shlex`` knows POSIX shells only; in cmd.exe and PowerShell double quotes hold a path with spaces.
     """
     if not is_windows:
         import shlex  # only where there is a next command

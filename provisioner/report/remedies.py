@@ -1,31 +1,25 @@
-"""What mends what was found: the one command, by the codes of the findings.
+"""The one command that fixes what was found.
 
-Knows which command can do what; looks at nothing and runs nothing.
+Knows which command of ours each remedy is; looks at nothing and runs nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from provisioner.core.models import Finding
+from provisioner.core.models import Finding, Remedy
 
-_COMFYUI_CODES = frozenset({"comfyui-too-old", "comfyui-update-interrupted"})
-# fmt: off
-_ENVIRONMENT_CODES = (
-    "constraints-", "environment-", "package-", "probe-", "python-", "torch-", "torchaudio-", "torchvision-",
-    "uninstall-",
-)
-# fmt: on
-_ENVIRONMENT_ALONE = frozenset({"building-interrupted", "gpu-without-code"})
-_BY_HAND = frozenset(
-    {"torch-twice", "driver-too-old", "driver-missing", "probe-no-device", "probe-wrong-numbers", "probe-other-device"}
-)
-"""Problems of the environment that making it anew does not mend; their own hint says what to do."""
-_FILE_CODES = frozenset({"never-proven"})
+_VERBS: Mapping[Remedy, str] = {
+    "repair": "repair",
+    "update-comfyui": "install --update-comfyui",
+    "install": "install",
+    "install-environment": "install --only environment",
+}
+"""The command of each remedy, without the options that name manifest and target; the first of several goes first."""
 
 
 def remedy_verb(findings: Iterable[Finding], *, files_are_wrong: bool = False) -> str | None:
-    """Return the command that mends what does not hold, without its options; None where no command of ours does.
+    """Return the command that fixes what was found, without its options; None where no command of ours does.
 
     Parameters
     ----------
@@ -42,24 +36,11 @@ def remedy_verb(findings: Iterable[Finding], *, files_are_wrong: bool = False) -
 
     Examples
     --------
-    >>> remedy_verb([Finding(code="torch-replaced", severity="problem", message="")])
+    >>> found = Finding(code="torch-replaced", severity="problem", message="", remedy="install-environment")
+    >>> remedy_verb([found])
     'install --only environment'
     """
-    problems = [finding for finding in findings if finding.severity == "problem"]
-    codes = {finding.code for finding in problems} - _BY_HAND
-    if files_are_wrong or codes & _FILE_CODES:
-        return "repair"
-    if any(_is_ours_to_update(finding) for finding in problems):
-        return "install --update-comfyui"
-    return "install --only environment" if any(map(_is_about_environment, codes)) else None
-
-
-def _is_ours_to_update(finding: Finding) -> bool:
-    """Whether the finding is about a ComfyUI that we can move: a portable build has its own updater, says its hint."""
-    if finding.code not in _COMFYUI_CODES:
-        return False
-    return finding.code != "comfyui-too-old" or finding.hint is None or "--update-comfyui" in finding.hint
-
-
-def _is_about_environment(code: str) -> bool:
-    return code.startswith(_ENVIRONMENT_CODES) or code in _ENVIRONMENT_ALONE
+    wanted = {finding.remedy for finding in findings if finding.severity == "problem"}
+    if files_are_wrong:
+        wanted.add("repair")
+    return next((verb for remedy, verb in _VERBS.items() if remedy in wanted), None)

@@ -1,39 +1,36 @@
-"""A smoke test as the ``--json`` document says it, under ``details.smoke_test``.
+"""A smoke test in the ``--json`` document, under ``details.smoke_test``.
 
-The keys are written out here, so that renaming a field of ours never renames a key somebody reads.  What nobody
-measured is null.  Nothing is judged: `is_verified` repeats what the smoke test itself found.
+The keys are written out here, so that renaming a field never renames a key somebody reads.  What was not measured is
+null.  Nothing is judged: `is_verified` repeats what the smoke test itself found.
 """
 
 from __future__ import annotations
 
 from provisioner.core.models import Finding
-from provisioner.report.json_document import JsonValue, json_value
+from provisioner.report.json_value import JsonValue, json_value
 from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
-
-SMOKE_KEY = "smoke_test"
-"""Where `smoke_entry` belongs in ``Report.extra``."""
 
 
 def is_verified(smoke: SmokeTest) -> bool:
-    """Whether a picture came out and nothing about it is a problem."""
+    """Whether an image was generated and has no problem."""
     return smoke.image is not None and not any(each.severity == "problem" for each in smoke.findings)
 
 
 def smoke_entry(smoke: SmokeTest) -> dict[str, JsonValue]:
-    """Return everything known of one picture, as JSON values.
+    """Return everything known of one image, as JSON values.
 
     Parameters
     ----------
     smoke : SmokeTest
-        One picture that was asked for, whether it came or not.
+        One image that was asked for, whether it was generated or not.
 
     Returns
     -------
     dict
-        Keys ``backend``, ``is_verified``, ``options``, ``image``, ``timings``, ``vram``, ``device``, ``versions``,
+        Keys ``backend``, ``is_proven``, ``wish``, ``picture``, ``timings``, ``vram``, ``device``, ``versions``,
         ``models``, ``log_path``, ``notes`` and ``findings``, always all of them.  Times are seconds, memory is bytes.
-        ``image``, ``vram`` and ``models`` are null where there is none; a picture that came has its ``path``, which
-        is null where it was not kept.
+        ``picture``, ``vram`` and ``models`` are null where there is none; a picture has its ``path``, which is null
+        where it was not kept.
     """
     return {
         "backend": smoke.backend,
@@ -52,7 +49,7 @@ def smoke_entry(smoke: SmokeTest) -> dict[str, JsonValue]:
 
 
 def _options_entry(options: ImageOptions) -> dict[str, JsonValue]:
-    """Return what was asked for: with it, the same picture can be asked for again."""
+    """Return the parameters; with them the same image can be generated again."""
     return {
         "prompt": json_value(options.prompt),
         "seed": options.seed,
@@ -80,7 +77,7 @@ def _image_entry(image: ImageFacts, smoke: SmokeTest) -> dict[str, JsonValue]:
 
 
 def _timings_entry(timings: Timings) -> dict[str, JsonValue]:
-    """Return the times to the millisecond; finer digits are noise."""
+    """Return the times to the millisecond; more digits mean nothing."""
     return {
         "start_s": _seconds(timings.start_s),
         "load_s": _seconds(timings.load_s),

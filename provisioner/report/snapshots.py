@@ -1,7 +1,7 @@
-"""The last proven state of a models folder, kept with the files: ``<models root>/.klein-setup/proven.json``.
+"""The state at the last full check of a models folder, kept with the files: ``<models root>/.klein-setup/proven.json``.
 
-It travels with the drive, as the receipt does.  What is in it is the business of `changes`; here it is only read, with
-a bound, and written so that no crash leaves half of it.
+It moves with the drive, as the receipt does.  `changes` defines its content; here it is read, with a size limit, and
+written so that no crash leaves half of it.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ Move = Callable[[Path, Path], object]
 
 
 def snapshot_path(models: Path) -> Path:
-    """Return where the snapshot of a models folder lies."""
+    """Return the path of the snapshot of a models folder."""
     return models / STATE_FOLDER / NAME
 
 
 def read_snapshot(models: Path) -> tuple[Snapshot | None, str | None]:
-    """Return the last proven state, or None with the reason why what lies there cannot be used.
+    """Return the state at the last full check, or None with the reason why the file cannot be used.
 
     Returns
     -------
     tuple of Snapshot or None, str or None
-        ``(None, None)`` where nothing lies there: a first run is nothing to complain about.
+        ``(None, None)`` where there is no file: a first run is no problem.
     """
     path = snapshot_path(models)
     try:
@@ -57,14 +57,14 @@ def read_snapshot(models: Path) -> tuple[Snapshot | None, str | None]:
 
 
 def write_snapshot(models: Path, snapshot: Snapshot, *, move: Move = Path.replace) -> Path:
-    """Keep a state as the last proven one, durably; return where.
+    """Write a state as the one of the last full check, durably; return its path.
 
     Parameters
     ----------
     models : Path
         The models root.
     snapshot : Snapshot
-        What was proven just now.
+        What was verified just now.
     move : callable
         Gives the finished file its name.
 

@@ -1,1 +1,1 @@
-"""The test image: its graph, running it in ComfyUI or diffusers, judging and measuring it."""
+"""The test image: build its graph, generate it with ComfyUI or diffusers, check and measure it."""

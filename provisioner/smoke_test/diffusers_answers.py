@@ -1,7 +1,7 @@
-"""What the lines of `diffusers_script` mean: progress, a picture with its figures, or why there is none and what to do.
+"""Parse the output of `diffusers_script`: progress, an image with its figures, or why there is none and what to do.
 
-Pure: it is given lines and exit statuses.  It takes nothing for a figure that is not a number, and guesses no cause
-that the words do not name.
+Pure: it reads lines and exit statuses.  Only numbers are accepted as figures, and no cause is guessed that the output
+does not name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from provisioner.core.errors import MemoryExhaustedError, SmokeTestError
-from provisioner.core.json_reader import FieldError, Fields, json_object
+from provisioner.core.json_reader import FieldError, Fields, parse_object
 from provisioner.core.models import Finding
 from provisioner.core.units import human_bytes, human_duration
 from provisioner.smoke_test.results import ImageFacts, ImageOptions, SmokeTest, Timings, VramReading
@@ -28,17 +28,17 @@ _SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationEvent:
-    """One step on the way to the picture."""
+    """One report on the way to the image."""
 
     name: GenerationPhase
-    seconds: float | None = None  # it took; of "alive": since the start
-    pid: int | None = None  # of "started": the drawing process, for NVML
-    ram_bytes: int | None = None  # of "alive": the most it has had
-    number: int | None = None  # of "step", from 1
+    seconds: float | None = None  # it took; for "alive": since the start
+    pid: int | None = None  # for "started": the script's process, for NVML
+    ram_bytes: int | None = None  # for "alive": its peak so far
+    number: int | None = None  # for "step", from 1
     total: int | None = None
 
     def sentence(self) -> str | None:
-        """Return the event as a line for a person; None where it is none of theirs.
+        """Return the event as a line for the user; None where it is not for them.
 
         >>> GenerationEvent(name="step", number=2, total=4, seconds=0.25).sentence()
         'Step 2 of 4 took 0.25 s.'
@@ -50,13 +50,13 @@ class GenerationEvent:
             "imported": f"torch and diffusers were imported{took}.",
             "loaded": f"The models were loaded{took}.",
             "encoded": f"The prompt was encoded{took}.",
-            "decoded": f"The picture was decoded{took}.",
+            "decoded": f"The image was decoded{took}.",
         }.get(self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationDevice:
-    """What drew."""
+    """The device that generated the image."""
 
     place: str  # "cuda:0", "cpu"
     name: str | None = None  # "NVIDIA GeForce RTX 4070"
@@ -66,13 +66,13 @@ class GenerationDevice:
 
     @property
     def label(self) -> str:
-        """Place and name."""
+        """Its place and name."""
         return self.place if self.name is None else f"{self.place} {self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationMemory:
-    """The most memory torch held, in bytes; the driver's own part of a card's memory is not in it."""
+    """The peaks of torch's memory, in bytes, without the driver's own part of a card's memory."""
 
     allocated_bytes: int | None = None  # in use by tensors
     reserved_bytes: int | None = None  # taken from the driver
@@ -81,7 +81,7 @@ class GenerationMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationDone:
-    """A picture was drawn and kept."""
+    """An image was generated and saved."""
 
     image_path: Path
     timings: Timings
@@ -91,12 +91,12 @@ class GenerationDone:
     memory: GenerationMemory
     versions: tuple[tuple[str, str], ...]  # ("diffusers", "0.42.1")
     is_offline: bool
-    refused_connections: tuple[str, ...] = ()  # hosts that were asked for in spite of it
+    refused_connections: tuple[str, ...] = ()  # hosts it tried to reach nevertheless
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationFailed:
-    """No picture, and why."""
+    """Why there is no image."""
 
     kind: str  # "out-of-memory", "snapshot-incomplete"; see `explain`
     message: str
@@ -108,7 +108,7 @@ Answer = GenerationEvent | GenerationDone | GenerationFailed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiffusersRun:
-    """One picture drawn with diffusers, and everything known of it."""
+    """One image generated with diffusers, and everything known about it."""
 
     image: bytes  # the PNG
     done: GenerationDone
@@ -123,7 +123,7 @@ class DiffusersRun:
         vram: VramReading | None = None,
         findings: Sequence[Finding] = (),
     ) -> SmokeTest:
-        """Return it as a smoke test's result, with what was learnt of the picture and of the card from outside."""
+        """Return it as a smoke test's result, with the given facts about the image and the card's memory."""
         return SmokeTest(
             backend="diffusers",
             options=options,
@@ -140,7 +140,7 @@ class DiffusersRun:
 
 
 def notes_about(done: GenerationDone) -> tuple[str, ...]:
-    """Return what the figures mean, in sentences."""
+    """Return sentences that explain the figures."""
     ways = {
         "none": "The whole pipeline stayed on the device.",
         "model": "Parts of the pipeline waited in RAM until they were needed (enable_model_cpu_offload).",
@@ -162,21 +162,21 @@ def notes_about(done: GenerationDone) -> tuple[str, ...]:
 
 
 def parse_answer(line: str) -> Answer | None:
-    """Return what one line of stdout says; None where it is not one of the script's.
+    """Return the value of one line of stdout; None where it is not the script's.
 
     Raises
     ------
     SmokeTestError
-        It is one, and does not hold what it has to hold (``kind="not-understood"``).
+        It is the script's, but its content is wrong (``kind="not-understood"``).
     """
-    said = json_object(line)
+    said = parse_object(line)
     if said is None or not isinstance(said.get("event"), str):
         return None
     try:
         return _answer(said["event"], Fields(said))
     except FieldError as error:
         raise SmokeTestError(
-            f"The drawing script's line {said['event']!r} is not understood: {error}.",
+            f"The image script's line {said['event']!r} is not understood: {error}.",
             hint="Reinstall klein-setup: its parts are of different versions.",
             kind="not-understood",
         ) from error
@@ -249,20 +249,20 @@ def _memory(facts: Fields) -> GenerationMemory:
     )
 
 
-# --- failures in words -------------------------------------------------------------------------
+# --- explaining failures-----------------------------------------------------------------------
 
 
 def explain(failed: GenerationFailed, *, repo_id: str, log_path: Path | None = None) -> SmokeTestError:
-    """Return the error that a failure amounts to, with what to do next.
+    """Return the error for a failure, with what to do next.
 
     Parameters
     ----------
     failed : GenerationFailed
-        What the script said.
+        The script's report.
     repo_id : str
-        The repository that was to be drawn with.
+        The repository of the pipeline.
     log_path : Path, optional
-        Where the whole output lies.
+        File with the whole output.
     """
     message, hint = failed.message, _HINTS.get(failed.kind, _LOG_HINT)
     facts = Fields(dict(failed.facts))
@@ -276,7 +276,7 @@ def explain(failed: GenerationFailed, *, repo_id: str, log_path: Path | None = N
     context = {key: value for key, value in failed.facts if key not in ("kind", "log", "hint", "message")}
     log = None if log_path is None else str(log_path)
     return error(
-        f"diffusers drew no picture with {repo_id}: {message}", hint=hint, kind=failed.kind, log=log, **context
+        f"diffusers generated no image with {repo_id}: {message}", hint=hint, kind=failed.kind, log=log, **context
     )
 
 
@@ -290,23 +290,23 @@ def explain_death(
     returncode : int
         Its exit status; a negative one is the signal that ended it (POSIX).
     last_lines : sequence of str
-        The end of what it said.
+        The end of its output.
     phase : str or None
-        What it was doing, as `after` says it.
+        What it was doing, from `after`.
     """
     said = next((line.strip() for line in reversed(last_lines) if line.strip() and parse_answer(line) is None), None)
     during = f" {phase}" if phase else ""
     error: type[SmokeTestError]
     if returncode in _KILLED_FOR_RAM:
-        message = f"the drawing process was ended by the system{during}: most likely the computer ran out of RAM."
+        message = f"the image process was ended by the system{during}: most likely the computer ran out of RAM."
         error, hint, kind = MemoryExhaustedError, _RAM_HINT, "out-of-memory"
     else:
         how = f"signal {-returncode}" if returncode < 0 else f"exit status {returncode}"
-        message = f"the drawing process ended with {how}{during} and gave no answer" + (f": {said}" if said else ".")
+        message = f"the image process ended with {how}{during} without an answer" + (f": {said}" if said else ".")
         error, hint, kind = SmokeTestError, _LOG_HINT, "died"
     context: dict[str, object] = {"returncode": returncode, "last_lines": list(last_lines)[-40:]}
     log = None if log_path is None else str(log_path)
-    return error(f"diffusers drew no picture with {repo_id}: {message}", hint=hint, kind=kind, log=log, **context)
+    return error(f"diffusers generated no image with {repo_id}: {message}", hint=hint, kind=kind, log=log, **context)
 
 
 def explain_timeout(
@@ -315,15 +315,15 @@ def explain_timeout(
     """Return the error for a script that took too long and was ended."""
     during = f"; it was ended {phase}" if phase else ""
     return SmokeTestError(
-        f"diffusers drew no picture with {repo_id} within {human_duration(timeout_s)}{during}.",
-        hint="Look whether the disk or the device is busy with something else; a CPU alone takes minutes.",
+        f"diffusers generated no image with {repo_id} within {human_duration(timeout_s)}{during}.",
+        hint="Check whether other programs use the disk or the device; a CPU alone takes minutes.",
         kind="timeout",
         log=None if log_path is None else str(log_path),
     )
 
 
 def after(event: GenerationEvent | None) -> str:
-    """Return where a script was after an event, to be put behind a verb.
+    """Return what the script was doing after an event, to follow a verb.
 
     >>> after(GenerationEvent(name="step", number=2, total=4))
     'after step 2 of 4'
@@ -337,23 +337,23 @@ def after(event: GenerationEvent | None) -> str:
         "imported": "while it loaded the models",
         "loaded": "while it encoded the prompt",
         "encoded": "in the first step",
-        "decoded": "while it kept the picture",
-    }.get(event.name, "on the way")
+        "decoded": "while it saved the image",
+    }.get(event.name, "while it ran")
 
 
-_KILLED_FOR_RAM = (-9, 137, 0xC0000017, 0xC000012D)  # SIGKILL; Windows: no memory, and no room in its paging file
+_KILLED_FOR_RAM = (-9, 137, 0xC0000017, 0xC000012D)  # SIGKILL; Windows: no memory, paging file full
 _LOG_HINT = "Read the log; the same command can be run again."
 _RAM_HINT = "Close other programs or add swap: loading takes about as much RAM as the files have bytes."
 _REFRESH = "`klein-setup install --only environment`"
 _HINTS: Mapping[str, str] = {
     "missing-package": f"Install what the pipeline needs: {_REFRESH}.",
-    "broken-package": f"Put the environment right: {_REFRESH}.",
-    "version-too-old": f"Bring the environment up to date: {_REFRESH}.",
-    "snapshot-incomplete": "Put the files right with `klein-setup repair` on the same HF cache.",
+    "broken-package": f"Repair the environment: {_REFRESH}.",
+    "version-too-old": f"Update the environment: {_REFRESH}.",
+    "snapshot-incomplete": "Repair the files with `klein-setup repair` on the same HF cache.",
     "no-kernel-image": f"Install the build that has code for this GPU: {_REFRESH} with `--torch auto`.",
-    "no-device": "Install or update the graphics driver, and look whether CUDA_VISIBLE_DEVICES hides the GPU.",
-    "nan": "Prove every byte with `klein-setup verify`; if the files are right, update the driver or test the card.",
-    "not-written": "Free some space, or name another folder for the picture.",
+    "no-device": "Install or update the graphics driver, and check whether CUDA_VISIBLE_DEVICES hides the GPU.",
+    "nan": "Check every byte with `klein-setup verify`; if the files are correct, update the driver or test the card.",
+    "not-written": "Free some space, or name another folder for the image.",
     "interrupted": "Run the same command again.",
 }
 
@@ -363,5 +363,5 @@ def _out_of_memory(message: str, place: str, facts: Fields) -> tuple[str, str]:
         return f"the computer ran out of RAM. {message}", _RAM_HINT
     free, total = facts.optional_count("free_bytes"), facts.optional_count("total_bytes")
     held = "" if free is None or total is None else f" ({human_bytes(free)} of {human_bytes(total)} free at the end)"
-    hint = "Close what else uses the card; then draw a smaller picture, or let more wait in RAM."
+    hint = "Close other programs that use the card; then generate a smaller image, or offload more to RAM."
     return f"{place} ran out of memory{held}. {message}", hint

@@ -1,8 +1,8 @@
-"""Draws one picture with diffusers in an environment: starts `diffusers_script` there, follows it, ends it.
+"""Generate one image with diffusers: run `diffusers_script` in its environment, follow it, and end it.
 
-It refuses to hand a person's Python settings, proxies or tokens to the script, and takes the script's word for nothing
-but what it measured: the picture itself is read back from the disk.  Where klein-setup is killed outright, the script
-ends itself: its sign of life, every second, can no longer be written.
+The user's Python settings, proxies and tokens are not passed to the script, and only its measurements are trusted: the
+image itself is read from the disk.  Where klein-setup is killed, the script ends itself, because its
+sign of life, every second, can no longer be written.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ SCRIPT = Path(__file__).with_name("diffusers_script.py")
 OnGenerationEvent = Callable[[GenerationEvent], None]
 
 _DROPPED = ("PYTHON", "__PYVENV", "VIRTUAL_ENV", "CONDA_PREFIX", "HF_", "HUGGING", "TRANSFORMERS_", "DIFFUSERS_")
-_KEPT = ("HF_ENDPOINT",)  # harmless with the network off, and a rehearsal sees by it that nobody asked
+_KEPT = ("HF_ENDPOINT",)  # harmless with the network off; a rehearsal uses it to detect requests
 
 
 def _silent(_: GenerationEvent) -> None:
-    """Listen to nothing."""
+    """Ignore the event."""
 
 
 def _never() -> bool:
-    """Return False: nobody cancels."""
+    """Return False: never cancelled."""
     return False
 
 
@@ -67,7 +67,7 @@ def generate_with_diffusers(
     on_event: OnGenerationEvent = _silent,
     script: Path = SCRIPT,
 ) -> DiffusersRun:
-    """Draw a picture with the pipeline of one commit in an HF cache, the network off.
+    """Return an image generated with the pipeline of one commit in an HF cache, without network access.
 
     Parameters
     ----------
@@ -76,41 +76,41 @@ def generate_with_diffusers(
     run : RunProcess
         Starts programs.
     cache : Path
-        The HF cache: the folder that holds ``models--*``.
+        The HF cache: the folder that contains ``models--*``.
     repo_id, revision : str
         The repository and its commit, 40 hex digits.
     options : ImageOptions
-        What is to be drawn.
+        Describes the image.
     output : Path
-        Where the PNG goes; a file that is there is replaced only by a whole picture.
+        Path of the PNG; an existing file is replaced only by a complete image.
     log_path : Path
-        Where everything the script and the libraries say is kept.
+        File for all output of the script and the libraries.
     timeout_s : float
         Seconds until it is ended.
     device : str
         ``auto``, ``cuda:0``, ``mps``, ``xpu:0`` or ``cpu``.
     offload : str
-        What waits in RAM; ``auto`` decides by the free memory of the device.
+        What is kept in RAM until needed; ``auto`` decides by the free memory of the device.
     environ : mapping, optional
-        The person's environment variables; ours where None.
+        The user's environment variables; ours where None.
     cancelled : callable
-        Asked at least once a second while the script lives.
+        Called at least once a second while the script runs.
     on_event : callable
-        Told of every event; the first names the process, for NVML.
+        Called with every event; the first names the process, for NVML.
 
     Returns
     -------
     DiffusersRun
-        The picture's bytes and what was measured.
+        The image's bytes and the measurements.
 
     Raises
     ------
     SmokeTestError
-        No picture; ``kind`` is in the context, and the hint says what to do.
+        No image was generated; ``kind`` is in the context, and the hint says what to do.
     NotWritableError
-        The log or the picture's folder cannot be written.
+        The log or the image's folder cannot be written.
     KeyboardInterrupt
-        It was cancelled.
+        The run was cancelled.
     """
     words = _words(options, cache=cache, repo_id=repo_id, revision=revision, output=output)
     words += ["--device", device, "--offload", offload]
@@ -122,7 +122,7 @@ def generate_with_diffusers(
                 [python, "-I", script, *words],
                 timeout_s=timeout_s,
                 env=clean_environment(os.environ if environ is None else environ),
-                on_line=follower.hear,
+                on_line=follower.take,
             )
         except CommandError as error:
             if error.context.get("reason") != "timeout":
@@ -139,7 +139,7 @@ def generate_with_diffusers(
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables without a person's Python, Hub, tokens and proxies; UTF-8 is what we read."""
+    """Return the variables without the user's Python, Hub, token and proxy settings, with UTF-8 output."""
     kept = {
         name: value
         for name, value in environ.items()
@@ -153,7 +153,7 @@ def _words(options: ImageOptions, *, cache: Path, repo_id: str, revision: str, o
         "--cache", cache.absolute(),
         "--repo", repo_id,
         "--revision", revision,
-        f"--prompt={options.prompt}",  # with the sign: a prompt may begin with a dash
+        f"--prompt={options.prompt}",  # with "=": a prompt may begin with a dash
         "--seed", str(options.seed),
         "--width", str(options.width),
         "--height", str(options.height),
@@ -165,15 +165,15 @@ def _words(options: ImageOptions, *, cache: Path, repo_id: str, revision: str, o
 
 
 class _Follower:
-    """Hears every line: keeps it in the log, understands ours, and stops the run when it is cancelled."""
+    """Handles every line: writes it to the log, parses the script's own, and stops a cancelled run."""
 
     def __init__(self, log: IO[str], cancelled: Cancelled, on_event: OnGenerationEvent) -> None:
-        self.last: GenerationEvent | None = None  # that was more than a sign of life
+        self.last: GenerationEvent | None = None  # except signs of life
         self.answer: GenerationDone | GenerationFailed | None = None
         self._log, self._cancelled, self._on_event = log, cancelled, on_event
 
-    def hear(self, stream: str, line: str) -> None:
-        """Take one line; raises KeyboardInterrupt when the run was cancelled."""
+    def take(self, stream: str, line: str) -> None:
+        """Handle one line; raises KeyboardInterrupt when the run was cancelled."""
         if self._cancelled():
             raise KeyboardInterrupt
         answer: Answer | None = parse_answer(line) if stream == "stdout" else None
@@ -190,7 +190,7 @@ class _Follower:
 
 @contextlib.contextmanager
 def _opened(log_path: Path, output: Path) -> Iterator[IO[str]]:
-    """Make both folders and open the log; raises NotWritableError."""
+    """Create both folders and yield the open log; raises NotWritableError."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,8 +209,8 @@ def _read(answer: GenerationDone, output: Path) -> bytes:
         return output.read_bytes()
     except OSError as error:
         raise SmokeTestError(
-            f"The script says that it kept the picture as {answer.image_path}, and it cannot be read: {error}.",
-            hint="Look whether another program moves or scans the folder.",
+            f"The script saved the image as {answer.image_path}, but it cannot be read: {error}.",
+            hint="Check whether another program moves or scans the folder's files.",
             kind="no-picture",
         ) from error
 
@@ -218,7 +218,7 @@ def _read(answer: GenerationDone, output: Path) -> bytes:
 def _not_started(error: CommandError, python: Path) -> SmokeTestError:
     return SmokeTestError(
         f"The environment's Python does not start: {error}",
-        hint="Make the environment anew: `klein-setup install --only environment`.",
+        hint="Create the environment again: `klein-setup install --only environment`.",
         kind="no-python",
         python=str(python),
     )

@@ -1,11 +1,11 @@
-"""Runs inside the environment that was built: draws one picture with diffusers and says in JSON lines how it went.
+"""Run inside the created environment: generate one image with diffusers and report progress as JSON lines.
 
 Needs nothing but the standard library and the packages of the environment; it is started by its path and imports
-nothing of ours.  It refuses the network, it writes only the picture, and it never ends in a traceback alone: the last
+nothing of klein-setup.  It blocks the network, writes only the image, and never ends with only a traceback: the last
 line on stdout is a ``done`` or a ``failed`` object.
 """
 
-# ruff: noqa: ANN401 - torch and diffusers are not there when this is checked
+# ruff: noqa: ANN401 - torch and diffusers are not installed when this is checked
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCHEMA_VERSION = 1
 PACKAGES = ("torch", "transformers", "accelerate", "diffusers")  # in the order in which they are imported
 FIRST_DIFFUSERS = (0, 37)  # the first release with Flux2KleinPipeline
 
-# What a picture of 1024 x 1024 takes beside the weights, measured with the published shapes on an H200 (diffusers
+# What an image of 1024 x 1024 needs beside the weights, measured with the published shapes on an H200 (diffusers
 # 0.42.1, 2026-11-23).  All parts on the card (15,964 MB): a peak of 18,628 MB allocated, 2,664 MB more, in the decoder.
 # One part at a time (the largest has 8,045 MB, the transformer 7,751 MB): 8,409 MB and, with another torch, 9,182 MB.
 WHOLE_HEADROOM_BYTES = 2816 * 1024**2
@@ -45,16 +45,16 @@ _WEIGHTS = (".safetensors", ".bin")
 
 
 class GenerationError(Exception):
-    """Why there is no picture.
+    """Why there is no image.
 
     Parameters
     ----------
     kind : str
         Kebab-case.
     message : str
-        For a person.
+        For the user.
     **facts : object
-        What else is known, as JSON.
+        Further facts, as JSON values.
     """
 
     def __init__(self, kind: str, message: str, **facts: object) -> None:
@@ -64,25 +64,25 @@ class GenerationError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """Return what an exception says, in one line of bounded length."""
+    """Return an exception's message as one line of limited length."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 400 else text[:397] + "..."
 
 
-# --- saying how it goes ------------------------------------------------------------------------
+# --- reporting progress ------------------------------------------------------------------------
 
 
-class Teller:
-    """Writes JSON lines on the stdout this process was started with; everybody else's stdout becomes stderr."""
+class Reporter:
+    """Writes JSON lines to the stdout of this process; all other output to stdout goes to stderr."""
 
     def __init__(self) -> None:
         self._line_out = os.dup(1)
-        os.dup2(2, 1)  # libraries print, also from C; only our lines may reach stdout
+        os.dup2(2, 1)  # libraries print, also from C; only JSON lines may reach stdout
         self._lock = threading.Lock()
 
-    def tell(self, event: str, **facts: object) -> None:
-        """Write one line; where nobody reads any more, this process has no reason to go on."""
-        line = json.dumps({"event": event, **facts}) + "\n"  # ASCII: no locale can spoil it
+    def report(self, event: str, **facts: object) -> None:
+        """Write one line; end this process where no one reads it any more."""
+        line = json.dumps({"event": event, **facts}) + "\n"  # ASCII: the same in every locale
         try:
             with self._lock:
                 data = line.encode("ascii")
@@ -92,19 +92,19 @@ class Teller:
             os._exit(1)
 
     def beat(self) -> None:
-        """Say every second that this process lives, so that whoever listens can also stop it between two steps."""
+        """Report every second that this process is alive, so that its parent can also stop it between two steps."""
         began = time.perf_counter()
 
         def forever() -> None:
             while True:
                 time.sleep(_BEAT_S)
-                self.tell("alive", seconds=round(time.perf_counter() - began, 1), ram_bytes=peak_ram())
+                self.report("alive", seconds=round(time.perf_counter() - began, 1), ram_bytes=peak_ram())
 
         threading.Thread(target=forever, daemon=True).start()
 
 
 def peak_ram() -> int | None:
-    """Return the most memory this process has had, in bytes; None on Windows, whose Python does not tell."""
+    """Return the most memory this process has had, in bytes; None on Windows, whose Python does not report it."""
     if sys.platform == "win32":
         return None
     import resource
@@ -113,11 +113,11 @@ def peak_ram() -> int | None:
     return most if sys.platform == "darwin" else most * 1024
 
 
-# --- the network stays off ---------------------------------------------------------------------
+# --- blocking the network ----------------------------------------------------------------------
 
 
 def forbid_network() -> list[str]:
-    """Refuse every connection of Python code beyond this machine; return the list that grows with what was tried."""
+    """Block every connection of Python code to other machines; return the growing list of attempts."""
     tried: list[str] = []
 
     def watch(event: str, details: tuple[Any, ...]) -> None:
@@ -148,12 +148,12 @@ def set_offline(cache: Path, scratch: str) -> None:
         HF_HUB_DISABLE_TELEMETRY="1",
         HF_HUB_DISABLE_PROGRESS_BARS="1",
         HF_HUB_CACHE=str(cache),
-        HF_HOME=scratch,  # tokens and modules of a person are neither read nor written
+        HF_HOME=scratch,  # the user's tokens and modules are neither read nor written
         TOKENIZERS_PARALLELISM="false",
     )
 
 
-# --- what is there -----------------------------------------------------------------------------
+# --- what is installed --------------------------------------------------------------------------
 
 
 def numbers(version: str) -> tuple[int, int]:
@@ -163,7 +163,7 @@ def numbers(version: str) -> tuple[int, int]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the versions of the packages that draw; raises GenerationError where one is missing or too old."""
+    """Return the versions of the required packages; raises GenerationError where one is missing or too old."""
     found: dict[str, str] = {}
     for name in PACKAGES:
         try:
@@ -175,7 +175,7 @@ def installed_versions() -> dict[str, str]:
     if numbers(found["diffusers"]) < FIRST_DIFFUSERS:
         raise GenerationError(
             "version-too-old",
-            f"diffusers {found['diffusers']} does not know FLUX.2 [klein]; 0.37.0 is the first release that does.",
+            f"diffusers {found['diffusers']} does not support FLUX.2 [klein]; 0.37.0 is the first release that does.",
             package="diffusers",
             observed=found["diffusers"],
             needed="0.37.0",
@@ -184,7 +184,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def import_packages() -> tuple[Any, Any]:
-    """Import what draws; return torch and the pipeline's class."""
+    """Import the packages; return torch and the pipeline's class."""
     modules: dict[str, Any] = {}
     for name in PACKAGES:
         try:
@@ -197,7 +197,7 @@ def import_packages() -> tuple[Any, Any]:
                 "missing-package", f"{name} cannot be imported: {one_line(error)}", package=package
             ) from error
         except (ImportError, AttributeError, RuntimeError, OSError) as error:
-            # diffusers imports lazily and reports what a part of it lacks as RuntimeError.
+            # diffusers imports lazily and raises RuntimeError for what is missing.
             raise GenerationError(
                 "broken-package", f"{name} cannot be imported: {one_line(error)}", package=name
             ) from error
@@ -209,7 +209,7 @@ def find_snapshot(cache: Path, repo_id: str, revision: str) -> Path:
     snapshot = cache / ("models--" + repo_id.replace("/", "--")) / "snapshots" / revision
     if not snapshot.is_dir():
         raise GenerationError(
-            "snapshot-incomplete", f"{cache} holds no commit {revision} of {repo_id}.", path=str(snapshot)
+            "snapshot-incomplete", f"{cache} does not contain commit {revision} of {repo_id}.", path=str(snapshot)
         )
     missing = sorted(set(missing_files(snapshot)))
     if missing:
@@ -219,7 +219,7 @@ def find_snapshot(cache: Path, repo_id: str, revision: str) -> Path:
 
 
 def missing_files(snapshot: Path) -> Iterator[str]:
-    """Yield the files that the pipeline would look for in vain, relative to the snapshot."""
+    """Yield the files that the pipeline needs and that are missing, relative to the snapshot."""
     for path in snapshot.rglob("*"):
         if path.is_symlink() and not path.exists():
             yield path.relative_to(snapshot).as_posix()
@@ -232,7 +232,7 @@ def missing_files(snapshot: Path) -> Iterator[str]:
 
 
 def missing_in_component(folder: Path) -> Iterator[str]:
-    """Yield what a part of the pipeline lacks: its configuration, or weights of which its index or format speaks."""
+    """Yield the missing files of a part of the pipeline: its configuration, or weights named by its index or format."""
     if not any((folder / name).is_file() for name in _CONFIGS):
         yield f"{folder.name}/config.json"
     for index in folder.glob("*.index.json"):
@@ -244,7 +244,7 @@ def missing_in_component(folder: Path) -> Iterator[str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object; raises GenerationError where the file holds something else."""
+    """Return a JSON object; raises GenerationError where the file contains something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -252,7 +252,7 @@ def read_json(path: Path) -> dict[str, Any]:
             "snapshot-incomplete", f"{path} cannot be read: {one_line(error)}", path=str(path)
         ) from error
     if not isinstance(value, dict):
-        raise GenerationError("snapshot-incomplete", f"{path} holds no JSON object.", path=str(path))
+        raise GenerationError("snapshot-incomplete", f"{path} does not contain a JSON object.", path=str(path))
     return value
 
 
@@ -260,7 +260,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def choose_device(torch: Any, wanted: str) -> str:
-    """Return the device to draw on; ``auto`` takes the first GPU there is.  Raises GenerationError."""
+    """Return the device to use; ``auto`` takes the first GPU.  Raises GenerationError."""
     kind, _, index = wanted.partition(":")
     has = {
         "cuda": torch.cuda.is_available(),
@@ -280,7 +280,7 @@ def choose_device(torch: Any, wanted: str) -> str:
     number = int(index or 0)
     if number >= count:
         raise GenerationError(
-            "no-device", f"torch sees {count} device(s) and was to use {kind}:{number}.", device=wanted
+            "no-device", f"torch sees {count} device(s) but should use {kind}:{number}.", device=wanted
         )
     return f"{kind}:{number}"
 
@@ -303,7 +303,7 @@ class Device:
         self._module = getattr(torch, self.kind) if self.kind in ("cuda", "xpu") else None
 
     def describe(self) -> dict[str, object]:
-        """Return what is known of it, memory in bytes."""
+        """Return what is known about it, memory in bytes."""
         told: dict[str, object] = {"place": self.place, "name": None, "uuid": None}
         if self._module is not None:
             properties = self._module.get_device_properties(self.place)
@@ -313,24 +313,24 @@ class Device:
         return told | {"free_bytes": free, "total_bytes": total}
 
     def memory(self) -> tuple[int | None, int | None]:
-        """Return free and whole memory in bytes; None where it is the computer's own or not told."""
+        """Return free and whole memory in bytes; None where it is the computer's own or not reported."""
         try:
             if self._module is not None:
                 free, total = self._module.mem_get_info(self.place)
                 return int(free), int(total)
-        except (AttributeError, RuntimeError):  # XPU before torch 2.8, or a driver that does not tell
+        except (AttributeError, RuntimeError):  # XPU before torch 2.8, or a driver that does not report it
             pass
         return None, None
 
     def wait(self) -> None:
-        """Wait until everything that was asked of it is done: without that a clock measures only the asking."""
+        """Wait until all work queued on it is done; otherwise a clock measures only the queuing."""
         if self._module is not None:
             self._module.synchronize(self.place)
         elif self.kind == "mps":
             self._torch.mps.synchronize()
 
     def peaks(self) -> dict[str, int | None]:
-        """Return the most memory torch had of it, in bytes."""
+        """Return the peaks of torch's memory on it, in bytes."""
         if self._module is None:
             return {"allocated_bytes": None, "reserved_bytes": None}
         return {
@@ -340,7 +340,7 @@ class Device:
 
 
 def choose_offload(wanted: str, kind: str, free: int | None, parts: Sequence[int], pixels: int) -> str:
-    """Return ``none``, ``model`` or ``sequential``: the least that lets a picture fit the free memory.
+    """Return ``none``, ``model`` or ``sequential``: the least offloading with which an image fits the free memory.
 
     Parameters
     ----------
@@ -349,11 +349,11 @@ def choose_offload(wanted: str, kind: str, free: int | None, parts: Sequence[int
     kind : str
         ``cuda``, ``xpu``, ``mps`` or ``cpu``.
     free : int or None
-        Bytes of the device that nobody has.
+        Free bytes of the device.
     parts : sequence of int
         Bytes of the weights of each part.
     pixels : int
-        Of the picture.
+        Number of pixels of the image.
     """
     if kind not in ("cuda", "xpu"):
         return "none"  # one memory only
@@ -368,22 +368,22 @@ def choose_offload(wanted: str, kind: str, free: int | None, parts: Sequence[int
 
 
 def part_sizes(pipe: Any) -> list[int]:
-    """Return the bytes of the weights of every part of a pipeline, as they lie in memory."""
+    """Return the bytes of the weights of every part of a pipeline in memory."""
     modules = [part for part in pipe.components.values() if hasattr(part, "parameters")]
     return [
         sum(each.numel() * each.element_size() for each in (*part.parameters(), *part.buffers())) for part in modules
     ]
 
 
-# --- drawing -----------------------------------------------------------------------------------
+# --- generating --------------------------------------------------------------------------------
 
 
 def load(torch: Any, pipeline: Any, options: argparse.Namespace) -> Any:
-    """Return the pipeline of the commit, out of the cache alone; raises GenerationError where a file is broken."""
+    """Return the pipeline of the commit from the cache only; raises GenerationError where a file is broken."""
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[options.dtype]
     snapshot = find_snapshot(options.cache, options.repo, options.revision)
     try:
-        # By its name and commit, as a person's own program will ask for it; torch_dtype is the word that 0.37 knows.
+        # By its name and commit, as a user's own program would; torch_dtype is the name that 0.37 knows.
         pipe = pipeline.from_pretrained(
             options.repo,
             revision=options.revision,
@@ -408,7 +408,7 @@ def load(torch: Any, pipeline: Any, options: argparse.Namespace) -> Any:
 
 
 def place(pipe: Any, device: Device, offload: str) -> None:
-    """Put the pipeline where it draws."""
+    """Move the pipeline to its device, or set up its offloading."""
     if offload == "model":
         pipe.enable_model_cpu_offload(device=device.place)
     elif offload == "sequential":
@@ -418,7 +418,7 @@ def place(pipe: Any, device: Device, offload: str) -> None:
 
 
 class Stopwatch:
-    """Times the parts of one call from inside, and looks at the numbers on the way.
+    """Times the parts of one pipeline call from inside, and checks its values.
 
     Parameters
     ----------
@@ -426,14 +426,14 @@ class Stopwatch:
         The torch of the environment.
     device : Device
         Waited for before the clock is read.
-    tell : callable
-        Told when a part ends.
+    report : callable
+        Called when a part ends.
     steps : int
-        How many there will be.
+        Number of denoising steps.
     """
 
-    def __init__(self, torch: Any, device: Device, tell: Callable[..., None], steps: int) -> None:
-        self._torch, self._device, self._tell, self._wanted = torch, device, tell, steps
+    def __init__(self, torch: Any, device: Device, report: Callable[..., None], steps: int) -> None:
+        self._torch, self._device, self._report, self._wanted = torch, device, report, steps
         self.encode_s: float | None = None
         self.decode_s: float | None = None
         self.steps_s: list[float] = []
@@ -444,7 +444,7 @@ class Stopwatch:
         self._mark = self.read()
 
     def read(self) -> float:
-        """Return the time when the device is done."""
+        """Return the time once the device is done."""
         self._device.wait()
         return time.perf_counter()
 
@@ -456,24 +456,24 @@ class Stopwatch:
             result = encode(*given, **named)
             self.encode_s = (self.encode_s or 0.0) + self._lap()
             self.check(result[0], "The encoded prompt", "encode")
-            self._tell("encoded", seconds=rounded(self.encode_s))
+            self._report("encoded", seconds=rounded(self.encode_s))
             return result
 
         def timed_decode(*given: Any, **named: Any) -> Any:
             self._mark = self.read()
             result = decode(*given, **named)
             self.decode_s = self._lap()
-            self.check(result[0], "The decoded picture", "decode")
-            self._tell("decoded", seconds=rounded(self.decode_s))
+            self.check(result[0], "The decoded image", "decode")
+            self._report("decoded", seconds=rounded(self.decode_s))
             return result
 
         pipe.encode_prompt, pipe.vae.decode = timed_encode, timed_decode
 
     def on_step(self, _pipe: Any, number: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Note the end of a step; the pipeline calls this."""
+        """Record the end of a step; the pipeline calls this."""
         self.steps_s.append(self._lap())
         self.check(tensors["latents"], f"The latents after step {number + 1}", "denoise")
-        self._tell("step", number=number + 1, total=self._wanted, seconds=rounded(self.steps_s[-1]))
+        self._report("step", number=number + 1, total=self._wanted, seconds=rounded(self.steps_s[-1]))
         return {}
 
     def _lap(self) -> float:
@@ -482,9 +482,9 @@ class Stopwatch:
         return spent
 
     def check(self, tensor: Any, what: str, phase: str) -> None:
-        """Raise GenerationError unless every number is one."""
+        """Raise GenerationError if a value is NaN or infinite."""
         if not bool(self._torch.isfinite(tensor).all()):
-            raise GenerationError("nan", f"{what} holds values that are no numbers.", phase=phase)
+            raise GenerationError("nan", f"{what} contains values that are not numbers.", phase=phase)
 
 
 def rounded(seconds: float | None) -> float | None:
@@ -493,12 +493,12 @@ def rounded(seconds: float | None) -> float | None:
 
 
 def generate(pipe: Any, watch: Stopwatch, torch: Any, options: argparse.Namespace) -> float:
-    """Draw and keep the picture; return the seconds from asking to the picture."""
+    """Generate and save the image; return the seconds from the call to the image."""
     watch.attach(pipe)
     watch.begin()
     began = time.perf_counter()
     image = pipe(
-        prompt=options.prompt,  # the pipeline's first positional parameter is a picture
+        prompt=options.prompt,  # the pipeline's first positional parameter is an image
         width=options.width,
         height=options.height,
         num_inference_steps=options.steps,
@@ -514,20 +514,20 @@ def generate(pipe: Any, watch: Stopwatch, torch: Any, options: argparse.Namespac
     return total
 
 
-def run(options: argparse.Namespace, tell: Callable[..., None]) -> dict[str, object]:
-    """Do everything; return the facts of the ``done`` line."""
+def run(options: argparse.Namespace, report: Callable[..., None]) -> dict[str, object]:
+    """Do all the work; return the facts of the ``done`` line."""
     tried = forbid_network()
-    tell("started", pid=os.getpid(), python=sys.version.split()[0], prefix=sys.prefix)
+    report("started", pid=os.getpid(), python=sys.version.split()[0], prefix=sys.prefix)
     versions = installed_versions()
-    find_snapshot(options.cache, options.repo, options.revision)  # before a minute of importing
+    find_snapshot(options.cache, options.repo, options.revision)  # before the imports, which can take a minute
     began = time.perf_counter()
     torch, pipeline = import_packages()
     start_s = time.perf_counter() - began
     versions["torch"] = str(torch.__version__)  # wheels of the default index keep their tag out of the metadata
-    tell("imported", seconds=rounded(start_s), versions=versions)
+    report("imported", seconds=rounded(start_s), versions=versions)
     device = Device(torch, choose_device(torch, options.device))
     try:
-        generated = load_and_generate(torch, pipeline, device, options, tell)
+        generated = load_and_generate(torch, pipeline, device, options, report)
     except GenerationError:
         raise
     except Exception as error:
@@ -545,9 +545,9 @@ def run(options: argparse.Namespace, tell: Callable[..., None]) -> dict[str, obj
 
 
 def load_and_generate(
-    torch: Any, pipeline: Any, device: Device, options: argparse.Namespace, tell: Callable[..., None]
+    torch: Any, pipeline: Any, device: Device, options: argparse.Namespace, report: Callable[..., None]
 ) -> dict[str, Any]:
-    """Load the pipeline, put it in its place, draw; return what was measured."""
+    """Load the pipeline, move it to its device, generate; return the measurements."""
     described = device.describe()
     began = time.perf_counter()
     pipe = load(torch, pipeline, options)
@@ -558,8 +558,8 @@ def load_and_generate(
         pipe.vae.enable_tiling()
     device.wait()
     load_s = time.perf_counter() - began
-    tell("loaded", seconds=rounded(load_s), device=described, offload=offload, weights_bytes=sum(weights))
-    watch = Stopwatch(torch, device, tell, options.steps)
+    report("loaded", seconds=rounded(load_s), device=described, offload=offload, weights_bytes=sum(weights))
+    watch = Stopwatch(torch, device, report, options.steps)
     total_s = generate(pipe, watch, torch, options)
     return {
         "seconds": {
@@ -579,7 +579,7 @@ def load_and_generate(
 
 
 def memory_of(torch: Any, error: BaseException) -> str | None:
-    """Return which memory ran out, ``vram`` or ``ram``; None where that was not it.
+    """Return which memory ran out, ``vram`` or ``ram``; None where memory was not the cause.
 
     >>> memory_of(None, RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."))
     'ram'
@@ -598,7 +598,7 @@ def memory_of(torch: Any, error: BaseException) -> str | None:
 
 
 def in_words(torch: Any, error: Exception, device: Device) -> GenerationError:
-    """Return what an exception of the libraries amounts to."""
+    """Return the error for an exception of the libraries."""
     said, name = one_line(error), type(error).__name__
     memory = memory_of(torch, error)
     if memory is not None:
@@ -610,7 +610,7 @@ def in_words(torch: Any, error: Exception, device: Device) -> GenerationError:
     if isinstance(error, ImportError):
         return GenerationError("missing-package", said, package=getattr(error, "name", None))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT):
-        return GenerationError("not-written", f"The picture cannot be kept: {said}")
+        return GenerationError("not-written", f"The image cannot be saved: {said}")
     return GenerationError("other", f"{name}: {said}", exception=name)
 
 
@@ -618,15 +618,15 @@ def in_words(torch: Any, error: Exception, device: Device) -> GenerationError:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are answers."""
+    """A parser that raises GenerationError for wrong arguments."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise GenerationError."""
-        raise GenerationError("usage", f"The drawing script was not asked as it should be: {message}.")
+        """Raise GenerationError with the parser's message."""
+        raise GenerationError("usage", f"The image script was called with wrong arguments: {message}.")
 
 
 def of_form(pattern: str) -> Callable[[str], str]:
-    """Return a check that a text has a form."""
+    """Return an argument type that accepts only text matching `pattern`."""
 
     def check(text: str) -> str:
         if re.fullmatch(pattern, text) is None:
@@ -637,7 +637,7 @@ def of_form(pattern: str) -> Callable[[str], str]:
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """Return what is to be drawn; raises GenerationError."""
+    """Return the parsed options; raises GenerationError."""
     parser = Parser(prog="diffusers_script.py", add_help=False, allow_abbrev=False)
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--repo", type=of_form(r"[\w.-]+/[\w.-]+"), required=True)
@@ -657,30 +657,30 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str]) -> int:
-    """Draw, with JSON lines on stdout; return the exit status: 0 with a picture, else 1."""
-    teller = Teller()
+    """Generate the image, with JSON lines on stdout; return the exit status: 0 with an image, else 1."""
+    reporter = Reporter()
     with contextlib.ExitStack() as leaving:
         try:
             options = parse_arguments(arguments)
             scratch = tempfile.mkdtemp(prefix="klein-setup-draw-")
             leaving.callback(shutil.rmtree, scratch, ignore_errors=True)
             set_offline(options.cache, scratch)
-            teller.beat()
-            done = run(options, teller.tell)
+            reporter.beat()
+            done = run(options, reporter.report)
         except GenerationError as error:
             traceback.print_exc()  # on stderr, which goes into the log
-            teller.tell("failed", kind=error.kind, message=str(error), **error.facts)
+            reporter.report("failed", kind=error.kind, message=str(error), **error.facts)
             return 1
         except KeyboardInterrupt:
-            teller.tell("failed", kind="interrupted", message="The drawing was interrupted.")
+            reporter.report("failed", kind="interrupted", message="The generation was interrupted.")
             return 1
-        except BaseException as error:  # the answer of last resort
+        except BaseException as error:  # so that there is always an answer
             traceback.print_exc()
             memory = memory_of(sys.modules.get("torch"), error)
             kind, facts = ("out-of-memory", {"memory": memory}) if memory else ("other", {})
-            teller.tell("failed", kind=kind, message=f"{type(error).__name__}: {one_line(error)}", **facts)
+            reporter.report("failed", kind=kind, message=f"{type(error).__name__}: {one_line(error)}", **facts)
             return 1
-        teller.tell("done", **done)
+        reporter.report("done", **done)
         return 0
 
 

@@ -1,8 +1,8 @@
-"""The graph of the smoke test, in the form ComfyUI's API takes, and the names its loaders know the files by.
+"""Build the graph of the smoke test for ComfyUI's API, and the file names its loaders use.
 
-Knows which nodes draw a FLUX.2 [klein] picture and which node belongs to which part of the work.  Asks no server, and
-draws no seed: a graph is a pure function of the names and the wish.  Weights in GGUF, which need a custom node, and
-pictures made from pictures are left out.
+Knows which nodes generate a FLUX.2 [klein] image and which node belongs to which part of the work.  Asks no server and
+chooses no seed: a graph is a pure function of the names and the options.  Weights in GGUF, which need a custom
+node, and image-to-image are not supported.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ PHASES: Mapping[str, Phase] = MappingProxyType(
         SAVE: "save",
     }
 )
-"""Node id -> the part of the work its time belongs to.
+"""Node id -> the part of the work that its time counts for.
 
-"load" is only reading the files: ComfyUI moves the weights to the GPU when they are first used, so that time is in
-"encode" and in "sample".  "save" is writing the PNG, which takes a tenth of a second and more at 1024 x 1024.
+"load" is only reading the files: ComfyUI moves the weights to the GPU when they are first used, so that time counts as
+"encode" and "sample".  "save" is writing the PNG, which takes a tenth of a second and more at 1024 x 1024.
 """
 
 STEP_NODE = SAMPLE
 """The node whose ``progress`` messages count the denoising steps."""
 
 TILE_SIZE, TILE_OVERLAP = 512, 64
-"""Pixels of a tile of `VAEDecodeTiled` and of what neighbours share; ComfyUI's own defaults."""
+"""Pixels of a tile of `VAEDecodeTiled` and of the overlap of tiles; ComfyUI's own defaults."""
 
 MAX_SIDE = 16384  # pixels, the bound of EmptyFlux2LatentImage
 SIDE_STEP = 16  # pixels: 8 by the VAE, times 2 by its patches
@@ -67,25 +67,25 @@ MAX_STEPS = 4096  # the bound of Flux2Scheduler
 MAX_GUIDANCE = 100.0  # the bound of CFGGuider
 MAX_SEED = 2**64 - 1  # the bound of RandomNoise
 
-_MOST_LISTED = 8  # names a message shows
+_MOST_LISTED = 8  # names shown in a message
 
 
 # --- the graph ------------------------------------------------------------------------------------
 
 
 def build_graph(names: ModelNames, options: ImageOptions) -> Graph:
-    """Return the graph that draws the picture of `options`.
+    """Return the graph that generates the image described by `options`.
 
-    At guidance 1 the negative conditioning is not computed (ComfyUI skips it), and a zeroed one stands in its place,
-    as in the official template of the distilled model; at any other guidance it is the encoding of an empty text, as
-    in the one of the base model.
+    At guidance 1 the negative conditioning is not computed (ComfyUI skips it), and a zeroed one is used instead, as
+    in the official template of the distilled model; at any other guidance it is the encoding of an empty text, as in
+    that of the base model.
 
     Parameters
     ----------
     names : ModelNames
         The three files, spelled as the server lists them.
     options : ImageOptions
-        What to draw.
+        Describes the image.
     """
     negative = _node("ConditioningZeroOut", conditioning=[ENCODE, 0])
     if is_guided(options):
@@ -95,7 +95,7 @@ def build_graph(names: ModelNames, options: ImageOptions) -> Graph:
     wires = {"noise": [NOISE, 0], "guider": [GUIDER, 0], "sampler": [SAMPLER_NAME, 0], "sigmas": [SCHEDULER, 0]}
     return {
         LOAD_MODEL: _node("UNETLoader", unet_name=names.diffusion_model, weight_dtype="default"),
-        # Any other type reads another number of the encoder's layers, and the shapes do not fit.
+        # Any other type reads another number of the encoder's layers, and the shapes do not match.
         LOAD_ENCODER: _node("CLIPLoader", clip_name=names.text_encoder, type="flux2", device="default"),
         LOAD_VAE: _node("VAELoader", vae_name=names.vae),
         ENCODE: _node("CLIPTextEncode", text=options.prompt, clip=[LOAD_ENCODER, 0]),
@@ -112,7 +112,7 @@ def build_graph(names: ModelNames, options: ImageOptions) -> Graph:
 
 
 def is_guided(options: ImageOptions) -> bool:
-    """Return whether the negative conditioning counts: guidance 1 is none."""
+    """Return whether the negative conditioning is used: at guidance 1 it is not."""
     return options.guidance != 1.0
 
 
@@ -128,7 +128,7 @@ def _decode(options: ImageOptions) -> dict[str, Any]:
     return _node("VAEDecodeTiled", **samples, **tiles, temporal_size=64, temporal_overlap=8)  # of videos: defaults
 
 
-# --- what to draw ---------------------------------------------------------------------------------
+# --- the options ----------------------------------------------------------------------------------
 
 
 def options_for(
@@ -140,23 +140,23 @@ def options_for(
     height: int | None = None,
     has_tiled_decode: bool = False,
 ) -> ImageOptions:
-    """Return the picture to ask a set for: steps and guidance are the set's own, the rest is the user's.
+    """Return the options of an image: steps and guidance come from the set, the rest from the user.
 
     Parameters
     ----------
     chosen : ArtifactSet
         Its envelope says how many steps and which guidance the model was made for.
     seed : int
-        0 to 2**64 - 1; a fresh one unless the user gave it, for ComfyUI answers a graph it knows from its cache.
+        0 to 2**64 - 1; a new one unless the user gave it, because ComfyUI answers a repeated graph from its cache.
     prompt, width, height : optional
-        What the user asked for; pixels, multiples of 16.
+        The user's choice; pixels, multiples of 16.
     has_tiled_decode : bool, optional
-        Decode in tiles, which needs far less memory for a moment and a little more time.
+        Decode in tiles, which needs far less peak memory and a little more time.
 
     Raises
     ------
     UsageError
-        A number ComfyUI would refuse; the message names the option's bounds.
+        A number ComfyUI would reject; the message names the option's bounds.
     """
     plain = ImageOptions()
     envelope = chosen.envelope
@@ -175,13 +175,13 @@ def options_for(
 
 
 def check_options(options: ImageOptions) -> None:
-    """Raise `UsageError` for a wish that ComfyUI would refuse, or round without a word."""
+    """Raise `UsageError` for options that ComfyUI would reject or silently round."""
     for what, side in (("width", options.width), ("height", options.height)):
         if not SIDE_STEP <= side <= MAX_SIDE or side % SIDE_STEP:
             expected = f"a multiple of {SIDE_STEP} from {SIDE_STEP} to {MAX_SIDE}"
             raise UsageError(
-                f"The {what} of the picture cannot be {side} pixels; expected {expected}.",
-                hint=f"Take {_nearest_side(side)}.",
+                f"The {what} of the image cannot be {side} pixels; expected {expected}.",
+                hint=f"Use {_nearest_side(side)}.",
             )
     _check_bounds("seed", options.seed, 0, MAX_SEED)
     _check_bounds("number of steps", options.steps, 1, MAX_STEPS)
@@ -195,7 +195,7 @@ def _nearest_side(side: int) -> int:
 def _check_bounds(what: str, value: float, lowest: float, highest: float) -> None:
     if not lowest <= value <= highest:
         raise UsageError(
-            f"The {what} of the picture cannot be {value}; expected {lowest:,} to {highest:,}.",
+            f"The {what} of the image cannot be {value}; expected {lowest:,} to {highest:,}.",
             hint="Give one within these bounds.",
         )
 
@@ -208,7 +208,7 @@ class Loader:
     """The node that loads a role's file, and the input that lists what it can load."""
 
     role: Role
-    field: str  # of `ModelNames`
+    field: str  # field of `ModelNames`
     class_type: str
     input_name: str
     folder: str  # ComfyUI models folder the list is made from
@@ -231,14 +231,14 @@ LOADERS: tuple[Loader, ...] = (
     ),
     Loader(role="vae", field="vae", class_type="VAELoader", input_name="vae_name", folder="vae"),
 )
-"""In the order of the graph.  ``GET /object_info/<class_type>`` answers what a running server lists."""
+"""In the order of the graph.  ``GET /object_info/<class_type>`` returns what a running server lists."""
 
 
 def names_for(chosen: ArtifactSet) -> ModelNames:
-    """Return the names a set's files have for ComfyUI's loaders: paths under their folder, with slashes.
+    """Return the names of a set's files for ComfyUI's loaders: paths under their folder, with slashes.
 
     A server on Windows lists them with backslashes; `pick_listed` spells them as the server does.  The name does not
-    depend on which of the folders ComfyUI reads holds the file.
+    depend on which of ComfyUI's folders contains the file.
 
     Raises
     ------
@@ -247,7 +247,7 @@ def names_for(chosen: ArtifactSet) -> ModelNames:
     """
     if chosen.target != "comfyui":
         raise UsageError(
-            f"The set {chosen.id} is made for an HF cache, and ComfyUI draws from its own folders.",
+            f"The set {chosen.id} is made for an HF cache, but ComfyUI reads its own folders.",
             hint="Choose a set made for ComfyUI.",
             set=chosen.id,
         )
@@ -300,7 +300,7 @@ def pick_listed(names: ModelNames, listed: ListedModels, *, ignore_case: bool = 
     Raises
     ------
     ModelNotListedError
-        A file is not in its loader's list; the message names every such file, with its folder and what is near.
+        A file is not in its loader's list; the message names every such file, its folder and similar names.
 
     Examples
     --------
@@ -329,14 +329,14 @@ def pick_listed(names: ModelNames, listed: ListedModels, *, ignore_case: bool = 
         raise ModelNotListedError(
             f"ComfyUI does not list {'; '.join(said)}.",
             hint="Compare the folders the server reads (its extra_model_paths.yaml, --base-directory) with where the"
-            " files are, and restart the server if they came after it.",
+            " files are, and restart the server if it was started before them.",
             missing=missing,
         )
     return ModelNames(**picked)
 
 
 def _same_name(one: str, other: str, *, ignore_case: bool) -> bool:
-    """Return whether two spellings are one file: separators, composed or decomposed letters, perhaps case."""
+    """Return whether two names are one file, ignoring separators, Unicode composition and perhaps case."""
     first, second = (unicodedata.normalize("NFC", each.replace("\\", "/")) for each in (one, other))
     return first.casefold() == second.casefold() if ignore_case else first == second
 
@@ -344,7 +344,7 @@ def _same_name(one: str, other: str, *, ignore_case: bool) -> bool:
 def _what_is_there(wanted: str, offered: Sequence[str]) -> str:
     if not offered:
         return "the list is empty"
-    import difflib  # only a mistake pays for it
+    import difflib  # needed only after a mistake
 
     close = difflib.get_close_matches(wanted, offered, n=3) or list(offered[:_MOST_LISTED])
     more = ", ..." if len(close) < len(offered) else ""
@@ -358,8 +358,8 @@ def official_workflow_name(package_file_names: Iterable[str]) -> str | None:
     """Return the official text-to-image workflow of Klein 4B among the files of the workflow templates' packages.
 
     Templates move and are renamed with releases; comfyui-workflow-templates-json 0.1.50 has
-    ``templates/image_flux2_klein_text_to_image.json``, which holds the distilled and the base graph.  So a name is
-    read for its words, and what edits pictures or belongs to another size or generation is passed over.
+    ``templates/image_flux2_klein_text_to_image.json``, which contains the distilled and the base graph.  So names are
+    searched for words, and workflows that edit images or belong to another size or generation are skipped.
 
     Parameters
     ----------
@@ -369,7 +369,7 @@ def official_workflow_name(package_file_names: Iterable[str]) -> str | None:
     Returns
     -------
     str or None
-        One of the names given, the best by its words; None when none fits.
+        The given name with the best matching words; None when none matches.
     """
     ranked = sorted((rank, name) for name in package_file_names if (rank := _workflow_rank(name)) is not None)
     return ranked[0][1] if ranked else None
@@ -379,7 +379,7 @@ _OTHER_WORKFLOWS = frozenset({"9b", "kv", "edit", "i2i", "inpaint", "outpaint", 
 
 
 def _workflow_rank(name: str) -> tuple[int, int] | None:
-    """Return how well a file name fits, smaller is better; None when it is another workflow."""
+    """Return how well a file name matches, smaller is better; None when it is another workflow."""
     stem = name.replace("\\", "/").rpartition("/")[2].casefold()
     if not stem.endswith(".json"):
         return None

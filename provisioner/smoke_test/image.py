@@ -1,7 +1,7 @@
-"""The bytes of a picture -> what it is made of, and whether that can be the picture that was asked for.
+"""Decode an image's bytes into facts, and check whether it can be the requested image.
 
-Knows pictures only as numbers: it tells a black or empty one from a drawn one and never a good one from a bad one.
-Reads PNG, JPEG and WebP; whatever else arrives is an error that says what arrived.  Pillow is imported when it is used.
+Judges only numbers: it detects black or empty images, but cannot tell a good one from a bad one.  Reads PNG, JPEG and
+WebP; anything else is an error that says what it is.  Pillow is imported when it is used.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 64_000_000
-"""More are refused before they are decoded: 64 megapixels need 256 MB, and a smoke test draws one."""
+"""Larger images are rejected before they are decoded: 64 megapixels need 256 MB, and a smoke test generates one."""
 
 MAX_BLACK = 16
-"""No value above it: black.  16 of 255 is the black of video; a scene at night still has lights above it.
+"""An image without a value above this is black.  16 of 255 is the black of video; a night scene has lights above it.
 
-Values that are no numbers become 0 when ComfyUI makes bytes of them (``astype(numpy.uint8)``), so this is how a picture
-of NaN looks.
+Values that are not numbers become 0 when ComfyUI converts them to bytes (``astype(numpy.uint8)``), so an image of NaN
+looks like this.
 """
 
 MIN_DEVIATION = 2.0
-"""Below it the picture is one colour.  Rounding to 8 bits scatters by 0.3, the grain of a VAE over an even area and the
-artefacts of JPEG by 1 to 2; photographs scatter by 30 to 80, fog by 10."""
+"""Standard deviation below which the image is one colour.  Rounding to 8 bits gives 0.3, the grain of a VAE over an
+even area and the artefacts of JPEG 1 to 2, photographs 30 to 80, fog 10."""
 
 LOW_DEVIATION = 8.0
-"""Below it the picture is hardly more than one colour: a warning, for a prompt can ask for fog."""
+"""Below this the image is hardly more than one colour: a warning, because a prompt can ask for fog."""
 
 MIN_BYTES_PER_PIXEL = 0.02
-"""Below it the file holds hardly any detail: a warning.  A PNG of a photograph takes 1 to 2 bytes a pixel, a smooth
-gradient a hundredth of that."""
+"""Below this the file contains hardly any detail: a warning.  A PNG of a photograph takes 1 to 2 bytes a pixel, a
+smooth gradient a hundredth of that."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _MAX_PARAMETERS = 4 * 1024 * 1024  # characters of JSON; a graph of ours has 2,000
@@ -54,11 +54,11 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.er
 
 
 def read_image(data: bytes) -> ImageFacts:
-    """Return what a picture is made of, every pixel decoded.
+    """Return the facts of an image, with every pixel decoded.
 
     Values are those a viewer shows: palettes resolved, transparency laid over black, 16-bit greys scaled to 8 bits.
-    ``deviation`` is the scatter of each colour channel about its own mean, pooled over the channels, so that an even
-    surface has 0 whatever its colour.
+    ``deviation`` is the standard deviation of each colour channel about its own mean, pooled over the channels, so
+    that an even surface has 0 whatever its colour.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def read_image(data: bytes) -> ImageFacts:
     Raises
     ------
     GenerationError
-        It is no picture, is cut short or damaged, or has more than 64 megapixels; ``cause`` in the context is
+        It is not an image, is truncated or damaged, or has more than 64 megapixels; ``cause`` in the context is
         ``not-a-picture``, ``picture-damaged`` or ``picture-too-large``.
     """
     image = _open(data)
@@ -93,7 +93,7 @@ def read_image(data: bytes) -> ImageFacts:
 
 
 def _open(data: bytes) -> Image.Image:
-    """Return the picture with its header read."""
+    """Return the opened image, with only its header read."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -101,11 +101,11 @@ def _open(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_refuse_large` is stricter
             return Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:
-        raise _too_large("more pixels than anybody decodes") from error
+        raise _too_large("too many pixels to decode") from error
     except UnidentifiedImageError as error:
         raise GenerationError(
-            f"What came instead of a picture is {_what_it_is(data)}.",
-            hint="Read the log of the program that drew it; if a proxy answers for this address, go round it.",
+            f"The file is {_what_it_is(data)} instead of the image.",
+            hint="Read the log of the program that generated it; if a proxy answers for this address, bypass it.",
             cause="not-a-picture",
             size=len(data),
         ) from error
@@ -120,8 +120,8 @@ def _refuse_large(image: Image.Image) -> None:
 
 def _too_large(what: str) -> GenerationError:
     return GenerationError(
-        f"The picture claims to have {what}; expected at most {MAX_PIXELS:,}.",
-        hint="Ask for a smaller picture.",
+        f"The image's header says {what}; expected at most {MAX_PIXELS:,}.",
+        hint="Ask for a smaller image.",
         cause="picture-too-large",
     )
 
@@ -129,16 +129,16 @@ def _too_large(what: str) -> GenerationError:
 def _damaged(data: bytes, image: Image.Image | None, error: BaseException) -> GenerationError:
     size = f" of {image.width} x {image.height} pixels" if image is not None else ""
     return GenerationError(
-        f"The picture{size} cannot be decoded: {str(error).rstrip('.') or type(error).__name__}"
+        f"The image{size} cannot be decoded: {str(error).rstrip('.') or type(error).__name__}"
         f" ({count(len(data), 'byte')} arrived).",
-        hint="Draw it again; if it stays so, look for a full disk or a cut connection.",
+        hint="Generate it again; if that fails too, check for a full disk or a broken connection.",
         cause="picture-damaged",
         size=len(data),
     )
 
 
 def _what_it_is(data: bytes) -> str:
-    """Return what bytes that are no picture look like, in words."""
+    """Return what bytes that are not an image look like, in words."""
     start = data[:512].lstrip().lower()
     if not data:
         return "empty"
@@ -147,16 +147,16 @@ def _what_it_is(data: bytes) -> str:
     if start.startswith((b"{", b"[")):
         return "a JSON document"
     if start.startswith((b"gif8", b"bm", b"ii*\x00", b"mm\x00*")):
-        return "a picture of another kind; expected PNG, JPEG or WebP"
+        return "in another image format (expected PNG, JPEG or WebP)"
     if b"\x89PNG\r\n\x1a\n".startswith(data[:8]) or data.startswith(b"\x89PNG"):
         return f"the first {count(len(data), 'byte')} of a PNG"
     if not any(data[:4096]):
         return f"{human_bytes(len(data))} of zeros"
-    return f"{human_bytes(len(data))} of something else"
+    return f"{human_bytes(len(data))} of unknown data"
 
 
 def _as_shown(image: Image.Image) -> Image.Image:
-    """Return the picture as 8-bit greys or colours, transparency over black."""
+    """Return the image as 8-bit greys or colours, transparency over black."""
     from PIL import Image
 
     if image.mode in {"L", "RGB"} and "transparency" not in image.info:
@@ -189,11 +189,11 @@ def _moments(counts: list[int]) -> tuple[float, float]:
     return mean, sum((value - mean) ** 2 * times for value, times in enumerate(counts)) / pixels
 
 
-# --- what the file says of itself -----------------------------------------------------------------
+# --- the seed in the file -------------------------------------------------------------------------
 
 
 def seed_in(data: bytes) -> int | None:
-    """Return the seed that a picture of ComfyUI says it was drawn with.
+    """Return the seed recorded in an image of ComfyUI.
 
     ComfyUI writes the graph into the text chunk ``prompt`` of a PNG, unless it was started with
     ``--disable-metadata``.
@@ -201,7 +201,7 @@ def seed_in(data: bytes) -> int | None:
     Returns
     -------
     int or None
-        None where there is no such chunk, or no one seed in it; never an error.
+        None where there is no such chunk, or not exactly one seed in it; never an error.
     """
     try:
         image = _open(data)
@@ -227,23 +227,23 @@ def _seed_of(text: object) -> int | None:
     return seeds.pop() if len(seeds) == 1 else None
 
 
-# --- judgement ------------------------------------------------------------------------------------
+# --- checking -------------------------------------------------------------------------------------
 
 
 def judge(facts: ImageFacts, options: ImageOptions, *, generated_seed: int | None = None) -> tuple[Finding, ...]:
-    """Return what is wrong with a picture; empty when it passes.
+    """Return what is wrong with an image; empty when it passes.
 
-    A picture passes when it has the size that was asked for, is not black and not one colour.  That it shows what the
-    prompt says is for a person to see.
+    An image passes when it has the requested size, is not black and not one colour.  Whether it shows what the prompt
+    says is for the user to see.
 
     Parameters
     ----------
     facts : ImageFacts
         From `read_image`.
     options : ImageOptions
-        What was asked for.
+        The request.
     generated_seed : int, optional
-        From `seed_in`; None where the file says nothing, which is no fault.
+        From `seed_in`; None where the file has none, which is no fault.
 
     Returns
     -------
@@ -264,8 +264,9 @@ def _other_size(facts: ImageFacts, options: ImageOptions) -> Finding:
     return Finding(
         code="picture-size",
         severity="problem",
-        message=f"The image is {facts.width} x {facts.height} pixels, not {options.width} x {options.height} as asked.",
-        hint="See whether another program drew it, or a custom node of the server changes sizes.",
+        remedy="by-hand",
+        message=f"The image has {facts.width} x {facts.height} pixels, not {options.width} x {options.height}.",
+        hint="Check whether another program generated it, or a custom node of the server changes sizes.",
     )
 
 
@@ -273,36 +274,40 @@ def _other_seed(generated: int, options: ImageOptions) -> Finding:
     return Finding(
         code="picture-seed",
         severity="problem",
-        message=f"The image was made with the seed {generated}, and {options.seed} was asked for: it is an older one.",
+        remedy="by-hand",
+        message=f"The image has the seed {generated}, but {options.seed} was requested: it is an older one.",
         hint="Use an output folder that nothing else writes to.",
     )
 
 
 def _content(facts: ImageFacts) -> Finding | None:
-    """Return what the values say, the worst of it only."""
+    """Return the worst finding about the values; None where they pass."""
     if facts.maximum <= MAX_BLACK:
         return Finding(
             code="picture-black",
             severity="problem",
-            message=f"The picture is black: no value is above {facts.maximum} of 255. Values that are no numbers (NaN)"
+            remedy="by-hand",
+            message=f"The image is black: no value is above {facts.maximum} of 255. Values that are not numbers (NaN)"
             " look like this.",
-            hint="Look for a guidance other than 1 with a distilled model, an old driver, or files that verify"
-            " complains about; in ComfyUI try --fp32-vae.",
+            hint="Check for a guidance other than 1 with a distilled model, an old driver, or files that verify"
+            " reports; in ComfyUI try --fp32-vae.",
         )
     if facts.deviation < MIN_DEVIATION:
         return Finding(
             code="picture-constant",
             severity="problem",
-            message=f"The picture is one colour: its values scatter by {facts.deviation:.1f} of 255, a drawn one's by"
+            remedy="by-hand",
+            message=f"The image is one colour: its values vary by {facts.deviation:.1f} of 255, a normal image's by"
             " 30 and more.",
-            hint="Verify the model files: weights without their scales, or another model's VAE, draw like this.",
+            hint="Verify the model files: weights without their scales, or another model's VAE, give such images.",
         )
     if facts.deviation < LOW_DEVIATION or facts.size < MIN_BYTES_PER_PIXEL * facts.width * facts.height:
         return Finding(
             code="picture-flat",
             severity="warning",
-            message=f"The picture has hardly any detail: its values scatter by {facts.deviation:.1f} of 255, and the"
+            remedy="by-hand",
+            message=f"The image has hardly any detail: its values vary by {facts.deviation:.1f} of 255, and the"
             f" file takes {facts.size / (facts.width * facts.height):.3f} bytes a pixel.",
-            hint="Look at it; if it is not what the prompt says, verify the model files.",
+            hint="View it; if it does not show the prompt, verify the model files.",
         )
     return None

@@ -1,7 +1,7 @@
-"""What the figures of a smoke test mean, in sentences; and what to do when the memory was not enough.
+"""Explain the figures of a smoke test in sentences, and advise what to do when memory ran out.
 
-Knows that a peak says something only beside the memory that was free before, because ComfyUI keeps in memory what fits.
-Invents no figure: what was not measured is said to be missing, or left out.  Reads no clock and asks no driver.
+A peak is only shown with the memory that was free before, because ComfyUI keeps in memory what fits.  No figure is
+estimated: what was not measured is named as missing, or left out.  Reads no clock and asks no driver.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from provisioner.core.units import count, gib, human_bytes, human_duration
 from provisioner.smoke_test.results import SmokeTest, Timings, VramReading
 
 ABOUT_THE_SAME = 0.1
-"""Peaks that differ by less than this share are called the same: an allocator rounds, and a driver's context varies."""
+"""Peaks that differ by less than this share count as equal: allocators round, and a driver's context varies."""
 
 ROOM_LEFT = 1.25
-"""With this many times a run's own peak free at the start, ComfyUI had no reason to let go of anything: version 0.33.0
+"""With this many times a run's own peak free at the start, ComfyUI had no reason to unload anything: version 0.33.0
 on an H200 peaked at 15,347 MiB with the whole card, and at 8,211 MiB with 10.7 GiB of it (2026-11-23)."""
 
 TILED_BELOW_BYTES = 17 * 1024**3
-"""Cards up to 16 GB are told to decode in tiles: decoding 1024 x 1024 whole took about 11.5 GB for a moment on an RTX
-5060 Ti 16 GB, by a public measurement."""
+"""Up to this memory (16 GB), tiled decoding is advised: decoding 1024 x 1024 in one piece had a peak of about 11.5 GB
+on an RTX 5060 Ti 16 GB, by a public measurement."""
 
 FP8_FROM = (8, 9)
 """Compute capability with FP8 matrix units."""
@@ -36,24 +36,24 @@ _GIB = 1024**3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VramSample:
-    """One look at a GPU's memory, in bytes."""
+    """One reading of a GPU's memory, in bytes."""
 
-    used_bytes: int  # by everybody
+    used_bytes: int  # by all processes
     free_bytes: int
-    process_bytes: int | None = None  # of the drawing processes together; None where NVML cannot tell
+    process_bytes: int | None = None  # of the image's processes together; None where NVML does not report it
 
 
 def summarise_samples(
     samples: Sequence[VramSample], *, gpu_name: str, gpu_uuid: str | None, total_bytes: int
 ) -> VramReading | None:
-    """Return the peaks of a series of samples, and the state it began with.
+    """Return the peaks of a series of samples, and its initial state.
 
     Parameters
     ----------
     samples : sequence of VramSample
-        In the order they were taken; the first one before anything of ours was loaded.
+        In the order they were taken; the first one before any model was loaded.
     gpu_name, gpu_uuid, total_bytes
-        Of the GPU they were taken of.
+        Facts about the measured GPU.
 
     Returns
     -------
@@ -78,9 +78,9 @@ def summarise_samples(
 
 
 def own_peak(reading: VramReading) -> int:
-    """Return the bytes at the peak that belong to the picture.
+    """Return the bytes at the peak that belong to the image.
 
-    The drawing process's own figure where NVML has one; else what the card held more than at the start.
+    The process's own figure where NVML has one; else the increase since the start.
     """
     if reading.peak_process_bytes is not None:
         return reading.peak_process_bytes
@@ -91,16 +91,16 @@ def own_peak(reading: VramReading) -> int:
 
 
 def describe(smoke: SmokeTest, envelope: Envelope, machine: Machine | None = None) -> tuple[str, ...]:
-    """Return what a smoke test's figures mean, a sentence each.
+    """Return sentences that explain a smoke test's figures.
 
     Parameters
     ----------
     smoke : SmokeTest
-        What was drawn and measured.
+        The image and its measurements.
     envelope : Envelope
-        The figures published for the set, and whose they are.
+        The figures published for the set, and their source.
     machine : Machine, optional
-        What was probed, for what is peculiar to the card.
+        The detected machine, for facts about the card.
     """
     said = [*_memory_sentences(smoke, envelope, machine)]
     said += _time_sentences(smoke)
@@ -112,8 +112,8 @@ def _memory_sentences(smoke: SmokeTest, envelope: Envelope, machine: Machine | N
     reading = smoke.vram
     if reading is None:
         if smoke.device is not None and smoke.device.startswith("cpu"):
-            return ["It was drawn on the processor, so no GPU memory was used."]
-        return ["GPU memory was not measured: no figure is better than a guess."]
+            return ["It was generated on the processor, so no GPU memory was used."]
+        return ["GPU memory was not measured."]
     said = [_peak_sentence(reading), _share_sentence(reading)]
     if envelope.vram_bytes is not None:
         said.append(_comparison(smoke, reading, envelope.vram_bytes, envelope.source))
@@ -133,38 +133,37 @@ def _peak_sentence(reading: VramReading) -> str:
 
 
 def _share_sentence(reading: VramReading) -> str:
-    """Return whose the peak was, as far as anybody can tell."""
+    """Return how much of the peak belongs to the image, as far as that is known."""
     own = reading.peak_process_bytes
     if own is None:
         before = gib(reading.used_at_start_bytes)
         return (
-            f"{before} of it were in use before anything was drawn; the driver does not tell here which process holds"
-            " what."
+            f"{before} of it were in use before the run; the driver does not report here which process uses how much."
         )
     if reading.peak_used_bytes - own < _GIB // 20:
-        return "All of it was the picture's."
-    return f"{gib(own)} of it were the picture's; the rest was everybody else's."
+        return "All of it was used for the image."
+    return f"{gib(own)} of it were used for the image; the rest by other programs."
 
 
 def _comparison(smoke: SmokeTest, reading: VramReading, published: int, source: str | None) -> str:
-    """Return the peak beside the published figure."""
+    """Return a comparison of the peak with the published figure."""
     own = own_peak(reading)
     whose = f"{human_bytes(published)} ({gib(published)}) were published"
     whose += f": {source}." if source else "."
     if reading.peak_process_bytes is None and smoke.timings.start_s is None:
-        return f"{whose} What the program held before this picture cannot be told, so the two are not compared."
+        return f"{whose} What the program used before this image is not known, so the two are not compared."
     if abs(own - published) <= ABOUT_THE_SAME * published:
         return f"{whose} This run's {gib(own)} is about the same."
     if own < published:
         return f"{whose} This run took less, {gib(own)}."
     more = f"{whose} This run took more, {gib(own)}"
     if smoke.backend == "comfyui" and reading.free_at_start_bytes >= ROOM_LEFT * own:
-        return f"{more}, for there was room: ComfyUI keeps models in memory where they fit, and lets them go elsewhere."
+        return f"{more}, because it was free: ComfyUI keeps models in memory where they fit, else it unloads them."
     return f"{more}."
 
 
 def _gpu_of(reading: VramReading, machine: Machine | None) -> Gpu | None:
-    """Return the card a reading is of; by name only where no UUID says it and the name is the only one."""
+    """Return the card of a reading; by name only where there is no UUID and the name is unique."""
     if machine is None:
         return None
     if reading.gpu_uuid is not None:
@@ -176,19 +175,19 @@ def _gpu_of(reading: VramReading, machine: Machine | None) -> Gpu | None:
 def _time_sentences(smoke: SmokeTest) -> list[str]:
     timings = smoke.timings
     if timings.total_s is None:
-        return ["How long the picture took was not measured."] if smoke.image is not None else []
+        return ["The time for the image was not measured."] if smoke.image is not None else []
     took = human_duration(timings.total_s)
     if timings.start_s is None:
-        first = f"The picture took {took}{_split(timings)}, from a program that was running already."
+        first = f"The image took {took}{_split(timings)}, with a program that was already running."
     else:
-        first = f"The first picture after the start took {took}{_split(timings)}."
-        # The diffusers script ends with its picture, and so do the models it loaded.
-        first += " The next one is quicker: the models are in memory then." if smoke.backend == "comfyui" else ""
+        first = f"The first image after the start took {took}{_split(timings)}."
+        # The diffusers script ends after its image, which unloads its models.
+        first += " The next one is faster: the models are in memory then." if smoke.backend == "comfyui" else ""
     return [first, *_step_sentences(smoke)]
 
 
 def _split(timings: Timings) -> str:
-    """Return the parts of the time that were told apart."""
+    """Return the parts of the time that were measured separately."""
     parts = [
         (timings.load_s, "to read the models"),
         (timings.encode_s, "for the prompt"),
@@ -200,33 +199,33 @@ def _split(timings: Timings) -> str:
 
 
 def _step_sentences(smoke: SmokeTest) -> list[str]:
-    """Return the pace of the steps after the first, which has the loading of the weights in it."""
+    """Return the time of the steps; the first one includes loading the weights."""
     seen = smoke.timings.steps_s
     later = sorted(seen[1:])
     if not later:
         return []
     middle = later[len(later) // 2]
     missed = (
-        f" ({count(len(seen), 'step')} of {smoke.options.steps} were seen to end)"
+        f" ({count(len(seen), 'step')} of {smoke.options.steps} were measured)"
         if len(seen) < smoke.options.steps
         else ""
     )
     if seen[0] > 2 * middle:
         return [
-            f"The first step took {human_duration(seen[0])}, with moving the weights to the GPU in it; a later one"
+            f"The first step took {human_duration(seen[0])}, including moving the weights to the GPU; a later one"
             f" {human_duration(middle)}{missed}."
         ]
     return [f"A step took {human_duration(middle)}{missed}."]
 
 
 def _card_sentences(smoke: SmokeTest, machine: Machine | None) -> list[str]:
-    """Return what the card cannot do for these weights."""
+    """Return the limits of the card for these weights."""
     card = _gpu_of(smoke.vram, machine) if smoke.vram is not None else None
     if card is None or card.compute_capability is None or smoke.names is None:
         return []
     if "fp8" in smoke.names.diffusion_model.casefold() and card.compute_capability < FP8_FROM:
         return [
-            f"{card.name} has no FP8 units (those came with compute capability 8.9): FP8 weights save memory here, and"
+            f"{card.name} has no FP8 units (those came with compute capability 8.9): FP8 weights save memory here, but"
             " no time."
         ]
     return []
@@ -245,7 +244,7 @@ def memory_advice(
     is_tiled: bool = False,
     reserved_gib: float | None = None,
 ) -> str:
-    """Return what to do when drawing ran out of memory, the most likely help first.
+    """Return what to do when generating ran out of memory, the most likely help first.
 
     Parameters
     ----------
@@ -254,11 +253,11 @@ def memory_advice(
     machine : Machine or None
         What was probed.
     chosen : ArtifactSet
-        The set that was drawn with.
+        The set in use.
     reading : VramReading or None
-        What NVML said, where it was asked.
+        What NVML reported, where it was read.
     sets : sequence of ArtifactSet
-        The manifest's sets, out of which a smaller one is named.
+        The manifest's sets, of which a smaller one is chosen.
     is_tiled : bool, optional
         Whether it was decoded in tiles already.
     reserved_gib : float, optional
@@ -270,11 +269,11 @@ def memory_advice(
         advice = _ram_advice(machine, chosen)
     smaller = _smaller_set(chosen, sets, machine, _card(machine, reading))
     if smaller is None:
-        advice.append(f"No smaller set of the manifest can take the place of {chosen.id} here.")
+        advice.append(f"The manifest has no smaller set that can replace {chosen.id} here.")
     else:
         saved = human_bytes(chosen.size - smaller.size)
         advice.append(
-            f"Take the set {smaller.id}, whose files are {saved} smaller: `klein-setup install --set {smaller.id}`."
+            f"Use the set {smaller.id}, whose files are {saved} smaller: `klein-setup install --set {smaller.id}`."
         )
     return " ".join(advice)
 
@@ -292,16 +291,16 @@ def _vram_advice(
     total = reading.total_bytes if reading is not None else card.memory_total_bytes if card is not None else None
     if reading is not None:
         free = f"{gib(reading.free_at_start_bytes)} of {gib(reading.total_bytes)} were free on {reading.gpu_name}"
-        advice.append(f"{free} before anything was drawn.")
+        advice.append(f"{free} before the run.")
         if reading.used_at_start_bytes >= _GIB:
-            advice.append(f"Close what else uses it: {gib(reading.used_at_start_bytes)} of it were taken.")
+            advice.append(f"Close other programs that use it: {gib(reading.used_at_start_bytes)} of it were in use.")
     if chosen.target == "comfyui":
         reserve = max(1.0 if total is not None and total < 11 * _GIB else 2.0, (reserved_gib or 0.0) + 1)
         advice.append(
             f"Start ComfyUI with `--reserve-vram {reserve:g}`, so that it moves models out of memory earlier."
         )
     if not is_tiled and (total is None or total < TILED_BELOW_BYTES):
-        advice.append("Decode in tiles (`--tiled-decode`): decoding a whole picture needs several GB for a moment.")
+        advice.append("Decode in tiles (`--tiled-decode`): decoding a whole image has a peak of several GB.")
     return advice
 
 
@@ -320,7 +319,7 @@ def _ram_advice(machine: Machine | None, chosen: ArtifactSet) -> list[str]:
 
 
 def _card(machine: Machine | None, reading: VramReading | None) -> Gpu | None:
-    """Return the card that was drawn on; without a reading the only one there is."""
+    """Return the card that was used; without a reading the only one there is."""
     if reading is not None:
         return _gpu_of(reading, machine)
     return machine.gpus[0] if machine is not None and len(machine.gpus) == 1 else None
@@ -329,7 +328,7 @@ def _card(machine: Machine | None, reading: VramReading | None) -> Gpu | None:
 def _smaller_set(
     chosen: ArtifactSet, sets: Sequence[ArtifactSet], machine: Machine | None, card: Gpu | None
 ) -> ArtifactSet | None:
-    """Return the largest set that is smaller than the chosen one, draws the same, and suits the machine."""
+    """Return the largest set that is smaller than the chosen one, generates the same, and suits the machine."""
     kind = (chosen.target, chosen.envelope.steps, chosen.envelope.guidance)
     fitting = [
         each

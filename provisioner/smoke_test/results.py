@@ -1,6 +1,6 @@
-"""The values of a smoke test: what is to be drawn, how it went, and what came out.
+"""The values of a smoke test: its options, timings, memory and image.
 
-Times are seconds, memory is bytes; None means that nobody measured it, never zero.
+Times are seconds, memory is bytes; None means not measured, never zero.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ DEFAULT_PROMPT = "a red fox sitting in fresh snow, morning light, photograph"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageOptions:
-    """The picture that is asked for."""
+    """The requested image."""
 
     prompt: str = DEFAULT_PROMPT
-    seed: int = 0  # 0 to 2**64 - 1; a fresh one unless the user gave it: ComfyUI caches whole runs
+    seed: int = 0  # 0 to 2**64 - 1; a new one unless the user gave it: ComfyUI caches whole runs
     width: int = 1024  # pixels, a multiple of 16
     height: int = 1024
     steps: int = 4
@@ -31,7 +31,7 @@ class ImageOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelNames:
-    """The three files as ComfyUI's loaders name them: paths under the folder, separators as the server writes them."""
+    """The names of the three files in ComfyUI's loaders: paths under the folder, with the server's separators."""
 
     diffusion_model: str
     text_encoder: str
@@ -43,30 +43,30 @@ class Timings:
     """How long each part took."""
 
     start_s: float | None = None  # until the server, or the pipeline's libraries, answered
-    load_s: float | None = None  # reading the models, where it can be told apart
+    load_s: float | None = None  # reading the models, where measured separately
     encode_s: float | None = None  # the prompt
-    steps_s: tuple[float, ...] = ()  # each denoising step that was seen to end
-    decode_s: float | None = None  # latent to picture
-    total_s: float | None = None  # from asking to the picture
+    steps_s: tuple[float, ...] = ()  # each denoising step that was measured
+    decode_s: float | None = None  # latent to image
+    total_s: float | None = None  # from the request to the image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VramReading:
-    """What NVML said of one GPU while the picture was drawn."""
+    """What NVML reported about one GPU while the image was generated."""
 
     gpu_name: str
     gpu_uuid: str | None
     total_bytes: int
     free_at_start_bytes: int
-    peak_used_bytes: int  # of the whole card, everybody's
+    peak_used_bytes: int  # of the whole card, all processes
     used_at_start_bytes: int
-    peak_process_bytes: int | None = None  # of the drawing process alone, where NVML can tell
+    peak_process_bytes: int | None = None  # of the image's processes alone, where NVML reports it
     samples: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFacts:
-    """What a decoded picture is made of."""
+    """Facts about a decoded image."""
 
     width: int
     height: int
@@ -81,17 +81,17 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmokeTest:
-    """One picture that was asked for, and everything known of it."""
+    """One requested image, and everything known about it."""
 
     backend: Backend
     options: ImageOptions
     timings: Timings
     names: ModelNames | None = None  # ComfyUI only
     image: ImageFacts | None = None
-    image_path: Path | None = None  # where it was kept
+    image_path: Path | None = None  # where it was saved
     vram: VramReading | None = None
     device: str | None = None  # "cuda:0 NVIDIA GeForce RTX 4070", "cpu"
     versions: tuple[tuple[str, str], ...] = ()  # ("comfyui", "0.33.0"), ("torch", "2.11.0+cu130")
     log_path: Path | None = None  # the server's or the script's whole output
-    notes: tuple[str, ...] = ()  # sentences for a person: what the figures mean
+    notes: tuple[str, ...] = ()  # sentences for the user that explain the figures
     findings: tuple[Finding, ...] = field(default=())

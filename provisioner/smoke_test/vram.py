@@ -1,7 +1,7 @@
-"""The memory of one GPU while a picture is drawn: NVML, asked every 50 milliseconds in a thread.
+"""Measure the memory of one GPU while an image is generated: NVML, read every 50 milliseconds in a thread.
 
-Never raises for a machine without NVIDIA, changes no setting, and makes up no figure: what NVML does not tell stays
-unknown, with a reason.  NVML does not look at ``CUDA_VISIBLE_DEVICES``; a GPU is chosen by UUID, or by NVML's index.
+Never raises for a machine without NVIDIA, changes no setting, and estimates nothing: what NVML does not report is
+unknown, with a reason.  NVML ignores ``CUDA_VISIBLE_DEVICES``; a GPU is chosen by UUID, or by NVML's index.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from provisioner.smoke_test.measurement import VramSample, summarise_samples
 from provisioner.smoke_test.results import VramReading
 
 INTERVAL_S = 0.05
-"""Seconds between two looks: short enough for the moment of a decode; it took 2.4 % of a core beside an H200."""
+"""Seconds between two readings: short enough for the peak of a decode; it took 2.4 % of a core beside an H200."""
 
 _NEVER_ANSWERED = frozenset({"NVMLError_NotSupported", "NVMLError_FunctionNotFound", "AttributeError"})
-"""What a question that is not known here raises: asking it again is of no use."""
+"""Errors of a query that is not supported here: repeating it is useless."""
 
-_JOIN_TIMEOUT_S = 5.0  # a driver that hangs shall not keep the program from ending
+_JOIN_TIMEOUT_S = 5.0  # a driver that hangs must not keep the program from ending
 
 Parents = Callable[[int], Iterable[int]]
-"""The process ids above a process, nearest first; empty where it is gone or nobody may ask."""
+"""Returns the parent process ids of a process, nearest first; empty where it is gone or access is denied."""
 
 
 def parents_of(pid: int) -> tuple[int, ...]:
-    """Return the process ids above a process, nearest first; empty where that cannot be learnt."""
-    import psutil  # 20 ms that only a smoke test pays for
+    """Return the parent process ids of a process, nearest first; empty where they cannot be read."""
+    import psutil  # takes 20 ms, needed for a smoke test only
 
     try:
         return tuple(each.pid for each in psutil.Process(pid).parents())
@@ -39,22 +39,22 @@ def parents_of(pid: int) -> tuple[int, ...]:
 
 
 class VramSampler:
-    """Watches one GPU from entering to leaving the context; the first look is taken before entering returns.
+    """Measures one GPU from entering to leaving the context; the first reading is taken on entering.
 
     Parameters
     ----------
     uuid : str, optional
-        Of the GPU (or MIG device), as NVML spells it.
+        UUID of the GPU (or MIG device), as NVML spells it.
     index : int, optional
-        NVML's index of it, taken where there is no `uuid`.
+        NVML's index of it, used where there is no `uuid`.
     pids : iterable of int, optional
-        Processes whose memory is told apart, their children with them; `watch` adds to them later.
+        Processes whose memory is measured separately, with their children; `watch` adds to them later.
     interval_s : float, optional
-        Seconds between two looks.
+        Seconds between two readings.
     library : module, optional
-        Something with the functions of `pynvml`, which is imported where None.
+        A module with the functions of `pynvml`; None imports that one.
     parents : callable, optional
-        How to learn what stands above a process.
+        Returns the parents of a process.
 
     Examples
     --------
@@ -63,7 +63,7 @@ class VramSampler:
         with VramSampler(uuid=gpu.uuid) as sampler:
             server = start()
             sampler.watch(server.pid)
-            draw()
+            generate()
         sampler.reading  # None where `sampler.reason` says why
     """
 
@@ -89,7 +89,7 @@ class VramSampler:
         self._thread: threading.Thread | None = None
 
     def watch(self, *pids: int) -> None:
-        """Tell the memory of these processes apart too, from the next look on."""
+        """Measure the memory of these processes separately too, from the next reading on."""
         self._family.add(pids)
 
     @property
@@ -99,7 +99,7 @@ class VramSampler:
 
     @property
     def reading(self) -> VramReading | None:
-        """What was seen so far; None where nothing was, and then `reason` says why."""
+        """The measurements so far; None where there are none, and `reason` says why."""
         if self._card is None:
             return None
         return summarise_samples(
@@ -120,13 +120,13 @@ class VramSampler:
             return
         self._stop.set()
         self._thread.join(_JOIN_TIMEOUT_S)
-        if not self._thread.is_alive():  # else NVML is still being asked, and must not be closed under the question
+        if not self._thread.is_alive():  # else NVML is still in use and must not be closed
             self._look()
             self._shut()
         self._thread = None
 
     def _open(self) -> str | None:
-        """Open NVML and take the first look; return why that is not possible."""
+        """Open NVML and take the first reading; return the reason if that fails."""
         if self._library is None:
             try:
                 self._library = importlib.import_module("pynvml")
@@ -136,14 +136,14 @@ class VramSampler:
         try:
             self._library.nvmlInit()
         except may_fail as error:
-            return f"NVML cannot be asked: {_said(error)}"
+            return f"NVML cannot be used: {_said(error)}"
         try:
             card = _Card(self._library, self._uuid, self._index)
             self._samples.append(card.look(self._family))
         except may_fail as error:
             self._shut()
             which = self._uuid or f"GPU {self._index}"
-            return f"NVML does not tell the memory of {which}: {_said(error)}"
+            return f"NVML does not report the memory of {which}: {_said(error)}"
         self._card = card
         return None
 
@@ -152,7 +152,7 @@ class VramSampler:
             self._look()
 
     def _look(self) -> None:
-        """Take a look; one that fails is left out, for the next one can succeed."""
+        """Take a reading; one that fails is left out, because the next one can succeed."""
         if self._card is not None:
             with contextlib.suppress(*_may_fail(self._library)):
                 self._samples.append(self._card.look(self._family))
@@ -163,7 +163,7 @@ class VramSampler:
 
 
 def _may_fail(library: Any) -> tuple[type[BaseException], ...]:  # noqa: ANN401
-    """Return what a question can raise: NVML's own errors, and those of older bindings."""
+    """Return the errors a query can raise: NVML's own, and those of older bindings."""
     return (library.NVMLError, AttributeError, TypeError, ValueError, OSError)
 
 
@@ -172,7 +172,7 @@ def _said(error: BaseException) -> str:
 
 
 class _Family:
-    """The processes whose memory is told apart, and everything they started."""
+    """The processes whose memory is measured separately, and everything they started."""
 
     def __init__(self, pids: Iterable[int], parents: Parents) -> None:
         self._roots = frozenset(pids)
@@ -189,7 +189,7 @@ class _Family:
         return bool(self._roots)
 
     def __contains__(self, pid: int) -> bool:
-        """Whether a process is of the family; asked of the few that use a GPU, and of each once."""
+        """Whether a process is one of them; called once for each of the few that use a GPU."""
         with self._lock:
             if pid not in self._known:
                 self._known[pid] = pid in self._roots or not self._roots.isdisjoint(self._parents(pid))
@@ -197,7 +197,7 @@ class _Family:
 
 
 class _Card:
-    """One GPU, asked in the way it answers."""
+    """One GPU, read with the queries it supports."""
 
     def __init__(self, library: Any, uuid: str | None, index: int) -> None:  # noqa: ANN401
         self._library = library
@@ -210,30 +210,30 @@ class _Card:
         self.uuid = uuid or self._text("nvmlDeviceGetUUID")
 
     def look(self, family: _Family) -> VramSample:
-        """Return a sample; raises what NVML raises for the memory, and nothing for the processes."""
+        """Return a sample; raises NVML's errors for the memory, none for the processes."""
         memory = self._memory()
         return VramSample(used_bytes=int(memory.used), free_bytes=int(memory.free), process_bytes=self._held_by(family))
 
     def _memory(self) -> Any:  # noqa: ANN401 - a structure of the binding
-        """Return the memory, always by the same question: the first counts as used what the driver keeps for itself."""
+        """Return the memory, always by the same query: the first one counts the driver's own memory as used."""
         if self._has_second_question:
             try:
                 return self._library.nvmlDeviceGetMemoryInfo(self._handle, version=self._library.nvmlMemory_v2)
             except _may_fail(self._library):
                 if hasattr(self, "total_bytes"):
-                    raise  # it did answer before
+                    raise  # it worked before
                 self._has_second_question = False
         return self._library.nvmlDeviceGetMemoryInfo(self._handle)
 
     def _held_by(self, family: _Family) -> int | None:
-        """Return the bytes a family holds; None where NVML names none of it, or no bytes (WDDM, other namespaces)."""
+        """Return the bytes used by the processes; None where NVML reports none of them (WDDM, namespaces)."""
         if not family:
             return None
         held: dict[int, int] = {}
         for question in tuple(self._questions):
             for process in self._processes(question):
                 used = getattr(process, "usedGpuMemory", None)
-                if used is not None and process.pid in family:  # one that computes and draws stands in both lists
+                if used is not None and process.pid in family:  # a process that computes and renders is in both lists
                     held[process.pid] = max(held.get(process.pid, 0), int(used))
         return sum(held.values()) if held else None
 

@@ -1,1 +1,1 @@
-"""Which torch build suits a machine, and why."""
+"""Choose the torch build for a machine, and say why."""

@@ -1,7 +1,7 @@
-"""YAML text -> `TorchTable`: which builds of torch there are, what driver they need, which GPUs their code reaches.
+"""YAML text -> `TorchTable`: which builds of torch exist, which driver they need, which GPUs they have code for.
 
-Knows the format of ``manifests/torch.yaml`` and what must fit together in it.  Reads no file, asks no index, and
-chooses nothing: that is ``torch_build.py``.  ``manifests/README.md`` explains every key.
+Knows the format of ``manifests/torch.yaml`` and checks that its parts fit together.  Reads no file, asks no index, and
+chooses nothing: that is ``select.py``.  ``manifests/README.md`` explains every key.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ Version = tuple[int, ...]
 BuildKind = Literal["nvidia", "amd", "intel", "apple", "cpu"]
 PlatformName = Literal["linux_x86_64", "linux_aarch64", "win_amd64", "macosx_arm64"]
 
-_HINT = "Put it right; manifests/README.md explains every key of torch.yaml."
+_HINT = "Fix it; manifests/README.md explains every key of torch.yaml."
 
-# Other people's words for our keys, for the advice beside an unknown key.
+# What other tools call our keys, for the advice about an unknown key.
 _SYNONYMS = {
     "archs": "sm",
     "compute_capabilities": "sm",
@@ -69,23 +69,23 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppNeeds:
-    """What one application asks of torch."""
+    """What one application needs of torch."""
 
     id: App
     title: str
     min_torch: Version
-    preferred_torch: Version  # older sets are offered only where no such one serves
+    preferred_torch: Version  # older sets are offered only where no such set runs
     min_python: Version
     needs_torchaudio: bool
     packages: Download  # what it needs beside torch: an estimate
-    wants_cuda: Version | None = None  # below it the application gives something up
+    wants_cuda: Version | None = None  # below it the application turns a feature off
     wants_cuda_from_sm: int | None = None  # on GPUs from this compute capability on
     sources: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """A release of torch with what belongs to it, and the Pythons it has wheels for."""
+    """A release of torch, the releases that go with it, and the Pythons it has wheels for."""
 
     version: Version
     torch: str
@@ -98,7 +98,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
-    """A system that there are wheels for."""
+    """A system that has wheels."""
 
     name: PlatformName
     os: OperatingSystem
@@ -109,11 +109,11 @@ class Platform:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WithoutWheels:
-    """A system that people do have and that there are no wheels for."""
+    """A system that people use and that has no wheels."""
 
     os: OperatingSystem
     architecture: str
-    what: str  # half a sentence
+    what: str  # a clause for the error message
     hint: str
     sources: tuple[str, ...]
 
@@ -124,15 +124,15 @@ class GpuGeneration:
 
     sm: int  # 86 for 8.6
     names: str
-    min_driver: str | None = None  # first branch that drives it
-    dropped_from: str | None = None  # first branch that no longer drives it
+    min_driver: str | None = None  # first driver branch that supports it
+    dropped_from: str | None = None  # first driver branch that no longer supports it
     is_jetson: bool = False
     sources: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnlyOn:
-    """Machine code that runs on these GPUs only, whatever the rule says."""
+    """Machine code that runs on these GPUs only, an exception to the rule."""
 
     code: int
     gpus: tuple[int, ...]
@@ -141,11 +141,11 @@ class OnlyOn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotOn:
-    """A GPU that does not run machine code the rule would give it."""
+    """A GPU that does not run machine code that the rule says it would."""
 
     gpu: int
     code: tuple[int, ...]
-    lifted_by_cuda: Version | None = None  # code built with this CUDA or a newer one does run
+    lifted_by_cuda: Version | None = None  # code built with this CUDA or a newer one runs
     sources: tuple[str, ...]
 
 
@@ -154,13 +154,13 @@ class IntelGpus:
     """The Intel GPUs that torch was validated on."""
 
     names: tuple[str, ...]
-    pci_ids: tuple[str, ...]  # "56a0", without the vendor's
+    pci_ids: tuple[str, ...]  # "56a0", without the vendor id
     sources: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionRange:
-    """Versions from one on, before another, some left out."""
+    """Versions from one up to but excluding another, without some exceptions."""
 
     lowest: Version
     before: Version
@@ -172,7 +172,7 @@ class VersionRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wheels:
-    """What the wheels of some releases hold, on some platforms."""
+    """What the wheels of some releases contain, on some platforms."""
 
     platforms: tuple[PlatformName, ...]
     torch: VersionRange
@@ -184,7 +184,7 @@ class Wheels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """One release on one platform, and what its wheel holds."""
+    """One release on one platform, and what its wheel contains."""
 
     release: Release
     wheels: Wheels
@@ -192,20 +192,20 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRow:
-    """One build: an index of wheels, and what a machine must have for it."""
+    """One build: an index of wheels, and what a machine needs for it."""
 
     tag: str
     kind: BuildKind
-    because: str  # why it stands before the next one, half a sentence
+    because: str  # why it comes before the next one, a clause
     cuda: Version | None = None
     min_driver: tuple[tuple[str, str], ...] = ()  # ("linux", "525.60.13"), ("windows", "528.33")
-    native_driver: tuple[tuple[str, str], ...] = ()  # of the toolkit it was built with
-    min_sm: int | None = None  # GPUs below are not served although there may be code for them
+    native_driver: tuple[tuple[str, str], ...] = ()  # the driver of the toolkit it was built with
+    min_sm: int | None = None  # older GPUs are not supported even where there is code for them
     has_torchaudio: bool = True
     is_default_index: bool = False
     only_on_request: bool = False
     gpu_from_os_release: Version | None = None  # on older systems it runs on the CPU
-    verified_torch: Version | None = None  # newest release that was seen on its index
+    verified_torch: Version | None = None  # newest release seen on its index
     note: str | None = None
     confidence: Literal["A", "B", "C"]
     sources: tuple[str, ...]
@@ -228,7 +228,7 @@ class KindDownload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TorchTable:
-    """Everything known of the builds of torch."""
+    """Everything known about the builds of torch."""
 
     schema_version: int
     index_base: str  # https address, without a slash at the end
@@ -245,7 +245,7 @@ class TorchTable:
     sources: tuple[Source, ...]
 
     def app(self, app_id: App) -> AppNeeds:
-        """Return what an application needs; the parser saw to it that every application is there."""
+        """Return what an application needs; the parser made sure that every application is listed."""
         return next(each for each in self.apps if each.id == app_id)
 
     def download_of(self, tag: str) -> Download:
@@ -266,7 +266,7 @@ class TorchTable:
 
 
 def version_of(text: str) -> Version:
-    """Return a version of digits and points as integers.
+    """Return a version of digits and dots as integers.
 
     >>> version_of("580.65.06") > version_of("580.9")
     True
@@ -290,7 +290,7 @@ def _range(place: Place) -> VersionRange:
         raise RefusedError(f"is {shown(text)}")
     lowest, before = version_of(match["lowest"]), version_of(match["before"])
     if not lowest < before:
-        raise RefusedError(f"is {shown(text)}, which holds no version")
+        raise RefusedError(f"is {shown(text)}, which contains no version")
     left_out = match["without"].split(",!=")[1:]
     return VersionRange(lowest=lowest, before=before, without=tuple(version_of(each) for each in left_out))
 
@@ -355,7 +355,7 @@ def _app(place: Place) -> AppNeeds:
     )
     fields.close(_SYNONYMS)
     if (value.wants_cuda is None) != (value.wants_cuda_from_sm is None):
-        place.complain("stands alone; expected 'wants_cuda' and 'wants_cuda_from_sm' together", "wants_cuda")
+        place.complain("is given alone; expected 'wants_cuda' and 'wants_cuda_from_sm' together", "wants_cuda")
     return value
 
 
@@ -443,7 +443,7 @@ _T = TypeVar("_T")
 
 
 def _rows(read: Callable[[Place], _T], what: str) -> Kind[tuple[_T, ...]]:
-    """Return the kind of a list of mappings; rows that could not be read are left out, and were complained about."""
+    """Return the kind of a list of mappings; unreadable rows are left out and reported."""
     rows = list_of(Kind[_T | None](what, read, None), f"a list; each entry is {what}")
 
     def keep(place: Place) -> tuple[_T, ...]:
@@ -547,13 +547,13 @@ def _offers(wheels: tuple[Wheels, ...], platform: PlatformName, releases: tuple[
 
 
 def _check_kind(place: Place, build: BuildRow) -> None:
-    """Complain about what a build of this kind lacks, or cannot have."""
+    """Report what a build of this kind lacks or must not have."""
     is_nvidia = build.kind == "nvidia"
     for key, is_there in (("cuda", build.cuda is not None), ("min_driver", bool(build.min_driver))):
         if is_nvidia and not is_there:
             place.complain("is missing; expected it in a build for NVIDIA GPUs", key)
         if not is_nvidia and is_there:
-            place.complain(f"stands in a build for {build.kind}; expected it for NVIDIA only", key)
+            place.complain(f"is given in a build for {build.kind}; expected it for NVIDIA only", key)
     if len(build.min_driver) == 1:
         place.complain(f"names {build.min_driver[0][0]} only; expected linux and windows", "min_driver")
     wanted = {"nvidia": "sm", "amd": "gfx"}.get(build.kind)
@@ -566,14 +566,14 @@ def _check_kind(place: Place, build: BuildRow) -> None:
 
 
 def _check_wheels(place: Place, build: BuildRow, releases: tuple[Release, ...]) -> None:
-    """Complain about rows that say two things of one wheel, and about rows that say something of none."""
+    """Report rows that describe one wheel twice, and rows that describe no wheel."""
     for platform, offers in build.offers:
         versions = [offer.release.torch for offer in offers]
         for version in sorted({each for each in versions if versions.count(each) > 1}):
             place.complain(f"describes torch {version} for {platform} twice; expected every wheel once", "wheels")
     for at, row in enumerate(build.wheels):
         if row.torch.before and releases and not any(release.version in row.torch for release in releases):
-            place.complain(f"has in entry {at} a range that holds none of the releases in 'sets'", "wheels")
+            place.complain(f"has in entry {at} a range that contains none of the releases in 'sets'", "wheels")
 
 
 # --- the whole ------------------------------------------------------------------------------------
@@ -644,7 +644,7 @@ def _check_uniqueness(place: Place, table: TorchTable) -> None:
 
 
 def _check_completeness(place: Place, table: TorchTable) -> None:
-    """Complain about what the choice relies on: every application, every platform, a CPU build."""
+    """Report what the choice needs and the table lacks: an application, a platform, a CPU build."""
     for app in _APPS:
         if table.apps and app not in [each.id for each in table.apps]:
             place.complain(f"has no entry for {app}; expected {' and '.join(_APPS)}", "apps")
@@ -660,7 +660,7 @@ def _check_completeness(place: Place, table: TorchTable) -> None:
 
 
 def _check_sources(place: Place, table: TorchTable) -> None:
-    """Complain about facts without a source that exists, and about sources nobody names."""
+    """Report facts without an existing source, and sources that nothing names."""
     known = {each.id for each in table.sources}
     rows: list[tuple[str, str, tuple[str, ...]]] = []
     rows += [("apps", each.id, each.sources) for each in table.apps]
@@ -684,7 +684,7 @@ def parse_torch_table(text: str, *, file: str) -> TorchTable:
     text : str
         YAML, at most 1 MiB of it.
     file : str
-        What complaints call the text: a path, or a name.
+        Name of the text in complaints: a path, or a name.
 
     Returns
     -------
@@ -696,7 +696,7 @@ def parse_torch_table(text: str, *, file: str) -> TorchTable:
     ------
     ManifestError
         Something is wrong; ``issues`` holds every complaint as ``file:line: key.path: complaint``, in the order of
-        the lines.  For a format newer than this program it holds that one sentence.
+        the lines.  For a format newer than this program it contains only that.
     """
     return read_document(
         text,

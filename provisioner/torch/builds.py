@@ -1,4 +1,4 @@
-"""The values of the torch choice: a build, a matched set, why it was chosen, what an environment turned out to be."""
+"""The values of the torch choice: a build, a matched set, why it was chosen, and warnings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TorchBuild:
 
     torch_backend: str  # "cu130", "cpu", "rocm7.2", "xpu"; "default" for the default index (macOS)
     index_url: str | None  # None: the installer's own default index
-    local_tag: str | None  # what ``+`` of the installed version must say, "cu130"; None: not checked
+    local_tag: str | None  # local label of the installed version, "cu130" in "2.14.1+cu130"; None: not checked
     sets: tuple[TorchSet, ...]  # acceptable, newest first
     sm: tuple[int, ...] = ()  # machine code in the wheels of the newest set, 86 for sm_86
     ptx: tuple[int, ...] = ()  # virtual architectures in them
@@ -31,7 +31,7 @@ class TorchBuild:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TorchWarning:
-    """Something about a choice that a person should know."""
+    """Something about a choice that the user should know."""
 
     code: str  # kebab-case
     message: str
@@ -43,7 +43,7 @@ class TorchChoice:
     """A build and why it was chosen."""
 
     build: TorchBuild
-    reasons: tuple[str, ...]  # which row, which bound, in sentences
-    runner_up: str | None  # what would have been next, and why it was not taken
+    reasons: tuple[str, ...]  # which row, which limit, in sentences
+    runner_up: str | None  # the next candidate, and why it was not chosen
     warnings: tuple[TorchWarning, ...] = ()
     uncovered: tuple[str, ...] = ()  # names of GPUs the build has no code for

@@ -1,4 +1,4 @@
-"""From what the command line says of torch to a choice: reads the shipped table and asks `select_torch_build`."""
+"""Choose torch from the command line's options, with the shipped table and `select_torch_build`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TorchOptions:
-    """What the command line asks for of torch."""
+    """The command line's options about torch."""
 
     tag: str = "auto"  # or a build's tag
     python_version: str | None = None
@@ -25,7 +25,7 @@ class TorchOptions:
 
 @lru_cache(maxsize=1)
 def shipped_table() -> TorchTable:
-    """Return the table of builds that comes with the program, read once: choosing for several Pythons asks often."""
+    """Return the table of builds that comes with the program; it is read only once."""
     from provisioner.manifest.shipped import read_torch_table_text
     from provisioner.torch.build_table import parse_torch_table
 

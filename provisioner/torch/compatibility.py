@@ -1,7 +1,7 @@
-"""What one build of torch offers one machine: machine code and GPUs, and the tries of a choice.
+"""Check whether one build of torch runs on one machine and its GPUs.
 
-Knows the rules of binary compatibility and in which order a build is held against a machine.  It never prefers one
-build to another.
+Knows the rules of binary compatibility and the order in which a build is checked against a machine.  It never prefers
+one build to another.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from provisioner.torch.build_table import (
 )
 
 Fault = Literal["wheels", "system", "app", "code", "torchaudio", "python", "driver"]
-"""Why a build is not for a machine, in the order in which it is looked at."""
+"""Why a build does not run on a machine, in the order of the checks."""
 
-# --- what is to be served --------------------------------------------------------------------------
+# --- the machine and its GPUs-------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """Everything about a machine and a wish that decides, and that does not change from build to build."""
+    """What decides about a machine and the options, and does not change from build to build."""
 
     machine: Machine
     table: TorchTable
     app: AppNeeds
     platform: PlatformName
     python: str  # "3.12"
-    driver: Version | None  # the NVIDIA driver; None where there is none, or its version is none
+    driver: Version | None  # the NVIDIA driver; None where there is none, or its version cannot be read
     os_release: Version | None  # None where it is not written as a version
 
     @property
     def driver_system(self) -> str:
-        """Whose driver numbers count: under WSL the driver is Windows' own."""
+        """The system whose driver numbers count: under WSL the driver is Windows' own."""
         return "windows" if self.machine.os == "windows" or self.machine.is_wsl else "linux"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """One GPU as machine code sees it."""
+    """One GPU, by what decides which machine code runs on it."""
 
     name: str
     sms: tuple[int, ...] = ()  # NVIDIA: 86 for 8.6; several where it could not be read and all of these are possible
@@ -58,12 +58,12 @@ class Device:
 
     @property
     def rank(self) -> int:
-        """What orders GPUs of one vendor, the newest highest."""
+        """Sort key of GPUs of one vendor, the newest highest."""
         return int(self.gfx.removeprefix("gfx"), 16) if self.gfx else max(self.sms, default=0)
 
     @property
     def label(self) -> str:
-        """The GPU as a message names it, with what decides about it."""
+        """The GPU's name for messages, with its architecture."""
         if self.gfx:
             return f"{self.name} ({self.gfx})"
         if len(self.sms) == 1:
@@ -90,12 +90,12 @@ def version_text(version: Version) -> str:
 
 
 def labels(devices: Sequence[Device]) -> str:
-    """Return GPUs as a sentence lists them, equal ones once."""
+    """Return the labels of GPUs as a list in a sentence, equal ones once."""
     return listing(list(dict.fromkeys(device.label for device in devices)))
 
 
 def subsets(devices: Sequence[Device]) -> Iterator[tuple[Device, ...]]:
-    """Yield the GPUs to try to serve together: all, then ever fewer of the oldest, and only then without the newest."""
+    """Yield the GPUs to try together: all, then without the oldest ones, and last without the newest."""
     if not devices:
         yield ()
     ranks = sorted({device.rank for device in devices})
@@ -121,7 +121,7 @@ def code_runs_on(code: int, sm: int, *, cuda: Version, table: TorchTable) -> boo
     cuda : tuple of int
         CUDA the code was built with; from 13.2 on two of the exceptions no longer hold.
     table : TorchTable
-        Where the exceptions are.
+        Contains the exceptions.
     """
     only_on = table.only_on.get(code)
     if only_on is not None:
@@ -140,7 +140,7 @@ def best_code(build: BuildRow, wheels: Wheels, sm: int, table: TorchTable) -> in
 
 
 def reaches(case: Case, build: BuildRow, wheels: Wheels, device: Device, *, with_ptx: bool = False) -> bool:
-    """Return whether some wheels, for NVIDIA or AMD, hold what a GPU runs.
+    """Return whether some wheels, for NVIDIA or AMD, contain code that a GPU runs.
 
     Parameters
     ----------
@@ -159,14 +159,14 @@ def reaches(case: Case, build: BuildRow, wheels: Wheels, device: Device, *, with
 
 
 def _compiles(case: Case, build: BuildRow, wheels: Wheels, sm: int) -> bool:
-    """Return whether the driver can compile the virtual code: it must be no older than the toolkit that wrote it."""
+    """Return whether the driver can compile the virtual code: it must not be older than the toolkit that built it."""
     native = native_driver(case, build)
     is_new_enough = native is not None and case.driver is not None and case.driver >= version_of(native)
     return is_new_enough and any(code <= sm for code in wheels.ptx)
 
 
 def min_driver(case: Case, build: BuildRow) -> str:
-    """Return the oldest driver a build runs with, by the numbers of the system the driver is of."""
+    """Return the oldest driver a build runs with, numbered as on the driver's system."""
     return dict(build.min_driver)[case.driver_system]
 
 
@@ -175,12 +175,12 @@ def native_driver(case: Case, build: BuildRow) -> str | None:
     return dict(build.native_driver).get(case.driver_system)
 
 
-# --- holding a build against a machine ---------------------------------------------------------------
+# --- checking a build against a machine --------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What came of holding one build against a machine and some of its GPUs."""
+    """The result of checking one build against a machine and some of its GPUs."""
 
     build: BuildRow
     offers: tuple[Offer, ...] = ()  # what is left to install, newest first
@@ -189,39 +189,39 @@ class Trial:
 
     @property
     def is_automatic(self) -> bool:
-        """Whether a choice may take it without being told to."""
+        """Whether it may be chosen without being named."""
         return self.fault is None and not self.build.only_on_request
 
 
 def attempt(
     case: Case, build: BuildRow, devices: Sequence[Device] = (), *, with_ptx: bool = False, is_unchecked: bool = False
 ) -> Trial:
-    """Return what a build offers to a machine with these GPUs, or the first thing that is in the way.
+    """Return what a build offers to a machine with these GPUs, or the first reason why it does not run.
 
     Parameters
     ----------
     case : Case
-        The machine and what it is for.
+        The machine, and the application torch is for.
     build : BuildRow
         A row of the table.
     devices : sequence of Device
-        GPUs that it must serve, every one.
+        GPUs that it must support, every one.
     with_ptx : bool
         Also count virtual code, see `reaches`.
     is_unchecked : bool
-        Ask only whether there is something to install: wheels for this system and Python.
+        Check only whether there is something to install: wheels for this system and Python.
     """
-    return _Holding(case, build, tuple(dict.fromkeys(devices)), with_ptx).trial(is_unchecked=is_unchecked)
+    return _Check(case, build, tuple(dict.fromkeys(devices)), with_ptx).trial(is_unchecked=is_unchecked)
 
 
-# Code before Python and driver: those can be changed, so "too old a driver" is only said where the code would run.
+# Code before Python and driver: those can be changed, so an old driver is only named where the code would run.
 _HURDLES: tuple[Fault, ...] = ("system", "app", "code", "torchaudio", "python", "driver")
 _UNCHECKED_HURDLES: tuple[Fault, ...] = ("system", "python")
 
 
 @dataclass(frozen=True, slots=True)
-class _Holding:
-    """One build held against one machine and some of its GPUs."""
+class _Check:
+    """One build being checked against one machine and some of its GPUs."""
 
     case: Case
     build: BuildRow
@@ -241,7 +241,7 @@ class _Holding:
         return Trial(build=self.build, offers=preferred or offers)
 
     def _past(self, fault: Fault, offers: tuple[Offer, ...]) -> tuple[Offer, ...]:
-        """Return the offers that nothing of this kind is in the way of."""
+        """Return the offers that do not have this fault."""
         if fault == "torchaudio":
             return offers if self.build.has_torchaudio or not self.case.app.needs_torchaudio else ()
         if fault == "driver":
@@ -277,7 +277,7 @@ class _Holding:
         return all(self._reaches(wheels, device) for device in self.devices)
 
     def _complaint(self, fault: Fault, offers: tuple[Offer, ...]) -> str:
-        """Return what is in the way, as the rest of a sentence that starts with the build's name."""
+        """Return the fault as the rest of a sentence that starts with the build's name."""
         app, machine = self.case.app, self.case.machine
         if fault == "system":
             needed = min(each.wheels.min_os_release or () for each in offers)
@@ -292,25 +292,25 @@ class _Holding:
         if fault == "torchaudio":
             return f"has no torchaudio of its own, and {app.title} does not start without one"
         if fault == "python":
-            return f"has no whole set of wheels for Python {self.case.python}"
+            return f"has no complete set of wheels for Python {self.case.python}"
         installed = f"{machine.driver_version} is installed" if machine.driver_version else "none is installed"
         return f"needs NVIDIA driver {min_driver(self.case, self.build)} or newer; {installed}"
 
 
-# --- the first that fits -----------------------------------------------------------------------------
+# --- the first that runs -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pick:
-    """What a walk through the builds ended with."""
+    """The build that was picked, and the checks of all builds."""
 
     chosen: Trial
-    trials: tuple[Trial, ...]  # of every build, in the table's order, with the GPUs that are served
+    trials: tuple[Trial, ...]  # of every build, in the table's order, with the GPUs that are supported
     served: tuple[Device, ...]
 
 
 def pick_build(case: Case, builds: Sequence[BuildRow], devices: Sequence[Device]) -> Pick | None:
-    """Return the first build that serves as many GPUs as can be served together, the newest among them."""
+    """Return the first build that supports the most GPUs any build supports together, including the newest."""
     for group in subsets(devices):
         trials = tuple(attempt(case, build, group) for build in builds)
         chosen = next((trial for trial in trials if trial.is_automatic), None)

@@ -1,7 +1,7 @@
-"""Which GPUs of a machine torch is to serve, and what can be said of them before any build is tried.
+"""Select the GPUs of a machine that torch should use, before any build is tried.
 
-NVIDIA comes before AMD, AMD before Intel.  What ``CUDA_VISIBLE_DEVICES`` hides is not looked at: a GPU that is in the
-machine is served, whatever one program may see of it today.
+NVIDIA comes before AMD, AMD before Intel.  ``CUDA_VISIBLE_DEVICES`` is ignored: every GPU of the machine counts, even
+where one program may not see it today.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CPU_HINT = "Add --cpu to use the processor, which is slow."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
-    """A GPU that is there and cannot be served, whatever the build."""
+    """A GPU of the machine that no build can support."""
 
     device: Device
     why: LeftOutWhy
@@ -50,13 +50,13 @@ class Candidates:
         return rest + [each.device for each in self.left_out]
 
 
-# --- whose GPUs -------------------------------------------------------------------------------------
+# --- by vendor --------------------------------------------------------------------------------------
 
 
 def nvidia_gpus(machine: Machine) -> tuple[Gpu, ...]:
-    """Return the NVIDIA GPUs; an unnamed one where a driver is loaded and nothing says what it drives.
+    """Return the NVIDIA GPUs; an unnamed one where a driver is loaded and nothing names its GPU.
 
-    That is what a container looks like which has the kernel's files and not NVIDIA's libraries.
+    A container that has the kernel's files but not NVIDIA's libraries looks like that.
     """
     found = tuple(gpu for gpu in machine.gpus if gpu.vendor == "nvidia")
     if found or machine.driver_version is None or any(gpu.vendor == "amd" for gpu in machine.gpus):
@@ -65,17 +65,17 @@ def nvidia_gpus(machine: Machine) -> tuple[Gpu, ...]:
 
 
 def amd_gpus(machine: Machine) -> tuple[Gpu, ...]:
-    """Return the AMD GPUs, integrated ones among them."""
+    """Return the AMD GPUs, including integrated ones."""
     return tuple(gpu for gpu in machine.gpus if gpu.vendor == "amd")
 
 
 def validated_intel_gpus(machine: Machine, known: IntelGpus) -> tuple[Gpu, ...]:
-    """Return the Intel GPUs that torch was validated on; the others, UHD and Iris Xe, are not for computing."""
+    """Return the Intel GPUs that torch was validated on; UHD and Iris Xe are left out."""
     return tuple(gpu for gpu in machine.gpus if gpu.vendor == "intel" and _is_validated(gpu.name, known))
 
 
 def unreached_gpus(case: Case, build: BuildRow, wheels: Wheels) -> tuple[str, ...]:
-    """Return the names of the GPUs a build is for by their vendor and has nothing for, whatever the driver."""
+    """Return the names of the GPUs of a build's vendor that it has no code for, with any driver."""
     found = []
     for gpu in case.machine.gpus:
         if gpu.vendor == build.kind and gpu.vendor in ("nvidia", "amd"):
@@ -88,7 +88,7 @@ def unreached_gpus(case: Case, build: BuildRow, wheels: Wheels) -> tuple[str, ..
 
 
 def _is_validated(name: str, known: IntelGpus) -> bool:
-    """Return whether a name is one of the validated: Windows says "Intel(R) Arc(TM) B580", Linux "(8086:e20b)"."""
+    """Return whether a GPU is validated: Windows names it "Intel(R) Arc(TM) B580", Linux "(8086:e20b)"."""
     match = re.search(r"\(8086:([0-9a-f]{4})\)", name, re.IGNORECASE)
     if match:
         return match[1].lower() in known.pci_ids
@@ -97,7 +97,7 @@ def _is_validated(name: str, known: IntelGpus) -> bool:
 
 
 def amd_candidates(gpus: Sequence[Gpu]) -> Candidates:
-    """Return AMD GPUs by their architecture.
+    """Return the AMD GPUs with their architecture.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def amd_candidates(gpus: Sequence[Gpu]) -> Candidates:
 
 
 def _known_gfx(architecture: str) -> str:
-    """Return the architecture, or nothing where it is not written as AMD writes it."""
+    """Return the architecture; empty where it is not in AMD's spelling."""
     return architecture if re.fullmatch("gfx[0-9]{1,3}[0-9a-f]{2}", architecture) else ""
 
 
@@ -126,20 +126,20 @@ def _known_gfx(architecture: str) -> str:
 
 
 def nvidia_candidates(case: Case, gpus: Sequence[Gpu]) -> Candidates:
-    """Return NVIDIA GPUs by compute capability, those that nothing can serve apart.
+    """Return the NVIDIA GPUs with their compute capability, and apart from them those no build can support.
 
     Raises
     ------
     NvidiaDriverMissingError
         No driver answers.
     DriverTooOldError
-        A GPU needs a newer driver branch to be driven at all.
+        No GPU works with the loaded driver branch; a newer one is needed.
     DriverDroppedGpuError, GpuTooOldError, GpuUnknownError
-        That is what is wrong with every one of them.
+        The same is wrong with every one of them.
     """
     driver = case.driver
     if driver is None:
-        _refuse_without_driver(case, gpus)
+        _raise_driver_missing(case, gpus)
     devices: list[Device] = []
     left_out: list[LeftOut] = []
     for gpu in gpus:
@@ -149,21 +149,21 @@ def nvidia_candidates(case: Case, gpus: Sequence[Gpu]) -> Candidates:
         else:
             devices.append(found)
     if not devices:
-        raise _refusal_of_all(case, left_out)
+        raise _error_for_all(case, left_out)
     return Candidates(devices=tuple(devices), left_out=tuple(left_out))
 
 
 def generation_of(case: Case, sm: int) -> GpuGeneration | None:
-    """Return what the table knows of a compute capability."""
+    """Return the table's row for a compute capability; None where it has none."""
     return next((row for row in case.table.gpus if row.sm == sm), None)
 
 
 def driver_hint(case: Case, devices: Sequence[Device] = ()) -> str:
-    """Return what to do to get the driver that the best build for these GPUs needs."""
+    """Return the hint for installing the driver that the best build for these GPUs needs."""
     dropped = _first_dropping_branch(case, devices)
     which = f"the newest NVIDIA driver before {dropped}" if dropped else f"NVIDIA driver {best_driver(case)} or newer"
     where = " on Windows itself, not inside WSL" if case.machine.is_wsl else ""
-    last = "; later ones no longer drive this GPU" if dropped else ""
+    last = "; later ones no longer support this GPU" if dropped else ""
     return f"Install {which}{where}{last}."
 
 
@@ -201,9 +201,9 @@ def _nvidia_candidate(case: Case, gpu: Gpu, driver: Version) -> Device | LeftOut
 
 
 def _unread_candidate(case: Case, gpu: Gpu, driver: Version) -> Device | LeftOut:
-    """Return what a GPU of unknown compute capability may be, by what the driver still drives.
+    """Return what a GPU of unknown compute capability may be, judged by the GPUs that the driver supports.
 
-    Beyond the branch that dropped the old ones, all that are left run the same code; before it they do not.
+    From the branch that dropped the old GPUs on, all supported ones run the same code; before it they do not.
     """
     dropping = [row for row in case.table.gpus if row.dropped_from]
     device = Device(name=gpu.name)
@@ -221,7 +221,7 @@ def _unread_candidate(case: Case, gpu: Gpu, driver: Version) -> Device | LeftOut
     return Device(name=gpu.name, sms=possible)
 
 
-def _refuse_without_driver(case: Case, gpus: Sequence[Gpu]) -> NoReturn:
+def _raise_driver_missing(case: Case, gpus: Sequence[Gpu]) -> NoReturn:
     names = labels([Device(name=gpu.name) for gpu in gpus])
     needed = best_driver(case)
     where = {
@@ -230,7 +230,7 @@ def _refuse_without_driver(case: Case, gpus: Sequence[Gpu]) -> NoReturn:
         "linux": "Install NVIDIA's driver {} (the open-source nouveau cannot run CUDA) and restart.",
     }["wsl" if case.machine.is_wsl else case.driver_system]
     raise NvidiaDriverMissingError(
-        f"there is an NVIDIA GPU ({names}) and no NVIDIA driver answers for it; driver {needed} or newer is needed",
+        f"there is an NVIDIA GPU ({names}) but no NVIDIA driver answers; driver {needed} or newer is needed",
         hint=where.format(needed),
         gpu=names,
         found=case.machine.driver_version,
@@ -238,16 +238,16 @@ def _refuse_without_driver(case: Case, gpus: Sequence[Gpu]) -> NoReturn:
     )
 
 
-def _refusal_of_all(case: Case, left_out: Sequence[LeftOut]) -> UnsupportedMachineError:
-    """Return the error where no GPU can be served by any build; the first that can be mended is what is said."""
+def _error_for_all(case: Case, left_out: Sequence[LeftOut]) -> UnsupportedMachineError:
+    """Return the error where no build supports any GPU; it names the first fault that can be fixed."""
     order: tuple[LeftOutWhy, ...] = ("gpu-unknown", "driver-dropped-gpu", "gpu-too-old")
     why = next(each for each in order if each in [one.why for one in left_out])
     devices = [one.device for one in left_out if one.why == why]
     names, driver = labels(devices), case.machine.driver_version
     if why == "gpu-unknown":
         return GpuUnknownError(
-            f"driver {driver} is loaded and the compute capability of the {names} cannot be read; builds of torch for"
-            " the GPUs this driver drives differ",
+            f"driver {driver} is loaded but the compute capability of the {names} cannot be read; builds of torch for"
+            " the GPUs this driver supports differ",
             hint="Make nvidia-smi work here; in a container, start it with access to the GPU.",
             gpu=names,
             found=driver,
@@ -255,8 +255,8 @@ def _refusal_of_all(case: Case, left_out: Sequence[LeftOut]) -> UnsupportedMachi
     if why == "driver-dropped-gpu":
         branch = next(row.dropped_from for row in case.table.gpus if row.dropped_from)
         return DriverDroppedGpuError(
-            f"driver {driver} does not drive the {names}: from {branch} on it knows no GPU before compute capability"
-            f" {capability_text(_oldest_kept(case))}, and one before {branch} is needed",
+            f"driver {driver} does not support the {names}: from {branch} on it knows no GPU before compute capability"
+            f" {capability_text(_oldest_kept(case))}; one before {branch} is needed",
             hint=f"Install the newest NVIDIA driver before {branch}.",
             gpu=names,
             found=driver,

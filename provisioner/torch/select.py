@@ -1,7 +1,7 @@
-"""The torch build for a machine: the first of the table that the driver serves and whose code reaches every GPU.
+"""Select the torch build for a machine: the first one that its driver supports and that has code for every GPU.
 
-The CPU build is never a fallback for a GPU that no build serves: that is an error, and the caller may then ask for
-``cpu`` by name.  Imports no torch, reads nothing, and takes microseconds.
+The CPU build is never a fallback for a GPU that no build supports: that is an error, and the caller may then name
+``cpu``.  Imports no torch, reads nothing, and takes microseconds.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from provisioner.torch.gpus import (
     validated_intel_gpus,
 )
 from provisioner.torch.torch_warnings import gpu_warnings, system_warnings
-from provisioner.torch.unsupported import fault_error, forced_error, is_suitable_python, python_error, refusal
+from provisioner.torch.unsupported import fault_error, forced_error, is_suitable_python, python_error, unsupported_error
 
 _GPU_WORDS: dict[BuildKind, str] = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "validated Intel", "apple": "Apple"}
 
@@ -64,41 +64,41 @@ def select_torch_build(
     index_base: str | None = None,
     force: bool = False,
 ) -> TorchChoice:
-    """Choose the first build of the table that runs on a machine, on every GPU of it if any build does.
+    """Return the first build of the table that runs on a machine, on every GPU of it if any build does.
 
     A build runs when the NVIDIA driver is new enough for its CUDA, its wheels hold machine code for the compute
-    capability of each GPU by the rules of binary compatibility, and there is a whole matched set for the system and
-    the Python.  Where no build covers all GPUs, the one that serves the newest is chosen and the others are named.
+    capability of each GPU by the rules of binary compatibility, and there is a complete matched set for the system and
+    the Python.  Where no build covers all GPUs, the one for the newest is chosen and the others are named.
 
     Parameters
     ----------
     machine : Machine
-        What was probed.  Unknown memory and MIG are no obstacle; ``CUDA_VISIBLE_DEVICES`` is not looked at.
+        The detected machine.  Unknown memory and MIG do not matter; ``CUDA_VISIBLE_DEVICES`` is ignored.
     table : TorchTable
-        What is known of the builds, preferred first.
+        The known builds, preferred first.
     app : App
-        Who will use torch: ComfyUI needs torchaudio, diffusers does not.
+        The application that uses torch: ComfyUI needs torchaudio, diffusers does not.
     python_version : str, optional
-        Of the environment it goes into, ``"3.12"`` or ``"3.13t"``; by default the one that runs us.
+        Python of the environment, ``"3.12"`` or ``"3.13t"``; by default the running one.
     forced : str, optional
-        A build by its tag, ``"cu126"``, ``"cpu"``, instead of a choice.
+        Tag of the build to use instead of choosing one: ``"cu126"``, ``"cpu"``.
     index_base : str, optional
-        Address of a mirror, instead of the table's; the default index (macOS) is not under it and stays.
+        Address of a mirror, instead of the table's; the default index (macOS) does not change.
     force : bool
-        Take a forced build even where it cannot work; what speaks against it becomes a warning.
+        Take a forced build even where it cannot work; the error becomes a warning.
 
     Returns
     -------
     TorchChoice
         The build with its matched sets, newest first, and why it was chosen.  ``cpu`` where there is no GPU that
-        torch has a build for: whether that will do is the caller's to decide.
+        torch has a build for: the caller decides whether to use it.
 
     Raises
     ------
     UnsupportedMachineError
-        No build runs; the subclass says what is in the way, the message what was found and what is needed.
+        No build runs; the subclass says why, the message what was found and what is needed.
     UsageError
-        `forced` names no build or one that does not fit `app`, or `python_version` is no version.
+        `forced` names no build or one that does not fit `app`, or `python_version` is not a version.
     """
     case = _case(machine, table, app, python_version)
     index = (index_base or table.index_base).rstrip("/")
@@ -107,7 +107,7 @@ def select_torch_build(
     return _automatic_choice(case, index)
 
 
-# --- what is looked at before any GPU -----------------------------------------------------------------
+# --- checks before any GPU ----------------------------------------------------------------------------
 
 
 def _case(machine: Machine, table: TorchTable, app: App, python_version: str | None) -> Case:
@@ -172,7 +172,7 @@ def _python(text: str) -> str:
     match = re.fullmatch(r"([0-9]{1,2}\.[0-9]{1,3})(\.[0-9]+)?((a|b|rc|alpha|beta)[0-9]+)?\+?(t?)", text.strip())
     if match is None:
         raise UsageError(
-            f"{text!r} is no Python version", hint="Give a version like 3.12, or 3.13t for the free-threaded build."
+            f"{text!r} is not a Python version", hint="Give a version like 3.12, or 3.13t for the free-threaded build."
         )
     return match[1] + match[5]
 
@@ -181,7 +181,7 @@ def _python(text: str) -> str:
 
 
 def _automatic_choice(case: Case, index: str) -> TorchChoice:
-    """Serve NVIDIA before AMD before Intel; with none of them, the default index on macOS and the CPU elsewhere."""
+    """Return a build for NVIDIA, AMD or Intel, in this order; without them the default index on macOS, else the CPU."""
     if case.platform == "macosx_arm64":
         return _plain_choice(case, "apple", index)
     nvidia, amd = nvidia_gpus(case.machine), amd_gpus(case.machine)
@@ -217,7 +217,7 @@ def _gpu_choice(case: Case, kind: BuildKind, candidates: Candidates, index: str)
     builds = case.table.builds_of(kind)
     pick = pick_build(case, builds, candidates.devices)
     if pick is None:
-        raise refusal(case, builds, candidates.devices)
+        raise unsupported_error(case, builds, candidates.devices)
     trial, covered = _narrowed(case, pick.chosen, candidates.devices)
     reasons = [
         _first_reason(trial.build, pick.trials),
@@ -237,7 +237,7 @@ def _gpu_choice(case: Case, kind: BuildKind, candidates: Candidates, index: str)
 def _narrowed(
     case: Case, trial: Trial, devices: Sequence[Device], *, with_ptx: bool = False
 ) -> tuple[Trial, tuple[Device, ...]]:
-    """Return the trial with the sets that serve what its newest serves, and those GPUs."""
+    """Return the trial with the sets that support the same GPUs as its newest set, and those GPUs."""
     newest = trial.offers[0].wheels
     covered = tuple(each for each in devices if reaches(case, trial.build, newest, each, with_ptx=with_ptx))
     left = attempt(case, trial.build, covered, with_ptx=with_ptx) if len(covered) > 1 else trial
@@ -245,7 +245,7 @@ def _narrowed(
 
 
 def _plain_choice(case: Case, kind: BuildKind, index: str) -> TorchChoice:
-    """Return the one build of a kind whose GPUs need no further look."""
+    """Return the one build of a kind whose GPUs need no further check."""
     trials = [attempt(case, build) for build in case.table.builds_of(kind)]
     trial = next((each for each in trials if each.fault is None), None)
     if trial is None:
@@ -288,7 +288,7 @@ def _first_reason(build: BuildRow, trials: Sequence[Trial]) -> str:
 
 
 def _build_reasons(case: Case, trial: Trial, covered: Sequence[Device]) -> list[str]:
-    """Return which bounds a build keeps: the driver's, the code's, and what is known of its index."""
+    """Return why a build runs: its driver, its machine code, and the newest torch seen on its index."""
     build, newest = trial.build, trial.offers[0]
     reasons = []
     if build.kind == "nvidia" and case.driver is not None:
@@ -300,16 +300,16 @@ def _build_reasons(case: Case, trial: Trial, covered: Sequence[Device]) -> list[
         seen = version_text(build.verified_torch)
         reasons.append(
             f"The last torch seen on this index is {seen}; of the sets from {newest.release.torch} down, the newest"
-            " that is really there is taken."
+            " one available is installed."
         )
     return reasons
 
 
 def _code_reason(case: Case, trial: Trial, device: Device) -> str:
     if device.gfx:
-        return f"Its wheels hold code for the {device.label}."
+        return f"Its wheels contain code for the {device.label}."
     if len(device.sms) > 1:
-        return f"Its wheels hold code for everything that driver {case.machine.driver_version} still drives."
+        return f"Its wheels contain code for every GPU that driver {case.machine.driver_version} supports."
     sm = device.sms[0]
     code = best_code(trial.build, trial.offers[0].wheels, sm, case.table)
     if code is None:
@@ -320,11 +320,11 @@ def _code_reason(case: Case, trial: Trial, device: Device) -> str:
 
 def _passed_over(pick: Pick) -> list[str]:
     before = pick.trials[: pick.trials.index(pick.chosen)]
-    return [f"{trial.build.tag} was passed over: it {trial.complaint}." for trial in before if trial.fault]
+    return [f"{trial.build.tag} was not chosen: it {trial.complaint}." for trial in before if trial.fault]
 
 
 def _ignored(case: Case, kind: BuildKind) -> list[str]:
-    """Say which GPUs of other vendors were not served, and why."""
+    """Return which GPUs of other vendors were ignored, and why."""
     reasons = []
     for vendor in ("amd", "intel", "other"):
         names = list(dict.fromkeys(gpu.name for gpu in case.machine.gpus if gpu.vendor == vendor != kind))
@@ -335,7 +335,7 @@ def _ignored(case: Case, kind: BuildKind) -> list[str]:
         elif kind == "amd":
             why = "an AMD GPU comes first"
         elif vendor == "amd":
-            why = "no build serves it here"
+            why = "no build supports it here"
         else:
             why = "it is not among the GPUs that torch was validated on"
         reasons.append(f"Ignored: {listing(names)} ({why}).")
@@ -343,7 +343,7 @@ def _ignored(case: Case, kind: BuildKind) -> list[str]:
 
 
 def _runner_up(pick: Pick) -> str | None:
-    """Return what would have been next, and why it was not taken."""
+    """Return the next candidate, and why it was not chosen."""
     at = pick.trials.index(pick.chosen)
     before, after = pick.trials[:at], pick.trials[at + 1 :]
     chosen = pick.chosen.build
@@ -367,9 +367,9 @@ def _plain_runner_up(case: Case, kind: BuildKind) -> str | None:
     if kind == "cpu":
         names = [gpu.name for gpu in case.machine.gpus if gpu.vendor == "intel"]
         if names:
-            return f"xpu was not taken: the {listing(names)} is not among the Intel GPUs that torch was validated on."
+            return f"xpu was not chosen: the {listing(names)} is not among the Intel GPUs that torch was validated on."
         return None
-    return "cpu would run too, and would leave the GPU idle." if kind == "intel" else None
+    return "cpu would run too, but would leave the GPU unused." if kind == "intel" else None
 
 
 # --- a build by name ------------------------------------------------------------------------------------
@@ -392,11 +392,11 @@ def _named_build(case: Case, tag: str) -> BuildRow:
         known = [each.tag for each in case.table.builds]
         raise UsageError(
             f"there is no torch build {tag!r}; known are {', '.join(known)}",
-            hint="Name one of these, or leave --torch out to have one chosen.",
+            hint="Name one of these, or omit --torch to have one chosen.",
             known=known,
         )
     if build.kind == "cpu" and not build.offers_for(case.platform):
-        return next(iter(case.table.builds_of("apple")), build)  # on macOS one build serves processor and GPU
+        return next(iter(case.table.builds_of("apple")), build)  # on macOS one build is for both processor and GPU
     return build
 
 
@@ -420,14 +420,14 @@ def _checked_choice(case: Case, build: BuildRow, index: str) -> TorchChoice:
     return TorchChoice(
         build=_torch_build(case, trial, index),
         reasons=(f"{build.tag} was named.", *_build_reasons(case, trial, covered)),
-        runner_up=_instead(case, build),
+        runner_up=_choice_without_name(case, build),
         warnings=tuple(warnings),
         uncovered=tuple(device.name for device in candidates.uncovered(covered)),
     )
 
 
 def _candidates_for(case: Case, build: BuildRow) -> Candidates:
-    """Return the GPUs a build of that kind is for; it is refused on a machine that has none."""
+    """Return the GPUs a build of that kind is for; raise on a machine that has none."""
     if build.kind in ("cpu", "apple"):
         return Candidates(devices=())
     if build.kind == "nvidia" and nvidia_gpus(case.machine):
@@ -446,7 +446,7 @@ def _candidates_for(case: Case, build: BuildRow) -> Candidates:
 
 
 def _forced_pick(case: Case, build: BuildRow, devices: Sequence[Device]) -> Pick | Trial:
-    """Return how the build serves the GPUs, or what is in the way of its serving the newest."""
+    """Return the GPUs that the build supports, or why it does not support the newest."""
     failed: Trial | None = None
     for group in subsets(devices):
         trial = attempt(case, build, group, with_ptx=True)
@@ -457,35 +457,35 @@ def _forced_pick(case: Case, build: BuildRow, devices: Sequence[Device]) -> Pick
     return failed
 
 
-def _instead(case: Case, build: BuildRow) -> str | None:
-    """Return what would have been chosen, had nothing been named."""
+def _choice_without_name(case: Case, build: BuildRow) -> str | None:
+    """Return what would have been chosen if no build had been named."""
     try:
         automatic = _automatic_choice(case, case.table.index_base).build.torch_backend
     except UnsupportedMachineError as error:
-        return f"Without a name none would have been chosen: {error}."
+        return f"Without --torch none would have been chosen: {error}."
     if automatic == build.tag:
-        return f"{automatic} would have been chosen without a name, too."
-    return f"{automatic} would have been chosen without a name."
+        return f"{automatic} would also have been chosen without --torch."
+    return f"{automatic} would have been chosen without --torch."
 
 
 def _hint_for_forced(case: Case, refused: KleinError) -> str:
     try:
         automatic = _automatic_choice(case, case.table.index_base).build.torch_backend
     except UnsupportedMachineError:
-        return refused.hint or "Add --force to install it all the same."
-    return f"Leave --torch out, which takes {automatic} here, or add --force to install it all the same."
+        return refused.hint or "Add --force to install it anyway."
+    return f"Omit --torch to install {automatic}, or add --force to install this build anyway."
 
 
 def _unchecked_choice(case: Case, build: BuildRow, index: str, refused: KleinError) -> TorchChoice:
-    """Return a build that was refused and is wanted all the same; there must be wheels, nothing else is asked."""
+    """Return a build that does not fit but was forced; only its wheels must exist."""
     trial = attempt(case, build, is_unchecked=True)
     if trial.fault is not None:
-        refused.hint = refused.hint or f"Leave --torch out: there is nothing of {build.tag} to install here."
+        refused.hint = refused.hint or f"Omit --torch: there is nothing of {build.tag} to install here."
         raise refused
     return TorchChoice(
         build=_torch_build(case, trial, index),
         reasons=(f"{build.tag} was named, and --force was given.",),
-        runner_up=_instead(case, build),
+        runner_up=_choice_without_name(case, build),
         warnings=(TorchWarning(code="forced", message=f"This is not expected to work: {refused}."),),
         uncovered=unreached_gpus(case, build, trial.offers[0].wheels),
     )

@@ -1,6 +1,6 @@
-"""What a person should know about a torch build that was chosen: warnings, each with what to do.
+"""Warnings about a chosen torch build, each with what to do.
 
-Looks at a choice that was made and never changes it.
+Never changes the choice.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from provisioner.torch.compatibility import (
 from provisioner.torch.gpus import Candidates, driver_hint, generation_of
 
 _FP8_FROM_SM = 89
-"""``torch._scaled_mm`` refuses GPUs before 8.9 (kijai/ComfyUI-HunyuanVideoWrapper#98, read on 2026-11-23)."""
+"""``torch._scaled_mm`` rejects GPUs before 8.9 (kijai/ComfyUI-HunyuanVideoWrapper#98, read on 2026-11-23)."""
 
 
 def gpu_warnings(case: Case, trial: Trial, candidates: Candidates, covered: Sequence[Device]) -> list[TorchWarning]:
-    """Return what is to be said of a build and the GPUs it serves, and of those it does not.
+    """Return the warnings about a build, the GPUs it supports, and those it does not.
 
     Parameters
     ----------
     case : Case
-        The machine and what it is for.
+        The machine, and the application torch is for.
     trial : Trial
         What was chosen.
     candidates : Candidates
-        Every GPU there was to serve.
+        Every GPU considered.
     covered : sequence of Device
-        Those that are served.
+        The GPUs that the build supports.
     """
     found = _mixed_warnings(case, trial, candidates, covered)
     if trial.build.kind == "nvidia":
@@ -52,13 +52,13 @@ def gpu_warnings(case: Case, trial: Trial, candidates: Candidates, covered: Sequ
 
 
 def _mixed_warnings(case: Case, trial: Trial, candidates: Candidates, covered: Sequence[Device]) -> list[TorchWarning]:
-    """Warn where GPUs are left out, or where serving all of them costs the newest a better build."""
+    """Warn where GPUs are left out, or where supporting all of them costs the newest a better build."""
     uncovered = candidates.uncovered(covered)
     if uncovered:
         return [
             TorchWarning(
                 code="mixed-gpus",
-                message=f"{trial.build.tag} has no code for the {labels(uncovered)}; no build serves all GPUs.",
+                message=f"{trial.build.tag} has no code for the {labels(uncovered)}; no build supports all GPUs.",
                 hint=_hint_for_uncovered(case, trial, uncovered, covered),
             )
         ]
@@ -70,7 +70,7 @@ def _mixed_warnings(case: Case, trial: Trial, candidates: Candidates, covered: S
     return [
         TorchWarning(
             code="mixed-gpus",
-            message=f"{trial.build.tag} was taken because it serves every GPU; the {labels(newest)} alone would get"
+            message=f"{trial.build.tag} was chosen because it supports every GPU; the {labels(newest)} alone would get"
             f" {better}.",
             hint=f"To use {better}, add --torch {better}; the other GPUs then stay unused.",
         )
@@ -86,7 +86,7 @@ def _hint_for_uncovered(case: Case, trial: Trial, uncovered: Sequence[Device], c
     if other is None or not still_driven:
         return f"{keep}."
     tag = other.chosen.build.tag
-    return f"{keep}; an environment of its own with --torch {tag} serves the {labels(other.served)}."
+    return f"{keep}; a separate environment with --torch {tag} supports the {labels(other.served)}."
 
 
 def _is_dropped(case: Case, device: Device) -> bool:
@@ -108,11 +108,11 @@ def _comfy_warnings(case: Case, trial: Trial, covered: Sequence[Device]) -> list
     alone = [attempt(case, build, losing) for build in tags]
     needs_driver = any(each.fault == "driver" for each in alone)
     tag = next((each.build.tag for each in alone if each.fault is None), None)
-    other = f"An environment of its own with --torch {tag}, for the {labels(losing)} alone, has them." if tag else None
+    other = f"A separate environment with --torch {tag}, for the {labels(losing)} alone, has them." if tag else None
     return [
         TorchWarning(
             code="comfy-wants-cu130",
-            message=f"{case.app.title} switches its own CUDA operations off on the {labels(losing)} below CUDA"
+            message=f"{case.app.title} turns its own CUDA operations off on the {labels(losing)} below CUDA"
             f" {version_text(wanted)}, and {trial.build.tag} is built for {version_text(trial.build.cuda or ())}.",
             hint=driver_hint(case) if needs_driver else other,
         )
@@ -134,7 +134,7 @@ def _driver_warnings(case: Case, trial: Trial) -> list[TorchWarning]:
 
 
 def _legacy_warnings(case: Case, covered: Sequence[Device]) -> list[TorchWarning]:
-    """Warn of GPUs whose last torch is not the newest."""
+    """Warn about GPUs that the newest torch no longer supports."""
     builds = [build for build in case.table.builds_of("nvidia") if not build.only_on_request]
     newest = max(offer.release.version for build in builds for offer in build.offers_for(case.platform)[:1])
     found = []
@@ -180,21 +180,21 @@ def _guess_warnings(case: Case, covered: Sequence[Device]) -> list[TorchWarning]
         TorchWarning(
             code="gpu-not-identified",
             message=f"the compute capability of the {labels(unread)} could not be read; the build has code for"
-            f" everything that driver {case.machine.driver_version} drives.",
-            hint="Make nvidia-smi work here to be certain.",
+            f" every GPU that driver {case.machine.driver_version} supports.",
+            hint="Make nvidia-smi work here to know for certain.",
         )
     ]
 
 
 def system_warnings(case: Case, trial: Trial) -> list[TorchWarning]:
-    """Return what is to be said of a build on this release of the system."""
+    """Return the warnings about a build on this release of the system."""
     needed = trial.build.gpu_from_os_release
     if needed is None or case.os_release is None or case.os_release >= needed:
         return []
     return [
         TorchWarning(
             code="mps-old",
-            message=f"torch uses an Apple GPU (MPS) from macOS {version_text(needed)} on, and this is"
+            message=f"torch uses an Apple GPU (MPS) from macOS {version_text(needed)} on, but this is"
             f" {case.machine.os_release}: it will run on the processor, and newer torch does not install here.",
             hint=f"Update macOS to {version_text(needed)} or newer.",
         )

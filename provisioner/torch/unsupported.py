@@ -1,6 +1,6 @@
-"""Why no torch build runs on a machine, as the error that says what was found, what is needed, and one thing to do.
+"""Errors for a machine that no torch build runs on: what was found, what is needed, and one thing to do.
 
-Returns errors; whoever asked raises them.
+The functions return errors; their callers raise them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from provisioner.torch.gpus import CPU_HINT, driver_hint, generation_of
 _JETSON_HINT = "Install torch from NVIDIA's index for your JetPack, then use --torch none."
 
 
-def refusal(case: Case, builds: Sequence[BuildRow], devices: Sequence[Device]) -> KleinError:
-    """Return the error where no build serves any of the GPUs: of all that is in the way, what is mended most easily."""
+def unsupported_error(case: Case, builds: Sequence[BuildRow], devices: Sequence[Device]) -> KleinError:
+    """Return the error where no build supports any of the GPUs; it names the fault that is easiest to fix."""
     automatic = [build for build in builds if not build.only_on_request]
     ranks = sorted({device.rank for device in devices}, reverse=True)
     groups = [tuple(device for device in devices if device.rank == rank) for rank in ranks]
@@ -40,7 +40,7 @@ def refusal(case: Case, builds: Sequence[BuildRow], devices: Sequence[Device]) -
 
 
 def fault_error(case: Case, trial: Trial, devices: Sequence[Device], others: Sequence[Trial] = ()) -> KleinError:
-    """Return the error for what is in the way of one build, and of `others`, which are as good."""
+    """Return the error for why one build does not run, nor any of the equally good `others`."""
     names = labels(devices)
     if trial.fault == "driver":
         return _driver_error(case, [each for each in others or [trial] if each.fault == "driver"], devices)
@@ -54,14 +54,14 @@ def fault_error(case: Case, trial: Trial, devices: Sequence[Device], others: Seq
         )
     if _is_jetson(case, devices):
         return JetsonIndexError(
-            f"no build of torch on this index serves the {names} with {case.app.title} and driver"
+            f"no build of torch on this index supports the {names} with {case.app.title} and driver"
             f" {case.machine.driver_version}: Jetson boards need NVIDIA's own builds",
             hint=_JETSON_HINT,
             gpu=names,
             found=case.machine.driver_version,
         )
     return GpuUnsupportedError(
-        f"no build of torch for {case.platform} serves the {names}: {trial.build.tag} {trial.complaint}",
+        f"no build of torch for {case.platform} supports the {names}: {trial.build.tag} {trial.complaint}",
         hint=_hint_for_unsupported(case, devices),
         gpu=names,
         needed=_known_gpus(case, trial.build),
@@ -69,7 +69,7 @@ def fault_error(case: Case, trial: Trial, devices: Sequence[Device], others: Seq
 
 
 def _known_gpus(case: Case, build: BuildRow) -> str:
-    """Return what the newest wheels of a build have code for."""
+    """Return the architectures that the newest wheels of a build have code for."""
     offers = build.offers_for(case.platform)
     codes = [f"sm_{code}" for code in offers[0].wheels.sm] + list(offers[0].wheels.gfx) if offers else []
     return ", ".join(codes)
@@ -117,7 +117,7 @@ def _driver_error(case: Case, trials: Sequence[Trial], devices: Sequence[Device]
 def python_error(
     case: Case, builds: Sequence[BuildRow] | None = None, devices: Sequence[Device] = ()
 ) -> PythonUnsupportedError:
-    """Return the error for a Python without a whole set; with builds, of those, for these GPUs."""
+    """Return the error for a Python without a complete set; if builds are given, of those, for these GPUs."""
     suitable = [
         python
         for python in _all_pythons(case.table)
@@ -129,7 +129,7 @@ def python_error(
     ordinary = [each for each in suitable if not each.endswith("t")]
     among = f"{ordinary[0]} to {ordinary[-1]}" if len(ordinary) > 1 else listing(suitable) or "none"
     return PythonUnsupportedError(
-        f"{case.app.title} needs {listing(names)}, and no set of them{where} has wheels for Python {case.python};"
+        f"{case.app.title} needs {listing(names)}, but no set of them{where} has wheels for Python {case.python};"
         f" there are some for {among}",
         hint=f"Use Python {among} for the environment.",
         found=case.python,
@@ -148,7 +148,7 @@ def _all_pythons(table: TorchTable) -> tuple[str, ...]:
 
 
 def is_suitable_python(case: Case, python: str) -> bool:
-    """Return whether a whole set for the application has wheels for a Python, on some system."""
+    """Return whether a complete set for the application has wheels for a Python, on some system."""
     app = case.app
     return version_of(python.rstrip("t")) >= app.min_python and any(
         python in release.python and (not app.needs_torchaudio or python in release.torchaudio_python)
@@ -158,7 +158,7 @@ def is_suitable_python(case: Case, python: str) -> bool:
 
 
 def forced_error(case: Case, trial: Trial, devices: Sequence[Device]) -> KleinError:
-    """Return the error for what is in the way of a build that was asked for by name."""
+    """Return the error for why a build that was named does not run."""
     tag = trial.build.tag
     if trial.fault in ("torchaudio", "app"):
         return UsageError(f"{tag} does not fit {case.app.title}: it {trial.complaint}", torch=tag)

@@ -1,4 +1,4 @@
-"""What was set aside, as a list: how large, from where, when and why.
+"""The list of backups: how large, from where, when and why.
 
 Values in, blocks of text out; no width, no colour code, no stream.
 """
@@ -15,19 +15,19 @@ _COLUMNS = (Column(), Column(is_path=True), Column(align="right"))
 
 
 def backup_blocks(entries: Sequence[BackupEntry]) -> list[Block]:
-    """Return a row for each thing that was set aside, with its name for ``restore`` and the reason, and the sum."""
+    """Return a row for each backup, with its name for ``restore`` and the reason, and the sum."""
     if not entries:
-        return [Para(line=span("Nothing is set aside."))]
+        return [Para(line=span("There are no backups."))]
     rows = tuple(_row(entry) for entry in entries)
     total = human_bytes(sum(entry.size for entry in entries))
     return [
-        Para(line=(Span("Set aside", "title"),)),
+        Para(line=(Span("Backups", "title"),)),
         BLANK,
         Grid(columns=_COLUMNS, rows=rows),
         BLANK,
-        Para(line=span(f"{count(len(entries), 'thing')}, {total}.")),
-        Para(line=(Span("To put one back:"), Span("  klein-setup aside restore NAME", "command")), hang=2),
-        Para(line=(Span("To delete them for good:"), Span("  klein-setup aside clear", "command")), hang=2),
+        Para(line=span(f"{count(len(entries), 'backup')}, {total}.")),
+        Para(line=(Span("To put one back:"), Span("  klein-setup backups restore NAME", "command")), hang=2),
+        Para(line=(Span("To delete them for good:"), Span("  klein-setup backups clear", "command")), hang=2),
     ]
 
 
@@ -35,5 +35,5 @@ def _row(entry: BackupEntry) -> Row:
     when = entry.time.replace("T", " ").removesuffix("Z")[:16] or "unknown time"
     notes = [span(f"name: {entry.id}", "dim"), span(entry.reason, "dim")]
     if entry.is_blocks:
-        notes.append(span("only the bytes that a repair replaced; with the repaired file they make the old one", "dim"))
+        notes.append(span("only the bytes that a repair replaced; restore rebuilds the old file from them", "dim"))
     return Row((Span(when), Span(entry.was or entry.path.name), Span(human_bytes(entry.size))), tuple(notes))

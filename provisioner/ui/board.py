@@ -1,6 +1,6 @@
-"""Where every file stands while the engine works: events in, numbers and lines out.
+"""The progress of every file while the engine works: events in, numbers and lines out.
 
-Keeps state but knows no clock, no stream and no terminal; whoever draws asks it.
+Keeps state but knows no clock, no stream and no terminal; the views read it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _PHASES: dict[Phase, str] = {
     "checking": "checking",
     "fetching": "fetching",
     "waiting": "waiting",
-    "proving": "proving",
+    "proving": "verifying",
     "placing": "placing",
     "syncing": "writing to disk",
 }
 
 
 _ARRIVING = (FetchFile, PatchFile, PlaceFile, MoveFile)
-"""Steps after which a file is there that was not, or was not right."""
+"""Steps that put a correct file in place."""
 
 
 def names_of(step: FileStep) -> tuple[str, ...]:
-    """Return the labels under which progress of a step's file may come, the most telling first."""
+    """Return the labels that progress events of a step's file may have, the most specific first."""
     destination = step.destination
     names = [label_of(destination), destination.relative.as_posix(), destination.path.name]
     if isinstance(destination, HubBlob):
@@ -39,19 +39,19 @@ def names_of(step: FileStep) -> tuple[str, ...]:
 
 
 def position(progress: FileProgress) -> int:
-    """Return the byte a bar stands at: what was read when a file is read, else the frontier on disk."""
+    """Return the position of a bar in bytes: what was read when a file is read, else the frontier on disk."""
     done = progress.bytes_hashed if progress.phase in {"hashing", "checking"} else progress.bytes_on_disk
     return max(0, min(done, progress.size))
 
 
 def time_left(remaining: int, rate: float) -> float | None:
-    """Return seconds, or None while the rate says nothing."""
+    """Return seconds, or None while the rate is unknown."""
     return remaining / rate if rate >= 1 else None
 
 
 @dataclass(slots=True)
 class Board:
-    """The files being worked on, and how far the whole is."""
+    """The files being worked on, and the progress of the whole."""
 
     rows: dict[str, FileProgress] = field(default_factory=dict)
     plan: FilesPlan | None = None
@@ -59,18 +59,18 @@ class Board:
     _finished: set[str] = field(default_factory=set)  # every name of the files whose step is over
 
     def expect(self, plan: FilesPlan) -> None:
-        """Begin a plan: what was read to make it is over."""
+        """Start a plan; the reading that made it is finished."""
         self.plan = plan
         self.rows.clear()
         self._read.clear()
         self._finished.clear()
 
     def start(self, step: FileStep) -> None:
-        """Expect progress of a step's file, also of one an earlier step finished."""
+        """Accept progress of a step's file, also of one that an earlier step finished."""
         self._finished.difference_update(names_of(step))
 
     def move(self, progress: FileProgress) -> bool:
-        """Take in where one file stands; return False for a straggler of a file that is over."""
+        """Store the progress of one file; return False for a late event of a file that is finished."""
         if progress.phase == "hashing" and progress.bytes_hashed >= progress.size:
             self.rows.pop(progress.label, None)
             self._read[progress.label] = progress.size
@@ -82,19 +82,19 @@ class Board:
         return True
 
     def finish(self, step: FileStep) -> None:
-        """Take a step's file off the board."""
+        """Remove a step's file from the board."""
         for name in names_of(step):
             self.rows.pop(name, None)
             self._finished.add(name)
 
     def clear(self) -> None:
-        """Forget what is under way; what is over stays over."""
+        """Forget what is in progress; what is finished stays finished."""
         self.rows.clear()
         self._read.clear()
 
     @property
     def rate(self) -> float:
-        """Bytes per second of all files that move."""
+        """Bytes per second of all files in progress."""
         return sum(
             row.rate_bytes_s
             for row in self.rows.values()
@@ -139,7 +139,7 @@ class Board:
 
 
 def state_words(progress: FileProgress, width: int, ellipsis: str = "...") -> str:
-    """Return what a file is doing, in as many of its facts as fit `width` cells."""
+    """Return the state of a file, with as many facts as fit `width` cells."""
     if progress.phase == "waiting":
         return shorten(f"waiting: {progress.note}" if progress.note else "waiting for the server", width, ellipsis)
     if progress.phase == "checking":
@@ -173,7 +173,7 @@ def bar(done: int, total: int, width: int, *, is_unicode: bool) -> Line:
 
 
 def row_lines(rows: Sequence[FileProgress], *, width: int, is_unicode: bool) -> list[Line]:
-    """Return a line per file for a terminal: name, bar, percent, and what it is doing."""
+    """Return a line per file for a terminal: name, bar, percent, and state."""
     ellipsis = "\u2026" if is_unicode else "..."
     state_width = 36 if width >= 100 else 24 if width >= 76 else 20 if width >= 56 else 10
     room = width - 13 - state_width  # margins, gaps and percent; the last cell of the window stays empty
@@ -188,9 +188,9 @@ def row_lines(rows: Sequence[FileProgress], *, width: int, is_unicode: bool) -> 
             lines.append((label, Span(state_words(row, bar_width + 8 + state_width, ellipsis), "warn")))
             continue
         done = position(row)
-        generated = bar(done, row.size, bar_width, is_unicode=is_unicode)
+        drawn = bar(done, row.size, bar_width, is_unicode=is_unicode)
         figures = Span(f" {padded(percent(done, row.size), 5, 'right')}  ")
-        lines.append((label, *generated, figures, Span(state_words(row, state_width, ellipsis), "dim")))
+        lines.append((label, *drawn, figures, Span(state_words(row, state_width, ellipsis), "dim")))
     return lines
 
 
@@ -211,7 +211,7 @@ def overall_line(board: Board) -> Line:
 
 
 def progress_words(progress: FileProgress) -> str:
-    """Return where a file stands, as a sentence for a log."""
+    """Return the progress of a file, as a sentence for a log."""
     if progress.phase == "waiting":
         return f"{progress.label}: {state_words(progress, 200)}"
     done = position(progress)
@@ -241,7 +241,7 @@ def started_words(step: FileStep) -> str:
 
 
 def finished_line(event: StepFinished, *, width: int | None, ellipsis: str = "...") -> Line:
-    """Return the line that stays when a step is over, in as much detail as `width` holds."""
+    """Return the line that stays when a step is finished, in as much detail as `width` allows."""
     outcome, artifact = event.outcome, event.step.artifact
     label = label_of(event.step.destination)
     if outcome.status != "done":
@@ -261,11 +261,11 @@ def finished_line(event: StepFinished, *, width: int | None, ellipsis: str = "..
         f"  {size}",
     ]
     if width is None:
-        return (Span("proven  ", "good"), Span(f"  {label}"), Span(tails[0], "dim"))
+        return (Span("verified", "good"), Span(f"  {label}"), Span(tails[0], "dim"))
     room = min(width, WIDEST_PROSE) - 11
     tail = next((each for each in tails[1:] if cells(label) + cells(each) <= room), tails[2])
     return (
-        Span("proven  ", "good"),
+        Span("verified", "good"),
         Span(f"  {shorten_path(label, max(10, room - cells(tail)), ellipsis)}"),
         Span(tail, "dim"),
     )

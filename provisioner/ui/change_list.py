@@ -1,4 +1,4 @@
-"""What a look after an update comes to, on one page: what changed, what was checked, what no longer holds, the command.
+"""The text of a check after an update: what changed, what was checked, what is wrong now, the command to fix it.
 
 Values in, blocks of text out; no width, no colour code, no stream.
 """
@@ -26,11 +26,11 @@ def changes_blocks(
     changes : sequence of Change
         From `changes.compare`.
     checked : tuple of str
-        What was looked at again, as clauses.
+        What was checked again, as clauses.
     findings : sequence of Finding
-        What no longer holds, and what to know.
+        Problems and warnings.
     mend : str or None
-        The one command that mends it.
+        The one command that fixes it.
     """
     blocks: list[Block] = [Para(line=(Span("Changes", "title"), Span(f"  {summary(changes)}")), hang=9)]
     blocks += [Para(line=_change_line(change), indent=2, hang=3) for change in changes]
@@ -42,7 +42,7 @@ def changes_blocks(
 
 
 def _change_line(change: Change) -> tuple[Span, Span]:
-    """Return a change after its mark: what can break the setup is loud, the rest is quiet."""
+    """Return a change after its mark; what can break the setup is highlighted."""
     style: Style = "warn" if change.matters else "dim"
     return Span(_MARKS[change.kind], style), Span(f"  {change.sentence}", "" if change.matters else "dim")
 
@@ -50,9 +50,8 @@ def _change_line(change: Change) -> tuple[Span, Span]:
 def _end_blocks(changes: Sequence[Change], findings: Sequence[Finding], mend: str | None) -> list[Block]:
     problems = sum(finding.severity == "problem" for finding in findings)
     if mend is not None:
-        lead = f"{count(problems, 'problem')}. To put it right:" if problems else "To put it right:"
+        lead = f"{count(problems, 'problem')}. To fix it:" if problems else "To fix it:"
         return [Para(line=(Span(lead, "bad"), Span(f"  {mend}", "command")), hang=2)]
     if problems:
-        return [Para(line=span(f"{count(problems, 'problem')}; what to do stands with each.", "bad"))]
-    holds = "Everything that was proven still holds." if changes else "Everything holds."
-    return [Para(line=span(holds, "good"))]
+        return [Para(line=span(f"{count(problems, 'problem')}; see the hint of each.", "bad"))]
+    return [Para(line=span("Everything is still correct." if changes else "Everything is correct.", "good"))]

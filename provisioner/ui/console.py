@@ -1,4 +1,4 @@
-"""What the rest of the program calls to be seen and heard: one ``Ui`` per run.
+"""All output and questions of one run: one ``Ui`` per run.
 
 Results go to stdout; progress, warnings, questions and errors go to stderr.  With ``--json`` stdout
 holds exactly one document, with ``--json=events`` one object per line and the document last.
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 Mode = Literal["human", "json", "events"]
 
 ISSUES_URL = "https://github.com/klein-setup/klein-setup/issues"
-"""Where to report a defect when the program runs from a checkout, which has no package metadata."""
+"""Where to report a bug when the program runs from a checkout, which has no package metadata."""
 
 
 class Ui:
-    """The face of one run.
+    """The user interface of one run.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class Ui:
         self.close()
 
     def close(self) -> None:
-        """Take the bars off the terminal and bring its cursor back; anything may be called afterwards."""
+        """Remove the bars from the terminal and show its cursor again; anything may be called afterwards."""
         self._progress.close()
 
     def keep_secret(self, secret: str) -> None:
@@ -113,7 +113,7 @@ class Ui:
         self._secrets = (*self._secrets, secret)
 
     def _clean(self, text: str) -> str:
-        """Return text with nothing in it that is secret or steers a terminal."""
+        """Return text without secrets and without characters that control a terminal."""
         return redact(printable(text), self._secrets)
 
     # --- while it works ---
@@ -130,7 +130,7 @@ class Ui:
             self._progress(event)
 
     def notice(self, message: str, *, severity: Literal["info", "warning"] = "info") -> None:
-        """Say one line on stderr: warnings always, information with ``--verbose``."""
+        """Write one line on stderr: warnings always, information with ``--verbose``."""
         self._progress.notice(message, severity=severity)
 
     def ask(self, question: str, *, default: bool = False) -> bool:
@@ -143,7 +143,7 @@ class Ui:
         """
         if not (self._is_interactive and self._is_terminal_in() and self._err.isatty()):
             raise AnswerNeededError(
-                f"A question needs an answer and there is no one to ask: {question}",
+                f"A question needs an answer, but this is no terminal or --no-input was given: {question}",
                 hint="Pass --yes to go ahead, or run this in a terminal.",
                 question=question,
             )
@@ -171,10 +171,13 @@ class Ui:
         """Write a line of the result on stdout, for people only; empty text is an empty line."""
         self.close()
         if self._mode == "human" and not self._is_quiet:
-            self._write(self._out, [Para(line=span(text))] if text else [BLANK])
+            body = text.lstrip(" ")
+            indent = len(text) - len(body)
+            hang = 4 if indent else 0
+            self._write(self._out, [Para(line=span(body), indent=indent, hang=hang)] if text else [BLANK])
 
     def show_machine(self, machine: Machine, choice: TorchChoice | None = None) -> None:
-        """Show what was probed, and the torch build that suits it."""
+        """Show the machine, and the torch build for it."""
         from provisioner.ui.facts import machine_blocks
 
         blocks = machine_blocks(machine)
@@ -185,7 +188,7 @@ class Ui:
         self._result(blocks)
 
     def show_plan(self, plan: Plan) -> None:
-        """Show what would be done, why, and the true bytes."""
+        """Show what will be done, why, and the exact bytes."""
         self._progress.expect(plan.files)
         self._on_the_way(plan_blocks(plan))
 
@@ -196,19 +199,19 @@ class Ui:
         self._result(manifests_blocks(manifests))
 
     def show_manifest(self, manifest: Manifest) -> None:
-        """Show one manifest with everything it claims and where each claim was read."""
+        """Show one manifest with the source of each digest."""
         from provisioner.ui.facts import manifest_blocks
 
         self._result(manifest_blocks(manifest))
 
     def show_smoke(self, smoke: SmokeTest) -> None:
-        """Show a picture's figures."""
+        """Show the result of a smoke test."""
         from provisioner.ui.smoke_text import smoke_blocks
 
         self._on_the_way(smoke_blocks(smoke))
 
     def show_backups(self, entries: Sequence[BackupEntry]) -> None:
-        """Show what was set aside."""
+        """Show the backups."""
         from provisioner.ui.backup_list import backup_blocks
 
         self._result(backup_blocks(entries))
@@ -222,7 +225,7 @@ class Ui:
     def show_changes(
         self, changes: Sequence[Change], checked: tuple[str, ...], findings: Sequence[Finding], mend: str | None
     ) -> None:
-        """Show what moved since everything was proven, and what no longer holds."""
+        """Show what changed since the last full check, and what is wrong now."""
         from provisioner.ui.change_list import changes_blocks
 
         self._on_the_way(changes_blocks(changes, checked, findings, mend))
@@ -233,7 +236,7 @@ class Ui:
             self._out.write(_indented(document))
 
     def show_report(self, report: Report) -> None:
-        """Show what the run came to, and its errors on stderr: the last call of every run, failed ones too."""
+        """Show the result of the run, and its errors on stderr: the last call of every run, failed ones too."""
         self.close()
         if self._mode == "human":
             blocks = report_blocks(report, is_quiet=self._is_quiet)
@@ -244,26 +247,26 @@ class Ui:
         if self._mode == "json":
             self._out.write(_indented(self.document_of(report)))
         elif self._mode == "events":
-            from provisioner.report.json_document import json_line
+            from provisioner.report.json_value import json_line
 
             self._out.write(json_line({"event": "report", **self.document_of(report)}) + "\n")
         self._out.flush()
 
     def _result(self, blocks: Sequence[Block]) -> None:
-        """Write what the command was asked for."""
+        """Write the result of the command."""
         self.close()
         if self._mode == "human":
             self._write(self._out, [*blocks, BLANK])
 
     def _on_the_way(self, blocks: Sequence[Block]) -> None:
-        """Write what goes before the result."""
+        """Write what comes before the result."""
         if not self._is_quiet:
             self._result(blocks)
 
-    # --- when it goes wrong ---
+    # --- errors ---
 
     def show_error(self, error: BaseException) -> None:
-        """Say on stderr what happened and what to do; an error that was shown is not shown again."""
+        """Write on stderr what happened and the hint; an error that was shown is not shown again."""
         if any(error is shown for shown in self._errors_shown):
             return
         self._errors_shown.append(error)
@@ -271,7 +274,7 @@ class Ui:
         self._write(self._err, error_blocks(error, is_verbose=self._is_verbose))
 
     def show_defect(self, error: BaseException, log_path: Path | None) -> None:
-        """Say on stderr that the program itself is wrong, where the log is and where to send it."""
+        """Write on stderr that there is an internal error, where the log is and where to send it."""
         if any(error is shown for shown in self._errors_shown):
             return
         self._errors_shown.append(error)
@@ -295,7 +298,7 @@ def _indented(value: object) -> str:
 
 
 def issues_url() -> str:
-    """Return where to report a defect: what the installed package's metadata says, in a checkout `ISSUES_URL`."""
+    """Return where to report a bug: what the installed package's metadata says, in a checkout `ISSUES_URL`."""
     from importlib.metadata import PackageNotFoundError, metadata
 
     try:

@@ -1,4 +1,4 @@
-"""What a machine and a manifest look like: what there is, said completely.
+"""The text of a machine and of a manifest, complete.
 
 Values in, blocks of text out; no width, no colour code, no stream.
 """
@@ -26,7 +26,7 @@ from provisioner.ui.text import BLANK, Block, Column, Grid, Para, Row, Span, pai
 
 
 def machine_blocks(machine: Machine) -> list[Block]:
-    """Return what was learnt of the machine, and what could not be learnt with the reason."""
+    """Return what was detected, and what could not be detected with the reason."""
     rows = [pair("system", _system_words(machine)), pair("Python", machine.python_version)]
     rows.append(pair("memory", _memory_words(machine)))
     rows += [pair(f"GPU {gpu.index}", _gpu_words(gpu)) for gpu in machine.gpus]
@@ -38,9 +38,7 @@ def machine_blocks(machine: Machine) -> list[Block]:
         pair("disk", f"{human_bytes(each.free_bytes)} free of {human_bytes(each.total_bytes)} on {each.path}")
         for each in machine.file_systems
     ]
-    rows += [
-        pair("not learnt", f"{probe.source}: {probe.detail}", "warn") for probe in machine.probes if not probe.is_ok
-    ]
+    rows += [pair("unknown", f"{probe.source}: {probe.detail}", "warn") for probe in machine.probes if not probe.is_ok]
     if machine.recorded_from:
         rows.append(pair("recorded", f"read from {machine.recorded_from}, not from this computer", "warn"))
     return [Para(line=span("Machine", "title")), *pair_blocks(rows)]
@@ -55,13 +53,13 @@ def _system_words(machine: Machine) -> str:
 
 def _memory_words(machine: Machine) -> str:
     if machine.memory_total_bytes is None:
-        return "not learnt"
+        return "unknown"
     free = machine.memory_available_bytes
     return gib(machine.memory_total_bytes) + (f", {gib(free)} available" if free is not None else "")
 
 
 def _gpu_words(gpu: Gpu) -> str:
-    """Return a GPU's name and what decides about it; what is unknown is left out, never shown as zero."""
+    """Return a GPU's name and what the choice depends on; what is unknown is left out, never shown as zero."""
     parts = [gpu.name]
     if gpu.memory_total_bytes is not None:
         parts.append(gib(gpu.memory_total_bytes))
@@ -81,15 +79,15 @@ def _gpu_words(gpu: Gpu) -> str:
 
 
 def _driver_words(machine: Machine) -> str:
-    served = "{}.{}".format(*machine.cuda_driver_version) if machine.cuda_driver_version else None
-    return f"{machine.driver_version}" + (f", serves CUDA up to {served}" if served else "")
+    newest = "{}.{}".format(*machine.cuda_driver_version) if machine.cuda_driver_version else None
+    return f"{machine.driver_version}" + (f", supports CUDA up to {newest}" if newest else "")
 
 
 # --- manifests ---------------------------------------------------------------------------------
 
 
 def licence_notice_blocks(licence: Licence) -> list[Block]:
-    """Return what must be said before anything is fetched: the notice, loud when commercial use is not allowed."""
+    """Return the licence notice, shown before anything is fetched; highlighted if commercial use is not allowed."""
     if licence.is_commercial_use_allowed:
         return [BLANK, Para(line=span(licence.notice), indent=2)] if licence.notice else []
     words = f"{licence.name} does not allow commercial use ({licence.url})."
@@ -172,7 +170,7 @@ def _wanted_path(artifact: Artifact) -> str:
 
 
 def _condition_words(chosen: ArtifactSet) -> list[str]:
-    """Return what ``--set auto`` asks of a machine."""
+    """Return what ``--set auto`` requires of a machine."""
     asked = chosen.conditions
     words = [f"from {gib(asked.min_vram_bytes)} of VRAM"] if asked.min_vram_bytes is not None else []
     if asked.min_compute_capability is not None:
@@ -181,7 +179,7 @@ def _condition_words(chosen: ArtifactSet) -> list[str]:
 
 
 def _envelope_words(chosen: ArtifactSet) -> list[str]:
-    """Return the published figures, with whose they are."""
+    """Return the published figures with their source."""
     envelope = chosen.envelope
     words = [f"{gib(envelope.vram_bytes)} of VRAM at the peak"] if envelope.vram_bytes is not None else []
     words += [count(envelope.steps, "step")] if envelope.steps is not None else []
@@ -190,7 +188,7 @@ def _envelope_words(chosen: ArtifactSet) -> list[str]:
 
 
 def _artifact_blocks(artifact: Artifact) -> list[Block]:
-    """Return one file: size, digest, sources and how well the digest is known."""
+    """Return one file: size, digest, sources and how reliable the digest is."""
     rows = [pair("size", exact_bytes(artifact.size)), pair("sha256", artifact.sha256)]
     rows += [pair("source", _source_words(source)) for source in artifact.sources]
     if artifact.provenance is not None:
@@ -198,10 +196,10 @@ def _artifact_blocks(artifact: Artifact) -> list[Block]:
     if artifact.licence:
         rows.append(pair("licence", artifact.licence + (", gated" if artifact.is_gated else "")))
     rows += [
-        pair("as good", f"{human_bytes(each.size)}, sha256 {each.sha256}: {each.what}") for each in artifact.accept
+        pair("accepted", f"{human_bytes(each.size)}, sha256 {each.sha256}: {each.what}") for each in artifact.accept
     ]
     rows += [
-        pair("not this", f"{human_bytes(each.size)}, sha256 {each.sha256}: {each.what}") for each in artifact.lookalikes
+        pair("refused", f"{human_bytes(each.size)}, sha256 {each.sha256}: {each.what}") for each in artifact.lookalikes
     ]
     if artifact.min_comfyui:
         rows.append(pair("ComfyUI", f"{artifact.min_comfyui} or newer"))

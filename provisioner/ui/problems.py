@@ -1,4 +1,4 @@
-"""What a finding and an error look like: what is wrong, with which thing, and what to do about it.
+"""The text of a finding and of an error: what is wrong, with which thing, and the hint what to do.
 
 Values in, blocks of text out; no width, no colour code, no stream.
 """
@@ -13,7 +13,7 @@ from provisioner.ui.text import BLANK, Block, Para, Span, Style, span
 
 
 def finding_blocks(findings: Iterable[Finding]) -> list[Block]:
-    """Return findings with what to do about each, problems before warnings."""
+    """Return findings with their hints, problems before warnings."""
     blocks: list[Block] = []
     for finding in sorted(findings, key=lambda each: each.severity != "problem"):
         style: Style = "bad" if finding.severity == "problem" else "warn"
@@ -21,12 +21,12 @@ def finding_blocks(findings: Iterable[Finding]) -> list[Block]:
         if finding.path is not None and str(finding.path) not in finding.message:
             blocks.append(Para(line=span(str(finding.path), "dim"), indent=11))
         if finding.hint:
-            blocks.append(Para(line=(Span("what to do:", "title"), Span(f" {finding.hint}")), indent=11, hang=2))
+            blocks.append(Para(line=(Span("hint:", "title"), Span(f" {finding.hint}")), indent=11, hang=2))
     return blocks
 
 
 def error_blocks(error: BaseException, *, is_verbose: bool) -> list[Block]:
-    """Return an error: what happened, every issue, what to do; its code and facts when `is_verbose`."""
+    """Return an error: what happened, every issue, the hint; its code and facts when `is_verbose`."""
     is_ours = isinstance(error, KleinError)
     message = str(error) if is_ours else f"{type(error).__name__}: {error}"
     blocks: list[Block] = [Para(line=(Span("error:", "bad"), Span(f" {message}")), hang=7)]
@@ -36,14 +36,14 @@ def error_blocks(error: BaseException, *, is_verbose: bool) -> list[Block]:
         blocks += [Para(line=span(line, "dim"), indent=4) for line in _last_lines(error)]
     if isinstance(error, KleinError):
         if error.hint:
-            blocks.append(Para(line=(Span("what to do:", "title"), Span(f" {error.hint}")), indent=2, hang=2))
+            blocks.append(Para(line=(Span("hint:", "title"), Span(f" {error.hint}")), indent=2, hang=2))
         if is_verbose:
             blocks += _fact_blocks(error)
     return blocks
 
 
 def _last_lines(error: CommandError, most: int = 20) -> list[str]:
-    """Return the last lines a failed process said, from whichever fact holds lines."""
+    """Return the last lines of a failed process, from whichever fact holds lines."""
     said: list[str] = []
     for value in error.context.values():
         if isinstance(value, (list, tuple)):
@@ -65,11 +65,11 @@ def _fact_blocks(error: KleinError) -> list[Block]:
 
 
 def defect_blocks(error: BaseException, *, log_path: str | None, issues_url: str) -> list[Block]:
-    """Return what to say when the program itself is wrong: sorry, where the log is, where to send it."""
-    sentence = f" klein-setup itself failed, which is a defect in it: {type(error).__name__}: {error}"
+    """Return the text for an internal error: what happened, where the log is, where to send it."""
+    sentence = f" internal error in klein-setup: {type(error).__name__}: {error}"
     what = f"Send the log {log_path}" if log_path else "Report it"
-    todo = f" {what} to {issues_url}, with what you did."
+    todo = f" {what} to {issues_url}, and say what you did."
     return [
         Para(line=(Span("error:", "bad"), Span(sentence)), hang=7),
-        Para(line=(Span("what to do:", "title"), Span(todo)), indent=2, hang=2),
+        Para(line=(Span("hint:", "title"), Span(todo)), indent=2, hang=2),
     ]

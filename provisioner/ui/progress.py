@@ -55,13 +55,13 @@ class View(Protocol):
         """Show that a step begins."""
 
     def moved(self, progress: FileProgress) -> None:
-        """Show that a file moved."""
+        """Show the progress of a file."""
 
     def above(self, lines: list[Line]) -> None:
         """Write lines that stay."""
 
     def close(self) -> None:
-        """Leave the terminal as it was found."""
+        """Restore the terminal."""
 
 
 class Progress:
@@ -86,7 +86,7 @@ class Progress:
         self._view: View | None = None
 
     def __call__(self, event: Event) -> None:
-        """Take one event in."""
+        """Handle one event."""
         if self._is_quiet:
             return
         with self._lock:
@@ -110,11 +110,11 @@ class Progress:
                 self.notice(message, severity=severity)
 
     def expect(self, plan: FilesPlan) -> None:
-        """Count towards the whole of `plan`; the same as the event ``PlanMade``."""
+        """Start counting the bytes of `plan`; the same as the event ``PlanMade``."""
         self(PlanMade(plan=plan))
 
     def _finished(self, event: StepFinished) -> list[Line]:
-        """Return the line of a finished step, its server-given text made harmless first."""
+        """Return the line of a finished step, with control characters removed from the server's text."""
         outcome = replace(event.outcome, detail=self._one_line(event.outcome.detail))
         width, ellipsis = self._output.width, self._output.ellipsis
         line = finished_line(replace(event, outcome=outcome), width=width, ellipsis=ellipsis)
@@ -125,7 +125,7 @@ class Progress:
         return self._clean(text).replace("\n", " ").replace("\t", " ")
 
     def notice(self, message: str, *, severity: Severity) -> None:
-        """Show one line of news: warnings always, the rest for who asked to see more."""
+        """Show one notice: warnings and progress always, information with ``--verbose``."""
         if self._is_quiet or (severity == "info" and not self._is_verbose):
             return
         lead = _LEADS[severity]
@@ -138,7 +138,7 @@ class Progress:
                 self._view.above(lines)
 
     def close(self) -> None:
-        """Take the bars off the terminal; what stayed above them stays."""
+        """Remove the bars from the terminal; the lines above them stay."""
         with self._lock:
             if self._view is not None:
                 self._view.close()
@@ -172,14 +172,14 @@ class Lines:
         self._last: dict[str, float] = {}
 
     def started(self, event: StepStarted) -> None:
-        """Write that a step begins; its file is silent for the next thirty seconds."""
+        """Write that a step begins; no progress of its file is written for the next thirty seconds."""
         self._last.update(dict.fromkeys(names_of(event.step), self._now()))
         self._output.lines([span(self._clean(f"[{event.number}/{event.total}] {started_words(event.step)}"))])
 
     def moved(self, progress: FileProgress) -> None:
-        """Write where a file stands: at its first news when no step announced it, then when the last line is old.
+        """Write the progress of a file: first if no step announced it, then when the last line is thirty seconds old.
 
-        A file that is read in a moment is not worth a line in a log.
+        A small file that is read at once gets no line.
         """
         now = self._now()
         last = self._last.get(progress.label)
@@ -197,7 +197,7 @@ class Lines:
         self._output.lines(lines)
 
     def close(self) -> None:
-        """Nothing to take back."""
+        """Nothing to restore."""
 
 
 # --- a terminal that cannot move its cursor up ---------------------------------------------------
@@ -210,7 +210,7 @@ class PlainBar:
         self._output = output
         self._board = board
         self._now = now
-        self._generated_s = float("-inf")
+        self._drawn_s = float("-inf")
         self._bar: tqdm[NoReturn] | None = None
 
     def started(self, event: StepStarted) -> None:
@@ -224,8 +224,8 @@ class PlainBar:
         self._bar.n, self._bar.total = self._board.done_and_total
         self._bar.set_description_str(shorten(progress.label.rpartition("/")[2], 24), refresh=False)
         now = self._now()
-        if now - self._generated_s >= 1:
-            self._generated_s = now
+        if now - self._drawn_s >= 1:
+            self._drawn_s = now
             self._bar.refresh()
 
     def _make_bar(self) -> tqdm[NoReturn]:
@@ -245,7 +245,7 @@ class PlainBar:
         )
 
     def above(self, lines: list[Line]) -> None:
-        """Write lines, the bar out of the way."""
+        """Write lines above the bar."""
         if self._bar is not None:
             self._bar.clear()
         self._output.lines(lines)
@@ -253,7 +253,7 @@ class PlainBar:
             self._bar.refresh()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -272,7 +272,7 @@ class Bars:
         self._output = output
         self._board = board
         self._now = now
-        self._generated_s = float("-inf")
+        self._drawn_s = float("-inf")
         self._console: Console = Console(
             file=cast("IO[str]", output),
             force_terminal=True,
@@ -282,11 +282,11 @@ class Bars:
             highlight=False,
             emoji=False,
         )
-        # Redrawn when there is news and not by a thread of rich's: two locks taken in two orders
-        # (ours and its) would be a deadlock waiting for its day.
+        # Redrawn on events and not by a thread of rich: two locks taken in two orders (this one's and rich's)
+        # could deadlock.
         self._live: Live = Live(
             console=self._console,
-            get_renderable=self._image,
+            get_renderable=self._drawing,
             auto_refresh=False,
             transient=True,
             redirect_stdout=False,
@@ -294,13 +294,13 @@ class Bars:
         )
         self._live.start()
 
-    def _image(self) -> Text:
-        """Return the whole picture, for the window as it is now."""
+    def _drawing(self) -> Text:
+        """Return all bars, for the current size of the window."""
         columns, height = self._output.size
         self._console.size = type(self._console.size)(columns, height)
-        return self._text(self._image_lines(columns, height))
+        return self._text(self._bar_lines(columns, height))
 
-    def _image_lines(self, columns: int, height: int) -> list[Line]:
+    def _bar_lines(self, columns: int, height: int) -> list[Line]:
         width = max(40, min(columns, 130))
         rows = list(self._board.rows.values())
         if not rows:
@@ -322,21 +322,21 @@ class Bars:
         return text
 
     def started(self, event: StepStarted) -> None:
-        """Nothing of its own: the bar says it."""
+        """Nothing: the bar shows it."""
 
-    def moved(self, progress: FileProgress) -> None:  # noqa: ARG002 - the picture is drawn from the board
-        """Redraw, unless that was done a moment ago."""
+    def moved(self, progress: FileProgress) -> None:  # noqa: ARG002 - drawn from the board
+        """Redraw, at most eight times a second."""
         now = self._now()
-        if now - self._generated_s >= 1 / REDRAWS_PER_SECOND:
-            self._generated_s = now
+        if now - self._drawn_s >= 1 / REDRAWS_PER_SECOND:
+            self._drawn_s = now
             self._live.refresh()
 
     def above(self, lines: list[Line]) -> None:
         """Write lines that stay, above the bars."""
-        self._live.refresh()  # first: printing repeats the last picture, which may show a file that is over
+        self._live.refresh()  # first: printing repeats the last drawing, which may show a finished file
         for line in lines:
             self._console.print(self._text([line]), soft_wrap=True)
 
     def close(self) -> None:
-        """Take the bars away and bring the cursor back."""
+        """Remove the bars and show the cursor."""
         self._live.stop()

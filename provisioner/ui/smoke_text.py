@@ -1,4 +1,4 @@
-"""What a smoke test looks like: the picture, what it was made from, how long each part took, what memory it had.
+"""The text of a smoke test: the image, its parameters, how long each phase took, the memory it used.
 
 Values in, blocks of text out; no width, no colour code, no stream.
 """
@@ -12,7 +12,7 @@ from provisioner.ui.text import Block, Para, Row, pair, pair_blocks, span
 
 
 def smoke_blocks(smoke: SmokeTest) -> list[Block]:
-    """Return the picture with its parameters, the times, the memory in sentences, the versions and the findings."""
+    """Return the image with its parameters, the times, the memory in sentences, the versions and the findings."""
     rows = [_image_row(smoke), pair("prompt", smoke.options.prompt), pair("made with", _options_words(smoke.options))]
     rows += _timing_rows(smoke.timings)
     memory = smoke.notes or ((_vram_words(smoke.vram),) if smoke.vram else ())
@@ -21,17 +21,17 @@ def smoke_blocks(smoke: SmokeTest) -> list[Block]:
     if smoke.versions:
         rows.append(pair("versions", ", ".join(f"{name} {version}" for name, version in smoke.versions)))
     rows += [pair("log", str(smoke.log_path))] if smoke.log_path else []
-    return [Para(line=span("Picture", "title")), *pair_blocks(rows), *finding_blocks(smoke.findings)]
+    return [Para(line=span("Test image", "title")), *pair_blocks(rows), *finding_blocks(smoke.findings)]
 
 
 def _image_row(smoke: SmokeTest) -> Row:
-    """Return where the picture is and what it is; that there is none is said, not left out."""
+    """Return where the image is and its size; a missing image is shown as such, not left out."""
     if smoke.image is None:
-        return pair("picture", "none came out", "bad")
+        return pair("image", "none was generated", "bad")
     facts = f"{smoke.image.width} x {smoke.image.height}, {human_bytes(smoke.image.size)}"
     if smoke.image_path is None:
-        return pair("picture", f"{facts}, not kept", "good")
-    return pair("picture", f"{smoke.image_path}\n{facts}", "good")
+        return pair("image", f"{facts}, not kept", "good")
+    return pair("image", f"{smoke.image_path}\n{facts}", "good")
 
 
 def _options_words(options: ImageOptions) -> str:
@@ -41,7 +41,7 @@ def _options_words(options: ImageOptions) -> str:
 
 
 def _timing_rows(timings: Timings) -> list[Row]:
-    """Return the whole and its parts; what was not measured is left out, never shown as zero."""
+    """Return the total time and its parts; what was not measured is left out, never shown as zero."""
     rows: list[Row] = []
     if timings.total_s is not None:
         rows.append(pair("took", human_duration(timings.total_s)))
@@ -64,9 +64,9 @@ def _part_words(name: str, seconds: float, timings: Timings) -> str:
 
 
 def _vram_words(vram: VramReading) -> str:
-    """Return the peak beside what was free: without it a peak says nothing."""
+    """Return the peak and what was free at the start, without which a peak says nothing."""
     words = f"The peak was {gib(vram.peak_used_bytes)} of {gib(vram.total_bytes)} on {vram.gpu_name}"
     words += f", with {gib(vram.free_at_start_bytes)} free at the start."
     if vram.peak_process_bytes is not None:
-        words += f" {gib(vram.peak_process_bytes)} of it was the drawing process."
+        words += f" {gib(vram.peak_process_bytes)} of it was used by the generating process."
     return words

@@ -1,6 +1,6 @@
-"""Where text leaves the program: what a stream can show, and writing to it without ever failing.
+"""Output streams: what a stream can show, and writing to it without ever failing.
 
-A stream that is full, closed or of a poor encoding must not stop a download, so nothing here raises.
+A full or closed stream, or one with a limited encoding, must not stop a download, so nothing here raises.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _UNICODE_PROBE = "\u2026\u2501\u2500"  # what the bars and the shortened paths a
 def terminal_of(*, is_terminal: bool, term: str | None, is_windows: bool, has_escape_sequences: bool) -> Terminal:
     """Return what a stream can do.
 
-    `has_escape_sequences` says whether a Windows console understands them; it is asked nowhere else.
+    `has_escape_sequences` says whether a Windows console understands them; it is used nowhere else.
     """
     if not is_terminal:
         return "none"
@@ -31,7 +31,7 @@ def terminal_of(*, is_terminal: bool, term: str | None, is_windows: bool, has_es
 
 
 def wants_colour(*, terminal: Terminal, choice: bool | None, environ: Mapping[str, str]) -> bool:
-    """Return whether to colour: what the user said, else ``NO_COLOR`` (no-color.org), else what the terminal can."""
+    """Return whether to use colour: the user's option, else ``NO_COLOR`` (no-color.org), else what the terminal can."""
     if terminal == "plain" or choice is False:
         return False
     if choice is True:
@@ -114,7 +114,7 @@ class Output:
         self.flush()
 
     def write(self, text: str) -> int:
-        """Write text, characters that the encoding lacks as escapes; a stream that went away swallows it."""
+        """Write text, characters that the encoding lacks as escapes; a closed stream ignores it."""
         if not self._is_gone and text:
             try:
                 self._stream.write(self._encodable(text))
@@ -129,7 +129,7 @@ class Output:
             return text.encode("ascii", "backslashreplace").decode("ascii")
 
     def flush(self) -> None:
-        """Flush, if anybody still reads."""
+        """Flush, unless the stream is closed."""
         if self._is_gone:
             return
         try:
@@ -138,9 +138,9 @@ class Output:
             self._give_up()
 
     def _give_up(self) -> None:
-        """Stop writing: the reader of a pipe left (``klein-setup plan | head``), or the disk is full.
+        """Stop writing: the reader of a pipe has ended (``klein-setup plan | head``), or the disk is full.
 
-        The descriptor is pointed at the null device, else the interpreter complains when it flushes
+        The descriptor is pointed at the null device; otherwise the interpreter reports an error when it flushes
         at exit (docs.python.org, signal, note on SIGPIPE).
         """
         self._is_gone = True

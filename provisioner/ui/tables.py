@@ -1,7 +1,6 @@
-"""What a plan and a report look like: a row per file, then what to make of it.
+"""The text of a plan and of a report: a row per file, then a summary and the next command.
 
-Values in, blocks of text out; no width, no colour code, no stream.  Every picture answers two
-questions first: is it right, and what do I do now?
+Values in, blocks of text out; no width, no colour code, no stream.
 """
 
 from __future__ import annotations
@@ -52,9 +51,9 @@ from provisioner.ui.text import BLANK, Block, Column, Grid, Line, Para, Row, Spa
 
 _BASES: dict[Basis, str] = {
     "sha256": "every byte read",
-    "blocks": "every byte read, by its blocks",
-    "receipt": "by its receipt, not read",
-    "size": "by its size only",
+    "blocks": "every byte read, in blocks",
+    "receipt": "receipt trusted, not read",
+    "size": "size checked only",
     "none": "",
 }
 
@@ -74,7 +73,7 @@ _FILE_COLUMNS = (Column(), Column(is_path=True), Column(align="right"), Column(i
 
 
 def plan_blocks(plan: Plan) -> list[Block]:
-    """Return the plan: a row per file with its fate and the reason, the true totals, the space, the findings."""
+    """Return the plan: a row per file with its step and reason, the totals, the space, the findings."""
     from provisioner.ui.facts import licence_notice_blocks  # a plan speaks of the licence, a report does not
 
     rows = [_other_row(step) for step in plan.steps if not isinstance(step, FILE_STEPS)]
@@ -93,7 +92,7 @@ def plan_blocks(plan: Plan) -> list[Block]:
 
 
 def _heading(title: str, plan: Plan, preposition: str = "into") -> Block:
-    """Return the line that says what is wanted, and where."""
+    """Return the line that names the manifest, the set and the target."""
     return Para(
         line=(
             Span(title, "title"),
@@ -112,10 +111,10 @@ def target_words(target: Target) -> str:
 
 
 def _plan_row(plan: Plan, artifact: Artifact) -> Row:
-    """Return one file's row: what will happen to it, where it is, how large, and why."""
+    """Return one file's row: what will be done, its path, its size, and why."""
     steps = [step for step in plan.file_steps if step.artifact.id == artifact.id]
     check = next((each for each in plan.checks if each.artifact.id == artifact.id), None)
-    word, style = _fate(steps, check)
+    word, style = _action(steps, check)
     return Row(
         (Span(word, style), Span(_place(plan, artifact, steps, check)), Span(human_bytes(artifact.size)), Span("")),
         tuple(_plan_notes(artifact, steps, check, plan.target)),
@@ -164,8 +163,8 @@ def _torch_words(choice: TorchChoice) -> str:
     return f"{versions} ({build.torch_backend}, from {build.index_url or 'the default index'})"
 
 
-def _fate(steps: Sequence[FileStep], check: Check | None) -> tuple[str, Style]:
-    """Return what will happen to a file in a word or two."""
+def _action(steps: Sequence[FileStep], check: Check | None) -> tuple[str, Style]:
+    """Return what will be done with a file, in a word or two."""
     kinds = {step.kind for step in steps}
     held = any(isinstance(step, FetchFile) and step.held_bytes for step in steps)
     if "patch-file" in kinds:
@@ -180,7 +179,7 @@ def _fate(steps: Sequence[FileStep], check: Check | None) -> tuple[str, Style]:
         return "move", "command"
     if "record-receipt" in kinds or (check is not None and check.status == "ok"):
         return "in place", "good"
-    return _VERDICTS[check.status] if check is not None else ("not looked at", "dim")
+    return _VERDICTS[check.status] if check is not None else ("not checked", "dim")
 
 
 def _place(plan: Plan, artifact: Artifact, steps: Sequence[FileStep], check: Check | None) -> str:
@@ -198,7 +197,7 @@ def _place(plan: Plan, artifact: Artifact, steps: Sequence[FileStep], check: Che
 
 
 def _plan_notes(artifact: Artifact, steps: Sequence[FileStep], check: Check | None, target: Target) -> list[Line]:
-    """Return why, what happens to what is there, and what that is."""
+    """Return the reasons, what happens to the present file, and what that is."""
     role = ROLE_WORDS[artifact.role]
     reasons = _distinct([step.reason for step in steps])
     if not reasons:
@@ -212,13 +211,13 @@ def _plan_notes(artifact: Artifact, steps: Sequence[FileStep], check: Check | No
 
 
 def _distinct(reasons: Sequence[str]) -> list[str]:
-    """Return the reasons that no other one already says."""
+    """Return the reasons that are not part of another one."""
     unique = list(dict.fromkeys(reasons))
     return [each for each in unique if not any(each != other and each in other for other in unique)]
 
 
 def _consequence(step: FileStep, target: Target) -> str:
-    """Return what a step does beyond what the row's first word and its reason say."""
+    """Return what a step does that the row's first word and its reason do not say."""
     match step:
         case FetchFile(held_bytes=0) | PatchFile():
             return ""
@@ -226,13 +225,13 @@ def _consequence(step: FileStep, target: Target) -> str:
             where = known_as(step.copy.path, target)
             return "" if where in step.reason else f"from the {step.copy.origin} at {where}"
         case FetchFile():
-            return f"{human_bytes(step.held_bytes)} held, {human_bytes(step.bytes_to_fetch)} to fetch"
+            return f"{human_bytes(step.held_bytes)} already here, {human_bytes(step.bytes_to_fetch)} to fetch"
         case RecordReceipt():
-            return "its receipt is written"
+            return "its receipt will be written"
 
 
 def _fact_rows(plan: Plan) -> list[Row]:
-    """Return the true size of the set, what of it has to come over the network, and the room for it."""
+    """Return the exact size of the set, how much of it has to be fetched, and the disk space for it."""
     fetched = [step for step in plan.steps if isinstance(step, (FetchFile, PatchFile)) and step.bytes_to_fetch]
     rows = (
         [pair("the set", f"{exact_bytes(plan.set.size)} ({human_bytes(plan.set.size)})")] if plan.is_about_files else []
@@ -251,7 +250,7 @@ def _fact_rows(plan: Plan) -> list[Row]:
         rows.append(pair("saved", f"{human_bytes(plan.bytes_saved)} already on this machine", "good"))
     rows += [pair("space", _space_words(need), "" if need.is_enough else "bad") for need in plan.space]
     if any(replaced_by(step) for step in plan.file_steps):
-        rows.append(pair("kept", f"what is replaced, in {STATE_FOLDER}/aside, once its successor is proven"))
+        rows.append(pair("backups", f"what is replaced moves to {STATE_FOLDER}/aside once the new file is verified"))
     return rows
 
 
@@ -267,8 +266,7 @@ def _space_words(need: SpaceNeed) -> str:
 def report_blocks(report: Report, *, is_quiet: bool = False) -> list[Block]:
     """Return the result of a run: a row per file, the findings, one sentence, the next command.
 
-    Quiet leaves out what is as it should be.  A report of a mere plan has no rows: ``plan_blocks``
-    showed them.
+    Quiet leaves out what is correct.  The report of a plan has no rows: ``plan_blocks`` showed them.
     """
     plan, findings = report.plan, all_findings(report)
     if plan is None:
@@ -287,7 +285,7 @@ def report_blocks(report: Report, *, is_quiet: bool = False) -> list[Block]:
 
 
 def _report_row(report: Report, plan: Plan, artifact: Artifact) -> Row:
-    """Return one file's verdict, place, size and what the verdict rests on."""
+    """Return one file's status, path, size and how it was checked."""
     done = [(outcome, outcome.step) for outcome in report.outcomes if isinstance(outcome.step, FILE_STEPS)]
     outcomes = [outcome for outcome, step in done if step.artifact.id == artifact.id]
     steps = [step for _, step in done if step.artifact.id == artifact.id]
@@ -295,21 +293,21 @@ def _report_row(report: Report, plan: Plan, artifact: Artifact) -> Row:
     place = Span(_place(plan, artifact, steps, check))
     size = Span(human_bytes(artifact.size))
     if outcomes:
-        # A receipt that is written anew at the end is not what became of a file that was moved or replaced.
+        # A receipt written again at the end is not the main result for a file that was moved or replaced.
         outcomes = [each for each in outcomes if not isinstance(each.step, RecordReceipt)] or outcomes
         word, style = _outcome_word(outcomes)
-        said = [outcome.detail for outcome in outcomes if outcome.error is None]  # an error is said in full below
+        said = [outcome.detail for outcome in outcomes if outcome.error is None]  # errors are shown in full below
         notes = [span(detail, "dim") for detail in dict.fromkeys(said) if detail]
         return Row((Span(word, style), place, size, Span("")), tuple(notes))
     if check is None:
-        return Row((Span("not looked at", "dim"), place, size, Span("")))
+        return Row((Span("not checked", "dim"), place, size, Span("")))
     word, style = _VERDICTS[check.status]
     notes = [*_check_notes(check), *_whereabouts(plan, artifact)]
     return Row((Span(word, style), place, size, Span(_BASES[check.basis], "dim")), tuple(notes))
 
 
 def _whereabouts(plan: Plan, artifact: Artifact) -> list[Line]:
-    """Return where on this machine the bytes may be that are not in their place."""
+    """Return where on this machine a missing file's bytes may be."""
     copies = [
         step.copy
         for step in plan.file_steps
@@ -319,10 +317,10 @@ def _whereabouts(plan: Plan, artifact: Artifact) -> list[Line]:
 
 
 def _outcome_word(outcomes: Sequence[Outcome]) -> tuple[str, Style]:
-    """Return what became of a file over all its steps, the worst first."""
+    """Return the result of all steps of one file in a word, the worst first."""
     last = outcomes[-1]
     if last.status != "done" and any(outcome.status == "failed" for outcome in outcomes):
-        return "failed", "bad"  # a copy or blocks that were no good, and then another way that was, is no failure
+        return "failed", "bad"  # a bad copy followed by another way that worked is no failure
     if last.status == "skipped":
         return "skipped", "warn"
     match last.step:
@@ -339,7 +337,7 @@ def _outcome_word(outcomes: Sequence[Outcome]) -> tuple[str, Style]:
 
 
 def _check_notes(check: Check) -> list[Line]:
-    """Return what is wrong with a file, in words."""
+    """Return what is wrong with a file."""
     lines: list[Line] = []
     if check.status == "size-mismatch" and check.observed_size is not None and check.damage is None:
         lines.append(span(f"{exact_bytes(check.observed_size)} instead of {exact_bytes(check.artifact.size)}"))
@@ -347,7 +345,7 @@ def _check_notes(check: Check) -> list[Line]:
         lead = "damaged" if check.damage is not None else "why" if check.status == "unreadable" else "it is"
         lines.append(span(f"{lead}: {check.identity}", "warn"))
     if check.status != "ok" and check.held_bytes:
-        lines.append(span(f"{human_bytes(check.held_bytes)} held from an interrupted download", "dim"))
+        lines.append(span(f"{human_bytes(check.held_bytes)} kept from an interrupted download", "dim"))
     return lines
 
 
@@ -359,7 +357,7 @@ def verdict_blocks(report: Report) -> list[Block]:
         blocks.append(Para(line=sentence))
     command = next_command(report)
     if command is not None:
-        lead = {"findings": "To put it right:", "planned": "To do it:", "interrupted": "To continue:"}.get(
+        lead = {"findings": "To fix it:", "planned": "To apply it:", "interrupted": "To continue:"}.get(
             report.status, "To check again:"
         )
         blocks.append(Para(line=(Span(lead), Span(f"  {command}", "command")), hang=2))
@@ -367,7 +365,7 @@ def verdict_blocks(report: Report) -> list[Block]:
 
 
 def _verdict(report: Report) -> Line | None:
-    """Return the one sentence that says how it stands; None where there is nothing to add."""
+    """Return the sentence that sums up the run; None where there is nothing to add."""
     match report.status:
         case "ok":
             return span(_ok_words(report, report.plan), "good") if report.plan is not None else None
@@ -376,7 +374,7 @@ def _verdict(report: Report) -> Line | None:
         case "planned":
             return span(_planned_words(report.plan)) if report.plan is not None else None
         case "interrupted":
-            return span("Interrupted. Nothing unproven has a final name; what arrived is kept.", "warn")
+            return span("Interrupted. No unverified file has its final name; what was fetched is kept.", "warn")
         case "failed":
             return span(_failed_words(report), "bad") if report.plan is not None else None
         case _:
@@ -385,39 +383,41 @@ def _verdict(report: Report) -> Line | None:
 
 def _failed_words(report: Report) -> str:
     done = sum(outcome.status == "done" for outcome in report.outcomes)
-    what = f", after {count(done, 'step')} that went well" if done else ""
+    what = f" after {count(done, 'completed step')}" if done else ""
     return f"{report.command.capitalize()} failed{what}."
 
 
 def _ok_words(report: Report, plan: Plan) -> str:
     if not plan.is_about_files:
-        return "Everything that was asked for is done."
-    words = f"All is as the manifest asks: {count(len(plan.set.artifacts), 'file')}, {human_bytes(plan.set.size)}."
+        return "Everything requested is done."
+    number = len(plan.set.artifacts)
+    files = f"All {number} files are" if number > 1 else "The one file is"
+    words = f"{files} correct ({human_bytes(plan.set.size)})."
     fetched = sum(outcome.bytes_fetched for outcome in report.outcomes)
     seconds = sum(outcome.seconds for outcome in report.outcomes if outcome.bytes_fetched)
     bases = [check.basis for check in plan.checks]
     if fetched:
         return f"{words} Fetched {human_bytes(fetched)} in {human_duration(seconds)}."
     if "size" in bases:
-        return f"{words} That is by size only for {count(bases.count('size'), 'file')}; verify reads every byte."
+        return f"{words} Of {count(bases.count('size'), 'file')} only the size was checked; verify reads every byte."
     if "receipt" in bases:
-        return f"{words} That is by the receipts; verify without --quick reads every byte."
+        return f"{words} The receipts were trusted; verify without --quick reads every byte."
     return words
 
 
 def _findings_words(report: Report) -> str:
-    """Return how many files and problems there are, in numbers a person can act on."""
+    """Return how many files are wrong and how many problems there are."""
     checks = report.plan.checks if report.plan else ()
     wrong = [check for check in checks if check.status != "ok"]
     problems = [finding for finding in all_findings(report) if finding.severity == "problem"]
     parts = (
-        [f"{len(wrong)} of {count(len(checks), 'file')} {'is' if len(wrong) == 1 else 'are'} not as the manifest asks"]
+        [f"{len(wrong)} of {count(len(checks), 'file')} {'is' if len(wrong) == 1 else 'are'} wrong or missing"]
         if wrong
         else []
     )
     parts += [count(len(problems), "problem")] if problems else []
     if not parts:
-        parts = [f"{count(len(report.plan.steps), 'step')} still to do"] if report.plan else ["Something was found"]
+        parts = [f"{count(len(report.plan.steps), 'step')} still to do"] if report.plan else ["There are findings"]
     return f"{'; '.join(parts)}."
 
 

@@ -1,7 +1,7 @@
-"""Styled text laid out for a width: paragraphs that wrap, grids that align, no terminal in sight.
+"""Styled text laid out for a width: paragraphs that wrap, grids that align; knows no terminal.
 
-Pure functions over values.  Colour is decided at the very end, by ``rendered``; with no width (a
-pipe, a file) nothing is wrapped or shortened, so that ``grep`` finds whole paths.
+Pure functions over values.  Colour is added last, by ``rendered``; with no width (a pipe, a file)
+nothing is wrapped or shortened, so that ``grep`` finds whole paths.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def shorten(text: str, width: int, ellipsis: str = "...") -> str:
 
 
 def shorten_path(path: str, width: int, ellipsis: str = "...") -> str:
-    """Return `path` cut to fit `width` cells, giving up the folder first, then the extension.
+    """Return `path` cut to fit `width` cells, leaving out the folder first, then the extension.
 
     >>> shorten_path("diffusion_models/flux-2-klein-4b-fp8.safetensors", 36)
     '.../flux-2-klein-4b-fp8.safetensors'
@@ -175,8 +175,7 @@ def padded(text: str, width: int, align: Literal["left", "right"] = "left") -> s
 def laid_out(blocks: Iterable[Block], *, width: int | None, clean: Clean = str, ellipsis: str = "...") -> list[Line]:
     """Return the lines of `blocks`, for a window of `width` cells or for none.
 
-    Every text goes through `clean` before it is cut or wrapped, so that nothing secret can slip
-    through in two halves.
+    Every text goes through `clean` before it is cut or wrapped, so that no secret is missed because it was split.
     """
     lines: list[Line] = []
     for block in blocks:
@@ -254,7 +253,7 @@ def _led(line: Line, lead: int) -> Line:
 
 
 def _grid_lines(grid: Grid, width: int | None, clean: Clean, ellipsis: str) -> list[Line]:
-    """Return a grid's lines: columns as wide as they must be, the path column giving way first."""
+    """Return a grid's lines: columns as wide as needed, the path column narrowed first."""
     if not grid.rows:
         return []
     rows = [tuple(Span(" ".join(clean(each.text).split("\n")), each.style) for each in row.cells) for row in grid.rows]

@@ -1,4 +1,4 @@
-"""What the choice of a torch build looks like: the build, why, what would have been next, what to know.
+"""The text of the chosen torch build: the build, the reasons, the runner-up, the warnings.
 
 Values in, blocks of text out; no width, no colour code, no stream.
 """
@@ -28,7 +28,7 @@ def torch_blocks(choice: TorchChoice) -> list[Block]:
 
 
 def _set_rows(build: TorchBuild) -> list[Row]:
-    """Return the newest set, and how far back others are as good."""
+    """Return the newest set, and how far back other sets work too."""
     if not build.sets:
         return []
     newest, *older = build.sets
@@ -57,5 +57,5 @@ def _warning_blocks(warning: TorchWarning) -> list[Block]:
         Para(line=(Span("warning", "warn"), Span(f"  {warning.message}")), indent=2, hang=9),
     ]
     if warning.hint:
-        blocks.append(Para(line=(Span("what to do:", "title"), Span(f" {warning.hint}")), indent=11, hang=2))
+        blocks.append(Para(line=(Span("hint:", "title"), Span(f" {warning.hint}")), indent=11, hang=2))
     return blocks

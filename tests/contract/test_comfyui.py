@@ -37,21 +37,26 @@ FAILURES: dict[str, tuple[type[SmokeTestError], str, str, str]] = {
         "The diffusion model truncated.safetensors is truncated",
         "klein-setup repair",
     ),
-    "html_page_as_model": (GenerationError, "not-safetensors", "htmlpage.safetensors is no safetensors file", "repair"),
+    "html_page_as_model": (
+        GenerationError,
+        "not-safetensors",
+        "htmlpage.safetensors is not a safetensors file",
+        "repair",
+    ),
     "empty_file_as_model": (GenerationError, "empty-file", "empty.safetensors is empty", "repair"),
     "flux1_vae": (GenerationError, "wrong-vae", "The VAE ae.safetensors does not belong", "flux2-vae.safetensors"),
     "wrong_text_encoder_06b": (
         GenerationError,
         "wrong-text-encoder",
-        "takes Qwen3-4B (7680 values), the encoder gives 1024, which is Qwen3-0.6B",
+        "needs Qwen3-4B (7680 values), the encoder gives 1024, which is Qwen3-0.6B",
         "qwen_3_4b.safetensors",
     ),
     "wrong_clip_type": (GenerationError, "wrong-clip-type", "qwen_3_4b.safetensors as `sd3`", "`flux2`"),
     "interrupted": (GenerationError, "interrupted", "CLIPTextEncode (node 4)", "again"),
-    "bad_value": (GenerationError, "bad-value", "Node 8 (Flux2Scheduler) was refused", "Correct node 8"),
+    "bad_value": (GenerationError, "bad-value", "Node 8 (Flux2Scheduler) was rejected", "Correct node 8"),
     "missing_model_file": (ModelNotListedError, "missing-file", "diffusion model not-there.safetensors", "install"),
     "missing_node_type": (ModelNotListedError, "missing-node", "the node Flux9Scheduler", "0.9.2"),
-    "no_output_node": (GenerationError, "no-output-node", "no node that saves a picture", "SaveImage"),
+    "no_output_node": (GenerationError, "no-output-node", "no node that saves an image", "SaveImage"),
 }
 
 
@@ -62,7 +67,7 @@ def heard(name: str) -> RunRecord:
     for entry in entries:
         message = parse_message(json.dumps(entry["ws"])) if "ws" in entry else None
         if message is not None:
-            record.hear(message, entry["t"])
+            record.add(message, entry["t"])
     return record
 
 
@@ -135,7 +140,7 @@ def test_an_empty_queue_and_an_unknown_prompt_say_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", SUCCESSES)
-def test_a_good_run_ends_with_one_picture(name: str) -> None:
+def test_a_good_run_ends_with_one_image(name: str) -> None:
     record = heard(name)
     assert record.end == "success"
     assert [file.folder for file in record.files] == ["output"]
@@ -151,7 +156,7 @@ def test_a_whole_run_is_timed_node_by_node_and_step_by_step() -> None:
     assert len(seconds) == 13
     assert (seconds["4"], seconds["11"], seconds["12"]) == (2.546, 1.915, 0.6)  # encode, sample, decode
     steps = step_seconds("11", record.timings, record.marks)
-    assert [round(each, 3) for each in steps] == [1.706, 0.054, 0.054, 0.07]  # the server skipped the word of step 2
+    assert [round(each, 3) for each in steps] == [1.706, 0.054, 0.054, 0.07]  # the server skipped the report of step 2
     assert sum(steps) == pytest.approx(record.marks[-1].at_s - 2.997)
 
 
@@ -191,7 +196,7 @@ def parsed_error(name: str) -> SmokeTestError:
 
 
 @pytest.mark.parametrize("name", [name for name in FAILURES if recording(name)[0]["status"] == 200])
-def test_the_history_tells_the_same_as_the_messages(name: str) -> None:
+def test_the_history_agrees_with_the_messages(name: str) -> None:
     record = heard(name)
     entry = parse_history(histories(name)[-1], record.prompt_id)
     assert entry is not None
@@ -209,7 +214,7 @@ def test_the_history_can_be_empty_right_after_the_end() -> None:
 
 
 def caught(name: str, faults: Faults | None = None) -> SmokeTestError:
-    """Return what the client raises for a recording; for the interruption somebody else interrupts."""
+    """Return what the client raises for a recording; for the interruption another client interrupts."""
 
     def interrupt(progress: GenerationProgress) -> None:
         if name == "interrupted" and progress.node_id == "2":
@@ -225,7 +230,7 @@ def caught(name: str, faults: Faults | None = None) -> SmokeTestError:
 
 
 @pytest.mark.parametrize("name", SUCCESSES)
-def test_the_client_brings_the_picture(name: str) -> None:
+def test_the_client_returns_the_image(name: str) -> None:
     record = heard(name)
     seen: list[GenerationProgress] = []
     generated = generate(name, on_progress=seen.append)

@@ -88,7 +88,7 @@ def test_this_computer_describes_itself() -> None:
         ),
     ],
 )
-def test_other_computers_are_described_in_our_words(host: LocalHost, expected: tuple[object, ...]) -> None:
+def test_other_computers_are_described_with_our_names(host: LocalHost, expected: tuple[object, ...]) -> None:
     reading = host.read()
     assert (reading.os, reading.os_release, reading.is_wsl, reading.architecture, reading.libc) == expected
 

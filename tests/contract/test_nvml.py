@@ -1,4 +1,4 @@
-"""The NVML adapter over a recording of a real driver, and over the ways in which real drivers refuse."""
+"""The NVML adapter over a recording of a real driver, and over the errors of real drivers."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_a_binding_without_the_newer_cuda_question_is_asked_the_older_one() -> N
         (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, "no NVIDIA driver, or a container"),
         (pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "not loaded"),
         (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "restart the computer"),
-        (pynvml.NVML_ERROR_NO_PERMISSION, "may not talk"),
+        (pynvml.NVML_ERROR_NO_PERMISSION, "may not access"),
         (pynvml.NVML_ERROR_UNKNOWN, "Unknown Error"),
     ],
 )
@@ -228,7 +228,7 @@ def test_names_the_driver_model_of_windows(model: int, name: str | None) -> None
 
 
 def mig_replay() -> Replay:
-    """An A100 in MIG mode with two slices in seven places; the parent refuses its memory."""
+    """An A100 in MIG mode with two slices in seven slots; the parent does not report its memory."""
     answers: dict[Any, Any] = {
         "nvmlDeviceGetMigMode": [1, 1],
         "nvmlDeviceGetMaxMigDeviceCount": 7,
@@ -245,7 +245,7 @@ def mig_replay() -> Replay:
     return Replay(answers)
 
 
-def test_mig_slices_are_walked_and_empty_places_passed_over() -> None:
+def test_mig_slices_are_read_and_empty_slots_skipped() -> None:
     (device,) = read_nvml(mig_replay()).devices
     assert device.is_mig_enabled is True
     assert device.mig_devices == (

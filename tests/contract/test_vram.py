@@ -1,4 +1,4 @@
-"""The sampler of GPU memory over an NVML that answers, refuses or fails for a moment, with the binding's own errors."""
+"""The sampler of GPU memory over an NVML that answers, fails or fails only once, with the binding's own errors."""
 
 from __future__ import annotations
 
@@ -196,10 +196,10 @@ def test_looks_that_fail_are_left_out_and_the_question_stays_the_same() -> None:
 # --- whose memory it is -----------------------------------------------------------------------------
 
 
-def test_the_drawing_process_and_its_children_are_told_apart() -> None:
+def test_the_image_process_and_its_children_are_measured_separately() -> None:
     nvml = Nvml([8 * GIB])
     nvml.compute = [process(100, 2 * GIB), process(101, 3 * GIB), process(7, GIB)]
-    nvml.graphics = [process(100, 2 * GIB), process(8, GIB)]  # 100 computes and draws
+    nvml.graphics = [process(100, 2 * GIB), process(8, GIB)]  # 100 computes and renders
     asked: list[int] = []
 
     def parents(pid: int) -> tuple[int, ...]:
@@ -265,19 +265,19 @@ def test_a_process_that_is_gone_has_no_parents() -> None:
 @pytest.mark.parametrize(
     ("make", "options", "said"),
     [
-        (lambda: Nvml(refused={"nvmlInit": pynvml.NVML_ERROR_LIBRARY_NOT_FOUND}), {}, "NVML cannot be asked: "),
+        (lambda: Nvml(refused={"nvmlInit": pynvml.NVML_ERROR_LIBRARY_NOT_FOUND}), {}, "NVML cannot be used: "),
         (lambda: Nvml(refused={"nvmlInit": pynvml.NVML_ERROR_DRIVER_NOT_LOADED}), {}, "Driver Not Loaded"),
-        (Nvml, {"uuid": "GPU-other"}, "NVML does not tell the memory of GPU-other: Not Found"),
-        (Nvml, {"uuid": None, "index": 3}, "NVML does not tell the memory of GPU 3: Invalid Argument"),
+        (Nvml, {"uuid": "GPU-other"}, "NVML does not report the memory of GPU-other: Not Found"),
+        (Nvml, {"uuid": None, "index": 3}, "NVML does not report the memory of GPU 3: Invalid Argument"),
         (
             lambda: Nvml(refused={"memory v2": NOT_SUPPORTED, "memory v1": NOT_SUPPORTED}),
             {},
-            f"NVML does not tell the memory of {UUID}: Not Supported",
+            f"NVML does not report the memory of {UUID}: Not Supported",
         ),
     ],
     ids=["no library", "no driver", "no such UUID", "no such index", "no memory"],
 )
-def test_where_nothing_can_be_measured_the_reason_is_said(
+def test_where_nothing_can_be_measured_the_reason_is_given(
     make: Callable[[], Nvml], options: dict[str, Any], said: str
 ) -> None:
     nvml = make()

@@ -71,7 +71,7 @@ def generate(
 
 
 @pytest.mark.parametrize("offload", get_args(Offload))
-def test_a_picture_is_drawn_on_the_gpu_whatever_waits_in_ram(cache: Path, tmp_path: Path, offload: str) -> None:
+def test_an_image_is_generated_on_the_gpu_with_every_offload(cache: Path, tmp_path: Path, offload: str) -> None:
     done = generate(cache, tmp_path, offload=offload)
     assert judge(read_image(done.image), OPTIONS) == ()
     assert done.done.offload == offload
@@ -83,7 +83,7 @@ def test_a_picture_is_drawn_on_the_gpu_whatever_waits_in_ram(cache: Path, tmp_pa
     assert dict(done.done.versions)["diffusers"] == importlib.metadata.version("diffusers")
 
 
-def test_the_drawing_device_is_one_that_nvml_knows_and_a_small_model_stays_on_it(cache: Path, tmp_path: Path) -> None:
+def test_the_device_is_one_that_nvml_knows_and_a_small_model_stays_on_it(cache: Path, tmp_path: Path) -> None:
     events: list[GenerationEvent] = []
     done = generate(cache, tmp_path, device="auto", events=events)
     known = {bare_uuid(device.uuid) for device in read_nvml().devices if device.uuid}
@@ -107,7 +107,7 @@ def crowded() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("crowded")
-def test_a_card_without_room_is_said_to_be_that(cache: Path, tmp_path: Path) -> None:
+def test_a_card_without_free_memory_is_reported(cache: Path, tmp_path: Path) -> None:
     options = ImageOptions(seed=7, width=8192, height=8192, steps=1)  # one activation of the decoder takes 1 GB
     with pytest.raises(MemoryExhaustedError) as caught:
         generate(cache, tmp_path, options=options, offload="none")
@@ -116,7 +116,7 @@ def test_a_card_without_room_is_said_to_be_that(cache: Path, tmp_path: Path) -> 
     assert list(tmp_path.glob("picture*")) == []
 
 
-def test_a_hidden_gpu_is_said_in_a_sentence(cache: Path, tmp_path: Path) -> None:
+def test_a_hidden_gpu_is_reported_in_a_sentence(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(SmokeTestError) as caught:
         generate(cache, tmp_path, environ={"CUDA_VISIBLE_DEVICES": ""})
     assert caught.value.context["kind"] == "no-device"

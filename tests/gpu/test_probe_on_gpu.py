@@ -113,7 +113,7 @@ def test_the_judgement_of_a_sound_machine_is_silent(line: str, machine: Machine)
     assert judge_probe(said, build, machine) == ()
 
 
-def test_a_hidden_gpu_is_said_in_a_sentence() -> None:
+def test_a_hidden_gpu_is_reported_in_a_sentence() -> None:
     status, said = probe(environ={"CUDA_VISIBLE_DEVICES": ""})
     answer = json.loads(said)
     assert (status, answer["code"]) == (1, "no-device")

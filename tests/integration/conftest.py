@@ -1,4 +1,4 @@
-"""What the integration tests share: a world of one's own for every test."""
+"""What the integration tests share: a sandbox of one's own for every test."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from pathlib import Path
 import pytest
 
 from provisioner.rehearsal.hub import RehearsalHub
-from tests.support.world import TOKEN, World
+from tests.support.sandbox import TOKEN, Sandbox
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
     """Return a hub without files, a scratch home and a tree that does not exist yet."""
     with RehearsalHub(tokens=[TOKEN]) as hub:
-        world = World(tmp_path / "world", hub)
+        sandbox = Sandbox(tmp_path / "sandbox", hub)
         try:
-            yield world
+            yield sandbox
         finally:
-            world.close()
+            sandbox.close()
 
 
 @pytest.fixture(scope="module")
-def make_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], World]]:
-    """Return a function that makes worlds which live as long as the module: for runs that wait side by side."""
-    worlds: list[World] = []
+def make_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Sandbox]]:
+    """Return a function that makes sandboxes which live as long as the module: for runs that wait side by side."""
+    sandboxes: list[Sandbox] = []
 
-    def make() -> World:
-        worlds.append(World(tmp_path_factory.mktemp("worlds") / "world", RehearsalHub(tokens=[TOKEN])))
-        return worlds[-1]
+    def make() -> Sandbox:
+        sandboxes.append(Sandbox(tmp_path_factory.mktemp("sandboxes") / "sandbox", RehearsalHub(tokens=[TOKEN])))
+        return sandboxes[-1]
 
     try:
         yield make
     finally:
-        for each in worlds:
+        for each in sandboxes:
             each.close()
             each.hub.close()

@@ -9,13 +9,13 @@ import pytest
 
 from provisioner.rehearsal.faults import CutAfter, Status, WrongBytes
 from provisioner.rehearsal.hub import INVALID_TOKEN
-from tests.support.world import MIB, REPOSITORY, REVISION, TOKEN, Wanted, World, tensors
+from tests.support.sandbox import MIB, REPOSITORY, REVISION, TOKEN, Sandbox, Wanted, tensors
 
 STRANGER = "hf_" + "Stranger" + "Xy9" * 8  # shaped like a token; no account of this hub has it
 NOBODY = {"HF_TOKEN": None}
 
 
-# --- refusals --------------------------------------------------------------------------------------
+# --- rejected prompts ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -27,140 +27,142 @@ NOBODY = {"HF_TOKEN": None}
     ids=["without a token", "with a token the Hub does not know"],
 )
 def test_says_what_is_missing_for_a_private_repository(
-    world: World, is_private: bool, env: dict[str, str | None], code: str, says: str
+    sandbox: Sandbox, is_private: bool, env: dict[str, str | None], code: str, says: str
 ) -> None:
-    world.publish(tensors(MIB), is_private=is_private)
-    done = world.install("--json", env=env)
+    sandbox.publish(tensors(MIB), is_private=is_private)
+    done = sandbox.install("--json", env=env)
     assert (done.returncode, done.codes) == (6, [code])
     assert says in done.said
     assert REPOSITORY in done.json["errors"][0]["message"]
-    assert world.gets() == []
+    assert sandbox.gets() == []
     assert STRANGER not in done.said
-    world.assert_nothing_placed()
+    sandbox.assert_nothing_placed()
 
 
-def test_an_account_with_access_gets_a_private_repository(world: World) -> None:
-    world.publish(tensors(MIB), is_private=True, tokens=[TOKEN])
-    assert world.install().returncode == 0
-    world.assert_in_place()
+def test_an_account_with_access_gets_a_private_repository(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(MIB), is_private=True, tokens=[TOKEN])
+    assert sandbox.install().returncode == 0
+    sandbox.assert_in_place()
 
 
 @pytest.mark.parametrize(
     "env", [NOBODY, {"HF_TOKEN": TOKEN}], ids=["anonymous: 401", "an account that has not accepted: 403"]
 )
 def test_a_gated_repository_names_the_page_where_its_licence_is_accepted(
-    world: World, env: dict[str, str | None]
+    sandbox: Sandbox, env: dict[str, str | None]
 ) -> None:
-    world.publish(Wanted(data=tensors(MIB), is_gated=True), is_gated=True, tokens=())
-    done = world.install("--json", env=env)
+    sandbox.publish(Wanted(data=tensors(MIB), is_gated=True), is_gated=True, tokens=())
+    done = sandbox.install("--json", env=env)
     assert (done.returncode, done.codes) == (6, ["gated"])
     error = done.json["errors"][0]
     assert "licence has to be accepted" in error["message"]
     assert f"https://huggingface.co/{REPOSITORY}" in error["hint"]
-    assert world.gets() == []
-    world.assert_nothing_placed()
+    assert sandbox.gets() == []
+    sandbox.assert_nothing_placed()
 
 
-def test_an_account_that_has_accepted_gets_a_gated_repository(world: World) -> None:
-    world.publish(Wanted(data=tensors(MIB), is_gated=True), is_gated=True, tokens=[TOKEN])
-    assert world.install().returncode == 0
-    world.assert_in_place()
+def test_an_account_that_has_accepted_gets_a_gated_repository(sandbox: Sandbox) -> None:
+    sandbox.publish(Wanted(data=tensors(MIB), is_gated=True), is_gated=True, tokens=[TOKEN])
+    assert sandbox.install().returncode == 0
+    sandbox.assert_in_place()
 
 
-def test_a_repository_that_does_not_exist_is_named(world: World) -> None:
-    world.publish(tensors(MIB))
-    entry = world.files[0].artifact()
+def test_a_repository_that_does_not_exist_is_named(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(MIB))
+    entry = sandbox.files[0].artifact()
     entry["sources"] = [{"repo_id": "org/other", "revision": REVISION, "filename": "x.safetensors"}]
-    world.write_manifest(artifacts=[entry])
-    done = world.install("--json")
+    sandbox.write_manifest(artifacts=[entry])
+    done = sandbox.install("--json")
     assert done.returncode == 6
     assert done.codes[0] in {"repository-not-found", "unauthorized"}
     assert "org/other" in done.json["errors"][0]["message"]
 
 
-def test_a_commit_that_does_not_exist_is_named(world: World) -> None:
-    world.publish(tensors(MIB))
-    entry = world.files[0].artifact()
-    entry["sources"] = [{"repo_id": REPOSITORY, "revision": "b" * 40, "filename": world.files[0].filename}]
-    world.write_manifest(artifacts=[entry])
-    done = world.install("--json")
+def test_a_commit_that_does_not_exist_is_named(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(MIB))
+    entry = sandbox.files[0].artifact()
+    entry["sources"] = [{"repo_id": REPOSITORY, "revision": "b" * 40, "filename": sandbox.files[0].filename}]
+    sandbox.write_manifest(artifacts=[entry])
+    done = sandbox.install("--json")
     assert (done.returncode, done.codes) == (6, ["revision-not-found"])
     assert "b" * 40 in done.json["errors"][0]["message"]
 
 
-def test_a_file_that_does_not_exist_is_named(world: World) -> None:
-    world.publish(tensors(MIB))
-    entry = world.files[0].artifact()
+def test_a_file_that_does_not_exist_is_named(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(MIB))
+    entry = sandbox.files[0].artifact()
     entry["sources"] = [{"repo_id": REPOSITORY, "revision": REVISION, "filename": "gone.safetensors"}]
-    world.write_manifest(artifacts=[entry])
-    done = world.install("--json")
+    sandbox.write_manifest(artifacts=[entry])
+    done = sandbox.install("--json")
     assert (done.returncode, done.codes) == (6, ["entry-not-found"])
     assert "gone.safetensors" in done.json["errors"][0]["message"]
 
 
-def test_a_refused_file_does_not_keep_the_others_from_arriving(world: World) -> None:
-    first, second = world.publish(
+def test_a_refused_file_does_not_keep_the_others_from_arriving(sandbox: Sandbox) -> None:
+    first, second = sandbox.publish(
         Wanted(data=tensors(MIB, 1), name="a.safetensors"), Wanted(data=tensors(MIB, 2), name="b.safetensors")
     )
-    world.hub.fault(Status(403, (("X-Error-Code", "GatedRepo"),)), on="head", filename=f"*/{first.name}")
-    done = world.install("--json")
+    sandbox.hub.fault(Status(403, (("X-Error-Code", "GatedRepo"),)), on="head", filename=f"*/{first.name}")
+    done = sandbox.install("--json")
     assert (done.returncode, done.codes) == (6, ["gated"])
-    world.assert_in_place(second)
+    sandbox.assert_in_place(second)
 
 
 # --- which token -----------------------------------------------------------------------------------
 
 
-def test_goes_on_without_a_token_that_the_hub_does_not_accept(world: World) -> None:
-    world.publish(
+def test_goes_on_without_a_token_that_the_hub_does_not_accept(sandbox: Sandbox) -> None:
+    sandbox.publish(
         Wanted(data=tensors(MIB, 1), name="a.safetensors"), Wanted(data=tensors(MIB, 2), name="b.safetensors")
     )
-    done = world.install("--verbose", env={"HF_TOKEN": STRANGER})
+    done = sandbox.install("--verbose", env={"HF_TOKEN": STRANGER})
     assert done.returncode == 0, done.stderr
     assert "did not accept the token that is set; going on without it" in done.said
-    assert [each.authorization for each in world.heads()] == [f"Bearer {STRANGER}", None, None]
+    assert [each.authorization for each in sandbox.heads()] == [f"Bearer {STRANGER}", None, None]
     assert STRANGER not in done.said
-    world.assert_in_place()
+    sandbox.assert_in_place()
 
 
-def test_finds_the_token_where_other_programs_keep_it(world: World) -> None:
-    world.publish(tensors(MIB), is_private=True)
-    world.plant_token(world.home / "hf" / "token")
-    world.plant_token(world.home / "elsewhere" / "token")
+def test_finds_the_token_where_other_programs_keep_it(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(MIB), is_private=True)
+    sandbox.plant_token(sandbox.home / "hf" / "token")
+    sandbox.plant_token(sandbox.home / "elsewhere" / "token")
     places: dict[str, dict[str, str | None]] = {
-        "HF_TOKEN": {"HF_TOKEN": TOKEN, "HF_HOME": str(world.home / "none")},
-        "HF_API_TOKEN": {"HF_TOKEN": None, "HF_API_TOKEN": TOKEN, "HF_HOME": str(world.home / "none")},
+        "HF_TOKEN": {"HF_TOKEN": TOKEN, "HF_HOME": str(sandbox.home / "none")},
+        "HF_API_TOKEN": {"HF_TOKEN": None, "HF_API_TOKEN": TOKEN, "HF_HOME": str(sandbox.home / "none")},
         "HF_HOME/token": {"HF_TOKEN": None},
-        "HF_TOKEN_PATH": {"HF_TOKEN": None, "HF_TOKEN_PATH": str(world.home / "elsewhere" / "token")},
+        "HF_TOKEN_PATH": {"HF_TOKEN": None, "HF_TOKEN_PATH": str(sandbox.home / "elsewhere" / "token")},
     }
     for number, (place, env) in enumerate(places.items()):
-        done = world.install("--comfyui", world.folder / f"tree-{number}", env=env)
+        done = sandbox.install("--comfyui", sandbox.folder / f"tree-{number}", env=env)
         assert done.returncode == 0, f"{place}: {done.stderr}"
-    assert {each.authorization for each in world.heads()} == {f"Bearer {TOKEN}"}
-    refused = world.install("--comfyui", world.folder / "tree-x", env={"HF_TOKEN": None, "HF_HOME": str(world.folder)})
+    assert {each.authorization for each in sandbox.heads()} == {f"Bearer {TOKEN}"}
+    refused = sandbox.install(
+        "--comfyui", sandbox.folder / "tree-x", env={"HF_TOKEN": None, "HF_HOME": str(sandbox.folder)}
+    )
     assert refused.returncode == 6
 
 
-def test_a_variable_counts_before_the_file(world: World) -> None:
-    world.publish(tensors(MIB))
-    world.plant_token(world.home / "hf" / "token", STRANGER)
-    assert world.install().returncode == 0
-    assert {each.authorization for each in world.heads()} == {f"Bearer {TOKEN}"}
+def test_a_variable_counts_before_the_file(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(MIB))
+    sandbox.plant_token(sandbox.home / "hf" / "token", STRANGER)
+    assert sandbox.install().returncode == 0
+    assert {each.authorization for each in sandbox.heads()} == {f"Bearer {TOKEN}"}
 
 
-def test_no_token_is_sent_where_none_is_set(world: World) -> None:
-    world.publish(tensors(MIB))
-    assert world.install(env=NOBODY).returncode == 0
-    assert {each.authorization for each in world.hub.requests} == {None}
+def test_no_token_is_sent_where_none_is_set(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(MIB))
+    assert sandbox.install(env=NOBODY).returncode == 0
+    assert {each.authorization for each in sandbox.hub.requests} == {None}
 
 
-def test_a_netrc_of_the_user_is_not_read(world: World) -> None:
-    world.publish(tensors(MIB))
-    netrc = world.home / ".netrc"
+def test_a_netrc_of_the_user_is_not_read(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(MIB))
+    netrc = sandbox.home / ".netrc"
     netrc.write_text("machine 127.0.0.1 login person password secret-of-a-person\n", encoding="utf-8")
     netrc.chmod(0o600)
-    assert world.install(env=NOBODY).returncode == 0
-    assert {each.authorization for each in world.hub.requests} == {None}
+    assert sandbox.install(env=NOBODY).returncode == 0
+    assert {each.authorization for each in sandbox.hub.requests} == {None}
 
 
 # --- what is never shown -----------------------------------------------------------------------------
@@ -169,43 +171,43 @@ def test_a_netrc_of_the_user_is_not_read(world: World) -> None:
 @pytest.mark.parametrize(
     "output", [("--verbose",), ("--json",), ("--json=events", "--verbose")], ids=lambda each: " ".join(each)
 )
-def test_token_never_appears(world: World, output: tuple[str, ...]) -> None:
-    """`World.check` looks for it, and for signatures, after each of these runs."""
+def test_token_never_appears(sandbox: Sandbox, output: tuple[str, ...]) -> None:
+    """`Sandbox.check` looks for it, and for signatures, after each of these runs."""
     odd = "token-without-the-usual-shape"
-    world.publish(tensors(MIB), tokens=[TOKEN, odd])
-    world.hub.fault(CutAfter(0.5))
-    world.hub.fault(Status(403))
-    world.hub.fault(Status(503), on="head")
-    good = world.install(*output)
+    sandbox.publish(tensors(MIB), tokens=[TOKEN, odd])
+    sandbox.hub.fault(CutAfter(0.5))
+    sandbox.hub.fault(Status(403))
+    sandbox.hub.fault(Status(503), on="head")
+    good = sandbox.install(*output)
     assert good.returncode == 0, good.stderr
-    shown = {each.authorization for each in world.heads()}
+    shown = {each.authorization for each in sandbox.heads()}
     assert shown == {f"Bearer {TOKEN}"}
-    world.hub.fault(WrongBytes(), times=None)
+    sandbox.hub.fault(WrongBytes(), times=None)
     runs = [
-        world.install(*output, "--comfyui", world.folder / "other", env={"HF_TOKEN": odd}),
-        world.install(*output, f"--token={TOKEN}"),
-        world.install(*output, "--manifest", f"{TOKEN}.yaml"),
+        sandbox.install(*output, "--comfyui", sandbox.folder / "other", env={"HF_TOKEN": odd}),
+        sandbox.install(*output, f"--token={TOKEN}"),
+        sandbox.install(*output, "--manifest", f"{TOKEN}.yaml"),
     ]
     assert [each.returncode for each in runs] == [7, 2, 2]
     assert odd not in runs[0].stdout + runs[0].stderr
-    for path in (*world.tree.rglob("*.json*"), *world.home.rglob("*")):
+    for path in (*sandbox.tree.rglob("*.json*"), *sandbox.home.rglob("*")):
         assert not path.is_file() or odd.encode() not in path.read_bytes()
 
 
-def test_the_receipt_names_the_source_without_its_signature(world: World) -> None:
-    (wanted,) = world.publish(tensors(MIB))
-    assert world.install().returncode == 0
-    source = world.receipt()[f"vae/{wanted.name}"]["source"]
-    host = world.hub.endpoint.removeprefix("http://")
+def test_the_receipt_names_the_source_without_its_signature(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(tensors(MIB))
+    assert sandbox.install().returncode == 0
+    source = sandbox.receipt()[f"vae/{wanted.name}"]["source"]
+    host = sandbox.hub.endpoint.removeprefix("http://")
     assert source == f"{host}/{REPOSITORY}@{REVISION[:12]}/{wanted.filename}"
 
 
-def test_the_hub_in_these_tests_refuses_an_invalid_token_as_the_real_one_does(world: World) -> None:
+def test_the_hub_in_these_tests_refuses_an_invalid_token_as_the_real_one_does(sandbox: Sandbox) -> None:
     import urllib.error
     import urllib.request
 
-    world.publish(tensors(MIB))
-    address = f"{world.hub.endpoint}/{REPOSITORY}/resolve/{REVISION}/{world.files[0].filename}"
+    sandbox.publish(tensors(MIB))
+    address = f"{sandbox.hub.endpoint}/{REPOSITORY}/resolve/{REVISION}/{sandbox.files[0].filename}"
     request = urllib.request.Request(address, headers={"Authorization": f"Bearer {STRANGER}"}, method="GET")
     with pytest.raises(urllib.error.HTTPError) as refusal:
         urllib.request.urlopen(request, timeout=5)
@@ -214,10 +216,10 @@ def test_the_hub_in_these_tests_refuses_an_invalid_token_as_the_real_one_does(wo
         assert INVALID_TOKEN in json.loads(answer.read())["error"]
 
 
-def test_a_token_file_that_cannot_be_read_is_no_token(world: World) -> None:
-    world.publish(tensors(MIB))
-    path: Path = world.home / "hf" / "token"
+def test_a_token_file_that_cannot_be_read_is_no_token(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(MIB))
+    path: Path = sandbox.home / "hf" / "token"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"\xff\xfe\x00not utf-8")
-    assert world.install(env=NOBODY).returncode == 0
-    assert {each.authorization for each in world.hub.requests} == {None}
+    assert sandbox.install(env=NOBODY).returncode == 0
+    assert {each.authorization for each in sandbox.hub.requests} == {None}

@@ -28,7 +28,7 @@ from provisioner.rehearsal.faults import (
     WrongLinkedSize,
     WrongTotal,
 )
-from tests.support.world import (
+from tests.support.sandbox import (
     MIB,
     MIRROR,
     REPOSITORY,
@@ -36,10 +36,10 @@ from tests.support.world import (
     TOKEN,
     Ahead,
     Running,
+    Sandbox,
     Wanted,
-    World,
-    eventually,
     tensors,
+    wait_until,
 )
 
 FILENAME = Wanted(data=b"").filename
@@ -68,7 +68,7 @@ def speak_ssh(listener: socket.socket) -> None:
 
 
 @pytest.fixture(scope="module")
-def absent(make_world: Callable[[], World]) -> Iterator[dict[str, tuple[World, Running]]]:
+def absent(make_sandbox: Callable[[], Sandbox]) -> Iterator[dict[str, tuple[Sandbox, Running]]]:
     """Start a run against each; they spend their time waiting, so they do it side by side."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -83,17 +83,17 @@ def absent(make_world: Callable[[], World]) -> Iterator[dict[str, tuple[World, R
         }
         runs = {}
         for name, endpoint in endpoints.items():
-            world = make_world()
-            world.publish(tensors(SIZE))
-            runs[name] = world, world.start("install", "--json", "--verbose", "--endpoint", endpoint)
+            sandbox = make_sandbox()
+            sandbox.publish(tensors(SIZE))
+            runs[name] = sandbox, sandbox.start("install", "--json", "--verbose", "--endpoint", endpoint)
         yield runs
         with contextlib.suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
 
 
-def test_asks_more_than_once_before_it_says_so(absent: dict[str, tuple[World, Running]]) -> None:
+def test_asks_more_than_once_before_it_says_so(absent: dict[str, tuple[Sandbox, Running]]) -> None:
     _, running = absent["a closed port"]
-    eventually(lambda: "[1/1] fetching" in running.stderr_so_far, what="the Hub was asked")
+    wait_until(lambda: "[1/1] fetching" in running.stderr_so_far, what="the Hub was asked")
     time.sleep(0.5)
     assert running.process.poll() is None
 
@@ -169,74 +169,74 @@ REFUSED = {
 }
 
 
-def begin_refused(world: World, case: Refused) -> Running:
-    world.publish(tensors(SIZE), is_direct=case.is_direct)
-    world.hub.fault(case.fault, on=case.on, times=None)
-    return world.start("install", "--json")
+def begin_refused(sandbox: Sandbox, case: Refused) -> Running:
+    sandbox.publish(tensors(SIZE), is_direct=case.is_direct)
+    sandbox.hub.fault(case.fault, on=case.on, times=None)
+    return sandbox.start("install", "--json")
 
 
 @pytest.fixture(scope="module")
-def refused(make_world: Callable[[], World]) -> Ahead:
+def refused(make_sandbox: Callable[[], Sandbox]) -> Ahead:
     """Start the runs against answers that are no use, a few at a time."""
-    return Ahead(make_world, {name: partial(begin_refused, case=case) for name, case in REFUSED.items()})
+    return Ahead(make_sandbox, {name: partial(begin_refused, case=case) for name, case in REFUSED.items()})
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses(name: str, refused: Ahead) -> None:
     case = REFUSED[name]
-    world, done = refused.take(name)
+    sandbox, done = refused.take(name)
     assert (done.returncode, done.codes) == (case.status, [case.code]), done.stderr
     assert case.says in done.said
     assert done.json["errors"][0]["hint"]
     assert done.seconds < 10
-    assert world.bytes_served() <= case.most_content
-    world.assert_nothing_placed()
+    assert sandbox.bytes_served() <= case.most_content
+    sandbox.assert_nothing_placed()
 
 
-def test_refuses_a_wrong_size_before_the_first_byte(world: World) -> None:
-    world.publish(tensors(SIZE))
-    world.hub.fault(WrongLinkedSize(SIZE * 2), on="head", times=None)
-    done = world.install()
+def test_refuses_a_wrong_size_before_the_first_byte(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(SIZE))
+    sandbox.hub.fault(WrongLinkedSize(SIZE * 2), on="head", times=None)
+    done = sandbox.install()
     assert done.returncode == 7
-    assert world.gets() == []
-    assert len(world.heads()) == 1
-    assert not world.part().exists() or world.bytes_in_log() == 0
+    assert sandbox.gets() == []
+    assert len(sandbox.heads()) == 1
+    assert not sandbox.part().exists() or sandbox.bytes_in_log() == 0
 
 
-def test_reads_no_more_of_an_endless_range_than_it_asked_for(world: World) -> None:
-    world.publish(tensors(LARGE))
-    world.hub.fault(Endless(), times=None)
-    done = world.install()
+def test_reads_no_more_of_an_endless_range_than_it_asked_for(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(LARGE))
+    sandbox.hub.fault(Endless(), times=None)
+    done = sandbox.install()
     assert done.returncode == 0, done.stderr
-    world.assert_in_place()
+    sandbox.assert_in_place()
 
 
-def test_refuses_an_endless_body_as_soon_as_it_is_longer_than_the_file(world: World) -> None:
-    world.publish(tensors(LARGE))
-    world.hub.fault(IgnoreRange(), times=1)  # from now on the whole is asked for, without a range,
-    world.hub.fault(Endless(), times=None)  # and goes on for gigabytes
-    done = world.install("--connections", "1", "--json")  # a second connection could take the first fault's place
+def test_refuses_an_endless_body_as_soon_as_it_is_longer_than_the_file(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(LARGE))
+    sandbox.hub.fault(IgnoreRange(), times=1)  # from now on the whole is asked for, without a range,
+    sandbox.hub.fault(Endless(), times=None)  # and goes on for gigabytes
+    done = sandbox.install("--connections", "1", "--json")  # a second connection could take the first fault's place
     assert (done.returncode, done.codes) == (7, ["size-mismatch"]), done.stderr
     assert "more bytes than" in done.said
     assert done.seconds < 10
-    assert world.part().stat().st_size == LARGE
-    world.assert_nothing_placed()
+    assert sandbox.part().stat().st_size == LARGE
+    sandbox.assert_nothing_placed()
 
 
-def test_takes_the_second_source_when_the_first_says_no(world: World) -> None:
-    (wanted,) = world.publish(Wanted(data=tensors(SIZE), repositories=(REPOSITORY, MIRROR)))
-    world.hub.fault(Status(404, (("X-Error-Code", "EntryNotFound"),)), on="head")
-    done = world.install()
+def test_takes_the_second_source_when_the_first_says_no(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(Wanted(data=tensors(SIZE), repositories=(REPOSITORY, MIRROR)))
+    sandbox.hub.fault(Status(404, (("X-Error-Code", "EntryNotFound"),)), on="head")
+    done = sandbox.install()
     assert done.returncode == 0, done.stderr
-    world.assert_in_place(wanted)
-    assert MIRROR in world.receipt()["vae/small.safetensors"]["source"]
+    sandbox.assert_in_place(wanted)
+    assert MIRROR in sandbox.receipt()["vae/small.safetensors"]["source"]
 
 
-def test_names_every_source_when_all_fail(world: World) -> None:
-    world.publish(Wanted(data=tensors(SIZE), repositories=(REPOSITORY, MIRROR)))
-    world.hub.fault(Status(404, (("X-Error-Code", "EntryNotFound"),)), on="head")
-    world.hub.fault(WrongBytes(), times=None)
-    done = world.install("--json")
+def test_names_every_source_when_all_fail(sandbox: Sandbox) -> None:
+    sandbox.publish(Wanted(data=tensors(SIZE), repositories=(REPOSITORY, MIRROR)))
+    sandbox.hub.fault(Status(404, (("X-Error-Code", "EntryNotFound"),)), on="head")
+    sandbox.hub.fault(WrongBytes(), times=None)
+    done = sandbox.install("--json")
     assert (done.returncode, done.codes) == (7, ["hash-mismatch"])  # wrong bytes weigh more than a 404
     assert f"{MIRROR}@" in done.said
     assert f"{REPOSITORY} has no file" in done.said
@@ -245,62 +245,62 @@ def test_names_every_source_when_all_fail(world: World) -> None:
 # --- answers that are odd and fine ---------------------------------------------------------------------
 
 
-def test_follows_a_renamed_repository_on_the_same_origin(world: World) -> None:
-    (wanted,) = world.publish(tensors(SIZE))
-    world.hub.rename(REPOSITORY, "org/new-name")
-    done = world.install()
+def test_follows_a_renamed_repository_on_the_same_origin(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    sandbox.hub.rename(REPOSITORY, "org/new-name")
+    done = sandbox.install()
     assert done.returncode == 0, done.stderr
-    assert [each.authorization for each in world.heads()] == [f"Bearer {TOKEN}"] * 2
-    assert "new-name" in world.heads()[1].path
-    world.assert_in_place(wanted)
+    assert [each.authorization for each in sandbox.heads()] == [f"Bearer {TOKEN}"] * 2
+    assert "new-name" in sandbox.heads()[1].path
+    sandbox.assert_in_place(wanted)
 
 
 @pytest.mark.parametrize("size", [SIZE, LARGE])
-def test_takes_the_bytes_from_a_mirror_that_answers_directly(world: World, size: int) -> None:
-    (wanted,) = world.publish(tensors(size), is_direct=True)
-    world.hub.fault(CutAfter(0.5))
-    done = world.install()
+def test_takes_the_bytes_from_a_mirror_that_answers_directly(sandbox: Sandbox, size: int) -> None:
+    (wanted,) = sandbox.publish(tensors(size), is_direct=True)
+    sandbox.hub.fault(CutAfter(0.5))
+    done = sandbox.install()
     assert done.returncode == 0, done.stderr
-    assert {each.listener for each in world.hub.requests} == {"hub"}
-    assert world.bytes_served() == size
-    world.assert_in_place(wanted)
+    assert {each.listener for each in sandbox.hub.requests} == {"hub"}
+    assert sandbox.bytes_served() == size
+    sandbox.assert_in_place(wanted)
 
 
 @pytest.mark.parametrize("header", ["ETag", "X-Repo-Commit", "Accept-Ranges", "Content-Length", "Date"])
-def test_a_mirror_may_leave_headers_out(world: World, header: str) -> None:
-    world.publish(tensors(SIZE), is_direct=True)
+def test_a_mirror_may_leave_headers_out(sandbox: Sandbox, header: str) -> None:
+    sandbox.publish(tensors(SIZE), is_direct=True)
     for place in ("head", "content"):
-        world.hub.fault(OmitHeader(header), on=place, times=None)
-    done = world.install()
+        sandbox.hub.fault(OmitHeader(header), on=place, times=None)
+    done = sandbox.install()
     assert done.returncode == 0, done.stderr
-    world.assert_in_place()
+    sandbox.assert_in_place()
 
 
-def test_a_mirror_without_head_is_asked_for_ranges_all_the_same(world: World) -> None:
-    world.publish(tensors(SIZE), is_direct=True)
-    world.hub.fault(Status(405), on="head", times=None)
-    assert world.install().returncode == 0
-    world.assert_in_place()
+def test_a_mirror_without_head_is_asked_for_ranges_all_the_same(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(SIZE), is_direct=True)
+    sandbox.hub.fault(Status(405), on="head", times=None)
+    assert sandbox.install().returncode == 0
+    sandbox.assert_in_place()
 
 
-def test_a_small_file_comes_from_the_hub_itself(world: World) -> None:
-    (wanted,) = world.publish(Wanted(data=b'{"hidden_size": 32}\n', name="config.json", folder="vae"))
-    done = world.install()
+def test_a_small_file_comes_from_the_hub_itself(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(Wanted(data=b'{"hidden_size": 32}\n', name="config.json", folder="vae"))
+    done = sandbox.install()
     assert done.returncode == 0, done.stderr
-    assert {each.listener for each in world.hub.requests} == {"hub"}
-    world.assert_in_place(wanted)
+    assert {each.listener for each in sandbox.hub.requests} == {"hub"}
+    sandbox.assert_in_place(wanted)
 
 
 # --- servers that are not there, in the end ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ABSENT)
-def test_says_that_the_hub_cannot_be_reached(name: str, absent: dict[str, tuple[World, Running]]) -> None:
-    world, running = absent[name]
+def test_says_that_the_hub_cannot_be_reached(name: str, absent: dict[str, tuple[Sandbox, Running]]) -> None:
+    sandbox, running = absent[name]
     done = running.wait()
     assert (done.returncode, done.codes) == (5, ["unreachable"]), done.stderr
     assert ABSENT[name] in done.json["errors"][0]["message"]
     assert "HF_ENDPOINT" in done.json["errors"][0]["hint"]
     assert PASSWORD not in done.stdout + done.stderr
-    assert world.hub.requests == ()
-    world.assert_nothing_placed()
+    assert sandbox.hub.requests == ()
+    sandbox.assert_nothing_placed()

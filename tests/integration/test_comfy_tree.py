@@ -1,4 +1,4 @@
-"""Real folders and links: which of them is a ComfyUI tree, and which path really stays inside."""
+"""Which real folders are recognised as ComfyUI trees, and which paths stay inside them."""
 
 from __future__ import annotations
 
@@ -139,12 +139,12 @@ def test_opening_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_models_folder_on_a_drive_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_models_folder_on_a_drive_that_is_missing_is_reported(tmp_path: Path) -> None:
     root = make(tmp_path / "tree", "main.py", "folder_paths.py")
     make(tmp_path / "drive")
     link_folder(root / "models", tmp_path / "drive")
     (tmp_path / "drive").rmdir()
-    with pytest.raises(UnreadableError, match="which is not there") as caught:
+    with pytest.raises(UnreadableError, match="which does not exist") as caught:
         open_it(root)
     assert "Mount" in (caught.value.hint or "")
 
@@ -153,7 +153,7 @@ def test_a_tree_behind_a_dead_link_is_not_taken_for_a_new_one(tmp_path: Path) ->
     make(tmp_path / "drive")
     link_folder(tmp_path / "tree", tmp_path / "drive")
     (tmp_path / "drive").rmdir()
-    with pytest.raises(UnreadableError, match="which is not there"):
+    with pytest.raises(UnreadableError, match="which does not exist"):
         open_it(tmp_path / "tree")
 
 
@@ -313,12 +313,12 @@ def test_a_link_that_climbs_is_outside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("follow_links", [False, True])
-def test_a_dead_link_on_the_way_is_said(tmp_path: Path, follow_links: bool) -> None:
+def test_a_dead_link_on_the_way_is_reported(tmp_path: Path, follow_links: bool) -> None:
     root = make(tmp_path / "models")
     gone = make(tmp_path / "gone")
     link_folder(root / "vae", gone)
     gone.rmdir()
-    with pytest.raises(UnreadableError, match="which is not there"):
+    with pytest.raises(UnreadableError, match="which does not exist"):
         check_inside(place(root), follow_links=follow_links)
 
 

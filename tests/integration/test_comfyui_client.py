@@ -54,7 +54,7 @@ def never() -> bool:
         pytest.param(Faults(goes_silent_after=6), False, id="the WebSocket falls silent"),
     ],
 )
-def test_the_picture_comes_whatever_happens_to_the_messages(faults: Faults, is_followed: bool) -> None:
+def test_the_image_arrives_whatever_happens_to_the_messages(faults: Faults, is_followed: bool) -> None:
     with ReplayServer(WARM, faults=faults) as server:
         with ComfyClient(server.url, cancelled=never, patience_s=1.0) as client:
             generated = client.generate(graph_of(WARM), timeout_s=20)
@@ -65,7 +65,7 @@ def test_the_picture_comes_whatever_happens_to_the_messages(faults: Faults, is_f
         assert server.asked("POST", "/interrupt") == []
 
 
-def test_a_cached_run_is_told_as_one_without_the_websocket_too() -> None:
+def test_a_cached_run_is_reported_without_the_websocket_too() -> None:
     with (
         ReplayServer("ok_fp8", faults=Faults(refuses_socket=True)) as server,
         ComfyClient(server.url, cancelled=never) as client,
@@ -134,7 +134,7 @@ def test_a_hostile_file_name_goes_back_as_a_query_and_nowhere_else(tmp_path: Pat
     assert asked == ["/view?filename=..%2F..%2F..%2Fetc%2Fpasswd&subfolder=..%5Cx&type=output"]
 
 
-def test_a_picture_that_is_not_there_is_an_error() -> None:
+def test_a_missing_image_is_an_error() -> None:
     faults = Faults(answers={"/view": (404, "text/plain", b"")})
     with (
         ReplayServer(WARM, faults=faults) as server,
@@ -152,12 +152,12 @@ def test_a_picture_that_is_not_there_is_an_error() -> None:
         (Faults(answers={"/system_stats": (200, "application/json", b'{"status": "ok"}')}), "lacks"),
         (Faults(answers={"/system_stats": (200, "application/json", b"[" * 100_000)}), "not ComfyUI's"),
         (Faults(answers={"/system_stats": (401, "text/plain", b"")}), "login"),
-        (Faults(answers={"/system_stats": (302, "text/plain", b"")}), "elsewhere"),
+        (Faults(answers={"/system_stats": (302, "text/plain", b"")}), "another address"),
         (Faults(answers={"/system_stats": (503, "text/html", b"<html>")}), "failed (HTTP 503)"),
         (Faults(answers={"/system_stats": (200, "application/json", b" " * (65 << 20))}), "more than 67,108,864 bytes"),
     ],
 )
-def test_what_is_not_a_comfyui_server_is_said_to_be_none(faults: Faults, said: str) -> None:
+def test_what_is_not_a_comfyui_server_is_reported(faults: Faults, said: str) -> None:
     with (
         ReplayServer(faults=faults) as server,
         ComfyClient(server.url, cancelled=never) as client,
@@ -167,7 +167,7 @@ def test_what_is_not_a_comfyui_server_is_said_to_be_none(faults: Faults, said: s
     assert said in str(raised.value)
 
 
-def test_a_server_that_is_not_there_is_said_to_be_away() -> None:
+def test_a_server_that_does_not_answer_is_reported() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -240,7 +240,7 @@ def failed_start(launch: Launch, timeout_s: float = 20) -> SmokeTestError:
     return raised.value
 
 
-def test_a_server_starts_draws_and_is_stopped(launch: Launch) -> None:
+def test_a_server_starts_generates_and_is_stopped(launch: Launch) -> None:
     stand_in(launch)
     with start_server(launch, log_path=log_of(launch), cancelled=never) as server:
         assert server.start_s > 0
@@ -282,7 +282,7 @@ def test_a_server_that_dies_in_the_middle_is_explained_from_its_log(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_a_server_killed_by_the_system_is_told_as_short_of_memory(launch: Launch) -> None:
+def test_a_server_killed_by_the_system_is_explained_by_memory(launch: Launch) -> None:
     stand_in(launch, "Faults(never_ends=True)")
     with start_server(launch, log_path=log_of(launch), cancelled=never) as server:
         threading.Timer(0.5, os.kill, (server.pid, 9)).start()
@@ -306,7 +306,7 @@ def test_a_server_killed_by_the_system_is_told_as_short_of_memory(launch: Launch
         ("import os; os.listdir('/nowhere/custom_nodes')", "custom-nodes-missing", "/nowhere/custom_nodes"),
         ("import sys; sys.exit('main.py: error: unrecognized arguments: --database-url')", "unknown-option", "--data"),
         ("print('goodbye'); raise SystemExit(3)", "server-died", "exit status 3: goodbye"),
-        ("raise SystemExit(4)", "server-died", "exit status 4, and said nothing"),
+        ("raise SystemExit(4)", "server-died", "exit status 4, without output"),
     ],
 )
 def test_a_server_that_dies_at_start_is_explained(launch: Launch, code: str, cause: str, said: str) -> None:

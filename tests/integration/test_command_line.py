@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from provisioner.rehearsal.faults import CutAfter, Status, WrongBytes
-from tests.support.world import MIB, ROOT, TOKEN, Ahead, Completed, Running, Wanted, World, tensors
+from tests.support.sandbox import MIB, ROOT, TOKEN, Ahead, Completed, Running, Sandbox, Wanted, tensors
 
 SIZE = 2 * MIB
 LARGE = 37 * MIB
@@ -40,44 +40,44 @@ KEYS = {
 # --- documents ---------------------------------------------------------------------------------------
 
 
-def unknown_option(world: World) -> Completed:
-    return world.install("--json", "--no-such-option")
+def unknown_option(sandbox: Sandbox) -> Completed:
+    return sandbox.install("--json", "--no-such-option")
 
 
-def bad_value(world: World) -> Completed:
-    return world.install("--connections", "many", "--json")
+def bad_value(sandbox: Sandbox) -> Completed:
+    return sandbox.install("--connections", "many", "--json")
 
 
-def bad_manifest(world: World) -> Completed:
-    world.write_manifest(schema_version=99)
-    return world.install("--json")
+def bad_manifest(sandbox: Sandbox) -> Completed:
+    sandbox.write_manifest(schema_version=99)
+    return sandbox.install("--json")
 
 
-def missing_manifest(world: World) -> Completed:
-    return world.install("--json", "--manifest", "there/is/none.yaml")
+def missing_manifest(sandbox: Sandbox) -> Completed:
+    return sandbox.install("--json", "--manifest", "there/is/none.yaml")
 
 
-def no_network(world: World) -> Completed:
-    world.hub.fault(Status(429, (("Retry-After", "9999"),)), on="head", times=None)
-    return world.install("--json")
+def no_network(sandbox: Sandbox) -> Completed:
+    sandbox.hub.fault(Status(429, (("Retry-After", "9999"),)), on="head", times=None)
+    return sandbox.install("--json")
 
 
-def no_access(world: World) -> Completed:
-    world.hub.fault(Status(403, (("X-Error-Code", "GatedRepo"),)), on="head", times=None)
-    return world.install("--json")
+def no_access(sandbox: Sandbox) -> Completed:
+    sandbox.hub.fault(Status(403, (("X-Error-Code", "GatedRepo"),)), on="head", times=None)
+    return sandbox.install("--json")
 
 
-def wrong_bytes(world: World) -> Completed:
-    world.hub.fault(WrongBytes(), times=None)
-    return world.install("--json")
+def wrong_bytes(sandbox: Sandbox) -> Completed:
+    sandbox.hub.fault(WrongBytes(), times=None)
+    return sandbox.install("--json")
 
 
-def a_question(world: World) -> Completed:
-    return world.install("--json", "--no-target")
+def a_question(sandbox: Sandbox) -> Completed:
+    return sandbox.install("--json", "--no-target")
 
 
-def findings(world: World) -> Completed:
-    return world.run("verify", "--json")
+def findings(sandbox: Sandbox) -> Completed:
+    return sandbox.run("verify", "--json")
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,11 @@ def findings(world: World) -> Completed:
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
-def test_json_is_one_document_when_it_fails(world: World, go_wrong: Callable[[World], Completed], status: int) -> None:
-    world.publish(tensors(SIZE))
-    done = go_wrong(world)
+def test_json_is_one_document_when_it_fails(
+    sandbox: Sandbox, go_wrong: Callable[[Sandbox], Completed], status: int
+) -> None:
+    sandbox.publish(tensors(SIZE))
+    done = go_wrong(sandbox)
     document = done.json  # raises if stdout holds anything else
     assert set(document) == KEYS
     assert (done.returncode, document["exit_status"]) == (status, status)
@@ -109,9 +111,9 @@ def test_json_is_one_document_when_it_fails(world: World, go_wrong: Callable[[Wo
         assert error["hint"]
 
 
-def test_json_is_the_same_document_when_it_succeeds(world: World) -> None:
-    (wanted,) = world.publish(tensors(SIZE))
-    done = world.install("--json")
+def test_json_is_the_same_document_when_it_succeeds(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    done = sandbox.install("--json")
     assert set(done.json) == KEYS
     assert (done.json["status"], done.json["exit_status"], done.json["errors"]) == ("ok", 0, [])
     assert done.json["totals"]["size"] == SIZE
@@ -121,19 +123,19 @@ def test_json_is_the_same_document_when_it_succeeds(world: World) -> None:
     assert (check["status"], check["observed_sha256"]) == ("ok", wanted.sha256)
 
 
-def test_json_says_the_same_of_every_command(world: World) -> None:
-    world.publish(tensors(SIZE))
+def test_json_says_the_same_of_every_command(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(SIZE))
     for arguments in (["plan"], ["install"], ["verify"], ["verify", "--quick"], ["repair"], ["detect"]):
-        done = world.run(*arguments, "--json")
+        done = sandbox.run(*arguments, "--json")
         assert (done.returncode, set(done.json)) == (0, KEYS), done.stderr
         assert done.json["command"] == arguments[0]
 
 
-def test_events_are_lines_and_the_document_is_the_last(world: World) -> None:
-    (wanted,) = world.publish(tensors(LARGE))
-    world.hub.fault(CutAfter(0.5))
-    world.hub.rate_bytes_s_per_connection = 30 * MIB
-    done = world.install("--json=events")
+def test_events_are_lines_and_the_document_is_the_last(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(tensors(LARGE))
+    sandbox.hub.fault(CutAfter(0.5))
+    sandbox.hub.rate_bytes_s_per_connection = 30 * MIB
+    done = sandbox.install("--json=events")
     assert done.returncode == 0, done.stderr
     *events, report = done.lines
     assert all("event" in each for each in (*events, report))
@@ -149,10 +151,10 @@ def test_events_are_lines_and_the_document_is_the_last(world: World) -> None:
     assert done.stderr == ""
 
 
-def test_events_of_a_failure_end_with_its_document(world: World) -> None:
-    world.publish(tensors(SIZE))
-    world.hub.fault(WrongBytes(), times=None)
-    done = world.install("--json=events")
+def test_events_of_a_failure_end_with_its_document(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(SIZE))
+    sandbox.hub.fault(WrongBytes(), times=None)
+    done = sandbox.install("--json=events")
     assert done.returncode == 7
     assert done.lines[-1]["errors"][0]["code"] == "hash-mismatch"
 
@@ -160,38 +162,38 @@ def test_events_of_a_failure_end_with_its_document(world: World) -> None:
 # --- questions ---------------------------------------------------------------------------------------
 
 
-def test_a_folder_nobody_named_is_an_error_without_a_terminal(world: World) -> None:
-    world.publish(tensors(SIZE))
-    done = world.install("--no-target")
+def test_a_folder_nobody_named_is_an_error_without_a_terminal(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(SIZE))
+    done = sandbox.install("--no-target")
     assert done.returncode == 2
-    assert "there is no one to ask" in done.said
+    assert "this is no terminal" in done.said
     assert "--yes" in done.said
-    assert world.hub.requests == ()
-    assert [path for path in world.home.rglob("*.safetensors*")] == []
+    assert sandbox.hub.requests == ()
+    assert [path for path in sandbox.home.rglob("*.safetensors*")] == []
 
 
-def test_a_new_folder_is_made_where_the_plan_says_when_yes_was_given(world: World) -> None:
-    (wanted,) = world.publish(tensors(SIZE))
-    done = world.install("--no-target", "--yes", "--json")
+def test_a_new_folder_is_made_where_the_plan_says_when_yes_was_given(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    done = sandbox.install("--no-target", "--yes", "--json")
     assert done.returncode == 0, done.stderr
     models = Path(done.json["target"]["path"])
-    assert world.home in models.parents
+    assert sandbox.home in models.parents
     assert (models / "vae" / wanted.name).stat().st_size == SIZE
 
 
-def test_the_tree_of_the_last_run_is_the_default_of_the_next(world: World) -> None:
-    world.publish(tensors(SIZE))
-    assert world.install().returncode == 0
-    asked = len(world.hub.requests)
-    done = world.install("--no-target", "--json")
+def test_the_tree_of_the_last_run_is_the_default_of_the_next(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(SIZE))
+    assert sandbox.install().returncode == 0
+    asked = len(sandbox.hub.requests)
+    done = sandbox.install("--no-target", "--json")
     assert done.returncode == 0, done.stderr
-    assert done.json["target"]["path"] == str(world.tree / "models")
-    assert len(world.hub.requests) == asked
+    assert done.json["target"]["path"] == str(sandbox.tree / "models")
+    assert len(sandbox.hub.requests) == asked
 
 
-def test_a_licence_that_forbids_commercial_use_has_to_be_accepted(world: World) -> None:
-    world.publish(tensors(SIZE))
-    world.write_manifest(
+def test_a_licence_that_forbids_commercial_use_has_to_be_accepted(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(SIZE))
+    sandbox.write_manifest(
         licence={
             "name": "Non-Commercial",
             "url": "https://example.org/licence",
@@ -199,69 +201,69 @@ def test_a_licence_that_forbids_commercial_use_has_to_be_accepted(world: World) 
             "notice": "Only for research.",
         }
     )
-    done = world.install("--json")
+    done = sandbox.install("--json")
     assert (done.returncode, done.codes) == (2, ["answer-needed"])
     assert "Only for research." in done.json["errors"][0]["message"]
-    assert world.hub.requests == ()
-    assert world.install("--yes").returncode == 0
-    world.assert_in_place()
+    assert sandbox.hub.requests == ()
+    assert sandbox.install("--yes").returncode == 0
+    sandbox.assert_in_place()
 
 
 # --- options -----------------------------------------------------------------------------------------
 
 
-def test_offline_lists_what_is_missing_and_asks_nothing(world: World) -> None:
-    first, second = world.publish(
+def test_offline_lists_what_is_missing_and_asks_nothing(sandbox: Sandbox) -> None:
+    first, second = sandbox.publish(
         Wanted(data=tensors(SIZE, 1), name="a.safetensors"), Wanted(data=tensors(SIZE, 2), name="b.safetensors")
     )
     for arguments, env in ((["--offline"], {}), ([], {"HF_HUB_OFFLINE": "1"})):
-        done = world.install("--json", *arguments, env=env)
+        done = sandbox.install("--json", *arguments, env=env)
         assert (done.returncode, done.codes) == (5, ["offline"])
         assert first.name in done.json["errors"][0]["message"]
         assert second.name in done.json["errors"][0]["message"]
-    assert world.hub.requests == ()
-    assert world.install().returncode == 0
-    assert world.install("--offline").returncode == 0  # nothing is missing any more
+    assert sandbox.hub.requests == ()
+    assert sandbox.install().returncode == 0
+    assert sandbox.install("--offline").returncode == 0  # nothing is missing any more
 
 
-def test_limit_rate_holds(world: World) -> None:
-    world.publish(tensors(LARGE))
-    done = world.install("--limit-rate", "16MiB", "--json=events")
+def test_limit_rate_holds(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(LARGE))
+    done = sandbox.install("--limit-rate", "16MiB", "--json=events")
     assert done.returncode == 0, done.stderr
     fetching = [each["bytes_received"] for each in done.lines if each["event"] == "file-progress"]
     assert max(fetching) == LARGE
-    asked = [each.at for each in world.gets()]
-    world.hub.wait_until_idle()
+    asked = [each.at for each in sandbox.gets()]
+    sandbox.hub.wait_until_idle()
     seconds = done.lines[-1]["steps"][0]["outcome"]["seconds"]
     assert 0.9 * LARGE / (16 * MIB) < seconds < 2 * LARGE / (16 * MIB)
     assert len(asked) == 3
 
 
-def test_a_very_low_limit_holds_too(world: World) -> None:
-    world.publish(tensors(64 * 1024))
-    done = world.install("--limit-rate", "32k", "--json")
+def test_a_very_low_limit_holds_too(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(64 * 1024))
+    done = sandbox.install("--limit-rate", "32k", "--json")
     assert done.returncode == 0, done.stderr
     assert 1.6 < done.json["steps"][0]["outcome"]["seconds"] < 4
 
 
 @pytest.mark.parametrize(("given", "most"), [("1", 1), ("2", 2)])
-def test_holds_no_more_connections_than_allowed(world: World, given: str, most: int) -> None:
-    world.publish(tensors(LARGE))
-    world.hub.rate_bytes_s_per_connection = 30 * MIB
-    done = world.install("--connections", given, "--json=events")
+def test_holds_no_more_connections_than_allowed(sandbox: Sandbox, given: str, most: int) -> None:
+    sandbox.publish(tensors(LARGE))
+    sandbox.hub.rate_bytes_s_per_connection = 30 * MIB
+    done = sandbox.install("--connections", given, "--json=events")
     assert done.returncode == 0, done.stderr
     held = [each["connections"] for each in done.lines if each["event"] == "file-progress"]
     assert max(held) == most
 
 
-def test_grows_connections_while_they_pay(world: World) -> None:
-    world.publish(tensors(6 * 16 * MIB))
-    world.hub.rate_bytes_s_per_connection = 10 * MIB
-    done = world.install("--json=events")
+def test_grows_connections_while_they_pay(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(6 * 16 * MIB))
+    sandbox.hub.rate_bytes_s_per_connection = 10 * MIB
+    done = sandbox.install("--json=events")
     assert done.returncode == 0, done.stderr
     held = [each["connections"] for each in done.lines if each["event"] == "file-progress"]
     assert max(held) > 2
-    world.assert_in_place()
+    sandbox.assert_in_place()
 
 
 WRONG: dict[str, tuple[list[str], str]] = {
@@ -283,38 +285,38 @@ WRONG: dict[str, tuple[list[str], str]] = {
 }
 
 
-def begin_wrong(world: World, arguments: list[str]) -> Running:
-    world.publish(tensors(SIZE))
-    return world.start(*arguments)
+def begin_wrong(sandbox: Sandbox, arguments: list[str]) -> Running:
+    sandbox.publish(tensors(SIZE))
+    return sandbox.start(*arguments)
 
 
 @pytest.fixture(scope="module")
-def complained(make_world: Callable[[], World]) -> Ahead:
+def complained(make_sandbox: Callable[[], Sandbox]) -> Ahead:
     """Start the runs that make no sense, a few at a time."""
-    return Ahead(make_world, {name: partial(begin_wrong, arguments=case[0]) for name, case in WRONG.items()})
+    return Ahead(make_sandbox, {name: partial(begin_wrong, arguments=case[0]) for name, case in WRONG.items()})
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_makes_no_sense_is_named_with_a_way_out(name: str, complained: Ahead) -> None:
     says = WRONG[name][1]
-    world, done = complained.take(name)
+    sandbox, done = complained.take(name)
     assert done.returncode == 2, done.stderr
     assert says in done.said
     assert "error:" in done.stderr
-    assert "what to do:" in done.stderr
-    assert world.hub.requests == ()
+    assert "hint:" in done.stderr
+    assert sandbox.hub.requests == ()
 
 
-def test_install_is_what_happens_without_a_command(world: World) -> None:
-    world.publish(tensors(SIZE))
-    done = world.run("--manifest", world.manifest, "--comfyui", world.tree, "--endpoint", world.hub.endpoint)
+def test_install_is_what_happens_without_a_command(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(SIZE))
+    done = sandbox.run("--manifest", sandbox.manifest, "--comfyui", sandbox.tree, "--endpoint", sandbox.hub.endpoint)
     assert done.returncode == 0, done.stderr
-    world.assert_in_place()
+    sandbox.assert_in_place()
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
-def test_help_needs_nothing(world: World, option: str) -> None:
-    done = world.run(option)
+def test_help_needs_nothing(sandbox: Sandbox, option: str) -> None:
+    done = sandbox.run(option)
     assert (done.returncode, done.stderr) == (0, "")
     assert "klein-setup" in done.stdout
 
@@ -331,34 +333,34 @@ POOR: dict[str, dict[str, str]] = {
 
 
 @pytest.mark.parametrize("env", POOR.values(), ids=POOR.keys())
-def test_a_poor_encoding_stops_nothing(world: World, env: dict[str, str]) -> None:
-    world.publish(tensors(SIZE))
-    world.tree = world.folder / "Mod\u00e8les \u6a21\u578b" / "ComfyUI"
-    world.hub.fault(CutAfter(0.5))
-    done = world.install("--verbose", env=env)
+def test_a_poor_encoding_stops_nothing(sandbox: Sandbox, env: dict[str, str]) -> None:
+    sandbox.publish(tensors(SIZE))
+    sandbox.tree = sandbox.folder / "Mod\u00e8les \u6a21\u578b" / "ComfyUI"
+    sandbox.hub.fault(CutAfter(0.5))
+    done = sandbox.install("--verbose", env=env)
     assert done.returncode == 0, done.stderr
-    world.assert_in_place()
-    document = world.install("--json", env=env).json
+    sandbox.assert_in_place()
+    document = sandbox.install("--json", env=env).json
     # Where the locale is ASCII, Python spells what it cannot name in half characters; the bytes are the same.
-    assert os.fsencode(document["target"]["path"]) == os.fsencode(world.tree / "models")
+    assert os.fsencode(document["target"]["path"]) == os.fsencode(sandbox.tree / "models")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes end otherwise there")
 @pytest.mark.parametrize("closed", ["stdout", "stderr", "both"])
-def test_output_to_a_closed_pipe_leaves_no_trace_and_stops_no_download(world: World, closed: str) -> None:
-    world.publish(tensors(SIZE))
+def test_output_to_a_closed_pipe_leaves_no_trace_and_stops_no_download(sandbox: Sandbox, closed: str) -> None:
+    sandbox.publish(tensors(SIZE))
     reader, writer = os.pipe()
     os.close(reader)
-    other = world.folder / "other.txt"
+    other = sandbox.folder / "other.txt"
     command: list[str | Path] = [sys.executable, "-m", "provisioner", "install", "--verbose"]
-    command += ["--manifest", world.manifest, "--comfyui", world.tree, "--endpoint", world.hub.endpoint]
+    command += ["--manifest", sandbox.manifest, "--comfyui", sandbox.tree, "--endpoint", sandbox.hub.endpoint]
     with other.open("wb") as stream:
         kept = stream.fileno()
         targets = {"stdout": (writer, kept), "stderr": (kept, writer), "both": (writer, writer)}[closed]
         done = subprocess.run(
             command,
-            env=world.environ,
-            cwd=world.folder,
+            env=sandbox.environ,
+            cwd=sandbox.folder,
             stdin=subprocess.DEVNULL,
             stdout=targets[0],
             stderr=targets[1],
@@ -372,34 +374,34 @@ def test_output_to_a_closed_pipe_leaves_no_trace_and_stops_no_download(world: Wo
     assert "Exception ignored" not in said
     assert TOKEN not in said
     assert done.returncode == 0, said
-    world.assert_in_place()
+    sandbox.assert_in_place()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file descriptors are a POSIX matter")
-def test_a_program_without_streams_does_its_work(world: World) -> None:
+def test_a_program_without_streams_does_its_work(sandbox: Sandbox) -> None:
     """As a service manager or a desktop starts it: standard streams closed altogether."""
-    world.publish(tensors(SIZE))
-    command = [sys.executable, "-m", "provisioner", "install", "--manifest", str(world.manifest)]
-    command += ["--comfyui", str(world.tree), "--endpoint", world.hub.endpoint]
+    sandbox.publish(tensors(SIZE))
+    command = [sys.executable, "-m", "provisioner", "install", "--manifest", str(sandbox.manifest)]
+    command += ["--comfyui", str(sandbox.tree), "--endpoint", sandbox.hub.endpoint]
     shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
-    done = subprocess.run(shell, env=world.environ, cwd=world.folder, timeout=60, check=False)
+    done = subprocess.run(shell, env=sandbox.environ, cwd=sandbox.folder, timeout=60, check=False)
     assert done.returncode == 0
-    world.assert_in_place()
+    sandbox.assert_in_place()
 
 
-def test_colours_stay_away_from_files(world: World) -> None:
-    world.publish(tensors(SIZE))
-    done = world.install("--verbose")
+def test_colours_stay_away_from_files(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(SIZE))
+    done = sandbox.install("--verbose")
     assert "\x1b" not in done.stdout + done.stderr
     assert "\r" not in done.stdout + done.stderr
 
 
-def test_quiet_says_only_the_result_and_errors(world: World) -> None:
-    world.publish(tensors(SIZE))
-    done = world.install("--quiet")
+def test_quiet_says_only_the_result_and_errors(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(SIZE))
+    done = sandbox.install("--quiet")
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) <= 3
-    failed = world.install("--quiet", "--set", "none")
+    failed = sandbox.install("--quiet", "--set", "none")
     assert failed.returncode == 2
     assert "error:" in failed.stderr
 
@@ -407,37 +409,37 @@ def test_quiet_says_only_the_result_and_errors(world: World) -> None:
 # --- hostile manifests -------------------------------------------------------------------------------
 
 
-def entry_with(world: World, **changes: object) -> None:
-    world.write_manifest(artifacts=[world.files[0].artifact() | changes])
+def entry_with(sandbox: Sandbox, **changes: object) -> None:
+    sandbox.write_manifest(artifacts=[sandbox.files[0].artifact() | changes])
 
 
-HOSTILE: dict[str, tuple[Callable[[World], object], str]] = {
-    "a gigabyte of nothing": (lambda world: os.truncate(world.manifest, 1024 * MIB), "is longer than"),
+HOSTILE: dict[str, tuple[Callable[[Sandbox], object], str]] = {
+    "a gigabyte of nothing": (lambda sandbox: os.truncate(sandbox.manifest, 1024 * MIB), "is longer than"),
     "a key given twice": (
-        lambda world: world.manifest.write_text('{"schema_version": 1, "id": "a", "id": "b"}', encoding="utf-8"),
+        lambda sandbox: sandbox.manifest.write_text('{"schema_version": 1, "id": "a", "id": "b"}', encoding="utf-8"),
         "id",
     ),
-    "a folder that climbs": (lambda world: entry_with(world, folder="../../etc"), "folder"),
-    "a name that climbs": (lambda world: entry_with(world, name="../passwd.safetensors"), "name"),
-    "an absolute name": (lambda world: entry_with(world, name="/etc/passwd"), "name"),
-    "a name Windows reserves": (lambda world: entry_with(world, name="NUL.safetensors"), "name"),
-    "a stream of another file": (lambda world: entry_with(world, name="a.safetensors:b"), "name"),
+    "a folder that climbs": (lambda sandbox: entry_with(sandbox, folder="../../etc"), "folder"),
+    "a name that climbs": (lambda sandbox: entry_with(sandbox, name="../passwd.safetensors"), "name"),
+    "an absolute name": (lambda sandbox: entry_with(sandbox, name="/etc/passwd"), "name"),
+    "a name Windows reserves": (lambda sandbox: entry_with(sandbox, name="NUL.safetensors"), "name"),
+    "a stream of another file": (lambda sandbox: entry_with(sandbox, name="a.safetensors:b"), "name"),
     "a branch as revision": (
-        lambda world: entry_with(world, sources=[{"repo_id": "a/b", "revision": "main", "filename": "c"}]),
+        lambda sandbox: entry_with(sandbox, sources=[{"repo_id": "a/b", "revision": "main", "filename": "c"}]),
         "revision",
     ),
     "a repository that climbs": (
-        lambda world: entry_with(world, sources=[{"repo_id": "../b", "revision": "0" * 40, "filename": "c"}]),
+        lambda sandbox: entry_with(sandbox, sources=[{"repo_id": "../b", "revision": "0" * 40, "filename": "c"}]),
         "repo_id",
     ),
     "a source without encryption": (
-        lambda world: entry_with(world, sources=[{"url": "http://example.org/x.safetensors"}]),
+        lambda sandbox: entry_with(sandbox, sources=[{"url": "http://example.org/x.safetensors"}]),
         "https",
     ),
-    "a size below zero": (lambda world: entry_with(world, size=-1), "size"),
-    "a digest that is none": (lambda world: entry_with(world, sha256="abc"), "sha256"),
+    "a size below zero": (lambda sandbox: entry_with(sandbox, size=-1), "size"),
+    "a digest that is none": (lambda sandbox: entry_with(sandbox, sha256="abc"), "sha256"),
     "a billion laughs": (
-        lambda world: world.manifest.write_text(
+        lambda sandbox: sandbox.manifest.write_text(
             "a: &a [x, x]\n"
             + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
             encoding="utf-8",
@@ -445,43 +447,46 @@ HOSTILE: dict[str, tuple[Callable[[World], object], str]] = {
         "small.yaml",
     ),
     "a call to Python": (
-        lambda world: world.manifest.write_text("id: !!python/object/apply:os.system ['touch owned']\n", "utf-8"),
+        lambda sandbox: sandbox.manifest.write_text("id: !!python/object/apply:os.system ['touch owned']\n", "utf-8"),
         "small.yaml",
     ),
-    "brackets a thousand deep": (lambda world: world.manifest.write_text("[" * 5000, encoding="utf-8"), "small.yaml"),
-    "bytes that are no text": (lambda world: world.manifest.write_bytes(b"\xff\xfe\x00\x01"), "UTF-8"),
-    "nothing at all": (lambda world: world.manifest.write_bytes(b""), "small.yaml"),
+    "brackets a thousand deep": (
+        lambda sandbox: sandbox.manifest.write_text("[" * 5000, encoding="utf-8"),
+        "small.yaml",
+    ),
+    "bytes that are no text": (lambda sandbox: sandbox.manifest.write_bytes(b"\xff\xfe\x00\x01"), "UTF-8"),
+    "nothing at all": (lambda sandbox: sandbox.manifest.write_bytes(b""), "small.yaml"),
 }
 
 
-def begin_hostile(world: World, write: Callable[[World], object]) -> Running:
-    world.publish(tensors(SIZE))
-    write(world)
-    return world.start("install", "--json")
+def begin_hostile(sandbox: Sandbox, write: Callable[[Sandbox], object]) -> Running:
+    sandbox.publish(tensors(SIZE))
+    write(sandbox)
+    return sandbox.start("install", "--json")
 
 
 @pytest.fixture(scope="module")
-def suspected(make_world: Callable[[], World]) -> Ahead:
+def suspected(make_sandbox: Callable[[], Sandbox]) -> Ahead:
     """Start the runs with hostile manifests, a few at a time."""
-    return Ahead(make_world, {name: partial(begin_hostile, write=case[0]) for name, case in HOSTILE.items()})
+    return Ahead(make_sandbox, {name: partial(begin_hostile, write=case[0]) for name, case in HOSTILE.items()})
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_manifest_is_refused_with_its_reason(name: str, suspected: Ahead) -> None:
     says = HOSTILE[name][1]
-    world, done = suspected.take(name)
+    sandbox, done = suspected.take(name)
     assert (done.returncode, done.codes) == (2, ["manifest-invalid"]), done.stderr
     assert says in json.dumps(done.json["errors"])
     assert done.seconds < 10
-    assert world.hub.requests == ()
-    assert not (world.folder / "owned").exists()
-    assert not world.tree.exists()
+    assert sandbox.hub.requests == ()
+    assert not (sandbox.folder / "owned").exists()
+    assert not sandbox.tree.exists()
 
 
-def test_a_quick_look_brings_in_nothing_heavy(world: World) -> None:
-    world.publish(bytes(3_000_000))
-    assert world.install().returncode == 0
-    done = world.run("verify", "--quick", env={"PYTHONPROFILEIMPORTTIME": "1"})
+def test_a_quick_look_brings_in_nothing_heavy(sandbox: Sandbox) -> None:
+    sandbox.publish(bytes(3_000_000))
+    assert sandbox.install().returncode == 0
+    done = sandbox.run("verify", "--quick", env={"PYTHONPROFILEIMPORTTIME": "1"})
     assert done.returncode == 0, done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "provisioner.files.observe" in imported

@@ -1,4 +1,4 @@
-"""Drawing with real diffusers on the CPU: the rehearsal's small repository, in an environment kept between runs."""
+"""Images generated with real diffusers on the CPU: the rehearsal's small repository, in a reused environment."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from provisioner.core.errors import MemoryExhaustedError, NotWritableError, Smok
 from provisioner.machine.process import run_process
 from provisioner.rehearsal.tiny_pipeline import small_diffusers_repository
 from provisioner.report.outcome import Report
+from provisioner.report.smoke_test_json import is_verified
 from provisioner.smoke_test.diffusers_answers import DiffusersRun, GenerationEvent
 from provisioner.smoke_test.diffusers_run import SCRIPT, clean_environment, generate_with_diffusers
 from provisioner.smoke_test.image import judge, read_image
@@ -43,7 +44,7 @@ def python_of(where: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def python() -> Path:
-    """An environment that draws: made once per machine (about 270 MB to fetch), in the user's cache folder."""
+    """An environment with diffusers: made once per machine (about 270 MB to fetch), in the user's cache folder."""
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     folder = Path.home() / ".cache" / "klein-setup-tests"
     where = folder / f"diffusers-0.42.1-transformers-5.23.0-torch-2.13.0-{version}"
@@ -116,14 +117,14 @@ def failure(caught: pytest.ExceptionInfo[SmokeTestError]) -> tuple[object, str]:
     return caught.value.context["kind"], str(caught.value)
 
 
-# --- a picture -------------------------------------------------------------------------------------
+# --- an image --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def generated(
     python: Path, sound_cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[DiffusersRun, list[GenerationEvent], Path]:
-    """One picture, drawn by an adapter whose caller has a token, a proxy and a Python path that lead nowhere."""
+    """One image, generated while the caller has a token, a proxy and a Python path that lead nowhere."""
     folder = tmp_path_factory.mktemp("drawn")
     (folder / "bad").mkdir()
     (folder / "bad" / "torch.py").write_text("raise SystemExit('the wrong torch')\n", encoding="utf-8")
@@ -143,7 +144,7 @@ def generated(
 
 
 @needs_tested_python
-def test_the_small_pipeline_draws_a_picture_in_four_steps(
+def test_the_small_pipeline_generates_an_image_in_four_steps(
     generated: tuple[DiffusersRun, list[GenerationEvent], Path],
 ) -> None:
     done = generated[0]
@@ -160,7 +161,7 @@ def test_the_small_pipeline_draws_a_picture_in_four_steps(
 
 
 @needs_tested_python
-def test_every_part_of_the_drawing_is_timed(generated: tuple[DiffusersRun, list[GenerationEvent], Path]) -> None:
+def test_every_part_of_the_run_is_timed(generated: tuple[DiffusersRun, list[GenerationEvent], Path]) -> None:
     timings = generated[0].done.timings
     parts = [timings.encode_s, *timings.steps_s, timings.decode_s]
     assert len(timings.steps_s) == 4
@@ -182,7 +183,7 @@ def test_the_events_come_in_order_and_name_the_process(
 
 
 @needs_tested_python
-def test_the_log_holds_what_was_said_and_no_half_picture_is_left(
+def test_the_log_has_all_output_and_no_half_image_is_left(
     generated: tuple[DiffusersRun, list[GenerationEvent], Path],
 ) -> None:
     _, _, folder = generated
@@ -192,11 +193,11 @@ def test_the_log_holds_what_was_said_and_no_half_picture_is_left(
     assert [path.name for path in (folder / "out").iterdir()] == ["fox.png"]
 
 
-# --- no picture --------------------------------------------------------------------------------------
+# --- no image ----------------------------------------------------------------------------------------
 
 
 @needs_tested_python
-def test_weights_that_are_no_numbers_give_no_picture(python: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_numbers_give_no_image(python: Path, tmp_path: Path) -> None:
     weights = write_cache(tmp_path / "cache") / "transformer" / "diffusion_pytorch_model.safetensors"
     data = weights.read_bytes()
     start = 8 + struct.unpack("<Q", data[:8])[0]
@@ -245,7 +246,7 @@ def test_a_missing_file_is_named_before_anything_is_imported(python: Path, tmp_p
 
 
 @needs_tested_python
-def test_a_commit_that_is_not_in_the_cache_is_said(python: Path, sound_cache: Path, tmp_path: Path) -> None:
+def test_a_commit_that_is_not_in_the_cache_is_reported(python: Path, sound_cache: Path, tmp_path: Path) -> None:
     with pytest.raises(SmokeTestError) as caught:
         generate(python, sound_cache, tmp_path, revision="0" * 40)
     kind, said = failure(caught)
@@ -276,7 +277,7 @@ def test_an_environment_without_torch_says_what_is_missing(bare: Path, sound_cac
     assert "torch is not installed" in said
 
 
-def test_a_diffusers_that_does_not_know_the_model_is_refused_by_its_version(
+def test_a_diffusers_without_the_model_is_rejected_by_its_version(
     bare: Path, sound_cache: Path, tmp_path: Path
 ) -> None:
     """Only the names and versions of packages are there: that is all the script looks at before it imports one."""
@@ -306,7 +307,7 @@ def test_a_python_that_is_not_there_is_an_error_of_ours(sound_cache: Path, tmp_p
     assert failure(caught)[0] == "no-python"
 
 
-def test_a_log_that_cannot_be_written_is_said_before_anything_starts(sound_cache: Path, tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_is_reported_before_anything_starts(sound_cache: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("in the way", encoding="utf-8")
     with pytest.raises(NotWritableError):
         generate(tmp_path / "no-python", sound_cache, tmp_path)
@@ -316,7 +317,7 @@ def test_a_log_that_cannot_be_written_is_said_before_anything_starts(sound_cache
 
 
 class Ending:
-    """Hears the events, and does something when the drawing process is known."""
+    """Records the events, and acts when the image process is known."""
 
     def __init__(self, action: Callable[[int], None] = lambda pid: None) -> None:
         self.pid = 0
@@ -343,7 +344,7 @@ def test_a_process_that_is_killed_is_most_likely_out_of_memory(python: Path, sou
 
 
 @needs_tested_python
-def test_a_cancelled_drawing_ends_with_its_process(python: Path, sound_cache: Path, tmp_path: Path) -> None:
+def test_a_cancelled_run_ends_with_its_process(python: Path, sound_cache: Path, tmp_path: Path) -> None:
     ending = Ending()
     with pytest.raises(KeyboardInterrupt):
         generate(python, sound_cache, tmp_path, on_event=ending, cancelled=lambda: ending.pid > 0)
@@ -351,7 +352,7 @@ def test_a_cancelled_drawing_ends_with_its_process(python: Path, sound_cache: Pa
     assert not (tmp_path / "out" / "fox.png").exists()
 
 
-# A program that draws as klein-setup does and says the number of the drawing process.
+# A program that generates as klein-setup does and prints the id of the image process.
 DRAWING = """
 import sys
 from pathlib import Path
@@ -363,26 +364,26 @@ from provisioner.smoke_test.results import ImageOptions
 folder = Path(sys.argv[2])
 generate_with_diffusers(
     Path(sys.executable), script=folder / "script.py", run=run_process, cache=folder, repo_id="a/b", revision="0" * 40,
-    wish=ImageOptions(seed=1), output=folder / "out.png", log_path=folder / "log", timeout_s=120,
+    options=ImageOptions(seed=1), output=folder / "out.png", log_path=folder / "log", timeout_s=120,
     on_event=lambda event: event.pid is None or print(event.pid, flush=True),
 )
 """
 
-# The real script's way of speaking, in a process that is busy for a minute: no model and no torch has to be there.
+# The real script's reporting, in a process that is busy for a minute: needs no model and no torch.
 BUSY = f"""
 import importlib.util, os, time
 spec = importlib.util.spec_from_file_location("draw", {str(SCRIPT)!r})
 draw = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(draw)
-teller = draw.Teller()
-teller.beat()
-teller.tell("started", pid=os.getpid(), python="", prefix="")
+reporter = draw.Reporter()
+reporter.beat()
+reporter.report("started", pid=os.getpid(), python="", prefix="")
 time.sleep(60)
 """
 
 
-def test_a_drawing_does_not_outlive_a_klein_setup_that_is_killed(tmp_path: Path) -> None:
-    """Its sign of life, every second, finds nobody who listens; the import of torch holds that back for up to 2 s."""
+def test_the_script_does_not_outlive_a_killed_klein_setup(tmp_path: Path) -> None:
+    """Its sign of life, every second, is read by no one; the import of torch delays it for up to 2 s."""
     (tmp_path / "script.py").write_text(BUSY, encoding="utf-8")
     words = [sys.executable, "-c", DRAWING, str(ROOT), str(tmp_path)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
@@ -398,7 +399,7 @@ def test_a_drawing_does_not_outlive_a_klein_setup_that_is_killed(tmp_path: Path)
 
 
 @needs_tested_python
-def test_a_drawing_that_takes_too_long_is_ended(python: Path, sound_cache: Path, tmp_path: Path) -> None:
+def test_a_run_that_takes_too_long_is_ended(python: Path, sound_cache: Path, tmp_path: Path) -> None:
     ending = Ending()
     with pytest.raises(SmokeTestError) as caught:
         generate(python, sound_cache, tmp_path, on_event=ending, timeout_s=1.0)
@@ -442,35 +443,35 @@ def rehearsal(*, has_image: bool, environment: Path | None = None, keep: bool = 
 
 
 @needs_tested_python
-def test_the_rehearsal_ends_with_a_picture_and_keeps_it_where_it_says(python: Path) -> None:
+def test_the_rehearsal_ends_with_an_image_and_keeps_it_where_it_says(python: Path) -> None:
     report, said = rehearsal(has_image=True, environment=python.parent.parent, keep=True)
-    extra = dict(report.extra)
-    folder = Path(str(extra["scratch_folder"]))
+    assert report.rehearsal is not None
+    folder = report.rehearsal.scratch_folder
+    assert folder is not None
     try:
-        smoke = extra["smoke_test"]
-        assert isinstance(smoke, dict)
-        image = Path(smoke["picture"]["path"])
+        smoke = report.smoke_test
+        assert smoke is not None
+        image = smoke.image_path
+        assert image is not None
         assert judge(read_image(image.read_bytes()), OPTIONS) == ()
-        assert smoke["is_proven"]
+        assert is_verified(smoke)
         assert image.parent == folder
-        assert f"The picture: {image}" in said
+        assert f"The image: {image}" in said
     finally:
         shutil.rmtree(folder)
-    claims = extra["claims"]
-    assert isinstance(claims, list)
-    drawn_claims = [claim["claim"] for claim in claims[-6:]]
-    assert "it was drawn with the network off" in drawn_claims
-    assert "drawing left the cache as it was" in drawn_claims
+    names = [each.claim for each in report.rehearsal.checks[-6:]]
+    assert "it was generated offline" in names
+    assert "generating the image did not change the cache" in names
     assert report.exit_status == 0
 
 
-def test_a_rehearsal_without_a_picture_needs_no_environment() -> None:
+def test_a_rehearsal_without_an_image_needs_no_environment() -> None:
     report, said = rehearsal(has_image=False)
     assert report.exit_status == 0
-    assert "smoke_test" not in dict(report.extra)
-    assert not any(line.startswith("Picture") for line in said)
+    assert report.smoke_test is None
+    assert not any(line.startswith("Image") for line in said)
 
 
-def test_a_rehearsal_refuses_an_environment_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot draw"):
+def test_a_rehearsal_rejects_a_folder_that_is_no_environment(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot generate"):
         rehearsal(has_image=True, environment=tmp_path)

@@ -91,7 +91,7 @@ def test_what_was_set_aside_under_another_name_is_offered_last(tmp_path: Path) -
     put(tmp_path / ".klein-setup" / "aside" / "then" / "vae" / "other.safetensors")
     put(tmp_path / "z" / "else.safetensors")
     copies = FilesInFolders((tmp_path,), "--look-in").find(VAE, VAE.contents)
-    assert [copy.origin for copy in copies] == ["--look-in", "what was set aside earlier"]
+    assert [copy.origin for copy in copies] == ["--look-in", "the backups"]
 
 
 def test_empty_files_and_folders_that_are_not_there_are_nothing(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.builders import recording_of
-from tests.support.studio import PROBE, rtx_4070
+from tests.support.sandbox import ROOT, Sandbox, tensors
+from tests.support.setup_fixture import PROBE, rtx_4070
 from tests.support.wheels import Faults, ToyIndex, own_pip, serving, torch_set
-from tests.support.world import ROOT, World, tensors
 
 JOB = """
 import os, sys
@@ -32,7 +32,7 @@ from provisioner.core.errors import KleinError
 from provisioner.torch.choose import TorchOptions
 from tests.support import quick_venv
 
-quick_venv.exchange()
+quick_venv.use()
 action, tree, manifest, index, probe = sys.argv[1:]
 settings = Settings(probe_script=Path(probe), remembers=False)
 session = Session(settings=settings, events=lambda event: print(event, flush=True))
@@ -66,13 +66,13 @@ def index() -> Iterator[ToyIndex]:
         yield index
 
 
-class Studio:
+class EnvironmentSetup:
     """A recorded machine, a tree, an index, and the job as a process."""
 
-    def __init__(self, world: World, index: ToyIndex, folder: Path) -> None:
-        world.publish(tensors(1000))
-        self.world, self.index, self.folder = world, index, folder
-        self.environment = world.tree / ".venv"
+    def __init__(self, sandbox: Sandbox, index: ToyIndex, folder: Path) -> None:
+        sandbox.publish(tensors(1000))
+        self.sandbox, self.index, self.folder = sandbox, index, folder
+        self.environment = sandbox.tree / ".venv"
         self.base = index.url
         (folder / "job.py").write_text(JOB, encoding="utf-8")
         (folder / "probe.py").write_text(PROBE, encoding="utf-8")
@@ -88,8 +88,8 @@ class Studio:
         }
 
     def start(self, action: str) -> subprocess.Popen[str]:
-        words = [action, str(self.world.tree), str(self.world.manifest), self.base, str(self.folder / "probe.py")]
-        changed = {**self.world.environ, **self.variables, "PYTHONPATH": str(ROOT)}
+        words = [action, str(self.sandbox.tree), str(self.sandbox.manifest), self.base, str(self.folder / "probe.py")]
+        changed = {**self.sandbox.environ, **self.variables, "PYTHONPATH": str(ROOT)}
         environ = {name: value for name, value in changed.items() if value is not None}
         return subprocess.Popen(
             [sys.executable, str(self.folder / "job.py"), *words],
@@ -117,106 +117,102 @@ SET = {"torch": "2.14.1+cu130", "torchvision": "0.29.1+cu130", "torchaudio": "2.
 
 
 @pytest.fixture
-def studio(world: World, index: ToyIndex, tmp_path: Path) -> Iterator[Studio]:
-    yield Studio(world, index, tmp_path)
+def setup(sandbox: Sandbox, index: ToyIndex, tmp_path: Path) -> Iterator[EnvironmentSetup]:
+    yield EnvironmentSetup(sandbox, index, tmp_path)
     index.faults = Faults()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
-def test_an_installation_killed_in_the_middle_is_run_again_and_then_holds(studio: Studio) -> None:
+def test_an_installation_killed_in_the_middle_is_run_again_and_then_holds(setup: EnvironmentSetup) -> None:
     """The whole life of an environment: killed, continued, proved, left alone, disturbed, noticed, put back."""
-    studio.index.faults = Faults(bytes_per_s=1_500_000)
-    process = studio.start("install")
+    setup.index.faults = Faults(bytes_per_s=1_500_000)
+    process = setup.start("install")
     deadline = time.monotonic() + 120
-    while not any("torch-2.14.1" in name for name in studio.index.fetched()):
+    while not any("torch-2.14.1" in name for name in setup.index.fetched()):
         assert time.monotonic() < deadline, "no wheel was asked for"
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
     process.kill()
     process.communicate()
-    assert not studio.environment.exists()
+    assert not setup.environment.exists()
 
-    studio.index.faults = Faults()
-    status, said = studio.run("install")
+    setup.index.faults = Faults()
+    status, said = setup.run("install")
     assert status == 0, said
-    assert studio.versions() == SET
+    assert setup.versions() == SET
 
-    asked = len(studio.index.requests)
-    status, said = studio.run("install")
+    asked = len(setup.index.requests)
+    status, said = setup.run("install")
     assert status == 0, said
     assert "keep-environment: nothing changed since it was verified" in said
-    assert len(studio.index.requests) == asked
+    assert len(setup.index.requests) == asked
 
-    python = studio.environment / "bin" / "python"
+    python = setup.environment / "bin" / "python"
     upgrade = [str(python), "-m", "pip", "install", "-q", "-U", "--no-input", "torch==2.13.0"]
-    environ = {**os.environ, "PIP_INDEX_URL": studio.index.url}
+    environ = {**os.environ, "PIP_INDEX_URL": setup.index.url}
     held = subprocess.run(upgrade, env=environ, capture_output=True, text=True, check=False)
     assert held.returncode != 0
-    assert studio.versions() == SET
+    assert setup.versions() == SET
 
     stray = [str(python), "-m", "pip", "install", "-q", "--no-deps", "torchaudio==2.11.0+cu132"]
     subprocess.run(stray, env={**environ, "PIP_CONFIG_FILE": os.devnull}, check=True)
-    status, said = studio.run("verify")
+    status, said = setup.run("verify")
     assert status == 1, said
     assert "torchaudio" in said
-    status, said = studio.run("repair")
+    status, said = setup.run("repair")
     assert status == 0, said
-    assert studio.run("verify")[0] == 0
-    assert studio.versions() == SET
+    assert setup.run("verify")[0] == 0
+    assert setup.versions() == SET
 
 
-def test_an_environment_of_somebody_elses_is_not_replaced_unasked(studio: Studio) -> None:
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(studio.environment)], check=True)
-    mine = studio.environment / "mine.txt"
+def test_an_environment_of_somebody_elses_is_not_replaced_unasked(setup: EnvironmentSetup) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(setup.environment)], check=True)
+    mine = setup.environment / "mine.txt"
     mine.write_text("keep me", encoding="utf-8")
-    done = studio.world.install(
-        "--only", "environment", "--torch-index", studio.base, timeout=180, env=studio.variables
-    )
+    done = setup.sandbox.install("--only", "environment", "--torch-index", setup.base, timeout=180, env=setup.variables)
     assert done.returncode == 2
     assert "was not made by klein-setup" in done.stderr
     assert mine.read_text(encoding="utf-8") == "keep me"
-    assert not list(studio.world.tree.glob(".venv.before*"))
+    assert not list(setup.sandbox.tree.glob(".venv.before*"))
 
 
-def test_an_index_that_is_not_there_is_a_network_error_and_leaves_nothing(studio: Studio) -> None:
-    studio.base = "http://127.0.0.1:9/whl"
-    status, said = studio.run("install")
+def test_an_index_that_is_not_there_is_a_network_error_and_leaves_nothing(setup: EnvironmentSetup) -> None:
+    setup.base = "http://127.0.0.1:9/whl"
+    status, said = setup.run("install")
     assert status == 5, said
-    assert not studio.environment.exists()
+    assert not setup.environment.exists()
 
 
-def test_a_torch_that_fails_the_real_probe_is_not_put_in_place(studio: Studio) -> None:
-    done = studio.world.install(
-        "--only", "environment", "--torch-index", studio.base, timeout=180, env=studio.variables
-    )
+def test_a_torch_that_fails_the_real_probe_is_not_put_in_place(setup: EnvironmentSetup) -> None:
+    done = setup.sandbox.install("--only", "environment", "--torch-index", setup.base, timeout=180, env=setup.variables)
     assert done.returncode == 8, done.said
     assert "torch" in done.stderr
-    assert not studio.environment.exists()
+    assert not setup.environment.exists()
 
 
-def test_a_machine_without_a_gpu_has_to_be_accepted(world: World) -> None:
-    world.publish(tensors(1000))
-    done = world.install("--only", "environment")
+def test_a_machine_without_a_gpu_has_to_be_accepted(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(1000))
+    done = sandbox.install("--only", "environment")
     assert done.returncode == 3
     assert "pass --cpu" in done.stderr
 
 
-def test_the_plan_says_where_from_and_why(studio: Studio) -> None:
-    done = studio.world.run("plan", "--only", "environment", "--json", env=studio.variables)
+def test_the_plan_says_where_from_and_why(setup: EnvironmentSetup) -> None:
+    done = setup.sandbox.run("plan", "--only", "environment", "--json", env=setup.variables)
     told = done.json["details"]["environment"]
     assert (done.returncode, told["action"], told["reason"]) == (0, "make", "there is none")
-    assert told["path"] == str(studio.environment)
+    assert told["path"] == str(setup.environment)
     assert told["torch"]["build"]["index_url"] == "https://download.pytorch.org/whl/cu130"
-    assert not studio.world.tree.exists()
+    assert not setup.sandbox.tree.exists()
 
 
-def test_a_forced_build_that_cannot_work_is_refused(studio: Studio) -> None:
-    done = studio.world.install("--only", "environment", "--torch", "cu124", env=studio.variables)
+def test_a_forced_build_that_cannot_work_is_refused(setup: EnvironmentSetup) -> None:
+    done = setup.sandbox.install("--only", "environment", "--torch", "cu124", env=setup.variables)
     assert done.returncode == 2
     assert "cu124" in done.stderr
 
 
-def test_an_unknown_part_is_a_usage_error(world: World) -> None:
-    world.publish(tensors(1000))
-    done = world.install("--only", "files,picture")
+def test_an_unknown_part_is_a_usage_error(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(1000))
+    done = sandbox.install("--only", "files,picture")
     assert (done.returncode, "'picture'" in done.stderr) == (2, True)

@@ -27,7 +27,7 @@ from provisioner.rehearsal.faults import (
     Status,
     WrongBytes,
 )
-from tests.support.world import (
+from tests.support.sandbox import (
     MIB,
     MIRROR,
     REPOSITORY,
@@ -35,20 +35,20 @@ from tests.support.world import (
     TOKEN,
     Ahead,
     Running,
+    Sandbox,
     Wanted,
-    World,
-    eventually,
     tensors,
+    wait_until,
 )
 
 SMALL = 3 * MIB  # one block
 LARGE = 37 * MIB  # two blocks and a third that is short
 
 
-def served_besides(world: World, wanted: Wanted) -> int:
+def served_besides(sandbox: Sandbox, wanted: Wanted) -> int:
     """Return the bytes that were sent in vain."""
-    world.hub.wait_until_idle()
-    return sum(each.bytes_sent for each in world.gets(wanted) if each.status in {200, 206}) - len(wanted.data)
+    sandbox.hub.wait_until_idle()
+    return sum(each.bytes_sent for each in sandbox.gets(wanted) if each.status in {200, 206}) - len(wanted.data)
 
 
 # --- faults that stay ------------------------------------------------------------------------------
@@ -101,18 +101,18 @@ STAYING = {
     ),
 }
 
-Started = dict[str, tuple[World, Running]]
+Started = dict[str, tuple[Sandbox, Running]]
 
 
 @pytest.fixture(scope="module")
-def stayed(make_world: Callable[[], World]) -> Started:
+def stayed(make_sandbox: Callable[[], Sandbox]) -> Started:
     """Start a run against every fault that stays; they spend their time waiting, so they do it side by side."""
     started: Started = {}
     for name, case in STAYING.items():
-        world = make_world()
-        world.publish(tensors(LARGE))
-        world.hub.fault(case.fault, on=case.on, times=None, skip=case.skip)
-        started[name] = world, world.start("install", "--connections", "1", "--json", *case.arguments)
+        sandbox = make_sandbox()
+        sandbox.publish(tensors(LARGE))
+        sandbox.hub.fault(case.fault, on=case.on, times=None, skip=case.skip)
+        started[name] = sandbox, sandbox.start("install", "--connections", "1", "--json", *case.arguments)
     return started
 
 
@@ -121,9 +121,9 @@ PATIENT = [name for name, case in STAYING.items() if case.code != "access"]
 
 @pytest.mark.parametrize("name", PATIENT)
 def test_does_not_give_up_at_the_first_refusal(name: str, stayed: Started) -> None:
-    world, running = stayed[name]
-    where = world.heads if STAYING[name].on == "head" else world.gets
-    eventually(lambda: len(where()) >= STAYING[name].skip + 2, what="it asks again")
+    sandbox, running = stayed[name]
+    where = sandbox.heads if STAYING[name].on == "head" else sandbox.gets
+    wait_until(lambda: len(where()) >= STAYING[name].skip + 2, what="it asks again")
     assert running.process.poll() is None
 
 
@@ -166,162 +166,162 @@ PASSING = {
 }
 
 
-def begin_passing(world: World, case: Passing) -> Running:
-    world.publish(tensors(LARGE))
-    world.hub.fault(case.fault, on=case.on, times=case.times, skip=case.skip)
-    return world.start("install")
+def begin_passing(sandbox: Sandbox, case: Passing) -> Running:
+    sandbox.publish(tensors(LARGE))
+    sandbox.hub.fault(case.fault, on=case.on, times=case.times, skip=case.skip)
+    return sandbox.start("install")
 
 
 @pytest.fixture(scope="module")
-def passed(make_world: Callable[[], World]) -> Ahead:
+def passed(make_sandbox: Callable[[], Sandbox]) -> Ahead:
     """Start the runs against faults that pass, a few at a time."""
-    return Ahead(make_world, {name: partial(begin_passing, case=case) for name, case in PASSING.items()})
+    return Ahead(make_sandbox, {name: partial(begin_passing, case=case) for name, case in PASSING.items()})
 
 
 @pytest.mark.parametrize("name", PASSING)
 def test_gets_over(name: str, passed: Ahead) -> None:
     case = PASSING[name]
-    world, done = passed.take(name)
-    (wanted,) = world.files
+    sandbox, done = passed.take(name)
+    (wanted,) = sandbox.files
     assert (done.returncode, done.stderr.count("error:")) == (0, 0), done.stderr
-    world.assert_in_place()
+    sandbox.assert_in_place()
     if case.times < 99:
-        assert world.hub.faults_waiting == 0
-    assert served_besides(world, wanted) <= case.in_vain
-    assert len(world.heads()) == case.heads
-    assert not any(request.authorization for request in world.gets())
+        assert sandbox.hub.faults_waiting == 0
+    assert served_besides(sandbox, wanted) <= case.in_vain
+    assert len(sandbox.heads()) == case.heads
+    assert not any(request.authorization for request in sandbox.gets())
 
 
-def test_a_cut_is_continued_from_its_last_byte(world: World) -> None:
-    (wanted,) = world.publish(tensors(SMALL))
-    world.hub.fault(CutAfter(0.6))
-    assert world.install().returncode == 0
-    first, second = world.gets()
+def test_a_cut_is_continued_from_its_last_byte(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(tensors(SMALL))
+    sandbox.hub.fault(CutAfter(0.6))
+    assert sandbox.install().returncode == 0
+    first, second = sandbox.gets()
     assert first.bytes_sent == int(0.6 * SMALL)
     assert second.range == f"bytes={int(0.6 * SMALL)}-{SMALL - 1}"
     assert second.if_range == f'"{wanted.sha256}"'
 
 
-def test_restarts_when_the_server_ignores_range(world: World) -> None:
-    (wanted,) = world.publish(tensors(LARGE))
-    world.hub.fault(CutAfter(0.6))
-    world.hub.fault(IgnoreRange(), times=None)
-    done = world.install("--connections", "1", "--verbose")
+def test_restarts_when_the_server_ignores_range(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(tensors(LARGE))
+    sandbox.hub.fault(CutAfter(0.6))
+    sandbox.hub.fault(IgnoreRange(), times=None)
+    done = sandbox.install("--connections", "1", "--verbose")
     assert done.returncode == 0
     assert "does not send ranges" in done.said
-    assert world.gets()[-1].range is None
-    world.assert_in_place(wanted)
+    assert sandbox.gets()[-1].range is None
+    sandbox.assert_in_place(wanted)
 
 
-def test_waits_out_a_total_stall_on_another_connection(world: World) -> None:
-    (wanted,) = world.publish(tensors(SMALL))
-    world.hub.fault(Stall(after=0.5, seconds=40))
-    done = world.install("--stall-timeout", "1")
+def test_waits_out_a_total_stall_on_another_connection(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(tensors(SMALL))
+    sandbox.hub.fault(Stall(after=0.5, seconds=40))
+    done = sandbox.install("--stall-timeout", "1")
     assert done.returncode == 0, done.stderr
     assert done.seconds < 8
-    assert world.gets()[1].range == f"bytes={SMALL // 2}-{SMALL - 1}"
-    world.assert_in_place(wanted)
+    assert sandbox.gets()[1].range == f"bytes={SMALL // 2}-{SMALL - 1}"
+    sandbox.assert_in_place(wanted)
 
 
 @pytest.mark.parametrize("limit", [(), ("--limit-rate", "20M")], ids=["unlimited", "limited"])
-def test_opens_a_connection_anew_that_only_drips(world: World, limit: tuple[str, ...]) -> None:
-    (wanted,) = world.publish(tensors(SMALL))
-    world.hub.fault(Drip(bytes_each=1, every_s=0.2, after=0.5))
-    done = world.install("--stall-timeout", "1", *limit)
+def test_opens_a_connection_anew_that_only_drips(sandbox: Sandbox, limit: tuple[str, ...]) -> None:
+    (wanted,) = sandbox.publish(tensors(SMALL))
+    sandbox.hub.fault(Drip(bytes_each=1, every_s=0.2, after=0.5))
+    done = sandbox.install("--stall-timeout", "1", *limit)
     assert done.returncode == 0, done.stderr
     assert done.seconds < 8
-    continued = world.gets()[1].range
+    continued = sandbox.gets()[1].range
     assert continued is not None
     assert int(continued.removeprefix("bytes=").partition("-")[0]) >= SMALL // 2
-    world.assert_in_place(wanted)
+    sandbox.assert_in_place(wanted)
 
 
 @pytest.mark.parametrize("place", ["content", "head"])
-def test_waits_as_long_as_a_429_asks(world: World, place: Place) -> None:
-    world.publish(tensors(SMALL))
-    world.hub.fault(Status(429, (("Retry-After", "3"),)), on=place)
-    done = world.install()
+def test_waits_as_long_as_a_429_asks(sandbox: Sandbox, place: Place) -> None:
+    sandbox.publish(tensors(SMALL))
+    sandbox.hub.fault(Status(429, (("Retry-After", "3"),)), on=place)
+    done = sandbox.install()
     assert done.returncode == 0, done.stderr
-    asked = [each.at for each in (world.gets() if place == "content" else world.heads())]
+    asked = [each.at for each in (sandbox.gets() if place == "content" else sandbox.heads())]
     assert 2.99 <= asked[1] - asked[0] < 5
-    world.assert_in_place()
+    sandbox.assert_in_place()
 
 
 def test_shows_the_token_to_the_hub_alone_when_redirected_to_a_third_origin(
-    world: World, make_world: Callable[[], World]
+    sandbox: Sandbox, make_sandbox: Callable[[], Sandbox]
 ) -> None:
-    other = make_world()
-    (wanted,) = world.publish(tensors(SMALL))
+    other = make_sandbox()
+    (wanted,) = sandbox.publish(tensors(SMALL))
     other.publish(wanted, is_direct=True)
     elsewhere = f"{other.hub.endpoint}/{REPOSITORY}/resolve/{REVISION}/{wanted.filename}"
-    world.hub.fault(RedirectElsewhere(elsewhere), times=None)
-    assert world.install().returncode == 0
-    world.assert_in_place()
-    assert {each.authorization for each in world.heads()} == {f"Bearer {TOKEN}"}
+    sandbox.hub.fault(RedirectElsewhere(elsewhere), times=None)
+    assert sandbox.install().returncode == 0
+    sandbox.assert_in_place()
+    assert {each.authorization for each in sandbox.heads()} == {f"Bearer {TOKEN}"}
     assert other.gets()
-    assert {each.authorization for each in (*other.gets(), *world.gets())} == {None}
+    assert {each.authorization for each in (*other.gets(), *sandbox.gets())} == {None}
 
 
 # --- other content ---------------------------------------------------------------------------------
 
 
-def test_refuses_same_size_wrong_content(world: World) -> None:
-    (wanted,) = world.publish(tensors(LARGE))
-    world.hub.fault(WrongBytes(count=1), times=None)
-    done = world.install("--json")
+def test_refuses_same_size_wrong_content(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(tensors(LARGE))
+    sandbox.hub.fault(WrongBytes(count=1), times=None)
+    done = sandbox.install("--json")
     assert (done.returncode, done.codes) == (7, ["hash-mismatch"])
-    world.assert_nothing_placed()
-    bad = world.path().with_name(wanted.name + ".bad")
+    sandbox.assert_nothing_placed()
+    bad = sandbox.path().with_name(wanted.name + ".bad")
     assert bad.stat().st_size == LARGE
     assert str(bad) in done.json["errors"][0]["message"]
     assert wanted.sha256 in done.json["errors"][0]["message"]
-    assert served_besides(world, wanted) == 0  # a wrong hash of a full download is not tried again
+    assert served_besides(sandbox, wanted) == 0  # a wrong hash of a full download is not tried again
 
 
-def test_takes_the_second_source_when_the_first_sends_wrong_bytes(world: World) -> None:
-    (wanted,) = world.publish(Wanted(data=tensors(SMALL), repositories=(REPOSITORY, MIRROR)))
-    world.hub.fault(WrongBytes(count=1))
-    done = world.install()
+def test_takes_the_second_source_when_the_first_sends_wrong_bytes(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(Wanted(data=tensors(SMALL), repositories=(REPOSITORY, MIRROR)))
+    sandbox.hub.fault(WrongBytes(count=1))
+    done = sandbox.install()
     assert done.returncode == 0, done.stderr
     assert "Trying the next source" in done.said
-    world.assert_in_place()
-    assert MIRROR in world.receipt()["vae/small.safetensors"]["source"]
-    assert not world.path().with_name(wanted.name + ".bad").exists()
+    sandbox.assert_in_place()
+    assert MIRROR in sandbox.receipt()["vae/small.safetensors"]["source"]
+    assert not sandbox.path().with_name(wanted.name + ".bad").exists()
 
 
-def test_starts_again_when_the_content_changes_on_the_way_and_is_right_in_the_end(world: World) -> None:
+def test_starts_again_when_the_content_changes_on_the_way_and_is_right_in_the_end(sandbox: Sandbox) -> None:
     right, wrong = tensors(LARGE), tensors(LARGE, seed=1)
-    (wanted,) = world.publish(right)
-    world.hub.fault(OtherContent("1" * 64, wrong))
-    world.hub.fault(OtherContent(wanted.sha256, right), skip=1)
-    done = world.install("--connections", "1", "--verbose")
+    (wanted,) = sandbox.publish(right)
+    sandbox.hub.fault(OtherContent("1" * 64, wrong))
+    sandbox.hub.fault(OtherContent(wanted.sha256, right), skip=1)
+    done = sandbox.install("--connections", "1", "--verbose")
     assert done.returncode == 0, done.stderr
     assert "starting again from the first byte" in done.said
-    world.assert_in_place()
+    sandbox.assert_in_place()
 
 
-def test_refuses_content_that_changed_on_the_way_and_stays_wrong(world: World) -> None:
-    world.publish(tensors(LARGE))
-    world.hub.fault(OtherContent("1" * 64, tensors(LARGE, seed=1)), skip=1)
-    done = world.install("--connections", "1", "--json")
+def test_refuses_content_that_changed_on_the_way_and_stays_wrong(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(LARGE))
+    sandbox.hub.fault(OtherContent("1" * 64, tensors(LARGE, seed=1)), skip=1)
+    done = sandbox.install("--connections", "1", "--json")
     assert (done.returncode, done.codes) == (7, ["hash-mismatch"])
-    assert world.gets()[-1].range == f"bytes={2 * BLOCK_SIZE}-{LARGE - 1}"  # all of it was fetched anew
-    world.assert_nothing_placed()
+    assert sandbox.gets()[-1].range == f"bytes={2 * BLOCK_SIZE}-{LARGE - 1}"  # all of it was fetched anew
+    sandbox.assert_nothing_placed()
 
 
-def test_a_connection_left_behind_by_a_restart_writes_nothing_any_more(world: World) -> None:
+def test_a_connection_left_behind_by_a_restart_writes_nothing_any_more(sandbox: Sandbox) -> None:
     right, wrong = tensors(LARGE), tensors(LARGE, seed=1)
-    (wanted,) = world.publish(right)
-    world.hub.rate_bytes_s_per_connection = 20 * MIB
-    world.hub.fault(OtherContent("1" * 64, wrong))  # the first block comes from other content,
-    world.hub.fault(Stall(after=0.25, seconds=4.2), min_offset=BLOCK_SIZE)  # the second hangs in the middle of it,
-    world.hub.fault(OtherContent(wanted.sha256, right))  # what is asked for next is right and starts the file anew,
-    world.hub.fault(Stall(after=0.5, seconds=2), min_offset=2 * BLOCK_SIZE)  # and is not done when the first wakes
-    done = world.install("--connections", "2", "--verbose")
+    (wanted,) = sandbox.publish(right)
+    sandbox.hub.rate_bytes_s_per_connection = 20 * MIB
+    sandbox.hub.fault(OtherContent("1" * 64, wrong))  # the first block comes from other content,
+    sandbox.hub.fault(Stall(after=0.25, seconds=4.2), min_offset=BLOCK_SIZE)  # the second hangs in the middle of it,
+    sandbox.hub.fault(OtherContent(wanted.sha256, right))  # what is asked for next is right and starts the file anew,
+    sandbox.hub.fault(Stall(after=0.5, seconds=2), min_offset=2 * BLOCK_SIZE)  # and is not done when the first wakes
+    done = sandbox.install("--connections", "2", "--verbose")
     assert done.returncode == 0, done.stderr
-    assert world.hub.faults_waiting == 0
+    assert sandbox.hub.faults_waiting == 0
     assert done.said.count("starting again from the first byte") == 1
-    world.assert_in_place()
+    sandbox.assert_in_place()
 
 
 # --- faults that stay, in the end ------------------------------------------------------------------
@@ -329,40 +329,40 @@ def test_a_connection_left_behind_by_a_restart_writes_nothing_any_more(world: Wo
 
 @pytest.mark.parametrize("name", STAYING)
 def test_gives_up_after_a_bounded_time_and_continues_later(name: str, stayed: Started) -> None:
-    case, (world, running) = STAYING[name], stayed[name]
+    case, (sandbox, running) = STAYING[name], stayed[name]
     done = running.wait()
     assert (done.returncode, done.codes) == (case.status, [case.code]), done.stderr
     assert case.says in done.said
     assert done.seconds < 40
-    world.assert_nothing_placed()
-    held = world.bytes_in_log()
+    sandbox.assert_nothing_placed()
+    held = sandbox.bytes_in_log()
     assert held == (BLOCK_SIZE if case.skip else 0)
-    world.hub.clear_faults()
-    world.hub.clear_requests()
-    again = world.install()
+    sandbox.hub.clear_faults()
+    sandbox.hub.clear_requests()
+    again = sandbox.install()
     assert again.returncode == 0, again.stderr
-    assert world.bytes_served() == LARGE - held
-    world.assert_in_place()
+    assert sandbox.bytes_served() == LARGE - held
+    sandbox.assert_in_place()
 
 
-def test_does_not_wait_for_a_429_that_asks_for_an_hour(world: World) -> None:
-    world.publish(tensors(LARGE))
-    world.hub.fault(Status(429, (("Retry-After", "3600"),)), times=None, skip=1)
-    done = world.install("--connections", "1", "--json")
+def test_does_not_wait_for_a_429_that_asks_for_an_hour(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(LARGE))
+    sandbox.hub.fault(Status(429, (("Retry-After", "3600"),)), times=None, skip=1)
+    done = sandbox.install("--connections", "1", "--json")
     assert (done.returncode, done.codes) == (5, ["rate-limited"])
     assert done.seconds < 4
     assert "3600 s" in done.said
-    assert world.bytes_in_log() == BLOCK_SIZE
+    assert sandbox.bytes_in_log() == BLOCK_SIZE
 
 
-def test_survives_a_network_on_which_everything_happens(world: World) -> None:
-    files = world.publish(*(Wanted(data=tensors(LARGE, seed), name=f"{seed}.safetensors") for seed in range(3)))
+def test_survives_a_network_on_which_everything_happens(sandbox: Sandbox) -> None:
+    files = sandbox.publish(*(Wanted(data=tensors(LARGE, seed), name=f"{seed}.safetensors") for seed in range(3)))
     source = random.Random(7)
     faults: list[Fault] = [CutAfter(0.3), ResetAfter(0.7), Status(503), ShortLength(99), Status(403), CutAfter(0)]
     for fault in source.choices(faults, k=14):
-        world.hub.fault(fault, skip=source.randrange(2))
+        sandbox.hub.fault(fault, skip=source.randrange(2))
     began = time.monotonic()
-    done = world.install()
+    done = sandbox.install()
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began < 30
-    world.assert_in_place(*files)
+    sandbox.assert_in_place(*files)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from provisioner.rehearsal.hub import RehearsalHub
-from tests.support.world import REPOSITORY, REVISION, TOKEN, Completed, World, tensors
+from tests.support.sandbox import REPOSITORY, REVISION, TOKEN, Completed, Sandbox, tensors
 
 OTHER_REVISION = "c0de" * 10
 CONFIG = b'{"hidden_size": 32}\n'
@@ -28,9 +28,9 @@ Script = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def cache(world: World) -> Path:
-    """Return the person's own cache folder, and let the world's hub and manifest have a small repository for it."""
-    world.hub.add_repository(REPOSITORY, REVISION, FILES, tokens=[TOKEN])
+def cache(sandbox: Sandbox) -> Path:
+    """Return the person's own cache folder, and let the sandbox's hub and manifest have a small repository for it."""
+    sandbox.hub.add_repository(REPOSITORY, REVISION, FILES, tokens=[TOKEN])
     entries = [
         {
             "id": name.lower().replace("/", "-").replace("_", "-").replace(".", "-"),
@@ -44,8 +44,8 @@ def cache(world: World) -> Path:
         for name, data in FILES.items()
     ]
     one = {"id": "cache", "title": "All", "target": "hf_cache", "artifacts": [each["id"] for each in entries]}
-    world.write_manifest(default_set="cache", sets=[one], artifacts=entries)
-    return world.cache
+    sandbox.write_manifest(default_set="cache", sets=[one], artifacts=entries)
+    return sandbox.cache
 
 
 def repository(cache: Path) -> Path:
@@ -60,14 +60,14 @@ def blob(cache: Path, data: bytes = WEIGHTS) -> Path:
     return repository(cache) / "blobs" / hashlib.sha256(data).hexdigest()
 
 
-def run(world: World, command: str, cache: Path, *arguments: str) -> Completed:
+def run(sandbox: Sandbox, command: str, cache: Path, *arguments: str) -> Completed:
     only = ["--only", "files"] if command in {"install", "plan"} else []
-    return world.run(command, "--hf-cache", str(cache), *only, *arguments)
+    return sandbox.run(command, "--hf-cache", str(cache), *only, *arguments)
 
 
-def client(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
+def client(sandbox: Sandbox, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python with the real client's settings: this hub, no Xet, nothing of the developer's."""
-    environ = {**world.environ, "HF_ENDPOINT": world.hub.endpoint, "HF_HUB_DISABLE_XET": "1"}
+    environ = {**sandbox.environ, "HF_ENDPOINT": sandbox.hub.endpoint, "HF_HUB_DISABLE_XET": "1"}
     environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUTF8": "1"}
     return subprocess.run(
         [sys.executable, *arguments], env=environ, capture_output=True, text=True, timeout=60, check=False
@@ -93,8 +93,8 @@ print(json.dumps({{
 """
 
 
-def what_the_client_reads(world: World, cache: Path) -> dict[str, Any]:
-    done = client(world, "-c", READ_BACK, str(cache))
+def what_the_client_reads(sandbox: Sandbox, cache: Path) -> dict[str, Any]:
+    done = client(sandbox, "-c", READ_BACK, str(cache))
     assert done.returncode == 0, done.stderr
     said: dict[str, Any] = json.loads(done.stdout)
     return said
@@ -103,9 +103,9 @@ def what_the_client_reads(world: World, cache: Path) -> dict[str, Any]:
 # --- a cache we filled -------------------------------------------------------------------------------
 
 
-def test_the_real_client_accepts_a_cache_we_filled(world: World, cache: Path) -> None:
-    assert run(world, "install", cache).returncode == 0
-    said = what_the_client_reads(world, cache)
+def test_the_real_client_accepts_a_cache_we_filled(sandbox: Sandbox, cache: Path) -> None:
+    assert run(sandbox, "install", cache).returncode == 0
+    said = what_the_client_reads(sandbox, cache)
     assert said["files"] == {name: hashlib.sha256(data).hexdigest() for name, data in sorted(FILES.items())}
     assert said["by_branch"] == hashlib.sha256(CONFIG).hexdigest()
     assert said["warnings"] == []
@@ -113,49 +113,49 @@ def test_the_real_client_accepts_a_cache_we_filled(world: World, cache: Path) ->
     assert (said["size"], said["count"]) == (sum(map(len, FILES.values())), len(FILES))
 
 
-def test_hf_cache_verify_finds_nothing_wrong(world: World, cache: Path) -> None:
-    assert run(world, "install", cache).returncode == 0
+def test_hf_cache_verify_finds_nothing_wrong(sandbox: Sandbox, cache: Path) -> None:
+    assert run(sandbox, "install", cache).returncode == 0
     command = "from huggingface_hub.cli.hf import main; main()"
     arguments = ["cache", "verify", REPOSITORY, "--revision", REVISION, "--cache-dir", str(cache)]
-    verified = client(world, "-c", command, *arguments, "--fail-on-missing-files")
+    verified = client(sandbox, "-c", command, *arguments, "--fail-on-missing-files")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     (snapshot(cache) / "model_index.json").resolve().write_bytes(CONFIG.replace(b"32", b"33"))
-    assert client(world, "-c", command, *arguments).returncode == 1  # and it would have said so
+    assert client(sandbox, "-c", command, *arguments).returncode == 1  # and it would have said so
 
 
-def test_a_second_run_asks_nobody_and_writes_nothing(world: World, cache: Path) -> None:
-    assert run(world, "install", cache).returncode == 0
-    world.hub.clear_requests()
+def test_a_second_run_asks_nobody_and_writes_nothing(sandbox: Sandbox, cache: Path) -> None:
+    assert run(sandbox, "install", cache).returncode == 0
+    sandbox.hub.clear_requests()
     before = {path: path.lstat().st_mtime_ns for path in cache.rglob("*")}
-    assert run(world, "install", cache).returncode == 0
-    assert run(world, "verify", cache, "--quick").returncode == 0
-    assert world.hub.requests == ()
+    assert run(sandbox, "install", cache).returncode == 0
+    assert run(sandbox, "verify", cache, "--quick").returncode == 0
+    assert sandbox.hub.requests == ()
     assert {path: path.lstat().st_mtime_ns for path in cache.rglob("*")} == before
 
 
-def test_what_main_means_already_is_left_alone(world: World, cache: Path) -> None:
+def test_what_main_means_already_is_left_alone(sandbox: Sandbox, cache: Path) -> None:
     reference = repository(cache) / "refs" / "main"
     reference.parent.mkdir(parents=True)
     reference.write_text(OTHER_REVISION, encoding="utf-8")
-    assert run(world, "install", cache).returncode == 0
+    assert run(sandbox, "install", cache).returncode == 0
     assert reference.read_text(encoding="utf-8") == OTHER_REVISION
 
 
 # --- a cache the client filled -----------------------------------------------------------------------
 
 
-def test_a_cache_the_client_filled_is_proved_and_not_fetched_again(world: World, cache: Path) -> None:
+def test_a_cache_the_client_filled_is_proved_and_not_fetched_again(sandbox: Sandbox, cache: Path) -> None:
     script = (
         f"from huggingface_hub import snapshot_download; snapshot_download({REPOSITORY!r}, cache_dir={str(cache)!r})"
     )
-    done = client(world, "-c", script)
+    done = client(sandbox, "-c", script)
     assert done.returncode == 0, done.stderr
-    world.hub.clear_requests()
-    installed = run(world, "install", cache, "--json")
+    sandbox.hub.clear_requests()
+    installed = run(sandbox, "install", cache, "--json")
     assert installed.returncode == 0
     assert {step["kind"] for step in installed.json["steps"]} == {"record-receipt"}
-    assert world.hub.requests == ()
-    assert what_the_client_reads(world, cache)["warnings"] == []
+    assert sandbox.hub.requests == ()
+    assert what_the_client_reads(sandbox, cache)["warnings"] == []
 
 
 # --- damage ------------------------------------------------------------------------------------------
@@ -201,14 +201,14 @@ def damage_size(cache: Path) -> None:
     ],
 )
 def test_repair_puts_right_what_is_wrong_in_one_run(
-    world: World, cache: Path, damage: Callable[[Path], None], fetches: bool
+    sandbox: Sandbox, cache: Path, damage: Callable[[Path], None], fetches: bool
 ) -> None:
-    assert run(world, "install", cache).returncode == 0
+    assert run(sandbox, "install", cache).returncode == 0
     damage(cache)
-    world.hub.clear_requests()
-    repaired = run(world, "repair", cache)
+    sandbox.hub.clear_requests()
+    repaired = run(sandbox, "repair", cache)
     assert repaired.returncode == 0, repaired.said
-    fetched = {request.filename for request in world.hub.requests if request.method == "GET"}
+    fetched = {request.filename for request in sandbox.hub.requests if request.method == "GET"}
     assert fetched == ({"vae/weights.safetensors"} if fetches else set())
     pointer = snapshot(cache) / "vae" / "weights.safetensors"
     assert (pointer.read_bytes(), pointer.resolve()) == (WEIGHTS, blob(cache).resolve())
@@ -216,12 +216,12 @@ def test_repair_puts_right_what_is_wrong_in_one_run(
 
 
 @LINKS
-def test_repairing_one_snapshot_repairs_the_others_that_share_its_blob(world: World, cache: Path) -> None:
-    assert run(world, "install", cache).returncode == 0
+def test_repairing_one_snapshot_repairs_the_others_that_share_its_blob(sandbox: Sandbox, cache: Path) -> None:
+    assert run(sandbox, "install", cache).returncode == 0
     other = snapshot(cache, OTHER_REVISION)
     shutil.copytree(snapshot(cache), other, symlinks=True)
     damage_blob(cache)
-    assert run(world, "repair", cache).returncode == 0
+    assert run(sandbox, "repair", cache).returncode == 0
     for each in (other, snapshot(cache)):
         assert (each / "vae" / "weights.safetensors").read_bytes() == WEIGHTS
     kept = [path.read_bytes() for path in (repository(cache) / ".klein-setup" / "aside").rglob("*") if path.is_file()]
@@ -229,22 +229,22 @@ def test_repairing_one_snapshot_repairs_the_others_that_share_its_blob(world: Wo
 
 
 @LINKS
-def test_while_it_cannot_be_repaired_the_others_are_no_worse_off(world: World, cache: Path) -> None:
-    assert run(world, "install", cache).returncode == 0
+def test_while_it_cannot_be_repaired_the_others_are_no_worse_off(sandbox: Sandbox, cache: Path) -> None:
+    assert run(sandbox, "install", cache).returncode == 0
     other = snapshot(cache, OTHER_REVISION)
     shutil.copytree(snapshot(cache), other, symlinks=True)
     damage_blob(cache)
-    world.hub.close()
+    sandbox.hub.close()
     with RehearsalHub() as nothing_there:
-        failed = run(world, "repair", cache, "--endpoint", nothing_there.endpoint)
+        failed = run(sandbox, "repair", cache, "--endpoint", nothing_there.endpoint)
     assert failed.returncode == 6
     assert (other / "vae" / "weights.safetensors").read_bytes() == flipped(WEIGHTS)
 
 
 @LINKS
-def test_two_artifacts_with_the_same_bytes_share_a_blob(world: World, cache: Path) -> None:
+def test_two_artifacts_with_the_same_bytes_share_a_blob(sandbox: Sandbox, cache: Path) -> None:
     twins = {"one.safetensors": WEIGHTS, "two.safetensors": WEIGHTS}
-    world.hub.add_repository(REPOSITORY, REVISION, twins, tokens=[TOKEN])
+    sandbox.hub.add_repository(REPOSITORY, REVISION, twins, tokens=[TOKEN])
     entries = [
         {
             "id": name.partition(".")[0],
@@ -257,10 +257,10 @@ def test_two_artifacts_with_the_same_bytes_share_a_blob(world: World, cache: Pat
         for name in twins
     ]
     one = {"id": "cache", "title": "Both", "target": "hf_cache", "artifacts": ["one", "two"]}
-    world.write_manifest(default_set="cache", sets=[one], artifacts=entries)
-    assert run(world, "install", cache).returncode == 0
+    sandbox.write_manifest(default_set="cache", sets=[one], artifacts=entries)
+    assert run(sandbox, "install", cache).returncode == 0
     assert [path.name for path in (repository(cache) / "blobs").iterdir()] == [blob(cache).name]
     damage_blob(cache)
-    repaired = run(world, "repair", cache)
+    repaired = run(sandbox, "repair", cache)
     assert repaired.returncode == 0, repaired.said
     assert [(snapshot(cache) / name).read_bytes() for name in twins] == [WEIGHTS, WEIGHTS]

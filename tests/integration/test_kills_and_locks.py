@@ -14,7 +14,7 @@ import pytest
 
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.rehearsal.faults import Stall, Status
-from tests.support.world import MIB, REPOSITORY, REVISION, TOKEN, Wanted, World, eventually, sha256_of, tensors
+from tests.support.sandbox import MIB, REPOSITORY, REVISION, TOKEN, Sandbox, Wanted, sha256_of, tensors, wait_until
 
 SIZE = 3 * BLOCK_SIZE + 5 * MIB  # three blocks and a short one
 SLOW = 4 * MIB  # for runs that must not end before somebody else has begun
@@ -24,12 +24,12 @@ CONNECTIONS = 2
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals that a process can catch")
 
 
-def held_until(world: World, blocks: int) -> None:
+def held_until(sandbox: Sandbox, blocks: int) -> None:
     """Wait until so many blocks are in the log and more bytes are on their way."""
-    eventually(
+    wait_until(
         lambda: (
-            world.blocks_in_log() >= blocks
-            and world.bytes_served_so_far() > min(SIZE - MIB, blocks * BLOCK_SIZE + 3 * MIB)
+            sandbox.blocks_in_log() >= blocks
+            and sandbox.bytes_served_so_far() > min(SIZE - MIB, blocks * BLOCK_SIZE + 3 * MIB)
         ),
         what=f"{blocks} blocks are complete",
     )
@@ -39,75 +39,75 @@ def held_until(world: World, blocks: int) -> None:
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 2, 3])
-def test_resumes_after_a_kill_from_the_bytes_on_disk(world: World, blocks: int) -> None:
-    (wanted,) = world.publish(tensors(SIZE))
-    world.hub.rate_bytes_s_per_connection = RATE
-    running = world.start("install", "--connections", str(CONNECTIONS))
-    held_until(world, blocks)
+def test_resumes_after_a_kill_from_the_bytes_on_disk(sandbox: Sandbox, blocks: int) -> None:
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    sandbox.hub.rate_bytes_s_per_connection = RATE
+    running = sandbox.start("install", "--connections", str(CONNECTIONS))
+    held_until(sandbox, blocks)
     running.kill()
     killed = running.wait()
     assert killed.returncode != 0
-    world.assert_nothing_placed()
-    held = world.bytes_in_log()
+    sandbox.assert_nothing_placed()
+    held = sandbox.bytes_in_log()
     assert held >= min(blocks * BLOCK_SIZE, SIZE - BLOCK_SIZE)
-    before = world.bytes_served()
-    world.hub.rate_bytes_s_per_connection = None
-    done = world.install("--json")
+    before = sandbox.bytes_served()
+    sandbox.hub.rate_bytes_s_per_connection = None
+    done = sandbox.install("--json")
     assert done.returncode == 0, done.stderr
-    assert world.bytes_served() - before == SIZE - held
-    assert world.bytes_served() <= SIZE + CONNECTIONS * BLOCK_SIZE
+    assert sandbox.bytes_served() - before == SIZE - held
+    assert sandbox.bytes_served() <= SIZE + CONNECTIONS * BLOCK_SIZE
     assert [step["outcome"]["bytes_fetched"] for step in done.json["steps"]] == [SIZE - held]
-    world.assert_in_place(wanted)
+    sandbox.assert_in_place(wanted)
 
 
-def test_a_kill_at_the_very_end_costs_nothing_but_another_start(world: World) -> None:
-    (wanted,) = world.publish(tensors(SIZE))
-    running = world.start("install", "--connections", "1")
-    eventually(lambda: world.bytes_served_so_far() >= SIZE, what="every byte was sent")
+def test_a_kill_at_the_very_end_costs_nothing_but_another_start(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    running = sandbox.start("install", "--connections", "1")
+    wait_until(lambda: sandbox.bytes_served_so_far() >= SIZE, what="every byte was sent")
     running.kill()
     running.wait()
-    world.hub.clear_requests()
-    done = world.install()
+    sandbox.hub.clear_requests()
+    done = sandbox.install()
     assert done.returncode == 0, done.stderr
-    assert world.bytes_served() <= BLOCK_SIZE
-    assert sha256_of(world.path()) == wanted.sha256
+    assert sandbox.bytes_served() <= BLOCK_SIZE
+    assert sha256_of(sandbox.path()) == wanted.sha256
 
 
-def test_three_kills_in_a_row_still_end_in_the_right_file(world: World) -> None:
-    (wanted,) = world.publish(tensors(SIZE))
-    world.hub.rate_bytes_s_per_connection = RATE
+def test_three_kills_in_a_row_still_end_in_the_right_file(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    sandbox.hub.rate_bytes_s_per_connection = RATE
     for blocks in (1, 2, 3):
-        running = world.start("install", "--connections", "1")
-        held_until(world, blocks)
+        running = sandbox.start("install", "--connections", "1")
+        held_until(sandbox, blocks)
         running.kill()
         running.wait()
-    done = world.install()
+    done = sandbox.install()
     assert done.returncode == 0, done.stderr
-    assert world.bytes_served() <= SIZE + 3 * BLOCK_SIZE
-    world.assert_in_place(wanted)
+    assert sandbox.bytes_served() <= SIZE + 3 * BLOCK_SIZE
+    sandbox.assert_in_place(wanted)
 
 
-def test_a_kill_while_a_copy_is_proven_leaves_no_final_name(world: World) -> None:
+def test_a_kill_while_a_copy_is_proven_leaves_no_final_name(sandbox: Sandbox) -> None:
     size = 512 * MIB  # sparse: half a second to read, no room on the disk
     sha256 = "9acca8e8c22201155389f65abbf6bc9723edc7384ead80503839f49dcc56d767"  # of so many zeros
-    (wanted,) = world.publish(tensors(MIB))
+    (wanted,) = sandbox.publish(tensors(MIB))
     entry = wanted.artifact() | {"size": size, "sha256": sha256}
-    world.write_manifest(artifacts=[entry])
-    world.files = ()  # the invariant would read the two gigabytes as well
-    blob = world.cache / "models--org--other" / "blobs" / sha256
+    sandbox.write_manifest(artifacts=[entry])
+    sandbox.files = ()  # the invariant would read the two gigabytes as well
+    blob = sandbox.cache / "models--org--other" / "blobs" / sha256
     blob.parent.mkdir(parents=True)
     with blob.open("wb") as stream:
         stream.truncate(size)
-    final = world.tree / "models" / wanted.folder / wanted.name
+    final = sandbox.tree / "models" / wanted.folder / wanted.name
     waiting = final.with_name(final.name + ".placing.part")
-    running = world.start("install")
-    eventually(waiting.exists, what="the copy is being proven")
+    running = sandbox.start("install")
+    wait_until(waiting.exists, what="the copy is being proven")
     running.kill()
     running.wait()
     assert waiting.exists()
     assert not final.exists()
-    done = world.install("--json")
-    assert (done.returncode, world.hub.requests) == (0, ()), done.stderr
+    done = sandbox.install("--json")
+    assert (done.returncode, sandbox.hub.requests) == (0, ()), done.stderr
     assert final.stat().st_size == size
     assert not waiting.exists()
     assert blob.stat().st_size == size
@@ -120,52 +120,52 @@ def test_a_kill_while_a_copy_is_proven_leaves_no_final_name(world: World) -> Non
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("is_stalled", [False, True], ids=["while bytes arrive", "while the server stalls"])
 def test_a_signal_ends_the_run_quickly_and_keeps_the_part(
-    world: World, number: signal.Signals, status: int, is_stalled: bool
+    sandbox: Sandbox, number: signal.Signals, status: int, is_stalled: bool
 ) -> None:
-    (wanted,) = world.publish(tensors(SIZE))
-    world.hub.rate_bytes_s_per_connection = None if is_stalled else RATE
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    sandbox.hub.rate_bytes_s_per_connection = None if is_stalled else RATE
     if is_stalled:
-        world.hub.fault(Stall(after=0.5, seconds=60), skip=1, times=None)
-    running = world.start("install", "--connections", "1", "--json")
-    held_until(world, 1)
+        sandbox.hub.fault(Stall(after=0.5, seconds=60), skip=1, times=None)
+    running = sandbox.start("install", "--connections", "1", "--json")
+    held_until(sandbox, 1)
     sent_at = time.monotonic()
     running.send(number)
     done = running.wait()
     assert time.monotonic() - sent_at < 3
     assert done.returncode == status
     assert (done.json["status"], done.json["exit_status"], done.codes) == ("interrupted", status, ["interrupted"])
-    world.assert_nothing_placed()
-    held = world.bytes_in_log()
+    sandbox.assert_nothing_placed()
+    held = sandbox.bytes_in_log()
     assert held >= BLOCK_SIZE
-    world.hub.clear_faults()
-    world.hub.rate_bytes_s_per_connection = None
-    world.hub.clear_requests()
-    assert world.install().returncode == 0
-    assert world.bytes_served() == SIZE - held
-    world.assert_in_place(wanted)
+    sandbox.hub.clear_faults()
+    sandbox.hub.rate_bytes_s_per_connection = None
+    sandbox.hub.clear_requests()
+    assert sandbox.install().returncode == 0
+    assert sandbox.bytes_served() == SIZE - held
+    sandbox.assert_in_place(wanted)
 
 
 @posix_only
-def test_an_impatient_person_who_presses_ctrl_c_twice_sees_no_trace(world: World) -> None:
-    world.publish(tensors(SIZE))
-    world.hub.fault(Stall(after=0.5, seconds=60), skip=1, times=None)
-    running = world.start("install", "--connections", "1")
-    held_until(world, 1)
+def test_an_impatient_person_who_presses_ctrl_c_twice_sees_no_trace(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(SIZE))
+    sandbox.hub.fault(Stall(after=0.5, seconds=60), skip=1, times=None)
+    running = sandbox.start("install", "--connections", "1")
+    held_until(sandbox, 1)
     sent_at = time.monotonic()
     running.send(signal.SIGINT)
     time.sleep(0.15)
     running.send(signal.SIGINT)
     assert running.wait().returncode == 130
     assert time.monotonic() - sent_at < 2
-    assert world.bytes_in_log() == BLOCK_SIZE
+    assert sandbox.bytes_in_log() == BLOCK_SIZE
 
 
 @posix_only
-def test_a_signal_ends_a_wait_for_the_servers_patience(world: World) -> None:
-    world.publish(tensors(MIB))
-    world.hub.fault(Status(429, (("Retry-After", "60"),)), on="head", times=None)
-    running = world.start("install")
-    eventually(lambda: bool(world.heads()), what="the Hub was asked")
+def test_a_signal_ends_a_wait_for_the_servers_patience(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(MIB))
+    sandbox.hub.fault(Status(429, (("Retry-After", "60"),)), on="head", times=None)
+    running = sandbox.start("install")
+    wait_until(lambda: bool(sandbox.heads()), what="the Hub was asked")
     time.sleep(0.2)
     sent_at = time.monotonic()
     running.send(signal.SIGTERM)
@@ -174,29 +174,29 @@ def test_a_signal_ends_a_wait_for_the_servers_patience(world: World) -> None:
 
 
 @posix_only
-def test_a_signal_ends_a_wait_for_the_lock(world: World) -> None:
-    world.publish(tensors(SIZE))
-    world.hub.rate_bytes_s_per_connection = SLOW
-    first = world.start("install")
-    eventually(lambda: bool(world.gets()), what="the first run fetches")
-    second = world.start("install", "--verbose")
-    eventually(lambda: "Waiting for another run" in second.stderr_so_far, what="the second run waits")
+def test_a_signal_ends_a_wait_for_the_lock(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(SIZE))
+    sandbox.hub.rate_bytes_s_per_connection = SLOW
+    first = sandbox.start("install")
+    wait_until(lambda: bool(sandbox.gets()), what="the first run fetches")
+    second = sandbox.start("install", "--verbose")
+    wait_until(lambda: "Waiting for another run" in second.stderr_so_far, what="the second run waits")
     second.send(signal.SIGINT)
     assert second.wait().returncode == 130
-    world.hub.rate_bytes_s_per_connection = None
+    sandbox.hub.rate_bytes_s_per_connection = None
     assert first.wait().returncode == 0
-    world.assert_in_place()
+    sandbox.assert_in_place()
 
 
 # --- what an earlier run left, and lies ----------------------------------------------------------------
 
 
-def leave_a_part(world: World, blocks: int = 1) -> None:
+def leave_a_part(sandbox: Sandbox, blocks: int = 1) -> None:
     """Let a run be killed when so many blocks are complete."""
-    world.hub.rate_bytes_s_per_connection = RATE
-    running = world.start("install", "--connections", "1")
-    held_until(world, blocks)
-    world.kill(running)
+    sandbox.hub.rate_bytes_s_per_connection = RATE
+    running = sandbox.start("install", "--connections", "1")
+    held_until(sandbox, blocks)
+    sandbox.kill(running)
 
 
 def flip_a_byte(part: Path, log: Path) -> None:
@@ -215,17 +215,17 @@ def claim_every_block(part: Path, log: Path) -> None:
 
 @pytest.mark.parametrize("damage", [flip_a_byte, claim_every_block])
 def test_notices_a_part_that_is_not_what_its_log_says_and_fetches_anew_once(
-    world: World, damage: Callable[[Path, Path], None]
+    sandbox: Sandbox, damage: Callable[[Path, Path], None]
 ) -> None:
-    (wanted,) = world.publish(tensors(SIZE))
-    leave_a_part(world)
-    damage(world.part(), world.log())
-    done = world.install("--verbose")
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    leave_a_part(sandbox)
+    damage(sandbox.part(), sandbox.log())
+    done = sandbox.install("--verbose")
     assert done.returncode == 0, done.stderr
     assert "was damaged; fetching anew" in done.said
-    assert SIZE <= world.bytes_served() <= 2 * SIZE
-    assert not world.path().with_name(wanted.name + ".bad").exists()
-    world.assert_in_place(wanted)
+    assert SIZE <= sandbox.bytes_served() <= 2 * SIZE
+    assert not sandbox.path().with_name(wanted.name + ".bad").exists()
+    sandbox.assert_in_place(wanted)
 
 
 def garble(log: Path) -> None:
@@ -256,96 +256,100 @@ def empty(log: Path) -> None:
     [(garble, 0), (tear, 1), (name_other_content, 0), (name_impossible_blocks, 0), (empty, 0)],
     ids=lambda each: getattr(each, "__name__", ""),
 )
-def test_believes_of_a_damaged_log_only_what_is_whole(world: World, damage: Callable[[Path], None], kept: int) -> None:
-    (wanted,) = world.publish(tensors(SIZE))
-    leave_a_part(world)
-    damage(world.log())
-    done = world.install()
+def test_believes_of_a_damaged_log_only_what_is_whole(
+    sandbox: Sandbox, damage: Callable[[Path], None], kept: int
+) -> None:
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    leave_a_part(sandbox)
+    damage(sandbox.log())
+    done = sandbox.install()
     assert done.returncode == 0, done.stderr
-    assert world.bytes_served() == SIZE - kept * BLOCK_SIZE
-    world.assert_in_place(wanted)
+    assert sandbox.bytes_served() == SIZE - kept * BLOCK_SIZE
+    sandbox.assert_in_place(wanted)
 
 
-def test_a_part_of_another_program_is_moved_aside_and_not_overwritten(world: World) -> None:
-    (wanted,) = world.publish(tensors(MIB))
+def test_a_part_of_another_program_is_moved_aside_and_not_overwritten(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(tensors(MIB))
     theirs = b"half a download of another program"
-    world.plant(world.part(), theirs)
-    assert world.install().returncode == 0
-    world.assert_in_place(wanted)
-    aside = world.set_aside()
+    sandbox.plant(sandbox.part(), theirs)
+    assert sandbox.install().returncode == 0
+    sandbox.assert_in_place(wanted)
+    aside = sandbox.backups()
     assert aside[f"vae/{wanted.name}.part"].read_bytes() == theirs
     why = json.loads(aside["why.jsonl"].read_text(encoding="utf-8"))
     assert why["was"] == f"vae/{wanted.name}.part"
     assert "not ours" in why["why"]
 
 
-def test_a_part_that_is_a_link_is_never_written_through(world: World) -> None:
-    (wanted,) = world.publish(tensors(MIB))
-    theirs = world.plant(world.folder / "theirs.bin", b"do not touch")
-    world.part().parent.mkdir(parents=True)
-    world.part().symlink_to(theirs)
-    assert world.install().returncode == 0
+def test_a_part_that_is_a_link_is_never_written_through(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(tensors(MIB))
+    theirs = sandbox.plant(sandbox.folder / "theirs.bin", b"do not touch")
+    sandbox.part().parent.mkdir(parents=True)
+    sandbox.part().symlink_to(theirs)
+    assert sandbox.install().returncode == 0
     assert theirs.read_bytes() == b"do not touch"
-    world.assert_in_place(wanted)
+    sandbox.assert_in_place(wanted)
 
 
 # --- two runs --------------------------------------------------------------------------------------
 
 
-def test_two_installs_at_once_fetch_once(world: World) -> None:
-    files = world.publish(*(Wanted(data=tensors(20 * MIB, seed), name=f"{seed}.safetensors") for seed in range(2)))
-    world.hub.rate_bytes_s_per_connection = SLOW
-    first = world.start("install")
-    eventually(lambda: bool(world.gets()), what="the first run fetches")
-    second = world.start("install", "--verbose", "--json")
-    eventually(lambda: "Waiting for another run" in second.stderr_so_far, what="the second run waits")
+def test_two_installs_at_once_fetch_once(sandbox: Sandbox) -> None:
+    files = sandbox.publish(*(Wanted(data=tensors(20 * MIB, seed), name=f"{seed}.safetensors") for seed in range(2)))
+    sandbox.hub.rate_bytes_s_per_connection = SLOW
+    first = sandbox.start("install")
+    wait_until(lambda: bool(sandbox.gets()), what="the first run fetches")
+    second = sandbox.start("install", "--verbose", "--json")
+    wait_until(lambda: "Waiting for another run" in second.stderr_so_far, what="the second run waits")
     assert f"process {first.process.pid}" in second.stderr_so_far
-    world.hub.rate_bytes_s_per_connection = None
+    sandbox.hub.rate_bytes_s_per_connection = None
     ended = [first.wait(), second.wait()]
     assert [each.returncode for each in ended] == [0, 0], ended[1].stderr
     assert [step["kind"] for step in ended[1].json["steps"]] == []
-    assert len(world.heads()) == len(files)
-    assert world.bytes_served() == sum(len(each.data) for each in files)
-    world.assert_in_place(*files)
+    assert len(sandbox.heads()) == len(files)
+    assert sandbox.bytes_served() == sum(len(each.data) for each in files)
+    sandbox.assert_in_place(*files)
 
 
-def test_the_second_of_two_runs_gives_up_at_once_with_no_wait(world: World) -> None:
-    world.publish(tensors(SIZE))
-    world.hub.rate_bytes_s_per_connection = SLOW
-    first = world.start("install")
-    eventually(lambda: bool(world.gets()), what="the first run fetches")
-    second = world.install("--no-wait", "--json")
+def test_the_second_of_two_runs_gives_up_at_once_with_no_wait(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(SIZE))
+    sandbox.hub.rate_bytes_s_per_connection = SLOW
+    first = sandbox.start("install")
+    wait_until(lambda: bool(sandbox.gets()), what="the first run fetches")
+    second = sandbox.install("--no-wait", "--json")
     assert (second.returncode, second.codes) == (10, ["lock-held"])
     assert f"process {first.process.pid}" in second.json["errors"][0]["message"]
-    world.hub.rate_bytes_s_per_connection = None
+    sandbox.hub.rate_bytes_s_per_connection = None
     assert first.wait().returncode == 0
-    world.assert_in_place()
+    sandbox.assert_in_place()
 
 
-def test_the_lock_of_a_killed_run_holds_nobody_up(world: World) -> None:
-    world.publish(tensors(SIZE))
-    leave_a_part(world, blocks=1)
-    assert (world.tree / "models" / STATE_FOLDER / "lock").exists()
-    done = world.install("--no-wait")
+def test_the_lock_of_a_killed_run_holds_nobody_up(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(SIZE))
+    leave_a_part(sandbox, blocks=1)
+    assert (sandbox.tree / "models" / STATE_FOLDER / "lock").exists()
+    done = sandbox.install("--no-wait")
     assert done.returncode == 0, done.stderr
-    world.assert_in_place()
+    sandbox.assert_in_place()
 
 
-def test_second_install_fetches_nothing_and_touches_nothing(world: World) -> None:
-    world.publish(*(Wanted(data=tensors(MIB, seed), name=f"{seed}.safetensors") for seed in range(3)))
-    assert world.install().returncode == 0
-    before, asked = world.snapshot(), len(world.hub.requests)
-    runs = [world.install("--json") for _ in range(3)]
+def test_second_install_fetches_nothing_and_touches_nothing(sandbox: Sandbox) -> None:
+    sandbox.publish(*(Wanted(data=tensors(MIB, seed), name=f"{seed}.safetensors") for seed in range(3)))
+    assert sandbox.install().returncode == 0
+    before, asked = sandbox.snapshot(), len(sandbox.hub.requests)
+    runs = [sandbox.install("--json") for _ in range(3)]
     assert [each.returncode for each in runs] == [0, 0, 0]
     assert [each.json["steps"] for each in runs] == [[], [], []]
-    assert world.snapshot() == before
-    assert len(world.hub.requests) == asked
+    assert sandbox.snapshot() == before
+    assert len(sandbox.hub.requests) == asked
     assert min(each.seconds for each in runs) < 1  # the least of three: this computer may be busy
 
 
-def test_a_repository_is_asked_with_the_commit_and_never_with_a_branch(world: World) -> None:
-    world.publish(tensors(MIB))
-    assert world.install().returncode == 0
-    assert {each.path.partition(f"/{REPOSITORY}/resolve/")[2].partition("/")[0] for each in world.heads()} == {REVISION}
-    assert {each.authorization for each in world.heads()} == {f"Bearer {TOKEN}"}
-    assert {each.accept_encoding for each in world.hub.requests} == {"identity"}
+def test_a_repository_is_asked_with_the_commit_and_never_with_a_branch(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(MIB))
+    assert sandbox.install().returncode == 0
+    assert {each.path.partition(f"/{REPOSITORY}/resolve/")[2].partition("/")[0] for each in sandbox.heads()} == {
+        REVISION
+    }
+    assert {each.authorization for each in sandbox.heads()} == {f"Bearer {TOKEN}"}
+    assert {each.accept_encoding for each in sandbox.hub.requests} == {"identity"}

@@ -14,7 +14,7 @@ from provisioner.core.ports import FOUND_IN_PLACE, Claim, FileDigest, Stamp
 from provisioner.files.store.receipts import announce_claim, read_announced, read_receipt, receipt_path, write_claim
 from provisioner.files.store.removal import owned_files
 from tests.support.placing import WAYS, Scene, Way, killed_before, killed_from
-from tests.support.world import MIB, World, sha256_of, tensors
+from tests.support.sandbox import MIB, Sandbox, sha256_of, tensors
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 
@@ -178,22 +178,22 @@ sys.addaudithook(look)
 """
 
 
-def test_an_install_killed_before_the_receipt_is_ended_by_the_next_and_undone_by_uninstall(world: World) -> None:
-    (wanted,) = world.publish(tensors(2 * MIB))
-    site = world.folder / "site"
+def test_an_install_killed_before_the_receipt_is_ended_by_the_next_and_undone_by_uninstall(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(tensors(2 * MIB))
+    site = sandbox.folder / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(DIES_BEFORE_THE_RECEIPT, encoding="utf-8")
-    path = f"{site}{os.pathsep}{world.environ['PYTHONPATH']}"
-    killed = world.start("install", env={"PYTHONPATH": path}).wait()
+    path = f"{site}{os.pathsep}{sandbox.environ['PYTHONPATH']}"
+    killed = sandbox.start("install", env={"PYTHONPATH": path}).wait()
     assert killed.returncode == -9
-    assert sha256_of(world.path()) == wanted.sha256
-    assert world.receipt() == {}
-    world.hub.clear_requests()
-    done = world.install("--json")
-    assert (done.returncode, world.hub.requests) == (0, ()), done.stderr
-    world.assert_in_place(wanted)
-    (entry,) = world.receipt().values()
-    assert entry["source"].startswith(world.hub.endpoint) or "127.0.0.1" in entry["source"], entry["source"]
-    undone = world.run("uninstall", "--yes", "--json")
+    assert sha256_of(sandbox.path()) == wanted.sha256
+    assert sandbox.receipt() == {}
+    sandbox.hub.clear_requests()
+    done = sandbox.install("--json")
+    assert (done.returncode, sandbox.hub.requests) == (0, ()), done.stderr
+    sandbox.assert_in_place(wanted)
+    (entry,) = sandbox.receipt().values()
+    assert entry["source"].startswith(sandbox.hub.endpoint) or "127.0.0.1" in entry["source"], entry["source"]
+    undone = sandbox.run("uninstall", "--yes", "--json")
     assert (undone.returncode, undone.json["findings"]) == (0, []), undone.stderr
-    assert not world.path().exists()
+    assert not sandbox.path().exists()

@@ -8,74 +8,76 @@ from pathlib import Path
 import pytest
 
 from provisioner.core.models import BLOCK_SIZE
-from tests.support.studio import PROGRAM, git
-from tests.support.world import MIB, Wanted, World, sha256_of, tensors
+from tests.support.sandbox import MIB, Sandbox, Wanted, sha256_of, tensors
+from tests.support.setup_fixture import PROGRAM, git
 
 SIZE = 2 * BLOCK_SIZE + MIB
 
 
 @pytest.fixture
-def locked(world: World) -> tuple[Wanted, Path]:
+def locked(sandbox: Sandbox) -> tuple[Wanted, Path]:
     """A file that was proven here, and the manifest that was locked from it."""
-    (wanted,) = world.publish(tensors(SIZE))
-    assert world.install("--only", "files").returncode == 0
-    path = world.folder / "lab.yaml"
-    done = world.run("manifest", "lock", "--output", path)
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    assert sandbox.install("--only", "files").returncode == 0
+    path = sandbox.folder / "lab.yaml"
+    done = sandbox.run("manifest", "lock", "--output", path)
     assert done.returncode == 0, done.said
     assert "names 1 files and 3 blocks of 16 MiB" in done.said
-    world.hub.wait_until_idle()
-    world.hub.clear_requests()
+    sandbox.hub.wait_until_idle()
+    sandbox.hub.clear_requests()
     return wanted, path
 
 
-def test_another_machine_repairs_by_blocks_what_it_never_received(world: World, locked: tuple[Wanted, Path]) -> None:
+def test_another_machine_repairs_by_blocks_what_it_never_received(
+    sandbox: Sandbox, locked: tuple[Wanted, Path]
+) -> None:
     wanted, manifest = locked
-    other = world.folder / "another machine"
+    other = sandbox.folder / "another machine"
     path = other / "models" / wanted.folder / wanted.name
     damaged = bytearray(wanted.data)
     damaged[BLOCK_SIZE + 5] ^= 1
-    world.plant(path, bytes(damaged))
-    repaired = world.run("repair", "--json", "--manifest", manifest, "--comfyui", other)
+    sandbox.plant(path, bytes(damaged))
+    repaired = sandbox.run("repair", "--json", "--manifest", manifest, "--comfyui", other)
     assert repaired.returncode == 0, repaired.said
-    assert world.bytes_served() == BLOCK_SIZE
+    assert sandbox.bytes_served() == BLOCK_SIZE
     assert sha256_of(path) == wanted.sha256
     (step,) = repaired.json["steps"]
     assert (step["way"], step["blocks"]) == ("in-place", [1])
 
 
-def test_nothing_is_locked_that_is_not_right(world: World) -> None:
-    (wanted,) = world.publish(tensors(SIZE))
-    assert world.install("--only", "files").returncode == 0
+def test_nothing_is_locked_that_is_not_right(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    assert sandbox.install("--only", "files").returncode == 0
     damaged = wanted.data[:-1] + bytes([wanted.data[-1] ^ 1])
-    world.plant(world.path(), damaged)
-    output = world.folder / "lab.yaml"
-    done = world.run("manifest", "lock", "--output", output)
+    sandbox.plant(sandbox.path(), damaged)
+    output = sandbox.folder / "lab.yaml"
+    done = sandbox.run("manifest", "lock", "--output", output)
     assert done.returncode == 1
     assert "Nothing was locked" in done.said
     assert not output.exists()
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed here")
-def test_a_machine_with_another_comfyui_is_refused(world: World) -> None:
+def test_a_machine_with_another_comfyui_is_refused(sandbox: Sandbox) -> None:
     for name, text in PROGRAM.items():
-        world.plant(world.tree / name, text.encode())
+        sandbox.plant(sandbox.tree / name, text.encode())
     for words in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "one")):
-        git(world.tree, *words)
-    world.publish(tensors(2000))
-    assert world.install("--only", "files").returncode == 0
-    manifest = world.folder / "lab.yaml"
-    assert world.run("manifest", "lock", "--output", manifest).returncode == 0
+        git(sandbox.tree, *words)
+    sandbox.publish(tensors(2000))
+    assert sandbox.install("--only", "files").returncode == 0
+    manifest = sandbox.folder / "lab.yaml"
+    assert sandbox.run("manifest", "lock", "--output", manifest).returncode == 0
     there = ("verify", "--manifest", manifest, "--locked", "--quick", "--json")
-    assert world.run(*there).returncode == 0
-    git(world.tree, "commit", "-q", "--allow-empty", "-m", "two")
-    refused = world.run(*there)
+    assert sandbox.run(*there).returncode == 0
+    git(sandbox.tree, "commit", "-q", "--allow-empty", "-m", "two")
+    refused = sandbox.run(*there)
     assert refused.returncode == 7
     (error,) = refused.json["errors"]
     assert error["code"] == "lock-drift"
-    assert git(world.tree, "rev-parse", "HEAD").strip() in error["message"]
+    assert git(sandbox.tree, "rev-parse", "HEAD").strip() in error["message"]
 
 
-def test_a_manifest_that_is_not_locked_is_refused(world: World) -> None:
-    world.publish(tensors(2000))
-    refused = world.run("verify", "--locked", "--json")
+def test_a_manifest_that_is_not_locked_is_refused(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(2000))
+    refused = sandbox.run("verify", "--locked", "--json")
     assert (refused.returncode, refused.json["errors"][0]["code"]) == (2, "manifest-invalid")

@@ -1,7 +1,7 @@
-"""A machine from nothing to a picture in one run; what is killed goes on; what was there before is as it was.
+"""From an empty machine to an image in one run; a killed run continues; what was there before is unchanged.
 
-The command is the real one (`tests.support.studio` says what the driver exchanges); ComfyUI is a stand-in that answers
-as 0.33.0 was recorded, the wheels are toys that pip really installs, the repository and the files are real and small.
+The command is the real one (`tests.support.setup_fixture` says what the driver replaces).  ComfyUI is a stand-in that
+answers as 0.33.0 was recorded, pip really installs the small test wheels, repository and files are real and small.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import psutil
 import pytest
 
 from provisioner.smoke_test.image import read_image
-from tests.support.studio import (
+from tests.support.sandbox import Completed, Sandbox
+from tests.support.setup_fixture import (
     KLEIN,
     PROGRAM,
-    Studio,
+    SetupFixture,
     Upstream,
-    a_tree_of_somebodys,
+    existing_tree,
     git,
     index_of_toys,
     inventory,
@@ -34,7 +35,6 @@ from tests.support.studio import (
     write_tree,
 )
 from tests.support.wheels import ToyIndex
-from tests.support.world import Completed, World
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals, and links to a Python")
 
@@ -52,30 +52,30 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Upstream:
 
 
 @pytest.fixture
-def studio(world: World, index: ToyIndex, upstream: Upstream) -> Studio:
-    return Studio(world, index, upstream)
+def setup(sandbox: Sandbox, index: ToyIndex, upstream: Upstream) -> SetupFixture:
+    return SetupFixture(sandbox, index, upstream)
 
 
-def versions(studio: Studio, *names: str) -> list[str]:
+def versions(setup: SetupFixture, *names: str) -> list[str]:
     """Return what the environment's own Python says it has."""
     code = f"for name in {names!r}: print(__import__(name).__version__)"
-    python = studio.environment / "bin" / "python"
+    python = setup.environment / "bin" / "python"
     return subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
 
-def assert_is_complete(studio: Studio) -> None:
+def assert_is_complete(setup: SetupFixture) -> None:
     """Assert that every part is in its place, and nothing of the way there."""
-    studio.world.assert_in_place()
-    assert versions(studio, "torch", "torchvision", "torchaudio", "einops") == [
+    setup.sandbox.assert_in_place()
+    assert versions(setup, "torch", "torchvision", "torchaudio", "einops") == [
         "2.15.0+cu130",
         "0.29.2+cu130",
         "2.11.0+cu130",
         "0.8.1",
     ]
-    assert {name: (studio.tree / name).read_text(encoding="utf-8") for name in PROGRAM} == PROGRAM
-    assert [path.name for path in studio.world.folder.iterdir() if "klein-setup" in path.name] == []
-    assert (studio.tree / "models" / ".klein-setup" / "proven.json").is_file()
-    assert servers_in(studio.tree) == []
+    assert {name: (setup.tree / name).read_text(encoding="utf-8") for name in PROGRAM} == PROGRAM
+    assert [path.name for path in setup.sandbox.folder.iterdir() if "klein-setup" in path.name] == []
+    assert (setup.tree / "models" / ".klein-setup" / "proven.json").is_file()
+    assert servers_in(setup.tree) == []
 
 
 def servers_in(tree: Path) -> list[psutil.Process]:
@@ -94,15 +94,15 @@ def servers_in(tree: Path) -> list[psutil.Process]:
 
 
 def test_one_run_makes_everything_a_second_one_nothing_and_uninstall_leaves_what_was_there(
-    studio: Studio, tmp_path: Path
+    setup: SetupFixture, tmp_path: Path
 ) -> None:
     image = tmp_path / "fox.png"
-    done = studio.run("install", "--yes", "--picture", image, "--size", "256x256")
+    done = setup.run("install", "--yes", "--picture", image, "--size", "256x256")
     assert done.returncode == 0, done.said
     assert_in_order(
         done.stderr,
         "Fetching ComfyUI 0.33.0",
-        "[3/3] proven",
+        "[3/3] verified",
         "Wheel 3 of 3",
         "Proving it",
         "Installing einops",
@@ -116,26 +116,26 @@ def test_one_run_makes_everything_a_second_one_nothing_and_uninstall_leaves_what
         "was verified",
         "Packages: 1 of 1",
         str(image),
-        "All is as the manifest asks",
+        "files are correct",
     )
-    assert_is_complete(studio)
+    assert_is_complete(setup)
     assert read_image(image.read_bytes()).width == 256
-    assert git(studio.tree, "rev-parse", "HEAD") == studio.upstream.release["commit"]
-    assert git(studio.tree, "status", "--porcelain") == ""
+    assert git(setup.tree, "rev-parse", "HEAD") == setup.upstream.release["commit"]
+    assert git(setup.tree, "status", "--porcelain") == ""
 
-    second = nothing_is_done_again(studio, image)
+    second = nothing_is_done_again(setup, image)
     assert second.json["status"] == "ok"
     assert second.json["details"]["environment"]["action"] == "none"
     assert second.json["details"]["smoke_test"]["is_proven"] is True
 
     mine = {"models/loras/mine.safetensors": "my own", "output/fox.png": "my picture", "custom_nodes/mine.py": "pass"}
-    write_tree(studio.tree, mine)
-    before = inventory(studio.tree)
-    dry = studio.run("uninstall", "--dry-run")
-    assert (dry.returncode, inventory(studio.tree)) == (0, before)
-    gone = studio.run("uninstall", "--yes")
+    write_tree(setup.tree, mine)
+    before = inventory(setup.tree)
+    dry = setup.run("uninstall", "--dry-run")
+    assert (dry.returncode, inventory(setup.tree)) == (0, before)
+    gone = setup.run("uninstall", "--yes")
     assert gone.returncode == 0, gone.said
-    left = {name: data for name, data in inventory(studio.tree).items() if data is not None}
+    left = {name: data for name, data in inventory(setup.tree).items() if data is not None}
     assert left == {name: text.encode() for name, text in mine.items()}
 
 
@@ -148,86 +148,86 @@ def assert_in_order(text: str, *words: str) -> None:
         at = found
 
 
-def nothing_is_done_again(studio: Studio, image: Path) -> Completed:
+def nothing_is_done_again(setup: SetupFixture, image: Path) -> Completed:
     """Run again without ComfyUI's repository; assert that only the picture is new."""
-    state, verified = states(studio.tree), (studio.tree / "models" / ".klein-setup" / "proven.json").read_text()
-    asked = len(studio.world.hub.requests), len(studio.index.requests)
-    moved = studio.upstream.path.rename(studio.upstream.path.with_name("moved"))
+    state, verified = states(setup.tree), (setup.tree / "models" / ".klein-setup" / "proven.json").read_text()
+    asked = len(setup.sandbox.hub.requests), len(setup.index.requests)
+    moved = setup.upstream.path.rename(setup.upstream.path.with_name("moved"))
     first = image.read_bytes()
     try:
-        done = studio.run("install", "--yes", "--picture", image, "--size", "256x256", "--json")
+        done = setup.run("install", "--yes", "--picture", image, "--size", "256x256", "--json")
     finally:
-        moved.rename(studio.upstream.path)
+        moved.rename(setup.upstream.path)
     assert done.returncode == 0, done.said
-    assert (len(studio.world.hub.requests), len(studio.index.requests)) == asked
-    assert (studio.tree / "models" / ".klein-setup" / "proven.json").read_text() == verified
-    assert states(studio.tree) == state
+    assert (len(setup.sandbox.hub.requests), len(setup.index.requests)) == asked
+    assert (setup.tree / "models" / ".klein-setup" / "proven.json").read_text() == verified
+    assert states(setup.tree) == state
     assert image.read_bytes() != first
     return done
 
 
 # --- killed, without git -----------------------------------------------------------------------
 
-MOMENTS: dict[str, Callable[[Studio], bool]] = {
-    "unpacking the archive": lambda studio: any(studio.world.folder.glob(".ComfyUI.klein-setup-new*")),
-    "ComfyUI is there": lambda studio: (studio.tree / "main.py").is_file(),
-    "the first file is there": lambda studio: studio.world.path().is_file(),
-    "a wheel was asked for": lambda studio: bool(studio.index.fetched()),
-    "the environment is there": lambda studio: studio.environment.is_dir(),
-    "the server runs": lambda studio: bool(servers_in(studio.tree)),
+MOMENTS: dict[str, Callable[[SetupFixture], bool]] = {
+    "unpacking the archive": lambda setup: any(setup.sandbox.folder.glob(".ComfyUI.klein-setup-new*")),
+    "ComfyUI is there": lambda setup: (setup.tree / "main.py").is_file(),
+    "the first file is there": lambda setup: setup.sandbox.path().is_file(),
+    "a wheel was asked for": lambda setup: bool(setup.index.fetched()),
+    "the environment is there": lambda setup: setup.environment.is_dir(),
+    "the server runs": lambda setup: bool(servers_in(setup.tree)),
 }
 
 
-def without_git(studio: Studio) -> dict[str, str]:
+def without_git(setup: SetupFixture) -> dict[str, str]:
     """Return a PATH with a Python and nothing else."""
-    folder = studio.world.folder / "bin"
+    folder = setup.sandbox.folder / "bin"
     if not folder.exists():
         folder.mkdir()
         (folder / "python3").symlink_to(Path(sys.executable).resolve())
     return {"PATH": str(folder)}
 
 
-def test_killed_at_any_moment_and_run_again_it_ends_complete_without_git_too(studio: Studio) -> None:
+def test_killed_at_any_moment_and_run_again_it_ends_complete_without_git_too(setup: SetupFixture) -> None:
     """Each run is killed at the next moment; what the runs before it finished is not done again."""
-    archive, environ = studio.upstream.archive, without_git(studio)
+    archive, environ = setup.upstream.archive, without_git(setup)
     arguments = ("install", "--yes", "--size", "256x256")
-    studio.index.requests.clear()
+    setup.index.requests.clear()
     for what, is_so in MOMENTS.items():
-        process = studio.start(*arguments, source=archive, env=environ)
+        process = setup.start(*arguments, source=archive, env=environ)
         deadline = time.monotonic() + 60
-        while not is_so(studio) and process.poll() is None:
+        while not is_so(setup) and process.poll() is None:
             assert time.monotonic() < deadline, f"waited in vain until {what}"
             time.sleep(0.002)
         process.kill()
         said, _ = process.communicate()
         assert process.returncode in (-9, 0), f"{what}: {said}"
-        for orphan in servers_in(studio.tree):  # SIGKILL leaves nobody to end it
+        for orphan in servers_in(setup.tree):  # SIGKILL leaves nobody to end it
             orphan.kill()
             orphan.wait(5)
 
-    done = studio.run(*arguments, "--json", source=archive, env=environ)
+    done = setup.run(*arguments, "--json", source=archive, env=environ)
     assert done.returncode == 0, done.said
-    assert_is_complete(studio)
-    receipt = json.loads((studio.tree / ".klein-setup" / "comfyui.json").read_text(encoding="utf-8"))
-    assert (receipt["way"], receipt["tree"]) == ("archive", studio.upstream.release["tree"])
+    assert_is_complete(setup)
+    receipt = json.loads((setup.tree / ".klein-setup" / "comfyui.json").read_text(encoding="utf-8"))
+    assert (receipt["way"], receipt["tree"]) == ("archive", setup.upstream.release["tree"])
 
-    gone = studio.run("uninstall", "--yes", "--json", env=environ)
+    gone = setup.run("uninstall", "--yes", "--json", env=environ)
     assert gone.returncode == 0, gone.said
-    left = [path for path in studio.tree.rglob("*") if path.is_file()]
+    left = [path for path in setup.tree.rglob("*") if path.is_file()]
     kept = {finding["path"] for finding in gone.json["findings"]}
-    assert {str(path) for path in left} <= kept & {str(studio.world.path(each)) for each in KLEIN}, gone.said
+    assert {str(path) for path in left} <= kept & {str(setup.sandbox.path(each)) for each in KLEIN}, gone.said
 
 
 # --- a tree of somebody's ----------------------------------------------------------------------
 
 
 @pytest.fixture
-def somebodys(studio: Studio) -> Path:
+def somebodys(setup: SetupFixture) -> Path:
     """A checkout with a Python of its own, a local change, a custom node, output, and other models."""
-    tree = studio.tree
-    git(studio.upstream.path, "clone", "-q", str(studio.upstream.path), str(tree))
+    tree = setup.tree
+    git(setup.upstream.path, "clone", "-q", str(setup.upstream.path), str(tree))
     changed = {"comfy/sd.py": "def load(): return 'mine'\n", "custom_nodes/mine/__init__.py": "pass\n"}
-    with a_tree_of_somebodys(tree, **changed):
+    with existing_tree(tree, **changed):
         (tree / "output").mkdir()
         (tree / "output" / "fox.png").write_bytes(b"my picture")
         (tree / "models" / "loras").mkdir()
@@ -235,164 +235,164 @@ def somebodys(studio: Studio) -> Path:
     return tree
 
 
-def test_a_tree_of_somebodys_gets_the_files_and_keeps_everything_else(studio: Studio, somebodys: Path) -> None:
+def test_existing_tree_gets_the_files_and_keeps_everything_else(setup: SetupFixture, somebodys: Path) -> None:
     status = git(somebodys, "status", "--porcelain", "--ignored")
     before, state = inventory(somebodys), states(somebodys, "models")
-    asked = len(studio.index.requests)
+    asked = len(setup.index.requests)
 
-    plan = studio.run("plan")
+    plan = setup.run("plan")
     assert plan.returncode == 0, plan.said
     assert inventory(somebodys) == before
-    done = studio.run("install", "--yes", "--json", "--size", "256x256")
+    done = setup.run("install", "--yes", "--json", "--size", "256x256")
     assert done.returncode == 0, done.said
     assert done.json["details"]["smoke_test"]["is_proven"] is True
     assert "environment" not in done.json["details"]
-    studio.world.assert_in_place()
+    setup.sandbox.assert_in_place()
     kept = {path: each for path, each in inventory(somebodys).items() if path in before}
     assert kept == before
     new = {path.split("/")[0] for path in inventory(somebodys).keys() - before.keys()}
     assert new == {"models"}
     assert states(somebodys, "models") == state
     assert git(somebodys, "status", "--porcelain", "--ignored") == status
-    assert len(studio.index.requests) == asked
+    assert len(setup.index.requests) == asked
 
-    gone = studio.run("uninstall", "--yes")
+    gone = setup.run("uninstall", "--yes")
     assert gone.returncode == 0, gone.said
     assert inventory(somebodys) == before
 
 
-def test_a_tree_of_somebodys_with_changes_is_not_updated_over_them(studio: Studio, somebodys: Path) -> None:
+def test_existing_tree_with_changes_is_not_updated_over_them(setup: SetupFixture, somebodys: Path) -> None:
     (somebodys / "comfyui_version.py").write_text('__version__ = "0.10.0"\n', encoding="utf-8")
     git(
         somebodys,
         *["-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "-q", "-m", "older", "comfyui_version.py"],
     )
     before = inventory(somebodys)
-    done = studio.run("install", "--yes", "--update-comfyui", "--json")
+    done = setup.run("install", "--yes", "--update-comfyui", "--json")
     assert (done.returncode, done.codes) == (2, ["usage"])
     assert "comfy/sd.py" in done.json["errors"][0]["message"]
     assert inventory(somebodys) == before
 
 
-def test_an_update_of_somebodys_tree_can_be_undone(studio: Studio, somebodys: Path) -> None:
+def test_an_update_of_somebodys_tree_can_be_undone(setup: SetupFixture, somebodys: Path) -> None:
     git(somebodys, "checkout", "-q", "--", "comfy/sd.py")
     (somebodys / "comfyui_version.py").write_text('__version__ = "0.10.0"\n', encoding="utf-8")
     author = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
     git(somebodys, *author, "commit", "-q", "-m", "older", "comfyui_version.py")
     head, before = git(somebodys, "rev-parse", "HEAD"), inventory(somebodys)
 
-    none = studio.run("repair", "--undo-update", "--yes", "--json")
+    none = setup.run("repair", "--undo-update", "--yes", "--json")
     assert (none.returncode, none.codes) == (2, ["usage"])
-    assert "No update of" in none.json["errors"][0]["message"]
-    done = studio.run("install", "--yes", "--update-comfyui", "--only", "environment", "--json")
+    assert "There is no update of" in none.json["errors"][0]["message"]
+    done = setup.run("install", "--yes", "--update-comfyui", "--only", "environment", "--json")
     assert done.returncode == 0, done.said
-    assert git(somebodys, "rev-parse", "HEAD") == studio.upstream.release["commit"] != head
+    assert git(somebodys, "rev-parse", "HEAD") == setup.upstream.release["commit"] != head
 
-    asked = studio.run("repair", "--undo-update", "--json")
+    asked = setup.run("repair", "--undo-update", "--json")
     assert (asked.returncode, asked.codes) == (2, ["answer-needed"])
     assert git(somebodys, "rev-parse", "HEAD") != head
-    undone = studio.run("repair", "--undo-update", "--yes", "--json")
+    undone = setup.run("repair", "--undo-update", "--yes", "--json")
     assert undone.returncode == 0, undone.said
     told = undone.json["details"]["undo_update"]
-    assert (told["path"], told["to"], told["commit"]) == (str(somebodys), "0.10.0", head.strip())
+    assert (told["path"], told["version"], told["commit"]) == (str(somebodys), "0.10.0", head.strip())
     assert git(somebodys, "rev-parse", "HEAD") == head
     kept = {path for path in before if path.partition("/")[0] not in {".git", ".venv"}}
     now = inventory(somebodys)
     assert {path: now.get(path) for path in kept} == {path: before[path] for path in kept}
-    again = studio.run("repair", "--undo-update", "--yes")
+    again = setup.run("repair", "--undo-update", "--yes")
     assert again.returncode == 2
 
 
-def test_offline_comfyui_is_named_and_nobody_is_asked(studio: Studio) -> None:
-    asked = len(studio.index.requests)
+def test_offline_comfyui_is_named_and_nobody_is_asked(setup: SetupFixture) -> None:
+    asked = len(setup.index.requests)
     source = "https://git.example/ComfyUI"
-    done = studio.run("install", "--yes", "--offline", "--only", "environment", "--json", source=source)
+    done = setup.run("install", "--yes", "--offline", "--only", "environment", "--json", source=source)
     assert (done.returncode, done.codes) == (5, ["offline"])
-    assert len(studio.index.requests) == asked
-    assert not (studio.tree / "main.py").exists()
-    fetched = studio.run(
-        "install", "--yes", "--offline", "--only", "environment", "--json"
-    )  # a repository on this disk
+    assert len(setup.index.requests) == asked
+    assert not (setup.tree / "main.py").exists()
+    fetched = setup.run("install", "--yes", "--offline", "--only", "environment", "--json")  # a repository on this disk
     assert (fetched.returncode, fetched.codes) == (5, ["offline"])
     assert "torch==" in fetched.json["errors"][0]["message"]
-    assert (studio.tree / "main.py").exists()
-    assert len(studio.index.requests) == asked
+    assert (setup.tree / "main.py").exists()
+    assert len(setup.index.requests) == asked
 
 
-def test_a_models_folder_alone_gets_files_and_is_told_why_there_is_no_picture(studio: Studio, tmp_path: Path) -> None:
-    studio.tree = tmp_path / "models"
-    (studio.tree / "vae").mkdir(parents=True)
-    done = studio.run("install", "--yes")
+def test_a_models_folder_alone_gets_files_and_is_told_why_there_is_no_picture(
+    setup: SetupFixture, tmp_path: Path
+) -> None:
+    setup.tree = tmp_path / "models"
+    (setup.tree / "vae").mkdir(parents=True)
+    done = setup.run("install", "--yes")
     assert done.returncode == 0, done.said
     assert "no ComfyUI here" in done.said
-    assert all((studio.tree / each.folder / each.name).is_file() for each in KLEIN)
+    assert all((setup.tree / each.folder / each.name).is_file() for each in KLEIN)
     assert [path.name for path in tmp_path.iterdir() if path.name == ".venv"] == []
 
 
-def test_an_environment_that_is_not_wanted_leaves_out_the_picture_that_would_need_it(studio: Studio) -> None:
-    done = studio.run("install", "--yes", "--torch", "none")
+def test_an_environment_that_is_not_wanted_leaves_out_the_picture_that_would_need_it(setup: SetupFixture) -> None:
+    done = setup.run("install", "--yes", "--torch", "none")
     assert done.returncode == 0, done.said
-    studio.world.assert_in_place()
-    assert (studio.tree / "main.py").is_file()
-    assert not studio.environment.exists()
+    setup.sandbox.assert_in_place()
+    assert (setup.tree / "main.py").is_file()
+    assert not setup.environment.exists()
     assert "No test image is generated" in done.said
 
 
 # --- the plan is what is done ------------------------------------------------------------------
 
 
-def remove_files(studio: Studio) -> None:
+def remove_files(setup: SetupFixture) -> None:
     for each in KLEIN[1:]:
-        (studio.tree / "models" / each.folder / each.name).unlink()
+        (setup.tree / "models" / each.folder / each.name).unlink()
 
 
-def remove_comfyui(studio: Studio) -> None:
+def remove_comfyui(setup: SetupFixture) -> None:
     for name in PROGRAM:
-        (studio.tree / name).unlink()
-    shutil.rmtree(studio.tree / ".git")
+        (setup.tree / name).unlink()
+    shutil.rmtree(setup.tree / ".git")
 
 
-def remove_environment(studio: Studio) -> None:
-    shutil.rmtree(studio.environment)
+def remove_environment(setup: SetupFixture) -> None:
+    shutil.rmtree(setup.environment)
 
 
-def remove_a_package(studio: Studio) -> None:
-    for path in studio.environment.rglob("site-packages/einops*"):
+def remove_a_package(setup: SetupFixture) -> None:
+    for path in setup.environment.rglob("site-packages/einops*"):
         shutil.rmtree(path)
 
 
-def change_torch(studio: Studio) -> None:
-    (metadata,) = studio.environment.rglob("site-packages/torch-*.dist-info/METADATA")
+def change_torch(setup: SetupFixture) -> None:
+    (metadata,) = setup.environment.rglob("site-packages/torch-*.dist-info/METADATA")
     metadata.write_text(metadata.read_text(encoding="utf-8").replace("2.15.0+cu130", "2.14.1+cu130"), encoding="utf-8")
 
 
 REMOVALS = (remove_files, remove_comfyui, remove_environment, remove_a_package)
 
 
-def test_a_plan_lists_exactly_what_install_then_does_whatever_is_missing(studio: Studio) -> None:
+def test_a_plan_lists_exactly_what_install_then_does_whatever_is_missing(setup: SetupFixture) -> None:
     def steps_of(document: dict[str, Any]) -> list[tuple[str, str, str]]:
         return [(step["kind"], step["path"], step["reason"]) for step in document["steps"]]
 
     combinations = [chosen for n in range(len(REMOVALS) + 1) for chosen in itertools.combinations(REMOVALS, n)]
     seen = set()
-    assert studio.run("install", "--yes", "--only", "files,environment").returncode == 0
+    assert setup.run("install", "--yes", "--only", "files,environment").returncode == 0
     for chosen in [*combinations, (change_torch,)]:
         if remove_environment in chosen and remove_a_package in chosen:
             continue  # there is nothing in it to remove
         parts = ["--only", "files,environment"] if chosen else []  # the image takes its time; once is enough
         for remove in chosen:
-            remove(studio)
+            remove(setup)
         names = ", ".join(remove.__name__ for remove in chosen) or "nothing"
-        before = inventory(studio.tree)
-        planned = studio.run("plan", "--json", *parts)
-        assert (planned.returncode, inventory(studio.tree)) == (0, before), names
-        done = studio.run("install", "--yes", "--json", *parts, *([] if parts else ["--size", "256x256"]))
+        before = inventory(setup.tree)
+        planned = setup.run("plan", "--json", *parts)
+        assert (planned.returncode, inventory(setup.tree)) == (0, before), names
+        done = setup.run("install", "--yes", "--json", *parts, *([] if parts else ["--size", "256x256"]))
         assert done.returncode == 0, (names, done.said)
         assert steps_of(planned.json) == steps_of(done.json), names
         kept = [step["kind"] for step in done.json["steps"] if step["outcome"]["status"] == "skipped"]
         assert all(kind.startswith("keep-") for kind in kept), names
         assert planned.json["totals"]["bytes_to_fetch"] == sum(each["bytes_to_fetch"] for each in planned.json["steps"])
-        assert_is_complete(studio)
+        assert_is_complete(setup)
         seen |= {step["kind"] for step in planned.json["steps"]}
     assert seen == {
         "get-comfyui",

@@ -104,7 +104,7 @@ def test_a_timeout_also_ends_what_the_program_started() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM is POSIX")
-def test_a_program_that_ignores_the_request_to_end_is_made_to() -> None:
+def test_a_program_that_ignores_the_request_to_end_is_killed() -> None:
     code = """
         import os, signal, time
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -118,7 +118,7 @@ def test_a_program_that_ignores_the_request_to_end_is_made_to() -> None:
     assert ended_within(int(lines[0]), 5)
 
 
-def test_a_grandchild_that_holds_the_pipes_is_not_waited_for() -> None:
+def test_a_grandchild_holding_the_pipes_is_not_waited_for() -> None:
     code = f"""
         import subprocess
         child = subprocess.Popen([{sys.executable!r}, "-c", "import time; time.sleep(600)"])
@@ -261,7 +261,7 @@ def test_run_checked_returns_what_succeeded() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
-def test_a_program_ended_by_a_signal_is_said_so() -> None:
+def test_a_program_ended_by_a_signal_is_reported_so() -> None:
     with pytest.raises(CommandError, match=r"signal 9 \(SIGKILL\)"):
         run_checked(python("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), timeout_s=30)
 

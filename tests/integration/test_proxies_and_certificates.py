@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from tests.support.world import MIB, TOKEN, World, tensors
+from tests.support.sandbox import MIB, TOKEN, Sandbox, tensors
 
 BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 NAME = "hub.example"  # a host that no resolver knows: only the proxy can reach it
@@ -25,7 +25,7 @@ NAME = "hub.example"  # a host that no resolver knows: only the proxy can reach 
 class Proxy:
     """An HTTP proxy on loopback that knows one name, and keeps what it was asked."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, sandbox: Sandbox) -> None:
         self.asked: list[tuple[str, str, str | None]] = []  # method, URL, Authorization
         proxy = self
 
@@ -40,7 +40,7 @@ class Proxy:
 
             def _forward(self) -> None:
                 proxy.asked.append((self.command, self.path, self.headers.get("Authorization")))
-                url = world.hub.endpoint + urlsplit(self.path).path
+                url = sandbox.hub.endpoint + urlsplit(self.path).path
                 headers = {name: self.headers[name] for name in ("Range", "Authorization") if name in self.headers}
                 with requests.Session() as session:
                     session.trust_env = False
@@ -70,8 +70,8 @@ class Proxy:
 
 
 @pytest.fixture
-def proxy(world: World) -> Iterator[Proxy]:
-    proxy = Proxy(world)
+def proxy(sandbox: Sandbox) -> Iterator[Proxy]:
+    proxy = Proxy(sandbox)
     try:
         yield proxy
     finally:
@@ -79,39 +79,39 @@ def proxy(world: World) -> Iterator[Proxy]:
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
-def test_a_proxy_variable_holds(world: World, proxy: Proxy, variable: str) -> None:
-    world.publish(tensors(MIB), is_direct=True)
-    done = world.install("--endpoint", f"http://{NAME}", env={variable: proxy.url})
+def test_a_proxy_variable_holds(sandbox: Sandbox, proxy: Proxy, variable: str) -> None:
+    sandbox.publish(tensors(MIB), is_direct=True)
+    done = sandbox.install("--endpoint", f"http://{NAME}", env={variable: proxy.url})
     assert done.returncode == 0, done.said
     assert {urlsplit(url).hostname for _, url, _ in proxy.asked} == {NAME}
-    world.assert_in_place()
+    sandbox.assert_in_place()
 
 
-def test_the_token_does_not_travel_in_the_clear(world: World, proxy: Proxy) -> None:
-    world.publish(tensors(MIB), is_direct=True)
-    assert world.install("--endpoint", f"http://{NAME}", env={"http_proxy": proxy.url}).returncode == 0
+def test_the_token_does_not_travel_in_the_clear(sandbox: Sandbox, proxy: Proxy) -> None:
+    sandbox.publish(tensors(MIB), is_direct=True)
+    assert sandbox.install("--endpoint", f"http://{NAME}", env={"http_proxy": proxy.url}).returncode == 0
     assert [authorization for _, _, authorization in proxy.asked if authorization] == []
 
 
-def test_no_proxy_holds(world: World, proxy: Proxy) -> None:
-    world.publish(tensors(MIB), is_direct=True)
-    done = world.install("--endpoint", f"http://{NAME}", env={"http_proxy": proxy.url, "NO_PROXY": NAME})
+def test_no_proxy_holds(sandbox: Sandbox, proxy: Proxy) -> None:
+    sandbox.publish(tensors(MIB), is_direct=True)
+    done = sandbox.install("--endpoint", f"http://{NAME}", env={"http_proxy": proxy.url, "NO_PROXY": NAME})
     assert (done.returncode, proxy.asked) == (5, [])
     assert f"{NAME} could not be reached" in done.said
 
 
-def test_a_server_on_this_machine_is_not_asked_through_a_proxy(world: World, proxy: Proxy) -> None:
-    world.publish(tensors(MIB))
-    done = world.install(env={"http_proxy": proxy.url, "HTTPS_PROXY": proxy.url, "NO_PROXY": None})
+def test_a_server_on_this_machine_is_not_asked_through_a_proxy(sandbox: Sandbox, proxy: Proxy) -> None:
+    sandbox.publish(tensors(MIB))
+    done = sandbox.install(env={"http_proxy": proxy.url, "HTTPS_PROXY": proxy.url, "NO_PROXY": None})
     assert (done.returncode, proxy.asked) == (0, [])
 
 
-def test_a_proxy_that_is_not_there_is_named_as_the_cause(world: World) -> None:
-    world.publish(tensors(MIB))
+def test_a_proxy_that_is_not_there_is_named_as_the_cause(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(MIB))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    done = world.install("--endpoint", f"http://{NAME}", env={"http_proxy": closed})
+    done = sandbox.install("--endpoint", f"http://{NAME}", env={"http_proxy": closed})
     assert done.returncode == 5
     assert "proxy" in done.said.lower()
 
@@ -120,9 +120,9 @@ def test_a_proxy_that_is_not_there_is_named_as_the_cause(world: World) -> None:
 
 
 class Encrypted:
-    """The hub of a world behind TLS, with a certificate nobody has heard of."""
+    """The hub of a sandbox behind TLS, with a certificate nobody has heard of."""
 
-    def __init__(self, world: World, folder: Path) -> None:
+    def __init__(self, sandbox: Sandbox, folder: Path) -> None:
         self.certificate, key = folder / "cert.pem", folder / "key.pem"
         subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
         command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
@@ -130,7 +130,7 @@ class Encrypted:
         subprocess.run(command, check=True, capture_output=True)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.certificate, key)
-        self._hub = urlsplit(world.hub.endpoint)
+        self._hub = urlsplit(sandbox.hub.endpoint)
         self._context = context
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"https://localhost:{self._listener.getsockname()[1]}"
@@ -165,30 +165,30 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
 
 
 @pytest.fixture
-def encrypted(world: World, tmp_path: Path) -> Iterator[Encrypted]:
+def encrypted(sandbox: Sandbox, tmp_path: Path) -> Iterator[Encrypted]:
     if shutil.which("openssl") is None:
         pytest.skip("needs the openssl command to make a certificate")
-    server = Encrypted(world, tmp_path)
+    server = Encrypted(sandbox, tmp_path)
     try:
         yield server
     finally:
         server.close()
 
 
-def test_a_certificate_nobody_vouches_for_is_refused(world: World, encrypted: Encrypted) -> None:
-    world.publish(tensors(MIB), is_direct=True)
-    done = world.install("--endpoint", encrypted.endpoint)
+def test_a_certificate_nobody_vouches_for_is_refused(sandbox: Sandbox, encrypted: Encrypted) -> None:
+    sandbox.publish(tensors(MIB), is_direct=True)
+    done = sandbox.install("--endpoint", encrypted.endpoint)
     assert done.returncode == 5
     assert "certificate of localhost was not accepted" in done.said
     assert "REQUESTS_CA_BUNDLE" in done.said
-    assert world.hub.requests == ()
+    assert sandbox.hub.requests == ()
 
 
 @pytest.mark.parametrize("variable", BUNDLES)
-def test_a_bundle_of_certificates_holds(world: World, encrypted: Encrypted, variable: str) -> None:
-    world.publish(tensors(MIB), is_direct=True)
+def test_a_bundle_of_certificates_holds(sandbox: Sandbox, encrypted: Encrypted, variable: str) -> None:
+    sandbox.publish(tensors(MIB), is_direct=True)
     others = dict.fromkeys(BUNDLES, None)
-    done = world.install("--endpoint", encrypted.endpoint, env={**others, variable: str(encrypted.certificate)})
+    done = sandbox.install("--endpoint", encrypted.endpoint, env={**others, variable: str(encrypted.certificate)})
     assert done.returncode == 0, done.said
-    world.assert_in_place()
-    assert {request.authorization for request in world.hub.requests} == {f"Bearer {TOKEN}"}
+    sandbox.assert_in_place()
+    assert {request.authorization for request in sandbox.hub.requests} == {f"Bearer {TOKEN}"}

@@ -16,7 +16,7 @@ import pytest
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.core.ports import Claim, FileDigest
 from provisioner.files.store.receipts import stamp_of, write_claim
-from tests.support.world import MIB, Running, Wanted, World, sha256_of, tensors
+from tests.support.sandbox import MIB, Running, Sandbox, Wanted, sha256_of, tensors
 
 SIZE = 3 * BLOCK_SIZE + MIB
 BAD = (0, 2, 3)
@@ -24,13 +24,13 @@ RATE = 60 * MIB  # bytes per second: a block takes a quarter of a second
 SECTOR = 512
 
 
-def installed(world: World) -> Wanted:
-    (wanted,) = world.publish(tensors(SIZE))
-    world.plant(world.path(), wanted.data)
+def installed(sandbox: Sandbox) -> Wanted:
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    sandbox.plant(sandbox.path(), wanted.data)
     blocks = tuple(sha256_of(wanted.data[at : at + BLOCK_SIZE]) for at in range(0, SIZE, BLOCK_SIZE))
     file_digest = FileDigest(size=SIZE, sha256=wanted.sha256, blocks=blocks)
-    claim = Claim(artifact_id="small", stamp=stamp_of(world.path()), file_digest=file_digest, source="the hub")
-    write_claim(world.tree / "models", f"vae/{wanted.name}", claim, recorded_at="2026-11-23T00:00:00Z")
+    claim = Claim(artifact_id="small", stamp=stamp_of(sandbox.path()), file_digest=file_digest, source="the hub")
+    write_claim(sandbox.tree / "models", f"vae/{wanted.name}", claim, recorded_at="2026-11-23T00:00:00Z")
     return wanted
 
 
@@ -103,37 +103,37 @@ MOMENTS: dict[str, Callable[[Path, Path], bool]] = {
 
 @pytest.mark.parametrize("delays_ms", [(0, 2, 5), (10, 20, 40)], ids=["at once", "a little later"])
 def test_a_killed_repair_leaves_the_file_no_worse_and_the_next_fetches_only_the_rest(
-    world: World, delays_ms: tuple[int, ...]
+    sandbox: Sandbox, delays_ms: tuple[int, ...]
 ) -> None:
-    wanted = installed(world)
-    path, old = world.path(), damaged(wanted)
+    wanted = installed(sandbox)
+    path, old = sandbox.path(), damaged(wanted)
     path.write_bytes(old)
     log = patch_log(path)
-    world.hub.rate_bytes_s_per_connection = RATE
-    world.files = ()  # old and right sectors side by side are looked at here, and not by the world
+    sandbox.hub.rate_bytes_s_per_connection = RATE
+    sandbox.files = ()  # old and right sectors side by side are looked at here, and not by the sandbox
     killed = 0
     for number, is_so in enumerate(MOMENTS.values()):
         held = bytes_of(blocks_in(log))
-        world.hub.clear_requests()
-        running = world.start("repair")
-        until(functools.partial(is_so, world.tree, log), running)
+        sandbox.hub.clear_requests()
+        running = sandbox.start("repair")
+        until(functools.partial(is_so, sandbox.tree, log), running)
         time.sleep(delays_ms[number % len(delays_ms)] / 1000)
         running.kill()
         killed += running.wait().returncode != 0
         assert_no_worse(path.read_bytes(), old, wanted.data)
-        assert world.bytes_served() <= bytes_of(set(BAD)) - held
+        assert sandbox.bytes_served() <= bytes_of(set(BAD)) - held
     assert killed >= 4  # of seven; a repair can be over before the last moments are noticed
-    world.files = (wanted,)
+    sandbox.files = (wanted,)
     still_bad = {block for block in BAD if not _is_right(path, wanted, block)}
-    world.hub.rate_bytes_s_per_connection = None
-    world.hub.clear_requests()
+    sandbox.hub.rate_bytes_s_per_connection = None
+    sandbox.hub.clear_requests()
     needed = bytes_of(still_bad - blocks_in(log))
-    done = world.run("repair", "--json")
+    done = sandbox.run("repair", "--json")
     assert done.returncode == 0, done.stderr
-    assert world.bytes_served() == needed
-    world.assert_in_place(wanted)
+    assert sandbox.bytes_served() == needed
+    sandbox.assert_in_place(wanted)
     assert sorted(each.name for each in path.parent.iterdir()) == [path.name]
-    assert _restored(world, wanted) == sha256_of(old)
+    assert _restored(sandbox, wanted) == sha256_of(old)
 
 
 def _is_right(path: Path, wanted: Wanted, block: int) -> bool:
@@ -142,9 +142,9 @@ def _is_right(path: Path, wanted: Wanted, block: int) -> bool:
         return stream.read(BLOCK_SIZE) == wanted.data[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE]
 
 
-def _restored(world: World, wanted: Wanted) -> str:
+def _restored(sandbox: Sandbox, wanted: Wanted) -> str:
     """Return the SHA-256 of what the bytes kept in ``aside`` make of the repaired file."""
-    (index,) = aside(world.tree).rglob("index.json")
+    (index,) = aside(sandbox.tree).rglob("index.json")
     data = bytearray(wanted.data)
     for piece in json.loads(index.read_text(encoding="utf-8"))["pieces"]:
         kept = (index.parent / piece["name"]).read_bytes()
@@ -152,51 +152,53 @@ def _restored(world: World, wanted: Wanted) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def kill_repair(world: World, is_so: Callable[[], bool]) -> None:
+def kill_repair(sandbox: Sandbox, is_so: Callable[[], bool]) -> None:
     """Start a slow repair with one connection and kill it as soon as something is so."""
-    world.hub.rate_bytes_s_per_connection = RATE
-    running = world.start("repair", "--connections", "1")
+    sandbox.hub.rate_bytes_s_per_connection = RATE
+    running = sandbox.start("repair", "--connections", "1")
     until(is_so, running)
-    world.kill(running)
+    sandbox.kill(running)
 
 
-def assert_the_rest_is_fetched(world: World, wanted: Wanted, held: int) -> None:
-    done = world.run("repair", "--json")
+def assert_the_rest_is_fetched(sandbox: Sandbox, wanted: Wanted, held: int) -> None:
+    done = sandbox.run("repair", "--json")
     assert done.returncode == 0, done.stderr
-    assert world.bytes_served() == SIZE - held
-    world.assert_in_place(wanted)
+    assert sandbox.bytes_served() == SIZE - held
+    sandbox.assert_in_place(wanted)
 
 
 @pytest.mark.parametrize("moment", ["the log is there", "it is a part", "a block arrived", "two blocks arrived"])
-def test_a_killed_continuation_of_a_truncated_file_loses_nothing_of_it(world: World, moment: str) -> None:
-    wanted = installed(world)
+def test_a_killed_continuation_of_a_truncated_file_loses_nothing_of_it(sandbox: Sandbox, moment: str) -> None:
+    wanted = installed(sandbox)
     length = BLOCK_SIZE + MIB
-    path = world.path()
+    path = sandbox.path()
     os.truncate(path, length)
-    world.expect(path, wanted.data[:length])
+    sandbox.expect(path, wanted.data[:length])
     conditions: dict[str, Callable[[], bool]] = {
-        "the log is there": lambda: world.log().exists(),
-        "it is a part": lambda: world.part().exists(),
-        "a block arrived": lambda: world.blocks_in_log() >= 2,
-        "two blocks arrived": lambda: world.blocks_in_log() >= 3,
+        "the log is there": lambda: sandbox.log().exists(),
+        "it is a part": lambda: sandbox.part().exists(),
+        "a block arrived": lambda: sandbox.blocks_in_log() >= 2,
+        "two blocks arrived": lambda: sandbox.blocks_in_log() >= 3,
     }
-    kill_repair(world, conditions[moment])
-    there = path if path.exists() else world.part()
+    kill_repair(sandbox, conditions[moment])
+    there = path if path.exists() else sandbox.part()
     assert there.read_bytes()[:BLOCK_SIZE] == wanted.data[:BLOCK_SIZE]
-    held = max(world.bytes_in_log() if world.part().exists() else 0, BLOCK_SIZE)
-    assert_the_rest_is_fetched(world, wanted, held)
+    held = max(sandbox.bytes_in_log() if sandbox.part().exists() else 0, BLOCK_SIZE)
+    assert_the_rest_is_fetched(sandbox, wanted, held)
 
 
 @pytest.mark.parametrize("moment", ["the part is there", "what was there is copied", "a block arrived"])
-def test_a_killed_continuation_of_what_another_program_left_changes_no_byte_of_it(world: World, moment: str) -> None:
-    (wanted,) = world.publish(tensors(SIZE))
+def test_a_killed_continuation_of_what_another_program_left_changes_no_byte_of_it(
+    sandbox: Sandbox, moment: str
+) -> None:
+    (wanted,) = sandbox.publish(tensors(SIZE))
     length = BLOCK_SIZE + MIB
-    world.plant(world.path(), wanted.data[:length])
+    sandbox.plant(sandbox.path(), wanted.data[:length])
     conditions: dict[str, Callable[[], bool]] = {
-        "the part is there": lambda: world.part().exists(),
-        "what was there is copied": lambda: world.blocks_in_log() >= 1,
-        "a block arrived": lambda: world.blocks_in_log() >= 2,
+        "the part is there": lambda: sandbox.part().exists(),
+        "what was there is copied": lambda: sandbox.blocks_in_log() >= 1,
+        "a block arrived": lambda: sandbox.blocks_in_log() >= 2,
     }
-    kill_repair(world, conditions[moment])
-    assert world.path().read_bytes() == wanted.data[:length]
-    assert_the_rest_is_fetched(world, wanted, max(world.bytes_in_log(), BLOCK_SIZE))
+    kill_repair(sandbox, conditions[moment])
+    assert sandbox.path().read_bytes() == wanted.data[:length]
+    assert_the_rest_is_fetched(sandbox, wanted, max(sandbox.bytes_in_log(), BLOCK_SIZE))

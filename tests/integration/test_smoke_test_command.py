@@ -20,8 +20,18 @@ from provisioner.smoke_test.image import read_image, seed_in
 from provisioner.smoke_test.results import ImageOptions, ModelNames
 from tests.support.builders import recording_of
 from tests.support.comfy_server import Faults, ReplayServer
-from tests.support.studio import ENCODER, KLEIN, MODEL, VAE, a_tree_of_somebodys, inventory, main_py, rtx_4070, states
-from tests.support.world import Ahead, Completed, Running, World, eventually, sha256_of
+from tests.support.sandbox import Ahead, Completed, Running, Sandbox, sha256_of, wait_until
+from tests.support.setup_fixture import (
+    ENCODER,
+    KLEIN,
+    MODEL,
+    VAE,
+    existing_tree,
+    inventory,
+    main_py,
+    rtx_4070,
+    states,
+)
 
 COLD = "ok_fp8_h200_cold_1024"
 NAMES = ModelNames(diffusion_model=MODEL.name, text_encoder=ENCODER.name, vae=VAE.name)
@@ -29,13 +39,13 @@ SMALL = ("--size", "256x256")
 
 
 @pytest.fixture(scope="module")
-def world(make_world: Callable[[], World]) -> World:
+def sandbox(make_sandbox: Callable[[], Sandbox]) -> Sandbox:
     """A tree with the three files, and a Python and a ComfyUI of its owner's."""
-    world = make_world()
-    world.publish(*KLEIN)
-    with a_tree_of_somebodys(world.tree):
-        assert world.install("--only", "files").returncode == 0
-    return world
+    sandbox = make_sandbox()
+    sandbox.publish(*KLEIN)
+    with existing_tree(sandbox.tree):
+        assert sandbox.install("--only", "files").returncode == 0
+    return sandbox
 
 
 def codes_of(document: dict[str, object]) -> list[tuple[str, str]]:
@@ -48,14 +58,14 @@ def codes_of(document: dict[str, object]) -> list[tuple[str, str]]:
 # --- a server that runs already ----------------------------------------------------------------
 
 
-def test_a_running_server_draws_and_is_left_running(world: World, tmp_path: Path) -> None:
+def test_a_running_server_draws_and_is_left_running(sandbox: Sandbox, tmp_path: Path) -> None:
     image = tmp_path / "fox.png"
-    before = states(world.tree)
-    with ReplayServer(COLD, folder=world.tree) as server:
-        done = world.run(
+    before = states(sandbox.tree)
+    with ReplayServer(COLD, folder=sandbox.tree) as server:
+        done = sandbox.run(
             *("smoke-test", "--server", server.url, "--picture", image, "--prompt", "a fox", "--seed", "7"), *SMALL
         )
-        again = world.run("smoke-test", "--server", server.url, "--picture", image, "--json", "--seed", "8", *SMALL)
+        again = sandbox.run("smoke-test", "--server", server.url, "--picture", image, "--json", "--seed", "8", *SMALL)
         asked = [path for method, path, _ in server.requests if method == "POST"]
         sent = server.asked("POST", "/prompt")[0]["prompt"]
     assert done.returncode == 0, done.said
@@ -63,7 +73,7 @@ def test_a_running_server_draws_and_is_left_running(world: World, tmp_path: Path
         assert words in done.said
     assert sent == build_graph(NAMES, ImageOptions(prompt="a fox", seed=7, width=256, height=256))
     assert asked == ["/free", "/prompt"] * 2
-    assert states(world.tree) == before
+    assert states(sandbox.tree) == before
 
     told = again.json["details"]["smoke_test"]
     assert (again.returncode, again.json["status"], again.json["errors"]) == (0, "ok", [])
@@ -76,29 +86,29 @@ def test_a_running_server_draws_and_is_left_running(world: World, tmp_path: Path
     assert read_image(image.read_bytes()).width == 256
 
 
-def test_a_picture_without_a_name_is_kept_with_its_seed_in_the_name(world: World) -> None:
-    with ReplayServer(COLD, folder=world.tree) as server:
-        done = world.run("smoke-test", "--server", server.url, "--json", *SMALL)
+def test_a_picture_without_a_name_is_kept_with_its_seed_in_the_name(sandbox: Sandbox) -> None:
+    with ReplayServer(COLD, folder=sandbox.tree) as server:
+        done = sandbox.run("smoke-test", "--server", server.url, "--json", *SMALL)
     told = done.json["details"]["smoke_test"]
     path = Path(told["picture"]["path"])
-    assert path.parent == world.home / "data" / "klein-setup" / "pictures"
+    assert path.parent == sandbox.home / "data" / "klein-setup" / "pictures"
     assert path.name.endswith(f"-{told['wish']['seed']}.png")
     assert sha256_of(path) == told["picture"]["sha256"]
 
 
 FAILURES = {  # recording -> code, cause, words of the sentence
     "truncated_diffusion_model": ("generation-failed", "truncated-file", f"The diffusion model {MODEL.name} is trunc"),
-    "html_page_as_model": ("generation-failed", "not-safetensors", f"{MODEL.name} is no safetensors file"),
+    "html_page_as_model": ("generation-failed", "not-safetensors", f"{MODEL.name} is not a safetensors file"),
     "empty_file_as_model": ("generation-failed", "empty-file", f"{MODEL.name} is empty"),
     "flux1_vae": ("generation-failed", "wrong-vae", f"The VAE {VAE.name} does not belong"),
     "wrong_text_encoder_06b": ("generation-failed", "wrong-text-encoder", "gives 1024, which is Qwen3-0.6B"),
     "wrong_clip_type": ("generation-failed", "comfyui-too-old", f"one layer of the text encoder {ENCODER.name}"),
     "interrupted": ("generation-failed", "interrupted", "CLIPTextEncode (node 4)"),
-    "bad_value": ("generation-failed", "bad-value", "Node 8 (Flux2Scheduler) was refused"),
+    "bad_value": ("generation-failed", "bad-value", "Node 8 (Flux2Scheduler) was rejected"),
     "missing_model_file": ("model-not-listed", "missing-file", "not-there.safetensors"),
     "missing_node_type": ("model-not-listed", "missing-node", "the node Flux9Scheduler"),
-    "no_output_node": ("generation-failed", "no-output-node", "no node that saves a picture"),
-    "ok_fp8": ("generation-failed", "cached", "drew nothing"),
+    "no_output_node": ("generation-failed", "no-output-node", "no node that saves an image"),
+    "ok_fp8": ("generation-failed", "cached", "generated nothing"),
 }
 
 
@@ -120,23 +130,23 @@ FAULTS: dict[str, tuple[Faults, str, str]] = {  # what is wrong -> code, words o
 
 
 @pytest.fixture(scope="module")
-def ahead(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ahead]:
+def ahead(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ahead]:
     """The runs of both tables, some side by side, each with a server of its own."""
     folder = tmp_path_factory.mktemp("pictures")
     with contextlib.ExitStack() as stack:
 
-        def begin(name: str, recorded: str, faults: Faults | None) -> Callable[[World], Running]:
-            def start(world: World) -> Running:
-                server = stack.enter_context(ReplayServer(recorded, folder=world.tree, faults=faults))
+        def begin(name: str, recorded: str, faults: Faults | None) -> Callable[[Sandbox], Running]:
+            def start(sandbox: Sandbox) -> Running:
+                server = stack.enter_context(ReplayServer(recorded, folder=sandbox.tree, faults=faults))
                 server.interrupted.set()  # by somebody else, in the recording of that name
                 image = folder / f"{name}.png"
-                return world.start("smoke-test", "--server", server.url, "--json", "--picture", image, *SMALL)
+                return sandbox.start("smoke-test", "--server", server.url, "--json", "--picture", image, *SMALL)
 
             return start
 
         cases = {name: begin(name, name, None) for name in FAILURES}
         cases |= {name: begin(name, COLD, faults) for name, (faults, _, _) in FAULTS.items()}
-        yield Ahead(lambda: world, cases, at_once=3)
+        yield Ahead(lambda: sandbox, cases, at_once=3)
 
 
 @pytest.mark.parametrize("name", FAILURES)
@@ -169,35 +179,35 @@ def test_a_server_that_cannot_draw_it_is_told_apart(ahead: Ahead, name: str) -> 
     assert picture_of(done).exists() == is_to_be_looked_at == (told is not None)
 
 
-def test_a_server_that_is_not_there_is_said_to_be_away(world: World) -> None:
+def test_a_server_that_does_not_answer_is_reported(sandbox: Sandbox) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        done = world.run("smoke-test", "--server", url)
+        done = sandbox.run("smoke-test", "--server", url)
     assert done.returncode == 9
     assert "refused" in done.said
 
 
-def test_a_server_of_another_tree_is_not_asked_to_draw(world: World, tmp_path: Path) -> None:
+def test_a_server_of_another_tree_is_not_asked_to_draw(sandbox: Sandbox, tmp_path: Path) -> None:
     for each in KLEIN:
         path = tmp_path / "models" / each.folder / each.name
         path.parent.mkdir(parents=True)
         path.write_bytes(each.data)
     with ReplayServer(COLD, folder=tmp_path) as server:
-        done = world.run("smoke-test", "--server", server.url)
+        done = sandbox.run("smoke-test", "--server", server.url)
         assert server.asked("POST", "/prompt") == []
     assert done.returncode == 9
-    assert f"does not read the proven file {world.path(MODEL)}" in done.said
+    assert f"does not read the verified file {sandbox.path(MODEL)}" in done.said
     assert str(tmp_path / "models") in done.said
 
 
-def test_a_file_that_is_gone_is_named_before_anybody_is_asked_to_draw(world: World) -> None:
-    gone = world.path(VAE)
+def test_a_file_that_is_gone_is_named_before_anybody_is_asked_to_draw(sandbox: Sandbox) -> None:
+    gone = sandbox.path(VAE)
     data = gone.read_bytes()
     gone.unlink()
     try:
-        with ReplayServer(COLD, folder=world.tree) as server:
-            done = world.run("smoke-test", "--server", server.url, "--json")
+        with ReplayServer(COLD, folder=sandbox.tree) as server:
+            done = sandbox.run("smoke-test", "--server", server.url, "--json")
             assert server.asked("POST", "/prompt") == []
     finally:
         gone.write_bytes(data)
@@ -206,13 +216,13 @@ def test_a_file_that_is_gone_is_named_before_anybody_is_asked_to_draw(world: Wor
     assert "klein-setup repair" in done.json["errors"][0]["hint"]
 
 
-def test_a_picture_that_cannot_be_kept_is_told_before_it_is_drawn(world: World, tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_kept_is_told_before_it_is_drawn(sandbox: Sandbox, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with ReplayServer(COLD, folder=world.tree) as server:
-        done = world.run("smoke-test", "--server", server.url, "--picture", tmp_path / "file" / "fox.png", *SMALL)
+    with ReplayServer(COLD, folder=sandbox.tree) as server:
+        done = sandbox.run("smoke-test", "--server", server.url, "--picture", tmp_path / "file" / "fox.png", *SMALL)
         assert server.asked("POST", "/prompt") == []
     assert done.returncode == 4
-    assert "cannot be kept" in done.said
+    assert "cannot be saved" in done.said
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -228,23 +238,25 @@ def test_a_picture_that_cannot_be_kept_is_told_before_it_is_drawn(world: World, 
         ("--server", "http://me:hunter22@127.0.0.1:8188"),
     ],
 )
-def test_what_cannot_be_asked_for_is_a_usage_error(world: World, words: tuple[str, str]) -> None:
-    done = world.run("smoke-test", *words)
+def test_what_cannot_be_asked_for_is_a_usage_error(sandbox: Sandbox, words: tuple[str, str]) -> None:
+    done = sandbox.run("smoke-test", *words)
     assert done.returncode == 2
     assert "hunter22" not in done.said
 
 
-def test_the_graph_is_printed_as_json_and_nothing_is_drawn(world: World) -> None:
-    before = states(world.tree)
-    done = world.run("smoke-test", "--graph", "--seed", "5", "--prompt", "a fox", "--size", "512x768", "--tiled-decode")
+def test_the_graph_is_printed_as_json_and_nothing_is_drawn(sandbox: Sandbox) -> None:
+    before = states(sandbox.tree)
+    done = sandbox.run(
+        "smoke-test", "--graph", "--seed", "5", "--prompt", "a fox", "--size", "512x768", "--tiled-decode"
+    )
     options = ImageOptions(prompt="a fox", seed=5, width=512, height=768, has_tiled_decode=True)
     assert done.returncode == 0
     assert json.loads(done.stdout) == build_graph(NAMES, options)
-    assert states(world.tree) == before
+    assert states(sandbox.tree) == before
 
 
-def test_a_set_without_the_three_files_has_no_graph(world: World, make_world: Callable[[], World]) -> None:
-    other = make_world()
+def test_a_set_without_the_three_files_has_no_graph(sandbox: Sandbox, make_sandbox: Callable[[], Sandbox]) -> None:
+    other = make_sandbox()
     other.publish(VAE)
     done = other.run("smoke-test", "--graph")
     assert done.returncode == 2
@@ -255,9 +267,9 @@ def test_a_set_without_the_three_files_has_no_graph(world: World, make_world: Ca
 
 
 @pytest.fixture
-def comfyui(world: World) -> Iterator[Path]:
+def comfyui(sandbox: Sandbox) -> Iterator[Path]:
     """The stand-in's main.py, put back afterwards."""
-    main = world.tree / "main.py"
+    main = sandbox.tree / "main.py"
     before = main.read_bytes()
     yield main
     main.write_bytes(before)
@@ -285,34 +297,34 @@ def servers_of(main: Path) -> list[psutil.Process]:
 
 
 def test_a_server_of_our_own_is_started_draws_and_is_stopped(
-    world: World, comfyui: Path, bystander: subprocess.Popen[bytes], tmp_path: Path
+    sandbox: Sandbox, comfyui: Path, bystander: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
-    before = inventory(world.tree)
+    before = inventory(sandbox.tree)
     image = tmp_path / "fox.png"
-    done = world.run("smoke-test", "--picture", image, "--json", "--reserve-vram", "1.5", *SMALL)
+    done = sandbox.run("smoke-test", "--picture", image, "--json", "--reserve-vram", "1.5", *SMALL)
     assert done.returncode == 0, done.stderr
     told = done.json["details"]["smoke_test"]
     assert told["timings"]["start_s"] > 0
     assert sha256_of(image) == told["picture"]["sha256"]
     log = Path(told["log_path"])
     assert "To see the GUI go to" in log.read_text(encoding="utf-8")
-    assert log.is_relative_to(world.home)
+    assert log.is_relative_to(sandbox.home)
     assert servers_of(comfyui) == []
     assert bystander.poll() is None
-    assert inventory(world.tree) == before  # its output, its user folder and its database lie elsewhere
+    assert inventory(sandbox.tree) == before  # its output, its user folder and its database lie elsewhere
 
 
-def test_what_the_server_is_started_with_is_what_was_asked_for(world: World, comfyui: Path, tmp_path: Path) -> None:
+def test_what_the_server_is_started_with_is_what_was_asked_for(sandbox: Sandbox, comfyui: Path, tmp_path: Path) -> None:
     told = tmp_path / "told.json"
     before = f"import json, os; json.dump([sys.executable, *sys.argv], open({str(told)!r}, 'w'))"
     comfyui.write_text(main_py(before=before), encoding="utf-8")
-    assert world.run("smoke-test", "--reserve-vram", "1.5", *SMALL).returncode == 0
+    assert sandbox.run("smoke-test", "--reserve-vram", "1.5", *SMALL).returncode == 0
     python, _, *options = json.loads(told.read_text())
-    assert Path(python).parent == world.tree / ".venv" / ("Scripts" if os.name == "nt" else "bin")
+    assert Path(python).parent == sandbox.tree / ".venv" / ("Scripts" if os.name == "nt" else "bin")
     assert "--cpu" in options  # no GPU is here
     assert options[options.index("--reserve-vram") + 1] == "1.5"
     output = Path(options[options.index("--output-directory") + 1])
-    assert not output.is_relative_to(world.tree)
+    assert not output.is_relative_to(sandbox.tree)
     assert not output.exists()  # it was scratch
 
 
@@ -325,62 +337,64 @@ def test_what_the_server_is_started_with_is_what_was_asked_for(world: World, com
     ],
 )
 def test_a_server_that_does_not_come_up_is_explained_and_ended(
-    world: World, comfyui: Path, code: str, sentence: str
+    sandbox: Sandbox, comfyui: Path, code: str, sentence: str
 ) -> None:
     comfyui.write_text(code + "\n", encoding="utf-8")
-    done = world.run("smoke-test", "--smoke-timeout", "1.5")
+    done = sandbox.run("smoke-test", "--smoke-timeout", "1.5")
     assert done.returncode == 9
     assert sentence in done.said
     assert servers_of(comfyui) == []
 
 
-def test_a_server_that_dies_while_it_draws_is_explained(world: World, comfyui: Path) -> None:
+def test_a_server_that_dies_while_it_draws_is_explained(sandbox: Sandbox, comfyui: Path) -> None:
     faults = "Faults(dies_after=12, delay_s=0.02, last_words='torch.OutOfMemoryError: CUDA out of memory.')"
     comfyui.write_text(main_py(faults), encoding="utf-8")
-    done = world.run("smoke-test", "--json", *SMALL)
+    done = sandbox.run("smoke-test", "--json", *SMALL)
     assert (done.returncode, done.codes) == (9, ["out-of-memory"])
     hint = done.json["errors"][0]["hint"]
     assert "`--reserve-vram 2`" in hint
     assert "Decode in tiles" in hint
-    assert "No smaller set of the manifest can take the place of " in hint  # it has only the one that has just failed
+    assert "The manifest has no smaller set that can replace " in hint  # it has only the one that has just failed
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_a_run_that_is_interrupted_takes_its_server_with_it(world: World, comfyui: Path) -> None:
+def test_a_run_that_is_interrupted_takes_its_server_with_it(sandbox: Sandbox, comfyui: Path) -> None:
     comfyui.write_text(main_py("Faults(never_ends=True)"), encoding="utf-8")
-    running = world.start("smoke-test", *SMALL)
-    eventually(lambda: "Starting ComfyUI" in running.stderr_so_far, what="the server is started")
-    eventually(lambda: "Decoding" in running.stderr_so_far, what="it draws")
+    running = sandbox.start("smoke-test", *SMALL)
+    wait_until(lambda: "Starting ComfyUI" in running.stderr_so_far, what="the server is started")
+    wait_until(lambda: "Decoding" in running.stderr_so_far, what="it draws")
     assert len(servers_of(comfyui)) == 1
     running.send(signal.SIGINT)
     assert running.wait(20).returncode == 130
     assert servers_of(comfyui) == []
 
 
-def test_a_picture_from_the_processor_is_not_the_proof_of_a_card(world: World, comfyui: Path, tmp_path: Path) -> None:
+def test_a_picture_from_the_processor_is_not_the_proof_of_a_card(
+    sandbox: Sandbox, comfyui: Path, tmp_path: Path
+) -> None:
     (tmp_path / "machine.json").write_text(recording_of(rtx_4070()), encoding="utf-8")
     comfyui.write_text(main_py("Faults(is_on_processor=True)"), encoding="utf-8")
-    done = world.run("smoke-test", "--json", *SMALL, env={"KLEIN_SETUP_MACHINE": str(tmp_path / "machine.json")})
+    done = sandbox.run("smoke-test", "--json", *SMALL, env={"KLEIN_SETUP_MACHINE": str(tmp_path / "machine.json")})
     assert (done.returncode, done.codes) == (9, ["smoke-test"])
     assert "NVIDIA GeForce RTX 4070" in done.json["errors"][0]["message"]
     assert [each["code"] for each in done.json["details"]["smoke_test"]["findings"]] == ["picture-other-device"]
 
 
-def test_an_empty_extra_model_paths_file_is_named_before_comfyui_dies_of_it(world: World, comfyui: Path) -> None:
+def test_an_empty_extra_model_paths_file_is_named_before_comfyui_dies_of_it(sandbox: Sandbox, comfyui: Path) -> None:
     config = comfyui.with_name("extra_model_paths.yaml")
     config.write_text("# nothing\n", encoding="utf-8")
     try:
-        done = world.run("smoke-test", *SMALL)
+        done = sandbox.run("smoke-test", *SMALL)
     finally:
         config.unlink()
     assert done.returncode == 9
     assert "holds nothing but comments" in done.said
 
 
-def test_without_a_comfyui_the_way_to_one_is_told(make_world: Callable[[], World]) -> None:
-    world = make_world()
-    world.publish(*KLEIN)
-    assert world.install("--only", "files").returncode == 0
-    done = world.run("smoke-test")
+def test_without_a_comfyui_the_way_to_one_is_told(make_sandbox: Callable[[], Sandbox]) -> None:
+    sandbox = make_sandbox()
+    sandbox.publish(*KLEIN)
+    assert sandbox.install("--only", "files").returncode == 0
+    done = sandbox.run("smoke-test")
     assert done.returncode == 2
     assert "--server URL" in done.said

@@ -1267,7 +1267,7 @@ def test_a_file_that_changed_since_it_was_proved_gets_no_receipt(tmp_path: Path)
     store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path)
     file_digest = fetched(store, destination)
     put(home(tmp_path), DATA + b"more")
-    with pytest.raises(FileInUseError, match="changed after it was proven"):
+    with pytest.raises(FileInUseError, match="changed after it was verified"):
         store.record(destination, VAE, file_digest, "the hub")
     assert store.claim(destination) is None
     home(tmp_path).unlink()

@@ -1,4 +1,4 @@
-"""A server of ours does not outlive a klein-setup that was killed outright; nobody else's is touched.
+"""A server of ours does not outlive a killed klein-setup; other servers are not touched.
 
 Processes, pipes and signals are real: a small program starts a stand-in server as klein-setup does, and is killed.
 """

@@ -20,15 +20,15 @@ import pytest
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from tests.support.damages import (
     BYSTANDERS,
-    STALE_BYTES,
+    OLDER_BYTES,
     Damage,
     Model,
     all_damages,
     flip,
     make_folder,
-    stale_twin,
+    older_file,
 )
-from tests.support.world import Completed, World, sha256_of, tensors
+from tests.support.sandbox import Completed, Sandbox, sha256_of, tensors
 
 DAMAGES = all_damages()
 TOTAL = 135_901_104 - (0 if sys.platform != "win32" else 75_412 + 85_358)  # bytes to fetch; no links on Windows
@@ -80,7 +80,7 @@ def old_file(models: Path, index: Path) -> bytes:
 class Patient:
     """The folder after everything was done to it, and what was seen of it."""
 
-    world: World
+    sandbox: Sandbox
     before: dict[str, Entry]
     after: dict[str, Entry]
     seen: Completed
@@ -95,7 +95,7 @@ class Patient:
     @property
     def models(self) -> Path:
         """The models folder."""
-        return self.world.tree / "models"
+        return self.sandbox.tree / "models"
 
     def check(self, file: Model) -> dict[str, Any]:
         """Return what `verify` said of a file."""
@@ -108,15 +108,17 @@ class Patient:
 
 
 @pytest.fixture(scope="module")
-def patient(make_world: Callable[[], World]) -> Patient:
+def patient(make_sandbox: Callable[[], Sandbox]) -> Patient:
     """Return the folder with every damage, verified and repaired."""
-    world = make_world()
-    make_folder(world, DAMAGES)
-    before = inventory(world.tree / "models")
-    seen = world.run("verify", "--json")
-    assert inventory(world.tree / "models") == before, "looking changed something"
-    repaired = world.run("repair", "--json")
-    return Patient(world=world, before=before, after=inventory(world.tree / "models"), seen=seen, repaired=repaired)
+    sandbox = make_sandbox()
+    make_folder(sandbox, DAMAGES)
+    before = inventory(sandbox.tree / "models")
+    seen = sandbox.run("verify", "--json")
+    assert inventory(sandbox.tree / "models") == before, "looking changed something"
+    repaired = sandbox.run("repair", "--json")
+    return Patient(
+        sandbox=sandbox, before=before, after=inventory(sandbox.tree / "models"), seen=seen, repaired=repaired
+    )
 
 
 def of_each(row: Damage) -> str:
@@ -140,8 +142,8 @@ def test_the_folder_comes_back_whole_with_the_fewest_bytes(patient: Patient) -> 
     assert {each: sha256_of(each.below(patient.models)) for row in DAMAGES for each in row.files} == {
         each: each.sha256 for row in DAMAGES for each in row.files
     }
-    assert patient.world.bytes_served() == sum(row.fetched for row in DAMAGES)
-    patient.world.assert_in_place(*(each for row in DAMAGES for each in row.files if row.old != "untouched"))
+    assert patient.sandbox.bytes_served() == sum(row.fetched for row in DAMAGES)
+    patient.sandbox.assert_in_place(*(each for row in DAMAGES for each in row.files if row.old != "untouched"))
 
 
 def test_nothing_of_the_users_is_lost(patient: Patient) -> None:
@@ -165,13 +167,13 @@ def test_nothing_else_of_the_tree_is_changed(patient: Patient) -> None:
 
 
 def test_afterwards_verify_is_content_and_a_second_repair_does_nothing(patient: Patient) -> None:
-    world = patient.world
-    served, requests = world.bytes_served(), len(world.hub.requests)
-    again = world.run("verify", "--json")
+    sandbox = patient.sandbox
+    served, requests = sandbox.bytes_served(), len(sandbox.hub.requests)
+    again = sandbox.run("verify", "--json")
     assert (again.returncode, again.json["steps"]) == (0, []), again.stdout
-    second = world.run("repair", "--json")
+    second = sandbox.run("repair", "--json")
     assert (second.returncode, second.json["steps"]) == (0, [])
-    assert (world.bytes_served(), len(world.hub.requests)) == (served, requests)
+    assert (sandbox.bytes_served(), len(sandbox.hub.requests)) == (served, requests)
     assert inventory(patient.models) == patient.after
 
 
@@ -187,68 +189,70 @@ def test_verify_says_what_it_is(patient: Patient, row: Damage) -> None:
 
 @pytest.mark.parametrize("row", DAMAGES, ids=of_each)
 def test_repair_costs_what_the_table_says(patient: Patient, row: Damage) -> None:
-    assert sum(patient.world.bytes_served(each) for each in row.files) == row.fetched
+    assert sum(patient.sandbox.bytes_served(each) for each in row.files) == row.fetched
     steps = patient.steps_of(row)
     assert sorted(step["kind"] for step in steps) == sorted(row.kinds)
     assert {step["outcome"]["status"] for step in steps} <= ({"done", "skipped"} if len(row.files) > 1 else {"done"})
 
 
-@pytest.mark.parametrize("row", [row for row in DAMAGES if row.old in {"aside", "pieces"}], ids=of_each)
+@pytest.mark.parametrize("row", [row for row in DAMAGES if row.old in {"backups", "pieces"}], ids=of_each)
 def test_what_had_to_go_lies_aside(patient: Patient, row: Damage) -> None:
     (file,) = row.files
-    kept = [name for name in patient.world.set_aside() if name.startswith(f"{file.folder}/{file.name}")]
+    kept = [name for name in patient.sandbox.backups() if name.startswith(f"{file.folder}/{file.name}")]
     assert kept
     assert {".blocks/" in name for name in kept} == {row.old == "pieces"}
 
 
 @pytest.mark.parametrize("row", [row for row in DAMAGES if len(row.files) > 1], ids=of_each)
-def test_changed_names_cost_nothing_by_themselves_and_without_a_network(world: World, row: Damage) -> None:
-    make_folder(world, [row])
-    repaired = world.run("repair", "--json", "--offline")
-    assert (repaired.returncode, repaired.codes, world.hub.requests) == (0, [], ()), repaired.stderr
-    world.assert_in_place()
+def test_changed_names_cost_nothing_by_themselves_and_without_a_network(sandbox: Sandbox, row: Damage) -> None:
+    make_folder(sandbox, [row])
+    repaired = sandbox.run("repair", "--json", "--offline")
+    assert (repaired.returncode, repaired.codes, sandbox.hub.requests) == (0, [], ()), repaired.stderr
+    sandbox.assert_in_place()
 
 
 # --- by themselves -------------------------------------------------------------------------------------
 
 
-def test_an_old_twin_that_comfyui_reads_first_is_told_and_left_to_the_person(world: World) -> None:
-    row = stale_twin()
-    make_folder(world, [row])
-    staging = world.tree / "models" / "unet" / row.files[0].name
+def test_an_older_file_that_comfyui_reads_first_is_reported_and_not_changed(sandbox: Sandbox) -> None:
+    row = older_file()
+    make_folder(sandbox, [row])
+    older = sandbox.tree / "models" / "unet" / row.files[0].name
     for command in ("verify", "repair"):
-        run = world.run(command, "--json")
+        run = sandbox.run(command, "--json")
         (finding,) = run.json["findings"]
-        assert (run.returncode, finding["code"], finding["path"]) == (1, "stale-twin", str(staging))
+        assert (run.returncode, finding["code"], finding["path"]) == (1, "stale-twin", str(older))
         assert row.says in finding["message"]
-        assert staging.read_bytes() == STALE_BYTES
-    staging.rename(staging.with_name("old.bin"))  # as the hint says
-    assert world.run("verify").returncode == 0
-    assert world.bytes_served() == 0
+        assert older.read_bytes() == OLDER_BYTES
+    older.rename(older.with_name("old.bin"))  # as the hint says
+    assert sandbox.run("verify").returncode == 0
+    assert sandbox.bytes_served() == 0
 
 
-def test_a_torn_receipt_costs_right_files_nothing_and_a_damaged_one_its_whole(world: World) -> None:
+def test_a_torn_receipt_costs_right_files_nothing_and_a_damaged_one_its_whole(sandbox: Sandbox) -> None:
     right, damaged = (
         Model(data=tensors(200_000, 8), name="right.safetensors"),
         Model(data=tensors(BLOCK_SIZE + 90_000, 9), name="damaged.safetensors"),
     )
     row = Damage(
         name="the receipt torn", files=(damaged, right), inflict=flip(5), status="", says="", fetched=0,
-        old="aside", kinds=(),
+        old="backups", kinds=(),
     )  # fmt: skip
-    make_folder(world, [row])
-    receipt = world.tree / "models" / STATE_FOLDER / "receipt.json"
+    make_folder(sandbox, [row])
+    receipt = sandbox.tree / "models" / STATE_FOLDER / "receipt.json"
     receipt.write_bytes(receipt.read_bytes()[:100])
-    repaired = world.run("repair", "--json")
+    repaired = sandbox.run("repair", "--json")
     assert repaired.returncode == 0, repaired.stderr
-    assert (world.bytes_served(right), world.bytes_served(damaged)) == (0, len(damaged.data))
-    world.assert_in_place()
+    assert (sandbox.bytes_served(right), sandbox.bytes_served(damaged)) == (0, len(damaged.data))
+    sandbox.assert_in_place()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
 @pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() == 0, reason="root may read everything")
-def test_a_file_without_permissions_is_fetched_anew_and_kept(world: World) -> None:
-    file = Model(data=tensors(3_000_000, 8), name="locked-away.safetensors")  # larger than what the world reads itself
+def test_a_file_without_permissions_is_fetched_anew_and_kept(sandbox: Sandbox) -> None:
+    file = Model(
+        data=tensors(3_000_000, 8), name="locked-away.safetensors"
+    )  # larger than what the sandbox reads itself
     row = Damage(
         name="permissions removed",
         files=(file,),
@@ -256,14 +260,14 @@ def test_a_file_without_permissions_is_fetched_anew_and_kept(world: World) -> No
         status="",
         says="",
         fetched=len(file.data),
-        old="aside",
+        old="backups",
         kinds=(),
     )
-    make_folder(world, [row])
-    kept = file.below(world.tree / "models").stat().st_ino
-    repaired = world.run("repair", "--json")
+    make_folder(sandbox, [row])
+    kept = file.below(sandbox.tree / "models").stat().st_ino
+    repaired = sandbox.run("repair", "--json")
     assert repaired.returncode == 0, repaired.stderr
     assert "cannot be read" in repaired.json["steps"][0]["reason"]
-    assert world.bytes_served() == row.fetched
-    assert [path.stat().st_ino for path in world.set_aside().values() if path.name == file.name] == [kept]
-    world.assert_in_place()
+    assert sandbox.bytes_served() == row.fetched
+    assert [path.stat().st_ino for path in sandbox.backups().values() if path.name == file.name] == [kept]
+    sandbox.assert_in_place()

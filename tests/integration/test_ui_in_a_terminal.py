@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 
@@ -124,7 +125,7 @@ def test_without_a_terminal_a_step_has_two_lines_and_news_every_thirty_seconds()
         "[1/1] fetching vae/flux2-vae.safetensors (336 MB): missing",
         "vae/flux2-vae.safetensors: fetching, 44 %, 150 MB of 336 MB, 112 MB/s, 1.7 s left",
         "vae/flux2-vae.safetensors: fetching, 89 %, 300 MB of 336 MB, 112 MB/s, 0.3 s left",
-        f"[1/1] proven    vae/flux2-vae.safetensors  336 MB  in 3.1 s  sha256 {ARTIFACT.sha256}",
+        f"[1/1] verified  vae/flux2-vae.safetensors  336 MB  in 3.1 s  sha256 {ARTIFACT.sha256}",
     ]
 
 
@@ -163,7 +164,9 @@ def test_token_never_appears_on_any_stream(mode: str) -> None:
     run.ui.notice(text)
     run.ui.say(text)
     run.ui.show_defect(ValueError(text), Path("/log"))
-    run.ui.show_report(report_for_error("install", GatedError(text, hint=text, fact=text), extra=(("x", text),)))
+    run.ui.show_report(
+        replace(report_for_error("install", GatedError(text, hint=text, fact=text)), manifest_argument=text)
+    )
     told = run.out.getvalue() + run.err.getvalue()
     assert told
     for secret in (TOKEN, "Signature", "my own password", "another one"):
@@ -190,7 +193,7 @@ def test_quiet_leaves_errors_and_the_result() -> None:
     run.ui.show_report(Report(command="verify", status="findings", exit_status=1, plan=plan()))
     assert run.err.getvalue() == ""
     assert run.out.getvalue().splitlines()[0].split()[:2] == ["missing", "vae/flux2-vae.safetensors"]
-    assert "1 of 1 file is not as the manifest asks." in run.out.getvalue()
+    assert "1 of 1 file is wrong or missing." in run.out.getvalue()
 
 
 def test_what_a_command_was_asked_for_is_shown_quietly_too() -> None:
@@ -205,7 +208,7 @@ def test_an_error_is_said_once_with_what_to_do() -> None:
     error = UnreachableError("huggingface.co cannot be reached.", hint="Check the network.")
     run.ui.show_error(error)
     run.ui.show_report(report_for_error("install", error))
-    assert run.err.getvalue() == "error: huggingface.co cannot be reached.\n  what to do: Check the network.\n"
+    assert run.err.getvalue() == "error: huggingface.co cannot be reached.\n  hint: Check the network.\n"
     assert run.out.getvalue() == ""
 
 
@@ -216,7 +219,7 @@ def test_a_defect_names_the_log_and_shows_the_traceback_when_asked() -> None:
             raise TypeError("int + str")
         except TypeError as error:
             run.ui.show_defect(error, Path("/var/log.txt"))
-        assert "a defect in it: TypeError: int + str" in run.err.getvalue()
+        assert "internal error in klein-setup: TypeError: int + str" in run.err.getvalue()
         assert str(Path("/var/log.txt")) in run.err.getvalue()
         assert issues_url() in run.err.getvalue()
         assert ("Traceback" in run.err.getvalue()) == is_verbose
@@ -398,7 +401,7 @@ def test_bars_fit_the_window_and_leave_one_line_per_file(columns: int) -> None:
     assert "0 of 1 file, " in generated
     assert "a retry is due" in generated
     assert all(len(line) <= columns for line in bare(generated).split("\n"))
-    assert "proven" in bare(left)
+    assert "verified" in bare(left)
     assert "in 3.1 s" in bare(left)
     assert generated.count("\x1b[?25l") == 1
     assert left.count("\x1b[?25h") == 1, "the cursor comes back"
@@ -449,7 +452,7 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_a_plain_bar() -> None:
         text = screen.text
     assert "\x1b" not in text
     assert "80%|" in text
-    assert "[1/1] proven    vae/flux2-vae.safetensors" in text
+    assert "[1/1] verified  vae/flux2-vae.safetensors" in text
     assert "a retry is due" in text
 
 

@@ -166,7 +166,7 @@ class ReplayServer:
         return self._recorded(path)
 
     def _image(self) -> bytes:
-        """Return the constant one, or for a server with a folder of its own a picture of what the last graph asks."""
+        """Return the constant one, or for a server with its own folder an image for the last graph."""
         if self.folder is None:
             return PICTURE
         graph = self.asked("POST", "/prompt")[-1]["prompt"]
@@ -350,7 +350,7 @@ def _plain_node(name: str) -> dict[str, Any]:
 def serve_as_comfyui(
     argv: list[str], name: str = "ok_fp8_h200_warm_1024", faults: Faults | None = None, *, draws: bool = False
 ) -> None:
-    """Be ComfyUI's main.py: listen on --port, say what the command line was, stay until somebody ends it.
+    """Act as ComfyUI's main.py: listen on --port, print the command line, run until it is ended.
 
     With `draws` it reads the models folder beside main.py and hands out what it was asked for.
     """

@@ -1,4 +1,4 @@
-"""What happens to a models folder in people's hands: one function for each damage, and what putting it right may cost.
+"""Damage to a models folder: one function for each kind, and how many bytes its repair may fetch.
 
 Every row of `DAMAGES` has files of its own, so that all of them can be done to one folder at once.  The numbers are
 written down beside the damage, not worked out by the program under test.
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
-from tests.support.world import Wanted, World, tensors
+from tests.support.sandbox import Sandbox, Wanted, tensors
 
-Where = Literal["untouched", "aside", "pieces", "nowhere"]
-"""Where the user's bytes are after a repair: as they were, whole in ``aside``, in pieces there, or there were none."""
+Where = Literal["untouched", "backups", "pieces", "nowhere"]
+"""Where the user's bytes are after a repair: unchanged, whole in the backups, in pieces there, or there were none."""
 
 _ROLES = {"diffusion_models": "diffusion_model", "text_encoders": "text_encoder", "vae": "vae"}
 _LINKS_ARE_FREE = sys.platform != "win32"  # there a link needs a privilege
@@ -54,7 +54,7 @@ Inflict = Callable[[Path, tuple[Model, ...]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Damage:
-    """One thing that happened to a folder."""
+    """One kind of damage to a folder."""
 
     name: str
     files: tuple[Model, ...]
@@ -62,8 +62,8 @@ class Damage:
     status: str  # what `verify` calls each of the files
     says: str  # part of a sentence in which `verify` says what it is
     fetched: int  # bytes that `repair` may take from the network, all files of the row together
-    old: Where  # where the bytes are that the user had
-    kinds: tuple[str, ...]  # the steps that put it right, each plan's in order; a skipped one is done by the next
+    old: Where  # where the user's bytes are afterwards
+    kinds: tuple[str, ...]  # the steps that fix it, each plan's in order; a skipped one is done by the next
 
     @property
     def id(self) -> str:
@@ -71,7 +71,7 @@ class Damage:
         return self.name.replace(" ", "-")
 
 
-# --- what is done ------------------------------------------------------------------------------------
+# --- the damages -------------------------------------------------------------------------------------
 
 
 def flip(*offsets: int) -> Inflict:
@@ -150,7 +150,7 @@ def move_to(folder: str, name: str | None = None) -> Inflict:
     return inflict
 
 
-def twin_in(folder: str, data: bytes) -> Inflict:
+def older_file_in(folder: str, data: bytes) -> Inflict:
     """Put another file of the name where ComfyUI looks first."""
 
     def inflict(models: Path, files: tuple[Model, ...]) -> None:
@@ -321,12 +321,12 @@ def _of_bytes() -> Iterator[Damage]:
     yield _row(
         "a second name and one bit flipped", shared, second_name(flip(BLOCK_SIZE + 9)),
         status="hash-mismatch", says="block 1 (of 0 to 1) differs",
-        fetched=len(shared.data) - BLOCK_SIZE, old="aside", kinds=patch,
+        fetched=len(shared.data) - BLOCK_SIZE, old="backups", kinds=patch,
     )  # fmt: skip
     empty = _model("empty")
     yield _row(
         "emptied", empty, cut(0),
-        status="size-mismatch", says="an empty file", fetched=len(empty.data), old="aside", kinds=fetch,
+        status="size-mismatch", says="an empty file", fetched=len(empty.data), old="backups", kinds=fetch,
     )  # fmt: skip
 
 
@@ -344,32 +344,32 @@ def _of_content() -> Iterator[Damage]:
         file = _model(name.replace(" ", "-").lower())
         yield _row(
             name, file, put_there(data),
-            status="size-mismatch", says=says, fetched=len(file.data), old="aside", kinds=fetch,
+            status="size-mismatch", says=says, fetched=len(file.data), old="backups", kinds=fetch,
         )  # fmt: skip
     yield _row(
         "another file of the same size", other, put_there(tensors(len(other.data), 4)),
-        status="hash-mismatch", says="safetensors", fetched=len(other.data), old="aside", kinds=fetch,
+        status="hash-mismatch", says="safetensors", fetched=len(other.data), old="backups", kinds=fetch,
     )  # fmt: skip
     folder = _model("folder-instead")
     yield _row(
         "a folder under the name", folder, folder_instead,
-        status="unreadable", says="a folder or the like", fetched=len(folder.data), old="aside", kinds=fetch,
+        status="unreadable", says="a folder or the like", fetched=len(folder.data), old="backups", kinds=fetch,
     )  # fmt: skip
     if _LINKS_ARE_FREE:
         nowhere, loop = _model("unplugged"), _model("loop")
         yield _row(
             "a link to nowhere", nowhere, link_to_nowhere,
-            status="unreadable", says="which is not there", fetched=len(nowhere.data), old="aside", kinds=fetch,
+            status="unreadable", says="which is not there", fetched=len(nowhere.data), old="backups", kinds=fetch,
         )  # fmt: skip
         yield _row(
             "a link to itself", loop, link_to_itself,
-            status="unreadable", fetched=len(loop.data), old="aside", kinds=fetch,
+            status="unreadable", fetched=len(loop.data), old="backups", kinds=fetch,
         )  # fmt: skip
 
 
 def _of_places() -> Iterator[Damage]:
     """Yield what is right and lies elsewhere."""
-    # The second of two finds its bytes in aside, one plan later; its link then changes a time stamp of the first.
+    # The second of two finds its bytes in the backups, one plan later; its link then changes a time stamp of the first.
     both = ("place-file", "place-file", "place-file", "record-receipt")
     yield _row(
         "two names swapped", (_model("swapped-a"), _model("swapped-b", folder="text_encoders")), swap,
@@ -394,7 +394,7 @@ def _of_records() -> Iterator[Damage]:
     lost, locked = _model("receipt-lost", 1), _model("receipt-lost-locked", 1, has_digests=True)
     yield _row(
         "no receipt and one bit flipped", lost, lose_receipt(flip(BLOCK_SIZE + 3)),
-        status="hash-mismatch", says="safetensors", fetched=len(lost.data), old="aside", kinds=("fetch-file",),
+        status="hash-mismatch", says="safetensors", fetched=len(lost.data), old="backups", kinds=("fetch-file",),
     )  # fmt: skip
     yield _row(
         "no receipt but a locked manifest and one bit flipped", locked, lose_receipt(flip(BLOCK_SIZE + 3)),
@@ -405,24 +405,29 @@ def _of_records() -> Iterator[Damage]:
     yield _row(
         "no receipt and truncated", cut_off, lose_receipt(cut(BLOCK_SIZE + 77)),
         status="size-mismatch", says="its own header asks for",
-        fetched=len(cut_off.data) - BLOCK_SIZE, old="aside", kinds=("patch-file",),
+        fetched=len(cut_off.data) - BLOCK_SIZE, old="backups", kinds=("patch-file",),
     )  # fmt: skip
     yield _row("another program's part beside it", _model("part-beside"), foreign_part(), status="ok", old="untouched")
     file = _model("part-instead")
     yield _row(
         "another program's part instead of it", file, foreign_part(delete),
-        status="missing", fetched=len(file.data), old="aside", kinds=("fetch-file",),
+        status="missing", fetched=len(file.data), old="backups", kinds=("fetch-file",),
     )  # fmt: skip
 
 
-STALE_TWIN = _model("stale-twin", folder="diffusion_models")
-STALE_BYTES = tensors(90_123, 5)
+OLDER_FILE = _model("stale-twin", folder="diffusion_models")
+OLDER_BYTES = tensors(90_123, 5)
 
 
-def stale_twin() -> Damage:
-    """Return an old file in ``unet``, which ComfyUI reads first: told, and left to the person."""
+def older_file() -> Damage:
+    """Return an old file in ``unet``, which ComfyUI reads first: reported, and not changed."""
     return _row(
-        "an old twin in unet", STALE_TWIN, twin_in("unet", STALE_BYTES), status="ok", says="reads", old="untouched"
+        "an old twin in unet",
+        OLDER_FILE,
+        older_file_in("unet", OLDER_BYTES),
+        status="ok",
+        says="reads",
+        old="untouched",
     )
 
 
@@ -434,24 +439,24 @@ BYSTANDERS = {
     "vae/notes about vae.txt": b"do not delete\n",
     "checkpoints/half.safetensors.crdownload": b"half of something " * 99,
 }
-"""Files of the user's that nobody asked about."""
+"""The user's other files, which must not change."""
 
 
-def make_folder(world: World, damages: Iterable[Damage]) -> None:
+def make_folder(sandbox: Sandbox, damages: Iterable[Damage]) -> None:
     """Put every file where an installation puts it, let the command write the receipt, then do the damage."""
     rows = tuple(damages)
-    models = world.tree / "models"
-    world.publish(*(each for row in rows for each in row.files))
+    models = sandbox.tree / "models"
+    sandbox.publish(*(each for row in rows for each in row.files))
     for row in rows:
         for each in row.files:
-            world.plant(each.below(models), each.data)
-    installed = world.install("--json")
+            sandbox.plant(each.below(models), each.data)
+    installed = sandbox.install("--json")
     assert installed.returncode == 0, installed.stderr
-    assert world.hub.requests == (), "every file was there already"
+    assert sandbox.hub.requests == (), "every file was there already"
     for name, data in BYSTANDERS.items():
-        world.plant(models / name, data)
+        sandbox.plant(models / name, data)
     for row in rows:
         row.inflict(models, row.files)
         for path in (each.below(models) for each in row.files):
             if path.is_file() and not path.is_symlink() and os.access(path, os.R_OK):
-                world.expect(path, path.read_bytes())
+                sandbox.expect(path, path.read_bytes())

@@ -43,12 +43,12 @@ def digests_of(data: bytes) -> tuple[str, ...]:
 
 
 def digest_of(data: bytes) -> FileDigest:
-    """Return the proof of some bytes."""
+    """Return the digest of some bytes."""
     return FileDigest(size=len(data), sha256=hashlib.sha256(data).hexdigest(), blocks=digests_of(data))
 
 
 class MemoryPart:
-    """A growing file in memory, in blocks of four bytes."""
+    """An unfinished file in memory, in blocks of four bytes."""
 
     def __init__(
         self, store: MemoryStore, destination: Destination, artifact: Artifact, replaces: str | None = None
@@ -79,7 +79,7 @@ class MemoryPart:
 
     @property
     def is_digest_behind(self) -> bool:
-        """Whether the digest is what everything waits for: here it is taken at once."""
+        """Whether hashing is the bottleneck: never, here it is done at once."""
         return False
 
     @property
@@ -130,7 +130,7 @@ class MemoryPart:
 
 
 class MemoryPatch(MemoryPart):
-    """A repair in memory: the right blocks of the damaged file, and those that arrive."""
+    """A repair in memory: the correct blocks of the damaged file, and those that arrive."""
 
     def __init__(
         self, store: MemoryStore, destination: Destination, artifact: Artifact, damage: Damage, reason: str
@@ -194,7 +194,7 @@ class MemoryStore:
         self._inodes.setdefault(path, self._clock)
 
     def place(self, path: Path, data: bytes, source: str) -> None:
-        """Give proven bytes their final name, and write down whose they are."""
+        """Give verified bytes their final name, and record their source."""
         self.put(path, data)
         stamp = self.stamp(path)
         assert stamp is not None
@@ -393,7 +393,7 @@ class ScriptedFetcher:
 
 @dataclass
 class ListedFinder:
-    """Finds what it was given, whatever is asked for."""
+    """Finds what it was given, for every artifact."""
 
     copies: tuple[LocalCopy, ...] = ()
     asked: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)  # artifact, SHA-256 of each content

@@ -1,7 +1,7 @@
-"""Environments that get their pip in a tenth of a second, for tests that are about what comes after.
+"""Environments that get their pip in a tenth of a second, for tests of what comes after.
 
-Everything else is as ever: a real virtual environment, made by the real ``venv``, with a real pip, which is that of the
-tests.  Unpacking and then replacing the one Python brings takes ten seconds; `test_environment.py` does that too.
+Everything else is real: a virtual environment made by ``venv``, with the pip of the tests.  Unpacking and then
+replacing the pip that Python brings takes ten seconds; `test_environment.py` tests that too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from provisioner.environment.state import PythonFacts
 
 
 class QuickEnvironments(environment.Environments):
-    """The real ones, but for how an environment gets its pip."""
+    """Real environments, except for how they get their pip."""
 
     def _make_venv(self, python: PythonFacts, folder: Path, prompt: str) -> None:
         subprocess.run([python.path, "-m", "venv", "--without-pip", "--prompt", prompt, folder], check=True)
@@ -31,6 +31,6 @@ class QuickEnvironments(environment.Environments):
             script.chmod(0o755)
 
 
-def exchange() -> None:
-    """Make every environment of this process a quick one."""
+def use() -> None:
+    """Let every environment of this process be made that way."""
     environment.Environments._make_venv = QuickEnvironments._make_venv  # type: ignore[method-assign, assignment]

@@ -1,4 +1,4 @@
-"""What moved since the last proven state: sentences, what is looked at again, the one command."""
+"""What moved since the last full check: sentences, what is looked at again, the one command."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from provisioner.core.models import Finding
 from provisioner.report.changes import (
     EVERY_PART,
+    ChangesSince,
     SeenFile,
     SeenGpu,
     Snapshot,
@@ -53,7 +54,7 @@ def moved(**changes: object) -> list[tuple[str, str, bool, str]]:
 
 
 def finding(code: str, severity: str = "problem") -> Finding:
-    return Finding(code=code, severity=severity, message="m")  # type: ignore[arg-type]
+    return Finding(code=code, severity=severity, message="m", remedy="by-hand")  # type: ignore[arg-type]
 
 
 # --- comparing ---------------------------------------------------------------------------------
@@ -65,44 +66,44 @@ def finding(code: str, severity: str = "problem") -> Finding:
         ({}, []),
         (
             {"driver_version": "590.20", "cuda_driver_version": (13, 1)},
-            [("driver", "changed", True, "The NVIDIA driver went from 580.159.04 to 590.20.")],
+            [("driver", "changed", True, "The NVIDIA driver changed from 580.159.04 to 590.20.")],
         ),
         (
             {"driver_version": None, "cuda_driver_version": None},
-            [("driver", "gone", True, "The NVIDIA driver (580.159.04) is gone, or does not answer.")],
+            [("driver", "gone", True, "The NVIDIA driver (580.159.04) is gone or does not respond.")],
         ),
         (
             {"cuda_driver_version": (13, 1)},
-            [("cuda-driver", "changed", True, "The CUDA version the driver serves went from 13.0 to 13.1.")],
+            [("cuda-driver", "changed", True, "The CUDA version of the driver changed from 13.0 to 13.1.")],
         ),
-        ({"os_release": "6.8.0-60"}, [("system", "changed", False, "The system went from 6.8.0-45 to 6.8.0-60.")]),
-        ({"torch": "2.15.0"}, [("torch", "changed", True, "torch went from 2.14.1+cu130 to 2.15.0.")]),
+        ({"os_release": "6.8.0-60"}, [("system", "changed", False, "The system changed from 6.8.0-45 to 6.8.0-60.")]),
+        ({"torch": "2.15.0"}, [("torch", "changed", True, "torch changed from 2.14.1+cu130 to 2.15.0.")]),
         (
             {"torchaudio": None},
-            [("torchaudio", "gone", True, "torchaudio (2.11.0+cu130) is gone, or does not answer.")],
+            [("torchaudio", "gone", True, "torchaudio (2.11.0+cu130) is gone or does not respond.")],
         ),
         (
             {"python_version": "3.13.1"},
-            [("python", "changed", True, "The environment's Python went from 3.12.3 to 3.13.1.")],
+            [("python", "changed", True, "The environment's Python changed from 3.12.3 to 3.13.1.")],
         ),
         (
             {"comfyui_version": "0.35.1", "comfyui_commit": "beef" * 10},
-            [("comfyui", "changed", True, "ComfyUI went from 0.33.0 to 0.35.1.")],
+            [("comfyui", "changed", True, "ComfyUI changed from 0.33.0 to 0.35.1.")],
         ),
         (
             {"comfyui_commit": "beef" * 10},
-            [("comfyui-commit", "changed", True, "ComfyUI's commit went from c0dec0dec to beefbeefb.")],
+            [("comfyui-commit", "changed", True, "ComfyUI's commit changed from c0dec0dec to beefbeefb.")],
         ),
         (
             {"comfyui_has_local_changes": True},
-            [("comfyui-edits", "appeared", True, "ComfyUI's own files were edited since.")],
+            [("comfyui-edits", "appeared", True, "ComfyUI's own files were edited.")],
         ),
         ({"comfyui_has_local_changes": None}, []),
         (
             {"custom_nodes": ("B", "A")},
             [
                 ("custom-nodes", "appeared", True, "New custom nodes: A and B."),
-                ("custom-nodes", "gone", True, "Custom nodes that are gone: ComfyUI-Manager."),
+                ("custom-nodes", "gone", True, "Removed custom nodes: ComfyUI-Manager."),
             ],
         ),
         (
@@ -138,11 +139,11 @@ def finding(code: str, severity: str = "problem") -> Finding:
                     "set",
                     "changed",
                     False,
-                    "The set that is asked for went from flux2-klein-4b/fp8 to flux2-klein-4b/bf16.",
+                    "The chosen set changed from flux2-klein-4b/fp8 to flux2-klein-4b/bf16.",
                 )
             ],
         ),
-        ({"klein_setup": "0.2.0"}, [("klein-setup", "changed", False, "klein-setup went from 0.1.0 to 0.2.0.")]),
+        ({"klein_setup": "0.2.0"}, [("klein-setup", "changed", False, "klein-setup changed from 0.1.0 to 0.2.0.")]),
     ],
 )
 def test_each_move_is_a_sentence(changes: dict[str, object], expected: list[tuple[str, str, bool, str]]) -> None:
@@ -152,9 +153,9 @@ def test_each_move_is_a_sentence(changes: dict[str, object], expected: list[tupl
 @pytest.mark.parametrize(
     ("file", "kind", "sentence"),
     [
-        (replace(VAE, sha256="b" * 64), "changed", "holds other bytes of the same size."),
-        (replace(VAE, sha256="b" * 64, size=12_000_000), "changed", "holds other bytes, 336 MB then and 12.0 MB now."),
-        (replace(VAE, sha256=None, size=1), "changed", "holds other bytes, 336 MB then and 1 byte now."),
+        (replace(VAE, sha256="b" * 64), "changed", "has other content of the same size."),
+        (replace(VAE, sha256="b" * 64, size=12_000_000), "changed", "has other content, 336 MB then and 12.0 MB now."),
+        (replace(VAE, sha256=None, size=1), "changed", "has other content, 336 MB then and 1 byte now."),
         (replace(VAE, sha256=None, size=None), "gone", "is gone."),
     ],
 )
@@ -168,7 +169,7 @@ def test_a_file_that_was_not_read_and_has_its_size_has_not_moved() -> None:
 
 def test_a_file_that_is_new_is_named_and_one_that_never_was_is_not() -> None:
     new, never = SeenFile(label="new", size=5, sha256=None), SeenFile(label="never", size=None, sha256=None)
-    assert moved(files=(VAE, new, never)) == [("file", "appeared", True, "new is there now; it was not.")]
+    assert moved(files=(VAE, new, never)) == [("file", "appeared", True, "new is new.")]
 
 
 def test_changes_of_files_are_told_apart_by_their_labels_and_not_by_their_sentences() -> None:
@@ -199,11 +200,11 @@ def test_a_file_is_named_by_the_beginnings_of_its_digests() -> None:
         ((), ["The GPU RTX 4070 is gone."]),
         (
             (SeenGpu(name="RTX 5090", uuid="GPU-2"),),
-            ["The GPU RTX 4070 is gone.", "There is another GPU now: RTX 5090."],
+            ["The GPU RTX 4070 is gone.", "New GPU: RTX 5090."],
         ),
         (
             (SeenGpu(name="RTX 4070", uuid="GPU-1"), SeenGpu(name="RTX 4070", uuid="GPU-2")),
-            ["There is another GPU now: RTX 4070."],
+            ["New GPU: RTX 4070."],
         ),
     ],
 )
@@ -228,7 +229,7 @@ def test_what_was_not_looked_at_is_not_said_to_be_gone() -> None:
 def test_edits_of_comfyui_that_are_gone_are_said_too() -> None:
     edited = replace(BEFORE, comfyui_has_local_changes=True)
     (change,) = compare(edited, BEFORE)
-    assert change.sentence == "ComfyUI's own files are as published again; they had been edited."
+    assert change.sentence == "ComfyUI's own files match the release again; they had been edited."
     assert (change.kind, change.before, change.now) == ("gone", "edited", None)
 
 
@@ -282,12 +283,12 @@ def test_keys_of_a_newer_version_are_passed_over() -> None:
     [
         ({"schema_version": 2}, "its schema_version is '2', and 1 is expected"),
         ({"schema_version": True}, "its schema_version is 'True', and 1 is expected"),
-        ({"taken_at": None}, "its key taken_at: must be a text; not null"),
-        ({"torch": 2.14}, "its key torch: must be a text or null; not 2.14"),
+        ({"taken_at": None}, "its key taken_at: must be a string; not null"),
+        ({"torch": 2.14}, "its key torch: must be a string or null; not 2.14"),
         ({"looked_at": "files"}, 'its key looked_at: must be a list; not "files"'),
-        ({"custom_nodes": [1]}, "its key custom_nodes[0]: must be a text; not 1"),
+        ({"custom_nodes": [1]}, "its key custom_nodes[0]: must be a string; not 1"),
         ({"gpus": ["RTX"]}, 'its key gpus[0]: must be an object; not "RTX"'),
-        ({"gpus": [{}]}, "its key gpus[0].name: must be a text; it is missing"),
+        ({"gpus": [{}]}, "its key gpus[0].name: must be a string; it is missing"),
         (
             {"files": [{"label": "x", "size": -1}]},
             "its key files[0].size: must be a whole number from 0 up or null; not -1",
@@ -342,10 +343,10 @@ def test_what_is_no_snapshot_at_all_is_none_with_the_reason(text: str, reason: s
             ),
         ),
         ({"files": ()}, ("every byte of the model files",)),
-        ({"custom_nodes": ()}, ("whether a picture still comes out",)),
+        ({"custom_nodes": ()}, ("whether it still generates an image",)),
         (
             {"comfyui_version": "0.35.1"},
-            ("whether this ComfyUI has the nodes Klein needs", "whether a picture still comes out"),
+            ("whether this ComfyUI has the nodes Klein needs", "whether it still generates an image"),
         ),
     ],
 )
@@ -356,16 +357,16 @@ def test_what_moved_says_what_is_looked_at_again(changes: dict[str, object], che
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({}, "Nothing changed since the last proven state."),
-        ({"os_release": "7"}, "1 thing changed since the last proven state; none of it touches what was proven."),
-        ({"torch": "3"}, "1 thing changed since the last proven state, and it can break the setup."),
+        ({}, "Nothing changed since the last full check."),
+        ({"os_release": "7"}, "1 thing changed since the last full check; none of it affects what was verified."),
+        ({"torch": "3"}, "1 thing changed since the last full check, and it can break the setup."),
         (
             {"torch": "3", "driver_version": "600"},
-            "2 things changed since the last proven state, and each can break the setup.",
+            "2 things changed since the last full check, and each can break the setup.",
         ),
         (
             {"torch": "3", "os_release": "7"},
-            "2 things changed since the last proven state; 1 of them can break the setup.",
+            "2 things changed since the last full check; 1 of them can break the setup.",
         ),
     ],
 )
@@ -375,7 +376,8 @@ def test_how_much_moved_is_one_sentence(changes: dict[str, object], said: str) -
 
 def test_the_changes_as_json_have_these_keys() -> None:
     changes = compare(BEFORE, replace(BEFORE, driver_version="590.20"))
-    entry = changes_entry(changes, since=BEFORE.taken_at, checked=("x",), mend="klein-setup repair")
+    since = ChangesSince(changes=changes, since=BEFORE.taken_at, checked=("x",), mend="klein-setup repair")
+    entry = changes_entry(since)
     assert json.loads(json.dumps(entry)) == {
         "since": "2026-11-01T08:00:00Z",
         "changes": [
@@ -385,7 +387,7 @@ def test_the_changes_as_json_have_these_keys() -> None:
                 "before": "580.159.04",
                 "now": "590.20",
                 "matters": True,
-                "sentence": "The NVIDIA driver went from 580.159.04 to 590.20.",
+                "sentence": "The NVIDIA driver changed from 580.159.04 to 590.20.",
             }
         ],
         "checked": ["x"],

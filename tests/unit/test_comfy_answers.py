@@ -1,4 +1,4 @@
-"""Reading a ComfyUI server's words: the odd, the broken and the hostile ones beside the recorded."""
+"""Parsing a ComfyUI server's answers: recorded, odd, broken and hostile ones."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ NOTHING: list[object] = [
 
 
 @pytest.mark.parametrize("body", NOTHING)
-def test_nonsense_is_refused_or_empty_and_never_a_crash(body: object) -> None:
+def test_nonsense_is_rejected_or_empty_and_never_a_crash(body: object) -> None:
     with pytest.raises(ServerNotUsableError):
         parse_system_stats(body)
     with pytest.raises(ServerNotUsableError):
@@ -94,7 +94,7 @@ def test_both_shapes_of_a_choice_are_read(declared: object, found: tuple[str, ..
     assert parse_choices(body, "VAELoader", "vae_name") == found
 
 
-def test_saved_pictures_come_before_previews_and_half_a_name_is_none() -> None:
+def test_saved_images_come_before_previews_and_an_incomplete_name_is_none() -> None:
     output = {
         "images": [
             {"filename": "preview.png", "subfolder": "", "type": "temp"},
@@ -110,7 +110,7 @@ def test_saved_pictures_come_before_previews_and_half_a_name_is_none() -> None:
     assert parse_files(output)[0] == OutputFile(filename="saved.png", subfolder="", folder="output")
 
 
-def test_a_refusal_in_plain_words_is_kept() -> None:
+def test_a_plain_text_rejection_is_kept() -> None:
     assert parse_refusal(500, {"error": "no prompt"}).message == "no prompt"
     assert parse_refusal(502, "Bad Gateway").message == "Bad Gateway"
 
@@ -181,9 +181,9 @@ RUN: list[tuple[float, Message]] = [
 ]
 
 
-def test_a_node_ends_when_it_is_said_to_or_when_the_next_one_begins() -> None:
+def test_a_node_ends_when_reported_or_when_the_next_one_begins() -> None:
     record = RunRecord("p")
-    heard = [record.hear(message, at_s) for at_s, message in RUN]
+    heard = [record.add(message, at_s) for at_s, message in RUN]
     assert heard.count(False) == 2
     assert [(each.node_id, each.began_s, each.ended_s) for each in record.timings] == [
         ("2", 1.0, 1.5),
@@ -196,7 +196,7 @@ def test_a_node_ends_when_it_is_said_to_or_when_the_next_one_begins() -> None:
 def test_a_server_that_counts_without_end_fills_no_memory() -> None:
     record = RunRecord("p")
     for number in range(10_050):
-        record.hear(Progress(prompt_id="p", node_id="1", value=number, maximum=1e18), float(number))
+        record.add(Progress(prompt_id="p", node_id="1", value=number, maximum=1e18), float(number))
     assert len(record.marks) == 10_000
     assert record.marks[-1].value == 10_049
     timing = NodeTiming(node_id="1", began_s=0.0, ended_s=1.0)

@@ -1,4 +1,4 @@
-"""Every known failure gets its sentence, and the file it is about; an unknown one gets its own words."""
+"""Every known failure gets its own message and names its file; an unknown one shows what the server reported."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ CASES = [
         "v.safe",
     ),
     ("11", "RuntimeError", SHAPES.format(2560, 7680), "comfyui-too-old", "one layer of the text encoder t.safetensors"),
-    ("11", "RuntimeError", SHAPES.format(4096, 12288), "comfyui-too-old", "(4096 values) where the model takes three"),
-    ("11", "RuntimeError", SHAPES.format(7680, 12288), "wrong-text-encoder", "takes Qwen3-8B (12288 values)"),
+    ("11", "RuntimeError", SHAPES.format(4096, 12288), "comfyui-too-old", "(4096 values) where the model needs three"),
+    ("11", "RuntimeError", SHAPES.format(7680, 12288), "wrong-text-encoder", "needs Qwen3-8B (12288 values)"),
     ("11", "RuntimeError", SHAPES.format(12288, 7680), "wrong-text-encoder", "12288, which is Qwen3-8B"),
     ("11", "RuntimeError", SHAPES.format(3072, 7680), "wrong-text-encoder", "which is three layers of Qwen3-0.6B"),
     ("11", "RuntimeError", SHAPES.format(4096, 7680), "wrong-text-encoder", "which is one layer of Qwen3-8B"),
-    ("11", "RuntimeError", SHAPES.format(777, 999), "wrong-text-encoder", "takes an encoder of width 999"),
+    ("11", "RuntimeError", SHAPES.format(777, 999), "wrong-text-encoder", "needs an encoder of width 999"),
     ("12", "torch.OutOfMemoryError", "Allocation on device \nThis error", "gpu-out-of-memory", "VAEDecode (node 12)"),
     ("11", "torch.cuda.OutOfMemoryError", "CUDA out of memory. Tried", "gpu-out-of-memory", "ran out in Sampler"),
     ("11", "RuntimeError", "CUDA error: out of memory", "gpu-out-of-memory", "ran out in"),
@@ -86,8 +86,20 @@ CASES = [
     ("4", "AssertionError", "Torch not compiled with CUDA enabled", "torch-without-cuda", "without CUDA"),
     ("11", "TypeError", "Trying to convert Float8_e4m3fn to the MPS backend", "fp8-on-mps", "m.safetensors"),
     ("11", "RuntimeError", "CUDA error: an illegal memory access was encountered", "gpu-fault", "The GPU failed"),
-    ("1", "FileNotFoundError", "Model in folder 'diffusion_models' not found", "missing-file", "not there any more"),
-    ("1", "RuntimeError", "ERROR: Could not detect model type of: m.safetensors", "unknown-model", "m.safetensors is"),
+    (
+        "1",
+        "FileNotFoundError",
+        "Model in folder 'diffusion_models' not found",
+        "missing-file",
+        "does not exist any more",
+    ),
+    (
+        "1",
+        "RuntimeError",
+        "ERROR: Could not detect model type of: m.safetensors",
+        "unknown-model",
+        "recognise the diffusion model m.safetensors",
+    ),
     ("1", SAFETENSORS, "No such device", "unknown", "SafetensorError: No such device"),
     ("6", "KeyError", "'odd'", "unknown", "CFGGuider (node 6) failed with KeyError: 'odd'"),
     ("6", "", "", "unknown", "failed with an error: no message"),
@@ -142,7 +154,7 @@ def test_a_graph_that_runs_in_a_circle_ends() -> None:
     assert models_behind(circle, "1") == ()
 
 
-# --- refusals ----------------------------------------------------------------------------------
+# --- rejected prompts --------------------------------------------------------------------------
 
 
 def complaint(node_class: str, input_name: str, allowed: tuple[str, ...] = ()) -> NodeComplaint:
@@ -173,7 +185,7 @@ def complaint(node_class: str, input_name: str, allowed: tuple[str, ...] = ()) -
         ),
     ],
 )
-def test_a_refusal_is_explained(
+def test_a_rejected_prompt_is_explained(
     complaints: list[NodeComplaint], kind: type[SmokeTestError], cause: str, said: str
 ) -> None:
     refusal = Refusal(status=400, kind="prompt_outputs_failed_validation", message="", details="",
@@ -183,18 +195,18 @@ def test_a_refusal_is_explained(
     assert said in str(error)
 
 
-def test_a_refusal_nobody_knows_keeps_the_servers_words() -> None:
+def test_an_unknown_rejection_keeps_the_servers_message() -> None:
     error = refusal_error(Refusal(status=500, kind="odd", message="it", details="hurts"), {})
     assert "HTTP 500): it hurts" in str(error)
 
 
 def test_missing_nodes_are_named() -> None:
-    assert "ComfyUI 0.3.9 does not know the nodes A, B." in str(nodes_missing_error(["A", "B"], version="0.3.9"))
+    assert "ComfyUI 0.3.9 does not have the nodes A, B." in str(nodes_missing_error(["A", "B"], version="0.3.9"))
 
 
 def test_an_interruption_and_a_timeout_name_the_node() -> None:
     assert "CLIPTextEncode (node 4)" in str(interrupted_error("4", graph()))
-    assert "on the server; it was not us" in str(interrupted_error(None, graph()))
+    assert "on the server, not by klein-setup" in str(interrupted_error(None, graph()))
     assert "VAEDecode (node 12)" in str(out_of_time_error(60, "12", graph()))
     assert "within 60 s; it had not begun" in str(out_of_time_error(60, None, graph()))
 
@@ -226,7 +238,7 @@ DEATHS = [
 
 
 @pytest.mark.parametrize(("text", "cause", "said"), DEATHS)
-def test_a_death_is_explained_from_the_last_lines(text: str, cause: str, said: str) -> None:
+def test_an_ended_server_is_explained_from_its_last_lines(text: str, cause: str, said: str) -> None:
     error = death_error(1, text.splitlines(), log_path=LOG, is_starting=True)
     assert error.context["cause"] == cause
     assert said in str(error)
@@ -245,7 +257,7 @@ def test_a_death_is_explained_from_the_last_lines(text: str, cause: str, said: s
         (-15, ServerNotUsableError, "signal 15,"),
     ],
 )
-def test_the_way_it_ended_is_told(returncode: int, kind: type[SmokeTestError], said: str) -> None:
+def test_how_it_ended_is_reported(returncode: int, kind: type[SmokeTestError], said: str) -> None:
     error = death_error(returncode, [], log_path=LOG, node="VAEDecode (node 12)")
     assert type(error) is kind
     assert said in str(error)
@@ -271,13 +283,13 @@ def test_secrets_and_escapes_of_a_log_are_not_shown() -> None:
         ("To see the GUI go to: http://127.0.0.1:8188", False),
     ],
 )
-def test_a_taken_port_is_told_in_three_ways(line: str, is_taken: bool) -> None:
+def test_a_taken_port_is_recognised_in_three_messages(line: str, is_taken: bool) -> None:
     assert is_port_taken(["Starting server", line]) is is_taken
 
 
 def test_a_silent_or_homeless_server_shows_its_last_line() -> None:
     assert "Its last line: cloning" in str(silent_start_error(300, ["cloning"], log_path=LOG))
-    assert "It said nothing." in str(silent_start_error(300, [], log_path=LOG))
+    assert "It printed nothing." in str(silent_start_error(300, [], log_path=LOG))
     assert no_port_error(5, [], log_path=LOG).context["cause"] == "port-taken"
 
 
@@ -288,12 +300,12 @@ def test_a_silent_or_homeless_server_shows_its_last_line() -> None:
         (200, "text/html; charset=utf-8", "", "web page"),
         (404, "text/plain", "", "HTTP 404"),
         (403, "text/html", "<html>", "login"),
-        (301, "", "", "elsewhere"),
+        (301, "", "", "another address"),
         (500, "text/html", "<html>", "failed (HTTP 500)"),
         (200, "application/json", "3", "not ComfyUI's"),
     ],
 )
-def test_another_program_is_told_apart(status: int, content_type: str, beginning: str, said: str) -> None:
+def test_another_program_is_recognised(status: int, content_type: str, beginning: str, said: str) -> None:
     error = not_comfyui_error("http://h:1", "/system_stats", status, content_type, beginning)
     assert said in str(error)
     assert error.context["cause"] == "not-comfyui"

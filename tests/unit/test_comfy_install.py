@@ -1,4 +1,4 @@
-"""What is done about ComfyUI itself, and what git's words are taken for."""
+"""What is done with ComfyUI itself, and how git's errors are explained."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from provisioner.core.errors import (
     StalledError,
     UnreachableError,
 )
-from provisioner.core.models import Download
+from provisioner.core.models import Download, Remedy
 
 PINNED = ComfyRelease(version="0.33.0", commit="a" * 40, tree="b" * 40)
 TABLE = ComfyTable(
@@ -90,22 +90,27 @@ def test_a_tree_is_judged_by_what_klein_needs(checkout: ComfyCheckout, codes: li
     assert [(each.code, each.severity) for each in judge_checkout(checkout, TABLE)] == codes
 
 
-def test_a_tree_that_is_too_old_hears_both_versions_and_the_reason() -> None:
+def test_a_tree_that_is_too_old_is_reported_with_both_versions_and_the_reason() -> None:
     (found,) = judge_checkout(replace(GOOD, version="0.8.1"), TABLE)
     assert found.message == "/comfy is ComfyUI 0.8.1; 0.9.2 or newer is needed: Klein came with it."
 
 
 @pytest.mark.parametrize(
-    ("changes", "hint"),
+    ("changes", "hint", "remedy"),
     [
-        ({"kind": "portable", "has_git": True}, "update_comfyui_stable.bat"),
-        ({"kind": "source", "has_git": False}, "new folder"),
-        ({}, "--update-comfyui"),
+        ({"kind": "portable", "has_git": True}, "update_comfyui_stable.bat", "by-hand"),
+        ({"kind": "source", "has_git": False}, "new folder", "by-hand"),
+        ({}, "--update-comfyui", "update-comfyui"),
     ],
 )
-def test_how_to_update_depends_on_the_kind(changes: dict[str, object], hint: str) -> None:
+def test_how_to_update_depends_on_the_kind(changes: dict[str, object], hint: str, remedy: Remedy) -> None:
     (found,) = judge_checkout(replace(GOOD, version="0.1.0", **changes), TABLE)  # type: ignore[arg-type]
     assert hint in (found.hint or "")
+    assert found.remedy == remedy
+
+
+def test_an_interrupted_update_is_run_again() -> None:
+    assert [each.remedy for each in judge_checkout(replace(GOOD, rollback_point=HALFWAY), TABLE)] == ["update-comfyui"]
 
 
 @pytest.mark.parametrize(
@@ -113,11 +118,11 @@ def test_how_to_update_depends_on_the_kind(changes: dict[str, object], hint: str
     [
         (None, False, "clone", "no ComfyUI yet"),
         (ComfyCheckout(given=TREE, kind="empty"), True, "clone", "no ComfyUI yet"),
-        (ComfyCheckout(given=TREE, kind="other"), False, "refuse", "something else"),
+        (ComfyCheckout(given=TREE, kind="other"), False, "refuse", "is not ComfyUI"),
         (ComfyCheckout(given=TREE, kind="models"), True, "none", "only a models folder"),
-        (ComfyCheckout(given=TREE, kind="base"), True, "none", "elsewhere"),
-        (OLD, False, "none", "not asked for"),
-        (replace(OLD, local_changes=("nodes.py",)), False, "none", "not asked for"),
+        (ComfyCheckout(given=TREE, kind="base"), True, "none", "in another folder"),
+        (OLD, False, "none", "would update it"),
+        (replace(OLD, local_changes=("nodes.py",)), False, "none", "would update it"),
         (OLD, True, "update", "from 0.12.0 to 0.33.0"),
         (replace(OLD, version=None), True, "update", "an unknown version"),
         (replace(OLD, kind="portable"), True, "update", "0.33.0"),
@@ -125,8 +130,8 @@ def test_how_to_update_depends_on_the_kind(changes: dict[str, object], hint: str
         (replace(OLD, version="0.33.0"), True, "update", "from 0.33.0"),
         (replace(OLD, version="0.34.1"), True, "none", "newer than 0.33.0"),
         (replace(OLD, local_changes=("nodes.py", "x.py")), True, "refuse", "2 files of ComfyUI itself were changed"),
-        (replace(OLD, local_changes=None), True, "refuse", "could not be learnt"),
-        (replace(OLD, has_git=False, kind="source"), True, "refuse", "no git checkout"),
+        (replace(OLD, local_changes=None), True, "refuse", "not known whether"),
+        (replace(OLD, has_git=False, kind="source"), True, "refuse", "not a git checkout"),
         (replace(OLD, rollback_point=HALFWAY, local_changes=("nodes.py",)), True, "update", "0.33.0"),
         (replace(GOOD, rollback_point=HALFWAY, local_changes=("nodes.py",)), True, "update", "0.33.0"),
     ],
@@ -239,7 +244,7 @@ def test_a_source_on_this_computer_is_a_path(source: str, path: str | None) -> N
         ("error: Your local changes to the following files would be overwritten by checkout", CommandError),
     ],
 )
-def test_gits_words_become_the_error_that_helps(line: str, kind: type[KleinError]) -> None:
+def test_gits_messages_become_helpful_errors(line: str, kind: type[KleinError]) -> None:
     error = explain_git_failure(
         ["remote: hello", line], doing="fetch ComfyUI 0.33.0", source="https://u:secret1@x.example/r?t=1", path="/comfy"
     )

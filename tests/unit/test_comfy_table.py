@@ -93,7 +93,7 @@ def test_versions_are_compared_part_by_part(version: str, bound: str, expected: 
     assert is_at_least(version, bound) is expected
 
 
-def test_a_version_is_what_stands_at_its_beginning() -> None:
+def test_a_version_is_the_number_at_its_beginning() -> None:
     assert version_key("v0.33.0-5-g783545f6") == (0, 33, 0)
 
 
@@ -113,7 +113,7 @@ def test_a_version_is_what_stands_at_its_beginning() -> None:
         ("https://github.com/", "https://me:secret@github.com/", "repository: is 'https://"),
         ("2f35f4a08176d993cded35dac3332be4f7287f41", "2f35f4a", "commit: '2f35f4a' has 7 digits"),
         ("2f35f4a08176d993cded35dac3332be4f7287f41", "v0.33.0", "commit: 'v0.33.0' is a branch or a tag, which moves"),
-        ("668784f3dcf05f5adb6d12ee551dc476e2f56e46", "tree", "releases[0].tree: 'tree' is no hex number"),
+        ("668784f3dcf05f5adb6d12ee551dc476e2f56e46", "tree", "releases[0].tree: 'tree' is not a hex number"),
         ("c2bcbecd82ec5ae66594340b395c24ef0217b238", "2f35f4a08176d993cded35dac3332be4f7287f41", "twice"),
         ('version: "0.32.0"', 'version: "0.31.0"', "releases: names '0.31.0' twice"),
         ('released: "2026-08-13"', "released: 2026-08-13", "without quotes, which YAML reads as a date"),
@@ -126,7 +126,11 @@ def test_a_version_is_what_stands_at_its_beginning() -> None:
         ("inputs: [samples, vae]", "inputs: [vae, vae]", "inputs: names 'vae' twice"),
         ("use: guided", "use: guidd", "is 'guidd'; did you mean 'guided'?"),
         ("sources: [tags, run-h200]", "sources: [tag]", "names in 0.33.0 the source 'tag', which is not in 'sources'"),
-        ("sources: [klein-commit, docs-changelog]", "sources: [klein-commit]", "holds 'docs-changelog', which no row"),
+        (
+            "sources: [klein-commit, docs-changelog]",
+            "sources: [klein-commit]",
+            "contains 'docs-changelog', which no row",
+        ),
         ("  - id: template\n", "  - id: tags\n", "sources: names 'tags' twice"),
         ("schema_version: 1\n", "", "schema_version: is missing; expected 1"),
         ("nodes:\n", "node_classes:\n", "node_classes: is not a key here"),
@@ -146,7 +150,7 @@ def test_every_mistake_is_named_at_once_and_with_its_line() -> None:
 
 def test_a_newer_format_is_one_sentence() -> None:
     assert issues_of(changed("schema_version: 1", "schema_version: 2").replace("pinned:", "pins:")) == [
-        f"c.yaml:{line_of(TEXT, 'schema_version')}: schema_version: is 2; expected 1: this table was made for a newer"
+        f"c.yaml:{line_of(TEXT, 'schema_version')}: schema_version: is 2; expected 1: this table needs a newer"
         " klein-setup"
     ]
 

@@ -58,7 +58,7 @@ class Said:
 
 
 @dataclass
-class World:
+class FakeMachine:
     """A machine made of answers; it counts what it is asked."""
 
     host_reading: HostReading = LINUX
@@ -86,10 +86,10 @@ class World:
         return self.nvml
 
     def _run(self, args: Sequence[str | Path], *, timeout_s: float, **more: object) -> Said:
-        comfyui = Path(args[0])
-        self.asked.append(f"{comfyui} {args[1]}")
+        program = Path(args[0])
+        self.asked.append(f"{program} {args[1]}")
         assert timeout_s <= 5
-        answer = self.smi[comfyui].pop(0)
+        answer = self.smi[program].pop(0)
         if isinstance(answer, CommandError):
             raise answer
         return answer
@@ -128,9 +128,9 @@ def failed_probes(machine: Machine) -> list[str]:
 
 
 def test_nvml_alone_is_enough_when_it_answers() -> None:
-    world = World(nvml=answered(RTX_4090), smi={USR_BIN: []}, kernel=(("/x", "535.1"),))
-    machine = world.detect()
-    assert world.asked == ["nvml"]
+    fake = FakeMachine(nvml=answered(RTX_4090), smi={USR_BIN: []}, kernel=(("/x", "535.1"),))
+    machine = fake.detect()
+    assert fake.asked == ["nvml"]
     assert machine.driver_version == "580.95.05"
     assert machine.cuda_driver_version == (13, 0)
     assert [gpu.name for gpu in machine.gpus] == ["NVIDIA GeForce RTX 4090"]
@@ -138,7 +138,7 @@ def test_nvml_alone_is_enough_when_it_answers() -> None:
 
 
 def test_nvidia_smi_answers_where_nvml_is_missing() -> None:
-    machine = World(smi={USR_BIN: [Said(stdout=SMI_LINE)]}).detect()
+    machine = FakeMachine(smi={USR_BIN: [Said(stdout=SMI_LINE)]}).detect()
     (gpu,) = machine.gpus
     assert machine.driver_version == "550.144.03"
     assert machine.cuda_driver_version is None
@@ -148,58 +148,60 @@ def test_nvidia_smi_answers_where_nvml_is_missing() -> None:
     assert failed_probes(machine) == ["nvml: NVML is not on this machine"]
 
 
-def test_an_old_nvidia_smi_is_asked_again_without_what_it_refused() -> None:
+def test_an_old_nvidia_smi_is_asked_again_without_what_it_rejected() -> None:
     line = "0, NVIDIA TITAN V, GPU-1, 00000000:01:00.0, 12066, 12000, 1, Disabled, [N/A], 470.182.03\n"
-    world = World(smi={USR_BIN: [Said(returncode=2, stdout=REFUSES_COMPUTE_CAP), Said(stdout=line)]})
-    machine = world.detect()
+    fake = FakeMachine(smi={USR_BIN: [Said(returncode=2, stdout=REFUSES_COMPUTE_CAP), Said(stdout=line)]})
+    machine = fake.detect()
     assert machine.driver_version == "470.182.03"
     assert machine.gpus[0].compute_capability is None
-    questions = [each for each in world.asked if each.startswith(str(USR_BIN))]
+    questions = [each for each in fake.asked if each.startswith(str(USR_BIN))]
     assert ["compute_cap" in question for question in questions] == [True, False]
 
 
 def test_an_nvidia_smi_that_refuses_everything_is_not_asked_for_ever() -> None:
     refusal = Said(returncode=2, stdout="That is not a valid field.")
-    world = World(smi={USR_BIN: [refusal] * 20})
-    machine = world.detect()
-    assert len([each for each in world.asked if each.startswith(str(USR_BIN))]) == 2
+    fake = FakeMachine(smi={USR_BIN: [refusal] * 20})
+    machine = fake.detect()
+    assert len([each for each in fake.asked if each.startswith(str(USR_BIN))]) == 2
     assert machine.driver_version is None
 
 
 def test_the_next_nvidia_smi_is_tried_when_the_first_fails() -> None:
     missing = CommandError("nvidia-smi could not be started")
-    world = World(host_reading=WSL, smi={USR_BIN: [missing], WSL_LIB: [Said(stdout=SMI_LINE)]})
-    machine = world.detect()
+    fake = FakeMachine(host_reading=WSL, smi={USR_BIN: [missing], WSL_LIB: [Said(stdout=SMI_LINE)]})
+    machine = fake.detect()
     assert machine.is_wsl
     assert machine.driver_version == "550.144.03"
 
 
 def test_an_nvidia_smi_that_hangs_is_a_probe_with_its_reason() -> None:
     hung = CommandError("nvidia-smi did not end within 5 s and was stopped")
-    machine = World(smi={USR_BIN: [hung]}).detect()
+    machine = FakeMachine(smi={USR_BIN: [hung]}).detect()
     assert machine.gpus == ()
     assert "nvidia-smi: nvidia-smi did not end within 5 s and was stopped" in failed_probes(machine)
 
 
 def test_what_a_failing_nvidia_smi_said_is_the_reason() -> None:
     said = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\nMake sure ...\n"
-    machine = World(smi={USR_BIN: [Said(returncode=9, stdout=said)]}).detect()
+    machine = FakeMachine(smi={USR_BIN: [Said(returncode=9, stdout=said)]}).detect()
     (probe,) = [each for each in failed_probes(machine) if each.startswith("nvidia-smi")]
     assert "couldn't communicate" in probe
     assert "Make sure" not in probe
 
 
 def test_the_kernels_file_names_the_driver_where_nothing_else_does() -> None:
-    world = World(kernel=(("/proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX  Kernel Module  535.183.01  x"),))
-    world.graphics = GraphicsReading(source="PCI bus", gpus=(CARD,))
-    machine = world.detect()
+    fake = FakeMachine(
+        kernel=(("/proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX  Kernel Module  535.183.01  x"),)
+    )
+    fake.graphics = GraphicsReading(source="PCI bus", gpus=(CARD,))
+    machine = fake.detect()
     assert machine.driver_version == "535.183.01"
     assert machine.gpus == (CARD,)
-    assert any("lists no such GPU" in each for each in failed_probes(machine))
+    assert any("does not list it" in each for each in failed_probes(machine))
 
 
 def test_a_card_without_any_driver_is_reported_with_what_is_missing() -> None:
-    machine = World(graphics=GraphicsReading(source="PCI bus", gpus=(CARD,))).detect()
+    machine = FakeMachine(graphics=GraphicsReading(source="PCI bus", gpus=(CARD,))).detect()
     assert machine.gpus == (CARD,)
     assert machine.driver_version is None
     assert any("the driver is missing or not loaded" in each for each in failed_probes(machine))
@@ -210,8 +212,8 @@ def test_one_failing_gpu_of_two_is_completed_by_nvidia_smi() -> None:
         index=1, uuid="GPU-2", name="NVIDIA L4", failures=("compute capability: Unknown Error",), memory_total_bytes=GIB
     )
     rows = SMI_LINE + "1, NVIDIA L4, GPU-2, 00000000:02:00.0, 8.9, 23034, 22000, 500, Disabled, Disabled, 580.95.05\n"
-    world = World(nvml=answered(RTX_4090, broken), smi={USR_BIN: [Said(stdout=rows)]})
-    machine = world.detect()
+    fake = FakeMachine(nvml=answered(RTX_4090, broken), smi={USR_BIN: [Said(stdout=rows)]})
+    machine = fake.detect()
     assert [gpu.compute_capability for gpu in machine.gpus] == [(8, 9), (8, 9)]
     assert machine.gpus[1].memory_total_bytes == GIB  # what NVML said stays
     assert machine.driver_version == "580.95.05"
@@ -220,56 +222,56 @@ def test_one_failing_gpu_of_two_is_completed_by_nvidia_smi() -> None:
 
 def test_gb10_without_a_memory_answer_is_not_asked_twice() -> None:
     gb10 = replace(RTX_4090, name="NVIDIA GB10", compute_capability=(12, 1), memory_total_bytes=None)
-    world = World(
+    fake = FakeMachine(
         host_reading=replace(LINUX, architecture="aarch64"),
         nvml=answered(replace(gb10, failures=("memory: Not Supported",))),
         smi={USR_BIN: []},
     )
-    machine = world.detect()
-    assert world.asked == ["nvml"]
+    machine = fake.detect()
+    assert fake.asked == ["nvml"]
     assert machine.gpus[0].memory_total_bytes is None
     assert failed_probes(machine) == ["nvml: GPU 0 (NVIDIA GB10): memory: Not Supported"]
 
 
 def test_windows_with_wddm() -> None:
     registry = GraphicsReading(source="registry", gpus=(replace(CARD, pci_bus_id=None),))
-    world = World(
+    fake = FakeMachine(
         host_reading=WINDOWS, nvml=answered(replace(RTX_4090, driver_model="WDDM"), driver="572.60"), graphics=registry
     )
-    machine = world.detect()
+    machine = fake.detect()
     assert (machine.os, machine.driver_version) == ("windows", "572.60")
     assert [(gpu.name, gpu.driver_model) for gpu in machine.gpus] == [("NVIDIA GeForce RTX 4090", "WDDM")]
 
 
 def test_windows_has_no_kernel_files() -> None:
-    world = World(host_reading=WINDOWS, kernel=(("/x", "535.1"),))
-    assert world.detect().driver_version is None
-    assert "kernel" not in world.asked
+    fake = FakeMachine(host_reading=WINDOWS, kernel=(("/x", "535.1"),))
+    assert fake.detect().driver_version is None
+    assert "kernel" not in fake.asked
 
 
 def test_a_mac_is_not_asked_for_nvidia() -> None:
-    world = World(host_reading=MAC, graphics=GraphicsReading(source="sysctl", gpus=(M3,)), smi={USR_BIN: []})
-    machine = world.detect()
-    assert world.asked == []
+    fake = FakeMachine(host_reading=MAC, graphics=GraphicsReading(source="sysctl", gpus=(M3,)), smi={USR_BIN: []})
+    machine = fake.detect()
+    assert fake.asked == []
     assert machine.gpus == (M3,)
     assert machine.architecture == "arm64"
 
 
 def test_amd_alone() -> None:
-    machine = World(graphics=GraphicsReading(source="PCI bus", gpus=(RX_7900,))).detect()
+    machine = FakeMachine(graphics=GraphicsReading(source="PCI bus", gpus=(RX_7900,))).detect()
     assert machine.gpus == (RX_7900,)
     assert machine.driver_version is None
 
 
 def test_a_machine_without_any_gpu_is_no_error() -> None:
-    machine = World().detect()
+    machine = FakeMachine().detect()
     assert machine.gpus == ()
     assert failed_probes(machine) == ["nvml: NVML is not on this machine"]
 
 
 @pytest.mark.parametrize("visible", ["", "7", "-1", "GPU-9"])
 def test_what_cuda_may_see_is_not_what_is_there(visible: str) -> None:
-    machine = World(nvml=answered(RTX_4090), environ={"CUDA_VISIBLE_DEVICES": visible}).detect()
+    machine = FakeMachine(nvml=answered(RTX_4090), environ={"CUDA_VISIBLE_DEVICES": visible}).detect()
     assert len(machine.gpus) == 1
 
 
@@ -277,7 +279,7 @@ def test_each_file_system_is_reported_once_and_a_missing_one_is_a_fact() -> None
     home = FileSystem(path=Path("/home"), device=1, total_bytes=100, free_bytes=50)
     data = FileSystem(path=Path("/data"), device=2, total_bytes=200, free_bytes=80)
     disks = {Path("/home/a"): home, Path("/home/b"): home, Path("/data/x"): data}
-    machine = World(disks=disks).detect(Path("/home/a"), Path("/data/x"), Path("/home/b"), Path("/gone"))
+    machine = FakeMachine(disks=disks).detect(Path("/home/a"), Path("/data/x"), Path("/home/b"), Path("/gone"))
     assert machine.file_systems == (home, data)
     assert "file system: no folder above /gone exists" in [each.replace("\\", "/") for each in failed_probes(machine)]
 
@@ -288,22 +290,22 @@ FILE = Path("/support/machine.json")
 
 
 def test_a_recorded_machine_is_read_instead_of_this_one() -> None:
-    recorded = World(nvml=answered(RTX_4090)).detect()
-    world = World(files={FILE: recording_of(recorded)}, environ={MACHINE_VARIABLE: str(FILE)})
-    machine = world.detect(Path("/anywhere"))
+    recorded = FakeMachine(nvml=answered(RTX_4090)).detect()
+    fake = FakeMachine(files={FILE: recording_of(recorded)}, environ={MACHINE_VARIABLE: str(FILE)})
+    machine = fake.detect(Path("/anywhere"))
     assert machine == replace(recorded, recorded_from=str(FILE))
-    assert world.asked == []
+    assert fake.asked == []
 
 
 def test_an_empty_variable_names_no_recording() -> None:
-    world = World(nvml=answered(RTX_4090), environ={MACHINE_VARIABLE: ""})
-    assert world.detect().recorded_from is None
+    fake = FakeMachine(nvml=answered(RTX_4090), environ={MACHINE_VARIABLE: ""})
+    assert fake.detect().recorded_from is None
 
 
 @pytest.mark.parametrize("text", [None, "{}", "not JSON"])
 def test_a_recording_that_cannot_be_used_is_a_usage_error(text: str | None) -> None:
     files = {} if text is None else {FILE: text}
     with pytest.raises(UsageError) as caught:
-        World(files=files, environ={MACHINE_VARIABLE: str(FILE)}).detect()
+        FakeMachine(files=files, environ={MACHINE_VARIABLE: str(FILE)}).detect()
     assert caught.value.exit_status == 2
     assert MACHINE_VARIABLE in f"{caught.value} {caught.value.hint}"

@@ -1,4 +1,4 @@
-"""What the drawing script's lines mean, line by line."""
+"""Parsing the image script's output, line by line."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def failed(kind: str, facts: dict[str, object], message: str = "so it is.") -> G
     return answer
 
 
-def test_a_picture_is_read_with_every_figure() -> None:
+def test_an_image_is_read_with_every_figure() -> None:
     assert parse_answer(json.dumps(DONE)) == GenerationDone(
         image_path=Path("fox.png"),
         timings=Timings(
@@ -110,7 +110,7 @@ def test_lines_of_others_mean_nothing(line: str) -> None:
     [
         (done_with(schema_version=2), "schema_version: must be 1; not 2"),
         (done_with(picture="fox.png"), 'picture: must be an object; not "fox.png"'),
-        (done_with(picture={"path": 7}), "picture.path: must be a text; not 7"),
+        (done_with(picture={"path": 7}), "picture.path: must be a string; not 7"),
         (done_with(seconds={"steps": "four"}), 'seconds.steps: must be a list; not "four"'),
         (done_with(seconds={"steps": [True]}), "steps[0]: must be a number of seconds; not true"),
         (done_with(seconds={"steps": [], "load": -1}), "load: must be a number of seconds; not -1"),
@@ -123,7 +123,7 @@ def test_lines_of_others_mean_nothing(line: str) -> None:
         ),
         ('{"event": "step", "number": "two"}', "number: must be a whole number"),
         ('{"event": "step", "number": true}', "number: must be a whole number"),
-        ('{"event": "failed", "kind": "nan"}', "message: must be a text; it is missing"),
+        ('{"event": "failed", "kind": "nan"}', "message: must be a string; it is missing"),
     ],
 )
 def test_a_line_of_ours_with_other_values_is_an_error(line: str, said: str) -> None:
@@ -154,7 +154,7 @@ def test_a_line_of_ours_with_other_values_is_an_error(line: str, said: str) -> N
         ),
     ],
 )
-def test_an_event_is_read_and_said(line: str, event: GenerationEvent, sentence: str | None) -> None:
+def test_an_event_is_read_and_described(line: str, event: GenerationEvent, sentence: str | None) -> None:
     assert parse_answer(line) == event
     assert event.sentence() == sentence
 
@@ -195,7 +195,7 @@ def test_every_failure_has_a_cause_and_a_next_step(kind: str, hint: str) -> None
         ({"memory": "ram"}, "the computer ran out of RAM."),
     ],
 )
-def test_which_memory_ran_out_is_told_apart(facts: dict[str, object], said: str) -> None:
+def test_which_memory_ran_out_is_distinguished(facts: dict[str, object], said: str) -> None:
     error = explain(failed("out-of-memory", facts), repo_id=REPO)
     assert isinstance(error, MemoryExhaustedError)
     assert said in str(error)
@@ -209,10 +209,10 @@ def test_which_memory_ran_out_is_told_apart(facts: dict[str, object], said: str)
         (137, "out-of-memory", "ran out of RAM"),
         (0xC0000017, "out-of-memory", "ran out of RAM"),
         (-11, "died", "signal 11 in the first step"),
-        (3, "died", "exit status 3 in the first step and gave no answer: Segmentation fault"),
+        (3, "died", "exit status 3 in the first step without an answer: Segmentation fault"),
     ],
 )
-def test_a_script_that_died_says_how_and_where(returncode: int, kind: str, said: str) -> None:
+def test_a_script_that_ended_is_explained_with_how_and_where(returncode: int, kind: str, said: str) -> None:
     last = ["Segmentation fault", '{"event": "encoded"}', ""]
     where = after(GenerationEvent(name="encoded"))
     error = explain_death(returncode, last, phase=where, repo_id=REPO, log_path=LOG)

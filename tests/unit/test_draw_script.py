@@ -1,4 +1,4 @@
-"""The decisions of the drawing script; drawing itself is in tests/integration/test_drawing.py."""
+"""The decisions of the image script; tests/integration/test_drawing.py generates real images."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_what_was_asked_for_is_done_where_there_are_two_memories(wanted: str, ki
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
     ],
 )
-def test_an_exhausted_memory_is_told_by_the_words(error: Exception, memory: str | None) -> None:
+def test_an_exhausted_memory_is_recognised_by_its_message(error: Exception, memory: str | None) -> None:
     assert memory_of(None, error) == memory
 
 
@@ -76,7 +76,7 @@ def test_an_exhausted_memory_is_told_by_the_words(error: Exception, memory: str 
         (["--more"], "unrecognized arguments: --more"),
     ],
 )
-def test_a_wrong_question_is_answered_not_printed(changed: list[str], said: str) -> None:
+def test_wrong_arguments_are_answered_not_printed(changed: list[str], said: str) -> None:
     with pytest.raises(GenerationError) as caught:
         parse_arguments([*ASKED, *changed])
     assert caught.value.kind == "usage"
@@ -110,8 +110,8 @@ def test_every_missing_file_of_a_snapshot_is_named(tmp_path: Path) -> None:
     assert caught.value.facts["missing"] == ["tokenizer/config.json", "vae/*.safetensors"]
 
 
-@pytest.mark.parametrize(("text", "said"), [("[1]", "holds no JSON object"), ("{", "cannot be read")])
-def test_a_broken_index_is_said(tmp_path: Path, text: str, said: str) -> None:
+@pytest.mark.parametrize(("text", "said"), [("[1]", "does not contain a JSON object"), ("{", "cannot be read")])
+def test_a_broken_index_is_reported(tmp_path: Path, text: str, said: str) -> None:
     snapshot = tmp_path / "models--o--n" / "snapshots" / ("a" * 40)
     snapshot.mkdir(parents=True)
     (snapshot / "model_index.json").write_text(text, encoding="utf-8")

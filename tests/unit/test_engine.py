@@ -54,7 +54,7 @@ COPY = Path("/downloads/copy").absolute()
 
 
 @dataclass
-class World:
+class Core:
     """The whole core, over ports in memory."""
 
     script: dict[Source, list[bytes | BaseException]] = field(default_factory=dict)
@@ -103,41 +103,41 @@ def came(outcomes: list[Outcome]) -> list[tuple[str, str]]:
 
 
 def test_the_second_plan_is_empty_and_reads_and_fetches_nothing() -> None:
-    world = World({FIRST: [RIGHT], hub_file("encoder"): [b"an encoder"]}, wanted=(VAE, ENCODER))
-    last, outcomes = world.provide()
+    core = Core({FIRST: [RIGHT], hub_file("encoder"): [b"an encoder"]}, wanted=(VAE, ENCODER))
+    last, outcomes = core.provide()
     assert last.steps == ()
     assert came(outcomes) == [("fetch-file", "done"), ("fetch-file", "done")]
-    assert world.store.files[HOME] == RIGHT
-    asked, proved = len(world.fetcher.asked), len(world.store.proved)
-    assert world.provide()[1] == []
-    assert (len(world.fetcher.asked), len(world.store.proved)) == (asked, proved)
+    assert core.store.files[HOME] == RIGHT
+    asked, proved = len(core.fetcher.asked), len(core.store.proved)
+    assert core.provide()[1] == []
+    assert (len(core.fetcher.asked), len(core.store.proved)) == (asked, proved)
 
 
 def test_an_outcome_says_where_the_bytes_came_from_and_how_many_they_were() -> None:
-    world = World({FIRST: [RIGHT]})
-    ((outcome,)) = world.provide()[1]
+    core = Core({FIRST: [RIGHT]})
+    ((outcome,)) = core.provide()[1]
     assert (outcome.detail, outcome.bytes_fetched, outcome.error) == ("fetched from the source of first", 15, None)
     assert outcome.seconds >= 0
-    assert world.store.recorded == [(HOME, sha256(RIGHT), "the source of first")]
+    assert core.store.recorded == [(HOME, sha256(RIGHT), "the source of first")]
 
 
 def test_a_file_in_the_way_is_set_aside_when_the_right_one_is_proven() -> None:
-    world = World({FIRST: [RIGHT]})
-    world.store.put(HOME, WRONG)
-    _, outcomes = world.provide()
+    core = Core({FIRST: [RIGHT]})
+    core.store.put(HOME, WRONG)
+    _, outcomes = core.provide()
     assert came(outcomes) == [("fetch-file", "done")]
-    ((path, reason),) = world.store.aside
+    ((path, reason),) = core.store.aside
     assert (path, reason.partition(":")[0]) == (HOME, "other bytes of the right size")
-    assert WRONG in world.store.files.values()
+    assert WRONG in core.store.files.values()
 
 
 def test_a_right_file_without_a_receipt_gets_one_and_is_read_once() -> None:
-    world = World()
-    world.store.put(HOME, RIGHT)
-    _, outcomes = world.provide()
+    core = Core()
+    core.store.put(HOME, RIGHT)
+    _, outcomes = core.provide()
     assert came(outcomes) == [("record-receipt", "done")]
-    assert world.store.recorded == [(HOME, sha256(RIGHT), "found in place")]
-    assert world.store.proved == [HOME]
+    assert core.store.recorded == [(HOME, sha256(RIGHT), "found in place")]
+    assert core.store.proved == [HOME]
 
 
 @pytest.mark.parametrize(
@@ -156,119 +156,119 @@ def test_a_kill_between_placing_and_receipt_costs_one_reading_and_no_knowledge_o
 
         is_dead = False
 
-    world = World({FIRST: [RIGHT]}, store=Killed(), copies=copies)
-    world.store.put(COPY, RIGHT)
+    core = Core({FIRST: [RIGHT]}, store=Killed(), copies=copies)
+    core.store.put(COPY, RIGHT)
     with pytest.raises(KeyboardInterrupt):
-        world.provide()
+        core.provide()
     if is_touched:
-        world.store.put(HOME, RIGHT)
-    again = World(store=world.store)
+        core.store.put(HOME, RIGHT)
+    again = Core(store=core.store)
     assert came(again.provide()[1]) == [("record-receipt", "done")]
     assert again.fetcher.asked == []
-    assert world.store.recorded == [(HOME, sha256(RIGHT), "found in place" if is_touched else source)]
+    assert core.store.recorded == [(HOME, sha256(RIGHT), "found in place" if is_touched else source)]
 
 
 def test_a_receipt_that_is_written_anew_for_the_same_file_keeps_its_source() -> None:
-    world = World()
-    world.store.put(HOME, RIGHT)
-    world.store.lie(HOME, block=1)
-    world.depth = "full"
-    world.provide()
-    assert world.store.recorded == [(HOME, sha256(RIGHT), "earlier")]
+    core = Core()
+    core.store.put(HOME, RIGHT)
+    core.store.lie(HOME, block=1)
+    core.depth = "full"
+    core.provide()
+    assert core.store.recorded == [(HOME, sha256(RIGHT), "earlier")]
 
 
 def test_repair_puts_right_what_rotted_under_a_valid_receipt() -> None:
-    world = World({FIRST: [b"####right by###"]})  # what is right is not asked for
-    world.store.put(HOME, RIGHT)
-    world.store.claim_now(HOME)
-    world.store.rot(HOME, WRONG)
-    world.depth = "full"
-    assert world.look().steps
-    world.depth = "claims"  # under the lock, as the command does it
-    last, ((outcome,)) = world.provide()
+    core = Core({FIRST: [b"####right by###"]})  # what is right is not asked for
+    core.store.put(HOME, RIGHT)
+    core.store.claim_now(HOME)
+    core.store.rot(HOME, WRONG)
+    core.depth = "full"
+    assert core.look().steps
+    core.depth = "claims"  # under the lock, as the command does it
+    last, ((outcome,)) = core.provide()
     assert (last.steps, outcome.step.kind, outcome.status) == ((), "patch-file", "done")
     assert (outcome.bytes_fetched, outcome.detail) == (8, "2 blocks fetched from the source of first")
-    assert world.store.files[HOME] == RIGHT
-    assert (world.store.patched, world.store.kept) == (["in-place"], [WRONG])
+    assert core.store.files[HOME] == RIGHT
+    assert (core.store.patched, core.store.kept) == (["in-place"], [WRONG])
 
 
 def test_blocks_that_do_not_make_the_whole_are_given_up_and_the_file_is_fetched_whole() -> None:
-    world = World({FIRST: [b"####WRONGWR####", RIGHT], MIRROR: [b"####WRONGWR####"]})
-    world.store.put(HOME, RIGHT)
-    world.store.claim_now(HOME)
-    world.store.rot(HOME, WRONG)
-    world.depth = "full"
-    last, outcomes = world.provide()
+    core = Core({FIRST: [b"####WRONGWR####", RIGHT], MIRROR: [b"####WRONGWR####"]})
+    core.store.put(HOME, RIGHT)
+    core.store.claim_now(HOME)
+    core.store.rot(HOME, WRONG)
+    core.depth = "full"
+    last, outcomes = core.provide()
     assert last.steps == ()
     assert came(outcomes) == [("patch-file", "failed"), ("fetch-file", "done")]
     assert isinstance(outcomes[0].error, HashMismatchError)
     assert "Nothing was written into it" in str(outcomes[0].error)
-    assert world.store.files[HOME] == RIGHT
-    assert world.store.kept == []  # it was replaced whole, not block by block
+    assert core.store.files[HOME] == RIGHT
+    assert core.store.kept == []  # it was replaced whole, not block by block
 
 
 def test_a_receipt_that_lies_of_a_right_file_costs_no_byte_of_it_and_is_written_anew() -> None:
-    world = World()
-    world.store.put(HOME, RIGHT)
-    world.store.lie(HOME, block=1)
-    stamp = world.store.stamp(HOME)
-    world.depth = "full"
-    last, outcomes = world.provide()
+    core = Core()
+    core.store.put(HOME, RIGHT)
+    core.store.lie(HOME, block=1)
+    stamp = core.store.stamp(HOME)
+    core.depth = "full"
+    last, outcomes = core.provide()
     assert (last.steps, came(outcomes)) == ((), [("record-receipt", "done")])
-    assert world.store.stamp(HOME) == stamp
-    assert world.store.claims[HOME].file_digest == digest_of(RIGHT)
-    assert world.store.aside == []
+    assert core.store.stamp(HOME) == stamp
+    assert core.store.claims[HOME].file_digest == digest_of(RIGHT)
+    assert core.store.aside == []
 
 
 @pytest.mark.parametrize(("is_ours", "source"), [(False, "found in place"), (True, "earlier")])
 def test_what_is_too_long_is_cut_without_the_network_and_stays_whose_it_is(is_ours: bool, source: str) -> None:
-    world = World()
-    world.store.put(HOME, RIGHT)
+    core = Core()
+    core.store.put(HOME, RIGHT)
     if is_ours:
-        world.store.claim_now(HOME)
-    world.store.put(HOME, RIGHT + b" and something more")
-    last, ((outcome,)) = world.provide()
+        core.store.claim_now(HOME)
+    core.store.put(HOME, RIGHT + b" and something more")
+    last, ((outcome,)) = core.provide()
     assert (last.steps, outcome.step.kind, outcome.bytes_fetched) == ((), "patch-file", 0)
     assert outcome.detail == "19 bytes after its end cut off"
-    assert world.store.files[HOME] == RIGHT
-    assert world.store.kept == [RIGHT + b" and something more"]
-    assert world.store.recorded == [(HOME, sha256(RIGHT), source)]
+    assert core.store.files[HOME] == RIGHT
+    assert core.store.kept == [RIGHT + b" and something more"]
+    assert core.store.recorded == [(HOME, sha256(RIGHT), source)]
 
 
 def test_a_truncated_file_fetches_only_the_rest() -> None:
-    world = World({FIRST: [b"########t bytes"]})
-    world.store.put(HOME, RIGHT)
-    world.store.claim_now(HOME)
-    world.store.put(HOME, RIGHT[:9])
-    last, ((outcome,)) = world.provide()
+    core = Core({FIRST: [b"########t bytes"]})
+    core.store.put(HOME, RIGHT)
+    core.store.claim_now(HOME)
+    core.store.put(HOME, RIGHT[:9])
+    last, ((outcome,)) = core.provide()
     assert (last.steps, outcome.step.kind, outcome.bytes_fetched) == ((), "patch-file", 7)
-    assert (world.store.files[HOME], world.store.patched) == (RIGHT, ["continue"])
+    assert (core.store.files[HOME], core.store.patched) == (RIGHT, ["continue"])
 
 
 def test_a_file_in_a_folder_where_nothing_can_use_it_is_moved() -> None:
     misplaced = MODELS / "checkpoints" / "renamed.safetensors"
-    world = World(copies=((VAE, misplaced),))
-    world.store.put(misplaced, RIGHT)
-    last, ((outcome,)) = world.provide()
+    core = Core(copies=((VAE, misplaced),))
+    core.store.put(misplaced, RIGHT)
+    last, ((outcome,)) = core.provide()
     assert (last.steps, outcome.step.kind, outcome.detail) == ((), "move-file", f"moved from {misplaced}")
-    assert world.store.files == {HOME: RIGHT}
+    assert core.store.files == {HOME: RIGHT}
 
 
 def test_a_misplaced_file_that_is_something_else_stays_where_it_is() -> None:
     misplaced = MODELS / "checkpoints" / "renamed.safetensors"
-    world = World({FIRST: [RIGHT]}, copies=((VAE, misplaced),))
-    world.store.put(misplaced, WRONG)
-    last, outcomes = world.provide()
+    core = Core({FIRST: [RIGHT]}, copies=((VAE, misplaced),))
+    core.store.put(misplaced, WRONG)
+    last, outcomes = core.provide()
     assert (last.steps, came(outcomes)) == ((), [("move-file", "failed"), ("fetch-file", "done")])
-    assert world.store.files == {misplaced: WRONG, HOME: RIGHT}
+    assert core.store.files == {misplaced: WRONG, HOME: RIGHT}
 
 
 def test_a_wrong_file_stays_where_it_is_while_its_successor_cannot_be_had() -> None:
-    world = World({FIRST: [UnreachableError("no route")], MIRROR: [UnreachableError("no route")]})
-    world.store.put(HOME, WRONG)
-    _, outcomes = world.provide()
+    core = Core({FIRST: [UnreachableError("no route")], MIRROR: [UnreachableError("no route")]})
+    core.store.put(HOME, WRONG)
+    _, outcomes = core.provide()
     assert came(outcomes) == [("fetch-file", "failed")]
-    assert (world.store.files[HOME], world.store.aside) == (WRONG, [])
+    assert (core.store.files[HOME], core.store.aside) == (WRONG, [])
 
 
 # --- sources -------------------------------------------------------------------------------------
@@ -285,43 +285,43 @@ def test_a_wrong_file_stays_where_it_is_while_its_successor_cannot_be_had() -> N
     ids=lambda error: error.code,
 )
 def test_the_next_source_is_tried_after(error: KleinError) -> None:
-    world = World({FIRST: [error], MIRROR: [RIGHT]})
-    last, outcomes = world.provide()
+    core = Core({FIRST: [error], MIRROR: [RIGHT]})
+    last, outcomes = core.provide()
     assert (last.steps, came(outcomes)) == ((), [("fetch-file", "done")])
-    assert world.fetcher.asked == [FIRST, MIRROR]
-    assert world.notices() == [f"org/name@5e0a5e0a5e0a: {error} Trying the next source."]
+    assert core.fetcher.asked == [FIRST, MIRROR]
+    assert core.notices() == [f"org/name@5e0a5e0a5e0a: {error} Trying the next source."]
 
 
 def test_the_next_source_is_tried_after_wrong_bytes_and_starts_from_the_first_byte() -> None:
-    world = World({FIRST: [WRONG], MIRROR: [RIGHT]})
-    assert world.provide()[0].steps == ()
-    assert world.store.files == {HOME: RIGHT}
-    assert world.store.held == {}
-    assert "They were thrown away." in world.notices()[0]
+    core = Core({FIRST: [WRONG], MIRROR: [RIGHT]})
+    assert core.provide()[0].steps == ()
+    assert core.store.files == {HOME: RIGHT}
+    assert core.store.held == {}
+    assert "They were discarded." in core.notices()[0]
 
 
 @pytest.mark.parametrize(
     "error", [InsufficientSpaceError("the disk is full"), NotWritableError("no permission")], ids=lambda e: e.code
 )
 def test_no_other_source_is_tried_when_the_disk_refuses(error: StorageError) -> None:
-    world = World({FIRST: [RIGHT], MIRROR: [RIGHT]})
-    world.store.write_error = error
-    last, outcomes = world.provide()
+    core = Core({FIRST: [RIGHT], MIRROR: [RIGHT]})
+    core.store.write_error = error
+    last, outcomes = core.provide()
     assert [type(step).__name__ for step in last.steps] == ["FetchFile"]
     assert [(outcome.status, outcome.error) for outcome in outcomes] == [("failed", error)]
-    assert world.fetcher.asked == [FIRST]
+    assert core.fetcher.asked == [FIRST]
 
 
 def test_an_interruption_is_nobodys_failure() -> None:
-    world = World({FIRST: [KeyboardInterrupt()], MIRROR: [RIGHT]})
+    core = Core({FIRST: [KeyboardInterrupt()], MIRROR: [RIGHT]})
     with pytest.raises(KeyboardInterrupt):
-        world.provide()
-    assert world.fetcher.asked == [FIRST]
+        core.provide()
+    assert core.fetcher.asked == [FIRST]
 
 
 def test_the_error_of_the_first_source_speaks_for_all_of_them() -> None:
-    world = World({FIRST: [UnreachableError("no route")], MIRROR: [GatedError("accept the licence")]})
-    ((outcome,)) = world.provide()[1]
+    core = Core({FIRST: [UnreachableError("no route")], MIRROR: [GatedError("accept the licence")]})
+    ((outcome,)) = core.provide()[1]
     assert isinstance(outcome.error, UnreachableError)
     assert str(outcome.error) == "no route (https://mirror.example/vae: accept the licence)"
     assert outcome.error.context["other_sources"] == ["https://mirror.example/vae: accept the licence"]
@@ -329,8 +329,8 @@ def test_the_error_of_the_first_source_speaks_for_all_of_them() -> None:
 
 
 def test_wrong_bytes_weigh_more_than_a_source_that_was_not_reached() -> None:
-    world = World({FIRST: [UnreachableError("no route")], MIRROR: [WRONG]})
-    ((outcome,)) = world.provide()[1]
+    core = Core({FIRST: [UnreachableError("no route")], MIRROR: [WRONG]})
+    ((outcome,)) = core.provide()[1]
     assert isinstance(outcome.error, HashMismatchError)
     assert "(org/name@5e0a5e0a5e0a: no route)" in str(outcome.error)
     assert "signature" not in str(outcome.error)
@@ -338,9 +338,9 @@ def test_wrong_bytes_weigh_more_than_a_source_that_was_not_reached() -> None:
 
 def test_wrong_bytes_are_kept_as_evidence_at_the_last_source_only() -> None:
     wanted = artifact(RIGHT, sources=(FIRST, MIRROR), lookalikes=(lookalike(WRONG, "The base model."),))
-    world = World({FIRST: [b"x" * 15], MIRROR: [WRONG]}, wanted=(wanted,))
-    last, ((outcome,)) = world.provide()
-    assert world.store.files == {HOME.with_name(HOME.name + ".bad"): WRONG}
+    core = Core({FIRST: [b"x" * 15], MIRROR: [WRONG]}, wanted=(wanted,))
+    last, ((outcome,)) = core.provide()
+    assert core.store.files == {HOME.with_name(HOME.name + ".bad"): WRONG}
     assert isinstance(outcome.error, HashMismatchError)
     assert outcome.error.context["observed"] in {sha256(WRONG), sha256(b"x" * 15)}
     assert "The base model." in f"{outcome.error} {outcome.error.context}"
@@ -350,46 +350,46 @@ def test_wrong_bytes_are_kept_as_evidence_at_the_last_source_only() -> None:
 def test_bytes_that_are_as_good_come_from_sources_of_their_own_after_the_artifacts() -> None:
     other, third = b"other bytes, as good as", hub_file("third")
     wanted = artifact(RIGHT, sources=(FIRST,), accept=(variant(other, sources=(third,)),))
-    world = World({FIRST: [GatedError("accept")], third: [other]}, wanted=(wanted,))
-    last, outcomes = world.provide()
+    core = Core({FIRST: [GatedError("accept")], third: [other]}, wanted=(wanted,))
+    last, outcomes = core.provide()
     assert (last.steps, came(outcomes)) == ((), [("fetch-file", "done")])
-    assert world.store.files[HOME] == other
+    assert core.store.files[HOME] == other
 
 
 def test_a_snapshot_takes_only_the_commits_own_bytes() -> None:
     third = hub_file("third")
     wanted = artifact(RIGHT, sources=(FIRST,), accept=(variant(b"as good", sources=(third,)),))
-    world = World({FIRST: [GatedError("accept")]}, wanted=(wanted,), is_cache=True)
-    assert came(world.provide()[1]) == [("fetch-file", "failed")]
-    assert world.fetcher.asked == [FIRST]
+    core = Core({FIRST: [GatedError("accept")]}, wanted=(wanted,), is_cache=True)
+    assert came(core.provide()[1]) == [("fetch-file", "failed")]
+    assert core.fetcher.asked == [FIRST]
 
 
 # --- interrupted downloads -------------------------------------------------------------------------
 
 
 def test_what_an_earlier_run_left_is_built_upon() -> None:
-    world = World({FIRST: [b"########t bytes"]})  # what is held is not asked for
-    world.store.held[HOME] = RIGHT[:8]
-    last, ((outcome,)) = world.provide()
+    core = Core({FIRST: [b"########t bytes"]})  # what is held is not asked for
+    core.store.held[HOME] = RIGHT[:8]
+    last, ((outcome,)) = core.provide()
     assert last.steps == ()
-    assert (world.store.files[HOME], outcome.bytes_fetched) == (RIGHT, 7)
+    assert (core.store.files[HOME], outcome.bytes_fetched) == (RIGHT, 7)
 
 
 def test_damage_in_what_an_earlier_run_left_costs_one_restart() -> None:
-    world = World({FIRST: [RIGHT, RIGHT]})
-    world.store.held[HOME] = b"????????"
-    assert world.provide()[0].steps == ()
-    assert world.store.files[HOME] == RIGHT
-    assert world.fetcher.asked == [FIRST, FIRST]
-    assert [part.resets for part in world.store.parts] == [1]
-    assert world.notices() == ["vae/vae.safetensors: what an earlier run left here was damaged; fetching anew."]
+    core = Core({FIRST: [RIGHT, RIGHT]})
+    core.store.held[HOME] = b"????????"
+    assert core.provide()[0].steps == ()
+    assert core.store.files[HOME] == RIGHT
+    assert core.fetcher.asked == [FIRST, FIRST]
+    assert [part.resets for part in core.store.parts] == [1]
+    assert core.notices() == ["vae/vae.safetensors: what an earlier run left here was damaged; fetching anew."]
 
 
 def test_a_source_that_is_wrong_after_the_restart_too_is_given_up() -> None:
-    world = World({FIRST: [WRONG, WRONG], MIRROR: [RIGHT]})
-    world.store.held[HOME] = b"????????"
-    assert world.provide()[0].steps == ()
-    assert world.fetcher.asked == [FIRST, FIRST, MIRROR]
+    core = Core({FIRST: [WRONG, WRONG], MIRROR: [RIGHT]})
+    core.store.held[HOME] = b"????????"
+    assert core.provide()[0].steps == ()
+    assert core.fetcher.asked == [FIRST, FIRST, MIRROR]
 
 
 class Breaking(ScriptedFetcher):
@@ -405,89 +405,89 @@ class Breaking(ScriptedFetcher):
 
 
 def test_the_next_source_continues_where_the_first_broke_off() -> None:
-    world = World({MIRROR: [b"####right bytes"]})
-    fetcher: Fetcher = Breaking(world.script)
-    world.engine.fetcher = fetcher
-    last, ((outcome,)) = world.provide()
+    core = Core({MIRROR: [b"####right bytes"]})
+    fetcher: Fetcher = Breaking(core.script)
+    core.engine.fetcher = fetcher
+    last, ((outcome,)) = core.provide()
     assert last.steps == ()
-    assert (world.store.files[HOME], outcome.bytes_fetched) == (RIGHT, 11)
+    assert (core.store.files[HOME], outcome.bytes_fetched) == (RIGHT, 11)
 
 
 # --- copies from this machine ------------------------------------------------------------------------
 
 
 def test_a_right_copy_is_placed_without_a_byte_from_the_network() -> None:
-    world = World(copies=((VAE, COPY),))
-    world.store.put(COPY, RIGHT)
-    last, ((outcome,)) = world.provide()
+    core = Core(copies=((VAE, COPY),))
+    core.store.put(COPY, RIGHT)
+    last, ((outcome,)) = core.provide()
     assert (last.steps, outcome.detail) == ((), f"hard-linked from {COPY}")
-    assert world.store.recorded == [(HOME, sha256(RIGHT), f"hard-linked from {COPY}")]
-    assert {event.phase for event in world.events if isinstance(event, FileProgress)} == {"placing"}
+    assert core.store.recorded == [(HOME, sha256(RIGHT), f"hard-linked from {COPY}")]
+    assert {event.phase for event in core.events if isinstance(event, FileProgress)} == {"placing"}
 
 
 def test_copies_that_turn_out_wrong_are_rejected_one_by_one_and_then_the_file_is_fetched() -> None:
     second = COPY.with_name("second")
-    world = World({FIRST: [RIGHT]}, copies=((VAE, COPY), (VAE, second)))
-    world.store.put(COPY, WRONG)
-    world.store.put(second, b"more like this!")
-    last, outcomes = world.provide()
+    core = Core({FIRST: [RIGHT]}, copies=((VAE, COPY), (VAE, second)))
+    core.store.put(COPY, WRONG)
+    core.store.put(second, b"more like this!")
+    last, outcomes = core.provide()
     assert last.steps == ()
     assert came(outcomes) == [("place-file", "failed"), ("place-file", "failed"), ("fetch-file", "done")]
-    assert world.engine.rejected == {("vae", COPY), ("vae", second)}
-    assert world.store.files[COPY] == WRONG
+    assert core.engine.rejected == {("vae", COPY), ("vae", second)}
+    assert core.store.files[COPY] == WRONG
 
 
 def test_a_whole_folder_of_lookalikes_does_not_keep_a_file_from_being_fetched() -> None:
     paths = [COPY.with_name(f"finetune-{number}") for number in range(6)]
-    world = World({FIRST: [RIGHT]}, copies=tuple((VAE, path) for path in paths))
+    core = Core({FIRST: [RIGHT]}, copies=tuple((VAE, path) for path in paths))
     for path in paths:
-        world.store.put(path, WRONG)
-    last, outcomes = world.provide()
+        core.store.put(path, WRONG)
+    last, outcomes = core.provide()
     assert last.steps == ()
     assert came(outcomes)[-1] == ("fetch-file", "done")
 
 
 def test_two_files_with_each_others_names_are_no_failure_of_the_second() -> None:
     there = comfy_file(ENCODER).path
-    world = World({hub_file("encoder"): [b"an encoder"]}, wanted=(VAE, ENCODER), copies=((VAE, there), (ENCODER, HOME)))
-    world.store.put(there, RIGHT)
-    world.store.put(HOME, b"an encoder")
-    last, outcomes = world.provide()
+    core = Core({hub_file("encoder"): [b"an encoder"]}, wanted=(VAE, ENCODER), copies=((VAE, there), (ENCODER, HOME)))
+    core.store.put(there, RIGHT)
+    core.store.put(HOME, b"an encoder")
+    last, outcomes = core.provide()
     assert last.steps == ()
     assert came(outcomes)[:2] == [("place-file", "done"), ("place-file", "skipped")]
     assert [outcome.error for outcome in outcomes if outcome.error is not None] == []
-    assert world.engine.rejected == set()
-    assert (world.store.files[HOME], world.store.files[there]) == (RIGHT, b"an encoder")
+    assert core.engine.rejected == set()
+    assert (core.store.files[HOME], core.store.files[there]) == (RIGHT, b"an encoder")
 
 
 def test_a_copy_that_goes_away_is_no_failure_of_the_run() -> None:
-    world = World({FIRST: [RIGHT]}, copies=((VAE, COPY),))
-    world.store.put(COPY, RIGHT)
-    first = world.look()
-    del world.store.files[COPY]
+    core = Core({FIRST: [RIGHT]}, copies=((VAE, COPY),))
+    core.store.put(COPY, RIGHT)
+    first = core.look()
+    del core.store.files[COPY]
     plans = iter([first])
-    last, outcomes = world.engine.provide(lambda rejected: next(plans, None) or world.look(rejected))
+    last, outcomes = core.engine.provide(lambda rejected: next(plans, None) or core.look(rejected))
     assert last.steps == ()
     assert came(outcomes) == [("place-file", "failed"), ("fetch-file", "done")]
 
 
 def test_one_rejected_copy_does_not_keep_the_others_from_being_placed() -> None:
-    world = World({FIRST: [RIGHT]}, wanted=(VAE, ENCODER), copies=((VAE, COPY), (ENCODER, COPY.with_name("e"))))
-    world.store.put(COPY, WRONG)
-    world.store.put(COPY.with_name("e"), b"an encoder")
-    last, outcomes = world.provide()
+    core = Core({FIRST: [RIGHT]}, wanted=(VAE, ENCODER), copies=((VAE, COPY), (ENCODER, COPY.with_name("e"))))
+    core.store.put(COPY, WRONG)
+    core.store.put(COPY.with_name("e"), b"an encoder")
+    last, outcomes = core.provide()
     assert last.steps == ()
     assert came(outcomes) == [("place-file", "failed"), ("place-file", "done"), ("fetch-file", "done")]
 
 
 @pytest.mark.parametrize("error", [InsufficientSpaceError("full"), FileInUseError("in use")], ids=lambda e: e.code)
 def test_a_disk_that_refuses_a_copy_ends_the_run(error: StorageError) -> None:
-    world = World({FIRST: [RIGHT]}, copies=((VAE, COPY),))
-    world.store.put(COPY, RIGHT)
-    world.store.place_error = error
-    _, outcomes = world.provide()
+    core = Core({FIRST: [RIGHT]}, copies=((VAE, COPY),))
+    core.store.put(COPY, RIGHT)
+    core.store.place_error = error
+    _, outcomes = core.provide()
     assert [outcome.error for outcome in outcomes] == [error]
-    assert world.fetcher.asked == []
+    assert core.fetcher.asked == []
 
 
 # --- failures --------------------------------------------------------------------------------------
@@ -509,8 +509,8 @@ def test_a_disk_that_refuses_a_copy_ends_the_run(error: StorageError) -> None:
 def test_after_a_failure_only_what_may_still_work_is_tried(error: KleinError, after: str) -> None:
     encoder = hub_file("encoder")
     wanted = (artifact(RIGHT, sources=(FIRST,)), ENCODER)
-    world = World({FIRST: [error], encoder: [b"an encoder"]}, wanted=wanted)
-    last, outcomes = world.provide()
+    core = Core({FIRST: [error], encoder: [b"an encoder"]}, wanted=wanted)
+    last, outcomes = core.provide()
     assert came(outcomes) == [("fetch-file", "failed"), ("fetch-file", after)]
     assert [step.artifact.id for step in last.steps] == (["vae", "encoder"] if after == "skipped" else ["vae"])
     if after == "skipped":
@@ -522,11 +522,11 @@ def test_a_file_that_cannot_be_set_aside_is_not_fetched_over() -> None:
         def set_aside(self, destination: Destination, reason: str) -> Path:
             raise FileInUseError("ComfyUI has it open")
 
-    world = World({FIRST: [RIGHT]}, store=Stuck())
-    world.store.put(HOME, WRONG)
-    _, outcomes = world.provide()
+    core = Core({FIRST: [RIGHT]}, store=Stuck())
+    core.store.put(HOME, WRONG)
+    _, outcomes = core.provide()
     assert came(outcomes) == [("fetch-file", "failed")]
-    assert world.store.files == {HOME: WRONG}
+    assert core.store.files == {HOME: WRONG}
 
 
 def test_a_folder_that_never_comes_right_ends_after_a_few_rounds() -> None:
@@ -534,9 +534,9 @@ def test_a_folder_that_never_comes_right_ends_after_a_few_rounds() -> None:
         def record(self, destination: Destination, artifact: Artifact, file_digest: FileDigest, source: str) -> None:
             self.recorded.append((destination.path, file_digest.sha256, source))
 
-    world = World(store=Forgetful())
-    world.store.put(HOME, RIGHT)
-    last, outcomes = world.provide()
+    core = Core(store=Forgetful())
+    core.store.put(HOME, RIGHT)
+    last, outcomes = core.provide()
     assert [step.kind for step in last.steps] == ["record-receipt"]
     assert 1 < len(outcomes) < 10
 
@@ -545,10 +545,10 @@ def test_a_folder_that_never_comes_right_ends_after_a_few_rounds() -> None:
 
 
 def test_events_tell_the_plan_each_step_and_its_phases_in_order() -> None:
-    world = World({FIRST: [RIGHT]})
-    world.store.put(HOME, b"short")
-    world.provide()
-    said = [(type(event).__name__, getattr(event, "phase", "")) for event in world.events]
+    core = Core({FIRST: [RIGHT]})
+    core.store.put(HOME, b"short")
+    core.provide()
+    said = [(type(event).__name__, getattr(event, "phase", "")) for event in core.events]
     assert said == [
         ("PlanMade", ""),
         ("StepStarted", ""),
@@ -557,25 +557,25 @@ def test_events_tell_the_plan_each_step_and_its_phases_in_order() -> None:
         ("FileProgress", "syncing"),
         ("StepFinished", ""),
     ]
-    numbers = [(event.number, event.total) for event in world.events if isinstance(event, (StepStarted, StepFinished))]
+    numbers = [(event.number, event.total) for event in core.events if isinstance(event, (StepStarted, StepFinished))]
     assert numbers == [(1, 1), (1, 1)]
-    (made,) = [event for event in world.events if isinstance(event, PlanMade)]
+    (made,) = [event for event in core.events if isinstance(event, PlanMade)]
     assert [step.kind for step in made.plan.steps] == ["fetch-file"]
 
 
 def test_progress_names_the_file_and_counts_what_is_on_disk() -> None:
-    world = World({FIRST: [RIGHT]})
-    world.provide()
-    told = [event for event in world.events if isinstance(event, FileProgress)]
+    core = Core({FIRST: [RIGHT]})
+    core.provide()
+    told = [event for event in core.events if isinstance(event, FileProgress)]
     assert {(event.label, event.size) for event in told} == {("vae/vae.safetensors", 15)}
     assert [(event.bytes_on_disk, event.bytes_received) for event in told] == [(4, 4), (15, 15), (15, 15)]
 
 
 def test_a_snapshot_file_is_named_as_in_the_repository() -> None:
-    world = World({FIRST: [RIGHT]}, is_cache=True)
-    world.provide()
-    assert {event.label for event in world.events if isinstance(event, FileProgress)} == {"first"}
-    assert world.store.files[hub_blob(MODELS, VAE).path] == RIGHT
+    core = Core({FIRST: [RIGHT]}, is_cache=True)
+    core.provide()
+    assert {event.label for event in core.events if isinstance(event, FileProgress)} == {"first"}
+    assert core.store.files[hub_blob(MODELS, VAE).path] == RIGHT
 
 
 @pytest.mark.parametrize(
@@ -601,10 +601,10 @@ def test_the_phase_says_whether_bytes_come_are_read_back_or_are_waited_for(
             tell(TransferProgress(received=received, rate_bytes_s=2.0, connections=3, attempt=4, note=note))
             raise KeyboardInterrupt
 
-    world = World(store=SlowStore())
-    world.store.held[HOME] = RIGHT[:8]
-    world.engine.fetcher = Telling({})
+    core = Core(store=SlowStore())
+    core.store.held[HOME] = RIGHT[:8]
+    core.engine.fetcher = Telling({})
     with pytest.raises(KeyboardInterrupt):
-        world.provide()
-    (told,) = [event for event in world.events if isinstance(event, FileProgress)]
+        core.provide()
+    (told,) = [event for event in core.events if isinstance(event, FileProgress)]
     assert (told.phase, told.note, told.rate_bytes_s, told.connections, told.attempt) == (phase, note, 2.0, 3, 4)

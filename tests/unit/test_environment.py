@@ -288,6 +288,26 @@ def test_every_failure_of_the_probe_is_a_problem() -> None:
     ]
 
 
+def test_a_problem_of_the_environment_is_fixed_by_installing_it_and_the_rest_by_a_person() -> None:
+    first = SecondTorch(path=Path("/x/torch"), why="there", is_first=True)
+    failures = (("no-kernel", "No code."), ("no-device", "None."), ("wrong-numbers", "2 is 3."))
+    found = [
+        *drift(RECEIPT, replace(with_version("torch", None), second_torches=(first,)), machine("579.99")),
+        *drift(RECEIPT, replace(SOUND, broken="its Python is gone."), machine(None)),
+        *judge_probe(ProbeAnswer(ok=False, failures=failures), BUILD, None),
+    ]
+    assert {each.code: each.remedy for each in found} == {
+        "torch-missing": "install-environment",
+        "environment-broken": "install-environment",
+        "probe-no-kernel": "install-environment",
+        "torch-twice": "by-hand",
+        "driver-too-old": "by-hand",
+        "driver-missing": "by-hand",
+        "probe-no-device": "by-hand",
+        "probe-wrong-numbers": "by-hand",
+    }
+
+
 def test_a_failure_without_a_reason_is_a_problem() -> None:
     assert [each.code for each in judge_probe(ProbeAnswer(ok=False), BUILD, None)] == ["probe-failed"]
 

@@ -185,7 +185,7 @@ def test_what_the_user_asks_for_goes_over_what_is_usual() -> None:
     )
 
 
-def test_a_set_without_an_envelope_is_drawn_as_the_distilled_model() -> None:
+def test_a_set_without_an_envelope_is_run_as_the_distilled_model() -> None:
     options = options_for(artifact_set(VAE), seed=5)
     assert (options.prompt, options.steps, options.guidance, options.width, options.height) == (
         DEFAULT_PROMPT,
@@ -199,14 +199,14 @@ def test_a_set_without_an_envelope_is_drawn_as_the_distilled_model() -> None:
 @pytest.mark.parametrize(
     ("width", "height", "seed", "said"),
     [
-        (1000, 1024, 0, "The width of the picture cannot be 1000 pixels; expected a multiple of 16 from 16 to 16384."),
-        (1024, 0, 0, "The height of the picture cannot be 0 pixels"),
-        (32768, 1024, 0, "The width of the picture cannot be 32768 pixels"),
-        (1024, 1024, -1, "The seed of the picture cannot be -1; expected 0 to 18,446,744,073,709,551,615."),
-        (1024, 1024, 2**64, "The seed of the picture cannot be 18446744073709551616"),
+        (1000, 1024, 0, "The width of the image cannot be 1000 pixels; expected a multiple of 16 from 16 to 16384."),
+        (1024, 0, 0, "The height of the image cannot be 0 pixels"),
+        (32768, 1024, 0, "The width of the image cannot be 32768 pixels"),
+        (1024, 1024, -1, "The seed of the image cannot be -1; expected 0 to 18,446,744,073,709,551,615."),
+        (1024, 1024, 2**64, "The seed of the image cannot be 18446744073709551616"),
     ],
 )
-def test_a_wish_that_comfyui_would_refuse_is_refused_first(width: int, height: int, seed: int, said: str) -> None:
+def test_options_that_comfyui_would_reject_are_rejected_first(width: int, height: int, seed: int, said: str) -> None:
     with pytest.raises(UsageError) as caught:
         options_for(artifact_set(VAE), seed=seed, width=width, height=height)
     assert str(caught.value).startswith(said)
@@ -215,11 +215,11 @@ def test_a_wish_that_comfyui_would_refuse_is_refused_first(width: int, height: i
 
 @pytest.mark.parametrize("envelope", [Envelope(steps=0), Envelope(steps=4097), Envelope(guidance=100.5)])
 def test_an_envelope_out_of_bounds_is_refused(envelope: Envelope) -> None:
-    with pytest.raises(UsageError, match="of the picture cannot be"):
+    with pytest.raises(UsageError, match="of the image cannot be"):
         options_for(artifact_set(VAE, envelope=envelope), seed=0)
 
 
-@pytest.mark.parametrize(("side", "hint"), [(1000, "Take 992."), (7, "Take 16."), (99999, "Take 16384.")])
+@pytest.mark.parametrize(("side", "hint"), [(1000, "Use 992."), (7, "Use 16."), (99999, "Use 16384.")])
 def test_the_hint_names_the_nearest_side(side: int, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
         options_for(artifact_set(VAE), seed=0, width=side)
@@ -248,7 +248,7 @@ def test_names_are_paths_under_the_loaders_folder() -> None:
         (artifact_set(VAE, target="hf_cache"), "made for an HF cache"),
     ],
 )
-def test_a_set_that_comfyuis_own_nodes_cannot_draw_is_refused(chosen: ArtifactSet, said: str) -> None:
+def test_a_set_that_comfyuis_own_nodes_cannot_load_is_rejected(chosen: ArtifactSet, said: str) -> None:
     with pytest.raises(UsageError, match="(?i)" + said) as caught:
         names_for(chosen)
     assert caught.value.hint
@@ -277,7 +277,7 @@ def test_a_name_is_spelled_as_the_server_does(wanted: str, listed: str, ignore_c
     assert pick_listed(names, lists, ignore_case=ignore_case).diffusion_model == listed
 
 
-def test_case_counts_where_the_server_tells_it_apart() -> None:
+def test_case_counts_where_the_server_distinguishes_it() -> None:
     with pytest.raises(ModelNotListedError):
         pick_listed(replace(NAMES, vae="Flux2-VAE.safetensors"), LISTED)
 

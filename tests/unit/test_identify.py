@@ -70,7 +70,7 @@ def test_every_published_figure_has_a_table() -> None:
             {"text_model.encoder.layers.0.mlp.fc1.weight": ("F16", [3072, 768])},
             "a CLIP-L text encoder, FP16; FLUX.2 [klein] 4B needs Qwen3-4B, and 9B needs Qwen3-8B",
         ),
-        ({"something.else": ("I8", [2, 2])}, "a safetensors file of a family unknown here (1 tensor), INT8"),
+        ({"something.else": ("I8", [2, 2])}, "a safetensors file of an unknown family (1 tensor), INT8"),
     ],
 )
 def test_says_it_in_words(tensors: Table, words: str) -> None:
@@ -174,7 +174,7 @@ def test_files_that_say_it_another_way_or_need_not_are_fine(tensors: Table) -> N
     assert identify_table(tensors).findings == ()
 
 
-def test_fp8_without_scales_is_said() -> None:
+def test_fp8_without_scales_is_named() -> None:
     tensors = {name: ("F8_E4M3", shape) for name, (_, shape) in klein_4b().items()}
     found = identify_table(tensors)
     assert (found.precision, found.findings) == ("FP8", ())
@@ -236,15 +236,15 @@ def test_the_list_of_parts_is_no_model(data: bytes, kind: str, words: str) -> No
 # --- the end of a file ---------------------------------------------------------------------------------
 
 
-def test_a_hole_at_the_end_is_seen_when_the_end_is_shown() -> None:
+def test_zeros_at_the_end_are_reported_when_the_end_is_given() -> None:
     first, size = header_bytes_of(in_file_order(SCALED), SAID)
     found = identify(first, size, tail=bytes(TAIL_BYTES))
     assert (found.kind, found.is_complete, found.family) == ("zero-tail", False, "flux2-klein-4b")
-    assert "its last 65,536 bytes are nothing but zeros" in found.sentence
+    assert "its last 65,536 bytes are all zeros" in found.sentence
 
 
 @pytest.mark.parametrize("tail", [b"", bytes(100), bytes(TAIL_BYTES - 1), bytes(TAIL_BYTES - 1) + b"x"])
-def test_an_end_that_is_short_or_holds_something_proves_nothing(tail: bytes) -> None:
+def test_an_end_that_is_short_or_not_all_zeros_is_not_reported(tail: bytes) -> None:
     first, size = header_bytes_of(in_file_order(SCALED), SAID)
     assert identify(first, size, tail=tail).is_complete
 
@@ -326,9 +326,9 @@ def test_a_file_cut_inside_its_header_is_truncated_too() -> None:
     assert "inside its header" in found.sentence
 
 
-def test_bytes_behind_the_payload_are_said() -> None:
+def test_bytes_after_the_payload_are_reported() -> None:
     first, size = header_bytes_of(VAE_16)
-    assert "has 7 bytes behind its" in identify(first, size + 7).sentence
+    assert "has 7 bytes after its" in identify(first, size + 7).sentence
 
 
 def test_a_broken_header_is_not_taken_for_another_form() -> None:
@@ -347,7 +347,7 @@ def test_a_header_whose_length_begins_like_a_pickle_is_safetensors() -> None:
     assert identify(file_of(text), 8 + 896).kind == "safetensors"
 
 
-# --- what else lies under a model's name ---------------------------------------------------------------
+# --- other files under a model's name -------------------------------------------------------------------
 
 LFS = (
     b"version https://git-lfs.github.com/spec/v1\n"
@@ -396,7 +396,7 @@ TOKEN = "hf_" + "a" * 34
         (b"\x00\x01\x02\x03", "unknown", ("00 01 02 03",)),
     ],
 )
-def test_says_what_lies_there_instead_of_a_model(data: bytes, kind: str, words: tuple[str, ...]) -> None:
+def test_says_what_a_file_is_instead_of_a_model(data: bytes, kind: str, words: tuple[str, ...]) -> None:
     found = identify(data, len(data))
     assert found.kind == kind
     assert all(word in found.sentence for word in words), found.sentence
@@ -409,7 +409,7 @@ def test_an_lfs_pointer_tells_the_file_it_stands_for() -> None:
     assert (found.expected_size, found.sha256) == (4070624520, LFS.split()[3].removeprefix(b"sha256:").decode())
 
 
-def test_a_hole_at_the_start_of_a_large_file_is_seen() -> None:
+def test_zeros_at_the_start_of_a_large_file_are_reported() -> None:
     found = identify(bytes(SNIFF_BYTES), 4_070_624_520, name="x.safetensors")
     assert found.kind == "zero-filled"
     assert "at least 4,096 zero bytes" in found.sentence
@@ -424,8 +424,8 @@ def test_text_that_ends_inside_a_character_is_text() -> None:
     assert identify(data, 10_000).kind == "text"
 
 
-def test_nothing_read_is_said() -> None:
-    assert "nothing was read" in identify(b"", 100).sentence
+def test_a_file_of_which_nothing_was_read_says_so() -> None:
+    assert "none of it was read" in identify(b"", 100).sentence
 
 
 @pytest.mark.parametrize(

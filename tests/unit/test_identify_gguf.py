@@ -1,4 +1,4 @@
-"""GGUF files: whose model, which quantisation, and whether the file is whole; never more than the bytes at hand."""
+"""GGUF files: which model, which quantisation, and whether the file is complete; never more than the bytes given."""
 
 from __future__ import annotations
 
@@ -141,12 +141,12 @@ MANY = 2**64 - 1
         HEAD + struct.pack("<QQ", 1, 0) + text("a") + struct.pack("<IQIQ", 1, 2, 4, 0),
     ],
 )
-def test_a_hostile_file_is_still_a_gguf_file_and_nothing_is_believed(data: bytes) -> None:
+def test_a_hostile_file_is_still_a_gguf_file_and_nothing_is_trusted(data: bytes) -> None:
     found = identify(data, len(data))
     assert (found.kind, found.family, found.expected_size) == ("gguf", None, None)
 
 
-def test_a_million_empty_texts_are_not_walked_to_their_end() -> None:
+def test_a_million_empty_strings_are_not_all_read() -> None:
     endless = (
         HEAD + struct.pack("<QQ", 0, 2) + text("a") + struct.pack("<IIQ", ARRAY, STRING, 150_000) + bytes(1_200_000)
     )

@@ -1,4 +1,4 @@
-"""The header of a safetensors file: what the library accepts is accepted, what it refuses is named."""
+"""The header of a safetensors file: what the library accepts is accepted, what it rejects is named."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_truncated_file_still_says_what_it_was_to_be() -> None:
     assert f"{size - 10:,} of {size:,}" in found.sentence
 
 
-def test_a_header_that_was_not_handed_over_is_not_guessed() -> None:
+def test_a_header_that_was_not_given_is_not_guessed() -> None:
     first, size = header_bytes_of(recorded("flux2-vae"))
     found = read_header(first[:100], size)
     assert isinstance(found, HeaderProblem)

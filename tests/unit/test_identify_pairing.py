@@ -1,4 +1,4 @@
-"""What does not go together, with what ComfyUI says of it and what to do."""
+"""Which files do not go together, with ComfyUI's message and what to do."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ UNKNOWN = known({"x": ("BF16", [1])})
         (KLEIN_4B, UNKNOWN, UNKNOWN),
     ],
 )
-def test_nothing_is_said_against_files_that_go_together_or_that_nobody_knows(
+def test_files_that_go_together_or_are_unknown_give_no_problem(
     diffusion: Identity | None, encoder: Identity | None, vae: Identity | None
 ) -> None:
     assert pairing_problems(diffusion, encoder, vae) == ()
@@ -88,10 +88,10 @@ def test_nothing_is_said_against_files_that_go_together_or_that_nobody_knows(
         (KLEIN_4B, QWEN_4B, SDXL_VAE, "wrong-vae", ("4 channels", "[512, 4, 3, 3]")),
         (KLEIN_9B, QWEN_8B, WAN_VAE, "wrong-vae", ("Wan 2.1",)),
         (DEV, MISTRAL, FLUX1_VAE, "wrong-vae", ("32 channels",)),
-        (KLEIN_4B, VAE, None, "wrong-role", ("In the text encoder's place lies the FLUX.2 VAE",)),
+        (KLEIN_4B, VAE, None, "wrong-role", ("The text encoder file is the FLUX.2 VAE",)),
         (KLEIN_4B, QWEN_4B, EMPTY, "not-a-model", ("an empty file", "header too small")),
         (HTML, None, None, "not-a-model", ("web page", "header too large")),
-        (NO_METADATA, QWEN_4B, VAE, "scales-ignored", ("wrong picture",)),
+        (NO_METADATA, QWEN_4B, VAE, "scales-ignored", ("wrong image",)),
     ],
 )
 def test_a_wrong_pair_is_named_with_what_comfyui_says_and_what_to_do(
@@ -127,10 +127,10 @@ def test_steps_and_guidance_are_compared_with_the_model(
     )
     assert [each.code for each in found] == codes
     assert {each.severity for each in found} <= {"warning"}
-    assert all("ComfyUI says nothing" in each.message and each.hint for each in found)
+    assert all("ComfyUI does not say so" in each.message and each.hint for each in found)
 
 
-def test_problems_stand_before_warnings() -> None:
+def test_problems_come_before_warnings() -> None:
     found = pairing_problems(BASE, QWEN_8B, FLUX1_VAE, steps=4)
     assert [each.code for each in found] == ["wrong-encoder", "wrong-vae", "too-few-steps"]
 
@@ -152,7 +152,7 @@ def test_the_loaders_words_are_those_that_were_recorded(recording: str, identity
     assert comfyui_words(identity) == WORDS[recording]
 
 
-def test_nothing_is_quoted_that_no_run_has_said() -> None:
+def test_nothing_is_quoted_that_no_run_has_printed() -> None:
     first, _ = header_bytes_of(klein_4b())
     assert comfyui_words(identify(first[:5000], 5000)) is None
     assert comfyui_words(identify(b"PK\x03\x04", 4)) is None

@@ -1,4 +1,4 @@
-"""A models folder of a thousand files is told apart in seconds, and without reading what is in them."""
+"""A models folder of a thousand files is identified in seconds, without reading their tensors."""
 
 from __future__ import annotations
 

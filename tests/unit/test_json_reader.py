@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.core.json_reader import FieldError, Fields, as_dict, as_int, as_list, json_object
+from provisioner.core.json_reader import FieldError, Fields, as_dict, as_int, as_list, parse_object
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -37,18 +37,18 @@ GETTERS: dict[str, Callable[[Fields, str], object]] = {
 
 @given(JSON)
 def test_an_object_comes_back_and_nothing_else_does(value: object) -> None:
-    assert json_object(json.dumps(value)) == (value if isinstance(value, dict) else None)
-    assert json_object(json.dumps(value).encode()) == (value if isinstance(value, dict) else None)
+    assert parse_object(json.dumps(value)) == (value if isinstance(value, dict) else None)
+    assert parse_object(json.dumps(value).encode()) == (value if isinstance(value, dict) else None)
 
 
 @given(st.binary(max_size=40))
 def test_no_bytes_break_it(data: bytes) -> None:
-    assert json_object(data) is None or isinstance(json_object(data), dict)
+    assert parse_object(data) is None or isinstance(parse_object(data), dict)
 
 
 def test_what_is_too_long_is_not_read() -> None:
-    assert json_object('{"a": 1}', most=8) == {"a": 1}
-    assert json_object('{"a": 1}', most=7) is None
+    assert parse_object('{"a": 1}', most=8) == {"a": 1}
+    assert parse_object('{"a": 1}', most=7) is None
 
 
 @given(JSON)
@@ -71,9 +71,9 @@ def test_a_getter_returns_its_kind_or_names_the_key(value: object) -> None:
 @pytest.mark.parametrize(
     ("get", "value", "complaint"),
     [
-        ("text", 7, "key: must be a text; not 7"),
-        ("texts", ["a", None], "key[1]: must be a text; not null"),
-        ("pairs", [["a", "b"], ["a"]], 'key[1]: must be two texts; not ["a"]'),
+        ("text", 7, "key: must be a string; not 7"),
+        ("texts", ["a", None], "key[1]: must be a string; not null"),
+        ("pairs", [["a", "b"], ["a"]], 'key[1]: must be two strings; not ["a"]'),
         ("objects", [{}, []], "key[1]: must be an object; not []"),
         ("integer", True, "key: must be a whole number; not true"),
         ("count", 2**64, "key: must be a whole number from 0 up; not 18446744073709551616"),
@@ -91,9 +91,9 @@ def test_a_choice_and_names_nobody_asked_for() -> None:
     with pytest.raises(FieldError, match="kind: must be one of b, c"):
         fields.choice("kind", ("b", "c"), "b")
     with pytest.raises(FieldError, match=r"inner\.odd: must be left out; not 2"):
-        fields.inner("inner").refuse_the_rest()
+        fields.inner("inner").report_unknown_keys()
     complaints: list[str] = []
-    Fields({"more": 1}, complaints=complaints).refuse_the_rest()
+    Fields({"more": 1}, complaints=complaints).report_unknown_keys()
     assert complaints == ["more: not known"]
 
 

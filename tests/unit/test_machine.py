@@ -253,7 +253,7 @@ def test_reads_a_row_of_nvidia_smi() -> None:
 
 
 @pytest.mark.parametrize("word", ["[N/A]", "N/A", "[Not Supported]", "ERR!", "[Unknown Error]", "[GPU is lost]", ""])
-def test_words_for_not_known_are_none_and_never_zero(word: str) -> None:
+def test_texts_for_not_known_are_none_and_never_zero(word: str) -> None:
     row = smi_row(memory__total=word, memory__free=word, compute_cap=word, mig__mode__current=word, uuid=word)
     (device,) = parse_nvidia_smi(row, NVIDIA_SMI_FIELDS).devices
     assert device.memory_total_bytes is None
@@ -311,7 +311,7 @@ def test_asks_an_old_nvidia_smi_for_less(
     assert fields_after_refusal(fields, output) == expected
 
 
-# --- putting it together -----------------------------------------------------------------------
+# --- combining the readings --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_devices_without_uuid_are_matched_by_pci_address_and_then_by_number() ->
     assert merge_devices((NvidiaDevice(index=1),), (RTX_4090,))[0].name is None
 
 
-def test_the_first_source_is_believed() -> None:
+def test_the_first_source_wins() -> None:
     other = replace(RTX_4090, name="something else", memory_total_bytes=1)
     assert merge_devices((RTX_4090,), (other,)) == (RTX_4090,)
     assert merge_devices((), (other,)) == (other,)
@@ -379,7 +379,7 @@ def test_a_gpu_split_by_mig_has_the_memory_of_its_largest_slice(
     assert gpu.mig_devices == tuple(each.uuid for each in slices)
 
 
-def test_mig_without_a_visible_slice_is_said_to_be_unusable() -> None:
+def test_mig_without_a_visible_slice_is_reported_as_unusable() -> None:
     machine = assemble_machine(host=LINUX, nvidia=(nvml(MIG_PARENT),))
     assert any(not probe.is_ok and "CUDA cannot use it" in probe.detail for probe in machine.probes)
 
@@ -451,10 +451,10 @@ def test_a_driver_that_lists_nothing_does_not_hide_the_card() -> None:
     machine = assemble_machine(host=LINUX, nvidia=(nvml(driver="595.58.03"),), graphics=on_the_bus(CARD))
     assert machine.gpus == (CARD,)
     assert machine.driver_version == "595.58.03"
-    assert any("lists no such GPU" in probe.detail for probe in machine.probes)
+    assert any("does not list it" in probe.detail for probe in machine.probes)
 
 
-def test_a_registry_entry_without_an_address_is_believed_only_without_a_driver() -> None:
+def test_a_registry_entry_without_an_address_counts_only_without_a_driver() -> None:
     entry = replace(CARD, pci_bus_id=None)
     windows = replace(LINUX, os="windows", libc=None)
     with_driver = assemble_machine(host=windows, nvidia=(nvml(RTX_4090),), graphics=on_the_bus(entry))
@@ -552,16 +552,16 @@ def test_a_whole_json_document_is_a_recording_too() -> None:
     ("text", "complaint"),
     [
         ("", "it is not JSON"),
-        ("[]", "it is JSON, but no object"),
+        ("[]", "it is JSON, but not an object"),
         ("[" * 100_000, "it is not JSON"),
         (recording(schema_version=2), "schema_version: must be 1; not 2"),
         (recording(schema_version="left out"), "schema_version: must be 1; it is missing"),
         (recording(os="linus"), 'os: must be one of linux, windows, macos, other; not "linus"'),
         (recording(os=[]), "os: must be one of"),
-        (recording(os_release="left out"), "os_release: must be a text; it is missing"),
+        (recording(os_release="left out"), "os_release: must be a string; it is missing"),
         (recording(is_wsl=0), "is_wsl: must be true or false; not 0"),
-        (recording(driver_version=580.95), "driver_version: must be numbers with points"),
-        (recording(driver_version="latest"), "driver_version: must be numbers with points"),
+        (recording(driver_version=580.95), "driver_version: must be numbers separated by dots"),
+        (recording(driver_version="latest"), "driver_version: must be numbers separated by dots"),
         (recording(memory_total_bytes=-1), "memory_total_bytes: must be a whole number from 0 up or null; not -1"),
         (recording(memory_total_bytes=True), "memory_total_bytes: must be a whole number"),
         (recording(memory_total_bytes=1.5), "memory_total_bytes: must be a whole number"),
@@ -577,13 +577,13 @@ def test_a_whole_json_document_is_a_recording_too() -> None:
         (recording(gpus=[{"vendor": "nvidia", "name": "x", "index": 0, "sm": 89}]), "gpus[0].sm: not known"),
         (
             recording(gpus=[{"vendor": "nvidia", "name": "x", "index": 0, "mig_devices": [1]}]),
-            "gpus[0].mig_devices[0]: must be a text; not 1",
+            "gpus[0].mig_devices[0]: must be a string; not 1",
         ),
         (
             recording(gpus=[{"vendor": "nvidia", "name": "x", "index": 0, "is_mig_enabled": "no"}]),
             "gpus[0].is_mig_enabled: must be true, false or null",
         ),
-        (recording(libc=2), "libc: must be a text or null; not 2"),
+        (recording(libc=2), "libc: must be a string or null; not 2"),
         (recording(colour="red"), "colour: not known"),
         ('{"os": "linux", "os": "windows"}', "os: given twice"),
         (recording(file_systems=[{"path": "/", "device": 1, "total_bytes": 1}]), "file_systems[0].free_bytes"),
@@ -603,7 +603,7 @@ def test_refuses_what_is_no_recording(text: str, complaint: str) -> None:
     assert "machine.json" in str(caught.value)
 
 
-def test_a_bad_recording_is_told_everything_that_is_wrong_with_it_at_once() -> None:
+def test_every_complaint_about_a_recording_is_reported_at_once() -> None:
     text = recording(os="linus", is_wsl="maybe", colour="red", gpus=[{"vendor": "nvidia", "name": "x", "index": -1}])
     with pytest.raises(UsageError) as caught:
         parse_machine_record(text, FILE)

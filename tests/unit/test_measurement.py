@@ -93,15 +93,15 @@ def test_an_unknown_process_stays_unknown_and_its_share_is_the_growth() -> None:
 # --- sentences ------------------------------------------------------------------------------------
 
 
-def test_a_peak_is_told_with_what_was_free_whose_it_was_and_what_was_published() -> None:
+def test_a_peak_is_shown_with_free_memory_its_share_and_the_published_figure() -> None:
     said = describe(smoke(reading(8211 * MIB + 1200 * MIB, process=8211 * MIB)), TUTORIAL)
     assert said == (
         "9.2 GiB of 12.0 GiB were in use at the peak on NVIDIA GeForce RTX 4070, with 10.6 GiB free at the start.",
-        "8.0 GiB of it were the picture's; the rest was everybody else's.",
+        "8.0 GiB of it were used for the image; the rest by other programs.",
         "8.40 GB (7.8 GiB) were published: a tutorial, RTX 5090. This run's 8.0 GiB is about the same.",
-        "The first picture after the start took 5.7 s, 0.3 s to read the models, 2.5 s for the prompt, 1.9 s for the"
-        " steps, 0.6 s to decode. The next one is quicker: the models are in memory then.",
-        "The first step took 1.4 s, with moving the weights to the GPU in it; a later one 0.2 s.",
+        "The first image after the start took 5.7 s, 0.3 s to read the models, 2.5 s for the prompt, 1.9 s for the"
+        " steps, 0.6 s to decode. The next one is faster: the models are in memory then.",
+        "The first step took 1.4 s, including moving the weights to the GPU; a later one 0.2 s.",
     )
 
 
@@ -112,7 +112,7 @@ def test_a_peak_is_told_with_what_was_free_whose_it_was_and_what_was_published()
         (reading(6 * GIB, process=5 * GIB), "This run took less, 5.0 GiB."),
         (
             reading(15_347 * MIB, total=140 * GIB, used=0, process=15_347 * MIB),
-            "This run took more, 15.0 GiB, for there was room: ComfyUI keeps",
+            "This run took more, 15.0 GiB, because it was free: ComfyUI keeps",
         ),
         (reading(11 * GIB, used=GIB), "This run took more, 10.0 GiB."),  # the growth, where no process is known
     ],
@@ -121,21 +121,21 @@ def test_a_peak_is_compared_with_the_published_figure(found: VramReading, said: 
     assert said in one(describe(smoke(found), TUTORIAL), "were published")
 
 
-def test_a_published_figure_without_a_source_is_told_without() -> None:
+def test_a_published_figure_without_a_source_is_shown_without() -> None:
     said = describe(smoke(reading(9 * GIB, process=8 * GIB)), Envelope(vram_bytes=8_400_000_000))
     assert one(said, "were published").startswith("8.40 GB (7.8 GiB) were published. This run's")
 
 
-def test_what_a_running_server_held_before_is_not_compared() -> None:
+def test_what_a_running_server_used_before_is_not_compared() -> None:
     said = describe(smoke(reading(10 * GIB, used=9 * GIB), timings=WARM), TUTORIAL)
     assert one(said, "were published").endswith("so the two are not compared.")
-    assert "9.0 GiB of it were in use before anything was drawn" in one(said, "before anything")
-    assert one(said, "running already").startswith("The picture took 0.6 s, 0.1 s for the prompt")
+    assert "9.0 GiB of it were in use before the run" in one(said, "before the run")
+    assert one(said, "already running").startswith("The image took 0.6 s, 0.1 s for the prompt")
 
 
 def test_a_process_alone_on_the_card_has_all_of_it() -> None:
     said = describe(smoke(reading(8 * GIB, used=0, process=8 * GIB - 20 * MIB)), TUTORIAL)
-    assert "All of it was the picture's." in said
+    assert "All of it was used for the image." in said
 
 
 def test_a_set_without_a_published_figure_says_so() -> None:
@@ -148,35 +148,35 @@ def test_a_set_without_a_published_figure_says_so() -> None:
 @pytest.mark.parametrize(
     ("device", "said"),
     [
-        ("cpu", "It was drawn on the processor, so no GPU memory was used."),
-        ("cuda:0 NVIDIA GeForce RTX 4070", "GPU memory was not measured: no figure is better than a guess."),
-        (None, "GPU memory was not measured: no figure is better than a guess."),
+        ("cpu", "It was generated on the processor, so no GPU memory was used."),
+        ("cuda:0 NVIDIA GeForce RTX 4070", "GPU memory was not measured."),
+        (None, "GPU memory was not measured."),
     ],
 )
-def test_memory_that_nobody_measured_is_said_to_be_missing(device: str | None, said: str) -> None:
+def test_memory_that_was_not_measured_is_reported_as_missing(device: str | None, said: str) -> None:
     assert describe(smoke(device=device), TUTORIAL)[0] == said
 
 
-def test_times_that_nobody_measured_are_said_to_be_missing() -> None:
-    assert describe(smoke(timings=Timings()), TUTORIAL)[1:] == ("How long the picture took was not measured.",)
+def test_times_that_were_not_measured_are_reported_as_missing() -> None:
+    assert describe(smoke(timings=Timings()), TUTORIAL)[1:] == ("The time for the image was not measured.",)
     assert len(describe(smoke(timings=Timings(), image=None), TUTORIAL)) == 1
 
 
-def test_parts_of_the_time_that_were_not_told_apart_are_left_out() -> None:
+def test_parts_of_the_time_that_were_not_measured_are_left_out() -> None:
     said = describe(smoke(timings=Timings(start_s=3.0, total_s=8.0)), TUTORIAL)
     assert said[1] == (
-        "The first picture after the start took 8.0 s. The next one is quicker: the models are in memory then."
+        "The first image after the start took 8.0 s. The next one is faster: the models are in memory then."
     )
 
 
-def test_diffusers_keeps_nothing_for_the_next_picture() -> None:
+def test_diffusers_keeps_nothing_for_the_next_image() -> None:
     assert "The next one" not in " ".join(describe(smoke(backend="diffusers"), TUTORIAL))
 
 
-def test_steps_that_were_not_seen_to_end_are_counted() -> None:
+def test_steps_that_were_not_measured_are_counted() -> None:
     timings = replace(COLD, steps_s=(0.2, 0.2, 0.2))
     assert one(describe(smoke(timings=timings), TUTORIAL), "A step") == (
-        "A step took 0.2 s (3 steps of 4 were seen to end)."
+        "A step took 0.2 s (3 steps of 4 were measured)."
     )
     assert not [
         each for each in describe(smoke(timings=replace(COLD, steps_s=(0.2,))), TUTORIAL) if "step took" in each
@@ -230,14 +230,14 @@ def advise(set_id: str, host: Machine | None, vram: VramReading | None = None, *
     return memory_advice(error, host, set_named(set_id), vram, sets=MANIFEST.sets, **more)  # type: ignore[arg-type]
 
 
-def test_a_card_of_12_gb_is_told_what_helps_most_first() -> None:
+def test_a_card_of_12_gb_gets_the_best_advice_first() -> None:
     card = gpu(uuid="GPU-1", memory_total_bytes=12_282 * MIB)
     assert advise("fp8", machine(card), reading(12 * GIB, total=12_282 * MIB, used=2 * GIB)) == (
-        "9.8 GiB of 12.0 GiB were free on NVIDIA GeForce RTX 4070 before anything was drawn."
-        " Close what else uses it: 2.0 GiB of it were taken."
+        "9.8 GiB of 12.0 GiB were free on NVIDIA GeForce RTX 4070 before the run."
+        " Close other programs that use it: 2.0 GiB of it were in use."
         " Start ComfyUI with `--reserve-vram 2`, so that it moves models out of memory earlier."
-        " Decode in tiles (`--tiled-decode`): decoding a whole picture needs several GB for a moment."
-        " Take the set fp8-midi, whose files are 2.41 GB smaller: `klein-setup install --set fp8-midi`."
+        " Decode in tiles (`--tiled-decode`): decoding a whole image has a peak of several GB."
+        " Use the set fp8-midi, whose files are 2.41 GB smaller: `klein-setup install --set fp8-midi`."
     )
 
 
@@ -264,10 +264,10 @@ def test_the_error_says_which_memory_the_advice_is_about(context: dict[str, obje
 @pytest.mark.parametrize(
     ("total", "used", "is_tiled", "present", "absent"),
     [
-        (8 * GIB, 0, False, "--reserve-vram 1", "Close what"),
-        (16 * GIB, 0, False, "Decode in tiles", "Close what"),
+        (8 * GIB, 0, False, "--reserve-vram 1", "Close other programs"),
+        (16 * GIB, 0, False, "Decode in tiles", "Close other programs"),
         (16 * GIB, 0, True, "--reserve-vram 2", "Decode in tiles"),
-        (24 * GIB, 2 * GIB, False, "Close what", "Decode in tiles"),
+        (24 * GIB, 2 * GIB, False, "Close other programs", "Decode in tiles"),
     ],
 )
 def test_advice_follows_the_card(total: int, used: int, is_tiled: bool, present: str, absent: str) -> None:
@@ -295,7 +295,7 @@ def test_without_a_reading_the_only_card_of_the_machine_counts() -> None:
         ("fp8", machine(gpu(memory_total_bytes=6 * GIB)), None),
         ("fp8", machine(gpu(), os="macos"), None),
         ("fp8", None, "fp8-midi"),
-        ("base-fp8", None, None),  # no other set draws what the base model draws
+        ("base-fp8", None, None),  # no other set can replace the base model
         ("diffusers", None, None),
     ],
 )
@@ -305,10 +305,10 @@ def test_the_largest_set_that_fits_is_named(
 ) -> None:
     said = advise(set_id, host, memory=memory)
     assert ("--set" in said) == (expected is not None)
-    assert f"`klein-setup install --set {expected}`" in said or f"can take the place of {set_id} here" in said
+    assert f"`klein-setup install --set {expected}`" in said or f"can replace {set_id} here" in said
 
 
-def test_diffusers_is_not_told_about_options_of_comfyui() -> None:
+def test_diffusers_gets_no_advice_about_comfyui() -> None:
     assert "ComfyUI" not in advise("diffusers", None)
 
 

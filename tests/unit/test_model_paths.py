@@ -1,4 +1,4 @@
-"""The folders ComfyUI reads, and `extra_model_paths.yaml` as it registers it."""
+"""The folders ComfyUI reads: its defaults and those of `extra_model_paths.yaml`."""
 
 from __future__ import annotations
 

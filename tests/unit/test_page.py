@@ -24,7 +24,7 @@ from provisioner.core.models import (
     SpaceNeed,
 )
 from provisioner.plan.steps import Plan
-from provisioner.report.changes import Snapshot, changes_entry, checks_for, compare
+from provisioner.report.changes import ChangesSince, Snapshot, checks_for, compare
 from provisioner.report.html.footer import check_again_command
 from provisioner.report.html.image_section import media_type
 from provisioner.report.html.node import Node
@@ -32,7 +32,6 @@ from provisioner.report.html.page import render_page
 from provisioner.report.html.verdict import kicker, verdict
 from provisioner.report.json_document import document as report_document
 from provisioner.report.outcome import Report
-from provisioner.report.smoke_test_json import smoke_entry
 from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
 from tests.support.builders import (
     artifact,
@@ -164,7 +163,7 @@ def installed() -> dict[str, object]:
         Outcome(step=step, status="done", detail="fetched from example.org", bytes_fetched=size, seconds=2.0)
         for step, size in zip(plan.steps, (5_000_000, 0), strict=True)
     )
-    return document(plan=plan, outcomes=outcomes, extra=(("smoke_test", smoke_entry(SMOKE)),))
+    return document(plan=plan, outcomes=outcomes, smoke_test=SMOKE)
 
 
 # --- the page as a file ------------------------------------------------------------------------
@@ -186,7 +185,7 @@ def test_the_page_can_be_read_without_seeing_it() -> None:
     reader = page_of(installed(), PNG)
     assert reader.attributes("lang") == ["en"]
     assert [attrs["alt"] for tag, attrs in reader.tags if tag == "img"] == [
-        "The picture that was drawn for the prompt: a red fox"
+        "The image generated for the prompt: a red fox"
     ]
     assert [attrs.get("scope") for tag, attrs in reader.tags if tag == "th" and attrs.get("scope") is None] == []
     assert [tag for tag, _ in reader.tags].count("h1") == 1
@@ -209,19 +208,19 @@ def test_the_colours_follow_the_reader_and_paper_has_its_own_sheet() -> None:
 def test_an_install_is_told_from_the_verdict_to_the_undo() -> None:
     words = page_of(installed(), PNG).words
     for said in (
-        "All 2 files are as the manifest asks, going by the receipts and a picture came out in 4.2 s.",
+        "All 2 files are correct (receipts trusted) and a test image was generated in 4.2 s.",
         "23 November 2026, 06:16 UTC",
         "5.00 MB in 2.0 s",
         "RTX 4070 24.0 GiB",
         "18446744073709551615",
         "a red fox",
         "The 4 steps took 0.40, 0.30, 0.30, 0.30 seconds.",
-        "At its peak 9.0 GiB of the 12.0 GiB of A card were in use; 11.0 GiB were free at the start.",
-        "What was there is set aside: it is truncated",
+        "At the peak 9.0 GiB of the 12.0 GiB of A card were in use; 11.0 GiB were free at the start.",
+        "The replaced file is kept as a backup: it is truncated",
         "fetched from example.org",
-        "Delete the files this run put there:",
-        "Move back what you want of what was in the way; it was kept in",
-        "Drawing 1.3 s",
+        "Delete the files this run installed:",
+        "move back the ones you want.",
+        "Generating 1.3 s",
         "0.33.0",
         "2.14.1+cu130",
     ):
@@ -230,7 +229,7 @@ def test_an_install_is_told_from_the_verdict_to_the_undo() -> None:
 
 def test_the_notes_of_a_smoke_test_take_the_place_of_our_own_sentence_about_memory() -> None:
     noted = replace(SMOKE, notes=("The peak was 9.0 GiB; published are 8.4 GB.",))
-    words = page_of(document(extra=(("smoke_test", smoke_entry(noted)),))).words
+    words = page_of(document(smoke_test=noted)).words
     assert "published are 8.4 GB." in words
     assert "At its peak" not in words
 
@@ -243,51 +242,52 @@ def test_digests_are_short_to_the_eye_and_whole_for_who_wants_them() -> None:
 
 
 def test_findings_come_once_problems_first_with_what_to_do() -> None:
-    warning = Finding(code="driver-changed", severity="warning", message="The driver moved.")
+    warning = Finding(code="driver-changed", severity="warning", message="The driver moved.", remedy="by-hand")
     problem = Finding(
         code="torch-replaced",
         severity="problem",
         message="torch was replaced.",
+        remedy="install-environment",
         hint="Run `klein-setup repair`.",
     )
-    smoke = smoke_entry(replace(SMOKE, findings=(problem,)))
-    doc = document("verify", "findings", 1, findings=(warning, problem), extra=(("smoke_test", smoke),))
+    smoke = replace(SMOKE, findings=(problem,))
+    doc = document("verify", "findings", 1, findings=(warning, problem), smoke_test=smoke)
     page = render_page(doc, made_at=MADE_AT)
     words = page_of(doc).words
     assert words.count("torch was replaced.") == 1
     assert words.index("torch was replaced.") < words.index("The driver moved.")
     assert "<code>klein-setup repair</code>" in page
-    assert "To put it right: klein-setup install --only environment" in words
+    assert "To fix it: klein-setup install --only environment" in words
 
 
 def test_an_error_is_shown_with_its_hint_and_the_last_lines_of_the_process() -> None:
     error = CommandError("pip failed.", hint="Look at the proxy.", tail=["ERROR: no", "such <host>"])
     words = page_of(document(status="failed", exit_status=8, errors=(error,))).words
     assert "Install failed: pip failed." in words
-    assert "What to do: Look at the proxy." in words
+    assert "Hint: Look at the proxy." in words
     assert "ERROR: no such <host>" in words
 
 
 def test_what_changed_is_told_with_the_one_command() -> None:
     before = Snapshot(taken_at="2026-11-01T08:00:00Z", klein_setup="0.1.0", driver_version="580.159.04")
     changes = compare(before, replace(before, driver_version="590.20"))
-    entry = changes_entry(changes, since=before.taken_at, checked=checks_for(changes), mend="klein-setup repair")
-    words = page_of(document("verify", "findings", 1, extra=(("changes", entry),))).words
-    assert "Compared with 1 November 2026, 08:00 UTC, when everything was proven:" in words
-    assert "The NVIDIA driver went from 580.159.04 to 590.20. can break the setup" in words
+    since = ChangesSince(changes=changes, since=before.taken_at, checked=checks_for(changes), mend="klein-setup repair")
+    words = page_of(document("verify", "findings", 1, changes=since)).words
+    assert "Compared with the last full check, 1 November 2026, 08:00 UTC:" in words
+    assert "The NVIDIA driver changed from 580.159.04 to 590.20. can break the setup" in words
     assert "whether torch still computes on this GPU with this driver" in words
     assert words.count("klein-setup repair") == 1
 
 
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("since", "said"),
     [
-        (changes_entry((), since="2026-11-01T08:00:00Z"), "Nothing changed since 1 November 2026, 08:00 UTC."),
-        (changes_entry(()), "There is no earlier proven state to compare with."),
+        ("2026-11-01T08:00:00Z", "Nothing changed since 1 November 2026, 08:00 UTC."),
+        (None, "There is no earlier full check to compare with."),
     ],
 )
-def test_that_nothing_changed_is_said_too(entry: object, said: str) -> None:
-    assert said in page_of(document("verify", extra=(("changes", entry),))).words
+def test_that_nothing_changed_is_said_too(since: str | None, said: str) -> None:
+    assert said in page_of(document("verify", changes=ChangesSince(changes=(), since=since))).words
 
 
 def test_a_plan_says_what_is_to_do_and_how_to_do_it() -> None:
@@ -296,8 +296,8 @@ def test_a_plan_says_what_is_to_do_and_how_to_do_it() -> None:
     assert "Nothing was changed yet: 2 steps to do" in words
     assert "5.01 kB needed, 10 bytes free" in words
     assert "5.00 kB too little." in words
-    assert "To do what is planned: klein-setup install" in words
-    assert "This run only looked: there is nothing to undo." in words
+    assert "To apply the plan: klein-setup install" in words
+    assert "This run changed nothing: there is nothing to undo." in words
 
 
 def test_a_file_that_is_wrong_is_told_by_what_it_is_and_by_its_sizes() -> None:
@@ -308,7 +308,7 @@ def test_a_file_that_is_wrong_is_told_by_what_it_is_and_by_its_sizes() -> None:
     assert "It is: an HTML page" in words
     assert f"4 bytes instead of {MODEL.size} bytes" in words
     assert "wrong size" in words
-    assert "Files in order 0 of 2" in words
+    assert "Files correct 0 of 2" in words
 
 
 def test_the_machine_is_told_with_what_could_not_be_learnt() -> None:
@@ -328,7 +328,7 @@ def test_the_machine_is_told_with_what_could_not_be_learnt() -> None:
         "GPU 0 NVIDIA GeForce RTX 4070, 24.0 GiB, 11.0 GiB free, compute capability 8.9",
         "GPU 1 A second card, compute capability 8.9",
         "RTX 4070 24.0 GiB, and 1 more",
-        "580.159.04, serves CUDA up to 13.0",
+        "580.159.04, supports CUDA up to 13.0",
         "Memory 32.0 GiB",
         "Linux 6.1, x86_64, glibc 2.36 (under WSL)",
         "1.00 TB free of 10.00 TB on",
@@ -355,11 +355,11 @@ def test_a_repair_is_told_by_its_blocks_and_its_moves() -> None:
     words = page_of({"status": "ok", "command": "repair", "steps": steps, "checks": checks, "target": target}).words
     for said in (
         "Replace only the damaged blocks of vae/a",
-        "1 block of it is damaged; the others are right.",
+        "1 block of it is damaged; the others are correct.",
         "every byte was read, in blocks",
-        "Move to its right place vae/b",
+        "Move to the right folder vae/b",
         "Move back /models/vae/b (why it was moved: it lay in /models/b)",
-        "it was kept in /models/.klein-setup/aside",
+        "Replaced files were kept in /models/.klein-setup/aside",
     ):
         assert said in words
 
@@ -369,8 +369,8 @@ def test_a_backtick_that_nothing_closes_stays_a_backtick() -> None:
 
 
 def test_what_the_document_says_itself_goes_before_what_the_page_derives() -> None:
-    extra = (("undo", ["Delete the folder X."]), ("check_again", "klein-setup verify --comfyui /given"))
-    words = page_of(document(extra=extra)).words
+    details = {"undo": ["Delete the folder X."], "check_again": "klein-setup verify --comfyui /given"}
+    words = page_of(document() | {"details": details}).words
     assert "Delete the folder X." in words
     assert "klein-setup verify --comfyui /given" in words
 
@@ -386,7 +386,7 @@ def test_the_environment_is_shown_with_its_versions_and_reasons() -> None:
         "receipt": {"torch_backend": "cu130", "versions": [["torch", "2.14.1+cu130"]], "python_version": "3.12.3"},
     }
     comfyui = {"version": "0.33.0", "commit": "c0de" * 10, "has_local_changes": True, "custom_nodes": ["A", "B"]}
-    words = page_of(document(extra=(("environment", environment), ("comfyui", comfyui)))).words
+    words = page_of(document() | {"details": {"environment": environment, "comfyui": comfyui}}).words
     for said in (
         "2.14.1+cu130",
         "cu130",
@@ -406,35 +406,35 @@ def test_the_environment_is_shown_with_its_versions_and_reasons() -> None:
     ("doc", "tone", "said"),
     [
         ({}, "plain", "This document does not say how the run ended."),
-        ({"status": "ok", "command": "rehearse"}, "good", "Rehearse ended well."),
-        ({"status": "ok", "command": "detect"}, "plain", "This machine was looked at."),
+        ({"status": "ok", "command": "rehearse"}, "good", "Rehearse completed."),
+        ({"status": "ok", "command": "detect"}, "plain", "This machine was detected."),
         (
             {"status": "ok", "command": "detect", "details": {"torch": {"build": {"torch_backend": "cu130"}}}},
             "plain",
-            "This machine suits the cu130 build of torch.",
+            "The cu130 build of torch fits this machine.",
         ),
         (
             {"status": "ok", "command": "detect", "details": {"torch": {"build": {"torch_backend": "cpu"}}}},
             "plain",
-            "On this machine torch computes on the CPU: there is no GPU that it has a build for.",
+            "torch runs on the CPU here: it has no build for a GPU of this machine.",
         ),
         (
             {"status": "ok", "checks": [{"status": "ok", "basis": "sha256"}]},
             "good",
-            "The one file is as the manifest asks.",
+            "The one file is correct.",
         ),
         (
             {"status": "ok", "checks": [{"basis": "size"}] * 2, "details": {"environment": {"holds": True}}},
             "good",
-            "All 2 files are as the manifest asks, going by size and the torch environment still holds.",
+            "All 2 files are correct (only the size was checked) and the torch environment works.",
         ),
-        ({"status": "planned"}, "plain", "Nothing is to do: everything is in place."),
+        ({"status": "planned"}, "plain", "Nothing to do: everything is in place."),
         (
             {"status": "planned", "steps": [{}], "totals": {"bytes_to_fetch": 0}},
             "plain",
             "Nothing was changed yet: 1 step to do, nothing to fetch.",
         ),
-        ({"status": "findings"}, "warn", "Something was found."),
+        ({"status": "findings"}, "warn", "There are findings."),
         (
             {
                 "status": "findings",
@@ -442,12 +442,12 @@ def test_the_environment_is_shown_with_its_versions_and_reasons() -> None:
                 "findings": [{"severity": "problem"}],
             },
             "warn",
-            "1 of 2 files is not as the manifest asks and 1 problem was found.",
+            "1 of 2 files is wrong or missing and 1 problem was found.",
         ),
         ({"status": "failed"}, "bad", "The run failed."),
         ({"status": "failed", "command": "repair", "errors": [{"message": "No.\nMore."}]}, "bad", "Repair failed: No."),
         ({"status": "failed", "errors": [{"message": "x" * 500}]}, "bad", f"The run failed: {'x' * 157}..."),
-        ({"status": "interrupted"}, "warn", "The run was interrupted before its end; what had arrived is kept."),
+        ({"status": "interrupted"}, "warn", "The run was interrupted; what was fetched is kept."),
     ],
 )
 def test_the_verdict_is_one_sentence(doc: dict[str, object], tone: str, said: str) -> None:
@@ -494,9 +494,9 @@ def test_without_a_smoke_test_a_picture_has_no_place() -> None:
 
 
 def test_a_picture_that_did_not_come_is_said() -> None:
-    words = page_of(document(extra=(("smoke_test", smoke_entry(replace(SMOKE, image=None))),))).words
-    assert "None came out." in words
-    assert "Picture not proven" in words
+    words = page_of(document(smoke_test=replace(SMOKE, image=None))).words
+    assert "No image was generated." in words
+    assert "Test image not verified" in words
 
 
 # --- strangers' texts and strangers' documents -------------------------------------------------

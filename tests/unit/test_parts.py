@@ -27,9 +27,9 @@ def test_every_shipped_set_can_draw_and_so_has_every_part(wanted: ArtifactSet) -
 
 
 @pytest.mark.parametrize("role", ["diffusion_model", "text_encoder", "vae"])
-def test_a_set_that_lacks_a_model_has_files_and_nothing_to_draw_with(role: str) -> None:
+def test_a_set_that_lacks_a_model_has_files_and_no_image(role: str) -> None:
     assert parse_parts(None, without(role)) == {"files"}
-    with pytest.raises(UsageError, match="cannot draw"):
+    with pytest.raises(UsageError, match="cannot generate"):
         parse_parts("files,smoke", without(role))
     assert parse_parts("files,environment", without(role)) == {"files", "environment"}
 

@@ -1,4 +1,4 @@
-"""Pictures that were drawn, pictures that only look like it, and bytes that are no picture."""
+"""Generated images, images that only look like one, and bytes that are not an image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def noise(mode: str = "RGB", side: int = SIDE) -> Image.Image:
 
 
 def photograph() -> Image.Image:
-    """Return a smooth picture with grain, as a decoder makes one."""
+    """Return a smooth image with grain, as a decoder makes one."""
     grain = random.Random(2)
     values = bytes(
         min(255, max(0, (x * 2 + y + 40 * band) % 256 + grain.randint(-3, 3)))
@@ -88,7 +88,7 @@ def test_noise_scatters_as_noise_does() -> None:
 
 
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("JPEG", {"quality": 90}), ("WEBP", {"lossless": True})])
-def test_a_drawn_picture_passes_in_every_format(kind: str, options: dict[str, object]) -> None:
+def test_a_generated_image_passes_in_every_format(kind: str, options: dict[str, object]) -> None:
     facts = read_image(encoded(photograph(), kind, **options))
     assert (facts.width, facts.height, facts.mode) == (SIDE, SIDE, "RGB")
     assert judge(facts, OPTIONS) == ()
@@ -151,7 +151,7 @@ def test_a_photograph_and_noise_pass() -> None:
     ],
     ids=["black", "nearly black", "white", "olive", "two greys", "sixteen greys", "forty greys"],
 )
-def test_pictures_without_content_are_told_apart(image: Image.Image, expected: tuple[str, str] | None) -> None:
+def test_images_without_content_are_distinguished(image: Image.Image, expected: tuple[str, str] | None) -> None:
     assert codes(judge(facts_of(image), OPTIONS)) == ([expected] if expected else [])
 
 
@@ -161,7 +161,7 @@ def test_a_smooth_gradient_is_a_warning() -> None:
     assert codes(found) == [("warning", "picture-flat")]
 
 
-def test_values_that_are_no_numbers_become_a_black_picture() -> None:
+def test_values_that_are_not_numbers_become_a_black_image() -> None:
     nan = Image.new("F", (SIDE, SIDE), float("nan")).convert("L")
     found = judge(facts_of(nan), OPTIONS)
     assert codes(found) == [("problem", "picture-black")]
@@ -171,10 +171,10 @@ def test_values_that_are_no_numbers_become_a_black_picture() -> None:
 def test_another_size_is_named_with_both() -> None:
     (found,) = judge(facts_of(photograph()), ImageOptions(width=1024, height=768))
     assert found.code == "picture-size"
-    assert found.message == "The image is 64 x 64 pixels, not 1024 x 768 as asked."
+    assert found.message == "The image has 64 x 64 pixels, not 1024 x 768."
 
 
-def test_size_seed_and_content_are_told_together() -> None:
+def test_size_seed_and_content_are_reported_together() -> None:
     found = judge(facts_of(Image.new("RGB", (32, 32))), OPTIONS, generated_seed=7)
     assert [each.code for each in found] == ["picture-size", "picture-seed", "picture-black"]
     assert all(each.hint for each in found)
@@ -228,7 +228,7 @@ def test_a_file_that_says_no_one_seed_says_none(data: bytes) -> None:
     assert seed_in(data) is None
 
 
-# --- what is no picture ---------------------------------------------------------------------------
+# --- what is not an image -------------------------------------------------------------------------
 
 
 def failure(data: bytes) -> GenerationError:
@@ -245,15 +245,15 @@ def failure(data: bytes) -> GenerationError:
         (b"", "is empty"),
         (b"<!DOCTYPE html><html><body>Bad gateway</body></html>", "is a web page"),
         (b'\n {"error": "not found"}', "is a JSON document"),
-        (encoded(photograph(), "GIF"), "is a picture of another kind; expected PNG, JPEG or WebP"),
-        (encoded(photograph(), "TIFF"), "is a picture of another kind"),
-        (encoded(photograph(), "BMP"), "is a picture of another kind"),
+        (encoded(photograph(), "GIF"), "is in another image format (expected PNG, JPEG or WebP)"),
+        (encoded(photograph(), "TIFF"), "is in another image format"),
+        (encoded(photograph(), "BMP"), "is in another image format"),
         (encoded(photograph())[:5], "is the first 5 bytes of a PNG"),
         (bytes(4096), "is 4.10 kB of zeros"),
-        (b"PK\x03\x04 some archive", "is 17 bytes of something else"),
+        (b"PK\x03\x04 some archive", "is 17 bytes of unknown data"),
     ],
 )
-def test_what_came_instead_is_said_in_words(data: bytes, said: str) -> None:
+def test_other_content_is_described(data: bytes, said: str) -> None:
     error = failure(data)
     assert said in str(error)
     assert error.context["cause"] == "not-a-picture"
@@ -261,7 +261,7 @@ def test_what_came_instead_is_said_in_words(data: bytes, said: str) -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("share", [0.5, 0.9])
-def test_a_truncated_picture_is_damaged(kind: str, share: float) -> None:
+def test_a_truncated_image_is_damaged(kind: str, share: float) -> None:
     data = encoded(noise(), kind)
     error = failure(data[: int(len(data) * share)])
     assert error.context["cause"] == "picture-damaged"
@@ -275,7 +275,7 @@ def test_a_flipped_byte_in_the_pixels_of_a_png_is_damage() -> None:
 
 
 @pytest.mark.parametrize("side", [8001, 20_000, 2**31 - 1])
-def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(side: int) -> None:
+def test_an_image_of_too_many_pixels_is_rejected_before_it_is_decoded(side: int) -> None:
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
     data = b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(b"")) + png_chunk(b"IEND", b"")
     error = failure(data)
@@ -283,7 +283,7 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(side: int)
     assert f"{MAX_PIXELS:,}" in str(error)
 
 
-def test_a_text_that_unpacks_without_end_is_refused() -> None:
+def test_a_text_that_unpacks_without_end_is_rejected() -> None:
     bomb = png_chunk(b"zTXt", b"prompt\0\0" + zlib.compress(bytes(50_000_000), 9))
     data = encoded(photograph())
     assert failure(data[:33] + bomb + data[33:]).context["cause"] == "picture-damaged"
@@ -294,6 +294,6 @@ def every_cut(data: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("make", [photograph, noise])
-def test_no_cut_anywhere_is_taken_for_a_picture_or_crashes(make: Callable[[], Image.Image]) -> None:
+def test_no_cut_anywhere_is_taken_for_an_image_or_crashes(make: Callable[[], Image.Image]) -> None:
     for cut in every_cut(encoded(make())):
         failure(cut)

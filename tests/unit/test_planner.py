@@ -264,7 +264,7 @@ def test_nothing_is_moved_within_or_into_an_hf_cache() -> None:
 
 
 def test_a_plan_carries_what_was_seen() -> None:
-    finding = Finding(code="stale-twin", severity="problem", message="Something is read first.")
+    finding = Finding(code="stale-twin", severity="problem", message="Something is read first.", remedy="by-hand")
     checks = (check(VAE, "ok"), check(ENCODER, "missing"))
     made = plan_for(*checks, findings=(finding,))
     assert (made.checks, made.findings) == (checks, (finding,))
@@ -339,8 +339,12 @@ SMALL = artifact_set(VAE, id="small", conditions=Conditions(min_vram_bytes=7 * G
         (Conditions(platforms=("linux",)), machine(), ()),
         (Conditions(platforms=("windows", "macos")), machine(), ("made for windows, macos, this is linux",)),
         (Conditions(min_vram_bytes=8 * GIB), machine(gpu()), ()),
-        (Conditions(min_vram_bytes=25 * GIB), machine(gpu()), ("asks for 25.0 GiB of VRAM, found 24.0 GiB",)),
-        (Conditions(min_vram_bytes=8 * GIB), machine(), ("asks for 8.0 GiB of VRAM, no GPU was found",)),
+        (
+            Conditions(min_vram_bytes=25 * GIB),
+            machine(gpu()),
+            ("needs 25.0 GiB of VRAM, but the largest GPU has 24.0 GiB",),
+        ),
+        (Conditions(min_vram_bytes=8 * GIB), machine(), ("needs 8.0 GiB of VRAM, but no GPU was found",)),
         (Conditions(min_vram_bytes=8 * GIB), machine(gpu(memory_total_bytes=None)), ()),
         (Conditions(min_vram_bytes=25 * GIB), machine(gpu(), gpu(memory_total_bytes=26 * GIB)), ()),
         (Conditions(min_compute_capability=(8, 9)), machine(gpu()), ()),
@@ -348,12 +352,12 @@ SMALL = artifact_set(VAE, id="small", conditions=Conditions(min_vram_bytes=7 * G
         (
             Conditions(min_compute_capability=(10, 0)),
             machine(gpu()),
-            ("asks for compute capability 10.0, found 8.9",),
+            ("needs compute capability 10.0, found 8.9",),
         ),
         (
             Conditions(min_compute_capability=(8, 9)),
             machine(gpu(vendor="amd", compute_capability=None)),
-            ("asks for compute capability 8.9, none is known",),
+            ("needs compute capability 8.9, none is known",),
         ),
     ],
 )
@@ -372,8 +376,8 @@ def test_auto_takes_the_first_set_the_machine_can_run(this: Machine, chosen: str
 def test_auto_says_of_each_set_why_it_does_not_suit() -> None:
     with pytest.raises(UsageError) as caught:
         select_set(manifest(BIG, SMALL), "auto", machine(os="macos"))
-    assert "big: asks for 20.0 GiB of VRAM, no GPU was found." in str(caught.value)
-    assert "small: made for linux, windows, this is macos; asks for 7.0 GiB" in str(caught.value)
+    assert "big: needs 20.0 GiB of VRAM, but no GPU was found." in str(caught.value)
+    assert "small: made for linux, windows, this is macos; needs 7.0 GiB" in str(caught.value)
 
 
 def test_auto_needs_the_machine() -> None:
@@ -395,7 +399,7 @@ def test_an_unknown_set_is_refused_with_the_known_ones() -> None:
 def test_a_set_that_does_not_suit_is_a_warning_of_the_plan() -> None:
     made = plan(manifest(BIG), BIG, machine(), inventory(check(VAE, "ok")))
     assert [(finding.code, finding.severity) for finding in made.findings] == [("set-does-not-suit", "warning")]
-    assert "big asks for 20.0 GiB" in made.findings[0].message
+    assert "big needs 20.0 GiB" in made.findings[0].message
     assert made.steps == ()
 
 

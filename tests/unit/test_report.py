@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -40,12 +41,23 @@ from provisioner.core.models import (
     Manifest,
     Outcome,
     RecordReceipt,
+    Remedy,
     SpaceNeed,
     Target,
 )
 from provisioner.plan.steps import Plan
-from provisioner.report.json_document import document, error_entry, event_line, json_value
-from provisioner.report.outcome import Report, all_errors, exit_status_of, label_of, next_command, report_for_error
+from provisioner.report.json_document import document, error_entry, event_line
+from provisioner.report.json_value import json_value
+from provisioner.report.outcome import (
+    EnvironmentCheck,
+    Report,
+    ReportStatus,
+    all_errors,
+    exit_status_of,
+    label_of,
+    next_command,
+    report_for_error,
+)
 from tests.support.builders import whole
 
 TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
@@ -131,9 +143,14 @@ def manifest(*artifacts: Artifact, identity: str = "flux2-klein-4b", default_set
 
 FIRST, SECOND = artifact("first", 1000), artifact("second", 500)
 FETCH = FetchFile(artifact=FIRST, destination=place(FIRST), reason="missing", held_bytes=400)
-RECORD = RecordReceipt(artifact=SECOND, destination=place(SECOND), reason="proven just now")
+RECORD = RecordReceipt(artifact=SECOND, destination=place(SECOND), reason="verified just now")
 WARNING = Finding(
-    code="stale-twin", severity="warning", message="unet/ is read first", path=ROOT / "unet", hint="Move it."
+    code="stale-twin",
+    severity="warning",
+    message="unet/ is read first",
+    remedy="by-hand",
+    path=ROOT / "unet",
+    hint="Move it.",
 )
 
 
@@ -282,11 +299,27 @@ def test_the_machine_keeps_its_fields_and_lists_what_was_not_learnt() -> None:
     assert told["gpus"][0]["memory_total_bytes"] is None
 
 
-def test_extra_facts_stay_under_details_and_cannot_shadow_the_contract() -> None:
-    extra = (("status", "ha"), ("picture", {"path": Path("out.png"), "seconds": math.nan}), ("token", "s3cr3t"))
-    told = parsed(Report(command="smoke-test", status="ok", exit_status=0, extra=extra))
-    assert told["status"] == "ok"
-    assert told["details"] == {"status": "ha", "picture": {"path": "out.png", "seconds": None}, "token": "***"}
+def test_the_parts_a_run_had_stand_under_details_and_no_others() -> None:
+    path = Path("x/.venv")
+    told = parsed(
+        Report(
+            command="verify",
+            status="interrupted",
+            exit_status=0,
+            given_arguments=("--comfyui", "x"),
+            environment=EnvironmentCheck(path=path, holds=True),
+            manifest_argument="mine.yaml",
+        )
+    )
+    assert told["details"] == {
+        "manifest_argument": "mine.yaml",
+        "environment": {"path": str(path), "holds": True},
+        "given_arguments": ["--comfyui", "x"],
+    }
+
+
+def test_detect_names_the_build_of_torch_or_says_that_there_is_none() -> None:
+    assert parsed(Report(command="detect", status="ok", exit_status=0))["details"] == {"torch": None}
 
 
 @pytest.mark.parametrize(
@@ -320,10 +353,10 @@ def test_token_never_appears() -> None:
         target=ComfyTarget(given=ROOT, models=Path(f"/x/{TOKEN}"), folders=()),
         steps=(step,),
         checks=(Check(artifact=FIRST, destination=place(FIRST), status="missing", basis="none", identity=url),),
-        findings=(Finding(code="x", severity="warning", message=url, hint=url, path=Path(TOKEN)),),
+        findings=(replace(WARNING, message=url, hint=url, path=Path(TOKEN)),),
     )
     outcomes = (Outcome(step=step, status="failed", detail=url, error=error),)
-    report = report_for_error("install", error, plan=whole(odd), outcomes=outcomes, extra=(("answer", {TOKEN: [url]}),))
+    report = replace(report_for_error("install", error, plan=whole(odd), outcomes=outcomes), manifest_argument=url)
     text = json.dumps(document(report))
     for event in (
         PlanMade(plan=odd),
@@ -395,7 +428,9 @@ def test_a_defect_is_told_by_its_type() -> None:
         ("install", "failed", None),
     ],
 )
-def test_the_next_command_follows_from_what_came_of_this_one(command: str, status: str, expected: str | None) -> None:
+def test_the_next_command_follows_from_what_came_of_this_one(
+    command: str, status: ReportStatus, expected: str | None
+) -> None:
     target = ComfyTarget(given=PurePosixPath("/c"), models=ROOT, folders=())  # type: ignore[arg-type]
     assert next_command(Report(command=command, status=status, exit_status=0, plan=plan(target))) == expected
 
@@ -406,16 +441,16 @@ def test_nothing_is_suggested_without_a_plan_or_with_an_empty_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("codes", "expected"),
+    ("remedies", "expected"),
     [
-        (("broken-file", "stale-twin"), None),  # somebody else's files: no command of ours mends them
-        (("torch-replaced",), "klein-setup install --only environment --comfyui /c"),
-        (("never-proven",), "klein-setup repair --comfyui /c"),
+        (("by-hand", "by-hand"), None),  # somebody else's files: no command of ours fixes them
+        (("install-environment",), "klein-setup install --only environment --comfyui /c"),
+        (("repair",), "klein-setup repair --comfyui /c"),
     ],
 )
-def test_repair_is_suggested_only_where_it_repairs(codes: tuple[str, ...], expected: str | None) -> None:
+def test_repair_is_suggested_only_where_it_repairs(remedies: tuple[Remedy, ...], expected: str | None) -> None:
     target = ComfyTarget(given=PurePosixPath("/c"), models=ROOT, folders=())  # type: ignore[arg-type]
-    found = tuple(Finding(code=code, severity="problem", message="x") for code in codes)
+    found = tuple(replace(WARNING, severity="problem", remedy=remedy) for remedy in remedies)
     done = plan(target, is_done=True)
     report = Report(command="verify", status="findings", exit_status=1, plan=done, findings=found)
     assert next_command(report) == expected
@@ -431,14 +466,14 @@ def test_repair_is_suggested_only_where_it_repairs(codes: tuple[str, ...], expec
     ],
 )
 def test_what_was_planned_or_interrupted_is_done_with_the_same_arguments(
-    command: str, status: str, given: tuple[str, ...], expected: str
+    command: str, status: ReportStatus, given: tuple[str, ...], expected: str
 ) -> None:
     report = Report(
         command=command,
         status=status,
         exit_status=0,
         plan=plan() if status == "planned" else None,
-        extra=(("given_arguments", given),),
+        given_arguments=given,
     )
     assert next_command(report) == f"klein-setup {expected}"
 
@@ -465,9 +500,7 @@ def test_the_next_command_means_the_same_manifest_and_set() -> None:
     other = plan(target, of=manifest(FIRST, SECOND, identity="mine", default_set="other"))
     report = Report(command="verify", status="findings", exit_status=1, plan=other)
     assert next_command(report) == "klein-setup repair --manifest mine --set fp8 --hf-cache /c"
-    given = Report(
-        command="verify", status="findings", exit_status=1, plan=other, extra=(("manifest_argument", "mine.yaml"),)
-    )
+    given = Report(command="verify", status="findings", exit_status=1, plan=other, manifest_argument="mine.yaml")
     assert next_command(given) == "klein-setup repair --manifest mine.yaml --set fp8 --hf-cache /c"
 
 

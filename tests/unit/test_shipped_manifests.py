@@ -366,13 +366,13 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
     path = tmp_path / "pipe.yaml"
     getattr(os, "mkfifo")(path)  # noqa: B009 - the type checker knows Windows, which has none
-    with pytest.raises(ManifestError, match="is no regular file"):
+    with pytest.raises(ManifestError, match="is not a regular file"):
         read_manifest_text(str(path))
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no such device")
 def test_an_endless_device_is_refused() -> None:
-    with pytest.raises(ManifestError, match="is no regular file"):
+    with pytest.raises(ManifestError, match="is not a regular file"):
         read_manifest_text("/dev/zero")
 
 

@@ -14,7 +14,7 @@ from provisioner.core.models import (
 )
 from provisioner.report.json_document import document
 from provisioner.report.outcome import Report
-from provisioner.report.smoke_test_json import SMOKE_KEY, is_verified, smoke_entry
+from provisioner.report.smoke_test_json import is_verified, smoke_entry
 from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
 
 BARE = SmokeTest(backend="diffusers", options=ImageOptions(seed=7), timings=Timings())
@@ -29,6 +29,7 @@ PICTURE = ImageFacts(
     mean=120.5,
     deviation=61.25,
 )
+BLACK = Finding(code="black", severity="problem", message="It is black.", remedy="by-hand")
 WHOLE = SmokeTest(
     backend="comfyui",
     options=ImageOptions(prompt="a fox", seed=2**64 - 1, width=1024, height=768, has_tiled_decode=True),
@@ -50,7 +51,11 @@ WHOLE = SmokeTest(
     versions=(("comfyui", "0.33.0"), ("torch", "2.14.1+cu130")),
     log_path=Path("comfyui.log"),
     notes=("The peak was 9 bytes.",),
-    findings=(Finding(code="slow", severity="warning", message="It was slow.", path=Path("x"), hint="Wait."),),
+    findings=(
+        Finding(
+            code="slow", severity="warning", message="It was slow.", remedy="by-hand", path=Path("x"), hint="Wait."
+        ),
+    ),
 )
 
 
@@ -126,7 +131,7 @@ def test_what_nobody_measured_is_null_under_the_same_keys() -> None:
         (WHOLE, True),
         (BARE, False),
         (replace(WHOLE, image=None), False),
-        (replace(WHOLE, findings=(Finding(code="black", severity="problem", message="It is black."),)), False),
+        (replace(WHOLE, findings=(BLACK,)), False),
     ],
 )
 def test_it_is_proven_by_a_picture_without_a_problem(smoke: SmokeTest, verified: bool) -> None:
@@ -144,7 +149,7 @@ def test_a_figure_that_is_no_number_becomes_null_so_that_json_stays_json() -> No
 def test_in_the_document_it_is_redacted_like_everything_else() -> None:
     prompt = "a fox with the token hf_AbCdEfGh1234 and topsecret"
     smoke = replace(WHOLE, options=ImageOptions(prompt=prompt))
-    report = Report(command="smoke-test", status="ok", exit_status=0, extra=((SMOKE_KEY, smoke_entry(smoke)),))
+    report = Report(command="smoke-test", status="ok", exit_status=0, smoke_test=smoke)
     text = json.dumps(document(report, secrets=("topsecret",)))
     assert "AbCdEfGh1234" not in text
     assert "topsecret" not in text

@@ -1,4 +1,4 @@
-"""What ties a server to the life of klein-setup: which means is chosen, and what Windows is asked for."""
+"""The watchdog that ends a server with klein-setup: which kind is chosen, and the calls made on Windows."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from provisioner.comfyui.server.watchdog import ExtendedLimits, Run, Watchdog, tie
+from provisioner.comfyui.server.watchdog import ExtendedLimits, JobObject, Watchdog, tie
 
 JOB, PROCESS, PID = 0x7FF6_0000_1110, 0x7FF6_0000_2220, 4711
 
 
 class Loose:
-    """A tether that only knows what it was made for."""
+    """A watchdog that only records what it was created for."""
 
     def __init__(self, how: str, pid: int) -> None:
         self.made = (how, pid)
@@ -45,7 +45,7 @@ def test_windows_holds_the_server_in_a_job_and_everybody_else_watches(platform: 
 
 
 @pytest.mark.parametrize("platform", ["linux", "win32"])
-def test_a_system_that_refuses_leaves_the_server_untied(platform: str) -> None:
+def test_a_system_without_a_watchdog_still_runs_the_server(platform: str) -> None:
     assert tie(PID, platform=platform, watch=refuse, hold=refuse) is None
 
 
@@ -69,17 +69,17 @@ class Kernel32:
     def CreateJobObjectW(self, attributes: None, name: None) -> int | None:
         return self._opened(JOB, is_open=self._answer("CreateJobObjectW", attributes, name))
 
-    def SetInformationJobObject(self, run: int, kind: int, limits: object, size: int) -> int:
+    def SetInformationJobObject(self, job: int, kind: int, limits: object, size: int) -> int:
         given: Any = limits  # what byref() made
         flags = given._obj.BasicLimitInformation.LimitFlags
-        return int(self._answer("SetInformationJobObject", run, kind, flags, size))
+        return int(self._answer("SetInformationJobObject", job, kind, flags, size))
 
     def OpenProcess(self, access: int, inherits: int, pid: int) -> int | None:
         return self._opened(PROCESS, is_open=self._answer("OpenProcess", access, inherits, pid))
 
-    def AssignProcessToJobObject(self, run: int, process: int) -> int:
-        assert {run, process} <= self.open
-        return int(self._answer("AssignProcessToJobObject", run, process))
+    def AssignProcessToJobObject(self, job: int, process: int) -> int:
+        assert {job, process} <= self.open
+        return int(self._answer("AssignProcessToJobObject", job, process))
 
     def CloseHandle(self, handle: int) -> int:
         self.open.remove(handle)
@@ -88,7 +88,7 @@ class Kernel32:
 
 def test_a_job_gets_its_limit_before_the_process_and_keeps_only_its_own_handle() -> None:
     kernel = Kernel32()
-    run = Run(PID, kernel)
+    job = JobObject(PID, kernel)
     assert kernel.asked == [
         ("CreateJobObjectW", None, None),  # no security attributes: no child inherits the handle
         ("SetInformationJobObject", JOB, 9, 0x2000, ctypes.sizeof(ExtendedLimits)),
@@ -97,18 +97,18 @@ def test_a_job_gets_its_limit_before_the_process_and_keeps_only_its_own_handle()
         ("CloseHandle", PROCESS),
     ]
     assert kernel.open == {JOB}
-    run.release()
+    job.release()
     assert kernel.open == set()
-    run.release()  # twice does no harm: the number may be another handle's by now
+    job.release()  # twice does no harm: the number may be another handle's by now
     assert kernel.asked.count(("CloseHandle", JOB)) == 1
 
 
 @pytest.mark.parametrize(
     "failing", ["CreateJobObjectW", "SetInformationJobObject", "OpenProcess", "AssignProcessToJobObject"]
 )
-def test_a_refused_job_leaves_no_handle_open(failing: str) -> None:
+def test_a_failed_job_object_leaves_no_handle_open(failing: str) -> None:
     kernel = Kernel32(failing=failing)
-    assert tie(PID, platform="win32", hold=lambda pid: Run(pid, kernel)) is None
+    assert tie(PID, platform="win32", hold=lambda pid: JobObject(pid, kernel)) is None
     assert kernel.open == set()
 
 
@@ -125,5 +125,5 @@ def test_the_limits_lie_where_64_bit_windows_reads_them(field: str, offset: int)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there, kernel32 is real")
-def test_a_job_elsewhere_is_refused_and_not_a_crash() -> None:
+def test_a_job_object_on_another_system_is_an_error_and_not_a_crash() -> None:
     assert tie(PID, platform="win32") is None

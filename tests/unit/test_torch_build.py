@@ -240,15 +240,15 @@ def test_the_python_of_the_environment_counts_and_not_the_one_that_runs_us() -> 
     assert choose(gpus=nvidia(89), driver="580.95.05", python="3.15", python_version="3.12.4").build.sets
     with pytest.raises(PythonUnsupportedError, match=r"Python 3\.15; there are some for 3\.10 to 3\.14"):
         choose(gpus=nvidia(89), driver="580.95.05", python_version="3.15.0rc1")
-    with pytest.raises(UsageError, match="'newest' is no Python version"):
+    with pytest.raises(UsageError, match="'newest' is not a Python version"):
         choose(gpus=nvidia(89), driver="580.95.05", python_version="newest")
 
 
-def test_reasons_say_which_builds_were_passed_over_and_what_is_ignored() -> None:
+def test_reasons_say_which_builds_were_not_chosen_and_what_is_ignored() -> None:
     gpus = [*nvidia(89), {"name": "Radeon 780M", "vendor": "amd", "gfx": "gfx1103"}, {"name": "UHD", "vendor": "intel"}]
     choice = choose(gpus=gpus, driver="535.183.01")
     text = "\n".join(choice.reasons)
-    assert "cu130 was passed over: it needs NVIDIA driver 580 or newer; 535.183.01 is installed." in text
+    assert "cu130 was not chosen: it needs NVIDIA driver 580 or newer; 535.183.01 is installed." in text
     assert "cu126 needs NVIDIA driver 525.60.13 or newer; installed is 535.183.01." in text
     assert "Ignored: Radeon 780M (an NVIDIA GPU comes first)." in text
     assert "Ignored: UHD (an NVIDIA GPU comes first)." in text
@@ -265,17 +265,17 @@ def test_reasons_say_which_builds_were_passed_over_and_what_is_ignored() -> None
             {"gpus": nvidia(110), "driver": "580.95.05", "machine": "aarch64"},
             "cu132 would come next, but it has no torchaudio",
         ),
-        ({"gpus": [{"name": "UHD 770", "vendor": "intel"}]}, "xpu was not taken: the UHD 770 is not among"),
+        ({"gpus": [{"name": "UHD 770", "vendor": "intel"}]}, "xpu was not chosen: the UHD 770 is not among"),
         ({"gpus": [{"name": "Arc B580", "vendor": "intel"}]}, "cpu would run too"),
         ({"gpus": nvidia(89), "driver": "580.95.05", "forced": "cu126"}, "cu130 would have been chosen"),
         (
             {"gpus": nvidia(89), "driver": "580.95.05", "forced": "cu130"},
-            "cu130 would have been chosen without a name,",
+            "cu130 would also have been chosen without --torch.",
         ),
-        ({"gpus": nvidia(89), "driver": "450.1", "forced": "cpu"}, "Without a name none would have been chosen: the"),
+        ({"gpus": nvidia(89), "driver": "450.1", "forced": "cpu"}, "Without --torch none would have been chosen: the"),
     ],
 )
-def test_the_runner_up_is_named_with_why_it_was_not_taken(case: dict[str, Any], runner_up: str) -> None:
+def test_the_runner_up_is_named_with_why_it_was_not_chosen(case: dict[str, Any], runner_up: str) -> None:
     choice = choose(**case)
     assert choice.runner_up is not None
     assert choice.runner_up.startswith(runner_up)
@@ -369,7 +369,7 @@ def test_a_missing_driver_is_installed_where_it_belongs(os: str, said: str) -> N
 def test_a_driver_with_a_last_branch_is_not_called_or_newer() -> None:
     with pytest.raises(DriverTooOldError) as caught:
         choose(gpus=nvidia(61), driver="470.1")
-    assert caught.value.hint == "Install the newest NVIDIA driver before 590; later ones no longer drive this GPU."
+    assert caught.value.hint == "Install the newest NVIDIA driver before 590; later ones no longer support this GPU."
     with pytest.raises(DriverTooOldError) as caught:
         choose(gpus=nvidia(89), driver="470.1")
     assert caught.value.hint == "Install NVIDIA driver 580 or newer."
@@ -398,7 +398,7 @@ def test_an_unread_gpu_on_a_driver_without_old_gpus_gets_the_build_that_serves_a
 
 
 def test_a_card_that_an_answering_driver_does_not_list_was_dropped() -> None:
-    with pytest.raises(DriverDroppedGpuError, match=r"driver 595\.58\.03 does not drive the GPU of 70"):
+    with pytest.raises(DriverDroppedGpuError, match=r"driver 595\.58\.03 does not support the GPU of 70"):
         choose(gpus=nvidia(70), nvml=[], driver="595.58.03")
     with pytest.raises(GpuUnknownError):
         choose(gpus=nvidia(70), nvml=[], driver="580.95.05")
@@ -423,7 +423,7 @@ def test_a_gpu_that_no_build_covers_together_is_named_with_what_to_do() -> None:
     mixed = next(warning for warning in choice.warnings if warning.code == "mixed-gpus")
     assert "GPU of 61" in mixed.message
     assert "CUDA_VISIBLE_DEVICES" in (mixed.hint or "")
-    assert "--torch cu126 serves the GPU of 61" in (mixed.hint or "")
+    assert "--torch cu126 supports the GPU of 61" in (mixed.hint or "")
 
 
 @pytest.mark.parametrize(
@@ -465,7 +465,7 @@ def test_nvidia_beats_amd_beats_intel() -> None:
     assert choose(gpus=[arc]).build.torch_backend == "xpu"
     beside = choose(gpus=[{**amd, "gfx": "gfx1036"}, arc])  # an integrated AMD GPU that nothing serves
     assert beside.build.torch_backend == "xpu"
-    assert "Ignored: RX 7900 XTX (no build serves it here)." in beside.reasons
+    assert "Ignored: RX 7900 XTX (no build supports it here)." in beside.reasons
 
 
 def test_an_integrated_amd_gpu_does_not_hinder_the_card_beside_it() -> None:

@@ -131,14 +131,18 @@ def test_versions_are_compared_part_by_part() -> None:
         (', windows: "580"}', "}", "builds[0].min_driver: names linux only; expected linux and windows"),
         ('{linux: "580", windows: "580"}', "{mac: '580'}", "names neither 'linux' nor 'windows'"),
         ('torch: ">=2.9,<2.11"', 'torch: "2.9-2.11"', "wheels[0].torch: is '2.9-2.11'; expected a quoted range"),
-        ('torch: ">=2.9,<2.11"', 'torch: ">=2.11,<2.9"', "wheels[0].torch: is '>=2.11,<2.9', which holds no version"),
-        ('torch: ">=2.9,<2.11"', 'torch: ">=2.1,<2.2"', "builds[0].wheels: has in entry 0 a range that holds none"),
+        (
+            'torch: ">=2.9,<2.11"',
+            'torch: ">=2.11,<2.9"',
+            "wheels[0].torch: is '>=2.11,<2.9', which contains no version",
+        ),
+        ('torch: ">=2.9,<2.11"', 'torch: ">=2.1,<2.2"', "builds[0].wheels: has in entry 0 a range that contains none"),
         ('torch: ">=2.9,<2.11"', 'torch: ">=2.9,<2.12"', "describes torch 2.11.0 for linux_x86_64 twice"),
         ("sm: [75, 80, 86, 90, 100, 120], ptx", "sm: [75, 75], ptx", "wheels[0].sm: names '75' twice"),
         ("sm: [75, 80, 86, 90, 100, 120], ptx", "sm: [7], ptx", "is 7, too small"),
         ("sm: [75, 80, 86, 90, 100, 120], ptx: [120]", "gfx: [gfx1100]", "has in entry 0 no 'sm'"),
         ("sm: [75, 80, 86, 90, 100, 120], ptx: [120]", "sm: [75], gfx: [gfx1]", "expected an AMD architecture"),
-        ("    kind: intel\n", "    kind: intel\n    cuda: '13.0'\n", "cuda: stands in a build for intel"),
+        ("    kind: intel\n", "    kind: intel\n    cuda: '13.0'\n", "cuda: is given in a build for intel"),
         (
             "    kind: amd\n",
             "    kind: cpu\n",
@@ -151,7 +155,7 @@ def test_versions_are_compared_part_by_part() -> None:
         ('torch: "2.14.0"\n', 'torch: "2.14.1"\n', "sets: names '(2, 14, 1)' twice"),
         ("  - {name: linux_aarch64,", "  - {name: linux_x86_64,", "platforms: has no entry for linux_aarch64"),
         ("  - id: diffusers\n    title", "  - id: comfyui\n    title", "apps: has no entry for diffusers"),
-        ("    wants_cuda_from_sm: 75\n", "", "apps[0].wants_cuda: stands alone"),
+        ("    wants_cuda_from_sm: 75\n", "", "apps[0].wants_cuda: is given alone"),
         ("    kind: cpu\n", "    kind: apple\n", "builds: has no build of the kind cpu"),
         (
             "sources: [comfyui, package-index, download-sizes]",
@@ -159,7 +163,7 @@ def test_versions_are_compared_part_by_part() -> None:
             "names in comfyui the source 'comfyu'",
         ),
         ("sources: [comfyui, package-index, download-sizes]", "sources: []", "apps[0].sources: is empty"),
-        ("  - id: wheel\n", "  - id: other\n", "sources: holds 'other', which no row names"),
+        ("  - id: wheel\n", "  - id: other\n", "sources: contains 'other', which no row names"),
         ('"5690",', '"5691",', "intel_gpus.pci_ids: names '5691' twice"),
         ("index_base: https://", "index_base: http://", "index_base: is 'http://download"),
         ("    confidence: A\n", "    confidence: high\n", "builds[0].confidence: is 'high'; expected one of A, B, C"),
@@ -181,7 +185,7 @@ def test_every_mistake_is_named_at_once_and_with_its_line() -> None:
 
 def test_a_newer_format_is_one_sentence() -> None:
     assert issues_of(changed("schema_version: 1", "schema_version: 2").replace("kind: nvidia", "kind: new")) == [
-        f"t.yaml:{line_of(TEXT, 'schema_version')}: schema_version: is 2; expected 1: this table was made for a newer"
+        f"t.yaml:{line_of(TEXT, 'schema_version')}: schema_version: is 2; expected 1: this table needs a newer"
         " klein-setup"
     ]
 

@@ -47,7 +47,7 @@ from provisioner.core.models import (
     Variant,
 )
 from provisioner.plan.steps import Plan
-from provisioner.report.outcome import Report
+from provisioner.report.outcome import Report, ReportStatus
 from provisioner.ui import text as text_module
 from provisioner.ui.board import Board, bar, finished_line, overall_line, row_lines, state_words
 from provisioner.ui.facts import machine_blocks, manifest_blocks, manifests_blocks
@@ -306,12 +306,12 @@ def test_a_straggler_does_not_bring_a_finished_file_back() -> None:
 
 def test_a_second_step_of_the_same_file_is_shown_again() -> None:
     board = Board()
-    board.finish(RecordReceipt(artifact=A, destination=place(A), reason="proven just now"))
+    board.finish(RecordReceipt(artifact=A, destination=place(A), reason="verified just now"))
     board.start(FETCH_A)
     assert board.move(progress(A, on_disk=2))
 
 
-def test_a_copy_that_was_proven_is_still_shown_while_it_is_placed() -> None:
+def test_a_verified_copy_is_still_shown_while_it_is_placed() -> None:
     board = Board()
     board.move(progress(A, "hashing", A.size, A.size))
     board.move(progress(A, "placing", 1_000_000))
@@ -324,7 +324,7 @@ def test_a_copy_that_was_proven_is_still_shown_while_it_is_placed() -> None:
         (progress(B, "checking", 1_000_000), "checking 1.00 MB on disk"),
         (progress(B, "fetching", 3_000_000, rate=1e6), "1.00 MB/s  0:03 left"),
         (progress(B, "fetching"), "fetching"),
-        (progress(B, "proving", B.size), "proving"),
+        (progress(B, "proving", B.size), "verifying"),
         (progress(B, "syncing", B.size), "writing to disk"),
         (progress(B, "waiting"), "waiting: the server is..."),
     ],
@@ -369,18 +369,18 @@ def finished(status: OutcomeStatus, width: int | None) -> str:
 
 
 def test_a_finished_file_keeps_its_digest_whole_in_a_log_and_short_on_a_screen() -> None:
-    assert finished("done", None) == f"proven    vae/first.safetensors  4.00 MB  in 3.1 s  sha256 {'d' * 64}"
-    assert finished("done", 80) == "proven    vae/first.safetensors  4.00 MB  in 3.1 s  sha256 dddddddd..."
-    assert finished("done", 52) == "proven    vae/first.safetensors  4.00 MB  in 3.1 s"
+    assert finished("done", None) == f"verified  vae/first.safetensors  4.00 MB  in 3.1 s  sha256 {'d' * 64}"
+    assert finished("done", 80) == "verified  vae/first.safetensors  4.00 MB  in 3.1 s  sha256 dddddddd..."
+    assert finished("done", 52) == "verified  vae/first.safetensors  4.00 MB  in 3.1 s"
     assert cells(finished("done", 40)) <= 40
 
 
 @pytest.mark.parametrize("status", ["failed", "skipped"])
-def test_a_step_that_did_not_work_is_not_called_proven(status: OutcomeStatus) -> None:
+def test_a_failed_step_is_not_called_verified(status: OutcomeStatus) -> None:
     assert finished(status, None) == f"{status:8}  vae/first.safetensors: fetched from hub.example"
 
 
-# --- pictures --------------------------------------------------------------------------------
+# --- blocks ----------------------------------------------------------------------------------
 
 
 def test_a_plan_says_the_true_size_and_what_is_saved() -> None:
@@ -389,7 +389,7 @@ def test_a_plan_says_the_true_size_and_what_is_saved() -> None:
     assert "9.00 MB in 2 files" in told
     assert "1.00 MB already on this machine" in told
     assert "continue  vae/second.safetensors" in told
-    assert "1.00 MB held, 5.00 MB to fetch" in told
+    assert "1.00 MB already here, 5.00 MB to fetch" in told
 
 
 def test_a_plan_says_what_happens_to_a_file_in_the_way_and_what_it_is() -> None:
@@ -434,8 +434,8 @@ def test_a_report_says_in_words_what_is_wrong_and_what_to_do(status: CheckStatus
     told = written(report_blocks(Report(command="verify", status="findings", exit_status=1, plan=seen)))
     assert words in told
     assert f"{'why' if status == 'unreadable' else 'it is'}: an HTML page" in told
-    assert "1 of 2 files is not as the manifest asks." in told
-    assert "To put it right:  klein-setup repair --manifest m" in told
+    assert "1 of 2 files is wrong or missing." in told
+    assert "To fix it:  klein-setup repair --manifest m" in told
 
 
 def test_a_quiet_report_leaves_out_what_is_right() -> None:
@@ -447,15 +447,15 @@ def test_a_quiet_report_leaves_out_what_is_right() -> None:
 
 @pytest.mark.parametrize(
     ("basis", "words"),
-    [("sha256", ""), ("receipt", "by the receipts"), ("size", "by size only for 1 file")],
+    [("sha256", ""), ("receipt", "receipts were trusted"), ("size", "Of 1 file only the size was checked")],
 )
 def test_success_says_what_it_rests_on(basis: str, words: str) -> None:
     seen = Check(artifact=A, destination=place(A), status="ok", basis=basis)  # type: ignore[arg-type]
     report = Report(command="verify", status="ok", exit_status=0, plan=plan(checks=(seen, checked(B, "ok"))))
     last = written(report_blocks(report)).splitlines()[-1]
-    assert last.startswith("All is as the manifest asks: 2 files, 10.0 MB.")
+    assert last.startswith("All 2 files are correct (10.0 MB).")
     assert words in last
-    assert ("That is" in last) == bool(words)
+    assert last.endswith("(10.0 MB).") != bool(words)
 
 
 def test_a_manifest_error_lists_every_issue() -> None:
@@ -464,7 +464,7 @@ def test_a_manifest_error_lists_every_issue() -> None:
         "error: x.yaml has 2 mistakes.",
         "  - x.yaml:3: a",
         "  - x.yaml:9: b",
-        "  what to do: Put them right.",
+        "  hint: Put them right.",
     ]
 
 
@@ -496,7 +496,7 @@ def test_a_machine_never_shows_a_zero_for_what_was_not_learnt() -> None:
     told = written(machine_blocks(machine))
     assert "none found" in told
     assert "nvml: no library" in told
-    assert "memory      not learnt" in told
+    assert "memory   unknown" in told
     assert "0.0" not in told
 
 
@@ -518,7 +518,7 @@ def outcome(step: FileStep, status: OutcomeStatus = "done", error: Exception | N
 REPLACE = FetchFile(artifact=A, destination=place(A), reason="in the way", replaces="in the way")
 COPY = LocalCopy(artifact_id="first", path=Path("/c"), origin="HF cache", device=1, size=A.size, sha256="d")
 PLACE = PlaceFile(artifact=A, destination=place(A), reason="missing", copy=COPY)
-RECORD = RecordReceipt(artifact=A, destination=place(A), reason="proven just now")
+RECORD = RecordReceipt(artifact=A, destination=place(A), reason="verified just now")
 
 
 @pytest.mark.parametrize(
@@ -556,21 +556,21 @@ def test_a_plan_says_the_fate_of_a_file_in_a_word(steps: tuple[FileStep, ...], w
     told = written(plan_blocks(plan(*steps, checks=(checked(A, "unreadable"),))))
     row = next(line for line in told.splitlines() if "first.safetensors" in line)
     assert row.split("  ")[1] == word
-    assert "not looked at  second.safetensors" in told
+    assert "not checked  second.safetensors" in told
 
 
 @pytest.mark.parametrize(
     ("status", "steps", "last"),
     [
-        ("planned", (FETCH_A,), "To do it:  klein-setup install --manifest m --comfyui /models"),
+        ("planned", (FETCH_A,), "To apply it:  klein-setup install --manifest m --comfyui /models"),
         ("planned", (), "Nothing to do."),
-        ("failed", (FETCH_A,), "Plan failed, after 1 step that went well."),
+        ("failed", (FETCH_A,), "Plan failed after 1 completed step."),
         ("interrupted", (FETCH_A,), "To continue:  klein-setup plan --manifest m --comfyui /models"),
-        ("findings", (FETCH_A,), "To put it right:  klein-setup repair --manifest m --comfyui /models"),
+        ("findings", (FETCH_A,), "To fix it:  klein-setup repair --manifest m --comfyui /models"),
     ],
 )
 @pytest.mark.skipif(ROOT.drive != "" or str(ROOT) != "/models", reason="the path is spelled the POSIX way")
-def test_a_report_ends_with_what_to_do_next(status: str, steps: tuple[FileStep, ...], last: str) -> None:
+def test_a_report_ends_with_what_to_do_next(status: ReportStatus, steps: tuple[FileStep, ...], last: str) -> None:
     outcomes = (outcome(FETCH_A),) if status == "failed" else ()
     report = Report(command="plan", status=status, exit_status=0, plan=plan(*steps), outcomes=outcomes)
     assert written(report_blocks(report)).splitlines()[-1] == last
@@ -582,12 +582,12 @@ def test_a_report_without_a_plan_adds_nothing_to_what_was_shown() -> None:
 
 
 def test_findings_come_problems_first_each_with_what_to_do() -> None:
-    warning = Finding(code="w", severity="warning", message="a twin", path=Path("/x/twin"), hint="Move it.")
-    problem = Finding(code="p", severity="problem", message="cut off")
+    problem = Finding(code="p", severity="problem", message="cut off", remedy="by-hand")
+    warning = replace(problem, severity="warning", message="a twin", path=Path("/x/twin"), hint="Move it.")
     told = written(finding_blocks([warning, problem]))
     assert told.index("problem  cut off") < told.index("warning  a twin")
     assert str(Path("/x/twin")) in told
-    assert "what to do: Move it." in told
+    assert "hint: Move it." in told
 
 
 def test_too_little_space_is_said_with_what_is_short() -> None:
@@ -637,7 +637,7 @@ def test_a_gpu_is_told_with_what_decides_about_it() -> None:
         "Linux 6.1, x86_64, glibc 2.36 (under WSL)",
         "RTX 4090, 24.0 GiB, 22.0 GiB free, compute capability 8.9, drives a display, WDDM",
         "RX 7900, gfx1100, MIG on, 1 device",
-        "550.144.03, serves CUDA up to 12.4",
+        "550.144.03, supports CUDA up to 12.4",
         "64.0 GiB, 32.0 GiB available",
         "100.0 GB free of 1.00 TB",
         "read from machine.json, not from this computer",

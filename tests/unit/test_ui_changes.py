@@ -17,7 +17,13 @@ BEFORE = Snapshot(
     custom_nodes=("Old",),
 )
 CHANGES = compare(BEFORE, replace(BEFORE, driver_version="590.20", os_release="6.8.0-60", custom_nodes=()))
-PROBLEM = Finding(code="torch-replaced", severity="problem", message="torch was replaced.", hint="Put it back.")
+PROBLEM = Finding(
+    code="torch-replaced",
+    severity="problem",
+    message="torch was replaced.",
+    remedy="install-environment",
+    hint="Put it back.",
+)
 
 
 def generated(*arguments: object, width: int | None = None) -> list[str]:
@@ -28,37 +34,37 @@ def generated(*arguments: object, width: int | None = None) -> list[str]:
 def test_the_whole_page_reads_from_what_moved_to_the_one_command() -> None:
     mend = "klein-setup install --only environment --comfyui /x"
     assert generated(CHANGES, checks_for(CHANGES), (PROBLEM,), mend) == [
-        "Changes  3 things changed since the last proven state; 2 of them can break the setup.",
-        "  ~  The NVIDIA driver went from 580.159.04 to 590.20.",
-        "  -  Custom nodes that are gone: Old.",
-        "  ~  The system went from 6.8.0-45 to 6.8.0-60.",
+        "Changes  3 things changed since the last full check; 2 of them can break the setup.",
+        "  ~  The NVIDIA driver changed from 580.159.04 to 590.20.",
+        "  -  Removed custom nodes: Old.",
+        "  ~  The system changed from 6.8.0-45 to 6.8.0-60.",
         "",
         "Checked again",
         "  *  whether torch still computes on this GPU with this driver",
-        "  *  whether a picture still comes out",
+        "  *  whether it still generates an image",
         "",
         "  problem  torch was replaced.",
-        "           what to do: Put it back.",
+        "           hint: Put it back.",
         "",
-        "1 problem. To put it right:  klein-setup install --only environment --comfyui /x",
+        "1 problem. To fix it:  klein-setup install --only environment --comfyui /x",
     ]
 
 
 def test_when_all_holds_it_says_so() -> None:
-    assert generated(CHANGES[:1], (), (), None)[-1] == "Everything that was proven still holds."
+    assert generated(CHANGES[:1], (), (), None)[-1] == "Everything is still correct."
     assert generated((), (), (), None) == [
-        "Changes  Nothing changed since the last proven state.",
+        "Changes  Nothing changed since the last full check.",
         "",
-        "Everything holds.",
+        "Everything is correct.",
     ]
 
 
 def test_a_problem_without_a_command_points_to_its_own_hint() -> None:
-    assert generated((), (), (PROBLEM,), None)[-1] == "1 problem; what to do stands with each."
+    assert generated((), (), (PROBLEM,), None)[-1] == "1 problem; see the hint of each."
 
 
 def test_wrong_files_have_a_command_even_where_no_finding_says_so() -> None:
-    assert generated((), (), (), "klein-setup repair")[-1] == "To put it right:  klein-setup repair"
+    assert generated((), (), (), "klein-setup repair")[-1] == "To fix it:  klein-setup repair"
 
 
 def test_it_fits_a_narrow_window() -> None:

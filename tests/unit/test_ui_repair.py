@@ -1,4 +1,4 @@
-"""What repairs and what was set aside look like: the plan, the progress, the result, the list."""
+"""Repairs and backups on the terminal: the plan, the progress, the result, the list."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tests.support.builders import (
     whole,
 )
 
-KEPT = "what is replaced, in .klein-setup/aside, once its successor is proven"
+KEPT = "what is replaced moves to .klein-setup/aside once the new file is verified"
 VAE = artifact(b"v" * 100_000)
 DAMAGE = Damage(
     size=100_000,
@@ -112,7 +112,7 @@ def test_a_length_that_is_wrong_is_said_once() -> None:
 
 
 def test_what_became_of_a_file_is_not_its_receipt() -> None:
-    done = [outcome(MOVE), outcome(RecordReceipt(artifact=VAE, destination=comfy_file(VAE), reason="proven"))]
+    done = [outcome(MOVE), outcome(RecordReceipt(artifact=VAE, destination=comfy_file(VAE), reason="verified"))]
     report = Report(command="repair", status="ok", exit_status=0, plan=plan_of(), outcomes=tuple(done))
     row = next(line for line in written(report_blocks(report)).splitlines() if "vae/vae.safetensors" in line)
     assert row.split()[0] == "moved"
@@ -170,7 +170,7 @@ def test_the_document_has_the_keys_of_a_repair_for_other_steps_too() -> None:
     assert [(step["kind"], step["way"], step["blocks"]) for step in told["steps"]] == [("move-file", None, None)]
 
 
-def test_what_was_set_aside_is_listed_with_its_name_and_reason() -> None:
+def test_backups_are_listed_with_their_name_and_reason() -> None:
     entry = BackupEntry(
         id="20261123T061404Z/vae/vae.safetensors",
         root=MODELS,
@@ -189,12 +189,12 @@ def test_what_was_set_aside_is_listed_with_its_name_and_reason() -> None:
         "unknown time",
         "y.blocks",
         "only the bytes that a repair replaced",
-        "2 things, 4.00 GB.",
-        "klein-setup aside restore NAME",
+        "2 backups, 4.00 GB.",
+        "klein-setup backups restore NAME",
     ):
         assert words in told
     assert told.count("only the bytes that a repair replaced") == 1
 
 
-def test_nothing_set_aside_is_said_in_a_line() -> None:
-    assert written(backup_blocks(())) == "Nothing is set aside."
+def test_no_backups_is_said_in_a_line() -> None:
+    assert written(backup_blocks(())) == "There are no backups."

@@ -50,10 +50,10 @@ def generated(smoke: SmokeTest, width: int | None = None) -> list[str]:
     return [rendered(line, is_coloured=False) for line in laid_out(smoke_blocks(smoke), width=width)]
 
 
-def test_the_whole_smoke_test_is_one_picture() -> None:
+def test_the_whole_smoke_test_is_shown() -> None:
     assert generated(SMOKE) == [
-        "Picture",
-        "  picture    fox.png",
+        "Test image",
+        "  image      fox.png",
         "             1024 x 1024, 1.50 MB",
         "  prompt     a red fox in fresh snow",
         "  made with  seed 42, 4 steps, guidance 1, 1024 x 1024",
@@ -67,10 +67,10 @@ def test_the_whole_smoke_test_is_one_picture() -> None:
     ]
 
 
-def test_what_was_not_measured_is_not_drawn() -> None:
+def test_what_was_not_measured_is_not_shown() -> None:
     assert generated(BARE) == [
-        "Picture",
-        "  picture    none came out",
+        "Test image",
+        "  image      none was generated",
         "  prompt     a red fox",
         "  made with  seed 7, 4 steps, guidance 1, 1024 x 1024",
     ]
@@ -78,8 +78,8 @@ def test_what_was_not_measured_is_not_drawn() -> None:
 
 def test_without_notes_the_memory_is_said_beside_what_was_free() -> None:
     text = "\n".join(generated(replace(SMOKE, notes=())))
-    said = "The peak was 9.0 GiB of 12.0 GiB on A card, with 11.0 GiB free at the start. 8.0 GiB of it was the drawing"
-    assert f"  memory     {said} process." in text
+    said = "The peak was 9.0 GiB of 12.0 GiB on A card, with 11.0 GiB free at the start. 8.0 GiB of it was used"
+    assert f"  memory     {said} by the generating process." in text
 
 
 def test_the_share_of_the_process_is_left_out_where_nobody_can_tell() -> None:
@@ -96,8 +96,14 @@ def test_the_share_of_the_process_is_left_out_where_nobody_can_tell() -> None:
         ({"options": ImageOptions(has_tiled_decode=True)}, "decoded in tiles"),
         ({"timings": Timings(steps_s=(0.5,))}, "  phases     denoise 0.5 s\n"),
         (
-            {"findings": (Finding(code="black", severity="problem", message="It is black.", hint="Draw again."),)},
-            "  problem  It is black.\n           what to do: Draw again.",
+            {
+                "findings": (
+                    Finding(
+                        code="black", severity="problem", message="It is black.", remedy="by-hand", hint="Draw again."
+                    ),
+                )
+            },
+            "  problem  It is black.\n           hint: Draw again.",
         ),
     ],
 )

@@ -313,11 +313,11 @@ class Checkouts:
     # --- git -------------------------------------------------------------------------------------
 
     def _git(self, tree: Path, progress: Progress, *, is_ours: bool) -> Git | None:
-        comfyui = find_git(self.run, self.environ)
-        if comfyui is None:
+        program = find_git(self.run, self.environ)
+        if program is None:
             return None
         return Git(
-            comfyui=comfyui,
+            program=program,
             run=self.run,
             environ=self.environ,
             tree=tree,

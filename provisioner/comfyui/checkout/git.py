@@ -82,13 +82,13 @@ def find_git(run: RunProcess, environ: Mapping[str, str]) -> Path | None:
     found = shutil.which("git", path=environ.get("PATH", ""))
     if found is None:
         return None
-    comfyui = Path(found).absolute()
+    program = Path(found).absolute()
     try:
-        if sys.platform == "darwin" and comfyui == Path("/usr/bin/git"):
+        if sys.platform == "darwin" and program == Path("/usr/bin/git"):
             # Without the developer tools this is a stand-in that opens a window and asks to install them.
             if run(["/usr/bin/xcode-select", "-p"], timeout_s=QUICK_S).returncode != 0:
                 return None
-        return comfyui if run([comfyui, "--version"], timeout_s=QUICK_S).returncode == 0 else None
+        return program if run([program, "--version"], timeout_s=QUICK_S).returncode == 0 else None
     except CommandError:
         return None
 
@@ -117,7 +117,7 @@ class Git:
 
     Parameters
     ----------
-    comfyui : Path
+    program : Path
         As `find_git` gave it.
     run : RunProcess
         Starts programs.
@@ -133,7 +133,7 @@ class Git:
         Told how far git is.
     """
 
-    comfyui: Path
+    program: Path
     run: RunProcess
     environ: Mapping[str, str]
     tree: Path
@@ -146,7 +146,7 @@ class Git:
         settings = _SAFE | (_EXACT if self.is_ours else {})
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return self.run(
-            [self.comfyui, *options, "-C", self.tree, *words],
+            [self.program, *options, "-C", self.tree, *words],
             timeout_s=timeout_s,
             env=git_environment(self.environ, self.tree),
             input_bytes=input_bytes,

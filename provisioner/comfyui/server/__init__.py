@@ -1,4 +1,4 @@
-"""A running ComfyUI: started, asked, followed, explained, stopped.
+"""Start, query, follow and stop a ComfyUI server, and explain its failures.
 
-Stops only what it started itself, and takes no file name of a server for a path on this machine.
+Only servers started here are stopped, and a server's file names are never used as paths on this machine.
 """

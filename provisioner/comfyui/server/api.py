@@ -1,8 +1,8 @@
-"""What a ComfyUI server answers over HTTP, read into values.
+"""Parse a ComfyUI server's HTTP answers into values.
 
-Knows the shape of each answer as ComfyUI 0.33.0 gives it (``tests/contract/data/comfyui-0.33.0``) and both shapes of a
-choice in ``/object_info``.  Believes nothing: what is missing becomes None or empty, what cannot be the answer of a
-ComfyUI server is refused with a sentence, and a file name stays text that is only ever sent back to the server.
+Knows the shape of each answer of ComfyUI 0.33.0 (``tests/contract/data/comfyui-0.33.0``) and both shapes of a choice in
+``/object_info``.  Trusts nothing: what is missing becomes None or empty, an answer that is not a ComfyUI server's
+raises an error, and a file name remains text that is only sent back to the server.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from provisioner.core.redact import printable, redact
 Graph = Mapping[str, Mapping[str, object]]
 """A prompt in API form: node id to ``{"class_type": ..., "inputs": {...}}``."""
 
-_LONGEST_SHOWN = 300  # characters of a server's sentence that are worth a person's time
+_LONGEST_SHOWN = 300  # characters of a server's message that are shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerDevice:
-    """One device the server draws on."""
+    """One device the server uses."""
 
     name: str  # "cuda:0 NVIDIA GeForce RTX 4070 : cudaMallocAsync", "cpu"
     kind: str  # "cuda", "cpu", "mps", "xpu"
@@ -32,7 +32,7 @@ class ServerDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerFacts:
-    """What ``/system_stats`` says of a running server."""
+    """What ``/system_stats`` reports about a running server."""
 
     comfyui_version: str | None  # "0.33.0"; None where the server is older than this field
     torch_version: str | None  # "2.11.0+cu130"
@@ -44,18 +44,18 @@ class ServerFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedModels:
-    """What the loaders offer, spelled as the server wants it back."""
+    """What the loaders offer, spelled as the server expects it."""
 
     diffusion_models: tuple[str, ...]
     text_encoders: tuple[str, ...]
     vaes: tuple[str, ...]
-    clip_types: tuple[str, ...]  # what CLIPLoader can be told the encoder is for; Klein needs "flux2"
-    missing_nodes: tuple[str, ...] = ()  # of the classes that were asked about
+    clip_types: tuple[str, ...]  # types that CLIPLoader offers; Klein needs "flux2"
+    missing_nodes: tuple[str, ...] = ()  # of the requested classes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputFile:
-    """A file the server wrote.  Names are the server's words: sent back to it, never used as a path here."""
+    """A file the server wrote.  Its names come from the server: they are sent back to it, never used as a path here."""
 
     filename: str
     subfolder: str
@@ -64,7 +64,7 @@ class OutputFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeComplaint:
-    """Why one node of a prompt was refused."""
+    """Why one node of a prompt was rejected."""
 
     node_id: str
     node_class: str
@@ -101,7 +101,7 @@ class NodeFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryEntry:
-    """What ``/history`` says of a prompt that ended."""
+    """What ``/history`` reports about a prompt that ended."""
 
     end: Literal["success", "error", "interrupted"]
     files: tuple[OutputFile, ...] = ()
@@ -110,7 +110,7 @@ class HistoryEntry:
     node_id: str | None = None  # where it was interrupted
 
 
-# --- reading what is there ---------------------------------------------------------------------
+# --- reading JSON values -----------------------------------------------------------------------
 
 
 def as_text(value: object) -> str | None:
@@ -119,14 +119,14 @@ def as_text(value: object) -> str | None:
 
 
 def as_id(value: object) -> str | None:
-    """Return a node's or a prompt's id; a number becomes the text that the graph's keys are."""
+    """Return a node's or a prompt's id; a number becomes text, like the graph's keys."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) else None
 
 
 def shortened(text: str) -> str:
-    """Return the first lines' worth of a server's text, redacted, as one line."""
+    """Return the beginning of a server's text, redacted, as one line."""
     line = " ".join(redact(printable(text)).split())
     return line if len(line) <= _LONGEST_SHOWN else line[: _LONGEST_SHOWN - 3] + "..."
 
@@ -139,7 +139,7 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 def parse_system_stats(body: object) -> ServerFacts:
-    """Return what the server says of itself.
+    """Return the server's versions, devices and packages.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def parse_system_stats(body: object) -> ServerFacts:
     Raises
     ------
     ServerNotUsableError
-        The answer has neither ``system`` nor ``devices``: some other program answered.
+        The answer has neither ``system`` nor ``devices``: another program answered.
     """
     system = as_dict(as_dict(body).get("system"))
     if not system or not isinstance(as_dict(body).get("devices"), list):
@@ -201,9 +201,9 @@ def knows_node(body: object, node_class: str) -> bool:
 
 
 def parse_choices(body: object, node_class: str, input_name: str) -> tuple[str, ...]:
-    """Return what a choice of a node offers, in the server's order and spelling.
+    """Return the values a node's input offers, in the server's order and spelling.
 
-    Both spellings of a choice are read: ``[[values], {options}]`` and ``["COMBO", {"options": [values]}]``.
+    Both forms of a choice are read: ``[[values], {options}]`` and ``["COMBO", {"options": [values]}]``.
 
     Examples
     --------
@@ -221,7 +221,7 @@ def parse_choices(body: object, node_class: str, input_name: str) -> tuple[str, 
 
 
 def _choices(declared: list[object]) -> tuple[str, ...]:
-    """Return the values of an input's declaration: its type, and perhaps its options."""
+    """Return the values that an input's declaration (its type, and possibly its options) offers."""
     if isinstance(declared[0], list):
         return _texts(declared[0])
     return _texts(as_dict(declared[1]).get("options")) if len(declared) > 1 else ()
@@ -242,7 +242,7 @@ def parse_acceptance(body: object) -> str:
     Raises
     ------
     ServerNotUsableError
-        The answer names no prompt.
+        The answer has no prompt id.
     """
     prompt_id = as_id(as_dict(body).get("prompt_id"))
     if not prompt_id:
@@ -255,14 +255,14 @@ def parse_acceptance(body: object) -> str:
 
 
 def parse_refusal(status: int, body: object) -> Refusal:
-    """Return why a prompt was refused.
+    """Return why a prompt was rejected.
 
     Parameters
     ----------
     status : int
-        Of HTTP; ComfyUI refuses with 400.
+        HTTP status; ComfyUI rejects with 400.
     body : object
-        The decoded JSON, or the text of an answer that is none.
+        The decoded JSON, or the text of an answer that is not JSON.
     """
     error = as_dict(body).get("error")
     if not isinstance(error, dict):
@@ -302,7 +302,7 @@ def _complaint(node_id: str, node: dict[str, object], body: dict[str, object]) -
 
 
 def parse_files(output: object) -> tuple[OutputFile, ...]:
-    """Return the pictures of a node's output, saved ones before previews."""
+    """Return the images of a node's output, saved ones before previews."""
     images = [as_dict(each) for each in as_list(as_dict(output).get("images"))]
     files = [
         OutputFile(
@@ -328,9 +328,9 @@ def parse_failure(body: object) -> NodeFailure:
 
 
 def parse_history(body: object, prompt_id: str) -> HistoryEntry | None:
-    """Return how a prompt ended, or None while the server does not say.
+    """Return how a prompt ended; None while the server does not report it.
 
-    An empty object right after the end is normal: the entry appears a moment later
+    An empty object right after the end is normal: the entry appears shortly after
     (``wrong_text_encoder_06b`` in the recordings of 0.33.0).
     """
     entry = as_dict(as_dict(body).get(prompt_id))
@@ -357,7 +357,7 @@ def _history_messages(status: dict[str, object]) -> dict[str, dict[str, object]]
 
 
 def parse_queue(body: object) -> frozenset[str]:
-    """Return the ids of the prompts that run or wait."""
+    """Return the ids of the running and waiting prompts."""
     waiting: Iterable[object] = [
         *as_list(as_dict(body).get("queue_running")),
         *as_list(as_dict(body).get("queue_pending")),

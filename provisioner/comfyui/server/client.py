@@ -1,7 +1,7 @@
-"""Ask a ComfyUI server what it is and has, let it draw, follow it, and bring the picture home.
+"""Query a ComfyUI server, have it generate an image, follow its progress, and fetch the image.
 
-The WebSocket is the fast way to know how a prompt goes, ``/history`` the sure one: what the first does not say is asked
-of the second, so a connection that breaks costs timings and not the picture.
+The WebSocket reports a prompt's progress quickly, ``/history`` reliably: what the first misses is read from the second,
+so a broken connection costs timings but not the image.
 """
 
 from __future__ import annotations
@@ -43,63 +43,63 @@ from provisioner.comfyui.server.websocket import Listener
 from provisioner.core.errors import GenerationError, ServerNotUsableError
 from provisioner.core.ports import Cancelled
 
-_TICK_S = 0.25  # between two looks at cancellation, the clock and the server's process
-_POLL_S = 0.5  # between two questions to /history once the WebSocket is lost
+_TICK_S = 0.25  # between two checks of cancellation, the clock and the server's process
+_POLL_S = 0.5  # between two requests to /history once the WebSocket is lost
 _PATIENCE_S = 10.0
 _HISTORY_S = 10.0  # for one answer about a prompt
-_ACCEPT_S = 120.0  # for taking a prompt: a server that computes is slow to answer
-_DEATH_S = 1.0  # between its connections breaking and its process being seen to have ended
+_ACCEPT_S = 120.0  # for accepting a prompt: a busy server is slow to answer
+_DEATH_S = 1.0  # after its connections broke, until its process is seen to have ended
 _GOODBYE_S = 3.0  # for telling a server to stop
 _IMAGE_BYTES = 512 * MEGABYTE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationProgress:
-    """Where a prompt stands; sent whenever the server says so."""
+    """The progress of a prompt; sent with every report of the server."""
 
     at_s: float  # since the prompt was sent
     node_id: str | None  # None: it left the queue, no node runs yet
     node_class: str | None
-    value: float | None = None  # steps done, where the node counts
+    value: float | None = None  # steps done, where the node reports them
     maximum: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generated:
-    """A picture that was drawn.  Times are seconds since the prompt was sent, by our clock."""
+    """A generated image.  Times are seconds since the prompt was sent, by our clock."""
 
-    image: bytes  # the file as the server keeps it
+    image: bytes  # the content of the server's file
     file: OutputFile
     prompt_id: str
-    was_cached: bool  # nothing ran: the server gave an earlier picture back
+    was_cached: bool  # nothing ran: the server returned an earlier image
     was_followed: bool  # False: the WebSocket was lost, timings may be missing
-    total_s: float  # until the server said it was done, without fetching the picture
+    total_s: float  # until the server reported the end, without fetching the image
     queued_s: float | None = None  # until it left the queue
     cached: tuple[str, ...] = ()  # nodes that were not run
     nodes: tuple[NodeTiming, ...] = ()  # nodes that were, in order
-    steps: tuple[StepMark, ...] = ()  # every word of progress, in order
+    steps: tuple[StepMark, ...] = ()  # every progress report, in order
 
 
 class ComfyClient:
-    """A client of one server; of our own where its `process` is given, else of somebody's.
+    """A client of one server, which klein-setup started if its `process` is given.
 
     Parameters
     ----------
     url : str
         ``http://host:port``.
     cancelled : callable
-        Asked often; True raises KeyboardInterrupt from whatever is under way.
+        Called often; True raises KeyboardInterrupt from the current call.
     process : ServerProcess, optional
-        The server's process: its death is noticed at once and explained from its log.
+        The server's process: its end is noticed at once and explained from its log.
     patience_s : float
-        Seconds of silence on the WebSocket after which ``/history`` is asked, since a message may have been lost;
-        seconds for which a server may be away, or not know the prompt, before it counts as gone; and seconds for
-        which ``/history`` may stay empty after the end.
+        Seconds of silence on the WebSocket after which ``/history`` is read, since a message may have been lost;
+        seconds for which a server may not answer, or not know the prompt, before it counts as gone; and seconds
+        for which ``/history`` may stay empty after the end.
 
     Raises
     ------
     UsageError
-        `url` is no http(s) address.
+        `url` is not an http(s) address.
     """
 
     def __init__(
@@ -125,23 +125,23 @@ class ComfyClient:
         self.close()
 
     def close(self) -> None:
-        """Let the connections go; the server is left as it is."""
+        """Close the connections; the server is not changed."""
         self._web.close()
 
     # Every method below raises ServerNotUsableError where nothing answers, or not as a ComfyUI server does, and
     # KeyboardInterrupt where the run was cancelled.
 
     def system_stats(self) -> ServerFacts:
-        """Return what the server says of itself."""
+        """Return the server's versions, devices and packages."""
         return parse_system_stats(self._web.get_json("/system_stats"))
 
     def folder_paths(self) -> dict[str, tuple[str, ...]]:
-        """Return the folders the server reads for each kind of model, in its order; empty where it does not say."""
+        """Return the folders the server reads for each kind of model, in its order; empty where it reports none."""
         answer = self._web.get("/internal/folder_paths")
         return parse_folder_paths(answer.json()) if answer.status == 200 else {}
 
     def listed_models(self, node_classes: Iterable[str] = ()) -> ListedModels:
-        """Return what the loaders offer, and which of the `node_classes` the server does not know."""
+        """Return the models the loaders offer, and which of the `node_classes` the server lacks."""
         loaders = {name: self._object_info(name) for name in ("UNETLoader", "CLIPLoader", "VAELoader")}
         others = [name for name in dict.fromkeys(node_classes) if name not in loaders]
         answers = loaders | {name: self._object_info(name) for name in others}
@@ -157,7 +157,7 @@ class ComfyClient:
         return self._web.get_json(f"/object_info/{node_class}")
 
     def free(self) -> None:
-        """Make the server let go of its models and its cache.
+        """Make the server unload its models and empty its cache.
 
         A loader that is cached does not notice that its file was replaced (seen with 0.33.0).
         """
@@ -172,28 +172,28 @@ class ComfyClient:
         timeout_s: float = 1800.0,
         on_progress: Callable[[GenerationProgress], None] = lambda progress: None,
     ) -> Generated:
-        """Send a prompt, follow it to its end and fetch its first picture.
+        """Return the first image of a prompt, after sending it and following it to its end.
 
         Parameters
         ----------
         graph : mapping
-            In API form.
+            The prompt in API form.
         timeout_s : float
-            Seconds until the prompt has to have ended, its wait in the queue included.
+            Seconds until the prompt must have ended, including its wait in the queue.
         on_progress : callable
-            Called on this thread.
+            Called on this thread with every progress report.
 
         Returns
         -------
         Generated
-            The picture's bytes and the timings.
+            The image's bytes and the timings.
 
         Raises
         ------
         GenerationError, ModelNotListedError, MemoryExhaustedError
-            Refused, failed, interrupted, or out of time; the message names the cause.
+            Rejected, failed, interrupted, or out of time; the message names the cause.
         ServerNotUsableError
-            The server went away.
+            The server stopped answering.
         KeyboardInterrupt
             The run was cancelled; the server was told to drop the prompt.
         """
@@ -217,7 +217,7 @@ class ComfyClient:
 
     @property
     def web(self) -> Web:
-        """HTTP to the server, for what follows one prompt."""
+        """HTTP access to the server, for following one prompt."""
         return self._web
 
     def raise_death(self, node: str | None) -> None:
@@ -240,14 +240,14 @@ class ComfyClient:
         raise refusal_error(parse_refusal(answer.status, body), graph)
 
     def _wait_for_death(self, node: str | None) -> None:
-        """Give a server of ours whose connections broke a moment to be seen dead, and raise what it died of."""
+        """Wait briefly for a server of ours whose connections broke to end, and raise why it ended."""
         deadline = time.monotonic() + _DEATH_S
         while self._process is not None and time.monotonic() < deadline:
             self.raise_death(node)
             time.sleep(0.05)
 
     def _drop(self, prompt_id: str) -> None:
-        """Tell the server, as well as it goes, that nobody waits for this prompt any more."""
+        """Try to tell the server to drop this prompt."""
         if self._process is not None and self._process.returncode is not None:
             return
         web = Web(self.address, cancelled=lambda: False)  # the run is cancelled: that must not stop this too
@@ -255,13 +255,13 @@ class ComfyClient:
             web.post("/queue", {"delete": [prompt_id]}, timeout_s=_GOODBYE_S)
             web.post("/interrupt", {"prompt_id": prompt_id}, timeout_s=_GOODBYE_S)
         except ServerNotUsableError:
-            pass  # it is gone, or hangs: what stopped us is what the caller has to hear
+            pass  # it is gone or hangs: the caller needs the error that stopped us
         finally:
             web.close()
 
 
 class _Run:
-    """One prompt on its way."""
+    """One prompt being followed."""
 
     def __init__(
         self,
@@ -281,10 +281,10 @@ class _Run:
         self._on_progress = on_progress
         self._history: HistoryEntry | None = None
         self._next_poll = 0.0
-        self._unknown_since: float | None = None  # since when the server has not known the prompt, or not answered
+        self._unknown_since: float | None = None  # since when the server does not know the prompt, or does not answer
 
     def follow(self, timeout_s: float, cancelled: Cancelled) -> None:
-        """Wait for the end; raises where it is not a good one."""
+        """Wait for the end of the prompt; raise if it failed."""
         while not self.has_ended:
             if cancelled():
                 raise KeyboardInterrupt
@@ -307,11 +307,11 @@ class _Run:
                 time.sleep(_TICK_S)
 
     def result(self) -> Generated:
-        """Fetch the picture and say how it came about."""
+        """Return the fetched image and its timings."""
         record = self.record
         if not self._files:
             raise GenerationError(
-                "The server drew to the end and names no picture.",
+                "The server finished but names no image.",
                 hint="Check that the graph has a SaveImage node, and look at the server's log.",
                 cause="no-picture",
             )
@@ -340,14 +340,14 @@ class _Run:
 
     @property
     def node(self) -> str | None:
-        """The node that runs, or ran last, in words."""
+        """The node that runs or ran last, as text."""
         node_id = self.record.node_id
         node_class = self._graph.get(node_id or "", {}).get("class_type")
         return f"{node_class} (node {node_id})" if node_class else None
 
     @property
     def has_ended(self) -> bool:
-        """Whether the server is done with the prompt, for better or worse."""
+        """Whether the server has finished the prompt or it failed."""
         return self.record.end is not None or self._history is not None
 
     def _seconds(self) -> float:
@@ -358,7 +358,7 @@ class _Run:
 
     def _take(self, message: Message) -> None:
         at_s = self._seconds()
-        if not self.record.hear(message, at_s):
+        if not self.record.add(message, at_s):
             return
         node_id = getattr(message, "node_id", None)
         node_class = self._graph.get(node_id or "", {}).get("class_type")
@@ -403,7 +403,7 @@ class _Run:
         return parse_history(self._web.get_json(f"/history/{prompt_id}", timeout_s=_HISTORY_S), prompt_id)
 
     def _judge(self) -> None:
-        """Raise where the prompt ended badly."""
+        """Raise if the prompt failed."""
         end = self.record.end or (self._history.end if self._history else None)
         failure = self.record.failure or (self._history.failure if self._history else None)
         if end == "interrupted":
@@ -419,7 +419,7 @@ class _Run:
         answer = self._web.get("/view", query=query, timeout_s=60.0, most_bytes=_IMAGE_BYTES)
         if answer.status != 200 or not answer.data:
             raise GenerationError(
-                f"The picture was drawn and cannot be fetched: the server answers HTTP {answer.status}"
+                f"The image was generated but cannot be fetched: the server answers HTTP {answer.status}"
                 f"{'' if answer.data else ' without a byte'}.",
                 hint="Check that the server may write to its output folder, and that the disk is not full.",
                 cause="picture-not-there",

@@ -1,7 +1,7 @@
-"""Every known failure of a ComfyUI server, turned into a sentence with a cause and a next step.
+"""Errors for every known failure of a ComfyUI server, each with a cause and a next step.
 
-Works on what the server said and on the graph it was given.  ``cause`` in an error's context is the kebab-case name of
-the failure, for programs; a failure nobody wrote down yet is shown with its type, its first line and the log.
+Works on the server's output and the graph it was given.  ``cause`` in an error's context is the kebab-case name of
+the failure, for programs; an unknown failure is shown with its type, its first line and the log.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from provisioner.core.errors import (
     SmokeTestError,
 )
 from provisioner.core.json_reader import as_dict
-from provisioner.core.models import Finding
+from provisioner.core.models import Finding, Remedy
 from provisioner.core.redact import printable, redact
 
 FILE_INPUTS = {
@@ -36,15 +36,15 @@ _KIND_OF = {"UNETLoader": "diffusion model", "CLIPLoader": "text encoder", "VAEL
 _KLEIN_SINCE = "0.9.2"  # the first release that loads Klein: Comfy-Org/ComfyUI pull 11890, changelog of 2026-01-15
 _SHOWN_LINES = 40  # last lines of a server in an error
 
-_REPAIR = "Run `klein-setup repair`, which says what is wrong with every file and puts it right."
-_RESTART = "A server that ran before keeps what it had loaded: restart it afterwards."
+_REPAIR = "Run `klein-setup repair`, which checks every file and fixes what is wrong."
+_RESTART = "A server that is already running keeps the files it loaded: restart it afterwards."
 _UPDATE = f"Update ComfyUI to {_KLEIN_SINCE} or newer."
 _TORCH = "Run `klein-setup install --only environment`, which chooses the build for this machine."
-_LESS_VRAM = "Close other programs that use the GPU, or take a smaller set."  # the smoke test says which
-_LESS_RAM = "Close other programs, add swap space, or take a smaller set."
+_LESS_VRAM = "Close other programs that use the GPU, or use a smaller set."  # the smoke test says which
+_LESS_RAM = "Close other programs, add swap space, or use a smaller set."
 
 
-# --- which file a node means -------------------------------------------------------------------
+# --- which file a node uses --------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class ModelUse:
 
     @property
     def words(self) -> str:
-        """What the file is there for, and its name.
+        """The file's role and name.
 
         >>> ModelUse(node_id="3", node_class="VAELoader", file="ae.safetensors").words
         'the VAE ae.safetensors'
@@ -67,7 +67,7 @@ class ModelUse:
 
 
 def models_behind(graph: Graph, node_id: str) -> tuple[ModelUse, ...]:
-    """Return the model files that a node works with: its own, else those of every loader above it.
+    """Return the model files that a node uses: its own, else those of every loader it depends on.
 
     Examples
     --------
@@ -114,7 +114,7 @@ def _model_use(graph: Graph, node_id: str) -> ModelUse | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Case:
-    """A failure with everything that helps to name it."""
+    """A failure and what is needed to explain it."""
 
     failure: NodeFailure
     uses: tuple[ModelUse, ...]
@@ -145,17 +145,17 @@ def node_error(failure: NodeFailure, graph: Graph, *, log_path: Path | None = No
     Parameters
     ----------
     failure : NodeFailure
-        What the server said.
+        The server's report.
     graph : mapping
-        The prompt, which says what files the node works with.
+        The prompt, which names the files the node uses.
     log_path : Path, optional
-        Where the server's output is kept.
+        File with the server's output.
 
     Returns
     -------
     SmokeTestError
-        Not raised.  ``cause``, ``node``, ``node_class``, ``exception_type`` and, where the graph says it, ``files``
-        are in its context.
+        Not raised.  ``cause``, ``node``, ``node_class``, ``exception_type`` and, where the graph names them,
+        ``files`` are in its context.
     """
     uses = models_behind(graph, failure.node_id)
     context: dict[str, object] = {
@@ -175,11 +175,11 @@ def node_error(failure: NodeFailure, graph: Graph, *, log_path: Path | None = No
     return _unknown(case, log_path)
 
 
-# The words of safetensors 0.6 and newer; older ones say the same in one word, "HeaderTooLarge".
+# Messages of safetensors 0.6 and newer; older ones write them as one word, "HeaderTooLarge".
 _BROKEN = {
     "incomplete metadata, file not fully covered": ("truncated-file", "is truncated: bytes are missing at its end"),
     "metadata incomplete buffer": ("truncated-file", "is truncated: its length is not what its header says"),
-    "header too large": ("not-safetensors", "is no safetensors file: most likely a web page saved under its name"),
+    "header too large": ("not-safetensors", "is not a safetensors file: most likely a web page saved under its name"),
     "header too small": ("empty-file", "is empty, or nearly so"),
     "invalid": ("broken-header", "has a header that cannot be read"),
 }
@@ -205,12 +205,12 @@ def _flux1_vae(case: _Case) -> SmokeTestError | None:
     return case.error(
         GenerationError,
         "wrong-vae",
-        f"{_capital(vae)} does not belong to this model: it decodes {wanted} channels, the picture has {got}.{other}",
+        f"{_capital(vae)} does not belong to this model: it decodes {wanted} channels, the image has {got}.{other}",
         f"Use flux2-vae.safetensors. {_REPAIR}",
     )
 
 
-# Widths of what a text encoder hands on, and of what a transformer takes: the hidden size, three times it for FLUX.2
+# Widths of a text encoder's output, and of a transformer's input: the hidden size, three times it for FLUX.2
 # (ComfyUI 0.33.0, comfy/text_encoders; BFL's model cards).
 _ENCODERS = {
     1024: "Qwen3-0.6B",
@@ -238,15 +238,15 @@ def _shapes(case: _Case) -> SmokeTestError | None:
         return case.error(
             GenerationError,
             "wrong-clip-type",
-            f"The CLIPLoader reads {loader.words} as `{loader.clip_type}`, which hands on {got} values where the model "
-            f"takes {wanted}.",
+            f"The CLIPLoader reads {loader.words} as `{loader.clip_type}`, which gives {got} values where the model "
+            f"needs {wanted}.",
             "Set the type of the CLIPLoader to `flux2`.",
         )
-    if wanted == 3 * got:  # the right encoder, of which only one layer arrives
+    if wanted == 3 * got:  # the right encoder, but only one of its layers
         return case.error(
             GenerationError,
             "comfyui-too-old",
-            f"ComfyUI hands on one layer of {loader.words} ({got} values) where the model takes three ({wanted}).",
+            f"ComfyUI passes on one layer of {loader.words} ({got} values) where the model needs three ({wanted}).",
             _UPDATE,
         )
     is_known = wanted in _WANTED
@@ -255,7 +255,7 @@ def _shapes(case: _Case) -> SmokeTestError | None:
         GenerationError,
         "wrong-text-encoder",
         f"{_capital(loader.words)} does not fit {case.file_of('UNETLoader', 'the diffusion model')}: "
-        f"the model takes {f'{expected} ({wanted} values)' if is_known else expected}, the encoder gives {got}"
+        f"the model needs {f'{expected} ({wanted} values)' if is_known else expected}, the encoder gives {got}"
         f"{f', which is {_ENCODERS[got]}' if got in _ENCODERS else ''}.",
         f"Use {file} as the text encoder. {_REPAIR}",
     )
@@ -295,16 +295,16 @@ def _torch_build(case: _Case) -> SmokeTestError | None:
         return case.error(
             GenerationError,
             "fp8-on-mps",
-            f"Apple's GPU cannot hold FP8 numbers, and {case.file_of('UNETLoader', 'the diffusion model')} is made of "
+            f"Apple's GPU cannot use FP8 numbers, and {case.file_of('UNETLoader', 'the diffusion model')} is made of "
             "them.",
-            "Take the files in BF16: `--set bf16`.",
+            "Use the files in BF16: `--set bf16`.",
         )
     if "device-side assert" in said or "illegal memory access" in said or "unspecified launch failure" in said:
         return case.error(
             GenerationError,
             "gpu-fault",
             f"The GPU failed in {_node(case)}: {shortened(case.failure.exception_message)}",
-            "Restart ComfyUI; if it fails again, update the driver and look at the system's log for errors of the GPU.",
+            "Restart ComfyUI; if it fails again, update the driver and check the system's log for GPU errors.",
         )
     return None
 
@@ -313,7 +313,7 @@ def _file_gone(case: _Case) -> SmokeTestError | None:
     is_gone = case.failure.exception_type == "FileNotFoundError"
     if not is_gone or case.failure.node_class not in FILE_INPUTS:
         return None
-    what = f"{_capital(case.nearest)} was listed and is not there any more."
+    what = f"{_capital(case.nearest)} was listed but does not exist any more."
     return case.error(ModelNotListedError, "missing-file", what, _REPAIR)
 
 
@@ -324,8 +324,8 @@ def _undetected(case: _Case) -> SmokeTestError | None:
     return case.error(
         GenerationError,
         "unknown-model",
-        f"ComfyUI does not know what {case.nearest} is.",
-        f"{_REPAIR} If the files are right, ComfyUI is too old: {_UPDATE[0].lower()}{_UPDATE[1:]}",
+        f"ComfyUI does not recognise {case.nearest}.",
+        f"{_REPAIR} If the files are correct, ComfyUI is too old: {_UPDATE[0].lower()}{_UPDATE[1:]}",
     )
 
 
@@ -352,7 +352,7 @@ def _node(case: _Case) -> str:
 def _unknown(case: _Case, log_path: Path | None) -> SmokeTestError:
     lines = case.failure.exception_message.splitlines()
     first = shortened(next((line for line in lines if line.strip()), "no message"))
-    where = f" The whole story is in {log_path}." if log_path else ""
+    where = f" The full output is in {log_path}." if log_path else ""
     return case.error(
         GenerationError,
         "unknown",
@@ -361,7 +361,7 @@ def _unknown(case: _Case, log_path: Path | None) -> SmokeTestError:
     )
 
 
-# --- a prompt that was refused -----------------------------------------------------------------
+# --- a prompt that was rejected ----------------------------------------------------------------
 
 
 def refusal_error(refusal: Refusal, graph: Graph) -> SmokeTestError:
@@ -371,8 +371,8 @@ def refusal_error(refusal: Refusal, graph: Graph) -> SmokeTestError:
         return nodes_missing_error([refusal.node_class or refusal.message])
     if refusal.kind == "prompt_no_outputs":
         return GenerationError(
-            "The graph has no node that saves a picture.",
-            hint="Add a SaveImage node; `klein-setup smoke-test` without a graph of your own brings one.",
+            "The graph has no node that saves an image.",
+            hint="Add a SaveImage node; `klein-setup smoke-test` without a graph of your own uses one.",
             cause="no-output-node",
             **context,
         )
@@ -380,8 +380,8 @@ def refusal_error(refusal: Refusal, graph: Graph) -> SmokeTestError:
         return _complaints_error(refusal, graph, context)
     said = " ".join(each for each in (refusal.message, refusal.details) if each) or "without a reason"
     return GenerationError(
-        f"The server refused the graph (HTTP {refusal.status}): {said}",
-        hint="Look at the server's log; an older or newer ComfyUI may know other nodes.",
+        f"The server rejected the graph (HTTP {refusal.status}): {said}",
+        hint="Check the server's log; an older or newer ComfyUI may have other nodes.",
         cause="refused",
         **context,
     )
@@ -395,7 +395,7 @@ def _complaints_error(refusal: Refusal, graph: Graph, context: dict[str, object]
         context["files"] = [each.received for each in missing]
         return ModelNotListedError(
             " ".join(_missing_words(each) for each in missing),
-            hint=f"Run `klein-setup install`, which puts the files where this server reads. {_RESTART}",
+            hint=f"Run `klein-setup install`, which places the files where this server reads them. {_RESTART}",
             cause="missing-file",
             **context,
         )
@@ -421,11 +421,11 @@ def _missing_words(complaint: NodeComplaint) -> str:
 
 def _complaint_words(complaint: NodeComplaint) -> str:
     details = f" ({complaint.details})" if complaint.details else ""
-    return f"Node {complaint.node_id} ({complaint.node_class}) was refused: {complaint.message}{details}."
+    return f"Node {complaint.node_id} ({complaint.node_class}) was rejected: {complaint.message}{details}."
 
 
 def _listed_words(names: Sequence[str]) -> str:
-    """Return a few names, and how many more there are.
+    """Return the first names, and the number of the others.
 
     >>> _listed_words(["a", "b"]), _listed_words([])
     ('a, b', 'none')
@@ -435,11 +435,11 @@ def _listed_words(names: Sequence[str]) -> str:
 
 
 def nodes_missing_error(missing: Sequence[str], *, version: str | None = None) -> SmokeTestError:
-    """Return the error for node classes that the server does not know."""
+    """Return the error for node classes that the server lacks."""
     names = ", ".join(shortened(each) for each in missing)
     which = "ComfyUI" if version is None else f"ComfyUI {version}"
     return ModelNotListedError(
-        f"{which} does not know the node{'s' if len(missing) > 1 else ''} {names}.",
+        f"{which} does not have the node{'s' if len(missing) > 1 else ''} {names}.",
         hint=_UPDATE,
         cause="missing-node",
         nodes=list(missing),
@@ -447,39 +447,39 @@ def nodes_missing_error(missing: Sequence[str], *, version: str | None = None) -
 
 
 def interrupted_error(node_id: str | None, graph: Graph) -> SmokeTestError:
-    """Return the error for a prompt that somebody else stopped."""
+    """Return the error for a prompt that another client stopped."""
     node_class = graph.get(node_id or "", {}).get("class_type")
     where = f" in {node_class} (node {node_id})" if node_class else ""
     return GenerationError(
-        f"The prompt was interrupted on the server{where}; it was not us.",
-        hint="Run the command again while nobody else uses the server.",
+        f"The prompt was interrupted on the server{where}, not by klein-setup.",
+        hint="Run the command again while no one else uses the server.",
         cause="interrupted",
     )
 
 
 def out_of_time_error(timeout_s: float, node_id: str | None, graph: Graph) -> SmokeTestError:
-    """Return the error for a prompt that took longer than it was given."""
+    """Return the error for a prompt that took longer than its time limit."""
     node_class = graph.get(node_id or "", {}).get("class_type")
-    where = f"; it had come to {node_class} (node {node_id})" if node_class else "; it had not begun"
+    where = f"; it had reached {node_class} (node {node_id})" if node_class else "; it had not begun"
     return GenerationError(
-        f"No picture came within {timeout_s:g} s{where}.",
-        hint="Look at the server's log. On a CPU, or while other prompts wait in its queue, give it more time.",
+        f"No image was generated within {timeout_s:g} s{where}.",
+        hint="Check the server's log. On a CPU, or while other prompts wait in its queue, allow more time.",
         cause="timeout",
     )
 
 
-# --- a server that is not there ----------------------------------------------------------------
+# --- a server that does not answer-------------------------------------------------------------
 
 
 def last_lines(lines: Iterable[str]) -> list[str]:
-    """Return the end of a server's output as it may be shown."""
+    """Return the end of a server's output, redacted for showing."""
     shown = [printable(redact(line)).rstrip() for line in lines]
     return [line for line in shown if line.strip()][-_SHOWN_LINES:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sign:
-    """A cause of a server's death, and how its output tells it."""
+    """A cause of a server's end, and how its output shows it."""
 
     cause: str
     pattern: re.Pattern[str]
@@ -491,19 +491,19 @@ def _sign(cause: str, pattern: str, message: str, hint: str) -> _Sign:
     return _Sign(cause=cause, pattern=re.compile(pattern), message=message, hint=hint)
 
 
-# First match wins, so what explains more stands before what is only a symptom.  Read in runs of ComfyUI 0.33.0
+# First match wins, so causes come before mere symptoms.  Read in runs of ComfyUI 0.33.0
 # (torchaudio, custom_nodes) and in ComfyUI's and torch's sources.
 _DEATHS = (
     _sign(
         "torch-set-mismatch",
         r"PyTorch has CUDA version ([\d.]+) whereas TorchAudio has CUDA version ([\d.]+)",
-        "torch was built for CUDA {0} and torchaudio for CUDA {1}; they have to come from one index.",
+        "torch was built for CUDA {0} and torchaudio for CUDA {1}; they must come from one index.",
         _TORCH,
     ),
     _sign(
         "torch-set-mismatch",
         r"operator (torchvision::\w+) does not exist",
-        "torchvision was built for another torch ({0} is missing); they have to come from one index.",
+        "torchvision was built for another torch ({0} is missing); they must come from one index.",
         _TORCH,
     ),
     _sign(
@@ -527,7 +527,7 @@ _DEATHS = (
     _sign(
         "database-locked",
         r"Could not acquire lock on database|already using this database|[Dd]atabase is locked",
-        "Another ComfyUI of the same tree holds its database.",
+        "Another ComfyUI of the same tree is using its database.",
         "Stop the other ComfyUI, or use it with `--server`.",
     ),
     _sign(
@@ -540,13 +540,13 @@ _DEATHS = (
         "driver-too-old",
         r"The NVIDIA driver on your system is too old \(found version (\d+)\)",
         "The NVIDIA driver is too old for the installed torch (CUDA {0}).",
-        "Update the driver, or run `klein-setup install --only environment`, which chooses a build that it serves.",
+        "Update the driver, or run `klein-setup install --only environment`, which chooses a build that it supports.",
     ),
     _sign(
         "no-gpu",
         r"Found no NVIDIA driver|No CUDA GPUs are available|no CUDA-capable device is detected",
         "ComfyUI finds no usable GPU.",
-        "Check the driver with `klein-setup detect`, and CUDA_VISIBLE_DEVICES; give `--cpu` to draw without one.",
+        "Check the driver with `klein-setup detect`, and CUDA_VISIBLE_DEVICES; give `--cpu` to run without one.",
     ),
     _sign(
         "no-kernel-image",
@@ -570,7 +570,7 @@ _DEATHS = (
         "missing-module",
         r"(?:ModuleNotFoundError|ImportError): No module named '([^'\n]+)'",
         "The Python module {0} is missing from ComfyUI's environment.",
-        "Run `klein-setup install --only environment`, which installs what ComfyUI asks for.",
+        "Run `klein-setup install --only environment`, which installs what ComfyUI needs.",
     ),
     _sign(
         "broken-module",
@@ -581,14 +581,14 @@ _DEATHS = (
     _sign(
         "unknown-option",
         r"error: (unrecognized arguments: [^\n]+|argument [^\n]+)",
-        "ComfyUI does not take its command line: {0}",
-        "Update ComfyUI, or leave out the extra options.",
+        "ComfyUI rejects its command line: {0}",
+        "Update ComfyUI, or omit the extra options.",
     ),
     _sign(
         "missing-program",
         r"can't open file '?([^'\n]+?)'?: \[Errno 2\]",
         "There is no ComfyUI at {0}.",
-        "Give `--comfyui` the folder that holds ComfyUI's main.py.",
+        "Give `--comfyui` the folder that contains ComfyUI's main.py.",
     ),
 )
 
@@ -598,7 +598,7 @@ _PORT_TAKEN = re.compile(
 
 
 def is_port_taken(lines: Iterable[str]) -> bool:
-    """Whether a server's output says that its port belongs to another program.
+    """Whether a server's output says that another program uses its port.
 
     >>> is_port_taken(["Port 8188 is already in use on address 127.0.0.1. Please close the other application"])
     True
@@ -618,15 +618,15 @@ def death_error(
     lines : sequence of str
         The end of its output.
     log_path : Path
-        Where all of its output is.
+        File with all of its output.
     node : str, optional
-        What it was doing, in words: "CLIPTextEncode (node 4)".
+        What it was doing, as text: "CLIPTextEncode (node 4)".
     is_starting : bool
         Whether it had not answered yet.
     """
     shown = last_lines(lines)
     context: dict[str, object] = {"returncode": returncode, "last_lines": shown, "log_path": str(log_path)}
-    when = "while it started" if is_starting else f"in {node}" if node else "while the picture was drawn"
+    when = "while it started" if is_starting else f"in {node}" if node else "while the image was generated"
     text = "\n".join(printable(line) for line in lines)
     for sign in _DEATHS:
         match = sign.pattern.search(text)
@@ -642,7 +642,7 @@ def death_error(
             cause="ram-out-of-memory",
             **context,
         )
-    said = f": {shortened(shown[-1])}" if shown else ", and said nothing"
+    said = f": {shortened(shown[-1])}" if shown else ", without output"
     return ServerNotUsableError(
         f"ComfyUI ended {when} with {_exit_in_words(returncode)}{said}",
         hint=f"Read the log at {log_path}.",
@@ -656,7 +656,7 @@ def _death_kind(cause: str) -> type[SmokeTestError]:
 
 
 def _exit_in_words(returncode: int) -> str:
-    """Say how a process ended.
+    """Return how a process ended, in words.
 
     >>> _exit_in_words(1), _exit_in_words(-11), _exit_in_words(3221225477)
     ('exit status 1', 'signal 11 (it crashed)', 'exit status 0xC0000005 (it crashed)')
@@ -670,12 +670,12 @@ def _exit_in_words(returncode: int) -> str:
 
 
 def silent_start_error(timeout_s: float, lines: Sequence[str], *, log_path: Path) -> SmokeTestError:
-    """Return the error for a server of ours that runs and never answered."""
+    """Return the error for a server of ours that runs but never answered."""
     shown = last_lines(lines)
-    said = f" Its last line: {shortened(shown[-1])}" if shown else " It said nothing."
+    said = f" Its last line: {shortened(shown[-1])}" if shown else " It printed nothing."
     return ServerNotUsableError(
         f"ComfyUI did not answer within {timeout_s:g} s and was stopped.{said}",
-        hint=f"Read the log at {log_path}; custom nodes that install things at start are the usual reason.",
+        hint=f"Read the log at {log_path}; the usual reason is custom nodes that install things at start.",
         cause="start-timeout",
         last_lines=shown,
         log_path=str(log_path),
@@ -683,10 +683,10 @@ def silent_start_error(timeout_s: float, lines: Sequence[str], *, log_path: Path
 
 
 def no_port_error(tries: int, lines: Sequence[str], *, log_path: Path) -> SmokeTestError:
-    """Return the error for a server of ours that found every port taken."""
+    """Return the error for a server of ours for which every port was taken."""
     return ServerNotUsableError(
-        f"ComfyUI found its port taken {tries} times, each time another one.",
-        hint="Look for a program that opens port after port on this machine, and run the command again.",
+        f"ComfyUI's port was taken {tries} times in a row, on different ports.",
+        hint="Look for a program on this machine that opens many ports, and run the command again.",
         cause="port-taken",
         last_lines=last_lines(lines),
         log_path=str(log_path),
@@ -694,51 +694,51 @@ def no_port_error(tries: int, lines: Sequence[str], *, log_path: Path) -> SmokeT
 
 
 def unreachable_error(url: str, reason: str, *, is_slow: bool = False) -> SmokeTestError:
-    """Return the error for a server that does not answer; a slow one may be there, and busy."""
+    """Return the error for a server that does not answer; a slow one may only be busy."""
     return ServerNotUsableError(
         f"No ComfyUI server answers at {url}: {shortened(reason)}.",
         hint="Wait until the server is less busy, or restart it."
         if is_slow
-        else "Start ComfyUI there, correct `--server`, or leave it out to have one started.",
+        else "Start ComfyUI there, correct `--server`, or omit it to have one started.",
         cause="slow-server" if is_slow else "unreachable",
         url=url,
     )
 
 
 def gone_error(url: str, node: str | None) -> SmokeTestError:
-    """Return the error for a server, not ours, that went away or forgot the prompt while it was followed."""
-    where = f" It had come to {node}." if node else ""
+    """Return the error for a server, not ours, that stopped answering or no longer knows the prompt."""
+    where = f" It had reached {node}." if node else ""
     return ServerNotUsableError(
-        f"The ComfyUI server at {url} went away, or was restarted, before the picture was there.{where}",
-        hint="Look at the server's log: most often its memory ran out.",
+        f"The ComfyUI server at {url} stopped or was restarted before the image was finished.{where}",
+        hint="Check the server's log: most often its memory ran out.",
         cause="server-gone",
         url=url,
     )
 
 
 def not_comfyui_error(url: str, path: str, status: int, content_type: str, beginning: str) -> SmokeTestError:
-    """Return the error for an answer that no ComfyUI server gives.
+    """Return the error for an answer that is not a ComfyUI server's.
 
     Parameters
     ----------
     url : str
         The server's address.
     path : str
-        What it was asked for, "/system_stats".
+        The requested path, "/system_stats".
     status : int
-        Of HTTP.
+        HTTP status.
     content_type : str
-        As it says.
+        Its content type.
     beginning : str
-        Of its answer.
+        The beginning of its answer.
     """
     is_page = "html" in content_type.lower() or beginning.lstrip().lower().startswith(("<!doctype", "<html"))
     if status in {401, 403}:
-        what, hint = "asks for a login", "Use a server without one, or leave `--server` out to have one started."
+        what, hint = "asks for a login", "Use a server without one, or omit `--server` to have one started."
     elif 300 <= status < 400:
-        what, hint = "sends its callers elsewhere", "Give `--server` the address it sends them to."
+        what, hint = "redirects to another address", "Give `--server` that address."
     elif status >= 500:
-        what, hint = f"failed (HTTP {status})", "Look at the server's log and restart it."
+        what, hint = f"failed (HTTP {status})", "Check the server's log and restart it."
     elif is_page:
         what, hint = "answered with a web page", "Check the address and the port: another program listens there."
     else:
@@ -754,41 +754,45 @@ def not_comfyui_error(url: str, path: str, status: int, content_type: str, begin
     )
 
 
-# --- what a log says between the lines ---------------------------------------------------------
+# --- warnings in a server's log ----------------------------------------------------------------
 
-_LOG_WARNINGS = (
+_LOG_WARNINGS: tuple[tuple[str, re.Pattern[str], str, str, Remedy], ...] = (
     (
         "picture-not-a-number",
         re.compile(r"invalid value encountered in cast"),
-        "The picture held values that are no numbers (NaN) and came out black there.",
-        "Run `klein-setup verify`; if the files are right, start ComfyUI with `--fp32-vae`.",
+        "The image contained values that are not numbers (NaN), which are black.",
+        "Run `klein-setup verify`; if the files are correct, start ComfyUI with `--fp32-vae`.",
+        "by-hand",
     ),
     (
         "weights-ignored",
         re.compile(r"unet unexpected:[^\n]*_scale"),
-        "ComfyUI ignored the scales of the FP8 weights: the file lacks `_quantization_metadata`; the picture is wrong.",
+        "ComfyUI ignored the scales of the FP8 weights: the file lacks `_quantization_metadata`; the image is wrong.",
         _REPAIR,
+        "repair",
     ),
     (
         "weights-missing",
         re.compile(r"(?:unet|clip) missing: \[[^\]]|Missing VAE keys \[[^\]]"),
-        "A model file lacks weights that ComfyUI looks for; the picture may be wrong.",
+        "A model file lacks weights that ComfyUI needs; the image may be wrong.",
         _REPAIR,
+        "repair",
     ),
     (
         "slow-torch",
         re.compile(r"need pytorch with cu130 or higher"),
-        "This build of torch keeps ComfyUI from its fastest paths, which need CUDA 13.0.",
-        "Run `klein-setup detect`, which says whether the driver serves a newer build.",
+        "With this build of torch ComfyUI cannot use its fastest operations, which need CUDA 13.0.",
+        "Run `klein-setup detect`, which says whether the driver supports a newer build.",
+        "by-hand",
     ),
 )
 
 
 def findings_in_log(lines: Iterable[str], *, log_path: Path | None = None) -> tuple[Finding, ...]:
-    """Return what a server's output warns of although it went on; each kind once."""
+    """Return the warnings in a server's output, each kind once."""
     text = "\n".join(lines)
     return tuple(
-        Finding(code=code, severity="warning", message=message, path=log_path, hint=hint)
-        for code, pattern, message, hint in _LOG_WARNINGS
+        Finding(code=code, severity="warning", message=message, remedy=remedy, path=log_path, hint=hint)
+        for code, pattern, message, hint, remedy in _LOG_WARNINGS
         if pattern.search(text)
     )

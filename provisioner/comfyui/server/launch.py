@@ -1,6 +1,6 @@
-"""How a ComfyUI server of our own is started, and how any is addressed.
+"""Build the command line of a ComfyUI server, and parse server addresses.
 
-Builds argument lists and addresses from values; starts nothing, and neither looks at the disk nor at the environment.
+Only computes values: it starts nothing and reads neither the disk nor the environment.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """A ComfyUI server that is to be started headless, keeping what it writes in folders of ours."""
+    """A ComfyUI server to start headless, which writes only into our folders."""
 
     python: Path  # the interpreter of ComfyUI's environment
     tree: Path  # the folder of main.py; the server starts in it
@@ -30,12 +30,12 @@ class Launch:
 
     @property
     def main(self) -> Path:
-        """The program."""
+        """ComfyUI's main.py."""
         return self.tree / "main.py"
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Folders that have to exist: ComfyUI refuses a user directory that is not there."""
+        """Folders that must exist: ComfyUI rejects a missing user directory."""
         return self.output, self.user, self.temp
 
 
@@ -44,7 +44,7 @@ def server_arguments(launch: Launch, port: int) -> tuple[str, ...]:
 
     The database is put beside the other files of this run: ComfyUI keeps it in its own tree, locks it, and a second
     server of the same tree ends with "Could not acquire lock on database" (read in ComfyUI's ``app/database/db.py``).
-    SQLAlchemy wants forward slashes on Windows too.
+    SQLAlchemy needs forward slashes on Windows too.
 
     Examples
     --------
@@ -75,9 +75,9 @@ def server_arguments(launch: Launch, port: int) -> tuple[str, ...]:
 
 
 def is_launched_as(argv: tuple[str, ...], launch: Launch, port: int) -> bool:
-    """Whether a server that says it was started with `argv` is the one that was started with `launch`.
+    """Whether a server that reports the command line `argv` is the one started with `launch`.
 
-    A server that took the port first answers just as well; its output folder is another one.
+    Another server that took the port first also answers, but has another output folder.
 
     >>> launch = Launch(python=Path("py"), tree=Path("c"), output=Path("o"), user=Path("u"), temp=Path("t"))
     >>> is_launched_as(server_arguments(launch, 8190)[1:], launch, 8190)
@@ -94,7 +94,7 @@ class ServerAddress:
     """Where a server listens."""
 
     url: str  # "http://127.0.0.1:8188", without a slash at the end
-    is_loopback: bool  # on this machine: no proxy is asked
+    is_loopback: bool  # on this machine: no proxy is used
 
     @property
     def websocket(self) -> str:
@@ -103,7 +103,7 @@ class ServerAddress:
 
 
 def parse_address(text: str) -> ServerAddress:
-    """Return the address of a server that a person named.
+    """Return the address of a server that the user named.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def parse_address(text: str) -> ServerAddress:
     Raises
     ------
     UsageError
-        It is no http(s) address, or it carries a user name, a password or a query.
+        It is not an http(s) address, or it contains a user name, a password or a query.
 
     Examples
     --------
@@ -134,8 +134,8 @@ def parse_address(text: str) -> ServerAddress:
         )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UsageError(
-            f"The address of the ComfyUI server at {host} carries a user name, a password or a query.",
-            hint="Give the address without them; servers that ask for a login are not supported.",
+            f"The address of the ComfyUI server at {host} contains a user name, a password or a query.",
+            hint="Give the address without them; servers that require a login are not supported.",
         )
     shown = f"[{host}]" if ":" in host else host
     path = parts.path.rstrip("/")

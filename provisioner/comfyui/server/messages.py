@@ -1,7 +1,7 @@
-"""What a ComfyUI server says over its WebSocket while a prompt runs, read into values and added up.
+"""Parse a ComfyUI server's WebSocket messages about a prompt, and collect them into one record.
 
-A message of another prompt, of an unknown type, or that is no JSON is nothing to us.  Times are those at which a
-message arrived, in seconds since the prompt was sent; this module has no clock, its caller brings the time.
+Messages of another prompt, of an unknown type, or that are not JSON are ignored.  Times are those at which a message
+arrived, in seconds since the prompt was sent; this module has no clock, its caller passes the time.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from provisioner.comfyui.server.api import NodeFailure, OutputFile, as_id, parse_failure, parse_files
-from provisioner.core.json_reader import as_dict, as_list, json_object
+from provisioner.core.json_reader import as_dict, as_list, parse_object
 
-_MOST_MARKS = 10_000  # words of progress that are kept, and steps that are told apart: far beyond any real sampler
+_MOST_MARKS = 10_000  # progress reports kept, and steps distinguished: more than any real sampler has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cached:
-    """These nodes are not run: their results are still there."""
+    """These nodes are not run: their results are cached."""
 
     prompt_id: str
     nodes: tuple[str, ...]
@@ -34,7 +34,7 @@ class Cached:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Executing:
-    """A node begins; None where the server only says that it is done."""
+    """A node begins; None where the server only reports that it is done."""
 
     prompt_id: str
     node_id: str | None
@@ -42,7 +42,7 @@ class Executing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far the node that runs has come."""
+    """The progress of the running node."""
 
     prompt_id: str
     node_id: str
@@ -61,7 +61,7 @@ class NodeStates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Executed:
-    """A node that shows something ended; the files it wrote."""
+    """An output node ended; the files it wrote."""
 
     prompt_id: str
     node_id: str
@@ -95,7 +95,7 @@ Message = Started | Cached | Executing | Progress | NodeStates | Executed | Succ
 
 
 def parse_message(text: str) -> Message | None:
-    """Return what a text message says, or None where it is nothing about a prompt.
+    """Return the value of a text message; None where it is not about a prompt.
 
     Examples
     --------
@@ -104,7 +104,7 @@ def parse_message(text: str) -> Message | None:
     >>> parse_message('{"type": "crystools.monitor", "data": {}}') is None
     True
     """
-    body = as_dict(json_object(text))
+    body = as_dict(parse_object(text))
     data = as_dict(body.get("data"))
     prompt_id = as_id(data.get("prompt_id"))
     kind = body.get("type")
@@ -149,13 +149,13 @@ def _about_nodes(kind: str, prompt_id: str, data: dict[str, object]) -> Message 
 
 
 def _number(value: object) -> float | None:
-    """Return a number that can be counted with; JSON as Python reads it has NaN and Infinity too."""
+    """Return a finite number; Python also reads NaN and Infinity from JSON."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
         return None
     return float(value)
 
 
-# --- adding it up ------------------------------------------------------------------------------
+# --- the record --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +174,7 @@ class NodeTiming:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepMark:
-    """One word of progress: the node stood at ``value`` of ``maximum``.  A server may skip steps (seen: 1, 3, 4)."""
+    """One progress report: the node was at ``value`` of ``maximum``.  A server may skip steps (seen: 1, 3, 4)."""
 
     node_id: str
     value: float
@@ -187,22 +187,22 @@ End = Literal["success", "error", "interrupted"]
 
 @dataclass(slots=True)
 class RunRecord:
-    """What was heard of one prompt.  Fed with every message in the order of arrival."""
+    """The record of one prompt, built from every message in the order of arrival."""
 
     prompt_id: str
     started_s: float | None = None  # when the prompt left the queue
     ended_s: float | None = None
     end: End | None = None
     failure: NodeFailure | None = None
-    node_id: str | None = None  # that runs, or ran last
+    node_id: str | None = None  # the node that runs or ran last
     cached: tuple[str, ...] = ()
     files: list[OutputFile] = field(default_factory=list)
     marks: list[StepMark] = field(default_factory=list)
     _began: dict[str, float] = field(default_factory=dict)
     _ended: dict[str, float] = field(default_factory=dict)
 
-    def hear(self, message: Message, at_s: float) -> bool:
-        """Take one message; False where it is about another prompt."""
+    def add(self, message: Message, at_s: float) -> bool:
+        """Add one message; return False where it is about another prompt."""
         if message.prompt_id != self.prompt_id:
             return False
         match message:
@@ -241,7 +241,7 @@ class RunRecord:
 
     @property
     def has_run_a_node(self) -> bool:
-        """Whether any node was run, and not answered from the cache."""
+        """Whether any node was run instead of taken from the cache."""
         return bool(self._began)
 
     def _begin(self, node_id: str | None, at_s: float) -> None:
@@ -256,7 +256,7 @@ class RunRecord:
         for node_id in states.running:
             self._began.setdefault(node_id, at_s)
             self.node_id = node_id
-        for node_id in states.finished:  # a cached node that shows something is "finished" without having begun
+        for node_id in states.finished:  # a cached output node is "finished" without having begun
             if node_id in self._began:
                 self._ended.setdefault(node_id, at_s)
 
@@ -267,10 +267,10 @@ class RunRecord:
 
 
 def step_seconds(node_id: str, timings: Collection[NodeTiming], marks: Collection[StepMark]) -> tuple[float, ...]:
-    """Return the seconds of each step of a node that was seen to end.
+    """Return the seconds of each step of a node that ended.
 
-    The first one holds whatever the node does before it begins to count: bringing a model to the GPU, for a sampler.
-    Steps that passed between two words of progress share their time evenly, since the server did not tell them apart.
+    The first one includes what the node does before its first report: a sampler loads the model onto the GPU.
+    Steps between two progress reports share the time evenly, since the server did not report them separately.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""A ComfyUI server of our own: started on a free loopback port, its output kept in a log, ended with all its children.
+"""Run a ComfyUI server on a free loopback port, with its output in a log, and end it with all its children.
 
-Never ends a process it did not start: a server that took the port first is left alone and another port is tried.  One
-that it did start does not outlive klein-setup, not even where that is killed outright (`watchdog`).
+Never ends a process it did not start: if another server took the port first, the next port is tried.  A server
+started here does not outlive klein-setup, even where that is killed (`watchdog`).
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from provisioner.core.errors import NotWritableError, ServerNotUsableError, Smok
 from provisioner.core.ports import Cancelled
 
 _TICK_S = 0.1
-_GRACE_S = 5.0  # between asking a server to end and making it
-_PROBE_S = 5.0  # one question to a server that may still be importing
+_GRACE_S = 5.0  # between asking a server to end and killing it
+_PROBE_S = 5.0  # one request to a server that may still be importing
 _PORTS = 5  # tried before giving up
-_TAIL_BYTES = 64 * 1024  # of the log, where the reason of a death is looked for
+_TAIL_BYTES = 64 * 1024  # end of the log, in which the reason of a failure is searched
 
 
 class ServerProcess:
-    """A running server.  Leaving the ``with`` block stops it, whatever happened in between."""
+    """A running server.  Leaving the ``with`` block stops it, even after an exception."""
 
     def __init__(
         self,
@@ -89,29 +89,29 @@ class ServerProcess:
         return code
 
     def last_lines(self, number: int = 40) -> list[str]:
-        """Return the last lines it wrote, as it wrote them: redact before showing."""
+        """Return the last lines of its output, not redacted."""
         return self._tail().splitlines()[-number:]
 
     def output(self) -> list[str]:
-        """Return the end of what it wrote, up to 64 KiB, line by line: redact before showing."""
+        """Return the lines of the end of its output, up to 64 KiB, not redacted."""
         return self._tail().splitlines()
 
     def death(self, *, node: str | None = None, is_starting: bool = False) -> SmokeTestError | None:
-        """Return the error for a server that ended on its own, None while it runs."""
+        """Return the error for a server that ended on its own; None while it runs."""
         code = self.returncode
         if code is None:
             return None
         return death_error(code, self.output(), log_path=self.log_path, node=node, is_starting=is_starting)
 
     def stop(self) -> None:
-        """End the server and everything it started: asked first, then made to.  Safe to call twice."""
+        """End the server and everything it started: first politely, then by force.  Safe to call twice."""
         if self.returncode is None:
             children = self._children()
             self._terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=_GRACE_S)
             self._sweep_group()
-            for child in children:  # those that left the group; psutil knows a process id that was given away again
+            for child in children:  # those that left the group; psutil detects a reused process id
                 with contextlib.suppress(psutil.Error):
                     child.kill()
             psutil.wait_procs(children, timeout=_GRACE_S)
@@ -130,12 +130,12 @@ class ServerProcess:
         if sys.platform == "win32":
             self._process.terminate()
         else:
-            # Gone already; macOS says "not permitted" of a group of which only a zombie is left.
+            # Already ended; macOS says "not permitted" for a group with only a zombie left.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGTERM)
 
     def _sweep_group(self) -> None:
-        """Kill what is left of the server's group, once: later its number may be somebody else's."""
+        """Kill what is left of the server's group, once: later its number may be another group's."""
         if self._is_swept:
             return
         self._is_swept = True
@@ -146,7 +146,7 @@ class ServerProcess:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def _let_go(self) -> None:
-        """Release the tether once the server has ended; a stop that was interrupted leaves it to end the server."""
+        """Release the watchdog once the server has ended; after an interrupted stop it still ends the server."""
         if self._watchdog is not None:
             self._watchdog.release()
             self._watchdog = None
@@ -169,18 +169,18 @@ def start_server(
     timeout_s: float = 300.0,
     environ: Mapping[str, str] | None = None,
 ) -> ServerProcess:
-    """Start ComfyUI headless on a free loopback port and wait until it answers.
+    """Return a headless ComfyUI server, started on a free loopback port, once it answers.
 
     Parameters
     ----------
     launch : Launch
-        What to start; its folders are made.
+        What to start; its folders are created.
     log_path : Path
-        Where everything it says is kept; appended to.
+        File to which its output is appended.
     cancelled : callable
-        Asked several times a second.
+        Called several times a second.
     timeout_s : float
-        Seconds until it has to answer, over all ports that are tried.
+        Seconds until it must answer, for all ports tried together.
     environ : mapping, optional
         Its whole environment; ours where None.
 
@@ -192,9 +192,9 @@ def start_server(
     Raises
     ------
     ServerNotUsableError, MemoryExhaustedError
-        It ended at start, never answered, or found every port taken; its last lines are in the context.
+        It ended at start, never answered, or every port was taken; its last lines are in the context.
     NotWritableError
-        The log or one of the folders cannot be made.
+        The log or one of the folders cannot be created.
     KeyboardInterrupt
         The run was cancelled; nothing is left running.
     """
@@ -222,11 +222,11 @@ def _spawn(launch: Launch, port: int, log_path: Path, environ: Mapping[str, str]
         log = log_path.open("ab")
     except OSError as error:
         raise NotWritableError(
-            f"{error.filename or log_path} cannot be made: {error.strerror or error}.",
+            f"{error.filename or log_path} cannot be created: {error.strerror or error}.",
             hint="Give this user the right to write there, or choose another folder.",
             path=str(error.filename or log_path),
         ) from error
-    log_start = log.tell()  # before the server writes: it shares the position in the file
+    log_start = log.tell()  # read before the server writes: it shares the file position
     words = server_arguments(launch, port)
     try:
         process = subprocess.Popen(
@@ -236,14 +236,14 @@ def _spawn(launch: Launch, port: int, log_path: Path, environ: Mapping[str, str]
             stdout=log,
             stderr=subprocess.STDOUT,
             env=_environment(environ),
-            start_new_session=True,  # POSIX: one group to end as a whole; Windows ignores it
+            start_new_session=True,  # POSIX: one group, ended as a whole; Windows ignores it
             creationflags=_creation_flags(),
         )
     except OSError as error:
         log.close()
         raise ServerNotUsableError(
             f"ComfyUI could not be started: {error.filename or words[0]}: {error.strerror or error}",
-            hint="Run `klein-setup install --only environment`, which makes the environment ComfyUI runs in.",
+            hint="Run `klein-setup install --only environment`, which creates the environment ComfyUI runs in.",
             cause="missing-program",
             command=list(words),
         ) from error
@@ -252,7 +252,7 @@ def _spawn(launch: Launch, port: int, log_path: Path, environ: Mapping[str, str]
 
 
 def _environment(environ: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the server's environment: its output arrives at once, and in UTF-8 where the console would not take it."""
+    """Return the server's environment: its output is unbuffered, and UTF-8 on every console."""
     return {**(os.environ if environ is None else environ), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
 
 
@@ -263,7 +263,7 @@ def _creation_flags() -> int:
 
 
 def _free_port() -> int:
-    """Return a loopback port nobody listens on at this moment; who comes first gets it."""
+    """Return a loopback port on which nothing listens now; another program may still take it first."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
@@ -273,7 +273,7 @@ def _free_port() -> int:
 def _wait_for_answer(
     server: ServerProcess, launch: Launch, deadline: float, timeout_s: float, cancelled: Cancelled
 ) -> bool:
-    """Return True once the server answers, False where its port turned out to be taken."""
+    """Return True once the server answers; False if its port was taken."""
     web = Web(server.address, cancelled=cancelled)
     try:
         while time.monotonic() < deadline:

@@ -1,8 +1,7 @@
-"""Runs beside a server of ours, in its own process, and ends that server where klein-setup was killed before it did.
+"""Run in a process of its own and end a ComfyUI server when klein-setup was killed before it could.
 
-POSIX only.  Started by its path, as ``python -I -S watchdog_script.py PID FOLDER``, where FOLDER holds psutil;
-imports nothing
-of ours.  Refuses to signal a number that is somebody else's by now, and neither writes nor says anything.
+POSIX only.  Started by its path, as ``python -I -S watchdog_script.py PID FOLDER``, where FOLDER contains psutil;
+imports nothing of klein-setup.  Never signals a process id that was reused, and neither writes nor prints anything.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psutil
 
-_GRACE_S = 2.0  # between asking a server to end and making it; nobody waits for a picture of it any more
+_GRACE_S = 2.0  # between asking a server to end and killing it; no one waits for its image any more
 
 
 def wait_for_the_end_of(holder: int) -> None:
-    """Return once nobody holds the other end of a pipe any more, however its holder ended.
+    """Return once the other end of a pipe is closed, however its process ended.
 
     Parameters
     ----------
@@ -32,16 +31,16 @@ def wait_for_the_end_of(holder: int) -> None:
 
 
 def has_its_group(server: psutil.Process) -> bool:
-    """Say whether the group with the number of `server` is that server's.
+    """Return whether the process group with the id of `server` is that server's.
 
-    A number is not given away while a process or a group has it.  Where nobody is the process of that number, what is
-    left of a group is therefore the server's own: to be somebody else's, all numbers would have to be used up between
-    the end of the server and this question, which is asked as soon as klein-setup is gone.
+    An id is not reused while a process or a group has it.  Where no process has that id, what is left of the group is
+    therefore the server's own: to be another's, all ids would have to be used up between the end of the server and
+    this check, which is made as soon as klein-setup is gone.
     """
     import psutil
 
     try:
-        return psutil.Process(server.pid) == server  # the same number and the same time of start
+        return psutil.Process(server.pid) == server  # the same id and start time
     except psutil.NoSuchProcess:
         return True
 
@@ -49,15 +48,15 @@ def has_its_group(server: psutil.Process) -> bool:
 def signal_group(server: psutil.Process, number: int) -> None:
     """Send a signal to the server's process group, if that is still its own."""
     if sys.platform != "win32" and has_its_group(server):
-        # Gone already; macOS says "not permitted" of a group of which only a zombie is left.
+        # Already ended; macOS says "not permitted" for a group with only a zombie left.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(server.pid, number)
 
 
 def main(arguments: list[str]) -> int:
-    """Watch over the server with the given number until klein-setup is gone; return the exit status."""
+    """Watch the server with the given process id until klein-setup is gone; return the exit status."""
     pid, folder = arguments
-    sys.path.append(folder)  # last: nothing in it can stand before the standard library
+    sys.path.append(folder)  # last, so that the standard library comes first
     import psutil
 
     try:
@@ -72,7 +71,7 @@ def main(arguments: list[str]) -> int:
         signal_group(server, signal.SIGTERM)
         psutil.wait_procs([server, *children], timeout=_GRACE_S)
         signal_group(server, signal.SIGKILL)
-    for child in children:  # those that left the group; psutil knows a number that was given away again
+    for child in children:  # those that left the group; psutil detects a reused id
         with contextlib.suppress(psutil.Error):
             child.kill()
     return 0

@@ -1,4 +1,4 @@
-"""HTTP to one ComfyUI server: bounded answers, bounded waiting, no login, no proxy to this very machine."""
+"""HTTP access to one ComfyUI server: limited size and time, no login, no proxy for this machine."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from provisioner.core.ports import Cancelled
 MEGABYTE = 1024 * 1024
 
 _CONNECT_S = 5.0
-_READ_S = 30.0  # a server that computes answers late: its threads share one interpreter
+_READ_S = 30.0  # a busy server answers late: its threads share one interpreter
 _CHUNK_BYTES = 64 * 1024
 _ANSWER_BYTES = 64 * MEGABYTE  # /object_info of a server with hundreds of custom nodes has some 10 MB
-_BEGINNING = 200  # characters of a wrong answer that are looked at
+_BEGINNING = 200  # characters of a wrong answer that are kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An answer that came, whatever its status."""
+    """An HTTP answer of any status."""
 
     status: int
     content_type: str
     data: bytes
 
     def json(self) -> object:
-        """Return the decoded JSON; the beginning of the text where it is none."""
+        """Return the decoded JSON; the beginning of the text where it is not JSON."""
         try:
             body: object = json.loads(self.data)
         except (ValueError, RecursionError):
@@ -43,23 +43,23 @@ class Answer:
 
     @property
     def beginning(self) -> str:
-        """The first characters, for sentences."""
+        """The first characters, for messages."""
         return self.data[: 4 * _BEGINNING].decode("utf-8", "replace")[:_BEGINNING]
 
 
 class Web:
-    """Asks one server."""
+    """Sends requests to one server."""
 
     def __init__(self, address: ServerAddress, *, cancelled: Cancelled) -> None:
         self.address = address
         self._cancelled = cancelled
         self._session = requests.Session()
-        self._session.trust_env = not address.is_loopback  # proxies are for other machines
+        self._session.trust_env = not address.is_loopback  # no proxy for this machine
         self._session.auth = _no_login
         self._session.headers["User-Agent"] = f"klein-setup/{__version__} python-requests/{requests.__version__}"
 
     def close(self) -> None:
-        """Let the connections go."""
+        """Close the connections."""
         self._session.close()
 
     def get_json(self, path: str, *, timeout_s: float = _READ_S) -> object:
@@ -86,11 +86,11 @@ class Web:
         timeout_s: float = _READ_S,
         most_bytes: int = _ANSWER_BYTES,
     ) -> Answer:
-        """Return whatever is answered; raises as `get_json` does."""
+        """Return the answer; raises as `get_json` does."""
         return self._ask("GET", path, None, query, timeout_s, most_bytes)
 
     def post(self, path: str, body: Mapping[str, object], *, timeout_s: float = _READ_S) -> Answer:
-        """Send JSON and return whatever is answered; raises as `get_json` does."""
+        """Send JSON and return the answer; raises as `get_json` does."""
         return self._ask("POST", path, body, None, timeout_s, _ANSWER_BYTES)
 
     def wrong(self, path: str, answer: Answer) -> SmokeTestError:
@@ -115,7 +115,7 @@ class Web:
                 json=body,
                 params=query,
                 stream=True,
-                allow_redirects=False,  # a prompt is not sent on to wherever an answer points
+                allow_redirects=False,  # a prompt is not sent on to another address
                 timeout=(min(_CONNECT_S, timeout_s), timeout_s),
             ) as response:
                 return Answer(
@@ -140,18 +140,18 @@ class Web:
 
 
 def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Add nothing.  Being set at all, it keeps requests from reading ``.netrc``."""
+    """Return the request unchanged; an auth hook keeps requests from reading ``.netrc``."""
     return request
 
 
 def _is_slow(error: BaseException) -> bool:
-    """Whether a connection stood and the answer did not come; in its middle requests calls that a ConnectionError."""
+    """Whether the server was connected but slow; in mid-answer requests raises a ConnectionError for that."""
     inner = error.args[0] if isinstance(error, requests.ConnectionError) and error.args else None
     return isinstance(error, requests.ReadTimeout) or type(inner).__name__ == "ReadTimeoutError"
 
 
 def _reason(error: BaseException) -> str:
-    """Return the innermost reason in words; the outer ones print addresses and objects."""
+    """Return the innermost reason as text; the outer ones print addresses and objects."""
     if isinstance(error, requests.Timeout) or _is_slow(error):
         return "it did not answer in time"
     seen: set[int] = set()

@@ -1,4 +1,4 @@
-"""The WebSocket of one ComfyUI server: text as it arrives, previews thrown away, a drop told and not raised."""
+"""The WebSocket of one ComfyUI server: returns messages, drops previews, and never raises for a lost connection."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from provisioner.comfyui.server.messages import Message, parse_message
 
 _OPEN_S = 10.0
 _CLOSE_S = 1.0
-_MESSAGE_BYTES = 64 * 1024 * 1024  # a preview can be a whole picture
+_MESSAGE_BYTES = 64 * 1024 * 1024  # a preview can be a whole image
 
 
 class Listener:
-    """Listens to what a server tells one client.  A connection that cannot be made or breaks makes it deaf, no more."""
+    """Receives a server's messages to one client.  Without a connection it receives nothing, and does not raise."""
 
     def __init__(self, address: ServerAddress, client_id: str) -> None:
-        self.last_sign = time.monotonic()  # when anything arrived last, a preview too
+        self.last_sign = time.monotonic()  # when anything arrived last, including previews
         self.is_whole = True  # False once a message may have been missed
         self._connection: ClientConnection | None = None
-        self._until_closed = contextlib.ExitStack()  # from 17.1 on the connection wants to be used in a ``with``
+        self._until_closed = contextlib.ExitStack()  # from 17.1 on the connection must be used in a ``with``
         try:
             self._connection = self._until_closed.enter_context(
                 connect(
@@ -31,12 +31,12 @@ class Listener:
                     proxy=None if address.is_loopback else True,
                     open_timeout=_OPEN_S,
                     close_timeout=_CLOSE_S,
-                    ping_interval=None,  # a server that loads a model leaves a ping for minutes; /history is asked then
+                    ping_interval=None,  # a server that loads a model ignores pings for minutes; use /history then
                     compression=None,
                     max_size=_MESSAGE_BYTES,
                 )
             )
-        except (OSError, ImportError, websockets.exceptions.WebSocketException):  # a SOCKS proxy needs a module more
+        except (OSError, ImportError, websockets.exceptions.WebSocketException):  # a SOCKS proxy needs another module
             self.is_whole = False
 
     @property
@@ -63,6 +63,6 @@ class Listener:
         return None
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._connection = None
         self._until_closed.close()

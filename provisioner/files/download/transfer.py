@@ -707,7 +707,7 @@ def _jitter() -> float:
 
 
 def _asks_for_patience(answer: Passing) -> str:
-    return f"the server asks for patience ({answer.status})"
+    return f"the server asked to wait ({answer.status})"
 
 
 def _total_of_416(headers: dict[str, str]) -> int | None:

@@ -421,7 +421,7 @@ class FileStore:
         stamp = self._stamp_there(destination)
         if stamp.size != file_digest.size:
             raise FileInUseError(
-                f"{destination.path} changed after it was proven.",
+                f"{destination.path} changed after it was verified.",
                 hint="Something else writes to it; stop that and run the same command again.",
                 path=str(destination.path),
             )
@@ -512,7 +512,7 @@ class FileStore:
     def _give_name(self, part: Path, destination: Destination, file_digest: FileDigest, replaces: str | None) -> None:
         """Give proven bytes their final name; what is there is set aside, also if it came after the plan."""
         path = destination.path
-        reason = replaces or "it was in the way of a proven file"
+        reason = replaces or "it was in the place of a verified file"
         if isinstance(destination, HubBlob):
             if replaces is not None:
                 self.set_aside(destination, replaces)

@@ -323,7 +323,7 @@ def put_back(
         raise UsageError(
             f"Nobody wrote down where {entry.path} was.", hint="Move it yourself to where you want it.", id=entry.id
         )
-    reason = f"what was set aside on {entry.time} was put back in its place"
+    reason = f"the backup of {entry.time} was put back in its place"
     if entry.is_blocks:
         _put_blocks_back(entry, target, reason, hash_file, opener, move_to_backups, move)
     else:
@@ -352,7 +352,7 @@ def _put_blocks_back(
     file_digest = hash_file(target)
     if file_digest.sha256 != index["new_sha256"]:
         raise HashMismatchError(
-            f"{target} is not the file that was repaired: the bytes set aside do not fit it.",
+            f"{target} is not the file that was repaired: the bytes in the backup do not fit it.",
             hint="Run klein-setup repair first; nothing was changed.",
             path=str(target),
             expected=index["new_sha256"],

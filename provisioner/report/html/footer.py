@@ -1,4 +1,4 @@
-"""The end of the page: how to take back what was done, and what to run next."""
+"""The end of the page: how to undo the run, and what to run next."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ _READS_ONLY = frozenset({"plan", "verify", "detect", "manifest", "report"})
 
 
 def undo_section(document: Node) -> Html:
-    """Return how to undo the run: as the document says, else as its steps say."""
+    """Return how to undo the run: from the document's own list, else from its steps."""
     told = document.at("details", "undo").texts
     items = [*told] if told else _undo_items(document)
     if items:
         return section("How to undo it", bullets(items), name="undo")
     words = document.at("command").text.split()
     if words and words[0] in _READS_ONLY:
-        return section("How to undo it", paragraphs(["This run only looked: there is nothing to undo."]), name="undo")
+        return section(
+            "How to undo it", paragraphs(["This run changed nothing: there is nothing to undo."]), name="undo"
+        )
     return Html("")
 
 
@@ -32,16 +34,16 @@ def _undo_items(document: Node) -> list[str]:
     items: list[str] = []
     if placed:
         files = [element("li", path(step.at("destination").text or step.at("path").text)) for step in placed]
-        items.append(joined(["Delete the files this run put there:", element("ul", *files)]))
+        items.append(joined(["Delete the files this run installed:", element("ul", *files)]))
     for step in done:
         if step.at("kind").text == "move-file":
             moved = path(step.at("destination").text or step.at("path").text)
             items.append(joined(["Move back ", moved, f" (why it was moved: {step.at('reason').text})"]))
     if state and any(step.at("replaces").text for step in done):
         kept = path(_beneath(state, "aside"))
-        items.append(joined(["Move back what you want of what was in the way; it was kept in ", kept, "."]))
+        items.append(joined(["Replaced files were kept in ", kept, ": move back the ones you want."]))
     if state and done:
-        items.append(joined(["Delete ", path(state), ", which holds receipts and notes and no model."]))
+        items.append(joined(["Delete ", path(state), ", which holds receipts and records, but no models."]))
     environment = document.at("details", "environment")
     if environment.at("action").text in {"make", "put-back", "make-anew"} and environment.at("receipt"):
         items.append(joined(["Delete the environment ", path(environment.at("path").text), "."]))
@@ -53,16 +55,16 @@ def _beneath(folder: str, name: str) -> str:
     return f"{folder}{chr(92) if _is_windows(folder) else '/'}{name}"
 
 
-_LEADS = {"planned": "To do what is planned:", "findings": "To put it right:", "interrupted": "To continue:"}
+_LEADS = {"planned": "To apply the plan:", "findings": "To fix it:", "interrupted": "To continue:"}
 
 
 def next_section(document: Node) -> Html:
-    """Return what to run now, and what to run to look again, each ready to be pasted."""
+    """Return what to run now, and what to run to check again, each ready to paste."""
     status = document.at("status").text
     is_said = bool(document.at("details", "changes", "mend_command").text)  # on the page already
     now = document.at("next_command").text if status in _LEADS and not is_said else None
     again = document.at("details", "check_again").text or check_again_command(document)
-    when = "To check everything again, after an update of ComfyUI, torch or the driver, or when in doubt:"
+    when = "To check everything again, for example after an update of ComfyUI, torch or the driver:"
     parts = [_pasted(_LEADS[status], now) if now else "", _pasted(when, again) if again else ""]
     return section("What to run next", *parts, name="next")
 

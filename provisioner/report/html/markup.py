@@ -1,4 +1,4 @@
-"""HTML that is escaped unless it is known to be HTML already, so that no text of a stranger becomes markup."""
+"""HTML that is escaped unless it is known to be HTML already, so that no foreign text becomes markup."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Html(str):
 
 
 def escaped(text: str) -> Html:
-    """Return a text as HTML shows it: escaped, nothing secret in it, nothing that turns or hides characters."""
+    """Return a text escaped for HTML, without secrets and without characters that hide or reverse text."""
     return text if isinstance(text, Html) else _as_html(text)
 
 
 @lru_cache(maxsize=2048)
 def _as_html(text: str) -> Html:
-    """Return a text as `escaped` does; a page says the same words many times."""
+    """Return a text as `escaped` does; a page repeats many texts."""
     whole = text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be written
     return Html(html.escape(redact(printable(whole)), quote=True))
 
@@ -51,12 +51,12 @@ def element(tag: str, *children: str, **attributes: str | None) -> Html:
 
 
 def code(text: str, *, title: str | None = None, class_: str | None = None) -> Html:
-    """Return text in the type of a terminal."""
+    """Return text in monospace."""
     return element("code", text, title=title, class_=class_)
 
 
 def prose(text: str) -> Html:
-    """Return a sentence, with what stands between backticks in the type of a terminal.
+    """Return a sentence with what is between backticks in monospace.
 
     >>> prose("Run `klein-setup repair`.")
     'Run <code>klein-setup repair</code>.'
@@ -75,12 +75,12 @@ def path(text: str) -> Html:
 
 
 def badge(word: str, tone: str) -> Html:
-    """Return a word that stands out; the tone only colours what the word says."""
+    """Return a highlighted word; the tone is its colour."""
     return element("span", word, class_=f"badge {tone}")
 
 
 def section(title: str, *children: str, name: str) -> Html:
-    """Return a part of the page under its heading; nothing where there is nothing to say."""
+    """Return a part of the page under its heading; nothing if it has no content."""
     body = joined(children)
     if not body:
         return Html("")

@@ -1,4 +1,4 @@
-"""Reading a JSON document of any age: what is missing or of another type is simply not there."""
+"""Reads a JSON document of any version: a key that is missing or of another type counts as absent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LARGEST = 2**64
 
 
 class Node:
-    """A place in a document, whether anything is there or not."""
+    """A value in a document, present or absent."""
 
     __slots__ = ("value",)
 
@@ -18,7 +18,7 @@ class Node:
         self.value = value
 
     def at(self, *keys: str) -> Node:
-        """Return what is under these keys, one inside the other."""
+        """Return the value under these nested keys."""
         value = self.value
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
@@ -26,12 +26,12 @@ class Node:
 
     @property
     def text(self) -> str:
-        """The text here, empty where there is none."""
+        """The text, empty if there is none."""
         return self.value if isinstance(self.value, str) else ""
 
     @property
     def number(self) -> float | None:
-        """The number here; None where there is none that can be shown."""
+        """The number; None if there is none that can be shown."""
         value = self.value
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_LARGEST < value < _LARGEST:
             return None
@@ -39,27 +39,27 @@ class Node:
 
     @property
     def whole(self) -> int | None:
-        """The whole number here, as exact as it was written."""
+        """The integer, exactly as written."""
         return None if self.number is None else int(self.number)
 
     @property
     def flag(self) -> bool | None:
-        """True or false, None where neither is said."""
+        """True or false; None if it is neither."""
         return self.value if isinstance(self.value, bool) else None
 
     @property
     def rows(self) -> list[Node]:
-        """The places in a list."""
+        """The values of a list."""
         return [Node(each) for each in self.value] if isinstance(self.value, (list, tuple)) else []
 
     @property
     def texts(self) -> list[str]:
-        """The texts in a list."""
+        """The texts of a list."""
         return [row.text for row in self.rows if row.text]
 
     @property
     def items(self) -> list[tuple[str, Node]]:
-        """The keys of an object with what is under each; a list of pairs is read in the same way."""
+        """The keys and values of an object; a list of pairs is read in the same way."""
         if isinstance(self.value, Mapping):
             return [(str(key), Node(each)) for key, each in self.value.items()]
         pairs = [row.rows for row in self.rows]

@@ -1,7 +1,7 @@
-"""One run as one page of HTML: how it stands, what was checked, the picture, what to do next.
+"""One run as one HTML page: the result, what was checked, the test image, what to do next.
 
-The page is a file on its own: no script, no font, no address is asked for, and its own policy forbids it.  It shows
-what a document of `report.document` says and decides nothing; a key that is missing leaves a gap, never an error.
+The page is a single file: it loads no script, no font and no address, and its own policy forbids it.  It shows a
+document of `report.json_document` and decides nothing; a key that is missing leaves a gap, never an error.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def render_page(document: Mapping[str, object], *, image: bytes | None = None, m
         The ``--json`` document of the run, of this or an older version.  Beside its own keys these under ``details``
         are shown: ``smoke_test``, ``changes``, ``environment``, ``torch``, ``comfyui`` (``version``, ``commit``,
         ``path``, ``has_local_changes``, ``custom_nodes``), ``undo`` (a list of sentences) and ``check_again``
-        (a command); without the last two the page derives its own.
+        (a command); without the last two the page makes its own.
     image : bytes, optional
-        The picture of the smoke test, PNG, JPEG or WebP; it becomes part of the page.
+        The test image, PNG, JPEG or WebP; it becomes part of the page.
     made_at : str
         When the run was made, ISO 8601.
 

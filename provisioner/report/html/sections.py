@@ -1,4 +1,4 @@
-"""The parts of the page: each takes the document and returns its HTML, or nothing where it has nothing to say."""
+"""The sections of the page: each takes the document and returns its HTML, or nothing if it has no content."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from provisioner.report.html.markup import (
 from provisioner.report.html.node import Node
 from provisioner.report.html.verdict import has_image
 
-# --- at a glance -------------------------------------------------------------------------------
+# --- the summary ------------------------------------------------------------------------------
 
 
 def tiles(document: Node) -> Html:
-    """Return the few figures a person looks for first."""
+    """Return the most important figures."""
     found = [_files_tile(document), _bytes_tile(document), _image_tile(document), _gpu_tile(document)]
     items = [
         element(
@@ -47,7 +47,7 @@ def _files_tile(document: Node) -> _Tile:
     right = sum(check.at("status").text == "ok" for check in checks)
     size = document.at("totals", "size").number
     note = f"{human_bytes(size)} in all" if size is not None else ""
-    return "Files in order", f"{right} of {len(checks)}" if checks else "", note
+    return "Files correct", f"{right} of {len(checks)}" if checks else "", note
 
 
 def _bytes_tile(document: Node) -> _Tile:
@@ -65,12 +65,12 @@ def _bytes_tile(document: Node) -> _Tile:
 def _image_tile(document: Node) -> _Tile:
     smoke = document.at("details", "smoke_test")
     if not smoke:
-        return "Picture", "", ""
+        return "Test image", "", ""
     seconds, steps = smoke.at("timings", "total_s").number, smoke.at("wish", "steps").whole
     note = count(steps, "step") if steps is not None else ""
     if not has_image(document):
-        return "Picture", "not proven", note
-    return "Picture", human_duration(seconds) if seconds is not None else "came out", note
+        return "Test image", "not verified", note
+    return "Test image", human_duration(seconds) if seconds is not None else "generated", note
 
 
 def _gpu_tile(document: Node) -> _Tile:
@@ -87,7 +87,7 @@ def _gpu_tile(document: Node) -> _Tile:
 
 
 def errors_section(document: Node) -> Html:
-    """Return what ended the run, with what to do about it."""
+    """Return the errors that ended the run, with their hints."""
     items = []
     for error in document.at("errors").rows:
         body = [element("p", prose(error.at("message").text or "An error without a message."), class_="message")]
@@ -99,7 +99,7 @@ def errors_section(document: Node) -> Html:
 
 
 def _last_lines(context: Node) -> list[Html]:
-    """Return what a process said last, from whichever fact holds lines."""
+    """Return the last lines of a process, from whichever fact holds lines."""
     said = [line for _, fact in context.items for line in fact.texts][-20:]
     if not said:
         return []
@@ -107,23 +107,23 @@ def _last_lines(context: Node) -> list[Html]:
 
 
 def findings_section(document: Node) -> Html:
-    """Return what a person should know, problems first, those of the smoke test among them."""
+    """Return the findings, problems first, with those of the smoke test."""
     rows = [*document.at("findings").rows, *document.at("details", "smoke_test", "findings").rows]
     items: dict[Html, bool] = {}
     for finding in rows:
         is_problem = finding.at("severity").text == "problem"
         tone = "bad" if is_problem else "warn"
         where, message = finding.at("path").text, finding.at("message").text
-        body = [badge("problem" if is_problem else "good to know", tone)]
+        body = [badge("problem" if is_problem else "warning", tone)]
         body.append(element("p", prose(message or finding.at("code").text), class_="message"))
         body += [element("p", path(where))] if where and where not in message else []
         items.setdefault(element("li", *body, *_hint(finding), class_=tone), is_problem)
-    return section("What to know", _said(sorted(items, key=lambda item: not items[item])), name="findings")
+    return section("Findings", _said(sorted(items, key=lambda item: not items[item])), name="findings")
 
 
 def _hint(entry: Node) -> list[Html]:
     hint = entry.at("hint").text
-    return [element("p", element("strong", "What to do: "), prose(hint))] if hint else []
+    return [element("p", element("strong", "Hint: "), prose(hint))] if hint else []
 
 
 def _said(items: list[Html]) -> Html:
@@ -133,7 +133,7 @@ def _said(items: list[Html]) -> Html:
 # --- the files ---------------------------------------------------------------------------------
 
 _VERDICTS = {
-    "ok": ("in order", "good"),
+    "ok": ("correct", "good"),
     "missing": ("missing", "bad"),
     "size-mismatch": ("wrong size", "bad"),
     "hash-mismatch": ("wrong bytes", "bad"),
@@ -142,18 +142,18 @@ _VERDICTS = {
 _BASES = {
     "sha256": "every byte was read",
     "blocks": "every byte was read, in blocks",
-    "receipt": "its receipt, file unchanged since",
-    "size": "its size only",
+    "receipt": "receipt; file unchanged since",
+    "size": "size only",
     "none": "",
 }
 
 
 def files_section(document: Node) -> Html:
-    """Return every file with its verdict and what that rests on; the whole digests can be unfolded."""
+    """Return every file with its status and how it was checked; the full digests can be unfolded."""
     rows = [_file_row(check) for check in document.at("checks").rows]
     grid = table(
         "The files that were checked",
-        ("File", "Verdict", "Size", "SHA-256", "Rests on"),
+        ("File", "Status", "Size", "SHA-256", "Checked by"),
         rows,
         numbers=("Size",),
     )
@@ -173,7 +173,7 @@ def _file_row(check: Node) -> list[str]:
     damaged = len(check.at("damage", "bad_blocks").rows)
     if damaged:
         notes.append(
-            f"{count(damaged, 'block')} of it {'is' if damaged == 1 else 'are'} damaged; the others are right."
+            f"{count(damaged, 'block')} of it {'is' if damaged == 1 else 'are'} damaged; the others are correct."
         )
     name = check.at("path").text or check.at("artifact").text
     shown = element("span", path(name), title=check.at("destination").text or None)
@@ -189,7 +189,7 @@ def _file_row(check: Node) -> list[str]:
 
 
 def _digests(document: Node) -> Html:
-    """Return the digests as ``sha256sum --check`` reads them."""
+    """Return the digests in the format of ``sha256sum --check``."""
     lines = [
         f"{check.at('observed_sha256').text}  {check.at('destination').text or check.at('path').text}"
         for check in document.at("checks").rows
@@ -197,7 +197,7 @@ def _digests(document: Node) -> Html:
     ]
     if not lines:
         return Html("")
-    summary = element("summary", "The whole digests, as sha256sum --check reads them")
+    summary = element("summary", "Full digests, in the format of sha256sum --check")
     return element("details", summary, element("pre", element("code", "\n".join(lines))))
 
 
@@ -205,8 +205,8 @@ def _digests(document: Node) -> Html:
 
 _STEPS = {
     "fetch-file": "Fetch",
-    "place-file": "Put in place a copy that is already here",
-    "move-file": "Move to its right place",
+    "place-file": "Use a copy from this machine for",
+    "move-file": "Move to the right folder",
     "patch-file": "Replace only the damaged blocks of",
     "record-receipt": "Write the receipt of",
 }
@@ -214,7 +214,7 @@ _OUTCOMES = {"done": ("done", "good"), "skipped": ("skipped", "warn"), "failed":
 
 
 def steps_section(document: Node) -> Html:
-    """Return each step with what came of it, or what it would cost."""
+    """Return each step with its outcome, or with the bytes it will fetch."""
     steps = document.at("steps").rows
     if not steps:
         return Html("")
@@ -222,14 +222,17 @@ def steps_section(document: Node) -> Html:
     headings = ("Step", "Outcome", "To fetch" if is_plan else "Fetched", "Took")
     grid = table("The steps", headings, [_step_row(step, is_plan=is_plan) for step in steps], numbers=headings[2:])
     space = _space(document) if is_plan else ""
-    return section("What is to be done" if is_plan else "What was done", grid, space, name="steps")
+    return section("What will be done" if is_plan else "What was done", grid, space, name="steps")
 
 
 def _step_row(step: Node, *, is_plan: bool) -> list[str]:
     outcome = step.at("outcome")
     word, tone = _OUTCOMES.get(outcome.at("status").text, ("to do" if is_plan else "not reached", "plain"))
     said = outcome.at("detail").text or step.at("reason").text
-    notes = [said, f"What was there is set aside: {step.at('replaces').text}" if step.at("replaces").text else ""]
+    notes = [
+        said,
+        f"The replaced file is kept as a backup: {step.at('replaces').text}" if step.at("replaces").text else "",
+    ]
     name = step.at("path").text or step.at("artifact").text
     number = step.at("bytes_to_fetch") if is_plan else outcome.at("bytes_fetched")
     seconds = outcome.at("seconds").number
@@ -259,7 +262,7 @@ def _space(document: Node) -> Html:
 
 
 def changes_section(document: Node) -> Html:
-    """Return what is not as it was when everything was proven last."""
+    """Return what changed since the last full check."""
     entry = document.at("details", "changes")
     if not entry:
         return Html("")
@@ -274,19 +277,17 @@ def changes_section(document: Node) -> Html:
         )
         for change in entry.at("changes").rows
     ]
-    lead = f"Compared with {moment(since)}, when everything was proven:" if since and items else ""
+    lead = f"Compared with the last full check, {moment(since)}:" if since and items else ""
     if not items:
-        lead = (
-            f"Nothing changed since {moment(since)}." if since else "There is no earlier proven state to compare with."
-        )
+        lead = f"Nothing changed since {moment(since)}." if since else "There is no earlier full check to compare with."
     checked = entry.at("checked").texts
     mend = entry.at("mend_command").text
     return section(
-        "What changed since it was proven",
+        "What changed since the last full check",
         paragraphs([lead]),
         bullets(items),
         *([element("h3", "Checked again"), bullets(checked)] if checked else []),
-        *([element("h3", "The command that puts it right"), code(mend, class_="command")] if mend else []),
+        *([element("h3", "Command to fix it"), code(mend, class_="command")] if mend else []),
         name="changes",
     )
 
@@ -297,14 +298,16 @@ _SYSTEMS = {"linux": "Linux", "windows": "Windows", "macos": "macOS", "other": "
 
 
 def machine_section(document: Node) -> Html:
-    """Return the machine on one side, the programs that draw on the other."""
+    """Return the machine in one column, the software in the others."""
     halves = (
         ("Machine", facts(_machine_rows(document.at("machine")))),
         ("Torch", joined([facts(_torch_rows(document)), _reasons(document)])),
         ("ComfyUI", facts(_comfyui_rows(document))),
     )
     columns = [element("div", element("h3", title), body) for title, body in halves if body]
-    return section("What it runs on", element("div", *columns, class_="columns") if columns else "", name="machine")
+    return section(
+        "Machine and software", element("div", *columns, class_="columns") if columns else "", name="machine"
+    )
 
 
 def _machine_rows(machine: Node) -> list[tuple[str, str]]:
@@ -315,11 +318,11 @@ def _machine_rows(machine: Node) -> list[tuple[str, str]]:
     driver = machine.at("driver_version").text
     disks = [("Disk", _disk_words(each)) for each in machine.at("file_systems").rows]
     failed = [each for each in machine.at("probes").rows if each.at("is_ok").flag is False]
-    unknown = [("Not learnt", f"{each.at('source').text}: {each.at('detail').text}") for each in failed]
+    unknown = [("Unknown", f"{each.at('source').text}: {each.at('detail').text}") for each in failed]
     recorded = machine.at("recorded_from").text
     return [
         *(gpus or [("GPU", "none found")]),
-        ("Driver", driver + (f", serves CUDA up to {cuda}" if driver and cuda else "")),
+        ("Driver", driver + (f", supports CUDA up to {cuda}" if driver and cuda else "")),
         ("Memory", _memory_words(machine, "memory_total_bytes", "memory_available_bytes", "available")),
         ("System", _system_words(machine)),
         ("Python", machine.at("python_version").text),
@@ -373,7 +376,7 @@ def _torch_rows(document: Node) -> list[tuple[str, str]]:
     where = environment.at("path").text
     return [
         ("Environment", path(where) if where else ""),
-        ("Holds", {True: "yes, it was proven again", False: "no", None: ""}[holds]),
+        ("Verified", {True: "yes", False: "no", None: ""}[holds]),
         ("Build", receipt.at("torch_backend").text or build.at("torch_backend").text),
         *((name, version.text) for name, version in versions),
         ("Python", receipt.at("python_version").text),
@@ -410,11 +413,11 @@ def _comfyui_rows(document: Node) -> list[tuple[str, str]]:
     ]
 
 
-# --- what now ----------------------------------------------------------------------------------
+# --- times -------------------------------------------------------------------------------------
 
 
 def moment(text: str) -> str:
-    """Return a moment as a person reads it; a text that is no ISO 8601 moment stays as it is.
+    """Return a date and time for people; a text that is not ISO 8601 is returned unchanged.
 
     >>> moment("2026-11-23T06:16:12Z"), moment("yesterday")
     ('23 November 2026, 06:16 UTC', 'yesterday')

@@ -1,4 +1,4 @@
-"""The first thing the page says: in one sentence, how it stands."""
+"""The headline of the page: the result in one sentence."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from provisioner.report.html.node import Node
 Tone = Literal["good", "warn", "bad", "plain"]
 
 _KICKERS: dict[str, tuple[str, Tone]] = {
-    "ok": ("In order", "good"),
-    "planned": ("A plan", "plain"),
-    "findings": ("Something needs you", "warn"),
-    "failed": ("It failed", "bad"),
+    "ok": ("OK", "good"),
+    "planned": ("Plan", "plain"),
+    "findings": ("Action needed", "warn"),
+    "failed": ("Failed", "bad"),
     "interrupted": ("Interrupted", "warn"),
 }
 
 
 def kicker(document: Node) -> tuple[str, Tone]:
-    """Return how a run ended in a word or two, and how to colour it."""
+    """Return how a run ended in a word or two, and its colour."""
     if document.at("status").text == "ok" and document.at("command").text == "detect":
-        return "Looked at", "plain"
-    return _KICKERS.get(document.at("status").text, ("Not known", "plain"))
+        return "Detected", "plain"
+    return _KICKERS.get(document.at("status").text, ("Unknown", "plain"))
 
 
 def verdict(document: Node) -> str:
@@ -37,24 +37,24 @@ def verdict(document: Node) -> str:
         case "failed":
             return _failed_words(document)
         case "interrupted":
-            return "The run was interrupted before its end; what had arrived is kept."
+            return "The run was interrupted; what was fetched is kept."
         case _:
             return "This document does not say how the run ended."
 
 
 def has_image(document: Node) -> bool:
-    """Whether a picture came out and nothing was wrong with it."""
+    """Whether an image was generated and has no problem."""
     return document.at("details", "smoke_test", "is_proven").flag is True
 
 
 def _ok_words(document: Node) -> str:
     checks = document.at("checks").rows
-    parts = [f"{_all_files(len(checks))} {_as_asked(checks)}"] if checks else []
+    parts = [f"{_all_files(len(checks))} {_correct_words(checks)}"] if checks else []
     if document.at("details", "environment", "holds").flag is True:
-        parts.append("the torch environment still holds")
+        parts.append("the torch environment works")
     if has_image(document):
         seconds = document.at("details", "smoke_test", "timings", "total_s").number
-        parts.append("a picture came out" + (f" in {human_duration(seconds)}" if seconds is not None else ""))
+        parts.append("a test image was generated" + (f" in {human_duration(seconds)}" if seconds is not None else ""))
     if not parts:
         return _nothing_checked_words(document)
     sentence = ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
@@ -65,14 +65,14 @@ def _all_files(number: int) -> str:
     return "the one file is" if number == 1 else f"all {number} files are"
 
 
-def _as_asked(checks: list[Node]) -> str:
-    """Return what the files are said to be, and how far that was looked at."""
+def _correct_words(checks: list[Node]) -> str:
+    """Return that the files are correct, and how that was checked."""
     bases = {check.at("basis").text for check in checks}
     if "size" in bases:
-        return "as the manifest asks, going by size"
+        return "correct (only the size was checked)"
     if "receipt" in bases:
-        return "as the manifest asks, going by the receipts"
-    return "as the manifest asks"
+        return "correct (receipts trusted)"
+    return "correct"
 
 
 def _nothing_checked_words(document: Node) -> str:
@@ -80,15 +80,15 @@ def _nothing_checked_words(document: Node) -> str:
     if command == "detect":
         backend = document.at("details", "torch", "build", "torch_backend").text
         if backend == "cpu":
-            return "On this machine torch computes on the CPU: there is no GPU that it has a build for."
-        return f"This machine suits the {backend} build of torch." if backend else "This machine was looked at."
-    return f"{_capital(command) or 'The run'} ended well."
+            return "torch runs on the CPU here: it has no build for a GPU of this machine."
+        return f"The {backend} build of torch fits this machine." if backend else "This machine was detected."
+    return f"{_capital(command) or 'The run'} completed."
 
 
 def _planned_words(document: Node) -> str:
     steps = document.at("steps").rows
     if not steps:
-        return "Nothing is to do: everything is in place."
+        return "Nothing to do: everything is in place."
     fetched = document.at("totals", "bytes_to_fetch").number
     words = f"Nothing was changed yet: {count(len(steps), 'step')} to do"
     return f"{words}, {human_bytes(fetched)} to fetch." if fetched else f"{words}, nothing to fetch."
@@ -101,10 +101,10 @@ def _findings_words(document: Node) -> str:
     parts = []
     if wrong:
         verb = "is" if wrong == 1 else "are"
-        parts.append(f"{wrong} of {count(len(checks), 'file')} {verb} not as the manifest asks")
+        parts.append(f"{wrong} of {count(len(checks), 'file')} {verb} wrong or missing")
     if problems:
         parts.append(f"{count(problems, 'problem')} {'was' if problems == 1 else 'were'} found")
-    return f"{' and '.join(parts) or 'Something was found'}."
+    return f"{' and '.join(parts) or 'There are findings'}."
 
 
 def _failed_words(document: Node) -> str:

@@ -1,7 +1,7 @@
-"""A small world for one test: an embedded hub, a manifest, a scratch home, and the real command in a real process.
+"""A small sandbox for one test: an embedded hub, a manifest, a scratch home, and the real command in a real process.
 
-After every run the world looks at itself with other eyes than the program's own: no wrong bytes under a final name,
-no token and no signature in anything that was said or written, no token shown to the content network.
+After every run the sandbox checks itself without the program's code: no wrong bytes under a final name, no token and no
+signature in any output or file, no token sent to the content network.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ REPOSITORY = "org/small-klein"
 MIRROR = "org/small-klein-mirror"
 REVISION = "5e0a" * 10
 TOKEN = "hf_" + "OnlyForThisTest" + "Qz7" * 6
-"""Has the shape of a real one; valid at the hub, and given to every run unless a test says otherwise."""
+"""Looks like a real one; valid at the hub, and given to every run unless a test changes it."""
 
 MIB = 1024 * 1024
 _SMALL_TEXT = 2 * MIB
@@ -62,11 +62,11 @@ def sha256_of(data: bytes | Path) -> str:
     return digest.hexdigest()
 
 
-def eventually(is_so: Callable[[], bool], *, what: str, timeout_s: float = 20.0) -> None:
-    """Wait until something is so; fail the test when it takes longer than `timeout_s`."""
+def wait_until(is_so: Callable[[], bool], *, what: str, timeout_s: float = 20.0) -> None:
+    """Wait until `is_so` returns True; fail the test when it takes longer than `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not is_so():
-        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s in vain until {what}"
+        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s for this in vain: {what}"
         time.sleep(0.01)
 
 
@@ -108,7 +108,7 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Completed:
-    """What a run said and how it ended."""
+    """The output and exit status of a run."""
 
     arguments: tuple[str, ...]
     returncode: int
@@ -128,7 +128,7 @@ class Completed:
 
     @property
     def said(self) -> str:
-        """Both streams with every run of white space made one blank: sentences survive the folding of lines."""
+        """Both streams with white space reduced to single blanks, so that wrapped sentences can be found."""
         return " ".join(f"{self.stdout} {self.stderr}".split())
 
     @property
@@ -138,17 +138,17 @@ class Completed:
 
 
 class Running:
-    """A run that has not ended, or whose end nobody has looked at."""
+    """A run in progress, or one that has ended and was not yet waited for."""
 
-    def __init__(self, world: World, arguments: tuple[str, ...], environ: Mapping[str, str], number: int) -> None:
+    def __init__(self, sandbox: Sandbox, arguments: tuple[str, ...], environ: Mapping[str, str], number: int) -> None:
         self.arguments = arguments
-        self._world = world
-        self._streams = (world.folder / f"run-{number}.out", world.folder / f"run-{number}.err")
+        self._sandbox = sandbox
+        self._streams = (sandbox.folder / f"run-{number}.out", sandbox.folder / f"run-{number}.err")
         self._began = time.monotonic()
         with self._streams[0].open("wb") as out, self._streams[1].open("wb") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "provisioner", *arguments],
-                cwd=world.folder,
+                cwd=sandbox.folder,
                 env=dict(environ),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -181,7 +181,7 @@ class Running:
         self._watch.join()
 
     def wait(self, timeout: float = 60.0) -> Completed:
-        """Wait for its end and check the world's invariant."""
+        """Wait for its end and check the sandbox's invariant."""
         try:
             returncode = self.process.wait(timeout)
         finally:
@@ -193,19 +193,19 @@ class Running:
             stderr=self._streams[1].read_text(encoding="utf-8", errors="surrogateescape"),
             seconds=self._ended_at - self._began,
         )
-        self._world.check(completed)
+        self._sandbox.check(completed)
         return completed
 
 
-class World:
-    """Everything one test needs; ask for it with the fixture ``world``.
+class Sandbox:
+    """Everything one test needs; ask for it with the fixture ``sandbox``.
 
     Parameters
     ----------
     folder : Path
         Scratch folder.
     hub : RehearsalHub
-        The Hub of this world.
+        The Hub of this sandbox.
     """
 
     def __init__(self, folder: Path, hub: RehearsalHub) -> None:
@@ -228,7 +228,7 @@ class World:
             running.end()
 
     def _environment(self) -> dict[str, str]:
-        """Return the environment of a person with an account at this hub and nothing else."""
+        """Return the environment of a user with an account at this hub and nothing else."""
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -251,7 +251,7 @@ class World:
             "NO_PROXY": "127.0.0.1",
         }
 
-    # --- what there is -------------------------------------------------------------------------
+    # --- files --------------------------------------------------------------------------------
 
     def publish(
         self,
@@ -343,7 +343,7 @@ class World:
         return path
 
     def expect(self, path: Path, data: bytes) -> None:
-        """Let the invariant know that these bytes, too, are the user's own at that place."""
+        """Let the invariant accept these bytes, too, as the user's own at that path."""
         self._planted.setdefault(path, set()).add(sha256_of(data))
 
     def plant_token(self, path: Path, token: str = TOKEN) -> None:
@@ -352,10 +352,10 @@ class World:
         path.write_text(token + "\n", encoding="utf-8")
         self._secret_files.add(path)
 
-    # --- what the hub saw ----------------------------------------------------------------------
+    # --- the hub's record ----------------------------------------------------------------------
 
     def heads(self) -> list[Recorded]:
-        """Return the questions where a file is."""
+        """Return the HEAD requests that resolve a file."""
         return [each for each in self.hub.requests if each.method == "HEAD" and "/resolve/" in each.path]
 
     def gets(self, wanted: Wanted | None = None) -> list[Recorded]:
@@ -369,7 +369,7 @@ class World:
         return sum(each.bytes_sent for each in self.gets(wanted))
 
     def bytes_served_so_far(self) -> int:
-        """Return the same while requests are under way."""
+        """Return the same while requests are in progress."""
         return sum(each.bytes_sent for each in self.gets())
 
     # --- running -------------------------------------------------------------------------------
@@ -405,14 +405,14 @@ class World:
     def install(
         self, *arguments: str | Path, timeout: float = 60.0, env: Mapping[str, str | None] | None = None
     ) -> Completed:
-        """Run ``install`` into this world's tree."""
+        """Run ``install`` into this sandbox's tree."""
         return self.run("install", *arguments, timeout=timeout, env=env)
 
     def _completed(self, arguments: Sequence[str | Path]) -> tuple[str, ...]:
         given = [str(each) for each in arguments]
-        words = 2 if given[:1] in (["aside"], ["manifest"]) else 1
+        words = 2 if given[:1] in (["backups"], ["aside"], ["manifest"]) else 1
         targeted = {"install", "repair", "plan", "verify", "uninstall", "smoke-test", "manifest lock"}
-        if " ".join(given[:words]) not in targeted and given[:1] != ["aside"]:
+        if " ".join(given[:words]) not in targeted and given[:1] not in (["backups"], ["aside"]):
             return tuple(given)
         if "--manifest" not in given:
             given += ["--manifest", str(self.manifest)]
@@ -459,11 +459,11 @@ class World:
         text = (self.tree / "models" / STATE_FOLDER / "receipt.json").read_text(encoding="utf-8")
         return cast("dict[str, Any]", json.loads(text)["files"])
 
-    def set_aside(self) -> dict[str, Path]:
-        """Return what lies in the aside folder, by its path in the tree."""
-        aside = self.tree / "models" / STATE_FOLDER / "aside"
-        found = [path for path in aside.rglob("*") if not path.is_dir() or path.is_symlink()]
-        return {path.relative_to(aside).as_posix().partition("/")[2]: path for path in found}
+    def backups(self) -> dict[str, Path]:
+        """Return what is in the backups folder, by its path in the tree."""
+        folder = self.tree / "models" / STATE_FOLDER / "aside"
+        found = [path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
+        return {path.relative_to(folder).as_posix().partition("/")[2]: path for path in found}
 
     def snapshot(self) -> dict[str, tuple[int, int, int]]:
         """Return size, mtime and inode of every path in tree and home."""
@@ -477,8 +477,8 @@ class Ahead:
 
     Parameters
     ----------
-    make_world : callable
-        Makes a world that lives as long as the module.
+    make_sandbox : callable
+        Makes a sandbox that lives as long as the module.
     begin : mapping of str to callable
         How to start each case, in the order in which the tests come.
     at_once : int
@@ -486,23 +486,27 @@ class Ahead:
     """
 
     def __init__(
-        self, make_world: Callable[[], World], begin: Mapping[str, Callable[[World], Running]], *, at_once: int = 4
+        self,
+        make_sandbox: Callable[[], Sandbox],
+        begin: Mapping[str, Callable[[Sandbox], Running]],
+        *,
+        at_once: int = 4,
     ) -> None:
-        self._make_world = make_world
+        self._make_sandbox = make_sandbox
         self._begin = begin
         self._at_once = at_once
-        self._started: dict[str, tuple[World, Running]] = {}
+        self._started: dict[str, tuple[Sandbox, Running]] = {}
 
-    def take(self, name: str) -> tuple[World, Completed]:
-        """Return a case's world, and its run after its end."""
+    def take(self, name: str) -> tuple[Sandbox, Completed]:
+        """Return a case's sandbox, and its run after its end."""
         names = list(self._begin)
         first = names.index(name)
         for each in names[first : first + self._at_once]:
             if each not in self._started:
-                world = self._make_world()
-                self._started[each] = world, self._begin[each](world)
-        world, running = self._started[name]
-        return world, running.wait()
+                sandbox = self._make_sandbox()
+                self._started[each] = sandbox, self._begin[each](sandbox)
+        sandbox, running = self._started[name]
+        return sandbox, running.wait()
 
 
 def _texts_below(*folders: Path) -> Iterator[Path]:

@@ -1,8 +1,8 @@
-"""A whole studio for tests: the three files of Klein in small, a stand-in for ComfyUI, a recorded card, a toy index.
+"""A whole setup for tests: Klein's three files in small, a stand-in for ComfyUI, a recorded GPU, small wheels.
 
-The command that runs is the real one.  Where an environment shall come about, or ComfyUI be fetched, a small driver
-runs it with three things exchanged: the probe, which no toy torch can pass, the table's pinned release, and how an
-environment gets its pip, for unpacking and then updating the one Python brings takes half a minute.
+The command is the real one.  Where an environment is made or ComfyUI is fetched, a small driver runs it with three
+parts replaced: the probe, which no fake torch can pass, the table's pinned release, and how an environment gets its
+pip, because unpacking and updating the one that Python brings takes half a minute.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 
 from provisioner.core.models import Gpu, Machine
 from tests.support.builders import recording_of
+from tests.support.sandbox import ROOT, Completed, Sandbox, Wanted, tensors
 from tests.support.wheels import Toy, ToyIndex
-from tests.support.world import ROOT, Completed, Wanted, World, tensors
 
 GIT = {
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -52,7 +52,7 @@ from tests.support import quick_venv
 
 probe, pinned, *arguments = sys.argv[1:]
 environments.PROBE = Path(probe)
-quick_venv.exchange()
+quick_venv.use()
 table = inspect_comfyui.read_table()
 release = ComfyRelease(**json.loads(pinned))
 inspect_comfyui.read_table = lambda: replace(table, pinned=release, releases=(release,))
@@ -84,7 +84,7 @@ TORCH = (
     Toy(name="torch", version="2.15.0+cu130", cuda="13.0", padding=100_000),
     Toy(name="torchvision", version="0.29.2+cu130", requires=("torch==2.15.0",)),
     Toy(name="torchaudio", version="2.11.0+cu130"),
-)  # the newest that the torch table has for the card
+)  # the newest that the torch table has for this GPU
 EINOPS = Toy(name="einops", version="0.8.1")
 
 
@@ -104,7 +104,7 @@ KLEIN = (MODEL, ENCODER, VAE)  # under the names that the recorded server lists
 
 
 def rtx_4070(**changes: object) -> Machine:
-    """Return a Linux machine with one card that the torch table serves."""
+    """Return a Linux machine with one GPU that the torch table supports."""
     card = Gpu(vendor="nvidia", name="NVIDIA GeForce RTX 4070", index=0, compute_capability=(8, 9))
     machine = Machine(
         os="linux",
@@ -120,12 +120,12 @@ def rtx_4070(**changes: object) -> Machine:
 
 
 def index_of_toys() -> ToyIndex:
-    """Return an index with a torch set for that card and what the stand-in's requirements ask for."""
+    """Return an index with a torch set for that GPU and the stand-in's requirements."""
     return ToyIndex([*TORCH, EINOPS])
 
 
 def git(folder: Path, *words: str) -> str:
-    """Run git in a folder, without anybody's settings; return what it says."""
+    """Run git in a folder, without the user's settings; return its output."""
     done = subprocess.run(
         ["git", "-C", folder, *words], capture_output=True, text=True, check=True, env={**os.environ, **GIT}
     )
@@ -182,12 +182,12 @@ class Upstream:
         return path
 
 
-class Studio:
-    """A world with the three files, a recorded card, an index and a release of the stand-in.
+class SetupFixture:
+    """A sandbox with the three files, a recorded GPU, an index and a release of the stand-in.
 
     Parameters
     ----------
-    world : World
+    sandbox : Sandbox
         Its hub gets the files.
     index : ToyIndex
         Where wheels come from.
@@ -195,36 +195,36 @@ class Studio:
         Where ComfyUI comes from.
     """
 
-    def __init__(self, world: World, index: ToyIndex, upstream: Upstream) -> None:
-        world.publish(*KLEIN)
-        self.world, self.index, self.upstream = world, index, upstream
-        self.tree = world.tree
-        self.environment = world.tree / ".venv"
-        self.pictures = world.home / "data" / "klein-setup" / "pictures"
+    def __init__(self, sandbox: Sandbox, index: ToyIndex, upstream: Upstream) -> None:
+        sandbox.publish(*KLEIN)
+        self.sandbox, self.index, self.upstream = sandbox, index, upstream
+        self.tree = sandbox.tree
+        self.environment = sandbox.tree / ".venv"
+        self.pictures = sandbox.home / "data" / "klein-setup" / "pictures"
         self.runs = 0
-        write_tree(world.folder, {"driver.py": DRIVER, "probe.py": PROBE})
+        write_tree(sandbox.folder, {"driver.py": DRIVER, "probe.py": PROBE})
         self.set_machine()
-        world.environ |= {
+        sandbox.environ |= {
             **GIT,
-            "KLEIN_SETUP_MACHINE": str(world.folder / "machine.json"),
+            "KLEIN_SETUP_MACHINE": str(sandbox.folder / "machine.json"),
             "PIP_INDEX_URL": index.url,
             "PIP_CONFIG_FILE": os.devnull,
             "PATH": f"{Path(sys.executable).resolve().parent}{os.pathsep}{os.environ['PATH']}",
         }
         for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
-            world.environ.pop(name, None)
+            sandbox.environ.pop(name, None)
 
     def set_machine(self, **changes: object) -> None:
-        """Record the machine, with what is said of it changed."""
+        """Record the machine with changed values."""
         text = recording_of(rtx_4070(**changes))
-        (self.world.folder / "machine.json").write_text(text, encoding="utf-8")
+        (self.sandbox.folder / "machine.json").write_text(text, encoding="utf-8")
 
     def arguments(self, *given: str | Path, source: str | Path | None = None) -> list[str]:
         """Return a whole command line: manifest, tree, hub, index and ComfyUI's source where the command has them."""
         words = [str(each) for each in given]
-        words += ["--manifest", str(self.world.manifest), "--comfyui", str(self.tree)]
+        words += ["--manifest", str(self.sandbox.manifest), "--comfyui", str(self.tree)]
         if words[0] in {"install", "repair", "plan"}:
-            words += ["--endpoint", self.world.hub.endpoint, "--comfyui-source", str(source or self.upstream.path)]
+            words += ["--endpoint", self.sandbox.hub.endpoint, "--comfyui-source", str(source or self.upstream.path)]
         if words[0] in {"install", "repair", "plan", "smoke-test"}:
             words += ["--torch-index", self.index.url]
         return words
@@ -234,13 +234,13 @@ class Studio:
     ) -> subprocess.Popen[str]:
         """Start the driver; both its streams are one."""
         self.runs += 1
-        driver = [str(self.world.folder / "driver.py"), str(self.world.folder / "probe.py")]
+        driver = [str(self.sandbox.folder / "driver.py"), str(self.sandbox.folder / "probe.py")]
         words = [*driver, json.dumps(self.upstream.release), *self.arguments(*given, source=source)]
-        with (self.world.folder / f"driven-{self.runs}.err").open("w") as errors:
+        with (self.sandbox.folder / f"driven-{self.runs}.err").open("w") as errors:
             return subprocess.Popen(
                 [sys.executable, *words],
-                cwd=self.world.folder,
-                env={**self.world.environ, **(env or {})},
+                cwd=self.sandbox.folder,
+                env={**self.sandbox.environ, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -250,7 +250,7 @@ class Studio:
     def run(
         self, *given: str | Path, source: str | Path | None = None, env: Mapping[str, str] | None = None
     ) -> Completed:
-        """Run the driver to its end and check the world's invariant."""
+        """Run the driver to its end and check the sandbox's invariant."""
         began = time.monotonic()
         process = self.start(*given, source=source, env=env)
         said, _ = process.communicate(timeout=120)
@@ -258,16 +258,16 @@ class Studio:
             arguments=tuple(map(str, given)),
             returncode=process.returncode,
             stdout=said,
-            stderr=(self.world.folder / f"driven-{self.runs}.err").read_text(encoding="utf-8"),
+            stderr=(self.sandbox.folder / f"driven-{self.runs}.err").read_text(encoding="utf-8"),
             seconds=time.monotonic() - began,
         )
-        self.world.check(completed)
+        self.sandbox.check(completed)
         return completed
 
 
 @contextmanager
-def a_tree_of_somebodys(tree: Path, **files: str) -> Iterator[Path]:
-    """Make a stand-in tree that has a Python of its own and no git."""
+def existing_tree(tree: Path, **files: str) -> Iterator[Path]:
+    """Make a stand-in tree that has its own Python and no git."""
     write_tree(tree, {**PROGRAM, **files})
     (tree / "custom_nodes").mkdir(exist_ok=True)
     (tree / "models").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""What was set aside: listed with its reason, put back byte for byte, cleared only when told to."""
+"""Backups: listed with their reason, put back byte for byte, deleted only when told to."""
 
 from __future__ import annotations
 
@@ -19,18 +19,14 @@ from provisioner.commands.backups import (
 from provisioner.commands.run import Options, Run, open_run
 from provisioner.commands.session import Session, Settings
 from provisioner.core.errors import AnswerNeededError, FileInUseError, HashMismatchError, StorageError, UsageError
-from provisioner.core.models import (
-    BackupEntry,
-    ComfyTarget,
-    HubCacheTarget,
-)
+from provisioner.core.models import BackupEntry, ComfyTarget, HubCacheTarget
 from provisioner.files.store import set_aside as aside
 from provisioner.files.store.file_store import FileStore
 from provisioner.files.store.set_aside import list_backups, save_pieces
 from provisioner.report.json_document import document
 from provisioner.report.outcome import Report
 from tests.support.builders import artifact, comfy_file, comfy_target, file_system, sha256
-from tests.support.world import World, tensors
+from tests.support.sandbox import Sandbox, tensors
 
 OLD, NEW = b"old " * 300, b"new " * 300
 VAE = artifact(NEW)
@@ -274,23 +270,22 @@ def test_clearing_follows_no_link(tmp_path: Path) -> None:
 # --- the command -----------------------------------------------------------------------------------
 
 
-def job_of(world: World, *, assume_yes: bool = False) -> Run:
-    session = Session(settings=Settings(remembers=False), environ=world.environ)
-    options = Options(manifest=str(world.manifest), comfyui=world.tree, assume_yes=assume_yes)
+def run_of(sandbox: Sandbox, *, assume_yes: bool = False) -> Run:
+    session = Session(settings=Settings(remembers=False), environ=sandbox.environ)
+    options = Options(manifest=str(sandbox.manifest), comfyui=sandbox.tree, assume_yes=assume_yes)
     return open_run(session, options)
 
 
 def entries_of(report: Report) -> tuple[BackupEntry, ...]:
-    entries = dict(report.extra)["aside"]
-    assert isinstance(entries, tuple)
-    return entries
+    assert report.backups is not None
+    return report.backups
 
 
 @pytest.fixture
-def run(world: World) -> Run:
-    world.publish(NEW)
-    replaced(world.tree / "models")
-    return job_of(world)
+def run(sandbox: Sandbox) -> Run:
+    sandbox.publish(NEW)
+    replaced(sandbox.tree / "models")
+    return run_of(sandbox)
 
 
 def test_the_list_is_in_the_document(run: Run) -> None:
@@ -316,17 +311,17 @@ def test_clearing_asks_and_no_keeps_everything(run: Run) -> None:
 
     with pytest.raises(AnswerNeededError):
         run_backups_clear(run, ask=no, say=lambda line: None)
-    assert asked == ["Delete 1 thing that was set aside (1.20 kB) for good?"]
+    assert asked == ["Delete 1 backup (1.20 kB) for good?"]
     assert len(entries_of(run_backups_list(run))) == 1
 
 
-def test_clearing_with_yes_asks_nothing_and_says_what_was_freed(world: World, run: Run) -> None:
+def test_clearing_with_yes_asks_nothing_and_says_what_was_freed(sandbox: Sandbox, run: Run) -> None:
     said: list[str] = []
-    agreed = job_of(world, assume_yes=True)
+    agreed = run_of(sandbox, assume_yes=True)
     for _ in range(2):
         run_backups_clear(agreed, ask=lambda question: False, say=said.append)
     assert entries_of(run_backups_list(run)) == ()
-    assert said == ["1.20 kB were freed.", "Nothing is set aside."]
+    assert said == ["1.20 kB were freed.", "There are no backups."]
 
 
 def test_an_entry_is_found_by_every_name_that_means_only_one(tmp_path: Path) -> None:
@@ -336,9 +331,9 @@ def test_an_entry_is_found_by_every_name_that_means_only_one(tmp_path: Path) -> 
     for name in (one.id, str(one.path)):
         assert find_entry([one, two], name) == one
     assert find_entry([one], one.was) == find_entry([one], str(tmp_path / one.was)) == one
-    with pytest.raises(UsageError, match="means 2 things"):
+    with pytest.raises(UsageError, match="means 2 backups"):
         find_entry([one, two], one.was)
-    with pytest.raises(UsageError, match="is called 'nothing'"):
+    with pytest.raises(UsageError, match="no backup called 'nothing'"):
         find_entry([one, two], "nothing")
 
 
@@ -355,21 +350,21 @@ def test_every_root_that_has_an_aside_is_looked_at(tmp_path: Path) -> None:
 # --- the command -------------------------------------------------------------------------------------
 
 
-def test_the_command_lists_restores_and_clears(world: World) -> None:
-    (wanted,) = world.publish(tensors(2000))
+def test_the_command_lists_restores_and_clears(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(tensors(2000))
     theirs = tensors(2000, seed=1)
-    world.plant(world.path(), theirs)
-    assert world.run("repair").returncode == 0
-    listed = world.run("aside", "list")
-    (entry,) = world.run("aside", "list", "--json").json["details"]["aside"]
+    sandbox.plant(sandbox.path(), theirs)
+    assert sandbox.run("repair").returncode == 0
+    listed = sandbox.run("backups", "list")
+    (entry,) = sandbox.run("aside", "list", "--json").json["details"]["aside"]
     assert listed.returncode == 0
     assert f"vae/{wanted.name}" in listed.stdout
     assert "other bytes of the right size" in listed.said
-    assert world.run("aside", "restore", entry["id"]).returncode == 0
-    assert world.path().read_bytes() == theirs
-    refused = world.run("aside", "clear")
+    assert sandbox.run("backups", "restore", entry["id"]).returncode == 0
+    assert sandbox.path().read_bytes() == theirs
+    refused = sandbox.run("backups", "clear")
     assert (refused.returncode, refused.said.count("--yes")) == (2, 1)  # nobody to ask, so nothing goes
-    assert sha256(wanted.data) in {sha256(path.read_bytes()) for path in world.set_aside().values()}
-    assert world.run("aside", "clear", "--yes").returncode == 0
-    assert world.set_aside() == {}
-    assert world.path().read_bytes() == theirs
+    assert sha256(wanted.data) in {sha256(path.read_bytes()) for path in sandbox.backups().values()}
+    assert sandbox.run("backups", "clear", "--yes").returncode == 0
+    assert sandbox.backups() == {}
+    assert sandbox.path().read_bytes() == theirs
