@@ -40,13 +40,15 @@ from provisioner.environment.installer import (
     Wheel,
     announced_bytes,
     explain_failure,
-    installer_environment,
     is_gap,
     offline_error,
     page_failures,
-    parse_pip_settings,
     parse_report,
     route_to,
+)
+from provisioner.environment.pip_settings import (
+    installer_environment,
+    parse_pip_settings,
     without_indexes,
     without_network,
 )

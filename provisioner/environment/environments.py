@@ -46,11 +46,10 @@ from provisioner.environment.installer import (
     constraint_value,
     constraint_variables,
     explain_failure,
-    installer_environment,
     offline_error,
     parse_report,
-    without_network,
 )
+from provisioner.environment.pip_settings import installer_environment, without_network
 from provisioner.environment.pythons import ask_python, find_pythons
 from provisioner.environment.state import (
     FAMILY,

@@ -108,6 +108,7 @@ LAYER_OF = {
     "smoke_test.vram": "effect",
     "manifest": "decision",
     "manifest.shipped": "effect",
+    "manifest.table_source": "value",
     "identify": "decision",
     "disk": "effect",
     "disk.os_errors": "decision",

@@ -33,12 +33,14 @@ from provisioner.environment.installer import (
     announced_bytes,
     constraint_variables,
     explain_failure,
-    installer_environment,
     is_gap,
     page_failures,
-    parse_pip_settings,
     parse_report,
     route_to,
+)
+from provisioner.environment.pip_settings import (
+    installer_environment,
+    parse_pip_settings,
     without_indexes,
     without_network,
 )
