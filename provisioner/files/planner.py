@@ -79,6 +79,11 @@ def plan(manifest: Manifest, wanted: ArtifactSet, machine: Machine | None, inven
     )
 
 
+def no_steps(manifest: Manifest, wanted: ArtifactSet, target: Target) -> FilesPlan:
+    """Return the plan of a run that is not about files: nobody looked at them."""
+    return FilesPlan(manifest=manifest, set=wanted, target=target, steps=(), checks=())
+
+
 def select_set(manifest: Manifest, choice: str | None, machine: Machine | None) -> ArtifactSet:
     """Return the set of that id, the manifest's default for None, or for ``auto`` the first the machine can run.
 

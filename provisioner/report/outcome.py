@@ -169,7 +169,7 @@ def label_of(destination: Destination) -> str:
     return destination.relative.as_posix() if isinstance(destination, ComfyFile) else destination.filename
 
 
-_ONLY_SHOWN = ("--json", "--quiet", "--verbose", "--no-color")
+_ONLY_SHOWN = ("--json", "--quiet", "--verbose", "--no-color", "--dry-run")
 """Options that change only what is shown."""
 
 # --- what to run next --------------------------------------------------------------------------
@@ -199,7 +199,8 @@ def _next_verb(report: Report) -> str | None:
         case "interrupted":
             return report.command
         case "planned":
-            return "install" if report.plan is not None and report.plan.steps else None
+            needs_work = report.plan is not None and report.plan.steps
+            return ("uninstall" if report.command == "uninstall" else "install") if needs_work else None
         case "ok":
             return "verify" if report.command in {"install", "repair"} else None
         case _:

@@ -277,7 +277,7 @@ def report_blocks(report: Report, *, is_quiet: bool = False) -> list[Block]:
     if is_quiet:
         rows = [row for row in rows if row.cells[0].style in {"bad", "warn"}]
         findings = tuple(each for each in findings if each.severity == "problem")
-    preposition = "in" if report.command == "verify" else "into"
+    preposition = {"verify": "in", "uninstall": "from"}.get(report.command, "into")
     head = [] if is_quiet else [_heading(report.command.capitalize(), plan, preposition), BLANK]
     grid = Grid(columns=_FILE_COLUMNS, rows=tuple(rows))
     gap = [BLANK] if rows or findings else []
@@ -389,7 +389,7 @@ def _failed_words(report: Report) -> str:
 
 def _ok_words(report: Report, plan: Plan) -> str:
     if not plan.is_about_files:
-        return "Everything requested is done."
+        return "Everything requested is done." if plan.steps else "Nothing to do."
     number = len(plan.set.artifacts)
     files = f"All {number} files are" if number > 1 else "The one file is"
     words = f"{files} correct ({human_bytes(plan.set.size)})."
