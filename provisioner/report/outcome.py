@@ -31,6 +31,7 @@ DEFAULT_MANIFEST = "flux2-klein-4b"
 """What ``--manifest`` means when it is not given."""
 
 ReportStatus = Literal["ok", "planned", "findings", "failed", "interrupted"]
+EnvironmentAction = Literal["make", "put-back", "make-anew", "none"]
 
 # --- the report --------------------------------------------------------------------------------
 
@@ -40,7 +41,7 @@ class EnvironmentResult:
     """What an environment needed, and what it is now."""
 
     path: Path
-    action: str  # "make", "put-back", "make-anew", "none"
+    action: EnvironmentAction
     reason: str  # a clause
     torch: TorchChoice
     receipt: EnvironmentReceipt | None  # None: there is no environment of ours yet
