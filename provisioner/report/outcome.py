@@ -200,7 +200,7 @@ def _next_verb(report: Report) -> str | None:
         case "interrupted":
             return report.command
         case "planned":
-            return "install" if report.plan is not None and report.plan.steps else None
+            return "install" if report.plan is not None and report.plan.to_do else None
         case "ok":
             return "verify" if report.command in {"install", "repair"} else None
         case _:
@@ -209,7 +209,7 @@ def _next_verb(report: Report) -> str | None:
 
 def _remedy_verb(report: Report) -> str | None:
     plan = report.plan
-    files_are_wrong = plan is not None and bool(plan.steps or any(check.status != "ok" for check in plan.checks))
+    files_are_wrong = plan is not None and bool(plan.file_steps or any(check.status != "ok" for check in plan.checks))
     return remedy_verb(all_findings(report), files_are_wrong=files_are_wrong)
 
 

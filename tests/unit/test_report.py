@@ -45,7 +45,7 @@ from provisioner.core.models import (
     SpaceNeed,
     Target,
 )
-from provisioner.plan.steps import Plan
+from provisioner.plan.steps import KeepComfyUI, Plan
 from provisioner.report.changes import ChangesSince
 from provisioner.report.json_document import document, error_entry, event_line
 from provisioner.report.json_value import json_value
@@ -471,7 +471,10 @@ def test_the_next_command_follows_from_what_came_of_this_one(
 
 def test_nothing_is_suggested_without_a_plan_or_with_an_empty_one() -> None:
     assert next_command(Report(command="verify", status="findings", exit_status=1)) is None
-    assert next_command(Report(command="plan", status="planned", exit_status=0, plan=plan(is_done=True))) is None
+    done = plan(is_done=True)
+    assert next_command(Report(command="plan", status="planned", exit_status=0, plan=done)) is None
+    kept = replace(done, steps=(KeepComfyUI(folder=Path("/c"), version="0.33.0", reason="no update was asked for"),))
+    assert next_command(Report(command="plan", status="planned", exit_status=0, plan=kept)) is None
 
 
 @pytest.mark.parametrize(
