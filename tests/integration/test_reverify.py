@@ -168,7 +168,7 @@ def test_a_picture_that_no_longer_comes_is_told_with_what_moved_and_nothing_is_r
         page = setup.run("verify")
         assert states(setup.tree) == state
     assert page.returncode == 9
-    for words in ("ComfyUI's own files were edited", "New custom nodes: theirs.py.", "No good picture", "import name"):
+    for words in ("ComfyUI's own files were edited", "New custom nodes: theirs.py.", "No correct image", "import name"):
         assert words in page.said
     assert "still correct" not in page.said
 
