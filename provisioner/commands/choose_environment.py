@@ -21,7 +21,7 @@ from provisioner.core.models import (
 )
 from provisioner.environment.state import EnvironmentReceipt, Observation, drift, judge_probe
 from provisioner.plan.steps import KeepEnvironment, MakeEnvironment, Plan, RepairEnvironment
-from provisioner.report.outcome import EnvironmentCheck, EnvironmentResult, Report
+from provisioner.report.outcome import EnvironmentAction, EnvironmentCheck, EnvironmentResult, Report
 from provisioner.torch.builds import App, TorchBuild, TorchChoice
 from provisioner.torch.choose import TorchOptions, choose_torch
 
@@ -199,7 +199,7 @@ def with_environment(report: Report, plan: Plan, receipt: EnvironmentReceipt | N
     step = next((each for each in plan.steps if isinstance(each, _ENVIRONMENT_STEPS)), None)
     if step is None or step.choice is None:
         return report
-    action = "none"
+    action: EnvironmentAction = "none"
     if isinstance(step, RepairEnvironment):
         action = "put-back"
     elif isinstance(step, MakeEnvironment):

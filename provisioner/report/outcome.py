@@ -31,6 +31,7 @@ DEFAULT_MANIFEST = "flux2-klein-4b"
 """What ``--manifest`` means when it is not given."""
 
 ReportStatus = Literal["ok", "planned", "findings", "failed", "interrupted"]
+EnvironmentAction = Literal["make", "put-back", "make-anew", "none"]
 
 # --- the report --------------------------------------------------------------------------------
 
@@ -40,7 +41,7 @@ class EnvironmentResult:
     """What an environment needed, and what it is now."""
 
     path: Path
-    action: str  # "make", "put-back", "make-anew", "none"
+    action: EnvironmentAction
     reason: str  # a clause
     torch: TorchChoice
     receipt: EnvironmentReceipt | None  # None: there is no environment of ours yet
@@ -199,8 +200,8 @@ def _next_verb(report: Report) -> str | None:
         case "interrupted":
             return report.command
         case "planned":
-            needs_work = report.plan is not None and report.plan.steps
-            return ("uninstall" if report.command == "uninstall" else "install") if needs_work else None
+            has_work = report.plan is not None and report.plan.to_do
+            return ("uninstall" if report.command == "uninstall" else "install") if has_work else None
         case "ok":
             return "verify" if report.command in {"install", "repair"} else None
         case _:
@@ -209,7 +210,7 @@ def _next_verb(report: Report) -> str | None:
 
 def _remedy_verb(report: Report) -> str | None:
     plan = report.plan
-    files_are_wrong = plan is not None and bool(plan.steps or any(check.status != "ok" for check in plan.checks))
+    files_are_wrong = plan is not None and bool(plan.file_steps or any(check.status != "ok" for check in plan.checks))
     return remedy_verb(all_findings(report), files_are_wrong=files_are_wrong)
 
 

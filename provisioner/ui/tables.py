@@ -422,9 +422,6 @@ def _findings_words(report: Report) -> str:
 
 
 def _planned_words(plan: Plan | None) -> str:
-    steps = (
-        [] if plan is None else [step for step in plan.steps if not isinstance(step, (KeepComfyUI, KeepEnvironment))]
-    )
-    if plan is None or not steps:
+    if plan is None or not plan.to_do:
         return "Nothing to do."
-    return f"Nothing was changed. {count(len(steps), 'step')}, {human_bytes(plan.bytes_to_fetch)} to fetch."
+    return f"Nothing was changed. {count(len(plan.to_do), 'step')}, {human_bytes(plan.bytes_to_fetch)} to fetch."
