@@ -188,4 +188,4 @@ def test_a_defect_says_where_to_send_its_log() -> None:
     for log_path, said in (("/logs/x.txt", "Send the log /logs/x.txt to"), (None, "Report it to")):
         blocks = defect_blocks(ValueError("x"), log_path=log_path, issues_url=ISSUES_URL)
         text = "".join(part.text for line in laid_out(blocks, width=None) for part in line)
-        assert f"{said} {ISSUES_URL}, with what you did." in text
+        assert f"{said} {ISSUES_URL}, and say what you did." in text
