@@ -97,7 +97,7 @@ def run_backups_clear(
     ask, say : callable
         Asks before anything goes; told in a line what was freed.
     older_than_s : float, optional
-        Only what was set aside so many seconds ago or earlier.
+        Only backups that are at least so many seconds old.
     now_s : callable
         The time, in seconds since 1970.
 

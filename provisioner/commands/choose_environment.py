@@ -146,7 +146,7 @@ def apply_environment(
 
 
 def check_environment(session: Session, machine: Machine, where: Path) -> tuple[tuple[Finding, ...], bool]:
-    """Say what changed in an environment of ours since it was proven and whether it still computes.
+    """Return what changed in an environment of ours since it was verified, and whether it still computes.
 
     Returns
     -------

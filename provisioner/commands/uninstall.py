@@ -1,4 +1,4 @@
-"""Undoing what runs of ours did: files, environment and ComfyUI go as far as receipts say that they are ours."""
+"""``klein-setup uninstall``: removes what receipts say is ours: files, environment and ComfyUI."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PARTS = frozenset({"files", "environment", "comfyui"})
 _WHY_KEPT = {
     "adopted": "it was there before klein-setup",
-    "changed": "it changed after klein-setup proved it",
+    "changed": "it changed after klein-setup verified it",
 }
 
 

@@ -199,7 +199,7 @@ def _is_misplaced(check: Check, copy: LocalCopy, inventory: Inventory) -> bool:
 
 
 def _kind_of(path: Path, target: Target) -> str | None:
-    """Return the kind of model folder a path lies in; None outside of all of them, and for what was set aside.
+    """Return the kind of model folder a path lies in; None outside of all of them, and for backups.
 
     A folder of a custom node's own is no kind that is known here, so what lies there is nobody's mistake.
     """
