@@ -13,12 +13,7 @@ from typing import TYPE_CHECKING
 from provisioner.commands.run import Run
 from provisioner.commands.session import Session
 from provisioner.core.errors import EXIT_FINDINGS, UnsupportedMachineError
-from provisioner.core.models import (
-    ComfyTarget,
-    Finding,
-    Machine,
-    Target,
-)
+from provisioner.core.models import ComfyTarget, Finding, Machine, Target
 from provisioner.environment.state import EnvironmentReceipt, Observation, drift, judge_probe
 from provisioner.plan.steps import KeepEnvironment, MakeEnvironment, Plan, RepairEnvironment
 from provisioner.report.outcome import EnvironmentAction, EnvironmentCheck, EnvironmentResult, Report

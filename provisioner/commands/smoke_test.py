@@ -24,14 +24,7 @@ from provisioner.core.errors import (
     SmokeTestError,
     UsageError,
 )
-from provisioner.core.models import (
-    ComfyTarget,
-    Finding,
-    Gpu,
-    HubCacheTarget,
-    HubFile,
-    Machine,
-)
+from provisioner.core.models import ComfyTarget, Finding, Gpu, HubCacheTarget, HubFile, Machine
 from provisioner.files.layout import destination_for
 from provisioner.report.outcome import Report
 from provisioner.smoke_test.graph import (

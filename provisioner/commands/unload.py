@@ -6,9 +6,7 @@ from pathlib import Path
 
 from provisioner.commands.run import Run
 from provisioner.core.errors import SmokeTestError
-from provisioner.core.models import (
-    ComfyTarget,
-)
+from provisioner.core.models import ComfyTarget
 from provisioner.report.outcome import Report
 
 DEFAULT_SERVER = "http://127.0.0.1:8188"

@@ -17,10 +17,7 @@ from provisioner.commands.smoke_test import SmokeTestOptions, check_server, gene
 from provisioner.commands.verify_all import check_pairing, look_at_everything
 from provisioner.commands.verify_files import run_verify
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, KleinError, SmokeTestError, UsageError
-from provisioner.core.models import (
-    ComfyTarget,
-    Finding,
-)
+from provisioner.core.models import ComfyTarget, Finding
 from provisioner.report.changes import (
     Change,
     ChangesSince,
