@@ -6,7 +6,6 @@ its name last.  It refuses packages that the locked list does not name by hash, 
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import errno
 import importlib.util
@@ -22,28 +21,10 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+ROOT = Path(__file__).resolve().parents[1]
 BUILDING = "building-"
 PATH_FILE = "klein-setup-checkout.pth"
 
-# How pip reaches an index; the only settings of the user's that are kept.  Whatever the index, hashes decide.
-KEPT_PIP_SETTINGS = frozenset(
-    {
-        "cache-dir",
-        "cert",
-        "client-cert",
-        "default-timeout",
-        "extra-index-url",
-        "find-links",
-        "index-url",
-        "keyring-provider",
-        "no-cache-dir",
-        "no-index",
-        "proxy",
-        "retries",
-        "timeout",
-        "trusted-host",
-    }
-)
 
 NETWORK_SIGNS = (
     "connection",
@@ -104,40 +85,6 @@ def say(line: str) -> None:
 
 
 # --- what pip is told --------------------------------------------------------------------------
-
-
-def parse_pip_configuration(text: str) -> dict[str, str]:
-    """Return the kept settings out of what ``pip config list`` printed; the environment's win over the files'.
-
-    >>> parse_pip_configuration("global.index-url='https://mirror.example/simple'")
-    {'index-url': 'https://mirror.example/simple'}
-    >>> parse_pip_configuration("install.user='true'")
-    {}
-    """
-    found: dict[str, tuple[int, str]] = {}
-    for line in text.splitlines():
-        match = re.fullmatch(r"(global|install|:env:)\.([a-z-]+)=('.*'|\".*\")", line.strip())
-        if match is None or match[2] not in KEPT_PIP_SETTINGS:
-            continue
-        rank = ("global", "install", ":env:").index(match[1])
-        if match[2] not in found or rank >= found[match[2]][0]:
-            found[match[2]] = (rank, " ".join(str(ast.literal_eval(match[3])).split()))
-    return {name: value for name, (_, value) in found.items()}
-
-
-def pip_environment(environ: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment pip runs in: the user's, where of pip's own settings only `settings` remain.
-
-    ``PIP_USER``, ``PIP_TARGET``, ``PIP_PREFIX``, ``PIP_REQUIRE_VIRTUALENV``, ``PIP_NO_DEPS`` and their like, from
-    the environment or from a file, would send the packages elsewhere or leave some out.
-    """
-    dropped = ("PIP_", "PYTHON", "__PYVENV_LAUNCHER__")
-    kept = {name: value for name, value in environ.items() if not name.upper().startswith(dropped)}
-    kept["PIP_CONFIG_FILE"] = os.devnull  # documented: no configuration file at all is read
-    kept["PYTHONUTF8"] = "1"  # pip's output is decoded as UTF-8 below
-    for name, value in settings.items():
-        kept["PIP_" + name.upper().replace("-", "_")] = value
-    return kept
 
 
 def without_passwords(text: str) -> str:
@@ -212,12 +159,17 @@ def create(folder: Path) -> None:
 
 def install(python: Path, locked: Path) -> None:
     """Install the locked packages, each by its hash, none of them built here."""
+    sys.path.insert(0, str(ROOT))
+    from provisioner.environment.pip_settings import installer_environment, parse_pip_settings
+
     pip = [str(python), "-I", "-m", "pip"]
     status, listed = ask([*pip, "config", "list"])
-    settings = parse_pip_configuration(listed) if status == 0 else {}
+    settings = parse_pip_settings(listed, with_indexes=True) if status == 0 else {}  # hashes decide, whatever the index
     options = ["--quiet", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
     wanted = ["--require-hashes", "--only-binary", ":all:", "--no-deps", "-r", str(locked)]
-    status, output = ask([*pip, "install", *options, *wanted], pip_environment(os.environ, settings))
+    status, output = ask(
+        [*pip, "install", *options, *wanted], installer_environment(os.environ, settings, no_file=os.devnull)
+    )
     if status != 0:
         raise explain_pip_failure(output)
 

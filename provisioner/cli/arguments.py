@@ -172,6 +172,11 @@ def add_repair_parser(subparsers: Subparsers) -> None:
     _add_environment_options(parser)
     _add_comfyui_options(parser)
     _add_image_options(parser)
+    parser.add_argument(
+        "--undo-update",
+        action="store_true",
+        help="only move ComfyUI back to the commit it was at before --update-comfyui",
+    )
     parser.set_defaults(run="repair")
 
 
@@ -326,7 +331,9 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--endpoint", metavar="URL", help="address of the Hub or a mirror (default: HF_ENDPOINT, else the Hub)"
     )
-    group.add_argument("--offline", action="store_true", help="use no network; missing files are listed as an error")
+    group.add_argument(
+        "--offline", action="store_true", help="use no network, not with git or pip either; what is missing is an error"
+    )
 
 
 def _add_environment_folder(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -393,7 +400,11 @@ def _add_change_options(parser: argparse.ArgumentParser) -> None:
         "--connections", type=_connections, default=8, metavar="N", help="largest number of connections (default: 8)"
     )
     group.add_argument(
-        "--limit-rate", type=_rate, metavar="RATE", help="largest rate in bytes per second, in total: 10M, 500k"
+        "--limit-rate",
+        type=_rate,
+        metavar="RATE",
+        help="largest rate in bytes per second, in total, for files, ComfyUI's archive and wheels: 10M, 500k; not for "
+        "git, nor for a pip older than 25.3",
     )
     group.add_argument(
         "--stall-timeout",

@@ -84,7 +84,7 @@ def _install(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
     from provisioner.commands.run import open_run
 
     session = _session(arguments, ui, cancelled)
-    run = open_run(session, _options(arguments), composer=session.manifest_cache.keep)
+    run = open_run(session, _options(arguments))
     _check_locked(arguments, run)
     return run_install(run, _install_options(arguments, run), _run_ui(ui))
 
@@ -95,7 +95,11 @@ def _repair(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
     from provisioner.commands.unload import unload_running_server
 
     session = _session(arguments, ui, cancelled)
-    run = open_run(session, _options(arguments), composer=session.manifest_cache.keep)
+    run = open_run(session, _options(arguments))
+    if arguments.undo_update:
+        from provisioner.commands.undo_update import run_undo_update
+
+        return run_undo_update(run, ask=ui.ask, say=ui.say)
     report = run_install(run, _install_options(arguments, run), _run_ui(ui), "repair")
     unload_running_server(run, report, arguments.server)
     return report
@@ -175,8 +179,7 @@ def _verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
     from provisioner.commands.verify_files import run_verify
 
     session = _session(arguments, ui, cancelled)
-    composer = session.manifest_cache.recall if arguments.quick else session.manifest_cache.keep
-    run = open_run(session, _options(arguments), with_machine=arguments.set_id == "auto", composer=composer)
+    run = open_run(session, _options(arguments), with_machine=arguments.set_id == "auto")
     _check_locked(arguments, run)
     if arguments.quick:  # a tenth of a second is its whole budget
         return run_verify(run, is_quick=True)

@@ -17,8 +17,6 @@ PythonOrigin = Literal["portable", ".venv", "venv", "env", "beside", "active"]
 """Where a tree's Python was found: in the portable build, in the tree, beside the tree, or the one in use (conda)."""
 
 Way = Literal["git", "archive"]
-FileMode = Literal["100644", "100755", "120000"]
-"""git's mode of a file: plain, executable, link."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,17 +73,15 @@ class ComfyCheckout:
     kind: CheckoutKind
     tree: Path | None = None  # the folder with main.py
     version: str | None = None  # "0.33.0"
-    version_read_from: str | None = None  # "comfyui_version.py", "pyproject.toml", "git"
     commit: str | None = None
     branch: str | None = None
     has_git: bool = False  # the tree has a ``.git`` of its own
     local_changes: tuple[str, ...] | None = None  # changed files that git tracks; None where git was not run
     pythons: tuple[ComfyPython, ...] = ()
     custom_nodes: tuple[str, ...] = ()
-    has_requirements: bool = False
-    receipt: CheckoutReceipt | None = None  # of what klein-setup installed here
+    receipt: CheckoutReceipt | None = None  # of what we made here
     rollback_point: RollbackPoint | None = None
-    notes: tuple[str, ...] = ()  # sentences: what is not known, and why
+    why_unknown: str | None = None  # why `local_changes` is not known: "git is not installed"
 
     @property
     def has_local_changes(self) -> bool | None:

@@ -11,6 +11,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from packaging.utils import canonicalize_name
+
 from provisioner.comfyui.checkout_models import CheckoutKind, CheckoutPlan, ComfyCheckout
 from provisioner.comfyui.release_models import ComfyRelease, ComfyTable
 from provisioner.comfyui.releases import is_at_least
@@ -27,7 +29,6 @@ from provisioner.core.errors import (
 from provisioner.core.models import Finding, Remedy
 from provisioner.core.redact import printable, redact
 from provisioner.core.units import count, listing
-from provisioner.environment.state import normal_name
 
 NEEDED_FOLDERS = (
     "custom_nodes",
@@ -117,7 +118,7 @@ def requirements_to_install(
         name = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line)
         if name is None:
             return False
-        return normal_name(name[0]) not in family or normal_name(name[0]) in present
+        return canonicalize_name(name[0]) not in family or canonicalize_name(name[0]) in present
 
     return tuple(filter(is_wanted, lines)), tuple(line for line in lines if not is_wanted(line))
 
@@ -245,19 +246,6 @@ def _judge_python(checkout: ComfyCheckout) -> list[Finding]:
     ]
 
 
-def notes_on_checkout(checkout: ComfyCheckout) -> tuple[str, ...]:
-    """Return sentences about a tree that ask for nothing: where it stands, what its owner changed."""
-    said = [*checkout.notes]
-    if checkout.local_changes:
-        said.append(
-            f"{count(len(checkout.local_changes), 'file')} of ComfyUI itself "
-            f"{'was' if len(checkout.local_changes) == 1 else 'were'} changed: {_some(checkout.local_changes)}."
-        )
-    if checkout.custom_nodes:
-        said.append(f"{count(len(checkout.custom_nodes), 'custom node')}: {_some(checkout.custom_nodes)}.")
-    return tuple(said)
-
-
 # --- planning ----------------------------------------------------------------------------------
 
 
@@ -301,9 +289,10 @@ def _plan_update(checkout: ComfyCheckout, pinned: ComfyRelease) -> CheckoutPlan:
             hint=_how_to_update(checkout)[1],
         )
     if checkout.local_changes is None:
+        because = "" if checkout.why_unknown is None else f": {checkout.why_unknown.rstrip('.')}"
         return CheckoutPlan(
             action="refuse",
-            reason="it is not known whether its files were changed",
+            reason=f"it is not known whether its files were changed{because}",
             hint="Install git, and make sure that the folder belongs to you.",
         )
     if checkout.local_changes and is_whole:

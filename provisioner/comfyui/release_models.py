@@ -10,18 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from provisioner.core.models import Download
+from provisioner.manifest.table_source import TableSource
 
 NodeUse = Literal["always", "distilled", "guided", "whole-decode", "tiled-decode"]
 """When our graph uses a node: always, at guidance 1, at any other, with one of the two ways to decode."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComfySource:
-    """Where facts were read."""
-
-    id: str
-    what: str
-    read_on: str  # ISO date
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +59,8 @@ class ComfyTable:
     minimum: VersionBound  # below it Klein does not load
     advised: VersionBound  # below it Klein loads, with the fault in ``because``
     nodes: tuple[NodeNeed, ...]
-    sources: tuple[ComfySource, ...]
+    sources: tuple[TableSource, ...]
 
     def release(self, version: str) -> ComfyRelease | None:
         """Return the release of that version, or None."""
         return next((each for each in self.releases if each.version == version), None)
-
-    def release_at(self, commit: str) -> ComfyRelease | None:
-        """Return the release of that commit, or None: most commits of a checkout are no release."""
-        return next((each for each in self.releases if each.commit == commit), None)

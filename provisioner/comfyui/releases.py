@@ -7,11 +7,10 @@ and does not run git.  ``manifests/README.md`` explains every key.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
 from itertools import pairwise
-from typing import TypeVar, get_args
+from typing import get_args
 
-from provisioner.comfyui.release_models import ComfyRelease, ComfySource, ComfyTable, NodeNeed, NodeUse, VersionBound
+from provisioner.comfyui.release_models import ComfyRelease, ComfyTable, NodeNeed, NodeUse, VersionBound
 from provisioner.manifest.strict_yaml import (
     DOWNLOAD,
     LINE,
@@ -29,6 +28,7 @@ from provisioner.manifest.strict_yaml import (
     shown,
     whole_number,
 )
+from provisioner.manifest.table_rows import DATE, SOURCE_IDS, report_repeated, rows_of, sources_of
 
 SCHEMA_VERSION = 1
 """The version of the table's format this program reads."""
@@ -51,13 +51,10 @@ _SYNONYMS = {
     "url": "repository",
 }
 
-_T = TypeVar("_T")
 
 _VERSION = matching("a quoted version like '0.33.0'", r"(0|[1-9][0-9]{0,4})(\.(0|[1-9][0-9]{0,4})){2}")
 _COMMIT = hex_digits("a commit", 40, "is a branch or a tag, which moves")
 _TREE = hex_digits("a git tree", 40)
-_DATE = matching("a quoted date like '2026-11-23'", r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
-_ID = matching("a short name of a-z, 0-9, '.' and '-'", r"[a-z0-9][a-z0-9.-]{0,63}")
 _CLASS = matching("the name of a node class like UNETLoader", r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _INPUT = matching("the name of an input like unet_name", r"[a-z_][a-z0-9_]{0,63}")
 _REPOSITORY = matching(
@@ -66,7 +63,6 @@ _REPOSITORY = matching(
 )
 _SCHEMA_VERSION = whole_number(str(SCHEMA_VERSION), SCHEMA_VERSION, SCHEMA_VERSION)
 _USES: tuple[NodeUse, ...] = get_args(NodeUse)
-_SOURCE_IDS = list_of(_ID, "a list of ids out of 'sources'")
 
 
 # --- versions -------------------------------------------------------------------------------------
@@ -99,26 +95,15 @@ def is_at_least(version: str, bound: str) -> bool | None:
 # --- the mappings ---------------------------------------------------------------------------------
 
 
-def _source(place: Place) -> ComfySource:
-    fields = Fields(place)
-    value = ComfySource(
-        id=fields.required("id", _ID),
-        what=fields.required("what", LINE),
-        read_on=fields.required("read_on", _DATE),
-    )
-    fields.close(_SYNONYMS)
-    return value
-
-
 def _release(place: Place) -> ComfyRelease:
     fields = Fields(place)
     value = ComfyRelease(
         version=fields.required("version", _VERSION),
         commit=fields.required("commit", _COMMIT),
         tree=fields.optional("tree", _TREE, None),
-        released=fields.optional("released", _DATE, None),
+        released=fields.optional("released", DATE, None),
         note=fields.optional("note", PROSE, None),
-        sources=fields.required("sources", _SOURCE_IDS),
+        sources=fields.required("sources", SOURCE_IDS),
     )
     fields.close(_SYNONYMS)
     return value
@@ -129,7 +114,7 @@ def _bound(place: Place) -> VersionBound:
     value = VersionBound(
         version=fields.required("version", _VERSION),
         because=fields.required("because", LINE),
-        sources=fields.required("sources", _SOURCE_IDS),
+        sources=fields.required("sources", SOURCE_IDS),
     )
     fields.close(_SYNONYMS)
     return value
@@ -141,27 +126,16 @@ def _node(place: Place) -> NodeNeed:
         class_type=fields.required("class", _CLASS),
         inputs=fields.required("inputs", list_of(_INPUT, "a list of the inputs our graph gives")),
         use=fields.optional("use", one_of(_USES), "always"),
-        sources=fields.required("sources", _SOURCE_IDS),
+        sources=fields.required("sources", SOURCE_IDS),
     )
     fields.close(_SYNONYMS)
-    _refuse_twins(place, "inputs", value.inputs)
+    report_repeated(place, "inputs", value.inputs)
     return value
 
 
-def _rows(read: Callable[[Place], _T], what: str) -> Kind[tuple[_T, ...]]:
-    """Return the kind of a list of mappings; unreadable rows are left out and reported."""
-    rows = list_of(Kind[_T | None](what, read, None), f"a list; each entry is {what}")
-
-    def keep(place: Place) -> tuple[_T, ...]:
-        return tuple(each for each in rows.read(place) if each is not None)
-
-    return Kind(rows.expected, keep, ())
-
-
 _BOUND = Kind("a mapping of version, because and sources", _bound, VersionBound(version="", because=""))
-_RELEASES = _rows(_release, "a mapping of version, commit and sources")
-_NODES = _rows(_node, "a mapping of class, inputs and sources")
-_SOURCES = _rows(_source, "a mapping of id, what and read_on")
+_RELEASES = rows_of(_release, "a mapping of version, commit and sources")
+_NODES = rows_of(_node, "a mapping of class, inputs and sources")
 
 
 # --- the whole ------------------------------------------------------------------------------------
@@ -180,7 +154,7 @@ def _table(place: Place) -> ComfyTable:
         minimum=fields.required("minimum", _BOUND),
         advised=fields.required("advised", _BOUND),
         nodes=fields.required("nodes", _NODES),
-        sources=fields.required("sources", _SOURCES),
+        sources=fields.required("sources", sources_of(_SYNONYMS)),
     )
     fields.close(_SYNONYMS)
     _check_uniqueness(place, value)
@@ -202,21 +176,13 @@ def _pinned(place: Place, version: str, releases: tuple[ComfyRelease, ...]) -> C
     return found
 
 
-def _refuse_twins(place: Place, key: str, values: Iterable[object]) -> None:
-    seen: set[object] = set()
-    for each in values:
-        if each in seen:
-            place.complain(f"names {shown(str(each))} twice; expected every entry once", key)
-        seen.add(each)
-
-
 def _check_uniqueness(place: Place, table: ComfyTable) -> None:
-    _refuse_twins(place, "releases", (each.version for each in table.releases if each.version))
-    _refuse_twins(place, "releases", (each.commit for each in table.releases if each.commit))
-    _refuse_twins(place, "releases", (each.tree for each in table.releases if each.tree))
+    report_repeated(place, "releases", (each.version for each in table.releases if each.version))
+    report_repeated(place, "releases", (each.commit for each in table.releases if each.commit))
+    report_repeated(place, "releases", (each.tree for each in table.releases if each.tree))
     uses = (f"{each.class_type} for {each.use}" for each in table.nodes if each.class_type)
-    _refuse_twins(place, "nodes", uses)
-    _refuse_twins(place, "sources", (each.id for each in table.sources if each.id))
+    report_repeated(place, "nodes", uses)
+    report_repeated(place, "sources", (each.id for each in table.sources if each.id))
 
 
 def _check_order(place: Place, table: ComfyTable) -> None:

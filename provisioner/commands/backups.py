@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,6 @@ from provisioner.core.errors import EXIT_OK, UsageError
 from provisioner.core.models import BackupEntry, ComfyTarget, HubCacheTarget, Target
 from provisioner.core.units import count, human_bytes, listing
 from provisioner.report.outcome import Report
-
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def backup_roots(target: Target) -> tuple[Path, ...]:
@@ -78,8 +75,6 @@ def run_backups_clear(
     *,
     ask: Ask,
     say: Callable[[str], None],
-    older_than_s: float | None = None,
-    now_s: Callable[[], float] = time.time,
 ) -> Report:
     """Delete backups for good, after a yes.
 
@@ -91,10 +86,6 @@ def run_backups_clear(
         Which entries, as for `run_backups_restore`; all of them if empty.
     ask, say : callable
         Asks before anything goes; told in a line what was freed.
-    older_than_s : float, optional
-        Only backups that are at least so many seconds old.
-    now_s : callable
-        The time, in seconds since 1970.
 
     Raises
     ------
@@ -105,9 +96,6 @@ def run_backups_clear(
     """
     found = _entries(run)
     chosen = tuple(dict.fromkeys(find_entry(found, name) for name in names)) if names else found
-    if older_than_s is not None:
-        limit = time.strftime(_TIME, time.gmtime(now_s() - older_than_s))
-        chosen = tuple(entry for entry in chosen if entry.time and entry.time <= limit)
     if not chosen:
         say("There are no backups.")
         return _report(run, "aside clear", ())

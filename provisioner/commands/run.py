@@ -25,7 +25,6 @@ from provisioner.files import planner
 from provisioner.files.observe import Depth, Observer
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import read_manifest_text
-from provisioner.manifest.strict_yaml import Composer, compose
 from provisioner.plan.steps import Plan
 from provisioner.report.outcome import Report, ReportStatus
 
@@ -93,13 +92,13 @@ class Run:
 # --- what a run is about ---------------------------------------------------------------------------
 
 
-def load_manifest(name: str, composer: Composer = compose) -> Manifest:
+def load_manifest(name: str) -> Manifest:
     """Return a manifest by its id or its file; raises ManifestError or UsageError."""
     text, file = read_manifest_text(name)
-    return parse_manifest(text, file=file, composer=composer)
+    return parse_manifest(text, file=file)
 
 
-def open_run(session: Session, options: Options, *, with_machine: bool = True, composer: Composer = compose) -> Run:
+def open_run(session: Session, options: Options, *, with_machine: bool = True) -> Run:
     """Return the run that the options ask for: its manifest, set, target and machine.  Changes nothing.
 
     Parameters
@@ -108,15 +107,13 @@ def open_run(session: Session, options: Options, *, with_machine: bool = True, c
         What to work with, and what is asked for.
     with_machine : bool
         Look at the machine where the manifest sets conditions.
-    composer : callable, optional
-        How the manifest's text is read; see `manifest.manifest_cache`.
 
     Raises
     ------
     ManifestError, UsageError
         What was asked for does not exist or does not fit together.
     """
-    manifest = load_manifest(options.manifest, composer)
+    manifest = load_manifest(options.manifest)
     asks = options.set_id == "auto" or any(each.conditions != Conditions() for each in manifest.sets)
     machine = session.machine if with_machine and asks else None
     wanted = _select_set(manifest, options, machine)

@@ -31,11 +31,12 @@ if TYPE_CHECKING:
     from provisioner.comfyui.checkout.checkouts import Checkouts
     from provisioner.core.ports import FileDigest, Finder
     from provisioner.environment.environments import Environments
+    from provisioner.files.download.limiter import RateLimiter
     from provisioner.files.download.transfer import RangeFetcher
+    from provisioner.files.download.whole_file import WholeFiles
     from provisioner.files.engine import Engine
     from provisioner.files.observe import Observer
     from provisioner.files.store.file_store import FileStore
-    from provisioner.manifest.manifest_cache import ManifestCache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,14 +107,6 @@ class Session:
     # --- parts ---------------------------------------------------------------------------------------
 
     @cached_property
-    def manifest_cache(self) -> ManifestCache:
-        """Manifests as they were read before."""
-        from provisioner.disk.locations import state_folder
-        from provisioner.manifest.manifest_cache import ManifestCache
-
-        return ManifestCache(lambda: state_folder() / "manifests")
-
-    @cached_property
     def store(self) -> FileStore:
         """The files."""
         from provisioner.comfyui.tree import check_inside
@@ -132,6 +125,13 @@ class Session:
         )
 
     @cached_property
+    def limiter(self) -> RateLimiter:
+        """What ``--limit-rate`` leaves for everything this run fetches."""
+        from provisioner.files.download.limiter import RateLimiter
+
+        return RateLimiter(self.settings.limit_bytes_s)
+
+    @cached_property
     def fetcher(self) -> RangeFetcher:
         """The network."""
         from provisioner.files.download.http_session import Credentials
@@ -142,11 +142,18 @@ class Session:
         return RangeFetcher(
             credentials=Credentials(token.value if token else None, self.endpoint),
             max_connections=self.settings.max_connections,
-            limit_bytes_s=self.settings.limit_bytes_s,
+            limiter=self.limiter,
             stall_timeout_s=self.settings.stall_timeout_s,
             cancelled=self.cancelled.is_set,
             notice=self.notice,
         )
+
+    @cached_property
+    def whole_files(self) -> WholeFiles:
+        """What brings ComfyUI's archive and wheels."""
+        from provisioner.files.download.whole_file import WholeFiles
+
+        return WholeFiles(limiter=self.limiter, is_offline=self.is_offline, cancelled=self.cancelled.is_set)
 
     def finders(self, target: Target) -> Sequence[Finder]:
         """Where else the same bytes may be: the folders the user named, the HF cache, the tree's other folders."""
@@ -196,6 +203,9 @@ class Session:
         return Environments(
             run=run_process,
             environ=self.environ,
+            # pip knows more ways to reach an index (keyrings), so it fetches the wheels where nothing limits it
+            download=None if self.settings.limit_bytes_s is None else self.whole_files.fetch,
+            is_offline=self.is_offline,
             waits_for_lock=self.settings.wait_for_lock,
             probe_script=self.settings.probe_script or PROBE,
         )
@@ -204,13 +214,13 @@ class Session:
     def checkouts(self) -> Checkouts:
         """The ComfyUI trees of this computer."""
         from provisioner.comfyui.checkout.checkouts import Checkouts
-        from provisioner.files.download.http_session import Credentials, open_session
         from provisioner.machine.process import run_process
 
         return Checkouts(
             run=run_process,
             environ=self.environ,
-            open_session=lambda: open_session(Credentials(None, "")),
+            download=self.whole_files.fetch,
+            is_offline=self.is_offline,
             cancelled=self.cancelled.is_set,
             waits_for_lock=self.settings.wait_for_lock,
         )

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.comfyui.server.failures import findings_in_log, nodes_missing_error
-from provisioner.comfyui.server.launch import Launch
+from provisioner.comfyui.server.launch import Launch, parse_address
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui
 from provisioner.commands.run import Run
 from provisioner.core.errors import (
     EXIT_OK,
     GenerationError,
+    MemoryExhaustedError,
     ModelNotListedError,
     NotWritableError,
     SmokeTestError,
@@ -39,7 +40,7 @@ from provisioner.smoke_test.graph import (
     pick_listed,
 )
 from provisioner.smoke_test.image import judge, read_image, seed_in
-from provisioner.smoke_test.measurement import describe
+from provisioner.smoke_test.measurement import describe, memory_advice
 from provisioner.smoke_test.results import ImageOptions, ModelNames, SmokeTest, Timings
 
 if TYPE_CHECKING:
@@ -172,8 +173,10 @@ def _with_comfyui(
     from provisioner.smoke_test.vram import VramSampler
 
     card = _first_card(machine, run.session.environ)
+    is_here = options.server is None or parse_address(options.server).is_loopback
     with (
         VramSampler(uuid=card.uuid if card else None) as sampler,
+        _advice_on_memory(run, options, machine if is_here else None, sampler),
         _server(run, options, comfyui, environment, machine) as (
             url,
             process,
@@ -475,7 +478,10 @@ def _with_diffusers(
     card = _first_card(machine, run.session.environ)
     output = options.image or _image_path(asked)
     backend = seen.receipt.torch_backend if seen.receipt is not None else None
-    with VramSampler(uuid=card.uuid if card else None) as sampler:
+    with (
+        VramSampler(uuid=card.uuid if card else None) as sampler,
+        _advice_on_memory(run, options, machine, sampler),
+    ):
 
         def hear(event: object) -> None:
             pid = getattr(event, "pid", None)
@@ -514,6 +520,26 @@ def _pipeline_of(run: Run) -> tuple[str, str]:
 
 
 # --- both ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _advice_on_memory(
+    run: Run, options: SmokeTestOptions, machine: Machine | None, sampler: VramSampler
+) -> Iterator[None]:
+    """Give a lack of memory the advice for this card; `machine` is None for a server on another one."""
+    try:
+        yield
+    except MemoryExhaustedError as error:
+        error.hint = memory_advice(
+            error,
+            machine,
+            run.wanted,
+            None if machine is None else sampler.reading,
+            sets=run.manifest.sets,
+            is_tiled=options.has_tiled_decode,
+            reserved_gib=options.reserve_vram_gib,
+        )
+        raise
 
 
 def _first_card(machine: Machine, environ: Mapping[str, str]) -> Gpu | None:

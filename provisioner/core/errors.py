@@ -218,7 +218,7 @@ class ServerError(NetworkError):
 
 
 class OfflineError(NetworkError):
-    """``--offline`` was given and files are missing; the message lists them."""
+    """``--offline`` was given and something would have to be fetched; the message says what."""
 
     code = "offline"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from provisioner.core.models import Artifact, Damage, Destination, FileSystem, LocalCopy, PatchWay, Source, Variant
+from provisioner.core.route import Route
 
 FOUND_IN_PLACE = "found in place"
 """The source in the receipt of a file that klein-setup found: it stays the user's, even after a repair."""
@@ -117,6 +118,27 @@ class RunProcess(Protocol):
         keep_bytes: int = ...,
     ) -> ProcessResult:
         """Run it to its end."""
+
+
+class Download(Protocol):
+    """Brings the file at an address to a path; raises NetworkError, AccessError, IntegrityError, StorageError.
+
+    ``what`` and ``hint`` go into the sentences of an error; ``sha256`` is checked where it is given.
+    """
+
+    def __call__(
+        self,
+        url: str,
+        path: Path,
+        *,
+        what: str,
+        hint: str,
+        most_bytes: int,
+        progress: Callable[[str], None],
+        sha256: str | None = None,
+        route: Route = ...,
+    ) -> None:
+        """Fetch it."""
 
 
 class Part(Protocol):

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
+from provisioner.core.json_reader import FieldError, Fields
+from provisioner.disk.read_json import read_object
+
 _SCHEMA_VERSION = 1
 _LAST_REPORT = "last-report.json"
 
@@ -29,18 +32,17 @@ class LastRun(TypedDict):
 
 def read_last_run(folder: Path) -> LastRun | None:
     """Return what the last run left, or None if nothing readable is there."""
+    document = Fields(read_object(folder / "last-run.json") or {})
     try:
-        document = json.loads((folder / "last-run.json").read_text(encoding="utf-8"))
-        if document["schema_version"] != _SCHEMA_VERSION or document["kind"] not in {"comfyui", "hf_cache"}:
-            return None
+        document.exactly("schema_version", _SCHEMA_VERSION)
         return LastRun(
             schema_version=_SCHEMA_VERSION,
-            kind=str(document["kind"]),
-            path=str(document["path"]),
-            manifest=str(document["manifest"]),
-            set=str(document["set"]),
+            kind=document.choice("kind", ("comfyui", "hf_cache"), "comfyui"),
+            path=document.text("path"),
+            manifest=document.text("manifest"),
+            set=document.text("set"),
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except FieldError:
         return None
 
 
@@ -64,15 +66,8 @@ def read_last_report(folder: Path) -> dict[str, object] | None:
     Only its outermost shape is looked at: an object that says which ``schema_version`` it has.  Whoever shows it has
     to bear with missing keys.
     """
-    try:
-        with (folder / _LAST_REPORT).open("rb") as stream:
-            data = stream.read(LARGEST_REPORT + 1)
-        document = json.loads(data.decode("utf-8")) if len(data) <= LARGEST_REPORT else None
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(document, dict) or not isinstance(document.get("schema_version"), int):
-        return None
-    return document
+    document = read_object(folder / _LAST_REPORT, most=LARGEST_REPORT)
+    return document if document is not None and isinstance(document.get("schema_version"), int) else None
 
 
 def write_last_report(folder: Path, document: Mapping[str, object]) -> bool:

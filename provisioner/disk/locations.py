@@ -109,12 +109,12 @@ def usual_comfyui_trees(
     drives : sequence of Path
         Roots of the drives of a Windows computer.
     """
-    manifest_cache = [home / "Documents"]
+    documents = [home / "Documents"]
     if system == "windows" and environ.get("OneDrive"):
-        manifest_cache.append(Path(environ["OneDrive"]) / "Documents")  # Windows may keep ManifestCache there
-    places = [cwd, home / "ComfyUI", home / "comfy" / "ComfyUI", *(folder / "ComfyUI" for folder in manifest_cache)]
+        documents.append(Path(environ["OneDrive"]) / "Documents")  # Windows may keep Documents there
+    places = [cwd, home / "ComfyUI", home / "comfy" / "ComfyUI", *(folder / "ComfyUI" for folder in documents)]
     if system == "windows":
-        for folder in (home, home / "Desktop", home / "Downloads", *manifest_cache, *drives):
+        for folder in (home, home / "Desktop", home / "Downloads", *documents, *drives):
             places.append(folder / "ComfyUI_windows_portable" / "ComfyUI")
         places += [drive / "ComfyUI" for drive in drives]
     places += [folder / "Packages" / "ComfyUI" for folder in _stability_matrix_folders(home, environ, system, drives)]

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
+import random
 import re
 import threading
 import time
@@ -17,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+
+from packaging.utils import canonicalize_name
 
 from provisioner.core.errors import (
     CommandError,
@@ -28,7 +32,8 @@ from provisioner.core.errors import (
     NotTheFileError,
     UsageError,
 )
-from provisioner.core.ports import ProcessResult, RunProcess
+from provisioner.core.ports import Download, ProcessResult, RunProcess
+from provisioner.core.retries import FEW_RETRIES, Retries
 from provisioner.core.units import count, human_bytes, listing
 from provisioner.environment.installed import own_folders, parse_metadata, python_in, read_distributions
 from provisioner.environment.installer import (
@@ -36,12 +41,17 @@ from provisioner.environment.installer import (
     Wheel,
     announced_bytes,
     explain_failure,
-    installer_environment,
     is_gap,
+    offline_error,
     page_failures,
-    parse_pip_settings,
     parse_report,
+    route_to,
+)
+from provisioner.environment.pip_settings import (
+    installer_environment,
+    parse_pip_settings,
     without_indexes,
+    without_network,
 )
 from provisioner.environment.pythons import ask_python
 from provisioner.environment.state import (
@@ -49,7 +59,6 @@ from provisioner.environment.state import (
     Distribution,
     Observation,
     complaints_about_tags,
-    normal_name,
     pinned,
     wanted_versions,
 )
@@ -59,15 +68,12 @@ from provisioner.torch.builds import TorchBuild, TorchSet
 Progress = Callable[[str], None]
 """Told one line at a time what goes on."""
 
-FetchWheel = Callable[[Wheel, Path, Progress], None]
-"""Brings one wheel to a path, proven by its SHA-256; raises NetworkError, IntegrityError, StorageError."""
-
 VENV_TIMEOUT_S = 600.0
 ASK_TIMEOUT_S = 120.0
 INSTALL_TIMEOUT_S = 3 * 3600.0
 _RESOLVE_TIMEOUT_S = 3600.0  # an index without PEP 658 makes pip fetch the wheels for it
 _FETCH_TIMEOUT_S = 6 * 3600.0
-_ATTEMPTS = 3
+_LARGEST_WHEEL_BYTES = 16 * 1024**3
 _LOG_BYTES = 16 * 1024 * 1024
 
 # The first pip whose ``--dry-run`` asks an index for metadata only; 25.2 still fetches every wheel (both tried).  Since
@@ -81,8 +87,9 @@ class BuildContext:
 
     run: RunProcess
     environ: Mapping[str, str]  # the person's
-    fetch_wheel: FetchWheel | None  # pip where None
-    pause_s: float  # before a broken download is tried again
+    download: Download | None = None  # brings the wheels; pip where None
+    is_offline: bool = False  # nothing is fetched
+    retries: Retries = FEW_RETRIES  # of a broken download
 
 
 def pip_settings(context: BuildContext, python: Path) -> dict[str, str]:
@@ -132,6 +139,9 @@ class Builder:
             settings["index-url"] = index_url
         if self._extra is not None:
             settings["extra-index-url"] = self._extra
+        if self._context.is_offline:
+            here = f"{self._settings.get('find-links', '')} {self._work.wheels.as_uri()}"
+            settings = without_network({**settings, "find-links": here})
         env = installer_environment(self._context.environ, settings, temporary=self._work.temporary, no_file=os.devnull)
         command = [self._python, "-I", "-m", "pip", *words]
         return self._context.run(command, timeout_s=timeout_s, env=env, on_line=on_line)
@@ -151,7 +161,7 @@ class Builder:
 
     def improve_pip(self) -> None:
         """Bring a pip that resolves without fetching, from the person's own index; go on without where it has none."""
-        if self._pip_version() >= _GOOD_PIP:
+        if self._context.is_offline or self._pip_version() >= _GOOD_PIP:
             return
         wanted = f"pip>={_GOOD_PIP[0]}.{_GOOD_PIP[1]}"
         done = self._pip(
@@ -195,6 +205,8 @@ class Builder:
                     index_url=build.index_url,
                 )
             return releases, wheels
+        if first is not None and self._context.is_offline:
+            raise offline_error(first, "find the torch set") from first
         raise first or UsageError("The torch build names no set of releases.")
 
     def _resolve_one(self, releases: TorchSet, build: TorchBuild) -> tuple[Wheel, ...]:
@@ -203,7 +215,9 @@ class Builder:
         except EntryNotFoundError as error:
             # Mirrors of the torch index lack a dependency at times (pytorch/pytorch#193491); versions with a local part
             # exist on the torch index only, so that the default index cannot slip in a torch of its own.
-            if build.local_tag is None or build.index_url is None or self._extra is not None or not is_gap(error):
+            if self._extra is not None or self._context.is_offline or not is_gap(error):
+                raise
+            if build.local_tag is None or build.index_url is None:
                 raise
             self._extra = self._settings.get("index-url", DEFAULT_INDEX)
             self._progress(f"{error.context.get('requirement')} is missing there; taking it from the default index.")
@@ -214,6 +228,8 @@ class Builder:
         self._progress(f"Asking {'the index' if build.index_url else 'the default index'} for {listing(wanted)}.")
         if self._pip_version() >= _GOOD_PIP:
             return self._resolve_by_metadata(wanted, build.index_url)
+        if self._context.download is not None:
+            self._progress("The pip of this Python fetches the wheels by itself, without a limit.")
         return self._resolve_by_fetching(wanted, build.index_url)
 
     def _resolve_by_metadata(self, wanted: Sequence[str], index_url: str | None) -> tuple[Wheel, ...]:
@@ -266,25 +282,33 @@ class Builder:
             if wheel in held:
                 continue
             self._progress(f"Wheel {number} of {len(wheels)}: {wheel.label}.")
-            self._insist(partial(self._fetch_one, wheel, index_url))
+            self._fetch_one(wheel, index_url)
 
     def _insist(self, action: Callable[[], None]) -> None:
-        for attempt in range(1, _ATTEMPTS + 1):
+        for failures in itertools.count(1):
             try:
                 action()
                 return
             except NetworkError as error:
-                if attempt == _ATTEMPTS:
+                pause_s = self._context.retries.pause_s(failures, jitter=random.random())  # noqa: S311 - spreads retries
+                if pause_s is None:
                     raise
-                self._progress(f"{error} Trying again ({attempt + 1} of {_ATTEMPTS}).")
-                time.sleep(self._context.pause_s * 2 ** (attempt - 1))
+                self._progress(f"{error} Trying again in {pause_s:.2g} s.")
+                time.sleep(pause_s)
 
     def _fetch_one(self, wheel: Wheel, index_url: str | None) -> None:
         destination = self._work.wheels / wheel.file_name
-        if self._context.fetch_wheel is not None:
-            self._context.fetch_wheel(wheel, destination, self._progress)
+        if self._context.download is not None and wheel.url.startswith(("https:", "http:")):
+            bring(
+                self._context,
+                wheel,
+                destination,
+                self._settings,
+                index_url or self._settings.get("index-url"),
+                self._progress,
+            )
         else:
-            self._fetch_with_pip(wheel, index_url)
+            self._insist(partial(self._fetch_with_pip, wheel, index_url))
         if not destination.is_file():
             raise NotTheFileError(f"pip brought another file than {wheel.file_name}.", path=str(destination))
         if wheel.sha256 is not None and _sha256(destination) != wheel.sha256:
@@ -386,6 +410,29 @@ class Builder:
 # --- small things --------------------------------------------------------------------------------------
 
 
+def bring(
+    context: BuildContext,
+    wheel: Wheel,
+    destination: Path,
+    settings: Mapping[str, str],
+    index_url: str | None,
+    progress: Progress,
+) -> None:
+    """Bring one wheel by the context's `download`, which a limit of the rate holds for; raises as `Download`."""
+    if context.download is None:
+        raise AssertionError
+    context.download(
+        wheel.url,
+        destination,
+        what=wheel.label,
+        hint="Check the user name and the password in the index address, or take another index (`--torch-index`).",
+        most_bytes=_LARGEST_WHEEL_BYTES,
+        sha256=wheel.sha256,
+        route=route_to(wheel.url, settings, index_url),
+        progress=progress,
+    )
+
+
 def _is_whole(path: Path, wheel: Wheel) -> bool:
     return wheel.sha256 is not None and path.is_file() and _sha256(path) == wheel.sha256
 
@@ -396,7 +443,7 @@ def read_wheel(path: Path) -> Wheel:
         with zipfile.ZipFile(path) as archive:
             inside = next(name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
             headers = parse_metadata(archive.read(inside).decode("utf-8", "replace"))
-        name, version = normal_name(headers["name"]), headers["version"]
+        name, version = canonicalize_name(headers["name"]), headers["version"]
     except (zipfile.BadZipFile, StopIteration, KeyError) as error:
         raise NotTheFileError(f"{path.name} is no wheel.", path=str(path)) from error
     return Wheel(name=name, version=version, url=path.as_uri(), sha256=_sha256(path))

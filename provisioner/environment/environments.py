@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Literal
 
 from provisioner.core.errors import CommandError, IntegrityError, KleinError, UnsupportedMachineError, UsageError
-from provisioner.core.models import Finding, Machine
-from provisioner.core.ports import RunProcess
+from provisioner.core.models import STATE_FOLDER, Finding, Machine
+from provisioner.core.ports import Download, RunProcess
 from provisioner.core.redact import redact
+from provisioner.core.retries import FEW_RETRIES, Retries
 from provisioner.core.units import listing
 from provisioner.environment.build import (
     ASK_TIMEOUT_S,
@@ -29,8 +30,8 @@ from provisioner.environment.build import (
     VENV_TIMEOUT_S,
     BuildContext,
     Builder,
-    FetchWheel,
     Progress,
+    bring,
     only_news,
     pip_settings,
 )
@@ -45,8 +46,10 @@ from provisioner.environment.installer import (
     constraint_value,
     constraint_variables,
     explain_failure,
-    installer_environment,
+    offline_error,
+    parse_report,
 )
+from provisioner.environment.pip_settings import installer_environment, without_network
 from provisioner.environment.pythons import ask_python, find_pythons
 from provisioner.environment.state import (
     FAMILY,
@@ -79,11 +82,13 @@ from provisioner.environment.swap import (
 )
 from provisioner.torch.builds import TorchBuild, TorchSet
 
-__all__ = ["Environments", "FetchWheel", "Installer", "Progress"]
+__all__ = ["Environments", "Installer", "Progress"]
 
 Installer = Literal["pip", "uv"]
 PROBE = Path(__file__).with_name("probe_script.py")
 
+_REPORT = Path(STATE_FOLDER, "packages.json")  # what pip would install
+_ARRIVING = Path(STATE_FOLDER, "arriving")  # wheels of packages, until they are installed
 _PROBE_TIMEOUT_S = 600.0  # the first import of a CUDA torch from a slow disk takes minutes
 _TOLERATED_WITHOUT_DEVICE = frozenset({"probe-no-device"})
 
@@ -104,23 +109,26 @@ class Environments:
         The person's environment variables.
     home : Path
         Where Pythons are looked for, beside the PATH.
-    fetch_wheel : FetchWheel, optional
-        Brings the wheels; pip does it where None.
+    download : Download, optional
+        Brings the wheels of the torch set; pip does it where None.
+    is_offline : bool
+        ``--offline``: what is not on this computer is an error.
     probe_script : Path
         What proves an environment.
     waits_for_lock : bool
         Wait while another run works on the same environment; else LockHeldError.
-    pause_s : float
-        Seconds before a broken download is tried again, doubled each time.
+    retries : Retries
+        How often a broken download is tried again.
     """
 
     run: RunProcess
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     home: Path = field(default_factory=Path.home)
-    fetch_wheel: FetchWheel | None = None
+    download: Download | None = None
+    is_offline: bool = False
     probe_script: Path = PROBE
     waits_for_lock: bool = True
-    pause_s: float = 2.0
+    retries: Retries = FEW_RETRIES
 
     # --- making ----------------------------------------------------------------------------------
 
@@ -263,9 +271,8 @@ class Environments:
     def install(
         self,
         where: Path,
-        requirements: Sequence[str] = (),
+        requirements: Sequence[str],
         *,
-        files: Sequence[Path] = (),
         installer: Installer = "pip",
         progress: Progress = _silent,
     ) -> None:
@@ -277,8 +284,6 @@ class Environments:
             The environment.
         requirements : sequence of str
             ``"diffusers>=0.37"``.
-        files : sequence of Path
-            Requirements files.
         installer : "pip" or "uv"
             What installs them.
         progress : callable
@@ -300,27 +305,62 @@ class Environments:
             if before.python is None:
                 raise CommandError(f"{where} is no usable environment: {before.broken or 'there is none'}")
             words: list[str | Path] = [*requirements]
-            for file in files:
-                words += ["-r", str(file)]
             if before.constraints is not None:
                 words += ["-c", str(where / CONSTRAINTS)]
-            what = listing([*requirements, *(file.name for file in files)])
-            self._install_with(before.python.path, words, what, uv, progress)
+            what = listing(requirements)
+            try:
+                self._install_with(where, before.python.path, words, what, uv, progress)
+            finally:
+                remove_tree(where / _ARRIVING)
+                (where / _REPORT).unlink(missing_ok=True)
             self._hold(before, self.observe(where))
 
     def _install_with(
-        self, python: Path, words: Sequence[str | Path], what: str, uv: Path | None, progress: Progress
+        self, where: Path, python: Path, words: Sequence[str | Path], what: str, uv: Path | None, progress: Progress
     ) -> None:
         settings = pip_settings(self._context, python)
+        if self.is_offline and uv is None:
+            settings = without_network(settings)
         env = installer_environment(self.environ, settings, no_file=os.devnull)
+        if self.download is not None and not self.is_offline:
+            words = [*words, *self._brought(where, python, words, what, settings, env, progress)]
         if uv is None:
             command: list[str | Path] = [python, "-I", "-m", "pip", "install", "--progress-bar", "off", *words]
         else:
             command = [uv, "pip", "install", "--python", python, *_uv_index_words(settings), *words]
+            command += ["--offline"] if self.is_offline else []
         progress(f"Installing {what}.")
         done = self.run(command, timeout_s=INSTALL_TIMEOUT_S, env=env, on_line=only_news(progress))
         if done.returncode != 0:
-            raise explain_failure(done.last_lines, doing=f"install {what}", index_url=settings.get("index-url"))
+            error = explain_failure(done.last_lines, doing=f"install {what}", index_url=settings.get("index-url"))
+            raise offline_error(error, f"install {what}") if self.is_offline else error
+
+    def _brought(
+        self,
+        where: Path,
+        python: Path,
+        words: Sequence[str | Path],
+        what: str,
+        settings: Mapping[str, str],
+        env: Mapping[str, str],
+        progress: Progress,
+    ) -> list[str]:
+        """Bring the wheels that pip would fetch, by `download`; return requirements that mean these files."""
+        report, folder = where / _REPORT, where / _ARRIVING
+        remove_tree(folder)  # of a run that was killed
+        progress(f"Asking the index for {what}.")
+        done = self.run(
+            [python, "-I", "-m", "pip", "install", "--dry-run", "--progress-bar", "off", "--report", report, *words],
+            timeout_s=INSTALL_TIMEOUT_S,
+            env=env,
+        )
+        if done.returncode != 0:
+            raise explain_failure(done.last_lines, doing=f"find {what}", index_url=settings.get("index-url"))
+        wheels = [each for each in parse_report(report.read_text(encoding="utf-8")) if each.file_name.endswith(".whl")]
+        folder.mkdir(parents=True, exist_ok=True)
+        for wheel in wheels:
+            bring(self._context, wheel, folder / wheel.file_name, settings, settings.get("index-url"), progress)
+        return [f"{wheel.name} @ {(folder / wheel.file_name).as_uri()}" for wheel in wheels]
 
     def _hold(self, before: Observation, after: Observation) -> None:
         """Raise where an installation moved the torch set in spite of everything."""
@@ -441,7 +481,13 @@ class Environments:
 
     @property
     def _context(self) -> BuildContext:
-        return BuildContext(run=self.run, environ=self.environ, fetch_wheel=self.fetch_wheel, pause_s=self.pause_s)
+        return BuildContext(
+            run=self.run,
+            environ=self.environ,
+            download=self.download,
+            is_offline=self.is_offline,
+            retries=self.retries,
+        )
 
     # --- parts -------------------------------------------------------------------------------------
 

@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from provisioner.environment.state import FAMILY, Distribution, SecondTorch, normal_name
+from packaging.utils import canonicalize_name
+
+from provisioner.environment.state import FAMILY, Distribution, SecondTorch
 from provisioner.environment.swap import read_text
 
 _METADATA_BYTES = 256 * 1024  # the headers stand first; torch's METADATA has about 30 kB
@@ -53,7 +55,7 @@ def _read_one(info: Path) -> Distribution | None:
     name, version = headers.get("name"), headers.get("version")
     if not name or not version:
         return None
-    name = normal_name(name)
+    name = canonicalize_name(name)
     built, cuda = _read_version_file(info.parent / name / "version.py") if name in FAMILY else (None, None)
     return Distribution(name=name, version=version, location=info.parent, built_version=built, cuda=cuda)
 

@@ -6,13 +6,13 @@ what to install, from where, or where to, would make another environment than th
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urldefrag, urlsplit
+
+from packaging.utils import canonicalize_name
 
 from provisioner.core.errors import (
     CommandError,
@@ -22,39 +22,20 @@ from provisioner.core.errors import (
     KleinError,
     NotTheFileError,
     NotWritableError,
+    OfflineError,
     RateLimitedError,
     ServerError,
     UnauthorizedError,
     UnreachableError,
 )
+from provisioner.core.json_reader import FieldError, Fields, parse_object
 from provisioner.core.redact import printable, redact
+from provisioner.core.route import Route
 from provisioner.core.units import listing
-from provisioner.environment.state import FAMILY, normal_name
+from provisioner.environment.pip_settings import Settings
+from provisioner.environment.state import FAMILY
 
 DEFAULT_INDEX = "https://pypi.org/simple"
-
-# How pip reaches a network, whatever it fetches.
-_NETWORK_SETTINGS = frozenset(
-    {
-        "cache-dir",
-        "cert",
-        "client-cert",
-        "default-timeout",
-        "keyring-provider",
-        "no-cache-dir",
-        "proxy",
-        "retries",
-        "timeout",
-        "trusted-host",
-    }
-)
-# Where it looks for packages: a mirror of the default index.  Never for the torch set, whose index was decided on.
-_INDEX_SETTINGS = frozenset({"extra-index-url", "find-links", "index-url", "no-index"})
-
-# Anything that says which Python, which folder, or what else is importable.
-_DROPPED = ("PIP_", "PYTHON", "UV_", "__PYVENV_LAUNCHER__", "VIRTUAL_ENV", "CONDA_PREFIX", "PIPX_")
-
-Settings = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,68 +67,23 @@ class Wheel:
 # --- settings ----------------------------------------------------------------------------------
 
 
-def without_indexes(settings: Settings) -> dict[str, str]:
-    """Return the settings without those that say where to look for packages."""
-    return {name: value for name, value in settings.items() if name not in _INDEX_SETTINGS}
+def route_to(url: str, settings: Settings, index_url: str | None) -> Route:
+    """Return how a person's pip settings say that a wheel's server is reached.
 
-
-def parse_pip_settings(text: str, *, with_indexes: bool) -> dict[str, str]:
-    r"""Return the settings to keep out of what ``pip config list`` printed; the environment's win over the files'.
-
-    Parameters
-    ----------
-    text : str
-        Lines such as ``global.proxy='http://proxy:3128'`` and ``:env:.index-url='...'``.
-    with_indexes : bool
-        Keep also where packages are looked for.
-
-    Examples
-    --------
-    >>> parse_pip_settings("global.index-url='https://mirror.example/simple'", with_indexes=True)
-    {'index-url': 'https://mirror.example/simple'}
-    >>> parse_pip_settings("global.index-url='https://mirror.example'\ninstall.user='true'", with_indexes=False)
-    {}
+    The name and the password of the index are sent to its own origin only; pip leaves them out of its report.
     """
-    wanted = _NETWORK_SETTINGS | (_INDEX_SETTINGS if with_indexes else frozenset())
-    found: dict[str, tuple[int, str]] = {}
-    for line in text.splitlines():
-        match = re.fullmatch(r"(global|install|:env:)\.([a-z-]+)=('.*'|\".*\")", line.strip())
-        if match is None or match[2] not in wanted:
-            continue
-        rank = ("global", "install", ":env:").index(match[1])
-        if match[2] not in found or rank >= found[match[2]][0]:
-            found[match[2]] = (rank, " ".join(str(ast.literal_eval(match[3])).split()))
-    return {name: value for name, (_, value) in found.items()}
-
-
-def installer_environment(
-    environ: Mapping[str, str], settings: Settings, *, temporary: Path | None = None, no_file: str = "/dev/null"
-) -> dict[str, str]:
-    """Return the environment an installer runs in.
-
-    Parameters
-    ----------
-    environ : mapping
-        The user's variables.  Of those, everything of pip's, uv's and Python's own is left out.
-    settings : mapping
-        pip's settings to put back, as `parse_pip_settings` gives them.
-    temporary : Path, optional
-        Where temporary files go.  pip unpacks wheels of gigabytes there, and ``/tmp`` is often small and in memory.
-    no_file : str
-        ``os.devnull``: named as configuration file, it makes pip read no other.
-    """
-    kept = {name: value for name, value in environ.items() if not name.upper().startswith(_DROPPED)}
-    kept["PIP_CONFIG_FILE"] = no_file
-    kept["PYTHONUTF8"] = "1"  # what they print is read as UTF-8
-    kept["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
-    kept["PIP_NO_INPUT"] = "1"
-    kept["UV_NO_CONFIG"] = "1"
-    for name, value in settings.items():
-        kept["PIP_" + name.upper().replace("-", "_")] = value
-    if temporary is not None:
-        for name in ("TMPDIR", "TEMP", "TMP"):
-            kept[name] = str(temporary)
-    return kept
+    parts = urlsplit(url)
+    index = urlsplit(index_url or "")
+    is_of_index = (parts.scheme, parts.hostname, parts.port) == (index.scheme, index.hostname, index.port)
+    named = parts if parts.username else index if is_of_index else None
+    trusted = settings.get("trusted-host", "").split()
+    return Route(
+        user=(unquote(named.username), unquote(named.password or "")) if named and named.username else None,
+        proxy=settings.get("proxy"),
+        certificates=Path(settings["cert"]) if "cert" in settings else None,
+        client_certificate=Path(settings["client-cert"]) if "client-cert" in settings else None,
+        checks_certificate=parts.hostname not in trusted and f"{parts.hostname}:{parts.port}" not in trusted,
+    )
 
 
 def constraint_value(path: Path) -> str:
@@ -174,22 +110,21 @@ def constraint_variables(path: Path) -> dict[str, str]:
 
 def parse_report(text: str) -> tuple[Wheel, ...]:
     """Return what ``pip install --dry-run --report`` would install; raises CommandError where it is not readable."""
+    fields = Fields(parse_object(text) or {})
     try:
-        entries = json.loads(text)["install"]
-        return tuple(_wheel(entry) for entry in entries)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return tuple(_wheel(entry) for entry in fields.objects("install"))
+    except FieldError as error:
         raise CommandError(f"pip's report cannot be read ({error}).", hint="Use a newer pip.") from error
 
 
-def _wheel(entry: Mapping[str, Mapping[str, object]]) -> Wheel:
-    metadata, download = entry["metadata"], entry["download_info"]
-    requires = metadata.get("requires_dist")
+def _wheel(entry: Fields) -> Wheel:
+    metadata, download = entry.inner("metadata"), entry.inner("download_info")
     return Wheel(
-        name=normal_name(str(metadata["name"])),
-        version=str(metadata["version"]),
-        url=urldefrag(str(download["url"])).url,
-        sha256=_sha256(download.get("archive_info")),
-        requires=tuple(map(str, requires)) if isinstance(requires, list) else (),
+        name=canonicalize_name(metadata.text("name")),
+        version=metadata.text("version"),
+        url=urldefrag(download.text("url")).url,
+        sha256=_sha256(download.values.get("archive_info")),
+        requires=metadata.optional_texts("requires_dist"),
     )
 
 
@@ -251,6 +186,7 @@ _NO_NETWORK = (
 _MISSING = re.compile(
     r"(?:could not find a version that satisfies the requirement|no matching distribution found for) ([^\s;(]+)", re.I
 )
+_NOT_HERE = re.compile(r"[Bb]ecause (\S+) was not found in the (?:cache|provided package locations)")  # uv
 _OFFERED = re.compile(r"\(from versions: ([^)]*)\)")
 _INCONSISTENT = re.compile(r"inconsistent (?:version|name): expected '([^']*)', but metadata has '([^']*)'")
 
@@ -382,6 +318,21 @@ def _not_offered(text: str, index: str, facts: Mapping[str, object]) -> KleinErr
     return EntryNotFoundError(message, hint=hint, requirement=wanted, offered=versions, **facts)
 
 
+def offline_error(error: KleinError, doing: str) -> KleinError:
+    """Return what a failure means with ``--offline``: what pip did not find is not on this computer."""
+    lines = error.context.get("last_lines")
+    named = _NOT_HERE.search("\n".join(map(str, lines))) if isinstance(lines, list) else None
+    if named is None and not isinstance(error, (EntryNotFoundError, UnreachableError)):
+        return error
+    missing = named[1] if named is not None else str(error.context.get("requirement", "something"))
+    return OfflineError(
+        f"{missing} is not on this computer, and with --offline it is not fetched; pip could not {doing}.",
+        hint="Run once without --offline, or name a folder that has the wheels with PIP_FIND_LINKS.",
+        missing=[missing],
+        last_lines=lines,
+    )
+
+
 def is_gap(error: KleinError) -> bool:
     """Whether an index lacks something beside the three: a mirror gap, which the default index can fill.
 
@@ -391,4 +342,4 @@ def is_gap(error: KleinError) -> bool:
     if not isinstance(error, EntryNotFoundError) or not isinstance(requirement, str):
         return False
     name = re.match(r"[A-Za-z0-9._-]+", requirement)
-    return name is not None and normal_name(name[0]) not in FAMILY
+    return name is not None and canonicalize_name(name[0]) not in FAMILY

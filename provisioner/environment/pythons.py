@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from provisioner.core.errors import CommandError
+from provisioner.core.json_reader import FieldError, Fields, parse_object
 from provisioner.core.ports import RunProcess
 from provisioner.environment.state import PythonFacts
 
@@ -49,20 +49,21 @@ def ask_python(
         It does not start, or does not answer.
     """
     done = run([python, "-c", _QUESTION], timeout_s=ASK_TIMEOUT_S, env=env, cwd=cwd)
+    lines = done.stdout.splitlines()
+    said = Fields((parse_object(lines[-1]) if lines else None) or {})
     try:
-        said = json.loads(done.stdout.splitlines()[-1])
         facts = PythonFacts(
             path=python,
-            version=str(said["version"]),
-            prefix=Path(said["prefix"]),
-            base_prefix=Path(said["base_prefix"]),
-            bits=int(said["bits"]),
-            is_free_threaded=bool(said["free"]),
-            can_make_environments=bool(said["venv"]),
-            implementation=str(said["implementation"]),
+            version=said.text("version"),
+            prefix=Path(said.text("prefix")),
+            base_prefix=Path(said.text("base_prefix")),
+            bits=said.count("bits"),
+            is_free_threaded=said.flag("free"),
+            can_make_environments=said.flag("venv"),
+            implementation=said.text("implementation"),
         )
-        return facts, tuple(map(str, said["path"]))
-    except (IndexError, ValueError, KeyError, TypeError) as error:
+        return facts, said.texts("path")
+    except FieldError as error:
         last = done.last_lines[-1].strip() if done.last_lines else f"exit status {done.returncode}"
         message = f"{python} does not work as a Python: {last}"
         raise CommandError(message, hint="Name another one with --python.", path=str(python)) from error

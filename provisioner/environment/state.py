@@ -12,6 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
+from provisioner.core.json_reader import FieldError, Fields, as_dict, parse_object
 from provisioner.core.models import Finding, Gpu, Machine, Remedy
 from provisioner.core.units import listing
 from provisioner.machine.readings import parse_driver_version
@@ -149,15 +152,6 @@ class Observation:
 # --- versions and constraints ------------------------------------------------------------------
 
 
-def normal_name(name: str) -> str:
-    """Return a distribution's name as the packaging specifications compare it.
-
-    >>> normal_name("Typing_Extensions")
-    'typing-extensions'
-    """
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def local_tag(version: str) -> str | None:
     """Return the local part of a version.
 
@@ -236,7 +230,7 @@ def is_held_with_torch(name: str) -> bool:
     ... ]
     [True, True, True, False, False]
     """
-    return _HELD_WITH_TORCH.match(normal_name(name)) is not None
+    return _HELD_WITH_TORCH.match(canonicalize_name(name)) is not None
 
 
 def complaints_about_tags(resolved: Mapping[str, str], releases: TorchSet, tag: str | None) -> tuple[str, ...]:
@@ -301,11 +295,6 @@ def complaint_about_python(python: PythonFacts, versions: Sequence[str]) -> str 
     return None
 
 
-def choose_python(found: Sequence[PythonFacts], versions: Sequence[str]) -> PythonFacts | None:
-    """Return the first Python that fits, in the order they were found; None where none does."""
-    return next((each for each in found if complaint_about_python(each, versions) is None), None)
-
-
 # --- the receipt -------------------------------------------------------------------------------
 
 
@@ -317,57 +306,55 @@ def receipt_text(receipt: EnvironmentReceipt) -> str:
 def parse_receipt(text: str) -> EnvironmentReceipt | None:
     """Return the receipt a file holds; None where it is none of ours, of a later schema, or damaged."""
     try:
-        fields = json.loads(text)
-        if fields.pop("schema_version") != RECEIPT_SCHEMA:
-            return None
-        fields["set"] = TorchSet(**fields["set"])
-        fields["versions"] = _pairs(fields["versions"])
-        fields["constraints"] = tuple(map(str, fields["constraints"]))
-        fields["gpus"] = tuple(map(str, fields["gpus"]))
-        if fields["probe"] is not None:
-            probe = fields["probe"]
-            devices = tuple(_device(each) for each in probe.pop("devices"))
-            failures, packages = _pairs(probe.pop("failures")), _pairs(probe.pop("packages"))
-            arch_list = tuple(map(str, probe.pop("arch_list")))
-            fields["probe"] = ProbeAnswer(
-                **probe, devices=devices, failures=failures, packages=packages, arch_list=arch_list
-            )
-        return EnvironmentReceipt(**fields)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        fields = Fields(parse_object(text) or {})
+        fields.exactly("schema_version", RECEIPT_SCHEMA)
+        releases = fields.inner("set")
+        return EnvironmentReceipt(
+            build_id=fields.text("build_id"),
+            made_at=fields.text("made_at"),
+            installer=fields.text("installer"),
+            python_version=fields.text("python_version"),
+            python_home=fields.text("python_home"),
+            torch_backend=fields.text("torch_backend"),
+            index_url=fields.optional_text("index_url"),
+            local_tag=fields.optional_text("local_tag"),
+            set=TorchSet(**{name: releases.optional_text(name) for name in TorchSet.__slots__}),  # type: ignore[arg-type]
+            versions=fields.pairs("versions"),
+            constraints=fields.texts("constraints"),
+            driver_version=fields.optional_text("driver_version"),
+            gpus=fields.texts("gpus"),
+            probe=None if fields.values.get("probe") is None else _kept_probe(fields.inner("probe")),
+        )
+    except FieldError:
         return None
 
 
-def _pairs(rows: Iterable[Sequence[str]]) -> tuple[tuple[str, str], ...]:
-    return tuple((str(first), str(second)) for first, second in rows)
-
-
-def _device(fields: Mapping[str, object]) -> ProbeDevice:
-    values = {name: fields.get(name) for name in ProbeDevice.__slots__}
-    capability, checks = values.pop("capability"), values.pop("checks")
-    return ProbeDevice(
-        index=int(str(values["index"])),
-        kind=str(values["kind"]),
-        name=str(values["name"]),
-        uuid=_text(values["uuid"]),
-        capability=_capability(capability),
-        checks=tuple(map(str, checks)) if isinstance(checks, (list, tuple)) else (),
-        memory_free_bytes=_number(values["memory_free_bytes"]),
-        memory_total_bytes=_number(values["memory_total_bytes"]),
+def _kept_probe(fields: Fields) -> ProbeAnswer:
+    return ProbeAnswer(
+        ok=fields.flag("ok"),
+        failures=fields.pairs("failures"),
+        packages=fields.pairs("packages"),
+        cuda=fields.optional_text("cuda"),
+        hip=fields.optional_text("hip"),
+        cudnn=fields.optional_count("cudnn"),
+        arch_list=fields.texts("arch_list"),
+        devices=tuple(_device(each) for each in fields.objects("devices")),
+        python=fields.optional_text("python"),
+        seconds=fields.optional_seconds("seconds") or 0.0,
     )
 
 
-def _capability(value: object) -> tuple[int, int] | None:
-    if isinstance(value, (list, tuple)) and len(value) == 2:
-        return int(value[0]), int(value[1])
-    return None
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _number(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+def _device(fields: Fields) -> ProbeDevice:
+    return ProbeDevice(
+        index=fields.count("index"),
+        kind=fields.text("kind"),
+        name=fields.text("name"),
+        uuid=fields.optional_text("uuid"),
+        capability=fields.optional_pair("capability"),
+        checks=fields.optional_texts("checks"),
+        memory_free_bytes=fields.optional_count("memory_free_bytes"),
+        memory_total_bytes=fields.optional_count("memory_total_bytes"),
+    )
 
 
 # --- the probe ---------------------------------------------------------------------------------
@@ -390,21 +377,22 @@ def parse_probe(stdout: str) -> ProbeAnswer | None:
     """Return what the probe answered; None where its output holds no such line."""
     lines = [line for line in stdout.splitlines() if line.strip()]
     try:
-        fields = json.loads(lines[-1])
-        torch = fields.get("torch") or {}
+        fields = Fields((parse_object(lines[-1]) if lines else None) or {})
+        torch = fields.inner("torch") if as_dict(fields.values.get("torch")) else Fields({})
+        packages = fields.inner("packages") if "packages" in fields.values else Fields({})
         return ProbeAnswer(
-            ok=fields["ok"] is True,
-            failures=tuple((str(each["code"]), str(each["sentence"])) for each in fields["failures"]),
-            packages=tuple((str(name), str(version)) for name, version in fields.get("packages", {}).items()),
-            cuda=_text(torch.get("cuda")),
-            hip=_text(torch.get("hip")),
-            cudnn=_number(torch.get("cudnn")),
-            arch_list=tuple(map(str, torch.get("arch_list") or ())),
-            devices=tuple(_device(each) for each in fields.get("devices", ())),
-            python=_text(fields.get("python")),
-            seconds=float(fields.get("seconds", 0.0)),
+            ok=fields.values.get("ok") is True,
+            failures=tuple((each.text("code"), each.text("sentence")) for each in fields.objects("failures")),
+            packages=tuple((name, packages.text(name)) for name in packages.values),
+            cuda=torch.optional_text("cuda"),
+            hip=torch.optional_text("hip"),
+            cudnn=torch.optional_count("cudnn"),
+            arch_list=torch.optional_texts("arch_list"),
+            devices=tuple(_device(each) for each in fields.optional_objects("devices")),
+            python=fields.optional_text("python"),
+            seconds=fields.optional_seconds("seconds") or 0.0,
         )
-    except (IndexError, ValueError, TypeError, KeyError, AttributeError):
+    except FieldError:
         return None
 
 

@@ -27,6 +27,7 @@ from provisioner.core.models import STATE_FOLDER
 from provisioner.core.units import human_bytes
 from provisioner.disk.locks import hold_lock, lock_among_temporary_files
 from provisioner.disk.os_errors import storage_error
+from provisioner.disk.read_json import read_object
 from provisioner.environment.state import EnvironmentReceipt, parse_receipt
 
 RECEIPT = Path(STATE_FOLDER, "environment.json")
@@ -242,8 +243,8 @@ class Workspace:
     def journal(self) -> Journal | None:
         """Return where an earlier building stopped, or None."""
         try:
-            return Journal(**json.loads(self._journal.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            return Journal(**(read_object(self._journal) or {}))
+        except TypeError:
             return None
 
     def note(self, journal: Journal) -> None:

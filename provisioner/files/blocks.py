@@ -32,15 +32,6 @@ def block_count(size: int, block_size: int) -> int:
     return -(-size // block_size)
 
 
-def block_bytes(index: int, size: int, block_size: int) -> int:
-    """Return the bytes of one block of a file of that size; 0 beyond its end.
-
-    >>> [block_bytes(index, 40, 16) for index in range(4)]
-    [16, 16, 8, 0]
-    """
-    return max(0, min(block_size, size - index * block_size))
-
-
 def trusted_digests(
     contents: Sequence[Variant],
     *,

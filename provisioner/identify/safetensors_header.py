@@ -123,11 +123,6 @@ class SafetensorsHeader:
         lines = (f"{name}:{(each.dtype, each.shape)}" for name, each in sorted(self.tensors.items()))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def tensor_at(self, file_offset: int) -> str | None:
-        """Return the name of the tensor that holds a byte of the file; None for the header and behind the end."""
-        place = file_offset - 8 - self.header_bytes
-        return next((name for name, each in self.tensors.items() if each.begin <= place < each.end), None)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeaderProblem:

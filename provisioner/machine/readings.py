@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeGuard, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 from provisioner.core.errors import UsageError
+from provisioner.core.json_reader import Fields
 from provisioner.core.models import FileSystem, Gpu, Machine, OperatingSystem, ProbeResult, Vendor
 
 T = TypeVar("T")
@@ -523,58 +524,6 @@ def _silence(card: Gpu, driver_version: str | None, others_answer: bool) -> str:
 # --- a machine as a recording ------------------------------------------------------------------
 
 
-def machine_record(machine: Machine) -> dict[str, object]:
-    """Return the machine as plain JSON values; `parse_machine_record` reads them back."""
-    return {
-        "schema_version": RECORDING_SCHEMA_VERSION,
-        "os": machine.os,
-        "os_release": machine.os_release,
-        "is_wsl": machine.is_wsl,
-        "architecture": machine.architecture,
-        "libc": machine.libc,
-        "python_version": machine.python_version,
-        "gpus": [_gpu_record(gpu) for gpu in machine.gpus],
-        "driver_version": machine.driver_version,
-        "cuda_driver_version": _list_or_none(machine.cuda_driver_version),
-        "memory_total_bytes": machine.memory_total_bytes,
-        "memory_available_bytes": machine.memory_available_bytes,
-        "file_systems": [
-            {
-                "path": str(each.path),
-                "device": each.device,
-                "total_bytes": each.total_bytes,
-                "free_bytes": each.free_bytes,
-            }
-            for each in machine.file_systems
-        ],
-        "probes": [{"source": each.source, "is_ok": each.is_ok, "detail": each.detail} for each in machine.probes],
-        "recorded_from": machine.recorded_from,
-    }
-
-
-def _gpu_record(gpu: Gpu) -> dict[str, object]:
-    return {
-        "vendor": gpu.vendor,
-        "name": gpu.name,
-        "index": gpu.index,
-        "uuid": gpu.uuid,
-        "pci_bus_id": gpu.pci_bus_id,
-        "compute_capability": _list_or_none(gpu.compute_capability),
-        "architecture": gpu.architecture,
-        "memory_total_bytes": gpu.memory_total_bytes,
-        "memory_free_bytes": gpu.memory_free_bytes,
-        "memory_reserved_bytes": gpu.memory_reserved_bytes,
-        "is_display_attached": gpu.is_display_attached,
-        "is_mig_enabled": gpu.is_mig_enabled,
-        "mig_devices": list(gpu.mig_devices),
-        "driver_model": gpu.driver_model,
-    }
-
-
-def _list_or_none(pair: tuple[int, int] | None) -> list[int] | None:
-    return None if pair is None else list(pair)
-
-
 def parse_machine_record(text: str, file: Path) -> Machine:
     """Return the machine a recording describes, with ``recorded_from`` set to the file.
 
@@ -593,7 +542,7 @@ def parse_machine_record(text: str, file: Path) -> Machine:
     """
     complaints: list[str] = []
     record = _json_object(text, complaints)
-    machine = None if complaints else _machine(_Fields(record, "", complaints), file)
+    machine = None if complaints else _machine(Fields(record, complaints=complaints), file)
     if machine is None or complaints:
         count = "1 complaint" if len(complaints) == 1 else f"{len(complaints)} complaints"
         raise UsageError(
@@ -625,7 +574,7 @@ def _json_object(text: str, complaints: list[str]) -> Mapping[str, object]:
     return record
 
 
-def _machine(fields: _Fields, file: Path) -> Machine:
+def _machine(fields: Fields, file: Path) -> Machine:
     fields.exactly("schema_version", RECORDING_SCHEMA_VERSION)
     fields.optional_text("recorded_from")  # set in a recording made from a recording: this file replaces it
     machine = Machine(
@@ -635,20 +584,27 @@ def _machine(fields: _Fields, file: Path) -> Machine:
         architecture=fields.text("architecture"),
         libc=fields.optional_text("libc"),
         python_version=fields.text("python_version"),
-        gpus=tuple(_gpu(each) for each in fields.objects("gpus")),
-        driver_version=fields.optional_version("driver_version"),
+        gpus=tuple(_gpu(each) for each in fields.optional_objects("gpus")),
+        driver_version=_optional_version(fields, "driver_version"),
         cuda_driver_version=fields.optional_pair("cuda_driver_version"),
         memory_total_bytes=fields.optional_count("memory_total_bytes"),
         memory_available_bytes=fields.optional_count("memory_available_bytes"),
-        file_systems=tuple(_file_system(each) for each in fields.objects("file_systems")),
-        probes=tuple(_probe(each) for each in fields.objects("probes")),
+        file_systems=tuple(_file_system(each) for each in fields.optional_objects("file_systems")),
+        probes=tuple(_probe(each) for each in fields.optional_objects("probes")),
         recorded_from=str(file),
     )
     fields.report_unknown_keys()
     return machine
 
 
-def _gpu(fields: _Fields) -> Gpu:
+def _optional_version(fields: Fields, name: str) -> str | None:
+    value = fields.values.get(name)
+    if value is None or (isinstance(value, str) and parse_driver_version(value)):
+        return fields.optional_text(name)
+    return fields.complain(name, 'numbers separated by dots, such as "580.95.05", or null', None)
+
+
+def _gpu(fields: Fields) -> Gpu:
     gpu = Gpu(
         vendor=fields.choice("vendor", VENDORS, "other"),
         name=fields.text("name"),
@@ -662,14 +618,14 @@ def _gpu(fields: _Fields) -> Gpu:
         memory_reserved_bytes=fields.optional_count("memory_reserved_bytes"),
         is_display_attached=fields.optional_flag("is_display_attached"),
         is_mig_enabled=fields.optional_flag("is_mig_enabled"),
-        mig_devices=fields.texts("mig_devices"),
+        mig_devices=fields.optional_texts("mig_devices"),
         driver_model=fields.optional_text("driver_model"),
     )
     fields.report_unknown_keys()
     return gpu
 
 
-def _file_system(fields: _Fields) -> FileSystem:
+def _file_system(fields: Fields) -> FileSystem:
     file_system = FileSystem(
         path=Path(fields.text("path")),
         device=fields.count("device"),
@@ -680,120 +636,7 @@ def _file_system(fields: _Fields) -> FileSystem:
     return file_system
 
 
-def _probe(fields: _Fields) -> ProbeResult:
+def _probe(fields: Fields) -> ProbeResult:
     probe = ProbeResult(source=fields.text("source"), is_ok=fields.flag("is_ok"), detail=fields.text("detail"))
     fields.report_unknown_keys()
     return probe
-
-
-@dataclass(slots=True)
-class _Fields:
-    """One object of a recording; returns its values, and collects every complaint instead of stopping."""
-
-    values: Mapping[str, object]
-    place: str  # "" or "gpus[0]."
-    complaints: list[str]
-    asked: set[str] = field(default_factory=set)
-
-    def text(self, name: str) -> str:
-        value = self._required(name)
-        return value if isinstance(value, str) else self._complain(name, "a string", value, "")
-
-    def optional_text(self, name: str) -> str | None:
-        value = self._get(name)
-        return (
-            value if value is None or isinstance(value, str) else self._complain(name, "a string or null", value, None)
-        )
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        return tuple(
-            each if isinstance(each, str) else self._complain(f"{name}[{number}]", "a string", each, "")
-            for number, each in enumerate(self._list(name))
-        )
-
-    def flag(self, name: str) -> bool:
-        value = self._required(name)
-        return value if isinstance(value, bool) else self._complain(name, "true or false", value, False)
-
-    def optional_flag(self, name: str) -> bool | None:
-        value = self._get(name)
-        if value is None or isinstance(value, bool):
-            return value
-        return self._complain(name, "true, false or null", value, None)
-
-    def count(self, name: str) -> int:
-        value = self._required(name)
-        return value if _is_count(value) else self._complain(name, "a whole number from 0 up", value, 0)
-
-    def optional_count(self, name: str) -> int | None:
-        value = self._get(name)
-        if value is None or _is_count(value):
-            return value
-        return self._complain(name, "a whole number from 0 up or null", value, None)
-
-    def optional_pair(self, name: str) -> tuple[int, int] | None:
-        value = self._get(name)
-        if value is None:
-            return None
-        if isinstance(value, list) and len(value) == 2:
-            major, minor = value
-            if _is_count(major) and _is_count(minor):
-                return major, minor
-        return self._complain(name, "two whole numbers, such as [8, 9], or null", value, None)
-
-    def optional_version(self, name: str) -> str | None:
-        value = self._get(name)
-        if value is None or (isinstance(value, str) and parse_driver_version(value)):
-            return value
-        return self._complain(name, 'numbers separated by dots, such as "580.95.05", or null', value, None)
-
-    def choice(self, name: str, options: tuple[T, ...], otherwise: T) -> T:
-        value = self._required(name)
-        chosen = next((option for option in options if option == value), None)
-        if chosen is not None:
-            return chosen
-        return self._complain(name, f"one of {', '.join(map(str, options))}", value, otherwise)
-
-    def exactly(self, name: str, wanted: int) -> None:
-        value = self._required(name)
-        if value != wanted or isinstance(value, bool):
-            self._complain(name, str(wanted), value, None)
-
-    def objects(self, name: str) -> list[_Fields]:
-        found = []
-        for number, each in enumerate(self._list(name)):
-            place = f"{name}[{number}]"
-            if isinstance(each, dict):
-                found.append(_Fields(each, f"{self.place}{place}.", self.complaints))
-            else:
-                self._complain(place, "an object", each, None)
-        return found
-
-    def report_unknown_keys(self) -> None:
-        self.complaints.extend(f"{self.place}{name}: not known" for name in sorted(set(self.values) - self.asked))
-
-    def _get(self, name: str) -> object:
-        self.asked.add(name)
-        return self.values.get(name)
-
-    def _required(self, name: str) -> object:
-        return self._get(name) if name in self.values else _MISSING
-
-    def _list(self, name: str) -> list[object]:
-        value = self._get(name)
-        if value is None:
-            return []
-        return value if isinstance(value, list) else self._complain(name, "a list", value, [])
-
-    def _complain(self, name: str, wanted: str, value: object, otherwise: T) -> T:
-        was = "it is missing" if value is _MISSING else f"not {json.dumps(value)[:60]}"
-        self.complaints.append(f"{self.place}{name}: must be {wanted}; {was}")
-        return otherwise
-
-
-_MISSING = object()
-_LARGEST_COUNT = 2**64
-
-
-def _is_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST_COUNT

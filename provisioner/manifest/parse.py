@@ -39,12 +39,10 @@ from provisioner.manifest.strict_yaml import (
     DECIMAL,
     LINE,
     PROSE,
-    Composer,
     Fields,
     Kind,
     Place,
     RefusedError,
-    compose,
     hex_digits,
     holds_token,
     list_of,
@@ -587,7 +585,7 @@ def _check_default(place: Place, manifest: Manifest) -> None:
         place.complain(f"{complaint}; expected one of {', '.join(ids)}", "default_set")
 
 
-def parse_manifest(text: str, *, file: str, composer: Composer = compose) -> Manifest:
+def parse_manifest(text: str, *, file: str) -> Manifest:
     """Return the manifest that `text` describes.
 
     Parameters
@@ -596,8 +594,6 @@ def parse_manifest(text: str, *, file: str, composer: Composer = compose) -> Man
         YAML, at most 1 MiB of it.
     file : str
         Name of the text in complaints: a path, or an id.
-    composer : callable, optional
-        Returns the tree of the text; a cache may supply it.
 
     Returns
     -------
@@ -625,5 +621,4 @@ def parse_manifest(text: str, *, file: str, composer: Composer = compose) -> Man
         what="manifest",
         newer="Update klein-setup, or use a manifest made for this version.",
         hint=_HINT,
-        composer=composer,
     )

@@ -63,11 +63,6 @@ class Issues:
         message = f"{self.file} cannot be used: {many} {'complaint' if many == '1' else 'complaints'}"
         raise ManifestError(message, issues=texts, hint=self.hint, file=self.file)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there are no complaints so far."""
-        return not self._found
-
     def throw_if_any(self) -> None:
         """Raise all of them, if there are any."""
         if self._found:
@@ -170,8 +165,6 @@ class Unusable:
 
 
 Node = Scalar | Sequence | Mapping | Unusable
-Composer = Callable[[str, Issues], Node]
-"""Returns the one node that a text holds, as `compose` does."""
 
 
 class _Frame:
@@ -368,47 +361,6 @@ def _refuse_before_parsing(text: str, issues: Issues) -> None:
             clean = False
     if not clean:
         issues.throw()
-
-
-# --- nodes as JSON values ------------------------------------------------------------------------
-
-
-def plain_of(node: Node) -> object:
-    """Return a node as lists, dicts, strings and numbers: the tree of a text without complaints."""
-    if isinstance(node, Scalar):
-        return [node.line, node.text, node.is_bare]
-    if isinstance(node, Sequence):
-        return [node.line, [plain_of(item) for item in node.items]]
-    if isinstance(node, Mapping):
-        return [node.line, {key: [line, plain_of(value)] for key, (line, value) in node.entries.items()}]
-    raise TypeError("a tree with complaints cannot be stored")
-
-
-def node_of(plain: object) -> Node:
-    """Return the node that `plain_of` was given.
-
-    Raises
-    ------
-    IndexError, KeyError, TypeError, ValueError
-        `plain` is nothing that `plain_of` returns.
-    """
-    # Not by `match`: a manifest has a thousand nodes, and every quick check runs this.
-    if type(plain) is not list or len(plain) not in (2, 3) or type(plain[0]) is not int:
-        raise ValueError("this is not the tree of a YAML text")
-    line, content = plain[0], plain[1]
-    if len(plain) == 3:
-        if type(content) is str and type(plain[2]) is bool:
-            return Scalar(line, content, is_bare=plain[2])
-    elif type(content) is list:
-        sequence = Sequence(line)
-        sequence.items = [node_of(item) for item in content]
-        return sequence
-    elif type(content) is dict:
-        mapping = Mapping(line)
-        mapping.entries = {key: (key_line, node_of(value)) for key, (key_line, value) in content.items()}
-        if all(type(key_line) is int for key_line, _ in mapping.entries.values()):
-            return mapping
-    raise ValueError("this is not the tree of a YAML text")
 
 
 # --- from nodes to values ----------------------------------------------------------------------
@@ -749,7 +701,6 @@ def read_document(
     what: str,
     newer: str,
     hint: str,
-    composer: Composer = compose,
 ) -> _T:
     """Return the value of a whole document; complaints are collected and raised together.
 
@@ -767,8 +718,6 @@ def read_document(
         Name of the document in messages: "table".
     newer, hint : str
         What to do about a newer format, and about any complaint.
-    composer : callable, optional
-        Returns the node of a text; a cache may supply it.
 
     Raises
     ------
@@ -776,7 +725,7 @@ def read_document(
         Something is wrong; ``issues`` holds every complaint in the order of the lines, or that the format is newer.
     """
     issues = Issues(file, hint=hint)
-    root = composer(text, issues)
+    root = compose(text, issues)
     refuse_newer(root, file, known=known, what=what, hint=newer)
     value = take(Place(root, issues), kind)
     if value is None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from provisioner.comfyui.checkout_models import CheckoutPlan, ComfyCheckout
-from provisioner.comfyui.release_models import ComfyTable
 from provisioner.core.errors import PlanOutdatedError, UsageError
 from provisioner.core.models import Download, FilesPlan, FileSystem, Finding, SpaceNeed
-from provisioner.environment.state import EnvironmentReceipt, Observation
 from provisioner.files.planner import SPACE_MARGIN
 from provisioner.plan.steps import (
     EnvironmentStep,
@@ -26,7 +24,12 @@ from provisioner.plan.steps import (
     place_of,
     replaced_by,
 )
-from provisioner.torch.builds import App, TorchChoice
+
+if TYPE_CHECKING:
+    from provisioner.comfyui.checkout_models import CheckoutPlan, ComfyCheckout
+    from provisioner.comfyui.release_models import ComfyTable
+    from provisioner.environment.state import EnvironmentReceipt, Observation
+    from provisioner.torch.builds import App, TorchChoice
 
 # --- one step each -------------------------------------------------------------------------------
 

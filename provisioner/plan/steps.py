@@ -9,9 +9,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.models import (
     ArtifactSet,
     Check,
@@ -28,7 +27,10 @@ from provisioner.core.models import (
     SpaceNeed,
     Target,
 )
-from provisioner.torch.builds import App, TorchChoice
+
+if TYPE_CHECKING:
+    from provisioner.comfyui.release_models import ComfyRelease
+    from provisioner.torch.builds import App, TorchChoice
 
 if sys.version_info >= (3, 11):
     from typing import assert_never

@@ -6,11 +6,11 @@ for a build of torch is a finding of `environment`; here it only says that the d
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from provisioner.core.json_reader import FieldError, Fields, parse_object
 from provisioner.core.units import count, human_bytes, listing
 from provisioner.report.json_value import JsonValue
 
@@ -96,7 +96,7 @@ def snapshot_document(snapshot: Snapshot) -> dict[str, JsonValue]:
     cuda = snapshot.cuda_driver_version
     return {
         "schema_version": SNAPSHOT_VERSION,
-        **{name: getattr(snapshot, name) for name in (*_REQUIRED_TEXTS, *_TEXTS)},
+        **{name: getattr(snapshot, name) for name in ("taken_at", "klein_setup", *_TEXTS)},
         "looked_at": list(snapshot.looked_at),
         "cuda_driver_version": None if cuda is None else list(cuda),
         "comfyui_has_local_changes": snapshot.comfyui_has_local_changes,
@@ -112,29 +112,18 @@ def parse_snapshot(text: str) -> tuple[Snapshot | None, str | None]:
     Keys that a newer version added are ignored; a key of the wrong type makes the whole snapshot unusable, because
     a part of one would report changes that never happened.
     """
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        return None, "it is not JSON"
-    if not isinstance(document, dict):
+    document = parse_object(text)
+    if document is None:
         return None, "it is not a JSON object"
     version = document.get("schema_version")
     if version != SNAPSHOT_VERSION or isinstance(version, bool):
         return None, f"its schema_version is {str(version)[:40]!r}, and {SNAPSHOT_VERSION} is expected"
     try:
-        return _snapshot(document), None
-    except _WrongKeyError as error:
-        return None, str(error)
+        return _snapshot(Fields(document)), None
+    except FieldError as error:
+        return None, f"its key {error}"
 
 
-class _WrongKeyError(ValueError):
-    """A key is missing or of another type; the message is the reason."""
-
-    def __init__(self, key: str, expected: str) -> None:
-        super().__init__(f"its key {key} is not {expected}")
-
-
-_REQUIRED_TEXTS = ("taken_at", "klein_setup")
 _TEXTS = (
     "driver_version",
     "os_release",
@@ -149,69 +138,23 @@ _TEXTS = (
 )
 
 
-def _snapshot(fields: Mapping[str, object]) -> Snapshot:
-    texts = {name: _text(fields, name) for name in _TEXTS}
-    seen = [str(each) for each in _rows(fields, "looked_at", str)]
+def _snapshot(fields: Fields) -> Snapshot:
+    texts = {name: fields.optional_text(name) for name in _TEXTS}
+    seen = fields.texts("looked_at")
     return Snapshot(
-        taken_at=_required(fields, "taken_at"),
-        klein_setup=_required(fields, "klein_setup"),
+        taken_at=fields.text("taken_at"),
+        klein_setup=fields.text("klein_setup"),
         looked_at=tuple(part for part in EVERY_PART if part in seen),
-        cuda_driver_version=_cuda(fields.get("cuda_driver_version")),
-        gpus=tuple(SeenGpu(name=_required(row, "name"), uuid=_text(row, "uuid")) for row in _objects(fields, "gpus")),
-        comfyui_has_local_changes=_flag(fields, "comfyui_has_local_changes"),
-        custom_nodes=tuple(str(each) for each in _rows(fields, "custom_nodes", str)),
+        cuda_driver_version=fields.optional_pair("cuda_driver_version"),
+        gpus=tuple(SeenGpu(name=row.text("name"), uuid=row.optional_text("uuid")) for row in fields.objects("gpus")),
+        comfyui_has_local_changes=fields.optional_flag("comfyui_has_local_changes"),
+        custom_nodes=fields.texts("custom_nodes"),
         files=tuple(
-            SeenFile(label=_required(row, "label"), size=_size(row), sha256=_text(row, "sha256"))
-            for row in _objects(fields, "files")
+            SeenFile(label=row.text("label"), size=row.optional_count("size"), sha256=row.optional_text("sha256"))
+            for row in fields.objects("files")
         ),
         **texts,
     )
-
-
-def _required(fields: Mapping[str, object], key: str) -> str:
-    value = fields.get(key)
-    if not isinstance(value, str):
-        raise _WrongKeyError(key, "a text")
-    return value
-
-
-def _text(fields: Mapping[str, object], key: str) -> str | None:
-    return None if fields.get(key) is None else _required(fields, key)
-
-
-def _flag(fields: Mapping[str, object], key: str) -> bool | None:
-    value = fields.get(key)
-    if value is not None and not isinstance(value, bool):
-        raise _WrongKeyError(key, "true, false or null")
-    return value
-
-
-def _size(fields: Mapping[str, object]) -> int | None:
-    value = fields.get("size")
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise _WrongKeyError("size", "a number of bytes")
-    return value
-
-
-def _cuda(value: object) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    if isinstance(value, list) and len(value) == 2 and all(type(each) is int for each in value):
-        return value[0], value[1]
-    raise _WrongKeyError("cuda_driver_version", "two numbers")
-
-
-def _rows(fields: Mapping[str, object], key: str, kind: type) -> list[object]:
-    rows = fields.get(key)
-    if not isinstance(rows, list) or not all(isinstance(row, kind) for row in rows):
-        raise _WrongKeyError(key, "a list of " + ("texts" if kind is str else "objects"))
-    return rows
-
-
-def _objects(fields: Mapping[str, object], key: str) -> list[dict[str, object]]:
-    return [row for row in _rows(fields, key, dict) if isinstance(row, dict)]
 
 
 # --- comparing ---------------------------------------------------------------------------------

@@ -363,6 +363,8 @@ def _details(report: Report) -> dict[str, object]:
         details["torch"] = report.torch
     if report.manifests is not None:
         details["manifests"] = [_shipped_entry(each) for each in report.manifests]
+    if report.undone_update is not None:
+        details["undo_update"] = report.undone_update
     if report.page is not None:
         details["page"] = report.page
     if report.given_arguments is not None:

@@ -56,6 +56,17 @@ class EnvironmentCheck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UndoneUpdate:
+    """An update of ComfyUI that was undone; a version is None where it is not known."""
+
+    path: Path
+    left: str | None  # the version that was there
+    version: str | None  # the one that is there now
+    commit: str
+    branch: str | None  # None: no branch has this commit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RehearsalCheck:
     """One check of the rehearsal that passed."""
 
@@ -96,6 +107,7 @@ class Report:
     backups: tuple[BackupEntry, ...] | None = None
     torch: TorchChoice | None = None  # of ``detect``
     manifests: tuple[Manifest, ...] | None = None
+    undone_update: UndoneUpdate | None = None
     page: Path | None = None  # where ``report`` wrote it
 
 

@@ -6,15 +6,15 @@ does not name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from provisioner.core.errors import MemoryExhaustedError, SmokeTestError
+from provisioner.core.json_reader import FieldError, Fields, parse_object
 from provisioner.core.models import Finding
-from provisioner.core.units import human_bytes, human_duration, listing
+from provisioner.core.units import human_bytes, human_duration
 from provisioner.smoke_test.results import ImageFacts, ImageOptions, SmokeTest, Timings, VramReading
 
 GenerationPhase = Literal["started", "alive", "imported", "loaded", "encoded", "step", "decoded"]
@@ -169,15 +169,12 @@ def parse_answer(line: str) -> Answer | None:
     SmokeTestError
         It is the script's, but its content is wrong (``kind="not-understood"``).
     """
-    try:
-        said = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(said, dict) or not isinstance(said.get("event"), str):
+    said = parse_object(line)
+    if said is None or not isinstance(said.get("event"), str):
         return None
     try:
-        return _answer(said["event"], _Facts(said))
-    except ValueError as error:
+        return _answer(said["event"], Fields(said))
+    except FieldError as error:
         raise SmokeTestError(
             f"The image script's line {said['event']!r} is not understood: {error}.",
             hint="Reinstall klein-setup: its parts are of different versions.",
@@ -185,140 +182,71 @@ def parse_answer(line: str) -> Answer | None:
         ) from error
 
 
-def _answer(event: str, facts: _Facts) -> Answer | None:
+def _answer(event: str, facts: Fields) -> Answer | None:
     if event == "done":
         return _done(facts)
     if event == "failed":
-        others = {key: value for key, value in facts.said.items() if key not in ("event", "kind", "message")}
+        others = {key: value for key, value in facts.values.items() if key not in ("event", "kind", "message")}
         return GenerationFailed(kind=facts.text("kind"), message=facts.text("message"), facts=tuple(others.items()))
     for name in get_args(GenerationPhase):
         if event == name:
             return GenerationEvent(
                 name=name,
-                seconds=facts.seconds("seconds"),
-                pid=facts.count("pid"),
-                ram_bytes=facts.count("ram_bytes"),
-                number=facts.count("number"),
-                total=facts.count("total"),
+                seconds=facts.optional_seconds("seconds"),
+                pid=facts.optional_count("pid"),
+                ram_bytes=facts.optional_count("ram_bytes"),
+                number=facts.optional_count("number"),
+                total=facts.optional_count("total"),
             )
     return None  # of a newer script
 
 
-def _done(facts: _Facts) -> GenerationDone:
-    version = facts.count("schema_version")
-    if version != _SCHEMA_VERSION:
-        raise ValueError(f"schema_version is {version}, not {_SCHEMA_VERSION}")
+def _done(facts: Fields) -> GenerationDone:
+    facts.exactly("schema_version", _SCHEMA_VERSION)
     return GenerationDone(
         image_path=Path(facts.inner("picture").text("path")),
         timings=_timings(facts.inner("seconds")),
         device=_device(facts.inner("device")),
-        offload=facts.one_of("offload", get_args(Offload)),
-        dtype=facts.one_of("dtype", get_args(Dtype)),
+        offload=facts.choice("offload", get_args(Offload), "none"),
+        dtype=facts.choice("dtype", get_args(Dtype), "bf16"),
         memory=_memory(facts.inner("memory")),
-        versions=facts.inner("versions").texts(),
+        versions=_versions(facts.inner("versions")),
         is_offline=facts.flag("is_offline"),
-        refused_connections=facts.list_of_texts("refused_connections"),
+        refused_connections=facts.texts("refused_connections"),
     )
 
 
-def _timings(facts: _Facts) -> Timings:
+def _versions(facts: Fields) -> tuple[tuple[str, str], ...]:
+    return tuple((name, facts.text(name)) for name in facts.values)
+
+
+def _timings(facts: Fields) -> Timings:
     return Timings(
-        start_s=facts.seconds("start"),
-        load_s=facts.seconds("load"),
-        encode_s=facts.seconds("encode"),
+        start_s=facts.optional_seconds("start"),
+        load_s=facts.optional_seconds("load"),
+        encode_s=facts.optional_seconds("encode"),
         steps_s=facts.list_of_seconds("steps"),
-        decode_s=facts.seconds("decode"),
-        total_s=facts.seconds("total"),
+        decode_s=facts.optional_seconds("decode"),
+        total_s=facts.optional_seconds("total"),
     )
 
 
-def _device(facts: _Facts) -> GenerationDevice:
+def _device(facts: Fields) -> GenerationDevice:
     return GenerationDevice(
         place=facts.text("place"),
-        name=facts.text_or_none("name"),
-        uuid=facts.text_or_none("uuid"),
-        free_bytes=facts.count("free_bytes"),
-        total_bytes=facts.count("total_bytes"),
+        name=facts.optional_text("name"),
+        uuid=facts.optional_text("uuid"),
+        free_bytes=facts.optional_count("free_bytes"),
+        total_bytes=facts.optional_count("total_bytes"),
     )
 
 
-def _memory(facts: _Facts) -> GenerationMemory:
+def _memory(facts: Fields) -> GenerationMemory:
     return GenerationMemory(
-        allocated_bytes=facts.count("allocated_bytes"),
-        reserved_bytes=facts.count("reserved_bytes"),
-        ram_bytes=facts.count("ram_bytes"),
+        allocated_bytes=facts.optional_count("allocated_bytes"),
+        reserved_bytes=facts.optional_count("reserved_bytes"),
+        ram_bytes=facts.optional_count("ram_bytes"),
     )
-
-
-# The errors below are ValueError also where a type is wrong: for JSON both are wrong values.
-
-
-class _Facts:
-    """Reads values of a given type from a JSON object; raises ValueError where one has another type."""
-
-    def __init__(self, said: Mapping[str, object]) -> None:
-        self.said = said
-
-    def inner(self, key: str) -> _Facts:
-        value = self.said.get(key)
-        if not isinstance(value, dict):
-            raise ValueError(f"{key} is {value!r}, not an object")  # noqa: TRY004
-        return _Facts(value)
-
-    def text(self, key: str) -> str:
-        value = self.said.get(key)
-        if not isinstance(value, str):
-            raise ValueError(f"{key} is {value!r}, not a string")  # noqa: TRY004
-        return value
-
-    def text_or_none(self, key: str) -> str | None:
-        return None if self.said.get(key) is None else self.text(key)
-
-    def flag(self, key: str) -> bool:
-        value = self.said.get(key)
-        if not isinstance(value, bool):
-            raise ValueError(f"{key} is {value!r}, not true or false")  # noqa: TRY004
-        return value
-
-    def count(self, key: str) -> int | None:
-        value = self.said.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"{key} is {value!r}, not a whole number")
-        return value
-
-    def seconds(self, key: str) -> float | None:
-        value = self.said.get(key)
-        return None if value is None else _seconds(key, value)
-
-    def list_of_seconds(self, key: str) -> tuple[float, ...]:
-        return tuple(_seconds(key, value) for value in self._list(key))
-
-    def list_of_texts(self, key: str) -> tuple[str, ...]:
-        return tuple(map(str, self._list(key)))
-
-    def texts(self) -> tuple[tuple[str, str], ...]:
-        return tuple((key, self.text(key)) for key in self.said)
-
-    def one_of(self, key: str, allowed: tuple[_Word, ...]) -> _Word:
-        value = self.said.get(key)
-        for word in allowed:
-            if word == value:
-                return word
-        raise ValueError(f"{key} is {value!r}, not one of {listing(list(map(str, allowed)))}")
-
-    def _list(self, key: str) -> list[object]:
-        value = self.said.get(key)
-        if not isinstance(value, list):
-            raise ValueError(f"{key} is {value!r}, not a list")  # noqa: TRY004
-        return value
-
-
-def _seconds(key: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-        raise ValueError(f"{key} is {value!r}, not a number of seconds")
-    return float(value)
 
 
 # --- explaining failures-----------------------------------------------------------------------
@@ -337,8 +265,8 @@ def explain(failed: GenerationFailed, *, repo_id: str, log_path: Path | None = N
         File with the whole output.
     """
     message, hint = failed.message, _HINTS.get(failed.kind, _LOG_HINT)
-    facts = _Facts(dict(failed.facts))
-    place = facts.said.get("device") or "the device"
+    facts = Fields(dict(failed.facts))
+    place = facts.values.get("device") or "the device"
     error: type[SmokeTestError] = SmokeTestError
     if failed.kind == "out-of-memory":
         error = MemoryExhaustedError
@@ -430,10 +358,10 @@ _HINTS: Mapping[str, str] = {
 }
 
 
-def _out_of_memory(message: str, place: str, facts: _Facts) -> tuple[str, str]:
-    if facts.said.get("memory") == "ram":
+def _out_of_memory(message: str, place: str, facts: Fields) -> tuple[str, str]:
+    if facts.values.get("memory") == "ram":
         return f"the computer ran out of RAM. {message}", _RAM_HINT
-    free, total = facts.count("free_bytes"), facts.count("total_bytes")
+    free, total = facts.optional_count("free_bytes"), facts.optional_count("total_bytes")
     held = "" if free is None or total is None else f" ({human_bytes(free)} of {human_bytes(total)} free at the end)"
     hint = "Close other programs that use the card; then generate a smaller image, or offload more to RAM."
     return f"{place} ran out of memory{held}. {message}", hint

@@ -20,7 +20,6 @@ from provisioner.core.redact import printable, redact
 from provisioner.smoke_test.diffusers_answers import (
     Answer,
     DiffusersRun,
-    Dtype,
     GenerationDone,
     GenerationEvent,
     GenerationFailed,
@@ -63,7 +62,6 @@ def generate_with_diffusers(
     timeout_s: float,
     device: str = "auto",
     offload: OffloadOptions = "auto",
-    dtype: Dtype = "bf16",
     environ: Mapping[str, str] | None = None,
     cancelled: Cancelled = _never,
     on_event: OnGenerationEvent = _silent,
@@ -93,8 +91,6 @@ def generate_with_diffusers(
         ``auto``, ``cuda:0``, ``mps``, ``xpu:0`` or ``cpu``.
     offload : str
         What is kept in RAM until needed; ``auto`` decides by the free memory of the device.
-    dtype : str
-        Number format of the loaded weights.
     environ : mapping, optional
         The user's environment variables; ours where None.
     cancelled : callable
@@ -117,7 +113,7 @@ def generate_with_diffusers(
         The run was cancelled.
     """
     words = _words(options, cache=cache, repo_id=repo_id, revision=revision, output=output)
-    words += ["--device", device, "--offload", offload, "--dtype", dtype]
+    words += ["--device", device, "--offload", offload]
     began = time.monotonic()
     with _opened(log_path, output) as log:
         follower = _Follower(log, cancelled, on_event)

@@ -73,7 +73,7 @@ _MOST_LISTED = 8  # names shown in a message
 # --- the graph ------------------------------------------------------------------------------------
 
 
-def build_graph(names: ModelNames, options: ImageOptions, *, filename_prefix: str = "klein-setup") -> Graph:
+def build_graph(names: ModelNames, options: ImageOptions) -> Graph:
     """Return the graph that generates the image described by `options`.
 
     At guidance 1 the negative conditioning is not computed (ComfyUI skips it), and a zeroed one is used instead, as
@@ -86,8 +86,6 @@ def build_graph(names: ModelNames, options: ImageOptions, *, filename_prefix: st
         The three files, spelled as the server lists them.
     options : ImageOptions
         Describes the image.
-    filename_prefix : str, optional
-        Beginning of the saved file's name.
     """
     negative = _node("ConditioningZeroOut", conditioning=[ENCODE, 0])
     if is_guided(options):
@@ -109,7 +107,7 @@ def build_graph(names: ModelNames, options: ImageOptions, *, filename_prefix: st
         NOISE: _node("RandomNoise", noise_seed=options.seed),
         SAMPLE: _node("SamplerCustomAdvanced", **wires, latent_image=[LATENT, 0]),
         DECODE: _decode(options),
-        SAVE: _node("SaveImage", images=[DECODE, 0], filename_prefix=filename_prefix),
+        SAVE: _node("SaveImage", images=[DECODE, 0], filename_prefix="klein-setup"),
     }
 
 

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from provisioner.core.errors import MemoryExhaustedError
 from provisioner.core.models import ArtifactSet, Conditions, Envelope, Gpu, Machine
 from provisioner.core.units import count, gib, human_bytes, human_duration
 from provisioner.smoke_test.results import SmokeTest, Timings, VramReading
-
-Shortage = Literal["vram", "ram"]
-"""Which memory ran out: the GPU's, or the machine's."""
 
 ABOUT_THE_SAME = 0.1
 """Peaks that differ by less than this share count as equal: allocators round, and a driver's context varies."""
@@ -237,56 +234,73 @@ def _card_sentences(smoke: SmokeTest, machine: Machine | None) -> list[str]:
 # --- out of memory --------------------------------------------------------------------------------
 
 
-def advice_for(
+def memory_advice(
+    error: MemoryExhaustedError,
     machine: Machine | None,
     chosen: ArtifactSet,
     reading: VramReading | None,
     *,
-    shortage: Shortage = "vram",
-    others: Sequence[ArtifactSet] = (),
+    sets: Sequence[ArtifactSet],
     is_tiled: bool = False,
+    reserved_gib: float | None = None,
 ) -> str:
     """Return what to do when generating ran out of memory, the most likely help first.
 
     Parameters
     ----------
+    error : MemoryExhaustedError
+        What happened; its context says whether it was the GPU's memory or the machine's.
     machine : Machine or None
         What was probed.
     chosen : ArtifactSet
         The set in use.
     reading : VramReading or None
         What NVML reported, where it was read.
-    shortage : {"vram", "ram"}, optional
-        Which memory ran out.
-    others : sequence of ArtifactSet, optional
-        The manifest's sets, out of which a smaller one is named.
+    sets : sequence of ArtifactSet
+        The manifest's sets, of which a smaller one is chosen.
     is_tiled : bool, optional
         Whether it was decoded in tiles already.
+    reserved_gib : float, optional
+        What ``--reserve-vram`` was given already, in GiB.
     """
-    smaller = _smaller_set(chosen, others, machine, _card(machine, reading))
-    advice = (
-        _ram_advice(machine, chosen) if shortage == "ram" else _vram_advice(machine, chosen, reading, is_tiled=is_tiled)
-    )
-    if smaller is not None:
+    if error.context.get("memory") == "vram" or error.context.get("cause") == "gpu-out-of-memory":
+        advice = _vram_advice(machine, chosen, reading, is_tiled=is_tiled, reserved_gib=reserved_gib)
+    else:
+        advice = _ram_advice(machine, chosen)
+    smaller = _smaller_set(chosen, sets, machine, _card(machine, reading))
+    if smaller is None:
+        advice.append(f"The manifest has no smaller set that can replace {chosen.id} here.")
+    else:
         saved = human_bytes(chosen.size - smaller.size)
-        advice.append(f"Use the set {smaller.id} (--set {smaller.id}), whose files are {saved} smaller.")
+        advice.append(
+            f"Use the set {smaller.id}, whose files are {saved} smaller: `klein-setup install --set {smaller.id}`."
+        )
     return " ".join(advice)
 
 
 def _vram_advice(
-    machine: Machine | None, chosen: ArtifactSet, reading: VramReading | None, *, is_tiled: bool
+    machine: Machine | None,
+    chosen: ArtifactSet,
+    reading: VramReading | None,
+    *,
+    is_tiled: bool,
+    reserved_gib: float | None,
 ) -> list[str]:
     advice: list[str] = []
     card = _card(machine, reading)
     total = reading.total_bytes if reading is not None else card.memory_total_bytes if card is not None else None
-    if reading is not None and reading.used_at_start_bytes >= _GIB:
-        held = gib(reading.used_at_start_bytes)
-        advice.append(f"Close other programs that use {reading.gpu_name}: {held} of it were in use before the run.")
+    if reading is not None:
+        free = f"{gib(reading.free_at_start_bytes)} of {gib(reading.total_bytes)} were free on {reading.gpu_name}"
+        advice.append(f"{free} before the run.")
+        if reading.used_at_start_bytes >= _GIB:
+            advice.append(f"Close other programs that use it: {gib(reading.used_at_start_bytes)} of it were in use.")
     if chosen.target == "comfyui":
-        reserve = 1 if total is not None and total < 11 * _GIB else 2
-        advice.append(f"Start ComfyUI with --reserve-vram {reserve}, so that it moves models out of memory earlier.")
+        reserve = max(1.0 if total is not None and total < 11 * _GIB else 2.0, (reserved_gib or 0.0) + 1)
+        advice.append(
+            f"Start ComfyUI with `--reserve-vram {reserve:g}`, so that it moves models out of memory earlier."
+        )
     if not is_tiled and (total is None or total < TILED_BELOW_BYTES):
-        advice.append("Decode in tiles: decoding a whole image has a peak of several GB.")
+        advice.append("Decode in tiles (`--tiled-decode`): decoding a whole image has a peak of several GB.")
     return advice
 
 
@@ -312,20 +326,18 @@ def _card(machine: Machine | None, reading: VramReading | None) -> Gpu | None:
 
 
 def _smaller_set(
-    chosen: ArtifactSet, others: Sequence[ArtifactSet], machine: Machine | None, card: Gpu | None
+    chosen: ArtifactSet, sets: Sequence[ArtifactSet], machine: Machine | None, card: Gpu | None
 ) -> ArtifactSet | None:
-    """Return the first set, in the manifest's order of preference, that is smaller, of the same kind, and suits."""
+    """Return the largest set that is smaller than the chosen one, generates the same, and suits the machine."""
     kind = (chosen.target, chosen.envelope.steps, chosen.envelope.guidance)
-    return next(
-        (
-            each
-            for each in others
-            if each.size < chosen.size
-            and (each.target, each.envelope.steps, each.envelope.guidance) == kind
-            and _suits(each.conditions, machine, card)
-        ),
-        None,
-    )
+    fitting = [
+        each
+        for each in sets
+        if each.size < chosen.size
+        and (each.target, each.envelope.steps, each.envelope.guidance) == kind
+        and _suits(each.conditions, machine, card)
+    ]
+    return max(fitting, key=lambda each: each.size, default=None)
 
 
 def _suits(conditions: Conditions, machine: Machine | None, card: Gpu | None) -> bool:

@@ -7,10 +7,9 @@ chooses nothing: that is ``select.py``.  ``manifests/README.md`` explains every 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 from provisioner.core.models import Download, OperatingSystem
 from provisioner.manifest.strict_yaml import (
@@ -30,6 +29,8 @@ from provisioner.manifest.strict_yaml import (
     shown,
     whole_number,
 )
+from provisioner.manifest.table_rows import ID, SOURCE_IDS, report_repeated, rows_of, sources_of
+from provisioner.manifest.table_source import TableSource
 from provisioner.torch.builds import App
 
 SCHEMA_VERSION = 1
@@ -56,15 +57,6 @@ _SYNONYMS = {
 }
 
 # --- the values -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Where facts were read."""
-
-    id: str
-    what: str
-    read_on: str  # ISO date
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +234,7 @@ class TorchTable:
     intel_gpus: IntelGpus
     builds: tuple[BuildRow, ...]  # preferred first
     downloads: dict[BuildKind, KindDownload]
-    sources: tuple[Source, ...]
+    sources: tuple[TableSource, ...]
 
     def app(self, app_id: App) -> AppNeeds:
         """Return what an application needs; the parser made sure that every application is listed."""
@@ -303,8 +295,6 @@ _RANGE = Kind(
     VersionRange(lowest=(), before=()),
 )
 _DRIVER = matching("a quoted driver version like '525.60.13'", r"[0-9]{3,5}(\.[0-9]{1,5}){0,3}")
-_DATE = matching("a quoted date like '2026-11-23'", r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
-_ID = matching("a short name of a-z, 0-9, '.' and '-'", r"[a-z0-9][a-z0-9.-]{0,63}")
 _PYTHON = matching("a quoted Python like '3.12', or '3.13t' for the free-threaded build", r"3\.[0-9]{1,2}t?")
 _PCI_ID = matching("a quoted PCI id of four lower-case hex digits like '56a0'", r"[0-9a-f]{4}")
 _GFX = matching("an AMD architecture like gfx1100", r"gfx[0-9]{1,3}[0-9a-f]{2}")
@@ -320,23 +310,11 @@ _PLATFORM_NAMES: tuple[PlatformName, ...] = get_args(PlatformName)
 _KINDS: tuple[BuildKind, ...] = get_args(BuildKind)
 _CONFIDENCES: tuple[Literal["A", "B", "C"], ...] = ("A", "B", "C")
 
-_SOURCE_IDS = list_of(_ID, "a list of ids out of 'sources'")
 _SMS = list_of(_SM, "a list of compute capabilities like [75, 80, 86]")
 _PYTHONS = list_of(_PYTHON, "a list of Pythons")
 
 
 # --- the mappings ---------------------------------------------------------------------------------
-
-
-def _source(place: Place) -> Source:
-    fields = Fields(place)
-    value = Source(
-        id=fields.required("id", _ID),
-        what=fields.required("what", LINE),
-        read_on=fields.required("read_on", _DATE),
-    )
-    fields.close(_SYNONYMS)
-    return value
 
 
 def _app(place: Place) -> AppNeeds:
@@ -351,7 +329,7 @@ def _app(place: Place) -> AppNeeds:
         packages=fields.required("packages", DOWNLOAD),
         wants_cuda=fields.optional("wants_cuda", _VERSION, None),
         wants_cuda_from_sm=fields.optional("wants_cuda_from_sm", _SM, None),
-        sources=fields.required("sources", _SOURCE_IDS),
+        sources=fields.required("sources", SOURCE_IDS),
     )
     fields.close(_SYNONYMS)
     if (value.wants_cuda is None) != (value.wants_cuda_from_sm is None):
@@ -370,7 +348,7 @@ def _release(place: Place) -> Release:
         torchaudio=fields.required("torchaudio", _VERSION_TEXT),
         python=python,
         torchaudio_python=fields.optional("torchaudio_python", _PYTHONS, python),
-        sources=fields.required("sources", _SOURCE_IDS),
+        sources=fields.required("sources", SOURCE_IDS),
     )
     fields.close(_SYNONYMS)
     return value
@@ -383,7 +361,7 @@ def _platform(place: Place) -> Platform:
         os=fields.required("os", one_of(_SYSTEMS)),
         architecture=fields.required("architecture", LINE),
         min_glibc=fields.optional("min_glibc", _VERSION, None),
-        sources=fields.required("sources", _SOURCE_IDS),
+        sources=fields.required("sources", SOURCE_IDS),
     )
     fields.close(_SYNONYMS)
     return value
@@ -396,7 +374,7 @@ def _without_wheels(place: Place) -> WithoutWheels:
         architecture=fields.required("architecture", LINE),
         what=fields.required("what", LINE),
         hint=fields.required("hint", LINE),
-        sources=fields.required("sources", _SOURCE_IDS),
+        sources=fields.required("sources", SOURCE_IDS),
     )
     fields.close(_SYNONYMS)
     return value
@@ -410,7 +388,7 @@ def _gpu(place: Place) -> GpuGeneration:
         min_driver=fields.optional("min_driver", _DRIVER, None),
         dropped_from=fields.optional("dropped_from", _DRIVER, None),
         is_jetson=fields.optional("is_jetson", BOOLEAN, default=False),
-        sources=fields.required("sources", _SOURCE_IDS),
+        sources=fields.required("sources", SOURCE_IDS),
     )
     fields.close(_SYNONYMS)
     return value
@@ -421,7 +399,7 @@ def _only_on(place: Place) -> OnlyOn:
     value = OnlyOn(
         code=fields.required("code", _SM),
         gpus=fields.required("gpus", _SMS),
-        sources=fields.required("sources", _SOURCE_IDS),
+        sources=fields.required("sources", SOURCE_IDS),
     )
     fields.close(_SYNONYMS)
     return value
@@ -433,35 +411,22 @@ def _not_on(place: Place) -> NotOn:
         gpu=fields.required("gpu", _SM),
         code=fields.required("code", _SMS),
         lifted_by_cuda=fields.optional("lifted_by_cuda", _VERSION, None),
-        sources=fields.required("sources", _SOURCE_IDS),
+        sources=fields.required("sources", SOURCE_IDS),
     )
     fields.close(_SYNONYMS)
     return value
 
 
-_T = TypeVar("_T")
-
-
-def _rows(read: Callable[[Place], _T], what: str) -> Kind[tuple[_T, ...]]:
-    """Return the kind of a list of mappings; unreadable rows are left out and reported."""
-    rows = list_of(Kind[_T | None](what, read, None), f"a list; each entry is {what}")
-
-    def keep(place: Place) -> tuple[_T, ...]:
-        return tuple(each for each in rows.read(place) if each is not None)
-
-    return Kind(rows.expected, keep, ())
-
-
-_ONLY_ON = _rows(_only_on, "a mapping of code, gpus and sources")
-_NOT_ON = _rows(_not_on, "a mapping of gpu, code and sources")
+_ONLY_ON = rows_of(_only_on, "a mapping of code, gpus and sources")
+_NOT_ON = rows_of(_not_on, "a mapping of gpu, code and sources")
 
 
 def _machine_code(place: Place) -> tuple[tuple[OnlyOn, ...], tuple[NotOn, ...]]:
     fields = Fields(place)
     value = (fields.required("only_on", _ONLY_ON), fields.required("not_on", _NOT_ON))
     fields.close(_SYNONYMS)
-    _refuse_twins(place, "only_on", (each.code for each in value[0]))
-    _refuse_twins(place, "not_on", (each.gpu for each in value[1]))
+    report_repeated(place, "only_on", (each.code for each in value[0]))
+    report_repeated(place, "not_on", (each.gpu for each in value[1]))
     return value
 
 
@@ -470,10 +435,10 @@ def _intel_gpus(place: Place) -> IntelGpus:
     value = IntelGpus(
         names=fields.required("names", list_of(LINE, "a list of names")),
         pci_ids=fields.required("pci_ids", list_of(_PCI_ID, "a list of PCI ids")),
-        sources=fields.required("sources", _SOURCE_IDS),
+        sources=fields.required("sources", SOURCE_IDS),
     )
     fields.close(_SYNONYMS)
-    _refuse_twins(place, "pci_ids", value.pci_ids)
+    report_repeated(place, "pci_ids", value.pci_ids)
     return value
 
 
@@ -504,18 +469,18 @@ def _wheels(place: Place) -> Wheels:
     )
     fields.close(_SYNONYMS)
     for key in ("platforms", "sm", "ptx", "gfx"):
-        _refuse_twins(place, key, getattr(value, key))
+        report_repeated(place, key, getattr(value, key))
     return value
 
 
-_WHEELS = _rows(_wheels, "a mapping of platforms and torch, with sm, ptx or gfx")
+_WHEELS = rows_of(_wheels, "a mapping of platforms and torch, with sm, ptx or gfx")
 
 
 def _build(place: Place, releases: tuple[Release, ...]) -> BuildRow:
     fields = Fields(place)
     wheels = fields.required("wheels", _WHEELS)
     value = BuildRow(
-        tag=fields.required("tag", _ID),
+        tag=fields.required("tag", ID),
         kind=fields.required("kind", one_of(_KINDS)),
         because=fields.required("because", LINE),
         cuda=fields.optional("cuda", _VERSION, None),
@@ -529,7 +494,7 @@ def _build(place: Place, releases: tuple[Release, ...]) -> BuildRow:
         verified_torch=fields.optional("verified_torch", _VERSION, None),
         note=fields.optional("note", LINE, None),
         confidence=fields.required("confidence", one_of(_CONFIDENCES)),
-        sources=fields.required("sources", _SOURCE_IDS),
+        sources=fields.required("sources", SOURCE_IDS),
         wheels=wheels,
         offers=tuple((name, _offers(wheels, name, releases)) for name in _PLATFORM_NAMES),
     )
@@ -579,14 +544,6 @@ def _check_wheels(place: Place, build: BuildRow, releases: tuple[Release, ...]) 
 # --- the whole ------------------------------------------------------------------------------------
 
 
-def _refuse_twins(place: Place, key: str, values: Iterable[object]) -> None:
-    seen: set[object] = set()
-    for each in values:
-        if each in seen:
-            place.complain(f"names {shown(str(each))} twice; expected every entry once", key)
-        seen.add(each)
-
-
 _MACHINE_CODE: Kind[tuple[tuple[OnlyOn, ...], tuple[NotOn, ...]]] = Kind(
     "a mapping of only_on and not_on", _machine_code, ((), ())
 )
@@ -598,7 +555,7 @@ def _kind_download(place: Place) -> KindDownload:
     value = KindDownload(
         kind=fields.required("kind", one_of(_KINDS)),
         download=fields.required("download", DOWNLOAD),
-        sources=fields.required("sources", _SOURCE_IDS),
+        sources=fields.required("sources", SOURCE_IDS),
     )
     fields.close(_SYNONYMS)
     return value
@@ -606,26 +563,28 @@ def _kind_download(place: Place) -> KindDownload:
 
 def _table(place: Place) -> TorchTable:
     fields = Fields(place)
-    releases = fields.required("sets", _rows(_release, "a mapping of torch, torchvision, torchaudio and python"))
+    releases = fields.required("sets", rows_of(_release, "a mapping of torch, torchvision, torchaudio and python"))
     releases = tuple(sorted(releases, key=lambda each: each.version, reverse=True))
     only_on, not_on = fields.required("machine_code", _MACHINE_CODE)
-    downloads = fields.required("downloads", _rows(_kind_download, "a mapping of kind and download"))
+    downloads = fields.required("downloads", rows_of(_kind_download, "a mapping of kind and download"))
     value = TorchTable(
         schema_version=fields.required("schema_version", _SCHEMA_VERSION),
         index_base=fields.required("index_base", _INDEX_BASE),
-        apps=fields.required("apps", _rows(_app, "a mapping of id, title and what the application needs")),
+        apps=fields.required("apps", rows_of(_app, "a mapping of id, title and what the application needs")),
         releases=releases,
-        platforms=fields.required("platforms", _rows(_platform, "a mapping of name, os and architecture")),
-        without_wheels=fields.required("without_wheels", _rows(_without_wheels, "a mapping of os, architecture, what")),
-        gpus=fields.required("gpus", _rows(_gpu, "a mapping of sm and names")),
+        platforms=fields.required("platforms", rows_of(_platform, "a mapping of name, os and architecture")),
+        without_wheels=fields.required(
+            "without_wheels", rows_of(_without_wheels, "a mapping of os, architecture, what")
+        ),
+        gpus=fields.required("gpus", rows_of(_gpu, "a mapping of sm and names")),
         only_on={each.code: each for each in only_on},
         not_on={each.gpu: each for each in not_on},
         intel_gpus=fields.required("intel_gpus", _INTEL_GPUS),
         builds=fields.required(
-            "builds", _rows(partial(_build, releases=releases), "a mapping of tag, kind, because and wheels")
+            "builds", rows_of(partial(_build, releases=releases), "a mapping of tag, kind, because and wheels")
         ),
         downloads={each.kind: each for each in downloads},
-        sources=fields.required("sources", _rows(_source, "a mapping of id, what and read_on")),
+        sources=fields.required("sources", sources_of(_SYNONYMS)),
     )
     fields.close(_SYNONYMS)
     _check_uniqueness(place, value)
@@ -635,12 +594,12 @@ def _table(place: Place) -> TorchTable:
 
 
 def _check_uniqueness(place: Place, table: TorchTable) -> None:
-    _refuse_twins(place, "apps", (each.id for each in table.apps))
-    _refuse_twins(place, "sets", (each.version for each in table.releases if each.version))
-    _refuse_twins(place, "platforms", (each.name for each in table.platforms))
-    _refuse_twins(place, "gpus", (each.sm for each in table.gpus))
-    _refuse_twins(place, "builds", (each.tag for each in table.builds if each.tag))
-    _refuse_twins(place, "sources", (each.id for each in table.sources if each.id))
+    report_repeated(place, "apps", (each.id for each in table.apps))
+    report_repeated(place, "sets", (each.version for each in table.releases if each.version))
+    report_repeated(place, "platforms", (each.name for each in table.platforms))
+    report_repeated(place, "gpus", (each.sm for each in table.gpus))
+    report_repeated(place, "builds", (each.tag for each in table.builds if each.tag))
+    report_repeated(place, "sources", (each.id for each in table.sources if each.id))
 
 
 def _check_completeness(place: Place, table: TorchTable) -> None:

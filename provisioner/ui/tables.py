@@ -6,6 +6,7 @@ Values in, blocks of text out; no width, no colour code, no stream.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from provisioner.core.models import (
     ROLE_WORDS,
@@ -45,9 +46,11 @@ from provisioner.plan.steps import (
     replaced_by,
 )
 from provisioner.report.outcome import Report, all_findings, label_of, next_command
-from provisioner.torch.builds import App, TorchChoice
 from provisioner.ui.problems import finding_blocks
 from provisioner.ui.text import BLANK, Block, Column, Grid, Line, Para, Row, Span, Style, pair, pair_blocks, span
+
+if TYPE_CHECKING:
+    from provisioner.torch.builds import App, TorchChoice
 
 _BASES: dict[Basis, str] = {
     "sha256": "every byte read",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import requests
 
 from provisioner.comfyui.server.api import (
     OutputFile,
@@ -93,11 +94,7 @@ def test_system_stats_say_versions_devices_and_the_command_line() -> None:
     facts = parse_system_stats(recording("GET_system_stats")["body"])
     assert (facts.comfyui_version, facts.torch_version, facts.os) == ("0.33.0", "2.11.0+cu130", "linux")
     assert facts.argv[:2] == ("main.py", "--cpu")
-    assert [(each.name, each.kind, each.index, each.vram_total_bytes) for each in facts.devices] == [
-        ("cpu", "cpu", None, 25276510208)
-    ]
-    wrong = {each.name for each in facts.packages if not each.is_as_required}
-    assert wrong == {"comfyui-workflow-templates", "comfyui-embedded-docs"}
+    assert [(each.name, each.kind, each.index) for each in facts.devices] == [("cpu", "cpu", None)]
 
 
 def test_folder_paths_keep_the_order_in_which_the_server_looks() -> None:
@@ -221,11 +218,10 @@ def caught(name: str, faults: Faults | None = None) -> SmokeTestError:
 
     def interrupt(progress: GenerationProgress) -> None:
         if name == "interrupted" and progress.node_id == "2":
-            somebody.interrupt()
+            requests.post(f"{server.url}/interrupt", json={}, timeout=10).raise_for_status()
 
     with ReplayServer(name, faults=faults) as server:
         with (
-            ComfyClient(server.url, cancelled=lambda: False) as somebody,
             ComfyClient(server.url, cancelled=lambda: False, patience_s=0.3) as client,
             pytest.raises(SmokeTestError) as raised,
         ):

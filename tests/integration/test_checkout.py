@@ -15,6 +15,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,14 @@ from provisioner.core.errors import (
     NetworkError,
     NotTheFileError,
     NotWritableError,
+    OfflineError,
     ServerError,
     StorageError,
     UsageError,
 )
+from provisioner.core.retries import Retries
+from provisioner.files.download.limiter import RateLimiter
+from provisioner.files.download.whole_file import WholeFiles
 from provisioner.machine.process import Completed, run_process
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,11 +141,14 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Upstream:
     return Upstream(tmp_path_factory.mktemp("up stream") / "ComfyUI")
 
 
+DOWNLOAD = WholeFiles(retries=Retries(attempts=3, first_pause_s=0.01)).fetch
+
+
 def checkouts(*, has_git: bool = True, more: Mapping[str, str] | None = None, wait: bool = True) -> Checkouts:
     environ = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", **(more or {})}
     if not has_git:
         environ["PATH"] = ""
-    return Checkouts(run=run_process, environ=environ, pauses_s=(0.01, 0.01), waits_for_lock=wait)
+    return Checkouts(run=run_process, environ=environ, download=DOWNLOAD, waits_for_lock=wait)
 
 
 def everything(folder: Path) -> dict[str, bytes | str]:
@@ -326,7 +334,7 @@ def test_two_runs_do_not_build_in_one_place(upstream: Upstream, tmp_path: Path) 
 
 
 def test_a_cancelled_run_leaves_nothing(upstream: Upstream, tmp_path: Path) -> None:
-    stopped = Checkouts(run=run_process, environ=dict(os.environ), cancelled=lambda: True)
+    stopped = Checkouts(run=run_process, download=DOWNLOAD, environ=dict(os.environ), cancelled=lambda: True)
     with pytest.raises(KeyboardInterrupt):
         stopped.fetch(upstream.release, tmp_path / "ComfyUI", source=str(upstream.path))
     assert list(tmp_path.iterdir()) == []
@@ -397,12 +405,13 @@ SCRIPT = """
 import os, sys
 from pathlib import Path
 from provisioner.comfyui.checkout.checkouts import Checkouts
+from provisioner.files.download.whole_file import WholeFiles
 from provisioner.machine.process import Completed, run_process
 from provisioner.comfyui.release_models import ComfyRelease
 version, commit, tree, folder, source, path = sys.argv[1:]
 environ = dict(os.environ) if path == "git" else {**os.environ, "PATH": ""}
 print("started", flush=True)
-Checkouts(run=run_process, environ=environ).fetch(
+Checkouts(run=run_process, environ=environ, download=WholeFiles().fetch).fetch(
     ComfyRelease(version=version, commit=commit, tree=tree), Path(folder), source=source
 )
 """
@@ -573,6 +582,35 @@ def test_a_refusing_server_is_named(
     assert leftovers(tmp_path / "ComfyUI") == []
 
 
+@pytest.mark.parametrize("has_git", [True, False])
+def test_offline_nothing_is_asked_and_a_repository_on_this_disk_will_do(
+    upstream: Upstream, tmp_path: Path, has_git: bool
+) -> None:
+    put(tmp_path / "www", upstream.archive("zip", upstream.release), upstream.release)
+    offline = replace(checkouts(has_git=has_git), is_offline=True)
+    with (
+        web(tmp_path / "www") as (url, answers),
+        pytest.raises(OfflineError, match="is not on this computer"),
+    ):
+        offline.fetch(upstream.release, tmp_path / "ComfyUI", source=f"{url}/ComfyUI")
+    assert answers.asked == []
+    assert not (tmp_path / "ComfyUI").exists()
+    if has_git:
+        offline.fetch(upstream.older, tmp_path / "ComfyUI", source=str(upstream.path))
+        with pytest.raises(OfflineError):
+            offline.update(tmp_path / "ComfyUI", upstream.newer, source="https://git.example/ComfyUI")
+
+
+def test_a_limited_rate_holds_for_the_archive(upstream: Upstream, tmp_path: Path) -> None:
+    archive = upstream.archive("zip", upstream.release)
+    put(tmp_path / "www", archive, upstream.release)
+    limited = replace(checkouts(has_git=False), download=WholeFiles(limiter=RateLimiter(len(archive))).fetch)
+    began = time.monotonic()
+    with web(tmp_path / "www") as (url, _):
+        limited.fetch(upstream.release, tmp_path / "ComfyUI", source=f"{url}/ComfyUI")
+    assert time.monotonic() - began >= 1.0
+
+
 def test_without_git_a_repository_on_disk_is_no_source(upstream: Upstream, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="git is not installed"):
         checkouts(has_git=False).fetch(upstream.release, tmp_path / "ComfyUI", source=str(upstream.path))
@@ -580,7 +618,7 @@ def test_without_git_a_repository_on_disk_is_no_source(upstream: Upstream, tmp_p
 
 def test_an_archive_larger_than_any_comfyui_is_not_read_to_its_end(upstream: Upstream, tmp_path: Path) -> None:
     put(tmp_path / "www", b"PK\x03\x04" + bytes(3_000_000), upstream.release)
-    small = Checkouts(run=run_process, environ={"PATH": ""}, bounds=Bounds(archive_bytes=1_000_000))
+    small = Checkouts(run=run_process, download=DOWNLOAD, environ={"PATH": ""}, bounds=Bounds(archive_bytes=1_000_000))
     with web(tmp_path / "www") as (url, _), pytest.raises(IntegrityError, match=r"larger than 1\.00 MB"):
         small.fetch(upstream.release, tmp_path / "ComfyUI", source=f"{url}/ComfyUI")
 
@@ -643,7 +681,9 @@ def test_a_hostile_archive_writes_nothing_outside_and_leaves_nothing(
 ) -> None:
     archive = tmp_path / "comfy.zip"
     archive.write_bytes(data)
-    small = Checkouts(run=run_process, environ={"PATH": ""}, bounds=Bounds(files=50, unpacked_bytes=1_000_000))
+    small = Checkouts(
+        run=run_process, download=DOWNLOAD, environ={"PATH": ""}, bounds=Bounds(files=50, unpacked_bytes=1_000_000)
+    )
     with pytest.raises((IntegrityError, StorageError), match=said):
         small.fetch(upstream.release, tmp_path / "in" / "ComfyUI", source=str(archive))
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["comfy.zip", "in"]
@@ -681,23 +721,17 @@ def test_a_clone_is_described(tree: Path, upstream: Upstream) -> None:
     (tree / "custom_nodes" / "own.py").write_text("")
     (tree / "models" / "vae" / "mine.safetensors").write_bytes(b"w")
     found = checkouts().describe(tree)
-    assert (found.kind, found.version, found.version_read_from) == ("git", "0.9.0", "comfyui_version.py")
+    assert (found.kind, found.version) == ("git", "0.9.0")
     assert (found.commit, found.branch, found.local_changes) == (upstream.older.commit, "stable", ())
     assert found.custom_nodes == ("ComfyUI-Manager", "own.py")
-    assert found.has_requirements
     assert requirements_of(tree) == ("torch", "torchsde", "av>=14")
     (tree / "comfy" / "sd.py").write_text("patched\n")
     assert checkouts().describe(tree).local_changes == ("comfy/sd.py",)
     without = checkouts(has_git=False).describe(tree)
     assert (without.commit, without.branch, without.local_changes) == (upstream.older.commit, "stable", None)
-    quick = Checkouts(run=run_nothing).describe(tree, looks_for_changes=False)
-    assert (quick.version, quick.commit, quick.local_changes, quick.notes) == ("0.9.0", upstream.older.commit, None, ())
+    assert without.why_unknown == "git is not installed"
     git(tree, "pack-refs", "--all")
     assert checkouts(has_git=False).describe(tree).commit == upstream.older.commit
-
-
-def run_nothing(args: Sequence[str | Path], **options: Any) -> Completed:  # noqa: ANN401 - handed on
-    raise AssertionError(f"{args} was started")
 
 
 def test_looking_writes_nothing(tree: Path) -> None:
@@ -859,7 +893,7 @@ def test_an_update_that_is_cancelled_goes_all_the_way_back(tree: Path, upstream:
             raise KeyboardInterrupt
         return done
 
-    hurried = Checkouts(run=stopping_run, cancelled=stopped.is_set)
+    hurried = Checkouts(run=stopping_run, download=DOWNLOAD, cancelled=stopped.is_set)
     with pytest.raises(KeyboardInterrupt):
         hurried.update(tree, upstream.newer, source=str(upstream.path))
     found = checkouts().describe(tree)

@@ -119,9 +119,7 @@ def test_cancelling_stops_the_prompt_on_the_server() -> None:
 def test_unloading_asks_for_models_and_cache() -> None:
     with ReplayServer() as server, ComfyClient(server.url, cancelled=never) as client:
         client.free()
-        client.interrupt()
         assert server.asked("POST", "/free") == [{"unload_models": True, "free_memory": True}]
-        assert server.asked("POST", "/interrupt") == [{}]
 
 
 def test_a_hostile_file_name_goes_back_as_a_query_and_nowhere_else(tmp_path: Path) -> None:

@@ -481,3 +481,14 @@ def test_a_hostile_manifest_is_refused_with_its_reason(name: str, suspected: Ahe
     assert sandbox.hub.requests == ()
     assert not (sandbox.folder / "owned").exists()
     assert not sandbox.tree.exists()
+
+
+def test_a_quick_look_brings_in_nothing_heavy(sandbox: Sandbox) -> None:
+    sandbox.publish(bytes(3_000_000))
+    assert sandbox.install().returncode == 0
+    done = sandbox.run("verify", "--quick", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "provisioner.files.observe" in imported
+    heavy = {"requests", "huggingface_hub", "rich", "logging", "packaging", "psutil", "filelock"}
+    assert not imported & heavy, sorted(imported)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from provisioner.core.models import Gpu, Machine
-from provisioner.machine.readings import machine_record
+from tests.support.builders import recording_of
 from tests.support.sandbox import Sandbox
 
 RTX_4070 = Gpu(
@@ -38,7 +37,7 @@ def record(path: Path, *gpus: Gpu, driver: str | None) -> dict[str, str | None]:
         gpus=gpus,
         driver_version=driver,
     )
-    path.write_text(json.dumps(machine_record(machine)), encoding="utf-8")
+    path.write_text(recording_of(machine), encoding="utf-8")
     return {"KLEIN_SETUP_MACHINE": str(path)}
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,17 +24,21 @@ from provisioner.core.errors import (
     KleinError,
     LockHeldError,
     NotTheFileError,
+    OfflineError,
     ServerError,
     UnauthorizedError,
     UnreachableError,
     UnsupportedMachineError,
     UsageError,
 )
+from provisioner.core.retries import Retries
 from provisioner.environment.build import BuildContext, Builder
 from provisioner.environment.environments import Environments
 from provisioner.environment.installed import python_in
 from provisioner.environment.state import EnvironmentReceipt, drift, receipt_text
 from provisioner.environment.swap import CONSTRAINTS, Journal, Workspace, read_receipt, write_text
+from provisioner.files.download.limiter import RateLimiter
+from provisioner.files.download.whole_file import WholeFiles
 from provisioner.machine.process import run_process
 from provisioner.torch.builds import TorchBuild, TorchSet
 from tests.support.quick_venv import QuickEnvironments
@@ -88,7 +93,13 @@ def environments(
     script = tmp / "toy_probe.py"
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(probe, encoding="utf-8")
-    return kind(run=run_process, environ=variables(index, more), home=tmp, probe_script=script, pause_s=0.01)
+    return kind(
+        run=run_process,
+        environ=variables(index, more),
+        home=tmp,
+        probe_script=script,
+        retries=Retries(attempts=3, first_pause_s=0.01),
+    )
 
 
 def build(index: ToyIndex, *sets: TorchSet, tag: str | None = "cu130") -> TorchBuild:
@@ -262,7 +273,11 @@ def maker(
     """Work on an environment that is there, up to the point where something would be installed."""
     work = Workspace(tmp / "env")
     work.begin("toy")
-    context = BuildContext(run=run_process, environ=variables(default or index), fetch_wheel=None, pause_s=0.01)
+    context = BuildContext(
+        run=run_process,
+        environ=variables(default or index),
+        retries=Retries(attempts=3, first_pause_s=0.01),
+    )
     return Builder(context, made, work, progress)
 
 
@@ -369,25 +384,44 @@ def test_a_slow_download_says_how_far_it_is(made: Path, tmp_path: Path) -> None:
     assert [line for line in said if line.startswith("torch 2.14.1+cu130: ") and line.endswith(" of 3.00 MB.")]
 
 
-def test_wheels_can_be_brought_by_another_engine(made: Path, tmp_path: Path, index: ToyIndex) -> None:
-    making = maker(index, made, tmp_path)
-    _, wheels = making.resolve(build(index))
-    contents = {toy.file_name: toy.content() for toy in index.toys}
-    brought: list[str] = []
+def test_a_limited_rate_holds_for_wheels(made: Path, tmp_path: Path) -> None:
+    with serving(torch_set("cu130", padding=1_500_000)) as index:
+        _, wheels = maker(index, made, tmp_path).resolve(build(index))
+        limited = WholeFiles(limiter=RateLimiter(1_000_000), retries=Retries(attempts=3, first_pause_s=0.01))
+        index.faults.cut_after = {wheels[0].file_name: 1000}
+        index.requests.clear()
+        context = BuildContext(run=run_process, environ=variables(index), download=limited.fetch)
+        work, said = Workspace(tmp_path / "env"), list[str]()
+        began = time.monotonic()
+        with pytest.raises(UnreachableError, match="could not be reached"):
+            Builder(context, made, work, said.append).fetch(wheels, index.url)
+        assert len(index.requests) == 3
+        index.faults.cut_after = {}
+        Builder(context, made, work, said.append).fetch(wheels, index.url)
+        assert time.monotonic() - began > 1.4
+        index.faults.wrong_bytes = {wheels[0].file_name}
+        (work.wheels / wheels[0].file_name).unlink()
+        with pytest.raises(HashMismatchError):
+            Builder(context, made, work, said.append).fetch(wheels, index.url)
+    assert sorted(path.name for path in work.wheels.iterdir()) == sorted(each.file_name for each in wheels[1:])
 
-    def fetch(wheel: object, destination: Path, progress: object) -> None:
-        brought.append(destination.name)
-        destination.write_bytes(contents[destination.name])
 
-    other = Builder(
-        BuildContext(run=run_process, environ=variables(index), fetch_wheel=fetch, pause_s=0),
-        made,
-        Workspace(tmp_path / "env"),
-        lambda line: None,
-    )
+def test_offline_the_wheels_that_are_here_are_taken_and_others_are_named(
+    made: Path, tmp_path: Path, index: ToyIndex
+) -> None:
+    context = BuildContext(run=run_process, environ=variables(index), is_offline=True)
+    work = Workspace(tmp_path / "env")
+    work.begin("toy")
+    offline = Builder(context, made, work, lambda line: None)
     index.requests.clear()
-    other.fetch(wheels, index.url)
-    assert sorted(brought) == sorted(wheel.file_name for wheel in wheels)
+    with pytest.raises(OfflineError, match=r"torch==2\.14\.1") as raised:
+        offline.resolve(build(index))
+    assert "PIP_FIND_LINKS" in (raised.value.hint or "")
+    for toy in torch_set("cu130"):
+        (work.wheels / toy.file_name).write_bytes(toy.content())
+    releases, wheels = offline.resolve(build(index))
+    offline.fetch(wheels, index.url)
+    assert releases == NEW
     assert index.requests == []
 
 
@@ -603,12 +637,35 @@ def test_a_plain_upgrade_in_the_environment_is_held(own: Path, shop: ToyIndex, t
 @pytest.mark.parametrize("installer", ["pip", "uv"])
 def test_more_is_installed_under_the_constraints(own: Path, shop: ToyIndex, tmp_path: Path, installer: str) -> None:
     envs = environments(shop, tmp_path)
-    needs = tmp_path / "requirements.txt"
-    needs.write_text("torch\nnice\n", encoding="utf-8")
-    envs.install(own, files=[needs], installer="uv" if installer == "uv" else "pip")
+    envs.install(own, ["torch", "nice"], installer="uv" if installer == "uv" else "pip")
     seen = envs.observe(own)
     assert {each.name: each.version for each in seen.distributions}["nice"] == "1.0"
     assert drift(seen.receipt, seen, None) == ()
+
+
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+def test_a_limited_rate_holds_for_more_packages(own: Path, shop: ToyIndex, tmp_path: Path, installer: str) -> None:
+    brought: list[str] = []
+
+    def download(url: str, path: Path, **how: Any) -> None:  # noqa: ANN401 - handed on
+        brought.append(path.name)
+        WholeFiles().fetch(url, path, **how)
+
+    envs = replace(environments(shop, tmp_path), download=download)
+    shop.requests.clear()
+    envs.install(own, ["torch", "nice"], installer="uv" if installer == "uv" else "pip")
+    assert "nice" in {each.name for each in envs.observe(own).distributions}
+    assert brought == [name for name in shop.fetched() if name.endswith(".whl")] == ["nice-1.0-py3-none-any.whl"]
+    assert {path.name for path in (own / ".klein-setup").iterdir()} == {"constraints.txt", "environment.json"}
+
+
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+def test_offline_nothing_more_is_installed(own: Path, shop: ToyIndex, tmp_path: Path, installer: str) -> None:
+    offline = replace(environments(shop, tmp_path), is_offline=True)
+    shop.requests.clear()
+    with pytest.raises(OfflineError, match="nicer"):
+        offline.install(own, ["nicer"], installer="uv" if installer == "uv" else "pip")
+    assert shop.requests == []
 
 
 @pytest.mark.parametrize("installer", ["pip", "uv"])

@@ -6,7 +6,6 @@ a small program calls the same job with a toy probe; where it shall not, the rea
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.machine.readings import machine_record
+from tests.support.builders import recording_of
 from tests.support.sandbox import ROOT, Sandbox, tensors
 from tests.support.setup_fixture import PROBE, rtx_4070
 from tests.support.wheels import Faults, ToyIndex, own_pip, serving, torch_set
@@ -77,7 +76,7 @@ class EnvironmentSetup:
         self.base = index.url
         (folder / "job.py").write_text(JOB, encoding="utf-8")
         (folder / "probe.py").write_text(PROBE, encoding="utf-8")
-        (folder / "machine.json").write_text(json.dumps(machine_record(rtx_4070())), encoding="utf-8")
+        (folder / "machine.json").write_text(recording_of(rtx_4070()), encoding="utf-8")
         self.variables: dict[str, str | None] = {
             "KLEIN_SETUP_MACHINE": str(folder / "machine.json"),
             "PIP_INDEX_URL": index.url,

@@ -274,6 +274,49 @@ def test_existing_tree_with_changes_is_not_updated_over_them(setup: SetupFixture
     assert inventory(somebodys) == before
 
 
+def test_an_update_of_somebodys_tree_can_be_undone(setup: SetupFixture, somebodys: Path) -> None:
+    git(somebodys, "checkout", "-q", "--", "comfy/sd.py")
+    (somebodys / "comfyui_version.py").write_text('__version__ = "0.10.0"\n', encoding="utf-8")
+    author = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    git(somebodys, *author, "commit", "-q", "-m", "older", "comfyui_version.py")
+    head, before = git(somebodys, "rev-parse", "HEAD"), inventory(somebodys)
+
+    none = setup.run("repair", "--undo-update", "--yes", "--json")
+    assert (none.returncode, none.codes) == (2, ["usage"])
+    assert "There is no update of" in none.json["errors"][0]["message"]
+    done = setup.run("install", "--yes", "--update-comfyui", "--only", "environment", "--json")
+    assert done.returncode == 0, done.said
+    assert git(somebodys, "rev-parse", "HEAD") == setup.upstream.release["commit"] != head
+
+    asked = setup.run("repair", "--undo-update", "--json")
+    assert (asked.returncode, asked.codes) == (2, ["answer-needed"])
+    assert git(somebodys, "rev-parse", "HEAD") != head
+    undone = setup.run("repair", "--undo-update", "--yes", "--json")
+    assert undone.returncode == 0, undone.said
+    told = undone.json["details"]["undo_update"]
+    assert (told["path"], told["version"], told["commit"]) == (str(somebodys), "0.10.0", head.strip())
+    assert git(somebodys, "rev-parse", "HEAD") == head
+    kept = {path for path in before if path.partition("/")[0] not in {".git", ".venv"}}
+    now = inventory(somebodys)
+    assert {path: now.get(path) for path in kept} == {path: before[path] for path in kept}
+    again = setup.run("repair", "--undo-update", "--yes")
+    assert again.returncode == 2
+
+
+def test_offline_comfyui_is_named_and_nobody_is_asked(setup: SetupFixture) -> None:
+    asked = len(setup.index.requests)
+    source = "https://git.example/ComfyUI"
+    done = setup.run("install", "--yes", "--offline", "--only", "environment", "--json", source=source)
+    assert (done.returncode, done.codes) == (5, ["offline"])
+    assert len(setup.index.requests) == asked
+    assert not (setup.tree / "main.py").exists()
+    fetched = setup.run("install", "--yes", "--offline", "--only", "environment", "--json")  # a repository on this disk
+    assert (fetched.returncode, fetched.codes) == (5, ["offline"])
+    assert "torch==" in fetched.json["errors"][0]["message"]
+    assert (setup.tree / "main.py").exists()
+    assert len(setup.index.requests) == asked
+
+
 def test_a_models_folder_alone_gets_files_and_is_told_why_there_is_no_picture(
     setup: SetupFixture, tmp_path: Path
 ) -> None:

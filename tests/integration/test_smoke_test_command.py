@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from provisioner.machine.readings import machine_record
 from provisioner.smoke_test.graph import build_graph
 from provisioner.smoke_test.image import read_image, seed_in
 from provisioner.smoke_test.results import ImageOptions, ModelNames
+from tests.support.builders import recording_of
 from tests.support.comfy_server import Faults, ReplayServer
 from tests.support.sandbox import Ahead, Completed, Running, Sandbox, sha256_of, wait_until
 from tests.support.setup_fixture import ENCODER, KLEIN, MODEL, VAE, existing_tree, inventory, main_py, rtx_4070, states
@@ -341,6 +341,10 @@ def test_a_server_that_dies_while_it_draws_is_explained(sandbox: Sandbox, comfyu
     comfyui.write_text(main_py(faults), encoding="utf-8")
     done = sandbox.run("smoke-test", "--json", *SMALL)
     assert (done.returncode, done.codes) == (9, ["out-of-memory"])
+    hint = done.json["errors"][0]["hint"]
+    assert "`--reserve-vram 2`" in hint
+    assert "Decode in tiles" in hint
+    assert "The manifest has no smaller set that can replace " in hint  # it has only the one that has just failed
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
@@ -358,7 +362,7 @@ def test_a_run_that_is_interrupted_takes_its_server_with_it(sandbox: Sandbox, co
 def test_a_picture_from_the_processor_is_not_the_proof_of_a_card(
     sandbox: Sandbox, comfyui: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "machine.json").write_text(json.dumps(machine_record(rtx_4070())), encoding="utf-8")
+    (tmp_path / "machine.json").write_text(recording_of(rtx_4070()), encoding="utf-8")
     comfyui.write_text(main_py("Faults(is_on_processor=True)"), encoding="utf-8")
     done = sandbox.run("smoke-test", "--json", *SMALL, env={"KLEIN_SETUP_MACHINE": str(tmp_path / "machine.json")})
     assert (done.returncode, done.codes) == (9, ["smoke-test"])

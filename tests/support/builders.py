@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -159,3 +161,8 @@ def inventory(*checks: Check, **more: object) -> Inventory:
 def whole(files: FilesPlan) -> Plan:
     """Return the plan of a run that is about files alone."""
     return make_plan(files, files.steps)
+
+
+def recording_of(machine: Machine) -> str:
+    """Return a machine as the recording that KLEIN_SETUP_MACHINE names."""
+    return json.dumps({"schema_version": 1, **asdict(machine)}, default=str)

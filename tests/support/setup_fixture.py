@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from provisioner.core.models import Gpu, Machine
-from provisioner.machine.readings import machine_record
+from tests.support.builders import recording_of
 from tests.support.sandbox import ROOT, Completed, Sandbox, Wanted, tensors
 from tests.support.wheels import Toy, ToyIndex
 
@@ -216,10 +216,10 @@ class SetupFixture:
 
     def set_machine(self, **changes: object) -> None:
         """Record the machine with changed values."""
-        text = json.dumps(machine_record(rtx_4070(**changes)))
+        text = recording_of(rtx_4070(**changes))
         (self.sandbox.folder / "machine.json").write_text(text, encoding="utf-8")
 
-    def arguments(self, *given: str | Path, source: Path | None = None) -> list[str]:
+    def arguments(self, *given: str | Path, source: str | Path | None = None) -> list[str]:
         """Return a whole command line: manifest, tree, hub, index and ComfyUI's source where the command has them."""
         words = [str(each) for each in given]
         words += ["--manifest", str(self.sandbox.manifest), "--comfyui", str(self.tree)]
@@ -230,7 +230,7 @@ class SetupFixture:
         return words
 
     def start(
-        self, *given: str | Path, source: Path | None = None, env: Mapping[str, str] | None = None
+        self, *given: str | Path, source: str | Path | None = None, env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[str]:
         """Start the driver; both its streams are one."""
         self.runs += 1
@@ -247,7 +247,9 @@ class SetupFixture:
                 text=True,
             )
 
-    def run(self, *given: str | Path, source: Path | None = None, env: Mapping[str, str] | None = None) -> Completed:
+    def run(
+        self, *given: str | Path, source: str | Path | None = None, env: Mapping[str, str] | None = None
+    ) -> Completed:
         """Run the driver to its end and check the sandbox's invariant."""
         began = time.monotonic()
         process = self.start(*given, source=source, env=env)

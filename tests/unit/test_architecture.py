@@ -107,8 +107,8 @@ LAYER_OF = {
     "smoke_test.results": "value",
     "smoke_test.vram": "effect",
     "manifest": "decision",
-    "manifest.manifest_cache": "effect",
     "manifest.shipped": "effect",
+    "manifest.table_source": "value",
     "identify": "decision",
     "disk": "effect",
     "disk.os_errors": "decision",
@@ -122,7 +122,7 @@ MAY_USE = {
     "PIL": ("smoke_test.image",),
     "filelock": ("disk.locks",),
     "huggingface_hub": ("files.hub_cache", "commands.rehearse"),  # the rehearsal checks with the real client
-    "packaging": ("environment", "torch.select", "machine.readings"),
+    "packaging": ("comfyui.install_plan", "environment", "torch.select", "machine.readings"),
     "platformdirs": ("disk.locations",),
     "psutil": ("comfyui.server", "machine.host", "machine.process", "smoke_test.vram"),
     "pynvml": ("machine.nvml", "smoke_test.vram"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from provisioner.environment.pip_settings import installer_environment, parse_pip_settings
 from scripts import bootstrap, check_lock, private_environment
 from scripts.private_environment import Wanted
 
@@ -90,7 +91,7 @@ def test_the_command_is_isolated_from_the_working_directory_and_pythonpath() -> 
     ],
 )
 def test_of_pips_settings_only_the_way_to_an_index_is_kept(printed: str, kept: dict[str, str]) -> None:
-    assert private_environment.parse_pip_configuration(printed) == kept
+    assert parse_pip_settings(printed, with_indexes=True) == kept
 
 
 def test_pip_settings_that_would_send_packages_elsewhere_are_dropped() -> None:
@@ -106,15 +107,25 @@ def test_pip_settings_that_would_send_packages_elsewhere_are_dropped() -> None:
         "PYTHONPATH": "/elsewhere",
         "SSL_CERT_FILE": "/etc/own.pem",
     }
-    got = private_environment.pip_environment(given, {"index-url": "https://a.example/simple"})
+    got = installer_environment(given, {"index-url": "https://a.example/simple"}, no_file=os.devnull)
     assert got == {
         "HTTPS_PROXY": "http://proxy:3128",
         "PATH": "/bin",
         "PIP_CONFIG_FILE": os.devnull,
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_INDEX_URL": "https://a.example/simple",
+        "PIP_NO_INPUT": "1",
         "PYTHONUTF8": "1",
         "SSL_CERT_FILE": "/etc/own.pem",
+        "UV_NO_CONFIG": "1",
     }
+
+
+def test_what_reads_the_settings_of_pip_needs_nothing_that_is_not_installed_yet() -> None:
+    tree = ast.parse(Path(bootstrap.ROOT, "provisioner", "environment", "pip_settings.py").read_text(encoding="utf-8"))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in imported} <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize(

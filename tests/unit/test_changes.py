@@ -256,12 +256,12 @@ MAYBE = st.none() | TEXTS
         klein_setup=TEXTS,
         looked_at=st.just(EVERY_PART),
         driver_version=MAYBE,
-        cuda_driver_version=st.none() | st.tuples(st.integers(), st.integers()),
+        cuda_driver_version=st.none() | st.tuples(st.integers(0, 99), st.integers(0, 99)),
         gpus=st.lists(st.builds(SeenGpu, name=TEXTS, uuid=MAYBE), max_size=2).map(tuple),
         torch=MAYBE,
         custom_nodes=st.lists(TEXTS, max_size=2).map(tuple),
         files=st.lists(
-            st.builds(SeenFile, label=TEXTS, size=st.none() | st.integers(min_value=0), sha256=MAYBE), max_size=2
+            st.builds(SeenFile, label=TEXTS, size=st.none() | st.integers(0, 2**63), sha256=MAYBE), max_size=2
         ).map(tuple),
     )
 )
@@ -283,17 +283,29 @@ def test_keys_of_a_newer_version_are_passed_over() -> None:
     [
         ({"schema_version": 2}, "its schema_version is '2', and 1 is expected"),
         ({"schema_version": True}, "its schema_version is 'True', and 1 is expected"),
-        ({"taken_at": None}, "its key taken_at is not a text"),
-        ({"torch": 2.14}, "its key torch is not a text"),
-        ({"looked_at": "files"}, "its key looked_at is not a list of texts"),
-        ({"custom_nodes": [1]}, "its key custom_nodes is not a list of texts"),
-        ({"gpus": ["RTX"]}, "its key gpus is not a list of objects"),
-        ({"gpus": [{}]}, "its key name is not a text"),
-        ({"files": [{"label": "x", "size": -1}]}, "its key size is not a number of bytes"),
-        ({"files": [{"label": "x", "size": True}]}, "its key size is not a number of bytes"),
-        ({"cuda_driver_version": [13]}, "its key cuda_driver_version is not two numbers"),
-        ({"cuda_driver_version": [13, "0"]}, "its key cuda_driver_version is not two numbers"),
-        ({"comfyui_has_local_changes": 1}, "its key comfyui_has_local_changes is not true, false or null"),
+        ({"taken_at": None}, "its key taken_at: must be a string; not null"),
+        ({"torch": 2.14}, "its key torch: must be a string or null; not 2.14"),
+        ({"looked_at": "files"}, 'its key looked_at: must be a list; not "files"'),
+        ({"custom_nodes": [1]}, "its key custom_nodes[0]: must be a string; not 1"),
+        ({"gpus": ["RTX"]}, 'its key gpus[0]: must be an object; not "RTX"'),
+        ({"gpus": [{}]}, "its key gpus[0].name: must be a string; it is missing"),
+        (
+            {"files": [{"label": "x", "size": -1}]},
+            "its key files[0].size: must be a whole number from 0 up or null; not -1",
+        ),
+        (
+            {"files": [{"label": "x", "size": True}]},
+            "its key files[0].size: must be a whole number from 0 up or null; not true",
+        ),
+        (
+            {"cuda_driver_version": [13]},
+            "its key cuda_driver_version: must be two whole numbers, such as [8, 9], or null; not [13]",
+        ),
+        (
+            {"cuda_driver_version": [13, "0"]},
+            'its key cuda_driver_version: must be two whole numbers, such as [8, 9], or null; not [13, "0"]',
+        ),
+        ({"comfyui_has_local_changes": 1}, "its key comfyui_has_local_changes: must be true, false or null; not 1"),
     ],
 )
 def test_a_broken_snapshot_is_none_with_the_reason(change: dict[str, object], reason: str) -> None:
@@ -303,9 +315,9 @@ def test_a_broken_snapshot_is_none_with_the_reason(change: dict[str, object], re
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "it is not JSON"),
-        ("{", "it is not JSON"),
-        ("[" * 100_000, "it is not JSON"),
+        ("", "it is not a JSON object"),
+        ("{", "it is not a JSON object"),
+        ("[" * 100_000, "it is not a JSON object"),
         ("[]", "it is not a JSON object"),
         ("{}", "its schema_version is 'None', and 1 is expected"),
     ],

@@ -73,8 +73,8 @@ def test_nonsense_is_rejected_or_empty_and_never_a_crash(body: object) -> None:
 
 def test_an_old_server_without_versions_is_still_one() -> None:
     facts = parse_system_stats({"system": {"os": "posix"}, "devices": [{"name": "cuda:0", "type": "cuda", "index": 0}]})
-    assert (facts.comfyui_version, facts.argv, facts.packages) == (None, (), ())
-    assert (facts.devices[0].index, facts.devices[0].vram_total_bytes) == (0, None)
+    assert (facts.comfyui_version, facts.argv) == (None, ())
+    assert facts.devices[0].index == 0
 
 
 @pytest.mark.parametrize(

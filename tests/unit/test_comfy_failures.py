@@ -7,15 +7,13 @@ from typing import Any
 
 import pytest
 
-from provisioner.comfyui.server.api import ListedModels, NodeComplaint, NodeFailure, Refusal
+from provisioner.comfyui.server.api import NodeComplaint, NodeFailure, Refusal
 from provisioner.comfyui.server.failures import (
     death_error,
     findings_in_log,
     interrupted_error,
     is_port_taken,
     last_lines,
-    missing_in,
-    model_not_listed_error,
     models_behind,
     no_port_error,
     node_error,
@@ -121,7 +119,7 @@ def test_running_out_of_gpu_memory_names_what_helps() -> None:
     error = node_error(failure("12", "torch.OutOfMemoryError", "Allocation on device"), graph())
     assert isinstance(error, MemoryExhaustedError)
     assert error.hint is not None
-    for help_with in ("--reserve-vram", "--set fp8-lean", "tiles", "Close other programs"):
+    for help_with in ("a smaller set", "Close other programs"):
         assert help_with in error.hint
 
 
@@ -202,12 +200,8 @@ def test_an_unknown_rejection_keeps_the_servers_message() -> None:
     assert "HTTP 500): it hurts" in str(error)
 
 
-def test_missing_nodes_and_models_are_named_with_what_is_there() -> None:
+def test_missing_nodes_are_named() -> None:
     assert "ComfyUI 0.3.9 does not have the nodes A, B." in str(nodes_missing_error(["A", "B"], version="0.3.9"))
-    error = model_not_listed_error("VAE", "v.safetensors", ["a"], ["/m/vae"])
-    assert "lists a. It looks in /m/vae." in str(error)
-    listed = ListedModels(diffusion_models=("m",), text_encoders=(), vaes=("v",), clip_types=())
-    assert missing_in(listed, diffusion_model="m", text_encoder="t", vae="w") == ("text encoder", "VAE")
 
 
 def test_an_interruption_and_a_timeout_name_the_node() -> None:

@@ -10,13 +10,11 @@ import pytest
 from provisioner.comfyui.checkout_models import ComfyCheckout, ComfyPython, RollbackPoint
 from provisioner.comfyui.install_plan import (
     archive_address,
-    changed_error,
     explain_git_failure,
     is_archive,
     judge_checkout,
     lacks_commit,
     local_path,
-    notes_on_checkout,
     parse_project_version,
     parse_requirements,
     parse_version_file,
@@ -55,12 +53,10 @@ GOOD = ComfyCheckout(
     kind="git",
     tree=TREE,
     version="0.33.0",
-    version_read_from="comfyui_version.py",
     commit=PINNED.commit,
     has_git=True,
     local_changes=(),
     pythons=(PYTHON,),
-    has_requirements=True,
 )
 OLD = replace(GOOD, version="0.12.0", commit="c" * 40, branch="master")
 HALFWAY = RollbackPoint(
@@ -147,19 +143,6 @@ def test_a_tree_is_only_moved_when_asked_and_never_over_changes(
     assert plan.action == action
     assert reason in plan.reason
     assert (plan.hint is not None) == (action == "refuse")
-
-
-def test_notes_name_what_was_changed_and_what_was_added() -> None:
-    checkout = replace(
-        GOOD, local_changes=tuple(f"{n}.py" for n in range(7)), custom_nodes=("manager",), notes=("A note.",)
-    )
-    assert notes_on_checkout(checkout) == (
-        "A note.",
-        "7 files of ComfyUI itself were changed: 0.py, 1.py, 2.py, 3.py and 4.py and 2 more.",
-        "1 custom node: manager.",
-    )
-    assert notes_on_checkout(GOOD) == ()
-    assert changed_error("/comfy", ["a.py"]).context["files"] == ["a.py"]
 
 
 @pytest.mark.parametrize(

@@ -59,11 +59,10 @@ def test_klein_came_with_0_9_2_and_its_memory_was_put_right_in_0_10_0() -> None:
     assert (TABLE.minimum.version, TABLE.advised.version) == ("0.9.2", "0.10.0")
 
 
-def test_releases_are_newest_first_and_found_by_version_and_by_commit() -> None:
+def test_releases_are_newest_first_and_found_by_version() -> None:
     assert [each.version for each in TABLE.releases] == ["0.33.0", "0.32.0", "0.31.0", "0.9.2"]
-    assert TABLE.release("0.33.0") is TABLE.release_at(TABLE.pinned.commit)
+    assert TABLE.release("0.33.0") == TABLE.pinned
     assert TABLE.release("0.36.0") is None
-    assert TABLE.release_at("0" * 40) is None
 
 
 def test_a_manifest_asks_for_no_older_comfyui_than_the_minimum_of_klein() -> None:

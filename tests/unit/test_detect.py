@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +9,8 @@ import pytest
 from provisioner.core.errors import CommandError, StorageError, UnreadableError, UsageError
 from provisioner.core.models import FileSystem, Gpu, Machine
 from provisioner.machine.detection import MACHINE_VARIABLE, detect_machine
-from provisioner.machine.readings import GraphicsReading, HostReading, NvidiaDevice, NvidiaReading, machine_record
+from provisioner.machine.readings import GraphicsReading, HostReading, NvidiaDevice, NvidiaReading
+from tests.support.builders import recording_of
 
 GIB = 2**30
 LINUX = HostReading(
@@ -291,7 +291,7 @@ FILE = Path("/support/machine.json")
 
 def test_a_recorded_machine_is_read_instead_of_this_one() -> None:
     recorded = FakeMachine(nvml=answered(RTX_4090)).detect()
-    fake = FakeMachine(files={FILE: json.dumps(machine_record(recorded))}, environ={MACHINE_VARIABLE: str(FILE)})
+    fake = FakeMachine(files={FILE: recording_of(recorded)}, environ={MACHINE_VARIABLE: str(FILE)})
     machine = fake.detect(Path("/anywhere"))
     assert machine == replace(recorded, recorded_from=str(FILE))
     assert fake.asked == []

@@ -27,17 +27,22 @@ from provisioner.core.errors import (
     UnreachableError,
 )
 from provisioner.core.models import Gpu, Machine
+from provisioner.core.route import Route
 from provisioner.environment.installer import (
     Wheel,
     announced_bytes,
     constraint_variables,
     explain_failure,
-    installer_environment,
     is_gap,
     page_failures,
-    parse_pip_settings,
     parse_report,
+    route_to,
+)
+from provisioner.environment.pip_settings import (
+    installer_environment,
+    parse_pip_settings,
     without_indexes,
+    without_network,
 )
 from provisioner.environment.state import (
     Distribution,
@@ -47,7 +52,6 @@ from provisioner.environment.state import (
     ProbeDevice,
     PythonFacts,
     SecondTorch,
-    choose_python,
     complaint_about_python,
     complaints_about_tags,
     constraints_text,
@@ -377,13 +381,6 @@ def test_a_python_that_does_not_fit_is_told_why(changes: dict[str, object], says
     assert complaint is None if says is None else says in (complaint or "")
 
 
-def test_the_first_python_that_fits_is_chosen() -> None:
-    old, fitting, other = (replace(PYTHON, version=version) for version in ("3.9.1", "3.11.2", "3.10.1"))
-    assert choose_python([old, fitting, other], ("3.10", "3.11")) == fitting
-    assert choose_python([old], ("3.10", "3.11")) is None
-    assert choose_python([old], ()) == old
-
-
 # --- pip and uv --------------------------------------------------------------------------------
 
 LISTED = """
@@ -589,3 +586,36 @@ def test_what_the_disk_refuses_has_a_name(number: int, error: type[StorageError]
     found = disk_error(OSError(number, "no"), WHERE, doing="write")
     assert type(found) is error
     assert str(WHERE) in str(found)
+
+
+WHEEL = "https://whl.example/cu130/torch.whl"
+
+
+@pytest.mark.parametrize(
+    ("url", "settings", "index_url", "route"),
+    [
+        (WHEEL, {}, None, Route()),
+        (WHEEL, {}, "https://me:p%40ss@whl.example/cu130", Route(user=("me", "p@ss"))),
+        (WHEEL, {}, "https://me:secret@other.example/cu130", Route()),  # nobody else sees the password
+        (WHEEL, {}, "http://me:secret@whl.example/cu130", Route()),
+        ("https://me:own@whl.example/x.whl", {}, "https://you:p@whl.example/", Route(user=("me", "own"))),
+        (WHEEL, {"trusted-host": "a whl.example"}, None, Route(checks_certificate=False)),
+        ("https://h:8443/x", {"trusted-host": "h:8443"}, None, Route(checks_certificate=False)),
+        (
+            WHEEL,
+            {"proxy": "http://p:1", "cert": "/ca.pem", "client-cert": "/me.pem"},
+            None,
+            Route(proxy="http://p:1", certificates=Path("/ca.pem"), client_certificate=Path("/me.pem")),
+        ),
+    ],
+)
+def test_a_wheel_is_reached_as_pip_would(
+    url: str, settings: dict[str, str], index_url: str | None, route: Route
+) -> None:
+    assert route_to(url, settings, index_url) == route
+
+
+def test_without_a_network_only_folders_and_indexes_on_this_disk_are_left() -> None:
+    mirror = {"index-url": "file:///srv/simple", "extra-index-url": "https://x.example", "proxy": "http://p:1"}
+    assert without_network(mirror) == {"index-url": "file:///srv/simple", "proxy": "http://p:1"}
+    assert without_network({"index-url": "https://x.example"}) == {"no-index": "1"}

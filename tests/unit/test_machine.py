@@ -24,7 +24,6 @@ from provisioner.machine.readings import (
     fields_after_refusal,
     gpu_from_device,
     is_wsl_kernel,
-    machine_record,
     merge_devices,
     needs_nvidia_smi,
     normal_architecture,
@@ -39,6 +38,7 @@ from provisioner.machine.readings import (
     parse_nvidia_smi,
     windows_release,
 )
+from tests.support.builders import recording_of
 
 LINUX = HostReading(
     os="linux",
@@ -516,7 +516,7 @@ MACHINES = st.builds(
 
 @given(MACHINES)
 def test_a_recorded_machine_is_read_back_as_it_was(machine: Machine) -> None:
-    read = parse_machine_record(json.dumps(machine_record(machine)), FILE)
+    read = parse_machine_record(recording_of(machine), FILE)
     assert read == replace(machine, recorded_from="machine.json")
 
 

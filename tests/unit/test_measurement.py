@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from provisioner.core.errors import MemoryExhaustedError
 from provisioner.core.models import ArtifactSet, Envelope, Machine
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import read_manifest_text
-from provisioner.smoke_test.measurement import VramSample, advice_for, describe, own_peak, summarise_samples
+from provisioner.smoke_test.measurement import VramSample, describe, memory_advice, own_peak, summarise_samples
 from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
 from tests.support.builders import GIB, gpu, machine
 
@@ -224,17 +225,40 @@ def test_without_a_uuid_the_only_card_of_that_name_is_meant() -> None:
 
 
 def advise(set_id: str, host: Machine | None, vram: VramReading | None = None, **more: object) -> str:
-    return advice_for(host, set_named(set_id), vram, others=MANIFEST.sets, **more)  # type: ignore[arg-type]
+    memory = more.pop("memory", "vram")
+    error = MemoryExhaustedError("it ran out", memory=memory)
+    return memory_advice(error, host, set_named(set_id), vram, sets=MANIFEST.sets, **more)  # type: ignore[arg-type]
 
 
 def test_a_card_of_12_gb_gets_the_best_advice_first() -> None:
     card = gpu(uuid="GPU-1", memory_total_bytes=12_282 * MIB)
     assert advise("fp8", machine(card), reading(12 * GIB, total=12_282 * MIB, used=2 * GIB)) == (
-        "Close other programs that use NVIDIA GeForce RTX 4070: 2.0 GiB of it were in use before the run."
-        " Start ComfyUI with --reserve-vram 2, so that it moves models out of memory earlier."
-        " Decode in tiles: decoding a whole image has a peak of several GB."
-        " Use the set fp8-lean (--set fp8-lean), whose files are 4.20 GB smaller."
+        "9.8 GiB of 12.0 GiB were free on NVIDIA GeForce RTX 4070 before the run."
+        " Close other programs that use it: 2.0 GiB of it were in use."
+        " Start ComfyUI with `--reserve-vram 2`, so that it moves models out of memory earlier."
+        " Decode in tiles (`--tiled-decode`): decoding a whole image has a peak of several GB."
+        " Use the set fp8-midi, whose files are 2.41 GB smaller: `klein-setup install --set fp8-midi`."
     )
+
+
+def test_a_reserve_that_was_not_enough_is_raised() -> None:
+    assert "--reserve-vram 4`" in advise("fp8", machine(gpu()), reserved_gib=3.0)
+
+
+@pytest.mark.parametrize(
+    ("context", "is_of_the_card"),
+    [
+        ({"cause": "gpu-out-of-memory"}, True),  # ComfyUI
+        ({"cause": "ram-out-of-memory"}, False),
+        ({"kind": "out-of-memory", "memory": "vram"}, True),  # diffusers
+        ({"kind": "out-of-memory", "memory": "ram"}, False),
+        ({"kind": "out-of-memory", "returncode": -9}, False),  # the system ended it
+    ],
+)
+def test_the_error_says_which_memory_the_advice_is_about(context: dict[str, object], is_of_the_card: bool) -> None:
+    error = MemoryExhaustedError("it ran out", hint=None, **context)
+    said = memory_advice(error, machine(gpu()), set_named("fp8"), None, sets=MANIFEST.sets)
+    assert ("--reserve-vram" in said) is is_of_the_card
 
 
 @pytest.mark.parametrize(
@@ -262,20 +286,26 @@ def test_without_a_reading_the_only_card_of_the_machine_counts() -> None:
 @pytest.mark.parametrize(
     ("set_id", "host", "expected"),
     [
+        ("fp8", machine(gpu(memory_total_bytes=12 * GIB)), "fp8-midi"),  # the largest that fits, not the first
+        ("fp8", machine(gpu(memory_total_bytes=8 * GIB)), "fp8-lean"),
+        ("fp8-midi", machine(gpu()), "fp8-lean"),
         ("fp8-lean", machine(gpu(compute_capability=(12, 0))), "nvfp4"),
-        ("fp8-lean", machine(gpu(compute_capability=(8, 9))), None),
+        ("fp8-lean", machine(gpu(compute_capability=(8, 9))), None),  # never the set that has just failed
         ("fp8-lean", machine(gpu(compute_capability=None)), None),
         ("fp8", machine(gpu(memory_total_bytes=6 * GIB)), None),
         ("fp8", machine(gpu(), os="macos"), None),
-        ("fp8", None, "fp8-lean"),
+        ("fp8", None, "fp8-midi"),
         ("base-fp8", None, None),  # no other set can replace the base model
         ("diffusers", None, None),
     ],
 )
-def test_a_smaller_set_is_named_where_one_suits(set_id: str, host: Machine | None, expected: str | None) -> None:
-    said = advise(set_id, host)
+@pytest.mark.parametrize("memory", ["vram", "ram"])
+def test_the_largest_set_that_fits_is_named(
+    set_id: str, host: Machine | None, expected: str | None, memory: str
+) -> None:
+    said = advise(set_id, host, memory=memory)
     assert ("--set" in said) == (expected is not None)
-    assert f"--set {expected})" in said or expected is None
+    assert f"`klein-setup install --set {expected}`" in said or f"can replace {set_id} here" in said
 
 
 def test_diffusers_gets_no_advice_about_comfyui() -> None:
@@ -292,11 +322,11 @@ def test_diffusers_gets_no_advice_about_comfyui() -> None:
     ],
 )
 def test_memory_of_the_machine_is_another_advice(system: dict[str, object], said: str) -> None:
-    advice = advise("fp8", replace(machine(), memory_total_bytes=16 * GIB, **system), shortage="ram")  # type: ignore[arg-type]
+    advice = advise("fp8", replace(machine(), memory_total_bytes=16 * GIB, **system), memory="ram")  # type: ignore[arg-type]
     assert said in advice
     assert "its files are 12.45 GB and this machine has 16.0 GiB of memory." in advice
     assert "--reserve-vram" not in advice
 
 
 def test_memory_that_is_not_known_is_left_out_of_the_advice() -> None:
-    assert "its files are 12.45 GB." in advise("fp8", None, shortage="ram")
+    assert "its files are 12.45 GB." in advise("fp8", None, memory="ram")

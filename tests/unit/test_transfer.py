@@ -9,15 +9,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from provisioner.core.retries import MAX_PATIENCE_S, PASSING_STATUSES, Retries, asked_patience_s
 from provisioner.files.download.policy import (
     GAIN_TO_KEEP,
     WINDOW_S,
     ContentRange,
     Ramp,
-    asked_patience_s,
     parse_content_range,
     parse_rate,
-    retry_delay_s,
     strong_etag,
 )
 
@@ -125,16 +124,39 @@ def test_what_it_settles_on_is_within_a_step_of_the_best_rate(cap: int) -> None:
 # --- waiting ---------------------------------------------------------------------------------------
 
 
+ALWAYS = Retries(attempts=100)
+
+
 @given(failures=st.integers(1, 50), jitter=st.floats(0, 1, exclude_max=True))
 def test_a_delay_is_never_longer_than_eight_seconds_nor_shorter_than_half_its_length(
     failures: int, jitter: float
 ) -> None:
-    delay = retry_delay_s(failures, jitter)
-    assert retry_delay_s(failures, 0.0) <= delay <= 2 * retry_delay_s(failures, 0.0) <= 8.0
+    shortest, delay = ALWAYS.pause_s(failures, jitter=0.0), ALWAYS.pause_s(failures, jitter=jitter)
+    assert shortest is not None
+    assert delay is not None
+    assert shortest <= delay <= 2 * shortest <= 8.0
 
 
-def test_delays_double() -> None:
-    assert [retry_delay_s(failures, 0.5) for failures in range(1, 7)] == [0.375, 0.75, 1.5, 3.0, 6.0, 6.0]
+def test_delays_double_until_it_is_given_up() -> None:
+    pauses = [Retries().pause_s(failures, jitter=0.5) for failures in range(1, 8)]
+    assert pauses == [0.375, 0.75, 1.5, 3.0, 6.0, None, None]
+
+
+@pytest.mark.parametrize(
+    ("status", "asked_s", "pause_s"),
+    [
+        (503, None, 0.375),
+        (429, 0.0, 0.0),
+        (429, MAX_PATIENCE_S, MAX_PATIENCE_S),
+        (429, MAX_PATIENCE_S + 1, None),
+        (404, None, None),
+        (404, 3.0, None),
+        (None, None, 0.375),  # no answer at all
+    ],
+)
+def test_only_what_may_pass_is_tried_again(status: int | None, asked_s: float | None, pause_s: float | None) -> None:
+    assert Retries().pause_s(1, status=status, asked_s=asked_s, jitter=0.5) == pause_s
+    assert (status in PASSING_STATUSES) == (status in {429, 503})
 
 
 NOW = 1_790_000_000.0
@@ -164,7 +186,10 @@ NOW = 1_790_000_000.0
     ],
 )
 def test_asked_patience_is_read_from_either_header(headers: dict[str, str], seconds: float | None) -> None:
-    assert asked_patience_s(headers, NOW) == seconds
+    assert asked_patience_s(429, headers, NOW) == seconds
+    assert asked_patience_s(200, headers, NOW) is None
+    of_503 = {name: text for name, text in headers.items() if name != "ratelimit"}  # every answer has it
+    assert asked_patience_s(503, headers, NOW) == asked_patience_s(429, of_503, NOW)
 
 
 @given(retry_after=st.text(max_size=60), rate_limit=st.text(max_size=60))
@@ -172,7 +197,7 @@ def test_asked_patience_is_read_from_either_header(headers: dict[str, str], seco
 @example(retry_after="Fri, 31 Dec 9999 23:59:59 -2359", rate_limit="")
 @example(retry_after=",,,", rate_limit="t=")
 def test_no_header_can_break_it(retry_after: str, rate_limit: str) -> None:
-    seconds = asked_patience_s({"retry-after": retry_after, "ratelimit": rate_limit}, NOW)
+    seconds = asked_patience_s(429, {"retry-after": retry_after, "ratelimit": rate_limit}, NOW)
     assert seconds is None or seconds >= 0
 
 

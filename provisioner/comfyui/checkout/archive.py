@@ -1,4 +1,4 @@
-"""A commit's archive: fetched within bounds, unpacked into nothing but its own folder, proved by git's id of its tree.
+"""A commit's archive: unpacked into nothing but its own folder, proved by git's id of its tree.
 
 Refused are names that climb or that a system reads differently, links that leave the tree, devices, hard links, and
 anything beyond a size and a number of files that no release of ComfyUI comes near.
@@ -11,46 +11,29 @@ import posixpath
 import stat
 import sys
 import tarfile
-import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from provisioner.comfyui.checkout.checkout_receipt import disk_error, make_folder
 from provisioner.comfyui.checkout.git_tree import LINK, read_files, tree_id
 from provisioner.comfyui.checkout_models import TreeFile
 from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import (
-    AccessError,
     IntegrityError,
-    KleinError,
     NotTheFileError,
-    ServerError,
-    StalledError,
-    UnreachableError,
 )
 from provisioner.core.ports import Cancelled
-from provisioner.core.redact import redact
-from provisioner.core.units import human_bytes
 from provisioner.disk.safe_path import complaint_about_path
 
-if TYPE_CHECKING:
-    import requests
-
-Progress = Callable[[str], None]
-OpenSession = Callable[[], "requests.Session"]
-
-_TIMEOUT_S = (10.0, 60.0)  # to connect, and between two pieces
-_PASSING = {408, 425, 429, 500, 502, 503, 504}
 _CHUNK_BYTES = 256 * 1024
 _LONGEST_LINK = 1024  # bytes
-_TOLD_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +43,6 @@ class Bounds:
     archive_bytes: int = 512 * 1024 * 1024
     unpacked_bytes: int = 1024 * 1024 * 1024
     files: int = 50_000
-    download_s: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,125 +53,6 @@ class _Member:
     mode: str  # git's
     size: int  # as the archive says
     open: Callable[[], IO[bytes]]
-
-
-def plain_session() -> requests.Session:
-    """Return a session with the usual variables' proxies and certificates, and without a person's ``.netrc``."""
-    import requests
-
-    session = requests.Session()
-    session.auth = lambda request: request
-    return session
-
-
-# --- fetching ----------------------------------------------------------------------------------
-
-
-def download(
-    url: str,
-    path: Path,
-    *,
-    open_session: OpenSession,
-    bounds: Bounds,
-    pauses_s: Sequence[float],
-    cancelled: Cancelled,
-    progress: Progress,
-) -> None:
-    """Fetch an archive into a file; what may pass is tried again after each pause.
-
-    Raises
-    ------
-    NetworkError
-        The server was not reached, stopped answering, or kept failing.
-    AccessError
-        It wants to know who asks.
-    IntegrityError
-        It has no such archive, or one of another kind.
-    StorageError
-        The disk refused.
-    """
-    for pause_s in (*pauses_s, None):
-        try:
-            _download_once(url, path, open_session, bounds, cancelled, progress)
-            return
-        except (StalledError, ServerError, UnreachableError) as error:
-            if pause_s is None:
-                raise
-            progress(f"{error} Trying again in {pause_s:g} s.")
-            time.sleep(pause_s)
-
-
-def _download_once(
-    url: str, path: Path, open_session: OpenSession, bounds: Bounds, cancelled: Cancelled, progress: Progress
-) -> None:
-    import requests
-
-    shown = redact(url)
-    deadline = time.monotonic() + bounds.download_s
-    try:
-        with (
-            open_session() as session,
-            session.get(url, stream=True, timeout=_TIMEOUT_S, headers={"Accept-Encoding": "identity"}) as answer,
-        ):
-            if answer.status_code != 200:
-                raise _refusal(answer.status_code, shown)
-            expected = answer.headers.get("Content-Length", "")
-            received = _save(answer.iter_content(_CHUNK_BYTES), path, shown, bounds, deadline, cancelled, progress)
-            if expected.isdigit() and int(expected) != received:
-                raise UnreachableError(
-                    f"{shown} broke off after {human_bytes(received)} of {human_bytes(int(expected))}."
-                )
-    except requests.exceptions.Timeout as error:
-        raise StalledError(f"{shown} did not answer in time.", hint="Run the same command again.") from error
-    except requests.exceptions.RequestException as error:
-        hint = "Check the connection (and HTTPS_PROXY behind a proxy), then run the same command again."
-        raise UnreachableError(f"{shown} could not be reached ({type(error).__name__}).", hint=hint) from error
-
-
-def _refusal(status: int, shown: str) -> KleinError:
-    if status in (401, 403):
-        hint = "Name a mirror that can be read without an account with --comfyui-source."
-        return AccessError(f"{shown} wants to know who asks ({status}).", hint=hint, status=status)
-    if status in _PASSING:
-        return ServerError(f"{shown} answered with an error ({status}).", hint="Try again later.", status=status)
-    hint = "Name a complete and current mirror of ComfyUI with --comfyui-source."
-    return NotTheFileError(f"{shown} is not there ({status}).", hint=hint, status=status)
-
-
-def _save(
-    chunks: Iterator[bytes],
-    path: Path,
-    shown: str,
-    bounds: Bounds,
-    deadline: float,
-    cancelled: Cancelled,
-    progress: Progress,
-) -> int:
-    received, told_at = 0, time.monotonic()
-    try:
-        stream = path.open("wb")
-    except OSError as error:
-        raise disk_error(error, path, doing="write") from error
-    with stream:
-        for chunk in chunks:
-            if cancelled():
-                raise KeyboardInterrupt
-            received += len(chunk)
-            now = time.monotonic()
-            if received > bounds.archive_bytes:
-                raise NotTheFileError(
-                    f"{shown} is larger than {human_bytes(bounds.archive_bytes)}: no ComfyUI archive."
-                )
-            if now > deadline:
-                raise StalledError(f"{shown} took longer than {bounds.download_s:g} s.")
-            try:
-                stream.write(chunk)
-            except OSError as error:
-                raise disk_error(error, path, doing="write") from error
-            if now - told_at >= _TOLD_EVERY_S:
-                told_at = now
-                progress(f"{human_bytes(received)} of ComfyUI have arrived.")
-    return received
 
 
 # --- unpacking ---------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from provisioner.core.errors import StorageError
 from provisioner.core.models import STATE_FOLDER
 from provisioner.disk.locks import hold_lock, lock_among_temporary_files
 from provisioner.disk.os_errors import storage_error
+from provisioner.disk.read_json import read_object
 
 RECEIPT = Path(STATE_FOLDER, "comfyui.json")
 ROLLBACK_POINT = Path(STATE_FOLDER, "comfyui-before.json")
@@ -26,7 +27,6 @@ PLACING = Path(STATE_FOLDER, "comfyui-placing.json")
 BACKUPS_FOLDER = Path(STATE_FOLDER, "aside")
 
 _SCHEMA = 1
-_LARGEST_JSON = 64 * 1024 * 1024  # bytes
 _PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6)  # virus scanners on Windows; a git that outlived the run it belonged to
 
 
@@ -55,16 +55,6 @@ def write_json(path: Path, value: Mapping[str, object]) -> None:
         raise disk_error(error, path, doing="write") from error
 
 
-def read_json(path: Path) -> dict[str, object] | None:
-    """Return what a small file holds; None where it is not there or is no JSON object."""
-    try:
-        with path.open("rb") as stream:
-            value = json.loads(stream.read(_LARGEST_JSON))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def write_receipt(tree: Path, receipt: CheckoutReceipt) -> None:
     """Write down what was made; raises StorageError."""
     value: dict[str, object] = {"schema_version": _SCHEMA}
@@ -76,7 +66,7 @@ def write_receipt(tree: Path, receipt: CheckoutReceipt) -> None:
 
 def read_receipt(tree: Path) -> CheckoutReceipt | None:
     """Return the receipt a tree holds; None where there is none, or where its files do not make up its tree."""
-    value = read_json(tree / RECEIPT)
+    value = read_object(tree / RECEIPT)
     if value is None or value.pop("schema_version", None) != _SCHEMA:
         return None
     try:
@@ -85,9 +75,9 @@ def read_receipt(tree: Path) -> CheckoutReceipt | None:
             if not isinstance(rows, list):
                 return None
             value[name] = tuple(TreeFile(mode=mode, id=id_, path=path) for mode, id_, path in rows)
-        value["folders"] = tuple(map(str, value["folders"]))  # type: ignore[call-overload]  # a list, or a TypeError
-        value["previous_commits"] = tuple(map(str, value["previous_commits"]))  # type: ignore[call-overload]
-        receipt = CheckoutReceipt(**value)  # type: ignore[arg-type]  # checked by what follows
+        value["folders"] = tuple(map(str, value["folders"]))  # a list, or a TypeError
+        value["previous_commits"] = tuple(map(str, value["previous_commits"]))
+        receipt = CheckoutReceipt(**value)  # checked by what follows
         is_whole = tree_id(receipt.files) == receipt.tree and top_entries(receipt.files) == receipt.entries
     except (KeyError, ValueError, TypeError, AttributeError):
         return None
@@ -101,9 +91,9 @@ def write_rollback_point(tree: Path, rollback_point: RollbackPoint) -> None:
 
 def read_rollback_point(tree: Path) -> RollbackPoint | None:
     """Return where a tree stood before its last update, or None."""
-    value = read_json(tree / ROLLBACK_POINT)
+    value = read_object(tree / ROLLBACK_POINT)
     try:
-        return None if value is None else RollbackPoint(**value)  # type: ignore[arg-type]  # our own file
+        return None if value is None else RollbackPoint(**value)  # our own file
     except TypeError:
         return None
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from provisioner.comfyui.checkout.archive import Bounds, OpenSession, download, hash_file, plain_session, unpack
+from provisioner.comfyui.checkout.archive import Bounds, hash_file, unpack
 from provisioner.comfyui.checkout.checkout_receipt import (
     RECEIPT,
     disk_error,
@@ -33,12 +33,12 @@ from provisioner.comfyui.checkout.update import go_back, now, receipt_of, update
 from provisioner.comfyui.checkout_models import CheckoutReceipt, ComfyCheckout, Removal, RollbackPoint
 from provisioner.comfyui.install_plan import NEEDED_FOLDERS, archive_address, is_archive, is_web_address, local_path
 from provisioner.comfyui.release_models import ComfyRelease
-from provisioner.core.errors import CommandError, NotTheFileError, StorageError, UsageError
+from provisioner.core.errors import CommandError, NotTheFileError, OfflineError, StorageError, UsageError
 from provisioner.core.models import STATE_FOLDER
-from provisioner.core.ports import Cancelled, RunProcess
+from provisioner.core.ports import Cancelled, Download, RunProcess
 from provisioner.core.redact import redact
 
-__all__ = ["RECEIPT", "Bounds", "Checkouts", "OpenSession", "Progress", "requirements_of"]
+__all__ = ["RECEIPT", "Bounds", "Checkouts", "Progress", "requirements_of"]
 
 
 def _silent(line: str) -> None:
@@ -55,25 +55,25 @@ class Checkouts:
         Starts programs: `provisioner.machine.process.run_process`.
     environ : mapping
         The person's environment variables; git is looked for on their PATH.
-    open_session : callable
-        Opens a `requests.Session`, for archives.
+    download : Download
+        Fetches archives.
+    is_offline : bool
+        ``--offline``: nothing is fetched, by git neither.
     cancelled : callable
         True means: stop now.
     waits_for_lock : bool
         Wait while another run works on the same tree; else LockHeldError.
     bounds : Bounds
         What an archive may have at most.
-    pauses_s : tuple of float
-        Seconds before a failed download is tried again, each time.
     """
 
     run: RunProcess
+    download: Download
+    is_offline: bool = False
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-    open_session: OpenSession = plain_session
     cancelled: Cancelled = lambda: False
     waits_for_lock: bool = True
     bounds: Bounds = field(default_factory=Bounds)
-    pauses_s: tuple[float, ...] = (2.0, 5.0)
 
     # --- getting ---------------------------------------------------------------------------------
 
@@ -83,7 +83,6 @@ class Checkouts:
         folder: Path,
         *,
         source: str,
-        archive_url: str | None = None,
         progress: Progress = _silent,
     ) -> CheckoutReceipt:
         """Put a release of ComfyUI into a folder: new, empty, or holding only what is not ComfyUI's own.
@@ -99,8 +98,6 @@ class Checkouts:
             Where it goes.
         source : str
             A repository (https address, path, ``file:`` address), or an archive (``.zip``, ``.tar.gz``) at one of them.
-        archive_url : str, optional
-            Where the archive lies that is used without git; derived from `source` where None.
         progress : callable
             Told one line at a time.
 
@@ -114,7 +111,7 @@ class Checkouts:
         UsageError
             There is a ComfyUI already, or git is needed and not there.
         NetworkError, AccessError
-            The source was not reached, or wants to know who asks.
+            The source was not reached, ``--offline`` was given, or it wants to know who asks.
         IntegrityError
             It does not have the commit, or what it sent is something else.
         StorageError
@@ -133,8 +130,9 @@ class Checkouts:
                     return already
                 hint = "Name another folder, or ask for an update of this one."
                 raise UsageError(f"{folder} holds a ComfyUI already.", hint=hint, path=str(folder))
+            self._refuse_offline(release, source)
             with _building(real) as staging:
-                return self._build(release, real, staging, source, archive_url, progress)
+                return self._build(release, real, staging, source, progress)
 
     def _build(
         self,
@@ -142,7 +140,6 @@ class Checkouts:
         real: Path,
         staging: Path,
         source: str,
-        archive_url: str | None,
         progress: Progress,
     ) -> CheckoutReceipt:
         git = None if is_archive(source) else self._git(staging, progress, is_ours=True)
@@ -153,7 +150,7 @@ class Checkouts:
             progress(f"Fetching ComfyUI {release.version} from {shown} with git.")
             receipt = _clone(git, release, source, folders)
         else:
-            receipt = self._unpack(release, staging, source, archive_url, folders, progress)
+            receipt = self._unpack(release, staging, source, folders, progress)
         for each in folders:
             make_folder((staging if is_new else real) / each)
         write_receipt(staging, receipt)
@@ -172,11 +169,10 @@ class Checkouts:
         release: ComfyRelease,
         staging: Path,
         source: str,
-        archive_url: str | None,
         folders: tuple[str, ...],
         progress: Progress,
     ) -> CheckoutReceipt:
-        address = archive_url or archive_address(source, release)
+        address = archive_address(source, release)
         if address is None:
             raise UsageError(
                 f"{redact(source)} is a git repository, and git is not installed.",
@@ -185,13 +181,13 @@ class Checkouts:
         progress(f"Fetching the archive of ComfyUI {release.version} from {redact(address)}.")
         archive = _archive_beside(staging)
         if is_web_address(address):
-            download(
+            self.download(
                 address,
                 archive,
-                open_session=self.open_session,
-                bounds=self.bounds,
-                pauses_s=self.pauses_s,
-                cancelled=self.cancelled,
+                what="ComfyUI",
+                hint="Name a complete and current mirror of ComfyUI that can be read without an account with "
+                "--comfyui-source.",
+                most_bytes=self.bounds.archive_bytes,
                 progress=progress,
             )
         else:
@@ -212,16 +208,13 @@ class Checkouts:
 
     # --- looking ---------------------------------------------------------------------------------
 
-    def describe(self, folder: Path, *, looks_for_changes: bool = True) -> ComfyCheckout:
+    def describe(self, folder: Path) -> ComfyCheckout:
         """Return what a folder is; writes nothing, and runs nothing but git's questions.
 
         Parameters
         ----------
         folder : Path
             Anything: a tree, its ``models``, a portable build, a base folder, nothing yet.
-        looks_for_changes : bool
-            Ask git, or the receipt, whether files of ComfyUI were changed (about 0.1 s); else that stays unknown, and
-            no program is started.
 
         Raises
         ------
@@ -232,7 +225,6 @@ class Checkouts:
             folder.absolute(),
             lambda tree: self._git(tree, _silent, is_ours=False),
             environ=self.environ,
-            looks_for_changes=looks_for_changes,
         )
 
     # --- moving ----------------------------------------------------------------------------------
@@ -268,6 +260,8 @@ class Checkouts:
             As `fetch`.
         """
         with self._checkout(folder, progress) as git:
+            if not git.has_commit(release.commit):
+                self._refuse_offline(release, source)
             return update(git, release, source)
 
     def go_back(self, folder: Path, *, progress: Progress = _silent) -> RollbackPoint:
@@ -305,6 +299,16 @@ class Checkouts:
         real = Path(os.path.realpath(folder))
         with only_one(real, wait=self.waits_for_lock, notice=progress):
             return remove(real, is_rehearsal=is_rehearsal)
+
+    def _refuse_offline(self, release: ComfyRelease, source: str) -> None:
+        if self.is_offline and local_path(source) is None:
+            raise OfflineError(
+                f"ComfyUI {release.version} is not on this computer, and with --offline it is not fetched from "
+                f"{redact(source)}.",
+                hint="Run once without --offline, or name a repository or an archive on this disk with "
+                "--comfyui-source.",
+                missing=[f"ComfyUI {release.version}"],
+            )
 
     # --- git -------------------------------------------------------------------------------------
 

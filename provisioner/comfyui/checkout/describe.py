@@ -38,12 +38,8 @@ def describe_tree(
     *,
     environ: Mapping[str, str],
     platform: str = sys.platform,
-    looks_for_changes: bool = True,
 ) -> ComfyCheckout:
-    """Return what a folder is; raises StorageError where it cannot be read.
-
-    Without `looks_for_changes` no git is started and no file is read but a few small ones.
-    """
+    """Return what a folder is; raises StorageError where it cannot be read."""
     kind, tree = _kind(given)
     found = ComfyCheckout(given=given, kind=kind, tree=tree)
     if kind in ("empty", "other"):
@@ -54,7 +50,7 @@ def describe_tree(
     )
     if tree is None:
         return replace(found, receipt=read_receipt(given))
-    return _with_program(found, tree, git_for if looks_for_changes else None)
+    return _with_program(found, tree, git_for)
 
 
 def requirements_of(tree: Path) -> tuple[str, ...]:
@@ -62,40 +58,38 @@ def requirements_of(tree: Path) -> tuple[str, ...]:
     return parse_requirements(_text(tree / "requirements.txt") or "")
 
 
-def _with_program(found: ComfyCheckout, tree: Path, git_for: GitFor | None) -> ComfyCheckout:
+def _with_program(found: ComfyCheckout, tree: Path, git_for: GitFor) -> ComfyCheckout:
     receipt = read_receipt(tree)
     commit, branch = read_head(tree)
     has_git = os.path.lexists(tree / ".git")
-    version, read_from = _version(tree)
-    notes: list[str] = []
+    version = _version(tree)
+    why_unknown: str | None = None
     changes: tuple[str, ...] | None = None
-    if git_for is not None and has_git:
+    if has_git:
         git = git_for(tree)
         if git is None:
-            notes.append("git is not installed, so whether files were changed is not known.")
+            why_unknown = "git is not installed"
         else:
             try:
                 changes = git.changed()
                 commit = commit or git.ask("rev-parse", "HEAD")
                 if version is None and (said := git.ask("describe", "--tags", "--match", "v[0-9]*")):
-                    version, read_from = said.removeprefix("v"), "git"
+                    version = said.removeprefix("v")
             except KleinError as error:
-                notes.append(f"git does not tell whether files were changed: {error}")
+                why_unknown = str(error)
     if not has_git and receipt is not None:
         commit = receipt.commit
-        changes = None if git_for is None else _changed_since(receipt, tree)
+        changes = _changed_since(receipt, tree)
     return replace(
         found,
         version=version,
-        version_read_from=read_from,
         commit=commit,
         branch=branch,
         has_git=has_git,
         local_changes=changes,
-        has_requirements=(tree / "requirements.txt").is_file(),
         receipt=receipt,
         rollback_point=read_rollback_point(tree),
-        notes=tuple(notes),
+        why_unknown=why_unknown,
     )
 
 
@@ -150,13 +144,13 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _version(tree: Path) -> tuple[str | None, str | None]:
+def _version(tree: Path) -> str | None:
     readers = (("comfyui_version.py", parse_version_file), ("pyproject.toml", parse_project_version))
     for name, parse in readers:
         version = parse(_text(tree / name) or "")
         if version is not None:
-            return version, name
-    return None, None
+            return version
+    return None
 
 
 def read_head(tree: Path) -> tuple[str | None, str | None]:

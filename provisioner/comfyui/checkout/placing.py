@@ -16,7 +16,6 @@ from provisioner.comfyui.checkout.checkout_receipt import (
     make_folder,
     move,
     names_in,
-    read_json,
     remove_tree,
     write_json,
 )
@@ -25,6 +24,7 @@ from provisioner.comfyui.checkout_models import TreeFile
 from provisioner.core.errors import StorageError
 from provisioner.core.models import STATE_FOLDER
 from provisioner.core.units import count
+from provisioner.disk.read_json import read_object
 
 _LAST = "main.py"
 
@@ -89,7 +89,7 @@ def behind_links(folder: Path, files: Sequence[TreeFile]) -> tuple[str, ...]:
 
 def _refuse_conflicts(folder: Path, files: Sequence[TreeFile]) -> None:
     """Raise where a file of another content is in the way, or somebody's repository."""
-    journal = read_json(folder / PLACING)
+    journal = read_object(folder / PLACING)
     in_the_way = [".git"] if journal is None and os.path.lexists(folder / ".git") else []
     for each in files:
         try:

@@ -98,7 +98,8 @@ def go_back(git: Git) -> RollbackPoint:
     """
     rollback_point = read_rollback_point(git.tree)
     if rollback_point is None:
-        raise UsageError(f"No update of {git.tree} is known that could be taken back.", path=str(git.tree))
+        hint = "Only an update by `klein-setup install --update-comfyui` can be undone."
+        raise UsageError(f"There is no update of {git.tree} to undo.", hint=hint, path=str(git.tree))
     if rollback_point.is_finished:
         _refuse_changes(git)
     _return(git, rollback_point)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from provisioner.core.errors import ServerNotUsableError
+from provisioner.core.json_reader import as_dict, as_int, as_list
 from provisioner.core.redact import printable, redact
 
 Graph = Mapping[str, Mapping[str, object]]
@@ -22,27 +23,11 @@ _LONGEST_SHOWN = 300  # characters of a server's message that are shown
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerDevice:
-    """One device the server uses; sizes in bytes, None where not reported."""
+    """One device the server uses."""
 
     name: str  # "cuda:0 NVIDIA GeForce RTX 4070 : cudaMallocAsync", "cpu"
     kind: str  # "cuda", "cpu", "mps", "xpu"
     index: int | None = None
-    vram_total_bytes: int | None = None
-    vram_free_bytes: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerPackage:
-    """A package that ComfyUI requires in one exact version, and the installed version."""
-
-    name: str
-    installed: str | None
-    required: str | None
-
-    @property
-    def is_as_required(self) -> bool:
-        """Whether the installed version is the required one."""
-        return self.required is None or self.installed == self.required
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +40,6 @@ class ServerFacts:
     os: str | None
     argv: tuple[str, ...] = ()  # the command line it was started with, from main.py on
     devices: tuple[ServerDevice, ...] = ()
-    packages: tuple[ServerPackage, ...] = ()
-    ram_total_bytes: int | None = None
-    ram_free_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,16 +113,6 @@ class HistoryEntry:
 # --- reading JSON values -----------------------------------------------------------------------
 
 
-def as_dict(value: object) -> dict[str, object]:
-    """Return `value` where it is a JSON object, else an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def as_list(value: object) -> list[object]:
-    """Return `value` where it is a JSON array, else an empty one."""
-    return value if isinstance(value, list) else []
-
-
 def as_text(value: object) -> str | None:
     """Return `value` where it is text, made safe to show, else None."""
     return printable(value) if isinstance(value, str) else None
@@ -151,11 +123,6 @@ def as_id(value: object) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) else None
-
-
-def as_int(value: object) -> int | None:
-    """Return `value` where it is a whole number, else None."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def shortened(text: str) -> str:
@@ -203,9 +170,6 @@ def parse_system_stats(body: object) -> ServerFacts:
         os=as_text(system.get("os")),
         argv=_texts(system.get("argv")),
         devices=tuple(_device(as_dict(each)) for each in as_list(as_dict(body).get("devices"))),
-        packages=tuple(_package(as_dict(each)) for each in as_list(system.get("comfy_package_versions"))),
-        ram_total_bytes=as_int(system.get("ram_total")),
-        ram_free_bytes=as_int(system.get("ram_free")),
     )
 
 
@@ -214,16 +178,6 @@ def _device(body: dict[str, object]) -> ServerDevice:
         name=as_text(body.get("name")) or "",
         kind=as_text(body.get("type")) or "",
         index=as_int(body.get("index")),
-        vram_total_bytes=as_int(body.get("vram_total")),
-        vram_free_bytes=as_int(body.get("vram_free")),
-    )
-
-
-def _package(body: dict[str, object]) -> ServerPackage:
-    return ServerPackage(
-        name=as_text(body.get("name")) or "",
-        installed=as_text(body.get("installed")),
-        required=as_text(body.get("required")),
     )
 
 

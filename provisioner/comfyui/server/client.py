@@ -156,12 +156,6 @@ class ComfyClient:
     def _object_info(self, node_class: str) -> object:
         return self._web.get_json(f"/object_info/{node_class}")
 
-    def interrupt(self, prompt_id: str | None = None) -> None:
-        """Stop the running prompt; with an id only that one, even if it still waits in the queue."""
-        if prompt_id is not None:
-            self._web.post("/queue", {"delete": [prompt_id]})
-        self._web.post("/interrupt", {} if prompt_id is None else {"prompt_id": prompt_id})
-
     def free(self) -> None:
         """Make the server unload its models and empty its cache.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from provisioner.comfyui.server.api import Graph, ListedModels, NodeComplaint, NodeFailure, Refusal, as_dict, shortened
+from provisioner.comfyui.server.api import Graph, NodeComplaint, NodeFailure, Refusal, shortened
 from provisioner.core.errors import (
     GenerationError,
     MemoryExhaustedError,
@@ -19,6 +19,7 @@ from provisioner.core.errors import (
     ServerNotUsableError,
     SmokeTestError,
 )
+from provisioner.core.json_reader import as_dict
 from provisioner.core.models import Finding, Remedy
 from provisioner.core.redact import printable, redact
 
@@ -39,11 +40,8 @@ _REPAIR = "Run `klein-setup repair`, which checks every file and fixes what is w
 _RESTART = "A server that is already running keeps the files it loaded: restart it afterwards."
 _UPDATE = f"Update ComfyUI to {_KLEIN_SINCE} or newer."
 _TORCH = "Run `klein-setup install --only environment`, which chooses the build for this machine."
-_LESS_VRAM = (
-    "Close other programs that use the GPU; use the smaller files with `--set fp8-lean`; decode in tiles; or start "
-    "ComfyUI with `--reserve-vram 2` so that it leaves room."
-)
-_LESS_RAM = "Close other programs, add swap space, or use the smaller files with `--set fp8-lean`."
+_LESS_VRAM = "Close other programs that use the GPU, or use a smaller set."  # the smoke test says which
+_LESS_RAM = "Close other programs, add swap space, or use a smaller set."
 
 
 # --- which file a node uses --------------------------------------------------------------------
@@ -446,42 +444,6 @@ def nodes_missing_error(missing: Sequence[str], *, version: str | None = None) -
         cause="missing-node",
         nodes=list(missing),
     )
-
-
-def model_not_listed_error(
-    kind: str, name: str, listed: Sequence[str], folders: Sequence[str] = ()
-) -> ModelNotListedError:
-    """Return the error for a file that a running server does not offer.
-
-    Parameters
-    ----------
-    kind : str
-        In words: "diffusion model", "text encoder", "VAE".
-    name : str
-        The file, as it is asked for.
-    listed : sequence of str
-        What the loader offers instead.
-    folders : sequence of str
-        Where the server looks for this kind, from ``/internal/folder_paths``.
-    """
-    where = f" It looks in {_listed_words(folders)}." if folders else ""
-    return ModelNotListedError(
-        f"The server does not list the {kind} {name}; it lists {_listed_words(listed)}.{where}",
-        hint="Give `--comfyui` the folder this server reads its models from, or restart the server if the file is new.",
-        cause="missing-file",
-        files=[name],
-        folders=list(folders),
-    )
-
-
-def missing_in(listed: ListedModels, *, diffusion_model: str, text_encoder: str, vae: str) -> tuple[str, ...]:
-    """Return which of the three kinds of file the server does not offer: "diffusion model", "text encoder", "VAE"."""
-    wanted = (
-        ("diffusion model", diffusion_model, listed.diffusion_models),
-        ("text encoder", text_encoder, listed.text_encoders),
-        ("VAE", vae, listed.vaes),
-    )
-    return tuple(kind for kind, name, names in wanted if name not in names)
 
 
 def interrupted_error(node_id: str | None, graph: Graph) -> SmokeTestError:

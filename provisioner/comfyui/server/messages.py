@@ -6,13 +6,13 @@ arrived, in seconds since the prompt was sent; this module has no clock, its cal
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
-from provisioner.comfyui.server.api import NodeFailure, OutputFile, as_dict, as_id, as_list, parse_failure, parse_files
+from provisioner.comfyui.server.api import NodeFailure, OutputFile, as_id, parse_failure, parse_files
+from provisioner.core.json_reader import as_dict, as_list, parse_object
 
 _MOST_MARKS = 10_000  # progress reports kept, and steps distinguished: more than any real sampler has
 
@@ -104,10 +104,7 @@ def parse_message(text: str) -> Message | None:
     >>> parse_message('{"type": "crystools.monitor", "data": {}}') is None
     True
     """
-    try:
-        body = as_dict(json.loads(text))
-    except (ValueError, RecursionError):
-        return None
+    body = as_dict(parse_object(text))
     data = as_dict(body.get("data"))
     prompt_id = as_id(data.get("prompt_id"))
     kind = body.get("type")

@@ -1,4 +1,4 @@
-"""The rules of a polite and quick transfer: how many connections, how long to wait, what headers say.
+"""The rules of a polite and quick transfer: how many connections, and what headers say.
 
 Pure decisions: whoever owns the sockets hands in times and counts.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 
 MAX_CONNECTIONS = 8
 FIRST_CONNECTIONS = 2
@@ -15,10 +14,7 @@ GAIN_TO_KEEP = 1.05  # n+1 connections stay only if they beat n by 5 % (huggingf
 GAIN_TO_DOUBLE = 1.5  # while each doubling pays this much, the next step doubles again
 WINDOW_S = 0.5  # one measurement
 HOLD_S = 5.0  # after that long on a plateau, one more connection is tried
-MAX_PATIENCE_S = 300.0  # longest Retry-After that is obeyed
 MIN_RATE_BYTES_S = 64 * 1024  # below this for a whole window a connection counts as stalled
-RETRIES = 6  # failures in a row without one byte from anybody
-PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 
 
 @dataclass(slots=True)
@@ -87,40 +83,6 @@ class Ramp:
             self._hold_until_s = now_s + HOLD_S
             return
         self.wanted = min(self.limit, self.wanted * 2 if gain >= GAIN_TO_DOUBLE else self.wanted + 1)
-
-
-def retry_delay_s(failures: int, jitter: float) -> float:
-    """Return the seconds to wait after so many failures in a row; ``jitter`` is in [0, 1).
-
-    >>> [retry_delay_s(n, 0.0) for n in (1, 2, 3, 4, 5, 9)]
-    [0.25, 0.5, 1.0, 2.0, 4.0, 4.0]
-    """
-    longest = min(8.0, 0.5 * 2.0 ** (failures - 1))
-    return longest * (0.5 + jitter / 2)
-
-
-def asked_patience_s(headers: dict[str, str], now_epoch_s: float) -> float | None:
-    """Return the seconds a 429 or 503 asks for, from ``Retry-After`` or the Hub's ``RateLimit``; None: not said.
-
-    ``headers`` has lower-case names.  The Hub writes ``RateLimit: "resolvers";r=0;t=172``.
-
-    >>> asked_patience_s({"retry-after": "3"}, 0.0)
-    3.0
-    >>> asked_patience_s({"ratelimit": '"resolvers";r=0;t=172'}, 0.0)
-    172.0
-    >>> asked_patience_s({"retry-after": "Thu, 01 Jan 1970 00:01:00 GMT"}, 50.0)
-    10.0
-    """
-    text = headers.get("retry-after", "").strip()
-    if re.fullmatch("[0-9]+", text):
-        return float(text)
-    if text:
-        try:
-            return max(0.0, parsedate_to_datetime(text).timestamp() - now_epoch_s)
-        except (ValueError, TypeError, IndexError, OverflowError, OSError):
-            pass  # no date; a hostile one can be beyond the clock's reach
-    match = re.search(r"(?:^|;)\s*t=([0-9]+)", headers.get("ratelimit", ""))
-    return float(match.group(1)) if match else None
 
 
 @dataclass(frozen=True, slots=True)

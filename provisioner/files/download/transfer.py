@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import http.client
+import itertools
 import random
 import threading
 import time
@@ -31,23 +32,21 @@ from provisioner.core.errors import (
 )
 from provisioner.core.models import Artifact, Source
 from provisioner.core.ports import Cancelled, Part, TransferProgress
+from provisioner.core.retries import MAX_PATIENCE_S, PASSING_STATUSES, Retries, asked_patience_s
 from provisioner.files.download.http_session import CONNECT_TIMEOUT_S, Credentials, network_error, open_session, shown
+from provisioner.files.download.limiter import RateLimiter
 from provisioner.files.download.policy import (
     FIRST_CONNECTIONS,
     MAX_CONNECTIONS,
-    MAX_PATIENCE_S,
     MIN_RATE_BYTES_S,
-    PASSING_STATUSES,
-    RETRIES,
     Ramp,
-    asked_patience_s,
     parse_content_range,
-    retry_delay_s,
     strong_etag,
 )
 from provisioner.files.download.resolve import Location, Passing, access_error, label_of, next_hop, resolve, wrong_size
 
-_READ_STEP = 1024 * 1024
+_RETRIES = Retries()  # failures in a row without one byte from anybody
+_NOBODY_THERE = Retries(attempts=4)  # a Hub that does not answer at all: about three seconds
 _TICK_S = 0.1
 _RATE_MEMORY_S = 3.0
 _JOIN_S = 2.0
@@ -55,7 +54,6 @@ _DIGEST_PAUSE_S = 0.005
 _MAX_RENEWALS = 3  # new signed addresses in a row that brought no byte
 _MAX_RESTARTS = 3  # times the content may change under us
 _MAX_SLOW_WINDOWS = 6
-_HOPELESS_AFTER = 4  # attempts to ask the Hub that found nobody: about three seconds
 _HOPELESS_RATE_BYTES_S = 1024
 _BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
 
@@ -69,7 +67,7 @@ class RangeFetcher:
         The endpoint, and the token that only it may see.
     max_connections : int
         Most connections at a time, for one file.
-    limit_bytes_s : int, optional
+    limiter : RateLimiter, optional
         Bandwidth for everything together.
     stall_timeout_s : float
         A connection that delivers less than 64 KiB/s for so long is opened anew.
@@ -84,14 +82,14 @@ class RangeFetcher:
         *,
         credentials: Credentials,
         max_connections: int = MAX_CONNECTIONS,
-        limit_bytes_s: int | None = None,
+        limiter: RateLimiter | None = None,
         stall_timeout_s: float = 20.0,
         cancelled: Cancelled = lambda: False,
         notice: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.credentials = credentials
         self.max_connections = max_connections
-        self.limiter = _Limiter(limit_bytes_s)
+        self.limiter = limiter or RateLimiter()
         self.stall_timeout_s = stall_timeout_s
         self.cancelled = cancelled
         self.notice = notice
@@ -127,28 +125,6 @@ class _Broken(Exception):
 
 class _StopWorking(Exception):
     """The transfer is over or starts anew; this worker's connection is of no use any more."""
-
-
-class _Limiter:
-    """A bucket of bytes shared by all connections."""
-
-    def __init__(self, bytes_s: int | None) -> None:
-        self.bytes_s = bytes_s
-        self._lock = threading.Lock()
-        self._free_at = 0.0
-
-    @property
-    def read_step(self) -> int:
-        """How much to read at once: a tenth of a second's worth when limited."""
-        return _READ_STEP if self.bytes_s is None else max(4096, min(_READ_STEP, self.bytes_s // 10))
-
-    def delay_s(self, count: int, now_s: float) -> float:
-        """Book ``count`` bytes that arrived; return how long to wait before reading more."""
-        if self.bytes_s is None:
-            return 0.0
-        with self._lock:
-            self._free_at = max(self._free_at, now_s) + count / self.bytes_s
-            return self._free_at - now_s
 
 
 class _Transfer:
@@ -310,7 +286,7 @@ class _Transfer:
             return location
 
     def _resolve_with(self, credentials: Credentials) -> Location:
-        for failures in range(1, RETRIES + 1):
+        for failures in itertools.count(1):
             try:
                 with open_session(credentials) as session:
                     answer = resolve(
@@ -321,15 +297,17 @@ class _Transfer:
                         read_timeout_s=self._read_timeout_s,
                     )
             except _BROKEN as error:
-                if failures >= _HOPELESS_AFTER or isinstance(error, requests.exceptions.SSLError):
+                pause_s = _NOBODY_THERE.pause_s(failures, jitter=_jitter())
+                if pause_s is None or isinstance(error, requests.exceptions.SSLError):
                     raise network_error(error, credentials.endpoint) from error
-                self._wait(retry_delay_s(failures, random.random()), "the Hub does not answer")  # noqa: S311
+                self._wait(pause_s, "the Hub does not answer")
                 continue
             if isinstance(answer, Location):
                 return answer
-            if failures == RETRIES or answer.status not in PASSING_STATUSES:
+            pause_s = self._pause_s(answer, failures)
+            if pause_s is None:
                 raise self._server_error(answer, credentials.endpoint)
-            self._be_patient(answer, failures)
+            self._wait(pause_s, _asks_for_patience(answer))
         raise AssertionError
 
     @property
@@ -365,21 +343,19 @@ class _Transfer:
             status=answer.status,
         )
 
-    def _be_patient(self, answer: Passing, failures: int) -> None:
-        """Wait as long as the server asks, or as long as the number of failures says; raises RateLimitedError."""
-        asked = _asked_patience_s(answer)
-        if asked is not None and asked > MAX_PATIENCE_S:
+    def _pause_s(self, answer: Passing, failures: int) -> float | None:
+        """Return how long to wait after an answer, None where that is of no use; raises RateLimitedError."""
+        asked_s = asked_patience_s(answer.status, answer.headers, time.time())
+        if asked_s is not None and asked_s > MAX_PATIENCE_S:
             raise RateLimitedError(
-                f"{shown(self.location.url or self.fetcher.credentials.endpoint)} asks to wait {asked:.0f} s.",
+                f"{shown(self.location.url or self.fetcher.credentials.endpoint)} asks to wait {asked_s:.0f} s.",
                 hint="Run the same command again after that time; what has arrived is kept.",
                 status=answer.status,
-                retry_after_s=asked,
+                retry_after_s=asked_s,
             )
         if answer.status == 429:
             self.ramp.back_off()
-        if asked is None:
-            asked = retry_delay_s(failures, random.random())  # noqa: S311 - spreads retries, keeps no secret
-        self._wait(asked, f"the server asked to wait ({answer.status})")
+        return _RETRIES.pause_s(failures, status=answer.status, asked_s=asked_s, jitter=_jitter())
 
     def _wait(self, seconds: float, why: str) -> None:
         """Sleep while staying ready to stop; everybody's next request waits too."""
@@ -439,7 +415,7 @@ class _Transfer:
         self._until_done(lambda: self._ask_everything(session, worker_id), lambda: not self.part.missing_blocks())
 
     def _until_done(self, ask: Callable[[], None], is_done: Callable[[], bool]) -> None:
-        """Ask until it is done; give up after `RETRIES` failures in a row without one byte from anybody."""
+        """Ask until it is done; give up after too many failures in a row without one byte from anybody."""
         failures, seen = 0, self.received
         while not is_done():
             if self.halted:
@@ -459,13 +435,13 @@ class _Transfer:
             failures = 1 if self.received > seen else failures + 1
             seen = self.received
             self.attempt = failures + 1
-            if failures >= RETRIES:
-                raise self._given_up(reason, answer) from reason
-            if answer is not None:
-                self._be_patient(answer, failures)
+            if answer is None:
+                pause_s, why = _RETRIES.pause_s(failures, jitter=_jitter()), "the connection broke"
             else:
-                delay = retry_delay_s(failures, random.random())  # noqa: S311 - spreads retries, keeps no secret
-                self._wait(delay, "the connection broke")
+                pause_s, why = self._pause_s(answer, failures), _asks_for_patience(answer)
+            if pause_s is None:
+                raise self._given_up(reason, answer) from reason
+            self._wait(pause_s, why)
 
     def _given_up(self, reason: BaseException, answer: Passing | None) -> KleinError:
         if answer is not None:
@@ -726,15 +702,12 @@ class _StreamWriter:
             view = view[len(piece) :]
 
 
-def _asked_patience_s(answer: Passing) -> float | None:
-    """Return the seconds an answer asks to wait.
+def _jitter() -> float:
+    return random.random()  # noqa: S311 - spreads retries, keeps no secret
 
-    The Hub's ``RateLimit`` stands on every answer and says when the window ends; only a 429 means that it is used up.
-    """
-    if answer.status not in {429, 503}:
-        return None
-    headers = {name: text for name, text in answer.headers.items() if name != "ratelimit" or answer.status == 429}
-    return asked_patience_s(headers, time.time())
+
+def _asks_for_patience(answer: Passing) -> str:
+    return f"the server asked to wait ({answer.status})"
 
 
 def _total_of_416(headers: dict[str, str]) -> int | None:

@@ -13,9 +13,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from provisioner.core.json_reader import FieldError, Fields, as_dict
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.core.ports import Claim, FileDigest, Stamp
 from provisioner.disk.atomic import write_text_durably
+from provisioner.disk.read_json import read_object
 
 SCHEMA_VERSION = 1
 _PLACING: Literal["placing"] = "placing"
@@ -91,18 +93,10 @@ def read_announced(root: Path) -> dict[str, Claim]:
 
 
 def _read(root: Path, key: Literal["files", "placing"]) -> dict[str, Claim]:
-    try:
-        document = json.loads(receipt_path(root).read_text(encoding="utf-8"))
-        entries = document[key] if document["schema_version"] == SCHEMA_VERSION else {}
-        items = list(entries.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
-    claims = {}
-    for relative, entry in items:
-        claim = _claim(entry)
-        if claim is not None:
-            claims[str(relative)] = claim
-    return claims
+    document = read_object(receipt_path(root)) or {}
+    entries = as_dict(document.get(key)) if document.get("schema_version") == SCHEMA_VERSION else {}
+    claims = {relative: _claim(Fields(as_dict(entry))) for relative, entry in entries.items()}
+    return {relative: claim for relative, claim in claims.items() if claim is not None}
 
 
 def write_claim(root: Path, relative: str, claim: Claim, *, recorded_at: str) -> None:
@@ -144,12 +138,10 @@ def drop_announced(root: Path, relative: str) -> None:
 def _document(root: Path) -> dict[str, Any]:
     """Return the document that is there, or an empty one: claims nobody can read are proved again."""
     empty = {"schema_version": SCHEMA_VERSION, "files": {}}
-    try:
-        document = json.loads(receipt_path(root).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    document = read_object(receipt_path(root))
+    if document is None or document.get("schema_version") != SCHEMA_VERSION:
         return empty
-    is_ours = isinstance(document, dict) and document.get("schema_version") == SCHEMA_VERSION
-    return document if is_ours and isinstance(document.get("files"), dict) else empty
+    return document if isinstance(document.get("files"), dict) else empty
 
 
 def _forget_announced(document: dict[str, Any], relatives: Collection[str]) -> bool:
@@ -184,23 +176,22 @@ def _entry(claim: Claim, recorded_at: str) -> Entry:
     }
 
 
-def _claim(entry: Entry) -> Claim | None:
+def _claim(entry: Fields) -> Claim | None:
     try:
-        size, sha256, blocks = int(entry["size"]), str(entry["sha256"]), tuple(map(str, entry["blocks"]))
-        if entry["block_size"] != BLOCK_SIZE or len(blocks) not in {0, -(-size // BLOCK_SIZE)}:
+        size, blocks = entry.count("size"), entry.texts("blocks")
+        if entry.count("block_size") != BLOCK_SIZE or len(blocks) not in {0, -(-size // BLOCK_SIZE)}:
             blocks = ()
-        ctime_ns = entry["ctime_ns"]
         return Claim(
-            artifact_id=str(entry["artifact"]),
+            artifact_id=entry.text("artifact"),
             stamp=Stamp(
                 size=size,
-                mtime_ns=int(entry["mtime_ns"]),
-                ctime_ns=None if ctime_ns is None else int(ctime_ns),
-                inode=int(entry["inode"]),
+                mtime_ns=entry.integer("mtime_ns"),
+                ctime_ns=None if entry.values.get("ctime_ns") is None else entry.integer("ctime_ns"),
+                inode=entry.count("inode"),
                 device=0,
             ),
-            file_digest=FileDigest(size=size, sha256=sha256, blocks=blocks),
-            source=str(entry["source"]),
+            file_digest=FileDigest(size=size, sha256=entry.text("sha256"), blocks=blocks),
+            source=entry.text("source"),
         )
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except FieldError:
         return None

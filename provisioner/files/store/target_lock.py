@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from provisioner.core.json_reader import FieldError, Fields
 from provisioner.core.models import STATE_FOLDER
 from provisioner.core.ports import Cancelled
 from provisioner.disk.atomic import half_written, make_folder
 from provisioner.disk.locks import hold_lock
+from provisioner.disk.read_json import read_object
 from provisioner.files.store.set_aside import drop_all_unfinished
 
 _WRITTEN_WITHIN_S = 60.0  # a record has some kilobytes
@@ -59,8 +61,8 @@ def _sweep(folder: Path) -> None:
 
 
 def _holder(folder: Path) -> str:
+    note = Fields(read_object(folder / "lock.json") or {})
     try:
-        note = json.loads((folder / "lock.json").read_text(encoding="utf-8"))
-        return f" (process {int(note['pid'])} on {note['host']!s})"
-    except (OSError, ValueError, KeyError, TypeError):
+        return f" (process {note.count('pid')} on {note.text('host')})"
+    except FieldError:
         return ""
