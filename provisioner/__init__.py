@@ -1,3 +1,3 @@
-"""klein-setup: takes a machine from nothing to a proven FLUX.2 [klein] picture, and keeps it there."""
+"""klein-setup: installs FLUX.2 [klein] with everything it needs, verifies it, and repairs it."""
 
 __version__ = "0.1.0"

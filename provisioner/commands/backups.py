@@ -9,12 +9,7 @@ from pathlib import Path
 from provisioner.commands.questions import Ask, need_yes
 from provisioner.commands.run import Run
 from provisioner.core.errors import EXIT_OK, UsageError
-from provisioner.core.models import (
-    BackupEntry,
-    ComfyTarget,
-    HubCacheTarget,
-    Target,
-)
+from provisioner.core.models import BackupEntry, ComfyTarget, HubCacheTarget, Target
 from provisioner.core.units import count, human_bytes, listing
 from provisioner.report.outcome import Report
 

@@ -13,15 +13,10 @@ from typing import TYPE_CHECKING
 from provisioner.commands.run import Run
 from provisioner.commands.session import Session
 from provisioner.core.errors import EXIT_FINDINGS, UnsupportedMachineError
-from provisioner.core.models import (
-    ComfyTarget,
-    Finding,
-    Machine,
-    Target,
-)
+from provisioner.core.models import ComfyTarget, Finding, Machine, Target
 from provisioner.environment.state import EnvironmentReceipt, Observation, drift, judge_probe
 from provisioner.plan.steps import KeepEnvironment, MakeEnvironment, Plan, RepairEnvironment
-from provisioner.report.outcome import EnvironmentCheck, EnvironmentResult, Report
+from provisioner.report.outcome import EnvironmentAction, EnvironmentCheck, EnvironmentResult, Report
 from provisioner.torch.builds import App, TorchBuild, TorchChoice
 from provisioner.torch.choose import TorchOptions, choose_torch
 
@@ -146,7 +141,7 @@ def apply_environment(
 
 
 def check_environment(session: Session, machine: Machine, where: Path) -> tuple[tuple[Finding, ...], bool]:
-    """Say what changed in an environment of ours since it was proven and whether it still computes.
+    """Return what changed in an environment of ours since it was verified, and whether it still computes.
 
     Returns
     -------
@@ -199,7 +194,7 @@ def with_environment(report: Report, plan: Plan, receipt: EnvironmentReceipt | N
     step = next((each for each in plan.steps if isinstance(each, _ENVIRONMENT_STEPS)), None)
     if step is None or step.choice is None:
         return report
-    action = "none"
+    action: EnvironmentAction = "none"
     if isinstance(step, RepairEnvironment):
         action = "put-back"
     elif isinstance(step, MakeEnvironment):

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.commands.session import Session
 from provisioner.core.errors import EXIT_OK, KleinError, UnsupportedMachineError, UsageError
-from provisioner.core.models import (
-    Machine,
-)
+from provisioner.core.models import Machine
 from provisioner.report.outcome import Report
 
 if TYPE_CHECKING:

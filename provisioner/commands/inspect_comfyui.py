@@ -72,7 +72,7 @@ def inspect_comfyui(run: Run, options: ComfyUIOptions | None = None) -> ComfyUII
 
 
 def check_comfyui(comfyui: ComfyUIInstall) -> tuple[Finding, ...]:
-    """Say what a person should know of ComfyUI before Klein is drawn with it; an update will mend what it mends."""
+    """Return what a person should know about a ComfyUI before an image is generated with it."""
     if comfyui.plan.action in {"clone", "update"}:
         return ()
     return (*judge_checkout(comfyui.checkout, comfyui.table), *_check_config(comfyui))

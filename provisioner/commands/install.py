@@ -16,9 +16,7 @@ from provisioner.commands.run import Run, remember
 from provisioner.commands.smoke_test import with_smoke_test
 from provisioner.commands.verify import remember_verified, take_snapshot
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, IntegrityError, KleinError
-from provisioner.core.models import (
-    Finding,
-)
+from provisioner.core.models import Finding
 from provisioner.files import planner
 from provisioner.files.observe import Depth
 from provisioner.plan.make_plan import make_plan

@@ -11,9 +11,7 @@ from provisioner.commands.inspect_comfyui import inspect_comfyui
 from provisioner.commands.run import Run
 from provisioner.commands.verify_files import run_verify
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, NotWritableError
-from provisioner.core.models import (
-    Lock,
-)
+from provisioner.core.models import Lock
 from provisioner.manifest.lock_file import Verified, drift_from, locked_text, refuse_drift
 from provisioner.report.outcome import Report
 

@@ -15,11 +15,12 @@ from provisioner.commands.inspect_comfyui import ComfyUIInstall, ComfyUIOptions,
 from provisioner.commands.parts import can_generate
 from provisioner.commands.run import Run
 from provisioner.commands.smoke_test import SmokeTestOptions
-from provisioner.core.models import FilesPlan, FileSystem, Finding
+from provisioner.core.models import FileSystem, Finding
 from provisioner.core.units import count
 from provisioner.environment.app_packages import requirement_lines
 from provisioner.environment.requirements import unmet
 from provisioner.environment.state import FAMILY, Observation
+from provisioner.files import planner
 from provisioner.files.observe import Depth
 from provisioner.plan.make_plan import comfyui_step, environment_step, make_plan
 from provisioner.plan.steps import (
@@ -64,7 +65,9 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth) -> Plan:
     StorageError
         A folder cannot be read.
     """
-    files = run.plan_files(depth) if "files" in options.parts else _no_files(run)
+    files = (
+        run.plan_files(depth) if "files" in options.parts else planner.no_steps(run.manifest, run.wanted, run.target)
+    )
     wants_comfyui = bool({"environment", "smoke"} & options.parts) and can_generate(run.wanted)
     comfyui = inspect_comfyui(run, options.comfyui) if wants_comfyui else None
     where = environment_folder(run, options.environment)
@@ -97,10 +100,6 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth) -> Plan:
 def app_of(run: Run) -> App:
     """Return which program uses the files."""
     return "comfyui" if run.wanted.target == "comfyui" else "diffusers"
-
-
-def _no_files(run: Run) -> FilesPlan:
-    return FilesPlan(manifest=run.manifest, set=run.wanted, target=run.target, steps=(), checks=())
 
 
 def _file_systems(steps: list[Step]) -> Iterator[tuple[Path, FileSystem]]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from provisioner.commands.run import load_manifest
 from provisioner.core.errors import EXIT_OK, ManifestError
-from provisioner.core.models import (
-    Manifest,
-)
+from provisioner.core.models import Manifest
 from provisioner.manifest.shipped import shipped_manifests
 from provisioner.report.outcome import Report
 

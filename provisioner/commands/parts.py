@@ -15,7 +15,7 @@ _PIPELINE_INDEX = "model_index.json"
 
 
 def can_generate(wanted: ArtifactSet) -> bool:
-    """Whether a set holds all that a picture needs: the three models of a tree, or a whole pipeline in a cache."""
+    """Whether a set has all that an image needs: the three models of a tree, or a whole pipeline in a cache."""
     if wanted.target == "hf_cache":
         return any(each.name == _PIPELINE_INDEX for each in wanted.artifacts)
     return {each.role for each in wanted.artifacts} >= _IMAGE_ROLES
@@ -27,12 +27,12 @@ def parse_parts(text: str | None, wanted: ArtifactSet) -> frozenset[Part]:
     Parameters
     ----------
     text : str or None
-        What ``--only`` says; None asks for all parts the set can have: files alone where it cannot draw.
+        What ``--only`` says; None asks for all parts the set can have: files alone where it cannot generate an image.
 
     Raises
     ------
     UsageError
-        A part that does not exist, or a smoke test of a set that cannot draw.
+        A part that does not exist, or a smoke test of a set that cannot generate an image.
     """
     if text is None:
         return frozenset(PARTS) if can_generate(wanted) else frozenset({"files"})

@@ -27,10 +27,7 @@ from provisioner.commands.session import Session, Settings
 from provisioner.commands.verify_files import run_verify
 from provisioner.core.errors import EXIT_OK, RehearsalError
 from provisioner.core.events import Events
-from provisioner.core.models import (
-    BLOCK_SIZE,
-    STATE_FOLDER,
-)
+from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.core.units import human_bytes, human_duration
 from provisioner.manifest.parse import parse_manifest
 from provisioner.rehearsal.faults import CutAfter, WrongBytes

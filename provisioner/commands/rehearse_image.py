@@ -11,12 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from provisioner.commands.choose_environment import (
-    PYTHONS,
-    EnvironmentOptions,
-    apply_environment,
-    look_at_environment,
-)
+from provisioner.commands.choose_environment import PYTHONS, EnvironmentOptions, apply_environment, look_at_environment
 from provisioner.commands.session import Session
 from provisioner.core.errors import AccessError, InsufficientSpaceError, NetworkError, UsageError
 from provisioner.core.models import Download

@@ -42,7 +42,7 @@ def run_report(output: Path | None, *, say: Callable[[str], None]) -> Report:
 
 
 def _image_of(document: Mapping[str, object]) -> bytes | None:
-    """Return the picture the document names, or None where it is gone."""
+    """Return the image the document names, or None where it is gone."""
     found: object = document
     for key in ("details", "smoke_test", "picture", "path"):
         found = found.get(key) if isinstance(found, Mapping) else None

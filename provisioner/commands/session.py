@@ -52,7 +52,7 @@ class Settings:
     follow_links: bool = False
     wait_for_lock: bool = True
     remembers: bool = True  # the target becomes the default of the next run
-    probe_script: Path | None = None  # what proves an environment, instead of ours
+    probe_script: Path | None = None  # what tests an environment, instead of ours
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Undoing what runs of ours did: files, environment and ComfyUI go as far as receipts say that they are ours."""
+"""``klein-setup uninstall``: removes what receipts say is ours: files, environment and ComfyUI."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from provisioner.commands.choose_environment import EnvironmentOptions, folder_o
 from provisioner.commands.questions import Ask, need_yes
 from provisioner.commands.run import Run
 from provisioner.core.errors import EXIT_OK, UsageError
-from provisioner.core.models import (
-    ComfyTarget,
-    Finding,
-)
+from provisioner.core.models import ComfyTarget, Finding, Outcome
 from provisioner.core.units import human_bytes
+from provisioner.files import planner
+from provisioner.plan.make_plan import make_plan
+from provisioner.plan.steps import Remove, place_of
 from provisioner.report.outcome import Report
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PARTS = frozenset({"files", "environment", "comfyui"})
 _WHY_KEPT = {
     "adopted": "it was there before klein-setup",
-    "changed": "it changed after klein-setup proved it",
+    "changed": "it changed after klein-setup verified it",
 }
 
 
@@ -62,21 +62,22 @@ def run_uninstall(run: Run, options: UninstallOptions, *, ask: Ask, say: Callabl
         The system refused to remove something; what was removed before is gone, the receipts are right.
     """
     files = _owned(run) if "files" in options.parts else ()
-    going = [each for each in files if each.state in {"ours", "missing"}]
     environment = _environment_of_ours(run, options) if "environment" in options.parts else None
     tree = _tree_of_ours(run) if "comfyui" in options.parts else None
     kept = tuple(_kept(each) for each in files if each.state in _WHY_KEPT)
-    for line in _lines(going, environment, tree):
-        say(line)
-    if not going and environment is None and tree is None:
-        say("Nothing here was put there by klein-setup.")
-        return run.report("uninstall", "ok", EXIT_OK, findings=kept)
+    plan = make_plan(planner.no_steps(run.manifest, run.wanted, run.target), _steps(files, environment, tree))
+    for step in plan.steps:
+        say(f"remove  {place_of(step)}  ({step.reason})")
+    if not plan.steps:
+        say("Nothing here was installed by klein-setup.")
+        return run.report("uninstall", "ok", EXIT_OK, plan=plan, findings=kept)
     if options.is_dry_run:
-        return run.report("uninstall", "planned", EXIT_OK, findings=kept)
+        return run.report("uninstall", "planned", EXIT_OK, plan=plan, findings=kept)
     if not run.options.assume_yes:
         need_yes(ask, "Remove these?", hint="`klein-setup uninstall --dry-run` only shows them.")
     left = (*_remove_files(files), *_remove_programs(run, environment, tree, say))
-    return run.report("uninstall", "ok", EXIT_OK, findings=(*kept, *left))
+    outcomes = tuple(Outcome(step=step, status="done", detail="removed") for step in plan.steps)
+    return run.report("uninstall", "ok", EXIT_OK, plan=plan, outcomes=outcomes, findings=(*kept, *left))
 
 
 def _owned(run: Run) -> tuple[Owned, ...]:
@@ -92,13 +93,21 @@ def _roots(run: Run) -> tuple[Path, ...]:
     return tuple(sorted(folder for folder in run.target.cache.glob("models--*") if folder.is_dir()))
 
 
-def _lines(going: list[Owned], environment: Path | None, tree: Path | None) -> list[str]:
-    lines = [f"remove  {each.path}  ({human_bytes(each.size)})" for each in going if each.state == "ours"]
+def _steps(files: tuple[Owned, ...], environment: Path | None, tree: Path | None) -> list[Remove]:
+    steps = [
+        Remove(what="file", path=each.path, size=each.size, reason=human_bytes(each.size))
+        if each.state == "ours"
+        else Remove(what="file", path=each.path, size=0, reason="it is gone already; its receipt is removed")
+        for each in files
+        if each.state in {"ours", "missing"}
+    ]
     if environment is not None:
-        lines.append(f"remove  {environment}  (the virtual environment klein-setup made, or what is left of making it)")
+        reason = "the virtual environment klein-setup made, or what is left of making it"
+        steps.append(Remove(what="environment", path=environment, reason=reason))
     if tree is not None:
-        lines.append(f"remove  {tree}  (ComfyUI's own files, as klein-setup put them there; yours stay)")
-    return lines
+        reason = "ComfyUI's own files, as klein-setup put them there; yours stay"
+        steps.append(Remove(what="comfyui", path=tree, reason=reason))
+    return steps
 
 
 def _kept(owned: Owned) -> Finding:

@@ -6,9 +6,7 @@ from pathlib import Path
 
 from provisioner.commands.run import Run
 from provisioner.core.errors import SmokeTestError
-from provisioner.core.models import (
-    ComfyTarget,
-)
+from provisioner.core.models import ComfyTarget
 from provisioner.report.outcome import Report
 
 DEFAULT_SERVER = "http://127.0.0.1:8188"
@@ -16,9 +14,9 @@ DEFAULT_SERVER = "http://127.0.0.1:8188"
 
 
 def unload_running_server(run: Run, report: Report, url: str | None) -> None:
-    """Tell the server that reads these files to unload them, if something was put right and one runs.
+    """Tell the server that reads these files to unload them, if a file was replaced and such a server runs.
 
-    A loader that is cached does not notice that its file was replaced: the next picture would come from the old bytes
+    A loader that is cached does not notice that its file was replaced: the next image would come from the old bytes
     (ComfyUI 0.33.0, seen 2026-11-23).  Without `url` the usual address is tried, and a server there is only spoken to
     if it reads this tree.  That nobody answers is no error.
     """

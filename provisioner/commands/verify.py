@@ -1,4 +1,4 @@
-"""Looking again after an update: what moved since everything was proven, what was checked, what no longer holds."""
+"""``klein-setup verify``: what changed since the last full check, what was checked, and what is wrong now."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ from provisioner.commands.smoke_test import SmokeTestOptions, check_server, gene
 from provisioner.commands.verify_all import check_pairing, look_at_everything
 from provisioner.commands.verify_files import run_verify
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, KleinError, SmokeTestError, UsageError
-from provisioner.core.models import (
-    ComfyTarget,
-    Finding,
-)
+from provisioner.core.models import ComfyTarget, Finding
 from provisioner.report.changes import (
     Change,
     ChangesSince,
@@ -48,14 +45,14 @@ class VerifyOptions:
 
     check_all: bool = False  # every other file of the models folder, too
     environment: Path | None = None
-    wants_image: bool = True  # where something moved that a picture depends on
+    wants_image: bool = True  # where something changed that an image depends on
     smoke: SmokeTestOptions = field(default_factory=SmokeTestOptions)
 
 
 def run_full_verify(
     run: Run, options: VerifyOptions, *, show_changes: ShowChanges, show_smoke: Callable[[SmokeTest], None]
 ) -> Report:
-    """Check files, environment and ComfyUI; where something moved since they were proven, draw a picture, too.
+    """Check files, environment and ComfyUI; where something changed since the last full check, generate an image.
 
     Raises
     ------
@@ -86,7 +83,7 @@ def run_full_verify(
 
 
 def _gone(before: Snapshot, now: Snapshot, comfyui: ComfyUIInstall | None, environment: Path) -> Iterator[Finding]:
-    """Yield what was proven and is nowhere now; a comparison knows only what both times had."""
+    """Yield what was verified and is gone now; a comparison knows only what both times had."""
     lost = set(before.looked_at) - set(now.looked_at)
     if "environment" in lost:
         yield Finding(
@@ -140,7 +137,7 @@ def _generated(
         return with_smoke_test(
             report, generate_image(run, options.smoke, comfyui=comfyui, environment=where, show=show)
         )
-    except (SmokeTestError, UsageError) as error:  # the second: nothing is left to draw with
+    except (SmokeTestError, UsageError) as error:  # the second: nothing is left to generate it with
         return replace(report, status="failed", exit_status=error.exit_status, errors=(*report.errors, error))
 
 
@@ -153,7 +150,7 @@ def _told(
     now: Snapshot,
     show_changes: ShowChanges,
 ) -> Report:
-    """Show the page where something moved or no longer holds, and remember a state that is proven."""
+    """Show the page where something changed or is wrong, and record a state that is verified."""
     plan = report.plan
     findings = report.findings if plan is None else (*report.findings, *plan.findings)
     mend = next_command(report)
@@ -167,7 +164,7 @@ def _told(
 
 
 def _no_image(error: Exception) -> Finding:
-    """Return what the page says where the picture did not come; why is told once, by the report's error."""
+    """Return what the page says where no image was generated; the report's error says why."""
     hint = error.hint if isinstance(error, KleinError) else None
     return Finding(
         code="no-picture",
@@ -188,7 +185,7 @@ def _not_shown_below(changes: tuple[Change, ...], report: Report) -> tuple[Chang
 
 
 def remember_verified(run: Run, snapshot: Snapshot) -> None:
-    """Keep a proven state beside the receipts unless it is kept already; a folder that refuses is no error."""
+    """Keep a verified state beside the receipts unless it is there; an unwritable folder is no error."""
     if not isinstance(run.target, ComfyTarget):
         return
     from provisioner.report.snapshots import write_snapshot

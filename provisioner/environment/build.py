@@ -5,6 +5,7 @@ It refuses to install anything before every wheel is on this disk and its metada
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -498,9 +499,7 @@ def _watched(folder: Path, label: str, progress: Progress) -> Iterator[Callable[
 
 def _largest(folder: Path) -> int:
     sizes = [0]
-    for path in folder.glob("pip-*/*"):
-        try:
+    with contextlib.suppress(OSError):  # pip removes its folders while they are listed
+        for path in folder.glob("pip-*/*"):
             sizes.append(path.stat().st_size if path.is_file() else 0)
-        except OSError:
-            continue  # pip removed it meanwhile
     return max(sizes)

@@ -104,7 +104,7 @@ class Engine:
         outcomes: list[Outcome] = []
         stopped_by: KleinError | None = None
         blocked: set[str] = set()
-        gone: set[Path] = set()  # what was there has been set aside by an earlier step
+        gone: set[Path] = set()  # what was there was moved to the backups by an earlier step
         total = len(plan.steps)
         for number, step in enumerate(plan.steps, start=1):
             self.events(StepStarted(step=step, number=number, total=total))
@@ -112,7 +112,7 @@ class Engine:
             if stopped_by is not None or step.artifact.id in blocked:
                 outcome = Outcome(step=step, status="skipped", detail="an earlier step failed")
             elif isinstance(step, (PlaceFile, MoveFile)) and step.copy.path in gone:
-                # Two files had each other's names: the next plan finds this one's bytes where they were set aside.
+                # Two files had each other's names: the next plan finds this one's bytes among the backups.
                 outcome = Outcome(
                     step=step, status="skipped", detail="its bytes are in the backups; they are used next"
                 )
@@ -263,7 +263,7 @@ class Engine:
         return f"{count(len(step.damage.bad_blocks), 'block')} {detail}", fetched
 
     def _cut(self, step: PatchFile) -> tuple[str, int]:
-        """Cut off what is too much, without the network; the first bytes are proven once more."""
+        """Cut off what is too much, without the network; the first bytes are hashed once more."""
         tell = _Teller(self.events, _label(step.destination), step.artifact.size)
         source = self._standing_source(step)
         with self._open(step) as part:

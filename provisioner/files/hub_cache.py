@@ -96,7 +96,7 @@ class CachedFiles:
         self._cache = cache
 
     def find(self, artifact: Artifact, contents: Sequence[Variant]) -> tuple[LocalCopy, ...]:
-        """Return the cached files that would be right by their name; none of them is proven."""
+        """Return the cached files that would be right by their name; none of them is verified."""
         if not os.access(self._cache, os.R_OK | os.X_OK):
             return ()
         found: dict[Path, LocalCopy] = {}

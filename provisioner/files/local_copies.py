@@ -21,7 +21,7 @@ _Hit = tuple[Path, os.stat_result]
 class FilesInFolders:
     """Looks once through some folders and answers from memory; again when a file it remembers is not what it was.
 
-    What was set aside is looked at too: a file under a wrong name may be the right one for another.
+    Backups are looked at too: a file under a wrong name may be the right one for another.
     """
 
     def __init__(self, folders: Sequence[Path], origin: str) -> None:
@@ -30,7 +30,7 @@ class FilesInFolders:
         self._by_size: dict[int, list[_Hit]] | None = None
 
     def find(self, artifact: Artifact, contents: Sequence[Variant]) -> tuple[LocalCopy, ...]:
-        """Return the files whose size is that of one of the contents, same name first; none is proven."""
+        """Return the files whose size is that of one of the contents, same name first; none is verified."""
         known = self._by_size
         if known is None or any(not _is_as_it_was(*hit) for each in contents for hit in known.get(each.size, [])):
             known = self._by_size = self._index()
@@ -45,7 +45,7 @@ class FilesInFolders:
             )
             for content in contents
             for path, status in known.get(content.size, [])
-            # What was set aside from this very name was read then, and was something else.
+            # A backup of this very name was read when it was made, and was something else.
             if not (_is_backup(path) and path.name.startswith(artifact.name))
         ]
         likeliest = sorted(copies, key=lambda copy: (_is_backup(copy.path), copy.path.name != artifact.name, copy.path))

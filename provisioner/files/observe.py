@@ -1,6 +1,6 @@
 """Looks at a target: what lies where the manifest wants files, and where else the same bytes may be.
 
-Looking never writes.  How deep it looks is the caller's choice: believe receipts (``claims``), read every byte
+Looking never writes.  How deep it looks is the caller's choice: trust receipts (``claims``), read every byte
 (``full``), or read nothing but receipts and headers (``quick``).
 """
 
@@ -236,7 +236,7 @@ class Observer:
     ) -> Check | None:
         """Read every byte over all cores; None where blocks differ, for then the digest of the whole decides.
 
-        All blocks as the digests say is a proof: the receipt was written in the pass that proved the whole.  A block
+        All blocks as the digests say proves the file: one pass hashed the whole and its blocks.  A block
         that differs is none of the contrary, because the receipt may be what is wrong.
         """
         path = place.path

@@ -79,6 +79,11 @@ def plan(manifest: Manifest, wanted: ArtifactSet, machine: Machine | None, inven
     )
 
 
+def no_steps(manifest: Manifest, wanted: ArtifactSet, target: Target) -> FilesPlan:
+    """Return the plan of a run that is not about files: nobody looked at them."""
+    return FilesPlan(manifest=manifest, set=wanted, target=target, steps=(), checks=())
+
+
 def select_set(manifest: Manifest, choice: str | None, machine: Machine | None) -> ArtifactSet:
     """Return the set of that id, the manifest's default for None, or for ``auto`` the first the machine can run.
 
@@ -194,7 +199,7 @@ def _is_misplaced(check: Check, copy: LocalCopy, inventory: Inventory) -> bool:
 
 
 def _kind_of(path: Path, target: Target) -> str | None:
-    """Return the kind of model folder a path lies in; None outside of all of them, and for what was set aside.
+    """Return the kind of model folder a path lies in; None outside of all of them, and for backups.
 
     A folder of a custom node's own is no kind that is known here, so what lies there is nobody's mistake.
     """

@@ -59,7 +59,7 @@ def comfyui_step(
                 f"ComfyUI in {folder} cannot be moved to {release.version}: {planned.reason}.",
                 hint=planned.hint or "Name another folder.",
             )
-        case "none":
+        case _:
             if checkout.tree is None:
                 return None
             return KeepComfyUI(folder=checkout.tree, version=checkout.version, reason=planned.reason)

@@ -256,6 +256,11 @@ class Plan:
         return tuple(step for step in self.steps if is_change(step))
 
     @property
+    def to_do(self) -> tuple[Step, ...]:
+        """The steps that do something: all but those that keep what was found."""
+        return tuple(step for step in self.steps if not isinstance(step, (KeepComfyUI, KeepEnvironment)))
+
+    @property
     def estimated_bytes(self) -> int:
         """Bytes of ComfyUI, torch and other packages: the part of `bytes_to_fetch` that is an estimate."""
         return sum(each.fetched_bytes for each in map(download_of, self.steps) if each is not None)

@@ -359,7 +359,7 @@ def _details(report: Report) -> dict[str, object]:
         details["changes"] = changes_entry(report.changes)
     if report.backups is not None:
         details["aside"] = report.backups
-    if report.command == "detect":
+    if report.command == "detect" and report.machine is not None:  # null: no build suits it
         details["torch"] = report.torch
     if report.manifests is not None:
         details["manifests"] = [_shipped_entry(each) for each in report.manifests]

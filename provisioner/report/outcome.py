@@ -31,6 +31,7 @@ DEFAULT_MANIFEST = "flux2-klein-4b"
 """What ``--manifest`` means when it is not given."""
 
 ReportStatus = Literal["ok", "planned", "findings", "failed", "interrupted"]
+EnvironmentAction = Literal["make", "put-back", "make-anew", "none"]
 
 # --- the report --------------------------------------------------------------------------------
 
@@ -40,7 +41,7 @@ class EnvironmentResult:
     """What an environment needed, and what it is now."""
 
     path: Path
-    action: str  # "make", "put-back", "make-anew", "none"
+    action: EnvironmentAction
     reason: str  # a clause
     torch: TorchChoice
     receipt: EnvironmentReceipt | None  # None: there is no environment of ours yet
@@ -181,7 +182,7 @@ def label_of(destination: Destination) -> str:
     return destination.relative.as_posix() if isinstance(destination, ComfyFile) else destination.filename
 
 
-_ONLY_SHOWN = ("--json", "--quiet", "--verbose", "--no-color")
+_ONLY_SHOWN = ("--json", "--quiet", "--verbose", "--no-color", "--dry-run")
 """Options that change only what is shown."""
 
 # --- what to run next --------------------------------------------------------------------------
@@ -211,7 +212,8 @@ def _next_verb(report: Report) -> str | None:
         case "interrupted":
             return report.command
         case "planned":
-            return "install" if report.plan is not None and report.plan.steps else None
+            has_work = report.plan is not None and report.plan.to_do
+            return ("uninstall" if report.command == "uninstall" else "install") if has_work else None
         case "ok":
             return "verify" if report.command in {"install", "repair"} else None
         case _:
@@ -220,7 +222,7 @@ def _next_verb(report: Report) -> str | None:
 
 def _remedy_verb(report: Report) -> str | None:
     plan = report.plan
-    files_are_wrong = plan is not None and bool(plan.steps or any(check.status != "ok" for check in plan.checks))
+    files_are_wrong = plan is not None and bool(plan.file_steps or any(check.status != "ok" for check in plan.checks))
     return remedy_verb(all_findings(report), files_are_wrong=files_are_wrong)
 
 

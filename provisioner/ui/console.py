@@ -17,12 +17,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from provisioner.core.errors import AnswerNeededError
 from provisioner.core.events import Event
-from provisioner.core.models import (
-    BackupEntry,
-    Finding,
-    Machine,
-    Manifest,
-)
+from provisioner.core.models import BackupEntry, Finding, Machine, Manifest
 from provisioner.core.redact import printable, redact
 from provisioner.plan.steps import Plan
 from provisioner.report.outcome import Report, all_errors

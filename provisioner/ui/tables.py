@@ -280,7 +280,7 @@ def report_blocks(report: Report, *, is_quiet: bool = False) -> list[Block]:
     if is_quiet:
         rows = [row for row in rows if row.cells[0].style in {"bad", "warn"}]
         findings = tuple(each for each in findings if each.severity == "problem")
-    preposition = "in" if report.command == "verify" else "into"
+    preposition = {"verify": "in", "uninstall": "from"}.get(report.command, "into")
     head = [] if is_quiet else [_heading(report.command.capitalize(), plan, preposition), BLANK]
     grid = Grid(columns=_FILE_COLUMNS, rows=tuple(rows))
     gap = [BLANK] if rows or findings else []
@@ -392,7 +392,7 @@ def _failed_words(report: Report) -> str:
 
 def _ok_words(report: Report, plan: Plan) -> str:
     if not plan.is_about_files:
-        return "Everything requested is done."
+        return "Everything requested is done." if plan.steps else "Nothing to do."
     number = len(plan.set.artifacts)
     files = f"All {number} files are" if number > 1 else "The one file is"
     words = f"{files} correct ({human_bytes(plan.set.size)})."
@@ -425,9 +425,6 @@ def _findings_words(report: Report) -> str:
 
 
 def _planned_words(plan: Plan | None) -> str:
-    steps = (
-        [] if plan is None else [step for step in plan.steps if not isinstance(step, (KeepComfyUI, KeepEnvironment))]
-    )
-    if plan is None or not steps:
+    if plan is None or not plan.to_do:
         return "Nothing to do."
-    return f"Nothing was changed. {count(len(steps), 'step')}, {human_bytes(plan.bytes_to_fetch)} to fetch."
+    return f"Nothing was changed. {count(len(plan.to_do), 'step')}, {human_bytes(plan.bytes_to_fetch)} to fetch."

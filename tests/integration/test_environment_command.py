@@ -194,7 +194,7 @@ def test_a_machine_without_a_gpu_has_to_be_accepted(sandbox: Sandbox) -> None:
     sandbox.publish(tensors(1000))
     done = sandbox.install("--only", "environment")
     assert done.returncode == 3
-    assert "pass --cpu" in done.stderr
+    assert "Pass --cpu" in done.stderr
 
 
 def test_the_plan_says_where_from_and_why(setup: EnvironmentSetup) -> None:

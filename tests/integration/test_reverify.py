@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from provisioner.comfyui.checkout.checkout_receipt import RECEIPT
 from tests.support.comfy_server import ReplayServer
 from tests.support.sandbox import Completed, Sandbox
 from tests.support.setup_fixture import MODEL, VAE, SetupFixture, Upstream, git, index_of_toys, inventory, states
@@ -167,7 +168,7 @@ def test_a_picture_that_no_longer_comes_is_told_with_what_moved_and_nothing_is_r
         page = setup.run("verify")
         assert states(setup.tree) == state
     assert page.returncode == 9
-    for words in ("ComfyUI's own files were edited", "New custom nodes: theirs.py.", "No good picture", "import name"):
+    for words in ("ComfyUI's own files were edited", "New custom nodes: theirs.py.", "No correct image", "import name"):
         assert words in page.said
     assert "still correct" not in page.said
 
@@ -199,34 +200,19 @@ def test_an_environment_that_is_gone_is_named_although_there_is_nothing_to_compa
     assert told["mend_command"].startswith("klein-setup install --only environment")
 
 
-def test_a_program_that_is_gone_is_named(setup: SetupFixture) -> None:
-    aside = (setup.tree / "main.py").rename(setup.tree / "aside.py")
-    try:
-        done, _ = verify(setup)
-    finally:
-        aside.rename(setup.tree / "main.py")
-    assert (done.returncode, generated(setup)) == (1, 0)
-    (gone,) = (each for each in done.json["findings"] if each["code"] == "comfyui-gone")
-    assert "klein-setup install" not in gone["hint"]  # what is left is no place for a new one
-    assert done.json["next_command"] is None
-
-
-def test_a_program_whose_whole_folder_is_gone_is_fetched_again_by_install(setup: SetupFixture) -> None:
-    aside = setup.tree.with_name("aside")
-    setup.tree.rename(aside)
-    setup.tree.mkdir()
-    (aside / "models").rename(setup.tree / "models")
-    (aside / setup.environment.name).rename(setup.environment)
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_program_that_is_gone_is_named(setup: SetupFixture, is_ours: bool) -> None:
+    gone = [setup.tree / "main.py", *([] if is_ours else [setup.tree / RECEIPT])]
+    asides = [path.rename(path.with_name(f"aside-{path.name}")) for path in gone]
     try:
         done, told = verify(setup)
     finally:
-        (setup.tree / "models").rename(aside / "models")
-        setup.environment.rename(aside / setup.environment.name)
-        setup.tree.rmdir()
-        aside.rename(setup.tree)
+        for aside, path in zip(asides, gone, strict=True):
+            aside.rename(path)
     assert (done.returncode, generated(setup)) == (1, 0)
-    assert "comfyui-gone" in {each["code"] for each in done.json["findings"]}
-    assert done.json["next_command"].startswith("klein-setup install --")
+    (finding,) = (each for each in done.json["findings"] if each["code"] == "comfyui-gone")
+    assert ("klein-setup install" in finding["hint"]) is is_ours  # nothing is put where a stranger's files are left
+    assert (done.json["next_command"] or "").startswith("klein-setup install --") is is_ours
     assert told["mend_command"] == done.json["next_command"]
 
 

@@ -21,17 +21,7 @@ from provisioner.smoke_test.results import ImageOptions, ModelNames
 from tests.support.builders import recording_of
 from tests.support.comfy_server import Faults, ReplayServer
 from tests.support.sandbox import Ahead, Completed, Running, Sandbox, sha256_of, wait_until
-from tests.support.setup_fixture import (
-    ENCODER,
-    KLEIN,
-    MODEL,
-    VAE,
-    existing_tree,
-    inventory,
-    main_py,
-    rtx_4070,
-    states,
-)
+from tests.support.setup_fixture import ENCODER, KLEIN, MODEL, VAE, existing_tree, inventory, main_py, rtx_4070, states
 
 COLD = "ok_fp8_h200_cold_1024"
 NAMES = ModelNames(diffusion_model=MODEL.name, text_encoder=ENCODER.name, vae=VAE.name)

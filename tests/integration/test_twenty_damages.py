@@ -18,16 +18,7 @@ from typing import Any
 import pytest
 
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
-from tests.support.damages import (
-    BYSTANDERS,
-    OLDER_BYTES,
-    Damage,
-    Model,
-    all_damages,
-    flip,
-    make_folder,
-    older_file,
-)
+from tests.support.damages import BYSTANDERS, OLDER_BYTES, Damage, Model, all_damages, flip, make_folder, older_file
 from tests.support.sandbox import Completed, Sandbox, sha256_of, tensors
 
 DAMAGES = all_damages()

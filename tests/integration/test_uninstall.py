@@ -23,9 +23,16 @@ def test_a_tree_is_as_it_was_before_the_installation(sandbox: Sandbox) -> None:
     assert sandbox.run("install").returncode == 0
     dry = sandbox.run("uninstall", "--dry-run")
     assert (dry.returncode, "small.safetensors" in dry.said) == (0, True)
+    planned = sandbox.run("uninstall", "--dry-run", "--json").json
     assert sandbox.path().is_file()
-    done = sandbox.run("uninstall", "--yes")
+    assert planned["next_command"].startswith("klein-setup uninstall ")
+    assert "--dry-run" not in planned["next_command"]
+    done = sandbox.run("uninstall", "--yes", "--json")
     assert done.returncode == 0
+    removed = [(step["kind"], step["path"]) for step in done.json["steps"]]
+    assert removed == [(step["kind"], step["path"]) for step in planned["steps"]]
+    assert ("remove", str(sandbox.path())) in removed
+    assert {step["outcome"]["status"] for step in done.json["steps"]} == {"done"}
     assert inventory(sandbox.tree) == before
 
 
@@ -58,7 +65,7 @@ def test_a_second_time_there_is_nothing_to_do(sandbox: Sandbox) -> None:
     sandbox.run("uninstall", "--yes")
     again = sandbox.run("uninstall", "--yes")
     assert again.returncode == 0
-    assert "Nothing here was put there by klein-setup" in again.said
+    assert "Nothing here was installed by klein-setup" in again.said
 
 
 def test_files_that_repair_set_aside_stay_and_are_named(sandbox: Sandbox) -> None:

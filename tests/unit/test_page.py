@@ -14,15 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provisioner.core.errors import CommandError, NetworkError
-from provisioner.core.models import (
-    FetchFile,
-    FilesPlan,
-    Finding,
-    Outcome,
-    PlaceFile,
-    ProbeResult,
-    SpaceNeed,
-)
+from provisioner.core.models import FetchFile, FilesPlan, Finding, Outcome, PlaceFile, ProbeResult, SpaceNeed
 from provisioner.plan.steps import Plan
 from provisioner.report.changes import ChangesSince, Snapshot, checks_for, compare
 from provisioner.report.html.footer import check_again_command

@@ -45,11 +45,14 @@ from provisioner.core.models import (
     SpaceNeed,
     Target,
 )
-from provisioner.plan.steps import Plan
+from provisioner.plan.steps import KeepComfyUI, Plan
+from provisioner.report.changes import ChangesSince
 from provisioner.report.json_document import document, error_entry, event_line
 from provisioner.report.json_value import json_value
 from provisioner.report.outcome import (
     EnvironmentCheck,
+    RehearsalCheck,
+    RehearsalResult,
     Report,
     ReportStatus,
     all_errors,
@@ -284,17 +287,19 @@ def test_an_error_only_a_step_knows_is_told() -> None:
     assert [each["code"] for each in parsed(report)["errors"]] == ["unreachable"]
 
 
+MACHINE = Machine(
+    os="linux",
+    os_release="6.1",
+    is_wsl=False,
+    architecture="x86_64",
+    libc=None,
+    python_version="3.11.7",
+    gpus=(Gpu(vendor="nvidia", name="RTX 4090", index=0, compute_capability=(8, 9)),),
+)
+
+
 def test_the_machine_keeps_its_fields_and_lists_what_was_not_learnt() -> None:
-    machine = Machine(
-        os="linux",
-        os_release="6.1",
-        is_wsl=False,
-        architecture="x86_64",
-        libc=None,
-        python_version="3.11.7",
-        gpus=(Gpu(vendor="nvidia", name="RTX 4090", index=0, compute_capability=(8, 9)),),
-    )
-    told = parsed(Report(command="detect", status="ok", exit_status=0, machine=machine))["machine"]
+    told = parsed(Report(command="detect", status="ok", exit_status=0, machine=MACHINE))["machine"]
     assert told["gpus"][0]["compute_capability"] == [8, 9]
     assert told["gpus"][0]["memory_total_bytes"] is None
 
@@ -318,8 +323,37 @@ def test_the_parts_a_run_had_stand_under_details_and_no_others() -> None:
     }
 
 
-def test_detect_names_the_build_of_torch_or_says_that_there_is_none() -> None:
-    assert parsed(Report(command="detect", status="ok", exit_status=0))["details"] == {"torch": None}
+def test_detect_says_that_there_is_no_build_of_torch_where_it_looked() -> None:
+    report = Report(command="detect", status="failed", exit_status=3)
+    assert parsed(report)["details"] == {}
+    assert parsed(replace(report, machine=MACHINE))["details"] == {"torch": None}
+
+
+@pytest.mark.parametrize(
+    ("parts", "details"),
+    [
+        (
+            {"rehearsal": RehearsalResult(checks=(RehearsalCheck(claim="it fetched nothing", seen="0 requests"),))},
+            {"claims": [{"claim": "it fetched nothing", "seen": "0 requests"}]},
+        ),
+        (
+            {"rehearsal": RehearsalResult(checks=(), scratch_folder=Path("x"))},
+            {"claims": [], "scratch_folder": "x"},
+        ),
+        ({"backups": ()}, {"aside": []}),
+        (
+            {"manifests": (manifest(FIRST, identity="mine"),)},
+            {"manifests": [{"id": "mine", "title": "FLUX.2 [klein] 4B", "sha256": "b" * 64, "sets": ["fp8"]}]},
+        ),
+        ({"page": Path("x.html")}, {"page": "x.html"}),
+        (
+            {"changes": ChangesSince(changes=())},
+            {"changes": {"since": None, "changes": [], "checked": [], "mend_command": None}},
+        ),
+    ],
+)
+def test_each_part_has_its_key(parts: dict[str, Any], details: dict[str, object]) -> None:
+    assert parsed(Report(command="x", status="ok", exit_status=0, **parts))["details"] == details
 
 
 @pytest.mark.parametrize(
@@ -437,7 +471,10 @@ def test_the_next_command_follows_from_what_came_of_this_one(
 
 def test_nothing_is_suggested_without_a_plan_or_with_an_empty_one() -> None:
     assert next_command(Report(command="verify", status="findings", exit_status=1)) is None
-    assert next_command(Report(command="plan", status="planned", exit_status=0, plan=plan(is_done=True))) is None
+    done = plan(is_done=True)
+    assert next_command(Report(command="plan", status="planned", exit_status=0, plan=done)) is None
+    kept = replace(done, steps=(KeepComfyUI(folder=Path("/c"), version="0.33.0", reason="no update was asked for"),))
+    assert next_command(Report(command="plan", status="planned", exit_status=0, plan=kept)) is None
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.core.models import (
-    Finding,
-)
+from provisioner.core.models import Finding
 from provisioner.report.json_document import document
 from provisioner.report.outcome import Report
 from provisioner.report.smoke_test_json import is_verified, smoke_entry

@@ -85,7 +85,7 @@ def resolve(
     Raises
     ------
     AccessError, IntegrityError
-        The Hub says no, or has another file than the manifest names.
+        The Hub denies access, or has another file than the manifest names.
     requests.RequestException
         No answer; the caller decides whether to ask again.
     """
@@ -164,7 +164,7 @@ def access_error(status: int, headers: dict[str, str], source: Source, artifact:
         )
     if status == 401 or (status == 403 and code != "RepoNotFound"):
         return UnauthorizedError(
-            f"The Hub wants to know who asks for {source.repo_id} ({status}): it is private or gated, does not exist, "
+            f"The Hub asks for a token for {source.repo_id} ({status}): it is private or gated, does not exist, "
             "or the token that was sent is not valid.",
             hint="Set HF_TOKEN to a valid read token (or run `hf auth login`); if one is set, make a new one.",
             **facts,

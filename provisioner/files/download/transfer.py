@@ -105,7 +105,7 @@ class RangeFetcher:
         NetworkError
             No byte came in spite of every retry; the part keeps what it has.
         AccessError, IntegrityError
-            The source says no, or offers something else than the manifest names.
+            The source denies access, or has another file than the manifest names.
         StorageError
             The disk refused.
         KeyboardInterrupt
