@@ -46,7 +46,6 @@ class Wheel:
     version: str  # of the wheel's own metadata
     url: str
     sha256: str | None  # None where the index publishes none
-    requires: tuple[str, ...] = ()  # Requires-Dist
 
     @property
     def file_name(self) -> str:
@@ -124,7 +123,6 @@ def _wheel(entry: Fields) -> Wheel:
         version=metadata.text("version"),
         url=urldefrag(download.text("url")).url,
         sha256=_sha256(download.values.get("archive_info")),
-        requires=metadata.optional_texts("requires_dist"),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 from provisioner.core.errors import MemoryExhaustedError, SmokeTestError
 from provisioner.core.json_reader import FieldError, Fields, parse_object
@@ -21,7 +21,6 @@ GenerationPhase = Literal["started", "alive", "imported", "loaded", "encoded", "
 Offload = Literal["none", "model", "sequential"]
 OffloadOptions = Literal["auto", "none", "model", "sequential"]
 Dtype = Literal["bf16", "fp32"]
-_Word = TypeVar("_Word", bound=str)
 
 _SCHEMA_VERSION = 1
 

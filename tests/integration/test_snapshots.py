@@ -39,7 +39,7 @@ def test_that_there_is_none_is_nothing_to_complain_about(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "cannot be used: it is not JSON"),
+        (b"", "cannot be used: it is not a JSON object"),
         (b"\xff\xfe", "cannot be used: it is not UTF-8"),
         (b'{"schema_version": 7}', "cannot be used: its schema_version is '7', and 1 is expected"),
         (b" " * (LARGEST_SNAPSHOT + 1), "is larger than 1,048,576 bytes"),

@@ -440,7 +440,6 @@ def test_a_report_is_read_with_either_kind_of_hash() -> None:
         version="1+cu130",
         url="https://x/torch_x-1%2Bcu130-py3-none-any.whl",
         sha256="aa",
-        requires=("a",),
     )
     assert wheel.file_name == "torch_x-1+cu130-py3-none-any.whl"
 
