@@ -11,18 +11,19 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from provisioner.core.errors import CommandError, IntegrityError, KleinError, UnsupportedMachineError, UsageError
 from provisioner.core.models import Finding, Machine
 from provisioner.core.ports import RunProcess
 from provisioner.core.redact import redact
 from provisioner.core.units import listing
+from provisioner.disk.flush import flush_all
 from provisioner.environment.build import (
     ASK_TIMEOUT_S,
     INSTALL_TIMEOUT_S,
@@ -70,12 +71,12 @@ from provisioner.environment.swap import (
     RECEIPT,
     Workspace,
     disk_error,
+    environment_root,
+    forget_building,
     only_one,
     read_receipt,
     read_text,
     relocate,
-    remove_tree,
-    write_text,
 )
 from provisioner.torch.builds import TorchBuild, TorchSet
 
@@ -247,7 +248,7 @@ class Environments:
                 others = tuple(each for each in build.sets if each != receipt.set)
                 build = replace(build, sets=(receipt.set, *others))
             with _clearing_up(work) as begin:
-                begin(_build_id())
+                begin(_build_id(), is_in_place=True)
                 maker = Builder(self._context, where, work, progress)
                 maker.need_pip()
                 releases, wheels = maker.resolve(build)
@@ -257,7 +258,7 @@ class Environments:
                 fresh = _receipt(build_id, "pip", before.python, build, releases, maker.installed())
                 fresh = self._hash_file(where, fresh, build, machine, needs_device=needs_device, progress=progress)
                 _write_state(where, where, fresh)
-            remove_tree(work.folder)
+            work.root.remove_tree(work.folder)
         return fresh
 
     def install(
@@ -414,7 +415,7 @@ class Environments:
         with only_one(where, wait=self.waits_for_lock, notice=_silent):
             if read_receipt(where) is None:
                 raise UsageError(f"{where} was not made by klein-setup.", hint="Nothing was removed.", path=str(where))
-            remove_tree(where)
+            environment_root(where.parent).remove_tree(where)
 
     def variables(self, where: Path) -> dict[str, str]:
         """Return the variables that hold pip and uv to the constraints inside a running application."""
@@ -437,7 +438,7 @@ class Environments:
             return
         with only_one(where, wait=self.waits_for_lock, notice=progress):
             if work.recover() is not None:
-                remove_tree(work.folder)
+                work.root.remove_tree(work.folder)
 
     @property
     def _context(self) -> BuildContext:
@@ -569,13 +570,20 @@ def _link_target(path: Path) -> str:
         return "nowhere"
 
 
+class _Begin(Protocol):
+    """As `Workspace.begin`."""
+
+    def __call__(self, build_id: str, *, is_in_place: bool = False) -> Path:
+        """Begin a building; return the folder aside."""
+
+
 @contextmanager
-def _clearing_up(work: Workspace) -> Iterator[Callable[[str], Path]]:
+def _clearing_up(work: Workspace) -> Iterator[_Begin]:
     """Give a function that begins a building; where the building fails, remove all of it but the wheels."""
     twins: list[Path] = []
 
-    def begin(build_id: str) -> Path:
-        twins.append(work.begin(build_id))
+    def begin(build_id: str, *, is_in_place: bool = False) -> Path:
+        twins.append(work.begin(build_id, is_in_place=is_in_place))
         return twins[0]
 
     try:
@@ -634,19 +642,20 @@ def _constraints(installed: Sequence[Distribution], releases: TorchSet) -> tuple
 def _seal(staging: Path, where: Path, receipt: EnvironmentReceipt) -> None:
     """Write what the environment carries with it, let it bear its final name, and hand everything to the disk."""
     _write_state(staging, where, receipt)
+    forget_building(staging)
     relocate(staging, where.name)
-    if sys.platform != "win32":
-        os.sync()  # thousands of files, some just written by another program: one call for all of them
+    flush_all()
 
 
 def _write_state(folder: Path, where: Path, receipt: EnvironmentReceipt) -> None:
     """Write constraints, receipt, and the setting by which every pip run in the environment finds the constraints."""
-    write_text(folder / CONSTRAINTS, "".join(f"{line}\n" for line in receipt.constraints))
+    root = environment_root(folder)
+    root.write_text(folder / CONSTRAINTS, "".join(f"{line}\n" for line in receipt.constraints))
     settings = folder / ("pip.ini" if sys.platform == "win32" else "pip.conf")
     if not settings.exists():
         comment = "# Written by klein-setup: holds torch, torchvision and torchaudio together.\n"
-        write_text(settings, f"{comment}[global]\nconstraint = {constraint_value(where / CONSTRAINTS)}\n")
-    write_text(folder / RECEIPT, receipt_text(receipt))
+        root.write_text(settings, f"{comment}[global]\nconstraint = {constraint_value(where / CONSTRAINTS)}\n")
+    root.write_text(folder / RECEIPT, receipt_text(receipt))
 
 
 def _uv_index_words(settings: Mapping[str, str]) -> list[str]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from provisioner import __version__
+from provisioner.core.errors import StorageError
+from provisioner.disk.root import Root
 from provisioner.manifest.strict_yaml import Issues, Node, compose, node_of, plain_of
 
 _KEPT = 8
@@ -45,7 +46,7 @@ class ManifestCache:
         """Return the newly parsed tree of a text, and store it if possible.  Raises ManifestError."""
         node = compose(text, issues)
         if issues.is_empty:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, StorageError):
                 self._keep(self._path(text), node)
         return node
 
@@ -56,13 +57,8 @@ class ManifestCache:
         content = json.dumps({"klein_setup": __version__, "document": plain_of(node)}, separators=(",", ":")).encode()
         if path.is_file() and path.read_bytes() == content:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        root = Root(path.parent, is_private=True)
+        root.write_bytes(path, content)
         by_age = sorted(path.parent.glob("*.json"), key=lambda each: each.stat().st_mtime_ns, reverse=True)
         for forgotten in by_age[_KEPT:]:
-            forgotten.unlink()
+            root.remove(forgotten)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock  # noqa: F401 - imported before a test takes the PATH away
 
 from provisioner.comfyui.checkout.checkout_receipt import (
     PLACING,
@@ -46,6 +45,7 @@ from provisioner.core.errors import (
     StorageError,
     UsageError,
 )
+from provisioner.disk.root import Root
 from provisioner.machine.process import Completed, run_process
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -385,7 +385,7 @@ def test_a_placing_that_was_interrupted_goes_on(upstream: Upstream, tmp_path: Pa
     # as a kill leaves it: half of an older release moved, the journal there, main.py not yet
     for name in ("comfyui_version.py", "a.b", "folder_paths.py"):
         shutil.copy(tmp_path / "older" / name, folder / name)
-    write_json(folder / PLACING, {each.path: each.id for each in older.files})
+    write_json(Root(folder), folder / PLACING, {each.path: each.id for each in older.files})
     assert checkouts().describe(folder).kind == "empty"
     checkouts().fetch(upstream.release, folder, source=str(upstream.path))
     assert everything(folder) == dict(sorted({**as_released(upstream), "models/mine.safetensors": b"w"}.items()))
@@ -987,7 +987,7 @@ def test_a_repository_with_commits_of_the_persons_stays(upstream: Upstream, tmp_
     assert {each.path for each in checkouts().remove(folder, is_rehearsal=True).kept} >= {".git"}
     git(folder, "checkout", "-q", "--detach")
     done = checkouts().remove(folder)
-    assert [(each.path, each.reason) for each in done.kept] == [(".git", "holds a branch or a stash of yours")]
+    assert [(each.path, each.reason) for each in done.kept] == [(".git", "holds a branch of yours (refs/heads/mine)")]
     assert (folder / ".git" / "HEAD").exists()
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypedDict
 
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.core.ports import Claim, FileDigest, Stamp
-from provisioner.disk.atomic import write_text_durably
+from provisioner.disk.root import Root
 
 SCHEMA_VERSION = 1
 _PLACING: Literal["placing"] = "placing"
@@ -105,7 +105,7 @@ def _read(root: Path, key: Literal["files", "placing"]) -> dict[str, Claim]:
     return claims
 
 
-def write_claim(root: Path, relative: str, claim: Claim, *, recorded_at: str) -> None:
+def write_claim(root: Root, relative: str, claim: Claim, *, recorded_at: str) -> None:
     """Add or replace one entry, keeping the others and any key we do not know; raises StorageError."""
     document = _document(root)
     document["files"][relative] = _entry(claim, recorded_at)
@@ -113,7 +113,7 @@ def write_claim(root: Path, relative: str, claim: Claim, *, recorded_at: str) ->
     _write(root, document)
 
 
-def announce_claim(root: Path, relative: str, claim: Claim, *, recorded_at: str) -> None:
+def announce_claim(root: Root, relative: str, claim: Claim, *, recorded_at: str) -> None:
     """Write down that a file is about to get its name; raises StorageError.
 
     The folder is not flushed: the file's own folder is, once it has its name, and what a power cut takes from here is
@@ -125,7 +125,7 @@ def announce_claim(root: Path, relative: str, claim: Claim, *, recorded_at: str)
     _write(root, document, is_name_flushed=False)
 
 
-def drop_claims(root: Path, relatives: Collection[str]) -> None:
+def drop_claims(root: Root, relatives: Collection[str]) -> None:
     """Remove entries, announced ones too, keeping the others and any key we do not know; raises StorageError."""
     document = _document(root)
     files = document["files"]
@@ -134,18 +134,18 @@ def drop_claims(root: Path, relatives: Collection[str]) -> None:
         _write(root, document)
 
 
-def drop_announced(root: Path, relative: str) -> None:
+def drop_announced(root: Root, relative: str) -> None:
     """Remove an announcement of which nothing came; raises StorageError."""
     document = _document(root)
     if _forget_announced(document, [relative]):
         _write(root, document, is_name_flushed=False)
 
 
-def _document(root: Path) -> dict[str, Any]:
+def _document(root: Root) -> dict[str, Any]:
     """Return the document that is there, or an empty one: claims nobody can read are proved again."""
     empty = {"schema_version": SCHEMA_VERSION, "files": {}}
     try:
-        document = json.loads(receipt_path(root).read_text(encoding="utf-8"))
+        document = json.loads(receipt_path(root.folder).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return empty
     is_ours = isinstance(document, dict) and document.get("schema_version") == SCHEMA_VERSION
@@ -164,9 +164,9 @@ def _forget_announced(document: dict[str, Any], relatives: Collection[str]) -> b
     return len(kept) != len(announced)
 
 
-def _write(root: Path, document: dict[str, Any], *, is_name_flushed: bool = True) -> None:
+def _write(root: Root, document: dict[str, Any], *, is_name_flushed: bool = True) -> None:
     text = json.dumps(document, indent=1, sort_keys=True) + "\n"
-    write_text_durably(receipt_path(root), text, is_name_flushed=is_name_flushed)
+    root.write_text(receipt_path(root.folder), text, is_name_flushed=is_name_flushed)
 
 
 def _entry(claim: Claim, recorded_at: str) -> Entry:
