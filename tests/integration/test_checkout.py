@@ -25,6 +25,7 @@ from provisioner.comfyui.checkout.checkout_receipt import (
     RECEIPT,
     ROLLBACK_POINT,
     read_receipt,
+    read_rollback_point,
     write_json,
     write_rollback_point,
 )
@@ -989,6 +990,93 @@ def test_a_repository_with_commits_of_the_persons_stays(upstream: Upstream, tmp_
     done = checkouts().remove(folder)
     assert [(each.path, each.reason) for each in done.kept] == [(".git", "holds a branch of yours (refs/heads/mine)")]
     assert (folder / ".git" / "HEAD").exists()
+
+
+def commit_own(folder: Path) -> None:
+    """Commit something on no branch."""
+    (folder / "mine.py").write_bytes(b"years of work\n")
+    git(folder, "add", "-f", "mine.py")
+    git(folder, "commit", "-q", "-m", "mine")
+
+
+def commit_and_leave(folder: Path) -> None:
+    """Commit something on no branch and go back to where the tree was."""
+    commit_own(folder)
+    git(folder, "checkout", "-q", "--detach", "HEAD~1")
+
+
+def tag_and_leave(folder: Path) -> None:
+    commit_own(folder)
+    git(folder, "tag", "mine")
+    git(folder, "checkout", "-q", "--detach", "HEAD~1")
+    shutil.rmtree(folder / ".git" / "logs")
+
+
+def tag_packed(folder: Path) -> None:
+    tag_and_leave(folder)
+    git(folder, "pack-refs", "--all")
+
+
+def stage(folder: Path) -> None:
+    (folder / "main.py").write_bytes(b"years of work\n")
+    git(folder, "add", "main.py")
+    (folder / "main.py").write_bytes(FILES["main.py"])
+
+
+def stash(folder: Path) -> None:
+    (folder / "main.py").write_bytes(b"years of work\n")
+    git(folder, "stash", "--quiet")
+    shutil.rmtree(folder / ".git" / "logs")
+
+
+def hook(folder: Path) -> None:
+    (folder / ".git" / "hooks").mkdir(exist_ok=True)
+    (folder / ".git" / "hooks" / "pre-commit").write_text("#!/bin/sh\n", encoding="utf-8")
+
+
+WORK: dict[str, tuple[Callable[[Path], object], str]] = {
+    "commit with a tag": (tag_and_leave, "a tag of yours (refs/tags/mine)"),
+    "packed tag": (tag_packed, "a tag of yours (refs/tags/mine)"),
+    "commit in the log": (commit_and_leave, "a commit of yours, which its log"),
+    "added change": (stage, "changes of yours that were added"),
+    "stash": (stash, "a stash of yours"),
+    "fetched branch": (
+        lambda folder: git(folder, "update-ref", "refs/remotes/origin/x", "HEAD"),
+        "what you fetched of yours (refs/remotes/origin/x)",
+    ),
+    "hook": (hook, "something of yours (hooks)"),
+    "settings": (lambda folder: git(folder, "config", "user.name", "me"), "settings of yours"),
+    "index of another kind": (
+        lambda folder: git(folder, "update-index", "--index-version", "4"),
+        "cannot be read (its index has version 4)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_a_repository_with_work_in_it_stays_whatever_names_it(upstream: Upstream, tmp_path: Path, name: str) -> None:
+    folder, _ = made(upstream, tmp_path, "git")
+    work, why = WORK[name]
+    work(folder)
+    before = {path: path.read_bytes() for path in (folder / ".git").rglob("*") if path.is_file()}
+    done = checkouts().remove(folder)
+    (reason,) = [each.reason for each in done.kept if each.path == ".git"]
+    assert why in reason
+    assert {path: path.read_bytes() for path in (folder / ".git").rglob("*") if path.is_file()} == before
+
+
+def test_a_commit_of_the_persons_that_an_update_left_behind_stays(upstream: Upstream, tmp_path: Path) -> None:
+    folder, _ = made(upstream, tmp_path, "git")
+    commit_own(folder)
+    checkouts().update(folder, upstream.newer, source=str(upstream.path))
+    assert ".git" in {each.path for each in checkouts().remove(folder).kept}
+
+
+@pytest.mark.parametrize("changes", [{"commit": "--orphan=x"}, {"target": "--help"}, {"branch": "--orphan=x"}])
+def test_a_rollback_point_that_we_cannot_have_written_is_none(tmp_path: Path, changes: dict[str, str]) -> None:
+    value = {"commit": "0" * 40, "branch": None, "version": None, "target": "1" * 40, "started_at": "", **changes}
+    write_json(Root(tmp_path), tmp_path / ROLLBACK_POINT, value)
+    assert read_rollback_point(tmp_path) is None
 
 
 @needs_posix

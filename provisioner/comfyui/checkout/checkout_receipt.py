@@ -7,6 +7,7 @@ says of a file nothing before the file was read.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from os.path import realpath
@@ -95,12 +96,15 @@ def write_rollback_point(tree: Path, rollback_point: RollbackPoint) -> None:
 
 
 def read_rollback_point(tree: Path) -> RollbackPoint | None:
-    """Return where a tree stood before its last update, or None."""
+    """Return where a tree stood before its last update; None for none, or one that we cannot have written."""
     value = read_json(tree / ROLLBACK_POINT)
     try:
-        return None if value is None else RollbackPoint(**value)  # type: ignore[arg-type]  # our own file
+        point = None if value is None else RollbackPoint(**value)  # type: ignore[arg-type]  # looked at below
+        if point is None or any(re.fullmatch("[0-9a-f]{40}", each) is None for each in (point.commit, point.target)):
+            return None
     except TypeError:
         return None
+    return point if point.branch is None or re.fullmatch(r"[^-\s][^\s:^~?*\[\\]*", point.branch) else None
 
 
 # --- folders -----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace as with_fields
 from io import FileIO
@@ -230,7 +230,12 @@ class FileStore:
         return self.lock_roots([destination.root for destination in destinations])
 
     def part(
-        self, destination: Destination, artifact: Artifact, *, replaces: str | None = None
+        self,
+        destination: Destination,
+        artifact: Artifact,
+        *,
+        replaces: str | None = None,
+        right: Mapping[int, str] | None = None,
     ) -> AbstractContextManager[PartFile]:
         """Return the part file of a destination, continuing an interrupted one; entering raises StorageError.
 
@@ -240,6 +245,8 @@ class FileStore:
             What grows, and where it belongs.
         replaces : str, optional
             Why what is there has to go.  It stays until its successor is proven, and is then set aside.
+        right : mapping of int to str, optional
+            Digests of blocks that are known; what an earlier run left is compared with them.
         """
         self.check_inside(destination)
         final = _growing_name(destination, artifact)
@@ -251,6 +258,7 @@ class FileStore:
             size=artifact.size,
             sha256=artifact.sha256,
             root=root,
+            right=right,
             place=lambda part, source: self._place(part, destination, artifact.id, content, source, replaces),
         )
 
@@ -602,7 +610,8 @@ class FileStore:
         source = destination.path
         bad = set(damage.bad_blocks)
         good = {index: digest for index, digest in enumerate(damage.digests) if index not in bad}
-        with self.part(destination, artifact, replaces=reason) as part:
+        right = {index: digest for index, digest in enumerate(damage.digests) if digest}
+        with self.part(destination, artifact, replaces=reason, right=right) as part:
             if source.is_file():  # a truncated file that is continued has become the part itself
                 part.take_over(good, lambda writer, ranges: copy_ranges(self._opener, source, writer, ranges))
             yield part

@@ -130,6 +130,21 @@ class PartFile:
     """A growing file on disk; safe to use from several threads.
 
     Use as a context manager: leaving it keeps bytes and log for the next run, unless `commit` was called.
+
+    Parameters
+    ----------
+    final : Path
+        The name it gets in the end; its own is `part_path` of that.
+    size, sha256, block_size : int, str, int
+        What it is to be, in bytes and hex digits.
+    root : Root, optional
+        What changes anything in its folder; that folder by default.
+    place : callable, optional
+        Gives the finished part its name; told the part and where its bytes came from.
+    right : mapping of int to str, optional
+        Digests of blocks that are known to be right: of those the bytes on disk are read, whatever the log says.
+    disk : Disk
+        The system calls for writing.
     """
 
     def __init__(
@@ -141,9 +156,11 @@ class PartFile:
         block_size: int = BLOCK_SIZE,
         root: Root | None = None,
         place: Callable[[Path, str], None] | None = None,
+        right: Mapping[int, str] | None = None,
         disk: Disk = DISK,
     ) -> None:
         self.final = final
+        self._right = right or {}
         self._root = root = root or Root(final.parent)
         self._place = place or (lambda part, source: root.replace(part, final))
         self._disk = disk
@@ -175,7 +192,8 @@ class PartFile:
     def __enter__(self) -> PartFile:
         """Open or continue the part; raises StorageError."""
         self._root.make_folder(self.path.parent)
-        self._blocks = read_log(self.final, size=self.size, sha256=self.sha256, block_size=self.block_size)
+        noted = read_log(self.final, size=self.size, sha256=self.sha256, block_size=self.block_size)
+        self._blocks = {index: digest for index, digest in noted.items() if self._is_credible(index, digest)}
         self.resumed_bytes = self._written = bytes_of_blocks(self._blocks, self.size, self.block_size)
         try:
             if self.path.is_symlink():
@@ -205,6 +223,25 @@ class PartFile:
         """Stop the threads and close; bytes and log stay for the next run."""
         self._stop_threads()
         self._close_descriptors()
+
+    def _is_credible(self, index: int, noted: str) -> bool:
+        """Whether a block that a log speaks of is what it should be, as far as that is known."""
+        right = self._right.get(index)
+        return right is None or (right == noted and self._digest_on_disk(index) == right)
+
+    def _digest_on_disk(self, index: int) -> str | None:
+        """Return the digest of a block's bytes; None where the disk does not give them."""
+        digest = hashlib.sha256()
+        left = min(self.block_size, self.size - index * self.block_size)
+        try:
+            with self.path.open("rb", buffering=0) as stream:
+                stream.seek(index * self.block_size)
+                while left and (piece := stream.read(min(_READ_STEP, left))):
+                    digest.update(piece)
+                    left -= len(piece)
+        except OSError:
+            return None
+        return None if left else digest.hexdigest()
 
     def _take_room(self) -> None:
         """Give the part its final size; blocks written into a hole cost Linux more than those with room."""
@@ -324,14 +361,29 @@ class PartFile:
 
     def reset(self) -> None:
         """Forget every block: what was written belongs to other content; raises StorageError."""
+        self._keep({})
+
+    def drop_wrong(self) -> bool:
+        """Forget the blocks whose bytes are not those of their digest; return whether there were any."""
+        noted = dict(self._blocks)
+        good = {index: digest for index, digest in noted.items() if self._digest_on_disk(index) == digest}
+        if len(good) == len(noted):
+            return False
+        self._keep(good)
+        return True
+
+    def _keep(self, blocks: dict[int, str]) -> None:
+        """Go on with some of the blocks; raises StorageError."""
         with self._lock:
-            self._blocks.clear()
+            self._blocks = blocks
             self._frontier_block = 0
+            self._move_frontier()
             self._generation += 1
             self.hashed = 0
-            self.resumed_bytes = self._written = 0
+            self.resumed_bytes = self._written = bytes_of_blocks(blocks, self.size, self.block_size)
             self._digest = hashlib.sha256()
             self._start_log()
+            self._changed.notify_all()
 
     def _check_usable(self) -> None:
         """Raise StorageError after a failure of the disk, or when the file was closed."""

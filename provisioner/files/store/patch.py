@@ -182,7 +182,9 @@ class PatchPart:
         self._root.make_folder(self.final.parent)
         found = read_patch_log(self.final, size=self.size, sha256=self._damage.sha256, block_size=self.block_size)
         self._kept = found
-        used = {index: slot for index, slot in found.slots.items() if index in self._bad}
+        used = {
+            index: slot for index, slot in found.slots.items() if index in self._bad and self._may_be(index, slot[1])
+        }
         self._done = {index: digest for index, (_, digest) in used.items()}
         self._slots = {index: slot for index, (slot, _) in used.items()}
         free = iter(sorted(set(range(len(self._bad))) - set(self._slots.values())))
@@ -199,6 +201,11 @@ class PatchPart:
             self._close()
             raise
         return self
+
+    def _may_be(self, index: int, noted: str) -> bool:
+        """Whether a log can be right of a block: where the right digest is known it is that one."""
+        known = self._damage.digests[index] if index < len(self._damage.digests) else ""
+        return known in ("", noted)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -291,6 +298,18 @@ class PatchPart:
             self._done.clear()
             self.hashed = self.resumed_bytes = self._written = 0
             self._start_log()
+
+    def drop_wrong(self) -> bool:
+        """Forget the blocks of which `seal` read other bytes than their digest says; return whether there were any."""
+        with self._lock:
+            wrong = [index for index, digest in self._done.items() if self._digests[index] != digest]
+            for index in wrong:
+                del self._done[index]
+                self._written -= self._bytes_of(index)
+            self.resumed_bytes = sum(map(self._bytes_of, self._done))
+            if wrong:
+                self._start_log()
+        return bool(wrong)
 
     def _check_open(self) -> None:
         if self._descriptor < 0:

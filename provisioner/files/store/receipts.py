@@ -13,6 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from provisioner.core.errors import StorageError
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.core.ports import Claim, FileDigest, Stamp
 from provisioner.disk.root import Root
@@ -141,15 +142,33 @@ def drop_announced(root: Root, relative: str) -> None:
         _write(root, document, is_name_flushed=False)
 
 
+def refuse_later_release(root: Path) -> None:
+    """Raise StorageError where a later release wrote the receipt, of which this one would keep nothing."""
+    _read_document(root)
+
+
 def _document(root: Root) -> dict[str, Any]:
     """Return the document that is there, or an empty one: claims nobody can read are proved again."""
-    empty = {"schema_version": SCHEMA_VERSION, "files": {}}
+    document = _read_document(root.folder)
+    is_ours = document.get("schema_version") == SCHEMA_VERSION and isinstance(document.get("files"), dict)
+    return document if is_ours else {"schema_version": SCHEMA_VERSION, "files": {}}
+
+
+def _read_document(root: Path) -> dict[str, Any]:
+    path = receipt_path(root)
     try:
-        document = json.loads(receipt_path(root.folder).read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return empty
-    is_ours = isinstance(document, dict) and document.get("schema_version") == SCHEMA_VERSION
-    return document if is_ours and isinstance(document.get("files"), dict) else empty
+        return {}
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise StorageError(
+            f"{path} was written by a later release of klein-setup (schema_version {version}).",
+            hint="Update klein-setup; or move that file away, and every file is verified anew.",
+            path=str(path),
+            schema_version=version,
+        )
+    return document if isinstance(document, dict) else {}
 
 
 def _forget_announced(document: dict[str, Any], relatives: Collection[str]) -> bool:

@@ -23,6 +23,7 @@ from provisioner.files.store.receipts import (
     read_announced,
     read_receipt,
     receipt_path,
+    refuse_later_release,
     stamp_of,
 )
 
@@ -48,8 +49,10 @@ class Owned:
 def owned_files(root: Root) -> tuple[Owned, ...]:
     """Return every file the root's receipt speaks of; names that leave the root are passed over.
 
-    A file that a run placed before it was killed, with no time left for its receipt, is one of them.
+    A file that a run placed before it was killed, with no time left for its receipt, is one of them.  Raises
+    StorageError where a later release wrote the receipt.
     """
+    refuse_later_release(root.folder)
     claims = read_receipt(root.folder)
     found = []
     for relative in sorted({*claims, *read_announced(root.folder)}):

@@ -14,6 +14,7 @@ from provisioner.core.models import STATE_FOLDER
 from provisioner.core.ports import Cancelled
 from provisioner.disk.locks import hold_lock
 from provisioner.disk.root import Root, half_written
+from provisioner.files.store.receipts import refuse_later_release
 from provisioner.files.store.set_aside import drop_all_unfinished
 
 _WRITTEN_WITHIN_S = 60.0  # a record has some kilobytes
@@ -28,7 +29,7 @@ def hold(root: Root, *, wait: bool, cancelled: Cancelled, notice: Callable[[str]
     LockHeldError
         Somebody else holds it and ``wait`` is false.
     StorageError
-        The lock file cannot be made.
+        The lock file cannot be made, or a later release works on this root.
     KeyboardInterrupt
         Cancelled while waiting.
     """
@@ -44,6 +45,7 @@ def hold(root: Root, *, wait: bool, cancelled: Cancelled, notice: Callable[[str]
         cancelled=cancelled,
         holder=lambda: _holder(folder),
     ):
+        refuse_later_release(root.folder)
         try:
             with contextlib.suppress(StorageError):  # only a courtesy to whoever waits
                 import platform  # five milliseconds that only a run that writes has to pay
