@@ -208,7 +208,7 @@ class Engine:
                 if was_resumed:
                     is_right_in_part = not has_looked and part.drop_wrong()
                     has_looked = True
-                    anew = "fetching what is wrong in it" if is_right_in_part else "fetching anew"
+                    anew = "fetching its wrong blocks anew" if is_right_in_part else "fetching anew"
                     self.events(Notice(message=f"{label}: {_why_anew(step)}; {anew}."))
                     if not is_right_in_part:
                         part.reset()
