@@ -855,7 +855,7 @@ def test_an_update_moves_to_the_commit_and_back_to_the_branch(tree: Path, upstre
         None,
     )
     assert (tree / "models" / "vae" / "mine.safetensors").read_bytes() == b"w"
-    with pytest.raises(UsageError, match="No update"):
+    with pytest.raises(UsageError, match="There is no update"):
         checkouts().go_back(tree)
 
 
