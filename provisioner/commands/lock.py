@@ -10,8 +10,10 @@ from provisioner.commands.choose_environment import EnvironmentOptions, folder_o
 from provisioner.commands.inspect_comfyui import inspect_comfyui
 from provisioner.commands.run import Run
 from provisioner.commands.verify_files import run_verify
-from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, NotWritableError
+from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, NotWritableError, StorageError
 from provisioner.core.models import Lock
+from provisioner.disk.os_errors import reason_of
+from provisioner.disk.root import write_output
 from provisioner.manifest.lock_file import Verified, drift_from, locked_text, refuse_drift
 from provisioner.report.outcome import Report
 
@@ -42,10 +44,10 @@ def run_lock(run: Run, output: Path, environment: Path | None, *, say: Callable[
     text = locked_text(run.manifest, run.wanted, verified, _machine_lock(run, environment))
     path = output.expanduser().absolute()
     try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
+        write_output(path, text.encode("utf-8"))
+    except StorageError as error:
         raise NotWritableError(
-            f"{path} cannot be written: {error.strerror or error}.", hint="Name another --output FILE.", path=str(path)
+            f"{path} cannot be written: {reason_of(error)}.", hint="Name another --output FILE.", path=str(path)
         ) from error
     blocks = sum(len(each.blocks) for each in verified.values())
     say(f"{path} names {len(verified)} files and {blocks} blocks of 16 MiB.")

@@ -10,8 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +27,7 @@ from provisioner.core.errors import EXIT_OK, RehearsalError
 from provisioner.core.events import Events
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.core.units import human_bytes, human_duration
+from provisioner.disk.root import flip_bit, scratch_folder, write_output
 from provisioner.manifest.parse import parse_manifest
 from provisioner.rehearsal.faults import CutAfter, WrongBytes
 from provisioner.rehearsal.hub import RehearsalHub
@@ -141,16 +140,14 @@ def rehearse(
         The environment could not be made.
     """
     began = time.monotonic()
-    folder = Path(tempfile.mkdtemp(prefix="klein-setup-rehearsal-"))
     checks = _Checks(say)
-    try:
-        with _prepared(folder, checks, events, say, cancelled) as sandbox:
-            report = _run_steps(sandbox)
-            choice = EnvironmentChoice(given=environment, torch_index=torch_index)
-            smoke = _step_image(sandbox, choice) if has_image else None
-    finally:
-        if not keep:
-            shutil.rmtree(folder, ignore_errors=True)
+    with (
+        scratch_folder("klein-setup-rehearsal-", is_kept=keep) as folder,
+        _prepared(folder, checks, events, say, cancelled) as sandbox,
+    ):
+        report = _run_steps(sandbox)
+        choice = EnvironmentChoice(given=environment, torch_index=torch_index)
+        smoke = _step_image(sandbox, choice) if has_image else None
     say("")
     done = len(checks.passed)
     say(f"{done} of {done} checks passed in {human_duration(time.monotonic() - began)}.")
@@ -204,7 +201,7 @@ def _prepared(
         manifest = folder / "rehearsal.yaml"
         text = json.dumps(_manifest(files, pipeline), indent=1)
         parse_manifest(text, file=str(manifest))
-        manifest.write_text(text, encoding="utf-8")
+        write_output(manifest, text.encode("utf-8"))
         environ = _clean_environment(os.environ, folder)
         session = Session(
             settings=Settings(endpoint=hub.endpoint, remembers=False),
@@ -344,13 +341,7 @@ def _step_damage(sandbox: _Sandbox) -> None:
     sandbox.step("Damage: one bit of the text encoder is flipped, its modification time is kept")
     encoder = _of_role(sandbox, "text_encoder")
     path = _path(sandbox.tree, encoder)
-    status = path.stat()
-    with path.open("r+b") as stream:
-        stream.seek(len(encoder.data) // 2)
-        byte = stream.read(1)[0]
-        stream.seek(-1, os.SEEK_CUR)
-        stream.write(bytes([byte ^ 1]))
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    flip_bit(path, len(encoder.data) // 2)
     report = run_verify(sandbox.run(comfyui=sandbox.tree), is_quick=False)
     wrong = [check.destination.path.name for check in report.plan.checks if check.status != "ok"] if report.plan else []
     sandbox.checks.check("verify names the damaged file and no other", wrong == [encoder.name], ", ".join(wrong))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from provisioner.core.errors import EXIT_OK, NotWritableError, UsageError
+from provisioner.core.errors import EXIT_OK, NotWritableError, StorageError, UsageError
 from provisioner.report.outcome import Report
 
 _DEFAULT = Path("klein-setup-report.html")
@@ -24,6 +24,8 @@ def run_report(output: Path | None, *, say: Callable[[str], None]) -> Report:
     """
     from provisioner.disk.last_run import read_last_report
     from provisioner.disk.locations import state_folder
+    from provisioner.disk.os_errors import reason_of
+    from provisioner.disk.root import write_output
     from provisioner.report.html.page import render_page
 
     document = read_last_report(state_folder())
@@ -32,10 +34,10 @@ def run_report(output: Path | None, *, say: Callable[[str], None]) -> Report:
     page = render_page(document, image=_image_of(document), made_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     path = (output or _DEFAULT).expanduser().absolute()
     try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
+        write_output(path, page.encode("utf-8"))
+    except StorageError as error:
         raise NotWritableError(
-            f"{path} cannot be written: {error.strerror or error}.", hint="Name another --output FILE.", path=str(path)
+            f"{path} cannot be written: {reason_of(error)}.", hint="Name another --output FILE.", path=str(path)
         ) from error
     say(f"The page is {path}; it needs nothing but a browser.")
     return Report(command="report", status="ok", exit_status=EXIT_OK, page=path)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from provisioner.comfyui.checkout.checkouts import Checkouts
     from provisioner.core.ports import FileDigest, Finder
+    from provisioner.disk.root import Root
     from provisioner.environment.environments import Environments
     from provisioner.files.download.limiter import RateLimiter
     from provisioner.files.download.transfer import RangeFetcher
@@ -106,6 +107,12 @@ class Session:
 
     # --- parts ---------------------------------------------------------------------------------------
 
+    def root(self, folder: Path) -> Root:
+        """Return what changes anything below a folder; through a link that leads out of it only if that was agreed."""
+        from provisioner.disk.root import Root
+
+        return Root(folder, follows=lambda _link, _real: self.settings.follow_links)
+
     @cached_property
     def store(self) -> FileStore:
         """The files."""
@@ -119,6 +126,7 @@ class Session:
         return FileStore(
             file_system_of=file_system_of,
             inside=inside,
+            roots=self.root,
             cancelled=self.cancelled.is_set,
             wait=self.settings.wait_for_lock,
             notice=self.notice,

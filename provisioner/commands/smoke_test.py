@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,9 +22,12 @@ from provisioner.core.errors import (
     ModelNotListedError,
     NotWritableError,
     SmokeTestError,
+    StorageError,
     UsageError,
 )
 from provisioner.core.models import ComfyTarget, Finding, Gpu, HubCacheTarget, HubFile, Machine
+from provisioner.disk.os_errors import reason_of
+from provisioner.disk.root import Root, scratch_folder, write_output
 from provisioner.files.layout import destination_for
 from provisioner.report.outcome import Report
 from provisioner.smoke_test.graph import (
@@ -205,8 +207,7 @@ def _server(
     for finding in check_comfyui(comfyui):
         if finding.severity == "problem":
             raise SmokeTestError(finding.message, hint=finding.hint)
-    with tempfile.TemporaryDirectory(prefix="klein-setup-", ignore_cleanup_errors=True) as scratch:
-        folder = Path(scratch)
+    with scratch_folder("klein-setup-") as folder:
         launch = Launch(
             python=python,
             tree=comfyui.folder,
@@ -580,10 +581,10 @@ def _keep(image: bytes, options: SmokeTestOptions, asked: ImageOptions) -> Path:
     """Write the image; raises NotWritableError where that is not possible."""
     path = (options.image or _image_path(asked)).expanduser().absolute()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image)
-    except OSError as error:
-        raise _not_kept(path, error.strerror or str(error)) from error
+        Root(path.parent).make_folder()
+        write_output(path, image)
+    except StorageError as error:
+        raise _not_kept(path, reason_of(error)) from error
     return path
 
 

@@ -19,12 +19,14 @@ from provisioner.plan.steps import Remove, place_of
 from provisioner.report.outcome import Report
 
 if TYPE_CHECKING:
+    from provisioner.core.ports import FileDigest
     from provisioner.files.store.removal import Owned
 
 PARTS = frozenset({"files", "environment", "comfyui"})
 _WHY_KEPT = {
     "adopted": "it was there before klein-setup",
     "changed": "it changed after klein-setup verified it",
+    "behind-link": "a folder on the way to it is a link that leads elsewhere, which --follow-links would follow",
 }
 
 
@@ -75,7 +77,7 @@ def run_uninstall(run: Run, options: UninstallOptions, *, ask: Ask, say: Callabl
         return run.report("uninstall", "planned", EXIT_OK, plan=plan, findings=kept)
     if not run.options.assume_yes:
         need_yes(ask, "Remove these?", hint="`klein-setup uninstall --dry-run` only shows them.")
-    left = (*_remove_files(files), *_remove_programs(run, environment, tree, say))
+    left = (*_remove_files(run, files), *_remove_programs(run, environment, tree, say))
     outcomes = tuple(Outcome(step=step, status="done", detail="removed") for step in plan.steps)
     return run.report("uninstall", "ok", EXIT_OK, plan=plan, outcomes=outcomes, findings=(*kept, *left))
 
@@ -83,7 +85,7 @@ def run_uninstall(run: Run, options: UninstallOptions, *, ask: Ask, say: Callabl
 def _owned(run: Run) -> tuple[Owned, ...]:
     from provisioner.files.store.removal import owned_files
 
-    return tuple(each for root in _roots(run) for each in owned_files(root))
+    return tuple(each for root in _roots(run) for each in owned_files(run.session.root(root)))
 
 
 def _roots(run: Run) -> tuple[Path, ...]:
@@ -136,19 +138,21 @@ def _tree_of_ours(run: Run) -> Path | None:
     return seen.tree if seen.receipt is not None else None
 
 
-def _remove_files(files: tuple[Owned, ...]) -> tuple[Finding, ...]:
+def _remove_files(run: Run, files: tuple[Owned, ...]) -> tuple[Finding, ...]:
     from provisioner.files.store.receipts import drop_claims
     from provisioner.files.store.removal import forget_root, remove_file
 
+    left: list[Finding] = []
     for each in files:
+        root = run.session.root(each.root)
         if each.state in {"ours", "missing"}:
-            remove_file(each)
-        else:  # it stays and is nobody's but the user's from now on
-            drop_claims(each.root, [each.relative])
-    left = []
-    for root in dict.fromkeys(each.root for each in files):
-        stays = forget_root(root)
-        if stays:
+            now = remove_file(root, each, hash_file=_digest_of(run))
+            left += [_kept(now)] if now.state in _WHY_KEPT else []
+        if each.state in {"adopted", "changed"}:  # it stays and is nobody's but the user's from now on
+            drop_claims(root, [each.relative])
+    for folder in dict.fromkeys(each.root for each in files):
+        stays = forget_root(run.session.root(folder))
+        if stays and stays[0].name == "aside":
             left.append(
                 Finding(
                     code="kept-aside",
@@ -160,6 +164,10 @@ def _remove_files(files: tuple[Owned, ...]) -> tuple[Finding, ...]:
                 )
             )
     return tuple(left)
+
+
+def _digest_of(run: Run) -> Callable[[Path], FileDigest]:
+    return lambda path: run.session.store.hash_file(path, progress=lambda _count: None)
 
 
 def _remove_programs(

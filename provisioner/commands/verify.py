@@ -194,7 +194,7 @@ def remember_verified(run: Run, snapshot: Snapshot) -> None:
     if before is not None and set(before.looked_at) == set(snapshot.looked_at) and not compare(before, snapshot):
         return
     try:
-        write_snapshot(run.target.models, snapshot)
+        write_snapshot(run.session.root(run.target.models), snapshot)
     except KleinError as error:
         run.session.notice(str(error))
 

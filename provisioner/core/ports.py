@@ -304,6 +304,12 @@ class GrowingFile(Part, Protocol):
     def seal(self, progress: Callable[[], None]) -> FileDigest:
         """Wait for the digest of the whole; the part is complete. Raises StorageError."""
 
+    def drop_wrong(self) -> bool:
+        """Forget the blocks whose bytes are not those that were written down of them; return whether there were any.
+
+        For when the digest of the whole is another: what an earlier run left, and its log, are claims.
+        """
+
     def commit(self, source: str) -> None:
         """Flush it to disk and give it its final name; raises StorageError.
 

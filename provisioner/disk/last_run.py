@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
+from provisioner.core.errors import StorageError
 from provisioner.core.json_reader import FieldError, Fields
 from provisioner.disk.read_json import read_object
+from provisioner.disk.root import Root
 
 _SCHEMA_VERSION = 1
 _LAST_REPORT = "last-report.json"
@@ -51,13 +52,13 @@ def write_last_run(folder: Path, *, kind: str, path: Path, manifest: str, set_id
     entry = LastRun(schema_version=_SCHEMA_VERSION, kind=kind, path=str(path.absolute()), manifest=manifest, set=set_id)
     if read_last_run(folder) == entry:
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"last-run.json.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(folder / "last-run.json")
-    except OSError:
-        return
+    with contextlib.suppress(StorageError):
+        _own(folder).write_text(folder / "last-run.json", json.dumps(entry, indent=1) + "\n")
+
+
+def _own(folder: Path) -> Root:
+    """Return the state folder to write in; what lies there is nobody else's business."""
+    return Root(folder, is_private=True)
 
 
 def read_last_report(folder: Path) -> dict[str, object] | None:
@@ -80,20 +81,12 @@ def write_last_report(folder: Path, document: Mapping[str, object]) -> bool:
     document : mapping
         From `report.document`, already redacted.
     """
-    temporary = folder / f"{_LAST_REPORT}.{os.getpid()}.tmp"
     try:
         data = json.dumps(document, indent=1, allow_nan=False).encode("ascii") + b"\n"
         if len(data) > LARGEST_REPORT:
             return False
-        folder.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(folder / _LAST_REPORT)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        _own(folder).write_bytes(folder / _LAST_REPORT, data)
+    except StorageError:
         return False
     return True
 
@@ -102,8 +95,7 @@ def write_defect_log(folder: Path, text: str) -> Path | None:
     """Keep a defect's trace for a bug report; return its path, or None where it cannot be written."""
     path = folder / "logs" / time.strftime("defect-%Y%m%dT%H%M%SZ.txt", time.gmtime())
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError:
+        _own(folder).write_text(path, text)
+    except StorageError:
         return None
     return path

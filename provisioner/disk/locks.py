@@ -1,27 +1,33 @@
 """One run at a time: a lock that dies with its process, waited for or refused in the same words everywhere.
 
-It knows files that lock, and nothing of what they guard: the other adapters stand on it.
+It knows files that lock, and nothing of what they guard: the other rooms stand on it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from provisioner.core.errors import LockHeldError
+from provisioner.core.errors import LockHeldError, StorageError
 from provisioner.core.ports import Cancelled
+from provisioner.disk.locations import APPLICATION, state_folder
 from provisioner.disk.os_errors import storage_error
+from provisioner.disk.root import Root
 
 _POLL_S = 0.2
+_HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK})
 
 
 @contextlib.contextmanager
 def hold_lock(
+    root: Root,
     lock_path: Path,
     *,
     guards: Path,
@@ -32,10 +38,12 @@ def hold_lock(
 ) -> Iterator[None]:
     """Hold a lock while the block runs; its folder has to be there.
 
-    ``flock`` on POSIX, ``msvcrt`` on Windows (filelock): the system lets go when the process ends, however it ends.
+    ``flock`` on POSIX, ``msvcrt`` on Windows: the system lets go when the process ends, however it ends.
 
     Parameters
     ----------
+    root : Root
+        What the lock's file lies below.
     lock_path : Path
         The file that is locked.
     guards : Path
@@ -58,35 +66,51 @@ def hold_lock(
     KeyboardInterrupt
         Cancelled while waiting.
     """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(lock_path)
-    has_told = False
-    while True:
-        try:
-            lock.acquire(blocking=False)
-            break
-        except Timeout:
+    descriptor = root.open_file(lock_path, is_new=True)
+    try:
+        has_told = False
+        while not _take(descriptor, lock_path):
             who = f"{guards}{holder()}"
             if not wait:
                 hint = "Wait for it to end, or leave --no-wait out and this run waits by itself."
-                raise LockHeldError(f"Another run is working on {who}.", hint=hint, path=str(guards)) from None
+                raise LockHeldError(f"Another run is working on {who}.", hint=hint, path=str(guards))
             if not has_told:
                 notice(f"Waiting for another run that works on {who}.")
                 has_told = True
             if cancelled():
-                raise KeyboardInterrupt from None
+                raise KeyboardInterrupt
             time.sleep(_POLL_S)
-        except OSError as error:
-            raise storage_error(error, lock_path, doing="lock") from error
-    try:
         yield
     finally:
-        lock.release()
+        os.close(descriptor)  # lets go of the lock
 
 
-def lock_among_temporary_files(kind: str, place: str | Path) -> Path:
-    """Return the lock file of a place beside which none may be left over for good.
+def _take(descriptor: int, lock_path: Path) -> bool:
+    """Take the lock of an open file; False where somebody else has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _HELD:
+            return False
+        raise storage_error(error, lock_path, doing="lock") from error
+    return True
+
+
+@contextlib.contextmanager
+def hold_place(
+    kind: str, place: str | Path, *, guards: Path, wait: bool, notice: Callable[[str], None]
+) -> Iterator[None]:
+    """Hold the lock of a place beside which no file may be left over for good; raises as `hold_lock` does.
+
+    The file lies in the user's own state folder; where that cannot be written to, in a folder of theirs among the
+    temporary files.
 
     Parameters
     ----------
@@ -94,15 +118,32 @@ def lock_among_temporary_files(kind: str, place: str | Path) -> Path:
         What lies there, as the beginning of the name; nothing, or it ends with a hyphen.
     place : str or Path
         Its path; one spelling of it, since another is another lock.
+    guards, wait, notice : Path, bool, callable
+        As for `hold_lock`.
     """
     key = hashlib.sha256(os.fsencode(os.path.normcase(place))).hexdigest()[:24]
-    import tempfile  # brings shutil and random along
+    root = _own_folder()
+    with hold_lock(root, root.folder / f"{kind}{key}.lock", guards=guards, wait=wait, notice=notice):
+        yield
 
-    return Path(tempfile.gettempdir(), f"klein-setup-{kind}{_user()}-{key}.lock")
 
+def _own_folder() -> Root:
+    root = Root(state_folder() / "locks", is_private=True)
+    try:
+        Root(state_folder(), is_private=True).make_folder()
+        root.make_folder()
+    except StorageError:
+        if sys.platform == "win32":
+            raise
+        import tempfile  # brings shutil and random along
 
-def _user() -> str:
-    """Return what tells users of one folder for temporary files apart; on Windows each has its own."""
-    if sys.platform == "win32":
-        return ""
-    return str(os.getuid())
+        root = Root(Path(tempfile.gettempdir(), f"{APPLICATION}-{os.getuid()}"), is_private=True)
+        root.make_folder()
+        status = root.folder.lstat()
+        if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
+            raise StorageError(
+                f"{root.folder} belongs to somebody else.",
+                hint="Name a folder of your own with TMPDIR, or make the state folder writable.",
+                path=str(root.folder),
+            ) from None
+    return root

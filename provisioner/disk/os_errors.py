@@ -73,3 +73,9 @@ def storage_error(
         hint="Look at the disk's health and at the path; then run the same command again.",
         **facts,
     )
+
+
+def reason_of(error: StorageError) -> str:
+    """Return what the system said, for an error that says the rest in other words."""
+    cause = error.__cause__
+    return (cause.strerror or str(cause)) if isinstance(cause, OSError) else str(error)

@@ -62,7 +62,7 @@ from provisioner.environment.state import (
     pinned,
     wanted_versions,
 )
-from provisioner.environment.swap import Workspace, move, read_text, remove_tree, write_text
+from provisioner.environment.swap import Workspace, environment_root, read_text
 from provisioner.torch.builds import TorchBuild, TorchSet
 
 Progress = Callable[[str], None]
@@ -263,12 +263,12 @@ class Builder:
         wheels = []
         for path in sorted(arriving.glob("*.whl")):
             wheels.append(read_wheel(path))
-            move(path, self._work.wheels / path.name)
+            self._work.root.replace(path, self._work.wheels / path.name)
         return tuple(wheels)
 
     def _fresh_log(self) -> Path:
         log = self._work.temporary / "pip.log"
-        log.unlink(missing_ok=True)
+        self._work.root.remove(log)
         return log
 
     # --- fetching ----------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ class Builder:
         if not destination.is_file():
             raise NotTheFileError(f"pip brought another file than {wheel.file_name}.", path=str(destination))
         if wheel.sha256 is not None and _sha256(destination) != wheel.sha256:
-            destination.unlink()
+            self._work.root.remove(destination)
             raise HashMismatchError(
                 f"{wheel.file_name} has another SHA-256 than the index says.", expected=wheel.sha256
             )
@@ -320,8 +320,7 @@ class Builder:
     def _fetch_with_pip(self, wheel: Wheel, index_url: str | None) -> None:
         address = wheel.url + (f"#sha256={wheel.sha256}" if wheel.sha256 else "")
         arriving = self._work.temporary / "arriving"
-        if arriving.exists():
-            remove_tree(arriving)
+        self._work.root.remove_tree(arriving)
         with _watched(self._work.temporary, wheel.label, self._progress) as on_line:
             done = self._pip(
                 "download", "--no-deps", "--progress-bar", "off", "--dest", arriving, address,
@@ -333,7 +332,7 @@ class Builder:
             raise explain_failure(done.last_lines, doing=f"fetch {wheel.label}", index_url=index_url)
         arrived = arriving / wheel.file_name
         if arrived.exists():
-            move(arrived, self._work.wheels / wheel.file_name)
+            self._work.root.replace(arrived, self._work.wheels / wheel.file_name)
 
     # --- installing --------------------------------------------------------------------------------
 
@@ -341,7 +340,7 @@ class Builder:
         """Unpack the wheels into the folder, from this disk alone; raises where other versions result."""
         self._progress(f"Installing {count(len(wheels), 'package')}.")
         listed = self._work.temporary / "wheels.txt"
-        write_text(listed, "".join(f"{wheel.requirement}\n" for wheel in wheels))
+        self._work.root.write_text(listed, "".join(f"{wheel.requirement}\n" for wheel in wheels))
         if self._uv is None:
             self._unpack("--ignore-installed", "-r", listed)
         else:
@@ -351,13 +350,13 @@ class Builder:
     def put_back(self, wheels: Sequence[Wheel], before: Observation) -> None:
         """Install the family anew and whatever of its dependencies differs, into an environment in use."""
         for leftover in before.leftovers:
-            remove_tree(leftover)
+            environment_root(leftover.parent).remove_tree(leftover)
         self._drop_doubles(before)
         now = {each.name: each.version for each in before.distributions}
         needed = [wheel for wheel in wheels if wheel.name in FAMILY or now.get(wheel.name) != wheel.version]
         self._progress(f"Installing {listing([wheel.label for wheel in needed])}.")
         listed = self._work.temporary / "wheels.txt"
-        write_text(listed, "".join(f"{wheel.requirement}\n" for wheel in needed))
+        self._work.root.write_text(listed, "".join(f"{wheel.requirement}\n" for wheel in needed))
         self._unpack("--force-reinstall", "-r", listed)
         self._check(needed)
 
@@ -365,7 +364,8 @@ class Builder:
         """Remove all but one record of each of the family: pip uninstalls one and leaves the others to be found."""
         for name in FAMILY:
             for double in [each for each in before.distributions if each.name == name][1:]:
-                remove_tree(double.location / f"{double.name}-{double.version}.dist-info")
+                record = double.location / f"{double.name}-{double.version}.dist-info"
+                environment_root(double.location).remove_tree(record)
 
     def _unpack(self, *words: str | Path) -> None:
         done = self._pip(

@@ -11,12 +11,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from provisioner.core.errors import CommandError, IntegrityError, KleinError, UnsupportedMachineError, UsageError
 from provisioner.core.models import STATE_FOLDER, Finding, Machine
@@ -24,6 +24,7 @@ from provisioner.core.ports import Download, RunProcess
 from provisioner.core.redact import redact
 from provisioner.core.retries import FEW_RETRIES, Retries
 from provisioner.core.units import listing
+from provisioner.disk.flush import flush_all
 from provisioner.environment.build import (
     ASK_TIMEOUT_S,
     INSTALL_TIMEOUT_S,
@@ -73,12 +74,12 @@ from provisioner.environment.swap import (
     RECEIPT,
     Workspace,
     disk_error,
+    environment_root,
+    forget_building,
     only_one,
     read_receipt,
     read_text,
     relocate,
-    remove_tree,
-    write_text,
 )
 from provisioner.torch.builds import TorchBuild, TorchSet
 
@@ -255,7 +256,7 @@ class Environments:
                 others = tuple(each for each in build.sets if each != receipt.set)
                 build = replace(build, sets=(receipt.set, *others))
             with _clearing_up(work) as begin:
-                begin(_build_id())
+                begin(_build_id(), is_in_place=True)
                 maker = Builder(self._context, where, work, progress)
                 maker.need_pip()
                 releases, wheels = maker.resolve(build)
@@ -265,7 +266,7 @@ class Environments:
                 fresh = _receipt(build_id, "pip", before.python, build, releases, maker.installed())
                 fresh = self._hash_file(where, fresh, build, machine, needs_device=needs_device, progress=progress)
                 _write_state(where, where, fresh)
-            remove_tree(work.folder)
+            work.root.remove_tree(work.folder)
         return fresh
 
     def install(
@@ -311,8 +312,9 @@ class Environments:
             try:
                 self._install_with(where, before.python.path, words, what, uv, progress)
             finally:
-                remove_tree(where / _ARRIVING)
-                (where / _REPORT).unlink(missing_ok=True)
+                root = environment_root(where)
+                root.remove_tree(where / _ARRIVING)
+                root.remove(where / _REPORT)
             self._hold(before, self.observe(where))
 
     def _install_with(
@@ -347,7 +349,8 @@ class Environments:
     ) -> list[str]:
         """Bring the wheels that pip would fetch, by `download`; return requirements that mean these files."""
         report, folder = where / _REPORT, where / _ARRIVING
-        remove_tree(folder)  # of a run that was killed
+        root = environment_root(where)
+        root.remove_tree(folder)  # of a run that was killed
         progress(f"Asking the index for {what}.")
         done = self.run(
             [python, "-I", "-m", "pip", "install", "--dry-run", "--progress-bar", "off", "--report", report, *words],
@@ -357,7 +360,7 @@ class Environments:
         if done.returncode != 0:
             raise explain_failure(done.last_lines, doing=f"find {what}", index_url=settings.get("index-url"))
         wheels = [each for each in parse_report(report.read_text(encoding="utf-8")) if each.file_name.endswith(".whl")]
-        folder.mkdir(parents=True, exist_ok=True)
+        root.make_folder(folder)
         for wheel in wheels:
             bring(self._context, wheel, folder / wheel.file_name, settings, settings.get("index-url"), progress)
         return [f"{wheel.name} @ {(folder / wheel.file_name).as_uri()}" for wheel in wheels]
@@ -454,7 +457,7 @@ class Environments:
         with only_one(where, wait=self.waits_for_lock, notice=_silent):
             if read_receipt(where) is None:
                 raise UsageError(f"{where} was not made by klein-setup.", hint="Nothing was removed.", path=str(where))
-            remove_tree(where)
+            environment_root(where.parent).remove_tree(where)
 
     def variables(self, where: Path) -> dict[str, str]:
         """Return the variables that hold pip and uv to the constraints inside a running application."""
@@ -477,7 +480,7 @@ class Environments:
             return
         with only_one(where, wait=self.waits_for_lock, notice=progress):
             if work.recover() is not None:
-                remove_tree(work.folder)
+                work.root.remove_tree(work.folder)
 
     @property
     def _context(self) -> BuildContext:
@@ -615,13 +618,20 @@ def _link_target(path: Path) -> str:
         return "nowhere"
 
 
+class _Begin(Protocol):
+    """As `Workspace.begin`."""
+
+    def __call__(self, build_id: str, *, is_in_place: bool = False) -> Path:
+        """Begin a building; return the folder aside."""
+
+
 @contextmanager
-def _clearing_up(work: Workspace) -> Iterator[Callable[[str], Path]]:
+def _clearing_up(work: Workspace) -> Iterator[_Begin]:
     """Give a function that begins a building; where the building fails, remove all of it but the wheels."""
     twins: list[Path] = []
 
-    def begin(build_id: str) -> Path:
-        twins.append(work.begin(build_id))
+    def begin(build_id: str, *, is_in_place: bool = False) -> Path:
+        twins.append(work.begin(build_id, is_in_place=is_in_place))
         return twins[0]
 
     try:
@@ -680,19 +690,20 @@ def _constraints(installed: Sequence[Distribution], releases: TorchSet) -> tuple
 def _seal(staging: Path, where: Path, receipt: EnvironmentReceipt) -> None:
     """Write what the environment carries with it, let it bear its final name, and hand everything to the disk."""
     _write_state(staging, where, receipt)
+    forget_building(staging)
     relocate(staging, where.name)
-    if sys.platform != "win32":
-        os.sync()  # thousands of files, some just written by another program: one call for all of them
+    flush_all()
 
 
 def _write_state(folder: Path, where: Path, receipt: EnvironmentReceipt) -> None:
     """Write constraints, receipt, and the setting by which every pip run in the environment finds the constraints."""
-    write_text(folder / CONSTRAINTS, "".join(f"{line}\n" for line in receipt.constraints))
+    root = environment_root(folder)
+    root.write_text(folder / CONSTRAINTS, "".join(f"{line}\n" for line in receipt.constraints))
     settings = folder / ("pip.ini" if sys.platform == "win32" else "pip.conf")
     if not settings.exists():
         comment = "# Written by klein-setup: holds torch, torchvision and torchaudio together.\n"
-        write_text(settings, f"{comment}[global]\nconstraint = {constraint_value(where / CONSTRAINTS)}\n")
-    write_text(folder / RECEIPT, receipt_text(receipt))
+        root.write_text(settings, f"{comment}[global]\nconstraint = {constraint_value(where / CONSTRAINTS)}\n")
+    root.write_text(folder / RECEIPT, receipt_text(receipt))
 
 
 def _uv_index_words(settings: Mapping[str, str]) -> list[str]:

@@ -12,55 +12,46 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import stat
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from provisioner.core.errors import FileInUseError, StorageError
+from provisioner.core.errors import StorageError
 from provisioner.core.models import STATE_FOLDER
 from provisioner.core.units import human_bytes
-from provisioner.disk.locks import hold_lock, lock_among_temporary_files
+from provisioner.disk.locks import hold_place
 from provisioner.disk.os_errors import storage_error
 from provisioner.disk.read_json import read_object
+from provisioner.disk.root import Root, is_link
 from provisioner.environment.state import EnvironmentReceipt, parse_receipt
 
 RECEIPT = Path(STATE_FOLDER, "environment.json")
 CONSTRAINTS = Path(STATE_FOLDER, "constraints.txt")
+_BUILDING = Path(STATE_FOLDER, "building")  # in a folder aside, while it is built: the build's id
 
 _FIRST_BYTES = "~_-+="
-_WINDOWS_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6)  # virus scanners read new files for a moment
 _LARGEST_SCRIPT = 4 * 1024 * 1024  # bytes; a launcher has about 100 kB, what is larger is a program without our path
 
 Stage = Literal["building", "swapping"]
 
 
+_HOLDER = "whatever runs from that environment"
+
+
 def disk_error(error: OSError, path: Path, *, doing: str) -> StorageError:
     """Return the error of ours that a refusal of the disk amounts to."""
-    return storage_error(error, path, doing=doing, holder="whatever runs from that environment")
+    return storage_error(error, path, doing=doing, holder=_HOLDER)
+
+
+def environment_root(folder: Path) -> Root:
+    """Return what changes anything below an environment, or below the folder it lies in."""
+    return Root(folder, holder=_HOLDER)
 
 
 # --- small files -------------------------------------------------------------------------------
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a small file in one step, flushed to the disk; raises StorageError."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise disk_error(error, path, doing="write") from error
 
 
 def read_text(path: Path, limit: int = 1024 * 1024) -> str | None:
@@ -78,66 +69,12 @@ def read_receipt(where: Path) -> EnvironmentReceipt | None:
     return None if text is None else parse_receipt(text)
 
 
-def remove_tree(folder: Path) -> None:
-    """Remove a folder with everything in it, read-only files (Windows) included; a link only itself.
-
-    Raises
-    ------
-    StorageError
-        Something in it could not be removed.
-    """
-    try:
-        if folder.is_symlink() or folder.is_file():
-            folder.unlink()
-        elif folder.exists():
-            try:
-                shutil.rmtree(folder)
-            except PermissionError:
-                _allow_removal(folder)
-                shutil.rmtree(folder)
-    except OSError as error:
-        raise disk_error(error, folder, doing="remove") from error
-
-
-def _allow_removal(folder: Path) -> None:
-    """Take read-only marks away: Windows removes no file that has one, POSIX nothing in a folder that has one."""
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = Path(parent, name)
-            if not path.is_symlink():
-                path.chmod(stat.S_IRWXU)
-
-
-def move(source: Path, destination: Path, *, platform: str = sys.platform) -> None:
-    """Rename a folder; raises StorageError and leaves both as they were."""
-    for pause_s in (*_WINDOWS_PAUSES_S, None) if platform == "win32" else (None,):
-        try:
-            source.rename(destination)
-            return
-        except PermissionError as error:
-            if pause_s is not None:
-                time.sleep(pause_s)
-            elif platform == "win32":
-                raise FileInUseError(
-                    f"{source} is in use by another program and cannot be moved.",
-                    hint="Close ComfyUI, or whatever runs from that environment, and run the same command again.",
-                    path=str(source),
-                ) from error
-            else:
-                raise disk_error(error, source, doing="move") from error
-        except OSError as error:
-            raise disk_error(error, source, doing="move") from error
-
-
 # --- one at a time -----------------------------------------------------------------------------
 
 
 def only_one(where: Path, *, wait: bool, notice: Callable[[str], None]) -> AbstractContextManager[None]:
-    """Return what holds the lock of one environment's place; entering raises LockHeldError.
-
-    It lies among the temporary files: beside the environment it would be left over for good.
-    """
-    return hold_lock(lock_among_temporary_files("", where), guards=where, wait=wait, notice=notice)
+    """Return what holds the lock of one environment's place; entering raises LockHeldError."""
+    return hold_place("", where, guards=where, wait=wait, notice=notice)
 
 
 # --- a name of the same length -----------------------------------------------------------------
@@ -169,14 +106,15 @@ def relocated(content: bytes, old: str, new: str) -> bytes:
 
 def relocate(folder: Path, new: str) -> None:
     """Write the name `new` into everything of an environment that holds the folder's own; raises StorageError."""
+    root = environment_root(folder)
     for path in (folder / "pyvenv.cfg", *_scripts(folder)):
         try:
-            content = path.read_bytes()
-            changed = relocated(content, folder.name, new)
-            if changed != content:
-                _overwrite(path, changed)
+            content, mode = path.read_bytes(), stat.S_IMODE(path.stat().st_mode)
         except OSError as error:
-            raise disk_error(error, path, doing="write") from error
+            raise disk_error(error, path, doing="read") from error
+        changed = relocated(content, folder.name, new)
+        if changed != content:
+            root.write_bytes(path, changed, mode=mode)  # under another inode: uv hard-links files with its cache
 
 
 def _scripts(folder: Path) -> Iterator[Path]:
@@ -185,14 +123,6 @@ def _scripts(folder: Path) -> Iterator[Path]:
             facts = path.lstat()
             if stat.S_ISREG(facts.st_mode) and facts.st_size <= _LARGEST_SCRIPT:
                 yield path
-
-
-def _overwrite(path: Path, content: bytes) -> None:
-    """Replace a file's bytes under another inode: uv hard-links files with its cache."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_bytes(content)
-    shutil.copymode(path, temporary)
-    temporary.replace(path)
 
 
 # --- the work beside an environment ------------------------------------------------------------
@@ -220,6 +150,11 @@ class Workspace:
     """
 
     where: Path
+
+    @property
+    def root(self) -> Root:
+        """What changes anything beside the environment, or its own name."""
+        return environment_root(self.where.parent)
 
     @property
     def folder(self) -> Path:
@@ -250,19 +185,21 @@ class Workspace:
     def note(self, journal: Journal) -> None:
         """Write down where the building stands."""
         text = {name: getattr(journal, name) for name in Journal.__slots__}
-        write_text(self._journal, json.dumps(text) + "\n")
+        self.root.write_text(self._journal, json.dumps(text) + "\n")
 
-    def begin(self, build_id: str) -> Path:
-        """Make the folders, note the building, and return the path of the folder aside, which is not there yet."""
-        try:
-            for folder in (self.wheels, self.temporary):
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise disk_error(error, self.folder, doing="create") from error
+    def begin(self, build_id: str, *, is_in_place: bool = False) -> Path:
+        """Make the folders, note the building, and return the folder aside, which holds nothing but the build's id.
+
+        A building in place makes no folder aside.
+        """
+        for folder in (self.wheels, self.temporary):
+            self.root.make_folder(folder)
         for name in staging_names(self.where.name):
             staging = self.where.with_name(name)
             if not os.path.lexists(staging):
                 self.note(Journal(build_id=build_id, stage="building", staging=name))
+                if not is_in_place:
+                    self.root.write_text(staging / _BUILDING, build_id)
                 return staging
         raise StorageError(f"No free name for a folder beside {self.where}.", hint="Remove what you do not need there.")
 
@@ -271,8 +208,9 @@ class Workspace:
         journal = self.journal()
         if journal is None:
             return None
-        if journal.stage == "swapping" and not self.where.exists() and journal.old is not None:
-            return f"A building was interrupted while folders changed places; the environment is in {journal.old}."
+        old = self._old(journal)
+        if journal.stage == "swapping" and not self.where.exists() and old is not None:
+            return f"A building was interrupted while folders changed places; the environment is in {old}."
         arrived = list(self.wheels.glob("*.whl"))
         size = human_bytes(sum(path.stat().st_size for path in arrived))
         return f"A building of {self.where} was interrupted; {len(arrived)} wheels ({size}) have arrived."
@@ -292,24 +230,39 @@ class Workspace:
         if journal.stage == "swapping":
             said = self._end_swap(journal) or said
         if journal.staging in staging_names(self.where.name):
-            remove_tree(self.where.with_name(journal.staging))
-        if self.temporary.exists():
-            remove_tree(self.temporary)
+            staging = self.where.with_name(journal.staging)
+            if _is_of(staging, journal.build_id):
+                self.root.remove_tree(staging)
+        self.root.remove_tree(self.temporary)
         if not self.has_wheels():
-            remove_tree(self.folder)
+            self.root.remove_tree(self.folder)
         return said
 
     def _end_swap(self, journal: Journal) -> str | None:
-        old = None if journal.old is None else Path(journal.old)
+        old = self._old(journal)
         if old is None or not old.exists():
             return None
         if not self.where.exists():
-            move(old, self.where)
+            self.root.replace(old, self.where)
             return "An interrupted building was taken back: the environment from before is in its place again."
         receipt = read_receipt(self.where)
-        if receipt is not None and receipt.build_id == journal.build_id and journal.is_old_ours:
-            remove_tree(old)  # the new one was proven before the folders changed places
+        if receipt is not None and receipt.build_id == journal.build_id and old == self._old_of_ours:
+            self.root.remove_tree(old)  # the new one was proven before the folders changed places
         return "An interrupted building had come to its end; what it left was cleared away."
+
+    @property
+    def _old_of_ours(self) -> Path:
+        return self.folder / "old"
+
+    def _old(self, journal: Journal) -> Path | None:
+        """Return where the environment from before was moved to: one of the two names we give it, whatever is noted."""
+        if journal.old is None:
+            return None
+        named = Path(journal.old)
+        kept = re.escape(self.where.name) + r"\.before-[0-9]{8}-[0-9]{6}"
+        is_kept = named.parent == self.where.parent and re.fullmatch(kept, named.name) is not None
+        is_environment = (named / "pyvenv.cfg").is_file() and not is_link(named)
+        return named if (named == self._old_of_ours or is_kept) and is_environment else None
 
     def has_wheels(self) -> bool:
         """Whether wheels of a building lie here."""
@@ -335,7 +288,7 @@ class Workspace:
             Where the environment from before is kept, if it was not ours.
         """
         is_ours = read_receipt(self.where) is not None
-        old = self.folder / "old" if is_ours else self.where.with_name(f"{self.where.name}.before-{stamp}")
+        old = self._old_of_ours if is_ours else self.where.with_name(f"{self.where.name}.before-{stamp}")
         had_one = os.path.lexists(self.where)
         journal = Journal(
             build_id=build_id,
@@ -346,27 +299,40 @@ class Workspace:
         )
         self.note(journal)
         if had_one:
-            move(self.where, old)
+            self.root.replace(self.where, old)
         try:
-            move(staging, self.where)
+            self.root.replace(staging, self.where)
             check()
         except BaseException:
             if self.where.exists():
-                move(self.where, staging)
+                self.root.replace(self.where, staging)
             if had_one:
-                move(old, self.where)
+                self.root.replace(old, self.where)
             raise
         if had_one and is_ours:
-            remove_tree(old)
-        remove_tree(self.folder)
+            self.root.remove_tree(old)
+        self.root.remove_tree(self.folder)
         return old if had_one and not is_ours else None
 
     def give_up(self, twins: Iterable[Path]) -> None:
         """Remove a building that failed; wheels that have arrived stay for the next try."""
         with contextlib.suppress(StorageError):
             for staging in twins:
-                remove_tree(staging)
-            if self.temporary.exists():
-                remove_tree(self.temporary)
+                self.root.remove_tree(staging)
+            self.root.remove_tree(self.temporary)
             if not self.has_wheels():
-                remove_tree(self.folder)
+                self.root.remove_tree(self.folder)
+
+
+def _is_of(staging: Path, build_id: str) -> bool:
+    """Whether a folder is the one a building works in, or has nothing in it; a name alone says nothing."""
+    if is_link(staging) or not staging.is_dir():
+        return False
+    receipt = read_receipt(staging)
+    noted = read_text(staging / _BUILDING)
+    return build_id in (noted, receipt and receipt.build_id) or not any(staging.iterdir())
+
+
+def forget_building(folder: Path) -> None:
+    """Take the build's id out of a folder whose receipt has it now; raises StorageError."""
+    environment_root(folder).remove(folder / _BUILDING)

@@ -197,6 +197,7 @@ class Engine:
         label = _label(step.destination)
         tell = _Teller(self.events, label, step.artifact.size)
         is_theirs = isinstance(step, PatchFile) and self._standing_source(step) == FOUND_IN_PLACE
+        has_looked = False
         with self._open(step) as part:
             while True:
                 was_resumed = part.resumed_bytes > 0
@@ -205,8 +206,12 @@ class Engine:
                 if file_digest.sha256 == step.artifact.sha256:
                     break
                 if was_resumed:
-                    self.events(Notice(message=f"{label}: {_why_anew(step)}; fetching anew."))
-                    part.reset()
+                    is_right_in_part = not has_looked and part.drop_wrong()
+                    has_looked = True
+                    anew = "fetching its wrong blocks anew" if is_right_in_part else "fetching anew"
+                    self.events(Notice(message=f"{label}: {_why_anew(step)}; {anew}."))
+                    if not is_right_in_part:
+                        part.reset()
                     continue
                 if isinstance(step, PatchFile) and step.way == "in-place":
                     part.keep_as_bad()

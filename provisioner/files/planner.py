@@ -215,7 +215,7 @@ def _kind_of(path: Path, target: Target) -> str | None:
 def _patch(check: Check, reason: str) -> PatchFile | None:
     """Return the repair of a damaged file by its blocks, or None where fetching the whole is no dearer."""
     damage = check.damage
-    if damage is None or damage.bad_bytes - damage.held_bytes >= check.artifact.size - check.held_bytes:
+    if damage is None or damage.bad_bytes - damage.held_bytes >= check.artifact.size:
         return None
     artifact = _with_content(check.artifact, damage)
     if artifact is None:
@@ -252,7 +252,8 @@ def patch_way(check: Check, damage: Damage) -> PatchWay:
         return "beside"
     if damage.observed_size < damage.size:
         return "continue" if isinstance(check.destination, ComfyFile) and not check.held_bytes else "beside"
-    return "in-place"
+    is_nearly_there = check.artifact.size - check.held_bytes < damage.bad_bytes - damage.held_bytes
+    return "beside" if check.held_bytes and is_nearly_there else "in-place"
 
 
 def _patch_words(step: PatchFile) -> str:

@@ -96,19 +96,14 @@ def safetensors_header(tensors: Iterable[Tensor], metadata: Mapping[str, str] | 
     return struct.pack("<Q", len(text)) + text
 
 
-def write_safetensors(
-    path: Path | None, tensors: Iterable[Tensor], *, metadata: Mapping[str, str] | None = None, seed: int = 0
-) -> bytes:
-    """Return a safetensors file with pseudo-random values, and write it to `path` unless that is None.
+def safetensors_file(tensors: Iterable[Tensor], *, metadata: Mapping[str, str] | None = None, seed: int = 0) -> bytes:
+    """Return a safetensors file with pseudo-random values.
 
     Weights and biases are small (below 0.25), norms and variances are 1, quantisation scales are positive, so that
     whatever computes with them stays finite.
     """
     ordered = in_file_order(tensors)
-    data = b"".join((safetensors_header(ordered, metadata), *(_values(tensor, seed) for tensor in ordered)))
-    if path is not None:
-        path.write_bytes(data)
-    return data
+    return b"".join((safetensors_header(ordered, metadata), *(_values(tensor, seed) for tensor in ordered)))
 
 
 def _values(tensor: Tensor, seed: int) -> bytes:
@@ -197,9 +192,7 @@ def small_comfyui_files(*, seed: int = 0, scale_bytes: int = 0) -> tuple[TinyFil
         (vae, shrunk(vae.tensors, 16)),
     )
     return tuple(
-        TinyFile(
-            table.role, table.name, table.folder, write_safetensors(None, tensors, metadata=table.metadata, seed=seed)
-        )
+        TinyFile(table.role, table.name, table.folder, safetensors_file(tensors, metadata=table.metadata, seed=seed))
         for table, tensors in contents
     )
 

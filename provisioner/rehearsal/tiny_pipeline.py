@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from provisioner.rehearsal.tiny_models import Tensor, in_file_order, load_table, shrunk, write_safetensors
+from provisioner.rehearsal.tiny_models import Tensor, in_file_order, load_table, safetensors_file, shrunk
 
 VAE_DIVISOR = 16
 PT = {"format": "pt"}  # what transformers demands to find in the metadata
@@ -79,11 +79,11 @@ def small_diffusers_repository(*, seed: int = 0) -> dict[str, bytes]:
         "model_index.json": _text(_MODEL_INDEX),
         "scheduler/scheduler_config.json": _text(_SCHEDULER),
         "transformer/config.json": _text(_transformer_config(transformer)),
-        "transformer/diffusion_pytorch_model.safetensors": write_safetensors(
-            None, transformer_tensors(transformer), metadata=PT, seed=seed
+        "transformer/diffusion_pytorch_model.safetensors": safetensors_file(
+            transformer_tensors(transformer), metadata=PT, seed=seed
         ),
         "vae/config.json": _text(_VAE),
-        "vae/diffusion_pytorch_model.safetensors": write_safetensors(None, _vae_tensors(), metadata=PT, seed=seed),
+        "vae/diffusion_pytorch_model.safetensors": safetensors_file(_vae_tensors(), metadata=PT, seed=seed),
     }
     files |= {f"tokenizer/{name}": data for name, data in _tokenizer_files(vocabulary).items()}
     files |= {f"text_encoder/{name}": data for name, data in _encoder_files(encoder, len(vocabulary), seed).items()}
@@ -257,7 +257,7 @@ def _encoder_files(size: EncoderSize, vocabulary_size: int, seed: int) -> dict[s
         },
         "weight_map": dict(sorted(_weight_map(shards))),
     }
-    files = {name: write_safetensors(None, shard, metadata=PT, seed=seed) for name, shard in shards.items()}
+    files = {name: safetensors_file(shard, metadata=PT, seed=seed) for name, shard in shards.items()}
     return files | {
         "config.json": _text(_encoder_config(size, vocabulary_size)),
         "generation_config.json": _text(

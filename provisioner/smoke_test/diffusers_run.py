@@ -8,15 +8,18 @@ sign of life, every second, can no longer be written.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-from provisioner.core.errors import CommandError, NotWritableError, SmokeTestError
+from provisioner.core.errors import CommandError, NotWritableError, SmokeTestError, StorageError
 from provisioner.core.ports import Cancelled, RunProcess
 from provisioner.core.redact import printable, redact
+from provisioner.disk.os_errors import reason_of
+from provisioner.disk.root import Root
 from provisioner.smoke_test.diffusers_answers import (
     Answer,
     DiffusersRun,
@@ -192,16 +195,16 @@ class _Follower:
 def _opened(log_path: Path, output: Path) -> Iterator[IO[str]]:
     """Create both folders and yield the open log; raises NotWritableError."""
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        log = log_path.open("w", encoding="utf-8", errors="replace")
-    except OSError as error:
-        thing = error.filename or str(log_path)
+        Root(output.parent).make_folder()
+        Root(log_path.parent).make_folder()
+        log = Root(log_path.parent).open_log(log_path, is_new=True)
+    except StorageError as error:
+        thing = str(error.context.get("path", log_path))
         raise NotWritableError(
-            f"{thing} cannot be written: {error.strerror or error}.", hint="Name another folder.", path=str(thing)
+            f"{thing} cannot be written: {reason_of(error)}.", hint="Name another folder.", path=thing
         ) from error
-    with log:
-        yield log
+    with io.TextIOWrapper(log, encoding="utf-8", errors="replace") as text:
+        yield text
 
 
 def _read(answer: GenerationDone, output: Path) -> bytes:

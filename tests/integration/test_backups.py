@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,13 @@ from provisioner.commands.run import Options, Run, open_run
 from provisioner.commands.session import Session, Settings
 from provisioner.core.errors import AnswerNeededError, FileInUseError, HashMismatchError, StorageError, UsageError
 from provisioner.core.models import BackupEntry, ComfyTarget, HubCacheTarget
-from provisioner.files.store import set_aside as aside
+from provisioner.disk.root import Root
 from provisioner.files.store.file_store import FileStore
 from provisioner.files.store.set_aside import list_backups, save_pieces
 from provisioner.report.json_document import document
 from provisioner.report.outcome import Report
 from tests.support.builders import artifact, comfy_file, comfy_target, file_system, sha256
+from tests.support.faulty_root import faulty
 from tests.support.sandbox import Sandbox, tensors
 
 OLD, NEW = b"old " * 300, b"new " * 300
@@ -34,7 +36,7 @@ LINKS = pytest.mark.skipif(sys.platform == "win32", reason="links need a privile
 
 
 def store_for(**more: object) -> FileStore:
-    values: dict[str, object] = {"file_system_of": file_system, "inside": lambda destination: None, **more}
+    values = {"file_system_of": file_system, "inside": lambda destination: None, "roots": faulty(**more)}
     return FileStore(**values)  # type: ignore[arg-type]
 
 
@@ -54,11 +56,13 @@ def replaced(root: Path, data: bytes = OLD) -> BackupEntry:
     return entry
 
 
-def repaired(root: Path, old: bytes, new: bytes, ranges: list[tuple[int, int]]) -> BackupEntry:
+def repaired(
+    root: Path, old: bytes, new: bytes, ranges: list[tuple[int, int]], roots: Callable[[Path], Root] = Root
+) -> BackupEntry:
     """Keep what a repair in place replaces, and put the repaired file there."""
     path = put(comfy_file(VAE, root).path, old)
     save_pieces(
-        root,
+        roots(root),
         path,
         ranges,
         read=lambda offset, length: old[offset : offset + length],
@@ -101,13 +105,12 @@ def test_what_nobody_explained_is_listed_too(tmp_path: Path) -> None:
     assert (found.was, found.reason, found.path) == ("", "nobody wrote down why", entry.path)
 
 
-def test_a_kill_before_the_index_leaves_nothing_unexplained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(*_: object, **__: object) -> None:
+def test_a_kill_before_the_index_leaves_nothing_unexplained(tmp_path: Path) -> None:
+    def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(aside, "write_text_durably", die)
     with pytest.raises(KeyboardInterrupt):
-        repaired(tmp_path, OLD, NEW, [(0, 100)])
+        repaired(tmp_path, OLD, NEW, [(0, 100)], faulty(move_records=die))
     assert [entry.reason for entry in list_backups([tmp_path])] == ["block 1 differs"]
 
 

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock  # noqa: F401 - imported before a test takes the PATH away
 
 from provisioner.comfyui.checkout.checkout_receipt import (
     PLACING,
     RECEIPT,
     ROLLBACK_POINT,
     read_receipt,
+    read_rollback_point,
     write_json,
     write_rollback_point,
 )
@@ -49,6 +49,7 @@ from provisioner.core.errors import (
     UsageError,
 )
 from provisioner.core.retries import Retries
+from provisioner.disk.root import Root
 from provisioner.files.download.limiter import RateLimiter
 from provisioner.files.download.whole_file import WholeFiles
 from provisioner.machine.process import Completed, run_process
@@ -393,7 +394,7 @@ def test_a_placing_that_was_interrupted_goes_on(upstream: Upstream, tmp_path: Pa
     # as a kill leaves it: half of an older release moved, the journal there, main.py not yet
     for name in ("comfyui_version.py", "a.b", "folder_paths.py"):
         shutil.copy(tmp_path / "older" / name, folder / name)
-    write_json(folder / PLACING, {each.path: each.id for each in older.files})
+    write_json(Root(folder), folder / PLACING, {each.path: each.id for each in older.files})
     assert checkouts().describe(folder).kind == "empty"
     checkouts().fetch(upstream.release, folder, source=str(upstream.path))
     assert everything(folder) == dict(sorted({**as_released(upstream), "models/mine.safetensors": b"w"}.items()))
@@ -854,7 +855,7 @@ def test_an_update_moves_to_the_commit_and_back_to_the_branch(tree: Path, upstre
         None,
     )
     assert (tree / "models" / "vae" / "mine.safetensors").read_bytes() == b"w"
-    with pytest.raises(UsageError, match="no update"):
+    with pytest.raises(UsageError, match="There is no update"):
         checkouts().go_back(tree)
 
 
@@ -1021,8 +1022,95 @@ def test_a_repository_with_commits_of_the_persons_stays(upstream: Upstream, tmp_
     assert {each.path for each in checkouts().remove(folder, is_rehearsal=True).kept} >= {".git"}
     git(folder, "checkout", "-q", "--detach")
     done = checkouts().remove(folder)
-    assert [(each.path, each.reason) for each in done.kept] == [(".git", "holds a branch or a stash of yours")]
+    assert [(each.path, each.reason) for each in done.kept] == [(".git", "holds a branch of yours (refs/heads/mine)")]
     assert (folder / ".git" / "HEAD").exists()
+
+
+def commit_own(folder: Path) -> None:
+    """Commit something on no branch."""
+    (folder / "mine.py").write_bytes(b"years of work\n")
+    git(folder, "add", "-f", "mine.py")
+    git(folder, "commit", "-q", "-m", "mine")
+
+
+def commit_and_leave(folder: Path) -> None:
+    """Commit something on no branch and go back to where the tree was."""
+    commit_own(folder)
+    git(folder, "checkout", "-q", "--detach", "HEAD~1")
+
+
+def tag_and_leave(folder: Path) -> None:
+    commit_own(folder)
+    git(folder, "tag", "mine")
+    git(folder, "checkout", "-q", "--detach", "HEAD~1")
+    shutil.rmtree(folder / ".git" / "logs")
+
+
+def tag_packed(folder: Path) -> None:
+    tag_and_leave(folder)
+    git(folder, "pack-refs", "--all")
+
+
+def stage(folder: Path) -> None:
+    (folder / "main.py").write_bytes(b"years of work\n")
+    git(folder, "add", "main.py")
+    (folder / "main.py").write_bytes(FILES["main.py"])
+
+
+def stash(folder: Path) -> None:
+    (folder / "main.py").write_bytes(b"years of work\n")
+    git(folder, "stash", "--quiet")
+    shutil.rmtree(folder / ".git" / "logs")
+
+
+def hook(folder: Path) -> None:
+    (folder / ".git" / "hooks").mkdir(exist_ok=True)
+    (folder / ".git" / "hooks" / "pre-commit").write_text("#!/bin/sh\n", encoding="utf-8")
+
+
+WORK: dict[str, tuple[Callable[[Path], object], str]] = {
+    "commit with a tag": (tag_and_leave, "a tag of yours (refs/tags/mine)"),
+    "packed tag": (tag_packed, "a tag of yours (refs/tags/mine)"),
+    "commit in the log": (commit_and_leave, "a commit of yours, which its log"),
+    "added change": (stage, "changes of yours that were added"),
+    "stash": (stash, "a stash of yours"),
+    "fetched branch": (
+        lambda folder: git(folder, "update-ref", "refs/remotes/origin/x", "HEAD"),
+        "what you fetched of yours (refs/remotes/origin/x)",
+    ),
+    "hook": (hook, "something of yours (hooks)"),
+    "settings": (lambda folder: git(folder, "config", "user.name", "me"), "settings of yours"),
+    "index of another kind": (
+        lambda folder: git(folder, "update-index", "--index-version", "4"),
+        "cannot be read (its index has version 4)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_a_repository_with_work_in_it_stays_whatever_names_it(upstream: Upstream, tmp_path: Path, name: str) -> None:
+    folder, _ = made(upstream, tmp_path, "git")
+    work, why = WORK[name]
+    work(folder)
+    before = {path: path.read_bytes() for path in (folder / ".git").rglob("*") if path.is_file()}
+    done = checkouts().remove(folder)
+    (reason,) = [each.reason for each in done.kept if each.path == ".git"]
+    assert why in reason
+    assert {path: path.read_bytes() for path in (folder / ".git").rglob("*") if path.is_file()} == before
+
+
+def test_a_commit_of_the_persons_that_an_update_left_behind_stays(upstream: Upstream, tmp_path: Path) -> None:
+    folder, _ = made(upstream, tmp_path, "git")
+    commit_own(folder)
+    checkouts().update(folder, upstream.newer, source=str(upstream.path))
+    assert ".git" in {each.path for each in checkouts().remove(folder).kept}
+
+
+@pytest.mark.parametrize("changes", [{"commit": "--orphan=x"}, {"target": "--help"}, {"branch": "--orphan=x"}])
+def test_a_rollback_point_that_we_cannot_have_written_is_none(tmp_path: Path, changes: dict[str, str]) -> None:
+    value = {"commit": "0" * 40, "branch": None, "version": None, "target": "1" * 40, "started_at": "", **changes}
+    write_json(Root(tmp_path), tmp_path / ROLLBACK_POINT, value)
+    assert read_rollback_point(tmp_path) is None
 
 
 @needs_posix

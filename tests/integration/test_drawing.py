@@ -14,10 +14,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from filelock import FileLock
 
 from provisioner.commands.rehearse import rehearse
 from provisioner.core.errors import MemoryExhaustedError, NotWritableError, SmokeTestError, UsageError
+from provisioner.disk.locks import hold_lock
+from provisioner.disk.root import Root
 from provisioner.machine.process import run_process
 from provisioner.rehearsal.tiny_pipeline import small_diffusers_repository
 from provisioner.report.outcome import Report
@@ -49,7 +50,7 @@ def python() -> Path:
     folder = Path.home() / ".cache" / "klein-setup-tests"
     where = folder / f"diffusers-0.42.1-transformers-5.23.0-torch-2.13.0-{version}"
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{where.name}.lock", timeout=600):
+    with hold_lock(Root(folder), folder / f"{where.name}.lock", guards=where, wait=True, notice=print):
         if not (where / "whole").is_file() or not python_of(where).exists():
             make_environment(where)
     return python_of(where)

@@ -32,11 +32,12 @@ from provisioner.core.errors import (
     UsageError,
 )
 from provisioner.core.retries import Retries
+from provisioner.disk.root import Root
 from provisioner.environment.build import BuildContext, Builder
 from provisioner.environment.environments import Environments
 from provisioner.environment.installed import python_in
 from provisioner.environment.state import EnvironmentReceipt, drift, receipt_text
-from provisioner.environment.swap import CONSTRAINTS, Journal, Workspace, read_receipt, write_text
+from provisioner.environment.swap import CONSTRAINTS, Journal, Workspace, read_receipt
 from provisioner.files.download.limiter import RateLimiter
 from provisioner.files.download.whole_file import WholeFiles
 from provisioner.machine.process import run_process
@@ -138,7 +139,7 @@ def own(made: Path, tmp_path: Path) -> Path:
     """A copy of it, for tests that change it; its scripts are those of the original."""
     where = tmp_path / "own" / ".venv"
     shutil.copytree(made, where, symlinks=True)
-    write_text(where / "pip.conf", f"[global]\nconstraint = {where / CONSTRAINTS}\n")
+    Root(where).write_text(where / "pip.conf", f"[global]\nconstraint = {where / CONSTRAINTS}\n")
     return where
 
 
@@ -564,14 +565,14 @@ def test_two_runs_do_not_build_in_one_place(tmp_path: Path, index: ToyIndex) -> 
 
 
 def folder(path: Path, build_id: str | None) -> Path:
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)
     (path / "pyvenv.cfg").write_text(f"{path.name}\n", encoding="utf-8")
     if build_id is not None:
         receipt = EnvironmentReceipt(
             build_id=build_id, made_at="", installer="pip", python_version="3.11.7", python_home="/usr",
             torch_backend="cpu", index_url=None, local_tag="cpu", set=NEW, versions=(), constraints=(),
         )  # fmt: skip
-        write_text(path / ".klein-setup" / "environment.json", receipt_text(receipt))
+        Root(path).write_text(path / ".klein-setup" / "environment.json", receipt_text(receipt))
     return path
 
 
@@ -596,7 +597,7 @@ def test_a_kill_while_folders_change_places_is_put_right(tmp_path: Path, moved: 
     where = folder(tmp_path / "env", "old" if is_ours else None)
     work = Workspace(where)
     staging = folder(work.begin("new"), "new")
-    old = work.folder / "old" if is_ours else tmp_path / "env.before-now"
+    old = work.folder / "old" if is_ours else tmp_path / "env.before-20261123-061404"
     work.note(Journal(build_id="new", stage="swapping", staging=staging.name, old=str(old), is_old_ours=is_ours))
     if moved >= 1:
         where.rename(old)

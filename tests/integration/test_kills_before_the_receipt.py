@@ -11,6 +11,7 @@ import pytest
 
 from provisioner.core.errors import StorageError
 from provisioner.core.ports import FOUND_IN_PLACE, Claim, FileDigest, Stamp
+from provisioner.disk.root import Root
 from provisioner.files.store.receipts import announce_claim, read_announced, read_receipt, receipt_path, write_claim
 from provisioner.files.store.removal import owned_files
 from tests.support.placing import WAYS, Scene, Way, killed_before, killed_from
@@ -25,8 +26,8 @@ SEALED = "open receipt.json.N.tmp"  # the first call after every byte is proven
 PLACED: dict[Way, str] = {
     "fetched": f"rename {NAME}.part {NAME}",
     "fetched-over": f"rename {NAME}.part {NAME}",
-    "copied": f"rename {NAME}.placing.part {NAME}",
-    "hard-linked": f"rename {NAME}.placing.part {NAME}",
+    "copied": f"rename {NAME}.N.placing.part {NAME}",
+    "hard-linked": f"rename {NAME}.N.placing.part {NAME}",
     "cached": f"rename {NAME}.N.tmp {NAME}",  # the link to the blob
     "repaired": "utime",
     "cut": "utime",
@@ -144,10 +145,10 @@ def test_announcements_nobody_can_read_are_none_and_harm_no_receipt(tmp_path: Pa
     receipt_path(tmp_path).parent.mkdir()
     document = {"schema_version": 1, "files": {}, "placing": placing}
     receipt_path(tmp_path).write_text(json.dumps(document), encoding="utf-8")
-    assert (read_announced(tmp_path), owned_files(tmp_path)) == ({}, ())
-    announce_claim(tmp_path, "vae/y", CLAIM, recorded_at="now")
+    assert (read_announced(tmp_path), owned_files(Root(tmp_path))) == ({}, ())
+    announce_claim(Root(tmp_path), "vae/y", CLAIM, recorded_at="now")
     assert (read_announced(tmp_path), read_receipt(tmp_path)) == ({"vae/y": CLAIM}, {})
-    write_claim(tmp_path, "vae/y", CLAIM, recorded_at="now")
+    write_claim(Root(tmp_path), "vae/y", CLAIM, recorded_at="now")
     assert (read_announced(tmp_path), read_receipt(tmp_path)) == ({}, {"vae/y": CLAIM})
 
 

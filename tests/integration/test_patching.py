@@ -23,7 +23,8 @@ from provisioner.core.errors import (
     UnreadableError,
 )
 from provisioner.core.models import Damage
-from provisioner.files.store.part_file import Disk
+from provisioner.disk.calls import Disk
+from provisioner.disk.root import Root
 from provisioner.files.store.patch import PatchPart, patch_log_path, patch_path, read_patch_log
 from provisioner.files.store.read_at import OpenFile, open_for_reading
 from provisioner.files.store.set_aside import list_backups, read_index
@@ -95,7 +96,7 @@ class Scene:
         return PatchPart(
             self.path,
             target=self.path,
-            root=self.root,
+            root=Root(self.root),
             damage=damage_of(self.path.read_bytes()),
             reason="blocks differ",
             opener=self.opener,
@@ -469,7 +470,7 @@ def test_a_repair_that_was_closed_takes_no_more_bytes(scene: Scene) -> None:
 
 def test_a_cancelled_repair_stops_while_it_proves(scene: Scene) -> None:
     with PatchPart(
-        scene.path, target=scene.path, root=scene.root, damage=damage_of(OLD), reason="", cancelled=lambda: True
+        scene.path, target=scene.path, root=Root(scene.root), damage=damage_of(OLD), reason="", cancelled=lambda: True
     ) as part:
         scene.fill(part)
         with pytest.raises(KeyboardInterrupt):

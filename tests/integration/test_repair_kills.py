@@ -15,6 +15,7 @@ import pytest
 
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.core.ports import Claim, FileDigest
+from provisioner.disk.root import Root
 from provisioner.files.store.receipts import stamp_of, write_claim
 from tests.support.sandbox import MIB, Running, Sandbox, Wanted, sha256_of, tensors
 
@@ -30,7 +31,7 @@ def installed(sandbox: Sandbox) -> Wanted:
     blocks = tuple(sha256_of(wanted.data[at : at + BLOCK_SIZE]) for at in range(0, SIZE, BLOCK_SIZE))
     file_digest = FileDigest(size=SIZE, sha256=wanted.sha256, blocks=blocks)
     claim = Claim(artifact_id="small", stamp=stamp_of(sandbox.path()), file_digest=file_digest, source="the hub")
-    write_claim(sandbox.tree / "models", f"vae/{wanted.name}", claim, recorded_at="2026-11-23T00:00:00Z")
+    write_claim(Root(sandbox.tree / "models"), f"vae/{wanted.name}", claim, recorded_at="2026-11-23T00:00:00Z")
     return wanted
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from provisioner.core.errors import InsufficientSpaceError, NotWritableError, StorageError
+from provisioner.disk.root import Root
 from provisioner.report.changes import SeenFile, Snapshot
 from provisioner.report.snapshots import LARGEST_SNAPSHOT, read_snapshot, snapshot_path, write_snapshot
+from tests.support.faulty_root import FaultyRoot
 
 SNAPSHOT = Snapshot(
     taken_at="2026-11-23T06:00:00Z",
@@ -22,11 +24,11 @@ SNAPSHOT = Snapshot(
 
 
 def test_a_snapshot_lies_in_the_state_folder_and_comes_back(tmp_path: Path) -> None:
-    path = write_snapshot(tmp_path, SNAPSHOT)
+    path = write_snapshot(Root(tmp_path), SNAPSHOT)
     assert path == tmp_path / ".klein-setup" / "proven.json"
     assert read_snapshot(tmp_path) == (SNAPSHOT, None)
     newer = replace(SNAPSHOT, taken_at="2026-11-24T06:00:00Z")
-    write_snapshot(tmp_path, newer)
+    write_snapshot(Root(tmp_path), newer)
     assert read_snapshot(tmp_path) == (newer, None)
     assert [each.name for each in path.parent.iterdir()] == ["proven.json"]
 
@@ -60,7 +62,7 @@ def test_a_folder_in_its_place_is_a_reason_and_no_crash(tmp_path: Path) -> None:
     assert reason is not None
     assert reason.startswith(f"{path} cannot be read (")
     with pytest.raises(StorageError, match=r"proven\.json"):
-        write_snapshot(tmp_path, SNAPSHOT)
+        write_snapshot(Root(tmp_path), SNAPSHOT)
     assert [each.name for each in path.parent.iterdir()] == ["proven.json"]  # no temporary file stays behind
 
 
@@ -79,9 +81,9 @@ def test_what_the_system_refuses_is_an_error_with_a_hint_and_costs_nothing(
         assert source.parent == destination.parent
         raise OSError(number, os.strerror(number))
 
-    write_snapshot(tmp_path, SNAPSHOT)
+    write_snapshot(Root(tmp_path), SNAPSHOT)
     with pytest.raises(kind, match=said) as caught:
-        write_snapshot(tmp_path, replace(SNAPSHOT, taken_at="later"), move=refuse)
+        write_snapshot(FaultyRoot(tmp_path, move_records=refuse), replace(SNAPSHOT, taken_at="later"))
     assert type(caught.value) is kind
     assert caught.value.hint is not None
     assert read_snapshot(tmp_path) == (SNAPSHOT, None)
@@ -91,5 +93,5 @@ def test_what_the_system_refuses_is_an_error_with_a_hint_and_costs_nothing(
 def test_a_file_where_the_state_folder_should_be_is_an_error_of_ours(tmp_path: Path) -> None:
     (tmp_path / ".klein-setup").write_text("in the way", encoding="utf-8")
     with pytest.raises(StorageError):
-        write_snapshot(tmp_path, SNAPSHOT)
+        write_snapshot(Root(tmp_path), SNAPSHOT)
     assert (tmp_path / ".klein-setup").read_text(encoding="utf-8") == "in the way"

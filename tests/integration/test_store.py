@@ -29,14 +29,15 @@ from provisioner.core.errors import (
 )
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER, Artifact, Damage, Destination, LocalCopy, PatchWay
 from provisioner.core.ports import Claim, FileDigest, Stamp
-from provisioner.disk.atomic import Move, flush_file, flush_folder, replace, reserve, write_text_durably
+from provisioner.disk.calls import Disk, Share, reserve
+from provisioner.disk.clone import by_clonefile
+from provisioner.disk.flush import flush_file, flush_folder
 from provisioner.disk.os_errors import storage_error
+from provisioner.disk.root import Root
 from provisioner.files.store.file_store import FileStore
 from provisioner.files.store.hash_file import hash_file
-from provisioner.files.store.hub_layout import Symlink, git_blob_id, make_symlink
-from provisioner.files.store.links import WAYS, Linker, by_clonefile, by_ficlone, hard_link, link_somehow, reflink
+from provisioner.files.store.hub_layout import git_blob_id
 from provisioner.files.store.part_file import (
-    Disk,
     PartFile,
     log_path,
     part_path,
@@ -46,9 +47,10 @@ from provisioner.files.store.part_file import (
 )
 from provisioner.files.store.read_at import open_for_reading
 from provisioner.files.store.receipts import is_unchanged, read_receipt, receipt_path, stamp_of, write_claim
-from provisioner.files.store.set_aside import Share, copy_ranges
+from provisioner.files.store.set_aside import copy_ranges
 from provisioner.files.store.target_lock import hold
 from tests.support.builders import OTHER_COMMIT, artifact, comfy_file, file_system, hub_blob, hub_file, sha256
+from tests.support.faulty_root import FaultyRoot, Move, faulty
 
 BLOCK = 1000
 DATA = random.Random(1).randbytes(10_500)  # ten blocks and a half
@@ -62,8 +64,8 @@ def block(index: int, data: bytes = DATA) -> bytes:
     return data[index * BLOCK : (index + 1) * BLOCK]
 
 
-def part_of(final: Path, *, data: bytes = DATA, disk: Disk | None = None) -> PartFile:
-    return PartFile(final, size=len(data), sha256=sha256(data), block_size=BLOCK, disk=disk or Disk())
+def part_of(final: Path, *, data: bytes = DATA, disk: Disk | None = None, root: Root | None = None) -> PartFile:
+    return PartFile(final, size=len(data), sha256=sha256(data), block_size=BLOCK, root=root, disk=disk or Disk())
 
 
 def fill(part: PartFile, data: bytes = DATA, *, only: range | None = None) -> None:
@@ -195,7 +197,9 @@ def test_the_log_is_there_before_the_part_takes_room(tmp_path: Path) -> None:
 def test_what_was_taken_over_survives_a_run_that_ends_before_the_part_has_its_room(tmp_path: Path) -> None:
     final, there = tmp_path / "x", 3 * BLOCK + 7
     good = {index: sha256(DATA[index * BLOCK : (index + 1) * BLOCK]) for index in range(3)}
-    write_log_of_taken_over(final, size=len(DATA), sha256=DIGEST, block_size=BLOCK, there=there, good=good)
+    write_log_of_taken_over(
+        Root(tmp_path), final, size=len(DATA), sha256=DIGEST, block_size=BLOCK, there=there, good=good
+    )
     part_path(final).write_bytes(DATA[:there])
 
     def die(descriptor: int, size: int) -> bool:
@@ -315,12 +319,10 @@ def test_starting_again_does_not_lose_the_log_of_the_run_before(tmp_path: Path) 
     final = tmp_path / "x"
     interrupted(final)
     before = log_path(final).read_bytes()
-    blocked = log_path(final).with_name(log_path(final).name + ".tmp")
-    blocked.mkdir()  # the log cannot be written anew: a full disk, a kill
-    with pytest.raises(StorageError), part_of(final):
+    full = FaultyRoot(tmp_path, move_records=refused_move(1)[0])  # the log cannot be written anew
+    with pytest.raises(StorageError), part_of(final, root=full):
         pass
     assert log_path(final).read_bytes() == before
-    blocked.rmdir()
     with part_of(final) as part:
         assert part.resumed_bytes == 4 * BLOCK
 
@@ -453,10 +455,10 @@ def test_a_log_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None
         part.write(0, block(0))
         with pytest.raises(InsufficientSpaceError, match=r"x\.part\.jsonl"):
             part.finish_block(0, sha256(block(0)))
-    with part_of(final) as part:
-        (tmp_path / "x.part.jsonl.tmp").mkdir()
-        with pytest.raises(StorageError):
-            part.reset()
+    moves = iter([refused_move(0)[0], refused_move(1)[0]])  # the second time the log is begun
+    root = FaultyRoot(tmp_path, move_records=lambda source, destination: next(moves)(source, destination))
+    with part_of(final, root=root) as part, pytest.raises(StorageError):
+        part.reset()
 
 
 def test_finished_bytes_are_flushed_while_more_arrive(tmp_path: Path) -> None:
@@ -543,12 +545,12 @@ def test_never_writes_through_a_link(tmp_path: Path, suffix: str) -> None:
 
 def test_removing_a_part_removes_its_log_too(tmp_path: Path) -> None:
     interrupted(tmp_path / "x")
-    remove_part(tmp_path / "x")
+    remove_part(Root(tmp_path), tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
-    remove_part(tmp_path / "x")  # nothing there is no error
+    remove_part(Root(tmp_path), tmp_path / "x")  # nothing there is no error
     part_path(tmp_path / "x").mkdir()
     with pytest.raises(StorageError, match="remove"):
-        remove_part(tmp_path / "x")
+        remove_part(Root(tmp_path), tmp_path / "x")
 
 
 # --- what the system says when it refuses ------------------------------------------------------------
@@ -574,8 +576,8 @@ def refused_move(times: int) -> tuple[Move, list[int]]:
         ("darwin", 1, True, 1, NotWritableError),
         ("win32", 0, True, 1, None),
         ("win32", 2, True, 3, None),  # a virus scanner lets go after a moment
-        ("win32", 99, True, 4, FileInUseError),
-        ("win32", 99, False, 4, NotWritableError),
+        ("win32", 99, True, 7, FileInUseError),
+        ("win32", 99, False, 7, NotWritableError),
     ],
 )
 def test_replacing_waits_for_windows_only(
@@ -586,16 +588,13 @@ def test_replacing_waits_for_windows_only(
     if is_there:
         destination.write_bytes(b"old")
     move, tried = refused_move(refusals)
-
-    def run() -> None:
-        replace(source, destination, move=move, platform=platform, pauses_s=(0.001,) * 3)
-
+    root = FaultyRoot(tmp_path, move=move, platform=platform, pauses_s=(0.001,) * 6)
     if error is None:
-        run()
+        root.replace(source, destination)
         assert destination.read_bytes() == b"new"
     else:
         with pytest.raises(error) as caught:
-            run()
+            root.replace(source, destination)
         assert type(caught.value) is error
         assert source.read_bytes() == b"new"
         assert not is_there or destination.read_bytes() == b"old"
@@ -604,7 +603,7 @@ def test_replacing_waits_for_windows_only(
 
 def test_replacing_says_when_there_is_nothing_to_move(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
-        replace(tmp_path / "none", tmp_path / "x")
+        Root(tmp_path).replace(tmp_path / "none", tmp_path / "x")
 
 
 @pytest.mark.parametrize(
@@ -652,18 +651,16 @@ def test_the_drives_own_cache_is_flushed_where_the_system_can(tmp_path: Path, ha
 
 def test_a_small_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "x"
-    write_text_durably(path, "first")
-    write_text_durably(path, "second")
+    Root(tmp_path).write_text(path, "first")
+    Root(tmp_path).write_text(path, "second")
     assert path.read_text(encoding="utf-8") == "second"
-    blocked = path.with_name(f"x.{os.getpid()}.tmp")
-    blocked.mkdir()
     with pytest.raises(StorageError):
-        write_text_durably(path, "third")
-    blocked.rmdir()
+        FaultyRoot(tmp_path, move_records=refused_move(1)[0]).write_text(path, "third")
     assert path.read_text(encoding="utf-8") == "second"
+    assert list(path.parent.iterdir()) == [path]
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match="create"):
-        write_text_durably(tmp_path / "file" / "x", "text")
+        Root(tmp_path).write_text(tmp_path / "file" / "x", "text")
 
 
 # --- proving -----------------------------------------------------------------------------------------
@@ -711,21 +708,21 @@ CLAIM = Claim(artifact_id="vae", stamp=STAMP, file_digest=PROOF, source="the hub
 
 def test_a_receipt_round_trips(tmp_path: Path) -> None:
     windows = changed(CLAIM, stamp=changed(STAMP, ctime_ns=None))
-    write_claim(tmp_path, "vae/x", CLAIM, recorded_at="now")
-    write_claim(tmp_path, "vae/\u00fc y", windows, recorded_at="now")
+    write_claim(Root(tmp_path), "vae/x", CLAIM, recorded_at="now")
+    write_claim(Root(tmp_path), "vae/\u00fc y", windows, recorded_at="now")
     assert read_receipt(tmp_path) == {"vae/x": CLAIM, "vae/\u00fc y": windows}
     assert [path.name for path in (tmp_path / ".klein-setup").iterdir()] == ["receipt.json"]
 
 
 def test_writing_one_entry_keeps_the_others_and_every_key_it_does_not_know(tmp_path: Path) -> None:
-    write_claim(tmp_path, "vae/x", CLAIM, recorded_at="now")
+    write_claim(Root(tmp_path), "vae/x", CLAIM, recorded_at="now")
     document = json.loads(receipt_path(tmp_path).read_text(encoding="utf-8"))
     document["note"] = "kept"
     document["files"]["vae/x"]["colour"] = "blue"
     document["files"]["vae/odd"] = {"half": "an entry"}
     receipt_path(tmp_path).write_text(json.dumps(document), encoding="utf-8")
     assert read_receipt(tmp_path) == {"vae/x": CLAIM}
-    write_claim(tmp_path, "vae/y", CLAIM, recorded_at="later")
+    write_claim(Root(tmp_path), "vae/y", CLAIM, recorded_at="later")
     written = json.loads(receipt_path(tmp_path).read_text(encoding="utf-8"))
     assert written["note"] == "kept"
     assert written["files"]["vae/x"]["colour"] == "blue"
@@ -762,7 +759,7 @@ GOOD = {
         json.dumps({"schema_version": 1, "files": {"vae/x": {**GOOD, "size": "many"}}}),
         json.dumps({"schema_version": 1, "files": {"vae/x": {**GOOD, "mtime_ns": float("inf")}}}),
         json.dumps({"schema_version": 1, "files": {"vae/x": {**GOOD, "blocks": 5}}}),
-        json.dumps({"schema_version": 2, "files": {"vae/x": GOOD}}),
+        json.dumps({"schema_version": 0, "files": {"vae/x": GOOD}}),
         "[" * 100_000,
         "\x00",
     ],
@@ -772,7 +769,7 @@ def test_a_broken_receipt_claims_nothing_and_is_replaced_by_the_next_entry(tmp_p
         receipt_path(tmp_path).parent.mkdir()
         receipt_path(tmp_path).write_text(text, encoding="utf-8")
     assert read_receipt(tmp_path) == {}
-    write_claim(tmp_path, "vae/y", CLAIM, recorded_at="now")
+    write_claim(Root(tmp_path), "vae/y", CLAIM, recorded_at="now")
     assert read_receipt(tmp_path) == {"vae/y": CLAIM}  # and nothing of another version read as if it were ours
 
 
@@ -834,14 +831,15 @@ def test_many_processes_that_hold_the_lock_lose_no_entry_and_show_no_half_receip
     script = f"""
 import sys
 from pathlib import Path
+from provisioner.disk.root import Root
 from provisioner.files.store.target_lock import hold
 from provisioner.files.store.receipts import write_claim
 from provisioner.core.ports import Claim, FileDigest, Stamp
 claim = Claim(artifact_id=sys.argv[1], stamp=Stamp(size=1, mtime_ns=1, ctime_ns=1, inode=1, device=0),
               file_digest=FileDigest(size=1, sha256="0" * 64), source="x")
 for number in range(5):
-    with hold(Path({str(tmp_path)!r}), wait=True, cancelled=lambda: False, notice=lambda text: None):
-        write_claim(Path({str(tmp_path)!r}), f"{{sys.argv[1]}}-{{number}}", claim, recorded_at="now")
+    with hold(Root(Path({str(tmp_path)!r})), wait=True, cancelled=lambda: False, notice=lambda text: None):
+        write_claim(Root(Path({str(tmp_path)!r})), f"{{sys.argv[1]}}-{{number}}", claim, recorded_at="now")
 """
     writers = [subprocess.Popen([sys.executable, "-c", script, name]) for name in "abc"]
     seen = 0
@@ -860,8 +858,12 @@ VAE = artifact(DATA)
 
 
 def store_for(root: Path, **more: object) -> FileStore:
-    values: dict[str, object] = {"file_system_of": file_system, "inside": lambda destination: None, **more}
+    calls = {name: more.pop(name) for name in tuple(more) if name in _CALLS}
+    values = {"file_system_of": file_system, "inside": lambda destination: None, "roots": faulty(**calls), **more}
     return FileStore(**values)  # type: ignore[arg-type]
+
+
+_CALLS = {"move", "link", "symlink", "has_links", "has_clones"}
 
 
 def home(root: Path, wanted: Artifact = VAE) -> Path:
@@ -1001,7 +1003,7 @@ def test_a_part_of_another_program_is_set_aside(tmp_path: Path, kind: str) -> No
     assert victim.read_bytes() == b"precious"
     moved = [path.name for path in (tmp_path / ".klein-setup" / "aside").glob("*/vae/*")]
     assert "vae.safetensors.part" in moved
-    assert ("vae.safetensors.part.jsonl" in moved) == (kind == "link for a log")
+    assert ("vae.safetensors.part.jsonl" in moved) == (kind != "file")
 
 
 def test_what_appears_in_the_place_while_we_fetch_is_set_aside_not_overwritten(tmp_path: Path) -> None:
@@ -1075,33 +1077,29 @@ def test_a_blob_is_replaced_only_when_its_successor_is_proven(tmp_path: Path) ->
 # --- placing a copy --------------------------------------------------------------------------------
 
 
-def impossible(code: int) -> Linker:
-    """Return `hard_link` as it is across file systems, or where the system does not allow it."""
+def impossible(code: int) -> Callable[..., None]:
+    """Return the call that makes a hard link as it is across file systems, or where the system does not allow it."""
 
-    def link(source: Path, destination: Path) -> bool:
-        def refuse(*paths: Path) -> None:
-            raise OSError(code, os.strerror(code))
-
-        return hard_link(source, destination, link=refuse)
+    def link(*paths: object, **_: object) -> None:
+        raise OSError(code, os.strerror(code))
 
     return link
 
 
 @pytest.mark.parametrize(
-    ("ways", "way", "is_shared"),
+    ("calls", "way", "is_shared"),
     [
-        ((("hard-linked", hard_link),), "hard-linked", True),
-        ((("reflinked", never), ("hard-linked", hard_link)), "hard-linked", True),
-        ((("reflinked", never), ("hard-linked", impossible(errno.EXDEV))), "copied", False),
-        ((("hard-linked", impossible(errno.EPERM)),), "copied", False),
-        ((("hard-linked", impossible(errno.EMLINK)),), "copied", False),
-        ((), "copied", False),
+        ({}, "hard-linked", True),
+        ({"link": impossible(errno.EXDEV)}, "copied", False),
+        ({"link": impossible(errno.EPERM)}, "copied", False),
+        ({"link": impossible(errno.EMLINK)}, "copied", False),
+        ({"has_links": False}, "copied", False),
     ],
 )
 def test_a_copy_is_placed_in_the_best_way_there_is(
-    tmp_path: Path, ways: tuple[tuple[str, Linker], ...], way: str, is_shared: bool
+    tmp_path: Path, calls: dict[str, object], way: str, is_shared: bool
 ) -> None:
-    store, destination = store_for(tmp_path, ways=ways), comfy_file(VAE, tmp_path / "tree")
+    store, destination = store_for(tmp_path, **calls), comfy_file(VAE, tmp_path / "tree")
     source = put(tmp_path / "source")
     told: list[int] = []
     how, file_digest = store.place_copy(copy_of(source), destination, VAE, progress=told.append)
@@ -1113,17 +1111,16 @@ def test_a_copy_is_placed_in_the_best_way_there_is(
 
 
 def test_the_ways_of_this_system_are_tried_best_first(tmp_path: Path) -> None:
-    source = put(tmp_path / "source")
-    way = link_somehow(source, tmp_path / "placed")
+    store = FileStore(file_system_of=file_system, inside=lambda destination: None)
+    source, destination = put(tmp_path / "source"), comfy_file(VAE, tmp_path / "tree")
+    way, _ = store.place_copy(copy_of(source), destination, VAE, progress=nothing)
     assert way in {"reflinked", "hard-linked"}
-    assert [name for name, _ in WAYS] == ["reflinked", "hard-linked"]
-    assert (tmp_path / "placed").read_bytes() == DATA
-    assert link_somehow(source, tmp_path / "nothing", ()) is None
+    assert destination.path.read_bytes() == DATA
 
 
 @pytest.mark.parametrize("platform", ["win32", "freebsd14"])
 def test_there_are_no_reflinks_elsewhere(tmp_path: Path, platform: str) -> None:
-    assert reflink(put(tmp_path / "source"), tmp_path / "placed", platform=platform) is False
+    assert Root(tmp_path, platform=platform).reflink(put(tmp_path / "source"), tmp_path / "placed") is False
     assert not (tmp_path / "placed").exists()
 
 
@@ -1142,52 +1139,53 @@ def cloning(code: int | None) -> Callable[[int, int], None]:
 )
 def test_a_clone_works_or_leaves_nothing(tmp_path: Path, code: int | None, result: bool | None) -> None:
     source, placed = put(tmp_path / "source"), tmp_path / "placed"
+    root = Root(tmp_path, platform="linux")
     if result is None:
-        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-            by_ficlone(source, placed, clone=cloning(code))
+        with pytest.raises(StorageError, match=os.strerror(errno.EIO)):
+            root.reflink(source, placed, clone=cloning(code))
     else:
-        assert by_ficlone(source, placed, clone=cloning(code)) is result
+        assert root.reflink(source, placed, clone=cloning(code)) is result
     assert placed.exists() == (result is True)
     assert source.read_bytes() == DATA
 
 
 @pytest.mark.parametrize(("answer", "result"), [(0, True), (-1, False), (None, False)])
 def test_macos_clones_where_its_call_is_there_and_succeeds(tmp_path: Path, answer: int | None, result: bool) -> None:
-    asked: list[tuple[bytes, bytes, int]] = []
+    asked: list[tuple[int, bytes, int, bytes, int]] = []
 
-    def clonefile(source: bytes, destination: bytes, flags: int) -> int:
-        asked.append((source, destination, flags))
+    def clonefile(here: int, source: bytes, there: int, destination: bytes, flags: int) -> int:
+        asked.append((here, source, there, destination, flags))
         assert answer is not None
         return answer
 
     find = (lambda: None) if answer is None else (lambda: clonefile)
-    assert by_clonefile(tmp_path / "a", tmp_path / "b", find=find) is result
-    assert asked == ([] if answer is None else [(os.fsencode(tmp_path / "a"), os.fsencode(tmp_path / "b"), 0)])
+    assert by_clonefile(tmp_path / "a", "b", 7, find=find) is result
+    assert asked == ([] if answer is None else [(-2, os.fsencode(tmp_path / "a"), 7, b"b", 0)])
 
 
 @pytest.mark.skipif(sys.platform in {"win32", "darwin"}, reason="macOS has the call, Windows no such library")
 def test_a_system_without_clonefile_says_so(tmp_path: Path) -> None:
-    assert reflink(put(tmp_path / "source"), tmp_path / "placed", platform="darwin") is False
+    assert Root(tmp_path, platform="darwin").reflink(put(tmp_path / "source"), tmp_path / "placed") is False
 
 
 def test_a_link_that_fails_for_another_reason_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        impossible(errno.EIO)(put(tmp_path / "source"), tmp_path / "placed")
+    root = FaultyRoot(tmp_path, link=impossible(errno.EIO))
+    with pytest.raises(StorageError, match=os.strerror(errno.EIO)):
+        root.hard_link(put(tmp_path / "source"), tmp_path / "placed")
 
 
 def test_a_name_that_is_taken_is_never_linked_over(tmp_path: Path) -> None:
     source, taken = put(tmp_path / "source"), put(tmp_path / "taken", b"mine")
-    for link in (by_ficlone, hard_link):
-        with pytest.raises(FileExistsError):
+    root = Root(tmp_path, platform="linux")
+    for link in (root.reflink, root.hard_link):
+        with pytest.raises(StorageError, match="exists"):
             link(source, taken)
     assert taken.read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("ways", [WAYS, ()], ids=["linked", "copied"])
-def test_wrong_bytes_place_nothing_and_leave_the_source_alone(
-    tmp_path: Path, ways: tuple[tuple[str, Linker], ...]
-) -> None:
-    store, destination = store_for(tmp_path, ways=ways), comfy_file(VAE, tmp_path / "tree")
+@pytest.mark.parametrize("has_links", [True, False], ids=["linked", "copied"])
+def test_wrong_bytes_place_nothing_and_leave_the_source_alone(tmp_path: Path, has_links: bool) -> None:
+    store, destination = store_for(tmp_path, has_links=has_links), comfy_file(VAE, tmp_path / "tree")
     source = put(tmp_path / "source", WRONG)
     with pytest.raises(HashMismatchError) as caught:
         store.place_copy(copy_of(source), destination, VAE, progress=nothing)
@@ -1196,16 +1194,16 @@ def test_wrong_bytes_place_nothing_and_leave_the_source_alone(
     assert list(destination.path.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("ways", [WAYS, ()], ids=["linked", "copied"])
-def test_a_copy_that_is_gone_or_a_folder_is_unreadable(tmp_path: Path, ways: tuple[tuple[str, Linker], ...]) -> None:
-    store, destination = store_for(tmp_path, ways=ways), comfy_file(VAE, tmp_path / "tree")
+@pytest.mark.parametrize("has_links", [True, False], ids=["linked", "copied"])
+def test_a_copy_that_is_gone_or_a_folder_is_unreadable(tmp_path: Path, has_links: bool) -> None:
+    store, destination = store_for(tmp_path, has_links=has_links), comfy_file(VAE, tmp_path / "tree")
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(UnreadableError):
             store.place_copy(copy_of(path), destination, VAE, progress=nothing)
 
 
 def test_a_linked_copy_that_somebody_writes_to_is_not_proved(tmp_path: Path) -> None:
-    store = store_for(tmp_path, ways=(("hard-linked", hard_link),))
+    store = store_for(tmp_path)
     destination = comfy_file(VAE, tmp_path / "tree")
     source = put(tmp_path / "source")
 
@@ -1221,7 +1219,7 @@ def test_a_linked_copy_that_somebody_writes_to_is_not_proved(tmp_path: Path) -> 
 
 @LINKS
 def test_a_copy_behind_links_is_linked_to_the_file_itself(tmp_path: Path) -> None:
-    store = store_for(tmp_path, ways=(("hard-linked", hard_link),))
+    store = store_for(tmp_path)
     source = put(tmp_path / "blobs" / "real")
     (tmp_path / "one").symlink_to(source)
     (tmp_path / "two").symlink_to("one")
@@ -1233,7 +1231,7 @@ def test_a_copy_behind_links_is_linked_to_the_file_itself(tmp_path: Path) -> Non
 
 def test_a_full_disk_while_copying_leaves_nothing_half(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource", reason="Windows has no limit on the size of a file")
-    store, destination = store_for(tmp_path, ways=()), comfy_file(VAE, tmp_path / "tree")
+    store, destination = store_for(tmp_path, has_links=False), comfy_file(VAE, tmp_path / "tree")
     big = put(tmp_path / "source", bytes(3_000_000))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, hard))  # as good as a disk that fills up on the way
@@ -1246,15 +1244,18 @@ def test_a_full_disk_while_copying_leaves_nothing_half(tmp_path: Path) -> None:
     assert big.stat().st_size == 3_000_000
 
 
-def test_a_name_in_the_way_of_waiting_is_a_storage_error(tmp_path: Path) -> None:
+def test_another_programs_file_of_nearly_our_name_stays_and_is_in_nobodys_way(tmp_path: Path) -> None:
     store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path / "tree")
-    (destination.path.parent / "vae.safetensors.placing.part").mkdir(parents=True)
-    with pytest.raises(StorageError):
-        store.place_copy(copy_of(put(tmp_path / "source")), destination, VAE, progress=nothing)
+    theirs = put(destination.path.with_name("vae.safetensors.placing.part"), b"theirs")
+    store.place_copy(copy_of(put(tmp_path / "source")), destination, VAE, progress=nothing)
+    assert (destination.path.read_bytes(), theirs.read_bytes()) == (DATA, b"theirs")
 
 
 def test_cancelling_a_copy_leaves_nothing_half(tmp_path: Path) -> None:
-    store, destination = store_for(tmp_path, ways=(), cancelled=lambda: True), comfy_file(VAE, tmp_path / "tree")
+    store, destination = (
+        store_for(tmp_path, has_links=False, cancelled=lambda: True),
+        comfy_file(VAE, tmp_path / "tree"),
+    )
     with pytest.raises(KeyboardInterrupt):
         store.place_copy(copy_of(put(tmp_path / "source")), destination, VAE, progress=nothing)
     assert list(destination.path.parent.iterdir()) == []
@@ -1280,7 +1281,7 @@ def test_what_interrupted_runs_left_goes_when_the_file_is_there(tmp_path: Path) 
     with store.part(destination, VAE):
         pass  # interrupted at once
     put(home(tmp_path))  # and brought by hand
-    put(home(tmp_path).with_name("vae.safetensors.placing.part"), b"half a copy")
+    put(home(tmp_path).with_name(f"vae.safetensors.{'0' * 16}.placing.part"), b"half a copy")
     store.record(destination, VAE, FileDigest(size=len(DATA), sha256=DIGEST), "found in place")
     assert sorted(path.name for path in home(tmp_path).parent.iterdir()) == ["vae.safetensors"]
 
@@ -1348,7 +1349,7 @@ def test_a_file_on_a_drive_mounted_below_the_root_is_set_aside_on_that_drive(tmp
     def move(source: Path, destination: Path) -> None:
         if tmp_path / ".klein-setup" in destination.parents:
             raise storage_error(OSError(errno.EXDEV, "Invalid cross-device link"), destination)
-        replace(source, destination)
+        source.replace(destination)
 
     store, destination = store_for(tmp_path, move=move), comfy_file(VAE, tmp_path)
     put(home(tmp_path), WRONG)
@@ -1374,7 +1375,7 @@ def test_a_file_that_cannot_be_moved_stays(tmp_path: Path) -> None:
 def test_a_reason_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     def move(source: Path, destination: Path) -> None:
         (destination.parents[1] / "why.jsonl").mkdir()
-        replace(source, destination)
+        source.replace(destination)
 
     put(home(tmp_path), WRONG)
     with pytest.raises(StorageError, match=r"why\.jsonl"):
@@ -1400,11 +1401,11 @@ def test_a_git_blob_has_the_id_that_git_gives_it(tmp_path: Path, data: bytes, ob
     assert git_blob_id(put(tmp_path / "x", data), len(data)) == object_id
 
 
-def no_links(link: Path, target: Path) -> None:
+def no_links(*paths: object, **_: object) -> None:
     raise OSError(errno.EPERM, "A required privilege is not held by the client")
 
 
-def not_implemented(link: Path, target: Path) -> None:
+def not_implemented(*paths: object, **_: object) -> None:
     raise NotImplementedError
 
 
@@ -1424,7 +1425,7 @@ def test_a_snapshot_file_is_a_relative_link_to_a_blob_named_by_its_content(tmp_p
 
 
 @pytest.mark.parametrize("symlink", [no_links, not_implemented])
-def test_without_links_the_file_itself_lies_in_the_snapshot(tmp_path: Path, symlink: Symlink) -> None:
+def test_without_links_the_file_itself_lies_in_the_snapshot(tmp_path: Path, symlink: Callable[..., None]) -> None:
     store, destination = store_for(tmp_path, symlink=symlink), hub_blob(tmp_path, VAE)
     fetched(store, destination)
     assert not destination.path.is_symlink()
@@ -1535,7 +1536,7 @@ def test_a_snapshot_path_that_is_no_link_to_a_blob_is_set_aside_alone(tmp_path: 
 
 @LINKS
 def test_where_a_second_name_is_not_to_be_had_a_shared_blob_just_stays(tmp_path: Path) -> None:
-    store = store_for(tmp_path, second_name=never)
+    store = store_for(tmp_path, has_links=False)
     destination, other = hub_blob(tmp_path, VAE), hub_blob(tmp_path, VAE, revision=OTHER_COMMIT)
     for each in (destination, other):
         fetched(store, each)
@@ -1545,7 +1546,7 @@ def test_where_a_second_name_is_not_to_be_had_a_shared_blob_just_stays(tmp_path:
 
 @LINKS
 def test_a_second_name_that_fails_is_a_storage_error(tmp_path: Path) -> None:
-    store = store_for(tmp_path, second_name=impossible(errno.EIO))
+    store = store_for(tmp_path, link=impossible(errno.EIO))
     destination, other = hub_blob(tmp_path, VAE), hub_blob(tmp_path, VAE, revision=OTHER_COMMIT)
     for each in (destination, other):
         fetched(store, each)
@@ -1577,7 +1578,7 @@ def test_a_part_that_vanishes_before_it_is_named_is_unreadable(tmp_path: Path) -
     from provisioner.files.store.hub_layout import place_blob
 
     with pytest.raises(UnreadableError):
-        place_blob(tmp_path / "none", hub_blob(tmp_path, CONFIG), size=1, sha256="0" * 64, symlink=make_symlink)
+        place_blob(Root(tmp_path), tmp_path / "none", hub_blob(tmp_path, CONFIG), size=1, sha256="0" * 64)
 
 
 # --- one run at a time -------------------------------------------------------------------------------
@@ -1585,8 +1586,9 @@ def test_a_part_that_vanishes_before_it_is_named_is_unreadable(tmp_path: Path) -
 HOLDER = """
 import sys, time
 from pathlib import Path
+from provisioner.disk.root import Root
 from provisioner.files.store.target_lock import hold
-with hold(Path(sys.argv[1]), wait=True, cancelled=lambda: False, notice=lambda text: None):
+with hold(Root(Path(sys.argv[1])), wait=True, cancelled=lambda: False, notice=lambda text: None):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -1646,7 +1648,7 @@ def test_saved_bytes_without_an_index_are_swept_and_nothing_else_is(tmp_path: Pa
     (whole / "index.json").write_text("{}", encoding="utf-8")
     mine.mkdir()
     (mine / "notes.txt").write_text("mine", encoding="utf-8")
-    with hold(tmp_path, wait=False, cancelled=lambda: False, notice=lambda text: None):
+    with hold(Root(tmp_path), wait=False, cancelled=lambda: False, notice=lambda text: None):
         assert sorted(folder.rglob("*")) == [whole, *sorted(whole.iterdir()), mine, mine / "notes.txt"]
 
 
@@ -1657,7 +1659,7 @@ def test_records_that_a_killed_run_left_half_written_are_swept(tmp_path: Path) -
     for path in (old, fresh):
         path.write_text("{", encoding="utf-8")
     os.utime(old, (time.time() - 3600, time.time() - 3600))
-    with hold(tmp_path, wait=False, cancelled=lambda: False, notice=lambda text: None):
+    with hold(Root(tmp_path), wait=False, cancelled=lambda: False, notice=lambda text: None):
         assert (old.exists(), fresh.exists()) == (False, True)
 
 
@@ -1666,12 +1668,12 @@ def test_a_lock_without_a_readable_note_is_held_all_the_same(tmp_path: Path, not
     def quiet() -> bool:
         return False
 
-    with hold(tmp_path, wait=True, cancelled=quiet, notice=lambda text: None):
+    with hold(Root(tmp_path), wait=True, cancelled=quiet, notice=lambda text: None):
         path = tmp_path / ".klein-setup" / "lock.json"
         path.unlink()
         if note is not None:
             path.write_text(note, encoding="utf-8")
-        second = hold(tmp_path, wait=False, cancelled=quiet, notice=lambda text: None)
+        second = hold(Root(tmp_path), wait=False, cancelled=quiet, notice=lambda text: None)
         with pytest.raises(LockHeldError) as caught:
             second.__enter__()
         assert str(caught.value) == f"Another run is working on {tmp_path}."
@@ -1771,13 +1773,14 @@ def some_of_it(reader: int, writer: int, count: int, start: int, to: int) -> int
 def test_ranges_are_copied_in_whatever_way_the_system_has(tmp_path: Path, share: Share | None) -> None:
     source = put(tmp_path / "source")
     ranges = [(0, BLOCK), (2 * BLOCK, 3 * BLOCK)]
-    copy_ranges(open_for_reading, source, tmp_path / "copy", ranges, share=share)
-    copied = (tmp_path / "copy").read_bytes()
-    assert copied == block(0) + bytes(BLOCK) + DATA[2 * BLOCK : 5 * BLOCK]
-    copy_ranges(open_for_reading, source, tmp_path / "copy", [(BLOCK, BLOCK)], share=share)
-    assert (tmp_path / "copy").read_bytes() == DATA[: 5 * BLOCK]
-    with pytest.raises(OSError, match="shorter"):
-        copy_ranges(open_for_reading, source, tmp_path / "copy", [(len(DATA) - 5, 10)], share=share)
+    with (tmp_path / "copy").open("xb", buffering=0) as copy:
+        copy_ranges(open_for_reading, source, copy.fileno(), ranges, share=share)
+        copied = (tmp_path / "copy").read_bytes()
+        assert copied == block(0) + bytes(BLOCK) + DATA[2 * BLOCK : 5 * BLOCK]
+        copy_ranges(open_for_reading, source, copy.fileno(), [(BLOCK, BLOCK)], share=share)
+        assert (tmp_path / "copy").read_bytes() == DATA[: 5 * BLOCK]
+        with pytest.raises(OSError, match="shorter"):
+            copy_ranges(open_for_reading, source, copy.fileno(), [(len(DATA) - 5, 10)], share=share)
 
 
 def test_a_truncated_file_is_continued_and_can_be_had_back(tmp_path: Path) -> None:

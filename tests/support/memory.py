@@ -104,6 +104,9 @@ class MemoryPart:
     def finish_block(self, index: int, sha256: str) -> None:
         self._blocks.add(index)
 
+    def drop_wrong(self) -> bool:
+        return False
+
     def reset(self) -> None:
         self.resets += 1
         self.resumed_bytes = 0

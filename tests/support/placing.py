@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,21 +19,24 @@ from typing import Literal, cast, get_args
 
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER, Artifact, Destination, FilesPlan, HubCacheTarget, Source
 from provisioner.core.ports import Claim, FileDigest, Finder, Part, TransferProgress
-from provisioner.disk.atomic import Move, replace
+from provisioner.disk.root import Root
 from provisioner.files.engine import Engine
 from provisioner.files.local_copies import FilesInFolders
 from provisioner.files.observe import Observer
 from provisioner.files.planner import plan
 from provisioner.files.store.file_store import FileStore
+from provisioner.files.store.hash_file import hash_file
 from provisioner.files.store.receipts import is_unchanged, read_receipt, stamp_of, write_claim
 from provisioner.files.store.removal import State, owned_files, remove_file
 from tests.support.builders import artifact, artifact_set, comfy_file, comfy_target, file_system, hub_blob, manifest
 from tests.support.builders import sha256 as digest
+from tests.support.faulty_root import Move, faulty
 
 Way = Literal["fetched", "fetched-over", "copied", "hard-linked", "cached", "repaired", "cut"]
 WAYS: tuple[Way, ...] = get_args(Way)
 
 ROOT = Path(__file__).resolve().parents[2]
+_TOKEN = re.compile(r"\.[0-9a-f]{16}")
 _KILL = 9  # SIGKILL, by a number that Windows has too
 _SMALL = bytes(range(256)) * 300
 _LARGE = bytes(range(256)) * ((BLOCK_SIZE + 4096) // 256)  # a block and a little: one of the two can be wrong
@@ -115,19 +119,18 @@ class Scene:
             path.write_bytes(self.data)
             file_digest = FileDigest(size=len(self.data), sha256=self.artifact.sha256, blocks=_blocks(self.data))
             claim = Claim(artifact_id="vae", stamp=stamp_of(path), file_digest=file_digest, source="the hub, long ago")
-            write_claim(self.models, "vae/vae.safetensors", claim, recorded_at="2026-11-23T00:00:00Z")
+            write_claim(Root(self.models), "vae/vae.safetensors", claim, recorded_at="2026-11-23T00:00:00Z")
             with path.open("r+b") as stream:
                 stream.seek(BLOCK_SIZE if self.way == "repaired" else len(self.data))
                 stream.write(b"?" * 100)
 
-    def install(self, *, move: Move = replace) -> int:
+    def install(self, *, move: Move | None = None) -> int:
         """Install as the command does; return the bytes that were fetched."""
         source = Serving(self.data)
         store = FileStore(
             file_system_of=lambda path: file_system(self.models),
             inside=lambda destination: None,
-            move=move,
-            ways=(("hard-linked", _link),) if self.way == "hard-linked" else (),
+            roots=faulty(move=move, has_links=self.way == "hard-linked"),
         )
         finders: list[Finder] = [FilesInFolders([self.elsewhere, self.models], "--look-in")]
         observer = Observer(store=store, finders=finders, events=_ignore, is_unchanged=is_unchanged)
@@ -162,16 +165,16 @@ class Scene:
 
     def uninstall(self) -> list[State]:
         """Remove what is ours as the command does; return what each file was taken for."""
-        found = owned_files(self.destination.root)
+        root = Root(self.destination.root)
+        found = owned_files(root)
         for each in found:
             if each.state in {"ours", "missing"}:
-                remove_file(each)
+                remove_file(root, each, hash_file=_digest_of)
         return [each.state for each in found]
 
 
-def _link(source: Path, destination: Path) -> bool:
-    os.link(source, destination)
-    return True
+def _digest_of(path: Path) -> FileDigest:
+    return hash_file(path, progress=_ignore, cancelled=lambda: False)
 
 
 def _ignore(event: object) -> None:
@@ -182,15 +185,22 @@ def _ignore(event: object) -> None:
 
 
 def _changes(below: Path, event: str, arguments: Sequence[object]) -> str | None:
-    """Return the call in words if it is one that changes names or opens a file for writing; None if not."""
+    """Return the call in words if it is one that changes names or opens a file for writing; None if not.
+
+    A name without a folder is one in a folder that is open, and everything that is done in this process is done there.
+    """
     names = [os.fspath(each) for each in arguments if isinstance(each, (str, os.PathLike))]
-    inside = [name for name in names if isinstance(name, str) and name.startswith(str(below))]
+    inside = [
+        name
+        for name in names
+        if isinstance(name, str) and (name.startswith(str(below)) or not Path(name).is_absolute())
+    ]
     is_change = event in {"os.rename", "os.remove", "os.link", "os.symlink", "os.utime", "os.truncate"}
     is_opening = event == "open" and isinstance(arguments[2], int) and bool(arguments[2] & _WRITING)
     is_by_number = event in {"os.utime", "os.truncate"}  # of a descriptor
     if not (is_change or is_opening) or not (inside or is_by_number):
         return None
-    return " ".join((event.removeprefix("os."), *(Path(name).name.replace(str(os.getpid()), "N") for name in inside)))
+    return " ".join((event.removeprefix("os."), *(_TOKEN.sub(".N", Path(name).name) for name in inside)))
 
 
 def _run_and_die(scene: Scene, die_at: int, told: int) -> None:

@@ -188,11 +188,12 @@ def test_damage_is_repaired_in_the_way_that_suits_it(
     assert [need.needed_bytes for need in made.space] == [room + SPACE_MARGIN]
 
 
-def test_a_download_that_is_nearly_done_is_continued_rather_than_a_repair_begun() -> None:
+def test_a_download_that_is_nearly_done_is_continued_with_the_right_blocks_of_the_file() -> None:
+    """Its log may lie, and then nothing but the bad blocks is fetched."""
     made = plan_for(check(VAE, "hash-mismatch", damage=damage((1, 2)), held_bytes=96))
     (step,) = made.steps
-    assert isinstance(step, FetchFile)
-    assert step.bytes_to_fetch == 4
+    assert isinstance(step, PatchFile)
+    assert (step.way, step.bytes_to_fetch) == ("beside", 32)
 
 
 def test_the_same_bytes_on_this_machine_are_preferred_to_a_repair() -> None:

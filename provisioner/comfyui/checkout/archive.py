@@ -6,6 +6,7 @@ anything beyond a size and a number of files that no release of ComfyUI comes ne
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import stat
@@ -21,15 +22,19 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO
 
-from provisioner.comfyui.checkout.checkout_receipt import disk_error, make_folder
+from provisioner.comfyui.checkout.checkout_receipt import tree_root
 from provisioner.comfyui.checkout.git_tree import LINK, read_files, tree_id
 from provisioner.comfyui.checkout_models import TreeFile
 from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import (
     IntegrityError,
     NotTheFileError,
+    StorageError,
 )
 from provisioner.core.ports import Cancelled
+from provisioner.disk.calls import write_all
+from provisioner.disk.os_errors import storage_error
+from provisioner.disk.root import Root
 from provisioner.disk.safe_path import complaint_about_path
 
 _CHUNK_BYTES = 256 * 1024
@@ -70,7 +75,8 @@ def unpack(archive: Path, folder: Path, *, bounds: Bounds, cancelled: Cancelled)
     StorageError
         The disk refused.
     """
-    make_folder(folder)
+    root = tree_root(folder)
+    root.make_folder()
     modes: dict[str, str] = {}
     links: dict[str, str] = {}
     left = bounds.unpacked_bytes
@@ -85,9 +91,9 @@ def unpack(archive: Path, folder: Path, *, bounds: Bounds, cancelled: Cancelled)
             if member.mode == LINK:
                 links[path] = _link_target(member, path)
             else:
-                left -= _write(member, folder, path, left)
+                left -= _write(member, root, path, left)
     for path, target in links.items():  # last: nothing is ever written through one
-        _make_link(folder / path, target)
+        _make_link(root, path, target)
     return modes
 
 
@@ -120,43 +126,45 @@ def _link_target(member: _Member, path: str) -> str:
     return target
 
 
-def _write(member: _Member, folder: Path, path: str, left: int) -> int:
+def _write(member: _Member, root: Root, path: str, left: int) -> int:
     """Write one file; return its bytes."""
     written = 0
-    destination = folder / path
-    with member.open() as source:
+    destination = root.folder / path
+    with _nothing_twice(path), member.open() as source:
+        root.make_folder(destination.parent, is_flushed=False)
         try:
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            with destination.open("xb") as stream:
+            with root.create(destination, is_executable=member.mode == "100755") as stream:
                 while chunk := source.read(_CHUNK_BYTES):
                     written += len(chunk)
                     if written > left:
                         raise _odd("holds more bytes than it says")
-                    stream.write(chunk)
-            if member.mode == "100755":
-                readable = destination.stat().st_mode
-                destination.chmod(readable | (readable & 0o444) >> 2)  # as git does: who may read may execute
-        except (FileExistsError, NotADirectoryError) as error:
-            raise _odd(f"holds {path!r} twice, as this file system reads names") from error
+                    write_all(stream, chunk)
         except (EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
             raise _odd(f"is damaged at {path!r}") from error
         except OSError as error:
-            raise disk_error(error, destination, doing="write") from error
+            raise storage_error(error, destination, is_arrival_kept=False) from error
     return written
 
 
-def _make_link(path: Path, target: str) -> None:
+def _make_link(root: Root, path: str, target: str) -> None:
     """Make a link; where the system has none for everybody (Windows), a file with the target in it, as git does."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _nothing_twice(path):
+        root.make_folder((root.folder / path).parent, is_flushed=False)
         if sys.platform == "win32":
-            path.write_bytes(target.encode())
+            root.write_new(root.folder / path, target.encode())
         else:
-            path.symlink_to(target)
-    except FileExistsError as error:
-        raise _odd(f"holds {path.name!r} twice, as this file system reads names") from error
-    except OSError as error:
-        raise disk_error(error, path, doing="write") from error
+            root.symlink(root.folder / path, target)
+
+
+@contextmanager
+def _nothing_twice(path: str) -> Iterator[None]:
+    """Say that the archive is wrong where its own files are in each other's way."""
+    try:
+        yield
+    except StorageError as error:
+        if error.context.get("errno") in {errno.EEXIST, errno.ENOTDIR, errno.ELOOP}:
+            raise _odd(f"holds {path!r} twice, as this file system reads names") from error
+        raise
 
 
 @contextmanager
@@ -166,7 +174,7 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
         with archive.open("rb") as stream:
             head = stream.read(512)
     except OSError as error:
-        raise disk_error(error, archive, doing="read") from error
+        raise storage_error(error, archive, doing="read") from error
     try:
         if head[:4] == b"PK\x03\x04":
             with zipfile.ZipFile(archive) as opened:
@@ -246,7 +254,7 @@ def hash_file(
     except ValueError as error:
         raise _odd(f"does not lie on this disk as it should: {error}") from error
     except OSError as error:
-        raise disk_error(error, folder, doing="read") from error
+        raise storage_error(error, folder, doing="read") from error
     if found != release.tree:
         raise NotTheFileError(
             f"The archive is not ComfyUI {release.version}: its files make up tree {found[:12]}, not "

@@ -1,25 +1,27 @@
-"""The disk under a tree: what its refusals mean, small files, folders that change names, one run at a time."""
+"""What is written down about a tree of ours: what was put there, where it stood before an update, how far a placing is.
+
+All of it lies in the tree and is a claim: a path it names means nothing before it was looked at as a path, and what it
+says of a file nothing before the file was read.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-import stat
-import sys
-import time
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from os.path import realpath
 from pathlib import Path
 
 from provisioner.comfyui.checkout.git_tree import top_entries, tree_id
 from provisioner.comfyui.checkout_models import CheckoutReceipt, RollbackPoint, TreeFile
 from provisioner.core.errors import StorageError
 from provisioner.core.models import STATE_FOLDER
-from provisioner.disk.locks import hold_lock, lock_among_temporary_files
+from provisioner.disk.locks import hold_place
 from provisioner.disk.os_errors import storage_error
 from provisioner.disk.read_json import read_object
+from provisioner.disk.root import Root
+from provisioner.disk.safe_path import complaint_about_path
 
 RECEIPT = Path(STATE_FOLDER, "comfyui.json")
 ROLLBACK_POINT = Path(STATE_FOLDER, "comfyui-before.json")
@@ -27,32 +29,18 @@ PLACING = Path(STATE_FOLDER, "comfyui-placing.json")
 BACKUPS_FOLDER = Path(STATE_FOLDER, "aside")
 
 _SCHEMA = 1
-_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6)  # virus scanners on Windows; a git that outlived the run it belonged to
+_LARGEST_JSON = 64 * 1024 * 1024  # bytes
+_NOT_OURS = frozenset({".git", STATE_FOLDER})
 
 
-def disk_error(error: OSError, path: Path, *, doing: str) -> StorageError:
-    """Return the error of ours that a refusal of the disk amounts to."""
-    return storage_error(error, path, doing=doing, is_arrival_kept=False)
+def tree_root(tree: Path) -> Root:
+    """Return what changes anything below a tree, or below the folder it is made in."""
+    return Root(tree, is_arrival_kept=False)
 
 
-# --- small files -------------------------------------------------------------------------------
-
-
-def write_json(path: Path, value: Mapping[str, object]) -> None:
+def write_json(root: Root, path: Path, value: Mapping[str, object]) -> None:
     """Replace a small file in one step, flushed to the disk; raises StorageError."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-            json.dump(value, stream, indent=1)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise disk_error(error, path, doing="write") from error
+    root.write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def write_receipt(tree: Path, receipt: CheckoutReceipt) -> None:
@@ -61,12 +49,15 @@ def write_receipt(tree: Path, receipt: CheckoutReceipt) -> None:
     value |= {name: getattr(receipt, name) for name in CheckoutReceipt.__slots__}
     for name in ("entries", "files"):
         value[name] = [[each.mode, each.id, each.path] for each in getattr(receipt, name)]
-    write_json(tree / RECEIPT, value)
+    write_json(tree_root(tree), tree / RECEIPT, value)
 
 
 def read_receipt(tree: Path) -> CheckoutReceipt | None:
-    """Return the receipt a tree holds; None where there is none, or where its files do not make up its tree."""
-    value = read_object(tree / RECEIPT)
+    """Return the receipt a tree holds; None where there is none, or one that we cannot have written.
+
+    Its files have to make up its tree, and every path in it has to lie in the tree and belong to ComfyUI.
+    """
+    value = read_object(tree / RECEIPT, most=_LARGEST_JSON)
     if value is None or value.pop("schema_version", None) != _SCHEMA:
         return None
     try:
@@ -81,21 +72,30 @@ def read_receipt(tree: Path) -> CheckoutReceipt | None:
         is_whole = tree_id(receipt.files) == receipt.tree and top_entries(receipt.files) == receipt.entries
     except (KeyError, ValueError, TypeError, AttributeError):
         return None
-    return receipt if is_whole else None
+    paths = (*(each.path for each in (*receipt.files, *receipt.entries)), *receipt.folders)
+    return receipt if is_whole and _are_inside(paths) else None
+
+
+def _are_inside(paths: Iterable[str]) -> bool:
+    return all(complaint_about_path(path) is None and _NOT_OURS.isdisjoint(path.lower().split("/")) for path in paths)
 
 
 def write_rollback_point(tree: Path, rollback_point: RollbackPoint) -> None:
     """Write down where a tree stood; raises StorageError."""
-    write_json(tree / ROLLBACK_POINT, {name: getattr(rollback_point, name) for name in RollbackPoint.__slots__})
+    value = {name: getattr(rollback_point, name) for name in RollbackPoint.__slots__}
+    write_json(tree_root(tree), tree / ROLLBACK_POINT, value)
 
 
 def read_rollback_point(tree: Path) -> RollbackPoint | None:
-    """Return where a tree stood before its last update, or None."""
+    """Return where a tree stood before its last update; None for none, or one that we cannot have written."""
     value = read_object(tree / ROLLBACK_POINT)
     try:
-        return None if value is None else RollbackPoint(**value)  # our own file
+        point = None if value is None else RollbackPoint(**value)  # looked at below
+        if point is None or any(re.fullmatch("[0-9a-f]{40}", each) is None for each in (point.commit, point.target)):
+            return None
     except TypeError:
         return None
+    return point if point.branch is None or re.fullmatch(r"[^-\s][^\s:^~?*\[\\]*", point.branch) else None
 
 
 # --- folders -----------------------------------------------------------------------------------
@@ -110,78 +110,7 @@ def names_in(folder: Path) -> frozenset[str] | None:
     except NotADirectoryError as error:
         raise StorageError(f"{folder} is a file where a folder is needed.", path=str(folder)) from error
     except OSError as error:
-        raise disk_error(error, folder, doing="read") from error
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and its parents; raises StorageError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(error, folder, doing="create") from error
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a folder with everything in it, read-only files (git's objects) included; a link only itself.
-
-    Raises
-    ------
-    StorageError
-        Something in it could not be removed, not even after some seconds.
-    """
-    for pause_s in (*_PAUSES_S, None):
-        try:
-            if folder.is_symlink() or folder.is_file():
-                folder.unlink()
-            elif folder.exists():
-                _allow_removal(folder)
-                shutil.rmtree(folder)
-            return
-        except OSError as error:
-            if pause_s is None:
-                raise disk_error(error, folder, doing="remove") from error
-            time.sleep(pause_s)
-
-
-def _allow_removal(folder: Path) -> None:
-    """Take read-only marks away: Windows removes no file that has one, POSIX nothing in a folder that has one."""
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *(files if sys.platform == "win32" else ())):
-            path = Path(parent, name)
-            if not path.is_symlink() and not os.access(path, os.W_OK):
-                path.chmod(stat.S_IRWXU)
-
-
-def move(source: Path, destination: Path, *, platform: str = sys.platform) -> None:
-    """Give a file or folder another name, in one step; raises StorageError and leaves both as they were."""
-    for pause_s in (*_PAUSES_S, None) if platform == "win32" else (None,):
-        try:
-            source.replace(destination)
-            return
-        except PermissionError as error:
-            if pause_s is None:
-                raise disk_error(error, destination, doing="write") from error
-            time.sleep(pause_s)
-        except OSError as error:
-            raise disk_error(error, destination, doing="write") from error
-
-
-def flush_all() -> None:
-    """Hand everything to the disk: thousands of files, many written by another program, in one call."""
-    if sys.platform != "win32":
-        os.sync()
-
-
-def flush_folder(folder: Path) -> None:
-    """Hand a folder's list of names to the disk, where the system has a call for it."""
-    if sys.platform == "win32":
-        return
-    with contextlib.suppress(OSError):  # some network file systems refuse; the rename itself has happened
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        raise storage_error(error, folder, doing="read") from error
 
 
 # --- one at a time -----------------------------------------------------------------------------
@@ -189,5 +118,4 @@ def flush_folder(folder: Path) -> None:
 
 def only_one(folder: Path, *, wait: bool, notice: Callable[[str], None]) -> AbstractContextManager[None]:
     """Return what holds the lock of one tree, however its path is spelled; entering raises LockHeldError."""
-    lock = lock_among_temporary_files("comfyui-", os.path.realpath(folder))
-    return hold_lock(lock, guards=folder, wait=wait, notice=notice)
+    return hold_place("comfyui-", realpath(folder), guards=folder, wait=wait, notice=notice)

@@ -15,19 +15,16 @@ from pathlib import Path
 from provisioner.comfyui.checkout.archive import Bounds, hash_file, unpack
 from provisioner.comfyui.checkout.checkout_receipt import (
     RECEIPT,
-    disk_error,
-    flush_all,
-    make_folder,
     names_in,
     only_one,
     read_receipt,
-    remove_tree,
+    tree_root,
     write_receipt,
 )
 from provisioner.comfyui.checkout.describe import describe_tree, requirements_of
 from provisioner.comfyui.checkout.git import Git, Progress, find_git
 from provisioner.comfyui.checkout.git_tree import top_entries, tree_id
-from provisioner.comfyui.checkout.placing import behind_links, place
+from provisioner.comfyui.checkout.placing import behind_links, is_behind_link, place
 from provisioner.comfyui.checkout.remove import remove
 from provisioner.comfyui.checkout.update import go_back, now, receipt_of, update
 from provisioner.comfyui.checkout_models import CheckoutReceipt, ComfyCheckout, Removal, RollbackPoint
@@ -37,6 +34,7 @@ from provisioner.core.errors import CommandError, NotTheFileError, OfflineError,
 from provisioner.core.models import STATE_FOLDER
 from provisioner.core.ports import Cancelled, Download, RunProcess
 from provisioner.core.redact import redact
+from provisioner.disk.flush import flush_all
 
 __all__ = ["RECEIPT", "Bounds", "Checkouts", "Progress", "requirements_of"]
 
@@ -122,7 +120,7 @@ class Checkouts:
             Another run works on it, and `waits_for_lock` is false.
         """
         real = Path(os.path.realpath(folder))
-        make_folder(real.parent)
+        tree_root(real.parent).make_folder()
         with only_one(real, wait=self.waits_for_lock, notice=progress):
             already = read_receipt(real)
             if (real / "main.py").exists():
@@ -145,14 +143,17 @@ class Checkouts:
         git = None if is_archive(source) else self._git(staging, progress, is_ours=True)
         shown = redact(source)
         is_new = not names_in(real)
-        folders = tuple(each for each in NEEDED_FOLDERS if not os.path.lexists(real / each))
+        folders = tuple(
+            each for each in NEEDED_FOLDERS if not os.path.lexists(real / each) and not is_behind_link(real, each)
+        )
         if git is not None:
             progress(f"Fetching ComfyUI {release.version} from {shown} with git.")
             receipt = _clone(git, release, source, folders)
         else:
             receipt = self._unpack(release, staging, source, folders, progress)
+        root = tree_root(real.parent)
         for each in folders:
-            make_folder((staging if is_new else real) / each)
+            root.make_folder((staging if is_new else real) / each, is_flushed=False)
         write_receipt(staging, receipt)
         if git is not None and not is_new:
             skipped = behind_links(real, receipt.files)
@@ -348,15 +349,16 @@ def _building(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside `folder`; whatever becomes of it, it is gone afterwards."""
     staging = folder.with_name(f".{folder.name}.klein-setup-new")
     left_over = (staging, _archive_beside(staging))
+    root = tree_root(folder.parent)
     for each in left_over:
-        remove_tree(each)  # of a run that was interrupted
-    make_folder(staging)
+        root.remove_tree(each)  # of a run that was interrupted
+    root.make_folder(staging)
     try:
         yield staging
     finally:
         for each in left_over:
             with contextlib.suppress(StorageError):
-                remove_tree(each)
+                root.remove_tree(each)
 
 
 def _archive_beside(staging: Path) -> Path:
@@ -389,11 +391,8 @@ def _clone(git: Git, release: ComfyRelease, source: str, folders: tuple[str, ...
 
 def _hide_state(tree: Path) -> None:
     """Keep our folder out of the person's ``git status``."""
+    root = tree_root(tree)
     exclude = tree / ".git" / "info" / "exclude"
-    try:
-        exclude.parent.mkdir(exist_ok=True)
-        with exclude.open("a", encoding="utf-8", newline="\n") as stream:
-            stream.write(f"/{STATE_FOLDER}/\n")
-        (tree / ".git" / "FETCH_HEAD").unlink(missing_ok=True)
-    except OSError as error:
-        raise disk_error(error, exclude, doing="write") from error
+    root.make_folder(exclude.parent)
+    root.append_text(exclude, f"/{STATE_FOLDER}/\n")
+    root.remove(tree / ".git" / "FETCH_HEAD")

@@ -11,75 +11,72 @@ from pathlib import Path
 
 from provisioner.comfyui.checkout.checkout_receipt import (
     PLACING,
-    disk_error,
-    flush_folder,
-    make_folder,
-    move,
     names_in,
-    remove_tree,
+    read_receipt,
+    tree_root,
     write_json,
 )
 from provisioner.comfyui.checkout.git_tree import disk_id
+from provisioner.comfyui.checkout.repository import why_not_ours
 from provisioner.comfyui.checkout_models import TreeFile
 from provisioner.core.errors import StorageError
 from provisioner.core.models import STATE_FOLDER
 from provisioner.core.units import count
+from provisioner.disk.flush import flush_all
 from provisioner.disk.read_json import read_object
+from provisioner.disk.root import Root, is_link
 
 _LAST = "main.py"
 
 
 def place(staging: Path, folder: Path, files: Sequence[TreeFile]) -> None:
     """Give the folder aside its final name; raises StorageError and leaves everything as it was."""
+    root = tree_root(folder.parent)
     if not names_in(folder):
-        if folder.exists():
-            try:
-                folder.rmdir()
-            except OSError as error:
-                raise disk_error(error, folder, doing="replace") from error
-        move(staging, folder)
-        flush_folder(folder.parent)
+        root.remove_folder(folder)
+        root.replace(staging, folder)
         return
-    _place_around(staging, folder, files)
+    _place_around(root, staging, folder, files)
 
 
-def _place_around(staging: Path, folder: Path, files: Sequence[TreeFile]) -> None:
+def _place_around(root: Root, staging: Path, folder: Path, files: Sequence[TreeFile]) -> None:
     """Move the files of a tree into a folder that holds other things; one of those is never replaced."""
     beyond = _behind_links(folder, files)
     to_move = [each for each in files if each.path not in beyond]
-    _refuse_conflicts(folder, to_move)
-    write_json(folder / PLACING, {each.path: each.id for each in to_move})
+    _refuse_conflicts(staging, folder, to_move)
+    write_json(root, folder / PLACING, {each.path: each.id for each in to_move})
     for each in sorted(to_move, key=lambda file: file.path == _LAST):
         if each.path == _LAST:
-            _move_own(staging, folder)
-            flush_folder(folder)
-        make_folder((folder / each.path).parent)
-        move(staging / each.path, folder / each.path)
-    flush_folder(folder)
-    try:
-        (folder / PLACING).unlink(missing_ok=True)
-    except OSError as error:
-        raise disk_error(error, folder / PLACING, doing="remove") from error
-    remove_tree(staging)
+            _move_own(root, staging, folder)
+            flush_all()
+        root.make_folder((folder / each.path).parent, is_flushed=False)
+        root.replace(staging / each.path, folder / each.path, is_flushed=each.path == _LAST)
+    root.remove(folder / PLACING)
+    root.remove_tree(staging)
 
 
-def _move_own(staging: Path, folder: Path) -> None:
+def _move_own(root: Root, staging: Path, folder: Path) -> None:
     """Move what is not among the files: the repository, the receipt, empty folders."""
     if (staging / ".git").exists():
-        remove_tree(folder / ".git")  # of a placing that was interrupted: a stranger's was refused
-        move(staging / ".git", folder / ".git")
+        root.remove_tree(folder / ".git")  # of a placing that was interrupted: another one was refused
+        root.replace(staging / ".git", folder / ".git")
     for state in sorted((staging / STATE_FOLDER).glob("*")):
-        make_folder(folder / STATE_FOLDER)
-        move(state, folder / STATE_FOLDER / state.name)
+        root.make_folder(folder / STATE_FOLDER)
+        root.replace(state, folder / STATE_FOLDER / state.name)
 
 
 def _behind_links(folder: Path, files: Sequence[TreeFile]) -> frozenset[str]:
     """Return the files whose folder is a link here: what is behind it is somebody's, and stays as it is."""
     found = set()
     for each in files:
-        if any((folder / parent).is_symlink() for parent in Path(each.path).parents if parent != Path()):
+        if is_behind_link(folder, each.path):
             found.add(each.path)
     return frozenset(found)
+
+
+def is_behind_link(folder: Path, path: str) -> bool:
+    """Whether one of the folders between a tree and a path in it is a link."""
+    return any(is_link(folder / parent) for parent in Path(path).parents if parent != Path())
 
 
 def behind_links(folder: Path, files: Sequence[TreeFile]) -> tuple[str, ...]:
@@ -87,10 +84,10 @@ def behind_links(folder: Path, files: Sequence[TreeFile]) -> tuple[str, ...]:
     return tuple(sorted(_behind_links(folder, files)))
 
 
-def _refuse_conflicts(folder: Path, files: Sequence[TreeFile]) -> None:
-    """Raise where a file of another content is in the way, or somebody's repository."""
+def _refuse_conflicts(staging: Path, folder: Path, files: Sequence[TreeFile]) -> None:
+    """Raise where a file of another content is in the way, or a repository with anything in it that we do not bring."""
     journal = read_object(folder / PLACING)
-    in_the_way = [".git"] if journal is None and os.path.lexists(folder / ".git") else []
+    in_the_way = [".git"] if os.path.lexists(folder / ".git") and not _is_of_placing(staging, folder, journal) else []
     for each in files:
         try:
             found = disk_id(folder / each.path)
@@ -106,3 +103,10 @@ def _refuse_conflicts(folder: Path, files: Sequence[TreeFile]) -> None:
             path=str(folder),
             files=in_the_way,
         )
+
+
+def _is_of_placing(staging: Path, folder: Path, journal: object) -> bool:
+    """Whether the repository in a folder is what an interrupted placing moved there."""
+    receipts = (read_receipt(staging), read_receipt(folder))
+    known = [receipt for receipt in receipts if receipt is not None]
+    return journal is not None and any(why_not_ours(folder / ".git", receipt) is None for receipt in known)

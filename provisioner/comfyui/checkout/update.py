@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -12,9 +11,9 @@ from pathlib import Path
 from provisioner.comfyui.checkout.checkout_receipt import (
     BACKUPS_FOLDER,
     ROLLBACK_POINT,
-    disk_error,
     read_receipt,
     read_rollback_point,
+    tree_root,
     write_receipt,
     write_rollback_point,
 )
@@ -26,6 +25,7 @@ from provisioner.comfyui.install_plan import changed_error
 from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import CommandError, NotTheFileError, UsageError
 from provisioner.core.units import listing
+from provisioner.disk.root import free_name
 
 _BEFORE = "refs/klein-setup/before"  # so that no cleaning up of git's takes the commit away
 _LOCK_S = 10.0  # how long a git that outlived its run may still hold the index
@@ -68,7 +68,7 @@ def update(git: Git, release: ComfyRelease, source: str) -> RollbackPoint:
     except BaseException:
         _return(git, rollback_point)
         raise
-    _renew_receipt(git, release, source, commit)
+    _renew_receipt(git, release, source)
     finished = replace(rollback_point, is_finished=True)
     write_rollback_point(tree, finished)
     return finished
@@ -106,7 +106,7 @@ def go_back(git: Git) -> RollbackPoint:
     receipt = read_receipt(git.tree)
     if receipt is not None and receipt.commit != rollback_point.commit:
         release = ComfyRelease(version=rollback_point.version or "unknown", commit=rollback_point.commit)
-        _renew_receipt(git, release, receipt.source, receipt.commit)
+        _renew_receipt(git, release, receipt.source)
     return rollback_point
 
 
@@ -135,11 +135,11 @@ def _check_tree(git: Git, release: ComfyRelease) -> None:
         )
 
 
-def _renew_receipt(git: Git, release: ComfyRelease, source: str, previous: str) -> None:
-    """Write down what the tree is now; only where it is one we made."""
+def _renew_receipt(git: Git, release: ComfyRelease, source: str) -> None:
+    """Write down what the tree is now; only where it is one we made.  A commit the person made there stays theirs."""
     before = read_receipt(git.tree)
     if before is not None:
-        earlier = (*before.previous_commits, previous)
+        earlier = (*before.previous_commits, before.commit)
         write_receipt(git.tree, receipt_of(git, release, source, folders=before.folders, previous_commits=earlier))
 
 
@@ -180,10 +180,7 @@ def _return(git: Git, rollback_point: RollbackPoint) -> None:
     has_branch = branch is not None and git.ask("rev-parse", f"refs/heads/{branch}") == rollback_point.commit
     words = (branch,) if branch is not None and has_branch else ("--detach", rollback_point.commit)
     git.do("checkout", "--force", "--no-guess", *words, "--", doing=f"go back to {rollback_point.commit[:12]}")
-    try:
-        (tree / ROLLBACK_POINT).unlink(missing_ok=True)
-    except OSError as error:
-        raise disk_error(error, tree / ROLLBACK_POINT, doing="remove") from error
+    tree_root(tree).remove(tree / ROLLBACK_POINT)
 
 
 def _wait_for_lock(tree: Path) -> None:
@@ -192,10 +189,7 @@ def _wait_for_lock(tree: Path) -> None:
     until = time.monotonic() + _LOCK_S
     while lock.exists():
         if time.monotonic() >= until:
-            try:
-                lock.unlink(missing_ok=True)
-            except OSError as error:
-                raise disk_error(error, lock, doing="remove") from error
+            tree_root(tree).remove(lock)
             return
         time.sleep(0.2)
 
@@ -216,10 +210,6 @@ def _keep_strangers(git: Git, rollback_point: RollbackPoint) -> None:
 
 
 def _copy_to_backups(tree: Path, folder: Path, paths: Iterable[str]) -> None:
+    root = tree_root(tree)
     for path in paths:
-        destination = folder / path
-        try:
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(tree / path, destination, follow_symlinks=False)
-        except OSError as error:
-            raise disk_error(error, destination, doing="write") from error
+        root.copy_file(tree / path, free_name(folder / path))

@@ -32,8 +32,10 @@ from provisioner.comfyui.server.launch import (
 )
 from provisioner.comfyui.server.watchdog import Watchdog, tie
 from provisioner.comfyui.server.web import Web
-from provisioner.core.errors import NotWritableError, ServerNotUsableError, SmokeTestError
+from provisioner.core.errors import NotWritableError, ServerNotUsableError, SmokeTestError, StorageError
 from provisioner.core.ports import Cancelled
+from provisioner.disk.os_errors import reason_of
+from provisioner.disk.root import Root
 
 _TICK_S = 0.1
 _GRACE_S = 5.0  # between asking a server to end and killing it
@@ -218,13 +220,14 @@ def start_server(
 def _spawn(launch: Launch, port: int, log_path: Path, environ: Mapping[str, str] | None) -> ServerProcess:
     try:
         for folder in (*launch.folders, log_path.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        log = log_path.open("ab")
-    except OSError as error:
+            Root(folder).make_folder()
+        log = Root(log_path.parent).open_log(log_path)
+    except StorageError as error:
+        path = error.context.get("path", log_path)
         raise NotWritableError(
-            f"{error.filename or log_path} cannot be created: {error.strerror or error}.",
+            f"{path} cannot be created: {reason_of(error)}.",
             hint="Give this user the right to write there, or choose another folder.",
-            path=str(error.filename or log_path),
+            path=str(path),
         ) from error
     log_start = log.tell()  # read before the server writes: it shares the file position
     words = server_arguments(launch, port)

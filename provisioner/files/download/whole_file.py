@@ -28,7 +28,9 @@ from provisioner.core.redact import redact
 from provisioner.core.retries import FEW_RETRIES, PASSING_STATUSES, Retries, asked_patience_s
 from provisioner.core.route import Route
 from provisioner.core.units import human_bytes
+from provisioner.disk.calls import write_all
 from provisioner.disk.os_errors import storage_error
+from provisioner.disk.root import Root
 from provisioner.files.download.http_session import CONNECT_TIMEOUT_S, Credentials, open_session
 from provisioner.files.download.limiter import RateLimiter
 
@@ -121,7 +123,7 @@ class WholeFiles:
         one = _One(self, url, path, what, hint, most_bytes, progress, route)
         found = self._insist(one)
         if sha256 is not None and found != sha256:
-            path.unlink()
+            Root(path.parent).remove(path)
             raise HashMismatchError(
                 f"{redact(url)} has another SHA-256 than was announced.", hint=hint, expected=sha256, observed=found
             )
@@ -222,18 +224,16 @@ class _One:
         """Write what arrives; return the number of bytes and their SHA-256."""
         digest, received = hashlib.sha256(), 0
         began = told_at = time.monotonic()
-        try:
-            stream = self.path.open("wb")
-        except OSError as error:
-            raise storage_error(error, self.path, is_arrival_kept=False) from error
-        with stream:
+        root = Root(self.path.parent)
+        root.remove(self.path)  # of an attempt that broke off
+        with root.create(self.path) as stream:
             for chunk in chunks:
                 received += len(chunk)
                 digest.update(chunk)
                 if received > self.most_bytes:
                     raise self._too_large()
                 try:
-                    stream.write(chunk)
+                    write_all(stream, chunk)
                 except OSError as error:
                     raise storage_error(error, self.path, is_arrival_kept=False) from error
                 now = time.monotonic()

@@ -7,11 +7,11 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace as with_fields
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from provisioner.core.errors import FileInUseError, HashMismatchError, StorageError
 from provisioner.core.models import (
@@ -37,30 +37,32 @@ from provisioner.core.ports import (
     Survey,
     source_of_copy,
 )
-from provisioner.disk.atomic import Move, flush_file, make_folder, replace
+from provisioner.disk.calls import write_all
+from provisioner.disk.flush import flush_file
 from provisioner.disk.os_errors import storage_error
+from provisioner.disk.root import Root, free_name
 from provisioner.files.store.hash_file import hash_file, survey
 from provisioner.files.store.hash_pool import IN_ORDER, Hashers
 from provisioner.files.store.hub_layout import (
-    Symlink,
     blob_behind,
     is_used_elsewhere,
-    make_symlink,
     place_blob,
     remove_waiting_links,
 )
-from provisioner.files.store.intents import announced_claim, waiting_path
-from provisioner.files.store.links import WAYS, Linker, hard_link, link_somehow
+from provisioner.files.store.intents import announced_claim, waiting_copies, waiting_path
 from provisioner.files.store.part_file import (
+    LogKind,
     PartFile,
     bytes_of_blocks,
+    has_other_names,
+    is_our_log,
     log_path,
     part_path,
     read_log,
     remove_part,
     write_log_of_taken_over,
 )
-from provisioner.files.store.patch import PatchPart, read_patch_log, remove_patch
+from provisioner.files.store.patch import PatchPart, patch_log_path, patch_path, read_patch_log, remove_patch
 from provisioner.files.store.read_at import Opener, fill, open_for_reading
 from provisioner.files.store.receipts import (
     announce_claim,
@@ -74,7 +76,6 @@ from provisioner.files.store.set_aside import (
     backups_folder,
     clear_backups,
     copy_ranges,
-    free_name,
     list_backups,
     put_back,
     save_pieces,
@@ -98,10 +99,8 @@ class FileStore:
         Wait for a lock that somebody else holds.
     notice : callable
         Told one line a person may want to read.
-    ways : tuple
-        How a copy elsewhere may be linked into place, best first.
-    move, symlink, second_name : callable
-        How a file gets another name, how a link is made, and how a file gets a second name.
+    roots : callable
+        Returns the root of a folder: what changes anything below it.
     opener : callable
         Opens a file whose bytes are to be proven.
     cores : int, optional
@@ -118,10 +117,7 @@ class FileStore:
         cancelled: Cancelled = lambda: False,
         wait: bool = True,
         notice: Callable[[str], None] = lambda text: None,
-        ways: tuple[tuple[str, Linker], ...] = WAYS,
-        move: Move = replace,
-        symlink: Symlink = make_symlink,
-        second_name: Linker = hard_link,
+        roots: Callable[[Path], Root] = Root,
         opener: Opener = open_for_reading,
         cores: int | None = None,
     ) -> None:
@@ -130,10 +126,7 @@ class FileStore:
         self._cancelled = cancelled
         self._wait = wait
         self._notice = notice
-        self._ways = ways
-        self._move = move
-        self._symlink = symlink
-        self._second_name = second_name
+        self._roots = roots
         self._opener = opener
         self._hashers = Hashers(cores)
 
@@ -237,7 +230,12 @@ class FileStore:
         return self.lock_roots([destination.root for destination in destinations])
 
     def part(
-        self, destination: Destination, artifact: Artifact, *, replaces: str | None = None
+        self,
+        destination: Destination,
+        artifact: Artifact,
+        *,
+        replaces: str | None = None,
+        right: Mapping[int, str] | None = None,
     ) -> AbstractContextManager[PartFile]:
         """Return the part file of a destination, continuing an interrupted one; entering raises StorageError.
 
@@ -247,20 +245,20 @@ class FileStore:
             What grows, and where it belongs.
         replaces : str, optional
             Why what is there has to go.  It stays until its successor is proven, and is then set aside.
+        right : mapping of int to str, optional
+            Digests of blocks that are known; what an earlier run left is compared with them.
         """
         self.check_inside(destination)
         final = _growing_name(destination, artifact)
-        part, log = part_path(final), log_path(final)
-        if os.path.lexists(part) and (part.is_symlink() or log.is_symlink() or not log.exists()):
-            # Some other program's partial file, or a link, under the name we use.
-            self._move_to_backups(destination.root, part, "a .part file that is not ours was in the way")
-        if log.is_symlink():
-            self._move_to_backups(destination.root, log, "a link was in the way of the log of a download")
+        root = self._roots(destination.root)
+        self._make_way(root, part_path(final), log_path(final))
         content = FileDigest(size=artifact.size, sha256=artifact.sha256)
         return PartFile(
             final,
             size=artifact.size,
             sha256=artifact.sha256,
+            root=root,
+            right=right,
             place=lambda part, source: self._place(part, destination, artifact.id, content, source, replaces),
         )
 
@@ -283,10 +281,12 @@ class FileStore:
         self.check_inside(destination)
         if way == "in-place" and not self.is_shared(destination, damage.sha256):
             target, content = _bytes_of(destination), FileDigest(size=damage.size, sha256=damage.sha256)
+            final, root = _growing_name(destination, artifact), self._roots(destination.root)
+            self._make_way(root, patch_path(final), patch_log_path(final))
             return PatchPart(
-                _growing_name(destination, artifact),
+                final,
                 target=target,
-                root=destination.root,
+                root=root,
                 damage=damage,
                 reason=reason,
                 cancelled=self._cancelled,
@@ -319,7 +319,7 @@ class FileStore:
         """
         self.check_inside(destination)
         is_plain = isinstance(destination, ComfyFile) and not copy.path.is_symlink()
-        make_folder(destination.path.parent)
+        self._roots(destination.root).make_folder(destination.path.parent)
         if not is_plain or not _is_same_device(copy.path, destination.path.parent):
             return self.place_copy(copy, destination, artifact, progress=progress, replaces=replaces)
         if self.stamp(copy.path) is None:
@@ -358,21 +358,24 @@ class FileStore:
             raise storage_error(FileNotFoundError(errno.ENOENT, "it is gone"), copy.path, doing="read")
         final = _growing_name(destination, artifact)
         waiting = waiting_path(final)
-        make_folder(waiting.parent)
+        root = self._roots(destination.root)
+        root.make_folder(waiting.parent)
         try:
-            waiting.unlink(missing_ok=True)
-            way = link_somehow(source, waiting, self._ways)
-            if way is None:
-                way, file_digest = "copied", self._copy(source, waiting, progress)
+            for left_over in waiting_copies(final):
+                root.remove(left_over)
+            if root.reflink(source, waiting):
+                way, file_digest = "reflinked", self._verify_link(waiting, progress)
+            elif root.hard_link(source, waiting):
+                way, file_digest = "hard-linked", self._verify_link(waiting, progress)
             else:
-                file_digest = self._verify_link(waiting, progress)
+                way, file_digest = "copied", self._copy(source, root, waiting, progress)
             _check_copy(copy, file_digest)
             self._place(waiting, destination, artifact.id, file_digest, source_of_copy(way, copy.path), replaces)
         except OSError as error:
             raise storage_error(error, waiting) from error
         finally:
-            with contextlib.suppress(OSError):
-                waiting.unlink(missing_ok=True)
+            with contextlib.suppress(StorageError):
+                root.remove(waiting)
         return way, file_digest
 
     def set_aside(self, destination: Destination, reason: str) -> Path:
@@ -426,7 +429,7 @@ class FileStore:
                 path=str(destination.path),
             )
         claim = Claim(artifact_id=artifact.id, stamp=stamp, file_digest=file_digest, source=source)
-        write_claim(destination.root, str(destination.relative), claim, recorded_at=_now())
+        write_claim(self._roots(destination.root), str(destination.relative), claim, recorded_at=_now())
         self._sweep(_growing_name(destination, artifact), destination)
 
     # --- inside ----------------------------------------------------------------------------------
@@ -478,17 +481,29 @@ class FileStore:
         )  # it speaks of whose the file is, not of its blocks
         claim = Claim(artifact_id=artifact_id, stamp=stamp, file_digest=bare, source=source)
         with contextlib.suppress(StorageError):  # a disk too full for it may have room for the file's name all the same
-            announce_claim(destination.root, str(destination.relative), claim, recorded_at=_now())
+            announce_claim(self._roots(destination.root), str(destination.relative), claim, recorded_at=_now())
 
     def _sweep(self, final: Path, destination: Destination) -> None:
         """Remove what interrupted runs of ours left beside a file that is in place now, if the system lets us."""
+        root = self._roots(destination.root)
         with contextlib.suppress(OSError, StorageError):
-            waiting_path(final).unlink(missing_ok=True)
-            if log_path(final).is_file() and not log_path(final).is_symlink():
-                remove_part(final)
-            remove_patch(final)
+            for left_over in waiting_copies(final):
+                root.remove(left_over)
+            if is_our_log(log_path(final), "download"):
+                remove_part(root, final)
+            if is_our_log(patch_log_path(final), "patch"):
+                remove_patch(root, final)
             if isinstance(destination, HubBlob):
-                remove_waiting_links(destination.path)
+                remove_waiting_links(root, destination.path)
+
+    def _make_way(self, root: Root, part: Path, log: Path) -> None:
+        """Set aside what has the names that a growing file of ours and its log will have, and is not ours."""
+        kind: LogKind = "patch" if part.name.endswith(".patch.part") else "download"
+        if os.path.lexists(part) and (has_other_names(part) or not is_our_log(log, kind)):
+            # Some other program's partial file, or a link, under the name we use.
+            self._move_to_backups(root.folder, part, "a .part file that is not ours was in the way")
+        if os.path.lexists(log) and not is_our_log(log, kind):
+            self._move_to_backups(root.folder, log, "another file was in the way of the log of a download")
 
     def _place(
         self,
@@ -506,26 +521,28 @@ class FileStore:
         except BaseException:
             if os.path.lexists(part):
                 with contextlib.suppress(StorageError):
-                    drop_announced(destination.root, str(destination.relative))
+                    drop_announced(self._roots(destination.root), str(destination.relative))
             raise
 
     def _give_name(self, part: Path, destination: Destination, file_digest: FileDigest, replaces: str | None) -> None:
         """Give proven bytes their final name; what is there is set aside, also if it came after the plan."""
-        path = destination.path
+        path, root = destination.path, self._roots(destination.root)
+        source_root = root if root.folder in part.parents else self._roots(part.parent)
         reason = replaces or "it was in the place of a verified file"
         if isinstance(destination, HubBlob):
             if replaces is not None:
                 self.set_aside(destination, replaces)
             elif os.path.lexists(path) and not path.is_symlink():
                 self._move_to_backups(destination.root, path, reason)
-            size, sha256 = file_digest.size, file_digest.sha256
-            place_blob(part, destination, size=size, sha256=sha256, symlink=self._symlink, move=self._move)
+            place_blob(
+                root, part, destination, size=file_digest.size, sha256=file_digest.sha256, source_root=source_root
+            )
             return
         if os.path.lexists(path) and (path.is_symlink() or not path.samefile(part)):
             moved_to = self._move_to_backups(destination.root, path, reason)
             if replaces is None:
                 self._notice(f"{path} appeared meanwhile; it is now {moved_to}.")
-        self._move(part, path)
+        root.replace(part, path, source_root=source_root)
 
     def _take_over(self, destination: Destination, damage: Damage, reason: str) -> bool:
         """Make a truncated file a part that is continued; False, and nothing done, where that is not possible.
@@ -543,7 +560,7 @@ class FileStore:
             or size != damage.observed_size
         ):
             return False
-        if os.path.lexists(part_path(path)) or log_path(path).is_symlink():
+        if os.path.lexists(part_path(path)) or (os.path.lexists(log_path(path)) and not is_our_log(log_path(path))):
             return False
         file = self._opener(path)
         try:
@@ -551,7 +568,9 @@ class FileStore:
         finally:
             file.close()
         good = set(range(len(damage.digests))) - set(damage.bad_blocks)
+        root = self._roots(destination.root)
         write_log_of_taken_over(
+            root,
             path,
             size=damage.size,
             sha256=damage.sha256,
@@ -559,7 +578,7 @@ class FileStore:
             there=damage.observed_size,
             good={index: damage.digests[index] for index in good},
         )
-        self._move(path, part_path(path))
+        root.replace(path, part_path(path))
         return True
 
     def _keep_cut_bytes(
@@ -573,7 +592,7 @@ class FileStore:
 
         starts = (index * damage.block_size for index in damage.bad_blocks)
         save_pieces(
-            destination.root,
+            self._roots(destination.root),
             destination.path,
             [(at, min(damage.block_size, damage.observed_size - at)) for at in starts if at < damage.observed_size],
             read=read,
@@ -591,9 +610,10 @@ class FileStore:
         source = destination.path
         bad = set(damage.bad_blocks)
         good = {index: digest for index, digest in enumerate(damage.digests) if index not in bad}
-        with self.part(destination, artifact, replaces=reason) as part:
+        right = {index: digest for index, digest in enumerate(damage.digests) if digest}
+        with self.part(destination, artifact, replaces=reason, right=right) as part:
             if source.is_file():  # a truncated file that is continued has become the part itself
-                part.take_over(good, lambda path, ranges: copy_ranges(self._opener, source, path, ranges))
+                part.take_over(good, lambda writer, ranges: copy_ranges(self._opener, source, writer, ranges))
             yield part
 
     # --- what was set aside ----------------------------------------------------------------------
@@ -605,16 +625,16 @@ class FileStore:
     def put_back(self, entry: BackupEntry, *, progress: HashProgress = lambda count: None) -> Path:
         """Give what was set aside its old name again; see `aside.put_back` for what it raises."""
         return put_back(
+            self._roots(entry.root),
             entry,
             hash_file=lambda path: self.hash_file(path, progress=progress),
             opener=self._opener,
-            move_to_backups=self._move_to_backups,
-            move=self._move,
+            move_to_backups=lambda path, reason: self._move_to_backups(entry.root, path, reason),
         )
 
     def clear_backups(self, entries: Sequence[BackupEntry]) -> int:
         """Delete what was set aside, for good; return the bytes that were freed. Raises StorageError."""
-        return clear_backups(entries)
+        return clear_backups(self._roots, entries)
 
     def lock_roots(self, roots: Sequence[Path]) -> AbstractContextManager[None]:
         """Hold some roots, always in the same order; entering raises LockHeldError."""
@@ -624,7 +644,9 @@ class FileStore:
     def _hold(self, roots: Sequence[Path]) -> Iterator[None]:
         with contextlib.ExitStack() as held:
             for root in roots:
-                held.enter_context(hold(root, wait=self._wait, cancelled=self._cancelled, notice=self._notice))
+                held.enter_context(
+                    hold(self._roots(root), wait=self._wait, cancelled=self._cancelled, notice=self._notice)
+                )
             yield
 
     # --- moving ----------------------------------------------------------------------------------
@@ -637,8 +659,8 @@ class FileStore:
             raise storage_error(OSError(errno.EIO, "it changed while it was read"), waiting, doing="read")
         return file_digest
 
-    def _copy(self, source: Path, waiting: Path, progress: HashProgress) -> FileDigest:
-        with waiting.open("xb") as stream:
+    def _copy(self, source: Path, root: Root, waiting: Path, progress: HashProgress) -> FileDigest:
+        with root.create(waiting) as stream:
             file_digest = hash_file(
                 source,
                 progress=progress,
@@ -646,19 +668,19 @@ class FileStore:
                 with_blocks=True,
                 also=lambda piece: _write(stream, piece, waiting),
             )
-            stream.flush()
             flush_file(stream.fileno())
         return file_digest
 
-    def _move_to_backups(self, root: Path, path: Path, reason: str) -> Path:
+    def _move_to_backups(self, below: Path, path: Path, reason: str) -> Path:
         """Move what is at a path aside and return where it is now; does nothing if nothing is there."""
-        folder = backups_folder(root)
+        root = self._roots(below)
+        folder = backups_folder(below)
         if not os.path.lexists(path):
             return folder
-        moved_to = free_name(folder / path.relative_to(root))
-        make_folder(moved_to.parent)
+        moved_to = free_name(folder / path.relative_to(below))
+        root.make_folder(moved_to.parent)
         try:
-            self._move(path, moved_to)
+            root.replace(path, moved_to)
         except StorageError as error:
             if error.context.get("errno") != errno.EXDEV:
                 raise
@@ -666,22 +688,20 @@ class FileStore:
             # because ComfyUI looks for models in every folder below this one.
             folder = backups_folder(path.parent)
             moved_to = free_name(folder / f"{path.name}.aside")
-            make_folder(folder)
-            self._move(path, moved_to)
-        say_why(folder, path, moved_to, reason)
+            root.make_folder(folder)
+            root.replace(path, moved_to)
+        say_why(root, folder, path, moved_to, reason)
         return moved_to
 
-    def _link_to_backups(self, root: Path, path: Path, reason: str) -> Path | None:
+    def _link_to_backups(self, below: Path, path: Path, reason: str) -> Path | None:
         """Give a file that has to stay a second name in ``aside``; None where the file system has no such thing."""
-        folder = backups_folder(root)
-        linked = free_name(folder / path.relative_to(root))
-        make_folder(linked.parent)
-        try:
-            if not self._second_name(path, linked):
-                return None
-        except OSError as error:
-            raise storage_error(error, linked) from error
-        say_why(folder, path, linked, reason)
+        root = self._roots(below)
+        folder = backups_folder(below)
+        linked = free_name(folder / path.relative_to(below))
+        root.make_folder(linked.parent)
+        if not root.hard_link(path, linked):
+            return None
+        say_why(root, folder, path, linked, reason)
         return linked
 
 
@@ -719,9 +739,9 @@ def _growing_path(destination: Destination, sha256: str) -> Path:
     return destination.path if isinstance(destination, ComfyFile) else destination.part_folder / sha256
 
 
-def _write(stream: BinaryIO, piece: bytes | memoryview, path: Path) -> None:
+def _write(stream: FileIO, piece: bytes | memoryview, path: Path) -> None:
     try:
-        stream.write(piece)
+        write_all(stream, piece)
     except OSError as error:  # told apart here from an error of the file being read
         raise storage_error(error, path) from error
 

@@ -9,20 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 
+from provisioner.core.errors import StorageError
 from provisioner.core.models import HubBlob
-from provisioner.disk.atomic import Move, make_folder, replace, write_text_durably
 from provisioner.disk.os_errors import storage_error
-
-Symlink = Callable[[Path, Path], None]
-"""Makes the first path a link to the second; raises OSError where that is not possible."""
-
-
-def make_symlink(link: Path, target: Path) -> None:
-    """Make a link; raises OSError."""
-    link.symlink_to(target)
+from provisioner.disk.root import Root, waiting_for, waiting_name
 
 
 def git_blob_id(path: Path, size: int) -> str:
@@ -41,7 +33,7 @@ def blob_path(destination: HubBlob, content: Path, size: int, sha256: str) -> Pa
 
 
 def place_blob(
-    part: Path, destination: HubBlob, *, size: int, sha256: str, symlink: Symlink = make_symlink, move: Move = replace
+    root: Root, part: Path, destination: HubBlob, *, size: int, sha256: str, source_root: Root | None = None
 ) -> None:
     """Move proven bytes into ``blobs``, point the snapshot to them, name the commit; raises StorageError.
 
@@ -52,39 +44,36 @@ def place_blob(
     except OSError as error:
         raise storage_error(error, part, doing="read") from error
     pointer = destination.path
-    make_folder(pointer.parent)
-    link = _new_link(pointer, blob, symlink)
+    root.make_folder(pointer.parent)
+    root.make_folder(blob.parent)
+    link = _new_link(root, pointer, blob)
     if link is None:
-        move(part, pointer)
+        root.replace(part, pointer, source_root=source_root)
     else:
         try:
-            move(part, blob)
-            move(link, pointer)
+            root.replace(part, blob, source_root=source_root)
+            root.replace(link, pointer)
         finally:
-            link.unlink(missing_ok=True)
-    _name_commit(destination)
+            root.remove(link)
+    _name_commit(root, destination)
 
 
-def _new_link(pointer: Path, blob: Path, symlink: Symlink) -> Path | None:
+def _new_link(root: Root, pointer: Path, blob: Path) -> Path | None:
     """Return a relative link to the blob that waits beside the snapshot path; None where links are not to be had."""
-    link = pointer.with_name(f"{pointer.name}.{os.getpid()}.tmp")
+    link = pointer.with_name(waiting_name(pointer.name))
     up = len(pointer.relative_to(blob.parent.parent).parts) - 1
     try:
-        link.unlink(missing_ok=True)
-        symlink(link, Path(*[".."] * up, "blobs", blob.name))
-    except (OSError, NotImplementedError):
+        root.symlink(link, Path(*[".."] * up, "blobs", blob.name))
+    except StorageError:
         return None
     return link
 
 
-def remove_waiting_links(pointer: Path) -> None:
-    """Remove links to a blob that a killed run left waiting for the name of a snapshot path; raises OSError."""
-    import glob
-
-    for path in pointer.parent.glob(f"{glob.escape(pointer.name)}.*.tmp"):
-        number = path.name.removeprefix(pointer.name + ".").removesuffix(".tmp")
-        if number.isdecimal() and path.is_symlink() and path.readlink().parent.name == "blobs":
-            path.unlink()
+def remove_waiting_links(root: Root, pointer: Path) -> None:
+    """Remove links that a killed run left waiting for the name of a snapshot path; raises OSError, StorageError."""
+    for path in waiting_for(pointer):
+        if path.is_symlink() and path.readlink().parent.name == "blobs":
+            root.remove(path)
 
 
 def blob_behind(destination: HubBlob) -> Path | None:
@@ -105,8 +94,8 @@ def is_used_elsewhere(blob: Path, destination: HubBlob) -> bool:
     return False
 
 
-def _name_commit(destination: HubBlob) -> None:
+def _name_commit(root: Root, destination: HubBlob) -> None:
     """Let ``main`` mean this commit if it means nothing yet; another commit there is the user's."""
     reference = destination.root / "refs" / "main"
     if not reference.exists():
-        write_text_durably(reference, destination.revision)
+        root.write_text(reference, destination.revision)

@@ -10,13 +10,21 @@ import os
 from pathlib import Path
 
 from provisioner.core.ports import Claim, Stamp
+from provisioner.disk.root import waiting_for, waiting_name
 from provisioner.files.store.part_file import part_path
 from provisioner.files.store.receipts import is_same_file, read_announced
 
+_WAITING = ".placing.part"
+
 
 def waiting_path(final: Path) -> Path:
-    """Return the name under which a local copy waits for its proof."""
-    return final.with_name(final.name + ".placing.part")
+    """Return a new name under which a local copy waits for its proof; nobody else gives a file such a name."""
+    return final.with_name(waiting_name(final.name, _WAITING))
+
+
+def waiting_copies(final: Path) -> list[Path]:
+    """Return the copies that wait, or that a killed run left waiting."""
+    return waiting_for(final, _WAITING)
 
 
 def announced_claim(root: Path, relative: str, path: Path, found: Stamp) -> Claim | None:
@@ -28,5 +36,5 @@ def announced_claim(root: Path, relative: str, path: Path, found: Stamp) -> Clai
     if claim is None or not is_same_file(claim.stamp, found):
         return None
     grows_beside = (path, root / "blobs" / claim.file_digest.sha256)  # the latter in an HF cache
-    waits = any(os.path.lexists(name) for final in grows_beside for name in (part_path(final), waiting_path(final)))
+    waits = any(os.path.lexists(part_path(final)) or waiting_copies(final) for final in grows_beside)
     return None if waits else claim

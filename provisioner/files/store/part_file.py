@@ -12,56 +12,28 @@ import errno
 import hashlib
 import json
 import os
-import sys
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
+from provisioner.core.errors import StorageError
 from provisioner.core.models import BLOCK_SIZE
 from provisioner.core.ports import FileDigest
-from provisioner.disk.atomic import flush_file, make_folder, replace, reserve, write_text_durably
+from provisioner.disk.calls import DISK, Disk
 from provisioner.disk.os_errors import storage_error
+from provisioner.disk.root import Root, free_name, waiting_for
 
 _READ_STEP = 1024 * 1024  # hashing speed is flat from 64 KiB up
 _LOG_VERSION = 1
 _LAG_BLOCKS = 4  # so far behind the frontier, the digest is what everything waits for
 _POLL_S = 0.005
-SAFE_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | SAFE_FLAGS
+_LONGEST_HEAD = 4096  # bytes
 
-
-WriteAt = Callable[[int, memoryview, int], int]
-_PWRITE: WriteAt | None = getattr(os, "pwrite", None)
-_FLUSH_SOME: Callable[[int], None] | None = None if sys.platform == "win32" else getattr(os, "fdatasync", os.fsync)
-
-
-@dataclass(frozen=True, slots=True)
-class Disk:
-    """The system calls that a growing file is made with."""
-
-    write_at: WriteAt | None = _PWRITE
-    """Writes at an offset and returns how much; None where the system has no such call (Windows)."""
-
-    flush_some: Callable[[int], None] | None = _FLUSH_SOME
-    """Hands over what was written so far while more arrives; None: not worth it."""
-
-    flush: Callable[[int], None] = flush_file
-    """Hands over everything, at the end."""
-
-    reserve: Callable[[int, int], bool] = reserve
-    """Takes room for a size from the disk at once; false where it cannot."""
-
-    append: Callable[[int, bytes], int] = os.write
-    """Adds a line to the log."""
-
-    flush_step: int = 128 * 1024 * 1024
-    """Bytes behind the frontier that make a flush worth it."""
-
-
-DISK = Disk()
+LogKind = Literal["download", "patch"]
 
 
 def part_path(final: Path) -> Path:
@@ -109,13 +81,29 @@ def read_log(final: Path, *, size: int, sha256: str, block_size: int = BLOCK_SIZ
     }
 
 
-def begin_log(log: Path, lines: Iterable[str]) -> int:
-    """Write a log anew, in one step, and return a descriptor that appends to it; raises OSError."""
-    temporary = log.with_name(log.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.write_bytes("".join(line + "\n" for line in lines).encode())
-    temporary.replace(log)
-    return os.open(log, os.O_WRONLY | os.O_APPEND | SAFE_FLAGS)
+def is_our_log(log: Path, kind: LogKind = "download") -> bool:
+    """Whether a file is the log of a download, or of a repair, that a run of ours began: a file with our first line."""
+    try:
+        if has_other_names(log):
+            return False
+        with log.open("rb") as stream:
+            head = json.loads(stream.readline(_LONGEST_HEAD))
+        return head.get("kind", "download") == kind and {"version", "size", "sha256", "block_size"} <= set(head)
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        return False
+
+
+def has_other_names(path: Path) -> bool:
+    """Whether something is no plain file that has this name alone: what is written into it changes another; OSError."""
+    status = path.lstat()
+    return not stat.S_ISREG(status.st_mode) or status.st_nlink > 1
+
+
+def begin_log(root: Root, log: Path, lines: Iterable[str]) -> int:
+    """Write a log anew, in one step, and return a descriptor that appends to it; raises StorageError."""
+    drop_waiting(root, log)
+    root.write_text(log, "".join(line + "\n" for line in lines), is_name_flushed=False)
+    return root.open_appending(log)
 
 
 def bytes_of_blocks(blocks: dict[int, str], size: int, block_size: int = BLOCK_SIZE) -> int:
@@ -124,7 +112,7 @@ def bytes_of_blocks(blocks: dict[int, str], size: int, block_size: int = BLOCK_S
 
 
 def write_log_of_taken_over(
-    final: Path, *, size: int, sha256: str, block_size: int, there: int, good: Mapping[int, str]
+    root: Root, final: Path, *, size: int, sha256: str, block_size: int, there: int, good: Mapping[int, str]
 ) -> None:
     """Write the log that makes a truncated file, once it has the part's name, a part with so many good blocks.
 
@@ -135,13 +123,28 @@ def write_log_of_taken_over(
     """
     head = {"version": _LOG_VERSION, "size": size, "sha256": sha256, "block_size": block_size, "taken_over": there}
     lines = [json.dumps(head), *(_block_line(index, digest) for index, digest in sorted(good.items()))]
-    write_text_durably(log_path(final), "".join(line + "\n" for line in lines))
+    root.write_text(log_path(final), "".join(line + "\n" for line in lines))
 
 
 class PartFile:
     """A growing file on disk; safe to use from several threads.
 
     Use as a context manager: leaving it keeps bytes and log for the next run, unless `commit` was called.
+
+    Parameters
+    ----------
+    final : Path
+        The name it gets in the end; its own is `part_path` of that.
+    size, sha256, block_size : int, str, int
+        What it is to be, in bytes and hex digits.
+    root : Root, optional
+        What changes anything in its folder; that folder by default.
+    place : callable, optional
+        Gives the finished part its name; told the part and where its bytes came from.
+    right : mapping of int to str, optional
+        Digests of blocks that are known to be right: of those the bytes on disk are read, whatever the log says.
+    disk : Disk
+        The system calls for writing.
     """
 
     def __init__(
@@ -151,11 +154,15 @@ class PartFile:
         size: int,
         sha256: str,
         block_size: int = BLOCK_SIZE,
+        root: Root | None = None,
         place: Callable[[Path, str], None] | None = None,
+        right: Mapping[int, str] | None = None,
         disk: Disk = DISK,
     ) -> None:
         self.final = final
-        self._place = place or (lambda part, source: replace(part, final))
+        self._right = right or {}
+        self._root = root = root or Root(final.parent)
+        self._place = place or (lambda part, source: root.replace(part, final))
         self._disk = disk
         self.path = part_path(final)
         self.size = size
@@ -178,32 +185,32 @@ class PartFile:
         self._descriptor = -1
         self._log_descriptor = -1
         self._threads: list[threading.Thread] = []
-        self._write_lock = threading.Lock()
         self._writers = 0
 
     # --- opening and leaving ---------------------------------------------------------------------
 
     def __enter__(self) -> PartFile:
         """Open or continue the part; raises StorageError."""
-        make_folder(self.path.parent)
-        self._blocks = read_log(self.final, size=self.size, sha256=self.sha256, block_size=self.block_size)
+        self._root.make_folder(self.path.parent)
+        noted = read_log(self.final, size=self.size, sha256=self.sha256, block_size=self.block_size)
+        self._blocks = {index: digest for index, digest in noted.items() if self._is_credible(index, digest)}
         self.resumed_bytes = self._written = bytes_of_blocks(self._blocks, self.size, self.block_size)
         try:
             if self.path.is_symlink():
-                self.path.unlink()  # never write through a link
+                self._root.remove(self.path)  # never write through a link
             is_new = not self.path.exists()
             if is_new:
                 self._start_log()  # first: a part without a log counts as somebody else's
-            self._descriptor = os.open(self.path, _OPEN_FLAGS, 0o666)
+            self._descriptor = self._root.open_file(self.path, is_new=True)
             self._take_room()
             if not is_new:
                 self._start_log()  # last: the old one may say that the part is still shorter
-        except OSError as error:
+        except (OSError, StorageError) as error:
             self._close_descriptors()
             if not self.path.exists():
-                with contextlib.suppress(OSError):
-                    log_path(self.final).unlink(missing_ok=True)
-            raise storage_error(error, self.path) from error
+                with contextlib.suppress(StorageError):
+                    self._root.remove(log_path(self.final))
+            raise error if isinstance(error, StorageError) else storage_error(error, self.path) from error
         self._move_frontier()
         self._start(self._hash_behind_frontier, "hash")
         if (flush := self._disk.flush_some) is not None:
@@ -217,11 +224,30 @@ class PartFile:
         self._stop_threads()
         self._close_descriptors()
 
+    def _is_credible(self, index: int, noted: str) -> bool:
+        """Whether a block that a log speaks of is what it should be, as far as that is known."""
+        right = self._right.get(index)
+        return right is None or (right == noted and self._digest_on_disk(index) == right)
+
+    def _digest_on_disk(self, index: int) -> str | None:
+        """Return the digest of a block's bytes; None where the disk does not give them."""
+        digest = hashlib.sha256()
+        left = min(self.block_size, self.size - index * self.block_size)
+        try:
+            with self.path.open("rb", buffering=0) as stream:
+                stream.seek(index * self.block_size)
+                while left and (piece := stream.read(min(_READ_STEP, left))):
+                    digest.update(piece)
+                    left -= len(piece)
+        except OSError:
+            return None
+        return None if left else digest.hexdigest()
+
     def _take_room(self) -> None:
         """Give the part its final size; blocks written into a hole cost Linux more than those with room."""
         if not self._disk.reserve(self._descriptor, self.size) and not self._blocks:
-            os.ftruncate(self._descriptor, 0)  # gives back what a disk that is too full had granted
-        os.ftruncate(self._descriptor, self.size)
+            self._disk.set_size(self._descriptor, 0)  # gives back what a disk that is too full had granted
+        self._disk.set_size(self._descriptor, self.size)
 
     def _start(self, target: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=target, name=f"{name} {self.final.name}", daemon=True)
@@ -253,7 +279,7 @@ class PartFile:
             self._log_descriptor = -1
         head = {"version": _LOG_VERSION, "size": self.size, "sha256": self.sha256, "block_size": self.block_size}
         lines = [json.dumps(head), *(_block_line(index, digest) for index, digest in sorted(self._blocks.items()))]
-        self._log_descriptor = begin_log(log_path(self.final), lines)
+        self._log_descriptor = begin_log(self._root, log_path(self.final), lines)
 
     # --- what the fetcher uses -------------------------------------------------------------------
 
@@ -291,7 +317,7 @@ class PartFile:
             self._writers += 1
             descriptor = self._descriptor
         try:
-            self._write_at(descriptor, data, offset)
+            self._disk.write(descriptor, data, offset)
         except OSError as error:
             raise storage_error(error, self.path) from error
         finally:
@@ -311,7 +337,7 @@ class PartFile:
             except OSError as error:
                 raise storage_error(error, log_path(self.final)) from error
 
-    def take_over(self, digests: Mapping[int, str], copy: Callable[[Path, list[tuple[int, int]]], None]) -> None:
+    def take_over(self, digests: Mapping[int, str], copy: Callable[[int, list[tuple[int, int]]], None]) -> None:
         """Take blocks from a file on this machine that has them, before anything is fetched; raises StorageError.
 
         Parameters
@@ -319,13 +345,13 @@ class PartFile:
         digests : mapping of int to str
             The blocks, and the SHA-256 each should have: claims, as the log's are.
         copy : callable
-            Copies ranges of offset and length into the part; raises OSError.
+            Copies ranges of offset and length to the part's descriptor; raises OSError.
         """
         for index in sorted(set(digests) & set(self.missing_blocks())):
             offset = index * self.block_size
             length = min(self.block_size, self.size - offset)
             try:
-                copy(self.path, [(offset, length)])
+                copy(self._descriptor, [(offset, length)])
             except OSError as error:
                 raise storage_error(error, self.path) from error
             with self._lock:
@@ -335,17 +361,29 @@ class PartFile:
 
     def reset(self) -> None:
         """Forget every block: what was written belongs to other content; raises StorageError."""
+        self._keep({})
+
+    def drop_wrong(self) -> bool:
+        """Forget the blocks whose bytes are not those of their digest; return whether there were any."""
+        noted = dict(self._blocks)
+        good = {index: digest for index, digest in noted.items() if self._digest_on_disk(index) == digest}
+        if len(good) == len(noted):
+            return False
+        self._keep(good)
+        return True
+
+    def _keep(self, blocks: dict[int, str]) -> None:
+        """Go on with some of the blocks; raises StorageError."""
         with self._lock:
-            self._blocks.clear()
+            self._blocks = blocks
             self._frontier_block = 0
+            self._move_frontier()
             self._generation += 1
             self.hashed = 0
-            self.resumed_bytes = self._written = 0
+            self.resumed_bytes = self._written = bytes_of_blocks(blocks, self.size, self.block_size)
             self._digest = hashlib.sha256()
-            try:
-                self._start_log()
-            except OSError as error:
-                raise storage_error(error, log_path(self.final)) from error
+            self._start_log()
+            self._changed.notify_all()
 
     def _check_usable(self) -> None:
         """Raise StorageError after a failure of the disk, or when the file was closed."""
@@ -353,19 +391,6 @@ class PartFile:
             raise storage_error(self._failure, self.path)
         if self._descriptor < 0:
             raise storage_error(OSError(errno.EBADF, "it is closed already"), self.path)
-
-    def _write_at(self, descriptor: int, data: bytes, offset: int) -> None:
-        """Write all of ``data``; where the system has no positional write, one writer at a time."""
-        view, write_at = memoryview(data), self._disk.write_at
-        if write_at is not None:
-            while view:
-                written = write_at(descriptor, view, offset)
-                view, offset = view[written:], offset + written
-            return
-        with self._write_lock:
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            while view:
-                view = view[os.write(descriptor, view) :]
 
     def _move_frontier(self) -> None:
         while self._frontier_block in self._blocks:
@@ -395,15 +420,15 @@ class PartFile:
             raise storage_error(error, self.path) from error
         self._close_descriptors()  # Windows renames no open file
         self._place(self.path, source)
-        log_path(self.final).unlink(missing_ok=True)
+        self._root.remove(log_path(self.final))
 
     def keep_as_bad(self) -> Path:
-        """Keep the wrong bytes under ``<name>.bad`` as evidence and drop the log; return that path."""
+        """Keep the wrong bytes under ``<name>.bad``, or a free name like it, and drop the log; return that path."""
         self._stop_threads()
         self._close_descriptors()
-        bad = self.final.with_name(self.final.name + ".bad")
-        replace(self.path, bad)
-        log_path(self.final).unlink(missing_ok=True)
+        bad = free_name(self.final.with_name(self.final.name + ".bad"))
+        self._root.replace(self.path, bad)
+        self._root.remove(log_path(self.final))
         return bad
 
     # --- the two threads -------------------------------------------------------------------------
@@ -463,10 +488,14 @@ def _block_line(index: int, sha256: str) -> str:
     return json.dumps({"block": index, "sha256": sha256})
 
 
-def remove_part(final: Path) -> None:
+def remove_part(root: Root, final: Path) -> None:
     """Remove a growing file and its log, both ours; raises StorageError."""
     for path in (part_path(final), log_path(final)):
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise storage_error(error, path, doing="remove") from error
+        root.remove(path)
+    drop_waiting(root, log_path(final))
+
+
+def drop_waiting(root: Root, path: Path) -> None:
+    """Remove what a killed run wrote to become that file; for who has the lock, for another run may be at it."""
+    for waiting in waiting_for(path):
+        root.remove(waiting)

@@ -27,12 +27,13 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
-from provisioner.core.errors import FileInUseError, HashMismatchError
+from provisioner.core.errors import FileInUseError, HashMismatchError, StorageError
 from provisioner.core.models import Damage
 from provisioner.core.ports import Cancelled, FileDigest
-from provisioner.disk.atomic import make_folder
+from provisioner.disk.calls import DISK, Disk
 from provisioner.disk.os_errors import storage_error
-from provisioner.files.store.part_file import DISK, SAFE_FLAGS, Disk, begin_log
+from provisioner.disk.root import Root
+from provisioner.files.store.part_file import begin_log, drop_waiting
 from provisioner.files.store.read_at import READ_STEP, Opener, OpenFile, fill, open_for_reading
 from provisioner.files.store.set_aside import Piece, drop_unfinished, is_backup, read_index, save_pieces
 
@@ -100,13 +101,11 @@ def read_patch_log(final: Path, *, size: int, sha256: str, block_size: int) -> P
     return PatchLog(slots=whole, kept_in=kept_in, inode=inode) if is_clear else nothing
 
 
-def remove_patch(final: Path) -> None:
+def remove_patch(root: Root, final: Path) -> None:
     """Remove what an interrupted repair left, both files ours; raises StorageError."""
-    for path in (patch_log_path(final), patch_path(final)):
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise storage_error(error, path, doing="remove") from error
+    for path in (patch_path(final), patch_log_path(final)):  # the log last: without it the other is nobody's
+        root.remove(path)
+    drop_waiting(root, patch_log_path(final))
 
 
 def _head(size: int, sha256: str, block_size: int) -> dict[str, object]:
@@ -122,7 +121,7 @@ class PatchPart:
         The name that the repair's own files are named after.
     target : Path
         The damaged file itself: no link, one name.
-    root : Path
+    root : Root
         The models root, whose ``aside`` keeps the bytes that go.
     damage : Damage
         What is wrong with it.
@@ -144,7 +143,7 @@ class PatchPart:
         final: Path,
         *,
         target: Path,
-        root: Path,
+        root: Root,
         damage: Damage,
         reason: str,
         cancelled: Cancelled = lambda: False,
@@ -175,16 +174,17 @@ class PatchPart:
         self._descriptor = self._log_descriptor = -1
         self._writers = 0
         self._lock = threading.RLock()
-        self._write_lock = threading.Lock()
 
     # --- opening and leaving ---------------------------------------------------------------------
 
     def __enter__(self) -> PatchPart:
         """Open or continue the repair; raises StorageError."""
-        make_folder(self.final.parent)
+        self._root.make_folder(self.final.parent)
         found = read_patch_log(self.final, size=self.size, sha256=self._damage.sha256, block_size=self.block_size)
         self._kept = found
-        used = {index: slot for index, slot in found.slots.items() if index in self._bad}
+        used = {
+            index: slot for index, slot in found.slots.items() if index in self._bad and self._may_be(index, slot[1])
+        }
         self._done = {index: digest for index, (_, digest) in used.items()}
         self._slots = {index: slot for index, (slot, _) in used.items()}
         free = iter(sorted(set(range(len(self._bad))) - set(self._slots.values())))
@@ -194,13 +194,18 @@ class PatchPart:
         try:
             for path in (patch_path(self.final), patch_log_path(self.final)):
                 if path.is_symlink():
-                    path.unlink()  # never write through a link
-            self._descriptor = os.open(patch_path(self.final), os.O_RDWR | os.O_CREAT | SAFE_FLAGS, 0o666)
-            self._start_log()
-        except OSError as error:
+                    self._root.remove(path)  # never write through a link
+            self._start_log()  # first: a patch without a log counts as somebody else's
+            self._descriptor = self._root.open_file(patch_path(self.final), is_new=True)
+        except StorageError:
             self._close()
-            raise storage_error(error, patch_path(self.final)) from error
+            raise
         return self
+
+    def _may_be(self, index: int, noted: str) -> bool:
+        """Whether a log can be right of a block: where the right digest is known it is that one."""
+        known = self._damage.digests[index] if index < len(self._damage.digests) else ""
+        return known in ("", noted)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -226,7 +231,7 @@ class PatchPart:
         if self._kept.kept_in is not None:
             lines.append(json.dumps({"aside": self._kept.kept_in, "inode": self._kept.inode}))
         lines += [self._line(index) for index in sorted(self._done)]
-        self._log_descriptor = begin_log(patch_log_path(self.final), lines)
+        self._log_descriptor = begin_log(self._root, patch_log_path(self.final), lines)
 
     def _line(self, index: int) -> str:
         return json.dumps({"block": index, "slot": self._slots[index], "sha256": self._done[index]})
@@ -272,7 +277,7 @@ class PatchPart:
             self._writers += 1
             descriptor = self._descriptor
         try:
-            self._write_at(descriptor, data, self._slots[index] * self.block_size + inside)
+            self._disk.write(descriptor, data, self._slots[index] * self.block_size + inside)
         except OSError as error:
             raise storage_error(error, patch_path(self.final)) from error
         finally:
@@ -292,26 +297,23 @@ class PatchPart:
         with self._lock:
             self._done.clear()
             self.hashed = self.resumed_bytes = self._written = 0
-            try:
+            self._start_log()
+
+    def drop_wrong(self) -> bool:
+        """Forget the blocks of which `seal` read other bytes than their digest says; return whether there were any."""
+        with self._lock:
+            wrong = [index for index, digest in self._done.items() if self._digests[index] != digest]
+            for index in wrong:
+                del self._done[index]
+                self._written -= self._bytes_of(index)
+            self.resumed_bytes = sum(map(self._bytes_of, self._done))
+            if wrong:
                 self._start_log()
-            except OSError as error:
-                raise storage_error(error, patch_log_path(self.final)) from error
+        return bool(wrong)
 
     def _check_open(self) -> None:
         if self._descriptor < 0:
             raise storage_error(OSError(errno.EBADF, "it is closed already"), patch_path(self.final))
-
-    def _write_at(self, descriptor: int, data: bytes | memoryview, offset: int) -> None:
-        view, write_at = memoryview(data), self._disk.write_at
-        if write_at is not None:
-            while view:
-                written = write_at(descriptor, view, offset)
-                view, offset = view[written:], offset + written
-            return
-        with self._write_lock:
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            while view:
-                view = view[os.write(descriptor, view) :]
 
     def _bytes_of(self, index: int) -> int:
         return min(self.block_size, self.size - index * self.block_size)
@@ -402,16 +404,16 @@ class PatchPart:
         self._check_unchanged()
         writer, mtime_ns = -1, int(time.time()) * _SECOND_NS  # whole seconds: every file system keeps those exactly
         try:
-            writer = os.open(self._target, os.O_RDWR | SAFE_FLAGS)
+            writer = self._root.open_file(self._target)
             with self._reading() as (old, new):
                 self._keep_old_bytes(old, new)
                 self._announce(source, mtime_ns)
                 for index in sorted(self._bad):
                     data = self._bytes_at(new, self._slots[index], self._bytes_of(index))
-                    self._write_at(writer, data, index * self.block_size)
+                    self._disk.write(writer, data, index * self.block_size)
                 if os.fstat(writer).st_size > self.size:
-                    os.ftruncate(writer, self.size)
-                os.utime(writer if os.utime in os.supports_fd else self._target, ns=(mtime_ns, mtime_ns))
+                    self._disk.set_size(writer, self.size)
+                self._disk.set_mtime(writer, self._target, mtime_ns)
                 self._flush(writer, self._target)
                 self._read_back(old)
         except OSError as error:
@@ -420,12 +422,12 @@ class PatchPart:
             if writer >= 0:
                 os.close(writer)
         self._close()
-        remove_patch(self.final)
+        remove_patch(self._root, self.final)
 
     def keep_as_bad(self) -> Path:
         """Drop what was fetched; return the damaged file, which stays as it is."""
         self._close()
-        remove_patch(self.final)
+        remove_patch(self._root, self.final)
         return self._target
 
     def _flush(self, descriptor: int, path: Path) -> None:
@@ -459,14 +461,14 @@ class PatchPart:
     def _keep_old_bytes(self, old: OpenFile, new: OpenFile) -> None:
         """Keep every byte that is about to go, unless an earlier run did before it was killed."""
         if self._kept.kept_in is not None:
-            folder = self._root.joinpath(*PurePosixPath(self._kept.kept_in).parts)
+            folder = self._root.folder.joinpath(*PurePosixPath(self._kept.kept_in).parts)
             if is_backup(self._root, folder):  # a log can say anything
                 if self._is_kept(folder, old, new):
                     return
-                drop_unfinished(folder)
+                drop_unfinished(self._root, folder)
 
         def announce(folder: Path) -> None:
-            inside = folder.relative_to(self._root).as_posix()
+            inside = folder.relative_to(self._root.folder).as_posix()
             self._append(json.dumps({"aside": inside, "inode": self._target.lstat().st_ino}))
 
         save_pieces(

@@ -13,11 +13,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from provisioner.core.errors import StorageError
 from provisioner.core.json_reader import FieldError, Fields, as_dict
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.core.ports import Claim, FileDigest, Stamp
-from provisioner.disk.atomic import write_text_durably
 from provisioner.disk.read_json import read_object
+from provisioner.disk.root import Root
 
 SCHEMA_VERSION = 1
 _PLACING: Literal["placing"] = "placing"
@@ -99,7 +100,7 @@ def _read(root: Path, key: Literal["files", "placing"]) -> dict[str, Claim]:
     return {relative: claim for relative, claim in claims.items() if claim is not None}
 
 
-def write_claim(root: Path, relative: str, claim: Claim, *, recorded_at: str) -> None:
+def write_claim(root: Root, relative: str, claim: Claim, *, recorded_at: str) -> None:
     """Add or replace one entry, keeping the others and any key we do not know; raises StorageError."""
     document = _document(root)
     document["files"][relative] = _entry(claim, recorded_at)
@@ -107,7 +108,7 @@ def write_claim(root: Path, relative: str, claim: Claim, *, recorded_at: str) ->
     _write(root, document)
 
 
-def announce_claim(root: Path, relative: str, claim: Claim, *, recorded_at: str) -> None:
+def announce_claim(root: Root, relative: str, claim: Claim, *, recorded_at: str) -> None:
     """Write down that a file is about to get its name; raises StorageError.
 
     The folder is not flushed: the file's own folder is, once it has its name, and what a power cut takes from here is
@@ -119,7 +120,7 @@ def announce_claim(root: Path, relative: str, claim: Claim, *, recorded_at: str)
     _write(root, document, is_name_flushed=False)
 
 
-def drop_claims(root: Path, relatives: Collection[str]) -> None:
+def drop_claims(root: Root, relatives: Collection[str]) -> None:
     """Remove entries, announced ones too, keeping the others and any key we do not know; raises StorageError."""
     document = _document(root)
     files = document["files"]
@@ -128,20 +129,37 @@ def drop_claims(root: Path, relatives: Collection[str]) -> None:
         _write(root, document)
 
 
-def drop_announced(root: Path, relative: str) -> None:
+def drop_announced(root: Root, relative: str) -> None:
     """Remove an announcement of which nothing came; raises StorageError."""
     document = _document(root)
     if _forget_announced(document, [relative]):
         _write(root, document, is_name_flushed=False)
 
 
-def _document(root: Path) -> dict[str, Any]:
+def refuse_later_release(root: Path) -> None:
+    """Raise StorageError where a later release wrote the receipt, of which this one would keep nothing."""
+    _read_document(root)
+
+
+def _document(root: Root) -> dict[str, Any]:
     """Return the document that is there, or an empty one: claims nobody can read are proved again."""
-    empty = {"schema_version": SCHEMA_VERSION, "files": {}}
-    document = read_object(receipt_path(root))
-    if document is None or document.get("schema_version") != SCHEMA_VERSION:
-        return empty
-    return document if isinstance(document.get("files"), dict) else empty
+    document = _read_document(root.folder)
+    is_ours = document.get("schema_version") == SCHEMA_VERSION and isinstance(document.get("files"), dict)
+    return document if is_ours else {"schema_version": SCHEMA_VERSION, "files": {}}
+
+
+def _read_document(root: Path) -> dict[str, Any]:
+    path = receipt_path(root)
+    document = read_object(path) or {}
+    version = document.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise StorageError(
+            f"{path} was written by a later release of klein-setup (schema_version {version}).",
+            hint="Update klein-setup; or move that file away, and every file is verified anew.",
+            path=str(path),
+            schema_version=version,
+        )
+    return document
 
 
 def _forget_announced(document: dict[str, Any], relatives: Collection[str]) -> bool:
@@ -156,9 +174,9 @@ def _forget_announced(document: dict[str, Any], relatives: Collection[str]) -> b
     return len(kept) != len(announced)
 
 
-def _write(root: Path, document: dict[str, Any], *, is_name_flushed: bool = True) -> None:
+def _write(root: Root, document: dict[str, Any], *, is_name_flushed: bool = True) -> None:
     text = json.dumps(document, indent=1, sort_keys=True) + "\n"
-    write_text_durably(receipt_path(root), text, is_name_flushed=is_name_flushed)
+    root.write_text(receipt_path(root.folder), text, is_name_flushed=is_name_flushed)
 
 
 def _entry(claim: Claim, recorded_at: str) -> Entry:

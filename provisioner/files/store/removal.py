@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from provisioner.core.errors import StorageError
 from provisioner.core.models import STATE_FOLDER, HubBlob
-from provisioner.core.ports import FOUND_IN_PLACE, Claim
-from provisioner.disk.atomic import half_written
-from provisioner.disk.os_errors import storage_error
+from provisioner.core.ports import FOUND_IN_PLACE, Claim, FileDigest
+from provisioner.disk.root import Root, half_written
 from provisioner.disk.safe_path import complaint_about_path
 from provisioner.files.store.hub_layout import blob_behind, is_used_elsewhere
 from provisioner.files.store.intents import announced_claim
 from provisioner.files.store.receipts import (
     drop_claims,
+    is_same_file,
     is_unchanged,
     read_announced,
     read_receipt,
     receipt_path,
+    refuse_later_release,
     stamp_of,
 )
 
-State = Literal["ours", "adopted", "changed", "missing"]
+State = Literal["ours", "adopted", "changed", "missing", "behind-link"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,7 @@ class Owned:
     root: Path
     relative: str  # as in the receipt, with forward slashes
     size: int  # bytes, by the receipt
+    sha256: str  # by the receipt
     state: State
 
     @property
@@ -43,27 +46,29 @@ class Owned:
         return self.root.joinpath(*PurePosixPath(self.relative).parts)
 
 
-def owned_files(root: Path) -> tuple[Owned, ...]:
+def owned_files(root: Root) -> tuple[Owned, ...]:
     """Return every file the root's receipt speaks of; names that leave the root are passed over.
 
-    A file that a run placed before it was killed, with no time left for its receipt, is one of them.
+    A file that a run placed before it was killed, with no time left for its receipt, is one of them.  Raises
+    StorageError where a later release wrote the receipt.
     """
-    claims = read_receipt(root)
+    refuse_later_release(root.folder)
+    claims = read_receipt(root.folder)
     found = []
-    for relative in sorted({*claims, *read_announced(root)}):
-        if complaint_about_path(relative) is None:
+    for relative in sorted({*claims, *read_announced(root.folder)}):
+        if complaint_about_path(relative) is None and STATE_FOLDER not in relative.split("/"):
             owned = _owned(root, relative, claims.get(relative))
             found += [owned] if owned is not None else []
     return tuple(found)
 
 
-def _owned(root: Path, relative: str, claim: Claim | None) -> Owned | None:
+def _owned(root: Root, relative: str, claim: Claim | None) -> Owned | None:
     """Return what a receipt says of one path, or what was announced of the file that lies there; None for neither."""
-    path = root.joinpath(*PurePosixPath(relative).parts)
+    path = root.folder.joinpath(*PurePosixPath(relative).parts)
     state: State
     try:
         there = stamp_of(path)
-        announced = announced_claim(root, relative, path, there)
+        announced = announced_claim(root.folder, relative, path, there)
         if announced is not None and (claim is None or not is_unchanged(claim.stamp, there)):
             claim, state = announced, "ours"
         elif claim is None:
@@ -76,32 +81,49 @@ def _owned(root: Path, relative: str, claim: Claim | None) -> Owned | None:
         if claim is None:
             return None
         state = "missing"
-    return Owned(root=root, relative=relative, size=claim.stamp.size, state=state)
+    if state == "ours" and not root.holds(path):
+        state = "behind-link"
+    return Owned(
+        root=root.folder, relative=relative, size=claim.stamp.size, sha256=claim.file_digest.sha256, state=state
+    )
 
 
-def remove_file(owned: Owned) -> None:
+def remove_file(root: Root, owned: Owned, *, hash_file: Callable[[Path], FileDigest]) -> Owned:
     """Delete one file of ours, the blob behind it in an HF cache too, and the folders that are empty then.
+
+    Whose the file is is looked at again now, and every byte of it is read: what somebody saved under its name since
+    `owned_files` was asked stays.
+
+    Returns
+    -------
+    Owned
+        What was found now; the file stays unless that is "ours" or "missing".
 
     Raises
     ------
     StorageError
         The system refused; the receipt still speaks of the file.
     """
-    if owned.state not in {"ours", "missing"}:
-        message = f"{owned.path} is not ours to remove"
-        raise ValueError(message)
-    path = owned.path
+    now = next((each for each in owned_files(root) if each.relative == owned.relative), None)
+    if now is None or now.state != "ours":
+        now = now or replace(owned, state="missing")
+    else:
+        now = _remove_bytes(root, now, hash_file)
+    if now.state in {"ours", "missing"}:
+        drop_claims(root, [owned.relative])
+        _remove_empty(root, owned.path.parent)
+    return now
+
+
+def _remove_bytes(root: Root, owned: Owned, hash_file: Callable[[Path], FileDigest]) -> Owned:
+    """Remove a file whose bytes are those its receipt speaks of."""
     blob = _blob_of(owned)
-    try:
-        path.unlink(missing_ok=True)
-        if blob is not None:
-            blob.unlink(missing_ok=True)
-    except OSError as error:
-        raise storage_error(error, path, doing="remove") from error
-    drop_claims(owned.root, [owned.relative])
-    if blob is not None:
-        _remove_empty(blob.parent, owned.root)
-    _remove_empty(path.parent, owned.root)
+    before = stamp_of(owned.path)
+    if not root.remove_if(owned.path, lambda real: hash_file(real).sha256 == owned.sha256):
+        return replace(owned, state="changed")
+    if blob is not None and root.remove_if(blob, lambda real: is_same_file(before, stamp_of(real))):
+        _remove_empty(root, blob.parent)
+    return owned
 
 
 def _blob_of(owned: Owned) -> Path | None:
@@ -113,46 +135,37 @@ def _blob_of(owned: Owned) -> Path | None:
     return None if blob is None or blob.is_symlink() or is_used_elsewhere(blob, destination) else blob
 
 
-def _remove_empty(folder: Path, root: Path) -> None:
+def _remove_empty(root: Root, folder: Path) -> None:
     """Remove a folder and its parents below the root as long as they are empty.
 
     A folder ComfyUI or the user made may be empty too; ComfyUI makes those it needs again at its next start.
     """
-    while folder != root and root in folder.parents:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
+    while root.folder in folder.parents and root.remove_folder(folder):
         folder = folder.parent
 
 
-def forget_root(root: Path) -> tuple[Path, ...]:
+def forget_root(root: Root) -> tuple[Path, ...]:
     """Remove our own records in a root whose receipt is empty; return what stays: the user's files in ``aside``."""
-    state = root / STATE_FOLDER
-    if read_receipt(root):
+    state = root.folder / STATE_FOLDER
+    if read_receipt(root.folder):
         return (state,)
-    for path in (receipt_path(root), state / "lock", state / "proven.json", *half_written(state)):
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+    for path in (receipt_path(root.folder), state / "lock", state / "proven.json", *half_written(state)):
+        with contextlib.suppress(StorageError):
+            root.remove(path)
     _forget_commits(root)
-    with contextlib.suppress(OSError):
-        (state / "aside").rmdir()
-    with contextlib.suppress(OSError):
-        state.rmdir()
-    for folder in (root / "snapshots", root / "refs", root / "blobs"):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-    with contextlib.suppress(OSError):
-        root.rmdir()
+    for folder in (state / "aside", state, *(root.folder / name for name in ("snapshots", "refs", "blobs"))):
+        root.remove_folder(folder)
+    Root(root.folder.parent).remove_folder(root.folder)
     return tuple(_left(state))
 
 
-def _forget_commits(root: Path) -> None:
+def _forget_commits(root: Root) -> None:
     """In an HF cache, remove the names of commits of which no file is left."""
-    for reference in (root / "refs").glob("*") if (root / "snapshots").parent.name.startswith("models--") else ():
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            if not os.path.lexists(root / "snapshots" / reference.read_text(encoding="utf-8").strip()):
-                reference.unlink()
+    folder = root.folder
+    for reference in (folder / "refs").glob("*") if folder.name.startswith("models--") else ():
+        with contextlib.suppress(OSError, UnicodeDecodeError, StorageError):
+            if not os.path.lexists(folder / "snapshots" / reference.read_text(encoding="utf-8").strip()):
+                root.remove(reference)
 
 
 def _left(folder: Path) -> Iterator[Path]:

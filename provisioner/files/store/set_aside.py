@@ -19,20 +19,19 @@ from typing import TypedDict
 from provisioner.core.errors import HashMismatchError, StorageError, UsageError
 from provisioner.core.models import STATE_FOLDER, BackupEntry
 from provisioner.core.ports import FileDigest
-from provisioner.disk.atomic import Move, flush_file, make_folder, replace, write_text_durably
+from provisioner.disk.calls import DISK, SHARE, Share
+from provisioner.disk.flush import flush_file
 from provisioner.disk.os_errors import storage_error
+from provisioner.disk.root import Root, free_name, half_written, is_link, waiting_name
+from provisioner.disk.safe_path import complaint_about_path
 from provisioner.files.store.read_at import OpenFile, fill
 
 _REASONS = "why.jsonl"
 _INDEX = "index.json"
 _BLOCKS = ".blocks"
+_LINK = "a link that nobody wrote down; what it leads to is not looked at"
 _DEPTH = 3  # folders below a root in which another file system may be mounted, with an ``aside`` of its own
 _TIME = "%Y%m%dT%H%M%SZ"
-
-Share = Callable[[int, int, int, int, int], int]
-"""Copies within the system: two descriptors, a length, two offsets in; how much out. Raises OSError."""
-
-_SHARE: Share | None = getattr(os, "copy_file_range", None)  # Linux
 
 
 class Piece(TypedDict):
@@ -64,28 +63,16 @@ def backups_folder(root: Path) -> Path:
     return root / STATE_FOLDER / "aside" / time.strftime(_TIME, time.gmtime())
 
 
-def free_name(path: Path) -> Path:
-    """Return the path, or one beside it that is not taken."""
-    candidate, number = path, 1
-    while os.path.lexists(candidate):
-        candidate, number = path.with_name(f"{path.name}.{number}"), number + 1
-    return candidate
-
-
-def say_why(folder: Path, path: Path, moved_to: Path, reason: str) -> None:
+def say_why(root: Root, folder: Path, path: Path, moved_to: Path, reason: str) -> None:
     """Write down where something was and why it went; raises StorageError."""
     line = {"was": str(path.relative_to(folder.parents[2])), "is": str(moved_to.relative_to(folder)), "why": reason}
     if moved_to.is_symlink():
         line["link"] = str(moved_to.readlink())  # a relative one leads nowhere from here
-    try:
-        with (folder / _REASONS).open("a", encoding="utf-8", newline="\n") as stream:
-            stream.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise storage_error(error, folder / _REASONS) from error
+    root.append_text(folder / _REASONS, json.dumps(line) + "\n")
 
 
 def save_pieces(
-    root: Path,
+    root: Root,
     path: Path,
     ranges: Iterable[tuple[int, int]],
     *,
@@ -100,7 +87,7 @@ def save_pieces(
 
     Parameters
     ----------
-    root, path : Path
+    root, path : Root, Path
         The models root, and the file.
     ranges : iterable of (offset, length)
         The bytes that will go.
@@ -118,10 +105,10 @@ def save_pieces(
     StorageError
         The disk refused; nothing was overwritten.
     """
-    folder = backups_folder(root)
-    kept = free_name(folder / path.relative_to(root).with_name(path.name + _BLOCKS))
+    folder = backups_folder(root.folder)
+    kept = free_name(folder / path.relative_to(root.folder).with_name(path.name + _BLOCKS))
     announce(kept)
-    make_folder(kept)
+    root.make_folder(kept)
     pieces: list[Piece] = []
     lost: list[list[int]] = []
     for offset, length in ranges:
@@ -130,19 +117,19 @@ def save_pieces(
             lost.append([offset, length])
             continue
         name = f"{offset:015d}"
-        _write_durably(kept / name, data)
+        root.write_new(kept / name, data)
         pieces.append({"offset": offset, "size": len(data), "sha256": digest_of(data).hexdigest(), "name": name})
     index: Index = {
         "version": 1,
-        "was": path.relative_to(root).as_posix(),
+        "was": path.relative_to(root.folder).as_posix(),
         "old_size": old_size,
         "new_size": new_size,
         "new_sha256": new_sha256,
         "pieces": pieces,
         "lost": lost,
     }
-    say_why(folder, path, kept, reason)
-    write_text_durably(kept / _INDEX, json.dumps(index) + "\n")  # last: without it they are not all there
+    say_why(root, folder, path, kept, reason)
+    root.write_text(kept / _INDEX, json.dumps(index) + "\n")  # last: without it they are not all there
     return kept
 
 
@@ -161,37 +148,30 @@ def read_index(folder: Path) -> Index | None:
     return index
 
 
-def is_backup(root: Path, folder: Path) -> bool:
+def is_backup(root: Root, folder: Path) -> bool:
     """Whether a folder that somebody wrote down lies in the ``aside`` of a root, with no way out of it."""
-    return _is_below(folder, root / STATE_FOLDER / "aside") and not folder.is_symlink()
+    return _is_below(folder, root.folder / STATE_FOLDER / "aside") and root.holds(folder / _INDEX)
 
 
-def drop_unfinished(folder: Path) -> None:
+def drop_unfinished(root: Root, folder: Path) -> None:
     """Remove saved pieces without an index: a kill came first, and the file still has those bytes."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, StorageError):
         inside = list(folder.iterdir())
-        if any(not (path.name.isdecimal() or path.match(f"{_INDEX}.*.tmp")) for path in inside):
+        unfinished = half_written(folder)
+        if any(not (path.name.isdecimal() or path in unfinished) for path in inside):
             return  # an index, or nothing of ours
         for path in inside:
-            path.unlink()
-        folder.rmdir()
+            root.remove(path)
+        root.remove_folder(folder)
 
 
-def drop_all_unfinished(root: Path) -> None:
+def drop_all_unfinished(root: Root) -> None:
     """Remove every unfinished saving below a root; for who has its lock, for another run may be at it."""
-    for path in list((root / STATE_FOLDER / "aside").rglob(f"*{_BLOCKS}*")):
-        if path.is_dir() and not path.is_symlink():
-            drop_unfinished(path)
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    try:
-        with path.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            flush_file(stream.fileno())
-    except OSError as error:
-        raise storage_error(error, path) from error
+    aside = root.folder / STATE_FOLDER / "aside"
+    if root.holds(aside / _INDEX):
+        for path in list(aside.rglob(f"*{_BLOCKS}*")):
+            if path.is_dir() and root.holds(path / _INDEX):
+                drop_unfinished(root, path)
 
 
 # --- listing ---------------------------------------------------------------------------------------
@@ -205,36 +185,47 @@ def list_backups(roots: Sequence[Path]) -> tuple[BackupEntry, ...]:
 
 
 def _places(root: Path) -> Iterator[Path]:
-    """Yield the folders at or below a root that have an ``aside``."""
+    """Yield the folders at or below a root that have an ``aside``; raises PathOutsideRootError where that is a link."""
     for where, folders, _files in os.walk(root, onerror=lambda error: None):
         here = Path(where)
         if (here / STATE_FOLDER / "aside").is_dir():
+            Root(here).check(here / STATE_FOLDER / "aside" / _REASONS)
             yield here
         is_deep = len(here.relative_to(root).parts) >= _DEPTH
         folders[:] = [] if is_deep else sorted(name for name in folders if name != STATE_FOLDER)
 
 
 def _entries(root: Path) -> Iterator[BackupEntry]:
+    """Yield what lies in an ``aside``; of what lies behind a link there the link itself, which is all that is ours."""
     for folder in sorted(_subfolders(root / STATE_FOLDER / "aside")):
+        if is_link(folder):
+            yield _entry(root, folder, was="", reason=_LINK)
+            continue
         told: set[Path] = set()
         for line in _lines(folder):
             path = folder / line["is"]
-            if path in told or not os.path.lexists(path) or not _is_below(path, folder):
+            if not _is_below(path, folder) or not os.path.lexists(path) or _links_above(folder, path):
                 continue
-            told.add(path)
-            yield _entry(root, folder, path, was=line["was"], reason=line["why"])
+            if path not in told:
+                told.add(path)
+                yield _entry(root, path, was=line["was"], reason=line["why"])
         for path in _unexplained(folder, told):
-            yield _entry(root, folder, path, was="", reason="nobody wrote down why")
+            yield _entry(root, path, was="", reason=_LINK if path.is_dir() else "nobody wrote down why")
 
 
-def _entry(root: Path, folder: Path, path: Path, *, was: str, reason: str) -> BackupEntry:
-    inside = path.relative_to(folder)
+def _links_above(folder: Path, path: Path) -> bool:
+    """Whether one of the folders between two is a link."""
+    return any(is_link(each) for each in path.parents if folder in each.parents)
+
+
+def _entry(root: Path, path: Path, *, was: str, reason: str) -> BackupEntry:
+    inside = path.relative_to(root / STATE_FOLDER / "aside")
     return BackupEntry(
-        id=f"{folder.name}/{inside.as_posix()}",
+        id=inside.as_posix(),
         root=root,
         was=PurePath(was).as_posix() if was else "",
         path=path,
-        time=_shown_time(folder.name),
+        time=_shown_time(inside.parts[0]),
         reason=reason,
         size=_size_of(path),
         is_blocks=path.name.partition(_BLOCKS)[1] == _BLOCKS and (path / _INDEX).is_file(),
@@ -243,7 +234,7 @@ def _entry(root: Path, folder: Path, path: Path, *, was: str, reason: str) -> Ba
 
 def _subfolders(folder: Path) -> list[Path]:
     try:
-        return [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+        return [path for path in folder.iterdir() if path.is_dir()]
     except OSError:
         return []
 
@@ -271,11 +262,11 @@ def _is_below(path: Path, folder: Path) -> bool:
 
 
 def _unexplained(folder: Path, told: set[Path]) -> Iterator[Path]:
-    """Yield files that no line speaks of: a kill came between the move and its line."""
+    """Yield files, and links, that no line speaks of: a kill came between the move and its line."""
     for where, folders, names in os.walk(folder, onerror=lambda error: None):
         here = Path(where)
         folders[:] = [name for name in folders if here / name not in told]
-        for name in sorted(names):
+        for name in sorted((*names, *(each for each in folders if is_link(here / each)))):
             if here / name not in told and not (here == folder and name == _REASONS):
                 yield here / name
 
@@ -300,12 +291,12 @@ def _size_of(path: Path) -> int:
 
 
 def put_back(
+    root: Root,
     entry: BackupEntry,
     *,
     hash_file: Callable[[Path], FileDigest],
     opener: Callable[[Path], OpenFile],
-    move_to_backups: Callable[[Path, Path, str], Path],
-    move: Move = replace,
+    move_to_backups: Callable[[Path, str], Path],
 ) -> Path:
     """Give what was set aside its old name again; what is there now is set aside in its turn. Return that path.
 
@@ -318,31 +309,32 @@ def put_back(
     StorageError
         The disk refused; both are still there.
     """
-    target = entry.root.joinpath(*PurePath(entry.was).parts)
-    if not entry.was or not _is_below(target, entry.root):
+    if complaint_about_path(entry.was) is not None or STATE_FOLDER in PurePath(entry.was).parts:
         raise UsageError(
             f"Nobody wrote down where {entry.path} was.", hint="Move it yourself to where you want it.", id=entry.id
         )
+    target = entry.root.joinpath(*PurePath(entry.was).parts)
+    root.check(target)
     reason = f"the backup of {entry.time} was put back in its place"
     if entry.is_blocks:
-        _put_blocks_back(entry, target, reason, hash_file, opener, move_to_backups, move)
+        _put_blocks_back(root, entry, target, reason, hash_file, opener, move_to_backups)
     else:
         if os.path.lexists(target):
-            move_to_backups(entry.root, target, reason)
-        make_folder(target.parent)
-        move(entry.path, target)
-    _forget(entry)
+            move_to_backups(target, reason)
+        root.make_folder(target.parent)
+        root.replace(entry.path, target)
+    _forget(root, entry)
     return target
 
 
 def _put_blocks_back(
+    root: Root,
     entry: BackupEntry,
     target: Path,
     reason: str,
     hash_file: Callable[[Path], FileDigest],
     opener: Callable[[Path], OpenFile],
-    move_to_backups: Callable[[Path, Path, str], Path],
-    move: Move,
+    move_to_backups: Callable[[Path, str], Path],
 ) -> None:
     """Make the old file beside the repaired one, then let them change places."""
     index = read_index(entry.path)
@@ -359,25 +351,23 @@ def _put_blocks_back(
             observed=file_digest.sha256,
         )
     pieces = [(piece["offset"], _piece(entry.path / piece["name"], piece)) for piece in index["pieces"]]
-    waiting = target.with_name(target.name + ".restoring.part")
+    waiting = target.with_name(waiting_name(target.name, ".restoring.part"))
     try:
-        waiting.unlink(missing_ok=True)
-        copy_ranges(opener, target, waiting, [(0, min(index["old_size"], index["new_size"]))])
-        with waiting.open("r+b") as stream:
+        with root.create(waiting) as stream:
+            kept = [(0, min(index["old_size"], index["new_size"]))]
+            copy_ranges(opener, target, stream.fileno(), kept)
             for offset, data in pieces:
-                stream.seek(offset)
-                stream.write(data)
-            stream.truncate(index["old_size"])
-            stream.flush()
+                DISK.write(stream.fileno(), data, offset)
+            DISK.set_size(stream.fileno(), index["old_size"])
             flush_file(stream.fileno())
-        move_to_backups(entry.root, target, reason)
-        move(waiting, target)
+        move_to_backups(target, reason)
+        root.replace(waiting, target)
     except OSError as error:
         raise storage_error(error, waiting) from error
     finally:
-        with contextlib.suppress(OSError):
-            waiting.unlink(missing_ok=True)
-    _remove(entry.path)
+        with contextlib.suppress(StorageError):
+            root.remove(waiting)
+    root.remove_tree(entry.path)
 
 
 def _piece(path: Path, piece: Piece) -> bytes:
@@ -393,30 +383,30 @@ def _piece(path: Path, piece: Piece) -> bytes:
 def copy_ranges(
     opener: Callable[[Path], OpenFile],
     source: Path,
-    copy: Path,
+    writer: int,
     ranges: Iterable[tuple[int, int]],
     *,
-    share: Share | None = _SHARE,
+    share: Share | None = SHARE,
 ) -> None:
-    """Copy some ranges of a file to the same offsets of another, which is made if it is not there; raises OSError.
+    """Copy some ranges of a file to the same offsets of another that is open for writing; raises OSError.
 
     Where the file system can share disk blocks, ``copy_file_range`` does (btrfs and XFS), and nothing is copied.
     """
     file = opener(source)
     try:
-        with copy.open("r+b" if copy.exists() else "xb") as stream, source.open("rb", buffering=0) as reader:
+        with source.open("rb", buffering=0) as reader:
             for offset, length in ranges:
                 done = 0
                 while done < length and share is not None:
                     try:
-                        moved = share(reader.fileno(), stream.fileno(), length - done, offset + done, offset + done)
+                        moved = share(reader.fileno(), writer, length - done, offset + done, offset + done)
                     except OSError:
                         share = None  # another file system, or a kernel without it
                         break
                     if not moved:
                         break
                     done += moved
-                _copy_range(file, stream.fileno(), offset + done, offset + length)
+                _copy_range(file, writer, offset + done, offset + length)
     finally:
         file.close()
 
@@ -427,53 +417,40 @@ def _copy_range(file: OpenFile, writer: int, offset: int, end: int) -> None:
         count = fill(file, view[: min(len(view), end - offset)], offset)
         if not count:
             raise OSError(errno.EIO, "the file became shorter while it was copied")
-        os.lseek(writer, offset, os.SEEK_SET)
-        left = view[:count]
-        while left:
-            left = left[os.write(writer, left) :]
+        DISK.write(writer, view[:count], offset)
         offset += count
 
 
 # --- clearing --------------------------------------------------------------------------------------
 
 
-def clear_backups(entries: Sequence[BackupEntry]) -> int:
+def clear_backups(roots: Callable[[Path], Root], entries: Sequence[BackupEntry]) -> int:
     """Delete what was set aside, for good; return the bytes that were freed. Raises StorageError."""
     freed = 0
     for entry in entries:
-        _remove(entry.path)
-        _forget(entry)
+        root = roots(entry.root)
+        root.remove_tree(entry.path)
+        _forget(root, entry)
         freed += entry.size
     return freed
 
 
-def _remove(path: Path) -> None:
-    """Remove a file, a link or a folder with all that is in it; links are not followed."""
-    try:
-        if path.is_dir() and not path.is_symlink():
-            import shutil  # brings the compressors along, and a start does not need it
-
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise storage_error(error, path, doing="remove") from error
-
-
-def _forget(entry: BackupEntry) -> None:
+def _forget(root: Root, entry: BackupEntry) -> None:
     """Take an entry's line out of the reasons, and remove folders that are empty now."""
-    folder = entry.root / STATE_FOLDER / "aside" / entry.id.partition("/")[0]
-    inside = PurePath(entry.id.partition("/")[2])
+    aside = entry.root / STATE_FOLDER / "aside"
+    first, _, rest = entry.id.partition("/")
+    folder, inside = aside / first, PurePath(rest)
+    if is_link(folder):
+        return
     with contextlib.suppress(FileNotFoundError):
         texts = (folder / _REASONS).read_text(encoding="utf-8", errors="replace").splitlines()
         kept = [text for text in texts if not _speaks_of(text, inside)]
         if kept:
-            write_text_durably(folder / _REASONS, "".join(text + "\n" for text in kept))
+            root.write_text(folder / _REASONS, "".join(text + "\n" for text in kept))
         else:
-            (folder / _REASONS).unlink()
-    for empty in (*(folder / parent for parent in inside.parents), folder.parent):
-        with contextlib.suppress(OSError):  # it is not empty
-            empty.rmdir()
+            root.remove(folder / _REASONS)
+    for empty in (*(folder / parent for parent in inside.parents), aside):
+        root.remove_folder(empty)
 
 
 def _speaks_of(text: str, inside: PurePath) -> bool:

@@ -9,19 +9,21 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from provisioner.core.errors import StorageError
 from provisioner.core.json_reader import FieldError, Fields
 from provisioner.core.models import STATE_FOLDER
 from provisioner.core.ports import Cancelled
-from provisioner.disk.atomic import half_written, make_folder
 from provisioner.disk.locks import hold_lock
 from provisioner.disk.read_json import read_object
+from provisioner.disk.root import Root, half_written
+from provisioner.files.store.receipts import refuse_later_release
 from provisioner.files.store.set_aside import drop_all_unfinished
 
 _WRITTEN_WITHIN_S = 60.0  # a record has some kilobytes
 
 
 @contextlib.contextmanager
-def hold(root: Path, *, wait: bool, cancelled: Cancelled, notice: Callable[[str], None]) -> Iterator[None]:
+def hold(root: Root, *, wait: bool, cancelled: Cancelled, notice: Callable[[str], None]) -> Iterator[None]:
     """Hold a root's lock while the block runs, and say meanwhile who does.
 
     Raises
@@ -29,35 +31,43 @@ def hold(root: Path, *, wait: bool, cancelled: Cancelled, notice: Callable[[str]
     LockHeldError
         Somebody else holds it and ``wait`` is false.
     StorageError
-        The lock file cannot be made.
+        The lock file cannot be made, or a later release works on this root.
     KeyboardInterrupt
         Cancelled while waiting.
     """
-    folder = root / STATE_FOLDER
-    make_folder(folder)
+    folder = root.folder / STATE_FOLDER
+    root.make_folder(folder)
     note = folder / "lock.json"
     with hold_lock(
-        folder / "lock", guards=root, wait=wait, notice=notice, cancelled=cancelled, holder=lambda: _holder(folder)
+        root,
+        folder / "lock",
+        guards=root.folder,
+        wait=wait,
+        notice=notice,
+        cancelled=cancelled,
+        holder=lambda: _holder(folder),
     ):
+        refuse_later_release(root.folder)
         try:
-            with contextlib.suppress(OSError):  # only a courtesy to whoever waits
+            with contextlib.suppress(StorageError):  # only a courtesy to whoever waits
                 import platform  # five milliseconds that only a run that writes has to pay
 
-                note.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
-            _sweep(folder)
+                note_text = json.dumps({"pid": os.getpid(), "host": platform.node()})
+                root.write_text(note, note_text, is_name_flushed=False)
+            _sweep(root, folder)
             drop_all_unfinished(root)
             yield
         finally:
-            with contextlib.suppress(OSError):
-                note.unlink(missing_ok=True)
+            with contextlib.suppress(StorageError):
+                root.remove(note)
 
 
-def _sweep(folder: Path) -> None:
+def _sweep(root: Root, folder: Path) -> None:
     """Remove records that a run was killed over, half written; not one that another program writes just now."""
     for path in half_written(folder):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _WRITTEN_WITHIN_S:
-                path.unlink()
+        with contextlib.suppress(OSError, StorageError):
+            if time.time() - path.lstat().st_mtime > _WRITTEN_WITHIN_S:
+                root.remove(path)
 
 
 def _holder(folder: Path) -> str:
