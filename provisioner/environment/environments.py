@@ -211,9 +211,7 @@ class Environments:
                 maker.fetch(wheels, build.index_url)
                 maker.install(wheels)
                 receipt = _receipt(build_id, installer, chosen, build, releases, maker.installed())
-                receipt = self._hash_file(
-                    staging, receipt, build, machine, needs_device=needs_device, progress=progress
-                )
+                receipt = self._verify(staging, receipt, build, machine, needs_device=needs_device, progress=progress)
                 _seal(staging, where, receipt)
                 kept = work.swap(staging, build_id, _stamp(), lambda: self._check_in_place(where))
         if kept is not None:
@@ -264,7 +262,7 @@ class Environments:
                 maker.put_back(wheels, before)
                 build_id = receipt.build_id if receipt is not None else _build_id()
                 fresh = _receipt(build_id, "pip", before.python, build, releases, maker.installed())
-                fresh = self._hash_file(where, fresh, build, machine, needs_device=needs_device, progress=progress)
+                fresh = self._verify(where, fresh, build, machine, needs_device=needs_device, progress=progress)
                 _write_state(where, where, fresh)
             work.root.remove_tree(work.folder)
         return fresh
@@ -541,7 +539,7 @@ class Environments:
         if done.returncode != 0:
             raise explain_failure(done.last_lines, doing="make the environment", index_url=None)
 
-    def _hash_file(
+    def _verify(
         self,
         folder: Path,
         receipt: EnvironmentReceipt,

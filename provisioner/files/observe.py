@@ -454,7 +454,9 @@ class Observer:
                 return lookalike.what
         from provisioner.identify.identification import identify
 
-        sentence = identify(self.store.head(path), stamp.size, name=artifact.name).sentence
+        record = path.with_name(f"{path.name}.aria2")  # aria2 keeps it beside a file it has not finished
+        beside = [f"{artifact.name}.aria2"] if self.store.stamp(record) is not None else []
+        sentence = identify(self.store.head(path), stamp.size, name=artifact.name, beside=beside).sentence
         suspects = [each.what for each in artifact.lookalikes if each.size == stamp.size]
         if sha256 is None and suspects:
             return f"{sentence} By its size it may be: {suspects[0]}"

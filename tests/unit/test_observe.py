@@ -401,6 +401,15 @@ def test_a_wrong_file_is_named_by_its_content(scene: Scene, depth: Depth, data: 
     assert said.lower() in (scene.check(wanted, depth).identity or "").lower()
 
 
+def test_a_file_with_the_record_of_aria2_beside_it_is_named_as_unfinished(scene: Scene) -> None:
+    header = b'{"x":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}'
+    scene.store.put(HOME, len(header).to_bytes(8, "little") + header + b"ab")
+    assert "aria2" not in (scene.check(artifact(RIGHT)).identity or "")
+    scene.store.put(HOME.with_name(f"{HOME.name}.aria2"), b"record")
+    assert "aria2" in (scene.check(artifact(RIGHT)).identity or "")
+
+
+
 def test_a_lookalike_of_that_size_is_only_a_suspicion_until_it_is_read(scene: Scene) -> None:
     other = b"another model altogether"
     wanted = artifact(RIGHT, lookalikes=(lookalike(other, "The base model."),))

@@ -228,7 +228,7 @@ def _git_mode(mode: int) -> str:
 # --- proving -----------------------------------------------------------------------------------
 
 
-def hash_file(
+def verify_tree(
     folder: Path, modes: dict[str, str], release: ComfyRelease, *, cancelled: Cancelled
 ) -> tuple[TreeFile, ...]:
     """Return the files of an unpacked tree, proven to be the release's.

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from provisioner.comfyui.checkout.archive import Bounds, hash_file, unpack
+from provisioner.comfyui.checkout.archive import Bounds, unpack, verify_tree
 from provisioner.comfyui.checkout.checkout_receipt import (
     RECEIPT,
     names_in,
@@ -194,7 +194,7 @@ class Checkouts:
         else:
             archive = Path(local_path(address) or address)
         modes = unpack(archive, staging, bounds=self.bounds, cancelled=self.cancelled)
-        files = hash_file(staging, modes, release, cancelled=self.cancelled)
+        files = verify_tree(staging, modes, release, cancelled=self.cancelled)
         return CheckoutReceipt(
             version=release.version,
             commit=release.commit,
