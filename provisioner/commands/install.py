@@ -20,7 +20,7 @@ from provisioner.core.models import Finding
 from provisioner.files import planner
 from provisioner.files.observe import Depth
 from provisioner.plan.make_plan import make_plan
-from provisioner.plan.steps import Plan
+from provisioner.plan.steps import FILE_STEPS, Plan
 from provisioner.report.outcome import Report, ReportStatus
 
 if TYPE_CHECKING:
@@ -91,7 +91,10 @@ def _report(run: Run, command: Command, plan: Plan, applied: Applied, found: tup
     errors: list[KleinError] = applied.errors
     if not errors and applied.files.steps:
         errors = [_not_empty(applied)]
-    final = make_plan(applied.files, plan.steps, findings=(*applied.findings, *found), notes=plan.notes)
+    # A file that another run brought while this one waited for its turn is no step of this run.
+    reached = {outcome.step for outcome in applied.outcomes}
+    steps = [step for step in plan.steps if errors or not isinstance(step, FILE_STEPS) or step in reached]
+    final = make_plan(applied.files, steps, findings=(*applied.findings, *found), notes=plan.notes)
     problems = any(each.severity == "problem" for each in final.findings)
     status: ReportStatus = "failed" if errors else "findings" if problems else "ok"
     report = run.report(

@@ -248,6 +248,8 @@ class Root:
         """Make the root and the folders above it, which are the user's choice."""
         try:
             missing = [each for each in (self.real, *self.real.parents) if not each.exists()]
+            if not missing and not self.real.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.folder))
             for each in reversed(missing):
                 self._make(each, None, partial(flush_folder, each.parent))
             if self._is_private and not missing and os.name != "nt" and self.real.stat().st_mode & 0o077:

@@ -117,9 +117,9 @@ schema_version: 1
 index_base: https://download.pytorch.org/whl
 apps:
   - {id: comfyui, title: ComfyUI, min_torch: "2.7", preferred_torch: "2.11", min_python: "3.10",
-     needs_torchaudio: true, sources: [pages]}
+     needs_torchaudio: true, packages: {fetched_bytes: 1, disk_bytes: 2}, sources: [pages]}
   - {id: diffusers, title: diffusers, min_torch: "2.6", preferred_torch: "2.11", min_python: "3.10",
-     needs_torchaudio: false, sources: [pages]}
+     needs_torchaudio: false, packages: {fetched_bytes: 1, disk_bytes: 2}, sources: [pages]}
 
 sets: # newest first
   # the newest
@@ -140,6 +140,12 @@ platforms:
   - {name: linux_x86_64, os: linux, architecture: x86_64, min_glibc: "2.28", sources: [pages]}
   - {name: win_amd64, os: windows, architecture: x86_64, sources: [pages]}
   - {name: macosx_arm64, os: macos, architecture: arm64, sources: [pages]}
+downloads:
+  - {kind: nvidia, download: {fetched_bytes: 3, disk_bytes: 7}, sources: [pages]}
+  - {kind: amd, download: {fetched_bytes: 3, disk_bytes: 7}, sources: [pages]}
+  - {kind: intel, download: {fetched_bytes: 3, disk_bytes: 7}, sources: [pages]}
+  - {kind: apple, download: {fetched_bytes: 3, disk_bytes: 7}, sources: [pages]}
+  - {kind: cpu, download: {fetched_bytes: 3, disk_bytes: 7}, sources: [pages]}
 without_wheels:
   - {os: windows, architecture: arm64, what: there is none, hint: Use another., sources: [pages]}
 gpus:

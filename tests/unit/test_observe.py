@@ -409,7 +409,6 @@ def test_a_file_with_the_record_of_aria2_beside_it_is_named_as_unfinished(scene:
     assert "aria2" in (scene.check(artifact(RIGHT)).identity or "")
 
 
-
 def test_a_lookalike_of_that_size_is_only_a_suspicion_until_it_is_read(scene: Scene) -> None:
     other = b"another model altogether"
     wanted = artifact(RIGHT, lookalikes=(lookalike(other, "The base model."),))
