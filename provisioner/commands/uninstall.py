@@ -78,7 +78,13 @@ def run_uninstall(run: Run, options: UninstallOptions, *, ask: Ask, say: Callabl
     if not run.options.assume_yes:
         need_yes(ask, "Remove these?", hint="`klein-setup uninstall --dry-run` only shows them.")
     left = (*_remove_files(run, files), *_remove_programs(run, environment, tree, say))
-    outcomes = tuple(Outcome(step=step, status="done", detail="removed") for step in plan.steps)
+    stays = {finding.path: finding.message for finding in left if finding.code == "kept-file"}
+    outcomes = tuple(
+        Outcome(step=step, status="skipped", detail=stays[step.path])
+        if isinstance(step, Remove) and step.path in stays
+        else Outcome(step=step, status="done", detail="removed")
+        for step in plan.steps
+    )
     return run.report("uninstall", "ok", EXIT_OK, plan=plan, outcomes=outcomes, findings=(*kept, *left))
 
 
@@ -145,10 +151,11 @@ def _remove_files(run: Run, files: tuple[Owned, ...]) -> tuple[Finding, ...]:
     left: list[Finding] = []
     for each in files:
         root = run.session.root(each.root)
+        now = each
         if each.state in {"ours", "missing"}:
             now = remove_file(root, each, hash_file=_digest_of(run))
             left += [_kept(now)] if now.state in _WHY_KEPT else []
-        if each.state in {"adopted", "changed"}:  # it stays and is nobody's but the user's from now on
+        if now.state in {"adopted", "changed"}:  # it stays and is nobody's but the user's from now on
             drop_claims(root, [each.relative])
     for folder in dict.fromkeys(each.root for each in files):
         stays = forget_root(run.session.root(folder))

@@ -348,7 +348,9 @@ class Environments:
         """Bring the wheels that pip would fetch, by `download`; return requirements that mean these files."""
         report, folder = where / _REPORT, where / _ARRIVING
         root = environment_root(where)
-        root.remove_tree(folder)  # of a run that was killed
+        for left_over in (folder, report):
+            root.remove_tree(left_over)  # of a run that was killed; pip follows a link that has the report's name
+        root.make_folder(folder)
         progress(f"Asking the index for {what}.")
         done = self.run(
             [python, "-I", "-m", "pip", "install", "--dry-run", "--progress-bar", "off", "--report", report, *words],
@@ -358,7 +360,6 @@ class Environments:
         if done.returncode != 0:
             raise explain_failure(done.last_lines, doing=f"find {what}", index_url=settings.get("index-url"))
         wheels = [each for each in parse_report(report.read_text(encoding="utf-8")) if each.file_name.endswith(".whl")]
-        root.make_folder(folder)
         for wheel in wheels:
             bring(self._context, wheel, folder / wheel.file_name, settings, settings.get("index-url"), progress)
         return [f"{wheel.name} @ {(folder / wheel.file_name).as_uri()}" for wheel in wheels]

@@ -340,6 +340,8 @@ def test_a_file_saved_while_the_question_stands_stays(sandbox: Sandbox) -> None:
     report = run_uninstall(run_of(sandbox), options, ask=save_and_agree, say=said.append)
     assert sandbox.path().read_bytes() == PRECIOUS
     assert [finding.path for finding in report.findings if finding.code == "kept-file"] == [sandbox.path()]
+    assert [(outcome.status, "changed" in outcome.detail) for outcome in report.outcomes] == [("skipped", True)]
+    assert not (state_of(sandbox) / "receipt.json").exists()  # it is the user's own from now on
 
 
 def test_wrong_bytes_of_an_earlier_time_are_kept_beside_new_ones(sandbox: Sandbox) -> None:

@@ -224,7 +224,7 @@ class _One:
         """Write what arrives; return the number of bytes and their SHA-256."""
         digest, received = hashlib.sha256(), 0
         began = told_at = time.monotonic()
-        root = Root(self.path.parent)
+        root = Root(self.path.parent, is_arrival_kept=False)
         root.remove(self.path)  # of an attempt that broke off
         with root.create(self.path) as stream:
             for chunk in chunks:

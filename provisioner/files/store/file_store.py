@@ -54,6 +54,7 @@ from provisioner.files.store.part_file import (
     LogKind,
     PartFile,
     bytes_of_blocks,
+    drop_waiting,
     has_other_names,
     is_our_log,
     log_path,
@@ -489,6 +490,8 @@ class FileStore:
         with contextlib.suppress(OSError, StorageError):
             for left_over in waiting_copies(final):
                 root.remove(left_over)
+            for log in (log_path(final), patch_log_path(final)):
+                drop_waiting(root, log)
             if is_our_log(log_path(final), "download"):
                 remove_part(root, final)
             if is_our_log(patch_log_path(final), "patch"):

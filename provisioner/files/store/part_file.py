@@ -492,7 +492,6 @@ def remove_part(root: Root, final: Path) -> None:
     """Remove a growing file and its log, both ours; raises StorageError."""
     for path in (part_path(final), log_path(final)):
         root.remove(path)
-    drop_waiting(root, log_path(final))
 
 
 def drop_waiting(root: Root, path: Path) -> None:

@@ -33,7 +33,7 @@ from provisioner.core.ports import Cancelled, FileDigest
 from provisioner.disk.calls import DISK, Disk
 from provisioner.disk.os_errors import storage_error
 from provisioner.disk.root import Root
-from provisioner.files.store.part_file import begin_log, drop_waiting
+from provisioner.files.store.part_file import begin_log
 from provisioner.files.store.read_at import READ_STEP, Opener, OpenFile, fill, open_for_reading
 from provisioner.files.store.set_aside import Piece, drop_unfinished, is_backup, read_index, save_pieces
 
@@ -105,7 +105,6 @@ def remove_patch(root: Root, final: Path) -> None:
     """Remove what an interrupted repair left, both files ours; raises StorageError."""
     for path in (patch_path(final), patch_log_path(final)):  # the log last: without it the other is nobody's
         root.remove(path)
-    drop_waiting(root, patch_log_path(final))
 
 
 def _head(size: int, sha256: str, block_size: int) -> dict[str, object]:

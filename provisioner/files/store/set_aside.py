@@ -22,7 +22,7 @@ from provisioner.core.ports import FileDigest
 from provisioner.disk.calls import DISK, SHARE, Share
 from provisioner.disk.flush import flush_file
 from provisioner.disk.os_errors import storage_error
-from provisioner.disk.root import Root, free_name, half_written, is_link, waiting_name
+from provisioner.disk.root import Root, free_name, half_written, is_link, waiting_for, waiting_name
 from provisioner.disk.safe_path import complaint_about_path
 from provisioner.files.store.read_at import OpenFile, fill
 
@@ -263,11 +263,12 @@ def _is_below(path: Path, folder: Path) -> bool:
 
 def _unexplained(folder: Path, told: set[Path]) -> Iterator[Path]:
     """Yield files, and links, that no line speaks of: a kill came between the move and its line."""
+    records = {folder / _REASONS, *waiting_for(folder / _REASONS)}
     for where, folders, names in os.walk(folder, onerror=lambda error: None):
         here = Path(where)
         folders[:] = [name for name in folders if here / name not in told]
         for name in sorted((*names, *(each for each in folders if is_link(here / each)))):
-            if here / name not in told and not (here == folder and name == _REASONS):
+            if here / name not in told and here / name not in records:
                 yield here / name
 
 
@@ -448,7 +449,8 @@ def _forget(root: Root, entry: BackupEntry) -> None:
         if kept:
             root.write_text(folder / _REASONS, "".join(text + "\n" for text in kept))
         else:
-            root.remove(folder / _REASONS)
+            for record in (folder / _REASONS, *waiting_for(folder / _REASONS)):
+                root.remove(record)
     for empty in (*(folder / parent for parent in inside.parents), aside):
         root.remove_folder(empty)
 
