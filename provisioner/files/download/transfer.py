@@ -30,7 +30,7 @@ from provisioner.core.errors import (
     UnauthorizedError,
     UnreachableError,
 )
-from provisioner.core.models import Artifact, Source
+from provisioner.core.models import Artifact, HubFile, Source
 from provisioner.core.ports import Cancelled, Part, TransferProgress
 from provisioner.core.retries import MAX_PATIENCE_S, PASSING_STATUSES, Retries, asked_patience_s
 from provisioner.files.download.http_session import CONNECT_TIMEOUT_S, Credentials, network_error, open_session, shown
@@ -43,7 +43,17 @@ from provisioner.files.download.policy import (
     parse_content_range,
     strong_etag,
 )
-from provisioner.files.download.resolve import Location, Passing, access_error, label_of, next_hop, resolve, wrong_size
+from provisioner.files.download.resolve import (
+    Location,
+    Passing,
+    access_error,
+    blob_id,
+    hub_url,
+    label_of,
+    next_hop,
+    resolve,
+    wrong_size,
+)
 
 _RETRIES = Retries()  # failures in a row without one byte from anybody
 _NOBODY_THERE = Retries(attempts=4)  # a Hub that does not answer at all: about three seconds
@@ -117,6 +127,44 @@ class RangeFetcher:
         finally:
             self.first_connections = max(1, min(transfer.ramp.wanted, self.max_connections))
         return label_of(source, self.credentials.endpoint)
+
+    def blob_id(self, source: HubFile) -> str:
+        """Return the Hub's own id of a file's content; raises what the port says."""
+        try:
+            return self._blob_id(source, self.credentials)
+        except UnauthorizedError:
+            if not self.credentials.token:
+                raise
+            return self._blob_id(source, Credentials(None, self.credentials.endpoint))  # an expired token
+
+    def _blob_id(self, source: HubFile, credentials: Credentials) -> str:
+        address = hub_url(credentials.endpoint, source)
+        for failures in itertools.count(1):
+            if self.cancelled():
+                raise KeyboardInterrupt
+            try:
+                with open_session(credentials) as session:
+                    found = blob_id(session, source, endpoint=credentials.endpoint, read_timeout_s=self.read_timeout_s)
+            except _BROKEN as error:
+                pause_s = _NOBODY_THERE.pause_s(failures, jitter=_jitter())
+                if pause_s is None or isinstance(error, requests.exceptions.SSLError):
+                    raise network_error(error, credentials.endpoint) from error
+            else:
+                if isinstance(found, str):
+                    return found
+                asked_s = asked_patience_s(found.status, found.headers, time.time())
+                pause_s = _RETRIES.pause_s(failures, status=found.status, asked_s=asked_s, jitter=_jitter())
+                if pause_s is None:
+                    raise ServerError(
+                        f"{shown(address)} answers {found.status}.", hint="Try again later.", status=found.status
+                    )
+            time.sleep(pause_s)
+        raise AssertionError
+
+    @property
+    def read_timeout_s(self) -> float:
+        """Seconds without any byte after which a request counts as failed."""
+        return min(10.0, self.stall_timeout_s)
 
 
 class _Broken(Exception):
@@ -294,7 +342,7 @@ class _Transfer:
                         self.source,
                         self.artifact,
                         endpoint=credentials.endpoint,
-                        read_timeout_s=self._read_timeout_s,
+                        read_timeout_s=self.fetcher.read_timeout_s,
                     )
             except _BROKEN as error:
                 pause_s = _NOBODY_THERE.pause_s(failures, jitter=_jitter())
@@ -309,10 +357,6 @@ class _Transfer:
                 raise self._server_error(answer, credentials.endpoint)
             self._wait(pause_s, _asks_for_patience(answer))
         raise AssertionError
-
-    @property
-    def _read_timeout_s(self) -> float:
-        return min(10.0, self.fetcher.stall_timeout_s)
 
     def _renew(self, refused: Location, status: int) -> None:
         """Get a new signed address, once for all connections; raises AccessError after too many in a row."""
@@ -512,7 +556,7 @@ class _Transfer:
                     headers=headers,
                     stream=True,
                     allow_redirects=False,
-                    timeout=(CONNECT_TIMEOUT_S, self._read_timeout_s),
+                    timeout=(CONNECT_TIMEOUT_S, self.fetcher.read_timeout_s),
                 )
             except _BROKEN as error:
                 raise _Broken from error
@@ -538,7 +582,7 @@ class _Transfer:
         if location.is_signed and status in {400, 401, 403, 404, 410}:
             self._renew(location, status)
             raise _Again(None)
-        refusal = access_error(status, headers, self.source, self.artifact)
+        refusal = access_error(status, headers, self.source, is_gated=self.artifact.is_gated)
         raise refusal or self._server_error(Passing(status, headers), location.url)
 
     def _check_whole_answer(self, response: requests.Response, location: Location) -> None:
