@@ -26,6 +26,7 @@ from provisioner.core.errors import (
 )
 from provisioner.core.models import Artifact, HubFile, Source, UrlFile
 from provisioner.files.download.http_session import CONNECT_TIMEOUT_S, Credentials, open_session, origin, shown
+from provisioner.network.deadline import Deadline
 
 if TYPE_CHECKING:
     import requests
@@ -95,10 +96,11 @@ def resolve(
     asked = hub_url(endpoint, source)
     url = asked
     for _ in range(_MAX_HOPS):
-        response = session.head(
-            url, allow_redirects=False, timeout=(CONNECT_TIMEOUT_S, read_timeout_s), headers=headers
-        )
-        response.close()
+        with Deadline(read_timeout_s):
+            response = session.head(
+                url, allow_redirects=False, timeout=(CONNECT_TIMEOUT_S, read_timeout_s), headers=headers
+            )
+            response.close()
         answered = {name.lower(): value for name, value in response.headers.items()}
         if response.status_code in _REDIRECTS:
             _compare_with_manifest(answered, artifact, source)
@@ -137,8 +139,9 @@ def blob_id(session: requests.Session, source: HubFile, *, endpoint: str, read_t
     """
     asked = url = hub_url(endpoint, source)
     for _ in range(_MAX_HOPS):
-        response = session.head(url, allow_redirects=False, timeout=(CONNECT_TIMEOUT_S, read_timeout_s))
-        response.close()
+        with Deadline(read_timeout_s):
+            response = session.head(url, allow_redirects=False, timeout=(CONNECT_TIMEOUT_S, read_timeout_s))
+            response.close()
         answered = {name.lower(): value for name, value in response.headers.items()}
         is_redirect = response.status_code in _REDIRECTS
         named = answered.get("x-linked-etag") or ("" if is_redirect else answered.get("etag", ""))

@@ -15,7 +15,8 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import requests
 import urllib3
@@ -33,7 +34,14 @@ from provisioner.core.errors import (
 from provisioner.core.models import Artifact, HubFile, Source
 from provisioner.core.ports import Cancelled, Part, TransferProgress
 from provisioner.core.retries import MAX_PATIENCE_S, PASSING_STATUSES, Retries, asked_patience_s
-from provisioner.files.download.http_session import CONNECT_TIMEOUT_S, Credentials, network_error, open_session, shown
+from provisioner.files.download.http_session import (
+    CONNECT_TIMEOUT_S,
+    Credentials,
+    network_error,
+    open_session,
+    reason_of,
+    shown,
+)
 from provisioner.files.download.limiter import RateLimiter
 from provisioner.files.download.policy import (
     FIRST_CONNECTIONS,
@@ -54,6 +62,7 @@ from provisioner.files.download.resolve import (
     resolve,
     wrong_size,
 )
+from provisioner.network.deadline import Deadline
 
 _RETRIES = Retries()  # failures in a row without one byte from anybody
 _NOBODY_THERE = Retries(attempts=4)  # a Hub that does not answer at all: about three seconds
@@ -467,7 +476,8 @@ class _Transfer:
             while (left := self.resume_at_s - time.monotonic()) > 0:
                 self._wait(left, self.note or "waiting")
             try:
-                ask()
+                with self._in_time():
+                    ask()
                 continue
             except _Broken as error:
                 reason: BaseException = error.__cause__ or error
@@ -487,15 +497,27 @@ class _Transfer:
                 raise self._given_up(reason, answer) from reason
             self._wait(pause_s, why)
 
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Ask with a clock: a byte now and then is no answer, whether in a header or in the length of a chunk."""
+        try:
+            with Deadline(self.fetcher.read_timeout_s) as self._own.deadline:
+                yield
+        except (_Broken, *_BROKEN) as error:
+            if not self._own.deadline.is_over:
+                raise
+            raise _Broken from TimeoutError(str(error))
+
     def _given_up(self, reason: BaseException, answer: Passing | None) -> KleinError:
         if answer is not None:
             return self._server_error(answer, self.location.url)
-        if isinstance(reason, _Broken):
+        if not isinstance(reason, Exception) or not _is_no_answer(reason):
             return UnreachableError(
-                f"{shown(self.location.url)} breaks off again and again: {reason}.",
+                f"{shown(self.location.url)} breaks off again and again: "
+                f"{reason if isinstance(reason, _Broken) else reason_of(reason)}.",
                 hint="Check the connection and run the same command again; what has arrived is kept.",
             )
-        return network_error(reason if isinstance(reason, Exception) else _Broken(), self.location.url)
+        return network_error(reason, self.location.url)
 
     # --- one request -----------------------------------------------------------------------------
 
@@ -539,6 +561,7 @@ class _Transfer:
             self._compare_etag(response, location)
             reader = _StreamWriter(self.part)
             self._read_body(response, worker_id, reader.take, lambda: self.part.size - reader.offset)
+            self._own.deadline.restart()
             if "Content-Length" not in response.headers and response.raw.read1(1):
                 raise wrong_size(location.hop, self.artifact, None)
         except _BROKEN as error:
@@ -633,10 +656,12 @@ class _Transfer:
         left = rest if callable(rest) else None
         fixed = rest if isinstance(rest, int) else 0
         while (count := left() if left else fixed) > 0:
+            self._own.deadline.restart()
             try:
                 data = response.raw.read1(min(limiter.read_step, count))
             except _BROKEN as error:
                 raise _Broken from error
+            self._own.deadline.pause()
             if self.halted:
                 raise _StopWorking
             if not data:
@@ -752,6 +777,19 @@ def _jitter() -> float:
 
 def _asks_for_patience(answer: Passing) -> str:
     return f"the server asked to wait ({answer.status})"
+
+
+def _is_no_answer(error: Exception) -> bool:
+    """Whether nobody was there, or too late; else an answer had begun, or the other side hung up."""
+    seen: list[BaseException] = []
+    each: BaseException | None = error
+    while each is not None and each not in seen:
+        seen.append(each)
+        reason = getattr(each, "reason", None)
+        each = reason if isinstance(reason, BaseException) else each.__cause__ or each.__context__
+    nobody = (requests.exceptions.ProxyError, requests.exceptions.SSLError, urllib3.exceptions.NewConnectionError)
+    late = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)
+    return any(isinstance(each, (*nobody, *late)) for each in seen)
 
 
 def _total_of_416(headers: dict[str, str]) -> int | None:
