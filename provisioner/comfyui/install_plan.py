@@ -522,7 +522,7 @@ def explain_git_failure(lines: Sequence[str], *, doing: str, source: str, path: 
     path : str
         Folder git worked in.
     """
-    shown = [printable(redact(line)).strip() for line in lines if line.strip()]
+    shown = [redact(printable(line)).strip() for line in lines if line.strip()]
     said = "\n".join(shown).lower()
     last = next((line for line in reversed(shown) if line.startswith(("fatal:", "error:"))), "".join(shown[-1:]))
     words = {"source": redact(source), "path": path, "doing": doing, "last": last}

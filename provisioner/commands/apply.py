@@ -14,7 +14,7 @@ from provisioner.commands.look import InstallOptions, needed_packages
 from provisioner.commands.run import Run
 from provisioner.commands.smoke_test import generate_image
 from provisioner.core.errors import KleinError, OfflineError, PlanOutdatedError
-from provisioner.core.models import Artifact, FilesPlan, Finding, Outcome, OutcomeStatus, Source
+from provisioner.core.models import Artifact, FilesPlan, Finding, HubFile, Outcome, OutcomeStatus, Source
 from provisioner.core.units import count
 from provisioner.files import planner
 from provisioner.plan.make_plan import check_unchanged
@@ -122,6 +122,14 @@ def _apply_files(run: Run, plan: Plan, applied: Applied) -> None:
 
 class _NoNetwork:
     """Stands where the network would be when it is off."""
+
+    def blob_id(self, source: HubFile) -> str:
+        """Raise: nobody can be asked."""
+        raise OfflineError(
+            f"Only the Hub can confirm that {source.filename} belongs to {source.repo_id}, and with --offline it is "
+            "not asked; a manifest that does not come with klein-setup needs that for an HF cache.",
+            hint="Run once without --offline.",
+        )
 
     def fetch(  # the port's signature
         self,

@@ -24,7 +24,7 @@ from provisioner.core.models import (
 from provisioner.files import planner
 from provisioner.files.observe import Depth, Observer
 from provisioner.manifest.parse import parse_manifest
-from provisioner.manifest.shipped import read_manifest_text
+from provisioner.manifest.shipped import is_shipped, read_manifest_text
 from provisioner.plan.steps import Plan
 from provisioner.report.outcome import Report, ReportStatus
 
@@ -158,11 +158,12 @@ def _option_of(kind: str) -> str:
 def _open_target(session: Session, options: Options, wanted: ArtifactSet) -> tuple[Target, bool]:
     """Return the target, and whether it is a folder that nobody named."""
     if wanted.target == "hf_cache":
+        comes_with_us = is_shipped(options.manifest)
         if options.hf_cache is not None and options.hf_cache != Path():
-            return HubCacheTarget(cache=options.hf_cache.expanduser().absolute()), False
+            return HubCacheTarget(cache=options.hf_cache.expanduser().absolute(), is_shipped=comes_with_us), False
         from provisioner.files.hub_cache import cache_folder
 
-        return HubCacheTarget(cache=cache_folder(session.environ).absolute()), False
+        return HubCacheTarget(cache=cache_folder(session.environ).absolute(), is_shipped=comes_with_us), False
     if options.comfyui is not None:
         return _open_tree(session, options.comfyui, options), False
     return _usual_tree(session, options)

@@ -7,7 +7,7 @@ environment variable or a network.  Sizes are bytes, times are seconds, paths ar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
@@ -313,6 +313,8 @@ class HubBlob:
     revision: str  # commit
     filename: str  # path inside the repository
     is_lfs: bool
+    is_shipped: bool = False  # wanted by a manifest that came with klein-setup: needs nobody's confirmation
+    blob_id: str | None = field(default=None, compare=False)  # the Hub's name of the content; None: not asked
 
     @property
     def path(self) -> Path:
@@ -359,6 +361,7 @@ class HubCacheTarget:
     """An HF cache: the folder that holds ``models--*``."""
 
     cache: Path
+    is_shipped: bool = False  # it is for a manifest that came with klein-setup
 
 
 Target = ComfyTarget | HubCacheTarget

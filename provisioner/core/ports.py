@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from provisioner.core.models import Artifact, Damage, Destination, FileSystem, LocalCopy, PatchWay, Source, Variant
+from provisioner.core.models import (
+    Artifact,
+    Damage,
+    Destination,
+    FileSystem,
+    HubFile,
+    LocalCopy,
+    PatchWay,
+    Source,
+    Variant,
+)
 from provisioner.core.route import Route
 
 FOUND_IN_PLACE = "found in place"
@@ -202,6 +212,17 @@ class Fetcher(Protocol):
             The source cannot be read, or offers something else; the part keeps what it has.
         StorageError
             Disk full, not writable, or a path outside the root.
+        KeyboardInterrupt
+            The run was cancelled.
+        """
+
+    def blob_id(self, source: HubFile) -> str:
+        """Return the Hub's own id of a file's content: its SHA-256 (64 digits) for LFS, else its git id (40 digits).
+
+        Raises
+        ------
+        NetworkError, AccessError, IntegrityError
+            Nobody answers, the Hub does not have the file, or names no id.
         KeyboardInterrupt
             The run was cancelled.
         """

@@ -214,7 +214,7 @@ def explain_failure(output: Iterable[str], *, doing: str, index_url: str | None)
     index_url : str or None
         The index it was sent to.
     """
-    lines = [printable(redact(line)).strip() for line in output]
+    lines = [redact(printable(line)).strip() for line in output]
     lines = [line for line in lines if line]
     text = "\n".join(lines)
     index = redact(index_url or "the default package index")

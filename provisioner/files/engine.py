@@ -16,6 +16,7 @@ from provisioner.core.errors import (
     IntegrityError,
     KleinError,
     NetworkError,
+    NotTheFileError,
     UnreadableError,
 )
 from provisioner.core.events import Events, FileProgress, Notice, Phase, PlanMade, StepFinished, StepStarted
@@ -26,6 +27,7 @@ from provisioner.core.models import (
     FetchFile,
     FilesPlan,
     FileStep,
+    HubBlob,
     HubFile,
     MoveFile,
     Outcome,
@@ -142,6 +144,7 @@ class Engine:
         )
 
     def _do(self, step: FileStep) -> tuple[str, int]:
+        step = self._confirmed(step)
         match step:
             case RecordReceipt():
                 file_digest = self.hash_again(step.destination, _label(step.destination))
@@ -156,6 +159,31 @@ class Engine:
                 return self._patch(step)
             case _:
                 assert_never(step)
+
+    def _confirmed(self, step: FileStep) -> FileStep:
+        """Return the step with the Hub's id of the content, which a snapshot takes from nobody else.
+
+        A manifest of somebody else's may name a genuine repository and commit, and bytes of its own.
+        """
+        destination = step.destination
+        if isinstance(step, RecordReceipt) or not isinstance(destination, HubBlob) or destination.is_shipped:
+            return step
+        artifact = step.artifact
+        source = next(each for each in artifact.sources if isinstance(each, HubFile))
+        blob_id = self.fetcher.blob_id(source)
+        ours = artifact.sha256 if artifact.is_lfs else artifact.git_oid
+        is_lfs = len(blob_id) == len(artifact.sha256)
+        if artifact.is_lfs is not is_lfs or (ours is not None and ours != blob_id):
+            named = f"the SHA-256 {artifact.sha256}" if artifact.is_lfs else f"the git id {ours or 'of a small file'}"
+            raise NotTheFileError(
+                f"The Hub does not confirm {source.filename} of {source.repo_id}: at commit {source.revision[:12]} it "
+                f"has {'the SHA-256' if is_lfs else 'the git id'} {blob_id}, the manifest names {named}.",
+                hint="Nothing was put into the HF cache. Correct the manifest (with `is_lfs`) if it is yours; else do "
+                "not use it.",
+                expected=blob_id,
+                observed=ours,
+            )
+        return replace(step, destination=replace(destination, blob_id=blob_id))
 
     # --- a copy from this machine ------------------------------------------------------------------
 
@@ -380,10 +408,11 @@ def _not_repaired(step: PatchFile, came_from: str, file_digest: FileDigest) -> H
 def _offers(step: FetchFile | PatchFile) -> list[tuple[Source, Artifact]]:
     """Return every source with the content it serves: the artifact's own first, then what is as good.
 
-    A snapshot in an HF cache must hold the commit's own bytes, so nothing else is offered for it.
+    A snapshot in an HF cache must hold the commit's own bytes from the Hub, so nothing else is offered for it.
     """
     artifact = step.artifact
-    offers = [(source, artifact) for source in artifact.sources]
+    is_snapshot = isinstance(step.destination, HubBlob)
+    offers = [(source, artifact) for source in artifact.sources if not is_snapshot or isinstance(source, HubFile)]
     if isinstance(step, FetchFile) and isinstance(step.destination, ComfyFile):
         for variant in artifact.accept:
             content = replace(artifact, size=variant.size, sha256=variant.sha256, sources=variant.sources)

@@ -27,6 +27,13 @@ from provisioner.disk.safe_path import complaint_about_path
 
 _REPO_ID = r"(?a)[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?"
 _COMMIT = "[0-9a-f]{40}"
+_CODE = frozenset(
+    {
+        *{".py", ".pyc", ".pyd", ".pyw", ".pth", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".cmd", ".ps1"},
+        *{".bin", ".pt", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".dill", ".keras", ".h5"},  # pickles
+    }
+)
+"""Endings of files that other programs run, or that run something when they are loaded."""
 
 
 # --- one artifact ----------------------------------------------------------------------------------
@@ -43,7 +50,8 @@ def destination_for(artifact: Artifact, target: Target) -> Destination:
     PathOutsideRootError
         A name, folder, repository or revision would leave the root, or means something else on some system.
     UsageError
-        The artifact has no place in a target of this kind.
+        The artifact has no place in a target of this kind, or is code that a manifest of somebody else's wants in an
+        HF cache.
     """
     if isinstance(target, HubCacheTarget):
         return _hub_blob(artifact, target)
@@ -84,11 +92,20 @@ def _hub_blob(artifact: Artifact, target: HubCacheTarget) -> HubBlob:
         )
     if not re.fullmatch(_COMMIT, source.revision):
         _refuse(source.revision, "a revision in an HF cache is a commit of 40 lower-case hex digits")
+    filename = safe_relative(source.filename)
+    if not target.is_shipped and filename.suffix.lower() in _CODE:
+        raise UsageError(
+            f"{filename} of {source.repo_id} runs as code when another program loads it; only a manifest that comes "
+            "with klein-setup may put such a file into an HF cache.",
+            hint="Take it out of the manifest; where you trust the repository, fetch it with `hf download`.",
+            artifact=artifact.id,
+        )
     return HubBlob(
         root=target.cache / repo_folder_name(source.repo_id),
         revision=source.revision,
-        filename=str(safe_relative(source.filename)),
+        filename=str(filename),
         is_lfs=artifact.is_lfs,
+        is_shipped=target.is_shipped,
     )
 
 

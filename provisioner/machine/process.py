@@ -380,7 +380,7 @@ class _Heard:
 def _failed(
     what: str, words: Sequence[str], lines: Iterable[str], *, hint: str | None = None, **context: object
 ) -> CommandError:
-    shown = [printable(redact(line)).rstrip() for line in lines]
+    shown = [redact(printable(line)).rstrip() for line in lines]
     last = [line for line in shown if line.strip()][-_SHOWN_LINES:]
     said = f": {last[-1].strip()}" if last else ""
     return CommandError(

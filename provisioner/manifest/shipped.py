@@ -35,6 +35,13 @@ def shipped_manifests(folder: Path | None = None) -> tuple[str, ...]:
     return tuple(sorted(found - _NO_MODELS))
 
 
+def is_shipped(name_or_path: str, *, folder: Path | None = None) -> bool:
+    """Return whether that is the id of a manifest that comes with the program, not a file of somebody else's."""
+    if not _is_bare(name_or_path) or name_or_path in _NO_MODELS:
+        return False
+    return _exists((folder or shipped_folder()) / f"{name_or_path}.yaml")
+
+
 def read_manifest_text(name_or_path: str, *, folder: Path | None = None) -> tuple[str, str]:
     """Return the text of a manifest, and what to call it in messages.
 
@@ -59,7 +66,7 @@ def read_manifest_text(name_or_path: str, *, folder: Path | None = None) -> tupl
     """
     name = f"{name_or_path}.yaml"
     shipped = folder or shipped_folder()
-    if _is_bare(name_or_path) and name_or_path not in _NO_MODELS and _exists(shipped / name):
+    if is_shipped(name_or_path, folder=folder):
         return _decode(_read(shipped, name, label=name), name), name
     if not name_or_path or (_is_bare(name_or_path) and not _exists(Path(name_or_path))):
         _refuse_unknown(name_or_path, shipped_manifests(folder))

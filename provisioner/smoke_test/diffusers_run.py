@@ -181,7 +181,7 @@ class _Follower:
             raise KeyboardInterrupt
         answer: Answer | None = parse_answer(line) if stream == "stdout" else None
         if not isinstance(answer, GenerationEvent) or answer.name != "alive":
-            self._log.write(printable(redact(line)).rstrip() + "\n")
+            self._log.write(redact(printable(line)).rstrip() + "\n")
             self._log.flush()
         if isinstance(answer, GenerationEvent):
             if answer.name != "alive":

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import http.server
 import io
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
 import threading
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +24,7 @@ from typing import Any
 
 import pytest
 
+from provisioner.comfyui.checkout.archive import unpack
 from provisioner.comfyui.checkout.checkout_receipt import (
     PLACING,
     RECEIPT,
@@ -688,6 +692,70 @@ def test_a_hostile_archive_writes_nothing_outside_and_leaves_nothing(
     with pytest.raises((IntegrityError, StorageError), match=said):
         small.fetch(upstream.release, tmp_path / "in" / "ComfyUI", source=str(archive))
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["comfy.zip", "in"]
+
+
+def header(kind: bytes, size: int, name: str = "x/a") -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 512)
+
+
+def large_record(key: str, size: int) -> bytes:
+    """Return one record of a pax header of exactly `size` bytes."""
+    start = f"{size} {key}=".encode()
+    return start + b"a" * (size - len(start) - 1) + b"\n"
+
+
+MANY = 100_000_000
+HEADERS_WITHOUT_END = {
+    "one pax header": lambda: header(tarfile.XHDTYPE, MANY) + padded(large_record("comment", MANY)),
+    "one long name": lambda: header(tarfile.GNUTYPE_LONGNAME, MANY) + padded(b"x/" + b"a" * MANY),
+    "global pax headers": lambda: b"".join(
+        header(tarfile.XGLTYPE, 500_000) + padded(large_record(f"k{n}", 500_000)) + header(tarfile.REGTYPE, 0, f"x/{n}")
+        for n in range(100)
+    ),
+    "pax headers of every file": lambda: b"".join(
+        header(tarfile.XHDTYPE, 500_000) + padded(large_record(f"k{n}", 500_000)) + header(tarfile.REGTYPE, 0, f"x/{n}")
+        for n in range(100)
+    ),
+    "folders": lambda: b"".join(header(tarfile.DIRTYPE, 0, f"x/{n}") for n in range(60_000)),
+}
+
+
+@pytest.mark.parametrize("kind", HEADERS_WITHOUT_END)
+def test_the_headers_of_an_archive_take_no_memory(tmp_path: Path, kind: str) -> None:
+    archive = tmp_path / "comfy.tar.gz"
+    archive.write_bytes(gzip.compress(HEADERS_WITHOUT_END[kind]() + bytes(1024), compresslevel=1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(IntegrityError):
+            unpack(archive, tmp_path / "in", bounds=Bounds(files=1000), cancelled=lambda: False)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8_000_000
+
+
+def test_the_list_of_a_zip_takes_no_memory(tmp_path: Path) -> None:
+    entry = zipped(("x/a", b"", PLAIN))
+    listed = entry[entry.index(b"PK\1\2") : entry.index(b"PK\5\6")]
+    archive = tmp_path / "comfy.zip"
+    count = 400_000
+    start = len(entry) - len(listed) - 22
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(listed) * count, start, 0)
+    archive.write_bytes(entry[:start] + listed * count + end)
+    tracemalloc.start()
+    try:
+        with pytest.raises(IntegrityError, match="list of its files"):
+            unpack(archive, tmp_path / "in", bounds=Bounds(), cancelled=lambda: False)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8_000_000
 
 
 def test_an_archive_without_a_known_tree_is_not_believed(upstream: Upstream, tmp_path: Path) -> None:

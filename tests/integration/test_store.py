@@ -23,6 +23,7 @@ from provisioner.core.errors import (
     HashMismatchError,
     InsufficientSpaceError,
     LockHeldError,
+    NotTheFileError,
     NotWritableError,
     StorageError,
     UnreadableError,
@@ -1412,7 +1413,7 @@ def not_implemented(*paths: object, **_: object) -> None:
 @LINKS
 @pytest.mark.parametrize("wanted", [VAE, CONFIG], ids=["lfs", "git"])
 def test_a_snapshot_file_is_a_relative_link_to_a_blob_named_by_its_content(tmp_path: Path, wanted: Artifact) -> None:
-    store, destination = store_for(tmp_path), hub_blob(tmp_path, wanted)
+    store, destination = store_for(tmp_path), hub_blob(tmp_path, wanted, is_shipped=True)
     data = DATA if wanted is VAE else b'{"a": 1}\n'
     store.record(destination, wanted, fetched(store, destination, wanted, data), "the hub")
     name = DIGEST if wanted is VAE else hashlib.sha1(b"blob 9\0" + data, usedforsecurity=False).hexdigest()
@@ -1442,8 +1443,16 @@ def test_a_cache_that_lost_its_links_keeps_the_blobs_that_others_point_to(tmp_pa
     assert other.path.read_bytes() == destination.path.read_bytes() == DATA
 
 
+def test_bytes_that_the_hub_names_otherwise_get_no_place_in_a_snapshot(tmp_path: Path) -> None:
+    destination = hub_blob(tmp_path, CONFIG, blob_id="0" * 40)
+    with pytest.raises(NotTheFileError, match="its git id is 000"):
+        fetched(store_for(tmp_path), destination, CONFIG, b'{"a": 1}\n')
+    assert not destination.path.exists()
+    assert not (destination.root / "refs").exists()
+
+
 def test_what_main_means_to_the_user_is_left_alone(tmp_path: Path) -> None:
-    destination = hub_blob(tmp_path, VAE)
+    destination = hub_blob(tmp_path, VAE, is_shipped=True)
     put(destination.root / "refs" / "main", OTHER_COMMIT.encode())
     fetched(store_for(tmp_path), destination)
     assert (destination.root / "refs" / "main").read_text(encoding="utf-8") == OTHER_COMMIT

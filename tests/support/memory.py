@@ -376,6 +376,10 @@ class ScriptedFetcher:
 
     script: Mapping[Source, Sequence[bytes | BaseException]]
     asked: list[Source] = field(default_factory=list)
+    confirmed: dict[HubFile, str] = field(default_factory=dict)  # the Hub's ids of contents
+
+    def blob_id(self, source: HubFile) -> str:
+        return self.confirmed[source]
 
     def fetch(
         self, source: Source, artifact: Artifact, part: Part, *, progress: Callable[[TransferProgress], None]

@@ -7,6 +7,7 @@ right before it: what a signal at that moment leaves is what lies there then.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import re
@@ -17,7 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER, Artifact, Destination, FilesPlan, HubCacheTarget, Source
+from provisioner.core.models import (
+    BLOCK_SIZE,
+    STATE_FOLDER,
+    Artifact,
+    Destination,
+    FilesPlan,
+    HubCacheTarget,
+    HubFile,
+    Source,
+)
 from provisioner.core.ports import Claim, FileDigest, Finder, Part, TransferProgress
 from provisioner.disk.root import Root
 from provisioner.files.engine import Engine
@@ -59,6 +69,9 @@ class Serving:
 
     data: bytes
     served: int = 0
+
+    def blob_id(self, source: HubFile) -> str:
+        return hashlib.sha256(self.data).hexdigest()
 
     def fetch(
         self, source: Source, artifact: Artifact, part: Part, *, progress: Callable[[TransferProgress], None]

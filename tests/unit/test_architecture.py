@@ -27,7 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"rehearsal"}),
     frozenset({"plan"}),
     frozenset({"files", "comfyui", "environment", "torch", "machine", "smoke_test", "manifest", "identify"}),
-    frozenset({"disk"}),
+    frozenset({"disk", "network"}),
     frozenset({"core"}),
 )
 
@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "value": Layer(frozenset({"value"}), is_pure=True),
     "decision": Layer(DECISIONS, is_pure=True),  # a pure function of values
     "port": Layer(frozenset({"value"})),
-    "effect": Layer(FLOWS - {"flow"} | {"effect"}),  # of effects only those of its own room and of disk/
+    "effect": Layer(FLOWS - {"flow"} | {"effect"}),  # of effects only those of its own room, of disk/ and network/
     "flow": Layer(FLOWS),  # decisions and ports put together
     "script": Layer(frozenset()),  # runs where nothing of ours is installed
     "rehearsal": Layer(DECISIONS | {"port", "rehearsal"}),
@@ -111,6 +111,7 @@ LAYER_OF = {
     "manifest.table_source": "value",
     "identify": "decision",
     "disk": "effect",
+    "network": "effect",
     "disk.os_errors": "decision",
     "disk.safe_path": "decision",
     "core": "value",
@@ -125,13 +126,13 @@ MAY_USE = {
     "platformdirs": ("disk.locations",),
     "psutil": ("comfyui.server", "machine.host", "machine.process", "smoke_test.vram"),
     "pynvml": ("machine.nvml", "smoke_test.vram"),
-    "requests": ("comfyui.checkout", "comfyui.server", "files.download"),
+    "requests": ("comfyui.checkout", "comfyui.server", "files.download", "network"),
     "rich": ("ui",),
     "shutil": ("disk", "comfyui", "environment", "machine", "smoke_test", "rehearsal", "ui"),
     "subprocess": ("comfyui.server", "machine.process", "smoke_test.diffusers_script"),
     "tqdm": ("ui",),
     "typing_extensions": tuple(LAYER_OF),  # what `typing` has only from Python 3.11 on
-    "urllib3": ("files.download",),
+    "urllib3": ("files.download", "network"),
     "websockets": ("comfyui.server",),
     "yaml": ("manifest", "comfyui.model_paths"),
 }
@@ -224,7 +225,7 @@ def complaint_about_own(module: str, layer: str, target: str) -> str | None:
     other = layer_of(target)
     if other is None:
         return None
-    is_near = room_of(target) in {room_of(module), "disk"}
+    is_near = room_of(target) in {room_of(module), "disk", "network"}
     if other in MAY_IMPORT[layer].own and (layer != "effect" or other != "effect" or is_near):
         return None
     return f"{module} ({layer}) may not import {target} ({other})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from provisioner.core.errors import (
     InsufficientSpaceError,
     KleinError,
     NetworkError,
+    NotTheFileError,
     NotWritableError,
     OfflineError,
     RateLimitedError,
@@ -23,7 +24,7 @@ from provisioner.core.errors import (
     UnreachableError,
 )
 from provisioner.core.events import Event, FileProgress, Notice, PlanMade, StepFinished, StepStarted
-from provisioner.core.models import Artifact, Destination, FilesPlan, HubCacheTarget, Outcome, Source, UrlFile
+from provisioner.core.models import Artifact, Destination, FilesPlan, HubCacheTarget, HubFile, Outcome, Source, UrlFile
 from provisioner.core.ports import Fetcher, FileDigest, Finder, Part, TransferProgress
 from provisioner.files.engine import Engine
 from provisioner.files.observe import Depth, Observer
@@ -70,6 +71,8 @@ class Core:
 
     def __post_init__(self) -> None:
         self.fetcher = ScriptedFetcher(self.script)
+        for each in self.wanted:
+            self.fetcher.confirmed |= {source: each.sha256 for source in each.sources if isinstance(source, HubFile)}
         finders: list[Finder] = [ListedFinder(tuple(local_copy(wanted, path) for wanted, path in self.copies))]
         self.observer = Observer(
             store=self.store, finders=finders, events=self.events.append, is_unchanged=lambda one, other: one == other
@@ -569,6 +572,29 @@ def test_progress_names_the_file_and_counts_what_is_on_disk() -> None:
     told = [event for event in core.events if isinstance(event, FileProgress)]
     assert {(event.label, event.size) for event in told} == {("vae/vae.safetensors", 15)}
     assert [(event.bytes_on_disk, event.bytes_received) for event in told] == [(4, 4), (15, 15), (15, 15)]
+
+
+CONFIG = artifact(b"{}", sources=(FIRST,), is_lfs=False)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "confirmed"),
+    [(VAE, "0" * 64), (VAE, "0" * 40), (CONFIG, "0" * 64), (replace(CONFIG, git_oid="1" * 40), "0" * 40)],
+)
+def test_a_snapshot_takes_nothing_that_the_hub_names_otherwise(wanted: Artifact, confirmed: str) -> None:
+    core = Core({FIRST: [RIGHT]}, wanted=(wanted,), is_cache=True)
+    core.fetcher.confirmed[FIRST] = confirmed
+    _, ((outcome,)) = core.provide()
+    assert isinstance(outcome.error, NotTheFileError)
+    assert confirmed in str(outcome.error)
+    assert core.fetcher.asked == []
+
+
+def test_a_snapshot_takes_no_bytes_of_another_address() -> None:
+    wanted = replace(VAE, sources=(FIRST, UrlFile(url="https://example.org/x")))
+    core = Core({FIRST: [UnreachableError("gone")], wanted.sources[1]: [RIGHT]}, wanted=(wanted,), is_cache=True)
+    assert came(core.provide()[1]) == [("fetch-file", "failed")]
+    assert core.fetcher.asked == [FIRST]
 
 
 def test_a_snapshot_file_is_named_as_in_the_repository() -> None:

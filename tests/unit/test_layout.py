@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 import pytest
@@ -248,3 +249,12 @@ def test_refuses_what_is_no_repository(repo_id: str) -> None:
 )
 def test_inside_means_below_once_links_are_resolved(root: PurePath, path: PurePath, expected: bool) -> None:
     assert is_inside(root, path) is expected
+
+
+def test_only_a_manifest_that_comes_with_us_puts_code_into_a_cache_and_names_main() -> None:
+    wanted = artifact(sources=(replace(HUB_FILE, filename="modeling.py"),))
+    with pytest.raises(UsageError, match="runs as code"):
+        destination_for(wanted, HubCacheTarget(cache=Path("/hf")))
+    found = destination_for(wanted, HubCacheTarget(cache=Path("/hf"), is_shipped=True))
+    assert isinstance(found, HubBlob)
+    assert found.is_shipped

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import doctest
 import string
+import time
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -118,3 +120,85 @@ def test_nothing_steers_the_terminal(text: str, left: str) -> None:
 def test_no_control_character_survives(text: str) -> None:
     left = printable(text)
     assert not [each for each in left if (ord(each) < 32 and each not in "\n\t") or 127 <= ord(each) < 160]
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("GET https://cdn.example/exp=1999999999~acl=*~hmac=0123456789abcdef/vae.bin failed", "0123456789abcdef"),
+        ("GET https://cdn.example/a.bin;Signature=AbCd0123 failed", "AbCd0123"),
+        ("GET https://cdn.example/s/q8Zk3PbVt0LmXw92YrTnEeUu/vae.bin failed", "q8Zk3PbVt0LmXw92YrTnEeUu"),
+        ("sent eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjMifQ.c2lnbmF0dXJl", "eyJzdWIiOiIxMjMifQ"),
+        ("curl -d token=abc123 failed", "abc123"),
+        ("curl -d api_key='abc123' failed", "abc123"),
+        ("HF_TOKEN=abc123 klein-setup", "abc123"),
+        ("PASSWORD=abc/123+x", "abc/123+x"),
+        ('{"access_token": "abc123", "next": 1}', "abc123"),
+        ("Cookie: session=abc123; theme=dark", "abc123"),
+        ("{'Set-Cookie': 'sid=abc123; Path=/'}", "abc123"),
+        ("X-Api-Key: abc123", "abc123"),
+        ("X-Amz-Security-Token: abc123", "abc123"),
+        ("PRIVATE-TOKEN: abc123", "abc123"),
+        ("the proxy me:abc123@proxy.example:3128 refused", "abc123"),
+        ("HTTPS_PROXY=me:abc123@proxy.example:3128", "abc123"),
+        ("via (me:ab@c123@proxy.example)", "c123"),
+        ("//me:abc123@host/x", "abc123"),
+    ],
+)
+def test_no_secret_survives_in_the_forms_that_servers_and_tools_print(text: str, secret: str) -> None:
+    assert secret not in redact(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://huggingface.co/black-forest-labs/FLUX.2-klein-4B/resolve/1234567890abcdef1234567890abcdef12345678/a.bin",
+        "huggingface.co/Comfy-Org/flux2-dev@1234567890ab/split_files/vae/flux2-vae.safetensors",
+        "127.0.0.1:8188/org/model@1234567890ab/vae.bin",
+        "git@github.com:comfyanonymous/ComfyUI.git",
+        "C:\\Users\\me@home\\models",
+        "design=modern config=a.yaml tokens: 77",
+        "The token that is set: HF_TOKEN.",
+        "cookies are not sent; at 12:30 it ended",
+    ],
+)
+def test_leaves_addresses_of_files_commits_and_prose(text: str) -> None:
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize("escape", ["\x1b[0m", "\x00", "\x1b]0;x\x07", "\u202e"])
+def test_an_escape_inside_a_token_does_not_hide_it(escape: str) -> None:
+    hidden = f"{TOKEN[:12]}{escape}{TOKEN[12:]}"
+    assert TOKEN[12:] not in redact(f"sent {hidden} there")
+    assert TOKEN[12:] not in printable(redact(f"sent {hidden} there"))
+    assert "c123" not in redact(f"https://me:ab{escape}c123@host/x", ["abc123"])
+
+
+def test_a_name_with_an_escape_and_no_secret_keeps_every_character() -> None:
+    assert redact("models/a\x1b[31m.bin") == "models/a\x1b[31m.bin"
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["a", "a:", "a:@", "a://", "://", "?a=", "hf_", "hf_a", "token", "sig=", "x-a-", "cookie ", "@a:", "eyJ", "eyJa.",
+     " ", "bearer ", "authorization", "\x1b[0", "\x1b]", "\x9b1;", "/a", "Aa1", "'", "a\x00", "%2F"],
+)  # fmt: skip
+def test_200_000_characters_of_any_kind_take_no_time(piece: str) -> None:
+    text = (piece * 200_000)[:200_000] + " eyJ hf_ authorization bearer cookie ?a=b token=c x-api-key: d x://me:p@h"
+    began_s = time.process_time()
+    redact(text, ["abcd1234"])
+    assert time.process_time() - began_s < 3.0
+
+
+def test_an_endless_text_is_cut_between_words() -> None:
+    text = "word " * 400_000
+    told = redact(text + TOKEN)
+    assert len(told) <= module.LONGEST_TEXT + 60
+    assert told.endswith("characters left out)")
+    assert TOKEN[:8] not in redact("x" * (module.LONGEST_TEXT - 10) + TOKEN)
+
+
+def test_what_steers_a_terminal_is_taken_out_before_secrets_are_looked_for() -> None:
+    package = Path(module.__file__).parents[1]
+    wrong = [str(path) for path in package.rglob("*.py") if "printable(redact(" in path.read_text(encoding="utf-8")]
+    assert not wrong

@@ -17,7 +17,7 @@ from provisioner.core.errors import ManifestError, UsageError
 from provisioner.core.models import Artifact, ArtifactSet, HubFile, Manifest, OperatingSystem
 from provisioner.disk.safe_path import complaint_about_path
 from provisioner.manifest.parse import parse_manifest
-from provisioner.manifest.shipped import read_manifest_text, shipped_folder, shipped_manifests
+from provisioner.manifest.shipped import is_shipped, read_manifest_text, shipped_folder, shipped_manifests
 
 ROOT = Path(__file__).resolve().parents[2]
 IDS = ("flux2-klein-4b", "flux2-klein-9b")
@@ -443,3 +443,10 @@ def test_the_rule_for_schema_sha256_gives_the_published_value() -> None:
     assert (known.tensors, known.dtypes) == (len(shapes), (("BF16", 398),))
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == known.schema_sha256
     assert 2 * sum(math.prod(shape) for shape in shapes.values()) == known.payload_bytes
+
+
+def test_only_the_id_of_a_manifest_that_comes_with_us_counts_as_shipped() -> None:
+    assert is_shipped("flux2-klein-4b")
+    assert not any(
+        map(is_shipped, ("torch", "mine", "./flux2-klein-4b", str(shipped_folder() / "flux2-klein-4b.yaml")))
+    )

@@ -7,6 +7,8 @@ anything beyond a size and a number of files that no release of ComfyUI comes ne
 from __future__ import annotations
 
 import errno
+import gzip
+import io
 import os
 import posixpath
 import stat
@@ -18,7 +20,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import IO
 
@@ -39,6 +40,10 @@ from provisioner.disk.safe_path import complaint_about_path
 
 _CHUNK_BYTES = 256 * 1024
 _LONGEST_LINK = 1024  # bytes
+_HEADER_BYTES = 64 * 1024  # between two files of a tar: their own headers have 2 KiB at most
+_GLOBAL_HEADERS = 16  # git writes one, with the commit
+_ZIP_END_BYTES = 22
+_ZIP_LIST_BYTES = 8 * 1024 * 1024  # of a zip's list of files: room for 50,000, and 100 MB once it is read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +85,7 @@ def unpack(archive: Path, folder: Path, *, bounds: Bounds, cancelled: Cancelled)
     modes: dict[str, str] = {}
     links: dict[str, str] = {}
     left = bounds.unpacked_bytes
-    with _members(archive) as members:
+    with _members(archive, bounds) as members:
         for member in members:
             if cancelled():
                 raise KeyboardInterrupt
@@ -168,7 +173,7 @@ def _nothing_twice(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def _members(archive: Path) -> Iterator[Iterator[_Member]]:
+def _members(archive: Path, bounds: Bounds) -> Iterator[Iterator[_Member]]:
     """Yield what an archive holds, folders left out; its kind is told by its first bytes."""
     try:
         with archive.open("rb") as stream:
@@ -177,11 +182,14 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
         raise storage_error(error, archive, doing="read") from error
     try:
         if head[:4] == b"PK\x03\x04":
+            _check_zip_list(archive)
             with zipfile.ZipFile(archive) as opened:
                 yield _zip_members(opened)
         elif head[:2] == b"\x1f\x8b":
-            with tarfile.open(archive, "r:gz") as tar:
-                yield _tar_members(tar)
+            with gzip.open(archive) as unpacked:
+                headers = _Headers(unpacked)
+                with tarfile.open(fileobj=headers, mode="r:") as tar:
+                    yield _tar_members(tar, headers, bounds)
         else:
             what = "a web page" if head.lstrip()[:1] == b"<" else "no zip or tar.gz file"
             raise _odd(f"is {what}")
@@ -199,17 +207,62 @@ def _zip_members(opened: zipfile.ZipFile) -> Iterator[_Member]:
         yield _Member(info.filename, _git_mode(mode), info.file_size, partial(opened.open, info))
 
 
-def _tar_members(tar: tarfile.TarFile) -> Iterator[_Member]:
-    for info in tar:
+def _check_zip_list(archive: Path) -> None:
+    """Raise where the list of a zip's files is longer than any ComfyUI's: `zipfile` reads all of it at once."""
+    with archive.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - _ZIP_END_BYTES - 0xFFFF - 20))
+        tail = stream.read()
+    end = tail[-_ZIP_END_BYTES:]
+    if not (end.startswith(b"PK\x05\x06") and end.endswith(b"\0\0")):  # a comment follows, such as git's own
+        end = tail[max(0, tail.rfind(b"PK\x05\x06")) :]
+    if int.from_bytes(end[12:16], "little") > _ZIP_LIST_BYTES or b"PK\x06\x07" in tail:  # the second: zip64
+        raise _odd("has a list of its files that is longer than any ComfyUI's")
+
+
+class _Headers(io.RawIOBase):
+    """The tar inside a gz: `tarfile` reads headers of any length at once, so what it may read of them is bounded."""
+
+    def __init__(self, stream: gzip.GzipFile) -> None:
+        self.left: int | None = _HEADER_BYTES  # None: the bytes of a file, which are counted where they are written
+        self._stream = stream
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return the next bytes; raises tarfile.ReadError for more than may be read."""
+        wanted = -1 if size is None else size
+        if self.left is not None:
+            self.left -= wanted
+            if wanted < 0 or self.left < 0:
+                raise tarfile.ReadError("the headers are too long")
+        return self._stream.read(wanted)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
+def _tar_members(tar: tarfile.TarFile, stream: _Headers, bounds: Bounds) -> Iterator[_Member]:
+    for _ in range(2 * bounds.files):  # folders, too
+        stream.left = _HEADER_BYTES
+        info = tar.next()
+        stream.left = None
+        tar.members.clear()  # type: ignore[attr-defined]  # with the headers of each
+        if info is None:
+            return
+        if len(tar.pax_headers) > _GLOBAL_HEADERS:
+            raise _odd("has more headers than any ComfyUI's")
         if info.isdir():
             continue
         if info.issym():
             target = os.fsencode(info.linkname)
-            yield _Member(info.name, LINK, len(target), partial(BytesIO, target))
+            yield _Member(info.name, LINK, len(target), partial(io.BytesIO, target))
         elif info.isreg():
             yield _Member(info.name, _git_mode(info.mode), info.size, partial(_tar_stream, tar, info))
         else:
             raise _odd(f"holds something else than files and links ({info.name!r})")
+    raise _odd(f"holds more than {bounds.files:,} files and as many folders")
 
 
 def _tar_stream(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:

@@ -257,6 +257,6 @@ def _listener(cancelled: Cancelled, progress: Progress) -> Callable[[str, str], 
         now = time.monotonic()
         if now - told_at[0] >= _TOLD_EVERY_S and _COUNTED.match(line):
             told_at[0] = now
-            progress(printable(redact(line)).strip())
+            progress(redact(printable(line)).strip())
 
     return listen

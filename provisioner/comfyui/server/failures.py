@@ -473,7 +473,7 @@ def out_of_time_error(timeout_s: float, node_id: str | None, graph: Graph) -> Sm
 
 def last_lines(lines: Iterable[str]) -> list[str]:
     """Return the end of a server's output, redacted for showing."""
-    shown = [printable(redact(line)).rstrip() for line in lines]
+    shown = [redact(printable(line)).rstrip() for line in lines]
     return [line for line in shown if line.strip()][-_SHOWN_LINES:]
 
 

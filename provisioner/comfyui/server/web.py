@@ -15,6 +15,7 @@ from provisioner.comfyui.server.failures import not_comfyui_error, unreachable_e
 from provisioner.comfyui.server.launch import ServerAddress
 from provisioner.core.errors import SmokeTestError
 from provisioner.core.ports import Cancelled
+from provisioner.network.deadline import Deadline, DeadlineAdapter
 
 MEGABYTE = 1024 * 1024
 
@@ -55,6 +56,8 @@ class Web:
         self._cancelled = cancelled
         self._session = requests.Session()
         self._session.trust_env = not address.is_loopback  # no proxy for this machine
+        self._session.mount("https://", DeadlineAdapter())
+        self._session.mount("http://", DeadlineAdapter())
         self._session.auth = _no_login
         self._session.headers["User-Agent"] = f"klein-setup/{__version__} python-requests/{requests.__version__}"
 
@@ -109,15 +112,18 @@ class Web:
         if self._cancelled():
             raise KeyboardInterrupt
         try:
-            with self._session.request(
-                method,
-                self.address.url + quote(path),
-                json=body,
-                params=query,
-                stream=True,
-                allow_redirects=False,  # a prompt is not sent on to another address
-                timeout=(min(_CONNECT_S, timeout_s), timeout_s),
-            ) as response:
+            with (
+                Deadline(timeout_s),
+                self._session.request(
+                    method,
+                    self.address.url + quote(path),
+                    json=body,
+                    params=query,
+                    stream=True,
+                    allow_redirects=False,  # a prompt is not sent on to another address
+                    timeout=(min(_CONNECT_S, timeout_s), timeout_s),
+                ) as response,
+            ):
                 return Answer(
                     status=response.status_code,
                     content_type=response.headers.get("Content-Type", ""),

@@ -13,6 +13,7 @@ from requests.auth import AuthBase
 
 from provisioner import __version__
 from provisioner.core.errors import KleinError, StalledError, UnreachableError
+from provisioner.network.deadline import DeadlineAdapter
 
 CONNECT_TIMEOUT_S = 10.0
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -89,6 +90,8 @@ def shown(url: str) -> str:
 def open_session(credentials: Credentials) -> requests.Session:
     """Return a session for one thread; proxies and certificate bundles come from the usual variables."""
     session = _Session()
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, DeadlineAdapter())
     session.auth = _OnlyToItsOrigin(credentials)
     session.headers.update(
         {
@@ -109,13 +112,13 @@ def network_error(error: Exception, url: str) -> KleinError:
     host = urlsplit(url).hostname or url
     if isinstance(error, requests.exceptions.ProxyError):
         return UnreachableError(
-            f"The proxy did not let us reach {host}: {_reason(error)}.",
+            f"The proxy did not let us reach {host}: {reason_of(error)}.",
             hint="Check HTTPS_PROXY and NO_PROXY.",
             url=shown(url),
         )
     if isinstance(error, requests.exceptions.SSLError):
         return UnreachableError(
-            f"The certificate of {host} was not accepted: {_reason(error)}.",
+            f"The certificate of {host} was not accepted: {reason_of(error)}.",
             hint="Behind a company proxy, set REQUESTS_CA_BUNDLE to its certificate file.",
             url=shown(url),
         )
@@ -126,14 +129,14 @@ def network_error(error: Exception, url: str) -> KleinError:
             url=shown(url),
         )
     return UnreachableError(
-        f"{host} could not be reached: {_reason(error)}.",
+        f"{host} could not be reached: {reason_of(error)}.",
         hint="Check the connection (and HF_ENDPOINT or --endpoint if you use a mirror); run the same command again, "
         "what has arrived is kept.",
         url=shown(url),
     )
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return the innermost reason in the system's words; the outer ones print whole addresses with their queries."""
     seen: set[int] = set()
     innermost: BaseException = error

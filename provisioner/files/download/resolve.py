@@ -7,6 +7,7 @@ The manifest is the authority: the Hub's headers may only disagree *earlier* tha
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin, urlsplit
@@ -25,6 +26,7 @@ from provisioner.core.errors import (
 )
 from provisioner.core.models import Artifact, HubFile, Source, UrlFile
 from provisioner.files.download.http_session import CONNECT_TIMEOUT_S, Credentials, open_session, origin, shown
+from provisioner.network.deadline import Deadline
 
 if TYPE_CHECKING:
     import requests
@@ -94,10 +96,11 @@ def resolve(
     asked = hub_url(endpoint, source)
     url = asked
     for _ in range(_MAX_HOPS):
-        response = session.head(
-            url, allow_redirects=False, timeout=(CONNECT_TIMEOUT_S, read_timeout_s), headers=headers
-        )
-        response.close()
+        with Deadline(read_timeout_s):
+            response = session.head(
+                url, allow_redirects=False, timeout=(CONNECT_TIMEOUT_S, read_timeout_s), headers=headers
+            )
+            response.close()
         answered = {name.lower(): value for name, value in response.headers.items()}
         if response.status_code in _REDIRECTS:
             _compare_with_manifest(answered, artifact, source)
@@ -111,12 +114,52 @@ def resolve(
             return Location(url, is_signed=False)
         if response.status_code == 405:  # a plain mirror without HEAD: the ranges will tell
             return Location(url, is_signed=False)
-        if (refusal := access_error(response.status_code, answered, source, artifact)) is not None:
+        if (refusal := access_error(response.status_code, answered, source, is_gated=artifact.is_gated)) is not None:
             raise refusal
         return Passing(response.status_code, answered)
     raise ServerError(
         f"{urlsplit(endpoint).netloc} redirects {source.repo_id}/{source.filename} in circles.",
         hint="If a mirror is set (HF_ENDPOINT, --endpoint), try without it.",
+    )
+
+
+def blob_id(session: requests.Session, source: HubFile, *, endpoint: str, read_timeout_s: float) -> str | Passing:
+    """Return the Hub's id of a file's content, or an answer worth asking again for.
+
+    Raises
+    ------
+    AccessError
+        The Hub says no.
+    NotTheFileError
+        It names no id, as a plain mirror does.
+    ServerError
+        It redirects in circles.
+    requests.RequestException
+        No answer; the caller decides whether to ask again.
+    """
+    asked = url = hub_url(endpoint, source)
+    for _ in range(_MAX_HOPS):
+        with Deadline(read_timeout_s):
+            response = session.head(url, allow_redirects=False, timeout=(CONNECT_TIMEOUT_S, read_timeout_s))
+            response.close()
+        answered = {name.lower(): value for name, value in response.headers.items()}
+        is_redirect = response.status_code in _REDIRECTS
+        named = answered.get("x-linked-etag") or ("" if is_redirect else answered.get("etag", ""))
+        found = named.removeprefix("W/").strip('"')
+        if response.status_code == 200 or (is_redirect and found):
+            if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", found):
+                return found
+            break
+        if not is_redirect:
+            if (refusal := access_error(response.status_code, answered, source)) is not None:
+                raise refusal
+            return Passing(response.status_code, answered)
+        url = next_hop(url, answered.get("location"))
+        if origin(url) != origin(asked):
+            break  # another server's word about it is of no use
+    raise NotTheFileError(
+        f"{urlsplit(endpoint).netloc} does not say which content {source.filename} of {source.repo_id} has.",
+        hint="A manifest that does not come with klein-setup needs that for an HF cache: use the Hub itself.",
     )
 
 
@@ -134,7 +177,7 @@ def next_hop(url: str, location: str | None) -> str:
     return target
 
 
-def access_error(status: int, headers: dict[str, str], source: Source, artifact: Artifact) -> AccessError | None:
+def access_error(status: int, headers: dict[str, str], source: Source, *, is_gated: bool = False) -> AccessError | None:
     """Return what a 401, 403, 404, 410 or 451 means, as the sentence a person needs; None for other statuses."""
     if status not in {401, 403, 404, 410, 451}:
         return None
@@ -143,7 +186,7 @@ def access_error(status: int, headers: dict[str, str], source: Source, artifact:
     facts = {"repo_id": source.repo_id, "revision": source.revision, "filename": source.filename, "status": status}
     code = headers.get("x-error-code", "")
     page = f"https://huggingface.co/{source.repo_id}"
-    if code == "GatedRepo" or (status == 403 and artifact.is_gated):
+    if code == "GatedRepo" or (status == 403 and is_gated):
         return GatedError(
             f"{source.repo_id} is gated: its licence has to be accepted before {source.filename} can be fetched.",
             hint=f"Open {page} in a browser, accept the licence, then set HF_TOKEN to a read token of that account "
@@ -223,6 +266,7 @@ __all__ = [
     "Location",
     "Passing",
     "access_error",
+    "blob_id",
     "hub_url",
     "label_of",
     "next_hop",

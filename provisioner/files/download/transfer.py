@@ -15,7 +15,8 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import requests
 import urllib3
@@ -30,10 +31,17 @@ from provisioner.core.errors import (
     UnauthorizedError,
     UnreachableError,
 )
-from provisioner.core.models import Artifact, Source
+from provisioner.core.models import Artifact, HubFile, Source
 from provisioner.core.ports import Cancelled, Part, TransferProgress
 from provisioner.core.retries import MAX_PATIENCE_S, PASSING_STATUSES, Retries, asked_patience_s
-from provisioner.files.download.http_session import CONNECT_TIMEOUT_S, Credentials, network_error, open_session, shown
+from provisioner.files.download.http_session import (
+    CONNECT_TIMEOUT_S,
+    Credentials,
+    network_error,
+    open_session,
+    reason_of,
+    shown,
+)
 from provisioner.files.download.limiter import RateLimiter
 from provisioner.files.download.policy import (
     FIRST_CONNECTIONS,
@@ -43,7 +51,18 @@ from provisioner.files.download.policy import (
     parse_content_range,
     strong_etag,
 )
-from provisioner.files.download.resolve import Location, Passing, access_error, label_of, next_hop, resolve, wrong_size
+from provisioner.files.download.resolve import (
+    Location,
+    Passing,
+    access_error,
+    blob_id,
+    hub_url,
+    label_of,
+    next_hop,
+    resolve,
+    wrong_size,
+)
+from provisioner.network.deadline import Deadline
 
 _RETRIES = Retries()  # failures in a row without one byte from anybody
 _NOBODY_THERE = Retries(attempts=4)  # a Hub that does not answer at all: about three seconds
@@ -117,6 +136,44 @@ class RangeFetcher:
         finally:
             self.first_connections = max(1, min(transfer.ramp.wanted, self.max_connections))
         return label_of(source, self.credentials.endpoint)
+
+    def blob_id(self, source: HubFile) -> str:
+        """Return the Hub's own id of a file's content; raises what the port says."""
+        try:
+            return self._blob_id(source, self.credentials)
+        except UnauthorizedError:
+            if not self.credentials.token:
+                raise
+            return self._blob_id(source, Credentials(None, self.credentials.endpoint))  # an expired token
+
+    def _blob_id(self, source: HubFile, credentials: Credentials) -> str:
+        address = hub_url(credentials.endpoint, source)
+        for failures in itertools.count(1):
+            if self.cancelled():
+                raise KeyboardInterrupt
+            try:
+                with open_session(credentials) as session:
+                    found = blob_id(session, source, endpoint=credentials.endpoint, read_timeout_s=self.read_timeout_s)
+            except _BROKEN as error:
+                pause_s = _NOBODY_THERE.pause_s(failures, jitter=_jitter())
+                if pause_s is None or isinstance(error, requests.exceptions.SSLError):
+                    raise network_error(error, credentials.endpoint) from error
+            else:
+                if isinstance(found, str):
+                    return found
+                asked_s = asked_patience_s(found.status, found.headers, time.time())
+                pause_s = _RETRIES.pause_s(failures, status=found.status, asked_s=asked_s, jitter=_jitter())
+                if pause_s is None:
+                    raise ServerError(
+                        f"{shown(address)} answers {found.status}.", hint="Try again later.", status=found.status
+                    )
+            time.sleep(pause_s)
+        raise AssertionError
+
+    @property
+    def read_timeout_s(self) -> float:
+        """Seconds without any byte after which a request counts as failed."""
+        return min(10.0, self.stall_timeout_s)
 
 
 class _Broken(Exception):
@@ -294,7 +351,7 @@ class _Transfer:
                         self.source,
                         self.artifact,
                         endpoint=credentials.endpoint,
-                        read_timeout_s=self._read_timeout_s,
+                        read_timeout_s=self.fetcher.read_timeout_s,
                     )
             except _BROKEN as error:
                 pause_s = _NOBODY_THERE.pause_s(failures, jitter=_jitter())
@@ -309,10 +366,6 @@ class _Transfer:
                 raise self._server_error(answer, credentials.endpoint)
             self._wait(pause_s, _asks_for_patience(answer))
         raise AssertionError
-
-    @property
-    def _read_timeout_s(self) -> float:
-        return min(10.0, self.fetcher.stall_timeout_s)
 
     def _renew(self, refused: Location, status: int) -> None:
         """Get a new signed address, once for all connections; raises AccessError after too many in a row."""
@@ -423,7 +476,8 @@ class _Transfer:
             while (left := self.resume_at_s - time.monotonic()) > 0:
                 self._wait(left, self.note or "waiting")
             try:
-                ask()
+                with self._in_time():
+                    ask()
                 continue
             except _Broken as error:
                 reason: BaseException = error.__cause__ or error
@@ -443,15 +497,27 @@ class _Transfer:
                 raise self._given_up(reason, answer) from reason
             self._wait(pause_s, why)
 
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Ask with a clock: a byte now and then is no answer, whether in a header or in the length of a chunk."""
+        try:
+            with Deadline(self.fetcher.read_timeout_s) as self._own.deadline:
+                yield
+        except (_Broken, *_BROKEN) as error:
+            if not self._own.deadline.is_over:
+                raise
+            raise _Broken from TimeoutError(str(error))
+
     def _given_up(self, reason: BaseException, answer: Passing | None) -> KleinError:
         if answer is not None:
             return self._server_error(answer, self.location.url)
-        if isinstance(reason, _Broken):
+        if not isinstance(reason, Exception) or not _is_no_answer(reason):
             return UnreachableError(
-                f"{shown(self.location.url)} breaks off again and again: {reason}.",
+                f"{shown(self.location.url)} breaks off again and again: "
+                f"{reason if isinstance(reason, _Broken) else reason_of(reason)}.",
                 hint="Check the connection and run the same command again; what has arrived is kept.",
             )
-        return network_error(reason if isinstance(reason, Exception) else _Broken(), self.location.url)
+        return network_error(reason, self.location.url)
 
     # --- one request -----------------------------------------------------------------------------
 
@@ -495,6 +561,7 @@ class _Transfer:
             self._compare_etag(response, location)
             reader = _StreamWriter(self.part)
             self._read_body(response, worker_id, reader.take, lambda: self.part.size - reader.offset)
+            self._own.deadline.restart()
             if "Content-Length" not in response.headers and response.raw.read1(1):
                 raise wrong_size(location.hop, self.artifact, None)
         except _BROKEN as error:
@@ -512,7 +579,7 @@ class _Transfer:
                     headers=headers,
                     stream=True,
                     allow_redirects=False,
-                    timeout=(CONNECT_TIMEOUT_S, self._read_timeout_s),
+                    timeout=(CONNECT_TIMEOUT_S, self.fetcher.read_timeout_s),
                 )
             except _BROKEN as error:
                 raise _Broken from error
@@ -538,7 +605,7 @@ class _Transfer:
         if location.is_signed and status in {400, 401, 403, 404, 410}:
             self._renew(location, status)
             raise _Again(None)
-        refusal = access_error(status, headers, self.source, self.artifact)
+        refusal = access_error(status, headers, self.source, is_gated=self.artifact.is_gated)
         raise refusal or self._server_error(Passing(status, headers), location.url)
 
     def _check_whole_answer(self, response: requests.Response, location: Location) -> None:
@@ -589,10 +656,12 @@ class _Transfer:
         left = rest if callable(rest) else None
         fixed = rest if isinstance(rest, int) else 0
         while (count := left() if left else fixed) > 0:
+            self._own.deadline.restart()
             try:
                 data = response.raw.read1(min(limiter.read_step, count))
             except _BROKEN as error:
                 raise _Broken from error
+            self._own.deadline.pause()
             if self.halted:
                 raise _StopWorking
             if not data:
@@ -708,6 +777,19 @@ def _jitter() -> float:
 
 def _asks_for_patience(answer: Passing) -> str:
     return f"the server asked to wait ({answer.status})"
+
+
+def _is_no_answer(error: Exception) -> bool:
+    """Whether nobody was there, or too late; else an answer had begun, or the other side hung up."""
+    seen: list[BaseException] = []
+    each: BaseException | None = error
+    while each is not None and each not in seen:
+        seen.append(each)
+        reason = getattr(each, "reason", None)
+        each = reason if isinstance(reason, BaseException) else each.__cause__ or each.__context__
+    nobody = (requests.exceptions.ProxyError, requests.exceptions.SSLError, urllib3.exceptions.NewConnectionError)
+    late = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)
+    return any(isinstance(each, (*nobody, *late)) for each in seen)
 
 
 def _total_of_416(headers: dict[str, str]) -> int | None:

@@ -33,6 +33,7 @@ from provisioner.disk.os_errors import storage_error
 from provisioner.disk.root import Root
 from provisioner.files.download.http_session import CONNECT_TIMEOUT_S, Credentials, open_session
 from provisioner.files.download.limiter import RateLimiter
+from provisioner.network.deadline import Deadline
 
 _READ_TIMEOUT_S = 60.0
 _STEP = 256 * 1024
@@ -64,6 +65,8 @@ class WholeFiles:
         True means: stop now.
     longest_s : float
         Seconds after which a download is given up, whatever arrives.
+    read_timeout_s : float
+        Seconds for the headers, and for each 256 KiB.
     """
 
     limiter: RateLimiter = field(default_factory=RateLimiter)
@@ -71,6 +74,7 @@ class WholeFiles:
     is_offline: bool = False
     cancelled: Cancelled = lambda: False
     longest_s: float = 3 * 3600.0
+    read_timeout_s: float = _READ_TIMEOUT_S
 
     def fetch(
         self,
@@ -174,11 +178,12 @@ class _One:
         trusted = None if route.certificates is None else str(route.certificates)
         try:
             with (
+                Deadline(self.files.read_timeout_s) as deadline,
                 open_session(Credentials(None, "")) as session,
                 session.get(
                     self.url,
                     stream=True,
-                    timeout=(CONNECT_TIMEOUT_S, _READ_TIMEOUT_S),
+                    timeout=(CONNECT_TIMEOUT_S, self.files.read_timeout_s),
                     auth=route.user,
                     proxies=proxies,
                     verify=trusted if route.checks_certificate else False,
@@ -190,7 +195,7 @@ class _One:
                 expected = answer.headers.get("Content-Length", "")
                 if expected.isdigit() and int(expected) > self.most_bytes:
                     raise self._too_large()
-                received, sha256 = self._save(answer.iter_content(min(_STEP, self.files.limiter.read_step)))
+                received, sha256 = self._save(answer.iter_content(min(_STEP, self.files.limiter.read_step)), deadline)
                 if expected.isdigit() and int(expected) != received:
                     raise _Passing(
                         UnreachableError(
@@ -220,14 +225,16 @@ class _One:
     def _too_large(self) -> KleinError:
         return NotTheFileError(f"{self.shown} is larger than {human_bytes(self.most_bytes)}: it is not {self.what}.")
 
-    def _save(self, chunks: Iterator[bytes]) -> tuple[int, str]:
+    def _save(self, chunks: Iterator[bytes], deadline: Deadline) -> tuple[int, str]:
         """Write what arrives; return the number of bytes and their SHA-256."""
         digest, received = hashlib.sha256(), 0
         began = told_at = time.monotonic()
         root = Root(self.path.parent, is_arrival_kept=False)
         root.remove(self.path)  # of an attempt that broke off
         with root.create(self.path) as stream:
+            deadline.restart()
             for chunk in chunks:
+                deadline.pause()
                 received += len(chunk)
                 digest.update(chunk)
                 if received > self.most_bytes:
@@ -245,4 +252,5 @@ class _One:
                 self.files.wait(self.files.limiter.delay_s(len(chunk), now))
                 if self.files.cancelled():
                     raise KeyboardInterrupt
+                deadline.restart()
         return received, digest.hexdigest()

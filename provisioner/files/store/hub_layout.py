@@ -11,7 +11,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from provisioner.core.errors import StorageError
+from provisioner.core.errors import NotTheFileError, StorageError
 from provisioner.core.models import HubBlob
 from provisioner.disk.os_errors import storage_error
 from provisioner.disk.root import Root, waiting_for, waiting_name
@@ -35,7 +35,9 @@ def blob_path(destination: HubBlob, content: Path, size: int, sha256: str) -> Pa
 def place_blob(
     root: Root, part: Path, destination: HubBlob, *, size: int, sha256: str, source_root: Root | None = None
 ) -> None:
-    """Move proven bytes into ``blobs``, point the snapshot to them, name the commit; raises StorageError.
+    """Move verified bytes into ``blobs``, point the snapshot to them, name the commit.
+
+    Raises StorageError, and NotTheFileError where the Hub gives the file's content another id.
 
     Where links are not to be had the file itself goes into the snapshot, as the Hub's client does it.
     """
@@ -43,6 +45,14 @@ def place_blob(
         blob = blob_path(destination, part, size, sha256)
     except OSError as error:
         raise storage_error(error, part, doing="read") from error
+    if destination.blob_id not in {None, blob.name}:
+        raise NotTheFileError(
+            f"The Hub does not confirm these bytes as {destination.filename}: its git id is "
+            f"{destination.blob_id}, that of the bytes the manifest names is {blob.name}.",
+            hint="Nothing was put into the HF cache. Correct the manifest if it is yours; else do not use it.",
+            expected=destination.blob_id,
+            observed=blob.name,
+        )
     pointer = destination.path
     root.make_folder(pointer.parent)
     root.make_folder(blob.parent)
@@ -55,7 +65,8 @@ def place_blob(
             root.replace(link, pointer)
         finally:
             root.remove(link)
-    _name_commit(root, destination)
+    if destination.is_shipped:  # what main means is not for a manifest of somebody else's to say
+        _name_commit(root, destination)
 
 
 def _new_link(root: Root, pointer: Path, blob: Path) -> Path | None:
