@@ -154,7 +154,7 @@ def test_a_missing_image_is_an_error() -> None:
         (Faults(answers={"/system_stats": (401, "text/plain", b"")}), "login"),
         (Faults(answers={"/system_stats": (302, "text/plain", b"")}), "another address"),
         (Faults(answers={"/system_stats": (503, "text/html", b"<html>")}), "failed (HTTP 503)"),
-        (Faults(answers={"/system_stats": (200, "application/json", b" " * (65 << 20))}), "more than 67,108,864 bytes"),
+        (Faults(answers={"/system_stats": (200, "application/json", b" " * (5 << 20))}), "more than 4,194,304 bytes"),
     ],
 )
 def test_what_is_not_a_comfyui_server_is_reported(faults: Faults, said: str) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
+import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import ServerConnection, serve
 
 from provisioner.comfyui.server.client import ComfyClient
+from provisioner.comfyui.server.launch import parse_address
+from provisioner.comfyui.server.websocket import Listener
 from provisioner.core.errors import NetworkError, ServerNotUsableError, StalledError
 from provisioner.core.models import HubFile
 from provisioner.core.retries import Retries
@@ -136,3 +143,29 @@ def test_dripped_answers_do_not_hold_the_test_image(start: bytes) -> None:
         error = in_time(lambda: client.web.get("/history/x", timeout_s=0.5))
     assert isinstance(error, ServerNotUsableError)
     assert error.context["cause"] == "slow-server"
+
+
+def test_a_flood_of_messages_takes_no_memory() -> None:
+    text = json.dumps({"type": "executed", "data": {"prompt_id": "p", "node": "1", "output": {"x": "a" * 30_000_000}}})
+
+    def flood(connection: ServerConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            for _ in range(20):
+                connection.send(text)
+
+    with serve(flood, "127.0.0.1", 0, compression=None, close_timeout=0.2) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        listener = Listener(parse_address(f"http://127.0.0.1:{server.socket.getsockname()[1]}"), "me")
+        time.sleep(1)
+        tracemalloc.start()
+        try:
+            for _ in range(20):
+                listener.next_message(0.1)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        is_open = listener.is_open
+        listener.close()
+        server.shutdown()
+    assert peak < 20_000_000
+    assert not is_open  # /history says the rest

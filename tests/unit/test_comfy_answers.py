@@ -266,3 +266,45 @@ def test_an_address_is_read(text: str, url: str, is_loopback: bool) -> None:
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_address(text)
+
+
+# --- a server that floods ------------------------------------------------------------------------
+
+
+def message_text(kind: str, **data: object) -> str:
+    return json.dumps({"type": kind, "data": {"prompt_id": "p", **data}})
+
+
+def test_a_message_of_many_megabytes_is_not_parsed() -> None:
+    assert parse_message(message_text("executed", node="1", output={"x": "a" * 5_000_000})) is None
+
+
+def test_what_is_kept_of_a_flood_of_messages_is_bounded() -> None:
+    record = RunRecord("p")
+    image = {"filename": "a.png", "subfolder": "", "type": "output"}
+    texts = [
+        message_text("executed", node="1", output={"images": [image] * 5000}),
+        message_text("execution_cached", nodes=[str(number) for number in range(50_000)]),
+        *(message_text("executing", node=f"{number}") for number in range(12_000)),
+        message_text("progress_state", nodes={f"x{number}": {"state": "running"} for number in range(12_000)}),
+    ]
+    for text in (*texts, texts[0]):
+        message = parse_message(text)
+        assert message is not None
+        record.add(message, 1.0)
+    assert len(record.files) <= 1000
+    assert len(record.cached) <= 1000
+    assert len(record.timings) <= 1000
+
+
+def test_the_same_file_said_twice_is_one_file() -> None:
+    record = RunRecord("p")
+    for _ in range(3):
+        message = parse_message(message_text("executed", node="1", output={"images": [{"filename": "a.png"}]}))
+        assert message is not None
+        record.add(message, 1.0)
+    assert len(record.files) == 1
+
+
+def test_an_endless_id_is_none() -> None:
+    assert parse_message(message_text("executing", node="n" * 10_000)) == Executing(prompt_id="p", node_id=None)

@@ -18,6 +18,8 @@ from provisioner.core.redact import printable, redact
 Graph = Mapping[str, Mapping[str, object]]
 """A prompt in API form: node id to ``{"class_type": ..., "inputs": {...}}``."""
 
+_LONGEST_ID = 200  # characters; a prompt has 36, a node of a subgraph "57:8"
+_MOST_FILES = 100  # of one node
 _LONGEST_SHOWN = 300  # characters of a server's message that are shown
 
 
@@ -122,7 +124,7 @@ def as_id(value: object) -> str | None:
     """Return a node's or a prompt's id; a number becomes text, like the graph's keys."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str) and len(value) <= _LONGEST_ID else None
 
 
 def shortened(text: str) -> str:
@@ -303,7 +305,7 @@ def _complaint(node_id: str, node: dict[str, object], body: dict[str, object]) -
 
 def parse_files(output: object) -> tuple[OutputFile, ...]:
     """Return the images of a node's output, saved ones before previews."""
-    images = [as_dict(each) for each in as_list(as_dict(output).get("images"))]
+    images = [as_dict(each) for each in as_list(as_dict(output).get("images"))[:_MOST_FILES]]
     files = [
         OutputFile(
             filename=filename,

@@ -50,7 +50,8 @@ _HISTORY_S = 10.0  # for one answer about a prompt
 _ACCEPT_S = 120.0  # for accepting a prompt: a busy server is slow to answer
 _DEATH_S = 1.0  # after its connections broke, until its process is seen to have ended
 _GOODBYE_S = 3.0  # for telling a server to stop
-_IMAGE_BYTES = 512 * MEGABYTE
+_QUEUE_BYTES = 32 * MEGABYTE  # every waiting prompt with its graph and workflow
+_IMAGE_BYTES = 128 * MEGABYTE  # 4096 x 4096 pixels in 16 bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -387,7 +388,7 @@ class _Run:
         try:
             self._history = self._ask_history()
             is_known = self._history is not None or self.record.prompt_id in parse_queue(
-                self._web.get_json("/queue", timeout_s=_HISTORY_S)
+                self._web.get_json("/queue", timeout_s=_HISTORY_S, most_bytes=_QUEUE_BYTES)
             )
         except ServerNotUsableError as error:
             is_known = error.context.get("cause") == "slow-server"  # busy, not gone

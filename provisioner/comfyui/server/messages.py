@@ -9,11 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 from provisioner.comfyui.server.api import NodeFailure, OutputFile, as_id, parse_failure, parse_files
 from provisioner.core.json_reader import as_dict, as_list, parse_object
 
+MESSAGE_CHARACTERS = 4 * 1024 * 1024  # a traceback with its inputs; a node's output is a list of names
+_MOST_FILES = 100  # the graph of the test image has one
+_MOST_NODES = 1000  # and ids
 _MOST_MARKS = 10_000  # progress reports kept, and steps distinguished: more than any real sampler has
 
 
@@ -104,7 +108,7 @@ def parse_message(text: str) -> Message | None:
     >>> parse_message('{"type": "crystools.monitor", "data": {}}') is None
     True
     """
-    body = as_dict(parse_object(text))
+    body = as_dict(parse_object(text, most=MESSAGE_CHARACTERS))
     data = as_dict(body.get("data"))
     prompt_id = as_id(data.get("prompt_id"))
     kind = body.get("type")
@@ -118,7 +122,7 @@ def _about_the_prompt(kind: str, prompt_id: str, data: dict[str, object]) -> Mes
         return Started(prompt_id=prompt_id)
     if kind == "execution_cached":
         nodes = (as_id(each) for each in as_list(data.get("nodes")))
-        return Cached(prompt_id=prompt_id, nodes=tuple(each for each in nodes if each))
+        return Cached(prompt_id=prompt_id, nodes=tuple(islice((each for each in nodes if each), _MOST_NODES)))
     if kind == "execution_success":
         return Succeeded(prompt_id=prompt_id)
     if kind == "execution_error":
@@ -219,7 +223,8 @@ class RunRecord:
             case NodeStates():
                 self._states(message, at_s)
             case Executed():
-                self.files += message.files
+                new = (file for file in message.files if file not in self.files)
+                self.files += islice(new, _MOST_FILES - len(self.files))
             case Succeeded():
                 self._finish("success", at_s)
             case Failed():
@@ -248,12 +253,12 @@ class RunRecord:
         for running in self._began.keys() - self._ended.keys():
             if running != node_id:
                 self._ended[running] = at_s
-        if node_id is not None:
+        if node_id is not None and (node_id in self._began or len(self._began) < _MOST_NODES):
             self._began.setdefault(node_id, at_s)
             self.node_id = node_id
 
     def _states(self, states: NodeStates, at_s: float) -> None:
-        for node_id in states.running:
+        for node_id in states.running[: _MOST_NODES - len(self._began)]:
             self._began.setdefault(node_id, at_s)
             self.node_id = node_id
         for node_id in states.finished:  # a cached output node is "finished" without having begun

@@ -22,7 +22,7 @@ MEGABYTE = 1024 * 1024
 _CONNECT_S = 5.0
 _READ_S = 30.0  # a busy server answers late: its threads share one interpreter
 _CHUNK_BYTES = 64 * 1024
-_ANSWER_BYTES = 64 * MEGABYTE  # /object_info of a server with hundreds of custom nodes has some 10 MB
+_ANSWER_BYTES = 4 * MEGABYTE  # a loader with 50,000 model files; parsed, JSON takes up to twenty times as much
 _BEGINNING = 200  # characters of a wrong answer that are kept
 
 
@@ -65,7 +65,7 @@ class Web:
         """Close the connections."""
         self._session.close()
 
-    def get_json(self, path: str, *, timeout_s: float = _READ_S) -> object:
+    def get_json(self, path: str, *, timeout_s: float = _READ_S, most_bytes: int = _ANSWER_BYTES) -> object:
         """Return the JSON of an answer with status 200.
 
         Raises
@@ -75,7 +75,7 @@ class Web:
         KeyboardInterrupt
             The run was cancelled.
         """
-        answer = self.get(path, timeout_s=timeout_s)
+        answer = self.get(path, timeout_s=timeout_s, most_bytes=most_bytes)
         body = answer.json()
         if answer.status != 200 or not isinstance(body, (dict, list)):
             raise self.wrong(path, answer)

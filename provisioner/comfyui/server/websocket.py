@@ -9,11 +9,11 @@ import websockets.exceptions
 from websockets.sync.client import ClientConnection, connect
 
 from provisioner.comfyui.server.launch import ServerAddress
-from provisioner.comfyui.server.messages import Message, parse_message
+from provisioner.comfyui.server.messages import MESSAGE_CHARACTERS, Message, parse_message
 
 _OPEN_S = 10.0
 _CLOSE_S = 1.0
-_MESSAGE_BYTES = 64 * 1024 * 1024  # a preview can be a whole image
+_WAITING = 4  # messages that have arrived and are not read yet
 
 
 class Listener:
@@ -33,7 +33,8 @@ class Listener:
                     close_timeout=_CLOSE_S,
                     ping_interval=None,  # a server that loads a model ignores pings for minutes; use /history then
                     compression=None,
-                    max_size=_MESSAGE_BYTES,
+                    max_size=MESSAGE_CHARACTERS,  # in bytes; a preview has some 100 kB
+                    max_queue=_WAITING,
                 )
             )
         except (OSError, ImportError, websockets.exceptions.WebSocketException):  # a SOCKS proxy needs another module
