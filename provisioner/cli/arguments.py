@@ -94,6 +94,7 @@ def add_install_parser(subparsers: Subparsers) -> None:
     _add_environment_options(parser)
     _add_comfyui_options(parser)
     _add_image_options(parser)
+    _add_pass_env_option(parser)
     parser.set_defaults(run="install")
 
 
@@ -159,6 +160,7 @@ def add_verify_parser(subparsers: Subparsers) -> None:
     _add_locked_option(parser)
     _add_server_option(parser)
     _add_image_options(parser)
+    _add_pass_env_option(parser)
     parser.set_defaults(run="verify")
 
 
@@ -177,6 +179,7 @@ def add_repair_parser(subparsers: Subparsers) -> None:
         action="store_true",
         help="only move ComfyUI back to the commit it was at before --update-comfyui",
     )
+    _add_pass_env_option(parser)
     parser.set_defaults(run="repair")
 
 
@@ -187,6 +190,7 @@ def add_smoke_test_parser(subparsers: Subparsers) -> None:
     _add_environment_options(parser)
     _add_server_option(parser)
     _add_image_options(parser)
+    _add_pass_env_option(parser)
     parser.add_argument(
         "--graph", action="store_true", help="print the graph in ComfyUI's API format and generate nothing"
     )
@@ -347,6 +351,17 @@ def _add_answers(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> N
     parser.add_argument("--no-input", action="store_true", help="never ask; a question is an error")
 
 
+def _add_pass_env_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pass-env",
+        action="append",
+        type=_variable,
+        default=[],
+        metavar="NAME",
+        help="a variable to pass to ComfyUI, pip and git too; tokens and most others are not passed",
+    )
+
+
 def _add_only_option(parser: argparse.ArgumentParser, default: str | None) -> None:
     parser.add_argument(
         "--only",
@@ -415,6 +430,13 @@ def _add_change_options(parser: argparse.ArgumentParser) -> None:
     )
     _add_answers(group)
     group.add_argument("--no-wait", action="store_true", help="fail if another run is using this target")
+
+
+def _variable(text: str) -> str:
+    if not text or "=" in text:
+        message = f"{text!r} is not the name of a variable: name it alone, its value is taken from your environment"
+        raise argparse.ArgumentTypeError(message)
+    return text
 
 
 def _connections(text: str) -> int:

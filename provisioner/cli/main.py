@@ -71,6 +71,7 @@ def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
         stall_timeout_s=getattr(arguments, "stall_timeout", 20.0),
         look_in=tuple(folder.expanduser() for folder in getattr(arguments, "look_in", ())),
         follow_links=getattr(arguments, "follow_links", False),
+        pass_env=tuple(getattr(arguments, "pass_env", ())),
         wait_for_lock=not getattr(arguments, "no_wait", False),
     )
     session = Session(settings=settings, events=ui.listener, cancelled=cancelled)

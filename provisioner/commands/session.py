@@ -53,6 +53,7 @@ class Settings:
     follow_links: bool = False
     wait_for_lock: bool = True
     remembers: bool = True  # the target becomes the default of the next run
+    pass_env: tuple[str, ...] = ()  # names of variables that every program we start gets
     probe_script: Path | None = None  # what tests an environment, instead of ours
 
 
@@ -211,6 +212,7 @@ class Session:
         return Environments(
             run=run_process,
             environ=self.environ,
+            pass_env=self.settings.pass_env,
             # pip knows more ways to reach an index (keyrings), so it fetches the wheels where nothing limits it
             download=None if self.settings.limit_bytes_s is None else self.whole_files.fetch,
             is_offline=self.is_offline,
@@ -227,6 +229,7 @@ class Session:
         return Checkouts(
             run=run_process,
             environ=self.environ,
+            pass_env=self.settings.pass_env,
             download=self.whole_files.fetch,
             is_offline=self.is_offline,
             cancelled=self.cancelled.is_set,

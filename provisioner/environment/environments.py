@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -108,6 +108,8 @@ class Environments:
         Starts programs: `provisioner.machine.process.run_process`.
     environ : mapping
         The person's environment variables.
+    pass_env : collection of str
+        Names of those that the programs started here get as well.
     home : Path
         Where Pythons are looked for, beside the PATH.
     download : Download, optional
@@ -124,6 +126,7 @@ class Environments:
 
     run: RunProcess
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    pass_env: Collection[str] = ()
     home: Path = field(default_factory=Path.home)
     download: Download | None = None
     is_offline: bool = False
@@ -321,7 +324,7 @@ class Environments:
         settings = pip_settings(self._context, python)
         if self.is_offline and uv is None:
             settings = without_network(settings)
-        env = installer_environment(self.environ, settings, no_file=os.devnull)
+        env = installer_environment(self._context.child_environ, settings, no_file=os.devnull)
         if self.download is not None and not self.is_offline:
             words = [*words, *self._brought(where, python, words, what, settings, env, progress)]
         if uv is None:
@@ -424,11 +427,7 @@ class Environments:
         if python is None:
             return _failed_probe("probe-no-python", f"{where} holds no Python.")
         asked = json.dumps({"expect": {"device": device_of(backend), "packages": list(packages)}})
-        env = {
-            name: value
-            for name, value in self.environ.items()
-            if not name.upper().startswith(("PYTHON", "__PYVENV", "VIRTUAL_ENV"))
-        }
+        env = self._context.child_environ
         try:
             done = self.run([python, "-I", self.probe_script, "--json", asked], timeout_s=_PROBE_TIMEOUT_S, env=env)
         except CommandError as error:
@@ -486,6 +485,7 @@ class Environments:
         return BuildContext(
             run=self.run,
             environ=self.environ,
+            pass_env=self.pass_env,
             download=self.download,
             is_offline=self.is_offline,
             retries=self.retries,
@@ -504,7 +504,7 @@ class Environments:
         return Path(found)
 
     def _choose_python(self, given: Path | None, versions: Sequence[str]) -> PythonFacts:
-        env = {name: value for name, value in self.environ.items() if not name.upper().startswith(("PYTHON", "__PYV"))}
+        env = self._context.child_environ
         if given is not None:
             facts = ask_python(self.run, _absolute(given), env, cwd=self._elsewhere)[0]
             complaint = complaint_about_python(facts, versions)
@@ -515,6 +515,7 @@ class Environments:
             self.run,
             self.environ,
             self.home,
+            env=env,
             cwd=self._elsewhere,
             wanted=lambda facts: complaint_about_python(facts, versions) is None,
         )
@@ -533,7 +534,7 @@ class Environments:
         return self.home if self.home.is_dir() else Path(self.home.anchor or os.sep)
 
     def _make_venv(self, python: PythonFacts, folder: Path, prompt: str) -> None:
-        env = installer_environment(self.environ, {}, no_file=os.devnull)
+        env = installer_environment(self._context.child_environ, {}, no_file=os.devnull)
         done = self.run(
             [python.path, "-I", "-m", "venv", "--prompt", prompt, folder], timeout_s=VENV_TIMEOUT_S, env=env
         )
@@ -572,7 +573,7 @@ class Environments:
             script = where / name
             if not script.exists():
                 continue
-            env = installer_environment(self.environ, {}, no_file=os.devnull)
+            env = installer_environment(self._context.child_environ, {}, no_file=os.devnull)
             done = self.run([script, "--version"], timeout_s=ASK_TIMEOUT_S, env=env)
             names = {os.path.normcase(where), os.path.normcase(where.resolve())}
             if done.returncode != 0 or not any(name in os.path.normcase(done.stdout) for name in names):

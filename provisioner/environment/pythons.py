@@ -118,11 +118,16 @@ def _newest_first(path: Path) -> tuple[int, str]:
 
 
 def find_pythons(
-    run: RunProcess, environ: Mapping[str, str], home: Path, *, cwd: Path, wanted: Callable[[PythonFacts], bool]
+    run: RunProcess,
+    environ: Mapping[str, str],
+    home: Path,
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    wanted: Callable[[PythonFacts], bool],
 ) -> tuple[PythonFacts, ...]:
-    """Ask the candidates in turn until one is wanted; return all that answered, that one last."""
+    """Ask the candidates, started with `env`, in turn until one is wanted; return all that answered, that one last."""
     found: list[PythonFacts] = []
-    env = {name: value for name, value in environ.items() if not name.upper().startswith(("PYTHON", "__PYVENV"))}
     for path in candidates(environ, home):
         try:
             facts = ask_python(run, path, env, cwd=cwd)[0]

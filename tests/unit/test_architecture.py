@@ -99,6 +99,7 @@ LAYER_OF = {
     "torch.builds": "value",
     "torch.choose": "edge",
     "machine": "effect",
+    "machine.child_environment": "decision",
     "machine.detection": "flow",
     "machine.readings": "decision",
     "smoke_test": "decision",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +53,8 @@ class Checkouts:
         Starts programs: `provisioner.machine.process.run_process`.
     environ : mapping
         The person's environment variables; git is looked for on their PATH.
+    pass_env : collection of str
+        Names of those that git gets as well.
     download : Download
         Fetches archives.
     is_offline : bool
@@ -69,6 +71,7 @@ class Checkouts:
     download: Download
     is_offline: bool = False
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    pass_env: Collection[str] = ()
     cancelled: Cancelled = lambda: False
     waits_for_lock: bool = True
     bounds: Bounds = field(default_factory=Bounds)
@@ -325,6 +328,7 @@ class Checkouts:
             cancelled=self.cancelled,
             progress=progress,
             is_ours=is_ours,
+            pass_env=self.pass_env,
         )
 
     @contextlib.contextmanager

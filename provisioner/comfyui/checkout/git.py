@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import CommandError, KleinError, NotTheFileError
 from provisioner.core.ports import Cancelled, ProcessResult, RunProcess
 from provisioner.core.redact import printable, redact
+from provisioner.machine.child_environment import child_environment
 
 Progress = Callable[[str], None]
 
@@ -73,6 +74,7 @@ _KEPT = frozenset(
         "GIT_SSH_COMMAND",
         "GIT_SSL_CAINFO",
         "GIT_SSL_CAPATH",
+        "SSH_AUTH_SOCK",
     }
 )
 
@@ -93,9 +95,9 @@ def find_git(run: RunProcess, environ: Mapping[str, str]) -> Path | None:
         return None
 
 
-def git_environment(environ: Mapping[str, str], tree: Path) -> dict[str, str]:
+def git_environment(environ: Mapping[str, str], tree: Path, pass_env: Collection[str] = ()) -> dict[str, str]:
     """Return the variables git runs with: no questions, English, and no repository but the tree's own."""
-    kept = {name: value for name, value in environ.items() if not name.startswith("GIT_") or name in _KEPT}
+    kept = child_environment(environ, {*pass_env, *_KEPT})
     return kept | {
         "GCM_INTERACTIVE": "never",
         "GIT_ASKPASS": "",
@@ -123,6 +125,8 @@ class Git:
         Starts programs.
     environ : mapping
         The person's variables.
+    pass_env : collection of str
+        Names of those that git gets as well.
     tree : Path
         Where it works.
     is_ours : bool
@@ -140,6 +144,7 @@ class Git:
     cancelled: Cancelled
     progress: Progress
     is_ours: bool = False
+    pass_env: Collection[str] = ()
 
     def try_to(self, *words: str, timeout_s: float = QUICK_S, input_bytes: bytes | None = None) -> ProcessResult:
         """Run git and return what it said, whatever its exit status; raises CommandError where it does not end."""
@@ -148,7 +153,7 @@ class Git:
         return self.run(
             [self.program, *options, "-C", self.tree, *words],
             timeout_s=timeout_s,
-            env=git_environment(self.environ, self.tree),
+            env=git_environment(self.environ, self.tree, self.pass_env),
             input_bytes=input_bytes,
             on_line=_listener(self.cancelled, self.progress),
             keep_bytes=_OUTPUT_BYTES,
