@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from provisioner.core.redact import redact
 from provisioner.core.retries import FEW_RETRIES, Retries
 from provisioner.core.units import listing
 from provisioner.disk.flush import flush_all
+from provisioner.disk.programs import find_on_path
 from provisioner.environment.build import (
     ASK_TIMEOUT_S,
     INSTALL_TIMEOUT_S,
@@ -52,6 +52,7 @@ from provisioner.environment.installer import (
 )
 from provisioner.environment.pip_settings import installer_environment, without_network
 from provisioner.environment.pythons import ask_python, find_pythons
+from provisioner.environment.read_python import import_path, read_python
 from provisioner.environment.state import (
     FAMILY,
     Distribution,
@@ -381,7 +382,7 @@ class Environments:
     # --- looking -----------------------------------------------------------------------------------
 
     def observe(self, where: Path) -> Observation:
-        """Return what lies in an environment's folder; nothing is imported, nothing is written."""
+        """Return what the files of an environment say; nothing in it is started, nothing is written."""
         where = _absolute(where)
         interrupted = Workspace(where).interrupted()
         python = python_in(where)
@@ -398,16 +399,16 @@ class Environments:
         )
         if not python.exists():
             return replace(seen, broken=f"its Python is gone: {python} leads to {_link_target(python)}.")
-        try:
-            facts, import_path = ask_python(self.run, python, dict(self.environ), cwd=where)
-        except CommandError as error:
-            return replace(seen, broken=str(error))
-        own = own_folders(where, import_path)
+        facts = read_python(where, python)
+        if isinstance(facts, str):
+            return replace(seen, broken=facts)
+        path = import_path(where, facts, self.environ, self.home)
+        own = own_folders(where, path)
         return replace(
             seen,
             python=facts,
             distributions=read_distributions(own),
-            second_torches=read_second_torches(own, import_path),
+            second_torches=read_second_torches(own, path),
             leftovers=read_leftovers(own),
         )
 
@@ -498,10 +499,12 @@ class Environments:
         if installer == "pip":
             return None
         beside = Path(sys.executable).with_name("uv.exe" if sys.platform == "win32" else "uv")
-        found = shutil.which("uv", path=self.environ.get("PATH")) or (str(beside) if beside.exists() else None)
+        found = find_on_path("uv", self.environ, cwd=Path.cwd(), is_windows=sys.platform == "win32")
+        if found is None and beside.exists():
+            found = beside
         if found is None:
             raise UsageError("uv was asked for, and it is not installed.", hint="Install uv, or leave --installer out.")
-        return Path(found)
+        return found
 
     def _choose_python(self, given: Path | None, versions: Sequence[str]) -> PythonFacts:
         env = self._context.child_environ

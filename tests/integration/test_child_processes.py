@@ -19,6 +19,7 @@ from provisioner.comfyui.server.watchdog import Watcher
 from provisioner.core.errors import ServerNotUsableError, SmokeTestError
 from provisioner.environment.environments import Environments
 from provisioner.environment.installed import python_in
+from provisioner.files.download.whole_file import WholeFiles
 from provisioner.machine.process import run_process
 from provisioner.smoke_test.diffusers_run import generate_with_diffusers
 from provisioner.smoke_test.results import ImageOptions

@@ -94,6 +94,7 @@ LAYER_OF = {
     "environment.installed": "effect",
     "environment.probe_script": "script",
     "environment.pythons": "effect",
+    "environment.read_python": "effect",
     "environment.swap": "effect",
     "torch": "decision",
     "torch.builds": "value",

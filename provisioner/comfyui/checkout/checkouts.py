@@ -22,6 +22,7 @@ from provisioner.comfyui.checkout.checkout_receipt import (
     write_receipt,
 )
 from provisioner.comfyui.checkout.describe import describe_tree, requirements_of
+from provisioner.comfyui.checkout.foreign_git import disarmed
 from provisioner.comfyui.checkout.git import Git, Progress, find_git
 from provisioner.comfyui.checkout.git_tree import top_entries, tree_id
 from provisioner.comfyui.checkout.placing import behind_links, is_behind_link, place
@@ -342,7 +343,7 @@ class Checkouts:
         if git is None:
             raise UsageError(f"git is needed for {folder}, and it is not installed.", hint="Install git.")
         with only_one(tree, wait=self.waits_for_lock, notice=progress):
-            yield git
+            yield disarmed(git)
 
 
 # --- parts -------------------------------------------------------------------------------------
