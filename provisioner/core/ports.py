@@ -258,6 +258,9 @@ class Store(Protocol):
     def held_bytes(self, destination: Destination, artifact: Artifact) -> int:
         """Return the bytes of an interrupted download that a new one can continue from."""
 
+    def taken_bytes(self, destination: Destination, artifact: Artifact) -> int:
+        """Return the bytes of the disk that the part file of a download has taken: a new one needs only the rest."""
+
     def held_blocks(self, destination: Destination, size: int, sha256: str) -> tuple[int, ...]:
         """Return the blocks of that content that an interrupted repair in place has fetched already."""
 

@@ -88,7 +88,12 @@ class Observer:
         looked = self._in_parallel(lambda artifact: self._look(artifact, target, depth), wanted.artifacts, depth)
         systems = [self.store.file_system(check.destination) for check, _ in looked]
         checks = tuple(
-            replace(check, device=system.device, damage=None if _is_given_up(check, rejected) else check.damage)
+            replace(
+                check,
+                device=system.device,
+                damage=None if _is_given_up(check, rejected) else check.damage,
+                taken_bytes=0 if check.status == "ok" else self.store.taken_bytes(check.destination, check.artifact),
+            )
             for (check, _), system in zip(looked, systems, strict=True)
         )
         return Inventory(

@@ -282,6 +282,9 @@ class MemoryStore:
     def held_bytes(self, destination: Destination, artifact: Artifact) -> int:
         return len(self.held.get(destination.path, b""))
 
+    def taken_bytes(self, destination: Destination, artifact: Artifact) -> int:
+        return len(self.held.get(destination.path, b""))
+
     def file_system(self, destination: Destination) -> FileSystem:
         return self.devices.get(destination.path.parent, file_system())
 

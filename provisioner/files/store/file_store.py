@@ -215,6 +215,20 @@ class FileStore:
         blocks = read_log(_growing_name(destination, artifact), size=artifact.size, sha256=artifact.sha256)
         return bytes_of_blocks(blocks, artifact.size)
 
+    def taken_bytes(self, destination: Destination, artifact: Artifact) -> int:
+        """Return the bytes of the disk that the part of a download has taken: a new one needs only the rest."""
+        final = _growing_name(destination, artifact)
+        try:
+            if not stat.S_ISREG(log_path(final).lstat().st_mode):  # the part will be moved to the backups
+                return 0
+            part = part_path(final).lstat()
+        except OSError:
+            return 0
+        blocks: int | None = getattr(part, "st_blocks", None)
+        if not stat.S_ISREG(part.st_mode):
+            return 0
+        return part.st_size if blocks is None else blocks * 512  # Windows gives a file room for all of its length
+
     def held_blocks(self, destination: Destination, size: int, sha256: str) -> tuple[int, ...]:
         """Return the blocks of that content that an interrupted repair in place has fetched already."""
         final = _growing_path(destination, sha256)
