@@ -118,7 +118,8 @@ class Session:
     def store(self) -> FileStore:
         """The files."""
         from provisioner.comfyui.tree import check_inside
-        from provisioner.disk.locations import file_system_of
+        from provisioner.disk.locations import file_system_of, state_folder
+        from provisioner.files.store.bound_blocks import BoundBlocks
         from provisioner.files.store.file_store import FileStore
 
         def inside(destination: Destination) -> None:
@@ -131,6 +132,7 @@ class Session:
             cancelled=self.cancelled.is_set,
             wait=self.settings.wait_for_lock,
             notice=self.notice,
+            bound=BoundBlocks(lambda: state_folder() / "blocks"),
         )
 
     @cached_property
