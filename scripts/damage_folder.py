@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 import threading
 from contextlib import closing, suppress
@@ -38,6 +39,7 @@ def main() -> int:
         common = ["--manifest", str(sandbox.manifest), "--comfyui", str(sandbox.tree)]
         for command in (["verify"], ["repair", "--endpoint", hub.endpoint]):
             print(shlex.join([sys.executable, "-m", "provisioner", *command, *common]))
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts us in the background ignores it
         print("Serving until Ctrl-C.", flush=True)
         with suppress(KeyboardInterrupt):
             threading.Event().wait()

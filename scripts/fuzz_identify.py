@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from provisioner.cli.main import GC_THRESHOLD  # noqa: E402
+from provisioner.cli.entry import GC_THRESHOLD  # noqa: E402
 from provisioner.identify.identification import (  # noqa: E402 - through the line above
     how_much_to_read,
     identify,

@@ -94,6 +94,7 @@ def add_install_parser(subparsers: Subparsers) -> None:
     _add_environment_options(parser)
     _add_comfyui_options(parser)
     _add_image_options(parser)
+    _add_pass_env_option(parser)
     parser.set_defaults(run="install")
 
 
@@ -118,7 +119,7 @@ def add_detect_parser(subparsers: Subparsers) -> None:
     group.add_argument(
         "--torch-python", metavar="VERSION", help="Python version to choose for, such as 3.12 (default: this one)"
     )
-    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="folders whose free space is shown")
+    parser.add_argument("folders", nargs="*", type=_path, metavar="DIR", help="folders whose free space is shown")
     parser.set_defaults(run="detect")
 
 
@@ -137,7 +138,7 @@ def _add_environment_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cpu", action="store_true", help="accept a machine without a GPU (slow)")
     _add_environment_folder(group)
     group.add_argument(
-        "--python", type=Path, metavar="FILE", help="Python to make the environment from (default: a suitable one)"
+        "--python", type=_path, metavar="FILE", help="Python to make the environment from (default: a suitable one)"
     )
     group.add_argument("--uv", action="store_true", help="install with uv instead of pip")
 
@@ -159,6 +160,7 @@ def add_verify_parser(subparsers: Subparsers) -> None:
     _add_locked_option(parser)
     _add_server_option(parser)
     _add_image_options(parser)
+    _add_pass_env_option(parser)
     parser.set_defaults(run="verify")
 
 
@@ -177,6 +179,7 @@ def add_repair_parser(subparsers: Subparsers) -> None:
         action="store_true",
         help="only move ComfyUI back to the commit it was at before --update-comfyui",
     )
+    _add_pass_env_option(parser)
     parser.set_defaults(run="repair")
 
 
@@ -187,6 +190,7 @@ def add_smoke_test_parser(subparsers: Subparsers) -> None:
     _add_environment_options(parser)
     _add_server_option(parser)
     _add_image_options(parser)
+    _add_pass_env_option(parser)
     parser.add_argument(
         "--graph", action="store_true", help="print the graph in ComfyUI's API format and generate nothing"
     )
@@ -197,7 +201,7 @@ def add_report_parser(subparsers: Subparsers) -> None:
     """Add ``report``."""
     parser = _add(subparsers, "report", "write the last run as one HTML page")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="where to write it (default: klein-setup-report.html)"
+        "--output", type=_path, metavar="FILE", help="where to write it (default: klein-setup-report.html)"
     )
     parser.set_defaults(run="report")
 
@@ -240,7 +244,7 @@ def add_rehearse_parser(subparsers: Subparsers) -> None:
         action="store_true",
         help="generate no test image; the environment for it is not needed then",
     )
-    parser.add_argument("--environment", type=Path, metavar="DIR", help="an environment to use instead of a new one")
+    parser.add_argument("--environment", type=_path, metavar="DIR", help="an environment to use instead of a new one")
     parser.add_argument("--torch-index", metavar="URL", help="base address of a mirror of the wheel index")
     parser.set_defaults(run="rehearse")
 
@@ -263,8 +267,8 @@ def add_manifest_parser(subparsers: Subparsers) -> None:
     check.set_defaults(run="manifest check")
     lock = _add(actions, "lock", "write a manifest of an installed set with the digest of every block")
     _add_target_options(lock)
-    lock.add_argument("--environment", type=Path, metavar="DIR", help="virtual environment to record")
-    lock.add_argument("--output", type=Path, metavar="FILE", required=True, help="where to write the locked manifest")
+    lock.add_argument("--environment", type=_path, metavar="DIR", help="virtual environment to record")
+    lock.add_argument("--output", type=_path, metavar="FILE", required=True, help="where to write the locked manifest")
     lock.set_defaults(run="manifest lock")
 
 
@@ -286,7 +290,11 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 def _add_target_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what and where")
     group.add_argument(
-        "--manifest", default="flux2-klein-4b", metavar="ID|FILE", help="manifest to use (default: flux2-klein-4b)"
+        "--manifest",
+        type=_name,
+        default="flux2-klein-4b",
+        metavar="ID|FILE",
+        help="manifest to use (default: flux2-klein-4b)",
     )
     group.add_argument(
         "--set",
@@ -295,12 +303,12 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
         help="a set of the manifest, or auto for this GPU (default: the manifest's own)",
     )
     group.add_argument(
-        "--comfyui", type=Path, metavar="DIR", help="a ComfyUI folder, its models folder, or a new folder"
+        "--comfyui", type=_path, metavar="DIR", help="a ComfyUI folder, its models folder, or a new folder"
     )
     group.add_argument(
         "--hf-cache",
         nargs="?",
-        type=Path,
+        type=_path,
         const=Path(),
         metavar="DIR",
         help="install into an HF cache (default: the user's own)",
@@ -308,7 +316,7 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--extra-model-paths",
         action="append",
-        type=Path,
+        type=_path,
         default=[],
         metavar="FILE",
         help="another extra_model_paths.yaml, as given to ComfyUI's --extra-model-paths-config",
@@ -316,7 +324,7 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--look-in",
         action="append",
-        type=Path,
+        type=_path,
         default=[],
         metavar="DIR",
         help="another folder to look for the same files in",
@@ -338,13 +346,24 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_environment_folder(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     parser.add_argument(
-        "--environment", type=Path, metavar="DIR", help="virtual environment (default: .venv in the ComfyUI folder)"
+        "--environment", type=_path, metavar="DIR", help="virtual environment (default: .venv in the ComfyUI folder)"
     )
 
 
 def _add_answers(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     parser.add_argument("--yes", action="store_true", help="answer every question with yes")
     parser.add_argument("--no-input", action="store_true", help="never ask; a question is an error")
+
+
+def _add_pass_env_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pass-env",
+        action="append",
+        type=_variable,
+        default=[],
+        metavar="NAME",
+        help="a variable to pass to ComfyUI, pip and git too; tokens and most others are not passed",
+    )
 
 
 def _add_only_option(parser: argparse.ArgumentParser, default: str | None) -> None:
@@ -362,7 +381,9 @@ def _add_locked_option(parser: argparse.ArgumentParser) -> None:
 
 def _add_comfyui_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("ComfyUI")
-    group.add_argument("--comfyui-source", metavar="URL|DIR", help="get ComfyUI from a mirror or a local repository")
+    group.add_argument(
+        "--comfyui-source", type=_name, metavar="URL|DIR", help="get ComfyUI from a mirror or a local repository"
+    )
     group.add_argument(
         "--update-comfyui", action="store_true", help="update an existing checkout to the pinned release"
     )
@@ -383,7 +404,7 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tiled-decode", action="store_true", help="decode in tiles, for GPUs with little memory")
     group.add_argument("--reserve-vram", type=_gibibytes, metavar="GB", help="GPU memory to leave for other programs")
     group.add_argument(
-        "--image", "--picture", type=Path, metavar="FILE", help="where to keep it (default: in the user's data folder)"
+        "--image", "--picture", type=_path, metavar="FILE", help="where to keep it (default: in the user's data folder)"
     )
     group.add_argument(
         "--smoke-timeout",
@@ -415,6 +436,24 @@ def _add_change_options(parser: argparse.ArgumentParser) -> None:
     )
     _add_answers(group)
     group.add_argument("--no-wait", action="store_true", help="fail if another run is using this target")
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        message = "the name is empty: was a variable of the shell not set?"
+        raise argparse.ArgumentTypeError(message)
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_name(text))
+
+
+def _variable(text: str) -> str:
+    if not text or "=" in text:
+        message = f"{text!r} is not the name of a variable: name it alone, its value is taken from your environment"
+        raise argparse.ArgumentTypeError(message)
+    return text
 
 
 def _connections(text: str) -> int:

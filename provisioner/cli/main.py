@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from provisioner import __version__
 from provisioner.cli.arguments import COMMANDS, build_parser
-from provisioner.core.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, KleinError, UsageError
+from provisioner.core.errors import EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_TERMINATED, KleinError, UsageError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -34,10 +33,6 @@ if TYPE_CHECKING:
     from provisioner.ui.console import Mode, Ui
 
     _Handler: TypeAlias = "Callable[[int, FrameType | None], object] | int | None"
-
-
-GC_THRESHOLD = 20_000
-"""Importing, and reading headers, make much that stays; to look through it again and again is a tenth of it all."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -71,6 +66,7 @@ def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
         stall_timeout_s=getattr(arguments, "stall_timeout", 20.0),
         look_in=tuple(folder.expanduser() for folder in getattr(arguments, "look_in", ())),
         follow_links=getattr(arguments, "follow_links", False),
+        pass_env=tuple(getattr(arguments, "pass_env", ())),
         wait_for_lock=not getattr(arguments, "no_wait", False),
     )
     session = Session(settings=settings, events=ui.listener, cancelled=cancelled)
@@ -348,16 +344,15 @@ _KEPT = frozenset({"install", "verify", "repair", "smoke-test"})
 # --- the run -------------------------------------------------------------------------------------------
 
 
-def run() -> NoReturn:
-    """Run one command as a process of its own, and end it."""
-    gc.set_threshold(GC_THRESHOLD)
-    status = main()
-    gc.freeze()  # nor is it looked through on the way out, which takes 20 ms: the process takes all of it along
-    sys.exit(status)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status (README, "Exit statuses")."""
+    try:
+        return _main(argv)
+    except KeyboardInterrupt as error:  # before the command began, or after it
+        return _status_of(error)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     try:
         completed = _completed(given)
@@ -378,11 +373,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             color=False if arguments.no_color else None,
             interactive=not getattr(arguments, "no_input", False),
         ) as ui:
-            return _run(arguments, ui, cancelled)
+            return _status_with_output(_run(arguments, ui, cancelled), ui)
     finally:
         if not cancelled.is_set():  # otherwise a second signal on the way out would end in a trace
             for number, handler in previous:
                 signal.signal(number, handler)
+
+
+def _status_with_output(status: int, ui: Ui) -> int:
+    """Return the exit status; an error, and a line about it, where what was to be printed got lost."""
+    if ui.lost_output is None:
+        return status
+    from provisioner.core.errors import StorageError
+
+    error = StorageError(
+        f"The output could not be written: {ui.lost_output.strerror or ui.lost_output}.",
+        hint="Free space there, or write it somewhere else; then run the same command again.",
+    )
+    ui.show_error(error)
+    return status if status > EXIT_FINDINGS else error.exit_status
 
 
 def _streams() -> tuple[TextIO, TextIO]:
@@ -432,8 +441,11 @@ def _keep_report(report: Report, ui: Ui) -> None:
 def _interrupted(command: str, error: KeyboardInterrupt) -> Report:
     from provisioner.report.outcome import Report
 
-    status = EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
-    return Report(command=command, status="interrupted", exit_status=status)
+    return Report(command=command, status="interrupted", exit_status=_status_of(error))
+
+
+def _status_of(error: KeyboardInterrupt) -> int:
+    return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
 
 
 def _keep_log(error: Exception) -> Path | None:

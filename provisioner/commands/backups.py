@@ -11,6 +11,9 @@ from provisioner.commands.run import Run
 from provisioner.core.errors import EXIT_OK, UsageError
 from provisioner.core.models import BackupEntry, ComfyTarget, HubCacheTarget, Target
 from provisioner.core.units import count, human_bytes, listing
+from provisioner.files import planner
+from provisioner.plan.make_plan import make_plan
+from provisioner.plan.steps import Plan
 from provisioner.report.outcome import Report
 
 
@@ -126,5 +129,10 @@ def _entries(run: Run) -> tuple[BackupEntry, ...]:
     return run.session.store.list_backups(backup_roots(run.target))
 
 
+def _no_plan(run: Run) -> Plan:
+    """Return a plan of nothing: it names the target."""
+    return make_plan(planner.no_steps(run.manifest, run.wanted, run.target), ())
+
+
 def _report(run: Run, command: str, entries: tuple[BackupEntry, ...]) -> Report:
-    return replace(run.report(command, "ok", EXIT_OK), machine=None, backups=entries)
+    return replace(run.report(command, "ok", EXIT_OK, plan=_no_plan(run)), machine=None, backups=entries)

@@ -156,6 +156,7 @@ def check_environment(session: Session, machine: Machine, where: Path) -> tuple[
         return found, True
     receipt = seen.receipt
     packages = [name for name, _ in receipt.versions]
+    session.say_progress(f"Starting {seen.python.path} to test the environment.")
     answer = session.environments.probe(where, backend=receipt.torch_backend, packages=packages)
     build = TorchBuild(
         torch_backend=receipt.torch_backend,

@@ -53,6 +53,7 @@ class Settings:
     follow_links: bool = False
     wait_for_lock: bool = True
     remembers: bool = True  # the target becomes the default of the next run
+    pass_env: tuple[str, ...] = ()  # names of variables that every program we start gets
     probe_script: Path | None = None  # what tests an environment, instead of ours
 
 
@@ -117,7 +118,8 @@ class Session:
     def store(self) -> FileStore:
         """The files."""
         from provisioner.comfyui.tree import check_inside
-        from provisioner.disk.locations import file_system_of
+        from provisioner.disk.locations import file_system_of, state_folder
+        from provisioner.files.store.bound_blocks import BoundBlocks
         from provisioner.files.store.file_store import FileStore
 
         def inside(destination: Destination) -> None:
@@ -130,6 +132,7 @@ class Session:
             cancelled=self.cancelled.is_set,
             wait=self.settings.wait_for_lock,
             notice=self.notice,
+            bound=BoundBlocks(lambda: state_folder() / "blocks"),
         )
 
     @cached_property
@@ -211,6 +214,7 @@ class Session:
         return Environments(
             run=run_process,
             environ=self.environ,
+            pass_env=self.settings.pass_env,
             # pip knows more ways to reach an index (keyrings), so it fetches the wheels where nothing limits it
             download=None if self.settings.limit_bytes_s is None else self.whole_files.fetch,
             is_offline=self.is_offline,
@@ -227,6 +231,7 @@ class Session:
         return Checkouts(
             run=run_process,
             environ=self.environ,
+            pass_env=self.settings.pass_env,
             download=self.whole_files.fetch,
             is_offline=self.is_offline,
             cancelled=self.cancelled.is_set,

@@ -223,6 +223,7 @@ def _server(
             cancelled=run.session.cancelled.is_set,
             timeout_s=min(_FIRST_ANSWER_S, options.timeout_s),
             environ=run.session.environ,
+            pass_env=run.session.settings.pass_env,
         ) as process:
             yield process.address.url, process
 
@@ -504,6 +505,7 @@ def _with_diffusers(
             timeout_s=options.timeout_s,
             device="cpu" if backend in {"cpu", "default"} else "auto",
             environ=run.session.environ,
+            pass_env=run.session.settings.pass_env,
             cancelled=run.session.cancelled.is_set,
             on_event=hear,
         )

@@ -425,6 +425,7 @@ class Check:
     observed_sha256: str | None = None
     identity: str | None = None  # what the file is instead, in words
     held_bytes: int = 0  # of an interrupted download that can be continued
+    taken_bytes: int = 0  # of the disk, by a part file that a new download would grow into
     is_recorded: bool = False  # a receipt with the file's current stamp exists
     device: int | None = None  # st_dev of the destination's file system
     damage: Damage | None = None  # which blocks are wrong, where most of the file can be kept

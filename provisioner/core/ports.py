@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -58,6 +58,7 @@ class FileDigest:
     size: int
     sha256: str
     blocks: tuple[str, ...] = ()  # SHA-256 of every 16 MiB block, in order; empty where not taken
+    is_one_reading: bool = field(default=False, compare=False)  # both were taken from the same bytes, in this run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +250,12 @@ class Store(Protocol):
     def survey(self, path: Path, *, size: int, progress: HashProgress) -> Survey:
         """Hash the blocks of the first ``size`` bytes, several at a time; raises UnreadableError."""
 
+    def are_blocks_bound(self, file_digest: FileDigest) -> bool:
+        """Whether a run of this user has read these blocks together with the whole."""
+
+    def bind_blocks(self, file_digest: FileDigest) -> None:
+        """Remember, outside the target, that these blocks were read together with the whole, if they were."""
+
     def is_shared(self, destination: Destination, sha256: str) -> bool:
         """Whether writing that content into the file would change more than this one name, or is not allowed."""
 
@@ -257,6 +264,9 @@ class Store(Protocol):
 
     def held_bytes(self, destination: Destination, artifact: Artifact) -> int:
         """Return the bytes of an interrupted download that a new one can continue from."""
+
+    def taken_bytes(self, destination: Destination, artifact: Artifact) -> int:
+        """Return the bytes of the disk that the part file of a download has taken: a new one needs only the rest."""
 
     def held_blocks(self, destination: Destination, size: int, sha256: str) -> tuple[int, ...]:
         """Return the blocks of that content that an interrupted repair in place has fetched already."""

@@ -14,7 +14,7 @@ import re
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -63,6 +63,7 @@ from provisioner.environment.state import (
     wanted_versions,
 )
 from provisioner.environment.swap import Workspace, environment_root, read_text
+from provisioner.machine.child_environment import child_environment
 from provisioner.torch.builds import TorchBuild, TorchSet
 
 Progress = Callable[[str], None]
@@ -87,14 +88,21 @@ class BuildContext:
 
     run: RunProcess
     environ: Mapping[str, str]  # the person's
+    pass_env: Collection[str] = ()  # names of those that programs get beside the usual ones
     download: Download | None = None  # brings the wheels; pip where None
     is_offline: bool = False  # nothing is fetched
     retries: Retries = FEW_RETRIES  # of a broken download
 
+    @property
+    def child_environ(self) -> dict[str, str]:
+        """What programs get of the person's variables."""
+        return child_environment(self.environ, self.pass_env)
+
 
 def pip_settings(context: BuildContext, python: Path) -> dict[str, str]:
     """Return the person's settings that may stay, as an environment's own pip reads them."""
-    env = {name: value for name, value in context.environ.items() if not name.upper().startswith("PYTHON")}
+    of_pip = [name for name in context.environ if name.upper().startswith("PIP_")]
+    env = child_environment(context.environ, [*context.pass_env, *of_pip])
     done = context.run([python, "-I", "-m", "pip", "config", "list"], timeout_s=ASK_TIMEOUT_S, env=env)
     return parse_pip_settings(done.stdout, with_indexes=True) if done.returncode == 0 else {}
 
@@ -142,7 +150,9 @@ class Builder:
         if self._context.is_offline:
             here = f"{self._settings.get('find-links', '')} {self._work.wheels.as_uri()}"
             settings = without_network({**settings, "find-links": here})
-        env = installer_environment(self._context.environ, settings, temporary=self._work.temporary, no_file=os.devnull)
+        env = installer_environment(
+            self._context.child_environ, settings, temporary=self._work.temporary, no_file=os.devnull
+        )
         command = [self._python, "-I", "-m", "pip", *words]
         return self._context.run(command, timeout_s=timeout_s, env=env, on_line=on_line)
 
@@ -154,7 +164,7 @@ class Builder:
         """See that the environment has pip (uv makes environments without)."""
         if self._pip("--version", index_url=None, timeout_s=ASK_TIMEOUT_S).returncode == 0:
             return
-        env = installer_environment(self._context.environ, {}, no_file=os.devnull)
+        env = installer_environment(self._context.child_environ, {}, no_file=os.devnull)
         done = self._context.run([self._python, "-I", "-m", "ensurepip"], timeout_s=VENV_TIMEOUT_S, env=env)
         if done.returncode != 0:
             raise explain_failure(done.last_lines, doing="put pip into the environment", index_url=None)
@@ -377,7 +387,7 @@ class Builder:
             raise explain_failure(done.last_lines, doing="install the torch set", index_url=None)
 
     def _unpack_with_uv(self, uv: Path, listed: Path) -> None:
-        env = installer_environment(self._context.environ, {}, temporary=self._work.temporary, no_file=os.devnull)
+        env = installer_environment(self._context.child_environ, {}, temporary=self._work.temporary, no_file=os.devnull)
         done = self._context.run(
             [
                 uv, "pip", "install", "--python", self._python, "--no-index", "--no-deps", "--find-links",
@@ -392,7 +402,7 @@ class Builder:
 
     def installed(self) -> tuple[Distribution, ...]:
         """Return what lies in the folder."""
-        env = installer_environment(self._context.environ, {}, no_file=os.devnull)
+        env = installer_environment(self._context.child_environ, {}, no_file=os.devnull)
         _, import_path = ask_python(self._context.run, self._python, env, cwd=self._folder)
         return read_distributions(own_folders(self._folder, import_path))
 

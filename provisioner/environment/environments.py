@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -25,6 +24,7 @@ from provisioner.core.redact import redact
 from provisioner.core.retries import FEW_RETRIES, Retries
 from provisioner.core.units import listing
 from provisioner.disk.flush import flush_all
+from provisioner.disk.programs import find_on_path
 from provisioner.environment.build import (
     ASK_TIMEOUT_S,
     INSTALL_TIMEOUT_S,
@@ -52,6 +52,7 @@ from provisioner.environment.installer import (
 )
 from provisioner.environment.pip_settings import installer_environment, without_network
 from provisioner.environment.pythons import ask_python, find_pythons
+from provisioner.environment.read_python import import_path, read_python
 from provisioner.environment.state import (
     FAMILY,
     Distribution,
@@ -108,6 +109,8 @@ class Environments:
         Starts programs: `provisioner.machine.process.run_process`.
     environ : mapping
         The person's environment variables.
+    pass_env : collection of str
+        Names of those that the programs started here get as well.
     home : Path
         Where Pythons are looked for, beside the PATH.
     download : Download, optional
@@ -124,6 +127,7 @@ class Environments:
 
     run: RunProcess
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    pass_env: Collection[str] = ()
     home: Path = field(default_factory=Path.home)
     download: Download | None = None
     is_offline: bool = False
@@ -321,7 +325,7 @@ class Environments:
         settings = pip_settings(self._context, python)
         if self.is_offline and uv is None:
             settings = without_network(settings)
-        env = installer_environment(self.environ, settings, no_file=os.devnull)
+        env = installer_environment(self._context.child_environ, settings, no_file=os.devnull)
         if self.download is not None and not self.is_offline:
             words = [*words, *self._brought(where, python, words, what, settings, env, progress)]
         if uv is None:
@@ -378,7 +382,7 @@ class Environments:
     # --- looking -----------------------------------------------------------------------------------
 
     def observe(self, where: Path) -> Observation:
-        """Return what lies in an environment's folder; nothing is imported, nothing is written."""
+        """Return what the files of an environment say; nothing in it is started, nothing is written."""
         where = _absolute(where)
         interrupted = Workspace(where).interrupted()
         python = python_in(where)
@@ -395,16 +399,16 @@ class Environments:
         )
         if not python.exists():
             return replace(seen, broken=f"its Python is gone: {python} leads to {_link_target(python)}.")
-        try:
-            facts, import_path = ask_python(self.run, python, dict(self.environ), cwd=where)
-        except CommandError as error:
-            return replace(seen, broken=str(error))
-        own = own_folders(where, import_path)
+        facts = read_python(where, python)
+        if isinstance(facts, str):
+            return replace(seen, broken=facts)
+        path = import_path(where, facts, self.environ, self.home)
+        own = own_folders(where, path)
         return replace(
             seen,
             python=facts,
             distributions=read_distributions(own),
-            second_torches=read_second_torches(own, import_path),
+            second_torches=read_second_torches(own, path),
             leftovers=read_leftovers(own),
         )
 
@@ -424,11 +428,7 @@ class Environments:
         if python is None:
             return _failed_probe("probe-no-python", f"{where} holds no Python.")
         asked = json.dumps({"expect": {"device": device_of(backend), "packages": list(packages)}})
-        env = {
-            name: value
-            for name, value in self.environ.items()
-            if not name.upper().startswith(("PYTHON", "__PYVENV", "VIRTUAL_ENV"))
-        }
+        env = self._context.child_environ
         try:
             done = self.run([python, "-I", self.probe_script, "--json", asked], timeout_s=_PROBE_TIMEOUT_S, env=env)
         except CommandError as error:
@@ -486,6 +486,7 @@ class Environments:
         return BuildContext(
             run=self.run,
             environ=self.environ,
+            pass_env=self.pass_env,
             download=self.download,
             is_offline=self.is_offline,
             retries=self.retries,
@@ -498,13 +499,15 @@ class Environments:
         if installer == "pip":
             return None
         beside = Path(sys.executable).with_name("uv.exe" if sys.platform == "win32" else "uv")
-        found = shutil.which("uv", path=self.environ.get("PATH")) or (str(beside) if beside.exists() else None)
+        found = find_on_path("uv", self.environ, cwd=Path.cwd(), is_windows=sys.platform == "win32")
+        if found is None and beside.exists():
+            found = beside
         if found is None:
             raise UsageError("uv was asked for, and it is not installed.", hint="Install uv, or leave --installer out.")
-        return Path(found)
+        return found
 
     def _choose_python(self, given: Path | None, versions: Sequence[str]) -> PythonFacts:
-        env = {name: value for name, value in self.environ.items() if not name.upper().startswith(("PYTHON", "__PYV"))}
+        env = self._context.child_environ
         if given is not None:
             facts = ask_python(self.run, _absolute(given), env, cwd=self._elsewhere)[0]
             complaint = complaint_about_python(facts, versions)
@@ -515,6 +518,7 @@ class Environments:
             self.run,
             self.environ,
             self.home,
+            env=env,
             cwd=self._elsewhere,
             wanted=lambda facts: complaint_about_python(facts, versions) is None,
         )
@@ -533,7 +537,7 @@ class Environments:
         return self.home if self.home.is_dir() else Path(self.home.anchor or os.sep)
 
     def _make_venv(self, python: PythonFacts, folder: Path, prompt: str) -> None:
-        env = installer_environment(self.environ, {}, no_file=os.devnull)
+        env = installer_environment(self._context.child_environ, {}, no_file=os.devnull)
         done = self.run(
             [python.path, "-I", "-m", "venv", "--prompt", prompt, folder], timeout_s=VENV_TIMEOUT_S, env=env
         )
@@ -572,7 +576,7 @@ class Environments:
             script = where / name
             if not script.exists():
                 continue
-            env = installer_environment(self.environ, {}, no_file=os.devnull)
+            env = installer_environment(self._context.child_environ, {}, no_file=os.devnull)
             done = self.run([script, "--version"], timeout_s=ASK_TIMEOUT_S, env=env)
             names = {os.path.normcase(where), os.path.normcase(where.resolve())}
             if done.returncode != 0 or not any(name in os.path.normcase(done.stdout) for name in names):

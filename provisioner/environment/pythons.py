@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,13 +11,16 @@ from pathlib import Path
 from provisioner.core.errors import CommandError
 from provisioner.core.json_reader import FieldError, Fields, parse_object
 from provisioner.core.ports import RunProcess
+from provisioner.disk.programs import find_on_path
 from provisioner.environment.state import PythonFacts
 
 ASK_TIMEOUT_S = 30.0
 
 # Works on every Python from 2.7 on, so that an old one says what it is rather than a syntax error.
 _QUESTION = """
-import json, struct, sys
+import sys
+sys.path[:] = [entry for entry in sys.path if entry]  # nothing of the folder it is started in
+import json, struct
 def has(name):
     try:
         __import__(name)
@@ -33,7 +35,7 @@ print(json.dumps({
     "free": not getattr(sys, "_is_gil_enabled", lambda: True)() or "t" in getattr(sys, "abiflags", ""),
     "implementation": getattr(getattr(sys, "implementation", None), "name", "cpython"),
     "venv": has("venv") and has("ensurepip"),
-    "path": [entry for entry in sys.path if entry],
+    "path": sys.path,
 }))
 """
 
@@ -73,19 +75,19 @@ def candidates(environ: Mapping[str, str], home: Path, *, platform: str = sys.pl
     """Return the interpreters worth asking, the one that runs us first, then the newest versions on the PATH."""
     found = [Path(getattr(sys, "_base_executable", "") or sys.executable)]
     folders = [Path(folder) for folder in environ.get("PATH", "").split(os.pathsep) if folder]
-    found += _on_path(environ.get("PATH", ""), platform)
+    found += _on_path(environ, platform)
     found += _in_known_folders(home, environ, platform)
     is_store_alias = [folder for folder in folders if folder.name == "WindowsApps"]
     kept = [path for path in found if path.parent not in is_store_alias]  # these open a shop, not a Python
     return tuple(dict.fromkeys(kept))
 
 
-def _on_path(path: str, platform: str) -> Iterator[Path]:
+def _on_path(environ: Mapping[str, str], platform: str) -> Iterator[Path]:
     names = ["python"] if platform == "win32" else [f"python3.{minor}" for minor in range(15, 9, -1)] + ["python3"]
     for name in names:
-        program = shutil.which(name, path=path)
+        program = find_on_path(name, environ, cwd=Path.cwd(), is_windows=platform == "win32")
         if program is not None:
-            yield Path(program)
+            yield program
 
 
 def _in_known_folders(home: Path, environ: Mapping[str, str], platform: str) -> Iterator[Path]:
@@ -118,11 +120,16 @@ def _newest_first(path: Path) -> tuple[int, str]:
 
 
 def find_pythons(
-    run: RunProcess, environ: Mapping[str, str], home: Path, *, cwd: Path, wanted: Callable[[PythonFacts], bool]
+    run: RunProcess,
+    environ: Mapping[str, str],
+    home: Path,
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    wanted: Callable[[PythonFacts], bool],
 ) -> tuple[PythonFacts, ...]:
-    """Ask the candidates in turn until one is wanted; return all that answered, that one last."""
+    """Ask the candidates, started with `env`, in turn until one is wanted; return all that answered, that one last."""
     found: list[PythonFacts] = []
-    env = {name: value for name, value in environ.items() if not name.upper().startswith(("PYTHON", "__PYVENV"))}
     for path in candidates(environ, home):
         try:
             facts = ask_python(run, path, env, cwd=cwd)[0]

@@ -1,7 +1,7 @@
 """Looks at a target: what lies where the manifest wants files, and where else the same bytes may be.
 
-Looking never writes.  How deep it looks is the caller's choice: trust receipts (``claims``), read every byte
-(``full``), or read nothing but receipts and headers (``quick``).
+Looking never writes in the target.  How deep it looks is the caller's choice: trust receipts (``claims``), read every
+byte (``full``), or read nothing but receipts and headers (``quick``).
 """
 
 from __future__ import annotations
@@ -88,7 +88,12 @@ class Observer:
         looked = self._in_parallel(lambda artifact: self._look(artifact, target, depth), wanted.artifacts, depth)
         systems = [self.store.file_system(check.destination) for check, _ in looked]
         checks = tuple(
-            replace(check, device=system.device, damage=None if _is_given_up(check, rejected) else check.damage)
+            replace(
+                check,
+                device=system.device,
+                damage=None if _is_given_up(check, rejected) else check.damage,
+                taken_bytes=0 if check.status == "ok" else self.store.taken_bytes(check.destination, check.artifact),
+            )
             for (check, _), system in zip(looked, systems, strict=True)
         )
         return Inventory(
@@ -191,11 +196,31 @@ class Observer:
                 held_bytes=held,
                 damage=damage,
             )
-        if trusted is not None and trusted.content.size == stamp.size:
+        is_comparable = trusted is not None and trusted.content.size == stamp.size
+        if trusted is not None and is_comparable and self._is_bound(trusted):
             found = self._by_blocks(artifact, place, stamp, trusted, held, claimed)
             if found is not None:
                 return found
-        return self._by_digest(artifact, place, stamp, right_size, held, claimed, trusted)
+        try:
+            check = self._by_digest(artifact, place, stamp, right_size, held, claimed, trusted)
+        except UnreadableError:
+            found = (
+                self._by_blocks(artifact, place, stamp, trusted, held, claimed) if trusted and is_comparable else None
+            )
+            if found is None or found.status == "ok":
+                raise
+            return found
+        file_digest = self._known_digest(place.path, stamp)
+        if depth == "full" and check.status == "ok" and file_digest is not None:
+            self.store.bind_blocks(file_digest)
+        return check
+
+    def _is_bound(self, trusted: Trusted) -> bool:
+        """Whether blocks as these digests say prove the whole: the manifest says so, or a run of this user."""
+        content = trusted.content
+        return trusted.by == "manifest" or self.store.are_blocks_bound(
+            FileDigest(size=content.size, sha256=content.sha256, blocks=trusted.digests)
+        )
 
     def _claimed(
         self, claim: Claim | None, place: Destination, stamp: Stamp, contents: Sequence[Variant]
@@ -236,8 +261,8 @@ class Observer:
     ) -> Check | None:
         """Read every byte over all cores; None where blocks differ, for then the digest of the whole decides.
 
-        All blocks as the digests say proves the file: one pass hashed the whole and its blocks.  A block
-        that differs is none of the contrary, because the receipt may be what is wrong.
+        All blocks as bound digests say proves the file.  A block that differs is none of the contrary, because the
+        receipt may be what is wrong.
         """
         path = place.path
         known = self._known_digest(path, stamp)

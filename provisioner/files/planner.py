@@ -308,11 +308,11 @@ def _reason(check: Check) -> str:
 
 def _space(checks: Iterable[Check], steps: Iterable[FileStep], systems: Iterable[FileSystem]) -> tuple[SpaceNeed, ...]:
     """Return what each file system needs for the whole plan."""
-    device_of = {check.artifact.id: check.device for check in checks}
+    check_of = {check.artifact.id: check for check in checks}
     needs: dict[int | None, int] = {}
     for step in steps:
-        device = device_of[step.artifact.id]
-        needs[device] = needs.get(device, 0) + _room_for(step, device)
+        check = check_of[step.artifact.id]
+        needs[check.device] = needs.get(check.device, 0) + _room_for(step, check)
     return tuple(
         SpaceNeed(file_system=system, needed_bytes=needed + (SPACE_MARGIN if needed else 0))
         for system in systems
@@ -320,22 +320,22 @@ def _space(checks: Iterable[Check], steps: Iterable[FileStep], systems: Iterable
     )
 
 
-def _room_for(step: FileStep, device: int | None) -> int:
+def _room_for(step: FileStep, check: Check) -> int:
     match step:
         case FetchFile():
-            return step.bytes_to_fetch
+            return step.artifact.size - min(max(step.held_bytes, check.taken_bytes), step.artifact.size)
         case PatchFile():
-            return _patch_room(step)
+            return _patch_room(step, check.taken_bytes)
         case PlaceFile():
             # A reflink or a hard link needs no room; between file systems it is a copy.
-            return step.copy.size if step.copy.device != device else 0
+            return step.copy.size if step.copy.device != check.device else 0
         case MoveFile() | RecordReceipt():
             return 0
         case _:
             assert_never(step)
 
 
-def _patch_room(step: PatchFile) -> int:
+def _patch_room(step: PatchFile, taken_bytes: int) -> int:
     """Return the bytes a repair takes beyond what is there: what is fetched, and the old bytes that are kept."""
     damage = step.damage
     match step.way:
@@ -344,7 +344,7 @@ def _patch_room(step: PatchFile) -> int:
         case "continue":
             return damage.size - damage.observed_size + min(damage.bad_bytes, damage.observed_size)
         case "beside":
-            return damage.size
+            return max(damage.size - taken_bytes, 0)
         case _:
             assert_never(step.way)
 

@@ -24,6 +24,7 @@ from typing import IO, Literal
 
 from provisioner.core.errors import CommandError
 from provisioner.core.redact import printable, redact
+from provisioner.machine.child_environment import child_environment
 
 Stream = Literal["stdout", "stderr"]
 OnLine = Callable[[Stream, str], None]
@@ -70,7 +71,7 @@ def run_process(
     timeout_s : float
         Seconds until the program and everything it started is ended.
     env : mapping, optional
-        The whole environment; ours where None.
+        The whole environment; what `child_environment` leaves of ours where None.
     cwd : Path, optional
         Folder to start in.
     input_bytes : bytes, optional
@@ -166,7 +167,7 @@ def _start(
             stdin=subprocess.PIPE if has_input else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=None if env is None else dict(env),
+            env=child_environment(os.environ) if env is None else dict(env),
             cwd=cwd,
             start_new_session=True,  # POSIX: one group, ended as a whole; Windows ignores it
             creationflags=_creation_flags(),
@@ -295,6 +296,7 @@ def _taskkill(pid: int) -> None:
         subprocess.run(
             [program, "/T", "/F", "/PID", str(pid)],
             stdin=subprocess.DEVNULL,
+            env=child_environment(os.environ),
             capture_output=True,
             check=False,
             timeout=10,

@@ -11,7 +11,7 @@ import contextlib
 import io
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +20,7 @@ from provisioner.core.ports import Cancelled, RunProcess
 from provisioner.core.redact import printable, redact
 from provisioner.disk.os_errors import reason_of
 from provisioner.disk.root import Root
+from provisioner.machine.child_environment import child_environment
 from provisioner.smoke_test.diffusers_answers import (
     Answer,
     DiffusersRun,
@@ -39,7 +40,7 @@ SCRIPT = Path(__file__).with_name("diffusers_script.py")
 
 OnGenerationEvent = Callable[[GenerationEvent], None]
 
-_DROPPED = ("PYTHON", "__PYVENV", "VIRTUAL_ENV", "CONDA_PREFIX", "HF_", "HUGGING", "TRANSFORMERS_", "DIFFUSERS_")
+_DROPPED = ("HF_", "HUGGING", "TRANSFORMERS_")
 _KEPT = ("HF_ENDPOINT",)  # harmless with the network off; a rehearsal uses it to detect requests
 
 
@@ -66,6 +67,7 @@ def generate_with_diffusers(
     device: str = "auto",
     offload: OffloadOptions = "auto",
     environ: Mapping[str, str] | None = None,
+    pass_env: Collection[str] = (),
     cancelled: Cancelled = _never,
     on_event: OnGenerationEvent = _silent,
     script: Path = SCRIPT,
@@ -96,6 +98,8 @@ def generate_with_diffusers(
         What is kept in RAM until needed; ``auto`` decides by the free memory of the device.
     environ : mapping, optional
         The user's environment variables; ours where None.
+    pass_env : collection of str
+        Names of those that the script gets as well.
     cancelled : callable
         Called at least once a second while the script runs.
     on_event : callable
@@ -124,7 +128,7 @@ def generate_with_diffusers(
             done = run(
                 [python, "-I", script, *words],
                 timeout_s=timeout_s,
-                env=clean_environment(os.environ if environ is None else environ),
+                env=clean_environment(os.environ if environ is None else environ, pass_env),
                 on_line=follower.take,
             )
         except CommandError as error:
@@ -141,12 +145,12 @@ def generate_with_diffusers(
     return DiffusersRun(image=_read(answer, output), done=answer, log_path=log_path, seconds=time.monotonic() - began)
 
 
-def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables without the user's Python, Hub, token and proxy settings, with UTF-8 output."""
+def clean_environment(environ: Mapping[str, str], pass_env: Collection[str] = ()) -> dict[str, str]:
+    """Return the variables of a child, without the Hub's and proxy settings, with UTF-8 output."""
     kept = {
         name: value
-        for name, value in environ.items()
-        if name in _KEPT or not (name.upper().startswith(_DROPPED) or name.upper().endswith("_PROXY"))
+        for name, value in child_environment(environ, pass_env).items()
+        if name in {*_KEPT, *pass_env} or not (name.upper().startswith(_DROPPED) or name.upper().endswith("_PROXY"))
     }
     return {**kept, "PYTHONUTF8": "1"}
 

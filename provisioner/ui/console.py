@@ -103,6 +103,11 @@ class Ui:
         """Remove the bars from the terminal and show its cursor again; anything may be called afterwards."""
         self._progress.close()
 
+    @property
+    def lost_output(self) -> OSError | None:
+        """Why the output could not be written to its end: the disk is full; None for a reader that has ended."""
+        return self._out.lost
+
     def keep_secret(self, secret: str) -> None:
         """Mask `secret` from now on."""
         self._secrets = (*self._secrets, secret)

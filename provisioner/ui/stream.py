@@ -5,6 +5,7 @@ A full or closed stream, or one with a limited encoding, must not stop a downloa
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -61,6 +62,10 @@ def enable_escape_sequences(stream: TextIO) -> bool:
     return bool(kernel.SetConsoleMode(ctypes.c_void_p(handle), mode.value | 4))
 
 
+# Windows says "invalid argument" for a pipe whose reader has ended.
+_NOBODY_READS = {errno.EPIPE, errno.ECONNRESET} | ({errno.EINVAL} if sys.platform == "win32" else set())
+
+
 class Output:
     """One stream, with what it can show.  Looks enough like a text file for rich and tqdm to write to."""
 
@@ -68,6 +73,7 @@ class Output:
         self._stream = stream
         self._environ = environ
         self._is_gone = False
+        self.lost: OSError | None = None  # why what was written did not arrive, where nobody chose not to read it
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
         is_windows = sys.platform == "win32"
         is_terminal = self.isatty()
@@ -118,8 +124,8 @@ class Output:
         if not self._is_gone and text:
             try:
                 self._stream.write(self._encodable(text))
-            except (OSError, ValueError):
-                self._give_up()
+            except (OSError, ValueError) as error:
+                self._give_up(error)
         return len(text)
 
     def _encodable(self, text: str) -> str:
@@ -134,16 +140,18 @@ class Output:
             return
         try:
             self._stream.flush()
-        except (OSError, ValueError):
-            self._give_up()
+        except (OSError, ValueError) as error:
+            self._give_up(error)
 
-    def _give_up(self) -> None:
+    def _give_up(self, error: Exception) -> None:
         """Stop writing: the reader of a pipe has ended (``klein-setup plan | head``), or the disk is full.
 
         The descriptor is pointed at the null device; otherwise the interpreter reports an error when it flushes
         at exit (docs.python.org, signal, note on SIGPIPE).
         """
         self._is_gone = True
+        if isinstance(error, OSError) and error.errno not in _NOBODY_READS:
+            self.lost = error
         try:
             sink = os.open(os.devnull, os.O_WRONLY)
             os.dup2(sink, self._stream.fileno())

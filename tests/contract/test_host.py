@@ -11,7 +11,8 @@ import pytest
 
 from provisioner.core.errors import UnreadableError
 from provisioner.disk.locations import file_system_of
-from provisioner.machine.host import LocalHost, container_memory_limit, find_on_path, nvidia_smi_candidates
+from provisioner.disk.programs import find_on_path
+from provisioner.machine.host import LocalHost, container_memory_limit, nvidia_smi_candidates
 
 local_host = partial(LocalHost, file_system_of=file_system_of)
 

@@ -938,6 +938,24 @@ def test_changed_files_stop_an_update_and_are_named(tree: Path, upstream: Upstre
     assert not (tree / ROLLBACK_POINT).exists()
 
 
+@needs_posix
+def test_an_update_starts_nothing_that_the_trees_settings_name(tree: Path, upstream: Upstream, tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'\nexec cat\n")
+    program.chmod(0o755)
+    (tree / ".git" / "info" / "attributes").write_text("*.py filter=evil\n")
+    for key in ("filter.evil.clean", "filter.evil.smudge", "core.alternateRefsCommand", "core.fsmonitor"):
+        git(tree, "config", key, str(program))
+    git(tree, "config", "filter.evil.required", "true")
+    git(tree, "config", f"remote.{upstream.path}.url", str(upstream.path))
+    git(tree, "config", f"remote.{upstream.path}.uploadpack", f"touch '{tmp_path}/started'; git-upload-pack")
+    for path in tree.rglob("*.py"):
+        os.utime(path, (1, 1))
+    checkouts().update(tree, upstream.newer, source=str(upstream.path))
+    checkouts().go_back(tree)
+    assert not (tmp_path / "started").exists()
+
+
 def test_an_update_that_fails_goes_back(tree: Path, upstream: Upstream) -> None:
     (tree / "comfy" / "klein.py").write_text("mine, untracked, in the way\n")
     with pytest.raises(CommandError, match="check out"):

@@ -53,4 +53,8 @@ def test_the_damaged_folder_is_served_until_it_is_stopped(tmp_path: Path) -> Non
             assert mended.returncode == 0, mended.stderr
         finally:
             served.send_signal(signal.SIGINT)
-        assert served.wait(timeout=20) == 0
+            try:
+                status = served.wait(timeout=20)
+            finally:
+                served.kill()
+        assert status == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -94,6 +95,23 @@ def test_a_disk_that_fills_up_on_the_way_is_named_and_the_fetch_continues_when_t
     assert again.returncode == 0, again.stderr
     assert sandbox.bytes_served() - before == LARGE
     sandbox.assert_in_place(second)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
+def test_an_interrupted_download_goes_on_where_it_fits(sandbox: Sandbox, mount: Mount, number: signal.Signals) -> None:
+    """The part has taken the room for all of itself; what it holds is not needed once more."""
+    sandbox.tree = mount("size=100m") / "ComfyUI"
+    (wanted,) = sandbox.publish(tensors(LARGE))
+    (sandbox.tree.parent / "somebody else's.bin").write_bytes(bytes(20 * MIB))
+    sandbox.hub.rate_bytes_s_per_connection = 20 * MIB
+    running = sandbox.start("install", "--connections", "1")
+    wait_until(lambda: sandbox.blocks_in_log(wanted) >= 1, what="a block is complete")
+    running.send(number)
+    running.wait()
+    sandbox.hub.rate_bytes_s_per_connection = None
+    again = sandbox.install("--json")
+    assert again.returncode == 0, again.stderr
+    sandbox.assert_in_place(wanted)
 
 
 def test_an_unwritable_folder_is_named_and_nothing_is_asked(sandbox: Sandbox, mount: Mount) -> None:

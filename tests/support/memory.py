@@ -44,7 +44,9 @@ def digests_of(data: bytes) -> tuple[str, ...]:
 
 def digest_of(data: bytes) -> FileDigest:
     """Return the digest of some bytes."""
-    return FileDigest(size=len(data), sha256=hashlib.sha256(data).hexdigest(), blocks=digests_of(data))
+    return FileDigest(
+        size=len(data), sha256=hashlib.sha256(data).hexdigest(), blocks=digests_of(data), is_one_reading=True
+    )
 
 
 class MemoryPart:
@@ -181,6 +183,8 @@ class MemoryStore:
     patched: list[PatchWay] = field(default_factory=list)
     refused: dict[Path, set[int]] = field(default_factory=dict)  # blocks that the disk does not give
     shared: set[Path] = field(default_factory=set)
+    bound: set[str] = field(default_factory=set)  # SHA-256 of contents whose blocks were read together with the whole
+    is_every_receipt_bound: bool = True
     write_error: KleinError | None = None
     place_error: KleinError | None = None
     while_reading: Callable[[Path], None] = lambda path: None
@@ -270,6 +274,13 @@ class MemoryStore:
             unreadable=f"the disk failed at byte {min(refused) * BLOCK}" if refused else None,
         )
 
+    def are_blocks_bound(self, file_digest: FileDigest) -> bool:
+        return self.is_every_receipt_bound or file_digest.sha256 in self.bound
+
+    def bind_blocks(self, file_digest: FileDigest) -> None:
+        if file_digest.is_one_reading:
+            self.bound.add(file_digest.sha256)
+
     def is_shared(self, destination: Destination, sha256: str) -> bool:
         return destination.path in self.shared
 
@@ -280,6 +291,9 @@ class MemoryStore:
         return self.files[path][:1000]
 
     def held_bytes(self, destination: Destination, artifact: Artifact) -> int:
+        return len(self.held.get(destination.path, b""))
+
+    def taken_bytes(self, destination: Destination, artifact: Artifact) -> int:
         return len(self.held.get(destination.path, b""))
 
     def file_system(self, destination: Destination) -> FileSystem:

@@ -116,6 +116,38 @@ def test_a_file_is_judged_by_what_is_known_of_it(
         assert found.observed_sha256 == sha256(data or b"")
 
 
+def test_blocks_of_a_receipt_prove_a_file_only_where_a_run_of_this_user_bound_them(scene: Scene) -> None:
+    scene.store.is_every_receipt_bound = False
+    scene.store.put(HOME, RIGHT)
+    scene.store.claim_now(HOME)
+    for basis in ("sha256", "blocks"):  # what was read whole is bound from then on
+        scene.observer = replace(scene.observer, _digests={}, _surveys={})
+        found = scene.check(depth="full")
+        assert (found.status, found.basis, found.is_recorded) == ("ok", basis, True)
+        assert scene.store.bound == {sha256(RIGHT)}
+
+
+def test_a_look_that_is_not_full_binds_nothing(scene: Scene) -> None:
+    scene.store.is_every_receipt_bound = False
+    scene.store.put(HOME, RIGHT)
+    assert scene.check(depth="claims").basis == "sha256"
+    assert scene.store.bound == set()
+
+
+def test_blocks_nobody_bound_still_say_what_can_be_kept(scene: Scene) -> None:
+    scene.store.is_every_receipt_bound = False
+    scene.store.put(HOME, RIGHT)
+    scene.store.claim_now(HOME)
+    scene.store.put(HOME, WRONG)
+    damaged = scene.check(depth="full")
+    assert (damaged.status, damaged.basis) == ("hash-mismatch", "sha256")
+    scene.store.put(HOME, RIGHT)
+    scene.store.unreadable[HOME] = "the disk failed"
+    scene.store.refused[HOME] = {2}
+    assert scene.check(depth="full").status == "unreadable"
+    assert scene.store.bound == set()
+
+
 def test_a_receipt_is_worth_nothing_once_the_file_was_touched(scene: Scene) -> None:
     scene.store.put(HOME, RIGHT)
     scene.store.claim_now(HOME)

@@ -285,6 +285,13 @@ def test_space_is_counted_for_each_file_system_with_a_margin() -> None:
     ]
 
 
+@pytest.mark.parametrize(("taken", "needed"), [(0, 100), (40, 60), (99, 1), (100, 0), (4096, 0)])
+@pytest.mark.parametrize("damaged", [None, damage((5, 6), is_shared=True)], ids=["missing", "damaged"])
+def test_what_a_part_file_has_taken_is_room(taken: int, needed: int, damaged: Damage | None) -> None:
+    made = plan_for(check(VAE, "hash-mismatch" if damaged else "missing", taken_bytes=taken, damage=damaged))
+    assert [need.needed_bytes for need in made.space] == [needed + SPACE_MARGIN if needed else 0]
+
+
 @pytest.mark.parametrize(("device", "needed"), [(1, 0), (2, 100 + SPACE_MARGIN)])
 def test_a_copy_needs_room_only_across_file_systems(device: int, needed: int) -> None:
     copy = local_copy(VAE, Path("/copy"), device=device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from provisioner.comfyui.checkout.checkout_receipt import (
     write_receipt,
 )
 from provisioner.comfyui.checkout.describe import describe_tree, requirements_of
+from provisioner.comfyui.checkout.foreign_git import disarmed
 from provisioner.comfyui.checkout.git import Git, Progress, find_git
 from provisioner.comfyui.checkout.git_tree import top_entries, tree_id
 from provisioner.comfyui.checkout.placing import behind_links, is_behind_link, place
@@ -53,6 +54,8 @@ class Checkouts:
         Starts programs: `provisioner.machine.process.run_process`.
     environ : mapping
         The person's environment variables; git is looked for on their PATH.
+    pass_env : collection of str
+        Names of those that git gets as well.
     download : Download
         Fetches archives.
     is_offline : bool
@@ -69,6 +72,7 @@ class Checkouts:
     download: Download
     is_offline: bool = False
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    pass_env: Collection[str] = ()
     cancelled: Cancelled = lambda: False
     waits_for_lock: bool = True
     bounds: Bounds = field(default_factory=Bounds)
@@ -325,6 +329,7 @@ class Checkouts:
             cancelled=self.cancelled,
             progress=progress,
             is_ours=is_ours,
+            pass_env=self.pass_env,
         )
 
     @contextlib.contextmanager
@@ -338,7 +343,7 @@ class Checkouts:
         if git is None:
             raise UsageError(f"git is needed for {folder}, and it is not installed.", hint="Install git.")
         with only_one(tree, wait=self.waits_for_lock, notice=progress):
-            yield git
+            yield disarmed(git)
 
 
 # --- parts -------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Looks at a folder and says what of ComfyUI it is: kind, version, commit, changes, Python.  Writes and runs nothing.
 
-git is only asked for what the files do not say by themselves, and never about a tree that git itself finds suspicious
-(another owner's): such a tree's own settings could start programs.
+git is only asked for what the files do not say by themselves, and reads none of the tree's own settings, which could
+start programs.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from provisioner.comfyui.checkout.checkout_receipt import PLACING, names_in, read_receipt, read_rollback_point
+from provisioner.comfyui.checkout.foreign_git import git_folders, looking
 from provisioner.comfyui.checkout.git import Git
 from provisioner.comfyui.checkout.git_tree import disk_id
 from provisioner.comfyui.checkout_models import CheckoutKind, CheckoutReceipt, ComfyCheckout, ComfyPython, PythonOrigin
 from provisioner.comfyui.install_plan import parse_project_version, parse_requirements, parse_version_file
 from provisioner.comfyui.model_paths import MODEL_SUBFOLDERS
-from provisioner.core.errors import KleinError
+from provisioner.core.errors import CommandError, KleinError
 from provisioner.core.models import STATE_FOLDER
 
 _NOISE = frozenset({".ds_store", "thumbs.db", "desktop.ini", "lost+found", "system volume information", STATE_FOLDER})
@@ -71,11 +72,13 @@ def _with_program(found: ComfyCheckout, tree: Path, git_for: GitFor) -> ComfyChe
             why_unknown = "git is not installed"
         else:
             try:
-                changes = git.changed()
-                commit = commit or git.ask("rev-parse", "HEAD")
-                if version is None and (said := git.ask("describe", "--tags", "--match", "v[0-9]*")):
-                    version = said.removeprefix("v")
-            except KleinError as error:
+                if commit is None:
+                    raise CommandError("the commit it is on is not known")
+                with looking(git, commit) as apart:
+                    changes = apart.changed()
+                    if version is None and (said := apart.ask("describe", "--tags", "--match", "v[0-9]*")):
+                        version = said.removeprefix("v")
+            except (KleinError, OSError) as error:
                 why_unknown = str(error)
     if not has_git and receipt is not None:
         commit = receipt.commit
@@ -155,19 +158,19 @@ def _version(tree: Path) -> str | None:
 
 def read_head(tree: Path) -> tuple[str | None, str | None]:
     """Return the commit and the branch a tree is on, read from git's files; None for what they do not say."""
-    folder = tree / ".git"
-    if folder.is_file():  # a linked work tree, or a submodule
-        found = re.fullmatch(r"gitdir: (.+)", (_text(folder) or "").strip())
-        if found is None:
-            return None, None
-        folder = tree / found[1]
+    try:
+        folders = git_folders(tree)
+    except OSError:
+        folders = None
+    if folders is None:
+        return None, None
+    folder, common = folders
     head = (_text(folder / "HEAD") or "").strip()
     if _COMMIT.fullmatch(head):
         return head, None
     if not head.startswith("ref: refs/") or ".." in head:
         return None, None
     ref = head[5:]
-    common = folder / (_text(folder / "commondir") or ".").strip()
     loose = next((text.strip() for each in (folder, common) if (text := _text(each / ref))), "")
     packed = re.search(rf"^([0-9a-f]{{40}}) {re.escape(ref)}$", _text(common / "packed-refs") or "", re.M)
     commit = loose if _COMMIT.fullmatch(loose) else packed[1] if packed else None

@@ -11,8 +11,8 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from provisioner.comfyui.checkout_models import TreeFile
@@ -21,6 +21,8 @@ from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import CommandError, KleinError, NotTheFileError
 from provisioner.core.ports import Cancelled, ProcessResult, RunProcess
 from provisioner.core.redact import printable, redact
+from provisioner.disk.programs import find_on_path
+from provisioner.machine.child_environment import child_environment
 
 Progress = Callable[[str], None]
 
@@ -73,16 +75,16 @@ _KEPT = frozenset(
         "GIT_SSH_COMMAND",
         "GIT_SSL_CAINFO",
         "GIT_SSL_CAPATH",
+        "SSH_AUTH_SOCK",
     }
 )
 
 
 def find_git(run: RunProcess, environ: Mapping[str, str]) -> Path | None:
     """Return git's path, None where there is none that works."""
-    found = shutil.which("git", path=environ.get("PATH", ""))
-    if found is None:
+    program = find_on_path("git", environ, cwd=Path.cwd(), is_windows=sys.platform == "win32")
+    if program is None:
         return None
-    program = Path(found).absolute()
     try:
         if sys.platform == "darwin" and program == Path("/usr/bin/git"):
             # Without the developer tools this is a stand-in that opens a window and asks to install them.
@@ -93,9 +95,9 @@ def find_git(run: RunProcess, environ: Mapping[str, str]) -> Path | None:
         return None
 
 
-def git_environment(environ: Mapping[str, str], tree: Path) -> dict[str, str]:
+def git_environment(environ: Mapping[str, str], tree: Path, pass_env: Collection[str] = ()) -> dict[str, str]:
     """Return the variables git runs with: no questions, English, and no repository but the tree's own."""
-    kept = {name: value for name, value in environ.items() if not name.startswith("GIT_") or name in _KEPT}
+    kept = child_environment(environ, {*pass_env, *_KEPT})
     return kept | {
         "GCM_INTERACTIVE": "never",
         "GIT_ASKPASS": "",
@@ -123,6 +125,12 @@ class Git:
         Starts programs.
     environ : mapping
         The person's variables.
+    pass_env : collection of str
+        Names of those that git gets as well.
+    settings : mapping
+        Settings for this tree beside the safe ones, which win.
+    variables : mapping
+        Variables beside those of `git_environment`.
     tree : Path
         Where it works.
     is_ours : bool
@@ -140,15 +148,18 @@ class Git:
     cancelled: Cancelled
     progress: Progress
     is_ours: bool = False
+    pass_env: Collection[str] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def try_to(self, *words: str, timeout_s: float = QUICK_S, input_bytes: bytes | None = None) -> ProcessResult:
         """Run git and return what it said, whatever its exit status; raises CommandError where it does not end."""
-        settings = _SAFE | (_EXACT if self.is_ours else {})
+        settings = {**self.settings, **_SAFE, **(_EXACT if self.is_ours else {})}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return self.run(
             [self.program, *options, "-C", self.tree, *words],
             timeout_s=timeout_s,
-            env=git_environment(self.environ, self.tree),
+            env=git_environment(self.environ, self.tree, self.pass_env) | dict(self.variables),
             input_bytes=input_bytes,
             on_line=_listener(self.cancelled, self.progress),
             keep_bytes=_OUTPUT_BYTES,
@@ -182,7 +193,7 @@ class Git:
 
     def changed(self) -> tuple[str, ...]:
         """Return the tracked files that differ from the commit; raises KleinError where git cannot tell."""
-        words = ("status", "--porcelain=v1", "-z", "--untracked-files=no")
+        words = ("status", "--porcelain=v1", "-z", "--untracked-files=no", "--ignore-submodules=all")
         return tuple(line[3:] for line in self.do(*words, doing="compare the files").split("\0") if line)
 
     def files_of(self, commit: str) -> tuple[TreeFile, ...]:
@@ -216,7 +227,7 @@ class Git:
         for options, ref in [*asked, ((), tag), ((), "+refs/heads/*:refs/klein-setup/*")]:
             if (options, ref) not in asked and "dumb http" not in "\n".join(said):
                 break
-            words = ("fetch", "--progress", "--no-tags", *options, "--", address, ref)
+            words = ("fetch", "--progress", "--no-tags", "--upload-pack=git-upload-pack", *options, "--", address, ref)
             done = self.try_to(*words, timeout_s=_FETCH_S)
             if self.has_commit(release.commit):
                 return

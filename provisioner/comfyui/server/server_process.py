@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -36,6 +36,7 @@ from provisioner.core.errors import NotWritableError, ServerNotUsableError, Smok
 from provisioner.core.ports import Cancelled
 from provisioner.disk.os_errors import reason_of
 from provisioner.disk.root import Root
+from provisioner.machine.child_environment import child_environment
 
 _TICK_S = 0.1
 _GRACE_S = 5.0  # between asking a server to end and killing it
@@ -170,6 +171,7 @@ def start_server(
     cancelled: Cancelled,
     timeout_s: float = 300.0,
     environ: Mapping[str, str] | None = None,
+    pass_env: Collection[str] = (),
 ) -> ServerProcess:
     """Return a headless ComfyUI server, started on a free loopback port, once it answers.
 
@@ -184,7 +186,9 @@ def start_server(
     timeout_s : float
         Seconds until it must answer, for all ports tried together.
     environ : mapping, optional
-        Its whole environment; ours where None.
+        The user's variables, of which it gets what `child_environment` leaves; ours where None.
+    pass_env : collection of str
+        Names of variables it gets as well.
 
     Returns
     -------
@@ -202,8 +206,9 @@ def start_server(
     """
     began = time.monotonic()
     said: list[str] = []
+    env = _environment(os.environ if environ is None else environ, pass_env)
     for _ in range(_PORTS):
-        server = _spawn(launch, _free_port(), log_path, environ)
+        server = _spawn(launch, _free_port(), log_path, env)
         try:
             is_ours = _wait_for_answer(server, launch, began + timeout_s, timeout_s, cancelled)
         except BaseException:
@@ -217,7 +222,7 @@ def start_server(
     raise no_port_error(_PORTS, said, log_path=log_path)
 
 
-def _spawn(launch: Launch, port: int, log_path: Path, environ: Mapping[str, str] | None) -> ServerProcess:
+def _spawn(launch: Launch, port: int, log_path: Path, env: Mapping[str, str]) -> ServerProcess:
     try:
         for folder in (*launch.folders, log_path.parent):
             Root(folder).make_folder()
@@ -238,7 +243,7 @@ def _spawn(launch: Launch, port: int, log_path: Path, environ: Mapping[str, str]
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(environ),
+            env=dict(env),
             start_new_session=True,  # POSIX: one group, ended as a whole; Windows ignores it
             creationflags=_creation_flags(),
         )
@@ -254,9 +259,9 @@ def _spawn(launch: Launch, port: int, log_path: Path, environ: Mapping[str, str]
     return ServerProcess(process, log, log_path=log_path, log_start=log_start, port=port, watchdog=watchdog)
 
 
-def _environment(environ: Mapping[str, str] | None) -> dict[str, str]:
+def _environment(environ: Mapping[str, str], pass_env: Collection[str]) -> dict[str, str]:
     """Return the server's environment: its output is unbuffered, and UTF-8 on every console."""
-    return {**(os.environ if environ is None else environ), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+    return {**child_environment(environ, pass_env), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
 
 
 def _creation_flags() -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
+
+from provisioner.machine.child_environment import child_environment
 
 _SCRIPT = Path(__file__).with_name("watchdog_script.py")
 _PATIENCE_S = 2.0  # until a killed process has ended
@@ -78,6 +81,7 @@ class Watcher:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env=child_environment(os.environ),
             cwd=_SCRIPT.anchor,  # does not keep a folder or drive in use
             start_new_session=True,  # not ended together with our group or terminal
         )

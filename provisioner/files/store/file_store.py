@@ -41,6 +41,7 @@ from provisioner.disk.calls import write_all
 from provisioner.disk.flush import flush_file
 from provisioner.disk.os_errors import storage_error
 from provisioner.disk.root import Root, free_name
+from provisioner.files.store.bound_blocks import BoundBlocks
 from provisioner.files.store.hash_file import hash_file, survey
 from provisioner.files.store.hash_pool import IN_ORDER, Hashers
 from provisioner.files.store.hub_layout import (
@@ -104,6 +105,8 @@ class FileStore:
         Returns the root of a folder: what changes anything below it.
     opener : callable
         Opens a file whose bytes are to be proven.
+    bound : BoundBlocks, optional
+        Which block digests of receipts count; none where None.
     cores : int, optional
         Most files and blocks hashed at a time; every core by default.
     """
@@ -120,8 +123,10 @@ class FileStore:
         notice: Callable[[str], None] = lambda text: None,
         roots: Callable[[Path], Root] = Root,
         opener: Opener = open_for_reading,
+        bound: BoundBlocks | None = None,
         cores: int | None = None,
     ) -> None:
+        self._bound = bound
         self._file_system_of = file_system_of
         self.check_inside = inside
         self._cancelled = cancelled
@@ -214,6 +219,29 @@ class FileStore:
         """Return the bytes of an interrupted download that a new one can build on."""
         blocks = read_log(_growing_name(destination, artifact), size=artifact.size, sha256=artifact.sha256)
         return bytes_of_blocks(blocks, artifact.size)
+
+    def are_blocks_bound(self, file_digest: FileDigest) -> bool:
+        """Whether a run of this user has read these blocks together with the whole."""
+        return self._bound is not None and self._bound.has(file_digest)
+
+    def bind_blocks(self, file_digest: FileDigest) -> None:
+        """Remember in the user's state folder that these blocks were read together with the whole, if they were."""
+        if self._bound is not None:
+            self._bound.keep(file_digest)
+
+    def taken_bytes(self, destination: Destination, artifact: Artifact) -> int:
+        """Return the bytes of the disk that the part of a download has taken: a new one needs only the rest."""
+        final = _growing_name(destination, artifact)
+        try:
+            if not stat.S_ISREG(log_path(final).lstat().st_mode):  # the part will be moved to the backups
+                return 0
+            part = part_path(final).lstat()
+        except OSError:
+            return 0
+        blocks: int | None = getattr(part, "st_blocks", None)
+        if not stat.S_ISREG(part.st_mode):
+            return 0
+        return part.st_size if blocks is None else blocks * 512  # Windows gives a file room for all of its length
 
     def held_blocks(self, destination: Destination, size: int, sha256: str) -> tuple[int, ...]:
         """Return the blocks of that content that an interrupted repair in place has fetched already."""
@@ -431,6 +459,7 @@ class FileStore:
             )
         claim = Claim(artifact_id=artifact.id, stamp=stamp, file_digest=file_digest, source=source)
         write_claim(self._roots(destination.root), str(destination.relative), claim, recorded_at=_now())
+        self.bind_blocks(file_digest)
         self._sweep(_growing_name(destination, artifact), destination)
 
     # --- inside ----------------------------------------------------------------------------------

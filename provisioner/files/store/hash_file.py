@@ -79,7 +79,7 @@ def hash_file(
         file.close()
     if with_blocks and total % block_size:
         blocks.append(block.hexdigest())
-    return FileDigest(size=total, sha256=whole.hexdigest(), blocks=tuple(blocks))
+    return FileDigest(size=total, sha256=whole.hexdigest(), blocks=tuple(blocks), is_one_reading=with_blocks)
 
 
 def _next_piece(file: OpenFile, view: memoryview, offset: int, size: int | None, block_size: int) -> memoryview:

@@ -174,6 +174,8 @@ class PartFile:
         self._has_caught_up = False
         self._written = 0
         self._blocks: dict[int, str] = {}
+        self._claimed: set[int] = set()  # blocks whose digest somebody else took
+        self._read_again: dict[int, str] = {}  # their digests, taken together with that of the whole
         self._frontier_block = 0
         # The main thread takes the lock itself: a signal inside Condition's Python code could leave it taken for ever.
         self._lock = threading.RLock()
@@ -194,6 +196,7 @@ class PartFile:
         self._root.make_folder(self.path.parent)
         noted = read_log(self.final, size=self.size, sha256=self.sha256, block_size=self.block_size)
         self._blocks = {index: digest for index, digest in noted.items() if self._is_credible(index, digest)}
+        self._claimed = set(self._blocks)
         self.resumed_bytes = self._written = bytes_of_blocks(self._blocks, self.size, self.block_size)
         try:
             if self.path.is_symlink():
@@ -357,6 +360,7 @@ class PartFile:
             with self._lock:
                 self.resumed_bytes += length
                 self._written += length
+                self._claimed.add(index)
             self.finish_block(index, digests[index])
 
     def reset(self) -> None:
@@ -376,6 +380,8 @@ class PartFile:
         """Go on with some of the blocks; raises StorageError."""
         with self._lock:
             self._blocks = blocks
+            self._claimed &= blocks.keys()
+            self._read_again.clear()
             self._frontier_block = 0
             self._move_frontier()
             self._generation += 1
@@ -404,8 +410,11 @@ class PartFile:
             with self._lock:
                 self._check_usable()
                 if self.hashed >= self.size:
-                    blocks = tuple(self._blocks[index] for index in range(self.block_count))
-                    return FileDigest(size=self.size, sha256=self._digest.hexdigest(), blocks=blocks)
+                    known = {**self._blocks, **self._read_again}
+                    blocks = tuple(known[index] for index in range(self.block_count))
+                    return FileDigest(
+                        size=self.size, sha256=self._digest.hexdigest(), blocks=blocks, is_one_reading=True
+                    )
             time.sleep(_POLL_S)
             progress()
 
@@ -434,7 +443,8 @@ class PartFile:
     # --- the two threads -------------------------------------------------------------------------
 
     def _hash_behind_frontier(self) -> None:
-        """Read what is complete back from the page cache and hash it, always in order."""
+        """Read what is complete back from the page cache and hash it, always in order and never across two blocks."""
+        block = hashlib.sha256()
         buffer = bytearray(_READ_STEP)
         view = memoryview(buffer)
         try:
@@ -447,16 +457,22 @@ class PartFile:
                         if self._closing:
                             return
                         generation, start = self._generation, self.hashed
-                        count = min(_READ_STEP, self.frontier - start)
-                        digest = self._digest
+                        index, end = start // self.block_size, (start // self.block_size + 1) * self.block_size
+                        count = min(_READ_STEP, self.frontier - start, end - start)
+                        digest, is_claimed = self._digest, index in self._claimed
                     stream.seek(start)
                     read = stream.readinto(view[:count])
                     if not read:
                         raise OSError(0, "the file became shorter while it was read")
                     digest.update(view[:read])
+                    if is_claimed:
+                        block = block if start % self.block_size else hashlib.sha256()
+                        block.update(view[:read])
                     with self._lock:
                         if generation == self._generation:
                             self.hashed = start + read
+                            if is_claimed and self.hashed in (end, self.size):
+                                self._read_again[index] = block.hexdigest()
                             if self.hashed >= self.size:
                                 self._changed.notify_all()
         except OSError as error:

@@ -346,7 +346,7 @@ class PatchPart:
                 digests.append(block.hexdigest())
         self._check_unchanged()
         self._digests = tuple(digests)
-        return FileDigest(size=self.size, sha256=whole.hexdigest(), blocks=self._digests)
+        return FileDigest(size=self.size, sha256=whole.hexdigest(), blocks=self._digests, is_one_reading=True)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[tuple[OpenFile, OpenFile]]:
