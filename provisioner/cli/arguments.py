@@ -340,6 +340,9 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         "--endpoint", metavar="URL", help="address of the Hub or a mirror (default: HF_ENDPOINT, else the Hub)"
     )
     group.add_argument(
+        "--send-token", action="store_true", help="send the Hub's token to another --endpoint, too (default: ask)"
+    )
+    group.add_argument(
         "--offline", action="store_true", help="use no network, not with git or pip either; what is missing is an error"
     )
 

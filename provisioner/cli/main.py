@@ -60,6 +60,7 @@ def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
 
     settings = Settings(
         endpoint=getattr(arguments, "endpoint", None),
+        sends_token=getattr(arguments, "send_token", False),
         is_offline=getattr(arguments, "offline", False),
         max_connections=getattr(arguments, "connections", 8),
         limit_bytes_s=getattr(arguments, "limit_rate", None),
@@ -70,6 +71,8 @@ def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
         wait_for_lock=not getattr(arguments, "no_wait", False),
     )
     session = Session(settings=settings, events=ui.listener, cancelled=cancelled)
+    if hasattr(arguments, "endpoint"):
+        _ = session.endpoint  # a wrong one is named before anything is looked at
     for secret in session.secrets:
         ui.keep_secret(secret)
     return session

@@ -11,7 +11,7 @@ from provisioner.commands.choose_environment import with_environment
 from provisioner.commands.inspect_comfyui import check_comfyui, inspect_comfyui
 from provisioner.commands.look import InstallOptions, plan_run
 from provisioner.commands.parts import can_generate
-from provisioner.commands.questions import Ask, ask_about
+from provisioner.commands.questions import Ask, ask_about, decide_on_token
 from provisioner.commands.run import Run, remember
 from provisioner.commands.smoke_test import with_smoke_test
 from provisioner.commands.verify import remember_verified, take_snapshot
@@ -76,6 +76,7 @@ def run_install(run: Run, options: InstallOptions, ui: RunUi, command: Command =
         planner.check_offline(plan.files)
     planner.check_space(plan.space)
     ask_about(run, plan, ui.ask)
+    decide_on_token(run, plan, ui.ask)
     applied = apply_plan(run, options, plan, say=ui.say, show_smoke=ui.show_smoke)
     comfyui = inspect_comfyui(run) if {"environment", "smoke"} & options.parts and can_generate(run.wanted) else None
     report = _report(run, command, plan, applied, () if comfyui is None else check_comfyui(comfyui))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from provisioner.commands.run import Run
 from provisioner.core.errors import AnswerNeededError
+from provisioner.core.events import Notice
 from provisioner.core.models import ComfyTarget, FetchFile, PatchFile, Target
 from provisioner.plan.steps import GetComfyUI, MakeEnvironment, Plan, UpdateComfyUI
 
@@ -39,6 +40,28 @@ def ask_about(run: Run, plan: Plan, ask: Ask) -> None:
                 f"{step.where} was not made by klein-setup. Put a new one in its place, and keep it beside?",
                 hint="Name another folder with --environment DIR, or agree with --yes.",
             )
+
+
+def decide_on_token(run: Run, plan: Plan, ask: Ask) -> None:
+    """Ask once whether another Hub may see the token; where nobody can be asked it is not sent, and that is said."""
+    session = run.session
+    fetches = any(isinstance(step, (FetchFile, PatchFile)) for step in plan.steps)
+    if not fetches or session.token is None or session.sends_token or not session.is_other_origin:
+        return
+    name, host = session.token.found_in, session.endpoint.partition("://")[2]
+    if not run.options.assume_yes:
+        try:
+            session.sends_token = ask(f"{host} is not the Hub. Send it the token of {name}, too?")
+        except AnswerNeededError:
+            pass
+        else:
+            return
+    session.events(
+        Notice(
+            message=f"The token of {name} is not sent to {host}, which is not the Hub; --send-token sends it.",
+            severity="warning",
+        )
+    )
 
 
 def need_yes(ask: Ask, question: str, *, hint: str) -> None:

@@ -204,7 +204,7 @@ def _prepared(
         write_output(manifest, text.encode("utf-8"))
         environ = _clean_environment(os.environ, folder)
         session = Session(
-            settings=Settings(endpoint=hub.endpoint, remembers=False),
+            settings=Settings(endpoint=hub.endpoint, sends_token=True, remembers=False),
             environ=environ,
             events=events,
             cancelled=cancelled,

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from provisioner.files.download.transfer import RangeFetcher
     from provisioner.files.download.whole_file import WholeFiles
     from provisioner.files.engine import Engine
+    from provisioner.files.hub_cache import Token
     from provisioner.files.observe import Observer
     from provisioner.files.store.file_store import FileStore
 
@@ -45,6 +46,7 @@ class Settings:
     """The options that shape a run, whatever its command."""
 
     endpoint: str | None = None
+    sends_token: bool = False  # to another origin than the Hub's, too
     is_offline: bool = False
     max_connections: int = 8
     limit_bytes_s: int | None = None
@@ -78,6 +80,10 @@ class Session:
     events: Events = ignore
     cancelled: threading.Event = field(default_factory=threading.Event)
 
+    def __post_init__(self) -> None:
+        """Take the option; a question may change it."""
+        self.sends_token = self.settings.sends_token
+
     def notice(self, message: str) -> None:
         """Say one line that a person may want to read."""
         self.events(Notice(message=message))
@@ -101,10 +107,22 @@ class Session:
     @cached_property
     def secrets(self) -> tuple[str, ...]:
         """What must never be shown."""
+        return (self.token.value,) if self.token else ()
+
+    @cached_property
+    def token(self) -> Token | None:
+        """The Hub's token, from where its own client takes it."""
         from provisioner.files.hub_cache import find_token
 
-        token = find_token(self.environ)
-        return (token.value,) if token else ()
+        return find_token(self.environ)
+
+    @property
+    def is_other_origin(self) -> bool:
+        """Whether the endpoint is not the Hub's own: it sees no token that a person did not agree to."""
+        from provisioner.files.download.http_session import origin
+        from provisioner.files.hub_cache import DEFAULT_ENDPOINT
+
+        return origin(self.endpoint) != origin(DEFAULT_ENDPOINT)
 
     # --- parts ---------------------------------------------------------------------------------------
 
@@ -147,9 +165,8 @@ class Session:
         """The network."""
         from provisioner.files.download.http_session import Credentials
         from provisioner.files.download.transfer import RangeFetcher
-        from provisioner.files.hub_cache import find_token
 
-        token = find_token(self.environ)
+        token = self.token if self.sends_token or not self.is_other_origin else None
         return RangeFetcher(
             credentials=Credentials(token.value if token else None, self.endpoint),
             max_connections=self.settings.max_connections,

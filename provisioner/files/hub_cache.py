@@ -33,6 +33,12 @@ class Token:
 def endpoint(option: str | None, environ: Mapping[str, str]) -> str:
     """Return the Hub's address: the option, else ``HF_ENDPOINT``, else the Hub; raises UsageError for another kind."""
     address = (option or environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+    if "@" in address:
+        raise UsageError(
+            f"The address of the Hub in {'--endpoint' if option else 'HF_ENDPOINT'} holds a user name or a password; "
+            "none is sent to a Hub.",
+            hint="Write it as https://host; a token comes from HF_TOKEN, with --send-token.",
+        )
     if not address.startswith(("https://", "http://")) or len(address) < 10 or any(c.isspace() for c in address):
         raise UsageError(
             f"{address!r} is not the address of a Hub.",

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from provisioner.commands.install import RunUi, run_install
+from provisioner.commands.look import InstallOptions
+from provisioner.commands.run import Options, open_run
+from provisioner.commands.session import Session, Settings
 from provisioner.rehearsal.faults import CutAfter, Status, WrongBytes
 from provisioner.rehearsal.hub import INVALID_TOKEN
 from tests.support.sandbox import MIB, REPOSITORY, REVISION, TOKEN, Sandbox, Wanted, tensors
@@ -154,6 +158,45 @@ def test_no_token_is_sent_where_none_is_set(sandbox: Sandbox) -> None:
     sandbox.publish(tensors(MIB))
     assert sandbox.install(env=NOBODY).returncode == 0
     assert {each.authorization for each in sandbox.hub.requests} == {None}
+
+
+@pytest.mark.parametrize("way", ["--endpoint", "HF_ENDPOINT", "--yes", "--no-input"])
+def test_a_token_goes_to_no_other_origin_than_the_hubs_by_itself(sandbox: Sandbox, way: str) -> None:
+    sandbox.publish(tensors(MIB))
+    options = ["--no-endpoint"] if way == "HF_ENDPOINT" else ["--endpoint", sandbox.hub.endpoint]
+    options += [way] if way in {"--yes", "--no-input"} else []
+    done = sandbox.install(*options, env={"HF_ENDPOINT": sandbox.hub.endpoint})
+    assert done.returncode == 0
+    assert {each.authorization for each in sandbox.hub.requests} == {None}
+    assert "token of HF_TOKEN is not sent to" in done.said
+    assert "--send-token" in done.said
+
+
+def test_a_token_goes_to_another_origin_that_was_agreed_to(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(MIB))
+    done = sandbox.install("--endpoint", sandbox.hub.endpoint, "--send-token")
+    assert done.returncode == 0
+    assert {each.authorization for each in sandbox.heads()} == {f"Bearer {TOKEN}"}
+    assert "is not sent" not in done.said
+
+
+@pytest.mark.parametrize(("answer", "sent"), [(True, f"Bearer {TOKEN}"), (False, None)])
+def test_whoever_can_be_asked_decides_about_the_token(sandbox: Sandbox, *, answer: bool, sent: str | None) -> None:
+    asked: list[str] = []
+
+    def ask(question: str) -> bool:
+        asked.append(question)
+        return answer
+
+    sandbox.publish(tensors(MIB))
+    session = Session(settings=Settings(remembers=False, endpoint=sandbox.hub.endpoint), environ=sandbox.environ)
+    run = open_run(session, Options(manifest=str(sandbox.manifest), comfyui=sandbox.tree))
+    options = InstallOptions(parts=frozenset({"files"}))
+    ui = RunUi(show_plan=lambda _: None, ask=ask, say=lambda _: None, show_smoke=lambda _: None)
+    assert run_install(run, options, ui).exit_status == 0
+    assert len(asked) == 1
+    assert "token of HF_TOKEN" in asked[0]
+    assert {each.authorization for each in sandbox.heads()} == {sent}
 
 
 def test_a_netrc_of_the_user_is_not_read(sandbox: Sandbox) -> None:

@@ -49,12 +49,10 @@ LARGE = 37 * MIB
 
 # --- servers that are not there ------------------------------------------------------------------------
 
-PASSWORD = "pass-word-without-a-shape"
 ABSENT = {
     "a closed port": "127.0.0.1 could not be reached",
     "a host name that does not exist": "no-such-host.invalid could not be reached",
     "a server that speaks another language": "127.0.0.1 could not be reached",
-    "an address with a password in it": "127.0.0.1 could not be reached",
 }
 
 
@@ -79,7 +77,6 @@ def absent(make_sandbox: Callable[[], Sandbox]) -> Iterator[dict[str, tuple[Sand
             "a closed port": f"http://127.0.0.1:{closed}",
             "a host name that does not exist": "http://no-such-host.invalid",
             "a server that speaks another language": f"http://127.0.0.1:{listener.getsockname()[1]}",
-            "an address with a password in it": f"http://person:{PASSWORD}@127.0.0.1:{closed}/?token={PASSWORD}",
         }
         runs = {}
         for name, endpoint in endpoints.items():
@@ -301,6 +298,5 @@ def test_says_that_the_hub_cannot_be_reached(name: str, absent: dict[str, tuple[
     assert (done.returncode, done.codes) == (5, ["unreachable"]), done.stderr
     assert ABSENT[name] in done.json["errors"][0]["message"]
     assert "HF_ENDPOINT" in done.json["errors"][0]["hint"]
-    assert PASSWORD not in done.stdout + done.stderr
     assert sandbox.hub.requests == ()
     sandbox.assert_nothing_placed()

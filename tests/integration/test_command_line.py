@@ -276,6 +276,10 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "a rate that is none": (["install", "--limit-rate", "fast"], "fast"),
     "no connections at all": (["install", "--connections", "0"], "1 to 32"),
     "an endpoint that is no address": (["install", "--endpoint", "ftp://host"], "ftp://host"),
+    "an endpoint with a password": (
+        ["plan", "--endpoint", "https://me:secret9@host"],
+        "a user name or a password",
+    ),
     "two targets": (["install", "--comfyui", "a", "--hf-cache", "b"], "two targets"),
     "a set for another kind of target": (["install", "--hf-cache", "b", "--set", "tree"], "tree"),
     "a time that is none": (["install", "--stall-timeout", "-1"], "-1"),
@@ -304,6 +308,8 @@ def test_what_makes_no_sense_is_named_with_a_way_out(name: str, complained: Ahea
     assert says in done.said
     assert "error:" in done.stderr
     assert "hint:" in done.stderr
+    assert "Plan " not in done.said
+    assert "secret9" not in done.said
     assert sandbox.hub.requests == ()
 
 

@@ -130,6 +130,14 @@ def test_the_endpoint_is_the_option_else_the_variable_else_the_hub(
     assert endpoint(option, environ) == address
 
 
+def test_an_address_with_a_password_is_refused_and_not_shown() -> None:
+    address = "https://me:secret9@host"
+    for option, environ in ((address, {}), (None, {"HF_ENDPOINT": address})):
+        with pytest.raises(UsageError, match="holds a user name or a password") as caught:
+            endpoint(option, environ)
+        assert "secret9" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "address", ["hf-mirror.com", "ftp://host.example", "https://", "http://", "https://a b.example", "/"]
 )

@@ -418,9 +418,9 @@ class Sandbox:
             given += ["--manifest", str(self.manifest)]
         if not {"--comfyui", "--hf-cache", "--no-target"} & set(given):
             given += ["--comfyui", str(self.tree)]
-        if "--endpoint" not in given and given[0] in {"install", "repair", "plan"}:
-            given += ["--endpoint", self.hub.endpoint]
-        return tuple(each for each in given if each != "--no-target")
+        if not {"--endpoint", "--no-endpoint"} & set(given) and given[0] in {"install", "repair", "plan"}:
+            given += ["--endpoint", self.hub.endpoint, "--send-token"]
+        return tuple(each for each in given if each not in {"--no-target", "--no-endpoint"})
 
     # --- what must always be so ----------------------------------------------------------------
 

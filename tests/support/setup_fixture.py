@@ -224,7 +224,8 @@ class SetupFixture:
         words = [str(each) for each in given]
         words += ["--manifest", str(self.sandbox.manifest), "--comfyui", str(self.tree)]
         if words[0] in {"install", "repair", "plan"}:
-            words += ["--endpoint", self.sandbox.hub.endpoint, "--comfyui-source", str(source or self.upstream.path)]
+            words += ["--endpoint", self.sandbox.hub.endpoint, "--send-token"]
+            words += ["--comfyui-source", str(source or self.upstream.path)]
         if words[0] in {"install", "repair", "plan", "smoke-test"}:
             words += ["--torch-index", self.index.url]
         return words
