@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ def test_a_log_that_lies_about_a_block_does_not_get_into_the_receipt(sandbox: Sa
     sandbox.hub.rate_bytes_s_per_connection = 20 * MIB
     running = sandbox.start("install", "--connections", "1")
     wait_until(lambda: sandbox.blocks_in_log(wanted) >= 2, what="two blocks are complete")
-    running.send(signal.SIGKILL)
+    running.kill()
     running.wait()
     sandbox.hub.rate_bytes_s_per_connection = None
     log = sandbox.log(wanted)
