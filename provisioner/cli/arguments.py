@@ -343,6 +343,9 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         "--send-token", action="store_true", help="send the Hub's token to another --endpoint, too (default: ask)"
     )
     group.add_argument(
+        "--allow-loopback", action="store_true", help="accept addresses of this machine in a manifest, for tests"
+    )
+    group.add_argument(
         "--offline", action="store_true", help="use no network, not with git or pip either; what is missing is an error"
     )
 

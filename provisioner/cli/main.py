@@ -62,6 +62,7 @@ def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
         endpoint=getattr(arguments, "endpoint", None),
         sends_token=getattr(arguments, "send_token", False),
         is_offline=getattr(arguments, "offline", False),
+        allows_loopback=getattr(arguments, "allow_loopback", False),
         max_connections=getattr(arguments, "connections", 8),
         limit_bytes_s=getattr(arguments, "limit_rate", None),
         stall_timeout_s=getattr(arguments, "stall_timeout", 20.0),

@@ -225,6 +225,8 @@ class _Reader(Generic[P]):
 
     def _text_of(self, section: str, key: str, value: _Value) -> str:
         if value.kind == "str":
+            if "\0" in value.text:
+                self.refuse(value.line, "holds a NUL, which no path has", key=f"{section}.{key}")
             return value.text
         what, hint = _NOT_TEXT.get(value.kind, (f"is a {value.kind}", "Write a folder, in quotes if needed."))
         self.refuse(value.line, f"{what}; ComfyUI accepts only text here", hint=hint, key=f"{section}.{key}")

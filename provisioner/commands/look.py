@@ -15,7 +15,10 @@ from provisioner.commands.inspect_comfyui import ComfyUIInstall, ComfyUIOptions,
 from provisioner.commands.parts import can_generate
 from provisioner.commands.run import Run
 from provisioner.commands.smoke_test import SmokeTestOptions
-from provisioner.core.models import FileSystem, Finding
+from provisioner.core.errors import UsageError
+from provisioner.core.hosts import LOOPBACK
+from provisioner.core.models import FileSystem, Finding, UrlFile
+from provisioner.core.redact import redact
 from provisioner.core.units import count
 from provisioner.environment.app_packages import requirement_lines
 from provisioner.environment.requirements import unmet
@@ -65,6 +68,7 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth) -> Plan:
     StorageError
         A folder cannot be read.
     """
+    _check_addresses(run)
     files = (
         run.plan_files(depth) if "files" in options.parts else planner.no_steps(run.manifest, run.wanted, run.target)
     )
@@ -95,6 +99,21 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth) -> Plan:
             notes.append(f"No test image is generated: {obstacle}.")
     systems = dict(_file_systems(steps))
     return make_plan(files, steps, findings=findings, notes=notes, file_systems=systems)
+
+
+def _check_addresses(run: Run) -> None:
+    """Raise where the manifest names an address of this machine, whose servers are none of a stranger's business."""
+    if run.session.settings.allows_loopback:
+        return
+    from urllib.parse import urlsplit  # takes 6 ms, and most runs have no such address
+
+    for artifact in run.wanted.artifacts:
+        for source in (*artifact.sources, *(source for each in artifact.accept for source in each.sources)):
+            if isinstance(source, UrlFile) and urlsplit(source.url).hostname in LOOPBACK:
+                raise UsageError(
+                    f"The manifest fetches {artifact.id} from {redact(source.url)}, an address of this machine.",
+                    hint="If you wrote it, for a test, pass --allow-loopback.",
+                )
 
 
 def app_of(run: Run) -> App:

@@ -48,6 +48,7 @@ class Settings:
     endpoint: str | None = None
     sends_token: bool = False  # to another origin than the Hub's, too
     is_offline: bool = False
+    allows_loopback: bool = False  # in the addresses of a manifest
     max_connections: int = 8
     limit_bytes_s: int | None = None
     stall_timeout_s: float = 20.0

@@ -12,6 +12,7 @@ import re
 from functools import partial
 from typing import Literal, get_args
 
+from provisioner.core.hosts import LOOPBACK, is_private
 from provisioner.core.models import (
     BLOCK_SIZE,
     STATE_FOLDER,
@@ -130,7 +131,6 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _RENAMED_FOLDERS = {"unet": "diffusion_models", "clip": "text_encoders"}
 _SECRETS = ("token", "secret", "sig", "key", "passw", "cred", "auth", "session", "policy", "expires")
 _ADDRESS = r"(?a)(https?)://([^/@?#\s\\]+)(/[^\s#\\]*)?"
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def _path(place: Place) -> str:
@@ -187,7 +187,9 @@ def _complaint_about_host(scheme: str, text: str) -> str | None:
         return f"{shown(text)} has no valid host or port"
     if not host:
         return f"{shown(text)} has no host"
-    if scheme == "http" and host not in _LOOPBACK:
+    if host not in LOOPBACK and is_private(host):
+        return f"{shown(text)} is an address of a private network, which means something else on every computer"
+    if scheme == "http" and host not in LOOPBACK:
         return f"{shown(text)} is http, which others on the network can change"
     return None
 

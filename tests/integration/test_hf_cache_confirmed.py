@@ -61,7 +61,7 @@ def entry(name: str, data: bytes, *urls: str, is_lfs: bool) -> dict[str, Any]:
 def install(sandbox: Sandbox, *entries: dict[str, Any], options: tuple[str, ...] = ()) -> Completed:
     one = {"id": "cache", "title": "All", "target": "hf_cache", "artifacts": [each["id"] for each in entries]}
     sandbox.write_manifest(default_set="cache", sets=[one], artifacts=list(entries))
-    return sandbox.run("install", "--hf-cache", str(sandbox.cache), "--only", "files", *options)
+    return sandbox.run("install", "--hf-cache", str(sandbox.cache), "--only", "files", "--allow-loopback", *options)
 
 
 def snapshot(sandbox: Sandbox) -> Path:
@@ -131,3 +131,20 @@ def test_what_the_hub_confirms_is_placed_and_main_is_not_named(sandbox: Sandbox)
     assert install(sandbox, *entries).returncode == 0
     assert {path.name: path.read_bytes() for path in snapshot(sandbox).iterdir()} == files
     assert not (snapshot(sandbox).parents[1] / "refs").exists()
+
+
+def test_an_address_of_this_machine_needs_an_option(sandbox: Sandbox, stranger: str) -> None:
+    data = tensors(300_000)
+    wanted = {
+        **entry("weights.safetensors", data, is_lfs=True),
+        "role": "vae",
+        "folder": "vae",
+        "sources": [{"url": f"{stranger}/weights.safetensors"}],
+    }
+    one = {"id": "tree", "title": "All", "target": "comfyui", "artifacts": [wanted["id"]]}
+    sandbox.write_manifest(default_set="tree", sets=[one], artifacts=[wanted])
+    for command in ("plan", "install"):
+        done = sandbox.run(command, "--only", "files")
+        assert done.returncode == 2
+        assert "--allow-loopback" in done.said
+    assert sandbox.run("plan", "--only", "files", "--allow-loopback").returncode == 0

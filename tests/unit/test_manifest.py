@@ -273,6 +273,21 @@ def test_plain_addresses_are_allowed(url: str) -> None:
     assert source == UrlFile(url=url)
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254", "10.0.0.1", "192.168.1.1:8443", "172.16.0.9", "100.64.0.1", "127.0.0.2",
+        "[fe80::1]", "[fd00::1]", "[::ffff:169.254.169.254]", "[::]", "2130706433", "0x7f.1", "127.1", "0177.0.0.1",
+        "router", "metadata.google.internal", "printer.local", "x.localhost", "169.254.169.254.",
+    ],
+)  # fmt: skip
+def test_an_address_inside_the_users_own_network_is_refused(host: str) -> None:
+    for scheme in ("https", "http"):
+        with pytest.raises(ManifestError) as caught:
+            parse_manifest(text_of(with_changes(((*VAE, "sources"), [{"url": f"{scheme}://{host}/x"}]))), file="x")
+        assert "private network" in str(caught.value.issues)
+
+
 @pytest.mark.parametrize("loader", [yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)])
 def test_both_parsers_of_pyyaml_give_the_same_nodes(loader: type[yaml.SafeLoader]) -> None:
     def plain(node: object) -> object:

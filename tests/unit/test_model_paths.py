@@ -43,6 +43,12 @@ def extra(folder: str, path: str, *, is_default: bool = False) -> ExtraPath[Pure
 # --- what is read --------------------------------------------------------------------------------
 
 
+def test_a_character_that_no_path_has_is_refused() -> None:
+    for text in ('a:\n  vae: "x\\0y"\n', 'a:\n  base_path: "/x\\0y"\n  vae: v\n'):
+        with pytest.raises(UsageError, match=r"line 2: .*NUL"):
+            parse_extra_model_paths(text, file=PurePosixPath("/c/extra.yaml"), home=PurePosixPath("/h"), environ={})
+
+
 def test_defaults_are_those_a_running_comfyui_answered() -> None:
     recorded = json.loads(RECORDING.read_text(encoding="utf-8"))["body"]
     base = PurePosixPath("/opt/ComfyUI-data")

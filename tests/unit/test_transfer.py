@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from provisioner.core.errors import ServerError
 from provisioner.core.retries import MAX_PATIENCE_S, PASSING_STATUSES, Retries, asked_patience_s
 from provisioner.files.download.policy import (
     GAIN_TO_KEEP,
@@ -19,6 +20,7 @@ from provisioner.files.download.policy import (
     parse_rate,
     strong_etag,
 )
+from provisioner.files.download.resolve import next_hop
 
 MB = 1_000_000
 TICK_S = 0.1
@@ -325,3 +327,10 @@ def test_any_text_is_a_rate_above_zero_or_refused(text: str) -> None:
     except ValueError:
         return
     assert rate > 0
+
+
+def test_a_public_address_of_a_manifest_leads_into_no_private_network() -> None:
+    with pytest.raises(ServerError, match="into a private network"):
+        next_hop("https://files.example/x", "https://169.254.169.254/latest?Signature=abc", stays_public=True)
+    assert next_hop("https://hub.corp/x", "https://10.0.0.7/y", stays_public=True) == "https://10.0.0.7/y"
+    assert next_hop("https://files.example/x", "https://10.0.0.7/y") == "https://10.0.0.7/y"  # the user's own Hub

@@ -13,10 +13,10 @@ from requests.auth import AuthBase
 
 from provisioner import __version__
 from provisioner.core.errors import KleinError, StalledError, UnreachableError
+from provisioner.core.hosts import LOOPBACK
 from provisioner.network.deadline import DeadlineAdapter
 
 CONNECT_TIMEOUT_S = 10.0
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -31,7 +31,7 @@ class Credentials:
         if not self.token or origin(url) != origin(self.endpoint):
             return False
         parts = urlsplit(url)
-        return parts.scheme == "https" or parts.hostname in _LOOPBACK
+        return parts.scheme == "https" or parts.hostname in LOOPBACK
 
 
 class _OnlyToItsOrigin(AuthBase):
@@ -59,7 +59,7 @@ class _Session(requests.Session):
     ) -> Any:  # noqa: ANN401
         """Take proxies and certificates from the environment, the proxies not for loopback."""
         host = urlsplit(url).hostname or ""
-        if host in _LOOPBACK:
+        if host in LOOPBACK:
             proxies = {**(proxies or {}), "no_proxy": host}
         return super().merge_environment_settings(url, proxies, stream, verify, cert)
 

@@ -24,6 +24,7 @@ from provisioner.core.errors import (
     SizeMismatchError,
     UnauthorizedError,
 )
+from provisioner.core.hosts import is_private
 from provisioner.core.models import Artifact, HubFile, Source, UrlFile
 from provisioner.files.download.http_session import CONNECT_TIMEOUT_S, Credentials, open_session, origin, shown
 from provisioner.network.deadline import Deadline
@@ -163,8 +164,12 @@ def blob_id(session: requests.Session, source: HubFile, *, endpoint: str, read_t
     )
 
 
-def next_hop(url: str, location: str | None) -> str:
-    """Return where a redirect leads; raises ServerError for none, or for one that would leave https."""
+def next_hop(url: str, location: str | None, *, stays_public: bool = False) -> str:
+    """Return where a redirect leads.
+
+    Raises ServerError for none, for one that would leave https, and where it `stays_public` for one from a public host
+    into a private network.
+    """
     target = urljoin(url, location or "")
     scheme = urlsplit(target).scheme
     if not location or scheme not in {"http", "https"}:
@@ -173,6 +178,11 @@ def next_hop(url: str, location: str | None) -> str:
         raise ServerError(
             f"{shown(url)} redirects to an unencrypted address, {shown(target)}; that is never followed.",
             hint="Use another endpoint or network.",
+        )
+    if stays_public and is_private(urlsplit(target).hostname or "") and not is_private(urlsplit(url).hostname or ""):
+        raise ServerError(
+            f"{shown(url)} redirects into a private network, to {shown(target)}; that is never followed.",
+            hint="Do not use this manifest, unless you know who wrote it.",
         )
     return target
 

@@ -31,7 +31,7 @@ from provisioner.core.errors import (
     UnauthorizedError,
     UnreachableError,
 )
-from provisioner.core.models import Artifact, HubFile, Source
+from provisioner.core.models import Artifact, HubFile, Source, UrlFile
 from provisioner.core.ports import Cancelled, Part, TransferProgress
 from provisioner.core.retries import MAX_PATIENCE_S, PASSING_STATUSES, Retries, asked_patience_s
 from provisioner.files.download.http_session import (
@@ -591,7 +591,7 @@ class _Transfer:
             answered = {name.lower(): value for name, value in response.headers.items()}
             response.close()
             if response.status_code in {301, 302, 303, 307, 308}:
-                url = next_hop(url, answered.get("location"))
+                url = next_hop(url, answered.get("location"), stays_public=isinstance(self.source, UrlFile))
                 continue
             self._refuse(response.status_code, answered, location)
         raise ServerError(f"{shown(location.url)} redirects in circles.", hint="Use another endpoint.")
