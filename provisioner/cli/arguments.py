@@ -128,7 +128,7 @@ def _add_torch_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
     group.add_argument(
         "--torch", default="auto", metavar="TAG", help="auto (default), a build such as cu130 or cpu, or none"
     )
-    group.add_argument("--torch-index", metavar="URL", help="base address of a mirror of the wheel index")
+    group.add_argument("--torch-index", type=_index, metavar="URL", help="base address of a mirror of the wheel index")
     group.add_argument("--force", action="store_true", help="use --torch TAG even if it cannot work on this machine")
     return group
 
@@ -245,7 +245,7 @@ def add_rehearse_parser(subparsers: Subparsers) -> None:
         help="generate no test image; the environment for it is not needed then",
     )
     parser.add_argument("--environment", type=_path, metavar="DIR", help="an environment to use instead of a new one")
-    parser.add_argument("--torch-index", metavar="URL", help="base address of a mirror of the wheel index")
+    parser.add_argument("--torch-index", type=_index, metavar="URL", help="base address of a mirror of the wheel index")
     parser.set_defaults(run="rehearse")
 
 
@@ -476,6 +476,15 @@ def _rate(text: str) -> int:
         return parse_rate(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _index(text: str) -> str:
+    from provisioner.core.hosts import is_in_the_clear
+
+    if is_in_the_clear(text):  # it may hold a password, and is not shown
+        message = "http lets others on the network change what is installed; write it as https://"
+        raise argparse.ArgumentTypeError(message)
+    return text
 
 
 def _seed(text: str) -> int:

@@ -69,9 +69,14 @@ def look_at_environment(
 
     Raises
     ------
+    UsageError
+        A variable of pip's names an index in the clear.
     UnsupportedMachineError
         No build suits the machine, no Python fits, or there is no GPU and the CPU was not accepted.
     """
+    from provisioner.environment.installer import check_indexes, settings_in
+
+    check_indexes(settings_in(session.environ))
     machine = session.machine
     seen = session.environments.observe(where)
     choice = _choose(session.environments, machine, app, options, seen)

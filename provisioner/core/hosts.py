@@ -9,6 +9,18 @@ _PRIVATE_ENDINGS = (".internal", ".lan", ".local", ".localdomain", ".localhost",
 _NUMBERS = r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*"  # what the C library reads as an IPv4 address
 
 
+def is_in_the_clear(url: str) -> bool:
+    """Return whether an address is http on another computer than this one.
+
+    >>> [is_in_the_clear(url) for url in ("HTTP://a.example/x", "https://a.example/x", "http://127.0.0.1:3", "/srv")]
+    [True, False, False, False]
+    """
+    scheme, _, rest = url.partition("://")
+    host = re.split(r"[/?#\\]", rest, maxsplit=1)[0].rpartition("@")[2].lower()
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return scheme.lower() == "http" and name not in LOOPBACK
+
+
 def is_private(host: str) -> bool:
     """Return whether a host is no public one: an address that is not routed, a name without a dot, a private ending.
 

@@ -40,6 +40,8 @@ from provisioner.environment.installer import (
     DEFAULT_INDEX,
     Wheel,
     announced_bytes,
+    check_indexes,
+    check_wheels,
     explain_failure,
     is_gap,
     offline_error,
@@ -100,11 +102,13 @@ class BuildContext:
 
 
 def pip_settings(context: BuildContext, python: Path) -> dict[str, str]:
-    """Return the person's settings that may stay, as an environment's own pip reads them."""
+    """Return the person's settings that may stay, as an environment's own pip reads them; raises UsageError."""
     of_pip = [name for name in context.environ if name.upper().startswith("PIP_")]
     env = child_environment(context.environ, [*context.pass_env, *of_pip])
     done = context.run([python, "-I", "-m", "pip", "config", "list"], timeout_s=ASK_TIMEOUT_S, env=env)
-    return parse_pip_settings(done.stdout, with_indexes=True) if done.returncode == 0 else {}
+    settings = parse_pip_settings(done.stdout, with_indexes=True) if done.returncode == 0 else {}
+    check_indexes(settings)
+    return settings
 
 
 class Builder:
@@ -285,6 +289,7 @@ class Builder:
 
     def fetch(self, wheels: Sequence[Wheel], index_url: str | None) -> None:
         """Bring every wheel to the work's folder; what an earlier building fetched and is whole stays."""
+        check_wheels(wheels, self._progress)
         held = [wheel for wheel in wheels if _is_whole(self._work.wheels / wheel.file_name, wheel)]
         if held:
             self._progress(f"{count(len(held), 'wheel')} of {len(wheels)} have arrived already.")

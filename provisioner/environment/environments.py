@@ -44,6 +44,7 @@ from provisioner.environment.installed import (
     read_second_torches,
 )
 from provisioner.environment.installer import (
+    check_wheels,
     constraint_value,
     constraint_variables,
     explain_failure,
@@ -364,6 +365,7 @@ class Environments:
         if done.returncode != 0:
             raise explain_failure(done.last_lines, doing=f"find {what}", index_url=settings.get("index-url"))
         wheels = [each for each in parse_report(report.read_text(encoding="utf-8")) if each.file_name.endswith(".whl")]
+        check_wheels(wheels, progress)
         for wheel in wheels:
             bring(self._context, wheel, folder / wheel.file_name, settings, settings.get("index-url"), progress)
         return [f"{wheel.name} @ {(folder / wheel.file_name).as_uri()}" for wheel in wheels]

@@ -7,7 +7,7 @@ what to install, from where, or where to, would make another environment than th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urldefrag, urlsplit
@@ -19,6 +19,7 @@ from provisioner.core.errors import (
     EntryNotFoundError,
     HashMismatchError,
     InsufficientSpaceError,
+    IntegrityError,
     KleinError,
     NotTheFileError,
     NotWritableError,
@@ -27,7 +28,9 @@ from provisioner.core.errors import (
     ServerError,
     UnauthorizedError,
     UnreachableError,
+    UsageError,
 )
+from provisioner.core.hosts import is_in_the_clear
 from provisioner.core.json_reader import FieldError, Fields, parse_object
 from provisioner.core.redact import printable, redact
 from provisioner.core.route import Route
@@ -64,6 +67,41 @@ class Wheel:
 
 
 # --- settings ----------------------------------------------------------------------------------
+
+
+def settings_in(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings that pip's own variables hold.
+
+    >>> settings_in({"PIP_INDEX_URL": "https://mirror.example/simple", "HOME": "/home/me"})
+    {'index-url': 'https://mirror.example/simple'}
+    """
+    return {
+        name[4:].lower().replace("_", "-"): value for name, value in environ.items() if name.upper().startswith("PIP_")
+    }
+
+
+def check_indexes(settings: Settings) -> None:
+    """Raise UsageError where packages would be looked for in the clear, on another computer than this one."""
+    for name in ("index-url", "extra-index-url", "find-links"):
+        for address in settings.get(name, "").split():
+            if is_in_the_clear(address):
+                raise UsageError(
+                    f"pip's {name} is {redact(address)}: http, which others on the network can change.",
+                    hint="Use the https address of that index, in PIP_INDEX_URL or pip's configuration.",
+                )
+
+
+def check_wheels(wheels: Iterable[Wheel], say: Callable[[str], None]) -> None:
+    """Say which wheels come without a SHA-256; raise IntegrityError where one comes in the clear, too."""
+    for wheel in wheels:
+        if wheel.sha256 is not None or not wheel.url.lower().startswith(("https:", "http:")):
+            continue
+        if is_in_the_clear(wheel.url):
+            raise IntegrityError(
+                f"{wheel.label} has neither a SHA-256 nor an encrypted connection: {redact(wheel.url)}.",
+                hint="Use another index: `--torch-index URL`, or PIP_INDEX_URL.",
+            )
+        say(f"The index names no SHA-256 for {wheel.label}: only the connection to {redact(wheel.url)} vouches for it.")
 
 
 def route_to(url: str, settings: Settings, index_url: str | None) -> Route:

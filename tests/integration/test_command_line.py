@@ -280,6 +280,10 @@ WRONG: dict[str, tuple[list[str], str]] = {
         ["plan", "--endpoint", "https://me:secret9@host"],
         "a user name or a password",
     ),
+    "an index that is not encrypted": (
+        ["install", "--torch-index", "http://me:secret9@mirror.example/whl"],
+        "https://",
+    ),
     "two targets": (["install", "--comfyui", "a", "--hf-cache", "b"], "two targets"),
     "a set for another kind of target": (["install", "--hf-cache", "b", "--set", "tree"], "tree"),
     "a time that is none": (["install", "--stall-timeout", "-1"], "-1"),

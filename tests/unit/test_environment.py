@@ -17,6 +17,7 @@ from provisioner.core.errors import (
     FileInUseError,
     HashMismatchError,
     InsufficientSpaceError,
+    IntegrityError,
     KleinError,
     NotTheFileError,
     NotWritableError,
@@ -25,18 +26,22 @@ from provisioner.core.errors import (
     StorageError,
     UnauthorizedError,
     UnreachableError,
+    UsageError,
 )
 from provisioner.core.models import Gpu, Machine
 from provisioner.core.route import Route
 from provisioner.environment.installer import (
     Wheel,
     announced_bytes,
+    check_indexes,
+    check_wheels,
     constraint_variables,
     explain_failure,
     is_gap,
     page_failures,
     parse_report,
     route_to,
+    settings_in,
 )
 from provisioner.environment.pip_settings import (
     installer_environment,
@@ -66,6 +71,7 @@ from provisioner.environment.swap import disk_error, relocated, staging_names
 from provisioner.torch.builds import TorchBuild, TorchSet
 
 WHERE = Path("/comfy/.venv")
+WHEEL_WITHOUT = Wheel(name="torch", version="2.14.1", url="https://whl.example/x.whl", sha256=None)
 SET = TorchSet(torch="2.14.1", torchvision="0.29.1", torchaudio="2.11.0")
 BUILD = TorchBuild(torch_backend="cu130", index_url="https://x.example/cu130", local_tag="cu130", sets=(SET,))
 PYTHON = PythonFacts(path=WHERE / "bin" / "python", version="3.11.7", prefix=WHERE, base_prefix=Path("/usr"))
@@ -136,6 +142,42 @@ def machine(driver: str | None = "580.95.05", *gpus: Gpu, os: str = "linux", is_
 
 
 # --- drift -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"index-url": "http://me:secret9@mirror.example/simple"},
+        {"extra-index-url": "https://a.example/simple http://mirror.example/simple"},
+        {"find-links": "http://mirror.example/wheels /srv/wheels"},
+    ],
+)
+def test_an_index_that_others_on_the_network_can_change_is_refused(settings: dict[str, str]) -> None:
+    (name,) = settings
+    with pytest.raises(UsageError, match=f"{name}.*http://mirror.example") as caught:
+        check_indexes(settings)
+    assert "secret9" not in str(caught.value)
+    with pytest.raises(UsageError):
+        check_indexes(settings_in({f"PIP_{name.upper().replace('-', '_')}": settings[name], "PIP_PROXY": "http://p"}))
+
+
+def test_encrypted_and_local_indexes_are_left_alone() -> None:
+    check_indexes({"index-url": "https://me:x@mirror.example", "find-links": "/srv http://127.0.0.1:3 http://[::1]/x"})
+    check_indexes({"proxy": "http://proxy:3128"})
+
+
+@pytest.mark.parametrize("url", ["https://whl.example/x.whl", "http://127.0.0.1:3/x.whl"])
+def test_a_wheel_without_a_digest_is_said(url: str) -> None:
+    told: list[str] = []
+    check_wheels([replace(WHEEL_WITHOUT, url=url)], told.append)
+    assert "names no SHA-256 for torch" in told[0]
+    check_wheels([replace(WHEEL_WITHOUT, sha256="0" * 64), replace(WHEEL_WITHOUT, url="file:///x.whl")], told.append)
+    assert len(told) == 1
+
+
+def test_a_wheel_without_a_digest_is_not_fetched_in_the_clear() -> None:
+    with pytest.raises(IntegrityError, match="neither a SHA-256 nor an encrypted"):
+        check_wheels([replace(WHEEL_WITHOUT, url="http://whl.example/x.whl")], print)
 
 
 def test_an_environment_as_it_was_made_does_not_drift() -> None:
