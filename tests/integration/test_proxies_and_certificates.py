@@ -188,7 +188,9 @@ def test_a_certificate_nobody_vouches_for_is_refused(sandbox: Sandbox, encrypted
 def test_a_bundle_of_certificates_holds(sandbox: Sandbox, encrypted: Encrypted, variable: str) -> None:
     sandbox.publish(tensors(MIB), is_direct=True)
     others = dict.fromkeys(BUNDLES, None)
-    done = sandbox.install("--endpoint", encrypted.endpoint, env={**others, variable: str(encrypted.certificate)})
+    done = sandbox.install(
+        "--endpoint", encrypted.endpoint, "--send-token", env={**others, variable: str(encrypted.certificate)}
+    )
     assert done.returncode == 0, done.said
     sandbox.assert_in_place()
     assert {request.authorization for request in sandbox.hub.requests} == {f"Bearer {TOKEN}"}
