@@ -83,7 +83,7 @@ def make_checkout(folder: Path) -> Path:
     (folder / "provisioner" / "environment").mkdir()
     for name in ("__init__.py", "pip_settings.py"):
         shutil.copy(ROOT / "provisioner" / "environment" / name, folder / "provisioner" / "environment" / name)
-    (folder / "provisioner" / "cli" / "main.py").write_text(CLI, encoding="utf-8")
+    (folder / "provisioner" / "cli" / "entry.py").write_text(CLI, encoding="utf-8")
     line = make_wheel(folder / "wheels")
     (folder / "scripts" / "locked" / "run.txt").write_text(line, encoding="utf-8", newline="\n")
     return folder
