@@ -114,11 +114,10 @@ def _plan(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> 
 
 
 def _smoke_test(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
-    from provisioner.commands.choose_environment import folder_of
+    from provisioner.commands.choose_environment import environment_folder
     from provisioner.commands.inspect_comfyui import inspect_comfyui
     from provisioner.commands.run import open_run
     from provisioner.commands.smoke_test import graph_of, run_smoke_test
-    from provisioner.disk.locations import data_folder
 
     run = open_run(_session(arguments, ui, cancelled), _options(arguments))
     options = _smoke_test_options(arguments)
@@ -129,7 +128,7 @@ def _smoke_test(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Even
         run,
         options,
         comfyui=inspect_comfyui(run),
-        environment=folder_of(run.target, _environment_options(arguments), data_folder),
+        environment=environment_folder(run, _environment_options(arguments)),
         show=ui.show_smoke,
     )
 

@@ -81,8 +81,6 @@ def apply_plan(
         Something that the plan is about changed after it was shown.
     """
     applied = Applied(files=plan.files)
-    if run.session.is_offline:
-        planner.check_offline(plan.files)
     for step in plan.steps:
         if isinstance(step, FILE_STEPS):
             if step is plan.file_steps[0]:
@@ -104,16 +102,18 @@ def _apply_files(run: Run, plan: Plan, applied: Applied) -> None:
         # A copy found here can turn out to be something else; the next plan would fetch.
         engine = replace(engine, fetcher=_NoNetwork())
 
+    agreed: Plan | None = plan
+
     def look(rejected: frozenset[tuple[str, Path]]) -> FilesPlan:
+        nonlocal agreed
         following = run.plan_files("claims", rejected)
         if rejected:
             planner.check_space(following.space)  # what was to be linked is fetched now
-        elif not engine_has_begun:
-            check_unchanged(plan, following)
-        engine_has_begun.append(True)
+        elif agreed is not None:
+            check_unchanged(agreed, following)
+        agreed = None  # what comes after the first look follows from it
         return following
 
-    engine_has_begun: list[bool] = []
     with _locked(run, plan.files):
         # Somebody else may have done the work while we waited for the lock.
         applied.files, outcomes = engine.provide(look)

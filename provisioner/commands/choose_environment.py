@@ -1,11 +1,7 @@
-"""The environment half of a run: which torch goes where, making it so, and whether it still holds.
-
-Like `commands` it prints nothing; unlike files, an environment is one thing, so its plan is one sentence.
-"""
+"""The environment of a run: where it is, which torch it gets, how a step is applied, and whether it still works."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +9,7 @@ from typing import TYPE_CHECKING
 from provisioner.commands.run import Run
 from provisioner.commands.session import Session
 from provisioner.core.errors import EXIT_FINDINGS, UnsupportedMachineError
-from provisioner.core.models import ComfyTarget, Finding, Machine, Target
+from provisioner.core.models import ComfyTarget, Finding, Machine
 from provisioner.environment.state import EnvironmentReceipt, Observation, drift, judge_probe
 from provisioner.plan.steps import KeepEnvironment, MakeEnvironment, Plan, RepairEnvironment
 from provisioner.report.outcome import EnvironmentAction, EnvironmentCheck, EnvironmentResult, Report
@@ -39,21 +35,16 @@ class EnvironmentOptions:
     torch: TorchOptions = field(default_factory=TorchOptions)
 
 
-def folder_of(target: Target, options: EnvironmentOptions, data_folder: Callable[[], Path]) -> Path:
-    """Return where the environment of a target lies: beside ComfyUI's own files, else in the user's data folder."""
+def environment_folder(run: Run, options: EnvironmentOptions) -> Path:
+    """Return the folder of a run's environment: beside ComfyUI's own files, else in the user's data folder."""
     if options.where is not None:
         return options.where.expanduser().absolute()
-    if isinstance(target, ComfyTarget):
-        home = target.models.parent if target.models.name == "models" else target.models
-        return home / ".venv"
-    return data_folder() / "diffusers-env"
-
-
-def environment_folder(run: Run, options: EnvironmentOptions) -> Path:
-    """Return the folder of the environment that the run is about."""
+    if isinstance(run.target, ComfyTarget):
+        models = run.target.models
+        return (models.parent if models.name == "models" else models) / ".venv"
     from provisioner.disk.locations import data_folder
 
-    return folder_of(run.target, options, data_folder)
+    return data_folder() / "diffusers-env"
 
 
 def look_at_environment(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from provisioner.commands.choose_environment import EnvironmentOptions, folder_of
+from provisioner.commands.choose_environment import EnvironmentOptions, environment_folder
 from provisioner.commands.inspect_comfyui import inspect_comfyui
 from provisioner.commands.run import Run
 from provisioner.commands.verify_files import run_verify
@@ -79,9 +79,7 @@ def _machine_lock(run: Run, environment: Path | None) -> Lock:
 
 def _torch_of(run: Run, environment: Path | None) -> tuple[str | None, str | None]:
     """Return version and build of torch in the environment of ours; None where there is none."""
-    from provisioner.disk.locations import data_folder
-
-    where = folder_of(run.target, EnvironmentOptions(where=environment), data_folder)
+    where = environment_folder(run, EnvironmentOptions(where=environment))
     seen = run.session.environments.observe(where) if where.is_dir() else None
     if seen is None or seen.receipt is None:
         return None, None

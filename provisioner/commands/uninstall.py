@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from provisioner.commands.choose_environment import EnvironmentOptions, folder_of
+from provisioner.commands.choose_environment import EnvironmentOptions, environment_folder
 from provisioner.commands.questions import Ask, need_yes
 from provisioner.commands.run import Run
 from provisioner.core.errors import EXIT_OK, UsageError
@@ -130,9 +130,8 @@ def _kept(owned: Owned) -> Finding:
 
 
 def _environment_of_ours(run: Run, options: UninstallOptions) -> Path | None:
-    from provisioner.disk.locations import data_folder
 
-    where = folder_of(run.target, EnvironmentOptions(where=options.environment), data_folder)
+    where = environment_folder(run, EnvironmentOptions(where=options.environment))
     seen = run.session.environments.observe(where)
     return where if seen.receipt is not None or seen.interrupted is not None else None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner import __version__
-from provisioner.commands.choose_environment import EnvironmentOptions, folder_of, verify_environment
+from provisioner.commands.choose_environment import EnvironmentOptions, environment_folder, verify_environment
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui
 from provisioner.commands.parts import can_generate
 from provisioner.commands.run import Run
@@ -264,6 +264,5 @@ def _config_digest(run: Run) -> str | None:
 
 
 def _environment(run: Run, where: Path | None) -> Path:
-    from provisioner.disk.locations import data_folder
 
-    return folder_of(run.target, EnvironmentOptions(where=where), data_folder)
+    return environment_folder(run, EnvironmentOptions(where=where))

@@ -182,7 +182,7 @@ def check_unchanged(shown: Plan, now: FilesPlan) -> None:
     if surprising:
         step = surprising[0]
         raise PlanOutdatedError(
-            f"{place_of(step)} changed after the plan was shown: {step.reason}. Nothing was done.",
+            f"{place_of(step)} changed after the plan was shown: {step.reason}. No model file was changed.",
             hint="Run the same command again and read the new plan.",
             path=str(place_of(step)),
         )

@@ -176,11 +176,6 @@ STEPS = (
 """The classes of `Step`, for ``isinstance``."""
 
 
-def is_change(step: Step) -> bool:
-    """Whether a step changes something on disk."""
-    return not isinstance(step, (KeepComfyUI, KeepEnvironment, GenerateImage))
-
-
 def place_of(step: Step) -> Path | None:
     """Return the file or folder a step is about; None for the test image, whose file has no name yet."""
     match step:
@@ -212,7 +207,7 @@ def download_of(step: Step) -> Download | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything a run will do, in the order in which it does it.  No change in it means: nothing to do."""
+    """Everything a run will do, in the order in which it does it.  Nothing in `to_do` means: nothing to do."""
 
     files: FilesPlan  # its steps are in ``steps``, too, where the run is about files
     steps: tuple[Step, ...]
@@ -249,11 +244,6 @@ class Plan:
     def file_steps(self) -> tuple[FileStep, ...]:
         """The steps that are about model files."""
         return tuple(step for step in self.steps if isinstance(step, FILE_STEPS))
-
-    @property
-    def changes(self) -> tuple[Step, ...]:
-        """The steps that change something."""
-        return tuple(step for step in self.steps if is_change(step))
 
     @property
     def to_do(self) -> tuple[Step, ...]:

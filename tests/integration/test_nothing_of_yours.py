@@ -23,10 +23,12 @@ from provisioner.comfyui.checkout.checkout_receipt import write_receipt as write
 from provisioner.comfyui.checkout.checkouts import Checkouts
 from provisioner.comfyui.checkout.git_tree import blob_id, top_entries, tree_id
 from provisioner.comfyui.checkout_models import CheckoutReceipt, TreeFile
+from provisioner.commands.install import RunUi, run_install
+from provisioner.commands.look import InstallOptions
 from provisioner.commands.run import Options, Run, open_run
 from provisioner.commands.session import Session, Settings
 from provisioner.commands.uninstall import UninstallOptions, run_uninstall
-from provisioner.core.errors import StorageError, UsageError
+from provisioner.core.errors import PlanOutdatedError, StorageError, UsageError
 from provisioner.core.models import BLOCK_SIZE
 from provisioner.environment.swap import Workspace, only_one
 from provisioner.files.download.whole_file import WholeFiles
@@ -34,6 +36,7 @@ from provisioner.files.store.file_store import FileStore
 from provisioner.files.store.part_file import PartFile
 from provisioner.files.store.receipts import stamp_of
 from provisioner.machine.process import run_process
+from provisioner.plan.steps import Plan
 from tests.support.builders import artifact, comfy_file, file_system
 from tests.support.sandbox import MIB, Sandbox, sha256_of, tensors
 
@@ -325,6 +328,20 @@ def test_a_part_with_a_second_name_is_not_written_into(sandbox: Sandbox, preciou
 def run_of(sandbox: Sandbox) -> Run:
     session = Session(settings=Settings(remembers=False), environ=sandbox.environ)
     return open_run(session, Options(manifest=str(sandbox.manifest), comfyui=sandbox.tree))
+
+
+def test_a_file_saved_after_the_plan_was_shown_is_not_replaced(sandbox: Sandbox) -> None:
+    sandbox.publish(NEW)
+
+    def save(plan: Plan) -> None:
+        assert [step.reason for step in plan.steps] == ["missing"]
+        sandbox.plant(sandbox.path(), PRECIOUS)
+
+    ui = RunUi(ask=lambda question: True, say=lambda line: None, show_plan=save, show_smoke=lambda smoke: None)
+    with pytest.raises(PlanOutdatedError, match="changed after the plan was shown"):
+        run_install(run_of(sandbox), InstallOptions(parts=frozenset({"files"})), ui)
+    assert sandbox.path().read_bytes() == PRECIOUS
+    assert sandbox.hub.requests == ()
 
 
 def test_a_file_saved_while_the_question_stands_stays(sandbox: Sandbox) -> None:

@@ -35,7 +35,6 @@ from provisioner.plan.steps import (
     Step,
     UpdateComfyUI,
     download_of,
-    is_change,
     place_of,
     replaced_by,
 )
@@ -188,8 +187,8 @@ def test_every_kind_of_step_has_a_place_and_says_what_it_changes() -> None:
         None,
         TREE / "x",
     ]
-    still = {"keep-comfyui", "keep-environment", "generate-image"}
-    assert {step.kind for step in EVERY if not is_change(step)} == still
+    to_do = make_plan(files(), EVERY).to_do
+    assert {step.kind for step in EVERY if step not in to_do} == {"keep-comfyui", "keep-environment"}
     assert [download_of(step) is not None for step in EVERY].count(True) == 5
     assert [replaced_by(step) for step in (GET, replace(MAKE, replaces="why"), REPLACE)] == [None, "why", "other bytes"]
 
@@ -198,7 +197,7 @@ def test_the_totals_count_files_exactly_and_the_rest_by_estimate() -> None:
     plan = make_plan(files(FETCH), [GET, FETCH, MAKE, PACKAGES], notes=("No image.",))
     assert plan.bytes_to_fetch == VAE.size + 300
     assert (plan.estimated_bytes, plan.bytes_saved) == (300, SET.size - VAE.size)
-    assert (plan.file_steps, plan.changes, plan.is_about_files) == ((FETCH,), (GET, FETCH, MAKE, PACKAGES), True)
+    assert (plan.file_steps, plan.to_do, plan.is_about_files) == ((FETCH,), (GET, FETCH, MAKE, PACKAGES), True)
     assert (plan.manifest, plan.set, plan.target, plan.checks) == (manifest(SET), SET, comfy_target(), ())
     assert plan.notes == ("No image.",)
     assert not make_plan(files(), [GET]).is_about_files
