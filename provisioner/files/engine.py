@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -20,6 +19,7 @@ from provisioner.core.errors import (
     UnreadableError,
 )
 from provisioner.core.events import Events, FileProgress, Notice, Phase, PlanMade, StepFinished, StepStarted
+from provisioner.core.exhaustive import assert_never
 from provisioner.core.models import (
     Artifact,
     ComfyFile,
@@ -47,11 +47,6 @@ from provisioner.core.ports import (
     source_of_copy,
 )
 from provisioner.core.units import count
-
-if sys.version_info >= (3, 11):
-    from typing import assert_never
-else:
-    from typing_extensions import assert_never  # which takes six milliseconds to import
 
 _MAX_ROUNDS = 4
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from provisioner.core.errors import InsufficientSpaceError, OfflineError, UsageError
+from provisioner.core.exhaustive import assert_never
 from provisioner.core.models import (
     Artifact,
     ArtifactSet,
@@ -37,11 +37,6 @@ from provisioner.core.models import (
 )
 from provisioner.core.units import human_bytes
 from provisioner.files.layout import known_as
-
-if sys.version_info >= (3, 11):
-    from typing import assert_never
-else:
-    from typing_extensions import assert_never  # which takes six milliseconds to import
 
 SPACE_MARGIN = 32 * 1024 * 1024
 """Bytes kept free on every file system a plan writes to: receipts, logs, and the system's own breathing room."""

@@ -6,11 +6,11 @@ is in the plan because a person wants to read that the thing was found and stays
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from provisioner.core.exhaustive import assert_never
 from provisioner.core.models import (
     ArtifactSet,
     Check,
@@ -31,11 +31,6 @@ from provisioner.core.models import (
 if TYPE_CHECKING:
     from provisioner.comfyui.release_models import ComfyRelease
     from provisioner.torch.builds import App, TorchChoice
-
-if sys.version_info >= (3, 11):
-    from typing import assert_never
-else:
-    from typing_extensions import assert_never  # which takes six milliseconds to import
 
 FILE_STEPS = (PlaceFile, MoveFile, PatchFile, FetchFile, RecordReceipt)
 """The classes of `FileStep`, for ``isinstance``."""

@@ -133,7 +133,6 @@ MAY_USE = {
     "shutil": ("disk", "comfyui", "environment", "machine", "smoke_test", "rehearsal", "ui"),
     "subprocess": ("comfyui.server", "machine.process", "smoke_test.diffusers_script"),
     "tqdm": ("ui",),
-    "typing_extensions": tuple(LAYER_OF),  # what `typing` has only from Python 3.11 on
     "urllib3": ("files.download", "network"),
     "websockets": ("comfyui.server",),
     "yaml": ("manifest", "comfyui.model_paths"),

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Literal
 
 from provisioner.comfyui.server.api import NodeFailure, OutputFile, as_id, parse_failure, parse_files
+from provisioner.core.exhaustive import assert_never
 from provisioner.core.json_reader import as_dict, as_list, parse_object
 
 MESSAGE_CHARACTERS = 4 * 1024 * 1024  # a traceback with its inputs; a node's output is a list of names
@@ -233,6 +234,8 @@ class RunRecord:
             case Interrupted():
                 self.node_id = message.node_id or self.node_id
                 self._finish("interrupted", at_s)
+            case _:
+                assert_never(message)
         return True
 
     @property
