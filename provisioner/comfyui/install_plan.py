@@ -323,7 +323,7 @@ def changed_error(where: str, paths: Sequence[str]) -> KleinError:
 
 def _some(names: Sequence[str]) -> str:
     more = len(names) - _SHOWN
-    return listing([printable(name) for name in names[:_SHOWN]]) + (f" and {more} more" if more > 0 else "")
+    return listing([*map(printable, names[:_SHOWN]), *([f"{more} more"] if more > 0 else [])])
 
 
 # --- addresses ---------------------------------------------------------------------------------

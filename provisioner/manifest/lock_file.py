@@ -183,18 +183,15 @@ def _envelope_entry(envelope: Envelope) -> dict[str, object] | None:
 
 
 def memory_text(count: int | None) -> str | None:
-    """Return an amount of memory as a manifest writes it.
+    """Return an amount of memory that was read from a manifest as a manifest writes it.
 
     >>> memory_text(8_400_000_000), memory_text(11 * 2**30), memory_text(10_702 * 2**20)
     ('8.4 GB', '11 GiB', '10702 MiB')
     """
     if count is None:
         return None
-    for unit, size in _UNITS:
-        text = f"{count / size:.3f}".rstrip("0").rstrip(".")
-        if round(float(text) * size) == count and float(text) >= 1:
-            return f"{text} {unit}"
-    return f"{max(1, round(count / 2**20))} MiB"
+    written = ((f"{count / size:.3f}".rstrip("0").rstrip("."), unit, size) for unit, size in _UNITS)
+    return next(f"{text} {unit}" for text, unit, size in written if round(float(text) * size) == count >= size)
 
 
 def _artifact_entry(artifact: Artifact) -> dict[str, object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from provisioner.core.models import Damage
@@ -10,6 +12,15 @@ from tests.support.builders import variant
 
 RIGHT, OTHER = variant(b"r" * 40), variant(b"o" * 33)
 THREE = ("a", "b", "c")
+DAMAGE = Damage(
+    size=40,
+    sha256=RIGHT.sha256,
+    block_size=16,
+    digests=THREE,
+    trusted_by="receipt",
+    observed_size=40,
+    bad_blocks=(),
+)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +87,10 @@ def test_many_places_are_counted_and_not_listed() -> None:
     ],
 )
 def test_damage_is_said_in_a_sentence(observed: int, bad: tuple[int, ...], unreadable: str | None, said: str) -> None:
-    damage = Damage(
-        size=40,
-        sha256=RIGHT.sha256,
-        block_size=16,
-        digests=THREE,
-        trusted_by="receipt",
-        observed_size=observed,
-        bad_blocks=bad,
-        unreadable=unreadable,
-    )
+    damage = replace(DAMAGE, observed_size=observed, bad_blocks=bad, unreadable=unreadable)
     assert damage_sentence(damage) == said
+
+
+def test_a_file_whose_blocks_nobody_knows_is_too_short_by_its_own_header() -> None:
+    damage = replace(DAMAGE, trusted_by="header", digests=(), observed_size=33)
+    assert damage_sentence(damage) == "truncated at byte 33 of the 40 its own header asks for"

@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 from provisioner.comfyui.server.api import (
+    HistoryEntry,
+    NodeComplaint,
+    NodeFailure,
     OutputFile,
+    Refusal,
     as_id,
+    knows_node,
     node_classes,
     parse_acceptance,
     parse_choices,
@@ -28,6 +33,8 @@ from provisioner.comfyui.server.messages import (
     Cached,
     Executed,
     Executing,
+    Failed,
+    Interrupted,
     Message,
     NodeStates,
     NodeTiming,
@@ -135,6 +142,93 @@ def test_what_is_shown_has_no_secret_no_escape_and_no_end() -> None:
     assert len(said) == 300
 
 
+@pytest.mark.parametrize(
+    ("body", "is_known"),
+    [({"SaveImage": {"input": {}}}, True), ({}, False), ({"SaveImage": {}}, False), ({"Other": {"input": {}}}, False)],
+)
+def test_an_empty_description_means_that_the_server_lacks_the_node(body: object, is_known: bool) -> None:
+    assert knows_node(body, "SaveImage") is is_known
+
+
+def test_an_accepted_prompt_has_an_id() -> None:
+    assert parse_acceptance({"prompt_id": "a-1", "number": 3, "node_errors": {}}) == "a-1"
+
+
+def test_a_rejection_says_which_input_of_which_node_got_what() -> None:
+    wrong = {
+        "type": "value_not_in_list",
+        "message": "Value not in list",
+        "details": "vae_name: 'x' not in ['a']",
+        "extra_info": {"input_name": "vae_name", "received_value": "x", "input_config": [["a"], {}]},
+    }
+    lacking = {"type": "required_input_missing", "message": "Required input is missing"}
+    body = {
+        "error": {"type": "prompt_outputs_failed_validation", "message": "Prompt has errors", "details": ""},
+        "node_errors": {
+            "3": {"class_type": "VAELoader", "errors": [wrong]},
+            "6": {"class_type": "CFGGuider", "errors": [lacking]},
+        },
+    }
+    assert parse_refusal(400, body) == Refusal(
+        status=400,
+        kind="prompt_outputs_failed_validation",
+        message="Prompt has errors",
+        details="",
+        complaints=(
+            NodeComplaint(
+                node_id="3",
+                node_class="VAELoader",
+                kind="value_not_in_list",
+                message="Value not in list",
+                details="vae_name: 'x' not in ['a']",
+                input_name="vae_name",
+                received="x",
+                allowed=("a",),
+            ),
+            NodeComplaint(
+                node_id="6",
+                node_class="CFGGuider",
+                kind="required_input_missing",
+                message="Required input is missing",
+                details="",
+            ),
+        ),
+    )
+
+
+def test_a_rejection_for_a_missing_class_names_it() -> None:
+    extra = {"node_id": "7", "class_type": "EmptyFlux2LatentImage"}
+    refusal = parse_refusal(400, {"error": {"type": "missing_node_type", "extra_info": extra}})
+    assert (refusal.kind, refusal.node_id, refusal.node_class) == ("missing_node_type", "7", "EmptyFlux2LatentImage")
+
+
+@pytest.mark.parametrize(
+    ("messages", "entry"),
+    [
+        (
+            [["execution_cached", {"nodes": ["1", 2]}], ["execution_interrupted", {"node_id": "11"}]],
+            HistoryEntry(end="interrupted", cached=("1", "2"), node_id="11"),
+        ),
+        (
+            [["execution_error", {"node_id": "1", "exception_type": "E", "exception_message": " it broke\n"}]],
+            HistoryEntry(
+                end="error",
+                failure=NodeFailure(node_id="1", node_class="", exception_type="E", exception_message="it broke"),
+                node_id="1",
+            ),
+        ),
+        ([["execution_success", {}], ["odd"], 3], HistoryEntry(end="success")),
+    ],
+)
+def test_how_a_prompt_ended_is_read_from_its_messages(messages: list[object], entry: HistoryEntry) -> None:
+    assert parse_history({"p": {"status": {"messages": messages}}}, "p") == entry
+
+
+@pytest.mark.parametrize("body", [{}, {"other": {"outputs": {}}}, None])
+def test_a_prompt_the_server_does_not_report_has_not_ended(body: object) -> None:
+    assert parse_history(body, "p") is None
+
+
 def test_the_classes_of_a_graph_come_once_and_in_order() -> None:
     graph = {"1": {"class_type": "B"}, "2": {"class_type": "A"}, "3": {"class_type": "B"}, "4": {}}
     assert node_classes(graph) == ("B", "A")
@@ -166,6 +260,38 @@ def test_a_message_that_says_nothing_about_a_prompt_is_none(text: str) -> None:
     assert parse_message(text) is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "data", "message"),
+    [
+        ("execution_start", {}, Started(prompt_id="p")),
+        ("execution_cached", {"nodes": ["1", 2, None]}, Cached(prompt_id="p", nodes=("1", "2"))),
+        ("executing", {"node": "4"}, Executing(prompt_id="p", node_id="4")),
+        ("executing", {"node": None}, Executing(prompt_id="p", node_id=None)),
+        ("progress", {"node": 11, "value": 1, "max": 4}, Progress(prompt_id="p", node_id="11", value=1, maximum=4)),
+        (
+            "progress_state",
+            {"nodes": {"1": {"state": "finished"}, "2": {"state": "running"}, "3": {"state": "pending"}, "4": 0}},
+            NodeStates(prompt_id="p", running=("2",), finished=("1",)),
+        ),
+        ("executed", {"node": "13", "output": None}, Executed(prompt_id="p", node_id="13", files=())),
+        ("execution_success", {}, Succeeded(prompt_id="p")),
+        (
+            "execution_error",
+            {"node_id": "1", "node_type": "VAELoader", "exception_type": "E", "exception_message": "it broke"},
+            Failed(
+                prompt_id="p",
+                failure=NodeFailure(
+                    node_id="1", node_class="VAELoader", exception_type="E", exception_message="it broke"
+                ),
+            ),
+        ),
+        ("execution_interrupted", {"node_id": "11"}, Interrupted(prompt_id="p", node_id="11")),
+    ],
+)
+def test_each_kind_of_message_has_its_value(kind: str, data: dict[str, object], message: Message) -> None:
+    assert parse_message(message_text(kind, **data)) == message
+
+
 RUN: list[tuple[float, Message]] = [
     (0.0, Started(prompt_id="p")),
     (0.0, Started(prompt_id="other")),
@@ -191,6 +317,54 @@ def test_a_node_ends_when_reported_or_when_the_next_one_begins() -> None:
         ("4", 3.0, 4.0),
     ]
     assert (record.started_s, record.ended_s, record.end, record.node_id) == (0.0, 4.0, "success", "4")
+
+
+def test_a_node_that_is_announced_twice_runs_on() -> None:
+    record = RunRecord("p")
+    for at_s in (1.0, 2.0):
+        record.add(Executing(prompt_id="p", node_id="2"), at_s)
+    before = record.timings
+    assert before == ()
+    record.add(Executing(prompt_id="p", node_id=None), 3.0)
+    assert [(each.began_s, each.ended_s) for each in record.timings] == [(1.0, 3.0)]
+
+
+BROKEN = NodeFailure(node_id="2", node_class="", exception_type="E", exception_message="it broke")
+
+
+@pytest.mark.parametrize(
+    ("last", "end", "node_id", "failure"),
+    [
+        (Failed(prompt_id="p", failure=BROKEN), "error", "2", BROKEN),
+        (Interrupted(prompt_id="p", node_id="3"), "interrupted", "3", None),
+        (Interrupted(prompt_id="p", node_id=None), "interrupted", "2", None),  # where it was
+    ],
+)
+def test_a_prompt_that_did_not_succeed_says_how_and_where_it_ended(
+    last: Message, end: str, node_id: str, failure: NodeFailure | None
+) -> None:
+    record = RunRecord("p")
+    assert not record.has_run_a_node
+    record.add(NodeStates(prompt_id="p", running=("1", "2"), finished=()), 1.0)
+    record.add(last, 2.0)
+    assert record.has_run_a_node
+    assert (record.end, record.ended_s, record.node_id, record.failure) == (end, 2.0, node_id, failure)
+    assert [(each.node_id, each.ended_s, each.seconds) for each in record.timings] == [("1", 2.0, 1.0), ("2", 2.0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("marks", "seconds"),
+    [
+        ([(1, 1.5), (3, 2.5), (4, 2.75)], (0.5, 0.5, 0.5, 0.25)),  # 2 and 3 came as one report
+        ([(1, 1.5), (1, 1.75), (2, 2.0)], (0.5, 0.5)),  # said twice
+        ([], ()),
+    ],
+)
+def test_steps_reported_together_share_their_time(marks: list[tuple[float, float]], seconds: tuple[float, ...]) -> None:
+    sampler = NodeTiming(node_id="11", began_s=1.0, ended_s=3.0)
+    other = StepMark(node_id="9", value=1, maximum=1, at_s=1.1)
+    seen = [other, *(StepMark(node_id="11", value=value, maximum=4, at_s=at_s) for value, at_s in marks)]
+    assert step_seconds("11", [sampler], seen) == seconds
 
 
 def test_a_server_that_counts_without_end_fills_no_memory() -> None:
@@ -227,6 +401,11 @@ def test_the_server_is_headless_on_loopback_and_writes_only_where_it_is_told() -
         "--base-directory /base --cpu",
     ):
         assert part in text
+
+
+def test_every_folder_the_server_writes_to_is_made_for_it() -> None:
+    written = {Path(word) for word in server_arguments(LAUNCH, 8190) if Path(word) in LAUNCH.folders}
+    assert written == set(LAUNCH.folders) == {Path("/o ut"), Path("/u"), Path("/t")}
 
 
 @pytest.mark.parametrize(

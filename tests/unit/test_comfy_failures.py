@@ -11,6 +11,7 @@ from provisioner.comfyui.server.api import NodeComplaint, NodeFailure, Refusal
 from provisioner.comfyui.server.failures import (
     death_error,
     findings_in_log,
+    gone_error,
     interrupted_error,
     is_port_taken,
     last_lines,
@@ -200,6 +201,25 @@ def test_an_unknown_rejection_keeps_the_servers_message() -> None:
     assert "HTTP 500): it hurts" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("kind", "node_class", "error", "cause", "said"),
+    [
+        ("missing_node_type", "CFGGuider", ModelNotListedError, "missing-node", "CFGGuider"),
+        ("missing_node_type", None, ModelNotListedError, "missing-node", "Node 'X' not found"),
+        ("prompt_no_outputs", None, GenerationError, "no-output-node", "no node that saves an image"),
+    ],
+)
+def test_a_graph_that_cannot_run_there_is_explained(
+    kind: str, node_class: str | None, error: type[SmokeTestError], cause: str, said: str
+) -> None:
+    found = refusal_error(
+        Refusal(status=400, kind=kind, message="Node 'X' not found", details="", node_class=node_class), graph()
+    )
+    assert (type(found), found.context["cause"]) == (error, cause)
+    assert said in str(found)
+    assert found.hint
+
+
 def test_missing_nodes_are_named() -> None:
     assert "ComfyUI 0.3.9 does not have the nodes A, B." in str(nodes_missing_error(["A", "B"], version="0.3.9"))
 
@@ -314,6 +334,13 @@ def test_another_program_is_recognised(status: int, content_type: str, beginning
 def test_a_slow_server_is_not_one_that_is_away() -> None:
     slow, away = unreachable_error("http://h:1", "late", is_slow=True), unreachable_error("http://h:1", "refused")
     assert (slow.context["cause"], away.context["cause"]) == ("slow-server", "unreachable")
+
+
+@pytest.mark.parametrize(("node", "said"), [("VAEDecode", " It had reached VAEDecode."), (None, "was finished.")])
+def test_a_server_that_went_away_is_told_with_how_far_it_came(node: str | None, said: str) -> None:
+    error = gone_error("http://h:1", node)
+    assert str(error).endswith(said)
+    assert (error.context["cause"], error.context["url"]) == ("server-gone", "http://h:1")
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.comfyui.checkout_models import ComfyCheckout, ComfyPython, RollbackPoint
+from provisioner.comfyui.checkout_models import CheckoutReceipt, ComfyCheckout, ComfyPython, RollbackPoint
 from provisioner.comfyui.install_plan import (
     archive_address,
+    changed_error,
     explain_git_failure,
     is_archive,
     judge_checkout,
@@ -59,6 +60,16 @@ GOOD = ComfyCheckout(
     pythons=(PYTHON,),
 )
 OLD = replace(GOOD, version="0.12.0", commit="c" * 40, branch="master")
+OURS = CheckoutReceipt(
+    version="0.33.0",
+    commit=PINNED.commit,
+    tree="b" * 40,
+    source="https://github.com/Comfy-Org/ComfyUI",
+    way="git",
+    made_at="2026-11-23T06:16:12Z",
+    entries=(),
+    files=(),
+)
 HALFWAY = RollbackPoint(
     commit="c" * 40, branch="master", version="0.12.0", target=PINNED.commit, started_at="2026-11-23"
 )
@@ -121,6 +132,7 @@ def test_an_interrupted_update_is_run_again() -> None:
         (ComfyCheckout(given=TREE, kind="other"), False, "refuse", "is not ComfyUI"),
         (ComfyCheckout(given=TREE, kind="models"), True, "none", "only a models folder"),
         (ComfyCheckout(given=TREE, kind="base"), True, "none", "in another folder"),
+        (ComfyCheckout(given=TREE, kind="models", receipt=OURS), False, "clone", "klein-setup put there, is gone"),
         (OLD, False, "none", "would update it"),
         (replace(OLD, local_changes=("nodes.py",)), False, "none", "would update it"),
         (OLD, True, "update", "from 0.12.0 to 0.33.0"),
@@ -143,6 +155,23 @@ def test_a_tree_is_only_moved_when_asked_and_never_over_changes(
     assert plan.action == action
     assert reason in plan.reason
     assert (plan.hint is not None) == (action == "refuse")
+
+
+@pytest.mark.parametrize(("paths", "known"), [(None, None), ((), False), (("nodes.py",), True)])
+def test_without_git_it_is_not_known_whether_files_were_changed(
+    paths: tuple[str, ...] | None, known: bool | None
+) -> None:
+    assert replace(GOOD, local_changes=paths).has_local_changes is known
+
+
+def test_an_update_that_was_refused_names_the_changed_files_and_how_to_keep_them() -> None:
+    error = changed_error("/comfy", [f"{number}.py" for number in range(9)])
+    assert (
+        str(error)
+        == "/comfy was not updated: 9 files of ComfyUI itself were changed: 0.py, 1.py, 2.py, 3.py, 4.py and 4 more."
+    )
+    assert "git stash" in str(error.hint)
+    assert error.context["files"] == [f"{number}.py" for number in range(9)]
 
 
 @pytest.mark.parametrize(

@@ -221,9 +221,18 @@ def test_a_script_that_ended_is_explained_with_how_and_where(returncode: int, ki
     assert said in str(error)
 
 
-def test_a_script_that_took_too_long_says_where_it_was() -> None:
-    error = explain_timeout(90, phase=after(GenerationEvent(name="step", number=1, total=4)), repo_id=REPO)
-    assert "within 1 min 30 s; it was ended after step 1 of 4" in str(error)
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        (None, "before it could begin"),
+        (GenerationEvent(name="imported"), "while it loaded the models"),
+        (GenerationEvent(name="step", number=1, total=4), "after step 1 of 4"),
+        (GenerationEvent(name="alive", seconds=3.0), "while it ran"),
+    ],
+)
+def test_a_script_that_took_too_long_says_where_it_was(event: GenerationEvent | None, said: str) -> None:
+    error = explain_timeout(90, phase=after(event), repo_id=REPO)
+    assert f"within 1 min 30 s; it was ended {said}." in str(error)
     assert error.context["kind"] == "timeout"
 
 
@@ -235,6 +244,14 @@ def test_a_run_is_a_smoke_test_with_notes_on_its_figures() -> None:
     assert smoke.notes == notes_about(run.done)
     assert "enable_model_cpu_offload" in smoke.notes[0]
     assert "9.18 GB" in smoke.notes[1]
+
+
+def test_a_processor_has_no_memory_of_its_own_to_tell_of() -> None:
+    device = {"place": "cpu", "name": None, "uuid": None, "free_bytes": None, "total_bytes": None}
+    memory = {"allocated_bytes": None, "reserved_bytes": None, "ram_bytes": 9}
+    answer = parse_answer(done_with(device=device, offload="none", memory=memory))
+    assert isinstance(answer, GenerationDone)
+    assert notes_about(answer) == ()
 
 
 # --- what the environment needs --------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from dataclasses import replace
 from importlib.resources import files
 from io import BytesIO
@@ -21,6 +22,7 @@ from provisioner.core.errors import (
     KleinError,
     NotTheFileError,
     NotWritableError,
+    OfflineError,
     RateLimitedError,
     ServerError,
     StorageError,
@@ -38,6 +40,7 @@ from provisioner.environment.installer import (
     constraint_variables,
     explain_failure,
     is_gap,
+    offline_error,
     page_failures,
     parse_report,
     route_to,
@@ -66,6 +69,7 @@ from provisioner.environment.state import (
     parse_probe,
     parse_receipt,
     receipt_text,
+    serves,
 )
 from provisioner.environment.swap import disk_error, relocated, staging_names
 from provisioner.torch.builds import TorchBuild, TorchSet
@@ -282,6 +286,45 @@ def test_a_cpu_build_does_not_ask_for_a_driver() -> None:
     assert cuda_of(receipt) is None
 
 
+@pytest.mark.parametrize(
+    ("cuda", "tag", "expected"),
+    [("13.0", "cu126", (13, 0)), ("13", "cu126", (13, 0)), ("odd", "cu126", (12, 6)), (None, "cu126", (12, 6))],
+)
+def test_the_cuda_of_a_build_is_what_torch_said_else_what_its_tag_says(
+    cuda: str | None, tag: str, expected: tuple[int, int]
+) -> None:
+    assert cuda_of(replace(RECEIPT, local_tag=tag, probe=replace(ANSWER, cuda=cuda))) == expected
+
+
+def test_a_driver_that_was_never_seen_is_not_missed() -> None:
+    receipt = replace(RECEIPT, driver_version=None)
+    assert drift(receipt, SOUND, machine(None)) == ()
+
+
+@pytest.mark.parametrize(
+    ("arch", "capability", "cuda", "runs"),
+    [
+        ("sm_86", (8, 9), (13, 0), True),  # the same major, an older minor
+        ("sm_90", (8, 9), (13, 0), False),
+        ("sm_86", (9, 0), (13, 0), False),
+        ("compute_90", (12, 0), (13, 0), True),  # PTX is compiled for any newer one
+        ("compute_120", (9, 0), (13, 0), False),
+        ("sm_90a", (9, 0), (13, 0), True),  # "a": this one only
+        ("sm_100a", (10, 3), (13, 0), False),
+        ("sm_80", (8, 7), (13, 0), False),  # Orin, up to CUDA 13.1
+        ("sm_80", (8, 7), (13, 2), True),
+        ("sm_101", (11, 0), (12, 9), True),  # Thor, renamed by CUDA 13
+        ("sm_110", (11, 0), (13, 0), True),
+        ("sm_100", (11, 0), (13, 0), False),
+        ("gfx1100", (8, 9), (13, 0), False),
+    ],
+)
+def test_which_code_runs_on_which_device(
+    arch: str, capability: tuple[int, int], cuda: tuple[int, int], runs: bool
+) -> None:
+    assert serves(arch, capability, cuda) is runs
+
+
 def test_an_environment_of_somebody_elses_is_judged_by_its_own_coherence() -> None:
     assert drift(None, SOUND, machine()) == ()
     assert [each.code for each in drift(None, with_version("torch", None), None)] == ["torch-missing"]
@@ -354,6 +397,21 @@ def test_a_problem_of_the_environment_is_fixed_by_installing_it_and_the_rest_by_
 
 def test_a_failure_without_a_reason_is_a_problem() -> None:
     assert [each.code for each in judge_probe(ProbeAnswer(ok=False), BUILD, None)] == ["probe-failed"]
+
+
+@pytest.mark.parametrize(
+    ("tag", "packages", "said"),
+    [
+        ("cu130", ANSWER.packages, None),
+        ("cu130", (("torch", "2.14.1+cu130"), ("torchaudio", "2.11.0+cpu")), "torchaudio 2.11.0+cpu"),
+        (None, (("torch", "2.14.1"), ("torchaudio", "2.11.0+cpu")), None),  # a build without a tag promises none
+    ],
+)
+def test_a_package_that_is_imported_from_another_build_is_named(
+    tag: str | None, packages: tuple[tuple[str, str], ...], said: str | None
+) -> None:
+    found = judge_probe(replace(ANSWER, packages=packages), replace(BUILD, local_tag=tag), None)
+    assert [(each.code, str(said) in each.message) for each in found] == ([("probe-tag", True)] if said else [])
 
 
 def test_old_cards_and_a_new_cudnn_do_not_go_together() -> None:
@@ -484,6 +542,26 @@ def test_a_report_is_read_with_either_kind_of_hash() -> None:
         sha256="aa",
     )
     assert wheel.file_name == "torch_x-1+cu130-py3-none-any.whl"
+    assert (wheel.label, wheel.requirement) == ("torch-x 1+cu130", "torch-x==1+cu130")
+
+
+@pytest.mark.parametrize(
+    ("archive", "sha256"),
+    [
+        ({"hashes": {"sha256": "bb"}, "hash": "sha256=aa"}, "bb"),
+        ({"hashes": {"md5": "cc"}}, None),
+        ({"hash": "md5=cc"}, None),
+        ({}, None),
+        (None, None),  # a folder, or a repository
+    ],
+)
+def test_only_a_sha256_is_a_digest(archive: object, sha256: str | None) -> None:
+    entry = {
+        "metadata": {"name": "x", "version": "1"},
+        "download_info": {"url": "https://x/x.whl", "archive_info": archive},
+    }
+    (wheel,) = parse_report(json.dumps({"install": [entry]}))
+    assert wheel.sha256 == sha256
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"install": [{}]}', '{"install": 3}'])
@@ -522,6 +600,10 @@ def test_a_report_that_is_none_is_an_error(text: str) -> None:
         (["The conflict is caused by:", "    greedy 1.0 depends on torch==2.13.0",
           "    The user requested (constraint) torch==2.14.1+cu130", "ERROR: ResolutionImpossible: for help visit ..."],
          CommandError, "greedy 1.0 depends on torch==2.13.0"),
+        (["  x No solution found when resolving dependencies:", "Because greedy==1.0 depends on torch==2.13.0 and you"
+          " require greedy, we can conclude that your requirements are unsatisfiable."],
+         CommandError, "exclude each other (Because greedy==1.0 depends on torch==2.13.0"),
+        (["error: the requirements are unsatisfiable"], CommandError, "the requirements exclude each other."),
         (["ERROR: something new"], CommandError, "something new"),
         ([], CommandError, "said nothing"),
     ],
@@ -532,6 +614,26 @@ def test_an_installers_last_words_become_an_error(lines: list[str], error: type[
     assert says in str(found)
     assert "secret" not in f"{found} {found.hint} {found.context}"
     assert found.hint
+
+
+@pytest.mark.parametrize(
+    ("error", "missing"),
+    [
+        (EntryNotFoundError("no", requirement="torch==2"), "torch==2"),
+        (UnreachableError("no"), "something"),
+        (CommandError("no", last_lines=["x", "Because sympy was not found in the cache and ..."]), "sympy"),
+    ],
+)
+def test_what_is_missing_with_offline_is_named(error: KleinError, missing: str) -> None:
+    found = offline_error(error, "install torch")
+    assert isinstance(found, OfflineError)
+    assert str(found).startswith(f"{missing} is not on this computer, and with --offline it is not fetched")
+    assert found.context["missing"] == [missing]
+
+
+def test_another_failure_with_offline_stays_what_it_is() -> None:
+    error = CommandError("pip could not install torch", last_lines=["ERROR: something new"])
+    assert offline_error(error, "install torch") is error
 
 
 def test_pages_that_are_not_there_are_no_failure() -> None:

@@ -18,7 +18,17 @@ from provisioner.comfyui.model_paths import (
     write_root,
 )
 from provisioner.core.errors import PathOutsideRootError, UsageError
-from provisioner.core.models import Artifact, ComfyFile, ComfyTarget, HubBlob, HubCacheTarget, HubFile, Source, UrlFile
+from provisioner.core.models import (
+    Artifact,
+    ComfyFile,
+    ComfyTarget,
+    Destination,
+    HubBlob,
+    HubCacheTarget,
+    HubFile,
+    Source,
+    UrlFile,
+)
 from provisioner.files.layout import candidates_for, destination_for, repo_folder_name, safe_relative
 
 COMMIT = "5f526678002e43af5551dadb73ce2e8c91b43afe"
@@ -101,6 +111,27 @@ def test_a_cache_gets_the_snapshot_path_of_the_first_source_on_the_hub() -> None
     assert found == HubBlob(
         root=Path("/hf/models--Comfy-Org--flux2-klein-4B"), revision=COMMIT, filename=HUB_FILE.filename, is_lfs=False
     )
+
+
+@pytest.mark.parametrize(
+    ("place", "relative", "part_folder"),
+    [
+        (
+            ComfyFile(root=MODELS, relative=PurePosixPath("vae/x.safetensors")),
+            "vae/x.safetensors",
+            MODELS / "vae",
+        ),
+        (
+            HubBlob(root=Path("/hf/models--a--b"), revision=COMMIT, filename="vae/x.safetensors", is_lfs=True),
+            f"snapshots/{COMMIT}/vae/x.safetensors",
+            Path("/hf/models--a--b/blobs"),
+        ),
+    ],
+)
+def test_a_download_lies_where_its_last_step_is_a_rename(place: Destination, relative: str, part_folder: Path) -> None:
+    assert place.relative == PurePosixPath(relative)
+    assert place.path == place.root / relative
+    assert place.part_folder == part_folder
 
 
 def test_an_artifact_without_a_place_in_this_kind_of_target_is_refused() -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from provisioner.core.errors import LockDriftError, ManifestError
-from provisioner.core.models import BLOCK_SIZE, Lock, Manifest
+from provisioner.core.models import BLOCK_SIZE, Lock, Manifest, UrlFile
 from provisioner.manifest.lock_file import Verified, drift_from, locked_text, memory_text, refuse_drift
 from provisioner.manifest.parse import parse_manifest
 
@@ -74,7 +76,17 @@ def test_a_content_that_was_accepted_instead_is_what_is_locked() -> None:
     assert locked.sources == (other.sources or vae.sources)
 
 
-def test_nothing_is_locked_that_was_not_proven() -> None:
+def test_a_mirror_is_locked_as_the_address_it_is() -> None:
+    manifest = shipped("flux2-klein-4b")
+    wanted = manifest.sets[0]
+    mirror = UrlFile(url="https://mirror.example/vae.safetensors")
+    first = replace(wanted.artifacts[0], sources=(*wanted.artifacts[0].sources, mirror))
+    mirrored = replace(wanted, artifacts=(first, *wanted.artifacts[1:]))
+    again = parse_manifest(locked_text(manifest, mirrored, proofs(manifest, wanted.id), LOCK), file="locked")
+    assert again.sets[0].artifacts[0].sources == first.sources
+
+
+def test_nothing_is_locked_that_was_not_verified() -> None:
     manifest = shipped("flux2-klein-4b")
     here = proofs(manifest, "fp8")
     name = next(iter(here))
@@ -111,8 +123,15 @@ def test_locked_refuses_drift_and_what_is_not_locked() -> None:
         refuse_drift(locked, ("torch is 2 here and 3 in the lock",))
 
 
-@pytest.mark.parametrize("count", [8_400_000_000, 11 * 2**30, 10_702 * 2**20, 7_450_000_000, 13 * 10**9, 2**20])
-def test_an_amount_of_memory_is_written_so_that_it_reads_as_the_same(count: int) -> None:
-    units = {"MiB": 2**20, "GiB": 2**30, "MB": 10**6, "GB": 10**9}
-    number, unit = str(memory_text(count)).split()
-    assert round(float(number) * units[unit]) == count
+UNITS = {"MiB": 2**20, "GiB": 2**30, "MB": 10**6, "GB": 10**9}
+
+
+@given(thousandths=st.integers(min_value=1000, max_value=999_999_999), unit=st.sampled_from(sorted(UNITS)))
+@example(thousandths=8_400, unit="GB")
+@example(thousandths=10_702_000, unit="MiB")
+def test_every_amount_of_memory_a_manifest_can_name_is_written_so_that_it_reads_as_the_same(
+    thousandths: int, unit: str
+) -> None:
+    count = round(float(f"{thousandths // 1000}.{thousandths % 1000:03}") * UNITS[unit])
+    number, written = str(memory_text(count)).split()
+    assert round(float(number) * UNITS[written]) == count

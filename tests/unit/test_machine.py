@@ -379,9 +379,14 @@ def test_a_gpu_split_by_mig_has_the_memory_of_its_largest_slice(
     assert gpu.mig_devices == tuple(each.uuid for each in slices)
 
 
-def test_mig_without_a_visible_slice_is_reported_as_unusable() -> None:
-    machine = assemble_machine(host=LINUX, nvidia=(nvml(MIG_PARENT),))
-    assert any(not probe.is_ok and "CUDA cannot use it" in probe.detail for probe in machine.probes)
+@pytest.mark.parametrize(
+    ("slices", "is_ok", "said"), [((), False, "CUDA cannot use it"), ((SMALL, LARGE), True, "split by MIG; 2 visible")]
+)
+def test_mig_is_reported_and_without_a_visible_slice_it_is_unusable(
+    slices: tuple[MigDevice, ...], is_ok: bool, said: str
+) -> None:
+    machine = assemble_machine(host=LINUX, nvidia=(nvml(replace(MIG_PARENT, mig_devices=slices)),))
+    assert [probe.is_ok for probe in machine.probes if said in probe.detail] == [is_ok]
 
 
 def test_an_unanswered_question_becomes_a_probe_that_names_the_gpu() -> None:

@@ -14,7 +14,7 @@ from provisioner.core.errors import (
     StorageError,
     UnreadableError,
 )
-from provisioner.disk.os_errors import storage_error
+from provisioner.disk.os_errors import reason_of, storage_error
 
 PATH = Path("/models/vae/x")
 
@@ -57,6 +57,16 @@ def test_only_who_keeps_what_has_arrived_says_so(is_kept: bool, said: str) -> No
     made = storage_error(OSError(errno.ENOSPC, "full"), PATH, is_arrival_kept=is_kept)
     assert made.hint is not None
     assert made.hint.endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [(OSError(errno.ENOSPC, "full"), "full"), (OSError("without a number"), "without a number"), (None, "Not there.")],
+)
+def test_the_reason_is_what_the_system_said_where_it_said_something(cause: OSError | None, said: str) -> None:
+    error = NotWritableError("Not there.", hint="Name another.")
+    error.__cause__ = cause
+    assert reason_of(error) == said
 
 
 def test_a_hint_names_what_may_have_the_file_open() -> None:

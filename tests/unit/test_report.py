@@ -55,6 +55,7 @@ from provisioner.report.outcome import (
     RehearsalResult,
     Report,
     ReportStatus,
+    UndoneUpdate,
     all_errors,
     exit_status_of,
     label_of,
@@ -344,6 +345,10 @@ def test_detect_says_that_there_is_no_build_of_torch_where_it_looked() -> None:
         (
             {"manifests": (manifest(FIRST, identity="mine"),)},
             {"manifests": [{"id": "mine", "title": "FLUX.2 [klein] 4B", "sha256": "b" * 64, "sets": ["fp8"]}]},
+        ),
+        (
+            {"undone_update": UndoneUpdate(path=Path("c"), left="0.33.0", version="0.12.0", commit="a1", branch=None)},
+            {"undo_update": {"path": "c", "left": "0.33.0", "version": "0.12.0", "commit": "a1", "branch": None}},
         ),
         ({"page": Path("x.html")}, {"page": "x.html"}),
         (

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import struct
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from provisioner.core.models import Finding
 from provisioner.files.unlisted import is_of_interest, judge_file
 from provisioner.identify.identification import identify
+from provisioner.identify.values import Identity
+from tests.support.model_headers import flux2_vae_bfl, header_bytes_of
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 1\n"
 
@@ -49,6 +51,32 @@ def test_a_file_that_cannot_be_loaded_is_named(data: bytes, code: str, severity:
 
 def test_a_well_formed_file_of_unknown_kind_is_left_in_peace() -> None:
     assert judged(tensors()) == ()
+
+
+@pytest.mark.parametrize(
+    ("folder", "codes"),
+    [
+        ("vae", []),
+        ("text_encoders", ["wrong-folder"]),
+        ("unet", ["wrong-folder"]),
+        ("", []),  # beside the folders: nobody said what it is for
+    ],
+)
+def test_a_model_in_the_folder_of_another_kind_is_told_where_it_belongs(folder: str, codes: list[str]) -> None:
+    head, size = header_bytes_of(flux2_vae_bfl())
+    path = PurePosixPath("models", folder, "x.safetensors")
+    found = judge_file(path, folder, size, identify(head, size, name=path.name))
+    assert [each.code for each in found] == codes
+    assert all("Move it to vae" in str(each.hint) for each in found)
+
+
+def test_what_is_wrong_inside_a_whole_file_is_said_with_its_name() -> None:
+    inside = Finding(code="scales-ignored", severity="problem", message="It has no scales.", remedy="by-hand")
+    path = PurePosixPath("models/vae/x.safetensors")
+    identity = Identity(kind="safetensors", sentence="a model", findings=(inside,))
+    (found,) = judge_file(path, "vae", 64, identity)
+    assert (found.code, found.message) == ("scales-ignored", "models/vae/x.safetensors: It has no scales.")
+    assert found.path == Path(path)
 
 
 def test_an_unfinished_download_is_a_warning() -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from provisioner.core.errors import ManifestError
+from provisioner.core.models import Download
 from provisioner.manifest.shipped import read_torch_table_text, shipped_manifests
-from provisioner.torch.build_table import VersionRange, parse_torch_table, version_of
+from provisioner.torch.build_table import BuildKind, VersionRange, parse_torch_table, version_of
 
 TEXT, FILE = read_torch_table_text()
 TABLE = parse_torch_table(TEXT, file=FILE)
@@ -96,6 +97,17 @@ def test_an_unknown_tag_is_none() -> None:
     assert TABLE.build("cu999") is None
 
 
+@pytest.mark.parametrize("kind", ["nvidia", "cpu"])
+def test_a_build_is_estimated_as_its_kind(kind: BuildKind) -> None:
+    estimates = {TABLE.download_of(build.tag) for build in TABLE.builds_of(kind)}
+    assert estimates == {TABLE.downloads[kind].download}
+    assert min(each.fetched_bytes for each in estimates) > 0
+
+
+def test_an_unknown_build_is_estimated_at_nothing() -> None:
+    assert TABLE.download_of("cu999") == Download(fetched_bytes=0, disk_bytes=0)
+
+
 # --- versions and ranges ----------------------------------------------------------------------------
 
 
@@ -155,6 +167,11 @@ def test_versions_are_compared_part_by_part() -> None:
         ('torch: "2.14.0"\n', 'torch: "2.14.1"\n', "sets: names '(2, 14, 1)' twice"),
         ("  - {name: linux_aarch64,", "  - {name: linux_x86_64,", "platforms: has no entry for linux_aarch64"),
         ("  - id: diffusers\n    title", "  - id: comfyui\n    title", "apps: has no entry for diffusers"),
+        (
+            "  - kind: apple\n    download",
+            "  - kind: cpu\n    download",
+            "downloads: has no entry for apple; expected one",
+        ),
         ("    wants_cuda_from_sm: 75\n", "", "apps[0].wants_cuda: is given alone"),
         ("    kind: cpu\n", "    kind: apple\n", "builds: has no build of the kind cpu"),
         (
