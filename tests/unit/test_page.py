@@ -65,7 +65,7 @@ SMOKE = SmokeTest(
         mean=120.0,
         deviation=60.0,
     ),
-    image_path=Path("/pictures/fox.png"),
+    image_path=Path("/images/fox.png"),
     vram=VramReading(
         gpu_name="A card",
         gpu_uuid=None,
@@ -360,13 +360,6 @@ def test_a_backtick_that_nothing_closes_stays_a_backtick() -> None:
     assert "it`s" in page_of({"errors": [{"message": "it`s"}]}).words
 
 
-def test_what_the_document_says_itself_goes_before_what_the_page_derives() -> None:
-    details = {"undo": ["Delete the folder X."], "check_again": "klein-setup verify --comfyui /given"}
-    words = page_of(document() | {"details": details}).words
-    assert "Delete the folder X." in words
-    assert "klein-setup verify --comfyui /given" in words
-
-
 def test_the_environment_is_shown_with_its_versions_and_reasons() -> None:
     environment = {
         "path": "/x/.venv",
@@ -462,7 +455,7 @@ def test_the_command_to_check_again_names_the_same_place(target: dict[str, str],
     assert check_again_command(Node({"target": target, "manifest": {"set": "fp8"}})) == command
 
 
-# --- the picture -------------------------------------------------------------------------------
+# --- the test image --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -475,17 +468,17 @@ def test_the_command_to_check_again_names_the_same_place(target: dict[str, str],
         (b"", None),
     ],
 )
-def test_a_picture_is_known_by_its_bytes(data: bytes, expected: str | None) -> None:
+def test_an_image_is_known_by_its_bytes(data: bytes, expected: str | None) -> None:
     assert media_type(data) == expected
     images = [attrs["src"] for tag, attrs in page_of(installed(), data).tags if tag == "img"]
     assert len(images) == (0 if expected is None else 1)
 
 
-def test_without_a_smoke_test_a_picture_has_no_place() -> None:
+def test_without_a_smoke_test_an_image_has_no_place() -> None:
     assert "img" not in {tag for tag, _ in page_of(document(), PNG).tags}
 
 
-def test_a_picture_that_did_not_come_is_said() -> None:
+def test_an_image_that_did_not_come_is_said() -> None:
     words = page_of(document(smoke_test=replace(SMOKE, image=None))).words
     assert "No image was generated." in words
     assert "Test image not verified" in words
@@ -524,7 +517,6 @@ def test_hostile_texts_stay_text_wherever_they_stand(status: str) -> None:
         "checked": ["c"],
         "mend_command": "m",
     }
-    details["undo"] = ["u"]
     hostile = poisoned(doc)
     assert isinstance(hostile, dict)
     page = render_page(hostile, image=PNG, made_at=HOSTILE)

@@ -13,9 +13,8 @@ _READS_ONLY = frozenset({"plan", "verify", "detect", "manifest", "report"})
 
 
 def undo_section(document: Node) -> Html:
-    """Return how to undo the run: from the document's own list, else from its steps."""
-    told = document.at("details", "undo").texts
-    items = [*told] if told else _undo_items(document)
+    """Return how to undo the run, from its steps."""
+    items = _undo_items(document)
     if items:
         return section("How to undo it", bullets(items), name="undo")
     words = document.at("command").text.split()
@@ -63,7 +62,7 @@ def next_section(document: Node) -> Html:
     status = document.at("status").text
     is_said = bool(document.at("details", "changes", "mend_command").text)  # on the page already
     now = document.at("next_command").text if status in _LEADS and not is_said else None
-    again = document.at("details", "check_again").text or check_again_command(document)
+    again = check_again_command(document)
     when = "To check everything again, for example after an update of ComfyUI, torch or the driver:"
     parts = [_pasted(_LEADS[status], now) if now else "", _pasted(when, again) if again else ""]
     return section("What to run next", *parts, name="next")

@@ -42,9 +42,8 @@ def render_page(document: Mapping[str, object], *, image: bytes | None = None, m
     ----------
     document : mapping
         The ``--json`` document of the run, of this or an older version.  Beside its own keys these under ``details``
-        are shown: ``smoke_test``, ``changes``, ``environment``, ``torch``, ``comfyui`` (``version``, ``commit``,
-        ``path``, ``has_local_changes``, ``custom_nodes``), ``undo`` (a list of sentences) and ``check_again``
-        (a command); without the last two the page makes its own.
+        are shown: ``smoke_test``, ``changes``, ``environment``, ``torch`` and ``comfyui`` (``version``, ``commit``,
+        ``path``, ``has_local_changes``, ``custom_nodes``).
     image : bytes, optional
         The test image, PNG, JPEG or WebP; it becomes part of the page.
     made_at : str
