@@ -4,7 +4,7 @@
 
 They take turns, so that what else the machine does hits all alike, with a third: ``hashlib`` in one stream, because
 what a processor's SHA instructions bring is not our doing.  The files are adopted first by the real
-``install``, which proves them once and writes receipts with block digests; what is measured is the whole command,
+``install``, which verifies them once and writes receipts with block digests; what is measured is the whole command,
 start-up included.  The bound is 0.85 times the number of cores.  With --write the result goes to
 scripts/results/bench_verify.md, which is kept in the repository.
 """

@@ -15,7 +15,7 @@
 
 Prints how the recordings differ from those that are kept, and writes only with ``--write``.  GPU ids, the home folder,
 the machine's name, tokens and queries of addresses are replaced; a ComfyUI server's own folders have to be, with
-``--replace``.  It asks and changes nothing: no picture is drawn, the one prompt it sends is one that is refused.
+``--replace``.  It asks and changes nothing: no image is generated, the one prompt it sends is one that is refused.
 
 Exit status: 0 nothing differs; 1 something does; 2 something private would be recorded; 3, 5 it could not
 be looked at.

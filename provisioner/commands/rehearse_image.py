@@ -164,7 +164,7 @@ def generate(
         repo_id=model.repo_id,
         revision=model.revision,
         options=OPTIONS,
-        output=folder / "picture.png",
+        output=folder / "image.png",
         log_path=folder / "drawing.log",
         timeout_s=_TIMEOUT_S,
         device="cpu",

@@ -216,7 +216,7 @@ class Observer:
         return check
 
     def _is_bound(self, trusted: Trusted) -> bool:
-        """Whether blocks as these digests say prove the whole: the manifest says so, or a run of this user."""
+        """Whether blocks as these digests say verify the whole: the manifest says so, or a run of this user."""
         content = trusted.content
         return trusted.by == "manifest" or self.store.are_blocks_bound(
             FileDigest(size=content.size, sha256=content.sha256, blocks=trusted.digests)
@@ -261,7 +261,7 @@ class Observer:
     ) -> Check | None:
         """Read every byte over all cores; None where blocks differ, for then the digest of the whole decides.
 
-        All blocks as bound digests say proves the file.  A block that differs is none of the contrary, because the
+        All blocks as bound digests say verifies the file.  A block that differs is none of the contrary, because the
         receipt may be what is wrong.
         """
         path = place.path

@@ -29,7 +29,7 @@ def smoke_entry(smoke: SmokeTest) -> dict[str, JsonValue]:
     dict
         Keys ``backend``, ``is_proven``, ``wish``, ``picture``, ``timings``, ``vram``, ``device``, ``versions``,
         ``models``, ``log_path``, ``notes`` and ``findings``, always all of them.  Times are seconds, memory is bytes.
-        ``picture``, ``vram`` and ``models`` are null where there is none; a picture has its ``path``, which is null
+        ``picture``, ``vram`` and ``models`` are null where there is none; an image has its ``path``, which is null
         where it was not kept.
     """
     return {

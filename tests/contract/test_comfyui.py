@@ -25,7 +25,7 @@ from provisioner.comfyui.server.client import ComfyClient, Generated, Generation
 from provisioner.comfyui.server.failures import node_error, refusal_error
 from provisioner.comfyui.server.messages import RunRecord, parse_message, step_seconds
 from provisioner.core.errors import GenerationError, ModelNotListedError, SmokeTestError
-from tests.support.comfy_server import PICTURE, RECORDINGS, Faults, ReplayServer, graph_of, recording, whole_graph
+from tests.support.comfy_server import IMAGE, RECORDINGS, Faults, ReplayServer, graph_of, recording, whole_graph
 
 SUCCESSES = ("ok_fp8", "ok_fp8_cpu_256", "ok_fp8_h200_cold_1024", "ok_fp8_h200_warm_1024")
 
@@ -234,7 +234,7 @@ def test_the_client_returns_the_image(name: str) -> None:
     record = heard(name)
     seen: list[GenerationProgress] = []
     generated = generate(name, on_progress=seen.append)
-    assert generated.image == PICTURE
+    assert generated.image == IMAGE
     assert generated.file == OutputFile(filename=record.files[0].filename, subfolder="", folder="output")
     assert generated.was_cached is (name == "ok_fp8")
     assert generated.was_followed

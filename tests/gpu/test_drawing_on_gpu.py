@@ -60,7 +60,7 @@ def generate(
         repo_id=REPO,
         revision=COMMIT,
         options=options,
-        output=folder / "picture.png",
+        output=folder / "image.png",
         log_path=folder / "drawing.log",
         timeout_s=500.0,
         device=device,
@@ -113,7 +113,7 @@ def test_a_card_without_free_memory_is_reported(cache: Path, tmp_path: Path) -> 
         generate(cache, tmp_path, options=options, offload="none")
     assert caught.value.context["memory"] == "vram"
     assert "cuda:0 ran out of memory" in str(caught.value)
-    assert list(tmp_path.glob("picture*")) == []
+    assert list(tmp_path.glob("image*")) == []
 
 
 def test_a_hidden_gpu_is_reported_in_a_sentence(cache: Path, tmp_path: Path) -> None:

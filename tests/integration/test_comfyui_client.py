@@ -30,7 +30,7 @@ from provisioner.core.errors import (
     SmokeTestError,
     UsageError,
 )
-from tests.support.comfy_server import PICTURE, Faults, ReplayServer, graph_of, whole_graph
+from tests.support.comfy_server import IMAGE, Faults, ReplayServer, graph_of, whole_graph
 
 ROOT = Path(__file__).resolve().parents[2]
 WARM = "ok_fp8_h200_warm_1024"
@@ -58,7 +58,7 @@ def test_the_image_arrives_whatever_happens_to_the_messages(faults: Faults, is_f
     with ReplayServer(WARM, faults=faults) as server:
         with ComfyClient(server.url, cancelled=never, patience_s=1.0) as client:
             generated = client.generate(graph_of(WARM), timeout_s=20)
-        assert generated.image == PICTURE
+        assert generated.image == IMAGE
         assert generated.was_followed is is_followed
         assert not generated.was_cached
         assert generated.file.filename == "klein-smoke_00002_.png"
@@ -247,7 +247,7 @@ def test_a_server_starts_generates_and_is_stopped(launch: Launch) -> None:
         assert server.facts is not None
         assert server.facts.comfyui_version == "0.33.0"
         with ComfyClient(server.address.url, cancelled=never, process=server) as client:
-            assert client.generate(graph_of(WARM), timeout_s=20).image == PICTURE
+            assert client.generate(graph_of(WARM), timeout_s=20).image == IMAGE
         assert server.returncode is None
         pid = server.pid
     assert ended_within(pid, 5)

@@ -104,7 +104,7 @@ def test_a_kill_while_a_copy_is_proven_leaves_no_final_name(sandbox: Sandbox) ->
         return any(final.parent.glob(f"{final.name}.*.placing.part"))
 
     running = sandbox.start("install")
-    wait_until(waiting, what="the copy is being proven")
+    wait_until(waiting, what="the copy is being verified")
     running.kill()
     running.wait()
     assert waiting()

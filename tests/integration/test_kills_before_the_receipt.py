@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 
 NAME = "vae.safetensors"
 ANNOUNCED = "rename receipt.json.N.tmp receipt.json"
-SEALED = "open receipt.json.N.tmp"  # the first call after every byte is proven
+SEALED = "open receipt.json.N.tmp"  # the first call after every byte is verified
 
 PLACED: dict[Way, str] = {
     "fetched": f"rename {NAME}.part {NAME}",

@@ -16,7 +16,7 @@ SIZE = 2 * BLOCK_SIZE + MIB
 
 @pytest.fixture
 def locked(sandbox: Sandbox) -> tuple[Wanted, Path]:
-    """A file that was proven here, and the manifest that was locked from it."""
+    """A file that was verified here, and the manifest that was locked from it."""
     (wanted,) = sandbox.publish(tensors(SIZE))
     assert sandbox.install("--only", "files").returncode == 0
     path = sandbox.folder / "lab.yaml"

@@ -97,7 +97,7 @@ def test_one_run_makes_everything_a_second_one_nothing_and_uninstall_leaves_what
     setup: SetupFixture, tmp_path: Path
 ) -> None:
     image = tmp_path / "fox.png"
-    done = setup.run("install", "--yes", "--picture", image, "--size", "256x256")
+    done = setup.run("install", "--yes", "--image", image, "--size", "256x256")
     assert done.returncode == 0, done.said
     assert_in_order(
         done.stderr,
@@ -128,7 +128,7 @@ def test_one_run_makes_everything_a_second_one_nothing_and_uninstall_leaves_what
     assert second.json["details"]["environment"]["action"] == "none"
     assert second.json["details"]["smoke_test"]["is_proven"] is True
 
-    mine = {"models/loras/mine.safetensors": "my own", "output/fox.png": "my picture", "custom_nodes/mine.py": "pass"}
+    mine = {"models/loras/mine.safetensors": "my own", "output/fox.png": "my image", "custom_nodes/mine.py": "pass"}
     write_tree(setup.tree, mine)
     before = inventory(setup.tree)
     dry = setup.run("uninstall", "--dry-run")
@@ -149,13 +149,13 @@ def assert_in_order(text: str, *words: str) -> None:
 
 
 def nothing_is_done_again(setup: SetupFixture, image: Path) -> Completed:
-    """Run again without ComfyUI's repository; assert that only the picture is new."""
+    """Run again without ComfyUI's repository; assert that only the test image is new."""
     state, verified = states(setup.tree), (setup.tree / "models" / ".klein-setup" / "proven.json").read_text()
     asked = len(setup.sandbox.hub.requests), len(setup.index.requests)
     moved = setup.upstream.path.rename(setup.upstream.path.with_name("moved"))
     first = image.read_bytes()
     try:
-        done = setup.run("install", "--yes", "--picture", image, "--size", "256x256", "--json")
+        done = setup.run("install", "--yes", "--image", image, "--size", "256x256", "--json")
     finally:
         moved.rename(setup.upstream.path)
     assert done.returncode == 0, done.said
@@ -229,7 +229,7 @@ def somebodys(setup: SetupFixture) -> Path:
     changed = {"comfy/sd.py": "def load(): return 'mine'\n", "custom_nodes/mine/__init__.py": "pass\n"}
     with existing_tree(tree, **changed):
         (tree / "output").mkdir()
-        (tree / "output" / "fox.png").write_bytes(b"my picture")
+        (tree / "output" / "fox.png").write_bytes(b"my image")
         (tree / "models" / "loras").mkdir()
         (tree / "models" / "loras" / "mine.safetensors").write_bytes(b"my own")
     return tree
@@ -317,7 +317,7 @@ def test_offline_comfyui_is_named_and_nobody_is_asked(setup: SetupFixture) -> No
     assert len(setup.index.requests) == asked
 
 
-def test_a_models_folder_alone_gets_files_and_is_told_why_there_is_no_picture(
+def test_a_models_folder_alone_gets_files_and_is_told_why_there_is_no_test_image(
     setup: SetupFixture, tmp_path: Path
 ) -> None:
     setup.tree = tmp_path / "models"
@@ -329,7 +329,7 @@ def test_a_models_folder_alone_gets_files_and_is_told_why_there_is_no_picture(
     assert [path.name for path in tmp_path.iterdir() if path.name == ".venv"] == []
 
 
-def test_an_environment_that_is_not_wanted_leaves_out_the_picture_that_would_need_it(setup: SetupFixture) -> None:
+def test_an_environment_that_is_not_wanted_leaves_out_the_test_image_that_would_need_it(setup: SetupFixture) -> None:
     done = setup.run("install", "--yes", "--torch", "none")
     assert done.returncode == 0, done.said
     setup.sandbox.assert_in_place()

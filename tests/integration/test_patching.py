@@ -159,7 +159,7 @@ def test_only_the_bad_blocks_are_written_and_the_old_ones_are_kept(scene: Scene,
     assert (entry.was, entry.reason, entry.is_blocks) == ("vae/vae.safetensors", "blocks differ", True)
 
 
-def test_nothing_under_the_name_changes_before_the_whole_is_proven(scene: Scene) -> None:
+def test_nothing_under_the_name_changes_before_the_whole_is_verified(scene: Scene) -> None:
     before = scene.path.stat().st_mtime_ns
     with scene.part() as part:
         scene.fill(part)
@@ -468,7 +468,7 @@ def test_a_repair_that_was_closed_takes_no_more_bytes(scene: Scene) -> None:
         part.write(BLOCK, b"x")
 
 
-def test_a_cancelled_repair_stops_while_it_proves(scene: Scene) -> None:
+def test_a_cancelled_repair_stops_while_it_verifies(scene: Scene) -> None:
     with PatchPart(
         scene.path, target=scene.path, root=Root(scene.root), damage=damage_of(OLD), reason="", cancelled=lambda: True
     ) as part:

@@ -40,7 +40,7 @@ def setup(verified: SetupFixture) -> Iterator[SetupFixture]:
     """The same, with its saved state and its images as they were."""
     snapshot = verified.tree / "models" / ".klein-setup" / "proven.json"
     before = snapshot.read_bytes()
-    shutil.rmtree(verified.pictures, ignore_errors=True)
+    shutil.rmtree(verified.images, ignore_errors=True)
     yield verified
     verified.set_machine()
     snapshot.write_bytes(before)
@@ -75,8 +75,8 @@ def verify(setup: SetupFixture, *words: str) -> tuple[Completed, dict[str, Any]]
 
 
 def generated(setup: SetupFixture) -> int:
-    """Return how many pictures lie there."""
-    return len(list(setup.pictures.glob("*.png")))
+    """Return how many test images lie there."""
+    return len(list(setup.images.glob("*.png")))
 
 
 def what_moved(told: dict[str, Any]) -> list[tuple[str, bool]]:
@@ -103,7 +103,7 @@ def test_the_real_command_notices_that_the_toys_do_not_compute(setup: SetupFixtu
     assert states(setup.tree) == state
 
 
-def test_a_new_kernel_is_said_and_needs_no_picture(setup: SetupFixture) -> None:
+def test_a_new_kernel_is_said_and_needs_no_image(setup: SetupFixture) -> None:
     setup.set_machine(os_release="6.9")
     done, told = verify(setup)
     assert (done.returncode, what_moved(told), generated(setup)) == (0, [("system", False)], 0)
@@ -114,7 +114,7 @@ def test_a_new_kernel_is_said_and_needs_no_picture(setup: SetupFixture) -> None:
 # --- what moved and still holds ----------------------------------------------------------------
 
 
-def test_a_new_driver_is_tried_with_a_picture_and_then_remembered(setup: SetupFixture) -> None:
+def test_a_new_driver_is_tried_with_an_image_and_then_remembered(setup: SetupFixture) -> None:
     setup.set_machine(driver_version="590.10.01")
     page = setup.run("verify", "--size", "256x256")
     assert page.returncode == 0, page.said
@@ -125,14 +125,14 @@ def test_a_new_driver_is_tried_with_a_picture_and_then_remembered(setup: SetupFi
     assert (again["changes"], generated(setup)) == ([], 1)
 
 
-def test_without_a_picture_on_request_what_moved_is_still_said(setup: SetupFixture) -> None:
+def test_without_an_image_on_request_what_moved_is_still_said(setup: SetupFixture) -> None:
     setup.set_machine(driver_version="590.10.01")
     done, told = verify(setup, "--no-smoke")
     assert (done.returncode, what_moved(told), generated(setup)) == (0, [("driver", True)], 0)
     assert done.json["details"].get("smoke_test") is None
 
 
-def test_another_comfyui_is_tried_with_a_picture(setup: SetupFixture) -> None:
+def test_another_comfyui_is_tried_with_an_image(setup: SetupFixture) -> None:
     commit = git(setup.tree, "rev-parse", "HEAD")
     with another(setup.tree / "comfyui_version.py", '__version__ = "0.34.0"\n'):
         git(setup.tree, "commit", "-q", "-a", "-m", "newer")
@@ -142,7 +142,7 @@ def test_another_comfyui_is_tried_with_a_picture(setup: SetupFixture) -> None:
     assert "whether it still generates an image" in told["checked"]
 
 
-def test_a_new_custom_node_is_tried_with_a_picture(setup: SetupFixture) -> None:
+def test_a_new_custom_node_is_tried_with_an_image(setup: SetupFixture) -> None:
     with another(setup.tree / "custom_nodes" / "theirs.py", "pass\n"):
         done, told = verify(setup)
     assert (done.returncode, what_moved(told), generated(setup)) == (0, [("custom-nodes", True)], 1)
@@ -161,7 +161,7 @@ def test_a_running_server_draws_it_where_one_is_named(setup: SetupFixture) -> No
 # --- what moved and no longer holds ------------------------------------------------------------
 
 
-def test_a_picture_that_no_longer_comes_is_told_with_what_moved_and_nothing_is_remembered(setup: SetupFixture) -> None:
+def test_an_image_that_no_longer_comes_is_told_with_what_moved_and_nothing_is_remembered(setup: SetupFixture) -> None:
     code = "raise SystemExit(\"ImportError: cannot import name 'x' from 'mine'\")\n"
     with another(setup.tree / "main.py", code), another(setup.tree / "custom_nodes" / "theirs.py", "pass\n"):
         state = states(setup.tree)

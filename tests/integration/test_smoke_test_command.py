@@ -53,9 +53,9 @@ def test_a_running_server_draws_and_is_left_running(sandbox: Sandbox, tmp_path: 
     before = states(sandbox.tree)
     with ReplayServer(COLD, folder=sandbox.tree) as server:
         done = sandbox.run(
-            *("smoke-test", "--server", server.url, "--picture", image, "--prompt", "a fox", "--seed", "7"), *SMALL
+            *("smoke-test", "--server", server.url, "--image", image, "--prompt", "a fox", "--seed", "7"), *SMALL
         )
-        again = sandbox.run("smoke-test", "--server", server.url, "--picture", image, "--json", "--seed", "8", *SMALL)
+        again = sandbox.run("smoke-test", "--server", server.url, "--image", image, "--json", "--seed", "8", *SMALL)
         asked = [path for method, path, _ in server.requests if method == "POST"]
         sent = server.asked("POST", "/prompt")[0]["prompt"]
     assert done.returncode == 0, done.said
@@ -76,7 +76,7 @@ def test_a_running_server_draws_and_is_left_running(sandbox: Sandbox, tmp_path: 
     assert read_image(image.read_bytes()).width == 256
 
 
-def test_a_picture_without_a_name_is_kept_with_its_seed_in_the_name(sandbox: Sandbox) -> None:
+def test_an_image_without_a_name_is_kept_with_its_seed_in_the_name(sandbox: Sandbox) -> None:
     with ReplayServer(COLD, folder=sandbox.tree) as server:
         done = sandbox.run("smoke-test", "--server", server.url, "--json", *SMALL)
     told = done.json["details"]["smoke_test"]
@@ -111,8 +111,8 @@ FAULTS: dict[str, tuple[Faults, str, str]] = {  # what is wrong -> code, words o
         "model-not-listed",
         "Flux2Scheduler",
     ),
-    "no picture": (Faults(answers={"/view": (200, "text/html", b"<html>")}), "generation-failed", "a web page"),
-    "half a picture": (Faults(draws="half a picture"), "generation-failed", "cannot be decoded"),
+    "no image": (Faults(answers={"/view": (200, "text/html", b"<html>")}), "generation-failed", "a web page"),
+    "half an image": (Faults(draws="half an image"), "generation-failed", "cannot be decoded"),
     "black": (Faults(draws="black"), "smoke-test", "black"),
     "one colour": (Faults(draws="one colour"), "smoke-test", "one colour"),
     "another seed": (Faults(draws="another seed"), "smoke-test", "it is an older one"),
@@ -122,7 +122,7 @@ FAULTS: dict[str, tuple[Faults, str, str]] = {  # what is wrong -> code, words o
 @pytest.fixture(scope="module")
 def ahead(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ahead]:
     """The runs of both tables, some side by side, each with a server of its own."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     with contextlib.ExitStack() as stack:
 
         def begin(name: str, recorded: str, faults: Faults | None) -> Callable[[Sandbox], Running]:
@@ -130,7 +130,7 @@ def ahead(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 server = stack.enter_context(ReplayServer(recorded, folder=sandbox.tree, faults=faults))
                 server.interrupted.set()  # by somebody else, in the recording of that name
                 image = folder / f"{name}.png"
-                return sandbox.start("smoke-test", "--server", server.url, "--json", "--picture", image, *SMALL)
+                return sandbox.start("smoke-test", "--server", server.url, "--json", "--image", image, *SMALL)
 
             return start
 
@@ -149,12 +149,12 @@ def test_every_recorded_failure_is_told_with_its_cause_and_exit_status_9(ahead: 
     assert sentence in error["message"]
     assert error["hint"]
     assert done.json["details"].get("smoke_test") is None
-    assert not picture_of(done).exists()
+    assert not image_of(done).exists()
 
 
-def picture_of(done: Completed) -> Path:
-    """Return where a run was to keep its picture."""
-    return Path(done.arguments[done.arguments.index("--picture") + 1])
+def image_of(done: Completed) -> Path:
+    """Return where a run was to keep its image."""
+    return Path(done.arguments[done.arguments.index("--image") + 1])
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -166,7 +166,7 @@ def test_a_server_that_cannot_draw_it_is_told_apart(ahead: Ahead, name: str) -> 
     told = done.json["details"].get("smoke_test")
     assert told is None or told["is_proven"] is False
     is_to_be_looked_at = code == "smoke-test"  # it came, and is a bad one
-    assert picture_of(done).exists() == is_to_be_looked_at == (told is not None)
+    assert image_of(done).exists() == is_to_be_looked_at == (told is not None)
 
 
 def test_a_server_that_does_not_answer_is_reported(sandbox: Sandbox) -> None:
@@ -206,10 +206,10 @@ def test_a_file_that_is_gone_is_named_before_anybody_is_asked_to_draw(sandbox: S
     assert "klein-setup repair" in done.json["errors"][0]["hint"]
 
 
-def test_a_picture_that_cannot_be_kept_is_told_before_it_is_drawn(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_kept_is_told_before_it_is_drawn(sandbox: Sandbox, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with ReplayServer(COLD, folder=sandbox.tree) as server:
-        done = sandbox.run("smoke-test", "--server", server.url, "--picture", tmp_path / "file" / "fox.png", *SMALL)
+        done = sandbox.run("smoke-test", "--server", server.url, "--image", tmp_path / "file" / "fox.png", *SMALL)
         assert server.asked("POST", "/prompt") == []
     assert done.returncode == 4
     assert "cannot be saved" in done.said
@@ -291,7 +291,7 @@ def test_a_server_of_our_own_is_started_draws_and_is_stopped(
 ) -> None:
     before = inventory(sandbox.tree)
     image = tmp_path / "fox.png"
-    done = sandbox.run("smoke-test", "--picture", image, "--json", "--reserve-vram", "1.5", *SMALL)
+    done = sandbox.run("smoke-test", "--image", image, "--json", "--reserve-vram", "1.5", *SMALL)
     assert done.returncode == 0, done.stderr
     told = done.json["details"]["smoke_test"]
     assert told["timings"]["start_s"] > 0
@@ -359,9 +359,7 @@ def test_a_run_that_is_interrupted_takes_its_server_with_it(sandbox: Sandbox, co
     assert servers_of(comfyui) == []
 
 
-def test_a_picture_from_the_processor_is_not_the_proof_of_a_card(
-    sandbox: Sandbox, comfyui: Path, tmp_path: Path
-) -> None:
+def test_an_image_from_the_processor_is_no_proof_of_a_card(sandbox: Sandbox, comfyui: Path, tmp_path: Path) -> None:
     (tmp_path / "machine.json").write_text(recording_of(rtx_4070()), encoding="utf-8")
     comfyui.write_text(main_py("Faults(is_on_processor=True)"), encoding="utf-8")
     done = sandbox.run("smoke-test", "--json", *SMALL, env={"KLEIN_SETUP_MACHINE": str(tmp_path / "machine.json")})

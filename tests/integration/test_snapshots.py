@@ -1,4 +1,4 @@
-"""The last proven state, kept with the files: durable, whole or as it was, and read with a bound."""
+"""The last verified state, kept with the files: durable, whole or as it was, and read with a bound."""
 
 from __future__ import annotations
 

@@ -256,7 +256,7 @@ def test_a_folder_in_the_way_is_set_aside_with_what_is_in_it(sandbox: Sandbox) -
     assert sandbox.backups()[f"vae/{wanted.name}/inside.txt"].read_bytes() == b"somebody's"
 
 
-def test_a_file_in_the_way_stays_where_it_is_until_its_successor_is_proven(sandbox: Sandbox) -> None:
+def test_a_file_in_the_way_stays_where_it_is_until_its_successor_is_verified(sandbox: Sandbox) -> None:
     theirs = tensors(SIZE, seed=1)
     sandbox.publish(tensors(SIZE))
     sandbox.plant(sandbox.path(), theirs)

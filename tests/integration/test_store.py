@@ -1063,7 +1063,7 @@ def test_a_file_that_cannot_be_moved_costs_no_byte_of_its_successor(tmp_path: Pa
 
 
 @LINKS
-def test_a_blob_is_replaced_only_when_its_successor_is_proven(tmp_path: Path) -> None:
+def test_a_blob_is_replaced_only_when_its_successor_is_verified(tmp_path: Path) -> None:
     store, destination = store_for(tmp_path), hub_blob(tmp_path, VAE)
     fetched(store, destination)
     put(destination.root / "blobs" / DIGEST, WRONG)

@@ -27,7 +27,7 @@ from urllib.parse import parse_qs, urlsplit
 CARD = "cuda:0 NVIDIA GeForce RTX 4070 : cudaMallocAsync"
 RECORDED_FOLDER = "/opt/ComfyUI-data"  # stands in the recordings for the folder of the server
 RECORDINGS = Path(__file__).resolve().parents[1] / "contract" / "data" / "comfyui-0.33.0"
-PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256))  # what /view hands out; nobody here decodes it
+IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(range(256))  # what /view hands out; nobody here decodes it
 _WEBSOCKET_KEY = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
 
@@ -68,7 +68,7 @@ class Faults:
     delay_s: float = 0.0  # between two messages
     missing: tuple[str, ...] = ()  # names that no loader lists
     is_on_processor: bool = False  # a stand-in says that it uses the card unless it was told not to
-    draws: str = "as asked"  # or "black", "one colour", "another seed", "half a picture"
+    draws: str = "as asked"  # or "black", "one colour", "another seed", "half an image"
 
 
 def drawn_png(width: int, height: int, seed: int, kind: str = "as asked") -> bytes:
@@ -88,7 +88,7 @@ def drawn_png(width: int, height: int, seed: int, kind: str = "as asked") -> byt
     whole = b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
     )
-    return whole[: len(whole) // 2] if kind == "half a picture" else whole
+    return whole[: len(whole) // 2] if kind == "half an image" else whole
 
 
 class ReplayServer:
@@ -103,7 +103,7 @@ class ReplayServer:
         folder: Path | None = None,
     ) -> None:
         self.entries: list[dict[str, Any]] = recording(name)
-        self.folder = folder  # ComfyUI's own, in place of the recorded one; None: /view hands out PICTURE
+        self.folder = folder  # ComfyUI's own, in place of the recorded one; None: /view hands out IMAGE
         self.faults = faults or Faults()
         self.requests: list[tuple[str, str, Any]] = []  # method, path with query, decoded body
         self.argv: list[str] | None = None  # in place of the recorded one
@@ -168,7 +168,7 @@ class ReplayServer:
     def _image(self) -> bytes:
         """Return the constant one, or for a server with its own folder an image for the last graph."""
         if self.folder is None:
-            return PICTURE
+            return IMAGE
         graph = self.asked("POST", "/prompt")[-1]["prompt"]
         inputs = {node["class_type"]: node["inputs"] for node in graph.values()}
         size = inputs["EmptyFlux2LatentImage"]

@@ -200,7 +200,7 @@ class SetupFixture:
         self.sandbox, self.index, self.upstream = sandbox, index, upstream
         self.tree = sandbox.tree
         self.environment = sandbox.tree / ".venv"
-        self.pictures = sandbox.home / "data" / "klein-setup" / "pictures"
+        self.images = sandbox.home / "data" / "klein-setup" / "pictures"
         self.runs = 0
         write_tree(sandbox.folder, {"driver.py": DRIVER, "probe.py": PROBE})
         self.set_machine()

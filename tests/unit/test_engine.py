@@ -124,7 +124,7 @@ def test_an_outcome_says_where_the_bytes_came_from_and_how_many_they_were() -> N
     assert core.store.recorded == [(HOME, sha256(RIGHT), "the source of first")]
 
 
-def test_a_file_in_the_way_is_set_aside_when_the_right_one_is_proven() -> None:
+def test_a_file_in_the_way_is_set_aside_when_the_right_one_is_verified() -> None:
     core = Core({FIRST: [RIGHT]})
     core.store.put(HOME, WRONG)
     _, outcomes = core.provide()

@@ -18,7 +18,7 @@ MIB = 1024**2
 MANIFEST = parse_manifest(read_manifest_text("flux2-klein-4b")[0], file="flux2-klein-4b.yaml")
 TUTORIAL = Envelope(vram_bytes=8_400_000_000, steps=4, guidance=1.0, source="a tutorial, RTX 5090")
 NAMES = ModelNames(diffusion_model="flux-2-klein-4b-fp8.safetensors", text_encoder="q", vae="v")
-PICTURE = ImageFacts(
+IMAGE = ImageFacts(
     width=1024, height=1024, mode="RGB", size=1, sha256="0" * 64, minimum=0, maximum=255, mean=127.0, deviation=60.0
 )
 COLD = Timings(start_s=9.0, load_s=0.3, encode_s=2.5, steps_s=(1.4, 0.16, 0.15, 0.17), decode_s=0.6, total_s=5.67)
@@ -45,7 +45,7 @@ def reading(peak: int, *, total: int = 12 * GIB, used: int = 1200 * MIB, process
 
 
 def smoke(vram: VramReading | None = None, **more: object) -> SmokeTest:
-    known = SmokeTest(backend="comfyui", options=ImageOptions(), timings=COLD, names=NAMES, image=PICTURE, vram=vram)
+    known = SmokeTest(backend="comfyui", options=ImageOptions(), timings=COLD, names=NAMES, image=IMAGE, vram=vram)
     return replace(known, **more)  # type: ignore[arg-type]
 
 

@@ -397,7 +397,7 @@ def test_bytes_with_a_second_name_are_known_to_be_shared(scene: Scene) -> None:
         ("config.json", bytes(len(TENSORS)), "ok", ["never-proven"]),
     ],
 )
-def test_quick_looks_at_the_header_and_says_what_was_never_proven(
+def test_quick_looks_at_the_header_and_says_what_was_never_verified(
     scene: Scene, name: str, data: bytes, status: str, findings: list[str]
 ) -> None:
     wanted = artifact(TENSORS, name=name)

@@ -16,7 +16,7 @@ from provisioner.report.smoke_test_json import is_verified, smoke_entry
 from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
 
 BARE = SmokeTest(backend="diffusers", options=ImageOptions(seed=7), timings=Timings())
-PICTURE = ImageFacts(
+IMAGE = ImageFacts(
     width=1024,
     height=768,
     mode="RGB",
@@ -33,7 +33,7 @@ WHOLE = SmokeTest(
     options=ImageOptions(prompt="a fox", seed=2**64 - 1, width=1024, height=768, has_tiled_decode=True),
     timings=Timings(start_s=6.12345, load_s=2, encode_s=0.5, steps_s=(0.30001, 0.29), decode_s=0.4, total_s=4.25),
     names=ModelNames(diffusion_model="m.safetensors", text_encoder="t.safetensors", vae="v.safetensors"),
-    image=PICTURE,
+    image=IMAGE,
     image_path=Path("fox.png"),
     vram=VramReading(
         gpu_name="A card",
@@ -132,13 +132,13 @@ def test_what_nobody_measured_is_null_under_the_same_keys() -> None:
         (replace(WHOLE, findings=(BLACK,)), False),
     ],
 )
-def test_it_is_proven_by_a_picture_without_a_problem(smoke: SmokeTest, verified: bool) -> None:
+def test_it_is_verified_by_an_image_without_a_problem(smoke: SmokeTest, verified: bool) -> None:
     assert is_verified(smoke) is verified
     assert smoke_entry(smoke)["is_proven"] is verified
 
 
 def test_a_figure_that_is_no_number_becomes_null_so_that_json_stays_json() -> None:
-    broken = replace(WHOLE, image=replace(PICTURE, mean=math.nan), timings=Timings(total_s=math.inf))
+    broken = replace(WHOLE, image=replace(IMAGE, mean=math.nan), timings=Timings(total_s=math.inf))
     entry = json.loads(json.dumps(smoke_entry(broken), allow_nan=False))
     assert entry["picture"]["mean"] is None
     assert entry["timings"]["total_s"] is None

@@ -29,7 +29,7 @@ def generated(choice: TorchChoice, width: int | None = None) -> str:
     return "\n".join(rendered(line, is_coloured=False) for line in laid_out(torch_blocks(choice), width=width))
 
 
-def test_the_whole_choice_is_one_picture() -> None:
+def test_the_whole_choice_is_shown_at_once() -> None:
     assert generated(CHOICE).splitlines() == [
         "Torch",
         "  build      cu130",

@@ -284,7 +284,7 @@ def _git_mode(mode: int) -> str:
 def verify_tree(
     folder: Path, modes: dict[str, str], release: ComfyRelease, *, cancelled: Cancelled
 ) -> tuple[TreeFile, ...]:
-    """Return the files of an unpacked tree, proven to be the release's.
+    """Return the files of an unpacked tree, verified to be the release's.
 
     Raises
     ------
@@ -299,7 +299,7 @@ def verify_tree(
     if release.tree is None:
         raise IntegrityError(
             f"An archive of ComfyUI {release.version} cannot be proved: the id of its tree is not known.",
-            hint="Install git, which proves a commit by itself.",
+            hint="Install git, which verifies a commit by itself.",
         )
     try:
         files = read_files(folder, modes, on_file=look)

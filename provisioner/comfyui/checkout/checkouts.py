@@ -1,4 +1,4 @@
-"""ComfyUI's own files on this disk: fetched and proven, described, updated when asked, taken back.
+"""ComfyUI's own files on this disk: fetched and verified, described, updated when asked, taken back.
 
 A tree appears under its name whole or not at all, and only after its commit or the id of its tree was checked.  Refused
 is an update over somebody's changes, and the removal of anything that is not ours byte for byte.
@@ -95,7 +95,7 @@ class Checkouts:
         Parameters
         ----------
         release : ComfyRelease
-            What is wanted; its tree proves an archive.
+            What is wanted; its tree verifies an archive.
         folder : Path
             Where it goes.
         source : str
@@ -371,7 +371,7 @@ def _archive_beside(staging: Path) -> Path:
 
 
 def _clone(git: Git, release: ComfyRelease, source: str, folders: tuple[str, ...]) -> CheckoutReceipt:
-    """Make a repository with one commit, checked out and proven."""
+    """Make a repository with one commit, checked out and verified."""
     doing = f"make a checkout of ComfyUI {release.version}"
     git.do("init", "--quiet", doing=doing)
     git.do("config", "core.autocrlf", "false", doing=doing)  # so that the person's git sees the same bytes as ours

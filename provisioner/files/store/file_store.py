@@ -104,7 +104,7 @@ class FileStore:
     roots : callable
         Returns the root of a folder: what changes anything below it.
     opener : callable
-        Opens a file whose bytes are to be proven.
+        Opens a file whose bytes are to be verified.
     bound : BoundBlocks, optional
         Which block digests of receipts count; none where None.
     cores : int, optional
@@ -273,7 +273,7 @@ class FileStore:
         destination, artifact : Destination, Artifact
             What grows, and where it belongs.
         replaces : str, optional
-            Why what is there has to go.  It stays until its successor is proven, and is then set aside.
+            Why what is there has to go.  It stays until its successor is verified, and is then set aside.
         right : mapping of int to str, optional
             Digests of blocks that are known; what an earlier run left is compared with them.
         """
@@ -337,7 +337,7 @@ class FileStore:
         progress: HashProgress,
         replaces: str | None = None,
     ) -> tuple[str, FileDigest]:
-        """Give a misplaced file its place, proven where it lies; return how and its proof.
+        """Give a misplaced file its place, verified where it lies; return how and its proof.
 
         A link is not moved, nor is a file on another file system: those are placed as copies are.
 
@@ -367,9 +367,9 @@ class FileStore:
         progress: HashProgress,
         replaces: str | None = None,
     ) -> tuple[str, FileDigest]:
-        """Put a local copy in place, proven; return how it got there and its proof.
+        """Put a local copy in place, verified; return how it got there and its proof.
 
-        The link or copy is made first under another name and proven there, so that what gets the final name is
+        The link or copy is made first under another name and verified there, so that what gets the final name is
         what was read.
 
         Raises
@@ -427,7 +427,7 @@ class FileStore:
         return self._link_to_backups(destination.root, blob, reason) or moved_to
 
     def source_of(self, destination: Destination, file_digest: FileDigest) -> str:
-        """Return what the receipt of a proven file that lies there shall name as its source.
+        """Return what the receipt of a verified file that lies there shall name as its source.
 
         A user's own file counts as theirs, the same bytes in the same place as well: ours is only the very file that
         a receipt or an announcement speaks of.
@@ -546,7 +546,7 @@ class FileStore:
         source: str,
         replaces: str | None,
     ) -> None:
-        """Announce proven bytes and give them their final name; what did not get it is not announced any more."""
+        """Announce verified bytes and give them their final name; what did not get it is not announced any more."""
         self._announce(destination, artifact_id, file_digest, part, source)
         try:
             self._give_name(part, destination, file_digest, replaces)
@@ -557,7 +557,7 @@ class FileStore:
             raise
 
     def _give_name(self, part: Path, destination: Destination, file_digest: FileDigest, replaces: str | None) -> None:
-        """Give proven bytes their final name; what is there is set aside, also if it came after the plan."""
+        """Give verified bytes their final name; what is there is set aside, also if it came after the plan."""
         path, root = destination.path, self._roots(destination.root)
         source_root = root if root.folder in part.parents else self._roots(part.parent)
         reason = replaces or "it was in the place of a verified file"
@@ -638,7 +638,7 @@ class FileStore:
     def _part_beside(
         self, destination: Destination, artifact: Artifact, damage: Damage, reason: str
     ) -> Iterator[PartFile]:
-        """Open a part that has the good blocks of a damaged file; that file is set aside when the part is proven."""
+        """Open a part that has the good blocks of a damaged file; that file is set aside when the part is verified."""
         source = destination.path
         bad = set(damage.bad_blocks)
         good = {index: digest for index, digest in enumerate(damage.digests) if index not in bad}
@@ -684,7 +684,7 @@ class FileStore:
     # --- moving ----------------------------------------------------------------------------------
 
     def _verify_link(self, waiting: Path, progress: HashProgress) -> FileDigest:
-        """Prove a file whose bytes another name may share, so that somebody else may be writing them."""
+        """Verify a file whose bytes another name may share, so that somebody else may be writing them."""
         before = stamp_of(waiting)
         file_digest = self.hash_file(waiting, progress=progress, with_blocks=True)
         if stamp_of(waiting) != before:

@@ -38,7 +38,7 @@ def hash_file(
     with_blocks : bool
         Also digest every block; costs a second hash over the same bytes.
     also : callable, optional
-        Given every piece in order: a copy is written in the same pass that proves it.
+        Given every piece in order: a copy is written in the same pass that verifies it.
     size : int, optional
         Stop after so many bytes.
     block_size : int

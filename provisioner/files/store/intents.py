@@ -1,6 +1,6 @@
 """What is about to get its final name, written down before it does: a kill before the receipt takes no file from us.
 
-An announcement says whose a file is and nothing of its bytes: they are proven as if nothing had been written down.
+An announcement says whose a file is and nothing of its bytes: they are verified as if nothing had been written down.
 It is believed of the very file it speaks of (size, mtime, inode), once nothing waits for that name any more.
 """
 

@@ -1,4 +1,4 @@
-"""A repair in place: bad blocks arrive beside the file, the whole is proven, and only then are they written into it.
+"""A repair in place: bad blocks arrive beside the file, the whole is verified, and only then are they written into it.
 
 Beside ``<name>`` lie ``<name>.patch.part``, the blocks that were fetched one after the other, and
 ``<name>.patch.part.jsonl``, a line for each.  The damaged file stays under its name all the while, so a program that
@@ -127,7 +127,7 @@ class PatchPart:
     reason : str
         Why the bytes go.
     cancelled : callable
-        Asked while the whole is proven.
+        Asked while the whole is verified.
     opener : callable
         Opens a file for reading.
     announce : callable
@@ -167,7 +167,7 @@ class PatchPart:
         self._slots: dict[int, int] = {}
         self._done: dict[int, str] = {}
         self._kept: PatchLog = PatchLog(slots={})
-        self._seen: tuple[int, ...] | None = None  # what the file was when the whole was proven
+        self._seen: tuple[int, ...] | None = None  # what the file was when the whole was verified
         self._digests: tuple[str, ...] = ()
         self._written = 0
         self._descriptor = self._log_descriptor = -1
@@ -443,7 +443,7 @@ class PatchPart:
         return view
 
     def _read_back(self, file: OpenFile) -> None:
-        """Raise unless the blocks that were written read as they were proven."""
+        """Raise unless the blocks that were written read as they were verified."""
         for index in sorted(self._bad):
             digest = hashlib.sha256(self._bytes_at(file, index, self._bytes_of(index))).hexdigest()
             if digest != self._digests[index]:

@@ -211,7 +211,7 @@ def random_noise(*seeds: object) -> str:
     [
         encoded(photograph()),
         encoded(photograph(), "JPEG"),
-        b"no picture",
+        b"no image",
         with_text(random_noise(1), key="workflow"),
         with_text("{"),
         with_text("[" * 100_000),
