@@ -96,39 +96,34 @@ def is_at_least(version: str, bound: str) -> bool | None:
 
 
 def _release(place: Place) -> ComfyRelease:
-    fields = Fields(place)
-    value = ComfyRelease(
-        version=fields.required("version", _VERSION),
-        commit=fields.required("commit", _COMMIT),
-        tree=fields.optional("tree", _TREE, None),
-        released=fields.optional("released", DATE, None),
-        note=fields.optional("note", PROSE, None),
-        sources=fields.required("sources", SOURCE_IDS),
-    )
-    fields.close(_SYNONYMS)
-    return value
+    with Fields(place, _SYNONYMS) as fields:
+        return ComfyRelease(
+            version=fields.required("version", _VERSION),
+            commit=fields.required("commit", _COMMIT),
+            tree=fields.optional("tree", _TREE, None),
+            released=fields.optional("released", DATE, None),
+            note=fields.optional("note", PROSE, None),
+            sources=fields.required("sources", SOURCE_IDS),
+        )
 
 
 def _bound(place: Place) -> VersionBound:
-    fields = Fields(place)
-    value = VersionBound(
-        version=fields.required("version", _VERSION),
-        because=fields.required("because", LINE),
-        sources=fields.required("sources", SOURCE_IDS),
-    )
-    fields.close(_SYNONYMS)
-    return value
+    with Fields(place, _SYNONYMS) as fields:
+        return VersionBound(
+            version=fields.required("version", _VERSION),
+            because=fields.required("because", LINE),
+            sources=fields.required("sources", SOURCE_IDS),
+        )
 
 
 def _node(place: Place) -> NodeNeed:
-    fields = Fields(place)
-    value = NodeNeed(
-        class_type=fields.required("class", _CLASS),
-        inputs=fields.required("inputs", list_of(_INPUT, "a list of the inputs our graph gives")),
-        use=fields.optional("use", one_of(_USES), "always"),
-        sources=fields.required("sources", SOURCE_IDS),
-    )
-    fields.close(_SYNONYMS)
+    with Fields(place, _SYNONYMS) as fields:
+        value = NodeNeed(
+            class_type=fields.required("class", _CLASS),
+            inputs=fields.required("inputs", list_of(_INPUT, "a list of the inputs our graph gives")),
+            use=fields.optional("use", one_of(_USES), "always"),
+            sources=fields.required("sources", SOURCE_IDS),
+        )
     report_repeated(place, "inputs", value.inputs)
     return value
 
@@ -142,21 +137,20 @@ _NODES = rows_of(_node, "a mapping of class, inputs and sources")
 
 
 def _table(place: Place) -> ComfyTable:
-    fields = Fields(place)
-    releases = fields.required("releases", _RELEASES)
-    pinned = fields.required("pinned", _VERSION)
-    value = ComfyTable(
-        schema_version=fields.required("schema_version", _SCHEMA_VERSION),
-        repository=fields.required("repository", _REPOSITORY),
-        pinned=_pinned(place, pinned, releases),
-        releases=tuple(sorted(releases, key=lambda each: version_key(each.version), reverse=True)),
-        download=fields.required("download", DOWNLOAD),
-        minimum=fields.required("minimum", _BOUND),
-        advised=fields.required("advised", _BOUND),
-        nodes=fields.required("nodes", _NODES),
-        sources=fields.required("sources", sources_of(_SYNONYMS)),
-    )
-    fields.close(_SYNONYMS)
+    with Fields(place, _SYNONYMS) as fields:
+        releases = fields.required("releases", _RELEASES)
+        pinned = fields.required("pinned", _VERSION)
+        value = ComfyTable(
+            schema_version=fields.required("schema_version", _SCHEMA_VERSION),
+            repository=fields.required("repository", _REPOSITORY),
+            pinned=_pinned(place, pinned, releases),
+            releases=tuple(sorted(releases, key=lambda each: version_key(each.version), reverse=True)),
+            download=fields.required("download", DOWNLOAD),
+            minimum=fields.required("minimum", _BOUND),
+            advised=fields.required("advised", _BOUND),
+            nodes=fields.required("nodes", _NODES),
+            sources=fields.required("sources", sources_of(_SYNONYMS)),
+        )
     _check_uniqueness(place, value)
     _check_order(place, value)
     _check_sources(place, value)

@@ -213,45 +213,37 @@ _URL = Kind("an https address without credentials (http only for this machine)",
 
 
 def _variant(place: Place) -> Variant:
-    fields = Fields(place)
-    value = Variant(
-        size=fields.required("size", _SIZE),
-        sha256=fields.required("sha256", _SHA256),
-        what=fields.required("what", LINE),
-        sources=fields.optional("sources", _SOURCES, ()),
-    )
-    fields.close(_SYNONYMS)
-    return value
+    with Fields(place, _SYNONYMS) as fields:
+        return Variant(
+            size=fields.required("size", _SIZE),
+            sha256=fields.required("sha256", _SHA256),
+            what=fields.required("what", LINE),
+            sources=fields.optional("sources", _SOURCES, ()),
+        )
 
 
 def _lookalike(place: Place) -> Lookalike:
-    fields = Fields(place)
-    value = Lookalike(
-        size=fields.required("size", _SIZE),
-        sha256=fields.required("sha256", _SHA256),
-        what=fields.required("what", LINE),
-    )
-    fields.close(_SYNONYMS)
-    return value
+    with Fields(place, _SYNONYMS) as fields:
+        return Lookalike(
+            size=fields.required("size", _SIZE),
+            sha256=fields.required("sha256", _SHA256),
+            what=fields.required("what", LINE),
+        )
 
 
 def _source(place: Place) -> Source:
-    fields = Fields(place)
-    value: Source
-    if fields.has("url"):
-        value = UrlFile(url=fields.required("url", _URL))
-    else:
-        value = HubFile(
+    with Fields(place, _SYNONYMS) as fields:
+        if fields.has("url"):
+            return UrlFile(url=fields.required("url", _URL))
+        return HubFile(
             repo_id=fields.required("repo_id", _REPO_ID),
             revision=fields.required("revision", _REVISION),
             filename=fields.required("filename", _FILENAME),
         )
-    fields.close(_SYNONYMS)
-    return value
 
 
 def _dtypes(place: Place) -> tuple[tuple[str, int], ...]:
-    fields = Fields(place)
+    fields = Fields(place, _SYNONYMS)
     for name in fields.names:
         if not re.fullmatch("[A-Z][A-Z0-9_]{0,15}", name, re.ASCII):
             place.complain(f"{shown(name)} is not a data type of safetensors; expected a name like F8_E4M3", name)
@@ -261,16 +253,15 @@ def _dtypes(place: Place) -> tuple[tuple[str, int], ...]:
 
 
 def _fingerprint(place: Place) -> Fingerprint:
-    fields = Fields(place)
-    value = Fingerprint(
-        tensors=fields.optional("tensors", _COUNT, None),
-        header_bytes=fields.optional("header_bytes", _BYTES, None),
-        payload_bytes=fields.optional("payload_bytes", _BYTES, None),
-        schema_sha256=fields.optional("schema_sha256", _SHA256, None),
-        dtypes=fields.optional("dtypes", _DTYPES, ()),
-        proof=fields.optional("proof", LINE, None),
-    )
-    fields.close(_SYNONYMS)
+    with Fields(place, _SYNONYMS) as fields:
+        value = Fingerprint(
+            tensors=fields.optional("tensors", _COUNT, None),
+            header_bytes=fields.optional("header_bytes", _BYTES, None),
+            payload_bytes=fields.optional("payload_bytes", _BYTES, None),
+            schema_sha256=fields.optional("schema_sha256", _SHA256, None),
+            dtypes=fields.optional("dtypes", _DTYPES, ()),
+            proof=fields.optional("proof", LINE, None),
+        )
     counted = sum(count for _, count in value.dtypes)
     if value.tensors and value.dtypes and all(count for _, count in value.dtypes) and counted != value.tensors:
         place.complain(f"counts {counted} tensors; expected the {value.tensors} of 'tensors'", "dtypes")
@@ -278,15 +269,13 @@ def _fingerprint(place: Place) -> Fingerprint:
 
 
 def _provenance(place: Place) -> Provenance:
-    fields = Fields(place)
-    value = Provenance(
-        read_from=fields.required("read_from", LINE),
-        read_on=fields.required("read_on", _DATE),
-        agreeing=fields.required("agreeing", _COUNT),
-        confidence=fields.required("confidence", _CONFIDENCE),
-    )
-    fields.close(_SYNONYMS)
-    return value
+    with Fields(place, _SYNONYMS) as fields:
+        return Provenance(
+            read_from=fields.required("read_from", LINE),
+            read_on=fields.required("read_on", _DATE),
+            agreeing=fields.required("agreeing", _COUNT),
+            confidence=fields.required("confidence", _CONFIDENCE),
+        )
 
 
 _DTYPES: Kind[tuple[tuple[str, int], ...]] = Kind("data types with their number of tensors", _dtypes, ())
@@ -308,29 +297,28 @@ _PROVENANCE: Kind[Provenance | None] = Kind("read_from, read_on, agreeing and co
 
 
 def _artifact(place: Place) -> Artifact:
-    fields = Fields(place)
-    sources = fields.required("sources", _SOURCES)
-    value = Artifact(
-        id=fields.required("id", _ID),
-        role=fields.required("role", _ROLE),
-        name=_name_in(fields, sources),
-        folder=fields.optional("folder", _FOLDER, None),
-        size=fields.required("size", _SIZE),
-        sha256=fields.required("sha256", _SHA256),
-        sources=sources,
-        accept=fields.optional("accept", _ACCEPT, ()),
-        lookalikes=fields.optional("lookalikes", _LOOKALIKES, ()),
-        fingerprint=fields.optional("fingerprint", _FINGERPRINT, None),
-        provenance=fields.optional("provenance", _PROVENANCE, None),
-        licence=fields.optional("licence", LINE, None),
-        is_gated=fields.optional("is_gated", BOOLEAN, default=False),
-        is_lfs=fields.optional("is_lfs", BOOLEAN, default=True),
-        git_oid=fields.optional("git_oid", _GIT_OID, None),
-        min_comfyui=fields.optional("min_comfyui", _VERSION, None),
-        note=fields.optional("note", PROSE, None),
-        blocks=fields.optional("blocks", _BLOCKS, ()),
-    )
-    fields.close(_SYNONYMS)
+    with Fields(place, _SYNONYMS) as fields:
+        sources = fields.required("sources", _SOURCES)
+        value = Artifact(
+            id=fields.required("id", _ID),
+            role=fields.required("role", _ROLE),
+            name=_name_in(fields, sources),
+            folder=fields.optional("folder", _FOLDER, None),
+            size=fields.required("size", _SIZE),
+            sha256=fields.required("sha256", _SHA256),
+            sources=sources,
+            accept=fields.optional("accept", _ACCEPT, ()),
+            lookalikes=fields.optional("lookalikes", _LOOKALIKES, ()),
+            fingerprint=fields.optional("fingerprint", _FINGERPRINT, None),
+            provenance=fields.optional("provenance", _PROVENANCE, None),
+            licence=fields.optional("licence", LINE, None),
+            is_gated=fields.optional("is_gated", BOOLEAN, default=False),
+            is_lfs=fields.optional("is_lfs", BOOLEAN, default=True),
+            git_oid=fields.optional("git_oid", _GIT_OID, None),
+            min_comfyui=fields.optional("min_comfyui", _VERSION, None),
+            note=fields.optional("note", PROSE, None),
+            blocks=fields.optional("blocks", _BLOCKS, ()),
+        )
     _check_name(place, value)
     _check_contents(place, value)
     _check_header(place, value)
@@ -390,45 +378,42 @@ def _check_blocks(place: Place, artifact: Artifact) -> None:
 
 
 def _conditions(place: Place) -> Conditions:
-    fields = Fields(place)
-    value = Conditions(
-        min_vram_bytes=fields.optional("min_vram", _MEMORY, None),
-        min_compute_capability=fields.optional("min_compute_capability", _CAPABILITY, None),
-        platforms=fields.optional("platforms", list_of(one_of(_PLATFORMS), "a list of systems"), ()),
-    )
-    fields.close(_SYNONYMS)
+    with Fields(place, _SYNONYMS) as fields:
+        value = Conditions(
+            min_vram_bytes=fields.optional("min_vram", _MEMORY, None),
+            min_compute_capability=fields.optional("min_compute_capability", _CAPABILITY, None),
+            platforms=fields.optional("platforms", list_of(one_of(_PLATFORMS), "a list of systems"), ()),
+        )
     if len(set(value.platforms)) < len(value.platforms):
         place.complain("names a system twice; expected every system once", "platforms")
     return value
 
 
 def _envelope(place: Place) -> Envelope:
-    fields = Fields(place)
-    value = Envelope(
-        vram_bytes=fields.optional("vram", _MEMORY, None),
-        steps=fields.optional("steps", _STEPS, None),
-        guidance=fields.optional("guidance", DECIMAL, None),
-        source=fields.optional("source", LINE, None),
-    )
-    fields.close(_SYNONYMS)
+    with Fields(place, _SYNONYMS) as fields:
+        value = Envelope(
+            vram_bytes=fields.optional("vram", _MEMORY, None),
+            steps=fields.optional("steps", _STEPS, None),
+            guidance=fields.optional("guidance", DECIMAL, None),
+            source=fields.optional("source", LINE, None),
+        )
     if value.vram_bytes is not None and not fields.has("source"):
         place.complain("is missing; expected the source of 'vram'", "source")
     return value
 
 
 def _set(place: Place, known: dict[str, Artifact]) -> ArtifactSet:
-    fields = Fields(place)
-    target = fields.required("target", _TARGET)
-    value = ArtifactSet(
-        id=fields.required("id", _ID),
-        title=fields.required("title", LINE),
-        target=target,
-        artifacts=fields.required("artifacts", Kind("a list of artifact ids", partial(_members, known=known), ())),
-        conditions=fields.optional("conditions", _CONDITIONS, Conditions()),
-        envelope=fields.optional("envelope", _ENVELOPE, Envelope()),
-        note=fields.optional("note", PROSE, None),
-    )
-    fields.close(_SYNONYMS)
+    with Fields(place, _SYNONYMS) as fields:
+        target = fields.required("target", _TARGET)
+        value = ArtifactSet(
+            id=fields.required("id", _ID),
+            title=fields.required("title", LINE),
+            target=target,
+            artifacts=fields.required("artifacts", Kind("a list of artifact ids", partial(_members, known=known), ())),
+            conditions=fields.optional("conditions", _CONDITIONS, Conditions()),
+            envelope=fields.optional("envelope", _ENVELOPE, Envelope()),
+            note=fields.optional("note", PROSE, None),
+        )
     _check_places(place, value)
     return value
 
@@ -505,15 +490,13 @@ _ENVELOPE = Kind("a mapping of vram, steps, guidance and source", _envelope, Env
 
 
 def _licence(place: Place) -> Licence:
-    fields = Fields(place)
-    value = Licence(
-        name=fields.required("name", LINE),
-        url=fields.required("url", _URL),
-        is_commercial_use_allowed=fields.required("is_commercial_use_allowed", BOOLEAN),
-        notice=fields.optional("notice", PROSE, None),
-    )
-    fields.close(_SYNONYMS)
-    return value
+    with Fields(place, _SYNONYMS) as fields:
+        return Licence(
+            name=fields.required("name", LINE),
+            url=fields.required("url", _URL),
+            is_commercial_use_allowed=fields.required("is_commercial_use_allowed", BOOLEAN),
+            notice=fields.optional("notice", PROSE, None),
+        )
 
 
 _LICENCE = Kind(
@@ -528,44 +511,41 @@ _ARTIFACTS: Kind[tuple[Artifact | None, ...]] = list_of(
 
 
 def _lock(place: Place) -> Lock:
-    fields = Fields(place)
-    value = Lock(
-        manifest_sha256=fields.required("manifest_sha256", _SHA256),
-        locked_on=fields.required("locked_on", _DATE),
-        torch_backend=fields.optional("torch_backend", LINE, None),
-        torch=fields.optional("torch", _VERSION, None),
-        comfyui_commit=fields.optional("comfyui_commit", _REVISION, None),
-        comfyui_version=fields.optional("comfyui_version", _VERSION, None),
-    )
-    fields.close(_SYNONYMS)
-    return value
+    with Fields(place, _SYNONYMS) as fields:
+        return Lock(
+            manifest_sha256=fields.required("manifest_sha256", _SHA256),
+            locked_on=fields.required("locked_on", _DATE),
+            torch_backend=fields.optional("torch_backend", LINE, None),
+            torch=fields.optional("torch", _VERSION, None),
+            comfyui_commit=fields.optional("comfyui_commit", _REVISION, None),
+            comfyui_version=fields.optional("comfyui_version", _VERSION, None),
+        )
 
 
 _LOCK: Kind[Lock | None] = Kind("a mapping of manifest_sha256, locked_on and what was installed", _lock, None)
 
 
 def _manifest(place: Place, sha256: str) -> Manifest:
-    fields = Fields(place)
-    schema_version = fields.required("schema_version", _SCHEMA_VERSION)
-    artifacts = tuple(each for each in fields.required("artifacts", _ARTIFACTS) if each is not None)
-    one_set = Kind[ArtifactSet | None](
-        "a set: a mapping with id, title, target and artifacts",
-        partial(_set, known={each.id: each for each in artifacts}),
-        None,
-    )
-    sets = fields.required("sets", list_of(one_set, "a list of sets, the preferred first"))
-    value = Manifest(
-        schema_version=schema_version,
-        id=fields.required("id", _ID),
-        title=fields.required("title", LINE),
-        licence=fields.required("licence", _LICENCE),
-        default_set=fields.required("default_set", _ID),
-        sets=tuple(each for each in sets if each is not None),
-        artifacts=artifacts,
-        sha256=sha256,
-        lock=fields.optional("lock", _LOCK, None),
-    )
-    fields.close(_SYNONYMS)
+    with Fields(place, _SYNONYMS) as fields:
+        schema_version = fields.required("schema_version", _SCHEMA_VERSION)
+        artifacts = tuple(each for each in fields.required("artifacts", _ARTIFACTS) if each is not None)
+        one_set = Kind[ArtifactSet | None](
+            "a set: a mapping with id, title, target and artifacts",
+            partial(_set, known={each.id: each for each in artifacts}),
+            None,
+        )
+        sets = fields.required("sets", list_of(one_set, "a list of sets, the preferred first"))
+        value = Manifest(
+            schema_version=schema_version,
+            id=fields.required("id", _ID),
+            title=fields.required("title", LINE),
+            licence=fields.required("licence", _LICENCE),
+            default_set=fields.required("default_set", _ID),
+            sets=tuple(each for each in sets if each is not None),
+            artifacts=artifacts,
+            sha256=sha256,
+            lock=fields.optional("lock", _LOCK, None),
+        )
     _check_ids(place, "artifacts", [each.id for each in value.artifacts])
     _check_ids(place, "sets", [each.id for each in value.sets])
     _check_default(place, value)

@@ -455,11 +455,15 @@ def expect(node: Node, form: type[_N]) -> _N:
 
 
 class Fields:
-    """The keys of one mapping.  A key that was not read is unknown, so accepted keys and code cannot differ."""
+    """The keys of one mapping.  A key that was not read is unknown, so accepted keys and code cannot differ.
 
-    def __init__(self, place: Place) -> None:
+    Used in a ``with``, whose end reports the keys that were not read; `synonyms` maps other tools' names to ours.
+    """
+
+    def __init__(self, place: Place, synonyms: dict[str, str]) -> None:
         self._entries = expect(place.node, Mapping).entries
         self._place = place
+        self._synonyms = synonyms
         self._asked: list[str] = []
 
     def has(self, key: str) -> bool:
@@ -487,11 +491,13 @@ class Fields:
         line, node = self._entries[key]
         return take(Place(node, self._place.issues, above=self._place, key=key, line=line), kind)
 
-    def close(self, synonyms: dict[str, str]) -> None:
-        """Report every key that was not read; `synonyms` maps other tools' names to ours."""
-        for key in self._entries:
+    def __enter__(self) -> Fields:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for key in self._entries if kind is None else ():
             if key not in self._asked and key != "<<":
-                word = synonyms.get(key.casefold())
+                word = self._synonyms.get(key.casefold())
                 meant = f"; did you mean '{word}'?" if word in self._asked else nearest(key, self._asked)
                 self._place.complain(f"is not a key here{meant or '; known are ' + ', '.join(self._asked)}", key)
 
@@ -645,12 +651,10 @@ BYTES = whole_number("a number of bytes", 0, 2**50)
 
 
 def _download(place: Place) -> Download:
-    fields = Fields(place)
-    value = Download(
-        fetched_bytes=fields.required("fetched_bytes", BYTES), disk_bytes=fields.required("disk_bytes", BYTES)
-    )
-    fields.close({"size": "fetched_bytes", "bytes": "fetched_bytes"})
-    return value
+    with Fields(place, {"size": "fetched_bytes", "bytes": "fetched_bytes"}) as fields:
+        return Download(
+            fetched_bytes=fields.required("fetched_bytes", BYTES), disk_bytes=fields.required("disk_bytes", BYTES)
+        )
 
 
 DOWNLOAD: Kind[Download] = Kind(

@@ -29,12 +29,12 @@ def sources_of(synonyms: dict[str, str]) -> Kind[tuple[TableSource, ...]]:
     """Return the kind of the list ``sources``; `synonyms` are other words for a table's keys, for advice."""
 
     def read(place: Place) -> TableSource:
-        fields = Fields(place)
-        value = TableSource(
-            id=fields.required("id", ID), what=fields.required("what", LINE), read_on=fields.required("read_on", DATE)
-        )
-        fields.close(synonyms)
-        return value
+        with Fields(place, synonyms) as fields:
+            return TableSource(
+                id=fields.required("id", ID),
+                what=fields.required("what", LINE),
+                read_on=fields.required("read_on", DATE),
+            )
 
     return rows_of(read, "a mapping of id, what and read_on")
 

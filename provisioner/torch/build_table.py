@@ -318,103 +318,90 @@ _PYTHONS = list_of(_PYTHON, "a list of Pythons")
 
 
 def _app(place: Place) -> AppNeeds:
-    fields = Fields(place)
-    value = AppNeeds(
-        id=fields.required("id", one_of(_APPS)),
-        title=fields.required("title", LINE),
-        min_torch=fields.required("min_torch", _VERSION),
-        preferred_torch=fields.required("preferred_torch", _VERSION),
-        min_python=fields.required("min_python", _VERSION),
-        needs_torchaudio=fields.required("needs_torchaudio", BOOLEAN),
-        packages=fields.required("packages", DOWNLOAD),
-        wants_cuda=fields.optional("wants_cuda", _VERSION, None),
-        wants_cuda_from_sm=fields.optional("wants_cuda_from_sm", _SM, None),
-        sources=fields.required("sources", SOURCE_IDS),
-    )
-    fields.close(_SYNONYMS)
+    with Fields(place, _SYNONYMS) as fields:
+        value = AppNeeds(
+            id=fields.required("id", one_of(_APPS)),
+            title=fields.required("title", LINE),
+            min_torch=fields.required("min_torch", _VERSION),
+            preferred_torch=fields.required("preferred_torch", _VERSION),
+            min_python=fields.required("min_python", _VERSION),
+            needs_torchaudio=fields.required("needs_torchaudio", BOOLEAN),
+            packages=fields.required("packages", DOWNLOAD),
+            wants_cuda=fields.optional("wants_cuda", _VERSION, None),
+            wants_cuda_from_sm=fields.optional("wants_cuda_from_sm", _SM, None),
+            sources=fields.required("sources", SOURCE_IDS),
+        )
     if (value.wants_cuda is None) != (value.wants_cuda_from_sm is None):
         place.complain("is given alone; expected 'wants_cuda' and 'wants_cuda_from_sm' together", "wants_cuda")
     return value
 
 
 def _release(place: Place) -> Release:
-    fields = Fields(place)
-    torch = fields.required("torch", _VERSION_TEXT)
-    python = fields.required("python", _PYTHONS)
-    value = Release(
-        version=version_of(torch) if torch else (),
-        torch=torch,
-        torchvision=fields.required("torchvision", _VERSION_TEXT),
-        torchaudio=fields.required("torchaudio", _VERSION_TEXT),
-        python=python,
-        torchaudio_python=fields.optional("torchaudio_python", _PYTHONS, python),
-        sources=fields.required("sources", SOURCE_IDS),
-    )
-    fields.close(_SYNONYMS)
-    return value
+    with Fields(place, _SYNONYMS) as fields:
+        torch = fields.required("torch", _VERSION_TEXT)
+        python = fields.required("python", _PYTHONS)
+        return Release(
+            version=version_of(torch) if torch else (),
+            torch=torch,
+            torchvision=fields.required("torchvision", _VERSION_TEXT),
+            torchaudio=fields.required("torchaudio", _VERSION_TEXT),
+            python=python,
+            torchaudio_python=fields.optional("torchaudio_python", _PYTHONS, python),
+            sources=fields.required("sources", SOURCE_IDS),
+        )
 
 
 def _platform(place: Place) -> Platform:
-    fields = Fields(place)
-    value = Platform(
-        name=fields.required("name", one_of(_PLATFORM_NAMES)),
-        os=fields.required("os", one_of(_SYSTEMS)),
-        architecture=fields.required("architecture", LINE),
-        min_glibc=fields.optional("min_glibc", _VERSION, None),
-        sources=fields.required("sources", SOURCE_IDS),
-    )
-    fields.close(_SYNONYMS)
-    return value
+    with Fields(place, _SYNONYMS) as fields:
+        return Platform(
+            name=fields.required("name", one_of(_PLATFORM_NAMES)),
+            os=fields.required("os", one_of(_SYSTEMS)),
+            architecture=fields.required("architecture", LINE),
+            min_glibc=fields.optional("min_glibc", _VERSION, None),
+            sources=fields.required("sources", SOURCE_IDS),
+        )
 
 
 def _without_wheels(place: Place) -> WithoutWheels:
-    fields = Fields(place)
-    value = WithoutWheels(
-        os=fields.required("os", one_of(_SYSTEMS)),
-        architecture=fields.required("architecture", LINE),
-        what=fields.required("what", LINE),
-        hint=fields.required("hint", LINE),
-        sources=fields.required("sources", SOURCE_IDS),
-    )
-    fields.close(_SYNONYMS)
-    return value
+    with Fields(place, _SYNONYMS) as fields:
+        return WithoutWheels(
+            os=fields.required("os", one_of(_SYSTEMS)),
+            architecture=fields.required("architecture", LINE),
+            what=fields.required("what", LINE),
+            hint=fields.required("hint", LINE),
+            sources=fields.required("sources", SOURCE_IDS),
+        )
 
 
 def _gpu(place: Place) -> GpuGeneration:
-    fields = Fields(place)
-    value = GpuGeneration(
-        sm=fields.required("sm", _SM),
-        names=fields.required("names", LINE),
-        min_driver=fields.optional("min_driver", _DRIVER, None),
-        dropped_from=fields.optional("dropped_from", _DRIVER, None),
-        is_jetson=fields.optional("is_jetson", BOOLEAN, default=False),
-        sources=fields.required("sources", SOURCE_IDS),
-    )
-    fields.close(_SYNONYMS)
-    return value
+    with Fields(place, _SYNONYMS) as fields:
+        return GpuGeneration(
+            sm=fields.required("sm", _SM),
+            names=fields.required("names", LINE),
+            min_driver=fields.optional("min_driver", _DRIVER, None),
+            dropped_from=fields.optional("dropped_from", _DRIVER, None),
+            is_jetson=fields.optional("is_jetson", BOOLEAN, default=False),
+            sources=fields.required("sources", SOURCE_IDS),
+        )
 
 
 def _only_on(place: Place) -> OnlyOn:
-    fields = Fields(place)
-    value = OnlyOn(
-        code=fields.required("code", _SM),
-        gpus=fields.required("gpus", _SMS),
-        sources=fields.required("sources", SOURCE_IDS),
-    )
-    fields.close(_SYNONYMS)
-    return value
+    with Fields(place, _SYNONYMS) as fields:
+        return OnlyOn(
+            code=fields.required("code", _SM),
+            gpus=fields.required("gpus", _SMS),
+            sources=fields.required("sources", SOURCE_IDS),
+        )
 
 
 def _not_on(place: Place) -> NotOn:
-    fields = Fields(place)
-    value = NotOn(
-        gpu=fields.required("gpu", _SM),
-        code=fields.required("code", _SMS),
-        lifted_by_cuda=fields.optional("lifted_by_cuda", _VERSION, None),
-        sources=fields.required("sources", SOURCE_IDS),
-    )
-    fields.close(_SYNONYMS)
-    return value
+    with Fields(place, _SYNONYMS) as fields:
+        return NotOn(
+            gpu=fields.required("gpu", _SM),
+            code=fields.required("code", _SMS),
+            lifted_by_cuda=fields.optional("lifted_by_cuda", _VERSION, None),
+            sources=fields.required("sources", SOURCE_IDS),
+        )
 
 
 _ONLY_ON = rows_of(_only_on, "a mapping of code, gpus and sources")
@@ -422,22 +409,20 @@ _NOT_ON = rows_of(_not_on, "a mapping of gpu, code and sources")
 
 
 def _machine_code(place: Place) -> tuple[tuple[OnlyOn, ...], tuple[NotOn, ...]]:
-    fields = Fields(place)
-    value = (fields.required("only_on", _ONLY_ON), fields.required("not_on", _NOT_ON))
-    fields.close(_SYNONYMS)
+    with Fields(place, _SYNONYMS) as fields:
+        value = (fields.required("only_on", _ONLY_ON), fields.required("not_on", _NOT_ON))
     report_repeated(place, "only_on", (each.code for each in value[0]))
     report_repeated(place, "not_on", (each.gpu for each in value[1]))
     return value
 
 
 def _intel_gpus(place: Place) -> IntelGpus:
-    fields = Fields(place)
-    value = IntelGpus(
-        names=fields.required("names", list_of(LINE, "a list of names")),
-        pci_ids=fields.required("pci_ids", list_of(_PCI_ID, "a list of PCI ids")),
-        sources=fields.required("sources", SOURCE_IDS),
-    )
-    fields.close(_SYNONYMS)
+    with Fields(place, _SYNONYMS) as fields:
+        value = IntelGpus(
+            names=fields.required("names", list_of(LINE, "a list of names")),
+            pci_ids=fields.required("pci_ids", list_of(_PCI_ID, "a list of PCI ids")),
+            sources=fields.required("sources", SOURCE_IDS),
+        )
     report_repeated(place, "pci_ids", value.pci_ids)
     return value
 
@@ -446,9 +431,8 @@ def _intel_gpus(place: Place) -> IntelGpus:
 
 
 def _drivers(place: Place) -> tuple[tuple[str, str], ...]:
-    fields = Fields(place)
-    value = tuple((name, fields.required(name, _DRIVER)) for name in ("linux", "windows") if fields.has(name))
-    fields.close(_SYNONYMS)
+    with Fields(place, _SYNONYMS) as fields:
+        value = tuple((name, fields.required(name, _DRIVER)) for name in ("linux", "windows") if fields.has(name))
     if not value:
         raise RefusedError("names neither 'linux' nor 'windows'")
     return value
@@ -458,16 +442,15 @@ _DRIVERS: Kind[tuple[tuple[str, str], ...]] = Kind("a mapping of linux and windo
 
 
 def _wheels(place: Place) -> Wheels:
-    fields = Fields(place)
-    value = Wheels(
-        platforms=fields.required("platforms", list_of(one_of(_PLATFORM_NAMES), "a list of platforms")),
-        torch=fields.required("torch", _RANGE),
-        sm=fields.optional("sm", _SMS, ()),
-        ptx=fields.optional("ptx", _SMS, ()),
-        gfx=fields.optional("gfx", list_of(_GFX, "a list of AMD architectures"), ()),
-        min_os_release=fields.optional("min_os_release", _VERSION, None),
-    )
-    fields.close(_SYNONYMS)
+    with Fields(place, _SYNONYMS) as fields:
+        value = Wheels(
+            platforms=fields.required("platforms", list_of(one_of(_PLATFORM_NAMES), "a list of platforms")),
+            torch=fields.required("torch", _RANGE),
+            sm=fields.optional("sm", _SMS, ()),
+            ptx=fields.optional("ptx", _SMS, ()),
+            gfx=fields.optional("gfx", list_of(_GFX, "a list of AMD architectures"), ()),
+            min_os_release=fields.optional("min_os_release", _VERSION, None),
+        )
     for key in ("platforms", "sm", "ptx", "gfx"):
         report_repeated(place, key, getattr(value, key))
     return value
@@ -477,28 +460,27 @@ _WHEELS = rows_of(_wheels, "a mapping of platforms and torch, with sm, ptx or gf
 
 
 def _build(place: Place, releases: tuple[Release, ...]) -> BuildRow:
-    fields = Fields(place)
-    wheels = fields.required("wheels", _WHEELS)
-    value = BuildRow(
-        tag=fields.required("tag", ID),
-        kind=fields.required("kind", one_of(_KINDS)),
-        because=fields.required("because", LINE),
-        cuda=fields.optional("cuda", _VERSION, None),
-        min_driver=fields.optional("min_driver", _DRIVERS, ()),
-        native_driver=fields.optional("native_driver", _DRIVERS, ()),
-        min_sm=fields.optional("min_sm", _SM, None),
-        has_torchaudio=fields.optional("has_torchaudio", BOOLEAN, default=True),
-        is_default_index=fields.optional("is_default_index", BOOLEAN, default=False),
-        only_on_request=fields.optional("only_on_request", BOOLEAN, default=False),
-        gpu_from_os_release=fields.optional("gpu_from_os_release", _VERSION, None),
-        verified_torch=fields.optional("verified_torch", _VERSION, None),
-        note=fields.optional("note", LINE, None),
-        confidence=fields.required("confidence", one_of(_CONFIDENCES)),
-        sources=fields.required("sources", SOURCE_IDS),
-        wheels=wheels,
-        offers=tuple((name, _offers(wheels, name, releases)) for name in _PLATFORM_NAMES),
-    )
-    fields.close(_SYNONYMS)
+    with Fields(place, _SYNONYMS) as fields:
+        wheels = fields.required("wheels", _WHEELS)
+        value = BuildRow(
+            tag=fields.required("tag", ID),
+            kind=fields.required("kind", one_of(_KINDS)),
+            because=fields.required("because", LINE),
+            cuda=fields.optional("cuda", _VERSION, None),
+            min_driver=fields.optional("min_driver", _DRIVERS, ()),
+            native_driver=fields.optional("native_driver", _DRIVERS, ()),
+            min_sm=fields.optional("min_sm", _SM, None),
+            has_torchaudio=fields.optional("has_torchaudio", BOOLEAN, default=True),
+            is_default_index=fields.optional("is_default_index", BOOLEAN, default=False),
+            only_on_request=fields.optional("only_on_request", BOOLEAN, default=False),
+            gpu_from_os_release=fields.optional("gpu_from_os_release", _VERSION, None),
+            verified_torch=fields.optional("verified_torch", _VERSION, None),
+            note=fields.optional("note", LINE, None),
+            confidence=fields.required("confidence", one_of(_CONFIDENCES)),
+            sources=fields.required("sources", SOURCE_IDS),
+            wheels=wheels,
+            offers=tuple((name, _offers(wheels, name, releases)) for name in _PLATFORM_NAMES),
+        )
     _check_kind(place, value)
     _check_wheels(place, value, releases)
     return value
@@ -551,42 +533,39 @@ _INTEL_GPUS = Kind("a mapping of names, pci_ids and sources", _intel_gpus, Intel
 
 
 def _kind_download(place: Place) -> KindDownload:
-    fields = Fields(place)
-    value = KindDownload(
-        kind=fields.required("kind", one_of(_KINDS)),
-        download=fields.required("download", DOWNLOAD),
-        sources=fields.required("sources", SOURCE_IDS),
-    )
-    fields.close(_SYNONYMS)
-    return value
+    with Fields(place, _SYNONYMS) as fields:
+        return KindDownload(
+            kind=fields.required("kind", one_of(_KINDS)),
+            download=fields.required("download", DOWNLOAD),
+            sources=fields.required("sources", SOURCE_IDS),
+        )
 
 
 def _table(place: Place) -> TorchTable:
-    fields = Fields(place)
-    releases = fields.required("sets", rows_of(_release, "a mapping of torch, torchvision, torchaudio and python"))
-    releases = tuple(sorted(releases, key=lambda each: each.version, reverse=True))
-    only_on, not_on = fields.required("machine_code", _MACHINE_CODE)
-    downloads = fields.required("downloads", rows_of(_kind_download, "a mapping of kind and download"))
-    value = TorchTable(
-        schema_version=fields.required("schema_version", _SCHEMA_VERSION),
-        index_base=fields.required("index_base", _INDEX_BASE),
-        apps=fields.required("apps", rows_of(_app, "a mapping of id, title and what the application needs")),
-        releases=releases,
-        platforms=fields.required("platforms", rows_of(_platform, "a mapping of name, os and architecture")),
-        without_wheels=fields.required(
-            "without_wheels", rows_of(_without_wheels, "a mapping of os, architecture, what")
-        ),
-        gpus=fields.required("gpus", rows_of(_gpu, "a mapping of sm and names")),
-        only_on={each.code: each for each in only_on},
-        not_on={each.gpu: each for each in not_on},
-        intel_gpus=fields.required("intel_gpus", _INTEL_GPUS),
-        builds=fields.required(
-            "builds", rows_of(partial(_build, releases=releases), "a mapping of tag, kind, because and wheels")
-        ),
-        downloads={each.kind: each for each in downloads},
-        sources=fields.required("sources", sources_of(_SYNONYMS)),
-    )
-    fields.close(_SYNONYMS)
+    with Fields(place, _SYNONYMS) as fields:
+        releases = fields.required("sets", rows_of(_release, "a mapping of torch, torchvision, torchaudio and python"))
+        releases = tuple(sorted(releases, key=lambda each: each.version, reverse=True))
+        only_on, not_on = fields.required("machine_code", _MACHINE_CODE)
+        downloads = fields.required("downloads", rows_of(_kind_download, "a mapping of kind and download"))
+        value = TorchTable(
+            schema_version=fields.required("schema_version", _SCHEMA_VERSION),
+            index_base=fields.required("index_base", _INDEX_BASE),
+            apps=fields.required("apps", rows_of(_app, "a mapping of id, title and what the application needs")),
+            releases=releases,
+            platforms=fields.required("platforms", rows_of(_platform, "a mapping of name, os and architecture")),
+            without_wheels=fields.required(
+                "without_wheels", rows_of(_without_wheels, "a mapping of os, architecture, what")
+            ),
+            gpus=fields.required("gpus", rows_of(_gpu, "a mapping of sm and names")),
+            only_on={each.code: each for each in only_on},
+            not_on={each.gpu: each for each in not_on},
+            intel_gpus=fields.required("intel_gpus", _INTEL_GPUS),
+            builds=fields.required(
+                "builds", rows_of(partial(_build, releases=releases), "a mapping of tag, kind, because and wheels")
+            ),
+            downloads={each.kind: each for each in downloads},
+            sources=fields.required("sources", sources_of(_SYNONYMS)),
+        )
     _check_uniqueness(place, value)
     _check_completeness(place, value)
     _check_sources(place, value)
