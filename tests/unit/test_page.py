@@ -212,6 +212,7 @@ def test_an_install_is_told_from_the_verdict_to_the_undo() -> None:
         "fetched from example.org",
         "Delete the files this run installed:",
         "move back the ones you want.",
+        "or the driver: klein-setup verify --manifest flux2-klein-4b --set fp8 --comfyui /models",
         "Generating 1.3 s",
         "0.33.0",
         "2.14.1+cu130",
