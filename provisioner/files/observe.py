@@ -80,8 +80,8 @@ class Observer:
 
         Raises
         ------
-        PathOutsideRootError
-            A link in the tree leads out of it.
+        StorageError
+            A folder of the target cannot be looked at: a broken link, or a file in its place.
         FileInUseError
             A file changed while it was read: somebody is writing it, and no verdict would hold.
         """
@@ -119,7 +119,7 @@ class Observer:
 
     def _look(self, artifact: Artifact, target: Target, depth: Depth) -> tuple[Check, list[Finding]]:
         home = destination_for(artifact, target)
-        self.store.check_inside(home)
+        self.store.check_readable(home)
         places: Sequence[Destination] = candidates_for(artifact, target) or (home,)
         present = [place for place in places if self._is_there(place.path)]
         if not present:

@@ -297,7 +297,7 @@ def test_a_reason_is_not_written_through_a_link(tmp_path: Path, precious: Path) 
     place = comfy_file(wanted, models)
     place.path.parent.mkdir(parents=True)
     place.path.write_bytes(b"wrong")
-    store = FileStore(file_system_of=file_system, inside=lambda destination: None)
+    store = FileStore(file_system_of=file_system)
     with pytest.raises(StorageError, match=r"why\.jsonl"):
         store.set_aside(place, "other bytes")
 
