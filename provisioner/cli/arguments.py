@@ -330,7 +330,9 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
         help="another folder to look for the same files in",
     )
     group.add_argument(
-        "--follow-links", action="store_true", help="accept folder links that lead out of the models folder"
+        "--follow-links",
+        action="store_true",
+        help="write, move and delete also behind folder links that lead out of DIR (default: ask once, and remember)",
     )
 
 

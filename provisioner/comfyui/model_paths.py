@@ -467,25 +467,3 @@ def write_root(folder: P, *, models: P, base: P | None) -> P:
 def parent_or_self(folder: P) -> P:
     """Return the parent, or the folder itself where the parent is the root of a file system."""
     return folder if folder.parent == folder.parent.parent else folder.parent
-
-
-def is_inside(root_real: PurePath, path_real: PurePath) -> bool:
-    r"""Return whether one resolved path is the other or below it.
-
-    Both must be resolved already; a path that still contains ``..`` is not inside anything.  Windows paths
-    are compared as Windows does, without case, and with or without their ``\\?\`` prefix.
-    """
-    root, path = _plain(root_real), _plain(path_real)
-    if ".." in root.parts or ".." in path.parts:
-        return False
-    return root == path or root in path.parents
-
-
-def _plain(path: PurePath) -> PurePath:
-    if not isinstance(path, PureWindowsPath):
-        return path
-    text = str(path)
-    for prefix, replacement in (("\\\\?\\UNC\\", "\\\\"), ("\\\\?\\", "")):
-        if text.upper().startswith(prefix):
-            return PureWindowsPath(replacement + text[len(prefix) :])
-    return path

@@ -1,4 +1,4 @@
-"""Recognise what kind of ComfyUI tree a folder is, and check that a path stays inside it.
+"""Recognise what kind of ComfyUI tree a folder is.
 
 Looks at names, links and the `extra_model_paths.yaml`; it changes nothing.  `model_paths` computes which
 folders ComfyUI then reads, `layout` where files go.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,11 +18,11 @@ from provisioner.comfyui.model_paths import (
     MODEL_SUBFOLDERS,
     ExtraPath,
     folder_roots,
-    is_inside,
     parse_extra_model_paths,
 )
-from provisioner.core.errors import NotWritableError, PathOutsideRootError, StorageError, UnreadableError, UsageError
-from provisioner.core.models import STATE_FOLDER, ComfyTarget, Destination
+from provisioner.core.errors import StorageError, UnreadableError, UsageError
+from provisioner.core.models import STATE_FOLDER, ComfyTarget
+from provisioner.disk.os_errors import broken_link
 
 # What systems create in a folder that users consider empty.
 _NOISE = frozenset({".ds_store", "thumbs.db", "desktop.ini", "lost+found", "system volume information", STATE_FOLDER})
@@ -132,7 +132,7 @@ def _names_in(folder: Path) -> frozenset[str] | None:
         return frozenset(entry.name for entry in folder.iterdir())
     except FileNotFoundError:
         if os.path.lexists(folder):
-            raise _dangling(folder) from None
+            raise broken_link(folder, folder.readlink()) from None
         return None
     except NotADirectoryError as error:
         raise UsageError(
@@ -195,20 +195,12 @@ def _check_root(models: Path) -> None:
         mode = models.stat().st_mode
     except FileNotFoundError:
         if os.path.lexists(models):
-            raise _dangling(models) from None
+            raise broken_link(models, models.readlink()) from None
         return
     except OSError as error:
         raise UnreadableError(f"{models} cannot be read: {error.strerror}.", path=str(models)) from error
     if not stat.S_ISDIR(mode):
         raise UsageError(f"{models} is a file where a folder is needed.", hint="Move it away.", path=str(models))
-
-
-def _dangling(link: Path) -> UnreadableError:
-    return UnreadableError(
-        f"{link} is a link to {link.readlink()}, which does not exist.",
-        hint="Mount the drive it points to, or correct the link.",
-        path=str(link),
-    )
 
 
 # --- the YAML files --------------------------------------------------------------------------------
@@ -249,81 +241,3 @@ def _respelled(extra: ExtraPath[Path], base: Path | None) -> ExtraPath[Path]:
         return base / path.relative_to(real) if path == real or real in path.parents else path
 
     return replace(extra, path=spelled(extra.path), base=None if extra.base is None else spelled(extra.base))
-
-
-# --- links -----------------------------------------------------------------------------------------
-
-
-def check_inside(destination: Destination, *, follow_links: bool) -> None:
-    """Raise for a destination whose folders lead out of its root through a link, or through a broken link.
-
-    The root itself may be a link, and so may the file: a link at the file's path is replaced, never written
-    through.  Folders that do not exist yet are fine.  Windows junctions count as links.
-
-    This checks the current state.  Someone who can write to the tree can create a link between the check and
-    the write: the check protects from mistakes and from a hostile manifest, not from a hostile process of the
-    same user.  It is repeated right before a step writes.
-
-    Parameters
-    ----------
-    destination : Destination
-        Where a file is to go.
-    follow_links : bool
-        Accept folders outside the root (``--follow-links``).
-
-    Raises
-    ------
-    PathOutsideRootError
-        A folder between the root and the file is outside the root, or the path contains ``..``.
-    UnreadableError
-        A link on the way is broken or circular.
-    NotWritableError
-        A file is where a folder is needed.
-    """
-    for folder in dict.fromkeys((destination.path.parent, destination.part_folder)):
-        _check_folder(destination.root, folder, follow_links=follow_links)
-
-
-def _check_folder(root: Path, folder: Path, *, follow_links: bool) -> None:
-    if ".." in folder.parts or not (folder == root or root in folder.parents):
-        raise PathOutsideRootError(f"{folder} is not inside {root}.", path=str(folder), root=str(root))
-    root_real = Path(os.path.realpath(root))
-    for step in _downwards(root, folder):
-        if not _is_there(step):
-            return
-        real = Path(os.path.realpath(step))
-        if not follow_links and not is_inside(root_real, real):
-            raise PathOutsideRootError(
-                f"{step} is a link to {real}, outside of {root}.",
-                hint=f"Name {real} in extra_model_paths.yaml, or pass --follow-links.",
-                path=str(step),
-                root=str(root),
-                real=str(real),
-            )
-
-
-def _downwards(root: Path, folder: Path) -> Iterator[Path]:
-    """Yield the root and each folder on the way to `folder`."""
-    yield root
-    for part in folder.relative_to(root).parts:
-        root = root / part
-        yield root
-
-
-def _is_there(step: Path) -> bool:
-    """Return whether a folder exists; raise where something else is in its place."""
-    try:
-        mode = step.stat().st_mode  # follows links, and so junctions
-    except FileNotFoundError:
-        if os.path.lexists(step):
-            raise _dangling(step) from None
-        return False
-    except NotADirectoryError as error:
-        raise NotWritableError(f"{step.parent} is a file where a folder is needed.", path=str(step.parent)) from error
-    except OSError as error:  # a circle of links, or no permission to look
-        raise UnreadableError(
-            f"{step} cannot be followed: {error.strerror}.", hint="Correct the link or its permissions.", path=str(step)
-        ) from error
-    if not stat.S_ISDIR(mode):
-        raise NotWritableError(f"{step} is a file where a folder is needed.", hint="Move it away.", path=str(step))
-    return True

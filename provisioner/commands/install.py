@@ -11,7 +11,7 @@ from provisioner.commands.choose_environment import with_environment
 from provisioner.commands.inspect_comfyui import check_comfyui, inspect_comfyui
 from provisioner.commands.look import InstallOptions, plan_run
 from provisioner.commands.parts import can_generate
-from provisioner.commands.questions import Ask, ask_about, decide_on_token
+from provisioner.commands.questions import Ask, agree_to_links, ask_about, decide_on_token
 from provisioner.commands.run import Run, remember
 from provisioner.commands.smoke_test import with_smoke_test
 from provisioner.commands.verify import remember_verified, take_snapshot
@@ -75,6 +75,7 @@ def run_install(run: Run, options: InstallOptions, ui: RunUi, command: Command =
     if run.session.is_offline:
         planner.check_offline(plan.files)
     planner.check_space(plan.space)
+    agree_to_links(run, plan, ui.ask)
     ask_about(run, plan, ui.ask)
     decide_on_token(run, plan, ui.ask)
     applied = apply_plan(run, options, plan, say=ui.say, show_smoke=ui.show_smoke)
@@ -95,7 +96,7 @@ def _report(run: Run, command: Command, plan: Plan, applied: Applied, found: tup
     # A file that another run brought while this one waited for its turn is no step of this run.
     reached = {outcome.step for outcome in applied.outcomes}
     steps = [step for step in plan.steps if errors or not isinstance(step, FILE_STEPS) or step in reached]
-    final = make_plan(applied.files, steps, findings=(*applied.findings, *found), notes=plan.notes)
+    final = make_plan(applied.files, steps, findings=(*applied.findings, *found), notes=plan.notes, links=plan.links)
     problems = any(each.severity == "problem" for each in final.findings)
     status: ReportStatus = "failed" if errors else "findings" if problems else "ok"
     report = run.report(

@@ -98,7 +98,8 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth) -> Plan:
         else:
             notes.append(f"No test image is generated: {obstacle}.")
     systems = dict(_file_systems(steps))
-    return make_plan(files, steps, findings=findings, notes=notes, file_systems=systems)
+    links = run.session.links.on_the_way_of(steps)
+    return make_plan(files, steps, findings=findings, notes=notes, file_systems=systems, links=links)
 
 
 def _check_addresses(run: Run) -> None:

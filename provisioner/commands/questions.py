@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from provisioner.commands.run import Run
-from provisioner.core.errors import AnswerNeededError
+from provisioner.core.errors import AnswerNeededError, PathOutsideRootError
 from provisioner.core.events import Notice
 from provisioner.core.models import ComfyTarget, FetchFile, PatchFile, Target
+from provisioner.core.units import count, listing
 from provisioner.plan.steps import GetComfyUI, MakeEnvironment, Plan, UpdateComfyUI
 
 Ask = Callable[[str], bool]
@@ -40,6 +41,47 @@ def ask_about(run: Run, plan: Plan, ask: Ask) -> None:
                 f"{step.where} was not made by klein-setup. Put a new one in its place, and keep it beside?",
                 hint="Name another folder with --environment DIR, or agree with --yes.",
             )
+
+
+def agree_to_links(run: Run, plan: Plan, ask: Ask) -> None:
+    """Ask once about the links that lead out of what the user named, and remember a yes.
+
+    Raises
+    ------
+    PathOutsideRootError
+        Nobody can be asked, or ``--yes`` was given, which is no answer to this question.
+    AnswerNeededError
+        The answer was no.
+    """
+    links = tuple(link for link in plan.links if link.consent == "no")
+    if not links:
+        return
+    named = run.session.links.named
+    ways = listing([f"{link.path} is a link to {link.real}" for link in links])
+    refusal = PathOutsideRootError(
+        f"{ways}, outside of {named}, and nobody agreed that files are written, moved or deleted there. "
+        "Nothing was changed.",
+        hint="Pass --follow-links to agree for this run, or run the same command in a terminal without --yes: it asks, "
+        "and remembers the answer. Else name the folder that it leads to.",
+        path=str(links[0].path),
+        root=str(named),
+        real=str(links[0].real),
+        links=[{"path": str(link.path), "leads_to": str(link.real)} for link in links],
+    )
+    if run.options.assume_yes:
+        raise refusal
+    ends = "".join(f"\n  {link.path} leads to {link.real}" for link in links)
+    question = (
+        f"Files would be written, moved or deleted behind {count(len(links), 'link')} to a place outside of {named}:"
+        f"{ends}\nFollow {'it' if len(links) == 1 else 'them'} now and in later runs?"
+    )
+    try:
+        is_agreed = ask(question)
+    except AnswerNeededError as error:
+        raise refusal from error
+    hint = "Name the folder that the link leads to, or put a folder in the link's place."
+    need_yes(lambda _question: is_agreed, question, hint=hint)
+    run.session.links.agree(links)
 
 
 def decide_on_token(run: Run, plan: Plan, ask: Ask) -> None:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from provisioner.commands.links import named_folder
 from provisioner.commands.session import Session
 from provisioner.core.errors import UsageError
 from provisioner.core.models import (
@@ -55,7 +56,10 @@ class Run:
     observer: Observer = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make what looks at the target."""
+        """Say which folder the user named, and make what looks at the target."""
+        target = self.target
+        named = target.cache if isinstance(target, HubCacheTarget) else named_folder(target.given, target.models)
+        self.session.links.named = named
         self.observer = self.session.observer(self.target)
 
     def plan_files(self, depth: Depth, rejected: frozenset[tuple[str, Path]] = frozenset()) -> FilesPlan:

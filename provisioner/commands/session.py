@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from provisioner.comfyui.checkout.checkouts import Checkouts
+    from provisioner.commands.links import FolderLinks
     from provisioner.core.ports import FileDigest, Finder
     from provisioner.disk.root import Root
     from provisioner.environment.environments import Environments
@@ -129,24 +130,24 @@ class Session:
 
     def root(self, folder: Path) -> Root:
         """Return what changes anything below a folder; through a link that leads out of it only if that was agreed."""
-        from provisioner.disk.root import Root
+        return self.links.root(folder)
 
-        return Root(folder, follows=lambda _link, _real: self.settings.follow_links)
+    @cached_property
+    def links(self) -> FolderLinks:
+        """Which links of the target are followed."""
+        from provisioner.commands.links import FolderLinks
+
+        return FolderLinks(follows_all=self.settings.follow_links, remembers=self.settings.remembers)
 
     @cached_property
     def store(self) -> FileStore:
         """The files."""
-        from provisioner.comfyui.tree import check_inside
         from provisioner.disk.locations import file_system_of, state_folder
         from provisioner.files.store.bound_blocks import BoundBlocks
         from provisioner.files.store.file_store import FileStore
 
-        def inside(destination: Destination) -> None:
-            check_inside(destination, follow_links=self.settings.follow_links)
-
         return FileStore(
             file_system_of=file_system_of,
-            inside=inside,
             roots=self.root,
             cancelled=self.cancelled.is_set,
             wait=self.settings.wait_for_lock,

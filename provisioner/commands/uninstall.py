@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from provisioner.commands.choose_environment import EnvironmentOptions, environment_folder
 from provisioner.commands.questions import Ask, need_yes
 from provisioner.commands.run import Run
-from provisioner.core.errors import EXIT_OK, UsageError
+from provisioner.core.errors import EXIT_OK, StorageError, UsageError
 from provisioner.core.models import ComfyTarget, Finding, Outcome
 from provisioner.core.units import human_bytes
 from provisioner.files import planner
@@ -26,7 +26,7 @@ PARTS = frozenset({"files", "environment", "comfyui"})
 _WHY_KEPT = {
     "adopted": "it was there before klein-setup",
     "changed": "it changed after klein-setup verified it",
-    "behind-link": "a folder on the way to it is a link that leads elsewhere, which --follow-links would follow",
+    "behind-link": "a folder on the way to it is a link that leads elsewhere",
 }
 
 
@@ -66,10 +66,14 @@ def run_uninstall(run: Run, options: UninstallOptions, *, ask: Ask, say: Callabl
     files = _owned(run) if "files" in options.parts else ()
     environment = _environment_of_ours(run, options) if "environment" in options.parts else None
     tree = _tree_of_ours(run) if "comfyui" in options.parts else None
-    kept = tuple(_kept(each) for each in files if each.state in _WHY_KEPT)
-    plan = make_plan(planner.no_steps(run.manifest, run.wanted, run.target), _steps(files, environment, tree))
+    kept = tuple(_kept(run, each) for each in files if each.state in _WHY_KEPT)
+    steps = _steps(files, environment, tree)
+    links = run.session.links.on_the_way_of(steps)
+    plan = make_plan(planner.no_steps(run.manifest, run.wanted, run.target), steps, links=links)
     for step in plan.steps:
         say(f"remove  {place_of(step)}  ({step.reason})")
+    for link in plan.links:
+        say(f"link    {link.path} leads to {link.real}: what is removed behind it is removed there")
     if not plan.steps:
         say("Nothing here was installed by klein-setup.")
         return run.report("uninstall", "ok", EXIT_OK, plan=plan, findings=kept)
@@ -118,14 +122,20 @@ def _steps(files: tuple[Owned, ...], environment: Path | None, tree: Path | None
     return steps
 
 
-def _kept(owned: Owned) -> Finding:
+def _kept(run: Run, owned: Owned) -> Finding:
+    hint = "Delete it yourself if you do not want it."
+    if owned.state == "behind-link":
+        try:
+            run.session.root(owned.root).check(owned.path)
+        except StorageError as error:
+            hint = f"{error} {error.hint or ''}".strip()
     return Finding(
         code="kept-file",
         severity="warning",
         remedy="by-hand",
         message=f"{owned.path} stays: {_WHY_KEPT[owned.state]}.",
         path=owned.path,
-        hint="Delete it yourself if you do not want it.",
+        hint=hint,
     )
 
 
@@ -153,7 +163,7 @@ def _remove_files(run: Run, files: tuple[Owned, ...]) -> tuple[Finding, ...]:
         now = each
         if each.state in {"ours", "missing"}:
             now = remove_file(root, each, hash_file=_digest_of(run))
-            left += [_kept(now)] if now.state in _WHY_KEPT else []
+            left += [_kept(run, now)] if now.state in _WHY_KEPT else []
         if now.state in {"adopted", "changed"}:  # it stays and is nobody's but the user's from now on
             drop_claims(root, [each.relative])
     for folder in dict.fromkeys(each.root for each in files):

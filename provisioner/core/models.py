@@ -576,6 +576,19 @@ class SpaceNeed:
         return self.needed_bytes <= self.file_system.free_bytes
 
 
+LinkConsent = Literal["option", "remembered", "no"]
+"""Who agreed that a link is followed: ``--follow-links``, an answer that was remembered, or nobody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderLink:
+    """A link that leads out of the folder the user named, on the way to something that a plan changes."""
+
+    path: Path  # the link
+    real: Path  # where it leads, every link resolved
+    consent: LinkConsent
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilesPlan:
     """The steps that the files of a set still need, each with its reason; no step means that all are correct."""

@@ -274,8 +274,11 @@ class Store(Protocol):
     def file_system(self, destination: Destination) -> FileSystem:
         """Return the file system a destination is on."""
 
+    def check_readable(self, destination: Destination) -> None:
+        """Raise StorageError where a destination cannot even be looked at; links are followed."""
+
     def check_inside(self, destination: Destination) -> None:
-        """Raise PathOutsideRootError where a link leads out of the destination's root."""
+        """Raise PathOutsideRootError where a link leads out of the destination's root, and nobody agreed to it."""
 
     def part(
         self, destination: Destination, artifact: Artifact, *, replaces: str | None = None

@@ -79,3 +79,12 @@ def reason_of(error: StorageError) -> str:
     """Return what the system said, for an error that says the rest in other words."""
     cause = error.__cause__
     return (cause.strerror or str(cause)) if isinstance(cause, OSError) else str(error)
+
+
+def broken_link(link: Path, target: Path) -> UnreadableError:
+    """Return the error for a link on the way to something that leads nowhere."""
+    return UnreadableError(
+        f"{link} is a link to {target}, which does not exist.",
+        hint="Mount the drive it points to, or correct the link.",
+        path=str(link),
+    )

@@ -21,11 +21,11 @@ from io import FileIO
 from pathlib import Path, PurePath
 
 from provisioner.core.errors import FileInUseError, PathOutsideRootError, StorageError
-from provisioner.core.models import STATE_FOLDER
 from provisioner.disk.calls import write_all
 from provisioner.disk.clone import by_clonefile, ficlone, is_impossible
 from provisioner.disk.flush import PAUSES_S, flush_file, flush_folder, patiently
 from provisioner.disk.os_errors import storage_error
+from provisioner.disk.real_paths import is_link_status, is_same_path, way_of_link
 
 _SAFE_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _FOLDER_FLAGS = _SAFE_FLAGS | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_PATH", os.O_RDONLY)
@@ -40,7 +40,6 @@ _HAS_DESCRIPTORS = {
     os.link,
     os.symlink,
 } <= os.supports_dir_fd
-_LEADS_ELSEWHERE = 0x20000000  # of a reparse tag on Windows: a link or a junction, not a file kept in a cloud
 _COPY_STEP = 1024 * 1024  # bytes
 _TOKEN_BYTES = 8
 Follows = Callable[[Path, Path], bool]
@@ -53,7 +52,27 @@ def is_link(path: str | Path, *, dir_fd: int | None = None) -> bool:
         status = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return stat.S_ISLNK(status.st_mode) or bool(getattr(status, "st_reparse_tag", 0) & _LEADS_ELSEWHERE)
+    return is_link_status(status.st_mode, getattr(status, "st_reparse_tag", 0))
+
+
+def links_leading_out(folder: Path, path: Path) -> tuple[tuple[Path, Path], ...]:
+    """Return each link between a folder and what is below it that leads out of the folder, and where it leads.
+
+    Raises
+    ------
+    PathOutsideRootError
+        One of them is among the records of klein-setup, where no link is followed.
+    StorageError
+        The system does not say.
+    """
+    found: dict[Path, Path] = {}
+
+    def note(link: Path, real: Path) -> bool:
+        found[link] = real
+        return True
+
+    Root(folder, follows=note).check(path)
+    return tuple(found.items())
 
 
 def waiting_name(name: str, ending: str = ".tmp") -> str:
@@ -118,6 +137,9 @@ class Root:
         begins with it.
     follows : callable, optional
         Asked about a link that leads out of it; what it agrees to is followed.
+    named : Path, optional
+        A folder above it that the user named.  Links between the two are followed as those below it are: where they
+        stay below what was named, or where that was agreed.
     is_private : bool
         Whether what is made is for this user alone (0600, 0700).
     holder : str
@@ -131,6 +153,7 @@ class Root:
         folder: Path,
         *,
         follows: Follows | None = None,
+        named: Path | None = None,
         is_private: bool = False,
         holder: str = "whatever has the file open",
         is_arrival_kept: bool = True,
@@ -140,6 +163,7 @@ class Root:
     ) -> None:
         self.folder = folder
         self._follows = follows
+        self._named = named
         self._is_private = is_private
         self._error = partial(storage_error, holder=holder, is_arrival_kept=is_arrival_kept)
         self._holder = holder
@@ -149,7 +173,9 @@ class Root:
 
     @cached_property
     def real(self) -> Path:
-        """The folder itself, links resolved, once."""
+        """The folder itself, links resolved, once; raises PathOutsideRootError where it may not be reached."""
+        if self._named is not None and self._named in self.folder.parents:
+            return Root(self._named, follows=self._follows)._real_folder(self.folder)
         return Path(os.path.realpath(self.folder))
 
     # --- the way there ---------------------------------------------------------------------------
@@ -170,7 +196,7 @@ class Root:
         """Return where a folder of the root really is; what is not there yet is where it would be."""
         real = self.real
         shown = self.folder
-        for part in self._relative(folder).parts:
+        for part in self.relative(folder).parts:
             shown, real = shown / part, real / part
             try:
                 if is_link(real):
@@ -179,7 +205,8 @@ class Root:
                 raise self._error(error, shown, doing="read") from error
         return real
 
-    def _relative(self, path: Path) -> PurePath:
+    def relative(self, path: Path) -> PurePath:
+        """Return a path relative to the root; raises PathOutsideRootError where it is not below it."""
         is_below = path == self.folder or self.folder in path.parents
         if not is_below or ".." in path.relative_to(self.folder).parts:
             raise PathOutsideRootError(f"{path} is not inside {self.folder}.", path=str(path), root=str(self.folder))
@@ -187,16 +214,15 @@ class Root:
 
     def _followed(self, link: Path, real: Path) -> Path:
         """Return where a link leads, or raise: among our own records none is followed, else only one that stays."""
-        is_record = STATE_FOLDER in link.relative_to(self.folder).parts
-        stays = self.real in real.parents and STATE_FOLDER not in real.relative_to(self.real).parts
-        if not is_record and (stays or (self._follows is not None and self._follows(link, real))):
+        way = way_of_link(link.relative_to(self.folder), real, root=self.real)
+        if way == "stays" or (way == "leaves" and self._follows is not None and self._follows(link, real)):
             return real
-        if is_record:
+        if way == "records":
             message = f"{link} is a link to {real}; among the records of klein-setup no link is followed."
             hint = "Remove that link, or put the folder itself in its place, and run the same command again."
         else:
             message = f"{link} is a link to {real}, outside of {self.folder}."
-            hint = f"Name {real} itself, or pass --follow-links if that is where it shall go."
+            hint = f"Name {real} itself, or pass --follow-links if that is where files shall be written and deleted."
         raise PathOutsideRootError(message, hint=hint, path=str(link), root=str(self.folder), real=str(real))
 
     @contextlib.contextmanager
@@ -211,7 +237,7 @@ class Root:
                 folder = self._opened(real)
                 yield Place(name=path.name, folder=folder, folder_path=real)
             else:
-                if os.path.normcase(os.path.realpath(real)) != os.path.normcase(real):
+                if not is_same_path(Path(os.path.realpath(real)), real):
                     raise OSError(errno.ELOOP, "a link appeared on the way", str(path.parent))
                 yield Place(name=real / path.name, folder=None, folder_path=real)
         except OSError as error:
@@ -236,7 +262,7 @@ class Root:
 
     def make_folder(self, folder: Path | None = None, *, is_flushed: bool = True) -> None:
         """Make a folder and those above it, each known to the disk before the next if they are to be flushed."""
-        relative = self._relative(self.folder if folder is None else folder)
+        relative = self.relative(self.folder if folder is None else folder)
         self._make_self()
         made = self.folder
         for part in relative.parts:

@@ -80,8 +80,8 @@ class Observer:
 
         Raises
         ------
-        PathOutsideRootError
-            A link in the tree leads out of it.
+        StorageError
+            A folder of the target cannot be looked at: a broken link, or a file in its place.
         FileInUseError
             A file changed while it was read: somebody is writing it, and no verdict would hold.
         """
@@ -119,7 +119,7 @@ class Observer:
 
     def _look(self, artifact: Artifact, target: Target, depth: Depth) -> tuple[Check, list[Finding]]:
         home = destination_for(artifact, target)
-        self.store.check_inside(home)
+        self.store.check_readable(home)
         places: Sequence[Destination] = candidates_for(artifact, target) or (home,)
         present = [place for place in places if self._is_there(place.path)]
         if not present:
@@ -190,7 +190,7 @@ class Observer:
                 artifact=artifact,
                 destination=place,
                 status="size-mismatch",
-                basis=_basis_of(damage),
+                basis=_basis_of(damage, is_bound=trusted is not None and self._is_bound(trusted)),
                 observed_size=stamp.size,
                 identity=damage_sentence(damage) if damage else self._identity(place.path, stamp, artifact, None),
                 held_bytes=held,
@@ -565,11 +565,16 @@ def _agrees(claimed: FileDigest | None, seen: FileDigest) -> bool:
     return claimed is not None and (claimed.sha256, claimed.blocks) == (seen.sha256, seen.blocks)
 
 
-def _basis_of(damage: Damage | None) -> Literal["size", "sha256", "blocks"]:
-    """Return what a verdict about a file of another size rests on: its bytes only where some are known to be right."""
+def _basis_of(damage: Damage | None, *, is_bound: bool) -> Literal["size", "sha256", "blocks"]:
+    """Return what a verdict about a file of another size rests on: its bytes only where some are known to be right.
+
+    Digests of blocks that nobody bound to the whole say what may be kept; the verdict is the size's alone.
+    """
     if damage is None or damage.trusted_by == "header":
         return "size"
-    return "sha256" if damage.trusted_by == "whole" else "blocks"
+    if damage.trusted_by == "whole":
+        return "sha256"
+    return "blocks" if is_bound else "size"
 
 
 def _is_given_up(check: Check, rejected: frozenset[tuple[str, Path]]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.core.errors import PlanOutdatedError, UsageError
-from provisioner.core.models import Download, FilesPlan, FileSystem, Finding, SpaceNeed
+from provisioner.core.models import Download, FilesPlan, FileSystem, Finding, FolderLink, SpaceNeed
 from provisioner.files.planner import SPACE_MARGIN
 from provisioner.plan.steps import (
     EnvironmentStep,
@@ -132,6 +132,7 @@ def make_plan(
     findings: Iterable[Finding] = (),
     notes: Iterable[str] = (),
     file_systems: Mapping[Path, FileSystem] | None = None,
+    links: Iterable[FolderLink] = (),
 ) -> Plan:
     """Return the plan of a run: its steps in their order, and the room they take together on each file system.
 
@@ -147,6 +148,8 @@ def make_plan(
         What will not be done, and why, in sentences.
     file_systems : mapping of Path to FileSystem, optional
         Of the folder of each step that downloads something else than model files.
+    links : iterable of FolderLink
+        Behind which a step writes, moves or deletes.
     """
     ordered = tuple(steps)
     return Plan(
@@ -155,6 +158,7 @@ def make_plan(
         findings=tuple(dict.fromkeys((*files.findings, *findings))),
         notes=tuple(notes),
         space=_space(files, ordered, file_systems or {}),
+        links=tuple(links),
     )
 
 

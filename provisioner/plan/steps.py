@@ -19,6 +19,7 @@ from provisioner.core.models import (
     FilesPlan,
     FileStep,
     Finding,
+    FolderLink,
     Manifest,
     MoveFile,
     PatchFile,
@@ -209,6 +210,7 @@ class Plan:
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()  # what will not be done, and why, in sentences
     space: tuple[SpaceNeed, ...] = ()
+    links: tuple[FolderLink, ...] = ()  # behind which a step writes, moves or deletes
 
     @property
     def manifest(self) -> Manifest:

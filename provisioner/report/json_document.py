@@ -21,6 +21,7 @@ from provisioner.core.models import (
     FetchFile,
     FilesPlan,
     Finding,
+    FolderLink,
     Manifest,
     Outcome,
     PatchFile,
@@ -138,6 +139,14 @@ class SpaceEntry(TypedDict):
     is_enough: bool
 
 
+class LinkEntry(TypedDict):
+    """A link that leads out of the folder the user named, and behind which a step writes, moves or deletes."""
+
+    path: str
+    leads_to: str
+    consent: str  # "option" (--follow-links), "remembered" or "no": then install asks, or refuses
+
+
 class ReportDocument(TypedDict):
     """The document of ``--json``: always these keys."""
 
@@ -154,6 +163,7 @@ class ReportDocument(TypedDict):
     checks: list[CheckEntry]
     findings: list[FindingEntry]
     space: list[SpaceEntry]
+    links: list[LinkEntry]
     errors: list[ErrorEntry]
     next_command: str | None  # ready to paste
     details: dict[str, JsonValue]
@@ -185,6 +195,7 @@ def document(report: Report, *, secrets: Iterable[str] = ()) -> ReportDocument:
         "checks": [_check_entry(check, hidden) for check in plan.checks] if plan else [],
         "findings": [_finding_entry(finding, hidden) for finding in all_findings(report)],
         "space": [_space_entry(need, hidden) for need in plan.space] if plan else [],
+        "links": [_link_entry(link, hidden) for link in plan.links] if plan else [],
         "errors": _error_entries(report, hidden),
         "next_command": _redacted_or_none(next_command(report), hidden),
         "details": json_object(_details(report), hidden),
@@ -290,6 +301,14 @@ def _finding_entry(finding: Finding, secrets: tuple[str, ...]) -> FindingEntry:
         "message": redact(finding.message, secrets),
         "path": redact(str(finding.path), secrets) if finding.path is not None else None,
         "hint": _redacted_or_none(finding.hint, secrets),
+    }
+
+
+def _link_entry(link: FolderLink, secrets: tuple[str, ...]) -> LinkEntry:
+    return {
+        "path": redact(str(link.path), secrets),
+        "leads_to": redact(str(link.real), secrets),
+        "consent": link.consent,
     }
 
 

@@ -19,6 +19,8 @@ from provisioner.core.models import (
     ComfyTarget,
     FetchFile,
     FileStep,
+    FolderLink,
+    LinkConsent,
     MoveFile,
     Outcome,
     PatchFile,
@@ -252,9 +254,20 @@ def _fact_rows(plan: Plan) -> list[Row]:
     if plan.is_about_files and plan.bytes_saved:
         rows.append(pair("saved", f"{human_bytes(plan.bytes_saved)} already on this machine", "good"))
     rows += [pair("space", _space_words(need), "" if need.is_enough else "bad") for need in plan.space]
+    rows += [pair("link", *_link_words(link)) for link in plan.links]
     if any(replaced_by(step) for step in plan.file_steps):
         rows.append(pair("backups", f"what is replaced moves to {STATE_FOLDER}/aside once the new file is verified"))
     return rows
+
+
+def _link_words(link: FolderLink) -> tuple[str, Style]:
+    agreed: dict[LinkConsent, tuple[str, Style]] = {
+        "option": ("followed, as --follow-links says", ""),
+        "remembered": ("followed, as you agreed in an earlier run", ""),
+        "no": ("you are asked before it is followed; --follow-links agrees", "warn"),
+    }
+    words, style = agreed[link.consent]
+    return f"{link.path} leads to {link.real}: {words}", style
 
 
 def _space_words(need: SpaceNeed) -> str:

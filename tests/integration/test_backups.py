@@ -36,7 +36,7 @@ LINKS = pytest.mark.skipif(sys.platform == "win32", reason="links need a privile
 
 
 def store_for(**more: object) -> FileStore:
-    values = {"file_system_of": file_system, "inside": lambda destination: None, "roots": faulty(**more)}
+    values = {"file_system_of": file_system, "roots": faulty(**more)}
     return FileStore(**values)  # type: ignore[arg-type]
 
 

@@ -1149,6 +1149,25 @@ def stash(folder: Path) -> None:
     shutil.rmtree(folder / ".git" / "logs")
 
 
+def leave_no_trace(folder: Path) -> None:
+    """Commit something and go back with no log that tells."""
+    commit_own(folder)
+    git(folder, "reset", "--quiet", "--hard", "HEAD~1")
+    shutil.rmtree(folder / ".git" / "logs")
+
+
+def drop_a_stash(folder: Path) -> None:
+    (folder / "main.py").write_bytes(b"years of work\n")
+    git(folder, "stash", "--quiet")
+    git(folder, "stash", "drop", "--quiet")
+
+
+def break_an_object(folder: Path) -> None:
+    objects = folder / ".git" / "objects" / "ab"
+    objects.mkdir(exist_ok=True)
+    (objects / ("c" * 38)).write_bytes(b"no object")
+
+
 def hook(folder: Path) -> None:
     (folder / ".git" / "hooks").mkdir(exist_ok=True)
     (folder / ".git" / "hooks" / "pre-commit").write_text("#!/bin/sh\n", encoding="utf-8")
@@ -1160,6 +1179,9 @@ WORK: dict[str, tuple[Callable[[Path], object], str]] = {
     "commit in the log": (commit_and_leave, "a commit of yours, which its log"),
     "added change": (stage, "changes of yours that were added"),
     "stash": (stash, "a stash of yours"),
+    "commit that nothing names": (leave_no_trace, "a commit of yours that no name leads to"),
+    "dropped stash": (drop_a_stash, "a commit of yours that no name leads to"),
+    "broken object": (break_an_object, "cannot be read (its object abcccc"),
     "fetched branch": (
         lambda folder: git(folder, "update-ref", "refs/remotes/origin/x", "HEAD"),
         "what you fetched of yours (refs/remotes/origin/x)",

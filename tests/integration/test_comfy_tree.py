@@ -1,45 +1,24 @@
-"""Which real folders are recognised as ComfyUI trees, and which paths stay inside them."""
+"""Which real folders are recognised as ComfyUI trees."""
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 
-from provisioner.comfyui.tree import check_inside, open_tree
-from provisioner.core.errors import NotWritableError, PathOutsideRootError, UnreadableError, UsageError
-from provisioner.core.models import Artifact, ComfyFile, ComfyTarget, FolderRoots, HubBlob
+from provisioner.comfyui.tree import open_tree
+from provisioner.core.errors import UnreadableError, UsageError
+from provisioner.core.models import Artifact, ComfyTarget, FolderRoots
 from provisioner.files.layout import destination_for
+from tests.support.folders import link_folder, make
 
 is_windows = sys.platform == "win32"
 
 
 def open_it(given: Path, *extra_configs: Path) -> ComfyTarget:
     return open_tree(given, home=given.parent / "home", environ={}, extra_configs=extra_configs)
-
-
-def make(root: Path, *entries: str) -> Path:
-    """Make files, and folders where a name ends in a slash."""
-    root.mkdir(parents=True, exist_ok=True)
-    for entry in entries:
-        path = root / entry
-        if entry.endswith("/"):
-            path.mkdir(parents=True, exist_ok=True)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("", encoding="utf-8")
-    return root
-
-
-def link_folder(link: Path, real: Path) -> None:
-    """Make a link to a folder as a user of this system would: on Windows a junction, which needs no privilege."""
-    if is_windows:
-        subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(real)], check=True, capture_output=True)
-    else:
-        link.symlink_to(real, target_is_directory=True)
 
 
 def roots(target: ComfyTarget, folder: str = "vae") -> FolderRoots:
@@ -250,123 +229,3 @@ def test_a_tree_reached_through_a_link_does_not_appear_twice(tmp_path: Path) -> 
     models = tmp_path / "link" / "models"
     assert roots(target).read == (models / "vae", tmp_path / "link" / "output" / "vae")
     assert (roots(target).write, roots(target).write_root) == (models / "vae", models)
-
-
-# --- links -----------------------------------------------------------------------------------------------
-
-
-def place(root: Path, relative: str = "vae/x.safetensors") -> ComfyFile:
-    return ComfyFile(root=root, relative=PurePosixPath(relative))
-
-
-@pytest.mark.parametrize("follow_links", [False, True])
-def test_what_is_plain_or_not_there_yet_is_inside(tmp_path: Path, follow_links: bool) -> None:
-    root = make(tmp_path / "models", "vae/", "loras/x.safetensors")
-    for relative in ("vae/x.safetensors", "new/deep/x.safetensors", "loras/x.safetensors", "x.safetensors"):
-        check_inside(place(root, relative), follow_links=follow_links)
-    check_inside(place(tmp_path / "not" / "there"), follow_links=follow_links)
-
-
-def test_path_cannot_leave_the_root_through_a_link(tmp_path: Path) -> None:
-    root = make(tmp_path / "models")
-    outside = make(tmp_path / "outside", "deep/")
-    link_folder(root / "vae", outside)
-    for relative in ("vae/x.safetensors", "vae/deep/x.safetensors", "vae/new/x.safetensors"):
-        with pytest.raises(PathOutsideRootError) as caught:
-            check_inside(place(root, relative), follow_links=False)
-        assert str(root / "vae") in str(caught.value)
-        assert str(outside.resolve()) in str(caught.value)
-        assert "--follow-links" in (caught.value.hint or "")
-        assert "extra_model_paths.yaml" in (caught.value.hint or "")
-        check_inside(place(root, relative), follow_links=True)
-
-
-def test_a_link_that_stays_inside_and_a_root_that_is_a_link_are_fine(tmp_path: Path) -> None:
-    root = make(tmp_path / "real" / "models", "diffusion_models/")
-    link_folder(root / "unet", root / "diffusion_models")
-    link_folder(tmp_path / "link", tmp_path / "real")
-    for models in (root, tmp_path / "link" / "models"):
-        check_inside(place(models, "unet/x.safetensors"), follow_links=False)
-
-
-def test_a_neighbour_whose_name_begins_alike_is_outside(tmp_path: Path) -> None:
-    root = make(tmp_path / "models")
-    link_folder(root / "vae", make(tmp_path / "models2"))
-    with pytest.raises(PathOutsideRootError):
-        check_inside(place(root), follow_links=False)
-
-
-@pytest.mark.skipif(is_windows, reason="a link to a file needs a privilege there")
-def test_a_link_in_the_files_own_place_is_allowed(tmp_path: Path) -> None:
-    root = make(tmp_path / "models", "vae/")
-    make(tmp_path / "outside", "x.safetensors")
-    (root / "vae" / "x.safetensors").symlink_to(tmp_path / "outside" / "x.safetensors")
-    check_inside(place(root), follow_links=False)
-
-
-@pytest.mark.skipif(is_windows, reason="relative links need a privilege there")
-def test_a_link_that_climbs_is_outside(tmp_path: Path) -> None:
-    root = make(tmp_path / "models", "deep/er/")
-    (root / "deep" / "er" / "vae").symlink_to("../../..")
-    with pytest.raises(PathOutsideRootError):
-        check_inside(place(root, "deep/er/vae/x.safetensors"), follow_links=False)
-
-
-@pytest.mark.parametrize("follow_links", [False, True])
-def test_a_dead_link_on_the_way_is_reported(tmp_path: Path, follow_links: bool) -> None:
-    root = make(tmp_path / "models")
-    gone = make(tmp_path / "gone")
-    link_folder(root / "vae", gone)
-    gone.rmdir()
-    with pytest.raises(UnreadableError, match="which does not exist"):
-        check_inside(place(root), follow_links=follow_links)
-
-
-@pytest.mark.skipif(is_windows, reason="junctions do not go round in circles")
-@pytest.mark.parametrize("follow_links", [False, True])
-def test_a_circle_of_links_is_said(tmp_path: Path, follow_links: bool) -> None:
-    root = make(tmp_path / "models")
-    (root / "vae").symlink_to("loop")
-    (root / "loop").symlink_to("vae")
-    with pytest.raises(UnreadableError, match="cannot be followed"):
-        check_inside(place(root), follow_links=follow_links)
-
-
-@pytest.mark.parametrize("relative", ["vae/x.safetensors", "vae/deep/x.safetensors"])
-def test_a_file_where_a_folder_is_needed_is_said(tmp_path: Path, relative: str) -> None:
-    root = make(tmp_path / "models", "vae")
-    with pytest.raises(NotWritableError, match="vae is a file"):
-        check_inside(place(root, relative), follow_links=False)
-
-
-@pytest.mark.parametrize("relative", ["../x.safetensors", "vae/../../x.safetensors"])
-def test_a_climbing_destination_is_refused_even_with_links_followed(tmp_path: Path, relative: str) -> None:
-    with pytest.raises(PathOutsideRootError):
-        check_inside(place(make(tmp_path / "models"), relative), follow_links=True)
-
-
-def blob(root: Path) -> HubBlob:
-    return HubBlob(root=root, revision="0" * 40, filename="vae/x.safetensors", is_lfs=True)
-
-
-@pytest.mark.parametrize("folder", ["blobs", "snapshots"])
-def test_the_folders_of_a_cache_are_checked_both(tmp_path: Path, folder: str) -> None:
-    root = make(tmp_path / "models--a--b")
-    check_inside(blob(root), follow_links=False)
-    link_folder(root / folder, make(tmp_path / "outside"))
-    with pytest.raises(PathOutsideRootError, match=folder):
-        check_inside(blob(root), follow_links=False)
-
-
-@pytest.mark.skipif(is_windows, reason="a link to a file needs a privilege there")
-def test_the_links_a_cache_is_made_of_are_allowed(tmp_path: Path) -> None:
-    root = make(tmp_path / "models--a--b", "blobs/abc", f"snapshots/{'0' * 40}/vae/")
-    blob(root).path.symlink_to(Path("../../../blobs/abc"))
-    check_inside(blob(root), follow_links=False)
-
-
-def test_checking_follows_and_creates_nothing(tmp_path: Path) -> None:
-    root = make(tmp_path / "models", "vae/")
-    before = sorted(tmp_path.rglob("*"))
-    check_inside(place(root, "new/deep/x.safetensors"), follow_links=True)
-    assert sorted(tmp_path.rglob("*")) == before

@@ -31,6 +31,7 @@ KEYS = {
     "checks",
     "findings",
     "space",
+    "links",
     "errors",
     "next_command",
     "details",

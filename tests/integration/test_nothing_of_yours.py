@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,20 +24,25 @@ from provisioner.comfyui.checkout.checkout_receipt import write_receipt as write
 from provisioner.comfyui.checkout.checkouts import Checkouts
 from provisioner.comfyui.checkout.git_tree import blob_id, top_entries, tree_id
 from provisioner.comfyui.checkout_models import CheckoutReceipt, TreeFile
+from provisioner.commands.apply import apply_plan
+from provisioner.commands.inspect_comfyui import read_table
 from provisioner.commands.install import RunUi, run_install
 from provisioner.commands.look import InstallOptions
 from provisioner.commands.run import Options, Run, open_run
 from provisioner.commands.session import Session, Settings
 from provisioner.commands.uninstall import UninstallOptions, run_uninstall
 from provisioner.core.errors import PlanOutdatedError, StorageError, UsageError
-from provisioner.core.models import BLOCK_SIZE
+from provisioner.core.models import BLOCK_SIZE, Download
 from provisioner.environment.swap import Workspace, only_one
 from provisioner.files.download.whole_file import WholeFiles
+from provisioner.files.planner import no_steps
 from provisioner.files.store.file_store import FileStore
 from provisioner.files.store.part_file import PartFile
 from provisioner.files.store.receipts import stamp_of
 from provisioner.machine.process import run_process
-from provisioner.plan.steps import Plan
+from provisioner.plan.make_plan import make_plan
+from provisioner.plan.steps import GetComfyUI, MakeEnvironment, Plan, RepairEnvironment, Step, UpdateComfyUI
+from provisioner.torch.builds import TorchBuild, TorchChoice, TorchSet
 from tests.support.builders import artifact, comfy_file, file_system
 from tests.support.sandbox import MIB, Sandbox, sha256_of, tensors
 
@@ -297,7 +303,7 @@ def test_a_reason_is_not_written_through_a_link(tmp_path: Path, precious: Path) 
     place = comfy_file(wanted, models)
     place.path.parent.mkdir(parents=True)
     place.path.write_bytes(b"wrong")
-    store = FileStore(file_system_of=file_system, inside=lambda destination: None)
+    store = FileStore(file_system_of=file_system)
     with pytest.raises(StorageError, match=r"why\.jsonl"):
         store.set_aside(place, "other bytes")
 
@@ -342,6 +348,54 @@ def test_a_file_saved_after_the_plan_was_shown_is_not_replaced(sandbox: Sandbox)
         run_install(run_of(sandbox), InstallOptions(parts=frozenset({"files"})), ui)
     assert sandbox.path().read_bytes() == PRECIOUS
     assert sandbox.hub.requests == ()
+
+
+def applied(run: Run, step: Step) -> Exception | None:
+    """Apply a plan of one step, which was made before the world changed; return why it failed."""
+    plan = make_plan(no_steps(run.manifest, run.wanted, run.target), [step])
+    options = InstallOptions(parts=frozenset({"environment"}))
+    (outcome,) = apply_plan(run, options, plan, say=lambda line: None, show_smoke=lambda smoke: None).outcomes
+    assert outcome.status == "failed"
+    return outcome.error
+
+
+@pytest.mark.parametrize("kind", ["get", "update"])
+def test_a_comfyui_that_appeared_or_went_after_the_plan_was_shown_is_left_alone(sandbox: Sandbox, kind: str) -> None:
+    sandbox.publish(NEW)
+    run = run_of(sandbox)
+    table, files = read_table(), {}
+    make = GetComfyUI if kind == "get" else UpdateComfyUI
+    step = make(
+        folder=sandbox.tree, release=table.pinned, source=sandbox.hub.endpoint, reason="", download=table.download
+    )
+    if kind == "get":  # somebody put one there; an update finds none any more
+        files = {sandbox.tree / name: PRECIOUS for name in ("main.py", "folder_paths.py", "mine.py")}
+        for path, data in files.items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
+    error = applied(run, step)
+    assert isinstance(error, PlanOutdatedError)
+    assert f"{sandbox.tree} changed after the plan was shown" in str(error)
+    assert {path: path.read_bytes() for path in sandbox.tree.rglob("*") if path.is_file()} == files
+    assert sandbox.hub.requests == ()
+
+
+@pytest.mark.parametrize("kind", ["make", "repair"])
+def test_an_environment_that_appeared_after_the_plan_was_shown_is_left_alone(sandbox: Sandbox, kind: str) -> None:
+    sandbox.publish(NEW)
+    run, where = run_of(sandbox), sandbox.tree / ".venv"
+    torch = TorchSet(torch="2.15.0", torchvision="0.29.2", torchaudio="2.11.0")
+    build = TorchBuild(torch_backend="cpu", index_url=sandbox.hub.endpoint, local_tag="cpu", sets=(torch,))
+    choice = TorchChoice(build=build, reasons=(), runner_up=None)
+    make = MakeEnvironment if kind == "make" else RepairEnvironment
+    step = make(where=where, choice=choice, app="comfyui", reason="", download=Download(fetched_bytes=1, disk_bytes=1))
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", where], check=True)
+    (where / "mine").write_bytes(PRECIOUS)
+    before = {path: path.lstat().st_mtime_ns for path in sandbox.tree.rglob("*")}
+    error = applied(run, step)
+    assert isinstance(error, PlanOutdatedError)
+    assert f"{where} appeared after the plan was shown" in str(error)
+    assert {path: path.lstat().st_mtime_ns for path in sandbox.tree.rglob("*")} == before
 
 
 def test_a_file_saved_while_the_question_stands_stays(sandbox: Sandbox) -> None:

@@ -213,7 +213,7 @@ def test_a_core_is_always_there() -> None:
 def test_a_store_proves_and_surveys_with_the_block_size_of_its_receipts(tmp_path: Path) -> None:
     data = bytes(BLOCK_SIZE) + b"x"
     (tmp_path / "x").write_bytes(data)
-    store = FileStore(file_system_of=file_system, inside=lambda destination: None, cores=2)
+    store = FileStore(file_system_of=file_system, cores=2)
     file_digest = store.hash_file(tmp_path / "x", progress=nothing, with_blocks=True)
     assert store.survey(tmp_path / "x", size=len(data), progress=nothing).blocks == file_digest.blocks
     assert len(file_digest.blocks) == 2

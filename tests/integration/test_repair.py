@@ -385,9 +385,7 @@ def test_a_bad_sector_is_named_by_its_byte_and_its_block_comes_anew_into_another
     wanted = installed(sandbox, SIZE + BLOCK_SIZE)
     inode = sandbox.path().stat().st_ino
     session = Session(settings=Settings(remembers=False, endpoint=sandbox.hub.endpoint), environ=sandbox.environ)
-    session.__dict__["store"] = FileStore(
-        file_system_of=file_system_of, inside=lambda destination: None, opener=BadSector
-    )
+    session.__dict__["store"] = FileStore(file_system_of=file_system_of, opener=BadSector)
     run = open_run(session, Options(manifest=str(sandbox.manifest), comfyui=sandbox.tree))
     report = run_verify(run, is_quick=False)
     assert report.plan is not None

@@ -860,7 +860,7 @@ VAE = artifact(DATA)
 
 def store_for(root: Path, **more: object) -> FileStore:
     calls = {name: more.pop(name) for name in tuple(more) if name in _CALLS}
-    values = {"file_system_of": file_system, "inside": lambda destination: None, "roots": faulty(**calls), **more}
+    values = {"file_system_of": file_system, "roots": faulty(**calls), **more}
     return FileStore(**values)  # type: ignore[arg-type]
 
 
@@ -1112,7 +1112,7 @@ def test_a_copy_is_placed_in_the_best_way_there_is(
 
 
 def test_the_ways_of_this_system_are_tried_best_first(tmp_path: Path) -> None:
-    store = FileStore(file_system_of=file_system, inside=lambda destination: None)
+    store = FileStore(file_system_of=file_system)
     source, destination = put(tmp_path / "source"), comfy_file(VAE, tmp_path / "tree")
     way, _ = store.place_copy(copy_of(source), destination, VAE, progress=nothing)
     assert way in {"reflinked", "hard-linked"}

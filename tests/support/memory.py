@@ -299,6 +299,9 @@ class MemoryStore:
     def file_system(self, destination: Destination) -> FileSystem:
         return self.devices.get(destination.path.parent, file_system())
 
+    def check_readable(self, destination: Destination) -> None:
+        self.outside(destination)
+
     def check_inside(self, destination: Destination) -> None:
         self.outside(destination)
 

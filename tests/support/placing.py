@@ -142,7 +142,6 @@ class Scene:
         source = Serving(self.data)
         store = FileStore(
             file_system_of=lambda path: file_system(self.models),
-            inside=lambda destination: None,
             roots=faulty(move=move, has_links=self.way == "hard-linked"),
         )
         finders: list[Finder] = [FilesInFolders([self.elsewhere, self.models], "--look-in")]

@@ -384,7 +384,7 @@ class Sandbox:
             environ.pop(name, None)
             if value is not None:
                 environ[name] = value
-        running = Running(self, self._completed(arguments), environ, len(self._running) + 1)
+        running = Running(self, self.completed(arguments), environ, len(self._running) + 1)
         self._running.append(running)
         return running
 
@@ -408,7 +408,8 @@ class Sandbox:
         """Run ``install`` into this sandbox's tree."""
         return self.run("install", *arguments, timeout=timeout, env=env)
 
-    def _completed(self, arguments: Sequence[str | Path]) -> tuple[str, ...]:
+    def completed(self, arguments: Sequence[str | Path]) -> tuple[str, ...]:
+        """Return arguments with the tree, the manifest and this hub, unless they name their own."""
         given = [str(each) for each in arguments]
         words = 2 if given[:1] in (["backups"], ["aside"], ["manifest"]) else 1
         targeted = {"install", "repair", "plan", "verify", "uninstall", "smoke-test", "manifest lock"}

@@ -115,6 +115,7 @@ LAYER_OF = {
     "disk": "effect",
     "network": "effect",
     "disk.os_errors": "decision",
+    "disk.real_paths": "decision",
     "disk.safe_path": "decision",
     "core": "value",
     "core.ports": "port",

@@ -148,6 +148,19 @@ def test_blocks_nobody_bound_still_say_what_can_be_kept(scene: Scene) -> None:
     assert scene.store.bound == set()
 
 
+@pytest.mark.parametrize(("is_bound", "basis"), [(True, "blocks"), (False, "size")])
+def test_a_file_cut_short_is_judged_by_blocks_only_where_they_were_bound(
+    scene: Scene, is_bound: bool, basis: str
+) -> None:
+    scene.store.is_every_receipt_bound = is_bound
+    scene.store.put(HOME, RIGHT)
+    scene.store.claim_now(HOME)
+    scene.store.put(HOME, RIGHT[:-1])
+    found = scene.check(depth="full")
+    assert found.damage is not None  # what may be kept is known either way
+    assert (found.status, found.basis) == ("size-mismatch", basis)
+
+
 def test_a_receipt_is_worth_nothing_once_the_file_was_touched(scene: Scene) -> None:
     scene.store.put(HOME, RIGHT)
     scene.store.claim_now(HOME)

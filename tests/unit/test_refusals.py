@@ -14,7 +14,7 @@ from provisioner.core.errors import (
     StorageError,
     UnreadableError,
 )
-from provisioner.disk.os_errors import reason_of, storage_error
+from provisioner.disk.os_errors import broken_link, reason_of, storage_error
 
 PATH = Path("/models/vae/x")
 
@@ -72,3 +72,10 @@ def test_the_reason_is_what_the_system_said_where_it_said_something(cause: OSErr
 def test_a_hint_names_what_may_have_the_file_open() -> None:
     made = storage_error(OSError(errno.EBUSY, "busy"), PATH, holder="whatever runs from that environment")
     assert made.hint == "Close ComfyUI, or whatever runs from that environment, and run the same command again."
+
+
+def test_a_broken_link_is_named_with_what_it_leads_to() -> None:
+    error = broken_link(PATH, Path("/mnt/drive"))
+    assert isinstance(error, UnreadableError)
+    assert str(error) == f"{PATH} is a link to {Path('/mnt/drive')}, which does not exist."
+    assert "Mount the drive" in (error.hint or "")

@@ -32,6 +32,7 @@ from provisioner.core.models import (
     FilesPlan,
     FileSystem,
     Finding,
+    FolderLink,
     Gpu,
     HubBlob,
     HubCacheTarget,
@@ -81,6 +82,7 @@ KEYS = {
     "checks",
     "findings",
     "space",
+    "links",
     "errors",
     "next_command",
     "details",
@@ -212,7 +214,7 @@ def test_the_document_always_has_the_same_keys_of_the_same_types(report: Report)
     assert set(told["manifest"]) == {"id", "sha256", "set"}
     assert set(told["target"]) == {"kind", "path"}
     assert set(told["totals"]) == {"size", "bytes_to_fetch", "bytes_estimated", "bytes_saved"}
-    for name in ("steps", "checks", "findings", "space", "errors"):
+    for name in ("steps", "checks", "findings", "space", "links", "errors"):
         assert isinstance(told[name], list)
     for step in told["steps"]:
         assert set(step) == STEP_KEYS
@@ -269,6 +271,12 @@ def test_totals_space_and_findings_are_those_of_the_plan() -> None:
     assert told["totals"] == {"size": 1500, "bytes_to_fetch": 600, "bytes_estimated": 0, "bytes_saved": 900}
     assert told["space"] == [{"path": str(Path("/home")), "needed_bytes": 600, "free_bytes": 100, "is_enough": False}]
     assert [finding["code"] for finding in told["findings"]] == ["stale-twin"]
+
+
+def test_links_of_the_plan_are_told_with_who_agreed() -> None:
+    link = FolderLink(path=ROOT / "vae", real=Path("/drive"), consent="remembered")
+    told = parsed(replace(success(), plan=replace(plan(), links=(link,))))
+    assert told["links"] == [{"path": str(ROOT / "vae"), "leads_to": str(Path("/drive")), "consent": "remembered"}]
 
 
 def test_a_finding_of_plan_and_report_is_told_once() -> None:

@@ -28,10 +28,12 @@ from provisioner.core.models import (
     FileStep,
     FileSystem,
     Finding,
+    FolderLink,
     Gpu,
     HubCacheTarget,
     HubFile,
     Licence,
+    LinkConsent,
     LocalCopy,
     Lookalike,
     Machine,
@@ -595,6 +597,20 @@ def test_too_little_space_is_said_with_what_is_short() -> None:
     short = replace(plan(FETCH_A), space=(SpaceNeed(file_system=system, needed_bytes=4 * 10**9),))
     assert "4.00 GB needed, 1.00 GB free on " in written(plan_blocks(short))
     assert "3.00 GB short" in written(plan_blocks(short))
+
+
+@pytest.mark.parametrize(
+    ("consent", "words"),
+    [
+        ("no", "you are asked before it is followed; --follow-links agrees"),
+        ("remembered", "followed, as you agreed in an earlier run"),
+        ("option", "followed, as --follow-links says"),
+    ],
+)
+def test_a_link_on_the_way_is_named_with_where_it_leads_and_who_agreed(consent: LinkConsent, words: str) -> None:
+    link = FolderLink(path=Path("/m/vae"), real=Path("/drive/vae"), consent=consent)
+    told = written(plan_blocks(replace(plan(FETCH_A), links=(link,))))
+    assert f"{Path('/m/vae')} leads to {Path('/drive/vae')}: {words}" in " ".join(told.split())
 
 
 def test_a_plan_for_an_hf_cache_or_another_disk_says_where() -> None:

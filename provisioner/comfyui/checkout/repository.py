@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ _OUR_REFS = "refs/klein-setup/"
 _BEFORE = "refs/klein-setup/before"
 _SETTINGS = re.compile(r'\[(core|extensions|remote "origin")\]', re.IGNORECASE)
 _NO_COMMIT = "0" * 40
+_COMMIT = b"commit "
+_OBJECT_START = 64  # bytes of an object that are enough for its kind
 _LONGEST = 64 * 1024 * 1024  # bytes
 
 
@@ -38,6 +41,8 @@ def why_not_ours(git: Path, receipt: CheckoutReceipt) -> str | None:
                 return f"holds {_what(name)} of yours ({name})"
         if _logged(git / "logs") - known - {_NO_COMMIT}:
             return "holds a commit of yours, which its log (git reflog) names"
+        if set(_loose_commits(git / "objects")) - known:
+            return "holds a commit of yours that no name leads to any more (git fsck names it)"
         brought = {(each.path, each.id) for each in receipt.files}
         if any(entry not in brought for entry in _staged(git / "index")):
             return "holds changes of yours that were added with git add"
@@ -81,6 +86,25 @@ def _logged(logs: Path) -> set[str]:
     """Return every commit that a log of a repository names."""
     lines = [line for path in logs.rglob("*") if path.is_file() for line in _text(path).splitlines()]
     return {commit for line in lines for commit in line.split(" ", 2)[:2]}
+
+
+def _loose_commits(objects: Path) -> Iterator[str]:
+    """Yield every commit that lies in a file of its own: made here, or one of the few of a small fetch.
+
+    Raises
+    ------
+    ValueError
+        An object cannot be read.
+    """
+    for path in objects.glob("[0-9a-f][0-9a-f]/*"):
+        with path.open("rb") as stream:
+            start = stream.read(_OBJECT_START)
+        try:
+            kind = zlib.decompressobj().decompress(start, len(_COMMIT))
+        except zlib.error as error:
+            raise ValueError(f"its object {path.parent.name}{path.name}: {error}") from error
+        if kind == _COMMIT:
+            yield path.parent.name + path.name
 
 
 def _staged(index: Path) -> Iterator[tuple[str, str]]:

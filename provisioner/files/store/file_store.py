@@ -50,6 +50,7 @@ from provisioner.files.store.hub_layout import (
     place_blob,
     remove_waiting_links,
 )
+from provisioner.files.store.inside import check_inside
 from provisioner.files.store.intents import announced_claim, waiting_copies, waiting_path
 from provisioner.files.store.part_file import (
     LogKind,
@@ -93,8 +94,6 @@ class FileStore:
     ----------
     file_system_of : callable
         The file system a path is, or would be, on.
-    inside : callable
-        Raises PathOutsideRootError where a link leads out of a destination's root.
     cancelled : callable
         Asked during long reads; true stops with KeyboardInterrupt.
     wait : bool
@@ -117,7 +116,6 @@ class FileStore:
         self,
         *,
         file_system_of: Callable[[Path], FileSystem],
-        inside: Callable[[Destination], None],
         cancelled: Cancelled = lambda: False,
         wait: bool = True,
         notice: Callable[[str], None] = lambda text: None,
@@ -128,7 +126,6 @@ class FileStore:
     ) -> None:
         self._bound = bound
         self._file_system_of = file_system_of
-        self.check_inside = inside
         self._cancelled = cancelled
         self._wait = wait
         self._notice = notice
@@ -252,7 +249,15 @@ class FileStore:
         """Return the file system a destination is on."""
         return self._file_system_of(destination.part_folder)
 
+    def check_readable(self, destination: Destination) -> None:
+        """Raise where the way to a destination is broken; links are followed, for nothing is changed behind them."""
+        check_inside(destination, Root(destination.root, follows=lambda _link, _real: True))
+
     # --- changing --------------------------------------------------------------------------------
+
+    def check_inside(self, destination: Destination) -> None:
+        """Raise where nothing may be changed at a destination, as `check_inside` does."""
+        check_inside(destination, self._roots(destination.root))
 
     def lock(self, destinations: Sequence[Destination]) -> AbstractContextManager[None]:
         """Hold every root of these destinations, always in the same order; entering raises LockHeldError."""

@@ -1,0 +1,281 @@
+"""Links that people set up on purpose: read as ComfyUI reads them, written through once somebody agreed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.sandbox import Completed, Sandbox, Wanted, sha256_of, tensors
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege, and a terminal the pty module")
+
+SIZE = 100_000
+
+
+@pytest.fixture
+def drive(sandbox: Sandbox) -> Path:
+    """A folder on another drive, as it were."""
+    drive = sandbox.folder / "drive"
+    drive.mkdir()
+    return drive
+
+
+def link(sandbox: Sandbox, name: str, to: Path) -> Path:
+    """Put a link into the tree, ``models`` or a folder of it, that leads to a folder."""
+    path = sandbox.tree / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(to, target_is_directory=True)
+    return path
+
+
+def state_file(sandbox: Sandbox) -> Path:
+    (found,) = sandbox.home.rglob("followed-links.json")
+    return found
+
+
+def on_a_terminal(sandbox: Sandbox, *arguments: str, answer: str) -> Completed:
+    """Run a command whose question is answered; what it says is on one terminal."""
+    if sys.platform == "win32":
+        pytest.skip("no pseudo-terminals here")
+    import pty
+
+    far, near = pty.openpty()
+    said = bytearray()
+    command = (sys.executable, "-m", "provisioner", *sandbox.completed(arguments))
+    began = time.monotonic()
+    process = subprocess.Popen(command, stdin=near, stdout=near, stderr=near, env=sandbox.environ, close_fds=True)
+    os.close(near)
+
+    def collect() -> None:
+        while True:
+            try:
+                chunk = os.read(far, 65536)
+            except OSError:
+                return
+            if not chunk:
+                return
+            said.extend(chunk)
+            if said.count(b"[y/N]") == 1 and not chunk.endswith(b"\n"):
+                os.write(far, f"{answer}\n".encode())
+
+    reader = threading.Thread(target=collect, daemon=True)
+    reader.start()
+    code = process.wait(60)
+    reader.join(10)
+    os.close(far)
+    text = said.decode(errors="replace")
+    return Completed(arguments=arguments, returncode=code, stdout=text, stderr="", seconds=time.monotonic() - began)
+
+
+def links_of(done: Completed) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = done.json["links"]
+    return entries
+
+
+@pytest.mark.parametrize("name", ["models", "models/vae"])
+def test_a_plan_names_each_link_where_it_leads_and_who_agreed(sandbox: Sandbox, drive: Path, name: str) -> None:
+    sandbox.publish(tensors(SIZE))
+    path = link(sandbox, name, drive)
+    told = sandbox.run("plan", "--json")
+    assert told.returncode == 0
+    assert links_of(told) == [{"path": str(path), "leads_to": str(drive), "consent": "no"}]
+    shown = sandbox.run("plan")
+    assert f"{path} leads to {drive}: you are asked before it is followed" in shown.said
+    agreed = sandbox.run("plan", "--json", "--follow-links")
+    assert [each["consent"] for each in links_of(agreed)] == ["option"]
+    assert list(drive.iterdir()) == []
+
+
+def test_a_link_that_nothing_is_written_behind_is_not_named(sandbox: Sandbox, drive: Path) -> None:
+    sandbox.publish(tensors(SIZE))
+    link(sandbox, "models/loras", drive)
+    (sandbox.tree / "models" / "real").mkdir()
+    (sandbox.tree / "models" / "vae").symlink_to("real")  # it stays below models
+    assert links_of(sandbox.run("plan", "--json")) == []
+    assert sandbox.install().returncode == 0
+
+
+@pytest.mark.parametrize("name", ["models", "models/vae"])
+@pytest.mark.parametrize("option", ["--yes", "--no-input"])
+def test_without_an_answer_nothing_goes_through_a_link_and_the_words_say_what_to_do(
+    sandbox: Sandbox, drive: Path, name: str, option: str
+) -> None:
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    path = link(sandbox, name, drive)
+    done = sandbox.install(option, "--json")
+    assert (done.returncode, done.codes) == (4, ["path-outside-root"])
+    (error,) = done.json["errors"]
+    assert error["message"] == (
+        f"{path} is a link to {drive}, outside of {sandbox.tree}, and nobody agreed that files are written, moved or "
+        "deleted there. Nothing was changed."
+    )
+    assert error["hint"].startswith("Pass --follow-links to agree for this run, or run the same command in a terminal")
+    assert list(drive.iterdir()) == []
+    assert sandbox.hub.requests == ()
+    assert sandbox.install(option, "--follow-links").returncode == 0
+    (placed,) = drive.rglob(wanted.name)
+    assert sha256_of(placed) == wanted.sha256
+    assert list(sandbox.home.rglob("followed-links.json")) == []  # an option is about one run
+    assert sandbox.install(option).returncode == 0  # nothing is written any more
+    placed.unlink()
+    assert sandbox.install(option).returncode == 4
+
+
+@pytest.mark.parametrize("name", ["models", "models/vae"])
+def test_a_yes_is_remembered_for_that_link_and_where_it_led(sandbox: Sandbox, drive: Path, name: str) -> None:
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    path = link(sandbox, name, drive)
+    asked = on_a_terminal(sandbox, "install", answer="y")
+    assert asked.returncode == 0, asked.said
+    assert f"{path} leads to {drive} Follow it now and in later runs? [y/N]" in asked.said
+    (placed,) = drive.rglob(wanted.name)
+    assert sha256_of(placed) == wanted.sha256
+
+    placed.unlink()
+    told = sandbox.run("plan", "--json")
+    assert [each["consent"] for each in links_of(told)] == ["remembered"]
+    assert "followed, as you agreed in an earlier run" in sandbox.run("plan").said
+    assert sandbox.install("--yes").returncode == 0
+    assert placed.is_file()
+
+    other = sandbox.folder / "other drive"
+    other.mkdir()
+    path.unlink()
+    path.symlink_to(other)
+    assert sandbox.install("--yes").returncode == 4  # another place: nobody agreed to that
+    assert list(other.iterdir()) == []
+    again = on_a_terminal(sandbox, "install", answer="n")
+    assert (again.returncode, "leads to" in again.said) == (2, True)
+    assert list(other.iterdir()) == []
+
+    path.unlink()
+    path.symlink_to(drive)
+    placed.unlink()
+    state_file(sandbox).unlink()  # which is how an agreement is taken back
+    assert sandbox.install("--yes").returncode == 4
+
+
+def test_a_tree_by_another_name_is_the_same_tree(sandbox: Sandbox, drive: Path) -> None:
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    link(sandbox, "models/vae", drive)
+    assert on_a_terminal(sandbox, "install", answer="y").returncode == 0
+    (drive / wanted.name).unlink()
+    alias = sandbox.folder / "alias"
+    alias.symlink_to(sandbox.tree)
+    assert sandbox.install("--yes", "--comfyui", alias).returncode == 0
+    (drive / wanted.name).unlink()
+    copy = sandbox.folder / "another tree"
+    (copy / "models").mkdir(parents=True)
+    (copy / "models" / "vae").symlink_to(drive)
+    assert sandbox.install("--yes", "--comfyui", copy).returncode == 4  # the same drive, in a tree of somebody else's
+
+
+def test_a_tree_says_nothing_about_what_was_agreed(sandbox: Sandbox, drive: Path) -> None:
+    sandbox.publish(tensors(SIZE))
+    path = link(sandbox, "models/vae", drive)
+    entry = {"tree": str(sandbox.tree), "link": str(path), "leads_to": str(drive)}
+    for folder in (sandbox.tree, sandbox.tree / "models", sandbox.tree / "models" / ".klein-setup"):
+        folder.mkdir(exist_ok=True)
+        (folder / "followed-links.json").write_text(json.dumps({"schema_version": 1, "links": [entry]}))
+    assert sandbox.install("--yes").returncode == 4
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"schema_version": 1, "links": 3}', '{"schema_version": 1, "links": [{}]}']
+)
+def test_a_memory_that_cannot_be_read_agrees_to_nothing_and_is_written_anew(
+    sandbox: Sandbox, drive: Path, text: str
+) -> None:
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    link(sandbox, "models/vae", drive)
+    assert on_a_terminal(sandbox, "install", answer="y").returncode == 0
+    (drive / wanted.name).unlink()
+    state_file(sandbox).write_text(text)
+    assert sandbox.install("--yes").returncode == 4
+    assert on_a_terminal(sandbox, "install", answer="y").returncode == 0
+    (drive / wanted.name).unlink()
+    assert sandbox.install("--yes").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["models", "models/vae"])
+def test_what_is_behind_a_link_is_read_as_comfyui_reads_it(sandbox: Sandbox, drive: Path, name: str) -> None:
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    link(sandbox, name, drive)
+    assert sandbox.install("--follow-links").returncode == 0
+    for command in (("verify", "--no-smoke"), ("verify", "--quick"), ("install", "--yes")):
+        done = sandbox.run(*command, "--json")
+        assert (done.returncode, [each["status"] for each in done.json["checks"]]) == (0, ["ok"])
+    (placed,) = drive.rglob(wanted.name)
+    sandbox.expect(placed, tensors(SIZE, seed=1))
+    placed.write_bytes(tensors(SIZE, seed=1))
+    found = sandbox.run("verify", "--no-smoke", "--json")
+    assert (found.returncode, [each["status"] for each in found.json["checks"]]) == (1, ["hash-mismatch"])
+    assert sandbox.run("repair", "--yes").returncode == 4
+    assert placed.read_bytes() == tensors(SIZE, seed=1)
+    assert sandbox.run("repair", "--yes", "--follow-links").returncode == 0
+    assert sha256_of(placed) == wanted.sha256
+
+
+@pytest.mark.parametrize("name", ["models", "models/vae"])
+def test_what_is_behind_a_link_is_removed_only_where_that_was_agreed(sandbox: Sandbox, drive: Path, name: str) -> None:
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    path = link(sandbox, name, drive)
+    assert sandbox.install("--follow-links").returncode == 0
+    (placed,) = drive.rglob(wanted.name)
+    kept = sandbox.run("uninstall", "--yes", "--json")
+    assert placed.is_file()
+    (finding,) = kept.json["findings"]
+    assert finding["message"].endswith("stays: a folder on the way to it is a link that leads elsewhere.")
+    assert f"{path} is a link to {drive}" in finding["hint"]
+    assert "--follow-links" in finding["hint"]
+
+    placed.unlink()
+    assert on_a_terminal(sandbox, "install", answer="y").returncode == 0
+    told = sandbox.run("uninstall", "--dry-run", "--json")
+    assert links_of(told) == [{"path": str(path), "leads_to": str(drive), "consent": "remembered"}]
+    done = sandbox.run("uninstall", "--yes")
+    assert (done.returncode, placed.exists()) == (0, False)
+    assert f"{path} leads to {drive}: what is removed behind it is removed there" in done.said
+
+
+@pytest.mark.parametrize("name", ["models", "models/vae"])
+def test_backups_behind_a_link_are_listed_and_changed_only_where_that_was_agreed(
+    sandbox: Sandbox, drive: Path, name: str
+) -> None:
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    link(sandbox, name, drive)
+    (drive / "vae" if name == "models" else drive).mkdir(exist_ok=True)
+    sandbox.plant(sandbox.path(), tensors(SIZE, seed=1))
+    assert sandbox.install("--follow-links").returncode == 0
+    (entry,) = sandbox.run("backups", "list", "--json").json["details"]["aside"]
+    denied = sandbox.run("backups", "restore", entry["id"], "--json")
+    assert (denied.returncode, denied.codes) == (4, ["path-outside-root"])
+    assert sha256_of(sandbox.path()) == wanted.sha256
+    sandbox.expect(sandbox.path().resolve(), tensors(SIZE, seed=1))
+    assert sandbox.run("backups", "restore", entry["id"], "--follow-links").returncode == 0
+    assert sandbox.path().read_bytes() == tensors(SIZE, seed=1)
+
+
+def test_two_links_are_one_question(sandbox: Sandbox, drive: Path) -> None:
+    files = (
+        Wanted(data=tensors(SIZE), name="a.safetensors"),
+        Wanted(data=tensors(SIZE, seed=1), name="b.safetensors", folder="text_encoders"),
+    )
+    sandbox.publish(*files)
+    places = []
+    for name in ("vae", "text_encoders"):
+        (drive / name).mkdir()
+        places.append((link(sandbox, f"models/{name}", drive / name), drive / name))
+    asked = on_a_terminal(sandbox, "install", answer="y")
+    assert asked.returncode == 0
+    assert asked.said.count("[y/N]") == 1
+    assert all(f"{path} leads to {real}" in asked.said for path, real in places)
+    assert [each["consent"] for each in links_of(sandbox.run("plan", "--json"))] == []  # nothing is left to write
