@@ -74,8 +74,6 @@ def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
     session = Session(settings=settings, events=ui.listener, cancelled=cancelled)
     if hasattr(arguments, "endpoint"):
         _ = session.endpoint  # a wrong one is named before anything is looked at
-    for secret in session.secrets:
-        ui.keep_secret(secret)
     return session
 
 
@@ -363,6 +361,7 @@ def _main(argv: Sequence[str] | None) -> int:
         arguments.given = completed[1:]
     except UsageError as error:
         return _show_error_before_start(given, error)
+    secrets = _secrets(given)
     cancelled = threading.Event()
     previous = _listen_to_signals(cancelled)
     from provisioner.ui.console import Ui
@@ -375,12 +374,21 @@ def _main(argv: Sequence[str] | None) -> int:
             verbose=arguments.verbose,
             color=False if arguments.no_color else None,
             interactive=not getattr(arguments, "no_input", False),
+            secrets=secrets,
         ) as ui:
             return _status_with_output(_run(arguments, ui, cancelled), ui)
     finally:
         if not cancelled.is_set():  # otherwise a second signal on the way out would end in a trace
             for number, handler in previous:
                 signal.signal(number, handler)
+
+
+def _secrets(given: Sequence[str]) -> tuple[str, ...]:
+    """Return what must never be shown: the Hub's tokens, and the passwords in variables and arguments."""
+    from provisioner.core.redact import passwords_in
+    from provisioner.files.hub_cache import find_tokens
+
+    return (*(each.value for each in find_tokens(os.environ)), *passwords_in([*os.environ.values(), *given]))
 
 
 def _status_with_output(status: int, ui: Ui) -> int:
@@ -415,7 +423,7 @@ def _run(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> i
     except KeyboardInterrupt as error:
         report = _interrupted(arguments.run, error)
     except Exception as error:  # the one place: a defect of ours gets a log, not a trace on the screen
-        ui.show_defect(error, _keep_log(error))
+        ui.show_defect(error, _keep_log(error, ui.secrets))
         report = report_for_error(arguments.run, error)
     if report.status in {"planned", "interrupted"}:
         report = replace(report, given_arguments=tuple(arguments.given))
@@ -451,7 +459,7 @@ def _status_of(error: KeyboardInterrupt) -> int:
     return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
 
 
-def _keep_log(error: Exception) -> Path | None:
+def _keep_log(error: Exception, secrets: Sequence[str]) -> Path | None:
     import traceback
 
     from provisioner.core.redact import redact
@@ -460,7 +468,7 @@ def _keep_log(error: Exception) -> Path | None:
 
     lines = [f"klein-setup {__version__}", f"Python {sys.version}", f"{sys.platform}", ""]
     text = "\n".join(lines) + "".join(traceback.format_exception(error))
-    return write_defect_log(state_folder(), redact(text))
+    return write_defect_log(state_folder(), redact(text, secrets))
 
 
 def _completed(given: list[str]) -> list[str]:
@@ -481,7 +489,7 @@ def _show_error_before_start(given: Sequence[str], error: UsageError) -> int:
     from provisioner.report.outcome import report_for_error
     from provisioner.ui.console import Ui
 
-    with Ui(*_streams(), mode=_mode(given)) as ui:
+    with Ui(*_streams(), mode=_mode(given), secrets=_secrets(given)) as ui:
         report = report_for_error(_command_of(given), error)
         ui.show_report(report)
     return report.exit_status

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from packaging.utils import canonicalize_name
 
@@ -356,6 +356,26 @@ def local_path(source: str) -> str | None:
         return path[1:] if re.match(r"/[A-Za-z]:", path) else path
     is_elsewhere = "://" in source or re.match(r"[\w.-]+@[\w.-]+:", source) is not None
     return None if is_elsewhere else source
+
+
+def split_login(source: str) -> tuple[str, tuple[str, str] | None]:
+    """Return a source without the name and the password in it, and these two if a web server is to get them.
+
+    Every user of a computer can read the arguments of git.  For ssh the user's name stays: it is part of the address.
+
+    >>> split_login("https://me:p%40ss@x.example:3/y.git")
+    ('https://x.example:3/y.git', ('me', 'p@ss'))
+    >>> split_login("ssh://git:password@x.example/y"), split_login("/srv/comfy")
+    (('ssh://git@x.example/y', None), ('/srv/comfy', None))
+    """
+    parts = urlsplit(source)
+    login, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return source, None
+    user, _, password = login.partition(":")
+    if parts.scheme.lower() not in {"http", "https"}:
+        return urlunsplit(parts._replace(netloc=f"{user}@{host}")), None
+    return urlunsplit(parts._replace(netloc=host)), (unquote(user), unquote(password))
 
 
 def archive_address(source: str, release: ComfyRelease) -> str | None:

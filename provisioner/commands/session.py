@@ -107,11 +107,6 @@ class Session:
         return is_offline(self.settings.is_offline, self.environ)
 
     @cached_property
-    def secrets(self) -> tuple[str, ...]:
-        """What must never be shown."""
-        return (self.token.value,) if self.token else ()
-
-    @cached_property
     def token(self) -> Token | None:
         """The Hub's token, from where its own client takes it."""
         from provisioner.files.hub_cache import find_token

@@ -14,6 +14,9 @@ MASK = "***"
 SHORTEST_SECRET = 4
 """Characters.  Masking anything shorter would garble every sentence, and no token is that short."""
 
+SHORTEST_PASSWORD = 8
+"""Characters.  A shorter one is often a word, and is masked only where it stands in an address."""
+
 LONGEST_TEXT = 256 * 1024
 """Characters.  A server may send any number; nobody reads more, and every pattern below costs time."""
 
@@ -95,6 +98,28 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
         return seen
     same = next((i for i, (a, b) in enumerate(zip(seen, masked, strict=False)) if a != b), min(len(seen), len(masked)))
     return seen[:same] + MASK  # from here on each may hold what the other masks
+
+
+def passwords_in(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return the passwords of the addresses in some texts: as written, decoded, and as basic authentication sends them.
+
+    >>> passwords_in(["http://me:p%40ssword@proxy:3128", "https://h/x", "me@example.org"])
+    ('p%40ssword', 'p@ssword', 'bWU6cEBzc3dvcmQ=')
+    """
+    found: list[str] = []
+    for text in texts:
+        if "://" not in text or "@" not in text:
+            continue
+        from base64 import b64encode
+        from urllib.parse import unquote
+
+        for login in re.findall(r"://([^\s/?#\"'<>]*)@", text):
+            user, colon, password = login.partition(":")
+            plain = unquote(password if colon else user)  # an index may take a token as the user's name
+            if len(plain) >= SHORTEST_PASSWORD:
+                basic = b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
+                found += [password if colon else user, plain, basic]
+    return tuple(dict.fromkeys(found))
 
 
 def _redacted(text: str, known: list[str]) -> str:

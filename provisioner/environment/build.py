@@ -47,6 +47,7 @@ from provisioner.environment.installer import (
     offline_error,
     page_failures,
     parse_report,
+    requirement_line,
     route_to,
 )
 from provisioner.environment.pip_settings import (
@@ -333,12 +334,12 @@ class Builder:
             )
 
     def _fetch_with_pip(self, wheel: Wheel, index_url: str | None) -> None:
-        address = wheel.url + (f"#sha256={wheel.sha256}" if wheel.sha256 else "")
-        arriving = self._work.temporary / "arriving"
+        listed, arriving = self._work.temporary / "wheel.txt", self._work.temporary / "arriving"
         self._work.root.remove_tree(arriving)
+        self._work.root.write_text(listed, requirement_line(wheel))  # it may be signed, and arguments are public
         with _watched(self._work.temporary, wheel.label, self._progress) as on_line:
             done = self._pip(
-                "download", "--no-deps", "--progress-bar", "off", "--dest", arriving, address,
+                "download", "--no-deps", "--progress-bar", "off", "--dest", arriving, "-r", listed,
                 index_url=index_url,
                 timeout_s=_FETCH_TIMEOUT_S,
                 on_line=on_line,

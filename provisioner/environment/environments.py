@@ -332,7 +332,9 @@ class Environments:
         if uv is None:
             command: list[str | Path] = [python, "-I", "-m", "pip", "install", "--progress-bar", "off", *words]
         else:
-            command = [uv, "pip", "install", "--python", python, *_uv_index_words(settings), *words]
+            command = [uv, "pip", "install", "--python", python, *words]
+            env |= _uv_index_variables(settings)
+            command += ["--no-index"] if settings.get("no-index", "") not in ("", "0", "false", "no") else []
             command += ["--offline"] if self.is_offline else []
         progress(f"Installing {what}.")
         done = self.run(command, timeout_s=INSTALL_TIMEOUT_S, env=env, on_line=only_news(progress))
@@ -711,13 +713,14 @@ def _write_state(folder: Path, where: Path, receipt: EnvironmentReceipt) -> None
     root.write_text(folder / RECEIPT, receipt_text(receipt))
 
 
-def _uv_index_words(settings: Mapping[str, str]) -> list[str]:
-    """Return a person's package mirror in uv's words; uv reads none of pip's settings."""
-    words: list[str] = []
-    for option in ("index-url", "extra-index-url", "find-links"):
-        for value in settings.get(option, "").split():
-            words += [f"--{option}", value]
-    return [*words, "--no-index"] if settings.get("no-index", "") not in ("", "0", "false", "no") else words
+def _uv_index_variables(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return a person's package mirror as uv's variables: it may hold a password, and arguments are public."""
+    separators = {"index-url": " ", "extra-index-url": " ", "find-links": ","}
+    return {
+        f"UV_{option.upper().replace('-', '_')}": separator.join(settings[option].split())
+        for option, separator in separators.items()
+        if settings.get(option)
+    }
 
 
 def _failed_probe(code: str, sentence: str) -> ProbeAnswer:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urldefrag, urlsplit
+from urllib.parse import quote, unquote, urldefrag, urlsplit
 
 from packaging.utils import canonicalize_name
 
@@ -172,6 +172,16 @@ def _sha256(archive: object) -> str | None:
         return str(hashes["sha256"])
     single = archive.get("hash")
     return single[7:] if isinstance(single, str) and single.startswith("sha256=") else None
+
+
+def requirement_line(wheel: Wheel) -> str:
+    r"""Return the line of a requirements file that means a wheel at its address; pip expands no variable in it.
+
+    >>> requirement_line(Wheel(name="a", version="1", url="https://x/a.whl?s=${HF_TOKEN}\n-i", sha256=None))
+    'https://x/a.whl?s=%24{HF_TOKEN}%0A-i\n'
+    """
+    address = re.sub(r"[^!-~]|[$\\]", lambda found: quote(found[0]), wheel.url)
+    return f"{address}#sha256={wheel.sha256}\n" if wheel.sha256 else f"{address}\n"
 
 
 # --- progress ----------------------------------------------------------------------------------

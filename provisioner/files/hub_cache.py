@@ -6,6 +6,7 @@ huggingface_hub 2.4.0 and measured against a loopback hub, 2026-11-23).
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,17 +55,19 @@ def is_offline(option: bool, environ: Mapping[str, str]) -> bool:
 
 def find_token(environ: Mapping[str, str]) -> Token | None:
     """Return the token to use: ``HF_TOKEN``, then ``HF_API_TOKEN`` (comfy-cli's), then the file of `hf auth login`."""
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN"):
-        if value := _cleaned(environ.get(name, "")):
-            return Token(value, name)
-    if environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() in _TRUE:
-        return None
-    path = _token_file(environ)
-    try:
-        value = _cleaned(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        return None
-    return Token(value, str(path)) if value else None
+    found = find_tokens(environ)
+    return found[0] if found else None
+
+
+def find_tokens(environ: Mapping[str, str]) -> tuple[Token, ...]:
+    """Return every token that is there, the one to use first."""
+    names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN")
+    found = [Token(_cleaned(environ.get(name, "")), name) for name in names]
+    if environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() not in _TRUE:
+        path = _token_file(environ)
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            found.append(Token(_cleaned(path.read_text(encoding="utf-8")), str(path)))
+    return tuple(each for each in found if each.value)
 
 
 def _cleaned(text: str) -> str:

@@ -108,9 +108,10 @@ class Ui:
         """Why the output could not be written to its end: the disk is full; None for a reader that has ended."""
         return self._out.lost
 
-    def keep_secret(self, secret: str) -> None:
-        """Mask `secret` from now on."""
-        self._secrets = (*self._secrets, secret)
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The values that are masked."""
+        return self._secrets
 
     def _clean(self, text: str) -> str:
         """Return text without secrets and without characters that control a terminal."""

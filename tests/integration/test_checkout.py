@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import gzip
 import http.server
@@ -257,7 +258,7 @@ def test_a_second_fetch_of_the_same_release_changes_nothing(upstream: Upstream, 
 
 def test_a_server_that_gives_out_no_commit_by_its_id_is_asked_for_the_tag(upstream: Upstream, tmp_path: Path) -> None:
     folder = tmp_path / "ComfyUI"
-    with dumb_server(upstream) as url:  # plain files: neither commits by id nor shallow copies
+    with dumb_server(upstream) as (url, _):  # plain files: neither commits by id nor shallow copies
         checkouts().fetch(upstream.release, folder, source=f"{url}/dumb.git")
     assert everything(folder) == as_released(upstream)
 
@@ -296,11 +297,21 @@ def test_a_source_that_is_not_there_is_a_network_error(tmp_path: Path, source: s
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_password_in_the_source_is_kept_nowhere(upstream: Upstream, tmp_path: Path) -> None:
+def test_a_password_in_the_source_is_kept_and_shown_nowhere(upstream: Upstream, tmp_path: Path) -> None:
     said: list[str] = []
-    with dumb_server(upstream) as url:
-        source = url.replace("http://", "http://me:geheim123@") + "/dumb.git"
-        checkouts().fetch(upstream.release, tmp_path / "ComfyUI", source=source, progress=said.append)
+    arguments: list[str] = []
+
+    def run(args: Sequence[str | Path], **how: Any) -> Completed:  # noqa: ANN401 - handed on
+        arguments.extend(str(each) for each in args)
+        return run_process(args, **how)
+
+    with dumb_server(upstream) as (url, answers):
+        source = url.replace("http://", "http://me:geheim%40123@") + "/dumb.git"
+        careful = replace(checkouts(), run=run)
+        careful.fetch(upstream.release, tmp_path / "ComfyUI", source=source, progress=said.append)
+        assert f"{url}/dumb.git" in arguments
+        assert "geheim" not in " ".join(arguments)
+        assert set(answers.logins) == {"Basic " + base64.b64encode(b"me:geheim@123").decode()}
         with pytest.raises(KleinError) as error:
             checkouts().fetch(upstream.release, tmp_path / "Other", source=source + "x")
     kept = [path for path in (tmp_path / "ComfyUI").rglob("*") if path.is_file() and b"geheim" in path.read_bytes()]
@@ -487,6 +498,7 @@ class Answers:
 
     def __init__(self, failures: Sequence[int]) -> None:
         self.asked: list[str] = []
+        self.logins: list[str | None] = []
         self.failures = list(failures)  # statuses, one for each request to come
         self.cut_at: int | None = None
 
@@ -498,6 +510,7 @@ def web(root: Path, failures: Sequence[int] = ()) -> Iterator[tuple[str, Answers
     class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
             answers.asked.append(self.path)
+            answers.logins.append(self.headers.get("Authorization"))
             if answers.failures:
                 self.send_error(answers.failures.pop(0))
                 return
@@ -527,13 +540,13 @@ def web(root: Path, failures: Sequence[int] = ()) -> Iterator[tuple[str, Answers
 
 
 @contextmanager
-def dumb_server(upstream: Upstream) -> Iterator[str]:
+def dumb_server(upstream: Upstream) -> Iterator[tuple[str, Answers]]:
     bare = upstream.path.with_name("dumb.git")
     if not bare.exists():
         git(upstream.path.parent, "clone", "-q", "--bare", str(upstream.path), str(bare))
         git(bare, "update-server-info")
-    with web(upstream.path.parent) as (url, _):
-        yield url
+    with web(upstream.path.parent) as (url, answers):
+        yield url, answers
 
 
 def put(root: Path, data: bytes, release: ComfyRelease, ending: str = "zip") -> Path:

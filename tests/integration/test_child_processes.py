@@ -136,6 +136,27 @@ def test_pip_gets_the_index_and_no_other_secrets(tmp_path: Path, environ: dict[s
     assert leaked(written(tmp_path / "got-install")) == {"PIP_EXTRA_INDEX_URL"}
 
 
+@posix_only
+def test_uv_gets_the_index_and_nobody_sees_its_password(tmp_path: Path, environ: dict[str, str], where: Path) -> None:
+    """Whoever is logged in can read the arguments of every program, but not its variables."""
+    program = tmp_path / "bin" / "uv"
+    program.parent.mkdir()
+    got = f"import json, os, pathlib, sys\npathlib.Path({str(tmp_path / 'got')!r})"
+    program.write_text(
+        f"#!{sys.executable}\n{got}.write_text(json.dumps({{**os.environ, 'argv': ' '.join(sys.argv)}}))\n"
+    )
+    program.chmod(0o755)
+    site = next(where.rglob("site-packages"))
+    (site / "pip").mkdir(exist_ok=True)
+    lines = [f":env:.index-url='https://me:{MARK}@a.example'", f":env:.find-links='https://me:{MARK}@b.example /srv'"]
+    (site / "pip" / "__main__.py").write_text(f"print({chr(10).join(lines)!r})\n")
+    found = {**environ, "PATH": f"{program.parent}{os.pathsep}{environ['PATH']}"}
+    Environments(run=run_process, environ=found).install(where, ["nothing"], installer="uv")
+    pips = {"PIP_INDEX_URL", "PIP_FIND_LINKS"}  # uv reads none of them
+    assert leaked(written(tmp_path / "got")) - pips == {"UV_INDEX_URL", "UV_FIND_LINKS"}
+    assert written(tmp_path / "got")["UV_FIND_LINKS"] == f"https://me:{MARK}@b.example,/srv"
+
+
 def test_the_diffusers_script_gets_no_secrets(tmp_path: Path, environ: dict[str, str], where: Path) -> None:
     python = python_in(where)
     assert python is not None

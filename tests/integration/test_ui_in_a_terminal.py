@@ -156,9 +156,8 @@ def test_no_control_character_of_a_server_reaches_a_log() -> None:
 
 @pytest.mark.parametrize("mode", ["human", "json", "events"])
 def test_token_never_appears_on_any_stream(mode: str) -> None:
-    run = Piped(mode=mode, verbose=True, secrets=["my own password"])
+    run = Piped(mode=mode, verbose=True, secrets=["my own password", "another one"])
     text = f"https://u:{TOKEN}@h/x?Signature=abc my own password {TOKEN}"
-    run.ui.keep_secret("another one")
     run.ui.listener(STARTED)
     run.ui.listener(Notice(message=text + " another one"))
     run.ui.notice(text)

@@ -20,7 +20,8 @@ class QuickEnvironments(environment.Environments):
     """Real environments, except for how they get their pip."""
 
     def _make_venv(self, python: PythonFacts, folder: Path, prompt: str) -> None:
-        subprocess.run([python.path, "-m", "venv", "--without-pip", "--prompt", prompt, folder], check=True)
+        words: list[str | Path] = ["-I", "-m", "venv", "--without-pip", "--prompt", prompt, folder]
+        subprocess.run([python.path, *words], check=True, env=self._context.child_environ)
         site = next(folder.rglob("site-packages"))
         pip = metadata.distribution("pip")
         for name in ("pip", f"pip-{pip.version}.dist-info"):

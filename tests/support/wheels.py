@@ -158,6 +158,7 @@ class ToyIndex:
         self.toys = list(toys)
         self.faults = Faults()
         self.requests: list[str] = []
+        self.query = ""  # of the wheels' addresses: "?Signature=..."
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
@@ -198,7 +199,8 @@ class ToyIndex:
         for is_on, status in ((self.faults.is_gone, 404), (self.faults.is_refused, 401), (self.faults.is_broken, 503)):
             if is_on:
                 return self._send(request, status, b"no", "text/plain")
-        path = unquote(request.path)
+        path, _, query = request.path.partition("?")
+        path = unquote(path) + (".metadata" if query.endswith(".metadata") else "")  # pip puts it at the very end
         if path.startswith("/simple/"):
             return self._send_project(request, path.strip("/").rpartition("/")[2])  # /simple/torch, /simple/cu130/torch
         name = path.rpartition("/")[2]
@@ -222,7 +224,7 @@ class ToyIndex:
     def _entry(self, toy: Toy) -> dict[str, Any]:
         entry: dict[str, Any] = {
             "filename": toy.file_name,
-            "url": f"/files/{quote(toy.file_name)}",
+            "url": f"/files/{quote(toy.file_name)}{self.query}",
             "hashes": {"sha256": hashlib.sha256(content_of(toy)).hexdigest()},
         }
         if not self.faults.without_metadata:

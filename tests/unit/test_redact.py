@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner.core import redact as module
-from provisioner.core.redact import printable, redact
+from provisioner.core.redact import passwords_in, printable, redact
 
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 
@@ -26,6 +26,22 @@ def test_the_examples_in_the_docstrings_hold() -> None:
     result = doctest.testmod(module)
     assert result.attempted > 2
     assert result.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("https://a-token-of-mine@index.example/simple", ("a-token-of-mine", "YS10b2tlbi1vZi1taW5lOg==")),
+        ("http://me:short@proxy:3128", ()),  # a word, most often
+        ("https://host/me:password@x", ()),
+        (
+            "x http://a:password1@h y http://b:password2@h",
+            ("password1", "YTpwYXNzd29yZDE=", "password2", "YjpwYXNzd29yZDI="),
+        ),
+    ],
+)
+def test_passwords_of_addresses_are_found_as_they_travel(text: str, found: tuple[str, ...]) -> None:
+    assert passwords_in([text, "mail me@example.org", "https://host"]) == found
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,18 @@ whether what arrived is right, wherever it came from.
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from provisioner.comfyui.checkout_models import TreeFile
-from provisioner.comfyui.install_plan import explain_git_failure, lacks_commit, local_path
+from provisioner.comfyui.install_plan import explain_git_failure, lacks_commit, local_path, split_login
 from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import CommandError, KleinError, NotTheFileError
 from provisioner.core.ports import Cancelled, ProcessResult, RunProcess
@@ -219,7 +220,10 @@ class Git:
             return
         doing = f"fetch ComfyUI {release.version}"
         place = local_path(source)
-        address = source if place is None else os.path.abspath(place)  # noqa: PTH100 - git runs in another folder
+        address, login = split_login(source)
+        if place is not None:
+            address = os.path.abspath(place)  # noqa: PTH100 - git runs in another folder
+        git = replace(self, variables={**self.variables, **_login_variables(address, login)})
         tag = f"refs/tags/v{release.version}"
         depth = ("--depth=1",) if is_shallow else ()
         said: Sequence[str] = ()
@@ -228,7 +232,7 @@ class Git:
             if (options, ref) not in asked and "dumb http" not in "\n".join(said):
                 break
             words = ("fetch", "--progress", "--no-tags", "--upload-pack=git-upload-pack", *options, "--", address, ref)
-            done = self.try_to(*words, timeout_s=_FETCH_S)
+            done = git.try_to(*words, timeout_s=_FETCH_S)
             if self.has_commit(release.commit):
                 return
             if done.returncode != 0:
@@ -236,6 +240,18 @@ class Git:
                 if not lacks_commit(said):
                     raise self._failure(said, doing, source)
         raise _no_commit(release, source)
+
+
+def _login_variables(address: str, login: tuple[str, str] | None) -> dict[str, str]:
+    """Return what lets git (2.31 and newer) log in at one address, without a word of it among anyone's arguments."""
+    if login is None:
+        return {}
+    basic = base64.b64encode(":".join(login).encode()).decode()
+    return {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"http.{address}.extraHeader",
+        "GIT_CONFIG_VALUE_0": f"Authorization: Basic {basic}",
+    }
 
 
 def _no_commit(release: ComfyRelease, source: str) -> NotTheFileError:

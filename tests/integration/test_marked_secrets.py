@@ -1,0 +1,333 @@
+"""Every command with marked secrets: no mark on a stream, in a file, or with a program that does not need it.
+
+Each command runs several times: it succeeds, it is refused, it crashes with every secret in the exception.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count, cycle
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import quote
+
+import pytest
+
+from provisioner.cli.main import _RUNS
+from provisioner.core.models import STATE_FOLDER
+from provisioner.rehearsal import hub as hub_module
+from provisioner.rehearsal.faults import Status
+from provisioner.rehearsal.hub import RehearsalHub
+from tests.support.marks import Watcher
+from tests.support.sandbox import Sandbox
+from tests.support.setup_fixture import VAE, SetupFixture, Upstream, index_of_toys, write_tree
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="the environment of the setup is laid out for POSIX")
+
+VARIABLE, FILE = "the token of the variable", "the token of the file"
+OF_PIPS_FILE = "the password of pip's file"
+# None has the shape of a Hub's token, and each is another one percent-encoded.
+SECRETS = {
+    VARIABLE: "mark-of-variable/1+x",
+    FILE: "mark-of-file/2+x",
+    "a signature of the Hub": "mark-of-hub-signature",
+    "a signature of the index": "mark-of-index-signature",
+    "the proxy's password": "mark-of-proxy/3+x",
+    "the password of --torch-index": "mark-of-torch/4+x",
+    "the password of PIP_INDEX_URL": "mark-of-pip/5+x",
+    OF_PIPS_FILE: "mark-of-pip-file/6+x",
+    "the password of .netrc": "mark-of-netrc/7+x",
+    "the password of an endpoint": "mark-of-endpoint/8+x",
+    "the password of a server": "mark-of-server/9+x",
+}
+_PROXIES = ("http_proxy", "HTTPS_PROXY")
+_INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+MAY_PASS = {
+    "the proxy's password": _PROXIES,
+    "the password of --torch-index": _INDEXES,
+    "the password of PIP_INDEX_URL": _INDEXES,
+    OF_PIPS_FILE: _INDEXES,
+}
+
+
+def with_login(url: str, name: str) -> str:
+    """Return an address with a user's name and a marked password."""
+    return url.replace("://", f"://person:{quote(SECRETS[name], safe='')}@", 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """How a command succeeds, and how it is refused; ``ground`` names what is in the test's folder."""
+
+    words: Sequence[str] = ()
+    refused: Sequence[tuple[int, Sequence[str]]]  # with the exit status of each
+
+
+CASES = {
+    "install": Case(
+        words=("--yes", "--size", "256x256"),
+        refused=(
+            (2, ["--frobnicate", "{token}"]),
+            (2, ["--comfyui-source", "https://person:{endpoint}@mirror.example/x", "--set", "{token}"]),
+            (6, ["--only", "files", "--comfyui", "{folder}/denied"]),
+            (5, ["--only", "files", "--comfyui", "{folder}/unreachable", "--endpoint", "http://hub.example"]),
+        ),
+    ),
+    "plan": Case(refused=((2, ["--endpoint", "https://person:{endpoint}@hub.example"]),)),
+    "repair": Case(refused=((2, ["--only", "{token}"]),)),
+    "verify": Case(words=("--no-smoke",), refused=((2, ["--manifest", "{token}.yaml"]),)),
+    "smoke-test": Case(
+        words=("--size", "256x256"), refused=((2, ["--server", "http://person:{server}@127.0.0.1:8188"]),)
+    ),
+    "detect": Case(refused=((2, ["--torch-index", "http://person:{endpoint}@mirror.example/{token}"]),)),
+    "manifest list": Case(refused=((2, ["{token}"]),)),
+    "manifest show": Case(words=("{manifest}",), refused=((2, ["{folder}/signed.yaml"]),)),
+    "manifest check": Case(words=("{manifest}",), refused=((2, ["{folder}/signed.yaml", "{token}"]),)),
+    "manifest lock": Case(words=("--output", "{folder}/locked.yaml"), refused=((2, ["--frobnicate", "{token}"]),)),
+    "aside list": Case(refused=((2, ["--manifest", "{token}"]),)),
+    "aside restore": Case(words=("{backup}",), refused=((2, ["{token}"]),)),
+    "aside clear": Case(words=("--yes",), refused=((2, ["{token}"]),)),
+    "report": Case(words=("--output", "{folder}/page.html"), refused=((4, ["--output", "{folder}/no/{token}"]),)),
+    "rehearse": Case(words=("--no-image",), refused=((2, ["--torch-index", "http://a:{endpoint}@x.example"]),)),
+    "uninstall": Case(words=("--yes",), refused=((2, ["--only", "{token}"]),)),
+}
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Ground:
+    """A whole setup whose every secret is marked."""
+
+    def __init__(self, setup: SetupFixture) -> None:
+        self.setup = setup
+        self.folder = setup.sandbox.folder
+        self.watcher = Watcher(self.folder, SECRETS)
+        self.signature = SECRETS["a signature of the Hub"]
+        setup.index.query = f"?Signature={SECRETS['a signature of the index']}"
+        index, home = setup.index.url, setup.sandbox.home
+        self.torch_index = with_login(index, "the password of --torch-index")
+        proxy = with_login("http://127.0.0.1:9", "the proxy's password")
+        mine = {
+            "home/hf/token": SECRETS[FILE],
+            "pip.conf": f"[global]\nextra-index-url = {with_login(index, OF_PIPS_FILE)}\n",
+            "home/.netrc": f"machine localhost login person password {SECRETS['the password of .netrc']}\n",
+        }
+        write_tree(self.folder, mine | {"signed.yaml": self._signed_manifest()})
+        (home / ".netrc").chmod(0o600)
+        (self.folder / "tmp").mkdir()
+        self.watcher.own |= {self.folder / name for name in (*mine, "signed.yaml")}
+        setup.sandbox.environ |= {
+            "HF_TOKEN": SECRETS[VARIABLE],
+            "PIP_INDEX_URL": with_login(index, "the password of PIP_INDEX_URL"),
+            "PIP_CONFIG_FILE": str(self.folder / "pip.conf"),
+            **dict.fromkeys(_PROXIES, proxy),
+            "TMPDIR": str(self.folder / "tmp"),
+            "PYTHONPATH": f"{self.watcher.log.parent}{os.pathsep}{setup.sandbox.environ['PYTHONPATH']}",
+            "KLEIN_SPY_LOG": str(self.watcher.log),
+        }
+
+    def crash(self, *names: str) -> str:
+        """Return code that raises what nobody expects, with these tokens and every kind of secret in its text."""
+        proxy, signed = self.setup.sandbox.environ["http_proxy"], f"/blob/ab12?Expires=1&Signature={self.signature}"
+        tokens = [SECRETS[name] for name in names]
+        said = [
+            *(f"{{'Authorization': 'Bearer {token}'}}; {token}; {quote(token, safe='')}" for token in tokens),
+            f"Cannot connect to {proxy}",
+            f"Max retries exceeded with url: {signed}",
+            f"https://cdn.example{signed}",
+            *self._login("the proxy's password"),
+            *self._login("the password of PIP_INDEX_URL"),
+        ]
+        return f"raise RuntimeError({'; '.join(said)!r})"
+
+    def _login(self, name: str) -> list[str]:
+        basic = base64.b64encode(f"person:{SECRETS[name]}".encode()).decode()
+        return [f"{{'Proxy-Authorization': 'Basic {basic}'}}", basic, f"('person', {SECRETS[name]!r})"]
+
+    def _signed_manifest(self) -> str:
+        document = json.loads(self.setup.sandbox.manifest.read_text(encoding="utf-8"))
+        url = f"https://cdn.example/x.safetensors?X-Amz-Signature={self.signature}"
+        document["artifacts"][0]["sources"] = [{"url": url}, {"url": with_login(url, "the password of an endpoint")}]
+        return json.dumps(document)
+
+    @property
+    def backup(self) -> str:
+        """The name of a backup, as ``backups restore`` takes it."""
+        folder = self.setup.tree / "models" / STATE_FOLDER / "aside"
+        found = sorted(path for path in folder.glob("*/*/*") if path.is_file())
+        return found[0].relative_to(folder).as_posix() if found else "none"
+
+    def prepare(self, command: str) -> None:
+        """Bring about what a command needs, where the commands before it were not run."""
+        if command == "install":
+            return
+        if not self.setup.environment.exists():
+            assert self.run("install", CASES["install"].words).status == 0
+        if command == "repair" or (command.startswith("aside") and self.backup == "none"):
+            path = self.setup.sandbox.path(VAE)
+            path.write_bytes(bytes(len(VAE.data)))
+        if command.startswith("aside") and self.backup == "none":
+            assert self.run("repair", ()).status == 0
+
+    def arguments(self, command: str, words: Sequence[str], token: str) -> list[str]:
+        """Return the command line: the words with what is meant put in, and the setup's own options."""
+        values = {
+            "token": SECRETS[token],
+            "endpoint": quote(SECRETS["the password of an endpoint"], safe=""),
+            "server": quote(SECRETS["the password of a server"], safe=""),
+            "folder": str(self.folder),
+            "manifest": str(self.setup.sandbox.manifest),
+            "backup": self.backup,
+        }
+        given = [*command.split(), *(word.format(**values) for word in words)]
+        if command in {"detect", "report", "rehearse", "manifest list", "manifest show", "manifest check"}:
+            return given
+        usual = iter(self.setup.arguments(*command.split())[len(command.split()) :])
+        for option in usual:
+            value = [] if option == "--send-token" else [next(usual)]
+            if option not in given:
+                given += [option, *(self.torch_index if each == self.setup.index.url else each for each in value)]
+        return given
+
+    def run(self, command: str, words: Sequence[str], *, at_end: str | None = None, token: str = VARIABLE) -> Done:
+        """Run a command to its end; `at_end` is code of the command, ``before:`` or ``after:`` what it does."""
+        environ = dict(self.setup.sandbox.environ)
+        if token != VARIABLE:
+            del environ["HF_TOKEN"]
+        if at_end is not None:
+            environ["KLEIN_SPY_CODE"] = at_end
+        driver = [str(self.folder / name) for name in ("driver.py", "probe.py")]
+        done = subprocess.run(
+            [sys.executable, *driver, json.dumps(self.setup.upstream.release), *self.arguments(command, words, token)],
+            cwd=self.folder,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def leaks(self, *runs: Done) -> list[str]:
+        """Return where a mark is that must not be there."""
+        streams = {f"stdout {number}": done.stdout for number, done in enumerate(runs)}
+        streams |= {f"stderr {number}": done.stderr for number, done in enumerate(runs)}
+        return self.watcher.leaks(streams, MAY_PASS)
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """Make the setup; its hub signs with marks."""
+    numbers = count()
+    folder = tmp_path_factory.mktemp("marked")
+    tokens = [SECRETS[VARIABLE], SECRETS[FILE]]
+    with pytest.MonkeyPatch.context() as patch:
+        made = SimpleNamespace(token_urlsafe=lambda _: f"{SECRETS['a signature of the Hub']}-{next(numbers)}")
+        patch.setattr(hub_module, "secrets", made)
+        index = index_of_toys()
+        with RehearsalHub(tokens=tokens) as hub:
+            sandbox = Sandbox(folder / "sandbox", hub)
+            yield Ground(SetupFixture(sandbox, index, Upstream(folder / "upstream" / "ComfyUI")))
+            assert hub.violations == []
+        index.close()
+
+
+def test_every_command_of_the_program_has_its_case() -> None:
+    assert set(CASES) == set(_RUNS)
+
+
+@pytest.mark.parametrize("command", CASES)
+def test_no_mark_gets_out(ground: Ground, command: str) -> None:
+    case = CASES[command]
+    ground.prepare(command)
+    done = ground.run(command, [*case.words, "--verbose"])
+    assert (done.status, ground.leaks(done)) == (0, []), done.stderr
+    if command == "install":
+        assert_they_were_used(ground)
+
+    echo = f"{SECRETS[VARIABLE]} {SECRETS[FILE]} may not read https://cdn.example/x?Signature={ground.signature}"
+    ground.setup.sandbox.hub.fault(Status(403, (("X-Error-Message", echo),), echo.encode()), on="head", times=None)
+    with ThreadPoolExecutor(2) as pool:
+        refused = [
+            pool.submit(ground.run, command, [*words, "--json", "--verbose"], token=token)
+            for (_, words), token in zip(case.refused, cycle([FILE, VARIABLE]), strict=False)
+        ]
+        ended = [each.result() for each in refused]
+    ground.setup.sandbox.hub.clear_faults()
+    assert ground.leaks(*ended) == []
+    assert [each.status for each in ended] == [status for status, _ in case.refused]
+
+    crash = ground.crash(VARIABLE, FILE)
+    moment = "before" if command == "rehearse" else "after"  # it takes seconds, and leaves nothing behind
+    with ThreadPoolExecutor(2) as pool:
+        runs = [
+            pool.submit(ground.run, command, [*case.words, "--verbose"], at_end=f"before:{crash}"),
+            pool.submit(
+                ground.run, command, [*case.words, "--json=events"], at_end=f"{moment}:{ground.crash(FILE)}", token=FILE
+            ),
+        ]
+        crashed = [each.result() for each in runs]
+    assert ground.leaks(*crashed) == []
+    assert [each.status for each in crashed] == [70, 70], [each.stderr for each in crashed]
+    assert "Cannot connect to" in crashed[0].stderr
+    assert "Cannot connect to" in crashed[1].stdout
+
+
+def assert_they_were_used(ground: Ground) -> None:
+    """Assert that the secrets were where they were needed: what nobody uses leaks nowhere."""
+    sandbox, started = ground.setup.sandbox, ground.watcher.started
+    assert {each.authorization for each in sandbox.heads()} == {f"Bearer {SECRETS[VARIABLE]}"}
+    assert any(path.endswith(ground.setup.index.query) for path in ground.setup.index.requests)
+    for name, variable in (
+        ("the password of --torch-index", "PIP_INDEX_URL"),
+        ("the password of PIP_INDEX_URL", "PIP_INDEX_URL"),
+        (OF_PIPS_FILE, "PIP_EXTRA_INDEX_URL"),
+        ("the proxy's password", "http_proxy"),
+    ):
+        assert any(quote(SECRETS[name], safe="") in each["env"].get(variable, "") for each in started), name
+    programs = {Path(each["args"][0]).name for each in started}
+    assert {"git", "python"} <= programs
+    assert any("main.py" in word for each in started for word in each["args"]), "ComfyUI"
+
+
+def test_a_mark_that_gets_out_is_found(ground: Ground) -> None:
+    token = SECRETS[VARIABLE]
+    code = """
+import base64, os, pathlib, subprocess, sys, urllib.parse
+token = os.environ["HF_TOKEN"]
+print(base64.b64encode(b"person:" + token.encode()).decode(), flush=True)
+print("in", urllib.parse.quote(token, safe=""), file=sys.stderr)
+pathlib.Path(os.environ["TMPDIR"], "kept").write_text(token)
+subprocess.run([sys.executable, "-c", "", token], env={"A": "nothing"})
+subprocess.run([sys.executable, "-c", ""], env={"B": token})
+subprocess.run([sys.executable, "-c", ""])
+os._exit(0)
+"""
+    done = ground.run("manifest list", (), at_end=f"before:{code}")
+    python = Path(sys.executable).name
+    kept = ground.folder / "tmp" / "kept"
+    assert ground.leaks(done) == [
+        f"{VARIABLE} is on stdout 0",
+        f"{VARIABLE} is on stderr 0",
+        f"{VARIABLE} is in {kept}",
+        f"{VARIABLE} is in the arguments of {[sys.executable, '-c', '', token]}",
+        f"{VARIABLE} is in the variable B of {python}",
+        f"{VARIABLE} is in the variable HF_TOKEN of {python}",
+    ]
+    assert ground.leaks(done)[2:] == []
+    kept.unlink()
