@@ -14,7 +14,8 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from io import FileIO
@@ -42,6 +43,7 @@ _HAS_DESCRIPTORS = {
 } <= os.supports_dir_fd
 _COPY_STEP = 1024 * 1024  # bytes
 _TOKEN_BYTES = 8
+_WRITTEN_WITHIN_S = 60.0  # a small file has some kilobytes
 Follows = Callable[[Path, Path], bool]
 """Whether a link that leads out of a root may be followed: the link, and where it leads."""
 
@@ -338,6 +340,14 @@ class Root:
             with contextlib.suppress(StorageError):
                 self.remove(waiting)
             raise
+        self.remove_abandoned(waiting_for(path))
+
+    def remove_abandoned(self, half_written: Iterable[Path]) -> None:
+        """Remove small files over which runs were killed, if the system lets us; not one that is being written now."""
+        for path in half_written:
+            with contextlib.suppress(OSError, StorageError):
+                if time.time() - path.lstat().st_mtime > _WRITTEN_WITHIN_S:
+                    self.remove(path)
 
     @contextlib.contextmanager
     def _about(self, path: Path) -> Iterator[None]:

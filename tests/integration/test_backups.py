@@ -179,6 +179,15 @@ def test_bytes_that_a_repair_replaced_give_the_old_file_back(
     assert sorted(each.name for each in path.parent.iterdir()) == ["vae.safetensors"]
 
 
+def test_what_a_killed_restore_left_is_removed_by_the_next_run_that_changes_something(tmp_path: Path) -> None:
+    entry = repaired(tmp_path, OLD, NEW, [(0, 1200)])
+    left = put(tmp_path / "vae" / f"vae.safetensors.{'a' * 16}.restoring.part", OLD[:500])
+    theirs = put(tmp_path / "vae" / "another.safetensors.restoring.part", b"mine")
+    with store_for().lock_roots([tmp_path]):
+        assert (left.exists(), theirs.exists()) == (False, True)
+    assert list_backups([tmp_path]) == (entry,)
+
+
 def test_bytes_that_do_not_fit_the_file_any_more_change_nothing(tmp_path: Path) -> None:
     entry = repaired(tmp_path, OLD, NEW, [(0, 1200)])
     path = put(tmp_path / "vae" / "vae.safetensors", b"something else")

@@ -259,6 +259,21 @@ def test_a_copy_keeps_its_permissions_and_times_and_a_link_stays_one(folder: Pat
         root.copy_file(mine, folder / "kept" / "mine")
 
 
+@BY
+def test_a_small_file_is_written_and_what_killed_runs_left_of_it_is_removed(
+    folder: Path, has_descriptors: bool
+) -> None:
+    name = f"report.json.{'a' * 16}.tmp"
+    old, new, other = (folder / each for each in (name, name.replace("a", "b"), f"report.json.{'a' * 15}.tmp"))
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    Root(folder, has_descriptors=has_descriptors).write_text(folder / "report.json", "whole")
+    assert (folder / "report.json").read_bytes() == b"whole"
+    assert [path.exists() for path in (old, new, other)] == [False, True, True]
+
+
 def test_what_is_half_written_is_known_by_its_name(folder: Path) -> None:
     names = ["receipt.json.0123456789abcdef.tmp", "receipt.json.4711.tmp", "receipt.json.tmp", "x.0123456789abcdef.tmp"]
     for name in names:

@@ -29,6 +29,7 @@ from provisioner.files.store.read_at import OpenFile, fill
 _REASONS = "why.jsonl"
 _INDEX = "index.json"
 _BLOCKS = ".blocks"
+_RESTORING = ".restoring.part"
 _LINK = "a link that nobody wrote down; what it leads to is not looked at"
 _DEPTH = 3  # folders below a root in which another file system may be mounted, with an ``aside`` of its own
 _TIME = "%Y%m%dT%H%M%SZ"
@@ -166,12 +167,21 @@ def drop_unfinished(root: Root, folder: Path) -> None:
 
 
 def drop_all_unfinished(root: Root) -> None:
-    """Remove every unfinished saving below a root; for who has its lock, for another run may be at it."""
+    """Remove every unfinished saving and restoring below a root; for who has its lock, for another run may be at it."""
     aside = root.folder / STATE_FOLDER / "aside"
     if root.holds(aside / _INDEX):
         for path in list(aside.rglob(f"*{_BLOCKS}*")):
             if path.is_dir() and root.holds(path / _INDEX):
+                _drop_restoring(root, root.folder.joinpath(*path.relative_to(aside).parts[1:]))
                 drop_unfinished(root, path)
+
+
+def _drop_restoring(root: Root, saved: Path) -> None:
+    """Remove what a kill left of making an old file again from its saved pieces; they are still there."""
+    target = saved.with_name(saved.name.rpartition(_BLOCKS)[0])
+    for path in waiting_for(target, _RESTORING):
+        with contextlib.suppress(StorageError):
+            root.remove(path)
 
 
 # --- listing ---------------------------------------------------------------------------------------
@@ -352,7 +362,7 @@ def _put_blocks_back(
             observed=file_digest.sha256,
         )
     pieces = [(piece["offset"], _piece(entry.path / piece["name"], piece)) for piece in index["pieces"]]
-    waiting = target.with_name(waiting_name(target.name, ".restoring.part"))
+    waiting = target.with_name(waiting_name(target.name, _RESTORING))
     try:
         with root.create(waiting) as stream:
             kept = [(0, min(index["old_size"], index["new_size"]))]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,9 +17,6 @@ from provisioner.disk.read_json import read_object
 from provisioner.disk.root import Root, half_written
 from provisioner.files.store.receipts import refuse_later_release
 from provisioner.files.store.set_aside import drop_all_unfinished
-
-_WRITTEN_WITHIN_S = 60.0  # a record has some kilobytes
-
 
 @contextlib.contextmanager
 def hold(root: Root, *, wait: bool, cancelled: Cancelled, notice: Callable[[str], None]) -> Iterator[None]:
@@ -54,20 +50,12 @@ def hold(root: Root, *, wait: bool, cancelled: Cancelled, notice: Callable[[str]
 
                 note_text = json.dumps({"pid": os.getpid(), "host": platform.node()})
                 root.write_text(note, note_text, is_name_flushed=False)
-            _sweep(root, folder)
+            root.remove_abandoned(half_written(folder))
             drop_all_unfinished(root)
             yield
         finally:
             with contextlib.suppress(StorageError):
                 root.remove(note)
-
-
-def _sweep(root: Root, folder: Path) -> None:
-    """Remove records that a run was killed over, half written; not one that another program writes just now."""
-    for path in half_written(folder):
-        with contextlib.suppress(OSError, StorageError):
-            if time.time() - path.lstat().st_mtime > _WRITTEN_WITHIN_S:
-                root.remove(path)
 
 
 def _holder(folder: Path) -> str:
