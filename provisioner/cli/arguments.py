@@ -300,7 +300,7 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
         "--set",
         dest="set_id",
         metavar="ID",
-        help="a set of the manifest, or auto for this GPU (default: the manifest's own)",
+        help="a set of the manifest (default: what is installed there, else auto: the first that suits this GPU)",
     )
     group.add_argument(
         "--comfyui", type=_path, metavar="DIR", help="a ComfyUI folder, its models folder, or a new folder"
@@ -360,7 +360,7 @@ def _add_environment_folder(parser: argparse.ArgumentParser | argparse._Argument
 
 def _add_answers(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     parser.add_argument("--yes", action="store_true", help="answer every question with yes")
-    parser.add_argument("--no-input", action="store_true", help="never ask; a question is an error")
+    parser.add_argument("--no-input", action="store_true", help="ask nothing; what a person has to decide is an error")
 
 
 def _add_pass_env_option(parser: argparse.ArgumentParser) -> None:
@@ -455,6 +455,40 @@ def _name(text: str) -> str:
 
 def _path(text: str) -> Path:
     return Path(_name(text))
+
+
+PATH_OPTIONS = frozenset(
+    {
+        "--comfyui",
+        "--environment",
+        "--extra-model-paths",
+        "--hf-cache",
+        "--image",
+        "--look-in",
+        "--output",
+        "--picture",
+        "--python",
+    }
+)
+"""The options whose value is a path."""
+
+
+def absolute_paths(given: list[str]) -> list[str]:
+    """Return arguments whose paths are absolute, so that they mean the same in any folder.
+
+    >>> absolute_paths(["--comfyui", "/a/./b", "--set=fp8"])
+    ['--comfyui', '/a/b', '--set=fp8']
+    """
+    words: list[str] = []
+    for word in given:
+        option, equals, value = word.partition("=")
+        if words and words[-1] in PATH_OPTIONS and not word.startswith("-"):
+            words.append(str(Path(word).expanduser().absolute()))
+        elif equals and option in PATH_OPTIONS:
+            words.append(f"{option}={Path(value).expanduser().absolute()}")
+        else:
+            words.append(word)
+    return words
 
 
 def _variable(text: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from provisioner import __version__
-from provisioner.cli.arguments import COMMANDS, build_parser
+from provisioner.cli.arguments import COMMANDS, absolute_paths, build_parser
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_TERMINATED, KleinError, UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from provisioner.commands.run import Options, Run
     from provisioner.commands.session import Session
     from provisioner.commands.smoke_test import SmokeTestOptions
+    from provisioner.core.program import Program
     from provisioner.report.outcome import Report
     from provisioner.torch.choose import TorchOptions
     from provisioner.ui.console import Mode, Ui
@@ -70,6 +71,7 @@ def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
         follow_links=getattr(arguments, "follow_links", False),
         pass_env=tuple(getattr(arguments, "pass_env", ())),
         wait_for_lock=not getattr(arguments, "no_wait", False),
+        program=ui.program,
     )
     session = Session(settings=settings, events=ui.listener, cancelled=cancelled)
     if hasattr(arguments, "endpoint"):
@@ -134,7 +136,13 @@ def _smoke_test(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Even
 def _run_ui(ui: Ui) -> RunUi:
     from provisioner.commands.install import RunUi
 
-    return RunUi(ask=ui.ask, say=ui.say, show_plan=ui.show_plan, show_smoke=ui.show_smoke)
+    return RunUi(
+        ask=ui.ask,
+        say=ui.say,
+        show_plan=ui.show_plan,
+        show_smoke=ui.show_smoke,
+        ask_to_apply=ui.ask_to_apply if ui.is_attended else None,
+    )
 
 
 def _install_options(arguments: argparse.Namespace, run: Run) -> InstallOptions:
@@ -176,7 +184,7 @@ def _verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
     from provisioner.commands.verify_files import run_verify
 
     session = _session(arguments, ui, cancelled)
-    run = open_run(session, _options(arguments), with_machine=arguments.set_id == "auto")
+    run = open_run(session, _options(arguments), with_machine=False, must_exist=True)
     _check_locked(arguments, run)
     if arguments.quick:  # a tenth of a second is its whole budget
         return run_verify(run, is_quick=True)
@@ -242,7 +250,7 @@ def _uninstall(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event
     options = UninstallOptions(
         parts=parse_parts(arguments.only), environment=arguments.environment, is_dry_run=arguments.dry_run
     )
-    run = open_run(_session(arguments, ui, cancelled), _options(arguments), with_machine=False)
+    run = open_run(_session(arguments, ui, cancelled), _options(arguments), with_machine=False, must_exist=True)
     return run_uninstall(run, options, ask=ui.ask, say=ui.say)
 
 
@@ -290,7 +298,7 @@ def _manifest_lock(arguments: argparse.Namespace, ui: Ui, cancelled: threading.E
     from provisioner.commands.lock import run_lock
     from provisioner.commands.run import open_run
 
-    run = open_run(_session(arguments, ui, cancelled), _options(arguments), with_machine=False)
+    run = open_run(_session(arguments, ui, cancelled), _options(arguments), with_machine=False, must_exist=True)
     return run_lock(run, arguments.output, arguments.environment, say=ui.say)
 
 
@@ -317,7 +325,7 @@ def _backups_clear(arguments: argparse.Namespace, ui: Ui, cancelled: threading.E
 def _backups_command(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Run:
     from provisioner.commands.run import open_run
 
-    return open_run(_session(arguments, ui, cancelled), _options(arguments), with_machine=False)
+    return open_run(_session(arguments, ui, cancelled), _options(arguments), with_machine=False, must_exist=True)
 
 
 _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = {
@@ -345,22 +353,22 @@ _KEPT = frozenset({"install", "verify", "repair", "smoke-test"})
 # --- the run -------------------------------------------------------------------------------------------
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, program: Program | None = None) -> int:
     """Run one command; return its exit status (README, "Exit statuses")."""
     try:
-        return _main(argv)
+        return _main(argv, program)
     except KeyboardInterrupt as error:  # before the command began, or after it
         return _status_of(error)
 
 
-def _main(argv: Sequence[str] | None) -> int:
+def _main(argv: Sequence[str] | None, program: Program | None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     try:
         completed = _completed(given)
         arguments = build_parser(completed[0]).parse_args(completed)
-        arguments.given = completed[1:]
+        arguments.given = absolute_paths(completed[1:])
     except UsageError as error:
-        return _show_error_before_start(given, error)
+        return _show_error_before_start(given, error, program)
     secrets = _secrets(given)
     cancelled = threading.Event()
     previous = _listen_to_signals(cancelled)
@@ -374,6 +382,7 @@ def _main(argv: Sequence[str] | None) -> int:
             verbose=arguments.verbose,
             color=False if arguments.no_color else None,
             interactive=not getattr(arguments, "no_input", False),
+            program=program,
             secrets=secrets,
         ) as ui:
             return _status_with_output(_run(arguments, ui, cancelled), ui)
@@ -485,11 +494,11 @@ def _mode(given: Sequence[str]) -> Mode:
     return "json" if any(argument == "--json" or argument.startswith("--json=") for argument in given) else "human"
 
 
-def _show_error_before_start(given: Sequence[str], error: UsageError) -> int:
+def _show_error_before_start(given: Sequence[str], error: UsageError, program: Program | None) -> int:
     from provisioner.report.outcome import report_for_error
     from provisioner.ui.console import Ui
 
-    with Ui(*_streams(), mode=_mode(given), secrets=_secrets(given)) as ui:
+    with Ui(*_streams(), mode=_mode(given), secrets=_secrets(given), program=program) as ui:
         report = report_for_error(_command_of(given), error)
         ui.show_report(report)
     return report.exit_status

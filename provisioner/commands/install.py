@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from provisioner.commands.apply import Applied, apply_plan
@@ -11,8 +11,8 @@ from provisioner.commands.choose_environment import with_environment
 from provisioner.commands.inspect_comfyui import check_comfyui, inspect_comfyui
 from provisioner.commands.look import InstallOptions, plan_run
 from provisioner.commands.parts import can_generate
-from provisioner.commands.questions import Ask, agree_to_links, ask_about, decide_on_token
-from provisioner.commands.run import Run, remember
+from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_about, ask_to_apply, decide_on_token
+from provisioner.commands.run import Run, open_run, remember
 from provisioner.commands.smoke_test import with_smoke_test
 from provisioner.commands.verify import remember_verified, take_snapshot
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, IntegrityError, KleinError
@@ -38,6 +38,7 @@ class RunUi:
     say: Callable[[str], None]
     show_plan: Callable[[Plan], None]
     show_smoke: Callable[[SmokeTest], None]
+    ask_to_apply: AskToApply | None = None  # None: nobody is there to answer
 
 
 def run_plan(run: Run, options: InstallOptions, show: Callable[[Plan], None]) -> Report:
@@ -69,12 +70,7 @@ def run_install(run: Run, options: InstallOptions, ui: RunUi, command: Command =
     KleinError
         Before anything was changed: something cannot be done here, no space, offline, no answer.
     """
-    plan = plan_run(run, options, _DEPTHS[command])
-    if plan.steps or plan.notes:
-        ui.show_plan(plan)
-    if run.session.is_offline:
-        planner.check_offline(plan.files)
-    planner.check_space(plan.space)
+    run, plan = _agreed(run, options, ui, command)
     agree_to_links(run, plan, ui.ask)
     ask_about(run, plan, ui.ask)
     decide_on_token(run, plan, ui.ask)
@@ -88,6 +84,21 @@ def run_install(run: Run, options: InstallOptions, ui: RunUi, command: Command =
     return report
 
 
+def _agreed(run: Run, options: InstallOptions, ui: RunUi, command: Command) -> tuple[Run, Plan]:
+    """Plan, show it and ask, until the folder is the right one; return the run and the plan that were agreed to."""
+    while True:
+        plan = plan_run(run, options, _DEPTHS[command])
+        if plan.steps or plan.notes:
+            ui.show_plan(plan)
+        if run.session.is_offline:
+            planner.check_offline(plan.files)
+        planner.check_space(plan.space)
+        folder = ask_to_apply(run, plan, ui.ask_to_apply, is_repair=command == "repair")
+        if folder is None:
+            return run, plan
+        run = open_run(run.session, replace(run.options, comfyui=folder))
+
+
 def _report(run: Run, command: Command, plan: Plan, applied: Applied, found: tuple[Finding, ...]) -> Report:
     """Return the report of a run that looked again at the end."""
     errors: list[KleinError] = applied.errors
@@ -96,7 +107,14 @@ def _report(run: Run, command: Command, plan: Plan, applied: Applied, found: tup
     # A file that another run brought while this one waited for its turn is no step of this run.
     reached = {outcome.step for outcome in applied.outcomes}
     steps = [step for step in plan.steps if errors or not isinstance(step, FILE_STEPS) or step in reached]
-    final = make_plan(applied.files, steps, findings=(*applied.findings, *found), notes=plan.notes, links=plan.links)
+    final = make_plan(
+        applied.files,
+        steps,
+        findings=(*applied.findings, *found),
+        notes=plan.notes,
+        links=plan.links,
+        choice=plan.choice,
+    )
     problems = any(each.severity == "problem" for each in final.findings)
     status: ReportStatus = "failed" if errors else "findings" if problems else "ok"
     report = run.report(

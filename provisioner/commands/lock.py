@@ -51,7 +51,7 @@ def run_lock(run: Run, output: Path, environment: Path | None, *, say: Callable[
         ) from error
     blocks = sum(len(each.blocks) for each in verified.values())
     say(f"{path} names {len(verified)} files and {blocks} blocks of 16 MiB.")
-    say(f"Elsewhere: klein-setup repair --manifest {path.name} fetches only the blocks that are wrong.")
+    say(f"Elsewhere, `klein-setup repair --manifest {path.name}` fetches only the blocks that are wrong.")
     return run.report("manifest lock", "ok", EXIT_OK, plan=plan)
 
 

@@ -17,13 +17,14 @@ from provisioner.commands.run import Run
 from provisioner.commands.smoke_test import SmokeTestOptions
 from provisioner.core.errors import UsageError
 from provisioner.core.hosts import LOOPBACK
-from provisioner.core.models import FileSystem, Finding, UrlFile
+from provisioner.core.models import FileSystem, Finding, SetChoice, UrlFile
 from provisioner.core.redact import redact
 from provisioner.core.units import count
 from provisioner.environment.app_packages import requirement_lines
 from provisioner.environment.requirements import unmet
 from provisioner.environment.state import FAMILY, Observation
 from provisioner.files import planner
+from provisioner.files.choose_set import machine_words
 from provisioner.files.observe import Depth
 from provisioner.plan.make_plan import comfyui_step, environment_step, make_plan
 from provisioner.plan.steps import (
@@ -99,7 +100,16 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth) -> Plan:
             notes.append(f"No test image is generated: {obstacle}.")
     systems = dict(_file_systems(steps))
     links = run.session.links.on_the_way_of(steps)
-    return make_plan(files, steps, findings=findings, notes=notes, file_systems=systems, links=links)
+    return make_plan(
+        files, steps, findings=findings, notes=notes, file_systems=systems, links=links, choice=_choice(run)
+    )
+
+
+def _choice(run: Run) -> SetChoice:
+    """Return the choice of the set, with the machine beside it wherever that is known."""
+    if run.choice.machine or run.machine is None:
+        return run.choice
+    return replace(run.choice, machine=machine_words(run.machine))
 
 
 def _check_addresses(run: Run) -> None:

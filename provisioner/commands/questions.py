@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
 
-from provisioner.commands.run import Run
+from provisioner.commands.run import Run, TargetOrigin
 from provisioner.core.errors import AnswerNeededError, PathOutsideRootError
 from provisioner.core.events import Notice
 from provisioner.core.models import ComfyTarget, FetchFile, PatchFile, Target
-from provisioner.core.units import count, listing
-from provisioner.plan.steps import GetComfyUI, MakeEnvironment, Plan, UpdateComfyUI
+from provisioner.core.units import count, human_bytes, listing
+from provisioner.plan.steps import MakeEnvironment, Plan, replaced_by
 
 Ask = Callable[[str], bool]
 """Asks a question; false is the answer that changes nothing."""
 
 
+class AskToApply(Protocol):
+    """Asks whether a plan shall be applied, of somebody who is there to answer."""
+
+    def __call__(self, question: str, *, default: bool, takes_folder: bool) -> bool | Path:
+        """Return the answer; a folder where another one was named, and only if `takes_folder`."""
+        ...
+
+
 def ask_about(run: Run, plan: Plan, ask: Ask) -> None:
-    """Ask everything that a plan needs an answer to; raises AnswerNeededError."""
+    """Ask everything that a plan needs an answer to whoever is there; raises AnswerNeededError."""
     if run.options.assume_yes:
         return
     licence = run.manifest.licence
@@ -27,13 +37,6 @@ def ask_about(run: Run, plan: Plan, ask: Ask) -> None:
             f"{licence.notice or licence.name} ({licence.url})\nDo you accept this licence?",
             hint="Choose another manifest, or accept with --yes.",
         )
-    writes = plan.file_steps or any(isinstance(step, (GetComfyUI, UpdateComfyUI)) for step in plan.steps)
-    if run.is_target_chosen_here and writes:
-        need_yes(
-            ask,
-            f"Use {_shown(run.target)}?",
-            hint="Name the folder yourself with --comfyui DIR or --hf-cache DIR.",
-        )
     for step in plan.steps:
         if isinstance(step, MakeEnvironment) and step.is_foreign:
             need_yes(
@@ -41,6 +44,66 @@ def ask_about(run: Run, plan: Plan, ask: Ask) -> None:
                 f"{step.where} was not made by klein-setup. Put a new one in its place, and keep it beside?",
                 hint="Name another folder with --environment DIR, or agree with --yes.",
             )
+
+
+def ask_to_apply(run: Run, plan: Plan, ask: AskToApply | None, *, is_repair: bool) -> Path | None:
+    """Ask once whether the plan shall be applied; return another folder if the answer names one.
+
+    Parameters
+    ----------
+    run, plan
+        What would be done, and where.
+    ask : callable or None
+        None: nobody is there.  Naming the folder on the command line is the answer then.
+    is_repair : bool
+        The run was asked to replace what is wrong.
+
+    Raises
+    ------
+    AnswerNeededError
+        The answer is no; or nobody is there, and the folder, or what would be replaced in it, was never agreed to.
+    """
+    if run.options.assume_yes or not plan.changes:
+        return None
+    replaced = sum(replaced_by(step) is not None for step in plan.file_steps)
+    is_agreed = is_repair and run.set_before is not None
+    is_risky = replaced > 0 and run.origin != "named" and not is_agreed
+    question = _question(run, plan, replaced)
+    if ask is None:
+        if run.origin in {"found", "new"} or is_risky:
+            raise AnswerNeededError(
+                f"A question needs an answer, but this is no terminal or --no-input was given: {question}",
+                hint="Name the folder yourself with --comfyui DIR or --hf-cache DIR, or agree with --yes.",
+                question=question,
+            )
+        return None
+    answer = ask(question, default=not is_risky, takes_folder=run.origin != "named")
+    if isinstance(answer, Path):
+        return answer
+    if not answer:
+        raise AnswerNeededError(
+            "Nothing was done: the question was answered with no.",
+            hint="Name another folder with --comfyui DIR, or another set with --set.",
+        )
+    return None
+
+
+_ORIGINS: Mapping[TargetOrigin, str] = {
+    "named": "",
+    "remembered": ", the folder of the last run",
+    "found": ", which was found there",
+    "new": ", a new folder",
+}
+
+
+def _question(run: Run, plan: Plan, replaced: int) -> str:
+    """Return the question with everything that it is about: bytes, folder, files that are replaced."""
+    where = f"{_shown(run.target)}{_ORIGINS[run.origin]}"
+    replaces = f"replace {count(replaced, 'file')} (kept as backups)" if replaced else ""
+    fetches = f"fetch {human_bytes(plan.bytes_to_fetch)}" if plan.bytes_to_fetch else ""
+    what = " and ".join(filter(None, [fetches, replaces])) or f"do {count(len(plan.changes), 'step')}"
+    preposition = "into" if fetches and not replaces else "in"
+    return f"{what.capitalize()} {preposition} {where}?"
 
 
 def agree_to_links(run: Run, plan: Plan, ask: Ask) -> None:
@@ -113,4 +176,4 @@ def need_yes(ask: Ask, question: str, *, hint: str) -> None:
 
 
 def _shown(target: Target) -> str:
-    return str(target.models if isinstance(target, ComfyTarget) else target.cache)
+    return str(target.given if isinstance(target, ComfyTarget) else target.cache)

@@ -155,7 +155,7 @@ def rehearse(
         say(f"The scratch folder was kept: {folder}")
         if smoke is not None:
             say(f"The image: {smoke.image_path}")
-    say("To install the real models: klein-setup plan, then klein-setup install --comfyui DIR")
+    say("To install the real models: `klein-setup plan`, then `klein-setup install`.")
     if smoke is not None and not keep:
         smoke = replace(smoke, image_path=None, log_path=None)
     return replace(

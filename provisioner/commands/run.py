@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from provisioner.commands.links import named_folder
 from provisioner.commands.session import Session
@@ -20,9 +23,12 @@ from provisioner.core.models import (
     Machine,
     Manifest,
     Outcome,
+    SetChoice,
     Target,
+    TargetKind,
 )
 from provisioner.files import planner
+from provisioner.files.choose_set import AUTO, choose_set
 from provisioner.files.observe import Depth, Observer
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import is_shipped, read_manifest_text
@@ -42,6 +48,10 @@ class Options:
     assume_yes: bool = False
 
 
+TargetOrigin = Literal["named", "remembered", "found", "new"]
+"""Where a target comes from: the command line, an earlier run, one of the usual places, or a new folder of ours."""
+
+
 @dataclass
 class Run:
     """One run: what is wanted, made concrete on this machine."""
@@ -49,10 +59,11 @@ class Run:
     session: Session
     options: Options
     manifest: Manifest
-    wanted: ArtifactSet
+    choice: SetChoice
     target: Target
     machine: Machine | None
-    is_target_chosen_here: bool = False  # nobody named it: a folder we thought of ourselves
+    origin: TargetOrigin = "named"
+    set_before: str | None = None  # what the user's own runs installed here of this manifest
     observer: Observer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,6 +72,11 @@ class Run:
         named = target.cache if isinstance(target, HubCacheTarget) else named_folder(target.given, target.models)
         self.session.links.named = named
         self.observer = self.session.observer(self.target)
+
+    @property
+    def wanted(self) -> ArtifactSet:
+        """The files that are wanted."""
+        return self.choice.set
 
     def plan_files(self, depth: Depth, rejected: frozenset[tuple[str, Path]] = frozenset()) -> FilesPlan:
         """Look at the files of the target and return the steps they need."""
@@ -89,7 +105,8 @@ class Run:
             outcomes=outcomes,
             findings=findings,
             errors=errors,
-            manifest_argument=self.options.manifest,
+            manifest_argument=_absolute_argument(self.options.manifest),
+            set_argument=self.options.set_id,
         )
 
 
@@ -102,7 +119,7 @@ def load_manifest(name: str) -> Manifest:
     return parse_manifest(text, file=file)
 
 
-def open_run(session: Session, options: Options, *, with_machine: bool = True) -> Run:
+def open_run(session: Session, options: Options, *, with_machine: bool = True, must_exist: bool = False) -> Run:
     """Return the run that the options ask for: its manifest, set, target and machine.  Changes nothing.
 
     Parameters
@@ -110,7 +127,9 @@ def open_run(session: Session, options: Options, *, with_machine: bool = True) -
     session, options
         What to work with, and what is asked for.
     with_machine : bool
-        Look at the machine where the manifest sets conditions.
+        Look at the machine even where the set is known without it.
+    must_exist : bool
+        The command only looks at what is there, or removes it: a target that is not there is an error.
 
     Raises
     ------
@@ -118,58 +137,101 @@ def open_run(session: Session, options: Options, *, with_machine: bool = True) -
         What was asked for does not exist or does not fit together.
     """
     manifest = load_manifest(options.manifest)
-    asks = options.set_id == "auto" or any(each.conditions != Conditions() for each in manifest.sets)
-    machine = session.machine if with_machine and asks else None
-    wanted = _select_set(manifest, options, machine)
-    target, is_chosen_here = _open_target(session, options, wanted)
+    kind = _kind_of_target(options)
+    choose = partial(choose_set, manifest, options.set_id, kind=kind, look=lambda: session.machine)
+    if kind is None and options.set_id == AUTO:  # the machine alone decides, also which kind of target it is
+        choice, before = choose(), None
+        target, origin = _open_target(session, options, choice.set.target)
+    else:
+        named = manifest.set_named(options.set_id or manifest.default_set)
+        target, origin = _open_target(session, options, kind or (named.target if named else "comfyui"))
+        before = _set_before(manifest, target)
+        choice = choose(remembered=before, recorded=_recorded(target))
+    if kind is not None and choice.set.target != kind:
+        raise UsageError(
+            f"The set {choice.set.id} goes into {_OPTION_OF[choice.set.target]}, not into {_OPTION_OF[kind]}.",
+            hint=f"Use {_OPTION_OF[choice.set.target]}, or another --set.",
+        )
+    if must_exist:
+        _check_exists(target, origin)
+    asks = with_machine and any(each.conditions != Conditions() for each in manifest.sets)
+    machine = session.machine if asks else session.known_machine
     return Run(
         session=session,
         options=options,
         manifest=manifest,
-        wanted=wanted,
+        choice=choice,
         target=target,
         machine=machine,
-        is_target_chosen_here=is_chosen_here,
+        origin=origin,
+        set_before=before,
     )
 
 
-def _select_set(manifest: Manifest, options: Options, machine: Machine | None) -> ArtifactSet:
+_OPTION_OF: Mapping[TargetKind, str] = {"comfyui": "--comfyui", "hf_cache": "--hf-cache"}
+
+
+def _kind_of_target(options: Options) -> TargetKind | None:
     if options.comfyui is not None and options.hf_cache is not None:
         raise UsageError("--comfyui and --hf-cache name two targets.", hint="Give one of them.")
-    kind = "comfyui" if options.comfyui is not None else "hf_cache" if options.hf_cache is not None else None
-    choice = options.set_id
-    if choice is None and kind is not None:
-        default = planner.select_set(manifest, None, machine)
-        fitting = [default, *manifest.sets]
-        choice = next((each.id for each in fitting if each.target == kind), None)
-        if choice is None:
-            raise UsageError(
-                f"{manifest.id} has no set for {_option_of(kind)}.", hint="`klein-setup manifest show` lists its sets."
-            )
-    wanted = planner.select_set(manifest, choice, machine)
-    if kind is not None and wanted.target != kind:
-        raise UsageError(
-            f"The set {wanted.id} goes into {_option_of(wanted.target)}, not into {_option_of(kind)}.",
-            hint=f"Use {_option_of(wanted.target)}, or another --set.",
-        )
-    return wanted
+    return "comfyui" if options.comfyui is not None else "hf_cache" if options.hf_cache is not None else None
 
 
-def _option_of(kind: str) -> str:
-    return "--comfyui" if kind == "comfyui" else "--hf-cache"
+def _check_exists(target: Target, origin: TargetOrigin) -> None:
+    folder = target.given if isinstance(target, ComfyTarget) else target.cache
+    if folder.exists():
+        return
+    if origin == "named":
+        raise UsageError(f"There is no folder {folder}.", hint="Check the name; `klein-setup install` can make it.")
+    raise UsageError(
+        "No ComfyUI was found on this machine.",
+        hint="Run `klein-setup install`, which makes one, or name a folder with --comfyui DIR.",
+    )
 
 
-def _open_target(session: Session, options: Options, wanted: ArtifactSet) -> tuple[Target, bool]:
-    """Return the target, and whether it is a folder that nobody named."""
-    if wanted.target == "hf_cache":
+def _set_before(manifest: Manifest, target: Target) -> str | None:
+    """Return the set that the user's own runs installed in this target; a record of the user's, not of the tree's."""
+    from provisioner.disk.last_run import read_last_runs
+    from provisioner.disk.locations import state_folder
+
+    entry = _remembered(target)
+    runs = (each for each in read_last_runs(state_folder()) if (each["kind"], each["path"]) == entry)
+    return next((each["set"] for each in runs if each["manifest"] == manifest.id), None)
+
+
+def _recorded(target: Target) -> frozenset[str]:
+    """Return the artifacts that the receipts of a tree list: a claim, which says what to look for and no more."""
+    if not isinstance(target, ComfyTarget) or target.is_new:
+        return frozenset()
+    from provisioner.files.store.receipts import read_receipt
+
+    roots = dict.fromkeys((target.models, *(each.write_root for each in target.folders)))
+    return frozenset(claim.artifact_id for root in roots for claim in read_receipt(root).values())
+
+
+def _remembered(target: Target) -> tuple[str, str]:
+    """Return how a target is remembered: its kind and its path."""
+    if isinstance(target, ComfyTarget):
+        return "comfyui", str(target.given.absolute())
+    return "hf_cache", str(target.cache.absolute())
+
+
+def _absolute_argument(manifest: str) -> str:
+    """Return the manifest as a command names it that may be pasted anywhere."""
+    return manifest if is_shipped(manifest) else str(Path(manifest).absolute())
+
+
+def _open_target(session: Session, options: Options, kind: TargetKind) -> tuple[Target, TargetOrigin]:
+    """Return the target, and where it comes from."""
+    if kind == "hf_cache":
         comes_with_us = is_shipped(options.manifest)
         if options.hf_cache is not None and options.hf_cache != Path():
-            return HubCacheTarget(cache=options.hf_cache.expanduser().absolute(), is_shipped=comes_with_us), False
+            return HubCacheTarget(cache=options.hf_cache.expanduser().absolute(), is_shipped=comes_with_us), "named"
         from provisioner.files.hub_cache import cache_folder
 
-        return HubCacheTarget(cache=cache_folder(session.environ).absolute(), is_shipped=comes_with_us), False
+        return HubCacheTarget(cache=cache_folder(session.environ).absolute(), is_shipped=comes_with_us), "named"
     if options.comfyui is not None:
-        return _open_tree(session, options.comfyui, options), False
+        return _open_tree(session, options.comfyui, options), "named"
     return _usual_tree(session, options)
 
 
@@ -184,22 +246,22 @@ def _open_tree(session: Session, folder: Path, options: Options) -> ComfyTarget:
     )
 
 
-def _usual_tree(session: Session, options: Options) -> tuple[Target, bool]:
-    """Return the tree of the last run, else one in the usual places, else a new one in the user's data folder."""
+def _usual_tree(session: Session, options: Options) -> tuple[Target, TargetOrigin]:
+    """Return the tree of the last run, else one in the usual places, else a new one in the user's home folder."""
     from provisioner.disk import locations as places
-    from provisioner.disk.last_run import read_last_run
+    from provisioner.disk.last_run import read_last_runs
     from provisioner.machine.readings import operating_system_named
 
-    last = read_last_run(places.state_folder())
+    last = next(iter(read_last_runs(places.state_folder())), None)
     if last is not None and last["kind"] == "comfyui" and os.access(last["path"], os.R_OK | os.X_OK):
-        return _open_tree(session, Path(last["path"]), options), False
+        return _open_tree(session, Path(last["path"]), options), "remembered"
     candidates = places.usual_comfyui_trees(
         Path.home(), session.environ, operating_system_named(sys.platform), cwd=Path.cwd(), drives=places.drive_roots()
     )
     found = places.existing_comfyui_trees(candidates)
     if found:
-        return _open_tree(session, found[0], options), True
-    return _open_tree(session, places.data_folder() / "ComfyUI", options), True
+        return _open_tree(session, found[0], options), "found"
+    return _open_tree(session, Path.home() / "ComfyUI", options), "new"
 
 
 def remember(run: Run) -> None:
@@ -209,12 +271,5 @@ def remember(run: Run) -> None:
     from provisioner.disk.last_run import write_last_run
     from provisioner.disk.locations import state_folder
 
-    is_tree = isinstance(run.target, ComfyTarget)
-    path = run.target.given if isinstance(run.target, ComfyTarget) else run.target.cache
-    write_last_run(
-        state_folder(),
-        kind="comfyui" if is_tree else "hf_cache",
-        path=path,
-        manifest=run.manifest.id,
-        set_id=run.wanted.id,
-    )
+    kind, path = _remembered(run.target)
+    write_last_run(state_folder(), kind=kind, path=Path(path), manifest=run.manifest.id, set_id=run.wanted.id)

@@ -24,6 +24,7 @@ from provisioner.core.models import (
     Target,
     Variant,
 )
+from provisioner.core.program import KLEIN_SETUP, Program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,6 +59,7 @@ class Settings:
     wait_for_lock: bool = True
     remembers: bool = True  # the target becomes the default of the next run
     pass_env: tuple[str, ...] = ()  # names of variables that every program we start gets
+    program: Program = KLEIN_SETUP  # in the commands that are shown
     probe_script: Path | None = None  # what tests an environment, instead of ours
 
 

@@ -153,7 +153,7 @@ def _told(
     """Show the page where something changed or is wrong, and record a state that is verified."""
     plan = report.plan
     findings = report.findings if plan is None else (*report.findings, *plan.findings)
-    mend = next_command(report)
+    mend = next_command(report, run.session.settings.program)
     shown = _not_shown_below(changes, report)
     if shown:
         show_changes(shown, checked, (*findings, *map(_no_image, report.errors)), mend)

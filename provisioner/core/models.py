@@ -590,6 +590,15 @@ class FolderLink:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetChoice:
+    """The set a run is about, and why."""
+
+    set: ArtifactSet
+    machine: str = ""  # the GPU in a few words; empty where the machine was not looked at
+    because: str = ""  # a clause; empty where the set was named, or where there is no other
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FilesPlan:
     """The steps that the files of a set still need, each with its reason; no step means that all are correct."""
 

@@ -1,4 +1,4 @@
-"""What this program remembers between runs: the target and the report of the last one, and logs of its own defects."""
+"""What this program remembers between runs: its targets, the report of the last run, and logs of its own defects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from provisioner.core.json_reader import FieldError, Fields
 from provisioner.disk.read_json import read_object
 from provisioner.disk.root import Root
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
+_LAST_RUNS = "last-run.json"
+_MOST_TARGETS = 50
 _LAST_REPORT = "last-report.json"
 
 LARGEST_REPORT = 8 * 1024 * 1024
@@ -22,38 +24,43 @@ LARGEST_REPORT = 8 * 1024 * 1024
 
 
 class LastRun(TypedDict):
-    """The last target that something was provided in."""
+    """A target that something was installed in."""
 
-    schema_version: int
     kind: str  # "comfyui" or "hf_cache"
     path: str
     manifest: str
     set: str
 
 
-def read_last_run(folder: Path) -> LastRun | None:
-    """Return what the last run left, or None if nothing readable is there."""
-    document = Fields(read_object(folder / "last-run.json") or {})
+def read_last_runs(folder: Path) -> tuple[LastRun, ...]:
+    """Return the targets of the runs so far, each once, the latest first; empty if nothing readable is there."""
+    document = Fields(read_object(folder / _LAST_RUNS) or {})
     try:
         document.exactly("schema_version", _SCHEMA_VERSION)
-        return LastRun(
-            schema_version=_SCHEMA_VERSION,
-            kind=document.choice("kind", ("comfyui", "hf_cache"), "comfyui"),
-            path=document.text("path"),
-            manifest=document.text("manifest"),
-            set=document.text("set"),
-        )
+        return tuple(_target(entry) for entry in document.objects("targets"))
     except FieldError:
-        return None
+        return ()
+
+
+def _target(entry: Fields) -> LastRun:
+    return LastRun(
+        kind=entry.choice("kind", ("comfyui", "hf_cache"), "comfyui"),
+        path=entry.text("path"),
+        manifest=entry.text("manifest"),
+        set=entry.text("set"),
+    )
 
 
 def write_last_run(folder: Path, *, kind: str, path: Path, manifest: str, set_id: str) -> None:
-    """Remember a target; writes nothing if that is what is remembered, and a folder it may not write to is no error."""
-    entry = LastRun(schema_version=_SCHEMA_VERSION, kind=kind, path=str(path.absolute()), manifest=manifest, set=set_id)
-    if read_last_run(folder) == entry:
+    """Remember a target; a folder that may not be written to is no error.  The last one again writes nothing."""
+    entry = LastRun(kind=kind, path=str(path.absolute()), manifest=manifest, set=set_id)
+    before = read_last_runs(folder)
+    if before[:1] == (entry,):
         return
+    others = [each for each in before if (each["kind"], each["path"]) != (kind, entry["path"])]
+    document = {"schema_version": _SCHEMA_VERSION, "targets": [entry, *others][:_MOST_TARGETS]}
     with contextlib.suppress(StorageError):
-        _own(folder).write_text(folder / "last-run.json", json.dumps(entry, indent=1) + "\n")
+        _own(folder).write_text(folder / _LAST_RUNS, json.dumps(document, indent=1) + "\n")
 
 
 def _own(folder: Path) -> Root:

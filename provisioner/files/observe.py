@@ -526,7 +526,7 @@ class Observer:
                 message=f"{_label(check.destination)} has the right size, and no receipt says that it is right.",
                 path=check.destination.path,
                 remedy="repair",
-                hint="Run klein-setup verify without --quick, or klein-setup install, which records what it verifies.",
+                hint="Run `klein-setup verify` without --quick, or `klein-setup install`, which records them.",
             )
         ]
 
@@ -546,7 +546,7 @@ class Observer:
                 message=f"{_label(check.destination)} is right by its whole SHA-256, and its receipt says otherwise.",
                 path=check.destination.path,
                 remedy="repair",
-                hint="Run klein-setup repair: it writes the receipt anew and leaves the file alone.",
+                hint="Run `klein-setup repair`: it writes the receipt anew and leaves the file alone.",
             )
         ]
 

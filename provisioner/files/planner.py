@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from provisioner.core.errors import InsufficientSpaceError, OfflineError, UsageError
+from provisioner.core.errors import InsufficientSpaceError, OfflineError
 from provisioner.core.exhaustive import assert_never
 from provisioner.core.models import (
     Artifact,
@@ -14,14 +14,12 @@ from provisioner.core.models import (
     Check,
     ComfyFile,
     ComfyTarget,
-    Conditions,
     Damage,
     FetchFile,
     FilesPlan,
     FileStep,
     FileSystem,
     Finding,
-    Gpu,
     HubFile,
     Inventory,
     LocalCopy,
@@ -36,6 +34,7 @@ from provisioner.core.models import (
     Target,
 )
 from provisioner.core.units import human_bytes
+from provisioner.files.choose_set import unmet_conditions
 from provisioner.files.layout import known_as
 
 SPACE_MARGIN = 32 * 1024 * 1024
@@ -79,65 +78,13 @@ def no_steps(manifest: Manifest, wanted: ArtifactSet, target: Target) -> FilesPl
     return FilesPlan(manifest=manifest, set=wanted, target=target, steps=(), checks=())
 
 
-def select_set(manifest: Manifest, choice: str | None, machine: Machine | None) -> ArtifactSet:
-    """Return the set of that id, the manifest's default for None, or for ``auto`` the first the machine can run.
-
-    Raises
-    ------
-    UsageError
-        No such set, or ``auto`` and no set's conditions are met.
-    """
-    if choice == "auto":
-        if machine is None:
-            raise UsageError("--set auto needs to know the machine.", hint="Leave --set out or name a set.")
-        for each in manifest.sets:
-            if not unmet_conditions(each.conditions, machine):
-                return each
-        raise UsageError(
-            f"No set of {manifest.id} suits this machine: {_why_not(manifest, machine)}",
-            hint="Name a set with --set if you know better; `klein-setup detect` shows what was found.",
-        )
-    found = manifest.set_named(choice or manifest.default_set)
-    if found is None:
-        known = ", ".join(each.id for each in manifest.sets)
-        raise UsageError(f"{manifest.id} has no set {choice!r}.", hint=f"Choose one of: {known}, auto.")
-    return found
-
-
-def _why_not(manifest: Manifest, machine: Machine) -> str:
-    return " ".join(f"{each.id}: {'; '.join(unmet_conditions(each.conditions, machine))}." for each in manifest.sets)
-
-
-def unmet_conditions(conditions: Conditions, machine: Machine) -> tuple[str, ...]:
-    """Return what the machine lacks, in words; empty if it has everything or nothing is known against it."""
-    unmet = []
-    if conditions.platforms and machine.os not in conditions.platforms:
-        unmet.append(f"made for {', '.join(conditions.platforms)}, this is {machine.os}")
-    if conditions.min_vram_bytes is not None:
-        largest = max((gpu.memory_total_bytes or 0 for gpu in machine.gpus), default=0)
-        if not _has_unknown_memory(machine.gpus) and largest < conditions.min_vram_bytes:
-            found = f"the largest GPU has {_gib(largest)}" if machine.gpus else "no GPU was found"
-            unmet.append(f"needs {_gib(conditions.min_vram_bytes)} of VRAM, but {found}")
-    if conditions.min_compute_capability is not None:
-        best = max((gpu.compute_capability for gpu in machine.gpus if gpu.compute_capability), default=None)
-        if best is None or best < conditions.min_compute_capability:
-            found = "none is known" if best is None else f"found {best[0]}.{best[1]}"
-            wanted = conditions.min_compute_capability
-            unmet.append(f"needs compute capability {wanted[0]}.{wanted[1]}, {found}")
-    return tuple(unmet)
-
-
-def _has_unknown_memory(gpus: Iterable[Gpu]) -> bool:
-    return any(gpu.memory_total_bytes is None for gpu in gpus)
-
-
 def _unmet_finding(wanted: ArtifactSet, sentence: str) -> Finding:
     return Finding(
         code="set-does-not-suit",
         severity="warning",
         message=f"The set {wanted.id} {sentence}.",
         remedy="by-hand",
-        hint="The files are installed anyway; --set auto chooses a set for this machine.",
+        hint="The files are installed anyway; without --set, a set for this machine is chosen.",
     )
 
 
@@ -381,7 +328,3 @@ def check_offline(plan: FilesPlan) -> None:
 def _published(artifact: Artifact) -> str:
     source = artifact.sources[0]
     return f"{source.repo_id}/{source.filename}" if isinstance(source, HubFile) else source.url.partition("?")[0]
-
-
-def _gib(count: int) -> str:
-    return f"{count / 1024**3:.1f} GiB"

@@ -109,7 +109,7 @@ def _alone(role: Role, identity: Identity) -> Iterator[Finding]:
     yield _problem(
         "not-a-model",
         f"The {place} file is {_what(identity)}.{_says(words)}",
-        "Run klein-setup repair; it downloads what is missing.",
+        "Run `klein-setup repair`; it downloads what is missing.",
         remedy="repair",
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.core.errors import PlanOutdatedError, UsageError
-from provisioner.core.models import Download, FilesPlan, FileSystem, Finding, FolderLink, SpaceNeed
+from provisioner.core.models import Download, FilesPlan, FileSystem, Finding, FolderLink, SetChoice, SpaceNeed
 from provisioner.files.planner import SPACE_MARGIN
 from provisioner.plan.steps import (
     EnvironmentStep,
@@ -133,6 +133,7 @@ def make_plan(
     notes: Iterable[str] = (),
     file_systems: Mapping[Path, FileSystem] | None = None,
     links: Iterable[FolderLink] = (),
+    choice: SetChoice | None = None,
 ) -> Plan:
     """Return the plan of a run: its steps in their order, and the room they take together on each file system.
 
@@ -150,6 +151,8 @@ def make_plan(
         Of the folder of each step that downloads something else than model files.
     links : iterable of FolderLink
         Behind which a step writes, moves or deletes.
+    choice : SetChoice, optional
+        Which set it is about, and why.
     """
     ordered = tuple(steps)
     return Plan(
@@ -159,6 +162,7 @@ def make_plan(
         notes=tuple(notes),
         space=_space(files, ordered, file_systems or {}),
         links=tuple(links),
+        choice=choice,
     )
 
 

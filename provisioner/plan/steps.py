@@ -25,6 +25,7 @@ from provisioner.core.models import (
     PatchFile,
     PlaceFile,
     RecordReceipt,
+    SetChoice,
     SpaceNeed,
     Target,
 )
@@ -211,6 +212,7 @@ class Plan:
     notes: tuple[str, ...] = ()  # what will not be done, and why, in sentences
     space: tuple[SpaceNeed, ...] = ()
     links: tuple[FolderLink, ...] = ()  # behind which a step writes, moves or deletes
+    choice: SetChoice | None = None  # of the set; None where nothing was chosen
 
     @property
     def manifest(self) -> Manifest:
@@ -246,6 +248,11 @@ class Plan:
     def to_do(self) -> tuple[Step, ...]:
         """The steps that do something: all but those that keep what was found."""
         return tuple(step for step in self.steps if not isinstance(step, (KeepComfyUI, KeepEnvironment)))
+
+    @property
+    def changes(self) -> tuple[Step, ...]:
+        """The steps that change what is there, or add to it: all of `to_do` but records and the test image."""
+        return tuple(step for step in self.to_do if not isinstance(step, (RecordReceipt, GenerateImage)))
 
     @property
     def estimated_bytes(self) -> int:

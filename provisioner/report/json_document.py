@@ -28,6 +28,7 @@ from provisioner.core.models import (
     SpaceNeed,
     Target,
 )
+from provisioner.core.program import KLEIN_SETUP, Program
 from provisioner.core.redact import redact
 from provisioner.plan.steps import FILE_STEPS, STEPS, Plan, Remove, Step, download_of, place_of, replaced_by
 from provisioner.report.json_value import JsonValue, json_line, json_object
@@ -42,6 +43,7 @@ class ManifestEntry(TypedDict):
     id: str
     sha256: str
     set: str
+    set_because: str  # why this set; empty where it was named or not chosen
 
 
 class TargetEntry(TypedDict):
@@ -169,7 +171,7 @@ class ReportDocument(TypedDict):
     details: dict[str, JsonValue]
 
 
-def document(report: Report, *, secrets: Iterable[str] = ()) -> ReportDocument:
+def document(report: Report, *, secrets: Iterable[str] = (), program: Program = KLEIN_SETUP) -> ReportDocument:
     """Return the ``--json`` document of a report: JSON values only, redacted, always the same keys.
 
     Parameters
@@ -197,7 +199,7 @@ def document(report: Report, *, secrets: Iterable[str] = ()) -> ReportDocument:
         "space": [_space_entry(need, hidden) for need in plan.space] if plan else [],
         "links": [_link_entry(link, hidden) for link in plan.links] if plan else [],
         "errors": _error_entries(report, hidden),
-        "next_command": _redacted_or_none(next_command(report), hidden),
+        "next_command": _redacted_or_none(next_command(report, program), hidden),
         "details": json_object(_details(report), hidden),
     }
 
@@ -212,6 +214,7 @@ def _manifest_entry(report: Report) -> ManifestEntry:
         "id": manifest.id if manifest else "",
         "sha256": manifest.sha256 if manifest else "",
         "set": report.plan.set.id if report.plan else "",
+        "set_because": report.plan.choice.because if report.plan and report.plan.choice else "",
     }
 
 

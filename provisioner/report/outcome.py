@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from provisioner.core.errors import EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_TERMINATED, KleinError
@@ -18,6 +17,7 @@ from provisioner.core.models import (
     Manifest,
     Outcome,
 )
+from provisioner.core.program import KLEIN_SETUP, Program
 from provisioner.plan.steps import Plan
 from provisioner.report.remedies import remedy_verb
 
@@ -99,6 +99,7 @@ class Report:
     findings: tuple[Finding, ...] = ()
     errors: tuple[Exception, ...] = ()
     manifest_argument: str | None = None  # what the user gave for the manifest; may be a file
+    set_argument: str | None = None  # the set that the user named
     given_arguments: tuple[str, ...] | None = None  # of a run that another one continues or applies
     environment: EnvironmentResult | EnvironmentCheck | None = None
     smoke_test: SmokeTest | None = None
@@ -188,7 +189,7 @@ _ONLY_SHOWN = ("--json", "--quiet", "--verbose", "--no-color", "--dry-run")
 # --- what to run next --------------------------------------------------------------------------
 
 
-def next_command(report: Report) -> str | None:
+def next_command(report: Report, program: Program = KLEIN_SETUP) -> str | None:
     """Return the command to run next, ready to paste; None when there is none.
 
     After a plan or an interruption it has the same arguments as this run, where the report has them.
@@ -199,9 +200,8 @@ def next_command(report: Report) -> str | None:
     if verb is None:
         return None
     if report.status in {"planned", "interrupted"} and given is not None:
-        words = [word for word in given if not word.startswith(_ONLY_SHOWN)]
-        return f"klein-setup {verb} {_quoted(words, is_windows=isinstance(PurePath(), PureWindowsPath))}".rstrip()
-    return None if report.plan is None else f"klein-setup {verb} {_options(report, report.plan)}".rstrip()
+        return program.command(verb, [word for word in given if not word.startswith(_ONLY_SHOWN)])
+    return None if report.plan is None else program.command(verb, _options(report, report.plan))
 
 
 def _next_verb(report: Report) -> str | None:
@@ -222,34 +222,20 @@ def _next_verb(report: Report) -> str | None:
 
 def _remedy_verb(report: Report) -> str | None:
     plan = report.plan
+    if plan is not None and plan.checks and all(check.status == "missing" for check in plan.checks):
+        return "install"
     files_are_wrong = plan is not None and bool(plan.file_steps or any(check.status != "ok" for check in plan.checks))
     return remedy_verb(all_findings(report), files_are_wrong=files_are_wrong)
 
 
-def _options(report: Report, plan: Plan) -> str:
+def _options(report: Report, plan: Plan) -> list[str]:
     """Return the options that make the next command mean the same files in the same place."""
     words: list[str] = []
     manifest = report.manifest_argument or plan.manifest.id
     if manifest != DEFAULT_MANIFEST:
         words += ["--manifest", manifest]
-    if plan.set.id != plan.manifest.default_set:
+    if report.set_argument is not None:
         words += ["--set", plan.set.id]
     if isinstance(plan.target, ComfyTarget):
-        words += ["--comfyui", str(plan.target.given)]
-        is_windows = isinstance(plan.target.given, PureWindowsPath)
-    else:
-        words += ["--hf-cache", str(plan.target.cache)]
-        is_windows = isinstance(plan.target.cache, PureWindowsPath)
-    return _quoted(words, is_windows=is_windows)
-
-
-def _quoted(words: Iterable[str], *, is_windows: bool) -> str:
-    """Return the words quoted for a shell of that system.
-
-    ``shlex`` knows POSIX shells only; in cmd.exe and PowerShell double quotes hold a path with spaces.
-    """
-    if not is_windows:
-        import shlex  # only where there is a next command
-
-        return shlex.join(words)
-    return " ".join(f'"{word}"' if set(word) & set(" &()^;,='") else word for word in words)
+        return [*words, "--comfyui", str(plan.target.given)]
+    return [*words, "--hf-cache", str(plan.target.cache)]

@@ -26,8 +26,8 @@ def backup_blocks(entries: Sequence[BackupEntry]) -> list[Block]:
         Grid(columns=_COLUMNS, rows=rows),
         BLANK,
         Para(line=span(f"{count(len(entries), 'backup')}, {total}.")),
-        Para(line=(Span("To put one back:"), Span("  klein-setup backups restore NAME", "command")), hang=2),
-        Para(line=(Span("To delete them for good:"), Span("  klein-setup backups clear", "command")), hang=2),
+        Para(line=span("Put one back with `klein-setup backups restore NAME`.")),
+        Para(line=span("Delete them for good with `klein-setup backups clear`.")),
     ]
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 from provisioner.core.errors import AnswerNeededError
 from provisioner.core.events import Event
 from provisioner.core.models import BackupEntry, Finding, Machine, Manifest
+from provisioner.core.program import KLEIN_SETUP, Program
 from provisioner.core.redact import printable, redact
 from provisioner.plan.steps import Plan
 from provisioner.report.outcome import Report, all_errors
@@ -55,6 +56,8 @@ class Ui:
         None decides by ``NO_COLOR`` and the terminal.
     interactive : bool
         False: nothing is ever asked (``--no-input``).
+    program : Program, optional
+        How the commands that are shown are written; as ``klein-setup`` by default.
     secrets : iterable of str
         Values masked wherever they stand.
     environ, now : optional
@@ -72,6 +75,7 @@ class Ui:
         verbose: bool = False,
         color: bool | None = None,
         interactive: bool = True,
+        program: Program | None = None,
         secrets: Iterable[str] = (),
         environ: Mapping[str, str] | None = None,
         now: Callable[[], float] = time.monotonic,
@@ -84,6 +88,7 @@ class Ui:
         self._is_quiet = quiet
         self._is_verbose = verbose
         self._is_interactive = interactive
+        self.program = program or KLEIN_SETUP
         self._secrets = tuple(secrets)
         self._lock = threading.Lock()  # a line of events must not be cut by another
         self._errors_shown: list[BaseException] = []
@@ -115,7 +120,7 @@ class Ui:
 
     def _clean(self, text: str) -> str:
         """Return text without secrets and without characters that control a terminal."""
-        return redact(printable(text), self._secrets)
+        return redact(printable(self.program.as_started(text)), self._secrets)
 
     # --- while it works ---
 
@@ -135,30 +140,48 @@ class Ui:
         self._progress.notice(message, severity=severity)
 
     def ask(self, question: str, *, default: bool = False) -> bool:
-        """Return the answer to a yes-or-no question; an empty line or the end of input is `default`.
+        """Return the answer to a yes-or-no question; an empty line is `default`, the end of input is no.
 
         Raises
         ------
         AnswerNeededError
             Nobody can be asked: no terminal, or ``--no-input``.
         """
-        if not (self._is_interactive and self._is_terminal_in() and self._err.isatty()):
+        if not self.is_attended:
             raise AnswerNeededError(
                 f"A question needs an answer, but this is no terminal or --no-input was given: {question}",
                 hint="Pass --yes to go ahead, or run this in a terminal.",
                 question=question,
             )
+        return self._answer(question, default=default, takes_folder=False) is True
+
+    def ask_to_apply(self, question: str, *, default: bool, takes_folder: bool) -> bool | Path:
+        """Return the answer to a yes-or-no question, or the folder that was named instead."""
+        return self._answer(question, default=default, takes_folder=takes_folder)
+
+    @property
+    def is_attended(self) -> bool:
+        """Whether somebody is there to answer: a terminal, and no ``--no-input``."""
+        return self._is_interactive and self._is_terminal_in() and self._err.isatty()
+
+    def _answer(self, question: str, *, default: bool, takes_folder: bool) -> bool | Path:
+        """Ask until the answer is one; an empty line is the default, the end of input is no."""
         self.close()
+        choices = f"{'Y/n' if default else 'y/N'}{', or another folder' if takes_folder else ''}"
         while True:
-            self._err.write(f"{self._clean(question)} [{'Y/n' if default else 'y/N'}] ")
+            self._err.write(f"{self._clean(question)} [{choices}] ")
             self._err.flush()
             answer = self._stdin.readline()
             if not answer:
                 self._err.lines([()])  # the end of input left the cursor behind the question
-            word = answer.strip().lower()
-            if word in {"", "y", "yes", "n", "no"}:
-                return default if not word else word.startswith("y")
-            self._err.lines([span("Please answer y or n.")])
+                return False
+            word = answer.strip()
+            if word.lower() in {"", "y", "yes", "n", "no"}:
+                return default if not word else word.lower().startswith("y")
+            if takes_folder and (word.startswith(("~", ".")) or "/" in word or "\\" in word):
+                return Path(word).expanduser()
+            path = ", or a folder with its path: ./ComfyUI" if takes_folder else ""
+            self._err.lines([span(f"Please answer y or n{path}.")])
 
     def _is_terminal_in(self) -> bool:
         try:
@@ -221,7 +244,7 @@ class Ui:
         """Return the document of ``--json``, with every secret of this run masked."""
         from provisioner.report.json_document import document
 
-        return dict(document(report, secrets=self._secrets))
+        return dict(document(report, secrets=self._secrets, program=self.program))
 
     def show_changes(
         self, changes: Sequence[Change], checked: tuple[str, ...], findings: Sequence[Finding], mend: str | None
@@ -240,7 +263,7 @@ class Ui:
         """Show the result of the run, and its errors on stderr: the last call of every run, failed ones too."""
         self.close()
         if self._mode == "human":
-            blocks = report_blocks(report, is_quiet=self._is_quiet)
+            blocks = report_blocks(report, is_quiet=self._is_quiet, program=self.program)
             if blocks:
                 self._write(self._out, blocks)
         for error in all_errors(report):

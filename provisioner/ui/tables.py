@@ -29,6 +29,7 @@ from provisioner.core.models import (
     SpaceNeed,
     Target,
 )
+from provisioner.core.program import KLEIN_SETUP, Program
 from provisioner.core.units import count, exact_bytes, human_bytes, human_duration
 from provisioner.files.layout import known_as
 from provisioner.plan.steps import (
@@ -84,7 +85,13 @@ def plan_blocks(plan: Plan) -> list[Block]:
     rows = [_other_row(step) for step in plan.steps if not isinstance(step, FILE_STEPS)]
     if plan.is_about_files:
         rows = [_plan_row(plan, artifact) for artifact in plan.set.artifacts] + rows
-    blocks: list[Block] = [_heading("Plan", plan), BLANK, Grid(columns=_FILE_COLUMNS, rows=tuple(rows)), BLANK]
+    blocks: list[Block] = [
+        *_choice_blocks(plan),
+        _heading("Plan", plan),
+        BLANK,
+        Grid(columns=_FILE_COLUMNS, rows=tuple(rows)),
+        BLANK,
+    ]
     licence = plan.manifest.licence
     facts = _fact_rows(plan)
     if licence.is_commercial_use_allowed:
@@ -94,6 +101,17 @@ def plan_blocks(plan: Plan) -> list[Block]:
     blocks += [Para(line=span(note, "warn")) for note in plan.notes]
     blocks += finding_blocks(plan.findings)
     return blocks
+
+
+def _choice_blocks(plan: Plan) -> list[Block]:
+    """Return the machine, the set that was chosen for it, and why."""
+    choice = plan.choice
+    if choice is None or not (choice.machine or choice.because):
+        return []
+    words = f"set {plan.set.id}, {human_bytes(plan.set.size)}"
+    line = (Span(f"{choice.machine}: " if choice.machine else ""), Span(words, "title"))
+    why = [Para(line=span(f"because {choice.because}", "dim"), indent=2)] if choice.because else []
+    return [Para(line=line, hang=2), *why, BLANK]
 
 
 def _heading(title: str, plan: Plan, preposition: str = "into") -> Block:
@@ -279,16 +297,19 @@ def _space_words(need: SpaceNeed) -> str:
 # --- the report --------------------------------------------------------------------------------
 
 
-def report_blocks(report: Report, *, is_quiet: bool = False) -> list[Block]:
+def report_blocks(report: Report, *, is_quiet: bool = False, program: Program = KLEIN_SETUP) -> list[Block]:
     """Return the result of a run: a row per file, the findings, one sentence, the next command.
 
     Quiet leaves out what is correct.  The report of a plan has no rows: ``plan_blocks`` showed them.
     """
     plan, findings = report.plan, all_findings(report)
     if plan is None:
-        return [*finding_blocks(findings), *verdict_blocks(report)]
+        return [*finding_blocks(findings), *verdict_blocks(report, program)]
     if report.status == "planned":
-        return [*finding_blocks(each for each in findings if each not in plan.findings), *verdict_blocks(report)]
+        return [
+            *finding_blocks(each for each in findings if each not in plan.findings),
+            *verdict_blocks(report, program),
+        ]
     rows = [_report_row(report, plan, artifact) for artifact in plan.set.artifacts] if plan.is_about_files else []
     if is_quiet:
         rows = [row for row in rows if row.cells[0].style in {"bad", "warn"}]
@@ -297,7 +318,7 @@ def report_blocks(report: Report, *, is_quiet: bool = False) -> list[Block]:
     head = [] if is_quiet else [_heading(report.command.capitalize(), plan, preposition), BLANK]
     grid = Grid(columns=_FILE_COLUMNS, rows=tuple(rows))
     gap = [BLANK] if rows or findings else []
-    return [*head, grid, *finding_blocks(findings), *gap, *verdict_blocks(report)]
+    return [*head, grid, *finding_blocks(findings), *gap, *verdict_blocks(report, program)]
 
 
 def _report_row(report: Report, plan: Plan, artifact: Artifact) -> Row:
@@ -365,19 +386,24 @@ def _check_notes(check: Check) -> list[Line]:
     return lines
 
 
-def verdict_blocks(report: Report) -> list[Block]:
+def verdict_blocks(report: Report, program: Program = KLEIN_SETUP) -> list[Block]:
     """Return the last sentence of a run and the next command."""
     blocks: list[Block] = []
     sentence = _verdict(report)
     if sentence:
         blocks.append(Para(line=sentence))
-    command = next_command(report)
+    command = next_command(report, program)
     if command is not None:
         lead = {"findings": "To fix it:", "planned": "To apply it:", "interrupted": "To continue:"}.get(
             report.status, "To check again:"
         )
-        blocks.append(Para(line=(Span(lead), Span(f"  {command}", "command")), hang=2))
+        blocks += command_blocks(lead, command)
     return blocks
+
+
+def command_blocks(lead: str, command: str) -> list[Block]:
+    """Return a command under what it is for, on a line of its own, so that it can be pasted."""
+    return [Para(line=span(lead)), Para(line=span(command, "command"), indent=2, is_command=True)]
 
 
 def _verdict(report: Report) -> Line | None:

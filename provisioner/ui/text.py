@@ -42,6 +42,7 @@ class Para:
     line: Line
     indent: int = 0
     hang: int = 0  # further cells before every line but the first
+    is_command: bool = False  # a terminal wraps it: a command with a line end in it cannot be pasted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +190,7 @@ def laid_out(blocks: Iterable[Block], *, width: int | None, clean: Clean = str, 
 def _para_lines(para: Para, width: int | None, clean: Clean) -> list[Line]:
     """Return a paragraph's lines; a newline in its text begins a new line that hangs."""
     cleaned = tuple(Span(clean(each.text), each.style) for each in para.line)
-    room = None if width is None else max(20, min(width, WIDEST_PROSE) - para.indent)
+    room = None if width is None or para.is_command else max(20, min(width, WIDEST_PROSE) - para.indent)
     first, *rest = _split_lines(cleaned)
     lines = _wrapped(first, room, para.indent, para.hang)
     for part in rest:

@@ -78,6 +78,11 @@ def a_question(sandbox: Sandbox) -> Completed:
 
 
 def findings(sandbox: Sandbox) -> Completed:
+    sandbox.tree.mkdir(parents=True)
+    return sandbox.run("verify", "--json")
+
+
+def no_folder(sandbox: Sandbox) -> Completed:
     return sandbox.run("verify", "--json")
 
 
@@ -85,6 +90,7 @@ def findings(sandbox: Sandbox) -> Completed:
     ("go_wrong", "status"),
     [
         (findings, 1),
+        (no_folder, 2),
         (unknown_option, 2),
         (bad_value, 2),
         (bad_manifest, 2),

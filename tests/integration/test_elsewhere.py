@@ -13,7 +13,7 @@ from provisioner.core.models import Artifact
 from provisioner.disk.last_run import (
     LARGEST_REPORT,
     read_last_report,
-    read_last_run,
+    read_last_runs,
     write_defect_log,
     write_last_report,
     write_last_run,
@@ -146,10 +146,9 @@ def remember(folder: Path, path: Path) -> None:
 
 def test_the_last_run_is_remembered_and_written_only_when_it_changed(tmp_path: Path) -> None:
     state = tmp_path / "state" / "klein"
-    assert read_last_run(state) is None
+    assert read_last_runs(state) == ()
     remember(state, tmp_path / "ComfyUI")
-    last = read_last_run(state)
-    assert last is not None
+    (last,) = read_last_runs(state)
     assert (last["kind"], last["path"], last["set"]) == ("comfyui", str(tmp_path / "ComfyUI"), "fp8")
     file = state / "last-run.json"
     os.utime(file, ns=(1, 1))
@@ -160,7 +159,25 @@ def test_the_last_run_is_remembered_and_written_only_when_it_changed(tmp_path: P
     assert [path.name for path in state.iterdir()] == ["last-run.json"]
 
 
-GOOD = {"schema_version": 1, "kind": "comfyui", "path": "/x", "manifest": "m", "set": "s"}
+def test_every_target_is_remembered_once_the_latest_first(tmp_path: Path) -> None:
+    for name in ("first", "second", "first"):
+        remember(tmp_path / "state", tmp_path / name)
+    assert [Path(each["path"]).name for each in read_last_runs(tmp_path / "state")] == ["first", "second"]
+    for number in range(60):
+        remember(tmp_path / "state", tmp_path / str(number))
+    assert len(read_last_runs(tmp_path / "state")) == 50
+
+
+TARGET = {"kind": "comfyui", "path": "/x", "manifest": "m", "set": "s"}
+
+
+def remembered(**more: object) -> str:
+    return json.dumps({"schema_version": 2, "targets": [TARGET], **more})
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    (tmp_path / "last-run.json").write_text(remembered())
+    assert read_last_runs(tmp_path) == (TARGET,)
 
 
 @pytest.mark.parametrize(
@@ -170,17 +187,18 @@ GOOD = {"schema_version": 1, "kind": "comfyui", "path": "/x", "manifest": "m", "
         "{",
         "[]",
         "5",
-        json.dumps({**GOOD, "schema_version": 2}),
-        json.dumps({**GOOD, "kind": "disk"}),
-        json.dumps({**GOOD, "kind": ["comfyui"]}),
-        json.dumps({name: value for name, value in GOOD.items() if name != "path"}),
+        remembered(schema_version=3),
+        remembered(targets=5),
+        remembered(targets=[{**TARGET, "kind": "disk"}]),
+        remembered(targets=[{**TARGET, "kind": ["comfyui"]}]),
+        remembered(targets=[{name: value for name, value in TARGET.items() if name != "path"}]),
         "[" * 100_000,
         "\udcff",
     ],
 )
 def test_what_cannot_be_read_was_never_remembered(tmp_path: Path, text: str) -> None:
     (tmp_path / "last-run.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert read_last_run(tmp_path) is None
+    assert read_last_runs(tmp_path) == ()
 
 
 def test_a_folder_that_may_not_be_written_to_is_no_error(tmp_path: Path) -> None:

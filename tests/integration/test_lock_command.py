@@ -79,5 +79,6 @@ def test_a_machine_with_another_comfyui_is_refused(sandbox: Sandbox) -> None:
 
 def test_a_manifest_that_is_not_locked_is_refused(sandbox: Sandbox) -> None:
     sandbox.publish(tensors(2000))
+    sandbox.tree.mkdir(parents=True)
     refused = sandbox.run("verify", "--locked", "--json")
     assert (refused.returncode, refused.json["errors"][0]["code"]) == (2, "manifest-invalid")

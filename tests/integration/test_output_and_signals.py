@@ -33,6 +33,7 @@ runpy.run_module("provisioner", run_name="__main__", alter_sys=True)
 @pytest.mark.parametrize("words", [("plan", "--json"), ("plan",), ("plan", "--json=events"), ("verify",)], ids=" ".join)
 def test_output_that_a_full_disk_takes_away_is_an_error(sandbox: Sandbox, words: tuple[str, ...]) -> None:
     sandbox.publish(tensors(1000))
+    sandbox.tree.mkdir(parents=True)
     command: list[str | Path] = [
         sys.executable,
         "-m",

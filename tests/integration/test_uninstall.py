@@ -25,7 +25,7 @@ def test_a_tree_is_as_it_was_before_the_installation(sandbox: Sandbox) -> None:
     assert (dry.returncode, "small.safetensors" in dry.said) == (0, True)
     planned = sandbox.run("uninstall", "--dry-run", "--json").json
     assert sandbox.path().is_file()
-    assert planned["next_command"].startswith("klein-setup uninstall ")
+    assert " -m provisioner uninstall " in planned["next_command"]
     assert "--dry-run" not in planned["next_command"]
     done = sandbox.run("uninstall", "--yes", "--json")
     assert done.returncode == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.core.errors import InsufficientSpaceError, OfflineError, UsageError
+from provisioner.core.errors import InsufficientSpaceError, OfflineError
 from provisioner.core.models import (
     Check,
     Conditions,
@@ -19,13 +19,12 @@ from provisioner.core.models import (
     HubFile,
     Inventory,
     LocalCopy,
-    Machine,
     PatchFile,
     PlaceFile,
     RecordReceipt,
     UrlFile,
 )
-from provisioner.files.planner import SPACE_MARGIN, check_offline, check_space, plan, select_set, unmet_conditions
+from provisioner.files.planner import SPACE_MARGIN, check_offline, check_space, plan
 from tests.support.builders import (
     GIB,
     MODELS,
@@ -34,7 +33,6 @@ from tests.support.builders import (
     check,
     comfy_file,
     file_system,
-    gpu,
     hub_blob,
     hub_file,
     inventory,
@@ -336,72 +334,6 @@ def test_offline_is_no_obstacle_when_copies_are_here() -> None:
 # --- the set -------------------------------------------------------------------------------------
 
 BIG = artifact_set(VAE, id="big", conditions=Conditions(min_vram_bytes=20 * GIB))
-FP4 = artifact_set(VAE, id="fp4", conditions=Conditions(min_compute_capability=(10, 0)))
-SMALL = artifact_set(VAE, id="small", conditions=Conditions(min_vram_bytes=7 * GIB, platforms=("linux", "windows")))
-
-
-@pytest.mark.parametrize(
-    ("conditions", "this", "said"),
-    [
-        (Conditions(), machine(), ()),
-        (Conditions(platforms=("linux",)), machine(), ()),
-        (Conditions(platforms=("windows", "macos")), machine(), ("made for windows, macos, this is linux",)),
-        (Conditions(min_vram_bytes=8 * GIB), machine(gpu()), ()),
-        (
-            Conditions(min_vram_bytes=25 * GIB),
-            machine(gpu()),
-            ("needs 25.0 GiB of VRAM, but the largest GPU has 24.0 GiB",),
-        ),
-        (Conditions(min_vram_bytes=8 * GIB), machine(), ("needs 8.0 GiB of VRAM, but no GPU was found",)),
-        (Conditions(min_vram_bytes=8 * GIB), machine(gpu(memory_total_bytes=None)), ()),
-        (Conditions(min_vram_bytes=25 * GIB), machine(gpu(), gpu(memory_total_bytes=26 * GIB)), ()),
-        (Conditions(min_compute_capability=(8, 9)), machine(gpu()), ()),
-        (Conditions(min_compute_capability=(8, 9)), machine(gpu(compute_capability=(8, 6)), gpu()), ()),
-        (
-            Conditions(min_compute_capability=(10, 0)),
-            machine(gpu()),
-            ("needs compute capability 10.0, found 8.9",),
-        ),
-        (
-            Conditions(min_compute_capability=(8, 9)),
-            machine(gpu(vendor="amd", compute_capability=None)),
-            ("needs compute capability 8.9, none is known",),
-        ),
-    ],
-)
-def test_conditions_say_what_a_machine_lacks(conditions: Conditions, this: Machine, said: tuple[str, ...]) -> None:
-    assert unmet_conditions(conditions, this) == said
-
-
-@pytest.mark.parametrize(
-    ("this", "chosen"),
-    [(machine(gpu()), "big"), (machine(gpu(memory_total_bytes=8 * GIB)), "small")],
-)
-def test_auto_takes_the_first_set_the_machine_can_run(this: Machine, chosen: str) -> None:
-    assert select_set(manifest(BIG, FP4, SMALL), "auto", this).id == chosen
-
-
-def test_auto_says_of_each_set_why_it_does_not_suit() -> None:
-    with pytest.raises(UsageError) as caught:
-        select_set(manifest(BIG, SMALL), "auto", machine(os="macos"))
-    assert "big: needs 20.0 GiB of VRAM, but no GPU was found." in str(caught.value)
-    assert "small: made for linux, windows, this is macos; needs 7.0 GiB" in str(caught.value)
-
-
-def test_auto_needs_the_machine() -> None:
-    with pytest.raises(UsageError, match="needs to know the machine"):
-        select_set(manifest(BIG), "auto", None)
-
-
-@pytest.mark.parametrize(("choice", "chosen"), [(None, "small"), ("big", "big")])
-def test_a_set_is_taken_by_name_or_by_default(choice: str | None, chosen: str) -> None:
-    assert select_set(manifest(SMALL, BIG), choice, None).id == chosen
-
-
-def test_an_unknown_set_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="no set 'fp2'") as caught:
-        select_set(manifest(SMALL, BIG), "fp2", None)
-    assert caught.value.hint == "Choose one of: small, big, auto."
 
 
 def test_a_set_that_does_not_suit_is_a_warning_of_the_plan() -> None:

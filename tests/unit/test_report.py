@@ -46,6 +46,7 @@ from provisioner.core.models import (
     SpaceNeed,
     Target,
 )
+from provisioner.core.program import Program
 from provisioner.plan.steps import KeepComfyUI, Plan
 from provisioner.report.changes import ChangesSince
 from provisioner.report.json_document import document, error_entry, event_line
@@ -211,7 +212,7 @@ def test_the_document_always_has_the_same_keys_of_the_same_types(report: Report)
     assert set(told) == KEYS
     assert told["schema_version"] == 2
     assert told["klein_setup"] == __version__
-    assert set(told["manifest"]) == {"id", "sha256", "set"}
+    assert set(told["manifest"]) == {"id", "sha256", "set", "set_because"}
     assert set(told["target"]) == {"kind", "path"}
     assert set(told["totals"]) == {"size", "bytes_to_fetch", "bytes_estimated", "bytes_saved"}
     for name in ("steps", "checks", "findings", "space", "links", "errors"):
@@ -232,7 +233,7 @@ def test_what_is_not_known_is_null_and_not_zero() -> None:
     told = parsed(failure_before_anything())
     assert told["machine"] == {}
     assert told["totals"] == {"size": None, "bytes_to_fetch": None, "bytes_estimated": None, "bytes_saved": None}
-    assert told["manifest"] == {"id": "", "sha256": "", "set": ""}
+    assert told["manifest"] == {"id": "", "sha256": "", "set": "", "set_because": ""}
     assert told["errors"][0]["context"]["issues"] == ["x.yaml:3: id: missing"]
     assert (told["status"], told["exit_status"]) == ("failed", 2)
 
@@ -528,30 +529,32 @@ def test_what_was_planned_or_interrupted_is_done_with_the_same_arguments(
     assert next_command(report) == f"klein-setup {expected}"
 
 
-@pytest.mark.parametrize(
-    ("path", "quoted"),
-    [
-        (PurePosixPath("/my models/it's"), "'/my models/it'\"'\"'s'"),
-        (PureWindowsPath("D:\\AI\\ComfyUI"), "D:\\AI\\ComfyUI"),
-        (PureWindowsPath("C:\\My Models\\it's"), '"C:\\My Models\\it\'s"'),
-    ],
-)
 @pytest.mark.parametrize("option", ["--comfyui", "--hf-cache"])
-def test_the_next_command_can_be_pasted_into_the_shell_of_that_system(path: Path, quoted: str, option: str) -> None:
+def test_the_next_command_names_the_target_for_the_shell_it_was_started_from(option: str) -> None:
+    path = Path("/my models")
     target: Target = (
         ComfyTarget(given=path, models=path, folders=()) if option == "--comfyui" else HubCacheTarget(cache=path)
     )
     report = Report(command="verify", status="findings", exit_status=1, plan=plan(target))
-    assert next_command(report) == f"klein-setup repair {option} {quoted}"
+    assert next_command(report, Program("uvx klein-setup")) == f"uvx klein-setup repair {option} '{path}'"
+    assert next_command(report, Program("klein-setup", "cmd")) == f'klein-setup repair {option} "{path}"'
 
 
 def test_the_next_command_means_the_same_manifest_and_set() -> None:
     target = HubCacheTarget(cache=PurePosixPath("/c"))  # type: ignore[arg-type]
     other = plan(target, of=manifest(FIRST, SECOND, identity="mine", default_set="other"))
     report = Report(command="verify", status="findings", exit_status=1, plan=other)
-    assert next_command(report) == "klein-setup repair --manifest mine --set fp8 --hf-cache /c"
-    given = Report(command="verify", status="findings", exit_status=1, plan=other, manifest_argument="mine.yaml")
-    assert next_command(given) == "klein-setup repair --manifest mine.yaml --set fp8 --hf-cache /c"
+    assert next_command(report) == "klein-setup repair --manifest mine --hf-cache /c"
+    given = replace(report, manifest_argument="/at/mine.yaml", set_argument="auto")
+    assert next_command(given) == "klein-setup repair --manifest /at/mine.yaml --set fp8 --hf-cache /c"
+
+
+def test_where_every_file_is_missing_the_next_step_is_to_install() -> None:
+    checks = tuple(replace(each, status="missing") for each in plan().checks)
+    empty = replace(plan(), files=replace(plan().files, checks=checks))
+    command = next_command(Report(command="verify", status="findings", exit_status=1, plan=empty))
+    assert command is not None
+    assert command.startswith("klein-setup install ")
 
 
 # --- events and values -----------------------------------------------------------------------

@@ -356,7 +356,7 @@ def _put_blocks_back(
     if file_digest.sha256 != index["new_sha256"]:
         raise HashMismatchError(
             f"{target} is not the file that was repaired: the bytes in the backup do not fit it.",
-            hint="Run klein-setup repair first; nothing was changed.",
+            hint="Run `klein-setup repair` first; nothing was changed.",
             path=str(target),
             expected=index["new_sha256"],
             observed=file_digest.sha256,
