@@ -22,6 +22,7 @@ from provisioner.core.models import (
     Outcome,
     Target,
 )
+from provisioner.disk.safe_path import complaint_about_folder
 from provisioner.files import planner
 from provisioner.files.observe import Depth, Observer
 from provisioner.manifest.parse import parse_manifest
@@ -161,6 +162,8 @@ def _option_of(kind: str) -> str:
 
 def _open_target(session: Session, options: Options, wanted: ArtifactSet) -> tuple[Target, bool]:
     """Return the target, and whether it is a folder that nobody named."""
+    for folder in (options.comfyui, options.hf_cache):
+        check_folder_name(folder)
     if wanted.target == "hf_cache":
         comes_with_us = is_shipped(options.manifest)
         if options.hf_cache is not None and options.hf_cache != Path():
@@ -171,6 +174,13 @@ def _open_target(session: Session, options: Options, wanted: ArtifactSet) -> tup
     if options.comfyui is not None:
         return _open_tree(session, options.comfyui, options), False
     return _usual_tree(session, options)
+
+
+def check_folder_name(folder: Path | None) -> None:
+    """Raise UsageError where a folder's name means something else on this system: a device, or a stream of a file."""
+    complaint = None if folder is None else complaint_about_folder(folder)
+    if complaint is not None:
+        raise UsageError(f"{folder} is no name of a folder: it {complaint}.", hint="Name another folder.")
 
 
 def _open_tree(session: Session, folder: Path, options: Options) -> ComfyTarget:

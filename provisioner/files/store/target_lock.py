@@ -18,6 +18,7 @@ from provisioner.disk.root import Root, half_written
 from provisioner.files.store.receipts import refuse_later_release
 from provisioner.files.store.set_aside import drop_all_unfinished
 
+
 @contextlib.contextmanager
 def hold(root: Root, *, wait: bool, cancelled: Cancelled, notice: Callable[[str], None]) -> Iterator[None]:
     """Hold a root's lock while the block runs, and say meanwhile who does.
