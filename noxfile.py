@@ -99,3 +99,20 @@ def gpu(session: nox.Session) -> None:
     """Run what needs a CUDA device, on a machine that has one."""
     sync(session, "test")
     session.run("pytest", "-m", "gpu", "tests/gpu", *session.posargs)
+
+
+@nox.session(default=False)
+def sbom(session: nox.Session) -> None:
+    """Write dist/klein-setup-VERSION.cdx.json, what the program is made of, and check it."""
+    sync(session, "release")
+    session.run("python", "scripts/make_sbom.py", *session.posargs)
+
+
+@nox.session(default=False)
+def audit(session: nox.Session) -> None:
+    """Ask PyPI for known vulnerabilities of what is locked; ``-s audit -- -s osv`` asks OSV."""
+    sync(session, "release")
+    # Without --strict a package that the service does not know, or could not look up, counts as sound.
+    for kind in ("run", "tests"):
+        locked = ["--require-hashes", "--disable-pip", "--requirement", f"scripts/locked/{kind}.txt"]
+        session.run("pip-audit", "--strict", *locked, *session.posargs)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from provisioner.commands.run import Run
+from provisioner.commands.run import Run, check_folder_name
 from provisioner.commands.session import Session
 from provisioner.core.errors import EXIT_FINDINGS, UnsupportedMachineError
 from provisioner.core.models import ComfyTarget, Finding, Machine
@@ -38,6 +38,7 @@ class EnvironmentOptions:
 def environment_folder(run: Run, options: EnvironmentOptions) -> Path:
     """Return the folder of a run's environment: beside ComfyUI's own files, else in the user's data folder."""
     if options.where is not None:
+        check_folder_name(options.where)
         return options.where.expanduser().absolute()
     if isinstance(run.target, ComfyTarget):
         models = run.target.models

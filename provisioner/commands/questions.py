@@ -103,7 +103,7 @@ def _question(run: Run, plan: Plan, replaced: int) -> str:
     fetches = f"fetch {human_bytes(plan.bytes_to_fetch)}" if plan.bytes_to_fetch else ""
     what = " and ".join(filter(None, [fetches, replaces])) or f"do {count(len(plan.changes), 'step')}"
     preposition = "into" if fetches and not replaces else "in"
-    return f"{what.capitalize()} {preposition} {where}?"
+    return f"{what[:1].upper()}{what[1:]} {preposition} {where}?"
 
 
 def agree_to_links(run: Run, plan: Plan, ask: Ask) -> None:

@@ -27,6 +27,7 @@ from provisioner.core.models import (
     Target,
     TargetKind,
 )
+from provisioner.disk.safe_path import complaint_about_folder
 from provisioner.files import planner
 from provisioner.files.choose_set import AUTO, choose_set
 from provisioner.files.observe import Depth, Observer
@@ -223,6 +224,8 @@ def _absolute_argument(manifest: str) -> str:
 
 def _open_target(session: Session, options: Options, kind: TargetKind) -> tuple[Target, TargetOrigin]:
     """Return the target, and where it comes from."""
+    for folder in (options.comfyui, options.hf_cache):
+        check_folder_name(folder)
     if kind == "hf_cache":
         comes_with_us = is_shipped(options.manifest)
         if options.hf_cache is not None and options.hf_cache != Path():
@@ -233,6 +236,13 @@ def _open_target(session: Session, options: Options, kind: TargetKind) -> tuple[
     if options.comfyui is not None:
         return _open_tree(session, options.comfyui, options), "named"
     return _usual_tree(session, options)
+
+
+def check_folder_name(folder: Path | None) -> None:
+    """Raise UsageError where a folder's name means something else on this system: a device, or a stream of a file."""
+    complaint = None if folder is None else complaint_about_folder(folder)
+    if complaint is not None:
+        raise UsageError(f"{folder} is no name of a folder: it {complaint}.", hint="Name another folder.")
 
 
 def _open_tree(session: Session, folder: Path, options: Options) -> ComfyTarget:

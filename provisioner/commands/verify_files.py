@@ -11,7 +11,7 @@ from provisioner.report.outcome import Report
 def run_verify(run: Run, *, is_quick: bool) -> Report:
     """Return a report of which files are right and what the others need; nothing is written or fetched."""
     files = run.plan_files("quick" if is_quick else "full")
-    plan = make_plan(files, files.steps)
+    plan = make_plan(files, files.steps, choice=run.choice)
     wrong = any(check.status != "ok" for check in plan.checks)
     problems = wrong or any(finding.severity == "problem" for finding in plan.findings)
     return run.report("verify", "findings" if problems else "ok", EXIT_FINDINGS if problems else EXIT_OK, plan=plan)

@@ -201,7 +201,7 @@ class Root:
         for part in self.relative(folder).parts:
             shown, real = shown / part, real / part
             try:
-                if is_link(real):
+                if _leads_elsewhere(real, None, self._has_descriptors):
                     real = self._followed(shown, Path(os.path.realpath(real)))
             except OSError as error:
                 raise self._error(error, shown, doing="read") from error
@@ -551,12 +551,22 @@ def _unlink(name: str | Path, dir_fd: int | None) -> None:
         os.unlink(name)  # noqa: PTH108 - as above
 
 
+def _leads_elsewhere(name: str | Path, dir_fd: int | None, has_descriptors: bool) -> bool:
+    """Whether a name in a resolved folder is a link, or its final path is another; raises OSError.
+
+    Windows has more ways to lead elsewhere than links and junctions say of themselves; the final path tells them all.
+    """
+    return is_link(name, dir_fd=dir_fd) or not (
+        has_descriptors or is_same_path(Path(os.path.realpath(name)), Path(name))
+    )
+
+
 def _remove_tree(name: str | Path, dir_fd: int | None, has_descriptors: bool) -> None:
     """Remove what has a name in an open folder; raises OSError."""
     status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
     if not stat.S_ISDIR(status.st_mode):
         _unlink(name, dir_fd)
-    elif is_link(name, dir_fd=dir_fd):  # a junction
+    elif _leads_elsewhere(name, dir_fd, has_descriptors):  # a junction, which goes without what it leads to
         os.rmdir(name)  # noqa: PTH106 - one kind of call for every system
     elif has_descriptors:
         inside = _opened_for_removal(name, dir_fd)

@@ -7,6 +7,7 @@ target are not its business; ``layout.py`` and the store look at those.
 from __future__ import annotations
 
 import re
+from pathlib import PurePath, PureWindowsPath
 
 _MAX_PATH = 400  # characters; leaves room for a root before the classic 32,767 and 4,096 limits
 _MAX_SEGMENT_BYTES = 200  # below the 255 of every common file system, with room for ".part.jsonl" and a date
@@ -52,6 +53,21 @@ def complaint_about_path(text: str) -> str | None:
     return next((each for each in map(_complaint_about_segment, text.split("/")) if each is not None), None)
 
 
+def complaint_about_folder(folder: PurePath) -> str | None:
+    r"""Return what is wrong with a folder that a user named, or None; only Windows has names that mean something else.
+
+    Examples
+    --------
+    >>> complaint_about_folder(PurePath("models"))
+    >>> complaint_about_folder(PureWindowsPath("C:/x/a:b"))
+    "uses 'a:b'; on Windows ':' names a drive or a hidden stream"
+    """
+    if not isinstance(folder, PureWindowsPath):
+        return None
+    names = folder.parts[1:] if folder.anchor else folder.parts
+    return next((said for said in map(_complaint_about_windows_name, names) if said is not None), None)
+
+
 def _complaint_about_whole(text: str) -> str | None:
     if not text:
         return "is empty"
@@ -90,14 +106,21 @@ def _complaint_about_segment(segment: str) -> str | None:
         return "climbs out with '..'"
     if segment[-1] in ". " or segment[0] == " ":
         return f"uses '{segment}'; Windows drops dots and spaces there"
+    said = _complaint_about_windows_name(segment)
+    if said is not None:
+        return said
+    if "~" in segment and re.fullmatch(_SHORT_NAME, segment):
+        return f"uses '{segment}', which Windows may read as the short form of another name"
+    if len(segment.encode("utf-8")) > _MAX_SEGMENT_BYTES:
+        return f"has a name of {len(segment.encode('utf-8'))} bytes; {_MAX_SEGMENT_BYTES} are allowed"
+    return None
+
+
+def _complaint_about_windows_name(segment: str) -> str | None:
     if ":" in segment:
         return f"uses '{segment}'; on Windows ':' names a drive or a hidden stream"
     if not _FORBIDDEN_ON_WINDOWS.isdisjoint(segment):
         return f"uses '{segment}'; Windows allows none of <>\"|?* in a name"
     if segment.split(".", 1)[0].rstrip().casefold() in _DEVICES:
         return f"uses '{segment}', which is a device on Windows"
-    if "~" in segment and re.fullmatch(_SHORT_NAME, segment):
-        return f"uses '{segment}', which Windows may read as the short form of another name"
-    if len(segment.encode("utf-8")) > _MAX_SEGMENT_BYTES:
-        return f"has a name of {len(segment.encode('utf-8'))} bytes; {_MAX_SEGMENT_BYTES} are allowed"
     return None

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -39,40 +35,6 @@ def link(sandbox: Sandbox, name: str, to: Path) -> Path:
 def state_file(sandbox: Sandbox) -> Path:
     (found,) = sandbox.home.rglob("followed-links.json")
     return found
-
-
-def on_a_terminal(sandbox: Sandbox, *arguments: str, answer: str) -> Completed:
-    """Run a command whose question is answered; what it says is on one terminal."""
-    if sys.platform == "win32":
-        pytest.skip("no pseudo-terminals here")
-    import pty
-
-    far, near = pty.openpty()
-    said = bytearray()
-    command = (sys.executable, "-m", "provisioner", *sandbox.completed(arguments))
-    began = time.monotonic()
-    process = subprocess.Popen(command, stdin=near, stdout=near, stderr=near, env=sandbox.environ, close_fds=True)
-    os.close(near)
-
-    def collect() -> None:
-        while True:
-            try:
-                chunk = os.read(far, 65536)
-            except OSError:
-                return
-            if not chunk:
-                return
-            said.extend(chunk)
-            if said.count(b"[y/N]") == 1 and not chunk.endswith(b"\n"):
-                os.write(far, f"{answer}\n".encode())
-
-    reader = threading.Thread(target=collect, daemon=True)
-    reader.start()
-    code = process.wait(60)
-    reader.join(10)
-    os.close(far)
-    text = said.decode(errors="replace")
-    return Completed(arguments=arguments, returncode=code, stdout=text, stderr="", seconds=time.monotonic() - began)
 
 
 def links_of(done: Completed) -> list[dict[str, Any]]:
@@ -133,7 +95,7 @@ def test_without_an_answer_nothing_goes_through_a_link_and_the_words_say_what_to
 def test_a_yes_is_remembered_for_that_link_and_where_it_led(sandbox: Sandbox, drive: Path, name: str) -> None:
     (wanted,) = sandbox.publish(tensors(SIZE))
     path = link(sandbox, name, drive)
-    asked = on_a_terminal(sandbox, "install", answer="y")
+    asked = sandbox.answering("install", answers=("y", "y"))
     assert asked.returncode == 0, asked.said
     assert f"{path} leads to {drive} Follow it now and in later runs? [y/N]" in asked.said
     (placed,) = drive.rglob(wanted.name)
@@ -152,7 +114,7 @@ def test_a_yes_is_remembered_for_that_link_and_where_it_led(sandbox: Sandbox, dr
     path.symlink_to(other)
     assert sandbox.install("--yes").returncode == 4  # another place: nobody agreed to that
     assert list(other.iterdir()) == []
-    again = on_a_terminal(sandbox, "install", answer="n")
+    again = sandbox.answering("install", answers=("y", "n"))
     assert (again.returncode, "leads to" in again.said) == (2, True)
     assert list(other.iterdir()) == []
 
@@ -166,7 +128,7 @@ def test_a_yes_is_remembered_for_that_link_and_where_it_led(sandbox: Sandbox, dr
 def test_a_tree_by_another_name_is_the_same_tree(sandbox: Sandbox, drive: Path) -> None:
     (wanted,) = sandbox.publish(tensors(SIZE))
     link(sandbox, "models/vae", drive)
-    assert on_a_terminal(sandbox, "install", answer="y").returncode == 0
+    assert sandbox.answering("install", answers=("y", "y")).returncode == 0
     (drive / wanted.name).unlink()
     alias = sandbox.folder / "alias"
     alias.symlink_to(sandbox.tree)
@@ -196,11 +158,11 @@ def test_a_memory_that_cannot_be_read_agrees_to_nothing_and_is_written_anew(
 ) -> None:
     (wanted,) = sandbox.publish(tensors(SIZE))
     link(sandbox, "models/vae", drive)
-    assert on_a_terminal(sandbox, "install", answer="y").returncode == 0
+    assert sandbox.answering("install", answers=("y", "y")).returncode == 0
     (drive / wanted.name).unlink()
     state_file(sandbox).write_text(text)
     assert sandbox.install("--yes").returncode == 4
-    assert on_a_terminal(sandbox, "install", answer="y").returncode == 0
+    assert sandbox.answering("install", answers=("y", "y")).returncode == 0
     (drive / wanted.name).unlink()
     assert sandbox.install("--yes").returncode == 0
 
@@ -238,7 +200,7 @@ def test_what_is_behind_a_link_is_removed_only_where_that_was_agreed(sandbox: Sa
     assert "--follow-links" in finding["hint"]
 
     placed.unlink()
-    assert on_a_terminal(sandbox, "install", answer="y").returncode == 0
+    assert sandbox.answering("install", answers=("y", "y")).returncode == 0
     told = sandbox.run("uninstall", "--dry-run", "--json")
     assert links_of(told) == [{"path": str(path), "leads_to": str(drive), "consent": "remembered"}]
     done = sandbox.run("uninstall", "--yes")
@@ -274,7 +236,7 @@ def test_two_links_are_one_question(sandbox: Sandbox, drive: Path) -> None:
     for name in ("vae", "text_encoders"):
         (drive / name).mkdir()
         places.append((link(sandbox, f"models/{name}", drive / name), drive / name))
-    asked = on_a_terminal(sandbox, "install", answer="y")
+    asked = sandbox.answering("install", answers=("y", "y"))
     assert asked.returncode == 0
     assert asked.said.count("[y/N]") == 1
     assert all(f"{path} leads to {real}" in asked.said for path, real in places)

@@ -70,6 +70,13 @@ def test_a_signal_ends_a_run_quietly_however_early_it_comes(
     assert "Traceback" not in done.stderr
 
 
+def test_signals_are_listened_to_before_anything_slow_is_imported(sandbox: Sandbox) -> None:
+    code = "import sys, provisioner.cli.entry; print(sorted({'enum', 're', 'signal', 'typing'} & set(sys.modules)))"
+    words = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(words, capture_output=True, env=sandbox.environ, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"
+
+
 def complained(done: Completed) -> str:
     assert done.returncode == 2, done.said
     assert done.codes == ["usage"]

@@ -17,15 +17,19 @@ from provisioner.disk.root import (
     Root,
     free_name,
     half_written,
+    links_leading_out,
     scratch_folder,
     waiting_for,
     waiting_name,
     write_output,
 )
+from tests.support.folders import link_folder
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
-
-BY = pytest.mark.parametrize("has_descriptors", [True, False], ids=["descriptors", "final paths"])
+is_windows = sys.platform == "win32"  # where links to folders are junctions, which need no privilege
+FILE_LINKS = pytest.mark.skipif(is_windows, reason="a link to a file needs a privilege there")
+MODES = pytest.mark.skipif(is_windows, reason="there are no permissions as POSIX has them")
+WAYS = {"final paths": False} if is_windows else {"descriptors": True, "final paths": False}
+BY = pytest.mark.parametrize("has_descriptors", list(WAYS.values()), ids=list(WAYS))
 Change = Callable[[Root, Path], object]
 
 CHANGES: dict[str, Change] = {
@@ -64,13 +68,25 @@ def untouched(folder: Path) -> bool:
 @BY
 @pytest.mark.parametrize("name", CHANGES)
 def test_nothing_is_changed_behind_a_folder_that_is_a_link(folder: Path, name: str, has_descriptors: bool) -> None:
-    (folder / "vae").symlink_to(folder.parent / "elsewhere")
+    link_folder(folder / "vae", folder.parent / "elsewhere")
     with pytest.raises(PathOutsideRootError) as caught:
         CHANGES[name](Root(folder, has_descriptors=has_descriptors), folder / "vae" / "x")
     assert str(folder / "vae") in str(caught.value)
     assert "--follow-links" in (caught.value.hint or "")
     assert untouched(folder)
     assert (folder / "mine").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_leads_elsewhere_and_does_not_say_so_is_told_by_its_final_path(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows has more kinds of it than links and junctions, and not each is to be seen in a status."""
+    link_folder(folder / "vae", folder.parent / "elsewhere")
+    monkeypatch.setattr("provisioner.disk.root.is_link", lambda *_arguments, **_keywords: False)
+    with pytest.raises(PathOutsideRootError, match="vae is a link to"):
+        CHANGES[name](Root(folder, has_descriptors=False), folder / "vae" / "x")
+    assert untouched(folder)
 
 
 @BY
@@ -84,9 +100,9 @@ def test_nothing_is_changed_behind_a_link_that_appears_at_the_last_moment(
         def _real_folder(self, folder: Path) -> Path:
             real = super()._real_folder(folder)
             vae = self.folder / "vae"
-            if folder == vae and not vae.is_symlink():
+            if folder == vae and not vae.with_name("was").exists():
                 vae.rename(vae.with_name("was"))
-                vae.symlink_to(self.folder.parent / "elsewhere")
+                link_folder(vae, self.folder.parent / "elsewhere")
             return real
 
     (folder / "vae").mkdir()
@@ -102,12 +118,12 @@ def test_a_link_that_stays_below_the_root_is_followed_but_not_among_our_records(
 ) -> None:
     root = Root(folder, has_descriptors=has_descriptors)
     (folder / "unet").mkdir()
-    (folder / "diffusion_models").symlink_to("unet")
+    link_folder(folder / "diffusion_models", folder / "unet")
     root.write_text(folder / "diffusion_models" / "x", "right")
     assert (folder / "unet" / "x").read_text(encoding="utf-8") == "right"
     root.make_folder(folder / ".klein-setup")
-    (folder / ".klein-setup" / "aside").symlink_to("../unet")
-    (folder / "loras").symlink_to(".klein-setup")
+    link_folder(folder / ".klein-setup" / "aside", folder / "unet")
+    link_folder(folder / "loras", folder / ".klein-setup")
     for path in (folder / ".klein-setup" / "aside" / "x", folder / "loras" / "receipt.json"):
         with pytest.raises(PathOutsideRootError):
             root.remove(path)
@@ -124,12 +140,12 @@ def test_a_link_out_of_the_root_is_followed_where_that_was_agreed_to(folder: Pat
         asked.append((link, real))
         return True
 
-    (folder / "vae").symlink_to(folder.parent / "elsewhere")
+    link_folder(folder / "vae", folder.parent / "elsewhere")
     root = Root(folder, follows=follows, has_descriptors=has_descriptors)
     root.write_text(folder / "vae" / "deep" / "y", "y")
     assert (folder.parent / "elsewhere" / "deep" / "y").read_text(encoding="utf-8") == "y"
     assert set(asked) == {(folder / "vae", folder.parent / "elsewhere")}
-    (folder / ".klein-setup").symlink_to(folder.parent / "elsewhere")
+    link_folder(folder / ".klein-setup", folder.parent / "elsewhere")
     with pytest.raises(PathOutsideRootError):  # of our own records nobody is asked
         root.write_text(folder / ".klein-setup" / "receipt.json", "{}")
 
@@ -137,16 +153,17 @@ def test_a_link_out_of_the_root_is_followed_where_that_was_agreed_to(folder: Pat
 @BY
 def test_the_root_itself_may_be_a_link_and_is_looked_up_once(folder: Path, has_descriptors: bool) -> None:
     link = folder.parent / "models"
-    link.symlink_to(folder)
+    link_folder(link, folder)
     root = Root(link, has_descriptors=has_descriptors)
     root.write_text(link / "vae" / "x", "x")
     link.unlink()
-    link.symlink_to(folder.parent / "elsewhere")
+    link_folder(link, folder.parent / "elsewhere")
     root.write_text(link / "vae" / "y", "y")
     assert sorted(path.name for path in (folder / "vae").iterdir()) == ["x", "y"]
     assert untouched(folder)
 
 
+@FILE_LINKS
 @BY
 def test_the_last_name_is_never_followed(folder: Path, has_descriptors: bool) -> None:
     root, link = Root(folder, has_descriptors=has_descriptors), folder / "link"
@@ -183,6 +200,7 @@ def test_a_path_that_is_not_below_the_root_is_refused(folder: Path, path: str) -
     assert untouched(folder)
 
 
+@MODES
 @BY
 def test_a_tree_goes_with_what_is_read_only_and_links_in_it_lead_nowhere(folder: Path, has_descriptors: bool) -> None:
     deep = folder / "tree" / "a" / "b"
@@ -200,6 +218,47 @@ def test_a_tree_goes_with_what_is_read_only_and_links_in_it_lead_nowhere(folder:
                 path.chmod(0o700)
     assert not (folder / "tree").exists()
     assert untouched(folder)
+
+
+@BY
+def test_a_tree_with_links_in_it_goes_and_what_they_lead_to_stays(folder: Path, has_descriptors: bool) -> None:
+    (folder / "tree" / "a").mkdir(parents=True)
+    link_folder(folder / "tree" / "a" / "link", folder.parent / "elsewhere")
+    root = Root(folder, has_descriptors=has_descriptors)
+    root.remove_tree(folder / "tree")
+    assert not (folder / "tree").exists()
+    link_folder(folder / "link", folder.parent / "elsewhere")
+    root.remove_tree(folder / "link")
+    assert not os.path.lexists(folder / "link")
+    assert untouched(folder)
+
+
+@BY
+@pytest.mark.parametrize("is_agreed", [True, False])
+def test_a_link_between_what_was_named_and_the_root_is_one_on_the_way(
+    folder: Path, has_descriptors: bool, is_agreed: bool
+) -> None:
+    asked: list[tuple[Path, Path]] = []
+
+    def follows(link: Path, real: Path) -> bool:
+        asked.append((link, real))
+        return is_agreed
+
+    link_folder(folder / "models", folder.parent / "elsewhere")
+    assert links_leading_out(folder, folder / "models" / "vae" / "y") == (
+        (folder / "models", folder.parent / "elsewhere"),
+    )
+    root = Root(folder / "models", named=folder, follows=follows, has_descriptors=has_descriptors)
+    assert root.holds(folder / "models" / "vae" / "y") is is_agreed
+    if is_agreed:
+        root.write_text(folder / "models" / "y", "y")
+        assert (folder.parent / "elsewhere" / "y").read_text(encoding="utf-8") == "y"
+    else:
+        with pytest.raises(PathOutsideRootError, match="models"):
+            root.write_text(folder / "models" / "y", "y")
+        assert untouched(folder)
+    assert set(asked) == {(folder / "models", folder.parent / "elsewhere")}
+    Root(folder / "models", has_descriptors=has_descriptors).write_text(folder / "models" / "z", "named itself")
 
 
 def test_a_file_is_removed_only_if_it_is_what_was_expected_and_stays_that(folder: Path) -> None:
@@ -234,6 +293,7 @@ def test_what_is_not_there_need_not_be_removed_and_what_cannot_be_is_an_error(fo
         root.make_folder(folder / "mine" / "below")
 
 
+@MODES
 def test_what_is_private_is_for_this_user_alone(tmp_path: Path) -> None:
     root = Root(tmp_path / "state" / "klein-setup", is_private=True)
     root.write_text(root.folder / "logs" / "x", "x")
@@ -245,6 +305,7 @@ def test_what_is_private_is_for_this_user_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(root.folder.stat().st_mode) == 0o700
 
 
+@FILE_LINKS
 def test_a_copy_keeps_its_permissions_and_times_and_a_link_stays_one(folder: Path) -> None:
     root, mine = Root(folder), folder / "mine"
     mine.chmod(0o640)
@@ -285,6 +346,7 @@ def test_what_is_half_written_is_known_by_its_name(folder: Path) -> None:
     assert free_name(folder / "mine").name == "mine.1"
 
 
+@FILE_LINKS
 def test_what_the_user_names_is_written_where_it_leads(folder: Path) -> None:
     page, link = folder / "page.html", folder / "link.html"
     page.write_bytes(b"old")
@@ -299,6 +361,7 @@ def test_what_the_user_names_is_written_where_it_leads(folder: Path) -> None:
             write_output(path, b"x")
 
 
+@MODES
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_a_scratch_folder_goes_unless_it_is_kept(is_kept: bool) -> None:
     with scratch_folder("klein-setup-test-", is_kept=is_kept) as scratch:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import struct
 import subprocess
@@ -21,6 +22,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
+
+import pytest
 
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.rehearsal.http_server import Recorded
@@ -35,6 +38,7 @@ TOKEN = "hf_" + "OnlyForThisTest" + "Qz7" * 6
 
 MIB = 1024 * 1024
 _SMALL_TEXT = 2 * MIB
+_QUESTION = re.compile(rb"\[(Y/n|y/N)[^\]]*\] $")
 
 
 @functools.lru_cache(maxsize=16)
@@ -393,6 +397,49 @@ class Sandbox:
     ) -> Completed:
         """Run the command to its end."""
         return self.start(*arguments, env=env).wait(timeout)
+
+    def answering(self, *arguments: str | Path, answers: Sequence[str]) -> Completed:
+        """Run a command on a terminal, giving one answer after the other; everything it says is its ``stdout``."""
+        if sys.platform == "win32":
+            pytest.skip("no pseudo-terminals here")
+        import pty
+
+        far, near = pty.openpty()
+        said, left = bytearray(), list(answers)
+        given = self.completed(arguments)
+        began = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "provisioner", *given],
+            stdin=near,
+            stdout=near,
+            stderr=near,
+            env=self.environ,
+            cwd=self.folder,
+        )
+        os.close(near)
+
+        def talk() -> None:
+            while True:
+                try:
+                    chunk = os.read(far, 65536)
+                except OSError:
+                    return
+                if not chunk:
+                    return
+                said.extend(chunk)
+                if left and _QUESTION.search(said):
+                    os.write(far, f"{left.pop(0)}\n".encode())
+
+        talker = threading.Thread(target=talk, daemon=True)
+        talker.start()
+        try:
+            code = process.wait(60)
+        finally:
+            process.kill()
+            talker.join(10)
+            os.close(far)
+        text = said.decode(errors="replace").replace("\r\n", "\n")
+        return Completed(arguments=given, returncode=code, stdout=text, stderr="", seconds=time.monotonic() - began)
 
     def kill(self, running: Running) -> None:
         """Kill a run on a hub that was slow for it; the hub is quick, idle and without memories for the next one."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ntpath
 import posixpath
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import PurePath, PurePosixPath, PureWindowsPath
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.disk.safe_path import complaint_about_path
+from provisioner.disk.safe_path import complaint_about_folder, complaint_about_path
 
 GOOD = (
     "vae/flux2-vae.safetensors",
@@ -107,3 +107,30 @@ def test_what_is_accepted_stays_inside_the_root_on_both_kinds_of_path(text: str)
     assert posixpath.normpath(posixpath.join("/root", text)) == "/root/" + text
     assert ntpath.normpath(ntpath.join("C:\\root", text)) == "C:\\root\\" + text.replace("/", "\\")
     assert PurePosixPath(text).parts == PureWindowsPath(text).parts
+
+
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        (PureWindowsPath("C:/x/ComfyUI"), None),
+        (PureWindowsPath("C:ComfyUI"), None),
+        (PureWindowsPath("//nas/share/ComfyUI"), None),
+        (PureWindowsPath("//?/C:/x/ComfyUI"), None),
+        (PureWindowsPath("PROGRA~1/ComfyUI"), None),  # a person's own spelling of a folder that is there
+        (PureWindowsPath("../ComfyUI"), None),
+        (PureWindowsPath("C:/x/a:b"), "a hidden stream"),
+        (PureWindowsPath("C:/x:y/ComfyUI"), "a hidden stream"),
+        (PureWindowsPath("C:/CON"), "a device"),
+        (PureWindowsPath("C:/x/nul.models/y"), "a device"),
+        (PureWindowsPath("C:/x/com1"), "a device"),
+        (PureWindowsPath("C:/x/what?"), "none of"),
+        (PurePosixPath("/x/a:b"), None),
+        (PurePosixPath("/x/CON"), None),
+        (PurePosixPath("/x/what?"), None),
+    ],
+)
+def test_a_folder_that_a_person_names_may_be_called_anything_that_is_a_folder_there(
+    folder: PurePath, words: str | None
+) -> None:
+    complaint = complaint_about_folder(folder)
+    assert complaint is None if words is None else words in (complaint or "")
