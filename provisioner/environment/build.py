@@ -310,6 +310,10 @@ class Builder:
             The wheels, each with its SHA-256: that of the index, else of what arrived.
         """
         check_wheels(wheels, self._progress)
+        wanted = {wheel.file_name for wheel in wheels}
+        for path in self._work.wheels.glob("*.whl"):
+            if path.name not in wanted:  # of an earlier try, or not from us: pip might prefer it
+                self._work.root.remove(path)
         held = [wheel for wheel in wheels if _is_whole(self._work.wheels / wheel.file_name, wheel)]
         if held:
             self._progress(f"{count(len(held), 'wheel')} of {len(wheels)} have arrived already.")

@@ -8,18 +8,21 @@ import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
 from provisioner.core.errors import EntryNotFoundError, HashMismatchError
+from provisioner.core.ports import ProcessResult
 from provisioner.core.retries import Retries
 from provisioner.disk.root import Root
 from provisioner.environment.environments import Environments
 from provisioner.environment.kept_packages import KeptPackages
 from provisioner.environment.swap import CONSTRAINTS, PACKAGES
+from provisioner.files.download.whole_file import WholeFiles
 from provisioner.machine.process import run_process
 from provisioner.torch.builds import TorchBuild, TorchSet
 from tests.support.quick_venv import QuickEnvironments
@@ -321,3 +324,40 @@ def test_a_wheel_that_somebody_put_among_those_that_had_arrived_is_not_taken(sho
     environments(shop, tmp_path).create(build(shop), tmp_path / ".venv")
     (module,) = (tmp_path / ".venv").rglob("site-packages/sympy/version.py")
     assert "planted" not in module.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+@pytest.mark.parametrize("is_limited", [False, True])
+def test_the_same_file_is_installed_again_whatever_fetches_and_unpacks_it(
+    own: Own, installer: Literal["pip", "uv"], is_limited: bool
+) -> None:
+    brought: list[str] = []
+
+    def download(url: str, path: Path, **how: Any) -> None:  # noqa: ANN401 - handed on
+        brought.append(path.name)
+        WholeFiles().fetch(url, path, **how)
+
+    envs = replace(own.envs, download=download) if is_limited else own.envs
+    before = own.files("helper")
+    (own.site / "helper" / "version.py").write_text("", encoding="utf-8")
+    envs.restore(own.where, ["helper"], installer=installer)
+    assert own.changes() == {}
+    assert own.files("helper") == before
+    assert brought == (["helper-1.0-py3-none-any.whl"] if is_limited else [])
+    assert {path.name for path in (own.where / ".klein-setup").iterdir()} == {
+        "constraints.txt",
+        "environment.json",
+        "packages.txt",
+    }
+
+
+def test_a_pip_that_cannot_say_what_it_would_install_installs_without_a_list(own: Own) -> None:
+    def run(args: Sequence[str | Path], **how: Any) -> ProcessResult:  # noqa: ANN401 - handed on
+        done = run_process(args, **how)
+        return replace(done, stdout="pip 22.1 from here") if args[-1] == "--version" else done
+
+    said: list[str] = []
+    replace(own.envs, run=run).install(own.where, ["extra"], progress=said.append)
+    assert any("nothing is listed" in line for line in said)
+    assert "extra" in {each.name for each in own.envs.observe(own.where).distributions}
+    assert own.changes() == {}
