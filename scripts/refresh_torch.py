@@ -12,7 +12,8 @@
     uv run --script scripts/refresh_torch.py [FILE] [--torch-index URL] [--default-index URL] [--write] [--source ID]
 
 Prints what differs, and a diff; writes only with ``--write``, and only what a page of an index shows: the Pythons of a
-release, the newest release that was seen, a release that is not on the index of a build.  Wheels are never fetched, so
+release, the newest release that was seen, a release that is not on the index of a build, the SHA-256 of the wheels of a
+build's newest release.  A digest that differs from the table's is told and never written.  Wheels are never fetched, so
 nothing is said of the machine code in them: a new build, and a release outside of a build's ranges, are named and left
 to a person.  A new release becomes a row where ``--source`` gives the id, one of the table's own sources, that vouches
 for it.
@@ -28,6 +29,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,6 +132,8 @@ class Comparison:
     outcome: Outcome
     edits: YamlEdits
     source: str | None  # id that vouches for new releases
+    base: str  # address of the indexes of the builds
+    default: str  # address of the default index
     lowest: Version = field(init=False)  # older torch is nobody's business
     preferred: Version = field(init=False)
 
@@ -243,6 +247,7 @@ class Comparison:
             self._compare_verified(at, build)
             for number in range(len(build.wheels)):
                 self._compare_range(at, number, build)
+            self._compare_digests(at, build)
             self._tell_wider(build)
             self._tell_companions(build)
         for tag, wheels in sorted(self.indexes.others.items()):
@@ -289,6 +294,55 @@ class Comparison:
                 self.outcome.notes.append(f"{build.tag}: its row for torch {release.torch} is to be split by hand")
         if gone:
             self.edits.replace(("builds", at, "wheels", number, "torch"), narrowed(row.torch, gone))
+
+    def _compare_digests(self, at: int, build: BuildRow) -> None:
+        """Record what the index publishes of the wheels of a build's newest release."""
+        known = dict(build.digests.files) if build.digests is not None else {}
+        published = self._published(build)
+        for name in sorted(set(known) & set(published)):
+            if known[name] != published[name]:
+                self.outcome.differences.append(
+                    f"{build.tag}: {name} has another SHA-256 on the index than in the table: other bytes under the "
+                    "same name; to be read again"
+                )
+        if not set(published) - set(known):
+            return
+        index = self.default if build.is_default_index else f"{self.base.rstrip('/')}/{build.tag}"
+        if not index.startswith("https:"):
+            self.outcome.notes.append(f"{build.tag}: digests are recorded from an https index only")
+            return
+        files = [f"{known.get(name, sha256)}  {name}" for name, sha256 in sorted(published.items())]
+        self.outcome.differences.append(
+            f"{build.tag}: the index names {len(set(published) - set(known))} digests that the table does not have"
+        )
+        today = datetime.now(timezone.utc).date().isoformat()
+        try:
+            if build.digests is None:
+                lines = ["digests:", f"  read_from: {index}", f'  read_on: "{today}"', "  files:"]
+                lines += [f"    - {json.dumps(each)}" for each in files]
+                self.edits.insert_key(("builds", at), lines, before="wheels")
+            else:
+                self.edits.replace_items(("builds", at, "digests", "files"), files)
+                self.edits.replace(("builds", at, "digests", "read_from"), index)
+                self.edits.replace(("builds", at, "digests", "read_on"), today)
+        except LookupError:
+            self.outcome.notes.append(f"{build.tag}: its row has no room for digests; to be written as a block")
+
+    def _published(self, build: BuildRow) -> dict[str, str]:
+        """Return by file name the digests of the wheels of the newest release of a build that its index has."""
+        platforms = {platform for row in build.wheels for platform in row.platforms}
+        offers = [offer.release for platform, found in build.offers for offer in found if platform in platforms]
+        seen = {version for platform in platforms for version in self._seen(build, platform)}
+        newest = max((each for each in offers if each.version in seen), key=lambda each: each.version, default=None)
+        if newest is None:
+            return {}
+        versions = (newest.version, version_of(newest.torchvision), version_of(newest.torchaudio))
+        return {
+            wheel.file_name: wheel.sha256
+            for project, version in zip(PROJECTS, versions, strict=True)
+            for wheel in self.indexes.wheels[build.tag][project]
+            if wheel.version == version and wheel.sha256 is not None and platforms & wheel.platforms
+        }
 
     def _tell_wider(self, build: BuildRow) -> None:
         """Name the wheels outside of every range: what code they hold, a page does not say."""
@@ -415,7 +469,7 @@ def compare(text: str, *, file: str, options: argparse.Namespace) -> Outcome:
     outcome = Outcome()
     base = options.torch_index or table.index_base
     indexes = read_indexes(table, IndexReader(), base, options.default_index, outcome)
-    comparison = Comparison(table, indexes, outcome, YamlEdits(text), options.source)
+    comparison = Comparison(table, indexes, outcome, YamlEdits(text), options.source, base, options.default_index)
     comparison.compare_releases()
     comparison.compare_builds()
     outcome.text = comparison.edits.result()

@@ -84,6 +84,39 @@ class YamlEdits:
         item = "".join(f"{before if at == 0 else ' ' * len(before)}{line}{ending}" for at, line in enumerate(lines))
         self._changes.append((line_start, line_start, item))
 
+    def insert_key(self, path: KeyPath, lines: Sequence[str], *, before: str) -> None:
+        """Put a key with its value in front of another key of a block mapping, in as many lines as it takes.
+
+        Raises
+        ------
+        LookupError
+            There is no such key, or the mapping stands between braces.
+        """
+        node = self._node(path)
+        key = next((each for each, _ in node.value if each.value == before), None)
+        if key is None or not isinstance(node, yaml.MappingNode) or node.flow_style:
+            raise LookupError(path)
+        ending = "\r\n" if "\r\n" in self._text else "\n"
+        start = self._text.rfind("\n", 0, key.start_mark.index) + 1
+        self._changes.append((start, start, "".join(f"{' ' * key.start_mark.column}{line}{ending}" for line in lines)))
+
+    def replace_items(self, path: KeyPath, items: Sequence[str]) -> None:
+        """Put other texts in the place of all items of a block list.
+
+        Raises
+        ------
+        LookupError
+            There is no such list, or it is empty or stands between brackets.
+        """
+        node = self._node(path)
+        if not isinstance(node, yaml.SequenceNode) or not node.value or node.flow_style:
+            raise LookupError(path)
+        first, last = node.value[0].start_mark, node.value[-1].end_mark
+        start = self._text.rfind("\n", 0, first.index) + 1
+        ending = "\r\n" if "\r\n" in self._text else "\n"
+        dash = self._text[start : first.index]
+        self._changes.append((start, last.index, ending.join(f"{dash}{json.dumps(each)}" for each in items)))
+
     def texts(self, path: KeyPath, key: str) -> tuple[str, ...]:
         """Return what one key holds in every mapping of the list at a key path."""
         node = self._node(path)

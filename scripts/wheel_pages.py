@@ -58,6 +58,12 @@ class Wheel:
     has_metadata: bool = False  # PEP 658
     size: int | None = None  # bytes; HTML pages do not tell
     uploaded: str | None = None  # PEP 700
+    sha256: str | None = None  # what the page says, 64 lower-case hex digits
+
+    @property
+    def file_name(self) -> str:
+        """The wheel's own name."""
+        return _name_in(self.url)
 
     @property
     def platforms(self) -> frozenset[PlatformName]:
@@ -144,7 +150,10 @@ def parse_html_page(text: str, base: str) -> tuple[Wheel, ...]:
         has_metadata = any(
             each.get(key, "false") != "false" for key in ("data-core-metadata", "data-dist-info-metadata")
         )
-        found.append(wheel_of(_name_in(url), url.partition("#")[0], has_metadata=has_metadata))
+        address, _, fragment = url.partition("#")
+        algorithm, _, digest = fragment.partition("=")
+        sha256 = _digest(digest) if algorithm == "sha256" else None
+        found.append(wheel_of(_name_in(url), address, has_metadata=has_metadata, sha256=sha256))
     return tuple(each for each in found if each is not None)
 
 
@@ -167,9 +176,14 @@ def parse_json_page(page: Mapping[str, Any], base: str) -> tuple[Wheel, ...]:
             has_metadata=bool(each.get("core-metadata", each.get("data-dist-info-metadata", False))),
             size=size if isinstance(size, int) else None,
             uploaded=uploaded[:10] if isinstance(uploaded, str) else None,
+            sha256=_digest(each.get("hashes", {}).get("sha256")),
         )
         found.append(wheel)
     return tuple(each for each in found if each is not None)
+
+
+def _digest(said: object) -> str | None:
+    return said if isinstance(said, str) and re.fullmatch(r"[0-9a-f]{64}", said) else None
 
 
 def _name_in(url: str) -> str:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Literal
 
 from provisioner.commands.choose_environment import apply_environment, check_environment, environment_folder
 from provisioner.commands.inspect_comfyui import check_comfyui, inspect_comfyui
-from provisioner.commands.look import InstallOptions, needed_packages
+from provisioner.commands.look import InstallOptions
+from provisioner.commands.packages import all_requirements, needed_packages
 from provisioner.commands.run import Run
 from provisioner.commands.smoke_test import generate_image
 from provisioner.core.errors import KleinError, OfflineError, PlanOutdatedError
 from provisioner.core.models import Artifact, FilesPlan, Finding, HubFile, Outcome, OutcomeStatus, Source
-from provisioner.core.units import count
+from provisioner.core.units import count, listing
 from provisioner.files import planner
 from provisioner.plan.make_plan import check_unchanged
 from provisioner.plan.steps import (
@@ -248,11 +249,16 @@ def _refuse_other_environment(run: Run, step: MakeEnvironment | RepairEnvironmen
 def _install_packages(run: Run, options: InstallOptions, step: InstallPackages, say: Callable[[str], None]) -> str:
     """Install what is missing, under the constraints that hold the torch set."""
     environments = run.session.environments
+    installer: Literal["pip", "uv"] = "uv" if options.environment.use_uv else "pip"
+    progress = run.session.say_progress
+    if step.restores:
+        environments.restore(step.where, step.restores, installer=installer, progress=progress)
+        say(f"Packages: {listing(step.restores)} installed again, each from the same file as before.")
     lines = needed_packages(step.app, step.tree, environments.observe(step.where))
+    asked = all_requirements(step.app, step.tree)
+    environments.install(step.where, lines, out_of=asked, installer=installer, progress=progress)
     if not lines:
         return "every requirement is met"
-    installer: Literal["pip", "uv"] = "uv" if options.environment.use_uv else "pip"
-    environments.install(step.where, requirements=lines, installer=installer, progress=run.session.say_progress)
     left = needed_packages(step.app, step.tree, environments.observe(step.where))
     name = "ComfyUI" if step.app == "comfyui" else "diffusers"
     said = f"{len(lines) - len(left)} of {count(len(lines), 'package')} that {name} requires were installed"

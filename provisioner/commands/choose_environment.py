@@ -6,13 +6,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from provisioner.commands.inspect_comfyui import inspect_comfyui
+from provisioner.commands.packages import ComparedPackages, app_of, compare_packages
 from provisioner.commands.run import Run, check_folder_name
 from provisioner.commands.session import Session
 from provisioner.core.errors import EXIT_FINDINGS, UnsupportedMachineError
 from provisioner.core.models import ComfyTarget, Finding, Machine
 from provisioner.environment.state import EnvironmentReceipt, Observation, drift, judge_probe
 from provisioner.plan.steps import KeepEnvironment, MakeEnvironment, Plan, RepairEnvironment
-from provisioner.report.outcome import EnvironmentAction, EnvironmentCheck, EnvironmentResult, Report
+from provisioner.report.outcome import EnvironmentAction, EnvironmentCheck, EnvironmentResult, PackagesCheck, Report
 from provisioner.torch.builds import App, TorchBuild, TorchChoice
 from provisioner.torch.choose import TorchOptions, choose_torch
 
@@ -176,6 +178,10 @@ def verify_environment(run: Run, report: Report, where: Path | None) -> Report:
     findings, is_ours = check_environment(run.session, machine, folder)
     if not is_ours:
         return report
+    seen, comfyui = run.session.environments.observe(folder), inspect_comfyui(run)
+    tree = None if comfyui is None else comfyui.checkout.tree
+    compared = compare_packages(run.session, seen, app_of(run), tree, reads_files=True)
+    findings = (*findings, *compared.findings)
     problems = any(each.severity == "problem" for each in findings)
     return replace(
         report,
@@ -183,7 +189,18 @@ def verify_environment(run: Run, report: Report, where: Path | None) -> Report:
         status="findings" if problems else report.status,
         exit_status=EXIT_FINDINGS if problems else report.exit_status,
         findings=(*report.findings, *findings),
-        environment=EnvironmentCheck(path=folder, holds=not problems),
+        environment=EnvironmentCheck(path=folder, holds=not problems, packages=_packages_check(compared)),
+    )
+
+
+def _packages_check(compared: ComparedPackages) -> PackagesCheck | None:
+    if compared.packages is None:
+        return None
+    return PackagesCheck(
+        listed=len(compared.packages.packages),
+        listed_at=compared.packages.made_at,
+        is_outdated=compared.is_outdated,
+        changed=compared.changes,
     )
 
 

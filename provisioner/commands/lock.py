@@ -14,6 +14,7 @@ from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, NotWritableError, St
 from provisioner.core.models import Lock
 from provisioner.disk.os_errors import reason_of
 from provisioner.disk.root import write_output
+from provisioner.environment.state import FAMILY
 from provisioner.manifest.lock_file import Verified, drift_from, locked_text, refuse_drift
 from provisioner.report.outcome import Report
 
@@ -57,34 +58,49 @@ def run_lock(run: Run, output: Path, environment: Path | None, *, say: Callable[
 
 def check_locked(run: Run, environment: Path | None) -> None:
     """Raise unless the manifest is locked and what is installed here is what it was locked with (``--locked``)."""
-    torch, backend = _torch_of(run, environment)
+    torch, backend, wheels = _torch_of(run, environment)
     commit, _ = _comfyui_of(run)
     lock = run.manifest.lock
-    differences = () if lock is None else drift_from(lock, torch_backend=backend, torch=torch, comfyui_commit=commit)
+    differences = (
+        ()
+        if lock is None
+        else drift_from(lock, torch_backend=backend, torch=torch, comfyui_commit=commit, torch_wheels=wheels)
+    )
     refuse_drift(run.manifest, differences)
 
 
 def _machine_lock(run: Run, environment: Path | None) -> Lock:
-    torch, backend = _torch_of(run, environment)
+    torch, backend, wheels = _torch_of(run, environment)
     commit, version = _comfyui_of(run)
     return Lock(
         manifest_sha256=run.manifest.sha256,
         locked_on=time.strftime("%Y-%m-%d", time.gmtime()),
         torch_backend=backend,
         torch=torch.partition("+")[0] if torch else None,
+        torch_wheels=wheels,
         comfyui_commit=commit,
         comfyui_version=version,
     )
 
 
-def _torch_of(run: Run, environment: Path | None) -> tuple[str | None, str | None]:
-    """Return version and build of torch in the environment of ours; None where there is none."""
+def _torch_of(run: Run, environment: Path | None) -> tuple[str | None, str | None, tuple[tuple[str, str], ...]]:
+    """Return version and build of torch in the environment of ours, and the files it was installed from.
+
+    None where there is none; no files where this user's runs did not install them, or where they changed since.
+    """
     where = environment_folder(run, EnvironmentOptions(where=environment))
     seen = run.session.environments.observe(where) if where.is_dir() else None
     if seen is None or seen.receipt is None:
-        return None, None
+        return None, None, ()
     torch = seen.distribution("torch")
-    return (None if torch is None else torch.version), seen.receipt.torch_backend
+    packages, changes, _ = run.session.environments.compare(where, seen, reads_files=False) or (None, (), None)
+    changed = {each.package for each in changes}
+    wheels = tuple(
+        (each.file_name, each.sha256)
+        for each in (packages.packages if packages is not None else ())
+        if each.name in FAMILY and each.name not in changed and each.sha256 is not None
+    )
+    return (None if torch is None else torch.version), seen.receipt.torch_backend, wheels
 
 
 def _comfyui_of(run: Run) -> tuple[str | None, str | None]:

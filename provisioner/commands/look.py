@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.commands.choose_environment import EnvironmentOptions, environment_folder, look_at_environment
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, ComfyUIOptions, check_comfyui, inspect_comfyui
+from provisioner.commands.packages import app_of, compare_packages, needed_packages
 from provisioner.commands.parts import can_generate
 from provisioner.commands.run import Run
 from provisioner.commands.smoke_test import SmokeTestOptions
@@ -20,9 +21,8 @@ from provisioner.core.hosts import LOOPBACK
 from provisioner.core.models import FileSystem, Finding, SetChoice, UrlFile
 from provisioner.core.redact import redact
 from provisioner.core.units import count
-from provisioner.environment.app_packages import requirement_lines
-from provisioner.environment.requirements import unmet
-from provisioner.environment.state import FAMILY, Observation
+from provisioner.environment.package_list import PackageChange, why_restored
+from provisioner.environment.state import Observation
 from provisioner.files import planner
 from provisioner.files.choose_set import machine_words
 from provisioner.files.observe import Depth
@@ -87,7 +87,7 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth) -> Plan:
         findings += check_comfyui(comfyui)
     steps += files.steps
     if "environment" in options.parts:
-        for step, found in _environment_steps(run, options, comfyui, of_comfyui, where):
+        for step, found in _environment_steps(run, options, comfyui, of_comfyui, where, depth):
             steps.append(step)
             findings += found
     if "smoke" in options.parts:
@@ -127,11 +127,6 @@ def _check_addresses(run: Run) -> None:
                 )
 
 
-def app_of(run: Run) -> App:
-    """Return which program uses the files."""
-    return "comfyui" if run.wanted.target == "comfyui" else "diffusers"
-
-
 def _file_systems(steps: list[Step]) -> Iterator[tuple[Path, FileSystem]]:
     from provisioner.disk.locations import file_system_of
 
@@ -155,7 +150,12 @@ def _comfyui_step(comfyui: ComfyUIInstall | None, options: InstallOptions) -> Co
 
 
 def _environment_steps(
-    run: Run, options: InstallOptions, comfyui: ComfyUIInstall | None, of_comfyui: ComfyUIStep | None, where: Path
+    run: Run,
+    options: InstallOptions,
+    comfyui: ComfyUIInstall | None,
+    of_comfyui: ComfyUIStep | None,
+    where: Path,
+    depth: Depth,
 ) -> Iterator[tuple[Step, tuple[Finding, ...]]]:
     """Yield what the environment needs, each step with what a person should know about it."""
     if not _is_ours(run, options, comfyui, where):
@@ -164,19 +164,26 @@ def _environment_steps(
             yield KeepEnvironment(where=python, reason="ComfyUI's own Python; the test image checks it"), ()
         return
     app = app_of(run)
+    tree = of_comfyui.folder if of_comfyui is not None else None
     seen, choice, drifted, fitting = look_at_environment(run.session, where, app, options.environment)
+    if run.manifest.lock is not None:
+        digests = (*choice.build.digests, *run.manifest.lock.torch_wheels)
+        choice = replace(choice, build=replace(choice.build, digests=digests))
+    compared = compare_packages(run.session, seen, app, tree, reads_files=depth == "full")
     step = environment_step(
         seen,
         choice,
-        drifted,
+        (*drifted, *compared.torch_findings),
         where=where,
         app=app,
         download=shipped_table().download_of(choice.build.torch_backend),
         python=options.environment.python,
         python_versions=fitting,
     )
-    yield step, () if isinstance(step, MakeEnvironment) and not step.replaces else drifted
-    packages = _packages_step(app, of_comfyui, where, seen, step)
+    found = (*drifted, *compared.findings)
+    yield step, () if isinstance(step, MakeEnvironment) and not step.replaces else found
+    of_app = [each for each in compared.changes if each.origin == "application" and not compared.is_excused(each)]
+    packages = _packages_step(app, of_comfyui, where, seen, step, of_app, is_outdated=compared.is_outdated)
     if packages is not None:
         yield packages, ()
 
@@ -194,47 +201,37 @@ def _is_ours(run: Run, options: InstallOptions, comfyui: ComfyUIInstall | None, 
 
 
 def _packages_step(
-    app: App, of_comfyui: ComfyUIStep | None, where: Path, seen: Observation, step: EnvironmentStep
+    app: App,
+    of_comfyui: ComfyUIStep | None,
+    where: Path,
+    seen: Observation,
+    step: EnvironmentStep,
+    changed: list[PackageChange],
+    *,
+    is_outdated: bool,
 ) -> InstallPackages | None:
     tree = of_comfyui.folder if of_comfyui is not None else None
     arrives = isinstance(of_comfyui, (GetComfyUI, UpdateComfyUI))
     is_new = isinstance(step, MakeEnvironment)
     lines = None if arrives else needed_packages(app, tree, seen, is_new=is_new)
-    if lines == ():
+    restores = () if is_new else tuple(each.package for each in changed)
+    if lines == () and not restores and (is_new or not is_outdated):
         return None
     reason = (
-        "its requirements.txt, once it is there" if lines is None else f"{count(len(lines), 'requirement')} not met"
+        "its requirements.txt, once it is there"
+        if lines is None
+        else why_restored(changed)
+        if restores
+        else f"{count(len(lines), 'requirement')} not met"
+        if lines
+        else "its requirements changed since they were resolved"
     )
     download = shipped_table().app(app).packages
     if lines is not None and not is_new:  # most are there already; nobody knows how large these are
         download = replace(download, fetched_bytes=0, disk_bytes=0)
-    return InstallPackages(where=where, app=app, tree=tree, lines=lines, reason=reason, download=download)
-
-
-def needed_packages(app: App, tree: Path | None, seen: Observation, *, is_new: bool = False) -> tuple[str, ...]:
-    """Return the requirement lines of an application that an environment does not meet.
-
-    Parameters
-    ----------
-    app : App
-        Whose requirements.
-    tree : Path or None
-        ComfyUI, whose own list is read.
-    seen : Observation
-        What is installed.
-    is_new : bool
-        The environment will be made: nothing but the torch set is in it then.
-    """
-    installed = {} if is_new else {each.name: each.version for each in seen.distributions}
-    lines = requirement_lines(app)
-    if app == "comfyui" and tree is not None:
-        from provisioner.comfyui.checkout.checkouts import requirements_of
-        from provisioner.comfyui.install_plan import requirements_to_install
-
-        present = FAMILY if is_new else [name for name in FAMILY if name in installed]
-        lines, _ = requirements_to_install(requirements_of(tree), family=FAMILY, present=present)
-    version = seen.python.version if seen.python is not None and not is_new else None
-    return lines if version is None else unmet(lines, installed, python_version=version)
+    return InstallPackages(
+        where=where, app=app, tree=tree, lines=lines, restores=restores, reason=reason, download=download
+    )
 
 
 # --- the test image --------------------------------------------------------------------------------

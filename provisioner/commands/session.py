@@ -224,7 +224,9 @@ class Session:
     @cached_property
     def environments(self) -> Environments:
         """The virtual environments of this computer."""
+        from provisioner.disk.locations import state_folder
         from provisioner.environment.environments import PROBE, Environments
+        from provisioner.environment.kept_packages import KeptPackages
         from provisioner.machine.process import run_process
 
         return Environments(
@@ -234,6 +236,7 @@ class Session:
             # pip knows more ways to reach an index (keyrings), so it fetches the wheels where nothing limits it
             download=None if self.settings.limit_bytes_s is None else self.whole_files.fetch,
             is_offline=self.is_offline,
+            packages=KeptPackages(lambda: state_folder() / "environments"),
             waits_for_lock=self.settings.wait_for_lock,
             probe_script=self.settings.probe_script or PROBE,
         )

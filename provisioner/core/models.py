@@ -197,6 +197,7 @@ class Lock:
     locked_on: str  # ISO date
     torch_backend: str | None = None  # "cu130"
     torch: str | None = None  # "2.11.0"
+    torch_wheels: tuple[tuple[str, str], ...] = ()  # file name and SHA-256 of torch, torchvision and torchaudio
     comfyui_commit: str | None = None  # 40 lower-case hex digits
     comfyui_version: str | None = None  # "0.33.0"
 

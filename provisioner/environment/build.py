@@ -16,7 +16,7 @@ import time
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -50,6 +50,7 @@ from provisioner.environment.installer import (
     requirement_line,
     route_to,
 )
+from provisioner.environment.package_list import PackageChange, enforced
 from provisioner.environment.pip_settings import (
     installer_environment,
     parse_pip_settings,
@@ -194,8 +195,15 @@ class Builder:
 
     # --- resolving ---------------------------------------------------------------------------------
 
-    def resolve(self, build: TorchBuild) -> tuple[TorchSet, tuple[Wheel, ...]]:
+    def resolve(self, build: TorchBuild, also: Sequence[str] = ()) -> tuple[TorchSet, tuple[Wheel, ...]]:
         """Return the newest set the index has, and every wheel it takes; nothing is installed.
+
+        Parameters
+        ----------
+        build : TorchBuild
+            The sets, and the digests that are known of their wheels.
+        also : sequence of str
+            Requirements beside the set: ``"sympy==1.14.0"``.
 
         Raises
         ------
@@ -203,11 +211,13 @@ class Builder:
             The index has none of the sets.
         NotTheFileError
             The wheels' own metadata say another build than the one promised.
+        HashMismatchError
+            The index names another digest than the one that is known of a wheel.
         """
         first: KleinError | None = None
         for releases in build.sets:
             try:
-                wheels = self._resolve_one(releases, build)
+                wheels = self._resolve_one(releases, build, also)
             except EntryNotFoundError as error:
                 first = first or error
                 self._progress(f"torch {releases.torch} cannot be had: {error}")
@@ -219,14 +229,16 @@ class Builder:
                     hint="Take another index: `--torch-index URL`.",
                     index_url=build.index_url,
                 )
-            return releases, wheels
+            way_out = "Take another index, `--torch-index URL`; if the file was published anew, update klein-setup."
+            known = dict(build.digests)
+            return releases, tuple(enforced(wheels, known, whose="klein-setup's table or the lock", way_out=way_out))
         if first is not None and self._context.is_offline:
             raise offline_error(first, "find the torch set") from first
         raise first or UsageError("The torch build names no set of releases.")
 
-    def _resolve_one(self, releases: TorchSet, build: TorchBuild) -> tuple[Wheel, ...]:
+    def _resolve_one(self, releases: TorchSet, build: TorchBuild, also: Sequence[str]) -> tuple[Wheel, ...]:
         try:
-            return self._ask_index(releases, build)
+            return self._ask_index(releases, build, also)
         except EntryNotFoundError as error:
             # Mirrors of the torch index lack a dependency at times (pytorch/pytorch#193491); versions with a local part
             # exist on the torch index only, so that the default index cannot slip in a torch of its own.
@@ -236,11 +248,12 @@ class Builder:
                 raise
             self._extra = self._settings.get("index-url", DEFAULT_INDEX)
             self._progress(f"{error.context.get('requirement')} is missing there; taking it from the default index.")
-            return self._ask_index(releases, build)
+            return self._ask_index(releases, build, also)
 
-    def _ask_index(self, releases: TorchSet, build: TorchBuild) -> tuple[Wheel, ...]:
+    def _ask_index(self, releases: TorchSet, build: TorchBuild, also: Sequence[str]) -> tuple[Wheel, ...]:
         wanted = [pinned(name, version, build.local_tag) for name, version in wanted_versions(releases)]
         self._progress(f"Asking {'the index' if build.index_url else 'the default index'} for {listing(wanted)}.")
+        wanted += also
         if self._pip_version() >= _GOOD_PIP:
             return self._resolve_by_metadata(wanted, build.index_url)
         if self._context.download is not None:
@@ -288,9 +301,19 @@ class Builder:
 
     # --- fetching ----------------------------------------------------------------------------------
 
-    def fetch(self, wheels: Sequence[Wheel], index_url: str | None) -> None:
-        """Bring every wheel to the work's folder; what an earlier building fetched and is whole stays."""
+    def fetch(self, wheels: Sequence[Wheel], index_url: str | None) -> tuple[Wheel, ...]:
+        """Bring every wheel to the work's folder; what an earlier building fetched and is whole stays.
+
+        Returns
+        -------
+        tuple of Wheel
+            The wheels, each with its SHA-256: that of the index, else of what arrived.
+        """
         check_wheels(wheels, self._progress)
+        wanted = {wheel.file_name for wheel in wheels}
+        for path in self._work.wheels.glob("*.whl"):
+            if path.name not in wanted:  # of an earlier try, or not from us: pip might prefer it
+                self._work.root.remove(path)
         held = [wheel for wheel in wheels if _is_whole(self._work.wheels / wheel.file_name, wheel)]
         if held:
             self._progress(f"{count(len(held), 'wheel')} of {len(wheels)} have arrived already.")
@@ -299,6 +322,10 @@ class Builder:
                 continue
             self._progress(f"Wheel {number} of {len(wheels)}: {wheel.label}.")
             self._fetch_one(wheel, index_url)
+        return tuple(
+            wheel if wheel.sha256 is not None else replace(wheel, sha256=_sha256(self._work.wheels / wheel.file_name))
+            for wheel in wheels
+        )
 
     def _insist(self, action: Callable[[], None]) -> None:
         for failures in itertools.count(1):
@@ -363,18 +390,31 @@ class Builder:
             self._unpack_with_uv(self._uv, listed)
         self._check(wheels)
 
+    def needed(
+        self, wheels: Sequence[Wheel], before: Observation, changes: Sequence[PackageChange]
+    ) -> tuple[Wheel, ...]:
+        """Return the wheels that put an environment back: those of other versions, and what is known to have changed.
+
+        The family is installed anew as a whole, unless all that is wrong is known to be in what it depends on.
+        """
+        now = {each.name: each.version for each in before.distributions}
+        wrong = {each.package for each in changes} | {
+            each.name for each in wheels if now.get(each.name) != each.version
+        }
+        if not changes or not wrong.isdisjoint(FAMILY):
+            wrong |= set(FAMILY)
+        return tuple(wheel for wheel in wheels if wheel.name in wrong)
+
     def put_back(self, wheels: Sequence[Wheel], before: Observation) -> None:
-        """Install the family anew and whatever of its dependencies differs, into an environment in use."""
+        """Install wheels anew into an environment in use."""
         for leftover in before.leftovers:
             environment_root(leftover.parent).remove_tree(leftover)
         self._drop_doubles(before)
-        now = {each.name: each.version for each in before.distributions}
-        needed = [wheel for wheel in wheels if wheel.name in FAMILY or now.get(wheel.name) != wheel.version]
-        self._progress(f"Installing {listing([wheel.label for wheel in needed])}.")
+        self._progress(f"Installing {listing([wheel.label for wheel in wheels])}.")
         listed = self._work.temporary / "wheels.txt"
-        self._work.root.write_text(listed, "".join(f"{wheel.requirement}\n" for wheel in needed))
+        self._work.root.write_text(listed, "".join(f"{wheel.requirement}\n" for wheel in wheels))
         self._unpack("--force-reinstall", "-r", listed)
-        self._check(needed)
+        self._check(wheels)
 
     def _drop_doubles(self, before: Observation) -> None:
         """Remove all but one record of each of the family: pip uninstalls one and leaves the others to be found."""
@@ -385,7 +425,8 @@ class Builder:
 
     def _unpack(self, *words: str | Path) -> None:
         done = self._pip(
-            "install", "--no-index", "--no-deps", "--find-links", self._work.wheels, "--progress-bar", "off", *words,
+            "install", "--no-index", "--no-deps", "--require-hashes", "--find-links", self._work.wheels,
+            "--progress-bar", "off", *words,
             index_url="file:///nowhere",
             timeout_s=INSTALL_TIMEOUT_S,
         )  # fmt: skip
@@ -396,9 +437,9 @@ class Builder:
         env = installer_environment(self._context.child_environ, {}, temporary=self._work.temporary, no_file=os.devnull)
         done = self._context.run(
             [
-                uv, "pip", "install", "--python", self._python, "--no-index", "--no-deps", "--find-links",
-                self._work.wheels, "--cache-dir", self._work.temporary / "uv", "--no-progress", "--reinstall",
-                "-r", listed,
+                uv, "pip", "install", "--python", self._python, "--no-index", "--no-deps", "--require-hashes",
+                "--find-links", self._work.wheels, "--cache-dir", self._work.temporary / "uv", "--no-progress",
+                "--reinstall", "-r", listed,
             ],
             timeout_s=INSTALL_TIMEOUT_S,
             env=env,

@@ -17,8 +17,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal, Protocol
 
-from provisioner.core.errors import CommandError, IntegrityError, KleinError, UnsupportedMachineError, UsageError
-from provisioner.core.models import STATE_FOLDER, Finding, Machine
+from provisioner.core.errors import (
+    CommandError,
+    EntryNotFoundError,
+    HashMismatchError,
+    IntegrityError,
+    KleinError,
+    StorageError,
+    UnsupportedMachineError,
+    UsageError,
+)
+from provisioner.core.models import Finding, Machine
 from provisioner.core.ports import Download, RunProcess
 from provisioner.core.redact import redact
 from provisioner.core.retries import FEW_RETRIES, Retries
@@ -27,14 +36,10 @@ from provisioner.disk.flush import flush_all
 from provisioner.disk.programs import find_on_path
 from provisioner.environment.build import (
     ASK_TIMEOUT_S,
-    INSTALL_TIMEOUT_S,
     VENV_TIMEOUT_S,
     BuildContext,
     Builder,
     Progress,
-    bring,
-    only_news,
-    pip_settings,
 )
 from provisioner.environment.installed import (
     own_folders,
@@ -43,15 +48,21 @@ from provisioner.environment.installed import (
     read_leftovers,
     read_second_torches,
 )
-from provisioner.environment.installer import (
-    check_wheels,
-    constraint_value,
-    constraint_variables,
-    explain_failure,
-    offline_error,
-    parse_report,
+from provisioner.environment.installer import Wheel, constraint_value, constraint_variables, explain_failure
+from provisioner.environment.kept_packages import KeptPackages, read_damaged, read_records
+from provisioner.environment.package_installer import PackageInstaller
+from provisioner.environment.package_list import (
+    ListedPackage,
+    PackageChange,
+    PackageList,
+    changed,
+    enforced,
+    listed,
+    merged,
+    requirements_digest,
+    requirements_text,
 )
-from provisioner.environment.pip_settings import installer_environment, without_network
+from provisioner.environment.pip_settings import installer_environment
 from provisioner.environment.pythons import ask_python, find_pythons
 from provisioner.environment.read_python import import_path, read_python
 from provisioner.environment.state import (
@@ -68,11 +79,13 @@ from provisioner.environment.state import (
     judge_probe,
     parse_probe,
     public_version,
+    python_number,
     receipt_text,
     wanted_versions,
 )
 from provisioner.environment.swap import (
     CONSTRAINTS,
+    PACKAGES,
     RECEIPT,
     Workspace,
     disk_error,
@@ -90,8 +103,6 @@ __all__ = ["Environments", "Installer", "Progress"]
 Installer = Literal["pip", "uv"]
 PROBE = Path(__file__).with_name("probe_script.py")
 
-_REPORT = Path(STATE_FOLDER, "packages.json")  # what pip would install
-_ARRIVING = Path(STATE_FOLDER, "arriving")  # wheels of packages, until they are installed
 _PROBE_TIMEOUT_S = 600.0  # the first import of a CUDA torch from a slow disk takes minutes
 _TOLERATED_WITHOUT_DEVICE = frozenset({"probe-no-device"})
 
@@ -118,6 +129,8 @@ class Environments:
         Brings the wheels of the torch set; pip does it where None.
     is_offline : bool
         ``--offline``: what is not on this computer is an error.
+    packages : KeptPackages, optional
+        Where the lists of what is installed are kept, outside of the environments; None: nowhere.
     probe_script : Path
         What proves an environment.
     waits_for_lock : bool
@@ -132,6 +145,7 @@ class Environments:
     home: Path = field(default_factory=Path.home)
     download: Download | None = None
     is_offline: bool = False
+    packages: KeptPackages | None = None
     probe_script: Path = PROBE
     waits_for_lock: bool = True
     retries: Retries = FEW_RETRIES
@@ -213,12 +227,14 @@ class Environments:
                 maker = Builder(self._context, staging, work, progress, uv)
                 maker.improve_pip()
                 releases, wheels = maker.resolve(build)
-                maker.fetch(wheels, build.index_url)
+                wheels = maker.fetch(wheels, build.index_url)
                 maker.install(wheels)
                 receipt = _receipt(build_id, installer, chosen, build, releases, maker.installed())
                 receipt = self._verify(staging, receipt, build, machine, needs_device=needs_device, progress=progress)
                 _seal(staging, where, receipt)
-                kept = work.swap(staging, build_id, _stamp(), lambda: self._check_in_place(where))
+                with self._without_list(where):  # a list of another environment would be a false one
+                    kept = work.swap(staging, build_id, _stamp(), lambda: self._check_in_place(where))
+            self._keep_list(where, self.observe(where), None, listed(wheels, "torch"), progress)
         if kept is not None:
             progress(f"The environment that was there is kept as {kept}.")
         return receipt
@@ -255,21 +271,26 @@ class Environments:
                 why = before.broken or "there is none"
                 raise CommandError(f"The environment {where} cannot be repaired: {why}", hint="Make it anew.")
             receipt = before.receipt
+            packages = self._list_of(where)
+            locked: tuple[ListedPackage, ...] = ()
             if receipt is not None and receipt.local_tag == build.local_tag:
                 others = tuple(each for each in build.sets if each != receipt.set)
                 build = replace(build, sets=(receipt.set, *others))
+                locked = _locked_wheels(packages, receipt, before.python)
             with _clearing_up(work) as begin:
                 begin(_build_id(), is_in_place=True)
                 maker = Builder(self._context, where, work, progress)
                 maker.need_pip()
-                releases, wheels = maker.resolve(build)
-                maker.fetch(wheels, build.index_url)
+                releases, wheels = self._resolve_again(maker, build, where, locked)
+                changes = [each for each in self._changes(packages, before, reads_files=True) if each.origin == "torch"]
+                wheels = maker.fetch(maker.needed(wheels, before, changes), build.index_url)
                 maker.put_back(wheels, before)
                 build_id = receipt.build_id if receipt is not None else _build_id()
                 fresh = _receipt(build_id, "pip", before.python, build, releases, maker.installed())
                 fresh = self._verify(where, fresh, build, machine, needs_device=needs_device, progress=progress)
                 _write_state(where, where, fresh)
             work.root.remove_tree(work.folder)
+            self._keep_list(where, self.observe(where), packages, listed(wheels, "torch"), progress)
         return fresh
 
     def install(
@@ -277,17 +298,22 @@ class Environments:
         where: Path,
         requirements: Sequence[str],
         *,
+        out_of: Sequence[str] | None = None,
         installer: Installer = "pip",
         progress: Progress = _silent,
     ) -> None:
         """Install more into an environment, under the constraints that hold its torch set.
+
+        pip resolves them once; each is then installed from the very file that was found, by its SHA-256, and listed.
 
         Parameters
         ----------
         where : Path
             The environment.
         requirements : sequence of str
-            ``"diffusers>=0.37"``.
+            ``"diffusers>=0.37"``; none where only the list is to be renewed.
+        out_of : sequence of str, optional
+            All requirements of the application, the ones that are met already included; None: these.
         installer : "pip" or "uv"
             What installs them.
         progress : callable
@@ -308,69 +334,151 @@ class Environments:
             before = self.observe(where)
             if before.python is None:
                 raise CommandError(f"{where} is no usable environment: {before.broken or 'there is none'}")
-            words: list[str | Path] = [*requirements]
-            if before.constraints is not None:
-                words += ["-c", str(where / CONSTRAINTS)]
-            what = listing(requirements)
-            try:
-                self._install_with(where, before.python.path, words, what, uv, progress)
-            finally:
-                root = environment_root(where)
-                root.remove_tree(where / _ARRIVING)
-                root.remove(where / _REPORT)
-            self._hold(before, self.observe(where))
+            packages = self._list_of(where)
+            with PackageInstaller(self._context, where, before.python.path, uv, progress) as pip:
+                installed = pip.install(requirements, has_constraints=before.constraints is not None)
+            after = self.observe(where)
+            self._hold(before, after)
+            digest = requirements_digest(requirements if out_of is None else out_of)
+            self._keep_list(where, after, packages, installed, progress, digest)
 
-    def _install_with(
-        self, where: Path, python: Path, words: Sequence[str | Path], what: str, uv: Path | None, progress: Progress
+    def restore(
+        self, where: Path, names: Sequence[str], *, installer: Installer = "pip", progress: Progress = _silent
     ) -> None:
-        settings = pip_settings(self._context, python)
-        if self.is_offline and uv is None:
-            settings = without_network(settings)
-        env = installer_environment(self._context.child_environ, settings, no_file=os.devnull)
-        if self.download is not None and not self.is_offline:
-            words = [*words, *self._brought(where, python, words, what, settings, env, progress)]
-        if uv is None:
-            command: list[str | Path] = [python, "-I", "-m", "pip", "install", "--progress-bar", "off", *words]
-        else:
-            command = [uv, "pip", "install", "--python", python, *words]
-            env |= _uv_index_variables(settings)
-            command += ["--no-index"] if settings.get("no-index", "") not in ("", "0", "false", "no") else []
-            command += ["--offline"] if self.is_offline else []
-        progress(f"Installing {what}.")
-        done = self.run(command, timeout_s=INSTALL_TIMEOUT_S, env=env, on_line=only_news(progress))
-        if done.returncode != 0:
-            error = explain_failure(done.last_lines, doing=f"install {what}", index_url=settings.get("index-url"))
-            raise offline_error(error, f"install {what}") if self.is_offline else error
+        """Install listed packages again, each from the very file that was installed before.
 
-    def _brought(
+        Parameters
+        ----------
+        where : Path
+            The environment.
+        names : sequence of str
+            Of the packages, as the list has them; others are left out.
+        installer : "pip" or "uv"
+            What installs them.
+        progress : callable
+            Told one line at a time.
+
+        Raises
+        ------
+        EntryNotFoundError, HashMismatchError
+            The index has these files no longer.
+        KleinError
+            As `install`.
+        """
+        where = _absolute(where)
+        uv = self._uv(installer)
+        with only_one(where, wait=self.waits_for_lock, notice=progress):
+            before, packages = self.observe(where), self._list_of(where)
+            wanted = [each for each in (packages.packages if packages is not None else ()) if each.name in names]
+            if before.python is None or self.packages is None or not wanted:
+                return
+            try:
+                with PackageInstaller(self._context, where, before.python.path, uv, progress) as pip:
+                    pip.restore(wanted)
+            except (EntryNotFoundError, HashMismatchError) as error:
+                files = listing([f"{each.file_name} (SHA-256 {each.sha256})" for each in wanted])
+                raise type(error)(
+                    f"{error} What was installed is not to be had there any more; it was {files}.",
+                    hint="Name an index or a folder that still has it with PIP_INDEX_URL or PIP_FIND_LINKS; or delete "
+                    f"the list, {self.packages.path(where)}, and run the same command: it takes what the index has.",
+                    **error.context,
+                ) from error
+            after = self.observe(where)
+            self._hold(before, after)
+            self._keep_list(where, after, packages, wanted, progress)
+
+    def compare(
+        self, where: Path, seen: Observation, *, reads_files: bool
+    ) -> tuple[PackageList, tuple[PackageChange, ...], Path] | None:
+        """Return the list of an environment, how it differs from it, and the list's file; None where there is no list.
+
+        Parameters
+        ----------
+        where : Path
+            The environment.
+        seen : Observation
+            What is in it.
+        reads_files : bool
+            Read every file of the listed packages; else only versions and RECORDs are compared.
+        """
+        where = _absolute(where)
+        packages = self._list_of(where)
+        if packages is None or self.packages is None:
+            return None
+        return packages, self._changes(packages, seen, reads_files=reads_files), self.packages.path(where)
+
+    def _changes(
+        self, packages: PackageList | None, seen: Observation, *, reads_files: bool
+    ) -> tuple[PackageChange, ...]:
+        if packages is None:
+            return ()
+        records = read_records(seen.distributions)
+        damaged = read_damaged(packages, seen.distributions, records) if reads_files else {}
+        return changed(packages, seen.distributions, records, damaged)
+
+    def _list_of(self, where: Path) -> PackageList | None:
+        return None if self.packages is None else self.packages.read(where)
+
+    @contextmanager
+    def _without_list(self, where: Path) -> Iterator[None]:
+        """Keep no list while an environment takes the place of another; that of the other comes back if it fails."""
+        before = self._list_of(where)
+        if self.packages is None or before is None:
+            yield
+            return
+        self.packages.forget(where)
+        try:
+            yield
+        except BaseException:
+            self.packages.keep(where, before)
+            raise
+
+    def _keep_list(
         self,
         where: Path,
-        python: Path,
-        words: Sequence[str | Path],
-        what: str,
-        settings: Mapping[str, str],
-        env: Mapping[str, str],
+        seen: Observation,
+        before: PackageList | None,
+        installed: Sequence[ListedPackage] | None,
         progress: Progress,
-    ) -> list[str]:
-        """Bring the wheels that pip would fetch, by `download`; return requirements that mean these files."""
-        report, folder = where / _REPORT, where / _ARRIVING
-        root = environment_root(where)
-        for left_over in (folder, report):
-            root.remove_tree(left_over)  # of a run that was killed; pip follows a link that has the report's name
-        root.make_folder(folder)
-        progress(f"Asking the index for {what}.")
-        done = self.run(
-            [python, "-I", "-m", "pip", "install", "--dry-run", "--progress-bar", "off", "--report", report, *words],
-            timeout_s=INSTALL_TIMEOUT_S,
-            env=env,
+        requirements_sha256: str | None = None,
+    ) -> None:
+        """Keep what is installed now; None for `installed`: nobody knows from which files."""
+        if self.packages is None or (before is None and not installed):
+            return
+        known = before.requirements_sha256 if before is not None else None
+        packages = merged(
+            before,
+            installed or (),
+            read_records(seen.distributions),
+            made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            requirements_sha256=requirements_sha256,
+            forgets_changed=installed is None or requirements_sha256 not in (None, known),
         )
-        if done.returncode != 0:
-            raise explain_failure(done.last_lines, doing=f"find {what}", index_url=settings.get("index-url"))
-        wheels = [each for each in parse_report(report.read_text(encoding="utf-8")) if each.file_name.endswith(".whl")]
-        check_wheels(wheels, progress)
-        for wheel in wheels:
-            bring(self._context, wheel, folder / wheel.file_name, settings, settings.get("index-url"), progress)
-        return [f"{wheel.name} @ {(folder / wheel.file_name).as_uri()}" for wheel in wheels]
+        try:
+            self.packages.keep(where, packages)
+        except StorageError as error:
+            progress(f"The list of packages could not be kept, so that `verify` will not compare them: {error}")
+        environment_root(where).write_text(where / PACKAGES, requirements_text(packages.packages))
+
+    def _resolve_again(
+        self, maker: Builder, build: TorchBuild, where: Path, locked: Sequence[ListedPackage]
+    ) -> tuple[TorchSet, tuple[Wheel, ...]]:
+        """Return the set that was installed, of the very same files; any set where there is no list of it."""
+        if not locked or self.packages is None:
+            return maker.resolve(build)
+        list_file = self.packages.path(where)
+        way_out = (
+            "Name an index that still has it with --torch-index; or delete the list, "
+            f"{list_file}, and run the same command: it takes what the index has."
+        )
+        also = [f"{each.name}=={each.version}" for each in locked if each.name not in FAMILY]
+        known = {each.name: each.sha256 for each in locked if each.sha256 is not None}
+        try:
+            releases, wheels = maker.resolve(replace(build, sets=build.sets[:1]), also)
+        except EntryNotFoundError as error:
+            message = f"{error} It is what was installed here before."
+            raise EntryNotFoundError(message, hint=way_out, **error.context) from error
+        return releases, tuple(enforced(wheels, known, whose=f"the list of {where}", way_out=way_out))
 
     def _hold(self, before: Observation, after: Observation) -> None:
         """Raise where an installation moved the torch set in spite of everything."""
@@ -461,6 +569,8 @@ class Environments:
             if read_receipt(where) is None:
                 raise UsageError(f"{where} was not made by klein-setup.", hint="Nothing was removed.", path=str(where))
             environment_root(where.parent).remove_tree(where)
+            if self.packages is not None:
+                self.packages.forget(where)
 
     def variables(self, where: Path) -> dict[str, str]:
         """Return the variables that hold pip and uv to the constraints inside a running application."""
@@ -675,6 +785,15 @@ def _receipt(
     )
 
 
+def _locked_wheels(
+    packages: PackageList | None, receipt: EnvironmentReceipt, python: PythonFacts
+) -> tuple[ListedPackage, ...]:
+    """Return the listed files of the torch set; none for another Python, which needs other wheels."""
+    if packages is None or python_number(receipt.python_version) != python_number(python.version):
+        return ()
+    return tuple(each for each in packages.packages if each.origin == "torch")
+
+
 def _versions_of(installed: Sequence[Distribution], releases: TorchSet) -> tuple[tuple[str, str], ...]:
     wanted = {name for name, _ in wanted_versions(releases)}
     return tuple((each.name, each.version) for each in installed if each.name in wanted)
@@ -711,16 +830,6 @@ def _write_state(folder: Path, where: Path, receipt: EnvironmentReceipt) -> None
         comment = "# Written by klein-setup: holds torch, torchvision and torchaudio together.\n"
         root.write_text(settings, f"{comment}[global]\nconstraint = {constraint_value(where / CONSTRAINTS)}\n")
     root.write_text(folder / RECEIPT, receipt_text(receipt))
-
-
-def _uv_index_variables(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return a person's package mirror as uv's variables: it may hold a password, and arguments are public."""
-    separators = {"index-url": " ", "extra-index-url": " ", "find-links": ","}
-    return {
-        f"UV_{option.upper().replace('-', '_')}": separator.join(settings[option].split())
-        for option, separator in separators.items()
-        if settings.get(option)
-    }
 
 
 def _failed_probe(code: str, sentence: str) -> ProbeAnswer:

@@ -57,7 +57,7 @@ def _read_one(info: Path) -> Distribution | None:
         return None
     name = canonicalize_name(name)
     built, cuda = _read_version_file(info.parent / name / "version.py") if name in FAMILY else (None, None)
-    return Distribution(name=name, version=version, location=info.parent, built_version=built, cuda=cuda)
+    return Distribution(name=name, version=version, location=info.parent, built_version=built, cuda=cuda, info=info)
 
 
 def parse_metadata(text: str) -> dict[str, str]:

@@ -49,6 +49,7 @@ class Wheel:
     version: str  # of the wheel's own metadata
     url: str
     sha256: str | None  # None where the index publishes none
+    is_direct: bool = False  # the requirement named the address
 
     @property
     def file_name(self) -> str:
@@ -62,8 +63,9 @@ class Wheel:
 
     @property
     def requirement(self) -> str:
-        """The line that means exactly this wheel."""
-        return f"{self.name}=={self.version}"
+        """The line of a requirements file that means this wheel, and with a digest no other file."""
+        line = f"{self.name}=={self.version}"
+        return line if self.sha256 is None else f"{line} --hash=sha256:{self.sha256}"
 
 
 # --- settings ----------------------------------------------------------------------------------
@@ -161,6 +163,7 @@ def _wheel(entry: Fields) -> Wheel:
         version=metadata.text("version"),
         url=urldefrag(download.text("url")).url,
         sha256=_sha256(download.values.get("archive_info")),
+        is_direct=entry.optional_flag("is_direct") is True,
     )
 
 

@@ -9,7 +9,7 @@ import functools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
@@ -60,6 +60,7 @@ class Distribution:
     location: Path  # the folder of packages it lies in
     built_version: str | None = None  # of the family: what ``<name>/version.py`` says
     cuda: str | None = None  # torch only, what it was built for: "13.0"
+    info: Path | None = field(default=None, compare=False)  # its dist-info folder
 
     @property
     def tag(self) -> str | None:

@@ -30,6 +30,7 @@ from provisioner.environment.state import EnvironmentReceipt, parse_receipt
 
 RECEIPT = Path(STATE_FOLDER, "environment.json")
 CONSTRAINTS = Path(STATE_FOLDER, "constraints.txt")
+PACKAGES = Path(STATE_FOLDER, "packages.txt")  # for people and for pip; nothing here reads it
 _BUILDING = Path(STATE_FOLDER, "building")  # in a folder aside, while it is built: the build's id
 
 _FIRST_BYTES = "~_-+="

@@ -71,6 +71,7 @@ def locked_text(manifest: Manifest, wanted: ArtifactSet, verified: Mapping[str, 
             locked_on=lock.locked_on,
             torch_backend=lock.torch_backend,
             torch=lock.torch,
+            torch_wheels=[{"file": name, "sha256": sha256} for name, sha256 in lock.torch_wheels] or None,
             comfyui_commit=lock.comfyui_commit,
             comfyui_version=lock.comfyui_version,
         ),
@@ -108,7 +109,12 @@ def _locked(artifact: Artifact, file_digest: Verified | None) -> Artifact:
 
 
 def drift_from(
-    lock: Lock, *, torch_backend: str | None, torch: str | None, comfyui_commit: str | None
+    lock: Lock,
+    *,
+    torch_backend: str | None,
+    torch: str | None,
+    comfyui_commit: str | None,
+    torch_wheels: tuple[tuple[str, str], ...] = (),
 ) -> tuple[str, ...]:
     """Return a clause for every version known here that differs from the lock.
 
@@ -121,10 +127,18 @@ def drift_from(
         ("torch's build", torch_backend, lock.torch_backend),
         ("ComfyUI's commit", comfyui_commit, lock.comfyui_commit),
     )
-    return tuple(
-        f"{what} is {here} here and {locked} in the lock"
-        for what, here, locked in pairs
-        if here and locked and here != locked
+    locked_wheels = dict(lock.torch_wheels)
+    return (
+        *(
+            f"{what} is {here} here and {locked} in the lock"
+            for what, here, locked in pairs
+            if here and locked and here != locked
+        ),
+        *(
+            f"{name} had the SHA-256 {sha256} here and has {locked_wheels[name]} in the lock"
+            for name, sha256 in torch_wheels
+            if locked_wheels.get(name, sha256) != sha256
+        ),
     )
 
 

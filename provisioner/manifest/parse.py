@@ -517,11 +517,23 @@ def _lock(place: Place) -> Lock:
             locked_on=fields.required("locked_on", _DATE),
             torch_backend=fields.optional("torch_backend", LINE, None),
             torch=fields.optional("torch", _VERSION, None),
+            torch_wheels=fields.optional("torch_wheels", _TORCH_WHEELS, ()),
             comfyui_commit=fields.optional("comfyui_commit", _REVISION, None),
             comfyui_version=fields.optional("comfyui_version", _VERSION, None),
         )
 
 
+def _torch_wheel(place: Place) -> tuple[str, str]:
+    with Fields(place, _SYNONYMS) as fields:
+        return fields.required("file", _TORCH_WHEEL), fields.required("sha256", _SHA256)
+
+
+_TORCH_WHEEL = matching(
+    "the file name of a wheel of the torch set", r"torch(vision|audio)?-[A-Za-z0-9.+_-]{1,200}\.whl"
+)
+_TORCH_WHEELS: Kind[tuple[tuple[str, str], ...]] = list_of(
+    Kind("a mapping of file and sha256", _torch_wheel, ("", "")), "a list of wheels"
+)
 _LOCK: Kind[Lock | None] = Kind("a mapping of manifest_sha256, locked_on and what was installed", _lock, None)
 
 

@@ -124,6 +124,7 @@ class InstallPackages:
     app: App
     tree: Path | None  # of ComfyUI, whose requirements.txt is read
     lines: tuple[str, ...] | None  # requirement lines that are not met; None: known once ComfyUI is there
+    restores: tuple[str, ...] = ()  # packages that are no longer what was installed: the same files are installed again
     reason: str
     download: Download
     kind: Literal["install-packages"] = "install-packages"

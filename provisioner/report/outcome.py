@@ -22,6 +22,7 @@ from provisioner.plan.steps import Plan
 from provisioner.report.remedies import remedy_verb
 
 if TYPE_CHECKING:  # most runs have few of these parts, and `verify --quick` has none
+    from provisioner.environment.package_list import PackageChange
     from provisioner.environment.state import EnvironmentReceipt
     from provisioner.report.changes import ChangesSince
     from provisioner.smoke_test.results import SmokeTest
@@ -53,6 +54,17 @@ class EnvironmentCheck:
 
     path: Path
     holds: bool
+    packages: PackagesCheck | None = None  # None: no run of this user has listed what was installed in it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackagesCheck:
+    """How the packages of an environment differ from the list of what was installed, every file read."""
+
+    listed: int  # number of packages
+    listed_at: str  # ISO 8601, UTC: when something was last installed
+    is_outdated: bool  # the application has other requirements now than those that were resolved
+    changed: tuple[PackageChange, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from provisioner.manifest.strict_yaml import (
     shown,
     whole_number,
 )
-from provisioner.manifest.table_rows import ID, SOURCE_IDS, report_repeated, rows_of, sources_of
+from provisioner.manifest.table_rows import DATE, ID, SOURCE_IDS, report_repeated, rows_of, sources_of
 from provisioner.manifest.table_source import TableSource
 from provisioner.torch.builds import App
 
@@ -183,6 +183,15 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Digests:
+    """The SHA-256 of wheels, as a page of an index published them."""
+
+    read_from: str  # address of the index
+    read_on: str  # ISO date
+    files: tuple[tuple[str, str], ...]  # file name and 64 lower-case hex digits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRow:
     """One build: an index of wheels, and what a machine needs for it."""
 
@@ -198,6 +207,7 @@ class BuildRow:
     only_on_request: bool = False
     gpu_from_os_release: Version | None = None  # on older systems it runs on the CPU
     verified_torch: Version | None = None  # newest release seen on its index
+    digests: Digests | None = None  # None: no page was read that named any
     note: str | None = None
     confidence: Literal["A", "B", "C"]
     sources: tuple[str, ...]
@@ -475,6 +485,7 @@ def _build(place: Place, releases: tuple[Release, ...]) -> BuildRow:
             only_on_request=fields.optional("only_on_request", BOOLEAN, default=False),
             gpu_from_os_release=fields.optional("gpu_from_os_release", _VERSION, None),
             verified_torch=fields.optional("verified_torch", _VERSION, None),
+            digests=fields.optional("digests", _DIGESTS, None),
             note=fields.optional("note", LINE, None),
             confidence=fields.required("confidence", one_of(_CONFIDENCES)),
             sources=fields.required("sources", SOURCE_IDS),
@@ -484,6 +495,28 @@ def _build(place: Place, releases: tuple[Release, ...]) -> BuildRow:
     _check_kind(place, value)
     _check_wheels(place, value, releases)
     return value
+
+
+def _digests(place: Place) -> Digests:
+    with Fields(place, _SYNONYMS) as fields:
+        files = fields.required("files", _FILES)
+        value = Digests(
+            read_from=fields.required("read_from", _INDEX_BASE),
+            read_on=fields.required("read_on", DATE),
+            files=tuple((name, sha256) for sha256, _, name in (each.partition("  ") for each in files)),
+        )
+    report_repeated(place, "files", (name for name, _ in value.files))
+    return value
+
+
+_FILES = list_of(
+    matching(
+        "64 hex digits, two spaces and the name of a wheel of the set, as sha256sum prints them",
+        r"[0-9a-f]{64}  torch(vision|audio)?-[A-Za-z0-9.+_-]{1,200}\.whl",
+    ),
+    "a list of digests and file names",
+)
+_DIGESTS: Kind[Digests | None] = Kind("a mapping of read_from, read_on and files", _digests, None)
 
 
 def _offers(wheels: tuple[Wheels, ...], platform: PlatformName, releases: tuple[Release, ...]) -> tuple[Offer, ...]:

@@ -27,6 +27,7 @@ class TorchBuild:
     sets: tuple[TorchSet, ...]  # acceptable, newest first
     sm: tuple[int, ...] = ()  # machine code in the wheels of the newest set, 86 for sm_86
     ptx: tuple[int, ...] = ()  # virtual architectures in them
+    digests: tuple[tuple[str, str], ...] = ()  # SHA-256 of wheels, by file name, where an index published one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -275,6 +275,7 @@ def _torch_build(case: Case, trial: Trial, index: str) -> TorchBuild:
         ),
         sm=newest.wheels.sm,
         ptx=newest.wheels.ptx,
+        digests=() if row.digests is None else row.digests.files,
     )
 
 

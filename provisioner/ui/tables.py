@@ -155,6 +155,7 @@ def _other_row(step: Step) -> Row:
 
 def _other_words(step: Step) -> tuple[str, Style, str, str]:
     """Return a word for what is done, its style, the place, and what it is about."""
+    word: tuple[str, Style]
     match step:
         case GetComfyUI():
             return "get", "command", str(step.folder), f"ComfyUI {step.release.version} ({step.release.commit[:12]})"
@@ -163,14 +164,15 @@ def _other_words(step: Step) -> tuple[str, Style, str, str]:
         case KeepComfyUI():
             return "keep", "good", str(step.folder), f"ComfyUI {step.version}" if step.version else "ComfyUI"
         case MakeEnvironment():
-            word: tuple[str, Style] = ("replace", "warn") if step.replaces else ("make", "command")
+            word = ("replace", "warn") if step.replaces else ("make", "command")
             return *word, str(step.where), _torch_words(step.choice)
         case RepairEnvironment():
             return "repair", "warn", str(step.where), _torch_words(step.choice)
         case KeepEnvironment():
             return "keep", "good", str(step.where), _torch_words(step.choice) if step.choice is not None else ""
         case InstallPackages():
-            return "install", "command", str(step.where), f"what {_APP_NAMES[step.app]} requires beside torch"
+            word = ("repair", "warn") if step.restores else ("install", "command")
+            return *word, str(step.where), f"what {_APP_NAMES[step.app]} requires beside torch"
         case GenerateImage():
             return "generate", "command", "test image", f"with {_APP_NAMES[step.app]}"
         case Remove():

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class TaggedIndex(ToyIndex):
     """As the real ones: a page for each tag as HTML, one page of all, and the default index as JSON under ``pypi``."""
 
     refused: tuple[str, int] | None = None  # a part of a path, and the status of what has it
+    digest: str | None = None  # of every wheel, where the pages name any
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         handler = super()._handler()
@@ -63,7 +64,11 @@ class TaggedIndex(ToyIndex):
 
     def _entry(self, toy: Toy) -> dict[str, Any]:
         """Return what the page says of a wheel that nobody fetches, so that hundreds of them need not be made."""
-        entry = {"filename": toy.file_name, "url": f"/files/{quote(toy.file_name)}", "hashes": {"sha256": "0" * 64}}
+        entry = {
+            "filename": toy.file_name,
+            "url": f"/files/{quote(toy.file_name)}",
+            "hashes": {"sha256": self.digest} if self.digest else {},
+        }
         return entry | {"core-metadata": True, "size": size_of(toy), "upload-time": "2026-10-28T10:00:00Z"}
 
 
@@ -247,6 +252,47 @@ def test_it_runs_as_a_script_from_anywhere(tree: Tree, tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# --- digests ----------------------------------------------------------------------------------------
+
+
+def test_a_digest_that_was_read_in_the_clear_is_not_recorded(tree: Tree) -> None:
+    tree.index.digest = "a" * 64
+    status, out, _ = tree.refresh("--write")
+    assert (status, tree.text) == (0, TEXT)
+    assert "note: cu130: digests are recorded from an https index only" in out
+
+
+@pytest.mark.parametrize("has_some", [False, True])
+def test_recorded_digests_are_read_back_and_never_replaced_by_others(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, has_some: bool
+) -> None:
+    def https(*given: Any) -> refresh_torch.Comparison:  # noqa: ANN401 - handed on
+        return replace(comparison(*given), base="https://x.example/whl", default="https://x.example/simple")
+
+    comparison = refresh_torch.Comparison
+    monkeypatch.setattr(refresh_torch, "Comparison", https)
+    tree.index.digest = "a" * 64
+    if has_some:
+        row = 'digests:\n      read_from: https://old.example\n      read_on: "2026-01-01"\n      files: # some\n'
+        row += f'        - "{"b" * 64}  torch-2.13.0+cu130-cp312-cp312-win_amd64.whl"\n    '
+        before = TEXT.replace("    sources: [pages]\n    wheels:\n", f"    sources: [pages]\n    {row}wheels:\n", 1)
+        tree.path.write_text(before, encoding="utf-8")
+    status, out, err = tree.refresh("--write")
+    assert (status, err) == (1, "")
+    assert "cu130: the index names 22 digests that the table does not have" in out  # 8 + 8 + 6 wheels of 2.14.1
+    builds = parse_torch_table(tree.text, file="torch.yaml").builds
+    assert [len(each.digests.files) if each.digests else 0 for each in builds] == [22, 8, 22]
+    assert builds[0].digests is not None
+    assert builds[0].digests.read_from == "https://x.example/whl/cu130"
+    assert ("torch-2.14.1+cu130-cp312-cp312-win_amd64.whl", "a" * 64) in builds[0].digests.files
+    assert tree.refresh("--write") == (0, "", "")
+    written = tree.text
+    tree.index.digest = "c" * 64
+    status, out, _ = tree.refresh("--write")
+    assert (status, tree.text) == (1, written)
+    assert "torch-2.14.1+cu130-cp312-cp312-win_amd64.whl has another SHA-256 on the index than in the table" in out
 
 
 # --- builds -----------------------------------------------------------------------------------------

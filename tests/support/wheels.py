@@ -140,6 +140,7 @@ class Faults:
     is_refused: bool = False  # 401
     is_broken: bool = False  # 503
     without_metadata: bool = False  # no PEP 658
+    without_hashes: bool = False  # pages name no SHA-256
     cut_after: dict[str, int] = field(default_factory=dict)  # file name: bytes before the connection drops
     wrong_bytes: set[str] = field(default_factory=set)  # file names whose last byte differs
     bytes_per_s: float | None = None
@@ -225,7 +226,7 @@ class ToyIndex:
         entry: dict[str, Any] = {
             "filename": toy.file_name,
             "url": f"/files/{quote(toy.file_name)}{self.query}",
-            "hashes": {"sha256": hashlib.sha256(content_of(toy)).hexdigest()},
+            "hashes": {} if self.faults.without_hashes else {"sha256": hashlib.sha256(content_of(toy)).hexdigest()},
         }
         if not self.faults.without_metadata:
             digest = {"sha256": hashlib.sha256(toy.metadata).hexdigest()}
@@ -236,7 +237,8 @@ class ToyIndex:
         entry = self._entry(toy)
         digest = hashlib.sha256(toy.metadata).hexdigest()
         attribute = "" if self.faults.without_metadata else f' data-core-metadata="sha256={digest}"'
-        return f'<a href="{entry["url"]}#sha256={entry["hashes"]["sha256"]}"{attribute}>{toy.file_name}</a><br>'
+        fragment = "".join(f"#{name}={value}" for name, value in entry["hashes"].items())
+        return f'<a href="{entry["url"]}{fragment}"{attribute}>{toy.file_name}</a><br>'
 
     def _send_wheel(self, request: BaseHTTPRequestHandler, toy: Toy) -> None:
         content = content_of(toy)

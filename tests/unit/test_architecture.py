@@ -92,6 +92,8 @@ LAYER_OF = {
     "environment.build": "effect",
     "environment.environments": "effect",
     "environment.installed": "effect",
+    "environment.kept_packages": "effect",
+    "environment.package_installer": "effect",
     "environment.probe_script": "script",
     "environment.pythons": "effect",
     "environment.read_python": "effect",

@@ -542,7 +542,8 @@ def test_a_report_is_read_with_either_kind_of_hash() -> None:
         sha256="aa",
     )
     assert wheel.file_name == "torch_x-1+cu130-py3-none-any.whl"
-    assert (wheel.label, wheel.requirement) == ("torch-x 1+cu130", "torch-x==1+cu130")
+    assert (wheel.label, wheel.requirement) == ("torch-x 1+cu130", "torch-x==1+cu130 --hash=sha256:aa")
+    assert replace(wheel, sha256=None).requirement == "torch-x==1+cu130"
 
 
 @pytest.mark.parametrize(

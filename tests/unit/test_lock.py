@@ -23,6 +23,7 @@ LOCK = Lock(
     locked_on="2026-11-23",
     torch_backend="cu130",
     torch="2.11.0",
+    torch_wheels=(("torch-2.11.0+cu130-cp312-cp312-win_amd64.whl", "ef" * 32),),
     comfyui_commit="2f" * 20,
     comfyui_version="0.33.0",
 )
@@ -109,6 +110,11 @@ def test_block_digests_that_cannot_be_right_are_complained_about(wrong: object) 
 def test_drift_is_told_for_what_is_known_and_differs() -> None:
     assert drift_from(LOCK, torch_backend="cu130", torch="2.11.0+cu130", comfyui_commit="2f" * 20) == ()
     assert drift_from(LOCK, torch_backend=None, torch=None, comfyui_commit=None) == ()
+    ((name, _),) = LOCK.torch_wheels
+    wheels = ((name, "00" * 32), ("torch-2.11.0+cu130-cp311-cp311-win_amd64.whl", "00" * 32))
+    (other,) = drift_from(LOCK, torch_backend=None, torch=None, comfyui_commit=None, torch_wheels=wheels)
+    assert name in other
+    assert "ef" * 32 in other
     told = drift_from(LOCK, torch_backend="cu128", torch="2.13.0+cu128", comfyui_commit="00" * 20)
     assert [sentence.split(" is ")[0] for sentence in told] == ["torch", "torch's build", "ComfyUI's commit"]
 

@@ -54,6 +54,7 @@ DOCUMENT: dict[str, Any] = {
         "locked_on": "2026-11-23",
         "torch_backend": "cu130",
         "torch": "2.11.0",
+        "torch_wheels": [{"file": "torch-2.11.0+cu130-cp312-cp312-win_amd64.whl", "sha256": A64}],
         "comfyui_commit": COMMIT,
         "comfyui_version": "0.33.0",
     },

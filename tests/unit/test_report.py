@@ -47,12 +47,14 @@ from provisioner.core.models import (
     Target,
 )
 from provisioner.core.program import Program
+from provisioner.environment.package_list import PackageChange
 from provisioner.plan.steps import KeepComfyUI, Plan
 from provisioner.report.changes import ChangesSince
 from provisioner.report.json_document import document, error_entry, event_line
 from provisioner.report.json_value import json_value
 from provisioner.report.outcome import (
     EnvironmentCheck,
+    PackagesCheck,
     RehearsalCheck,
     RehearsalResult,
     Report,
@@ -322,13 +324,42 @@ def test_the_parts_a_run_had_stand_under_details_and_no_others() -> None:
             status="interrupted",
             exit_status=0,
             given_arguments=("--comfyui", "x"),
-            environment=EnvironmentCheck(path=path, holds=True),
+            environment=EnvironmentCheck(
+                path=path,
+                holds=False,
+                packages=PackagesCheck(
+                    listed=3,
+                    listed_at="2026-11-26T10:00:00+00:00",
+                    is_outdated=False,
+                    changed=(
+                        PackageChange(package="av", what="replaced", locked="14.1", found="14.0", origin="application"),
+                    ),
+                ),
+            ),
             manifest_argument="mine.yaml",
         )
     )
     assert told["details"] == {
         "manifest_argument": "mine.yaml",
-        "environment": {"path": str(path), "holds": True},
+        "environment": {
+            "path": str(path),
+            "holds": False,
+            "packages": {
+                "listed": 3,
+                "listed_at": "2026-11-26T10:00:00+00:00",
+                "is_outdated": False,
+                "changed": [
+                    {
+                        "package": "av",
+                        "what": "replaced",
+                        "locked": "14.1",
+                        "found": "14.0",
+                        "origin": "application",
+                        "files": [],
+                    }
+                ],
+            },
+        },
         "given_arguments": ["--comfyui", "x"],
     }
 

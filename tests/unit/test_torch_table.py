@@ -125,6 +125,22 @@ def test_versions_are_compared_part_by_part() -> None:
     assert version_of("2.9") < version_of("2.10") < version_of("2.10.1")
 
 
+# --- digests ----------------------------------------------------------------------------------------
+
+DIGEST = f'        - "{"0" * 64}  torch-2.15.0+xpu-cp312-cp312-win_amd64.whl"\n'
+DIGESTS = f'    digests:\n      read_on: "2026-11-26"\n      files:\n{DIGEST}'
+
+
+def test_digests_are_read_with_where_they_came_from() -> None:
+    row = DIGESTS.replace("files", "read_from: https://x.example/whl/xpu\n      files")
+    table = parse_torch_table(TEXT.replace("    kind: intel\n", f"    kind: intel\n{row}"), file="torch.yaml")
+    digests = next(each for each in table.builds if each.kind == "intel").digests
+    assert digests is not None
+    assert (digests.read_from, digests.read_on) == ("https://x.example/whl/xpu", "2026-11-26")
+    assert digests.files == (("torch-2.15.0+xpu-cp312-cp312-win_amd64.whl", "0" * 64),)
+    assert all(each.digests is None for each in TABLE.builds)  # none is known of the shipped table's yet
+
+
 # --- mistakes ---------------------------------------------------------------------------------------
 
 
@@ -184,6 +200,15 @@ def test_versions_are_compared_part_by_part() -> None:
         ('"5690",', '"5691",', "intel_gpus.pci_ids: names '5691' twice"),
         ("index_base: https://", "index_base: http://", "index_base: is 'http://download"),
         ("    confidence: A\n", "    confidence: high\n", "builds[0].confidence: is 'high'; expected one of A, B, C"),
+        ("    kind: intel\n", f"    kind: intel\n{DIGESTS}", "read_from: is missing"),
+        (
+            "    kind: intel\n",
+            "    kind: intel\n" + DIGESTS.replace("files", "read_from: http://x.example\n      files"),
+            "read_from: is 'http://x.example'",
+        ),
+        ("    kind: intel\n", "    kind: intel\n" + DIGESTS.replace("0  torch", "0 torch"), "as sha256sum prints them"),
+        ("    kind: intel\n", "    kind: intel\n" + DIGESTS.replace("torch-", "numpy-"), "as sha256sum prints them"),
+        ("    kind: intel\n", f"    kind: intel\n{DIGESTS}{DIGEST}", "digests.files: names 'torch-2.15.0+xpu-cp312"),
         ('read_on: "2026-11-23"', "read_on: 2026-11-23", "without quotes, which YAML reads as a date"),
         ("schema_version: 1\n", "", "schema_version: is missing; expected 1"),
     ],
