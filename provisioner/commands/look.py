@@ -183,6 +183,8 @@ def _environment_steps(
     found = (*drifted, *compared.findings)
     yield step, () if isinstance(step, MakeEnvironment) and not step.replaces else found
     of_app = [each for each in compared.changes if each.origin == "application" and not compared.is_excused(each)]
+    if depth != "full":  # another version is somebody's decision, of a custom node for one; `repair` undoes it
+        of_app = [each for each in of_app if each.what != "replaced"]
     packages = _packages_step(app, of_comfyui, where, seen, step, of_app, is_outdated=compared.is_outdated)
     if packages is not None:
         yield packages, ()

@@ -305,6 +305,10 @@ def _finding(
         message = f"{name} {change.locked} was installed and is gone."
     elif change.what == "replaced":
         message = f"{name} {change.locked} was replaced by {change.found}."
+        if change.origin == "application" and not is_outdated:
+            return Finding(
+                code="package-replaced", severity="warning", message=message, remedy="repair", hint=hint, path=path
+            )
     else:
         others = f" and {count(len(change.files) - 1, 'other file')}" if len(change.files) > 1 else ""
         message = f"{name} {change.locked} is no longer what was installed: {change.files[0]}{others} changed."

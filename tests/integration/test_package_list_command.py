@@ -71,10 +71,13 @@ def test_a_package_that_changed_is_named_put_back_and_left_alone_where_comfyui_a
     assert setup.run("verify", "--no-smoke").returncode == 0
 
     pip(setup, "install", "einops==0.8.1")
+    upgraded = setup.run("verify", "--no-smoke", "--json")  # as a custom node does it
+    assert {each["code"]: each["severity"] for each in upgraded.json["findings"]}["package-replaced"] == "warning"
     planned = setup.run("plan", "--only", "environment", "--json").json["steps"]
-    (step,) = [each for each in planned if each["kind"] == "install-packages"]
-    assert step["reason"] == "einops 0.9 was replaced"
-    assert setup.run("install", "--only", "environment").returncode == 0
+    assert "install-packages" not in [each["kind"] for each in planned]
+    repaired = setup.run("repair", "--only", "environment", "--json")
+    assert repaired.returncode == 0
+    assert "einops 0.9 was replaced" in [each["reason"] for each in repaired.json["steps"]]
     assert (site / "einops" / "__init__.py").read_bytes() == original
 
     pip(setup, "install", "einops==0.8.1")

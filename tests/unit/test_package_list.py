@@ -163,7 +163,15 @@ DAMAGED = replace(GONE, what="damaged", found="14.1", files=("av/x.py", "av/y.py
     ("change", "is_outdated", "code", "severity", "remedy", "message"),
     [
         (GONE, False, "package-missing", "problem", "install-environment", "av 14.1 was installed and is gone."),
-        (OTHER, False, "package-replaced", "problem", "install-environment", "av 14.1 was replaced by 14.0."),
+        (OTHER, False, "package-replaced", "warning", "repair", "av 14.1 was replaced by 14.0."),
+        (
+            replace(OTHER, origin="torch"),
+            False,
+            "package-replaced",
+            "problem",
+            "install-environment",
+            "av 14.1 was replaced by 14.0.",
+        ),
         (OTHER, True, "package-replaced", "warning", "install", "av 14.1 was replaced by 14.0."),
         (
             DAMAGED,
@@ -189,7 +197,7 @@ def test_what_a_person_is_told_of_it(
     (found,) = findings_of([change], WHERE, list_file=LIST, is_outdated=is_outdated, distributions=whole())
     assert (found.code, found.severity, found.remedy, found.message) == (code, severity, remedy, message)
     assert found.hint is not None
-    assert (str(LIST) in found.hint) == (severity == "problem")
+    assert (str(LIST) in found.hint) == (not is_outdated or change.what == "damaged")
     assert found.path == (SITE if change.what == "damaged" else WHERE)
 
 
