@@ -137,20 +137,22 @@ def apply_environment(
     )
 
 
-def check_environment(session: Session, machine: Machine, where: Path) -> tuple[tuple[Finding, ...], bool]:
+def check_environment(
+    session: Session, machine: Machine, where: Path
+) -> tuple[tuple[Finding, ...], Observation | None]:
     """Return what changed in an environment of ours since it was verified, and whether it still computes.
 
     Returns
     -------
-    tuple of Finding, bool
-        The findings, and whether there is an environment of ours at all.
+    tuple of Finding, Observation or None
+        The findings, and what lies in the environment; None: it is not one of ours.
     """
     seen = session.environments.observe(where)
     if seen.receipt is None and seen.interrupted is None:
-        return (), False
+        return (), None
     found = drift(seen.receipt, seen, machine)
     if seen.receipt is None or seen.python is None:
-        return found, True
+        return found, seen
     receipt = seen.receipt
     packages = [name for name, _ in receipt.versions]
     session.say_progress(f"Starting {seen.python.path} to test the environment.")
@@ -164,7 +166,7 @@ def check_environment(session: Session, machine: Machine, where: Path) -> tuple[
     judged = judge_probe(answer, build, machine)
     if receipt.torch_backend in {"cpu", "default"}:
         judged = tuple(each for each in judged if each.code != "probe-no-device")
-    return (*found, *judged), True
+    return (*found, *judged), seen
 
 
 def verify_environment(run: Run, report: Report, where: Path | None) -> Report:
@@ -173,9 +175,10 @@ def verify_environment(run: Run, report: Report, where: Path | None) -> Report:
     if not folder.is_dir():
         return report
     machine = run.session.machine
-    findings, is_ours = check_environment(run.session, machine, folder)
-    if not is_ours:
+    findings, seen = check_environment(run.session, machine, folder)
+    if seen is None:
         return report
+    torch = seen.distribution("torch")
     problems = any(each.severity == "problem" for each in findings)
     return replace(
         report,
@@ -184,6 +187,7 @@ def verify_environment(run: Run, report: Report, where: Path | None) -> Report:
         exit_status=EXIT_FINDINGS if problems else report.exit_status,
         findings=(*report.findings, *findings),
         environment=EnvironmentCheck(path=folder, holds=not problems),
+        seen_versions=(*report.seen_versions, *([("torch", torch.version)] if torch is not None else [])),
     )
 
 
