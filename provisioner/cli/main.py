@@ -199,9 +199,19 @@ def _check_locked(arguments: argparse.Namespace, run: Run) -> None:
 
 
 def _report(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
-    from provisioner.commands.report import run_report
+    from provisioner.commands.report import run_merged_report, run_report
 
+    if arguments.merge:
+        return run_merged_report(tuple(arguments.merge), arguments.output, say=ui.say)
     return run_report(arguments.output, say=ui.say)
+
+
+def _doctor(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands.doctor import DoctorOptions, run_doctor
+
+    session = _session(arguments, ui, cancelled)
+    asked = DoctorOptions(environment=arguments.environment, output=arguments.output)
+    return run_doctor(session, _options(arguments), asked, document_of=ui.document_of, say=ui.say)
 
 
 def _detect(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
@@ -329,6 +339,7 @@ _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = 
     "smoke-test": _smoke_test,
     "rehearse": _rehearse,
     "report": _report,
+    "doctor": _doctor,
     "uninstall": _uninstall,
     "manifest list": _manifest_list,
     "manifest show": _manifest_show,
