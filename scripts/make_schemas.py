@@ -86,7 +86,7 @@ class Maker:
         if origin in {list, tuple}:
             return {"type": "array", "items": self.of(inner[0])}
         if origin is dict:
-            is_any = str in get_args(inner[1])  # JsonValue
+            is_any = isinstance(inner[1], str) or str in get_args(inner[1])  # JsonValue; Python 3.10 leaves its name
             return {"type": "object", **({} if is_any else {"additionalProperties": self.of(inner[1])})}
         if typing.is_typeddict(kind) or dataclasses.is_dataclass(kind):
             return self._reference(kind)

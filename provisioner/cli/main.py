@@ -433,7 +433,7 @@ def _run(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> i
         report = report_for_error(arguments.run, error)
     except KeyboardInterrupt as error:
         report = _interrupted(arguments.run, error)
-    except Exception as error:  # the one place: a defect of ours gets a log, not a trace on the screen
+    except Exception as error:  # a defect of ours gets a log, not a trace on the screen
         ui.show_defect(error, _keep_log(error, ui.secrets))
         report = report_for_error(arguments.run, error)
     if report.status in {"planned", "interrupted"}:

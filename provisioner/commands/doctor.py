@@ -11,7 +11,6 @@ import io
 import json
 import os
 import re
-import stat
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -30,7 +29,6 @@ from provisioner.disk.last_run import read_last_report, write_bundle
 from provisioner.disk.locations import state_folder
 from provisioner.disk.os_errors import reason_of
 from provisioner.disk.root import write_output
-from provisioner.environment.state import Observation
 from provisioner.machine.child_environment import is_secret_name, secret_values
 from provisioner.report.html.page import render_page
 from provisioner.report.outcome import Bundle, BundledFile, LeftOut, Report
@@ -85,29 +83,26 @@ def run_doctor(
     secrets = (*session.secrets, *secret_values(session.environ))
     bundle = _Contents(secrets)
     machine = detected(session, (), TorchOptions(), "comfyui")
-    last = clean_document(read_last_report(state_folder()), secrets)
-    bundle.add_json(
+    bundle.add(
         "machine.json",
         "this machine and the torch build for it; KLEIN_SETUP_MACHINE=machine.json replays it",
-        lambda: document_of(machine),
+        lambda: _json(document_of(machine), secrets),
     )
-    bundle.add_json("last-report.json", "the last run", lambda: last)
-    if last is not None:
-        page = render_page(last, made_at=str(last.get("ended_at", "")))
-        bundle.add("last-report.html", "the last run as a page, without its image", page)
-    bundle.add_json(
+    bundle.add("last-report.json", "the last run", lambda: _json(_last_report(), secrets))
+    bundle.add("last-report.html", "the last run as a page, without its image", lambda: _page(_last_report(), secrets))
+    bundle.add(
         "verify-quick.json",
         "what is there of the target, and the steps it needs; receipts were trusted",
-        lambda: document_of(run_verify(open_run(session, options, with_machine=False), is_quick=True)),
+        lambda: _json(document_of(_quick(session, options)), secrets),
     )
-    bundle.add_text(
+    bundle.add(
         "packages.txt",
         "the packages of the environment, read from its files",
-        lambda: _packages(_observed(session, options, asked.environment)),
+        lambda: clean_text(_packages(session, options, asked.environment), secrets),
     )
     for log in _logs(state_folder() / "logs"):
-        bundle.add_text(f"logs/{log.name}", "the end of a log", partial(_end_of, log))
-    bundle.add("contents.txt", "this list", bundle.listing())
+        bundle.add(f"logs/{log.name}", "the end of a log", partial(_end_of, log, secrets))
+    bundle.add("contents.txt", "this list", bundle.listing)
     data = bundle.zipped()
     path = _write(data, asked.output)
     written = Bundle(path=path, size=len(data), files=bundle.files, left_out=tuple(bundle.left_out))
@@ -126,11 +121,11 @@ def clean_text(text: str, secrets: Iterable[str]) -> str:
     return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", whole) if len(home) > 1 else whole
 
 
-def clean_document(document: Mapping[str, object] | None, secrets: Iterable[str]) -> dict[str, object] | None:
+def clean_document(document: Mapping[str, object], secrets: Iterable[str]) -> dict[str, object]:
     """Return a document with every key and value cleaned, and what stands under the name of a secret masked."""
     hidden = tuple(secrets)
 
-    def clean(value: object, key: str = "") -> object:
+    def clean(value: object, key: str) -> object:
         match value:
             case str():
                 return MASK if is_secret_name(key) else clean_text(value, hidden)
@@ -141,7 +136,7 @@ def clean_document(document: Mapping[str, object] | None, secrets: Iterable[str]
             case _:
                 return value
 
-    return None if document is None else {name: clean(each, name) for name, each in document.items()}
+    return {clean_text(name, hidden): clean(each, name) for name, each in document.items()}
 
 
 class _Contents:
@@ -152,33 +147,18 @@ class _Contents:
         self._texts: dict[str, tuple[str, bytes]] = {}
         self.left_out: list[LeftOut] = []
 
-    def add(self, name: str, what: str, text: str) -> None:
-        """Add a text that is clean, unless it is too large."""
-        data = text.encode("utf-8", "replace")
+    def add(self, name: str, what: str, make: Callable[[], str]) -> None:
+        """Add a clean text unless it is empty; one that is too large or cannot be made is left out, with the reason."""
+        try:
+            data = make().encode("utf-8", "replace")
+        except Exception as error:  # a defect in one part is what the others are for
+            said = str(error) if isinstance(error, (KleinError, ValueError)) else f"{type(error).__name__}: {error}"
+            self.left_out.append(LeftOut(name=name, reason=clean_text(said, self._secrets)))
+            return
         if len(data) > MOST_OF_A_FILE:
             self.left_out.append(LeftOut(name=name, reason=f"it has {len(data):,} bytes, too many for a report"))
-        else:
+        elif data:
             self._texts[name] = (what, data)
-
-    def add_text(self, name: str, what: str, make: Callable[[], str | None]) -> None:
-        """Add a text; what there is not is not missed, and one that cannot be made is left out with the reason."""
-        try:
-            text = make()
-        except (KleinError, OSError, ValueError) as error:
-            self.left_out.append(LeftOut(name=name, reason=clean_text(str(error), self._secrets)))
-            return
-        if text is not None:
-            self.add(name, what, clean_text(text, self._secrets))
-
-    def add_json(self, name: str, what: str, make: Callable[[], Mapping[str, object] | None]) -> None:
-        """Add a document, likewise."""
-        try:
-            document = clean_document(make(), self._secrets)
-        except KleinError as error:
-            self.left_out.append(LeftOut(name=name, reason=clean_text(str(error), self._secrets)))
-            return
-        if document is not None:
-            self.add(name, what, json.dumps(document, indent=1) + "\n")
 
     def listing(self) -> str:
         """Return what is in the file, and what is not."""
@@ -205,15 +185,30 @@ class _Contents:
 # --- the parts -------------------------------------------------------------------------------------
 
 
-def _observed(session: Session, options: Options, environment: Path | None) -> Observation:
+def _json(document: Mapping[str, object], secrets: Iterable[str]) -> str:
+    """Return a cleaned document as JSON for people; nothing where there is none."""
+    return json.dumps(clean_document(document, secrets), indent=1) + "\n" if document else ""
+
+
+def _last_report() -> dict[str, object]:
+    return read_last_report(state_folder()) or {}
+
+
+def _page(document: Mapping[str, object], secrets: Iterable[str]) -> str:
+    made_at = str(document.get("ended_at", ""))
+    return render_page(clean_document(document, secrets), made_at=made_at) if document else ""
+
+
+def _quick(session: Session, options: Options) -> Report:
+    return run_verify(open_run(session, options, with_machine=False), is_quick=True)
+
+
+def _packages(session: Session, options: Options, environment: Path | None) -> str:
+    """Return what is installed, as ``pip freeze`` writes it; nothing where there is no environment."""
     run = open_run(session, options, with_machine=False)
-    return session.environments.observe(environment_folder(run, EnvironmentOptions(where=environment)))
-
-
-def _packages(seen: Observation) -> str | None:
-    """Return what is installed, as ``pip freeze`` writes it; None where there is no environment."""
+    seen = session.environments.observe(environment_folder(run, EnvironmentOptions(where=environment)))
     if not seen.is_there:
-        return None
+        return ""
     python = f"Python {seen.python.version}" if seen.python is not None else seen.broken or "no Python"
     names = sorted(f"{each.name}=={each.version}" for each in seen.distributions)
     return "\n".join([f"# {seen.where}", f"# {python}", *names, ""])
@@ -222,15 +217,19 @@ def _packages(seen: Observation) -> str | None:
 def _logs(folder: Path) -> Iterable[Path]:
     """Return our newest logs: regular files with our names, no links, whatever else was put there."""
     try:
-        names = [each.name for each in os.scandir(folder) if _LOG_NAME.fullmatch(each.name)]
+        names = [
+            each.name
+            for each in os.scandir(folder)
+            if _LOG_NAME.fullmatch(each.name) and each.is_file(follow_symlinks=False)
+        ]
     except OSError:
         return ()
-    paths = [folder / name for name in sorted(names, key=lambda name: name.rpartition("-")[2], reverse=True)]
-    return [path for path in paths if stat.S_ISREG(path.lstat().st_mode)][:MOST_LOGS]
+    newest = sorted(names, key=lambda name: name.rpartition("-")[2], reverse=True)[:MOST_LOGS]
+    return [folder / name for name in newest]
 
 
-def _end_of(path: Path) -> str:
-    """Return the end of a log from the beginning of a line on; half a secret would not be found."""
+def _end_of(path: Path, secrets: Iterable[str]) -> str:
+    """Return the cleaned end of a log from the beginning of a line on; half a secret would not be found."""
     with path.open("rb") as stream:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, size - MOST_OF_A_LOG))
@@ -238,9 +237,8 @@ def _end_of(path: Path) -> str:
     if b"\0" in data:
         message = "it is not text"
         raise ValueError(message)
-    return (
-        data.partition(b"\n")[2].decode("utf-8", "replace") if size > MOST_OF_A_LOG else data.decode("utf-8", "replace")
-    )
+    whole_lines = data.partition(b"\n")[2] if size > MOST_OF_A_LOG else data
+    return clean_text(whole_lines.decode("utf-8", "replace"), secrets)
 
 
 def _write(data: bytes, output: Path | None) -> Path:

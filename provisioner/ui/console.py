@@ -312,7 +312,9 @@ def host_name(environ: Mapping[str, str]) -> str:
 
     ``socket`` and ``platform`` ask the same and take milliseconds to import.
     """
-    return os.uname().nodename if sys.platform != "win32" else environ.get("COMPUTERNAME", "")
+    if sys.platform == "win32":
+        return environ.get("COMPUTERNAME", "")
+    return os.uname().nodename
 
 
 def utc(seconds: float) -> str:

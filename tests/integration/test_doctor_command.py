@@ -11,6 +11,11 @@ from typing import Any
 import pytest
 
 from provisioner.commands import doctor
+from provisioner.commands.doctor import DoctorOptions, run_doctor
+from provisioner.commands.run import Options
+from provisioner.commands.session import Session, Settings
+from provisioner.report.json_document import document
+from provisioner.report.outcome import LeftOut, Report
 from tests.support.sandbox import TOKEN, Completed, Sandbox, tensors
 from tests.support.schemas import conforming
 
@@ -104,7 +109,8 @@ def test_no_marked_secret_gets_in(sandbox: Sandbox, logs: Path) -> None:
     ]
     (logs / "comfyui-20261126T134646Z.txt").write_text("\n".join([*secrets, "the end"]), encoding="utf-8")
     (logs / "defect-20261126T134646Z.txt").write_text(  # its end begins inside a token
-        f"token={MARK}{'x' * doctor.MOST_OF_A_LOG}"[: doctor.MOST_OF_A_LOG + 3] + "\nthe end", encoding="utf-8"
+        f"token={'x' * 20}{MARK}{'x' * doctor.MOST_OF_A_LOG}"[: doctor.MOST_OF_A_LOG + 2] + "\nthe end",
+        encoding="utf-8",
     )
     report = logs.parent / "last-report.json"
     sandbox.is_secret(report, *logs.iterdir())
@@ -179,6 +185,24 @@ def test_a_part_that_cannot_be_made_is_left_out_with_the_reason(
     assert [each["name"] for each in bundle["left_out"]] == left_out
     assert all(each["reason"] for each in bundle["left_out"])
     assert "last-report.json" not in contents(sandbox, output)  # there was no run
+
+
+def test_a_defect_in_one_part_takes_no_other_with_it(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "USERPROFILE", "XDG_STATE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, sandbox.environ[name])
+
+    def broken(report: Report) -> dict[str, object]:
+        if report.command == "verify":
+            raise TypeError(f"token={MARK}")
+        return dict(document(report))
+
+    output = sandbox.folder / "bug.zip"
+    session = Session(settings=Settings(), environ=sandbox.environ)
+    asked = DoctorOptions(output=output)
+    report = run_doctor(session, Options(), asked, document_of=broken, say=lambda _: None)
+    assert report.bundle is not None
+    assert report.bundle.left_out == (LeftOut(name="verify-quick.json", reason="TypeError: token=***"),)
+    assert {"machine.json", "contents.txt"} <= set(contents(sandbox, output))
 
 
 def test_it_says_where_it_is_and_what_is_in_it(sandbox: Sandbox, logs: Path) -> None:
