@@ -211,7 +211,9 @@ def _doctor(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
 
     session = _session(arguments, ui, cancelled)
     asked = DoctorOptions(environment=arguments.environment, output=arguments.output)
-    return run_doctor(session, _options(arguments), asked, document_of=ui.document_of, say=ui.say)
+    return run_doctor(
+        session, _options(arguments), asked, known_secrets=ui.secrets, document_of=ui.document_of, say=ui.say
+    )
 
 
 def _detect(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:

@@ -61,6 +61,7 @@ def run_doctor(
     options: Options,
     asked: DoctorOptions,
     *,
+    known_secrets: Iterable[str],
     document_of: DocumentOf,
     say: Callable[[str], None],
 ) -> Report:
@@ -70,6 +71,8 @@ def run_doctor(
     ----------
     session, options, asked
         What to look at; by default the last target.
+    known_secrets : iterable of str
+        Tokens and passwords to mask, beside the values of variables that are named like secrets.
     document_of : callable
         Makes the ``--json`` document of a report.
     say : callable
@@ -80,7 +83,7 @@ def run_doctor(
     NotWritableError
         The file cannot be written there.
     """
-    secrets = (*session.secrets, *secret_values(session.environ))
+    secrets = (*known_secrets, *secret_values(session.environ))
     bundle = _Contents(secrets)
     machine = detected(session, (), TorchOptions(), "comfyui")
     bundle.add(

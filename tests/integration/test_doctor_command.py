@@ -199,7 +199,7 @@ def test_a_defect_in_one_part_takes_no_other_with_it(sandbox: Sandbox, monkeypat
     output = sandbox.folder / "bug.zip"
     session = Session(settings=Settings(), environ=sandbox.environ)
     asked = DoctorOptions(output=output)
-    report = run_doctor(session, Options(), asked, document_of=broken, say=lambda _: None)
+    report = run_doctor(session, Options(), asked, known_secrets=(), document_of=broken, say=lambda _: None)
     assert report.bundle is not None
     assert report.bundle.left_out == (LeftOut(name="verify-quick.json", reason="TypeError: token=***"),)
     assert {"machine.json", "contents.txt"} <= set(contents(sandbox, output))
