@@ -28,48 +28,46 @@ def read_documents(
     errors: list[UsageError] = []
     file_of: dict[str, str] = {}
     for name, text in texts:
-        document = parse_object(text, most=LARGEST_DOCUMENT)
-        error = _complaint(name, text, document)
-        host = str(document.get("host")) if document is not None else ""
-        if error is None and host in file_of:
-            error = UsageError(
-                f"{file_of[host]} and {name} are both of the host {host}.",
-                hint="Give one document for each machine; rename a host in one of them if they are two machines.",
-                path=name,
-            )
-        if error is not None:
+        try:
+            document, host = _checked(name, text)
+            if host in file_of:
+                raise UsageError(
+                    f"{file_of[host]} and {name} are both of the host {host}.",
+                    hint="Give one document for each machine; rename a host in one of them if they are two machines.",
+                    path=name,
+                )
+        except UsageError as error:
             errors.append(error)
-        elif document is not None:
+        else:
             file_of[host] = name
             documents.append(document)
     return tuple(documents), tuple(errors)
 
 
-def _complaint(name: str, text: bytes, document: dict[str, object] | None) -> UsageError | None:
-    """Return why one text cannot be merged; None where it can."""
+def _checked(name: str, text: bytes) -> tuple[dict[str, object], str]:
+    """Return a document and its host; raises UsageError where it cannot be merged."""
     if len(text) > LARGEST_DOCUMENT:
-        return UsageError(f"{name} has more than 8 MiB: no document of klein-setup is so large.", hint=_HINT, path=name)
+        raise UsageError(f"{name} has more than 8 MiB: no document of klein-setup is so large.", hint=_HINT, path=name)
+    document = parse_object(text)
     if document is None and b'"event"' in text[: text.find(b"\n")]:
-        return UsageError(
+        raise UsageError(
             f"{name} holds the lines of --json=events, not one document.",
             hint='Keep its last line, the one with "event": "report".',
             path=name,
         )
     if document is None:
-        return UsageError(f"{name} is not a JSON object.", hint=_HINT, path=name)
-    version = document.get("schema_version")
+        raise UsageError(f"{name} is not a JSON object.", hint=_HINT, path=name)
+    version, host = document.get("schema_version"), document.get("host")
     if not isinstance(version, int) or not all(isinstance(document.get(each), str) for each in ("command", "status")):
-        return UsageError(f"{name} is JSON, but not a document of klein-setup --json.", hint=_HINT, path=name)
+        raise UsageError(f"{name} is JSON, but not a document of klein-setup --json.", hint=_HINT, path=name)
     if version != SCHEMA_VERSION:
-        return UsageError(
+        raise UsageError(
             f"{name} has schema_version {version}; {SCHEMA_VERSION} is expected.",
             hint="Use the same version of klein-setup on every machine, and for the page.",
             path=name,
         )
-    if not isinstance(document.get("host"), str) or not document["host"]:
-        return UsageError(
-            f"{name} does not name its host.",
-            hint="Make it anew with this version of klein-setup.",
-            path=name,
+    if not isinstance(host, str) or not host:
+        raise UsageError(
+            f"{name} does not name its host.", hint="Make it anew with this version of klein-setup.", path=name
         )
-    return None
+    return document, host

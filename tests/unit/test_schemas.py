@@ -14,10 +14,18 @@ import pytest
 from provisioner.core.models import Gpu
 from provisioner.environment.state import EnvironmentReceipt, receipt_text
 from provisioner.report.changes import Change, ChangesSince
-from provisioner.report.json_document import document
-from provisioner.report.outcome import EnvironmentCheck, Report
+from provisioner.report.json_document import document, report_line
+from provisioner.report.outcome import (
+    Bundle,
+    BundledFile,
+    EnvironmentCheck,
+    EnvironmentResult,
+    LeftOut,
+    Report,
+    RunFacts,
+)
 from provisioner.smoke_test.results import ImageOptions, SmokeTest, Timings
-from provisioner.torch.builds import TorchSet
+from provisioner.torch.builds import TorchBuild, TorchChoice, TorchSet
 from scripts.make_schemas import FOLDER, schemas, text_of
 from tests.support.builders import machine
 from tests.support.schemas import check_output, conforming, validator
@@ -110,18 +118,39 @@ def test_the_hook_of_the_test_suite_refuses_what_does_not_conform(arguments: tup
     check_output(arguments[:1], stdout, 0)  # not asked for
 
 
+def test_the_last_line_of_the_events_is_the_document_with_a_time() -> None:
+    run = RunFacts(host="lab-3", started_at="2026-11-26T13:46:46.123Z", ended_at="2026-11-26T13:47:02.690Z", seconds=16)
+    told = json.loads(report_line(document(Report(command="verify", status="ok", exit_status=0), run=run)))
+    conforming(told, "events")
+    assert (told["event"], told["time"], told["host"]) == ("report", "2026-11-26T13:47:02.690Z", "lab-3")
+
+
+RECEIPT = EnvironmentReceipt(
+    build_id="1",
+    made_at="2026-11-26T13:46:46Z",
+    installer="pip",
+    python_version="3.11.7",
+    python_home="/usr",
+    torch_backend="cpu",
+    index_url=None,
+    local_tag="cpu",
+    set=TorchSet(torch="2.14.1", torchvision="0.29.1", torchaudio=None),
+    versions=(("torch", "2.14.1+cpu"),),
+    constraints=("torch==2.14.1",),
+)
+
+
 def test_the_receipt_of_an_environment_conforms() -> None:
-    receipt = EnvironmentReceipt(
-        build_id="1",
-        made_at="2026-11-26T13:46:46Z",
-        installer="pip",
-        python_version="3.11.7",
-        python_home="/usr",
-        torch_backend="cpu",
-        index_url=None,
-        local_tag="cpu",
-        set=TorchSet(torch="2.14.1", torchvision="0.29.1", torchaudio=None),
-        versions=(("torch", "2.14.1+cpu"),),
-        constraints=("torch==2.14.1",),
-    )
-    conforming(json.loads(receipt_text(receipt)), "environment-receipt")
+    conforming(json.loads(receipt_text(RECEIPT)), "environment-receipt")
+
+
+def test_an_environment_that_was_made_and_a_zip_that_was_written_conform() -> None:
+    build = TorchBuild(torch_backend="cpu", index_url=None, local_tag="cpu", sets=(RECEIPT.set,))
+    choice = TorchChoice(build=build, reasons=("It fits.",), runner_up=None)
+    made = EnvironmentResult(path=Path("x"), action="make", reason="there is none", torch=choice, receipt=RECEIPT)
+    file = BundledFile(name="machine.json", what="this machine", size=7)
+    bundle = Bundle(path=Path("x.zip"), size=9, files=(file,), left_out=(LeftOut(name="y", reason="it is not text"),))
+    report = Report(command="install", status="ok", exit_status=0, environment=made, bundle=bundle)
+    told = conforming(json.loads(json.dumps(document(report))))
+    assert told["versions"]["torch"] == "2.14.1+cpu"
+    assert told["details"]["bundle"]["left_out"] == [{"name": "y", "reason": "it is not text"}]
