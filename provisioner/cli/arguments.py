@@ -199,11 +199,25 @@ def add_smoke_test_parser(subparsers: Subparsers) -> None:
 
 def add_report_parser(subparsers: Subparsers) -> None:
     """Add ``report``."""
-    parser = _add(subparsers, "report", "write the last run as one HTML page")
+    parser = _add(subparsers, "report", "write the last run, or those of many machines, as one HTML page")
+    parser.add_argument(
+        "--merge", nargs="+", type=_path, default=[], metavar="FILE", help="documents of --json, one of each machine"
+    )
     parser.add_argument(
         "--output", type=_path, metavar="FILE", help="where to write it (default: klein-setup-report.html)"
     )
     parser.set_defaults(run="report")
+
+
+def add_doctor_parser(subparsers: Subparsers) -> None:
+    """Add ``doctor``."""
+    parser = _add(subparsers, "doctor", "write what a bug report needs as one zip file, without secrets")
+    _add_target_options(parser)
+    _add_environment_folder(parser)
+    parser.add_argument(
+        "--output", type=_path, metavar="FILE", help="where to write it (default: in the user's state folder)"
+    )
+    parser.set_defaults(run="doctor")
 
 
 def add_backups_parser(subparsers: Subparsers) -> None:
@@ -571,6 +585,7 @@ _ADDERS: dict[str, Callable[[Subparsers], None]] = {
     "smoke-test": add_smoke_test_parser,
     "rehearse": add_rehearse_parser,
     "report": add_report_parser,
+    "doctor": add_doctor_parser,
     "backups": add_backups_parser,
     "uninstall": add_uninstall_parser,
     "manifest": add_manifest_parser,

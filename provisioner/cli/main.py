@@ -207,9 +207,21 @@ def _check_locked(arguments: argparse.Namespace, run: Run) -> None:
 
 
 def _report(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
-    from provisioner.commands.report import run_report
+    from provisioner.commands.report import run_merged_report, run_report
 
+    if arguments.merge:
+        return run_merged_report(tuple(arguments.merge), arguments.output, say=ui.say)
     return run_report(arguments.output, say=ui.say)
+
+
+def _doctor(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands.doctor import DoctorOptions, run_doctor
+
+    session = _session(arguments, ui, cancelled)
+    asked = DoctorOptions(environment=arguments.environment, output=arguments.output)
+    return run_doctor(
+        session, _options(arguments), asked, known_secrets=ui.secrets, document_of=ui.document_of, say=ui.say
+    )
 
 
 def _detect(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
@@ -337,6 +349,7 @@ _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = 
     "smoke-test": _smoke_test,
     "rehearse": _rehearse,
     "report": _report,
+    "doctor": _doctor,
     "uninstall": _uninstall,
     "manifest list": _manifest_list,
     "manifest show": _manifest_show,
@@ -431,7 +444,7 @@ def _run(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> i
         report = report_for_error(arguments.run, error)
     except KeyboardInterrupt as error:
         report = _interrupted(arguments.run, error)
-    except Exception as error:  # the one place: a defect of ours gets a log, not a trace on the screen
+    except Exception as error:  # a defect of ours gets a log, not a trace on the screen
         ui.show_defect(error, _keep_log(error, ui.secrets))
         report = report_for_error(arguments.run, error)
     if report.status in {"planned", "interrupted"}:

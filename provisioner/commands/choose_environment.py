@@ -139,20 +139,22 @@ def apply_environment(
     )
 
 
-def check_environment(session: Session, machine: Machine, where: Path) -> tuple[tuple[Finding, ...], bool]:
+def check_environment(
+    session: Session, machine: Machine, where: Path
+) -> tuple[tuple[Finding, ...], Observation | None]:
     """Return what changed in an environment of ours since it was verified, and whether it still computes.
 
     Returns
     -------
-    tuple of Finding, bool
-        The findings, and whether there is an environment of ours at all.
+    tuple of Finding, Observation or None
+        The findings, and what lies in the environment; None: it is not one of ours.
     """
     seen = session.environments.observe(where)
     if seen.receipt is None and seen.interrupted is None:
-        return (), False
+        return (), None
     found = drift(seen.receipt, seen, machine)
     if seen.receipt is None or seen.python is None:
-        return found, True
+        return found, seen
     receipt = seen.receipt
     packages = [name for name, _ in receipt.versions]
     session.say_progress(f"Starting {seen.python.path} to test the environment.")
@@ -166,7 +168,7 @@ def check_environment(session: Session, machine: Machine, where: Path) -> tuple[
     judged = judge_probe(answer, build, machine)
     if receipt.torch_backend in {"cpu", "default"}:
         judged = tuple(each for each in judged if each.code != "probe-no-device")
-    return (*found, *judged), True
+    return (*found, *judged), seen
 
 
 def verify_environment(run: Run, report: Report, where: Path | None) -> Report:
@@ -175,13 +177,14 @@ def verify_environment(run: Run, report: Report, where: Path | None) -> Report:
     if not folder.is_dir():
         return report
     machine = run.session.machine
-    findings, is_ours = check_environment(run.session, machine, folder)
-    if not is_ours:
+    findings, seen = check_environment(run.session, machine, folder)
+    if seen is None:
         return report
-    seen, comfyui = run.session.environments.observe(folder), inspect_comfyui(run)
+    comfyui = inspect_comfyui(run)
     tree = None if comfyui is None else comfyui.checkout.tree
     compared = compare_packages(run.session, seen, app_of(run), tree, reads_files=True)
     findings = (*findings, *compared.findings)
+    torch = seen.distribution("torch")
     problems = any(each.severity == "problem" for each in findings)
     return replace(
         report,
@@ -190,6 +193,7 @@ def verify_environment(run: Run, report: Report, where: Path | None) -> Report:
         exit_status=EXIT_FINDINGS if problems else report.exit_status,
         findings=(*report.findings, *findings),
         environment=EnvironmentCheck(path=folder, holds=not problems, packages=_packages_check(compared)),
+        seen_versions=(*report.seen_versions, *([("torch", torch.version)] if torch is not None else [])),
     )
 
 

@@ -24,6 +24,14 @@ def run_detect(
     show: Callable[[Machine, TorchChoice | None], None],
 ) -> Report:
     """Show the machine and the torch build that suits it; a machine that no build suits is an error, and shown too."""
+    report = detected(session, paths, options, app)
+    if report.machine is not None:
+        show(report.machine, report.torch)
+    return report
+
+
+def detected(session: Session, paths: tuple[Path, ...], options: TorchOptions, app: App) -> Report:
+    """Return the machine and the torch build that suits it; where none does, the report has an error."""
     from provisioner.torch.choose import choose_torch
 
     machine = session.detect_machine(paths)
@@ -33,7 +41,6 @@ def run_detect(
         choice = None if options.tag == "none" else choose_torch(machine, options, app=app)
     except (UnsupportedMachineError, UsageError) as error:
         errors = (error,)
-    show(machine, choice)
     return Report(
         command="detect",
         status="failed" if errors else "ok",

@@ -1,4 +1,4 @@
-"""The last run as one HTML page."""
+"""The last run, or those of many machines, as one HTML page."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from provisioner.core.errors import EXIT_OK, NotWritableError, StorageError, UsageError
 from provisioner.report.outcome import Report
+from provisioner.ui.console import utc
 
 _DEFAULT = Path("klein-setup-report.html")
 
@@ -24,14 +25,54 @@ def run_report(output: Path | None, *, say: Callable[[str], None]) -> Report:
     """
     from provisioner.disk.last_run import read_last_report
     from provisioner.disk.locations import state_folder
-    from provisioner.disk.os_errors import reason_of
-    from provisioner.disk.root import write_output
     from provisioner.report.html.page import render_page
 
     document = read_last_report(state_folder())
     if document is None:
         raise UsageError("There is no run to report on yet.", hint="Run `klein-setup verify` first.")
-    page = render_page(document, image=_image_of(document), made_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    ended_at = document.get("ended_at")
+    page = render_page(
+        document, image=_image_of(document), made_at=ended_at if isinstance(ended_at, str) else utc(time.time())
+    )
+    return _written(page, output, say)
+
+
+def run_merged_report(files: tuple[Path, ...], output: Path | None, *, say: Callable[[str], None]) -> Report:
+    """Write one page of the documents of many machines and say where it is; a file that is none is an error each.
+
+    Raises
+    ------
+    UsageError
+        A file cannot be read.
+    NotWritableError
+        The page cannot be written there.
+    """
+    from provisioner.report.html.merged_page import render_merged_page
+    from provisioner.report.merge import read_documents
+
+    documents, errors = read_documents([(str(file), _bytes_of(file)) for file in files])
+    if errors:
+        return Report(command="report", status="failed", exit_status=UsageError.exit_status, errors=errors)
+    return _written(render_merged_page(documents, made_at=utc(time.time())), output, say)
+
+
+def _bytes_of(file: Path) -> bytes:
+    """Return the beginning of a file, which is all of any document."""
+    from provisioner.report.merge import LARGEST_DOCUMENT
+
+    try:
+        with file.expanduser().open("rb") as stream:
+            return stream.read(LARGEST_DOCUMENT + 1)
+    except OSError as error:
+        raise UsageError(
+            f"{file} cannot be read: {error.strerror or error}.", hint="Name files that `--json` made.", path=str(file)
+        ) from error
+
+
+def _written(page: str, output: Path | None, say: Callable[[str], None]) -> Report:
+    from provisioner.disk.os_errors import reason_of
+    from provisioner.disk.root import write_output
+
     path = (output or _DEFAULT).expanduser().absolute()
     try:
         write_output(path, page.encode("utf-8"))

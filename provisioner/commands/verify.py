@@ -59,7 +59,7 @@ def run_full_verify(
     KleinError
         Looking itself failed.
     """
-    report = run_verify(run, is_quick=False)
+    report = replace(run_verify(run, is_quick=False), machine=run.session.machine)
     report = verify_environment(run, report, options.environment)
     if report.plan is not None and any(check.status != "ok" for check in report.plan.checks):
         report = with_problems(report, check_pairing(run))
@@ -68,6 +68,9 @@ def run_full_verify(
     comfyui = inspect_comfyui(run) if can_generate(run.wanted) else None
     if comfyui is not None and comfyui.checkout.tree is not None:
         report = with_problems(report, check_comfyui(comfyui))
+        version = comfyui.checkout.version
+        seen = () if version is None else (("comfyui", version),)
+        report = replace(report, seen_versions=(*report.seen_versions, *seen))
     if options.smoke.server is not None:
         report = with_problems(report, check_server(run, options.smoke.server))
     before = _last_snapshot(run)

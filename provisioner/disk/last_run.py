@@ -98,6 +98,11 @@ def write_last_report(folder: Path, document: Mapping[str, object]) -> bool:
     return True
 
 
+def write_bundle(path: Path, data: bytes) -> None:
+    """Write the zip of ``klein-setup doctor`` into the state folder, for its user alone; raises StorageError."""
+    _own(path.parent).write_bytes(path, data)
+
+
 def write_defect_log(folder: Path, text: str) -> Path | None:
     """Keep a defect's trace for a bug report; return its path, or None where it cannot be written."""
     path = folder / "logs" / time.strftime("defect-%Y%m%dT%H%M%SZ.txt", time.gmtime())

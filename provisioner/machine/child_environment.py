@@ -62,5 +62,25 @@ def child_environment(environ: Mapping[str, str], passed: Collection[str] = ()) 
     return {name: value for name, value in environ.items() if name.upper() in named or _passes(name.upper())}
 
 
+def secret_values(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the values of variables that are named like secrets, to be masked wherever they turn up.
+
+    Short values are left out: masking every "1" or "true" would garble a text.
+
+    >>> secret_values({"HF_TOKEN": "hf_x12345", "MY_KEY": "true", "PATH": "/usr/local/bin"})
+    ('hf_x12345',)
+    """
+    return tuple(value for name, value in environ.items() if len(value) >= 8 and is_secret_name(name))
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a variable, or a key, of this name holds a secret.
+
+    >>> [is_secret_name(name) for name in ("hf_token", "MY_API_KEY", "keyboard")]
+    [True, True, False]
+    """
+    return _SECRET.search(name.upper()) is not None
+
+
 def _passes(name: str) -> bool:
-    return name in PASSED or (name.startswith(PASSED_BEGINNINGS) and _SECRET.search(name) is None)
+    return name in PASSED or (name.startswith(PASSED_BEGINNINGS) and not is_secret_name(name))

@@ -20,6 +20,7 @@ from provisioner.core.models import FileSystem, Gpu, Machine, OperatingSystem, P
 T = TypeVar("T")
 
 RECORDING_SCHEMA_VERSION = 1
+_DOCUMENT_VERSIONS = (1, 2)  # of ``--json``: the machine is the same in both
 
 UNNAMED_NVIDIA_GPU = "NVIDIA GPU"
 
@@ -570,7 +571,8 @@ def _json_object(text: str, complaints: list[str]) -> Mapping[str, object]:
         return {}
     inner = record.get("machine")
     if isinstance(inner, dict) and "command" in record:  # a whole --json document, whose version covers its parts
-        return {"schema_version": record.get("schema_version"), **inner}
+        version = record.get("schema_version")
+        return {"schema_version": RECORDING_SCHEMA_VERSION if version in _DOCUMENT_VERSIONS else version, **inner}
     return record
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 from provisioner.core.json_reader import FieldError, Fields, parse_object
 from provisioner.core.units import count, human_bytes, listing
@@ -364,7 +364,27 @@ def without_files(changes: Iterable[Change], labels: Collection[str]) -> tuple[C
     return tuple(each for each in changes if each.what != "file" or each.about not in labels)
 
 
-def changes_entry(changes: ChangesSince) -> dict[str, JsonValue]:
+class ChangeEntry(TypedDict):
+    """One thing that changed, as ``--json`` shows it."""
+
+    what: str  # kebab-case: "driver", "torch", "comfyui", "file"
+    kind: ChangeKind
+    before: str | None
+    now: str | None
+    matters: bool  # it can break the setup
+    sentence: str
+
+
+class ChangesEntry(TypedDict):
+    """What changed since the last full check: ``details.changes``."""
+
+    since: str | None  # when that check was, ISO 8601; null: there is none
+    changes: list[ChangeEntry]
+    checked: list[str]  # what was looked at because of them
+    mend_command: str | None  # what fixes what no longer holds
+
+
+def changes_entry(changes: ChangesSince) -> ChangesEntry:
     """Return the changes as JSON values, for ``details.changes``."""
     return {
         "since": changes.since,

@@ -8,33 +8,71 @@ raises ``SCHEMA_VERSION``.  Nothing is printed here.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from provisioner import __version__
 from provisioner.core.errors import KleinError
 from provisioner.core.events import Event, PlanMade, StepFinished, StepStarted
 from provisioner.core.models import (
+    Basis,
     Check,
+    CheckStatus,
     ComfyTarget,
     Damage,
     FetchFile,
     FilesPlan,
     Finding,
     FolderLink,
+    LinkConsent,
     Manifest,
     Outcome,
+    OutcomeStatus,
     PatchFile,
+    PatchWay,
     SpaceNeed,
     Target,
+    TrustedBy,
 )
 from provisioner.core.program import KLEIN_SETUP, Program
 from provisioner.core.redact import redact
-from provisioner.plan.steps import FILE_STEPS, STEPS, Plan, Remove, Step, download_of, place_of, replaced_by
+from provisioner.plan.steps import (
+    FILE_STEPS,
+    STEPS,
+    GetComfyUI,
+    KeepComfyUI,
+    Plan,
+    Remove,
+    Step,
+    UpdateComfyUI,
+    download_of,
+    place_of,
+    replaced_by,
+)
 from provisioner.report.json_value import JsonValue, json_line, json_object
-from provisioner.report.outcome import Report, all_errors, all_findings, exit_status_of, label_of, next_command
+from provisioner.report.outcome import (
+    EnvironmentResult,
+    Report,
+    ReportStatus,
+    RunFacts,
+    all_errors,
+    all_findings,
+    exit_status_of,
+    label_of,
+    next_command,
+)
 
 SCHEMA_VERSION = 2
+
+
+class VersionsEntry(TypedDict):
+    """What ran, and what it found; null where the run did not look at it."""
+
+    klein_setup: str
+    python: str  # the one that runs klein-setup
+    comfyui: str | None
+    torch: str | None
 
 
 class ManifestEntry(TypedDict):
@@ -49,7 +87,7 @@ class ManifestEntry(TypedDict):
 class TargetEntry(TypedDict):
     """Where the files go: ``comfyui`` or ``hf_cache``, and the folder; empty before a plan."""
 
-    kind: str
+    kind: Literal["comfyui", "hf_cache", ""]
     path: str
 
 
@@ -75,7 +113,7 @@ class ErrorEntry(TypedDict):
 class OutcomeEntry(TypedDict):
     """What came of one step."""
 
-    status: str
+    status: OutcomeStatus
     detail: str
     bytes_fetched: int
     seconds: float
@@ -94,7 +132,7 @@ class StepEntry(TypedDict):
     size: int | None
     bytes_to_fetch: int
     is_estimate: bool  # of ``bytes_to_fetch``
-    way: str | None  # of ``patch-file``: in-place, continue, beside
+    way: PatchWay | None  # of ``patch-file``
     blocks: list[int] | None  # of ``patch-file``: the blocks that are replaced
     outcome: OutcomeEntry | None
 
@@ -104,7 +142,7 @@ class DamageEntry(TypedDict):
 
     block_size: int
     bad_blocks: list[int]
-    trusted_by: str
+    trusted_by: TrustedBy  # whose digests those are
 
 
 class CheckEntry(TypedDict):
@@ -113,8 +151,8 @@ class CheckEntry(TypedDict):
     path: str
     destination: str
     artifact: str
-    status: str
-    basis: str
+    status: CheckStatus
+    basis: Basis  # what the status is based on
     expected_size: int
     observed_size: int | None
     observed_sha256: str | None
@@ -126,7 +164,7 @@ class FindingEntry(TypedDict):
     """One thing the user should know."""
 
     code: str
-    severity: str
+    severity: Literal["warning", "problem"]  # a problem makes ``verify`` exit with 1
     message: str
     path: str | None
     hint: str | None
@@ -146,7 +184,23 @@ class LinkEntry(TypedDict):
 
     path: str
     leads_to: str
-    consent: str  # "option" (--follow-links), "remembered" or "no": then install asks, or refuses
+    consent: LinkConsent  # "option" (--follow-links), "remembered" or "no": then install asks, or refuses
+
+
+class ClaimEntry(TypedDict):
+    """One check of the rehearsal that passed."""
+
+    claim: str
+    seen: str
+
+
+class ShippedEntry(TypedDict):
+    """One manifest that was listed, shown or checked."""
+
+    id: str
+    title: str
+    sha256: str
+    sets: list[str]
 
 
 class ReportDocument(TypedDict):
@@ -154,10 +208,15 @@ class ReportDocument(TypedDict):
 
     schema_version: int
     command: str
-    status: str
+    status: ReportStatus
     exit_status: int
-    klein_setup: str
-    machine: dict[str, JsonValue]
+    klein_setup: str  # its version; also in ``versions``
+    host: str  # name of the computer; empty where it has none
+    started_at: str | None  # UTC, ISO 8601, to the millisecond
+    ended_at: str | None
+    seconds: float | None
+    versions: VersionsEntry
+    machine: dict[str, JsonValue]  # empty where the run did not look at it
     manifest: ManifestEntry
     target: TargetEntry
     totals: TotalsEntry
@@ -171,13 +230,17 @@ class ReportDocument(TypedDict):
     details: dict[str, JsonValue]
 
 
-def document(report: Report, *, secrets: Iterable[str] = (), program: Program = KLEIN_SETUP) -> ReportDocument:
+def document(
+    report: Report, *, run: RunFacts | None = None, secrets: Iterable[str] = (), program: Program = KLEIN_SETUP
+) -> ReportDocument:
     """Return the ``--json`` document of a report: JSON values only, redacted, always the same keys.
 
     Parameters
     ----------
     report : Report
         A run, finished or not; ``plan``, ``manifest`` and ``machine`` may be missing.
+    run : RunFacts, optional
+        Where and when it was made; None: not known.
     secrets : iterable of str
         Values to mask wherever they stand, beyond what ``redact`` knows by its shape.
     """
@@ -189,19 +252,49 @@ def document(report: Report, *, secrets: Iterable[str] = (), program: Program = 
         "status": report.status,
         "exit_status": report.exit_status,
         "klein_setup": __version__,
+        "host": redact(run.host, hidden) if run else "",
+        "started_at": run.started_at if run else None,
+        "ended_at": run.ended_at if run else None,
+        "seconds": run.seconds if run else None,
+        "versions": _versions_entry(report),
         "machine": json_object(report.machine, hidden) if report.machine else {},
         "manifest": _manifest_entry(report),
         "target": _target_entry(plan.target, hidden) if plan else {"kind": "", "path": ""},
         "totals": _totals_entry(plan),
         "steps": _step_entries(report, hidden),
         "checks": [_check_entry(check, hidden) for check in plan.checks] if plan else [],
-        "findings": [_finding_entry(finding, hidden) for finding in all_findings(report)],
+        "findings": [finding_entry(finding, hidden) for finding in all_findings(report)],
         "space": [_space_entry(need, hidden) for need in plan.space] if plan else [],
         "links": [_link_entry(link, hidden) for link in plan.links] if plan else [],
         "errors": _error_entries(report, hidden),
         "next_command": _redacted_or_none(next_command(report, program), hidden),
         "details": json_object(_details(report), hidden),
     }
+
+
+def _versions_entry(report: Report) -> VersionsEntry:
+    """Return the versions that this run found; what it installed counts where that step is done."""
+    found = dict(_comfyui_versions(report))
+    if isinstance(report.environment, EnvironmentResult) and report.environment.receipt is not None:
+        found |= dict(report.environment.receipt.versions)
+    found |= dict(report.seen_versions)
+    if report.smoke_test is not None:
+        found |= dict(report.smoke_test.versions)
+    return {
+        "klein_setup": __version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "comfyui": _redacted_or_none(found.get("comfyui"), ()),
+        "torch": _redacted_or_none(found.get("torch"), ()),
+    }
+
+
+def _comfyui_versions(report: Report) -> Iterable[tuple[str, str]]:
+    for step in report.plan.steps if report.plan else ():
+        if isinstance(step, KeepComfyUI) and step.version is not None:
+            yield "comfyui", step.version
+    for outcome in report.outcomes:
+        if isinstance(outcome.step, (GetComfyUI, UpdateComfyUI)) and outcome.status == "done":
+            yield "comfyui", outcome.step.release.version
 
 
 def _redacted_or_none(text: str | None, secrets: tuple[str, ...]) -> str | None:
@@ -297,7 +390,8 @@ def _damage_entry(damage: Damage) -> DamageEntry:
     }
 
 
-def _finding_entry(finding: Finding, secrets: tuple[str, ...]) -> FindingEntry:
+def finding_entry(finding: Finding, secrets: tuple[str, ...] = ()) -> FindingEntry:
+    """Return one finding as the document shows it."""
     return {
         "code": finding.code,
         "severity": finding.severity,
@@ -366,7 +460,7 @@ def _details(report: Report) -> dict[str, object]:
     if report.manifest_argument is not None:
         details["manifest_argument"] = report.manifest_argument
     if report.rehearsal is not None:
-        details["claims"] = [{"claim": each.claim, "seen": each.seen} for each in report.rehearsal.checks]
+        details["claims"] = [ClaimEntry(claim=each.claim, seen=each.seen) for each in report.rehearsal.checks]
         if report.rehearsal.scratch_folder is not None:
             details["scratch_folder"] = report.rehearsal.scratch_folder
     if report.environment is not None:
@@ -381,7 +475,7 @@ def _details(report: Report) -> dict[str, object]:
         details["changes"] = changes_entry(report.changes)
     if report.backups is not None:
         details["aside"] = report.backups
-    if report.command == "detect" and report.machine is not None:  # null: no build suits it
+    if report.command in {"detect", "doctor"} and report.machine is not None:  # null: no build suits it
         details["torch"] = report.torch
     if report.manifests is not None:
         details["manifests"] = [_shipped_entry(each) for each in report.manifests]
@@ -389,46 +483,93 @@ def _details(report: Report) -> dict[str, object]:
         details["undo_update"] = report.undone_update
     if report.page is not None:
         details["page"] = report.page
+    if report.bundle is not None:
+        details["bundle"] = report.bundle
     if report.given_arguments is not None:
         details["given_arguments"] = report.given_arguments
     return details
 
 
-def _shipped_entry(manifest: Manifest) -> dict[str, JsonValue]:
-    sets: list[JsonValue] = [each.id for each in manifest.sets]
+def _shipped_entry(manifest: Manifest) -> ShippedEntry:
+    sets = [each.id for each in manifest.sets]
     return {"id": manifest.id, "title": manifest.title, "sha256": manifest.sha256, "sets": sets}
 
 
 # --- events as lines ---------------------------------------------------------------------------
 
 
-def event_line(event: Event, *, secrets: Iterable[str] = ()) -> str:
-    """Return one event as one line of JSON, without the newline, named by its key ``event``."""
-    return json_line(_event_entry(event, tuple(secrets)))
+class EventLine(TypedDict):
+    """What every line of ``--json=events`` has, beside the name of its ``event``."""
+
+    time: str  # UTC, ISO 8601, to the millisecond
+    host: str  # name of the computer
+    klein_setup: str  # its version
 
 
-def _event_entry(event: Event, secrets: tuple[str, ...]) -> dict[str, object]:
+class PlanMadeLine(EventLine):
+    """A plan of the files was made; the steps follow."""
+
+    event: Literal["plan-made"]
+    target: TargetEntry
+    totals: TotalsEntry
+    steps: list[StepEntry]
+
+
+class StepLine(EventLine):
+    """A step begins or ended."""
+
+    event: Literal["step-started", "step-finished"]
+    number: int  # from 1
+    total: int
+    step: StepEntry
+
+
+def event_line(event: Event, *, time: str, host: str = "", secrets: Iterable[str] = ()) -> str:
+    """Return one event as one line of JSON, without the newline, named by its key ``event``.
+
+    Parameters
+    ----------
+    event : Event
+        What happened.
+    time : str
+        When: UTC, ISO 8601.
+    host : str
+        Name of the computer.
+    secrets : iterable of str
+        Values to mask.
+    """
+    hidden = tuple(secrets)
+    about = EventLine(time=time, host=redact(host, hidden), klein_setup=__version__)
+    return json_line(_event_entry(event, about, hidden))
+
+
+def report_line(entry: ReportDocument) -> str:
+    """Return the last line of ``--json=events``: the document, as the event ``report``."""
+    return json_line({"event": "report", "time": entry["ended_at"], **entry})
+
+
+def _event_entry(
+    event: Event, about: EventLine, secrets: tuple[str, ...]
+) -> PlanMadeLine | StepLine | dict[str, object]:
     match event:
         case PlanMade(plan=plan):
             return {
+                **about,
                 "event": "plan-made",
                 "target": _target_entry(plan.target, secrets),
                 "totals": _totals_entry(plan),
                 "steps": [_step_entry(step, None, secrets) for step in plan.steps],
             }
         case StepStarted(step=step, number=number, total=total):
-            return {"event": "step-started", "number": number, "total": total, "step": _step_entry(step, None, secrets)}
+            shown = _step_entry(step, None, secrets)
+            return {**about, "event": "step-started", "number": number, "total": total, "step": shown}
         case StepFinished(step=step, outcome=outcome, number=number, total=total):
-            return {
-                "event": "step-finished",
-                "number": number,
-                "total": total,
-                "step": _step_entry(step, outcome, secrets),
-            }
+            shown = _step_entry(step, outcome, secrets)
+            return {**about, "event": "step-finished", "number": number, "total": total, "step": shown}
         case _:
-            return {"event": _event_name(event), **json_object(event, secrets)}
+            return {"event": event_name(type(event)), **about, **json_object(event, secrets)}
 
 
-def _event_name(event: Event) -> str:
+def event_name(kind: type[object]) -> str:
     """Return the name of an event whose fields say all: ``file-progress`` for FileProgress."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", type(event).__name__).lower()
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower()

@@ -95,6 +95,43 @@ class RehearsalResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BundledFile:
+    """One file in the zip of ``doctor``."""
+
+    name: str
+    what: str  # what it holds, as a clause
+    size: int  # bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """One file that is not in the zip."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """The zip that ``doctor`` wrote."""
+
+    path: Path
+    size: int  # bytes
+    files: tuple[BundledFile, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """Where and when a run was made; times are UTC, ISO 8601, to the millisecond: ``2026-11-26T13:46:46.123Z``."""
+
+    host: str  # name of the computer; empty where the system has none
+    started_at: str
+    ended_at: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """A run, as it is shown and as ``--json`` prints it.
 
@@ -122,6 +159,8 @@ class Report:
     manifests: tuple[Manifest, ...] | None = None
     undone_update: UndoneUpdate | None = None
     page: Path | None = None  # where ``report`` wrote it
+    bundle: Bundle | None = None  # what ``doctor`` wrote
+    seen_versions: tuple[tuple[str, str], ...] = ()  # ("comfyui", "0.33.0"), ("torch", "2.14.1+cu130"): looked at
 
 
 # --- from what happened to a Report ------------------------------------------------------------

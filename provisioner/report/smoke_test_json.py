@@ -6,9 +6,95 @@ null.  Nothing is judged: `is_verified` repeats what the smoke test itself found
 
 from __future__ import annotations
 
-from provisioner.core.models import Finding
-from provisioner.report.json_value import JsonValue, json_value
-from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
+from pathlib import Path
+from typing import TypedDict
+
+from provisioner.report.json_document import FindingEntry, finding_entry
+from provisioner.smoke_test.results import (
+    Backend,
+    ImageFacts,
+    ImageOptions,
+    ModelNames,
+    SmokeTest,
+    Timings,
+    VramReading,
+)
+
+
+class WishEntry(TypedDict):
+    """The parameters; with them the same image can be generated again."""
+
+    prompt: str
+    seed: int
+    width: int  # pixels
+    height: int
+    steps: int
+    guidance: float
+    has_tiled_decode: bool
+
+
+class PictureEntry(TypedDict):
+    """The image that was generated."""
+
+    path: str | None  # where it was kept
+    width: int  # pixels
+    height: int
+    mode: str  # "RGB"
+    size: int  # bytes of the file
+    sha256: str  # of the file
+    minimum: int  # 0 to 255, over all channels
+    maximum: int
+    mean: float | None  # null: it is no number
+    deviation: float | None  # standard deviation over all channels
+
+
+class TimingsEntry(TypedDict):
+    """How long each part took, in seconds; null where it was not measured."""
+
+    start_s: float | None  # until the server, or the pipeline's libraries, answered
+    load_s: float | None
+    encode_s: float | None
+    steps_s: list[float]
+    decode_s: float | None
+    total_s: float | None  # from the request to the image
+
+
+class VramEntry(TypedDict):
+    """GPU memory while the image was generated, in bytes."""
+
+    gpu_name: str
+    gpu_uuid: str | None
+    total_bytes: int
+    free_at_start_bytes: int
+    used_at_start_bytes: int
+    peak_used_bytes: int  # of the whole card, all processes
+    peak_process_bytes: int | None  # of the image's processes alone
+    samples: int
+
+
+class ModelsEntry(TypedDict):
+    """The names of the three files in ComfyUI's loaders."""
+
+    diffusion_model: str
+    text_encoder: str
+    vae: str
+
+
+class SmokeTestEntry(TypedDict):
+    """One image that was asked for, whether it was generated or not: ``details.smoke_test``."""
+
+    backend: Backend
+    is_proven: bool  # it was generated and has no problem
+    wish: WishEntry
+    picture: PictureEntry | None
+    timings: TimingsEntry
+    vram: VramEntry | None
+    device: str | None
+    versions: dict[str, str]
+    models: ModelsEntry | None
+    log_path: str | None
+    notes: list[str]
+    findings: list[FindingEntry]
 
 
 def is_verified(smoke: SmokeTest) -> bool:
@@ -16,22 +102,8 @@ def is_verified(smoke: SmokeTest) -> bool:
     return smoke.image is not None and not any(each.severity == "problem" for each in smoke.findings)
 
 
-def smoke_entry(smoke: SmokeTest) -> dict[str, JsonValue]:
-    """Return everything known of one image, as JSON values.
-
-    Parameters
-    ----------
-    smoke : SmokeTest
-        One image that was asked for, whether it was generated or not.
-
-    Returns
-    -------
-    dict
-        Keys ``backend``, ``is_proven``, ``wish``, ``picture``, ``timings``, ``vram``, ``device``, ``versions``,
-        ``models``, ``log_path``, ``notes`` and ``findings``, always all of them.  Times are seconds, memory is bytes.
-        ``picture``, ``vram`` and ``models`` are null where there is none; an image has its ``path``, which is null
-        where it was not kept.
-    """
+def smoke_entry(smoke: SmokeTest) -> SmokeTestEntry:
+    """Return everything known of one image, always under the same keys; the document masks what is secret in it."""
     return {
         "backend": smoke.backend,
         "is_proven": is_verified(smoke),
@@ -40,30 +112,29 @@ def smoke_entry(smoke: SmokeTest) -> dict[str, JsonValue]:
         "timings": _timings_entry(smoke.timings),
         "vram": _vram_entry(smoke.vram) if smoke.vram else None,
         "device": smoke.device,
-        "versions": json_value(dict(smoke.versions)),
+        "versions": dict(smoke.versions),
         "models": _models_entry(smoke.names) if smoke.names else None,
-        "log_path": json_value(smoke.log_path),
-        "notes": json_value(smoke.notes),
-        "findings": [_finding_entry(each) for each in smoke.findings],
+        "log_path": _text(smoke.log_path),
+        "notes": list(smoke.notes),
+        "findings": [finding_entry(each) for each in smoke.findings],
     }
 
 
-def _options_entry(options: ImageOptions) -> dict[str, JsonValue]:
-    """Return the parameters; with them the same image can be generated again."""
+def _options_entry(options: ImageOptions) -> WishEntry:
     return {
-        "prompt": json_value(options.prompt),
+        "prompt": options.prompt,
         "seed": options.seed,
         "width": options.width,
         "height": options.height,
         "steps": options.steps,
-        "guidance": json_value(options.guidance),
+        "guidance": options.guidance,
         "has_tiled_decode": options.has_tiled_decode,
     }
 
 
-def _image_entry(image: ImageFacts, smoke: SmokeTest) -> dict[str, JsonValue]:
+def _image_entry(image: ImageFacts, smoke: SmokeTest) -> PictureEntry:
     return {
-        "path": json_value(smoke.image_path),
+        "path": _text(smoke.image_path),
         "width": image.width,
         "height": image.height,
         "mode": image.mode,
@@ -71,28 +142,32 @@ def _image_entry(image: ImageFacts, smoke: SmokeTest) -> dict[str, JsonValue]:
         "sha256": image.sha256,
         "minimum": image.minimum,
         "maximum": image.maximum,
-        "mean": json_value(image.mean),
-        "deviation": json_value(image.deviation),
+        "mean": image.mean,
+        "deviation": image.deviation,
     }
 
 
-def _timings_entry(timings: Timings) -> dict[str, JsonValue]:
+def _timings_entry(timings: Timings) -> TimingsEntry:
     """Return the times to the millisecond; more digits mean nothing."""
     return {
         "start_s": _seconds(timings.start_s),
         "load_s": _seconds(timings.load_s),
         "encode_s": _seconds(timings.encode_s),
-        "steps_s": [_seconds(each) for each in timings.steps_s],
+        "steps_s": [round(float(each), 3) for each in timings.steps_s],
         "decode_s": _seconds(timings.decode_s),
         "total_s": _seconds(timings.total_s),
     }
 
 
-def _seconds(value: float | None) -> JsonValue:
-    return json_value(None if value is None else round(float(value), 3))
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
-def _vram_entry(vram: VramReading) -> dict[str, JsonValue]:
+def _seconds(value: float | None) -> float | None:
+    return None if value is None else round(float(value), 3)
+
+
+def _vram_entry(vram: VramReading) -> VramEntry:
     return {
         "gpu_name": vram.gpu_name,
         "gpu_uuid": vram.gpu_uuid,
@@ -105,16 +180,5 @@ def _vram_entry(vram: VramReading) -> dict[str, JsonValue]:
     }
 
 
-def _models_entry(names: ModelNames) -> dict[str, JsonValue]:
+def _models_entry(names: ModelNames) -> ModelsEntry:
     return {"diffusion_model": names.diffusion_model, "text_encoder": names.text_encoder, "vae": names.vae}
-
-
-def _finding_entry(finding: Finding) -> dict[str, JsonValue]:
-    """Return a finding with the keys the document's own ``findings`` have."""
-    return {
-        "code": finding.code,
-        "severity": finding.severity,
-        "message": json_value(finding.message),
-        "path": json_value(finding.path),
-        "hint": json_value(finding.hint),
-    }

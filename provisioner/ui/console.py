@@ -21,7 +21,7 @@ from provisioner.core.models import BackupEntry, Finding, Machine, Manifest
 from provisioner.core.program import KLEIN_SETUP, Program
 from provisioner.core.redact import printable, redact
 from provisioner.plan.steps import Plan
-from provisioner.report.outcome import Report, all_errors
+from provisioner.report.outcome import Report, RunFacts, all_errors
 from provisioner.ui.problems import defect_blocks, error_blocks
 from provisioner.ui.progress import Progress
 from provisioner.ui.stream import Output
@@ -30,6 +30,7 @@ from provisioner.ui.text import BLANK, Block, Para, laid_out, span
 
 if TYPE_CHECKING:
     from provisioner.report.changes import Change
+    from provisioner.report.json_document import ReportDocument
     from provisioner.smoke_test.results import SmokeTest
     from provisioner.torch.builds import TorchChoice
 
@@ -62,6 +63,8 @@ class Ui:
         Values masked wherever they stand.
     environ, now : optional
         The environment and a monotonic clock in seconds; for tests.
+    host : str, optional
+        Name of this computer; by default the system's.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Ui:
         secrets: Iterable[str] = (),
         environ: Mapping[str, str] | None = None,
         now: Callable[[], float] = time.monotonic,
+        host: str | None = None,
     ) -> None:
         environment = os.environ if environ is None else environ
         self._out = Output(stdout, color=color, environ=environment)
@@ -92,6 +96,9 @@ class Ui:
         self._secrets = tuple(secrets)
         self._lock = threading.Lock()  # a line of events must not be cut by another
         self._errors_shown: list[BaseException] = []
+        self._host = host_name(environment) if host is None else host
+        self._now = now
+        self._began = (now(), time.time())
         self._progress = Progress(
             self._err, now=now, clean=self._clean, is_verbose=verbose, is_quiet=quiet or mode == "events"
         )
@@ -130,7 +137,8 @@ class Ui:
             with self._lock:
                 from provisioner.report.json_document import event_line  # only a run that speaks JSON pays for it
 
-                self._out.write(f"{event_line(event, secrets=self._secrets)}\n")
+                line = event_line(event, time=utc(time.time()), host=self._host, secrets=self._secrets)
+                self._out.write(f"{line}\n")
                 self._out.flush()
         else:
             self._progress(event)
@@ -240,11 +248,19 @@ class Ui:
 
         self._result(backup_blocks(entries))
 
-    def document_of(self, report: Report) -> dict[str, object]:
-        """Return the document of ``--json``, with every secret of this run masked."""
+    def document_of(self, report: Report) -> ReportDocument:
+        """Return the document of ``--json``, with every secret of this run masked; the run ends now."""
         from provisioner.report.json_document import document
 
-        return dict(document(report, secrets=self._secrets, program=self.program))
+        began, started_at = self._began
+        seconds = self._now() - began
+        run = RunFacts(
+            host=printable(self._host),
+            started_at=utc(started_at),
+            ended_at=utc(started_at + seconds),
+            seconds=round(seconds, 3),
+        )
+        return document(report, run=run, secrets=self._secrets, program=self.program)
 
     def show_changes(
         self, changes: Sequence[Change], checked: tuple[str, ...], findings: Sequence[Finding], mend: str | None
@@ -271,9 +287,9 @@ class Ui:
         if self._mode == "json":
             self._out.write(_indented(self.document_of(report)))
         elif self._mode == "events":
-            from provisioner.report.json_value import json_line
+            from provisioner.report.json_document import report_line
 
-            self._out.write(json_line({"event": "report", **self.document_of(report)}) + "\n")
+            self._out.write(report_line(self.document_of(report)) + "\n")
         self._out.flush()
 
     def _result(self, blocks: Sequence[Block]) -> None:
@@ -312,6 +328,26 @@ class Ui:
 
     def _write(self, output: Output, blocks: Iterable[Block]) -> None:
         output.lines(laid_out(blocks, width=output.width, clean=self._clean, ellipsis=output.ellipsis))
+
+
+def host_name(environ: Mapping[str, str]) -> str:
+    """Return the name of this computer; empty where the system has none.
+
+    ``socket`` and ``platform`` ask the same and take milliseconds to import.
+    """
+    if sys.platform == "win32":
+        return environ.get("COMPUTERNAME", "")
+    return os.uname().nodename
+
+
+def utc(seconds: float) -> str:
+    """Return seconds since 1970 as UTC, ISO 8601, to the millisecond.
+
+    >>> utc(1795700806.1234)
+    '2026-11-26T13:46:46.123Z'
+    """
+    whole, thousandths = divmod(round(seconds * 1000), 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{thousandths:03}Z"
 
 
 def _indented(value: object) -> str:

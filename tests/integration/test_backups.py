@@ -29,6 +29,7 @@ from provisioner.report.outcome import Report
 from tests.support.builders import artifact, comfy_file, comfy_target, file_system, sha256
 from tests.support.faulty_root import faulty
 from tests.support.sandbox import Sandbox, tensors
+from tests.support.schemas import conforming
 
 OLD, NEW = b"old " * 300, b"new " * 300
 VAE = artifact(NEW)
@@ -301,7 +302,7 @@ def run(sandbox: Sandbox) -> Run:
 
 
 def test_the_list_is_in_the_document(run: Run) -> None:
-    told = document(run_backups_list(run))
+    told = conforming(document(run_backups_list(run)))
     assert (told["command"], told["status"], told["exit_status"]) == ("aside list", "ok", 0)
     listed = json.loads(json.dumps(told["details"]["aside"]))
     assert [entry["was"] for entry in listed] == ["vae/vae.safetensors"]

@@ -17,25 +17,6 @@ from tests.support.sandbox import MIB, ROOT, TOKEN, Ahead, Completed, Running, S
 
 SIZE = 2 * MIB
 LARGE = 37 * MIB
-KEYS = {
-    "schema_version",
-    "command",
-    "status",
-    "exit_status",
-    "klein_setup",
-    "machine",
-    "manifest",
-    "target",
-    "totals",
-    "steps",
-    "checks",
-    "findings",
-    "space",
-    "links",
-    "errors",
-    "next_command",
-    "details",
-}
 
 
 # --- documents ---------------------------------------------------------------------------------------
@@ -108,7 +89,6 @@ def test_json_is_one_document_when_it_fails(
     sandbox.publish(tensors(SIZE))
     done = go_wrong(sandbox)
     document = done.json  # raises if stdout holds anything else
-    assert set(document) == KEYS
     assert (done.returncode, document["exit_status"]) == (status, status)
     assert document["command"] in {"install", "verify"}
     assert len(document["errors"]) == (0 if status == 1 else 1)
@@ -121,7 +101,6 @@ def test_json_is_one_document_when_it_fails(
 def test_json_is_the_same_document_when_it_succeeds(sandbox: Sandbox) -> None:
     (wanted,) = sandbox.publish(tensors(SIZE))
     done = sandbox.install("--json")
-    assert set(done.json) == KEYS
     assert (done.json["status"], done.json["exit_status"], done.json["errors"]) == ("ok", 0, [])
     assert done.json["totals"]["size"] == SIZE
     (step,) = done.json["steps"]
@@ -134,8 +113,11 @@ def test_json_says_the_same_of_every_command(sandbox: Sandbox) -> None:
     sandbox.publish(tensors(SIZE))
     for arguments in (["plan"], ["install"], ["verify"], ["verify", "--quick"], ["repair"], ["detect"]):
         done = sandbox.run(*arguments, "--json")
-        assert (done.returncode, set(done.json)) == (0, KEYS), done.stderr
+        assert done.returncode == 0, done.stderr
         assert done.json["command"] == arguments[0]
+        assert done.json["started_at"] <= done.json["ended_at"]
+        assert 0 < done.json["seconds"] < done.seconds
+        assert bool(done.json["machine"]) == (arguments in (["verify"], ["detect"])), arguments
 
 
 def test_events_are_lines_and_the_document_is_the_last(sandbox: Sandbox) -> None:
@@ -147,7 +129,9 @@ def test_events_are_lines_and_the_document_is_the_last(sandbox: Sandbox) -> None
     *events, report = done.lines
     assert all("event" in each for each in (*events, report))
     assert report["event"] == "report"
-    assert set(report) - {"event"} == KEYS
+    times = [each["time"] for each in (*events, report)]
+    assert times == sorted(times)
+    assert {each["host"] for each in events} == {report["host"]}
     kinds = [each["event"] for each in events]
     assert kinds.count("step-started") == kinds.count("step-finished") == 1
     moved = [each for each in events if each["event"] == "file-progress"]

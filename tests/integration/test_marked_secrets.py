@@ -94,7 +94,11 @@ CASES = {
     "aside list": Case(refused=((2, ["--manifest", "{token}"]),)),
     "aside restore": Case(words=("{backup}",), refused=((2, ["{token}"]),)),
     "aside clear": Case(words=("--yes",), refused=((2, ["{token}"]),)),
-    "report": Case(words=("--output", "{folder}/page.html"), refused=((4, ["--output", "{folder}/no/{token}"]),)),
+    "report": Case(
+        words=("--output", "{folder}/page.html"),
+        refused=((4, ["--output", "{folder}/no/{token}"]), (2, ["--merge", "{folder}/{token}.json"])),
+    ),
+    "doctor": Case(words=("--output", "{folder}/bug.zip"), refused=((4, ["--output", "{folder}/no/{token}"]),)),
     "rehearse": Case(words=("--no-image",), refused=((2, ["--torch-index", "http://a:{endpoint}@x.example"]),)),
     "uninstall": Case(words=("--yes",), refused=((2, ["--only", "{token}"]),)),
 }

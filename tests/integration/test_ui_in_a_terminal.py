@@ -6,17 +6,21 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 
 import pytest
 
+from provisioner import __version__
 from provisioner.core.errors import AnswerNeededError, GatedError, UnreachableError
 from provisioner.core.events import FileProgress, Notice, PlanMade, StepFinished, StepStarted
 from provisioner.core.models import (
@@ -37,6 +41,7 @@ from provisioner.plan.steps import Plan
 from provisioner.report.outcome import Report, report_for_error
 from provisioner.ui.console import Ui, issues_url
 from tests.support.builders import whole
+from tests.support.schemas import conforming
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
@@ -234,9 +239,35 @@ def test_json_is_one_document_when_it_fails() -> None:
     run.ui.listener(STARTED)
     run.ui.listener(FINISHED)
     run.ui.show_report(report_for_error("install", UnreachableError("no network"), plan=plan()))
-    told = json.loads(run.out.getvalue())
+    told = conforming(json.loads(run.out.getvalue()))
     assert (told["status"], told["exit_status"]) == ("failed", 5)
     assert "error: no network" in run.err.getvalue()
+
+
+def test_the_document_says_where_and_when_in_utc() -> None:
+    before = time.time()
+    run = Piped(mode="json", host="lab-3\x1b[31m")
+    run.clock.now += 61.2345
+    run.ui.show_report(Report(command="verify", status="ok", exit_status=0))
+    told = conforming(json.loads(run.out.getvalue()))
+    began, ended = (datetime.fromisoformat(told[key].replace("Z", "+00:00")) for key in ("started_at", "ended_at"))
+    assert told["host"] == "lab-3"
+    assert before - 1 <= began.timestamp() <= time.time() + 1
+    assert (ended - began).total_seconds() == pytest.approx(61.234, abs=0.002)
+    assert told["seconds"] == pytest.approx(61.234, abs=0.001)
+    assert told["versions"] == {
+        "klein_setup": __version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "comfyui": None,
+        "torch": None,
+    }
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its two names differ in case, and in length")
+def test_the_name_of_this_computer_is_that_of_the_socket_library() -> None:
+    run = Piped(mode="json")
+    run.ui.show_report(Report(command="verify", status="ok", exit_status=0))
+    assert json.loads(run.out.getvalue())["host"] == socket.gethostname()
 
 
 def test_events_are_a_line_each_and_the_document_is_the_last() -> None:
@@ -244,7 +275,7 @@ def test_events_are_a_line_each_and_the_document_is_the_last() -> None:
     for event in (PlanMade(plan=plan().files), STARTED, at(5), FINISHED, Notice(message="two\nlines")):
         run.ui.listener(event)
     run.ui.show_report(Report(command="install", status="ok", exit_status=0, plan=plan(), outcomes=(DONE,)))
-    told = [json.loads(line) for line in run.out.getvalue().splitlines()]
+    told = [conforming(json.loads(line), "events") for line in run.out.getvalue().splitlines()]
     names = ["plan-made", "step-started", "file-progress", "step-finished", "notice", "report"]
     assert [each["event"] for each in told] == names
     assert told[-1]["schema_version"] == 2

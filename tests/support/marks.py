@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypedDict
@@ -66,6 +67,14 @@ def spellings(secret: str) -> tuple[bytes, ...]:
     return tuple(sorted(found))
 
 
+def content_of(path: Path) -> bytes:
+    """Return what a file holds; of a zip file, what the files in it hold."""
+    if path.suffix != ".zip":
+        return path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        return b"\0".join(archive.read(each) for each in archive.infolist())
+
+
 class Watcher:
     """Looks for marks.
 
@@ -103,7 +112,7 @@ class Watcher:
             The variables of other programs in which a mark may be, by the mark's name.
         """
         found = [f"{name} is on {stream}" for stream, text in streams.items() for name in self.names_in(text.encode())]
-        found += [f"{name} is in {path}" for path in self._changed() for name in self.names_in(path.read_bytes())]
+        found += [f"{name} is in {path}" for path in self._changed() for name in self.names_in(content_of(path))]
         for entry in self._started():
             words = "\0".join(entry["args"]).encode()
             program = Path(entry["args"][0]).name

@@ -28,6 +28,7 @@ import pytest
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.rehearsal.http_server import Recorded
 from provisioner.rehearsal.hub import RehearsalHub
+from tests.support.schemas import check_output, conforming
 
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = "org/small-klein"
@@ -356,6 +357,10 @@ class Sandbox:
         path.write_text(token + "\n", encoding="utf-8")
         self._secret_files.add(path)
 
+    def is_secret(self, *paths: Path) -> None:
+        """Let the invariant accept that secrets stand in these files."""
+        self._secret_files.update(paths)
+
     # --- the hub's record ----------------------------------------------------------------------
 
     def heads(self) -> list[Recorded]:
@@ -475,6 +480,7 @@ class Sandbox:
     def check(self, run: Completed) -> None:
         """Assert what must hold after every run, whatever was asked and whatever went wrong."""
         assert self.hub.violations == []
+        check_output(run.arguments, run.stdout, run.returncode)
         for stream in (run.stdout, run.stderr):
             assert TOKEN not in stream, f"the token was shown by {run.arguments}"
             assert "Signature=" not in stream, f"a signed address was shown by {run.arguments}"
@@ -505,7 +511,7 @@ class Sandbox:
     def receipt(self) -> dict[str, Any]:
         """Return the receipt's files."""
         text = (self.tree / "models" / STATE_FOLDER / "receipt.json").read_text(encoding="utf-8")
-        return cast("dict[str, Any]", json.loads(text)["files"])
+        return cast("dict[str, Any]", conforming(json.loads(text), "receipt")["files"])
 
     def backups(self) -> dict[str, Path]:
         """Return what is in the backups folder, by its path in the tree."""

@@ -18,9 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from provisioner.comfyui.checkout.checkout_receipt import RECEIPT as COMFYUI_RECEIPT
 from provisioner.core.models import Gpu, Machine
+from provisioner.environment.swap import RECEIPT
 from tests.support.builders import recording_of
 from tests.support.sandbox import ROOT, Completed, Sandbox, Wanted, tensors
+from tests.support.schemas import conforming
 from tests.support.wheels import Toy, ToyIndex
 
 GIT = {
@@ -263,7 +266,18 @@ class SetupFixture:
             seconds=time.monotonic() - began,
         )
         self.sandbox.check(completed)
+        if completed.returncode == 0:
+            self._check_receipts()
         return completed
+
+    def _check_receipts(self) -> None:
+        """Hold the receipts of ComfyUI and of the environment against their schemas."""
+        for name, path in (
+            ("comfyui-receipt", self.tree / COMFYUI_RECEIPT),
+            ("environment-receipt", self.environment / RECEIPT),
+        ):
+            if path.is_file():
+                conforming(json.loads(path.read_text(encoding="utf-8")), name)
 
 
 @contextmanager

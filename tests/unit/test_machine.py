@@ -38,6 +38,8 @@ from provisioner.machine.readings import (
     parse_nvidia_smi,
     windows_release,
 )
+from provisioner.report.json_document import document
+from provisioner.report.outcome import Report
 from tests.support.builders import recording_of
 
 LINUX = HostReading(
@@ -549,8 +551,16 @@ def test_what_may_be_unknown_may_be_left_out() -> None:
 
 def test_a_whole_json_document_is_a_recording_too() -> None:
     inner = json.loads(recording(schema_version="left out"))
-    document = {"schema_version": 1, "command": "detect", "status": "ok", "machine": inner}
-    assert parse_machine_record(json.dumps(document), FILE).gpus[0].name == "NVIDIA L4"
+    earlier = {"schema_version": 1, "command": "detect", "status": "ok", "machine": inner}
+    assert parse_machine_record(json.dumps(earlier), FILE).gpus[0].name == "NVIDIA L4"
+    with pytest.raises(UsageError, match="schema_version: must be 1; not 9"):
+        parse_machine_record(json.dumps(earlier | {"schema_version": 9}), FILE)
+
+
+def test_the_document_of_today_is_replayed_as_the_same_machine() -> None:
+    machine = parse_machine_record(recording(), FILE)
+    told = document(Report(command="detect", status="ok", exit_status=0, machine=machine))
+    assert parse_machine_record(json.dumps(told), FILE) == machine
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from tests.support.builders import (
     whole,
 )
 from tests.support.builders import manifest as a_manifest
+from tests.support.schemas import conforming
 
 MADE_AT = "2026-11-23T06:16:12Z"
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u202e\ud800\x1b[31m"
@@ -137,7 +138,7 @@ def document(command: str = "install", status: str = "ok", exit_status: int = 0,
     """Return the real document of a report."""
     given = {"machine": machine(gpu(name="NVIDIA GeForce RTX 4070")), "plan": plan_of(steps=False), **more}
     report = Report(command=command, status=status, exit_status=exit_status, **given)  # type: ignore[arg-type]
-    return dict(report_document(report))
+    return dict(conforming(report_document(report)))
 
 
 def page_of(doc: dict[str, object], image: bytes | None = None) -> Reader:

@@ -139,7 +139,8 @@ def test_it_is_verified_by_an_image_without_a_problem(smoke: SmokeTest, verified
 
 def test_a_figure_that_is_no_number_becomes_null_so_that_json_stays_json() -> None:
     broken = replace(WHOLE, image=replace(IMAGE, mean=math.nan), timings=Timings(total_s=math.inf))
-    entry = json.loads(json.dumps(smoke_entry(broken), allow_nan=False))
+    report = Report(command="smoke-test", status="ok", exit_status=0, smoke_test=broken)
+    entry = json.loads(json.dumps(document(report), allow_nan=False))["details"]["smoke_test"]
     assert entry["picture"]["mean"] is None
     assert entry["timings"]["total_s"] is None
 

@@ -40,6 +40,7 @@ from tests.support.builders import (
     manifest,
     whole,
 )
+from tests.support.schemas import conforming
 
 KEPT = "what is replaced moves to .klein-setup/aside once the new file is verified"
 VAE = artifact(b"v" * 100_000)
@@ -158,7 +159,8 @@ def test_the_board_counts_what_is_right_in_a_damaged_file_as_there() -> None:
 
 @pytest.mark.parametrize("way", ["in-place", "continue", "beside"])
 def test_the_document_says_which_blocks_and_how(way: PatchWay) -> None:
-    told = document(Report(command="repair", status="ok", exit_status=0, plan=plan_of(replace(PATCH, way=way))))
+    report = Report(command="repair", status="ok", exit_status=0, plan=plan_of(replace(PATCH, way=way)))
+    told = conforming(document(report))
     (step,), (seen,) = told["steps"], told["checks"]
     assert (step["kind"], step["way"], step["blocks"], step["bytes_to_fetch"]) == ("patch-file", way, [2, 3], 16_000)
     assert step["replaces"] == "x"
@@ -166,7 +168,7 @@ def test_the_document_says_which_blocks_and_how(way: PatchWay) -> None:
 
 
 def test_the_document_has_the_keys_of_a_repair_for_other_steps_too() -> None:
-    told = document(Report(command="repair", status="ok", exit_status=0, plan=plan_of(MOVE)))
+    told = conforming(document(Report(command="repair", status="ok", exit_status=0, plan=plan_of(MOVE))))
     assert [(step["kind"], step["way"], step["blocks"]) for step in told["steps"]] == [("move-file", None, None)]
 
 

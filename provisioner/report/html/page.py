@@ -68,12 +68,15 @@ def render_page(document: Mapping[str, object], *, image: bytes | None = None, m
         next_section(node),
         undo_section(node),
     )
-    return (
-        f"<!DOCTYPE html>\n{element('html', _head(node), element('body', body, _footer(node, made_at)), lang='en')}\n"
-    )
+    return whole_page(f"klein-setup: {verdict(node)}", body, _footer(node, made_at))
 
 
-def _head(document: Node) -> Html:
+def whole_page(title: str, *body: Html) -> str:
+    """Return an HTML document with the sheet and the policy of every page of ours."""
+    return f"<!DOCTYPE html>\n{element('html', _head(title), element('body', *body), lang='en')}\n"
+
+
+def _head(title: str) -> Html:
     return element(
         "head",
         element("meta", charset="utf-8"),
@@ -81,7 +84,7 @@ def _head(document: Node) -> Html:
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
         element("meta", name="referrer", content="no-referrer"),
-        element("title", f"klein-setup: {verdict(document)}"),
+        element("title", title),
         element("style", Html(STYLE)),
     )
 
