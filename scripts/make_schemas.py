@@ -59,7 +59,7 @@ _PATTERNS = {
     "observed_sha256": "^[0-9a-f]{64}$",
     **dict.fromkeys(("time", "started_at", "ended_at"), r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z)?$"),
 }
-_LATE = {each.__name__: each for each in (EnvironmentReceipt, PackageChange, TorchChoice)}  # what a type checker alone imports
+_LATE = {each.__name__: each for each in (EnvironmentReceipt, PackageChange, TorchChoice)}
 _PLAIN = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 
 
