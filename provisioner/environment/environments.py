@@ -566,9 +566,10 @@ class Environments:
         """Delete an environment of ours; raises UsageError if it is not, StorageError if the system refuses."""
         where = _absolute(where)
         with only_one(where, wait=self.waits_for_lock, notice=_silent):
-            if read_receipt(where) is None:
+            receipt = read_receipt(where)
+            if receipt is None:
                 raise UsageError(f"{where} was not made by klein-setup.", hint="Nothing was removed.", path=str(where))
-            environment_root(where.parent).remove_tree(where)
+            Workspace(where).remove_environment(receipt.build_id)
             if self.packages is not None:
                 self.packages.forget(where)
 
