@@ -400,6 +400,7 @@ def linked_records(trial: Trial, file: ModelFile) -> None:  # noqa: ARG001 - as 
         return
     path.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
+    trial.theirs.may_go(path)
     if trial.chance.random() < 0.7:
         path.symlink_to(trial.theirs.outside / trial.chance.choice(("house", "models/receipt.json", "not there")))
         trial.obstacles.append(lambda: path.unlink() if path.is_symlink() else None)

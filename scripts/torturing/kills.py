@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from provisioner.core.models import STATE_FOLDER
+from scripts.torturing.belongings import walk
 from scripts.torturing.damages import damage, repair, touch
 from scripts.torturing.trial import BLOCK, BrokenPromiseError, Ended, Trial
 
@@ -117,6 +119,29 @@ def uninstall(trial: Trial) -> None:
     finish(trial)
 
 
+def hub_cache(trial: Trial) -> None:
+    """Kill installation, repair and removal in a cache of the Hub's client."""
+    trial.use_hub_cache()
+    trial.theirs.stay(trial.home / "hf" / "hub" / "models--somebody--else" / "blobs" / ("a" * 64), b"somebody else's")
+    need_success(kill_often(trial, "install", most=4))
+    trial.look_at_success()
+    file = trial.chance.choice(trial.files)
+    blob, data = trial.path(file).resolve(), bytearray(file.data)
+    data[trial.chance.randrange(len(data))] ^= 1
+    blob.write_bytes(data)
+    trial.damaged[trial.path(file)] = [bytes(data)]
+    trial.theirs.keep(blob, bytes(data), file.data)
+    need_success(kill_often(trial, "repair", most=3))
+    trial.look_at_success()
+    trial.may_be_absent = True
+    need_success(kill_often(trial, "uninstall", "--yes", most=3))
+    left = [path for path in walk(trial.models) if not path.is_dir() and STATE_FOLDER not in path.parts]
+    if left and trial.models.exists():
+        raise BrokenPromiseError(f"left in the cache after uninstall: {', '.join(map(str, left))}")
+    need_success(kill_often(trial, "install", most=0))
+    trial.look_at_success()
+
+
 def lock(trial: Trial) -> None:
     """Kill the writing of a locked manifest: there is none, the one before, or a whole one."""
     trial.succeed("install")
@@ -151,7 +176,7 @@ def finish(trial: Trial) -> None:
     need_success(ended)
 
 
-COMMANDS: tuple[Callable[[Trial], None], ...] = (install, install, verify, backups, uninstall, lock)
+COMMANDS: tuple[Callable[[Trial], None], ...] = (install, install, verify, backups, uninstall, hub_cache, lock)
 
 
 def kills(trial: Trial) -> None:

@@ -167,6 +167,7 @@ class Trial:
         self.events = 0
         self.tree = folder / "ComfyUI"
         self.home = folder / "home"
+        self.cache: Path | None = None  # where the files go in place of the tree
         self.manifest = folder / "trial.json"
         self.environ = {
             "PATH": os.environ.get("PATH", os.defpath),
@@ -209,9 +210,17 @@ class Trial:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def use_hub_cache(self) -> None:
+        """Let the files go into a cache of the Hub's client from now on."""
+        self.cache = self.home / "hf" / "hub"
+        self.theirs.tree = self.home
+        self.manifest.write_text(json.dumps(manifest_of(self.files, self.repository, "hf_cache")), encoding="utf-8")
+
     @property
     def models(self) -> Path:
-        """The models folder."""
+        """The models folder, or that of the repository in the cache."""
+        if self.cache is not None:
+            return self.cache / f"models--{self.repository.replace('/', '--')}"
         return self.tree / "models"
 
     @property
@@ -221,6 +230,8 @@ class Trial:
 
     def path(self, file: ModelFile) -> Path:
         """Return a file's final name."""
+        if self.cache is not None:
+            return self.models / "snapshots" / REVISION / file.name
         return self.models / file.folder / file.name
 
     # --- running ---------------------------------------------------------------------------------
@@ -242,7 +253,8 @@ class Trial:
         """Return a whole command line; tree, manifest and hub are added where the command has them."""
         words = [*given]
         if given[:2] == ("manifest", "lock") or given[0] != "manifest":
-            words += ["--comfyui", str(self.tree), "--manifest", str(self.manifest)]
+            words += ["--hf-cache", str(self.cache)] if self.cache is not None else ["--comfyui", str(self.tree)]
+            words += ["--manifest", str(self.manifest)]
         if given[0] in {"install", "repair"} and "--only" not in given:
             words += ["--only", "files"]
         if given[0] in {"install", "repair"}:
@@ -364,8 +376,8 @@ def complaint_about_sectors(found: bytes, old: bytes, right: bytes) -> str | Non
     return None
 
 
-def manifest_of(files: Sequence[ModelFile], repository: str) -> dict[str, object]:
-    """Return a manifest that names the files."""
+def manifest_of(files: Sequence[ModelFile], repository: str, target: str = "comfyui") -> dict[str, object]:
+    """Return a manifest that names the files, for a ComfyUI tree or a cache of the Hub's client."""
     artifacts = [
         {
             "id": each.role.replace("_", "-"),
@@ -384,6 +396,6 @@ def manifest_of(files: Sequence[ModelFile], repository: str) -> dict[str, object
         "title": "Small files",
         "licence": {"name": "none", "url": "https://example.org", "is_commercial_use_allowed": True},
         "default_set": "all",
-        "sets": [{"id": "all", "title": "All", "target": "comfyui", "artifacts": [each["id"] for each in artifacts]}],
+        "sets": [{"id": "all", "title": "All", "target": target, "artifacts": [each["id"] for each in artifacts]}],
         "artifacts": artifacts,
     }
