@@ -22,6 +22,7 @@ from io import FileIO
 from pathlib import Path, PurePath
 
 from provisioner.core.errors import FileInUseError, PathOutsideRootError, StorageError
+from provisioner.core.models import STATE_FOLDER
 from provisioner.disk.calls import write_all
 from provisioner.disk.clone import by_clonefile, ficlone, is_impossible
 from provisioner.disk.flush import PAUSES_S, flush_file, flush_folder, patiently

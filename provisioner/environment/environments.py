@@ -569,9 +569,9 @@ class Environments:
             receipt = read_receipt(where)
             if receipt is None:
                 raise UsageError(f"{where} was not made by klein-setup.", hint="Nothing was removed.", path=str(where))
-            Workspace(where).remove_environment(receipt.build_id)
             if self.packages is not None:
                 self.packages.forget(where)
+            Workspace(where).remove_environment(receipt.build_id)
 
     def variables(self, where: Path) -> dict[str, str]:
         """Return the variables that hold pip and uv to the constraints inside a running application."""

@@ -25,7 +25,7 @@ from provisioner.core.units import human_bytes
 from provisioner.disk.locks import hold_place
 from provisioner.disk.os_errors import storage_error
 from provisioner.disk.read_json import read_object
-from provisioner.disk.root import Root, is_link
+from provisioner.disk.root import Root, is_link, waiting_for
 from provisioner.environment.state import EnvironmentReceipt, parse_receipt
 
 RECEIPT = Path(STATE_FOLDER, "environment.json")
@@ -341,7 +341,8 @@ def _is_of(staging: Path, build_id: str) -> bool:
         return False
     receipt = read_receipt(staging)
     noted = read_text(staging / _BUILDING)
-    records = {staging / each for each in (RECEIPT, CONSTRAINTS, _BUILDING)}
+    records = {staging / each for each in (RECEIPT, CONSTRAINTS, PACKAGES, _BUILDING)}
+    records |= {half for each in records for half in waiting_for(each)}
     return build_id in (noted, receipt and receipt.build_id) or all(
         path in records or (path.is_dir() and not is_link(path)) for path in staging.rglob("*")
     )

@@ -602,7 +602,8 @@ environments.remove(where)
 @pytest.mark.parametrize("at", range(1, 12, 2))
 def test_a_removal_that_is_killed_is_finished_by_the_next(at: int, tmp_path: Path) -> None:
     where = folder(tmp_path / "tree" / ".venv", "b1").parent / ".venv"
-    for name in ("bin/python", "bin/pip", "lib/a/b.py", ".klein-setup/constraints.txt", ".klein-setup/building"):
+    records = [f".klein-setup/{each}" for each in ("constraints.txt", "packages.txt", "building")]
+    for name in ("bin/python", "bin/pip", "lib/a/b.py", *records):
         path = where / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x", encoding="utf-8")
@@ -632,6 +633,17 @@ def test_an_environment_that_fails_in_its_place_makes_room_for_the_old_one(tmp_p
     receipt = read_receipt(where)
     assert receipt is not None
     assert receipt.build_id == "old"
+
+
+@pytest.mark.parametrize("theirs", [None, "notes.txt", ".klein-setup/notes.txt"])
+def test_a_kill_over_the_first_file_of_a_building_leaves_no_folder(tmp_path: Path, theirs: str | None) -> None:
+    work = Workspace(tmp_path / ".venv")
+    staging = work.begin("new")
+    (staging / ".klein-setup" / "building").rename(staging / ".klein-setup" / f"building.{'a' * 16}.tmp")
+    if theirs is not None:
+        (staging / theirs).write_text("mine", encoding="utf-8")
+    assert work.recover() is not None
+    assert staging.exists() == (theirs is not None)
 
 
 @pytest.mark.parametrize("moved", [0, 1, 2])
