@@ -479,7 +479,8 @@ PATH_OPTIONS = frozenset(
         "--hf-cache",
         "--image",
         "--look-in",
-        "--output",
+        "--look-in",
+        "--merge",
         "--picture",
         "--python",
     }
