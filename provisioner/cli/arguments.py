@@ -479,8 +479,8 @@ PATH_OPTIONS = frozenset(
         "--hf-cache",
         "--image",
         "--look-in",
-        "--look-in",
         "--merge",
+        "--output",
         "--picture",
         "--python",
     }
