@@ -72,6 +72,9 @@ class Run:
         target = self.target
         named = target.cache if isinstance(target, HubCacheTarget) else named_folder(target.given, target.models)
         self.session.links.named = named
+        theirs = [path.expanduser().absolute() for path in self.options.extra_model_paths]  # the user named these, too
+        config = target.config if isinstance(target, ComfyTarget) else None
+        self.session.links.config = None if config in theirs else config
         self.observer = self.session.observer(self.target)
 
     @property
