@@ -91,6 +91,7 @@ class Run:
             findings=findings,
             errors=errors,
             manifest_argument=self.options.manifest,
+            transfers=self.session.transfers.record,
         )
 
 

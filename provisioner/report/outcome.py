@@ -22,8 +22,10 @@ from provisioner.plan.steps import Plan
 from provisioner.report.remedies import remedy_verb
 
 if TYPE_CHECKING:  # most runs have few of these parts, and `verify --quick` has none
+    from provisioner.comfyui.checkout_models import ComfyCheckout
     from provisioner.environment.state import EnvironmentReceipt
     from provisioner.report.changes import ChangesSince
+    from provisioner.report.transfer_record import TransferRecord
     from provisioner.smoke_test.results import SmokeTest
     from provisioner.torch.builds import TorchChoice
 
@@ -108,6 +110,8 @@ class Report:
     torch: TorchChoice | None = None  # of ``detect``
     manifests: tuple[Manifest, ...] | None = None
     undone_update: UndoneUpdate | None = None
+    transfers: TransferRecord | None = None  # how the files came
+    comfyui: ComfyCheckout | None = None  # as it was found, or left
     page: Path | None = None  # where ``report`` wrote it
 
 

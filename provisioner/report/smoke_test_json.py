@@ -28,9 +28,10 @@ def smoke_entry(smoke: SmokeTest) -> dict[str, JsonValue]:
     -------
     dict
         Keys ``backend``, ``is_proven``, ``wish``, ``picture``, ``timings``, ``vram``, ``device``, ``versions``,
-        ``models``, ``log_path``, ``notes`` and ``findings``, always all of them.  Times are seconds, memory is bytes.
-        ``picture``, ``vram`` and ``models`` are null where there is none; an image has its ``path``, which is null
-        where it was not kept.
+        ``models``, ``log_path``, ``template``, ``notes`` and ``findings``, always all of them.  Times are seconds,
+        memory is bytes.  ``picture``, ``vram``, ``models`` and ``template`` are null where there is none; an image has
+        its ``path``, which is null where it was not kept.  ``vram.curve`` has at most 240 pairs of a time and the bytes
+        used then, ``vram.phases`` pairs of a name and the time it began, both since the measuring began.
     """
     return {
         "backend": smoke.backend,
@@ -43,6 +44,7 @@ def smoke_entry(smoke: SmokeTest) -> dict[str, JsonValue]:
         "versions": json_value(dict(smoke.versions)),
         "models": _models_entry(smoke.names) if smoke.names else None,
         "log_path": json_value(smoke.log_path),
+        "template": json_value(smoke.template),
         "notes": json_value(smoke.notes),
         "findings": [_finding_entry(each) for each in smoke.findings],
     }
@@ -102,6 +104,8 @@ def _vram_entry(vram: VramReading) -> dict[str, JsonValue]:
         "peak_used_bytes": vram.peak_used_bytes,
         "peak_process_bytes": vram.peak_process_bytes,
         "samples": vram.samples,
+        "curve": [[at_s, used] for at_s, used in vram.curve],  # seconds, bytes; at most 240 points
+        "phases": [[name, at_s] for name, at_s in vram.phases],
     }
 
 
