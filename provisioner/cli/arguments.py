@@ -201,8 +201,9 @@ def add_report_parser(subparsers: Subparsers) -> None:
     """Add ``report``."""
     parser = _add(subparsers, "report", "write the last run as one HTML page")
     parser.add_argument(
-        "--output", type=_path, metavar="FILE", help="where to write it (default: klein-setup-report.html)"
+        "--output", type=_path, metavar="FILE", help="where to write it (default: a file of the user's state folder)"
     )
+    parser.add_argument("--open", action="store_true", help="show it in the browser")
     parser.set_defaults(run="report")
 
 

@@ -201,7 +201,7 @@ def _check_locked(arguments: argparse.Namespace, run: Run) -> None:
 def _report(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
     from provisioner.commands.report import run_report
 
-    return run_report(arguments.output, say=ui.say)
+    return run_report(arguments.output, opens=arguments.open, say=ui.say)
 
 
 def _detect(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
