@@ -17,72 +17,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provisioner.core.errors import CommandError, NetworkError
-from provisioner.core.models import FetchFile, FilesPlan, Finding, Outcome, PlaceFile, ProbeResult, SpaceNeed
-from provisioner.plan.steps import Plan
+from provisioner.core.models import Finding, ProbeResult, SpaceNeed
 from provisioner.report.changes import ChangesSince, Snapshot, checks_for, compare
 from provisioner.report.html.footer import check_again_command
 from provisioner.report.html.image_section import media_type
 from provisioner.report.html.node import Node
 from provisioner.report.html.page import render_page
 from provisioner.report.html.verdict import kicker, verdict
-from provisioner.report.json_document import document as report_document
-from provisioner.report.outcome import Report
-from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
 from tests.support.builders import (
     COMMIT,
     MODELS,
-    artifact,
-    artifact_set,
     check,
     comfy_file,
-    comfy_target,
     file_system,
     gpu,
-    local_copy,
     machine,
     variant,
     whole,
 )
-from tests.support.builders import manifest as a_manifest
+from tests.support.report_documents import MODEL, SMOKE, VAE, document, installed, plan_of
 
 MADE_AT = "2026-11-23T06:16:12Z"
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u202e\ud800\x1b[31m"
-VAE = artifact(b"the right bytes", id="vae")
-MODEL = artifact(b"the model", id="model", folder="diffusion_models", role="diffusion_model")
-SET = artifact_set(VAE, MODEL)
-MANIFEST = a_manifest(SET, id="flux2-klein-4b")
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 40
 VOID = {"meta", "img", "wbr"}
 INLINE = {"wbr", "code", "strong", "b"}
-
-SMOKE = SmokeTest(
-    backend="comfyui",
-    options=ImageOptions(prompt="a red fox", seed=2**64 - 1),
-    timings=Timings(start_s=6.0, load_s=2.0, encode_s=0.5, steps_s=(0.4, 0.3, 0.3, 0.3), decode_s=0.4, total_s=4.2),
-    names=ModelNames(diffusion_model="model.safetensors", text_encoder="text.safetensors", vae="vae.safetensors"),
-    image=ImageFacts(
-        width=1024,
-        height=1024,
-        mode="RGB",
-        size=1_500_000,
-        sha256="ab" * 32,
-        minimum=0,
-        maximum=255,
-        mean=120.0,
-        deviation=60.0,
-    ),
-    image_path=Path("/images/fox.png"),
-    vram=VramReading(
-        gpu_name="A card",
-        gpu_uuid=None,
-        total_bytes=12 * 1024**3,
-        free_at_start_bytes=11 * 1024**3,
-        peak_used_bytes=9 * 1024**3,
-        used_at_start_bytes=1024**3,
-    ),
-    device="cuda:0 A card",
-    versions=(("comfyui", "0.33.0"), ("torch", "2.14.1+cu130")),
-)
 
 
 class Reader(HTMLParser):
@@ -123,29 +82,6 @@ class Reader(HTMLParser):
         return [attrs[name] or "" for _, attrs in self.tags if name in attrs]
 
 
-def plan_of(*, steps: bool = True, statuses: tuple[str, str] = ("ok", "ok"), **more: object) -> Plan:
-    fetch = FetchFile(artifact=MODEL, destination=comfy_file(MODEL), reason="missing", replaces="it is truncated")
-    place = PlaceFile(
-        artifact=VAE, destination=comfy_file(VAE), reason="here already", copy=local_copy(VAE, Path("/else/vae"))
-    )
-    files = FilesPlan(
-        manifest=MANIFEST,
-        set=SET,
-        target=comfy_target(),
-        steps=(fetch, place) if steps else (),
-        checks=(check(MODEL, statuses[0], observed_sha256=MODEL.sha256), check(VAE, statuses[1])),
-        **more,  # type: ignore[arg-type]
-    )
-    return whole(files)
-
-
-def document(command: str = "install", status: str = "ok", exit_status: int = 0, **more: object) -> dict[str, object]:
-    """Return the real document of a report."""
-    given = {"machine": machine(gpu(name="NVIDIA GeForce RTX 4070")), "plan": plan_of(steps=False), **more}
-    report = Report(command=command, status=status, exit_status=exit_status, **given)  # type: ignore[arg-type]
-    return dict(report_document(report))
-
-
 def page_of(doc: Mapping[str, object], image: bytes | None = None) -> Reader:
     page = render_page(doc, image=image, made_at=MADE_AT)
     page.encode("utf-8")
@@ -153,15 +89,6 @@ def page_of(doc: Mapping[str, object], image: bytes | None = None) -> Reader:
     assert reader.open == []
     assert reader.complaints == []
     return reader
-
-
-def installed() -> dict[str, object]:
-    plan = plan_of()
-    outcomes = tuple(
-        Outcome(step=step, status="done", detail="fetched from example.org", bytes_fetched=size, seconds=2.0)
-        for step, size in zip(plan.steps, (5_000_000, 0), strict=True)
-    )
-    return document(plan=plan, outcomes=outcomes, smoke_test=SMOKE)
 
 
 # --- the page as a file ------------------------------------------------------------------------

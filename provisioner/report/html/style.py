@@ -17,7 +17,7 @@ font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",Ubuntu,"Hel
 main,footer{max-width:61rem;margin:0 auto;padding:0 1.25rem}
 main{padding-top:2rem}
 h1{font-size:clamp(1.35rem,1rem + 1.7vw,1.9rem);line-height:1.25;margin:.2rem 0 .4rem;font-weight:680;
-letter-spacing:-.012em;text-wrap:balance}
+letter-spacing:-.012em;text-wrap:balance;overflow-wrap:anywhere}
 h2{font-size:1.16rem;margin:0 0 .9rem;font-weight:660;letter-spacing:-.006em}
 h3{font-size:.95rem;margin:1.3rem 0 .5rem;font-weight:640}
 p{margin:.4rem 0;max-width:44rem}
