@@ -343,6 +343,7 @@ def test_the_memory_is_drawn_over_the_phases() -> None:
     curve = ((0.0, gib), (2.0, 8 * gib), (3.0, 9 * gib), (4.0, 2 * gib))
     vram = replace(SMOKE.vram, curve=curve, phases=(("start", 0.0), ("load", 1.0), ("sample", 3.0)))
     doc = document(smoke_test=replace(SMOKE, vram=vram))
+    assert "Other" not in page_of(doc).words
     assert charts(doc) == ["GPU memory: 9.0 GiB at the peak, of 12.0 GiB"]
     tags = page_of(doc).tags
     assert [attrs["points"] for tag, attrs in tags if tag == "polyline"] == [

@@ -110,10 +110,11 @@ def phases_chart(smoke: Node) -> Html:
     taken = [(tone, name, _seconds(smoke.at("timings", key_))) for tone, name, _, key_ in PHASES]
     found = [(tone, name, seconds) for tone, name, seconds in taken if seconds is not None and seconds >= 0]
     curve, length_s = _curve(smoke.at("vram"))
-    named = key((tone, name, human_duration(seconds)) for tone, name, seconds in found)
-    strip = _measured_strip(smoke.at("vram"), length_s) if curve else _strip(found)
+    entries = [(tone, name, human_duration(seconds)) for tone, name, seconds in found]
     if not curve:
-        return joined([strip, named])
+        return joined([_strip(found), key(entries)])
+    strip = _measured_strip(smoke.at("vram"), length_s)
+    entries += [("p0", "Other", "")] if 'class="p0"' in strip else []
     total, peak = smoke.at("vram", "total_bytes").number, max(used for _, used in curve)
     most = max(total or 0, peak, 1.0)
     words = f"{gib(int(peak))} at the peak" + (f", of {gib(int(total))}" if total else "")
@@ -126,7 +127,7 @@ def phases_chart(smoke: Node) -> Html:
         ends=("0 s", human_duration(length_s)),
         top=gib(int(most)),
     )
-    return element("div", heading, chart, strip, named, class_="chart")
+    return element("div", heading, chart, strip, key(entries), class_="chart")
 
 
 def _curve(vram: Node) -> tuple[list[tuple[float, float]], float]:
