@@ -31,8 +31,8 @@ from provisioner.core.models import (
 from provisioner.core.redact import redact
 from provisioner.plan.steps import FILE_STEPS, STEPS, Plan, Remove, Step, download_of, place_of, replaced_by
 from provisioner.report.json_value import JsonValue, json_line, json_object
-from provisioner.report.links import source_page
 from provisioner.report.outcome import Report, all_errors, all_findings, exit_status_of, label_of, next_command
+from provisioner.report.web_addresses import source_page
 
 if TYPE_CHECKING:  # most runs have neither
     from provisioner.comfyui.checkout_models import ComfyCheckout

@@ -9,7 +9,7 @@ from provisioner.report.html.charts import phases_chart
 from provisioner.report.html.markup import Html, code, element, facts, joined, link, paragraphs, path, section
 from provisioner.report.html.moments import moment
 from provisioner.report.html.node import Node
-from provisioner.report.links import template_page
+from provisioner.report.web_addresses import template_page
 
 _MAGIC: tuple[tuple[bytes, int, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", 0, "image/png"),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from provisioner.core.redact import printable, redact
-from provisioner.report.links import is_web_address
+from provisioner.report.web_addresses import is_web_address
 
 _ALONE = frozenset({"img", "meta", "br"})
 

@@ -22,7 +22,7 @@ from provisioner.report.html.markup import (
 from provisioner.report.html.moments import moment
 from provisioner.report.html.node import Node
 from provisioner.report.html.verdict import basis_of, has_image
-from provisioner.report.links import commit_page
+from provisioner.report.web_addresses import commit_page
 
 # --- the summary ------------------------------------------------------------------------------
 

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from urllib.parse import quote, urlsplit
 
-from provisioner.core.models import Artifact, HubFile, UrlFile
-
-if sys.version_info >= (3, 11):
-    from typing import assert_never
-else:
-    from typing_extensions import assert_never
+from provisioner.core.models import Artifact, HubFile
 
 COMFYUI_REPOSITORY = "https://github.com/Comfy-Org/ComfyUI"
 WORKFLOW_TEMPLATES = "https://github.com/Comfy-Org/workflow_templates/blob/main/templates"
@@ -27,15 +21,11 @@ def source_page(artifact: Artifact) -> str | None:
     'https://huggingface.co/org/name/blob/c0de/vae/a%20b.safetensors'
     """
     source = next(iter(artifact.sources), None)
-    match source:
-        case None:
-            return None
-        case HubFile():
-            return f"https://huggingface.co/{quote(source.repo_id)}/blob/{source.revision}/{quote(source.filename)}"
-        case UrlFile():
-            return source.url.partition("?")[0].partition("#")[0]
-        case _:
-            assert_never(source)
+    if source is None:
+        return None
+    if isinstance(source, HubFile):
+        return f"https://huggingface.co/{quote(source.repo_id)}/blob/{source.revision}/{quote(source.filename)}"
+    return source.url.partition("?")[0].partition("#")[0]
 
 
 def commit_page(commit: str) -> str:

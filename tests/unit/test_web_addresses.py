@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from provisioner.core.models import HubFile, Source, UrlFile
-from provisioner.report.links import commit_page, is_web_address, source_page, template_page
+from provisioner.report.web_addresses import commit_page, is_web_address, source_page, template_page
 from tests.support.builders import artifact
 
 
