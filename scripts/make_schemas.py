@@ -42,14 +42,17 @@ DETAILS: dict[str, tuple[object, str]] = {
     "bundle": (Bundle, "doctor: the zip that was written"),
     "changes": (ChangesEntry, "verify: what changed since the last full check"),
     "claims": (list[json_document.ClaimEntry], "rehearse: what was checked"),
+    "comfyui": (json_document.ComfyUIEntry, "ComfyUI as it was found, or left"),
     "environment": (EnvironmentResult | EnvironmentCheck, "install, repair: what it needed; verify: whether it holds"),
     "given_arguments": (tuple[str, ...], "of a run that can be continued or applied"),
+    "licence": (json_document.LicenceEntry, "of the models"),
     "manifest_argument": (str, "what was given for --manifest"),
     "manifests": (list[json_document.ShippedEntry], "manifest list, show, check"),
     "page": (str, "report: the page that was written"),
     "scratch_folder": (str, "rehearse --keep: where its files are"),
     "smoke_test": (SmokeTestEntry, "the test image, with what was measured"),
     "torch": (TorchChoice | None, "detect, doctor: the build for this machine; null: none suits it"),
+    "transfers": (json_document.TransfersEntry, "how the model files came"),
     "undo_update": (UndoneUpdate, "repair --undo-update: where ComfyUI is now"),
 }
 """What ``details`` may hold, each key only where the run had that part.  `json_document._details` fills it."""

@@ -204,8 +204,9 @@ def add_report_parser(subparsers: Subparsers) -> None:
         "--merge", nargs="+", type=_path, default=[], metavar="FILE", help="documents of --json, one of each machine"
     )
     parser.add_argument(
-        "--output", type=_path, metavar="FILE", help="where to write it (default: klein-setup-report.html)"
+        "--output", type=_path, metavar="FILE", help="where to write it (default: a file of the user's state folder)"
     )
+    parser.add_argument("--open", action="store_true", help="show it in the browser")
     parser.set_defaults(run="report")
 
 

@@ -210,8 +210,8 @@ def _report(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) 
     from provisioner.commands.report import run_merged_report, run_report
 
     if arguments.merge:
-        return run_merged_report(tuple(arguments.merge), arguments.output, say=ui.say)
-    return run_report(arguments.output, say=ui.say)
+        return run_merged_report(tuple(arguments.merge), arguments.output, opens=arguments.open, say=ui.say)
+    return run_report(arguments.output, opens=arguments.open, say=ui.say)
 
 
 def _doctor(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from provisioner.commands.apply import Applied, apply_plan
 from provisioner.commands.choose_environment import with_environment
-from provisioner.commands.inspect_comfyui import check_comfyui, inspect_comfyui
+from provisioner.commands.inspect_comfyui import check_comfyui, inspect_comfyui, with_comfyui
 from provisioner.commands.look import InstallOptions, plan_run
 from provisioner.commands.parts import can_generate
 from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_about, ask_to_apply, decide_on_token
@@ -77,6 +77,7 @@ def run_install(run: Run, options: InstallOptions, ui: RunUi, command: Command =
     applied = apply_plan(run, options, plan, say=ui.say, show_smoke=ui.show_smoke)
     comfyui = inspect_comfyui(run) if {"environment", "smoke"} & options.parts and can_generate(run.wanted) else None
     report = _report(run, command, plan, applied, () if comfyui is None else check_comfyui(comfyui))
+    report = with_comfyui(report, comfyui)
     if "files" in options.parts and not applied.files.steps:
         remember(run)
         if report.exit_status == EXIT_OK:

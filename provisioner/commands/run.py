@@ -111,6 +111,7 @@ class Run:
             errors=errors,
             manifest_argument=_absolute_argument(self.options.manifest),
             set_argument=self.options.set_id,
+            transfers=self.session.transfers.record,
         )
 
 

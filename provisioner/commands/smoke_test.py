@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.comfyui.server.failures import findings_in_log, nodes_missing_error
 from provisioner.comfyui.server.launch import Launch, parse_address
-from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui
+from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, with_comfyui
 from provisioner.commands.run import Run
 from provisioner.core.errors import (
     EXIT_OK,
@@ -97,7 +97,7 @@ def run_smoke_test(
 ) -> Report:
     """Generate the test image with what is installed; return the report of it.  Raises as `generate_image`."""
     smoke = generate_image(run, options, comfyui=comfyui, environment=environment, show=show)
-    return with_smoke_test(run.report("smoke-test", "ok", EXIT_OK), smoke)
+    return with_comfyui(with_smoke_test(run.report("smoke-test", "ok", EXIT_OK), smoke), comfyui)
 
 
 def with_smoke_test(report: Report, smoke: SmokeTest) -> Report:
@@ -154,8 +154,9 @@ def generate_image(
     else:
         smoke = _with_comfyui(run, options, asked, machine, comfyui, environment)
     python = None if comfyui is None else comfyui.checkout.python
-    notes = (*smoke.notes, *describe(smoke, run.wanted.envelope, machine), *_workflow_note(python))
-    smoke = replace(smoke, notes=notes)
+    template = None if python is None else official_workflow(python)
+    notes = (*smoke.notes, *describe(smoke, run.wanted.envelope, machine), *_workflow_note(template))
+    smoke = replace(smoke, notes=notes, template=template)
     show(smoke)
     return smoke
 
@@ -239,8 +240,7 @@ def official_workflow(python: Path) -> str | None:
     return official_workflow_name(found)
 
 
-def _workflow_note(python: Path | None) -> tuple[str, ...]:
-    name = None if python is None else official_workflow(python)
+def _workflow_note(name: str | None) -> tuple[str, ...]:
     return () if name is None else (f"ComfyUI's own workflow for it is {name}, among its templates.",)
 
 
@@ -301,7 +301,7 @@ def _generate(
     if process is None:  # a loader that is cached does not notice that its file was replaced
         run.session.say_progress("Telling the server to unload, so that it reads the files that are there now.")
         client.free()
-    generated = client.generate(graph, timeout_s=options.timeout_s, on_progress=_teller(run))
+    generated = client.generate(graph, timeout_s=options.timeout_s, on_progress=_teller(run, sampler.begin))
     if generated.was_cached:
         raise GenerationError(
             "ComfyUI generated nothing: it returned an earlier image of the same graph from its cache.",
@@ -415,13 +415,16 @@ def _ignores_case(facts: ServerFacts) -> bool:
     return (facts.os or "").lower() in {"nt", "win32", "windows", "darwin"}
 
 
-def _teller(run: Run) -> Callable[[GenerationProgress], None]:
-    """Return what turns the server's words into lines, each said once."""
+def _teller(run: Run, begin: Callable[[str], None]) -> Callable[[GenerationProgress], None]:
+    """Return what turns the server's words into lines, each said once, and notes when each part begins."""
     words = {"load": "Reading the models.", "encode": "Encoding the prompt.", "decode": "Decoding the image."}
     said: set[str] = set()
 
     def tell(progress: GenerationProgress) -> None:
-        line = words.get(PHASES.get(progress.node_id or "", ""))
+        phase = PHASES.get(progress.node_id or "")
+        line = words.get(phase or "")
+        if phase is not None:
+            begin(phase)
         if progress.node_id == STEP_NODE and progress.value is not None and progress.maximum:
             line = f"Step {progress.value:.0f} of {progress.maximum:.0f}."
         if line is not None and line not in said:
@@ -489,6 +492,9 @@ def _with_diffusers(
             pid = getattr(event, "pid", None)
             if pid is not None:
                 sampler.watch(pid)
+            phase = getattr(event, "next_phase", None)
+            if phase is not None:
+                sampler.begin(phase)
             sentence = getattr(event, "sentence", lambda: None)()
             if sentence:
                 run.session.say_progress(sentence)

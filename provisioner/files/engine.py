@@ -132,10 +132,20 @@ class Engine:
             detail, fetched = self._do(step)
         except KleinError as error:
             return Outcome(
-                step=step, status="failed", detail=str(error), error=error, seconds=time.monotonic() - began_s
+                step=step,
+                status="failed",
+                detail=str(error),
+                error=error,
+                seconds=time.monotonic() - began_s,
+                started_s=began_s,
             )
         return Outcome(
-            step=step, status="done", detail=detail, bytes_fetched=fetched, seconds=time.monotonic() - began_s
+            step=step,
+            status="done",
+            detail=detail,
+            bytes_fetched=fetched,
+            seconds=time.monotonic() - began_s,
+            started_s=began_s,
         )
 
     def _do(self, step: FileStep) -> tuple[str, int]:
