@@ -113,6 +113,8 @@ def parse_calls(lines: Iterable[str]) -> list[Call]:
 
     >>> parse_calls(["7 fsync(3</a/b>) = 0", '7 renameat(4</a>, "x.part", 4</a>, "x") = 0'])
     [Call(name='fsync', path='/a/b', names=()), Call(name='renameat', path='/a', names=('/a/x.part', '/a/x'))]
+    >>> parse_calls(["7 copy_file_range(3</a/old>, [0], 4</a/new>, [0], 9, 0) = 9"])
+    [Call(name='copy_file_range', path='/a/new', names=())]
     """
     begun: dict[tuple[str, str], str] = {}
     calls: list[Call] = []
@@ -132,7 +134,7 @@ def parse_calls(lines: Iterable[str]) -> list[Call]:
             joined = tuple(f"{folder}/{each}" for folder, each in zip(folders, names, strict=False)) or tuple(names)
             calls.append(Call(name, folders[0] if folders else "", joined))
         elif folders:
-            calls.append(Call(name, folders[0]))
+            calls.append(Call(name, folders[-1] if name == "copy_file_range" else folders[0]))  # from, to
     return calls
 
 
