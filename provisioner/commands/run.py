@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from provisioner.commands.links import named_folder
@@ -225,6 +225,20 @@ def remember(run: Run) -> None:
         state_folder(),
         kind="comfyui" if is_tree else "hf_cache",
         path=path,
-        manifest=run.manifest.id,
+        manifest=run.manifest.id if is_shipped(run.options.manifest) else str(Path(run.options.manifest).absolute()),
         set_id=run.wanted.id,
     )
+
+
+def with_last_choice(options: Options) -> Options:
+    """Return the options with the manifest and the set that were last provided there, where none are named."""
+    from provisioner.disk.last_run import read_last_run
+    from provisioner.disk.locations import state_folder
+
+    last = read_last_run(state_folder())
+    is_named = options.set_id is not None or options.manifest != Options().manifest or options.hf_cache is not None
+    if last is None or last["kind"] != "comfyui" or is_named:
+        return options
+    if options.comfyui is not None and options.comfyui.expanduser().absolute() != Path(last["path"]):
+        return options
+    return replace(options, manifest=last["manifest"], set_id=last["set"])

@@ -83,6 +83,16 @@ class RehearsalResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StartedServer:
+    """The ComfyUI that ``start`` started or found."""
+
+    url: str
+    was_running: bool
+    template: str | None  # ComfyUI's own workflow for the model
+    log_path: Path | None  # None where it ran before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """A run, as it is shown and as ``--json`` prints it.
 
@@ -108,6 +118,7 @@ class Report:
     torch: TorchChoice | None = None  # of ``detect``
     manifests: tuple[Manifest, ...] | None = None
     undone_update: UndoneUpdate | None = None
+    server: StartedServer | None = None
     page: Path | None = None  # where ``report`` wrote it
 
 

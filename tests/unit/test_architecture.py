@@ -86,6 +86,7 @@ LAYER_OF = {
     "comfyui.server.api": "decision",
     "comfyui.server.failures": "decision",
     "comfyui.server.launch": "decision",
+    "comfyui.server.log_lines": "decision",
     "comfyui.server.messages": "decision",
     "comfyui.tree": "effect",
     "environment": "decision",
