@@ -225,9 +225,29 @@ def remember(run: Run) -> None:
         state_folder(),
         kind="comfyui" if is_tree else "hf_cache",
         path=path,
-        manifest=run.manifest.id if is_shipped(run.options.manifest) else str(Path(run.options.manifest).absolute()),
+        manifest=_manifest_name(run),
         set_id=run.wanted.id,
     )
+
+
+def _manifest_name(run: Run) -> str:
+    """Return what names the manifest of a run from any folder: its id, or its file."""
+    given = run.options.manifest
+    return given if is_shipped(given) else str(Path(given).expanduser().absolute())
+
+
+def options_of(run: Run) -> list[str]:
+    """Return the options that mean this manifest, set and tree to ``start``; none where they were remembered."""
+    from provisioner.disk.last_run import read_last_run
+    from provisioner.disk.locations import state_folder
+
+    last = read_last_run(state_folder())
+    folder = run.target.given if isinstance(run.target, ComfyTarget) else run.target.cache
+    here = (str(folder.absolute()), _manifest_name(run), run.wanted.id)
+    if last is not None and (last["path"], last["manifest"], last["set"]) == here:
+        return []
+    named = [] if run.options.manifest == Options().manifest else ["--manifest", run.options.manifest]
+    return [*named, "--set", run.wanted.id, "--comfyui", str(folder)]
 
 
 def with_last_choice(options: Options) -> Options:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING
 from provisioner.comfyui.server.failures import findings_in_log, nodes_missing_error
 from provisioner.comfyui.server.launch import Launch, parse_address
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui
-from provisioner.commands.run import Run
+from provisioner.commands.run import Run, options_of
 from provisioner.commands.templates import find_template
+from provisioner.commands.unload import DEFAULT_SERVER
 from provisioner.core.errors import (
     EXIT_OK,
     GenerationError,
@@ -30,7 +32,7 @@ from provisioner.core.models import ArtifactSet, ComfyTarget, Finding, Gpu, HubC
 from provisioner.disk.os_errors import reason_of
 from provisioner.disk.root import Root, scratch_folder, write_output
 from provisioner.files.layout import destination_for
-from provisioner.report.outcome import Report
+from provisioner.report.outcome import Opening, Report, quoted
 from provisioner.smoke_test.graph import (
     ENCODE,
     PHASES,
@@ -97,7 +99,8 @@ def run_smoke_test(
 ) -> Report:
     """Generate the test image with what is installed; return the report of it.  Raises as `generate_image`."""
     smoke = generate_image(run, options, comfyui=comfyui, environment=environment, show=show)
-    return with_smoke_test(run.report("smoke-test", "ok", EXIT_OK), smoke)
+    report = with_smoke_test(run.report("smoke-test", "ok", EXIT_OK), smoke)
+    return replace(report, opening=opening_of(run, comfyui, environment))
 
 
 def with_smoke_test(report: Report, smoke: SmokeTest) -> Report:
@@ -158,6 +161,20 @@ def generate_image(
     smoke = replace(smoke, notes=notes)
     show(smoke)
     return smoke
+
+
+def opening_of(run: Run, comfyui: ComfyUIInstall | None, environment: Path) -> Opening | None:
+    """Return how the ComfyUI of a run is opened; None where there is none to start."""
+    if comfyui is None or comfyui.checkout.tree is None:
+        return None
+    python, _ = python_of(run, comfyui, environment)
+    template = find_template(python, run.wanted)
+    words = quoted(["klein-setup", "start", *options_of(run)], is_windows=sys.platform == "win32")
+    return Opening(
+        command=words,
+        url=DEFAULT_SERVER,
+        template=None if template is None else template.title or template.name,
+    )
 
 
 # --- ComfyUI ---------------------------------------------------------------------------------------

@@ -93,6 +93,15 @@ class StartedServer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """How ComfyUI is opened after a test image."""
+
+    command: str  # ready to paste
+    url: str
+    template: str | None  # the title of its own workflow for the model, or else its name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """A run, as it is shown and as ``--json`` prints it.
 
@@ -118,6 +127,7 @@ class Report:
     torch: TorchChoice | None = None  # of ``detect``
     manifests: tuple[Manifest, ...] | None = None
     undone_update: UndoneUpdate | None = None
+    opening: Opening | None = None
     server: StartedServer | None = None
     page: Path | None = None  # where ``report`` wrote it
 
@@ -211,7 +221,7 @@ def next_command(report: Report) -> str | None:
         return None
     if report.status in {"planned", "interrupted"} and given is not None:
         words = [word for word in given if not word.startswith(_ONLY_SHOWN)]
-        return f"klein-setup {verb} {_quoted(words, is_windows=isinstance(PurePath(), PureWindowsPath))}".rstrip()
+        return f"klein-setup {verb} {quoted(words, is_windows=isinstance(PurePath(), PureWindowsPath))}".rstrip()
     return None if report.plan is None else f"klein-setup {verb} {_options(report, report.plan)}".rstrip()
 
 
@@ -251,10 +261,10 @@ def _options(report: Report, plan: Plan) -> str:
     else:
         words += ["--hf-cache", str(plan.target.cache)]
         is_windows = isinstance(plan.target.cache, PureWindowsPath)
-    return _quoted(words, is_windows=is_windows)
+    return quoted(words, is_windows=is_windows)
 
 
-def _quoted(words: Iterable[str], *, is_windows: bool) -> str:
+def quoted(words: Iterable[str], *, is_windows: bool) -> str:
     """Return the words quoted for a shell of that system.
 
     ``shlex`` knows POSIX shells only; in cmd.exe and PowerShell double quotes hold a path with spaces.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from provisioner.comfyui.server.browser import has_display
-from provisioner.comfyui.server.launch import listening_address
+from provisioner.comfyui.server.failures import port_taken_error
+from provisioner.comfyui.server.launch import Launch, is_launched_as, listening_address, server_arguments
 from provisioner.comfyui.server.log_lines import error_lines
 from provisioner.core.errors import UsageError
 
@@ -82,3 +85,25 @@ def test_a_browser_is_opened_only_where_its_window_is_seen(
     environ: dict[str, str], platform: str, expected: bool
 ) -> None:
     assert has_display(environ, platform=platform) is expected
+
+
+def test_the_users_own_comfyui_keeps_its_own_folders_and_the_users_words_come_last() -> None:
+    launch = Launch(python=Path("py"), tree=Path("c"), extra=("--cpu", "--lowvram"))
+    words = server_arguments(launch, 8190)
+    assert words == (
+        *("py", str(Path("c", "main.py")), "--listen", "127.0.0.1", "--port", "8190", "--disable-auto-launch"),
+        *("--cpu", "--lowvram"),
+    )
+    assert launch.folders == ()
+    assert is_launched_as(words[1:], launch, 8190)
+    assert not is_launched_as(words[1:], launch, 8191)
+
+
+def test_the_error_of_a_port_that_is_taken_names_who_has_it_and_the_next_port() -> None:
+    address = listening_address((), 8188)
+    error = port_taken_error(address, "nginx (process 7)")
+    assert "Port 8188 is taken by nginx (process 7)" in str(error)
+    assert error.hint is not None
+    assert error.hint.endswith("klein-setup start --port 8189")
+    assert "another program" in str(port_taken_error(address, None))
+    assert (error.exit_status, error.context["cause"]) == (9, "port-taken")
