@@ -75,9 +75,9 @@ def rows_for(lines: int) -> int:
     """Return how many rows of the terminal the image may take beside the words and the prompt; 0 where it is too low.
 
     >>> rows_for(24), rows_for(40), rows_for(12)
-    (14, 20, 0)
+    (12, 20, 0)
     """
-    rows = min(_MOST_ROWS, lines - _LINES - 2)
+    rows = min(_MOST_ROWS, lines - _LINES - 4)  # a path may take three lines
     return rows if rows >= 4 else 0
 
 
