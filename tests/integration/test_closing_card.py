@@ -52,7 +52,7 @@ def in_a_terminal(
     ours, theirs = terminal_of(size)
     environ = {name: value for name, value in {**sandbox.environ, **env}.items() if value is not None}
     process = subprocess.Popen(
-        [sys.executable, "-m", "provisioner", *sandbox._completed(words)],
+        [sys.executable, "-m", "provisioner", *sandbox.completed(words)],
         cwd=sandbox.folder,
         env=environ,
         stdin=theirs,
