@@ -101,12 +101,13 @@ class ReplayServer:
         faults: Faults | None = None,
         port: int = 0,
         folder: Path | None = None,
+        argv: list[str] | None = None,
     ) -> None:
         self.entries: list[dict[str, Any]] = recording(name)
         self.folder = folder  # ComfyUI's own, in place of the recorded one; None: /view hands out IMAGE
         self.faults = faults or Faults()
         self.requests: list[tuple[str, str, Any]] = []  # method, path with query, decoded body
-        self.argv: list[str] | None = None  # in place of the recorded one
+        self.argv = argv  # in place of the recorded one
         self.interrupted = threading.Event()
         self.sockets: dict[str, socket.socket] = {}
         self.histories = 0
@@ -355,7 +356,7 @@ def serve_as_comfyui(
     With `draws` it reads the models folder beside main.py and hands out what it was asked for.
     """
     port = int(argv[argv.index("--port") + 1])
-    server = ReplayServer(name, faults=faults, port=port, folder=Path(argv[0]).resolve().parent if draws else None)
-    server.argv = argv
+    folder = Path(argv[0]).resolve().parent if draws else None
+    server = ReplayServer(name, faults=faults, port=port, folder=folder, argv=argv)
     print(f"To see the GUI go to: {server.url}", flush=True)  # noqa: T201 - the log of the stand-in
     threading.Event().wait()
