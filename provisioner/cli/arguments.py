@@ -493,6 +493,7 @@ PATH_OPTIONS = frozenset(
         "--hf-cache",
         "--image",
         "--look-in",
+        "--merge",
         "--output",
         "--picture",
         "--python",

@@ -308,7 +308,8 @@ class Engine:
     ) -> HashMismatchError:
         kept = "They were discarded."
         if is_last:
-            kept = f"They were kept as {part.keep_as_bad()}; nothing was put in place."
+            bad = part.keep_as_bad()
+            kept = f"They were {'discarded' if bad is None else f'kept as {bad}'}; nothing was put in place."
         else:
             part.reset()
         known = next((each.what for each in artifact.lookalikes if each.sha256 == file_digest.sha256), None)
