@@ -23,14 +23,20 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
 from provisioner.comfyui.checkout_models import CheckoutReceipt, TreeFile  # noqa: E402 - found through the line above
-from provisioner.core.events import FileProgress, Notice  # noqa: E402
+from provisioner.core.events import FileProgress, Notice, ServerReady  # noqa: E402
 from provisioner.core.models import BackupEntry, Machine  # noqa: E402
 from provisioner.environment.package_list import PackageChange  # noqa: E402
 from provisioner.environment.state import RECEIPT_SCHEMA, EnvironmentReceipt  # noqa: E402
 from provisioner.files.store import receipts  # noqa: E402
 from provisioner.report import json_document  # noqa: E402
 from provisioner.report.changes import ChangesEntry  # noqa: E402
-from provisioner.report.outcome import Bundle, EnvironmentCheck, EnvironmentResult, UndoneUpdate  # noqa: E402
+from provisioner.report.outcome import (  # noqa: E402
+    Bundle,
+    EnvironmentCheck,
+    EnvironmentResult,
+    StartedServer,
+    UndoneUpdate,
+)
 from provisioner.report.smoke_test_json import SmokeTestEntry  # noqa: E402
 from provisioner.torch.builds import TorchChoice  # noqa: E402
 
@@ -50,6 +56,7 @@ DETAILS: dict[str, tuple[object, str]] = {
     "manifests": (list[json_document.ShippedEntry], "manifest list, show, check"),
     "page": (str, "report: the page that was written"),
     "scratch_folder": (str, "rehearse --keep: where its files are"),
+    "server": (StartedServer, "start: the ComfyUI that was started or found"),
     "smoke_test": (SmokeTestEntry, "the test image, with what was measured"),
     "torch": (TorchChoice | None, "detect, doctor: the build for this machine; null: none suits it"),
     "transfers": (json_document.TransfersEntry, "how the model files came"),
@@ -171,7 +178,7 @@ def _events(maker: Maker) -> Schema:
     """Return one line of ``--json=events``: an event, or the document as the last one."""
     lines: list[Schema] = [maker.of(json_document.PlanMadeLine), maker.of(json_document.StepLine)]
     about = maker.object_of(json_document.EventLine)["properties"]
-    for kind in (FileProgress, Notice):
+    for kind in (FileProgress, Notice, ServerReady):
         line = maker.object_of(kind)
         named = {"event": {"const": json_document.event_name(kind)}, **about, **line["properties"]}
         if "rate_bytes_s" in named:  # infinity is written as null

@@ -30,6 +30,7 @@ class LastRun(TypedDict):
     path: str
     manifest: str
     set: str
+    manifest_file: str | None  # None: the manifest comes with this program
 
 
 def read_last_runs(folder: Path) -> tuple[LastRun, ...]:
@@ -48,12 +49,15 @@ def _target(entry: Fields) -> LastRun:
         path=entry.text("path"),
         manifest=entry.text("manifest"),
         set=entry.text("set"),
+        manifest_file=entry.optional_text("manifest_file"),
     )
 
 
-def write_last_run(folder: Path, *, kind: str, path: Path, manifest: str, set_id: str) -> None:
+def write_last_run(
+    folder: Path, *, kind: str, path: Path, manifest: str, set_id: str, manifest_file: str | None = None
+) -> None:
     """Remember a target; a folder that may not be written to is no error.  The last one again writes nothing."""
-    entry = LastRun(kind=kind, path=str(path.absolute()), manifest=manifest, set=set_id)
+    entry = LastRun(kind=kind, path=str(path.absolute()), manifest=manifest, set=set_id, manifest_file=manifest_file)
     before = read_last_runs(folder)
     if before[:1] == (entry,):
         return

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Literal, NoReturn, Protocol, cast
 
-from provisioner.core.events import Event, FileProgress, Notice, PlanMade, StepFinished, StepStarted
+from provisioner.core.events import Event, FileProgress, Notice, PlanMade, ServerReady, StepFinished, StepStarted
 from provisioner.core.models import FilesPlan
 from provisioner.ui.board import Board, finished_line, names_of, overall_line, progress_words, row_lines, started_words
 from provisioner.ui.stream import Output
@@ -108,6 +108,8 @@ class Progress:
                 self._shown().above(self._finished(event))
             case Notice(message=message, severity=severity):
                 self.notice(message, severity=severity)
+            case ServerReady():
+                pass  # `start` says it in its own words
 
     def expect(self, plan: FilesPlan) -> None:
         """Start counting the bytes of `plan`; the same as the event ``PlanMade``."""

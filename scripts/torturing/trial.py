@@ -330,7 +330,7 @@ class Trial:
         found += self.state.glob("lock.json") if is_success else ()
         if not self.settled:
             found = [path for path in found if path.parent != self.state]
-        # A run that finds nothing to do writes no report; the next one that does removes what an earlier one left of it.
+        # A run with nothing to do writes no report; the next one that has removes what an earlier one left of it.
         found = [path for path in found if not path.name.startswith("last-report.json.")]
         kept = self.state / "aside"
         return [str(path) for path in found if not self._is_theirs(path) and kept not in path.parents]

@@ -178,8 +178,9 @@ def remembered(**more: object) -> str:
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
-    (tmp_path / "last-run.json").write_text(remembered())
-    assert read_last_runs(tmp_path) == (TARGET,)
+    named = {**TARGET, "path": "/y", "manifest_file": "/m.yaml"}
+    (tmp_path / "last-run.json").write_text(remembered(targets=[TARGET, named]))
+    assert read_last_runs(tmp_path) == ({**TARGET, "manifest_file": None}, named)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +193,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         remembered(schema_version=3),
         remembered(targets=5),
         remembered(targets=[{**TARGET, "kind": "disk"}]),
+        remembered(targets=[{**TARGET, "manifest_file": 5}]),
         remembered(targets=[{**TARGET, "kind": ["comfyui"]}]),
         remembered(targets=[{name: value for name, value in TARGET.items() if name != "path"}]),
         "[" * 100_000,
