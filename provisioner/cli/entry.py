@@ -24,9 +24,8 @@ def run() -> NoReturn:
         _signal.signal(number, _leave)
     gc.set_threshold(GC_THRESHOLD)
     from provisioner.cli.main import main
-    from provisioner.cli.started_as import started_as
 
-    status = main(program=started_as(sys.argv[0]))
+    status = main(argv0=sys.argv[0])
     gc.freeze()  # nor is it looked through on the way out, which takes 20 ms: the process takes all of it along
     sys.exit(status)
 

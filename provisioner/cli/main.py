@@ -383,15 +383,15 @@ _KEPT = frozenset({"install", "verify", "repair", "smoke-test"})
 # --- the run -------------------------------------------------------------------------------------------
 
 
-def main(argv: Sequence[str] | None = None, program: Program | None = None) -> int:
+def main(argv: Sequence[str] | None = None, argv0: str | None = None) -> int:
     """Run one command; return its exit status (README, "Exit statuses")."""
     try:
-        return _main(argv, program)
+        return _main(argv, argv0)
     except KeyboardInterrupt as error:  # before the command began, or after it
         return _status_of(error)
 
 
-def _main(argv: Sequence[str] | None, program: Program | None) -> int:
+def _main(argv: Sequence[str] | None, argv0: str | None) -> int:
     given, passed = _split(list(sys.argv[1:] if argv is None else argv))
     try:
         completed = _completed(given)
@@ -399,7 +399,7 @@ def _main(argv: Sequence[str] | None, program: Program | None) -> int:
         arguments.given = [*absolute_paths(completed[1:]), *(("--", *passed) if passed else ())]
         arguments.passed = _passed(arguments, passed)
     except UsageError as error:
-        return _show_error_before_start(given, error, program)
+        return _show_error_before_start(given, error, argv0)
     secrets = _secrets([*given, *passed])
     cancelled = threading.Event()
     previous = _listen_to_signals(cancelled)
@@ -413,7 +413,7 @@ def _main(argv: Sequence[str] | None, program: Program | None) -> int:
             verbose=arguments.verbose,
             color=False if arguments.no_color else None,
             interactive=not getattr(arguments, "no_input", False),
-            program=program,
+            program=_program(argv0),
             secrets=secrets,
         ) as ui:
             return _status_with_output(_run(arguments, ui, cancelled), ui)
@@ -429,6 +429,15 @@ def _secrets(given: Sequence[str]) -> tuple[str, ...]:
     from provisioner.files.hub_cache import find_tokens
 
     return (*(each.value for each in find_tokens(os.environ)), *passwords_in([*os.environ.values(), *given]))
+
+
+def _program(argv0: str | None) -> Program | None:
+    """Return how this program was started; None where it was not started as a process of its own."""
+    if argv0 is None:
+        return None
+    from provisioner.cli.started_as import started_as
+
+    return started_as(argv0)
 
 
 def _status_with_output(status: int, ui: Ui) -> int:
@@ -544,11 +553,11 @@ def _mode(given: Sequence[str]) -> Mode:
     return "json" if any(argument == "--json" or argument.startswith("--json=") for argument in given) else "human"
 
 
-def _show_error_before_start(given: Sequence[str], error: UsageError, program: Program | None) -> int:
+def _show_error_before_start(given: Sequence[str], error: UsageError, argv0: str | None) -> int:
     from provisioner.report.outcome import report_for_error
     from provisioner.ui.console import Ui
 
-    with Ui(*_streams(), mode=_mode(given), secrets=_secrets(given), program=program) as ui:
+    with Ui(*_streams(), mode=_mode(given), secrets=_secrets(given), program=_program(argv0)) as ui:
         report = report_for_error(_command_of(given), error)
         ui.show_report(report)
     return report.exit_status

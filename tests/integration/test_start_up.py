@@ -42,8 +42,8 @@ def imported(sandbox: Sandbox, *arguments: str) -> set[str]:
         (("--help",), 7, 61),
         (("--version",), 7, 60),
         (("install", "--help"), 7, 61),
-        (("verify", "--quick"), 73, 172),
-        (("verify", "--quick", "--json"), 75, 174),
+        (("verify", "--quick"), 79, 180),
+        (("verify", "--quick", "--json"), 82, 182),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, tuple) else None,
 )
