@@ -226,6 +226,18 @@ def test_repairing_one_snapshot_repairs_the_others_that_share_its_blob(sandbox: 
 
 
 @LINKS
+def test_a_blob_of_other_bytes_that_no_snapshot_points_to_is_kept(sandbox: Sandbox, cache: Path) -> None:
+    """So it lies there after a kill between its name in a snapshot and itself was set aside."""
+    assert run(sandbox, "install", cache).returncode == 0
+    damage_blob(cache)
+    (snapshot(cache) / "vae" / "weights.safetensors").unlink()
+    assert run(sandbox, "install", cache).returncode == 0
+    assert (snapshot(cache) / "vae" / "weights.safetensors").read_bytes() == WEIGHTS
+    kept = [path.read_bytes() for path in (repository(cache) / ".klein-setup" / "aside").rglob("*") if path.is_file()]
+    assert flipped(WEIGHTS) in kept
+
+
+@LINKS
 def test_while_it_cannot_be_repaired_the_others_are_no_worse_off(sandbox: Sandbox, cache: Path) -> None:
     assert run(sandbox, "install", cache).returncode == 0
     other = snapshot(cache, OTHER_REVISION)

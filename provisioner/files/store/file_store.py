@@ -46,6 +46,7 @@ from provisioner.files.store.hash_file import hash_file, survey
 from provisioner.files.store.hash_pool import IN_ORDER, Hashers
 from provisioner.files.store.hub_layout import (
     blob_behind,
+    blob_path,
     is_used_elsewhere,
     place_blob,
     remove_waiting_links,
@@ -422,14 +423,18 @@ class FileStore:
         if not isinstance(destination, HubBlob):
             return self._move_to_backups(destination.root, destination.path, reason)
         blob = blob_behind(destination)
+        # The bytes first: a kill between the two leaves a link that leads nowhere, and no bytes without a name.
+        kept = None if blob is None else self._keep_blob(blob, destination, reason)
         moved_to = self._move_to_backups(destination.root, destination.path, reason)
-        if blob is None:
-            return moved_to
+        return kept or moved_to
+
+    def _keep_blob(self, blob: Path, destination: HubBlob, reason: str) -> Path | None:
+        """Set the bytes of a blob aside and return where they are; None where they stay in the store of all."""
         if not is_used_elsewhere(blob, destination):
             return self._move_to_backups(destination.root, blob, reason)
         if blob.is_symlink():  # to the store that all repositories share
-            return moved_to
-        return self._link_to_backups(destination.root, blob, reason) or moved_to
+            return None
+        return self._link_to_backups(destination.root, blob, reason)
 
     def source_of(self, destination: Destination, file_digest: FileDigest) -> str:
         """Return what the receipt of a verified file that lies there shall name as its source.
@@ -571,6 +576,10 @@ class FileStore:
                 self.set_aside(destination, replaces)
             elif os.path.lexists(path) and not path.is_symlink():
                 self._move_to_backups(destination.root, path, reason)
+            with contextlib.suppress(OSError):  # of the part, which `place_blob` says
+                blob = blob_path(destination, part, file_digest.size, file_digest.sha256)
+                if os.path.lexists(blob) and not blob.samefile(part) and not is_used_elsewhere(blob, destination):
+                    self._move_to_backups(destination.root, blob, "other bytes had the name of this blob")
             place_blob(
                 root, part, destination, size=file_digest.size, sha256=file_digest.sha256, source_root=source_root
             )
