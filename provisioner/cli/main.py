@@ -53,6 +53,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         hf_cache=arguments.hf_cache,
         extra_model_paths=tuple(arguments.extra_model_paths),
         assume_yes=getattr(arguments, "yes", False),
+        accepted_licences=frozenset(getattr(arguments, "accept_licence", ())),
     )
 
 
@@ -533,7 +534,7 @@ def _passed(arguments: argparse.Namespace, passed: list[str]) -> tuple[str, ...]
 def _completed(given: list[str]) -> list[str]:
     """Return the arguments with what may be left out: the command, and what kind of ``--json``."""
     spelled = ["--json=document" if argument == "--json" else argument for argument in given]
-    if not spelled or (spelled[0].startswith("-") and spelled[0] not in {"-h", "--help", "--version"}):
+    if not spelled or (spelled[0].startswith("-") and spelled[0] not in {"-h", "--help", "-V", "--version"}):
         return ["install", *spelled]
     return spelled
 

@@ -186,6 +186,7 @@ class Licence:
     name: str
     url: str
     is_commercial_use_allowed: bool
+    id: str | None = None  # what ``--accept-licence`` takes; never None where commercial use is not allowed
     notice: str | None = None  # said before anything is fetched
 
 

@@ -90,7 +90,7 @@ def licence_notice_blocks(licence: Licence) -> list[Block]:
     """Return the licence notice, shown before anything is fetched; highlighted if commercial use is not allowed."""
     if licence.is_commercial_use_allowed:
         return [BLANK, Para(line=span(licence.notice), indent=2)] if licence.notice else []
-    words = f"{licence.name} does not allow commercial use ({licence.url})."
+    words = f"{licence.name} does not allow commercial use ({licence.url}); --accept-licence {licence.id} accepts it."
     body = f"{words}\n{licence.notice}" if licence.notice else words
     return [BLANK, Para(line=(Span("licence", "warn"), Span(f"  {body}")), indent=2, hang=9)]
 

@@ -186,6 +186,7 @@ def test_a_licence_that_forbids_commercial_use_has_to_be_accepted(sandbox: Sandb
     sandbox.publish(tensors(SIZE))
     sandbox.write_manifest(
         licence={
+            "id": "no-trade",
             "name": "Non-Commercial",
             "url": "https://example.org/licence",
             "is_commercial_use_allowed": False,
@@ -195,8 +196,16 @@ def test_a_licence_that_forbids_commercial_use_has_to_be_accepted(sandbox: Sandb
     done = sandbox.install("--json")
     assert (done.returncode, done.codes) == (2, ["answer-needed"])
     assert "Only for research." in done.json["errors"][0]["message"]
+    for words in (("--yes",), ("--yes", "--accept-licence", "no-trad")):
+        done = sandbox.install("--json", *words)
+        assert (done.returncode, done.codes) == (2, ["answer-needed"])
+        assert done.json["errors"][0]["hint"] == (
+            "Read it at https://example.org/licence; if you accept it, add --accept-licence no-trade. "
+            "Else use another manifest."
+        )
+    assert "--yes does not, and --accept-licence no-trad names another one." in done.json["errors"][0]["message"]
     assert sandbox.hub.requests == ()
-    assert sandbox.install("--yes").returncode == 0
+    assert sandbox.install("--accept-licence", "no-trade").returncode == 0
     sandbox.assert_in_place()
 
 
