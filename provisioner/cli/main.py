@@ -285,6 +285,7 @@ def _uninstall(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event
 
 def _rehearse(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner.commands.rehearse import rehearse
+    from provisioner.disk.locations import data_folder
 
     return rehearse(
         events=ui.listener,
@@ -294,6 +295,7 @@ def _rehearse(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event)
         has_image=not arguments.no_image,
         environment=arguments.environment,
         torch_index=arguments.torch_index,
+        image_folder=data_folder() / "pictures",
     )
 
 
@@ -310,7 +312,7 @@ def _manifest_show(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.
     from provisioner.commands.run import load_manifest
 
     manifest = load_manifest(arguments.manifest)
-    ui.show_manifest(manifest)
+    ui.show_manifest(manifest, has_files=arguments.files)
     return about_manifests("manifest show", (manifest,))
 
 

@@ -230,11 +230,11 @@ class Ui:
 
         self._result(manifests_blocks(manifests))
 
-    def show_manifest(self, manifest: Manifest) -> None:
-        """Show one manifest with the source of each digest."""
-        from provisioner.ui.facts import manifest_blocks
+    def show_manifest(self, manifest: Manifest, *, has_files: bool = True) -> None:
+        """Show one manifest with every file and the source of each digest, or in one screen."""
+        from provisioner.ui.facts import manifest_blocks, manifest_summary_blocks
 
-        self._result(manifest_blocks(manifest))
+        self._result(manifest_blocks(manifest) if has_files else manifest_summary_blocks(manifest))
 
     def show_smoke(self, smoke: SmokeTest) -> None:
         """Show the result of a smoke test."""

@@ -125,22 +125,45 @@ def _set_row(manifest: Manifest, chosen: ArtifactSet) -> Row:
     )
 
 
+def manifest_summary_blocks(manifest: Manifest) -> list[Block]:
+    """Return one manifest in one screen: its licence, a row for each set, and what machine each is chosen for."""
+    return [
+        *_manifest_head(manifest),
+        BLANK,
+        *pair_blocks([pair(each.id, _summary_of(manifest, each)) for each in manifest.sets]),
+        BLANK,
+        Para(line=span("Every file, with its digest and its sources: klein-setup manifest show --files", "dim")),
+    ]
+
+
+def _summary_of(manifest: Manifest, chosen: ArtifactSet) -> str:
+    default = " (default)" if chosen.id == manifest.default_set else ""
+    asked = chosen.conditions
+    words = [f"{gib(asked.min_vram_bytes)} of VRAM"] if asked.min_vram_bytes is not None else []
+    if asked.min_compute_capability is not None:
+        words.append("compute capability {}.{}".format(*asked.min_compute_capability))
+    where = f"{', '.join(words)}{' on ' if asked.platforms else ''}{listing(asked.platforms)}".strip()
+    return f"{human_bytes(chosen.size)}{default}, {chosen.title}{'; from ' if words else '; '}{where}".rstrip("; ")
+
+
 def manifest_blocks(manifest: Manifest) -> list[Block]:
     """Return one manifest: licence, sets with their files, and where each digest comes from."""
-    blocks: list[Block] = [Para(line=(Span(manifest.id, "title"), Span(f"  {manifest.title}")), hang=2)]
-    licence = manifest.licence
-    rows = [
-        pair("sha256", f"{manifest.sha256} of the manifest itself"),
-        pair("licence", f"{licence.name}, {licence.url}"),
-    ]
-    blocks += pair_blocks(rows)
-    blocks += licence_notice_blocks(licence)
+    blocks = _manifest_head(manifest)
+    blocks += pair_blocks([pair("sha256", f"{manifest.sha256} of the manifest itself")])
     for each in manifest.sets:
         blocks += _set_blocks(manifest, each)
     blocks += [BLANK, Para(line=span("Files", "title"))]
     for artifact in manifest.artifacts:
         blocks += _artifact_blocks(artifact)
     return blocks
+
+
+def _manifest_head(manifest: Manifest) -> list[Block]:
+    """Return a manifest's names and its licence."""
+    licence = manifest.licence
+    rows = [pair("licence", f"{licence.name}, {licence.url}")]
+    title = Para(line=(Span(manifest.id, "title"), Span(f"  {manifest.title}")), hang=2)
+    return [title, *pair_blocks(rows), *licence_notice_blocks(licence)]
 
 
 def _set_blocks(manifest: Manifest, chosen: ArtifactSet) -> list[Block]:

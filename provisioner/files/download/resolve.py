@@ -205,7 +205,8 @@ def access_error(status: int, headers: dict[str, str], source: Source, *, is_gat
     if code == "GatedRepo" or (status == 403 and is_gated):
         return GatedError(
             f"{source.repo_id} is gated: its licence has to be accepted before {source.filename} can be fetched.",
-            hint=f"Log in at {page} and accept the licence there. Then {_HOW_TO_LOG_IN}, and run the same command again.",
+            hint=f"Log in at {page} and accept the licence there. Then {_HOW_TO_LOG_IN}; "
+            "then run the same command again.",
             **facts,
         )
     if code == "RevisionNotFound":
