@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from provisioner.commands.run import Options, Run
     from provisioner.commands.session import Session
     from provisioner.commands.smoke_test import SmokeTestOptions
+    from provisioner.core.models import Config
     from provisioner.core.program import Program
     from provisioner.report.outcome import Report
     from provisioner.torch.choose import TorchOptions
@@ -242,11 +243,18 @@ def _doctor(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
 
 
 def _detect(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from dataclasses import replace
+
     from provisioner.commands.detect import run_detect
+    from provisioner.core.models import Config
+    from provisioner.disk.locations import config_file
 
     session, options = _session(arguments, ui, cancelled), _torch_options(arguments)
     folders = tuple(arguments.folders) or (Path.cwd(),)
-    return run_detect(session, folders, options, arguments.app, ui.show_machine)
+    report = run_detect(session, folders, options, arguments.app, ui.show_machine)
+    config = arguments.config or Config(file=config_file(), settings={})
+    ui.show_config(config)
+    return replace(report, config=config)
 
 
 def _torch_options(arguments: argparse.Namespace) -> TorchOptions:
@@ -398,7 +406,10 @@ def _main(argv: Sequence[str] | None, program: Program | None) -> int:
     given, passed = _split(list(sys.argv[1:] if argv is None else argv))
     try:
         completed = _completed(given)
-        arguments = build_parser(completed[0]).parse_args(completed)
+        parser = build_parser(completed[0])
+        config = _config(parser, completed)
+        arguments = parser.parse_args(completed)
+        arguments.config = config
         arguments.given = [*absolute_paths(completed[1:]), *(("--", *passed) if passed else ())]
         arguments.passed = _passed(arguments, passed)
     except UsageError as error:
@@ -424,6 +435,22 @@ def _main(argv: Sequence[str] | None, program: Program | None) -> int:
         if not cancelled.is_set():  # otherwise a second signal on the way out would end in a trace
             for number, handler in previous:
                 signal.signal(number, handler)
+
+
+def _config(parser: argparse.ArgumentParser, completed: Sequence[str]) -> Config | None:
+    """Make the settings of the user's file the defaults of the options, and return them; None for no file."""
+    if not {"-h", "--help", "-V", "--version"}.isdisjoint(completed):
+        return None
+    from provisioner.disk.locations import config_file
+
+    path = config_file()
+    if not os.path.lexists(path):
+        return None
+    from provisioner.cli.config_file import read_config, use_as_defaults
+
+    config = read_config(path)
+    use_as_defaults(parser, config, completed)
+    return config
 
 
 def _secrets(given: Sequence[str]) -> tuple[str, ...]:

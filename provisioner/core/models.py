@@ -222,6 +222,14 @@ class Manifest:
         return next((each for each in self.sets if each.id == set_id), None)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The user's own defaults for options."""
+
+    file: Path  # where it is, or would be
+    settings: Mapping[str, object]  # option without dashes: text, number or list of texts
+
+
 # --- the machine -------------------------------------------------------------------------------
 
 Vendor = Literal["nvidia", "amd", "apple", "intel", "other"]

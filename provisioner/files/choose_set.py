@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable
 
 from provisioner.core.errors import UsageError
 from provisioner.core.models import ArtifactSet, Conditions, Gpu, Machine, Manifest, SetChoice, TargetKind
-from provisioner.core.suggestions import did_you_mean
 
 AUTO = "auto"
 
@@ -68,6 +67,8 @@ def _default(manifest: Manifest) -> ArtifactSet:
 def _named(manifest: Manifest, set_id: str) -> ArtifactSet:
     found = manifest.set_named(set_id)
     if found is None:
+        from provisioner.core.suggestions import did_you_mean  # needed only after a mistake
+
         known = (*(each.id for each in manifest.sets), AUTO)
         raise UsageError(
             f"{manifest.id} has no set {set_id!r}.{did_you_mean(set_id, known)}",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from provisioner.core.errors import AnswerNeededError
 from provisioner.core.events import Event
-from provisioner.core.models import BackupEntry, Finding, Machine, Manifest
+from provisioner.core.models import BackupEntry, Config, Finding, Machine, Manifest
 from provisioner.core.program import KLEIN_SETUP, Program
 from provisioner.core.redact import printable, redact
 from provisioner.plan.steps import Plan
@@ -218,6 +218,12 @@ class Ui:
 
             blocks = [*blocks, BLANK, *torch_blocks(choice)]
         self._result(blocks)
+
+    def show_config(self, config: Config) -> None:
+        """Show the user's own defaults for options, and where they are set."""
+        from provisioner.ui.facts import config_blocks
+
+        self._result(config_blocks(config))
 
     def show_plan(self, plan: Plan) -> None:
         """Show what will be done, why, and the exact bytes."""

@@ -11,6 +11,7 @@ from provisioner.core.models import (
     ROLE_WORDS,
     Artifact,
     ArtifactSet,
+    Config,
     Gpu,
     HubFile,
     Licence,
@@ -42,6 +43,14 @@ def machine_blocks(machine: Machine) -> list[Block]:
     if machine.recorded_from:
         rows.append(pair("recorded", f"read from {machine.recorded_from}, not from this computer", "warn"))
     return [Para(line=span("Machine", "title")), *pair_blocks(rows)]
+
+
+def config_blocks(config: Config) -> list[Block]:
+    """Return the user's own defaults for options, each as the file has it."""
+    rows = [pair("file", f"{config.file}{'' if config.settings else ' (sets nothing)'}")]
+    for key, value in config.settings.items():
+        rows.append(pair(key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+    return [Para(line=span("Defaults of options", "title")), *pair_blocks(rows)]
 
 
 def _system_words(machine: Machine) -> str:
