@@ -163,6 +163,11 @@ _EXAMPLES = {
   klein-setup smoke-test --prompt "a red fox" --seed 7 --image fox.png
   klein-setup smoke-test --server http://127.0.0.1:8188
 """,
+    "start": """\
+  klein-setup start                          ComfyUI in the browser; Ctrl-C stops it
+  klein-setup start --no-browser             only the address
+  klein-setup start -- --lowvram             what follows -- goes to ComfyUI
+""",
     "rehearse": """\
   klein-setup rehearse                       fetches torch for the CPU, 270 MB
   klein-setup rehearse --no-image            a few seconds, no network
@@ -170,9 +175,19 @@ _EXAMPLES = {
     "report": """\
   klein-setup report --output last-run.html
 """,
+    "doctor": """\
+  klein-setup doctor --output problem.zip
+""",
     "uninstall": """\
   klein-setup uninstall --dry-run            what would be removed
   klein-setup uninstall --only environment
+""",
+    "completion": """\
+  klein-setup completion bash > ~/.local/share/bash-completion/completions/klein-setup
+  klein-setup completion zsh > "${fpath[1]}/_klein-setup"
+  klein-setup completion fish > ~/.config/fish/completions/klein-setup.fish
+  klein-setup completion powershell >> $PROFILE
+  klein-setup completion man | man -l -
 """,
     "manifest show": """\
   klein-setup manifest show                  the sets, in one screen
@@ -309,7 +324,6 @@ def add_smoke_test_parser(subparsers: Subparsers) -> None:
 def add_start_parser(subparsers: Subparsers) -> None:
     """Add ``start``."""
     parser = _add(subparsers, "start", "start ComfyUI and open it in the browser; Ctrl-C stops it")
-    parser.epilog = "What follows -- goes to ComfyUI: klein-setup start -- --lowvram --preview-method auto"
     _add_target_options(parser)
     _add_environment_folder(parser)
     parser.add_argument("--port", type=_port, default=8188, metavar="N", help="where it listens (default: 8188)")
@@ -409,6 +423,13 @@ def add_manifest_parser(subparsers: Subparsers) -> None:
     lock.add_argument("--environment", type=_path, metavar="DIR", help="virtual environment to record")
     lock.add_argument("--output", type=_path, metavar="FILE", required=True, help="where to write the locked manifest")
     lock.set_defaults(run="manifest lock")
+
+
+def add_completion_parser(subparsers: Subparsers) -> None:
+    """Add ``completion``."""
+    parser = _add(subparsers, "completion", "print what completes this command in a shell, or its man page")
+    parser.add_argument("shell", choices=("bash", "zsh", "fish", "powershell", "man"), help="for what")
+    parser.set_defaults(run="completion")
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -733,6 +754,7 @@ _ADDERS: dict[str, Callable[[Subparsers], None]] = {
     "backups": add_backups_parser,
     "uninstall": add_uninstall_parser,
     "manifest": add_manifest_parser,
+    "completion": add_completion_parser,
 }
 _ALIASES = {"aside": "backups"}
 COMMANDS = (*_ADDERS, *_ALIASES)

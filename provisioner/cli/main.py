@@ -307,6 +307,14 @@ def _rehearse(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event)
     )
 
 
+def _completion(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
+    from provisioner.cli.completion import read_completion
+    from provisioner.report.outcome import Report
+
+    ui.write_text(read_completion(arguments.shell))
+    return Report(command="completion", status="ok", exit_status=0)
+
+
 def _manifest_list(_: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
     from provisioner.commands.manifest import about_manifests, shipped
 
@@ -379,6 +387,7 @@ _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = 
     "report": _report,
     "doctor": _doctor,
     "uninstall": _uninstall,
+    "completion": _completion,
     "manifest list": _manifest_list,
     "manifest show": _manifest_show,
     "manifest check": _manifest_check,

@@ -281,6 +281,11 @@ class Ui:
         if self._mode == "human":
             self._out.write(_indented(document))
 
+    def write_text(self, text: str) -> None:
+        """Write a text of ours as the result, as it is."""
+        if self._mode == "human":
+            self._out.write(text)
+
     def show_report(self, report: Report) -> None:
         """Show the result of the run, and its errors on stderr: the last call of every run, failed ones too."""
         self.close()
