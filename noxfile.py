@@ -109,6 +109,13 @@ def sbom(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def completions(session: nox.Session) -> None:
+    """Write what completes the command in shells, and its man page; ``-s completions -- --check`` compares."""
+    sync(session, "release")
+    session.run("python", "scripts/make_completions.py", *session.posargs)
+
+
+@nox.session(default=False)
 def audit(session: nox.Session) -> None:
     """Ask PyPI for known vulnerabilities of what is locked; ``-s audit -- -s osv`` asks OSV."""
     sync(session, "release")

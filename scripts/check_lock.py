@@ -139,7 +139,7 @@ def complaints_about_hosts(lock: str) -> list[str]:
 
 
 def declared(pyproject: str) -> set[str]:
-    """Return the dependencies of ``pyproject.toml``, its extras' too, without spaces: ``{"rich>=13.9"}``."""
+    """Return the dependencies of ``pyproject.toml``, its extras' too, without spaces, markers as uv writes them."""
     block = re.search(r"^dependencies = \[\n(.*?)^\]$", pyproject, re.M | re.S)
     if block is None:
         message = "pyproject.toml has no list of dependencies"
@@ -147,14 +147,15 @@ def declared(pyproject: str) -> set[str]:
     extras = re.search(r"^\[project\.optional-dependencies\]\n(.*?)^\s*$", pyproject, re.M | re.S)
     listed = re.findall(r'^\s*"([^"]+)",', block[1], re.M)
     listed += re.findall(r'^\w+ = \["([^"]+)"\]$', extras[1] if extras else "", re.M)
-    return {line.replace(" ", "") for line in listed}
+    return {line.replace(" ", "").replace(";python_version", ";python_full_version") for line in listed}
 
 
 def answered(lock: str) -> set[str]:
     """Return the dependencies of the project that the lock was made for, in the same form."""
     block = re.search(r"^requires-dist = \[\n(.*?)^\]$", lock, re.M | re.S)
-    rows = re.findall(r'name = "([^"]+)"(?:, marker = "[^"]+")?(?:, specifier = "([^"]+)")?', block[1] if block else "")
-    return {name + specifier for name, specifier in rows}
+    form = r'name = "([^"]+)"(?:, marker = "(?:extra [^"]+|([^"]+))")?(?:, specifier = "([^"]+)")?'
+    rows = re.findall(form, block[1] if block else "")
+    return {(name + specifier + (marker and f";{marker}")).replace(" ", "") for name, marker, specifier in rows}
 
 
 def complaints(root: Path = ROOT) -> list[str]:

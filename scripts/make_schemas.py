@@ -53,6 +53,7 @@ DETAILS: dict[str, tuple[object, str]] = {
     "given_arguments": (tuple[str, ...], "of a run that can be continued or applied"),
     "licence": (json_document.LicenceEntry, "of the models"),
     "manifest_argument": (str, "what was given for --manifest"),
+    "config": (json_document.ConfigEntry, "detect: the user's own defaults for options"),
     "manifests": (list[json_document.ShippedEntry], "manifest list, show, check"),
     "page": (str, "report: the page that was written"),
     "scratch_folder": (str, "rehearse --keep: where its files are"),

@@ -21,6 +21,22 @@ if TYPE_CHECKING:
 
 _HELP_COLUMNS = 80  # until the terminal is asked
 _EPILOG = """\
+examples:
+  klein-setup                               everything, after one question
+  klein-setup plan --comfyui ~/ComfyUI      what would be done there, and how many bytes
+  klein-setup verify                        is everything still correct?
+  klein-setup repair                        fix what is not
+  klein-setup uninstall --dry-run           what would be removed
+
+environment variables:
+  HF_TOKEN             a read token of huggingface.co, for gated repositories
+                       (or log in once with `hf auth login`)
+  HF_ENDPOINT          address of the Hub or a mirror
+  HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE     as in huggingface_hub
+  HTTPS_PROXY, NO_PROXY, REQUESTS_CA_BUNDLE as in requests
+  NO_COLOR             no colours
+  KLEIN_SETUP_MACHINE  a machine recorded with `detect --json`, instead of this one
+
 exit status: 0 everything is correct; 1 verify found problems; 2 wrong usage or
 manifest; 3 unsupported machine; 4 disk; 5 network; 6 access denied or not found;
 7 wrong bytes; 8 a command failed; 9 ComfyUI did not start, no image, or a check of
@@ -55,6 +71,37 @@ class _Parser(argparse.ArgumentParser):
         """Raise UsageError."""
         raise UsageError(f"{message[:1].upper()}{message[1:]}.", hint=f"Run `{self.prog} --help` to see the options.")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401
+        """Return what was parsed; raise UsageError for an option that this command does not have."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if not unknown:
+            return found, unknown
+        word = unknown[0].partition("=")[0] if unknown[0].startswith("-") else unknown[0]
+        if not word.startswith("-"):
+            self.error(f"unexpected argument {word!r}")
+        from provisioner.core.suggestions import did_you_mean
+
+        meant = did_you_mean(word, self._option_string_actions)
+        raise UsageError(
+            f"{self.prog.partition(' ')[2] or self.prog} has no option {word}.{meant}",
+            hint=f"Run `{self.prog} --help` to see the options.",
+        )
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:  # noqa: ANN401 - argparse says no more
+        """Raise UsageError for a command, or a value of an option, that is none of those there are."""
+        choices = action.choices
+        if choices is None or value in choices:
+            return
+        from provisioner.core.suggestions import did_you_mean
+
+        is_command = isinstance(action, argparse._SubParsersAction)
+        name = "/".join(action.option_strings) or str(action.metavar or action.dest)
+        hint = (
+            f"Run `{self.prog} --help` to see the commands." if is_command else f"Choose one of: {', '.join(choices)}."
+        )
+        what = f"There is no command {value!r}" if is_command else f"{name} cannot be {value!r}"
+        raise UsageError(f"{what}.{did_you_mean(value, choices)}", hint=hint)
+
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of all commands, or of one command alone: making all their options takes 20 ms."""
@@ -65,7 +112,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         formatter_class=_RawFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"klein-setup {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"klein-setup {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", prog=parser.prog)
     for name, add in _ADDERS.items():
         if (
@@ -76,9 +123,86 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def _add(subparsers: Subparsers, name: str, text: str) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
+    parser = subparsers.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=_examples_of(subparsers, name),
+        formatter_class=_RawFormatter,
+        allow_abbrev=False,
+    )
     _add_output_options(parser)
     return parser
+
+
+_EXAMPLES = {
+    "install": """\
+  klein-setup install --comfyui ~/ComfyUI          into this ComfyUI, or a new one
+  klein-setup install --only files --set fp8-lean  only the model files of one set
+  klein-setup install --hf-cache                   for diffusers
+  klein-setup install -y --comfyui /srv/ComfyUI    in a script
+""",
+    "plan": """\
+  klein-setup plan                           for the usual folder
+  klein-setup plan --set auto --json         the set for this GPU, for a program
+""",
+    "detect": """\
+  klein-setup detect                         this machine
+  klein-setup detect --json > machine.json   to show somebody else
+""",
+    "verify": """\
+  klein-setup verify                         read every byte of the usual folder
+  klein-setup verify --quick                 only the receipts: a tenth of a second
+  klein-setup verify --all --no-smoke        every model file, no test image
+""",
+    "repair": """\
+  klein-setup repair                         fetch only the blocks that are wrong
+  klein-setup repair --only environment      only Python and torch
+""",
+    "smoke-test": """\
+  klein-setup smoke-test --prompt "a red fox" --seed 7 --image fox.png
+  klein-setup smoke-test --server http://127.0.0.1:8188
+""",
+    "start": """\
+  klein-setup start                          ComfyUI in the browser; Ctrl-C stops it
+  klein-setup start --no-browser             only the address
+  klein-setup start -- --lowvram             what follows -- goes to ComfyUI
+""",
+    "rehearse": """\
+  klein-setup rehearse                       fetches torch for the CPU, 270 MB
+  klein-setup rehearse --no-image            a few seconds, no network
+""",
+    "report": """\
+  klein-setup report --output last-run.html
+""",
+    "doctor": """\
+  klein-setup doctor --output problem.zip
+""",
+    "uninstall": """\
+  klein-setup uninstall --dry-run            what would be removed
+  klein-setup uninstall --only environment
+""",
+    "completion": """\
+  klein-setup completion bash > ~/.local/share/bash-completion/completions/klein-setup
+  klein-setup completion zsh > "${fpath[1]}/_klein-setup"
+  klein-setup completion fish > ~/.config/fish/completions/klein-setup.fish
+  klein-setup completion powershell >> $PROFILE
+  klein-setup completion man | man -l -
+""",
+    "manifest show": """\
+  klein-setup manifest show                  the sets, in one screen
+  klein-setup manifest show --files          every file with its digest and sources
+""",
+    "manifest lock": """\
+  klein-setup manifest lock --output locked.yaml
+""",
+}
+
+
+def _examples_of(subparsers: Subparsers, name: str) -> str | None:
+    """Return the examples below the help of a command."""
+    path = f"{subparsers._prog_prefix} {name}".partition(" ")[2]
+    return f"examples:\n{_EXAMPLES[path]}" if path in _EXAMPLES else None
 
 
 def add_install_parser(subparsers: Subparsers) -> None:
@@ -200,7 +324,6 @@ def add_smoke_test_parser(subparsers: Subparsers) -> None:
 def add_start_parser(subparsers: Subparsers) -> None:
     """Add ``start``."""
     parser = _add(subparsers, "start", "start ComfyUI and open it in the browser; Ctrl-C stops it")
-    parser.epilog = "What follows -- goes to ComfyUI: klein-setup start -- --lowvram --preview-method auto"
     _add_target_options(parser)
     _add_environment_folder(parser)
     parser.add_argument("--port", type=_port, default=8188, metavar="N", help="where it listens (default: 8188)")
@@ -288,6 +411,7 @@ def add_manifest_parser(subparsers: Subparsers) -> None:
     show.add_argument(
         "manifest", nargs="?", default="flux2-klein-4b", metavar="ID|FILE", help="which one (default: flux2-klein-4b)"
     )
+    show.add_argument("--files", action="store_true", help="also every file: digest, sources, licence")
     show.set_defaults(run="manifest show")
     check = _add(actions, "check", "report every error in manifest files, each with its line")
     check.add_argument(
@@ -301,6 +425,13 @@ def add_manifest_parser(subparsers: Subparsers) -> None:
     lock.set_defaults(run="manifest lock")
 
 
+def add_completion_parser(subparsers: Subparsers) -> None:
+    """Add ``completion``."""
+    parser = _add(subparsers, "completion", "print what completes this command in a shell, or its man page")
+    parser.add_argument("shell", choices=("bash", "zsh", "fish", "powershell", "man"), help="for what")
+    parser.set_defaults(run="completion")
+
+
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument(
@@ -311,8 +442,8 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         metavar="events",
         help="print one JSON document on stdout; with =events also every event as a line before it",
     )
-    group.add_argument("--quiet", action="store_true", help="show only errors and the result")
-    group.add_argument("--verbose", action="store_true", help="also show every notice, and the codes of errors")
+    group.add_argument("-q", "--quiet", action="store_true", help="show only errors and the result")
+    group.add_argument("-v", "--verbose", action="store_true", help="also show every notice, and the codes of errors")
     group.add_argument("--no-color", action="store_true", help="no colours (NO_COLOR does the same)")
 
 
@@ -388,7 +519,9 @@ def _add_environment_folder(parser: argparse.ArgumentParser | argparse._Argument
 
 
 def _add_answers(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    parser.add_argument("--yes", action="store_true", help="answer every question with yes")
+    parser.add_argument(
+        "-y", "--yes", action="store_true", help="answer every question with yes, except about licences and links"
+    )
     parser.add_argument("--no-input", action="store_true", help="ask nothing; what a person has to decide is an error")
 
 
@@ -472,6 +605,14 @@ def _add_change_options(parser: argparse.ArgumentParser) -> None:
         help="reopen a connection slower than 64 KiB/s for this long (default: 20)",
     )
     _add_answers(group)
+    group.add_argument(
+        "--accept-licence",
+        action="append",
+        type=_name,
+        default=[],
+        metavar="ID",
+        help="accept a licence that does not allow commercial use; the plan and the question show its id",
+    )
     group.add_argument("--no-wait", action="store_true", help="fail if another run is using this target")
 
 
@@ -613,6 +754,7 @@ _ADDERS: dict[str, Callable[[Subparsers], None]] = {
     "backups": add_backups_parser,
     "uninstall": add_uninstall_parser,
     "manifest": add_manifest_parser,
+    "completion": add_completion_parser,
 }
 _ALIASES = {"aside": "backups"}
 COMMANDS = (*_ADDERS, *_ALIASES)

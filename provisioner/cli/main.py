@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from provisioner.commands.run import Options, Run
     from provisioner.commands.session import Session
     from provisioner.commands.smoke_test import SmokeTestOptions
+    from provisioner.core.models import Config
     from provisioner.core.program import Program
     from provisioner.report.outcome import Report
     from provisioner.torch.choose import TorchOptions
@@ -53,6 +54,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         hf_cache=arguments.hf_cache,
         extra_model_paths=tuple(arguments.extra_model_paths),
         assume_yes=getattr(arguments, "yes", False),
+        accepted_licences=frozenset(getattr(arguments, "accept_licence", ())),
     )
 
 
@@ -241,11 +243,18 @@ def _doctor(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
 
 
 def _detect(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from dataclasses import replace
+
     from provisioner.commands.detect import run_detect
+    from provisioner.core.models import Config
+    from provisioner.disk.locations import config_file
 
     session, options = _session(arguments, ui, cancelled), _torch_options(arguments)
     folders = tuple(arguments.folders) or (Path.cwd(),)
-    return run_detect(session, folders, options, arguments.app, ui.show_machine)
+    report = run_detect(session, folders, options, arguments.app, ui.show_machine)
+    config = arguments.config or Config(file=config_file(), settings={})
+    ui.show_config(config)
+    return replace(report, config=config)
 
 
 def _torch_options(arguments: argparse.Namespace) -> TorchOptions:
@@ -284,6 +293,7 @@ def _uninstall(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event
 
 def _rehearse(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner.commands.rehearse import rehearse
+    from provisioner.disk.locations import data_folder
 
     return rehearse(
         events=ui.listener,
@@ -293,7 +303,16 @@ def _rehearse(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event)
         has_image=not arguments.no_image,
         environment=arguments.environment,
         torch_index=arguments.torch_index,
+        image_folder=data_folder() / "pictures",
     )
+
+
+def _completion(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
+    from provisioner.cli.completion import read_completion
+    from provisioner.report.outcome import Report
+
+    ui.write_text(read_completion(arguments.shell))
+    return Report(command="completion", status="ok", exit_status=0)
 
 
 def _manifest_list(_: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
@@ -309,7 +328,7 @@ def _manifest_show(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.
     from provisioner.commands.run import load_manifest
 
     manifest = load_manifest(arguments.manifest)
-    ui.show_manifest(manifest)
+    ui.show_manifest(manifest, has_files=arguments.files)
     return about_manifests("manifest show", (manifest,))
 
 
@@ -368,6 +387,7 @@ _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = 
     "report": _report,
     "doctor": _doctor,
     "uninstall": _uninstall,
+    "completion": _completion,
     "manifest list": _manifest_list,
     "manifest show": _manifest_show,
     "manifest check": _manifest_check,
@@ -395,7 +415,10 @@ def _main(argv: Sequence[str] | None, argv0: str | None) -> int:
     given, passed = _split(list(sys.argv[1:] if argv is None else argv))
     try:
         completed = _completed(given)
-        arguments = build_parser(completed[0]).parse_args(completed)
+        parser = build_parser(completed[0])
+        config = _config(parser, completed)
+        arguments = parser.parse_args(completed)
+        arguments.config = config
         arguments.given = [*absolute_paths(completed[1:]), *(("--", *passed) if passed else ())]
         arguments.passed = _passed(arguments, passed)
     except UsageError as error:
@@ -421,6 +444,22 @@ def _main(argv: Sequence[str] | None, argv0: str | None) -> int:
         if not cancelled.is_set():  # otherwise a second signal on the way out would end in a trace
             for number, handler in previous:
                 signal.signal(number, handler)
+
+
+def _config(parser: argparse.ArgumentParser, completed: Sequence[str]) -> Config | None:
+    """Make the settings of the user's file the defaults of the options, and return them; None for no file."""
+    if not {"-h", "--help", "-V", "--version"}.isdisjoint(completed):
+        return None
+    from provisioner.disk.locations import config_file
+
+    path = config_file()
+    if not os.path.lexists(path):
+        return None
+    from provisioner.cli.config_file import read_config, use_as_defaults
+
+    config = read_config(path)
+    use_as_defaults(parser, config, completed)
+    return config
 
 
 def _secrets(given: Sequence[str]) -> tuple[str, ...]:
@@ -542,7 +581,7 @@ def _passed(arguments: argparse.Namespace, passed: list[str]) -> tuple[str, ...]
 def _completed(given: list[str]) -> list[str]:
     """Return the arguments with what may be left out: the command, and what kind of ``--json``."""
     spelled = ["--json=document" if argument == "--json" else argument for argument in given]
-    if not spelled or (spelled[0].startswith("-") and spelled[0] not in {"-h", "--help", "--version"}):
+    if not spelled or (spelled[0].startswith("-") and spelled[0] not in {"-h", "--help", "-V", "--version"}):
         return ["install", *spelled]
     return spelled
 

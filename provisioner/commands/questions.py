@@ -27,16 +27,10 @@ class AskToApply(Protocol):
 
 def ask_about(run: Run, plan: Plan, ask: Ask) -> None:
     """Ask everything that a plan needs an answer to whoever is there; raises AnswerNeededError."""
+    if any(isinstance(step, (FetchFile, PatchFile)) for step in plan.steps):
+        _accept_licence(run, ask)
     if run.options.assume_yes:
         return
-    licence = run.manifest.licence
-    fetches = any(isinstance(step, (FetchFile, PatchFile)) for step in plan.steps)
-    if fetches and not licence.is_commercial_use_allowed:
-        need_yes(
-            ask,
-            f"{licence.notice or licence.name} ({licence.url})\nDo you accept this licence?",
-            hint="Choose another manifest, or accept with --yes.",
-        )
     for step in plan.steps:
         if isinstance(step, MakeEnvironment) and step.is_foreign:
             need_yes(
@@ -44,6 +38,38 @@ def ask_about(run: Run, plan: Plan, ask: Ask) -> None:
                 f"{step.where} was not made by klein-setup. Put a new one in its place, and keep it beside?",
                 hint="Name another folder with --environment DIR, or agree with --yes.",
             )
+
+
+def _accept_licence(run: Run, ask: Ask) -> None:
+    """Ask about a licence that does not allow commercial use, unless it was named; ``--yes`` is no answer to that.
+
+    Raises
+    ------
+    AnswerNeededError
+        The answer was no, or nobody can be asked.
+    """
+    licence = run.manifest.licence
+    accepted = run.options.accepted_licences
+    if licence.is_commercial_use_allowed or licence.id in accepted:
+        return
+    question = f"{licence.notice or licence.name} ({licence.url})\nDo you accept this licence?"
+    hint = f"Read it at {licence.url}; if you accept it, add --accept-licence {licence.id}. Else use another manifest."
+    refusal = AnswerNeededError(
+        f"{run.manifest.title} is under the {licence.name}, which nobody accepted"
+        f"{'; --yes does not' if run.options.assume_yes else ''}"
+        f"{f', and --accept-licence {sorted(accepted)[0]} names another one' if accepted else ''}.\n"
+        f"{licence.notice or ''}".rstrip(),
+        hint=hint,
+        licence=licence.id,
+        url=licence.url,
+    )
+    if run.options.assume_yes:
+        raise refusal
+    try:
+        is_accepted = ask(question)
+    except AnswerNeededError as error:
+        raise refusal from error
+    need_yes(lambda _question: is_accepted, question, hint=hint)
 
 
 def ask_to_apply(run: Run, plan: Plan, ask: AskToApply | None, *, is_repair: bool) -> Path | None:

@@ -1,7 +1,7 @@
 """``klein-setup rehearse``: the whole installation with small files from an embedded hub, every result checked.
 
-The code is the same as for the real files; only the models are small.  Nothing outside a scratch folder is read or
-written: no account, no GPU, and no network except this machine's loopback.
+The code is the same as for the real files; only the models are small.  Nothing outside a scratch folder is read, and
+nothing but the image kept outside of it: no account, no GPU, and no network except this machine's loopback.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from provisioner.commands.rehearse_image import EnvironmentChoice, SmallModel
 from provisioner.commands.run import Options, Run, open_run
 from provisioner.commands.session import Session, Settings
 from provisioner.commands.verify_files import run_verify
-from provisioner.core.errors import EXIT_OK, RehearsalError
+from provisioner.core.errors import EXIT_OK, RehearsalError, StorageError
 from provisioner.core.events import Events
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.core.units import human_bytes, human_duration
-from provisioner.disk.root import flip_bit, scratch_folder, write_output
+from provisioner.disk.root import Root, flip_bit, scratch_folder, write_output
 from provisioner.manifest.parse import parse_manifest
 from provisioner.rehearsal.faults import CutAfter, WrongBytes
 from provisioner.rehearsal.hub import RehearsalHub
@@ -110,6 +110,7 @@ def rehearse(
     has_image: bool = False,
     environment: Path | None = None,
     torch_index: str | None = None,
+    image_folder: Path | None = None,
 ) -> Report:
     """Run every step and return the report; exit status 0 only if every check passed.
 
@@ -129,6 +130,8 @@ def rehearse(
         An environment with diffusers, or its Python; by default one is made in the scratch folder.
     torch_index : str, optional
         Base address of the wheel index the environment's torch comes from.
+    image_folder : Path, optional
+        Where the image is kept when the scratch folder is deleted; None: it is deleted, too.
 
     Raises
     ------
@@ -148,16 +151,17 @@ def rehearse(
         report = _run_steps(sandbox)
         choice = EnvironmentChoice(given=environment, torch_index=torch_index)
         smoke = _step_image(sandbox, choice) if has_image else None
+        if smoke is not None and not keep:
+            smoke = replace(smoke, image_path=_kept_image(smoke, image_folder), log_path=None)
     say("")
     done = len(checks.passed)
     say(f"{done} of {done} checks passed in {human_duration(time.monotonic() - began)}.")
     if keep:
         say(f"The scratch folder was kept: {folder}")
-        if smoke is not None:
-            say(f"The image: {smoke.image_path}")
+    if smoke is not None:
+        where = smoke.image_path or "deleted with the scratch folder; --keep keeps both"
+        say(f"The image, made by small stand-ins, so it shows noise: {where}")
     say("To install the real models: `klein-setup plan`, then `klein-setup install`.")
-    if smoke is not None and not keep:
-        smoke = replace(smoke, image_path=None, log_path=None)
     return replace(
         report,
         command="rehearse",
@@ -169,6 +173,19 @@ def rehearse(
         rehearsal=RehearsalResult(checks=tuple(checks.passed), scratch_folder=folder if keep else None),
         smoke_test=smoke,
     )
+
+
+def _kept_image(smoke: SmokeTest, folder: Path | None) -> Path | None:
+    """Copy the image into `folder` and return its new path; None where that is not possible."""
+    if smoke.image_path is None or folder is None:
+        return None
+    path = folder / "klein-rehearsal.png"
+    try:
+        Root(folder).make_folder()
+        write_output(path, smoke.image_path.read_bytes())
+    except StorageError:  # the rehearsal was a success all the same
+        return None
+    return path
 
 
 def _run_steps(sandbox: _Sandbox) -> Report:

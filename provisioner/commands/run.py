@@ -50,6 +50,7 @@ class Options:
     hf_cache: Path | None = None  # Path("") stands for the user's own cache
     extra_model_paths: tuple[Path, ...] = ()
     assume_yes: bool = False
+    accepted_licences: frozenset[str] = frozenset()  # ids; ``assume_yes`` accepts none
 
 
 TargetOrigin = Literal["named", "remembered", "found", "new"]

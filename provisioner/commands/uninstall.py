@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from provisioner.core.models import ComfyTarget, Finding, Outcome
 from provisioner.core.units import human_bytes
 from provisioner.files import planner
 from provisioner.plan.make_plan import make_plan
-from provisioner.plan.steps import Remove, place_of
+from provisioner.plan.steps import Remove
 from provisioner.report.outcome import Report
 
 if TYPE_CHECKING:
@@ -67,11 +69,12 @@ def run_uninstall(run: Run, options: UninstallOptions, *, ask: Ask, say: Callabl
     environment = _environment_of_ours(run, options) if "environment" in options.parts else None
     tree = _tree_of_ours(run) if "comfyui" in options.parts else None
     kept = tuple(_kept(run, each) for each in files if each.state in _WHY_KEPT)
-    steps = _steps(files, environment, tree)
+    steps = _steps(run, files, environment, tree)
     links = run.session.links.on_the_way_of(steps)
     plan = make_plan(planner.no_steps(run.manifest, run.wanted, run.target), steps, links=links)
-    for step in plan.steps:
-        say(f"remove  {place_of(step)}  ({step.reason})")
+    for each in steps:
+        size = "" if each.what == "file" else f"{human_bytes(each.size or 0)}; "  # a file's reason is its size
+        say(f"remove  {each.path}  ({size}{each.reason})")
     for link in plan.links:
         say(f"link    {link.path} leads to {link.real}: what is removed behind it is removed there")
     if not plan.steps:
@@ -80,7 +83,11 @@ def run_uninstall(run: Run, options: UninstallOptions, *, ask: Ask, say: Callabl
     if options.is_dry_run:
         return run.report("uninstall", "planned", EXIT_OK, plan=plan, findings=kept)
     if not run.options.assume_yes:
-        need_yes(ask, "Remove these?", hint="`klein-setup uninstall --dry-run` only shows them.")
+        need_yes(
+            ask,
+            f"Remove these, {human_bytes(plan.bytes_to_remove)}?",
+            hint="`klein-setup uninstall --dry-run` only shows them.",
+        )
     left = (*_remove_files(run, files), *_remove_programs(run, environment, tree, say))
     stays = {finding.path: finding.message for finding in left if finding.code == "kept-file"}
     outcomes = tuple(
@@ -105,7 +112,7 @@ def _roots(run: Run) -> tuple[Path, ...]:
     return tuple(sorted(folder for folder in run.target.cache.glob("models--*") if folder.is_dir()))
 
 
-def _steps(files: tuple[Owned, ...], environment: Path | None, tree: Path | None) -> list[Remove]:
+def _steps(run: Run, files: tuple[Owned, ...], environment: Path | None, tree: Path | None) -> list[Remove]:
     steps = [
         Remove(what="file", path=each.path, size=each.size, reason=human_bytes(each.size))
         if each.state == "ours"
@@ -115,11 +122,22 @@ def _steps(files: tuple[Owned, ...], environment: Path | None, tree: Path | None
     ]
     if environment is not None:
         reason = "the virtual environment klein-setup made, or what is left of making it"
-        steps.append(Remove(what="environment", path=environment, reason=reason))
+        steps.append(Remove(what="environment", path=environment, size=_size_of(environment), reason=reason))
     if tree is not None:
         reason = "ComfyUI's own files, as klein-setup put them there; yours stay"
-        steps.append(Remove(what="comfyui", path=tree, reason=reason))
+        size = run.session.checkouts.removable(tree).removed_bytes
+        steps.append(Remove(what="comfyui", path=tree, size=size, reason=reason))
     return steps
+
+
+def _size_of(folder: Path) -> int:
+    """Return the bytes of every file below a folder; a link counts for itself."""
+    size = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                size += os.lstat(os.path.join(parent, name)).st_size  # noqa: PTH118 - an environment has 30,000 files
+    return size
 
 
 def _kept(run: Run, owned: Owned) -> Finding:

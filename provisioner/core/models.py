@@ -186,6 +186,7 @@ class Licence:
     name: str
     url: str
     is_commercial_use_allowed: bool
+    id: str | None = None  # what ``--accept-licence`` takes; never None where commercial use is not allowed
     notice: str | None = None  # said before anything is fetched
 
 
@@ -219,6 +220,14 @@ class Manifest:
     def set_named(self, set_id: str) -> ArtifactSet | None:
         """Return the set of that id, or None."""
         return next((each for each in self.sets if each.id == set_id), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The user's own defaults for options."""
+
+    file: Path  # where it is, or would be
+    settings: Mapping[str, object]  # option without dashes: text, number or list of texts
 
 
 # --- the machine -------------------------------------------------------------------------------

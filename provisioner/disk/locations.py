@@ -81,6 +81,18 @@ def state_folder() -> Path:
     return platformdirs.user_state_path(APPLICATION, appauthor=False)
 
 
+def config_file() -> Path:
+    """Return where the user's own defaults for options are, if there are any."""
+    name = f"{APPLICATION}.toml"
+    if sys.platform == "linux":  # the plain cases, as above
+        given = os.environ.get("XDG_CONFIG_HOME") or f"{os.environ.get('HOME', '')}/.config"
+        if given.startswith("/") and os.environ.get("HOME", "").startswith("/"):
+            return Path(given) / APPLICATION / name
+    import platformdirs
+
+    return platformdirs.user_config_path(APPLICATION, appauthor=False) / name
+
+
 def data_folder() -> Path:
     """Return the user's folder in which a new ComfyUI tree is made by default."""
     import platformdirs

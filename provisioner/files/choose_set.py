@@ -67,8 +67,13 @@ def _default(manifest: Manifest) -> ArtifactSet:
 def _named(manifest: Manifest, set_id: str) -> ArtifactSet:
     found = manifest.set_named(set_id)
     if found is None:
-        known = ", ".join(each.id for each in manifest.sets)
-        raise UsageError(f"{manifest.id} has no set {set_id!r}.", hint=f"Choose one of: {known}, auto.")
+        from provisioner.core.suggestions import did_you_mean  # needed only after a mistake
+
+        known = (*(each.id for each in manifest.sets), AUTO)
+        raise UsageError(
+            f"{manifest.id} has no set {set_id!r}.{did_you_mean(set_id, known)}",
+            hint=f"Choose one of: {', '.join(known)}.",
+        )
     return found
 
 

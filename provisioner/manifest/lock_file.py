@@ -61,6 +61,7 @@ def locked_text(manifest: Manifest, wanted: ArtifactSet, verified: Mapping[str, 
         "id": manifest.id,
         "title": manifest.title,
         "licence": _without_none(
+            id=manifest.licence.id,
             name=manifest.licence.name,
             url=manifest.licence.url,
             is_commercial_use_allowed=manifest.licence.is_commercial_use_allowed,

@@ -489,12 +489,17 @@ _ENVELOPE = Kind("a mapping of vram, steps, guidance and source", _envelope, Env
 # --- the whole ------------------------------------------------------------------------------------
 
 
+_IS_FREE = Kind(BOOLEAN.expected, BOOLEAN.read, True)  # a complaint about it is enough: none about the id
+
+
 def _licence(place: Place) -> Licence:
     with Fields(place, _SYNONYMS) as fields:
+        is_free = fields.required("is_commercial_use_allowed", _IS_FREE)
         return Licence(
+            id=fields.optional("id", _ID, None) if is_free else fields.required("id", _ID),
             name=fields.required("name", LINE),
             url=fields.required("url", _URL),
-            is_commercial_use_allowed=fields.required("is_commercial_use_allowed", BOOLEAN),
+            is_commercial_use_allowed=is_free,
             notice=fields.optional("notice", PROSE, None),
         )
 

@@ -120,13 +120,11 @@ def _exists(path: Path) -> bool:
 
 
 def _refuse_unknown(name: str, known: tuple[str, ...]) -> NoReturn:
-    import difflib  # needed only after a mistake
+    from provisioner.core.suggestions import did_you_mean  # needed only after a mistake
 
-    close = difflib.get_close_matches(name.casefold(), known, n=1)
-    meant = f"did you mean {close[0]}? " if close else ""
     raise UsageError(
-        f"there is no manifest {name!r}; {meant}known are {', '.join(known)}",
-        hint="Give one of these ids, or the path of a YAML file.",
+        f"There is no manifest {name!r}.{did_you_mean(name, known)}",
+        hint=f"Give one of {', '.join(known)}, or the path of a YAML file.",
         known=list(known),
     )
 

@@ -246,6 +246,11 @@ class Plan:
         return tuple(step for step in self.steps if isinstance(step, FILE_STEPS))
 
     @property
+    def bytes_to_remove(self) -> int:
+        """Bytes of what is removed, where they were counted."""
+        return sum(step.size or 0 for step in self.steps if isinstance(step, Remove))
+
+    @property
     def to_do(self) -> tuple[Step, ...]:
         """The steps that do something: all but those that keep what was found."""
         return tuple(step for step in self.steps if not isinstance(step, (KeepComfyUI, KeepEnvironment)))

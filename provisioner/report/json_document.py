@@ -243,6 +243,13 @@ class TransfersEntry(TypedDict):
     files: list[FileTimesEntry]
 
 
+class ConfigEntry(TypedDict):
+    """The user's own defaults for options, and the file that they are in, or would be."""
+
+    file: str
+    settings: dict[str, JsonValue]
+
+
 class ReportDocument(TypedDict):
     """The document of ``--json``: always these keys."""
 
@@ -541,6 +548,8 @@ def _details(report: Report) -> dict[str, object]:
         details["aside"] = report.backups
     if report.command in {"detect", "doctor"} and report.machine is not None:  # null: no build suits it
         details["torch"] = report.torch
+    if report.config is not None:
+        details["config"] = {"file": report.config.file, "settings": dict(report.config.settings)}
     if report.manifests is not None:
         details["manifests"] = [_shipped_entry(each) for each in report.manifests]
     if report.undone_update is not None:

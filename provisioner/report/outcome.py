@@ -11,6 +11,7 @@ from provisioner.core.models import (
     BackupEntry,
     ComfyFile,
     ComfyTarget,
+    Config,
     Destination,
     Finding,
     Machine,
@@ -178,6 +179,7 @@ class Report:
     backups: tuple[BackupEntry, ...] | None = None
     torch: TorchChoice | None = None  # of ``detect``
     manifests: tuple[Manifest, ...] | None = None
+    config: Config | None = None  # of ``detect``: the user's own defaults for options
     undone_update: UndoneUpdate | None = None
     transfers: TransferRecord | None = None  # how the files came
     comfyui: ComfyCheckout | None = None  # as it was found, or left

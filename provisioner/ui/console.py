@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from provisioner.core.errors import AnswerNeededError
 from provisioner.core.events import Event
-from provisioner.core.models import BackupEntry, Finding, Machine, Manifest
+from provisioner.core.models import BackupEntry, Config, Finding, Machine, Manifest
 from provisioner.core.program import KLEIN_SETUP, Program
 from provisioner.core.redact import printable, redact
 from provisioner.plan.steps import Plan
@@ -219,6 +219,12 @@ class Ui:
             blocks = [*blocks, BLANK, *torch_blocks(choice)]
         self._result(blocks)
 
+    def show_config(self, config: Config) -> None:
+        """Show the user's own defaults for options, and where they are set."""
+        from provisioner.ui.facts import config_blocks
+
+        self._result(config_blocks(config))
+
     def show_plan(self, plan: Plan) -> None:
         """Show what will be done, why, and the exact bytes."""
         self._progress.expect(plan.files)
@@ -230,11 +236,11 @@ class Ui:
 
         self._result(manifests_blocks(manifests))
 
-    def show_manifest(self, manifest: Manifest) -> None:
-        """Show one manifest with the source of each digest."""
-        from provisioner.ui.facts import manifest_blocks
+    def show_manifest(self, manifest: Manifest, *, has_files: bool = True) -> None:
+        """Show one manifest with every file and the source of each digest, or in one screen."""
+        from provisioner.ui.facts import manifest_blocks, manifest_summary_blocks
 
-        self._result(manifest_blocks(manifest))
+        self._result(manifest_blocks(manifest) if has_files else manifest_summary_blocks(manifest))
 
     def show_smoke(self, smoke: SmokeTest) -> None:
         """Show the result of a smoke test."""
@@ -274,6 +280,11 @@ class Ui:
         """Write a JSON document of its own as the result, for people to keep."""
         if self._mode == "human":
             self._out.write(_indented(document))
+
+    def write_text(self, text: str) -> None:
+        """Write a text of ours as the result, as it is."""
+        if self._mode == "human":
+            self._out.write(text)
 
     def show_report(self, report: Report) -> None:
         """Show the result of the run, and its errors on stderr: the last call of every run, failed ones too."""

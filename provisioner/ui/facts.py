@@ -11,6 +11,7 @@ from provisioner.core.models import (
     ROLE_WORDS,
     Artifact,
     ArtifactSet,
+    Config,
     Gpu,
     HubFile,
     Licence,
@@ -42,6 +43,14 @@ def machine_blocks(machine: Machine) -> list[Block]:
     if machine.recorded_from:
         rows.append(pair("recorded", f"read from {machine.recorded_from}, not from this computer", "warn"))
     return [Para(line=span("Machine", "title")), *pair_blocks(rows)]
+
+
+def config_blocks(config: Config) -> list[Block]:
+    """Return the user's own defaults for options, each as the file has it."""
+    rows = [pair("file", f"{config.file}{'' if config.settings else ' (sets nothing)'}")]
+    for key, value in config.settings.items():
+        rows.append(pair(key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+    return [Para(line=span("Defaults of options", "title")), *pair_blocks(rows)]
 
 
 def _system_words(machine: Machine) -> str:
@@ -90,7 +99,7 @@ def licence_notice_blocks(licence: Licence) -> list[Block]:
     """Return the licence notice, shown before anything is fetched; highlighted if commercial use is not allowed."""
     if licence.is_commercial_use_allowed:
         return [BLANK, Para(line=span(licence.notice), indent=2)] if licence.notice else []
-    words = f"{licence.name} does not allow commercial use ({licence.url})."
+    words = f"{licence.name} does not allow commercial use ({licence.url}); --accept-licence {licence.id} accepts it."
     body = f"{words}\n{licence.notice}" if licence.notice else words
     return [BLANK, Para(line=(Span("licence", "warn"), Span(f"  {body}")), indent=2, hang=9)]
 
@@ -125,22 +134,45 @@ def _set_row(manifest: Manifest, chosen: ArtifactSet) -> Row:
     )
 
 
+def manifest_summary_blocks(manifest: Manifest) -> list[Block]:
+    """Return one manifest in one screen: its licence, a row for each set, and what machine each is chosen for."""
+    return [
+        *_manifest_head(manifest),
+        BLANK,
+        *pair_blocks([pair(each.id, _summary_of(manifest, each)) for each in manifest.sets]),
+        BLANK,
+        Para(line=span("Every file, with its digest and its sources: klein-setup manifest show --files", "dim")),
+    ]
+
+
+def _summary_of(manifest: Manifest, chosen: ArtifactSet) -> str:
+    default = " (default)" if chosen.id == manifest.default_set else ""
+    asked = chosen.conditions
+    words = [f"{gib(asked.min_vram_bytes)} of VRAM"] if asked.min_vram_bytes is not None else []
+    if asked.min_compute_capability is not None:
+        words.append("compute capability {}.{}".format(*asked.min_compute_capability))
+    where = f"{', '.join(words)}{' on ' if asked.platforms else ''}{listing(asked.platforms)}".strip()
+    return f"{human_bytes(chosen.size)}{default}, {chosen.title}{'; from ' if words else '; '}{where}".rstrip("; ")
+
+
 def manifest_blocks(manifest: Manifest) -> list[Block]:
     """Return one manifest: licence, sets with their files, and where each digest comes from."""
-    blocks: list[Block] = [Para(line=(Span(manifest.id, "title"), Span(f"  {manifest.title}")), hang=2)]
-    licence = manifest.licence
-    rows = [
-        pair("sha256", f"{manifest.sha256} of the manifest itself"),
-        pair("licence", f"{licence.name}, {licence.url}"),
-    ]
-    blocks += pair_blocks(rows)
-    blocks += licence_notice_blocks(licence)
+    blocks = _manifest_head(manifest)
+    blocks += pair_blocks([pair("sha256", f"{manifest.sha256} of the manifest itself")])
     for each in manifest.sets:
         blocks += _set_blocks(manifest, each)
     blocks += [BLANK, Para(line=span("Files", "title"))]
     for artifact in manifest.artifacts:
         blocks += _artifact_blocks(artifact)
     return blocks
+
+
+def _manifest_head(manifest: Manifest) -> list[Block]:
+    """Return a manifest's names and its licence."""
+    licence = manifest.licence
+    rows = [pair("licence", f"{licence.name}, {licence.url}")]
+    title = Para(line=(Span(manifest.id, "title"), Span(f"  {manifest.title}")), hang=2)
+    return [title, *pair_blocks(rows), *licence_notice_blocks(licence)]
 
 
 def _set_blocks(manifest: Manifest, chosen: ArtifactSet) -> list[Block]:

@@ -468,4 +468,6 @@ def _findings_words(report: Report) -> str:
 def _planned_words(plan: Plan | None) -> str:
     if plan is None or not plan.to_do:
         return "Nothing to do."
+    if any(step.kind == "remove" for step in plan.to_do):
+        return f"Nothing was removed. {count(len(plan.to_do), 'step')}, {human_bytes(plan.bytes_to_remove)} to remove."
     return f"Nothing was changed. {count(len(plan.to_do), 'step')}, {human_bytes(plan.bytes_to_fetch)} to fetch."

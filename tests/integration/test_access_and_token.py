@@ -26,7 +26,12 @@ NOBODY = {"HF_TOKEN": None}
     ("is_private", "env", "code", "says"),
     [
         (True, NOBODY, "unauthorized", "private or gated, does not exist, or the token"),
-        (True, {"HF_TOKEN": STRANGER}, "unauthorized", "Set HF_TOKEN to a valid read token"),
+        (
+            True,
+            {"HF_TOKEN": STRANGER},
+            "unauthorized",
+            "make a read token of that account at https://huggingface.co/settings/tokens and set HF_TOKEN",
+        ),
     ],
     ids=["without a token", "with a token the Hub does not know"],
 )

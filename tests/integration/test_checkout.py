@@ -1074,7 +1074,7 @@ def test_an_untouched_tree_goes_without_a_trace(upstream: Upstream, tmp_path: Pa
     cache = folder / "comfy" / "__pycache__"
     cache.mkdir()
     (cache / "sd.cpython-312.pyc").write_bytes(b"compiled")
-    preview = checkouts().remove(folder, is_rehearsal=True)
+    preview = checkouts().removable(folder)
     assert (preview.removed_files, preview.is_folder_gone) == (len(receipt.files), False)
     assert len(everything(folder)) == len(receipt.files) + 1
     done = checkouts().remove(folder)
@@ -1097,7 +1097,7 @@ def test_everything_of_the_persons_stays_and_is_named(upstream: Upstream, tmp_pa
     for name, content in mine.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    preview = checkouts().remove(folder, is_rehearsal=True)
+    preview = checkouts().removable(folder)
     done = checkouts().remove(folder)
     assert everything(folder) == dict(sorted(mine.items()))
     assert {each.path: each.reason for each in done.kept} == {
@@ -1118,7 +1118,7 @@ def test_everything_of_the_persons_stays_and_is_named(upstream: Upstream, tmp_pa
 def test_a_repository_with_commits_of_the_persons_stays(upstream: Upstream, tmp_path: Path) -> None:
     folder, _ = made(upstream, tmp_path, "git")
     git(folder, "checkout", "-q", "-b", "mine")
-    assert {each.path for each in checkouts().remove(folder, is_rehearsal=True).kept} >= {".git"}
+    assert {each.path for each in checkouts().removable(folder).kept} >= {".git"}
     git(folder, "checkout", "-q", "--detach")
     done = checkouts().remove(folder)
     assert [(each.path, each.reason) for each in done.kept] == [(".git", "holds a branch of yours (refs/heads/mine)")]

@@ -186,6 +186,7 @@ def test_a_licence_that_forbids_commercial_use_has_to_be_accepted(sandbox: Sandb
     sandbox.publish(tensors(SIZE))
     sandbox.write_manifest(
         licence={
+            "id": "no-trade",
             "name": "Non-Commercial",
             "url": "https://example.org/licence",
             "is_commercial_use_allowed": False,
@@ -195,8 +196,16 @@ def test_a_licence_that_forbids_commercial_use_has_to_be_accepted(sandbox: Sandb
     done = sandbox.install("--json")
     assert (done.returncode, done.codes) == (2, ["answer-needed"])
     assert "Only for research." in done.json["errors"][0]["message"]
+    for words in (("--yes",), ("--yes", "--accept-licence", "no-trad")):
+        done = sandbox.install("--json", *words)
+        assert (done.returncode, done.codes) == (2, ["answer-needed"])
+        assert done.json["errors"][0]["hint"] == (
+            "Read it at https://example.org/licence; if you accept it, add --accept-licence no-trade. "
+            "Else use another manifest."
+        )
+    assert "--yes does not, and --accept-licence no-trad names another one." in done.json["errors"][0]["message"]
     assert sandbox.hub.requests == ()
-    assert sandbox.install("--yes").returncode == 0
+    assert sandbox.install("--accept-licence", "no-trade").returncode == 0
     sandbox.assert_in_place()
 
 
@@ -493,3 +502,39 @@ def test_a_quick_look_brings_in_nothing_heavy(sandbox: Sandbox) -> None:
     assert "provisioner.files.observe" in imported
     heavy = {"requests", "huggingface_hub", "rich", "logging", "packaging", "psutil", "filelock"}
     assert not imported & heavy, sorted(imported)
+
+
+# --- the user's own defaults ---------------------------------------------------------------------------
+
+
+def write_config(sandbox: Sandbox, text: str) -> Path:
+    """Write the user's klein-setup.toml where this system has it; return its path."""
+    folder = {"linux": "config", "darwin": "Library/Application Support", "win32": "local"}[sys.platform]
+    file = sandbox.home / folder / "klein-setup" / "klein-setup.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_the_users_file_sets_defaults_and_detect_shows_them(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(SIZE))
+    empty = sandbox.run("detect", "--json").json["details"]["config"]
+    other = sandbox.folder / "Other"
+    file = write_config(sandbox, f"comfyui = '{other.as_posix()}'\nconnections = 3\n")
+    assert empty == {"file": str(file), "settings": {}}
+    shown = sandbox.run("detect", "--json").json["details"]["config"]
+    assert shown == {"file": str(file), "settings": {"comfyui": other.as_posix(), "connections": 3}}
+    assert f"comfyui {other.as_posix()} connections 3" in sandbox.run("detect").said
+    done = sandbox.install("--no-target", "--json")
+    assert (done.returncode, done.json["target"]["path"]) == (0, str(other / "models"))
+    assert sandbox.install("--json").json["target"]["path"] == str(sandbox.tree / "models")  # the command line wins
+
+
+def test_a_users_file_that_is_wrong_stops_every_command_but_the_help(sandbox: Sandbox) -> None:
+    file = write_config(sandbox, "\nconections = 3\n")
+    done = sandbox.run("detect", "--json")
+    assert (done.returncode, done.codes) == (2, ["usage"])
+    error = done.json["errors"][0]
+    assert error["message"].startswith(f"{file}:2: conections is not a setting. Did you mean connections?")
+    assert error["context"] == {"file": str(file), "line": 2, "key": "conections"}
+    assert sandbox.run("detect", "--help").returncode == 0

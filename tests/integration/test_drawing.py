@@ -430,7 +430,9 @@ def test_nothing_of_a_persons_python_hub_or_proxy_reaches_the_script() -> None:
 # --- the rehearsal -----------------------------------------------------------------------------------
 
 
-def rehearsal(*, has_image: bool, environment: Path | None = None, keep: bool = False) -> tuple[Report, list[str]]:
+def rehearsal(
+    *, has_image: bool, environment: Path | None = None, keep: bool = False, image_folder: Path | None = None
+) -> tuple[Report, list[str]]:
     said: list[str] = []
     report = rehearse(
         events=lambda event: None,
@@ -439,6 +441,7 @@ def rehearsal(*, has_image: bool, environment: Path | None = None, keep: bool = 
         has_image=has_image,
         environment=environment,
         keep=keep,
+        image_folder=image_folder,
     )
     return report, said
 
@@ -457,13 +460,34 @@ def test_the_rehearsal_ends_with_an_image_and_keeps_it_where_it_says(python: Pat
         assert judge(read_image(image.read_bytes()), OPTIONS) == ()
         assert is_verified(smoke)
         assert image.parent == folder
-        assert f"The image: {image}" in said
+        assert any(line.startswith("The image") and line.endswith(f": {image}") for line in said)
     finally:
         shutil.rmtree(folder)
     names = [each.claim for each in report.rehearsal.checks[-6:]]
     assert "it was generated offline" in names
     assert "generating the image did not change the cache" in names
     assert report.exit_status == 0
+
+
+@needs_tested_python
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_the_image_is_kept_where_the_pictures_are_and_the_rest_deleted(
+    python: Path, tmp_path: Path, is_writable: bool
+) -> None:
+    folder = tmp_path / "pictures"
+    if not is_writable:
+        folder.write_bytes(b"")  # a file in its place
+    report, said = rehearsal(has_image=True, environment=python.parent.parent, image_folder=folder)
+    assert report.exit_status == 0
+    assert report.smoke_test is not None
+    image = folder / "klein-rehearsal.png"
+    assert report.smoke_test.image_path == (image if is_writable else None)
+    told = next(line for line in said if line.startswith("The image"))
+    if is_writable:
+        assert judge(read_image(image.read_bytes()), OPTIONS) == ()
+        assert told.endswith(f": {image}")
+    else:
+        assert told.endswith(": deleted with the scratch folder; --keep keeps both")
 
 
 def test_a_rehearsal_without_an_image_needs_no_environment() -> None:

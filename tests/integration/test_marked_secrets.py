@@ -92,6 +92,7 @@ CASES = {
         refused=((2, ["--no-browser", "{token}"]), (2, ["--port", "{token}"])),
     ),
     "detect": Case(refused=((2, ["--torch-index", "http://person:{endpoint}@mirror.example/{token}"]),)),
+    "completion": Case(words=("bash",), refused=((2, ["{token}"]),)),
     "manifest list": Case(refused=((2, ["{token}"]),)),
     "manifest show": Case(words=("{manifest}",), refused=((2, ["{folder}/signed.yaml"]),)),
     "manifest check": Case(words=("{manifest}",), refused=((2, ["{folder}/signed.yaml", "{token}"]),)),
@@ -205,7 +206,15 @@ class Ground:
             "backup": self.backup,
         }
         given = [*command.split(), *(word.format(**values) for word in words)]
-        if command in {"detect", "report", "rehearse", "manifest list", "manifest show", "manifest check"}:
+        if command in {
+            "completion",
+            "detect",
+            "report",
+            "rehearse",
+            "manifest list",
+            "manifest show",
+            "manifest check",
+        }:
             return given
         usual = iter(self.setup.arguments(*command.split())[len(command.split()) :])
         for option in usual:

@@ -23,6 +23,7 @@ def test_a_tree_is_as_it_was_before_the_installation(sandbox: Sandbox) -> None:
     assert sandbox.run("install").returncode == 0
     dry = sandbox.run("uninstall", "--dry-run")
     assert (dry.returncode, "small.safetensors" in dry.said) == (0, True)
+    assert "Nothing was removed. 2 steps, 160 kB to remove. To apply it:" in dry.said
     planned = sandbox.run("uninstall", "--dry-run", "--json").json
     assert sandbox.path().is_file()
     assert " -m provisioner uninstall " in planned["next_command"]

@@ -137,6 +137,7 @@ MAY_USE = {
     "shutil": ("disk", "comfyui", "environment", "machine", "smoke_test", "rehearsal", "ui"),
     "subprocess": ("comfyui.server", "machine.process", "smoke_test.diffusers_script"),
     "textual_image": ("ui.closing_card",),
+    "tomli": ("cli.config_file",),
     "tqdm": ("ui",),
     "urllib3": ("files.download", "network"),
     "websockets": ("comfyui.server",),

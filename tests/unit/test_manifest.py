@@ -164,6 +164,15 @@ def dotted(path: Path_) -> str:
     return re.sub(r"\.\[", "[", ".".join(f"[{step}]" if isinstance(step, int) else step for step in path))
 
 
+def test_a_licence_without_commercial_use_needs_an_id_to_accept_it_by() -> None:
+    forbidden = with_changes((("licence", "is_commercial_use_allowed"), False))
+    assert [each.partition(": ")[2] for each in issues_of(text_of(forbidden))] == [
+        "licence.id: is missing; expected a short name of a-z, 0-9, '.', '_' and '-', like qwen3-4b-bf16"
+    ]
+    named = with_changes((("licence", "is_commercial_use_allowed"), False), (("licence", "id"), "no-trade"))
+    assert parse_manifest(text_of(named), file="x.yaml").licence.id == "no-trade"
+
+
 # --- what is right ---------------------------------------------------------------------------------
 
 
@@ -335,6 +344,7 @@ ONE_VALUE: tuple[tuple[Path_, object, str], ...] = (
     (("licence", "is_commercial_use_allowed"), GONE, "is missing; expected true or false"),
     (("licence", "is_commercial_use_allowed"), "true", "'true' in quotes, which makes it text; expected true or false"),
     (("licence", "is_commercial_use_allowed"), 1, "is '1'; expected true or false"),
+    (("licence", "id"), "a b", "expected a short name"),
     (("licence", "notice"), "a\x07b", "has a control or invisible character"),
     (("licence", "notice"), "x" * 4001, "is 4001 characters long"),
     (("default_set",), GONE, "is missing"),

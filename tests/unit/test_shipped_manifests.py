@@ -194,6 +194,7 @@ def test_the_diffusers_checkout_has_every_file_the_pipeline_opens() -> None:
 def test_the_9b_is_gated_and_says_so_before_anything_is_fetched() -> None:
     manifest = MANIFESTS["flux2-klein-9b"]
     assert not manifest.licence.is_commercial_use_allowed
+    assert manifest.licence.id == "flux-non-commercial"
     assert manifest.licence.notice is not None
     assert "no commercial use" in manifest.licence.notice
     for artifact in manifest.artifacts:
@@ -322,13 +323,13 @@ def test_a_byte_order_mark_is_dropped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("flux2-klein-4B", "did you mean flux2-klein-4b?"),
-        ("flux2-klein", "did you mean flux2-klein-"),
-        ("nothing-like-it", "known are flux2-klein-4b, flux2-klein-9b"),
-        ("torch", "there is no manifest 'torch'"),
-        ("", "there is no manifest ''"),
-        ("a\x00b", "there is no manifest 'a\\x00b'"),
-        ("x" * 5000, "there is no manifest"),
+        ("flux2-klein-4B", "Did you mean flux2-klein-4b?"),
+        ("flux2-klein", "Did you mean flux2-klein-"),
+        ("nothing-like-it", "There is no manifest 'nothing-like-it'."),
+        ("torch", "There is no manifest 'torch'"),
+        ("", "There is no manifest ''"),
+        ("a\x00b", "There is no manifest 'a\\x00b'"),
+        ("x" * 5000, "There is no manifest"),
     ],
     ids=lambda value: ascii(value)[:30],
 )

@@ -48,11 +48,13 @@ from provisioner.core.models import (
     UrlFile,
     Variant,
 )
+from provisioner.manifest.parse import parse_manifest
+from provisioner.manifest.shipped import read_manifest_text
 from provisioner.plan.steps import Plan
 from provisioner.report.outcome import Report, ReportStatus
 from provisioner.ui import text as text_module
 from provisioner.ui.board import Board, bar, finished_line, overall_line, row_lines, state_words
-from provisioner.ui.facts import machine_blocks, manifest_blocks, manifests_blocks
+from provisioner.ui.facts import machine_blocks, manifest_blocks, manifest_summary_blocks, manifests_blocks
 from provisioner.ui.problems import error_blocks, finding_blocks
 from provisioner.ui.stream import Output, Terminal, terminal_of, wants_colour
 from provisioner.ui.tables import plan_blocks, report_blocks
@@ -508,6 +510,19 @@ def test_manifests_are_listed_and_one_is_shown_with_what_it_claims() -> None:
     told = written(manifest_blocks(manifest))
     for claim in ("10,000,000 bytes (10.0 MB)", "d" * 64, "a" * 40, "vae/second.safetensors"):
         assert claim in told
+
+
+@pytest.mark.parametrize("name", ["flux2-klein-4b", "flux2-klein-9b"])
+def test_a_manifest_fits_one_screen_and_says_how_to_see_the_rest(name: str) -> None:
+    text, file = read_manifest_text(name)
+    manifest = parse_manifest(text, file=file)
+    told = written(manifest_summary_blocks(manifest), width=80)
+    assert (
+        sum(1 + (len(line) - 1) // 80 for line in told.splitlines() if line) + told.count("\n\n") <= 23
+    )  # and the blank line at the end
+    assert "manifest show --files" in told
+    assert "12.45 GB (default)" in told or "18.43 GB (default)" in told
+    assert all(f"  {each.id} " in told for each in manifest.sets)
 
 
 # --- the whole vocabulary ----------------------------------------------------------------------

@@ -282,15 +282,17 @@ class Checkouts:
         with self._checkout(folder, progress) as git:
             return go_back(git)
 
-    def remove(self, folder: Path, *, is_rehearsal: bool = False, progress: Progress = _silent) -> Removal:
+    def removable(self, folder: Path) -> Removal:
+        """Return what `remove` would remove; changes nothing.  Raises UsageError where we did not make it."""
+        return remove(Path(os.path.realpath(folder)), is_rehearsal=True)
+
+    def remove(self, folder: Path, *, progress: Progress = _silent) -> Removal:
         """Remove the files we put there that are still ours byte for byte; say what stayed.
 
         Parameters
         ----------
         folder : Path
             The tree.
-        is_rehearsal : bool
-            Only say what would go.
         progress : callable
             Told that another run is waited for.
 
@@ -303,7 +305,7 @@ class Checkouts:
         """
         real = Path(os.path.realpath(folder))
         with only_one(real, wait=self.waits_for_lock, notice=progress):
-            return remove(real, is_rehearsal=is_rehearsal)
+            return remove(real)
 
     def _refuse_offline(self, release: ComfyRelease, source: str) -> None:
         if self.is_offline and local_path(source) is None:

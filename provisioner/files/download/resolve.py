@@ -187,6 +187,12 @@ def next_hop(url: str, location: str | None, *, stays_public: bool = False) -> s
     return target
 
 
+_HOW_TO_LOG_IN = (
+    "make a read token of that account at https://huggingface.co/settings/tokens and set HF_TOKEN to it, "
+    "or log in once with `hf auth login`"
+)
+
+
 def access_error(status: int, headers: dict[str, str], source: Source, *, is_gated: bool = False) -> AccessError | None:
     """Return what a 401, 403, 404, 410 or 451 means, as the sentence a person needs; None for other statuses."""
     if status not in {401, 403, 404, 410, 451}:
@@ -199,8 +205,8 @@ def access_error(status: int, headers: dict[str, str], source: Source, *, is_gat
     if code == "GatedRepo" or (status == 403 and is_gated):
         return GatedError(
             f"{source.repo_id} is gated: its licence has to be accepted before {source.filename} can be fetched.",
-            hint=f"Open {page} in a browser, accept the licence, then set HF_TOKEN to a read token of that account "
-            "(or run `hf auth login`) and run the same command again.",
+            hint=f"Log in at {page} and accept the licence there. Then {_HOW_TO_LOG_IN}; "
+            "then run the same command again.",
             **facts,
         )
     if code == "RevisionNotFound":
@@ -219,12 +225,13 @@ def access_error(status: int, headers: dict[str, str], source: Source, *, is_gat
         return UnauthorizedError(
             f"The Hub asks for a token for {source.repo_id} ({status}): it is private or gated, does not exist, "
             "or the token that was sent is not valid.",
-            hint="Set HF_TOKEN to a valid read token (or run `hf auth login`); if one is set, make a new one.",
+            hint=f"Open {page} while logged in; if it asks for it, accept the licence. Then {_HOW_TO_LOG_IN}; "
+            "a token that was set already is not valid, or of an account without access.",
             **facts,
         )
     return RepositoryNotFoundError(
         f"There is no repository {source.repo_id} here, or it is private.",
-        hint="Check the manifest and the endpoint; for a private repository set HF_TOKEN.",
+        hint=f"Check the manifest and the endpoint; if {page} opens while you are logged in, {_HOW_TO_LOG_IN}.",
         **facts,
     )
 
