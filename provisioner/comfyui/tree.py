@@ -26,6 +26,7 @@ from provisioner.disk.os_errors import broken_link
 
 # What systems create in a folder that users consider empty.
 _NOISE = frozenset({".ds_store", "thumbs.db", "desktop.ini", "lost+found", "system volume information", STATE_FOLDER})
+_RECORDS = ("comfyui.json", "comfyui-placing.json")  # of ComfyUI's installation, in our folder
 _BESIDE_MODELS = frozenset({"custom_nodes", "user", "input", "output"})
 _PORTABLE_PYTHON = ("python_embeded", "python_embedded")  # the first is the portable build's own spelling
 _LOOKED_FOR = (
@@ -155,6 +156,13 @@ def _portable(folder: Path, names: frozenset[str]) -> _Tree | None:
     return _checkout(inner, _names_in(inner) or frozenset())
 
 
+def _unfinished(folder: Path, names: frozenset[str]) -> _Tree | None:
+    """Recognise what an interrupted installation or removal of ComfyUI left, by our record of it."""
+    if STATE_FOLDER not in names or not any((folder / STATE_FOLDER / each).is_file() for each in _RECORDS):
+        return None
+    return _Tree(models=folder / "models", base=folder, config=folder / CONFIG_NAME)
+
+
 def _base_folder(folder: Path, names: frozenset[str]) -> _Tree | None:
     if "models" not in names or not (folder / "models").is_dir():
         return None
@@ -171,7 +179,7 @@ def _models_folder(folder: Path, names: frozenset[str]) -> _Tree | None:
     return _Tree(models=folder, base=None) if found else None
 
 
-_RECOGNISERS: tuple[_Recogniser, ...] = (_checkout, _portable, _base_folder, _models_folder)
+_RECOGNISERS: tuple[_Recogniser, ...] = (_checkout, _portable, _unfinished, _base_folder, _models_folder)
 
 
 def _hint(folder: Path, names: frozenset[str]) -> str:

@@ -167,8 +167,10 @@ def _environment_of_ours(run: Run, options: UninstallOptions) -> Path | None:
 def _tree_of_ours(run: Run) -> Path | None:
     if not isinstance(run.target, ComfyTarget) or run.target.models.name != "models":
         return None
-    seen = run.session.checkouts.describe(run.target.models.parent)
-    return seen.tree if seen.receipt is not None else None
+    where = run.target.models.parent
+    seen = run.session.checkouts.describe(where)
+    # without a program: a removal that was interrupted goes on
+    return (seen.tree or where) if seen.receipt is not None else None
 
 
 def _remove_files(run: Run, files: tuple[Owned, ...]) -> tuple[Finding, ...]:

@@ -25,7 +25,7 @@ from provisioner.comfyui.checkout.describe import describe_tree, requirements_of
 from provisioner.comfyui.checkout.foreign_git import disarmed
 from provisioner.comfyui.checkout.git import Git, Progress, find_git
 from provisioner.comfyui.checkout.git_tree import top_entries, tree_id
-from provisioner.comfyui.checkout.placing import behind_links, is_behind_link, place
+from provisioner.comfyui.checkout.placing import behind_links, folders_of_ours, is_behind_link, place
 from provisioner.comfyui.checkout.remove import remove
 from provisioner.comfyui.checkout.update import go_back, now, receipt_of, update
 from provisioner.comfyui.checkout_models import CheckoutReceipt, ComfyCheckout, Removal, RollbackPoint
@@ -147,8 +147,11 @@ class Checkouts:
         git = None if is_archive(source) else self._git(staging, progress, is_ours=True)
         shown = redact(source)
         is_new = not names_in(real)
+        earlier = folders_of_ours(real)
         folders = tuple(
-            each for each in NEEDED_FOLDERS if not os.path.lexists(real / each) and not is_behind_link(real, each)
+            each
+            for each in NEEDED_FOLDERS
+            if not is_behind_link(real, each) and (each in earlier or not os.path.lexists(real / each))
         )
         if git is not None:
             progress(f"Fetching ComfyUI {release.version} from {shown} with git.")
@@ -157,7 +160,7 @@ class Checkouts:
             receipt = self._unpack(release, staging, source, folders, progress)
         root = tree_root(real.parent)
         for each in folders:
-            root.make_folder((staging if is_new else real) / each, is_flushed=False)
+            root.make_folder(staging / each, is_flushed=False)
         write_receipt(staging, receipt)
         if git is not None and not is_new:
             skipped = behind_links(real, receipt.files)
@@ -165,7 +168,7 @@ class Checkouts:
                 words = ("update-index", "-z", "--skip-worktree", "--stdin")
                 git.do(*words, doing="skip files behind links", input_bytes="\0".join(skipped).encode())
         flush_all()
-        place(staging, real, receipt.files)
+        place(staging, real, receipt)
         progress(f"ComfyUI {release.version} is in {real}.")
         return receipt
 

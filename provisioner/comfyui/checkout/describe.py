@@ -44,7 +44,7 @@ def describe_tree(
     kind, tree = _kind(given)
     found = ComfyCheckout(given=given, kind=kind, tree=tree)
     if kind in ("empty", "other"):
-        return found
+        return replace(found, receipt=read_receipt(given))
     home = tree or given
     found = replace(
         found, pythons=tuple(_pythons(home, kind, environ, platform)), custom_nodes=_custom_nodes(home / "custom_nodes")
@@ -133,7 +133,7 @@ def _kind_without_program(given: Path, names: frozenset[str]) -> CheckoutKind:
             return "base"
     if any((given / name).is_dir() for name in names & (MODEL_SUBFOLDERS | {STATE_FOLDER})):
         return "models"
-    return "other"
+    return "other" if read_receipt(given) is None else "empty"  # the second: what an interrupted removal left
 
 
 # --- facts -------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from provisioner.comfyui.checkout.checkout_receipt import (
 )
 from provisioner.comfyui.checkout.git_tree import disk_id
 from provisioner.comfyui.checkout.repository import why_not_ours
-from provisioner.comfyui.checkout_models import TreeFile
+from provisioner.comfyui.checkout_models import CheckoutReceipt, TreeFile
 from provisioner.core.errors import StorageError
 from provisioner.core.models import STATE_FOLDER
 from provisioner.core.units import count
@@ -26,37 +26,52 @@ from provisioner.disk.flush import flush_all
 from provisioner.disk.read_json import read_object
 from provisioner.disk.root import Root, is_link
 
-_LAST = "main.py"
+PLACED_LAST = "main.py"
+_FOLDER = "folder"  # in place of a file's id in the journal
 
 
-def place(staging: Path, folder: Path, files: Sequence[TreeFile]) -> None:
+def place(staging: Path, folder: Path, receipt: CheckoutReceipt) -> None:
     """Give the folder aside its final name; raises StorageError and leaves everything as it was."""
     root = tree_root(folder.parent)
     if not names_in(folder):
         root.remove_folder(folder)
         root.replace(staging, folder)
         return
-    _place_around(root, staging, folder, files)
+    _place_around(root, staging, folder, receipt)
 
 
-def _place_around(root: Root, staging: Path, folder: Path, files: Sequence[TreeFile]) -> None:
-    """Move the files of a tree into a folder that holds other things; one of those is never replaced."""
-    beyond = _behind_links(folder, files)
-    to_move = [each for each in files if each.path not in beyond]
+def folders_of_ours(folder: Path) -> frozenset[str]:
+    """Return the empty folders that came with ComfyUI, as an interrupted placing or removal wrote them down."""
+    receipt = read_receipt(folder)
+    journal = read_object(folder / PLACING) or {}
+    placed = {path for path, what in journal.items() if what == _FOLDER}
+    return frozenset(placed.union(receipt.folders if receipt is not None else ()))
+
+
+def _place_around(root: Root, staging: Path, folder: Path, receipt: CheckoutReceipt) -> None:
+    """Move the files of a tree into a folder that holds other things; one of those is never replaced.
+
+    The journal comes first: what an interrupted placing made is known by it, a folder without anything in it, too.
+    """
+    beyond = _behind_links(folder, receipt.files)
+    to_move = [each for each in receipt.files if each.path not in beyond]
     _refuse_conflicts(staging, folder, to_move)
-    write_json(root, folder / PLACING, {each.path: each.id for each in to_move})
-    for each in sorted(to_move, key=lambda file: file.path == _LAST):
-        if each.path == _LAST:
+    journal = {each.path: each.id for each in to_move} | dict.fromkeys(receipt.folders, _FOLDER)
+    write_json(root, folder / PLACING, journal)
+    for path in receipt.folders:
+        root.make_folder(folder / path, is_flushed=False)
+    for each in sorted(to_move, key=lambda file: file.path == PLACED_LAST):
+        if each.path == PLACED_LAST:
             _move_own(root, staging, folder)
             flush_all()
         root.make_folder((folder / each.path).parent, is_flushed=False)
-        root.replace(staging / each.path, folder / each.path, is_flushed=each.path == _LAST)
+        root.replace(staging / each.path, folder / each.path, is_flushed=each.path == PLACED_LAST)
     root.remove(folder / PLACING)
     root.remove_tree(staging)
 
 
 def _move_own(root: Root, staging: Path, folder: Path) -> None:
-    """Move what is not among the files: the repository, the receipt, empty folders."""
+    """Move what is not among the files: the repository and the receipt."""
     if (staging / ".git").exists():
         root.remove_tree(folder / ".git")  # of a placing that was interrupted: another one was refused
         root.replace(staging / ".git", folder / ".git")
@@ -87,13 +102,17 @@ def behind_links(folder: Path, files: Sequence[TreeFile]) -> tuple[str, ...]:
 def _refuse_conflicts(staging: Path, folder: Path, files: Sequence[TreeFile]) -> None:
     """Raise where a file of another content is in the way, or a repository with anything in it that we do not bring."""
     journal = read_object(folder / PLACING)
-    in_the_way = [".git"] if os.path.lexists(folder / ".git") and not _is_of_placing(staging, folder, journal) else []
+    receipt = read_receipt(folder)  # of an interrupted removal, or of a placing whose main.py did not come any more
+    known = {each.path: each.id for each in receipt.files} if receipt is not None else {}
+    known |= journal or {}
+    has_git = os.path.lexists(folder / ".git")
+    in_the_way = [".git"] if has_git and not _is_git_of_ours(staging, folder, journal) else []
     for each in files:
         try:
             found = disk_id(folder / each.path)
         except OSError:
             found = "unreadable"
-        if found not in (None, each.id, (journal or {}).get(each.path)):
+        if found not in (None, each.id, known.get(each.path)):
             in_the_way.append(each.path)
     if in_the_way:
         raise StorageError(
@@ -105,8 +124,8 @@ def _refuse_conflicts(staging: Path, folder: Path, files: Sequence[TreeFile]) ->
         )
 
 
-def _is_of_placing(staging: Path, folder: Path, journal: object) -> bool:
-    """Whether the repository in a folder is what an interrupted placing moved there."""
-    receipts = (read_receipt(staging), read_receipt(folder))
+def _is_git_of_ours(staging: Path, folder: Path, journal: object) -> bool:
+    """Whether the repository in a folder is what an interrupted placing moved there, or a removal did not get to."""
+    receipts = (read_receipt(staging) if journal is not None else None, read_receipt(folder))
     known = [receipt for receipt in receipts if receipt is not None]
-    return journal is not None and any(why_not_ours(folder / ".git", receipt) is None for receipt in known)
+    return any(why_not_ours(folder / ".git", receipt) is None for receipt in known)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from provisioner.comfyui.checkout.checkout_receipt import (
+    PLACING,
     RECEIPT,
     ROLLBACK_POINT,
     names_in,
@@ -14,7 +15,7 @@ from provisioner.comfyui.checkout.checkout_receipt import (
     tree_root,
 )
 from provisioner.comfyui.checkout.git_tree import SUBMODULE, disk_id
-from provisioner.comfyui.checkout.placing import is_behind_link
+from provisioner.comfyui.checkout.placing import PLACED_LAST, is_behind_link
 from provisioner.comfyui.checkout.repository import why_not_ours
 from provisioner.comfyui.checkout_models import CheckoutReceipt, Kept, Removal, TreeFile
 from provisioner.core.errors import UsageError
@@ -46,13 +47,15 @@ def remove(folder: Path, *, is_rehearsal: bool = False) -> Removal:
         kept.append(Kept(path=".git", reason=git_reason))
     if not is_rehearsal:
         root = tree_root(folder)
+        ours.sort(key=lambda file: file.path != PLACED_LAST)  # first here, so that half a tree is no ComfyUI
         gone = [each for each in ours if _remove_ours(root, each)]
         kept += [Kept(path=each.path, reason="was changed") for each in ours if each not in gone]
         ours = gone
         if git_reason is None:
             root.remove_tree(folder / ".git")
         _remove_folders(root, receipt)
-        for record in (folder / ROLLBACK_POINT, folder / RECEIPT, *half_written(folder / STATE_FOLDER)):
+        records = (folder / ROLLBACK_POINT, folder / PLACING, *half_written(folder / STATE_FOLDER))
+        for record in (*records, folder / RECEIPT):  # last: until then the next call goes on
             root.remove(record)
         root.remove_folder(folder / STATE_FOLDER)
         tree_root(folder.parent).remove_folder(folder)
