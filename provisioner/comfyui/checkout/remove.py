@@ -22,6 +22,11 @@ from provisioner.core.errors import UsageError
 from provisioner.core.models import STATE_FOLDER
 from provisioner.disk.root import Root, half_written, is_link
 
+_LEAVING = Path(STATE_FOLDER, "git-to-remove")
+_GIT_NAMES = frozenset(
+    ["HEAD", "FETCH_HEAD", "ORIG_HEAD", "branches", "config", "description", "hooks", "index", "info", "logs", "objects", "packed-refs", "refs", "shallow"]
+)
+
 
 def remove(folder: Path, *, is_rehearsal: bool = False) -> Removal:
     """Remove what our receipt says we made, or only say what would go.
@@ -52,7 +57,7 @@ def remove(folder: Path, *, is_rehearsal: bool = False) -> Removal:
         kept += [Kept(path=each.path, reason="was changed") for each in ours if each not in gone]
         ours = gone
         if git_reason is None:
-            root.remove_tree(folder / ".git")
+            _remove_git(root)
         _remove_folders(root, receipt)
         records = (folder / ROLLBACK_POINT, folder / PLACING, *half_written(folder / STATE_FOLDER))
         for record in (*records, folder / RECEIPT):  # last: until then the next call goes on
@@ -71,6 +76,16 @@ def remove(folder: Path, *, is_rehearsal: bool = False) -> Removal:
 def _remove_ours(root: Root, file: TreeFile) -> bool:
     """Remove a file whose content is at this moment still what we put there; return whether it is gone."""
     return root.remove_if(root.folder / file.path, lambda real: disk_id(real) == file.id)
+
+
+def _remove_git(root: Root) -> None:
+    """Remove the repository, renamed first: half of one could not be told from somebody's by the next call."""
+    leaving = root.folder / _LEAVING
+    if set(names_in(leaving) or ()) <= _GIT_NAMES:  # what a killed call left
+        root.remove_tree(leaving)
+    if os.path.lexists(root.folder / ".git"):
+        root.replace(root.folder / ".git", leaving)
+        root.remove_tree(leaving)
 
 
 def _sort_out(folder: Path, files: Iterable[TreeFile]) -> tuple[list[TreeFile], list[Kept]]:
