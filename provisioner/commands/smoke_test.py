@@ -49,7 +49,9 @@ if TYPE_CHECKING:
     from provisioner.comfyui.server.api import ServerFacts
     from provisioner.comfyui.server.client import ComfyClient, Generated, GenerationProgress
     from provisioner.comfyui.server.server_process import ServerProcess
+    from provisioner.commands.stages import Stages
     from provisioner.environment.state import Observation
+    from provisioner.smoke_test.diffusers_answers import GenerationEvent, GenerationPhase
     from provisioner.smoke_test.vram import VramSampler
 
 _FIRST_ANSWER_S = 300.0  # custom nodes are imported first, and some compile something
@@ -149,10 +151,15 @@ def generate_image(
     machine = run.session.machine
     asked = image_options(run, options)
     _check_place(options)
-    if isinstance(run.target, HubCacheTarget):
-        smoke = _with_diffusers(run, options, asked, machine, run.target.cache, environment)
-    else:
-        smoke = _with_comfyui(run, options, asked, machine, comfyui, environment)
+    try:
+        if isinstance(run.target, HubCacheTarget):
+            smoke = _with_diffusers(run, options, asked, machine, run.target.cache, environment)
+        else:
+            smoke = _with_comfyui(run, options, asked, machine, comfyui, environment)
+    except BaseException as error:
+        run.session.stages.fail(error)
+        raise
+    run.session.stages.end()
     python = None if comfyui is None else comfyui.checkout.python
     notes = (*smoke.notes, *describe(smoke, run.wanted.envelope, machine), *_workflow_note(python))
     smoke = replace(smoke, notes=notes)
@@ -216,7 +223,7 @@ def _server(
             temp=folder,
             extra=_server_options(run, options, machine, seen),
         )
-        run.session.say_progress(f"Starting ComfyUI from {comfyui.folder}.")
+        run.session.stages.begin("starting", "ComfyUI", "started")
         with start_server(
             launch,
             log_path=_log_path("comfyui"),
@@ -225,6 +232,7 @@ def _server(
             environ=run.session.environ,
             pass_env=run.session.settings.pass_env,
         ) as process:
+            run.session.stages.end(f"ComfyUI from {comfyui.folder}")
             yield process.address.url, process
 
 
@@ -299,15 +307,18 @@ def _generate(
     names = pick_listed(names_for(run.wanted), listed, ignore_case=_ignores_case(facts))
     graph = build_graph(names, asked)
     if process is None:  # a loader that is cached does not notice that its file was replaced
-        run.session.say_progress("Telling the server to unload, so that it reads the files that are there now.")
+        run.session.stages.begin(
+            "emptying", "the server's memory", "emptied"
+        )  # so that it reads the files that are there now
         client.free()
-    generated = client.generate(graph, timeout_s=options.timeout_s, on_progress=_teller(run))
+    generated = client.generate(graph, timeout_s=options.timeout_s, on_progress=_teller(run.session.stages))
     if generated.was_cached:
         raise GenerationError(
             "ComfyUI generated nothing: it returned an earlier image of the same graph from its cache.",
             hint="Leave --seed out, so that a fresh one is taken.",
             cause="cached",
         )
+    run.session.stages.begin(*_CHECK)
     image = read_image(generated.image)
     return SmokeTest(
         backend="comfyui",
@@ -415,18 +426,47 @@ def _ignores_case(facts: ServerFacts) -> bool:
     return (facts.os or "").lower() in {"nt", "win32", "windows", "darwin"}
 
 
-def _teller(run: Run) -> Callable[[GenerationProgress], None]:
-    """Return what turns the server's words into lines, each said once."""
-    words = {"load": "Reading the models.", "encode": "Encoding the prompt.", "decode": "Decoding the image."}
-    said: set[str] = set()
+_PHASES: Mapping[str, tuple[str, str, str]] = {
+    "load": ("loading", "the models", "loaded"),
+    "encode": ("encoding", "the prompt", "encoded"),
+    "sample": ("denoising", "the image", "denoised"),
+    "decode": ("decoding", "the image", "decoded"),
+    "save": ("saving", "the image", "saved"),
+}
+"""What a phase of the graph is called while it goes on, and when it is done."""
+
+_CHECK = ("checking", "the image", "checked")
+_AFTER: Mapping[GenerationPhase, tuple[str, str, str]] = {
+    "started": ("importing", "torch and diffusers", "imported"),
+    "imported": _PHASES["load"],
+    "loaded": _PHASES["encode"],
+    "encoded": _PHASES["sample"],
+    "decoded": _CHECK,
+}
+"""What diffusers does next, when it says what it has done."""
+
+
+def hear_diffusers(stages: Stages, event: GenerationEvent) -> None:
+    """Turn what the image script says into stages."""
+    if event.name in _AFTER:
+        stages.begin(*_AFTER[event.name])
+    elif event.name == "step":
+        stages.say(f"step {event.number} of {event.total}")
+        if event.number == event.total:
+            stages.begin(*_PHASES["decode"])
+
+
+def _teller(stages: Stages) -> Callable[[GenerationProgress], None]:
+    """Return what turns the server's words into stages: one for each phase in its turn, the steps in its details."""
+    phase: list[str] = [""]
 
     def tell(progress: GenerationProgress) -> None:
-        line = words.get(PHASES.get(progress.node_id or "", ""))
+        now = PHASES.get(progress.node_id or "", "")
+        if now in _PHASES and now != phase[0]:
+            phase[0] = now
+            stages.begin(*_PHASES[now])
         if progress.node_id == STEP_NODE and progress.value is not None and progress.maximum:
-            line = f"Step {progress.value:.0f} of {progress.maximum:.0f}."
-        if line is not None and line not in said:
-            said.add(line)
-            run.session.say_progress(line)
+            stages.say(f"step {progress.value:.0f} of {progress.maximum:.0f}")
 
     return tell
 
@@ -485,13 +525,10 @@ def _with_diffusers(
         _advice_on_memory(run, options, machine, sampler),
     ):
 
-        def hear(event: object) -> None:
-            pid = getattr(event, "pid", None)
-            if pid is not None:
-                sampler.watch(pid)
-            sentence = getattr(event, "sentence", lambda: None)()
-            if sentence:
-                run.session.say_progress(sentence)
+        def hear(event: GenerationEvent) -> None:
+            if event.pid is not None:
+                sampler.watch(event.pid)
+            hear_diffusers(run.session.stages, event)
 
         done = generate_with_diffusers(
             seen.python.path,

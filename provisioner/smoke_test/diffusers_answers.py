@@ -36,22 +36,6 @@ class GenerationEvent:
     number: int | None = None  # for "step", from 1
     total: int | None = None
 
-    def sentence(self) -> str | None:
-        """Return the event as a line for the user; None where it is not for them.
-
-        >>> GenerationEvent(name="step", number=2, total=4, seconds=0.25).sentence()
-        'Step 2 of 4 took 0.25 s.'
-        """
-        took = "" if self.seconds is None else f" in {human_duration(self.seconds)}"
-        if self.name == "step":
-            return f"Step {self.number} of {self.total} took {self.seconds or 0.0:.2f} s."
-        return {
-            "imported": f"torch and diffusers were imported{took}.",
-            "loaded": f"The models were loaded{took}.",
-            "encoded": f"The prompt was encoded{took}.",
-            "decoded": f"The image was decoded{took}.",
-        }.get(self.name)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationDevice:
