@@ -42,7 +42,7 @@ class Stages:
         self._events, self._run, self._log, self._now = events, run, log, now
         self._open: Stage | None = None
         self._began_s = 0.0
-        self._log_bytes = False  # whether the stage that is open wrote something into the log
+        self._is_logged = False  # whether a program ran in the stage that is open
 
     # --- stages --------------------------------------------------------------------------------------
 
@@ -69,7 +69,7 @@ class Stages:
     def begin(self, doing: str, what: str, done: str) -> None:
         """Open a stage, "loading", "the models", "loaded"; one that is open is done."""
         self.end()
-        self._began_s, self._log_bytes = self._now(), False
+        self._began_s, self._is_logged = self._now(), False
         self._open = Stage(doing=doing, what=what, done=done, state="started")
         self._events(self._open)
 
@@ -77,7 +77,7 @@ class Stages:
         """Close the stage that is open, as done."""
         if self._open is not None:
             self._close("done", result)
-            if self._log_bytes and self._log.path is not None:
+            if self._is_logged and self._log.path is not None:
                 self._events(Notice(message=f"What the installer printed is in {self._log.path}."))
 
     def fail(self, error: BaseException) -> None:
@@ -85,7 +85,7 @@ class Stages:
         if self._open is None:
             return
         self._close("failed" if isinstance(error, Exception) else "interrupted", "")
-        if self._log_bytes and self._log.path is not None and isinstance(error, KleinError):
+        if self._is_logged and self._log.path is not None and isinstance(error, KleinError):
             error.context.setdefault("log_path", str(self._log.path))
 
     def _close(self, state: StageState, detail: str) -> None:
@@ -101,12 +101,13 @@ class Stages:
         if self._open is None or isinstance(line, Lasting):
             self._events(Notice(message=line, severity="progress"))
         if self._open is not None:
-            self._note(line)
+            if self._is_logged:  # else it is no installer's stage
+                self._log.write(line)
             seconds = self._now() - self._began_s
             self._events(replace(self._open, state="working", detail=line, seconds=seconds))
 
     def _note(self, line: str) -> None:
-        self._log_bytes = True
+        self._is_logged = True
         self._log.write(line)
 
     def run(

@@ -26,7 +26,7 @@ from provisioner.ui.board import (
     started_words,
 )
 from provisioner.ui.stream import Output
-from provisioner.ui.text import Clean, Line, Para, Span, Style, laid_out, linked, shorten, span, with_tilde
+from provisioner.ui.text import Clean, Line, Para, Span, Style, cells, laid_out, linked, shorten, span, with_tilde
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -168,8 +168,9 @@ class Progress:
         """Return the line of a finished step, with control characters removed from the server's text."""
         outcome = replace(event.outcome, detail=self._one_line(event.outcome.detail))
         width, ellipsis = self._output.width, self._output.ellipsis
-        line = finished_line(replace(event, outcome=outcome), width=width, ellipsis=ellipsis)
         number = () if self._output.terminal == "full" else span(f"[{event.number}/{event.total}] ")
+        room = None if width is None else width - sum(cells(each.text) for each in number)
+        line = finished_line(replace(event, outcome=outcome), width=room, ellipsis=ellipsis)
         return self._laid_out((*number, *line))
 
     def _laid_out(self, line: Line) -> list[Line]:
@@ -302,7 +303,8 @@ class PlainBar:
 
     def started(self, event: StepStarted) -> None:
         """Write that a step begins."""
-        self.above([span(f"[{event.number}/{event.total}] {started_words(event.step)}")])
+        line = span(f"[{event.number}/{event.total}] {started_words(event.step)}")
+        self.above(laid_out([Para(line=line, hang=2)], width=self._output.width))
 
     def stage_began(self, stage: Stage) -> None:
         """Write that a stage begins."""

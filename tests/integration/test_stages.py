@@ -160,3 +160,11 @@ def test_the_time_of_a_stage_is_its_own(tmp_path: Path) -> None:
     first, second = (each.seconds for each in run.events if isinstance(each, Stage) and each.state == "done")
     assert first >= 0.2
     assert second <= time.monotonic() - began
+
+
+def test_a_stage_without_an_installer_makes_no_log(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with run.stages.stage("denoising", "the image", "denoised"):
+        run.stages.say("step 1 of 4")
+    assert run.log.path is None
+    assert list(tmp_path.iterdir()) == []
