@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from provisioner.disk.run_log import RunLog
 
 
+_LONGEST_COMMAND = 1000  # characters of it in the log: some hold a whole program
+
+
+def _shortened(command: str) -> str:
+    """Return a command on one line."""
+    line = " ".join(command.split())
+    return line if len(line) <= _LONGEST_COMMAND else f"{line[:_LONGEST_COMMAND]}..."
+
+
 class Stages:
     """Tells which stage is open, and keeps what programs print in it.
 
@@ -130,7 +139,7 @@ class Stages:
 
         heard = on_line
         if self._open is not None:
-            self._note(f"$ {' '.join(map(str, args))}")
+            self._note(f"$ {_shortened(' '.join(map(str, args)))}")
             heard = listen
         start = self._run if keep_bytes is None else partial(self._run, keep_bytes=keep_bytes)
         return start(args, timeout_s=timeout_s, env=env, cwd=cwd, input_bytes=input_bytes, on_line=heard)

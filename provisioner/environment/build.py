@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from packaging.utils import canonicalize_name
 
@@ -521,10 +521,11 @@ def only_news(progress: Progress) -> Callable[[str, str], None]:
     """Return a listener that passes on what a person wants to see of pip's chatter."""
 
     def listen(_: str, line: str) -> None:
-        if line.lstrip().startswith(
-            ("Downloading", "Collecting", "Processing", "Building wheel", "Installing collected")
-        ):
-            progress(line.strip())
+        words = line.strip()
+        if words.startswith("Processing "):
+            progress(f"Unpacking {PureWindowsPath(words).name}")  # it knows both kinds of slashes
+        elif words.startswith(("Downloading", "Collecting", "Building wheel", "Installing collected")):
+            progress(words)
 
     return listen
 

@@ -223,7 +223,7 @@ class Environments:
             with _clearing_up(work) as begin:
                 build_id = _build_id()
                 staging = begin(build_id)
-                progress(f"Making an environment with Python {chosen.version} ({chosen.path}).")
+                progress(f"Python {chosen.version} ({chosen.path})")
                 self._make_venv(chosen, staging, where.name)
                 maker = Builder(self._context, staging, work, progress, uv)
                 maker.improve_pip()

@@ -267,7 +267,8 @@ def _wrapped(line: Line, room: int | None, lead: int, hang: int) -> list[Line]:
     used = 0
     for gap, word in _words(line):
         length = sum(cells(each.text) for each in word)
-        if lines[-1] and used + len(gap.text) + length > room:
+        begin = used + len(gap.text)
+        if lines[-1] and begin + length > room and begin > hang:  # else the next line would give it no more room
             lines.append([])
             used = hang
         if lines[-1]:

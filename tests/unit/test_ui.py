@@ -67,6 +67,8 @@ from provisioner.ui.text import (
     Span,
     cells,
     laid_out,
+    pair,
+    pair_blocks,
     rendered,
     shorten_path,
     span,
@@ -159,6 +161,12 @@ def test_wrapped_prose_keeps_its_words_and_stays_in_the_window(prose: str, width
 def test_a_path_longer_than_the_window_is_not_broken() -> None:
     path = "/a/very/long/path/" + "x" * 80
     assert path in plain(laid_out([Para(line=span(f"look at {path} now"))], width=40))
+
+
+def test_a_long_value_stays_beside_its_name() -> None:
+    path = "/a/very/long/path/" + "x" * 80
+    (line,) = laid_out(pair_blocks([pair("image", path)]), width=40)
+    assert rendered(line, is_coloured=False) == f"  image  {path}"
 
 
 def test_a_line_in_a_paragraph_keeps_its_indentation_when_it_wraps() -> None:
