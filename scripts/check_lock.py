@@ -19,7 +19,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = "klein-setup"
 HOSTS = ("https://pypi.org/", "https://files.pythonhosted.org/")
-GROUPS: dict[str, tuple[str, ...]] = {"run": (), "tests": ("test", "lint")}
+GROUPS: dict[str, tuple[str, ...]] = {"run": ("image",), "tests": ("image", "test", "lint")}
+EXTRAS = ("image",)  # of those, the ones that users may choose; the others are dependency groups
 HEADER = "# Written by `python3 scripts/check_lock.py --write` from uv.lock; not by hand.\n"
 
 
@@ -93,7 +94,7 @@ def parse_requirements(text: str) -> dict[Pinned, frozenset[str]]:
 
 
 def reachable(entries: dict[Pinned, Entry], groups: tuple[str, ...]) -> set[str]:
-    """Return the names of every package that the project and those groups of it need."""
+    """Return the names of every package that the project and those extras and groups of it need."""
     needs: dict[str, set[str]] = {}
     for pinned, entry in entries.items():
         needs.setdefault(pinned.name, set()).update(entry.needs)
@@ -138,18 +139,21 @@ def complaints_about_hosts(lock: str) -> list[str]:
 
 
 def declared(pyproject: str) -> set[str]:
-    """Return the dependencies of ``pyproject.toml`` without spaces: ``{"rich>=13.9"}``."""
+    """Return the dependencies of ``pyproject.toml``, its extras' too, without spaces: ``{"rich>=13.9"}``."""
     block = re.search(r"^dependencies = \[\n(.*?)^\]$", pyproject, re.M | re.S)
     if block is None:
         message = "pyproject.toml has no list of dependencies"
         raise ValueError(message)
-    return {line.replace(" ", "") for line in re.findall(r'^\s*"([^"]+)",', block[1], re.M)}
+    extras = re.search(r"^\[project\.optional-dependencies\]\n(.*?)^\s*$", pyproject, re.M | re.S)
+    listed = re.findall(r'^\s*"([^"]+)",', block[1], re.M)
+    listed += re.findall(r'^\w+ = \["([^"]+)"\]$', extras[1] if extras else "", re.M)
+    return {line.replace(" ", "") for line in listed}
 
 
 def answered(lock: str) -> set[str]:
     """Return the dependencies of the project that the lock was made for, in the same form."""
     block = re.search(r"^requires-dist = \[\n(.*?)^\]$", lock, re.M | re.S)
-    rows = re.findall(r'name = "([^"]+)"(?:, specifier = "([^"]+)")?', block[1] if block else "")
+    rows = re.findall(r'name = "([^"]+)"(?:, marker = "[^"]+")?(?:, specifier = "([^"]+)")?', block[1] if block else "")
     return {name + specifier for name, specifier in rows}
 
 
@@ -172,7 +176,7 @@ def write(root: Path = ROOT) -> None:
     options = ["--no-config", "--frozen", "--format", "requirements-txt", "--quiet"]
     shape = ["--no-emit-project", "--no-default-groups", "--no-annotate", "--no-header"]
     for kind, groups in GROUPS.items():
-        chosen = [word for group in groups for word in ("--group", group)]
+        chosen = [word for name in groups for word in ("--extra" if name in EXTRAS else "--group", name)]
         done = subprocess.run(
             ["uv", "export", *options, *shape, *chosen],
             cwd=root,

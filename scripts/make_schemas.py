@@ -23,14 +23,20 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
 from provisioner.comfyui.checkout_models import CheckoutReceipt, TreeFile  # noqa: E402 - found through the line above
-from provisioner.core.events import FileProgress, Notice, Stage  # noqa: E402
+from provisioner.core.events import FileProgress, Notice, ServerReady, Stage  # noqa: E402
 from provisioner.core.models import BackupEntry, Machine  # noqa: E402
 from provisioner.environment.package_list import PackageChange  # noqa: E402
 from provisioner.environment.state import RECEIPT_SCHEMA, EnvironmentReceipt  # noqa: E402
 from provisioner.files.store import receipts  # noqa: E402
 from provisioner.report import json_document  # noqa: E402
 from provisioner.report.changes import ChangesEntry  # noqa: E402
-from provisioner.report.outcome import Bundle, EnvironmentCheck, EnvironmentResult, UndoneUpdate  # noqa: E402
+from provisioner.report.outcome import (  # noqa: E402
+    Bundle,
+    EnvironmentCheck,
+    EnvironmentResult,
+    StartedServer,
+    UndoneUpdate,
+)
 from provisioner.report.smoke_test_json import SmokeTestEntry  # noqa: E402
 from provisioner.torch.builds import TorchChoice  # noqa: E402
 
@@ -42,14 +48,18 @@ DETAILS: dict[str, tuple[object, str]] = {
     "bundle": (Bundle, "doctor: the zip that was written"),
     "changes": (ChangesEntry, "verify: what changed since the last full check"),
     "claims": (list[json_document.ClaimEntry], "rehearse: what was checked"),
+    "comfyui": (json_document.ComfyUIEntry, "ComfyUI as it was found, or left"),
     "environment": (EnvironmentResult | EnvironmentCheck, "install, repair: what it needed; verify: whether it holds"),
     "given_arguments": (tuple[str, ...], "of a run that can be continued or applied"),
+    "licence": (json_document.LicenceEntry, "of the models"),
     "manifest_argument": (str, "what was given for --manifest"),
     "manifests": (list[json_document.ShippedEntry], "manifest list, show, check"),
     "page": (str, "report: the page that was written"),
     "scratch_folder": (str, "rehearse --keep: where its files are"),
+    "server": (StartedServer, "start: the ComfyUI that was started or found"),
     "smoke_test": (SmokeTestEntry, "the test image, with what was measured"),
     "torch": (TorchChoice | None, "detect, doctor: the build for this machine; null: none suits it"),
+    "transfers": (json_document.TransfersEntry, "how the model files came"),
     "undo_update": (UndoneUpdate, "repair --undo-update: where ComfyUI is now"),
 }
 """What ``details`` may hold, each key only where the run had that part.  `json_document._details` fills it."""
@@ -168,7 +178,7 @@ def _events(maker: Maker) -> Schema:
     """Return one line of ``--json=events``: an event, or the document as the last one."""
     lines: list[Schema] = [maker.of(json_document.PlanMadeLine), maker.of(json_document.StepLine)]
     about = maker.object_of(json_document.EventLine)["properties"]
-    for kind in (FileProgress, Notice, Stage):
+    for kind in (FileProgress, Notice, Stage, ServerReady):
         line = maker.object_of(kind)
         named = {"event": {"const": json_document.event_name(kind)}, **about, **line["properties"]}
         if "rate_bytes_s" in named:  # infinity is written as null

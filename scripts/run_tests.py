@@ -18,8 +18,11 @@ if sys.version_info < (3, 10):
     )
     sys.exit(3)
 
-# What tests start -> the Debian package that brings it.
-TOOLS = {"curl": "curl"}
+# What tests start, under any of these names -> the Debian packages that bring it.
+TOOLS = {
+    ("curl",): ["curl"],
+    ("chromium", "chromium-browser", "google-chrome"): ["chromium", "fonts-dejavu-core"],
+}
 
 # Without arguments: one process per core, and the tests of a file together, since they share what they set up.
 WHOLE_SUITE = ["-n", "auto", "--dist", "loadfile"]
@@ -27,7 +30,8 @@ WHOLE_SUITE = ["-n", "auto", "--dist", "loadfile"]
 
 def missing_packages() -> list:  # type: ignore[type-arg]  # `list[str]` is not readable by Python 3.8
     """Return the Debian packages of the tools that are not on PATH."""
-    return [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
+    missing = [packages for names, packages in TOOLS.items() if not any(map(shutil.which, names))]
+    return [package for packages in missing for package in packages]
 
 
 def can_install() -> bool:
@@ -47,7 +51,7 @@ def install(packages: list) -> None:  # type: ignore[type-arg]  # as above
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                timeout=300,
+                timeout=600,  # Chromium and what it needs are 120 MB
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:

@@ -23,8 +23,8 @@ _HELP_COLUMNS = 80  # until the terminal is asked
 _EPILOG = """\
 exit status: 0 everything is correct; 1 verify found problems; 2 wrong usage or
 manifest; 3 unsupported machine; 4 disk; 5 network; 6 access denied or not found;
-7 wrong bytes; 8 a command failed; 9 no image, or a check of the rehearsal failed;
-10 locked by another run; 70 internal error; 130 interrupted
+7 wrong bytes; 8 a command failed; 9 ComfyUI did not start, no image, or a check of
+the rehearsal failed; 10 locked by another run; 70 internal error; 130 interrupted
 """
 
 
@@ -197,6 +197,20 @@ def add_smoke_test_parser(subparsers: Subparsers) -> None:
     parser.set_defaults(run="smoke-test")
 
 
+def add_start_parser(subparsers: Subparsers) -> None:
+    """Add ``start``."""
+    parser = _add(subparsers, "start", "start ComfyUI and open it in the browser; Ctrl-C stops it")
+    parser.epilog = "What follows -- goes to ComfyUI: klein-setup start -- --lowvram --preview-method auto"
+    _add_target_options(parser)
+    _add_environment_folder(parser)
+    parser.add_argument("--port", type=_port, default=8188, metavar="N", help="where it listens (default: 8188)")
+    parser.add_argument("--no-browser", action="store_true", help="open no browser; without a display none is opened")
+    _add_answers(parser)
+    _add_pass_env_option(parser)
+    parser.add_argument("comfyui_arguments", nargs="*", metavar="ARGUMENT", help="after --: arguments for ComfyUI")
+    parser.set_defaults(run="start")
+
+
 def add_report_parser(subparsers: Subparsers) -> None:
     """Add ``report``."""
     parser = _add(subparsers, "report", "write the last run, or those of many machines, as one HTML page")
@@ -204,8 +218,9 @@ def add_report_parser(subparsers: Subparsers) -> None:
         "--merge", nargs="+", type=_path, default=[], metavar="FILE", help="documents of --json, one of each machine"
     )
     parser.add_argument(
-        "--output", type=_path, metavar="FILE", help="where to write it (default: klein-setup-report.html)"
+        "--output", type=_path, metavar="FILE", help="where to write it (default: a file of the user's state folder)"
     )
+    parser.add_argument("--open", action="store_true", help="show it in the browser")
     parser.set_defaults(run="report")
 
 
@@ -479,6 +494,7 @@ PATH_OPTIONS = frozenset(
         "--hf-cache",
         "--image",
         "--look-in",
+        "--merge",
         "--output",
         "--picture",
         "--python",
@@ -565,6 +581,13 @@ def _gibibytes(text: str) -> float:
     return amount
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        message = f"{text!r} is not a port from 1 to 65535"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -583,6 +606,7 @@ _ADDERS: dict[str, Callable[[Subparsers], None]] = {
     "verify": add_verify_parser,
     "repair": add_repair_parser,
     "smoke-test": add_smoke_test_parser,
+    "start": add_start_parser,
     "rehearse": add_rehearse_parser,
     "report": add_report_parser,
     "doctor": add_doctor_parser,

@@ -133,6 +133,22 @@ def _smoke_test(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Even
     )
 
 
+def _start(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands.choose_environment import EnvironmentOptions, environment_folder
+    from provisioner.commands.run import open_run, with_last_manifest
+    from provisioner.commands.start import StartOptions, run_start
+
+    chosen = with_last_manifest(_options(arguments))
+    run = open_run(_session(arguments, ui, cancelled), chosen, with_machine=False)
+    options = StartOptions(
+        environment=environment_folder(run, EnvironmentOptions(where=arguments.environment)),
+        port=arguments.port,
+        opens_browser=not arguments.no_browser,
+        arguments=arguments.passed,
+    )
+    return run_start(run, options, ask=ui.ask, say=ui.say)
+
+
 def _run_ui(ui: Ui) -> RunUi:
     from provisioner.commands.install import RunUi
 
@@ -209,8 +225,8 @@ def _report(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) 
     from provisioner.commands.report import run_merged_report, run_report
 
     if arguments.merge:
-        return run_merged_report(tuple(arguments.merge), arguments.output, say=ui.say)
-    return run_report(arguments.output, say=ui.say)
+        return run_merged_report(tuple(arguments.merge), arguments.output, opens=arguments.open, say=ui.say)
+    return run_report(arguments.output, opens=arguments.open, say=ui.say)
 
 
 def _doctor(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
@@ -346,6 +362,7 @@ _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = 
     "verify": _verify,
     "repair": _repair,
     "smoke-test": _smoke_test,
+    "start": _start,
     "rehearse": _rehearse,
     "report": _report,
     "doctor": _doctor,
@@ -374,14 +391,15 @@ def main(argv: Sequence[str] | None = None, program: Program | None = None) -> i
 
 
 def _main(argv: Sequence[str] | None, program: Program | None) -> int:
-    given = list(sys.argv[1:] if argv is None else argv)
+    given, passed = _split(list(sys.argv[1:] if argv is None else argv))
     try:
         completed = _completed(given)
         arguments = build_parser(completed[0]).parse_args(completed)
-        arguments.given = absolute_paths(completed[1:])
+        arguments.given = [*absolute_paths(completed[1:]), *(("--", *passed) if passed else ())]
+        arguments.passed = _passed(arguments, passed)
     except UsageError as error:
         return _show_error_before_start(given, error, program)
-    secrets = _secrets(given)
+    secrets = _secrets([*given, *passed])
     cancelled = threading.Event()
     previous = _listen_to_signals(cancelled)
     from provisioner.ui.console import Ui
@@ -490,6 +508,25 @@ def _keep_log(error: Exception, secrets: Sequence[str]) -> Path | None:
     lines = [f"klein-setup {__version__}", f"Python {sys.version}", f"{sys.platform}", ""]
     text = "\n".join(lines) + "".join(traceback.format_exception(error))
     return write_defect_log(state_folder(), redact(text, secrets))
+
+
+def _split(given: list[str]) -> tuple[list[str], list[str]]:
+    """Return the arguments that are ours, and those of ``start`` that go to ComfyUI: all behind the first ``--``."""
+    if given[:1] != ["start"] or "--" not in given:
+        return given, []
+    end = given.index("--")
+    return given[:end], given[end + 1 :]
+
+
+def _passed(arguments: argparse.Namespace, passed: list[str]) -> tuple[str, ...]:
+    stray = getattr(arguments, "comfyui_arguments", ())
+    if stray:
+        raise UsageError(
+            f"{stray[0]} is no option of start.",
+            hint="Write -- before what goes to ComfyUI, as in `klein-setup start -- --lowvram`; a folder is named with "
+            "--comfyui DIR.",
+        )
+    return tuple(passed)
 
 
 def _completed(given: list[str]) -> list[str]:

@@ -190,13 +190,11 @@ def _apply_one(
             case _:
                 raise AssertionError(step.kind)  # files and removals are applied elsewhere
     except KleinError as error:
-        seconds = time.monotonic() - began_s
-        outcome = Outcome(step=step, status="failed", detail=str(error), error=error, seconds=seconds)
+        outcome = Outcome(step=step, status="failed", detail=str(error), error=error)
     else:
         status: OutcomeStatus = "done" if detail else "skipped"
-        detail = detail or "problems were found before it"
-        outcome = Outcome(step=step, status=status, detail=detail, seconds=time.monotonic() - began_s)
-    applied.outcomes.append(outcome)
+        outcome = Outcome(step=step, status=status, detail=detail or "problems were found before it")
+    applied.outcomes.append(replace(outcome, seconds=time.monotonic() - began_s, started_s=began_s))
 
 
 def _apply_comfyui(run: Run, options: InstallOptions, step: GetComfyUI | UpdateComfyUI) -> str:

@@ -6,7 +6,7 @@ update is asked for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from provisioner.comfyui.checkout_models import CheckoutPlan, ComfyCheckout
@@ -15,6 +15,7 @@ from provisioner.comfyui.model_paths import CONFIG_NAME
 from provisioner.comfyui.release_models import ComfyTable
 from provisioner.commands.run import Run
 from provisioner.core.models import ComfyTarget, Finding
+from provisioner.report.outcome import Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,11 @@ def inspect_comfyui(run: Run, options: ComfyUIOptions | None = None) -> ComfyUII
     plan = plan_checkout(checkout, table, wants_update=options is not None and options.wants_update)
     folder = checkout.tree or (run.target.models.parent if run.target.models.name == "models" else run.target.given)
     return ComfyUIInstall(table=table, checkout=checkout, plan=plan, folder=folder)
+
+
+def with_comfyui(report: Report, comfyui: ComfyUIInstall | None) -> Report:
+    """Return a report that says which ComfyUI there is."""
+    return report if comfyui is None or comfyui.checkout.tree is None else replace(report, comfyui=comfyui.checkout)
 
 
 def check_comfyui(comfyui: ComfyUIInstall) -> tuple[Finding, ...]:

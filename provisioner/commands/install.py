@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from provisioner.commands.apply import Applied, apply_plan
-from provisioner.commands.choose_environment import with_environment
-from provisioner.commands.inspect_comfyui import check_comfyui, inspect_comfyui
+from provisioner.commands.choose_environment import environment_folder, with_environment
+from provisioner.commands.inspect_comfyui import check_comfyui, inspect_comfyui, with_comfyui
 from provisioner.commands.look import InstallOptions, plan_run
 from provisioner.commands.parts import can_generate
 from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_about, ask_to_apply, decide_on_token
 from provisioner.commands.run import Run, open_run, remember, remember_rate
-from provisioner.commands.smoke_test import with_smoke_test
+from provisioner.commands.smoke_test import opening_of, with_smoke_test
 from provisioner.commands.verify import remember_verified, take_snapshot
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, IntegrityError, KleinError
 from provisioner.core.models import Finding
@@ -77,11 +77,14 @@ def run_install(run: Run, options: InstallOptions, ui: RunUi, command: Command =
     remember_rate(run, applied.outcomes)
     comfyui = inspect_comfyui(run) if {"environment", "smoke"} & options.parts and can_generate(run.wanted) else None
     report = _report(run, command, plan, applied, () if comfyui is None else check_comfyui(comfyui))
+    report = with_comfyui(report, comfyui)
     if "files" in options.parts and not applied.files.steps:
         remember(run)
         if report.exit_status == EXIT_OK:
             remember_verified(run, take_snapshot(run, report, comfyui, options.environment.where))
-    return report
+    if report.smoke_test is None:
+        return report
+    return replace(report, opening=opening_of(run, comfyui, environment_folder(run, options.environment)))
 
 
 def _agreed(run: Run, options: InstallOptions, ui: RunUi, command: Command) -> tuple[Run, Plan]:

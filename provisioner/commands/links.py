@@ -1,5 +1,7 @@
 """The links of one run's target: which lead out of the folder the user named, and whether they may be followed.
 
+An ``extra_model_paths.yaml`` that lies in the folder and names another one is such a link, too: it may be a stranger's.
+
 Reading follows every link, as ComfyUI does.  What is written, moved or deleted goes through one that leads out only
 where ``--follow-links`` was given, or a person agreed: then that link, leading to that place, is remembered.
 """
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.core.models import FolderLink, LinkConsent, MoveFile
 from provisioner.plan.steps import (
+    FILE_STEPS,
     GenerateImage,
     GetComfyUI,
     InstallPackages,
@@ -44,6 +47,7 @@ class FolderLinks:
 
     def __init__(self, *, follows_all: bool, remembers: bool) -> None:
         self.named: Path | None = None  # the folder the user named; known once the target is
+        self.config: Path | None = None  # an extra_model_paths.yaml in it, which leads elsewhere as a link does
         self._follows_all = follows_all
         self._remembers = remembers
 
@@ -82,12 +86,25 @@ class FolderLinks:
         """
         from provisioner.disk.root import links_leading_out
 
+        chosen = tuple(steps)
         found: dict[Path, Path] = {}
-        for folder, path in dict.fromkeys(way for step in steps for way in self._ways(step)):
+        for folder, path in dict.fromkeys(way for step in chosen for way in self._ways(step)):
             found.update(links_leading_out(folder, path))
-        return tuple(
-            FolderLink(path=link, real=real, consent=self._consent(link, real)) for link, real in found.items()
-        )
+        leading = dict.fromkeys((*found.items(), *(way for step in chosen for way in self._by_config(step))))
+        return tuple(FolderLink(path=link, real=real, consent=self._consent(link, real)) for link, real in leading)
+
+    def _by_config(self, step: Step) -> Iterator[tuple[Path, Path]]:
+        """Yield the file that names a folder elsewhere, and that folder, if a step changes something there."""
+        if self.config is None or self.named is None:
+            return
+        if isinstance(step, FILE_STEPS):
+            folder = step.destination.root
+        elif isinstance(step, Remove) and step.what == "file":
+            folder = step.path.parent
+        else:
+            return
+        if self.named not in (folder, *folder.parents):
+            yield self.config, Path(os.path.realpath(folder))
 
     def _ways(self, step: Step) -> Iterator[tuple[Path, Path]]:
         """Yield each folder and path between which a step follows links; what the user named itself is no link."""

@@ -120,7 +120,7 @@ def agree_to_links(run: Run, plan: Plan, ask: Ask) -> None:
     if not links:
         return
     named = run.session.links.named
-    ways = listing([f"{link.path} is a link to {link.real}" for link in links])
+    ways = listing([f"{link.path} leads to {link.real}" for link in links])
     refusal = PathOutsideRootError(
         f"{ways}, outside of {named}, and nobody agreed that files are written, moved or deleted there. "
         "Nothing was changed.",

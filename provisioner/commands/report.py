@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from provisioner.core.errors import EXIT_OK, NotWritableError, StorageError, UsageError
 from provisioner.report.outcome import Report
 from provisioner.ui.console import utc
 
-_DEFAULT = Path("klein-setup-report.html")
+_LARGEST_IMAGE = 64 * 1024 * 1024  # bytes; the test image has about 1.5 MB
 
 
-def run_report(output: Path | None, *, say: Callable[[str], None]) -> Report:
-    """Write the page and say where it is.
+def run_report(output: Path | None, *, opens: bool = False, say: Callable[[str], None]) -> Report:
+    """Write the page and say where it is; show it in the browser if asked to.
+
+    Parameters
+    ----------
+    output : Path or None
+        Where to write it; None for the user's state folder.
+    opens : bool
+        Show it in the browser.
+    say : callable
+        Told where the page is.
 
     Raises
     ------
@@ -23,21 +35,23 @@ def run_report(output: Path | None, *, say: Callable[[str], None]) -> Report:
     NotWritableError
         The page cannot be written there.
     """
-    from provisioner.disk.last_run import read_last_report
+    from provisioner.disk.last_run import last_report_time, read_last_report
     from provisioner.disk.locations import state_folder
     from provisioner.report.html.page import render_page
 
-    document = read_last_report(state_folder())
+    folder = state_folder()
+    document = read_last_report(folder)
     if document is None:
         raise UsageError("There is no run to report on yet.", hint="Run `klein-setup verify` first.")
     ended_at = document.get("ended_at")
-    page = render_page(
-        document, image=_image_of(document), made_at=ended_at if isinstance(ended_at, str) else utc(time.time())
-    )
-    return _written(page, output, say)
+    made_at = ended_at if isinstance(ended_at, str) else last_report_time(folder)
+    page = render_page(document, image=_image_of(document), made_at=made_at)
+    return _written(page, "klein-setup-report.html", output, opens=opens, say=say)
 
 
-def run_merged_report(files: tuple[Path, ...], output: Path | None, *, say: Callable[[str], None]) -> Report:
+def run_merged_report(
+    files: tuple[Path, ...], output: Path | None, *, opens: bool = False, say: Callable[[str], None]
+) -> Report:
     """Write one page of the documents of many machines and say where it is; a file that is none is an error each.
 
     Raises
@@ -53,7 +67,8 @@ def run_merged_report(files: tuple[Path, ...], output: Path | None, *, say: Call
     documents, errors = read_documents([(str(file), _bytes_of(file)) for file in files])
     if errors:
         return Report(command="report", status="failed", exit_status=UsageError.exit_status, errors=errors)
-    return _written(render_merged_page(documents, made_at=utc(time.time())), output, say)
+    page = render_merged_page(documents, made_at=utc(time.time()))
+    return _written(page, "klein-setup-machines.html", output, opens=opens, say=say)
 
 
 def _bytes_of(file: Path) -> bytes:
@@ -69,27 +84,51 @@ def _bytes_of(file: Path) -> bytes:
         ) from error
 
 
-def _written(page: str, output: Path | None, say: Callable[[str], None]) -> Report:
+def _written(page: str, name: str, output: Path | None, *, opens: bool, say: Callable[[str], None]) -> Report:
+    """Write a page where it was asked for, else under its name into the state folder; show it if asked to."""
+    from provisioner.disk.last_run import write_page
+    from provisioner.disk.locations import state_folder
     from provisioner.disk.os_errors import reason_of
     from provisioner.disk.root import write_output
 
-    path = (output or _DEFAULT).expanduser().absolute()
+    path = state_folder() if output is None else output.expanduser().absolute()
     try:
-        write_output(path, page.encode("utf-8"))
+        if output is None:
+            path = write_page(path, page.encode("utf-8"), name)
+        else:
+            write_output(path, page.encode("utf-8"))
     except StorageError as error:
         raise NotWritableError(
             f"{path} cannot be written: {reason_of(error)}.", hint="Name another --output FILE.", path=str(path)
         ) from error
     say(f"The page is {path}; it needs nothing but a browser.")
+    if opens:
+        _open(path, say)
     return Report(command="report", status="ok", exit_status=EXIT_OK, page=path)
 
 
-def _image_of(document: Mapping[str, object]) -> bytes | None:
-    """Return the image the document names, or None where it is gone."""
-    found: object = document
-    for key in ("details", "smoke_test", "picture", "path"):
-        found = found.get(key) if isinstance(found, Mapping) else None
+def _open(path: Path, say: Callable[[str], None]) -> None:
+    from provisioner.comfyui.server.browser import has_display, open_browser
+
+    if not (has_display(os.environ) and open_browser(path.as_uri(), os.environ)):
+        say("No browser could be opened here; open the page yourself.")
+
+
+def _image_of(document: Mapping[str, Any]) -> bytes | None:
+    """Return the image of the run, else of the last one that made an image; None where it is gone or another one."""
+    details = document.get("details")
+    details = details if isinstance(details, dict) else {}
+    smoke = details.get("smoke_test") or _dict(details.get("last_image")).get("smoke_test")
+    picture = _dict(_dict(smoke).get("picture"))
     try:
-        return Path(found).read_bytes() if isinstance(found, str) else None
-    except (OSError, ValueError):
+        path = Path(picture["path"])
+        if not path.is_file() or path.stat().st_size > _LARGEST_IMAGE:
+            return None
+        image = path.read_bytes()
+    except (KeyError, TypeError, OSError, ValueError):
         return None
+    return image if hashlib.sha256(image).hexdigest() == picture.get("sha256") else None
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from provisioner.commands.links import named_folder
 from provisioner.commands.session import Session
@@ -35,6 +35,9 @@ from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import is_shipped, read_manifest_text
 from provisioner.plan.steps import Plan
 from provisioner.report.outcome import Report, ReportStatus
+
+if TYPE_CHECKING:
+    from provisioner.disk.last_run import LastRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,9 @@ class Run:
         target = self.target
         named = target.cache if isinstance(target, HubCacheTarget) else named_folder(target.given, target.models)
         self.session.links.named = named
+        theirs = [path.expanduser().absolute() for path in self.options.extra_model_paths]  # the user named these, too
+        config = target.config if isinstance(target, ComfyTarget) else None
+        self.session.links.config = None if config in theirs else config
         self.observer = self.session.observer(self.target)
 
     @property
@@ -108,6 +114,7 @@ class Run:
             errors=errors,
             manifest_argument=_absolute_argument(self.options.manifest),
             set_argument=self.options.set_id,
+            transfers=self.session.transfers.record,
         )
 
 
@@ -259,11 +266,10 @@ def _open_tree(session: Session, folder: Path, options: Options) -> ComfyTarget:
 def _usual_tree(session: Session, options: Options) -> tuple[Target, TargetOrigin]:
     """Return the tree of the last run, else one in the usual places, else a new one in the user's home folder."""
     from provisioner.disk import locations as places
-    from provisioner.disk.last_run import read_last_runs
     from provisioner.machine.readings import operating_system_named
 
-    last = next(iter(read_last_runs(places.state_folder())), None)
-    if last is not None and last["kind"] == "comfyui" and os.access(last["path"], os.R_OK | os.X_OK):
+    last = _last_tree()
+    if last is not None:
         return _open_tree(session, Path(last["path"]), options), "remembered"
     candidates = places.usual_comfyui_trees(
         Path.home(), session.environ, operating_system_named(sys.platform), cwd=Path.cwd(), drives=places.drive_roots()
@@ -286,6 +292,16 @@ def remember_rate(run: Run, outcomes: Iterable[Outcome]) -> None:
     write_last_rate(state_folder(), fetched=fetched, seconds=seconds)
 
 
+def _last_tree() -> LastRun | None:
+    """Return the last run, where it was in a tree that can still be read."""
+    from provisioner.disk.last_run import read_last_runs
+    from provisioner.disk.locations import state_folder
+
+    last = next(iter(read_last_runs(state_folder())), None)
+    is_there = last is not None and last["kind"] == "comfyui" and os.access(last["path"], os.R_OK | os.X_OK)
+    return last if is_there else None
+
+
 def remember(run: Run) -> None:
     """Make the target of a run the default of the next one."""
     if not run.session.settings.remembers:
@@ -293,5 +309,57 @@ def remember(run: Run) -> None:
     from provisioner.disk.last_run import write_last_run
     from provisioner.disk.locations import state_folder
 
+    entry = _entry_of(run)
+    write_last_run(
+        state_folder(),
+        kind=entry["kind"],
+        path=Path(entry["path"]),
+        manifest=entry["manifest"],
+        set_id=entry["set"],
+        manifest_file=entry["manifest_file"],
+    )
+
+
+def _entry_of(run: Run) -> LastRun:
+    """Return what a run is remembered by."""
     kind, path = _remembered(run.target)
-    write_last_run(state_folder(), kind=kind, path=Path(path), manifest=run.manifest.id, set_id=run.wanted.id)
+    named = run.options.manifest
+    return {
+        "kind": kind,
+        "path": path,
+        "manifest": run.manifest.id,
+        "set": run.wanted.id,
+        "manifest_file": None if is_shipped(named) else _absolute_argument(named),
+    }
+
+
+def options_of(run: Run) -> list[str]:
+    """Return the options that mean this manifest, set and tree to ``start``; none where they were remembered."""
+    from provisioner.disk.last_run import read_last_runs
+    from provisioner.disk.locations import state_folder
+
+    if read_last_runs(state_folder())[:1] == (_entry_of(run),):
+        return []
+    named = _absolute_argument(run.options.manifest)
+    _, folder = _remembered(run.target)
+    options = [] if named == Options().manifest else ["--manifest", named]
+    return [*options, "--set", run.wanted.id, "--comfyui", folder]
+
+
+def with_last_manifest(options: Options) -> Options:
+    """Return the options with the manifest that was last installed in their tree, where none is named.
+
+    Which of its sets it was, `open_run` finds out.  A set that is named belongs to the usual manifest.
+    """
+    from provisioner.disk.last_run import read_last_runs
+    from provisioner.disk.locations import state_folder
+
+    if options.set_id is not None or options.manifest != Options().manifest or options.hf_cache is not None:
+        return options
+    if options.comfyui is None:
+        last = _last_tree()
+    else:
+        here = ("comfyui", str(options.comfyui.expanduser().absolute()))
+        runs = read_last_runs(state_folder())
+        last = next((each for each in runs if (each["kind"], each["path"]) == here), None)
+    return options if last is None else replace(options, manifest=last["manifest_file"] or last["manifest"])

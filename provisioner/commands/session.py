@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from provisioner.core.events import Events, Notice, ignore
+from provisioner.core.events import Event, Events, Notice, ignore
 from provisioner.core.models import (
     Artifact,
     ComfyTarget,
@@ -25,6 +26,7 @@ from provisioner.core.models import (
     Variant,
 )
 from provisioner.core.program import KLEIN_SETUP, Program
+from provisioner.report.transfer_record import TransferRecorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,8 +91,17 @@ class Session:
     secrets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Take the option; a question may change it."""
+        """Take the option, which a question may change, and note how fast files come."""
         self.sends_token = self.settings.sends_token
+        self.transfers = TransferRecorder()
+        listener, lock = self.events, threading.Lock()
+
+        def hear(event: Event) -> None:
+            with lock:
+                self.transfers.hear(event, time.monotonic())
+            listener(event)
+
+        self.events = hear
 
     def notice(self, message: str) -> None:
         """Say one line that a person may want to read."""

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from provisioner.comfyui.server.failures import findings_in_log, nodes_missing_error
 from provisioner.comfyui.server.launch import Launch, parse_address
-from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui
-from provisioner.commands.run import Run
+from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, with_comfyui
+from provisioner.commands.run import Run, options_of
+from provisioner.commands.templates import find_template
+from provisioner.commands.unload import DEFAULT_SERVER
 from provisioner.core.errors import (
     EXIT_OK,
     GenerationError,
@@ -29,7 +31,7 @@ from provisioner.core.models import ComfyTarget, Finding, Gpu, HubCacheTarget, H
 from provisioner.disk.os_errors import reason_of
 from provisioner.disk.root import Root, scratch_folder, write_output
 from provisioner.files.layout import destination_for
-from provisioner.report.outcome import Report
+from provisioner.report.outcome import Opening, Report
 from provisioner.smoke_test.graph import (
     ENCODE,
     PHASES,
@@ -37,7 +39,6 @@ from provisioner.smoke_test.graph import (
     Graph,
     build_graph,
     names_for,
-    official_workflow_name,
     options_for,
     pick_listed,
 )
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from provisioner.comfyui.server.server_process import ServerProcess
     from provisioner.commands.stages import Stages
     from provisioner.environment.state import Observation
-    from provisioner.smoke_test.diffusers_answers import GenerationEvent, GenerationPhase
+    from provisioner.smoke_test.diffusers_answers import GenerationEvent
     from provisioner.smoke_test.vram import VramSampler
 
 _FIRST_ANSWER_S = 300.0  # custom nodes are imported first, and some compile something
@@ -99,7 +100,8 @@ def run_smoke_test(
 ) -> Report:
     """Generate the test image with what is installed; return the report of it.  Raises as `generate_image`."""
     smoke = generate_image(run, options, comfyui=comfyui, environment=environment, show=show)
-    return with_smoke_test(run.report("smoke-test", "ok", EXIT_OK), smoke)
+    report = with_comfyui(with_smoke_test(run.report("smoke-test", "ok", EXIT_OK), smoke), comfyui)
+    return replace(report, opening=opening_of(run, comfyui, environment))
 
 
 def with_smoke_test(report: Report, smoke: SmokeTest) -> Report:
@@ -161,10 +163,25 @@ def generate_image(
         raise
     run.session.stages.end()
     python = None if comfyui is None else comfyui.checkout.python
-    notes = (*smoke.notes, *describe(smoke, run.wanted.envelope, machine), *_workflow_note(python))
-    smoke = replace(smoke, notes=notes)
+    found = find_template(python, run.wanted)
+    template = None if found is None else f"{found.name}.json"
+    notes = (*smoke.notes, *describe(smoke, run.wanted.envelope, machine), *_workflow_note(template))
+    smoke = replace(smoke, notes=notes, template=template)
     show(smoke)
     return smoke
+
+
+def opening_of(run: Run, comfyui: ComfyUIInstall | None, environment: Path) -> Opening | None:
+    """Return how the ComfyUI of a run is opened; None where there is none to start."""
+    if comfyui is None or comfyui.checkout.tree is None:
+        return None
+    python, _ = python_of(run, comfyui, environment)
+    template = find_template(python, run.wanted)
+    return Opening(
+        command=run.session.settings.program.command("start", options_of(run)),
+        url=DEFAULT_SERVER,
+        template=None if template is None else template.title or template.name,
+    )
 
 
 # --- ComfyUI ---------------------------------------------------------------------------------------
@@ -214,6 +231,8 @@ def _server(
     for finding in check_comfyui(comfyui):
         if finding.severity == "problem":
             raise SmokeTestError(finding.message, hint=finding.hint)
+    reserve = options.reserve_vram_gib
+    reserved = () if reserve is None else ("--reserve-vram", f"{reserve:g}")
     with scratch_folder("klein-setup-") as folder:
         launch = Launch(
             python=python,
@@ -221,12 +240,12 @@ def _server(
             output=folder / "output",
             user=folder / "user",
             temp=folder,
-            extra=_server_options(run, options, machine, seen),
+            extra=(*server_options(run, machine, seen), *reserved),
         )
         run.session.stages.begin("starting", "ComfyUI", "started")
         with start_server(
             launch,
-            log_path=_log_path("comfyui"),
+            log_path=log_path_of("comfyui"),
             cancelled=run.session.cancelled.is_set,
             timeout_s=min(_FIRST_ANSWER_S, options.timeout_s),
             environ=run.session.environ,
@@ -236,19 +255,7 @@ def _server(
             yield process.address.url, process
 
 
-def official_workflow(python: Path) -> str | None:
-    """Return the file name of ComfyUI's own Klein workflow, where its templates package is beside that Python.
-
-    The packages keep them in several folders (comfyui-workflow-templates 0.11: ``_json``, ``_core``, ...).
-    """
-    home = python.parent.parent if python.parent.name in {"bin", "Scripts"} else python.parent
-    places = [*home.glob("lib/python3*/site-packages"), home / "Lib" / "site-packages"]
-    found = [each.name for place in places for each in place.glob("comfyui_workflow_templates*/templates/*.json")]
-    return official_workflow_name(found)
-
-
-def _workflow_note(python: Path | None) -> tuple[str, ...]:
-    name = None if python is None else official_workflow(python)
+def _workflow_note(name: str | None) -> tuple[str, ...]:
     return () if name is None else (f"ComfyUI's own workflow for it is {name}, among its templates.",)
 
 
@@ -261,28 +268,33 @@ def _program_and_python(
             f"There is no ComfyUI in {_shown_target(run)} to generate an image with.",
             hint="Start yours and name it with --server URL, or name ComfyUI's own folder with --comfyui DIR.",
         )
-    seen = run.session.environments.observe(environment)
-    if seen.receipt is not None and seen.python is not None:
-        return comfyui, seen.python.path, seen
-    if comfyui.checkout.python is not None:
-        return comfyui, comfyui.checkout.python, seen
+    python, seen = python_of(run, comfyui, environment)
+    if python is not None:
+        return comfyui, python, seen
     raise UsageError(
         f"No Python was found for {comfyui.folder}.",
         hint="Make an environment with `klein-setup install --only environment`, or name a server with --server URL.",
     )
 
 
+def python_of(run: Run, comfyui: ComfyUIInstall, environment: Path) -> tuple[Path | None, Observation]:
+    """Return the Python that ComfyUI is started with, and what is in our environment: that one, else the tree's own."""
+    seen = run.session.environments.observe(environment)
+    if seen.receipt is not None and seen.python is not None:
+        return seen.python.path, seen
+    return comfyui.checkout.python, seen
+
+
 def _shown_target(run: Run) -> str:
     return str(run.target.given if isinstance(run.target, ComfyTarget) else run.target.cache)
 
 
-def _server_options(run: Run, options: SmokeTestOptions, machine: Machine, seen: Observation) -> tuple[str, ...]:
+def server_options(run: Run, machine: Machine, seen: Observation) -> tuple[str, ...]:
+    """Return what ComfyUI is told about this machine: whether there is a GPU, and which other YAML files it reads."""
     words: list[str] = []
     backend = seen.receipt.torch_backend if seen.receipt is not None else None
     if backend in {"cpu", "default"} or (backend is None and not machine.gpus):
         words.append("--cpu")
-    if options.reserve_vram_gib is not None:
-        words += ["--reserve-vram", f"{options.reserve_vram_gib:g}"]
     for config in run.options.extra_model_paths:
         words += ["--extra-model-paths-config", str(config.expanduser().absolute())]
     return tuple(words)
@@ -307,11 +319,10 @@ def _generate(
     names = pick_listed(names_for(run.wanted), listed, ignore_case=_ignores_case(facts))
     graph = build_graph(names, asked)
     if process is None:  # a loader that is cached does not notice that its file was replaced
-        run.session.stages.begin(
-            "emptying", "the server's memory", "emptied"
-        )  # so that it reads the files that are there now
+        run.session.stages.begin("emptying", "the server's memory", "emptied")
         client.free()
-    generated = client.generate(graph, timeout_s=options.timeout_s, on_progress=_teller(run.session.stages))
+    on_progress = _teller(run.session.stages, sampler.begin)
+    generated = client.generate(graph, timeout_s=options.timeout_s, on_progress=on_progress)
     if generated.was_cached:
         raise GenerationError(
             "ComfyUI generated nothing: it returned an earlier image of the same graph from its cache.",
@@ -433,38 +444,32 @@ _PHASES: Mapping[str, tuple[str, str, str]] = {
     "decode": ("decoding", "the image", "decoded"),
     "save": ("saving", "the image", "saved"),
 }
-"""What a phase of the graph is called while it goes on, and when it is done."""
+"""What a phase is called while it goes on, and when it is done."""
 
 _CHECK = ("checking", "the image", "checked")
-_AFTER: Mapping[GenerationPhase, tuple[str, str, str]] = {
-    "started": ("importing", "torch and diffusers", "imported"),
-    "imported": _PHASES["load"],
-    "loaded": _PHASES["encode"],
-    "encoded": _PHASES["sample"],
-    "decoded": _CHECK,
-}
-"""What diffusers does next, when it says what it has done."""
 
 
 def hear_diffusers(stages: Stages, event: GenerationEvent) -> None:
     """Turn what the image script says into stages."""
-    if event.name in _AFTER:
-        stages.begin(*_AFTER[event.name])
-    elif event.name == "step":
+    if event.name == "started":
+        stages.begin("importing", "torch and diffusers", "imported")
+    if event.name == "step":
         stages.say(f"step {event.number} of {event.total}")
-        if event.number == event.total:
-            stages.begin(*_PHASES["decode"])
+    if event.next_phase is not None:
+        stages.begin(*_PHASES[event.next_phase])
 
 
-def _teller(stages: Stages) -> Callable[[GenerationProgress], None]:
-    """Return what turns the server's words into stages: one for each phase in its turn, the steps in its details."""
-    phase: list[str] = [""]
+def _teller(stages: Stages, begin: Callable[[str], None]) -> Callable[[GenerationProgress], None]:
+    """Return what turns the server's words into stages, one for each phase in its turn, and notes when each begins."""
+    last: list[str] = [""]
 
     def tell(progress: GenerationProgress) -> None:
-        now = PHASES.get(progress.node_id or "", "")
-        if now in _PHASES and now != phase[0]:
-            phase[0] = now
-            stages.begin(*_PHASES[now])
+        phase = PHASES.get(progress.node_id or "")
+        if phase is not None:
+            begin(phase)
+            if phase != last[0]:
+                last[0] = phase
+                stages.begin(*_PHASES[phase])
         if progress.node_id == STEP_NODE and progress.value is not None and progress.maximum:
             stages.say(f"step {progress.value:.0f} of {progress.maximum:.0f}")
 
@@ -528,6 +533,8 @@ def _with_diffusers(
         def hear(event: GenerationEvent) -> None:
             if event.pid is not None:
                 sampler.watch(event.pid)
+            if event.next_phase is not None:
+                sampler.begin(event.next_phase)
             hear_diffusers(run.session.stages, event)
 
         done = generate_with_diffusers(
@@ -538,7 +545,7 @@ def _with_diffusers(
             revision=revision,
             options=asked,
             output=output,
-            log_path=_log_path("diffusers"),
+            log_path=log_path_of("diffusers"),
             timeout_s=options.timeout_s,
             device="cpu" if backend in {"cpu", "default"} else "auto",
             environ=run.session.environ,
@@ -546,6 +553,7 @@ def _with_diffusers(
             cancelled=run.session.cancelled.is_set,
             on_event=hear,
         )
+    run.session.stages.begin(*_CHECK)
     image = read_image(done.image)
     return done.smoke_test(asked, image=image, vram=sampler.reading, findings=judge(image, asked))
 
@@ -592,7 +600,8 @@ def _first_card(machine: Machine, environ: Mapping[str, str]) -> Gpu | None:
     return cards[0] if cards else None
 
 
-def _log_path(what: str) -> Path:
+def log_path_of(what: str) -> Path:
+    """Return a new file for the output of ComfyUI or diffusers, named by the time."""
     from provisioner.disk.locations import state_folder
 
     return state_folder() / "logs" / time.strftime(f"{what}-%Y%m%dT%H%M%SZ.txt", time.gmtime())

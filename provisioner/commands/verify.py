@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from provisioner import __version__
 from provisioner.commands.choose_environment import EnvironmentOptions, environment_folder, verify_environment
-from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui
+from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui, with_comfyui
 from provisioner.commands.parts import can_generate
 from provisioner.commands.run import Run
 from provisioner.commands.smoke_test import SmokeTestOptions, check_server, generate_image, with_smoke_test
@@ -67,10 +67,7 @@ def run_full_verify(
         report = with_problems(report, look_at_everything(run))
     comfyui = inspect_comfyui(run) if can_generate(run.wanted) else None
     if comfyui is not None and comfyui.checkout.tree is not None:
-        report = with_problems(report, check_comfyui(comfyui))
-        version = comfyui.checkout.version
-        seen = () if version is None else (("comfyui", version),)
-        report = replace(report, seen_versions=(*report.seen_versions, *seen))
+        report = with_comfyui(with_problems(report, check_comfyui(comfyui)), comfyui)
     if options.smoke.server is not None:
         report = with_problems(report, check_server(run, options.smoke.server))
     before = _last_snapshot(run)

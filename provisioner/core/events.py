@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from provisioner.core.models import FilesPlan, FileStep, Outcome
@@ -84,7 +85,15 @@ class Stage:
     seconds: float = 0.0  # since it began
 
 
-Event = PlanMade | StepStarted | FileProgress | StepFinished | Notice | Stage
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerReady:
+    """ComfyUI answers, and goes on until it is ended."""
+
+    url: str  # "http://127.0.0.1:8188"
+    log_path: Path | None  # its output; None for a server that ran before
+
+
+Event = PlanMade | StepStarted | FileProgress | StepFinished | Notice | Stage | ServerReady
 Events = Callable[[Event], None]
 
 

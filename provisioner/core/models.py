@@ -665,4 +665,5 @@ class Outcome:
     detail: str  # a sentence: "fetched 4.1 GB in 38.2 s from huggingface.co", "hard-linked from ..."
     bytes_fetched: int = 0
     seconds: float = 0.0
+    started_s: float | None = None  # on the monotonic clock; None where it was not begun
     error: Exception | None = None

@@ -350,7 +350,7 @@ class GrowingFile(Part, Protocol):
         ``source`` is what its receipt will say; it is noted first, so that the run after a kill knows it.
         """
 
-    def keep_as_bad(self) -> Path:
+    def keep_as_bad(self) -> Path | None:
         """Keep the wrong bytes under ``<name>.bad`` for inspection; return that path."""
 
 

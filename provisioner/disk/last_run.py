@@ -34,6 +34,7 @@ class LastRun(TypedDict):
     path: str
     manifest: str
     set: str
+    manifest_file: str | None  # None: the manifest comes with this program
 
 
 def read_last_runs(folder: Path) -> tuple[LastRun, ...]:
@@ -52,6 +53,7 @@ def _target(entry: Fields) -> LastRun:
         path=entry.text("path"),
         manifest=entry.text("manifest"),
         set=entry.text("set"),
+        manifest_file=entry.optional_text("manifest_file"),
     )
 
 
@@ -79,9 +81,11 @@ def _write(folder: Path, targets: list[LastRun], rate: int | None) -> None:
         _own(folder).write_text(folder / _LAST_RUNS, json.dumps(document, indent=1) + "\n")
 
 
-def write_last_run(folder: Path, *, kind: str, path: Path, manifest: str, set_id: str) -> None:
+def write_last_run(
+    folder: Path, *, kind: str, path: Path, manifest: str, set_id: str, manifest_file: str | None = None
+) -> None:
     """Remember a target; a folder that may not be written to is no error.  The last one again writes nothing."""
-    entry = LastRun(kind=kind, path=str(path.absolute()), manifest=manifest, set=set_id)
+    entry = LastRun(kind=kind, path=str(path.absolute()), manifest=manifest, set=set_id, manifest_file=manifest_file)
     before = read_last_runs(folder)
     if before[:1] == (entry,):
         return
@@ -104,8 +108,20 @@ def read_last_report(folder: Path) -> dict[str, object] | None:
     return document if document is not None and isinstance(document.get("schema_version"), int) else None
 
 
+def last_report_time(folder: Path) -> str:
+    """Return when the last report was kept, ISO 8601 in UTC; now, where that cannot be read."""
+    try:
+        when_s = (folder / _LAST_REPORT).stat().st_mtime
+    except OSError:
+        when_s = time.time()
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when_s))
+
+
 def write_last_report(folder: Path, document: Mapping[str, object]) -> bool:
     """Keep a run's ``--json`` document for ``klein-setup report``; return whether it was kept.
+
+    The last image stays in it, under ``details.last_image``, when the run generated none: ``made_at``, ``target``,
+    ``manifest`` and ``smoke_test`` of the run that did.
 
     Parameters
     ----------
@@ -115,7 +131,8 @@ def write_last_report(folder: Path, document: Mapping[str, object]) -> bool:
         From `report.document`, already redacted.
     """
     try:
-        data = json.dumps(document, indent=1, allow_nan=False).encode("ascii") + b"\n"
+        kept = _with_last_image(document, read_last_report(folder), folder)
+        data = json.dumps(kept, indent=1, allow_nan=False).encode("ascii") + b"\n"
         if len(data) > LARGEST_REPORT:
             return False
         _own(folder).write_bytes(folder / _LAST_REPORT, data)
@@ -127,6 +144,38 @@ def write_last_report(folder: Path, document: Mapping[str, object]) -> bool:
 def write_bundle(path: Path, data: bytes) -> None:
     """Write the zip of ``klein-setup doctor`` into the state folder, for its user alone; raises StorageError."""
     _own(path.parent).write_bytes(path, data)
+
+
+def _with_last_image(
+    document: Mapping[str, object], before: Mapping[str, object] | None, folder: Path
+) -> Mapping[str, object]:
+    """Return a document that has the image of the one before it, unless it has one of its own."""
+    details = document.get("details")
+    if before is None or not isinstance(details, dict) or _image_path(details):
+        return document
+    earlier = before.get("details")
+    if not isinstance(earlier, dict):
+        return document
+    last: object = earlier.get("last_image")
+    if _image_path(earlier):
+        named = {key: before.get(key) for key in ("target", "manifest")}
+        last = {"made_at": last_report_time(folder), **named, "smoke_test": earlier["smoke_test"]}
+    return document if last is None else {**document, "details": {**details, "last_image": last}}
+
+
+def _image_path(details: Mapping[str, object]) -> str | None:
+    """Return where the image of these details is."""
+    found: object = details
+    for key in ("smoke_test", "picture", "path"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def write_page(folder: Path, page: bytes, name: str) -> Path:
+    """Write a page into the state folder; return its path, or raise StorageError."""
+    path = folder / name
+    _own(folder).write_bytes(path, page)
+    return path
 
 
 def write_defect_log(folder: Path, text: str) -> Path | None:

@@ -22,6 +22,7 @@ from io import FileIO
 from pathlib import Path, PurePath
 
 from provisioner.core.errors import FileInUseError, PathOutsideRootError, StorageError
+from provisioner.core.models import STATE_FOLDER
 from provisioner.disk.calls import write_all
 from provisioner.disk.clone import by_clonefile, ficlone, is_impossible
 from provisioner.disk.flush import PAUSES_S, flush_file, flush_folder, patiently
@@ -562,7 +563,7 @@ def _leads_elsewhere(name: str | Path, dir_fd: int | None, has_descriptors: bool
 
 
 def _remove_tree(name: str | Path, dir_fd: int | None, has_descriptors: bool) -> None:
-    """Remove what has a name in an open folder; raises OSError."""
+    """Remove what has a name in an open folder, our records last: they say that the rest is ours. Raises OSError."""
     status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
     if not stat.S_ISDIR(status.st_mode):
         _unlink(name, dir_fd)
@@ -571,15 +572,19 @@ def _remove_tree(name: str | Path, dir_fd: int | None, has_descriptors: bool) ->
     elif has_descriptors:
         inside = _opened_for_removal(name, dir_fd)
         try:
-            for entry in os.listdir(inside):  # noqa: PTH208 - a descriptor
+            for entry in sorted(os.listdir(inside), key=_is_state):  # noqa: PTH208 - a descriptor
                 _remove_tree(entry, inside, has_descriptors)
         finally:
             os.close(inside)
         os.rmdir(name, dir_fd=dir_fd)
     else:
-        for path in Path(name).iterdir():
+        for path in sorted(Path(name).iterdir(), key=lambda each: _is_state(each.name)):
             _remove_tree(path, None, has_descriptors)
         os.rmdir(name)  # noqa: PTH106 - as above
+
+
+def _is_state(name: str) -> bool:
+    return name == STATE_FOLDER
 
 
 def _opened_for_removal(name: str | Path, dir_fd: int | None) -> int:

@@ -574,11 +574,12 @@ class Environments:
         """Delete an environment of ours; raises UsageError if it is not, StorageError if the system refuses."""
         where = _absolute(where)
         with only_one(where, wait=self.waits_for_lock, notice=_silent):
-            if read_receipt(where) is None:
+            receipt = read_receipt(where)
+            if receipt is None:
                 raise UsageError(f"{where} was not made by klein-setup.", hint="Nothing was removed.", path=str(where))
-            environment_root(where.parent).remove_tree(where)
             if self.packages is not None:
                 self.packages.forget(where)
+            Workspace(where).remove_environment(receipt.build_id)
 
     def variables(self, where: Path) -> dict[str, str]:
         """Return the variables that hold pip and uv to the constraints inside a running application."""

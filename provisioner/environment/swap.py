@@ -25,7 +25,7 @@ from provisioner.core.units import human_bytes
 from provisioner.disk.locks import hold_place
 from provisioner.disk.os_errors import storage_error
 from provisioner.disk.read_json import read_object
-from provisioner.disk.root import Root, is_link
+from provisioner.disk.root import Root, is_link, waiting_for
 from provisioner.environment.state import EnvironmentReceipt, parse_receipt
 
 RECEIPT = Path(STATE_FOLDER, "environment.json")
@@ -195,12 +195,15 @@ class Workspace:
         """
         for folder in (self.wheels, self.temporary):
             self.root.make_folder(folder)
+        staging = self._free_staging()
+        self.note(Journal(build_id=build_id, stage="building", staging=staging.name))
+        if not is_in_place:
+            self.root.write_text(staging / _BUILDING, build_id)
+        return staging
+
+    def _free_staging(self) -> Path:
         for name in staging_names(self.where.name):
-            staging = self.where.with_name(name)
-            if not os.path.lexists(staging):
-                self.note(Journal(build_id=build_id, stage="building", staging=name))
-                if not is_in_place:
-                    self.root.write_text(staging / _BUILDING, build_id)
+            if not os.path.lexists(staging := self.where.with_name(name)):
                 return staging
         raise StorageError(f"No free name for a folder beside {self.where}.", hint="Remove what you do not need there.")
 
@@ -238,6 +241,13 @@ class Workspace:
         if not self.has_wheels():
             self.root.remove_tree(self.folder)
         return said
+
+    def remove_environment(self, build_id: str) -> None:
+        """Remove the environment: moved aside first, so that a killed run leaves a whole one or none."""
+        staging = self._free_staging()
+        self.note(Journal(build_id=build_id, stage="building", staging=staging.name))
+        self.root.replace(self.where, staging)
+        self.recover()
 
     def _end_swap(self, journal: Journal) -> str | None:
         old = self._old(journal)
@@ -326,12 +336,16 @@ class Workspace:
 
 
 def _is_of(staging: Path, build_id: str) -> bool:
-    """Whether a folder is the one a building works in, or has nothing in it; a name alone says nothing."""
+    """Whether a folder is the one a building works in, or has no file but our records; a name alone says nothing."""
     if is_link(staging) or not staging.is_dir():
         return False
     receipt = read_receipt(staging)
     noted = read_text(staging / _BUILDING)
-    return build_id in (noted, receipt and receipt.build_id) or not any(staging.iterdir())
+    records = {staging / each for each in (RECEIPT, CONSTRAINTS, PACKAGES, _BUILDING)}
+    records |= {half for each in records for half in waiting_for(each)}
+    return build_id in (noted, receipt and receipt.build_id) or all(
+        path in records or (path.is_dir() and not is_link(path)) for path in staging.rglob("*")
+    )
 
 
 def forget_building(folder: Path) -> None:

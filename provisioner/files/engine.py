@@ -132,10 +132,20 @@ class Engine:
             detail, fetched = self._do(step)
         except KleinError as error:
             return Outcome(
-                step=step, status="failed", detail=str(error), error=error, seconds=time.monotonic() - began_s
+                step=step,
+                status="failed",
+                detail=str(error),
+                error=error,
+                seconds=time.monotonic() - began_s,
+                started_s=began_s,
             )
         return Outcome(
-            step=step, status="done", detail=detail, bytes_fetched=fetched, seconds=time.monotonic() - began_s
+            step=step,
+            status="done",
+            detail=detail,
+            bytes_fetched=fetched,
+            seconds=time.monotonic() - began_s,
+            started_s=began_s,
         )
 
     def _do(self, step: FileStep) -> tuple[str, int]:
@@ -308,7 +318,8 @@ class Engine:
     ) -> HashMismatchError:
         kept = "They were discarded."
         if is_last:
-            kept = f"They were kept as {part.keep_as_bad()}; nothing was put in place."
+            bad = part.keep_as_bad()
+            kept = f"They were {'discarded' if bad is None else f'kept as {bad}'}; nothing was put in place."
         else:
             part.reset()
         known = next((each.what for each in artifact.lookalikes if each.sha256 == file_digest.sha256), None)

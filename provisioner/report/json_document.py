@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from provisioner import __version__
 from provisioner.core.errors import KleinError
@@ -62,6 +62,11 @@ from provisioner.report.outcome import (
     label_of,
     next_command,
 )
+from provisioner.report.web_addresses import source_page
+
+if TYPE_CHECKING:  # most runs have neither
+    from provisioner.comfyui.checkout_models import ComfyCheckout
+    from provisioner.report.transfer_record import TransferRecord
 
 SCHEMA_VERSION = 2
 
@@ -117,6 +122,7 @@ class OutcomeEntry(TypedDict):
     detail: str
     bytes_fetched: int
     seconds: float
+    started_s: float | None  # after the first step of the run began; null where it did not begin
     error: ErrorEntry | None
 
 
@@ -154,8 +160,10 @@ class CheckEntry(TypedDict):
     status: CheckStatus
     basis: Basis  # what the status is based on
     expected_size: int
+    expected_sha256: str  # of the content that is right: where several are accepted, of the one that is there
     observed_size: int | None
     observed_sha256: str | None
+    source_url: str | None  # a page about the file, for people
     identity: str | None
     damage: DamageEntry | None
 
@@ -201,6 +209,38 @@ class ShippedEntry(TypedDict):
     title: str
     sha256: str
     sets: list[str]
+
+
+class LicenceEntry(TypedDict):
+    """The licence of the models: ``details.licence``."""
+
+    name: str
+    url: str
+
+
+class ComfyUIEntry(TypedDict):
+    """ComfyUI as it was found, or left: ``details.comfyui``; null where something is not known."""
+
+    path: str | None
+    version: str | None
+    commit: str | None
+    has_local_changes: bool | None
+    custom_nodes: list[str]
+
+
+class FileTimesEntry(TypedDict):
+    """What one file's time went into."""
+
+    path: str
+    seconds: dict[str, float]  # by phase, as ``file-progress`` events name them
+
+
+class TransfersEntry(TypedDict):
+    """How the model files came: ``details.transfers``."""
+
+    interval_s: float
+    received_bytes: list[int]  # in each interval from the first byte on; at most 240
+    files: list[FileTimesEntry]
 
 
 class ReportDocument(TypedDict):
@@ -295,6 +335,8 @@ def _comfyui_versions(report: Report) -> Iterable[tuple[str, str]]:
     for outcome in report.outcomes:
         if isinstance(outcome.step, (GetComfyUI, UpdateComfyUI)) and outcome.status == "done":
             yield "comfyui", outcome.step.release.version
+    if report.comfyui is not None and report.comfyui.version is not None:
+        yield "comfyui", report.comfyui.version
 
 
 def _redacted_or_none(text: str | None, secrets: tuple[str, ...]) -> str | None:
@@ -333,10 +375,14 @@ def _step_entries(report: Report, secrets: tuple[str, ...]) -> list[StepEntry]:
     planned = report.plan.steps if report.plan else ()
     done = [(outcome.step, outcome) for outcome in report.outcomes if isinstance(outcome.step, STEPS)]
     outcomes = dict(done)
-    return [_step_entry(step, outcomes.get(step), secrets) for step in dict.fromkeys((*planned, *outcomes))]
+    began_s = min((each.started_s for _, each in done if each.started_s is not None), default=0.0)
+    steps = dict.fromkeys((*planned, *outcomes))
+    return [_step_entry(step, outcomes.get(step), secrets, began_s) for step in steps]
 
 
-def _step_entry(step: Step, outcome: Outcome | None, secrets: tuple[str, ...]) -> StepEntry:
+def _step_entry(
+    step: Step, outcome: Outcome | None, secrets: tuple[str, ...], began_s: float | None = None
+) -> StepEntry:
     place, download, replaced = place_of(step), download_of(step), replaced_by(step)
     is_file = isinstance(step, FILE_STEPS)
     fetched = download.fetched_bytes if download is not None else 0
@@ -353,16 +399,18 @@ def _step_entry(step: Step, outcome: Outcome | None, secrets: tuple[str, ...]) -
         "is_estimate": not is_file and fetched > 0,
         "way": step.way if isinstance(step, PatchFile) else None,
         "blocks": list(step.damage.bad_blocks) if isinstance(step, PatchFile) else None,
-        "outcome": _outcome_entry(outcome, secrets) if outcome else None,
+        "outcome": _outcome_entry(outcome, secrets, began_s) if outcome else None,
     }
 
 
-def _outcome_entry(outcome: Outcome, secrets: tuple[str, ...]) -> OutcomeEntry:
+def _outcome_entry(outcome: Outcome, secrets: tuple[str, ...], began_s: float | None) -> OutcomeEntry:
+    is_placed = outcome.started_s is not None and began_s is not None
     return {
         "status": outcome.status,
         "detail": redact(outcome.detail, secrets),
         "bytes_fetched": outcome.bytes_fetched,
         "seconds": round(outcome.seconds, 3),
+        "started_s": round((outcome.started_s or 0.0) - (began_s or 0.0), 3) if is_placed else None,
         "error": error_entry(outcome.error, secrets) if outcome.error is not None else None,
     }
 
@@ -375,11 +423,20 @@ def _check_entry(check: Check, secrets: tuple[str, ...]) -> CheckEntry:
         "status": check.status,
         "basis": check.basis,
         "expected_size": check.artifact.size,
+        "expected_sha256": _expected_sha256(check),
         "observed_size": check.observed_size,
         "observed_sha256": check.observed_sha256,
+        "source_url": _redacted_or_none(source_page(check.artifact), secrets),
         "identity": _redacted_or_none(check.identity, secrets),
         "damage": _damage_entry(check.damage) if check.damage is not None else None,
     }
+
+
+def _expected_sha256(check: Check) -> str:
+    """Return the digest the file should have; of several accepted contents, that of the one that is or was there."""
+    here = check.observed_sha256 if check.status == "ok" else check.damage.sha256 if check.damage is not None else None
+    accepted = {each.sha256 for each in check.artifact.contents}
+    return here if here is not None and here in accepted else check.artifact.sha256
 
 
 def _damage_entry(damage: Damage) -> DamageEntry:
@@ -463,6 +520,13 @@ def _details(report: Report) -> dict[str, object]:
         details["claims"] = [ClaimEntry(claim=each.claim, seen=each.seen) for each in report.rehearsal.checks]
         if report.rehearsal.scratch_folder is not None:
             details["scratch_folder"] = report.rehearsal.scratch_folder
+    manifest = report.plan.manifest if report.plan is not None else report.manifest
+    if manifest is not None:
+        details["licence"] = LicenceEntry(name=manifest.licence.name, url=manifest.licence.url)
+    if report.comfyui is not None:
+        details["comfyui"] = _comfyui_entry(report.comfyui)
+    if report.transfers is not None:
+        details["transfers"] = _transfers_entry(report.transfers)
     if report.environment is not None:
         details["environment"] = report.environment
     if report.smoke_test is not None:
@@ -481,6 +545,8 @@ def _details(report: Report) -> dict[str, object]:
         details["manifests"] = [_shipped_entry(each) for each in report.manifests]
     if report.undone_update is not None:
         details["undo_update"] = report.undone_update
+    if report.server is not None:
+        details["server"] = report.server
     if report.page is not None:
         details["page"] = report.page
     if report.bundle is not None:
@@ -488,6 +554,24 @@ def _details(report: Report) -> dict[str, object]:
     if report.given_arguments is not None:
         details["given_arguments"] = report.given_arguments
     return details
+
+
+def _comfyui_entry(checkout: ComfyCheckout) -> ComfyUIEntry:
+    return {
+        "path": str(checkout.tree) if checkout.tree is not None else None,
+        "version": checkout.version,
+        "commit": checkout.commit,
+        "has_local_changes": checkout.has_local_changes,
+        "custom_nodes": list(checkout.custom_nodes),
+    }
+
+
+def _transfers_entry(record: TransferRecord) -> TransfersEntry:
+    return {
+        "interval_s": record.interval_s,
+        "received_bytes": list(record.received_bytes),
+        "files": [{"path": each.path, "seconds": {**dict(each.seconds)}} for each in record.files],
+    }
 
 
 def _shipped_entry(manifest: Manifest) -> ShippedEntry:

@@ -22,9 +22,11 @@ from provisioner.plan.steps import Plan
 from provisioner.report.remedies import remedy_verb
 
 if TYPE_CHECKING:  # most runs have few of these parts, and `verify --quick` has none
+    from provisioner.comfyui.checkout_models import ComfyCheckout
     from provisioner.environment.package_list import PackageChange
     from provisioner.environment.state import EnvironmentReceipt
     from provisioner.report.changes import ChangesSince
+    from provisioner.report.transfer_record import TransferRecord
     from provisioner.smoke_test.results import SmokeTest
     from provisioner.torch.builds import TorchChoice
 
@@ -132,6 +134,25 @@ class RunFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StartedServer:
+    """The ComfyUI that ``start`` started or found."""
+
+    url: str
+    was_running: bool
+    template: str | None  # ComfyUI's own workflow for the model
+    log_path: Path | None  # None where it ran before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """How ComfyUI is opened after a test image."""
+
+    command: str  # ready to paste
+    url: str
+    template: str | None  # the title of its own workflow for the model, or else its name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """A run, as it is shown and as ``--json`` prints it.
 
@@ -158,6 +179,10 @@ class Report:
     torch: TorchChoice | None = None  # of ``detect``
     manifests: tuple[Manifest, ...] | None = None
     undone_update: UndoneUpdate | None = None
+    transfers: TransferRecord | None = None  # how the files came
+    comfyui: ComfyCheckout | None = None  # as it was found, or left
+    opening: Opening | None = None
+    server: StartedServer | None = None
     page: Path | None = None  # where ``report`` wrote it
     bundle: Bundle | None = None  # what ``doctor`` wrote
     seen_versions: tuple[tuple[str, str], ...] = ()  # ("comfyui", "0.33.0"), ("torch", "2.14.1+cu130"): looked at

@@ -70,6 +70,8 @@ class VramEntry(TypedDict):
     peak_used_bytes: int  # of the whole card, all processes
     peak_process_bytes: int | None  # of the image's processes alone
     samples: int
+    curve: list[tuple[float, int]]  # seconds since the measuring began, bytes used then; at most 240
+    phases: list[tuple[str, float]]  # a name, and when it began
 
 
 class ModelsEntry(TypedDict):
@@ -93,6 +95,7 @@ class SmokeTestEntry(TypedDict):
     versions: dict[str, str]
     models: ModelsEntry | None
     log_path: str | None
+    template: str | None  # of ComfyUI, with the same graph
     notes: list[str]
     findings: list[FindingEntry]
 
@@ -115,6 +118,7 @@ def smoke_entry(smoke: SmokeTest) -> SmokeTestEntry:
         "versions": dict(smoke.versions),
         "models": _models_entry(smoke.names) if smoke.names else None,
         "log_path": _text(smoke.log_path),
+        "template": smoke.template,
         "notes": list(smoke.notes),
         "findings": [finding_entry(each) for each in smoke.findings],
     }
@@ -177,6 +181,8 @@ def _vram_entry(vram: VramReading) -> VramEntry:
         "peak_used_bytes": vram.peak_used_bytes,
         "peak_process_bytes": vram.peak_process_bytes,
         "samples": vram.samples,
+        "curve": list(vram.curve),
+        "phases": list(vram.phases),
     }
 
 

@@ -36,6 +36,13 @@ class GenerationEvent:
     number: int | None = None  # for "step", from 1
     total: int | None = None
 
+    @property
+    def next_phase(self) -> str | None:
+        """What begins after it, in the words of `VramReading.phases`; None where nothing new does."""
+        if self.name == "step":
+            return "decode" if self.number == self.total else None
+        return {"imported": "load", "loaded": "encode", "encoded": "sample", "decoded": "save"}.get(self.name)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationDevice:

@@ -41,10 +41,48 @@ class VramSample:
     used_bytes: int  # by all processes
     free_bytes: int
     process_bytes: int | None = None  # of the image's processes together; None where NVML does not report it
+    at_s: float = 0.0  # since the measuring began
+    readings: int = 1  # that it stands for, with the largest of each figure
+
+
+MOST_POINTS = 240
+"""Points of a curve: a page shows no more."""
+
+
+def thinned(samples: Sequence[VramSample], most: int = MOST_POINTS) -> tuple[VramSample, ...]:
+    """Return at most so many samples; neighbours become one with the peak of both, and the first stays as it is.
+
+    Examples
+    --------
+    >>> peaks = [VramSample(used_bytes=used, free_bytes=9 - used, at_s=float(used)) for used in range(9)]
+    >>> [(each.at_s, each.used_bytes, each.readings) for each in thinned(peaks, 3)]
+    [(0.0, 0, 1), (1.0, 4, 4), (5.0, 8, 4)]
+    """
+    kept = tuple(samples)
+    while len(kept) > most:
+        rest = kept[1:]
+        kept = (kept[0], *(_merged(rest[at : at + 2]) for at in range(0, len(rest), 2)))
+    return kept
+
+
+def _merged(samples: Sequence[VramSample]) -> VramSample:
+    held = [each.process_bytes for each in samples if each.process_bytes is not None]
+    return VramSample(
+        used_bytes=max(each.used_bytes for each in samples),
+        free_bytes=min(each.free_bytes for each in samples),
+        process_bytes=max(held, default=None),
+        at_s=samples[0].at_s,
+        readings=sum(each.readings for each in samples),
+    )
 
 
 def summarise_samples(
-    samples: Sequence[VramSample], *, gpu_name: str, gpu_uuid: str | None, total_bytes: int
+    samples: Sequence[VramSample],
+    *,
+    gpu_name: str,
+    gpu_uuid: str | None,
+    total_bytes: int,
+    phases: Sequence[tuple[str, float]] = (),
 ) -> VramReading | None:
     """Return the peaks of a series of samples, and its initial state.
 
@@ -54,6 +92,8 @@ def summarise_samples(
         In the order they were taken; the first one before any model was loaded.
     gpu_name, gpu_uuid, total_bytes
         Facts about the measured GPU.
+    phases : sequence of (str, float), optional
+        What began when, in seconds since the measuring began.
 
     Returns
     -------
@@ -73,7 +113,9 @@ def summarise_samples(
         peak_process_bytes=max(
             (each.process_bytes for each in samples if each.process_bytes is not None), default=None
         ),
-        samples=len(samples),
+        samples=sum(each.readings for each in samples),
+        curve=tuple((round(each.at_s, 3), each.used_bytes) for each in thinned(samples)),
+        phases=tuple((name, round(at_s, 3)) for name, at_s in phases),
     )
 
 

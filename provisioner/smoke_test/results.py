@@ -62,6 +62,8 @@ class VramReading:
     used_at_start_bytes: int
     peak_process_bytes: int | None = None  # of the image's processes alone, where NVML reports it
     samples: int = 0
+    curve: tuple[tuple[float, int], ...] = ()  # seconds since the measuring began, bytes used; at most 240 points
+    phases: tuple[tuple[str, float], ...] = ()  # "start", "load", "encode", "sample", "decode", "save": when each began
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,5 +95,6 @@ class SmokeTest:
     device: str | None = None  # "cuda:0 NVIDIA GeForce RTX 4070", "cpu"
     versions: tuple[tuple[str, str], ...] = ()  # ("comfyui", "0.33.0"), ("torch", "2.11.0+cu130")
     log_path: Path | None = None  # the server's or the script's whole output
+    template: str | None = None  # file name of ComfyUI's own workflow for the model, where its package is there
     notes: tuple[str, ...] = ()  # sentences for the user that explain the figures
     findings: tuple[Finding, ...] = field(default=())

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import threading
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from provisioner.smoke_test.measurement import VramSample, summarise_samples
+from provisioner.smoke_test.measurement import MOST_POINTS, VramSample, summarise_samples, thinned
 from provisioner.smoke_test.results import VramReading
 
 INTERVAL_S = 0.05
@@ -21,6 +23,8 @@ INTERVAL_S = 0.05
 
 _NEVER_ANSWERED = frozenset({"NVMLError_NotSupported", "NVMLError_FunctionNotFound", "AttributeError"})
 """Errors of a query that is not supported here: repeating it is useless."""
+
+_MOST_PHASES = 50  # a graph of another server may go back and forth
 
 _JOIN_TIMEOUT_S = 5.0  # a driver that hangs must not keep the program from ending
 
@@ -83,7 +87,9 @@ class VramSampler:
         self._library = library
         self._family = _Family(pids, parents)
         self._card: _Card | None = None
-        self._samples: list[VramSample] = []
+        self._samples: tuple[VramSample, ...] = ()  # at most twice as many as a curve has points
+        self._phases: list[tuple[str, float]] = []
+        self._began_s = 0.0
         self._reason: str | None = "nothing was measured yet"
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -91,6 +97,11 @@ class VramSampler:
     def watch(self, *pids: int) -> None:
         """Measure the memory of these processes separately too, from the next reading on."""
         self._family.add(pids)
+
+    def begin(self, phase: str) -> None:
+        """Note that a part of the work begins now; the one that runs already is not noted again."""
+        if not self._phases or self._phases[-1][0] != phase:
+            self._phases = [*self._phases, (phase, time.monotonic() - self._began_s)][-_MOST_PHASES:]
 
     @property
     def reason(self) -> str | None:
@@ -103,10 +114,16 @@ class VramSampler:
         if self._card is None:
             return None
         return summarise_samples(
-            tuple(self._samples), gpu_name=self._card.name, gpu_uuid=self._card.uuid, total_bytes=self._card.total_bytes
+            self._samples,
+            gpu_name=self._card.name,
+            gpu_uuid=self._card.uuid,
+            total_bytes=self._card.total_bytes,
+            phases=self._phases,
         )
 
     def __enter__(self) -> VramSampler:
+        self._began_s = time.monotonic()
+        self.begin("start")
         self._reason = self._open()
         if self._reason is None:
             self._thread = threading.Thread(target=self._run, name="vram-sampler", daemon=True)
@@ -139,7 +156,7 @@ class VramSampler:
             return f"NVML cannot be used: {_said(error)}"
         try:
             card = _Card(self._library, self._uuid, self._index)
-            self._samples.append(card.look(self._family))
+            self._keep(card.look(self._family))
         except may_fail as error:
             self._shut()
             which = self._uuid or f"GPU {self._index}"
@@ -155,7 +172,11 @@ class VramSampler:
         """Take a reading; one that fails is left out, because the next one can succeed."""
         if self._card is not None:
             with contextlib.suppress(*_may_fail(self._library)):
-                self._samples.append(self._card.look(self._family))
+                self._keep(self._card.look(self._family))
+
+    def _keep(self, sample: VramSample) -> None:
+        samples = (*self._samples, replace(sample, at_s=time.monotonic() - self._began_s))
+        self._samples = thinned(samples) if len(samples) > 2 * MOST_POINTS else samples
 
     def _shut(self) -> None:
         with contextlib.suppress(*_may_fail(self._library)):

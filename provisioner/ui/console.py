@@ -284,6 +284,7 @@ class Ui:
             blocks = report_blocks(report, is_quiet=self._is_quiet, program=self.program, said=self._findings_said)
             if blocks:
                 self._write(self._out, blocks)
+            self._show_card(report)
         for error in all_errors(report):
             self.show_error(error)
         if self._mode == "json":
@@ -293,6 +294,19 @@ class Ui:
 
             self._out.write(report_line(self.document_of(report)) + "\n")
         self._out.flush()
+
+    def _show_card(self, report: Report) -> None:
+        """Close a run that ended well with its image and how to go on."""
+        smoke = report.smoke_test
+        if smoke is None or report.status != "ok" or self._is_quiet or report.command == "verify":
+            return
+        from provisioner.ui.closing_card import card_blocks, draw_image
+
+        self._write(self._out, [BLANK])
+        can_show = self._out.terminal == "full" and self._out.is_coloured and self._out.is_unicode
+        if smoke.image_path is not None and can_show and self._is_terminal_in():
+            draw_image(smoke.image_path, self._out)
+        self._write(self._out, card_blocks(report, smoke, self.program))
 
     def _result(self, blocks: Sequence[Block]) -> None:
         """Write the result of the command."""

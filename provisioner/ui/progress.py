@@ -11,7 +11,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Literal, NoReturn, Protocol, cast
 
-from provisioner.core.events import Event, FileProgress, Notice, PlanMade, Stage, StepFinished, StepStarted
+from provisioner.core.events import (
+    Event,
+    FileProgress,
+    Notice,
+    PlanMade,
+    ServerReady,
+    Stage,
+    StepFinished,
+    StepStarted,
+)
 from provisioner.core.models import FilesPlan
 from provisioner.ui.board import (
     Board,
@@ -131,6 +140,8 @@ class Progress:
                 self._take_stage(replace(event, detail=self._one_line(event.detail), what=self._one_line(event.what)))
             case Notice(message=message, severity=severity):
                 self.notice(message, severity=severity)
+            case ServerReady():
+                pass  # `start` says it in its own words
 
     def _take_stage(self, stage: Stage) -> None:
         is_open = self._board.take_stage(stage, self._now())

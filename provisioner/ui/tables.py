@@ -357,7 +357,7 @@ def report_blocks(
     if is_quiet:
         rows = [row for row in rows if row.cells[0].style in {"bad", "warn"}]
         findings = tuple(each for each in findings if each.severity == "problem")
-    preposition = {"verify": "in", "uninstall": "from"}.get(report.command, "into")
+    preposition = {"verify": "in", "start": "in", "uninstall": "from"}.get(report.command, "into")
     head = [] if is_quiet else [_heading(report.command.capitalize(), plan, preposition), BLANK]
     grid = Grid(columns=_FILE_COLUMNS, rows=tuple(rows))
     gap = [BLANK] if rows or findings else []

@@ -151,6 +151,36 @@ def test_the_peak_is_kept_beside_the_memory_at_the_start() -> None:
     assert nvml.open_count == 0
 
 
+def test_the_memory_over_time_is_kept_in_few_points_with_when_each_part_began() -> None:
+    nvml = Nvml([2 * GIB, 3 * GIB, 9 * GIB, *[4 * GIB] * 2000])
+    with VramSampler(UUID, library=nvml, interval_s=0.0001, parents=no_parents) as sampler:
+        nvml.wait_for(300)
+        sampler.begin("load")
+        sampler.begin("load")
+        nvml.wait_for(1200)
+        sampler.begin("sample")
+    reading = sampler.reading
+    assert reading is not None
+    assert reading.samples >= 1000
+    assert 100 < len(reading.curve) <= 240
+    assert reading.curve[0][1] == 2 * GIB
+    assert max(used for _, used in reading.curve) == reading.peak_used_bytes == 9 * GIB
+    times = [at_s for at_s, _ in reading.curve]
+    assert times == sorted(times)
+    assert [name for name, _ in reading.phases] == ["start", "load", "sample"]
+    began = [at_s for _, at_s in reading.phases]
+    assert 0 <= began[0] < began[1] < began[2] <= times[-1] + 1
+
+
+def test_a_server_that_goes_back_and_forth_keeps_few_parts() -> None:
+    sampler = VramSampler(library=Nvml([GIB]))
+    with sampler:
+        for number in range(1000):
+            sampler.begin(("load", "encode")[number % 2])
+    assert sampler.reading is not None
+    assert len(sampler.reading.phases) == 50
+
+
 def test_the_first_look_is_taken_before_anything_can_start() -> None:
     nvml = Nvml([GIB])
     with VramSampler(UUID, library=nvml, interval_s=60) as sampler:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,15 @@ def test_blocks_of_one_manifest_are_no_proof_for_another(sandbox: Sandbox, damag
     liar.write_text(json.dumps(document | {"artifacts": [entry]}))
     sandbox.run("repair", "--manifest", str(liar), "--endpoint", sandbox.hub.endpoint)
     assert basis(sandbox) == (1, "hash-mismatch", "sha256")
+
+
+def test_what_a_killed_run_left_of_a_binding_is_removed_by_the_next_one(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(MIB))
+    folder = sandbox.home / "state" / "klein-setup" / "blocks"
+    folder.mkdir(parents=True)
+    old, new = folder / f"{'a' * 64}.0123456789abcdef.tmp", folder / f"{'b' * 64}.0123456789abcdef.tmp"
+    old.touch()
+    new.touch()
+    os.utime(old, (1, 1))
+    assert sandbox.run("install").returncode == 0
+    assert (old.exists(), new.exists()) == (False, True)  # another run may be writing the new one

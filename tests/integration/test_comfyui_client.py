@@ -219,7 +219,7 @@ def stand_in(launch: Launch, faults: str = "Faults()", before: str = "") -> None
 
 
 def log_of(launch: Launch) -> Path:
-    return launch.output.parent / "logs" / "comfyui.log"
+    return launch.folders[0].parent / "logs" / "comfyui.log"
 
 
 def ended_within(pid: int, seconds: float) -> bool:
@@ -332,7 +332,7 @@ def test_a_missing_interpreter_is_named(launch: Launch, tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_made_is_a_storage_error(launch: Launch) -> None:
-    launch.output.parent.write_text("a file is in the way")
+    launch.folders[0].parent.write_text("a file is in the way")
     with pytest.raises(NotWritableError):
         start_server(launch, log_path=log_of(launch), cancelled=never)
 

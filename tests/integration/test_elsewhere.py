@@ -12,11 +12,13 @@ import pytest
 from provisioner.core.models import Artifact
 from provisioner.disk.last_run import (
     LARGEST_REPORT,
+    last_report_time,
     read_last_report,
     read_last_runs,
     write_defect_log,
     write_last_report,
     write_last_run,
+    write_page,
 )
 from provisioner.files.local_copies import FilesInFolders
 from tests.support.builders import artifact, sha256, variant
@@ -176,8 +178,9 @@ def remembered(**more: object) -> str:
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
-    (tmp_path / "last-run.json").write_text(remembered())
-    assert read_last_runs(tmp_path) == (TARGET,)
+    named = {**TARGET, "path": "/y", "manifest_file": "/m.yaml"}
+    (tmp_path / "last-run.json").write_text(remembered(targets=[TARGET, named]))
+    assert read_last_runs(tmp_path) == ({**TARGET, "manifest_file": None}, named)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +193,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         remembered(schema_version=3),
         remembered(targets=5),
         remembered(targets=[{**TARGET, "kind": "disk"}]),
+        remembered(targets=[{**TARGET, "manifest_file": 5}]),
         remembered(targets=[{**TARGET, "kind": ["comfyui"]}]),
         remembered(targets=[{name: value for name, value in TARGET.items() if name != "path"}]),
         "[" * 100_000,
@@ -222,6 +226,49 @@ def test_the_last_report_comes_back_as_it_was(tmp_path: Path) -> None:
         assert write_last_report(state, report)
         assert read_last_report(state) == report
     assert [path.name for path in state.iterdir()] == ["last-report.json"]
+
+
+def test_the_last_image_stays_in_the_reports_of_runs_without_one(tmp_path: Path) -> None:
+    smoke = {"picture": {"path": "/fox.png"}}
+    drawn = {
+        "schema_version": 1,
+        "target": {"path": "/models"},
+        "manifest": {"id": "m"},
+        "details": {"smoke_test": smoke},
+    }
+    assert write_last_report(tmp_path, drawn)
+    os.utime(tmp_path / "last-report.json", (1_790_000_000, 1_790_000_000))
+    last = {
+        "made_at": "2026-09-21T14:13:20Z",
+        "target": {"path": "/models"},
+        "manifest": {"id": "m"},
+        "smoke_test": smoke,
+    }
+    without = {"schema_version": 1, "command": "verify", "details": {"smoke_test": {"picture": None}}}
+    for _ in range(3):
+        assert write_last_report(tmp_path, without)
+        kept = read_last_report(tmp_path)
+        assert kept is not None
+        assert kept["details"] == {"smoke_test": {"picture": None}, "last_image": last}
+    newer = {"schema_version": 1, "details": {"smoke_test": {"picture": {"path": "/cat.png"}}}}
+    assert write_last_report(tmp_path, newer)
+    assert read_last_report(tmp_path) == newer
+
+
+@pytest.mark.parametrize("before", [{"details": None}, {"details": {"smoke_test": [], "last_image": None}}, {}])
+def test_an_earlier_report_without_an_image_leaves_the_next_as_it_is(tmp_path: Path, before: dict[str, object]) -> None:
+    assert write_last_report(tmp_path, {"schema_version": 1, **before})
+    report = {"schema_version": 1, "details": {}}
+    assert write_last_report(tmp_path, report)
+    assert read_last_report(tmp_path) == report
+
+
+def test_the_page_and_the_report_are_for_their_user_alone(tmp_path: Path) -> None:
+    assert last_report_time(tmp_path).endswith("Z")  # of now: nothing was kept yet
+    path = write_page(tmp_path / "state", b"<!DOCTYPE html>", "page.html")
+    assert path.read_bytes() == b"<!DOCTYPE html>"
+    if sys.platform != "win32":
+        assert path.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize(

@@ -576,6 +576,50 @@ def folder(path: Path, build_id: str | None) -> Path:
     return path
 
 
+KILLED_REMOVAL = """
+import os, signal, sys
+from pathlib import Path
+from provisioner.environment.environments import Environments
+from provisioner.machine.process import run_process
+
+where, left = Path(sys.argv[1]), int(sys.argv[2])
+
+def die(event, given):
+    global left
+    if event in {"os.remove", "os.rmdir", "os.rename"}:
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+environments = Environments(run=run_process)
+sys.addaudithook(die)
+environments.clear_leftovers(where)
+environments.remove(where)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+@pytest.mark.parametrize("at", range(1, 12, 2))
+def test_a_removal_that_is_killed_is_finished_by_the_next(at: int, tmp_path: Path) -> None:
+    where = folder(tmp_path / "tree" / ".venv", "b1").parent / ".venv"
+    records = [f".klein-setup/{each}" for each in ("constraints.txt", "packages.txt", "building")]
+    for name in ("bin/python", "bin/pip", "lib/a/b.py", *records):
+        path = where / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x", encoding="utf-8")
+    mine = tmp_path / "tree" / "mine.txt"
+    mine.write_text("mine", encoding="utf-8")
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    killed = subprocess.run([sys.executable, "-c", KILLED_REMOVAL, where, str(at)], env=environ, check=False)
+    assert killed.returncode == -9
+    envs = Environments(run=run_process)
+    envs.clear_leftovers(where)
+    if where.exists():
+        assert (where / "bin" / "python").exists(), "half an environment is in its place"
+        envs.remove(where)
+    assert list((tmp_path / "tree").iterdir()) == [mine]
+
+
 def test_an_environment_that_fails_in_its_place_makes_room_for_the_old_one(tmp_path: Path) -> None:
     where = folder(tmp_path / "env", "old")
     work = Workspace(where)
@@ -589,6 +633,17 @@ def test_an_environment_that_fails_in_its_place_makes_room_for_the_old_one(tmp_p
     receipt = read_receipt(where)
     assert receipt is not None
     assert receipt.build_id == "old"
+
+
+@pytest.mark.parametrize("theirs", [None, "notes.txt", ".klein-setup/notes.txt"])
+def test_a_kill_over_the_first_file_of_a_building_leaves_no_folder(tmp_path: Path, theirs: str | None) -> None:
+    work = Workspace(tmp_path / ".venv")
+    staging = work.begin("new")
+    (staging / ".klein-setup" / "building").rename(staging / ".klein-setup" / f"building.{'a' * 16}.tmp")
+    if theirs is not None:
+        (staging / theirs).write_text("mine", encoding="utf-8")
+    assert work.recover() is not None
+    assert staging.exists() == (theirs is not None)
 
 
 @pytest.mark.parametrize("moved", [0, 1, 2])

@@ -26,6 +26,7 @@ from provisioner.rehearsal.faults import (
     Stall,
     Status,
     WrongBytes,
+    WrongLinkedSize,
 )
 from tests.support.sandbox import (
     MIB,
@@ -76,6 +77,9 @@ STAYING = {
     ),
     "answers that are always short": Staying(
         fault=ShortLength(LARGE), status=5, code="unreachable", says="breaks off again and again"
+    ),
+    "answers of one byte": Staying(
+        fault=WrongLinkedSize(1), status=5, code="unreachable", says="breaks off again and again"
     ),
     "503 for content": Staying(fault=Status(503), status=5, code="server-error", says="answers 503"),
     "503 when asked where the file is": Staying(

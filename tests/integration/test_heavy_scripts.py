@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+FORKS = pytest.mark.skipif(sys.platform == "win32", reason="runs are forked")
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("kill_runs.py", "--kills", "1"), "Wrong bytes under a final name: 0."),
+        pytest.param(("torture.py", "--only", "kills", "--events", "6"), "Promises broken: 0.", marks=FORKS),
+        pytest.param(("torture.py", "--only", "damages", "--events", "12"), "Promises broken: 0.", marks=FORKS),
         (("fuzz_identify.py", "--inputs", "300"), "Exceptions: 0. Promises broken: 0."),
         (("bench_verify.py", "--size", "20000000", "--files", "2", "--rounds", "1"), "klein-setup verify"),
     ],
-    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+    ids=lambda value: "-".join(value[:3]) if isinstance(value, tuple) else "",
 )
 def test_it_still_runs(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
     folder = ("--folder", str(tmp_path)) if words[0] == "bench_verify.py" else ()

@@ -261,3 +261,31 @@ def test_two_artifacts_with_the_same_bytes_share_a_blob(sandbox: Sandbox, cache:
     repaired = run(sandbox, "repair", cache)
     assert repaired.returncode == 0, repaired.said
     assert [(snapshot(cache) / name).read_bytes() for name in twins] == [WEIGHTS, WEIGHTS]
+
+
+KILLED = """
+import os, signal, sys
+left = int(sys.argv.pop(1))
+
+def die(event, given):
+    global left
+    if event == "os.remove" and "models--" in os.path.realpath(f"/proc/self/fd/{given[1]}"):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(die)
+from provisioner.cli.main import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at descriptors in /proc")
+@pytest.mark.parametrize("at", [2, 3, 5])
+def test_an_uninstallation_that_is_killed_is_finished_by_the_next(sandbox: Sandbox, cache: Path, at: int) -> None:
+    assert run(sandbox, "install", cache).returncode == 0
+    words = ["uninstall", "--yes", "--hf-cache", str(cache), "--manifest", str(sandbox.manifest)]
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(at), *words], env=sandbox.environ, check=False)
+    assert killed.returncode == -9
+    assert run(sandbox, "uninstall", cache, "--yes").returncode == 0
+    assert not repository(cache).exists()

@@ -56,6 +56,42 @@ def test_a_plan_names_each_link_where_it_leads_and_who_agreed(sandbox: Sandbox, 
     assert list(drive.iterdir()) == []
 
 
+def test_a_file_in_the_tree_that_names_a_folder_elsewhere_is_agreed_to_as_a_link_is(
+    sandbox: Sandbox, drive: Path
+) -> None:
+    """A tree from a stranger brings its own extra_model_paths.yaml; what the command line names is the user's."""
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    for name in ("models", "comfy", "custom_nodes"):
+        (sandbox.tree / name).mkdir(parents=True)
+    for name in ("main.py", "folder_paths.py"):
+        (sandbox.tree / name).touch()
+    yaml = f"elsewhere:\n  base_path: {drive}\n  is_default: true\n  vae: vae\n"
+    config = sandbox.tree / "extra_model_paths.yaml"
+    config.write_text(yaml)
+    only = ("--only", "files")
+    refused = sandbox.install("--yes", *only)
+    assert (refused.returncode, f"{config} leads to {drive}" in refused.said) == (4, True)
+    assert list(drive.iterdir()) == []
+    assert links_of(sandbox.run("plan", "--json", *only)) == [
+        {"path": str(config), "leads_to": str(drive), "consent": "no"}
+    ]
+    assert sandbox.answering("install", *only, answers=("y", "y")).returncode == 0
+    placed = drive / "vae" / wanted.name
+    assert sha256_of(placed) == wanted.sha256
+    assert sandbox.run("verify").returncode == 0
+    placed.unlink()
+    assert sandbox.install("--yes", *only).returncode == 0  # it is remembered
+
+    placed.unlink()
+    config.write_text("# nothing\nnone:\n  vae: nowhere\n")
+    named = sandbox.folder / "mine.yaml"
+    named.write_text(yaml)
+    config.unlink()
+    state_file(sandbox).unlink()
+    assert sandbox.install("--yes", *only, "--extra-model-paths", str(named)).returncode == 0
+    assert placed.is_file()
+
+
 def test_a_link_that_nothing_is_written_behind_is_not_named(sandbox: Sandbox, drive: Path) -> None:
     sandbox.publish(tensors(SIZE))
     link(sandbox, "models/loras", drive)
@@ -76,7 +112,7 @@ def test_without_an_answer_nothing_goes_through_a_link_and_the_words_say_what_to
     assert (done.returncode, done.codes) == (4, ["path-outside-root"])
     (error,) = done.json["errors"]
     assert error["message"] == (
-        f"{path} is a link to {drive}, outside of {sandbox.tree}, and nobody agreed that files are written, moved or "
+        f"{path} leads to {drive}, outside of {sandbox.tree}, and nobody agreed that files are written, moved or "
         "deleted there. Nothing was changed."
     )
     assert error["hint"].startswith("Pass --follow-links to agree for this run, or run the same command in a terminal")

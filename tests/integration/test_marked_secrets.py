@@ -25,6 +25,7 @@ from provisioner.core.models import STATE_FOLDER
 from provisioner.rehearsal import hub as hub_module
 from provisioner.rehearsal.faults import Status
 from provisioner.rehearsal.hub import RehearsalHub
+from tests.support.comfy_server import free_port
 from tests.support.marks import Watcher
 from tests.support.sandbox import Sandbox
 from tests.support.setup_fixture import VAE, SetupFixture, Upstream, index_of_toys, write_tree
@@ -86,6 +87,10 @@ CASES = {
     "smoke-test": Case(
         words=("--size", "256x256"), refused=((2, ["--server", "http://person:{server}@127.0.0.1:8188"]),)
     ),
+    "start": Case(
+        words=("--no-browser", "--port", "{port}", "--pass-env", "STAND_IN_LIFE_S"),
+        refused=((2, ["--no-browser", "{token}"]), (2, ["--port", "{token}"])),
+    ),
     "detect": Case(refused=((2, ["--torch-index", "http://person:{endpoint}@mirror.example/{token}"]),)),
     "manifest list": Case(refused=((2, ["{token}"]),)),
     "manifest show": Case(words=("{manifest}",), refused=((2, ["{folder}/signed.yaml"]),)),
@@ -142,6 +147,7 @@ class Ground:
             "TMPDIR": str(self.folder / "tmp"),
             "PYTHONPATH": f"{self.watcher.log.parent}{os.pathsep}{setup.sandbox.environ['PYTHONPATH']}",
             "KLEIN_SPY_LOG": str(self.watcher.log),
+            "STAND_IN_LIFE_S": "5",  # of a ComfyUI that is told so: `start` runs as long as it does
         }
 
     def crash(self, *names: str) -> str:
@@ -195,6 +201,7 @@ class Ground:
             "server": quote(SECRETS["the password of a server"], safe=""),
             "folder": str(self.folder),
             "manifest": str(self.setup.sandbox.manifest),
+            "port": str(free_port()),
             "backup": self.backup,
         }
         given = [*command.split(), *(word.format(**values) for word in words)]

@@ -419,12 +419,16 @@ def test_wrong_bytes_of_an_earlier_time_are_kept_beside_new_ones(sandbox: Sandbo
     sandbox.publish(NEW)
     bad = sandbox.path().with_name(sandbox.path().name + ".bad")
     sandbox.plant(bad, PRECIOUS)
-    part = PartFile(sandbox.path(), size=4, sha256="0" * 64)
-    with part:
-        part.write(0, b"four")
-        part.finish_block(0, hashlib.sha256(b"four").hexdigest())
-        kept = part.keep_as_bad()
-    assert (bad.read_bytes(), kept.read_bytes()) == (PRECIOUS, b"four")
+    kept = []
+    for contents in (b"four", b"more"):
+        with PartFile(sandbox.path(), size=4, sha256="0" * 64) as part:
+            part.write(0, contents)
+            part.finish_block(0, hashlib.sha256(contents).hexdigest())
+            kept.append(part.keep_as_bad())
+    second = bad.with_name(f"{bad.name}.1")
+    assert kept == [second, None]  # a server that goes on sending wrong bytes does not fill the disk
+    assert (bad.read_bytes(), second.read_bytes()) == (PRECIOUS, b"four")
+    assert sorted(each.name for each in bad.parent.iterdir()) == sorted([bad.name, second.name])
 
 
 @pytest.mark.parametrize("ending", [".patch.part", ".patch.part.jsonl", ".part.jsonl", ".placing.part"])

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -278,5 +278,30 @@ def test_a_report_of_the_last_look_has_its_changes(setup: SetupFixture, tmp_path
     text = page.read_text(encoding="utf-8")
     assert "590.10.01" in text
     assert "data:image/png;base64," in text
-    kept = json.loads((setup.sandbox.home / "state" / "klein-setup" / "last-report.json").read_text(encoding="utf-8"))
+    kept = last_report(setup)
     assert kept["command"] == "verify"
+
+
+def last_report(setup: SetupFixture) -> dict[str, Any]:
+    """Return what the state folder holds of the last run."""
+    path = setup.sandbox.home / "state" / "klein-setup" / "last-report.json"
+    return cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
+
+
+def test_the_image_of_a_run_stays_on_the_page_when_a_verify_comes_after_it(setup: SetupFixture, tmp_path: Path) -> None:
+    setup.set_machine(driver_version="590.10.01")
+    verify(setup)
+    drawn = last_report(setup)["details"]["smoke_test"]
+    done, _ = verify(setup)
+    assert "smoke_test" not in done.json["details"]
+    kept = last_report(setup)["details"]
+    assert kept["last_image"]["smoke_test"] == drawn
+    page = tmp_path / "page.html"
+    assert setup.sandbox.run("report", "--output", page).returncode == 0
+    text = page.read_text(encoding="utf-8")
+    assert ">The last test image, " in text
+    assert "data:image/png;base64," in text
+    image = Path(drawn["picture"]["path"])
+    image.write_bytes(image.read_bytes() + b"more")  # another image under the same name
+    assert setup.sandbox.run("report", "--output", page).returncode == 0
+    assert "data:image/png;base64," not in page.read_text(encoding="utf-8")

@@ -335,6 +335,28 @@ def test_a_small_file_is_written_and_what_killed_runs_left_of_it_is_removed(
     assert [path.exists() for path in (old, new, other)] == [False, True, True]
 
 
+@BY
+def test_of_a_tree_our_records_are_removed_last(
+    folder: Path, has_descriptors: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They say whose the rest is, when a kill comes in between."""
+    for name in (".klein-setup/environment.json", "a", "z/y", "~"):
+        path = folder / "environment" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    gone: list[str] = []
+
+    def note(name: str | Path, dir_fd: int | None) -> None:
+        gone.append(Path(name).name)
+        os.unlink(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr("provisioner.disk.root._unlink", note)
+    Root(folder, has_descriptors=has_descriptors).remove_tree(folder / "environment")
+    assert sorted(gone) == ["a", "environment.json", "y", "~"]
+    assert gone[-1] == "environment.json"
+    assert not (folder / "environment").exists()
+
+
 def test_what_is_half_written_is_known_by_its_name(folder: Path) -> None:
     names = ["receipt.json.0123456789abcdef.tmp", "receipt.json.4711.tmp", "receipt.json.tmp", "x.0123456789abcdef.tmp"]
     for name in names:

@@ -173,7 +173,7 @@ def test_path_cannot_leave_the_root(sandbox: Sandbox, outside: Path) -> None:
     done = sandbox.install("--json")
     assert (done.returncode, done.codes) == (4, ["path-outside-root"])
     error = done.json["errors"][0]
-    assert f"is a link to {outside}, outside of" in error["message"]
+    assert f"leads to {outside}, outside of" in error["message"]
     assert "--follow-links" in error["hint"]
     assert list(outside.iterdir()) == []
     assert sandbox.hub.requests == ()

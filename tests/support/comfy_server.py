@@ -101,12 +101,13 @@ class ReplayServer:
         faults: Faults | None = None,
         port: int = 0,
         folder: Path | None = None,
+        argv: list[str] | None = None,
     ) -> None:
         self.entries: list[dict[str, Any]] = recording(name)
         self.folder = folder  # ComfyUI's own, in place of the recorded one; None: /view hands out IMAGE
         self.faults = faults or Faults()
         self.requests: list[tuple[str, str, Any]] = []  # method, path with query, decoded body
-        self.argv: list[str] | None = None  # in place of the recorded one
+        self.argv = argv  # in place of the recorded one
         self.interrupted = threading.Event()
         self.sockets: dict[str, socket.socket] = {}
         self.histories = 0
@@ -347,15 +348,26 @@ def _plain_node(name: str) -> dict[str, Any]:
     return {} if name.startswith("NoSuch") else {name: {"input": {"required": {}}, "name": name}}
 
 
+def free_port() -> int:
+    """Return a port below those that systems give to connections, one of which may come before ComfyUI does."""
+    while True:
+        number = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", number))
+            return number
+
+
 def serve_as_comfyui(
     argv: list[str], name: str = "ok_fp8_h200_warm_1024", faults: Faults | None = None, *, draws: bool = False
 ) -> None:
-    """Act as ComfyUI's main.py: listen on --port, print the command line, run until it is ended.
+    """Act as ComfyUI's main.py: listen on --port, print the command line, run until it is ended, or
+    for the seconds of the variable STAND_IN_LIFE_S.
 
     With `draws` it reads the models folder beside main.py and hands out what it was asked for.
     """
     port = int(argv[argv.index("--port") + 1])
-    server = ReplayServer(name, faults=faults, port=port, folder=Path(argv[0]).resolve().parent if draws else None)
-    server.argv = argv
+    folder = Path(argv[0]).resolve().parent if draws else None
+    server = ReplayServer(name, faults=faults, port=port, folder=folder, argv=argv)
     print(f"To see the GUI go to: {server.url}", flush=True)  # noqa: T201 - the log of the stand-in
-    threading.Event().wait()
+    life_s = os.environ.get("STAND_IN_LIFE_S")
+    threading.Event().wait(None if life_s is None else float(life_s))

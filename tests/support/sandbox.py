@@ -35,6 +35,7 @@ REPOSITORY = "org/small-klein"
 MIRROR = "org/small-klein-mirror"
 REVISION = "5e0a" * 10
 TOKEN = "hf_" + "OnlyForThisTest" + "Qz7" * 6
+CALLED = f"{sys.executable} -m provisioner"  # how a sandbox's commands name the program
 """Looks like a real one; valid at the hub, and given to every run unless a test changes it."""
 
 MIB = 1024 * 1024

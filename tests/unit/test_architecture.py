@@ -86,6 +86,7 @@ LAYER_OF = {
     "comfyui.server.api": "decision",
     "comfyui.server.failures": "decision",
     "comfyui.server.launch": "decision",
+    "comfyui.server.log_lines": "decision",
     "comfyui.server.messages": "decision",
     "comfyui.tree": "effect",
     "environment": "decision",
@@ -125,7 +126,7 @@ LAYER_OF = {
 
 # Packages from outside and the parts of the standard library that act on the machine, and who may know them.
 MAY_USE = {
-    "PIL": ("smoke_test.image",),
+    "PIL": ("smoke_test.image", "ui.closing_card"),
     "huggingface_hub": ("files.hub_cache", "commands.rehearse"),  # the rehearsal checks with the real client
     "packaging": ("comfyui.install_plan", "environment", "torch.select", "machine.readings"),
     "platformdirs": ("disk.locations",),
@@ -135,6 +136,7 @@ MAY_USE = {
     "rich": ("ui",),
     "shutil": ("disk", "comfyui", "environment", "machine", "smoke_test", "rehearsal", "ui"),
     "subprocess": ("comfyui.server", "machine.process", "smoke_test.diffusers_script"),
+    "textual_image": ("ui.closing_card",),
     "tqdm": ("ui",),
     "urllib3": ("files.download", "network"),
     "websockets": ("comfyui.server",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import errno
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -292,3 +293,10 @@ def test_the_entry_refuses_before_it_imports_anything_of_ours() -> None:
     tree = ast.parse((ROOT / "scripts" / "klein_setup.py").read_text(encoding="utf-8"))
     before = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     assert {alias.name for node in before for alias in node.names} == {"os", "sys"}
+
+
+def test_a_changed_extra_is_a_stale_lock() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    wanted = re.search(r'^image = \["(.+)"\]$', project, re.M)
+    assert wanted is not None
+    assert wanted[1] in check_lock.declared(project) & check_lock.answered((ROOT / "uv.lock").read_text("utf-8"))

@@ -260,3 +260,16 @@ def test_no_requirement_names_torch() -> None:
 
 def test_comfyui_brings_its_own_requirements() -> None:
     assert requirement_lines("comfyui") == ()
+
+
+def test_an_event_names_the_part_that_begins_after_it() -> None:
+    events = [
+        GenerationEvent(name="started"),
+        GenerationEvent(name="imported"),
+        GenerationEvent(name="loaded"),
+        GenerationEvent(name="encoded"),
+        GenerationEvent(name="step", number=1, total=2),
+        GenerationEvent(name="step", number=2, total=2),
+        GenerationEvent(name="decoded"),
+    ]
+    assert [each.next_phase for each in events] == [None, "load", "encode", "sample", None, "decode", "save"]

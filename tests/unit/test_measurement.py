@@ -10,7 +10,15 @@ from provisioner.core.errors import MemoryExhaustedError
 from provisioner.core.models import ArtifactSet, Envelope, Machine
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import read_manifest_text
-from provisioner.smoke_test.measurement import VramSample, describe, memory_advice, own_peak, summarise_samples
+from provisioner.smoke_test.measurement import (
+    MOST_POINTS,
+    VramSample,
+    describe,
+    memory_advice,
+    own_peak,
+    summarise_samples,
+    thinned,
+)
 from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
 from tests.support.builders import GIB, gpu, machine
 
@@ -74,7 +82,22 @@ def test_a_series_is_summed_up_by_its_start_and_its_peaks() -> None:
         used_at_start_bytes=5,
         peak_process_bytes=65,
         samples=4,
+        curve=((0.0, 5), (0.0, 80), (0.0, 70), (0.0, 6)),
     )
+
+
+def test_a_long_series_becomes_a_short_curve_that_keeps_start_and_peak() -> None:
+    samples = [VramSample(used_bytes=number % 1000, free_bytes=0, at_s=number / 20) for number in range(5000)]
+    found = summarise_samples(
+        thinned(samples), gpu_name="A", gpu_uuid=None, total_bytes=100, phases=[("start", 0), ("load", 1.23456)]
+    )
+    assert found is not None
+    assert found.samples == 5000
+    assert MOST_POINTS // 2 <= len(found.curve) <= MOST_POINTS
+    assert found.curve[0] == (0.0, 0)
+    assert max(used for _, used in found.curve) == found.peak_used_bytes == 999
+    assert [at_s for at_s, _ in found.curve] == sorted(at_s for at_s, _ in found.curve)
+    assert found.phases == (("start", 0), ("load", 1.235))
 
 
 def test_no_sample_is_no_reading() -> None:

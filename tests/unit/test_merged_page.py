@@ -16,8 +16,9 @@ from provisioner.report.json_document import document
 from provisioner.report.merge import LARGEST_DOCUMENT, read_documents
 from provisioner.report.outcome import Report, RunFacts
 from tests.support.builders import gpu, machine
+from tests.support.report_documents import plan_of
 from tests.support.schemas import conforming
-from tests.unit.test_page import HOSTILE, Reader, plan_of
+from tests.unit.test_page import HOSTILE, Reader
 
 PROBLEM = Finding(
     code="x",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,70 +17,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provisioner.core.errors import CommandError, NetworkError
-from provisioner.core.models import FetchFile, FilesPlan, Finding, Outcome, PlaceFile, ProbeResult, SpaceNeed
-from provisioner.plan.steps import Plan
+from provisioner.core.models import Finding, ProbeResult, SpaceNeed
 from provisioner.report.changes import ChangesSince, Snapshot, checks_for, compare
 from provisioner.report.html.footer import check_again_command
 from provisioner.report.html.image_section import media_type
 from provisioner.report.html.node import Node
 from provisioner.report.html.page import render_page
 from provisioner.report.html.verdict import kicker, verdict
-from provisioner.report.json_document import document as report_document
-from provisioner.report.outcome import Report
-from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
 from tests.support.builders import (
-    artifact,
-    artifact_set,
+    COMMIT,
+    MODELS,
     check,
     comfy_file,
-    comfy_target,
     file_system,
     gpu,
-    local_copy,
     machine,
+    variant,
     whole,
 )
-from tests.support.builders import manifest as a_manifest
-from tests.support.schemas import conforming
+from tests.support.report_documents import MODEL, SMOKE, VAE, document, installed, plan_of
 
 MADE_AT = "2026-11-23T06:16:12Z"
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u202e\ud800\x1b[31m"
-VAE = artifact(b"the right bytes", id="vae")
-MODEL = artifact(b"the model", id="model", folder="diffusion_models", role="diffusion_model")
-SET = artifact_set(VAE, MODEL)
-MANIFEST = a_manifest(SET, id="flux2-klein-4b")
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 40
 VOID = {"meta", "img", "wbr"}
 INLINE = {"wbr", "code", "strong", "b"}
-
-SMOKE = SmokeTest(
-    backend="comfyui",
-    options=ImageOptions(prompt="a red fox", seed=2**64 - 1),
-    timings=Timings(start_s=6.0, load_s=2.0, encode_s=0.5, steps_s=(0.4, 0.3, 0.3, 0.3), decode_s=0.4, total_s=4.2),
-    names=ModelNames(diffusion_model="model.safetensors", text_encoder="text.safetensors", vae="vae.safetensors"),
-    image=ImageFacts(
-        width=1024,
-        height=1024,
-        mode="RGB",
-        size=1_500_000,
-        sha256="ab" * 32,
-        minimum=0,
-        maximum=255,
-        mean=120.0,
-        deviation=60.0,
-    ),
-    image_path=Path("/images/fox.png"),
-    vram=VramReading(
-        gpu_name="A card",
-        gpu_uuid=None,
-        total_bytes=12 * 1024**3,
-        free_at_start_bytes=11 * 1024**3,
-        peak_used_bytes=9 * 1024**3,
-        used_at_start_bytes=1024**3,
-    ),
-    device="cuda:0 A card",
-    versions=(("comfyui", "0.33.0"), ("torch", "2.14.1+cu130")),
-)
 
 
 class Reader(HTMLParser):
@@ -107,7 +71,7 @@ class Reader(HTMLParser):
             self.complaints.append(tag)
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.texts.append(data)
 
     @property
@@ -118,30 +82,7 @@ class Reader(HTMLParser):
         return [attrs[name] or "" for _, attrs in self.tags if name in attrs]
 
 
-def plan_of(*, steps: bool = True, statuses: tuple[str, str] = ("ok", "ok"), **more: object) -> Plan:
-    fetch = FetchFile(artifact=MODEL, destination=comfy_file(MODEL), reason="missing", replaces="it is truncated")
-    place = PlaceFile(
-        artifact=VAE, destination=comfy_file(VAE), reason="here already", copy=local_copy(VAE, Path("/else/vae"))
-    )
-    files = FilesPlan(
-        manifest=MANIFEST,
-        set=SET,
-        target=comfy_target(),
-        steps=(fetch, place) if steps else (),
-        checks=(check(MODEL, statuses[0], observed_sha256=MODEL.sha256), check(VAE, statuses[1])),
-        **more,  # type: ignore[arg-type]
-    )
-    return whole(files)
-
-
-def document(command: str = "install", status: str = "ok", exit_status: int = 0, **more: object) -> dict[str, object]:
-    """Return the real document of a report."""
-    given = {"machine": machine(gpu(name="NVIDIA GeForce RTX 4070")), "plan": plan_of(steps=False), **more}
-    report = Report(command=command, status=status, exit_status=exit_status, **given)  # type: ignore[arg-type]
-    return dict(conforming(report_document(report)))
-
-
-def page_of(doc: dict[str, object], image: bytes | None = None) -> Reader:
+def page_of(doc: Mapping[str, object], image: bytes | None = None) -> Reader:
     page = render_page(doc, image=image, made_at=MADE_AT)
     page.encode("utf-8")
     reader = Reader(page)
@@ -150,28 +91,56 @@ def page_of(doc: dict[str, object], image: bytes | None = None) -> Reader:
     return reader
 
 
-def installed() -> dict[str, object]:
-    plan = plan_of()
-    outcomes = tuple(
-        Outcome(step=step, status="done", detail="fetched from example.org", bytes_fetched=size, seconds=2.0)
-        for step, size in zip(plan.steps, (5_000_000, 0), strict=True)
-    )
-    return document(plan=plan, outcomes=outcomes, smoke_test=SMOKE)
-
-
 # --- the page as a file ------------------------------------------------------------------------
 
 
 def test_the_page_asks_for_nothing_outside_itself() -> None:
     reader = page_of(installed(), PNG)
-    assert {tag for tag, _ in reader.tags} & {"script", "link", "iframe", "object", "form", "base", "a"} == set()
+    assert {tag for tag, _ in reader.tags} & {"link", "iframe", "object", "form", "base"} == set()
     assert [src[:22] for src in reader.attributes("src")] == ["data:image/png;base64,"]
-    assert reader.attributes("href") == []
+    assert {tag for tag, attrs in reader.tags if "href" in attrs} == {"a"}
+    assert not {"style", "ping", "srcset"} & {name for _, attrs in reader.tags for name in attrs}
     assert not any(name.startswith("on") for _, attrs in reader.tags for name in attrs)
     page = render_page(installed(), made_at=MADE_AT)
     assert "url(" not in page
     assert "@import" not in page
     assert any("default-src 'none'" in content for content in reader.attributes("content"))
+
+
+@pytest.mark.parametrize("kind", ["style", "script"])
+def test_the_policy_names_the_one_style_and_the_one_script_by_their_digests(kind: str) -> None:
+    page = render_page(installed(), image=PNG, made_at=MADE_AT)
+    found = re.findall(rf"<{kind}>(.*?)</{kind}>", page, re.DOTALL)
+    assert len(found) == 1
+    digest = base64.b64encode(hashlib.sha256(found[0].encode()).digest()).decode()
+    assert f"{kind}-src 'sha256-{digest}';" in html.unescape(page)
+    assert "unsafe" not in page
+
+
+def test_links_lead_to_the_pinned_source_the_licence_and_the_commit() -> None:
+    doc = installed()
+    details = doc["details"]
+    assert isinstance(details, dict)
+    details["comfyui"] = {"commit": "c0de" * 10}
+    details["smoke_test"]["template"] = "image_flux2.json"
+    links = {attrs["href"]: attrs.get("rel") for tag, attrs in page_of(doc).tags if tag == "a"}
+    assert set(links) == {
+        f"https://huggingface.co/org/name/blob/{COMMIT}/split_files/vae/vae.safetensors",
+        f"https://huggingface.co/org/name/blob/{COMMIT}/split_files/vae/model.safetensors",
+        "https://example.org/licence",
+        f"https://github.com/Comfy-Org/ComfyUI/commit/{'c0de' * 10}",
+        "https://github.com/Comfy-Org/workflow_templates/blob/main/templates/image_flux2.json",
+    }
+    assert set(links.values()) == {"noreferrer noopener"}
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", "https://u:p@h.example/", "//h.example/"],
+)
+def test_an_address_that_is_none_of_the_web_is_no_link(address: str) -> None:
+    doc = {"checks": [{"path": "vae/a", "status": "ok", "source_url": address}]}
+    assert page_of(doc).attributes("href") == []
 
 
 def test_the_page_can_be_read_without_seeing_it() -> None:
@@ -201,7 +170,9 @@ def test_the_colours_follow_the_reader_and_paper_has_its_own_sheet() -> None:
 def test_an_install_is_told_from_the_verdict_to_the_undo() -> None:
     words = page_of(installed(), PNG).words
     for said in (
-        "All 2 files are correct (receipts trusted) and a test image was generated in 4.2 s.",
+        "All 2 files are correct and a test image was generated in 4.2 s.",
+        "downloaded and hashed in this run",
+        "copied and hashed in this run",
         "23 November 2026, 06:16 UTC",
         "5.00 MB in 2.0 s",
         "RTX 4070 24.0 GiB",
@@ -211,9 +182,9 @@ def test_an_install_is_told_from_the_verdict_to_the_undo() -> None:
         "At the peak 9.0 GiB of the 12.0 GiB of A card were in use; 11.0 GiB were free at the start.",
         "The replaced file is kept as a backup: it is truncated",
         "fetched from example.org",
-        "Delete the files this run installed:",
-        "move back the ones you want.",
-        "or the driver: klein-setup verify --manifest flux2-klein-4b --set fp8 --comfyui /models",
+        f"or the driver: klein-setup verify --manifest flux2-klein-4b --set fp8 --comfyui {MODELS}",
+        f"klein-setup uninstall --manifest flux2-klein-4b --set fp8 --comfyui {MODELS}",
+        f"klein-setup backups list --manifest flux2-klein-4b --set fp8 --comfyui {MODELS}",
         "Generating 1.3 s",
         "0.33.0",
         "2.14.1+cu130",
@@ -230,9 +201,46 @@ def test_the_notes_of_a_smoke_test_take_the_place_of_our_own_sentence_about_memo
 
 def test_digests_are_short_to_the_eye_and_whole_for_who_wants_them() -> None:
     reader = page_of(installed())
+    assert "--undo-update" not in reader.words
     assert f"{MODEL.sha256[:12]}\u2026" in reader.words
     assert MODEL.sha256 in reader.attributes("title")
     assert f"{MODEL.sha256} {comfy_file(MODEL).path}" in reader.words
+
+
+def test_the_digests_to_check_are_those_that_are_wanted_of_all_files() -> None:
+    other = hashlib.sha256(b"other").hexdigest()
+    wrong = (check(MODEL, "hash-mismatch", observed_sha256=other), check(VAE, "missing"))
+    doc = document("verify", "findings", 1, plan=whole(replace(plan_of(steps=False).files, checks=wrong)))
+    lines = checked_lines(doc)
+    assert lines == [f"{MODEL.sha256}  {comfy_file(MODEL).path}", f"{VAE.sha256}  {comfy_file(VAE).path}"]
+    assert f"The file's own SHA-256 is {other}." in page_of(doc).words
+
+
+def test_of_several_accepted_contents_the_one_that_is_there_is_checked() -> None:
+    other = variant(b"as good")
+    wanted = replace(MODEL, accept=(other,))
+    right = (check(wanted, observed_sha256=other.sha256),)
+    assert (
+        checked_lines(document(plan=whole(replace(plan_of(steps=False).files, checks=right))))[0][:64] == other.sha256
+    )
+    wrong = (check(wanted, "hash-mismatch", observed_sha256=other.sha256),)  # where the place takes only the own one
+    assert (
+        checked_lines(document(plan=whole(replace(plan_of(steps=False).files, checks=wrong))))[0][:64] == MODEL.sha256
+    )
+
+
+def test_a_line_for_sha256sum_doubles_backslashes_and_says_so() -> None:
+    entry = {"expected_sha256": "0" * 64, "destination": "C:\\models\\a"}
+    assert checked_lines({"checks": [entry]}) == ["\\" + "0" * 64 + "  C:\\\\models\\\\a"]
+
+
+def checked_lines(doc: dict[str, object]) -> list[str]:
+    """Return the lines for ``sha256sum --check`` as a browser would copy them."""
+    found = re.search(
+        r"sha256sum --check reads them</summary>.*?<code>(.*?)</code>", render_page(doc, made_at=MADE_AT), re.S
+    )
+    assert found is not None
+    return html.unescape(found[1]).split("\n")
 
 
 def test_findings_come_once_problems_first_with_what_to_do() -> None:
@@ -252,6 +260,139 @@ def test_findings_come_once_problems_first_with_what_to_do() -> None:
     assert words.index("torch was replaced.") < words.index("The driver moved.")
     assert "<code>klein-setup repair</code>" in page
     assert "To fix it: klein-setup install --only environment" in words
+
+
+def test_what_an_error_says_no_finding_says_again() -> None:
+    said = "The image is black."
+    doc = document("smoke-test", "failed", 9, errors=(CommandError(said),)) | {
+        "findings": [{"severity": "problem", "message": said}] * 2,
+    }
+    assert page_of(doc).words.count(said) == 3  # the title, the headline, and what went wrong
+
+
+def test_a_note_that_is_a_finding_too_is_said_once() -> None:
+    warning = Finding(code="w", severity="warning", message="The image has hardly any detail.", remedy="by-hand")
+    smoke = replace(SMOKE, findings=(warning,), notes=(warning.message, "Another note."))
+    words = page_of(document(smoke_test=smoke, findings=(warning,))).words
+    assert words.count(warning.message) == 1
+    assert "Another note." in words
+
+
+def test_no_headline_is_green_beside_a_warning() -> None:
+    warning = Finding(code="picture-flat", severity="warning", message="The image may be wrong.", remedy="by-hand")
+    doc = document(smoke_test=replace(SMOKE, findings=(warning,)), findings=(warning,))
+    assert kicker(Node(doc)) == ("OK, with 1 warning", "warn")
+    assert kicker(Node(document(smoke_test=SMOKE))) == ("OK", "good")
+
+
+def test_after_a_verify_that_found_damage_the_next_step_is_repair() -> None:
+    changes = ChangesSince(changes=(), since="2026-11-01T08:00:00Z", mend="klein-setup repair --comfyui /m")
+    doc = document("verify", "findings", 1, changes=changes, plan=plan_of(steps=False, statuses=("missing", "ok")))
+    words = page_of(doc).words
+    assert "To fix it: klein-setup repair --comfyui" in words
+    assert words.index("What to run next") < words.index("The files")
+    assert words.count("klein-setup repair") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "steps", "said"),
+    [
+        ("install", [], "receipt; file unchanged since"),
+        ("install", [("fetch-file", "done")], "downloaded and hashed in this run"),
+        ("install", [("fetch-file", "failed")], "receipt; file unchanged since"),
+        ("repair", [("patch-file", "done")], "repaired and hashed in this run"),
+        ("install", [("record-receipt", "done")], "every byte was read in this run"),
+    ],
+)
+def test_a_file_that_was_read_a_second_ago_is_not_trusted_by_its_receipt(
+    command: str, steps: list[tuple[str, str]], said: str
+) -> None:
+    done = [{"kind": kind, "destination": "/m/a", "outcome": {"status": status}} for kind, status in steps]
+    checks = [{"path": "a", "destination": "/m/a", "status": "ok", "basis": "receipt"}]
+    doc = {"command": command, "status": "ok", "steps": done, "checks": checks}
+    assert said in page_of(doc).words
+    assert ("receipts trusted" in page_of(doc).words) is (said.startswith("receipt"))
+
+
+def test_the_last_image_stays_with_its_own_date_and_speaks_for_nobody_else() -> None:
+    before = json.loads(json.dumps(installed()))
+    doc = document("verify")
+    last = {"made_at": MADE_AT, "target": before["target"], "smoke_test": before["details"]["smoke_test"]}
+    doc["details"] = {"last_image": last}
+    reader = page_of(doc, PNG)
+    assert "The last test image, 23 November 2026, 06:16 UTC" in reader.words
+    assert "This run generated no image; this is the last one." in reader.words
+    assert [tag for tag, _ in reader.tags].count("img") == 1
+    assert "a test image was generated" not in reader.words
+    doc["target"] = {"kind": "comfyui", "path": "/another"}
+    assert f"this is the last one, with the models of {MODELS}." in page_of(doc, PNG).words
+
+
+# --- the charts --------------------------------------------------------------------------------
+
+
+def charts(doc: Mapping[str, object]) -> list[str]:
+    return [
+        attrs["aria-label"] or "" for tag, attrs in page_of(doc).tags if tag == "svg" and attrs.get("role") == "img"
+    ]
+
+
+def test_the_memory_is_drawn_over_the_phases() -> None:
+    assert SMOKE.vram is not None
+    gib = 1024**3
+    curve = ((0.0, gib), (2.0, 8 * gib), (3.0, 9 * gib), (4.0, 2 * gib))
+    vram = replace(SMOKE.vram, curve=curve, phases=(("start", 0.0), ("load", 1.0), ("sample", 3.0)))
+    doc = document(smoke_test=replace(SMOKE, vram=vram))
+    assert "Other" not in page_of(doc).words
+    assert charts(doc) == ["GPU memory: 9.0 GiB at the peak, of 12.0 GiB"]
+    tags = page_of(doc).tags
+    assert [attrs["points"] for tag, attrs in tags if tag == "polyline"] == [
+        "0.0,220.0 500.0,80.0 750.0,60.0 1000.0,200.0"
+    ]
+    strip = [(a["x"], a["width"], a["class"]) for tag, a in tags if tag == "rect" and "x" in a]
+    assert strip == [("0.000%", "25.000%", "p1"), ("25.000%", "50.000%", "p2"), ("75.000%", "25.000%", "p4")]
+
+
+def test_without_a_curve_the_phases_are_a_bar() -> None:
+    doc = document(smoke_test=SMOKE)
+    assert charts(doc) == []
+    assert [a["class"] for tag, a in page_of(doc).tags if tag == "rect" and "x" in a] == ["p1", "p2", "p3", "p4", "p5"]
+
+
+def timed(kind: str, path: str, start_s: float, seconds: float, fetched: int = 0) -> dict[str, object]:
+    outcome = {"status": "done", "started_s": start_s, "seconds": seconds, "bytes_fetched": fetched}
+    return {"kind": kind, "path": path, "outcome": outcome}
+
+
+def test_the_time_is_a_waterfall_with_the_rate_of_each_file() -> None:
+    seconds = {"fetching": 5.0, "proving": 1.0, "unheard": 3.0}
+    transfers = {"interval_s": 0.5, "received_bytes": [1, 3, 2], "files": [{"path": "vae/a", "seconds": seconds}]}
+    steps = [timed("make-environment", "/e", 0, 10), timed("fetch-file", "vae/a", 10, 10, 500_000_000)]
+    doc = {"command": "install", "status": "ok", "steps": steps, "details": {"transfers": transfers}}
+    reader = page_of(doc)
+    assert "Make the environment 10 s" in reader.words
+    assert "vae/a 10 s \u00b7 100 MB/s" in reader.words
+    bars = [(a["x"], a["width"], a["class"]) for tag, a in reader.tags if tag == "rect" and "x" in a]
+    assert bars == [
+        ("0.000%", "50.000%", "p0"),
+        ("50.000%", "25.000%", "p1"),
+        ("75.000%", "5.000%", "p3"),
+        ("80.000%", "20.000%", "p0"),
+    ]
+    assert charts(doc) == ["Throughput: 4 B/s on average, 6 B/s at most"]
+    assert "downloading hashing other work" in reader.words
+
+
+def test_a_verify_shows_how_fast_each_file_was_read() -> None:
+    checks = [{"path": "vae/a", "status": "ok", "basis": "sha256", "observed_size": 3_000_000_000}]
+    transfers = {"interval_s": 0.25, "received_bytes": [], "files": [{"path": "vae/a", "seconds": {"hashing": 2.0}}]}
+    words = page_of({"command": "verify", "checks": checks, "details": {"transfers": transfers}}).words
+    assert "vae/a 2.0 s \u00b7 1.50 GB/s" in words
+
+
+@pytest.mark.parametrize("received", [[], [5], [0, 0, 0], [1, -2, 3]])
+def test_what_is_no_throughput_is_not_drawn(received: list[int]) -> None:
+    assert charts({"details": {"transfers": {"interval_s": 0.5, "received_bytes": received}}}) == []
 
 
 def test_an_error_is_shown_with_its_hint_and_the_last_lines_of_the_process() -> None:
@@ -352,14 +493,21 @@ def test_a_repair_is_told_by_its_blocks_and_its_moves() -> None:
         "1 block of it is damaged; the others are correct.",
         "every byte was read, in blocks",
         "Move to the right folder vae/b",
-        "Move back /models/vae/b (why it was moved: it lay in /models/b)",
-        "Replaced files were kept in /models/.klein-setup/aside",
+        "klein-setup uninstall --comfyui /models",
+        "klein-setup backups list --comfyui /models",
     ):
         assert said in words
 
 
 def test_a_backtick_that_nothing_closes_stays_a_backtick() -> None:
     assert "it`s" in page_of({"errors": [{"message": "it`s"}]}).words
+
+
+def test_an_update_of_comfyui_is_taken_back_by_a_command() -> None:
+    step = {"kind": "update-comfyui", "path": "/c", "outcome": {"status": "done"}}
+    words = page_of({"command": "install", "steps": [step], "target": {"kind": "comfyui", "path": "/c"}}).words
+    assert "klein-setup repair --undo-update --comfyui /c" in words
+    assert "backups list" not in words
 
 
 def test_the_environment_is_shown_with_its_versions_and_reasons() -> None:
@@ -373,12 +521,12 @@ def test_the_environment_is_shown_with_its_versions_and_reasons() -> None:
         "receipt": {"torch_backend": "cu130", "versions": [["torch", "2.14.1+cu130"]], "python_version": "3.12.3"},
     }
     comfyui = {"version": "0.33.0", "commit": "c0de" * 10, "has_local_changes": True, "custom_nodes": ["A", "B"]}
-    words = page_of(document() | {"details": {"environment": environment, "comfyui": comfyui}}).words
+    words = page_of(installed() | {"details": {"environment": environment, "comfyui": comfyui}}).words
     for said in (
         "2.14.1+cu130",
         "cu130",
         "Because.",
-        "Delete the environment /x/.venv",
+        "--environment /x/.venv",
         "c0dec0dec0de",
         "A, B",
         "Edited",
@@ -519,11 +667,18 @@ def test_hostile_texts_stay_text_wherever_they_stand(status: str) -> None:
         "checked": ["c"],
         "mend_command": "m",
     }
+    details["licence"] = {"name": "n", "url": "u"}
+    details["transfers"] = {
+        "interval_s": 0.5,
+        "received_bytes": [1, 2, 3],
+        "files": [{"path": "p", "seconds": {"fetching": 1.0}}],
+    }
     hostile = poisoned(doc)
     assert isinstance(hostile, dict)
     page = render_page(hostile, image=PNG, made_at=HOSTILE)
     reader = page_of(hostile, PNG)
-    assert {tag for tag, _ in reader.tags} & {"script", "svg onload"} == set()
+    assert [tag for tag, _ in reader.tags].count("script") == 1
+    assert set(reader.attributes("href")) == set()
     assert [tag for tag, _ in reader.tags].count("img") == 1
     assert "onerror" not in {name for _, attrs in reader.tags for name in attrs}
     assert "alert(1)" in reader.words

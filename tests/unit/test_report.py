@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from provisioner import __version__
+from provisioner.comfyui.checkout_models import ComfyCheckout
 from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import (
     AnswerNeededError,
@@ -68,6 +69,7 @@ from provisioner.report.outcome import (
     next_command,
     report_for_error,
 )
+from provisioner.report.transfer_record import FileTimes, TransferRecord
 from provisioner.smoke_test.results import ImageOptions, SmokeTest, Timings
 from tests.support.builders import whole
 from tests.support.schemas import conforming
@@ -191,10 +193,41 @@ def test_a_step_carries_its_outcome_and_one_not_reached_carries_null() -> None:
         "detail": "fetched",
         "bytes_fetched": 600,
         "seconds": 1.235,
+        "started_s": None,
         "error": None,
     }
     assert recorded["outcome"] is None
     assert recorded["bytes_to_fetch"] == 0
+
+
+def test_steps_begin_after_the_first_of_them_began() -> None:
+    times = {"seconds": 2.0, "status": "done", "detail": ""}
+    first = Outcome(step=FETCH, started_s=1000.0, **times)  # type: ignore[arg-type]
+    second = Outcome(step=RECORD, started_s=1002.5, **times)  # type: ignore[arg-type]
+    told = parsed(replace(success(), outcomes=(first, second)))
+    assert [step["outcome"]["started_s"] for step in told["steps"]] == [0.0, 2.5]
+
+
+def test_the_details_say_licence_comfyui_and_how_the_files_came() -> None:
+    record = TransferRecord(
+        interval_s=0.5, received_bytes=(1, 2), files=(FileTimes(path="vae/a", seconds=(("fetching", 1.5),)),)
+    )
+    tree = ComfyCheckout(given=ROOT, kind="git", tree=ROOT, version="0.33.0", commit="c0de" * 10, local_changes=())
+    told = parsed(replace(success(), transfers=record, comfyui=tree))["details"]
+    assert told["licence"] == {"name": "Apache-2.0", "url": "https://example.org"}
+    assert told["transfers"] == {
+        "interval_s": 0.5,
+        "received_bytes": [1, 2],
+        "files": [{"path": "vae/a", "seconds": {"fetching": 1.5}}],
+    }
+    assert told["comfyui"] == {
+        "path": str(ROOT),
+        "version": "0.33.0",
+        "commit": "c0de" * 10,
+        "has_local_changes": False,
+        "custom_nodes": [],
+    }
+    assert "transfers" not in parsed(success())["details"]
 
 
 def test_outcomes_of_steps_that_the_last_plan_no_longer_has_are_told_too() -> None:

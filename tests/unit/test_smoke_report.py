@@ -44,10 +44,13 @@ WHOLE = SmokeTest(
         used_at_start_bytes=2,
         peak_process_bytes=7,
         samples=30,
+        curve=((0.0, 2), (1.5, 9)),
+        phases=(("start", 0.0),),
     ),
     device="cuda:0 A card",
     versions=(("comfyui", "0.33.0"), ("torch", "2.14.1+cu130")),
     log_path=Path("comfyui.log"),
+    template="image_flux2.json",
     notes=("The peak was 9 bytes.",),
     findings=(
         Finding(
@@ -99,11 +102,14 @@ def test_a_whole_smoke_test_is_one_object_with_these_keys() -> None:
             "peak_used_bytes": 9,
             "peak_process_bytes": 7,
             "samples": 30,
+            "curve": [(0.0, 2), (1.5, 9)],
+            "phases": [("start", 0.0)],
         },
         "device": "cuda:0 A card",
         "versions": {"comfyui": "0.33.0", "torch": "2.14.1+cu130"},
         "models": {"diffusion_model": "m.safetensors", "text_encoder": "t.safetensors", "vae": "v.safetensors"},
         "log_path": "comfyui.log",
+        "template": "image_flux2.json",
         "notes": ["The peak was 9 bytes."],
         "findings": [{"code": "slow", "severity": "warning", "message": "It was slow.", "path": "x", "hint": "Wait."}],
     }
@@ -112,7 +118,14 @@ def test_a_whole_smoke_test_is_one_object_with_these_keys() -> None:
 def test_what_nobody_measured_is_null_under_the_same_keys() -> None:
     entry = smoke_entry(BARE)
     assert list(entry) == list(smoke_entry(WHOLE))
-    assert [key for key, value in entry.items() if value is None] == ["picture", "vram", "device", "models", "log_path"]
+    assert [key for key, value in entry.items() if value is None] == [
+        "picture",
+        "vram",
+        "device",
+        "models",
+        "log_path",
+        "template",
+    ]
     assert entry["timings"] == {
         "start_s": None,
         "load_s": None,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provisioner.comfyui.server.api import Graph, NodeComplaint, NodeFailure, Refusal, shortened
+from provisioner.comfyui.server.launch import ServerAddress
 from provisioner.core.errors import (
     GenerationError,
     MemoryExhaustedError,
@@ -626,7 +627,7 @@ def death_error(
     """
     shown = last_lines(lines)
     context: dict[str, object] = {"returncode": returncode, "last_lines": shown, "log_path": str(log_path)}
-    when = "while it started" if is_starting else f"in {node}" if node else "while the image was generated"
+    when = "while it started" if is_starting else f"in {node}" if node else "while it ran"
     text = "\n".join(printable(line) for line in lines)
     for sign in _DEATHS:
         match = sign.pattern.search(text)
@@ -690,6 +691,16 @@ def no_port_error(tries: int, lines: Sequence[str], *, log_path: Path) -> SmokeT
         cause="port-taken",
         last_lines=last_lines(lines),
         log_path=str(log_path),
+    )
+
+
+def port_taken_error(address: ServerAddress, holder: str | None) -> SmokeTestError:
+    """Return the error for a port the user named, or the usual one, on which another program answers."""
+    return ServerNotUsableError(
+        f"Port {address.port} is taken by {holder or 'another program'}, which is no ComfyUI that can be used here.",
+        hint=f"End that program, or choose another port with `klein-setup start --port {address.port + 1}`.",
+        cause="port-taken",
+        url=address.url,
     )
 
 

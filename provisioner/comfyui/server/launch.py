@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,13 +19,13 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """A ComfyUI server to start headless, which writes only into our folders."""
+    """A ComfyUI server to start; with folders of ours it writes only into them, without it is the user's own."""
 
     python: Path  # the interpreter of ComfyUI's environment
     tree: Path  # the folder of main.py; the server starts in it
-    output: Path
-    user: Path
-    temp: Path
+    output: Path | None = None  # these three together, or none of them: ComfyUI then uses its own
+    user: Path | None = None
+    temp: Path | None = None
     base: Path | None = None  # --base-directory: where models and custom nodes are, if not in the tree
     extra: tuple[str, ...] = ()  # "--cpu", "--reserve-vram", "2", ...
 
@@ -36,15 +37,15 @@ class Launch:
     @property
     def folders(self) -> tuple[Path, ...]:
         """Folders that must exist: ComfyUI rejects a missing user directory."""
-        return self.output, self.user, self.temp
+        return tuple(each for each in (self.output, self.user, self.temp) if each is not None)
 
 
 def server_arguments(launch: Launch, port: int) -> tuple[str, ...]:
-    """Return the command line of a headless server on one loopback port.
+    """Return the command line of a server on one loopback port.
 
-    The database is put beside the other files of this run: ComfyUI keeps it in its own tree, locks it, and a second
-    server of the same tree ends with "Could not acquire lock on database" (read in ComfyUI's ``app/database/db.py``).
-    SQLAlchemy needs forward slashes on Windows too.
+    With folders of ours, the database is put beside the other files of this run: ComfyUI keeps it in its own tree,
+    locks it, and a second server of the same tree ends with "Could not acquire lock on database" (read in ComfyUI's
+    ``app/database/db.py``).  SQLAlchemy needs forward slashes on Windows too.
 
     Examples
     --------
@@ -52,26 +53,21 @@ def server_arguments(launch: Launch, port: int) -> tuple[str, ...]:
     >>> " ".join(server_arguments(launch, 8190)[2:6])
     '--listen 127.0.0.1 --port 8190'
     """
+    folders: tuple[str, ...] = ()
+    if launch.user is not None:
+        folders = (
+            "--output-directory",
+            str(launch.output),
+            "--user-directory",
+            str(launch.user),
+            "--temp-directory",
+            str(launch.temp),
+            "--database-url",
+            f"sqlite:///{(launch.user / 'comfyui.db').as_posix()}",
+        )
     base = () if launch.base is None else ("--base-directory", str(launch.base))
-    return (
-        str(launch.python),
-        str(launch.main),
-        "--listen",
-        LOOPBACK,
-        "--port",
-        str(port),
-        "--disable-auto-launch",
-        "--output-directory",
-        str(launch.output),
-        "--user-directory",
-        str(launch.user),
-        "--temp-directory",
-        str(launch.temp),
-        "--database-url",
-        f"sqlite:///{(launch.user / 'comfyui.db').as_posix()}",
-        *base,
-        *launch.extra,
-    )
+    start = (str(launch.python), str(launch.main), "--listen", LOOPBACK, "--port", str(port), "--disable-auto-launch")
+    return (*start, *folders, *base, *launch.extra)
 
 
 def is_launched_as(argv: tuple[str, ...], launch: Launch, port: int) -> bool:
@@ -85,8 +81,10 @@ def is_launched_as(argv: tuple[str, ...], launch: Launch, port: int) -> bool:
     >>> is_launched_as(("main.py", "--port", "8190"), launch, 8190)
     False
     """
-    pairs = set(itertools.pairwise(argv))
-    return not argv or {("--port", str(port)), ("--output-directory", str(launch.output))} <= pairs
+    wanted = {("--port", str(port))}
+    if launch.output is not None:
+        wanted.add(("--output-directory", str(launch.output)))
+    return not argv or wanted <= set(itertools.pairwise(argv))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +93,17 @@ class ServerAddress:
 
     url: str  # "http://127.0.0.1:8188", without a slash at the end
     is_loopback: bool  # on this machine: no proxy is used
+
+    @property
+    def host(self) -> str:
+        """The name or number of the machine, without brackets."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """The port, also where the address leaves it out."""
+        parts = urlsplit(self.url)
+        return parts.port or (443 if parts.scheme == "https" else 80)
 
     @property
     def websocket(self) -> str:
@@ -142,6 +151,52 @@ def parse_address(text: str) -> ServerAddress:
     return ServerAddress(
         url=f"{parts.scheme}://{shown}{'' if port is None else f':{port}'}{path}", is_loopback=_is_loopback(host)
     )
+
+
+_EVERYWHERE = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - where such a server is reached from here
+
+
+def listening_address(arguments: Sequence[str], port: int) -> ServerAddress:
+    """Return where a ComfyUI with these arguments is reached on this machine.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        What the user passes to ComfyUI; as there, the last of several ``--port`` or ``--listen`` counts.
+    port : int
+        The port without ``--port``.
+
+    Raises
+    ------
+    UsageError
+        ``--port`` is no port.
+
+    Examples
+    --------
+    >>> listening_address((), 8188).url
+    'http://127.0.0.1:8188'
+    >>> listening_address(("--lowvram", "--listen", "--port=8189"), 8188).url
+    'http://127.0.0.1:8189'
+    >>> listening_address(("--listen", "::", "--tls-keyfile", "k", "--tls-certfile", "c"), 8188).url
+    'https://[::1]:8188'
+    """
+    given = dict(_options(arguments))
+    text = given.get("--port", str(port))
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise UsageError(f"{text!r} is not a port.", hint="Give a number from 1 to 65535: -- --port 8189")
+    listen = given.get("--listen", LOOPBACK).split(",")[0] or LOOPBACK  # alone, it means every address
+    host = _EVERYWHERE.get(listen, listen)
+    scheme = "https" if "--tls-keyfile" in given and "--tls-certfile" in given else "http"
+    address = parse_address(f"{scheme}://{f'[{host}]' if ':' in host else host}:{text}")
+    return ServerAddress(url=address.url, is_loopback=True)  # whatever its number: it is this machine
+
+
+def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield each option with its value, which may be missing; "--port=8189" is two words as well."""
+    words = [part for each in arguments for part in (each.split("=", 1) if each.startswith("--") else [each])]
+    for word, following in itertools.pairwise([*words, "--"]):
+        if word.startswith("--"):
+            yield word, "" if following.startswith("--") else following
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,7 +1,8 @@
-"""Run a ComfyUI server on a free loopback port, with its output in a log, and end it with all its children.
+"""Run a ComfyUI server with its output in a log, and end it with all its children.
 
-Never ends a process it did not start: if another server took the port first, the next port is tried.  A server
-started here does not outlive klein-setup, even where that is killed (`watchdog`).
+Never ends a process it did not start: if another server took the port first, the next port is tried, or it is an error
+where the user named the port.  A server started here does not outlive klein-setup, even where that is killed
+(`watchdog`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -21,7 +23,13 @@ from typing import IO
 import psutil
 
 from provisioner.comfyui.server.api import ServerFacts, parse_system_stats
-from provisioner.comfyui.server.failures import death_error, is_port_taken, no_port_error, silent_start_error
+from provisioner.comfyui.server.failures import (
+    death_error,
+    is_port_taken,
+    no_port_error,
+    port_taken_error,
+    silent_start_error,
+)
 from provisioner.comfyui.server.launch import (
     LOOPBACK,
     Launch,
@@ -55,17 +63,20 @@ class ServerProcess:
         *,
         log_path: Path,
         log_start: int,
-        port: int,
+        address: ServerAddress,
         watchdog: Watchdog | None,
+        is_users_own: bool = False,
     ) -> None:
-        self.address: ServerAddress = parse_address(f"http://{LOOPBACK}:{port}")
+        self.address = address
         self.log_path = log_path
-        self.port = port
         self.start_s = 0.0  # seconds until it answered
         self.facts: ServerFacts | None = None
         self._process = process
         self._log = log
         self._log_start = log_start
+        self._read_to = log_start
+        # As Ctrl-C in a terminal of its own: ComfyUI then empties its temp folder.
+        self._polite_signal = signal.SIGINT if is_users_own else signal.SIGTERM
         self._watchdog = watchdog
         self._is_swept = False
 
@@ -98,6 +109,18 @@ class ServerProcess:
     def output(self) -> list[str]:
         """Return the lines of the end of its output, up to 64 KiB, not redacted."""
         return self._tail().splitlines()
+
+    def new_lines(self) -> list[str]:
+        """Return the whole lines of its output since the last call, not redacted; at most 64 KiB at a time."""
+        try:
+            with self.log_path.open("rb") as file:
+                file.seek(self._read_to)
+                data = file.read(_TAIL_BYTES)
+        except OSError:
+            return []
+        end = data.rfind(b"\n") + 1 or (len(data) if len(data) == _TAIL_BYTES else 0)
+        self._read_to += end
+        return data[:end].decode("utf-8", "replace").splitlines()
 
     def death(self, *, node: str | None = None, is_starting: bool = False) -> SmokeTestError | None:
         """Return the error for a server that ended on its own; None while it runs."""
@@ -135,7 +158,7 @@ class ServerProcess:
         else:
             # Already ended; macOS says "not permitted" for a group with only a zombie left.
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGTERM)
+                os.killpg(self._process.pid, self._polite_signal)
 
     def _sweep_group(self) -> None:
         """Kill what is left of the server's group, once: later its number may be another group's."""
@@ -172,8 +195,9 @@ def start_server(
     timeout_s: float = 300.0,
     environ: Mapping[str, str] | None = None,
     pass_env: Collection[str] = (),
+    address: ServerAddress | None = None,
 ) -> ServerProcess:
-    """Return a headless ComfyUI server, started on a free loopback port, once it answers.
+    """Return a ComfyUI server once it answers.
 
     Parameters
     ----------
@@ -189,6 +213,8 @@ def start_server(
         The user's variables, of which it gets what `child_environment` leaves; ours where None.
     pass_env : collection of str
         Names of variables it gets as well.
+    address : ServerAddress, optional
+        Where its arguments make it listen; a free loopback port where None.
 
     Returns
     -------
@@ -198,7 +224,7 @@ def start_server(
     Raises
     ------
     ServerNotUsableError, MemoryExhaustedError
-        It ended at start, never answered, or every port was taken; its last lines are in the context.
+        It ended at start, never answered, or its port was taken; its last lines are in the context.
     NotWritableError
         The log or one of the folders cannot be created.
     KeyboardInterrupt
@@ -207,22 +233,31 @@ def start_server(
     began = time.monotonic()
     said: list[str] = []
     env = _environment(os.environ if environ is None else environ, pass_env)
-    for _ in range(_PORTS):
-        server = _spawn(launch, _free_port(), log_path, env)
+    for _ in range(_PORTS if address is None else 1):
+        place = address or parse_address(f"http://{LOOPBACK}:{_free_port()}")
+        pool = ThreadPoolExecutor(
+            max_workers=1
+        )  # signals are raised in the main thread: no server without its watchdog
+        starting = pool.submit(_spawn, launch, place, log_path, env)
+        pool.shutdown(wait=False)
         try:
+            server = starting.result()
             is_ours = _wait_for_answer(server, launch, began + timeout_s, timeout_s, cancelled)
         except BaseException:
-            server.stop()
+            if starting.exception() is None:
+                starting.result().stop()
             raise
         if is_ours:
             server.start_s = time.monotonic() - began
             return server
         server.stop()
         said = server.output()
+    if address is not None:
+        raise port_taken_error(address, None)
     raise no_port_error(_PORTS, said, log_path=log_path)
 
 
-def _spawn(launch: Launch, port: int, log_path: Path, env: Mapping[str, str]) -> ServerProcess:
+def _spawn(launch: Launch, address: ServerAddress, log_path: Path, env: Mapping[str, str]) -> ServerProcess:
     try:
         for folder in (*launch.folders, log_path.parent):
             Root(folder).make_folder()
@@ -235,7 +270,7 @@ def _spawn(launch: Launch, port: int, log_path: Path, env: Mapping[str, str]) ->
             path=str(path),
         ) from error
     log_start = log.tell()  # read before the server writes: it shares the file position
-    words = server_arguments(launch, port)
+    words = server_arguments(launch, address.port)
     try:
         process = subprocess.Popen(
             words,
@@ -256,7 +291,15 @@ def _spawn(launch: Launch, port: int, log_path: Path, env: Mapping[str, str]) ->
             command=list(words),
         ) from error
     watchdog = tie(process.pid)
-    return ServerProcess(process, log, log_path=log_path, log_start=log_start, port=port, watchdog=watchdog)
+    return ServerProcess(
+        process,
+        log,
+        log_path=log_path,
+        log_start=log_start,
+        address=address,
+        watchdog=watchdog,
+        is_users_own=launch.output is None,
+    )
 
 
 def _environment(environ: Mapping[str, str], pass_env: Collection[str]) -> dict[str, str]:
@@ -294,11 +337,42 @@ def _wait_for_answer(
                 raise death
             server.facts = _facts(web, min(_PROBE_S, max(deadline - time.monotonic(), _TICK_S)))
             if server.facts is not None:
-                return is_launched_as(server.facts.argv, launch, server.port)
+                return is_launched_as(server.facts.argv, launch, server.address.port)
+            if server.address.url.startswith("https:") and accepts(server.address):
+                return True  # its certificate is the user's own, which no authority vouches for
             time.sleep(_TICK_S)
     finally:
         web.close()
     raise silent_start_error(timeout_s, server.output(), log_path=server.log_path)
+
+
+def accepts(address: ServerAddress) -> bool:
+    """Whether anything accepts a connection there."""
+    try:
+        socket.create_connection((address.host, address.port), timeout=_PROBE_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def find_listener(address: ServerAddress, *, cancelled: Cancelled) -> ServerFacts | str | None:
+    """Return who answers at an address of this machine: a ComfyUI's facts, another program's name, None for nobody."""
+    if not accepts(address):
+        return None
+    web = Web(address, cancelled=cancelled)
+    try:
+        return _facts(web, _PROBE_S) or _program_at(address.port)
+    finally:
+        web.close()
+
+
+def _program_at(port: int) -> str:
+    """Return the name and the process id of the program that listens on a port, as far as the system tells."""
+    with contextlib.suppress(psutil.Error, OSError):
+        for each in psutil.net_connections(kind="tcp"):
+            if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port and each.pid is not None:
+                return f"{psutil.Process(each.pid).name()} (process {each.pid})"
+    return "another program"
 
 
 def _facts(web: Web, timeout_s: float) -> ServerFacts | None:

@@ -64,7 +64,8 @@ from provisioner.files.download.resolve import (
 )
 from provisioner.network.deadline import Deadline
 
-_RETRIES = Retries()  # failures in a row without one byte from anybody
+_RETRIES = Retries()  # failures in a row that brought next to nothing
+_LEAST_PROGRESS = 16 * 1024  # bytes between two failures; a server that sends one byte a request would keep us for ever
 _NOBODY_THERE = Retries(attempts=4)  # a Hub that does not answer at all: about three seconds
 _TICK_S = 0.1
 _RATE_MEMORY_S = 3.0
@@ -468,7 +469,7 @@ class _Transfer:
         self._until_done(lambda: self._ask_everything(session, worker_id), lambda: not self.part.missing_blocks())
 
     def _until_done(self, ask: Callable[[], None], is_done: Callable[[], bool]) -> None:
-        """Ask until it is done; give up after too many failures in a row without one byte from anybody."""
+        """Ask until it is done; give up after too many failures in a row that brought next to nothing."""
         failures, seen = 0, self.received
         while not is_done():
             if self.halted:
@@ -486,8 +487,9 @@ class _Transfer:
                 reason, answer = error, error.answer
             if self.halted:
                 raise _StopWorking
-            failures = 1 if self.received > seen else failures + 1
-            seen = self.received
+            if self.received - seen >= _LEAST_PROGRESS:
+                failures, seen = 0, self.received
+            failures += 1
             self.attempt = failures + 1
             if answer is None:
                 pause_s, why = _RETRIES.pause_s(failures, jitter=_jitter()), "the connection broke"

@@ -45,9 +45,9 @@ class BoundBlocks:
         """Keep the blocks of a digest if they were read with the whole; a state folder that refuses is no error."""
         if file_digest.is_one_reading and file_digest.blocks and not self.has(file_digest):
             with contextlib.suppress(StorageError, ValueError):
-                Root(self.folder(), is_private=True).write_text(
-                    self._path(file_digest), _digest_of_list(file_digest) + "\n"
-                )
+                root, folder = Root(self.folder(), is_private=True), self.folder()
+                root.write_text(self._path(file_digest), _digest_of_list(file_digest) + "\n")
+                root.remove_abandoned(folder.glob("*.tmp"))  # of killed runs, about whatever file
 
     def _path(self, file_digest: FileDigest) -> Path:
         if _SHA256.fullmatch(file_digest.sha256) is None:

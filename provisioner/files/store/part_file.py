@@ -25,7 +25,7 @@ from provisioner.core.models import BLOCK_SIZE
 from provisioner.core.ports import FileDigest
 from provisioner.disk.calls import DISK, Disk
 from provisioner.disk.os_errors import storage_error
-from provisioner.disk.root import Root, free_name, waiting_for
+from provisioner.disk.root import Root, waiting_for
 
 _READ_STEP = 1024 * 1024  # hashing speed is flat from 64 KiB up
 _LOG_VERSION = 1
@@ -431,12 +431,20 @@ class PartFile:
         self._place(self.path, source)
         self._root.remove(log_path(self.final))
 
-    def keep_as_bad(self) -> Path:
-        """Keep the wrong bytes under ``<name>.bad``, or a free name like it, and drop the log; return that path."""
+    def keep_as_bad(self) -> Path | None:
+        """Keep the wrong bytes under ``<name>.bad`` or ``.bad.1``, and drop the log; return that path.
+
+        None: both names are taken, and the bytes were discarded.  A server that keeps sending wrong ones must not fill
+        the disk.
+        """
         self._stop_threads()
         self._close_descriptors()
-        bad = free_name(self.final.with_name(self.final.name + ".bad"))
-        self._root.replace(self.path, bad)
+        names = (self.final.with_name(self.final.name + ending) for ending in (".bad", ".bad.1"))
+        bad = next((each for each in names if not os.path.lexists(each)), None)
+        if bad is None:
+            self._root.remove(self.path)
+        else:
+            self._root.replace(self.path, bad)
         self._root.remove(log_path(self.final))
         return bad
 

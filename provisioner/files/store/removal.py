@@ -18,7 +18,6 @@ from provisioner.files.store.hub_layout import blob_behind, is_used_elsewhere
 from provisioner.files.store.intents import announced_claim
 from provisioner.files.store.receipts import (
     drop_claims,
-    is_same_file,
     is_unchanged,
     read_announced,
     read_receipt,
@@ -107,6 +106,8 @@ def remove_file(root: Root, owned: Owned, *, hash_file: Callable[[Path], FileDig
     now = next((each for each in owned_files(root) if each.relative == owned.relative), None)
     if now is None or now.state != "ours":
         now = now or replace(owned, state="missing")
+        if now.state == "missing":  # a run that was killed here had removed the blob and not yet the link to it
+            root.remove_if(owned.path, _is_link_to_no_blob)
     else:
         now = _remove_bytes(root, now, hash_file)
     if now.state in {"ours", "missing"}:
@@ -116,14 +117,18 @@ def remove_file(root: Root, owned: Owned, *, hash_file: Callable[[Path], FileDig
 
 
 def _remove_bytes(root: Root, owned: Owned, hash_file: Callable[[Path], FileDigest]) -> Owned:
-    """Remove a file whose bytes are those its receipt speaks of."""
+    """Remove a file whose bytes are those its receipt speaks of; a blob before the link to it, by which it is found."""
     blob = _blob_of(owned)
-    before = stamp_of(owned.path)
-    if not root.remove_if(owned.path, lambda real: hash_file(real).sha256 == owned.sha256):
+    if not root.remove_if(blob or owned.path, lambda real: hash_file(real).sha256 == owned.sha256):
         return replace(owned, state="changed")
-    if blob is not None and root.remove_if(blob, lambda real: is_same_file(before, stamp_of(real))):
+    if blob is not None:
         _remove_empty(root, blob.parent)
+        root.remove_if(owned.path, _is_link_to_no_blob)
     return owned
+
+
+def _is_link_to_no_blob(path: Path) -> bool:
+    return path.is_symlink() and path.readlink().parent.name == "blobs" and not path.exists()
 
 
 def _blob_of(owned: Owned) -> Path | None:

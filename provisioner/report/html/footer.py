@@ -1,94 +1,79 @@
-"""The end of the page: how to undo the run, and what to run next."""
+"""What to run after a run: to fix what was found, to check again, to remove everything."""
 
 from __future__ import annotations
 
 import re
 import shlex
 
-from provisioner.core.models import STATE_FOLDER
-from provisioner.report.html.markup import Html, bullets, code, element, joined, paragraphs, path, section
+from provisioner.report.html.markup import Html, command_block, element, joined, prose, section
 from provisioner.report.html.node import Node
 
 _READS_ONLY = frozenset({"plan", "verify", "detect", "manifest", "report"})
-
-
-def undo_section(document: Node) -> Html:
-    """Return how to undo the run, from its steps."""
-    items = _undo_items(document)
-    if items:
-        return section("How to undo it", bullets(items), name="undo")
-    words = document.at("command").text.split()
-    if words and words[0] in _READS_ONLY:
-        return section(
-            "How to undo it", paragraphs(["This run changed nothing: there is nothing to undo."]), name="undo"
-        )
-    return Html("")
-
-
-def _undo_items(document: Node) -> list[str]:
-    done = [step for step in document.at("steps").rows if step.at("outcome", "status").text == "done"]
-    placed = [step for step in done if step.at("kind").text in {"fetch-file", "place-file"}]
-    target, is_tree = document.at("target", "path").text, document.at("target", "kind").text == "comfyui"
-    state = _beneath(target, STATE_FOLDER) if is_tree and target else ""
-    items: list[str] = []
-    if placed:
-        files = [element("li", path(step.at("destination").text or step.at("path").text)) for step in placed]
-        items.append(joined(["Delete the files this run installed:", element("ul", *files)]))
-    for step in done:
-        if step.at("kind").text == "move-file":
-            moved = path(step.at("destination").text or step.at("path").text)
-            items.append(joined(["Move back ", moved, f" (why it was moved: {step.at('reason').text})"]))
-    if state and any(step.at("replaces").text for step in done):
-        kept = path(_beneath(state, "aside"))
-        items.append(joined(["Replaced files were kept in ", kept, ": move back the ones you want."]))
-    if state and done:
-        items.append(joined(["Delete ", path(state), ", which holds receipts and records, but no models."]))
-    environment = document.at("details", "environment")
-    if environment.at("action").text in {"make", "put-back", "make-anew"} and environment.at("receipt"):
-        items.append(joined(["Delete the environment ", path(environment.at("path").text), "."]))
-    return items
-
-
-def _beneath(folder: str, name: str) -> str:
-    """Return a path one level deeper, with the separator of the system the folder is on."""
-    return f"{folder}{chr(92) if _is_windows(folder) else '/'}{name}"
-
-
 _LEADS = {"planned": "To apply the plan:", "findings": "To fix it:", "interrupted": "To continue:"}
+
+
+def next_command_of(document: Node) -> str:
+    """Return the command that fixes, applies or continues what the document is about; empty where there is none."""
+    if document.at("status").text not in _LEADS:
+        return ""
+    return document.at("next_command").text or document.at("details", "changes", "mend_command").text
 
 
 def next_section(document: Node) -> Html:
     """Return what to run now, and what to run to check again, each ready to paste."""
-    status = document.at("status").text
-    is_said = bool(document.at("details", "changes", "mend_command").text)  # on the page already
-    now = document.at("next_command").text if status in _LEADS and not is_said else None
-    again = check_again_command(document)
+    now, again = next_command_of(document), check_again_command(document)
     when = "To check everything again, for example after an update of ComfyUI, torch or the driver:"
-    parts = [_pasted(_LEADS[status], now) if now else "", _pasted(when, again) if again else ""]
+    parts = [_pasted(_LEADS[document.at("status").text], now) if now else "", _pasted(when, again) if again else ""]
     return section("What to run next", *parts, name="next")
 
 
+def undo_section(document: Node) -> Html:
+    """Return the commands that take back what the run did."""
+    words = document.at("command").text.split()
+    steps = [step for step in document.at("steps").rows if step.at("outcome", "status").text == "done"]
+    if words and words[0] in _READS_ONLY:
+        said = "This run changed nothing: there is nothing to undo."
+        return section("How to undo it", element("p", said), name="undo")
+    remove = command_for(document, "uninstall", *_environment(document))
+    if not steps or remove is None:
+        return Html("")
+    parts = [
+        _pasted("This removes what klein-setup installed, and nothing else; with `--dry-run` it only lists it:", remove)
+    ]
+    if any(step.at("kind").text == "update-comfyui" for step in steps):
+        undo = command_for(document, "repair --undo-update")
+        parts.append(_pasted("To return to the ComfyUI from before the update:", undo or ""))
+    if any(step.at("replaces").text for step in steps):
+        backups = command_for(document, "backups list")
+        parts.append(_pasted("Replaced files are kept as backups; this lists them:", backups or ""))
+    return section("How to undo it", *parts, name="undo")
+
+
+def _environment(document: Node) -> list[str]:
+    """Return the option for an environment of ours."""
+    environment = document.at("details", "environment")
+    where = environment.at("path").text
+    return ["--environment", where] if where and environment.at("receipt") else []
+
+
 def _pasted(words: str, command: str) -> Html:
-    return joined([element("p", words), code(command, class_="command")])
+    return joined([element("p", prose(words)), command_block(command)])
 
 
 def check_again_command(document: Node) -> str | None:
     """Return the verify command for the same files in the same place; None where the document names no place."""
-    return _command(document, "verify")
+    return command_for(document, "verify")
 
 
-def _command(document: Node, verb: str) -> str | None:
+def command_for(document: Node, verb: str, *more: str) -> str | None:
+    """Return a command about the same files in the same place; None where the document names no place."""
     target, manifest = document.at("target", "path").text, document.at("manifest", "id").text
     if not target:
         return None
     given = document.at("details", "manifest_argument").text or manifest
-    words = ["klein-setup", verb, *(["--manifest", given] if given else [])]
+    words = ["klein-setup", *verb.split(), *(["--manifest", given] if given else [])]
     words += ["--set", document.at("manifest", "set").text] if document.at("manifest", "set").text else []
-    words += ["--comfyui" if document.at("target", "kind").text == "comfyui" else "--hf-cache", target]
-    if not _is_windows(target):
+    words += ["--comfyui" if document.at("target", "kind").text == "comfyui" else "--hf-cache", target, *more]
+    if re.match(r"[A-Za-z]:[\\/]|\\\\", target) is None:
         return shlex.join(words)
     return " ".join(f'"{word}"' if set(word) & set(" &()^;,='") else word for word in words)
-
-
-def _is_windows(folder: str) -> bool:
-    return re.match(r"[A-Za-z]:[\\/]|\\\\", folder) is not None

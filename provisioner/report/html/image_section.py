@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from base64 import b64encode
 
-from provisioner.core.units import count, gib, human_bytes, human_duration
-from provisioner.report.html.markup import Html, code, element, facts, joined, paragraphs, path, section
+from provisioner.core.units import count, gib, human_bytes
+from provisioner.report.html.charts import phases_chart
+from provisioner.report.html.markup import Html, code, element, facts, joined, link, paragraphs, path, section
+from provisioner.report.html.moments import moment
 from provisioner.report.html.node import Node
+from provisioner.report.web_addresses import template_page
 
 _MAGIC: tuple[tuple[bytes, int, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", 0, "image/png"),
@@ -25,14 +28,27 @@ def media_type(image: bytes) -> str | None:
 
 
 def image_section(document: Node, image: bytes | None) -> Html:
-    """Return the image with everything known of it; nothing if there was no smoke test."""
-    smoke = document.at("details", "smoke_test")
+    """Return the image with everything known of it; of an earlier run, with its date, where this one made none."""
+    smoke, title, said = document.at("details", "smoke_test"), "Test image", ""
+    if not smoke:
+        last = document.at("details", "last_image")
+        smoke, when = last.at("smoke_test"), moment(last.at("made_at").text)
+        title = f"The last test image, {when}" if when else "The last test image"
+        said = f"This run generated no image; this is the last one{_with_another_target(document, last)}."
     if not smoke:
         return Html("")
     embedded = _image(smoke, image)
     caption = element("figcaption", _prompt(smoke), facts(_parameters(smoke)))
-    figure = element("figure", embedded, caption, class_=None if embedded else "alone")
-    return section("Test image", figure, _phases(smoke), paragraphs(_sentences(smoke)), name="picture")
+    figure = element("figure", embedded, caption, class_="image" if embedded else "image alone")
+    return section(
+        title, paragraphs([said]), figure, phases_chart(smoke), paragraphs(_sentences(document, smoke)), name="picture"
+    )
+
+
+def _with_another_target(document: Node, last: Node) -> str:
+    """Return for which files an earlier image was made, if not for those of this run."""
+    then, now = last.at("target", "path").text, document.at("target", "path").text
+    return f", with the models of {then}" if then and now and then != now else ""
 
 
 def _image(smoke: Node, image: bytes | None) -> Html:
@@ -64,6 +80,7 @@ def _prompt(smoke: Node) -> Html:
 def _parameters(smoke: Node) -> list[tuple[str, str]]:
     options, image = smoke.at("wish"), smoke.at("picture")
     models = joined([element("div", path(each.text)) for _, each in smoke.at("models").items if each.text])
+    template = smoke.at("template").text
     result = _facts_of(image) if image else "No image was generated."
     return [
         ("Seed", _number(options.at("seed"))),
@@ -75,6 +92,7 @@ def _parameters(smoke: Node) -> list[tuple[str, str]]:
         ("Device", smoke.at("device").text),
         ("Models", models),
         ("Result", result),
+        ("Template", link(template, template_page(template)) if template else ""),
         ("Saved at", path(image.at("path").text) if image.at("path").text else ""),
         ("Log", path(smoke.at("log_path").text) if smoke.at("log_path").text else ""),
     ]
@@ -108,57 +126,22 @@ def _facts_of(image: Node) -> Html:
     return joined([*parts, *([shown] if shown else [])], ", ")
 
 
-# --- time and memory ---------------------------------------------------------------------------
+def _sentences(document: Node, smoke: Node) -> list[str]:
+    """Return the figures in sentences: the steps one by one, then the notes, else the memory that was measured.
 
-_PHASES = (
-    ("start_s", "Starting"),
-    ("load_s", "Loading the models"),
-    ("encode_s", "Reading the prompt"),
-    ("steps_s", "Generating"),
-    ("decode_s", "Decoding"),
-)
-
-
-def _phases(smoke: Node) -> Html:
-    """Return the parts of the time, as a bar and in words."""
-    found = []
-    for number, (key, name) in enumerate(_PHASES, 1):
-        seconds = _seconds(smoke.at("timings", key))
-        if seconds is not None and seconds >= 0:
-            found.append((f"p{number}", name, seconds))
-    if not found:
-        return Html("")
-    bar = element(
-        "div",
-        *(element("span", class_=tone, style=f"flex-grow:{max(seconds, 0.01):.3f}") for tone, _, seconds in found),
-        class_="phases",
-        aria_hidden="true",
-    )
-    named = [
-        element("li", element("i", class_=tone, aria_hidden="true"), name, " ", element("b", human_duration(seconds)))
-        for tone, name, seconds in found
-    ]
-    return joined([bar if len(found) > 1 else "", element("ul", *named, class_="key")])
-
-
-def _seconds(node: Node) -> float | None:
-    """Return one time, or the sum of a list of them."""
-    if node.number is not None:
-        return node.number
-    parts = [row.number for row in node.rows]
-    known = [part for part in parts if part is not None]
-    return sum(known) if known else None
-
-
-def _sentences(smoke: Node) -> list[str]:
-    """Return the figures in sentences: the steps one by one, then the notes, else the memory that was measured."""
+    A note that stands among the findings, or names the template that has its own row, is not said again.
+    """
+    rows = [*document.at("findings").rows, *smoke.at("findings").rows]
+    template = smoke.at("template").text
+    said = {each.at("message").text for each in rows}
+    notes = [each for each in smoke.at("notes").texts if each not in said and not (template and template in each)]
     steps = [row.number for row in smoke.at("timings", "steps_s").rows]
     known = [step for step in steps if step is not None]
     sentences = []
     if len(known) > 1:
         each = ", ".join(f"{step:.2f}" for step in known)
         sentences.append(f"The {count(len(known), 'step')} took {each} seconds.")
-    return [*sentences, *(smoke.at("notes").texts or [_memory_sentence(smoke.at("vram"))])]
+    return [*sentences, *(notes or [_memory_sentence(smoke.at("vram"))])]
 
 
 def _memory_sentence(vram: Node) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from provisioner.core.redact import printable, redact
+from provisioner.report.web_addresses import is_web_address
 
 _ALONE = frozenset({"img", "meta", "br"})
 
@@ -53,6 +54,17 @@ def element(tag: str, *children: str, **attributes: str | None) -> Html:
 def code(text: str, *, title: str | None = None, class_: str | None = None) -> Html:
     """Return text in monospace."""
     return element("code", text, title=title, class_=class_)
+
+
+def link(text: str, url: str) -> Html:
+    """Return a text that leads to an address; the text alone where that is none of the web."""
+    return element("a", text, href=url, rel="noreferrer noopener") if is_web_address(url) else escaped(text)
+
+
+def command_block(text: str) -> Html:
+    """Return a command, or lines, with a button that copies it; without script there is no button."""
+    button = element("button", "Copy", type="button", class_="copy", hidden="", aria_live="polite")
+    return element("div", element("pre", code(text)), button, class_="command")
 
 
 def prose(text: str) -> Html:

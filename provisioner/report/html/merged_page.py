@@ -22,9 +22,9 @@ from provisioner.report.html.markup import (
     section,
     table,
 )
+from provisioner.report.html.moments import moment
 from provisioner.report.html.node import Node
 from provisioner.report.html.page import whole_page
-from provisioner.report.html.sections import moment
 from provisioner.report.html.verdict import Tone, kicker, verdict
 
 _HEADINGS = ("Host", "GPU", "Driver", "Set", "Result", "Took", "Findings", "When")

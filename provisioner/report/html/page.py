@@ -1,16 +1,21 @@
 """One run as one HTML page: the result, what was checked, the test image, what to do next.
 
-The page is a single file: it loads no script, no font and no address, and its own policy forbids it.  It shows a
-document of `report.json_document` and decides nothing; a key that is missing leaves a gap, never an error.
+The page is a single file: it loads no script, no font and no address, and its own policy forbids it.  Its one script
+copies commands, and the policy names the script's digest.  It shows a document of `report.json_document` and decides
+nothing; a key that is missing leaves a gap, never an error.
 """
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
+from hashlib import sha256
 
-from provisioner.report.html.footer import next_section, undo_section
+from provisioner.report.html.charts import time_section
+from provisioner.report.html.footer import next_command_of, next_section, undo_section
 from provisioner.report.html.image_section import image_section
 from provisioner.report.html.markup import Html, element, joined, path
+from provisioner.report.html.moments import moment
 from provisioner.report.html.node import Node
 from provisioner.report.html.sections import (
     changes_section,
@@ -18,14 +23,29 @@ from provisioner.report.html.sections import (
     files_section,
     findings_section,
     machine_section,
-    moment,
     steps_section,
     tiles,
 )
 from provisioner.report.html.style import STYLE
 from provisioner.report.html.verdict import Tone, kicker, verdict
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+_COPY = """
+for(const b of document.querySelectorAll("button.copy")){const from=b.previousElementSibling;b.hidden=false;
+b.addEventListener("click",async()=>{try{await navigator.clipboard.writeText(from.textContent)}
+catch{getSelection().selectAllChildren(from);document.execCommand("copy")}
+b.textContent="Copied";setTimeout(()=>{b.textContent="Copy"},2000)})}
+"""
+
+
+def _digest(text: str) -> str:
+    """Return what a content security policy calls an inline script or style."""
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
+
+_POLICY = (
+    f"default-src 'none'; style-src {_digest(STYLE)}; script-src {_digest(_COPY)}; img-src data:; "
+    "base-uri 'none'; form-action 'none'"
+)
 
 _ICONS: dict[Tone, str] = {
     "good": '<path d="M5 10.5l3.2 3.2L15 6.8"/>',
@@ -42,8 +62,9 @@ def render_page(document: Mapping[str, object], *, image: bytes | None = None, m
     ----------
     document : mapping
         The ``--json`` document of the run, of this or an older version.  Beside its own keys these under ``details``
-        are shown: ``smoke_test``, ``changes``, ``environment``, ``torch`` and ``comfyui`` (``version``, ``commit``,
-        ``path``, ``has_local_changes``, ``custom_nodes``).
+        are shown: ``smoke_test``, else ``last_image`` (``made_at``, ``target``, ``smoke_test``), ``changes``,
+        ``environment``, ``torch``, ``licence`` (``name``, ``url``), ``transfers`` and ``comfyui`` (``version``,
+        ``commit``, ``path``, ``has_local_changes``, ``custom_nodes``).
     image : bytes, optional
         The test image, PNG, JPEG or WebP; it becomes part of the page.
     made_at : str
@@ -55,25 +76,29 @@ def render_page(document: Mapping[str, object], *, image: bytes | None = None, m
         The whole HTML document; write it as UTF-8.
     """
     node = Node(document)
+    is_urgent = bool(next_command_of(node))  # then it stands at the top
     body = element(
         "main",
         _header(node, made_at),
         errors_section(node),
         findings_section(node),
+        next_section(node) if is_urgent else "",
         image_section(node, image),
         changes_section(node),
         files_section(node),
+        time_section(node),
         steps_section(node),
         machine_section(node),
-        next_section(node),
+        "" if is_urgent else next_section(node),
         undo_section(node),
     )
     return whole_page(f"klein-setup: {verdict(node)}", body, _footer(node, made_at))
 
 
 def whole_page(title: str, *body: Html) -> str:
-    """Return an HTML document with the sheet and the policy of every page of ours."""
-    return f"<!DOCTYPE html>\n{element('html', _head(title), element('body', *body), lang='en')}\n"
+    """Return an HTML document with the sheet, the script and the policy of every page of ours."""
+    script = element("script", Html(_COPY))
+    return f"<!DOCTYPE html>\n{element('html', _head(title), element('body', *body, script), lang='en')}\n"
 
 
 def _head(title: str) -> Html:

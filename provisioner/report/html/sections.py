@@ -8,17 +8,21 @@ from provisioner.report.html.markup import (
     badge,
     bullets,
     code,
+    command_block,
     element,
     facts,
     joined,
+    link,
     paragraphs,
     path,
     prose,
     section,
     table,
 )
+from provisioner.report.html.moments import moment
 from provisioner.report.html.node import Node
-from provisioner.report.html.verdict import has_image
+from provisioner.report.html.verdict import basis_of, has_image
+from provisioner.report.web_addresses import commit_page
 
 # --- the summary ------------------------------------------------------------------------------
 
@@ -107,10 +111,14 @@ def _last_lines(context: Node) -> list[Html]:
 
 
 def findings_section(document: Node) -> Html:
-    """Return the findings, problems first, with those of the smoke test."""
+    """Return the findings, problems first, with those of the smoke test; each is said once, and no error again."""
     rows = [*document.at("findings").rows, *document.at("details", "smoke_test", "findings").rows]
+    said = {error.at("message").text for error in document.at("errors").rows}  # with the errors, above
     items: dict[Html, bool] = {}
     for finding in rows:
+        if finding.at("message").text in said:
+            continue
+        said.add(finding.at("message").text)
         is_problem = finding.at("severity").text == "problem"
         tone = "bad" if is_problem else "warn"
         where, message = finding.at("path").text, finding.at("message").text
@@ -143,6 +151,11 @@ _BASES = {
     "sha256": "every byte was read",
     "blocks": "every byte was read, in blocks",
     "receipt": "receipt; file unchanged since",
+    "fetch-file": "downloaded and hashed in this run",
+    "patch-file": "repaired and hashed in this run",
+    "place-file": "copied and hashed in this run",
+    "move-file": "moved and hashed in this run",
+    "record-receipt": "every byte was read in this run",
     "size": "size only",
     "none": "",
 }
@@ -150,7 +163,7 @@ _BASES = {
 
 def files_section(document: Node) -> Html:
     """Return every file with its status and how it was checked; the full digests can be unfolded."""
-    rows = [_file_row(check) for check in document.at("checks").rows]
+    rows = [_file_row(document, check) for check in document.at("checks").rows]
     grid = table(
         "The files that were checked",
         ("File", "Status", "Size", "SHA-256", "Checked by"),
@@ -158,11 +171,14 @@ def files_section(document: Node) -> Html:
         numbers=("Size",),
     )
     total = document.at("totals", "size").whole
-    words = f"The whole set is {exact_bytes(total)}." if rows and total is not None else ""
-    return section("The files", grid, paragraphs([words]), _digests(document), name="files")
+    words = [f"The whole set is {exact_bytes(total)}." if rows and total is not None else ""]
+    licence = document.at("details", "licence")
+    if rows and licence.at("name").text:
+        words.append(joined(["Licence: ", link(licence.at("name").text, licence.at("url").text), "."]))
+    return section("The files", grid, paragraphs([joined(filter(None, words), " ")]), _digests(document), name="files")
 
 
-def _file_row(check: Node) -> list[str]:
+def _file_row(document: Node, check: Node) -> list[str]:
     word, tone = _VERDICTS.get(check.at("status").text, ("not known", "plain"))
     expected, observed = check.at("expected_size").whole, check.at("observed_size").whole
     notes = []
@@ -176,34 +192,51 @@ def _file_row(check: Node) -> list[str]:
             f"{count(damaged, 'block')} of it {'is' if damaged == 1 else 'are'} damaged; the others are correct."
         )
     name = check.at("path").text or check.at("artifact").text
-    shown = element("span", path(name), title=check.at("destination").text or None)
-    digest = check.at("observed_sha256").text
+    shown = element("span", link(path(name), check.at("source_url").text), title=check.at("destination").text or None)
+    digest, found = check.at("expected_sha256").text, check.at("observed_sha256").text
+    if digest and found and found != digest:
+        notes.append(f"The file's own SHA-256 is {found}.")
     size = expected if expected is not None else observed
     return [
         joined([shown, *(element("span", note, class_="sub") for note in notes)]),
         badge(word, tone),
         element("span", human_bytes(size), title=exact_bytes(size)) if size is not None else "",
         code(f"{digest[:12]}\u2026", title=digest) if digest else "",
-        _BASES.get(check.at("basis").text, ""),
+        _BASES.get(basis_of(document, check), ""),
     ]
 
 
 def _digests(document: Node) -> Html:
-    """Return the digests in the format of ``sha256sum --check``."""
+    """Return the digests that are wanted, of all files, as ``sha256sum --check`` reads them."""
     lines = [
-        f"{check.at('observed_sha256').text}  {check.at('destination').text or check.at('path').text}"
+        _checked_line(check.at("expected_sha256").text, check.at("destination").text or check.at("path").text)
         for check in document.at("checks").rows
-        if check.at("observed_sha256").text
+        if check.at("expected_sha256").text
     ]
     if not lines:
         return Html("")
-    summary = element("summary", "Full digests, in the format of sha256sum --check")
-    return element("details", summary, element("pre", element("code", "\n".join(lines))))
+    summary = element("summary", "The digests that are wanted, as sha256sum --check reads them")
+    return element("details", summary, command_block("\n".join(lines)))
+
+
+def _checked_line(digest: str, name: str) -> str:
+    """Return a line of ``sha256sum``; where a name has backslashes, as on Windows, they are doubled and one leads."""
+    escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    return f"{digest}  {name}" if escaped == name else f"\\{digest}  {escaped}"
 
 
 # --- the steps ---------------------------------------------------------------------------------
 
 _STEPS = {
+    "get-comfyui": "Get ComfyUI into",
+    "update-comfyui": "Update ComfyUI in",
+    "keep-comfyui": "Keep the ComfyUI in",
+    "make-environment": "Make the environment",
+    "repair-environment": "Repair the environment",
+    "keep-environment": "Keep the environment",
+    "install-packages": "Install packages in",
+    "generate-image": "Generate the test image",
+    "remove": "Remove",
     "fetch-file": "Fetch",
     "place-file": "Use a copy from this machine for",
     "move-file": "Move to the right folder",
@@ -281,13 +314,11 @@ def changes_section(document: Node) -> Html:
     if not items:
         lead = f"Nothing changed since {moment(since)}." if since else "There is no earlier full check to compare with."
     checked = entry.at("checked").texts
-    mend = entry.at("mend_command").text
     return section(
         "What changed since the last full check",
         paragraphs([lead]),
         bullets(items),
         *([element("h3", "Checked again"), bullets(checked)] if checked else []),
-        *([element("h3", "Command to fix it"), code(mend, class_="command")] if mend else []),
         name="changes",
     )
 
@@ -405,35 +436,9 @@ def _comfyui_rows(document: Node) -> list[tuple[str, str]]:
     where = comfyui.at("path").text
     return [
         ("Version", comfyui.at("version").text or generated_by),
-        ("Commit", code(commit[:12], title=commit) if commit else ""),
+        ("Commit", link(code(commit[:12], title=commit), commit_page(commit)) if commit else ""),
         ("Edited", "yes, its own files were changed" if comfyui.at("has_local_changes").flag else ""),
         ("Folder", path(where) if where else ""),
         ("Custom nodes", ", ".join(nodes)),
         *others,
     ]
-
-
-# --- times -------------------------------------------------------------------------------------
-
-
-def moment(text: str) -> str:
-    """Return a date and time for people; a text that is not ISO 8601 is returned unchanged.
-
-    >>> moment("2026-11-23T06:16:12Z"), moment("yesterday")
-    ('23 November 2026, 06:16 UTC', 'yesterday')
-    """
-    from datetime import datetime
-
-    try:
-        when = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        return text
-    offset = when.strftime("%z")
-    zone = "" if not offset else " UTC" if offset == "+0000" else f" UTC{offset[:3]}:{offset[3:5]}"
-    return f"{when.day} {_MONTHS[when.month - 1]} {when.year}, {when:%H:%M}{zone}"  # no locale decides
-
-
-# fmt: off
-_MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
-           "December")
-# fmt: on

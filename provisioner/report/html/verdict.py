@@ -18,10 +18,16 @@ _KICKERS: dict[str, tuple[str, Tone]] = {
 }
 
 
+_HASHED = frozenset({"fetch-file", "patch-file", "place-file", "move-file", "record-receipt"})
+"""The steps at whose end a file was read as a whole."""
+
+
 def kicker(document: Node) -> tuple[str, Tone]:
     """Return how a run ended in a word or two, and its colour."""
     if document.at("status").text == "ok" and document.at("command").text == "detect":
         return "Detected", "plain"
+    if document.at("status").text == "ok" and warnings(document):
+        return f"OK, with {count(len(warnings(document)), 'warning')}", "warn"
     return _KICKERS.get(document.at("status").text, ("Unknown", "plain"))
 
 
@@ -42,6 +48,28 @@ def verdict(document: Node) -> str:
             return "This document does not say how the run ended."
 
 
+def warnings(document: Node) -> set[str]:
+    """Return what the run warns of, each once."""
+    rows = [*document.at("findings").rows, *document.at("details", "smoke_test", "findings").rows]
+    return {row.at("message").text or row.at("code").text for row in rows}
+
+
+def basis_of(document: Node, check: Node) -> str:
+    """Return how a file was checked; the kind of the step where this run itself wrote and hashed it a moment ago."""
+    basis = check.at("basis").text
+    if basis != "receipt":
+        return basis
+    where = check.at("destination").text or check.at("path").text
+    done = (
+        step.at("kind").text
+        for step in document.at("steps").rows
+        if step.at("outcome", "status").text == "done"
+        and where == (step.at("destination").text or step.at("path").text)
+        and step.at("kind").text in _HASHED
+    )
+    return next(done, basis)
+
+
 def has_image(document: Node) -> bool:
     """Whether an image was generated and has no problem."""
     return document.at("details", "smoke_test", "is_proven").flag is True
@@ -49,7 +77,7 @@ def has_image(document: Node) -> bool:
 
 def _ok_words(document: Node) -> str:
     checks = document.at("checks").rows
-    parts = [f"{_all_files(len(checks))} {_correct_words(checks)}"] if checks else []
+    parts = [f"{_all_files(len(checks))} {_correct_words(document)}"] if checks else []
     if document.at("details", "environment", "holds").flag is True:
         parts.append("the torch environment works")
     if has_image(document):
@@ -65,9 +93,9 @@ def _all_files(number: int) -> str:
     return "the one file is" if number == 1 else f"all {number} files are"
 
 
-def _correct_words(checks: list[Node]) -> str:
+def _correct_words(document: Node) -> str:
     """Return that the files are correct, and how that was checked."""
-    bases = {check.at("basis").text for check in checks}
+    bases = {basis_of(document, check) for check in document.at("checks").rows}
     if "size" in bases:
         return "correct (only the size was checked)"
     if "receipt" in bases:

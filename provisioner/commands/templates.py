@@ -1,0 +1,63 @@
+"""ComfyUI's own workflow for the model, found among its templates' packages; names are read there, never made up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from provisioner.core.json_reader import as_dict, as_list, parse_object
+from provisioner.core.models import ArtifactSet
+from provisioner.smoke_test.graph import official_workflow_name
+
+_INDEX_BYTES = 8 * 1024 * 1024  # it has 570 kB in comfyui-workflow-templates-json 0.1.47
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """A workflow template of ComfyUI."""
+
+    name: str  # "image_flux2_klein_text_to_image"
+    title: str | None  # as its browser of templates shows it: "Flux.2 [Klein] 4B: Text to Image"
+
+    @property
+    def query(self) -> str:
+        """What opens the template when it follows the server's address.
+
+        Read in ``useTemplateUrlLoader`` of comfyui-frontend-package 1.48.7, which ComfyUI 0.33.0 requires.  A frontend
+        that does not know the parameter shows its usual page.
+        """
+        return f"/?template={self.name}"
+
+
+def find_template(python: Path | None, wanted: ArtifactSet) -> Template | None:
+    """Return ComfyUI's own text-to-image workflow for a set, where that Python has the package with it.
+
+    The packages keep the files in several folders (comfyui-workflow-templates 0.11: ``_json``, ``_core``, ...).  There
+    is none for the 9B model.
+    """
+    if python is None or any("9b" in artifact.name for artifact in wanted.artifacts):
+        return None
+    home = python.parent.parent if python.parent.name in {"bin", "Scripts"} else python.parent
+    places = [*home.glob("lib/python3*/site-packages"), home / "Lib" / "site-packages"]
+    found = {each.name: each for place in places for each in place.glob("comfyui_workflow_templates*/templates/*.json")}
+    file_name = official_workflow_name(found)
+    if file_name is None:
+        return None
+    name = file_name.removesuffix(".json")
+    return Template(name=name, title=_title(found[file_name].with_name("index.json"), name))
+
+
+def _title(index: Path, name: str) -> str | None:
+    """Return the title that a package's index gives to a template."""
+    try:
+        with index.open("rb") as stream:
+            data = stream.read(_INDEX_BYTES + 1)
+    except OSError:
+        return None
+    sections = parse_object(b'{"sections":' + data + b"}", most=_INDEX_BYTES)  # it is a list
+    for section in as_list(as_dict(sections).get("sections")):
+        for template in as_list(as_dict(section).get("templates")):
+            if as_dict(template).get("name") == name:
+                title = as_dict(template).get("title")
+                return title if isinstance(title, str) else None
+    return None

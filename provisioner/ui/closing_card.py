@@ -1,0 +1,122 @@
+"""The closing card: the test image, and in at most eight lines what it took and how to go on.
+
+The image is drawn by ``textual-image``, the extra ``image`` of this package: as sixels, by Kitty's protocol, or in half
+blocks.  It is imported when an image is drawn, because that asks the terminal what it can show.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, cast
+
+from provisioner.core.models import Outcome
+from provisioner.core.program import KLEIN_SETUP, Program
+from provisioner.core.units import gib, human_bytes, human_duration
+from provisioner.plan.steps import FILE_STEPS, STEPS, download_of
+from provisioner.report.outcome import Report
+from provisioner.ui.text import Block, Row, pair, pair_blocks
+
+if TYPE_CHECKING:
+    from provisioner.smoke_test.results import SmokeTest
+    from provisioner.ui.stream import Output
+
+_LINES = 8
+_MOST_ROWS = 20  # of the image: a larger one pushes the words before it off the screen
+
+
+def card_blocks(report: Report, smoke: SmokeTest, program: Program = KLEIN_SETUP) -> list[Block]:
+    """Return the words of the card, a line for each thing that is known."""
+    rows: list[Row] = []
+    if smoke.image_path is not None:
+        rows.append(pair("image", str(smoke.image_path), "good"))
+    rows += [pair("GPU" if smoke.vram is not None else "device", _device_words(smoke))]
+    if smoke.timings.total_s is not None:
+        rows.append(pair("took", _time_words(smoke)))
+    if smoke.vram is not None:
+        peak, free = gib(smoke.vram.peak_used_bytes), gib(smoke.vram.free_at_start_bytes)
+        rows.append(pair("VRAM", f"{peak} at the peak, {free} was free at the start"))
+    fetched = _fetched_words(report.outcomes)
+    rows += [pair("fetched", fetched)] if fetched else []
+    if report.opening is not None:
+        rows.append(pair("start it", f"{report.opening.command}  ({report.opening.url})", "command"))
+        if report.opening.template is not None:
+            rows.append(pair("workflow", f"{report.opening.template}, among ComfyUI's Templates"))
+    rows.append(pair("all of it", program.command("report"), "command"))
+    return pair_blocks(rows)
+
+
+def _device_words(smoke: SmokeTest) -> str:
+    return smoke.vram.gpu_name if smoke.vram is not None else smoke.device or "not known"
+
+
+def _time_words(smoke: SmokeTest) -> str:
+    total = human_duration(smoke.timings.total_s or 0.0)
+    start = smoke.timings.start_s
+    return total if start is None else f"{total}, after {human_duration(start)} to start"
+
+
+def _fetched_words(outcomes: tuple[Outcome, ...]) -> str:
+    """Return all bytes that were fetched, and the time of all steps; those of packages come from tables."""
+    files = sum(each.bytes_fetched for each in outcomes)
+    others = 0
+    for each in outcomes:
+        if each.status == "done" and isinstance(each.step, STEPS) and not isinstance(each.step, FILE_STEPS):
+            download = download_of(each.step)
+            others += download.fetched_bytes if download is not None else 0
+    if not files + others:
+        return ""
+    words = f"{'about ' if others else ''}{human_bytes(files + others)}"
+    return f"{words}; all steps took {human_duration(sum(each.seconds for each in outcomes))}"
+
+
+def rows_for(lines: int) -> int:
+    """Return how many rows of the terminal the image may take beside the words and the prompt; 0 where it is too low.
+
+    >>> rows_for(24), rows_for(40), rows_for(12)
+    (12, 20, 0)
+    """
+    rows = min(_MOST_ROWS, lines - _LINES - 4)  # a path may take three lines
+    return rows if rows >= 4 else 0
+
+
+def _is_in_background(output: Output) -> bool:
+    """Whether the shell runs us with ``&``: the system stops who then changes how the terminal reads."""
+    if sys.platform == "win32":
+        return False
+    try:
+        return os.tcgetpgrp(output.fileno()) != os.getpgrp()
+    except OSError:  # not the terminal that controls us
+        return False
+
+
+def draw_image(path: Path, output: Output) -> bool:
+    """Draw an image into a terminal that can redraw and has colours; return False where that is not possible.
+
+    Standard input has to be the same terminal: it is asked what it can show, and answers there.
+    """
+    columns, lines = output.size
+    rows = rows_for(lines)
+    if _is_in_background(output):
+        return False
+    logging.getLogger("textual_image").addHandler(logging.NullHandler())  # a terminal that does not answer is no news
+    try:
+        from PIL import Image as Pictures
+        from rich.console import Console
+        from textual_image.renderable import Image
+
+        with Pictures.open(path) as picture:
+            picture.load()
+            width = min(columns, round(2 * rows * picture.width / picture.height))  # a cell is twice as high as wide
+            if width < 4:
+                return False
+            console = Console(
+                file=cast("IO[str]", output), force_terminal=True, width=columns, height=lines, legacy_windows=False
+            )
+            output.flush()
+            console.print(Image(picture, width=width, height="auto"))
+    except (ImportError, OSError, ValueError, ZeroDivisionError):  # the last: a terminal that says it has no size
+        return False
+    return True

@@ -1,0 +1,90 @@
+"""The words of the closing card."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+from provisioner.core.models import Download, Outcome
+from provisioner.core.program import Program
+from provisioner.plan.steps import InstallPackages
+from provisioner.report.outcome import Opening, Report
+from provisioner.smoke_test.results import SmokeTest
+from provisioner.ui.closing_card import card_blocks
+from provisioner.ui.console import Ui
+from provisioner.ui.text import cells, laid_out, rendered
+from tests.unit.test_ui_smoke import BARE, SMOKE
+
+PACKAGES = InstallPackages(
+    where=Path("env"),
+    app="comfyui",
+    tree=None,
+    lines=None,
+    reason="",
+    download=Download(fetched_bytes=700_000_000, disk_bytes=0),
+)
+OPENING = Opening(command="klein-setup start", url="http://127.0.0.1:8188", template="Flux.2 [Klein] 4B: Text to Image")
+WHOLE = Report(
+    command="install",
+    status="ok",
+    exit_status=0,
+    smoke_test=SMOKE,
+    opening=OPENING,
+    outcomes=(
+        Outcome(step=PACKAGES, detail="", status="done", seconds=60),
+        Outcome(step=PACKAGES, detail="", status="skipped", seconds=0),
+        Outcome(step=PACKAGES, detail="", status="failed", bytes_fetched=12_000_000_000, seconds=600),
+    ),
+)
+
+
+def words_of(report: Report, smoke: SmokeTest, width: int | None = None) -> list[str]:
+    return [rendered(line, is_coloured=False) for line in laid_out(card_blocks(report, smoke), width=width)]
+
+
+def test_everything_that_is_known_takes_eight_lines() -> None:
+    assert words_of(WHOLE, SMOKE, 80) == [
+        "  image      fox.png",
+        "  GPU        A card",
+        "  took       6.1 s, after 6.4 s to start",
+        "  VRAM       9.0 GiB at the peak, 11.0 GiB was free at the start",
+        "  fetched    about 12.70 GB; all steps took 11 min",
+        "  start it   klein-setup start  (http://127.0.0.1:8188)",
+        "  workflow   Flux.2 [Klein] 4B: Text to Image, among ComfyUI's Templates",
+        "  all of it  klein-setup report",
+    ]
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    report = replace(WHOLE, opening=None, outcomes=())
+    assert words_of(report, BARE) == ["  device     not known", "  all of it  klein-setup report"]
+    on_cpu = replace(BARE, device="cpu", timings=replace(BARE.timings, total_s=3.0))
+    assert words_of(replace(report, opening=replace(OPENING, template=None)), on_cpu) == [
+        "  device     cpu",
+        "  took       3.0 s",
+        "  start it   klein-setup start  (http://127.0.0.1:8188)",
+        "  all of it  klein-setup report",
+    ]
+
+
+def test_commands_are_written_as_the_program_was_started() -> None:
+    lines = laid_out(card_blocks(WHOLE, SMOKE, Program("uvx klein-setup")), width=80)
+    assert rendered(lines[-1], is_coloured=False) == "  all of it  uvx klein-setup report"
+
+
+def test_a_narrow_window_wraps_the_words_under_themselves() -> None:
+    assert all(cells(line) <= 40 or "start" in line for line in words_of(WHOLE, SMOKE, 40))
+
+
+def test_the_card_is_last_on_the_screen_and_only_after_a_good_end() -> None:
+    def shown(report: Report, *, quiet: bool = False) -> str:
+        out = io.StringIO()
+        with Ui(out, io.StringIO(), stdin=io.StringIO(), environ={}, quiet=quiet) as ui:
+            ui.show_report(report)
+        return out.getvalue()
+
+    assert shown(WHOLE).endswith("all of it  klein-setup report\n")
+    for other in ({"status": "failed"}, {"smoke_test": None}, {"command": "verify"}):
+        assert "all of it" not in shown(replace(WHOLE, **other))
+    assert shown(WHOLE, quiet=True) == ""
