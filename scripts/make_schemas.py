@@ -23,7 +23,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
 from provisioner.comfyui.checkout_models import CheckoutReceipt, TreeFile  # noqa: E402 - found through the line above
-from provisioner.core.events import FileProgress, Notice, ServerReady  # noqa: E402
+from provisioner.core.events import FileProgress, Notice, ServerReady, Stage  # noqa: E402
 from provisioner.core.models import BackupEntry, Machine  # noqa: E402
 from provisioner.environment.package_list import PackageChange  # noqa: E402
 from provisioner.environment.state import RECEIPT_SCHEMA, EnvironmentReceipt  # noqa: E402
@@ -179,7 +179,7 @@ def _events(maker: Maker) -> Schema:
     """Return one line of ``--json=events``: an event, or the document as the last one."""
     lines: list[Schema] = [maker.of(json_document.PlanMadeLine), maker.of(json_document.StepLine)]
     about = maker.object_of(json_document.EventLine)["properties"]
-    for kind in (FileProgress, Notice, ServerReady):
+    for kind in (FileProgress, Notice, Stage, ServerReady):
         line = maker.object_of(kind)
         named = {"event": {"const": json_document.event_name(kind)}, **about, **line["properties"]}
         if "rate_bytes_s" in named:  # infinity is written as null
