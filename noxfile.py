@@ -93,8 +93,13 @@ def readme(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the pages of docs/ as a site into build/docs; every warning is an error."""
     session.run_install(
-        "uv", "sync", "--locked", "--only-group=docs", f"--python={session.virtualenv.location}",
-        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location}, external=True,
+        "uv",
+        "sync",
+        "--locked",
+        "--only-group=docs",
+        f"--python={session.virtualenv.location}",
+        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
+        external=True,
     )
     session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "build/docs", *session.posargs)
 

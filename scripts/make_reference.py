@@ -125,7 +125,7 @@ def form_of(what: Schema) -> str:
         return "mapping"
     if what.get("type") in {"integer", "number"}:
         most = what.get("maximum", what.get("exclusiveMaximum"))
-        return f"number from {what['minimum']} to {'below ' if 'exclusiveMaximum' in what else ''}{most}"
+        return f"number from {what['minimum']}, {'below' if 'exclusiveMaximum' in what else 'up to'} {most}"
     if "[0-9]{4}-" in what.get("pattern", ""):
         return "date in quotes"
     return "text"
@@ -162,8 +162,8 @@ def manifest_page(schema: Schema) -> str:
     lines = [
         "# Keys of a manifest\n",
         MADE.rstrip("\n") + "\n",
-        "[manifests/README.md](../manifests/README.md) has a complete manifest and says what a table cannot: which YAML "
-        "is read, what the",
+        "[manifests/README.md](../manifests/README.md) has a complete manifest and says what a table cannot: which "
+        "YAML is read, what the",
         "order of the sets means, how to read a digest. `klein-setup manifest check FILE` names every mistake with its "
         "line.\n",
     ]

@@ -15,6 +15,9 @@ EXIT_DEFECT = 70
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
+ERRORS_URL = "https://github.com/klein-setup/klein-setup/blob/main/docs/errors.md"
+"""The page with a section for each code, which is its anchor; below ``Source`` of pyproject.toml."""
+
 
 class KleinError(Exception):
     """Base of every error raised on purpose.
@@ -408,7 +411,8 @@ class NotTheFileError(IntegrityError):
 class LockDriftError(IntegrityError):
     """This machine differs from the one the locked manifest was made on (``--locked``).
 
-    Restore the machine with ``klein-setup repair``, or write a new lock with ``klein-setup manifest lock``.
+    Restore the machine with ``klein-setup repair``, or write a new lock with
+    ``klein-setup manifest lock --output FILE``.
     """
 
     code = "lock-drift"

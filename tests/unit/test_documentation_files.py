@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from provisioner.cli.arguments import COMMANDS, build_parser
-from provisioner.core.errors import UsageError
+from provisioner.core.errors import ERRORS_URL, UsageError
 from provisioner.ui.console import ISSUES_URL, issues_url
 from provisioner.ui.problems import defect_blocks
 from provisioner.ui.text import laid_out
@@ -112,7 +112,14 @@ def test_every_command_that_is_shown_can_be_typed(page: Path) -> None:
 
 
 OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]+)")
-OF_OTHER_PROGRAMS = {"--base-directory", "--require-hashes", "--models-directory", "--extra-model-paths-config"}
+OF_OTHER_PROGRAMS = {
+    "--check",
+    "--lowvram",
+    "--base-directory",
+    "--require-hashes",
+    "--models-directory",
+    "--extra-model-paths-config",
+}
 FOR_MAINTAINERS = ("docs/decisions/", "docs/release.md", "docs/architecture.md")
 
 each_shown = pytest.mark.parametrize("page", documented.PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -131,7 +138,8 @@ def options_of(parser: argparse.ArgumentParser) -> set[str]:
 @each_shown
 def test_every_block_says_what_it_is(page: Path) -> None:
     names = [name for name, _ in documented.blocks(page.read_text(encoding="utf-8"))]
-    assert [name for name in names if name not in documented.NAMES] == []
+    for_readers = not page.relative_to(ROOT).as_posix().startswith(FOR_MAINTAINERS)
+    assert [name for name in names if for_readers and name not in documented.NAMES] == []
 
 
 @each_shown
@@ -146,14 +154,14 @@ def test_the_program_takes_every_command_of_a_block(page: Path) -> None:
 def test_the_program_has_every_option_that_is_named(page: Path) -> None:
     if page.relative_to(ROOT).as_posix().startswith(FOR_MAINTAINERS):
         return
-    prose = re.sub(r"^```(?:json|text|python).*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    prose = re.sub(r"^```(?:json|text|python|help).*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     prose = re.sub(r"scripts/(?!klein_setup)\S+.*", "", prose)  # scripts have options of their own
     assert set(OPTION.findall(prose)) - options_of(build_parser()) - OF_OTHER_PROGRAMS == set()
 
 
 @pytest.mark.parametrize(
     "line",
-    ["klein-setup verify --gone", "uvx klein-setup instal", "A=1 klein-setup plan --size 3", "klein-setup moved"],
+    ["klein-setup verify --gone", "uvx klein-setup gone", "A=1 klein-setup plan --size 3", "pipx run klein-setup gone"],
 )
 def test_a_command_that_is_none_is_found(line: str) -> None:
     (typed,) = parse_line(line)
@@ -165,6 +173,14 @@ def test_a_command_that_is_none_is_found(line: str) -> None:
 @pytest.mark.parametrize("path", made_pages(), ids=lambda path: path.name)
 def test_a_page_that_is_made_is_up_to_date(path: Path) -> None:
     assert path.read_text(encoding="utf-8") == made_pages()[path], "run `python3 scripts/make_reference.py --write`"
+
+
+def test_the_address_of_an_error_is_that_of_its_section() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (source,) = re.findall(r'^Source = "(.+)"$', project, re.M)
+    page = ROOT / ERRORS_URL.removeprefix(f"{source}/blob/main/")
+    anchors = re.findall(r"^### (.+)$", page.read_text(encoding="utf-8"), re.M)
+    assert sorted(anchors) == sorted(error.code for error in every_error())
 
 
 def test_every_error_says_what_to_do() -> None:
