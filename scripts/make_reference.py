@@ -170,13 +170,13 @@ def manifest_page(schema: Schema) -> str:
     for where, heading in OBJECTS.items():
         part = part_at(schema, where)
         lines += [f"## {heading}\n", *([part["description"] + "\n"] if where and "description" in part else [])]
-        lines += ["| key | | form | meaning |", "|---|---|---|---|"]
+        lines += ["| key | form | meaning |", "|---|---|---|"]
         for key, what in part["properties"].items():
             meaning = what.get("description") or part_at(schema, what["$ref"].lstrip("#/"))["description"]
-            required = "required" if key in part["required"] else ""
+            required = "Required. " if key in part["required"] else ""
             needs = part.get("dependentRequired", {}).get(key, [])
             meaning += "".join(f" Needs `{each}`." for each in needs if f"needs {each}" not in meaning)
-            lines.append(f"| `{key}` | {required} | {cell(form_of(what))} | {cell(meaning)} |".replace("|  |", "| |"))
+            lines.append(f"| `{key}` | {cell(form_of(what))} | {required}{cell(meaning)} |")
         lines.append("")
     lines += ["## Forms\n"]
     for name in FORMS:
