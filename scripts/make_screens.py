@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Write docs/images/: SVGs of what klein-setup shows in a real terminal, from real runs.
+"""Write docs/images/: pictures of what klein-setup shows in a real terminal and of its page, from real runs.
 
 ``plan`` is the real plan of the real manifest for a recorded RTX 4070.  The other runs are those of the tests' setup
 (`tests.support.setup_fixture`): the real command with an embedded hub, small files, small wheels and a stand-in for
-ComfyUI.  tmux is the terminal; rich turns what it holds into an SVG.  Needs tmux, and the packages of the tests:
-``uv run python scripts/make_screens.py``.
+ComfyUI.  tmux is the terminal; rich turns what it holds into an SVG.  Chromium takes the picture of the page.  Needs
+both, and the packages of the tests: ``uv run python scripts/make_screens.py``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -22,6 +23,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from PIL import Image
+from playwright.sync_api import sync_playwright
 from rich.ansi import AnsiDecoder
 from rich.console import Console
 from rich.terminal_theme import DIMMED_MONOKAI
@@ -37,6 +40,7 @@ from tests.support.setup_fixture import KLEIN, ModelFile, SetupFixture, Upstream
 
 IMAGES = ROOT / "docs" / "images"
 SCRATCH = Path("/tmp/klein-screens")  # noqa: S108 - short, because it is on the pictures; made anew and owned by us
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PROMPT = "$ "
 SIZES = ((80, 24), (120, 40))
 MIB = 1024 * 1024
@@ -218,8 +222,8 @@ def write_program(setup: SetupFixture, code: str) -> None:
         setup.sandbox.environ["PATH"] = f"{folder}:{setup.sandbox.environ['PATH']}"
 
 
-def record(columns: int, lines: int) -> Iterator[tuple[str, str]]:
-    """Yield (name, SVG) of each picture in one size."""
+def record(columns: int, lines: int, output: Path) -> Iterator[tuple[str, str]]:
+    """Yield (name, SVG) of each picture in one size; the page of the run goes into `output`, as a PNG."""
     with home() as setup:
         hub = setup.sandbox.hub
         terminal = Terminal(columns, lines, setup.sandbox.environ)
@@ -236,6 +240,8 @@ def record(columns: int, lines: int) -> Iterator[tuple[str, str]]:
             hub.rate_bytes_s_per_connection = None
             terminal.wait(lambda: terminal.text().rstrip().endswith(f"\n{PROMPT.strip()}"))
             yield "install", terminal.svg()
+            terminal.run("klein-setup report --output page.html")
+            photograph(SCRATCH / "you" / "page.html", output / "page.png")
             flip_a_bit(SCRATCH / "you" / "ComfyUI" / "models" / "text_encoders" / KLEIN[1].name)
             terminal.run("klein-setup verify --comfyui ComfyUI --no-smoke")
             yield "verify", terminal.svg()
@@ -243,6 +249,18 @@ def record(columns: int, lines: int) -> Iterator[tuple[str, str]]:
             yield "repair", terminal.svg()
         finally:
             terminal.close()
+
+
+def photograph(page: Path, image: Path) -> None:
+    """Take a picture of the first screen of a page, with Chromium."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=os.geteuid() != 0)
+        shown = browser.new_page(viewport={"width": 1000, "height": 1250})
+        shown.goto(page.as_uri())
+        shown.screenshot(path=image)
+        browser.close()
+    with Image.open(image) as taken:
+        taken.quantize(128).save(image, optimize=True)
 
 
 def flip_a_bit(path: Path) -> None:
@@ -259,12 +277,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Write docs/images/ from real runs in tmux.")
     parser.add_argument("--output", type=Path, default=IMAGES, metavar="DIR", help="where to write them")
     output: Path = parser.parse_args().output
-    if shutil.which("tmux") is None:
-        print("make_screens: tmux is needed.", file=sys.stderr)
+    if shutil.which("tmux") is None or CHROMIUM is None:
+        print("make_screens: tmux and chromium are needed.", file=sys.stderr)
         return 2
     output.mkdir(parents=True, exist_ok=True)
     for columns, lines in SIZES:
-        for name, svg in record(columns, lines):
+        for name, svg in record(columns, lines, output):
             path = output / f"{name}-{columns}x{lines}.svg"
             path.write_text(svg, encoding="utf-8", newline="\n")
             print(shlex.quote(str(path)), flush=True)
