@@ -57,7 +57,8 @@ class UsageError(KleinError):
 class AnswerNeededError(UsageError):
     """A question would have to be asked, and there is no terminal to ask it on.
 
-    Run it in a terminal, or pass ``--yes`` to go ahead.  A link that leads out of the folder needs ``--follow-links``.
+    Run it in a terminal, or pass ``--yes`` to go ahead.  A licence that does not allow commercial use needs
+    ``--accept-licence ID``, a link that leads out of the folder ``--follow-links``.
     """
 
     code = "answer-needed"

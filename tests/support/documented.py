@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 SHELLS = ("sh", "powershell")
-NAMES = (*SHELLS, "text", "json", "python", "yaml", "help")
+NAMES = (*SHELLS, "text", "json", "python", "yaml", "toml", "help")
 _STARTS = (["klein-setup"], ["uvx", "klein-setup"], ["pipx", "run", "klein-setup"])
 _SCRIPT = re.compile(r"(?:.*[/\\])?scripts[/\\]klein_setup\.py")
 

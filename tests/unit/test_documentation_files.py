@@ -154,7 +154,9 @@ def test_the_program_takes_every_command_of_a_block(page: Path) -> None:
 def test_the_program_has_every_option_that_is_named(page: Path) -> None:
     if page.relative_to(ROOT).as_posix().startswith(FOR_MAINTAINERS):
         return
-    prose = re.sub(r"^```(?:json|text|python|help).*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    prose = re.sub(
+        r"^```(?:json|text|toml|python|help).*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S
+    )
     prose = re.sub(r"scripts/(?!klein_setup)\S+.*", "", prose)  # scripts have options of their own
     assert set(OPTION.findall(prose)) - options_of(build_parser()) - OF_OTHER_PROGRAMS == set()
 
