@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from provisioner.core.errors import CommandError, KleinError, ManifestError
+from provisioner.core.errors import ERRORS_URL, CommandError, KleinError, ManifestError
 from provisioner.core.models import Finding
 from provisioner.ui.text import BLANK, Block, Para, Span, Style, path_span, span
 
@@ -58,8 +58,9 @@ def _last_lines(error: CommandError, most: int = 20) -> list[str]:
 
 
 def _fact_blocks(error: KleinError) -> list[Block]:
-    """Return an error's code, exit status and facts."""
+    """Return an error's code, exit status, the address of its section in the docs, and its facts."""
     lines: list[Block] = [Para(line=span(f"code: {error.code}, exit status {error.exit_status}", "dim"), indent=2)]
+    lines.append(Para(line=span(f"about it: {ERRORS_URL}#{error.code}", "dim"), indent=2))
     lines += [
         Para(line=span(f"{key}: {value}", "dim"), indent=2, hang=2)
         for key, value in error.context.items()

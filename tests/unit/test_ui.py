@@ -542,6 +542,7 @@ def test_the_code_of_an_error_is_for_who_asks_for_more() -> None:
     assert "code:" not in written(error_blocks(error, is_verbose=False))
     told = written(error_blocks(error, is_verbose=True))
     assert "code: gated, exit status 6" in told
+    assert "docs/errors.md#gated" in told
     assert "repo_id: org/name" in told
 
 
