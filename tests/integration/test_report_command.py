@@ -72,6 +72,7 @@ def test_what_the_page_lists_for_sha256sum_fails_on_a_damaged_and_a_missing_file
     page = page_of(sandbox)
     assert check_of(digests_in(page)) == (1, [str(path), str(sandbox.path(other))])
     assert " -m provisioner repair" in page
+    assert " -m provisioner verify" in page
     assert page.index(" -m provisioner repair") < page.index(">The files</h2>")
 
 
