@@ -37,7 +37,7 @@ from provisioner.report.outcome import (  # noqa: E402
     StartedServer,
     UndoneUpdate,
 )
-from provisioner.report.smoke_test_json import SmokeTestEntry  # noqa: E402
+from provisioner.report.smoke_test_json import LastImageEntry, SmokeTestEntry  # noqa: E402
 from provisioner.torch.builds import TorchChoice  # noqa: E402
 
 FOLDER = ROOT / "docs" / "schema"
@@ -51,6 +51,7 @@ DETAILS: dict[str, tuple[object, str]] = {
     "comfyui": (json_document.ComfyUIEntry, "ComfyUI as it was found, or left"),
     "environment": (EnvironmentResult | EnvironmentCheck, "install, repair: what it needed; verify: whether it holds"),
     "given_arguments": (tuple[str, ...], "of a run that can be continued or applied"),
+    "last_image": (LastImageEntry, "of an earlier run; only in last-report.json, never printed"),
     "licence": (json_document.LicenceEntry, "of the models"),
     "manifest_argument": (str, "what was given for --manifest"),
     "config": (json_document.ConfigEntry, "detect: the user's own defaults for options"),

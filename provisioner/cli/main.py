@@ -228,7 +228,7 @@ def _report(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) 
 
     if arguments.merge:
         return run_merged_report(tuple(arguments.merge), arguments.output, opens=arguments.open, say=ui.say)
-    return run_report(arguments.output, opens=arguments.open, say=ui.say)
+    return run_report(arguments.output, opens=arguments.open, say=ui.say, program=ui.program)
 
 
 def _doctor(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:

@@ -158,8 +158,10 @@ def _with_last_image(
         return document
     last: object = earlier.get("last_image")
     if _image_path(earlier):
+        ended_at = before.get("ended_at")
+        made_at = ended_at if isinstance(ended_at, str) else last_report_time(folder)
         named = {key: before.get(key) for key in ("target", "manifest")}
-        last = {"made_at": last_report_time(folder), **named, "smoke_test": earlier["smoke_test"]}
+        last = {"made_at": made_at, **named, "smoke_test": earlier["smoke_test"]}
     return document if last is None else {**document, "details": {**details, "last_image": last}}
 
 
