@@ -5,12 +5,13 @@ from __future__ import annotations
 import nox
 
 OLDEST = "3.10"
+DOCS_PYTHON = "3.13"  # Sphinx needs 3.11
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv"
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "types", "unit", "contract", "integration", "readme", "minimums"]
+nox.options.sessions = ["lint", "types", "unit", "contract", "integration", "readme", "docs", "minimums"]
 
 
 def sync(session: nox.Session, *groups: str) -> None:
@@ -82,9 +83,25 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def readme(session: nox.Session) -> None:
-    """Compare README.md with the program; ``nox -s readme -- --write`` puts it right."""
+    """Compare README.md and docs/ with the program; ``nox -s readme -- --write`` puts them right."""
     sync(session)
     session.run("python", "scripts/check_readme.py", *session.posargs)
+    session.run("python", "scripts/make_reference.py", *session.posargs)
+
+
+@nox.session(python=DOCS_PYTHON)
+def docs(session: nox.Session) -> None:
+    """Build the pages of docs/ as a site into build/docs; every warning is an error."""
+    session.run_install(
+        "uv",
+        "sync",
+        "--locked",
+        "--only-group=docs",
+        f"--python={session.virtualenv.location}",
+        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
+        external=True,
+    )
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "build/docs", *session.posargs)
 
 
 @nox.session(python=OLDEST)

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Check that README.md says what the program says; ``--write`` puts it right.
+"""Check that README.md and docs/ say what the program says; ``--write`` puts them right.
 
-Two things are compared.  The table whose header is ``| exit | code | when |`` has a row for every exit status, and in
-it every code of ``provisioner/core/errors.py``; the last column is the author's.  A block fenced as ```` ```help ````
-or ```` ```help verify ```` holds what ``klein-setup --help`` or ``klein-setup verify --help`` prints 100 columns wide.
-Line breaks are not compared: argparse breaks lines differently from one Python to the next.
+Two things are compared.  The table of ``docs/exit-statuses.md`` has a row for every exit status, and in it every code
+of ``provisioner/core/errors.py``; the last column is the author's.  A block fenced as ```` ```help ```` or
+```` ```help verify ```` holds what ``klein-setup --help`` or ``klein-setup verify --help`` prints 100 columns wide, and
+``docs/commands.md`` has one for every command.  Line breaks are not compared: argparse breaks lines differently from
+one Python to the next.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from provisioner.core import errors  # noqa: E402 - found through the line above when run as a script
+from provisioner.cli.arguments import build_parser  # noqa: E402 - found through the line above when run as a script
+from provisioner.core import errors  # noqa: E402
 from provisioner.core.errors import KleinError  # noqa: E402
 
+EXIT_STATUSES = ROOT / "docs" / "exit-statuses.md"
+COMMANDS = ROOT / "docs" / "commands.md"
 HEADER = ("exit", "code", "when")
 HELP_BLOCK = re.compile(r"^```help(?: ([a-z -]+))?\n(.*?)^```$", re.M | re.S)
 NO_ERROR = {
@@ -93,7 +97,7 @@ def rows_of(text: str) -> dict[str, tuple[str, str]]:
 def complaints_about_exit_table(text: str) -> list[str]:
     """Return where the table of exit statuses and the program differ, a sentence each."""
     if find_exit_table(text) is None:
-        return ["README.md has no table with the header | exit | code | when |"]
+        return ["there is no table with the header | exit | code | when |"]
     rows = rows_of(text)
     wanted = codes_by_status()
     found = [f"exit status {status} is not one of the program's" for status in rows if status not in map(str, wanted)]
@@ -111,7 +115,10 @@ def complaints_about_exit_table(text: str) -> list[str]:
 
 
 def with_exit_table(text: str) -> str:
-    """Return `text` with the table as the program has it, the author's last column kept."""
+    """Return `text` with the table as the program has it, the author's last column kept.
+
+    Each code is a link to its section of ``docs/errors.md``.
+    """
     place = find_exit_table(text)
     if place is None:
         return text
@@ -119,7 +126,11 @@ def with_exit_table(text: str) -> str:
     table = ["| exit | code | when |", "| --- | --- | --- |"]
     for status, codes in codes_by_status().items():
         when = rows.get(str(status), ("", ""))[1] or reason(status)
-        table.append(f"| {status} | {', '.join(f'`{code}`' for code in codes)} | {when} |".replace("|  |", "| |"))
+        table.append(
+            f"| {status} | {', '.join(f'[`{code}`](errors.md#{code})' for code in codes)} | {when} |".replace(
+                "|  |", "| |"
+            )
+        )
     lines = text.splitlines()
     return "\n".join([*lines[: place[0]], *table, *lines[place[1] :]]) + "\n"
 
@@ -181,25 +192,55 @@ def with_help(text: str, ask: Callable[[str], str]) -> str:
     return HELP_BLOCK.sub(renewed, text)
 
 
+def every_command(parser: argparse.ArgumentParser | None = None, words: str = "") -> Iterator[str]:
+    """Yield the words of each command that does something: ``verify``, ``manifest lock``."""
+    parser = parser or build_parser()
+    choices = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not choices:
+        yield words
+        return
+    own_names = {id(each): name for name, each in reversed(choices[0].items())}  # without the aliases
+    for each in dict.fromkeys(choices[0].values()):
+        yield from every_command(each, f"{words} {own_names[id(each)]}".lstrip())
+
+
+def with_every_command(text: str) -> str:
+    """Return `text` with a heading and an empty block for each command that has none."""
+    shown = {match[1] or "" for match in HELP_BLOCK.finditer(text)}
+    missing = [command for command in ("", *every_command()) if command not in shown]
+    added = [
+        f"\n## klein-setup {command}".rstrip() + f"\n\n{f'```help {command}'.rstrip()}\n```\n" for command in missing
+    ]
+    return text + "".join(added)
+
+
+def renewed(page: Path, text: str) -> str:
+    """Return the text of a page as it should be."""
+    if page == EXIT_STATUSES:
+        text = with_exit_table(text)
+    return with_help(with_every_command(text) if page == COMMANDS else text, program_help)
+
+
 def main() -> int:
     """Print the difference and what is missing; return 1 if there is any."""
-    parser = argparse.ArgumentParser(description="Check that README.md says what the program says.")
-    parser.add_argument("--write", action="store_true", help="put README.md right")
+    parser = argparse.ArgumentParser(description="Check that README.md and docs/ say what the program says.")
+    parser.add_argument("--write", action="store_true", help="put them right")
     arguments = parser.parse_args()
-    readme = ROOT / "README.md"
-    before = readme.read_text(encoding="utf-8")
-    stale = complaints_about_exit_table(before)
-    after = with_help(with_exit_table(before) if stale else before, program_help)
-    for line in stale:
-        print(line)
-    print(
-        "".join(difflib.unified_diff(before.splitlines(True), after.splitlines(True), "README.md", "the program")),
-        end="",
-    )
-    if arguments.write and after != before:
-        readme.write_text(after, encoding="utf-8", newline="\n")
-        return 1 if complaints_about_exit_table(after) else 0
-    return 1 if stale or after != before else 0
+    status = 0
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        before = page.read_text(encoding="utf-8")
+        after = renewed(page, before)
+        name = page.relative_to(ROOT).as_posix()
+        if not arguments.write:
+            lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), name, "the program")
+            print("".join(lines), end="")
+        elif after != before:
+            page.write_text(after, encoding="utf-8", newline="\n")
+            before = after
+        found = complaints_about_exit_table(before) if page == EXIT_STATUSES else []
+        print("".join(f"{name}: {line}\n" for line in found), end="")
+        status |= bool(found) or after != before
+    return status
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
 from provisioner.comfyui.checkout_models import CheckoutReceipt, TreeFile  # noqa: E402 - found through the line above
-from provisioner.core.events import FileProgress, Notice, ServerReady  # noqa: E402
+from provisioner.core.events import FileProgress, Notice, ServerReady, Stage  # noqa: E402
 from provisioner.core.models import BackupEntry, Machine  # noqa: E402
 from provisioner.environment.package_list import PackageChange  # noqa: E402
 from provisioner.environment.state import RECEIPT_SCHEMA, EnvironmentReceipt  # noqa: E402
@@ -37,7 +37,7 @@ from provisioner.report.outcome import (  # noqa: E402
     StartedServer,
     UndoneUpdate,
 )
-from provisioner.report.smoke_test_json import SmokeTestEntry  # noqa: E402
+from provisioner.report.smoke_test_json import LastImageEntry, SmokeTestEntry  # noqa: E402
 from provisioner.torch.builds import TorchChoice  # noqa: E402
 
 FOLDER = ROOT / "docs" / "schema"
@@ -51,6 +51,7 @@ DETAILS: dict[str, tuple[object, str]] = {
     "comfyui": (json_document.ComfyUIEntry, "ComfyUI as it was found, or left"),
     "environment": (EnvironmentResult | EnvironmentCheck, "install, repair: what it needed; verify: whether it holds"),
     "given_arguments": (tuple[str, ...], "of a run that can be continued or applied"),
+    "last_image": (LastImageEntry, "of an earlier run; only in last-report.json, never printed"),
     "licence": (json_document.LicenceEntry, "of the models"),
     "manifest_argument": (str, "what was given for --manifest"),
     "config": (json_document.ConfigEntry, "detect: the user's own defaults for options"),
@@ -179,7 +180,7 @@ def _events(maker: Maker) -> Schema:
     """Return one line of ``--json=events``: an event, or the document as the last one."""
     lines: list[Schema] = [maker.of(json_document.PlanMadeLine), maker.of(json_document.StepLine)]
     about = maker.object_of(json_document.EventLine)["properties"]
-    for kind in (FileProgress, Notice, ServerReady):
+    for kind in (FileProgress, Notice, Stage, ServerReady):
         line = maker.object_of(kind)
         named = {"event": {"const": json_document.event_name(kind)}, **about, **line["properties"]}
         if "rate_bytes_s" in named:  # infinity is written as null

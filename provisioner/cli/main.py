@@ -75,7 +75,7 @@ def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
         wait_for_lock=not getattr(arguments, "no_wait", False),
         program=ui.program,
     )
-    session = Session(settings=settings, events=ui.listener, cancelled=cancelled)
+    session = Session(settings=settings, events=ui.listener, cancelled=cancelled, secrets=ui.secrets)
     if hasattr(arguments, "endpoint"):
         _ = session.endpoint  # a wrong one is named before anything is looked at
     return session
@@ -156,7 +156,6 @@ def _run_ui(ui: Ui) -> RunUi:
 
     return RunUi(
         ask=ui.ask,
-        say=ui.say,
         show_plan=ui.show_plan,
         show_smoke=ui.show_smoke,
         ask_to_apply=ui.ask_to_apply if ui.is_attended else None,
@@ -229,7 +228,7 @@ def _report(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) 
 
     if arguments.merge:
         return run_merged_report(tuple(arguments.merge), arguments.output, opens=arguments.open, say=ui.say)
-    return run_report(arguments.output, opens=arguments.open, say=ui.say)
+    return run_report(arguments.output, opens=arguments.open, say=ui.say, program=ui.program)
 
 
 def _doctor(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from provisioner.commands.choose_environment import apply_environment, check_environment, environment_folder
@@ -71,7 +72,6 @@ def apply_plan(
     options: InstallOptions,
     plan: Plan,
     *,
-    say: Callable[[str], None],
     show_smoke: Callable[[SmokeTest], None],
 ) -> Applied:
     """Do what a plan says, in its order, until it is done or a step fails; return what came of it.
@@ -87,7 +87,7 @@ def apply_plan(
             if step is plan.file_steps[0]:
                 _apply_files(run, plan, applied)
         else:
-            _apply_one(run, options, step, applied, say=say, show_smoke=show_smoke)
+            _apply_one(run, options, step, applied, show_smoke=show_smoke)
         if applied.errors or (isinstance(step, FILE_STEPS) and applied.files.steps):
             break
     return applied
@@ -166,7 +166,6 @@ def _apply_one(
     step: Step,
     applied: Applied,
     *,
-    say: Callable[[str], None],
     show_smoke: Callable[[SmokeTest], None],
 ) -> None:
     began_s = time.monotonic()
@@ -175,9 +174,9 @@ def _apply_one(
             case GetComfyUI() | UpdateComfyUI():
                 detail = _apply_comfyui(run, options, step)
             case MakeEnvironment() | RepairEnvironment():
-                detail = _apply_environment(run, options, step, applied, say)
+                detail = _apply_environment(run, options, step, applied)
             case InstallPackages():
-                detail = _install_packages(run, options, step, say)
+                detail = _install_packages(run, options, step)
             case GenerateImage():
                 detail = _generate(run, options, applied, show_smoke)
             case KeepEnvironment():
@@ -207,11 +206,16 @@ def _apply_comfyui(run: Run, options: InstallOptions, step: GetComfyUI | UpdateC
             hint="Run the same command again and read the new plan.",
             path=str(step.folder),
         )
+    session, what = run.session, f"ComfyUI {step.release.version}"
     if isinstance(step, GetComfyUI):
-        run.session.checkouts.fetch(step.release, step.folder, source=step.source, progress=run.session.say_progress)
+        with session.stages.stage("fetching", what, "fetched") as came_of_it:
+            session.checkouts.fetch(step.release, step.folder, source=step.source, progress=session.say_progress)
+            came_of_it(f"{what} into {step.folder}")
     else:
-        run.session.checkouts.update(step.folder, step.release, source=step.source, progress=run.session.say_progress)
-    return f"ComfyUI {step.release.version} is in {step.folder}"
+        with session.stages.stage("updating to", what, "updated") as came_of_it:
+            session.checkouts.update(step.folder, step.release, source=step.source, progress=session.say_progress)
+            came_of_it(f"{what} in {step.folder}")
+    return f"{what} is in {step.folder}"
 
 
 def _apply_environment(
@@ -219,16 +223,18 @@ def _apply_environment(
     options: InstallOptions,
     step: MakeEnvironment | RepairEnvironment,
     applied: Applied,
-    say: Callable[[str], None],
 ) -> str:
     _refuse_other_environment(run, step)
-    applied.receipt = apply_environment(run.session, step, use_uv=options.environment.use_uv)
-    environments, machine = run.session.environments, run.session.machine
-    environments.clear_leftovers(step.where, progress=run.session.notice)
-    findings, _ = check_environment(run.session, machine, step.where)
-    applied.findings += findings
-    versions = ", ".join(f"{name} {version}" for name, version in applied.receipt.versions)
-    say(f"The environment {step.where} was verified: {versions}.")
+    is_new = isinstance(step, MakeEnvironment)
+    doing, done = ("making", "made") if is_new else ("repairing", "repaired")
+    with run.session.stages.stage(doing, "the environment", done) as came_of_it:
+        applied.receipt = apply_environment(run.session, step, use_uv=options.environment.use_uv)
+        environments, machine = run.session.environments, run.session.machine
+        environments.clear_leftovers(step.where, progress=run.session.notice)
+        findings, _ = check_environment(run.session, machine, step.where)
+        applied.findings += findings
+        versions = ", ".join(f"{name} {version}" for name, version in applied.receipt.versions)
+        came_of_it(f"the environment: {versions}")
     return versions
 
 
@@ -244,24 +250,27 @@ def _refuse_other_environment(run: Run, step: MakeEnvironment | RepairEnvironmen
         )
 
 
-def _install_packages(run: Run, options: InstallOptions, step: InstallPackages, say: Callable[[str], None]) -> str:
+def _install_packages(run: Run, options: InstallOptions, step: InstallPackages) -> str:
     """Install what is missing, under the constraints that hold the torch set."""
     environments = run.session.environments
     installer: Literal["pip", "uv"] = "uv" if options.environment.use_uv else "pip"
     progress = run.session.say_progress
+    stage = run.session.stages.stage
     if step.restores:
-        environments.restore(step.where, step.restores, installer=installer, progress=progress)
-        say(f"Packages: {listing(step.restores)} installed again, each from the same file as before.")
+        with stage("restoring", "packages", "restored") as came_of_it:
+            environments.restore(step.where, step.restores, installer=installer, progress=progress)
+            came_of_it(f"{listing(step.restores)}, each from the same file as before")
     lines = needed_packages(step.app, step.tree, environments.observe(step.where))
     asked = all_requirements(step.app, step.tree)
-    environments.install(step.where, lines, out_of=asked, installer=installer, progress=progress)
+    install = partial(environments.install, step.where, lines, out_of=asked, installer=installer, progress=progress)
     if not lines:
+        install()  # only its list is renewed
         return "every requirement is met"
+    with stage("installing", "packages", "installed") as came_of_it:
+        came_of_it(count(install(), "package"))
     left = needed_packages(step.app, step.tree, environments.observe(step.where))
     name = "ComfyUI" if step.app == "comfyui" else "diffusers"
-    said = f"{len(lines) - len(left)} of {count(len(lines), 'package')} that {name} requires were installed"
-    say(f"Packages: {said}.")
-    return said
+    return f"{len(lines) - len(left)} of {count(len(lines), 'package')} that {name} requires were installed"
 
 
 def _generate(run: Run, options: InstallOptions, applied: Applied, show_smoke: Callable[[SmokeTest], None]) -> str:

@@ -157,8 +157,8 @@ def check_environment(
         return found, seen
     receipt = seen.receipt
     packages = [name for name, _ in receipt.versions]
-    session.say_progress(f"Starting {seen.python.path} to test the environment.")
-    answer = session.environments.probe(where, backend=receipt.torch_backend, packages=packages)
+    with session.stages.stage("testing", "the environment", "tested"):
+        answer = session.environments.probe(where, backend=receipt.torch_backend, packages=packages)
     build = TorchBuild(
         torch_backend=receipt.torch_backend,
         index_url=receipt.index_url,

@@ -12,7 +12,7 @@ from provisioner.commands.inspect_comfyui import check_comfyui, inspect_comfyui,
 from provisioner.commands.look import InstallOptions, plan_run
 from provisioner.commands.parts import can_generate
 from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_about, ask_to_apply, decide_on_token
-from provisioner.commands.run import Run, open_run, remember
+from provisioner.commands.run import Run, open_run, remember, remember_rate
 from provisioner.commands.smoke_test import opening_of, with_smoke_test
 from provisioner.commands.verify import remember_verified, take_snapshot
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, IntegrityError, KleinError
@@ -35,7 +35,6 @@ class RunUi:
     """How a run is shown, and how it asks."""
 
     ask: Ask
-    say: Callable[[str], None]
     show_plan: Callable[[Plan], None]
     show_smoke: Callable[[SmokeTest], None]
     ask_to_apply: AskToApply | None = None  # None: nobody is there to answer
@@ -74,7 +73,8 @@ def run_install(run: Run, options: InstallOptions, ui: RunUi, command: Command =
     agree_to_links(run, plan, ui.ask)
     ask_about(run, plan, ui.ask)
     decide_on_token(run, plan, ui.ask)
-    applied = apply_plan(run, options, plan, say=ui.say, show_smoke=ui.show_smoke)
+    applied = apply_plan(run, options, plan, show_smoke=ui.show_smoke)
+    remember_rate(run, applied.outcomes)
     comfyui = inspect_comfyui(run) if {"environment", "smoke"} & options.parts and can_generate(run.wanted) else None
     report = _report(run, command, plan, applied, () if comfyui is None else check_comfyui(comfyui))
     report = with_comfyui(report, comfyui)

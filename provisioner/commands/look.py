@@ -30,6 +30,7 @@ from provisioner.plan.make_plan import comfyui_step, environment_step, make_plan
 from provisioner.plan.steps import (
     ComfyUIStep,
     EnvironmentStep,
+    ExpectedRate,
     GenerateImage,
     GetComfyUI,
     InstallPackages,
@@ -100,9 +101,21 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth) -> Plan:
             notes.append(f"No test image is generated: {obstacle}.")
     systems = dict(_file_systems(steps))
     links = run.session.links.on_the_way_of(steps)
-    return make_plan(
+    plan = make_plan(
         files, steps, findings=findings, notes=notes, file_systems=systems, links=links, choice=_choice(run)
     )
+    return replace(plan, rate=_expected_rate(run))
+
+
+def _expected_rate(run: Run) -> ExpectedRate | None:
+    """Return the rate of the last download, or the limit where that is lower; None where none was measured."""
+    from provisioner.disk.last_run import read_last_rate
+    from provisioner.disk.locations import state_folder
+
+    rate, limit = read_last_rate(state_folder()), run.session.settings.limit_bytes_s
+    if rate is not None and limit is not None and limit < rate:
+        return ExpectedRate(limit, is_limit=True)
+    return None if rate is None else ExpectedRate(rate)
 
 
 def _choice(run: Run) -> SetChoice:

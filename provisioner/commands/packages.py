@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,9 +91,9 @@ def compare_packages(
     """
     if seen.receipt is None or seen.python is None:
         return ComparedPackages()
-    if reads_files:
-        session.say_progress(f"Reading the packages of {seen.where}.")
-    compared = session.environments.compare(seen.where, seen, reads_files=reads_files)
+    reading = session.stages.stage("reading", "the environment's packages", "read") if reads_files else nullcontext()
+    with reading:
+        compared = session.environments.compare(seen.where, seen, reads_files=reads_files)
     if compared is None:
         return ComparedPackages()
     packages, changes, list_file = compared

@@ -512,4 +512,4 @@ def _ignore(shown: object) -> None:
 
 
 _FILES = InstallOptions(parts=frozenset({"files"}))
-_UI = RunUi(ask=_nobody, say=_ignore, show_plan=_ignore, show_smoke=_ignore)
+_UI = RunUi(ask=_nobody, show_plan=_ignore, show_smoke=_ignore)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from provisioner.commands.choose_environment import PYTHONS, EnvironmentOptions, apply_environment, look_at_environment
 from provisioner.commands.session import Session
+from provisioner.commands.smoke_test import hear_diffusers
 from provisioner.core.errors import AccessError, InsufficientSpaceError, NetworkError, UsageError
 from provisioner.core.models import Download
-from provisioner.core.units import human_bytes, human_duration
+from provisioner.core.units import count, human_bytes, human_duration
 from provisioner.environment.app_packages import requirement_lines
 from provisioner.machine.process import run_checked, run_process
 from provisioner.plan.steps import MakeEnvironment
@@ -119,7 +121,8 @@ def _make(session: Session, where: Path, choice: EnvironmentChoice, say: Callabl
     say("unpacked (measured on Linux, x86-64, 2026-11-23).")
     lines = requirement_lines("diffusers")
     try:
-        apply_environment(session, step)
+        with session.stages.stage("making", "the environment", "made"):
+            apply_environment(session, step)
     except (NetworkError, AccessError) as error:
         if choice.torch_index is not None:
             raise
@@ -128,7 +131,8 @@ def _make(session: Session, where: Path, choice: EnvironmentChoice, say: Callabl
         say("has 527 MB, and NVIDIA's libraries come with it, several times as much; press Ctrl-C if that is too much.")
         _make_plain(session, where)
         lines = (_DEFAULT_TORCH, *lines)
-    session.environments.install(where, lines, progress=session.say_progress)
+    with session.stages.stage("installing", "packages", "installed") as came_of_it:
+        came_of_it(count(session.environments.install(where, lines, progress=session.say_progress), "package"))
 
 
 def _make_plain(session: Session, where: Path) -> None:
@@ -170,10 +174,9 @@ def generate(
         device="cpu",
         environ=session.environ,
         cancelled=session.cancelled.is_set,
-        on_event=lambda event: (
-            session.say_progress(event.sentence() or "Generating.") if event.name != "alive" else None
-        ),
+        on_event=partial(hear_diffusers, session.stages),
     )
+    session.stages.end()
     facts = read_image(run_.image)
     say(f"Generated in {human_duration(run_.seconds)}, libraries and models included.")
     return run_, run_.smoke_test(OPTIONS, image=facts, findings=judge(facts, OPTIONS))

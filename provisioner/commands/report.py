@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from provisioner.core.errors import EXIT_OK, NotWritableError, StorageError, UsageError
+from provisioner.core.program import KLEIN_SETUP, Program
 from provisioner.report.outcome import Report
 from provisioner.ui.console import utc
 
 _LARGEST_IMAGE = 64 * 1024 * 1024  # bytes; the test image has about 1.5 MB
 
 
-def run_report(output: Path | None, *, opens: bool = False, say: Callable[[str], None]) -> Report:
+def run_report(
+    output: Path | None, *, opens: bool = False, say: Callable[[str], None], program: Program = KLEIN_SETUP
+) -> Report:
     """Write the page and say where it is; show it in the browser if asked to.
 
     Parameters
@@ -27,6 +30,8 @@ def run_report(output: Path | None, *, opens: bool = False, say: Callable[[str],
         Show it in the browser.
     say : callable
         Told where the page is.
+    program : Program, optional
+        How the commands on the page call this program.
 
     Raises
     ------
@@ -45,7 +50,7 @@ def run_report(output: Path | None, *, opens: bool = False, say: Callable[[str],
         raise UsageError("There is no run to report on yet.", hint="Run `klein-setup verify` first.")
     ended_at = document.get("ended_at")
     made_at = ended_at if isinstance(ended_at, str) else last_report_time(folder)
-    page = render_page(document, image=_image_of(document), made_at=made_at)
+    page = render_page(document, image=_image_of(document), made_at=made_at, program=program)
     return _written(page, "klein-setup-report.html", output, opens=opens, say=say)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -279,6 +279,18 @@ def _usual_tree(session: Session, options: Options) -> tuple[Target, TargetOrigi
     if found:
         return _open_tree(session, found[0], options), "found"
     return _open_tree(session, Path.home() / "ComfyUI", options), "new"
+
+
+def remember_rate(run: Run, outcomes: Iterable[Outcome]) -> None:
+    """Remember how fast the files came, for the estimate of the next plan; not where a limit slowed them down."""
+    if not run.session.settings.remembers or run.session.settings.limit_bytes_s is not None:
+        return
+    from provisioner.disk.last_run import write_last_rate
+    from provisioner.disk.locations import state_folder
+
+    arrived = [each for each in outcomes if each.bytes_fetched]
+    fetched, seconds = sum(each.bytes_fetched for each in arrived), sum(each.seconds for each in arrived)
+    write_last_rate(state_folder(), fetched=fetched, seconds=seconds)
 
 
 def _last_tree() -> LastRun | None:

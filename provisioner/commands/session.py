@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from provisioner.comfyui.checkout.checkouts import Checkouts
     from provisioner.commands.links import FolderLinks
+    from provisioner.commands.stages import Stages
     from provisioner.core.ports import FileDigest, Finder
     from provisioner.disk.root import Root
     from provisioner.environment.environments import Environments
@@ -79,12 +80,15 @@ class Session:
         Told everything that happens.
     cancelled : threading.Event
         Set by a signal; long work asks for it.
+    secrets : tuple of str
+        Values that stand in no log.
     """
 
     settings: Settings
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     events: Events = ignore
     cancelled: threading.Event = field(default_factory=threading.Event)
+    secrets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Take the option, which a question may change, and note how fast files come."""
@@ -238,10 +242,9 @@ class Session:
         from provisioner.disk.locations import state_folder
         from provisioner.environment.environments import PROBE, Environments
         from provisioner.environment.kept_packages import KeptPackages
-        from provisioner.machine.process import run_process
 
         return Environments(
-            run=run_process,
+            run=self.stages.run,
             environ=self.environ,
             pass_env=self.settings.pass_env,
             # pip knows more ways to reach an index (keyrings), so it fetches the wheels where nothing limits it
@@ -256,10 +259,9 @@ class Session:
     def checkouts(self) -> Checkouts:
         """The ComfyUI trees of this computer."""
         from provisioner.comfyui.checkout.checkouts import Checkouts
-        from provisioner.machine.process import run_process
 
         return Checkouts(
-            run=run_process,
+            run=self.stages.run,
             environ=self.environ,
             pass_env=self.settings.pass_env,
             download=self.whole_files.fetch,
@@ -268,9 +270,19 @@ class Session:
             waits_for_lock=self.settings.wait_for_lock,
         )
 
+    @cached_property
+    def stages(self) -> Stages:
+        """The work whose bytes nobody counts, and the log of what installers print."""
+        from provisioner.commands.stages import Stages
+        from provisioner.disk.locations import state_folder
+        from provisioner.disk.run_log import RunLog
+        from provisioner.machine.process import run_process
+
+        return Stages(self.events, run=run_process, log=RunLog(lambda: state_folder() / "logs", self.secrets))
+
     def say_progress(self, line: str) -> None:
         """Say what an installer is doing."""
-        self.events(Notice(message=line, severity="progress"))
+        self.stages.say(line)
 
     @cached_property
     def machine(self) -> Machine:

@@ -50,7 +50,9 @@ if TYPE_CHECKING:
     from provisioner.comfyui.server.api import ServerFacts
     from provisioner.comfyui.server.client import ComfyClient, Generated, GenerationProgress
     from provisioner.comfyui.server.server_process import ServerProcess
+    from provisioner.commands.stages import Stages
     from provisioner.environment.state import Observation
+    from provisioner.smoke_test.diffusers_answers import GenerationEvent
     from provisioner.smoke_test.vram import VramSampler
 
 _FIRST_ANSWER_S = 300.0  # custom nodes are imported first, and some compile something
@@ -151,10 +153,15 @@ def generate_image(
     machine = run.session.machine
     asked = image_options(run, options)
     _check_place(options)
-    if isinstance(run.target, HubCacheTarget):
-        smoke = _with_diffusers(run, options, asked, machine, run.target.cache, environment)
-    else:
-        smoke = _with_comfyui(run, options, asked, machine, comfyui, environment)
+    try:
+        if isinstance(run.target, HubCacheTarget):
+            smoke = _with_diffusers(run, options, asked, machine, run.target.cache, environment)
+        else:
+            smoke = _with_comfyui(run, options, asked, machine, comfyui, environment)
+    except BaseException as error:
+        run.session.stages.fail(error)
+        raise
+    run.session.stages.end()
     python = None if comfyui is None else comfyui.checkout.python
     found = find_template(python, run.wanted)
     template = None if found is None else f"{found.name}.json"
@@ -235,7 +242,7 @@ def _server(
             temp=folder,
             extra=(*server_options(run, machine, seen), *reserved),
         )
-        run.session.say_progress(f"Starting ComfyUI from {comfyui.folder}.")
+        run.session.stages.begin("starting", "ComfyUI", "started")
         with start_server(
             launch,
             log_path=log_path_of("comfyui"),
@@ -244,6 +251,7 @@ def _server(
             environ=run.session.environ,
             pass_env=run.session.settings.pass_env,
         ) as process:
+            run.session.stages.end(f"ComfyUI from {comfyui.folder}")
             yield process.address.url, process
 
 
@@ -311,15 +319,17 @@ def _generate(
     names = pick_listed(names_for(run.wanted), listed, ignore_case=_ignores_case(facts))
     graph = build_graph(names, asked)
     if process is None:  # a loader that is cached does not notice that its file was replaced
-        run.session.say_progress("Telling the server to unload, so that it reads the files that are there now.")
+        run.session.stages.begin("emptying", "the server's memory", "emptied")
         client.free()
-    generated = client.generate(graph, timeout_s=options.timeout_s, on_progress=_teller(run, sampler.begin))
+    on_progress = _teller(run.session.stages, sampler.begin)
+    generated = client.generate(graph, timeout_s=options.timeout_s, on_progress=on_progress)
     if generated.was_cached:
         raise GenerationError(
             "ComfyUI generated nothing: it returned an earlier image of the same graph from its cache.",
             hint="Leave --seed out, so that a fresh one is taken.",
             cause="cached",
         )
+    run.session.stages.begin(*_CHECK)
     image = read_image(generated.image)
     return SmokeTest(
         backend="comfyui",
@@ -427,21 +437,41 @@ def _ignores_case(facts: ServerFacts) -> bool:
     return (facts.os or "").lower() in {"nt", "win32", "windows", "darwin"}
 
 
-def _teller(run: Run, begin: Callable[[str], None]) -> Callable[[GenerationProgress], None]:
-    """Return what turns the server's words into lines, each said once, and notes when each part begins."""
-    words = {"load": "Reading the models.", "encode": "Encoding the prompt.", "decode": "Decoding the image."}
-    said: set[str] = set()
+_PHASES: Mapping[str, tuple[str, str, str]] = {
+    "load": ("loading", "the models", "loaded"),
+    "encode": ("encoding", "the prompt", "encoded"),
+    "sample": ("denoising", "the image", "denoised"),
+    "decode": ("decoding", "the image", "decoded"),
+    "save": ("saving", "the image", "saved"),
+}
+"""What a phase is called while it goes on, and when it is done."""
+
+_CHECK = ("checking", "the image", "checked")
+
+
+def hear_diffusers(stages: Stages, event: GenerationEvent) -> None:
+    """Turn what the image script says into stages."""
+    if event.name == "started":
+        stages.begin("importing", "torch and diffusers", "imported")
+    if event.name == "step":
+        stages.say(f"step {event.number} of {event.total}")
+    if event.next_phase is not None:
+        stages.begin(*_PHASES[event.next_phase])
+
+
+def _teller(stages: Stages, begin: Callable[[str], None]) -> Callable[[GenerationProgress], None]:
+    """Return what turns the server's words into stages, one for each phase in its turn, and notes when each begins."""
+    last: list[str] = [""]
 
     def tell(progress: GenerationProgress) -> None:
         phase = PHASES.get(progress.node_id or "")
-        line = words.get(phase or "")
         if phase is not None:
             begin(phase)
+            if phase != last[0]:
+                last[0] = phase
+                stages.begin(*_PHASES[phase])
         if progress.node_id == STEP_NODE and progress.value is not None and progress.maximum:
-            line = f"Step {progress.value:.0f} of {progress.maximum:.0f}."
-        if line is not None and line not in said:
-            said.add(line)
-            run.session.say_progress(line)
+            stages.say(f"step {progress.value:.0f} of {progress.maximum:.0f}")
 
     return tell
 
@@ -500,16 +530,12 @@ def _with_diffusers(
         _advice_on_memory(run, options, machine, sampler),
     ):
 
-        def hear(event: object) -> None:
-            pid = getattr(event, "pid", None)
-            if pid is not None:
-                sampler.watch(pid)
-            phase = getattr(event, "next_phase", None)
-            if phase is not None:
-                sampler.begin(phase)
-            sentence = getattr(event, "sentence", lambda: None)()
-            if sentence:
-                run.session.say_progress(sentence)
+        def hear(event: GenerationEvent) -> None:
+            if event.pid is not None:
+                sampler.watch(event.pid)
+            if event.next_phase is not None:
+                sampler.begin(event.next_phase)
+            hear_diffusers(run.session.stages, event)
 
         done = generate_with_diffusers(
             seen.python.path,
@@ -527,6 +553,7 @@ def _with_diffusers(
             cancelled=run.session.cancelled.is_set,
             on_event=hear,
         )
+    run.session.stages.begin(*_CHECK)
     image = read_image(done.image)
     return done.smoke_test(asked, image=image, vram=sampler.reading, findings=judge(image, asked))
 

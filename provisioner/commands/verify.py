@@ -250,6 +250,7 @@ def _files(report: Report) -> tuple[SeenFile, ...]:
             if check.observed_size is not None or check.status != "ok"
             else check.artifact.size,
             sha256=check.observed_sha256 or (check.artifact.sha256 if check.status == "ok" else None),
+            is_damaged=check.status == "hash-mismatch" and check.observed_sha256 is None,
         )
         for check in report.plan.checks
     )

@@ -70,6 +70,21 @@ class Notice:
     severity: Literal["info", "progress", "warning"] = "info"  # "progress": what an installer is doing now
 
 
+StageState = Literal["started", "working", "done", "failed", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Work of which nobody knows how many bytes it has: an installer, a server's start, a step of the image."""
+
+    doing: str  # "loading"
+    what: str  # "the models"
+    done: str  # for when it is over, "loaded"
+    state: StageState
+    detail: str = ""  # what goes on now, or, when it is done, what came of it
+    seconds: float = 0.0  # since it began
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerReady:
     """ComfyUI answers, and goes on until it is ended."""
@@ -78,8 +93,14 @@ class ServerReady:
     log_path: Path | None  # its output; None for a server that ran before
 
 
-Event = PlanMade | StepStarted | FileProgress | StepFinished | Notice | ServerReady
+Event = PlanMade | StepStarted | FileProgress | StepFinished | Notice | Stage | ServerReady
 Events = Callable[[Event], None]
+
+
+class Lasting(str):
+    """A line of progress that stays on the screen, where the others give way to the next one."""
+
+    __slots__ = ()
 
 
 def ignore(event: Event) -> None:

@@ -1,4 +1,4 @@
-"""What this program remembers between runs: its targets, the report of the last run, and logs of its own defects."""
+"""What this program remembers between runs: targets, the rate of downloads, the last report, logs of its defects."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ _LAST_REPORT = "last-report.json"
 
 LARGEST_REPORT = 8 * 1024 * 1024
 """Bytes.  A report has about 20 kB; one that is larger is neither written nor read."""
+
+
+LEAST_MEASURED = 50_000_000
+"""Bytes.  A shorter download says little about the next one: much of its time goes by before the bytes flow."""
 
 
 class LastRun(TypedDict):
@@ -53,6 +57,30 @@ def _target(entry: Fields) -> LastRun:
     )
 
 
+def read_last_rate(folder: Path) -> int | None:
+    """Return the bytes per second of the last large download, or None where none was measured."""
+    document = Fields(read_object(folder / _LAST_RUNS) or {})
+    try:
+        document.exactly("schema_version", _SCHEMA_VERSION)
+        return document.optional_count("rate_bytes_s") or None
+    except FieldError:
+        return None
+
+
+def write_last_rate(folder: Path, *, fetched: int, seconds: float) -> None:
+    """Remember how fast a run's files came, if they were large enough; an unwritable folder is no error."""
+    if fetched >= LEAST_MEASURED and seconds > 0:
+        _write(folder, list(read_last_runs(folder)), round(fetched / seconds))
+
+
+def _write(folder: Path, targets: list[LastRun], rate: int | None) -> None:
+    document: dict[str, object] = {"schema_version": _SCHEMA_VERSION, "targets": targets[:_MOST_TARGETS]}
+    if rate is not None:
+        document["rate_bytes_s"] = rate
+    with contextlib.suppress(StorageError):
+        _own(folder).write_text(folder / _LAST_RUNS, json.dumps(document, indent=1) + "\n")
+
+
 def write_last_run(
     folder: Path, *, kind: str, path: Path, manifest: str, set_id: str, manifest_file: str | None = None
 ) -> None:
@@ -62,9 +90,7 @@ def write_last_run(
     if before[:1] == (entry,):
         return
     others = [each for each in before if (each["kind"], each["path"]) != (kind, entry["path"])]
-    document = {"schema_version": _SCHEMA_VERSION, "targets": [entry, *others][:_MOST_TARGETS]}
-    with contextlib.suppress(StorageError):
-        _own(folder).write_text(folder / _LAST_RUNS, json.dumps(document, indent=1) + "\n")
+    _write(folder, [entry, *others], read_last_rate(folder))
 
 
 def _own(folder: Path) -> Root:
@@ -132,8 +158,10 @@ def _with_last_image(
         return document
     last: object = earlier.get("last_image")
     if _image_path(earlier):
+        ended_at = before.get("ended_at")
+        made_at = ended_at if isinstance(ended_at, str) else last_report_time(folder)
         named = {key: before.get(key) for key in ("target", "manifest")}
-        last = {"made_at": last_report_time(folder), **named, "smoke_test": earlier["smoke_test"]}
+        last = {"made_at": made_at, **named, "smoke_test": earlier["smoke_test"]}
     return document if last is None else {**document, "details": {**details, "last_image": last}}
 
 

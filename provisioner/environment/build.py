@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from packaging.utils import canonicalize_name
 
@@ -32,6 +32,7 @@ from provisioner.core.errors import (
     NotTheFileError,
     UsageError,
 )
+from provisioner.core.events import Lasting
 from provisioner.core.ports import Download, ProcessResult, RunProcess
 from provisioner.core.retries import FEW_RETRIES, Retries
 from provisioner.core.units import count, human_bytes, listing
@@ -220,7 +221,7 @@ class Builder:
                 wheels = self._resolve_one(releases, build, also)
             except EntryNotFoundError as error:
                 first = first or error
-                self._progress(f"torch {releases.torch} cannot be had: {error}")
+                self._progress(Lasting(f"torch {releases.torch} cannot be had: {error}"))
                 continue
             complaints = complaints_about_tags({each.name: each.version for each in wheels}, releases, build.local_tag)
             if complaints:
@@ -247,7 +248,8 @@ class Builder:
             if build.local_tag is None or build.index_url is None:
                 raise
             self._extra = self._settings.get("index-url", DEFAULT_INDEX)
-            self._progress(f"{error.context.get('requirement')} is missing there; taking it from the default index.")
+            missing = error.context.get("requirement")
+            self._progress(Lasting(f"{missing} is missing there; taking it from the default index."))
             return self._ask_index(releases, build, also)
 
     def _ask_index(self, releases: TorchSet, build: TorchBuild, also: Sequence[str]) -> tuple[Wheel, ...]:
@@ -257,7 +259,7 @@ class Builder:
         if self._pip_version() >= _GOOD_PIP:
             return self._resolve_by_metadata(wanted, build.index_url)
         if self._context.download is not None:
-            self._progress("The pip of this Python fetches the wheels by itself, without a limit.")
+            self._progress(Lasting("The pip of this Python fetches the wheels by itself, without a limit."))
         return self._resolve_by_fetching(wanted, build.index_url)
 
     def _resolve_by_metadata(self, wanted: Sequence[str], index_url: str | None) -> tuple[Wheel, ...]:
@@ -429,6 +431,7 @@ class Builder:
             "--progress-bar", "off", *words,
             index_url="file:///nowhere",
             timeout_s=INSTALL_TIMEOUT_S,
+            on_line=only_news(self._progress),
         )  # fmt: skip
         if done.returncode != 0:
             raise explain_failure(done.last_lines, doing="install the torch set", index_url=None)
@@ -518,8 +521,11 @@ def only_news(progress: Progress) -> Callable[[str, str], None]:
     """Return a listener that passes on what a person wants to see of pip's chatter."""
 
     def listen(_: str, line: str) -> None:
-        if line.lstrip().startswith(("Downloading", "Collecting", "Building wheel", "Installing collected", "WARNING")):
-            progress(line.strip())
+        words = line.strip()
+        if words.startswith("Processing "):
+            progress(f"Unpacking {PureWindowsPath(words).name}")  # it knows both kinds of slashes
+        elif words.startswith(("Downloading", "Collecting", "Building wheel", "Installing collected")):
+            progress(words)
 
     return listen
 

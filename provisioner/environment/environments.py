@@ -27,6 +27,7 @@ from provisioner.core.errors import (
     UnsupportedMachineError,
     UsageError,
 )
+from provisioner.core.events import Lasting
 from provisioner.core.models import Finding, Machine
 from provisioner.core.ports import Download, RunProcess
 from provisioner.core.redact import redact
@@ -217,12 +218,12 @@ class Environments:
             work = Workspace(where)
             recovered = work.recover()
             if recovered is not None:
-                progress(recovered)
+                progress(Lasting(recovered))
             chosen = self._choose_python(python, python_versions)
             with _clearing_up(work) as begin:
                 build_id = _build_id()
                 staging = begin(build_id)
-                progress(f"Making an environment with Python {chosen.version} ({chosen.path}).")
+                progress(f"Python {chosen.version} ({chosen.path})")
                 self._make_venv(chosen, staging, where.name)
                 maker = Builder(self._context, staging, work, progress, uv)
                 maker.improve_pip()
@@ -236,7 +237,7 @@ class Environments:
                     kept = work.swap(staging, build_id, _stamp(), lambda: self._check_in_place(where))
             self._keep_list(where, self.observe(where), None, listed(wheels, "torch"), progress)
         if kept is not None:
-            progress(f"The environment that was there is kept as {kept}.")
+            progress(Lasting(f"The environment that was there is kept as {kept}."))
         return receipt
 
     def repair(
@@ -265,7 +266,7 @@ class Environments:
             work = Workspace(where)
             recovered = work.recover()
             if recovered is not None:
-                progress(recovered)
+                progress(Lasting(recovered))
             before = self.observe(where)
             if before.python is None:
                 why = before.broken or "there is none"
@@ -301,7 +302,7 @@ class Environments:
         out_of: Sequence[str] | None = None,
         installer: Installer = "pip",
         progress: Progress = _silent,
-    ) -> None:
+    ) -> int:
         """Install more into an environment, under the constraints that hold its torch set.
 
         pip resolves them once; each is then installed from the very file that was found, by its SHA-256, and listed.
@@ -318,6 +319,11 @@ class Environments:
             What installs them.
         progress : callable
             Told one line at a time.
+
+        Returns
+        -------
+        int
+            How many packages came or changed.
 
         Raises
         ------
@@ -341,6 +347,7 @@ class Environments:
             self._hold(before, after)
             digest = requirements_digest(requirements if out_of is None else out_of)
             self._keep_list(where, after, packages, installed, progress, digest)
+        return len(_versions(after) - _versions(before))
 
     def restore(
         self, where: Path, names: Sequence[str], *, installer: Installer = "pip", progress: Progress = _silent
@@ -457,7 +464,8 @@ class Environments:
         try:
             self.packages.keep(where, packages)
         except StorageError as error:
-            progress(f"The list of packages could not be kept, so that `verify` will not compare them: {error}")
+            said = f"The list of packages could not be kept, so that `verify` will not compare them: {error}"
+            progress(Lasting(said))
         environment_root(where).write_text(where / PACKAGES, requirements_text(packages.packages))
 
     def _resolve_again(
@@ -702,6 +710,10 @@ class Environments:
 
 
 # --- small things ------------------------------------------------------------------------------
+
+
+def _versions(seen: Observation) -> set[tuple[str, str]]:
+    return {(each.name, each.version) for each in seen.distributions}
 
 
 def _absolute(path: Path) -> Path:

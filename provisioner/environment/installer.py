@@ -30,6 +30,7 @@ from provisioner.core.errors import (
     UnreachableError,
     UsageError,
 )
+from provisioner.core.events import Lasting
 from provisioner.core.hosts import is_in_the_clear
 from provisioner.core.json_reader import FieldError, Fields, parse_object
 from provisioner.core.redact import printable, redact
@@ -103,7 +104,8 @@ def check_wheels(wheels: Iterable[Wheel], say: Callable[[str], None]) -> None:
                 f"{wheel.label} has neither a SHA-256 nor an encrypted connection: {redact(wheel.url)}.",
                 hint="Use another index: `--torch-index URL`, or PIP_INDEX_URL.",
             )
-        say(f"The index names no SHA-256 for {wheel.label}: only the connection to {redact(wheel.url)} vouches for it.")
+        way = f"the connection to {redact(wheel.url)}"
+        say(Lasting(f"The index names no SHA-256 for {wheel.label}: only {way} vouches for it."))
 
 
 def route_to(url: str, settings: Settings, index_url: str | None) -> Route:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from provisioner.core.errors import KleinError
+from provisioner.core.events import Lasting
 from provisioner.core.models import STATE_FOLDER
 from provisioner.core.units import count, listing
 from provisioner.disk.root import Root
@@ -94,13 +95,16 @@ class PackageInstaller:
             self._run(words, what)
             return None
         if self._pip_version < _FIRST_WITH_REPORT:
-            self.progress("The pip of this environment cannot say what it would install (22.2 can): nothing is listed.")
+            said = "The pip of this environment cannot say what it would install (22.2 can): nothing is listed."
+            self.progress(Lasting(said))
             self._run(words, what)
             return None
         self.progress(f"Asking the index for {what}.")
         wheels = self._resolve(words, what)
         if any(wheel.is_direct and wheel.sha256 is None for wheel in wheels):
-            self.progress("A requirement is a folder or a repository, which has no SHA-256: nothing is listed.")
+            self.progress(
+                Lasting("A requirement is a folder or a repository, which has no SHA-256: nothing is listed.")
+            )
             self._run(words, what)
             return None
         check_wheels(wheels, self.progress)
@@ -113,7 +117,8 @@ class PackageInstaller:
         what = listing([f"{each.name} {each.version}" for each in packages])
         for each in packages:
             if each.sha256 is None:
-                self.progress(f"No SHA-256 was known of {each.name} {each.version}: its version is installed again.")
+                said = f"No SHA-256 was known of {each.name} {each.version}: its version is installed again."
+                self.progress(Lasting(said))
         wheels: tuple[Wheel, ...] = ()
         if self._is_limited:
             words = [

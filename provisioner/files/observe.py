@@ -198,14 +198,16 @@ class Observer:
             )
         is_comparable = trusted is not None and trusted.content.size == stamp.size
         if trusted is not None and is_comparable and self._is_bound(trusted):
-            found = self._by_blocks(artifact, place, stamp, trusted, held, claimed)
+            found = self._by_blocks(artifact, place, stamp, trusted, right_size, held, claimed)
             if found is not None:
                 return found
         try:
             check = self._by_digest(artifact, place, stamp, right_size, held, claimed, trusted)
         except UnreadableError:
             found = (
-                self._by_blocks(artifact, place, stamp, trusted, held, claimed) if trusted and is_comparable else None
+                self._by_blocks(artifact, place, stamp, trusted, right_size, held, claimed)
+                if trusted and is_comparable
+                else None
             )
             if found is None or found.status == "ok":
                 raise
@@ -233,8 +235,11 @@ class Observer:
             return None
         with self._lock:
             is_unread = (place.path, stamp) in self._unread
+            survey = self._surveys.get((place.path, stamp))
         seen = self._known_digest(place.path, stamp)
         if is_unread or (seen is not None and not _agrees(claim.file_digest, seen)):
+            return None
+        if survey is not None and differing_blocks(survey.blocks, claim.file_digest.blocks):
             return None
         wanted = {(content.size, content.sha256) for content in contents}
         return claim.file_digest if (claim.file_digest.size, claim.file_digest.sha256) in wanted else None
@@ -256,13 +261,14 @@ class Observer:
         place: Destination,
         stamp: Stamp,
         trusted: Trusted,
+        right_size: Sequence[Variant],
         held: int,
         claimed: FileDigest | None,
     ) -> Check | None:
-        """Read every byte over all cores; None where blocks differ, for then the digest of the whole decides.
+        """Read every byte over all cores; None where that does not decide, and the digest of the whole has to.
 
-        All blocks as bound digests say verifies the file.  A block that differs is none of the contrary, because the
-        receipt may be what is wrong.
+        All blocks as bound digests say verifies the file.  A block that differs shows that it is wrong only where a run
+        of this user read these digests together with the whole: a receipt or a manifest may be what is wrong.
         """
         path = place.path
         known = self._known_digest(path, stamp)
@@ -285,9 +291,22 @@ class Observer:
                 held_bytes=held,
                 damage=damage,
             )
-        if bad:
-            return None
         file_digest = FileDigest(size=stamp.size, sha256=trusted.content.sha256, blocks=trusted.digests)
+        if bad:
+            is_certain = right_size == [trusted.content] and self.store.are_blocks_bound(file_digest)
+            damage = self._damage(place, stamp, trusted, bad) if is_certain else None
+            if damage is None:  # another file has no block in common with it, and is named by its digest
+                return None
+            return Check(
+                artifact=artifact,
+                destination=place,
+                status="hash-mismatch",
+                basis="blocks",
+                observed_size=stamp.size,
+                identity=damage_sentence(damage),
+                held_bytes=held,
+                damage=damage,
+            )
         with self._lock:
             self._digests[path, stamp] = file_digest
         return _ok(artifact, place, file_digest, basis="blocks", is_recorded=_agrees(claimed, file_digest))

@@ -203,6 +203,14 @@ def download_of(step: Step) -> Download | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class ExpectedRate:
+    """How fast the bytes will come, as far as anybody can know."""
+
+    bytes_s: int
+    is_limit: bool = False  # what --limit-rate says; else what the last download had
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Everything a run will do, in the order in which it does it.  Nothing in `to_do` means: nothing to do."""
@@ -214,6 +222,7 @@ class Plan:
     space: tuple[SpaceNeed, ...] = ()
     links: tuple[FolderLink, ...] = ()  # behind which a step writes, moves or deletes
     choice: SetChoice | None = None  # of the set; None where nothing was chosen
+    rate: ExpectedRate | None = None  # None: nothing was measured yet
 
     @property
     def manifest(self) -> Manifest:

@@ -35,7 +35,8 @@ class SeenFile:
 
     label: str  # "vae/flux2-vae.safetensors"
     size: int | None  # bytes; None: no file
-    sha256: str | None  # None: not read
+    sha256: str | None  # None: not read, or not as a whole
+    is_damaged: bool = False  # its blocks showed that it is not what was verified
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,7 +327,7 @@ def _file_change(label: str, before: SeenFile | None, now: SeenFile | None) -> l
         sentence = f"{label} {'is new.' if was is None else 'is gone.'}"
         return [_change("file", kind, sentence, before=_file_words(was), now=_file_words(is_now), about=label)]
     is_other = was.sha256 != is_now.sha256 if was.sha256 and is_now.sha256 else was.size != is_now.size
-    if not is_other:
+    if not is_other and not is_now.is_damaged:
         return []
     sizes = f", {human_bytes(was.size or 0)} then and {human_bytes(is_now.size or 0)} now"
     sentence = f"{label} has other content{sizes if was.size != is_now.size else ' of the same size'}."
@@ -336,7 +337,7 @@ def _file_change(label: str, before: SeenFile | None, now: SeenFile | None) -> l
 def _file_words(file: SeenFile | None) -> str | None:
     if file is None or file.size is None:
         return None
-    return file.sha256[:12] if file.sha256 else f"{file.size} bytes"
+    return file.sha256[:12] if file.sha256 else f"{file.size} bytes{', damaged' if file.is_damaged else ''}"
 
 
 # --- what to check again -----------------------------------------------------------------------

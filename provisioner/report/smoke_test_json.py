@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypedDict
 
-from provisioner.report.json_document import FindingEntry, finding_entry
+from provisioner.report.json_document import FindingEntry, ManifestEntry, TargetEntry, finding_entry
 from provisioner.smoke_test.results import (
     Backend,
     ImageFacts,
@@ -98,6 +98,15 @@ class SmokeTestEntry(TypedDict):
     template: str | None  # of ComfyUI, with the same graph
     notes: list[str]
     findings: list[FindingEntry]
+
+
+class LastImageEntry(TypedDict):
+    """The image of an earlier run: ``details.last_image``, only in the document that is kept for ``report``."""
+
+    made_at: str  # UTC, ISO 8601
+    target: TargetEntry
+    manifest: ManifestEntry
+    smoke_test: SmokeTestEntry
 
 
 def is_verified(smoke: SmokeTest) -> bool:

@@ -43,22 +43,6 @@ class GenerationEvent:
             return "decode" if self.number == self.total else None
         return {"imported": "load", "loaded": "encode", "encoded": "sample", "decoded": "save"}.get(self.name)
 
-    def sentence(self) -> str | None:
-        """Return the event as a line for the user; None where it is not for them.
-
-        >>> GenerationEvent(name="step", number=2, total=4, seconds=0.25).sentence()
-        'Step 2 of 4 took 0.25 s.'
-        """
-        took = "" if self.seconds is None else f" in {human_duration(self.seconds)}"
-        if self.name == "step":
-            return f"Step {self.number} of {self.total} took {self.seconds or 0.0:.2f} s."
-        return {
-            "imported": f"torch and diffusers were imported{took}.",
-            "loaded": f"The models were loaded{took}.",
-            "encoded": f"The prompt was encoded{took}.",
-            "decoded": f"The image was decoded{took}.",
-        }.get(self.name)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationDevice:

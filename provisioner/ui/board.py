@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from provisioner.core.events import FileProgress, Phase, StepFinished
+from provisioner.core.events import FileProgress, Phase, Stage, StageState, StepFinished
 from provisioner.core.models import FetchFile, FilesPlan, FileStep, HubBlob, MoveFile, PatchFile, PlaceFile
 from provisioner.core.units import clock, count, human_bytes, human_duration, human_rate, percent
 from provisioner.report.outcome import label_of
@@ -24,6 +24,8 @@ _PHASES: dict[Phase, str] = {
     "syncing": "writing to disk",
 }
 
+
+_ENDS: dict[StageState, tuple[str, Style]] = {"failed": ("failed", "bad"), "interrupted": ("stopped", "warn")}
 
 _ARRIVING = (FetchFile, PatchFile, PlaceFile, MoveFile)
 """Steps that put a correct file in place."""
@@ -55,6 +57,8 @@ class Board:
 
     rows: dict[str, FileProgress] = field(default_factory=dict)
     plan: FilesPlan | None = None
+    stage: Stage | None = None  # the one that is open
+    stage_began_s: float = 0.0  # on the clock of whoever shows it
     _read: dict[str, int] = field(default_factory=dict)  # files read to their end outside of a step: size by label
     _finished: set[str] = field(default_factory=set)  # every name of the files whose step is over
 
@@ -91,6 +95,13 @@ class Board:
         """Forget what is in progress; what is finished stays finished."""
         self.rows.clear()
         self._read.clear()
+        self.stage = None
+
+    def take_stage(self, stage: Stage, now_s: float) -> bool:
+        """Store where a stage stands; return whether it is open."""
+        self.stage = stage if stage.state in {"started", "working"} else None
+        self.stage_began_s = now_s - stage.seconds
+        return self.stage is not None
 
     @property
     def rate(self) -> float:
@@ -208,6 +219,28 @@ def overall_line(board: Board) -> Line:
     if seconds is not None:
         parts.append(f"{clock(seconds)} left")
     return (Span("  " + ", ".join(parts), "title"),)
+
+
+def stage_line(stage: Stage, seconds: float, *, width: int, ellipsis: str = "...") -> Line:
+    """Return the line of an open stage: what is done, for how long, and the latest detail in what is left of it."""
+    head = shorten(f"  {stage.doing} {stage.what}  {clock(seconds)}", width - 1, ellipsis)
+    room = width - cells(head) - 3  # a gap, and the last cell of the window, which stays empty
+    detail = Span(f"  {shorten(stage.detail, room, ellipsis)}", "dim")
+    return (Span(head, "title"), detail) if stage.detail and room >= 8 else (Span(head, "title"),)
+
+
+def stage_words(stage: Stage, seconds: float) -> str:
+    """Return where an open stage stands, as a sentence for a log."""
+    detail = f", {stage.detail}" if stage.detail else ""
+    return f"{stage.doing} {stage.what}: {human_duration(seconds)}{detail}"
+
+
+def ended_stage(stage: Stage) -> Line:
+    """Return the line that stays when a stage has ended."""
+    word, style = _ENDS.get(stage.state, (stage.done, "good"))
+    what = (stage.detail or stage.what) if stage.state == "done" else f"{stage.doing} {stage.what}"
+    took = Span(f"  {human_duration(stage.seconds)}", "dim")
+    return (Span(f"{padded(word, 9)} ", style), Span(what), took)
 
 
 def progress_words(progress: FileProgress) -> str:

@@ -59,7 +59,7 @@ def _time_words(smoke: SmokeTest) -> str:
 
 
 def _fetched_words(outcomes: tuple[Outcome, ...]) -> str:
-    """Return all bytes that were fetched, and the time of all steps; those of packages come from tables."""
+    """Return the bytes of model files that were fetched, the estimate of the rest, and the time of all steps."""
     files = sum(each.bytes_fetched for each in outcomes)
     others = 0
     for each in outcomes:
@@ -68,8 +68,9 @@ def _fetched_words(outcomes: tuple[Outcome, ...]) -> str:
             others += download.fetched_bytes if download is not None else 0
     if not files + others:
         return ""
-    words = f"{'about ' if others else ''}{human_bytes(files + others)}"
-    return f"{words}; all steps took {human_duration(sum(each.seconds for each in outcomes))}"
+    words = [f"{human_bytes(files)} of models"] if files else []
+    words += [f"about {human_bytes(others)} of packages"] if others else []
+    return f"{', '.join(words)}; {human_duration(sum(each.seconds for each in outcomes))} in all"
 
 
 def rows_for(lines: int) -> int:

@@ -26,7 +26,7 @@ from provisioner.ui.problems import defect_blocks, error_blocks
 from provisioner.ui.progress import Progress
 from provisioner.ui.stream import Output
 from provisioner.ui.tables import plan_blocks, report_blocks
-from provisioner.ui.text import BLANK, Block, Para, laid_out, span
+from provisioner.ui.text import BLANK, Block, Line, Para, laid_out, span
 
 if TYPE_CHECKING:
     from provisioner.report.changes import Change
@@ -96,6 +96,7 @@ class Ui:
         self._secrets = tuple(secrets)
         self._lock = threading.Lock()  # a line of events must not be cut by another
         self._errors_shown: list[BaseException] = []
+        self._findings_said: tuple[Finding, ...] = ()
         self._host = host_name(environment) if host is None else host
         self._now = now
         self._began = (now(), time.time())
@@ -177,7 +178,9 @@ class Ui:
         self.close()
         choices = f"{'Y/n' if default else 'y/N'}{', or another folder' if takes_folder else ''}"
         while True:
-            self._err.write(f"{self._clean(question)} [{choices}] ")
+            *before, last = self._laid_out(self._err, [Para(line=span(f"{question} [{choices}]"))])
+            self._err.lines(before)
+            self._err.write("".join(each.text for each in last) + " ")
             self._err.flush()
             answer = self._stdin.readline()
             if not answer:
@@ -203,10 +206,7 @@ class Ui:
         """Write a line of the result on stdout, for people only; empty text is an empty line."""
         self.close()
         if self._mode == "human" and not self._is_quiet:
-            body = text.lstrip(" ")
-            indent = len(text) - len(body)
-            hang = 4 if indent else 0
-            self._write(self._out, [Para(line=span(body), indent=indent, hang=hang)] if text else [BLANK])
+            self._write(self._out, [Para(line=span(text), hang=4 if text.startswith(" ") else 0)])
 
     def show_machine(self, machine: Machine, choice: TorchChoice | None = None) -> None:
         """Show the machine, and the torch build for it."""
@@ -229,6 +229,8 @@ class Ui:
         """Show what will be done, why, and the exact bytes."""
         self._progress.expect(plan.files)
         self._on_the_way(plan_blocks(plan))
+        if not self._is_quiet:
+            self._findings_said = plan.findings
 
     def show_manifests(self, manifests: Sequence[Manifest]) -> None:
         """List manifests with their sets."""
@@ -290,7 +292,7 @@ class Ui:
         """Show the result of the run, and its errors on stderr: the last call of every run, failed ones too."""
         self.close()
         if self._mode == "human":
-            blocks = report_blocks(report, is_quiet=self._is_quiet, program=self.program)
+            blocks = report_blocks(report, is_quiet=self._is_quiet, program=self.program, said=self._findings_said)
             if blocks:
                 self._write(self._out, blocks)
             self._show_card(report)
@@ -352,7 +354,10 @@ class Ui:
         self._write(self._err, defect_blocks(error, log_path=where, issues_url=issues_url()))
 
     def _write(self, output: Output, blocks: Iterable[Block]) -> None:
-        output.lines(laid_out(blocks, width=output.width, clean=self._clean, ellipsis=output.ellipsis))
+        output.lines(self._laid_out(output, blocks))
+
+    def _laid_out(self, output: Output, blocks: Iterable[Block]) -> list[Line]:
+        return laid_out(blocks, width=output.width, clean=self._clean, ellipsis=output.ellipsis, home=output.home)
 
 
 def host_name(environ: Mapping[str, str]) -> str:

@@ -6,10 +6,11 @@ Values in, blocks of text out; no width, no colour code, no stream.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
-from provisioner.core.errors import CommandError, KleinError, ManifestError
+from provisioner.core.errors import ERRORS_URL, CommandError, KleinError, ManifestError
 from provisioner.core.models import Finding
-from provisioner.ui.text import BLANK, Block, Para, Span, Style, span
+from provisioner.ui.text import BLANK, Block, Para, Span, Style, path_span, span
 
 
 def finding_blocks(findings: Iterable[Finding]) -> list[Block]:
@@ -19,7 +20,7 @@ def finding_blocks(findings: Iterable[Finding]) -> list[Block]:
         style: Style = "bad" if finding.severity == "problem" else "warn"
         blocks += [BLANK, Para(line=(Span(finding.severity, style), Span(f"  {finding.message}")), indent=2, hang=9)]
         if finding.path is not None and str(finding.path) not in finding.message:
-            blocks.append(Para(line=span(str(finding.path), "dim"), indent=11))
+            blocks.append(Para(line=(path_span(finding.path, "dim"),), indent=11))
         if finding.hint:
             blocks.append(Para(line=(Span("hint:", "title"), Span(f" {finding.hint}")), indent=11, hang=2))
     return blocks
@@ -37,6 +38,9 @@ def error_blocks(error: BaseException, *, is_verbose: bool) -> list[Block]:
     if isinstance(error, KleinError):
         if error.hint:
             blocks.append(Para(line=(Span("hint:", "title"), Span(f" {error.hint}")), indent=2, hang=2))
+        log = error.context.get("log_path")
+        if log is not None and str(log) not in f"{message}{error.hint}":
+            blocks.append(Para(line=(Span("log:", "title"), Span(" "), path_span(Path(str(log)))), indent=2, hang=2))
         if is_verbose:
             blocks += _fact_blocks(error)
     return blocks
@@ -54,12 +58,13 @@ def _last_lines(error: CommandError, most: int = 20) -> list[str]:
 
 
 def _fact_blocks(error: KleinError) -> list[Block]:
-    """Return an error's code, exit status and facts."""
+    """Return an error's code, exit status, the address of its section in the docs, and its facts."""
     lines: list[Block] = [Para(line=span(f"code: {error.code}, exit status {error.exit_status}", "dim"), indent=2)]
+    lines.append(Para(line=span(f"about it: {ERRORS_URL}#{error.code}", "dim"), indent=2))
     lines += [
         Para(line=span(f"{key}: {value}", "dim"), indent=2, hang=2)
         for key, value in error.context.items()
-        if value is not None and not isinstance(value, (list, tuple, dict))
+        if value is not None and key != "log_path" and not isinstance(value, (list, tuple, dict))
     ]
     return lines
 

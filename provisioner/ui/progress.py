@@ -11,11 +11,31 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Literal, NoReturn, Protocol, cast
 
-from provisioner.core.events import Event, FileProgress, Notice, PlanMade, ServerReady, StepFinished, StepStarted
+from provisioner.core.events import (
+    Event,
+    FileProgress,
+    Notice,
+    PlanMade,
+    ServerReady,
+    Stage,
+    StepFinished,
+    StepStarted,
+)
 from provisioner.core.models import FilesPlan
-from provisioner.ui.board import Board, finished_line, names_of, overall_line, progress_words, row_lines, started_words
+from provisioner.ui.board import (
+    Board,
+    ended_stage,
+    finished_line,
+    names_of,
+    overall_line,
+    progress_words,
+    row_lines,
+    stage_line,
+    stage_words,
+    started_words,
+)
 from provisioner.ui.stream import Output
-from provisioner.ui.text import Clean, Line, Para, Span, Style, laid_out, shorten, span
+from provisioner.ui.text import Clean, Line, Para, Span, Style, cells, laid_out, linked, shorten, span, with_tilde
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +45,10 @@ if TYPE_CHECKING:
 
 LINE_FROM_BYTES = 100_000_000  # a tenth of a second's reading
 LINE_EVERY_S = 30.0
-"""Seconds between two progress lines of one file, where every line is kept."""
+"""Seconds between two progress lines of one file or stage, where every line is kept."""
+
+TICK_S = 0.5
+"""Seconds between two looks at the clock while a stage is open, so that one of seconds never skips one."""
 
 REDRAWS_PER_SECOND = 8
 
@@ -57,6 +80,12 @@ class View(Protocol):
     def moved(self, progress: FileProgress) -> None:
         """Show the progress of a file."""
 
+    def stage_began(self, stage: Stage) -> None:
+        """Show that a stage begins."""
+
+    def tick(self) -> None:
+        """Show that time passes: an open stage is on the board."""
+
     def above(self, lines: list[Line]) -> None:
         """Write lines that stay."""
 
@@ -84,6 +113,7 @@ class Progress:
         self._lock = threading.RLock()
         self._board = Board()
         self._view: View | None = None
+        self._ticking: threading.Event | None = None  # set to stop the thread that ticks
 
     def __call__(self, event: Event) -> None:
         """Handle one event."""
@@ -106,10 +136,40 @@ class Progress:
             case StepFinished(step=step):
                 self._board.finish(step)
                 self._shown().above(self._finished(event))
+            case Stage():
+                self._take_stage(replace(event, detail=self._one_line(event.detail), what=self._one_line(event.what)))
             case Notice(message=message, severity=severity):
                 self.notice(message, severity=severity)
             case ServerReady():
                 pass  # `start` says it in its own words
+
+    def _take_stage(self, stage: Stage) -> None:
+        is_open = self._board.take_stage(stage, self._now())
+        view = self._shown()
+        if not is_open:
+            self._stop_ticking()
+            view.above(self._laid_out(ended_stage(stage)))
+            return
+        if stage.state == "started":
+            view.stage_began(stage)
+        else:
+            view.tick()
+        if self._ticking is None:
+            self._ticking = threading.Event()
+            threading.Thread(target=self._tick, args=(self._ticking,), daemon=True).start()
+
+    def _tick(self, stopped: threading.Event) -> None:
+        """Let the clock of a stage go on while nothing happens, until `stopped`."""
+        while not stopped.wait(TICK_S):
+            with self._lock:  # before any lock of rich's, as everywhere
+                if not stopped.is_set() and self._view is not None:
+                    self._view.tick()
+
+    def _stop_ticking(self) -> None:
+        # Not waited for: this thread has the lock that the other one wants, and it draws nothing once it has it.
+        if self._ticking is not None:
+            self._ticking.set()
+            self._ticking = None
 
     def expect(self, plan: FilesPlan) -> None:
         """Start counting the bytes of `plan`; the same as the event ``PlanMade``."""
@@ -119,9 +179,14 @@ class Progress:
         """Return the line of a finished step, with control characters removed from the server's text."""
         outcome = replace(event.outcome, detail=self._one_line(event.outcome.detail))
         width, ellipsis = self._output.width, self._output.ellipsis
-        line = finished_line(replace(event, outcome=outcome), width=width, ellipsis=ellipsis)
         number = () if self._output.terminal == "full" else span(f"[{event.number}/{event.total}] ")
-        return laid_out([Para(line=(*number, *line), hang=10)], width=width, clean=self._one_line)
+        room = None if width is None else width - sum(cells(each.text) for each in number)
+        line = finished_line(replace(event, outcome=outcome), width=room, ellipsis=ellipsis)
+        return self._laid_out((*number, *line))
+
+    def _laid_out(self, line: Line) -> list[Line]:
+        para = Para(line=line, hang=10)
+        return laid_out([para], width=self._output.width, clean=self._one_line, home=self._output.home)
 
     def _one_line(self, text: str) -> str:
         return self._clean(text).replace("\n", " ").replace("\t", " ")
@@ -132,8 +197,7 @@ class Progress:
             return
         lead = _LEADS[severity]
         with self._lock:
-            para = Para(line=(lead, Span(message)), hang=10)
-            lines = laid_out([para], width=self._output.width, clean=self._one_line)
+            lines = self._laid_out((lead, Span(message)))
             if self._view is None:
                 self._output.lines(lines)
             else:
@@ -142,6 +206,7 @@ class Progress:
     def close(self) -> None:
         """Remove the bars from the terminal; the lines above them stay."""
         with self._lock:
+            self._stop_ticking()
             if self._view is not None:
                 self._view.close()
                 self._view = None
@@ -158,17 +223,18 @@ class Progress:
             return Bars(self._output, self._board, self._now)
         if self._output.terminal == "plain":
             return PlainBar(self._output, self._board, self._now)
-        return Lines(self._output, self._now, self._one_line)
+        return Lines(self._output, self._board, self._now, self._one_line)
 
 
 # --- no terminal -------------------------------------------------------------------------------
 
 
 class Lines:
-    """A line per step, and at most one per file in thirty seconds: for logs."""
+    """A line per step, and at most one per file or stage in thirty seconds: for logs."""
 
-    def __init__(self, output: Output, now: Callable[[], float], clean: Clean) -> None:
+    def __init__(self, output: Output, board: Board, now: Callable[[], float], clean: Clean) -> None:
         self._output = output
+        self._stage_lines = StageLines(board, now)
         self._now = now
         self._clean = clean
         self._last: dict[str, float] = {}
@@ -190,6 +256,14 @@ class Lines:
         if last is None or now - last >= LINE_EVERY_S:
             self._write(progress, now)
 
+    def stage_began(self, stage: Stage) -> None:
+        """Write that a stage begins."""
+        self._output.lines(self._stage_lines.began(stage))
+
+    def tick(self) -> None:
+        """Write how the stage stands, when its last line is thirty seconds old."""
+        self._output.lines(self._stage_lines.due())
+
     def _write(self, progress: FileProgress, now: float) -> None:
         self._last[progress.label] = now
         self._output.lines([span(progress_words(progress))])
@@ -200,6 +274,28 @@ class Lines:
 
     def close(self) -> None:
         """Nothing to restore."""
+
+
+class StageLines:
+    """The lines of a stage where every line is kept: its beginning, and what is going on every thirty seconds."""
+
+    def __init__(self, board: Board, now: Callable[[], float]) -> None:
+        self._board = board
+        self._now = now
+        self._last_s = now()
+
+    def began(self, stage: Stage) -> list[Line]:
+        """Return the line of a stage's beginning."""
+        self._last_s = self._now()
+        return [span(f"{stage.doing} {stage.what}")]
+
+    def due(self) -> list[Line]:
+        """Return the line that is due, or none."""
+        now, stage = self._now(), self._board.stage
+        if stage is None or now - self._last_s < LINE_EVERY_S:
+            return []
+        self._last_s = now
+        return [span(stage_words(stage, now - self._board.stage_began_s))]
 
 
 # --- a terminal that cannot move its cursor up ---------------------------------------------------
@@ -214,10 +310,22 @@ class PlainBar:
         self._now = now
         self._drawn_s = float("-inf")
         self._bar: tqdm[NoReturn] | None = None
+        self._stage_lines = StageLines(board, now)
 
     def started(self, event: StepStarted) -> None:
         """Write that a step begins."""
-        self.above([span(f"[{event.number}/{event.total}] {started_words(event.step)}")])
+        line = span(f"[{event.number}/{event.total}] {started_words(event.step)}")
+        self.above(laid_out([Para(line=line, hang=2)], width=self._output.width))
+
+    def stage_began(self, stage: Stage) -> None:
+        """Write that a stage begins."""
+        self.above(self._stage_lines.began(stage))
+
+    def tick(self) -> None:
+        """Write how the stage stands, when its last line is thirty seconds old."""
+        lines = self._stage_lines.due()
+        if lines:
+            self.above(lines)
 
     def moved(self, progress: FileProgress) -> None:
         """Move the bar."""
@@ -265,7 +373,7 @@ class PlainBar:
 
 
 class Bars:
-    """A bar per file with a line for the whole under them, redrawn by rich."""
+    """A bar per file with a line for the whole under them, and one for the open stage, redrawn by rich."""
 
     def __init__(self, output: Output, board: Board, now: Callable[[], float]) -> None:
         from rich.console import Console
@@ -284,8 +392,8 @@ class Bars:
             highlight=False,
             emoji=False,
         )
-        # Redrawn on events and not by a thread of rich: two locks taken in two orders (this one's and rich's)
-        # could deadlock.
+        # Redrawn on events and by the ticks of `Progress`, which hold its lock, and not by a thread of rich: two locks
+        # taken in two orders could deadlock.
         self._live: Live = Live(
             console=self._console,
             get_renderable=self._drawing,
@@ -304,14 +412,19 @@ class Bars:
 
     def _bar_lines(self, columns: int, height: int) -> list[Line]:
         width = max(40, min(columns, 130))
-        rows = list(self._board.rows.values())
-        if not rows:
-            return []
-        most = max(1, height - 4)
-        lines = row_lines(rows[:most], width=width, is_unicode=self._output.is_unicode)
-        if len(rows) > most:
-            lines.append(span(f"  and {len(rows) - most} more", "dim"))
-        return [*lines, overall_line(self._board)]
+        rows, stage = list(self._board.rows.values()), self._board.stage
+        lines: list[Line] = []
+        if rows:
+            most = max(1, height - 4)
+            lines = row_lines(rows[:most], width=width, is_unicode=self._output.is_unicode)
+            if len(rows) > most:
+                lines.append(span(f"  and {len(rows) - most} more", "dim"))
+            lines.append(overall_line(self._board))
+        if stage is not None:
+            seconds = self._now() - self._board.stage_began_s
+            stage = replace(stage, detail=with_tilde(stage.detail, self._output.home))
+            lines.append(stage_line(stage, seconds, width=width, ellipsis=self._output.ellipsis))
+        return lines
 
     def _text(self, lines: list[Line]) -> Text:
         from rich.text import Text
@@ -319,15 +432,27 @@ class Bars:
         text = Text(no_wrap=True, overflow="crop", end="")
         for number, line in enumerate(lines):
             text.append("\n" if number else "")
-            for each in line:
-                text.append(each.text, style=_RICH_STYLES[each.style])
+            for each in linked(line) if self._output.is_linked else line:
+                link = f" link {each.href}" if each.href and self._output.is_linked else ""
+                text.append(each.text, style=f"{_RICH_STYLES[each.style]}{link}".strip())
         return text
 
     def started(self, event: StepStarted) -> None:
         """Nothing: the bar shows it."""
 
+    def stage_began(self, stage: Stage) -> None:  # noqa: ARG002 - drawn from the board
+        """Draw the stage."""
+        self._live.refresh()
+
+    def tick(self) -> None:
+        """Redraw, at most eight times a second."""
+        self._redraw()
+
     def moved(self, progress: FileProgress) -> None:  # noqa: ARG002 - drawn from the board
         """Redraw, at most eight times a second."""
+        self._redraw()
+
+    def _redraw(self) -> None:
         now = self._now()
         if now - self._drawn_s >= 1 / REDRAWS_PER_SECOND:
             self._drawn_s = now

@@ -13,25 +13,25 @@ from provisioner.ui.text import Block, Para, Row, pair, pair_blocks, span
 
 def smoke_blocks(smoke: SmokeTest) -> list[Block]:
     """Return the image with its parameters, the times, the memory in sentences, the versions and the findings."""
-    rows = [_image_row(smoke), pair("prompt", smoke.options.prompt), pair("made with", _options_words(smoke.options))]
+    rows = [*_image_rows(smoke), pair("prompt", smoke.options.prompt), pair("made with", _options_words(smoke.options))]
     rows += _timing_rows(smoke.timings)
     memory = smoke.notes or ((_vram_words(smoke.vram),) if smoke.vram else ())
     rows += [pair("notes" if smoke.notes else "memory", "\n".join(memory))] if memory else []
     rows += [pair("device", smoke.device)] if smoke.device else []
     if smoke.versions:
         rows.append(pair("versions", ", ".join(f"{name} {version}" for name, version in smoke.versions)))
-    rows += [pair("log", str(smoke.log_path))] if smoke.log_path else []
+    rows += [pair("log", smoke.log_path)] if smoke.log_path else []
     return [Para(line=span("Test image", "title")), *pair_blocks(rows), *finding_blocks(smoke.findings)]
 
 
-def _image_row(smoke: SmokeTest) -> Row:
+def _image_rows(smoke: SmokeTest) -> list[Row]:
     """Return where the image is and its size; a missing image is shown as such, not left out."""
     if smoke.image is None:
-        return pair("image", "none was generated", "bad")
+        return [pair("image", "none was generated", "bad")]
     facts = f"{smoke.image.width} x {smoke.image.height}, {human_bytes(smoke.image.size)}"
     if smoke.image_path is None:
-        return pair("image", f"{facts}, not kept", "good")
-    return pair("image", f"{smoke.image_path}\n{facts}", "good")
+        return [pair("image", f"{facts}, not kept", "good")]
+    return [pair("image", smoke.image_path, "good"), pair("", facts, "good")]
 
 
 def _options_words(options: ImageOptions) -> str:

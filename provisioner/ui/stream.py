@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Literal, TextIO
 
 from provisioner.ui.text import Line, rendered
@@ -62,6 +63,16 @@ def enable_escape_sequences(stream: TextIO) -> bool:
     return bool(kernel.SetConsoleMode(ctypes.c_void_p(handle), mode.value | 4))
 
 
+def home_of(environ: Mapping[str, str]) -> str:
+    """Return the home folder that a tilde stands for; empty where there is none, or where it is the root.
+
+    >>> home_of({"HOME": "/home/me/"}), home_of({"HOME": "/"}), home_of({})
+    ('/home/me', '', '')
+    """
+    home = environ.get("USERPROFILE" if sys.platform == "win32" else "HOME", "").rstrip("/\\")
+    return home if Path(home).is_absolute() and len(Path(home).parts) > 1 else ""
+
+
 # Windows says "invalid argument" for a pipe whose reader has ended.
 _NOBODY_READS = {errno.EPIPE, errno.ECONNRESET} | ({errno.EINVAL} if sys.platform == "win32" else set())
 
@@ -85,6 +96,8 @@ class Output:
         )
         self.is_coloured = wants_colour(terminal=self.terminal, choice=color, environ=environ)
         self.is_unicode = self._can_encode(_UNICODE_PROBE)
+        self.is_linked = self.terminal == "full" and self.is_coloured  # who wants no colours wants plain characters
+        self.home = home_of(environ) if is_terminal else ""
 
     def _can_encode(self, text: str) -> bool:
         try:
@@ -116,7 +129,9 @@ class Output:
 
     def lines(self, lines: Iterable[Line]) -> None:
         """Write lines and flush."""
-        self.write("".join(f"{rendered(line, is_coloured=self.is_coloured)}\n" for line in lines))
+        self.write(
+            "".join(f"{rendered(line, is_coloured=self.is_coloured, is_linked=self.is_linked)}\n" for line in lines)
+        )
         self.flush()
 
     def write(self, text: str) -> int:

@@ -19,6 +19,7 @@ from provisioner.core.models import (
     ComfyTarget,
     FetchFile,
     FileStep,
+    Finding,
     FolderLink,
     LinkConsent,
     MoveFile,
@@ -30,7 +31,7 @@ from provisioner.core.models import (
     Target,
 )
 from provisioner.core.program import KLEIN_SETUP, Program
-from provisioner.core.units import count, exact_bytes, human_bytes, human_duration
+from provisioner.core.units import count, exact_bytes, human_bytes, human_duration, human_rate
 from provisioner.files.layout import known_as
 from provisioner.plan.steps import (
     FILE_STEPS,
@@ -50,7 +51,21 @@ from provisioner.plan.steps import (
 )
 from provisioner.report.outcome import Report, all_findings, label_of, next_command
 from provisioner.ui.problems import finding_blocks
-from provisioner.ui.text import BLANK, Block, Column, Grid, Line, Para, Row, Span, Style, pair, pair_blocks, span
+from provisioner.ui.text import (
+    BLANK,
+    Block,
+    Column,
+    Grid,
+    Line,
+    Para,
+    Row,
+    Span,
+    Style,
+    pair,
+    pair_blocks,
+    path_span,
+    span,
+)
 
 if TYPE_CHECKING:
     from provisioner.torch.builds import App, TorchChoice
@@ -79,17 +94,14 @@ _FILE_COLUMNS = (Column(), Column(is_path=True), Column(align="right"), Column(i
 
 
 def plan_blocks(plan: Plan) -> list[Block]:
-    """Return the plan: a row per file with its step and reason, the totals, the space, the findings."""
+    """Return the plan: a row per step and file in the order in which they are done, then totals, space and findings."""
     from provisioner.ui.facts import licence_notice_blocks  # a plan speaks of the licence, a report does not
 
-    rows = [_other_row(step) for step in plan.steps if not isinstance(step, FILE_STEPS)]
-    if plan.is_about_files:
-        rows = [_plan_row(plan, artifact) for artifact in plan.set.artifacts] + rows
     blocks: list[Block] = [
         *_choice_blocks(plan),
         _heading("Plan", plan),
         BLANK,
-        Grid(columns=_FILE_COLUMNS, rows=tuple(rows)),
+        Grid(columns=_FILE_COLUMNS, rows=tuple(_plan_rows(plan))),
         BLANK,
     ]
     licence = plan.manifest.licence
@@ -101,6 +113,21 @@ def plan_blocks(plan: Plan) -> list[Block]:
     blocks += [Para(line=span(note, "warn")) for note in plan.notes]
     blocks += finding_blocks(plan.findings)
     return blocks
+
+
+def _plan_rows(plan: Plan) -> list[Row]:
+    """Return the rows of a plan in the order of its steps; files with nothing to do come first among the files."""
+    others = [step for step in plan.steps if not isinstance(step, FILE_STEPS)]
+    rows = [_other_row(step) for step in others]
+    if plan.is_about_files:
+        number = sum(isinstance(step, (GetComfyUI, UpdateComfyUI, KeepComfyUI)) for step in others)  # before the files
+        order = [step.artifact.id for step in plan.file_steps]
+        place = {
+            artifact.id: order.index(artifact.id) if artifact.id in order else -1 for artifact in plan.set.artifacts
+        }
+        files = sorted(plan.set.artifacts, key=lambda artifact: place[artifact.id])
+        rows[number:number] = [_plan_row(plan, artifact) for artifact in files]
+    return rows
 
 
 def _choice_blocks(plan: Plan) -> list[Block]:
@@ -120,17 +147,19 @@ def _heading(title: str, plan: Plan, preposition: str = "into") -> Block:
         line=(
             Span(title, "title"),
             Span(f"  {plan.manifest.title}, set {plan.set.id}: {plan.set.title}\n"),
-            Span(f"{preposition} {target_words(plan.target)}"),
+            Span(f"{preposition} "),
+            *target_words(plan.target),
         ),
         hang=len(title) + 2,
     )
 
 
-def target_words(target: Target) -> str:
+def target_words(target: Target) -> Line:
     """Return the target as a sentence names it."""
     if isinstance(target, ComfyTarget):
-        return f"the {'new ' if target.is_new else ''}ComfyUI models folder {target.models}"
-    return f"the Hugging Face cache {target.cache}"
+        words = f"the {'new ' if target.is_new else ''}ComfyUI models folder "
+        return (Span(words), Span(str(target.models)) if target.is_new else path_span(target.models))
+    return (Span("the Hugging Face cache "), path_span(target.cache))
 
 
 def _plan_row(plan: Plan, artifact: Artifact) -> Row:
@@ -270,7 +299,7 @@ def _fact_rows(plan: Plan) -> list[Row]:
     if len(words) > 1:
         words[0] = f"{human_bytes(plan.bytes_to_fetch)}: {words[0]}"
     if words:
-        rows.append(pair("to fetch", ", ".join(words), "title"))
+        rows.append(pair("to fetch", f"{', '.join(words)}{_time_words(plan)}", "title"))
     if plan.is_about_files and plan.bytes_saved:
         rows.append(pair("saved", f"{human_bytes(plan.bytes_saved)} already on this machine", "good"))
     rows += [pair("space", _space_words(need), "" if need.is_enough else "bad") for need in plan.space]
@@ -278,6 +307,14 @@ def _fact_rows(plan: Plan) -> list[Row]:
     if any(replaced_by(step) for step in plan.file_steps):
         rows.append(pair("backups", f"what is replaced moves to {STATE_FOLDER}/aside once the new file is verified"))
     return rows
+
+
+def _time_words(plan: Plan) -> str:
+    if plan.rate is None:
+        return ""
+    origin = "as --limit-rate says" if plan.rate.is_limit else "the rate of the last download"
+    took = human_duration(plan.bytes_to_fetch / plan.rate.bytes_s)
+    return f"; about {took} at {human_rate(plan.rate.bytes_s)}, {origin}"
 
 
 def _link_words(link: FolderLink) -> tuple[str, Style]:
@@ -299,12 +336,16 @@ def _space_words(need: SpaceNeed) -> str:
 # --- the report --------------------------------------------------------------------------------
 
 
-def report_blocks(report: Report, *, is_quiet: bool = False, program: Program = KLEIN_SETUP) -> list[Block]:
+def report_blocks(
+    report: Report, *, is_quiet: bool = False, program: Program = KLEIN_SETUP, said: Sequence[Finding] = ()
+) -> list[Block]:
     """Return the result of a run: a row per file, the findings, one sentence, the next command.
 
-    Quiet leaves out what is correct.  The report of a plan has no rows: ``plan_blocks`` showed them.
+    Quiet leaves out what is correct.  The report of a plan has no rows: ``plan_blocks`` showed them.  A warning that
+    was `said` is not said again, a problem is: it stands.
     """
-    plan, findings = report.plan, all_findings(report)
+    plan = report.plan
+    findings = tuple(each for each in all_findings(report) if each.severity == "problem" or each not in said)
     if plan is None:
         return [*finding_blocks(findings), *verdict_blocks(report, program)]
     if report.status == "planned":

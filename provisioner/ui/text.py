@@ -10,14 +10,16 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import PurePath
 from typing import Literal
 
 Style = Literal["", "title", "good", "bad", "warn", "dim", "command"]
 
 _SGR: dict[Style, str] = {"title": "1", "good": "32", "bad": "1;31", "warn": "33", "dim": "2", "command": "1;36"}
 
-WIDEST_PROSE = 100
-"""Cells: sentences longer than this are hard to read, however wide the window."""
+WIDEST_PROSE = 120
+"""Cells: as wide as the window up to here; beyond it the eye loses the beginning of the next line."""
 
 WIDEST_GRID = 120
 """Cells: beyond this the eye loses the row between two columns."""
@@ -29,6 +31,7 @@ class Span:
 
     text: str
     style: Style = ""
+    href: str = ""  # where a click leads, in a terminal that has links
 
 
 Line = tuple[Span, ...]
@@ -82,9 +85,14 @@ def span(text: str, style: Style = "") -> Line:
 BLANK = Para(line=())
 
 
-def pair(name: str, value: str, style: Style = "") -> Row:
+def path_span(path: PurePath, style: Style = "") -> Span:
+    """Return a path that a click opens."""
+    return Span(str(path), style, path.as_uri() if path.is_absolute() else "")
+
+
+def pair(name: str, value: str | PurePath, style: Style = "") -> Row:
     """Return a row of a name and what it is."""
-    return Row((Span(name, "dim"), Span(value, style)))
+    return Row((Span(name, "dim"), path_span(value, style) if isinstance(value, PurePath) else Span(value, style)))
 
 
 def pair_blocks(rows: Sequence[Row]) -> list[Block]:
@@ -173,29 +181,69 @@ def padded(text: str, width: int, align: Literal["left", "right"] = "left") -> s
 # --- laying out --------------------------------------------------------------------------------
 
 
-def laid_out(blocks: Iterable[Block], *, width: int | None, clean: Clean = str, ellipsis: str = "...") -> list[Line]:
+def laid_out(
+    blocks: Iterable[Block], *, width: int | None, clean: Clean = str, ellipsis: str = "...", home: str = ""
+) -> list[Line]:
     """Return the lines of `blocks`, for a window of `width` cells or for none.
 
     Every text goes through `clean` before it is cut or wrapped, so that no secret is missed because it was split.
+    Paths below `home` begin with a tilde.
     """
     lines: list[Line] = []
     for block in blocks:
         if isinstance(block, Grid):
-            lines += _grid_lines(block, width, clean, ellipsis)
+            lines += _grid_lines(block, width, partial(_cleaned, clean=clean, home=home), ellipsis)
         else:
-            lines += _para_lines(block, width, clean)
+            lines += _para_lines(block, width, partial(_cleaned, clean=clean, home="" if block.is_command else home))
     return lines
 
 
-def _para_lines(para: Para, width: int | None, clean: Clean) -> list[Line]:
-    """Return a paragraph's lines; a newline in its text begins a new line that hangs."""
-    cleaned = tuple(Span(clean(each.text), each.style) for each in para.line)
+def _cleaned(each: Span, *, clean: Clean, home: str) -> Span:
+    """Return a run of text as it is shown: without secrets, its paths below the home folder short."""
+    text = clean(each.text)
+    shown = with_tilde(text, home) if home and each.style != "command" else text
+    return Span(shown, each.style, each.href if clean(each.href) == each.href else "")
+
+
+def with_tilde(text: str, home: str) -> str:
+    """Return text with a tilde for the home folder in its paths, but for the commands, which stand in backquotes.
+
+    >>> with_tilde("/home/me/ComfyUI; run `verify --comfyui /home/me/ComfyUI` in /home/me", "/home/me")
+    '~/ComfyUI; run `verify --comfyui /home/me/ComfyUI` in ~'
+    """
+    if not home or home not in text:
+        return text
+    pattern = rf"(?<![\w./\\~=-]){re.escape(home)}(?=[/\\\s,:;)'\"]|\.?\Z|\.\s)"
+    parts = text.split("`")
+    parts[::2] = [re.sub(pattern, "~", part) for part in parts[::2]]
+    return "`".join(parts)
+
+
+def _para_lines(para: Para, width: int | None, clean: Callable[[Span], Span]) -> list[Line]:
+    """Return a paragraph's lines; a newline in its text begins a new line that hangs, and keeps its own indentation."""
+    lines: list[Line] = []
     room = None if width is None or para.is_command else max(20, min(width, WIDEST_PROSE) - para.indent)
-    first, *rest = _split_lines(cleaned)
-    lines = _wrapped(first, room, para.indent, para.hang)
-    for part in rest:
-        lines += _wrapped(part, None if room is None else room - para.hang, para.indent + para.hang, 0)
+    for number, part in enumerate(_split_lines(tuple(map(clean, para.line)))):
+        before = para.hang if number else 0
+        own = _indentation(part)
+        words = _without(part, own)
+        left = None if room is None else max(20, room - before - own)
+        lines += _wrapped(words, left, para.indent + before + own, 0 if number else para.hang)
     return lines
+
+
+def _indentation(line: Line) -> int:
+    text = "".join(each.text for each in line)
+    return len(text) - len(text.lstrip(" ")) if text.strip() else 0
+
+
+def _without(line: Line, number: int) -> Line:
+    """Return a line without its first characters."""
+    kept: list[Span] = []
+    for each in line:
+        kept.append(replace(each, text=each.text[number:]))
+        number = max(0, number - len(each.text))
+    return tuple(kept)
 
 
 def _split_lines(line: Line) -> list[Line]:
@@ -219,7 +267,8 @@ def _wrapped(line: Line, room: int | None, lead: int, hang: int) -> list[Line]:
     used = 0
     for gap, word in _words(line):
         length = sum(cells(each.text) for each in word)
-        if lines[-1] and used + len(gap.text) + length > room:
+        begin = used + len(gap.text)
+        if lines[-1] and begin + length > room and begin > hang:  # else the next line would give it no more room
             lines.append([])
             used = hang
         if lines[-1]:
@@ -241,9 +290,9 @@ def _words(line: Line) -> list[tuple[Span, list[Span]]]:
                 gap = Span(piece if is_open or not words else gap.text + piece)
                 is_open = False
             elif is_open:
-                words[-1][1].append(Span(piece, each.style))
+                words[-1][1].append(replace(each, text=piece))
             else:
-                words.append((gap, [Span(piece, each.style)]))
+                words.append((gap, [replace(each, text=piece)]))
                 is_open = True
     return words
 
@@ -253,11 +302,11 @@ def _led(line: Line, lead: int) -> Line:
     return (Span(" " * lead), *line) if lead and any(each.text for each in line) else line
 
 
-def _grid_lines(grid: Grid, width: int | None, clean: Clean, ellipsis: str) -> list[Line]:
+def _grid_lines(grid: Grid, width: int | None, clean: Callable[[Span], Span], ellipsis: str) -> list[Line]:
     """Return a grid's lines: columns as wide as needed, the path column narrowed first."""
     if not grid.rows:
         return []
-    rows = [tuple(Span(" ".join(clean(each.text).split("\n")), each.style) for each in row.cells) for row in grid.rows]
+    rows = [tuple(Span(" ".join(clean(each).text.split("\n")), each.style) for each in row.cells) for row in grid.rows]
     widths = [max(cells(row[index].text) for row in rows) for index in range(len(grid.columns))]
     shown = _fit(grid, widths, width)
     lines: list[Line] = []
@@ -301,12 +350,35 @@ def _grid_line(grid: Grid, row: Sequence[Span], widths: list[int], shown: list[i
     return tuple(spans)
 
 
-def rendered(line: Line, *, is_coloured: bool) -> str:
-    """Return a line as characters, with SGR colours or without."""
+def rendered(line: Line, *, is_coloured: bool, is_linked: bool = False) -> str:
+    """Return a line as characters, with SGR colours and OSC 8 links or without."""
     if not is_coloured:
         return "".join(each.text for each in line)
-    return "".join(_coloured(each) for each in line)
+    return "".join(_coloured(each, is_linked=is_linked) for each in (linked(line) if is_linked else line))
 
 
-def _coloured(each: Span) -> str:
-    return f"\x1b[{_SGR[each.style]}m{each.text}\x1b[0m" if each.style and each.text.strip() else each.text
+def _coloured(each: Span, *, is_linked: bool) -> str:
+    text = f"\x1b[{_SGR[each.style]}m{each.text}\x1b[0m" if each.style and each.text.strip() else each.text
+    return f"\x1b]8;;{each.href}\x1b\\{text}\x1b]8;;\x1b\\" if each.href and is_linked else text
+
+
+_ADDRESS = re.compile(r"https?://[^\s<>\"'`)\]]*[^\s<>\"'`)\].,;:]")
+
+
+def linked(line: Line) -> Line:
+    """Return a line whose web addresses lead where they say; one that was cut short leads nowhere.
+
+    >>> [each.href for each in linked(span("see https://a.example/x, please"))]
+    ['', 'https://a.example/x', '']
+    """
+    spans: list[Span] = []
+    for each in line:
+        end = 0
+        for found in () if each.href else _ADDRESS.finditer(each.text):
+            address = found[0]
+            if not address.isascii() or each.text.startswith("...", found.end()):
+                continue
+            spans += [replace(each, text=each.text[end : found.start()]), replace(each, text=address, href=address)]
+            end = found.end()
+        spans.append(replace(each, text=each.text[end:]))
+    return tuple(each for each in spans if each.text) or line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -339,7 +340,8 @@ class Trial:
         """Let everything a killed run left look two minutes old: the next one removes what nobody writes any more."""
         for path in walk(self.folder):
             if path.name.endswith(".tmp") and not self._is_theirs(path):
-                os.utime(path, (time.time() - 120,) * 2)
+                with contextlib.suppress(FileNotFoundError):  # its writer may have been faster than the kill
+                    os.utime(path, (time.time() - 120,) * 2)
 
     def inventory(self) -> dict[str, State | None]:
         """Return the state of everything in the tree."""

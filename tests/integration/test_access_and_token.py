@@ -197,7 +197,7 @@ def test_whoever_can_be_asked_decides_about_the_token(sandbox: Sandbox, *, answe
     session = Session(settings=Settings(remembers=False, endpoint=sandbox.hub.endpoint), environ=sandbox.environ)
     run = open_run(session, Options(manifest=str(sandbox.manifest), comfyui=sandbox.tree))
     options = InstallOptions(parts=frozenset({"files"}))
-    ui = RunUi(show_plan=lambda _: None, ask=ask, say=lambda _: None, show_smoke=lambda _: None)
+    ui = RunUi(show_plan=lambda _: None, ask=ask, show_smoke=lambda _: None)
     assert run_install(run, options, ui).exit_status == 0
     assert len(asked) == 1
     assert "token of HF_TOKEN" in asked[0]

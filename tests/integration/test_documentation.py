@@ -1,4 +1,4 @@
-"""What is written down is what happens: help in the README, examples that need loopback, what an import costs."""
+"""What is written down is what happens: help in the docs, examples that need loopback, what an import costs."""
 
 from __future__ import annotations
 
@@ -11,32 +11,46 @@ from pathlib import Path
 
 import pytest
 
-from scripts.check_readme import complaints_about_exit_table, program_help, same_words, with_exit_table, with_help
+from scripts.check_readme import (
+    COMMANDS,
+    complaints_about_exit_table,
+    program_help,
+    renewed,
+    same_words,
+    with_every_command,
+    with_exit_table,
+    with_help,
+)
+from tests.support.documented import PAGES
 
 ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
 HEAVY = {"huggingface_hub", "psutil", "pynvml", "requests", "rich", "tqdm"}
 
 
-@pytest.mark.skipif(not README.exists(), reason="there is no README yet")
-def test_the_help_in_the_readme_is_the_programs() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert with_help(text, program_help) == text
+def test_the_help_in_the_docs_is_the_programs() -> None:
+    assert [page.name for page in PAGES if renewed(page, text := page.read_text(encoding="utf-8")) != text] == []
+
+
+def test_a_command_without_help_in_the_docs_gets_it() -> None:
+    text = COMMANDS.read_text(encoding="utf-8")
+    lacking = text.replace("```help manifest lock\n", "```text\n")
+    assert with_every_command(text) == text
+    assert with_every_command(lacking) == lacking + "\n## klein-setup manifest lock\n\n```help manifest lock\n```\n"
 
 
 def test_a_stale_block_of_help_is_replaced_by_what_the_program_prints() -> None:
     text = "before\n```help\nusage: something else\n```\nafter\n"
-    renewed = with_help(text, program_help)
-    assert same_words(renewed, f"before\n```help\n{program_help('')}```\nafter\n")
-    assert with_help(renewed, program_help) == renewed
+    written = with_help(text, program_help)
+    assert same_words(written, f"before\n```help\n{program_help('')}```\nafter\n")
+    assert with_help(written, program_help) == written
 
 
 def test_writing_makes_an_empty_table_complete_and_keeps_what_the_author_wrote() -> None:
     text = "# x\n\n| exit | code | when |\n|---|---|---|\n| 5 | | my own words |\n\nafter\n"
-    renewed = with_exit_table(text)
-    assert complaints_about_exit_table(renewed) == []
-    assert "my own words" in renewed
-    assert renewed.endswith("\n\nafter\n")
+    written = with_exit_table(text)
+    assert complaints_about_exit_table(written) == []
+    assert "my own words" in written
+    assert written.endswith("\n\nafter\n")
 
 
 @pytest.mark.parametrize("module", ["provisioner.rehearsal.hub"])

@@ -255,6 +255,17 @@ def test_the_last_image_stays_in_the_reports_of_runs_without_one(tmp_path: Path)
     assert read_last_report(tmp_path) == newer
 
 
+def test_the_last_image_has_the_date_of_its_run_however_old_the_file_is(tmp_path: Path) -> None:
+    ended_at, smoke = "2026-09-21T14:13:20.125Z", {"picture": {"path": "/fox.png"}}
+    assert write_last_report(tmp_path, {"schema_version": 1, "ended_at": ended_at, "details": {"smoke_test": smoke}})
+    assert write_last_report(tmp_path, {"schema_version": 1, "details": {}})
+    kept = read_last_report(tmp_path)
+    assert kept is not None
+    assert kept["details"] == {
+        "last_image": {"made_at": ended_at, "target": None, "manifest": None, "smoke_test": smoke}
+    }
+
+
 @pytest.mark.parametrize("before", [{"details": None}, {"details": {"smoke_test": [], "last_image": None}}, {}])
 def test_an_earlier_report_without_an_image_leaves_the_next_as_it_is(tmp_path: Path, before: dict[str, object]) -> None:
     assert write_last_report(tmp_path, {"schema_version": 1, **before})

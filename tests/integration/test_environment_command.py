@@ -42,7 +42,7 @@ def show(plan):
     print(*(f"{step.kind}: {step.reason}" for step in plan.steps), sep="\\n")
 
 
-ui = RunUi(ask=lambda question: False, say=print, show_plan=show, show_smoke=lambda smoke: None)
+ui = RunUi(ask=lambda question: False, show_plan=show, show_smoke=lambda smoke: None)
 try:
     if action == "verify":
         report = verify_environment(run, run.report("verify", "ok", 0), None)

@@ -343,7 +343,7 @@ def test_a_file_saved_after_the_plan_was_shown_is_not_replaced(sandbox: Sandbox)
         assert [step.reason for step in plan.steps] == ["missing"]
         sandbox.plant(sandbox.path(), PRECIOUS)
 
-    ui = RunUi(ask=lambda question: True, say=lambda line: None, show_plan=save, show_smoke=lambda smoke: None)
+    ui = RunUi(ask=lambda question: True, show_plan=save, show_smoke=lambda smoke: None)
     with pytest.raises(PlanOutdatedError, match="changed after the plan was shown"):
         run_install(run_of(sandbox), InstallOptions(parts=frozenset({"files"})), ui)
     assert sandbox.path().read_bytes() == PRECIOUS
@@ -354,7 +354,7 @@ def applied(run: Run, step: Step) -> Exception | None:
     """Apply a plan of one step, which was made before the world changed; return why it failed."""
     plan = make_plan(no_steps(run.manifest, run.wanted, run.target), [step])
     options = InstallOptions(parts=frozenset({"environment"}))
-    (outcome,) = apply_plan(run, options, plan, say=lambda line: None, show_smoke=lambda smoke: None).outcomes
+    (outcome,) = apply_plan(run, options, plan, show_smoke=lambda smoke: None).outcomes
     assert outcome.status == "failed"
     return outcome.error
 

@@ -1,4 +1,4 @@
-"""The page in headless Chromium: no violation of axe-core, nothing wider than the screen, a policy that holds.
+"""The pages in headless Chromium: no violation of axe-core, nothing wider than the screen, a policy that holds.
 
 Without a Chromium on PATH these tests are skipped; ``scripts/run_tests.py`` installs one where it can.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from provisioner.report.html.merged_page import render_merged_page
 from provisioner.report.html.page import render_page
 from tests.support.report_documents import damaged, document, measured, plan_of
 
@@ -60,6 +61,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, doc in DOCUMENTS.items():
         text = render_page(doc, image=data.getvalue(), made_at=MADE_AT)
         (where / f"{name}.html").write_text(text, encoding="utf-8")
+    machines = [{**doc, "host": f"lab-{number}.example.org"} for number, doc in enumerate(DOCUMENTS.values(), start=1)]
+    (where / "merged.html").write_text(render_merged_page(machines, made_at=MADE_AT), encoding="utf-8")
     return where
 
 
@@ -75,7 +78,7 @@ def opened(browser: Browser, path: Path, *, width: int = 1280, dark: bool = Fals
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", [*DOCUMENTS, "merged"])
 def test_axe_finds_no_violation_and_nothing_is_wider_than_the_screen(
     browser: Browser, folder: Path, name: str, dark: bool
 ) -> None:

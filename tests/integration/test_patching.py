@@ -82,6 +82,8 @@ class Scene:
     root: Path
     disk: Disk = field(default_factory=Disk)
     opener: Callable[[Path], OpenFile] = open_for_reading
+    are_blocks_bound: bool = False
+    announce: Callable[[str, int], None] = lambda source, mtime_ns: None
     fetched: int = 0
 
     @property
@@ -99,7 +101,9 @@ class Scene:
             root=Root(self.root),
             damage=damage_of(self.path.read_bytes()),
             reason="blocks differ",
+            are_blocks_bound=self.are_blocks_bound,
             opener=self.opener,
+            announce=self.announce,
             disk=self.disk,
         )
 
@@ -379,6 +383,51 @@ def test_a_file_that_changes_while_it_is_repaired_is_not_written_to(scene: Scene
         assert scene.path.read_bytes() == (b"theirs" if change == "written" else OLD)
     assert list_backups([scene.root]) == ()
     assert patch_path(scene.path).exists()
+
+
+def test_a_file_that_changes_while_its_old_bytes_are_kept_is_not_written_to(scene: Scene) -> None:
+    theirs = OLD + b"and more"
+
+    def write(source: str, mtime_ns: int) -> None:
+        scene.path.write_bytes(theirs)
+
+    scene.announce = write
+    with pytest.raises(FileInUseError, match="changed while it was repaired"):
+        scene.repair()
+    assert scene.path.read_bytes() == theirs
+    assert patch_path(scene.path).exists()
+
+
+@pytest.mark.parametrize("is_bound", [True, False])
+def test_the_whole_says_what_its_blocks_are_where_they_were_bound(scene: Scene, is_bound: bool) -> None:
+    scene.are_blocks_bound = is_bound
+    with scene.part() as part:
+        scene.fill(part, bytes(len(DATA)))  # what arrived is wrong, and its digests say so
+        found = part.seal()
+        assert found.sha256 != sha256(DATA)
+        assert (len(found.blocks), found.is_one_reading) == ((0, False) if is_bound else (COUNT, True))
+        assert not part.drop_wrong()
+        part.reset()
+        scene.fill(part)
+        found = part.seal()
+        assert (found.sha256, found.blocks, found.is_one_reading) == (sha256(DATA), DIGESTS, True)
+        part.commit("the hub")
+    assert (scene.path.read_bytes(), scene.restored()) == (DATA, OLD)
+
+
+@pytest.mark.parametrize("is_bound", [True, False])
+def test_only_what_arrived_damaged_is_fetched_again(scene: Scene, is_bound: bool) -> None:
+    scene.are_blocks_bound = is_bound
+    with scene.part() as part:
+        scene.fill(part)
+        part.write(BAD[1] * BLOCK, b"torn")
+        assert part.seal().sha256 != sha256(DATA)
+        assert part.drop_wrong()
+        assert part.missing_blocks() == [BAD[1]]
+        scene.fill(part)
+        assert part.seal().blocks == DIGESTS
+        part.commit("the hub")
+    assert scene.path.read_bytes() == DATA
 
 
 def test_a_good_block_that_cannot_be_read_any_more_is_told(scene: Scene) -> None:

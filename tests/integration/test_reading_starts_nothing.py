@@ -137,4 +137,4 @@ def test_verify_says_which_python_it_starts_and_hands_it_no_token(trap: Trap) ->
     done = trap.sandbox.run("verify", "--no-smoke")
     assert trap.started() == {"python"}
     assert TOKEN not in (trap.marks / "python").read_text()
-    assert f"Starting {trap.tree / '.venv/bin/python'} to test the environment." in done.said
+    assert "testing the environment" in done.said

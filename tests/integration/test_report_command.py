@@ -72,6 +72,7 @@ def test_what_the_page_lists_for_sha256sum_fails_on_a_damaged_and_a_missing_file
     page = page_of(sandbox)
     assert check_of(digests_in(page)) == (1, [str(path), str(sandbox.path(other))])
     assert " -m provisioner repair" in page
+    assert " -m provisioner verify" in page
     assert page.index(" -m provisioner repair") < page.index(">The files</h2>")
 
 
@@ -148,9 +149,21 @@ def test_the_documents_of_many_machines_become_one_page(sandbox: Sandbox) -> Non
     page = sandbox.folder / "lab.html"
     done = sandbox.run("report", "--merge", bad, good, "--output", page, "--json")
     assert (done.returncode, done.json["details"]["page"]) == (0, str(page))
-    html = page.read_text(encoding="utf-8")
-    assert "2 machines: 1 Action needed, 1 OK" in html
-    assert [html.count(f'href="#machine-{number}-title">lab-{number}<') for number in (1, 2)] == [1, 1]
+    text = page.read_text(encoding="utf-8")
+    assert "2 machines: 1 Action needed, 1 OK" in text
+    assert [text.count(f'href="#machine-{number}-title">lab-{number}<') for number in (1, 2)] == [1, 1]
+
+
+def test_the_page_of_many_machines_has_a_place_of_its_own_in_the_state_folder(sandbox: Sandbox) -> None:
+    sandbox.publish(tensors(SIZE))
+    assert sandbox.install().returncode == 0
+    one = kept(sandbox, "one.json", "lab-1")
+    page_of(sandbox)
+    merged = sandbox.home / PAGE.with_name("klein-setup-machines.html")
+    done = sandbox.run("report", "--merge", one, "--json")
+    assert (done.returncode, done.json["details"]["page"]) == (0, str(merged))
+    assert "1 machine: 1 OK" in merged.read_text(encoding="utf-8")
+    assert "1 machine" not in (sandbox.home / PAGE).read_text(encoding="utf-8")  # the page of the last run stays
 
 
 def test_every_file_that_cannot_be_merged_is_named_and_no_page_is_written(sandbox: Sandbox) -> None:

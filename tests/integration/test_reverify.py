@@ -19,6 +19,7 @@ import pytest
 from provisioner.comfyui.checkout.checkout_receipt import RECEIPT
 from tests.support.comfy_server import ReplayServer
 from tests.support.sandbox import Completed, Sandbox
+from tests.support.schemas import conforming
 from tests.support.setup_fixture import MODEL, VAE, SetupFixture, Upstream, git, index_of_toys, inventory, states
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the layout of the environment's folders")
@@ -294,7 +295,7 @@ def test_the_image_of_a_run_stays_on_the_page_when_a_verify_comes_after_it(setup
     drawn = last_report(setup)["details"]["smoke_test"]
     done, _ = verify(setup)
     assert "smoke_test" not in done.json["details"]
-    kept = last_report(setup)["details"]
+    kept = conforming(last_report(setup))["details"]
     assert kept["last_image"]["smoke_test"] == drawn
     page = tmp_path / "page.html"
     assert setup.sandbox.run("report", "--output", page).returncode == 0

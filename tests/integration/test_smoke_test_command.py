@@ -351,8 +351,8 @@ def test_a_server_that_dies_while_it_draws_is_explained(sandbox: Sandbox, comfyu
 def test_a_run_that_is_interrupted_takes_its_server_with_it(sandbox: Sandbox, comfyui: Path) -> None:
     comfyui.write_text(main_py("Faults(never_ends=True)"), encoding="utf-8")
     running = sandbox.start("smoke-test", *SMALL)
-    wait_until(lambda: "Starting ComfyUI" in running.stderr_so_far, what="the server is started")
-    wait_until(lambda: "Decoding" in running.stderr_so_far, what="it draws")
+    wait_until(lambda: "starting ComfyUI" in running.stderr_so_far, what="the server is started")
+    wait_until(lambda: "decoding the image" in running.stderr_so_far, what="it draws")
     assert len(servers_of(comfyui)) == 1
     running.send(signal.SIGINT)
     assert running.wait(20).returncode == 130

@@ -195,6 +195,28 @@ def test_the_log_is_there_before_the_part_takes_room(tmp_path: Path) -> None:
     assert seen == [True]
 
 
+@pytest.mark.parametrize("data", [DATA, bytes(len(DATA))], ids=["right", "wrong"])
+@pytest.mark.parametrize("is_bound", [True, False])
+def test_the_whole_of_a_part_says_what_its_blocks_are_where_they_were_bound(
+    tmp_path: Path, data: bytes, is_bound: bool
+) -> None:
+    digests = tuple(sha256(block(index)) for index in range(COUNT))
+    final = tmp_path / "file.bin"
+    with part_of(final) as part:
+        fill(part, data, only=range(5))
+    bound = digests if is_bound else ()
+    with PartFile(final, size=len(DATA), sha256=sha256(DATA), block_size=BLOCK, bound=bound) as part:
+        assert part.resumed_bytes == 5 * BLOCK
+        fill(part)
+        found = part.seal()
+    is_right = data == DATA
+    assert (found.sha256 == sha256(DATA)) is is_right
+    if is_right:
+        assert (found.blocks, found.is_one_reading) == (digests, True)
+    else:
+        assert (len(found.blocks), found.is_one_reading) == ((0, False) if is_bound else (COUNT, True))
+
+
 def test_what_was_taken_over_survives_a_run_that_ends_before_the_part_has_its_room(tmp_path: Path) -> None:
     final, there = tmp_path / "x", 3 * BLOCK + 7
     good = {index: sha256(DATA[index * BLOCK : (index + 1) * BLOCK]) for index in range(3)}

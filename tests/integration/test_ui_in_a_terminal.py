@@ -22,7 +22,7 @@ import pytest
 
 from provisioner import __version__
 from provisioner.core.errors import AnswerNeededError, GatedError, UnreachableError
-from provisioner.core.events import FileProgress, Notice, PlanMade, StepFinished, StepStarted
+from provisioner.core.events import FileProgress, Notice, PlanMade, Stage, StageState, StepFinished, StepStarted
 from provisioner.core.models import (
     Artifact,
     ArtifactSet,
@@ -41,6 +41,7 @@ from provisioner.plan.steps import Plan
 from provisioner.report.outcome import Report, report_for_error
 from provisioner.ui.console import Ui, issues_url
 from tests.support.builders import whole
+from tests.support.sandbox import wait_until
 from tests.support.schemas import conforming
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,6 +133,36 @@ def test_without_a_terminal_a_step_has_two_lines_and_news_every_thirty_seconds()
         "vae/flux2-vae.safetensors: fetching, 89 %, 300 MB of 336 MB, 112 MB/s, 0.3 s left",
         f"[1/1] verified  vae/flux2-vae.safetensors  336 MB  in 3.1 s  sha256 {ARTIFACT.sha256}",
     ]
+
+
+def stage(state: StageState, detail: str = "", seconds: float = 0.0) -> Stage:
+    return Stage(doing="installing", what="packages", done="installed", state=state, detail=detail, seconds=seconds)
+
+
+def test_without_a_terminal_a_stage_has_a_line_at_its_beginning_and_end_and_every_thirty_seconds() -> None:
+    run = Piped()
+    run.ui.listener(stage("started"))
+    for second in range(1, 73):
+        run.clock.now = 1000.0 + second
+        run.ui.listener(stage("working", f"Collecting package {second}\x1b[31m", float(second)))
+    run.ui.listener(stage("done", "42 packages", 72.0))
+    assert run.err.getvalue().splitlines() == [
+        "installing packages",
+        "installing packages: 30 s, Collecting package 30",
+        "installing packages: 1 min, Collecting package 60",
+        "installed 42 packages  1 min 12 s",
+    ]
+
+
+def test_without_a_terminal_a_silent_stage_is_told_of_as_well() -> None:
+    run = Piped()
+    run.ui.listener(stage("started"))
+    run.clock.now += 31
+    wait_until(lambda: "installing packages: 31 s" in run.err.getvalue(), what="the line after thirty seconds")
+    run.ui.listener(stage("failed", seconds=40.0))
+    run.clock.now += 100
+    time.sleep(1.2)  # nothing ticks any more
+    assert run.err.getvalue().splitlines()[-1] == "failed    installing packages  40 s"
 
 
 def test_a_file_that_is_only_read_is_announced_at_once() -> None:
@@ -435,6 +466,65 @@ def test_bars_fit_the_window_and_leave_one_line_per_file(columns: int) -> None:
     assert "in 3.1 s" in bare(left)
     assert generated.count("\x1b[?25l") == 1
     assert left.count("\x1b[?25h") == 1, "the cursor comes back"
+
+
+@posix
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_the_clock_of_a_silent_stage_moves_and_its_row_fits(columns: int) -> None:
+    began = time.monotonic()
+    with terminal(columns=columns) as screen:
+        with Ui(screen.near, screen.near, environ={"TERM": "xterm"}) as ui:
+            ui.listener(stage("started"))
+            ui.listener(stage("working", "Collecting " + "x" * 200))
+            wait_until(lambda: "0:02" in bare(screen.text), what="the third second")
+            ui.listener(stage("done", "42 packages", time.monotonic() - began))
+        lines = bare(screen.text).splitlines()
+    rows = [line for line in lines if "installing packages" in line]
+    assert {"0:00", "0:01", "0:02"} <= {word for row in rows for word in row.split()}
+    assert max(map(len, rows)) < columns
+    assert ("Collecting" in rows[-1]) == (columns > 40)
+    assert re.fullmatch(r"installed 42 packages  [\d.]+ s", [line for line in lines if line.strip()][-1])
+
+
+@posix
+def test_a_terminal_that_cannot_move_its_cursor_gets_the_lines_of_a_stage() -> None:
+    clock = Clock()
+    with terminal() as screen:
+        with ui_on(screen, clock, term="dumb") as ui:
+            ui.listener(stage("started"))
+            clock.now += 30
+            ui.listener(stage("working", "Collecting numpy", 30.0))
+            ui.listener(stage("done", "42 packages", 31.0))
+        text = screen.text
+    assert "\x1b" not in text
+    assert text.splitlines() == [
+        "installing packages", "installing packages: 30 s, Collecting numpy", "installed 42 packages  31 s"
+    ]  # fmt: skip
+
+
+@posix
+@pytest.mark.parametrize("environ", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_paths_are_short_and_links_are_for_terminals_that_redraw(environ: dict[str, str]) -> None:
+    clock, home = Clock(), {"HOME": "/models", **environ}
+    with terminal() as screen:
+        with ui_on(screen, clock, environ=home) as ui:
+            ui.show_plan(plan())
+            ui.listener(Notice(message="kept as /models/old, see https://a.example", severity="warning"))
+        text = screen.text
+    has_links = not environ
+    assert ("\x1b]8;;https://l\x1b\\" in text) == has_links  # the licence's
+    assert ("https://a.example\x1b\\" in text) == has_links  # written by rich, with an id of its own
+    assert "ComfyUI models folder ~" in re.sub("\x1b(]8;[^\x1b]*\x1b\\\\|\\[[0-9;]*m)", "", text)
+    assert "~/old" in text
+
+
+def test_in_a_pipe_paths_are_whole_and_nothing_is_a_link() -> None:
+    run = Piped()
+    run.ui = Ui(run.out, run.err, stdin=io.StringIO(), environ={"HOME": "/models"}, color=True)
+    run.ui.show_plan(plan())
+    assert "/models" in run.out.getvalue()
+    assert "~" not in run.out.getvalue()
+    assert "\x1b]8" not in run.out.getvalue()
 
 
 @posix

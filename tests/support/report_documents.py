@@ -28,6 +28,7 @@ from tests.support.builders import (
 from tests.support.builders import manifest as a_manifest
 from tests.support.schemas import conforming
 
+MADE_AT = "2026-11-23T06:16:12Z"
 VAE = artifact(b"the right bytes", id="vae")
 MODEL = artifact(b"the model", id="model", folder="diffusion_models", role="diffusion_model")
 SET = artifact_set(VAE, MODEL)
@@ -139,6 +140,6 @@ def damaged() -> dict[str, object]:
     details = measured()["details"]
     assert isinstance(doc["details"], dict)
     assert isinstance(details, dict)
-    last = {"made_at": "2026-11-23T06:16:12Z", "target": doc["target"], "smoke_test": details["smoke_test"]}
-    doc["details"]["last_image"] = last
-    return doc
+    named = {key: doc[key] for key in ("target", "manifest")}
+    doc["details"]["last_image"] = {"made_at": MADE_AT, **named, "smoke_test": details["smoke_test"]}
+    return conforming(doc)

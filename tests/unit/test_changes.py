@@ -167,6 +167,13 @@ def test_a_file_that_was_not_read_and_has_its_size_has_not_moved() -> None:
     assert moved(files=(replace(VAE, sha256=None),)) == []
 
 
+def test_a_file_whose_blocks_are_wrong_has_moved_whatever_its_size() -> None:
+    damaged = replace(VAE, sha256=None, is_damaged=True)
+    (change,) = compare(replace(BEFORE, files=(VAE,)), replace(BEFORE, files=(damaged,)))
+    assert change.sentence == f"{VAE.label} has other content of the same size."
+    assert (change.before, change.now) == (VAE.sha256[:12] if VAE.sha256 else "", f"{VAE.size} bytes, damaged")
+
+
 def test_a_file_that_is_new_is_named_and_one_that_never_was_is_not() -> None:
     new, never = SeenFile(label="new", size=5, sha256=None), SeenFile(label="never", size=None, sha256=None)
     assert moved(files=(VAE, new, never)) == [("file", "appeared", True, "new is new.")]

@@ -49,7 +49,7 @@ def test_everything_that_is_known_takes_eight_lines() -> None:
         "  GPU        A card",
         "  took       6.1 s, after 6.4 s to start",
         "  VRAM       9.0 GiB at the peak, 11.0 GiB was free at the start",
-        "  fetched    about 12.70 GB; all steps took 11 min",
+        "  fetched    12.00 GB of models, about 700 MB of packages; 11 min in all",
         "  start it   klein-setup start  (http://127.0.0.1:8188)",
         "  workflow   Flux.2 [Klein] 4B: Text to Image, among ComfyUI's Templates",
         "  all of it  klein-setup report",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,9 +13,15 @@ import pytest
 import yaml
 
 from provisioner.cli.arguments import COMMANDS, build_parser
+from provisioner.core.errors import ERRORS_URL, UsageError
 from provisioner.ui.console import ISSUES_URL, issues_url
 from provisioner.ui.problems import defect_blocks
 from provisioner.ui.text import laid_out
+from scripts.check_readme import every_error
+from scripts.make_reference import pages as made_pages
+from scripts.make_reference import told
+from tests.support import documented
+from tests.support.documented import parse_line
 from tests.unit.test_architecture import FLOORS, MODULES, room_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,6 +106,87 @@ def test_every_command_that_is_shown_can_be_typed(page: Path) -> None:
     for line in COMMAND.findall(page.read_text(encoding="utf-8")):
         if not re.search(r"[A-Z]{2}|\.\.\.", line):  # `--look-in DIR` stands for a command and is none
             build_parser().parse_args(shlex.split(line))  # raises UsageError
+
+
+# --- the blocks and options of README.md and docs/ ----------------------------------------------------------
+
+
+OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]+)")
+OF_OTHER_PROGRAMS = {
+    "--check",
+    "--lowvram",
+    "--base-directory",
+    "--require-hashes",
+    "--models-directory",
+    "--extra-model-paths-config",
+}
+FOR_MAINTAINERS = ("docs/decisions/", "docs/release.md", "docs/architecture.md")
+
+each_shown = pytest.mark.parametrize("page", documented.PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """Return every option of a parser and of its commands."""
+    found: set[str] = set()
+    for action in parser._actions:
+        found.update(each for each in action.option_strings if each.startswith("--"))
+        if isinstance(action, argparse._SubParsersAction):
+            found.update(*(options_of(each) for each in action.choices.values()))
+    return found
+
+
+@each_shown
+def test_every_block_says_what_it_is(page: Path) -> None:
+    names = [name for name, _ in documented.blocks(page.read_text(encoding="utf-8"))]
+    for_readers = not page.relative_to(ROOT).as_posix().startswith(FOR_MAINTAINERS)
+    assert [name for name in names if for_readers and name not in documented.NAMES] == []
+
+
+@each_shown
+def test_the_program_takes_every_command_of_a_block(page: Path) -> None:
+    for typed in documented.commands(page):
+        if typed.arguments is not None:
+            meant = [{"N": "1", "URL": "http://127.0.0.1:8188"}.get(word, word) for word in typed.arguments]
+            build_parser().parse_args(meant if meant and not meant[0].startswith("-") else ["install", *meant])
+
+
+@each_shown
+def test_the_program_has_every_option_that_is_named(page: Path) -> None:
+    if page.relative_to(ROOT).as_posix().startswith(FOR_MAINTAINERS):
+        return
+    prose = re.sub(
+        r"^```(?:json|text|toml|python|help).*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S
+    )
+    prose = re.sub(r"scripts/(?!klein_setup)\S+.*", "", prose)  # scripts have options of their own
+    assert set(OPTION.findall(prose)) - options_of(build_parser()) - OF_OTHER_PROGRAMS == set()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["klein-setup verify --gone", "uvx klein-setup gone", "A=1 klein-setup plan --size 3", "pipx run klein-setup gone"],
+)
+def test_a_command_that_is_none_is_found(line: str) -> None:
+    (typed,) = parse_line(line)
+    assert typed.arguments is not None
+    with pytest.raises(UsageError):
+        build_parser().parse_args(typed.arguments)
+
+
+@pytest.mark.parametrize("path", made_pages(), ids=lambda path: path.name)
+def test_a_page_that_is_made_is_up_to_date(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == made_pages()[path], "run `python3 scripts/make_reference.py --write`"
+
+
+def test_the_address_of_an_error_is_that_of_its_section() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (source,) = re.findall(r'^Source = "(.+)"$', project, re.M)
+    page = ROOT / ERRORS_URL.removeprefix(f"{source}/blob/main/")
+    anchors = re.findall(r"^### (.+)$", page.read_text(encoding="utf-8"), re.M)
+    assert sorted(anchors) == sorted(error.code for error in every_error())
+
+
+def test_every_error_says_what_to_do() -> None:
+    assert [error.code for error in every_error() if not told(error)[1]] == []
 
 
 def test_contributing_says_where_things_are() -> None:

@@ -23,6 +23,7 @@ from provisioner.files.planner import SPACE_MARGIN, no_steps
 from provisioner.plan.make_plan import check_unchanged, comfyui_step, environment_step, make_plan
 from provisioner.plan.steps import (
     STEPS,
+    ExpectedRate,
     GenerateImage,
     GetComfyUI,
     InstallPackages,
@@ -38,7 +39,10 @@ from provisioner.plan.steps import (
     place_of,
     replaced_by,
 )
+from provisioner.report.outcome import Report
 from provisioner.torch.builds import TorchBuild, TorchChoice, TorchSet
+from provisioner.ui.tables import plan_blocks, report_blocks
+from provisioner.ui.text import Grid, laid_out, rendered
 from tests.support.builders import artifact, artifact_set, comfy_file, comfy_target, manifest, whole
 
 TREE = Path("/comfy")
@@ -235,3 +239,41 @@ def test_a_file_that_would_be_replaced_without_having_been_shown_is_an_error() -
         check_unchanged(shown, files(REPLACE))
     assert caught.value.exit_status == 4
     assert "Run the same command again" in (caught.value.hint or "")
+
+
+def test_the_rows_of_a_plan_stand_in_the_order_in_which_they_are_done() -> None:
+    plan = make_plan(files(FETCH), [GET, FETCH, MAKE, PACKAGES])
+    grid = next(block for block in plan_blocks(plan) if isinstance(block, Grid))
+    assert [row.cells[0].text for row in grid.rows] == ["get", "fetch", "make", "install"]
+    without = make_plan(files(), [GET, MAKE])
+    grid = next(block for block in plan_blocks(without) if isinstance(block, Grid))
+    assert [row.cells[0].text for row in grid.rows][:1] == ["get"]
+
+
+def test_a_warning_is_said_once_and_a_problem_also_at_the_end() -> None:
+    warning, problem = replace(WARNING, message="a small thing"), replace(PROBLEM, message="a large one")
+    plan = make_plan(files(FETCH), [FETCH], findings=(problem, warning))
+    report = Report(command="install", status="findings", exit_status=1, plan=plan)
+
+    def said(*before: Finding) -> str:
+        lines = laid_out(report_blocks(report, said=before), width=None)
+        return "\n".join(rendered(line, is_coloured=False) for line in lines)
+
+    assert "a small thing" in said()
+    assert "a small thing" not in said(problem, warning)
+    assert "a large one" in said(problem, warning)
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [
+        (None, ""),
+        (ExpectedRate(17_600_000), "; about 1 min 8 s at 17.6 MB/s, the rate of the last download"),
+        (ExpectedRate(500_000, is_limit=True), "; about 40 min at 500 kB/s, as --limit-rate says"),
+    ],
+)
+def test_a_plan_says_how_long_it_takes_where_that_is_known(rate: ExpectedRate | None, words: str) -> None:
+    step = replace(FETCH, artifact=replace(FETCH.artifact, size=1_200_000_000))
+    plan = replace(make_plan(files(step), [step]), rate=rate)
+    rows = [rendered(line, is_coloured=False) for line in laid_out(plan_blocks(plan), width=None)]
+    assert next(row for row in rows if "to fetch" in row) == f"  to fetch  1.20 GB in 1 file{words}"

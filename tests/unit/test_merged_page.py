@@ -78,6 +78,18 @@ def test_each_machine_has_a_row_that_leads_to_its_section() -> None:
     assert {"#machine-1-title", "#machine-2-title"} <= set(reader.attributes("href"))
 
 
+def test_machines_with_warnings_are_counted_together_however_many_warnings_each_has() -> None:
+    first, second = (replace(PROBLEM, severity="warning", message=said) for said in ("Old.", "Hot."))
+    reader = reader_of(
+        of("lab-1", findings=(first,)),
+        of("lab-2"),
+        of("lab-3", findings=(first, second)),
+        of("lab-4", status="findings", exit_status=1),
+    )
+    assert "4 machines: 1 Action needed, 2 OK with warnings, 1 OK" in reader.words
+    assert "OK, with 2 warnings" in reader.words  # in the row of the machine
+
+
 def test_the_page_loads_nothing_and_runs_nothing() -> None:
     reader = reader_of(of("lab-1"))
     assert [url for url in reader.attributes("src") if not url.startswith("data:")] == []

@@ -182,8 +182,8 @@ def test_what_a_full_look_saw_outranks_the_receipt_for_the_rest_of_the_run(scene
     scene.store.rot(HOME, WRONG)
     scene.check(depth="full")
     found = scene.check(depth="claims")  # as `repair` looks again under the lock
-    assert (found.status, found.basis) == ("hash-mismatch", "sha256")
-    assert scene.store.proved == [HOME]
+    assert (found.status, found.basis) == ("hash-mismatch", "blocks")
+    assert (scene.store.surveyed, scene.store.proved) == ([HOME], [])
 
 
 def test_a_file_that_did_not_change_is_read_once(scene: Scene) -> None:
@@ -227,7 +227,7 @@ def test_a_touched_file_whose_blocks_are_right_needs_only_a_receipt(scene: Scene
         (b"the right bytEZ", (3,), "block 3 (of 0 to 3) differs"),
     ],
 )
-def test_blocks_that_differ_are_named_once_the_whole_is_known_to_be_wrong(
+def test_blocks_that_differ_from_bound_ones_are_named_without_reading_the_whole_again(
     scene: Scene, data: bytes, bad: tuple[int, ...], said: str
 ) -> None:
     scene.store.put(HOME, RIGHT)
@@ -235,10 +235,36 @@ def test_blocks_that_differ_are_named_once_the_whole_is_known_to_be_wrong(
     scene.store.rot(HOME, data)
     for depth in ("full", "claims"):  # under the lock, as `repair` does it
         found = scene.check(depth=depth)
-        assert (found.status, found.basis, found.identity) == ("hash-mismatch", "sha256", said)
+        assert (found.status, found.basis, found.identity) == ("hash-mismatch", "blocks", said)
         assert found.damage is not None
         assert (found.damage.bad_blocks, found.damage.trusted_by) == (bad, "receipt")
-    assert (scene.store.surveyed, scene.store.proved) == ([HOME], [HOME])
+    assert (scene.store.surveyed, scene.store.proved) == ([HOME], [])
+
+
+@pytest.mark.parametrize("is_manifests", [False, True])
+def test_blocks_that_differ_from_ones_nobody_bound_are_named_once_the_whole_is_known_to_be_wrong(
+    scene: Scene, is_manifests: bool
+) -> None:
+    scene.store.is_every_receipt_bound = False
+    scene.store.put(HOME, RIGHT)
+    if not is_manifests:
+        scene.store.claim_now(HOME)
+    scene.store.rot(HOME, WRONG)
+    for depth in ("full", "claims"):
+        found = scene.check(artifact(RIGHT, blocks=digests_of(RIGHT) if is_manifests else ()), depth=depth)
+        assert (found.status, found.basis) == ("hash-mismatch", "sha256")
+        assert found.damage is not None
+        assert (found.damage.bad_blocks, found.damage.trusted_by) == ((1, 2), "manifest" if is_manifests else "receipt")
+    assert scene.store.proved == [HOME]
+
+
+def test_other_content_of_the_same_size_that_is_as_good_is_not_taken_for_damage(scene: Scene) -> None:
+    as_good = b"the right BYTES"
+    scene.store.put(HOME, RIGHT)
+    scene.store.claim_now(HOME)
+    scene.store.rot(HOME, as_good)
+    found = scene.check(artifact(RIGHT, accept=(variant(as_good),)), depth="full")
+    assert (found.status, found.basis, found.observed_sha256) == ("ok", "sha256", sha256(as_good))
 
 
 def test_a_file_of_which_no_block_is_right_is_named_by_its_content(scene: Scene) -> None:

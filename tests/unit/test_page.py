@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from provisioner.core.errors import CommandError, NetworkError
 from provisioner.core.models import Finding, ProbeResult, SpaceNeed
+from provisioner.core.program import Program
 from provisioner.report.changes import ChangesSince, Snapshot, checks_for, compare
 from provisioner.report.html.footer import check_again_command
 from provisioner.report.html.image_section import media_type
@@ -592,17 +593,32 @@ def test_the_verdict_is_one_sentence(doc: dict[str, object], tone: str, said: st
 
 
 @pytest.mark.parametrize(
-    ("target", "command"),
+    ("target", "program", "command"),
     [
-        ({"kind": "comfyui", "path": "/my models"}, "klein-setup verify --set fp8 --comfyui '/my models'"),
-        ({"kind": "hf_cache", "path": "/hub"}, "klein-setup verify --set fp8 --hf-cache /hub"),
-        ({"kind": "comfyui", "path": "C:\\My ComfyUI"}, 'klein-setup verify --set fp8 --comfyui "C:\\My ComfyUI"'),
-        ({"kind": "comfyui", "path": "D:\\ComfyUI"}, "klein-setup verify --set fp8 --comfyui D:\\ComfyUI"),
-        ({"kind": "", "path": ""}, None),
+        (("comfyui", "/my models"), Program(), "klein-setup verify --set fp8 --comfyui '/my models'"),
+        (("hf_cache", "/hub"), Program("uvx klein-setup"), "uvx klein-setup verify --set fp8 --hf-cache /hub"),
+        (("comfyui", "C:\\My UI"), Program("klein-setup", "cmd"), 'klein-setup verify --set fp8 --comfyui "C:\\My UI"'),
+        (
+            ("comfyui", "C:\\My UI"),
+            Program("klein-setup", "powershell"),
+            "klein-setup verify --set fp8 --comfyui 'C:\\My UI'",
+        ),
+        (("", ""), Program(), None),
     ],
 )
-def test_the_command_to_check_again_names_the_same_place(target: dict[str, str], command: str | None) -> None:
-    assert check_again_command(Node({"target": target, "manifest": {"set": "fp8"}})) == command
+def test_the_command_to_check_again_names_the_same_place(
+    target: tuple[str, str], program: Program, command: str | None
+) -> None:
+    node = Node({"target": dict(zip(("kind", "path"), target, strict=True)), "manifest": {"set": "fp8"}})
+    assert check_again_command(node, program) == command
+
+
+def test_every_command_on_the_page_calls_the_program_as_it_was_started() -> None:
+    doc = installed()
+    text = render_page(doc, made_at=MADE_AT, program=Program("uvx klein-setup"))
+    commands = [each for each in re.findall(r"<code[^>]*>([^<]*)</code>", text) if "klein-setup " in each]
+    assert len(commands) > 1
+    assert [each for each in commands if not each.startswith("uvx klein-setup ")] == []
 
 
 # --- the test image --------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import io
+import re
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import get_args
@@ -68,6 +69,8 @@ from provisioner.ui.text import (
     Span,
     cells,
     laid_out,
+    pair,
+    pair_blocks,
     rendered,
     shorten_path,
     span,
@@ -160,6 +163,61 @@ def test_wrapped_prose_keeps_its_words_and_stays_in_the_window(prose: str, width
 def test_a_path_longer_than_the_window_is_not_broken() -> None:
     path = "/a/very/long/path/" + "x" * 80
     assert path in plain(laid_out([Para(line=span(f"look at {path} now"))], width=40))
+
+
+def test_a_long_value_stays_beside_its_name() -> None:
+    path = "/a/very/long/path/" + "x" * 80
+    (line,) = laid_out(pair_blocks([pair("image", path)]), width=40)
+    assert rendered(line, is_coloured=False) == f"  image  {path}"
+
+
+def test_a_line_in_a_paragraph_keeps_its_indentation_when_it_wraps() -> None:
+    text = "Files would be moved behind a link:\n    the link leads to a folder with a long name\nFollow it?"
+    assert [rendered(line, is_coloured=False) for line in laid_out([Para(line=span(text))], width=40)] == [
+        "Files would be moved behind a link:",
+        "    the link leads to a folder with a",
+        "    long name",
+        "Follow it?",
+    ]
+
+
+def test_prose_is_as_wide_as_the_window_up_to_a_bound() -> None:
+    lines = {width: laid_out([Para(line=span("word " * 60))], width=width) for width in (60, 110, 200)}
+    widest = {width: max(cells(rendered(line, is_coloured=False)) for line in some) for width, some in lines.items()}
+    assert widest == {60: 59, 110: 109, 200: 119}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("into /home/me/ComfyUI", "into ~/ComfyUI"),
+        ("/home/me", "~"),
+        ("in /home/me.", "in ~."),
+        ("'/home/me/x', (/home/me/y)", "'~/x', (~/y)"),
+        ("/home/me.old/x and /home/meg/x", "/home/me.old/x and /home/meg/x"),
+        ("/mnt/home/me/x and --comfyui=/home/me/x", "/mnt/home/me/x and --comfyui=/home/me/x"),
+        (
+            "Run `klein-setup verify --comfyui /home/me/x` in /home/me/x",
+            "Run `klein-setup verify --comfyui /home/me/x` in ~/x",
+        ),
+    ],
+)
+def test_the_home_folder_is_a_tilde_but_not_in_commands(text: str, shown: str) -> None:
+    (line,) = laid_out([Para(line=span(text))], width=None, home="/home/me")
+    assert rendered(line, is_coloured=False) == shown
+    for plain in (Para(line=span(text), is_command=True), Para(line=span(text, "command"))):
+        (line,) = laid_out([plain], width=None, home="/home/me")
+        assert rendered(line, is_coloured=False) == text
+
+
+def test_a_link_leads_where_it_says_and_never_to_a_secret() -> None:
+    line = (Span("see https://a.example/x?y=1, then "), Span("the page", href="file:///tmp/page"), Span("https://b..."))
+    shown = rendered(line, is_coloured=True, is_linked=True)
+    assert re.findall("\x1b]8;;([^\x1b]+)", shown) == ["https://a.example/x?y=1", "file:///tmp/page"]
+    assert re.sub("\x1b]8;;[^\x1b]*\x1b\\\\", "", shown) == rendered(line, is_coloured=True)
+    secret = Para(line=(Span("a page", href="https://host/x?token=secret"),))
+    (masked,) = laid_out([secret], width=80, clean=lambda text: text.replace("secret", "***"))
+    assert [(each.text, each.href) for each in masked] == [("a page", "")]
 
 
 def test_without_a_terminal_nothing_is_wrapped_or_shortened() -> None:
@@ -484,6 +542,7 @@ def test_the_code_of_an_error_is_for_who_asks_for_more() -> None:
     assert "code:" not in written(error_blocks(error, is_verbose=False))
     told = written(error_blocks(error, is_verbose=True))
     assert "code: gated, exit status 6" in told
+    assert "docs/errors.md#gated" in told
     assert "repo_id: org/name" in told
 
 

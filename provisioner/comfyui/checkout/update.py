@@ -24,6 +24,7 @@ from provisioner.comfyui.checkout_models import CheckoutReceipt, RollbackPoint
 from provisioner.comfyui.install_plan import changed_error
 from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import CommandError, NotTheFileError, UsageError
+from provisioner.core.events import Lasting
 from provisioner.core.units import listing
 from provisioner.disk.root import free_name
 
@@ -82,7 +83,7 @@ def recover(git: Git) -> str | None:
     _return(git, rollback_point)
     was = rollback_point.version or rollback_point.commit[:12]
     said = f"An interrupted update was taken back: {git.tree} is at {was} again."
-    git.progress(said)
+    git.progress(Lasting(said))
     return said
 
 
@@ -206,7 +207,7 @@ def _keep_strangers(git: Git, rollback_point: RollbackPoint) -> None:
     if strange:
         folder = git.tree / BACKUPS_FOLDER / datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
         _copy_to_backups(git.tree, folder, strange)
-        git.progress(f"Copied aside to {folder}: {listing(strange[:5])}.")
+        git.progress(Lasting(f"Copied aside to {folder}: {listing(strange[:5])}."))
 
 
 def _copy_to_backups(tree: Path, folder: Path, paths: Iterable[str]) -> None:

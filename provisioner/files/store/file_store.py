@@ -271,6 +271,7 @@ class FileStore:
         *,
         replaces: str | None = None,
         right: Mapping[int, str] | None = None,
+        bound: Sequence[str] = (),
     ) -> AbstractContextManager[PartFile]:
         """Return the part file of a destination, continuing an interrupted one; entering raises StorageError.
 
@@ -282,6 +283,8 @@ class FileStore:
             Why what is there has to go.  It stays until its successor is verified, and is then set aside.
         right : mapping of int to str, optional
             Digests of blocks that are known; what an earlier run left is compared with them.
+        bound : sequence of str
+            Digests of all blocks, if a run of this user read them together with the whole.
         """
         self.check_inside(destination)
         final = _growing_name(destination, artifact)
@@ -294,6 +297,7 @@ class FileStore:
             sha256=artifact.sha256,
             root=root,
             right=right,
+            bound=bound,
             place=lambda part, source: self._place(part, destination, artifact.id, content, source, replaces),
         )
 
@@ -314,6 +318,8 @@ class FileStore:
             Why bytes of the user's go; they are kept in ``aside``.
         """
         self.check_inside(destination)
+        whole = FileDigest(size=damage.size, sha256=damage.sha256, blocks=damage.digests)
+        bound = damage.digests if self.are_blocks_bound(whole) else ()
         if way == "in-place" and not self.is_shared(destination, damage.sha256):
             target, content = _bytes_of(destination), FileDigest(size=damage.size, sha256=damage.sha256)
             final, root = _growing_name(destination, artifact), self._roots(destination.root)
@@ -324,6 +330,7 @@ class FileStore:
                 root=root,
                 damage=damage,
                 reason=reason,
+                are_blocks_bound=bool(bound),
                 cancelled=self._cancelled,
                 opener=self._opener,
                 announce=lambda source, mtime_ns: self._announce(
@@ -331,8 +338,8 @@ class FileStore:
                 ),
             )
         if way == "continue" and self._take_over(destination, damage, reason):
-            return self.part(destination, artifact)
-        return self._part_beside(destination, artifact, damage, reason)
+            return self.part(destination, artifact, bound=bound)
+        return self._part_beside(destination, artifact, damage, reason, bound)
 
     def move_file(
         self,
@@ -650,14 +657,14 @@ class FileStore:
 
     @contextlib.contextmanager
     def _part_beside(
-        self, destination: Destination, artifact: Artifact, damage: Damage, reason: str
+        self, destination: Destination, artifact: Artifact, damage: Damage, reason: str, bound: Sequence[str]
     ) -> Iterator[PartFile]:
         """Open a part that has the good blocks of a damaged file; that file is set aside when the part is verified."""
         source = destination.path
         bad = set(damage.bad_blocks)
         good = {index: digest for index, digest in enumerate(damage.digests) if index not in bad}
         right = {index: digest for index, digest in enumerate(damage.digests) if digest}
-        with self.part(destination, artifact, replaces=reason, right=right) as part:
+        with self.part(destination, artifact, replaces=reason, right=right, bound=bound) as part:
             if source.is_file():  # a truncated file that is continued has become the part itself
                 part.take_over(good, lambda writer, ranges: copy_ranges(self._opener, source, writer, ranges))
             yield part

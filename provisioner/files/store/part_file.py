@@ -15,7 +15,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -143,6 +143,9 @@ class PartFile:
         Gives the finished part its name; told the part and where its bytes came from.
     right : mapping of int to str, optional
         Digests of blocks that are known to be right: of those the bytes on disk are read, whatever the log says.
+    bound : sequence of str
+        Digests of all blocks, if a run of this user read them together with the whole.  Then a right whole has these
+        blocks, and of bytes that were there already only the whole is digested.
     disk : Disk
         The system calls for writing.
     """
@@ -157,9 +160,11 @@ class PartFile:
         root: Root | None = None,
         place: Callable[[Path, str], None] | None = None,
         right: Mapping[int, str] | None = None,
+        bound: Sequence[str] = (),
         disk: Disk = DISK,
     ) -> None:
         self.final = final
+        self._bound = tuple(bound)
         self._right = right or {}
         self._root = root = root or Root(final.parent)
         self._place = place or (lambda part, source: root.replace(part, final))
@@ -410,11 +415,12 @@ class PartFile:
             with self._lock:
                 self._check_usable()
                 if self.hashed >= self.size:
+                    sha256 = self._digest.hexdigest()
                     known = {**self._blocks, **self._read_again}
                     blocks = tuple(known[index] for index in range(self.block_count))
-                    return FileDigest(
-                        size=self.size, sha256=self._digest.hexdigest(), blocks=blocks, is_one_reading=True
-                    )
+                    if self._bound:
+                        blocks = self._bound if sha256 == self.sha256 else ()
+                    return FileDigest(size=self.size, sha256=sha256, blocks=blocks, is_one_reading=bool(blocks))
             time.sleep(_POLL_S)
             progress()
 
@@ -467,7 +473,7 @@ class PartFile:
                         generation, start = self._generation, self.hashed
                         index, end = start // self.block_size, (start // self.block_size + 1) * self.block_size
                         count = min(_READ_STEP, self.frontier - start, end - start)
-                        digest, is_claimed = self._digest, index in self._claimed
+                        digest, is_claimed = self._digest, index in self._claimed and not self._bound
                     stream.seek(start)
                     read = stream.readinto(view[:count])
                     if not read:

@@ -126,6 +126,9 @@ class PatchPart:
         What is wrong with it.
     reason : str
         Why the bytes go.
+    are_blocks_bound : bool
+        Whether a run of this user read the blocks of `damage` together with the whole.  Then a right whole has these
+        blocks, and only the whole is digested.
     cancelled : callable
         Asked while the whole is verified.
     opener : callable
@@ -145,6 +148,7 @@ class PatchPart:
         root: Root,
         damage: Damage,
         reason: str,
+        are_blocks_bound: bool = False,
         cancelled: Cancelled = lambda: False,
         opener: Opener = open_for_reading,
         announce: Callable[[str, int], None] = lambda source, mtime_ns: None,
@@ -159,6 +163,7 @@ class PatchPart:
         self._root = root
         self._damage = damage
         self._reason = reason
+        self._are_blocks_bound = are_blocks_bound
         self._cancelled = cancelled
         self._opener = opener
         self._announce = announce
@@ -299,9 +304,11 @@ class PatchPart:
             self._start_log()
 
     def drop_wrong(self) -> bool:
-        """Forget the blocks of which `seal` read other bytes than their digest says; return whether there were any."""
+        """Forget the blocks that arrived and hold other bytes than their digest says; return whether there were any."""
+        with self._reading() as (_, new):
+            found = {index: self._digest_of(new, self._slots[index], self._bytes_of(index)) for index in self._done}
         with self._lock:
-            wrong = [index for index, digest in self._done.items() if self._digests[index] != digest]
+            wrong = [index for index, digest in self._done.items() if found[index] != digest]
             for index in wrong:
                 del self._done[index]
                 self._written -= self._bytes_of(index)
@@ -322,6 +329,8 @@ class PatchPart:
     def seal(self, progress: Callable[[], None] = lambda: None) -> FileDigest:
         """Return the digest of the whole as it will be: good blocks from the file, the others as they arrived.
 
+        Where the blocks are bound, a right whole is the only thing that is digested; a wrong one has no blocks.
+
         Raises
         ------
         StorageError
@@ -338,15 +347,20 @@ class PatchPart:
                 block = hashlib.sha256()
                 for piece in self._pieces(index, old, new, view):
                     whole.update(piece)
-                    block.update(piece)
+                    if not self._are_blocks_bound:
+                        block.update(piece)
                     self.hashed += len(piece)
                     progress()
                     if self._cancelled():
                         raise KeyboardInterrupt
                 digests.append(block.hexdigest())
         self._check_unchanged()
-        self._digests = tuple(digests)
-        return FileDigest(size=self.size, sha256=whole.hexdigest(), blocks=self._digests, is_one_reading=True)
+        sha256 = whole.hexdigest()
+        if self._are_blocks_bound:
+            self._digests = self._damage.digests if sha256 == self._damage.sha256 else ()
+        else:
+            self._digests = tuple(digests)
+        return FileDigest(size=self.size, sha256=sha256, blocks=self._digests, is_one_reading=bool(self._digests))
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[tuple[OpenFile, OpenFile]]:
@@ -407,6 +421,7 @@ class PatchPart:
             with self._reading() as (old, new):
                 self._keep_old_bytes(old, new)
                 self._announce(source, mtime_ns)
+                self._check_unchanged()  # keeping the old bytes took a moment
                 for index in sorted(self._bad):
                     data = self._bytes_at(new, self._slots[index], self._bytes_of(index))
                     self._disk.write(writer, data, index * self.block_size)
@@ -442,10 +457,13 @@ class PatchPart:
             raise OSError(errno.EIO, "it became shorter while it was read")
         return view
 
+    def _digest_of(self, file: OpenFile, slot: int, length: int) -> str:
+        return hashlib.sha256(self._bytes_at(file, slot, length)).hexdigest()
+
     def _read_back(self, file: OpenFile) -> None:
         """Raise unless the blocks that were written read as they were verified."""
         for index in sorted(self._bad):
-            digest = hashlib.sha256(self._bytes_at(file, index, self._bytes_of(index))).hexdigest()
+            digest = self._digest_of(file, index, self._bytes_of(index))
             if digest != self._digests[index]:
                 raise HashMismatchError(
                     f"The disk did not keep block {index} of {self._target} as it was written.",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import shlex
-
+from provisioner.core.program import Program
 from provisioner.report.html.markup import Html, command_block, element, joined, prose, section
 from provisioner.report.html.node import Node
 
@@ -19,32 +17,32 @@ def next_command_of(document: Node) -> str:
     return document.at("next_command").text or document.at("details", "changes", "mend_command").text
 
 
-def next_section(document: Node) -> Html:
+def next_section(document: Node, program: Program) -> Html:
     """Return what to run now, and what to run to check again, each ready to paste."""
-    now, again = next_command_of(document), check_again_command(document)
+    now, again = next_command_of(document), check_again_command(document, program)
     when = "To check everything again, for example after an update of ComfyUI, torch or the driver:"
     parts = [_pasted(_LEADS[document.at("status").text], now) if now else "", _pasted(when, again) if again else ""]
     return section("What to run next", *parts, name="next")
 
 
-def undo_section(document: Node) -> Html:
+def undo_section(document: Node, program: Program) -> Html:
     """Return the commands that take back what the run did."""
     words = document.at("command").text.split()
     steps = [step for step in document.at("steps").rows if step.at("outcome", "status").text == "done"]
     if words and words[0] in _READS_ONLY:
         said = "This run changed nothing: there is nothing to undo."
         return section("How to undo it", element("p", said), name="undo")
-    remove = command_for(document, "uninstall", *_environment(document))
+    remove = command_for(document, program, "uninstall", *_environment(document))
     if not steps or remove is None:
         return Html("")
     parts = [
         _pasted("This removes what klein-setup installed, and nothing else; with `--dry-run` it only lists it:", remove)
     ]
     if any(step.at("kind").text == "update-comfyui" for step in steps):
-        undo = command_for(document, "repair --undo-update")
+        undo = command_for(document, program, "repair --undo-update")
         parts.append(_pasted("To return to the ComfyUI from before the update:", undo or ""))
     if any(step.at("replaces").text for step in steps):
-        backups = command_for(document, "backups list")
+        backups = command_for(document, program, "backups list")
         parts.append(_pasted("Replaced files are kept as backups; this lists them:", backups or ""))
     return section("How to undo it", *parts, name="undo")
 
@@ -60,20 +58,18 @@ def _pasted(words: str, command: str) -> Html:
     return joined([element("p", prose(words)), command_block(command)])
 
 
-def check_again_command(document: Node) -> str | None:
+def check_again_command(document: Node, program: Program) -> str | None:
     """Return the verify command for the same files in the same place; None where the document names no place."""
-    return command_for(document, "verify")
+    return command_for(document, program, "verify")
 
 
-def command_for(document: Node, verb: str, *more: str) -> str | None:
+def command_for(document: Node, program: Program, verb: str, *more: str) -> str | None:
     """Return a command about the same files in the same place; None where the document names no place."""
     target, manifest = document.at("target", "path").text, document.at("manifest", "id").text
     if not target:
         return None
     given = document.at("details", "manifest_argument").text or manifest
-    words = ["klein-setup", *verb.split(), *(["--manifest", given] if given else [])]
+    words = ["--manifest", given] if given else []
     words += ["--set", document.at("manifest", "set").text] if document.at("manifest", "set").text else []
     words += ["--comfyui" if document.at("target", "kind").text == "comfyui" else "--hf-cache", target, *more]
-    if re.match(r"[A-Za-z]:[\\/]|\\\\", target) is None:
-        return shlex.join(words)
-    return " ".join(f'"{word}"' if set(word) & set(" &()^;,='") else word for word in words)
+    return program.command(verb, words)

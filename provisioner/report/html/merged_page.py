@@ -13,7 +13,7 @@ from provisioner.report.html.markup import (
     Html,
     badge,
     bullets,
-    code,
+    command_block,
     element,
     facts,
     joined,
@@ -47,8 +47,8 @@ def render_merged_page(documents: Sequence[Mapping[str, object]], *, made_at: st
         The whole HTML document; write it as UTF-8.
     """
     nodes = [Node(each) for each in documents]
-    words = Counter(kicker(node) for node in nodes)
-    ordered = sorted(words, key=lambda each: _WORST_FIRST.index(each[1]))
+    words = Counter(_result(node) for node in nodes)
+    ordered = sorted(words, key=lambda each: (_WORST_FIRST.index(each[1]), each[0]))
     title = f"{count(len(nodes), 'machine')}: {', '.join(f'{words[each]} {each[0]}' for each in ordered)}"
     header = element(
         "header",
@@ -60,6 +60,12 @@ def render_merged_page(documents: Sequence[Mapping[str, object]], *, made_at: st
     overview = section("Machines", table("Machines", _HEADINGS, rows, numbers=("Took", "Findings")), name="machines")
     machines = [_machine(node, _name(number)) for number, node in enumerate(nodes, start=1)]
     return whole_page(f"klein-setup: {title}", element("main", header, overview, *machines))
+
+
+def _result(document: Node) -> tuple[str, Tone]:
+    """Return how a run ended, in the same words whatever the number of its warnings, and its colour."""
+    word, tone = kicker(document)
+    return ("OK with warnings" if document.at("status").text == "ok" and tone == "warn" else word), tone
 
 
 def _name(number: int) -> str:
@@ -108,7 +114,7 @@ def _machine(document: Node, name: str) -> Html:
         table("Files that are not correct", ("File", "Status", "Size"), [_file(each) for each in wrong]),
         facts(rows),
         element("p", "To run there:") if command else "",
-        code(command, class_="command") if command else "",
+        command_block(command) if command else "",
         element("p", element("a", "Back to all machines", href="#machines-title")),
         name=name,
     )

@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from hashlib import sha256
 
+from provisioner.core.program import KLEIN_SETUP, Program
 from provisioner.report.html.charts import time_section
 from provisioner.report.html.footer import next_command_of, next_section, undo_section
 from provisioner.report.html.image_section import image_section
@@ -55,7 +56,9 @@ _ICONS: dict[Tone, str] = {
 }
 
 
-def render_page(document: Mapping[str, object], *, image: bytes | None = None, made_at: str) -> str:
+def render_page(
+    document: Mapping[str, object], *, image: bytes | None = None, made_at: str, program: Program = KLEIN_SETUP
+) -> str:
     """Return the page of a run.
 
     Parameters
@@ -69,6 +72,8 @@ def render_page(document: Mapping[str, object], *, image: bytes | None = None, m
         The test image, PNG, JPEG or WebP; it becomes part of the page.
     made_at : str
         When the run was made, ISO 8601.
+    program : Program, optional
+        How the commands to paste call this program.
 
     Returns
     -------
@@ -82,15 +87,15 @@ def render_page(document: Mapping[str, object], *, image: bytes | None = None, m
         _header(node, made_at),
         errors_section(node),
         findings_section(node),
-        next_section(node) if is_urgent else "",
+        next_section(node, program) if is_urgent else "",
         image_section(node, image),
         changes_section(node),
         files_section(node),
         time_section(node),
         steps_section(node),
         machine_section(node),
-        "" if is_urgent else next_section(node),
-        undo_section(node),
+        "" if is_urgent else next_section(node, program),
+        undo_section(node, program),
     )
     return whole_page(f"klein-setup: {verdict(node)}", body, _footer(node, made_at))
 

@@ -20,7 +20,7 @@ h1{font-size:clamp(1.35rem,1rem + 1.7vw,1.9rem);line-height:1.25;margin:.2rem 0 
 letter-spacing:-.012em;text-wrap:balance;overflow-wrap:anywhere}
 h2{font-size:1.16rem;margin:0 0 .9rem;font-weight:660;letter-spacing:-.006em}
 h3{font-size:.95rem;margin:1.3rem 0 .5rem;font-weight:640}
-p{margin:.4rem 0;max-width:44rem}
+p{margin:.4rem 0;max-width:44rem;overflow-wrap:anywhere}
 header,section{background:var(--card);border:1px solid var(--line);border-radius:14px;
 padding:1.4rem 1.5rem;margin:0 0 1.1rem}
 header{border-top:5px solid var(--tone)}
@@ -28,7 +28,7 @@ header.good{--tone:var(--good)}header.warn{--tone:var(--warn)}header.bad{--tone:
 header.plain{--tone:var(--accent)}
 .kicker{color:var(--tone);font-weight:660;font-size:.9rem;display:flex;align-items:center;gap:.45rem;margin:0}
 .kicker svg{flex:none}
-.about{max-width:none;color:var(--soft);font-size:.92rem;margin:.3rem 0 0;overflow-wrap:anywhere}
+.about{max-width:none;color:var(--soft);font-size:.92rem;margin:.3rem 0 0}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.8rem;
 margin:1.3rem 0 0;padding:0;list-style:none}
 .tiles li{background:var(--fill);border-radius:10px;padding:.75rem .9rem;margin:0;min-width:0}
@@ -61,7 +61,7 @@ background:var(--fill);color:var(--soft)}
 .said>li{padding:.65rem 0 .65rem .95rem;border-left:4px solid var(--line);margin:0 0 .7rem}
 .said>li:last-child{margin-bottom:0}
 .said>li.bad{border-color:var(--bad)}.said>li.warn{border-color:var(--warn)}
-.said p{margin:.25rem 0 0;overflow-wrap:anywhere}.said .message{white-space:pre-line}
+.said p{margin:.25rem 0 0}.said .message{white-space:pre-line}
 ul{margin:.4rem 0;padding-left:1.2rem}li{margin:.2rem 0;overflow-wrap:anywhere}
 figure{margin:0 0 .4rem;display:grid;gap:1.5rem;grid-template-columns:minmax(0,23rem) minmax(0,1fr);align-items:start}
 figure img{display:block;width:100%;height:auto;border-radius:10px;background:var(--fill)}

@@ -1,0 +1,139 @@
+"""Every command that README.md and docs/ show is run, on loopback and with small files, and succeeds.
+
+What would make an environment, start ComfyUI or fetch it runs only as far as its files, and what can do nothing without
+those is in `ELSEWHERE` with the test that runs it; the real parser has read it then (tests/unit).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from provisioner.cli.arguments import build_parser
+from tests.support.builders import recording_of
+from tests.support.documented import PAGES, ROOT, Typed, commands
+from tests.support.sandbox import Sandbox
+from tests.support.setup_fixture import KLEIN, rtx_4070
+
+SETS = ("fp8", "fp8-lean", "fp8-midi")
+ELSEWHERE = {
+    "smoke-test": "tests/integration/test_smoke_test_command.py",
+    "start": "tests/integration/test_start_command.py",
+    "rehearse": "tests/integration/test_marked_secrets.py",
+    "--update-comfyui": "tests/integration/test_one_shot.py",
+    "--undo-update": "tests/integration/test_one_shot.py",
+    "--only environment": "tests/integration/test_environment_command.py",
+}
+OTHER_PROGRAMS = {"git", "python3"}
+
+
+def shown() -> list[Path]:
+    return [page for page in PAGES if any(typed.arguments is not None for typed in commands(page))]
+
+
+def is_run_elsewhere(typed: Typed) -> bool:
+    return any(re.search(rf"(^| ){each}( |$)", " ".join(typed.arguments or ())) for each in ELSEWHERE)
+
+
+class Reader:
+    """Somebody who types what a page shows, in a sandbox.
+
+    Parameters
+    ----------
+    sandbox : Sandbox
+        Where its files and its hub are.
+    """
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+        sandbox.publish(*KLEIN)
+        names = [each.artifact()["id"] for each in KLEIN]
+        sets = [{"id": each, "title": each, "target": "comfyui", "artifacts": names} for each in SETS]
+        sandbox.write_manifest(sets=sets, default_set=SETS[0])
+        machine = self.record(sandbox.folder / "machine.json")
+        sandbox.environ["KLEIN_SETUP_MACHINE"] = str(machine)
+        self.drive = sandbox.folder / "drive"
+        assert sandbox.install("--only", "files").returncode == 0
+
+    @staticmethod
+    def record(path: Path) -> Path:
+        """Write a machine with a GPU, as ``detect --json`` shows one."""
+        path.write_text(recording_of(rtx_4070()), encoding="utf-8")
+        return path
+
+    def meant(self, word: str) -> str:
+        """Return what a word stands for here."""
+        if word == "DIR" or word.startswith(("~/", "C:\\")):
+            return str(self.sandbox.tree)
+        if word in {"DRIVE", "SHARE"}:
+            return str(self.drive)
+        return self.sandbox.hub.endpoint if word == "https://hub.example.org" else word
+
+    def type(self, typed: Typed) -> None:
+        """Run one command; what it needs of earlier days or other computers is made first."""
+        given = [self.meant(word) for word in typed.arguments or ()]
+        if not given or given[0].startswith("-"):
+            given.insert(0, "install")
+        options = vars(build_parser().parse_args(given))
+        if options.get("only", "") is None:
+            given += ["--only", "files"]  # the rest needs wheels, git and a GPU
+        if "yes" in options:
+            given.append("--yes")
+        if str(self.drive) in given and not self.drive.exists():
+            shutil.move(self.sandbox.tree, self.drive)  # the other computer has none of it
+        for name, value in typed.environ.items():
+            if name == "KLEIN_SETUP_MACHINE":
+                self.record(self.sandbox.folder / value)
+        for path in options.get("merge", ()):
+            self.write_document(self.sandbox.folder / path)
+        ended = self.sandbox.run(*given, env=typed.environ)
+        assert ended.returncode == 0, (typed.line, ended.said[-2000:])
+        if typed.output is not None:
+            document = json.loads(ended.stdout)
+            assert document["status"] == "ok", typed.line
+            (self.sandbox.folder / typed.output).write_text(ended.stdout, encoding="utf-8")
+
+    def write_document(self, path: Path) -> None:
+        """Write what ``--json`` printed on another computer."""
+        if not path.exists():
+            document = self.sandbox.run("verify", "--quick", "--json").json
+            path.write_text(json.dumps({**document, "host": path.stem}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", shown(), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_command_of_a_page_does_what_it_says(page: Path, sandbox: Sandbox) -> None:
+    reader = Reader(sandbox)
+    typed = [each for each in commands(page) if each.arguments is not None and not is_run_elsewhere(each)]
+    for each in typed:
+        reader.type(each)
+
+
+def test_what_is_run_elsewhere_is() -> None:
+    for words, test in ELSEWHERE.items():
+        text = (ROOT / test).read_text(encoding="utf-8")
+        assert words.rpartition(" ")[2] in text, words
+
+
+def test_other_programs_are_few_and_their_scripts_exist() -> None:
+    others = [each for page in PAGES for each in commands(page) if each.arguments is None]
+    assert {each.words[0] for each in others} <= OTHER_PROGRAMS
+    for each in others:
+        if each.words[:2] == ("python3", "-c"):
+            subprocess.run([sys.executable, *each.words[1:]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        elif each.words[0] == "python3":
+            assert (ROOT / each.words[1]).is_file(), each.line
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the same on every system")
+def test_a_page_with_a_command_that_fails_is_found(sandbox: Sandbox) -> None:
+    reader = Reader(sandbox)
+    reader.sandbox.path().unlink()
+    with pytest.raises(AssertionError, match="klein-setup verify"):
+        reader.type(Typed(words=("klein-setup", "verify", "--comfyui", "DIR"), line="klein-setup verify --comfyui DIR"))
