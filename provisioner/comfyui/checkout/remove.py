@@ -23,9 +23,12 @@ from provisioner.core.models import STATE_FOLDER
 from provisioner.disk.root import Root, half_written, is_link
 
 _LEAVING = Path(STATE_FOLDER, "git-to-remove")
-_GIT_NAMES = frozenset(
-    ["HEAD", "FETCH_HEAD", "ORIG_HEAD", "branches", "config", "description", "hooks", "index", "info", "logs", "objects", "packed-refs", "refs", "shallow"]
-)
+# fmt: off
+_GIT_NAMES = frozenset({
+    "FETCH_HEAD", "HEAD", "ORIG_HEAD", "branches", "config", "description", "hooks", "index", "info", "logs", "objects",
+    "packed-refs", "refs", "shallow",
+})
+# fmt: on
 
 
 def remove(folder: Path, *, is_rehearsal: bool = False) -> Removal:
