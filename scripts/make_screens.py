@@ -254,7 +254,8 @@ def record(columns: int, lines: int, output: Path) -> Iterator[tuple[str, str]]:
 def photograph(page: Path, image: Path) -> None:
     """Take a picture of the first screen of a page, with Chromium."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=os.geteuid() != 0)
+        is_root = sys.platform != "win32" and os.geteuid() == 0  # Chromium's sandbox refuses that user
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=not is_root)
         shown = browser.new_page(viewport={"width": 1000, "height": 1250})
         shown.goto(page.as_uri())
         shown.screenshot(path=image)
