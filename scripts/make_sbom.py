@@ -26,7 +26,7 @@ from scripts.check_lock import PROJECT, Pinned, parse_requirements  # noqa: E402
 def exported(root: Path = ROOT) -> dict[str, Any]:
     """Return what uv says of the lock, without asking a network."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
-    options = ["--no-config", "--frozen", "--offline", "--quiet", "--no-default-groups"]
+    options = ["--no-config", "--frozen", "--offline", "--quiet", "--no-default-groups", "--all-extras"]
     form = ["--format", "cyclonedx1.5", "--preview-features", "sbom-export"]
     command = [sys.executable, "-m", "uv", "export", *options, *form]
     done = subprocess.run(command, cwd=root, env=environ, stdout=subprocess.PIPE, encoding="utf-8", check=True)

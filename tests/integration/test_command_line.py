@@ -271,7 +271,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "an abbreviated option": (["install", "--off"], "--off"),
     "a command that does not exist": (["unpack"], "unpack"),
     "a set that does not exist": (["install", "--set", "fp3"], "fp3"),
-    "a manifest that does not exist": (["install", "--manifest", "flux2-klein-4c"], "did you mean flux2-klein-4b?"),
+    "a manifest that does not exist": (["install", "--manifest", "flux2-klein-4c"], "Did you mean flux2-klein-4b?"),
     "a part that does not exist": (["install", "--only", "everything"], "everything"),
     "a rate that is none": (["install", "--limit-rate", "fast"], "fast"),
     "no connections at all": (["install", "--connections", "0"], "1 to 32"),

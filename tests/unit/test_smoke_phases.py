@@ -13,8 +13,8 @@ from provisioner.smoke_test.graph import DECODE, ENCODE, LOAD_ENCODER, LOAD_MODE
 def test_each_part_is_noted_when_its_first_node_runs() -> None:
     lines: list[str] = []
     begun: list[str] = []
-    run = SimpleNamespace(session=SimpleNamespace(say_progress=lines.append))
-    tell = _teller(cast("Any", run), begun.append)
+    stages = SimpleNamespace(begin=lambda *words: lines.append(" ".join(words[:2])), say=lines.append)
+    tell = _teller(cast("Any", stages), begun.append)
     for node, value in (
         (None, None),
         (LOAD_ENCODER, None),
@@ -31,9 +31,13 @@ def test_each_part_is_noted_when_its_first_node_runs() -> None:
         tell(GenerationProgress(at_s=0.0, node_id=node, node_class=None, value=value, maximum=maximum))
     assert begun == ["load", "encode", "load", "sample", "sample", "sample", "decode", "save"]
     assert lines == [
-        "Reading the models.",
-        "Encoding the prompt.",
-        "Step 1 of 2.",
-        "Step 2 of 2.",
-        "Decoding the image.",
+        "loading the models",
+        "encoding the prompt",
+        "loading the models",
+        "denoising the image",
+        "step 1 of 2",
+        "step 1 of 2",
+        "step 2 of 2",
+        "decoding the image",
+        "saving the image",
     ]
