@@ -83,15 +83,16 @@ class Engine:
         """
         outcomes: list[Outcome] = []
         plan = look(frozenset(self.rejected))
-        for _ in range(_MAX_ROUNDS):
-            if not plan.steps:
-                break
+        rounds = 0
+        while plan.steps and rounds < _MAX_ROUNDS:
+            known = len(self.rejected)
             self.events(PlanMade(plan=plan))
             came = self.apply(plan)
             outcomes += came
             failed = [outcome for outcome in came if outcome.status == "failed"]
             retriable = [outcome for outcome in failed if is_retriable(outcome)]
             plan = look(frozenset(self.rejected))
+            rounds += len(self.rejected) == known  # a copy that was ruled out is progress; there are not many
             if len(failed) > len(retriable):
                 break
         return plan, outcomes

@@ -463,6 +463,22 @@ def test_two_files_with_each_others_names_are_no_failure_of_the_second() -> None
     assert (core.store.files[HOME], core.store.files[there]) == (RIGHT, b"an encoder")
 
 
+def test_wrong_copies_that_turn_up_one_after_the_other_do_not_use_up_the_rounds() -> None:
+    """As after files that had each other's names: what stood there is a copy, once it is among the backups."""
+    core = Core({FIRST: [RIGHT]})
+    paths = [COPY.with_name(f"backup-{number}") for number in range(6)]
+    plans = []
+    for path in paths:
+        seen = Core(copies=((VAE, path),))
+        seen.store.put(path, WRONG)
+        core.store.put(path, WRONG)
+        plans.append(seen.look())
+    turning_up = iter(plans)
+    last, outcomes = core.engine.provide(lambda rejected: next(turning_up, None) or core.look(rejected))
+    assert last.steps == ()
+    assert came(outcomes) == [("place-file", "failed")] * len(paths) + [("fetch-file", "done")]
+
+
 def test_a_copy_that_goes_away_is_no_failure_of_the_run() -> None:
     core = Core({FIRST: [RIGHT]}, copies=((VAE, COPY),))
     core.store.put(COPY, RIGHT)
