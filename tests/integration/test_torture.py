@@ -65,7 +65,7 @@ BREAKS: dict[str, Callable[[Trial], object]] = {
     "a new file outside": lambda trial: (trial.theirs.outside / "house" / "new").write_bytes(b""),
     "bytes that were to be kept": lambda trial: trial.theirs.keep(trial.path(trial.files[0]), b"mine"),
     "a copy": lambda trial: (trial.models / "vae" / "x.0123456789abcdef.placing.part").write_bytes(b""),
-    "a record": lambda trial: (trial.home / "last-run.json.0123456789abcdef.tmp").write_bytes(b""),
+    "a record": lambda trial: (trial.home / "followed-links.json.0123456789abcdef.tmp").write_bytes(b""),
     "a temporary file": lambda trial: (trial.folder / "tmp" / "klein").write_bytes(b""),
 }
 
