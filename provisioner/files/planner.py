@@ -84,7 +84,7 @@ def _unmet_finding(wanted: ArtifactSet, sentence: str) -> Finding:
         severity="warning",
         message=f"The set {wanted.id} {sentence}.",
         remedy="by-hand",
-        hint="The files are installed anyway; without --set, a set for this machine is chosen.",
+        hint="The files are installed anyway; `klein-setup manifest show` lists the other sets.",
     )
 
 

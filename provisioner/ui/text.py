@@ -280,12 +280,15 @@ def _wrapped(line: Line, room: int | None, lead: int, hang: int) -> list[Line]:
 
 
 def _words(line: Line) -> list[tuple[Span, list[Span]]]:
-    """Return the words of a line, each after the spaces before it; a word may change its style half way."""
+    """Return the words of a line, each after the spaces before it; a word may change its style half way.
+
+    A command in backquotes is one word: with a line end in it, it could not be pasted.
+    """
     words: list[tuple[Span, list[Span]]] = []
     gap = Span("")
     is_open = False
     for each in line:
-        for piece in re.findall(r"\s+|\S+", each.text):
+        for piece in re.findall(r"\s+|(?:`[^`]*`|\S)+", each.text):
             if piece.isspace():
                 gap = Span(piece if is_open or not words else gap.text + piece)
                 is_open = False

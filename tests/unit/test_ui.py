@@ -165,6 +165,12 @@ def test_a_path_longer_than_the_window_is_not_broken() -> None:
     assert path in plain(laid_out([Para(line=span(f"look at {path} now"))], width=40))
 
 
+def test_a_command_in_a_sentence_is_not_broken() -> None:
+    command = "`python3 /a/checkout/scripts/klein_setup.py detect`"
+    lines = plain(laid_out([Para(line=span(f"Pass --cpu; {command} shows it, and a ` alone is none."))], width=40))
+    assert lines == ["Pass --cpu;", command, "shows it, and a ` alone is none."]
+
+
 def test_a_long_value_stays_beside_its_name() -> None:
     path = "/a/very/long/path/" + "x" * 80
     (line,) = laid_out(pair_blocks([pair("image", path)]), width=40)
