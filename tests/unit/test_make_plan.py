@@ -191,8 +191,9 @@ def test_every_kind_of_step_has_a_place_and_says_what_it_changes() -> None:
         None,
         TREE / "x",
     ]
-    to_do = make_plan(files(), EVERY).to_do
-    assert {step.kind for step in EVERY if step not in to_do} == {"keep-comfyui", "keep-environment"}
+    plan = make_plan(files(), EVERY)
+    assert {step.kind for step in EVERY if step not in plan.to_do} == {"keep-comfyui", "keep-environment"}
+    assert {step.kind for step in plan.to_do if step not in plan.changes} == {"generate-image"}
     assert [download_of(step) is not None for step in EVERY].count(True) == 5
     assert [replaced_by(step) for step in (GET, replace(MAKE, replaces="why"), REPLACE)] == [None, "why", "other bytes"]
 
@@ -204,6 +205,8 @@ def test_the_totals_count_files_exactly_and_the_rest_by_estimate() -> None:
     assert (plan.file_steps, plan.to_do, plan.is_about_files) == ((FETCH,), (GET, FETCH, MAKE, PACKAGES), True)
     assert (plan.manifest, plan.set, plan.target, plan.checks) == (manifest(SET), SET, comfy_target(), ())
     assert plan.notes == ("No image.",)
+    removal = [Remove(what="file", path=TREE / name, reason="r", size=size) for name, size in (("x", 7), ("y", None))]
+    assert make_plan(files(), [*removal, GET]).bytes_to_remove == 7
     assert not make_plan(files(), [GET]).is_about_files
 
 

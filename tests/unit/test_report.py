@@ -30,6 +30,7 @@ from provisioner.core.models import (
     Check,
     ComfyFile,
     ComfyTarget,
+    Config,
     Download,
     FetchFile,
     FilesPlan,
@@ -62,6 +63,7 @@ from provisioner.report.outcome import (
     RehearsalResult,
     Report,
     ReportStatus,
+    StartedServer,
     UndoneUpdate,
     all_errors,
     exit_status_of,
@@ -397,6 +399,14 @@ def test_detect_says_that_there_is_no_build_of_torch_where_it_looked() -> None:
             {"undo_update": {"path": "c", "left": "0.33.0", "version": "0.12.0", "commit": "a1", "branch": None}},
         ),
         ({"page": Path("x.html")}, {"page": "x.html"}),
+        (
+            {"config": Config(file=Path("klein-setup.toml"), settings={"comfyui": "x"})},
+            {"config": {"file": "klein-setup.toml", "settings": {"comfyui": "x"}}},
+        ),
+        (
+            {"server": StartedServer(url="http://127.0.0.1:1", was_running=True, template=None, log_path=None)},
+            {"server": {"url": "http://127.0.0.1:1", "was_running": True, "template": None, "log_path": None}},
+        ),
         (
             {"changes": ChangesSince(changes=())},
             {"changes": {"since": None, "changes": [], "checked": [], "mend_command": None}},
