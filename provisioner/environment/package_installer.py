@@ -66,6 +66,7 @@ class PackageInstaller:
         """Remove what a run that was killed left: pip follows a link that has the report's name."""
         self._root = environment_root(self.where)
         self._clear()
+        self._root.make_folder(self.where / STATE_FOLDER)  # one that is not of ours has none
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -361,3 +362,14 @@ def test_a_pip_that_cannot_say_what_it_would_install_installs_without_a_list(own
     assert any("nothing is listed" in line for line in said)
     assert "extra" in {each.name for each in own.envs.observe(own.where).distributions}
     assert own.changes() == {}
+
+
+def test_an_environment_without_a_folder_of_ours_gets_its_packages(shop: ToyIndex, tmp_path: Path) -> None:
+    """As that of a rehearsal is where the wheel index cannot be reached."""
+    where = tmp_path / "plain"
+    subprocess.run([sys.executable, "-m", "venv", where], check=True)
+    maker = environments(shop, tmp_path)
+    maker.install(where, [f"av=={AV.version}"])
+    assert [(each.name, each.version) for each in maker.observe(where).distributions if each.name == "av"] == [
+        ("av", AV.version)
+    ]
