@@ -70,7 +70,7 @@ def run_install(run: Run, options: InstallOptions, ui: RunUi, command: Command =
         Before anything was changed: something cannot be done here, no space, offline, no answer.
     """
     run, plan = _agreed(run, options, ui, command)
-    agree_to_links(run, plan, ui.ask)
+    agree_to_links(run, plan.links, ui.ask)
     ask_about(run, plan, ui.ask)
     decide_on_token(run, plan, ui.ask)
     applied = apply_plan(run, options, plan, show_smoke=ui.show_smoke)

@@ -91,6 +91,17 @@ class FolderLinks:
         for folder, path in dict.fromkeys(way for step in chosen for way in self._ways(step)):
             found.update(links_leading_out(folder, path))
         leading = dict.fromkeys((*found.items(), *(way for step in chosen for way in self._by_config(step))))
+        return self._judged(leading)
+
+    def on_the_way_into(self, folder: Path) -> tuple[FolderLink, ...]:
+        """Return the links that lead out on the way to what lies in a folder; raises as `on_the_way_of`."""
+        from provisioner.disk.root import links_leading_out
+
+        if self.named is None or self.named not in folder.parents:
+            return ()
+        return self._judged(links_leading_out(self.named, folder / "file"))
+
+    def _judged(self, leading: Iterable[tuple[Path, Path]]) -> tuple[FolderLink, ...]:
         return tuple(FolderLink(path=link, real=real, consent=self._consent(link, real)) for link, real in leading)
 
     def _by_config(self, step: Step) -> Iterator[tuple[Path, Path]]:
@@ -112,8 +123,10 @@ class FolderLinks:
         match step:
             case KeepComfyUI() | KeepEnvironment() | GenerateImage():
                 pass
+            case Remove(what="file"):
+                places.append(step.path)  # a link with its name is removed itself
             case Remove():
-                places.append(step.path)  # of what is removed a link is removed itself
+                places.append(step.path / "file")
             case GetComfyUI() | UpdateComfyUI():
                 places.append(step.folder / "file")
             case MakeEnvironment() | RepairEnvironment() | InstallPackages():

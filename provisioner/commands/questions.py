@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from provisioner.commands.run import Run, TargetOrigin
 from provisioner.core.errors import AnswerNeededError, PathOutsideRootError
 from provisioner.core.events import Notice
-from provisioner.core.models import ComfyTarget, FetchFile, PatchFile, Target
+from provisioner.core.models import ComfyTarget, FetchFile, FolderLink, PatchFile, Target
 from provisioner.core.units import count, human_bytes, listing
 from provisioner.plan.steps import MakeEnvironment, Plan, replaced_by
 
@@ -132,7 +132,7 @@ def _question(run: Run, plan: Plan, replaced: int) -> str:
     return f"{what[:1].upper()}{what[1:]} {preposition} {where}?"
 
 
-def agree_to_links(run: Run, plan: Plan, ask: Ask) -> None:
+def agree_to_links(run: Run, leading: Iterable[FolderLink], ask: Ask) -> None:
     """Ask once about the links that lead out of what the user named, and remember a yes.
 
     Raises
@@ -142,7 +142,7 @@ def agree_to_links(run: Run, plan: Plan, ask: Ask) -> None:
     AnswerNeededError
         The answer was no.
     """
-    links = tuple(link for link in plan.links if link.consent == "no")
+    links = tuple(link for link in leading if link.consent == "no")
     if not links:
         return
     named = run.session.links.named

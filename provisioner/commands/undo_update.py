@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from provisioner.commands.questions import Ask, need_yes
+from provisioner.commands.questions import Ask, agree_to_links, need_yes
 from provisioner.commands.run import Run
 from provisioner.core.errors import EXIT_OK, UsageError
 from provisioner.core.models import ComfyTarget
@@ -38,6 +38,7 @@ def run_undo_update(run: Run, *, ask: Ask, say: Callable[[str], None]) -> Report
             hint="Only an update by `klein-setup install --update-comfyui` can be undone.",
             path=str(folder),
         )
+    agree_to_links(run, run.session.links.on_the_way_into(folder), ask)
     now, was = before.version or "an unknown version", point.version or point.commit[:12]
     if not run.options.assume_yes:
         where = f"branch {point.branch}" if point.branch is not None else f"commit {point.commit[:12]}"

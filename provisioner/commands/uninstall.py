@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.commands.choose_environment import EnvironmentOptions, environment_folder
-from provisioner.commands.questions import Ask, need_yes
+from provisioner.commands.questions import Ask, agree_to_links, need_yes
 from provisioner.commands.run import Run
 from provisioner.core.errors import EXIT_OK, StorageError, UsageError
 from provisioner.core.models import ComfyTarget, Finding, Outcome
@@ -82,6 +82,7 @@ def run_uninstall(run: Run, options: UninstallOptions, *, ask: Ask, say: Callabl
         return run.report("uninstall", "ok", EXIT_OK, plan=plan, findings=kept)
     if options.is_dry_run:
         return run.report("uninstall", "planned", EXIT_OK, plan=plan, findings=kept)
+    agree_to_links(run, plan.links, ask)
     if not run.options.assume_yes:
         need_yes(
             ask,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.sandbox import Completed, Sandbox, Wanted, sha256_of, tensors
+from tests.support.setup_fixture import SetupFixture, Upstream, index_of_toys, inventory
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege, and a terminal the pty module")
 
@@ -277,3 +278,34 @@ def test_two_links_are_one_question(sandbox: Sandbox, drive: Path) -> None:
     assert asked.said.count("[y/N]") == 1
     assert all(f"{path} leads to {real}" in asked.said for path, real in places)
     assert [each["consent"] for each in links_of(sandbox.run("plan", "--json"))] == []  # nothing is left to write
+
+
+def test_programs_behind_a_link_are_removed_and_moved_back_only_where_that_was_agreed(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """A stranger's folder with the form of a portable build may lead to a ComfyUI of the user's, receipt and all."""
+    index = index_of_toys()
+    setup = SetupFixture(sandbox, index, Upstream(tmp_path / "upstream" / "ComfyUI"))
+    try:
+        assert setup.run("install", "--yes", "--only", "environment").returncode == 0
+    finally:
+        index.close()
+    strangers = tmp_path / "strangers"
+    (strangers / "python_embeded").mkdir(parents=True)
+    path = strangers / "ComfyUI"
+    path.symlink_to(setup.tree)
+    before = inventory(setup.tree)
+    named = ("--manifest", str(sandbox.manifest), "--comfyui", str(strangers))
+    for part in ("comfyui", "environment"):
+        refused = sandbox.run("uninstall", "--yes", "--only", part, "--json", *named)
+        assert (refused.returncode, refused.codes) == (4, ["path-outside-root"]), part
+        assert f"{path} leads to {setup.tree}" in refused.stderr
+    point = {"commit": "a" * 40, "branch": None, "version": "0.1.0", "target": "b" * 40, "started_at": "2026-11-26"}
+    record = setup.tree / ".klein-setup" / "comfyui-before.json"
+    record.write_text(json.dumps(point), encoding="utf-8")
+    undone = sandbox.run("repair", "--undo-update", "--yes", "--json", *named)
+    assert (undone.returncode, undone.codes) == (4, ["path-outside-root"])
+    record.unlink()
+    assert inventory(setup.tree) == before
+    agreed = sandbox.run("uninstall", "--yes", "--only", "environment", "--follow-links", *named)
+    assert (agreed.returncode, setup.environment.exists()) == (0, False)
