@@ -653,13 +653,18 @@ def absolute_paths(given: list[str]) -> list[str]:
     words: list[str] = []
     for word in given:
         option, equals, value = word.partition("=")
-        if words and words[-1] in PATH_OPTIONS and not word.startswith("-"):
-            words.append(str(Path(word).expanduser().absolute()))
-        elif equals and option in PATH_OPTIONS:
-            words.append(f"{option}={Path(value).expanduser().absolute()}")
+        if words and not word.startswith("-"):
+            words.append(_absolute_value(words[-1], word))
         else:
-            words.append(word)
+            words.append(f"{option}={_absolute_value(option, value)}" if equals else word)
     return words
+
+
+def _absolute_value(option: str, value: str) -> str:
+    """Return an option's value, a path as an absolute one; of a name or an address that may be one, if it is there."""
+    path = Path(value).expanduser()
+    is_path = option in PATH_OPTIONS or (option in {"--manifest", "--comfyui-source"} and path.exists())
+    return str(path.absolute()) if is_path else value
 
 
 def _variable(text: str) -> str:

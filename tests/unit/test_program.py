@@ -80,6 +80,23 @@ def test_paths_in_the_arguments_become_absolute() -> None:
     ]
 
 
+def test_a_manifest_or_a_source_of_comfyui_is_a_path_where_one_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").touch()
+    given = ["--manifest", "mine.yaml", "--comfyui-source=mine.yaml", "--set=fp8", "--manifest", "flux2-klein-4b"]
+    found = str(tmp_path / "mine.yaml")
+    assert absolute_paths(given) == [
+        "--manifest",
+        found,
+        f"--comfyui-source={found}",
+        "--set=fp8",
+        "--manifest",
+        "flux2-klein-4b",
+    ]
+
+
 def test_every_option_that_takes_a_path_is_known() -> None:
     parsers = build_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
     taking = set()
