@@ -58,7 +58,7 @@ def read_config(path: Path) -> Config:
     return Config(file=path, settings=found)
 
 
-_HINT = "Correct the file, or move it away; `klein-setup detect` shows what it sets."
+_HINT = "Correct the file, or move it away."
 
 
 def _text_of(path: Path) -> str:

@@ -130,20 +130,20 @@ def _smoke_test(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Even
         run,
         options,
         comfyui=inspect_comfyui(run),
-        environment=environment_folder(run, _environment_options(arguments)),
+        environment=environment_folder(run, arguments.environment),
         show=ui.show_smoke,
     )
 
 
 def _start(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
-    from provisioner.commands.choose_environment import EnvironmentOptions, environment_folder
+    from provisioner.commands.choose_environment import environment_folder
     from provisioner.commands.run import open_run, with_last_manifest
     from provisioner.commands.start import StartOptions, run_start
 
     chosen = with_last_manifest(_options(arguments))
     run = open_run(_session(arguments, ui, cancelled), chosen, with_machine=False)
     options = StartOptions(
-        environment=environment_folder(run, EnvironmentOptions(where=arguments.environment)),
+        environment=environment_folder(run, arguments.environment),
         port=arguments.port,
         opens_browser=not arguments.no_browser,
         arguments=arguments.passed,

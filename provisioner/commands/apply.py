@@ -278,6 +278,6 @@ def _generate(run: Run, options: InstallOptions, applied: Applied, show_smoke: C
     found = (*applied.files.findings, *applied.findings, *(() if comfyui is None else check_comfyui(comfyui)))
     if any(each.severity == "problem" for each in found):
         return ""
-    where = environment_folder(run, options.environment)
+    where = environment_folder(run, options.environment.where)
     applied.smoke = generate_image(run, options.smoke, comfyui=comfyui, environment=where, show=show_smoke)
     return "generated and checked"

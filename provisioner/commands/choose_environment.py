@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.commands.inspect_comfyui import inspect_comfyui
 from provisioner.commands.packages import ComparedPackages, app_of, compare_packages
-from provisioner.commands.run import Run, check_folder_name
+from provisioner.commands.run import Run, check_folder_name, options_of
 from provisioner.commands.session import Session
 from provisioner.core.errors import EXIT_FINDINGS, UnsupportedMachineError
 from provisioner.core.models import ComfyTarget, Finding, Machine
@@ -37,17 +37,23 @@ class EnvironmentOptions:
     torch: TorchOptions = field(default_factory=TorchOptions)
 
 
-def environment_folder(run: Run, options: EnvironmentOptions) -> Path:
-    """Return the folder of a run's environment: beside ComfyUI's own files, else in the user's data folder."""
-    if options.where is not None:
-        check_folder_name(options.where)
-        return options.where.expanduser().absolute()
+def environment_folder(run: Run, named: Path | None) -> Path:
+    """Return the folder of a run's environment: the named one, else beside ComfyUI's files or in the data folder."""
+    if named is not None:
+        check_folder_name(named)
+        return named.expanduser().absolute()
     if isinstance(run.target, ComfyTarget):
         models = run.target.models
         return (models.parent if models.name == "models" else models) / ".venv"
     from provisioner.disk.locations import data_folder
 
     return data_folder() / "diffusers-env"
+
+
+def start_command(run: Run, environment: Path, *more: str) -> str:
+    """Return the command that starts this ComfyUI with this environment, ready to paste."""
+    named = None if environment == environment_folder(run, None) else environment
+    return run.session.settings.program.command("start", [*options_of(run, named), *more])
 
 
 def look_at_environment(
@@ -173,7 +179,7 @@ def check_environment(
 
 def verify_environment(run: Run, report: Report, where: Path | None) -> Report:
     """Add what became of the environment beside the files, if there is one of ours."""
-    folder = environment_folder(run, EnvironmentOptions(where=where))
+    folder = environment_folder(run, where)
     if not folder.is_dir():
         return report
     machine = run.session.machine

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from provisioner.commands.choose_environment import EnvironmentOptions, environment_folder
+from provisioner.commands.choose_environment import environment_folder
 from provisioner.commands.detect import detected
 from provisioner.commands.run import Options, open_run
 from provisioner.commands.session import Session
@@ -209,7 +209,7 @@ def _quick(session: Session, options: Options) -> Report:
 def _packages(session: Session, options: Options, environment: Path | None) -> str:
     """Return what is installed, as ``pip freeze`` writes it; nothing where there is no environment."""
     run = open_run(session, options, with_machine=False)
-    seen = session.environments.observe(environment_folder(run, EnvironmentOptions(where=environment)))
+    seen = session.environments.observe(environment_folder(run, environment))
     if not seen.is_there:
         return ""
     python = f"Python {seen.python.version}" if seen.python is not None else seen.broken or "no Python"

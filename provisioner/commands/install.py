@@ -84,7 +84,7 @@ def run_install(run: Run, options: InstallOptions, ui: RunUi, command: Command =
             remember_verified(run, take_snapshot(run, report, comfyui, options.environment.where))
     if report.smoke_test is None:
         return report
-    return replace(report, opening=opening_of(run, comfyui, environment_folder(run, options.environment)))
+    return replace(report, opening=opening_of(run, comfyui, environment_folder(run, options.environment.where)))
 
 
 def _agreed(run: Run, options: InstallOptions, ui: RunUi, command: Command) -> tuple[Run, Plan]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from provisioner.commands.choose_environment import EnvironmentOptions, environment_folder
+from provisioner.commands.choose_environment import environment_folder
 from provisioner.commands.inspect_comfyui import inspect_comfyui
 from provisioner.commands.run import Run
 from provisioner.commands.verify_files import run_verify
@@ -88,7 +88,7 @@ def _torch_of(run: Run, environment: Path | None) -> tuple[str | None, str | Non
 
     None where there is none; no files where this user's runs did not install them, or where they changed since.
     """
-    where = environment_folder(run, EnvironmentOptions(where=environment))
+    where = environment_folder(run, environment)
     seen = run.session.environments.observe(where) if where.is_dir() else None
     if seen is None or seen.receipt is None:
         return None, None, ()

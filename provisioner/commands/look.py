@@ -76,7 +76,7 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth) -> Plan:
     )
     wants_comfyui = bool({"environment", "smoke"} & options.parts) and can_generate(run.wanted)
     comfyui = inspect_comfyui(run, options.comfyui) if wants_comfyui else None
-    where = environment_folder(run, options.environment)
+    where = environment_folder(run, options.environment.where)
     steps: list[Step] = []
     findings: list[Finding] = []
     notes: list[str] = []

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from provisioner.commands.run import Run, TargetOrigin
-from provisioner.core.errors import AnswerNeededError, PathOutsideRootError
+from provisioner.commands.run import Run, TargetOrigin, named_path
+from provisioner.core.errors import AnswerNeededError, KleinError, PathOutsideRootError
 from provisioner.core.events import Notice
-from provisioner.core.models import ComfyTarget, FetchFile, FolderLink, PatchFile, Target
+from provisioner.core.models import FetchFile, FolderLink, PatchFile
 from provisioner.core.units import count, human_bytes, listing
 from provisioner.plan.steps import MakeEnvironment, Plan, replaced_by
 
@@ -63,13 +63,7 @@ def _accept_licence(run: Run, ask: Ask) -> None:
         licence=licence.id,
         url=licence.url,
     )
-    if run.options.assume_yes:
-        raise refusal
-    try:
-        is_accepted = ask(question)
-    except AnswerNeededError as error:
-        raise refusal from error
-    need_yes(lambda _question: is_accepted, question, hint=hint)
+    _need_consent(run, ask, question, refusal, hint=hint)
 
 
 def ask_to_apply(run: Run, plan: Plan, ask: AskToApply | None, *, is_repair: bool) -> Path | None:
@@ -107,10 +101,7 @@ def ask_to_apply(run: Run, plan: Plan, ask: AskToApply | None, *, is_repair: boo
     if isinstance(answer, Path):
         return answer
     if not answer:
-        raise AnswerNeededError(
-            "Nothing was done: the question was answered with no.",
-            hint="Name another folder with --comfyui DIR, or another set with --set.",
-        )
+        raise _answered_with_no("Name another folder with --comfyui DIR, or another set with --set.")
     return None
 
 
@@ -124,7 +115,7 @@ _ORIGINS: Mapping[TargetOrigin, str] = {
 
 def _question(run: Run, plan: Plan, replaced: int) -> str:
     """Return the question with everything that it is about: bytes, folder, files that are replaced."""
-    where = f"{_shown(run.target)}{_ORIGINS[run.origin]}"
+    where = f"{named_path(run.target)}{_ORIGINS[run.origin]}"
     replaces = f"replace {count(replaced, 'file')} (kept as backups)" if replaced else ""
     fetches = f"fetch {human_bytes(plan.bytes_to_fetch)}" if plan.bytes_to_fetch else ""
     what = " and ".join(filter(None, [fetches, replaces])) or f"do {count(len(plan.changes), 'step')}"
@@ -157,19 +148,13 @@ def agree_to_links(run: Run, leading: Iterable[FolderLink], ask: Ask) -> None:
         real=str(links[0].real),
         links=[{"path": str(link.path), "leads_to": str(link.real)} for link in links],
     )
-    if run.options.assume_yes:
-        raise refusal
     ends = "".join(f"\n  {link.path} leads to {link.real}" for link in links)
     question = (
         f"Files would be written, moved or deleted behind {count(len(links), 'link')} to a place outside of {named}:"
         f"{ends}\nFollow {'it' if len(links) == 1 else 'them'} now and in later runs?"
     )
-    try:
-        is_agreed = ask(question)
-    except AnswerNeededError as error:
-        raise refusal from error
     hint = "Name the folder that the link leads to, or put a folder in the link's place."
-    need_yes(lambda _question: is_agreed, question, hint=hint)
+    _need_consent(run, ask, question, refusal, hint=hint)
     run.session.links.agree(links)
 
 
@@ -195,11 +180,23 @@ def decide_on_token(run: Run, plan: Plan, ask: Ask) -> None:
     )
 
 
+def _need_consent(run: Run, ask: Ask, question: str, refusal: KleinError, *, hint: str) -> None:
+    """Ask what ``--yes`` is no answer to; raise `refusal` where nobody can be asked, AnswerNeededError after a no."""
+    if run.options.assume_yes:
+        raise refusal
+    try:
+        is_agreed = ask(question)
+    except AnswerNeededError as error:
+        raise refusal from error
+    if not is_agreed:
+        raise _answered_with_no(hint)
+
+
+def _answered_with_no(hint: str) -> AnswerNeededError:
+    return AnswerNeededError("Nothing was done: the question was answered with no.", hint=hint)
+
+
 def need_yes(ask: Ask, question: str, *, hint: str) -> None:
     """Ask, and raise AnswerNeededError unless the answer is yes."""
     if not ask(question):
-        raise AnswerNeededError("Nothing was done: the question was answered with no.", hint=hint)
-
-
-def _shown(target: Target) -> str:
-    return str(target.given if isinstance(target, ComfyTarget) else target.cache)
+        raise _answered_with_no(hint)

@@ -155,7 +155,7 @@ def open_run(session: Session, options: Options, *, with_machine: bool = True, m
         named = manifest.set_named(options.set_id or manifest.default_set)
         target, origin = _open_target(session, options, kind or (named.target if named else "comfyui"))
         before = _set_before(manifest, target)
-        choice = choose(remembered=before, recorded=_recorded(target))
+        choice = choose(remembered=before, recorded=lambda: _recorded(target))
     if kind is not None and choice.set.target != kind:
         raise UsageError(
             f"The set {choice.set.id} goes into {_OPTION_OF[choice.set.target]}, not into {_OPTION_OF[kind]}.",
@@ -187,7 +187,7 @@ def _kind_of_target(options: Options) -> TargetKind | None:
 
 
 def _check_exists(target: Target, origin: TargetOrigin) -> None:
-    folder = target.given if isinstance(target, ComfyTarget) else target.cache
+    folder = named_path(target)
     if folder.exists():
         return
     if origin == "named":
@@ -218,11 +218,14 @@ def _recorded(target: Target) -> frozenset[str]:
     return frozenset(claim.artifact_id for root in roots for claim in read_receipt(root).values())
 
 
-def _remembered(target: Target) -> tuple[str, str]:
+def named_path(target: Target) -> Path:
+    """Return the folder by which a person knows a target."""
+    return target.given if isinstance(target, ComfyTarget) else target.cache
+
+
+def _remembered(target: Target) -> tuple[TargetKind, str]:
     """Return how a target is remembered: its kind and its path."""
-    if isinstance(target, ComfyTarget):
-        return "comfyui", str(target.given.absolute())
-    return "hf_cache", str(target.cache.absolute())
+    return "comfyui" if isinstance(target, ComfyTarget) else "hf_cache", str(named_path(target).absolute())
 
 
 def _absolute_argument(manifest: str) -> str:
@@ -334,17 +337,27 @@ def _entry_of(run: Run) -> LastRun:
     }
 
 
-def options_of(run: Run) -> list[str]:
-    """Return the options that mean this manifest, set and tree to ``start``; none where they were remembered."""
+def options_of(run: Run, environment: Path | None) -> list[str]:
+    """Return the options that mean the same to ``start``: no manifest, set and tree where they were remembered.
+
+    Parameters
+    ----------
+    run : Run
+        Which manifest, set and tree, and which other YAML files.
+    environment : Path or None
+        The folder that was named for the environment.
+    """
     from provisioner.disk.last_run import read_last_runs
     from provisioner.disk.locations import state_folder
 
-    if read_last_runs(state_folder())[:1] == (_entry_of(run),):
-        return []
-    named = _absolute_argument(run.options.manifest)
-    _, folder = _remembered(run.target)
-    options = [] if named == Options().manifest else ["--manifest", named]
-    return [*options, "--set", run.wanted.id, "--comfyui", folder]
+    options: list[str] = []
+    if read_last_runs(state_folder())[:1] != (_entry_of(run),):
+        named = _absolute_argument(run.options.manifest)
+        options += [] if named == Options().manifest else ["--manifest", named]
+        options += ["--set", run.wanted.id, "--comfyui", _remembered(run.target)[1]]
+    for config in run.options.extra_model_paths:
+        options += ["--extra-model-paths", str(config.expanduser().absolute())]
+    return options if environment is None else [*options, "--environment", str(environment.expanduser().absolute())]
 
 
 def with_last_manifest(options: Options) -> Options:

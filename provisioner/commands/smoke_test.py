@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from provisioner.comfyui.server.failures import findings_in_log, nodes_missing_error
 from provisioner.comfyui.server.launch import Launch, parse_address
+from provisioner.commands.choose_environment import start_command
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, with_comfyui
-from provisioner.commands.run import Run, options_of
+from provisioner.commands.run import Run, named_path
 from provisioner.commands.templates import find_template
 from provisioner.commands.unload import DEFAULT_SERVER
 from provisioner.core.errors import (
@@ -27,7 +28,7 @@ from provisioner.core.errors import (
     StorageError,
     UsageError,
 )
-from provisioner.core.models import ComfyTarget, Finding, Gpu, HubCacheTarget, HubFile, Machine
+from provisioner.core.models import Finding, Gpu, HubCacheTarget, HubFile, Machine
 from provisioner.disk.os_errors import reason_of
 from provisioner.disk.root import Root, scratch_folder, write_output
 from provisioner.files.layout import destination_for
@@ -162,7 +163,7 @@ def generate_image(
         run.session.stages.fail(error)
         raise
     run.session.stages.end()
-    python = None if comfyui is None else comfyui.checkout.python
+    python = None if comfyui is None else python_of(run, comfyui, environment)[0]
     found = find_template(python, run.wanted)
     template = None if found is None else f"{found.name}.json"
     notes = (*smoke.notes, *describe(smoke, run.wanted.envelope, machine), *_workflow_note(template))
@@ -178,7 +179,7 @@ def opening_of(run: Run, comfyui: ComfyUIInstall | None, environment: Path) -> O
     python, _ = python_of(run, comfyui, environment)
     template = find_template(python, run.wanted)
     return Opening(
-        command=run.session.settings.program.command("start", options_of(run)),
+        command=start_command(run, environment),
         url=DEFAULT_SERVER,
         template=None if template is None else template.title or template.name,
     )
@@ -265,7 +266,7 @@ def _program_and_python(
     """Return ComfyUI and the Python it is started with: the environment we made, else the tree's own."""
     if comfyui is None or comfyui.checkout.tree is None:
         raise UsageError(
-            f"There is no ComfyUI in {_shown_target(run)} to generate an image with.",
+            f"There is no ComfyUI in {named_path(run.target)} to generate an image with.",
             hint="Start yours and name it with --server URL, or name ComfyUI's own folder with --comfyui DIR.",
         )
     python, seen = python_of(run, comfyui, environment)
@@ -283,10 +284,6 @@ def python_of(run: Run, comfyui: ComfyUIInstall, environment: Path) -> tuple[Pat
     if seen.receipt is not None and seen.python is not None:
         return seen.python.path, seen
     return comfyui.checkout.python, seen
-
-
-def _shown_target(run: Run) -> str:
-    return str(run.target.given if isinstance(run.target, ComfyTarget) else run.target.cache)
 
 
 def server_options(run: Run, machine: Machine, seen: Observation) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.comfyui.server.launch import Launch, ServerAddress, listening_address
+from provisioner.commands.choose_environment import start_command
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui
 from provisioner.commands.questions import Ask
 from provisioner.commands.run import Run
@@ -159,10 +160,11 @@ def _show_running(
     if isinstance(holder, str):
         raise port_taken_error(address, holder)
     name = f"ComfyUI {holder.comfyui_version}" if holder.comfyui_version else "ComfyUI"
+    beside = start_command(run, options.environment, "--port", str(address.port + 1))
     for finding in check_server(run, address.url):
         raise ServerNotUsableError(
             f"{name} already runs at {address.url}, but not with these files. {finding.message}",
-            hint=f"Stop it, or start this one beside it with `klein-setup start --port {address.port + 1}`.",
+            hint=f"Stop it, or start this one beside it with `{beside}`.",
             cause="port-taken",
             url=address.url,
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from provisioner.commands.choose_environment import EnvironmentOptions, environment_folder
+from provisioner.commands.choose_environment import environment_folder
 from provisioner.commands.questions import Ask, agree_to_links, need_yes
 from provisioner.commands.run import Run
 from provisioner.core.errors import EXIT_OK, StorageError, UsageError
@@ -159,8 +159,7 @@ def _kept(run: Run, owned: Owned) -> Finding:
 
 
 def _environment_of_ours(run: Run, options: UninstallOptions) -> Path | None:
-
-    where = environment_folder(run, EnvironmentOptions(where=options.environment))
+    where = environment_folder(run, options.environment)
     seen = run.session.environments.observe(where)
     return where if seen.receipt is not None or seen.interrupted is not None else None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner import __version__
-from provisioner.commands.choose_environment import EnvironmentOptions, environment_folder, verify_environment
+from provisioner.commands.choose_environment import environment_folder, verify_environment
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui, with_comfyui
 from provisioner.commands.parts import can_generate
 from provisioner.commands.run import Run
@@ -74,7 +74,7 @@ def run_full_verify(
     if before is None:
         return report
     now = take_snapshot(run, report, comfyui, options.environment)
-    report = with_problems(report, tuple(_gone(before, now, comfyui, _environment(run, options.environment))))
+    report = with_problems(report, tuple(_gone(before, now, comfyui, environment_folder(run, options.environment))))
     changes = compare(before, now)
     checked = list(checks_for(changes))
     if _should_generate(changes, report, comfyui, options):
@@ -133,7 +133,7 @@ def _generated(
     run: Run, report: Report, comfyui: ComfyUIInstall | None, options: VerifyOptions, show: Callable[[SmokeTest], None]
 ) -> Report:
     try:
-        where = _environment(run, options.environment)
+        where = environment_folder(run, options.environment)
         return with_smoke_test(
             report, generate_image(run, options.smoke, comfyui=comfyui, environment=where, show=show)
         )
@@ -210,7 +210,7 @@ def _last_snapshot(run: Run) -> Snapshot | None:
 def take_snapshot(run: Run, report: Report, comfyui: ComfyUIInstall | None, environment: Path | None) -> Snapshot:
     """Return the state of everything this run looked at."""
     machine = report.machine or run.machine
-    where = _environment(run, environment)
+    where = environment_folder(run, environment)
     seen = run.session.environments.observe(where) if where.is_dir() else None
     versions = {} if seen is None else {each.name: each.version for each in seen.distributions}
     checkout = comfyui.checkout if comfyui is not None and comfyui.checkout.tree is not None else None
@@ -262,8 +262,3 @@ def _config_digest(run: Run) -> str | None:
         return None if config is None else hashlib.sha256(config.read_bytes()).hexdigest()
     except OSError:
         return None
-
-
-def _environment(run: Run, where: Path | None) -> Path:
-
-    return environment_folder(run, EnvironmentOptions(where=where))

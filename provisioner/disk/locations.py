@@ -94,7 +94,7 @@ def config_file() -> Path:
 
 
 def data_folder() -> Path:
-    """Return the user's folder in which a new ComfyUI tree is made by default."""
+    """Return the user's folder for images and for an environment that belongs to no tree."""
     import platformdirs
 
     return platformdirs.user_data_path(APPLICATION, appauthor=False)

@@ -17,7 +17,7 @@ def choose_set(
     kind: TargetKind | None,
     look: Callable[[], Machine],
     remembered: str | None = None,
-    recorded: Collection[str] = (),
+    recorded: Callable[[], Collection[str]] = tuple,
 ) -> SetChoice:
     """Return the set that was named; else the one that is installed; else the first that this machine can run.
 
@@ -33,8 +33,8 @@ def choose_set(
         Returns the machine; called only where the choice depends on it.
     remembered : str or None
         The set that the user's own runs installed in this target.
-    recorded : collection of str
-        Ids of the artifacts in the target's receipts.
+    recorded : callable
+        Returns the ids of the artifacts in the target's receipts; called only where nothing is remembered.
 
     Raises
     ------
@@ -52,7 +52,8 @@ def choose_set(
         before = next((each for each in sets if each.id == remembered), None)
         if before is not None:
             return SetChoice(set=before, because="it was installed here before")
-        listed = next((each for each in sets if {file.id for file in each.artifacts} <= set(recorded)), None)
+        there = set(recorded())
+        listed = next((each for each in sets if {file.id for file in each.artifacts} <= there), None)
         if listed is not None:
             return SetChoice(set=listed, because="the receipt in this folder lists its files")
         if len(sets) == 1 or all(each.conditions == Conditions() for each in sets):

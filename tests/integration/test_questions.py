@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from provisioner.commands.choose_environment import environment_folder, start_command
+from provisioner.commands.run import Options, open_run
+from provisioner.commands.session import Session, Settings
 from provisioner.disk.last_run import write_last_run
 from tests.support.sandbox import Sandbox, sha256_of, tensors
 
@@ -98,3 +102,26 @@ def test_a_folder_that_is_not_there_is_no_new_one(sandbox: Sandbox, command: str
     nowhere = sandbox.run(*command.split(), "--no-target", "--json").json["errors"][0]
     assert nowhere["message"] == "No ComfyUI was found on this machine."
     assert "klein-setup install" in nowhere["hint"]
+
+
+def test_the_command_that_starts_comfyui_names_what_is_not_remembered(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(sandbox.home / "state"))
+    sandbox.publish(RIGHT)
+    paths = sandbox.folder / "paths.yaml"
+    paths.write_text("mine:\n  vae: vae\n", encoding="utf-8")
+    elsewhere = sandbox.folder / "elsewhere"
+    options = Options(manifest=str(sandbox.manifest), comfyui=sandbox.tree)
+    session = Session(settings=Settings(), environ=sandbox.environ)
+    run = open_run(session, options)
+    usual = environment_folder(run, None)
+    named = f"klein-setup start --manifest {sandbox.manifest} --set tree --comfyui {sandbox.tree}"
+    assert start_command(run, usual) == named
+    more = open_run(session, replace(options, extra_model_paths=(paths,)))
+    assert start_command(more, elsewhere, "--port", "1") == (
+        f"{named} --extra-model-paths {paths} --environment {elsewhere} --port 1"
+    )
+    assert sandbox.install().returncode == 0
+    assert start_command(open_run(session, options), usual) == "klein-setup start"
+    assert start_command(open_run(session, options), elsewhere) == f"klein-setup start --environment {elsewhere}"

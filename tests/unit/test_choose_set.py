@@ -32,7 +32,7 @@ def chosen(
         assert this is not None, "the machine was looked at"
         return this
 
-    return choose_set(manifest(*sets), asked, kind=kind, look=look, remembered=remembered, recorded=recorded)
+    return choose_set(manifest(*sets), asked, kind=kind, look=look, remembered=remembered, recorded=lambda: recorded)
 
 
 def test_a_named_set_is_taken_without_a_look_at_the_machine() -> None:
