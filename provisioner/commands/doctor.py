@@ -20,15 +20,14 @@ from typing import TypeAlias
 
 from provisioner.commands.choose_environment import environment_folder
 from provisioner.commands.detect import detected
+from provisioner.commands.output_file import write_file
 from provisioner.commands.run import Options, open_run
 from provisioner.commands.session import Session
 from provisioner.commands.verify_files import run_verify
-from provisioner.core.errors import EXIT_OK, KleinError, NotWritableError, StorageError
+from provisioner.core.errors import EXIT_OK, KleinError
 from provisioner.core.redact import MASK, printable, redact
-from provisioner.disk.last_run import read_last_report, write_bundle
+from provisioner.disk.last_run import read_last_report
 from provisioner.disk.locations import state_folder
-from provisioner.disk.os_errors import reason_of
-from provisioner.disk.root import write_output
 from provisioner.machine.child_environment import is_secret_name, secret_values
 from provisioner.report.html.page import render_page
 from provisioner.report.outcome import Bundle, BundledFile, LeftOut, Report
@@ -107,7 +106,7 @@ def run_doctor(
         bundle.add(f"logs/{log.name}", "the end of a log", partial(_end_of, log, secrets))
     bundle.add("contents.txt", "this list", bundle.listing)
     data = bundle.zipped()
-    path = _write(data, asked.output)
+    path = write_file(data, asked.output, name="klein-setup-doctor.zip")
     written = Bundle(path=path, size=len(data), files=bundle.files, left_out=tuple(bundle.left_out))
     _tell(written, say)
     return replace(machine, command="doctor", status="ok", exit_status=EXIT_OK, errors=(), bundle=written)
@@ -242,20 +241,6 @@ def _end_of(path: Path, secrets: Iterable[str]) -> str:
         raise ValueError(message)
     whole_lines = data.partition(b"\n")[2] if size > MOST_OF_A_LOG else data
     return clean_text(whole_lines.decode("utf-8", "replace"), secrets)
-
-
-def _write(data: bytes, output: Path | None) -> Path:
-    path = state_folder() / "klein-setup-doctor.zip" if output is None else output.expanduser().absolute()
-    try:
-        if output is None:
-            write_bundle(path, data)
-        else:
-            write_output(path, data)
-    except StorageError as error:
-        raise NotWritableError(
-            f"{path} cannot be written: {reason_of(error)}.", hint="Name another --output FILE.", path=str(path)
-        ) from error
-    return path
 
 
 def _tell(bundle: Bundle, say: Callable[[str], None]) -> None:

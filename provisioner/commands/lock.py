@@ -8,12 +8,11 @@ from pathlib import Path
 
 from provisioner.commands.choose_environment import environment_folder
 from provisioner.commands.inspect_comfyui import inspect_comfyui
+from provisioner.commands.output_file import write_file
 from provisioner.commands.run import Run
 from provisioner.commands.verify_files import run_verify
-from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, NotWritableError, StorageError
+from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK
 from provisioner.core.models import Lock
-from provisioner.disk.os_errors import reason_of
-from provisioner.disk.root import write_output
 from provisioner.environment.state import FAMILY
 from provisioner.manifest.lock_file import Verified, drift_from, locked_text, refuse_drift
 from provisioner.report.outcome import Report
@@ -43,13 +42,7 @@ def run_lock(run: Run, output: Path, environment: Path | None, *, say: Callable[
                 size=file_digest.size, sha256=file_digest.sha256, blocks=file_digest.blocks
             )
     text = locked_text(run.manifest, run.wanted, verified, _machine_lock(run, environment))
-    path = output.expanduser().absolute()
-    try:
-        write_output(path, text.encode("utf-8"))
-    except StorageError as error:
-        raise NotWritableError(
-            f"{path} cannot be written: {reason_of(error)}.", hint="Name another --output FILE.", path=str(path)
-        ) from error
+    path = write_file(text.encode("utf-8"), output)
     blocks = sum(len(each.blocks) for each in verified.values())
     say(f"{path} names {len(verified)} files and {blocks} blocks of 16 MiB.")
     say(f"Elsewhere, `klein-setup repair --manifest {path.name}` fetches only the blocks that are wrong.")

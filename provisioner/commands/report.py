@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from provisioner.core.errors import EXIT_OK, NotWritableError, StorageError, UsageError
+from provisioner.core.errors import EXIT_OK, UsageError
+from provisioner.core.json_reader import as_dict
 from provisioner.core.program import KLEIN_SETUP, Program
 from provisioner.report.outcome import Report
 from provisioner.ui.console import utc
@@ -91,21 +92,9 @@ def _bytes_of(file: Path) -> bytes:
 
 def _written(page: str, name: str, output: Path | None, *, opens: bool, say: Callable[[str], None]) -> Report:
     """Write a page where it was asked for, else under its name into the state folder; show it if asked to."""
-    from provisioner.disk.last_run import write_page
-    from provisioner.disk.locations import state_folder
-    from provisioner.disk.os_errors import reason_of
-    from provisioner.disk.root import write_output
+    from provisioner.commands.output_file import write_file
 
-    path = state_folder() if output is None else output.expanduser().absolute()
-    try:
-        if output is None:
-            path = write_page(path, page.encode("utf-8"), name)
-        else:
-            write_output(path, page.encode("utf-8"))
-    except StorageError as error:
-        raise NotWritableError(
-            f"{path} cannot be written: {reason_of(error)}.", hint="Name another --output FILE.", path=str(path)
-        ) from error
+    path = write_file(page.encode("utf-8"), output, name=name)
     say(f"The page is {path}; it needs nothing but a browser.")
     if opens:
         _open(path, say)
@@ -121,19 +110,14 @@ def _open(path: Path, say: Callable[[str], None]) -> None:
 
 def _image_of(document: Mapping[str, Any]) -> bytes | None:
     """Return the image of the run, else of the last one that made an image; None where it is gone or another one."""
-    details = document.get("details")
-    details = details if isinstance(details, dict) else {}
-    smoke = details.get("smoke_test") or _dict(details.get("last_image")).get("smoke_test")
-    picture = _dict(_dict(smoke).get("picture"))
+    details = as_dict(document.get("details"))
+    smoke = details.get("smoke_test") or as_dict(details.get("last_image")).get("smoke_test")
+    picture = as_dict(as_dict(smoke).get("picture"))
     try:
-        path = Path(picture["path"])
+        path = Path(str(picture["path"]))
         if not path.is_file() or path.stat().st_size > _LARGEST_IMAGE:
             return None
         image = path.read_bytes()
     except (KeyError, TypeError, OSError, ValueError):
         return None
     return image if hashlib.sha256(image).hexdigest() == picture.get("sha256") else None
-
-
-def _dict(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

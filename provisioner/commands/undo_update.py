@@ -44,9 +44,8 @@ def run_undo_update(run: Run, *, ask: Ask, say: Callable[[str], None]) -> Report
         where = f"branch {point.branch}" if point.branch is not None else f"commit {point.commit[:12]}"
         question = f"Move ComfyUI in {folder} from {now} back to {was} ({where})?"
         need_yes(ask, question, hint="Agree with --yes, or keep the release that is there.")
-    with run.session.stages.stage("moving back", "ComfyUI", "moved") as came_of_it:
+    with run.session.stages.stage("moving back", "ComfyUI", "moved back"):
         checkouts.go_back(folder, progress=run.session.say_progress)
-        came_of_it(f"ComfyUI back to {was}")
     say(f"ComfyUI in {folder} is at {was} again; it was at {now}.")
     say("Its packages may be those of the other release; `klein-setup install --only environment` checks them.")
     undone = UndoneUpdate(

@@ -141,8 +141,8 @@ def write_last_report(folder: Path, document: Mapping[str, object]) -> bool:
     return True
 
 
-def write_bundle(path: Path, data: bytes) -> None:
-    """Write the zip of ``klein-setup doctor`` into the state folder, for its user alone; raises StorageError."""
+def write_for_user(path: Path, data: bytes) -> None:
+    """Write a file into the state folder, for its user alone; raises StorageError."""
     _own(path.parent).write_bytes(path, data)
 
 
@@ -171,13 +171,6 @@ def _image_path(details: Mapping[str, object]) -> str | None:
     for key in ("smoke_test", "picture", "path"):
         found = found.get(key) if isinstance(found, dict) else None
     return found if isinstance(found, str) else None
-
-
-def write_page(folder: Path, page: bytes, name: str) -> Path:
-    """Write a page into the state folder; return its path, or raise StorageError."""
-    path = folder / name
-    _own(folder).write_bytes(path, page)
-    return path
 
 
 def write_defect_log(folder: Path, text: str) -> Path | None:

@@ -16,9 +16,9 @@ from provisioner.disk.last_run import (
     read_last_report,
     read_last_runs,
     write_defect_log,
+    write_for_user,
     write_last_report,
     write_last_run,
-    write_page,
 )
 from provisioner.files.local_copies import FilesInFolders
 from tests.support.builders import artifact, sha256, variant
@@ -276,7 +276,8 @@ def test_an_earlier_report_without_an_image_leaves_the_next_as_it_is(tmp_path: P
 
 def test_the_page_and_the_report_are_for_their_user_alone(tmp_path: Path) -> None:
     assert last_report_time(tmp_path).endswith("Z")  # of now: nothing was kept yet
-    path = write_page(tmp_path / "state", b"<!DOCTYPE html>", "page.html")
+    path = tmp_path / "state" / "page.html"
+    write_for_user(path, b"<!DOCTYPE html>")
     assert path.read_bytes() == b"<!DOCTYPE html>"
     if sys.platform != "win32":
         assert path.stat().st_mode & 0o077 == 0
