@@ -969,6 +969,85 @@ def test_an_update_starts_nothing_that_the_trees_settings_name(tree: Path, upstr
     assert not (tmp_path / "started").exists()
 
 
+def plant_record(tree: Path, commit: str, target: str, branch: str | None = None, *, is_finished: bool = False) -> None:
+    """Put a record of an update there that nobody made."""
+    point = RollbackPoint(
+        commit=commit, target=target, branch=branch, version="0.1", started_at="now", is_finished=is_finished
+    )
+    write_rollback_point(tree, point)
+
+
+@needs_posix
+@pytest.mark.parametrize("name", [b"a=b", b"\xff"], ids=["with =", "no UTF-8"])
+@pytest.mark.parametrize("is_update", [True, False])
+def test_a_filter_whose_name_git_cannot_be_told_is_refused(
+    tree: Path, upstream: Upstream, tmp_path: Path, name: bytes, is_update: bool
+) -> None:
+    mark = str(tmp_path / "started")
+    (tree / ".git" / "info" / "attributes").write_bytes(b"*.py filter=" + name + b"\n")
+    with (tree / ".git" / "config").open("ab") as config:
+        config.write(b'[filter "%s"]\n\tsmudge = touch %s; cat\n' % (name, os.fsencode(mark)))
+        config.write(b"\tclean = touch %s; cat\n" % os.fsencode(mark))
+    plant_record(tree, git(upstream.path, "rev-parse", "v0.33.0"), upstream.older.commit)
+    update = functools.partial(checkouts().update, tree, upstream.newer, source=str(upstream.path))
+    go_back = functools.partial(checkouts().go_back, tree)
+    with pytest.raises(UsageError, match=r"git settings of .* contain filter\..*\.(clean|smudge), which may start"):
+        (update if is_update else go_back)()
+    assert not Path(mark).exists()
+
+
+@needs_posix
+@pytest.mark.parametrize("section", ['includeIf "onbranch:stable"', "include"])
+def test_settings_that_include_others_are_refused(tree: Path, upstream: Upstream, tmp_path: Path, section: str) -> None:
+    git(tree, "checkout", "-q", "--detach", upstream.newer.commit)
+    (tree / ".git" / "info" / "attributes").write_text("*.py filter=q\n")
+    (tree / ".git" / "x").write_text(f'[filter "q"]\n\tclean = touch {tmp_path}/started; cat\n')
+    with (tree / ".git" / "config").open("a") as config:
+        config.write(f"[{section}]\n\tpath = x\n")
+    plant_record(tree, upstream.older.commit, upstream.newer.commit, "stable", is_finished=True)
+    with pytest.raises(UsageError, match=r"include(if\.onbranch:stable)?\.path, which may start programs"):
+        checkouts().go_back(tree)
+    assert git(tree, "rev-parse", "HEAD") == upstream.newer.commit
+    assert not (tmp_path / "started").exists()
+
+
+def test_more_settings_than_anybody_writes_are_refused(tree: Path, upstream: Upstream) -> None:
+    with (tree / ".git" / "config").open("a") as config:
+        config.write('[filter "' + "x" * 1000 + '"]\n' + "\tclean = cat\n" * 2000)
+    with pytest.raises(UsageError, match="too many settings"):
+        checkouts().update(tree, upstream.newer, source=str(upstream.path))
+
+
+@needs_posix
+def test_a_git_file_that_git_reads_otherwise_is_refused(tree: Path, upstream: Upstream, tmp_path: Path) -> None:
+    (tree / ".git" / "info" / "attributes").write_text("*.py filter=q\n")
+    git(tree, "config", "filter.q.smudge", f"touch {tmp_path}/started; cat")
+    (tree / ".git").rename(tree / "a\nb")
+    (tree / ".git").write_text("gitdir: a\nb\n")
+    plant_record(tree, upstream.newer.commit, upstream.older.commit)
+    with pytest.raises(UsageError, match="names no repository"):
+        checkouts().go_back(tree)
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_core_worktree_leads_to_no_other_folder(
+    tree: Path, upstream: Upstream, tmp_path: Path, is_finished: bool
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "main.py").write_text("mine\n")
+    (home / "a").write_text("mine\n")
+    git(tree, "checkout", "-q", "--detach", upstream.newer.commit)
+    git(tree, "config", "core.worktree", "../../home")
+    plant_record(tree, upstream.older.commit, upstream.newer.commit, is_finished=is_finished)
+    checkouts().go_back(tree)
+    assert {path.name: path.read_text() for path in home.iterdir()} == {"main.py": "mine\n", "a": "mine\n"}
+    assert (tree / "main.py").read_bytes() == FILES["main.py"]
+    git(tree, "config", "--unset", "core.worktree")
+    assert git(tree, "status", "--porcelain", "-uno") == ""
+
+
 def test_an_update_that_fails_goes_back(tree: Path, upstream: Upstream) -> None:
     (tree / "comfy" / "klein.py").write_text("mine, untracked, in the way\n")
     with pytest.raises(CommandError, match="check out"):
