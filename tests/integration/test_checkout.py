@@ -1048,6 +1048,71 @@ def test_core_worktree_leads_to_no_other_folder(
     assert git(tree, "status", "--porcelain", "-uno") == ""
 
 
+def test_undoing_an_update_overwrites_no_file_that_git_does_not_know(tree: Path, upstream: Upstream) -> None:
+    gone = commit(tree, {"presets.json": b"of ComfyUI\n"}, "with presets")
+    git(tree, "rm", "-q", "presets.json")
+    without = commit(tree, {}, "without presets")
+    (tree / "presets.json").write_text("mine\n")
+    plant_record(tree, gone.commit, without.commit, is_finished=True)
+    with pytest.raises(CommandError, match="go back to"):
+        checkouts().go_back(tree)
+    assert (tree / "presets.json").read_text() == "mine\n"
+    assert git(tree, "rev-parse", "HEAD") == without.commit
+
+
+@pytest.mark.parametrize("has_target", [True, False])
+def test_a_record_that_nobody_made_overwrites_no_file(tree: Path, upstream: Upstream, has_target: bool) -> None:
+    gone = commit(tree, {"presets.json": b"of ComfyUI\n"}, "with presets")
+    git(tree, "rm", "-q", "presets.json")
+    without = commit(tree, {}, "without presets")
+    (tree / "presets.json").write_text("mine\n")
+    (tree / "main.py").write_text("edited\n")
+    plant_record(tree, gone.commit, without.commit if has_target else "12" * 20)
+    checkouts().go_back(tree)
+    kept = {path.name: path.read_text() for path in (tree / ".klein-setup" / "aside").rglob("*") if path.is_file()}
+    assert kept == {"presets.json": "mine\n", "main.py": "edited\n"}
+    assert git(tree, "status", "--porcelain", "-uno") == ""
+    assert git(tree, "rev-parse", "HEAD") == gone.commit
+
+
+def test_a_record_that_nobody_made_removes_no_folder(tree: Path, upstream: Upstream) -> None:
+    planted = commit(tree, {"mine": b"a file where the person has a folder\n"}, "planted")
+    git(tree, "checkout", "-q", "--detach", upstream.older.commit)
+    (tree / "mine").mkdir()
+    (tree / "mine" / "weights").write_text("weights\n")
+    plant_record(tree, planted.commit, upstream.older.commit)
+    with pytest.raises(CommandError, match="put files back"):
+        checkouts().go_back(tree)
+    assert (tree / "mine" / "weights").read_text() == "weights\n"
+
+
+@needs_posix
+def test_a_record_that_nobody_made_replaces_no_link(tree: Path, upstream: Upstream, tmp_path: Path) -> None:
+    shutil.move(tree / "models", tmp_path / "models elsewhere")
+    (tree / "models").symlink_to(tmp_path / "models elsewhere")
+    plant_record(tree, upstream.older.commit, upstream.newer.commit)
+    with pytest.raises(CommandError, match="put files back"):
+        checkouts().go_back(tree)
+    assert (tree / "models").is_symlink()
+
+
+@pytest.mark.parametrize("moved", ["files", "index", "HEAD"])
+def test_an_update_that_was_killed_at_any_point_leaves_nothing(tree: Path, upstream: Upstream, moved: str) -> None:
+    before = everything(tree)
+    git(tree, "fetch", "-q", str(upstream.path), upstream.newer.commit)
+    plant_record(tree, upstream.older.commit, upstream.newer.commit, "stable")
+    git(tree, "checkout", "-q", "--detach", upstream.newer.commit)
+    if moved != "HEAD":
+        git(tree, "symbolic-ref", "HEAD", "refs/heads/stable")
+    if moved == "files":
+        git(tree, "read-tree", "--reset", upstream.older.commit)
+    checkouts().go_back(tree)
+    assert everything(tree) == before
+    assert git(tree, "status", "--porcelain") == ""
+    assert git(tree, "symbolic-ref", "HEAD") == "refs/heads/stable"
+    assert not (tree / ".klein-setup" / "aside").exists()
+
+
 def test_an_update_that_fails_goes_back(tree: Path, upstream: Upstream) -> None:
     (tree / "comfy" / "klein.py").write_text("mine, untracked, in the way\n")
     with pytest.raises(CommandError, match="check out"):
