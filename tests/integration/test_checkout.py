@@ -37,6 +37,7 @@ from provisioner.comfyui.checkout.checkout_receipt import (
 )
 from provisioner.comfyui.checkout.checkouts import Bounds, Checkouts, requirements_of
 from provisioner.comfyui.checkout.git_tree import read_files, top_entries, tree_id
+from provisioner.comfyui.checkout.repository import remove_repository, why_not_ours
 from provisioner.comfyui.checkout_models import CheckoutReceipt, RollbackPoint, TreeFile
 from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import (
@@ -1257,6 +1258,48 @@ def test_everything_of_the_persons_stays_and_is_named(upstream: Upstream, tmp_pa
     assert not (folder / RECEIPT).exists()
     with pytest.raises(UsageError, match="not made by klein-setup"):
         checkouts().remove(folder)
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_repository_of_the_persons_beside_our_records_stays_and_is_named(
+    upstream: Upstream, tmp_path: Path, is_file: bool
+) -> None:
+    folder, _ = made(upstream, tmp_path, "git")
+    theirs = folder / ".klein-setup" / "git-to-remove"
+    if is_file:
+        theirs.write_text("mine\n")
+    else:
+        git(tmp_path, "clone", "-q", "--bare", str(upstream.path), str(theirs))
+    before = sorted(theirs.rglob("*"))
+    preview = checkouts().removable(folder)
+    done = checkouts().remove(folder)
+    for removal in (preview, done):
+        assert [(each.path, each.reason) for each in removal.kept] == [
+            (".klein-setup/git-to-remove", "is not ComfyUI's")
+        ]
+    assert sorted(theirs.rglob("*")) == before
+    assert not (folder / ".git").exists()
+    assert not (folder / RECEIPT).exists()
+
+
+def test_a_repository_whose_removal_was_interrupted_anywhere_is_still_known(upstream: Upstream, tmp_path: Path) -> None:
+    folder, receipt = made(upstream, tmp_path, "git")
+    (folder / ".git" / "gc.log").write_text("warning\n")
+    reasons: list[str | None] = []
+
+    def look(event: str, given: tuple[object, ...]) -> None:
+        if event in {"os.remove", "os.rmdir"} and is_looking:
+            is_looking.clear()  # looking may not be looked at
+            reasons.append(why_not_ours(folder / ".git", receipt))
+            is_looking.append(True)
+
+    is_looking = [True]
+    sys.addaudithook(look)  # it stays for the rest of the process, and does nothing more
+    remove_repository(Root(folder), folder / ".git")
+    is_looking.clear()
+    assert len(reasons) > 20
+    assert set(reasons) == {None}
+    assert not (folder / ".git").exists()
 
 
 def test_a_repository_with_commits_of_the_persons_stays(upstream: Upstream, tmp_path: Path) -> None:
