@@ -37,6 +37,7 @@ from provisioner.comfyui.checkout.checkout_receipt import (
 )
 from provisioner.comfyui.checkout.checkouts import Bounds, Checkouts, requirements_of
 from provisioner.comfyui.checkout.git_tree import read_files, top_entries, tree_id
+from provisioner.comfyui.checkout.repository import remove_repository, why_not_ours
 from provisioner.comfyui.checkout_models import CheckoutReceipt, RollbackPoint, TreeFile
 from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import (
@@ -969,6 +970,150 @@ def test_an_update_starts_nothing_that_the_trees_settings_name(tree: Path, upstr
     assert not (tmp_path / "started").exists()
 
 
+def plant_record(tree: Path, commit: str, target: str, branch: str | None = None, *, is_finished: bool = False) -> None:
+    """Put a record of an update there that nobody made."""
+    point = RollbackPoint(
+        commit=commit, target=target, branch=branch, version="0.1", started_at="now", is_finished=is_finished
+    )
+    write_rollback_point(tree, point)
+
+
+@needs_posix
+@pytest.mark.parametrize("name", [b"a=b", b"\xff"], ids=["with =", "no UTF-8"])
+@pytest.mark.parametrize("is_update", [True, False])
+def test_a_filter_whose_name_git_cannot_be_told_is_refused(
+    tree: Path, upstream: Upstream, tmp_path: Path, name: bytes, is_update: bool
+) -> None:
+    mark = str(tmp_path / "started")
+    (tree / ".git" / "info" / "attributes").write_bytes(b"*.py filter=" + name + b"\n")
+    with (tree / ".git" / "config").open("ab") as config:
+        config.write(b'[filter "%s"]\n\tsmudge = touch %s; cat\n' % (name, os.fsencode(mark)))
+        config.write(b"\tclean = touch %s; cat\n" % os.fsencode(mark))
+    plant_record(tree, git(upstream.path, "rev-parse", "v0.33.0"), upstream.older.commit)
+    update = functools.partial(checkouts().update, tree, upstream.newer, source=str(upstream.path))
+    go_back = functools.partial(checkouts().go_back, tree)
+    with pytest.raises(UsageError, match=r"git settings of .* contain filter\..*\.(clean|smudge), which may start"):
+        (update if is_update else go_back)()
+    assert not Path(mark).exists()
+
+
+@needs_posix
+@pytest.mark.parametrize("section", ['includeIf "onbranch:stable"', "include"])
+def test_settings_that_include_others_are_refused(tree: Path, upstream: Upstream, tmp_path: Path, section: str) -> None:
+    git(tree, "checkout", "-q", "--detach", upstream.newer.commit)
+    (tree / ".git" / "info" / "attributes").write_text("*.py filter=q\n")
+    (tree / ".git" / "x").write_text(f'[filter "q"]\n\tclean = touch {tmp_path}/started; cat\n')
+    with (tree / ".git" / "config").open("a") as config:
+        config.write(f"[{section}]\n\tpath = x\n")
+    plant_record(tree, upstream.older.commit, upstream.newer.commit, "stable", is_finished=True)
+    with pytest.raises(UsageError, match=r"include(if\.onbranch:stable)?\.path, which may start programs"):
+        checkouts().go_back(tree)
+    assert git(tree, "rev-parse", "HEAD") == upstream.newer.commit
+    assert not (tmp_path / "started").exists()
+
+
+def test_more_settings_than_anybody_writes_are_refused(tree: Path, upstream: Upstream) -> None:
+    with (tree / ".git" / "config").open("a") as config:
+        config.write('[filter "' + "x" * 1000 + '"]\n' + "\tclean = cat\n" * 2000)
+    with pytest.raises(UsageError, match="too many settings"):
+        checkouts().update(tree, upstream.newer, source=str(upstream.path))
+
+
+@needs_posix
+def test_a_git_file_that_git_reads_otherwise_is_refused(tree: Path, upstream: Upstream, tmp_path: Path) -> None:
+    (tree / ".git" / "info" / "attributes").write_text("*.py filter=q\n")
+    git(tree, "config", "filter.q.smudge", f"touch {tmp_path}/started; cat")
+    (tree / ".git").rename(tree / "a\nb")
+    (tree / ".git").write_text("gitdir: a\nb\n")
+    plant_record(tree, upstream.newer.commit, upstream.older.commit)
+    with pytest.raises(UsageError, match="names no repository"):
+        checkouts().go_back(tree)
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_core_worktree_leads_to_no_other_folder(
+    tree: Path, upstream: Upstream, tmp_path: Path, is_finished: bool
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "main.py").write_text("mine\n")
+    (home / "a").write_text("mine\n")
+    git(tree, "checkout", "-q", "--detach", upstream.newer.commit)
+    git(tree, "config", "core.worktree", "../../home")
+    plant_record(tree, upstream.older.commit, upstream.newer.commit, is_finished=is_finished)
+    checkouts().go_back(tree)
+    assert {path.name: path.read_text() for path in home.iterdir()} == {"main.py": "mine\n", "a": "mine\n"}
+    assert (tree / "main.py").read_bytes() == FILES["main.py"]
+    git(tree, "config", "--unset", "core.worktree")
+    assert git(tree, "status", "--porcelain", "-uno") == ""
+
+
+def test_undoing_an_update_overwrites_no_file_that_git_does_not_know(tree: Path, upstream: Upstream) -> None:
+    gone = commit(tree, {"presets.json": b"of ComfyUI\n"}, "with presets")
+    git(tree, "rm", "-q", "presets.json")
+    without = commit(tree, {}, "without presets")
+    (tree / "presets.json").write_text("mine\n")
+    plant_record(tree, gone.commit, without.commit, is_finished=True)
+    with pytest.raises(CommandError, match="go back to"):
+        checkouts().go_back(tree)
+    assert (tree / "presets.json").read_text() == "mine\n"
+    assert git(tree, "rev-parse", "HEAD") == without.commit
+
+
+@pytest.mark.parametrize("has_target", [True, False])
+def test_a_record_that_nobody_made_overwrites_no_file(tree: Path, upstream: Upstream, has_target: bool) -> None:
+    gone = commit(tree, {"presets.json": b"of ComfyUI\n"}, "with presets")
+    git(tree, "rm", "-q", "presets.json")
+    without = commit(tree, {}, "without presets")
+    (tree / "presets.json").write_text("mine\n")
+    (tree / "main.py").write_text("edited\n")
+    plant_record(tree, gone.commit, without.commit if has_target else "12" * 20)
+    checkouts().go_back(tree)
+    kept = {path.name: path.read_text() for path in (tree / ".klein-setup" / "aside").rglob("*") if path.is_file()}
+    assert kept == {"presets.json": "mine\n", "main.py": "edited\n"}
+    assert git(tree, "status", "--porcelain", "-uno") == ""
+    assert git(tree, "rev-parse", "HEAD") == gone.commit
+
+
+def test_a_record_that_nobody_made_removes_no_folder(tree: Path, upstream: Upstream) -> None:
+    planted = commit(tree, {"mine": b"a file where the person has a folder\n"}, "planted")
+    git(tree, "checkout", "-q", "--detach", upstream.older.commit)
+    (tree / "mine").mkdir()
+    (tree / "mine" / "weights").write_text("weights\n")
+    plant_record(tree, planted.commit, upstream.older.commit)
+    with pytest.raises(CommandError, match="put files back"):
+        checkouts().go_back(tree)
+    assert (tree / "mine" / "weights").read_text() == "weights\n"
+
+
+@needs_posix
+def test_a_record_that_nobody_made_replaces_no_link(tree: Path, upstream: Upstream, tmp_path: Path) -> None:
+    shutil.move(tree / "models", tmp_path / "models elsewhere")
+    (tree / "models").symlink_to(tmp_path / "models elsewhere")
+    plant_record(tree, upstream.older.commit, upstream.newer.commit)
+    with pytest.raises(CommandError, match="put files back"):
+        checkouts().go_back(tree)
+    assert (tree / "models").is_symlink()
+
+
+@pytest.mark.parametrize("moved", ["files", "index", "HEAD"])
+def test_an_update_that_was_killed_at_any_point_leaves_nothing(tree: Path, upstream: Upstream, moved: str) -> None:
+    before = everything(tree)
+    git(tree, "fetch", "-q", str(upstream.path), upstream.newer.commit)
+    plant_record(tree, upstream.older.commit, upstream.newer.commit, "stable")
+    git(tree, "checkout", "-q", "--detach", upstream.newer.commit)
+    if moved != "HEAD":
+        git(tree, "symbolic-ref", "HEAD", "refs/heads/stable")
+    if moved == "files":
+        git(tree, "read-tree", "--reset", upstream.older.commit)
+    checkouts().go_back(tree)
+    assert everything(tree) == before
+    assert git(tree, "status", "--porcelain") == ""
+    assert git(tree, "symbolic-ref", "HEAD") == "refs/heads/stable"
+    assert not (tree / ".klein-setup" / "aside").exists()
+
+
 def test_an_update_that_fails_goes_back(tree: Path, upstream: Upstream) -> None:
     (tree / "comfy" / "klein.py").write_text("mine, untracked, in the way\n")
     with pytest.raises(CommandError, match="check out"):
@@ -1113,6 +1258,48 @@ def test_everything_of_the_persons_stays_and_is_named(upstream: Upstream, tmp_pa
     assert not (folder / RECEIPT).exists()
     with pytest.raises(UsageError, match="not made by klein-setup"):
         checkouts().remove(folder)
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_repository_of_the_persons_beside_our_records_stays_and_is_named(
+    upstream: Upstream, tmp_path: Path, is_file: bool
+) -> None:
+    folder, _ = made(upstream, tmp_path, "git")
+    theirs = folder / ".klein-setup" / "git-to-remove"
+    if is_file:
+        theirs.write_text("mine\n")
+    else:
+        git(tmp_path, "clone", "-q", "--bare", str(upstream.path), str(theirs))
+    before = sorted(theirs.rglob("*"))
+    preview = checkouts().removable(folder)
+    done = checkouts().remove(folder)
+    for removal in (preview, done):
+        assert [(each.path, each.reason) for each in removal.kept] == [
+            (".klein-setup/git-to-remove", "is not ComfyUI's")
+        ]
+    assert sorted(theirs.rglob("*")) == before
+    assert not (folder / ".git").exists()
+    assert not (folder / RECEIPT).exists()
+
+
+def test_a_repository_whose_removal_was_interrupted_anywhere_is_still_known(upstream: Upstream, tmp_path: Path) -> None:
+    folder, receipt = made(upstream, tmp_path, "git")
+    (folder / ".git" / "gc.log").write_text("warning\n")
+    reasons: list[str | None] = []
+
+    def look(event: str, given: tuple[object, ...]) -> None:
+        if event in {"os.remove", "os.rmdir"} and is_looking:
+            is_looking.clear()  # looking may not be looked at
+            reasons.append(why_not_ours(folder / ".git", receipt))
+            is_looking.append(True)
+
+    is_looking = [True]
+    sys.addaudithook(look)  # it stays for the rest of the process, and does nothing more
+    remove_repository(Root(folder), folder / ".git")
+    is_looking.clear()
+    assert len(reasons) > 20
+    assert set(reasons) == {None}
+    assert not (folder / ".git").exists()
 
 
 def test_a_repository_with_commits_of_the_persons_stays(upstream: Upstream, tmp_path: Path) -> None:

@@ -14,10 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from provisioner.comfyui.checkout.git import Git
+from provisioner.core.errors import UsageError
+from provisioner.core.redact import printable
 from provisioner.disk.calls import write_all
 from provisioner.disk.root import Root, scratch_folder
 
 _SMALL_FILE = 16 * 1024 * 1024  # bytes
+_MOST_SETTINGS = 1024 * 1024  # characters
 _TAG = re.compile(r"v[0-9][\w.-]*")
 _PACKED_TAG = re.compile(r"^([0-9a-f]{40}) refs/tags/(v[0-9][\w.-]*)$", re.MULTILINE)
 _ID = re.compile(r"[0-9a-f]{40}")
@@ -82,19 +85,46 @@ def looking(git: Git, commit: str) -> Iterator[Git]:
 
 
 def disarmed(git: Git) -> Git:
-    """Return a git that moves `git.tree` without starting what the tree's own settings name."""
+    """Return a git that moves `git.tree`, and nothing else, without starting what the tree's own settings name.
+
+    Raises
+    ------
+    OSError
+        A file of the repository cannot be read.
+    UsageError
+        A setting cannot be switched off, or ``.git`` names no repository.
+    CommandError
+        git cannot read the settings.
+    """
     folders = git_folders(git.tree)
     if folders is None:
-        return git
+        hint = "Install ComfyUI in a new folder instead."
+        raise UsageError(f"{git.tree / '.git'} names no repository.", hint=hint, path=str(git.tree))
+    folder, common = folders
     off: dict[str, str] = {}
-    for key in {**_settings(git, folders[1]), **_settings(git, folders[0], "config.worktree")}:
+    for key in {**_settings(git, common), **_settings(git, folder, "config.worktree")}:
         if re.fullmatch(r"filter\..*\.(clean|smudge|process)|core\.alternaterefscommand", key):
             off[key] = ""
         elif re.fullmatch(r"filter\..*\.required", key):
             off[key] = "false"
         elif re.fullmatch(r"remote\..*\.uploadpack", key):
             off[key] = "git-upload-pack"
-    return replace(git, settings=off)
+        elif re.fullmatch(r"include\.path|includeif\..*\.path", key):
+            raise _cannot_switch_off(git.tree, key)  # what it names may depend on the branch: nobody read it yet
+        if key in off and ("=" in key or "\N{REPLACEMENT CHARACTER}" in key):
+            raise _cannot_switch_off(git.tree, key)  # `git -c` takes the first `=` for the end of the name
+    # Spelled out, so that git works in the repository that was looked at and core.worktree leads nowhere else.
+    place = {"GIT_DIR": folder, "GIT_COMMON_DIR": common, "GIT_WORK_TREE": git.tree}
+    return replace(git, settings=off, variables={name: str(path.absolute()) for name, path in place.items()})
+
+
+def _cannot_switch_off(tree: Path, key: str) -> UsageError:
+    return UsageError(
+        f"The git settings of {tree} contain {printable(key)}, which may start programs and cannot be switched off.",
+        hint="If you trust this folder, update it with git yourself; or remove that setting from .git/config.",
+        path=str(tree),
+        setting=printable(key),
+    )
 
 
 def _is_harmless(key: str, value: str) -> bool:
@@ -102,11 +132,22 @@ def _is_harmless(key: str, value: str) -> bool:
 
 
 def _settings(git: Git, folder: Path, name: str = "config") -> dict[str, str]:
-    """Return what a settings file of a repository says, and what it includes; git reads it and follows none of it."""
-    if not (folder / name).is_file():
+    """Return what a settings file of a repository says itself; git reads it, follows none of it and includes nothing.
+
+    Raises
+    ------
+    UsageError
+        There is more of it than anybody writes.
+    CommandError
+        git cannot read it.
+    """
+    path = (folder / name).absolute()
+    if not path.is_file():
         return {}
-    done = git.try_to("config", "--file", str((folder / name).absolute()), "--includes", "--list", "-z")
-    rows = (row.partition("\n") for row in done.stdout.split("\0") if row)
+    said = git.do("config", "--file", str(path), "--no-includes", "--list", "-z", doing="read its settings")
+    if len(said) > _MOST_SETTINGS:
+        raise UsageError(f"{path} has too many settings.", hint="Install ComfyUI in a new folder.", path=str(path))
+    rows = (row.partition("\n") for row in said.split("\0") if row)
     return {key: value for key, _, value in rows}
 
 

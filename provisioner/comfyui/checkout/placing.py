@@ -17,7 +17,7 @@ from provisioner.comfyui.checkout.checkout_receipt import (
     write_json,
 )
 from provisioner.comfyui.checkout.git_tree import disk_id
-from provisioner.comfyui.checkout.repository import why_not_ours
+from provisioner.comfyui.checkout.repository import remove_repository, why_not_ours
 from provisioner.comfyui.checkout_models import CheckoutReceipt, TreeFile
 from provisioner.core.errors import StorageError
 from provisioner.core.models import STATE_FOLDER
@@ -73,7 +73,7 @@ def _place_around(root: Root, staging: Path, folder: Path, receipt: CheckoutRece
 def _move_own(root: Root, staging: Path, folder: Path) -> None:
     """Move what is not among the files: the repository and the receipt."""
     if (staging / ".git").exists():
-        root.remove_tree(folder / ".git")  # of a placing that was interrupted: another one was refused
+        remove_repository(root, folder / ".git")  # of a placing that was interrupted: another one was refused
         root.replace(staging / ".git", folder / ".git")
     for state in sorted((staging / STATE_FOLDER).glob("*")):
         root.make_folder(folder / STATE_FOLDER)

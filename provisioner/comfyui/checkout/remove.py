@@ -16,19 +16,11 @@ from provisioner.comfyui.checkout.checkout_receipt import (
 )
 from provisioner.comfyui.checkout.git_tree import SUBMODULE, disk_id
 from provisioner.comfyui.checkout.placing import PLACED_LAST, is_behind_link
-from provisioner.comfyui.checkout.repository import why_not_ours
+from provisioner.comfyui.checkout.repository import remove_repository, why_not_ours
 from provisioner.comfyui.checkout_models import CheckoutReceipt, Kept, Removal, TreeFile
 from provisioner.core.errors import UsageError
 from provisioner.core.models import STATE_FOLDER
 from provisioner.disk.root import Root, half_written, is_link
-
-_LEAVING = Path(STATE_FOLDER, "git-to-remove")
-# fmt: off
-_GIT_NAMES = frozenset({
-    "FETCH_HEAD", "HEAD", "ORIG_HEAD", "branches", "config", "description", "hooks", "index", "info", "logs", "objects",
-    "packed-refs", "refs", "shallow",
-})
-# fmt: on
 
 
 def remove(folder: Path, *, is_rehearsal: bool = False) -> Removal:
@@ -60,7 +52,7 @@ def remove(folder: Path, *, is_rehearsal: bool = False) -> Removal:
         kept += [Kept(path=each.path, reason="was changed") for each in ours if each not in gone]
         ours = gone
         if git_reason is None:
-            _remove_git(root)
+            remove_repository(root, folder / ".git")
         _remove_folders(root, receipt)
         records = (folder / ROLLBACK_POINT, folder / PLACING, *half_written(folder / STATE_FOLDER))
         for record in (*records, folder / RECEIPT):  # last: until then the next call goes on
@@ -79,16 +71,6 @@ def remove(folder: Path, *, is_rehearsal: bool = False) -> Removal:
 def _remove_ours(root: Root, file: TreeFile) -> bool:
     """Remove a file whose content is at this moment still what we put there; return whether it is gone."""
     return root.remove_if(root.folder / file.path, lambda real: disk_id(real) == file.id)
-
-
-def _remove_git(root: Root) -> None:
-    """Remove the repository, renamed first: half of one could not be told from somebody's by the next call."""
-    leaving = root.folder / _LEAVING
-    if set(names_in(leaving) or ()) <= _GIT_NAMES:  # what a killed call left
-        root.remove_tree(leaving)
-    if os.path.lexists(root.folder / ".git"):
-        root.replace(root.folder / ".git", leaving)
-        root.remove_tree(leaving)
 
 
 def _sort_out(folder: Path, files: Iterable[TreeFile]) -> tuple[list[TreeFile], list[Kept]]:
@@ -135,7 +117,7 @@ def _remove_byte_code(root: Root, below: Path, sources: set[Path]) -> None:
 
 
 def _others(folder: Path, receipt: CheckoutReceipt, going: set[str]) -> list[Kept]:
-    """Return what lies at the top and was never ours, and folders of ours in which something is left."""
+    """Return what is not ours: at the top, in folders of ours in which something is left, and beside our records."""
     own = {each.path for each in receipt.entries} | {each.split("/")[0] for each in receipt.folders}
     found = []
     for name in sorted(names_in(folder) or ()):
@@ -145,4 +127,8 @@ def _others(folder: Path, receipt: CheckoutReceipt, going: set[str]) -> list[Kep
             found.append(Kept(path=name, reason="is not ComfyUI's"))
         elif (folder / name).is_dir() and not going:
             found.append(Kept(path=name, reason="holds files of yours"))
+    state = folder / STATE_FOLDER
+    records = {RECEIPT.name, ROLLBACK_POINT.name, PLACING.name, *(each.name for each in half_written(state))}
+    for name in sorted((names_in(state) or frozenset()) - records):
+        found.append(Kept(path=f"{STATE_FOLDER}/{name}", reason="is not ComfyUI's"))
     return found

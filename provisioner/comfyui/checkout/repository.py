@@ -11,7 +11,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from provisioner.comfyui.checkout.checkout_receipt import names_in
 from provisioner.comfyui.checkout_models import CheckoutReceipt
+from provisioner.disk.root import Root
 
 # What git puts there when we make a checkout and move it; what a person does adds other names.
 _BROUGHT = frozenset(
@@ -33,6 +35,8 @@ def why_not_ours(git: Path, receipt: CheckoutReceipt) -> str | None:
         return "is not what we made"
     known = {receipt.commit, *receipt.previous_commits}
     try:
+        if not any(git.iterdir()):
+            return None
         head = _text(git / "HEAD").strip()
         if head not in known:
             return "holds a branch or a commit of yours"
@@ -49,11 +53,19 @@ def why_not_ours(git: Path, receipt: CheckoutReceipt) -> str | None:
         others = sorted(each.name for each in git.iterdir() if each.name not in _BROUGHT and _is_filled(each))
         if others:
             return f"holds something of yours ({others[0]})"
-        if any(not _SETTINGS.match(line.strip()) for line in _text(git / "config").splitlines() if "[" in line):
+        settings = _text(git / "config") if (git / "config").exists() else ""
+        if any(not _SETTINGS.match(line.strip()) for line in settings.splitlines() if "[" in line):
             return "holds settings of yours"
     except (OSError, ValueError, struct.error) as error:
         return f"cannot be read ({error})"
     return None
+
+
+def remove_repository(root: Root, git: Path) -> None:
+    """Remove a repository that `why_not_ours` calls ours, in an order in which it says so of every half, too."""
+    for name in sorted(names_in(git) or (), key=lambda name: (name == "HEAD", name == "config")):
+        root.remove_tree(git / name)
+    root.remove_folder(git)
 
 
 def _what(name: str) -> str:

@@ -1,11 +1,12 @@
-"""Moves a git checkout to another commit and back; what a person wrote is copied aside before it is overwritten."""
+"""Moves a git checkout to another commit and back; what a person wrote is never overwritten."""
 
 from __future__ import annotations
 
+import stat
 import time
-from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from provisioner.comfyui.checkout.checkout_receipt import (
@@ -20,13 +21,14 @@ from provisioner.comfyui.checkout.checkout_receipt import (
 from provisioner.comfyui.checkout.describe import describe_tree, read_head
 from provisioner.comfyui.checkout.git import Git
 from provisioner.comfyui.checkout.git_tree import top_entries
+from provisioner.comfyui.checkout.placing import is_behind_link
 from provisioner.comfyui.checkout_models import CheckoutReceipt, RollbackPoint
 from provisioner.comfyui.install_plan import changed_error
 from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import CommandError, NotTheFileError, UsageError
 from provisioner.core.events import Lasting
 from provisioner.core.units import listing
-from provisioner.disk.root import free_name
+from provisioner.disk.root import Root, free_name
 
 _BEFORE = "refs/klein-setup/before"  # so that no cleaning up of git's takes the commit away
 _LOCK_S = 10.0  # how long a git that outlived its run may still hold the index
@@ -172,15 +174,16 @@ def receipt_of(
 
 
 def _return(git: Git, rollback_point: RollbackPoint) -> None:
-    """Put every tracked file back as it was before the update; files that are neither's are copied aside first."""
+    """Move to where the tree was before the update; git is never told to overwrite what it would refuse to."""
     git = replace(git, cancelled=lambda: False)  # the way back is walked to its end, whoever is in a hurry
     tree = git.tree
     _wait_for_lock(tree)
-    _keep_strangers(git, rollback_point)
+    if not rollback_point.is_finished:
+        _restore_files(git, rollback_point)
     branch = rollback_point.branch
     has_branch = branch is not None and git.ask("rev-parse", f"refs/heads/{branch}") == rollback_point.commit
     words = (branch,) if branch is not None and has_branch else ("--detach", rollback_point.commit)
-    git.do("checkout", "--force", "--no-guess", *words, "--", doing=f"go back to {rollback_point.commit[:12]}")
+    git.do("checkout", "--no-guess", *words, "--", doing=f"go back to {rollback_point.commit[:12]}")
     tree_root(tree).remove(tree / ROLLBACK_POINT)
 
 
@@ -195,22 +198,63 @@ def _wait_for_lock(tree: Path) -> None:
         time.sleep(0.2)
 
 
-def _keep_strangers(git: Git, rollback_point: RollbackPoint) -> None:
-    """Copy aside what differs from both commits: changes of the person's, or a file git was killed at."""
-    sides = []
-    for commit in (rollback_point.commit, rollback_point.target):
-        if not git.has_commit(commit):
+def _restore_files(git: Git, rollback_point: RollbackPoint) -> None:
+    """Give every tracked file, and git's index, the content of the commit before the update.
+
+    What the update brought is removed.  What is neither commit's (a change of the person's, or a file git was killed
+    at) is moved aside where its name is needed, and else stays.
+    """
+    tree, root = git.tree, tree_root(git.tree)
+    brought = _unchanged(git, rollback_point.target) if git.has_commit(rollback_point.target) else {}
+    right = _unchanged(git, rollback_point.commit)
+    needed = {each.path for each in git.files_of(rollback_point.commit)}
+    folder = tree / BACKUPS_FOLDER / datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+    moved = []
+    for path in sorted((needed | brought.keys()) - right.keys()):
+        before = brought.get(path)
+        if before is not None and root.remove_if(tree / path, partial(_is_from, before)):
+            _remove_empty(root, tree / path)
+        elif path in needed and _written_at(tree, path) is not None:
+            kept = free_name(folder / path)
+            root.make_folder(kept.parent)
+            root.replace(tree / path, kept)
+            moved.append(path)
+    if moved:
+        git.progress(Lasting(f"Moved aside to {folder}: {listing(moved[:5])}."))
+    missing = _differing(git, "--diff-filter=D")
+    words = ("checkout-index", "-z", "--stdin")
+    git.do(*words, doing="put files back", input_bytes="\0".join(missing).encode())
+
+
+def _unchanged(git: Git, commit: str) -> dict[str, int]:
+    """Make git's index that of a commit; return the files that are as it has them, and when each was written (ns)."""
+    git.do("read-tree", "-i", "--reset", commit, doing=f"read {commit[:12]}")
+    seen = {each.path: _written_at(git.tree, each.path) for each in git.files_of(commit)}
+    differing = _differing(git)
+    return {path: at for path, at in seen.items() if at is not None and path not in differing}
+
+
+def _differing(git: Git, *options: str) -> frozenset[str]:
+    """Return the files that differ from git's index."""
+    words = ("diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--ignore-submodules=all", *options, "--")
+    return frozenset(git.do(*words, doing="compare the files").split("\0")) - {""}
+
+
+def _written_at(tree: Path, path: str) -> int | None:
+    """Return when a file or link of the tree was written (ns); None where none is there, or only behind a link."""
+    try:
+        facts = (tree / path).lstat()
+    except OSError:
+        return None
+    return None if stat.S_ISDIR(facts.st_mode) or is_behind_link(tree, path) else facts.st_mtime_ns
+
+
+def _is_from(at: int, path: Path) -> bool:
+    return path.lstat().st_mtime_ns == at
+
+
+def _remove_empty(root: Root, path: Path) -> None:
+    """Remove the folders that a file left empty."""
+    for parent in path.parents:
+        if parent == root.folder or not root.remove_folder(parent):
             return
-        words = ("diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--diff-filter=d", commit, "--")
-        sides.append(set(git.do(*words, doing="compare the files").split("\0")) - {""})
-    strange = sorted(path for path in sides[0] & sides[1] if (git.tree / path).is_file())
-    if strange:
-        folder = git.tree / BACKUPS_FOLDER / datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
-        _copy_to_backups(git.tree, folder, strange)
-        git.progress(Lasting(f"Copied aside to {folder}: {listing(strange[:5])}."))
-
-
-def _copy_to_backups(tree: Path, folder: Path, paths: Iterable[str]) -> None:
-    root = tree_root(tree)
-    for path in paths:
-        root.copy_file(tree / path, free_name(folder / path))
