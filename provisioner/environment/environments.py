@@ -35,6 +35,7 @@ from provisioner.core.retries import FEW_RETRIES, Retries
 from provisioner.core.units import listing
 from provisioner.disk.flush import flush_all
 from provisioner.disk.programs import find_on_path
+from provisioner.disk.root import is_link
 from provisioner.environment.build import (
     ASK_TIMEOUT_S,
     VENV_TIMEOUT_S,
@@ -571,13 +572,23 @@ class Environments:
         return self._choose_python(given, python_versions)
 
     def remove(self, where: Path) -> None:
-        """Delete an environment of ours; raises UsageError if it is not, StorageError if the system refuses."""
+        """Delete an environment of ours, or only the link that leads to one.
+
+        Raises
+        ------
+        UsageError
+            It is not ours.
+        StorageError
+            The system refuses.
+        LockHeldError
+            Another run works on it, and `waits_for_lock` is false.
+        """
         where = _absolute(where)
         with only_one(where, wait=self.waits_for_lock, notice=_silent):
             receipt = read_receipt(where)
             if receipt is None:
                 raise UsageError(f"{where} was not made by klein-setup.", hint="Nothing was removed.", path=str(where))
-            if self.packages is not None:
+            if self.packages is not None and not is_link(where):
                 self.packages.forget(where)
             Workspace(where).remove_environment(receipt.build_id)
 
