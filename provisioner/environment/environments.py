@@ -420,9 +420,10 @@ class Environments:
     ) -> tuple[PackageChange, ...]:
         if packages is None:
             return ()
-        records = read_records(seen.distributions)
-        damaged = read_damaged(packages, seen.distributions, records) if reads_files else {}
-        return changed(packages, seen.distributions, records, damaged)
+        records = read_records(packages.packages, seen.distributions)
+        damaged = read_damaged(packages, records) if reads_files else {}
+        digests = {name: record.sha256 for name, record in records.items()}
+        return changed(packages, seen.distributions, digests, damaged)
 
     def _list_of(self, where: Path) -> PackageList | None:
         return None if self.packages is None else self.packages.read(where)
@@ -454,10 +455,11 @@ class Environments:
         if self.packages is None or (before is None and not installed):
             return
         known = before.requirements_sha256 if before is not None else None
+        named = (*(before.packages if before is not None else ()), *(installed or ()))
         packages = merged(
             before,
             installed or (),
-            read_records(seen.distributions),
+            {name: record.sha256 for name, record in read_records(named, seen.distributions).items()},
             made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             requirements_sha256=requirements_sha256,
             forgets_changed=installed is None or requirements_sha256 not in (None, known),
