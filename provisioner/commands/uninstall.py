@@ -15,6 +15,7 @@ from provisioner.commands.run import Run
 from provisioner.core.errors import EXIT_OK, StorageError, UsageError
 from provisioner.core.models import ComfyTarget, Finding, Outcome
 from provisioner.core.units import human_bytes
+from provisioner.disk.root import is_link
 from provisioner.files import planner
 from provisioner.plan.make_plan import make_plan
 from provisioner.plan.steps import Remove
@@ -122,8 +123,10 @@ def _steps(run: Run, files: tuple[Owned, ...], environment: Path | None, tree: P
         if each.state in {"ours", "missing"}
     ]
     if environment is not None:
-        reason = "the virtual environment klein-setup made, or what is left of making it"
-        steps.append(Remove(what="environment", path=environment, size=_size_of(environment), reason=reason))
+        reason, size = "the virtual environment klein-setup made, or what is left of making it", _size_of(environment)
+        if is_link(environment):
+            reason, size = "the link to a virtual environment klein-setup made; what it leads to stays", 0
+        steps.append(Remove(what="environment", path=environment, size=size, reason=reason))
     if tree is not None:
         reason = "ComfyUI's own files, as klein-setup put them there; yours stay"
         size = run.session.checkouts.removable(tree).removed_bytes

@@ -43,9 +43,10 @@ def is_same_path(one_real: PurePath, other_real: PurePath) -> bool:
 def is_among_records(relative: PurePath) -> bool:
     """Return whether a path below a root is among the records of klein-setup, however a system spells their folder.
 
-    Windows and macOS know it in any case, Windows also with dots and spaces at the end and with the name of a stream.
+    The folder beside an environment, ``.venv.klein-setup``, is one of them.  Windows and macOS know it in any case,
+    Windows also with dots and spaces at the end and with the name of a stream.
     """
-    return any(part.partition(":")[0].rstrip(". ").casefold() == STATE_FOLDER for part in relative.parts)
+    return any(part.partition(":")[0].rstrip(". ").casefold().endswith(STATE_FOLDER) for part in relative.parts)
 
 
 def way_of_link(link: PurePath, real: PurePath, *, root: PurePath) -> Literal["records", "stays", "leaves"]:

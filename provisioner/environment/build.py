@@ -114,6 +114,14 @@ def pip_settings(context: BuildContext, python: Path) -> dict[str, str]:
     return settings
 
 
+def pip_version(context: BuildContext, python: Path) -> tuple[int, int]:
+    """Return the version of a Python's pip, (25, 3); (0, 0) where it has none."""
+    env = installer_environment(context.child_environ, {}, no_file=os.devnull)
+    said = context.run([python, "-I", "-m", "pip", "--version"], timeout_s=ASK_TIMEOUT_S, env=env).stdout
+    match = re.match(r"pip (\d+)\.(\d+)", said)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
 class Builder:
     """Resolves, fetches and installs with the pip of the folder it works on.
 
@@ -169,16 +177,17 @@ class Builder:
 
     def need_pip(self) -> None:
         """See that the environment has pip (uv makes environments without)."""
-        if self._pip("--version", index_url=None, timeout_s=ASK_TIMEOUT_S).returncode == 0:
+        if self._pip_version != (0, 0):
             return
         env = installer_environment(self._context.child_environ, {}, no_file=os.devnull)
         done = self._context.run([self._python, "-I", "-m", "ensurepip"], timeout_s=VENV_TIMEOUT_S, env=env)
         if done.returncode != 0:
             raise explain_failure(done.last_lines, doing="put pip into the environment", index_url=None)
+        del self._pip_version
 
     def improve_pip(self) -> None:
         """Bring a pip that resolves without fetching, from the person's own index; go on without where it has none."""
-        if self._context.is_offline or self._pip_version() >= _GOOD_PIP:
+        if self._context.is_offline or self._pip_version >= _GOOD_PIP:
             return
         wanted = f"pip>={_GOOD_PIP[0]}.{_GOOD_PIP[1]}"
         done = self._pip(
@@ -188,11 +197,11 @@ class Builder:
         )  # fmt: skip
         if done.returncode != 0:
             self._progress("No newer pip could be had; the one this Python brings along does it more slowly.")
+        del self._pip_version
 
-    def _pip_version(self) -> tuple[int, ...]:
-        said = self._pip("--version", index_url=None, timeout_s=ASK_TIMEOUT_S).stdout
-        match = re.match(r"pip (\d+)\.(\d+)", said)
-        return (int(match[1]), int(match[2])) if match else (0, 0)
+    @cached_property
+    def _pip_version(self) -> tuple[int, int]:
+        return pip_version(self._context, self._python)
 
     # --- resolving ---------------------------------------------------------------------------------
 
@@ -256,7 +265,7 @@ class Builder:
         wanted = [pinned(name, version, build.local_tag) for name, version in wanted_versions(releases)]
         self._progress(f"Asking {'the index' if build.index_url else 'the default index'} for {listing(wanted)}.")
         wanted += also
-        if self._pip_version() >= _GOOD_PIP:
+        if self._pip_version >= _GOOD_PIP:
             return self._resolve_by_metadata(wanted, build.index_url)
         if self._context.download is not None:
             self._progress(Lasting("The pip of this Python fetches the wheels by itself, without a limit."))

@@ -35,6 +35,7 @@ from provisioner.core.retries import FEW_RETRIES, Retries
 from provisioner.core.units import listing
 from provisioner.disk.flush import flush_all
 from provisioner.disk.programs import find_on_path
+from provisioner.disk.root import is_link
 from provisioner.environment.build import (
     ASK_TIMEOUT_S,
     VENV_TIMEOUT_S,
@@ -419,9 +420,10 @@ class Environments:
     ) -> tuple[PackageChange, ...]:
         if packages is None:
             return ()
-        records = read_records(seen.distributions)
-        damaged = read_damaged(packages, seen.distributions, records) if reads_files else {}
-        return changed(packages, seen.distributions, records, damaged)
+        records = read_records(packages.packages, seen.distributions)
+        damaged = read_damaged(packages, records) if reads_files else {}
+        digests = {name: record.sha256 for name, record in records.items()}
+        return changed(packages, seen.distributions, digests, damaged)
 
     def _list_of(self, where: Path) -> PackageList | None:
         return None if self.packages is None else self.packages.read(where)
@@ -453,10 +455,11 @@ class Environments:
         if self.packages is None or (before is None and not installed):
             return
         known = before.requirements_sha256 if before is not None else None
+        named = (*(before.packages if before is not None else ()), *(installed or ()))
         packages = merged(
             before,
             installed or (),
-            read_records(seen.distributions),
+            {name: record.sha256 for name, record in read_records(named, seen.distributions).items()},
             made_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             requirements_sha256=requirements_sha256,
             forgets_changed=installed is None or requirements_sha256 not in (None, known),
@@ -571,13 +574,23 @@ class Environments:
         return self._choose_python(given, python_versions)
 
     def remove(self, where: Path) -> None:
-        """Delete an environment of ours; raises UsageError if it is not, StorageError if the system refuses."""
+        """Delete an environment of ours, or only the link that leads to one.
+
+        Raises
+        ------
+        UsageError
+            It is not ours.
+        StorageError
+            The system refuses.
+        LockHeldError
+            Another run works on it, and `waits_for_lock` is false.
+        """
         where = _absolute(where)
         with only_one(where, wait=self.waits_for_lock, notice=_silent):
             receipt = read_receipt(where)
             if receipt is None:
                 raise UsageError(f"{where} was not made by klein-setup.", hint="Nothing was removed.", path=str(where))
-            if self.packages is not None:
+            if self.packages is not None and not is_link(where):
                 self.packages.forget(where)
             Workspace(where).remove_environment(receipt.build_id)
 

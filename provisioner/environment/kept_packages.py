@@ -8,17 +8,18 @@ names.
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from provisioner.disk.root import Root
-from provisioner.environment.package_list import PackageList, list_text, parse_list
+from provisioner.environment.package_list import ListedPackage, PackageList, list_text, parse_list
 from provisioner.environment.state import Distribution
 from provisioner.environment.swap import read_text
 
@@ -62,40 +63,38 @@ class KeptPackages:
 # --- reading an environment --------------------------------------------------------------------
 
 
-def read_records(distributions: Iterable[Distribution]) -> dict[str, str]:
-    """Return the SHA-256 of every distribution's RECORD by its name; those without one are left out."""
-    found: dict[str, str] = {}
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the RECORD of a package said when it was read."""
+
+    folder: Path  # of packages, which its paths are relative to
+    content: bytes
+    sha256: str
+
+
+def read_records(packages: Iterable[ListedPackage], distributions: Iterable[Distribution]) -> dict[str, Record]:
+    """Return the RECORD of each listed package by its name, the first of several; those without one are left out."""
+    names = {each.name for each in packages}
+    found: dict[str, Record] = {}
     for each in distributions:
-        content = _read_record(each)
-        if content is not None:
-            found.setdefault(each.name, hashlib.sha256(content).hexdigest())
+        if each.info is not None and each.name in names - found.keys():
+            with contextlib.suppress(OSError), (each.info / "RECORD").open("rb") as stream:
+                content = stream.read(_RECORD_BYTES)
+                found[each.name] = Record(each.location, content, hashlib.sha256(content).hexdigest())
     return found
 
 
-def _read_record(distribution: Distribution) -> bytes | None:
-    if distribution.info is None:
-        return None
-    try:
-        with (distribution.info / "RECORD").open("rb") as stream:
-            return stream.read(_RECORD_BYTES)
-    except OSError:
-        return None
-
-
-def read_damaged(
-    packages: PackageList, distributions: Iterable[Distribution], records: dict[str, str]
-) -> dict[str, tuple[str, ...]]:
+def read_damaged(packages: PackageList, records: Mapping[str, Record]) -> dict[str, tuple[str, ...]]:
     """Read every file of the listed packages; return by name the files that are not as their RECORD says, sorted.
 
     Scripts are left out, because they hold the path of the environment, and so is what has no digest in a RECORD: the
     byte code that Python writes.
     """
-    listed = {each.name: each.record_sha256 for each in packages.packages}
     files = [
-        (each.name, each.location, *row)
-        for each in distributions
-        if listed.get(each.name) is not None and records.get(each.name) == listed[each.name]
-        for row in _rows(each)
+        (each.name, record.folder, *row)
+        for each in packages.packages
+        if (record := records.get(each.name)) is not None and record.sha256 == each.record_sha256
+        for row in _rows(record.content)
     ]
     pool = ThreadPoolExecutor(os.cpu_count() or 1)
     try:
@@ -109,10 +108,9 @@ def read_damaged(
     return {name: tuple(sorted(each)) for name, each in found.items()}
 
 
-def _rows(distribution: Distribution) -> Iterator[tuple[str, str, int]]:
+def _rows(record: bytes) -> Iterator[tuple[str, str, int]]:
     """Yield path, digest and size of each file of a RECORD that lies in the folder of packages."""
-    text = (_read_record(distribution) or b"").decode("utf-8", "replace")
-    for row in csv.reader(text.splitlines()):
+    for row in csv.reader(record.decode("utf-8", "replace").splitlines()):
         if len(row) != 3 or not row[1] or not row[2].isdecimal():
             continue
         parts = Path(row[0]).parts

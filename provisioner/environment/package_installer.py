@@ -6,7 +6,6 @@ pip does the resolving (``--dry-run --report``) and, as uv does, the comparing o
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,13 +17,13 @@ from provisioner.core.models import STATE_FOLDER
 from provisioner.core.units import count, listing
 from provisioner.disk.root import Root
 from provisioner.environment.build import (
-    ASK_TIMEOUT_S,
     INSTALL_TIMEOUT_S,
     BuildContext,
     Progress,
     bring,
     only_news,
     pip_settings,
+    pip_version,
 )
 from provisioner.environment.installer import Wheel, check_wheels, explain_failure, offline_error, parse_report
 from provisioner.environment.package_list import ListedPackage, listed, requirements_text
@@ -95,7 +94,7 @@ class PackageInstaller:
         if self.uv is not None and self.context.is_offline:  # pip cannot resolve from uv's cache
             self._run(words, what)
             return None
-        if self._pip_version < _FIRST_WITH_REPORT:
+        if pip_version(self.context, self.python) < _FIRST_WITH_REPORT:
             said = "The pip of this environment cannot say what it would install (22.2 can): nothing is listed."
             self.progress(Lasting(said))
             self._run(words, what)
@@ -145,13 +144,6 @@ class PackageInstaller:
     @cached_property
     def _env(self) -> dict[str, str]:
         return installer_environment(self.context.child_environ, self._settings, no_file=os.devnull)
-
-    @cached_property
-    def _pip_version(self) -> tuple[int, ...]:
-        command: list[str | Path] = [self.python, "-I", "-m", "pip", "--version"]
-        said = self.context.run(command, timeout_s=ASK_TIMEOUT_S, env=self._env).stdout
-        match = re.match(r"pip (\d+)\.(\d+)", said)
-        return (int(match[1]), int(match[2])) if match else (0, 0)
 
     def _resolve(self, words: Sequence[str | Path], what: str) -> tuple[Wheel, ...]:
         """Return what pip would install; nothing is installed."""

@@ -59,10 +59,6 @@ class PackageList:
     packages: tuple[ListedPackage, ...] = ()  # sorted by name
     requirements_sha256: str | None = None  # of the requirements they were resolved from; None: only the torch set yet
 
-    def package(self, name: str) -> ListedPackage | None:
-        """Return the package of that name, or None."""
-        return next((each for each in self.packages if each.name == name), None)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageChange:
@@ -165,7 +161,7 @@ def merged(
     installed : iterable of ListedPackage
         What was installed now; it takes the place of packages of the same name.
     records : mapping of str to str
-        By name, the SHA-256 of the RECORD of every package in the environment.
+        By name, the SHA-256 of the RECORD that each of these packages has in the environment.
     made_at : str
         ISO 8601, UTC.
     requirements_sha256 : str, optional

@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from provisioner.core.errors import StorageError
+from provisioner.core.json_reader import FieldError, Fields
 from provisioner.core.models import STATE_FOLDER
-from provisioner.core.units import human_bytes
+from provisioner.core.units import count, human_bytes
 from provisioner.disk.locks import hold_place
 from provisioner.disk.os_errors import storage_error
 from provisioner.disk.read_json import read_object
@@ -137,7 +138,6 @@ class Journal:
     stage: Stage
     staging: str  # name of the folder aside
     old: str | None = None  # path the environment before was moved to
-    is_old_ours: bool = False  # it had a receipt, so it may be removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ class Workspace:
     @property
     def folder(self) -> Path:
         """The folder of the work, in the environment's parent."""
-        return self.where.with_name(self.where.name + ".klein-setup")
+        return self.where.with_name(self.where.name + STATE_FOLDER)
 
     @property
     def wheels(self) -> Path:
@@ -177,10 +177,16 @@ class Workspace:
         return self.folder / "journal.json"
 
     def journal(self) -> Journal | None:
-        """Return where an earlier building stopped, or None."""
+        """Return where an earlier building stopped; None where none did, or where we cannot have written that."""
+        fields = Fields(read_object(self._journal) or {})
         try:
-            return Journal(**(read_object(self._journal) or {}))
-        except TypeError:
+            return Journal(
+                build_id=fields.text("build_id"),
+                stage=fields.choice("stage", get_args(Stage), "building"),
+                staging=fields.text("staging"),
+                old=fields.optional_text("old"),
+            )
+        except FieldError:
             return None
 
     def note(self, journal: Journal) -> None:
@@ -195,6 +201,7 @@ class Workspace:
         """
         for folder in (self.wheels, self.temporary):
             self.root.make_folder(folder)
+            self.root.check(folder / "any")  # installers write there, and follow links
         staging = self._free_staging()
         self.note(Journal(build_id=build_id, stage="building", staging=staging.name))
         if not is_in_place:
@@ -216,8 +223,8 @@ class Workspace:
         if journal.stage == "swapping" and not self.where.exists() and old is not None:
             return f"A building was interrupted while folders changed places; the environment is in {old}."
         arrived = list(self.wheels.glob("*.whl"))
-        size = human_bytes(sum(path.stat().st_size for path in arrived))
-        return f"A building of {self.where} was interrupted; {len(arrived)} wheels ({size}) have arrived."
+        size = human_bytes(sum(path.lstat().st_size for path in arrived))
+        return f"A building of {self.where} was interrupted after {count(len(arrived), 'wheel')} ({size}) had arrived."
 
     def recover(self) -> str | None:
         """Put right what an interrupted building left; the wheels stay for the next one.
@@ -243,11 +250,18 @@ class Workspace:
         return said
 
     def remove_environment(self, build_id: str) -> None:
-        """Remove the environment: moved aside first, so that a killed run leaves a whole one or none."""
-        staging = self._free_staging()
-        self.note(Journal(build_id=build_id, stage="building", staging=staging.name))
-        self.root.replace(self.where, staging)
-        self.recover()
+        """Remove the environment, of a link only itself, and what lies beside it.
+
+        It is moved aside first, so that a killed run leaves a whole one or none.
+        """
+        if is_link(self.where):
+            self.root.remove_tree(self.where)
+        else:
+            staging = self._free_staging()
+            self.note(Journal(build_id=build_id, stage="building", staging=staging.name))
+            self.root.replace(self.where, staging)
+            self.root.remove_tree(staging)
+        self.root.remove_tree(self.folder)
 
     def _end_swap(self, journal: Journal) -> str | None:
         old = self._old(journal)
@@ -306,7 +320,6 @@ class Workspace:
             stage="swapping",
             staging=staging.name,
             old=str(old) if had_one else None,
-            is_old_ours=is_ours,
         )
         self.note(journal)
         if had_one:
@@ -343,9 +356,8 @@ def _is_of(staging: Path, build_id: str) -> bool:
     noted = read_text(staging / _BUILDING)
     records = {staging / each for each in (RECEIPT, CONSTRAINTS, PACKAGES, _BUILDING)}
     records |= {half for each in records for half in waiting_for(each)}
-    return build_id in (noted, receipt and receipt.build_id) or all(
-        path in records or (path.is_dir() and not is_link(path)) for path in staging.rglob("*")
-    )
+    is_built_here = build_id != "" and build_id in (noted, receipt and receipt.build_id)
+    return is_built_here or all(path in records or (path.is_dir() and not is_link(path)) for path in staging.rglob("*"))
 
 
 def forget_building(folder: Path) -> None:

@@ -620,6 +620,18 @@ def test_a_removal_that_is_killed_is_finished_by_the_next(at: int, tmp_path: Pat
     assert list((tmp_path / "tree").iterdir()) == [mine]
 
 
+def test_a_removal_leaves_nothing_of_an_interrupted_building(tmp_path: Path) -> None:
+    where = folder(tmp_path / "tree" / ".venv", "b1")
+    work = Workspace(where)
+    work.begin("b2", is_in_place=True)
+    (work.wheels / "a-1.0-py3-none-any.whl").write_bytes(b"a")
+    envs = Environments(run=run_process)
+    assert "after 1 wheel (1 byte) had arrived" in (envs.observe(where).interrupted or "")
+    envs.remove(where)
+    assert list((tmp_path / "tree").iterdir()) == []
+    assert envs.observe(where).interrupted is None
+
+
 def test_an_environment_that_fails_in_its_place_makes_room_for_the_old_one(tmp_path: Path) -> None:
     where = folder(tmp_path / "env", "old")
     work = Workspace(where)
@@ -653,7 +665,7 @@ def test_a_kill_while_folders_change_places_is_put_right(tmp_path: Path, moved: 
     work = Workspace(where)
     staging = folder(work.begin("new"), "new")
     old = work.folder / "old" if is_ours else tmp_path / "env.before-20261123-061404"
-    work.note(Journal(build_id="new", stage="swapping", staging=staging.name, old=str(old), is_old_ours=is_ours))
+    work.note(Journal(build_id="new", stage="swapping", staging=staging.name, old=str(old)))
     if moved >= 1:
         where.rename(old)
     if moved == 2:

@@ -31,8 +31,10 @@ from provisioner.commands.look import InstallOptions
 from provisioner.commands.run import Options, Run, open_run
 from provisioner.commands.session import Session, Settings
 from provisioner.commands.uninstall import UninstallOptions, run_uninstall
-from provisioner.core.errors import PlanOutdatedError, StorageError, UsageError
+from provisioner.core.errors import PathOutsideRootError, PlanOutdatedError, StorageError, UsageError
 from provisioner.core.models import BLOCK_SIZE, Download
+from provisioner.environment.kept_packages import KeptPackages
+from provisioner.environment.package_list import PackageList
 from provisioner.environment.swap import Workspace, only_one
 from provisioner.files.download.whole_file import WholeFiles
 from provisioner.files.planner import no_steps
@@ -69,11 +71,18 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
-# --- the journal of an environment ---------------------------------------------------------------------
+# --- an environment and what lies beside it ------------------------------------------------------------
+
+ENVIRONMENT_RECEIPT = {
+    "schema_version": 1, "build_id": "x", "made_at": "", "installer": "pip", "python_version": "3.11.7",
+    "python_home": "/usr", "torch_backend": "cpu", "index_url": None, "local_tag": "cpu",
+    "set": {"torch": "2.14.1", "torchvision": "0.29.1", "torchaudio": None}, "versions": [], "constraints": [],
+    "probe": None, "driver_version": None, "gpus": [],
+}  # fmt: skip
 
 
 def hostile_journal(where: Path, **values: object) -> None:
-    journal = {"build_id": "x", "stage": "swapping", "staging": "~" + where.name[1:], "is_old_ours": True, **values}
+    journal = {"build_id": "x", "stage": "swapping", "staging": "~" + where.name[1:], **values}
     write_json(where.with_name(f"{where.name}.klein-setup") / "journal.json", journal)
 
 
@@ -82,13 +91,7 @@ def test_a_journal_names_no_folder_that_uninstall_deletes(sandbox: Sandbox, prec
     assert sandbox.run("install").returncode == 0
     where = sandbox.tree / ".venv"
     where.mkdir()
-    receipt = {
-        "schema_version": 1, "build_id": "x", "made_at": "", "installer": "pip", "python_version": "3.11.7",
-        "python_home": "/usr", "torch_backend": "cpu", "index_url": None, "local_tag": "cpu",
-        "set": {"torch": "2.14.1", "torchvision": "0.29.1", "torchaudio": None}, "versions": {}, "constraints": [],
-        "probe": None, "driver_version": None, "gpus": [],
-    }  # fmt: skip
-    write_json(where / ".klein-setup" / "environment.json", receipt)
+    write_json(where / ".klein-setup" / "environment.json", ENVIRONMENT_RECEIPT)
     hostile_journal(where, old=str(precious.parent))
     done = sandbox.run("uninstall", "--yes", "--json")
     assert done.returncode == 0, done.stderr
@@ -109,6 +112,77 @@ def test_a_journal_names_no_other_environment_beside_it_that_is_cleared_away(tmp
     hostile_journal(where, stage="building", staging="_venv")
     Workspace(where).recover()
     assert own.is_file()
+
+
+@pytest.mark.parametrize("build_id", [None, "", 0, ["x"]])
+def test_a_journal_without_a_build_names_no_folder_of_yours(tmp_path: Path, build_id: object) -> None:
+    where = tmp_path / "ComfyUI" / ".venv"
+    own = where.with_name("_venv") / "work" / "precious.txt"
+    building = where.with_name("_venv") / ".klein-setup" / "building"
+    for path, content in ((own, PRECIOUS), (building, b"")):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    hostile_journal(where, stage="building", staging="_venv", build_id=build_id)
+    Workspace(where).recover()
+    assert own.read_bytes() == PRECIOUS
+
+
+@pytest.mark.parametrize("wrong", [{"old": 5}, {"staging": ["~venv"]}, {"stage": "begun"}, {"stage": {}}])
+def test_a_journal_with_values_of_another_kind_is_none(tmp_path: Path, wrong: dict[str, object]) -> None:
+    work = Workspace(tmp_path / "ComfyUI" / ".venv")
+    hostile_journal(work.where, **wrong)
+    assert (work.interrupted(), work.recover()) == (None, None)
+
+
+def test_a_wheel_that_leads_nowhere_is_counted(tmp_path: Path) -> None:
+    work = Workspace(tmp_path / "ComfyUI" / ".venv")
+    hostile_journal(work.where)
+    work.wheels.mkdir()
+    (work.wheels / "a.whl").symlink_to("nowhere")
+    assert "after 1 wheel (7 bytes) had arrived" in (work.interrupted() or "")
+
+
+@pytest.mark.parametrize("linked", ["", "wheels", "tmp"])
+def test_no_folder_of_a_building_is_a_link(tmp_path: Path, linked: str) -> None:
+    """Wheels that the building does not know are removed where they arrive, and so are earlier temporary files."""
+    where = tmp_path / "ComfyUI" / ".venv"
+    work = Workspace(where)
+    own = where.with_name("custom") / "mine.whl"
+    (own.parent / "tmp").mkdir(parents=True)
+    own.write_bytes(PRECIOUS)
+    hostile_journal(where, stage="building", staging="_venv")
+    link = work.folder / linked
+    if not linked:
+        (work.folder / "journal.json").rename(own.parent / "journal.json")
+        work.folder.rmdir()
+    link.symlink_to(own.parent)
+    before = sorted(own.parent.rglob("*"))
+    with pytest.raises(PathOutsideRootError, match="no link is followed"):
+        work.begin("x")
+    if not linked:
+        with pytest.raises(PathOutsideRootError, match="no link is followed"):
+            work.recover()
+    assert sorted(own.parent.rglob("*")) == before
+
+
+def test_of_an_environment_that_is_a_link_only_the_link_is_removed(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.publish(NEW)
+    where, own = sandbox.tree / ".venv", tmp_path / "drive" / "venv"
+    where.parent.mkdir()
+    receipt = own / ".klein-setup" / "environment.json"
+    write_json(receipt, ENVIRONMENT_RECEIPT)
+    where.symlink_to(own)
+    (own / "bin").mkdir()
+    (own / "bin" / "python").symlink_to(sys.executable)
+    packages = KeptPackages(lambda: Path(sandbox.environ["XDG_STATE_HOME"], "klein-setup", "environments"))
+    packages.keep(own, PackageList(made_at=""))
+    done = sandbox.run("uninstall", "--yes", "--json")
+    (step,) = done.json["steps"]
+    assert (step["size"], step["outcome"]["status"]) == (0, "done")
+    assert "stays" in step["reason"]
+    assert list(where.parent.glob("?venv*")) == []
+    assert receipt.is_file()
+    assert packages.read(own) is not None
 
 
 # --- what was set aside --------------------------------------------------------------------------------

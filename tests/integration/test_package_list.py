@@ -223,6 +223,13 @@ def test_a_package_that_changed_is_named_and_the_same_file_is_installed_again(ow
     assert own.files("av") == before
 
 
+def test_only_a_record_that_was_compared_is_followed(own: Own) -> None:
+    """A second one of the same package is not the one that has the listed digest."""
+    shutil.copytree(own.site / "av-14.1.dist-info", own.site / "av-14.1.more.dist-info")
+    (own.site / "av-14.1.more.dist-info" / "RECORD").write_text("av/__init__.py,sha256=x,1\n", encoding="utf-8")
+    assert own.changes() == {}
+
+
 def test_a_newer_release_is_not_taken_for_what_was_installed(own: Own) -> None:
     own.shop.toys = [*own.shop.toys, Toy(name="av", version="15.0")]
     own.pip("uninstall", "-y", "av")

@@ -75,6 +75,7 @@ def test_one_folder_by_two_resolved_paths(one: PurePath, other: PurePath, expect
         (".klein-setup-2/x", False),
         ("vae/klein-setup", False),
         (".klein-setup/lock", True),
+        (".venv.klein-setup/wheels/x", True),
         ("vae/.klein-setup/aside", True),
         (".Klein-Setup/lock", True),
         (".KLEIN-SETUP", True),
