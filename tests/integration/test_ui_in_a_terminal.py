@@ -577,6 +577,18 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_a_plain_bar() -> None:
 
 
 @posix
+def test_a_step_begins_without_escapes_and_secrets_where_the_cursor_cannot_move() -> None:
+    step = replace(STEP, reason=f"\x1b]0;owned\x07asked for\r\nwith token=abcdefgh, {TOKEN}")
+    with terminal() as screen:
+        with ui_on(screen, Clock(), term="dumb") as ui:
+            ui.listener(replace(STARTED, step=step))
+        text = screen.text
+    assert " ".join(text.split()) == (
+        "[1/1] fetching vae/flux2-vae.safetensors (336 MB): asked for with token=***, hf_***"
+    )
+
+
+@posix
 def test_a_terminal_without_utf_8_gets_ascii_bars() -> None:
     clock = Clock()
     with terminal(encoding="ascii") as screen:
