@@ -327,7 +327,7 @@ def _manifest_show(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.
     from provisioner.commands.run import load_manifest
 
     manifest = load_manifest(arguments.manifest)
-    ui.show_manifest(manifest, has_files=arguments.files)
+    ui.show_manifest(manifest, has_files=arguments.files, argument=arguments.manifest)
     return about_manifests("manifest show", (manifest,))
 
 

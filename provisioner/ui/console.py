@@ -238,11 +238,18 @@ class Ui:
 
         self._result(manifests_blocks(manifests))
 
-    def show_manifest(self, manifest: Manifest, *, has_files: bool = True) -> None:
-        """Show one manifest with every file and the source of each digest, or in one screen."""
+    def show_manifest(self, manifest: Manifest, *, has_files: bool = True, argument: str | None = None) -> None:
+        """Show one manifest with every file and the source of each digest, or in one screen.
+
+        `argument` is what the user gave for it, by default its id.
+        """
         from provisioner.ui.facts import manifest_blocks, manifest_summary_blocks
 
-        self._result(manifest_blocks(manifest) if has_files else manifest_summary_blocks(manifest))
+        if has_files:
+            self._result(manifest_blocks(manifest))
+        else:
+            whole = self.program.command("manifest show", [argument or manifest.id, "--files"])
+            self._result(manifest_summary_blocks(manifest, whole))
 
     def show_smoke(self, smoke: SmokeTest) -> None:
         """Show the result of a smoke test."""

@@ -690,6 +690,12 @@ def test_machine_and_manifests_go_to_stdout_for_people_only() -> None:
         assert (ARTIFACT.sha256 in run.out.getvalue()) == is_shown
 
 
+def test_the_command_for_every_file_names_the_manifest_as_it_was_given() -> None:
+    run = Piped()
+    run.ui.show_manifest(plan().manifest, has_files=False, argument="my own.yaml")
+    assert "`klein-setup manifest show 'my own.yaml' --files`" in run.out.getvalue()
+
+
 def test_a_reader_that_leaves_early_does_not_break_the_run() -> None:
     code = (
         "import sys; from provisioner.ui.console import Ui; ui = Ui(sys.stdout, sys.stderr)\n"

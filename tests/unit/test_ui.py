@@ -49,6 +49,7 @@ from provisioner.core.models import (
     UrlFile,
     Variant,
 )
+from provisioner.core.program import Program
 from provisioner.core.redact import redact
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import read_manifest_text
@@ -591,11 +592,11 @@ def test_manifests_are_listed_and_one_is_shown_with_what_it_claims() -> None:
 def test_a_manifest_fits_one_screen_and_says_how_to_see_the_rest(name: str) -> None:
     text, file = read_manifest_text(name)
     manifest = parse_manifest(text, file=file)
-    told = written(manifest_summary_blocks(manifest), width=80)
+    told = written(manifest_summary_blocks(manifest, Program().command("manifest show", [name, "--files"])), width=80)
     assert (
         sum(1 + (len(line) - 1) // 80 for line in told.splitlines() if line) + told.count("\n\n") <= 23
     )  # and the blank line at the end
-    assert "manifest show --files" in told
+    assert told.splitlines()[-1] == f"`klein-setup manifest show {name} --files`"
     assert "12.45 GB (default)" in told or "18.43 GB (default)" in told
     assert all(f"  {each.id} " in told for each in manifest.sets)
 
