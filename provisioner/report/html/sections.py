@@ -27,6 +27,12 @@ from provisioner.report.web_addresses import commit_page
 # --- the summary ------------------------------------------------------------------------------
 
 
+def set_words(document: Node) -> str:
+    """Return which set of which manifest a run was about."""
+    manifest, chosen = document.at("manifest", "id").text, document.at("manifest", "set").text
+    return f"{manifest}, set {chosen}" if manifest and chosen else manifest
+
+
 def tiles(document: Node) -> Html:
     """Return the most important figures."""
     found = [_files_tile(document), _bytes_tile(document), _image_tile(document), _gpu_tile(document)]
@@ -178,8 +184,12 @@ def files_section(document: Node) -> Html:
     return section("The files", grid, paragraphs([joined(filter(None, words), " ")]), _digests(document), name="files")
 
 
+def status_badge(check: Node) -> Html:
+    """Return what the check of a file says, in a word or two."""
+    return badge(*_VERDICTS.get(check.at("status").text, ("not known", "plain")))
+
+
 def _file_row(document: Node, check: Node) -> list[str]:
-    word, tone = _VERDICTS.get(check.at("status").text, ("not known", "plain"))
     expected, observed = check.at("expected_size").whole, check.at("observed_size").whole
     notes = []
     if check.at("identity").text:
@@ -199,7 +209,7 @@ def _file_row(document: Node, check: Node) -> list[str]:
     size = expected if expected is not None else observed
     return [
         joined([shown, *(element("span", note, class_="sub") for note in notes)]),
-        badge(word, tone),
+        status_badge(check),
         element("span", human_bytes(size), title=exact_bytes(size)) if size is not None else "",
         code(f"{digest[:12]}\u2026", title=digest) if digest else "",
         _BASES.get(basis_of(document, check), ""),
