@@ -78,7 +78,7 @@ class Ui:
         verbose: bool = False,
         color: bool | None = None,
         interactive: bool = True,
-        program: Program | None = None,
+        program: Program = KLEIN_SETUP,
         secrets: Iterable[str] = (),
         environ: Mapping[str, str] | None = None,
         now: Callable[[], float] = time.monotonic,
@@ -92,12 +92,12 @@ class Ui:
         self._is_quiet = quiet
         self._is_verbose = verbose
         self._is_interactive = interactive
-        self.program = program or KLEIN_SETUP
+        self.program = program
         self._secrets = tuple(secrets)
         self._lock = threading.Lock()  # a line of events must not be cut by another
         self._errors_shown: list[BaseException] = []
         self._findings_said: tuple[Finding, ...] = ()
-        self._host = host_name(environment) if host is None else host
+        self._host = self._clean(host_name(environment) if host is None else host)
         self._now = now
         self._began = (now(), time.time())
         self._progress = Progress(
@@ -270,7 +270,7 @@ class Ui:
         began, started_at = self._began
         seconds = self._now() - began
         run = RunFacts(
-            host=printable(self._host),
+            host=self._host,
             started_at=utc(started_at),
             ended_at=utc(started_at + seconds),
             seconds=round(seconds, 3),

@@ -313,6 +313,13 @@ def test_events_are_a_line_each_and_the_document_is_the_last() -> None:
     assert run.err.getvalue() == ""
 
 
+def test_the_name_of_this_computer_is_cleaned_in_every_line() -> None:
+    run = Piped(mode="events", host="lab\x1b[2J-1")
+    run.ui.listener(Notice(message="x"))
+    run.ui.show_report(Report(command="verify", status="ok", exit_status=0))
+    assert [json.loads(line)["host"] for line in run.out.getvalue().splitlines()] == ["lab-1"] * 2
+
+
 def test_events_of_many_threads_do_not_mix() -> None:
     run = Piped(mode="events")
 
