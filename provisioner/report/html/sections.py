@@ -21,7 +21,7 @@ from provisioner.report.html.markup import (
 )
 from provisioner.report.html.moments import moment
 from provisioner.report.html.node import Node
-from provisioner.report.html.verdict import basis_of, has_image
+from provisioner.report.html.verdict import HASHED, all_findings, basis_of, has_image
 from provisioner.report.web_addresses import commit_page
 
 # --- the summary ------------------------------------------------------------------------------
@@ -118,10 +118,9 @@ def _last_lines(context: Node) -> list[Html]:
 
 def findings_section(document: Node) -> Html:
     """Return the findings, problems first, with those of the smoke test; each is said once, and no error again."""
-    rows = [*document.at("findings").rows, *document.at("details", "smoke_test", "findings").rows]
     said = {error.at("message").text for error in document.at("errors").rows}  # with the errors, above
     items: dict[Html, bool] = {}
-    for finding in rows:
+    for finding in all_findings(document):
         if finding.at("message").text in said:
             continue
         said.add(finding.at("message").text)
@@ -157,11 +156,7 @@ _BASES = {
     "sha256": "every byte was read",
     "blocks": "every byte was read, in blocks",
     "receipt": "receipt; file unchanged since",
-    "fetch-file": "downloaded and hashed in this run",
-    "patch-file": "repaired and hashed in this run",
-    "place-file": "copied and hashed in this run",
-    "move-file": "moved and hashed in this run",
-    "record-receipt": "every byte was read in this run",
+    **HASHED,
     "size": "size only",
     "none": "",
 }
