@@ -327,7 +327,7 @@ def _manifest_show(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.
     from provisioner.commands.run import load_manifest
 
     manifest = load_manifest(arguments.manifest)
-    ui.show_manifest(manifest, has_files=arguments.files)
+    ui.show_manifest(manifest, has_files=arguments.files, argument=arguments.manifest)
     return about_manifests("manifest show", (manifest,))
 
 
@@ -469,10 +469,12 @@ def _secrets(given: Sequence[str]) -> tuple[str, ...]:
     return (*(each.value for each in find_tokens(os.environ)), *passwords_in([*os.environ.values(), *given]))
 
 
-def _program(argv0: str | None) -> Program | None:
-    """Return how this program was started; None where it was not started as a process of its own."""
+def _program(argv0: str | None) -> Program:
+    """Return how this program was started; as klein-setup where it was not started as a process of its own."""
     if argv0 is None:
-        return None
+        from provisioner.core.program import KLEIN_SETUP
+
+        return KLEIN_SETUP
     from provisioner.cli.started_as import started_as
 
     return started_as(argv0)

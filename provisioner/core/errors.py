@@ -3,6 +3,9 @@
 Adapters turn a library's exceptions into these at the border.  A message says what happened to
 which thing; the hint says what to do next.  No message, hint or context ever holds a token or the
 query of a signed URL.
+
+The docstring of a class becomes its section in docs/errors.md (``scripts/make_reference.py --write``):
+the first line says what happened, the rest what to do.
 """
 
 from __future__ import annotations
@@ -374,7 +377,7 @@ class EntryNotFoundError(AccessError):
 class IntegrityError(KleinError):
     """The bytes are not the bytes the manifest names: the base of the errors with exit status 7.
 
-    Nothing wrong was given a final name.  Run ``klein-setup repair``.
+    No wrong file was put in place.  Run ``klein-setup repair``.
     """
 
     code = "integrity"

@@ -351,7 +351,10 @@ class GrowingFile(Part, Protocol):
         """
 
     def keep_as_bad(self) -> Path | None:
-        """Keep the wrong bytes under ``<name>.bad`` for inspection; return that path."""
+        """Keep the wrong bytes under ``<name>.bad`` for inspection; return that path, or None where they were dropped.
+
+        They are dropped where wrong bytes of two attempts are kept already.
+        """
 
 
 class Finder(Protocol):

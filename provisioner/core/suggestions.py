@@ -3,6 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
+
+_MOST_NAMES, _LONGEST_WORD = 300, 100  # limit the cost of a hostile text
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Return the closest of the known names, whatever the case and the dashes before it; None where none is close.
+
+    >>> closest("Instal", ["install", "plan"]), closest("--comfui", ["--comfyui", "--cpu"]), closest("xyz", ["plan"])
+    ('install', '--comfyui', None)
+    """
+    import difflib  # needed only after a mistake
+
+    names = {name.lstrip("-").casefold(): name for name in islice(known, _MOST_NAMES)}
+    close = difflib.get_close_matches(word[:_LONGEST_WORD].lstrip("-").casefold(), names, n=1)
+    return names[close[0]] if close else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -10,13 +26,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
     >>> did_you_mean("instal", ["install", "plan"])
     ' Did you mean install?'
-    >>> did_you_mean("--comfui", ["--comfyui", "--cpu"])
-    ' Did you mean --comfyui?'
     >>> did_you_mean("xyz", ["install", "plan"])
     ''
     """
-    import difflib  # needed only after a mistake
-
-    names = {name.lstrip("-").casefold(): name for name in known}
-    close = difflib.get_close_matches(word.lstrip("-").casefold(), names, n=1)
-    return f" Did you mean {names[close[0]]}?" if close else ""
+    close = closest(word, known)
+    return "" if close is None else f" Did you mean {close}?"

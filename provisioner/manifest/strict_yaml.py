@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from provisioner.core.errors import ManifestError
 from provisioner.core.models import Download
+from provisioner.core.suggestions import closest
 
 if TYPE_CHECKING:
     from yaml import CSafeLoader, SafeLoader
@@ -111,10 +112,8 @@ def holds_token(text: str) -> bool:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"``, or nothing when no name is close."""
-    import difflib  # needed only after a mistake
-
-    close = difflib.get_close_matches(name[:100].casefold(), list(names)[:300], n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    close = closest(name, names)
+    return "" if close is None else f"; did you mean '{close}'?"
 
 
 # --- from text to nodes ------------------------------------------------------------------------

@@ -411,13 +411,13 @@ def _step_entry(
 
 
 def _outcome_entry(outcome: Outcome, secrets: tuple[str, ...], began_s: float | None) -> OutcomeEntry:
-    is_placed = outcome.started_s is not None and began_s is not None
+    started_s = None if outcome.started_s is None or began_s is None else round(outcome.started_s - began_s, 3)
     return {
         "status": outcome.status,
         "detail": redact(outcome.detail, secrets),
         "bytes_fetched": outcome.bytes_fetched,
         "seconds": round(outcome.seconds, 3),
-        "started_s": round((outcome.started_s or 0.0) - (began_s or 0.0), 3) if is_placed else None,
+        "started_s": started_s,
         "error": error_entry(outcome.error, secrets) if outcome.error is not None else None,
     }
 

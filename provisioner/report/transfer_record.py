@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from provisioner.core.events import Event, FileProgress, Phase, StepFinished
-from provisioner.core.models import ComfyFile
+from provisioner.report.outcome import label_of
 
 MOST_POINTS = 240
 """Intervals that are kept; a chart of a page shows no more."""
@@ -53,8 +53,7 @@ class TransferRecorder:
                 self._turn(event.label, event.phase, now_s)
                 self._count(event, now_s)
             case StepFinished(step=step):
-                place = step.destination
-                self._turn(str(place.relative) if isinstance(place, ComfyFile) else place.filename, None, now_s)
+                self._turn(label_of(step.destination), None, now_s)
             case _:
                 pass
 

@@ -11,6 +11,7 @@ from provisioner.core.models import Finding
 from provisioner.core.units import count
 from provisioner.report.changes import Change, summary
 from provisioner.ui.problems import finding_blocks
+from provisioner.ui.tables import command_blocks
 from provisioner.ui.text import BLANK, Block, Para, Span, Style, span
 
 _MARKS: dict[str, str] = {"changed": "~", "appeared": "+", "gone": "-"}
@@ -51,7 +52,7 @@ def _end_blocks(changes: Sequence[Change], findings: Sequence[Finding], mend: st
     problems = sum(finding.severity == "problem" for finding in findings)
     if mend is not None:
         lead = f"{count(problems, 'problem')}. To fix it:" if problems else "To fix it:"
-        return [Para(line=(Span(lead, "bad"), Span(f"  {mend}", "command")), hang=2)]
+        return command_blocks(lead, mend, "bad")
     if problems:
         return [Para(line=span(f"{count(problems, 'problem')}; see the hint of each.", "bad"))]
     return [Para(line=span("Everything is still correct." if changes else "Everything is correct.", "good"))]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
@@ -17,13 +18,13 @@ from provisioner.core.program import KLEIN_SETUP, Program
 from provisioner.core.units import gib, human_bytes, human_duration
 from provisioner.plan.steps import FILE_STEPS, STEPS, download_of
 from provisioner.report.outcome import Report
-from provisioner.ui.text import Block, Row, pair, pair_blocks
+from provisioner.ui.tables import command_blocks
+from provisioner.ui.text import Block, Line, Row, cells, pair, pair_blocks
 
 if TYPE_CHECKING:
     from provisioner.smoke_test.results import SmokeTest
     from provisioner.ui.stream import Output
 
-_LINES = 8
 _MOST_ROWS = 20  # of the image: a larger one pushes the words before it off the screen
 
 
@@ -32,20 +33,18 @@ def card_blocks(report: Report, smoke: SmokeTest, program: Program = KLEIN_SETUP
     rows: list[Row] = []
     if smoke.image_path is not None:
         rows.append(pair("image", str(smoke.image_path), "good"))
-    rows += [pair("GPU" if smoke.vram is not None else "device", _device_words(smoke))]
-    if smoke.timings.total_s is not None:
-        rows.append(pair("took", _time_words(smoke)))
+    rows.append(pair("GPU" if smoke.vram is not None else "device", f"{_device_words(smoke)}{_time_words(smoke)}"))
     if smoke.vram is not None:
         peak, free = gib(smoke.vram.peak_used_bytes), gib(smoke.vram.free_at_start_bytes)
         rows.append(pair("VRAM", f"{peak} at the peak, {free} was free at the start"))
     fetched = _fetched_words(report.outcomes)
     rows += [pair("fetched", fetched)] if fetched else []
-    if report.opening is not None:
-        rows.append(pair("start it", f"{report.opening.command}  ({report.opening.url})", "command"))
-        if report.opening.template is not None:
-            rows.append(pair("workflow", f"{report.opening.template}, among ComfyUI's Templates"))
+    opening = report.opening
+    if opening is not None and opening.template is not None:
+        rows.append(pair("workflow", f"{opening.template}, among ComfyUI's Templates"))
     rows.append(pair("all of it", program.command("report"), "command"))
-    return pair_blocks(rows)
+    start = command_blocks(f"To start ComfyUI ({opening.url}):", opening.command) if opening is not None else []
+    return [*pair_blocks(rows), *start]
 
 
 def _device_words(smoke: SmokeTest) -> str:
@@ -53,9 +52,11 @@ def _device_words(smoke: SmokeTest) -> str:
 
 
 def _time_words(smoke: SmokeTest) -> str:
-    total = human_duration(smoke.timings.total_s or 0.0)
-    start = smoke.timings.start_s
-    return total if start is None else f"{total}, after {human_duration(start)} to start"
+    total, start = smoke.timings.total_s, smoke.timings.start_s
+    if total is None:
+        return ""
+    before = "" if start is None else f", after {human_duration(start)} to start"
+    return f"; took {human_duration(total)}{before}"
 
 
 def _fetched_words(outcomes: tuple[Outcome, ...]) -> str:
@@ -73,13 +74,19 @@ def _fetched_words(outcomes: tuple[Outcome, ...]) -> str:
     return f"{', '.join(words)}; {human_duration(sum(each.seconds for each in outcomes))} in all"
 
 
-def rows_for(lines: int) -> int:
+def rows_of(words: Sequence[Line], columns: int) -> int:
+    """Return how many rows of the terminal these lines take; it wraps a command by itself."""
+    widths = [sum(cells(each.text) for each in line) for line in words]
+    return sum(max(1, -(-width // columns)) for width in widths)
+
+
+def rows_for(lines: int, words: int) -> int:
     """Return how many rows of the terminal the image may take beside the words and the prompt; 0 where it is too low.
 
-    >>> rows_for(24), rows_for(40), rows_for(12)
+    >>> rows_for(24, 10), rows_for(40, 8), rows_for(12, 8)
     (12, 20, 0)
     """
-    rows = min(_MOST_ROWS, lines - _LINES - 4)  # a path may take three lines
+    rows = min(_MOST_ROWS, lines - words - 2)  # many prompts have two lines
     return rows if rows >= 4 else 0
 
 
@@ -93,13 +100,14 @@ def _is_in_background(output: Output) -> bool:
         return False
 
 
-def draw_image(path: Path, output: Output) -> bool:
+def draw_image(path: Path, output: Output, words: int) -> bool:
     """Draw an image into a terminal that can redraw and has colours; return False where that is not possible.
 
-    Standard input has to be the same terminal: it is asked what it can show, and answers there.
+    It leaves room for so many rows of words.  Standard input has to be the same terminal: it is asked what it can show,
+    and answers there.
     """
     columns, lines = output.size
-    rows = rows_for(lines)
+    rows = rows_for(lines, words)
     if _is_in_background(output):
         return False
     logging.getLogger("textual_image").addHandler(logging.NullHandler())  # a terminal that does not answer is no news

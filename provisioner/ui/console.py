@@ -78,7 +78,7 @@ class Ui:
         verbose: bool = False,
         color: bool | None = None,
         interactive: bool = True,
-        program: Program | None = None,
+        program: Program = KLEIN_SETUP,
         secrets: Iterable[str] = (),
         environ: Mapping[str, str] | None = None,
         now: Callable[[], float] = time.monotonic,
@@ -92,12 +92,12 @@ class Ui:
         self._is_quiet = quiet
         self._is_verbose = verbose
         self._is_interactive = interactive
-        self.program = program or KLEIN_SETUP
+        self.program = program
         self._secrets = tuple(secrets)
         self._lock = threading.Lock()  # a line of events must not be cut by another
         self._errors_shown: list[BaseException] = []
         self._findings_said: tuple[Finding, ...] = ()
-        self._host = host_name(environment) if host is None else host
+        self._host = self._clean(host_name(environment) if host is None else host)
         self._now = now
         self._began = (now(), time.time())
         self._progress = Progress(
@@ -238,11 +238,18 @@ class Ui:
 
         self._result(manifests_blocks(manifests))
 
-    def show_manifest(self, manifest: Manifest, *, has_files: bool = True) -> None:
-        """Show one manifest with every file and the source of each digest, or in one screen."""
+    def show_manifest(self, manifest: Manifest, *, has_files: bool = True, argument: str | None = None) -> None:
+        """Show one manifest with every file and the source of each digest, or in one screen.
+
+        `argument` is what the user gave for it, by default its id.
+        """
         from provisioner.ui.facts import manifest_blocks, manifest_summary_blocks
 
-        self._result(manifest_blocks(manifest) if has_files else manifest_summary_blocks(manifest))
+        if has_files:
+            self._result(manifest_blocks(manifest))
+        else:
+            whole = self.program.command("manifest show", [argument or manifest.id, "--files"])
+            self._result(manifest_summary_blocks(manifest, whole))
 
     def show_smoke(self, smoke: SmokeTest) -> None:
         """Show the result of a smoke test."""
@@ -263,7 +270,7 @@ class Ui:
         began, started_at = self._began
         seconds = self._now() - began
         run = RunFacts(
-            host=printable(self._host),
+            host=self._host,
             started_at=utc(started_at),
             ended_at=utc(started_at + seconds),
             seconds=round(seconds, 3),
@@ -311,13 +318,14 @@ class Ui:
         smoke = report.smoke_test
         if smoke is None or report.status != "ok" or self._is_quiet or report.command == "verify":
             return
-        from provisioner.ui.closing_card import card_blocks, draw_image
+        from provisioner.ui.closing_card import card_blocks, draw_image, rows_of
 
+        words = self._laid_out(self._out, card_blocks(report, smoke, self.program))
         self._write(self._out, [BLANK])
         can_show = self._out.terminal == "full" and self._out.is_coloured and self._out.is_unicode
         if smoke.image_path is not None and can_show and self._is_terminal_in():
-            draw_image(smoke.image_path, self._out)
-        self._write(self._out, card_blocks(report, smoke, self.program))
+            draw_image(smoke.image_path, self._out, rows_of(words, self._out.size[0]))
+        self._out.lines(words)
 
     def _result(self, blocks: Sequence[Block]) -> None:
         """Write the result of the command."""

@@ -134,25 +134,23 @@ def _set_row(manifest: Manifest, chosen: ArtifactSet) -> Row:
     )
 
 
-def manifest_summary_blocks(manifest: Manifest) -> list[Block]:
-    """Return one manifest in one screen: its licence, a row for each set, and what machine each is chosen for."""
+def manifest_summary_blocks(manifest: Manifest, whole: str) -> list[Block]:
+    """Return one manifest in one screen: its licence, a row for each set, and what machine each is chosen for.
+
+    It ends with the command that shows the whole of it.
+    """
     return [
         *_manifest_head(manifest),
         BLANK,
         *pair_blocks([pair(each.id, _summary_of(manifest, each)) for each in manifest.sets]),
         BLANK,
-        Para(line=span("Every file, with its digest and its sources: klein-setup manifest show --files", "dim")),
+        Para(line=span(f"Every file, with its digest and its sources: `{whole}`", "dim")),
     ]
 
 
 def _summary_of(manifest: Manifest, chosen: ArtifactSet) -> str:
     default = " (default)" if chosen.id == manifest.default_set else ""
-    asked = chosen.conditions
-    words = [f"{gib(asked.min_vram_bytes)} of VRAM"] if asked.min_vram_bytes is not None else []
-    if asked.min_compute_capability is not None:
-        words.append("compute capability {}.{}".format(*asked.min_compute_capability))
-    where = f"{', '.join(words)}{' on ' if asked.platforms else ''}{listing(asked.platforms)}".strip()
-    return f"{human_bytes(chosen.size)}{default}, {chosen.title}{'; from ' if words else '; '}{where}".rstrip("; ")
+    return "; ".join([f"{human_bytes(chosen.size)}{default}, {chosen.title}", *_condition_words(chosen)])
 
 
 def manifest_blocks(manifest: Manifest) -> list[Block]:

@@ -21,7 +21,7 @@ from provisioner.core.events import (
     StepFinished,
     StepStarted,
 )
-from provisioner.core.models import FilesPlan
+from provisioner.core.models import FilesPlan, FileStep
 from provisioner.ui.board import (
     Board,
     ended_stage,
@@ -74,8 +74,8 @@ _LEADS: dict[Severity, Span] = {
 class View(Protocol):
     """One way to show a board."""
 
-    def started(self, event: StepStarted) -> None:
-        """Show that a step begins."""
+    def started(self, step: FileStep, lines: list[Line]) -> None:
+        """Show that a step begins; the lines say it, cleaned and laid out."""
 
     def moved(self, progress: FileProgress) -> None:
         """Show the progress of a file."""
@@ -128,7 +128,8 @@ class Progress:
                 self._board.expect(plan)
             case StepStarted(step=step):
                 self._board.start(step)
-                self._shown().started(event)
+                words = f"[{event.number}/{event.total}] {started_words(step)}"
+                self._shown().started(step, self._laid_out(span(words)))
             case FileProgress():
                 cleaned = replace(event, label=self._one_line(event.label), note=self._one_line(event.note))
                 if self._board.move(cleaned):
@@ -223,7 +224,7 @@ class Progress:
             return Bars(self._output, self._board, self._now)
         if self._output.terminal == "plain":
             return PlainBar(self._output, self._board, self._now)
-        return Lines(self._output, self._board, self._now, self._one_line)
+        return Lines(self._output, self._board, self._now)
 
 
 # --- no terminal -------------------------------------------------------------------------------
@@ -232,17 +233,16 @@ class Progress:
 class Lines:
     """A line per step, and at most one per file or stage in thirty seconds: for logs."""
 
-    def __init__(self, output: Output, board: Board, now: Callable[[], float], clean: Clean) -> None:
+    def __init__(self, output: Output, board: Board, now: Callable[[], float]) -> None:
         self._output = output
         self._stage_lines = StageLines(board, now)
         self._now = now
-        self._clean = clean
         self._last: dict[str, float] = {}
 
-    def started(self, event: StepStarted) -> None:
+    def started(self, step: FileStep, lines: list[Line]) -> None:
         """Write that a step begins; no progress of its file is written for the next thirty seconds."""
-        self._last.update(dict.fromkeys(names_of(event.step), self._now()))
-        self._output.lines([span(self._clean(f"[{event.number}/{event.total}] {started_words(event.step)}"))])
+        self._last.update(dict.fromkeys(names_of(step), self._now()))
+        self._output.lines(lines)
 
     def moved(self, progress: FileProgress) -> None:
         """Write the progress of a file: first if no step announced it, then when the last line is thirty seconds old.
@@ -312,10 +312,9 @@ class PlainBar:
         self._bar: tqdm[NoReturn] | None = None
         self._stage_lines = StageLines(board, now)
 
-    def started(self, event: StepStarted) -> None:
+    def started(self, step: FileStep, lines: list[Line]) -> None:  # noqa: ARG002 - the lines name it
         """Write that a step begins."""
-        line = span(f"[{event.number}/{event.total}] {started_words(event.step)}")
-        self.above(laid_out([Para(line=line, hang=2)], width=self._output.width))
+        self.above(lines)
 
     def stage_began(self, stage: Stage) -> None:
         """Write that a stage begins."""
@@ -437,7 +436,7 @@ class Bars:
                 text.append(each.text, style=f"{_RICH_STYLES[each.style]}{link}".strip())
         return text
 
-    def started(self, event: StepStarted) -> None:
+    def started(self, step: FileStep, lines: list[Line]) -> None:
         """Nothing: the bar shows it."""
 
     def stage_began(self, stage: Stage) -> None:  # noqa: ARG002 - drawn from the board

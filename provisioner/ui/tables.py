@@ -444,9 +444,9 @@ def verdict_blocks(report: Report, program: Program = KLEIN_SETUP) -> list[Block
     return blocks
 
 
-def command_blocks(lead: str, command: str) -> list[Block]:
+def command_blocks(lead: str, command: str, style: Style = "") -> list[Block]:
     """Return a command under what it is for, on a line of its own, so that it can be pasted."""
-    return [Para(line=span(lead)), Para(line=span(command, "command"), indent=2, is_command=True)]
+    return [Para(line=span(lead, style)), Para(line=span(command, "command"), indent=2, is_command=True)]
 
 
 def _verdict(report: Report) -> Line | None:

@@ -199,10 +199,13 @@ def laid_out(
 
 
 def _cleaned(each: Span, *, clean: Clean, home: str) -> Span:
-    """Return a run of text as it is shown: without secrets, its paths below the home folder short."""
+    """Return a run of text as it is shown: without secrets, its paths below the home folder short.
+
+    Where something was removed, nothing is a link: an address spells a secret in its own way.
+    """
     text = clean(each.text)
     shown = with_tilde(text, home) if home and each.style != "command" else text
-    return Span(shown, each.style, each.href if clean(each.href) == each.href else "")
+    return Span(shown, each.style, each.href if text == each.text and clean(each.href) == each.href else "")
 
 
 def with_tilde(text: str, home: str) -> str:

@@ -313,6 +313,13 @@ def test_events_are_a_line_each_and_the_document_is_the_last() -> None:
     assert run.err.getvalue() == ""
 
 
+def test_the_name_of_this_computer_is_cleaned_in_every_line() -> None:
+    run = Piped(mode="events", host="lab\x1b[2J-1")
+    run.ui.listener(Notice(message="x"))
+    run.ui.show_report(Report(command="verify", status="ok", exit_status=0))
+    assert [json.loads(line)["host"] for line in run.out.getvalue().splitlines()] == ["lab-1"] * 2
+
+
 def test_events_of_many_threads_do_not_mix() -> None:
     run = Piped(mode="events")
 
@@ -577,6 +584,18 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_a_plain_bar() -> None:
 
 
 @posix
+def test_a_step_begins_without_escapes_and_secrets_where_the_cursor_cannot_move() -> None:
+    step = replace(STEP, reason=f"\x1b]0;owned\x07asked for\r\nwith token=abcdefgh, {TOKEN}")
+    with terminal() as screen:
+        with ui_on(screen, Clock(), term="dumb") as ui:
+            ui.listener(replace(STARTED, step=step))
+        text = screen.text
+    assert " ".join(text.split()) == (
+        "[1/1] fetching vae/flux2-vae.safetensors (336 MB): asked for with token=***, hf_***"
+    )
+
+
+@posix
 def test_a_terminal_without_utf_8_gets_ascii_bars() -> None:
     clock = Clock()
     with terminal(encoding="ascii") as screen:
@@ -676,6 +695,12 @@ def test_machine_and_manifests_go_to_stdout_for_people_only() -> None:
         run.ui.show_manifest(plan().manifest)
         assert ("under WSL" in run.out.getvalue()) == is_shown
         assert (ARTIFACT.sha256 in run.out.getvalue()) == is_shown
+
+
+def test_the_command_for_every_file_names_the_manifest_as_it_was_given() -> None:
+    run = Piped()
+    run.ui.show_manifest(plan().manifest, has_files=False, argument="my own.yaml")
+    assert "`klein-setup manifest show 'my own.yaml' --files`" in run.out.getvalue()
 
 
 def test_a_reader_that_leaves_early_does_not_break_the_run() -> None:

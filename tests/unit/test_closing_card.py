@@ -11,9 +11,9 @@ from provisioner.core.program import Program
 from provisioner.plan.steps import InstallPackages
 from provisioner.report.outcome import Opening, Report
 from provisioner.smoke_test.results import SmokeTest
-from provisioner.ui.closing_card import card_blocks
+from provisioner.ui.closing_card import card_blocks, rows_of
 from provisioner.ui.console import Ui
-from provisioner.ui.text import cells, laid_out, rendered
+from provisioner.ui.text import BLANK, Para, cells, laid_out, rendered, span
 from tests.unit.test_ui_smoke import BARE, SMOKE
 
 PACKAGES = InstallPackages(
@@ -46,13 +46,13 @@ def words_of(report: Report, smoke: SmokeTest, width: int | None = None) -> list
 def test_everything_that_is_known_takes_eight_lines() -> None:
     assert words_of(WHOLE, SMOKE, 80) == [
         "  image      fox.png",
-        "  GPU        A card",
-        "  took       6.1 s, after 6.4 s to start",
+        "  GPU        A card; took 6.1 s, after 6.4 s to start",
         "  VRAM       9.0 GiB at the peak, 11.0 GiB was free at the start",
         "  fetched    12.00 GB of models, about 700 MB of packages; 11 min in all",
-        "  start it   klein-setup start  (http://127.0.0.1:8188)",
         "  workflow   Flux.2 [Klein] 4B: Text to Image, among ComfyUI's Templates",
         "  all of it  klein-setup report",
+        "To start ComfyUI (http://127.0.0.1:8188):",
+        "  klein-setup start",
     ]
 
 
@@ -61,20 +61,28 @@ def test_what_is_not_known_is_left_out() -> None:
     assert words_of(report, BARE) == ["  device     not known", "  all of it  klein-setup report"]
     on_cpu = replace(BARE, device="cpu", timings=replace(BARE.timings, total_s=3.0))
     assert words_of(replace(report, opening=replace(OPENING, template=None)), on_cpu) == [
-        "  device     cpu",
-        "  took       3.0 s",
-        "  start it   klein-setup start  (http://127.0.0.1:8188)",
+        "  device     cpu; took 3.0 s",
         "  all of it  klein-setup report",
+        "To start ComfyUI (http://127.0.0.1:8188):",
+        "  klein-setup start",
     ]
 
 
 def test_commands_are_written_as_the_program_was_started() -> None:
     lines = laid_out(card_blocks(WHOLE, SMOKE, Program("uvx klein-setup")), width=80)
-    assert rendered(lines[-1], is_coloured=False) == "  all of it  uvx klein-setup report"
+    assert "  all of it  uvx klein-setup report" in [rendered(each, is_coloured=False) for each in lines]
 
 
-def test_a_narrow_window_wraps_the_words_under_themselves() -> None:
-    assert all(cells(line) <= 40 or "start" in line for line in words_of(WHOLE, SMOKE, 40))
+def test_a_narrow_window_wraps_the_words_but_not_the_command() -> None:
+    command = "klein-setup start --comfyui '/home/a user/ComfyUI of the lab'"
+    *words, last = words_of(replace(WHOLE, opening=replace(OPENING, command=command)), SMOKE, 40)
+    assert last == f"  {command}"
+    assert max(cells(line) for line in words) <= 40
+
+
+def test_the_image_takes_what_the_words_leave_counted_as_the_terminal_wraps_them() -> None:
+    lines = laid_out([Para(line=span("a" * 85), is_command=True), BLANK, Para(line=span("b"))], width=40)
+    assert (rows_of(lines, 40), rows_of(lines, 85), rows_of(lines, 200)) == (5, 3, 3)
 
 
 def test_the_card_is_last_on_the_screen_and_only_after_a_good_end() -> None:
@@ -84,7 +92,8 @@ def test_the_card_is_last_on_the_screen_and_only_after_a_good_end() -> None:
             ui.show_report(report)
         return out.getvalue()
 
-    assert shown(WHOLE).endswith("all of it  klein-setup report\n")
+    assert shown(WHOLE).endswith(":\n  klein-setup start\n")
+    assert "all of it" in shown(WHOLE)
     for other in ({"status": "failed"}, {"smoke_test": None}, {"command": "verify"}):
         assert "all of it" not in shown(replace(WHOLE, **other))
     assert shown(WHOLE, quiet=True) == ""

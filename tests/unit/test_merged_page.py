@@ -67,7 +67,7 @@ def test_each_machine_has_a_row_that_leads_to_its_section() -> None:
     rows = reader.words.partition(" When ")[2].partition("Back to all machines")[0]
     for said in (
         "lab-1 2 x NVIDIA GeForce RTX 4070",
-        "flux2-klein-4b, fp8",
+        "flux2-klein-4b, set fp8",
         "17 s",
         "26 November 2026, 13:47 UTC",
         "Action needed",
@@ -75,6 +75,7 @@ def test_each_machine_has_a_row_that_leads_to_its_section() -> None:
         assert said in rows, (said, rows)
     assert "The encoder is another one. Run klein-setup repair." in reader.words
     assert "1 of 2 correct" in reader.words
+    assert "diffusion_models/model.safetensors wrong bytes 9 bytes" in reader.words  # as on the page of one run
     assert {"#machine-1-title", "#machine-2-title"} <= set(reader.attributes("href"))
 
 

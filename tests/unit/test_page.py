@@ -603,11 +603,11 @@ def test_the_verdict_is_one_sentence(doc: dict[str, object], tone: str, said: st
             Program("klein-setup", "powershell"),
             "klein-setup verify --set fp8 --comfyui 'C:\\My UI'",
         ),
-        (("", ""), Program(), None),
+        (("", ""), Program(), ""),
     ],
 )
 def test_the_command_to_check_again_names_the_same_place(
-    target: tuple[str, str], program: Program, command: str | None
+    target: tuple[str, str], program: Program, command: str
 ) -> None:
     node = Node({"target": dict(zip(("kind", "path"), target, strict=True)), "manifest": {"set": "fp8"}})
     assert check_again_command(node, program) == command

@@ -46,7 +46,8 @@ def test_the_whole_page_reads_from_what_moved_to_the_one_command() -> None:
         "  problem  torch was replaced.",
         "           hint: Put it back.",
         "",
-        "1 problem. To fix it:  klein-setup install --only environment --comfyui /x",
+        "1 problem. To fix it:",
+        "  klein-setup install --only environment --comfyui /x",
     ]
 
 
@@ -64,9 +65,11 @@ def test_a_problem_without_a_command_points_to_its_own_hint() -> None:
 
 
 def test_wrong_files_have_a_command_even_where_no_finding_says_so() -> None:
-    assert generated((), (), (), "klein-setup repair")[-1] == "To fix it:  klein-setup repair"
+    assert generated((), (), (), "klein-setup repair")[-2:] == ["To fix it:", "  klein-setup repair"]
 
 
 def test_it_fits_a_narrow_window() -> None:
-    lines = generated(CHANGES, checks_for(CHANGES), (PROBLEM,), "klein-setup repair --comfyui /x", width=50)
+    mend = "klein-setup repair --comfyui '/home/a user/ComfyUI of the lab'"
+    *lines, command = generated(CHANGES, checks_for(CHANGES), (PROBLEM,), mend, width=50)
     assert max(cells(line) for line in lines) <= 50
+    assert command == f"  {mend}"  # a line end in it could not be pasted

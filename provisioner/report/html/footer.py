@@ -33,17 +33,17 @@ def undo_section(document: Node, program: Program) -> Html:
         said = "This run changed nothing: there is nothing to undo."
         return section("How to undo it", element("p", said), name="undo")
     remove = command_for(document, program, "uninstall", *_environment(document))
-    if not steps or remove is None:
+    if not steps or not remove:
         return Html("")
     parts = [
         _pasted("This removes what klein-setup installed, and nothing else; with `--dry-run` it only lists it:", remove)
     ]
     if any(step.at("kind").text == "update-comfyui" for step in steps):
         undo = command_for(document, program, "repair --undo-update")
-        parts.append(_pasted("To return to the ComfyUI from before the update:", undo or ""))
+        parts.append(_pasted("To return to the ComfyUI from before the update:", undo))
     if any(step.at("replaces").text for step in steps):
         backups = command_for(document, program, "backups list")
-        parts.append(_pasted("Replaced files are kept as backups; this lists them:", backups or ""))
+        parts.append(_pasted("Replaced files are kept as backups; this lists them:", backups))
     return section("How to undo it", *parts, name="undo")
 
 
@@ -58,16 +58,16 @@ def _pasted(words: str, command: str) -> Html:
     return joined([element("p", prose(words)), command_block(command)])
 
 
-def check_again_command(document: Node, program: Program) -> str | None:
-    """Return the verify command for the same files in the same place; None where the document names no place."""
+def check_again_command(document: Node, program: Program) -> str:
+    """Return the verify command for the same files in the same place; empty where the document names no place."""
     return command_for(document, program, "verify")
 
 
-def command_for(document: Node, program: Program, verb: str, *more: str) -> str | None:
-    """Return a command about the same files in the same place; None where the document names no place."""
+def command_for(document: Node, program: Program, verb: str, *more: str) -> str:
+    """Return a command about the same files in the same place; empty where the document names no place."""
     target, manifest = document.at("target", "path").text, document.at("manifest", "id").text
     if not target:
-        return None
+        return ""
     given = document.at("details", "manifest_argument").text or manifest
     words = ["--manifest", given] if given else []
     words += ["--set", document.at("manifest", "set").text] if document.at("manifest", "set").text else []

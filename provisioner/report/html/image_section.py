@@ -9,6 +9,7 @@ from provisioner.report.html.charts import phases_chart
 from provisioner.report.html.markup import Html, code, element, facts, joined, link, paragraphs, path, section
 from provisioner.report.html.moments import moment
 from provisioner.report.html.node import Node
+from provisioner.report.html.verdict import all_findings
 from provisioner.report.web_addresses import template_page
 
 _MAGIC: tuple[tuple[bytes, int, str], ...] = (
@@ -131,9 +132,8 @@ def _sentences(document: Node, smoke: Node) -> list[str]:
 
     A note that stands among the findings, or names the template that has its own row, is not said again.
     """
-    rows = [*document.at("findings").rows, *smoke.at("findings").rows]
     template = smoke.at("template").text
-    said = {each.at("message").text for each in rows}
+    said = {each.at("message").text for each in all_findings(document)}
     notes = [each for each in smoke.at("notes").texts if each not in said and not (template and template in each)]
     steps = [row.number for row in smoke.at("timings", "steps_s").rows]
     known = [step for step in steps if step is not None]

@@ -25,6 +25,7 @@ from provisioner.report.html.markup import (
 from provisioner.report.html.moments import moment
 from provisioner.report.html.node import Node
 from provisioner.report.html.page import whole_page
+from provisioner.report.html.sections import set_words, status_badge
 from provisioner.report.html.verdict import Tone, kicker, verdict
 
 _HEADINGS = ("Host", "GPU", "Driver", "Set", "Result", "Took", "Findings", "When")
@@ -78,7 +79,7 @@ def _row(document: Node, name: str) -> list[str]:
         element("a", _host(document), href=f"#{name}-title"),
         _gpus(document),
         document.at("machine", "driver_version").text,
-        _set(document),
+        set_words(document),
         badge(*kicker(document)),
         human_duration(seconds) if seconds is not None else "",
         str(len(_complaints(document))),
@@ -95,7 +96,7 @@ def _machine(document: Node, name: str) -> Html:
     memory = document.at("machine", "memory_total_bytes").whole
     rows = [
         ("Command", f"klein-setup {document.at('command').text}"),
-        ("Set", _set(document)),
+        ("Set", set_words(document)),
         ("Folder", path(target) if target else ""),
         ("Files", f"{right} of {len(checks)} correct" if checks else ""),
         ("GPU", _gpus(document)),
@@ -122,7 +123,7 @@ def _machine(document: Node, name: str) -> Html:
 
 def _file(check: Node) -> list[str]:
     size = check.at("expected_size").number
-    return [path(check.at("path").text), check.at("status").text, human_bytes(size) if size is not None else ""]
+    return [path(check.at("path").text), status_badge(check), human_bytes(size) if size is not None else ""]
 
 
 def _complaints(document: Node) -> list[Html]:
@@ -143,11 +144,6 @@ def _gpus(document: Node) -> str:
     """Return the names of the GPUs, each once, with their number."""
     names = Counter(gpu.at("name").text for gpu in document.at("machine", "gpus").rows)
     return ", ".join(name if number == 1 else f"{number} x {name}" for name, number in names.items())
-
-
-def _set(document: Node) -> str:
-    manifest, chosen = document.at("manifest", "id").text, document.at("manifest", "set").text
-    return f"{manifest}, {chosen}" if chosen else manifest
 
 
 def _when(document: Node) -> str:

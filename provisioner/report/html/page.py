@@ -24,6 +24,7 @@ from provisioner.report.html.sections import (
     files_section,
     findings_section,
     machine_section,
+    set_words,
     steps_section,
     tiles,
 )
@@ -138,11 +139,9 @@ def _header(document: Node, made_at: str) -> Html:
 
 def _about(document: Node, made_at: str) -> Html:
     """Return what the run was about, where, and when."""
-    command, manifest = document.at("command").text, document.at("manifest")
+    command = document.at("command").text
     parts: list[str] = [joined(["klein-setup ", command])] if command else []
-    if manifest.at("id").text:
-        chosen = manifest.at("set").text
-        parts.append(manifest.at("id").text + (f", set {chosen}" if chosen else ""))
+    parts += [set_words(document)] if set_words(document) else []
     if document.at("target", "path").text:
         parts.append(path(document.at("target", "path").text))
     parts.append(element("time", moment(made_at), datetime=made_at))

@@ -21,10 +21,16 @@ from provisioner.report.html.markup import (
 )
 from provisioner.report.html.moments import moment
 from provisioner.report.html.node import Node
-from provisioner.report.html.verdict import basis_of, has_image
+from provisioner.report.html.verdict import HASHED, all_findings, basis_of, has_image
 from provisioner.report.web_addresses import commit_page
 
 # --- the summary ------------------------------------------------------------------------------
+
+
+def set_words(document: Node) -> str:
+    """Return which set of which manifest a run was about."""
+    manifest, chosen = document.at("manifest", "id").text, document.at("manifest", "set").text
+    return f"{manifest}, set {chosen}" if manifest and chosen else manifest
 
 
 def tiles(document: Node) -> Html:
@@ -112,10 +118,9 @@ def _last_lines(context: Node) -> list[Html]:
 
 def findings_section(document: Node) -> Html:
     """Return the findings, problems first, with those of the smoke test; each is said once, and no error again."""
-    rows = [*document.at("findings").rows, *document.at("details", "smoke_test", "findings").rows]
     said = {error.at("message").text for error in document.at("errors").rows}  # with the errors, above
     items: dict[Html, bool] = {}
-    for finding in rows:
+    for finding in all_findings(document):
         if finding.at("message").text in said:
             continue
         said.add(finding.at("message").text)
@@ -151,11 +156,7 @@ _BASES = {
     "sha256": "every byte was read",
     "blocks": "every byte was read, in blocks",
     "receipt": "receipt; file unchanged since",
-    "fetch-file": "downloaded and hashed in this run",
-    "patch-file": "repaired and hashed in this run",
-    "place-file": "copied and hashed in this run",
-    "move-file": "moved and hashed in this run",
-    "record-receipt": "every byte was read in this run",
+    **HASHED,
     "size": "size only",
     "none": "",
 }
@@ -178,8 +179,12 @@ def files_section(document: Node) -> Html:
     return section("The files", grid, paragraphs([joined(filter(None, words), " ")]), _digests(document), name="files")
 
 
+def status_badge(check: Node) -> Html:
+    """Return what the check of a file says, in a word or two."""
+    return badge(*_VERDICTS.get(check.at("status").text, ("not known", "plain")))
+
+
 def _file_row(document: Node, check: Node) -> list[str]:
-    word, tone = _VERDICTS.get(check.at("status").text, ("not known", "plain"))
     expected, observed = check.at("expected_size").whole, check.at("observed_size").whole
     notes = []
     if check.at("identity").text:
@@ -199,7 +204,7 @@ def _file_row(document: Node, check: Node) -> list[str]:
     size = expected if expected is not None else observed
     return [
         joined([shown, *(element("span", note, class_="sub") for note in notes)]),
-        badge(word, tone),
+        status_badge(check),
         element("span", human_bytes(size), title=exact_bytes(size)) if size is not None else "",
         code(f"{digest[:12]}\u2026", title=digest) if digest else "",
         _BASES.get(basis_of(document, check), ""),

@@ -17,8 +17,13 @@ _KICKERS: dict[str, tuple[str, Tone]] = {
     "interrupted": ("Interrupted", "warn"),
 }
 
-
-_HASHED = frozenset({"fetch-file", "patch-file", "place-file", "move-file", "record-receipt"})
+HASHED = {
+    "fetch-file": "downloaded and hashed in this run",
+    "patch-file": "repaired and hashed in this run",
+    "place-file": "copied and hashed in this run",
+    "move-file": "moved and hashed in this run",
+    "record-receipt": "every byte was read in this run",
+}
 """The steps at whose end a file was read as a whole."""
 
 
@@ -50,8 +55,12 @@ def verdict(document: Node) -> str:
 
 def warnings(document: Node) -> set[str]:
     """Return what the run warns of, each once."""
-    rows = [*document.at("findings").rows, *document.at("details", "smoke_test", "findings").rows]
-    return {row.at("message").text or row.at("code").text for row in rows}
+    return {row.at("message").text or row.at("code").text for row in all_findings(document)}
+
+
+def all_findings(document: Node) -> list[Node]:
+    """Return the findings of the run, and of its test image."""
+    return [*document.at("findings").rows, *document.at("details", "smoke_test", "findings").rows]
 
 
 def basis_of(document: Node, check: Node) -> str:
@@ -65,7 +74,7 @@ def basis_of(document: Node, check: Node) -> str:
         for step in document.at("steps").rows
         if step.at("outcome", "status").text == "done"
         and where == (step.at("destination").text or step.at("path").text)
-        and step.at("kind").text in _HASHED
+        and step.at("kind").text in HASHED
     )
     return next(done, basis)
 
