@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from provisioner.comfyui.checkout.checkout_receipt import (
@@ -15,7 +16,7 @@ from provisioner.comfyui.checkout.checkout_receipt import (
     tree_root,
 )
 from provisioner.comfyui.checkout.git_tree import SUBMODULE, disk_id
-from provisioner.comfyui.checkout.placing import PLACED_LAST, is_behind_link
+from provisioner.comfyui.checkout.placing import PLACED_LAST, WAITING, is_behind_link
 from provisioner.comfyui.checkout.repository import why_not_ours
 from provisioner.comfyui.checkout_models import CheckoutReceipt, Kept, Removal, TreeFile
 from provisioner.core.errors import UsageError
@@ -62,6 +63,9 @@ def remove(folder: Path, *, is_rehearsal: bool = False) -> Removal:
         if git_reason is None:
             _remove_git(root)
         _remove_folders(root, receipt)
+        for each in receipt.files:
+            if each.path == PLACED_LAST:  # of an interrupted placing
+                _remove_ours(root, replace(each, path=WAITING.as_posix()))
         records = (folder / ROLLBACK_POINT, folder / PLACING, *half_written(folder / STATE_FOLDER))
         for record in (*records, folder / RECEIPT):  # last: until then the next call goes on
             root.remove(record)
