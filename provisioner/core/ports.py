@@ -317,7 +317,7 @@ class Store(Protocol):
         progress: HashProgress,
         replaces: str | None = None,
     ) -> tuple[str, FileDigest]:
-        """Verify a local copy and put it in place; return how ("reflinked", "hard-linked", "copied") and its digest."""
+        """Verify a local copy and put it in place; return how ("reflinked", "hard-linked", ...) and its digest."""
 
     def source_of(self, destination: Destination, file_digest: FileDigest) -> str:
         """Return the source to record for a verified file without a valid receipt.

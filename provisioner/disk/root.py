@@ -27,7 +27,7 @@ from provisioner.disk.calls import write_all
 from provisioner.disk.clone import by_clonefile, ficlone, is_impossible
 from provisioner.disk.flush import PAUSES_S, flush_file, flush_folder, patiently
 from provisioner.disk.os_errors import storage_error
-from provisioner.disk.real_paths import is_link_status, is_same_path, way_of_link
+from provisioner.disk.real_paths import is_among_records, is_link_status, is_same_path, way_of_link
 
 _SAFE_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _FOLDER_FLAGS = _SAFE_FLAGS | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_PATH", os.O_RDONLY)
@@ -220,13 +220,16 @@ class Root:
         way = way_of_link(link.relative_to(self.folder), real, root=self.real)
         if way == "stays" or (way == "leaves" and self._follows is not None and self._follows(link, real)):
             return real
-        if way == "records":
+        raise self._refusal(link, real, is_record=way == "records")
+
+    def _refusal(self, link: Path, real: Path, *, is_record: bool) -> PathOutsideRootError:
+        if is_record:
             message = f"{link} is a link to {real}; among the records of klein-setup no link is followed."
-            hint = "Remove that link, or put the folder itself in its place, and run the same command again."
+            hint = "Remove that link, or put what it leads to in its place, and run the same command again."
         else:
             message = f"{link} is a link to {real}, outside of {self.folder}."
             hint = f"Name {real} itself, or pass --follow-links if that is where files shall be written and deleted."
-        raise PathOutsideRootError(message, hint=hint, path=str(link), root=str(self.folder), real=str(real))
+        return PathOutsideRootError(message, hint=hint, path=str(link), root=str(self.folder), real=str(real))
 
     @contextlib.contextmanager
     def _at(self, path: Path, doing: str = "write") -> Iterator[Place]:
@@ -244,6 +247,8 @@ class Root:
                     raise OSError(errno.ELOOP, "a link appeared on the way", str(path.parent))
                 yield Place(name=real / path.name, folder=None, folder_path=real)
         except OSError as error:
+            if is_among_records(self.relative(path)) and os.path.islink(real / path.name):  # noqa: PTH114 - never raises
+                raise self._refusal(path, Path(os.path.realpath(real / path.name)), is_record=True) from error
             raise self._error(error, path, doing=doing) from error
         finally:
             if folder is not None:

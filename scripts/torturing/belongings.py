@@ -59,6 +59,7 @@ class Belongings:
         self._kept: dict[str, tuple[Path, bytes, bytes]] = {}
         self._outside: dict[str, State | None] = {}
         self._planted: set[Path] = set()
+        self._lying: dict[Path, State | None] = {}
         self._moved: set[Path] = set()
 
     def plant(self) -> None:
@@ -116,6 +117,10 @@ class Belongings:
         """Let something that was planted stay or go: its loss is none."""
         self._planted.add(path)
 
+    def may_lie(self, path: Path) -> None:
+        """Let something that was planted lie there as it is now; what a run makes of it is the run's."""
+        self._lying[path] = state_of(path)
+
     def suspend(self, path: Path) -> dict[Path, State | None]:
         """Return what stays at or below a path that has another name for a while; not looked at until `resume`."""
         found = {each: state for each, state in self._stay.items() if path in (each, *each.parents)}
@@ -146,6 +151,8 @@ class Belongings:
 
     def has(self, path: Path) -> bool:
         """Whether something at a path is the user's, planted there, or in a folder that was renamed since."""
+        if path in self._lying and self._lying[path] == state_of(path):
+            return True
         return path in self._planted or path.name in {each.name for each in (*self._stay, *self._moved)}
 
     def complaint(self) -> str | None:

@@ -27,6 +27,7 @@ def damages(trial: Trial) -> None:
         look_on(trial)
         repair(trial)
         trial.happened(count)
+    clear_the_way(trial)
     after(trial)
 
 
@@ -73,14 +74,15 @@ def look_on(trial: Trial) -> None:
 
 
 def repair(trial: Trial) -> Ended:
-    """Repair; where the program refuses because of something planted, take that away and repair again."""
+    """Repair; where the program refuses because of something planted, take that away and repair again.
+
+    A repair that had nothing to write may have passed it: then it is in the way of a later one.
+    """
     ended = trial.run("repair")
     if ended.status == 4 and trial.obstacles:
-        for undo in trial.obstacles:
-            undo()
+        clear_the_way(trial)
         note(trial)
         ended = trial.run("repair")
-    trial.obstacles.clear()
     if ended.status != 0:
         raise BrokenPromiseError(f"the damage is not repaired: {ended}")
     trial.look_at_success(ended)
@@ -88,6 +90,12 @@ def repair(trial: Trial) -> Ended:
     if looked.status != 0:
         raise BrokenPromiseError(f"a repaired tree is not right: {looked}")
     return ended
+
+
+def clear_the_way(trial: Trial) -> None:
+    """Take away what the program may refuse to pass."""
+    while trial.obstacles:
+        trial.obstacles.pop(0)()
 
 
 def after(trial: Trial) -> None:
@@ -335,7 +343,7 @@ def lying_receipt(trial: Trial, file: ModelFile) -> None:
         document = json.loads(_record(trial, "receipt.json"))
         entries = document["files"]
         names = [each for each in sorted(entries) if isinstance(entries[each], dict)]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):  # the last: of a receipt that was broken before
         return
     if not names:
         return
@@ -390,6 +398,7 @@ def lying_records(trial: Trial, file: ModelFile) -> None:
         }
     )
     _write_record(trial, name, line + "\n")
+    trial.theirs.may_lie(trial.state / name)
 
 
 def linked_records(trial: Trial, file: ModelFile) -> None:  # noqa: ARG001 - as every damage
@@ -400,13 +409,13 @@ def linked_records(trial: Trial, file: ModelFile) -> None:  # noqa: ARG001 - as 
         return
     path.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    trial.theirs.may_go(path)
     if trial.chance.random() < 0.7:
         path.symlink_to(trial.theirs.outside / trial.chance.choice(("house", "models/receipt.json", "not there")))
         trial.obstacles.append(lambda: path.unlink() if path.is_symlink() else None)
     elif name != "aside":
         path.mkdir()
         trial.obstacles.append(lambda: path.rmdir() if path.is_dir() else None)
+    trial.theirs.may_lie(path)
 
 
 def _record(trial: Trial, name: str) -> str:

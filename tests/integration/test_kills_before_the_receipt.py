@@ -12,7 +12,14 @@ import pytest
 from provisioner.core.errors import StorageError
 from provisioner.core.ports import FOUND_IN_PLACE, Claim, FileDigest, Stamp
 from provisioner.disk.root import Root
-from provisioner.files.store.receipts import announce_claim, read_announced, read_receipt, receipt_path, write_claim
+from provisioner.files.store.receipts import (
+    announce_claim,
+    drop_claims,
+    read_announced,
+    read_receipt,
+    receipt_path,
+    write_claim,
+)
 from provisioner.files.store.removal import owned_files
 from tests.support.placing import WAYS, Scene, Way, killed_before, killed_from
 from tests.support.sandbox import MIB, Sandbox, sha256_of, tensors
@@ -61,7 +68,7 @@ def test_a_kill_at_any_call_between_proof_and_receipt_leaves_the_file_ours(tmp_p
         # Its last byte was written, and the time it was announced with was not yet: a file that anybody can have made.
         is_anybodys = way in {"repaired", "cut"} and len(calls) == kills.calls.index("utime")
         is_own_blob = way == "cached" and len(calls) == kills.calls.index(PLACED[way])
-        said = FOUND_IN_PLACE if is_anybodys else "copied from" if is_own_blob else SOURCES[way]
+        said = FOUND_IN_PLACE if is_anybodys else "linked from" if is_own_blob else SOURCES[way]
         assert scene.source().startswith(said), f"after {calls[-1]}"
         assert read_announced(scene.destination.root) == {}
         assert "placing" not in json.loads(receipt_path(scene.destination.root).read_text(encoding="utf-8"))
@@ -84,6 +91,16 @@ def test_what_a_kill_left_without_a_receipt_is_removed_at_once_without_another_i
     assert len(placed) > 3
 
 
+def test_a_second_kill_when_the_blob_of_the_first_gets_its_link_leaves_the_file_ours(tmp_path: Path) -> None:
+    placed = killed_from(tmp_path, "blob-there", PLACED["cached"]).killed
+    for scene, calls in placed:
+        assert scene.install() == 0, f"fetched again after {calls[-1]}"
+        assert scene.source() != FOUND_IN_PLACE, f"after {calls[-1]}"
+        assert scene.uninstall() == ["ours"], f"after {calls[-1]}"
+        assert scene.names() == []
+    assert len(placed) > 3
+
+
 # --- whose it is not ---------------------------------------------------------------------------------
 
 
@@ -93,6 +110,17 @@ def bring_ones_own(path: Path, data: bytes) -> None:
     own = path.with_name("download of the user")
     own.write_bytes(data)
     own.replace(path)
+
+
+def test_a_blob_that_nobody_announced_and_a_user_links_to_stays_theirs(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "blob-there")
+    scene.prepare()
+    drop_claims(Root(scene.destination.root), [str(scene.destination.relative)])
+    (blob,) = (scene.destination.root / "blobs").iterdir()
+    scene.destination.path.symlink_to(os.path.relpath(blob, scene.destination.path.parent))
+    assert scene.install() == 0
+    assert (scene.source(), scene.uninstall()) == (FOUND_IN_PLACE, ["adopted"])
+    assert blob.read_bytes() == scene.data
 
 
 @pytest.mark.parametrize("nth", [0, 1], ids=["not yet announced", "placed and without a receipt"])

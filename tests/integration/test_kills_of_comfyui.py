@@ -143,7 +143,9 @@ def test_a_kill_at_any_change_is_made_good_by_the_next_run(
         again = folder.with_name("again")
         shutil.copytree(folder, again, symlinks=True)
         found = looked_at(folder)
-        if does == "remove" and found.receipt is not None:
+        if found.tree is not None:
+            assert [each for each in folder.parent.iterdir() if each.name.startswith(".")] == [], folder
+        if found.receipt is not None:
             assert [each.path for each in checkouts().remove(folder).kept] == ["models"], folder
             assert names(folder) == list(MINE), folder
         # and an installation after it, whether or not the removal was ended

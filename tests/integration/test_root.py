@@ -133,6 +133,21 @@ def test_a_link_that_stays_below_the_root_is_followed_but_not_among_our_records(
 
 
 @BY
+@FILE_LINKS
+@pytest.mark.parametrize(("name", "target"), [("open", "x"), ("append", "x"), ("log", "none"), ("make", "none")])
+def test_a_link_in_the_place_of_a_record_is_named_and_not_taken_for_a_bad_disk(
+    folder: Path, name: str, target: str, has_descriptors: bool
+) -> None:
+    link = folder / ".klein-setup" / "folder"
+    link.parent.mkdir()
+    link.symlink_to(folder.parent / "elsewhere" / target)
+    with pytest.raises(PathOutsideRootError, match=r"is a link to .*elsewhere") as caught:
+        CHANGES[name](Root(folder, has_descriptors=has_descriptors), link)
+    assert "Remove that link" in (caught.value.hint or "")
+    assert untouched(folder)
+
+
+@BY
 def test_a_link_out_of_the_root_is_followed_where_that_was_agreed_to(folder: Path, has_descriptors: bool) -> None:
     asked: list[tuple[Path, Path]] = []
 

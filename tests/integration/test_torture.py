@@ -11,6 +11,7 @@ import pytest
 
 from provisioner.rehearsal.hub import RehearsalHub
 from scripts import torture
+from scripts.torturing import damages
 from scripts.torturing.belongings import is_there_still
 from scripts.torturing.call_order import complaint_about_order, parse_calls
 from scripts.torturing.trial import (
@@ -82,6 +83,44 @@ def test_half_a_download_beside_a_whole_file_is_seen(trial: Trial) -> None:
     (trial.models / "vae" / "vae.safetensors.part.jsonl").write_bytes(b"")
     with pytest.raises(BrokenPromiseError, match="left behind after a success"):
         trial.look_at_success()
+
+
+def test_a_record_that_was_planted_may_lie_there_and_one_that_a_run_wrote_may_not(trial: Trial) -> None:
+    note = trial.state / "lock.json"
+    note.parent.mkdir()
+    note.write_text("planted", encoding="utf-8")
+    trial.theirs.may_lie(note)
+    trial.look_at_success()
+    note.write_text('{"pid": 1}', encoding="utf-8")
+    with pytest.raises(BrokenPromiseError, match="left behind after a success"):
+        trial.look_at_success()
+
+
+def test_an_obstacle_that_one_repair_passed_is_still_one_for_the_next(trial: Trial) -> None:
+    trial.path(trial.files[3]).unlink()
+    damages.note(trial)
+    damages.repair(trial)
+    (trial.state / "lock").unlink()
+    (trial.state / "lock").symlink_to(trial.theirs.outside / "not there")
+    trial.obstacles.append((trial.state / "lock").unlink)
+    damages.repair(trial)
+    trial.path(trial.files[3]).unlink()
+    damages.note(trial)
+    damages.repair(trial)
+    assert trial.obstacles == []
+    (trial.state / "lock").unlink()
+    (trial.state / "lock").symlink_to(trial.theirs.outside / "not there")
+    trial.path(trial.files[3]).unlink()
+    damages.note(trial)
+    with pytest.raises(BrokenPromiseError, match="is not repaired"):
+        damages.repair(trial)
+
+
+def test_a_receipt_that_was_broken_before_gets_no_lie(trial: Trial) -> None:
+    trial.state.mkdir()
+    (trial.state / "receipt.json").write_text("[" * 9999, encoding="utf-8")
+    damages.lying_receipt(trial, trial.files[0])
+    assert (trial.state / "receipt.json").read_text(encoding="utf-8") == "[" * 9999
 
 
 @pytest.mark.parametrize(

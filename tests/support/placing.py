@@ -24,6 +24,7 @@ from provisioner.core.models import (
     Artifact,
     Destination,
     FilesPlan,
+    HubBlob,
     HubCacheTarget,
     HubFile,
     Source,
@@ -36,14 +37,21 @@ from provisioner.files.observe import Observer
 from provisioner.files.planner import plan
 from provisioner.files.store.file_store import FileStore
 from provisioner.files.store.hash_file import hash_file
-from provisioner.files.store.receipts import is_unchanged, read_receipt, stamp_of, write_claim
+from provisioner.files.store.receipts import (
+    announce_claim,
+    drop_claims,
+    is_unchanged,
+    read_receipt,
+    stamp_of,
+    write_claim,
+)
 from provisioner.files.store.removal import State, owned_files, remove_file
 from tests.support.builders import artifact, artifact_set, comfy_file, comfy_target, file_system, hub_blob, manifest
 from tests.support.builders import sha256 as digest
 from tests.support.faulty_root import Move, faulty
 
-Way = Literal["fetched", "fetched-over", "copied", "hard-linked", "cached", "repaired", "cut"]
-WAYS: tuple[Way, ...] = get_args(Way)
+Way = Literal["fetched", "fetched-over", "copied", "hard-linked", "cached", "repaired", "cut", "blob-there"]
+WAYS: tuple[Way, ...] = tuple(way for way in get_args(Way) if way != "blob-there")
 
 ROOT = Path(__file__).resolve().parents[2]
 _TOKEN = re.compile(r"\.[0-9a-f]{16}")
@@ -114,7 +122,7 @@ class Scene:
     @property
     def destination(self) -> Destination:
         """Where the file belongs."""
-        if self.way == "cached":
+        if self.way in {"cached", "blob-there"}:
             return hub_blob(self.models, self.artifact)
         return comfy_file(self.artifact, self.models)
 
@@ -127,6 +135,13 @@ class Scene:
         if self.way in {"copied", "hard-linked"}:
             self.elsewhere.mkdir(parents=True)
             (self.elsewhere / "theirs.bin").write_bytes(self.data)
+        if self.way == "blob-there":  # as a kill leaves it right before the link to the blob
+            self.install()
+            root, relative = Root(self.destination.root), str(self.destination.relative)
+            claim = read_receipt(root.folder)[relative]
+            drop_claims(root, [relative])
+            announce_claim(root, relative, claim, recorded_at="2026-11-23T00:00:00Z")
+            path.unlink()
         if self.way in {"repaired", "cut"}:
             path.parent.mkdir(parents=True)
             path.write_bytes(self.data)
@@ -142,7 +157,7 @@ class Scene:
         source = Serving(self.data)
         store = FileStore(
             file_system_of=lambda path: file_system(self.models),
-            roots=faulty(move=move, has_links=self.way == "hard-linked"),
+            roots=faulty(move=move, has_links=self.way in {"hard-linked", "blob-there"}),
         )
         finders: list[Finder] = [FilesInFolders([self.elsewhere, self.models], "--look-in")]
         observer = Observer(store=store, finders=finders, events=_ignore, is_unchanged=is_unchanged)
@@ -153,8 +168,9 @@ class Scene:
             return observer.digest_of(destination.path, stamp, label)
 
         def look(rejected: frozenset[tuple[str, Path]]) -> FilesPlan:
-            one = artifact_set(self.artifact, target="hf_cache" if self.way == "cached" else "comfyui")
-            target = HubCacheTarget(cache=self.models) if self.way == "cached" else comfy_target(self.models)
+            is_cache = isinstance(self.destination, HubBlob)
+            one = artifact_set(self.artifact, target="hf_cache" if is_cache else "comfyui")
+            target = HubCacheTarget(cache=self.models) if is_cache else comfy_target(self.models)
             return plan(manifest(one), one, None, observer.observe(one, target, depth="claims", rejected=rejected))
 
         with store.lock([self.destination]):

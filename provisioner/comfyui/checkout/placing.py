@@ -1,6 +1,7 @@
 """Gives a finished tree its final name: by one rename, or file by file around what lies there already.
 
-``main.py``, which is what makes a folder a ComfyUI, comes last, so an interrupted placing is never taken for a tree.
+``main.py``, which is what makes a folder a ComfyUI, comes last: an interrupted placing is never taken for a tree.  It
+waits among our records until everything else of the placing is cleared away: nobody looks for that in a whole tree.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from provisioner.disk.read_json import read_object
 from provisioner.disk.root import Root, is_link
 
 PLACED_LAST = "main.py"
+WAITING = Path(STATE_FOLDER, PLACED_LAST)
 _FOLDER = "folder"  # in place of a file's id in the journal
 
 
@@ -60,14 +62,15 @@ def _place_around(root: Root, staging: Path, folder: Path, receipt: CheckoutRece
     write_json(root, folder / PLACING, journal)
     for path in receipt.folders:
         root.make_folder(folder / path, is_flushed=False)
-    for each in sorted(to_move, key=lambda file: file.path == PLACED_LAST):
-        if each.path == PLACED_LAST:
-            _move_own(root, staging, folder)
-            flush_all()
-        root.make_folder((folder / each.path).parent, is_flushed=False)
-        root.replace(staging / each.path, folder / each.path, is_flushed=each.path == PLACED_LAST)
-    root.remove(folder / PLACING)
+    for each in to_move:
+        target = folder / (WAITING if each.path == PLACED_LAST else each.path)
+        root.make_folder(target.parent, is_flushed=False)
+        root.replace(staging / each.path, target, is_flushed=False)
+    _move_own(root, staging, folder)
+    flush_all()
+    root.remove(folder / PLACING)  # what was placed is known by the receipt now
     root.remove_tree(staging)
+    root.replace(folder / WAITING, folder / PLACED_LAST)
 
 
 def _move_own(root: Root, staging: Path, folder: Path) -> None:

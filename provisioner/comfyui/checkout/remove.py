@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from provisioner.comfyui.checkout.checkout_receipt import (
@@ -15,7 +16,7 @@ from provisioner.comfyui.checkout.checkout_receipt import (
     tree_root,
 )
 from provisioner.comfyui.checkout.git_tree import SUBMODULE, disk_id
-from provisioner.comfyui.checkout.placing import PLACED_LAST, is_behind_link
+from provisioner.comfyui.checkout.placing import PLACED_LAST, WAITING, is_behind_link
 from provisioner.comfyui.checkout.repository import remove_repository, why_not_ours
 from provisioner.comfyui.checkout_models import CheckoutReceipt, Kept, Removal, TreeFile
 from provisioner.core.errors import UsageError
@@ -54,6 +55,8 @@ def remove(folder: Path, *, is_rehearsal: bool = False) -> Removal:
         if git_reason is None:
             remove_repository(root, folder / ".git")
         _remove_folders(root, receipt)
+        for each in _waiting(receipt):
+            _remove_ours(root, each)
         records = (folder / ROLLBACK_POINT, folder / PLACING, *half_written(folder / STATE_FOLDER))
         for record in (*records, folder / RECEIPT):  # last: until then the next call goes on
             root.remove(record)
@@ -71,6 +74,11 @@ def remove(folder: Path, *, is_rehearsal: bool = False) -> Removal:
 def _remove_ours(root: Root, file: TreeFile) -> bool:
     """Remove a file whose content is at this moment still what we put there; return whether it is gone."""
     return root.remove_if(root.folder / file.path, lambda real: disk_id(real) == file.id)
+
+
+def _waiting(receipt: CheckoutReceipt) -> list[TreeFile]:
+    """Return where an interrupted placing left the file that comes last."""
+    return [replace(each, path=WAITING.as_posix()) for each in receipt.files if each.path == PLACED_LAST]
 
 
 def _sort_out(folder: Path, files: Iterable[TreeFile]) -> tuple[list[TreeFile], list[Kept]]:
@@ -129,6 +137,7 @@ def _others(folder: Path, receipt: CheckoutReceipt, going: set[str]) -> list[Kep
             found.append(Kept(path=name, reason="holds files of yours"))
     state = folder / STATE_FOLDER
     records = {RECEIPT.name, ROLLBACK_POINT.name, PLACING.name, *(each.name for each in half_written(state))}
+    records |= {WAITING.name for _ in _sort_out(folder, _waiting(receipt))[0]}
     for name in sorted((names_in(state) or frozenset()) - records):
         found.append(Kept(path=f"{STATE_FOLDER}/{name}", reason="is not ComfyUI's"))
     return found

@@ -383,7 +383,7 @@ class FileStore:
         """Put a local copy in place, verified; return how it got there and its proof.
 
         The link or copy is made first under another name and verified there, so that what gets the final name is
-        what was read.
+        what was read.  A blob of an HF cache that a killed run of ours placed and announced only gets the link to it.
 
         Raises
         ------
@@ -403,6 +403,11 @@ class FileStore:
         root = self._roots(destination.root)
         root.make_folder(waiting.parent)
         try:
+            if replaces is None and self._is_blob_of_ours(source, destination):
+                file_digest = self._verify_link(source, progress)
+                _check_copy(copy, file_digest)
+                self._give_name(source, destination, file_digest, None)
+                return "linked", file_digest
             for left_over in waiting_copies(final):
                 root.remove(left_over)
             if root.reflink(source, waiting):
@@ -419,6 +424,16 @@ class FileStore:
             with contextlib.suppress(StorageError):
                 root.remove(waiting)
         return way, file_digest
+
+    def _is_blob_of_ours(self, path: Path, destination: Destination) -> bool:
+        """Whether a file is the blob of a destination, and what was announced before a kill speaks of it."""
+        if path.parent != Path(os.path.realpath(destination.root / "blobs")):
+            return False
+        relative = str(destination.relative)
+        try:
+            return announced_claim(destination.root, relative, destination.path, stamp_of(path)) is not None
+        except OSError:
+            return False
 
     def set_aside(self, destination: Destination, reason: str) -> Path:
         """Move what is at a destination to ``.klein-setup/aside/<time>/``; return where it is now.
