@@ -520,7 +520,7 @@ def _add_environment_folder(parser: argparse.ArgumentParser | argparse._Argument
 
 def _add_answers(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     parser.add_argument(
-        "-y", "--yes", action="store_true", help="answer every question with yes, except about licences and links"
+        "-y", "--yes", action="store_true", help="answer yes, except about licences, links and sending the token"
     )
     parser.add_argument("--no-input", action="store_true", help="ask nothing; what a person has to decide is an error")
 

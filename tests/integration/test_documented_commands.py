@@ -23,13 +23,24 @@ from tests.support.sandbox import Sandbox
 from tests.support.setup_fixture import KLEIN, rtx_4070
 
 SETS = ("fp8", "fp8-lean", "fp8-midi")
+# What a command says, the test that runs it, and how it does.
+UPDATE = "test_one_shot.py::test_an_update_of_somebodys_tree_can_be_undone"
 ELSEWHERE = {
-    "smoke-test": "tests/integration/test_smoke_test_command.py",
-    "start": "tests/integration/test_start_command.py",
-    "rehearse": "tests/integration/test_marked_secrets.py",
-    "--update-comfyui": "tests/integration/test_one_shot.py",
-    "--undo-update": "tests/integration/test_one_shot.py",
-    "--only environment": "tests/integration/test_environment_command.py",
+    "smoke-test": (
+        "test_smoke_test_command.py::test_a_server_of_our_own_is_started_draws_and_is_stopped",
+        'run("smoke-test"',
+    ),
+    "start": (
+        "test_start_command.py::test_the_last_target_is_started_without_naming_it_and_ends_with_status_0",
+        "begin(sandbox",
+    ),
+    "rehearse(?! --no-image)": (
+        "test_drawing.py::test_the_rehearsal_ends_with_an_image_and_keeps_it_where_it_says",
+        "rehearsal(",
+    ),
+    "--update-comfyui": (UPDATE, '"--update-comfyui"'),
+    "--undo-update": (UPDATE, '"--undo-update"'),
+    "--only environment": (UPDATE, '"--only", "environment"'),
 }
 OTHER_PROGRAMS = {"git", "python3"}
 
@@ -84,7 +95,7 @@ class Reader:
         options = vars(build_parser().parse_args(given))
         if options.get("only", "") is None:
             given += ["--only", "files"]  # the rest needs wheels, git and a GPU
-        if "yes" in options:
+        if "yes" in options and not options["no_input"]:
             given.append("--yes")
         if str(self.drive) in given and not self.drive.exists():
             shutil.move(self.sandbox.tree, self.drive)  # the other computer has none of it
@@ -116,9 +127,10 @@ def test_every_command_of_a_page_does_what_it_says(page: Path, sandbox: Sandbox)
 
 
 def test_what_is_run_elsewhere_is() -> None:
-    for words, test in ELSEWHERE.items():
-        text = (ROOT / test).read_text(encoding="utf-8")
-        assert words.rpartition(" ")[2] in text, words
+    for test, call in ELSEWHERE.values():
+        file, _, name = test.partition("::")
+        text = (ROOT / "tests" / "integration" / file).read_text(encoding="utf-8")
+        assert call in text.partition(f"def {name}(")[2].partition("\ndef ")[0], test
 
 
 def test_other_programs_are_few_and_their_scripts_exist() -> None:

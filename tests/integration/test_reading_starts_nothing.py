@@ -112,6 +112,11 @@ def trap(sandbox: Sandbox) -> Trap:
     return trap
 
 
+def test_a_plain_git_starts_what_is_planted(trap: Trap) -> None:
+    subprocess.run(["git", "-C", trap.tree, "status"], check=True, capture_output=True)
+    assert trap.started() == {"core.fsmonitor", "filter.evil.clean", "post-index-change"}
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -123,7 +128,7 @@ def trap(sandbox: Sandbox) -> Trap:
         ("verify", "--quick"),
         ("backups", "list"),
         ("smoke-test", "--graph"),
-        ("detect",),
+        ("doctor", "--comfyui", "ComfyUI"),
     ],
     ids=" ".join,
 )

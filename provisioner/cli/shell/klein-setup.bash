@@ -631,4 +631,4 @@ _shtab_klein_setup() {
 
 complete -o bashdefault -F _shtab_klein_setup klein-setup
 
-# made by scripts/make_completions.py from the options with the digest 46d5852be70fd6526aa1265bd4edf0260a39ffceeb46af342d7050efde51ea88
+# made by scripts/make_completions.py from the options with the digest b2988f594bbc07ad33d7db7d6babf99aa968976d2fc802700b8f895ed5133224
