@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from provisioner.cli.arguments import PATH_OPTIONS
 from provisioner.core.errors import UsageError
 from provisioner.core.models import Config
 from provisioner.core.redact import redact
 from provisioner.core.suggestions import did_you_mean
 
-_PATHS = frozenset({"comfyui", "extra-model-paths", "hf-cache", "look-in", "python"})
 _LISTS = frozenset({"extra-model-paths", "look-in", "pass-env"})
 KEYS = (
     *("manifest", "set", "comfyui", "hf-cache", "extra-model-paths", "look-in", "endpoint", "connections"),
@@ -27,6 +27,8 @@ KEYS = (
     *("size", "reserve-vram", "smoke-timeout"),
 )
 """The options that may be set; each is written as on the command line, without the dashes."""
+
+_PATHS = frozenset(key for key in KEYS if f"--{key}" in PATH_OPTIONS)
 
 _NOT_TOGETHER = {"comfyui": ("hf-cache",), "hf-cache": ("comfyui",), "set": ("manifest", "hf-cache")}
 """Settings that do not count where the command line gives one of these options: they belong to another choice."""

@@ -235,7 +235,9 @@ def _doctor(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
     from provisioner.commands.doctor import DoctorOptions, run_doctor
 
     session = _session(arguments, ui, cancelled)
-    asked = DoctorOptions(environment=arguments.environment, output=arguments.output)
+    asked = DoctorOptions(
+        environment=arguments.environment, output=arguments.output, config_error=arguments.config_error
+    )
     return run_doctor(
         session, _options(arguments), asked, known_secrets=ui.secrets, document_of=ui.document_of, say=ui.say
     )
@@ -396,9 +398,6 @@ _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = 
     "aside clear": _backups_clear,
 }
 
-_KEPT = frozenset({"install", "verify", "repair", "smoke-test"})
-"""The runs whose report is kept."""
-
 # --- the run -------------------------------------------------------------------------------------------
 
 
@@ -417,7 +416,7 @@ def _main(argv: Sequence[str] | None, argv0: str | None) -> int:
         parser = build_parser(completed[0])
         config = _config(parser, completed)
         arguments = parser.parse_args(completed)
-        arguments.config = config
+        arguments.config, arguments.config_error = config
         arguments.given = [*absolute_paths(completed[1:]), *(("--", *passed) if passed else ())]
         arguments.passed = _passed(arguments, passed)
     except UsageError as error:
@@ -445,20 +444,33 @@ def _main(argv: Sequence[str] | None, argv0: str | None) -> int:
                 signal.signal(number, handler)
 
 
-def _config(parser: argparse.ArgumentParser, completed: Sequence[str]) -> Config | None:
-    """Make the settings of the user's file the defaults of the options, and return them; None for no file."""
-    if not {"-h", "--help", "-V", "--version"}.isdisjoint(completed):
-        return None
+def _config(
+    parser: argparse.ArgumentParser, completed: Sequence[str]
+) -> tuple[Config, None] | tuple[None, UsageError | None]:
+    """Make the settings of the user's file the defaults of the options, and return them, or why doctor goes without.
+
+    Raises
+    ------
+    UsageError
+        The file is wrong, and the command is another one.
+    """
+    if completed[0] == "completion" or not {"-h", "--help", "-V", "--version"}.isdisjoint(completed):
+        return None, None
     from provisioner.disk.locations import config_file
 
     path = config_file()
     if not os.path.lexists(path):
-        return None
+        return None, None
     from provisioner.cli.config_file import read_config, use_as_defaults
 
-    config = read_config(path)
-    use_as_defaults(parser, config, completed)
-    return config
+    try:
+        config = read_config(path)
+        use_as_defaults(parser, config, completed)
+    except UsageError as error:
+        if completed[0] != "doctor":
+            raise
+        return None, error
+    return config, None
 
 
 def _secrets(given: Sequence[str]) -> tuple[str, ...]:
@@ -524,7 +536,9 @@ def _run(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> i
 
 def _is_worth_keeping(arguments: argparse.Namespace, report: Report) -> bool:
     """Whether a run did or read something; one that found nothing to do writes nothing at all."""
-    if arguments.run not in _KEPT or getattr(arguments, "quick", False):
+    from provisioner.report.outcome import KEPT_COMMANDS
+
+    if arguments.run not in KEPT_COMMANDS or getattr(arguments, "quick", False):
         return False
     did_nothing = report.command == "install" and report.status == "ok" and not report.outcomes
     return not did_nothing or report.smoke_test is not None

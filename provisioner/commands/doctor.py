@@ -26,7 +26,7 @@ from provisioner.commands.session import Session
 from provisioner.commands.verify_files import run_verify
 from provisioner.core.errors import EXIT_OK, KleinError
 from provisioner.core.redact import MASK, printable, redact
-from provisioner.disk.last_run import read_last_report
+from provisioner.disk.last_run import last_report_time, read_last_report
 from provisioner.disk.locations import state_folder
 from provisioner.machine.child_environment import is_secret_name, secret_values
 from provisioner.report.html.page import render_page
@@ -53,6 +53,7 @@ class DoctorOptions:
 
     environment: Path | None = None
     output: Path | None = None  # None: in the user's state folder
+    config_error: KleinError | None = None  # why the user's own defaults do not count
 
 
 def run_doctor(
@@ -104,6 +105,8 @@ def run_doctor(
     )
     for log in _logs(state_folder() / "logs"):
         bundle.add(f"logs/{log.name}", "the end of a log", partial(_end_of, log, secrets))
+    if asked.config_error is not None:
+        bundle.leave_out("klein-setup.toml", str(asked.config_error))
     bundle.add("contents.txt", "this list", bundle.listing)
     data = bundle.zipped()
     path = write_file(data, asked.output, name="klein-setup-doctor.zip")
@@ -155,12 +158,16 @@ class _Contents:
             data = make().encode("utf-8", "replace")
         except Exception as error:  # a defect in one part is what the others are for
             said = str(error) if isinstance(error, (KleinError, ValueError)) else f"{type(error).__name__}: {error}"
-            self.left_out.append(LeftOut(name=name, reason=clean_text(said, self._secrets)))
+            self.leave_out(name, said)
             return
         if len(data) > MOST_OF_A_FILE:
-            self.left_out.append(LeftOut(name=name, reason=f"it has {len(data):,} bytes, too many for a report"))
+            self.leave_out(name, f"it has {len(data):,} bytes, too many for a report")
         elif data:
             self._texts[name] = (what, data)
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Say why something is not in the file."""
+        self.left_out.append(LeftOut(name=name, reason=clean_text(reason, self._secrets)))
 
     def listing(self) -> str:
         """Return what is in the file, and what is not."""
@@ -197,7 +204,8 @@ def _last_report() -> dict[str, object]:
 
 
 def _page(document: Mapping[str, object], secrets: Iterable[str]) -> str:
-    made_at = str(document.get("ended_at", ""))
+    ended_at = document.get("ended_at")
+    made_at = ended_at if isinstance(ended_at, str) else last_report_time(state_folder())
     return render_page(clean_document(document, secrets), made_at=made_at) if document else ""
 
 

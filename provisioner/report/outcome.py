@@ -34,6 +34,9 @@ if TYPE_CHECKING:  # most runs have few of these parts, and `verify --quick` has
 DEFAULT_MANIFEST = "flux2-klein-4b"
 """What ``--manifest`` means when it is not given."""
 
+KEPT_COMMANDS = frozenset({"install", "verify", "repair", "smoke-test"})
+"""The runs whose report is kept."""
+
 ReportStatus = Literal["ok", "planned", "findings", "failed", "interrupted"]
 EnvironmentAction = Literal["make", "put-back", "make-anew", "none"]
 

@@ -17,7 +17,7 @@ from provisioner.core.models import Outcome
 from provisioner.core.program import KLEIN_SETUP, Program
 from provisioner.core.units import gib, human_bytes, human_duration
 from provisioner.plan.steps import FILE_STEPS, STEPS, download_of
-from provisioner.report.outcome import Report
+from provisioner.report.outcome import KEPT_COMMANDS, Report
 from provisioner.ui.tables import command_blocks
 from provisioner.ui.text import Block, Line, Row, cells, pair, pair_blocks
 
@@ -42,7 +42,8 @@ def card_blocks(report: Report, smoke: SmokeTest, program: Program = KLEIN_SETUP
     opening = report.opening
     if opening is not None and opening.template is not None:
         rows.append(pair("workflow", f"{opening.template}, among ComfyUI's Templates"))
-    rows.append(pair("all of it", program.command("report"), "command"))
+    if report.command in KEPT_COMMANDS:
+        rows.append(pair("all of it", program.command("report"), "command"))
     start = command_blocks(f"To start ComfyUI ({opening.url}):", opening.command) if opening is not None else []
     return [*pair_blocks(rows), *start]
 

@@ -530,7 +530,7 @@ def test_the_users_file_sets_defaults_and_detect_shows_them(sandbox: Sandbox) ->
     assert sandbox.install("--json").json["target"]["path"] == str(sandbox.tree / "models")  # the command line wins
 
 
-def test_a_users_file_that_is_wrong_stops_every_command_but_the_help(sandbox: Sandbox) -> None:
+def test_a_users_file_that_is_wrong_stops_every_command_but_those_that_help(sandbox: Sandbox) -> None:
     file = write_config(sandbox, "\nconections = 3\n")
     done = sandbox.run("detect", "--json")
     assert (done.returncode, done.codes) == (2, ["usage"])
@@ -538,3 +538,9 @@ def test_a_users_file_that_is_wrong_stops_every_command_but_the_help(sandbox: Sa
     assert error["message"].startswith(f"{file}:2: conections is not a setting. Did you mean connections?")
     assert error["context"] == {"file": str(file), "line": 2, "key": "conections"}
     assert sandbox.run("detect", "--help").returncode == 0
+    assert sandbox.run("completion", "bash").returncode == 0
+    looked = sandbox.run("doctor", "--json")  # it is for what does not work
+    assert looked.returncode == 0
+    left_out = {each["name"]: each["reason"] for each in looked.json["details"]["bundle"]["left_out"]}
+    assert left_out["klein-setup.toml"].startswith("~/")  # without the user's name
+    assert f"{file.name}:2: conections is not a setting." in left_out["klein-setup.toml"]

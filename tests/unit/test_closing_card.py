@@ -56,6 +56,10 @@ def test_everything_that_is_known_takes_eight_lines() -> None:
     ]
 
 
+def test_a_run_whose_report_is_not_kept_names_no_report() -> None:
+    assert not [each for each in words_of(replace(WHOLE, command="rehearse"), SMOKE) if "report" in each]
+
+
 def test_what_is_not_known_is_left_out() -> None:
     report = replace(WHOLE, opening=None, outcomes=())
     assert words_of(report, BARE) == ["  device     not known", "  all of it  klein-setup report"]

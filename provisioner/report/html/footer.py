@@ -5,6 +5,7 @@ from __future__ import annotations
 from provisioner.core.program import Program
 from provisioner.report.html.markup import Html, command_block, element, joined, prose, section
 from provisioner.report.html.node import Node
+from provisioner.report.outcome import DEFAULT_MANIFEST
 
 _READS_ONLY = frozenset({"plan", "verify", "detect", "manifest", "report"})
 _LEADS = {"planned": "To apply the plan:", "findings": "To fix it:", "interrupted": "To continue:"}
@@ -69,7 +70,7 @@ def command_for(document: Node, program: Program, verb: str, *more: str) -> str:
     if not target:
         return ""
     given = document.at("details", "manifest_argument").text or manifest
-    words = ["--manifest", given] if given else []
+    words = ["--manifest", given] if given not in ("", DEFAULT_MANIFEST) else []
     words += ["--set", document.at("manifest", "set").text] if document.at("manifest", "set").text else []
     words += ["--comfyui" if document.at("target", "kind").text == "comfyui" else "--hf-cache", target, *more]
     return program.command(verb, words)
