@@ -39,17 +39,12 @@ PHASES: Mapping[str, Phase] = MappingProxyType(
         LOAD_VAE: "load",
         ENCODE: "encode",
         NEGATIVE: "encode",
-        GUIDER: "sample",
-        SAMPLER_NAME: "sample",
-        SCHEDULER: "sample",
-        LATENT: "sample",
-        NOISE: "sample",
         SAMPLE: "sample",
         DECODE: "decode",
         SAVE: "save",
     }
 )
-"""Node id -> the part of the work that its time counts for.
+"""Node id -> the part of the work that its time counts for; the others only hand settings on, in no time.
 
 "load" is only reading the files: ComfyUI moves the weights to the GPU when they are first used, so that time counts as
 "encode" and "sample".  "save" is writing the PNG, which takes a tenth of a second and more at 1024 x 1024.

@@ -17,11 +17,13 @@ from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import read_comfy_table_text, read_manifest_text, shipped_manifests
 from provisioner.smoke_test.graph import (
     DECODE,
+    GUIDER,
     LATENT,
     LOADERS,
     NOISE,
     PHASES,
     SAMPLE,
+    SAMPLER_NAME,
     SAVE,
     SCHEDULER,
     STEP_NODE,
@@ -158,9 +160,9 @@ def test_size_and_steps_reach_the_latent_and_the_scheduler() -> None:
     assert graph[SCHEDULER]["inputs"] == {"steps": 9, "width": 768, "height": 512}
 
 
-def test_every_node_has_a_phase_and_every_wire_comes_from_an_earlier_node() -> None:
+def test_every_node_that_works_has_a_phase_and_every_wire_comes_from_an_earlier_node() -> None:
     graph = build_graph(NAMES, ImageOptions())
-    assert set(PHASES) == set(graph)
+    assert set(graph) - set(PHASES) == {GUIDER, SAMPLER_NAME, SCHEDULER, LATENT, NOISE}  # they only hand settings on
     order = list(graph)
     assert all(order.index(source) < order.index(node) for node, source in links_of(graph))
     assert (PHASES["4"], PHASES[SAMPLE], PHASES[DECODE], PHASES[SAVE]) == ("encode", "sample", "decode", "save")
