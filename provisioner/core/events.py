@@ -38,7 +38,11 @@ class StepStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileProgress:
-    """Where one file stands; at most ten a second per file."""
+    """Where one file stands; at most ten a second per file.
+
+    A file that no step announced, such as a wheel, is complete when it was read to its end: ``hashing`` with
+    ``bytes_hashed`` equal to ``size``.
+    """
 
     label: str  # "vae/flux2-vae.safetensors"
     phase: Phase
@@ -75,7 +79,10 @@ StageState = Literal["started", "working", "done", "failed", "interrupted"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """Work of which nobody knows how many bytes it has: an installer, a server's start, a step of the image."""
+    """Work of which nobody knows how many bytes it has: an installer, a server's start, a step of the image.
+
+    Several may be open at once; `key` says which of them an event speaks of.
+    """
 
     doing: str  # "loading"
     what: str  # "the models"
@@ -83,6 +90,11 @@ class Stage:
     state: StageState
     detail: str = ""  # what goes on now, or, when it is done, what came of it
     seconds: float = 0.0  # since it began
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells two open stages apart."""
+        return self.doing, self.what
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,14 @@ def position(progress: FileProgress) -> int:
     return max(0, min(done, progress.size))
 
 
+@dataclass(frozen=True, slots=True)
+class OpenStage:
+    """A stage that is open, and when it began on the clock of whoever shows it."""
+
+    stage: Stage
+    began_s: float
+
+
 def time_left(remaining: int, rate: float) -> float | None:
     """Return seconds, or None while the rate is unknown."""
     return remaining / rate if rate >= 1 else None
@@ -53,31 +61,34 @@ def time_left(remaining: int, rate: float) -> float | None:
 
 @dataclass(slots=True)
 class Board:
-    """The files being worked on, and the progress of the whole."""
+    """The files being worked on, the open stages, and the progress of the whole."""
 
     rows: dict[str, FileProgress] = field(default_factory=dict)
     plan: FilesPlan | None = None
-    stage: Stage | None = None  # the one that is open
-    stage_began_s: float = 0.0  # on the clock of whoever shows it
+    stages: dict[tuple[str, str], OpenStage] = field(default_factory=dict)  # by their key, the oldest first
     _read: dict[str, int] = field(default_factory=dict)  # files read to their end outside of a step: size by label
+    _brought: dict[str, int] = field(default_factory=dict)  # files that no step announced and that arrived: the same
     _finished: set[str] = field(default_factory=set)  # every name of the files whose step is over
+    _running: list[FileStep] = field(default_factory=list)
 
     def expect(self, plan: FilesPlan) -> None:
-        """Start a plan; the reading that made it is finished."""
+        """Start a plan; the reading that made it is finished, what else arrives goes on."""
+        self.rows = {row.label: row for row in self._outside() if row.phase != "hashing"}
         self.plan = plan
-        self.rows.clear()
         self._read.clear()
         self._finished.clear()
 
     def start(self, step: FileStep) -> None:
         """Accept progress of a step's file, also of one that an earlier step finished."""
+        self._running.append(step)
         self._finished.difference_update(names_of(step))
 
     def move(self, progress: FileProgress) -> bool:
         """Store the progress of one file; return False for a late event of a file that is finished."""
         if progress.phase == "hashing" and progress.bytes_hashed >= progress.size:
-            self.rows.pop(progress.label, None)
-            self._read[progress.label] = progress.size
+            last = self.rows.pop(progress.label, None)
+            has_arrived = last is not None and last.phase != "hashing"
+            (self._brought if has_arrived else self._read)[progress.label] = progress.size
             return True
         if progress.label in self._finished and progress.phase != "hashing":
             return False
@@ -86,22 +97,29 @@ class Board:
         return True
 
     def finish(self, step: FileStep) -> None:
-        """Remove a step's file from the board."""
+        """Remove a step's file from the board; a name that another running step's file has too is not touched."""
+        self._running = [each for each in self._running if each is not step]
+        of_others = {name for each in self._running for name in names_of(each)}
         for name in names_of(step):
-            self.rows.pop(name, None)
-            self._finished.add(name)
+            if name not in of_others:
+                self.rows.pop(name, None)
+                self._finished.add(name)
 
     def clear(self) -> None:
         """Forget what is in progress; what is finished stays finished."""
         self.rows.clear()
         self._read.clear()
-        self.stage = None
+        self._running.clear()
+        self.stages.clear()
 
     def take_stage(self, stage: Stage, now_s: float) -> bool:
         """Store where a stage stands; return whether it is open."""
-        self.stage = stage if stage.state in {"started", "working"} else None
-        self.stage_began_s = now_s - stage.seconds
-        return self.stage is not None
+        is_open = stage.state in {"started", "working"}
+        if is_open:
+            self.stages[stage.key] = OpenStage(stage, now_s - stage.seconds)
+        else:
+            self.stages.pop(stage.key, None)
+        return is_open
 
     @property
     def rate(self) -> float:
@@ -114,22 +132,30 @@ class Board:
 
     @property
     def files(self) -> tuple[int, int]:
-        """How many files arrived, and how many there are to arrive; (0, 0) outside a plan."""
+        """How many files arrived, and how many there are to arrive: of the plan, and what arrives beside it."""
         steps = self._arrivals()
-        return sum(self._is_finished(step) for step in steps), len(steps)
+        arrived = sum(self._is_finished(step) for step in steps) + len(self._brought)
+        return arrived, len(steps) + len(self._brought) + sum(row.phase != "hashing" for row in self._outside())
 
     @property
     def done_and_total(self) -> tuple[int, int]:
-        """Bytes done and bytes altogether: of the plan's arrivals, and of what is read outside of them."""
-        outside = dict(self.rows)
-        done = total = 0 if self._arrivals() else sum(self._read.values())
-        for step in self._arrivals():
-            row = next((outside.pop(name) for name in names_of(step) if name in outside), None)
+        """Bytes done and bytes altogether: of the plan's arrivals, and of what is read or arrives beside them."""
+        steps, outside = self._arrivals(), self._outside()
+        done = total = sum(self._brought.values()) + (0 if steps else sum(self._read.values()))
+        for step in steps:
             total += step.artifact.size
-            done += self._done_of(step, row)
-        done += sum(position(row) for row in outside.values())
-        total += sum(row.size for row in outside.values())
+            done += self._done_of(step, self._row_of(step))
+        done += sum(position(row) for row in outside)
+        total += sum(row.size for row in outside)
         return done, total
+
+    def _row_of(self, step: FileStep) -> FileProgress | None:
+        return next((self.rows[name] for name in names_of(step) if name in self.rows), None)
+
+    def _outside(self) -> list[FileProgress]:
+        """Return the rows of files that no step of the plan is about."""
+        ours = {name for step in self._arrivals() for name in names_of(step)}
+        return [row for label, row in self.rows.items() if label not in ours]
 
     def _done_of(self, step: FileStep, row: FileProgress | None) -> int:
         if self._is_finished(step):
@@ -205,20 +231,23 @@ def row_lines(rows: Sequence[FileProgress], *, width: int, is_unicode: bool) -> 
     return lines
 
 
-def overall_line(board: Board) -> Line:
-    """Return the line under the bars: files arrived, how much of the bytes, rate and time left of the whole."""
+def overall_words(board: Board, width: int = 200) -> str:
+    """Return how everything together stands: files arrived, how much of the bytes, rate and time left; what fits."""
     arrived, files = board.files
     done, total = board.done_and_total
+    rate = [human_rate(board.rate)] if board.rate >= 1 else []
     if not files:
-        rate = f", {human_rate(board.rate)}" if board.rate >= 1 else ""
-        return (Span(f"  {human_bytes(done)} read{rate}", "title"),)
-    parts = [f"{arrived} of {count(files, 'file')}", f"{human_bytes(done)} of {human_bytes(total)}"]
-    if board.rate >= 1:
-        parts.append(human_rate(board.rate))
+        return ", ".join([f"{human_bytes(done)} read", *rate])
     seconds = time_left(total - done, board.rate)
-    if seconds is not None:
-        parts.append(f"{clock(seconds)} left")
-    return (Span("  " + ", ".join(parts), "title"),)
+    left = [] if seconds is None else [f"{clock(seconds)} left"]
+    bytes_of = f"{human_bytes(done)} of {human_bytes(total)}"
+    parts = [f"{arrived} of {count(files, 'file')}", bytes_of, *rate, *left]
+    return _longest([", ".join(parts), ", ".join([bytes_of, *rate, *left]), ", ".join([bytes_of, *left])], width)
+
+
+def overall_line(board: Board, *, width: int = 80) -> Line:
+    """Return the line under the bars."""
+    return (Span(f"  {overall_words(board, width - 3)}", "title"),)
 
 
 def stage_line(stage: Stage, seconds: float, *, width: int, ellipsis: str = "...") -> Line:

@@ -22,12 +22,15 @@ from provisioner.core.events import (
     StepStarted,
 )
 from provisioner.core.models import FilesPlan, FileStep
+from provisioner.core.units import count
 from provisioner.ui.board import (
     Board,
+    OpenStage,
     ended_stage,
     finished_line,
     names_of,
     overall_line,
+    overall_words,
     progress_words,
     row_lines,
     stage_line,
@@ -148,7 +151,8 @@ class Progress:
         is_open = self._board.take_stage(stage, self._now())
         view = self._shown()
         if not is_open:
-            self._stop_ticking()
+            if not self._board.stages:
+                self._stop_ticking()
             view.above(self._laid_out(ended_stage(stage)))
             return
         if stage.state == "started":
@@ -231,13 +235,15 @@ class Progress:
 
 
 class Lines:
-    """A line per step, and at most one per file or stage in thirty seconds: for logs."""
+    """A line per step, and at most one per file or stage, and one for all files, in thirty seconds: for logs."""
 
     def __init__(self, output: Output, board: Board, now: Callable[[], float]) -> None:
         self._output = output
         self._stage_lines = StageLines(board, now)
         self._now = now
+        self._board = board
         self._last: dict[str, float] = {}
+        self._last_of_all = now()
 
     def started(self, step: FileStep, lines: list[Line]) -> None:
         """Write that a step begins; no progress of its file is written for the next thirty seconds."""
@@ -266,7 +272,11 @@ class Lines:
 
     def _write(self, progress: FileProgress, now: float) -> None:
         self._last[progress.label] = now
-        self._output.lines([span(progress_words(progress))])
+        lines = [span(progress_words(progress))]
+        if len(self._board.rows) > 1 and now - self._last_of_all >= LINE_EVERY_S:
+            self._last_of_all = now
+            lines.append(span(f"together: {overall_words(self._board)}"))
+        self._output.lines(lines)
 
     def above(self, lines: list[Line]) -> None:
         """Write lines."""
@@ -277,25 +287,28 @@ class Lines:
 
 
 class StageLines:
-    """The lines of a stage where every line is kept: its beginning, and what is going on every thirty seconds."""
+    """The lines of stages where every line is kept: their beginnings, and what is going on every thirty seconds."""
 
     def __init__(self, board: Board, now: Callable[[], float]) -> None:
         self._board = board
         self._now = now
-        self._last_s = now()
+        self._last_s: dict[tuple[str, str], float] = {}
 
     def began(self, stage: Stage) -> list[Line]:
         """Return the line of a stage's beginning."""
-        self._last_s = self._now()
+        self._last_s[stage.key] = self._now()
         return [span(f"{stage.doing} {stage.what}")]
 
     def due(self) -> list[Line]:
-        """Return the line that is due, or none."""
-        now, stage = self._now(), self._board.stage
-        if stage is None or now - self._last_s < LINE_EVERY_S:
-            return []
-        self._last_s = now
-        return [span(stage_words(stage, now - self._board.stage_began_s))]
+        """Return the lines that are due: of every open stage whose last one is thirty seconds old."""
+        now = self._now()
+        due = [
+            each
+            for key, each in self._board.stages.items()
+            if now - self._last_s.setdefault(key, each.began_s) >= LINE_EVERY_S
+        ]
+        self._last_s.update({each.stage.key: now for each in due})
+        return [span(stage_words(each.stage, now - each.began_s)) for each in due]
 
 
 # --- a terminal that cannot move its cursor up ---------------------------------------------------
@@ -331,7 +344,9 @@ class PlainBar:
         if self._bar is None:
             self._bar = self._make_bar()
         self._bar.n, self._bar.total = self._board.done_and_total
-        self._bar.set_description_str(shorten(progress.label.rpartition("/")[2], 24), refresh=False)
+        others = len(self._board.rows) - 1
+        name = shorten(progress.label.rpartition("/")[2], 24) if others < 1 else count(others + 1, "file")
+        self._bar.set_description_str(name, refresh=False)
         now = self._now()
         if now - self._drawn_s >= 1:
             self._drawn_s = now
@@ -372,7 +387,7 @@ class PlainBar:
 
 
 class Bars:
-    """A bar per file with a line for the whole under them, and one for the open stage, redrawn by rich."""
+    """A bar per file with a line for the whole under them, and a line per open stage, redrawn by rich."""
 
     def __init__(self, output: Output, board: Board, now: Callable[[], float]) -> None:
         from rich.console import Console
@@ -411,18 +426,24 @@ class Bars:
 
     def _bar_lines(self, columns: int, height: int) -> list[Line]:
         width = max(40, min(columns, 130))
-        rows, stage = list(self._board.rows.values()), self._board.stage
+        rows, stages = list(self._board.rows.values()), list(self._board.stages.values())
+        shown = self._stage_lines(stages, width, max(1, height // 3))
         lines: list[Line] = []
         if rows:
-            most = max(1, height - 4)
+            most = max(1, height - 3 - max(1, len(shown)))
             lines = row_lines(rows[:most], width=width, is_unicode=self._output.is_unicode)
             if len(rows) > most:
                 lines.append(span(f"  and {len(rows) - most} more", "dim"))
-            lines.append(overall_line(self._board))
-        if stage is not None:
-            seconds = self._now() - self._board.stage_began_s
-            stage = replace(stage, detail=with_tilde(stage.detail, self._output.home))
-            lines.append(stage_line(stage, seconds, width=width, ellipsis=self._output.ellipsis))
+            lines.append(overall_line(self._board, width=width))
+        return lines + shown
+
+    def _stage_lines(self, stages: list[OpenStage], width: int, most: int) -> list[Line]:
+        lines = []
+        for each in stages[:most]:
+            stage = replace(each.stage, detail=with_tilde(each.stage.detail, self._output.home))
+            lines.append(stage_line(stage, self._now() - each.began_s, width=width, ellipsis=self._output.ellipsis))
+        if len(stages) > most:
+            lines[-1] = span(f"  and {count(len(stages) - most + 1, 'task')} more", "dim")
         return lines
 
     def _text(self, lines: list[Line]) -> Text:

@@ -509,6 +509,82 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_the_lines_of_a_stage() -> N
     ]  # fmt: skip
 
 
+def both_at_once(ui: Ui, clock: Clock) -> None:
+    """Let two files and two stages go on at once for a minute, and end one of each."""
+    server = Stage(doing="starting", what="ComfyUI", done="started", state="started")
+    ui.listener(PlanMade(plan=plan().files))
+    ui.listener(STARTED)
+    ui.listener(stage("started"))
+    clock.now += 10
+    ui.listener(server)
+    for second in range(1, 61):
+        clock.now += 1
+        ui.listener(at(second * 5_000_000, rate_bytes_s=5e6))
+        ui.listener(replace(at(second * 2_000_000, rate_bytes_s=2e6), label="torch-2.13.0-cp311.whl", size=600_000_000))
+        ui.listener(stage("working", f"Collecting package {second}", 10.0 + second))
+        ui.listener(replace(server, state="working", detail="importing", seconds=float(second)))
+    ui.listener(stage("done", "42 packages", 70.0))
+    clock.now += 1
+    ui.listener(replace(server, state="working", detail="listening", seconds=61.0))
+
+
+@posix
+@pytest.mark.parametrize("columns", [40, 80])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_files_and_stages_at_once_have_a_row_each_and_one_line_for_all_files(columns: int, encoding: str) -> None:
+    clock = Clock()
+    with terminal(columns) as screen:
+        with (
+            os.fdopen(os.dup(screen.near.fileno()), "w", encoding=encoding) as near,
+            Ui(near, near, environ={"TERM": "xterm", "NO_COLOR": "1"}, now=clock) as ui,
+        ):
+            both_at_once(ui, clock)
+        lines = [line for line in bare(screen.text).splitlines() if line.strip()]
+    assert all(len(line) <= columns for line in lines)
+    last = max(number for number, line in enumerate(lines) if "20 %" in line)
+    drawing = "\n".join(lines[last - 1 :])
+    for words in ("flux", "  torc", "89 %", "20 %", "420 MB of 936 MB", "1:14 left", "starting ComfyUI  1:01"):
+        assert words in drawing, drawing
+    assert any(line.startswith("installed 42 packages") for line in lines)
+    assert any("installing packages" in line and "starting" not in line for line in lines)
+    assert "installing packages" not in drawing, "it has ended"
+
+
+@posix
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_files_and_stages_at_once_have_lines_that_name_them_where_nothing_is_redrawn(is_terminal: bool) -> None:
+    clock = Clock()
+    if is_terminal:
+        with terminal() as screen:
+            with ui_on(screen, clock, term="dumb") as ui:
+                both_at_once(ui, clock)
+            text = screen.text
+    else:
+        out = io.StringIO()
+        with Ui(out, out, stdin=io.StringIO(), environ={}, now=clock) as ui:
+            both_at_once(ui, clock)
+        text = out.getvalue()
+    assert "\x1b" not in text
+    lines = bare(text).splitlines()
+    told = [line for line in lines if ": " in line or line.startswith(("installing", "starting", "installed"))]
+    for one in (
+        "installing packages",
+        "starting ComfyUI",
+        "installing packages: 30 s, Collecting package 20",
+        "starting ComfyUI: 30 s, importing",
+        "installing packages: 1 min, Collecting package 50",
+        "starting ComfyUI: 1 min, importing",
+        "installed 42 packages  1 min 10 s",
+    ):
+        assert told.count(one) == 1, (one, told)
+    if is_terminal:
+        assert "2 files:  " in text
+    else:
+        assert sum(line.startswith("torch-2.13.0-cp311.whl: fetching") for line in lines) == 2
+        assert sum(line.startswith("vae/flux2-vae.safetensors: fetching") for line in lines) == 2
+        assert sum(line.startswith("together: 0 of 2 files, ") for line in lines) == 2
+
+
 @posix
 @pytest.mark.parametrize("environ", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_paths_are_short_and_links_are_for_terminals_that_redraw(environ: dict[str, str]) -> None:

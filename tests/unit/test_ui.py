@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner.core.errors import CommandError, GatedError, ManifestError
-from provisioner.core.events import FileProgress, Phase, StepFinished
+from provisioner.core.events import FileProgress, Phase, Stage, StepFinished
 from provisioner.core.models import (
     Artifact,
     ArtifactSet,
@@ -373,6 +373,63 @@ def test_files_that_are_only_read_are_counted_as_read() -> None:
     board.move(progress(B, "hashing", B.size, 1_000_000, rate=2e6))
     assert list(board.rows) == ["vae/second.safetensors"]
     assert plain([overall_line(board)]) == ["  5.00 MB read, 2.00 MB/s"]
+
+
+def test_what_arrives_beside_a_plan_is_in_the_whole_from_its_beginning_to_its_end() -> None:
+    wheel = replace(progress(A, on_disk=1_000_000, rate=200_000), label="torch-2.whl")
+    board = Board()
+    board.move(wheel)
+    board.expect(plan(FETCH_A, FETCH_B).files)
+    board.move(progress(A, on_disk=2_000_000, rate=500_000))
+    assert board.done_and_total == (4_000_000, 10_000_000 + A.size)
+    assert (board.files, board.rate) == ((0, 3), 700_000)
+    board.move(replace(wheel, phase="hashing", bytes_hashed=A.size))
+    assert board.done_and_total == (3_000_000 + A.size, 10_000_000 + A.size)
+    assert (board.files, list(board.rows)) == ((1, 3), ["vae/first.safetensors"])
+    board.expect(plan(FETCH_B).files)
+    assert board.files == (1, 2), "the next plan forgets its own files only"
+
+
+def test_a_file_that_ends_leaves_the_row_of_a_running_one_that_shares_a_name_with_it() -> None:
+    other = replace(FETCH_B, destination=replace(place(B), root=Path("/other"), relative=place(A).relative))
+    board = Board()
+    board.start(FETCH_A)
+    board.start(other)
+    board.finish(FETCH_A)
+    assert board.move(progress(A, on_disk=2)), "the label of both"
+    board.finish(other)
+    assert not board.move(progress(A, on_disk=3))
+
+
+def test_stages_are_told_apart_by_what_is_done_to_what() -> None:
+    board = Board()
+    packages = Stage(doing="installing", what="packages", done="installed", state="started")
+    server = Stage(doing="starting", what="ComfyUI", done="started", state="started")
+    assert board.take_stage(packages, 10.0)
+    assert board.take_stage(server, 12.0)
+    assert board.take_stage(replace(packages, state="working", detail="numpy", seconds=5.0), 15.0)
+    assert [(each.stage.what, each.stage.detail, each.began_s) for each in board.stages.values()] == [
+        ("packages", "numpy", 10.0),
+        ("ComfyUI", "", 12.0),
+    ]
+    assert not board.take_stage(replace(packages, state="done"), 16.0)
+    assert [each.stage.what for each in board.stages.values()] == ["ComfyUI"]
+
+
+@pytest.mark.parametrize(
+    ("width", "words"),
+    [
+        (80, "  0 of 2 files, 4.00 MB of 10.0 MB, 600 kB/s, 0:10 left"),
+        (50, "  4.00 MB of 10.0 MB, 600 kB/s, 0:10 left"),
+        (40, "  4.00 MB of 10.0 MB, 0:10 left"),
+    ],
+)
+def test_a_narrow_window_keeps_the_time_left_of_the_whole(width: int, words: str) -> None:
+    board = Board()
+    board.expect(plan(FETCH_A, FETCH_B).files)
+    board.move(progress(A, on_disk=2_000_000, rate=500_000))
+    board.move(progress(B, on_disk=2_000_000, rate=100_000))
+    assert plain([overall_line(board, width=width)]) == [words]
 
 
 def test_a_straggler_does_not_bring_a_finished_file_back() -> None:
