@@ -177,7 +177,7 @@ def _tree_of_ours(run: Run) -> Path | None:
 
 
 def _remove_files(run: Run, files: tuple[Owned, ...]) -> tuple[Finding, ...]:
-    from provisioner.files.store.receipts import drop_claims
+    from provisioner.files.store.receipts import Receipts
     from provisioner.files.store.removal import forget_root, remove_file
 
     left: list[Finding] = []
@@ -188,7 +188,7 @@ def _remove_files(run: Run, files: tuple[Owned, ...]) -> tuple[Finding, ...]:
             now = remove_file(root, each, hash_file=_digest_of(run))
             left += [_kept(run, now)] if now.state in _WHY_KEPT else []
         if now.state in {"adopted", "changed"}:  # it stays and is nobody's but the user's from now on
-            drop_claims(root, [each.relative])
+            Receipts().drop_claims(root, [each.relative])
     for folder in dict.fromkeys(each.root for each in files):
         stays = forget_root(run.session.root(folder))
         if stays and stays[0].name == "aside":

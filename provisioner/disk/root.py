@@ -86,18 +86,19 @@ def waiting_name(name: str, ending: str = ".tmp") -> str:
 def waiting_for(path: Path, ending: str = ".tmp") -> list[Path]:
     """Return what lies beside a path under names of `waiting_name`."""
     pattern = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{{2 * _TOKEN_BYTES}}}{re.escape(ending)}")
-    return [each for each in _entries(path.parent) if pattern.fullmatch(each.name)]
+    return [path.parent / name for name in _names(path.parent) if pattern.fullmatch(name)]
 
 
 def half_written(folder: Path) -> list[Path]:
     """Return what was left in a folder where a run was killed while it wrote a small file."""
     pattern = re.compile(rf".+\.json\.([0-9a-f]{{{2 * _TOKEN_BYTES}}}|\d+)\.tmp")  # earlier releases wrote a number
-    return [each for each in _entries(folder) if pattern.fullmatch(each.name)]
+    return [folder / name for name in _names(folder) if pattern.fullmatch(name)]
 
 
-def _entries(folder: Path) -> list[Path]:
+def _names(folder: Path) -> list[str]:
     try:
-        return list(folder.iterdir())
+        with os.scandir(folder) as entries:  # a Path for each of thousands of files takes ten times as long
+            return [entry.name for entry in entries]
     except OSError:
         return []
 

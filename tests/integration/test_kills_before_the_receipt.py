@@ -13,12 +13,10 @@ from provisioner.core.errors import StorageError
 from provisioner.core.ports import FOUND_IN_PLACE, Claim, FileDigest, Stamp
 from provisioner.disk.root import Root
 from provisioner.files.store.receipts import (
-    announce_claim,
-    drop_claims,
+    Receipts,
     read_announced,
     read_receipt,
     receipt_path,
-    write_claim,
 )
 from provisioner.files.store.removal import owned_files
 from tests.support.placing import WAYS, Scene, Way, killed_before, killed_from
@@ -115,7 +113,7 @@ def bring_ones_own(path: Path, data: bytes) -> None:
 def test_a_blob_that_nobody_announced_and_a_user_links_to_stays_theirs(tmp_path: Path) -> None:
     scene = Scene(tmp_path, "blob-there")
     scene.prepare()
-    drop_claims(Root(scene.destination.root), [str(scene.destination.relative)])
+    Receipts().drop_claims(Root(scene.destination.root), [str(scene.destination.relative)])
     (blob,) = (scene.destination.root / "blobs").iterdir()
     scene.destination.path.symlink_to(os.path.relpath(blob, scene.destination.path.parent))
     assert scene.install() == 0
@@ -174,9 +172,9 @@ def test_announcements_nobody_can_read_are_none_and_harm_no_receipt(tmp_path: Pa
     document = {"schema_version": 1, "files": {}, "placing": placing}
     receipt_path(tmp_path).write_text(json.dumps(document), encoding="utf-8")
     assert (read_announced(tmp_path), owned_files(Root(tmp_path))) == ({}, ())
-    announce_claim(Root(tmp_path), "vae/y", CLAIM, recorded_at="now")
+    Receipts().announce_claim(Root(tmp_path), "vae/y", CLAIM, recorded_at="now")
     assert (read_announced(tmp_path), read_receipt(tmp_path)) == ({"vae/y": CLAIM}, {})
-    write_claim(Root(tmp_path), "vae/y", CLAIM, recorded_at="now")
+    Receipts().write_claim(Root(tmp_path), "vae/y", CLAIM, recorded_at="now")
     assert (read_announced(tmp_path), read_receipt(tmp_path)) == ({}, {"vae/y": CLAIM})
 
 

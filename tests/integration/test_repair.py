@@ -23,7 +23,7 @@ from provisioner.disk.locations import file_system_of
 from provisioner.disk.root import Root
 from provisioner.files.store.file_store import FileStore
 from provisioner.files.store.read_at import open_for_reading
-from provisioner.files.store.receipts import stamp_of, write_claim
+from provisioner.files.store.receipts import Receipts, stamp_of
 from provisioner.rehearsal.faults import IgnoreRange
 from tests.support.sandbox import MIB, Completed, Sandbox, Wanted, sha256_of, tensors
 
@@ -38,7 +38,8 @@ def installed(sandbox: Sandbox, size: int = SIZE) -> Wanted:
     sandbox.plant(sandbox.path(), wanted.data)
     file_digest = FileDigest(size=size, sha256=wanted.sha256, blocks=digests_of(size))
     claim = Claim(artifact_id="small", stamp=stamp_of(sandbox.path()), file_digest=file_digest, source="the hub")
-    write_claim(Root(sandbox.tree / "models"), f"vae/{wanted.name}", claim, recorded_at="2026-11-23T00:00:00Z")
+    root = Root(sandbox.tree / "models")
+    Receipts().write_claim(root, f"vae/{wanted.name}", claim, recorded_at="2026-11-23T00:00:00Z")
     return wanted
 
 

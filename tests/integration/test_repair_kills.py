@@ -16,7 +16,7 @@ import pytest
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.core.ports import Claim, FileDigest
 from provisioner.disk.root import Root
-from provisioner.files.store.receipts import stamp_of, write_claim
+from provisioner.files.store.receipts import Receipts, stamp_of
 from tests.support.sandbox import MIB, Running, Sandbox, Wanted, sha256_of, tensors
 
 SIZE = 3 * BLOCK_SIZE + MIB
@@ -31,7 +31,8 @@ def installed(sandbox: Sandbox) -> Wanted:
     blocks = tuple(sha256_of(wanted.data[at : at + BLOCK_SIZE]) for at in range(0, SIZE, BLOCK_SIZE))
     file_digest = FileDigest(size=SIZE, sha256=wanted.sha256, blocks=blocks)
     claim = Claim(artifact_id="small", stamp=stamp_of(sandbox.path()), file_digest=file_digest, source="the hub")
-    write_claim(Root(sandbox.tree / "models"), f"vae/{wanted.name}", claim, recorded_at="2026-11-23T00:00:00Z")
+    root = Root(sandbox.tree / "models")
+    Receipts().write_claim(root, f"vae/{wanted.name}", claim, recorded_at="2026-11-23T00:00:00Z")
     return wanted
 
 

@@ -47,7 +47,7 @@ from provisioner.files.store.part_file import (
     write_log_of_taken_over,
 )
 from provisioner.files.store.read_at import open_for_reading
-from provisioner.files.store.receipts import is_unchanged, read_receipt, receipt_path, stamp_of, write_claim
+from provisioner.files.store.receipts import Receipts, is_unchanged, read_receipt, receipt_path, stamp_of
 from provisioner.files.store.set_aside import copy_ranges
 from provisioner.files.store.target_lock import hold
 from tests.support.builders import OTHER_COMMIT, artifact, comfy_file, file_system, hub_blob, hub_file, sha256
@@ -731,21 +731,21 @@ CLAIM = Claim(artifact_id="vae", stamp=STAMP, file_digest=PROOF, source="the hub
 
 def test_a_receipt_round_trips(tmp_path: Path) -> None:
     windows = changed(CLAIM, stamp=changed(STAMP, ctime_ns=None))
-    write_claim(Root(tmp_path), "vae/x", CLAIM, recorded_at="now")
-    write_claim(Root(tmp_path), "vae/\u00fc y", windows, recorded_at="now")
+    Receipts().write_claim(Root(tmp_path), "vae/x", CLAIM, recorded_at="now")
+    Receipts().write_claim(Root(tmp_path), "vae/\u00fc y", windows, recorded_at="now")
     assert read_receipt(tmp_path) == {"vae/x": CLAIM, "vae/\u00fc y": windows}
     assert [path.name for path in (tmp_path / ".klein-setup").iterdir()] == ["receipt.json"]
 
 
 def test_writing_one_entry_keeps_the_others_and_every_key_it_does_not_know(tmp_path: Path) -> None:
-    write_claim(Root(tmp_path), "vae/x", CLAIM, recorded_at="now")
+    Receipts().write_claim(Root(tmp_path), "vae/x", CLAIM, recorded_at="now")
     document = json.loads(receipt_path(tmp_path).read_text(encoding="utf-8"))
     document["note"] = "kept"
     document["files"]["vae/x"]["colour"] = "blue"
     document["files"]["vae/odd"] = {"half": "an entry"}
     receipt_path(tmp_path).write_text(json.dumps(document), encoding="utf-8")
     assert read_receipt(tmp_path) == {"vae/x": CLAIM}
-    write_claim(Root(tmp_path), "vae/y", CLAIM, recorded_at="later")
+    Receipts().write_claim(Root(tmp_path), "vae/y", CLAIM, recorded_at="later")
     written = json.loads(receipt_path(tmp_path).read_text(encoding="utf-8"))
     assert written["note"] == "kept"
     assert written["files"]["vae/x"]["colour"] == "blue"
@@ -792,7 +792,7 @@ def test_a_broken_receipt_claims_nothing_and_is_replaced_by_the_next_entry(tmp_p
         receipt_path(tmp_path).parent.mkdir()
         receipt_path(tmp_path).write_text(text, encoding="utf-8")
     assert read_receipt(tmp_path) == {}
-    write_claim(Root(tmp_path), "vae/y", CLAIM, recorded_at="now")
+    Receipts().write_claim(Root(tmp_path), "vae/y", CLAIM, recorded_at="now")
     assert read_receipt(tmp_path) == {"vae/y": CLAIM}  # and nothing of another version read as if it were ours
 
 
@@ -856,13 +856,13 @@ import sys
 from pathlib import Path
 from provisioner.disk.root import Root
 from provisioner.files.store.target_lock import hold
-from provisioner.files.store.receipts import write_claim
+from provisioner.files.store.receipts import Receipts
 from provisioner.core.ports import Claim, FileDigest, Stamp
 claim = Claim(artifact_id=sys.argv[1], stamp=Stamp(size=1, mtime_ns=1, ctime_ns=1, inode=1, device=0),
               file_digest=FileDigest(size=1, sha256="0" * 64), source="x")
 for number in range(5):
     with hold(Root(Path({str(tmp_path)!r})), wait=True, cancelled=lambda: False, notice=lambda text: None):
-        write_claim(Root(Path({str(tmp_path)!r})), f"{{sys.argv[1]}}-{{number}}", claim, recorded_at="now")
+        Receipts().write_claim(Root(Path({str(tmp_path)!r})), f"{{sys.argv[1]}}-{{number}}", claim, recorded_at="now")
 """
     writers = [subprocess.Popen([sys.executable, "-c", script, name]) for name in "abc"]
     seen = 0

@@ -38,12 +38,10 @@ from provisioner.files.planner import plan
 from provisioner.files.store.file_store import FileStore
 from provisioner.files.store.hash_file import hash_file
 from provisioner.files.store.receipts import (
-    announce_claim,
-    drop_claims,
+    Receipts,
     is_unchanged,
     read_receipt,
     stamp_of,
-    write_claim,
 )
 from provisioner.files.store.removal import State, owned_files, remove_file
 from tests.support.builders import artifact, artifact_set, comfy_file, comfy_target, file_system, hub_blob, manifest
@@ -139,15 +137,15 @@ class Scene:
             self.install()
             root, relative = Root(self.destination.root), str(self.destination.relative)
             claim = read_receipt(root.folder)[relative]
-            drop_claims(root, [relative])
-            announce_claim(root, relative, claim, recorded_at="2026-11-23T00:00:00Z")
+            Receipts().drop_claims(root, [relative])
+            Receipts().announce_claim(root, relative, claim, recorded_at="2026-11-23T00:00:00Z")
             path.unlink()
         if self.way in {"repaired", "cut"}:
             path.parent.mkdir(parents=True)
             path.write_bytes(self.data)
             file_digest = FileDigest(size=len(self.data), sha256=self.artifact.sha256, blocks=_blocks(self.data))
             claim = Claim(artifact_id="vae", stamp=stamp_of(path), file_digest=file_digest, source="the hub, long ago")
-            write_claim(Root(self.models), "vae/vae.safetensors", claim, recorded_at="2026-11-23T00:00:00Z")
+            Receipts().write_claim(Root(self.models), "vae/vae.safetensors", claim, recorded_at="2026-11-23T00:00:00Z")
             with path.open("r+b") as stream:
                 stream.seek(BLOCK_SIZE if self.way == "repaired" else len(self.data))
                 stream.write(b"?" * 100)

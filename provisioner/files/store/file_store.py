@@ -68,14 +68,7 @@ from provisioner.files.store.part_file import (
 )
 from provisioner.files.store.patch import PatchPart, patch_log_path, patch_path, read_patch_log, remove_patch
 from provisioner.files.store.read_at import Opener, fill, open_for_reading
-from provisioner.files.store.receipts import (
-    announce_claim,
-    drop_announced,
-    is_same_file,
-    read_receipt,
-    stamp_of,
-    write_claim,
-)
+from provisioner.files.store.receipts import Receipts, is_same_file, stamp_of
 from provisioner.files.store.set_aside import (
     backups_folder,
     clear_backups,
@@ -133,6 +126,7 @@ class FileStore:
         self._roots = roots
         self._opener = opener
         self._hashers = Hashers(cores)
+        self._receipts = Receipts()
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -160,7 +154,7 @@ class FileStore:
 
     def claim(self, destination: Destination) -> Claim | None:
         """Return the receipt's entry for a destination, or None."""
-        return read_receipt(destination.root).get(str(destination.relative))
+        return self._receipts.claim(destination.root, str(destination.relative))
 
     def hash_file(
         self, path: Path, *, progress: HashProgress, with_blocks: bool = False, size: int | None = None
@@ -431,7 +425,8 @@ class FileStore:
             return False
         relative = str(destination.relative)
         try:
-            return announced_claim(destination.root, relative, destination.path, stamp_of(path)) is not None
+            found = stamp_of(path)
+            return announced_claim(self._receipts, destination.root, relative, destination.path, found) is not None
         except OSError:
             return False
 
@@ -471,7 +466,8 @@ class FileStore:
         """
         found = self._stamp_there(destination)
         relative = str(destination.relative)
-        for claim in (announced_claim(destination.root, relative, destination.path, found), self.claim(destination)):
+        announced = announced_claim(self._receipts, destination.root, relative, destination.path, found)
+        for claim in (announced, self.claim(destination)):
             if (
                 claim is not None
                 and claim.file_digest.sha256 == file_digest.sha256
@@ -490,7 +486,7 @@ class FileStore:
                 path=str(destination.path),
             )
         claim = Claim(artifact_id=artifact.id, stamp=stamp, file_digest=file_digest, source=source)
-        write_claim(self._roots(destination.root), str(destination.relative), claim, recorded_at=_now())
+        self._receipts.write_claim(self._roots(destination.root), str(destination.relative), claim, recorded_at=_now())
         self.bind_blocks(file_digest)
         self._sweep(_growing_name(destination, artifact), destination)
 
@@ -543,7 +539,8 @@ class FileStore:
         )  # it speaks of whose the file is, not of its blocks
         claim = Claim(artifact_id=artifact_id, stamp=stamp, file_digest=bare, source=source)
         with contextlib.suppress(StorageError):  # a disk too full for it may have room for the file's name all the same
-            announce_claim(self._roots(destination.root), str(destination.relative), claim, recorded_at=_now())
+            root, relative = self._roots(destination.root), str(destination.relative)
+            self._receipts.announce_claim(root, relative, claim, recorded_at=_now())
 
     def _sweep(self, final: Path, destination: Destination) -> None:
         """Remove what interrupted runs of ours left beside a file that is in place now, if the system lets us."""
@@ -585,7 +582,7 @@ class FileStore:
         except BaseException:
             if os.path.lexists(part):
                 with contextlib.suppress(StorageError):
-                    drop_announced(self._roots(destination.root), str(destination.relative))
+                    self._receipts.drop_announced(self._roots(destination.root), str(destination.relative))
             raise
 
     def _give_name(self, part: Path, destination: Destination, file_digest: FileDigest, replaces: str | None) -> None:

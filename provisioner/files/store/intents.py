@@ -12,7 +12,7 @@ from pathlib import Path
 from provisioner.core.ports import Claim, Stamp
 from provisioner.disk.root import waiting_for, waiting_name
 from provisioner.files.store.part_file import part_path
-from provisioner.files.store.receipts import is_same_file, read_announced
+from provisioner.files.store.receipts import Receipts, is_same_file
 
 _WAITING = ".placing.part"
 
@@ -27,12 +27,12 @@ def waiting_copies(final: Path) -> list[Path]:
     return waiting_for(final, _WAITING)
 
 
-def announced_claim(root: Path, relative: str, path: Path, found: Stamp) -> Claim | None:
+def announced_claim(receipts: Receipts, root: Path, relative: str, path: Path, found: Stamp) -> Claim | None:
     """Return what was announced of the file that lies at a path now, or None where nothing was, or of another file.
 
     A hard link that waits has the inode of the file it leads to: as long as it waits, that file is not what we placed.
     """
-    claim = read_announced(root).get(relative)
+    claim = receipts.announced(root, relative)
     if claim is None or not is_same_file(claim.stamp, found):
         return None
     grows_beside = (path, root / "blobs" / claim.file_digest.sha256)  # the latter in an HF cache

@@ -8,13 +8,15 @@ does not make it look like one that was there before us; writing the receipt tak
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from provisioner.core.errors import StorageError
-from provisioner.core.json_reader import FieldError, Fields, as_dict
+from provisioner.core.json_reader import LARGEST, FieldError, Fields, as_dict, parse_object
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.core.ports import Claim, FileDigest, Stamp
 from provisioner.disk.read_json import read_object
@@ -22,6 +24,8 @@ from provisioner.disk.root import Root
 
 SCHEMA_VERSION = 1
 _PLACING: Literal["placing"] = "placing"
+_Key = Literal["files", "placing"]
+_FileStamp = tuple[int, int, int, int]  # inode, size, mtime and ctime in nanoseconds
 
 
 class Entry(TypedDict):
@@ -85,72 +89,112 @@ def is_same_file(claimed: Stamp, found: Stamp) -> bool:
 
 def read_receipt(root: Path) -> dict[str, Claim]:
     """Return every entry that can be read, by its path relative to the root; a broken receipt is an empty one."""
-    return _read(root, "files")
+    return _claims(root, "files")
 
 
 def read_announced(root: Path) -> dict[str, Claim]:
     """Return what was about to be placed and has no receipt yet, by its path relative to the root."""
-    return _read(root, _PLACING)
+    return _claims(root, _PLACING)
 
 
-def _read(root: Path, key: Literal["files", "placing"]) -> dict[str, Claim]:
-    document = read_object(receipt_path(root)) or {}
-    entries = as_dict(document.get(key)) if document.get("schema_version") == SCHEMA_VERSION else {}
+def _claims(root: Path, key: _Key) -> dict[str, Claim]:
+    entries = _entries(read_object(receipt_path(root)) or {}, key)
     claims = {relative: _claim(Fields(as_dict(entry))) for relative, entry in entries.items()}
     return {relative: claim for relative, claim in claims.items() if claim is not None}
 
 
-def write_claim(root: Root, relative: str, claim: Claim, *, recorded_at: str) -> None:
-    """Add or replace one entry, keeping the others and any key we do not know; raises StorageError."""
-    document = _document(root)
-    document["files"][relative] = _entry(claim, recorded_at)
-    _forget_announced(document, [relative])
-    _write(root, document)
+def _entries(document: dict[str, Any], key: _Key) -> dict[str, Any]:
+    return as_dict(document.get(key)) if document.get("schema_version") == SCHEMA_VERSION else {}
 
 
-def announce_claim(root: Root, relative: str, claim: Claim, *, recorded_at: str) -> None:
-    """Write down that a file is about to get its name; raises StorageError.
+class Receipts:
+    """Receipts as one run reads and writes them: parsed anew only where the file is not the one that was parsed.
 
-    The folder is not flushed: the file's own folder is, once it has its name, and what a power cut takes from here is
-    only the knowledge that the file is ours.
+    A thousand files would else be a thousand readings of a receipt that speaks of a thousand files.  What another
+    program writes is seen, because its file has another stamp.  Safe to use from several threads for reading; who
+    writes holds the lock of the root.
     """
-    document = _document(root)
-    announced = document.get(_PLACING)
-    document[_PLACING] = {**(announced if isinstance(announced, dict) else {}), relative: _entry(claim, recorded_at)}
-    _write(root, document, is_name_flushed=False)
 
+    def __init__(self) -> None:
+        self._seen: dict[Path, tuple[_FileStamp, dict[str, Any]]] = {}
+        self._lock = threading.Lock()
 
-def drop_claims(root: Root, relatives: Collection[str]) -> None:
-    """Remove entries, announced ones too, keeping the others and any key we do not know; raises StorageError."""
-    document = _document(root)
-    files = document["files"]
-    document["files"] = {name: entry for name, entry in files.items() if name not in relatives}
-    if _forget_announced(document, relatives) or len(document["files"]) != len(files):
+    def claim(self, root: Path, relative: str) -> Claim | None:
+        """Return the entry of a file, or None where there is none that can be read."""
+        return self._claim(root, "files", relative)
+
+    def announced(self, root: Path, relative: str) -> Claim | None:
+        """Return what was announced of a file that was about to be placed, or None."""
+        return self._claim(root, _PLACING, relative)
+
+    def _claim(self, root: Path, key: _Key, relative: str) -> Claim | None:
+        entry = _entries(self._document(receipt_path(root)) or {}, key).get(relative)
+        return None if entry is None else _claim(Fields(as_dict(entry)))
+
+    def write_claim(self, root: Root, relative: str, claim: Claim, *, recorded_at: str) -> None:
+        """Add or replace one entry, keeping the others and any key we do not know; raises StorageError."""
+        document = self._own_document(root)
+        document["files"] = {**document["files"], relative: _entry(claim, recorded_at)}
+        _forget_announced(document, [relative])
         _write(root, document)
 
+    def announce_claim(self, root: Root, relative: str, claim: Claim, *, recorded_at: str) -> None:
+        """Write down that a file is about to get its name; raises StorageError.
 
-def drop_announced(root: Root, relative: str) -> None:
-    """Remove an announcement of which nothing came; raises StorageError."""
-    document = _document(root)
-    if _forget_announced(document, [relative]):
+        The folder is not flushed: the file's own folder is, once it has its name, and what a power cut takes from here
+        is only the knowledge that the file is ours.
+        """
+        document = self._own_document(root)
+        announced = document.get(_PLACING)
+        kept = announced if isinstance(announced, dict) else {}
+        document[_PLACING] = {**kept, relative: _entry(claim, recorded_at)}
         _write(root, document, is_name_flushed=False)
+
+    def drop_claims(self, root: Root, relatives: Collection[str]) -> None:
+        """Remove entries, announced ones too, keeping the others and any key we do not know; raises StorageError."""
+        document = self._own_document(root)
+        files = document["files"]
+        document["files"] = {name: entry for name, entry in files.items() if name not in relatives}
+        if _forget_announced(document, relatives) or len(document["files"]) != len(files):
+            _write(root, document)
+
+    def drop_announced(self, root: Root, relative: str) -> None:
+        """Remove an announcement of which nothing came; raises StorageError."""
+        document = self._own_document(root)
+        if _forget_announced(document, [relative]):
+            _write(root, document, is_name_flushed=False)
+
+    def _own_document(self, root: Root) -> dict[str, Any]:
+        """Return a copy of the document that is there, or an empty one: claims nobody can read are proved again."""
+        document = self._document(receipt_path(root.folder)) or {}
+        _refuse_later(document, receipt_path(root.folder))
+        is_ours = document.get("schema_version") == SCHEMA_VERSION and isinstance(document.get("files"), dict)
+        return dict(document) if is_ours else {"schema_version": SCHEMA_VERSION, "files": {}}
+
+    def _document(self, path: Path) -> dict[str, Any] | None:
+        """Return what a receipt holds, which nobody may change; None where there is no object that can be read."""
+        try:
+            with path.open("rb") as stream:
+                stamp = _file_stamp(stream.fileno())
+                with self._lock:
+                    known = self._seen.get(path)
+                if known is not None and known[0] == stamp:
+                    return known[1]
+                document = parse_object(stream.read(LARGEST + 1))
+        except OSError:
+            return None
+        if document is not None:
+            with self._lock:
+                self._seen[path] = stamp, document
+        return document
 
 
 def refuse_later_release(root: Path) -> None:
     """Raise StorageError where a later release wrote the receipt, of which this one would keep nothing."""
-    _read_document(root)
+    _refuse_later(read_object(receipt_path(root)) or {}, receipt_path(root))
 
 
-def _document(root: Root) -> dict[str, Any]:
-    """Return the document that is there, or an empty one: claims nobody can read are proved again."""
-    document = _read_document(root.folder)
-    is_ours = document.get("schema_version") == SCHEMA_VERSION and isinstance(document.get("files"), dict)
-    return document if is_ours else {"schema_version": SCHEMA_VERSION, "files": {}}
-
-
-def _read_document(root: Path) -> dict[str, Any]:
-    path = receipt_path(root)
-    document = read_object(path) or {}
+def _refuse_later(document: dict[str, Any], path: Path) -> None:
     version = document.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise StorageError(
@@ -159,7 +203,11 @@ def _read_document(root: Path) -> dict[str, Any]:
             path=str(path),
             schema_version=version,
         )
-    return document
+
+
+def _file_stamp(descriptor: int) -> _FileStamp:
+    status = os.fstat(descriptor)
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _forget_announced(document: dict[str, Any], relatives: Collection[str]) -> bool:
@@ -175,8 +223,19 @@ def _forget_announced(document: dict[str, Any], relatives: Collection[str]) -> b
 
 
 def _write(root: Root, document: dict[str, Any], *, is_name_flushed: bool = True) -> None:
-    text = json.dumps(document, indent=1, sort_keys=True) + "\n"
-    root.write_text(receipt_path(root.folder), text, is_name_flushed=is_name_flushed)
+    root.write_text(receipt_path(root.folder), _text(document), is_name_flushed=is_name_flushed)
+
+
+def _text(document: dict[str, Any]) -> str:
+    """Return a document with a line for each file, sorted, so that two of them can be compared."""
+    parts = []
+    for key, value in sorted(document.items()):
+        if key in {"files", _PLACING} and value:
+            lines = (f"  {json.dumps(name)}: {json.dumps(value[name], sort_keys=True)}" for name in sorted(value))
+            parts.append(f" {json.dumps(key)}: {{\n" + ",\n".join(lines) + "\n }")
+        else:
+            parts.append(f" {json.dumps(key)}: {json.dumps(value, sort_keys=True)}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def _entry(claim: Claim, recorded_at: str) -> Entry:

@@ -11,13 +11,13 @@ from typing import Literal
 
 from provisioner.core.errors import StorageError
 from provisioner.core.models import STATE_FOLDER, HubBlob
-from provisioner.core.ports import FOUND_IN_PLACE, Claim, FileDigest
+from provisioner.core.ports import FOUND_IN_PLACE, FileDigest
 from provisioner.disk.root import Root, half_written
 from provisioner.disk.safe_path import complaint_about_path
 from provisioner.files.store.hub_layout import blob_behind, is_used_elsewhere
 from provisioner.files.store.intents import announced_claim
 from provisioner.files.store.receipts import (
-    drop_claims,
+    Receipts,
     is_unchanged,
     read_announced,
     read_receipt,
@@ -52,22 +52,22 @@ def owned_files(root: Root) -> tuple[Owned, ...]:
     StorageError where a later release wrote the receipt.
     """
     refuse_later_release(root.folder)
-    claims = read_receipt(root.folder)
-    found = []
-    for relative in sorted({*claims, *read_announced(root.folder)}):
-        if complaint_about_path(relative) is None and STATE_FOLDER not in relative.split("/"):
-            owned = _owned(root, relative, claims.get(relative))
-            found += [owned] if owned is not None else []
-    return tuple(found)
+    receipts = Receipts()
+    names = sorted({*read_receipt(root.folder), *read_announced(root.folder)})
+    found = [_owned(root, relative, receipts) for relative in names]
+    return tuple(owned for owned in found if owned is not None)
 
 
-def _owned(root: Root, relative: str, claim: Claim | None) -> Owned | None:
+def _owned(root: Root, relative: str, receipts: Receipts) -> Owned | None:
     """Return what a receipt says of one path, or what was announced of the file that lies there; None for neither."""
+    if complaint_about_path(relative) is not None or STATE_FOLDER in relative.split("/"):
+        return None
+    claim = receipts.claim(root.folder, relative)
     path = root.folder.joinpath(*PurePosixPath(relative).parts)
     state: State
     try:
         there = stamp_of(path)
-        announced = announced_claim(root.folder, relative, path, there)
+        announced = announced_claim(receipts, root.folder, relative, path, there)
         if announced is not None and (claim is None or not is_unchanged(claim.stamp, there)):
             claim, state = announced, "ours"
         elif claim is None:
@@ -103,7 +103,8 @@ def remove_file(root: Root, owned: Owned, *, hash_file: Callable[[Path], FileDig
     StorageError
         The system refused; the receipt still speaks of the file.
     """
-    now = next((each for each in owned_files(root) if each.relative == owned.relative), None)
+    refuse_later_release(root.folder)
+    now = _owned(root, owned.relative, Receipts())
     if now is None or now.state != "ours":
         now = now or replace(owned, state="missing")
         if now.state == "missing":  # a run that was killed here had removed the blob and not yet the link to it
@@ -111,7 +112,7 @@ def remove_file(root: Root, owned: Owned, *, hash_file: Callable[[Path], FileDig
     else:
         now = _remove_bytes(root, now, hash_file)
     if now.state in {"ours", "missing"}:
-        drop_claims(root, [owned.relative])
+        Receipts().drop_claims(root, [owned.relative])
         _remove_empty(root, owned.path.parent)
     return now
 
