@@ -228,9 +228,7 @@ class Ui:
     def show_plan(self, plan: Plan) -> None:
         """Show what will be done, why, and the exact bytes."""
         self._progress.expect(plan.files)
-        self._on_the_way(plan_blocks(plan))
-        if not self._is_quiet:
-            self._findings_said = plan.findings
+        self._on_the_way(plan_blocks(plan), plan.findings)
 
     def show_manifests(self, manifests: Sequence[Manifest]) -> None:
         """List manifests with their sets."""
@@ -255,7 +253,7 @@ class Ui:
         """Show the result of a smoke test."""
         from provisioner.ui.smoke_text import smoke_blocks
 
-        self._on_the_way(smoke_blocks(smoke))
+        self._on_the_way(smoke_blocks(smoke), smoke.findings)
 
     def show_backups(self, entries: Sequence[BackupEntry]) -> None:
         """Show the backups."""
@@ -283,7 +281,7 @@ class Ui:
         """Show what changed since the last full check, and what is wrong now."""
         from provisioner.ui.change_list import changes_blocks
 
-        self._on_the_way(changes_blocks(changes, checked, findings, mend))
+        self._on_the_way(changes_blocks(changes, checked, findings, mend), findings)
 
     def write_document(self, document: object) -> None:
         """Write a JSON document of its own as the result, for people to keep."""
@@ -333,10 +331,11 @@ class Ui:
         if self._mode == "human":
             self._write(self._out, [*blocks, BLANK])
 
-    def _on_the_way(self, blocks: Sequence[Block]) -> None:
-        """Write what comes before the result."""
+    def _on_the_way(self, blocks: Sequence[Block], findings: Sequence[Finding]) -> None:
+        """Write what comes before the result, which does not say these findings again."""
         if not self._is_quiet:
             self._result(blocks)
+            self._findings_said += tuple(findings)
 
     # --- errors ---
 

@@ -6,7 +6,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
-from provisioner.core.models import Download, Outcome
+from provisioner.core.models import Download, Finding, Outcome
 from provisioner.core.program import Program
 from provisioner.plan.steps import InstallPackages
 from provisioner.report.outcome import Opening, Report
@@ -101,3 +101,15 @@ def test_the_card_is_last_on_the_screen_and_only_after_a_good_end() -> None:
     for other in ({"status": "failed"}, {"smoke_test": None}, {"command": "verify"}):
         assert "all of it" not in shown(replace(WHOLE, **other))
     assert shown(WHOLE, quiet=True) == ""
+
+
+def test_a_warning_of_the_image_is_said_once() -> None:
+    warning = Finding(
+        code="image-weights-missing", severity="warning", message="The image may be wrong.", remedy="repair"
+    )
+    smoke = replace(BARE, findings=(warning,))
+    out = io.StringIO()
+    with Ui(out, io.StringIO(), stdin=io.StringIO(), environ={}) as ui:
+        ui.show_smoke(smoke)
+        ui.show_report(replace(WHOLE, smoke_test=smoke, findings=(warning,)))
+    assert out.getvalue().count("The image may be wrong.") == 1
