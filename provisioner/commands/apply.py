@@ -1,25 +1,31 @@
-"""Applies a Plan step by step.  Decides nothing: a world that changed since the plan was shown is an error."""
+"""Applies a Plan, each step as soon as what it needs is done.
+
+Decides nothing: a world that changed since the plan was shown is an error.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from provisioner.commands.choose_environment import apply_environment, check_environment, environment_folder
-from provisioner.commands.inspect_comfyui import check_comfyui, inspect_comfyui
+from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui
 from provisioner.commands.look import InstallOptions
 from provisioner.commands.packages import all_requirements, needed_packages
 from provisioner.commands.run import Run
-from provisioner.commands.smoke_test import generate_image
+from provisioner.commands.side_by_side import run_side_by_side
+from provisioner.commands.smoke_test import ReadyServer, generate_image, start_for_image
 from provisioner.core.errors import KleinError, OfflineError, PlanOutdatedError
+from provisioner.core.events import Notice
 from provisioner.core.models import Artifact, FilesPlan, Finding, HubFile, Outcome, OutcomeStatus, Source
 from provisioner.core.units import count, listing
 from provisioner.files import planner
 from provisioner.plan.make_plan import check_unchanged
+from provisioner.plan.order import Task, TaskName, TaskState, tasks_of
 from provisioner.plan.steps import (
     FILE_STEPS,
     GenerateImage,
@@ -30,6 +36,7 @@ from provisioner.plan.steps import (
     MakeEnvironment,
     Plan,
     RepairEnvironment,
+    StartComfyUI,
     Step,
     UpdateComfyUI,
 )
@@ -74,29 +81,176 @@ def apply_plan(
     *,
     show_smoke: Callable[[SmokeTest], None],
 ) -> Applied:
-    """Do what a plan says, in its order, until it is done or a step fails; return what came of it.
+    """Do what a plan says, each step as soon as what it needs is done; return what came of it.
+
+    A step that fails stops those that need it.  The others go on to their end: what they bring need not be brought
+    again by the next run.
 
     Raises
     ------
-    PlanOutdatedError
-        Something that the plan is about changed after it was shown.
+    KeyboardInterrupt
+        Cancelled: every thread, program and server of this run has ended.
+    Exception
+        A defect in one of the steps; the others were stopped.
     """
-    applied = Applied(files=plan.files)
-    for step in plan.steps:
-        if isinstance(step, FILE_STEPS):
-            if step is plan.file_steps[0]:
-                _apply_files(run, plan, applied)
+    return _Work(run, options, plan, show_smoke).apply()
+
+
+_IN_WORDS: Mapping[TaskName, str] = {
+    "comfyui": "ComfyUI",
+    "files": "the model files",
+    "environment": "the environment",
+    "packages": "the packages",
+    "server": "the start of ComfyUI",
+    "image": "the test image",
+}
+
+
+class _Work:
+    """A plan while it is applied."""
+
+    def __init__(self, run: Run, options: InstallOptions, plan: Plan, show_smoke: Callable[[SmokeTest], None]) -> None:
+        self._run, self._options, self._plan, self._show_smoke = run, options, plan, show_smoke
+        self._tasks = tasks_of(plan)
+        self._states: dict[TaskName, TaskState] = {}
+        self._came_of: dict[TaskName, list[Outcome]] = {task.name: [] for task in self._tasks}
+        self._applied = Applied(files=plan.files)
+        self._server: ReadyServer | None = None
+
+    def apply(self) -> Applied:
+        session = self._run.session
+        _ = session.stages, session.limiter  # which threads share: made once, before there are any
+        try:
+            run_side_by_side(self._tasks, self._do, states=self._states, skip=self._skip, cancelled=session.cancelled)
+        finally:
+            if self._server is not None:
+                self._server.end.close()
+        self._applied.outcomes = [outcome for task in self._tasks for outcome in self._came_of[task.name]]
+        return self._applied
+
+    def _do(self, task: Task) -> TaskState:
+        if task.name == "files":
+            return self._do_files(task)
+        (step,) = task.steps
+        outcome = self._outcome(step)
+        self._came_of[task.name].append(outcome)
+        if outcome.status == "failed":
+            self._say_what_failed(task, outcome)
+            return "failed"
+        return (
+            "skipped"
+            if outcome.status == "skipped" and not isinstance(step, (KeepComfyUI, KeepEnvironment))
+            else "done"
+        )
+
+    def _do_files(self, task: Task) -> TaskState:
+        outcomes = self._came_of["files"]
+        try:
+            self._applied.files, came = _apply_files(self._run, self._plan)
+        except KleinError as error:  # before the first of them: no lock, or the world has changed
+            outcomes += [Outcome(step=step, status="failed", detail=str(error), error=error) for step in task.steps[:1]]
+            outcomes += [
+                Outcome(step=step, status="skipped", detail="an earlier step failed") for step in task.steps[1:]
+            ]
+            self._say_what_failed(task, outcomes[0])
+            return "failed"
+        outcomes += came
+        if not self._applied.files.steps:
+            return "done"
+        failed = next((outcome for outcome in came if outcome.status == "failed"), None)
+        if failed is not None:
+            self._say_what_failed(task, failed)
+        return "failed"
+
+    def _skip(self, task: Task, cause: TaskName) -> None:
+        why = f"{_IN_WORDS[cause]} failed before it" if self._states[cause] == "failed" else self._why_skipped()
+        self._came_of[task.name] += [Outcome(step=step, status="skipped", detail=why) for step in task.steps]
+
+    def _say_what_failed(self, task: Task, outcome: Outcome) -> None:
+        """Say at once that a step failed, where others go on: the error itself is shown at the end."""
+        others = [name for name, state in self._states.items() if state == "running" and name != task.name]
+        if others:
+            going_on = listing([_IN_WORDS[name] for name in others])
+            message = f"{_IN_WORDS[task.name]} failed, and what needs it is left out; going on with {going_on}: "
+            message += outcome.detail
+            self._run.session.events(Notice(message=message[0].upper() + message[1:], severity="warning"))
+
+    def _outcome(self, step: Step) -> Outcome:
+        began_s = time.monotonic()
+        try:
+            match step:
+                case GetComfyUI() | UpdateComfyUI():
+                    detail = _apply_comfyui(self._run, self._options, step)
+                case MakeEnvironment() | RepairEnvironment():
+                    detail = _apply_environment(self._run, self._options, step, self._applied)
+                case InstallPackages():
+                    detail = _install_packages(self._run, self._options, step)
+                case StartComfyUI():
+                    detail = self._start_server(step)
+                case GenerateImage():
+                    detail = self._generate()
+                case KeepEnvironment():
+                    if step.choice is not None:
+                        session = self._run.session
+                        session.environments.clear_leftovers(step.where, progress=session.notice)
+                    return Outcome(step=step, status="skipped", detail="kept")
+                case KeepComfyUI():
+                    return Outcome(step=step, status="skipped", detail="kept")
+                case _:
+                    raise AssertionError(step.kind)  # files and removals are applied elsewhere
+        except KleinError as error:
+            outcome = Outcome(step=step, status="failed", detail=str(error), error=error)
         else:
-            _apply_one(run, options, step, applied, show_smoke=show_smoke)
-        if applied.errors or (isinstance(step, FILE_STEPS) and applied.files.steps):
-            break
-    return applied
+            status: OutcomeStatus = "done" if detail else "skipped"
+            outcome = Outcome(step=step, status=status, detail=detail or self._why_skipped())
+        return replace(outcome, seconds=time.monotonic() - began_s, started_s=began_s)
+
+    def _why_skipped(self) -> str:
+        failed = next((name for name, state in self._states.items() if state == "failed"), None)
+        return "problems were found before it" if failed is None else f"{_IN_WORDS[failed]} failed before it"
+
+    def _start_server(self, step: StartComfyUI) -> str:
+        """Start ComfyUI for the image; stop where that cannot be generated any more."""
+        session, comfyui = self._run.session, inspect_comfyui(self._run)
+        if self._has_problems(comfyui):
+            return ""
+        try:
+            self._server = start_for_image(
+                self._run,
+                self._options.smoke,
+                comfyui=comfyui,
+                environment=environment_folder(self._run, self._options.environment.where),
+                cancelled=lambda: session.cancelled.is_set() or self._states.get("files") == "failed",
+            )
+        except KeyboardInterrupt:
+            if session.cancelled.is_set():
+                raise
+            return ""
+        return f"ComfyUI in {step.folder} answers"
+
+    def _generate(self) -> str:
+        comfyui = inspect_comfyui(self._run)
+        if self._has_problems(comfyui) or any(each.severity == "problem" for each in self._applied.files.findings):
+            return ""
+        self._applied.smoke = generate_image(
+            self._run,
+            self._options.smoke,
+            comfyui=comfyui,
+            environment=environment_folder(self._run, self._options.environment.where),
+            show=self._show_smoke,
+            ready=self._server,
+        )
+        return "generated and checked"
+
+    def _has_problems(self, comfyui: ComfyUIInstall | None) -> bool:
+        found = (*self._applied.findings, *(() if comfyui is None else check_comfyui(comfyui)))
+        return any(each.severity == "problem" for each in found)
 
 
 # --- files -----------------------------------------------------------------------------------------
 
 
-def _apply_files(run: Run, plan: Plan, applied: Applied) -> None:
+def _apply_files(run: Run, plan: Plan) -> tuple[FilesPlan, list[Outcome]]:
     """Apply the files' steps, look again, and go on until nothing is left or a step failed for good."""
     engine = run.session.engine(run.observer)
     if run.session.is_offline:
@@ -117,8 +271,7 @@ def _apply_files(run: Run, plan: Plan, applied: Applied) -> None:
 
     with _locked(run, plan.files):
         # Somebody else may have done the work while we waited for the lock.
-        applied.files, outcomes = engine.provide(look)
-    applied.outcomes += outcomes
+        return engine.provide(look)
 
 
 class _NoNetwork:
@@ -158,43 +311,6 @@ def _locked(run: Run, plan: FilesPlan) -> Iterator[None]:
 
 
 # --- everything else -------------------------------------------------------------------------------
-
-
-def _apply_one(
-    run: Run,
-    options: InstallOptions,
-    step: Step,
-    applied: Applied,
-    *,
-    show_smoke: Callable[[SmokeTest], None],
-) -> None:
-    began_s = time.monotonic()
-    try:
-        match step:
-            case GetComfyUI() | UpdateComfyUI():
-                detail = _apply_comfyui(run, options, step)
-            case MakeEnvironment() | RepairEnvironment():
-                detail = _apply_environment(run, options, step, applied)
-            case InstallPackages():
-                detail = _install_packages(run, options, step)
-            case GenerateImage():
-                detail = _generate(run, options, applied, show_smoke)
-            case KeepEnvironment():
-                if step.choice is not None:
-                    run.session.environments.clear_leftovers(step.where, progress=run.session.notice)
-                applied.outcomes.append(Outcome(step=step, status="skipped", detail="kept"))
-                return
-            case KeepComfyUI():
-                applied.outcomes.append(Outcome(step=step, status="skipped", detail="kept"))
-                return
-            case _:
-                raise AssertionError(step.kind)  # files and removals are applied elsewhere
-    except KleinError as error:
-        outcome = Outcome(step=step, status="failed", detail=str(error), error=error)
-    else:
-        status: OutcomeStatus = "done" if detail else "skipped"
-        outcome = Outcome(step=step, status=status, detail=detail or "problems were found before it")
-    applied.outcomes.append(replace(outcome, seconds=time.monotonic() - began_s, started_s=began_s))
 
 
 def _apply_comfyui(run: Run, options: InstallOptions, step: GetComfyUI | UpdateComfyUI) -> str:
@@ -271,13 +387,3 @@ def _install_packages(run: Run, options: InstallOptions, step: InstallPackages) 
     left = needed_packages(step.app, step.tree, environments.observe(step.where))
     name = "ComfyUI" if step.app == "comfyui" else "diffusers"
     return f"{len(lines) - len(left)} of {count(len(lines), 'package')} that {name} requires were installed"
-
-
-def _generate(run: Run, options: InstallOptions, applied: Applied, show_smoke: Callable[[SmokeTest], None]) -> str:
-    comfyui = inspect_comfyui(run)
-    found = (*applied.files.findings, *applied.findings, *(() if comfyui is None else check_comfyui(comfyui)))
-    if any(each.severity == "problem" for each in found):
-        return ""
-    where = environment_folder(run, options.environment.where)
-    applied.smoke = generate_image(run, options.smoke, comfyui=comfyui, environment=where, show=show_smoke)
-    return "generated and checked"

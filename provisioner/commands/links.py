@@ -25,6 +25,7 @@ from provisioner.plan.steps import (
     MakeEnvironment,
     Remove,
     RepairEnvironment,
+    StartComfyUI,
     Step,
     UpdateComfyUI,
 )
@@ -121,7 +122,7 @@ class FolderLinks:
         """Yield each folder and path between which a step follows links; what the user named itself is no link."""
         places: list[Path] = []
         match step:
-            case KeepComfyUI() | KeepEnvironment() | GenerateImage():
+            case KeepComfyUI() | KeepEnvironment() | StartComfyUI() | GenerateImage():
                 pass
             case Remove(what="file"):
                 places.append(step.path)  # a link with its name is removed itself

@@ -37,6 +37,7 @@ from provisioner.plan.steps import (
     KeepEnvironment,
     MakeEnvironment,
     Plan,
+    StartComfyUI,
     Step,
     UpdateComfyUI,
     download_of,
@@ -94,6 +95,8 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth) -> Plan:
     if "smoke" in options.parts:
         obstacle = _obstacle(run, options, comfyui, of_comfyui, where, steps)
         if obstacle is None or options.are_parts_named:
+            if comfyui is not None and comfyui.has_one and options.smoke.server is None:
+                steps.append(StartComfyUI(folder=comfyui.folder, reason="for the test image"))
             steps.append(
                 GenerateImage(app=app_of(run), reason="to check what is installed", server=options.smoke.server)
             )

@@ -252,6 +252,7 @@ class Session:
             is_offline=self.is_offline,
             packages=KeptPackages(lambda: state_folder() / "environments"),
             waits_for_lock=self.settings.wait_for_lock,
+            cancelled=self.cancelled.is_set,
             probe_script=self.settings.probe_script or PROBE,
         )
 
@@ -278,11 +279,13 @@ class Session:
         from provisioner.disk.run_log import RunLog
         from provisioner.machine.process import run_process
 
-        return Stages(self.events, run=run_process, log=RunLog(lambda: state_folder() / "logs", self.secrets))
+        log = RunLog(lambda: state_folder() / "logs", self.secrets)
+        return Stages(self.events, run=run_process, log=log, cancelled=self.cancelled.is_set)
 
-    def say_progress(self, line: str) -> None:
-        """Say what an installer is doing."""
-        self.stages.say(line)
+    @property
+    def say_progress(self) -> Callable[[str], None]:
+        """What says what an installer is doing, in the stage that is open where this is asked for."""
+        return self.stages.teller
 
     @cached_property
     def machine(self) -> Machine:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from provisioner.comfyui.server.client import ComfyClient, Generated, GenerationProgress
     from provisioner.comfyui.server.server_process import ServerProcess
     from provisioner.commands.stages import Stages
+    from provisioner.core.ports import Cancelled
     from provisioner.environment.state import Observation
     from provisioner.smoke_test.diffusers_answers import GenerationEvent
     from provisioner.smoke_test.vram import VramSampler
@@ -126,6 +127,7 @@ def generate_image(
     comfyui: ComfyUIInstall | None,
     environment: Path,
     show: Callable[[SmokeTest], None],
+    ready: ReadyServer | None = None,
 ) -> SmokeTest:
     """Generate the test image and measure it; what is wrong with it is among its findings.
 
@@ -141,6 +143,8 @@ def generate_image(
         The virtual environment of ours, if there is one.
     show : callable
         Shown the image's figures.
+    ready : ReadyServer, optional
+        A ComfyUI that was started for it; it is ended.  One is started where it is needed and None.
 
     Raises
     ------
@@ -158,7 +162,7 @@ def generate_image(
         if isinstance(run.target, HubCacheTarget):
             smoke = _with_diffusers(run, options, asked, machine, run.target.cache, environment)
         else:
-            smoke = _with_comfyui(run, options, asked, machine, comfyui, environment)
+            smoke = _with_comfyui(run, options, asked, machine, comfyui, environment, ready)
     except BaseException as error:
         run.session.stages.fail(error)
         raise
@@ -188,44 +192,40 @@ def opening_of(run: Run, comfyui: ComfyUIInstall | None, environment: Path) -> O
 # --- ComfyUI ---------------------------------------------------------------------------------------
 
 
-def _with_comfyui(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyServer:
+    """A ComfyUI of ours that answers; `end` ends it and deletes its folders."""
+
+    process: ServerProcess
+    end: contextlib.ExitStack
+
+
+def start_for_image(
     run: Run,
     options: SmokeTestOptions,
-    asked: ImageOptions,
-    machine: Machine,
+    *,
     comfyui: ComfyUIInstall | None,
     environment: Path,
-) -> SmokeTest:
-    from provisioner.comfyui.server.client import ComfyClient
-    from provisioner.smoke_test.vram import VramSampler
+    cancelled: Cancelled | None = None,
+) -> ReadyServer:
+    """Start ComfyUI and return it once it answers; it needs no model file for that.
 
-    card = _first_card(machine, run.session.environ)
-    is_here = options.server is None or parse_address(options.server).is_loopback
-    with (
-        VramSampler(uuid=card.uuid if card else None) as sampler,
-        _advice_on_memory(run, options, machine if is_here else None, sampler),
-        _server(run, options, comfyui, environment, machine) as (
-            url,
-            process,
-        ),
-    ):
-        if process is not None:
-            sampler.watch(process.pid)
-        with ComfyClient(url, cancelled=run.session.cancelled.is_set, process=process) as client:
-            smoke = _generate(run, options, asked, client, process, sampler)
-            if process is None or process.facts is None:
-                return smoke
-            return replace(smoke, findings=(*smoke.findings, *_judge_device(process.facts, card)))
+    Parameters
+    ----------
+    run, options, comfyui, environment
+        As for `generate_image`.
+    cancelled : callable, optional
+        True means: it is not needed any more; by default whether the run was cancelled.
 
-
-@contextlib.contextmanager
-def _server(
-    run: Run, options: SmokeTestOptions, comfyui: ComfyUIInstall | None, environment: Path, machine: Machine
-) -> Iterator[tuple[str, ServerProcess | None]]:
-    """Yield the address of a server, and its process where it is one of ours, which is stopped in the end."""
-    if options.server is not None:
-        yield options.server, None
-        return
+    Raises
+    ------
+    SmokeTestError
+        It ended at its start or never answered, or something is wrong with it.
+    UsageError
+        There is no ComfyUI, or no Python for it.
+    KeyboardInterrupt
+        Cancelled; nothing is left running.
+    """
     from provisioner.comfyui.server.server_process import start_server
 
     comfyui, python, seen = _program_and_python(run, comfyui, environment)
@@ -234,26 +234,73 @@ def _server(
             raise SmokeTestError(finding.message, hint=finding.hint)
     reserve = options.reserve_vram_gib
     reserved = () if reserve is None else ("--reserve-vram", f"{reserve:g}")
-    with scratch_folder("klein-setup-") as folder:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(scratch_folder("klein-setup-"))
         launch = Launch(
             python=python,
             tree=comfyui.folder,
             output=folder / "output",
             user=folder / "user",
             temp=folder,
-            extra=(*server_options(run, machine, seen), *reserved),
+            extra=(*server_options(run, run.session.machine, seen), *reserved),
         )
-        run.session.stages.begin("starting", "ComfyUI", "started")
-        with start_server(
-            launch,
-            log_path=log_path_of("comfyui"),
-            cancelled=run.session.cancelled.is_set,
-            timeout_s=min(_FIRST_ANSWER_S, options.timeout_s),
-            environ=run.session.environ,
-            pass_env=run.session.settings.pass_env,
-        ) as process:
-            run.session.stages.end(f"ComfyUI from {comfyui.folder}")
-            yield process.address.url, process
+        with run.session.stages.stage("starting", "ComfyUI", "started") as came_of_it:
+            process = stack.enter_context(
+                start_server(
+                    launch,
+                    log_path=log_path_of("comfyui"),
+                    cancelled=cancelled or run.session.cancelled.is_set,
+                    timeout_s=min(_FIRST_ANSWER_S, options.timeout_s),
+                    environ=run.session.environ,
+                    pass_env=run.session.settings.pass_env,
+                )
+            )
+            came_of_it(f"ComfyUI from {comfyui.folder}")
+        return ReadyServer(process=process, end=stack.pop_all())
+
+
+def _with_comfyui(
+    run: Run,
+    options: SmokeTestOptions,
+    asked: ImageOptions,
+    machine: Machine,
+    comfyui: ComfyUIInstall | None,
+    environment: Path,
+    ready: ReadyServer | None,
+) -> SmokeTest:
+    from provisioner.smoke_test.vram import VramSampler
+
+    card = _first_card(machine, run.session.environ)
+    is_here = options.server is None or parse_address(options.server).is_loopback
+    with (
+        VramSampler(uuid=card.uuid if card else None) as sampler,
+        _advice_on_memory(run, options, machine if is_here else None, sampler),
+    ):
+        if options.server is not None:
+            return _generate_at(run, options, asked, options.server, None, sampler)
+        if ready is None:
+            ready = start_for_image(run, options, comfyui=comfyui, environment=environment)
+        with ready.end:
+            process = ready.process
+            sampler.watch(process.pid)
+            smoke = _generate_at(run, options, asked, process.address.url, process, sampler)
+            if process.facts is None:
+                return smoke
+            return replace(smoke, findings=(*smoke.findings, *_judge_device(process.facts, card)))
+
+
+def _generate_at(
+    run: Run,
+    options: SmokeTestOptions,
+    asked: ImageOptions,
+    url: str,
+    process: ServerProcess | None,
+    sampler: VramSampler,
+) -> SmokeTest:
+    from provisioner.comfyui.server.client import ComfyClient
+
+    with ComfyClient(url, cancelled=run.session.cancelled.is_set, process=process) as client:
+        return _generate(run, options, asked, client, process, sampler)
 
 
 def _workflow_note(name: str | None) -> tuple[str, ...]:

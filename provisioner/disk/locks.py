@@ -105,7 +105,13 @@ def _take(descriptor: int, lock_path: Path) -> bool:
 
 @contextlib.contextmanager
 def hold_place(
-    kind: str, place: str | Path, *, guards: Path, wait: bool, notice: Callable[[str], None]
+    kind: str,
+    place: str | Path,
+    *,
+    guards: Path,
+    wait: bool,
+    notice: Callable[[str], None],
+    cancelled: Cancelled = lambda: False,
 ) -> Iterator[None]:
     """Hold the lock of a place beside which no file may be left over for good; raises as `hold_lock` does.
 
@@ -118,12 +124,13 @@ def hold_place(
         What lies there, as the beginning of the name; nothing, or it ends with a hyphen.
     place : str or Path
         Its path; one spelling of it, since another is another lock.
-    guards, wait, notice : Path, bool, callable
+    guards, wait, notice, cancelled : Path, bool, callable, callable
         As for `hold_lock`.
     """
     key = hashlib.sha256(os.fsencode(os.path.normcase(place))).hexdigest()[:24]
     root = _own_folder()
-    with hold_lock(root, root.folder / f"{kind}{key}.lock", guards=guards, wait=wait, notice=notice):
+    path = root.folder / f"{kind}{key}.lock"
+    with hold_lock(root, path, guards=guards, wait=wait, notice=notice, cancelled=cancelled):
         yield
 
 

@@ -29,7 +29,7 @@ from provisioner.core.errors import (
 )
 from provisioner.core.events import Lasting
 from provisioner.core.models import Finding, Machine
-from provisioner.core.ports import Download, RunProcess
+from provisioner.core.ports import Cancelled, Download, RunProcess
 from provisioner.core.redact import redact
 from provisioner.core.retries import FEW_RETRIES, Retries
 from provisioner.core.units import listing
@@ -137,6 +137,8 @@ class Environments:
         What proves an environment.
     waits_for_lock : bool
         Wait while another run works on the same environment; else LockHeldError.
+    cancelled : callable
+        True means: stop now.
     retries : Retries
         How often a broken download is tried again.
     """
@@ -150,6 +152,7 @@ class Environments:
     packages: KeptPackages | None = None
     probe_script: Path = PROBE
     waits_for_lock: bool = True
+    cancelled: Cancelled = lambda: False
     retries: Retries = FEW_RETRIES
 
     # --- making ----------------------------------------------------------------------------------
@@ -215,7 +218,7 @@ class Environments:
         where = _absolute(where)
         _refuse_strangers(where)
         uv = self._uv(installer)
-        with only_one(where, wait=self.waits_for_lock, notice=progress):
+        with only_one(where, wait=self.waits_for_lock, notice=progress, cancelled=self.cancelled):
             work = Workspace(where)
             recovered = work.recover()
             if recovered is not None:
@@ -263,7 +266,7 @@ class Environments:
             As `create`.
         """
         where = _absolute(where)
-        with only_one(where, wait=self.waits_for_lock, notice=progress):
+        with only_one(where, wait=self.waits_for_lock, notice=progress, cancelled=self.cancelled):
             work = Workspace(where)
             recovered = work.recover()
             if recovered is not None:
@@ -337,7 +340,7 @@ class Environments:
         """
         where = _absolute(where)
         uv = self._uv(installer)
-        with only_one(where, wait=self.waits_for_lock, notice=progress):
+        with only_one(where, wait=self.waits_for_lock, notice=progress, cancelled=self.cancelled):
             before = self.observe(where)
             if before.python is None:
                 raise CommandError(f"{where} is no usable environment: {before.broken or 'there is none'}")
@@ -375,7 +378,7 @@ class Environments:
         """
         where = _absolute(where)
         uv = self._uv(installer)
-        with only_one(where, wait=self.waits_for_lock, notice=progress):
+        with only_one(where, wait=self.waits_for_lock, notice=progress, cancelled=self.cancelled):
             before, packages = self.observe(where), self._list_of(where)
             wanted = [each for each in (packages.packages if packages is not None else ()) if each.name in names]
             if before.python is None or self.packages is None or not wanted:
@@ -586,7 +589,7 @@ class Environments:
             Another run works on it, and `waits_for_lock` is false.
         """
         where = _absolute(where)
-        with only_one(where, wait=self.waits_for_lock, notice=_silent):
+        with only_one(where, wait=self.waits_for_lock, notice=_silent, cancelled=self.cancelled):
             receipt = read_receipt(where)
             if receipt is None:
                 raise UsageError(f"{where} was not made by klein-setup.", hint="Nothing was removed.", path=str(where))
@@ -613,7 +616,7 @@ class Environments:
         work = Workspace(where)
         if work.journal() is None:
             return
-        with only_one(where, wait=self.waits_for_lock, notice=progress):
+        with only_one(where, wait=self.waits_for_lock, notice=progress, cancelled=self.cancelled):
             if work.recover() is not None:
                 work.root.remove_tree(work.folder)
 

@@ -22,6 +22,7 @@ from typing import Literal, get_args
 from provisioner.core.errors import StorageError
 from provisioner.core.json_reader import FieldError, Fields
 from provisioner.core.models import STATE_FOLDER
+from provisioner.core.ports import Cancelled
 from provisioner.core.units import count, human_bytes
 from provisioner.disk.locks import hold_place
 from provisioner.disk.os_errors import storage_error
@@ -74,9 +75,11 @@ def read_receipt(where: Path) -> EnvironmentReceipt | None:
 # --- one at a time -----------------------------------------------------------------------------
 
 
-def only_one(where: Path, *, wait: bool, notice: Callable[[str], None]) -> AbstractContextManager[None]:
+def only_one(
+    where: Path, *, wait: bool, notice: Callable[[str], None], cancelled: Cancelled = lambda: False
+) -> AbstractContextManager[None]:
     """Return what holds the lock of one environment's place; entering raises LockHeldError."""
-    return hold_place("", where, guards=where, wait=wait, notice=notice)
+    return hold_place("", where, guards=where, wait=wait, notice=notice, cancelled=cancelled)
 
 
 # --- a name of the same length -----------------------------------------------------------------

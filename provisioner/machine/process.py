@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from provisioner.core.errors import CommandError
+from provisioner.core.ports import Cancelled
 from provisioner.core.redact import printable, redact
 from provisioner.machine.child_environment import child_environment
 
@@ -60,6 +61,7 @@ def run_process(
     input_bytes: bytes | None = None,
     on_line: OnLine | None = None,
     keep_bytes: int = _KEPT_BYTES,
+    cancelled: Cancelled = lambda: False,
 ) -> Completed:
     """Run a program to its end and return its output, whatever its exit status.
 
@@ -81,6 +83,8 @@ def run_process(
         exception from it ends the program and is passed on.
     keep_bytes : int
         Bytes to keep of each stream, half from its beginning and half from its end.
+    cancelled : callable
+        Asked five times a second; True ends the program with KeyboardInterrupt.  Signals reach the main thread only.
 
     Returns
     -------
@@ -99,7 +103,7 @@ def run_process(
     heard = _Heard(keep_bytes, on_line)
     pipes = _Pipes(process, input_bytes)
     try:
-        ended = _follow(process, pipes, heard, started + timeout_s)
+        ended = _follow(process, pipes, heard, started + timeout_s, cancelled)
         if not ended or pipes.open_streams:
             _end_tree(process)  # out of time, or a child of it still holds the pipes and prints nothing
     except BaseException:
@@ -245,10 +249,14 @@ class _Pipes:
             pipe.write(data)
 
 
-def _follow(process: subprocess.Popen[bytes], pipes: _Pipes, heard: _Heard, deadline: float) -> bool:
+def _follow(
+    process: subprocess.Popen[bytes], pipes: _Pipes, heard: _Heard, deadline: float, cancelled: Cancelled
+) -> bool:
     """Read until the program ended and its pipes are silent; return False if it ran out of time."""
     last_sign = time.monotonic()
     while pipes.open_streams:
+        if cancelled():
+            raise KeyboardInterrupt
         has_ended = process.poll() is not None
         now = time.monotonic()
         if now >= deadline:

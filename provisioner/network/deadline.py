@@ -74,8 +74,11 @@ class Deadline:
     def close_if_over(self) -> None:
         """Shut the connections down when the time is over."""
         until_s = self._until_s
-        if until_s is None or time.monotonic() < until_s:
-            return
+        if until_s is not None and time.monotonic() >= until_s:
+            self.end()
+
+    def end(self) -> None:
+        """Shut the connections down."""
         self.is_over = True
         for each in tuple(self._sockets):
             with contextlib.suppress(OSError):
@@ -115,8 +118,19 @@ class _Watch:
                 each.close_if_over()
             time.sleep(_TICK_S)
 
+    def end_all(self) -> None:
+        with self._lock:
+            current = tuple(self._deadlines)
+        for each in current:
+            each.end()
+
 
 _watch = _Watch()
+
+
+def end_all() -> None:
+    """Shut down the connections of every request that is under way, in whichever thread: nobody wants the answers."""
+    _watch.end_all()
 
 
 def _adopt(connection: socket.socket | None) -> None:

@@ -1,4 +1,6 @@
-"""The steps of a run, every kind there is, and the Plan that holds them in the order in which they are applied.
+"""The steps of a run, every kind there is, and the Plan that holds them in the order in which they are told.
+
+What waits for what is `order`'s; steps that need nothing of each other are applied side by side.
 
 A step carries what was decided, so that applying it decides nothing.  A step that keeps something changes nothing; it
 is in the plan because a person wants to read that the thing was found and stays.
@@ -134,6 +136,15 @@ class InstallPackages:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StartComfyUI:
+    """Start the ComfyUI that generates the test image, without any model file; it is ended after the image."""
+
+    folder: Path
+    reason: str
+    kind: Literal["start-comfyui"] = "start-comfyui"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateImage:
     """Generate the test image with what is installed."""
 
@@ -156,7 +167,7 @@ class Remove:
 
 ComfyUIStep = GetComfyUI | UpdateComfyUI | KeepComfyUI
 EnvironmentStep = MakeEnvironment | RepairEnvironment | KeepEnvironment
-Step = ComfyUIStep | EnvironmentStep | InstallPackages | FileStep | GenerateImage | Remove
+Step = ComfyUIStep | EnvironmentStep | InstallPackages | FileStep | StartComfyUI | GenerateImage | Remove
 
 
 STEPS = (
@@ -168,6 +179,7 @@ STEPS = (
     RepairEnvironment,
     KeepEnvironment,
     InstallPackages,
+    StartComfyUI,
     GenerateImage,
     Remove,
 )
@@ -179,7 +191,7 @@ def place_of(step: Step) -> Path | None:
     match step:
         case PlaceFile() | MoveFile() | PatchFile() | FetchFile() | RecordReceipt():
             return step.destination.path
-        case GetComfyUI() | UpdateComfyUI() | KeepComfyUI():
+        case GetComfyUI() | UpdateComfyUI() | KeepComfyUI() | StartComfyUI():
             return step.folder
         case MakeEnvironment() | RepairEnvironment() | KeepEnvironment() | InstallPackages():
             return step.where
@@ -213,7 +225,7 @@ class ExpectedRate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything a run will do, in the order in which it does it.  Nothing in `to_do` means: nothing to do."""
+    """Everything a run will do, in the order in which it is told.  Nothing in `to_do` means: nothing to do."""
 
     files: FilesPlan  # its steps are in ``steps``, too, where the run is about files
     steps: tuple[Step, ...]
@@ -267,7 +279,7 @@ class Plan:
     @property
     def changes(self) -> tuple[Step, ...]:
         """The steps that change what is there, or add to it: all of `to_do` but records and the test image."""
-        return tuple(step for step in self.to_do if not isinstance(step, (RecordReceipt, GenerateImage)))
+        return tuple(step for step in self.to_do if not isinstance(step, (RecordReceipt, StartComfyUI, GenerateImage)))
 
     @property
     def estimated_bytes(self) -> int:

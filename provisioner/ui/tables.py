@@ -44,6 +44,7 @@ from provisioner.plan.steps import (
     Plan,
     Remove,
     RepairEnvironment,
+    StartComfyUI,
     Step,
     UpdateComfyUI,
     download_of,
@@ -116,8 +117,11 @@ def plan_blocks(plan: Plan) -> list[Block]:
 
 
 def _plan_rows(plan: Plan) -> list[Row]:
-    """Return the rows of a plan in the order of its steps; files with nothing to do come first among the files."""
-    others = [step for step in plan.steps if not isinstance(step, FILE_STEPS)]
+    """Return the rows of a plan in the order of its steps; files with nothing to do come first among the files.
+
+    ComfyUI is started for the test image, whose row says with what it is generated.
+    """
+    others = [step for step in plan.steps if not isinstance(step, (*FILE_STEPS, StartComfyUI))]
     rows = [_other_row(step) for step in others]
     if plan.is_about_files:
         number = sum(isinstance(step, (GetComfyUI, UpdateComfyUI, KeepComfyUI)) for step in others)  # before the files

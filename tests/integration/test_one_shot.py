@@ -103,7 +103,6 @@ def test_one_run_makes_everything_a_second_one_nothing_and_uninstall_leaves_what
         done.stderr,
         "fetching ComfyUI 0.33.0",
         "fetched   ComfyUI 0.33.0 into ",
-        "[3/3] verified",
         "making the environment",
         "made      the environment: torch 2.",
         "installing packages",
@@ -113,6 +112,7 @@ def test_one_run_makes_everything_a_second_one_nothing_and_uninstall_leaves_what
         "decoded   the image",
         "checked   the image",
     )
+    assert_in_order(done.stderr, "fetched   ComfyUI 0.33.0 into ", "[3/3] verified", "denoising the image")
     assert_in_order(
         done.stdout,
         "ComfyUI 0.33.0 (",
@@ -404,5 +404,6 @@ def test_a_plan_lists_exactly_what_install_then_does_whatever_is_missing(setup: 
         "repair-environment",
         "keep-environment",
         "install-packages",
+        "start-comfyui",
         "generate-image",
     }

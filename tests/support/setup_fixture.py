@@ -229,7 +229,7 @@ class SetupFixture:
         if words[0] in {"install", "repair", "plan"}:
             words += ["--endpoint", self.sandbox.hub.endpoint, "--send-token"]
             words += ["--comfyui-source", str(source or self.upstream.path)]
-        if words[0] in {"install", "repair", "plan", "smoke-test"}:
+        if words[0] in {"install", "repair", "plan", "smoke-test"} and "--torch-index" not in words:
             words += ["--torch-index", self.index.url]
         return words
 
@@ -258,12 +258,18 @@ class SetupFixture:
         began = time.monotonic()
         process = self.start(*given, source=source, env=env)
         said, _ = process.communicate(timeout=120)
+        return self.completed(process, said, *given, seconds=time.monotonic() - began)
+
+    def completed(
+        self, process: subprocess.Popen[str], said: str, *given: str | Path, seconds: float = 0.0
+    ) -> Completed:
+        """Return what came of the driver that was started last and has ended; check the sandbox's invariant."""
         completed = Completed(
             arguments=tuple(map(str, given)),
             returncode=process.returncode,
             stdout=said,
             stderr=(self.sandbox.folder / f"driven-{self.runs}.err").read_text(encoding="utf-8"),
-            seconds=time.monotonic() - began,
+            seconds=seconds,
         )
         self.sandbox.check(completed)
         if completed.returncode == 0:

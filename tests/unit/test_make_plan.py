@@ -33,6 +33,7 @@ from provisioner.plan.steps import (
     Plan,
     Remove,
     RepairEnvironment,
+    StartComfyUI,
     Step,
     UpdateComfyUI,
     download_of,
@@ -172,6 +173,7 @@ EVERY: tuple[Step, ...] = (
     KeepEnvironment(where=WHERE, reason="r"),
     PACKAGES,
     FETCH,
+    StartComfyUI(folder=TREE, reason="r"),
     GenerateImage(app="comfyui", reason="r"),
     Remove(what="file", path=TREE / "x", reason="r"),
 )
@@ -188,12 +190,13 @@ def test_every_kind_of_step_has_a_place_and_says_what_it_changes() -> None:
         WHERE,
         WHERE,
         FETCH.destination.path,
+        TREE,
         None,
         TREE / "x",
     ]
     plan = make_plan(files(), EVERY)
     assert {step.kind for step in EVERY if step not in plan.to_do} == {"keep-comfyui", "keep-environment"}
-    assert {step.kind for step in plan.to_do if step not in plan.changes} == {"generate-image"}
+    assert {step.kind for step in plan.to_do if step not in plan.changes} == {"start-comfyui", "generate-image"}
     assert [download_of(step) is not None for step in EVERY].count(True) == 5
     assert [replaced_by(step) for step in (GET, replace(MAKE, replaces="why"), REPLACE)] == [None, "why", "other bytes"]
 

@@ -17,6 +17,7 @@ from provisioner.comfyui.checkout.git_tree import top_entries, tree_id
 from provisioner.comfyui.checkout_models import CheckoutReceipt, RollbackPoint, TreeFile
 from provisioner.core.errors import StorageError
 from provisioner.core.models import STATE_FOLDER
+from provisioner.core.ports import Cancelled
 from provisioner.disk.locks import hold_place
 from provisioner.disk.os_errors import storage_error
 from provisioner.disk.read_json import read_object
@@ -116,6 +117,9 @@ def names_in(folder: Path) -> frozenset[str] | None:
 # --- one at a time -----------------------------------------------------------------------------
 
 
-def only_one(folder: Path, *, wait: bool, notice: Callable[[str], None]) -> AbstractContextManager[None]:
+def only_one(
+    folder: Path, *, wait: bool, notice: Callable[[str], None], cancelled: Cancelled = lambda: False
+) -> AbstractContextManager[None]:
     """Return what holds the lock of one tree, however its path is spelled; entering raises LockHeldError."""
-    return hold_place("comfyui-", realpath(folder), guards=folder, wait=wait, notice=notice)
+    place = realpath(folder)
+    return hold_place("comfyui-", place, guards=folder, wait=wait, notice=notice, cancelled=cancelled)

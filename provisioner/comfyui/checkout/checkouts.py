@@ -125,7 +125,7 @@ class Checkouts:
         """
         real = Path(os.path.realpath(folder))
         tree_root(real.parent).make_folder()
-        with only_one(real, wait=self.waits_for_lock, notice=progress):
+        with only_one(real, wait=self.waits_for_lock, notice=progress, cancelled=self.cancelled):
             already = read_receipt(real)
             if (real / "main.py").exists():
                 if already is not None and already.commit == release.commit:
@@ -307,7 +307,7 @@ class Checkouts:
             The disk refused.
         """
         real = Path(os.path.realpath(folder))
-        with only_one(real, wait=self.waits_for_lock, notice=progress):
+        with only_one(real, wait=self.waits_for_lock, notice=progress, cancelled=self.cancelled):
             return remove(real)
 
     def _refuse_offline(self, release: ComfyRelease, source: str) -> None:
@@ -347,7 +347,7 @@ class Checkouts:
         git = self._git(tree, progress, is_ours=False)
         if git is None:
             raise UsageError(f"git is needed for {folder}, and it is not installed.", hint="Install git.")
-        with only_one(tree, wait=self.waits_for_lock, notice=progress):
+        with only_one(tree, wait=self.waits_for_lock, notice=progress, cancelled=self.cancelled):
             yield disarmed(git)
 
 

@@ -190,6 +190,7 @@ _NAMES = {
     "make-environment": "Make the environment",
     "repair-environment": "Repair the environment",
     "install-packages": "Install packages",
+    "start-comfyui": "Start ComfyUI",
     "generate-image": "Generate the test image",
 }
 

@@ -240,6 +240,7 @@ _STEPS = {
     "repair-environment": "Repair the environment",
     "keep-environment": "Keep the environment",
     "install-packages": "Install packages in",
+    "start-comfyui": "Start the ComfyUI in",
     "generate-image": "Generate the test image",
     "remove": "Remove",
     "fetch-file": "Fetch",

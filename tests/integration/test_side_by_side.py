@@ -1,0 +1,166 @@
+"""Steps that need nothing of each other go side by side: what overlaps, what an error stops, what a signal leaves.
+
+The command is the real one, as in `test_one_shot`; the hub is slow, so that files still arrive while the rest is done.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.integration.test_one_shot import servers_in
+from tests.support.sandbox import REPOSITORY, REVISION, Completed, Sandbox, wait_until
+from tests.support.setup_fixture import ENCODER, KLEIN, MODEL, SetupFixture, Upstream, index_of_toys
+from tests.support.wheels import ToyIndex
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals, and links to a Python")
+
+SLOW = 8_000  # bytes a second of one connection: a file takes ten seconds
+INSTALL = ("install", "--yes", "--size", "256x256", "--stall-timeout", "300", "--json")
+
+
+@pytest.fixture(scope="module")
+def index() -> Iterator[ToyIndex]:
+    index = index_of_toys()
+    yield index
+    index.close()
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Upstream:
+    return Upstream(tmp_path_factory.mktemp("upstream") / "ComfyUI")
+
+
+@pytest.fixture
+def setup(sandbox: Sandbox, index: ToyIndex, upstream: Upstream) -> SetupFixture:
+    sandbox.hub.rate_bytes_s_per_connection = SLOW
+    return SetupFixture(sandbox, index, upstream)
+
+
+def outcomes(document: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return status and detail of each kind of step; of the files, of the last one."""
+    return {each["kind"]: (each["outcome"]["status"], each["outcome"]["detail"]) for each in document["steps"]}
+
+
+def spans(document: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Return when each kind of step began and ended; of the files, the first and the last."""
+    found: dict[str, tuple[float, float]] = {}
+    for step in document["steps"]:
+        began, took = step["outcome"]["started_s"], step["outcome"]["seconds"]
+        earlier = found.get(step["kind"], (began, 0.0))
+        found[step["kind"]] = (min(began, earlier[0]), max(began + took, earlier[1]))
+    return found
+
+
+def run_with_files_behind_the_server(setup: SetupFixture) -> Completed:
+    """Install; the files come slowly until ComfyUI has started, however long this computer takes for that."""
+    setup.sandbox.hub.rate_bytes_s_per_connection = 1_000
+    process = setup.start(*INSTALL)
+    errors = setup.sandbox.folder / f"driven-{setup.runs}.err"
+    wait_until(lambda: "started   ComfyUI" in errors.read_text(encoding="utf-8"), what="ComfyUI", timeout_s=80)
+    setup.sandbox.hub.rate_bytes_s_per_connection = None
+    said, _ = process.communicate(timeout=60)
+    return setup.completed(process, said, *INSTALL)
+
+
+def test_environment_and_the_start_of_comfyui_are_hidden_behind_the_files(setup: SetupFixture) -> None:
+    done = run_with_files_behind_the_server(setup)
+    assert done.returncode == 0, done.said
+    seen = spans(done.json)
+    kinds = ["get-comfyui", "fetch-file", "make-environment", "install-packages", "start-comfyui", "generate-image"]
+    assert [kind for kind in dict.fromkeys(each["kind"] for each in done.json["steps"])] == kinds
+    files, environment, server = seen["fetch-file"], seen["make-environment"], seen["start-comfyui"]
+    assert seen["get-comfyui"][1] <= min(files[0], environment[0])  # its folder appears whole
+    assert max(files[0], environment[0]) < min(files[1], environment[1])
+    assert seen["install-packages"][1] <= server[0] < server[1] < files[1] <= seen["generate-image"][0]
+    took = max(end for _, end in seen.values())
+    assert took < 0.8 * sum(end - began for began, end in seen.values())
+    assert done.json["details"]["smoke_test"]["is_proven"] is True
+    assert servers_in(setup.tree) == []
+    setup.sandbox.assert_in_place()
+
+
+def test_an_index_that_is_not_there_does_not_stop_the_files_and_the_next_run_does_the_rest(setup: SetupFixture) -> None:
+    nowhere = "http://127.0.0.1:9/simple"  # the discard port, where nobody listens
+    process = setup.start(*INSTALL, "--torch-index", nowhere, env={"PIP_RETRIES": "0"})
+    said, _ = process.communicate(timeout=100)
+    failed = setup.completed(process, said, *INSTALL)
+    assert failed.returncode == 5, failed.said
+    came = outcomes(failed.json)
+    assert came["make-environment"][0] == "failed"
+    for kind in ("install-packages", "start-comfyui", "generate-image"):
+        assert came[kind] == ("skipped", "the environment failed before it")
+    assert came["fetch-file"][0] == came["get-comfyui"][0] == "done"
+    setup.sandbox.assert_in_place()
+    assert "The environment failed, and what needs it is left out; going on with the model files" in failed.said
+    assert [error["code"] for error in failed.json["errors"]] == ["unreachable"]
+
+    asked = len(setup.sandbox.hub.requests)
+    done = setup.run(*INSTALL)
+    assert done.returncode == 0, done.said
+    assert len(setup.sandbox.hub.requests) == asked
+    assert [each["kind"] for each in done.json["steps"]] == [
+        "keep-comfyui",
+        "make-environment",
+        "install-packages",
+        "start-comfyui",
+        "generate-image",
+    ]
+
+
+def test_a_file_that_fails_ends_the_server_that_waits_for_it(setup: SetupFixture) -> None:
+    there = {each.filename: each.data for each in KLEIN[:2]}
+    digests = {each.filename: each.sha256 for each in KLEIN[:2]}
+    setup.sandbox.hub.add_repository(REPOSITORY, REVISION, there, digests=digests)  # the third is gone
+    failed = run_with_files_behind_the_server(setup)
+    assert failed.returncode == 6, failed.said
+    came = outcomes(failed.json)
+    assert came["make-environment"][0] == came["install-packages"][0] == came["start-comfyui"][0] == "done"
+    assert came["generate-image"] == ("skipped", "the model files failed before it")
+    assert servers_in(setup.tree) == []
+    setup.sandbox.assert_in_place(MODEL, ENCODER)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_the_middle_of_both_ends_everything_and_the_next_run_goes_on(
+    setup: SetupFixture, number: signal.Signals, status: int
+) -> None:
+    setup.index.faults.bytes_per_s = 5_000  # a wheel of torch takes twenty seconds
+    setup.index.requests.clear()
+    try:
+        process = setup.start(*INSTALL)
+        first, second = setup.sandbox.path(MODEL), setup.sandbox.part(ENCODER)
+        wait_until(
+            lambda: bool(setup.index.fetched()) and first.is_file() and second.exists(), what="both", timeout_s=60
+        )
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children  # pip
+        began = time.monotonic()
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=30)
+        seconds = time.monotonic() - began
+    finally:
+        setup.index.faults.bytes_per_s = None
+    stopped = setup.completed(process, said, *INSTALL)
+    assert stopped.returncode == status, stopped.said
+    assert stopped.json["status"] == "interrupted"
+    assert seconds < 8
+    _, alive = psutil.wait_procs(children, timeout=0)
+    assert [each for each in alive if each.status() != psutil.STATUS_ZOMBIE] == []
+    assert second.exists()
+    assert not setup.environment.exists()
+
+    setup.sandbox.hub.rate_bytes_s_per_connection = None
+    setup.sandbox.hub.wait_until_idle()
+    setup.sandbox.hub.clear_requests()
+    done = setup.run(*INSTALL)
+    assert done.returncode == 0, done.said
+    assert setup.sandbox.gets(MODEL) == []
+    setup.sandbox.assert_in_place()
+    assert servers_in(setup.tree) == []
