@@ -25,6 +25,7 @@ from provisioner.core.retries import Retries
 from provisioner.files.download.http_session import Credentials
 from provisioner.files.download.transfer import RangeFetcher
 from provisioner.files.download.whole_file import WholeFiles
+from provisioner.network.deadline import end_all
 from tests.support.builders import artifact, comfy_file
 from tests.support.memory import MemoryPart, MemoryStore
 
@@ -169,3 +170,26 @@ def test_a_flood_of_messages_takes_no_memory() -> None:
         server.shutdown()
     assert peak < 20_000_000
     assert not is_open  # /history says the rest
+
+
+def test_a_download_from_a_silent_server_ends_at_once_when_every_request_is_ended(tmp_path: Path) -> None:
+    """What Ctrl-C does to the threads of a run: none of them gets a signal."""
+    cancelled, came = threading.Event(), []
+
+    def fetch(url: str) -> None:
+        files = WholeFiles(cancelled=cancelled.is_set)
+        try:
+            files.fetch(f"{url}/x.zip", tmp_path / "x", what="x", hint="h", most_bytes=10**9, progress=print)
+        except KeyboardInterrupt:
+            came.append("stopped")
+
+    with dripping(HEAD, b"") as url:
+        thread = threading.Thread(target=fetch, args=(url,), daemon=True)
+        thread.start()
+        time.sleep(1.0)
+        assert thread.is_alive()
+        cancelled.set()
+        end_all()
+        thread.join(5)
+        assert not thread.is_alive()
+    assert came == ["stopped"]

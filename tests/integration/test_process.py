@@ -271,3 +271,20 @@ def test_runs_leave_no_thread_behind() -> None:
     for _ in range(10):
         run_process(python("pass"), timeout_s=30, input_bytes=b"x")
     assert threading.active_count() == before
+
+
+def test_a_program_that_a_thread_waits_for_is_ended_when_the_run_is_cancelled() -> None:
+    """A signal reaches the main thread only."""
+    cancelled = threading.Event()
+    seen: list[int] = []
+
+    def hear(_stream: str, line: str) -> None:
+        seen.append(int(line))
+        cancelled.set()
+
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_process(python(code), timeout_s=60, on_line=hear, cancelled=cancelled.is_set)
+    assert time.monotonic() - began < 20
+    assert ended_within(seen[0], 5)

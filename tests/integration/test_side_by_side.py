@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
+from provisioner.commands.side_by_side import run_side_by_side
+from provisioner.plan.order import Task, TaskState
 from tests.integration.test_one_shot import servers_in
 from tests.support.sandbox import REPOSITORY, REVISION, Completed, Sandbox, wait_until
 from tests.support.setup_fixture import ENCODER, KLEIN, MODEL, SetupFixture, Upstream, index_of_toys
@@ -164,3 +167,37 @@ def test_a_signal_in_the_middle_of_both_ends_everything_and_the_next_run_goes_on
     assert setup.sandbox.gets(MODEL) == []
     setup.sandbox.assert_in_place()
     assert servers_in(setup.tree) == []
+
+
+# --- threads -----------------------------------------------------------------------------------
+
+TASKS = (Task(name="files", steps=()), Task(name="environment", steps=()))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a defect"), KeyboardInterrupt()], ids=repr)
+def test_what_a_task_raises_stops_the_others_and_reaches_the_caller(error: BaseException) -> None:
+    cancelled, ended = threading.Event(), []
+
+    def do(task: Task) -> TaskState:
+        if task.name == "files":
+            raise error
+        assert cancelled.wait(20)
+        time.sleep(0.3)  # it clears up
+        ended.append(task.name)
+        raise KeyboardInterrupt
+
+    with pytest.raises(type(error)) as caught:
+        run_side_by_side(TASKS, do, states={}, skip=lambda task, cause: None, cancelled=cancelled)
+    assert caught.value is error
+    assert caught.traceback[-1].name == "do"  # the trace says where
+    assert ended == ["environment"]
+
+
+def test_a_defect_in_a_step_is_an_internal_error_with_its_trace(setup: SetupFixture) -> None:
+    driver = setup.sandbox.folder / "driver.py"
+    broken = "from provisioner.commands import apply\napply.inspect_comfyui = lambda *given: 1 / 0\n"
+    driver.write_text(driver.read_text().replace("sys.exit(", f"{broken}sys.exit("))
+    done = setup.run(*INSTALL)
+    assert done.returncode == 70, done.said
+    logs = [path.read_text() for path in (setup.sandbox.home / "state").rglob("*") if path.is_file()]
+    assert any("ZeroDivisionError" in text and "_apply_comfyui" in text for text in logs)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +28,8 @@ class Run:
     def __init__(self, folder: Path, secrets: tuple[str, ...] = ()) -> None:
         self.events: list[Event] = []
         self.log = RunLog(lambda: folder, secrets)
-        self.stages = Stages(self.events.append, run=run_process, log=self.log)
+        self.cancelled = threading.Event()
+        self.stages = Stages(self.events.append, run=run_process, log=self.log, cancelled=self.cancelled.is_set)
 
     def fail(self) -> None:
         self.chat()
@@ -168,3 +172,63 @@ def test_a_stage_without_an_installer_makes_no_log(tmp_path: Path) -> None:
         run.stages.say("step 1 of 4")
     assert run.log.path is None
     assert list(tmp_path.iterdir()) == []
+
+
+# --- several threads ---------------------------------------------------------------------------
+
+
+def side_by_side(*works: Callable[[], None]) -> None:
+    """Run each in a thread of its own, to their ends."""
+    with ThreadPoolExecutor(len(works)) as pool:
+        for done in [pool.submit(work) for work in works]:
+            done.result()
+
+
+def test_each_thread_has_a_stage_of_its_own_and_the_log_says_whose_line_it_is(tmp_path: Path) -> None:
+    run, both_are_open = Run(tmp_path), threading.Barrier(2)
+
+    def work(what: str) -> None:
+        with run.stages.stage("installing", what, "installed") as came_of_it:
+            both_are_open.wait(10)
+            run.chat(f"for n in range(200): print('{what}', n, flush=True)")
+            came_of_it(f"{what} is there")
+
+    side_by_side(partial(work, "torch"), partial(work, "git"))
+    told = [each for each in run.events if isinstance(each, Stage)]
+    assert [each.state for each in told] == ["started", "started", "done", "done"]
+    assert {(each.what, each.detail) for each in told[2:]} == {("torch", "torch is there"), ("git", "git is there")}
+    whose = ""
+    lines: dict[str, list[str]] = {"torch": [], "git": []}
+    for line in run.logged.splitlines():
+        if line.startswith("==> "):
+            whose = line.split()[2]
+        elif not line.startswith("$ "):
+            lines[line.split()[0]].append(line)
+            assert whose in {"", line.split()[0]}
+    assert lines == {what: [f"{what} {n}" for n in range(200)] for what in lines}
+
+
+def test_what_a_helper_thread_says_belongs_to_the_stage_it_works_for(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with run.stages.stage("making", "the environment", "made"):
+        tell = run.stages.teller
+        side_by_side(lambda: tell("torch: 100 MB"))
+    tell("afterwards")
+    assert run.told == [("started", ""), ("working", "torch: 100 MB"), ("done", "")]
+    assert [each.message for each in run.events if isinstance(each, Notice)] == ["afterwards"]
+
+
+def test_a_cancelled_run_ends_one_program_of_a_thread_and_lets_it_clear_up(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+
+    def work() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            run.chat("import time; time.sleep(60)")
+        run.chat("print('cleared up')")  # as the way back of an update does
+
+    threading.Timer(0.5, run.cancelled.set).start()
+    began = time.monotonic()
+    with run.stages.stage("updating", "ComfyUI", "updated"):
+        side_by_side(work)
+        run.chat("print('here')")  # the main thread is stopped by the signal itself
+    assert time.monotonic() - began < 30

@@ -87,14 +87,11 @@ def test_the_files_are_one_task_and_what_is_removed_is_none() -> None:
 # --- what is next ------------------------------------------------------------------------------
 
 TASKS = tasks_of(make_plan(files(), (KEEP, file_in(TREE / "models"), MAKE, PACKAGES, START, IMAGE)))
-NAMES = [task.name for task in TASKS]
 
 
 def moves(**states: TaskState) -> tuple[list[str], dict[str, str]]:
     """Return what begins, and what is left out because of which task; those that are not named are waiting."""
-    known: dict[TaskName, TaskState] = dict.fromkeys(NAMES, "waiting")
-    known.update(states)  # type: ignore[typeddict-item, call-overload, unused-ignore]
-    found = next_moves(TASKS, known)
+    found = next_moves(TASKS, {task.name: states.get(task.name, "waiting") for task in TASKS})
     return [task.name for task in found.start], {task.name: cause for task, cause in found.skip}
 
 
