@@ -19,7 +19,7 @@ from provisioner.commands.packages import all_requirements, needed_packages
 from provisioner.commands.run import Run
 from provisioner.commands.side_by_side import run_side_by_side
 from provisioner.commands.smoke_test import ReadyServer, generate_image, start_for_image
-from provisioner.core.errors import KleinError, OfflineError, PlanOutdatedError
+from provisioner.core.errors import KleinError, LockHeldError, OfflineError, PlanOutdatedError
 from provisioner.core.events import Notice
 from provisioner.core.models import Artifact, FilesPlan, Finding, HubFile, Outcome, OutcomeStatus, Source
 from provisioner.core.units import count, listing
@@ -88,6 +88,8 @@ def apply_plan(
 
     Raises
     ------
+    LockHeldError, PlanOutdatedError
+        Another run works on the model files, or they are not as they were when the plan was shown; all was stopped.
     KeyboardInterrupt
         Cancelled: every thread, program and server of this run has ended.
     Exception
@@ -147,7 +149,9 @@ class _Work:
         outcomes = self._came_of["files"]
         try:
             self._applied.files, came = _apply_files(self._run, self._plan)
-        except KleinError as error:  # before the first of them: no lock, or the world has changed
+        except (LockHeldError, PlanOutdatedError):
+            raise  # another run is at work here, or the world is not as it was agreed to: nothing of the plan goes on
+        except KleinError as error:  # before the first of them, or between two looks
             outcomes += [Outcome(step=step, status="failed", detail=str(error), error=error) for step in task.steps[:1]]
             outcomes += [
                 Outcome(step=step, status="skipped", detail="an earlier step failed") for step in task.steps[1:]
