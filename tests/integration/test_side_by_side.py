@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -57,16 +58,22 @@ def spans(document: dict[str, Any]) -> dict[str, tuple[float, float]]:
     for step in document["steps"]:
         began, took = step["outcome"]["started_s"], step["outcome"]["seconds"]
         earlier = found.get(step["kind"], (began, 0.0))
-        found[step["kind"]] = (min(began, earlier[0]), max(began + took, earlier[1]))
+        found[step["kind"]] = (min(began, earlier[0]), max(round(began + took, 3), earlier[1]))
     return found
 
 
-def run_with_files_behind_the_server(setup: SetupFixture) -> Completed:
-    """Install; the files come slowly until ComfyUI has started, however long this computer takes for that."""
+def start_with_files_behind_the_server(setup: SetupFixture) -> subprocess.Popen[str]:
+    """Install from a hub that is slow until ComfyUI has started, however long this computer takes for that."""
     setup.sandbox.hub.rate_bytes_s_per_connection = 1_000
     process = setup.start(*INSTALL)
     errors = setup.sandbox.folder / f"driven-{setup.runs}.err"
     wait_until(lambda: "started   ComfyUI" in errors.read_text(encoding="utf-8"), what="ComfyUI", timeout_s=80)
+    return process
+
+
+def run_with_files_behind_the_server(setup: SetupFixture) -> Completed:
+    """Install; the files come when ComfyUI has started."""
+    process = start_with_files_behind_the_server(setup)
     setup.sandbox.hub.rate_bytes_s_per_connection = None
     said, _ = process.communicate(timeout=60)
     return setup.completed(process, said, *INSTALL)
@@ -87,6 +94,9 @@ def test_environment_and_the_start_of_comfyui_are_hidden_behind_the_files(setup:
     assert done.json["details"]["smoke_test"]["is_proven"] is True
     assert servers_in(setup.tree) == []
     setup.sandbox.assert_in_place()
+    page = setup.sandbox.folder / "page.html"
+    assert setup.sandbox.run("report", "--output", page).returncode == 0
+    assert "of work in" in page.read_text(encoding="utf-8")
 
 
 def test_an_index_that_is_not_there_does_not_stop_the_files_and_the_next_run_does_the_rest(setup: SetupFixture) -> None:
@@ -167,6 +177,18 @@ def test_a_signal_in_the_middle_of_both_ends_everything_and_the_next_run_goes_on
     assert setup.sandbox.gets(MODEL) == []
     setup.sandbox.assert_in_place()
     assert servers_in(setup.tree) == []
+
+
+def test_a_signal_while_the_server_waits_for_files_ends_it(setup: SetupFixture) -> None:
+    process = start_with_files_behind_the_server(setup)
+    assert servers_in(setup.tree) != []
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=30)
+    assert time.monotonic() - began < 8
+    assert setup.completed(process, said, *INSTALL).returncode == 130
+    assert servers_in(setup.tree) == []
+    assert setup.environment.is_dir()
 
 
 # --- threads -----------------------------------------------------------------------------------

@@ -384,6 +384,22 @@ def test_the_time_is_a_waterfall_with_the_rate_of_each_file() -> None:
     assert "downloading hashing other work" in reader.words
 
 
+def test_steps_that_went_side_by_side_are_drawn_where_they_were_and_the_gain_is_said() -> None:
+    steps = [
+        timed("fetch-file", "vae/a", 2, 8),
+        timed("make-environment", "/e", 2, 5),
+        timed("start-comfyui", "/c", 7, 3),
+        timed("generate-image", "", 10, 2),
+    ]
+    reader = page_of({"command": "install", "status": "ok", "steps": steps})
+    bars = [(a["x"], a["width"]) for tag, a in reader.tags if tag == "rect" and "x" in a]
+    assert bars == [("16.667%", "66.667%"), ("16.667%", "41.667%"), ("58.333%", "25.000%"), ("83.333%", "16.667%")]
+    assert "18 s of work in 12 s: what waits for nothing goes side by side." in reader.words
+    assert "Start ComfyUI 3.0 s" in reader.words
+    one_by_one = page_of({"command": "install", "status": "ok", "steps": steps[1:]})
+    assert "of work in" not in one_by_one.words
+
+
 def test_a_verify_shows_how_fast_each_file_was_read() -> None:
     checks = [{"path": "vae/a", "status": "ok", "basis": "sha256", "observed_size": 3_000_000_000}]
     transfers = {"interval_s": 0.25, "received_bytes": [], "files": [{"path": "vae/a", "seconds": {"hashing": 2.0}}]}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from provisioner.core.units import gib, human_duration, human_rate
-from provisioner.report.html.markup import Html, element, joined, path, section
+from provisioner.report.html.markup import Html, element, joined, paragraphs, path, section
 from provisioner.report.html.node import Node
 
 _WIDTH, _HEIGHT = 1000, 240  # units of the drawing, not pixels
@@ -277,7 +277,10 @@ def _waterfall(rows: Sequence[_Row]) -> Html:
     if any(not row.parts for row in rows):
         tones["p0", "other work"] = None
     legend = key((tone, words, "") for tone, words in tones) if len(tones) > 1 else Html("")
-    return joined([element("ol", *items, class_="waterfall"), legend])
+    work_s = sum(row.seconds for row in rows)
+    overlap = f"{human_duration(work_s)} of work in {human_duration(end_s)}: what waits for nothing goes side by side."
+    words = paragraphs([overlap] if work_s > 1.05 * end_s else [])
+    return joined([words, element("ol", *items, class_="waterfall"), legend])
 
 
 def _segments(row: _Row, end_s: float) -> list[Segment]:
