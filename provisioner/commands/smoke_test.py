@@ -197,6 +197,7 @@ class ReadyServer:
     """A ComfyUI of ours that answers; `end` ends it and deletes its folders."""
 
     process: ServerProcess
+    sampler: VramSampler  # measures the GPU from before its start on; paused
     end: contextlib.ExitStack
 
 
@@ -227,6 +228,7 @@ def start_for_image(
         Cancelled; nothing is left running.
     """
     from provisioner.comfyui.server.server_process import start_server
+    from provisioner.smoke_test.vram import VramSampler
 
     comfyui, python, seen = _program_and_python(run, comfyui, environment)
     for finding in check_comfyui(comfyui):
@@ -234,7 +236,10 @@ def start_for_image(
             raise SmokeTestError(finding.message, hint=finding.hint)
     reserve = options.reserve_vram_gib
     reserved = () if reserve is None else ("--reserve-vram", f"{reserve:g}")
+    machine = run.session.machine
+    card = _first_card(machine, run.session.environ)
     with contextlib.ExitStack() as stack:
+        sampler = stack.enter_context(VramSampler(uuid=card.uuid if card else None))
         folder = stack.enter_context(scratch_folder("klein-setup-"))
         launch = Launch(
             python=python,
@@ -242,9 +247,12 @@ def start_for_image(
             output=folder / "output",
             user=folder / "user",
             temp=folder,
-            extra=(*server_options(run, run.session.machine, seen), *reserved),
+            extra=(*server_options(run, machine, seen), *reserved),
         )
-        with run.session.stages.stage("starting", "ComfyUI", "started") as came_of_it:
+        with (
+            _advice_on_memory(run, options, machine, sampler),
+            run.session.stages.stage("starting", "ComfyUI", "started") as came_of_it,
+        ):
             process = stack.enter_context(
                 start_server(
                     launch,
@@ -256,7 +264,9 @@ def start_for_image(
                 )
             )
             came_of_it(f"ComfyUI from {comfyui.folder}")
-        return ReadyServer(process=process, end=stack.pop_all())
+        sampler.watch(process.pid)
+        sampler.pause()
+        return ReadyServer(process=process, sampler=sampler, end=stack.pop_all())
 
 
 def _with_comfyui(
@@ -271,22 +281,22 @@ def _with_comfyui(
     from provisioner.smoke_test.vram import VramSampler
 
     card = _first_card(machine, run.session.environ)
-    is_here = options.server is None or parse_address(options.server).is_loopback
-    with (
-        VramSampler(uuid=card.uuid if card else None) as sampler,
-        _advice_on_memory(run, options, machine if is_here else None, sampler),
-    ):
-        if options.server is not None:
+    if options.server is not None:
+        is_here = parse_address(options.server).is_loopback
+        with (
+            VramSampler(uuid=card.uuid if card else None) as sampler,
+            _advice_on_memory(run, options, machine if is_here else None, sampler),
+        ):
             return _generate_at(run, options, asked, options.server, None, sampler)
-        if ready is None:
-            ready = start_for_image(run, options, comfyui=comfyui, environment=environment)
-        with ready.end:
-            process = ready.process
-            sampler.watch(process.pid)
-            smoke = _generate_at(run, options, asked, process.address.url, process, sampler)
-            if process.facts is None:
-                return smoke
-            return replace(smoke, findings=(*smoke.findings, *_judge_device(process.facts, card)))
+    if ready is None:
+        ready = start_for_image(run, options, comfyui=comfyui, environment=environment)
+    with ready.end, _advice_on_memory(run, options, machine, ready.sampler):
+        process = ready.process
+        ready.sampler.resume()
+        smoke = _generate_at(run, options, asked, process.address.url, process, ready.sampler)
+        if process.facts is None:
+            return smoke
+        return replace(smoke, findings=(*smoke.findings, *_judge_device(process.facts, card)))
 
 
 def _generate_at(

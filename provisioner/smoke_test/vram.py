@@ -90,6 +90,7 @@ class VramSampler:
         self._samples: tuple[VramSample, ...] = ()  # at most twice as many as a curve has points
         self._phases: list[tuple[str, float]] = []
         self._began_s = 0.0
+        self._paused_at_s: float | None = None
         self._reason: str | None = "nothing was measured yet"
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -102,6 +103,16 @@ class VramSampler:
         """Note that a part of the work begins now; the one that runs already is not noted again."""
         if not self._phases or self._phases[-1][0] != phase:
             self._phases = [*self._phases, (phase, time.monotonic() - self._began_s)][-_MOST_PHASES:]
+
+    def pause(self) -> None:
+        """Measure nothing until `resume`; the time between them is no part of the curve."""
+        self._paused_at_s = time.monotonic()
+
+    def resume(self) -> None:
+        """Go on after a `pause`."""
+        if self._paused_at_s is not None:
+            self._began_s += time.monotonic() - self._paused_at_s
+            self._paused_at_s = None
 
     @property
     def reason(self) -> str | None:
@@ -166,7 +177,8 @@ class VramSampler:
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):
-            self._look()
+            if self._paused_at_s is None:
+                self._look()
 
     def _look(self) -> None:
         """Take a reading; one that fails is left out, because the next one can succeed."""

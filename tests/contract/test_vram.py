@@ -189,6 +189,25 @@ def test_the_first_look_is_taken_before_anything_can_start() -> None:
     assert sampler.reading.samples == 2  # and one at the end, however long the interval is
 
 
+def test_while_it_is_paused_nothing_is_measured_and_no_time_passes() -> None:
+    nvml, began = Nvml(), time.monotonic()
+    with VramSampler(UUID, library=nvml, interval_s=0.001, parents=no_parents) as sampler:
+        nvml.wait_for(3)
+        sampler.pause()
+        time.sleep(0.05)  # a look that was under way
+        looks = nvml.looks
+        time.sleep(0.5)
+        assert nvml.looks == looks
+        sampler.resume()
+        sampler.begin("load")
+        nvml.wait_for(looks + 3)
+        sampler.resume()  # of one that goes on: nothing
+    reading = sampler.reading
+    assert reading is not None
+    assert reading.phases[-1][0] == "load"
+    assert reading.phases[-1][1] <= reading.curve[-1][0] < time.monotonic() - began - 0.5
+
+
 def test_leaving_does_not_wait_for_the_interval() -> None:
     before = time.monotonic()
     with VramSampler(UUID, library=Nvml(), interval_s=60):
