@@ -329,11 +329,11 @@ def _apply_comfyui(run: Run, options: InstallOptions, step: GetComfyUI | UpdateC
     session, what = run.session, f"ComfyUI {step.release.version}"
     if isinstance(step, GetComfyUI):
         with session.stages.stage("fetching", what, "fetched") as came_of_it:
-            session.checkouts.fetch(step.release, step.folder, source=step.source, progress=session.say_progress)
+            session.checkouts.fetch(step.release, step.folder, source=step.source, progress=session.stages.teller)
             came_of_it(f"{what} into {step.folder}")
     else:
         with session.stages.stage("updating to", what, "updated") as came_of_it:
-            session.checkouts.update(step.folder, step.release, source=step.source, progress=session.say_progress)
+            session.checkouts.update(step.folder, step.release, source=step.source, progress=session.stages.teller)
             came_of_it(f"{what} in {step.folder}")
     return f"{what} is in {step.folder}"
 
@@ -374,7 +374,7 @@ def _install_packages(run: Run, options: InstallOptions, step: InstallPackages) 
     """Install what is missing, under the constraints that hold the torch set."""
     environments = run.session.environments
     installer: Literal["pip", "uv"] = "uv" if options.environment.use_uv else "pip"
-    progress = run.session.say_progress
+    progress = run.session.stages.teller
     stage = run.session.stages.stage
     if step.restores:
         with stage("restoring", "packages", "restored") as came_of_it:

@@ -131,7 +131,7 @@ def apply_environment(
     needs_device = build.torch_backend not in {"cpu", "default"}
     if isinstance(step, RepairEnvironment):
         return session.environments.repair(
-            build, step.where, machine=session.machine, needs_device=needs_device, progress=session.say_progress
+            build, step.where, machine=session.machine, needs_device=needs_device, progress=session.stages.teller
         )
     return session.environments.create(
         build,
@@ -141,7 +141,7 @@ def apply_environment(
         installer="uv" if use_uv else "pip",
         machine=session.machine,
         needs_device=needs_device,
-        progress=session.say_progress,
+        progress=session.stages.teller,
     )
 
 

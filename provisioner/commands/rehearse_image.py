@@ -132,7 +132,7 @@ def _make(session: Session, where: Path, choice: EnvironmentChoice, say: Callabl
         _make_plain(session, where)
         lines = (_DEFAULT_TORCH, *lines)
     with session.stages.stage("installing", "packages", "installed") as came_of_it:
-        came_of_it(count(session.environments.install(where, lines, progress=session.say_progress), "package"))
+        came_of_it(count(session.environments.install(where, lines, progress=session.stages.teller), "package"))
 
 
 def _make_plain(session: Session, where: Path) -> None:

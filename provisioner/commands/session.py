@@ -282,10 +282,9 @@ class Session:
         log = RunLog(lambda: state_folder() / "logs", self.secrets)
         return Stages(self.events, run=run_process, log=log, cancelled=self.cancelled.is_set)
 
-    @property
-    def say_progress(self) -> Callable[[str], None]:
-        """What says what an installer is doing, in the stage that is open where this is asked for."""
-        return self.stages.teller
+    def say_progress(self, line: str) -> None:
+        """Say what an installer is doing, in the thread whose stage it is."""
+        self.stages.say(line)
 
     @cached_property
     def machine(self) -> Machine:

@@ -45,7 +45,7 @@ def run_undo_update(run: Run, *, ask: Ask, say: Callable[[str], None]) -> Report
         question = f"Move ComfyUI in {folder} from {now} back to {was} ({where})?"
         need_yes(ask, question, hint="Agree with --yes, or keep the release that is there.")
     with run.session.stages.stage("moving back", "ComfyUI", "moved back"):
-        checkouts.go_back(folder, progress=run.session.say_progress)
+        checkouts.go_back(folder, progress=run.session.stages.teller)
     say(f"ComfyUI in {folder} is at {was} again; it was at {now}.")
     say("Its packages may be those of the other release; `klein-setup install --only environment` checks them.")
     undone = UndoneUpdate(
