@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -22,6 +23,7 @@ from provisioner.disk.root import Root
 
 SCHEMA_VERSION = 1
 _PLACING: Literal["placing"] = "placing"
+_CHANGING = threading.Lock()  # files arrive at once, and each change reads the document and writes it anew
 
 
 class Entry(TypedDict):
@@ -102,10 +104,11 @@ def _read(root: Path, key: Literal["files", "placing"]) -> dict[str, Claim]:
 
 def write_claim(root: Root, relative: str, claim: Claim, *, recorded_at: str) -> None:
     """Add or replace one entry, keeping the others and any key we do not know; raises StorageError."""
-    document = _document(root)
-    document["files"][relative] = _entry(claim, recorded_at)
-    _forget_announced(document, [relative])
-    _write(root, document)
+    with _CHANGING:
+        document = _document(root)
+        document["files"][relative] = _entry(claim, recorded_at)
+        _forget_announced(document, [relative])
+        _write(root, document)
 
 
 def announce_claim(root: Root, relative: str, claim: Claim, *, recorded_at: str) -> None:
@@ -114,26 +117,29 @@ def announce_claim(root: Root, relative: str, claim: Claim, *, recorded_at: str)
     The folder is not flushed: the file's own folder is, once it has its name, and what a power cut takes from here is
     only the knowledge that the file is ours.
     """
-    document = _document(root)
-    announced = document.get(_PLACING)
-    document[_PLACING] = {**(announced if isinstance(announced, dict) else {}), relative: _entry(claim, recorded_at)}
-    _write(root, document, is_name_flushed=False)
+    with _CHANGING:
+        document = _document(root)
+        known = document.get(_PLACING)
+        document[_PLACING] = {**(known if isinstance(known, dict) else {}), relative: _entry(claim, recorded_at)}
+        _write(root, document, is_name_flushed=False)
 
 
 def drop_claims(root: Root, relatives: Collection[str]) -> None:
     """Remove entries, announced ones too, keeping the others and any key we do not know; raises StorageError."""
-    document = _document(root)
-    files = document["files"]
-    document["files"] = {name: entry for name, entry in files.items() if name not in relatives}
-    if _forget_announced(document, relatives) or len(document["files"]) != len(files):
-        _write(root, document)
+    with _CHANGING:
+        document = _document(root)
+        files = document["files"]
+        document["files"] = {name: entry for name, entry in files.items() if name not in relatives}
+        if _forget_announced(document, relatives) or len(document["files"]) != len(files):
+            _write(root, document)
 
 
 def drop_announced(root: Root, relative: str) -> None:
     """Remove an announcement of which nothing came; raises StorageError."""
-    document = _document(root)
-    if _forget_announced(document, [relative]):
-        _write(root, document, is_name_flushed=False)
+    with _CHANGING:
+        document = _document(root)
+        if _forget_announced(document, [relative]):
+            _write(root, document, is_name_flushed=False)
 
 
 def refuse_later_release(root: Path) -> None:
