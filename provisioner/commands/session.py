@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from provisioner.files.store.file_store import FileStore
 
 
+_FILES_AT_ONCE = 4
+"""Most files at a time, on a machine with that many cores: one digest keeps one core busy."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The options that shape a run, whatever its command."""
@@ -227,6 +231,7 @@ class Session:
     def engine(self, observer: Observer) -> Engine:
         """Return what applies plans; it asks the observer for proofs that were taken a moment ago."""
         from provisioner.files.engine import Engine
+        from provisioner.files.store.hash_pool import usable_cores
 
         def hash_again(destination: Destination, label: str) -> FileDigest:
             stamp = self.store.stamp(destination.path)
@@ -234,7 +239,13 @@ class Session:
                 return self.store.hash_file(destination.path, progress=lambda _count: None)
             return observer.digest_of(destination.path, stamp, label)
 
-        return Engine(store=self.store, fetcher=self.fetcher, events=self.events, hash_again=hash_again)
+        return Engine(
+            store=self.store,
+            fetcher=self.fetcher,
+            events=self.events,
+            hash_again=hash_again,
+            at_once=max(2, min(_FILES_AT_ONCE, usable_cores())),
+        )
 
     @cached_property
     def environments(self) -> Environments:

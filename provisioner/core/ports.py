@@ -88,6 +88,7 @@ class TransferProgress:
     connections: int
     attempt: int
     note: str = ""  # why nothing arrives at the moment, if so
+    leaves_room: bool = False  # another file could use connections that those on their way have no use for
 
 
 class ProcessResult(Protocol):

@@ -1,13 +1,18 @@
-"""Walks a plan through the ports, says what happens, returns what came of it.  It decides nothing the plan has not."""
+"""Walks a plan through the ports, says what happens, returns what came of it.  It decides nothing the plan has not.
+
+Steps that do not depend on each other run at once, each in a thread of its own; what begins when is decided by
+`next_step`.  The thread that applies the plan starts them, waits for them, and does nothing else.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from provisioner.core.errors import (
     AccessError,
@@ -47,8 +52,12 @@ from provisioner.core.ports import (
     source_of_copy,
 )
 from provisioner.core.units import count
+from provisioner.files.step_order import next_step, uses_network
 
 _MAX_ROUNDS = 4
+_POLL_S = 0.5  # with a time limit a signal is noticed on Windows too
+_STOP_S = 5.0
+"""Seconds that a step which only waits for the network has to notice an interruption."""
 
 
 @dataclass
@@ -65,12 +74,15 @@ class Engine:
         Told everything that happens.
     hash_again : callable
         The proof of a file that was read a moment ago: path and label in, proof out.
+    at_once : int
+        Most steps at a time.
     """
 
     store: Store
     fetcher: Fetcher
     events: Events
     hash_again: Callable[[Destination, str], FileDigest]
+    at_once: int = 1
     rejected: set[tuple[str, Path]] = field(default_factory=set)
 
     def provide(self, look: Callable[[frozenset[tuple[str, Path]]], FilesPlan]) -> tuple[FilesPlan, list[Outcome]]:
@@ -98,39 +110,159 @@ class Engine:
         return plan, outcomes
 
     def apply(self, plan: FilesPlan) -> list[Outcome]:
-        """Apply every step in order; after a failure of the disk or the network the rest is skipped."""
-        outcomes: list[Outcome] = []
-        stopped_by: KleinError | None = None
-        blocked: set[str] = set()
-        gone: set[Path] = set()  # what was there was moved to the backups by an earlier step
-        total = len(plan.steps)
-        for number, step in enumerate(plan.steps, start=1):
-            self.events(StepStarted(step=step, number=number, total=total))
-            began = time.monotonic()
-            if stopped_by is not None or step.artifact.id in blocked:
-                outcome = Outcome(step=step, status="skipped", detail="an earlier step failed")
-            elif isinstance(step, (PlaceFile, MoveFile)) and step.copy.path in gone:
-                # Two files had each other's names: the next plan finds this one's bytes among the backups.
-                outcome = Outcome(
-                    step=step, status="skipped", detail="its bytes are in the backups; they are used next"
-                )
-            else:
-                outcome = self._outcome(step, began)
-            if outcome.status == "done" and not isinstance(step, RecordReceipt) and step.replaces is not None:
-                gone.add(step.destination.path)
-            if outcome.status == "failed":
-                blocked.add(step.artifact.id)
-                if isinstance(outcome.error, KleinError) and not isinstance(
-                    outcome.error, (AccessError, IntegrityError)
-                ):
-                    stopped_by = outcome.error
-            outcomes.append(outcome)
-            self.events(StepFinished(step=step, outcome=outcome, number=number, total=total))
-        return outcomes
+        """Apply every step and return what came of each, in the plan's order.
+
+        A step begins when those before it that it depends on are over, and when those that run leave it room.  After a
+        failure of the disk or the network nothing begins any more, and what is being fetched is paused.
+        """
+        return _Walk(self, plan.steps).run()
+
+
+class _Paused(Exception):
+    """A step ends before its time, because another one failed or the run was interrupted; what has arrived is kept."""
+
+
+_AN_EARLIER_ONE_FAILED = "an earlier step failed"
+
+
+class _Walk:
+    """One plan on its way."""
+
+    def __init__(self, engine: Engine, steps: Sequence[FileStep]) -> None:
+        self.engine = engine
+        self.steps = steps
+        self.outcomes: dict[int, Outcome] = {}
+        self.running: dict[int, _Work] = {}
+        # In C, and not a condition: a signal inside a condition's Python code could leave its lock taken for ever.
+        self.heard: SimpleQueue[tuple[int, Outcome | BaseException] | None] = SimpleQueue()
+        self.pause = threading.Event()
+        self.halt = threading.Event()
+        self.is_stopped = False
+        self.blocked: set[str] = set()
+        self.gone: set[Path] = set()  # what was there was moved to the backups by an earlier step
+
+    def run(self) -> list[Outcome]:
+        """Apply every step; raises what a step raised that is no error of ours, an interruption too."""
+        try:
+            while len(self.outcomes) < len(self.steps):
+                self._begin_what_can()
+                self._take_one()
+        except BaseException:
+            self._leave()
+            raise
+        return [self.outcomes[number] for number in range(len(self.steps))]
+
+    def _begin_what_can(self) -> None:
+        while True:
+            room = {number: work.leaves_room for number, work in self.running.items()}
+            number = next_step(self.steps, self.outcomes, room, at_once=self.engine.at_once)
+            if number is None:
+                return
+            step = self.steps[number]
+            self.engine.events(StepStarted(step=step, number=number + 1, total=len(self.steps)))
+            reason = self._why_skipped(step)
+            if reason is not None:
+                self._end(number, Outcome(step=step, status="skipped", detail=reason))
+                continue
+            self.running[number] = work = _Work(self.engine, self.pause, self.halt, lambda: self.heard.put(None))
+            work.leaves_room = not uses_network(step)
+            work.start(step, lambda came, number=number: self.heard.put((number, came)))  # type: ignore[misc]
+
+    def _why_skipped(self, step: FileStep) -> str | None:
+        if self.is_stopped or step.artifact.id in self.blocked:
+            return _AN_EARLIER_ONE_FAILED
+        if isinstance(step, (PlaceFile, MoveFile)) and step.copy.path in self.gone:
+            # Two files had each other's names: the next plan finds this one's bytes among the backups.
+            return "its bytes are in the backups; they are used next"
+        return None
+
+    def _take_one(self) -> None:
+        """Wait until a step is over or leaves room."""
+        if not self.running:
+            return
+        try:
+            heard = self.heard.get(timeout=_POLL_S)
+        except Empty:
+            return
+        if heard is None:
+            return
+        number, came = heard
+        self.running.pop(number).thread.join()
+        if isinstance(came, BaseException):
+            raise came
+        self._end(number, came)
+
+    def _end(self, number: int, outcome: Outcome) -> None:
+        step = self.steps[number]
+        if outcome.status == "done" and not isinstance(step, RecordReceipt) and step.replaces is not None:
+            self.gone.add(step.destination.path)
+        if outcome.status == "failed":
+            self.blocked.add(step.artifact.id)
+            if isinstance(outcome.error, KleinError) and not isinstance(outcome.error, (AccessError, IntegrityError)):
+                if self.is_stopped:  # the disk or the network fails for all of them: it is said once
+                    outcome = replace(outcome, status="skipped", detail=_AN_EARLIER_ONE_FAILED, error=None)
+                self.is_stopped = True
+                self.pause.set()
+        self.outcomes[number] = outcome
+        self.engine.events(StepFinished(step=step, outcome=outcome, number=number + 1, total=len(self.steps)))
+
+    def _leave(self) -> None:
+        """Stop the steps that run and wait for them; one that hangs in a request writes nothing any more."""
+        self.halt.set()
+        until = time.monotonic() + _STOP_S
+        for work in self.running.values():
+            while work.thread.is_alive() and (not work.is_on_network or time.monotonic() < until):
+                work.thread.join(0.05)
+
+
+class _Work:
+    """One step on its way, in a thread of its own."""
+
+    def __init__(
+        self, engine: Engine, pause: threading.Event, halt: threading.Event, leaving_room: Callable[[], None]
+    ) -> None:
+        self.store, self.fetcher, self.events = engine.store, engine.fetcher, engine.events
+        self.hash_again, self.rejected = engine.hash_again, engine.rejected
+        self.leaves_room = False
+        self.is_on_network = False
+        self._pause, self._halt, self._leaving_room = pause, halt, leaving_room
+
+    def start(self, step: FileStep, ended: Callable[[Outcome | BaseException], None]) -> None:
+        """Do a step and tell its outcome, or what was raised that is no error of ours."""
+
+        def work() -> None:
+            try:
+                came: Outcome | BaseException = self._outcome(step, time.monotonic())
+            except BaseException as error:  # it belongs to whoever waits, an interruption too
+                came = error
+            ended(came)
+
+        self.thread = threading.Thread(target=work, name=f"step {_label(step.destination)}", daemon=True)
+        self.thread.start()
+
+    def _leave_room(self, leaves_room: bool) -> None:
+        if leaves_room and not self.leaves_room:
+            self.leaves_room = True
+            self._leaving_room()
+        self.leaves_room = leaves_room
+
+    def _check_paused(self) -> None:
+        if self._pause.is_set() or self._halt.is_set():
+            raise _Paused
+
+    @contextmanager
+    def _on_network(self) -> Iterator[None]:
+        self.is_on_network = True
+        try:
+            yield
+        finally:
+            self.is_on_network = False
 
     def _outcome(self, step: FileStep, began_s: float) -> Outcome:
         try:
             detail, fetched = self._do(step)
+        except _Paused:
+            return Outcome(step=step, status="skipped", detail=f"{_AN_EARLIER_ONE_FAILED}; what has arrived is kept")
         except KleinError as error:
             return Outcome(
                 step=step,
@@ -176,7 +308,8 @@ class Engine:
             return step
         artifact = step.artifact
         source = next(each for each in artifact.sources if isinstance(each, HubFile))
-        blob_id = self.fetcher.blob_id(source)
+        with self._on_network():
+            blob_id = self.fetcher.blob_id(source)
         ours = artifact.sha256 if artifact.is_lfs else artifact.git_oid
         is_lfs = len(blob_id) == len(artifact.sha256)
         if artifact.is_lfs is not is_lfs or (ours is not None and ours != blob_id):
@@ -199,6 +332,7 @@ class Engine:
         tell = _Teller(self.events, label, step.copy.size)
 
         def progress(done: int) -> None:
+            self._check_paused()
             tell("placing", bytes_on_disk=done, bytes_hashed=done)
 
         try:
@@ -236,7 +370,7 @@ class Engine:
             while True:
                 was_resumed = part.resumed_bytes > 0
                 received, came_from = self._receive(source, step.artifact, part, tell)
-                file_digest = part.seal(partial(tell.of_part, "proving", part, received))
+                file_digest = self._seal(part, received, tell)
                 if file_digest.sha256 == step.artifact.sha256:
                     break
                 if was_resumed:
@@ -256,6 +390,16 @@ class Engine:
             part.commit(recorded_as)
         self.store.record(step.destination, step.artifact, file_digest, recorded_as)
         return f"fetched from {came_from}", received
+
+    def _seal(self, part: GrowingFile, received: int, tell: _Teller) -> FileDigest:
+        self._leave_room(True)
+
+        def progress() -> None:
+            if self._halt.is_set():
+                raise _Paused
+            tell.of_part("proving", part, received)
+
+        return part.seal(progress)
 
     def _standing_source(self, step: PatchFile) -> str:
         """Return what the receipt says of a damaged file: without one it is the user's own, and is only repaired."""
@@ -279,12 +423,16 @@ class Engine:
 
         def progress(at: TransferProgress) -> None:
             nonlocal received
+            self._check_paused()
+            self._leave_room(at.leaves_room)
             received = at.received
             is_checking = part.hashed < min(part.resumed_bytes, part.frontier) and at.received == 0
             phase: Phase = "waiting" if at.note else "checking" if is_checking else "fetching"
             tell.of_part(phase, part, received, at)
 
-        came_from = self.fetcher.fetch(source, artifact, part, progress=progress)
+        self._leave_room(False)
+        with self._on_network():
+            came_from = self.fetcher.fetch(source, artifact, part, progress=progress)
         return max(received, due), came_from
 
     # --- a damaged file ----------------------------------------------------------------------------
@@ -306,7 +454,7 @@ class Engine:
         tell = _Teller(self.events, _label(step.destination), step.artifact.size)
         source = self._standing_source(step)
         with self._open(step) as part:
-            file_digest = part.seal(partial(tell.of_part, "proving", part, 0))
+            file_digest = self._seal(part, 0, tell)
             if file_digest.sha256 != step.artifact.sha256:
                 part.keep_as_bad()
                 raise _not_repaired(step, "the file itself", file_digest)

@@ -156,7 +156,10 @@ class Pace:
     """How fast and how late the listeners answer; may be changed while they run."""
 
     rate_bytes_s_per_connection: int | None = None
+    rate_bytes_s: int | None = None  # of all connections together: one slow wire
     latency_s: float = 0.0
+    wire_lock: threading.Lock = field(default_factory=threading.Lock)
+    wire_due: float = 0.0  # when the wire has carried what was given to it
 
 
 @dataclass(slots=True)
@@ -417,17 +420,20 @@ class _Meter:
         self._due = time.monotonic()
 
     def slice_bytes(self) -> int:
-        rate = self._pace.rate_bytes_s_per_connection
-        return SLICE_BYTES if not rate else max(1, min(SLICE_BYTES, rate // 50))
+        rates = [each for each in (self._pace.rate_bytes_s_per_connection, self._pace.rate_bytes_s) if each]
+        return max(1, min([SLICE_BYTES, *(rate // 50 for rate in rates)]))
 
     def due_in(self, sent: int) -> float:
         """Return the seconds to wait after `sent` bytes."""
-        rate = self._pace.rate_bytes_s_per_connection
-        if not rate:
-            return 0.0
+        rate, wire = self._pace.rate_bytes_s_per_connection, self._pace.rate_bytes_s
         now = time.monotonic()
-        self._due = max(self._due, now - 0.1) + sent / rate  # at most 0.1 s of delay is caught up
-        return self._due - now
+        if rate:
+            self._due = max(self._due, now - 0.1) + sent / rate  # at most 0.1 s of delay is caught up
+        if wire:
+            with self._pace.wire_lock:
+                self._pace.wire_due = max(self._pace.wire_due, now - 0.1) + sent / wire
+                self._due = max(self._due, self._pace.wire_due)
+        return self._due - now if rate or wire else 0.0
 
 
 class _Sender:

@@ -216,6 +216,15 @@ class RehearsalHub:
         self._shared.pace.rate_bytes_s_per_connection = rate
 
     @property
+    def rate_bytes_s(self) -> int | None:
+        """Bytes per second that all connections get together, as one wire; None: as fast as it goes."""
+        return self._shared.pace.rate_bytes_s
+
+    @rate_bytes_s.setter
+    def rate_bytes_s(self, rate: int | None) -> None:
+        self._shared.pace.rate_bytes_s = rate
+
+    @property
     def latency_s(self) -> float:
         """Seconds before each answer."""
         return self._shared.pace.latency_s

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any, NoReturn
@@ -47,7 +48,14 @@ from provisioner.files.store.part_file import (
     write_log_of_taken_over,
 )
 from provisioner.files.store.read_at import open_for_reading
-from provisioner.files.store.receipts import Receipts, is_unchanged, read_receipt, receipt_path, stamp_of
+from provisioner.files.store.receipts import (
+    Receipts,
+    is_unchanged,
+    read_announced,
+    read_receipt,
+    receipt_path,
+    stamp_of,
+)
 from provisioner.files.store.set_aside import copy_ranges
 from provisioner.files.store.target_lock import hold
 from tests.support.builders import OTHER_COMMIT, artifact, comfy_file, file_system, hub_blob, hub_file, sha256
@@ -735,6 +743,21 @@ def test_a_receipt_round_trips(tmp_path: Path) -> None:
     Receipts().write_claim(Root(tmp_path), "vae/\u00fc y", windows, recorded_at="now")
     assert read_receipt(tmp_path) == {"vae/x": CLAIM, "vae/\u00fc y": windows}
     assert [path.name for path in (tmp_path / ".klein-setup").iterdir()] == ["receipt.json"]
+
+
+def test_receipts_of_files_that_end_at_once_are_all_kept(tmp_path: Path) -> None:
+    names = [f"vae/{number}" for number in range(24)]
+
+    receipts = Receipts()
+
+    def work(name: str) -> None:
+        receipts.announce_claim(Root(tmp_path), name, CLAIM, recorded_at="now")
+        receipts.write_claim(Root(tmp_path), name, CLAIM, recorded_at="now")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, names))
+    assert sorted(read_receipt(tmp_path)) == sorted(names)
+    assert read_announced(tmp_path) == {}
 
 
 def test_writing_one_entry_keeps_the_others_and_every_key_it_does_not_know(tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -534,6 +538,84 @@ def test_after_a_failure_only_what_may_still_work_is_tried(error: KleinError, af
     assert [step.artifact.id for step in last.steps] == (["vae", "encoder"] if after == "skipped" else ["vae"])
     if after == "skipped":
         assert outcomes[1].detail == "an earlier step failed"
+
+
+class Meeting(ScriptedFetcher):
+    """Serves two files at once: the first tells that it leaves room, and goes on when the second is `until`."""
+
+    def __init__(self, script: Mapping[Source, Sequence[bytes | BaseException]], core: Core, until: type) -> None:
+        super().__init__(script)
+        self.core, self.until = core, until
+
+    def fetch(
+        self, source: Source, artifact: Artifact, part: Part, *, progress: Callable[[TransferProgress], None]
+    ) -> str:
+        if source == FIRST:
+            deadline = time.monotonic() + 10
+            while not any(
+                isinstance(event, self.until) and getattr(event, "number", 0) == 2 for event in list(self.core.events)
+            ):
+                assert time.monotonic() < deadline, "the second file never began"
+                progress(TransferProgress(received=0, rate_bytes_s=1.0, connections=1, attempt=1, leaves_room=True))
+                time.sleep(0.005)
+            progress(TransferProgress(received=0, rate_bytes_s=1.0, connections=1, attempt=1))
+        return super().fetch(source, artifact, part, progress=progress)
+
+
+def side_by_side(second: bytes | BaseException, *, until: type = StepFinished) -> tuple[Core, list[tuple[str, str]]]:
+    """Fetch two files at once, the second's answer being given; return what came of them."""
+    wanted = (artifact(RIGHT, sources=(FIRST,)), ENCODER)
+    core = Core(wanted=wanted)
+    core.engine.fetcher = Meeting({FIRST: [RIGHT], hub_file("encoder"): [second]}, core, until)
+    core.engine.at_once = 2
+    return core, came(core.provide()[1])
+
+
+def test_files_that_do_not_depend_on_each_other_flow_at_once_and_outcomes_keep_the_plans_order() -> None:
+    core, outcomes = side_by_side(b"an encoder")
+    assert outcomes == [("fetch-file", "done"), ("fetch-file", "done")]
+    ended = [event.number for event in core.events if isinstance(event, StepFinished)]
+    assert ended == [2, 1], "the second was over while the first still flowed"
+    assert core.look().steps == ()
+
+
+@pytest.mark.parametrize("error", [InsufficientSpaceError("full"), UnreachableError("gone")], ids=lambda e: e.code)
+def test_a_failure_of_disk_or_network_pauses_what_flows(error: KleinError) -> None:
+    core, outcomes = side_by_side(error)
+    assert outcomes == [("fetch-file", "skipped"), ("fetch-file", "failed")]
+    assert [event.outcome.detail for event in core.events if isinstance(event, StepFinished)] == [
+        str(error),
+        "an earlier step failed; what has arrived is kept",
+    ]
+
+
+def test_what_fails_for_two_at_once_is_said_once() -> None:
+    wanted = (artifact(RIGHT, sources=(FIRST,)), ENCODER)
+    core = Core(wanted=wanted)
+
+    class BothFail(Meeting):
+        def fetch(self, source: Source, artifact: Artifact, part: Part, **more: object) -> str:
+            with contextlib.suppress(Exception):  # also when it is paused
+                super().fetch(source, artifact, part, **more)  # type: ignore[arg-type]
+            raise InsufficientSpaceError("full")
+
+    core.engine.fetcher = BothFail({FIRST: [RIGHT], hub_file("encoder"): [b"an encoder"]}, core, StepStarted)
+    core.engine.at_once = 2
+    _, outcomes = core.provide()
+    assert sorted(outcome.status for outcome in outcomes) == ["failed", "skipped"]
+    assert [str(outcome.error) for outcome in outcomes if outcome.error is not None] == ["full"]
+
+
+def test_wrong_bytes_and_a_closed_door_leave_the_other_file_alone() -> None:
+    for error in (GatedError("accept"), SizeMismatchError("another")):
+        _, outcomes = side_by_side(error)
+        assert outcomes == [("fetch-file", "done"), ("fetch-file", "failed")]
+
+
+def test_an_interruption_of_one_ends_all() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(KeyboardInterrupt(), until=StepStarted)
+    assert [each for each in threading.enumerate() if each.name.startswith("step ")] == []
 
 
 def test_a_file_that_cannot_be_set_aside_is_not_fetched_over() -> None:

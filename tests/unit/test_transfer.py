@@ -15,9 +15,12 @@ from provisioner.files.download.policy import (
     GAIN_TO_KEEP,
     WINDOW_S,
     ContentRange,
+    Need,
     Ramp,
+    Shares,
     parse_content_range,
     parse_rate,
+    share,
     strong_etag,
 )
 from provisioner.files.download.resolve import next_hop
@@ -121,6 +124,68 @@ def test_what_it_settles_on_is_within_a_step_of_the_best_rate(cap: int) -> None:
     ramp = ramped(lambda count: min(count, cap) * 10 * MB)
     best = min(cap, 8)
     assert min(ramp.wanted, cap) * GAIN_TO_KEEP >= best
+
+
+def test_a_server_that_sends_no_ranges_keeps_one_connection() -> None:
+    ramp = Ramp(wanted=8)
+    ramp.back_off(to_one=True)
+    for tick in range(100):
+        assert ramp.observe(tick * TICK_S, tick * tick * MB, active=1) == 1
+
+
+# --- which file gets them ----------------------------------------------------------------------------
+
+
+LARGE = Need(blocks=1000)
+BOUND = Need(blocks=1000, held=4, is_digest_bound=True)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "needs", "connections", "leaves_room"),
+    [
+        (2, (), (), True),
+        (2, (LARGE,), (2,), False),
+        (8, (LARGE,), (8,), False),
+        (4, (LARGE, LARGE), (3, 1), False),  # one that was begun by somebody else gets one, the oldest the rest
+        (4, (Need(blocks=1), LARGE), (1, 3), False),
+        (4, (Need(blocks=0), LARGE), (0, 4), False),
+        (4, (Need(blocks=3),), (3,), True),  # its last blocks
+        (4, (Need(blocks=1), Need(blocks=1)), (1, 1), True),
+        (4, (Need(blocks=1), Need(blocks=3)), (1, 3), False),
+        (2, (BOUND,), (4,), True),  # the digest is what it waits for: the wire is free
+        (2, (BOUND, LARGE), (2, 2), False),
+        (2, (BOUND, BOUND), (2, 2), True),
+        (1, (Need(blocks=9, held=8, is_digest_bound=True),), (4,), True),
+        (2, (LARGE, BOUND), (2, 2), False),
+        (1, (LARGE, LARGE), (1, 1), False),  # more than the wire pays for, but nobody starves
+    ],
+)
+def test_connections_go_to_the_oldest_file_that_has_a_use_for_them(
+    wanted: int, needs: tuple[Need, ...], connections: tuple[int, ...], leaves_room: bool
+) -> None:
+    assert share(wanted, 8, needs) == Shares(connections=connections, leaves_room=leaves_room)
+
+
+def test_a_file_beyond_the_limit_waits() -> None:
+    assert share(2, 2, (LARGE, BOUND, LARGE)) == Shares(connections=(1, 1, 0), leaves_room=False)
+    assert share(1, 1, (BOUND,)) == Shares(connections=(1,), leaves_room=False)
+
+
+@given(
+    limit=st.integers(1, 16),
+    wanted=st.integers(1, 16),
+    needs=st.lists(
+        st.builds(Need, blocks=st.integers(0, 20), held=st.integers(0, 16), is_digest_bound=st.booleans()), max_size=6
+    ),
+)
+def test_never_more_than_the_limit_nor_than_a_file_has_blocks_and_nobody_starves(
+    limit: int, wanted: int, needs: list[Need]
+) -> None:
+    shares = share(min(wanted, limit), limit, needs)
+    assert sum(shares.connections) <= limit
+    for number, (given_to, need) in enumerate(zip(shares.connections, needs, strict=True)):
+        assert given_to <= need.blocks
+        assert given_to or not need.blocks or sum(shares.connections[:number]) == sum(shares.connections) == limit
 
 
 # --- waiting ---------------------------------------------------------------------------------------

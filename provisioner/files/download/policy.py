@@ -1,4 +1,4 @@
-"""The rules of a polite and quick transfer: how many connections, and what headers say.
+"""The rules of a polite and quick transfer: how many connections, for which file, and what headers say.
 
 Pure decisions: whoever owns the sockets hands in times and counts.
 """
@@ -6,6 +6,7 @@ Pure decisions: whoever owns the sockets hands in times and counts.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_CONNECTIONS = 8
@@ -51,9 +52,9 @@ class Ramp:
             self._judge((received - before) / (now_s - began_s), now_s)
         return self.wanted
 
-    def back_off(self) -> None:
-        """Halve the connections and grow no more: the server asked for less."""
-        self.wanted = max(1, self.wanted // 2)
+    def back_off(self, *, to_one: bool = False) -> None:
+        """Halve the connections, or keep one, and grow no more: the server asked for less."""
+        self.wanted = 1 if to_one else max(1, self.wanted // 2)
         self._may_grow = False
 
     def _is_holding(self, now_s: float) -> bool:
@@ -83,6 +84,63 @@ class Ramp:
             self._hold_until_s = now_s + HOLD_S
             return
         self.wanted = min(self.limit, self.wanted * 2 if gain >= GAIN_TO_DOUBLE else self.wanted + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one file on its way could use."""
+
+    blocks: int  # nobody asked for them yet, or they are on their way: as many connections have something to do
+    held: int = 0  # connections it has
+    is_digest_bound: bool = False  # its digest is what it waits for: more connections bring it nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Who gets how many connections."""
+
+    connections: tuple[int, ...]  # in the order of the needs
+    leaves_room: bool  # whether another file could use connections that these have no use for
+
+
+def share(wanted: int, limit: int, needs: Sequence[Need]) -> Shares:
+    """Share connections over files, the oldest first.
+
+    Every file gets one while there are any.  A file whose digest is behind keeps some of those it has, and they do not
+    count among the `wanted`: these go to the oldest of the others, as many as it has blocks for, then to the next.  So
+    on a wire that one file fills, files finish one after the other, and another begins when a file has no use for all
+    of the wire.
+
+    Parameters
+    ----------
+    wanted : int
+        Connections that the wire pays for, as `Ramp` finds.
+    limit : int
+        Most of them.
+    needs : sequence of Need
+        The files, the oldest first.
+
+    >>> share(4, 8, [Need(blocks=100), Need(blocks=100)])
+    Shares(connections=(3, 1), leaves_room=False)
+    >>> share(4, 8, [Need(blocks=2)])
+    Shares(connections=(2,), leaves_room=True)
+    >>> share(2, 8, [Need(blocks=100, held=8, is_digest_bound=True), Need(blocks=100)])
+    Shares(connections=(2, 2), leaves_room=False)
+    """
+    given = [0] * len(needs)
+    for number, need in enumerate(needs):
+        given[number] = int(need.blocks > 0 and sum(given) < limit)
+    most_kept = max(1, limit // (len(needs) + 1))
+    for number, need in enumerate(needs):
+        if need.is_digest_bound and given[number]:
+            given[number] += max(0, min(need.held, most_kept, need.blocks, limit - sum(given) + 1) - 1)
+    flowing = [number for number, need in enumerate(needs) if not need.is_digest_bound]
+    for number in flowing:
+        free = min(wanted - sum(given[each] for each in flowing), limit - sum(given))
+        if given[number]:
+            given[number] += max(0, min(needs[number].blocks - given[number], free))
+    used = sum(given[number] for number in flowing)
+    return Shares(connections=tuple(given), leaves_room=used < wanted and sum(given) < limit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,11 +44,12 @@ from provisioner.files.download.http_session import (
 )
 from provisioner.files.download.limiter import RateLimiter
 from provisioner.files.download.policy import (
-    FIRST_CONNECTIONS,
     MAX_CONNECTIONS,
     MIN_RATE_BYTES_S,
+    Need,
     Ramp,
     parse_content_range,
+    share,
     strong_etag,
 )
 from provisioner.files.download.resolve import (
@@ -71,6 +72,7 @@ _TICK_S = 0.1
 _RATE_MEMORY_S = 3.0
 _JOIN_S = 2.0
 _DIGEST_PAUSE_S = 0.005
+_DIGEST_MEMORY_S = 0.5  # so long after its digest was behind, a file counts as bound by it
 _MAX_RENEWALS = 3  # new signed addresses in a row that brought no byte
 _MAX_RESTARTS = 3  # times the content may change under us
 _MAX_SLOW_WINDOWS = 6
@@ -86,7 +88,7 @@ class RangeFetcher:
     credentials : Credentials
         The endpoint, and the token that only it may see.
     max_connections : int
-        Most connections at a time, for one file.
+        Most connections at a time, for everything together.
     limiter : RateLimiter, optional
         Bandwidth for everything together.
     stall_timeout_s : float
@@ -113,12 +115,14 @@ class RangeFetcher:
         self.stall_timeout_s = stall_timeout_s
         self.cancelled = cancelled
         self.notice = notice
-        self.first_connections = min(FIRST_CONNECTIONS, max_connections)
+        self.sharing = _Sharing(max_connections)
 
     def fetch(
         self, source: Source, artifact: Artifact, part: Part, *, progress: Callable[[TransferProgress], None]
     ) -> str:
         """Fill the part from the source; return a label of where the bytes came from.
+
+        May be called from several threads at once: the files share the connections, the oldest first.
 
         Raises
         ------
@@ -132,10 +136,11 @@ class RangeFetcher:
             The run was cancelled.
         """
         transfer = _Transfer(self, source, artifact, part, progress)
+        self.sharing.join(transfer)
         try:
             transfer.run()
         finally:
-            self.first_connections = max(1, min(transfer.ramp.wanted, self.max_connections))
+            self.sharing.leave(transfer)
         return label_of(source, self.credentials.endpoint)
 
     def blob_id(self, source: HubFile) -> str:
@@ -168,13 +173,63 @@ class RangeFetcher:
                     raise ServerError(
                         f"{shown(address)} answers {found.status}.", hint="Try again later.", status=found.status
                     )
-            time.sleep(pause_s)
+            until = time.monotonic() + pause_s
+            while (left := until - time.monotonic()) > 0 and not self.cancelled():
+                time.sleep(min(_TICK_S, left))
         raise AssertionError
 
     @property
     def read_timeout_s(self) -> float:
         """Seconds without any byte after which a request counts as failed."""
         return min(10.0, self.stall_timeout_s)
+
+
+class _Sharing:
+    """The connections of a run, shared over the files on their way."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._ramp = Ramp(limit=limit)
+        self._transfers: list[_Transfer] = []  # the oldest first
+        self._measured: list[_Transfer] = []  # those that the ramp's open window is about
+        self._lock = threading.RLock()  # taken itself, in C, as the lock of a transfer is
+
+    def join(self, transfer: _Transfer) -> None:
+        """Take a file in; the first of several begins with as many connections as paid for the last one."""
+        with self._lock:
+            if not self._transfers:
+                self._ramp = Ramp(limit=self._limit, wanted=self._ramp.wanted)
+            self._transfers.append(transfer)
+
+    def leave(self, transfer: _Transfer) -> None:
+        """Let a file go."""
+        with self._lock:
+            self._transfers.remove(transfer)
+            self._measured = []
+
+    def share_of(self, transfer: _Transfer, now: float) -> tuple[int, bool]:
+        """Return how many connections a file may hold now, and whether another file could use some."""
+        with self._lock:
+            needs = [each.need(now) for each in self._transfers]
+            flowing = [each for each, need in zip(self._transfers, needs, strict=True) if not need.is_digest_bound]
+            if flowing:
+                if flowing != self._measured:
+                    self._measured = flowing
+                    self._ramp.observe(now, 0, active=0)  # what was measured so far is of other files
+                active = sum(len(each.receiving) for each in flowing)
+                self._ramp.observe(now, sum(each.received for each in flowing), active)
+            shares = share(self._ramp.wanted, self._limit, needs)
+            return shares.connections[self._transfers.index(transfer)], shares.leaves_room
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all connections are open: of a file that is to have fewer, one closes when its block is there."""
+        return sum(sum(worker.is_alive() for worker in each.workers) for each in self._transfers) >= self._limit
+
+    def back_off(self, *, to_one: bool = False) -> None:
+        """Hold fewer connections for everything: a server asked for less, or sends no ranges."""
+        with self._lock:
+            self._ramp.back_off(to_one=to_one)
 
 
 class _Broken(Exception):
@@ -201,9 +256,9 @@ class _Transfer:
         self.artifact = artifact
         self.part = part
         self.progress = progress
-        self.ramp = Ramp(limit=fetcher.max_connections, wanted=fetcher.first_connections)
-        # The main thread takes the lock itself and not the condition: a signal that arrives inside the condition's
-        # own `__enter__` or `__exit__`, which are Python, leaves the lock taken for ever.
+        self.owner = threading.get_ident()  # of the thread that runs it
+        # That thread, which may be the main one, takes the lock itself and not the condition: a signal that arrives
+        # inside the condition's own `__enter__` or `__exit__`, which are Python, leaves the lock taken for ever.
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.renewing = threading.Lock()
@@ -214,6 +269,10 @@ class _Transfer:
         self.workers: list[threading.Thread] = []
         self.receiving: set[int] = set()
         self.received = 0
+        self.busy = 0  # blocks on their way
+        self.share = 0  # connections it may hold
+        self.leaves_room = False
+        self.digest_was_behind_s = float("-inf")
         self.round = 0  # counts the starts from the first byte
         self.is_round_over = False
         self.fatal: BaseException | None = None
@@ -235,7 +294,13 @@ class _Transfer:
         """Whether the worker that asks has to stop: one that hung in a read may wake in a later round than its own."""
         return self.is_round_over or getattr(self._own, "round", self.round) != self.round
 
-    # --- the main thread -------------------------------------------------------------------------
+    def need(self, now: float) -> Need:
+        """Return what it could use."""
+        held, is_bound = len(self.workers), now - self.digest_was_behind_s < _DIGEST_MEMORY_S
+        blocks = 1 if self.is_stream else len(self.pending) + self.busy
+        return Need(blocks=blocks, held=held, is_digest_bound=is_bound)
+
+    # --- the thread that runs it -----------------------------------------------------------------
 
     def run(self) -> None:
         """Bring every missing block; raises what `RangeFetcher.fetch` says."""
@@ -258,9 +323,9 @@ class _Transfer:
         while self.fatal is None and self.restart is None and not all(map(self.part.has_block, missing)):
             self._check_cancelled()
             now = time.monotonic()
-            wanted = self._connections_wanted(now)
             self.workers = [worker for worker in self.workers if worker.is_alive()]
-            while len(self.workers) < wanted and self.pending:
+            self.share, self.leaves_room = self.fetcher.sharing.share_of(self, now)
+            while len(self.workers) < self.share and self.pending and not self.fetcher.sharing.is_full:
                 self._start_worker()
                 if len(self.workers) >= len(self.pending):
                     break
@@ -268,14 +333,6 @@ class _Transfer:
             with self.lock:
                 if self.fatal is None and self.restart is None:
                     self.changed.wait(_TICK_S)
-
-    def _connections_wanted(self, now: float) -> int:
-        """Return how many connections to hold; none is added while the digest is what everything waits for."""
-        if self.is_stream:
-            return 1
-        if self.part.is_digest_behind:
-            return self.ramp.wanted
-        return self.ramp.observe(now, self.received, len(self.receiving))
 
     def _start_worker(self) -> None:
         self._used_ids += 1
@@ -324,6 +381,7 @@ class _Transfer:
                 connections=len(self.workers),
                 attempt=self.attempt,
                 note=self.note,
+                leaves_room=self.leaves_room,
             )
         )
 
@@ -339,8 +397,9 @@ class _Transfer:
                 raise
             # A token that has expired is refused even for public files.
             location = self._resolve_with(Credentials(None, credentials.endpoint))
-            self.fetcher.notice("The Hub did not accept the token that is set; going on without it.")
-            self.fetcher.credentials = Credentials(None, credentials.endpoint)
+            if self.fetcher.credentials is credentials:  # else another file found out
+                self.fetcher.credentials = Credentials(None, credentials.endpoint)
+                self.fetcher.notice("The Hub did not accept the token that is set; going on without it.")
             return location
 
     def _resolve_with(self, credentials: Credentials) -> Location:
@@ -408,7 +467,7 @@ class _Transfer:
                 retry_after_s=asked_s,
             )
         if answer.status == 429:
-            self.ramp.back_off()
+            self.fetcher.sharing.back_off()
         return _RETRIES.pause_s(failures, status=answer.status, asked_s=asked_s, jitter=_jitter())
 
     def _wait(self, seconds: float, why: str) -> None:
@@ -416,7 +475,7 @@ class _Transfer:
         until = time.monotonic() + seconds
         self.resume_at_s = max(self.resume_at_s, until)
         self.note = f"{why}; next try in {seconds:.0f} s" if seconds >= 1 else why
-        is_main = threading.current_thread() is threading.main_thread()
+        is_main = threading.get_ident() == self.owner
         while (left := until - time.monotonic()) > 0:
             if self.halted and not is_main:
                 raise _StopWorking
@@ -447,13 +506,19 @@ class _Transfer:
         """Take block after block, in order, until none is left or fewer connections are wanted."""
         while not self.halted:
             if self.part.is_digest_behind:
+                self.digest_was_behind_s = time.monotonic()
                 time.sleep(_DIGEST_PAUSE_S)  # more bytes would only take the processor from the digest
                 continue
             with self.changed:
-                if not self.pending or len(self.receiving - {worker_id}) >= self.ramp.wanted:
+                if not self.pending or len(self.receiving - {worker_id}) >= self.share:
                     return
                 index = heapq.heappop(self.pending)
-            self._one_block(session, worker_id, index)  # whatever it raises ends the round
+                self.busy += 1
+            try:
+                self._one_block(session, worker_id, index)  # whatever it raises ends the round
+            finally:
+                with self.changed:
+                    self.busy -= 1
 
     def _one_block(self, session: requests.Session, worker_id: int, index: int) -> None:
         first = index * self.part.block_size
@@ -553,6 +618,7 @@ class _Transfer:
         self._compare_etag(response, location)
         if (piece.first, piece.end, piece.offset) != (0, self.part.size, 0):
             self.is_stream = True
+            self.fetcher.sharing.back_off(to_one=True)
             self._start_anew("the server does not send ranges")
 
     def _ask_everything(self, session: requests.Session, worker_id: int) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -127,6 +128,7 @@ class FileStore:
         self._opener = opener
         self._hashers = Hashers(cores)
         self._receipts = Receipts()
+        self._moving_to_backups = threading.Lock()  # a free name is found and taken in two steps
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -292,6 +294,7 @@ class FileStore:
             root=root,
             right=right,
             bound=bound,
+            cancelled=self._cancelled,
             place=lambda part, source: self._place(part, destination, artifact.id, content, source, replaces),
         )
 
@@ -738,6 +741,10 @@ class FileStore:
 
     def _move_to_backups(self, below: Path, path: Path, reason: str) -> Path:
         """Move what is at a path aside and return where it is now; does nothing if nothing is there."""
+        with self._moving_to_backups:
+            return self._moved_to_backups(below, path, reason)
+
+    def _moved_to_backups(self, below: Path, path: Path, reason: str) -> Path:
         root = self._roots(below)
         folder = backups_folder(below)
         if not os.path.lexists(path):
@@ -762,11 +769,12 @@ class FileStore:
         """Give a file that has to stay a second name in ``aside``; None where the file system has no such thing."""
         root = self._roots(below)
         folder = backups_folder(below)
-        linked = free_name(folder / path.relative_to(below))
-        root.make_folder(linked.parent)
-        if not root.hard_link(path, linked):
-            return None
-        say_why(root, folder, path, linked, reason)
+        with self._moving_to_backups:
+            linked = free_name(folder / path.relative_to(below))
+            root.make_folder(linked.parent)
+            if not root.hard_link(path, linked):
+                return None
+            say_why(root, folder, path, linked, reason)
         return linked
 
 

@@ -22,7 +22,7 @@ from typing import Literal
 
 from provisioner.core.errors import StorageError
 from provisioner.core.models import BLOCK_SIZE
-from provisioner.core.ports import FileDigest
+from provisioner.core.ports import Cancelled, FileDigest
 from provisioner.disk.calls import DISK, Disk
 from provisioner.disk.os_errors import storage_error
 from provisioner.disk.root import Root, waiting_for
@@ -146,6 +146,8 @@ class PartFile:
     bound : sequence of str
         Digests of all blocks, if a run of this user read them together with the whole.  Then a right whole has these
         blocks, and of bytes that were there already only the whole is digested.
+    cancelled : callable
+        Asked during long reads and while the whole is digested; true stops with KeyboardInterrupt.
     disk : Disk
         The system calls for writing.
     """
@@ -161,6 +163,7 @@ class PartFile:
         place: Callable[[Path, str], None] | None = None,
         right: Mapping[int, str] | None = None,
         bound: Sequence[str] = (),
+        cancelled: Cancelled = lambda: False,
         disk: Disk = DISK,
     ) -> None:
         self.final = final
@@ -168,6 +171,7 @@ class PartFile:
         self._right = right or {}
         self._root = root = root or Root(final.parent)
         self._place = place or (lambda part, source: root.replace(part, final))
+        self._cancelled = cancelled
         self._disk = disk
         self.path = part_path(final)
         self.size = size
@@ -245,6 +249,7 @@ class PartFile:
             with self.path.open("rb", buffering=0) as stream:
                 stream.seek(index * self.block_size)
                 while left and (piece := stream.read(min(_READ_STEP, left))):
+                    self._check_cancelled()
                     digest.update(piece)
                     left -= len(piece)
         except OSError:
@@ -356,6 +361,7 @@ class PartFile:
             Copies ranges of offset and length to the part's descriptor; raises OSError.
         """
         for index in sorted(set(digests) & set(self.missing_blocks())):
+            self._check_cancelled()
             offset = index * self.block_size
             length = min(self.block_size, self.size - offset)
             try:
@@ -403,6 +409,10 @@ class PartFile:
         if self._descriptor < 0:
             raise storage_error(OSError(errno.EBADF, "it is closed already"), self.path)
 
+    def _check_cancelled(self) -> None:
+        if self._cancelled():
+            raise KeyboardInterrupt
+
     def _move_frontier(self) -> None:
         while self._frontier_block in self._blocks:
             self._frontier_block += 1
@@ -422,6 +432,7 @@ class PartFile:
                         blocks = self._bound if sha256 == self.sha256 else ()
                     return FileDigest(size=self.size, sha256=sha256, blocks=blocks, is_one_reading=bool(blocks))
             time.sleep(_POLL_S)
+            self._check_cancelled()
             progress()
 
     def commit(self, source: str) -> None:

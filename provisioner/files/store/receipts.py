@@ -24,6 +24,7 @@ from provisioner.disk.root import Root
 
 SCHEMA_VERSION = 1
 _PLACING: Literal["placing"] = "placing"
+_CHANGING = threading.Lock()  # files arrive at once, and each change reads the document and writes it anew
 _Key = Literal["files", "placing"]
 _FileStamp = tuple[int, int, int, int]  # inode, size, mtime and ctime in nanoseconds
 
@@ -111,8 +112,8 @@ class Receipts:
     """Receipts as one run reads and writes them: parsed anew only where the file is not the one that was parsed.
 
     A thousand files would else be a thousand readings of a receipt that speaks of a thousand files.  What another
-    program writes is seen, because its file has another stamp.  Safe to use from several threads for reading; who
-    writes holds the lock of the root.
+    program writes is seen, because its file has another stamp.  Safe to use from several threads; who writes holds
+    the lock of the root against other programs.
     """
 
     def __init__(self) -> None:
@@ -133,10 +134,11 @@ class Receipts:
 
     def write_claim(self, root: Root, relative: str, claim: Claim, *, recorded_at: str) -> None:
         """Add or replace one entry, keeping the others and any key we do not know; raises StorageError."""
-        document = self._own_document(root)
-        document["files"] = {**document["files"], relative: _entry(claim, recorded_at)}
-        _forget_announced(document, [relative])
-        _write(root, document)
+        with _CHANGING:
+            document = self._own_document(root)
+            document["files"] = {**document["files"], relative: _entry(claim, recorded_at)}
+            _forget_announced(document, [relative])
+            _write(root, document)
 
     def announce_claim(self, root: Root, relative: str, claim: Claim, *, recorded_at: str) -> None:
         """Write down that a file is about to get its name; raises StorageError.
@@ -144,25 +146,28 @@ class Receipts:
         The folder is not flushed: the file's own folder is, once it has its name, and what a power cut takes from here
         is only the knowledge that the file is ours.
         """
-        document = self._own_document(root)
-        announced = document.get(_PLACING)
-        kept = announced if isinstance(announced, dict) else {}
-        document[_PLACING] = {**kept, relative: _entry(claim, recorded_at)}
-        _write(root, document, is_name_flushed=False)
+        with _CHANGING:
+            document = self._own_document(root)
+            announced = document.get(_PLACING)
+            kept = announced if isinstance(announced, dict) else {}
+            document[_PLACING] = {**kept, relative: _entry(claim, recorded_at)}
+            _write(root, document, is_name_flushed=False)
 
     def drop_claims(self, root: Root, relatives: Collection[str]) -> None:
         """Remove entries, announced ones too, keeping the others and any key we do not know; raises StorageError."""
-        document = self._own_document(root)
-        files = document["files"]
-        document["files"] = {name: entry for name, entry in files.items() if name not in relatives}
-        if _forget_announced(document, relatives) or len(document["files"]) != len(files):
-            _write(root, document)
+        with _CHANGING:
+            document = self._own_document(root)
+            files = document["files"]
+            document["files"] = {name: entry for name, entry in files.items() if name not in relatives}
+            if _forget_announced(document, relatives) or len(document["files"]) != len(files):
+                _write(root, document)
 
     def drop_announced(self, root: Root, relative: str) -> None:
         """Remove an announcement of which nothing came; raises StorageError."""
-        document = self._own_document(root)
-        if _forget_announced(document, [relative]):
-            _write(root, document, is_name_flushed=False)
+        with _CHANGING:
+            document = self._own_document(root)
+            if _forget_announced(document, [relative]):
+                _write(root, document, is_name_flushed=False)
 
     def _own_document(self, root: Root) -> dict[str, Any]:
         """Return a copy of the document that is there, or an empty one: claims nobody can read are proved again."""
