@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from provisioner.comfyui.checkout.checkouts import Checkouts
     from provisioner.commands.links import FolderLinks
     from provisioner.commands.stages import Stages
-    from provisioner.core.ports import FileDigest, Finder
+    from provisioner.core.ports import Cancelled, FileDigest, Finder
     from provisioner.disk.root import Root
     from provisioner.environment.environments import Environments
+    from provisioner.files.download.http_session import Credentials
     from provisioner.files.download.limiter import RateLimiter
     from provisioner.files.download.transfer import RangeFetcher
+    from provisioner.files.download.wheel_cache import WheelCache
     from provisioner.files.download.whole_file import WholeFiles
     from provisioner.files.engine import Engine
     from provisioner.files.hub_cache import Token
@@ -182,21 +184,43 @@ class Session:
     def fetcher(self) -> RangeFetcher:
         """The network."""
         from provisioner.files.download.http_session import Credentials
-        from provisioner.files.download.transfer import RangeFetcher
 
         token = self.token if self.sends_token or not self.is_other_origin else None
+        return self._fetcher_of(Credentials(token.value if token else None, self.endpoint), self.cancelled.is_set)
+
+    def _fetcher_of(
+        self, credentials: Credentials, cancelled: Cancelled, *, max_connections: int | None = None
+    ) -> RangeFetcher:
+        from provisioner.files.download.transfer import RangeFetcher
+
         return RangeFetcher(
-            credentials=Credentials(token.value if token else None, self.endpoint),
-            max_connections=self.settings.max_connections,
+            credentials=credentials,
+            max_connections=max_connections or self.settings.max_connections,
             limiter=self.limiter,
             stall_timeout_s=self.settings.stall_timeout_s,
-            cancelled=self.cancelled.is_set,
+            cancelled=cancelled,
             notice=self.notice,
         )
 
     @cached_property
+    def wheel_cache(self) -> WheelCache:
+        """What brings wheels, for every environment of this user."""
+        from provisioner.disk.locations import own_cache_folder
+        from provisioner.files.download.wheel_cache import SIDE_BY_SIDE, WheelCache
+
+        each = max(1, self.settings.max_connections // SIDE_BY_SIDE)
+        return WheelCache(
+            folder=lambda: own_cache_folder() / "wheels",
+            fetcher=partial(self._fetcher_of, max_connections=each),
+            events=self.events,
+            cancelled=self.cancelled.is_set,
+            is_offline=self.is_offline,
+            notice=self.say_progress,
+        )
+
+    @cached_property
     def whole_files(self) -> WholeFiles:
-        """What brings ComfyUI's archive and wheels."""
+        """What brings ComfyUI's archive."""
         from provisioner.files.download.whole_file import WholeFiles
 
         return WholeFiles(limiter=self.limiter, is_offline=self.is_offline, cancelled=self.cancelled.is_set)
@@ -256,10 +280,9 @@ class Session:
 
         return Environments(
             run=self.stages.run,
+            cache=self.wheel_cache,
             environ=self.environ,
             pass_env=self.settings.pass_env,
-            # pip knows more ways to reach an index (keyrings), so it fetches the wheels where nothing limits it
-            download=None if self.settings.limit_bytes_s is None else self.whole_files.fetch,
             is_offline=self.is_offline,
             packages=KeptPackages(lambda: state_folder() / "environments"),
             waits_for_lock=self.settings.wait_for_lock,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from provisioner.core.errors import KleinError
 from provisioner.core.models import (
     Artifact,
     Damage,
@@ -135,7 +136,7 @@ class RunProcess(Protocol):
 class Download(Protocol):
     """Brings the file at an address to a path; raises NetworkError, AccessError, IntegrityError, StorageError.
 
-    ``what`` and ``hint`` go into the sentences of an error; ``sha256`` is checked where it is given.
+    ``what`` and ``hint`` go into the sentences of an error.
     """
 
     def __call__(
@@ -147,10 +148,61 @@ class Download(Protocol):
         hint: str,
         most_bytes: int,
         progress: Callable[[str], None],
-        sha256: str | None = None,
-        route: Route = ...,
     ) -> None:
         """Fetch it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnlineFile:
+    """A file at an address, its SHA-256 known beforehand, and how its server is reached."""
+
+    url: str
+    name: str  # its own, "torch-2.14.1+cu130-cp312-cp312-manylinux_2_28_x86_64.whl"
+    label: str  # for a person, "torch 2.14.1+cu130"
+    sha256: str  # 64 lower-case hex digits
+    route: Route
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brought:
+    """What came of fetching several files."""
+
+    paths: Mapping[str, Path]  # by SHA-256; each was verified
+    refused: tuple[tuple[OnlineFile, KleinError], ...] = ()  # another client may know a way: credentials, a size
+
+
+class FileCache(Protocol):
+    """Files by their SHA-256 in a folder of the user's own; what is taken from it is verified first."""
+
+    def held(self) -> Mapping[str, Path]:
+        """Return every file that is complete, by the SHA-256 it should have; none of them is verified."""
+
+    def bring(self, files: Sequence[OnlineFile]) -> Brought:
+        """Return these files, fetching those that are not there, several at a time.
+
+        Raises
+        ------
+        NetworkError, IntegrityError, StorageError
+            A server was not reached, has other bytes, or the disk refused; what arrived of it is continued next time.
+        EntryNotFoundError
+            It does not have the file.
+        KeyboardInterrupt
+            The run was cancelled.
+        """
+
+    def arriving(self) -> AbstractContextManager[Path]:
+        """Return an empty folder for files that another client fetches; it is gone afterwards."""
+
+    def adopt(self, path: Path, sha256: str | None) -> tuple[str, Path]:
+        """Take over a file from `arriving`; return its SHA-256 and its place.
+
+        Raises
+        ------
+        HashMismatchError
+            It has another digest than the one that is given.
+        StorageError
+            The disk refused.
+        """
 
 
 class Part(Protocol):

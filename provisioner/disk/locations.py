@@ -93,6 +93,13 @@ def config_file() -> Path:
     return platformdirs.user_config_path(APPLICATION, appauthor=False) / name
 
 
+def own_cache_folder() -> Path:
+    """Return the user's folder for what can be fetched again: wheels."""
+    import platformdirs
+
+    return platformdirs.user_cache_path(APPLICATION, appauthor=False)
+
+
 def data_folder() -> Path:
     """Return the user's folder for images and for an environment that belongs to no tree."""
     import platformdirs

@@ -1,63 +1,52 @@
-"""One building: what a set is resolved to, how its wheels arrive, and how they are unpacked into an environment.
+"""One building: what a set is resolved to, and how its wheels are unpacked into an environment.
 
 It refuses to install anything before every wheel is on this disk and its metadata agrees with what was promised.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import itertools
 import os
-import random
 import re
-import threading
-import time
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from pathlib import Path, PureWindowsPath
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
 from provisioner.core.errors import (
     CommandError,
     EntryNotFoundError,
-    HashMismatchError,
     IntegrityError,
     KleinError,
-    NetworkError,
     NotTheFileError,
     UsageError,
 )
 from provisioner.core.events import Lasting
-from provisioner.core.ports import Download, ProcessResult, RunProcess
-from provisioner.core.retries import FEW_RETRIES, Retries
-from provisioner.core.units import count, human_bytes, listing
+from provisioner.core.ports import ProcessResult
+from provisioner.core.units import count, listing
+from provisioner.environment.build_context import (
+    FETCH_TIMEOUT_S,
+    INSTALL_TIMEOUT_S,
+    BuildContext,
+    Progress,
+    only_news,
+    pip_settings,
+    pip_version,
+)
 from provisioner.environment.installed import own_folders, parse_metadata, python_in, read_distributions
 from provisioner.environment.installer import (
     DEFAULT_INDEX,
     Wheel,
-    announced_bytes,
-    check_indexes,
-    check_wheels,
     explain_failure,
     is_gap,
     offline_error,
     page_failures,
     parse_report,
-    requirement_line,
-    route_to,
 )
 from provisioner.environment.package_list import PackageChange, enforced
-from provisioner.environment.pip_settings import (
-    installer_environment,
-    parse_pip_settings,
-    without_indexes,
-    without_network,
-)
+from provisioner.environment.pip_settings import installer_environment, without_indexes, without_network
 from provisioner.environment.pythons import ask_python
 from provisioner.environment.state import (
     FAMILY,
@@ -68,58 +57,15 @@ from provisioner.environment.state import (
     wanted_versions,
 )
 from provisioner.environment.swap import Workspace, environment_root, read_text
-from provisioner.machine.child_environment import child_environment
+from provisioner.environment.wheel_files import WheelFiles, held_page
 from provisioner.torch.builds import TorchBuild, TorchSet
 
-Progress = Callable[[str], None]
-"""Told one line at a time what goes on."""
-
 VENV_TIMEOUT_S = 600.0
-ASK_TIMEOUT_S = 120.0
-INSTALL_TIMEOUT_S = 3 * 3600.0
 _RESOLVE_TIMEOUT_S = 3600.0  # an index without PEP 658 makes pip fetch the wheels for it
-_FETCH_TIMEOUT_S = 6 * 3600.0
-_LARGEST_WHEEL_BYTES = 16 * 1024**3
 _LOG_BYTES = 16 * 1024 * 1024
 
-# The first pip whose ``--dry-run`` asks an index for metadata only; 25.2 still fetches every wheel (both tried).  Since
-# 25.1 it also continues a broken download within its run.
+# The first pip whose ``--dry-run`` asks an index for metadata only; 25.2 still fetches every wheel (both tried).
 _GOOD_PIP = (25, 3)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildContext:
-    """What a building works with, whatever it builds."""
-
-    run: RunProcess
-    environ: Mapping[str, str]  # the person's
-    pass_env: Collection[str] = ()  # names of those that programs get beside the usual ones
-    download: Download | None = None  # brings the wheels; pip where None
-    is_offline: bool = False  # nothing is fetched
-    retries: Retries = FEW_RETRIES  # of a broken download
-
-    @property
-    def child_environ(self) -> dict[str, str]:
-        """What programs get of the person's variables."""
-        return child_environment(self.environ, self.pass_env)
-
-
-def pip_settings(context: BuildContext, python: Path) -> dict[str, str]:
-    """Return the person's settings that may stay, as an environment's own pip reads them; raises UsageError."""
-    of_pip = [name for name in context.environ if name.upper().startswith("PIP_")]
-    env = child_environment(context.environ, [*context.pass_env, *of_pip])
-    done = context.run([python, "-I", "-m", "pip", "config", "list"], timeout_s=ASK_TIMEOUT_S, env=env)
-    settings = parse_pip_settings(done.stdout, with_indexes=True) if done.returncode == 0 else {}
-    check_indexes(settings)
-    return settings
-
-
-def pip_version(context: BuildContext, python: Path) -> tuple[int, int]:
-    """Return the version of a Python's pip, (25, 3); (0, 0) where it has none."""
-    env = installer_environment(context.child_environ, {}, no_file=os.devnull)
-    said = context.run([python, "-I", "-m", "pip", "--version"], timeout_s=ASK_TIMEOUT_S, env=env).stdout
-    match = re.match(r"pip (\d+)\.(\d+)", said)
-    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 class Builder:
@@ -163,7 +109,8 @@ class Builder:
         if self._extra is not None:
             settings["extra-index-url"] = self._extra
         if self._context.is_offline:
-            here = f"{self._settings.get('find-links', '')} {self._work.wheels.as_uri()}"
+            page = held_page(self._context, self._work.root, self._work.temporary)
+            here = f"{self._settings.get('find-links', '')} {page}"
             settings = without_network({**settings, "find-links": here})
         env = installer_environment(
             self._context.child_environ, settings, temporary=self._work.temporary, no_file=os.devnull
@@ -267,8 +214,7 @@ class Builder:
         wanted += also
         if self._pip_version >= _GOOD_PIP:
             return self._resolve_by_metadata(wanted, build.index_url)
-        if self._context.download is not None:
-            self._progress(Lasting("The pip of this Python fetches the wheels by itself, without a limit."))
+        self._progress(Lasting("The pip of this Python is old: it fetches the wheels by itself, without a limit."))
         return self._resolve_by_fetching(wanted, build.index_url)
 
     def _resolve_by_metadata(self, wanted: Sequence[str], index_url: str | None) -> tuple[Wheel, ...]:
@@ -287,22 +233,23 @@ class Builder:
 
     def _resolve_by_fetching(self, wanted: Sequence[str], index_url: str | None) -> tuple[Wheel, ...]:
         """Let an older pip fetch everything in one go, and read the metadata in what arrived."""
-        arriving, log = self._work.temporary / "arriving", self._fresh_log()
-        with _watched(self._work.temporary, "Wheels", self._progress) as on_line:
+        cache, log = self._context.cache, self._fresh_log()
+        with cache.arriving() as arriving:
             done = self._pip(
-                "download", "--only-binary", ":all:", "--progress-bar", "off", "--find-links", self._work.wheels,
-                "--log", log, "--dest", arriving, *wanted,
+                "download", "--only-binary", ":all:", "--progress-bar", "off", "--log", log, "--dest", arriving,
+                *wanted,
                 index_url=index_url,
-                timeout_s=_FETCH_TIMEOUT_S,
-                on_line=on_line,
+                timeout_s=FETCH_TIMEOUT_S,
+                on_line=only_news(self._progress),
             )  # fmt: skip
-        if done.returncode != 0:
-            lines = [*page_failures(read_text(log, _LOG_BYTES) or ""), *done.last_lines]
-            raise explain_failure(lines, doing=f"find {listing(wanted)}", index_url=index_url)
-        wheels = []
-        for path in sorted(arriving.glob("*.whl")):
-            wheels.append(read_wheel(path))
-            self._work.root.replace(path, self._work.wheels / path.name)
+            if done.returncode != 0:
+                lines = [*page_failures(read_text(log, _LOG_BYTES) or ""), *done.last_lines]
+                raise explain_failure(lines, doing=f"find {listing(wanted)}", index_url=index_url)
+            wheels = []
+            for path in sorted(arriving.glob("*.whl")):
+                wheel = read_wheel(path)
+                sha256, place = cache.adopt(path, None)
+                wheels.append(replace(wheel, url=place.as_uri(), sha256=sha256))
         return tuple(wheels)
 
     def _fresh_log(self) -> Path:
@@ -312,93 +259,30 @@ class Builder:
 
     # --- fetching ----------------------------------------------------------------------------------
 
-    def fetch(self, wheels: Sequence[Wheel], index_url: str | None) -> tuple[Wheel, ...]:
-        """Bring every wheel to the work's folder; what an earlier building fetched and is whole stays.
-
-        Returns
-        -------
-        tuple of Wheel
-            The wheels, each with its SHA-256: that of the index, else of what arrived.
-        """
-        check_wheels(wheels, self._progress)
-        wanted = {wheel.file_name for wheel in wheels}
-        for path in self._work.wheels.glob("*.whl"):
-            if path.name not in wanted:  # of an earlier try, or not from us: pip might prefer it
-                self._work.root.remove(path)
-        held = [wheel for wheel in wheels if _is_whole(self._work.wheels / wheel.file_name, wheel)]
-        if held:
-            self._progress(f"{count(len(held), 'wheel')} of {len(wheels)} have arrived already.")
-        for number, wheel in enumerate(wheels, 1):
-            if wheel in held:
-                continue
-            self._progress(f"Wheel {number} of {len(wheels)}: {wheel.label}.")
-            self._fetch_one(wheel, index_url)
-        return tuple(
-            wheel if wheel.sha256 is not None else replace(wheel, sha256=_sha256(self._work.wheels / wheel.file_name))
-            for wheel in wheels
+    @property
+    def _files(self) -> WheelFiles:
+        return WheelFiles(
+            context=self._context,
+            python=self._python,
+            uv=self._uv,
+            root=self._work.root,
+            folder=self._work.temporary,
+            progress=self._progress,
         )
 
-    def _insist(self, action: Callable[[], None]) -> None:
-        for failures in itertools.count(1):
-            try:
-                action()
-                return
-            except NetworkError as error:
-                pause_s = self._context.retries.pause_s(failures, jitter=random.random())  # noqa: S311 - spreads retries
-                if pause_s is None:
-                    raise
-                self._progress(f"{error} Trying again in {pause_s:.2g} s.")
-                time.sleep(pause_s)
-
-    def _fetch_one(self, wheel: Wheel, index_url: str | None) -> None:
-        destination = self._work.wheels / wheel.file_name
-        if self._context.download is not None and wheel.url.startswith(("https:", "http:")):
-            bring(
-                self._context,
-                wheel,
-                destination,
-                self._settings,
-                index_url or self._settings.get("index-url"),
-                self._progress,
-            )
-        else:
-            self._insist(partial(self._fetch_with_pip, wheel, index_url))
-        if not destination.is_file():
-            raise NotTheFileError(f"pip brought another file than {wheel.file_name}.", path=str(destination))
-        if wheel.sha256 is not None and _sha256(destination) != wheel.sha256:
-            self._work.root.remove(destination)
-            raise HashMismatchError(
-                f"{wheel.file_name} has another SHA-256 than the index says.", expected=wheel.sha256
-            )
-
-    def _fetch_with_pip(self, wheel: Wheel, index_url: str | None) -> None:
-        listed, arriving = self._work.temporary / "wheel.txt", self._work.temporary / "arriving"
-        self._work.root.remove_tree(arriving)
-        self._work.root.write_text(listed, requirement_line(wheel))  # it may be signed, and arguments are public
-        with _watched(self._work.temporary, wheel.label, self._progress) as on_line:
-            done = self._pip(
-                "download", "--no-deps", "--progress-bar", "off", "--dest", arriving, "-r", listed,
-                index_url=index_url,
-                timeout_s=_FETCH_TIMEOUT_S,
-                on_line=on_line,
-            )  # fmt: skip
-        if done.returncode != 0:
-            raise explain_failure(done.last_lines, doing=f"fetch {wheel.label}", index_url=index_url)
-        arrived = arriving / wheel.file_name
-        if arrived.exists():
-            self._work.root.replace(arrived, self._work.wheels / wheel.file_name)
+    def fetch(self, wheels: Sequence[Wheel], index_url: str | None) -> tuple[Wheel, ...]:
+        """Return every wheel on this disk, verified, as `WheelFiles.fetch` does."""
+        settings = without_indexes(self._settings)
+        if self._extra is not None:
+            settings["extra-index-url"] = self._extra
+        return self._files.fetch(wheels, settings, index_url or self._settings.get("index-url"))
 
     # --- installing --------------------------------------------------------------------------------
 
     def install(self, wheels: Sequence[Wheel]) -> None:
         """Unpack the wheels into the folder, from this disk alone; raises where other versions result."""
         self._progress(f"Installing {count(len(wheels), 'package')}.")
-        listed = self._work.temporary / "wheels.txt"
-        self._work.root.write_text(listed, "".join(f"{wheel.requirement}\n" for wheel in wheels))
-        if self._uv is None:
-            self._unpack("--ignore-installed", "-r", listed)
-        else:
-            self._unpack_with_uv(self._uv, listed)
+        self._files.unpack(wheels, "--ignore-installed")
         self._check(wheels)
 
     def needed(
@@ -422,9 +306,7 @@ class Builder:
             environment_root(leftover.parent).remove_tree(leftover)
         self._drop_doubles(before)
         self._progress(f"Installing {listing([wheel.label for wheel in wheels])}.")
-        listed = self._work.temporary / "wheels.txt"
-        self._work.root.write_text(listed, "".join(f"{wheel.requirement}\n" for wheel in wheels))
-        self._unpack("--force-reinstall", "-r", listed)
+        self._files.unpack(wheels, "--force-reinstall")
         self._check(wheels)
 
     def _drop_doubles(self, before: Observation) -> None:
@@ -433,31 +315,6 @@ class Builder:
             for double in [each for each in before.distributions if each.name == name][1:]:
                 record = double.location / f"{double.name}-{double.version}.dist-info"
                 environment_root(double.location).remove_tree(record)
-
-    def _unpack(self, *words: str | Path) -> None:
-        done = self._pip(
-            "install", "--no-index", "--no-deps", "--require-hashes", "--find-links", self._work.wheels,
-            "--progress-bar", "off", *words,
-            index_url="file:///nowhere",
-            timeout_s=INSTALL_TIMEOUT_S,
-            on_line=only_news(self._progress),
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise explain_failure(done.last_lines, doing="install the torch set", index_url=None)
-
-    def _unpack_with_uv(self, uv: Path, listed: Path) -> None:
-        env = installer_environment(self._context.child_environ, {}, temporary=self._work.temporary, no_file=os.devnull)
-        done = self._context.run(
-            [
-                uv, "pip", "install", "--python", self._python, "--no-index", "--no-deps", "--require-hashes",
-                "--find-links", self._work.wheels, "--cache-dir", self._work.temporary / "uv", "--no-progress",
-                "--reinstall", "-r", listed,
-            ],
-            timeout_s=INSTALL_TIMEOUT_S,
-            env=env,
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise explain_failure(done.last_lines, doing="install the torch set", index_url=None)
 
     def installed(self) -> tuple[Distribution, ...]:
         """Return what lies in the folder."""
@@ -479,33 +336,6 @@ class Builder:
 # --- small things --------------------------------------------------------------------------------------
 
 
-def bring(
-    context: BuildContext,
-    wheel: Wheel,
-    destination: Path,
-    settings: Mapping[str, str],
-    index_url: str | None,
-    progress: Progress,
-) -> None:
-    """Bring one wheel by the context's `download`, which a limit of the rate holds for; raises as `Download`."""
-    if context.download is None:
-        raise AssertionError
-    context.download(
-        wheel.url,
-        destination,
-        what=wheel.label,
-        hint="Check the user name and the password in the index address, or take another index (`--torch-index`).",
-        most_bytes=_LARGEST_WHEEL_BYTES,
-        sha256=wheel.sha256,
-        route=route_to(wheel.url, settings, index_url),
-        progress=progress,
-    )
-
-
-def _is_whole(path: Path, wheel: Wheel) -> bool:
-    return wheel.sha256 is not None and path.is_file() and _sha256(path) == wheel.sha256
-
-
 def read_wheel(path: Path) -> Wheel:
     """Return what a wheel on this disk says of itself; raises NotTheFileError where it is no wheel."""
     try:
@@ -515,63 +345,4 @@ def read_wheel(path: Path) -> Wheel:
         name, version = canonicalize_name(headers["name"]), headers["version"]
     except (zipfile.BadZipFile, StopIteration, KeyError) as error:
         raise NotTheFileError(f"{path.name} is no wheel.", path=str(path)) from error
-    return Wheel(name=name, version=version, url=path.as_uri(), sha256=_sha256(path))
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(4 * 1024 * 1024):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def only_news(progress: Progress) -> Callable[[str, str], None]:
-    """Return a listener that passes on what a person wants to see of pip's chatter."""
-
-    def listen(_: str, line: str) -> None:
-        words = line.strip()
-        if words.startswith("Processing "):
-            progress(f"Unpacking {PureWindowsPath(words).name}")  # it knows both kinds of slashes
-        elif words.startswith(("Downloading", "Collecting", "Building wheel", "Installing collected")):
-            progress(words)
-
-    return listen
-
-
-@contextmanager
-def _watched(folder: Path, label: str, progress: Progress) -> Iterator[Callable[[str, str], None]]:
-    """Say every second how much of a wheel has arrived, by the size of what grows in `folder`.
-
-    pip's own bar needs a terminal, and its line per second (``--progress-bar raw``) came with pip 24.1; the pip that
-    Python 3.10 to 3.12 bring along is older.
-    """
-    stop, total = threading.Event(), [0]
-
-    def listen(_: str, line: str) -> None:
-        total[0] = announced_bytes(line) or total[0]
-
-    def watch() -> None:
-        said = 0
-        while not stop.wait(1.0):
-            size = _largest(folder)
-            if size > said:
-                said = size
-                of = f" of {human_bytes(total[0])}" if total[0] else ""
-                progress(f"{label}: {human_bytes(size)}{of}.")
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield listen
-    finally:
-        stop.set()
-        watcher.join()
-
-
-def _largest(folder: Path) -> int:
-    sizes = [0]
-    with contextlib.suppress(OSError):  # pip removes its folders while they are listed
-        for path in folder.glob("pip-*/*"):
-            sizes.append(path.stat().st_size if path.is_file() else 0)
-    return max(sizes)
+    return Wheel(name=name, version=version, url=path.as_uri(), sha256=None)

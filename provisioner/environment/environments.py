@@ -29,20 +29,14 @@ from provisioner.core.errors import (
 )
 from provisioner.core.events import Lasting
 from provisioner.core.models import Finding, Machine
-from provisioner.core.ports import Cancelled, Download, RunProcess
+from provisioner.core.ports import Cancelled, FileCache, RunProcess
 from provisioner.core.redact import redact
-from provisioner.core.retries import FEW_RETRIES, Retries
 from provisioner.core.units import listing
 from provisioner.disk.flush import flush_all
 from provisioner.disk.programs import find_on_path
 from provisioner.disk.root import is_link
-from provisioner.environment.build import (
-    ASK_TIMEOUT_S,
-    VENV_TIMEOUT_S,
-    BuildContext,
-    Builder,
-    Progress,
-)
+from provisioner.environment.build import VENV_TIMEOUT_S, Builder
+from provisioner.environment.build_context import ASK_TIMEOUT_S, BuildContext, Progress
 from provisioner.environment.installed import (
     own_folders,
     python_in,
@@ -127,8 +121,8 @@ class Environments:
         Names of those that the programs started here get as well.
     home : Path
         Where Pythons are looked for, beside the PATH.
-    download : Download, optional
-        Brings the wheels of the torch set; pip does it where None.
+    cache : FileCache
+        Brings the wheels, and keeps them for the next environment.
     is_offline : bool
         ``--offline``: what is not on this computer is an error.
     packages : KeptPackages, optional
@@ -139,21 +133,18 @@ class Environments:
         Wait while another run works on the same environment; else LockHeldError.
     cancelled : callable
         True means: stop now.
-    retries : Retries
-        How often a broken download is tried again.
     """
 
     run: RunProcess
+    cache: FileCache
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     pass_env: Collection[str] = ()
     home: Path = field(default_factory=Path.home)
-    download: Download | None = None
     is_offline: bool = False
     packages: KeptPackages | None = None
     probe_script: Path = PROBE
     waits_for_lock: bool = True
     cancelled: Cancelled = lambda: False
-    retries: Retries = FEW_RETRIES
 
     # --- making ----------------------------------------------------------------------------------
 
@@ -603,7 +594,7 @@ class Environments:
         return constraint_variables(path) if path.is_file() else {}
 
     def clear_leftovers(self, where: Path, *, progress: Progress = _silent) -> None:
-        """Remove what a killed run left beside an environment, wheels included; not for one that is still to be made.
+        """Remove what a killed run left beside an environment; not for one that is still to be made.
 
         Raises
         ------
@@ -625,10 +616,9 @@ class Environments:
         return BuildContext(
             run=self.run,
             environ=self.environ,
+            cache=self.cache,
             pass_env=self.pass_env,
-            download=self.download,
             is_offline=self.is_offline,
-            retries=self.retries,
         )
 
     # --- parts -------------------------------------------------------------------------------------
@@ -773,7 +763,7 @@ class _Begin(Protocol):
 
 @contextmanager
 def _clearing_up(work: Workspace) -> Iterator[_Begin]:
-    """Give a function that begins a building; where the building fails, remove all of it but the wheels."""
+    """Give a function that begins a building; where the building fails, remove all of it."""
     twins: list[Path] = []
 
     def begin(build_id: str, *, is_in_place: bool = False) -> Path:

@@ -7,8 +7,9 @@ what to install, from where, or where to, would make another environment than th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote, urldefrag, urlsplit
 
@@ -30,12 +31,11 @@ from provisioner.core.errors import (
     UnreachableError,
     UsageError,
 )
-from provisioner.core.events import Lasting
 from provisioner.core.hosts import is_in_the_clear
 from provisioner.core.json_reader import FieldError, Fields, parse_object
 from provisioner.core.redact import printable, redact
 from provisioner.core.route import Route
-from provisioner.core.units import listing
+from provisioner.core.units import count, listing
 from provisioner.environment.pip_settings import Settings
 from provisioner.environment.state import FAMILY
 
@@ -44,7 +44,7 @@ DEFAULT_INDEX = "https://pypi.org/simple"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wheel:
-    """One wheel that an installation needs, as the index offers it."""
+    """One file that an installation needs, as the index offers it: a wheel, or a source archive."""
 
     name: str  # normalized
     version: str  # of the wheel's own metadata
@@ -56,6 +56,16 @@ class Wheel:
     def file_name(self) -> str:
         """The wheel's own name, ``torch-2.14.1+cu130-cp312-cp312-manylinux_2_28_x86_64.whl``."""
         return PurePosixPath(unquote(urlsplit(self.url).path)).name
+
+    @property
+    def is_online(self) -> bool:
+        """Whether it comes over a network, this computer's own included."""
+        return self.url.lower().startswith(("https:", "http:"))
+
+    @property
+    def is_wheel(self) -> bool:
+        """Whether it is one; else a source archive, which has to be built."""
+        return self.file_name.endswith(".whl")
 
     @property
     def label(self) -> str:
@@ -94,18 +104,17 @@ def check_indexes(settings: Settings) -> None:
                 )
 
 
-def check_wheels(wheels: Iterable[Wheel], say: Callable[[str], None]) -> None:
-    """Say which wheels come without a SHA-256; raise IntegrityError where one comes in the clear, too."""
-    for wheel in wheels:
-        if wheel.sha256 is not None or not wheel.url.lower().startswith(("https:", "http:")):
-            continue
-        if is_in_the_clear(wheel.url):
-            raise IntegrityError(
-                f"{wheel.label} has neither a SHA-256 nor an encrypted connection: {redact(wheel.url)}.",
-                hint="Use another index: `--torch-index URL`, or PIP_INDEX_URL.",
-            )
-        way = f"the connection to {redact(wheel.url)}"
-        say(Lasting(f"The index names no SHA-256 for {wheel.label}: only {way} vouches for it."))
+def check_wheels(wheels: Iterable[Wheel]) -> None:
+    """Raise IntegrityError where an index names no SHA-256 for a file: then nobody knows what is to arrive."""
+    bare = [wheel for wheel in wheels if wheel.sha256 is None and wheel.is_online]
+    if bare:
+        more = f" and {count(len(bare) - 1, 'other file')}" if len(bare) > 1 else ""
+        raise IntegrityError(
+            f"The index names no SHA-256 for {bare[0].label}{more} ({redact(bare[0].url)}): nothing was fetched.",
+            hint="Use an index that does: `--torch-index URL` for torch, PIP_INDEX_URL for other packages. Or fetch "
+            "these files yourself: name their folder with PIP_FIND_LINKS, and for torch pass --offline, too.",
+            packages=[wheel.name for wheel in bare],
+        )
 
 
 def route_to(url: str, settings: Settings, index_url: str | None) -> Route:
@@ -179,6 +188,14 @@ def _sha256(archive: object) -> str | None:
     return single[7:] if isinstance(single, str) and single.startswith("sha256=") else None
 
 
+def links_page(wheels: Iterable[Wheel]) -> str:
+    """Return a page that pip and uv take with ``--find-links``: each file at its address, with its SHA-256."""
+    lines = (
+        f'<a href="{escape(wheel.url)}#sha256={wheel.sha256}">{escape(wheel.file_name)}</a><br>\n' for wheel in wheels
+    )
+    return f"<!DOCTYPE html>\n<html><body>\n{''.join(lines)}</body></html>\n"
+
+
 def requirement_line(wheel: Wheel) -> str:
     r"""Return the line of a requirements file that means a wheel at its address; pip expands no variable in it.
 
@@ -187,23 +204,6 @@ def requirement_line(wheel: Wheel) -> str:
     """
     address = re.sub(r"[^!-~]|[$\\]", lambda found: quote(found[0]), wheel.url)
     return f"{address}#sha256={wheel.sha256}\n" if wheel.sha256 else f"{address}\n"
-
-
-# --- progress ----------------------------------------------------------------------------------
-
-
-def announced_bytes(line: str) -> int | None:
-    """Return the size pip announces when it begins to download; None for other lines.
-
-    >>> announced_bytes("  Downloading https://x.example/torch-2.14.1-cp312.whl (850.2 MB)")
-    850200000
-    >>> announced_bytes("Collecting torch") is None
-    True
-    """
-    match = re.search(r"Downloading .*\((\d+(?:\.\d+)?) (bytes|kB|MB|GB)\)\s*$", line)
-    if match is None:
-        return None
-    return int(float(match[1]) * {"bytes": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3}[match[2]])
 
 
 # --- failures ----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Packages beside the torch set: resolved once by pip, then installed each from the very file that it found.
 
 pip does the resolving (``--dry-run --report``) and, as uv does, the comparing of digests (``--require-hashes``).
+Wheels come through the cache; what is built from a source archive is fetched and built by pip.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ from provisioner.core.events import Lasting
 from provisioner.core.models import STATE_FOLDER
 from provisioner.core.units import count, listing
 from provisioner.disk.root import Root
-from provisioner.environment.build import (
+from provisioner.environment.build_context import (
     INSTALL_TIMEOUT_S,
     BuildContext,
     Progress,
-    bring,
     only_news,
     pip_settings,
     pip_version,
@@ -29,10 +29,9 @@ from provisioner.environment.installer import Wheel, check_wheels, explain_failu
 from provisioner.environment.package_list import ListedPackage, listed, requirements_text
 from provisioner.environment.pip_settings import installer_environment, without_network
 from provisioner.environment.swap import CONSTRAINTS, environment_root
+from provisioner.environment.wheel_files import WheelFiles, held_page, sha256_of
 
-_REPORT = Path(STATE_FOLDER, "packages.json")  # what pip would install
-_WANTED = Path(STATE_FOLDER, "wanted.txt")  # what is installed just now
-_ARRIVING = Path(STATE_FOLDER, "arriving")  # wheels of packages, until they are installed
+_WORK = Path(STATE_FOLDER, "installing")  # lists and temporary files, until the packages are installed
 _FIRST_WITH_REPORT = (22, 2)  # pip's
 
 
@@ -64,24 +63,25 @@ class PackageInstaller:
     def __enter__(self) -> PackageInstaller:
         """Remove what a run that was killed left: pip follows a link that has the report's name."""
         self._root = environment_root(self.where)
-        self._clear()
-        self._root.make_folder(self.where / STATE_FOLDER)  # one that is not of ours has none
+        self._root.remove_tree(self._work)
+        self._root.make_folder(self._work)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Remove the files in between."""
-        self._clear()
+        self._root.remove_tree(self._work)
 
-    def _clear(self) -> None:
-        self._root.remove_tree(self.where / _ARRIVING)
-        for name in (_REPORT, _WANTED):
-            self._root.remove(self.where / name)
+    @property
+    def _work(self) -> Path:
+        return self.where / _WORK
 
     def install(self, requirements: Sequence[str], *, has_constraints: bool) -> tuple[ListedPackage, ...] | None:
         """Install requirements under the constraints; return what was installed, None where its files are not known.
 
         Raises
         ------
+        IntegrityError
+            The index names no SHA-256 for one of the files.
         KleinError
             As `Environments.install`.
         """
@@ -91,7 +91,7 @@ class PackageInstaller:
             words += ["-c", str(self.where / CONSTRAINTS)]
         if not requirements:
             return ()
-        if self.uv is not None and self.context.is_offline:  # pip cannot resolve from uv's cache
+        if self.uv is not None and self.context.is_offline:  # pip cannot resolve from uv's own cache
             self._run(words, what)
             return None
         if pip_version(self.context, self.python) < _FIRST_WITH_REPORT:
@@ -107,39 +107,77 @@ class PackageInstaller:
             )
             self._run(words, what)
             return None
-        check_wheels(wheels, self.progress)
-        packages = listed(wheels, "application")
-        self._install(wheels, packages, what)
+        check_wheels(wheels)
+        fetched = self._fetch([wheel for wheel in wheels if wheel.is_wheel])
+        digests = {wheel.name: wheel.sha256 for wheel in fetched}
+        packages = listed(
+            (replace(wheel, sha256=digests.get(wheel.name, wheel.sha256)) for wheel in wheels), "application"
+        )
+        self._unpack(fetched)
+        self._build([each for each in packages if each.name not in digests])
         return packages
 
     def restore(self, packages: Sequence[ListedPackage]) -> None:
-        """Install listed packages again, over what is there; raises as `install`."""
-        what = listing([f"{each.name} {each.version}" for each in packages])
-        for each in packages:
+        """Install listed packages again, over what is there; raises as `install`.
+
+        Those whose file an index still offers, or the cache holds, come from there; of the others pip looks for the
+        file with the same SHA-256.
+        """
+        here = {each.name: wheel for each in packages if (wheel := self._held(each)) is not None}
+        rest = [each for each in packages if each.name not in here]
+        for each in rest:
             if each.sha256 is None:
                 said = f"No SHA-256 was known of {each.name} {each.version}: its version is installed again."
                 self.progress(Lasting(said))
-        wheels: tuple[Wheel, ...] = ()
-        if self._is_limited:
-            words = [
-                "--no-deps",
-                "--ignore-installed",
-                *(each.requirement.partition(" --hash")[0] for each in packages),
-            ]
-            known = {each.name: each.sha256 for each in packages}
-            wheels = tuple(replace(each, sha256=known[each.name]) for each in self._resolve(words, what))
-        self._install(wheels, packages, what, is_again=True)
+        offered = {wheel.name: wheel for wheel in self._offered(rest)}
+        same = [
+            wheel
+            for each in rest
+            if (wheel := offered.get(each.name)) is not None and wheel.sha256 == each.sha256 and wheel.is_wheel
+        ]
+        fetched = self._fetch([*here.values(), *same])
+        self._unpack(fetched, is_again=True)
+        done = {wheel.name for wheel in fetched}
+        self._build([each for each in packages if each.name not in done], is_again=True)
 
     # --- parts -----------------------------------------------------------------------------------
 
     @property
-    def _is_limited(self) -> bool:
-        return self.context.download is not None and not self.context.is_offline
+    def _files(self) -> WheelFiles:
+        return WheelFiles(
+            context=self.context,
+            python=self.python,
+            uv=self.uv,
+            root=self._root,
+            folder=self._work,
+            progress=self.progress,
+        )
+
+    def _fetch(self, wheels: Sequence[Wheel]) -> tuple[Wheel, ...]:
+        return self._files.fetch(wheels, self._settings, self._settings.get("index-url")) if wheels else ()
+
+    def _held(self, package: ListedPackage) -> Wheel | None:
+        """Return the wheel of a listed package if the cache has it, whole."""
+        path = self.context.cache.held().get(package.sha256 or "")
+        if path is None or sha256_of(path) != package.sha256:
+            return None
+        return Wheel(name=package.name, version=package.version, url=path.as_uri(), sha256=package.sha256)
+
+    def _offered(self, packages: Sequence[ListedPackage]) -> tuple[Wheel, ...]:
+        """Return which files an index offers of these versions."""
+        if not packages:
+            return ()
+        words = [each.requirement.partition(" --hash")[0] for each in packages]
+        return self._resolve(["--no-deps", "--ignore-installed", *words], listing(words))
 
     @cached_property
     def _settings(self) -> Mapping[str, str]:
         settings = pip_settings(self.context, self.python)
-        return without_network(settings) if self.context.is_offline and self.uv is None else settings
+        if not self.context.is_offline:
+            return settings
+        page = held_page(self.context, self._root, self._work)
+        settings = {**settings, "find-links": f"{settings.get('find-links', '')} {page}".strip()}
+        return without_network(settings) if self.uv is None else settings
 
     @cached_property
     def _env(self) -> dict[str, str]:
@@ -147,7 +185,7 @@ class PackageInstaller:
 
     def _resolve(self, words: Sequence[str | Path], what: str) -> tuple[Wheel, ...]:
         """Return what pip would install; nothing is installed."""
-        report = self.where / _REPORT
+        report = self._work / "report.json"
         command: list[str | Path] = [self.python, "-I", "-m", "pip", "install", "--dry-run", "--progress-bar", "off"]
         command += ["--report", report, *words]
         done = self.context.run(command, timeout_s=INSTALL_TIMEOUT_S, env=self._env)
@@ -155,35 +193,28 @@ class PackageInstaller:
             raise self._failure(done.last_lines, f"find {what}")
         return parse_report(report.read_text(encoding="utf-8"))
 
-    def _install(
-        self, wheels: Sequence[Wheel], packages: Sequence[ListedPackage], what: str, *, is_again: bool = False
-    ) -> None:
-        """Install exactly these files, those with a digest by it."""
-        here = self._brought(wheels)
-        packages = [replace(each, url=here.get(each.name, each.url)) for each in packages]
+    def _unpack(self, wheels: Sequence[Wheel], *, is_again: bool = False) -> None:
+        if wheels:
+            self.progress(f"Installing {count(len(wheels), 'package')}.")
+            self._files.unpack(wheels, *(["--force-reinstall"] if is_again else []))
+
+    def _build(self, packages: Sequence[ListedPackage], *, is_again: bool = False) -> None:
+        """Let pip or uv fetch and install what is no wheel that we fetched, what has a digest by it."""
         words: list[str | Path] = ["--no-deps"]
         if is_again:
             words.append("--force-reinstall" if self.uv is None else "--reinstall")
+        wanted = self._work / "wanted.txt"
         for is_known in (True, False):
             some = [each for each in packages if (each.sha256 is not None) is is_known]
             if some:
-                self._root.write_text(self.where / _WANTED, requirements_text(some))
+                what = listing([f"{each.name} {each.version}" for each in some])
+                sources = [each.name for each in some if not each.file_name.endswith(".whl")]
+                if sources:
+                    said = f"The index has no wheel of {listing(sources)}: pip fetches the source and builds it."
+                    self.progress(Lasting(said))
+                self._root.write_text(wanted, requirements_text(some))
                 hashes = ["--require-hashes"] if is_known else []
-                self._run([*words, *hashes, "-r", self.where / _WANTED], what, number=len(some))
-
-    def _brought(self, wheels: Sequence[Wheel]) -> dict[str, str]:
-        """Bring the wheels by the context's `download` where the rate is limited; return addresses on this disk."""
-        if not self._is_limited:
-            return {}
-        folder = self.where / _ARRIVING
-        self._root.make_folder(folder)
-        here = {}
-        for wheel in wheels:
-            if wheel.file_name.endswith(".whl"):
-                path = folder / wheel.file_name
-                bring(self.context, wheel, path, self._settings, self._settings.get("index-url"), self.progress)
-                here[wheel.name] = path.as_uri()
-        return here
+                self._run([*words, *hashes, "-r", wanted], what, number=len(some))
 
     def _run(self, words: Sequence[str | Path], what: str, *, number: int | None = None) -> None:
         if self.uv is None:

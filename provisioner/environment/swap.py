@@ -23,7 +23,6 @@ from provisioner.core.errors import StorageError
 from provisioner.core.json_reader import FieldError, Fields
 from provisioner.core.models import STATE_FOLDER
 from provisioner.core.ports import Cancelled
-from provisioner.core.units import count, human_bytes
 from provisioner.disk.locks import hold_place
 from provisioner.disk.os_errors import storage_error
 from provisioner.disk.read_json import read_object
@@ -145,7 +144,7 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """What lies beside an environment while one is built: wheels, temporary files, the journal.
+    """What lies beside an environment while one is built: temporary files, the journal.
 
     Parameters
     ----------
@@ -164,11 +163,6 @@ class Workspace:
     def folder(self) -> Path:
         """The folder of the work, in the environment's parent."""
         return self.where.with_name(self.where.name + STATE_FOLDER)
-
-    @property
-    def wheels(self) -> Path:
-        """The wheels that have arrived."""
-        return self.folder / "wheels"
 
     @property
     def temporary(self) -> Path:
@@ -202,9 +196,8 @@ class Workspace:
 
         A building in place makes no folder aside.
         """
-        for folder in (self.wheels, self.temporary):
-            self.root.make_folder(folder)
-            self.root.check(folder / "any")  # installers write there, and follow links
+        self.root.make_folder(self.temporary)
+        self.root.check(self.temporary / "any")  # installers write there, and follow links
         staging = self._free_staging()
         self.note(Journal(build_id=build_id, stage="building", staging=staging.name))
         if not is_in_place:
@@ -225,12 +218,10 @@ class Workspace:
         old = self._old(journal)
         if journal.stage == "swapping" and not self.where.exists() and old is not None:
             return f"A building was interrupted while folders changed places; the environment is in {old}."
-        arrived = list(self.wheels.glob("*.whl"))
-        size = human_bytes(sum(path.lstat().st_size for path in arrived))
-        return f"A building of {self.where} was interrupted after {count(len(arrived), 'wheel')} ({size}) had arrived."
+        return f"A building of {self.where} was interrupted."
 
     def recover(self) -> str | None:
-        """Put right what an interrupted building left; the wheels stay for the next one.
+        """Put right what an interrupted building left; wheels that arrived are in the cache.
 
         Returns
         -------
@@ -247,9 +238,7 @@ class Workspace:
             staging = self.where.with_name(journal.staging)
             if _is_of(staging, journal.build_id):
                 self.root.remove_tree(staging)
-        self.root.remove_tree(self.temporary)
-        if not self.has_wheels():
-            self.root.remove_tree(self.folder)
+        self._remove_work()
         return said
 
     def remove_environment(self, build_id: str) -> None:
@@ -265,6 +254,12 @@ class Workspace:
             self.root.replace(self.where, staging)
             self.root.remove_tree(staging)
         self.root.remove_tree(self.folder)
+
+    def _remove_work(self) -> None:
+        """Remove the work, but for an environment from before that has not found its place again."""
+        self.root.remove_tree(self.temporary)
+        if not os.path.lexists(self._old_of_ours):
+            self.root.remove_tree(self.folder)
 
     def _end_swap(self, journal: Journal) -> str | None:
         old = self._old(journal)
@@ -291,10 +286,6 @@ class Workspace:
         is_kept = named.parent == self.where.parent and re.fullmatch(kept, named.name) is not None
         is_environment = (named / "pyvenv.cfg").is_file() and not is_link(named)
         return named if (named == self._old_of_ours or is_kept) and is_environment else None
-
-    def has_wheels(self) -> bool:
-        """Whether wheels of a building lie here."""
-        return any(self.wheels.glob("*.whl"))
 
     def swap(self, staging: Path, build_id: str, stamp: str, check: Callable[[], None]) -> Path | None:
         """Give the folder aside its name; the environment from before comes back if the check fails.
@@ -342,13 +333,11 @@ class Workspace:
         return old if had_one and not is_ours else None
 
     def give_up(self, twins: Iterable[Path]) -> None:
-        """Remove a building that failed; wheels that have arrived stay for the next try."""
+        """Remove a building that failed."""
         with contextlib.suppress(StorageError):
             for staging in twins:
                 self.root.remove_tree(staging)
-            self.root.remove_tree(self.temporary)
-            if not self.has_wheels():
-                self.root.remove_tree(self.folder)
+            self._remove_work()
 
 
 def _is_of(staging: Path, build_id: str) -> bool:

@@ -23,6 +23,7 @@ from provisioner.files.download.whole_file import WholeFiles
 from provisioner.machine.process import run_process
 from provisioner.smoke_test.diffusers_run import generate_with_diffusers
 from provisioner.smoke_test.results import ImageOptions
+from tests.support.wheels import wheel_cache
 
 MARK = "marked-4711"
 SECRETS = {
@@ -118,7 +119,9 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_environments_python_gets_no_secrets(tmp_path: Path, environ: dict[str, str], where: Path) -> None:
     script = tmp_path / "probe.py"
     script.write_text(WRITE_DOWN.format(path=str(tmp_path / "got")))
-    Environments(run=run_process, environ=environ, probe_script=script).probe(where, backend="cpu")
+    Environments(run=run_process, cache=wheel_cache(tmp_path), environ=environ, probe_script=script).probe(
+        where, backend="cpu"
+    )
     assert leaked(written(tmp_path / "got")) == set()
 
 
@@ -131,7 +134,7 @@ def test_pip_gets_the_index_and_no_other_secrets(tmp_path: Path, environ: dict[s
         f"pathlib.Path({str(tmp_path)!r}, 'got-' + sys.argv[1]).write_text(json.dumps(dict(os.environ)))\n"
         """print(":env:.extra-index-url=%r" % os.environ.get("PIP_EXTRA_INDEX_URL"))\n"""
     )
-    Environments(run=run_process, environ=environ).install(where, ["nothing"])
+    Environments(run=run_process, cache=wheel_cache(tmp_path), environ=environ).install(where, ["nothing"])
     assert leaked(written(tmp_path / "got-config")) == {"PIP_EXTRA_INDEX_URL"}
     assert leaked(written(tmp_path / "got-install")) == {"PIP_EXTRA_INDEX_URL"}
 
@@ -151,7 +154,9 @@ def test_uv_gets_the_index_and_nobody_sees_its_password(tmp_path: Path, environ:
     lines = [f":env:.index-url='https://me:{MARK}@a.example'", f":env:.find-links='https://me:{MARK}@b.example /srv'"]
     (site / "pip" / "__main__.py").write_text(f"print({chr(10).join(lines)!r})\n")
     found = {**environ, "PATH": f"{program.parent}{os.pathsep}{environ['PATH']}"}
-    Environments(run=run_process, environ=found).install(where, ["nothing"], installer="uv")
+    Environments(run=run_process, cache=wheel_cache(tmp_path), environ=found).install(
+        where, ["nothing"], installer="uv"
+    )
     pips = {"PIP_INDEX_URL", "PIP_FIND_LINKS"}  # uv reads none of them
     assert leaked(written(tmp_path / "got")) - pips == {"UV_INDEX_URL", "UV_FIND_LINKS"}
     assert written(tmp_path / "got")["UV_FIND_LINKS"] == f"https://me:{MARK}@b.example,/srv"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,19 +32,20 @@ from provisioner.core.errors import (
     UnsupportedMachineError,
     UsageError,
 )
-from provisioner.core.retries import Retries
+from provisioner.core.events import FileProgress
 from provisioner.disk.root import Root
-from provisioner.environment.build import BuildContext, Builder
+from provisioner.environment.build import Builder
+from provisioner.environment.build_context import BuildContext
 from provisioner.environment.environments import Environments
 from provisioner.environment.installed import python_in
 from provisioner.environment.state import EnvironmentReceipt, drift, receipt_text
 from provisioner.environment.swap import CONSTRAINTS, Journal, Workspace, read_receipt
 from provisioner.files.download.limiter import RateLimiter
-from provisioner.files.download.whole_file import WholeFiles
+from provisioner.files.download.wheel_cache import WheelCache
 from provisioner.machine.process import run_process
 from provisioner.torch.builds import TorchBuild, TorchSet
 from tests.support.quick_venv import QuickEnvironments
-from tests.support.wheels import Faults, Toy, ToyIndex, own_pip, serving, torch_set
+from tests.support.wheels import Faults, Toy, ToyIndex, content_of, own_pip, serving, torch_set, wheel_cache
 
 ROOT = Path(__file__).resolve().parents[2]
 NEW = TorchSet(torch="2.14.1", torchvision="0.29.1", torchaudio="2.11.0")
@@ -96,10 +98,10 @@ def environments(
     script.write_text(probe, encoding="utf-8")
     return kind(
         run=run_process,
+        cache=wheel_cache(tmp / "cache"),
         environ=variables(index, more),
         home=tmp,
         probe_script=script,
-        retries=Retries(attempts=3, first_pause_s=0.01),
     )
 
 
@@ -149,7 +151,7 @@ def own(made: Path, tmp_path: Path) -> Path:
 def test_a_new_environment_works_under_its_final_name(made: Path) -> None:
     assert said_by(made / BIN / "torch-where") == str(made)
     assert str(made) in said_by(made / BIN / "pip", "--version")
-    assert sorted(path.name for path in made.parent.iterdir()) == [".venv", "toy_probe.py"]
+    assert sorted(path.name for path in made.parent.iterdir()) == [".venv", "cache", "toy_probe.py"]
 
 
 def test_nothing_in_it_knows_the_folder_it_was_built_in(made: Path) -> None:
@@ -188,7 +190,7 @@ def test_the_metadata_of_all_three_is_read_before_the_first_wheel_arrives(
     first_wheel = next(number for number, path in enumerate(asked) if path.endswith(".whl"))
     described = [path for path in asked[:first_wheel] if path.endswith(".metadata")]
     assert len(described) == 5
-    assert len([path for path in asked if path.endswith(".whl")]) == 5
+    assert len({path for path in asked if path.endswith(".whl")}) == 5
 
 
 def test_the_receipt_survives_writing_and_reading(made: Path) -> None:
@@ -269,15 +271,15 @@ def maker(
     tmp: Path,
     *,
     default: ToyIndex | None = None,
+    cache: WheelCache | None = None,
+    environ: Mapping[str, str] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Builder:
     """Work on an environment that is there, up to the point where something would be installed."""
     work = Workspace(tmp / "env")
     work.begin("toy")
     context = BuildContext(
-        run=run_process,
-        environ=variables(default or index),
-        retries=Retries(attempts=3, first_pause_s=0.01),
+        run=run_process, environ=environ or variables(default or index), cache=cache or wheel_cache(tmp)
     )
     return Builder(context, made, work, progress)
 
@@ -297,7 +299,7 @@ def test_a_gap_in_the_torch_index_is_filled_from_the_default_index(made: Path, t
         making.fetch(wheels, poor.url)
         assert releases == NEW
         assert default.fetched() == ["sympy-1.14.0-py3-none-any.whl"]
-        assert len(list(Workspace(tmp_path / "env").wheels.iterdir())) == 5
+        assert len(wheel_cache(tmp_path).held()) == 5
 
 
 @pytest.mark.parametrize("without", ["torch", "torchvision", "torchaudio"])
@@ -355,62 +357,56 @@ def test_other_bytes_than_announced_are_refused(made: Path, tmp_path: Path, inde
     making = maker(index, made, tmp_path)
     _, wheels = making.resolve(build(index))
     index.faults.wrong_bytes.add(wheels[0].file_name)
-    with pytest.raises(HashMismatchError):
+    with pytest.raises(HashMismatchError, match=rf"{re.escape(wheels[0].file_name)} came with another SHA-256"):
         making.fetch(wheels, index.url)
-    assert not list(Workspace(tmp_path / "env").wheels.glob("torch-*"))
+    assert not list((tmp_path / "wheels").rglob("torch-*"))
+    index.faults = Faults()
+    assert len(making.fetch(wheels, index.url)) == 5
 
 
-def test_a_cut_download_is_tried_again_and_what_arrived_is_kept(made: Path, tmp_path: Path, index: ToyIndex) -> None:
+def test_a_cut_download_is_continued_and_what_arrived_is_kept(made: Path, tmp_path: Path, index: ToyIndex) -> None:
     making = maker(index, made, tmp_path)
     _, wheels = making.resolve(build(index))
     last = wheels[-1].file_name
     index.faults.cut_after[last] = 100
     with pytest.raises(UnreachableError):
         making.fetch(wheels, index.url)
-    assert len(list(Workspace(tmp_path / "env").wheels.iterdir())) == len(wheels) - 1
+    assert len(wheel_cache(tmp_path).held()) == len(wheels) - 1
     index.faults = Faults()
     index.requests.clear()
     making.fetch(wheels, index.url)
     assert index.fetched() == [last]
 
 
-def test_a_slow_download_says_how_far_it_is(made: Path, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_a_wheel_says_how_far_it_is_as_a_model_does(made: Path, tmp_path: Path) -> None:
+    heard: list[FileProgress] = []
+    cache = wheel_cache(tmp_path, events=lambda event: heard.append(event) if isinstance(event, FileProgress) else None)
     with serving(torch_set("cu130", padding=3_000_000)) as slow:
-        making = maker(slow, made, tmp_path, progress=said.append)
+        making = maker(slow, made, tmp_path, cache=cache)
         _, wheels = making.resolve(build(slow))
-        slow.faults.bytes_per_s = 1_000_000.0
+        slow.faults.bytes_per_s = 3_000_000.0
         making.fetch(wheels[:1], slow.url)
-    assert "Wheel 1 of 1: torch 2.14.1+cu130." in said
-    assert [line for line in said if line.startswith("torch 2.14.1+cu130: ") and line.endswith(" of 3.00 MB.")]
+    size = len(next(path for path in cache.held().values() if path.name.startswith("torch-")).read_bytes())
+    assert {(each.label, each.size) for each in heard} == {("torch 2.14.1+cu130", size)}
+    assert len({each.bytes_on_disk for each in heard if each.phase == "fetching"}) > 2
+    assert (heard[-1].phase, heard[-1].bytes_hashed, heard[-1].bytes_received) == ("hashing", size, size)
 
 
 def test_a_limited_rate_holds_for_wheels(made: Path, tmp_path: Path) -> None:
     with serving(torch_set("cu130", padding=1_500_000)) as index:
-        _, wheels = maker(index, made, tmp_path).resolve(build(index))
-        limited = WholeFiles(limiter=RateLimiter(1_000_000), retries=Retries(attempts=3, first_pause_s=0.01))
-        index.faults.cut_after = {wheels[0].file_name: 1000}
-        index.requests.clear()
-        context = BuildContext(run=run_process, environ=variables(index), download=limited.fetch)
-        work, said = Workspace(tmp_path / "env"), list[str]()
+        making = maker(index, made, tmp_path, cache=wheel_cache(tmp_path, limiter=RateLimiter(1_000_000)))
+        _, wheels = making.resolve(build(index))
         began = time.monotonic()
-        with pytest.raises(UnreachableError, match="could not be reached"):
-            Builder(context, made, work, said.append).fetch(wheels, index.url)
-        assert len(index.requests) == 3
-        index.faults.cut_after = {}
-        Builder(context, made, work, said.append).fetch(wheels, index.url)
+        making.fetch(wheels, index.url)
         assert time.monotonic() - began > 1.4
-        index.faults.wrong_bytes = {wheels[0].file_name}
-        (work.wheels / wheels[0].file_name).unlink()
-        with pytest.raises(HashMismatchError):
-            Builder(context, made, work, said.append).fetch(wheels, index.url)
-    assert sorted(path.name for path in work.wheels.iterdir()) == sorted(each.file_name for each in wheels[1:])
 
 
 def test_offline_the_wheels_that_are_here_are_taken_and_others_are_named(
     made: Path, tmp_path: Path, index: ToyIndex
 ) -> None:
-    context = BuildContext(run=run_process, environ=variables(index), is_offline=True)
+    folder = tmp_path / "mine"
+    environ = variables(index, {"PIP_FIND_LINKS": str(folder)})
+    context = BuildContext(run=run_process, environ=environ, cache=wheel_cache(tmp_path), is_offline=True)
     work = Workspace(tmp_path / "env")
     work.begin("toy")
     offline = Builder(context, made, work, lambda line: None)
@@ -418,12 +414,19 @@ def test_offline_the_wheels_that_are_here_are_taken_and_others_are_named(
     with pytest.raises(OfflineError, match=r"torch==2\.14\.1") as raised:
         offline.resolve(build(index))
     assert "PIP_FIND_LINKS" in (raised.value.hint or "")
+    folder.mkdir()
     for toy in torch_set("cu130"):
-        (work.wheels / toy.file_name).write_bytes(toy.content())
+        (folder / toy.file_name).write_bytes(toy.content())
     releases, wheels = offline.resolve(build(index))
-    offline.fetch(wheels, index.url)
+    assert {wheel.sha256 for wheel in offline.fetch(wheels, index.url)} == {
+        sha256_of(toy) for toy in torch_set("cu130")
+    }
     assert releases == NEW
     assert index.requests == []
+
+
+def sha256_of(toy: Toy) -> str:
+    return hashlib.sha256(content_of(toy)).hexdigest()
 
 
 # --- failures that must leave what was there ---------------------------------------------------
@@ -438,45 +441,47 @@ def test_a_failed_proof_leaves_the_environment_that_was_there(own: Path, tmp_pat
     assert not own.with_name("~venv").exists()
 
 
-def test_a_kill_in_the_middle_costs_only_the_wheel_in_flight(own: Path, tmp_path: Path, index: ToyIndex) -> None:
-    before = read_receipt(own)
-    with serving([*torch_set("cu130", padding=3_000_000), own_pip()]) as slow:
+def test_a_kill_while_a_wheel_arrives_costs_only_what_is_in_flight(own: Path, tmp_path: Path, index: ToyIndex) -> None:
+    before, padding = read_receipt(own), 40_000_000  # three blocks of 16 MiB
+    with serving([*torch_set("cu130", padding=padding), own_pip()]) as slow:
         order = {toy.name: toy.file_name for toy in slow.toys}
         envs = environments(slow, tmp_path, kind=QuickEnvironments)
         code = (
-            "import json, sys\n"
+            "import sys\n"
             "from pathlib import Path\n"
             "from provisioner.machine.process import run_process\n"
             "from provisioner.torch.builds import TorchBuild, TorchSet\n"
             "from tests.support.quick_venv import QuickEnvironments\n"
-            "where, probe, url = sys.argv[1:]\n"
+            "from tests.support.wheels import wheel_cache\n"
+            "where, probe, url, cache = sys.argv[1:]\n"
             "releases = TorchSet(torch='2.14.1', torchvision='0.29.1', torchaudio='2.11.0')\n"
             "build = TorchBuild(torch_backend='cu130', index_url=url, local_tag='cu130', sets=(releases,))\n"
-            "QuickEnvironments(run=run_process, probe_script=Path(probe)).create(build, Path(where), progress=print)\n"
+            "envs = QuickEnvironments(run=run_process, probe_script=Path(probe), cache=wheel_cache(Path(cache)))\n"
+            "envs.create(build, Path(where), progress=print)\n"
         )
-        slow.faults.cut_after = {}
+        slow.faults.bytes_per_s = 10_000_000.0
         process = subprocess.Popen(
-            [sys.executable, "-c", code, str(own), str(envs.probe_script), slow.url],
+            [sys.executable, "-c", code, str(own), str(envs.probe_script), slow.url, str(tmp_path / "cache")],
             env=variables(slow, {"PYTHONPATH": str(ROOT)}),
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
         try:
-            wait_for(lambda: order["torchaudio"] in slow.fetched(), process)
-            slow.faults.bytes_per_s = 20_000.0  # whatever follows takes its time
+            log = tmp_path / "cache" / "wheels" / sha256_of(slow.toys[0]) / f"{order['torch']}.part.jsonl"
+            wait_for(lambda: log.exists() and log.read_text().count('block":') > 1, process)  # the first names none
         finally:
             kill(process)
             process.wait()
         assert said_by(own / BIN / "python", "-c", "import torch; print(torch.__version__)") == "2.14.1+cu130"
         assert read_receipt(own) == before
-        seen = envs.observe(own)
-        assert "was interrupted" in (seen.interrupted or "")
+        assert "was interrupted" in (envs.observe(own).interrupted or "")
+        time.sleep(0.2)  # the server notices that nobody reads
         slow.faults = Faults()
         slow.requests.clear()
+        slow.sent.clear()
         said: list[str] = []
         receipt = envs.create(build(slow), own, progress=said.append)
-        assert order["torch"] not in slow.fetched()
-        assert order["sympy"] in slow.fetched()
+        assert 0 < slow.sent[order["torch"]] <= padding - 16 * 1024**2 + 10_000
     assert receipt != before
     assert [line for line in said if "interrupted" in line]
     assert sorted(path.name for path in own.parent.iterdir()) == [".venv"]
@@ -591,7 +596,7 @@ def die(event, given):
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-environments = Environments(run=run_process)
+environments = Environments(run=run_process, cache=None)
 sys.addaudithook(die)
 environments.clear_leftovers(where)
 environments.remove(where)
@@ -612,7 +617,7 @@ def test_a_removal_that_is_killed_is_finished_by_the_next(at: int, tmp_path: Pat
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     killed = subprocess.run([sys.executable, "-c", KILLED_REMOVAL, where, str(at)], env=environ, check=False)
     assert killed.returncode == -9
-    envs = Environments(run=run_process)
+    envs = Environments(run=run_process, cache=wheel_cache(tmp_path / "cache"))
     envs.clear_leftovers(where)
     if where.exists():
         assert (where / "bin" / "python").exists(), "half an environment is in its place"
@@ -624,9 +629,8 @@ def test_a_removal_leaves_nothing_of_an_interrupted_building(tmp_path: Path) -> 
     where = folder(tmp_path / "tree" / ".venv", "b1")
     work = Workspace(where)
     work.begin("b2", is_in_place=True)
-    (work.wheels / "a-1.0-py3-none-any.whl").write_bytes(b"a")
-    envs = Environments(run=run_process)
-    assert "after 1 wheel (1 byte) had arrived" in (envs.observe(where).interrupted or "")
+    envs = Environments(run=run_process, cache=wheel_cache(tmp_path / "cache"))
+    assert "was interrupted" in (envs.observe(where).interrupted or "")
     envs.remove(where)
     assert list((tmp_path / "tree").iterdir()) == []
     assert envs.observe(where).interrupted is None
@@ -712,19 +716,16 @@ def test_more_is_installed_under_the_constraints(own: Path, shop: ToyIndex, tmp_
 
 
 @pytest.mark.parametrize("installer", ["pip", "uv"])
-def test_a_limited_rate_holds_for_more_packages(own: Path, shop: ToyIndex, tmp_path: Path, installer: str) -> None:
-    brought: list[str] = []
-
-    def download(url: str, path: Path, **how: Any) -> None:  # noqa: ANN401 - handed on
-        brought.append(path.name)
-        WholeFiles().fetch(url, path, **how)
-
-    envs = replace(environments(shop, tmp_path), download=download)
+def test_more_packages_come_through_the_cache_and_leave_nothing(
+    own: Path, shop: ToyIndex, tmp_path: Path, installer: str
+) -> None:
+    envs = environments(shop, tmp_path)
     shop.requests.clear()
     envs.install(own, ["torch", "nice"], installer="uv" if installer == "uv" else "pip")
     assert "nice" in {each.name for each in envs.observe(own).distributions}
-    assert brought == [name for name in shop.fetched() if name.endswith(".whl")] == ["nice-1.0-py3-none-any.whl"]
+    assert shop.fetched() == ["nice-1.0-py3-none-any.whl"] == [path.name for path in envs.cache.held().values()]
     assert {path.name for path in (own / ".klein-setup").iterdir()} == {"constraints.txt", "environment.json"}
+    assert not list(own.rglob("direct_url.json"))  # the index is where they come from, not a file of the cache
 
 
 @pytest.mark.parametrize("installer", ["pip", "uv"])

@@ -16,19 +16,17 @@ from typing import Any, Literal
 
 import pytest
 
-from provisioner.core.errors import EntryNotFoundError, HashMismatchError
+from provisioner.core.errors import EntryNotFoundError, HashMismatchError, IntegrityError
 from provisioner.core.ports import ProcessResult
-from provisioner.core.retries import Retries
 from provisioner.disk.root import Root
 from provisioner.environment.environments import Environments
 from provisioner.environment.kept_packages import KeptPackages
 from provisioner.environment.swap import CONSTRAINTS, PACKAGES
-from provisioner.files.download.whole_file import WholeFiles
 from provisioner.machine.process import run_process
 from provisioner.torch.builds import TorchBuild, TorchSet
 from tests.support.quick_venv import QuickEnvironments
 from tests.support.setup_fixture import PROBE
-from tests.support.wheels import Faults, Toy, ToyIndex, content_of, serving, torch_set
+from tests.support.wheels import Faults, Toy, ToyIndex, content_of, serving, torch_set, wheel_cache
 
 SET = TorchSet(torch="2.14.1", torchvision="0.29.1", torchaudio="2.11.0")
 TORCH = torch_set("cu130")
@@ -105,11 +103,11 @@ def environments(shop: ToyIndex, tmp: Path, *, packages: KeptPackages | None = N
     environ |= {"PIP_INDEX_URL": with_password, "PIP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull}
     return QuickEnvironments(
         run=run_process,
+        cache=wheel_cache(tmp / "cache"),
         environ=environ | {"PIP_NO_CACHE_DIR": "1"},
         home=tmp,
         packages=packages or KeptPackages(lambda: tmp / "state"),
         probe_script=script,
-        retries=Retries(attempts=2, first_pause_s=0.01),
     )
 
 
@@ -307,51 +305,79 @@ def test_a_known_digest_of_a_torch_wheel_is_enforced(shop: ToyIndex, tmp_path: P
         envs.create(build(shop, ((torch.file_name, "0" * 64),)), tmp_path / ".venv")
     assert shop.fetched() == []
     shop.faults = Faults(without_hashes=True)  # then only what arrives can be compared
-    with pytest.raises(HashMismatchError):
-        envs.create(build(shop, ((torch.file_name, "0" * 64),)), tmp_path / ".venv")
+    others = tuple((toy.file_name, sha256(toy)) for toy in TORCH[1:])
+    with pytest.raises(HashMismatchError, match=f"expected {'0' * 64}"):
+        envs.create(build(shop, ((torch.file_name, "0" * 64), *others)), tmp_path / ".venv")
     assert not (tmp_path / ".venv").exists()
 
 
-def test_a_package_whose_index_names_no_digest_is_listed_with_that_of_what_arrived(
-    shop: ToyIndex, tmp_path: Path
-) -> None:
+def test_an_index_that_names_no_digest_is_an_error_with_a_way_out(own: Own, shop: ToyIndex, tmp_path: Path) -> None:
     shop.faults = Faults(without_hashes=True)
+    shop.requests.clear()
     envs = environments(shop, tmp_path)
-    envs.create(build(shop), tmp_path / ".venv")
-    packages = envs.packages.read(tmp_path / ".venv") if envs.packages else None
-    assert packages is not None
-    assert {each.name: each.sha256 for each in packages.packages} == {toy.name: sha256(toy) for toy in TORCH}
+    with pytest.raises(IntegrityError, match=r"no SHA-256 for torch 2\.14\.1\+cu130 and 4 other files") as of_torch:
+        envs.create(build(shop), tmp_path / "new")
+    with pytest.raises(IntegrityError, match=r"no SHA-256 for extra 3\.0") as of_a_package:
+        envs.install(own.where, ["extra"])
+    assert shop.fetched() == []
+    assert not (tmp_path / "new").exists()
+    assert "verysecret" not in f"{of_torch.value} {of_a_package.value}"
+    assert "PIP_FIND_LINKS" in (of_a_package.value.hint or "")
+
+    folder = tmp_path / "fetched by hand"  # the way out
+    folder.mkdir()
+    for toy in (*TORCH, EXTRA):
+        (folder / toy.file_name).write_bytes(content_of(toy))
+    by_hand = {**envs.environ, "PIP_FIND_LINKS": folder.as_uri()}
+    replace(envs, environ=by_hand, is_offline=True).create(build(shop), tmp_path / "new")
+    del by_hand["PIP_INDEX_URL"]
+    replace(envs, environ={**by_hand, "PIP_NO_INDEX": "1"}).install(own.where, ["extra"])
+    assert envs.packages is not None
+    for where, toys in ((tmp_path / "new", TORCH), (own.where, [EXTRA])):
+        packages = envs.packages.read(where)
+        assert packages is not None
+        digests = {each.name: each.sha256 for each in packages.packages}
+        assert {toy.name: sha256(toy) for toy in toys}.items() <= digests.items()
 
 
-def test_a_wheel_that_somebody_put_among_those_that_had_arrived_is_not_taken(shop: ToyIndex, tmp_path: Path) -> None:
-    planted = Toy(name="sympy", version="1.14.0", built_version="planted")
-    wheels = tmp_path / ".venv.klein-setup" / "wheels"
-    wheels.mkdir(parents=True)
+@pytest.mark.parametrize("how", ["planted", "damaged", "link"])
+def test_a_wrong_file_in_the_cache_is_not_installed(shop: ToyIndex, tmp_path: Path, how: str) -> None:
+    sympy = next(toy for toy in TORCH if toy.name == "sympy")
+    planted = content_of(Toy(name="sympy", version="1.14.0", built_version="planted"))
+    elsewhere = tmp_path / "mine.whl"
+    elsewhere.write_bytes(planted)
+    place = tmp_path / "cache" / "wheels" / sha256(sympy) / sympy.file_name
+    place.parent.mkdir(parents=True)
+    if how == "link":
+        place.symlink_to(elsewhere)
+    else:
+        place.write_bytes(planted if how == "planted" else content_of(sympy)[:-1])
     # With a build number it goes before the one of the index.
-    (wheels / "sympy-1.14.0-9-py3-none-any.whl").write_bytes(content_of(planted))
+    (place.parent / "sympy-1.14.0-9-py3-none-any.whl").write_bytes(planted)
     environments(shop, tmp_path).create(build(shop), tmp_path / ".venv")
     (module,) = (tmp_path / ".venv").rglob("site-packages/sympy/version.py")
     assert "planted" not in module.read_text(encoding="utf-8")
+    assert elsewhere.read_bytes() == planted
+    assert not place.is_symlink()
 
 
 @pytest.mark.parametrize("installer", ["pip", "uv"])
-@pytest.mark.parametrize("is_limited", [False, True])
-def test_the_same_file_is_installed_again_whatever_fetches_and_unpacks_it(
-    own: Own, installer: Literal["pip", "uv"], is_limited: bool
+@pytest.mark.parametrize("is_held", [False, True])
+def test_the_same_file_is_installed_again_from_the_cache_or_the_index(
+    own: Own, installer: Literal["pip", "uv"], is_held: bool
 ) -> None:
-    brought: list[str] = []
-
-    def download(url: str, path: Path, **how: Any) -> None:  # noqa: ANN401 - handed on
-        brought.append(path.name)
-        WholeFiles().fetch(url, path, **how)
-
-    envs = replace(own.envs, download=download) if is_limited else own.envs
+    if is_held:
+        place = own.where.parent / "cache" / "wheels" / sha256(HELPER) / HELPER.file_name
+        place.parent.mkdir(parents=True)
+        place.write_bytes(content_of(HELPER))
+        own.shop.toys = []
     before = own.files("helper")
     (own.site / "helper" / "version.py").write_text("", encoding="utf-8")
-    envs.restore(own.where, ["helper"], installer=installer)
+    own.shop.requests.clear()
+    own.envs.restore(own.where, ["helper"], installer=installer)
     assert own.changes() == {}
     assert own.files("helper") == before
-    assert brought == (["helper-1.0-py3-none-any.whl"] if is_limited else [])
+    assert own.shop.fetched() == ([] if is_held else ["helper-1.0-py3-none-any.whl"])
     assert {path.name for path in (own.where / ".klein-setup").iterdir()} == {
         "constraints.txt",
         "environment.json",

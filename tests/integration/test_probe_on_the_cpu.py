@@ -17,6 +17,7 @@ from provisioner.environment.environments import Environments
 from provisioner.environment.state import judge_probe, parse_probe, serves
 from provisioner.machine.process import run_process
 from provisioner.torch.builds import TorchBuild, TorchSet
+from tests.support.wheels import wheel_cache
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = ROOT / "provisioner" / "environment" / "probe_script.py"
@@ -75,8 +76,8 @@ def test_a_sound_cpu_build_proves_itself(environment: Path) -> None:
     assert answer["prefix"] == str(environment)
 
 
-def test_the_adapter_reads_the_same_answer_and_it_is_judged_sound(environment: Path) -> None:
-    envs = Environments(run=run_process)
+def test_the_adapter_reads_the_same_answer_and_it_is_judged_sound(environment: Path, tmp_path: Path) -> None:
+    envs = Environments(run=run_process, cache=wheel_cache(tmp_path))
     answer = envs.probe(environment, backend="cpu", packages=["torch"])
     seen = envs.observe(environment)
     torch = seen.distribution("torch")

@@ -9,7 +9,7 @@ import re
 import threading
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,6 +20,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from provisioner.core.events import Events, ignore
+from provisioner.files.download.limiter import RateLimiter
+from provisioner.files.download.transfer import RangeFetcher
+from provisioner.files.download.wheel_cache import WheelCache
+
+_WHEEL = "application/octet-stream"
 CONSOLE = "def main():\n    import sys\n    print(sys.prefix)\n"
 
 
@@ -139,6 +145,10 @@ class Faults:
     is_gone: bool = False  # every page is 404
     is_refused: bool = False  # 401
     is_broken: bool = False  # 503
+    no_ranges: bool = False  # every wheel comes whole, whatever was asked for
+    no_sizes: bool = False  # and without its length
+    without_files: set[str] = field(default_factory=set)  # file names that are listed and not there
+    logins: dict[str, str] = field(default_factory=dict)  # file names that want this ``Authorization``
     without_metadata: bool = False  # no PEP 658
     without_hashes: bool = False  # pages name no SHA-256
     cut_after: dict[str, int] = field(default_factory=dict)  # file name: bytes before the connection drops
@@ -159,6 +169,12 @@ class ToyIndex:
         self.toys = list(toys)
         self.faults = Faults()
         self.requests: list[str] = []
+        self.under_way: dict[str, int] = {}  # answers with bytes of each wheel, now
+        self.most_at_once = 0  # wheels, at any time
+        self.sent: dict[str, int] = {}  # bytes of each wheel that went out
+        self.asked: list[tuple[str, str | None]] = []  # path and ``Authorization`` of each request
+        self.redirect: str | None = None  # where the wheels really are: "http://localhost:1234"
+        self._lock = threading.Lock()
         self.query = ""  # of the wheels' addresses: "?Signature=..."
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
@@ -176,8 +192,9 @@ class ToyIndex:
         self._thread.join()
 
     def fetched(self, suffix: str = ".whl") -> list[str]:
-        """Return the names of the files that were asked for, in order."""
-        return [unquote(path).rpartition("/")[2] for path in self.requests if path.endswith(suffix)]
+        """Return the names of the files that were asked for, each once, in order."""
+        names = [unquote(path).rpartition("/")[2] for path in self.requests if path.endswith(suffix)]
+        return list(dict.fromkeys(names))
 
     # --- answering ---------------------------------------------------------------------------------
 
@@ -189,6 +206,7 @@ class ToyIndex:
 
             def do_GET(self) -> None:
                 index.requests.append(self.path)
+                index.asked.append((self.path, self.headers.get("Authorization")))
                 index._answer(self)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
@@ -241,27 +259,67 @@ class ToyIndex:
         return f'<a href="{entry["url"]}{fragment}"{attribute}>{toy.file_name}</a><br>'
 
     def _send_wheel(self, request: BaseHTTPRequestHandler, toy: Toy) -> None:
-        content = content_of(toy)
-        if toy.file_name in self.faults.wrong_bytes:
+        content, name = content_of(toy), toy.file_name
+        if self.redirect is not None:
+            return self._send(request, 302, b"", "text/plain", more={"Location": self.redirect + request.path})
+        if name in self.faults.without_files:
+            return self._send(request, 404, b"no such file", "text/plain")
+        if self.faults.logins.get(name) not in (None, request.headers.get("Authorization")):
+            return self._send(request, 401, b"who?", "text/plain", more={"WWW-Authenticate": "Basic"})
+        if name in self.faults.wrong_bytes:
             content = content[:-1] + bytes([content[-1] ^ 1])
-        limit = self.faults.cut_after.get(toy.file_name)
-        self._send(request, 200, content, "application/octet-stream", limit=limit)
+        limit = self.faults.cut_after.get(name)
+        asked = re.fullmatch(r"bytes=([0-9]+)-([0-9]*)", request.headers.get("Range", ""))
+        if asked is None or self.faults.no_ranges or self.faults.no_sizes:
+            return self._send(request, 200, content, _WHEEL, limit=limit, name=name)
+        first, last = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
+        span = {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
+        left = None if limit is None else max(0, limit - first)
+        return self._send(request, 206, content[first : last + 1], _WHEEL, limit=left, name=name, more=span)
 
     def _send(
-        self, request: BaseHTTPRequestHandler, status: int, body: bytes, kind: str, *, limit: int | None = None
+        self,
+        request: BaseHTTPRequestHandler,
+        status: int,
+        body: bytes,
+        kind: str,
+        *,
+        limit: int | None = None,
+        name: str = "",
+        more: Mapping[str, str] | None = None,
     ) -> None:
+        is_endless = self.faults.no_sizes and kind == _WHEEL
         request.send_response(status)
         request.send_header("Content-Type", kind)
-        request.send_header("Content-Length", str(len(body)))
+        for header, value in (more or {}).items():
+            request.send_header(header, value)
+        request.send_header(*(("Connection", "close") if is_endless else ("Content-Length", str(len(body)))))
         request.end_headers()
-        try:
-            for piece in _pieces(body if limit is None else body[:limit]):
-                request.wfile.write(piece)
-                if self.faults.bytes_per_s is not None and kind == "application/octet-stream":
-                    time.sleep(len(piece) / self.faults.bytes_per_s)
+        request.close_connection = request.close_connection or is_endless
+        with self._counted(name):
+            self._write(request, body if limit is None else body[:limit], kind, name)
             if limit is not None:
-                request.wfile.flush()
                 request.close_connection = True
+
+    @contextmanager
+    def _counted(self, name: str) -> Iterator[None]:
+        with self._lock:
+            self.under_way[name] = self.under_way.get(name, 0) + 1
+            self.most_at_once = max(self.most_at_once, sum(1 for each, some in self.under_way.items() if each and some))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.under_way[name] -= 1
+
+    def _write(self, request: BaseHTTPRequestHandler, body: bytes, kind: str, name: str) -> None:
+        try:
+            for piece in _pieces(body):
+                request.wfile.write(piece)
+                self.sent[name] = self.sent.get(name, 0) + len(piece)
+                if self.faults.bytes_per_s is not None and kind == _WHEEL:
+                    time.sleep(len(piece) / self.faults.bytes_per_s)
+            request.wfile.flush()
         except OSError:
             request.close_connection = True  # the client went away
 
@@ -279,3 +337,23 @@ def serving(toys: Sequence[Toy]) -> Iterator[ToyIndex]:
         yield index
     finally:
         index.close()
+
+
+def wheel_cache(
+    folder: Path,
+    *,
+    events: Events = ignore,
+    is_offline: bool = False,
+    limiter: RateLimiter | None = None,
+    notice: Callable[[str], None] = lambda line: None,
+) -> WheelCache:
+    """Return a cache of wheels in a folder, over the real engine."""
+    return WheelCache(
+        folder=lambda: folder / "wheels",
+        fetcher=lambda credentials, cancelled: RangeFetcher(
+            credentials=credentials, cancelled=cancelled, limiter=limiter, max_connections=2, notice=notice
+        ),
+        events=events,
+        is_offline=is_offline,
+        notice=notice,
+    )

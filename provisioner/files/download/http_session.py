@@ -9,11 +9,12 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from requests.auth import AuthBase
+from requests.auth import AuthBase, HTTPBasicAuth
 
 from provisioner import __version__
 from provisioner.core.errors import KleinError, StalledError, UnreachableError
 from provisioner.core.hosts import LOOPBACK
+from provisioner.core.route import Route
 from provisioner.network.deadline import DeadlineAdapter
 
 CONNECT_TIMEOUT_S = 10.0
@@ -21,33 +22,50 @@ CONNECT_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Credentials:
-    """A token and the one origin that may see it."""
+    """What proves who asks, and the one origin that may see it."""
 
     token: str | None
     endpoint: str
+    route: Route | None = None  # of a package index: its user's name and password, else those of ``.netrc``
 
     def may_see(self, url: str) -> bool:
-        """Whether a request to this address carries the token: same scheme, host and port, and never in the clear."""
-        if not self.token or origin(url) != origin(self.endpoint):
+        """Whether a request to this address carries them: same scheme, host and port, and never in the clear."""
+        if origin(url) != origin(self.endpoint):
             return False
         parts = urlsplit(url)
         return parts.scheme == "https" or parts.hostname in LOOPBACK
 
+    def user(self) -> tuple[str, str] | None:
+        """Return the name and password for an index, None where there are none."""
+        if self.route is None:
+            return None
+        return self.route.user or requests.utils.get_netrc_auth(self.endpoint)
+
 
 class _OnlyToItsOrigin(AuthBase):
-    """Adds the token where it belongs.  Being set at all, it also keeps requests from reading ``.netrc``."""
+    """Adds what proves who asks where it belongs.  Being set at all, it keeps requests from using ``.netrc`` itself."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
+        self._user = credentials.user()
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if request.url and self._credentials.may_see(request.url):
-            request.headers["Authorization"] = f"Bearer {self._credentials.token}"
+            if self._credentials.token:
+                request.headers["Authorization"] = f"Bearer {self._credentials.token}"
+            elif self._user is not None:
+                HTTPBasicAuth(*(each.encode() for each in self._user))(request)
         return request
 
 
 class _Session(requests.Session):
     """A session that reaches a server on this very machine directly, whatever the proxy variables say."""
+
+    _index: Credentials | None = None
+
+    def take(self, index: Credentials) -> None:
+        """Reach servers as a package index's settings say; what they leave open stays as the variables say."""
+        self._index = index
 
     def merge_environment_settings(  # the stubs' types for these are private
         self,
@@ -59,8 +77,16 @@ class _Session(requests.Session):
     ) -> Any:  # noqa: ANN401
         """Take proxies and certificates from the environment, the proxies not for loopback."""
         host = urlsplit(url).hostname or ""
-        if host in LOOPBACK:
+        route = Route() if self._index is None or self._index.route is None else self._index.route
+        if route.proxy is not None:
+            proxies = {"http": route.proxy, "https": route.proxy}
+        elif host in LOOPBACK:
             proxies = {**(proxies or {}), "no_proxy": host}
+        if route.certificates is not None:
+            verify = str(route.certificates)
+        if self._index is not None and origin(url) == origin(self._index.endpoint):  # not where it redirects to
+            verify = verify if route.checks_certificate else False
+            cert = cert if route.client_certificate is None else str(route.client_certificate)
         return super().merge_environment_settings(url, proxies, stream, verify, cert)
 
 
@@ -104,6 +130,8 @@ def open_session(credentials: Credentials) -> requests.Session:
     bundle = os.environ.get("SSL_CERT_FILE")
     if bundle and not (os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")):
         session.verify = bundle
+    if credentials.route is not None:
+        session.take(credentials)
     return session
 
 

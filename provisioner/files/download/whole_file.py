@@ -1,8 +1,7 @@
-"""A file of some other address than a model's, over one connection: ComfyUI's archive, a wheel of torch."""
+"""A file whose size and digest nobody knows beforehand, over one connection: ComfyUI's archive."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import random
 import time
@@ -14,7 +13,6 @@ import requests
 
 from provisioner.core.errors import (
     AccessError,
-    HashMismatchError,
     KleinError,
     NotTheFileError,
     OfflineError,
@@ -26,7 +24,6 @@ from provisioner.core.errors import (
 from provisioner.core.ports import Cancelled
 from provisioner.core.redact import redact
 from provisioner.core.retries import FEW_RETRIES, PASSING_STATUSES, Retries, asked_patience_s
-from provisioner.core.route import Route
 from provisioner.core.units import human_bytes
 from provisioner.disk.calls import write_all
 from provisioner.disk.os_errors import storage_error
@@ -38,7 +35,6 @@ from provisioner.network.deadline import Deadline
 _READ_TIMEOUT_S = 60.0
 _STEP = 256 * 1024
 _TOLD_EVERY_S = 1.0
-_USUAL = Route()
 
 
 class _Passing(Exception):
@@ -85,8 +81,6 @@ class WholeFiles:
         hint: str,
         most_bytes: int,
         progress: Callable[[str], None],
-        sha256: str | None = None,
-        route: Route = _USUAL,
     ) -> None:
         """Bring the file at an address to a path; what is there already is replaced.
 
@@ -102,10 +96,6 @@ class WholeFiles:
             More than this is another file.
         progress : callable
             Told one line at a time.
-        sha256 : str, optional
-            What it has to be.
-        route : Route
-            How the server is reached, beyond what the environment variables say.
 
         Raises
         ------
@@ -124,18 +114,11 @@ class WholeFiles:
                 hint="Run once without --offline.",
                 missing=[redact(url)],
             )
-        one = _One(self, url, path, what, hint, most_bytes, progress, route)
-        found = self._insist(one)
-        if sha256 is not None and found != sha256:
-            Root(path.parent).remove(path)
-            raise HashMismatchError(
-                f"{redact(url)} has another SHA-256 than was announced.", hint=hint, expected=sha256, observed=found
-            )
-
-    def _insist(self, one: _One) -> str:
+        one = _One(self, url, path, what, hint, most_bytes, progress)
         for failures in itertools.count(1):
             try:
-                return one.try_once()
+                one.try_once()
+                return
             except _Passing as passing:
                 jitter = random.random()  # noqa: S311 - spreads retries, keeps no secret
                 pause_s = self.retries.pause_s(failures, status=passing.status, asked_s=passing.asked_s, jitter=jitter)
@@ -165,44 +148,31 @@ class _One:
     hint: str
     most_bytes: int
     progress: Callable[[str], None]
-    route: Route
 
     @property
     def shown(self) -> str:
         return redact(self.url)
 
-    def try_once(self) -> str:
-        """Fetch it and return its SHA-256."""
-        route = self.route
-        proxies = None if route.proxy is None else {"http": route.proxy, "https": route.proxy}
-        trusted = None if route.certificates is None else str(route.certificates)
+    def try_once(self) -> None:
+        """Fetch it."""
         try:
             with (
                 Deadline(self.files.read_timeout_s) as deadline,
                 open_session(Credentials(None, "")) as session,
-                session.get(
-                    self.url,
-                    stream=True,
-                    timeout=(CONNECT_TIMEOUT_S, self.files.read_timeout_s),
-                    auth=route.user,
-                    proxies=proxies,
-                    verify=trusted if route.checks_certificate else False,
-                    cert=None if route.client_certificate is None else str(route.client_certificate),
-                ) as answer,
+                session.get(self.url, stream=True, timeout=(CONNECT_TIMEOUT_S, self.files.read_timeout_s)) as answer,
             ):
                 if answer.status_code != 200:
                     raise self._refusal(answer)
                 expected = answer.headers.get("Content-Length", "")
                 if expected.isdigit() and int(expected) > self.most_bytes:
                     raise self._too_large()
-                received, sha256 = self._save(answer.iter_content(min(_STEP, self.files.limiter.read_step)), deadline)
+                received = self._save(answer.iter_content(min(_STEP, self.files.limiter.read_step)), deadline)
                 if expected.isdigit() and int(expected) != received:
                     raise _Passing(
                         UnreachableError(
                             f"{self.shown} broke off after {human_bytes(received)} of {human_bytes(int(expected))}."
                         )
                     )
-                return sha256
         except requests.exceptions.Timeout as error:
             hint = "Run the same command again."
             raise _Passing(StalledError(f"{self.shown} did not answer in time.", hint=hint)) from error
@@ -225,9 +195,9 @@ class _One:
     def _too_large(self) -> KleinError:
         return NotTheFileError(f"{self.shown} is larger than {human_bytes(self.most_bytes)}: it is not {self.what}.")
 
-    def _save(self, chunks: Iterator[bytes], deadline: Deadline) -> tuple[int, str]:
-        """Write what arrives; return the number of bytes and their SHA-256."""
-        digest, received = hashlib.sha256(), 0
+    def _save(self, chunks: Iterator[bytes], deadline: Deadline) -> int:
+        """Write what arrives; return the number of bytes."""
+        received = 0
         began = told_at = time.monotonic()
         root = Root(self.path.parent, is_arrival_kept=False)
         root.remove(self.path)  # of an attempt that broke off
@@ -236,7 +206,6 @@ class _One:
             for chunk in chunks:
                 deadline.pause()
                 received += len(chunk)
-                digest.update(chunk)
                 if received > self.most_bytes:
                     raise self._too_large()
                 try:
@@ -253,4 +222,4 @@ class _One:
                 if self.files.cancelled():
                     raise KeyboardInterrupt
                 deadline.restart()
-        return received, digest.hexdigest()
+        return received

@@ -1,0 +1,68 @@
+"""What every installation works with, and what its Python's pip says of itself."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+
+from provisioner.core.ports import FileCache, RunProcess
+from provisioner.environment.installer import check_indexes
+from provisioner.environment.pip_settings import installer_environment, parse_pip_settings
+from provisioner.machine.child_environment import child_environment
+
+Progress = Callable[[str], None]
+"""Told one line at a time what goes on."""
+
+ASK_TIMEOUT_S = 120.0
+INSTALL_TIMEOUT_S = 3 * 3600.0
+FETCH_TIMEOUT_S = 6 * 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildContext:
+    """What a building works with, whatever it builds."""
+
+    run: RunProcess
+    environ: Mapping[str, str]  # the person's
+    cache: FileCache  # brings the wheels, and keeps them for the next environment
+    pass_env: Collection[str] = ()  # names of those that programs get beside the usual ones
+    is_offline: bool = False  # nothing is fetched
+
+    @property
+    def child_environ(self) -> dict[str, str]:
+        """What programs get of the person's variables."""
+        return child_environment(self.environ, self.pass_env)
+
+
+def pip_settings(context: BuildContext, python: Path) -> dict[str, str]:
+    """Return the person's settings that may stay, as an environment's own pip reads them; raises UsageError."""
+    of_pip = [name for name in context.environ if name.upper().startswith("PIP_")]
+    env = child_environment(context.environ, [*context.pass_env, *of_pip])
+    done = context.run([python, "-I", "-m", "pip", "config", "list"], timeout_s=ASK_TIMEOUT_S, env=env)
+    settings = parse_pip_settings(done.stdout, with_indexes=True) if done.returncode == 0 else {}
+    check_indexes(settings)
+    return settings
+
+
+def pip_version(context: BuildContext, python: Path) -> tuple[int, int]:
+    """Return the version of a Python's pip, (25, 3); (0, 0) where it has none."""
+    env = installer_environment(context.child_environ, {}, no_file=os.devnull)
+    said = context.run([python, "-I", "-m", "pip", "--version"], timeout_s=ASK_TIMEOUT_S, env=env).stdout
+    match = re.match(r"pip (\d+)\.(\d+)", said)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def only_news(progress: Progress) -> Callable[[str, str], None]:
+    """Return a listener that passes on what a person wants to see of pip's chatter."""
+
+    def listen(_: str, line: str) -> None:
+        words = line.strip()
+        if words.startswith("Processing "):
+            progress(f"Unpacking {PureWindowsPath(words).name}")  # it knows both kinds of slashes
+        elif words.startswith(("Downloading", "Collecting", "Building wheel", "Installing collected")):
+            progress(words)
+
+    return listen
