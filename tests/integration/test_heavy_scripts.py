@@ -11,6 +11,7 @@ import pytest
 
 from scripts.torture import KINDS
 from scripts.torturing.call_order import has_strace
+from tests.support.counted import IS_COUNTED
 
 ROOT = Path(__file__).resolve().parents[2]
 FORKS = pytest.mark.skipif(sys.platform == "win32", reason="runs are forked")
@@ -27,6 +28,11 @@ FORKS = pytest.mark.skipif(sys.platform == "win32", reason="runs are forked")
                 marks=[FORKS, pytest.mark.skipif(kind == "calls" and not has_strace(), reason="needs strace")],
             )
             for kind in KINDS
+        ),
+        pytest.param(
+            ("count_work.py", "--files", "1", "--blocks", "1"),
+            "| `repair` |",
+            marks=pytest.mark.skipif(not IS_COUNTED, reason="the kernel does not count what is read"),
         ),
         (("fuzz_identify.py", "--inputs", "300"), "Exceptions: 0. Promises broken: 0."),
         (("bench_verify.py", "--size", "20000000", "--files", "2", "--rounds", "1"), "klein-setup verify"),

@@ -19,7 +19,7 @@ from provisioner.core.errors import StorageError
 from provisioner.core.json_reader import LARGEST, FieldError, Fields, as_dict, parse_object
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.core.ports import Claim, FileDigest, Stamp
-from provisioner.disk.read_json import read_object
+from provisioner.disk.read_json import read_at_most, read_object
 from provisioner.disk.root import Root
 
 SCHEMA_VERSION = 1
@@ -179,19 +179,17 @@ class Receipts:
     def _document(self, path: Path) -> dict[str, Any] | None:
         """Return what a receipt holds, which nobody may change; None where there is no object that can be read."""
         try:
-            with path.open("rb") as stream:
+            with self._lock, path.open("rb") as stream:
                 stamp = _file_stamp(stream.fileno())
-                with self._lock:
-                    known = self._seen.get(path)
+                known = self._seen.get(path)
                 if known is not None and known[0] == stamp:
                     return known[1]
-                document = parse_object(stream.read(LARGEST + 1))
+                document = parse_object(read_at_most(stream, LARGEST))
+                if document is not None:
+                    self._seen[path] = stamp, document
+                return document
         except OSError:
             return None
-        if document is not None:
-            with self._lock:
-                self._seen[path] = stamp, document
-        return document
 
 
 def refuse_later_release(root: Path) -> None:

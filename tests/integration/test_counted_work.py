@@ -1,0 +1,130 @@
+"""A guard without clocks: how much work each command does, counted, beside what it may do.
+
+The counts are exact and the same in every run, but for what arrives over several connections.  Measured on 2026-11-26
+with Python 3.11 on Linux; `scripts/count_work.py` prints them anew.  Who raises a bound says in the commit what the
+work is for; who lowers a count lowers its bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from provisioner.core.models import BLOCK_SIZE
+from tests.support.counted import IS_COUNTED, Work, damaging, each_command, on_a_recorded_machine, work_of
+from tests.support.sandbox import MIB, Sandbox, Wanted, tensors
+
+pytestmark = pytest.mark.skipif(not IS_COUNTED, reason="the kernel does not count what is read")
+
+BIG = Wanted(data=tensors(2 * BLOCK_SIZE + 3 * MIB), name="big.safetensors")
+SIZE = len(BIG.data)
+SMALL = tuple(Wanted(data=tensors(1000 + number, number), name=f"small-{number}.safetensors") for number in range(30))
+KIB = 1024
+NOTHING = Work(**dict.fromkeys(Work.__dataclass_fields__, 0))
+
+# Bytes and memory have room for what differs by release of Python; the rest has room for one file of the user's more.
+BOUNDS = {
+    "--help": replace(NOTHING, read=24 * KIB, written=KIB, calls=90, modules=60, peak=6 * MIB),
+    "detect": replace(NOTHING, opened=2, read=40 * KIB, written=4 * KIB, calls=350, modules=190, peak=16 * MIB),
+    "plan": replace(NOTHING, opened=5, listed=1, read=96 * KIB, written=4 * KIB, calls=600, modules=310, peak=20 * MIB),
+    "install": Work(
+        opened=141,
+        listed=45,
+        read=SIZE + 192 * KIB,  # what a tail of a block was before it was complete
+        written=SIZE + 64 * KIB,
+        calls=1000,
+        changed=60,
+        flushed=49,
+        children=0,
+        connections=13,
+        requests=13,
+        fetched=SIZE + 8 * KIB,
+        modules=520,
+        peak=48 * MIB,
+    ),
+    "second install": replace(
+        NOTHING, opened=11, listed=2, read=96 * KIB, written=4 * KIB, calls=600, modules=310, peak=20 * MIB
+    ),
+    "verify --quick": replace(
+        NOTHING, opened=8, listed=2, read=64 * KIB, written=2 * KIB, calls=350, modules=190, peak=14 * MIB
+    ),
+    "verify": replace(
+        NOTHING,
+        opened=21,
+        listed=3,
+        read=SIZE + 128 * KIB,
+        written=16 * KIB,
+        calls=650,
+        changed=1,
+        flushed=2,
+        modules=310,
+        peak=24 * MIB,
+    ),
+    "verify, damaged": replace(
+        NOTHING,
+        opened=26,
+        listed=11,
+        read=SIZE + 192 * KIB,
+        written=16 * KIB,
+        calls=650,
+        changed=1,
+        flushed=2,
+        modules=310,
+        peak=24 * MIB,
+    ),
+    "repair": Work(
+        opened=86,
+        listed=22,
+        # Looked at, verified whole, and the block that was wrong: kept, written, and read back.
+        read=2 * SIZE + 3 * BLOCK_SIZE + 256 * KIB,
+        written=3 * BLOCK_SIZE + 64 * KIB,
+        calls=1000,
+        changed=27,
+        flushed=18,
+        children=0,
+        connections=4,
+        requests=3,
+        fetched=BLOCK_SIZE + KIB,
+        modules=560,
+        peak=80 * MIB,
+    ),
+}
+
+
+def test_no_command_does_more_than_its_bound(sandbox: Sandbox) -> None:
+    counted = on_a_recorded_machine(sandbox)
+    counted.publish(*SMALL[:3], BIG)
+    found = each_command(counted, damage=damaging(counted.path(BIG), BLOCK_SIZE + 5))
+    assert set(found) == set(BOUNDS)
+    over = {name: work.beyond(BOUNDS[name]) for name, work in found.items()}
+    assert {name: what for name, what in over.items() if what} == {}
+    assert found["install"].fetched >= SIZE  # it was counted at all
+    assert found["verify"].read >= SIZE
+    assert found["install"].flushed >= 4 * 2  # each file's bytes and its receipt
+    assert set(found["verify"].beyond(NOTHING)) >= {"opened", "listed", "read", "written", "calls", "modules", "peak"}
+
+
+PER_FILE = {
+    "install": {"opened": 28, "listed": 9, "flushed": 8, "requests": 2, "changed": 11},
+    "verify --quick": {"opened": 1, "listed": 0, "read": 1200},
+    "verify": {"opened": 3, "listed": 0, "read": 4000},
+}
+
+
+def test_a_file_more_is_a_constant_more(make_sandbox: Callable[[], Sandbox]) -> None:
+    """What the tenth file costs, the thirtieth costs too: nothing is read or listed again for each of the others.
+
+    The bytes of an installation are left out: a receipt of all files is written whole for each of them.
+    """
+    found = []
+    for number in (10, 30):
+        sandbox = on_a_recorded_machine(make_sandbox())
+        sandbox.publish(*SMALL[:number])
+        install = work_of(sandbox, "install", "--only", "files")
+        full = work_of(sandbox, "verify")
+        found.append({"install": install, "verify": full, "verify --quick": work_of(sandbox, "verify", "--quick")})
+    for name, bounds in PER_FILE.items():
+        per_file = {each: (getattr(found[1][name], each) - getattr(found[0][name], each)) / 20 for each in bounds}
+        assert {each: count for each, count in per_file.items() if count > bounds[each]} == {}, name
