@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from provisioner.comfyui.server.watchdog import ExtendedLimits, JobObject, Watchdog, tie
+from provisioner.comfyui.server.watchdog import Watchdog, tie
+from provisioner.processes.job_object import ExtendedLimits, JobObject
 
 JOB, PROCESS, PID = 0x7FF6_0000_1110, 0x7FF6_0000_2220, 4711
 
@@ -101,6 +102,17 @@ def test_a_job_gets_its_limit_before_the_process_and_keeps_only_its_own_handle()
     assert kernel.open == set()
     job.release()  # twice does no harm: the number may be another handle's by now
     assert kernel.asked.count(("CloseHandle", JOB)) == 1
+
+
+def test_a_job_that_lets_go_takes_its_limit_away_first() -> None:
+    kernel = Kernel32()
+    job = JobObject(PID, kernel)
+    kernel.asked.clear()
+    job.let_go()
+    job.let_go()
+    size = ctypes.sizeof(ExtendedLimits)
+    assert kernel.asked == [("SetInformationJobObject", JOB, 9, 0, size), ("CloseHandle", JOB)]
+    assert kernel.open == set()
 
 
 @pytest.mark.parametrize(
