@@ -182,7 +182,10 @@ def test_a_disk_that_fills_up_between_two_files_is_said_once_and_both_parts_are_
         first, second = two(sandbox)
         sandbox.hub.rate_bytes_s_per_connection = RATE
         running = sandbox.start("install", "--connections", "6", "--json")
-        wait_until(lambda: sandbox.part(first).exists(), what="the first file has its room")
+        wait_until(
+            lambda: sandbox.part(first).exists() and sandbox.part(first).stat().st_blocks * 512 >= SIZE,
+            what="the first file has its room",
+        )
         filler = disk / "somebody else's.bin"
         with filler.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
             while True:
