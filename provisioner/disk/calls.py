@@ -11,6 +11,7 @@ from io import FileIO
 from pathlib import Path
 
 from provisioner.disk.flush import flush_file
+from provisioner.disk.page_cache import PAGE_CACHE
 
 WriteAt = Callable[[int, memoryview, int], int]
 Share = Callable[[int, int, int, int, int], int]
@@ -66,6 +67,9 @@ class Disk:
 
     append: Callable[[int, bytes], int] = os.write
     """Adds a line to the log."""
+
+    written: Callable[[int, int, int], None] = PAGE_CACHE.written
+    """Takes note of bytes that are on the disk and are not read again: descriptor, offset, length."""
 
     flush_step: int = 128 * 1024 * 1024
     """Bytes behind the frontier that make a flush worth it."""

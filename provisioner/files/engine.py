@@ -164,9 +164,8 @@ class _Walk:
             if reason is not None:
                 self._end(number, Outcome(step=step, status="skipped", detail=reason))
                 continue
-            self.running[number] = work = _Work(self.engine, self.pause, self.halt, lambda: self.heard.put(None))
-            work.leaves_room = not uses_network(step)
-            work.start(step, lambda came, number=number: self.heard.put((number, came)))  # type: ignore[misc]
+            self.running[number] = work = _Work(self, number, step)
+            work.thread.start()
 
     def _why_skipped(self, step: FileStep) -> str | None:
         if self.is_stopped or step.artifact.id in self.blocked:
@@ -218,36 +217,31 @@ class _Walk:
 class _Work:
     """One step on its way, in a thread of its own."""
 
-    def __init__(
-        self, engine: Engine, pause: threading.Event, halt: threading.Event, leaving_room: Callable[[], None]
-    ) -> None:
+    def __init__(self, walk: _Walk, number: int, step: FileStep) -> None:
+        engine = walk.engine
         self.store, self.fetcher, self.events = engine.store, engine.fetcher, engine.events
         self.hash_again, self.rejected = engine.hash_again, engine.rejected
-        self.leaves_room = False
+        self.leaves_room = not uses_network(step)
         self.is_on_network = False
-        self._pause, self._halt, self._leaving_room = pause, halt, leaving_room
+        self._walk, self._number, self._step = walk, number, step
+        self.thread = threading.Thread(target=self._run, name=f"step {_label(step.destination)}", daemon=True)
 
-    def start(self, step: FileStep, ended: Callable[[Outcome | BaseException], None]) -> None:
-        """Do a step and tell its outcome, or what was raised that is no error of ours."""
-
-        def work() -> None:
-            try:
-                came: Outcome | BaseException = self._outcome(step, time.monotonic())
-            except BaseException as error:  # it belongs to whoever waits, an interruption too
-                came = error
-            ended(came)
-
-        self.thread = threading.Thread(target=work, name=f"step {_label(step.destination)}", daemon=True)
-        self.thread.start()
+    def _run(self) -> None:
+        """Do the step and tell its outcome, or what was raised that is no error of ours."""
+        try:
+            came: Outcome | BaseException = self._outcome(self._step, time.monotonic())
+        except BaseException as error:  # it belongs to whoever waits, an interruption too
+            came = error
+        self._walk.heard.put((self._number, came))
 
     def _leave_room(self, leaves_room: bool) -> None:
         if leaves_room and not self.leaves_room:
             self.leaves_room = True
-            self._leaving_room()
+            self._walk.heard.put(None)
         self.leaves_room = leaves_room
 
     def _check_paused(self) -> None:
-        if self._pause.is_set() or self._halt.is_set():
+        if self._walk.pause.is_set() or self._walk.halt.is_set():
             raise _Paused
 
     @contextmanager
@@ -395,7 +389,7 @@ class _Work:
         self._leave_room(True)
 
         def progress() -> None:
-            if self._halt.is_set():
+            if self._walk.halt.is_set():
                 raise _Paused
             tell.of_part("proving", part, received)
 

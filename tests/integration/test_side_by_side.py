@@ -8,13 +8,28 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from provisioner.core.models import BLOCK_SIZE
+from provisioner.core.models import BLOCK_SIZE, HubFile
+from provisioner.files.download.http_session import Credentials
+from provisioner.files.download.transfer import Connections, RangeFetcher
+from provisioner.files.store.part_file import PartFile
 from provisioner.rehearsal.faults import CutAfter, IgnoreRange, Status, WrongBytes
-from tests.support.sandbox import MIB, Completed, Sandbox, Wanted, tensors, wait_until
+from tests.support.builders import artifact
+from tests.support.sandbox import (
+    MIB,
+    REPOSITORY,
+    REVISION,
+    TOKEN,
+    Completed,
+    Sandbox,
+    Wanted,
+    tensors,
+    wait_until,
+)
 
 SIZE = 2 * BLOCK_SIZE + 3 * MIB  # two blocks and a short one: no more than three connections have something to do
 RATE = 4 * MIB  # bytes per second and connection: a block takes four seconds
@@ -84,6 +99,27 @@ def test_the_connections_of_all_files_together_are_no_more_than_was_said(sandbox
     assert running.wait().returncode == 0
     assert 3 < most <= 4
     sandbox.assert_in_place(*files)
+
+
+def test_fetchers_of_one_run_share_its_connections(sandbox: Sandbox, tmp_path: Path) -> None:
+    files = two(sandbox)
+    sandbox.hub.rate_bytes_s_per_connection = 2 * RATE
+    connections, most = Connections(3), 0
+
+    def fetch(wanted: Wanted) -> str:
+        source = HubFile(repo_id=REPOSITORY, revision=REVISION, filename=wanted.filename)
+        fetcher = RangeFetcher(credentials=Credentials(TOKEN, sandbox.hub.endpoint), connections=connections)
+        with PartFile(tmp_path / wanted.name, size=len(wanted.data), sha256=wanted.sha256) as part:
+            fetcher.fetch(source, artifact(wanted.data, sources=(source,)), part, progress=lambda _: None)
+            return part.seal().sha256
+
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(fetch, wanted) for wanted in files]
+        while not all(job.done() for job in jobs):
+            most = max(most, sum(not each.is_finished for each in sandbox.gets()))
+            time.sleep(0.01)
+    assert [job.result() for job in jobs] == [wanted.sha256 for wanted in files]
+    assert most == 3
 
 
 def test_a_limit_of_the_rate_holds_for_all_files_together(sandbox: Sandbox) -> None:
@@ -182,7 +218,10 @@ def test_a_disk_that_fills_up_between_two_files_is_said_once_and_both_parts_are_
         first, second = two(sandbox)
         sandbox.hub.rate_bytes_s_per_connection = RATE
         running = sandbox.start("install", "--connections", "6", "--json")
-        wait_until(lambda: sandbox.part(first).exists(), what="the first file has its room")
+        wait_until(
+            lambda: sandbox.part(first).exists() and sandbox.part(first).stat().st_blocks * 512 >= SIZE,
+            what="the first file has its room",
+        )
         filler = disk / "somebody else's.bin"
         with filler.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
             while True:

@@ -35,6 +35,7 @@ from provisioner.disk.calls import Disk, Share, reserve
 from provisioner.disk.clone import by_clonefile
 from provisioner.disk.flush import flush_file, flush_folder
 from provisioner.disk.os_errors import storage_error
+from provisioner.disk.page_cache import PageCache, available_memory
 from provisioner.disk.root import Root
 from provisioner.files.store.file_store import FileStore
 from provisioner.files.store.hash_file import hash_file
@@ -1919,3 +1920,60 @@ def test_a_misplaced_link_is_not_moved(tmp_path: Path) -> None:
     assert way != "moved"
     assert link.is_symlink()
     assert destination.path.read_bytes() == theirs.read_bytes() == DATA
+
+
+MIB = 1024 * 1024
+
+# --- the page cache ----------------------------------------------------------------------------------
+
+
+def is_cached(path: Path) -> bool:
+    """Whether the first bytes of a file come without the disk; skips where the system does not say."""
+    if sys.platform != "linux":
+        pytest.skip("only Linux says")
+    with path.open("rb", buffering=0) as stream:
+        try:
+            return os.preadv(stream.fileno(), [bytearray(4096)], 0, os.RWF_NOWAIT) == 4096
+        except BlockingIOError:
+            return False
+        except OSError:
+            pytest.skip("this file system does not say what is cached")
+
+
+@pytest.mark.parametrize(("available", "stays"), [(0, False), (10**9, True)])
+def test_a_file_that_was_fetched_leaves_no_more_in_the_page_cache_than_there_is_room_for(
+    tmp_path: Path, available: int, stays: bool
+) -> None:
+    data = os.urandom(3 * MIB)
+    final = tmp_path / "x"
+    disk = Disk(written=PageCache(lambda: available).written)
+    with PartFile(final, size=len(data), sha256=sha256(data), block_size=MIB, disk=disk) as part:
+        for index in range(3):
+            piece = data[index * MIB : (index + 1) * MIB]
+            part.write(index * MIB, piece)
+            part.finish_block(index, sha256(piece))
+        part.seal()
+        part.commit("the hub")
+    assert is_cached(final) == stays
+    assert final.read_bytes() == data
+
+
+def test_the_share_of_the_page_cache_is_one_for_all_files_and_a_refusal_is_no_error() -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    def refuse(descriptor: int, offset: int, length: int, _advice: int) -> None:
+        asked.append((descriptor, offset, length))
+        raise OSError(errno.EINVAL, "no")
+
+    cache = PageCache(lambda: 400, refuse)
+    cache.written(3, 0, 60)
+    cache.written(4, 0, 60)
+    cache.written(3, 60, 40)
+    cache.written(3, 100, 1)
+    cache.written(3, 101, 0)
+    assert asked == [(4, 0, 60), (3, 100, 1)]
+    PageCache(lambda: 0, None).written(3, 0, 60)
+
+
+def test_the_memory_that_is_available_is_read_from_the_system() -> None:
+    assert (available_memory() > 10 * MIB) == (sys.platform == "linux")

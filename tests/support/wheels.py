@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote
 
 from provisioner.core.events import Events, ignore
 from provisioner.files.download.limiter import RateLimiter
-from provisioner.files.download.transfer import RangeFetcher
+from provisioner.files.download.transfer import Connections, RangeFetcher
 from provisioner.files.download.wheel_cache import WheelCache
 
 _WHEEL = "application/octet-stream"
@@ -351,7 +351,7 @@ def wheel_cache(
     return WheelCache(
         folder=lambda: folder / "wheels",
         fetcher=lambda credentials, cancelled: RangeFetcher(
-            credentials=credentials, cancelled=cancelled, limiter=limiter, max_connections=2, notice=notice
+            credentials=credentials, cancelled=cancelled, limiter=limiter, connections=Connections(2), notice=notice
         ),
         events=events,
         is_offline=is_offline,

@@ -87,8 +87,8 @@ class RangeFetcher:
     ----------
     credentials : Credentials
         The endpoint, and the token that only it may see.
-    max_connections : int
-        Most connections at a time, for everything together.
+    connections : Connections, optional
+        What it shares with other fetchers of the run.
     limiter : RateLimiter, optional
         Bandwidth for everything together.
     stall_timeout_s : float
@@ -103,19 +103,18 @@ class RangeFetcher:
         self,
         *,
         credentials: Credentials,
-        max_connections: int = MAX_CONNECTIONS,
+        connections: Connections | None = None,
         limiter: RateLimiter | None = None,
         stall_timeout_s: float = 20.0,
         cancelled: Cancelled = lambda: False,
         notice: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.credentials = credentials
-        self.max_connections = max_connections
         self.limiter = limiter or RateLimiter()
         self.stall_timeout_s = stall_timeout_s
         self.cancelled = cancelled
         self.notice = notice
-        self.sharing = _Sharing(max_connections)
+        self.sharing = connections or Connections()
 
     def fetch(
         self, source: Source, artifact: Artifact, part: Part, *, progress: Callable[[TransferProgress], None]
@@ -184,11 +183,17 @@ class RangeFetcher:
         return min(10.0, self.stall_timeout_s)
 
 
-class _Sharing:
-    """The connections of a run, shared over the files on their way."""
+class Connections:
+    """The connections of a run, shared over the files on their way; safe to use from several threads.
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    Parameters
+    ----------
+    limit : int
+        Most of them at a time, for everything together.
+    """
+
+    def __init__(self, limit: int = MAX_CONNECTIONS) -> None:
+        self.limit = limit
         self._ramp = Ramp(limit=limit)
         self._transfers: list[_Transfer] = []  # the oldest first
         self._measured: list[_Transfer] = []  # those that the ramp's open window is about
@@ -198,7 +203,7 @@ class _Sharing:
         """Take a file in; the first of several begins with as many connections as paid for the last one."""
         with self._lock:
             if not self._transfers:
-                self._ramp = Ramp(limit=self._limit, wanted=self._ramp.wanted)
+                self._ramp = Ramp(limit=self.limit, wanted=self._ramp.wanted)
             self._transfers.append(transfer)
 
     def leave(self, transfer: _Transfer) -> None:
@@ -218,13 +223,13 @@ class _Sharing:
                     self._ramp.observe(now, 0, active=0)  # what was measured so far is of other files
                 active = sum(len(each.receiving) for each in flowing)
                 self._ramp.observe(now, sum(each.received for each in flowing), active)
-            shares = share(self._ramp.wanted, self._limit, needs)
+            shares = share(self._ramp.wanted, self.limit, needs)
             return shares.connections[self._transfers.index(transfer)], shares.leaves_room
 
     @property
     def is_full(self) -> bool:
         """Whether all connections are open: of a file that is to have fewer, one closes when its block is there."""
-        return sum(sum(worker.is_alive() for worker in each.workers) for each in self._transfers) >= self._limit
+        return sum(sum(worker.is_alive() for worker in each.workers) for each in self._transfers) >= self.limit
 
     def back_off(self, *, to_one: bool = False) -> None:
         """Hold fewer connections for everything: a server asked for less, or sends no ranges."""
@@ -754,7 +759,7 @@ class _Transfer:
     def _least_rate_bytes_s(self) -> float:
         """Below this a connection drips; a limit of ours that is shared by many explains less than its share."""
         limit = self.fetcher.limiter.bytes_s
-        share = MIN_RATE_BYTES_S if limit is None else limit / (4 * self.fetcher.max_connections)
+        share = MIN_RATE_BYTES_S if limit is None else limit / (4 * self.fetcher.sharing.limit)
         return min(MIN_RATE_BYTES_S, share)
 
     def _check_pace(self, window: _Window, count: int) -> None:

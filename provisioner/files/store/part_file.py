@@ -194,6 +194,7 @@ class PartFile:
         self._failure: OSError | None = None
         self._digest = hashlib.sha256()
         self._descriptor = -1
+        self._let_go = 0  # everything before it is on the disk and was digested: its pages are not needed any more
         self._log_descriptor = -1
         self._threads: list[threading.Thread] = []
         self._writers = 0
@@ -444,6 +445,7 @@ class PartFile:
             self._disk.flush(self._descriptor)
         except OSError as error:
             raise storage_error(error, self.path) from error
+        self._let_pages_go(self.size)
         self._close_descriptors()  # Windows renames no open file
         self._place(self.path, source)
         self._root.remove(log_path(self.final))
@@ -516,8 +518,15 @@ class PartFile:
                         return
                     flushed = self.frontier
                 flush(self._descriptor)
+                self._let_pages_go(flushed)
         except OSError as error:
             self._fail(error)
+
+    def _let_pages_go(self, flushed: int) -> None:
+        """Tell the page cache what is on the disk and was digested."""
+        end = min(flushed, self.hashed)
+        self._disk.written(self._descriptor, self._let_go, end - self._let_go)
+        self._let_go = max(self._let_go, end)
 
     def _fail(self, error: OSError) -> None:
         with self._lock:
