@@ -264,7 +264,9 @@ def _add_environment_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--python", type=_path, metavar="FILE", help="Python to make the environment from (default: a suitable one)"
     )
-    group.add_argument("--uv", action="store_true", help="install with uv instead of pip")
+    unpacker = group.add_mutually_exclusive_group()
+    unpacker.add_argument("--uv", action="store_true", help="install with uv, and fail without it (default: if found)")
+    unpacker.add_argument("--no-uv", action="store_true", help="install with pip, even if uv is found")
 
 
 def add_verify_parser(subparsers: Subparsers) -> None:

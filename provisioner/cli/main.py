@@ -275,7 +275,7 @@ def _environment_options(arguments: argparse.Namespace) -> EnvironmentOptions:
     return EnvironmentOptions(
         where=arguments.environment,
         python=getattr(arguments, "python", None),
-        use_uv=getattr(arguments, "uv", False),
+        installer="uv" if getattr(arguments, "uv", False) else "pip" if getattr(arguments, "no_uv", False) else "auto",
         accepts_cpu=arguments.cpu,
         torch=_torch_options(arguments),
     )

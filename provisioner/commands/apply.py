@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from provisioner.commands.choose_environment import apply_environment, check_environment, environment_folder
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui
@@ -348,7 +348,7 @@ def _apply_environment(
     is_new = isinstance(step, MakeEnvironment)
     doing, done = ("making", "made") if is_new else ("repairing", "repaired")
     with run.session.stages.stage(doing, "the environment", done) as came_of_it:
-        applied.receipt = apply_environment(run.session, step, use_uv=options.environment.use_uv)
+        applied.receipt = apply_environment(run.session, step, installer=options.environment.installer)
         environments, machine = run.session.environments, run.session.machine
         environments.clear_leftovers(step.where, progress=run.session.notice)
         findings, _ = check_environment(run.session, machine, step.where)
@@ -373,7 +373,7 @@ def _refuse_other_environment(run: Run, step: MakeEnvironment | RepairEnvironmen
 def _install_packages(run: Run, options: InstallOptions, step: InstallPackages) -> str:
     """Install what is missing, under the constraints that hold the torch set."""
     environments = run.session.environments
-    installer: Literal["pip", "uv"] = "uv" if options.environment.use_uv else "pip"
+    installer = options.environment.installer
     progress = run.session.stages.teller
     stage = run.session.stages.stage
     if step.restores:

@@ -19,7 +19,7 @@ from provisioner.torch.builds import App, TorchBuild, TorchChoice
 from provisioner.torch.choose import TorchOptions, choose_torch
 
 if TYPE_CHECKING:
-    from provisioner.environment.environments import Environments
+    from provisioner.environment.environments import Environments, Installer
 
 _ENVIRONMENT_STEPS = (MakeEnvironment, RepairEnvironment, KeepEnvironment)
 PYTHONS = ("3.12", "3.11", "3.13", "3.10", "3.14")
@@ -32,7 +32,7 @@ class EnvironmentOptions:
 
     where: Path | None = None
     python: Path | None = None
-    use_uv: bool = False
+    installer: Installer = "auto"
     accepts_cpu: bool = False
     torch: TorchOptions = field(default_factory=TorchOptions)
 
@@ -121,7 +121,7 @@ def _check_cpu(choice: TorchChoice, options: EnvironmentOptions) -> None:
 
 
 def apply_environment(
-    session: Session, step: MakeEnvironment | RepairEnvironment, *, use_uv: bool = False
+    session: Session, step: MakeEnvironment | RepairEnvironment, *, installer: Installer = "auto"
 ) -> EnvironmentReceipt:
     """Make or repair an environment and return its receipt; raises as `Environments.create`.
 
@@ -138,7 +138,7 @@ def apply_environment(
         step.where,
         python=step.python,
         python_versions=step.python_versions,
-        installer="uv" if use_uv else "pip",
+        installer=installer,
         machine=session.machine,
         needs_device=needs_device,
         progress=session.stages.teller,

@@ -96,7 +96,7 @@ from provisioner.torch.builds import TorchBuild, TorchSet
 
 __all__ = ["Environments", "Installer", "Progress"]
 
-Installer = Literal["pip", "uv"]
+Installer = Literal["auto", "pip", "uv"]
 PROBE = Path(__file__).with_name("probe_script.py")
 
 _PROBE_TIMEOUT_S = 600.0  # the first import of a CUDA torch from a slow disk takes minutes
@@ -175,8 +175,8 @@ class Environments:
             The interpreter to make it from; else the first that fits.
         python_versions : sequence of str
             The minor versions the build has wheels for, ``("3.10", "3.11")``; empty: any.
-        installer : "pip" or "uv"
-            What unpacks the wheels.
+        installer : "auto", "pip" or "uv"
+            What unpacks the wheels; "auto": uv where it is found, else pip.
         machine : Machine, optional
             What was detected, to compare the probe's devices with.
         needs_device : bool
@@ -225,7 +225,7 @@ class Environments:
                 releases, wheels = maker.resolve(build)
                 wheels = maker.fetch(wheels, build.index_url)
                 maker.install(wheels)
-                receipt = _receipt(build_id, installer, chosen, build, releases, maker.installed())
+                receipt = _receipt(build_id, "pip" if uv is None else "uv", chosen, build, releases, maker.installed())
                 receipt = self._verify(staging, receipt, build, machine, needs_device=needs_device, progress=progress)
                 _seal(staging, where, receipt)
                 with self._without_list(where):  # a list of another environment would be a false one
@@ -310,8 +310,8 @@ class Environments:
             ``"diffusers>=0.37"``; none where only the list is to be renewed.
         out_of : sequence of str, optional
             All requirements of the application, the ones that are met already included; None: these.
-        installer : "pip" or "uv"
-            What installs them.
+        installer : "auto", "pip" or "uv"
+            What installs them, as for `create`.
         progress : callable
             Told one line at a time.
 
@@ -355,8 +355,8 @@ class Environments:
             The environment.
         names : sequence of str
             Of the packages, as the list has them; others are left out.
-        installer : "pip" or "uv"
-            What installs them.
+        installer : "auto", "pip" or "uv"
+            What installs them, as for `create`.
         progress : callable
             Told one line at a time.
 
@@ -624,7 +624,7 @@ class Environments:
     # --- parts -------------------------------------------------------------------------------------
 
     def _uv(self, installer: Installer) -> Path | None:
-        """Return uv's path where it was asked for; None for pip."""
+        """Return uv's path where it is to install; None for pip."""
         if installer == "pip":
             return None
         beside = Path(sys.executable).with_name("uv.exe" if sys.platform == "win32" else "uv")
@@ -632,7 +632,9 @@ class Environments:
         if found is None and beside.exists():
             found = beside
         if found is None:
-            raise UsageError("uv was asked for, and it is not installed.", hint="Install uv, or leave --installer out.")
+            if installer == "auto":
+                return None
+            raise UsageError("uv was asked for, and it is not installed.", hint="Install uv, or leave --uv out.")
         return found
 
     def _choose_python(self, given: Path | None, versions: Sequence[str]) -> PythonFacts:
@@ -782,7 +784,7 @@ def _clearing_up(work: Workspace) -> Iterator[_Begin]:
 
 def _receipt(
     build_id: str,
-    installer: Installer,
+    installer: Literal["pip", "uv"],
     python: PythonFacts,
     build: TorchBuild,
     releases: TorchSet,

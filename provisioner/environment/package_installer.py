@@ -91,9 +91,6 @@ class PackageInstaller:
             words += ["-c", str(self.where / CONSTRAINTS)]
         if not requirements:
             return ()
-        if self.uv is not None and self.context.is_offline:  # pip cannot resolve from uv's own cache
-            self._run(words, what)
-            return None
         if pip_version(self.context, self.python) < _FIRST_WITH_REPORT:
             said = "The pip of this environment cannot say what it would install (22.2 can): nothing is listed."
             self.progress(Lasting(said))
@@ -177,7 +174,7 @@ class PackageInstaller:
             return settings
         page = held_page(self.context, self._root, self._work)
         settings = {**settings, "find-links": f"{settings.get('find-links', '')} {page}".strip()}
-        return without_network(settings) if self.uv is None else settings
+        return without_network(settings)
 
     @cached_property
     def _env(self) -> dict[str, str]:

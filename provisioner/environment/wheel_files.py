@@ -135,6 +135,8 @@ class WheelFiles:
     def unpack(self, wheels: Sequence[Wheel], *words: str) -> None:
         """Install wheels that `fetch` returned, from this disk alone, each by its SHA-256.
 
+        Where uv fails, pip does it: nobody chose the uv that is found, or its version.
+
         Parameters
         ----------
         wheels : sequence of Wheel
@@ -151,18 +153,19 @@ class WheelFiles:
         self.root.write_text(listed, "".join(f"{wheel.requirement}\n" for wheel in wheels))
         self.root.write_text(page, links_page(wheels))
         common: list[str | Path] = ["--no-index", "--no-deps", "--require-hashes", "--find-links", page.as_uri()]
-        if self.uv is None:
-            command = [self.python, "-I", "-m", "pip", "install", *common, "--progress-bar", "off", *words]
-        else:
-            command = [self.uv, "pip", "install", "--python", self.python, *common, "--no-progress"]
-            # A cache of uv's own would share its files with the environment: who changes one changes the other.
-            command += ["--cache-dir", self.folder / "uv", *(["--reinstall"] if words else [])]
-        done = self.context.run(
-            [*command, "-r", listed],
-            timeout_s=INSTALL_TIMEOUT_S,
-            env=self._env({}),
-            on_line=only_news(self.progress) if self.uv is None else None,
-        )
+        if self.uv is not None:
+            command: list[str | Path] = [self.uv, "pip", "install", "--python", self.python, *common, "--no-progress"]
+            # Its usual cache would share its files with the environment: who changes one changes the other.
+            command += ["--cache-dir", self.folder / "uv", *(["--reinstall"] if words else []), "-r", listed]
+            done = self.context.run(command, timeout_s=INSTALL_TIMEOUT_S, env=self._env({}))
+            if done.returncode == 0:
+                return
+            said = done.last_lines[-1].strip() if done.last_lines else f"exit status {done.returncode}"
+            self.progress(Lasting(f"uv could not install the wheels ({said}); pip does it."))
+            self.root.remove_tree(self.folder / "uv")
+        command = [self.python, "-I", "-m", "pip", "install", *common, "--progress-bar", "off", *words, "-r", listed]
+        news = only_news(self.progress)
+        done = self.context.run(command, timeout_s=INSTALL_TIMEOUT_S, env=self._env({}), on_line=news)
         if done.returncode != 0:
             raise explain_failure(done.last_lines, doing=f"install {count(len(wheels), 'wheel')}", index_url=None)
 

@@ -214,6 +214,19 @@ def test_uv_makes_the_same_environment(index: ToyIndex, made: Path, tmp_path: Pa
     assert codes(where, envs) == set()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a shell script")
+def test_a_uv_that_fails_is_no_reason_to_fail(index: ToyIndex, tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "uv"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho no such option >&2\nexit 2\n")
+    program.chmod(0o755)
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    envs, said = environments(index, tmp_path, more={"PATH": path}, kind=QuickEnvironments), list[str]()
+    envs.create(build(index), tmp_path / "env", installer="auto", progress=said.append)
+    assert "uv could not install the wheels (no such option); pip does it." in said
+    assert codes(tmp_path / "env", envs) == set()
+
+
 def test_an_older_pip_makes_it_too(tmp_path: Path) -> None:
     with serving(torch_set("cu130")) as poor:  # it offers no pip, so the one Python brings along has to do
         envs = environments(poor, tmp_path)

@@ -320,6 +320,12 @@ def assert_they_were_used(ground: Ground) -> None:
         ("the proxy's password", "http_proxy"),
     ):
         assert any(quote(SECRETS[name], safe="") in each["env"].get(variable, "") for each in started), name
+    ours = {
+        name: "Basic " + base64.b64encode(f"person:{SECRETS[name]}".encode()).decode()
+        for name in ("the password of --torch-index", "the password of PIP_INDEX_URL")
+    }
+    of_wheels = {login for path, login in ground.setup.index.asked if ".whl?" in path and ".metadata" not in path}
+    assert of_wheels == set(ours.values())  # each wheel is asked for with the password of its own index
     programs = {Path(each["args"][0]).name for each in started}
     assert {"git", "python"} <= programs
     assert any("main.py" in word for each in started for word in each["args"]), "ComfyUI"

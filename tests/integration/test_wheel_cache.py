@@ -42,7 +42,7 @@ def shop() -> Iterator[ToyIndex]:
 
 @pytest.fixture(autouse=True)
 def _as_it_was(shop: ToyIndex) -> None:
-    shop.faults, shop.redirect, shop.most_at_once = Faults(), None, 0
+    shop.faults, shop.redirect = Faults(), None
     for each in (shop.requests, shop.asked, shop.sent):
         each.clear()
 
@@ -71,19 +71,20 @@ def test_what_one_environment_fetched_the_next_one_takes(shop: ToyIndex, tmp_pat
 
 
 def test_wheels_come_side_by_side_and_are_counted_as_models_are(shop: ToyIndex, tmp_path: Path) -> None:
-    recorder, heard = TransferRecorder(), list[Event]()
+    recorder, heard = TransferRecorder(), list[str]()
 
     def hear(event: Event) -> None:
-        heard.append(event)
+        assert isinstance(event, FileProgress)
+        heard.append(event.label)
         recorder.hear(event, time.monotonic())
 
     shop.faults.bytes_per_s = 200_000.0
     wheel_cache(tmp_path, events=hear).bring([online(shop, SMALL), online(shop, OTHER)])
-    assert shop.most_at_once == 2
+    assert heard.index("other 2.0") < len(heard) - heard[::-1].index("small 1.0")
+    assert heard.index("small 1.0") < len(heard) - heard[::-1].index("other 2.0")
     assert recorder.record is not None
     assert sum(recorder.record.received_bytes) == len(content_of(SMALL)) + len(content_of(OTHER))
     assert {each.path for each in recorder.record.files} == {"small 1.0", "other 2.0"}
-    assert all(isinstance(event, FileProgress) for event in heard)
 
 
 @pytest.mark.parametrize("toy", [SMALL, LARGE])

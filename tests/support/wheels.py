@@ -169,12 +169,9 @@ class ToyIndex:
         self.toys = list(toys)
         self.faults = Faults()
         self.requests: list[str] = []
-        self.under_way: dict[str, int] = {}  # answers with bytes of each wheel, now
-        self.most_at_once = 0  # wheels, at any time
         self.sent: dict[str, int] = {}  # bytes of each wheel that went out
         self.asked: list[tuple[str, str | None]] = []  # path and ``Authorization`` of each request
         self.redirect: str | None = None  # where the wheels really are: "http://localhost:1234"
-        self._lock = threading.Lock()
         self.query = ""  # of the wheels' addresses: "?Signature=..."
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
@@ -296,21 +293,9 @@ class ToyIndex:
         request.send_header(*(("Connection", "close") if is_endless else ("Content-Length", str(len(body)))))
         request.end_headers()
         request.close_connection = request.close_connection or is_endless
-        with self._counted(name):
-            self._write(request, body if limit is None else body[:limit], kind, name)
-            if limit is not None:
-                request.close_connection = True
-
-    @contextmanager
-    def _counted(self, name: str) -> Iterator[None]:
-        with self._lock:
-            self.under_way[name] = self.under_way.get(name, 0) + 1
-            self.most_at_once = max(self.most_at_once, sum(1 for each, some in self.under_way.items() if each and some))
-        try:
-            yield
-        finally:
-            with self._lock:
-                self.under_way[name] -= 1
+        self._write(request, body if limit is None else body[:limit], kind, name)
+        if limit is not None:
+            request.close_connection = True
 
     def _write(self, request: BaseHTTPRequestHandler, body: bytes, kind: str, name: str) -> None:
         try:

@@ -39,6 +39,7 @@ from provisioner.environment.installer import (
     constraint_variables,
     explain_failure,
     is_gap,
+    links_page,
     offline_error,
     page_failures,
     parse_report,
@@ -177,6 +178,27 @@ def test_a_wheel_without_a_digest_is_refused(scheme: str) -> None:
     assert "secret" not in str(caught.value)
     with pytest.raises(IntegrityError, match="and 2 other files"):
         check_wheels([bare, bare, bare])
+
+
+def test_a_page_of_links_names_each_file_with_its_digest_and_holds_nothing_else() -> None:
+    hostile = replace(WHEEL_WITHOUT, url='file:///a%2Bb/x&y"><a href=.whl', sha256="0" * 64)
+    page = links_page([hostile])
+    assert page.count("<a ") == 1
+    assert f'href="file:///a%2Bb/x&amp;y&quot;&gt;&lt;a href=.whl#sha256={"0" * 64}"' in page
+    assert ">x&amp;y&quot;&gt;&lt;a href=.whl</a>" in page
+
+
+@pytest.mark.parametrize(
+    ("url", "is_wheel", "is_online"),
+    [
+        ("HTTPS://whl.example/a-1-py3-none-any.whl?s=1", True, True),
+        ("http://whl.example/a-1.tar.gz", False, True),
+        ("file:///srv/a-1-py3-none-any.whl", True, False),
+    ],
+)
+def test_a_file_says_what_it_is_and_where(url: str, is_wheel: bool, is_online: bool) -> None:
+    wheel = replace(WHEEL_WITHOUT, url=url)
+    assert (wheel.is_wheel, wheel.is_online) == (is_wheel, is_online)
 
 
 def test_a_wheel_with_a_digest_or_on_this_disk_is_not() -> None:
