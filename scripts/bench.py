@@ -1,11 +1,24 @@
 """Measures klein-setup beside the tools people use today, in one run on one machine; ratios, not absolutes.
 
-    python3 scripts/bench.py [--size 2G] [--rounds 5] [--write]
+    python3 scripts/bench.py [--size 300M] [--rounds 3] [--folder DIR] [--only fetch,hub,wheel,start,verify] [--write]
 
-It starts from a fresh checkout: where a package is missing, it makes the private environment first.
-Everything happens on 127.0.0.1: nginx serves one file of random bytes, and each tool fetches it in turn, so that what
-else the machine does hits all of them alike.  Needs nginx, curl and aria2 (installed with apt-get when run as root on
-Debian).  With --write the result goes to scripts/results/bench.md, which is kept in the repository.
+It starts from a fresh checkout: where a package is missing, it makes the private environment first.  Everything happens
+on 127.0.0.1: three files of random bytes with the proportions of the default set (``--size 12452M`` is its true size)
+are fetched by each tool in turn, so that what else the machine does hits all of them alike.
+
+fetch
+    ``curl``, ``aria2c`` and ``install`` from nginx, as fast as it goes; then with a cap per connection.
+hub
+    ``hf download`` and ``install`` from the embedded hub, which is a Python server: compare these two, not with nginx.
+wheel
+    ``uv pip install`` of a wheel of a quarter of the size, and the bare fetch of its bytes.
+start
+    What a person waits for before anything happens.
+verify
+    What ``scripts/bench_verify.py`` measures: ``sha256sum``, a bare loop over blocks, verify, damage and repair.
+
+A tool that is missing is left out, and the result says so.  With --write the result goes to scripts/results/bench.md
+and bench_verify.md, which are kept in the repository.
 """
 
 from __future__ import annotations
@@ -24,7 +37,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +50,10 @@ RESULT = ROOT / "scripts" / "results" / "bench.md"
 CAP_MB_S = 40
 START_UPS = 25  # rounds: a hundred milliseconds are easily disturbed
 QUICK_BOUND_MS = 150
-PROGRAMS = {"nginx": "nginx-light", "curl": "curl", "aria2c": "aria2"}
+PROGRAMS = ("nginx", "curl", "aria2c", "uv", "sha256sum")
+PARTS = ("fetch", "hub", "wheel", "start", "verify")
+SHAPE = {"text-encoder": 0.646, "model": 0.327, "vae": 0.027}  # of all bytes, as in the default set
+REPO_ID, REVISION = "bench/set", "5e0a" * 10
 
 
 @dataclass
@@ -66,163 +83,268 @@ class Row:
 
 
 def main() -> int:
-    """Run every comparison and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--size", default="2G", help="of the file, 512M or 2G (default: 2G)")
+    """Run every comparison and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=size_of, default="2G", help="of all files: 300M, 2G, 12451M (default: 2G)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)} (default: all)")
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
     arguments = parser.parse_args()
-    install_programs()
-    size = int(arguments.size[:-1]) * {"M": 1024**2, "G": 1024**3}[arguments.size[-1]]
+    parts = arguments.only.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     with tempfile.TemporaryDirectory(prefix="klein-bench-", dir=arguments.folder) as folder:
-        lines = Bench(Path(folder), size, arguments.rounds).run()
-    text = "\n".join(lines) + "\n"
+        text = "\n".join(Bench(Path(folder), arguments.size, arguments.rounds).run(parts)) + "\n"
     print(text)
+    from scripts import bench_verify
+
+    of_verify = ""
+    if "verify" in parts and found("sha256sum"):
+        with tempfile.TemporaryDirectory(prefix="klein-bench-", dir=arguments.folder) as folder:
+            size = arguments.size // 3
+            of_verify = bench_verify.report(
+                bench_verify.measure(Path(folder), size=size, files=3, rounds=arguments.rounds)
+            )
+        print(of_verify)
     if arguments.write:
-        RESULT.parent.mkdir(exist_ok=True)
         RESULT.write_text(text, encoding="utf-8")
+        if of_verify:
+            bench_verify.RESULT.write_text(of_verify, encoding="utf-8")
     return 0
 
 
-def install_programs() -> None:
-    """Bring the tools to compare with; raises SystemExit where that cannot be done here."""
-    missing = [package for comfyui, package in PROGRAMS.items() if shutil.which(comfyui) is None]
-    if not missing:
-        return
-    if not shutil.which("apt-get") or os.geteuid() != 0:
-        sys.exit(f"bench: please install {' '.join(missing)} first")
-    subprocess.run(["apt-get", "update", "-qq"], check=True)
-    subprocess.run(["apt-get", "install", "-y", "-qq", *missing], check=True)
+def size_of(text: str) -> int:
+    """Return the bytes of a size like 300M or 2G; raises ValueError."""
+    return int(text[:-1]) * {"M": 1000**2, "G": 1000**3}[text[-1:].upper()] if text[-1:].upper() in "MG" else int(text)
+
+
+def found(program: str) -> str | None:
+    """Return the path of a program, first of those beside this Python, or None."""
+    beside = str(Path(sys.executable).parent)
+    return shutil.which(program, path=os.pathsep.join((beside, os.environ.get("PATH", ""))))
+
+
+def machine() -> str:
+    """Return in words what this runs on: cores, processor, what it has for SHA-256, kernel, memory, Python."""
+    from scripts.bench_verify import has_sha_instructions, usable_cores
+
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    name = next((line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")), "")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return (
+        f"{platform.system()} {platform.release()}, {platform.machine()}, {name or 'processor not named'} "
+        f"{has_sha_instructions()}, {usable_cores()} cores shared by server and client, {memory:.0f} GB of memory, "
+        f"Python {platform.python_version()}"
+    )
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """What takes part: how it is called, the program it needs, and what it does."""
+
+    name: str
+    program: str | None
+    does: Callable[[], ProcessResult]
 
 
 class Bench:
-    """A folder, a file, a server and the contestants."""
+    """A folder, the files, a server and the contestants."""
 
     def __init__(self, folder: Path, size: int, rounds: int) -> None:
         self.folder = folder
-        self.size = size
         self.rounds = rounds
         self.out = folder / "out"
         self.www = folder / "www"
         self.www.mkdir()
-        self.sha256 = write_random(self.www / "big", size)
-        self.small = min(size, 1024**3)
-        self.small_sha256 = write_random(self.www / "small", self.small)
+        self.sizes = {name: int(size * share) for name, share in SHAPE.items()}
+        self.digests = {name: write_random(self.www / name, each) for name, each in self.sizes.items()}
 
-    def run(self) -> list[str]:
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(self.sizes.values())
+
+    def run(self, parts: Sequence[str]) -> list[str]:
         """Return the report, a line each."""
+        missing = [program for program in PROGRAMS if found(program) is None]
         lines = [
             "# Measured side by side",
             "",
-            f"`python3 scripts/bench.py`, {time.strftime('%Y-%m-%d', time.gmtime())}: {platform.machine()}, "
-            f"{os.cpu_count()} cores shared by server and client, Python {platform.python_version()}, nginx on "
-            f"loopback, {self.rounds} rounds interleaved, medians.",
+            f"`python3 scripts/bench.py`, {time.strftime('%Y-%m-%d', time.gmtime())}: {machine()}; loopback, "
+            f"{self.rounds} rounds interleaved, medians; {os.getloadavg()[0]:.1f} processes wanted a core at first.",
+            *(["", f"Not installed here, so not compared: {', '.join(missing)}."] if missing else []),
             "",
         ]
-        with serve(self.folder, self.www) as (free, capped):
-            lines += self.table(
-                f"{self.size / 1e9:.2f} GB, no limit",
-                self.compete(f"{free}/big", "big", self.size, self.sha256, self.rounds),
-                "curl -o, sync (no hash)",
-                self.size,
-            )
-            lines += self.table(
-                f"{self.small / 1e9:.2f} GB, {CAP_MB_S} MB/s per connection",
-                self.compete(f"{capped}/small", "small", self.small, self.small_sha256, 1, ("curl", "ours")),
-                "curl -o, sync (no hash)",
-                self.small,
-            )
-            lines += self.start_up(f"{free}/big")
-        return lines
+        if found("nginx") and {"fetch", "wheel", "start"} & set(parts):
+            with serve(self.folder, self.www) as (free, capped):
+                lines += self.fetch(free, capped) if "fetch" in parts else []
+                lines += self.wheel(free) if "wheel" in parts else []
+                lines += self.start_up(free) if "start" in parts else []
+        return lines + (self.hub() if "hub" in parts else [])
 
     # --- contestants -------------------------------------------------------------------------------
 
-    def compete(
-        self,
-        url: str,
-        name: str,
-        size: int,
-        sha256: str,
-        rounds: int,
-        who: Sequence[str] = ("curl", "hash", "aria", "ours"),
-    ) -> list[Row]:
-        """Let each fetch the file in turn, as often as there are rounds."""
-        target = self.out / "file"
-        manifest = self.manifest(url, name, size, sha256)
-        contestants: dict[str, tuple[str, Callable[[], ProcessResult]]] = {
-            "curl": ("curl -o, sync (no hash)", lambda: shell(f"curl -sf -o '{target}' '{url}' && sync '{target}'")),
-            "hash": (
-                "curl -o, sync, sha256sum",
-                lambda: shell(f"curl -sf -o '{target}' '{url}' && sync '{target}' && sha256sum '{target}' >/dev/null"),
+    def fetch(self, free: str, capped: str) -> list[str]:
+        """Fetch the set from nginx."""
+        everything, smallest = tuple(self.sizes), ("model",)
+        return [
+            *self.table(
+                f"{len(everything)} files, {self.size / 1e9:.2f} GB, no limit",
+                self.compete(self.from_server(free, everything), self.rounds),
+                self.size,
             ),
-            "aria": (
+            *self.table(
+                f"1 file, {self.sizes['model'] / 1e9:.2f} GB, {CAP_MB_S} MB/s per connection",
+                self.compete(self.from_server(capped, smallest, ("curl", "aria", "ours")), 1),
+                self.sizes["model"],
+            ),
+        ]
+
+    def from_server(
+        self, server: str, names: Sequence[str], who: Sequence[str] = ("curl", "at-once", "hash", "aria", "ours")
+    ) -> dict[str, Contestant]:
+        """Return who fetches files from a server, and how; the first is what the others are compared with."""
+        wanted = " ".join(f"-o '{self.out}/{name}' '{server}/{name}'" for name in names)
+        sums = self.folder / "sums"
+        sums.write_text("".join(f"{self.digests[name]}  {self.out}/{name}\n" for name in names), encoding="utf-8")
+        listed = self.folder / "aria2.txt"
+        listed.write_text(
+            "".join(f"{server}/{name}\n  out={name}\n  checksum=sha-256={self.digests[name]}\n" for name in names),
+            encoding="utf-8",
+        )
+        manifest = self.manifest({name: {"url": f"{server}/{name}"} for name in names})
+        sync = f"sync '{self.out}'/*"
+        contestants = {
+            "curl": Contestant("curl, sync (no hash)", "curl", lambda: shell(f"curl -sf {wanted} && {sync}")),
+            "at-once": Contestant("curl -Z, sync (no hash)", "curl", lambda: shell(f"curl -Zsf {wanted} && {sync}")),
+            "hash": Contestant(
+                "curl -Z, sync, sha256sum -c",
+                "curl",
+                lambda: shell(f"curl -Zsf {wanted} && {sync} && sha256sum -c --quiet '{sums}'"),
+            ),
+            "aria": Contestant(
                 "aria2c -x8 -s8 --checksum, sync",
+                "aria2c",
                 lambda: shell(
-                    f"aria2c -q -x8 -s8 --file-allocation=none --allow-overwrite=true --checksum=sha-256={sha256} "
-                    f"-d '{self.out}' -o file '{url}' && sync '{target}'"
+                    f"aria2c -q -x8 -s8 --file-allocation=none --allow-overwrite=true -d '{self.out}' -i '{listed}' "
+                    f"&& {sync}"
                 ),
             ),
-            "ours": ("klein-setup install (SHA-256, durable)", lambda: self.ours(manifest)),
+            "ours": Contestant("klein-setup install (SHA-256, durable)", None, lambda: self.ours(manifest)),
         }
-        rows = {each: Row(contestants[each][0]) for each in who}
+        return {name: contestants[name] for name in who}
+
+    def hub(self) -> list[str]:
+        """Fetch the set from the embedded hub."""
+        from provisioner.rehearsal.hub import RehearsalHub
+
+        files = {f"{name}.safetensors": self.www / name for name in self.sizes}
+        with RehearsalHub() as hub:
+            digests = {f"{name}.safetensors": digest for name, digest in self.digests.items()}
+            hub.add_repository(REPO_ID, REVISION, dict(files), digests=digests)
+            source = {"repo_id": REPO_ID, "revision": REVISION}
+            manifest = self.manifest({name: {**source, "filename": f"{name}.safetensors"} for name in self.sizes})
+            words = [sys.executable, "-m", "huggingface_hub.cli.hf", "download", REPO_ID, "--revision", REVISION]
+            words += ["--local-dir", str(self.out)]
+            environ = {**self.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1"}
+            rows = self.compete(
+                {
+                    "hf": Contestant("hf download (no SHA-256)", None, lambda: process(words, environ)),
+                    "ours": Contestant(
+                        "klein-setup install (SHA-256, durable)", None, lambda: self.ours(manifest, hub.endpoint)
+                    ),
+                },
+                self.rounds,
+            )
+        return self.table(f"{len(files)} files, {self.size / 1e9:.2f} GB, from a hub in Python", rows, self.size)
+
+    def wheel(self, server: str) -> list[str]:
+        """Install a wheel from an index, beside the fetch of its bytes."""
+        name, folder = "benchwheel-1.0-py3-none-any.whl", self.www / "simple" / "benchwheel"
+        folder.mkdir(parents=True)
+        digest = make_wheel(folder / name, self.size // 4)
+        page = f'<a href="{name}#sha256={digest}">{name}</a>'
+        (folder / "index.html").write_text(f"<!DOCTYPE html><html><body>{page}</body></html>", encoding="utf-8")
+        url, target = f"{server}/simple/benchwheel/{name}", self.out / "site"
+        fetch = f"curl -sf -o '{self.out}/{name}' '{url}' && sync '{self.out}/{name}'"
+        uv = [found("uv") or "uv", "pip", "install", "--no-cache", "--index-url", f"{server}/simple"]
+        uv += ["--python", sys.executable, "--target", str(target), "benchwheel==1.0"]
+        rows = self.compete(
+            {
+                "curl": Contestant("curl, sync (no hash)", "curl", lambda: shell(fetch)),
+                "uv": Contestant("uv pip install --no-cache", "uv", lambda: process(uv, self.environ)),
+            },
+            self.rounds,
+        )
+        size = (folder / name).stat().st_size
+        return self.table(f"1 wheel, {size / 1e9:.2f} GB, no limit", rows, size)
+
+    def compete(self, contestants: Mapping[str, Contestant], rounds: int) -> list[Row]:
+        """Let each that is installed do it in turn, as often as there are rounds."""
+        there = [each for each in contestants.values() if each.program is None or found(each.program)]
+        rows = [Row(each.name) for each in there]
         for _ in range(rounds):
-            for each in who:
+            for row, each in zip(rows, there, strict=True):
                 shutil.rmtree(self.out, ignore_errors=True)
                 self.out.mkdir()
                 os.sync()
-                rows[each].runs.append(contestants[each][1]())
-        return list(rows.values())
+                row.runs.append(each.does())
+        return rows
 
-    def ours(self, manifest: Path) -> ProcessResult:
-        """Fetch into a new tree and check that the bytes are the right ones."""
-        ran = process(self.command(manifest), self.environ)
-        placed = self.out / "models" / "other" / "file.safetensors"
-        wanted = json.loads(manifest.read_text())["artifacts"][0]
-        if not placed.is_file() or placed.stat().st_size != wanted["size"]:
-            sys.exit("bench: klein-setup did not place the file")
+    def ours(self, manifest: Path, endpoint: str | None = None) -> ProcessResult:
+        """Fetch into a new tree and check that the files are there."""
+        words = ["--endpoint", endpoint] if endpoint else ["--allow-loopback"]
+        ran = process([*self.command(manifest), "--only", "files", *words], self.environ)
+        for wanted in json.loads(manifest.read_text())["artifacts"]:
+            placed = self.out / "models" / "other" / wanted["name"]
+            if not placed.is_file() or placed.stat().st_size != wanted["size"]:
+                sys.exit(f"bench: klein-setup did not place {placed.name}")
         return ran
 
     def command(self, manifest: Path, command: str = "install") -> list[str]:
         """Return the whole command, as a person would start it."""
-        words = [sys.executable, "-m", "provisioner", command, "--manifest", str(manifest), "--comfyui", str(self.out)]
-        return [*words, "--allow-loopback"] if command == "install" else words
+        return [sys.executable, "-m", "provisioner", command, "--manifest", str(manifest), "--comfyui", str(self.out)]
 
     @property
     def environ(self) -> dict[str, str]:
         """A home of its own, and Python as people run it: with its compiled modules kept."""
         kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        return {**kept, "PYTHONPATH": str(ROOT), "HOME": str(self.folder / "home")}
+        home = self.folder / "home"
+        return {**kept, "PYTHONPATH": str(ROOT), "HOME": str(home), "HF_HOME": str(home / "hf")}
 
-    def manifest(self, url: str, name: str, size: int, sha256: str) -> Path:
-        """Write a manifest that names the one file."""
-        path = self.folder / f"{name}.json"
-        artifact = {
-            "id": "file",
-            "role": "other",
-            "name": "file.safetensors",
-            "folder": "other",
-            "size": size,
-            "sha256": sha256,
-            "sources": [{"url": url}],
-        }
+    def manifest(self, sources: Mapping[str, Mapping[str, str]]) -> Path:
+        """Write a manifest that names some of the files, each with where it comes from."""
+        path = self.folder / "manifest.json"
+        artifacts = [
+            {
+                "id": name,
+                "role": "other",
+                "name": f"{name}.safetensors",
+                "folder": "other",
+                "size": self.sizes[name],
+                "sha256": self.digests[name],
+                "sources": [source],
+            }
+            for name, source in sources.items()
+        ]
         document = {
             "schema_version": 1,
             "id": "bench",
-            "title": "One file of random bytes",
+            "title": "Files of random bytes",
             "licence": {"name": "none", "url": "https://example.org", "is_commercial_use_allowed": True},
-            "default_set": "one",
-            "sets": [{"id": "one", "title": "One", "target": "comfyui", "artifacts": ["file"]}],
-            "artifacts": [artifact],
+            "default_set": "all",
+            "sets": [{"id": "all", "title": "All", "target": "comfyui", "artifacts": list(sources)}],
+            "artifacts": artifacts,
         }
         path.write_text(json.dumps(document), encoding="utf-8")
         return path
 
     # --- start-up ------------------------------------------------------------------------------------
 
-    def start_up(self, url: str) -> list[str]:
+    def start_up(self, server: str) -> list[str]:
         """Measure what a person waits for before anything happens."""
-        manifest = self.manifest(url, "big", self.size, self.sha256)
+        manifest = self.manifest({name: {"url": f"{server}/{name}"} for name in self.sizes})
         shutil.rmtree(self.out, ignore_errors=True)
         self.out.mkdir()
         self.ours(manifest)
@@ -231,7 +353,7 @@ class Bench:
             ("python -c pass", python),
             ("klein-setup --help", [sys.executable, "-m", "provisioner", "--help"]),
             ("klein-setup verify --quick", [*self.command(manifest, "verify"), "--quick"]),
-            ("second klein-setup install", self.command(manifest)),
+            ("second klein-setup install", [*self.command(manifest), "--only", "files", "--allow-loopback"]),
         ]
         before = snapshot(self.out)
         times: dict[str, list[float]] = {name: [] for name, _ in rows}
@@ -254,16 +376,18 @@ class Bench:
         lines += ["", f"The bound of `verify --quick` is {QUICK_BOUND_MS} ms beyond bare Python."]
         return [*lines, "", f"The second installations wrote nothing: {unchanged}.", ""]
 
-    def table(self, title: str, rows: list[Row], against: str, size: int) -> list[str]:
-        """Return one comparison as Markdown."""
-        base = next(row.median_s for row in rows if row.name == against)
+    def table(self, title: str, rows: list[Row], size: int) -> list[str]:
+        """Return one comparison as Markdown; the first is what the others are compared with."""
+        base = rows[0].median_s
         lines = [f"## {title}", "", "| tool | s | MB/s | ratio | resident |", "|---|---:|---:|---:|---:|"]
         for row in rows:
             rate = size / row.median_s / 1e6
             memory = f"{row.memory_bytes / 1e6:.0f} MB" if row.name.startswith("klein") else ""
             lines.append(f"| {row.name} | {row.median_s:.2f} | {rate:.0f} | {base / row.median_s:.2f} | {memory} |")
-        extremes = [(row.name, [run.seconds for run in row.runs]) for row in rows]
-        spread = ", ".join(f"{name.split(' ')[0]} {min(times):.2f}-{max(times):.2f}" for name, times in extremes)
+        spread = "; ".join(
+            f"{row.name} {min(run.seconds for run in row.runs):.2f}-{max(run.seconds for run in row.runs):.2f}"
+            for row in rows
+        )
         return [*lines, "", f"Fastest to slowest round, seconds: {spread}.", ""]
 
 
@@ -320,6 +444,25 @@ def write_random(path: Path, size: int) -> str:
     return digest.hexdigest()
 
 
+def make_wheel(path: Path, size: int) -> str:
+    """Write a wheel with one file of random bytes; return its SHA-256."""
+    record = "benchwheel/data.bin,,\nbenchwheel-1.0.dist-info/METADATA,,\nbenchwheel-1.0.dist-info/WHEEL,,\n"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as wheel:
+        with wheel.open(zipfile.ZipInfo("benchwheel/data.bin"), "w", force_zip64=True) as data:
+            for offset in range(0, size, 16 * 1024**2):
+                data.write(os.urandom(min(16 * 1024**2, size - offset)))
+        wheel.writestr("benchwheel-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: benchwheel\nVersion: 1.0\n")
+        wheel.writestr(
+            "benchwheel-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr("benchwheel-1.0.dist-info/RECORD", record + "benchwheel-1.0.dist-info/RECORD,,\n")
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while piece := stream.read(1024**2):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     """Return size and time of every path below a folder."""
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
@@ -337,7 +480,8 @@ def serve(folder: Path, www: Path) -> Iterator[tuple[str, str]]:
     user = "user root; " if os.geteuid() == 0 else ""
     config.write_text(
         f"{user}daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;\n"
-        f"events {{ worker_connections 256; }}\nhttp {{ access_log off; sendfile on; tcp_nopush on; {temporary}\n"
+        "events { worker_connections 256; }\nhttp { access_log off; default_type application/octet-stream; "
+        f"types {{ text/html html; }} sendfile on; tcp_nopush on; {temporary}\n"
         f"{server.format(free, '')}\n{server.format(capped, f'limit_rate {CAP_MB_S}m;')} }}\n",
         encoding="utf-8",
     )
@@ -373,4 +517,5 @@ if __name__ == "__main__":
         from bootstrap import run  # type: ignore[import-not-found]  # a sibling; mypy knows it as scripts.bootstrap
 
         sys.exit(run("run", [__file__, *sys.argv[1:]]))
+    sys.path.insert(0, str(ROOT))
     sys.exit(main())

@@ -192,7 +192,8 @@ def measure(folder: Path, *, size: int, files: int, rounds: int) -> Measured:
     sizes = {name: size - number for number, name in enumerate(paths)}
     digests = {name: make_file(path, sizes[name], seed) for seed, (name, path) in enumerate(paths.items())}
     write_manifest(folder / "bench.yaml", digests, sizes)
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder), "XDG_STATE_HOME": str(folder / "state")}
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # as people run it
+    environ = {**kept, "PYTHONPATH": str(ROOT), "HOME": str(folder), "XDG_STATE_HOME": str(folder / "state")}
     options = ["--manifest", str(folder / "bench.yaml"), "--comfyui", str(models.parent), "--json"]
     command = [sys.executable, "-m", "provisioner"]
     timed([*command, "install", *options, "--offline", "--only", "files"], environ)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from provisioner.commands.run import Options, Run
     from provisioner.commands.session import Session
     from provisioner.commands.smoke_test import SmokeTestOptions
-    from provisioner.core.models import Config
+    from provisioner.core.models import Config, Machine
     from provisioner.core.program import Program
     from provisioner.report.outcome import Report
     from provisioner.torch.choose import TorchOptions
@@ -198,13 +198,20 @@ def _smoke_test_options(arguments: argparse.Namespace) -> SmokeTestOptions:
 
 def _verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner.commands.run import open_run
-    from provisioner.commands.verify_files import run_verify
+    from provisioner.commands.verify_files import do_beside, run_verify
 
     session = _session(arguments, ui, cancelled)
     run = open_run(session, _options(arguments), with_machine=False, must_exist=True)
     _check_locked(arguments, run)
     if arguments.quick:  # a tenth of a second is its whole budget
         return run_verify(run, is_quick=True)
+
+    def look_at_the_rest() -> Machine:
+        from provisioner.commands import verify  # noqa: F401 - importing it takes as long as hashing a GB on 16 cores
+
+        return session.known_machine or session.detect_machine()
+
+    files, session.machine = do_beside(lambda: run_verify(run, is_quick=False), look_at_the_rest)
     from provisioner.commands.verify import VerifyOptions, run_full_verify
 
     options = VerifyOptions(
@@ -213,7 +220,7 @@ def _verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
         wants_image=not arguments.no_smoke,
         smoke=_smoke_test_options(arguments),
     )
-    return run_full_verify(run, options, show_changes=ui.show_changes, show_smoke=ui.show_smoke)
+    return run_full_verify(run, files, options, show_changes=ui.show_changes, show_smoke=ui.show_smoke)
 
 
 def _check_locked(arguments: argparse.Namespace, run: Run) -> None:

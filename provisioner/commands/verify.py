@@ -15,7 +15,6 @@ from provisioner.commands.parts import can_generate
 from provisioner.commands.run import Run
 from provisioner.commands.smoke_test import SmokeTestOptions, check_server, generate_image, with_smoke_test
 from provisioner.commands.verify_all import check_pairing, look_at_everything
-from provisioner.commands.verify_files import run_verify
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, KleinError, SmokeTestError, UsageError
 from provisioner.core.models import ComfyTarget, Finding
 from provisioner.report.changes import (
@@ -50,16 +49,32 @@ class VerifyOptions:
 
 
 def run_full_verify(
-    run: Run, options: VerifyOptions, *, show_changes: ShowChanges, show_smoke: Callable[[SmokeTest], None]
+    run: Run,
+    files: Report,
+    options: VerifyOptions,
+    *,
+    show_changes: ShowChanges,
+    show_smoke: Callable[[SmokeTest], None],
 ) -> Report:
-    """Check files, environment and ComfyUI; where something changed since the last full check, generate an image.
+    """Check environment and ComfyUI too; where something changed since the last full check, generate an image.
+
+    Parameters
+    ----------
+    run : Run
+        Where, and what is wanted.
+    files : Report
+        What is right of the files, every byte of which was read.
+    options : VerifyOptions
+        What the command line asks for.
+    show_changes, show_smoke : callable
+        Told what a person may want to see.
 
     Raises
     ------
     KleinError
         Looking itself failed.
     """
-    report = replace(run_verify(run, is_quick=False), machine=run.session.machine)
+    report = replace(files, machine=run.session.machine)
     report = verify_environment(run, report, options.environment)
     if report.plan is not None and any(check.status != "ok" for check in report.plan.checks):
         report = with_problems(report, check_pairing(run))
