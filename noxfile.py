@@ -72,6 +72,12 @@ def integration(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def windows(session: nox.Session) -> None:
+    """Run the tests in a Windows Python under Wine; ``-- --require-windows`` fails where there is no Wine."""
+    session.run("python3", "scripts/run_windows_tests.py", *session.posargs, external=True)
+
+
+@nox.session(default=False)
 def coverage(session: nox.Session) -> None:
     """Run every test and see that 95 % of the branches were taken."""
     sync(session, "test")

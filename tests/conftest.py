@@ -22,8 +22,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_SCRATCH] = tempfile.mkdtemp(prefix="klein-setup-tests-")
     os.environ["HF_HOME"] = config.stash[_SCRATCH]
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    if os.name == "nt":  # what a test without a sandbox leaves behind must not become a person's last tree
+        os.environ["LOCALAPPDATA"] = os.environ["APPDATA"] = config.stash[_SCRATCH]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the cache folder that stood in for the developer's."""
     shutil.rmtree(config.stash[_SCRATCH], ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the tests under Wine came to, where ``.ci/run`` ran them before these."""
+    if line := os.environ.get("WINDOWS_SUMMARY"):
+        terminalreporter.write_line(line)

@@ -17,6 +17,7 @@ from provisioner.commands.smoke_test import opening_of, with_smoke_test
 from provisioner.commands.verify import remember_verified, take_snapshot
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, IntegrityError, KleinError
 from provisioner.core.models import Finding
+from provisioner.disk.locations import longest_path
 from provisioner.files import planner
 from provisioner.files.observe import Depth
 from provisioner.plan.make_plan import make_plan
@@ -44,6 +45,7 @@ def run_plan(run: Run, options: InstallOptions, show: Callable[[Plan], None]) ->
     """Show what `run_install` would do; nothing is written."""
     plan = plan_run(run, options, "claims")
     show(plan)
+    planner.check_path_lengths(plan.files.checks, longest_path())
     short = [
         Finding(
             code="insufficient-space",
@@ -95,6 +97,7 @@ def _agreed(run: Run, options: InstallOptions, ui: RunUi, command: Command) -> t
             ui.show_plan(plan)
         if run.session.is_offline:
             planner.check_offline(plan.files)
+        planner.check_path_lengths(plan.files.checks, longest_path())
         planner.check_space(plan.space)
         folder = ask_to_apply(run, plan, ui.ask_to_apply, is_repair=command == "repair")
         if folder is None:

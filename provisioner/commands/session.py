@@ -26,6 +26,7 @@ from provisioner.core.models import (
     Variant,
 )
 from provisioner.core.program import KLEIN_SETUP, Program
+from provisioner.disk.patience import listen
 from provisioner.report.transfer_record import TransferRecorder
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class Session:
             listener(event)
 
         self.events = hear
+        listen(self.notice, self.cancelled.is_set)
 
     def notice(self, message: str) -> None:
         """Say one line that a person may want to read."""

@@ -218,6 +218,16 @@ class InsufficientSpaceError(StorageError):
     code = "insufficient-space"
 
 
+class PathTooLongError(StorageError):
+    """A file's path would be longer than Windows lets programs open.
+
+    Name a folder with a shorter path, or allow long paths on this computer (``LongPathsEnabled`` in the registry),
+    which ComfyUI needs as well.
+    """
+
+    code = "path-too-long"
+
+
 class NotWritableError(StorageError):
     """A folder or file cannot be written by this user.
 

@@ -1,15 +1,13 @@
-"""Bytes that survive a power cut: handing files and folders to the disk, and waiting for Windows to let go of one."""
+"""Bytes that survive a power cut: handing files and folders to the disk."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # virus scanners hold a file they have just seen for a second or so
 # Some network and FUSE file systems refuse fsync on a folder; what was done in it has been done.
 _NO_FOLDER_FLUSH = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES})
 
@@ -61,24 +59,3 @@ def flush_all() -> None:
     """Hand everything to the disk: thousands of files, many written by another program, in one call."""
     if sys.platform != "win32":
         os.sync()
-
-
-def patiently(
-    action: Callable[[], None], *, platform: str = sys.platform, pauses_s: Sequence[float] = PAUSES_S
-) -> None:
-    """Do something; raises what it raises, after some seconds where it may pass.
-
-    On Windows a virus scanner or an indexer looks at every new file; everywhere a program that outlived the run it
-    belonged to may still write into a folder that is being removed.
-    """
-    pauses = iter(pauses_s)
-    while True:
-        try:
-            action()
-            return
-        except OSError as error:
-            is_passing = error.errno == errno.ENOTEMPTY or (platform == "win32" and isinstance(error, PermissionError))
-            pause_s = next(pauses, None) if is_passing else None
-            if pause_s is None:
-                raise
-            time.sleep(pause_s)

@@ -9,13 +9,14 @@ import os
 import stat
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Final
 
 from provisioner.core.errors import StorageError
 from provisioner.core.models import FileSystem, OperatingSystem
 
 APPLICATION: Final = "klein-setup"
+_LONGEST_ON_WINDOWS = 259  # MAX_PATH less the NUL at the end
 
 
 # --- file systems ------------------------------------------------------------------------------
@@ -70,8 +71,20 @@ def _nearest_folder(path: Path) -> tuple[Path, os.stat_result]:
     )
 
 
+def own_folder_on_windows(environ: Mapping[str, str], *, platform: str = sys.platform) -> Path | None:
+    r"""Return ``%LOCALAPPDATA%\klein-setup``, where everything of the user's is on Windows; None elsewhere.
+
+    The variable counts, as it does for the programs that are started, and not what the system says behind its back:
+    whoever sets it to another folder, a test for one, finds nothing in the profile.
+    """
+    local = environ.get("LOCALAPPDATA", "")
+    return Path(local) / APPLICATION if platform == "win32" and PureWindowsPath(local).is_absolute() else None
+
+
 def state_folder() -> Path:
     """Return the user's folder for what runs leave behind: logs, reports, the last target."""
+    if (own := own_folder_on_windows(os.environ)) is not None:
+        return own
     if sys.platform == "linux":  # the plain cases, as platformdirs has them, without the 5 ms that importing it takes
         given = os.environ.get("XDG_STATE_HOME") or f"{os.environ.get('HOME', '')}/.local/state"
         if given.startswith("/") and os.environ.get("HOME", "").startswith("/"):
@@ -84,6 +97,8 @@ def state_folder() -> Path:
 def config_file() -> Path:
     """Return where the user's own defaults for options are, if there are any."""
     name = f"{APPLICATION}.toml"
+    if (own := own_folder_on_windows(os.environ)) is not None:
+        return own / name
     if sys.platform == "linux":  # the plain cases, as above
         given = os.environ.get("XDG_CONFIG_HOME") or f"{os.environ.get('HOME', '')}/.config"
         if given.startswith("/") and os.environ.get("HOME", "").startswith("/"):
@@ -95,9 +110,26 @@ def config_file() -> Path:
 
 def data_folder() -> Path:
     """Return the user's folder for images and for an environment that belongs to no tree."""
+    if (own := own_folder_on_windows(os.environ)) is not None:
+        return own
     import platformdirs
 
     return platformdirs.user_data_path(APPLICATION, appauthor=False)
+
+
+def longest_path() -> int | None:
+    """Return how many characters a path may have for programs to open it; None where no such limit is known.
+
+    Windows: 259 unless long paths are allowed on the computer and this program says that it can handle them, which
+    python.exe says, and with it the one that runs ComfyUI.
+    https://learn.microsoft.com/windows/win32/fileio/maximum-file-path-limitation
+    """
+    if sys.platform != "win32":
+        return None
+    import ctypes
+
+    are_enabled = getattr(ctypes.windll.ntdll, "RtlAreLongPathsEnabled", None)  # since Windows 10, 1607
+    return _LONGEST_ON_WINDOWS if are_enabled is not None and not are_enabled() & 0xFF else None
 
 
 # --- ComfyUI trees -----------------------------------------------------------------------------

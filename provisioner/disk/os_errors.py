@@ -1,8 +1,12 @@
-"""What a refusal of the system amounts to: an OSError in, the error of ours that says what to do about it out."""
+"""What a refusal of the system amounts to: an OSError in, the error of ours that says what to do about it out.
+
+Of a file that could not be opened, Windows is asked why: see `patience.refusal_code`.
+"""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 from provisioner.core.errors import (
@@ -12,12 +16,12 @@ from provisioner.core.errors import (
     StorageError,
     UnreadableError,
 )
+from provisioner.disk.patience import IN_USE, READS, WRITES, refusal_code
 
 _NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _IN_USE = {errno.ETXTBSY, errno.EBUSY}
 _WINDOWS_NO_ROOM = {39, 112}  # ERROR_HANDLE_DISK_FULL, ERROR_DISK_FULL
-_WINDOWS_IN_USE = {32, 33, 1224}  # sharing violation, lock violation, user-mapped section open
 
 
 def storage_error(
@@ -27,6 +31,7 @@ def storage_error(
     doing: str = "write",
     holder: str = "whatever has the file open",
     is_arrival_kept: bool = True,
+    ask: Callable[[Path, int], int] = refusal_code,
 ) -> StorageError:
     """Return the error of ours that says what the system refused, with what to do about it.
 
@@ -42,8 +47,12 @@ def storage_error(
         What may have the file open, beside ComfyUI.
     is_arrival_kept : bool
         Whether the next run builds on what has arrived.
+    ask : callable
+        Says why Windows refuses an access to a path.
     """
     windows_code = getattr(error, "winerror", None)
+    if windows_code is None and error.errno == errno.EACCES:
+        windows_code = ask(path, READS if doing == "read" else WRITES)
     reason = error.strerror or str(error)
     facts: dict[str, object] = {"path": str(path), "errno": error.errno}
     if error.errno in _NO_ROOM or windows_code in _WINDOWS_NO_ROOM:
@@ -53,7 +62,7 @@ def storage_error(
             hint=f"Free some space and run the same command again{kept}.",
             **facts,
         )
-    if windows_code in _WINDOWS_IN_USE or error.errno in _IN_USE:
+    if windows_code in IN_USE or error.errno in _IN_USE:
         return FileInUseError(
             f"Another program holds {path} open ({reason}).",
             hint=f"Close ComfyUI, or {holder}, and run the same command again.",

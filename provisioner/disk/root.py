@@ -25,8 +25,9 @@ from provisioner.core.errors import FileInUseError, PathOutsideRootError, Storag
 from provisioner.core.models import STATE_FOLDER
 from provisioner.disk.calls import write_all
 from provisioner.disk.clone import by_clonefile, ficlone, is_impossible
-from provisioner.disk.flush import PAUSES_S, flush_file, flush_folder, patiently
+from provisioner.disk.flush import flush_file, flush_folder
 from provisioner.disk.os_errors import storage_error
+from provisioner.disk.patience import IN_USE, WRITES, is_held, patiently
 from provisioner.disk.real_paths import is_among_records, is_link_status, is_same_path, way_of_link
 
 _SAFE_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -162,7 +163,7 @@ class Root:
         holder: str = "whatever has the file open",
         is_arrival_kept: bool = True,
         platform: str = sys.platform,
-        pauses_s: Sequence[float] = PAUSES_S,
+        pauses_s: Sequence[float] | None = None,
         has_descriptors: bool = _HAS_DESCRIPTORS,
     ) -> None:
         self.folder = folder
@@ -172,7 +173,11 @@ class Root:
         self._error = partial(storage_error, holder=holder, is_arrival_kept=is_arrival_kept)
         self._holder = holder
         self._platform = platform
-        self._patiently = partial(patiently, platform=platform, pauses_s=pauses_s)
+        self._patiently = (
+            partial(patiently, platform=platform)
+            if pauses_s is None
+            else partial(patiently, platform=platform, pauses_s=pauses_s, pauses_for_holder_s=pauses_s)
+        )
         self._has_descriptors = has_descriptors
 
     @cached_property
@@ -312,7 +317,7 @@ class Root:
     def remove_tree(self, path: Path) -> None:
         """Remove a folder with everything in it, read-only entries included; of a link only itself, or nothing."""
         with _nothing_there(), self._at(path, "remove") as place:
-            self._patiently(partial(_remove_tree, place.name, place.folder, self._has_descriptors))
+            self._patiently(partial(_remove_tree, place.name, place.folder, self._has_descriptors), path)
 
     # --- files -----------------------------------------------------------------------------------
 
@@ -401,7 +406,10 @@ class Root:
         with self._at(path) as place:
             if not self._has_descriptors and is_link(place.name):
                 raise OSError(errno.ELOOP, "it is a link", str(path))
-            opened = os.open(place.name, flags | _SAFE_FLAGS, 0o600 if self._is_private else mode, dir_fd=place.folder)
+            begin = partial(os.open, place.name, flags | _SAFE_FLAGS, 0o600 if self._is_private else mode)
+            opened = self._patiently(
+                partial(begin, dir_fd=place.folder), path, pauses_s=(), holds=partial(is_held, access=WRITES)
+            )
             status = os.fstat(opened)
             if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
                 os.close(opened)
@@ -424,10 +432,10 @@ class Root:
         """
         with (source_root or self)._at(source) as old, self._at(destination) as new:
             try:
-                self._patiently(partial(self._rename, old, new))
+                self._patiently(partial(self._rename, old, new), source, destination)
             except PermissionError as error:
-                if self._platform == "win32" and (os.path.lexists(destination) or source.is_dir()):
-                    raise self._in_use(destination if os.path.lexists(destination) else source) from error
+                if (held := self._holder_of(error, source, destination)) is not None:
+                    raise self._in_use(held) from error
                 raise
             if is_flushed:
                 new.flush()
@@ -437,17 +445,33 @@ class Root:
     def _rename(self, old: Place, new: Place) -> None:
         os.replace(old.name, new.name, src_dir_fd=old.folder, dst_dir_fd=new.folder)
 
+    def _holder_of(self, error: OSError, source: Path, destination: Path) -> Path | None:
+        """Return which of two files of a refused rename another program holds, as far as that is known. Windows only.
+
+        Of a file in the way the system says "access denied"; a folder is held by whatever has a file in it open.
+        """
+        if self._platform != "win32":
+            return None
+        if os.path.lexists(destination) and not is_held(source):
+            return destination
+        is_sources = is_held(source) or getattr(error, "winerror", None) in IN_USE or source.is_dir()
+        return source if is_sources else None
+
     def _in_use(self, path: Path) -> FileInUseError:
+        if is_among_records(self.relative(path) if self.folder in path.parents else path):
+            closing = f"Close {self._holder}, such as a virus scanner or a backup program"
+        else:
+            closing = f"Close ComfyUI (it keeps model files mapped), or {self._holder}"
         return FileInUseError(
             f"{path} is open in another program and cannot be replaced or moved.",
-            hint=f"Close ComfyUI (it keeps model files mapped), or {self._holder}, and run the same command again.",
+            hint=f"{closing}, and run the same command again.",
             path=str(path),
         )
 
     def remove(self, path: Path) -> None:
         """Remove a file or a link, if there is one."""
         with _nothing_there(), self._at(path, "remove") as place:
-            self._patiently(partial(_unlink, place.name, place.folder))
+            self._patiently(partial(_unlink, place.name, place.folder), path)
 
     def remove_if(self, path: Path, is_expected: Callable[[Path], bool]) -> bool:
         """Remove a file or a link if it is, at this moment, what was expected; return whether it was removed.
@@ -462,7 +486,7 @@ class Root:
         with _nothing_there(), self._at(path, "remove") as place:
             before = _stamp(place.status())
             if is_expected(place.folder_path / path.name) and _stamp(place.status()) == before:
-                self._patiently(partial(_unlink, place.name, place.folder))
+                self._patiently(partial(_unlink, place.name, place.folder), path)
                 return True
         return False
 

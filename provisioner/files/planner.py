@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from provisioner.core.errors import InsufficientSpaceError, OfflineError
+from provisioner.core.errors import InsufficientSpaceError, OfflineError, PathTooLongError
 from provisioner.core.exhaustive import assert_never
 from provisioner.core.models import (
     Artifact,
@@ -36,6 +36,9 @@ from provisioner.core.models import (
 from provisioner.core.units import human_bytes
 from provisioner.files.choose_set import unmet_conditions
 from provisioner.files.layout import known_as
+
+_NAMES_BESIDE = 45
+"""Characters of the longest name of ours beside a file, beyond its own: that of its backup below the same folder."""
 
 SPACE_MARGIN = 32 * 1024 * 1024
 """Bytes kept free on every file system a plan writes to: receipts, logs, and the system's own breathing room."""
@@ -309,6 +312,31 @@ def check_space(space: Iterable[SpaceNeed]) -> None:
         hint=f"Free {missing:,} bytes there, or choose a smaller set (--set) or another folder.",
         needed=[need.needed_bytes for need in short],
         free=[need.file_system.free_bytes for need in short],
+    )
+
+
+def check_path_lengths(checks: Iterable[Check], longest: int | None) -> None:
+    """Raise PathTooLongError if a file would get a longer path than programs can open.
+
+    Parameters
+    ----------
+    checks : iterable of Check
+        Where each file goes.
+    longest : int, optional
+        Characters of the longest path that can be opened; None: as many as there are.
+    """
+    paths = [check.destination.path for check in checks if check.status != "ok"]
+    over = [path for path in paths if longest is not None and len(str(path)) + _NAMES_BESIDE > longest]
+    if not over or longest is None:
+        return
+    path = max(over, key=lambda each: len(str(each)))
+    raise PathTooLongError(
+        f"{path} has {len(str(path))} characters; Windows opens up to {longest} here, and a name beside a file, or "
+        f"that of its backup, has up to {_NAMES_BESIDE} more. Nothing was fetched.",
+        hint="Name a folder with a shorter path, or allow long paths: set LongPathsEnabled to 1 in the registry, at "
+        r"HKLM\SYSTEM\CurrentControlSet\Control\FileSystem, and sign in again.",
+        path=str(path),
+        longest=longest,
     )
 
 

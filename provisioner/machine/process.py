@@ -20,11 +20,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 from provisioner.core.errors import CommandError
 from provisioner.core.redact import printable, redact
 from provisioner.machine.child_environment import child_environment
+
+if TYPE_CHECKING:
+    from provisioner.processes.job_object import JobObject  # brings ctypes, which only Windows needs
 
 Stream = Literal["stdout", "stderr"]
 OnLine = Callable[[Stream, str], None]
@@ -96,16 +99,19 @@ def run_process(
     words = tuple(os.fspath(word) for word in args)
     started = time.monotonic()
     process = _start(words, env, cwd, has_input=input_bytes is not None)
+    job = _hold(process.pid)
     heard = _Heard(keep_bytes, on_line)
     pipes = _Pipes(process, input_bytes)
     try:
         ended = _follow(process, pipes, heard, started + timeout_s)
         if not ended or pipes.open_streams:
-            _end_tree(process)  # out of time, or a child of it still holds the pipes and prints nothing
+            _end_tree(process, job)  # out of time, or a child of it still holds the pipes and prints nothing
     except BaseException:
-        _end_tree(process)
+        _end_tree(process, job)
         raise
     finally:
+        if job is not None:
+            job.let_go()
         pipes.close()
     heard.finish()
     seconds = time.monotonic() - started
@@ -180,7 +186,9 @@ def _start(
 
 def _creation_flags() -> int:
     if sys.platform == "win32":
-        return subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+        from provisioner.processes.job_object import SUSPENDED
+
+        return subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW | SUSPENDED
     return 0
 
 
@@ -267,10 +275,25 @@ def _follow(process: subprocess.Popen[bytes], pipes: _Pipes, heard: _Heard, dead
     return True
 
 
-def _end_tree(process: subprocess.Popen[bytes]) -> None:
+def _hold(pid: int) -> JobObject | None:
+    """Put a suspended program into a job and let it run; None where there are no jobs. Windows only."""
+    if sys.platform != "win32":
+        return None
+    from provisioner.processes.job_object import JobObject, resume
+
+    try:
+        return JobObject(pid)
+    except OSError:
+        return None
+    finally:
+        resume(pid)
+
+
+def _end_tree(process: subprocess.Popen[bytes], job: JobObject | None) -> None:
     """End the program and everything it started: first politely, then by force."""
     if sys.platform == "win32":
-        _taskkill(process.pid)
+        if job is not None:
+            job.release()
         with contextlib.suppress(OSError):
             process.kill()
     else:
@@ -287,20 +310,6 @@ def _signal_group(group: int, number: int) -> None:
         # Already ended; macOS says "not permitted" for a group with only a zombie left.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, number)
-
-
-def _taskkill(pid: int) -> None:
-    """Windows: end a process and its descendants (a job object would also catch those whose parent is gone)."""
-    program = Path(os.environ.get("SystemRoot", r"C:\Windows"), "System32", "taskkill.exe")  # noqa: SIM112 - its name
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(
-            [program, "/T", "/F", "/PID", str(pid)],
-            stdin=subprocess.DEVNULL,
-            env=child_environment(os.environ),
-            capture_output=True,
-            check=False,
-            timeout=10,
-        )
 
 
 # --- keeping the output ------------------------------------------------------------------------

@@ -37,9 +37,7 @@ def shipped_manifests(folder: Path | None = None) -> tuple[str, ...]:
 
 def is_shipped(name_or_path: str, *, folder: Path | None = None) -> bool:
     """Return whether that is the id of a manifest that comes with the program, not a file of somebody else's."""
-    if not _is_bare(name_or_path) or name_or_path in _NO_MODELS:
-        return False
-    return _exists((folder or shipped_folder()) / f"{name_or_path}.yaml")
+    return name_or_path in shipped_manifests(folder)  # looking for the file would accept any case on Windows
 
 
 def read_manifest_text(name_or_path: str, *, folder: Path | None = None) -> tuple[str, str]:

@@ -14,12 +14,27 @@ from provisioner.disk.locations import (
     drive_roots,
     existing_comfyui_trees,
     file_system_of,
+    longest_path,
     looks_like_comfyui,
+    own_folder_on_windows,
     state_folder,
     usual_comfyui_trees,
 )
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="links and modes of POSIX")
+
+
+def test_on_windows_the_variable_says_where_the_users_own_things_are() -> None:
+    environ = {"LOCALAPPDATA": "C:\\scratch"}
+    assert own_folder_on_windows(environ, platform="win32") == Path("C:\\scratch") / "klein-setup"
+    assert own_folder_on_windows({"LOCALAPPDATA": "scratch"}, platform="win32") is None
+    assert own_folder_on_windows({}, platform="win32") is None
+    assert own_folder_on_windows(environ, platform="linux") is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="what is allowed there is the computer's matter")
+def test_only_windows_has_a_longest_path() -> None:
+    assert longest_path() is None
 
 
 # --- file systems ------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"rehearsal"}),
     frozenset({"plan"}),
     frozenset({"files", "comfyui", "environment", "torch", "machine", "smoke_test", "manifest", "identify"}),
-    frozenset({"disk", "network"}),
+    frozenset({"disk", "network", "processes"}),
     frozenset({"core"}),
 )
 
@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "value": Layer(frozenset({"value"}), is_pure=True),
     "decision": Layer(DECISIONS, is_pure=True),  # a pure function of values
     "port": Layer(frozenset({"value"})),
-    "effect": Layer(FLOWS - {"flow"} | {"effect"}),  # of effects only those of its own room, of disk/ and network/
+    "effect": Layer(FLOWS - {"flow"} | {"effect"}),  # of effects only those of its own room and the floor of disk/
     "flow": Layer(FLOWS),  # decisions and ports put together
     "script": Layer(frozenset()),  # runs where nothing of ours is installed
     "rehearsal": Layer(DECISIONS | {"port", "rehearsal"}),
@@ -117,7 +117,7 @@ LAYER_OF = {
     "identify": "decision",
     "disk": "effect",
     "network": "effect",
-    "disk.os_errors": "decision",
+    "processes": "effect",
     "disk.real_paths": "decision",
     "disk.safe_path": "decision",
     "core": "value",
@@ -130,7 +130,7 @@ MAY_USE = {
     "huggingface_hub": ("files.hub_cache", "commands.rehearse"),  # the rehearsal checks with the real client
     "packaging": ("comfyui.install_plan", "environment", "torch.select", "machine.readings"),
     "platformdirs": ("disk.locations",),
-    "psutil": ("comfyui.server", "machine.host", "machine.process", "smoke_test.vram"),
+    "psutil": ("comfyui.server", "machine.host", "processes", "smoke_test.vram"),
     "pynvml": ("machine.nvml", "smoke_test.vram"),
     "requests": ("comfyui.checkout", "comfyui.server", "files.download", "network"),
     "rich": ("ui",),
@@ -232,7 +232,7 @@ def complaint_about_own(module: str, layer: str, target: str) -> str | None:
     other = layer_of(target)
     if other is None:
         return None
-    is_near = room_of(target) in {room_of(module), "disk", "network"}
+    is_near = room_of(target) in {room_of(module), "disk", "network", "processes"}
     if other in MAY_IMPORT[layer].own and (layer != "effect" or other != "effect" or is_near):
         return None
     return f"{module} ({layer}) may not import {target} ({other})"

@@ -253,6 +253,8 @@ DEATHS = [
     ("ImportError: libcudnn.so.9: cannot open shared object file", "broken-module", "libcudnn.so.9"),
     ("main.py: error: argument --user-directory: '/x' does not exist.", "unknown-option", "--user-directory"),
     ("python: can't open file '/c/main.py': [Errno 2] No such file or directory", "missing-program", "/c/main.py"),
+    (r"python.exe: can't open file 'C:\\Users\\me\\main.py': [Errno 2] No such file or directory",
+     "missing-program", r"at C:\Users\me\main.py."),
     ("line one\nline two", "server-died", "exit status 1: line two"),
 ]  # fmt: skip
 

@@ -103,7 +103,7 @@ def test_a_tree_is_judged_by_what_klein_needs(checkout: ComfyCheckout, codes: li
 
 def test_a_tree_that_is_too_old_is_reported_with_both_versions_and_the_reason() -> None:
     (found,) = judge_checkout(replace(GOOD, version="0.8.1"), TABLE)
-    assert found.message == "/comfy is ComfyUI 0.8.1; 0.9.2 or newer is needed: Klein came with it."
+    assert found.message == f"{TREE} is ComfyUI 0.8.1; 0.9.2 or newer is needed: Klein came with it."
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -267,7 +268,7 @@ def test_the_installed_package_says_where_to_report(tmp_path: Path, monkeypatch:
     folder.mkdir()
     lines = ["Metadata-Version: 2.4", "Name: klein-setup", "Version: 9", "Project-URL: Source, https://example.org/s"]
     (folder / "METADATA").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     assert issues_url() == ISSUES_URL
     with (folder / "METADATA").open("a", encoding="utf-8") as file:
         file.write("Project-URL: Issues, https://example.org/issues\n")

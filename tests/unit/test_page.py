@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provisioner.core.errors import CommandError, NetworkError
-from provisioner.core.models import Finding, ProbeResult, SpaceNeed
-from provisioner.core.program import Program
+from provisioner.core.models import Artifact, Finding, ProbeResult, SpaceNeed
+from provisioner.core.program import KLEIN_SETUP, Program, quoted
 from provisioner.report.changes import ChangesSince, Snapshot, checks_for, compare
 from provisioner.report.html.footer import check_again_command
 from provisioner.report.html.image_section import media_type
@@ -38,6 +38,7 @@ from tests.support.builders import (
 )
 from tests.support.report_documents import MODEL, SMOKE, VAE, document, installed, plan_of
 
+SHELL = KLEIN_SETUP.shell
 MADE_AT = "2026-11-23T06:16:12Z"
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u202e\ud800\x1b[31m"
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 40
@@ -165,6 +166,13 @@ def test_the_colours_follow_the_reader_and_paper_has_its_own_sheet() -> None:
     assert "width=device-width" in page
 
 
+def line_to_check(artifact: Artifact) -> str:
+    """Return a file's line as sha256sum writes it: one with backslashes in its path begins with one."""
+    path = str(comfy_file(artifact).path)
+    doubled = path.replace("\\", "\\\\")
+    return f"{artifact.sha256}  {path}" if path == doubled else f"\\{artifact.sha256}  {doubled}"
+
+
 # --- what it says ------------------------------------------------------------------------------
 
 
@@ -183,9 +191,9 @@ def test_an_install_is_told_from_the_verdict_to_the_undo() -> None:
         "At the peak 9.0 GiB of the 12.0 GiB of A card were in use; 11.0 GiB were free at the start.",
         "The replaced file is kept as a backup: it is truncated",
         "fetched from example.org",
-        f"or the driver: klein-setup verify --set fp8 --comfyui {MODELS}",
-        f"klein-setup uninstall --set fp8 --comfyui {MODELS}",
-        f"klein-setup backups list --set fp8 --comfyui {MODELS}",
+        f"or the driver: klein-setup verify --set fp8 --comfyui {quoted(str(MODELS), SHELL)}",
+        f"klein-setup uninstall --set fp8 --comfyui {quoted(str(MODELS), SHELL)}",
+        f"klein-setup backups list --set fp8 --comfyui {quoted(str(MODELS), SHELL)}",
         "Generating 1.3 s",
         "0.33.0",
         "2.14.1+cu130",
@@ -205,7 +213,7 @@ def test_digests_are_short_to_the_eye_and_whole_for_who_wants_them() -> None:
     assert "--undo-update" not in reader.words
     assert f"{MODEL.sha256[:12]}\u2026" in reader.words
     assert MODEL.sha256 in reader.attributes("title")
-    assert f"{MODEL.sha256} {comfy_file(MODEL).path}" in reader.words
+    assert " ".join(line_to_check(MODEL).split()) in reader.words
 
 
 def test_the_digests_to_check_are_those_that_are_wanted_of_all_files() -> None:
@@ -213,7 +221,7 @@ def test_the_digests_to_check_are_those_that_are_wanted_of_all_files() -> None:
     wrong = (check(MODEL, "hash-mismatch", observed_sha256=other), check(VAE, "missing"))
     doc = document("verify", "findings", 1, plan=whole(replace(plan_of(steps=False).files, checks=wrong)))
     lines = checked_lines(doc)
-    assert lines == [f"{MODEL.sha256}  {comfy_file(MODEL).path}", f"{VAE.sha256}  {comfy_file(VAE).path}"]
+    assert lines == [line_to_check(MODEL), line_to_check(VAE)]
     assert f"The file's own SHA-256 is {other}." in page_of(doc).words
 
 
@@ -222,11 +230,13 @@ def test_of_several_accepted_contents_the_one_that_is_there_is_checked() -> None
     wanted = replace(MODEL, accept=(other,))
     right = (check(wanted, observed_sha256=other.sha256),)
     assert (
-        checked_lines(document(plan=whole(replace(plan_of(steps=False).files, checks=right))))[0][:64] == other.sha256
+        checked_lines(document(plan=whole(replace(plan_of(steps=False).files, checks=right))))[0].lstrip("\\")[:64]
+        == other.sha256
     )
     wrong = (check(wanted, "hash-mismatch", observed_sha256=other.sha256),)  # where the place takes only the own one
     assert (
-        checked_lines(document(plan=whole(replace(plan_of(steps=False).files, checks=wrong))))[0][:64] == MODEL.sha256
+        checked_lines(document(plan=whole(replace(plan_of(steps=False).files, checks=wrong))))[0].lstrip("\\")[:64]
+        == MODEL.sha256
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.core.errors import InsufficientSpaceError, OfflineError
+from provisioner.core.errors import InsufficientSpaceError, OfflineError, PathTooLongError
 from provisioner.core.models import (
     Check,
     Conditions,
@@ -24,7 +24,7 @@ from provisioner.core.models import (
     RecordReceipt,
     UrlFile,
 )
-from provisioner.files.planner import SPACE_MARGIN, check_offline, check_space, plan
+from provisioner.files.planner import SPACE_MARGIN, check_offline, check_path_lengths, check_space, plan
 from tests.support.builders import (
     GIB,
     MODELS,
@@ -310,6 +310,32 @@ def test_full_disk_is_refused_before_the_first_byte(spare: int, is_enough: bool)
     assert caught.value.context == {"needed": [100 + SPACE_MARGIN], "free": [system.free_bytes]}
     assert caught.value.hint is not None
     assert caught.value.hint.startswith("Free 1 bytes")
+
+
+@pytest.mark.parametrize(
+    ("status", "length", "longest", "is_refused"),
+    [
+        ("missing", 214, 259, False),
+        ("missing", 215, 259, True),  # its backup, beside the model, could not be opened
+        ("hash-mismatch", 260, 259, True),
+        ("ok", 300, 259, False),  # it is there, so it can be opened
+        ("missing", 300, None, False),  # Linux, macOS, and Windows where long paths are allowed
+    ],
+)
+def test_a_path_that_windows_would_not_open_is_refused_before_the_first_byte(
+    status: str, length: int, longest: int | None, is_refused: bool
+) -> None:
+    place = comfy_file(VAE, Path("/", "x" * (length - len(str(comfy_file(VAE, Path("/")).path)) - 1)))
+    assert len(str(place.path)) == length
+    checks = [check(VAE, status, destination=place)]
+    if not is_refused:
+        check_path_lengths(checks, longest)
+        return
+    with pytest.raises(PathTooLongError, match=f"has {length} characters; Windows opens up to 259") as caught:
+        check_path_lengths(checks, longest)
+    assert caught.value.exit_status == 4
+    assert caught.value.hint is not None
+    assert r"HKLM\SYSTEM\CurrentControlSet\Control\FileSystem," in caught.value.hint
 
 
 # --- offline -------------------------------------------------------------------------------------

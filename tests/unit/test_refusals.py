@@ -15,6 +15,7 @@ from provisioner.core.errors import (
     UnreadableError,
 )
 from provisioner.disk.os_errors import broken_link, reason_of, storage_error
+from provisioner.disk.patience import READS, WRITES
 
 PATH = Path("/models/vae/x")
 
@@ -79,3 +80,26 @@ def test_a_broken_link_is_named_with_what_it_leads_to() -> None:
     assert isinstance(error, UnreadableError)
     assert str(error) == f"{PATH} is a link to {Path('/mnt/drive')}, which does not exist."
     assert "Mount the drive" in (error.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("doing", "access", "code", "kind"),
+    [
+        ("read", READS, 32, FileInUseError),
+        ("write", WRITES, 33, FileInUseError),
+        ("read", READS, 5, UnreadableError),
+        ("write", WRITES, 0, NotWritableError),
+    ],
+)
+def test_windows_is_asked_why_a_file_was_not_opened(
+    doing: str, access: int, code: int, kind: type[StorageError]
+) -> None:
+    asked: list[tuple[Path, int]] = []
+
+    def ask(path: Path, wanted: int) -> int:
+        asked.append((path, wanted))
+        return code
+
+    made = storage_error(PermissionError(errno.EACCES, "Permission denied"), PATH, doing=doing, ask=ask)
+    assert type(made) is kind
+    assert asked == [(PATH, access)]

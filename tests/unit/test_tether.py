@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from provisioner.comfyui.server.watchdog import ExtendedLimits, JobObject, Watchdog, tie
+from provisioner.comfyui.server.watchdog import Watchdog, tie
+from provisioner.processes.job_object import ExtendedLimits, JobObject
 
 JOB, PROCESS, PID = 0x7FF6_0000_1110, 0x7FF6_0000_2220, 4711
 

@@ -632,7 +632,7 @@ def death_error(
     for sign in _DEATHS:
         match = sign.pattern.search(text)
         if match is not None:
-            groups = [shortened(group) for group in match.groups()]
+            groups = [shortened(_unescaped(group)) for group in match.groups()]
             return _death_kind(sign.cause)(
                 f"ComfyUI ended {when}. {sign.message.format(*groups)}", hint=sign.hint, cause=sign.cause, **context
             )
@@ -650,6 +650,16 @@ def death_error(
         cause="server-died",
         **context,
     )
+
+
+def _unescaped(text: str) -> str:
+    r"""Return a path as it is spelled, where Python showed it as a literal, with each backslash doubled.
+
+    >>> print(_unescaped(r"C:\\ComfyUI\\main.py"), _unescaped(r"\\host\share"))
+    C:\ComfyUI\main.py \\host\share
+    """
+    is_literal = all(len(run) % 2 == 0 for run in re.findall(r"\\+", text))
+    return text.replace("\\\\", "\\") if is_literal else text
 
 
 def _death_kind(cause: str) -> type[SmokeTestError]:

@@ -45,6 +45,7 @@ from provisioner.core.ports import Cancelled
 from provisioner.disk.os_errors import reason_of
 from provisioner.disk.root import Root
 from provisioner.machine.child_environment import child_environment
+from provisioner.processes.job_object import SUSPENDED, resume
 
 _TICK_S = 0.1
 _GRACE_S = 5.0  # between asking a server to end and killing it
@@ -291,6 +292,7 @@ def _spawn(launch: Launch, address: ServerAddress, log_path: Path, env: Mapping[
             command=list(words),
         ) from error
     watchdog = tie(process.pid)
+    resume(process.pid)
     return ServerProcess(
         process,
         log,
@@ -309,7 +311,7 @@ def _environment(environ: Mapping[str, str], pass_env: Collection[str]) -> dict[
 
 def _creation_flags() -> int:
     if sys.platform == "win32":
-        return subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+        return subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW | SUSPENDED
     return 0
 
 

@@ -748,6 +748,9 @@ class FileStore:
             root.replace(path, moved_to)
         except StorageError as error:
             if error.context.get("errno") != errno.EXDEV:
+                for made in (moved_to.parent, *moved_to.parent.parents):
+                    if not root.remove_folder(made):  # only what is empty goes
+                        break
                 raise
             # Another file system is mounted below the root: a rename needs a folder on it.  The name gets an ending,
             # because ComfyUI looks for models in every folder below this one.

@@ -66,7 +66,8 @@ def backups_folder(root: Path) -> Path:
 
 def say_why(root: Root, folder: Path, path: Path, moved_to: Path, reason: str) -> None:
     """Write down where something was and why it went; raises StorageError."""
-    line = {"was": str(path.relative_to(folder.parents[2])), "is": str(moved_to.relative_to(folder)), "why": reason}
+    was, now = path.relative_to(folder.parents[2]), moved_to.relative_to(folder)
+    line = {"was": was.as_posix(), "is": now.as_posix(), "why": reason}
     if moved_to.is_symlink():
         line["link"] = str(moved_to.readlink())  # a relative one leads nowhere from here
     root.append_text(folder / _REASONS, json.dumps(line) + "\n")

@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+"""Run the tests in a Windows Python: ``python3 scripts/run_windows_tests.py [--require-windows] [FILE ...]``.
+
+Without files: the bootstrap, the rehearsal, the unit and contract tests, and the integration tests but those of
+``LEFT_OUT``; each file in a process of its own that is ended after its time.  The last line on standard output is the
+summary of all of them.
+
+Where there is no Wine and none can be installed, that line says so and the exit status is 0; with
+``--require-windows`` it is 3.  The exit status is 1 where anything failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from scripts.windows_python import ROOT, MissingError, WindowsPython
+
+MARK = "KLEIN_WINDOWS_JOB"  # in the environment of every process of one job
+JOB_TIMEOUT_S = 300
+PREPARATION_TIMEOUT_S = 900  # installs the locked packages
+WORD = re.compile(r"(\d+) (passed|failed|error|skipped|xfailed|xpassed|warning|deselected)s?\b")
+
+# Integration tests that are not run under Wine, and why.
+LEFT_OUT = {
+    "test_checkout": "makes repositories with git, which Wine does not have",
+    "test_documentation": "reads files of the checkout, as on every system",
+    "test_documented_commands": "runs what docs/ shows for a POSIX shell",
+    "test_drawing": "imports torch, which ends in an OpenMP call that Wine does not have",
+    "test_heavy_scripts": "imports torch, as above",
+    "test_kills_of_comfyui": "imports torch, as above",
+    "test_page_in_a_browser": "starts the Chromium of a Linux system",
+    "test_probe_on_the_cpu": "imports torch, as above",
+    "test_sbom": "needs the packages for a release",
+    "test_torture": "kills processes by POSIX signals",
+    "test_ui_in_a_terminal": "needs a pseudo-terminal",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One process to run: a file of tests, or a command that has to succeed."""
+
+    name: str
+    arguments: tuple[str, ...]
+    timeout_s: float = JOB_TIMEOUT_S
+    is_tests: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """What came of a job."""
+
+    job: Job
+    status: int | None  # None: it did not end in its time
+    seconds: float
+    output: str
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether everything of it passed; pytest's 5 is a file whose tests are all for another system."""
+        return self.status == 0 or (self.job.is_tests and self.status == 5)
+
+    @property
+    def line(self) -> str:
+        """What is said of it."""
+        said = ", ".join(f"{number} {word}" for word, number in self.counts.items()) or f"status {self.status}"
+        if self.status is None:
+            said = f"did not end within {self.job.timeout_s:.0f} s"
+        return f"{'ok    ' if self.is_passed else 'FAILED'} {self.seconds:5.0f} s  {self.job.name}: {said}"
+
+
+def pytest_job(*files: str, workers: int = 0) -> Job:
+    """Return the job that runs files or folders of tests."""
+    spread = ("-n", str(workers), "--dist", "loadfile") if workers else ("-p", "no:xdist")
+    arguments = ("scripts/run_tests.py", "-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", *spread, *files)
+    return Job(name=Path(files[0]).stem, arguments=arguments, timeout_s=JOB_TIMEOUT_S * (3 if workers else 1))
+
+
+def preparations() -> list[Job]:
+    """Return what runs first and alone: both environments are made here, as a user's first start makes his."""
+    command = "scripts/klein_setup.py"
+    first = Job(name="bootstrap", arguments=(command, "--version"), timeout_s=PREPARATION_TIMEOUT_S, is_tests=False)
+    rehearsal = Job(name="rehearse --no-image", arguments=(command, "rehearse", "--no-image"), is_tests=False)
+    tests = Job(
+        name="test environment",
+        arguments=("scripts/run_tests.py", "--version"),
+        timeout_s=PREPARATION_TIMEOUT_S,
+        is_tests=False,
+    )
+    return [first, rehearsal, tests]
+
+
+def integration_files() -> list[str]:
+    """Return the integration tests that are run."""
+    found = sorted((ROOT / "tests" / "integration").glob("test_*.py"))
+    return [path.relative_to(ROOT).as_posix() for path in found if path.stem not in LEFT_OUT]
+
+
+def run(python: WindowsPython, job: Job) -> Ended:
+    """Run a job to its end, or to the end of its time."""
+    started = time.monotonic()
+    environ = python.environ(os.environ) | {MARK: job.name}
+    process = subprocess.Popen(
+        python.command(job.arguments),
+        cwd=ROOT,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    output = bytearray()
+    reader = threading.Thread(target=lambda: output.extend(process.stdout.read() if process.stdout else b""))
+    reader.start()
+    try:
+        status: int | None = process.wait(job.timeout_s)
+    except subprocess.TimeoutExpired:
+        status = None
+    if status is not None:
+        reader.join(5)
+    end_all(job.name)  # also what was left over and holds the pipe
+    process.wait()
+    reader.join()
+    text = output.decode("utf-8", "replace").replace("\r\n", "\n")
+    counts = counted(text) if job.is_tests else Counter()
+    return Ended(job=job, status=status, seconds=time.monotonic() - started, output=text, counts=counts)
+
+
+def counted(output: str) -> Counter[str]:
+    """Return the numbers of pytest's own summary line, the last one it printed."""
+    lines = [line for line in output.splitlines() if re.search(r"\d+ \w+.* in [\d.]+s", line)]
+    return Counter({word: int(number) for number, word in WORD.findall(lines[-1])}) if lines else Counter()
+
+
+def end_all(name: str) -> None:
+    """End what a job started and left; a Windows process under Wine keeps the environment of the first."""
+    wanted = f"{MARK}={name}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), 9)
+
+
+def in_turn(python: WindowsPython, jobs: Iterable[Job], at_once: int = 1) -> list[Ended]:
+    """Run jobs, some at a time, and say of each what came of it."""
+    done = []
+    with ThreadPoolExecutor(at_once) as pool:
+        for ended in pool.map(lambda job: run(python, job), jobs):
+            if not ended.is_passed:
+                print(f"---- {ended.job.name}\n{ended.output[-20_000:]}")
+            print(ended.line, flush=True)
+            done.append(ended)
+    return done
+
+
+def summary(done: Sequence[Ended], seconds: float) -> str:
+    """Return the line that stands for all of it."""
+    total: Counter[str] = Counter()
+    for each in done:
+        total.update(each.counts)
+        if not each.is_passed and not each.counts["failed"] + each.counts["error"]:
+            total["failed"] += 1  # a command, a file that did not end, or one that could not be read
+    words = [f"{total[word]} {word}" for word in ("failed", "error", "passed", "skipped", "xfailed") if total[word]]
+    return f"Windows (Wine): {', '.join(words)} in {seconds:.0f} s"
+
+
+def main() -> int:
+    """Make the Windows Python, run everything in it; return the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--require-windows", action="store_true", help="fail where there is no Wine")
+    parser.add_argument("files", nargs="*", help="tests to run, instead of all that run there")
+    options = parser.parse_args()
+    python = WindowsPython()
+    try:
+        python.make()
+    except MissingError as error:
+        print(f"Windows (Wine): not run: {error}")
+        return 3 if options.require_windows else 0
+    started = time.monotonic()
+    cores = os.cpu_count() or 1
+    if options.files:
+        done = in_turn(python, [pytest_job(file) for file in options.files])
+    else:
+        done = in_turn(python, preparations())
+        done += in_turn(python, [pytest_job(f"tests/{each}", workers=cores) for each in ("unit", "contract")])
+        done += in_turn(python, [pytest_job(file) for file in integration_files()], cores)
+    print(summary(done, time.monotonic() - started))
+    return 0 if all(each.is_passed for each in done) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""What only Windows does: files that another program holds, read-only files, names of devices, process trees."""
+
+from __future__ import annotations
+
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from provisioner.core.errors import CommandError, FileInUseError
+from provisioner.disk.locations import state_folder
+from provisioner.disk.patience import READS, is_held
+from provisioner.disk.root import Root
+from provisioner.machine.process import run_process
+from tests.support.sandbox import Sandbox, tensors, wait_until
+
+pytestmark = pytest.mark.skipif(sys.platform != "win32", reason="what only Windows does")
+
+NOBODY, READERS, ALL_BUT_RENAMES = 0, 1, 3  # FILE_SHARE_READ is 1, FILE_SHARE_WRITE 2, FILE_SHARE_DELETE 4
+
+
+@contextmanager
+def held(path: Path, shares: int = NOBODY) -> Iterator[None]:
+    """Hold a file as another program does that lets others only read it, or nothing."""
+    if sys.platform != "win32":
+        return
+    import _winapi
+
+    handle = _winapi.CreateFile(str(path), READS, shares, 0, 3, 0, 0)
+    try:
+        yield
+    finally:
+        _winapi.CloseHandle(handle)
+
+
+# --- files that another program holds --------------------------------------------------------------
+
+
+@pytest.fixture
+def placed(sandbox: Sandbox) -> Sandbox:
+    sandbox.publish(tensors(300_000))
+    assert sandbox.install("--only", "files", "--yes").returncode == 0
+    sandbox.hub.clear_requests()
+    return sandbox
+
+
+@pytest.mark.parametrize("command", ["verify", "repair"])
+def test_a_model_that_is_held_is_no_matter_of_permissions_and_is_not_fetched_again(
+    placed: Sandbox, command: str
+) -> None:
+    with held(placed.path()):
+        done = placed.run(command, "--only", "files", *(["--yes"] if command == "repair" else []))
+    assert (done.returncode, done.codes) == (4, ["file-in-use"]), done.said
+    assert f"Another program holds {placed.path()} open" in done.said
+    assert placed.gets() == []
+    placed.assert_in_place()
+
+
+def test_a_scanner_that_holds_what_has_arrived_is_waited_for(sandbox: Sandbox) -> None:
+    (wanted,) = sandbox.publish(tensors(3_000_000))
+    sandbox.hub.rate_bytes_s_per_connection = 1_500_000
+    running = sandbox.start("install", "--only", "files", "--yes")
+    wait_until(sandbox.part().exists, what="the file begins to grow")
+    with held(sandbox.part(), ALL_BUT_RENAMES):
+        wait_until(lambda: sandbox.bytes_served_so_far() >= len(wanted.data), what="all has arrived")
+        time.sleep(5)
+        assert not sandbox.path().exists()
+    done = running.wait(60)
+    assert done.returncode == 0, done.said
+    assert f"Another program holds {sandbox.part()}, perhaps a virus scanner; waiting up to" in done.said
+    sandbox.assert_in_place()
+    assert len(sandbox.gets()) == 1
+
+
+def move(root: Root, source: Path, destination: Path) -> FileInUseError:
+    with pytest.raises(FileInUseError) as caught:
+        root.replace(source, destination)
+    return caught.value
+
+
+def test_the_file_that_is_held_is_named_and_not_where_it_was_to_go(tmp_path: Path) -> None:
+    source, destination = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    source.write_bytes(b"a")
+    root = Root(tmp_path, pauses_s=())
+    with held(source, ALL_BUT_RENAMES):
+        assert str(move(root, source, destination)).startswith(f"{source} is open in another program")
+    destination.write_bytes(b"b")
+    with held(destination, ALL_BUT_RENAMES):
+        assert str(move(root, source, destination)).startswith(f"{destination} is open in another program")
+    root.replace(source, destination)
+    assert destination.read_bytes() == b"a"
+
+
+def test_a_record_that_is_held_is_not_blamed_on_comfyui(tmp_path: Path) -> None:
+    receipt = tmp_path / ".klein-setup" / "receipt.json"
+    receipt.parent.mkdir()
+    receipt.write_text("{}", encoding="utf-8")
+    with held(receipt, ALL_BUT_RENAMES), pytest.raises(FileInUseError) as caught:
+        Root(tmp_path, pauses_s=()).write_text(receipt, "{}")
+    assert caught.value.hint is not None
+    assert "ComfyUI" not in caught.value.hint
+    assert [path.name for path in receipt.parent.iterdir()] == ["receipt.json"]
+
+
+def test_a_move_to_the_backups_that_is_refused_leaves_no_empty_folders(placed: Sandbox) -> None:
+    path = placed.path()
+    placed.plant(path, tensors(300_000, seed=1))
+    with held(path, ALL_BUT_RENAMES):
+        done = placed.run("repair", "--only", "files", "--yes", timeout=120)
+    assert done.codes == ["file-in-use"], done.said
+    assert str(path) in done.said
+    assert not (placed.tree / "models" / ".klein-setup" / "aside").exists()
+
+
+def test_who_holds_a_file_is_told_by_what_it_lets_others_do(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"x")
+    assert not is_held(path)
+    with held(path, ALL_BUT_RENAMES):
+        assert is_held(path)
+        assert not is_held(path, READS)
+    with held(path):
+        assert is_held(path, READS)
+
+
+# --- read-only files -------------------------------------------------------------------------------
+
+
+def test_read_only_files_are_uninstalled(placed: Sandbox) -> None:
+    placed.path().chmod(stat.S_IREAD)
+    done = placed.run("uninstall", "--yes")
+    assert done.returncode == 0, done.said
+    assert not placed.path().exists()
+
+
+def test_read_only_backups_are_cleared(placed: Sandbox) -> None:
+    wrong = tensors(300_000, seed=2)
+    placed.plant(placed.path(), wrong[:-1000] + bytes(1000)[:999] + b"x")
+    assert placed.run("repair", "--only", "files", "--yes").returncode == 0
+    kept = list(placed.backups().values())
+    assert kept
+    for path in kept:
+        path.chmod(stat.S_IREAD)
+    done = placed.run("backups", "clear", "--yes")
+    assert done.returncode == 0, done.said
+    assert placed.backups() == {}
+
+
+def test_a_read_only_file_is_replaced(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_bytes(b"old")
+    old.chmod(stat.S_IREAD)
+    new.write_bytes(b"new")
+    Root(tmp_path, pauses_s=()).replace(new, old)
+    assert old.read_bytes() == b"new"
+
+
+# --- names -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["C:\\x\\a:b", "C:\\CON", "C:\\x\\nul.txt", "C:\\x\\com1", "C:\\a|b"])
+def test_a_folder_that_is_none_on_windows_is_refused(sandbox: Sandbox, name: str) -> None:
+    sandbox.publish(tensors(1000))
+    done = sandbox.run("plan", "--comfyui", name)
+    assert done.returncode == 2, done.said
+    assert "is no name of a folder" in done.said
+
+
+def test_what_is_written_down_has_forward_slashes(placed: Sandbox) -> None:
+    placed.plant(placed.path(), tensors(300_000, seed=3))
+    assert placed.run("repair", "--only", "files", "--yes").returncode == 0
+    records = [path for path in (placed.tree / "models" / ".klein-setup").rglob("why.jsonl")]
+    assert records
+    assert all("\\\\" not in path.read_text(encoding="utf-8") for path in records)
+
+
+def test_the_tests_never_see_the_real_profile() -> None:
+    assert "klein-setup-tests-" in str(state_folder())
+
+
+# --- process trees ---------------------------------------------------------------------------------
+
+GRANDCHILD = "import subprocess, sys, time; print(subprocess.Popen([sys.executable, '-c', {inner!r}]).pid, flush=True)"
+SLEEP = "import time; time.sleep(120)"
+
+
+def grandchild_of(run: Callable[[Callable[[str, str], None]], object]) -> psutil.Process:
+    found: list[psutil.Process] = []
+    run(lambda stream, line: found.append(psutil.Process(int(line))))
+    return found[0]
+
+
+def test_a_program_that_is_stopped_takes_along_what_its_ended_parent_left() -> None:
+    """The one in between ends at once: nothing but the job knows of the last one."""
+    between = GRANDCHILD.format(inner=SLEEP)
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {between!r}]); {SLEEP}"
+    words = [sys.executable, "-c", outer]
+
+    def run(on_line: Callable[[str, str], None]) -> None:
+        with pytest.raises(CommandError, match="did not end within"):
+            run_process(words, timeout_s=8, on_line=on_line)
+
+    process = grandchild_of(run)
+    wait_until(lambda: not process.is_running(), what="the last one has ended")
+
+
+def test_a_program_that_ends_by_itself_leaves_running_what_it_meant_to() -> None:
+    words = [
+        sys.executable,
+        "-c",
+        f"import subprocess as s, sys; n = s.DEVNULL; "
+        f"print(s.Popen([sys.executable, '-c', {SLEEP!r}], stdin=n, stdout=n, stderr=n).pid, flush=True)",
+    ]
+    process = grandchild_of(lambda on_line: run_process(words, timeout_s=30, on_line=on_line))
+    assert process.is_running()
+    process.kill()
