@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Run the tests in a Windows Python: ``python3 scripts/run_windows_tests.py [--require-windows] [FILE ...]``.
 
-Without files: the bootstrap, the rehearsal, the unit and contract tests, and the integration tests but those of
-``LEFT_OUT``; each file in a process of its own that is ended after its time.  The last line on standard output is the
+Without files: the bootstrap, the rehearsal, the unit and contract tests, and the integration tests of ``INTEGRATION``;
+each file in a process of its own that is ended after its time.  The last line on standard output is the
 summary of all of them.
 
 Where there is no Wine and none can be installed, that line says so and the exit status is 0; with
@@ -33,20 +33,29 @@ JOB_TIMEOUT_S = 300
 PREPARATION_TIMEOUT_S = 900  # installs the locked packages
 WORD = re.compile(r"(\d+) (passed|failed|error|skipped|xfailed|xpassed|warning|deselected)s?\b")
 
-# Integration tests that are not run under Wine, and why.
-LEFT_OUT = {
-    "test_checkout": "makes repositories with git, which Wine does not have",
-    "test_documentation": "reads files of the checkout, as on every system",
-    "test_documented_commands": "runs what docs/ shows for a POSIX shell",
-    "test_drawing": "imports torch, which ends in an OpenMP call that Wine does not have",
-    "test_heavy_scripts": "imports torch, as above",
-    "test_kills_of_comfyui": "imports torch, as above",
-    "test_page_in_a_browser": "starts the Chromium of a Linux system",
-    "test_probe_on_the_cpu": "imports torch, as above",
-    "test_sbom": "needs the packages for a release",
-    "test_torture": "kills processes by POSIX signals",
-    "test_ui_in_a_terminal": "needs a pseudo-terminal",
-}
+# The integration tests that are run: what Windows does otherwise than other systems.  The others would take an hour, or
+# need what is not there: git, torch, a browser, a pseudo-terminal.
+INTEGRATION = (
+    "test_on_windows",
+    "test_wine_gaps",
+    "test_backups",
+    "test_comfy_tree",
+    "test_command_line",
+    "test_detect_command",
+    "test_doctor_command",
+    "test_hub_adapter",
+    "test_kills_and_locks",
+    "test_links",
+    "test_misplaced_files",
+    "test_nothing_of_yours",
+    "test_output_and_signals",
+    "test_process",
+    "test_repair",
+    "test_storage_trouble",
+    "test_store",
+    "test_tether",
+    "test_uninstall",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +111,6 @@ def preparations() -> list[Job]:
         is_tests=False,
     )
     return [first, rehearsal, tests]
-
-
-def integration_files() -> list[str]:
-    """Return the integration tests that are run."""
-    found = sorted((ROOT / "tests" / "integration").glob("test_*.py"))
-    return [path.relative_to(ROOT).as_posix() for path in found if path.stem not in LEFT_OUT]
 
 
 def run(python: WindowsPython, job: Job) -> Ended:
@@ -196,7 +199,7 @@ def main() -> int:
     else:
         done = in_turn(python, preparations())
         done += in_turn(python, [pytest_job(f"tests/{each}", workers=cores) for each in ("unit", "contract")])
-        done += in_turn(python, [pytest_job(file) for file in integration_files()], cores)
+        done += in_turn(python, [pytest_job(f"tests/integration/{each}.py") for each in INTEGRATION], cores)
     print(summary(done, time.monotonic() - started))
     return 0 if all(each.is_passed for each in done) else 1
 

@@ -103,7 +103,7 @@ class Session:
             listener(event)
 
         self.events = hear
-        listen(self.notice, self.cancelled.is_set)
+        listen(lambda message: hear(Notice(message=message, severity="warning")), self.cancelled.is_set)
 
     def notice(self, message: str) -> None:
         """Say one line that a person may want to read."""

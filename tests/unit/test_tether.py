@@ -104,6 +104,17 @@ def test_a_job_gets_its_limit_before_the_process_and_keeps_only_its_own_handle()
     assert kernel.asked.count(("CloseHandle", JOB)) == 1
 
 
+def test_a_job_that_lets_go_takes_its_limit_away_first() -> None:
+    kernel = Kernel32()
+    job = JobObject(PID, kernel)
+    kernel.asked.clear()
+    job.let_go()
+    job.let_go()
+    size = ctypes.sizeof(ExtendedLimits)
+    assert kernel.asked == [("SetInformationJobObject", JOB, 9, 0, size), ("CloseHandle", JOB)]
+    assert kernel.open == set()
+
+
 @pytest.mark.parametrize(
     "failing", ["CreateJobObjectW", "SetInformationJobObject", "OpenProcess", "AssignProcessToJobObject"]
 )

@@ -1,0 +1,27 @@
+"""The probes of what Wine cannot do succeed on systems that can, and each is what a test is skipped by."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.wine import GAPS, is_wine
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.skipif(is_wine(), reason="shows what it lacks")
+@pytest.mark.parametrize("name", GAPS)
+def test_a_system_that_can_is_not_taken_for_one_that_cannot(name: str) -> None:
+    if name == "links" and os.name == "nt":
+        pytest.skip("a matter of the user's rights")
+    assert GAPS[name].works()
+
+
+def test_every_gap_is_what_a_test_is_skipped_by() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in TESTS.rglob("test_*.py")]
+    used = {name for text in texts for name in re.findall(r'(?:needs|skip_without)\("([^"]+)"\)', text)}
+    assert used == set(GAPS)
