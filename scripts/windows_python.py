@@ -280,8 +280,7 @@ class WindowsPython:
     def _copy_library(self, library: Path) -> None:
         shutil.copytree(library, self.home / "Lib", ignore=UNUSED_LIBRARY, copy_function=shutil.copyfile)
         (self.home / "Lib" / "site-packages").mkdir()
-        with (self.home / "Lib" / "os.py").open("a", encoding="utf-8") as file:
-            file.write((SOURCES / "added_to_os.txt").read_text(encoding="utf-8"))
+        shutil.copyfile(SOURCES / "sitecustomize.py", self.home / "Lib" / "sitecustomize.py")
 
     def _compile(self, build: Path) -> None:
         """Compile what python.org ships as programs, and what Wine 8 lacks."""

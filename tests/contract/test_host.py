@@ -133,7 +133,7 @@ def test_the_kernels_driver_files_are_read_where_they_are(tmp_path: Path) -> Non
     host = local_host(root=tmp_path)
     assert host.kernel_driver_files() == ()
     (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
-    (tmp_path / "proc/driver/nvidia/version").write_text("NVRM version: x 580.95.05\n")
+    (tmp_path / "proc/driver/nvidia/version").write_bytes(b"NVRM version: x 580.95.05\n")
     assert host.kernel_driver_files() == (("/proc/driver/nvidia/version", "NVRM version: x 580.95.05\n"),)
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from provisioner.rehearsal import faults
 from provisioner.rehearsal.hub import RehearsalHub
+from tests.support.wine import needs
 
 COMMIT = "c0ffee" + "0" * 34
 WEIGHTS = random.Random(1).randbytes(300_000)
@@ -263,6 +264,7 @@ def test_cut_promises_everything_and_ends_early(hub: RehearsalHub, at: float) ->
     assert hub.faults_waiting == 0
 
 
+@needs("resets")
 def test_reset_ends_with_a_reset_connection(hub: RehearsalHub) -> None:
     hub.fault(faults.ResetAfter(1000))
     assert isinstance(ask(signed(hub)).error, ConnectionResetError)

@@ -79,7 +79,7 @@ def test_a_name_no_system_can_have_is_an_error_with_a_reason(tmp_path: Path) -> 
 def test_the_state_folder_is_where_platformdirs_has_it(
     home: str | None, state: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("HOME", home), ("XDG_STATE_HOME", state)):
+    for name, value in (("HOME", home), ("XDG_STATE_HOME", state), ("LOCALAPPDATA", None)):
         if value is None:
             monkeypatch.delenv(name, raising=False)
         else:
