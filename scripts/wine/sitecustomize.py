@@ -14,4 +14,4 @@ def symlink(src: str, dst: str, target_is_directory: bool = False, *, dir_fd: in
     raise OSError(None, "A required privilege is not held by the client", os.fspath(src), 1314, os.fspath(dst))
 
 
-os.symlink = symlink  # type: ignore[assignment]
+os.symlink = symlink  # type: ignore[assignment]  # paths as text are enough here
