@@ -9,7 +9,6 @@ import queue
 import threading
 from collections.abc import Callable
 
-from provisioner.network.deadline import end_all
 from provisioner.plan.order import Task, TaskName, TaskState, next_moves
 
 _TICK_S = 0.2  # Windows notices Ctrl-C between two waits only
@@ -80,6 +79,8 @@ def run_side_by_side(
         for thread in threads:
             while thread.is_alive():
                 if states.get("image") != "running":  # it says goodbye to the server
+                    from provisioner.network.deadline import end_all  # requests takes a tenth of a second
+
                     end_all()
                 thread.join(_TICK_S)
 

@@ -458,18 +458,6 @@ class Root:
         is_sources = is_held(source) or getattr(error, "winerror", None) in IN_USE or source.is_dir()
         return source if is_sources else None
 
-    def _holder_of(self, error: OSError, source: Path, destination: Path) -> Path | None:
-        """Return which of two files of a refused rename another program holds, as far as that is known. Windows only.
-
-        Of a file in the way the system says "access denied"; a folder is held by whatever has a file in it open.
-        """
-        if self._platform != "win32":
-            return None
-        if os.path.lexists(destination) and not is_held(source):
-            return destination
-        is_sources = is_held(source) or getattr(error, "winerror", None) in IN_USE or source.is_dir()
-        return source if is_sources else None
-
     def _in_use(self, path: Path) -> FileInUseError:
         if is_among_records(self.relative(path) if self.folder in path.parents else path):
             closing = f"Close {self._holder}, such as a virus scanner or a backup program"
