@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -190,14 +190,12 @@ class Session:
         token = self.token if self.sends_token or not self.is_other_origin else None
         return self._fetcher_of(Credentials(token.value if token else None, self.endpoint), self.cancelled.is_set)
 
-    def _fetcher_of(
-        self, credentials: Credentials, cancelled: Cancelled, *, max_connections: int | None = None
-    ) -> RangeFetcher:
+    def _fetcher_of(self, credentials: Credentials, cancelled: Cancelled) -> RangeFetcher:
         from provisioner.files.download.transfer import RangeFetcher
 
         return RangeFetcher(
             credentials=credentials,
-            max_connections=max_connections or self.settings.max_connections,
+            max_connections=self.settings.max_connections,
             limiter=self.limiter,
             stall_timeout_s=self.settings.stall_timeout_s,
             cancelled=cancelled,
@@ -208,12 +206,18 @@ class Session:
     def wheel_cache(self) -> WheelCache:
         """What brings wheels, for every environment of this user."""
         from provisioner.disk.locations import own_cache_folder
-        from provisioner.files.download.wheel_cache import SIDE_BY_SIDE, WheelCache
+        from provisioner.files.download.wheel_cache import WheelCache
 
-        each = max(1, self.settings.max_connections // SIDE_BY_SIDE)
+        sharing = self.fetcher.sharing  # one budget of connections for models and wheels
+
+        def fetcher(credentials: Credentials, cancelled: Cancelled) -> RangeFetcher:
+            made = self._fetcher_of(credentials, cancelled)
+            made.sharing = sharing
+            return made
+
         return WheelCache(
             folder=lambda: own_cache_folder() / "wheels",
-            fetcher=partial(self._fetcher_of, max_connections=each),
+            fetcher=fetcher,
             events=self.events,
             cancelled=self.cancelled.is_set,
             is_offline=self.is_offline,
