@@ -221,7 +221,7 @@ class Session:
             events=self.events,
             cancelled=self.cancelled.is_set,
             is_offline=self.is_offline,
-            notice=self.say_progress,
+            notice=lambda line: self.events(Notice(message=line, severity="progress")),  # of a thread of its own
         )
 
     @cached_property
