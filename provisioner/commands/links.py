@@ -124,7 +124,7 @@ class FolderLinks:
         match step:
             case KeepComfyUI() | KeepEnvironment() | StartComfyUI() | GenerateImage():
                 pass
-            case Remove(what="file"):
+            case Remove(what="file" | "environment"):
                 places.append(step.path)  # a link with its name is removed itself
             case Remove():
                 places.append(step.path / "file")
