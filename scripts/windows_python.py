@@ -200,7 +200,7 @@ class WindowsPython:
         started = time.monotonic()
         say(f"making a Windows Python 3.{MINOR} in {self.folder} ...")
         for other in HOME.glob(f"py3.{MINOR}-*"):
-            shutil.rmtree(other)
+            shutil.rmtree(other, ignore_errors=True)  # one that is in use now goes the next time
         build = self.folder / "build"
         build.mkdir(parents=True)
         self._make_prefix()

@@ -13,6 +13,7 @@ from provisioner.core.errors import UnreadableError, UsageError
 from provisioner.core.models import Artifact, ComfyTarget, FolderRoots
 from provisioner.files.layout import destination_for
 from tests.support.folders import link_folder, make
+from tests.support.wine import needs
 
 is_windows = sys.platform == "win32"
 
@@ -101,6 +102,7 @@ def test_refuses_what_is_no_tree_and_says_what_was_looked_for(
     assert all(word in said for word in words), said
 
 
+@needs("no folder")
 def test_a_file_is_no_tree(tmp_path: Path) -> None:
     make(tmp_path, "x.safetensors")
     with pytest.raises(UsageError, match="not a folder"):

@@ -1,4 +1,4 @@
-"""The probes of what Wine cannot do succeed on systems that can, and each is what a test is skipped by."""
+"""The probes of what Wine cannot do succeed on systems that can, and tests are skipped by nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def test_a_system_that_can_is_not_taken_for_one_that_cannot(name: str) -> None:
     assert GAPS[name].works()
 
 
-def test_every_gap_is_what_a_test_is_skipped_by() -> None:
+def test_what_a_test_is_skipped_by_is_a_gap() -> None:
     texts = [path.read_text(encoding="utf-8") for path in TESTS.rglob("test_*.py")]
     used = {name for text in texts for name in re.findall(r'(?:needs|skip_without)\("([^"]+)"\)', text)}
-    assert used == set(GAPS)
+    assert used
+    assert used <= set(GAPS)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.wine import skip_without
+
 
 def make(root: Path, *entries: str) -> Path:
     """Make files, and folders where a name ends in a slash."""
@@ -23,6 +25,7 @@ def make(root: Path, *entries: str) -> Path:
 def link_folder(link: Path, real: Path) -> None:
     """Make a link to a folder as a user of this system would: on Windows a junction, which needs no privilege."""
     if sys.platform == "win32":
+        skip_without("junctions")
         subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(real)], check=True, capture_output=True)
     else:
         link.symlink_to(real, target_is_directory=True)
