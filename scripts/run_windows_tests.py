@@ -177,7 +177,7 @@ def summary(done: Sequence[Ended], seconds: float) -> str:
         if not each.is_passed and not each.counts["failed"] + each.counts["error"]:
             total["failed"] += 1  # a command, a file that did not end, or one that could not be read
     words = [f"{total[word]} {word}" for word in ("failed", "error", "passed", "skipped", "xfailed") if total[word]]
-    return f"Windows (Wine): {', '.join(words)} in {seconds:.0f} s"
+    return f"Windows (Wine): {', '.join(words) or 'nothing'} in {seconds:.0f} s"
 
 
 def main() -> int:

@@ -1,0 +1,73 @@
+"""What the tests under Wine are said to have come to, and that the files they are chosen from exist."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from scripts.run_windows_tests import INTEGRATION, Ended, Job, counted, pytest_job, summary
+from scripts.windows_python import WHEELS, WindowsPython, windows_path
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("..\n20 passed, 2 skipped in 1.20s\n", {"passed": 20, "skipped": 2}),
+        ("=== 1 failed, 5191 passed, 2 errors in 368.16s (0:06:08) ===", {"failed": 1, "passed": 5191, "error": 2}),
+        ("3 passed in 1.0s\nretried 4 times in 2.0s more\n1 failed in 0.5s", {"failed": 1}),
+        ("Windows fatal exception: access violation", {}),
+    ],
+)
+def test_the_numbers_are_those_of_pytests_last_summary(output: str, expected: dict[str, int]) -> None:
+    assert counted(output) == expected
+
+
+def ended(status: int | None, *, is_tests: bool = True, **counts: int) -> Ended:
+    job = Job(name="x", arguments=(), is_tests=is_tests)
+    return Ended(job=job, status=status, seconds=1.0, output="", counts=Counter(counts))
+
+
+@pytest.mark.parametrize(
+    ("one", "is_passed", "said"),
+    [
+        (ended(0, passed=3, skipped=1), True, "3 passed, 1 skipped"),
+        (ended(5, skipped=2), True, "2 skipped"),  # all of a file is for another system
+        (ended(1, failed=1, passed=2), False, "1 failed, 2 passed"),
+        (ended(None), False, "1 failed"),  # it did not end
+        (ended(3221225477, passed=2), False, "1 failed, 2 passed"),  # it crashed
+        (ended(5, is_tests=False), False, "1 failed"),
+        (ended(0, is_tests=False), True, "nothing"),
+    ],
+)
+def test_what_did_not_end_well_counts_as_failed(one: Ended, is_passed: bool, said: str) -> None:
+    assert one.is_passed == is_passed
+    assert summary([one], 61.0) == f"Windows (Wine): {said} in 61 s"
+
+
+def test_several_add_up() -> None:
+    done = [ended(0, passed=3), ended(1, passed=1, failed=2), ended(None)]
+    assert summary(done, 2.0) == "Windows (Wine): 3 failed, 4 passed in 2 s"
+
+
+def test_what_is_chosen_exists() -> None:
+    missing = [name for name in INTEGRATION if not (TESTS / "integration" / f"{name}.py").is_file()]
+    assert missing == []
+    assert len(set(INTEGRATION)) == len(INTEGRATION)
+    assert "tests/unit" in pytest_job("tests/unit", workers=2).arguments
+
+
+def test_the_wheels_are_pinned_by_hash() -> None:
+    assert all(set(wheels) == {"panda3d", "msvc-runtime"} for wheels in WHEELS.values())
+    assert all(len(digest) == 64 for wheels in WHEELS.values() for digest in wheels.values())
+
+
+def test_only_what_concerns_a_windows_program_reaches_it() -> None:
+    given = {"PIP_CERT": "/etc/ca.pem", "PYTHONPATH": "/x", "HOME": "/root", "https_proxy": "http://p", "DISPLAY": ":0"}
+    environ = WindowsPython().environ(given)
+    assert environ["PIP_CERT"] == windows_path("/etc/ca.pem") == r"Z:\etc\ca.pem"
+    assert environ["https_proxy"] == "http://p"
+    assert {"PYTHONPATH", "DISPLAY"}.isdisjoint(environ)
