@@ -443,7 +443,8 @@ class Root:
                     old.flush()
 
     def _rename(self, old: Place, new: Place) -> None:
-        os.replace(old.name, new.name, src_dir_fd=old.folder, dst_dir_fd=new.folder)
+        move = partial(os.replace, old.name, new.name, src_dir_fd=old.folder, dst_dir_fd=new.folder)
+        _although_read_only(move, new.name)
 
     def _holder_of(self, error: OSError, source: Path, destination: Path) -> Path | None:
         """Return which of two files of a refused rename another program holds, as far as that is known. Windows only.
@@ -573,13 +574,18 @@ def _stamp(status: os.stat_result) -> tuple[int, ...]:
 
 
 def _unlink(name: str | Path, dir_fd: int | None) -> None:
+    _although_read_only(partial(os.unlink, name, dir_fd=dir_fd), name)
+
+
+def _although_read_only(action: Callable[[], None], name: str | Path) -> None:
+    """Remove or replace what has a name; Windows refuses that for what is read-only, also a folder."""
     try:
-        os.unlink(name, dir_fd=dir_fd)
+        action()
     except PermissionError:
-        if os.name != "nt":
+        if os.name != "nt" or not os.path.lexists(name) or os.lstat(name).st_mode & stat.S_IWRITE:
             raise
-        os.chmod(name, stat.S_IWRITE)  # noqa: PTH101 - Windows removes no file that is read-only
-        os.unlink(name)  # noqa: PTH108 - as above
+        os.chmod(name, stat.S_IWRITE)  # noqa: PTH101 - one kind of call for every system
+        action()
 
 
 def _leads_elsewhere(name: str | Path, dir_fd: int | None, has_descriptors: bool) -> bool:
@@ -610,7 +616,7 @@ def _remove_tree(name: str | Path, dir_fd: int | None, has_descriptors: bool) ->
     else:
         for path in sorted(Path(name).iterdir(), key=lambda each: _is_state(each.name)):
             _remove_tree(path, None, has_descriptors)
-        os.rmdir(name)  # noqa: PTH106 - as above
+        _although_read_only(partial(os.rmdir, name), name)
 
 
 def _is_state(name: str) -> bool:

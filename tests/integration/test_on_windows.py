@@ -155,6 +155,16 @@ def test_read_only_backups_are_cleared(placed: Sandbox) -> None:
     assert placed.backups() == {}
 
 
+def test_a_folder_with_read_only_entries_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "file").touch()
+    for path in (folder / "inner" / "file", folder / "inner"):
+        path.chmod(stat.S_IREAD)
+    Root(tmp_path, pauses_s=()).remove_tree(folder)
+    assert not folder.exists()
+
+
 def test_a_read_only_file_is_replaced(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     old.write_bytes(b"old")
