@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from provisioner.core.errors import ManifestError
 from provisioner.core.models import Download
-from provisioner.core.suggestions import closest
 
 if TYPE_CHECKING:
     from yaml import CSafeLoader, SafeLoader
@@ -112,6 +111,8 @@ def holds_token(text: str) -> bool:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"``, or nothing when no name is close."""
+    from provisioner.core.suggestions import closest  # needed only after a mistake
+
     close = closest(name, names)
     return "" if close is None else f"; did you mean '{close}'?"
 

@@ -331,8 +331,9 @@ class Trial:
         found += self.state.glob("lock.json") if is_success else ()
         if not self.settled:
             found = [path for path in found if path.parent != self.state]
-        # A run with nothing new writes neither of these; the next one that has removes what an earlier one left of it.
+        # A run with nothing new writes none of these; the next one that has removes what an earlier one left of it.
         found = [path for path in found if not path.name.startswith(("last-report.json.", "last-run.json."))]
+        found = [path for path in found if path.parent.parts[-2:] != ("klein-setup", "blocks")]
         kept = self.state / "aside"
         return [str(path) for path in found if not self._is_theirs(path) and kept not in path.parents]
 

@@ -123,7 +123,7 @@ def test_the_button_copies_what_stands_beside_it(browser: Browser, folder: Path)
     button.click()
     page.wait_for_function("document.querySelector('section.next button.copy').textContent === 'Copied'")
     copied = page.evaluate("navigator.clipboard.readText()")
-    assert copied.startswith("klein-setup verify --manifest flux2-klein-4b --set fp8 --comfyui ")
+    assert copied.startswith("klein-setup verify --set fp8 --comfyui ")
     assert said == []
     page.context.close()
 

@@ -10,12 +10,12 @@ _shtab_klein_setup_aside_subparsers=(list restore clear)
 _shtab_klein_setup_manifest_subparsers=(list show check lock)
 _shtab_klein_setup_subparsers=(install plan detect verify repair smoke-test start rehearse report doctor backups aside uninstall manifest completion)
 
-_shtab_klein_setup_install_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --locked --torch --torch-index --force --cpu --environment --python --uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --smoke-timeout --pass-env)
-_shtab_klein_setup_plan_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --only --torch --torch-index --force --cpu --environment --python --uv --comfyui-source --update-comfyui --server)
+_shtab_klein_setup_install_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --locked --torch --torch-index --force --cpu --environment --python --uv --no-uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --smoke-timeout --pass-env)
+_shtab_klein_setup_plan_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --only --torch --torch-index --force --cpu --environment --python --uv --no-uv --comfyui-source --update-comfyui --server)
 _shtab_klein_setup_detect_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --torch --torch-index --force --app --torch-python)
 _shtab_klein_setup_verify_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --quick --all --environment --no-smoke --locked --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --smoke-timeout --pass-env)
-_shtab_klein_setup_repair_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --torch --torch-index --force --cpu --environment --python --uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --smoke-timeout --undo-update --pass-env)
-_shtab_klein_setup_smoke_test_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --torch --torch-index --force --cpu --environment --python --uv --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --smoke-timeout --pass-env --graph)
+_shtab_klein_setup_repair_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --torch --torch-index --force --cpu --environment --python --uv --no-uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --smoke-timeout --undo-update --pass-env)
+_shtab_klein_setup_smoke_test_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --torch --torch-index --force --cpu --environment --python --uv --no-uv --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --smoke-timeout --pass-env --graph)
 _shtab_klein_setup_start_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --environment --port --no-browser -y --yes --no-input --pass-env)
 _shtab_klein_setup_rehearse_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --keep --no-image --no-picture --environment --torch-index)
 _shtab_klein_setup_report_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --merge --output --open)
@@ -210,6 +210,7 @@ _shtab_klein_setup_install___locked_nargs=0
 _shtab_klein_setup_install___force_nargs=0
 _shtab_klein_setup_install___cpu_nargs=0
 _shtab_klein_setup_install___uv_nargs=0
+_shtab_klein_setup_install___no_uv_nargs=0
 _shtab_klein_setup_install___update_comfyui_nargs=0
 _shtab_klein_setup_install___tiled_decode_nargs=0
 _shtab_klein_setup_plan__h_nargs=0
@@ -228,6 +229,7 @@ _shtab_klein_setup_plan___offline_nargs=0
 _shtab_klein_setup_plan___force_nargs=0
 _shtab_klein_setup_plan___cpu_nargs=0
 _shtab_klein_setup_plan___uv_nargs=0
+_shtab_klein_setup_plan___no_uv_nargs=0
 _shtab_klein_setup_plan___update_comfyui_nargs=0
 _shtab_klein_setup_detect_pos_0_nargs='*'
 _shtab_klein_setup_detect__h_nargs=0
@@ -274,6 +276,7 @@ _shtab_klein_setup_repair___no_wait_nargs=0
 _shtab_klein_setup_repair___force_nargs=0
 _shtab_klein_setup_repair___cpu_nargs=0
 _shtab_klein_setup_repair___uv_nargs=0
+_shtab_klein_setup_repair___no_uv_nargs=0
 _shtab_klein_setup_repair___update_comfyui_nargs=0
 _shtab_klein_setup_repair___tiled_decode_nargs=0
 _shtab_klein_setup_repair___undo_update_nargs=0
@@ -290,6 +293,7 @@ _shtab_klein_setup_smoke_test___follow_links_nargs=0
 _shtab_klein_setup_smoke_test___force_nargs=0
 _shtab_klein_setup_smoke_test___cpu_nargs=0
 _shtab_klein_setup_smoke_test___uv_nargs=0
+_shtab_klein_setup_smoke_test___no_uv_nargs=0
 _shtab_klein_setup_smoke_test___tiled_decode_nargs=0
 _shtab_klein_setup_smoke_test___graph_nargs=0
 _shtab_klein_setup_start_pos_0_nargs='*'
@@ -631,4 +635,4 @@ _shtab_klein_setup() {
 
 complete -o bashdefault -F _shtab_klein_setup klein-setup
 
-# made by scripts/make_completions.py from the options with the digest b2988f594bbc07ad33d7db7d6babf99aa968976d2fc802700b8f895ed5133224
+# made by scripts/make_completions.py from the options with the digest c7ea15fcaab7cb700e66deebb3b32898f25789820a51b114d77201504480af48
