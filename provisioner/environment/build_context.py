@@ -61,7 +61,8 @@ def only_news(progress: Progress) -> Callable[[str, str], None]:
     def listen(_: str, line: str) -> None:
         words = line.strip()
         if words.startswith("Processing "):
-            progress(f"Unpacking {PureWindowsPath(words).name}")  # it knows both kinds of slashes
+            file = words.removeprefix("Processing ").partition(" (from ")[0]
+            progress(f"Unpacking {PureWindowsPath(file).name}")  # it knows both kinds of slashes
         elif words.startswith(("Downloading", "Collecting", "Building wheel", "Installing collected")):
             progress(words)
 

@@ -864,4 +864,8 @@ def _as_error(problems: Sequence[Finding]) -> KleinError:
     if first.code in ("probe-no-device", "probe-no-kernel", "probe-cudnn"):
         kind = UnsupportedMachineError
     message = "The environment was built but does not pass its checks: " + " ".join(each.message for each in problems)
-    return kind(message, hint=first.hint, reason=first.code, findings=[each.code for each in problems])
+    hint = first.hint
+    if first.remedy in {"install-environment", "repair"}:  # which is what has just been tried
+        hint = "These wheels do not fit together, or not this computer: take another build, `--torch TAG`, or another "
+        hint += "index, `--torch-index URL`."
+    return kind(message, hint=hint, reason=first.code, findings=[each.code for each in problems])

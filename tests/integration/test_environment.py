@@ -454,6 +454,14 @@ def test_a_failed_proof_leaves_the_environment_that_was_there(own: Path, tmp_pat
     assert not own.with_name("~venv").exists()
 
 
+def test_wheels_that_do_not_fit_together_are_no_matter_of_repair(own: Path, tmp_path: Path, index: ToyIndex) -> None:
+    probe = BAD_PROBE.replace("wrong-numbers", "torchvision-import")
+    with pytest.raises(CommandError, match="does not pass its checks") as caught:
+        environments(index, tmp_path, probe=probe, kind=QuickEnvironments).create(build(index), own)
+    assert "--torch-index URL" in (caught.value.hint or "")
+    assert "repair" not in (caught.value.hint or "")
+
+
 def test_a_kill_while_a_wheel_arrives_costs_only_what_is_in_flight(own: Path, tmp_path: Path, index: ToyIndex) -> None:
     before, padding = read_receipt(own), 40_000_000  # three blocks of 16 MiB
     with serving([*torch_set("cu130", padding=padding), own_pip()]) as slow:

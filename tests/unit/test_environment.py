@@ -32,6 +32,7 @@ from provisioner.core.errors import (
 )
 from provisioner.core.models import Gpu, Machine
 from provisioner.core.route import Route
+from provisioner.environment.build_context import only_news
 from provisioner.environment.installer import (
     Wheel,
     check_indexes,
@@ -770,3 +771,12 @@ def test_without_a_network_only_folders_and_indexes_on_this_disk_are_left() -> N
     mirror = {"index-url": "file:///srv/simple", "extra-index-url": "https://x.example", "proxy": "http://p:1"}
     assert without_network(mirror) == {"index-url": "file:///srv/simple", "proxy": "http://p:1"}
     assert without_network({"index-url": "https://x.example"}) == {"no-index": "1"}
+
+
+def test_pip_says_which_file_it_unpacks_whatever_listed_it() -> None:
+    said: list[str] = []
+    listen = only_news(said.append)
+    listen("stdout", "Processing ./cache/torch-2.13.0-cp311.whl (from -r /tmp/wheels.txt (line 1))")
+    listen("stdout", r"Processing c:\cache\torch-2.13.0-cp311.whl")
+    listen("stdout", "  Preparing metadata")
+    assert said == ["Unpacking torch-2.13.0-cp311.whl"] * 2
