@@ -63,7 +63,7 @@ def asked_patience_s(status: int, headers: Mapping[str, str], now_epoch_s: float
     """Return the seconds a 429 or 503 asks for, from ``Retry-After`` or the Hub's ``RateLimit``; None: not said.
 
     ``headers`` has lower-case names.  The Hub writes ``RateLimit: "resolvers";r=0;t=172`` on every answer, which says
-    when the window ends; only a 429 means that it is used up.
+    when the window ends; only a 429 with nothing left (``r=0``) means that it is used up.
 
     >>> asked_patience_s(503, {"retry-after": "3"}, 0.0), asked_patience_s(200, {"retry-after": "3"}, 0.0)
     (3.0, None)
@@ -82,5 +82,7 @@ def asked_patience_s(status: int, headers: Mapping[str, str], now_epoch_s: float
             return max(0.0, parsedate_to_datetime(text).timestamp() - now_epoch_s)
         except (ValueError, TypeError, IndexError, OverflowError, OSError):
             pass  # no date; a hostile one can be beyond the clock's reach
-    match = re.search(r"(?:^|;)\s*t=([0-9]+)", headers.get("ratelimit", "")) if status == 429 else None
-    return float(match.group(1)) if match else None
+    limit = headers.get("ratelimit", "") if status == 429 else ""
+    match = re.search(r"(?:^|;)\s*t=([0-9]+)", limit)
+    is_used_up = re.search(r"(?:^|;)\s*r=0*[1-9]", limit) is None  # else the refusal has another reason
+    return float(match.group(1)) if match and is_used_up else None

@@ -246,6 +246,7 @@ NOW = 1_790_000_000.0
         ({"retry-after": "Thu, 01 Jan 99999 00:00:00 GMT"}, None),
         ({"ratelimit": '"resolvers";r=0;t=172'}, 172.0),
         ({"ratelimit": "t=5"}, 5.0),
+        ({"ratelimit": '"resolvers";r=2999;t=172'}, None),  # something else refused
         ({"ratelimit": '"resolvers";r=0;start=9'}, None),
         ({"ratelimit": ""}, None),
         ({"retry-after": "3", "ratelimit": '"api";r=0;t=172'}, 3.0),
