@@ -151,7 +151,7 @@ def _zero(chance: random.Random, data: bytearray) -> None:
 
 
 def _cut(chance: random.Random, data: bytearray) -> None:
-    del data[chance.choice((0, 1, len(data) - 1, BLOCK, chance.randrange(len(data)))) :]
+    del data[chance.choice((0, 1, len(data) - 1, min(BLOCK, len(data) - 1), chance.randrange(len(data)))) :]
 
 
 def _extend(chance: random.Random, data: bytearray) -> None:

@@ -99,6 +99,14 @@ def test_a_second_kill_when_the_blob_of_the_first_gets_its_link_leaves_the_file_
     assert len(placed) > 3
 
 
+def test_a_second_kill_leaves_no_log_beside_a_file_that_is_recorded(tmp_path: Path) -> None:
+    again = killed_from(tmp_path, "log-there", "rename receipt.json.N.tmp receipt.json").killed
+    for scene, calls in again:
+        assert scene.install() == 0
+        assert [name for name in scene.names() if name.endswith(".jsonl")] == [], f"after {calls[-1]}"
+    assert len(again) >= 2
+
+
 # --- whose it is not ---------------------------------------------------------------------------------
 
 

@@ -37,6 +37,7 @@ from provisioner.files.observe import Observer
 from provisioner.files.planner import plan
 from provisioner.files.store.file_store import FileStore
 from provisioner.files.store.hash_file import hash_file
+from provisioner.files.store.part_file import write_log_of_taken_over
 from provisioner.files.store.receipts import (
     Receipts,
     is_unchanged,
@@ -48,8 +49,10 @@ from tests.support.builders import artifact, artifact_set, comfy_file, comfy_tar
 from tests.support.builders import sha256 as digest
 from tests.support.faulty_root import Move, faulty
 
-Way = Literal["fetched", "fetched-over", "copied", "hard-linked", "cached", "repaired", "cut", "blob-there"]
-WAYS: tuple[Way, ...] = tuple(way for way in get_args(Way) if way != "blob-there")
+Way = Literal[
+    "fetched", "fetched-over", "copied", "hard-linked", "cached", "repaired", "cut", "blob-there", "log-there"
+]
+WAYS: tuple[Way, ...] = tuple(way for way in get_args(Way) if way not in {"blob-there", "log-there"})
 
 ROOT = Path(__file__).resolve().parents[2]
 _TOKEN = re.compile(r"\.[0-9a-f]{16}")
@@ -133,13 +136,19 @@ class Scene:
         if self.way in {"copied", "hard-linked"}:
             self.elsewhere.mkdir(parents=True)
             (self.elsewhere / "theirs.bin").write_bytes(self.data)
-        if self.way == "blob-there":  # as a kill leaves it right before the link to the blob
+        if self.way in {"blob-there", "log-there"}:
             self.install()
             root, relative = Root(self.destination.root), str(self.destination.relative)
             claim = read_receipt(root.folder)[relative]
             Receipts().drop_claims(root, [relative])
             Receipts().announce_claim(root, relative, claim, recorded_at="2026-11-23T00:00:00Z")
-            path.unlink()
+            if self.way == "blob-there":  # as a kill leaves it right before the link to the blob
+                path.unlink()
+            else:  # as one leaves it right after the file got its name
+                size, sha256 = len(self.data), self.artifact.sha256
+                write_log_of_taken_over(
+                    root, path, size=size, sha256=sha256, block_size=BLOCK_SIZE, there=size, good={}
+                )
         if self.way in {"repaired", "cut"}:
             path.parent.mkdir(parents=True)
             path.write_bytes(self.data)

@@ -488,10 +488,10 @@ class FileStore:
                 hint="Something else writes to it; stop that and run the same command again.",
                 path=str(destination.path),
             )
+        self._sweep(_growing_name(destination, artifact), destination)  # first: nobody looks beside a recorded file
         claim = Claim(artifact_id=artifact.id, stamp=stamp, file_digest=file_digest, source=source)
         self._receipts.write_claim(self._roots(destination.root), str(destination.relative), claim, recorded_at=_now())
         self.bind_blocks(file_digest)
-        self._sweep(_growing_name(destination, artifact), destination)
 
     # --- inside ----------------------------------------------------------------------------------
 
