@@ -334,8 +334,15 @@ class Trial:
         # A run with nothing new writes none of these; the next one that has removes what an earlier one left of it.
         found = [path for path in found if not path.name.startswith(("last-report.json.", "last-run.json."))]
         found = [path for path in found if path.parent.parts[-2:] != ("klein-setup", "blocks")]
+        found = [path for path in found if not self._waits_for_a_receipt(path)]
         kept = self.state / "aside"
         return [str(path) for path in found if not self._is_theirs(path) and kept not in path.parents]
+
+    def _waits_for_a_receipt(self, path: Path) -> bool:
+        """Whether a half-written receipt was left, and none was written since it looks old: only that would remove it."""
+        receipt = self.state / "receipt.json"
+        is_half = path.parent == self.state and path.name.startswith("receipt.json.")
+        return is_half and receipt.exists() and receipt.stat().st_ctime < path.stat().st_ctime
 
     def age_leftovers(self) -> None:
         """Let everything a killed run left look two minutes old: the next one removes what nobody writes any more."""
