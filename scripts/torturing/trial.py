@@ -339,7 +339,7 @@ class Trial:
         return [str(path) for path in found if not self._is_theirs(path) and kept not in path.parents]
 
     def _waits_for_a_receipt(self, path: Path) -> bool:
-        """Whether a half-written receipt was left, and none was written since it looks old: only that would remove it."""
+        """Whether a half-written receipt was left, and none was written since it looks old, which would remove it."""
         receipt = self.state / "receipt.json"
         is_half = path.parent == self.state and path.name.startswith("receipt.json.")
         return is_half and receipt.exists() and receipt.stat().st_ctime < path.stat().st_ctime
