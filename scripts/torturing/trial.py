@@ -349,7 +349,7 @@ class Trial:
         for path in walk(self.folder):
             if path.name.endswith(".tmp") and not self._is_theirs(path):
                 with contextlib.suppress(FileNotFoundError):  # its writer may have been faster than the kill
-                    os.utime(path, (time.time() - 120,) * 2)
+                    os.utime(path, (time.time() - 120,) * 2, follow_symlinks=False)  # not the blob it leads to
 
     def inventory(self) -> dict[str, State | None]:
         """Return the state of everything in the tree."""
