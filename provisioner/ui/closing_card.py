@@ -61,7 +61,7 @@ def _time_words(smoke: SmokeTest) -> str:
 
 
 def _fetched_words(outcomes: tuple[Outcome, ...]) -> str:
-    """Return the bytes of model files that were fetched, the estimate of the rest, and the time of all steps."""
+    """Return the bytes of model files that were fetched, the estimate of the rest, and the time from first to last."""
     files = sum(each.bytes_fetched for each in outcomes)
     others = 0
     for each in outcomes:
@@ -72,7 +72,10 @@ def _fetched_words(outcomes: tuple[Outcome, ...]) -> str:
         return ""
     words = [f"{human_bytes(files)} of models"] if files else []
     words += [f"about {human_bytes(others)} of packages"] if others else []
-    return f"{', '.join(words)}; {human_duration(sum(each.seconds for each in outcomes))} in all"
+    begun = [(each.started_s, each.seconds) for each in outcomes if each.started_s is not None]
+    ends = [began + seconds for began, seconds in begun]  # some went side by side
+    took = max(ends, default=0.0) - min((began for began, _ in begun), default=0.0)
+    return f"{', '.join(words)}; {human_duration(took)} in all"
 
 
 def rows_of(words: Sequence[Line], columns: int) -> int:

@@ -32,9 +32,9 @@ WHOLE = Report(
     smoke_test=SMOKE,
     opening=OPENING,
     outcomes=(
-        Outcome(step=PACKAGES, detail="", status="done", seconds=60),
+        Outcome(step=PACKAGES, detail="", status="done", seconds=60, started_s=9.0),
         Outcome(step=PACKAGES, detail="", status="skipped", seconds=0),
-        Outcome(step=PACKAGES, detail="", status="failed", bytes_fetched=12_000_000_000, seconds=600),
+        Outcome(step=PACKAGES, detail="", status="failed", bytes_fetched=12_000_000_000, seconds=600, started_s=9.0),
     ),
 )
 
@@ -48,7 +48,7 @@ def test_everything_that_is_known_takes_eight_lines() -> None:
         "  image      fox.png",
         "  GPU        A card; took 6.1 s, after 6.4 s to start",
         "  VRAM       9.0 GiB at the peak, 11.0 GiB was free at the start",
-        "  fetched    12.00 GB of models, about 700 MB of packages; 11 min in all",
+        "  fetched    12.00 GB of models, about 700 MB of packages; 10 min in all",
         "  workflow   Flux.2 [Klein] 4B: Text to Image, among ComfyUI's Templates",
         "  all of it  klein-setup report",
         "To start ComfyUI (http://127.0.0.1:8188):",
