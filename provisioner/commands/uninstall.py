@@ -13,7 +13,7 @@ from provisioner.commands.choose_environment import environment_folder
 from provisioner.commands.questions import Ask, agree_to_links, need_yes
 from provisioner.commands.run import Run
 from provisioner.core.errors import EXIT_OK, StorageError, UsageError
-from provisioner.core.models import ComfyTarget, Finding, Outcome
+from provisioner.core.models import STATE_FOLDER, ComfyTarget, Finding, Outcome
 from provisioner.core.units import human_bytes
 from provisioner.disk.root import is_link
 from provisioner.files import planner
@@ -90,7 +90,8 @@ def run_uninstall(run: Run, options: UninstallOptions, *, ask: Ask, say: Callabl
             f"Remove these, {human_bytes(plan.bytes_to_remove)}?",
             hint="`klein-setup uninstall --dry-run` only shows them.",
         )
-    left = (*_remove_files(run, files), *_remove_programs(run, environment, tree, say))
+    roots = _roots(run) if "files" in options.parts else ()
+    left = (*_remove_files(run, files, roots), *_remove_programs(run, environment, tree, say))
     stays = {finding.path: finding.message for finding in left if finding.code == "kept-file"}
     outcomes = tuple(
         Outcome(step=step, status="skipped", detail=stays[step.path])
@@ -176,7 +177,8 @@ def _tree_of_ours(run: Run) -> Path | None:
     return (seen.tree or where) if seen.receipt is not None else None
 
 
-def _remove_files(run: Run, files: tuple[Owned, ...]) -> tuple[Finding, ...]:
+def _remove_files(run: Run, files: tuple[Owned, ...], roots: tuple[Path, ...]) -> tuple[Finding, ...]:
+    """Remove files, then the records of these roots: a killed call may have left those alone."""
     from provisioner.files.store.receipts import Receipts
     from provisioner.files.store.removal import forget_root, remove_file
 
@@ -189,7 +191,7 @@ def _remove_files(run: Run, files: tuple[Owned, ...]) -> tuple[Finding, ...]:
             left += [_kept(run, now)] if now.state in _WHY_KEPT else []
         if now.state in {"adopted", "changed"}:  # it stays and is nobody's but the user's from now on
             Receipts().drop_claims(root, [each.relative])
-    for folder in dict.fromkeys(each.root for each in files):
+    for folder in (each for each in roots if (each / STATE_FOLDER).is_dir()):
         stays = forget_root(run.session.root(folder))
         if stays and stays[0].name == "aside":
             left.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path, PurePosixPath
 
@@ -84,6 +85,24 @@ def test_a_dead_link_on_the_way_is_reported(tmp_path: Path, follow_links: bool) 
     gone.rmdir()
     with pytest.raises(UnreadableError, match="which does not exist"):
         check(place(root), follow_links)
+
+
+def test_a_folder_that_another_thread_makes_meanwhile_is_no_dead_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, stat = make(tmp_path / "models"), Path.stat
+    made: list[Path] = []
+
+    def late(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if path == root / "vae" and not made:
+            made.append(path)
+            path.mkdir()
+            raise FileNotFoundError(path)  # as it was a moment ago
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", late)
+    check(place(root), False)
+    assert made == [root / "vae"]
 
 
 @pytest.mark.skipif(is_windows, reason="junctions do not go round in circles")

@@ -7,6 +7,7 @@ lies in the snapshot.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -100,8 +101,9 @@ def blob_behind(destination: HubBlob) -> Path | None:
 def is_used_elsewhere(blob: Path, destination: HubBlob) -> bool:
     """Whether another path of any snapshot in the repository points to that blob."""
     for path in (destination.root / "snapshots").rglob("*"):
-        if path != destination.path and path.is_symlink() and path.readlink().name == blob.name:
-            return True
+        with contextlib.suppress(OSError):  # it is no link, or another thread has just given it its name
+            if path != destination.path and path.readlink().name == blob.name:
+                return True
     return False
 
 

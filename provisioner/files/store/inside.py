@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 
@@ -47,9 +46,11 @@ def _is_there(step: Path) -> bool:
     try:
         mode = step.stat().st_mode  # follows links, and so junctions
     except FileNotFoundError:
-        if os.path.lexists(step):
-            raise broken_link(step, step.readlink()) from None
-        return False
+        try:
+            leads_to = step.readlink()
+        except OSError:  # nothing is there, or a folder that another thread has just made
+            return step.is_dir()
+        raise broken_link(step, leads_to) from None
     except NotADirectoryError as error:
         raise NotWritableError(f"{step.parent} is a file where a folder is needed.", path=str(step.parent)) from error
     except OSError as error:  # a circle of links, or no permission to look
