@@ -209,9 +209,9 @@ def _verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
     def look_at_the_rest() -> Machine:
         from provisioner.commands import verify  # noqa: F401 - importing it takes as long as hashing a GB on 16 cores
 
-        return session.known_machine or session.detect_machine()
+        return session.machine
 
-    files, session.machine = do_beside(lambda: run_verify(run, is_quick=False), look_at_the_rest)
+    files, _ = do_beside(lambda: run_verify(run, is_quick=False), look_at_the_rest)
     from provisioner.commands.verify import VerifyOptions, run_full_verify
 
     options = VerifyOptions(
@@ -430,7 +430,8 @@ def _main(argv: Sequence[str] | None, argv0: str | None) -> int:
         return _show_error_before_start(given, error, argv0)
     secrets = _secrets([*given, *passed])
     cancelled = threading.Event()
-    previous = _listen_to_signals(cancelled)
+    signalled = threading.Event()
+    previous = _listen_to_signals(cancelled, signalled)
     from provisioner.ui.console import Ui
 
     try:
@@ -446,7 +447,7 @@ def _main(argv: Sequence[str] | None, argv0: str | None) -> int:
         ) as ui:
             return _status_with_output(_run(arguments, ui, cancelled), ui)
     finally:
-        if not cancelled.is_set():  # otherwise a second signal on the way out would end in a trace
+        if not signalled.is_set():  # otherwise a second signal on the way out would end in a trace
             for number, handler in previous:
                 signal.signal(number, handler)
 
@@ -635,14 +636,18 @@ def _leave_at_once(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _listen_to_signals(cancelled: threading.Event) -> list[tuple[int, _Handler]]:
-    """Let Ctrl-C and SIGTERM end the run in order; return what was listening before."""
+def _listen_to_signals(cancelled: threading.Event, signalled: threading.Event) -> list[tuple[int, _Handler]]:
+    """Let Ctrl-C and SIGTERM end the run in order, and a second one at once; return what was listening before.
+
+    Only a signal counts as the first: a run that fails sets `cancelled`, too, to stop its other threads.
+    """
     if threading.current_thread() is not threading.main_thread():
         return []
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        if cancelled.is_set():
+        if signalled.is_set():
             _leave_at_once(EXIT_TERMINATED if number == signal.SIGTERM else EXIT_INTERRUPTED)
+        signalled.set()
         cancelled.set()
         raise (Terminated if number == signal.SIGTERM else KeyboardInterrupt)
 

@@ -13,7 +13,7 @@ from provisioner.commands.session import Session
 from provisioner.core.errors import EXIT_FINDINGS, UnsupportedMachineError
 from provisioner.core.models import ComfyTarget, Finding, Machine
 from provisioner.environment.state import EnvironmentReceipt, Observation, drift, judge_probe
-from provisioner.plan.steps import KeepEnvironment, MakeEnvironment, Plan, RepairEnvironment
+from provisioner.plan.steps import EnvironmentStep, MakeEnvironment, Plan, RepairEnvironment
 from provisioner.report.outcome import EnvironmentAction, EnvironmentCheck, EnvironmentResult, PackagesCheck, Report
 from provisioner.torch.builds import App, TorchBuild, TorchChoice
 from provisioner.torch.choose import TorchOptions, choose_torch
@@ -21,7 +21,6 @@ from provisioner.torch.choose import TorchOptions, choose_torch
 if TYPE_CHECKING:
     from provisioner.environment.environments import Environments, Installer
 
-_ENVIRONMENT_STEPS = (MakeEnvironment, RepairEnvironment, KeepEnvironment)
 PYTHONS = ("3.12", "3.11", "3.13", "3.10", "3.14")
 """Minor versions an environment may be made from, the one ComfyUI's portable build uses most first."""
 
@@ -216,7 +215,7 @@ def _packages_check(compared: ComparedPackages) -> PackagesCheck | None:
 
 def with_environment(report: Report, plan: Plan, receipt: EnvironmentReceipt | None) -> Report:
     """Return a report with what was planned for the environment, and the receipt of one that was made."""
-    step = next((each for each in plan.steps if isinstance(each, _ENVIRONMENT_STEPS)), None)
+    step = next((each for each in plan.steps if isinstance(each, EnvironmentStep)), None)
     if step is None or step.choice is None:
         return report
     action: EnvironmentAction = "none"

@@ -1,6 +1,6 @@
 """The program half of a run: ComfyUI itself, and the packages it or diffusers needs in the environment.
 
-Like `environment_job` it prints nothing.  A tree that was there before us is looked at and kept as it is, unless an
+Like `choose_environment` it prints nothing.  A tree that was there before us is looked at and kept as it is, unless an
 update is asked for.
 """
 

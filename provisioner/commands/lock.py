@@ -13,6 +13,7 @@ from provisioner.commands.run import Run
 from provisioner.commands.verify_files import run_verify
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK
 from provisioner.core.models import Lock
+from provisioner.core.program import KLEIN_SETUP
 from provisioner.environment.state import FAMILY
 from provisioner.manifest.lock_file import Verified, drift_from, locked_text, refuse_drift
 from provisioner.report.outcome import Report
@@ -45,7 +46,8 @@ def run_lock(run: Run, output: Path, environment: Path | None, *, say: Callable[
     path = write_file(text.encode("utf-8"), output)
     blocks = sum(len(each.blocks) for each in verified.values())
     say(f"{path} names {len(verified)} files and {blocks} blocks of 16 MiB.")
-    say(f"Elsewhere, `klein-setup repair --manifest {path.name}` fetches only the blocks that are wrong.")
+    repair = KLEIN_SETUP.command("repair", ["--manifest", path.name])
+    say(f"Elsewhere, `{repair}` fetches only the blocks that are wrong.")
     return run.report("manifest lock", "ok", EXIT_OK, plan=plan)
 
 

@@ -62,7 +62,7 @@ class InstallOptions:
 
 
 def plan_run(run: Run, options: InstallOptions, depth: Depth) -> Plan:
-    """Return everything that the run needs, in the order in which it is done.
+    """Return everything that the run needs, in the order in which it is told.
 
     Raises
     ------

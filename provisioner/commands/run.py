@@ -34,7 +34,7 @@ from provisioner.files.observe import Depth, Observer
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import is_shipped, read_manifest_text
 from provisioner.plan.steps import Plan
-from provisioner.report.outcome import Report, ReportStatus
+from provisioner.report.outcome import DEFAULT_MANIFEST, Report, ReportStatus
 
 if TYPE_CHECKING:
     from provisioner.disk.last_run import LastRun
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 class Options:
     """What the command line asks for."""
 
-    manifest: str = "flux2-klein-4b"
+    manifest: str = DEFAULT_MANIFEST
     set_id: str | None = None
     comfyui: Path | None = None
     hf_cache: Path | None = None  # Path("") stands for the user's own cache

@@ -322,10 +322,6 @@ class Session:
         log = RunLog(lambda: state_folder() / "logs", self.secrets)
         return Stages(self.events, run=run_process, log=log, cancelled=self.cancelled.is_set)
 
-    def say_progress(self, line: str) -> None:
-        """Say what an installer is doing, in the thread whose stage it is."""
-        self.stages.say(line)
-
     @cached_property
     def machine(self) -> Machine:
         """This machine, looked at once."""

@@ -186,7 +186,7 @@ def _run_until_ended(
 ) -> Report:
     from provisioner.comfyui.server.server_process import start_server
 
-    run.session.say_progress(f"Starting ComfyUI from {launch.tree}.")
+    run.session.stages.say(f"Starting ComfyUI from {launch.tree}.")
     with start_server(
         launch,
         log_path=log_path_of("comfyui"),

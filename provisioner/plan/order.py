@@ -7,36 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from provisioner.plan.steps import (
     FILE_STEPS,
+    ComfyUIStep,
+    EnvironmentStep,
     GenerateImage,
     GetComfyUI,
     InstallPackages,
-    KeepComfyUI,
-    KeepEnvironment,
-    MakeEnvironment,
     Plan,
-    RepairEnvironment,
     StartComfyUI,
     Step,
-    UpdateComfyUI,
     place_of,
 )
 
 TaskName = Literal["comfyui", "files", "environment", "packages", "server", "image"]
 TaskState = Literal["waiting", "running", "done", "failed", "skipped"]
 
-_BY_CLASS: Mapping[tuple[type, ...], TaskName] = {
-    (GetComfyUI, UpdateComfyUI, KeepComfyUI): "comfyui",
-    FILE_STEPS: "files",
-    (MakeEnvironment, RepairEnvironment, KeepEnvironment): "environment",
-    (InstallPackages,): "packages",
-    (StartComfyUI,): "server",
-    (GenerateImage,): "image",
-}
-_ALL: frozenset[TaskName] = frozenset(_BY_CLASS.values())
+_ALL: frozenset[TaskName] = frozenset(get_args(TaskName))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +58,8 @@ def tasks_of(plan: Plan) -> tuple[Task, ...]:
     """
     steps: dict[TaskName, list[Step]] = {}
     for step in plan.steps:
-        name = next((name for classes, name in _BY_CLASS.items() if isinstance(step, classes)), None)
-        if name is not None:  # what is removed is applied elsewhere
+        name = _name_of(step)
+        if name is not None:
             steps.setdefault(name, []).append(step)
     return tuple(
         Task(
@@ -81,6 +70,19 @@ def tasks_of(plan: Plan) -> tuple[Task, ...]:
         )
         for name, of_name in steps.items()
     )
+
+
+def _name_of(step: Step) -> TaskName | None:
+    """Return which task a step belongs to; None for what is removed, which is applied elsewhere."""
+    kinds: tuple[tuple[Any, TaskName], ...] = (
+        (ComfyUIStep, "comfyui"),
+        (FILE_STEPS, "files"),
+        (EnvironmentStep, "environment"),
+        (InstallPackages, "packages"),
+        (StartComfyUI, "server"),
+        (GenerateImage, "image"),
+    )
+    return next((name for kind, name in kinds if isinstance(step, kind)), None)
 
 
 def _needs(name: TaskName, steps: Mapping[TaskName, list[Step]]) -> frozenset[TaskName]:

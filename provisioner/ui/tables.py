@@ -35,6 +35,7 @@ from provisioner.core.units import count, exact_bytes, human_bytes, human_durati
 from provisioner.files.layout import known_as
 from provisioner.plan.steps import (
     FILE_STEPS,
+    ComfyUIStep,
     GenerateImage,
     GetComfyUI,
     InstallPackages,
@@ -95,7 +96,7 @@ _FILE_COLUMNS = (Column(), Column(is_path=True), Column(align="right"), Column(i
 
 
 def plan_blocks(plan: Plan) -> list[Block]:
-    """Return the plan: a row per step and file in the order in which they are done, then totals, space and findings."""
+    """Return the plan: a row per step and file in the order in which they are told, then totals, space and findings."""
     from provisioner.ui.facts import licence_notice_blocks  # a plan speaks of the licence, a report does not
 
     blocks: list[Block] = [
@@ -124,7 +125,7 @@ def _plan_rows(plan: Plan) -> list[Row]:
     others = [step for step in plan.steps if not isinstance(step, (*FILE_STEPS, StartComfyUI))]
     rows = [_other_row(step) for step in others]
     if plan.is_about_files:
-        number = sum(isinstance(step, (GetComfyUI, UpdateComfyUI, KeepComfyUI)) for step in others)  # before the files
+        number = sum(isinstance(step, ComfyUIStep) for step in others)  # before the files
         order = [step.artifact.id for step in plan.file_steps]
         place = {
             artifact.id: order.index(artifact.id) if artifact.id in order else -1 for artifact in plan.set.artifacts
