@@ -110,6 +110,8 @@ def config_file() -> Path:
 
 def own_cache_folder() -> Path:
     """Return the user's folder for what can be fetched again: wheels."""
+    if (own := own_folder_on_windows(os.environ)) is not None:
+        return own / "Cache"  # as platformdirs has it
     import platformdirs
 
     return platformdirs.user_cache_path(APPLICATION, appauthor=False)

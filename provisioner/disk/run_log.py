@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ MOST_LOGS = 20
 """Logs that are kept, the newest."""
 
 _BUFFER = 64  # lines
+_NAME = re.compile(r"run-\d{8}T\d{6}Z\.txt")
 
 
 class RunLog:
@@ -65,8 +68,10 @@ class RunLog:
         root = Root(path.parent, is_private=True)
         if self.path is None:
             root.make_folder()
-            for old in sorted(path.parent.glob("run-*.txt"))[: 1 - MOST_LOGS]:
-                root.remove(old)
+            logs = sorted(each for each in path.parent.glob("run-*.txt") if _NAME.fullmatch(each.name))
+            for old in logs[: 1 - MOST_LOGS]:
+                with contextlib.suppress(StorageError):  # another run may have it open
+                    root.remove(old)
         with root.open_log(path) as stream:
             stream.write(text.encode("utf-8"))
         self.path = path

@@ -248,11 +248,13 @@ class Workspace:
         """
         if is_link(self.where):
             self.root.remove_tree(self.where)
-        else:
-            staging = self._free_staging()
-            self.note(Journal(build_id=build_id, stage="building", staging=staging.name))
-            self.root.replace(self.where, staging)
-            self.root.remove_tree(staging)
+            if self.journal() is not None:  # else what lies beside it only has the name that ours would have
+                self._remove_work()
+            return
+        staging = self._free_staging()
+        self.note(Journal(build_id=build_id, stage="building", staging=staging.name))
+        self.root.replace(self.where, staging)
+        self.root.remove_tree(staging)
         self.root.remove_tree(self.folder)
 
     def _remove_work(self) -> None:

@@ -107,7 +107,8 @@ class WheelFiles:
         """Let pip fetch one wheel: it knows keyrings, and needs no size."""
         self.progress(Lasting(f"{why} pip fetches {wheel.label} instead; --limit-rate does not hold for it."))
         cache, listed = self.context.cache, self.folder / "wheel.txt"
-        self.root.write_text(listed, requirement_line(wheel))  # it may be signed, and arguments are public
+        line = requirement_line(wheel)  # it may be signed, and arguments are public
+        self.root.write_bytes(listed, line.encode("utf-8"), mode=0o600)
         named = settings if index_url is None else {**settings, "index-url": index_url}
         with cache.arriving() as arriving:
             words: list[str | Path] = [
@@ -120,12 +121,15 @@ class WheelFiles:
                 "-r",
                 listed,
             ]
-            done = self.context.run(
-                [self.python, "-I", "-m", "pip", *words],
-                timeout_s=FETCH_TIMEOUT_S,
-                env=self._env(named),
-                on_line=only_news(self.progress),
-            )
+            try:
+                done = self.context.run(
+                    [self.python, "-I", "-m", "pip", *words],
+                    timeout_s=FETCH_TIMEOUT_S,
+                    env=self._env(named),
+                    on_line=only_news(self.progress),
+                )
+            finally:
+                self.root.remove(listed)
             if done.returncode != 0:
                 raise explain_failure(done.last_lines, doing=f"fetch {wheel.label}", index_url=index_url)
             return cache.adopt(arriving / wheel.file_name, wheel.sha256)[1]

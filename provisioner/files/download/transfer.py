@@ -226,10 +226,13 @@ class Connections:
             shares = share(self._ramp.wanted, self.limit, needs)
             return shares.connections[self._transfers.index(transfer)], shares.leaves_room
 
-    @property
-    def is_full(self) -> bool:
-        """Whether all connections are open: of a file that is to have fewer, one closes when its block is there."""
-        return sum(sum(worker.is_alive() for worker in each.workers) for each in self._transfers) >= self.limit
+    def open_one(self, begin: Callable[[], None]) -> bool:
+        """Begin a connection unless all are open: one of a file that is to have fewer closes when its block is there."""
+        with self._lock:
+            if sum(sum(worker.is_alive() for worker in each.workers) for each in self._transfers) >= self.limit:
+                return False
+            begin()
+            return True
 
     def back_off(self, *, to_one: bool = False) -> None:
         """Hold fewer connections for everything: a server asked for less, or sends no ranges."""
@@ -330,9 +333,8 @@ class _Transfer:
             now = time.monotonic()
             self.workers = [worker for worker in self.workers if worker.is_alive()]
             self.share, self.leaves_room = self.fetcher.sharing.share_of(self, now)
-            while len(self.workers) < self.share and self.pending and not self.fetcher.sharing.is_full:
-                self._start_worker()
-                if len(self.workers) >= len(self.pending):
+            while len(self.workers) < self.share and self.pending:
+                if not self.fetcher.sharing.open_one(self._start_worker) or len(self.workers) >= len(self.pending):
                     break
             self._report(now)
             with self.lock:

@@ -71,6 +71,7 @@ IN_USE_S = 24 * 3600.0
 _HINT = "Run the same command again; or take another index: `--torch-index URL`, or PIP_INDEX_URL for other packages."
 _ENTRY = re.compile(r"[0-9a-f]{64}")
 _ARRIVING = "arriving-"
+_ARRIVAL = re.compile(rf"{_ARRIVING}[0-9a-f]{{16}}")
 _LOCK, _USED = "lock", "used"
 _NOBODY_THERE = Retries(attempts=4)  # an index that does not answer at all: about three seconds
 _MAX_HOPS = 6
@@ -235,6 +236,7 @@ class WheelCache:
         fetcher = self.fetcher(credentials, self._stopped(stop))
         with PartFile(path, size=size, sha256=file.sha256, root=self.root) as part:
             tell = _Teller(self.events, file.label, part)
+            has_looked = False
             while True:
                 was_resumed = part.resumed_bytes > 0
                 due = tell.due()
@@ -247,8 +249,9 @@ class WheelCache:
                     return True
                 if not was_resumed:
                     break
-                if not part.drop_wrong():
+                if has_looked or not part.drop_wrong():
                     part.reset()
+                has_looked = True
         remove_part(self.root, path)
         raise HashMismatchError(
             f"{file.name} came with another SHA-256 than the index names: {found}, expected {file.sha256}. "
@@ -340,16 +343,17 @@ class WheelCache:
     def remove_outlived(self, now_s: float | None = None) -> None:
         """Remove what `outlived` says, and what killed runs left; never what another run works on."""
         now_s = time.time() if now_s is None else now_s
-        with contextlib.suppress(StorageError, OSError):
-            for each in outlived(map(_entry, self._folders()), now_s):
-                folder = self.root.folder / each.sha256
-                with (
-                    contextlib.suppress(LockHeldError),
-                    self._locked(folder, each.sha256, wait=False, cancelled=self.cancelled),
-                ):
-                    self.root.remove_tree(folder)
-            for path in self.root.folder.glob(f"{_ARRIVING}*"):
-                if now_s - path.lstat().st_mtime > IN_USE_S:
+        for each in outlived(map(_entry, self._folders()), now_s):
+            folder = self.root.folder / each.sha256
+            with contextlib.suppress(LockHeldError, StorageError, OSError):
+                with self._locked(folder, each.sha256, wait=False, cancelled=self.cancelled):
+                    for path in folder.iterdir():
+                        if path.name != _LOCK:  # which Windows does not remove while it is held
+                            self.root.remove_tree(path)
+                self.root.remove_tree(folder)
+        for path in self.root.folder.glob(f"{_ARRIVING}*"):
+            with contextlib.suppress(StorageError, OSError):
+                if _ARRIVAL.fullmatch(path.name) and now_s - path.lstat().st_mtime > IN_USE_S:
                     self.root.remove_tree(path)
 
     def _use(self, folder: Path) -> None:
@@ -417,8 +421,8 @@ def _read_size(url: str, status: int, headers: dict[str, str]) -> int | None:
 def _entry(folder: Path) -> Entry:
     size, used_s = 0, folder.lstat().st_mtime
     for path in folder.iterdir():
-        status = path.lstat()
-        size += status.st_size
-        if path.name == _USED:
-            used_s = status.st_mtime
+        with contextlib.suppress(FileNotFoundError):  # another run has just given it another name
+            status = path.lstat()
+            size += status.st_size
+            used_s = status.st_mtime if path.name == _USED else used_s
     return Entry(sha256=folder.name, size=size, used_s=used_s)

@@ -397,7 +397,7 @@ class PartFile:
             self._frontier_block = 0
             self._move_frontier()
             self._generation += 1
-            self.hashed = 0
+            self.hashed = self._let_go = 0
             self.resumed_bytes = self._written = bytes_of_blocks(blocks, self.size, self.block_size)
             self._digest = hashlib.sha256()
             self._start_log()

@@ -7,6 +7,7 @@ does not make it look like one that was there before us; writing the receipt tak
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -138,7 +139,7 @@ class Receipts:
             document = self._own_document(root)
             document["files"] = {**document["files"], relative: _entry(claim, recorded_at)}
             _forget_announced(document, [relative])
-            _write(root, document)
+            self._write(root, document)
 
     def announce_claim(self, root: Root, relative: str, claim: Claim, *, recorded_at: str) -> None:
         """Write down that a file is about to get its name; raises StorageError.
@@ -151,7 +152,7 @@ class Receipts:
             announced = document.get(_PLACING)
             kept = announced if isinstance(announced, dict) else {}
             document[_PLACING] = {**kept, relative: _entry(claim, recorded_at)}
-            _write(root, document, is_name_flushed=False)
+            self._write(root, document, is_name_flushed=False)
 
     def drop_claims(self, root: Root, relatives: Collection[str]) -> None:
         """Remove entries, announced ones too, keeping the others and any key we do not know; raises StorageError."""
@@ -160,14 +161,14 @@ class Receipts:
             files = document["files"]
             document["files"] = {name: entry for name, entry in files.items() if name not in relatives}
             if _forget_announced(document, relatives) or len(document["files"]) != len(files):
-                _write(root, document)
+                self._write(root, document)
 
     def drop_announced(self, root: Root, relative: str) -> None:
         """Remove an announcement of which nothing came; raises StorageError."""
         with _CHANGING:
             document = self._own_document(root)
             if _forget_announced(document, [relative]):
-                _write(root, document, is_name_flushed=False)
+                self._write(root, document, is_name_flushed=False)
 
     def _own_document(self, root: Root) -> dict[str, Any]:
         """Return a copy of the document that is there, or an empty one: claims nobody can read are proved again."""
@@ -190,6 +191,12 @@ class Receipts:
                 return document
         except OSError:
             return None
+
+    def _write(self, root: Root, document: dict[str, Any], *, is_name_flushed: bool = True) -> None:
+        path = receipt_path(root.folder)
+        root.write_text(path, _text(document), is_name_flushed=is_name_flushed)
+        with contextlib.suppress(OSError), path.open("rb") as stream, self._lock:
+            self._seen[path] = _file_stamp(stream.fileno()), document
 
 
 def refuse_later_release(root: Path) -> None:
@@ -223,10 +230,6 @@ def _forget_announced(document: dict[str, Any], relatives: Collection[str]) -> b
     if not kept:
         del document[_PLACING]
     return len(kept) != len(announced)
-
-
-def _write(root: Root, document: dict[str, Any], *, is_name_flushed: bool = True) -> None:
-    root.write_text(receipt_path(root.folder), _text(document), is_name_flushed=is_name_flushed)
 
 
 def _text(document: dict[str, Any]) -> str:
