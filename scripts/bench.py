@@ -132,8 +132,9 @@ def machine() -> str:
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     name = next((line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")), "")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    release = ".".join(platform.release().split(".")[:2])
     return (
-        f"{platform.system()} {platform.release()}, {platform.machine()}, {name or 'processor not named'} "
+        f"{platform.system()} {release}, {platform.machine()}, {name or 'processor not named'} "
         f"{has_sha_instructions()}, {usable_cores()} cores shared by server and client, {memory:.0f} GB of memory, "
         f"Python {platform.python_version()}"
     )

@@ -186,7 +186,8 @@ def summary(
     return (
         "# Tried to break\n\n"
         f"`python3 scripts/torture.py --seed {arguments.seed} --events {arguments.events}`, {date}: "
-        f"{sum(events.values()):,} events in {sum(trials.values()):,} trials, {seconds:.0f} s.\n\n"
+        f"{sum(events.values()) + sum(broken.values()):,} events in "
+        f"{sum(trials.values()):,} trials, {seconds:.0f} s.\n\n"
         f"Promises broken: {sum(broken.values())}.\n\n"
         "| kind | what happens | trials | events | held | broken |\n|---|---|---|---|---|---|\n"
         + "\n".join(rows)

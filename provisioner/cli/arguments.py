@@ -152,7 +152,7 @@ _EXAMPLES = {
 """,
     "verify": """\
   klein-setup verify                         read every byte of the usual folder
-  klein-setup verify --quick                 only the receipts: a tenth of a second
+  klein-setup verify --quick                 only the receipts: a quarter of a second
   klein-setup verify --all --no-smoke        every model file, no test image
 """,
     "repair": """\

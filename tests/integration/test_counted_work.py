@@ -24,6 +24,19 @@ SMALL = tuple(Wanted(data=tensors(1000 + number, number), name=f"small-{number}.
 KIB = 1024
 NOTHING = Work(**dict.fromkeys(Work.__dataclass_fields__, 0))
 
+VERIFY = replace(
+    NOTHING,
+    opened=21,
+    listed=3,
+    read=SIZE + 128 * KIB,
+    written=16 * KIB,
+    calls=650,
+    changed=1,
+    flushed=2,
+    modules=310,
+    peak=24 * MIB,
+)
+
 # Bytes and memory have room for what differs by release of Python; the rest has room for one file of the user's more.
 BOUNDS = {
     "--help": replace(NOTHING, read=24 * KIB, written=KIB, calls=90, modules=60, peak=6 * MIB),
@@ -50,30 +63,8 @@ BOUNDS = {
     "verify --quick": replace(
         NOTHING, opened=8, listed=2, read=64 * KIB, written=2 * KIB, calls=350, modules=190, peak=14 * MIB
     ),
-    "verify": replace(
-        NOTHING,
-        opened=21,
-        listed=3,
-        read=SIZE + 128 * KIB,
-        written=16 * KIB,
-        calls=650,
-        changed=1,
-        flushed=2,
-        modules=310,
-        peak=24 * MIB,
-    ),
-    "verify, damaged": replace(
-        NOTHING,
-        opened=26,
-        listed=11,
-        read=SIZE + 192 * KIB,
-        written=16 * KIB,
-        calls=650,
-        changed=1,
-        flushed=2,
-        modules=310,
-        peak=24 * MIB,
-    ),
+    "verify": VERIFY,
+    "verify, damaged": replace(VERIFY, opened=26, listed=11, read=SIZE + 192 * KIB),
     "repair": Work(
         opened=86,
         listed=22,

@@ -635,4 +635,4 @@ _shtab_klein_setup() {
 
 complete -o bashdefault -F _shtab_klein_setup klein-setup
 
-# made by scripts/make_completions.py from the options with the digest c7ea15fcaab7cb700e66deebb3b32898f25789820a51b114d77201504480af48
+# made by scripts/make_completions.py from the options with the digest 06242f74b900b8b7e8261ada18c188a5f9bc0d151fdbdf2a1fbd7ad27515eea3

@@ -450,4 +450,4 @@ complete -c klein-setup -n '_shtab_klein_setup_using completion' -s v -l verbose
 complete -c klein-setup -n '_shtab_klein_setup_using completion' -l no-color -d 'no colours (NO_COLOR does the same)'
 complete -c klein-setup -n '_shtab_klein_setup_using completion; and test $_shtab_klein_setup_npos -eq 0' -ka "bash zsh fish powershell man" -d 'for what'
 
-# made by scripts/make_completions.py from the options with the digest c7ea15fcaab7cb700e66deebb3b32898f25789820a51b114d77201504480af48
+# made by scripts/make_completions.py from the options with the digest 06242f74b900b8b7e8261ada18c188a5f9bc0d151fdbdf2a1fbd7ad27515eea3

@@ -227,7 +227,7 @@ class Connections:
             return shares.connections[self._transfers.index(transfer)], shares.leaves_room
 
     def open_one(self, begin: Callable[[], None]) -> bool:
-        """Begin a connection unless all are open: one of a file that is to have fewer closes when its block is there."""
+        """Begin a connection unless all are open; one too many closes when its block is there."""
         with self._lock:
             if sum(sum(worker.is_alive() for worker in each.workers) for each in self._transfers) >= self.limit:
                 return False
