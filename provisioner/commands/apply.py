@@ -121,7 +121,9 @@ class _Work:
 
     def apply(self) -> Applied:
         session = self._run.session
-        _ = session.stages, session.limiter, session.connections  # which threads share: made once, before there are any
+        _ = session.stages, session.limiter  # which threads share: made once, before there are any
+        if self._plan.changes:
+            _ = session.connections
         try:
             run_side_by_side(self._tasks, self._do, states=self._states, skip=self._skip, cancelled=session.cancelled)
         finally:

@@ -181,7 +181,7 @@ class Receipts:
         """Return what a receipt holds, which nobody may change; None where there is no object that can be read."""
         try:
             with self._lock, path.open("rb") as stream:
-                stamp = _file_stamp(stream.fileno())
+                stamp = _file_stamp(os.fstat(stream.fileno()))
                 known = self._seen.get(path)
                 if known is not None and known[0] == stamp:
                     return known[1]
@@ -195,8 +195,8 @@ class Receipts:
     def _write(self, root: Root, document: dict[str, Any], *, is_name_flushed: bool = True) -> None:
         path = receipt_path(root.folder)
         root.write_text(path, _text(document), is_name_flushed=is_name_flushed)
-        with contextlib.suppress(OSError), path.open("rb") as stream, self._lock:
-            self._seen[path] = _file_stamp(stream.fileno()), document
+        with contextlib.suppress(OSError), self._lock:
+            self._seen[path] = _file_stamp(path.stat()), document
 
 
 def refuse_later_release(root: Path) -> None:
@@ -215,8 +215,7 @@ def _refuse_later(document: dict[str, Any], path: Path) -> None:
         )
 
 
-def _file_stamp(descriptor: int) -> _FileStamp:
-    status = os.fstat(descriptor)
+def _file_stamp(status: os.stat_result) -> _FileStamp:
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
