@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from provisioner.core.models import BLOCK_SIZE
+from provisioner.core.models import BLOCK_SIZE, HubFile
+from provisioner.files.download.http_session import Credentials
+from provisioner.files.download.transfer import RangeFetcher
 from provisioner.rehearsal.faults import (
     CutAfter,
     Drip,
@@ -28,6 +32,8 @@ from provisioner.rehearsal.faults import (
     WrongBytes,
     WrongLinkedSize,
 )
+from tests.support.builders import artifact, comfy_file
+from tests.support.memory import MemoryPart, MemoryStore
 from tests.support.sandbox import (
     MIB,
     MIRROR,
@@ -326,6 +332,52 @@ def test_a_connection_left_behind_by_a_restart_writes_nothing_any_more(sandbox: 
     assert sandbox.hub.faults_waiting == 0
     assert done.said.count("starting again from the first byte") == 1
     sandbox.assert_in_place()
+
+
+def test_answers_that_are_looked_at_in_another_order_than_they_were_sent_start_the_file_anew_once() -> None:
+    data = b"the right bytes"
+    wanted = artifact(data, sources=(HubFile(repo_id=REPOSITORY, revision=REVISION, filename="x.bin"),))
+    second_came, asked = threading.Event(), []
+
+    class Changing(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self.answer(200, "new", "", len(data))
+
+        def do_GET(self) -> None:
+            first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+            asked.append(first)
+            etag = "old" if asked.count(first) == 1 == len(asked) else "new"
+            if etag == "old":  # sent before the other, read after it
+                second_came.wait(5)
+                time.sleep(0.2)
+            self.answer(206, etag, f"bytes {first}-{last}/{len(data)}", last + 1 - first)
+            self.wfile.write(data[first : last + 1])
+            second_came.set()
+
+        def answer(self, status: int, etag: str, content_range: str, length: int) -> None:
+            self.send_response(status)
+            self.send_header("ETag", f'"{etag}"')
+            if content_range:
+                self.send_header("Content-Range", content_range)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    notices: list[str] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Changing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        fetcher = RangeFetcher(
+            credentials=Credentials(None, f"http://127.0.0.1:{server.server_port}"), notice=notices.append
+        )
+        part = MemoryPart(MemoryStore(), comfy_file(wanted), wanted, None)
+        fetcher.fetch(wanted.sources[0], wanted, part, progress=lambda _: None)
+        server.shutdown()
+    assert bytes(part.data) == data
+    assert len([text for text in notices if "starting again from the first byte" in text]) == 1
 
 
 # --- faults that stay, in the end ------------------------------------------------------------------

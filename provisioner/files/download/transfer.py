@@ -369,6 +369,8 @@ class _Transfer:
                 hint="Try again later, or use another --endpoint.",
             )
         self.fetcher.notice(f"{self.artifact.name}: {self.restart}; starting again from the first byte.")
+        # Two answers may have been read in another order than they were sent: the next one decides.
+        self.etag = None
         self.part.reset()
 
     def _check_cancelled(self) -> None:
@@ -699,6 +701,8 @@ class _Transfer:
         """All parts come from one content: another ETag at the same address means that it changed."""
         etag = strong_etag(response.headers.get("ETag"))
         with self.changed:
+            if self.halted:
+                raise _StopWorking
             is_known = self.etag is not None and self.etag_hop == location.hop
             changed = is_known and etag is not None and etag != self.etag
             if etag is not None:
