@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,8 +12,6 @@ from provisioner.report.outcome import Report
 
 T = TypeVar("T")
 U = TypeVar("U")
-
-_TURN_S = 0.0002
 
 
 def run_verify(run: Run, *, is_quick: bool) -> Report:
@@ -30,18 +27,13 @@ def do_beside(work: Callable[[], T], beside: Callable[[], U]) -> tuple[T, U]:
     """Do two things at once and return what both gave; what `work` raises comes at once, what `beside` raises after it.
 
     Files are hashed on threads that let others run meanwhile: half a second of asking drivers and importing what comes
-    later is no reason to begin half a second later.  What goes beside is mostly Python, and every thread that hashes asks
-    for the interpreter twice a mebibyte: they get it after `_TURN_S` instead of Python's 5 ms.
+    later is no reason to begin half a second later.
     """
     import threading  # nothing of this is needed for a quick look
 
     from provisioner.files.store.hash_pool import Task
 
-    task, usual = Task(beside), sys.getswitchinterval()
-    sys.setswitchinterval(_TURN_S)
-    try:
-        threading.Thread(target=task.run, name="beside", daemon=True).start()  # an interruption does not wait for it
-        done = work()
-    finally:
-        sys.setswitchinterval(usual)
+    task = Task(beside)
+    threading.Thread(target=task.run, name="beside", daemon=True).start()  # an interruption does not wait for it
+    done = work()
     return done, task.result()
