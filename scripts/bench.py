@@ -1,6 +1,6 @@
 """Measures klein-setup beside the tools people use today, in one run on one machine; ratios, not absolutes.
 
-    python3 scripts/bench.py [--size 300M] [--rounds 3] [--folder DIR] [--only fetch,hub,wheel,start,verify] [--write]
+    python3 scripts/bench.py [--size 300M] [--rounds 3] [--folder DIR] [--only fetch,hub,...] [--write [FILE]]
 
 It starts from a fresh checkout: where a package is missing, it makes the private environment first.  Everything happens
 on 127.0.0.1: three files of random bytes with the proportions of the default set (``--size 12452M`` is its true size)
@@ -17,8 +17,8 @@ start
 verify
     What ``scripts/bench_verify.py`` measures: ``sha256sum``, a bare loop over blocks, verify, damage and repair.
 
-A tool that is missing is left out, and the result says so.  With --write the result goes to scripts/results/bench.md
-and bench_verify.md, which are kept in the repository.
+A tool that is missing is left out, and the result says so.  With --write the result goes to scripts/results/bench.md,
+or where it says, and that of `verify` to bench_verify.md; they are kept in the repository.
 """
 
 from __future__ import annotations
@@ -58,10 +58,11 @@ REPO_ID, REVISION = "bench/set", "5e0a" * 10
 
 @dataclass
 class ProcessResult:
-    """One process: seconds from start to end, and its largest resident memory in bytes."""
+    """One process: seconds from start to end, its largest resident memory in bytes, and the work of the machine."""
 
     seconds: float
     memory_bytes: int
+    busy_s: float  # of all cores together, the server's included; 0 where the system does not say
 
 
 @dataclass
@@ -77,6 +78,11 @@ class Row:
         return statistics.median(run.seconds for run in self.runs)
 
     @property
+    def busy_s(self) -> float:
+        """The middle of the rounds."""
+        return statistics.median(run.busy_s for run in self.runs)
+
+    @property
     def memory_bytes(self) -> int:
         """The largest of the rounds."""
         return max(run.memory_bytes for run in self.runs)
@@ -89,7 +95,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)} (default: all)")
-    parser.add_argument("--write", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
+    kept = RESULT.relative_to(ROOT)
+    parser.add_argument("--write", nargs="?", type=Path, const=RESULT, metavar="FILE", help=f"write {kept}, or FILE")
     arguments = parser.parse_args()
     parts = arguments.only.split(",")
     if unknown := set(parts) - set(PARTS):
@@ -107,8 +114,8 @@ def main() -> int:
                 bench_verify.measure(Path(folder), size=size, files=3, rounds=arguments.rounds)
             )
         print(of_verify)
-    if arguments.write:
-        RESULT.write_text(text, encoding="utf-8")
+    if arguments.write is not None:
+        arguments.write.write_text(text, encoding="utf-8")
         if of_verify:
             bench_verify.RESULT.write_text(of_verify, encoding="utf-8")
     return 0
@@ -169,10 +176,11 @@ class Bench:
     def run(self, parts: Sequence[str]) -> list[str]:
         """Return the report, a line each."""
         missing = [program for program in PROGRAMS if found(program) is None]
+        said = ["python3", "scripts/bench.py", *sys.argv[1:]]
         lines = [
             "# Measured side by side",
             "",
-            f"`python3 scripts/bench.py`, {time.strftime('%Y-%m-%d', time.gmtime())}: {machine()}; loopback, "
+            f"`{' '.join(said)}`, {time.strftime('%Y-%m-%d', time.gmtime())}: {machine()}; loopback, "
             f"{self.rounds} rounds interleaved, medians; {os.getloadavg()[0]:.1f} processes wanted a core at first.",
             *(["", f"Not installed here, so not compared: {', '.join(missing)}."] if missing else []),
             "",
@@ -189,17 +197,36 @@ class Bench:
     def fetch(self, free: str, capped: str) -> list[str]:
         """Fetch the set from nginx."""
         everything, smallest = tuple(self.sizes), ("model",)
+        rows = self.compete(self.from_server(free, everything), self.rounds)
         return [
-            *self.table(
-                f"{len(everything)} files, {self.size / 1e9:.2f} GB, no limit",
-                self.compete(self.from_server(free, everything), self.rounds),
-                self.size,
-            ),
+            *self.table(f"{len(everything)} files, {self.size / 1e9:.2f} GB, no limit", rows, self.size),
+            *self.bound(rows[0]),
             *self.table(
                 f"1 file, {self.sizes['model'] / 1e9:.2f} GB, {CAP_MB_S} MB/s per connection",
                 self.compete(self.from_server(capped, smallest, ("curl", "aria", "ours")), 1),
                 self.sizes["model"],
             ),
+        ]
+
+    def bound(self, without_hash: Row) -> list[str]:
+        """Say what the processor allows: fetching without a hash costs what it costs, and SHA-256 comes on top."""
+        from scripts.bench_verify import usable_cores
+
+        if not without_hash.busy_s:
+            return []
+        path, cores = self.www / "model", usable_cores()
+        digest, began = hashlib.sha256(), time.process_time()
+        with path.open("rb") as stream:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
+        once_s = (time.process_time() - began) * self.size / path.stat().st_size
+        least_s = (without_hash.busy_s + 2 * once_s) / cores
+        return [
+            f"One SHA-256 of all bytes takes {once_s:.2f} s of one core; klein-setup makes two, of each block and of "
+            f"each whole file. With what `{without_hash.name}` and the server need, {without_hash.busy_s:.2f} s, these "
+            f"{cores} cores cannot be done in less than {least_s:.2f} s, which is a ratio of "
+            f"{without_hash.median_s / least_s:.2f}.",
+            "",
         ]
 
     def from_server(
@@ -380,11 +407,14 @@ class Bench:
     def table(self, title: str, rows: list[Row], size: int) -> list[str]:
         """Return one comparison as Markdown; the first is what the others are compared with."""
         base = rows[0].median_s
-        lines = [f"## {title}", "", "| tool | s | MB/s | ratio | resident |", "|---|---:|---:|---:|---:|"]
+        lines = [f"## {title}", "", "| tool | s | MB/s | ratio | core seconds | resident |"]
+        lines.append("|---|---:|---:|---:|---:|---:|")
         for row in rows:
             rate = size / row.median_s / 1e6
             memory = f"{row.memory_bytes / 1e6:.0f} MB" if row.name.startswith("klein") else ""
-            lines.append(f"| {row.name} | {row.median_s:.2f} | {rate:.0f} | {base / row.median_s:.2f} | {memory} |")
+            busy = f"{row.busy_s:.2f}" if row.busy_s else ""
+            ratio = base / row.median_s
+            lines.append(f"| {row.name} | {row.median_s:.2f} | {rate:.0f} | {ratio:.2f} | {busy} | {memory} |")
         spread = "; ".join(
             f"{row.name} {min(run.seconds for run in row.runs):.2f}-{max(run.seconds for run in row.runs):.2f}"
             for row in rows
@@ -403,7 +433,7 @@ def shell(line: str) -> ProcessResult:
 def process(words: Sequence[str], environ: dict[str, str]) -> ProcessResult:
     """Run a process to its end; a failure ends the benchmark."""
     with tempfile.TemporaryFile() as complaint:
-        began = time.perf_counter()
+        began, busy_s = time.perf_counter(), busy_seconds()
         child = subprocess.Popen(words, env=environ, stdout=subprocess.DEVNULL, stderr=complaint)
         memory = 0
         while child.poll() is None:
@@ -415,7 +445,7 @@ def process(words: Sequence[str], environ: dict[str, str]) -> ProcessResult:
             complaint.seek(0)
             said = complaint.read().decode(errors="replace")[-400:]
             sys.exit(f"bench: {words[:4]} failed with {child.returncode}: {said}")
-    return ProcessResult(seconds, memory)
+    return ProcessResult(seconds, memory, busy_seconds() - busy_s)
 
 
 def start(words: Sequence[str], environ: dict[str, str]) -> float:
@@ -423,6 +453,14 @@ def start(words: Sequence[str], environ: dict[str, str]) -> float:
     began = time.perf_counter()
     subprocess.run(words, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     return time.perf_counter() - began
+
+
+def busy_seconds() -> float:
+    """Return what all cores of the machine have worked since it started; 0 where the system does not say."""
+    with contextlib.suppress(OSError):
+        user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text("ascii").split(None, 9)[1:8])
+        return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def resident_peak(pid: int) -> int:
