@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -1051,6 +1052,27 @@ def test_a_part_of_another_program_is_set_aside(tmp_path: Path, kind: str) -> No
     moved = [path.name for path in (tmp_path / ".klein-setup" / "aside").glob("*/vae/*")]
     assert "vae.safetensors.part" in moved
     assert ("vae.safetensors.part.jsonl" in moved) == (kind != "file")
+
+
+def test_what_vanishes_from_the_place_at_the_last_moment_is_an_error_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, destination = store_for(tmp_path), comfy_file(VAE, tmp_path)
+    samefile = Path.samefile
+
+    def after_it_went(path: Path, other: Path) -> bool:
+        path.unlink()
+        return samefile(path, other)
+
+    with store.part(destination, VAE) as part:
+        part.write(0, DATA)
+        part.finish_block(0, DIGEST)
+        part.seal()
+        put(home(tmp_path), b"the user's own")
+        monkeypatch.setattr(Path, "samefile", after_it_went)
+        with pytest.raises(StorageError, match=re.escape(str(home(tmp_path)))):
+            part.commit("the hub")
+    assert not home(tmp_path).exists()
 
 
 def test_what_appears_in_the_place_while_we_fetch_is_set_aside_not_overwritten(tmp_path: Path) -> None:

@@ -582,10 +582,12 @@ class FileStore:
         self._announce(destination, artifact_id, file_digest, part, source)
         try:
             self._give_name(part, destination, file_digest, replaces)
-        except BaseException:
+        except BaseException as error:
             if os.path.lexists(part):
                 with contextlib.suppress(StorageError):
                     self._receipts.drop_announced(self._roots(destination.root), str(destination.relative))
+            if isinstance(error, OSError):  # what was seen there a moment ago is gone
+                raise storage_error(error, destination.path) from error
             raise
 
     def _give_name(self, part: Path, destination: Destination, file_digest: FileDigest, replaces: str | None) -> None:
