@@ -108,6 +108,10 @@ _IN_WORDS: Mapping[TaskName, str] = {
 }
 
 
+def _after_an_error_in(cause: TaskName) -> str:
+    return f"left out after an error in {_IN_WORDS[cause]}"
+
+
 class _Work:
     """A plan while it is applied."""
 
@@ -169,7 +173,7 @@ class _Work:
         return "failed"
 
     def _skip(self, task: Task, cause: TaskName) -> None:
-        why = f"{_IN_WORDS[cause]} failed before it" if self._states[cause] == "failed" else self._why_skipped()
+        why = _after_an_error_in(cause) if self._states[cause] == "failed" else self._why_skipped()
         self._came_of[task.name] += [Outcome(step=step, status="skipped", detail=why) for step in task.steps]
 
     def _say_what_failed(self, task: Task, outcome: Outcome) -> None:
@@ -177,9 +181,11 @@ class _Work:
         others = [name for name, state in self._states.items() if state == "running" and name != task.name]
         if others:
             going_on = listing([_IN_WORDS[name] for name in others])
-            message = f"{_IN_WORDS[task.name]} failed, and what needs it is left out; going on with {going_on}: "
-            message += outcome.detail
-            self._run.session.events(Notice(message=message[0].upper() + message[1:], severity="warning"))
+            detail = outcome.detail.rstrip(".")
+            message = (
+                f"An error in {_IN_WORDS[task.name]}: {detail}. What comes after is left out; going on with {going_on}."
+            )
+            self._run.session.events(Notice(message=message, severity="warning"))
 
     def _outcome(self, step: Step) -> Outcome:
         began_s = time.monotonic()
@@ -213,7 +219,7 @@ class _Work:
 
     def _why_skipped(self) -> str:
         failed = next((name for name, state in self._states.items() if state == "failed"), None)
-        return "problems were found before it" if failed is None else f"{_IN_WORDS[failed]} failed before it"
+        return "problems were found before it" if failed is None else _after_an_error_in(failed)
 
     def _start_server(self, step: StartComfyUI) -> str:
         """Start ComfyUI for the image; stop where that cannot be generated any more."""

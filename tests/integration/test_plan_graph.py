@@ -111,10 +111,11 @@ def test_an_index_that_is_not_there_does_not_stop_the_files_and_the_next_run_doe
     came = outcomes(failed.json)
     assert came["make-environment"][0] == "failed"
     for kind in ("install-packages", "start-comfyui", "generate-image"):
-        assert came[kind] == ("skipped", "the environment failed before it")
+        assert came[kind] == ("skipped", "left out after an error in the environment")
     assert came["fetch-file"][0] == came["get-comfyui"][0] == "done"
     setup.sandbox.assert_in_place()
-    assert "The environment failed, and what needs it is left out; going on with the model files" in failed.said
+    assert "An error in the environment: " in failed.said
+    assert "What comes after is left out; going on with the model files" in failed.said
     assert [error["code"] for error in failed.json["errors"]] == ["unreachable"]
 
     asked = len(setup.sandbox.hub.requests)
@@ -138,7 +139,7 @@ def test_a_file_that_fails_ends_the_server_that_waits_for_it(setup: SetupFixture
     assert failed.returncode == 6, failed.said
     came = outcomes(failed.json)
     assert came["make-environment"][0] == came["install-packages"][0] == came["start-comfyui"][0] == "done"
-    assert came["generate-image"] == ("skipped", "the model files failed before it")
+    assert came["generate-image"] == ("skipped", "left out after an error in the model files")
     assert servers_in(setup.tree) == []
     setup.sandbox.assert_in_place(MODEL, ENCODER)
 
