@@ -264,6 +264,7 @@ def _plain_choice(case: Case, kind: BuildKind, mirror: str | None) -> TorchChoic
 
 def _torch_build(case: Case, trial: Trial, mirror: str | None, covered: Sequence[Device] = ()) -> TorchBuild:
     row, newest = trial.build, trial.offers[0]
+    targets = tuple(sorted({each.gfx for each in covered if each.gfx in newest.wheels.gfx}))
     with_audio = case.app.needs_torchaudio and row.has_torchaudio
     return TorchBuild(
         torch_backend=row.tag,
@@ -280,7 +281,8 @@ def _torch_build(case: Case, trial: Trial, mirror: str | None, covered: Sequence
         sm=newest.wheels.sm,
         ptx=newest.wheels.ptx,
         gfx=newest.wheels.gfx,
-        device_extras=_device_extras(row, [each.gfx for each in covered if each.gfx in newest.wheels.gfx]),
+        targets=targets,
+        device_extras=_device_extras(row, targets),
         is_alone=row.index is not None,
         source_packages=row.source_packages,
         names_digests=row.names_digests,
@@ -301,7 +303,7 @@ def _device_extras(row: BuildRow, architectures: Sequence[str]) -> tuple[str, ..
     """Return the extras that bring the code for these architectures; where none is known, that of all."""
     if row.device_extra is None:
         return ()
-    return tuple(f"{row.device_extra}-{each}" for each in sorted(set(architectures)) or ["all"])
+    return tuple(f"{row.device_extra}-{each}" for each in architectures or ["all"])
 
 
 # --- reasons --------------------------------------------------------------------------------------------
