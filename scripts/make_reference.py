@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Write docs/errors.md from the classes of errors and docs/manifest-keys.md from manifests/schema.json.
+"""Write docs/errors.md from the errors, docs/manifest-keys.md from manifests/schema.json, docs/gpus.md from torch.yaml.
 
 Without ``--write`` only compare.  An error's page is its docstring: the first line says what happened, the rest what to
-do.  What a key of a manifest means is written once, in the schema.
+do.  What a key of a manifest means is written once, in the schema.  Which build a card gets is chosen as for a user.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from provisioner.core.errors import KleinError  # noqa: E402 - found through the line above when run as a script
+from provisioner.core.errors import (  # noqa: E402 - found through the line above when run as a script
+    KleinError,
+    UnsupportedMachineError,
+)
+from provisioner.core.models import Gpu, Machine  # noqa: E402
+from provisioner.torch.choose import TorchOptions, choose_torch, shipped_table  # noqa: E402
 from scripts.check_readme import codes_by_status, every_error, reason  # noqa: E402
 
 Schema = dict[str, Any]
@@ -185,16 +190,150 @@ def manifest_page(schema: Schema) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
+# --- GPUs ----------------------------------------------------------------------------------------
+
+_GPUS = """# Supported GPUs
+
+`klein-setup detect` shows what yours gets, and why. The tables are made from `manifests/torch.yaml`; how sure each
+row is, and where it was read, stands there. Sets and their memory are in [what goes where](what-goes-where.md).
+
+**FP8** says whether ComfyUI multiplies in FP8 on the GPU. Where it does not, FP8 files work all the same: they are
+stored as they are and computed in a wider type, which is slower. On Apple chips they do not load.
+"""
+
+_NVIDIA = """
+## NVIDIA
+
+The build is that of the newest driver a GPU works with; on drivers before 580 it is `cu126`, or `cu128` for
+Blackwell.
+
+"""
+
+_AMD = """
+## AMD
+
+On Linux most cards get PyTorch's own build. On Windows, and for the cards that it leaves out, the build is AMD's
+(`rocm10.0.0`, from AMD's index alone): the code for each architecture is in packages of their own, about 1.8 GB,
+and klein-setup fetches those of your card only. Without the right ones every computation fails. Windows tells no
+program the architecture of a card, so it is found by its PCI id, else by its name.
+
+- **Driver on Windows**: AMD validated this build with Adrenalin 26.8.1 and Windows 11 25H2, and names no oldest
+  driver. An older one is a warning; an update is the first thing to try when torch fails with "invalid argument".
+- **No SHA-256**: AMD's index publishes none. What arrives over https is taken as it is; its SHA-256 is then kept,
+  and `repair` takes no other file.
+- **A processor's GPU beside a card** is left out, and ComfyUI is started with `HIP_VISIBLE_DEVICES` so that it
+  sees the card only.
+- **A processor's GPU alone** uses the computer's memory; half of it counts when a set is chosen.
+- **WSL**: Windows shows no AMD GPU to klein-setup there. Use it on Windows itself.
+- `HSA_OVERRIDE_GFX_VERSION` is never set: with it torch hangs on some cards.
+- **Cards without a build**: `--cpu`. ZLUDA is a last resort that klein-setup does not install. DirectML is gone:
+  ComfyUI 0.46.0 removed its option.
+- ROCm 7.14.1, which some tools installed, is known to be broken on Windows; `--torch rocm7.14.1` is refused.
+
+"listed" means that AMD's matrix names the cards. The others are built for and may be slow or fail.
+
+"""
+
+_INTEL = """
+## Intel
+
+Arc cards and the Arc graphics of Core Ultra processors get the build `xpu`, on Windows 11 and Linux. UHD and Iris
+Xe are not validated and get the CPU build. ComfyUI uses no FP8 on any of them. A processor's GPU uses the
+computer's memory.
+
+"""
+
+_APPLE = """
+## Apple
+
+Apple chips get torch from the default index, with MPS from macOS 14 on; torch 2.12 and newer need macOS 14. FP8
+does not load on MPS and no variable changes that, so the set is `bf16`, 16 GB of files: comfortable with 24 GB of
+memory, with 16 GB it swaps, with 8 GB it does not fit (computed from the sizes, not measured). Intel Macs have no
+current torch.
+
+## Other systems
+
+- **ARM64 Linux** (GH200, GB10, Jetson Thor) is served by `cu130`. A Jetson Orin needs NVIDIA's own builds for its
+  JetPack.
+- **Windows on Arm**: no index of torch has wheels. NVIDIA publishes its own for RTX Spark, at
+  `https://pypi.nvidia.com/nvtorch_oot/`; install them yourself and use `--torch none`.
+- **Python** 3.10 to 3.14 are served everywhere; the free-threaded 3.13t and 3.14t, named with `--python`, except
+  for AMD's build. ComfyUI has no Python 3.15 yet, because torchaudio has none.
+"""
+
+
+def gpus_page() -> str:
+    """Return docs/gpus.md; which build a card gets is what the program chooses for it."""
+    table = shipped_table()
+    nvidia = ["| GPU | compute capability | driver | build | FP8 |", "|---|---|---|---|---|"]
+    for row in table.gpus:
+        if row.is_jetson:
+            continue
+        gpu = Gpu(vendor="nvidia", name="x", index=0, uuid="x", compute_capability=(row.sm // 10, row.sm % 10))
+        driver = "582" if row.dropped_from else "610"
+        architecture = "aarch64" if row.sm == 121 else "x86_64"
+        found = _build_for(gpu, "linux", driver=driver, architecture=architecture)
+        needs = f"{row.min_driver or '525.60.13 (Windows 528.33)'} or newer"
+        needs += f", before {row.dropped_from}" if row.dropped_from else ""
+        nvidia.append(f"| {row.names} | {row.sm // 10}.{row.sm % 10} | {needs} | `{found}` | {_yes(row.sm >= 89)} |")
+    amd = ["| cards | architecture | Linux | Windows | FP8 | AMD |", "|---|---|---|---|---|---|"]
+    for card in table.amd_gpus:
+        gpu = Gpu(vendor="amd", name=card.names[0], index=0, pci_id=f"1002:{card.pci_ids[0]}", architecture=card.gfx)
+        builds = [f"`{found}`" if found else "none" for found in (_build_for(gpu, "linux"), _build_for(gpu, "windows"))]
+        note = "computes wrong numbers" if card.wrong else "listed" if card.is_validated else "not listed"
+        names = ", ".join(card.names)
+        amd.append(f"| {names} | {card.gfx} | {builds[0]} | {builds[1]} | {_yes(card.has_fp8)} | {note} |")
+    intel = ["| GPU | validated on |", "|---|---|"]
+    for chip in table.intel_gpus:
+        intel.append(f"| {', '.join(chip.names)} | {', '.join(chip.validated_on)} |")
+    return "".join(
+        [
+            MADE,
+            _GPUS,
+            _NVIDIA,
+            "\n".join(nvidia) + "\n",
+            _AMD,
+            "\n".join(amd) + "\n",
+            _INTEL,
+            "\n".join(intel) + "\n",
+            _APPLE,
+        ]
+    )
+
+
+def _yes(is_so: bool) -> str:
+    return "yes" if is_so else "no"
+
+
+def _build_for(
+    gpu: Gpu, os: Literal["linux", "windows"], *, driver: str | None = None, architecture: str = "x86_64"
+) -> str | None:
+    machine = Machine(
+        os=os,
+        os_release="11" if os == "windows" else "6.17",
+        is_wsl=False,
+        architecture=architecture,
+        libc="glibc 2.39" if os == "linux" else None,
+        python_version="3.12.3",
+        gpus=(gpu,),
+        driver_version=driver,
+    )
+    try:
+        return choose_torch(machine, TorchOptions(), app="comfyui").build.torch_backend
+    except UnsupportedMachineError:
+        return None
+
+
 def pages() -> dict[Path, str]:
     """Return the text of each page that is made."""
     schema: Schema = json.loads((ROOT / "manifests" / "schema.json").read_text(encoding="utf-8"))
-    made = {"errors.md": errors_page(), "manifest-keys.md": manifest_page(schema)}
+    made = {"errors.md": errors_page(), "manifest-keys.md": manifest_page(schema), "gpus.md": gpus_page()}
     return {ROOT / "docs" / name: re.sub(r"\n{3,}", "\n\n", text) for name, text in made.items()}
 
 
 def main() -> int:
     """Compare or write; return 1 where a page differs and is not written."""
-    parser = argparse.ArgumentParser(description="Check docs/errors.md and docs/manifest-keys.md.")
+    parser = argparse.ArgumentParser(description="Check docs/errors.md, docs/manifest-keys.md and docs/gpus.md.")
     parser.add_argument("--write", action="store_true", help="write them")
     write = parser.parse_args().write
     status = 0

@@ -91,8 +91,9 @@ def read_indexes(table: TorchTable, reader: IndexReader, base: str, default: str
     if whole is None:
         outcome.notes.append(f"{redact(base)} has no page of its own for torch; new builds could not be looked for")
     for build in table.builds:
-        index, tag = (default, None) if build.is_default_index else (f"{base.rstrip('/')}/{build.tag}", build.tag)
-        is_listed = whole is None or any(each.local == tag for each in whole)
+        tag = None if build.is_default_index else build.tag
+        index = default if build.is_default_index else _address(build, table, base)
+        is_listed = whole is None or build.index is not None or any(each.local == tag for each in whole)
         pages = {name: _page(reader, index, name, may_lack=name != "torch" or not is_listed) for name in PROJECTS}
         if pages["torch"] is None:
             missing.add(build.tag)
@@ -108,6 +109,12 @@ def read_indexes(table: TorchTable, reader: IndexReader, base: str, default: str
     return Indexes(
         wheels, frozenset(missing), {tag: tuple(found) for tag, found in others.items()}, reader.requirements
     )
+
+
+def _address(build: BuildRow, table: TorchTable, base: str) -> str:
+    """Return the index of a build: its own, unless a mirror was named."""
+    base = base.rstrip("/")
+    return build.index if build.index is not None and base == table.index_base else f"{base}/{build.tag}"
 
 
 def _page(reader: IndexReader, index: str, name: str, *, may_lack: bool) -> tuple[Wheel, ...] | None:
@@ -307,7 +314,7 @@ class Comparison:
                 )
         if not set(published) - set(known):
             return
-        index = self.default if build.is_default_index else f"{self.base.rstrip('/')}/{build.tag}"
+        index = self.default if build.is_default_index else _address(build, self.table, self.base)
         if not index.startswith("https:"):
             self.outcome.notes.append(f"{build.tag}: digests are recorded from an https index only")
             return
@@ -364,15 +371,17 @@ class Comparison:
         pages = self.indexes.wheels[build.tag]
         audio = {each.version for each in pages["torchaudio"]}
         seen = {each.version for each in pages["torch"]}
-        releases = {offer.release for _, offers in build.offers for offer in offers if offer.release.version in seen}
-        for release in sorted(releases, key=lambda each: each.version):
+        offers = {each.release: each for _, found in build.offers for each in found if each.release.version in seen}
+        for release in sorted(offers, key=lambda each: each.version):
+            audio_version = version_of(offers[release].wheels.torchaudio or release.torchaudio)
             if not any(each.version == version_of(release.torchvision) for each in pages["torchvision"]):
                 self.outcome.notes.append(
                     f"{build.tag}: torch {release.torch} without torchvision {release.torchvision}"
                 )
-            if build.has_torchaudio and version_of(release.torchaudio) not in audio:
-                self.outcome.notes.append(f"{build.tag}: torch {release.torch} without torchaudio {release.torchaudio}")
-            if not build.has_torchaudio and version_of(release.torchaudio) in audio:
+            if build.has_torchaudio and audio_version not in audio:
+                missing = dotted(audio_version)
+                self.outcome.notes.append(f"{build.tag}: torch {release.torch} without torchaudio {missing}")
+            if not build.has_torchaudio and audio_version in audio:
                 self.outcome.differences.append(
                     f"{build.tag}: there is torchaudio {release.torchaudio} now, and has_torchaudio is false; "
                     "to be read again"

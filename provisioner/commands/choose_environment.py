@@ -12,7 +12,7 @@ from provisioner.commands.run import Run, check_folder_name, options_of
 from provisioner.commands.session import Session
 from provisioner.core.errors import EXIT_FINDINGS, UnsupportedMachineError
 from provisioner.core.models import ComfyTarget, Finding, Machine
-from provisioner.environment.state import EnvironmentReceipt, Observation, drift, judge_probe
+from provisioner.environment.state import EnvironmentReceipt, Observation, drift, judge_probe, visible_devices
 from provisioner.plan.steps import EnvironmentStep, MakeEnvironment, Plan, RepairEnvironment
 from provisioner.report.outcome import EnvironmentAction, EnvironmentCheck, EnvironmentResult, PackagesCheck, Report
 from provisioner.torch.builds import App, TorchBuild, TorchChoice
@@ -89,11 +89,11 @@ def _choose(
 ) -> TorchChoice:
     """Choose for the Python the environment has or would get."""
     if options.python is not None:
-        version = environments.find_python(given=options.python).version
+        version = environments.find_python(given=options.python).release
     elif seen.receipt is not None and seen.python is not None:
-        version = seen.python.version
+        version = seen.python.release
     else:
-        version = environments.find_python(fitting_pythons(machine, app, options)).version
+        version = environments.find_python(fitting_pythons(machine, app, options)).release
     return choose_torch(machine, options.torch, app=app, python_version=version)
 
 
@@ -163,7 +163,9 @@ def check_environment(
     receipt = seen.receipt
     packages = [name for name, _ in receipt.versions]
     with session.stages.stage("testing", "the environment", "tested"):
-        answer = session.environments.probe(where, backend=receipt.torch_backend, packages=packages)
+        answer = session.environments.probe(
+            where, backend=receipt.torch_backend, packages=packages, architectures=_targets(receipt)
+        )
     build = TorchBuild(
         torch_backend=receipt.torch_backend,
         index_url=receipt.index_url,
@@ -174,6 +176,17 @@ def check_environment(
     if receipt.torch_backend in {"cpu", "default"}:
         judged = tuple(each for each in judged if each.code != "probe-no-device")
     return (*found, *judged), seen
+
+
+def _targets(receipt: EnvironmentReceipt) -> list[str]:
+    """Return the architectures of the AMD GPUs that computed when the environment was made."""
+    devices = receipt.probe.devices if receipt.probe is not None else ()
+    return [each.architecture for each in devices if each.kind == "rocm" and each.checks and each.architecture]
+
+
+def environ_for(session: Session, receipt: EnvironmentReceipt | None) -> dict[str, str]:
+    """Return the user's variables with the one that hides the GPUs an environment has no code for; theirs wins."""
+    return {**visible_devices(receipt), **session.environ}
 
 
 def verify_environment(run: Run, report: Report, where: Path | None) -> Report:

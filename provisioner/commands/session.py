@@ -341,7 +341,7 @@ class Session:
         from provisioner.machine.nvml import read_nvml
         from provisioner.machine.process import run_process
 
-        return detect_machine(
+        found = detect_machine(
             nvml=read_nvml,
             run=run_process,
             host=LocalHost(file_system_of=file_system_of, environ=self.environ),
@@ -349,6 +349,13 @@ class Session:
             environ=self.environ,
             paths=paths,
         )
+        if not any(gpu.vendor in ("amd", "intel") for gpu in found.gpus):
+            return found
+        from provisioner.torch.card_table import with_known_cards
+        from provisioner.torch.choose import shipped_table
+
+        table = shipped_table()
+        return with_known_cards(found, table.amd_gpus, table.intel_gpus)
 
 
 class _Later:

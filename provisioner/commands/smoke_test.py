@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.comfyui.server.failures import findings_in_log, nodes_missing_error
 from provisioner.comfyui.server.launch import Launch, parse_address
-from provisioner.commands.choose_environment import start_command
+from provisioner.commands.choose_environment import environ_for, start_command
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, with_comfyui
 from provisioner.commands.run import Run, named_path
 from provisioner.commands.templates import find_template
@@ -259,7 +259,7 @@ def start_for_image(
                     log_path=log_path_of("comfyui"),
                     cancelled=cancelled or run.session.cancelled.is_set,
                     timeout_s=min(_FIRST_ANSWER_S, options.timeout_s),
-                    environ=run.session.environ,
+                    environ=environ_for(run.session, seen.receipt),
                     pass_env=run.session.settings.pass_env,
                 )
             )
@@ -602,7 +602,7 @@ def _with_diffusers(
             log_path=log_path_of("diffusers"),
             timeout_s=options.timeout_s,
             device="cpu" if backend in {"cpu", "default"} else "auto",
-            environ=run.session.environ,
+            environ=environ_for(run.session, seen.receipt),
             pass_env=run.session.settings.pass_env,
             cancelled=run.session.cancelled.is_set,
             on_event=hear,

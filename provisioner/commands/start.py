@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.comfyui.server.launch import Launch, ServerAddress, listening_address
-from provisioner.commands.choose_environment import start_command
+from provisioner.commands.choose_environment import environ_for, start_command
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui
 from provisioner.commands.questions import Ask
 from provisioner.commands.run import Run
@@ -83,7 +83,7 @@ def run_start(run: Run, options: StartOptions, *, ask: Ask, say: Callable[[str],
         tree=comfyui.folder,
         extra=(*server_options(run, run.session.machine, seen), *options.arguments),
     )
-    return _run_until_ended(run, options, launch, address, template, say)
+    return _run_until_ended(run, options, launch, address, template, say, environ_for(run.session, seen.receipt))
 
 
 def _program(run: Run) -> ComfyUIInstall:
@@ -183,6 +183,7 @@ def _run_until_ended(
     address: ServerAddress,
     template: Template | None,
     say: Callable[[str], None],
+    environ: Mapping[str, str],
 ) -> Report:
     from provisioner.comfyui.server.server_process import start_server
 
@@ -192,7 +193,7 @@ def _run_until_ended(
         log_path=log_path_of("comfyui"),
         cancelled=run.session.cancelled.is_set,
         timeout_s=_FIRST_ANSWER_S,
-        environ=run.session.environ,
+        environ=environ,
         pass_env=run.session.settings.pass_env,
         address=address,
     ) as server:

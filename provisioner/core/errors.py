@@ -159,15 +159,6 @@ class JetsonIndexError(UnsupportedMachineError):
     code = "jetson-index"
 
 
-class AmdOnWindowsError(UnsupportedMachineError):
-    """AMD GPUs on Windows need AMD's own builds of torch.
-
-    Install AMD's own build for Windows, and use ``--torch none``.
-    """
-
-    code = "amd-on-windows"
-
-
 class PlatformUnsupportedError(UnsupportedMachineError):
     """There are no wheels of torch for this system, its version, processor or C library.
 

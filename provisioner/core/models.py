@@ -244,6 +244,7 @@ class Gpu:
     index: int
     uuid: str | None = None
     pci_bus_id: str | None = None
+    pci_id: str | None = None  # vendor and device, "1002:744c"
     compute_capability: tuple[int, int] | None = None  # NVIDIA, (8, 9)
     architecture: str | None = None  # AMD, "gfx1100"
     memory_total_bytes: int | None = None
@@ -253,6 +254,9 @@ class Gpu:
     is_mig_enabled: bool | None = None
     mig_devices: tuple[str, ...] = ()  # UUIDs of the MIG devices carved out of it
     driver_model: str | None = None  # Windows: "WDDM", "TCC", "MCDM"
+    driver_version: str | None = None  # AMD and Intel on Windows, as Windows numbers it, "32.0.31041.1004"
+    shares_memory: bool = False  # part of a processor: it uses the computer's memory beside its own
+    adrenalin: str | None = None  # AMD on Windows, the driver as AMD names it, "26.8.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,7 +287,8 @@ class Machine:
     is_wsl: bool
     architecture: str  # "x86_64", "aarch64", "arm64"
     libc: str | None  # "glibc 2.36", "musl"; None outside Linux
-    python_version: str  # "3.11.7"
+    python_version: str  # "3.11.7"; "3.14.1t": the free-threaded build
+    distribution: str | None = None  # Linux, "ubuntu 24.04"
     gpus: tuple[Gpu, ...] = ()
     driver_version: str | None = None  # the NVIDIA driver, "550.144.03"
     cuda_driver_version: tuple[int, int] | None = None  # the newest CUDA that driver knows, (12, 4)

@@ -201,7 +201,7 @@ class Builder:
             # exist on the torch index only, so that the default index cannot slip in a torch of its own.
             if self._extra is not None or self._context.is_offline or not is_gap(error):
                 raise
-            if build.local_tag is None or build.index_url is None:
+            if build.local_tag is None or build.index_url is None or build.is_alone:
                 raise
             self._extra = self._settings.get("index-url", DEFAULT_INDEX)
             missing = error.context.get("requirement")
@@ -209,13 +209,16 @@ class Builder:
             return self._ask_index(releases, build, also)
 
     def _ask_index(self, releases: TorchSet, build: TorchBuild, also: Sequence[str]) -> tuple[Wheel, ...]:
-        wanted = [pinned(name, version, build.local_tag) for name, version in wanted_versions(releases)]
+        wanted = [
+            pinned(name, version, build.local_tag, build.device_extras) for name, version in wanted_versions(releases)
+        ]
         self._progress(f"Asking {'the index' if build.index_url else 'the default index'} for {listing(wanted)}.")
         wanted += also
-        if self._pip_version >= _GOOD_PIP:
+        if self._context.is_offline or (build.names_digests and self._pip_version >= _GOOD_PIP):
             return self._resolve_by_metadata(wanted, build.index_url)
-        self._progress(Lasting("The pip of this Python is old: it fetches the wheels by itself, without a limit."))
-        return self._resolve_by_fetching(wanted, build.index_url)
+        why = "The pip of this Python is old" if build.names_digests else "This index publishes no SHA-256"
+        self._progress(Lasting(f"{why}: pip fetches the wheels by itself, without a limit."))
+        return self._resolve_by_fetching(wanted, build)
 
     def _resolve_by_metadata(self, wanted: Sequence[str], index_url: str | None) -> tuple[Wheel, ...]:
         report = self._work.temporary / "report.json"
@@ -231,13 +234,14 @@ class Builder:
             raise explain_failure(lines, doing=f"find {listing(wanted)}", index_url=index_url)
         return parse_report(report.read_text(encoding="utf-8"))
 
-    def _resolve_by_fetching(self, wanted: Sequence[str], index_url: str | None) -> tuple[Wheel, ...]:
-        """Let an older pip fetch everything in one go, and read the metadata in what arrived."""
-        cache, log = self._context.cache, self._fresh_log()
+    def _resolve_by_fetching(self, wanted: Sequence[str], build: TorchBuild) -> tuple[Wheel, ...]:
+        """Let pip fetch everything in one go, building what is a source archive, and read what arrived."""
+        cache, log, index_url = self._context.cache, self._fresh_log(), build.index_url
+        archives = [word for name in build.source_packages for word in ("--no-binary", name)]
         with cache.arriving() as arriving:
             done = self._pip(
-                "download", "--only-binary", ":all:", "--progress-bar", "off", "--log", log, "--dest", arriving,
-                *wanted,
+                "wheel", "--only-binary", ":all:", *archives, "--progress-bar", "off", "--log", log,
+                "--wheel-dir", arriving, *wanted,
                 index_url=index_url,
                 timeout_s=FETCH_TIMEOUT_S,
                 on_line=only_news(self._progress),
@@ -249,7 +253,8 @@ class Builder:
             for path in sorted(arriving.glob("*.whl")):
                 wheel = read_wheel(path)
                 sha256, place = cache.adopt(path, None)
-                wheels.append(replace(wheel, url=place.as_uri(), sha256=sha256))
+                is_built = wheel.name in build.source_packages
+                wheels.append(replace(wheel, url=place.as_uri(), sha256=sha256, is_built=is_built))
         return tuple(wheels)
 
     def _fresh_log(self) -> Path:

@@ -529,7 +529,9 @@ class Environments:
             leftovers=read_leftovers(own),
         )
 
-    def probe(self, where: Path, *, backend: str, packages: Sequence[str] = FAMILY) -> ProbeAnswer:
+    def probe(
+        self, where: Path, *, backend: str, packages: Sequence[str] = FAMILY, architectures: Sequence[str] = ()
+    ) -> ProbeAnswer:
         """Run the probe in an environment; that it fails, dies or hangs is an answer, not an error.
 
         Parameters
@@ -540,11 +542,16 @@ class Environments:
             What the set was built for, "cu130": decides which kind of device has to compute.
         packages : sequence of str
             What must import.
+        architectures : sequence of str
+            AMD: of the GPUs that must compute; empty: of all.
         """
         python = python_in(_absolute(where))
         if python is None:
             return _failed_probe("probe-no-python", f"{where} holds no Python.")
-        asked = json.dumps({"expect": {"device": device_of(backend), "packages": list(packages)}})
+        expect: dict[str, object] = {"device": device_of(backend), "packages": list(packages)}
+        if architectures:
+            expect["architectures"] = list(architectures)
+        asked = json.dumps({"expect": expect})
         env = self._context.child_environ
         try:
             done = self.run([python, "-I", self.probe_script, "--json", asked], timeout_s=_PROBE_TIMEOUT_S, env=env)
@@ -688,7 +695,10 @@ class Environments:
         """Run the probe; return the receipt with its answer, or raise the first problem."""
         progress("Proving it: importing the set and computing on every device.")
         answer = self.probe(
-            folder, backend=build.torch_backend, packages=[name for name, _ in wanted_versions(receipt.set)]
+            folder,
+            backend=build.torch_backend,
+            packages=[name for name, _ in wanted_versions(receipt.set)],
+            architectures=build.targets,
         )
         problems = [
             finding

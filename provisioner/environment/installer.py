@@ -51,6 +51,7 @@ class Wheel:
     url: str
     sha256: str | None  # None where the index publishes none
     is_direct: bool = False  # the requirement named the address
+    is_built: bool = False  # of a source archive, on this computer: made again, it has another SHA-256
 
     @property
     def file_name(self) -> str:

@@ -136,7 +136,7 @@ def listed(wheels: Iterable[Wheel], origin: Origin) -> tuple[ListedPackage, ...]
             version=wheel.version,
             origin=origin,
             file_name=wheel.file_name,
-            sha256=wheel.sha256,
+            sha256=None if wheel.is_built else wheel.sha256,
             url=redact(wheel.url) if wheel.is_direct else None,
         )
         for wheel in wheels

@@ -168,7 +168,8 @@ class Probe:
     Parameters
     ----------
     expect : mapping
-        ``device``: ``cuda``, ``rocm``, ``xpu``, ``mps`` or ``cpu``; ``packages``: distributions that must import.
+        ``device``: ``cuda``, ``rocm``, ``xpu``, ``mps`` or ``cpu``; ``packages``: distributions that must import;
+        ``architectures``: AMD's, those of the GPUs that must compute, the others being left alone.
     """
 
     def __init__(self, expect: Mapping[str, Any]) -> None:
@@ -269,6 +270,10 @@ class Probe:
             return
         for index in range(torch.cuda.device_count()):
             self.attempt("device", f"device {index} does not answer", partial(self.cuda_device, torch, index))
+        targets = self.expect.get("architectures") or ()
+        found = [str(device["architecture"]) for device in self.answer["devices"]]
+        if wanted == "rocm" and targets and not set(found) & set(targets):
+            self.fail("no-device", f"torch finds {' and '.join(found) or 'no GPU'}, not {' or '.join(targets)}.")
 
     def cuda_device(self, torch: Any, index: int) -> None:
         """One device."""
@@ -287,6 +292,9 @@ class Probe:
             "checks": [],
         }
         self.answer["devices"].append(device)
+        targets = self.expect.get("architectures") or ()
+        if not is_nvidia and targets and device["architecture"] not in targets:
+            return  # there is no code for it, and nothing is going to use it
         if is_nvidia:
             device["code"] = self.code_for(torch, capability, str(properties.name))
         place = f"cuda:{index}"

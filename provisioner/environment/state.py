@@ -26,7 +26,7 @@ FAMILY = ("torch", "torchvision", "torchaudio")
 RECEIPT_SCHEMA = 1
 
 # What torch brings along and would stop working with if another release took its place.
-_HELD_WITH_TORCH = re.compile(r"(nvidia|cuda)-|(pytorch-)?triton(-|$)")
+_HELD_WITH_TORCH = re.compile(r"(nvidia|cuda|amd-torch|amd-torchvision)-|((pytorch-)?triton|rocm)(-|$)")
 
 # NVIDIA, "CUDA Compatibility", table of minor-version compatibility: the driver branch from which everything of a CUDA
 # major runs; Windows as uv 0.13.9 has it (NVIDIA prints no Windows figure for 13.x).  Read 2026-11.
@@ -49,6 +49,12 @@ class PythonFacts:
     is_free_threaded: bool = False
     can_make_environments: bool = True  # venv and ensurepip are there
     implementation: str = "cpython"
+
+    @property
+    def release(self) -> str:
+        """Major and minor version as wheels distinguish them, "3.11"; "3.14t": the free-threaded build."""
+        major, minor = python_number(self.version)
+        return f"{major}.{minor}{'t' if self.is_free_threaded else ''}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +95,8 @@ class ProbeDevice:
     name: str
     uuid: str | None = None  # lower case, without "GPU-"
     capability: tuple[int, int] | None = None
-    checks: tuple[str, ...] = ()  # what it computed rightly: "float32", "float8_e4m3fn"
+    architecture: str | None = None  # AMD, "gfx1100"
+    checks: tuple[str, ...] = ()  # what it computed rightly: "float32", "float8_e4m3fn"; none: it is not used
     memory_free_bytes: int | None = None
     memory_total_bytes: int | None = None
 
@@ -177,15 +184,18 @@ def wanted_versions(releases: TorchSet) -> tuple[tuple[str, str], ...]:
     return tuple((name, version) for name, version in pairs if version is not None)
 
 
-def pinned(name: str, version: str, tag: str | None) -> str:
-    """Return the requirement that only this build of a release fulfils.
+def pinned(name: str, version: str, tag: str | None, extras: Sequence[str] = ()) -> str:
+    """Return the requirement that only this build of a release fulfils; torchaudio has no extras.
 
     Without the local part, pip takes ``torch==2.14.1`` to mean any 2.14.1, that of the default index included.
 
     >>> pinned("torch", "2.14.1", "cu130"), pinned("torch", "2.14.1", None)
     ('torch==2.14.1+cu130', 'torch==2.14.1')
+    >>> pinned("torch", "2.13.0", "rocm10.0.0", ["device-gfx1100"])
+    'torch[device-gfx1100]==2.13.0+rocm10.0.0'
     """
-    return f"{name}=={version}" if tag is None else f"{name}=={version}+{tag}"
+    with_extras = f"{name}[{','.join(extras)}]" if extras and name != "torchaudio" else name
+    return f"{with_extras}=={version}" if tag is None else f"{with_extras}=={version}+{tag}"
 
 
 def constraints_text(releases: TorchSet, tag: str | None, others: Iterable[tuple[str, str]] = ()) -> str:
@@ -227,9 +237,16 @@ def is_held_with_torch(name: str) -> bool:
 
     >>> [
     ...     is_held_with_torch(name)
-    ...     for name in ("nvidia-cudnn-cu13", "triton", "pytorch-triton-rocm", "numpy", "cudatext")
+    ...     for name in (
+    ...         "nvidia-cudnn-cu13",
+    ...         "pytorch-triton-rocm",
+    ...         "amd-torch-device-gfx1100",
+    ...         "rocm",
+    ...         "numpy",
+    ...         "cudatext",
+    ...     )
     ... ]
-    [True, True, True, False, False]
+    [True, True, True, True, False, False]
     """
     return _HELD_WITH_TORCH.match(canonicalize_name(name)) is not None
 
@@ -288,8 +305,9 @@ def complaint_about_python(python: PythonFacts, versions: Sequence[str]) -> str 
     if python.bits != 64:
         return f"{python.path} is a {python.bits}-bit Python; torch has wheels for 64 bits only."
     if python.is_free_threaded:
-        return f"{python.path} is the free-threaded build of Python, which torchaudio and others do not support."
-    if versions and python_number(python.version) not in {python_number(each) for each in versions}:
+        if versions and python.release not in versions:
+            return f"{python.path} is the free-threaded build of Python; it is used only where --python names it."
+    elif versions and python_number(python.version) not in {python_number(each) for each in versions}:
         return f"{python.path} is Python {python.version}; this torch has wheels for {listing(list(versions))}."
     if not python.can_make_environments:
         return f"{python.path} comes without venv or ensurepip, so it cannot make an environment."
@@ -352,6 +370,7 @@ def _device(fields: Fields) -> ProbeDevice:
         name=fields.text("name"),
         uuid=fields.optional_text("uuid"),
         capability=fields.optional_pair("capability"),
+        architecture=fields.optional_text("architecture"),
         checks=fields.optional_texts("checks"),
         memory_free_bytes=fields.optional_count("memory_free_bytes"),
         memory_total_bytes=fields.optional_count("memory_total_bytes"),
@@ -372,6 +391,17 @@ def device_of(backend: str) -> str:
     if backend.startswith("cu"):
         return "cuda"
     return "rocm" if backend.startswith("rocm") else backend
+
+
+def visible_devices(receipt: EnvironmentReceipt | None) -> dict[str, str]:
+    """Return the variable that hides the AMD GPUs that an environment has no code for; empty where there is none.
+
+    Without it ComfyUI takes the first, which is the one in the processor where there is one (ROCm/TheRock#5543).
+    """
+    devices = receipt.probe.devices if receipt is not None and receipt.probe is not None else ()
+    ours = [device for device in devices if device.kind == "rocm"]
+    used = [str(device.index) for device in ours if device.checks]
+    return {"HIP_VISIBLE_DEVICES": ",".join(used)} if 0 < len(used) < len(ours) else {}
 
 
 def parse_probe(stdout: str) -> ProbeAnswer | None:

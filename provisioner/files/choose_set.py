@@ -119,7 +119,7 @@ def unmet_conditions(conditions: Conditions, machine: Machine) -> tuple[str, ...
     if conditions.platforms and machine.os not in conditions.platforms:
         unmet.append(f"is made for {', '.join(conditions.platforms)}, and this is {machine.os}")
     if conditions.min_vram_bytes is not None:
-        largest = max((gpu.memory_total_bytes or 0 for gpu in machine.gpus), default=0)
+        largest = max((_usable_bytes(gpu, machine) for gpu in machine.gpus), default=0)
         if not _has_unknown_memory(machine.gpus) and largest < conditions.min_vram_bytes:
             found = f"the largest GPU has {_gib(largest)}" if machine.gpus else "no GPU was found"
             unmet.append(f"needs {_gib(conditions.min_vram_bytes)} of VRAM, but {found}")
@@ -130,6 +130,12 @@ def unmet_conditions(conditions: Conditions, machine: Machine) -> tuple[str, ...
             wanted = conditions.min_compute_capability
             unmet.append(f"needs compute capability {wanted[0]}.{wanted[1]}, {found}")
     return tuple(unmet)
+
+
+def _usable_bytes(gpu: Gpu, machine: Machine) -> int:
+    """Return a GPU's memory; one in a processor may use half of the computer's beside it."""
+    own = gpu.memory_total_bytes or 0
+    return own + (machine.memory_total_bytes or 0) // 2 if gpu.shares_memory else own
 
 
 def _has_unknown_memory(gpus: Iterable[Gpu]) -> bool:

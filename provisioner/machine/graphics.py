@@ -70,9 +70,10 @@ def read_linux_graphics(root: Path) -> GraphicsReading:
     topology = _kfd_nodes(root / "sys/class/kfd/kfd/topology/nodes")
     gpus: list[Gpu] = [_plain_gpu(card, index) for index, card in enumerate(_of_vendor(cards, "nvidia"))]
     probes: list[ProbeResult] = []
+    ids = {card.address: card.ids for card in cards}
     for address, architecture in topology.items():
         index = sum(gpu.vendor == "amd" for gpu in gpus)
-        gpus.append(_amd_gpu(root, address, architecture, index))
+        gpus.append(_amd_gpu(root, address, architecture, index, ids.get(address)))
     for card in _of_vendor(cards, "amd"):
         if card.address not in topology:
             gpus.append(_plain_gpu(card, sum(gpu.vendor == "amd" for gpu in gpus)))
@@ -88,7 +89,7 @@ def _of_vendor(cards: Iterable[_PciCard], vendor: Vendor) -> list[_PciCard]:
 
 def _plain_gpu(card: _PciCard, index: int) -> Gpu:
     name = f"{_VENDOR_NAMES[card.vendor]} GPU ({card.ids})"
-    return Gpu(vendor=card.vendor, name=name, index=index, pci_bus_id=card.address)
+    return Gpu(vendor=card.vendor, name=name, index=index, pci_bus_id=card.address, pci_id=card.ids)
 
 
 def _pci_cards(devices: Path) -> Iterable[_PciCard]:
@@ -112,7 +113,7 @@ def _kfd_nodes(nodes: Path) -> dict[str, str]:
     return found
 
 
-def _amd_gpu(root: Path, address: str, architecture: str, index: int) -> Gpu:
+def _amd_gpu(root: Path, address: str, architecture: str, index: int, pci_id: str | None) -> Gpu:
     device = root / "sys/bus/pci/devices" / address
     total, used = _number(device / "mem_info_vram_total"), _number(device / "mem_info_vram_used")
     name = _text(device / "product_name") or f"AMD GPU ({architecture})"
@@ -121,6 +122,7 @@ def _amd_gpu(root: Path, address: str, architecture: str, index: int) -> Gpu:
         name=name,
         index=index,
         pci_bus_id=address,
+        pci_id=pci_id,
         architecture=architecture,
         memory_total_bytes=total,
         memory_free_bytes=total - used if total is not None and used is not None and used <= total else None,
@@ -168,7 +170,7 @@ def read_apple_graphics(host: HostReading, run: RunProcess) -> GraphicsReading:
             name = ran.stdout.strip()
     except CommandError as error:
         probes.append(ProbeResult(source="sysctl", is_ok=False, detail=str(error)))
-    gpu = Gpu(vendor="apple", name=name, index=0, memory_total_bytes=host.memory_total_bytes)
+    gpu = Gpu(vendor="apple", name=name, index=0, memory_total_bytes=host.memory_total_bytes, shares_memory=True)
     return GraphicsReading(source="sysctl", gpus=(gpu,), probes=tuple(probes))
 
 
@@ -188,18 +190,26 @@ def read_windows_graphics(registry: Callable[[], Iterable[Mapping[str, object]]]
         return GraphicsReading(source="registry", probes=(failed,))
     gpus: list[Gpu] = []
     for values in keys:
-        match = re.search(r"ven_([0-9a-f]{4})", str(values.get("MatchingDeviceId", "")), re.IGNORECASE)
+        device = str(values.get("MatchingDeviceId", ""))
+        match = re.search(r"ven_([0-9a-f]{4})(?:&dev_([0-9a-f]{4}))?", device, re.IGNORECASE)
         vendor = _PCI_VENDORS.get(int(match[1], 16)) if match else None
-        if vendor:
+        if match and vendor:
             gpus.append(
                 Gpu(
                     vendor=vendor,
                     name=str(values.get("DriverDesc") or f"{_VENDOR_NAMES[vendor]} GPU"),
                     index=sum(gpu.vendor == vendor for gpu in gpus),
+                    pci_id=f"{match[1]}:{match[2]}".lower() if match[2] else None,
                     memory_total_bytes=_registry_size(values.get("HardwareInformation.qwMemorySize")),
+                    driver_version=_registry_text(values.get("DriverVersion")),
+                    adrenalin=_registry_text(values.get("RadeonSoftwareVersion")) if vendor == "amd" else None,
                 )
             )
     return GraphicsReading(source="registry", gpus=tuple(gpus))
+
+
+def _registry_text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def _registry_size(value: object) -> int | None:

@@ -20,10 +20,12 @@ from provisioner.machine.readings import (
     is_wsl_kernel,
     normal_architecture,
     operating_system_named,
+    parse_distribution,
     windows_release,
 )
 
 _KERNEL_DRIVER_FILES = ("sys/module/nvidia/version", "proc/driver/nvidia/version")
+_DISTRIBUTION_FILES = ("etc/os-release", "usr/lib/os-release")
 _CGROUP_LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
 _TEXT_LIMIT = 4 * 1024 * 1024
 
@@ -58,7 +60,8 @@ class LocalHost:
             is_wsl=system == "linux" and is_wsl_kernel(self.release, self.environ),
             architecture=normal_architecture(self.machine, system, pointer_bits=self.pointer_bits),
             libc=libc,
-            python_version=".".join(map(str, sys.version_info[:3])),
+            python_version=running_python(),
+            distribution=self._distribution() if system == "linux" else None,
             memory_total_bytes=total,
             memory_available_bytes=available,
             probes=tuple(probes),
@@ -68,6 +71,14 @@ class LocalHost:
         if self.libc_name:
             return self.libc_name
         return "musl" if any(self.root.glob("lib/ld-musl-*.so.1")) else None
+
+    def _distribution(self) -> str | None:
+        for relative in _DISTRIBUTION_FILES:
+            try:
+                return parse_distribution(self.read_text(self.root / relative))
+            except UnreadableError:
+                continue
+        return None
 
     def read_text(self, path: Path) -> str:
         """Return the text of a small file; raises UnreadableError."""
@@ -100,6 +111,12 @@ class LocalHost:
     def find_on_path(self, name: str) -> Path | None:
         """Return the absolute path of a program on ``PATH``, never one in the current directory; else None."""
         return find_on_path(name, self.environ, cwd=Path.cwd(), is_windows=self.platform == "win32")
+
+
+def running_python() -> str:
+    """Return the version of the running Python, ``"3.14.1t"`` for a free-threaded build."""
+    letter = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
+    return ".".join(map(str, sys.version_info[:3])) + letter
 
 
 def _release() -> str:

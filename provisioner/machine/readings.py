@@ -80,6 +80,7 @@ class HostReading:
     architecture: str
     libc: str | None
     python_version: str
+    distribution: str | None = None
     memory_total_bytes: int | None = None
     memory_available_bytes: int | None = None
     probes: tuple[ProbeResult, ...] = ()
@@ -190,6 +191,18 @@ def normal_architecture(name: str, os: OperatingSystem, *, pointer_bits: int = 6
 def is_wsl_kernel(release: str, environ: Mapping[str, str]) -> bool:
     """Whether a Linux kernel is the one of the Windows Subsystem for Linux."""
     return "microsoft" in release.lower() or bool(environ.get("WSL_DISTRO_NAME") or environ.get("WSL_INTEROP"))
+
+
+def parse_distribution(text: str) -> str | None:
+    r"""Return the name and release that a Linux distribution gives itself in ``/etc/os-release``.
+
+    >>> parse_distribution('NAME="Ubuntu"\nID=ubuntu\nVERSION_ID="24.04"')
+    'ubuntu 24.04'
+    >>> parse_distribution("ID=arch"), parse_distribution("")
+    ('arch', None)
+    """
+    values = dict(re.findall(r"(?m)^(ID|VERSION_ID)=[\"']?([A-Za-z0-9._-]+)", text))
+    return f"{values['ID']} {values.get('VERSION_ID', '')}".strip().lower() if "ID" in values else None
 
 
 def windows_release(major: int, build: int) -> str:
@@ -463,6 +476,7 @@ def assemble_machine(
         architecture=host.architecture,
         libc=host.libc,
         python_version=host.python_version,
+        distribution=host.distribution,
         gpus=(*nvidia_gpus, *(gpu for gpu in cards.gpus if gpu.vendor != "nvidia")),
         driver_version=driver_version,
         cuda_driver_version=next((each.cuda_driver_version for each in nvidia if each.cuda_driver_version), None),
@@ -586,6 +600,7 @@ def _machine(fields: Fields, file: Path) -> Machine:
         architecture=fields.text("architecture"),
         libc=fields.optional_text("libc"),
         python_version=fields.text("python_version"),
+        distribution=fields.optional_text("distribution"),
         gpus=tuple(_gpu(each) for each in fields.optional_objects("gpus")),
         driver_version=_optional_version(fields, "driver_version"),
         cuda_driver_version=fields.optional_pair("cuda_driver_version"),
@@ -613,6 +628,7 @@ def _gpu(fields: Fields) -> Gpu:
         index=fields.count("index"),
         uuid=fields.optional_text("uuid"),
         pci_bus_id=fields.optional_text("pci_bus_id"),
+        pci_id=fields.optional_text("pci_id"),
         compute_capability=fields.optional_pair("compute_capability"),
         architecture=fields.optional_text("architecture"),
         memory_total_bytes=fields.optional_count("memory_total_bytes"),
@@ -622,6 +638,9 @@ def _gpu(fields: Fields) -> Gpu:
         is_mig_enabled=fields.optional_flag("is_mig_enabled"),
         mig_devices=fields.optional_texts("mig_devices"),
         driver_model=fields.optional_text("driver_model"),
+        driver_version=fields.optional_text("driver_version"),
+        shares_memory=fields.optional_flag("shares_memory") is True,
+        adrenalin=fields.optional_text("adrenalin"),
     )
     fields.report_unknown_keys()
     return gpu

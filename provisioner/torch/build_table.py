@@ -16,6 +16,7 @@ from provisioner.manifest.strict_yaml import (
     BOOLEAN,
     DOWNLOAD,
     LINE,
+    PROSE,
     Fields,
     Kind,
     Place,
@@ -32,6 +33,7 @@ from provisioner.manifest.strict_yaml import (
 from provisioner.manifest.table_rows import DATE, ID, SOURCE_IDS, report_repeated, rows_of, sources_of
 from provisioner.manifest.table_source import TableSource
 from provisioner.torch.builds import App
+from provisioner.torch.card_table import GFX, SYSTEMS, AmdGpu, IntelGpu, read_amd_gpu, read_intel_gpu
 
 SCHEMA_VERSION = 1
 """The version of the table's format this program reads."""
@@ -119,6 +121,7 @@ class GpuGeneration:
     min_driver: str | None = None  # first driver branch that supports it
     dropped_from: str | None = None  # first driver branch that no longer supports it
     is_jetson: bool = False
+    shares_memory: bool = False  # with the processor
     sources: tuple[str, ...]
 
 
@@ -142,12 +145,29 @@ class NotOn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IntelGpus:
-    """The Intel GPUs that torch was validated on."""
+class Alternatives:
+    """What is left, on one system, for a GPU that no build supports."""
 
-    names: tuple[str, ...]
-    pci_ids: tuple[str, ...]  # "56a0", without the vendor id
+    os: OperatingSystem
+    hint: str  # sentences
     sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownBroken:
+    """A build that exists and is never installed."""
+
+    tag: str  # local label, "rocm7.14.1"
+    what: str  # a clause
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RadeonDriver:
+    """The driver that AMD validated a build with; AMD names no oldest one."""
+
+    adrenalin: str  # as AMD names it, "26.8.1"
+    file: str  # as Windows numbers it, "32.0.31041.1004"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +192,7 @@ class Wheels:
     ptx: tuple[int, ...] = ()
     gfx: tuple[str, ...] = ()
     min_os_release: Version | None = None
+    torchaudio: str | None = None  # the release on this index where it is not the set's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +225,14 @@ class BuildRow:
     min_sm: int | None = None  # older GPUs are not supported even where there is code for them
     has_torchaudio: bool = True
     is_default_index: bool = False
+    index: str | None = None  # an index of its own, never used together with another; None: ``index_base`` and the tag
+    device_extra: str | None = None  # torch and torchvision need the extra "device-gfx1100": its first word
+    source_packages: tuple[str, ...] = ()  # packages of the set that its index has as source archives only
+    names_digests: bool = True  # its index publishes the SHA-256 of its files
+    python: tuple[str, ...] = ()  # the Pythons its wheels are for; empty: those of the set
+    radeon_driver: RadeonDriver | None = None
+    download: Download | None = None  # an estimate of its own; None: that of its kind
+    validated_on: tuple[str, ...] = ()  # systems it was validated on, "windows 11"; empty: not known
     only_on_request: bool = False
     gpu_from_os_release: Version | None = None  # on older systems it runs on the CPU
     verified_torch: Version | None = None  # newest release seen on its index
@@ -241,7 +270,10 @@ class TorchTable:
     gpus: tuple[GpuGeneration, ...]
     only_on: dict[int, OnlyOn]  # by code
     not_on: dict[int, NotOn]  # by GPU
-    intel_gpus: IntelGpus
+    amd_gpus: tuple[AmdGpu, ...]
+    intel_gpus: tuple[IntelGpu, ...]
+    alternatives: tuple[Alternatives, ...]
+    known_broken: tuple[KnownBroken, ...]
     builds: tuple[BuildRow, ...]  # preferred first
     downloads: dict[BuildKind, KindDownload]
     sources: tuple[TableSource, ...]
@@ -253,7 +285,9 @@ class TorchTable:
     def download_of(self, tag: str) -> Download:
         """Return the estimate for the torch set of a build; nothing for a build that the table does not have."""
         row = self.build(tag)
-        return Download(fetched_bytes=0, disk_bytes=0) if row is None else self.downloads[row.kind].download
+        if row is None:
+            return Download(fetched_bytes=0, disk_bytes=0)
+        return row.download or self.downloads[row.kind].download
 
     def build(self, tag: str) -> BuildRow | None:
         """Return the build of that tag, or None."""
@@ -306,8 +340,7 @@ _RANGE = Kind(
 )
 _DRIVER = matching("a quoted driver version like '525.60.13'", r"[0-9]{3,5}(\.[0-9]{1,5}){0,3}")
 _PYTHON = matching("a quoted Python like '3.12', or '3.13t' for the free-threaded build", r"3\.[0-9]{1,2}t?")
-_PCI_ID = matching("a quoted PCI id of four lower-case hex digits like '56a0'", r"[0-9a-f]{4}")
-_GFX = matching("an AMD architecture like gfx1100", r"gfx[0-9]{1,3}[0-9a-f]{2}")
+_FILE_VERSION = matching("a quoted version like '32.0.31041.1004'", r"[0-9]{1,5}(\.[0-9]{1,5}){2,3}")
 _INDEX_BASE = matching(
     "an https address without credentials and query", r"https://[a-z0-9.-]+(:[0-9]{1,5})?(/[\w.-]+)*"
 )
@@ -391,6 +424,7 @@ def _gpu(place: Place) -> GpuGeneration:
             min_driver=fields.optional("min_driver", _DRIVER, None),
             dropped_from=fields.optional("dropped_from", _DRIVER, None),
             is_jetson=fields.optional("is_jetson", BOOLEAN, default=False),
+            shares_memory=fields.optional("shares_memory", BOOLEAN, default=False),
             sources=fields.required("sources", SOURCE_IDS),
         )
 
@@ -426,15 +460,22 @@ def _machine_code(place: Place) -> tuple[tuple[OnlyOn, ...], tuple[NotOn, ...]]:
     return value
 
 
-def _intel_gpus(place: Place) -> IntelGpus:
+def _alternatives(place: Place) -> Alternatives:
     with Fields(place, _SYNONYMS) as fields:
-        value = IntelGpus(
-            names=fields.required("names", list_of(LINE, "a list of names")),
-            pci_ids=fields.required("pci_ids", list_of(_PCI_ID, "a list of PCI ids")),
+        return Alternatives(
+            os=fields.required("os", one_of(_SYSTEMS)),
+            hint=fields.required("hint", PROSE),
             sources=fields.required("sources", SOURCE_IDS),
         )
-    report_repeated(place, "pci_ids", value.pci_ids)
-    return value
+
+
+def _known_broken(place: Place) -> KnownBroken:
+    with Fields(place, _SYNONYMS) as fields:
+        return KnownBroken(
+            tag=fields.required("tag", ID),
+            what=fields.required("what", LINE),
+            sources=fields.required("sources", SOURCE_IDS),
+        )
 
 
 # --- builds ---------------------------------------------------------------------------------------
@@ -458,14 +499,24 @@ def _wheels(place: Place) -> Wheels:
             torch=fields.required("torch", _RANGE),
             sm=fields.optional("sm", _SMS, ()),
             ptx=fields.optional("ptx", _SMS, ()),
-            gfx=fields.optional("gfx", list_of(_GFX, "a list of AMD architectures"), ()),
+            gfx=fields.optional("gfx", list_of(GFX, "a list of AMD architectures"), ()),
             min_os_release=fields.optional("min_os_release", _VERSION, None),
+            torchaudio=fields.optional("torchaudio", _VERSION_TEXT, None),
         )
     for key in ("platforms", "sm", "ptx", "gfx"):
         report_repeated(place, key, getattr(value, key))
     return value
 
 
+def _radeon_driver(place: Place) -> RadeonDriver:
+    with Fields(place, _SYNONYMS) as fields:
+        return RadeonDriver(
+            adrenalin=fields.required("adrenalin", _FILE_VERSION), file=fields.required("file", _FILE_VERSION)
+        )
+
+
+_OWN_DOWNLOAD: Kind[Download | None] = Kind(DOWNLOAD.expected, DOWNLOAD.read, None)
+_RADEON_DRIVER: Kind[RadeonDriver | None] = Kind("a mapping of adrenalin and file", _radeon_driver, None)
 _WHEELS = rows_of(_wheels, "a mapping of platforms and torch, with sm, ptx or gfx")
 
 
@@ -482,6 +533,14 @@ def _build(place: Place, releases: tuple[Release, ...]) -> BuildRow:
             min_sm=fields.optional("min_sm", _SM, None),
             has_torchaudio=fields.optional("has_torchaudio", BOOLEAN, default=True),
             is_default_index=fields.optional("is_default_index", BOOLEAN, default=False),
+            index=fields.optional("index", _INDEX_BASE, None),
+            device_extra=fields.optional("device_extra", ID, None),
+            source_packages=fields.optional("source_packages", list_of(ID, "a list of packages"), ()),
+            names_digests=fields.optional("names_digests", BOOLEAN, default=True),
+            python=fields.optional("python", _PYTHONS, ()),
+            radeon_driver=fields.optional("radeon_driver", _RADEON_DRIVER, None),
+            download=fields.optional("download", _OWN_DOWNLOAD, None),
+            validated_on=fields.optional("validated_on", SYSTEMS, ()),
             only_on_request=fields.optional("only_on_request", BOOLEAN, default=False),
             gpu_from_os_release=fields.optional("gpu_from_os_release", _VERSION, None),
             verified_torch=fields.optional("verified_torch", _VERSION, None),
@@ -562,7 +621,6 @@ def _check_wheels(place: Place, build: BuildRow, releases: tuple[Release, ...]) 
 _MACHINE_CODE: Kind[tuple[tuple[OnlyOn, ...], tuple[NotOn, ...]]] = Kind(
     "a mapping of only_on and not_on", _machine_code, ((), ())
 )
-_INTEL_GPUS = Kind("a mapping of names, pci_ids and sources", _intel_gpus, IntelGpus(names=(), pci_ids=(), sources=()))
 
 
 def _kind_download(place: Place) -> KindDownload:
@@ -592,7 +650,10 @@ def _table(place: Place) -> TorchTable:
             gpus=fields.required("gpus", rows_of(_gpu, "a mapping of sm and names")),
             only_on={each.code: each for each in only_on},
             not_on={each.gpu: each for each in not_on},
-            intel_gpus=fields.required("intel_gpus", _INTEL_GPUS),
+            amd_gpus=fields.optional("amd_gpus", rows_of(read_amd_gpu, "a mapping of gfx, names and pci_ids"), ()),
+            intel_gpus=fields.required("intel_gpus", rows_of(read_intel_gpu, "a mapping of names and pci_ids")),
+            alternatives=fields.optional("alternatives", rows_of(_alternatives, "a mapping of os and hint"), ()),
+            known_broken=fields.optional("known_broken", rows_of(_known_broken, "a mapping of tag and what"), ()),
             builds=fields.required(
                 "builds", rows_of(partial(_build, releases=releases), "a mapping of tag, kind, because and wheels")
             ),
@@ -610,6 +671,10 @@ def _check_uniqueness(place: Place, table: TorchTable) -> None:
     report_repeated(place, "sets", (each.version for each in table.releases if each.version))
     report_repeated(place, "platforms", (each.name for each in table.platforms))
     report_repeated(place, "gpus", (each.sm for each in table.gpus))
+    report_repeated(place, "amd_gpus", (device for each in table.amd_gpus for device in each.pci_ids))
+    report_repeated(place, "intel_gpus", (device for each in table.intel_gpus for device in each.pci_ids))
+    report_repeated(place, "alternatives", (each.os for each in table.alternatives))
+    report_repeated(place, "known_broken", (each.tag for each in table.known_broken))
     report_repeated(place, "builds", (each.tag for each in table.builds if each.tag))
     report_repeated(place, "sources", (each.id for each in table.sources if each.id))
 
@@ -641,7 +706,10 @@ def _check_sources(place: Place, table: TorchTable) -> None:
     rows += [("gpus", str(each.sm), each.sources) for each in table.gpus]
     rows += [("machine_code", f"only_on {each.code}", each.sources) for each in table.only_on.values()]
     rows += [("machine_code", f"not_on {each.gpu}", each.sources) for each in table.not_on.values()]
-    rows += [("intel_gpus", "sources", table.intel_gpus.sources)]
+    rows += [("amd_gpus", each.gfx, each.sources) for each in table.amd_gpus]
+    rows += [("intel_gpus", each.names[0], each.sources) for each in table.intel_gpus if each.names]
+    rows += [("alternatives", each.os, each.sources) for each in table.alternatives]
+    rows += [("known_broken", each.tag, each.sources) for each in table.known_broken]
     rows += [("downloads", each.kind, each.sources) for each in table.downloads.values()]
     rows += [("builds", each.tag, each.sources) for each in table.builds]
     check_sources(place, known, rows)

@@ -27,6 +27,12 @@ class TorchBuild:
     sets: tuple[TorchSet, ...]  # acceptable, newest first
     sm: tuple[int, ...] = ()  # machine code in the wheels of the newest set, 86 for sm_86
     ptx: tuple[int, ...] = ()  # virtual architectures in them
+    gfx: tuple[str, ...] = ()  # AMD: architectures with code in them, "gfx1100"
+    targets: tuple[str, ...] = ()  # AMD: architectures of the GPUs it was chosen for
+    device_extras: tuple[str, ...] = ()  # of torch and torchvision, "device-gfx1100": packages with the code itself
+    is_alone: bool = False  # its index must not be used together with another
+    source_packages: tuple[str, ...] = ()  # what its index has as source archives only
+    names_digests: bool = True  # its index publishes the SHA-256 of its files
     digests: tuple[tuple[str, str], ...] = ()  # SHA-256 of wheels, by file name, where an index published one
 
 

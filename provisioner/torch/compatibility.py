@@ -23,6 +23,7 @@ from provisioner.torch.build_table import (
     Wheels,
     version_of,
 )
+from provisioner.torch.card_table import AmdGpu
 
 Fault = Literal["wheels", "system", "app", "code", "torchaudio", "python", "driver"]
 """Why a build does not run on a machine, in the order of the checks."""
@@ -55,6 +56,7 @@ class Device:
     name: str
     sms: tuple[int, ...] = ()  # NVIDIA: 86 for 8.6; several where it could not be read and all of these are possible
     gfx: str = ""  # AMD
+    card: AmdGpu | None = None  # what the table knows of an AMD card
 
     @property
     def rank(self) -> int:
@@ -267,6 +269,8 @@ class _Check:
         return needed is None or found is None or found >= needed
 
     def _has_python(self, release: Release) -> bool:
+        if self.build.python:
+            return self.case.python in self.build.python
         wants_audio = self.case.app.needs_torchaudio and self.build.has_torchaudio
         return self.case.python in release.python and (not wants_audio or self.case.python in release.torchaudio_python)
 

@@ -16,15 +16,17 @@ from provisioner.core.errors import (
     DriverTooOldError,
     GpuTooOldError,
     GpuUnknownError,
+    GpuUnsupportedError,
     NvidiaDriverMissingError,
     UnsupportedMachineError,
 )
 from provisioner.core.models import Gpu, Machine
 from provisioner.machine.readings import UNNAMED_NVIDIA_GPU
-from provisioner.torch.build_table import BuildRow, GpuGeneration, IntelGpus, Version, Wheels, version_of
+from provisioner.torch.build_table import BuildRow, GpuGeneration, Version, Wheels, version_of
+from provisioner.torch.card_table import IntelGpu, amd_card, card_named
 from provisioner.torch.compatibility import Case, Device, capability_text, labels, min_driver, reaches
 
-LeftOutWhy = Literal["gpu-too-old", "driver-dropped-gpu", "gpu-unknown"]
+LeftOutWhy = Literal["gpu-too-old", "driver-dropped-gpu", "gpu-unknown", "wrong-numbers", "integrated"]
 
 CPU_HINT = "Add --cpu to use the processor, which is slow."
 
@@ -69,9 +71,9 @@ def amd_gpus(machine: Machine) -> tuple[Gpu, ...]:
     return tuple(gpu for gpu in machine.gpus if gpu.vendor == "amd")
 
 
-def validated_intel_gpus(machine: Machine, known: IntelGpus) -> tuple[Gpu, ...]:
+def validated_intel_gpus(machine: Machine, known: Sequence[IntelGpu]) -> tuple[Gpu, ...]:
     """Return the Intel GPUs that torch was validated on; UHD and Iris Xe are left out."""
-    return tuple(gpu for gpu in machine.gpus if gpu.vendor == "intel" and _is_validated(gpu.name, known))
+    return tuple(gpu for gpu in machine.gpus if gpu.vendor == "intel" and card_named(gpu, known) is not None)
 
 
 def unreached_gpus(case: Case, build: BuildRow, wheels: Wheels) -> tuple[str, ...]:
@@ -87,34 +89,89 @@ def unreached_gpus(case: Case, build: BuildRow, wheels: Wheels) -> tuple[str, ..
     return tuple(found)
 
 
-def _is_validated(name: str, known: IntelGpus) -> bool:
-    """Return whether a GPU is validated: Windows names it "Intel(R) Arc(TM) B580", Linux "(8086:e20b)"."""
-    match = re.search(r"\(8086:([0-9a-f]{4})\)", name, re.IGNORECASE)
-    if match:
-        return match[1].lower() in known.pci_ids
-    words = re.sub(r"\((r|tm|c)\)", " ", name.casefold())
-    return any(re.search(rf"\b{re.escape(each.casefold())}\b", words) for each in known.names)
-
-
-def amd_candidates(gpus: Sequence[Gpu]) -> Candidates:
-    """Return the AMD GPUs with their architecture.
+def amd_candidates(case: Case, gpus: Sequence[Gpu]) -> Candidates:
+    """Return the AMD GPUs with their architecture; where there are cards, those that are part of a processor apart.
 
     Raises
     ------
     GpuUnknownError
-        No architecture is known: the kernel's compute driver lists none of them.
+        No architecture is known: the kernel's compute driver lists none of them, or no PCI id is in the table.
+    GpuUnsupportedError
+        torch computes wrong numbers on every one that is left.
     """
-    every = [Device(name=gpu.name, gfx=_known_gfx(gpu.architecture or "")) for gpu in gpus]
-    devices = tuple(device for device in every if device.gfx)
-    unknown = tuple(device for device in every if not device.gfx)
-    if not devices:
-        raise GpuUnknownError(
-            f"the architecture of the {labels(unknown)} is not known: the kernel's compute driver (amdgpu with KFD)"
-            " does not list it",
-            hint="Install the kernel's amdgpu driver and give this user access to /dev/kfd.",
-            gpu=labels(unknown),
+    every = [_amd_device(case, gpu) for gpu in gpus]
+    known = [each for each in every if each.gfx]
+    if not known:
+        raise _unknown_amd(case, every)
+    sound = [each for each in known if each.card is None or each.card.wrong is None]
+    if not sound:
+        raise _wrong_amd(case, known)
+    cards = [each for each in sound if not _is_integrated(each)] or sound
+    reasons: dict[LeftOutWhy, list[Device]] = {
+        "gpu-unknown": [each for each in every if not each.gfx],
+        "wrong-numbers": [each for each in known if each not in sound],
+        "integrated": [each for each in sound if each not in cards],
+    }
+    left_out = tuple(LeftOut(device=device, why=why) for why, devices in reasons.items() for device in devices)
+    return Candidates(devices=tuple(cards), left_out=left_out)
+
+
+def only_integrated(candidates: Candidates) -> Candidates | None:
+    """Return the same GPUs with only those that are part of a processor to be served; None where there is none."""
+    chosen = tuple(each.device for each in candidates.left_out if each.why == "integrated")
+    if not chosen:
+        return None
+    rest = tuple(LeftOut(device=each, why="gpu-too-old") for each in candidates.devices)
+    return Candidates(
+        devices=chosen, left_out=(*rest, *(each for each in candidates.left_out if each.why != "integrated"))
+    )
+
+
+def known_devices(case: Case, build: BuildRow) -> tuple[Device, ...]:
+    """Return the AMD GPUs whose architecture is known, of whatever use it is; none for a build of another vendor."""
+    found = [_amd_device(case, gpu) for gpu in amd_gpus(case.machine)] if build.kind == "amd" else []
+    return tuple(device for device in found if device.gfx)
+
+
+def _amd_device(case: Case, gpu: Gpu) -> Device:
+    return Device(name=gpu.name, gfx=_known_gfx(gpu.architecture or ""), card=amd_card(gpu, case.table.amd_gpus))
+
+
+def _is_integrated(device: Device) -> bool:
+    return device.card is not None and device.card.is_integrated
+
+
+def _unknown_amd(case: Case, devices: Sequence[Device]) -> GpuUnknownError:
+    names = labels(devices)
+    if case.machine.os == "windows":
+        build = next(row for row in case.table.builds_of("amd") if row.offers_for(case.platform))
+        return GpuUnknownError(
+            f"the architecture of the {names} is not known: neither its PCI id nor its name is in klein-setup's table,"
+            " and AMD's build for Windows needs the packages for exactly that architecture",
+            hint=f"Update klein-setup; or add --torch {build.tag} --force, which fetches the packages for every"
+            " architecture (10 GB).",
+            gpu=names,
         )
-    return Candidates(devices=devices, left_out=tuple(LeftOut(device=device, why="gpu-unknown") for device in unknown))
+    return GpuUnknownError(
+        f"the architecture of the {names} is not known: the kernel's compute driver (amdgpu with KFD) does not list it",
+        hint="Install the kernel's amdgpu driver and give this user access to /dev/kfd.",
+        gpu=names,
+    )
+
+
+def _wrong_amd(case: Case, devices: Sequence[Device]) -> GpuUnsupportedError:
+    first = devices[0]
+    why = first.card.wrong if first.card is not None else ""
+    return GpuUnsupportedError(
+        f"no build of torch is chosen for the {labels(devices)}: {why}",
+        hint=alternatives_for(case),
+        gpu=labels(devices),
+    )
+
+
+def alternatives_for(case: Case) -> str:
+    """Return what is left on this system for an AMD GPU that no build serves."""
+    return next((each.hint for each in case.table.alternatives if each.os == case.machine.os), CPU_HINT)
 
 
 def _known_gfx(architecture: str) -> str:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import NoReturn
 
 from provisioner.core.errors import (
-    AmdOnWindowsError,
     GpuUnsupportedError,
     KleinError,
     PlatformUnsupportedError,
@@ -24,6 +23,7 @@ from provisioner.core.units import listing
 from provisioner.machine.readings import parse_driver_version
 from provisioner.torch.build_table import BuildKind, BuildRow, Platform, TorchTable, Version, version_of
 from provisioner.torch.builds import App, TorchBuild, TorchChoice, TorchSet, TorchWarning
+from provisioner.torch.card_table import with_known_cards
 from provisioner.torch.compatibility import (
     Case,
     Device,
@@ -43,12 +43,14 @@ from provisioner.torch.gpus import (
     Candidates,
     amd_candidates,
     amd_gpus,
+    known_devices,
     nvidia_candidates,
     nvidia_gpus,
+    only_integrated,
     unreached_gpus,
     validated_intel_gpus,
 )
-from provisioner.torch.torch_warnings import gpu_warnings, system_warnings
+from provisioner.torch.torch_warnings import gpu_warnings, plain_gpu_warnings, system_warnings
 from provisioner.torch.unsupported import fault_error, forced_error, is_suitable_python, python_error, unsupported_error
 
 _GPU_WORDS: dict[BuildKind, str] = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "validated Intel", "apple": "Apple"}
@@ -101,10 +103,10 @@ def select_torch_build(
         `forced` names no build or one that does not fit `app`, or `python_version` is not a version.
     """
     case = _case(machine, table, app, python_version)
-    index = (index_base or table.index_base).rstrip("/")
+    mirror = index_base.rstrip("/") if index_base else None
     if forced is not None:
-        return _forced_choice(case, forced, index, force=force)
-    return _automatic_choice(case, index)
+        return _forced_choice(case, forced, mirror, force=force)
+    return _automatic_choice(case, mirror)
 
 
 # --- checks before any GPU ----------------------------------------------------------------------------
@@ -112,7 +114,7 @@ def select_torch_build(
 
 def _case(machine: Machine, table: TorchTable, app: App, python_version: str | None) -> Case:
     case = Case(
-        machine=machine,
+        machine=with_known_cards(machine, table.amd_gpus, table.intel_gpus),
         table=table,
         app=table.app(app),
         platform=_platform(machine, table).name,
@@ -180,40 +182,42 @@ def _python(text: str) -> str:
 # --- the choice -----------------------------------------------------------------------------------------
 
 
-def _automatic_choice(case: Case, index: str) -> TorchChoice:
-    """Return a build for NVIDIA, AMD or Intel, in this order; without them the default index on macOS, else the CPU."""
+def _automatic_choice(case: Case, mirror: str | None) -> TorchChoice:
+    """Return a build for NVIDIA, AMD or Intel, in this order; without them the default index on macOS, else the CPU.
+
+    An Intel card comes before an AMD GPU that is part of the processor.
+    """
     if case.platform == "macosx_arm64":
-        return _plain_choice(case, "apple", index)
+        return _plain_choice(case, "apple", mirror)
     nvidia, amd = nvidia_gpus(case.machine), amd_gpus(case.machine)
     intel = validated_intel_gpus(case.machine, case.table.intel_gpus)
     if nvidia:
-        return _gpu_choice(case, "nvidia", nvidia_candidates(case, nvidia), index)
-    if amd:
+        return _gpu_choice(case, "nvidia", nvidia_candidates(case, nvidia), mirror)
+    is_card_of_intel = any(not gpu.shares_memory for gpu in intel)
+    if amd and not (is_card_of_intel and all(gpu.shares_memory for gpu in amd)):
         try:
-            return _amd_choice(case, index)
+            return _amd_choice(case, mirror)
         except UnsupportedMachineError:
             if not intel:
                 raise
     if intel:
-        return _plain_choice(case, "intel", index)
-    return _plain_choice(case, "cpu", index)
+        return _plain_choice(case, "intel", mirror)
+    return _plain_choice(case, "cpu", mirror)
 
 
-def _amd_choice(case: Case, index: str) -> TorchChoice:
-    gpus = amd_gpus(case.machine)
-    if case.platform == "win_amd64":
-        names = labels([Device(name=gpu.name) for gpu in gpus])
-        raise AmdOnWindowsError(
-            f"torch has builds for AMD GPUs on Linux only, and this is Windows with the {names}",
-            hint="Install AMD's own build for Windows, as ComfyUI's README says, and use --torch none.",
-            gpu=names,
-            found="windows",
-            needed="linux",
-        )
-    return _gpu_choice(case, "amd", amd_candidates(gpus), index)
+def _amd_choice(case: Case, mirror: str | None) -> TorchChoice:
+    """Return the build for the cards; for the GPU in the processor where no build serves a card."""
+    candidates = amd_candidates(case, amd_gpus(case.machine))
+    try:
+        return _gpu_choice(case, "amd", candidates, mirror)
+    except UnsupportedMachineError:
+        others = only_integrated(candidates)
+        if others is None:
+            raise
+        return _gpu_choice(case, "amd", others, mirror)
 
 
-def _gpu_choice(case: Case, kind: BuildKind, candidates: Candidates, index: str) -> TorchChoice:
+def _gpu_choice(case: Case, kind: BuildKind, candidates: Candidates, mirror: str | None) -> TorchChoice:
     builds = case.table.builds_of(kind)
     pick = pick_build(case, builds, candidates.devices)
     if pick is None:
@@ -226,10 +230,10 @@ def _gpu_choice(case: Case, kind: BuildKind, candidates: Candidates, index: str)
         *_ignored(case, kind),
     ]
     return TorchChoice(
-        build=_torch_build(case, trial, index),
+        build=_torch_build(case, trial, mirror, covered),
         reasons=tuple(reasons),
         runner_up=_runner_up(pick),
-        warnings=tuple(gpu_warnings(case, trial, candidates, covered)),
+        warnings=(*gpu_warnings(case, trial, candidates, covered), *system_warnings(case, trial)),
         uncovered=tuple(device.name for device in candidates.uncovered(covered)),
     )
 
@@ -244,39 +248,62 @@ def _narrowed(
     return replace(trial, offers=left.offers), covered
 
 
-def _plain_choice(case: Case, kind: BuildKind, index: str) -> TorchChoice:
+def _plain_choice(case: Case, kind: BuildKind, mirror: str | None) -> TorchChoice:
     """Return the one build of a kind whose GPUs need no further check."""
     trials = [attempt(case, build) for build in case.table.builds_of(kind)]
     trial = next((each for each in trials if each.fault is None), None)
     if trial is None:
         raise fault_error(case, trials[0], ())
     return TorchChoice(
-        build=_torch_build(case, trial, index),
+        build=_torch_build(case, trial, mirror),
         reasons=(_plain_reason(trial.build), *_build_reasons(case, trial, ()), *_ignored(case, kind)),
         runner_up=_plain_runner_up(case, kind),
-        warnings=tuple(system_warnings(case, trial)),
+        warnings=(*plain_gpu_warnings(case, trial), *system_warnings(case, trial)),
     )
 
 
-def _torch_build(case: Case, trial: Trial, index: str) -> TorchBuild:
+def _torch_build(case: Case, trial: Trial, mirror: str | None, covered: Sequence[Device] = ()) -> TorchBuild:
     row, newest = trial.build, trial.offers[0]
+    targets = tuple(sorted({each.gfx for each in covered if each.gfx in newest.wheels.gfx}))
     with_audio = case.app.needs_torchaudio and row.has_torchaudio
     return TorchBuild(
         torch_backend=row.tag,
-        index_url=None if row.is_default_index else f"{index}/{row.tag}",
+        index_url=_address(case.table, row, mirror),
         local_tag=None if row.is_default_index else row.tag,
         sets=tuple(
             TorchSet(
                 torch=offer.release.torch,
                 torchvision=offer.release.torchvision,
-                torchaudio=offer.release.torchaudio if with_audio else None,
+                torchaudio=(offer.wheels.torchaudio or offer.release.torchaudio) if with_audio else None,
             )
             for offer in trial.offers
         ),
         sm=newest.wheels.sm,
         ptx=newest.wheels.ptx,
+        gfx=newest.wheels.gfx,
+        targets=targets,
+        device_extras=_device_extras(row, targets),
+        is_alone=row.index is not None,
+        source_packages=row.source_packages,
+        names_digests=row.names_digests,
         digests=() if row.digests is None else row.digests.files,
     )
+
+
+def _address(table: TorchTable, row: BuildRow, mirror: str | None) -> str | None:
+    """Return a build's index; a mirror has each under its tag."""
+    if row.is_default_index:
+        return None
+    if mirror is None and row.index is not None:
+        return row.index
+    return f"{mirror or table.index_base}/{row.tag}"
+
+
+def _device_extras(row: BuildRow, architectures: Sequence[str]) -> tuple[str, ...]:
+    """Return the extras that bring the code for these architectures; where none is known, that of all."""
+    if row.device_extra is None:
+        return ()
+    return tuple(f"{row.device_extra}-{each}" for each in architectures or ["all"])
 
 
 # --- reasons --------------------------------------------------------------------------------------------
@@ -321,32 +348,35 @@ def _code_reason(case: Case, trial: Trial, device: Device) -> str:
 
 def _passed_over(pick: Pick) -> list[str]:
     before = pick.trials[: pick.trials.index(pick.chosen)]
-    return [f"{trial.build.tag} was not chosen: it {trial.complaint}." for trial in before if trial.fault]
+    faulty = [trial for trial in before if trial.fault not in (None, "wheels")]
+    return [f"{trial.build.tag} was not chosen: it {trial.complaint}." for trial in faulty]
 
 
 def _ignored(case: Case, kind: BuildKind) -> list[str]:
     """Return which GPUs of other vendors were ignored, and why."""
     reasons = []
     for vendor in ("amd", "intel", "other"):
-        names = list(dict.fromkeys(gpu.name for gpu in case.machine.gpus if gpu.vendor == vendor != kind))
-        if not names:
+        gpus = [gpu for gpu in case.machine.gpus if gpu.vendor == vendor != kind]
+        if not gpus:
             continue
         if kind == "nvidia":
             why = "an NVIDIA GPU comes first"
         elif kind == "amd":
             why = "an AMD GPU comes first"
         elif vendor == "amd":
-            why = "no build supports it here"
+            is_beside_a_card = kind == "intel" and all(gpu.shares_memory for gpu in gpus)
+            why = "it is part of the processor" if is_beside_a_card else "no build supports it here"
         else:
             why = "it is not among the GPUs that torch was validated on"
-        reasons.append(f"Ignored: {listing(names)} ({why}).")
+        reasons.append(f"Ignored: {listing(list(dict.fromkeys(gpu.name for gpu in gpus)))} ({why}).")
     return reasons
 
 
 def _runner_up(pick: Pick) -> str | None:
     """Return the next candidate, and why it was not chosen."""
     at = pick.trials.index(pick.chosen)
-    before, after = pick.trials[:at], pick.trials[at + 1 :]
+    before = [trial for trial in pick.trials[:at] if trial.fault != "wheels"]
+    after = [trial for trial in pick.trials[at + 1 :] if trial.fault != "wheels"]
     chosen = pick.chosen.build
     for trial in after:
         if trial.is_automatic:
@@ -376,19 +406,25 @@ def _plain_runner_up(case: Case, kind: BuildKind) -> str | None:
 # --- a build by name ------------------------------------------------------------------------------------
 
 
-def _forced_choice(case: Case, tag: str, index: str, *, force: bool) -> TorchChoice:
+def _forced_choice(case: Case, tag: str, mirror: str | None, *, force: bool) -> TorchChoice:
     build = _named_build(case, tag)
     try:
-        return _checked_choice(case, build, index)
+        return _checked_choice(case, build, mirror)
     except (UnsupportedMachineError, UsageError) as refused:
         if not force:
             refused.hint = _hint_for_forced(case, refused)
             raise
-        return _unchecked_choice(case, build, index, refused)
+        return _unchecked_choice(case, build, mirror, refused)
 
 
 def _named_build(case: Case, tag: str) -> BuildRow:
     build = case.table.build(tag)
+    broken = next((each for each in case.table.known_broken if each.tag == tag), None)
+    if broken is not None:
+        raise UsageError(
+            f"{tag} is not installed: {broken.what}",
+            hint="Omit --torch to have a build chosen.",
+        )
     if build is None:
         known = [each.tag for each in case.table.builds]
         raise UsageError(
@@ -401,13 +437,13 @@ def _named_build(case: Case, tag: str) -> BuildRow:
     return build
 
 
-def _checked_choice(case: Case, build: BuildRow, index: str) -> TorchChoice:
+def _checked_choice(case: Case, build: BuildRow, mirror: str | None) -> TorchChoice:
     candidates = _candidates_for(case, build)
     pick = _forced_pick(case, build, candidates.devices)
     if isinstance(pick, Trial):
         raise forced_error(case, pick, candidates.devices)
     trial, covered = _narrowed(case, pick.chosen, candidates.devices, with_ptx=True)
-    warnings = gpu_warnings(case, trial, candidates, covered) if candidates.devices else []
+    warnings = gpu_warnings(case, trial, candidates, covered) if candidates.devices else plain_gpu_warnings(case, trial)
     warnings += system_warnings(case, trial)
     compiled = [each for each in covered if not reaches(case, build, trial.offers[0].wheels, each)]
     if compiled:
@@ -419,7 +455,7 @@ def _checked_choice(case: Case, build: BuildRow, index: str) -> TorchChoice:
             )
         )
     return TorchChoice(
-        build=_torch_build(case, trial, index),
+        build=_torch_build(case, trial, mirror, covered),
         reasons=(f"{build.tag} was named.", *_build_reasons(case, trial, covered)),
         runner_up=_choice_without_name(case, build),
         warnings=tuple(warnings),
@@ -434,7 +470,7 @@ def _candidates_for(case: Case, build: BuildRow) -> Candidates:
     if build.kind == "nvidia" and nvidia_gpus(case.machine):
         return nvidia_candidates(case, nvidia_gpus(case.machine))
     if build.kind == "amd" and amd_gpus(case.machine):
-        return amd_candidates(amd_gpus(case.machine))
+        return amd_candidates(case, amd_gpus(case.machine))
     if build.kind == "intel" and validated_intel_gpus(case.machine, case.table.intel_gpus):
         return Candidates(devices=())
     words = _GPU_WORDS[build.kind]
@@ -461,7 +497,7 @@ def _forced_pick(case: Case, build: BuildRow, devices: Sequence[Device]) -> Pick
 def _choice_without_name(case: Case, build: BuildRow) -> str | None:
     """Return what would have been chosen if no build had been named."""
     try:
-        automatic = _automatic_choice(case, case.table.index_base).build.torch_backend
+        automatic = _automatic_choice(case, None).build.torch_backend
     except UnsupportedMachineError as error:
         return f"Without --torch none would have been chosen: {error}."
     if automatic == build.tag:
@@ -471,20 +507,20 @@ def _choice_without_name(case: Case, build: BuildRow) -> str | None:
 
 def _hint_for_forced(case: Case, refused: KleinError) -> str:
     try:
-        automatic = _automatic_choice(case, case.table.index_base).build.torch_backend
+        automatic = _automatic_choice(case, None).build.torch_backend
     except UnsupportedMachineError:
         return refused.hint or "Add --force to install it anyway."
     return f"Omit --torch to install {automatic}, or add --force to install this build anyway."
 
 
-def _unchecked_choice(case: Case, build: BuildRow, index: str, refused: KleinError) -> TorchChoice:
+def _unchecked_choice(case: Case, build: BuildRow, mirror: str | None, refused: KleinError) -> TorchChoice:
     """Return a build that does not fit but was forced; only its wheels must exist."""
     trial = attempt(case, build, is_unchecked=True)
     if trial.fault is not None:
         refused.hint = refused.hint or f"Omit --torch: there is nothing of {build.tag} to install here."
         raise refused
     return TorchChoice(
-        build=_torch_build(case, trial, index),
+        build=_torch_build(case, trial, mirror, known_devices(case, build)),
         reasons=(f"{build.tag} was named, and --force was given.",),
         runner_up=_choice_without_name(case, build),
         warnings=(TorchWarning(code="forced", message=f"This is not expected to work: {refused}."),),

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from provisioner.core.units import listing
+from provisioner.machine.readings import parse_driver_version
 from provisioner.torch.build_table import BuildRow, Offer, version_of
 from provisioner.torch.builds import TorchWarning
+from provisioner.torch.card_table import card_named
 from provisioner.torch.compatibility import (
     Case,
     Device,
@@ -41,19 +44,69 @@ def gpu_warnings(case: Case, trial: Trial, candidates: Candidates, covered: Sequ
     covered : sequence of Device
         The GPUs that the build supports.
     """
-    found = _mixed_warnings(case, trial, candidates, covered)
+    found = _mixed_warnings(case, trial, candidates, covered) + _shared_memory_warnings(case, covered)
     if trial.build.kind == "nvidia":
         found += _comfy_warnings(case, trial, covered)
         found += _driver_warnings(case, trial)
         found += _legacy_warnings(case, covered)
         found += _fp8_warnings(covered)
         found += _guess_warnings(case, covered)
+    if trial.build.kind == "amd":
+        found += _amd_fp8_warnings(covered)
+        found += _card_warnings(covered)
+        found += _radeon_driver_warnings(case, trial)
+        found += _last_rocm_warnings(covered)
+        found += _validated_system_warnings(case, "AMD", trial.build.tag, trial.build.validated_on)
     return found
+
+
+def plain_gpu_warnings(case: Case, trial: Trial) -> list[TorchWarning]:
+    """Return the warnings about the GPUs of a build that needs no choice among them: Intel's, Apple's."""
+    gpus = case.machine.gpus
+    if trial.build.kind == "apple" and any(gpu.vendor == "apple" for gpu in gpus):
+        chip = listing([gpu.name for gpu in gpus if gpu.vendor == "apple"])
+        return [
+            TorchWarning(
+                code="no-fp8",
+                message=f"FP8 files do not load on the {chip}: MPS has no float8, and"
+                " PYTORCH_ENABLE_MPS_FALLBACK does not help.",
+                hint="Use a set of BF16 files; without --set it is chosen here.",
+            ),
+            _shared_memory(chip),
+        ]
+    if trial.build.kind != "intel":
+        return []
+    found = [(gpu, row) for gpu in gpus if gpu.vendor == "intel" and (row := card_named(gpu, case.table.intel_gpus))]
+    names = listing(list(dict.fromkeys(gpu.name for gpu, _ in found)))
+    warnings = [
+        TorchWarning(
+            code="no-fp8",
+            message=f"ComfyUI does not multiply in FP8 on the {names}: FP8 files are computed in a wider type,"
+            " which is slower.",
+        )
+    ]
+    sharing = list(dict.fromkeys(gpu.name for gpu, row in found if row.is_integrated))
+    if sharing and len(sharing) == len({gpu.name for gpu, _ in found}):  # a card beside it has memory of its own
+        warnings.append(_shared_memory(listing(sharing)))
+    for gpu, row in found:
+        warnings += _validated_system_warnings(case, "Intel", f"the {gpu.name}", row.validated_on)
+    return list(dict.fromkeys(warnings))
 
 
 def _mixed_warnings(case: Case, trial: Trial, candidates: Candidates, covered: Sequence[Device]) -> list[TorchWarning]:
     """Warn where GPUs are left out, or where supporting all of them costs the newest a better build."""
-    uncovered = candidates.uncovered(covered)
+    integrated = [each.device for each in candidates.left_out if each.why == "integrated"]
+    uncovered = [device for device in candidates.uncovered(covered) if device not in integrated]
+    if integrated and not uncovered:
+        return [
+            TorchWarning(
+                code="mixed-gpus",
+                message=f"the {labels(integrated)} is part of the processor and left out: torch would take it for the"
+                f" first GPU, before the {labels(covered)}.",
+                hint=f"klein-setup starts {case.app.title} with HIP_VISIBLE_DEVICES, so that it sees the card only; set"
+                " it where you start it yourself.",
+            )
+        ]
     if uncovered:
         return [
             TorchWarning(
@@ -172,6 +225,107 @@ def _fp8_warnings(covered: Sequence[Device]) -> list[TorchWarning]:
     ]
 
 
+def _amd_fp8_warnings(covered: Sequence[Device]) -> list[TorchWarning]:
+    without = [device for device in covered if device.card is not None and not device.card.has_fp8]
+    if not without:
+        return []
+    return [
+        TorchWarning(
+            code="no-fp8",
+            message=f"ComfyUI does not multiply in FP8 on the {labels(without)}: FP8 files are stored as they are and"
+            " computed in a wider type, which is slower.",
+        )
+    ]
+
+
+def _card_warnings(covered: Sequence[Device]) -> list[TorchWarning]:
+    others = [device for device in covered if device.card is None or not device.card.is_validated]
+    if not others:
+        return []
+    return [
+        TorchWarning(
+            code="card-not-validated",
+            message=f"the build has code for the {labels(others)}, which AMD does not list among the cards it"
+            " validated: it may be slow or fail.",
+        )
+    ]
+
+
+def _radeon_driver_warnings(case: Case, trial: Trial) -> list[TorchWarning]:
+    """Warn about a driver that is older than the one AMD validated; AMD names no oldest one, so none is refused."""
+    validated = trial.build.radeon_driver
+    if validated is None or case.machine.os != "windows":
+        return []
+    for gpu in case.machine.gpus:
+        for found, wanted in ((gpu.adrenalin, validated.adrenalin), (gpu.driver_version, validated.file)):
+            installed = parse_driver_version(found or "") if gpu.vendor == "amd" else None
+            if installed is None:
+                continue
+            if installed >= version_of(wanted):
+                break
+            return [
+                TorchWarning(
+                    code="amd-driver",
+                    message=f"the AMD driver is {found}; {trial.build.tag} was validated with Adrenalin"
+                    f" {validated.adrenalin} ({validated.file}), and the driver's own libraries are loaded first.",
+                    hint=f"Install AMD Software: Adrenalin Edition {validated.adrenalin} or newer if torch fails with"
+                    " 'invalid argument'.",
+                )
+            ]
+    return []
+
+
+def _last_rocm_warnings(covered: Sequence[Device]) -> list[TorchWarning]:
+    return [
+        TorchWarning(
+            code="legacy-last",
+            message=f"ROCm {device.card.last_rocm} is the last whose libraries have code for the {device.label}.",
+            hint="Stay with this build: newer ones will not run on this GPU.",
+        )
+        for device in dict.fromkeys(covered)
+        if device.card is not None and device.card.last_rocm is not None
+    ]
+
+
+def _validated_system_warnings(case: Case, maker: str, what: str, validated_on: Sequence[str]) -> list[TorchWarning]:
+    """Warn where the system is known and none of those the maker validated; a kernel counts to its second number."""
+    machine = case.machine
+    if machine.os == "windows":
+        system, name = f"windows {machine.os_release}", f"Windows {machine.os_release}"
+    elif machine.distribution is not None and not machine.is_wsl:
+        kernel = ".".join(machine.os_release.split(".")[:2])
+        system, name = f"{machine.distribution} {kernel}", f"{machine.distribution} with kernel {kernel}"
+    else:
+        return []
+    if not validated_on or any(f"{system} ".startswith(f"{each} ") for each in validated_on):
+        return []
+    return [
+        TorchWarning(
+            code="system-not-validated",
+            message=f"{maker} did not validate {what} on {name}, but on {listing(validated_on)}.",
+            hint="If the GPU hangs or is not found, use one of these.",
+        )
+    ]
+
+
+def _shared_memory_warnings(case: Case, covered: Sequence[Device]) -> list[TorchWarning]:
+    sharing = [
+        device
+        for device in covered
+        if (device.card is not None and device.card.is_integrated)
+        or any((row := generation_of(case, sm)) is not None and row.shares_memory for sm in device.sms[:1])
+    ]
+    return [_shared_memory(labels(sharing))] if sharing else []
+
+
+def _shared_memory(names: str) -> TorchWarning:
+    return TorchWarning(
+        code="shared-memory",
+        message=f"the {names} uses the computer's own memory: what the model takes, other programs do not have.",
+        hint="Close large programs before a run.",
+    )
+
+
 def _guess_warnings(case: Case, covered: Sequence[Device]) -> list[TorchWarning]:
     unread = [device for device in covered if len(device.sms) > 1]
     if not unread:
@@ -187,7 +341,36 @@ def _guess_warnings(case: Case, covered: Sequence[Device]) -> list[TorchWarning]
 
 
 def system_warnings(case: Case, trial: Trial) -> list[TorchWarning]:
-    """Return the warnings about a build on this release of the system."""
+    """Return the warnings about a build on this system and Python, whatever the GPU."""
+    return [*_old_mac_warnings(case, trial), *_python_warnings(case), *_digest_warnings(trial)]
+
+
+def _python_warnings(case: Case) -> list[TorchWarning]:
+    if not case.python.endswith("t"):
+        return []
+    return [
+        TorchWarning(
+            code="free-threaded",
+            message=f"Python {case.python} is the free-threaded build: packages that are not made for it turn its lock"
+            " on again or have no wheels.",
+            hint=f"Use Python {case.python.rstrip('t')} if a package is missing.",
+        )
+    ]
+
+
+def _digest_warnings(trial: Trial) -> list[TorchWarning]:
+    if trial.build.names_digests:
+        return []
+    return [
+        TorchWarning(
+            code="no-digests",
+            message=f"the index of {trial.build.tag} publishes no SHA-256: what arrives over https is taken as it"
+            " is, and from then on held to its SHA-256.",
+        )
+    ]
+
+
+def _old_mac_warnings(case: Case, trial: Trial) -> list[TorchWarning]:
     needed = trial.build.gpu_from_os_release
     if needed is None or case.os_release is None or case.os_release >= needed:
         return []

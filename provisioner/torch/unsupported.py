@@ -20,7 +20,7 @@ from provisioner.core.errors import (
 from provisioner.core.units import listing
 from provisioner.torch.build_table import BuildRow, TorchTable, version_of
 from provisioner.torch.compatibility import Case, Device, Trial, attempt, capability_text, labels, min_driver
-from provisioner.torch.gpus import CPU_HINT, driver_hint, generation_of
+from provisioner.torch.gpus import CPU_HINT, alternatives_for, driver_hint, generation_of
 
 _JETSON_HINT = "Install torch from NVIDIA's index for your JetPack, then use --torch none."
 
@@ -77,10 +77,7 @@ def _known_gpus(case: Case, build: BuildRow) -> str:
 
 def _hint_for_unsupported(case: Case, devices: Sequence[Device]) -> str:
     if devices and devices[0].gfx:
-        return (
-            f"{CPU_HINT}  (HSA_OVERRIDE_GFX_VERSION is not set for you: with it torch can hang,"
-            " pytorch/pytorch#179653.)"
-        )
+        return alternatives_for(case)
     newest = max(row.sm for row in case.table.gpus)
     if devices and devices[0].rank > newest:
         return f"Update klein-setup: its table ends at compute capability {capability_text(newest)}."

@@ -31,7 +31,7 @@ from provisioner.core.models import (
     Target,
 )
 from provisioner.core.program import KLEIN_SETUP, Program
-from provisioner.core.units import count, exact_bytes, human_bytes, human_duration, human_rate
+from provisioner.core.units import count, exact_bytes, human_bytes, human_duration, human_rate, listing
 from provisioner.files.layout import known_as
 from provisioner.plan.steps import (
     FILE_STEPS,
@@ -219,7 +219,8 @@ def _torch_words(choice: TorchChoice) -> str:
     newest, build = choice.build.sets[0], choice.build
     named = (("torch", newest.torch), ("torchvision", newest.torchvision), ("torchaudio", newest.torchaudio))
     versions = ", ".join(f"{name} {version}" for name, version in named if version)
-    return f"{versions} ({build.torch_backend}, from {build.index_url or 'the default index'})"
+    extras = f" with {listing(build.device_extras)}" if build.device_extras else ""
+    return f"{versions} ({build.torch_backend}{extras}, from {build.index_url or 'the default index'})"
 
 
 def _action(steps: Sequence[FileStep], check: Check | None) -> tuple[str, Style]:

@@ -16,6 +16,10 @@ def torch_blocks(choice: TorchChoice) -> list[Block]:
     rows.append(pair("index", choice.build.index_url or "the installer's own default index"))
     if choice.build.sm or choice.build.ptx:
         rows.append(pair("code for", _code_words(choice.build)))
+    if choice.build.gfx:
+        rows.append(pair("code for", ", ".join(choice.build.gfx)))
+    if choice.build.device_extras:
+        rows.append(pair("with", f"the packages of {listing(choice.build.device_extras)}, which hold the code itself"))
     rows.append(pair("because", "\n".join(choice.reasons)))
     if choice.runner_up:
         rows.append(pair("runner-up", choice.runner_up))

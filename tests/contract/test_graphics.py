@@ -68,7 +68,7 @@ def test_the_bus_of_the_recorded_h200_machine(tmp_path: Path) -> None:
     pci(tmp_path, "0000:00:01.0", "0x018000", "0x1af4", "0x1042")
     pci(tmp_path, "0000:00:06.0", "0x030200", "0x10de", "0x2335")
     assert read_linux_graphics(tmp_path).gpus == (
-        Gpu(vendor="nvidia", name="NVIDIA GPU (10de:2335)", index=0, pci_bus_id="0000:00:06.0"),
+        Gpu(vendor="nvidia", name="NVIDIA GPU (10de:2335)", index=0, pci_bus_id="0000:00:06.0", pci_id="10de:2335"),
     )
 
 
@@ -91,6 +91,7 @@ def test_amd_has_architecture_and_memory_from_the_kernel(tmp_path: Path) -> None
             name="AMD GPU (gfx1100)",
             index=0,
             pci_bus_id="0000:03:00.0",
+            pci_id="1002:744c",
             architecture="gfx1100",
             memory_total_bytes=24 * 2**30,
             memory_free_bytes=23 * 2**30,
@@ -142,7 +143,9 @@ def test_an_apple_chip_shares_the_computers_memory() -> None:
         return Said(stdout="Apple M3 Max\n")
 
     reading = read_graphics(mac, run=sysctl)
-    assert reading.gpus == (Gpu(vendor="apple", name="Apple M3 Max", index=0, memory_total_bytes=64 * 2**30),)
+    assert reading.gpus == (
+        Gpu(vendor="apple", name="Apple M3 Max", index=0, memory_total_bytes=64 * 2**30, shares_memory=True),
+    )
     assert asked == [["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]]
 
 
@@ -178,15 +181,38 @@ def test_the_registry_of_windows() -> None:
             "DriverDesc": "AMD Radeon RX 6800",
             "MatchingDeviceId": r"PCI\VEN_1002&DEV_73BF&REV_C3",
             "HardwareInformation.qwMemorySize": (16 * 2**30).to_bytes(8, "little"),
+            "DriverVersion": "32.0.31041.1004",
+            "RadeonSoftwareVersion": "26.8.1",
         },
-        {"MatchingDeviceId": r"pci\ven_8086&dev_46a6", "HardwareInformation.qwMemorySize": b"odd"},
+        {
+            "MatchingDeviceId": r"pci\ven_8086&dev_46a6",
+            "HardwareInformation.qwMemorySize": b"odd",
+            "DriverVersion": 32,
+            "RadeonSoftwareVersion": "26.8.1",  # a Radeon's, which a switched laptop may leave in another key
+        },
+        {"DriverDesc": "Old", "MatchingDeviceId": "pci\\ven_1002", "RadeonSoftwareVersion": ""},
         {},
     ]
     reading = read_graphics(replace(HOST, os="windows"), run=no_program, registry=lambda: keys)
     assert reading.gpus == (
-        Gpu(vendor="nvidia", name="NVIDIA GeForce RTX 4090", index=0, memory_total_bytes=24 * 2**30),
-        Gpu(vendor="amd", name="AMD Radeon RX 6800", index=0, memory_total_bytes=16 * 2**30),
-        Gpu(vendor="intel", name="Intel GPU", index=0),
+        Gpu(
+            vendor="nvidia",
+            name="NVIDIA GeForce RTX 4090",
+            index=0,
+            pci_id="10de:2684",
+            memory_total_bytes=24 * 2**30,
+        ),
+        Gpu(
+            vendor="amd",
+            name="AMD Radeon RX 6800",
+            index=0,
+            pci_id="1002:73bf",
+            memory_total_bytes=16 * 2**30,
+            driver_version="32.0.31041.1004",
+            adrenalin="26.8.1",
+        ),
+        Gpu(vendor="intel", name="Intel GPU", index=0, pci_id="8086:46a6"),
+        Gpu(vendor="amd", name="Old", index=1),
     )
 
 

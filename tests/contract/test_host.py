@@ -12,7 +12,7 @@ import pytest
 from provisioner.core.errors import UnreadableError
 from provisioner.disk.locations import file_system_of
 from provisioner.disk.programs import find_on_path
-from provisioner.machine.host import LocalHost, container_memory_limit, nvidia_smi_candidates
+from provisioner.machine.host import LocalHost, container_memory_limit, nvidia_smi_candidates, running_python
 
 local_host = partial(LocalHost, file_system_of=file_system_of)
 
@@ -208,3 +208,22 @@ def test_nvidia_smi_on_windows_is_named_by_the_systems_folders() -> None:
         Path("D:/Programs/NVIDIA Corporation/NVSMI/nvidia-smi.exe"),
     )
     assert nvidia_smi_candidates("macos", {}) == ()
+
+
+def test_a_linux_distribution_says_its_name_and_release(tmp_path: Path) -> None:
+    host = local_host(platform="linux", root=tmp_path)
+    assert host.read().distribution is None
+    (tmp_path / "usr/lib").mkdir(parents=True)
+    (tmp_path / "usr/lib/os-release").write_text('NAME="Debian GNU/Linux"\nVERSION_ID="12"\nID=debian\n')
+    assert host.read().distribution == "debian 12"
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/os-release").write_text('ID=ubuntu\nVERSION_ID="24.04"\n')
+    assert host.read().distribution == "ubuntu 24.04"
+    assert local_host(platform="win32", root=tmp_path).read().distribution is None
+
+
+def test_a_free_threaded_python_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = ".".join(map(str, sys.version_info[:3]))
+    for is_disabled, expected in ((None, plain), (0, plain), (1, f"{plain}t")):
+        monkeypatch.setattr("sysconfig.get_config_var", {"Py_GIL_DISABLED": is_disabled}.get)
+        assert running_python() == expected

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,54 +24,13 @@ from provisioner.machine.process import run_process
 from provisioner.torch.builds import TorchBuild, TorchSet
 from tests.support.quick_venv import QuickEnvironments
 from tests.support.setup_fixture import PROBE
-from tests.support.wheels import Faults, Toy, ToyIndex, content_of, serving, torch_set, wheel_cache
+from tests.support.wheels import Faults, Source, Toy, ToyIndex, content_of, serving, torch_set, wheel_cache
 
 SET = TorchSet(torch="2.14.1", torchvision="0.29.1", torchaudio="2.11.0")
 TORCH = torch_set("cu130")
 AV, OLD_AV = Toy(name="av", version="14.1"), Toy(name="av", version="14.0")
 HELPER = Toy(name="helper", version="1.0", requires=("av>=14",), padding=10_000)
 EXTRA = Toy(name="extra", version="3.0")
-
-BACKEND = """
-import base64, hashlib, zipfile
-
-def build_wheel(folder, config_settings=None, metadata_directory=None):
-    name = "built-2.0-py3-none-any.whl"
-    files = {"built/__init__.py": "", "built-2.0.dist-info/METADATA": META, "built-2.0.dist-info/WHEEL": WHEEL}
-    record = "".join(f"{path},sha256={digest(text)},{len(text)}\\n" for path, text in files.items())
-    files["built-2.0.dist-info/RECORD"] = f"{record}built-2.0.dist-info/RECORD,,\\n"
-    with zipfile.ZipFile(f"{folder}/{name}", "w") as wheel:
-        for path, text in files.items():
-            wheel.writestr(path, text)
-    return name
-
-def digest(text):
-    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
-
-META = "Metadata-Version: 2.1\\nName: built\\nVersion: 2.0\\n"
-WHEEL = "Wheel-Version: 1.0\\nGenerator: toys\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source(Toy):
-    """A source archive that pip builds a wheel from, with a backend of its own."""
-
-    @property
-    def file_name(self) -> str:
-        return f"{self.name}-{self.version}.tar.gz"
-
-    def content(self) -> bytes:
-        project = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
-        files = {"PKG-INFO": self.metadata, "pyproject.toml": project.encode(), "backend.py": BACKEND.encode()}
-        stream = io.BytesIO()
-        with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-            for path, data in files.items():
-                member = tarfile.TarInfo(f"{self.name}-{self.version}/{path}")
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
-        return stream.getvalue()
-
 
 BUILT = Source(name="built", version="2.0")
 

@@ -160,7 +160,8 @@ machine_code:
     - {code: 53, gpus: [53], sources: [pages]}
   not_on:
     - {gpu: 53, code: [50], sources: [pages]}
-intel_gpus: {names: [Arc], pci_ids: ["5690"], sources: [pages]}
+intel_gpus:
+  - {names: [Arc], pci_ids: ["5690"], validated_on: [windows 11], sources: [pages]}
 
 builds:
   - tag: cu130

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import tarfile
 import threading
 import time
 import zipfile
@@ -41,6 +42,7 @@ class Toy:
     cuda: str | None = None  # of version.py
     padding: int = 0  # incompressible bytes, to make it large
     has_script: bool = False
+    extras: tuple[str, ...] = ()  # that its requirements name: 'x; extra == "device-gfx1100"'
 
     @property
     def file_name(self) -> str:
@@ -50,6 +52,7 @@ class Toy:
     def metadata(self) -> bytes:
         version = self.inner_version or self.version
         lines = ["Metadata-Version: 2.1", f"Name: {self.name}", f"Version: {version}"]
+        lines += [f"Provides-Extra: {each}" for each in self.extras]
         lines += [f"Requires-Dist: {each}" for each in self.requires]
         return ("\n".join(lines) + "\n").encode()
 
@@ -75,6 +78,51 @@ class Toy:
         with zipfile.ZipFile(stream, "w") as wheel:
             for path, data in files.items():
                 wheel.writestr(zipfile.ZipInfo(path, (2026, 1, 1, 0, 0, 0)), data)
+        return stream.getvalue()
+
+
+_BACKEND = """
+import base64, hashlib, zipfile
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    name = "NAME-VERSION-py3-none-any.whl"
+    info = "NAME-VERSION.dist-info"
+    files = {"NAME/__init__.py": "", f"{info}/METADATA": META, f"{info}/WHEEL": WHEEL}
+    record = "".join(f"{path},sha256={digest(text)},{len(text)}\\n" for path, text in files.items())
+    files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\\n"
+    with zipfile.ZipFile(f"{folder}/{name}", "w") as wheel:
+        for path, text in files.items():
+            wheel.writestr(path, text)
+    return name
+
+def digest(text):
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+
+WHEEL = "Wheel-Version: 1.0\\nGenerator: toys\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+META = PKG_INFO
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(Toy):
+    """A source archive that pip builds a wheel from, with a backend of its own."""
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.name}-{self.version}.tar.gz"
+
+    def content(self) -> bytes:
+        """The archive's bytes; they differ from one making to the next."""
+        project = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        backend = _BACKEND.replace("NAME", self.name).replace("VERSION", self.version)
+        backend = backend.replace("PKG_INFO", repr(self.metadata.decode()))
+        files = {"PKG-INFO": self.metadata, "pyproject.toml": project.encode(), "backend.py": backend.encode()}
+        stream = BytesIO()
+        with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+            for path, data in files.items():
+                member = tarfile.TarInfo(f"{self.name}-{self.version}/{path}")
+                member.size = len(data)
+                archive.addfile(member, BytesIO(data))
         return stream.getvalue()
 
 

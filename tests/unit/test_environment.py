@@ -71,6 +71,7 @@ from provisioner.environment.state import (
     parse_receipt,
     receipt_text,
     serves,
+    visible_devices,
 )
 from provisioner.environment.swap import disk_error, relocated, staging_names
 from provisioner.torch.builds import TorchBuild, TorchSet
@@ -496,11 +497,42 @@ def test_constraints_hold_what_torch_cannot_do_without() -> None:
         ({"bits": 32}, "32-bit"),
         ({"is_free_threaded": True}, "free-threaded"),
         ({"can_make_environments": False}, "without venv"),
+        ({"is_free_threaded": True, "version": "3.14.1"}, "--python names it"),
+        ({"is_free_threaded": True, "version": "3.11.1", "can_make_environments": False}, "free-threaded"),
     ],
 )
 def test_a_python_that_does_not_fit_is_told_why(changes: dict[str, object], says: str | None) -> None:
     complaint = complaint_about_python(replace(PYTHON, **changes), ("3.10", "3.11"))  # type: ignore[arg-type]
     assert complaint is None if says is None else says in (complaint or "")
+
+
+def test_a_free_threaded_python_fits_where_it_is_named_or_listed() -> None:
+    free = replace(PYTHON, is_free_threaded=True, version="3.14.1")
+    assert (free.release, replace(free, is_free_threaded=False).release) == ("3.14t", "3.14")
+    assert complaint_about_python(free, ()) is None
+    assert complaint_about_python(free, ("3.14t",)) is None
+    assert complaint_about_python(free, ("3.14",)) is not None
+    without = replace(free, can_make_environments=False)
+    assert "without venv" in (complaint_about_python(without, ("3.14t",)) or "")
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [
+        ([("rocm", True)], {}),
+        ([("rocm", False), ("rocm", True)], {"HIP_VISIBLE_DEVICES": "1"}),
+        ([("rocm", True), ("rocm", False), ("rocm", True)], {"HIP_VISIBLE_DEVICES": "0,2"}),
+        ([("rocm", False), ("rocm", False)], {}),
+        ([("cuda", True), ("cuda", False)], {}),
+    ],
+)
+def test_gpus_that_did_not_compute_are_hidden(devices: list[tuple[str, bool]], expected: dict[str, str]) -> None:
+    found = tuple(
+        ProbeDevice(index=at, kind=kind, name=str(at), checks=("float32",) if works else ())
+        for at, (kind, works) in enumerate(devices)
+    )
+    assert visible_devices(replace(RECEIPT, probe=replace(ANSWER, devices=found))) == expected
+    assert visible_devices(None) == visible_devices(replace(RECEIPT, probe=None)) == {}
 
 
 # --- pip and uv --------------------------------------------------------------------------------

@@ -483,6 +483,7 @@ GPUS = st.builds(
     index=st.integers(0, 15),
     uuid=st.none() | TEXT,
     pci_bus_id=st.none() | TEXT,
+    pci_id=st.none() | TEXT,
     compute_capability=st.none() | PAIR,
     architecture=st.none() | TEXT,
     memory_total_bytes=st.none() | COUNT,
@@ -492,6 +493,9 @@ GPUS = st.builds(
     is_mig_enabled=st.none() | st.booleans(),
     mig_devices=st.lists(TEXT, max_size=3).map(tuple),
     driver_model=st.none() | TEXT,
+    driver_version=st.none() | TEXT,
+    adrenalin=st.none() | TEXT,
+    shares_memory=st.booleans(),
 )
 MACHINES = st.builds(
     Machine,
@@ -501,6 +505,7 @@ MACHINES = st.builds(
     architecture=TEXT,
     libc=st.none() | TEXT,
     python_version=TEXT,
+    distribution=st.none() | TEXT,
     gpus=st.lists(GPUS, max_size=3).map(tuple),
     driver_version=st.none() | st.from_regex(r"[0-9]{3}\.[0-9]{1,3}(\.[0-9]{2})?", fullmatch=True),
     cuda_driver_version=st.none() | PAIR,

@@ -43,6 +43,13 @@ def test_the_whole_choice_is_shown_at_once() -> None:
     ]
 
 
+def test_amds_architectures_and_their_packages_are_shown() -> None:
+    amd = replace(BUILD, sm=(), gfx=("gfx1030", "gfx1100"), device_extras=("device-gfx1030", "device-gfx1100"))
+    text = generated(replace(CHOICE, build=amd))
+    assert "  code for   gfx1030, gfx1100\n" in text
+    assert "  with       the packages of device-gfx1030 and device-gfx1100, which hold the code itself\n" in text
+
+
 def test_what_is_not_there_is_not_drawn() -> None:
     plain = TorchBuild(torch_backend="default", index_url=None, local_tag=None, sets=(OLDER,))
     text = generated(TorchChoice(build=plain, reasons=("It is the build for Apple chips.",), runner_up=None))

@@ -1,0 +1,123 @@
+"""``klein-setup detect`` on machines beyond NVIDIA on x86-64: build, warnings, set, and how little it does.
+The recordings in ``tests/support/machines`` were put together from makers' pages and users' reports, field by field as
+``detect --json`` writes them; none of these machines was at hand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from provisioner.core.models import Machine
+from provisioner.files.choose_set import choose_set
+from provisioner.machine.readings import parse_machine_record
+from provisioner.manifest.parse import parse_manifest
+from provisioner.manifest.shipped import read_manifest_text
+from provisioner.torch.card_table import with_known_cards
+from provisioner.torch.choose import shipped_table
+from tests.support.counted import IS_COUNTED, work_of
+from tests.support.sandbox import Sandbox
+
+MACHINES = Path(__file__).parent.parent / "support" / "machines"
+KIB, MIB = 1024, 1024 * 1024
+
+# By recording: the build with its device packages, the warnings, and the set of flux2-klein-4b that is chosen.
+SERVED: dict[str, tuple[str, list[str], set[str], str]] = {
+    "strix-halo-windows": (
+        "rocm10.0.0",
+        ["device-gfx1151"],
+        {"shared-memory", "no-fp8", "no-digests"},
+        "fp8",
+    ),
+    "strix-halo-linux": ("rocm7.2", [], {"shared-memory", "no-fp8"}, "fp8"),
+    "rx-6900-xt-windows": (
+        "rocm10.0.0",
+        ["device-gfx1030"],
+        {"no-fp8", "card-not-validated", "no-digests"},
+        "fp8",
+    ),
+    "rx-6900-xt-linux": ("rocm7.2", [], {"no-fp8", "card-not-validated"}, "fp8"),
+    "rx-7900-xtx-beside-ryzen-windows": (
+        "rocm10.0.0",
+        ["device-gfx1100"],
+        {"mixed-gpus", "no-fp8", "no-digests"},
+        "fp8",
+    ),
+    "rx-9070-xt-windows-10": (
+        "rocm10.0.0",
+        ["device-gfx1201"],
+        {"amd-driver", "system-not-validated", "no-digests"},
+        "fp8",
+    ),
+    "radeon-vii-linux": ("rocm6.3", [], {"no-fp8", "card-not-validated", "legacy-last"}, "fp8"),
+    "arc-b580-windows": ("xpu", [], {"no-fp8"}, "fp8"),
+    "arc-b580-linux": ("xpu", [], {"no-fp8"}, "fp8"),
+    "panther-lake-linux": ("xpu", [], {"no-fp8", "shared-memory", "system-not-validated"}, "fp8"),
+    "lunar-lake-windows": ("xpu", [], {"no-fp8", "shared-memory"}, "fp8"),
+    "m4-16gb": ("default", [], {"no-fp8", "shared-memory"}, "bf16"),
+    "m2-max-32gb-free-threaded": ("default", [], {"no-fp8", "shared-memory", "free-threaded"}, "bf16"),
+    "gb10-linux": ("cu130", [], {"shared-memory"}, "fp8"),
+    "jetson-thor-linux": ("cu130", [], {"shared-memory", "minor-version-compatibility"}, "fp8"),
+}
+
+# By recording: the error, and a word of its message or hint.
+REFUSED = {
+    "steam-deck-linux": ("gpu-unsupported", "wrong numbers"),
+    "ryzen-5000-laptop-windows": ("gpu-unsupported", "ZLUDA"),
+    "rtx-spark-windows-arm": ("platform-unsupported", "nvtorch_oot"),
+}
+
+
+def recorded(name: str) -> dict[str, str | None]:
+    return {"KLEIN_SETUP_MACHINE": str(MACHINES / f"{name}.json")}
+
+
+def test_every_recording_is_used() -> None:
+    assert {path.stem for path in MACHINES.glob("*.json")} == {*SERVED, *REFUSED}
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_a_machine_gets_its_build_and_is_told_what_to_know(sandbox: Sandbox, name: str) -> None:
+    tag, extras, warnings, _ = SERVED[name]
+    done = sandbox.run("detect", "--json", env=recorded(name))
+    assert done.returncode == 0, done.said
+    torch = done.json["details"]["torch"]
+    assert (torch["build"]["torch_backend"], torch["build"]["device_extras"]) == (tag, extras)
+    assert {each["code"] for each in torch["warnings"]} == warnings
+    assert torch["reasons"]
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_a_machine_gets_the_set_that_it_can_run(name: str) -> None:
+    path = MACHINES / f"{name}.json"
+    found = parse_machine_record(path.read_text(encoding="utf-8"), path)
+    table = shipped_table()
+    assert set_of(with_known_cards(found, table.amd_gpus, table.intel_gpus)) == SERVED[name][3]
+
+
+def set_of(found: Machine) -> str:
+    text, file = read_manifest_text("flux2-klein-4b")
+    return choose_set(parse_manifest(text, file=file), "auto", kind="comfyui", look=lambda: found).set.id
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_machine_that_cannot_be_served_is_told_why_and_what_is_left(sandbox: Sandbox, name: str) -> None:
+    code, word = REFUSED[name]
+    done = sandbox.run("detect", "--json", env=recorded(name))
+    assert (done.returncode, done.codes) == (3, [code])
+    (error,) = done.json["errors"]
+    assert word in f"{error['message']} {error['hint']}"
+
+
+@pytest.mark.skipif(not IS_COUNTED, reason="the kernel's counts are Linux'")
+@pytest.mark.parametrize("name", SERVED)
+def test_detection_does_so_little_that_half_a_second_is_plenty(sandbox: Sandbox, name: str) -> None:
+    """On an idle computer it takes 0.2 to 0.3 s; a clock says nothing on a busy one, so its work is counted."""
+    sandbox.environ.update({key: value for key, value in recorded(name).items() if value is not None})
+    work = work_of(sandbox, "detect")
+    assert (work.children, work.connections, work.requests, work.changed, work.flushed) == (0, 0, 0, 0, 0)
+    assert work.modules <= 200
+    assert work.calls <= 400
+    assert work.read <= 96 * KIB
+    assert work.peak <= 16 * MIB
