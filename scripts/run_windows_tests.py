@@ -2,8 +2,8 @@
 """Run the tests in a Windows Python: ``python3 scripts/run_windows_tests.py [--require-windows] [FILE ...]``.
 
 Without files: the bootstrap, the rehearsal, the unit and contract tests, and the integration tests of ``INTEGRATION``;
-each file in a process of its own that is ended after its time.  The last line on standard output is the
-summary of all of them.
+each file in a process of its own that is ended after its time.  All of them together have ``LIMIT_S``; what was not
+begun by then is named and counts as failed.  The last line on standard output is the summary of all of them.
 
 Where there is no Wine and none can be installed, that line says so and the exit status is 0; with
 ``--require-windows`` it is 3.  The exit status is 1 where anything failed.
@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -26,9 +28,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from scripts.windows_python import ROOT, MissingError, WindowsPython
+from scripts.windows_python import HOME, ROOT, MissingError, WindowsPython
 
 MARK = "KLEIN_WINDOWS_JOB"  # in the environment of every process of one job
+TYPED_IN = HOME / "typed"  # where commands are typed; the checkout is in a folder of it, as after `git clone`
+LIMIT_S = 1800  # of everything; on two cores that do nothing else it takes about half of it
 JOB_TIMEOUT_S = 300
 PREPARATION_TIMEOUT_S = 900  # installs the locked packages
 WORD = re.compile(r"(\d+) (passed|failed|error|skipped|xfailed|xpassed|warning|deselected)s?\b")
@@ -60,12 +64,14 @@ INTEGRATION = (
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One process to run: a file of tests, or a command that has to succeed."""
+    """One process to run: a file of tests, or a command."""
 
     name: str
-    arguments: tuple[str, ...]
+    arguments: tuple[str, ...]  # of Python; or one line that is typed in the folder that holds a checkout
     timeout_s: float = JOB_TIMEOUT_S
-    is_tests: bool = True
+    is_tests: bool = False
+    is_typed: bool = False
+    expected: int = 0  # its exit status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +79,7 @@ class Ended:
     """What came of a job."""
 
     job: Job
-    status: int | None  # None: it did not end in its time
+    status: int | None  # None: it did not end in its time, or was not begun
     seconds: float
     output: str
     counts: Counter[str] = field(default_factory=Counter)
@@ -81,45 +87,61 @@ class Ended:
     @property
     def is_passed(self) -> bool:
         """Whether everything of it passed; pytest's 5 is a file whose tests are all for another system."""
-        return self.status == 0 or (self.job.is_tests and self.status == 5)
+        return self.status == self.job.expected or (self.job.is_tests and self.status == 5)
 
     @property
     def line(self) -> str:
         """What is said of it."""
         said = ", ".join(f"{number} {word}" for word, number in self.counts.items()) or f"status {self.status}"
         if self.status is None:
-            said = f"did not end within {self.job.timeout_s:.0f} s"
+            said = f"did not end within {self.seconds:.0f} s" if self.seconds else "not run, the time is up"
         return f"{'ok    ' if self.is_passed else 'FAILED'} {self.seconds:5.0f} s  {self.job.name}: {said}"
 
 
 def pytest_job(*files: str, workers: int = 0) -> Job:
     """Return the job that runs files or folders of tests."""
     spread = ("-n", str(workers), "--dist", "loadfile") if workers else ("-p", "no:xdist")
-    arguments = ("scripts/run_tests.py", "-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", *spread, *files)
-    return Job(name=Path(files[0]).stem, arguments=arguments, timeout_s=JOB_TIMEOUT_S * (3 if workers else 1))
+    # The profile "ci" times no example and draws the same ones each time.
+    options = ("-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", "--hypothesis-profile=ci")
+    arguments = ("scripts/run_tests.py", *options, *spread, *files)
+    return Job(
+        name=Path(files[0]).stem, arguments=arguments, is_tests=True, timeout_s=JOB_TIMEOUT_S * (3 if workers else 1)
+    )
 
 
 def preparations() -> list[Job]:
     """Return what runs first and alone: both environments are made here, as a user's first start makes his."""
-    command = "scripts/klein_setup.py"
-    first = Job(name="bootstrap", arguments=(command, "--version"), timeout_s=PREPARATION_TIMEOUT_S, is_tests=False)
-    rehearsal = Job(name="rehearse --no-image", arguments=(command, "rehearse", "--no-image"), is_tests=False)
-    tests = Job(
-        name="test environment",
-        arguments=("scripts/run_tests.py", "--version"),
-        timeout_s=PREPARATION_TIMEOUT_S,
-        is_tests=False,
-    )
-    return [first, rehearsal, tests]
+    line = readme_line((ROOT / "README.md").read_text(encoding="utf-8"))
+    no_gpu = Job(name=line, arguments=(line,), is_typed=True, expected=3, timeout_s=PREPARATION_TIMEOUT_S)
+    line += " rehearse --no-image"
+    tests = ("scripts/run_tests.py", "--version")
+    return [
+        no_gpu,
+        Job(name=line, arguments=(line,), is_typed=True),
+        Job(name="test environment", arguments=tests, timeout_s=PREPARATION_TIMEOUT_S),
+    ]
 
 
-def run(python: WindowsPython, job: Job) -> Ended:
-    """Run a job to its end, or to the end of its time."""
+def readme_line(text: str) -> str:
+    """Return what the README has a user of Windows type in the folder that holds the checkout, once it is cloned."""
+    return text.partition("```powershell\n")[2].partition("\n")[0].partition("; ")[2]
+
+
+def copy_checkout(folder: Path) -> None:
+    """Copy the checkout as it is now, without what runs left in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "__pycache__", "build"))
+
+
+def run(python: WindowsPython, job: Job, deadline: float = math.inf) -> Ended:
+    """Run a job to its end, or to the end of its time or of everybody's."""
     started = time.monotonic()
+    if started >= deadline:
+        return Ended(job=job, status=None, seconds=0.0, output="")
     environ = python.environ(os.environ) | {MARK: job.name}
     process = subprocess.Popen(
-        python.command(job.arguments),
-        cwd=ROOT,
+        python.typed(*job.arguments) if job.is_typed else python.command(job.arguments),
+        cwd=TYPED_IN if job.is_typed else ROOT,
         env=environ,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -129,7 +151,7 @@ def run(python: WindowsPython, job: Job) -> Ended:
     reader = threading.Thread(target=lambda: output.extend(process.stdout.read() if process.stdout else b""))
     reader.start()
     try:
-        status: int | None = process.wait(job.timeout_s)
+        status: int | None = process.wait(min(job.timeout_s, deadline - started))
     except subprocess.TimeoutExpired:
         status = None
     if status is not None:
@@ -157,11 +179,11 @@ def end_all(name: str) -> None:
                 os.kill(int(folder.name), 9)
 
 
-def in_turn(python: WindowsPython, jobs: Iterable[Job], at_once: int = 1) -> list[Ended]:
+def in_turn(python: WindowsPython, jobs: Iterable[Job], at_once: int = 1, deadline: float = math.inf) -> list[Ended]:
     """Run jobs, some at a time, and say of each what came of it."""
     done = []
     with ThreadPoolExecutor(at_once) as pool:
-        for ended in pool.map(lambda job: run(python, job), jobs):
+        for ended in pool.map(lambda job: run(python, job, deadline), jobs):
             if not ended.is_passed:
                 print(f"---- {ended.job.name}\n{ended.output[-20_000:]}")
             print(ended.line, flush=True)
@@ -186,20 +208,22 @@ def main() -> int:
     parser.add_argument("--require-windows", action="store_true", help="fail where there is no Wine")
     parser.add_argument("files", nargs="*", help="tests to run, instead of all that run there")
     options = parser.parse_args()
+    started = time.monotonic()
+    deadline = started + LIMIT_S
     python = WindowsPython()
     try:
         python.make()
     except MissingError as error:
         print(f"Windows (Wine): not run: {error}")
         return 3 if options.require_windows else 0
-    started = time.monotonic()
     cores = os.cpu_count() or 1
     if options.files:
-        done = in_turn(python, [pytest_job(file) for file in options.files])
+        done = in_turn(python, [pytest_job(file) for file in options.files], 1, deadline)
     else:
-        done = in_turn(python, preparations())
-        done += in_turn(python, [pytest_job(f"tests/{each}", workers=cores) for each in ("unit", "contract")])
-        done += in_turn(python, [pytest_job(f"tests/integration/{each}.py") for each in INTEGRATION], cores)
+        whole = [pytest_job(f"tests/{each}", workers=cores) for each in ("unit", "contract")]
+        files = [pytest_job(f"tests/integration/{each}.py") for each in INTEGRATION]
+        copy_checkout(TYPED_IN / "klein-setup")
+        done = in_turn(python, [*preparations(), *whole], 1, deadline) + in_turn(python, files, cores, deadline)
     print(summary(done, time.monotonic() - started))
     return 0 if all(each.is_passed for each in done) else 1
 

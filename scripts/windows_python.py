@@ -103,9 +103,7 @@ def require_tools() -> None:
     say(f"installing {wanted} with apt-get ...")
     environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for words in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *PACKAGES]):
-        done = run_quietly(["apt-get", *words], env=environ, timeout_s=900)
-        if done.returncode != 0:
-            raise MissingError(f"apt-get {words[0]} failed with status {done.returncode}: {last_line(done.stdout)}")
+        require(["apt-get", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=20", *words], env=environ)
     if not (find_wine() and shutil.which(COMPILER)):
         raise MissingError(f"apt-get installed {wanted}, and there is still no 64-bit Wine or no {COMPILER}")
 
@@ -232,6 +230,10 @@ class WindowsPython:
         """Return the command line that runs it."""
         return [find_wine() or "wine", self.program, *arguments]
 
+    def typed(self, line: str) -> list[str]:
+        """Return the command line that runs what a user types where Python is on the PATH."""
+        return [find_wine() or "wine", "cmd", "/c", rf"set PATH=C:\Python3{MINOR};%PATH%&& {line}"]
+
     def _wine(self, *words: str) -> str:
         return require([find_wine() or "wine", *words], env=self.environ(os.environ))
 
@@ -240,7 +242,10 @@ class WindowsPython:
         nowhere = subprocess.DEVNULL
         line = [find_wine() or "wine", "wineboot", *words]
         environ = self.environ(os.environ)
-        subprocess.run(line, env=environ, stdin=nowhere, stdout=nowhere, stderr=nowhere, timeout=300, check=False)
+        try:
+            subprocess.run(line, env=environ, stdin=nowhere, stdout=nowhere, stderr=nowhere, timeout=120, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise MissingError(f"Wine does not start: {error}") from error
 
     def _make_prefix(self) -> None:
         self._start("--init")

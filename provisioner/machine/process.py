@@ -102,8 +102,7 @@ def run_process(
     """
     words = tuple(os.fspath(word) for word in args)
     started = time.monotonic()
-    process = _start(words, env, cwd, has_input=input_bytes is not None)
-    job = _hold(process.pid)
+    process, job = _start(words, env, cwd, has_input=input_bytes is not None)
     heard = _Heard(keep_bytes, on_line)
     pipes = _Pipes(process, input_bytes)
     try:
@@ -170,9 +169,14 @@ def run_checked(
 
 def _start(
     words: tuple[str, ...], env: Mapping[str, str] | None, cwd: Path | None, *, has_input: bool
-) -> subprocess.Popen[bytes]:
+) -> tuple[subprocess.Popen[bytes], JobObject | None]:
+    flags = 0
+    if sys.platform == "win32":
+        from provisioner.processes import job_object
+
+        flags = job_object.CREATION_FLAGS
     try:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             words,
             stdin=subprocess.PIPE if has_input else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -180,20 +184,13 @@ def _start(
             env=child_environment(os.environ) if env is None else dict(env),
             cwd=cwd,
             start_new_session=True,  # POSIX: one group, ended as a whole; Windows ignores it
-            creationflags=_creation_flags(),
+            creationflags=flags,
         )
+        return process, _hold(process)
     except OSError as error:
         thing = error.filename or words[0]
         message = f"could not be started: {thing}: {error.strerror or error}"
         raise _failed(message, words, (), reason="missing") from error
-
-
-def _creation_flags() -> int:
-    if sys.platform == "win32":
-        from provisioner.processes.job_object import SUSPENDED
-
-        return subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW | SUSPENDED
-    return 0
 
 
 class _Pipes:
@@ -283,18 +280,22 @@ def _follow(
     return True
 
 
-def _hold(pid: int) -> JobObject | None:
+def _hold(process: subprocess.Popen[bytes]) -> JobObject | None:
     """Put a suspended program into a job and let it run; None where there are no jobs. Windows only."""
     if sys.platform != "win32":
         return None
     from provisioner.processes.job_object import JobObject, resume
 
+    job = None
     try:
-        return JobObject(pid)
-    except OSError:
-        return None
-    finally:
-        resume(pid)
+        with contextlib.suppress(OSError):
+            job = JobObject(process.pid)
+        resume(process)
+    except BaseException:
+        with process:  # closes its pipes
+            _end_tree(process, job)  # also at Ctrl-C: a suspended program would stay for ever
+        raise
+    return job
 
 
 def _end_tree(process: subprocess.Popen[bytes], job: JobObject | None) -> None:

@@ -1,18 +1,23 @@
 """A job object of Windows: ends a process with everything that it started, also what its parent no longer knows.
 
-A process is started suspended (`SUSPENDED`), put into the job, and only then let run (`resume`): nothing that it starts
-can be outside of the job.
+A process is started suspended (`CREATION_FLAGS`), put into the job, and only then let run (`resume`): nothing that it
+starts can be outside of the job.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import subprocess
 import sys
 from typing import Any, Final, Protocol
 
-SUSPENDED: Final = 0x0000_0004 if sys.platform == "win32" else 0
-"""Flag for starting a process that waits for `resume`; nothing on other systems."""
+if sys.platform == "win32":
+    _SUSPENDED = 0x0000_0004
+    CREATION_FLAGS: Final = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW | _SUSPENDED
+else:
+    CREATION_FLAGS: Final = 0
+"""Flags for starting a process that opens no window, hears no Ctrl-C and waits for `resume`; 0 on other systems."""
 
 _JOB_OBJECT_EXTENDED_LIMIT_INFORMATION = 9  # winnt.h, as are the names below
 _JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE = 0x2000
@@ -20,13 +25,25 @@ _PROCESS_TERMINATE = 0x0001
 _PROCESS_SET_QUOTA = 0x0100
 
 
-def resume(pid: int) -> None:
-    """Let a process run that was started with `SUSPENDED`; nothing on other systems."""
+def resume(process: subprocess.Popen[bytes]) -> None:
+    """Let a process run that was started with `CREATION_FLAGS`; nothing on other systems.
+
+    Raises
+    ------
+    OSError
+        The system does not let it run.  It has been ended then: nothing else would ever end it.
+    """
     if sys.platform == "win32":
         import psutil  # takes 30 ms
 
-        with contextlib.suppress(psutil.NoSuchProcess):
-            psutil.Process(pid).resume()
+        try:
+            psutil.Process(process.pid).resume()
+        except psutil.NoSuchProcess:
+            return
+        except psutil.Error as error:
+            with contextlib.suppress(OSError):
+                process.kill()
+            raise OSError(f"it was started and cannot be let run: {error}") from error
 
 
 class _BasicLimits(ctypes.Structure):

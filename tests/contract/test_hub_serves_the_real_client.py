@@ -20,6 +20,7 @@ import pytest
 
 from provisioner.rehearsal import faults
 from provisioner.rehearsal.hub import RehearsalHub
+from tests.support.wine import needs
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 TOKEN = "hf_reader"
@@ -264,7 +265,7 @@ def test_pins_that_flipped_bytes_are_accepted_and_only_verify_tells(hub: Rehears
     [
         (faults.Status(503), "HfHubHTTPError"),
         (faults.Status(403), "HfHubHTTPError"),
-        (faults.ResetAfter(0.6), "ReadError"),
+        pytest.param(faults.ResetAfter(0.6), "ReadError", marks=needs("resets")),
         (faults.ShortLength(1000), "OSError"),
     ],
 )
@@ -288,6 +289,7 @@ def test_pins_that_other_content_after_a_cut_is_spliced_in(hub: RehearsalHub, cl
     assert said["digest"] == hashlib.sha256(spliced).hexdigest()
 
 
+@needs("resets")
 def test_pins_that_a_second_run_starts_from_the_first_byte(hub: RehearsalHub, client: Client) -> None:
     hub.fault(faults.ResetAfter(0.9))
     script = 'say(error=outcome(lambda: hf_hub_download("org/name", "unet/weights.safetensors")))'

@@ -18,7 +18,7 @@ from provisioner.disk.locations import state_folder
 from provisioner.disk.patience import READS, is_held
 from provisioner.disk.root import Root
 from provisioner.machine.process import run_process
-from provisioner.processes.job_object import SUSPENDED, JobObject, resume
+from provisioner.processes.job_object import CREATION_FLAGS, JobObject, resume
 from tests.support.sandbox import Sandbox, tensors, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "win32", reason="what only Windows does")
@@ -223,11 +223,28 @@ def test_a_program_that_is_stopped_takes_along_what_its_ended_parent_left() -> N
     wait_until(lambda: not process.is_running(), what="the last one has ended")
 
 
+@pytest.mark.parametrize("error", [psutil.AccessDenied, KeyboardInterrupt])
+def test_a_program_that_cannot_be_let_run_does_not_stay_for_ever(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is started suspended, so that it is in its job before it starts anything."""
+    suspended: list[psutil.Process] = []
+
+    def refuse(process: psutil.Process) -> None:
+        suspended.append(process)
+        raise error
+
+    monkeypatch.setattr(psutil.Process, "resume", refuse)
+    with pytest.raises(CommandError if error is psutil.AccessDenied else error, match=r"be let run|^$"):
+        run_process([sys.executable, "-c", "pass"], timeout_s=30)
+    wait_until(lambda: not suspended[0].is_running(), what="it has ended")
+
+
 def test_what_a_job_lets_go_of_goes_on_and_what_it_releases_ends() -> None:
     for let_go in (True, False):
-        process = subprocess.Popen([sys.executable, "-c", SLEEP], creationflags=SUSPENDED)
+        process = subprocess.Popen([sys.executable, "-c", SLEEP], creationflags=CREATION_FLAGS)
         job = JobObject(process.pid)
-        resume(process.pid)
+        resume(process)
         job.let_go() if let_go else job.release()
         if let_go:
             time.sleep(1)

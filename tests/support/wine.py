@@ -10,10 +10,8 @@ import contextlib
 import ctypes
 import functools
 import os
-import signal
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -62,30 +60,6 @@ def _junctions() -> bool:
     return False
 
 
-def _links() -> bool:
-    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(OSError):
-        (Path(folder) / "from").symlink_to(Path(folder) / "to")
-        return (Path(folder) / "from").is_symlink()
-    return False
-
-
-def _console_breaks() -> bool:
-    if sys.platform != "win32":
-        return True
-    sleep = [sys.executable, "-c", "print(flush=True); import time; time.sleep(20)"]
-    process = subprocess.Popen(sleep, stdout=subprocess.PIPE, creationflags=subprocess.CREATE_NEW_PROCESS_GROUP)
-    try:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.send_signal(signal.CTRL_BREAK_EVENT)
-        return process.wait(5) != 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def _no_folder() -> bool:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "file"
@@ -102,8 +76,6 @@ def _no_folder() -> bool:
 GAPS = {
     "resets": Gap("a connection that is closed without lingering ends with a reset", _resets),
     "junctions": Gap("junctions lead to folders", _junctions),
-    "links": Gap("symbolic links are made, where the user may", _links),
-    "console breaks": Gap("Ctrl-Break reaches a process group", _console_breaks),
     "no folder": Gap(
         "listing a file says that it is no folder (267); Wine 8 says that its name is wrong (123)", _no_folder
     ),

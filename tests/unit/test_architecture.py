@@ -137,7 +137,7 @@ MAY_USE = {
     "requests": ("comfyui.checkout", "comfyui.server", "files.download", "network"),
     "rich": ("ui",),
     "shutil": ("disk", "comfyui", "environment", "machine", "smoke_test", "rehearsal", "ui"),
-    "subprocess": ("comfyui.server", "machine.process", "smoke_test.diffusers_script"),
+    "subprocess": ("comfyui.server", "machine.process", "processes", "smoke_test.diffusers_script"),
     "textual_image": ("ui.closing_card",),
     "tomli": ("cli.config_file",),
     "tqdm": ("ui",),

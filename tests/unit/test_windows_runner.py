@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.run_windows_tests import INTEGRATION, Ended, Job, counted, pytest_job, summary
+from scripts.run_windows_tests import INTEGRATION, Ended, Job, counted, pytest_job, readme_line, run, summary
 from scripts.windows_python import WHEELS, WindowsPython, windows_path
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -26,9 +26,9 @@ def test_the_numbers_are_those_of_pytests_last_summary(output: str, expected: di
     assert counted(output) == expected
 
 
-def ended(status: int | None, *, is_tests: bool = True, **counts: int) -> Ended:
+def ended(status: int | None, *, is_tests: bool = True, seconds: float = 1.0, **counts: int) -> Ended:
     job = Job(name="x", arguments=(), is_tests=is_tests)
-    return Ended(job=job, status=status, seconds=1.0, output="", counts=Counter(counts))
+    return Ended(job=job, status=status, seconds=seconds, output="", counts=Counter(counts))
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,18 @@ def ended(status: int | None, *, is_tests: bool = True, **counts: int) -> Ended:
 def test_what_did_not_end_well_counts_as_failed(one: Ended, is_passed: bool, said: str) -> None:
     assert one.is_passed == is_passed
     assert summary([one], 61.0) == f"Windows (Wine): {said} in 61 s"
+
+
+def test_what_the_time_did_not_suffice_for_is_named_and_counts_as_failed() -> None:
+    late = ended(None, seconds=0.0)
+    assert late.line == "FAILED     0 s  x: not run, the time is up"
+    assert not late.is_passed
+    assert run(WindowsPython(), late.job, deadline=0.0).line == late.line
+
+
+def test_the_readme_shows_what_is_typed_in_windows() -> None:
+    script = "klein-setup\\scripts\\klein_setup.py"
+    assert readme_line((TESTS.parent / "README.md").read_text(encoding="utf-8")) == f"python {script}"
 
 
 def test_several_add_up() -> None:

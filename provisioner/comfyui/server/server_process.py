@@ -45,7 +45,7 @@ from provisioner.core.ports import Cancelled
 from provisioner.disk.os_errors import reason_of
 from provisioner.disk.root import Root
 from provisioner.machine.child_environment import child_environment
-from provisioner.processes.job_object import SUSPENDED, resume
+from provisioner.processes.job_object import CREATION_FLAGS, resume
 
 _TICK_S = 0.1
 _GRACE_S = 5.0  # between asking a server to end and killing it
@@ -272,6 +272,7 @@ def _spawn(launch: Launch, address: ServerAddress, log_path: Path, env: Mapping[
         ) from error
     log_start = log.tell()  # read before the server writes: it shares the file position
     words = server_arguments(launch, address.port)
+    watchdog = None
     try:
         process = subprocess.Popen(
             words,
@@ -281,9 +282,13 @@ def _spawn(launch: Launch, address: ServerAddress, log_path: Path, env: Mapping[
             stderr=subprocess.STDOUT,
             env=dict(env),
             start_new_session=True,  # POSIX: one group, ended as a whole; Windows ignores it
-            creationflags=_creation_flags(),
+            creationflags=CREATION_FLAGS,
         )
+        watchdog = tie(process.pid)
+        resume(process)
     except OSError as error:
+        if watchdog is not None:
+            watchdog.release()
         log.close()
         raise ServerNotUsableError(
             f"ComfyUI could not be started: {error.filename or words[0]}: {error.strerror or error}",
@@ -291,8 +296,6 @@ def _spawn(launch: Launch, address: ServerAddress, log_path: Path, env: Mapping[
             cause="missing-program",
             command=list(words),
         ) from error
-    watchdog = tie(process.pid)
-    resume(process.pid)
     return ServerProcess(
         process,
         log,
@@ -307,12 +310,6 @@ def _spawn(launch: Launch, address: ServerAddress, log_path: Path, env: Mapping[
 def _environment(environ: Mapping[str, str], pass_env: Collection[str]) -> dict[str, str]:
     """Return the server's environment: its output is unbuffered, and UTF-8 on every console."""
     return {**child_environment(environ, pass_env), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
-
-
-def _creation_flags() -> int:
-    if sys.platform == "win32":
-        return subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW | SUSPENDED
-    return 0
 
 
 def _free_port() -> int:
