@@ -257,8 +257,9 @@ current torch.
   JetPack.
 - **Windows on Arm**: no index of torch has wheels. NVIDIA publishes its own for RTX Spark, at
   `https://pypi.nvidia.com/nvtorch_oot/`; install them yourself and use `--torch none`.
-- **Python** 3.10 to 3.14 are served everywhere; the free-threaded 3.13t and 3.14t, named with `--python`, except
-  for AMD's build. ComfyUI has no Python 3.15 yet, because torchaudio has none.
+- **Python** 3.10 to 3.14 are served everywhere. The free-threaded 3.13t and 3.14t are used where `--python` names one,
+  except for AMD's build; what has no wheel for them, such as safetensors 0.8.0, is built from source. ComfyUI has no
+  Python 3.15 yet, because torchaudio has none.
 """
 
 

@@ -92,7 +92,7 @@ def read_indexes(table: TorchTable, reader: IndexReader, base: str, default: str
         outcome.notes.append(f"{redact(base)} has no page of its own for torch; new builds could not be looked for")
     for build in table.builds:
         tag = None if build.is_default_index else build.tag
-        index = default if build.is_default_index else _address(build, table, base)
+        index = default if build.is_default_index else address_of(build, table, base)
         is_listed = whole is None or build.index is not None or any(each.local == tag for each in whole)
         pages = {name: _page(reader, index, name, may_lack=name != "torch" or not is_listed) for name in PROJECTS}
         if pages["torch"] is None:
@@ -111,7 +111,7 @@ def read_indexes(table: TorchTable, reader: IndexReader, base: str, default: str
     )
 
 
-def _address(build: BuildRow, table: TorchTable, base: str) -> str:
+def address_of(build: BuildRow, table: TorchTable, base: str) -> str:
     """Return the index of a build: its own, unless a mirror was named."""
     base = base.rstrip("/")
     return build.index if build.index is not None and base == table.index_base else f"{base}/{build.tag}"
@@ -314,7 +314,7 @@ class Comparison:
                 )
         if not set(published) - set(known):
             return
-        index = self.default if build.is_default_index else _address(build, self.table, self.base)
+        index = self.default if build.is_default_index else address_of(build, self.table, self.base)
         if not index.startswith("https:"):
             self.outcome.notes.append(f"{build.tag}: digests are recorded from an https index only")
             return

@@ -351,9 +351,10 @@ def _python_warnings(case: Case) -> list[TorchWarning]:
     return [
         TorchWarning(
             code="free-threaded",
-            message=f"Python {case.python} is the free-threaded build: packages that are not made for it turn its lock"
-            " on again or have no wheels.",
-            hint=f"Use Python {case.python.rstrip('t')} if a package is missing.",
+            # pip, 2026-11-26: of safetensors only 0.9.0rc1 has a wheel for cp314t; ComfyUI's README about the lock
+            message=f"Python {case.python} is the free-threaded build: packages that have no wheel for it, such as"
+            " safetensors 0.8.0, are built from source (which needs Rust), and others turn its lock on again.",
+            hint=f"Use Python {case.python.rstrip('t')}, unless you need the other one.",
         )
     ]
 

@@ -184,7 +184,14 @@ def _other_row(step: Step) -> Row:
     download = download_of(step)
     size = f"~{human_bytes(download.fetched_bytes)}" if download is not None and download.fetched_bytes else ""
     reason = f"{what}; {step.reason}" if what else step.reason
-    return Row((Span(word, style), Span(place), Span(size), Span("")), (span(reason, "dim"),))
+    return Row((Span(word, style), Span(place), Span(size), Span("")), (span(reason, "dim"), *_trust_notes(step)))
+
+
+def _trust_notes(step: Step) -> list[tuple[Span, ...]]:
+    """Return what has to be agreed to beside the bytes: files that nobody named a SHA-256 of."""
+    if not isinstance(step, MakeEnvironment):
+        return []
+    return [span(each.message, "warn") for each in step.choice.warnings if each.code == "no-digests"]
 
 
 def _other_words(step: Step) -> tuple[str, Style, str, str]:

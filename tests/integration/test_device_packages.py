@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from provisioner.core.errors import EntryNotFoundError, HashMismatchError, IntegrityError
 from provisioner.environment.kept_packages import KeptPackages
-from provisioner.environment.state import visible_devices
+from provisioner.environment.state import EnvironmentReceipt, visible_devices
 from provisioner.environment.swap import CONSTRAINTS
 from provisioner.machine.process import run_process
 from provisioner.torch.builds import TorchBuild, TorchSet
@@ -64,11 +64,18 @@ print(json.dumps({"ok": True, "failures": [], "devices": devices, "python": sys.
 """
 
 
+@pytest.fixture(scope="module")
+def index() -> Iterator[ToyIndex]:
+    with serving(AMD) as index:
+        yield index
+
+
 @pytest.fixture
-def shop() -> Iterator[ToyIndex]:
-    with serving(AMD) as shop:
-        shop.faults = Faults(without_hashes=True, without_metadata=True)
-        yield shop
+def shop(index: ToyIndex) -> Iterator[ToyIndex]:
+    """The index, with what it offers as AMD offers it."""
+    index.toys, index.faults = list(AMD), Faults(without_hashes=True, without_metadata=True)
+    yield index
+    index.toys, index.faults = list(AMD), Faults(without_hashes=True, without_metadata=True)
 
 
 def build(shop: ToyIndex, *targets: str) -> TorchBuild:
@@ -102,20 +109,40 @@ def environments(tmp: Path, other_index: str | None = None, *, is_offline: bool 
     )
 
 
+@dataclass(frozen=True)
+class Made:
+    """An environment that was made once."""
+
+    home: Path
+    receipt: EnvironmentReceipt
+    said: list[str]
+    fetched: list[str]
+
+    @property
+    def where(self) -> Path:
+        return self.home / ".venv"
+
+
+@pytest.fixture(scope="module")
+def made(index: ToyIndex, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    index.toys, index.faults = list(AMD), Faults(without_hashes=True, without_metadata=True)
+    home, said = tmp_path_factory.mktemp("made"), list[str]()
+    receipt = environments(home).create(build(index), home / ".venv", progress=lambda line: said.append(str(line)))
+    return Made(home, receipt, said, index.fetched())
+
+
 def installed(where: Path) -> set[str]:
     return {path.name.partition("-")[0] for path in where.glob("lib/python*/site-packages/*.dist-info")}
 
 
-def test_the_packages_of_the_card_are_installed_and_those_of_others_are_not(shop: ToyIndex, tmp_path: Path) -> None:
-    said: list[str] = []
-    envs, where = environments(tmp_path), tmp_path / ".venv"
-    receipt = envs.create(build(shop), where, progress=lambda line: said.append(str(line)))
-    names = installed(where)
+def test_the_packages_of_the_card_are_installed_and_those_of_others_are_not(made: Made) -> None:
+    names = installed(made.where)
     assert {"amd_torch_device_gfx1100", "amd_torchvision_device_gfx1100", "rocm", "rocm_sdk_libraries"} <= names
     assert not {"amd_torch_device_gfx1201", "amd_torchvision_device_gfx1201"} & names
-    assert "amd_torch_device_gfx1201-2.13.0+rocm10.0.0-py3-none-any.whl" not in shop.fetched()
-    assert dict(receipt.versions)["torchaudio"] == "2.11.0.2+rocm10.0.0"
-    assert any("publishes no SHA-256" in line for line in said)
+    assert f"amd_torch_device_gfx1100-2.13.0+{TAG}-py3-none-any.whl" in made.fetched
+    assert f"amd_torch_device_gfx1201-2.13.0+{TAG}-py3-none-any.whl" not in made.fetched
+    assert dict(made.receipt.versions)["torchaudio"] == "2.11.0.2+rocm10.0.0"
+    assert any("publishes no SHA-256" in line for line in made.said)
 
 
 def test_several_cards_get_the_packages_of_each(shop: ToyIndex, tmp_path: Path) -> None:
@@ -124,28 +151,24 @@ def test_several_cards_get_the_packages_of_each(shop: ToyIndex, tmp_path: Path) 
     assert {"amd_torch_device_gfx1100", "amd_torch_device_gfx1201"} <= installed(where)
 
 
-def test_what_arrived_is_listed_by_its_sha256_and_everything_is_held(shop: ToyIndex, tmp_path: Path) -> None:
-    envs, where = environments(tmp_path), tmp_path / ".venv"
-    envs.create(build(shop), where)
-    assert envs.packages is not None
-    packages = envs.packages.read(where)
+def test_what_arrived_is_listed_by_its_sha256_and_everything_is_held(made: Made) -> None:
+    packages = KeptPackages(lambda: made.home / "state").read(made.where)
     assert packages is not None
     by_name = {each.name: each.sha256 for each in packages.packages}
     assert by_name.pop("rocm") is None  # built here: made again it has another digest
     assert all(by_name.values())
-    held = (where / CONSTRAINTS).read_text(encoding="utf-8").split()
+    held = (made.where / CONSTRAINTS).read_text(encoding="utf-8").split()
     assert {"rocm==10.0.0", "rocm-bootstrap==0.1.0", f"amd-torch-device-gfx1100==2.13.0+{TAG}"} <= set(held)
     assert all("[" not in line for line in held)  # pip takes no extras in constraints
 
 
-def test_a_file_that_is_published_anew_is_refused_afterwards(shop: ToyIndex, tmp_path: Path) -> None:
-    envs, where = environments(tmp_path), tmp_path / ".venv"
-    envs.create(build(shop), where)
+def test_a_file_that_is_published_anew_is_refused_afterwards(shop: ToyIndex, made: Made) -> None:
+    envs = environments(made.home)
     shop.toys = [replace(each, padding=100) if each.name == "amd_torch_device_gfx1100" else each for each in shop.toys]
     with pytest.raises(HashMismatchError, match="amd_torch_device_gfx1100"):
-        envs.repair(build(shop), where)
+        envs.repair(build(shop), made.where)
     shop.toys = list(AMD)
-    envs.repair(build(shop), where)
+    envs.repair(build(shop), made.where)
 
 
 def test_the_index_is_never_used_together_with_another(shop: ToyIndex, tmp_path: Path) -> None:
@@ -157,12 +180,11 @@ def test_the_index_is_never_used_together_with_another(shop: ToyIndex, tmp_path:
     assert not (tmp_path / ".venv").exists()
 
 
-def test_the_cache_makes_the_next_environment_without_a_network(shop: ToyIndex, tmp_path: Path) -> None:
-    environments(tmp_path).create(build(shop), tmp_path / ".venv")
+def test_the_cache_makes_the_next_environment_without_a_network(shop: ToyIndex, made: Made) -> None:
     shop.requests.clear()
-    environments(tmp_path, is_offline=True).create(build(shop), tmp_path / "other")
+    environments(made.home, is_offline=True).create(build(shop), made.home / "other")
     assert shop.requests == []
-    assert "amd_torch_device_gfx1100" in installed(tmp_path / "other")
+    assert "amd_torch_device_gfx1100" in installed(made.home / "other")
 
 
 def test_an_index_without_sha256_is_refused_where_the_table_does_not_say_so(shop: ToyIndex, tmp_path: Path) -> None:
@@ -173,12 +195,11 @@ def test_an_index_without_sha256_is_refused_where_the_table_does_not_say_so(shop
         environments(tmp_path).create(strict, tmp_path / ".venv")
 
 
-def test_only_the_card_has_to_compute_and_comfyui_is_shown_no_other(shop: ToyIndex, tmp_path: Path) -> None:
+def test_only_the_card_has_to_compute_and_comfyui_is_shown_no_other(made: Made) -> None:
     """The receipt says which device computed; the variable that hides the others is made of it."""
-    receipt = environments(tmp_path).create(build(shop), tmp_path / ".venv")
-    assert receipt.probe is not None
-    assert [(each.architecture, each.checks) for each in receipt.probe.devices] == [
+    assert made.receipt.probe is not None
+    assert [(each.architecture, each.checks) for each in made.receipt.probe.devices] == [
         ("gfx1036", ()),
         ("gfx1100", ("float32",)),
     ]
-    assert visible_devices(receipt) == {"HIP_VISIBLE_DEVICES": "1"}
+    assert visible_devices(made.receipt) == {"HIP_VISIBLE_DEVICES": "1"}

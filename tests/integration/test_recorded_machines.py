@@ -5,19 +5,21 @@ The recordings in ``tests/support/machines`` were put together from makers' page
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from provisioner.core.models import Machine
+from provisioner.core.models import Gpu, Machine
 from provisioner.files.choose_set import choose_set
 from provisioner.machine.readings import parse_machine_record
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import read_manifest_text
 from provisioner.torch.card_table import with_known_cards
 from provisioner.torch.choose import shipped_table
+from tests.support.builders import machine, recording_of
 from tests.support.counted import IS_COUNTED, work_of
-from tests.support.sandbox import Sandbox
+from tests.support.sandbox import Sandbox, tensors
 
 MACHINES = Path(__file__).parent.parent / "support" / "machines"
 KIB, MIB = 1024, 1024 * 1024
@@ -121,3 +123,25 @@ def test_detection_does_so_little_that_half_a_second_is_plenty(sandbox: Sandbox,
     assert work.calls <= 400
     assert work.read <= 96 * KIB
     assert work.peak <= 16 * MIB
+
+
+def test_a_plan_shows_the_device_packages_before_anything_is_fetched(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.publish(tensors(1000))
+    gpus = (
+        Gpu(vendor="amd", name="AMD GPU (gfx1036)", index=0, pci_id="1002:164e", architecture="gfx1036"),
+        Gpu(vendor="amd", name="AMD GPU (gfx1031)", index=1, pci_id="1002:73df", architecture="gfx1031"),
+    )
+    recording = tmp_path / "machine.json"
+    recording.write_text(recording_of(machine(*gpus, os_release="6.17.0")), encoding="utf-8")
+    env: dict[str, str | None] = {"KLEIN_SETUP_MACHINE": str(recording)}
+    words = ("plan", "--comfyui", sandbox.tree, "--only", "environment", "--python", sys.executable)
+    shown = sandbox.run(*words, env=env)
+    assert shown.returncode == 0, shown.said
+    assert "rocm10.0.0 with device-gfx1031, from https://stable.repo.amd.com/rocm/whl-next" in " ".join(
+        shown.said.split()
+    )
+    assert "the index of rocm10.0.0 publishes no SHA-256" in " ".join(shown.said.split())
+    (step,) = [
+        each for each in sandbox.run(*words, "--json", env=env).json["steps"] if each["kind"] == "make-environment"
+    ]
+    assert step["bytes_to_fetch"] == 1_800_000_000

@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote
 import pytest
 
 from provisioner.torch.build_table import parse_torch_table
+from provisioner.torch.choose import shipped_table
 from scripts import refresh_torch
 from scripts.wheel_pages import Wheel, parse_html_page, parse_json_page, wheel_of
 from tests.support.wheels import Toy, ToyIndex
@@ -524,3 +525,15 @@ def test_a_file_name_says_which_systems_and_pythons_a_wheel_is_for(
     assert isinstance(wheel, Wheel)
     assert wheel.platforms == platforms
     assert {each for each in ("3.9", "3.10", "3.12", "3.13", "3.13t") if wheel.serves(each)} == pythons
+
+
+def test_a_build_with_an_index_of_its_own_is_read_there_unless_a_mirror_is_named() -> None:
+    table = shipped_table()
+    amd, cuda = table.build("rocm10.0.0"), table.build("cu130")
+    assert amd is not None
+    assert cuda is not None
+    assert refresh_torch.address_of(amd, table, table.index_base) == "https://stable.repo.amd.com/rocm/whl-next"
+    assert (
+        refresh_torch.address_of(amd, table, "https://mirror.example/whl/") == "https://mirror.example/whl/rocm10.0.0"
+    )
+    assert refresh_torch.address_of(cuda, table, table.index_base) == "https://download.pytorch.org/whl/cu130"

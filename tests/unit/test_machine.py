@@ -483,7 +483,7 @@ GPUS = st.builds(
     index=st.integers(0, 15),
     uuid=st.none() | TEXT,
     pci_bus_id=st.none() | TEXT,
-    pci_id=st.none() | TEXT,
+    pci_id=st.sampled_from([None, "1002:744c"]),
     compute_capability=st.none() | PAIR,
     architecture=st.none() | TEXT,
     memory_total_bytes=st.none() | COUNT,
@@ -493,8 +493,8 @@ GPUS = st.builds(
     is_mig_enabled=st.none() | st.booleans(),
     mig_devices=st.lists(TEXT, max_size=3).map(tuple),
     driver_model=st.none() | TEXT,
-    driver_version=st.none() | TEXT,
-    adrenalin=st.none() | TEXT,
+    driver_version=st.sampled_from([None, "32.0.31041.1004"]),
+    adrenalin=st.sampled_from([None, "26.8.1"]),
     shares_memory=st.booleans(),
 )
 MACHINES = st.builds(
@@ -505,7 +505,7 @@ MACHINES = st.builds(
     architecture=TEXT,
     libc=st.none() | TEXT,
     python_version=TEXT,
-    distribution=st.none() | TEXT,
+    distribution=st.sampled_from([None, "ubuntu 24.04"]),
     gpus=st.lists(GPUS, max_size=3).map(tuple),
     driver_version=st.none() | st.from_regex(r"[0-9]{3}\.[0-9]{1,3}(\.[0-9]{2})?", fullmatch=True),
     cuda_driver_version=st.none() | PAIR,
