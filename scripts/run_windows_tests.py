@@ -32,8 +32,8 @@ from scripts.windows_python import HOME, ROOT, MissingError, WindowsPython
 
 MARK = "KLEIN_WINDOWS_JOB"  # in the environment of every process of one job
 TYPED_IN = HOME / "typed"  # where commands are typed; the checkout is in a folder of it, as after `git clone`
-LIMIT_S = 1800  # of everything; on two cores that do nothing else it takes about half of it
-JOB_TIMEOUT_S = 300
+LIMIT_S = 1800  # of everything, the making of the Windows Python included
+JOB_TIMEOUT_S = 600
 PREPARATION_TIMEOUT_S = 900  # installs the locked packages
 WORD = re.compile(r"(\d+) (passed|failed|error|skipped|xfailed|xpassed|warning|deselected)s?\b")
 
@@ -105,7 +105,7 @@ def pytest_job(*files: str, workers: int = 0) -> Job:
     options = ("-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", "--hypothesis-profile=ci")
     arguments = ("scripts/run_tests.py", *options, *spread, *files)
     return Job(
-        name=Path(files[0]).stem, arguments=arguments, is_tests=True, timeout_s=JOB_TIMEOUT_S * (3 if workers else 1)
+        name=Path(files[0]).stem, arguments=arguments, is_tests=True, timeout_s=JOB_TIMEOUT_S * (2 if workers else 1)
     )
 
 

@@ -490,7 +490,7 @@ def test_a_hostile_manifest_is_refused_with_its_reason(name: str, suspected: Ahe
     sandbox, done = suspected.take(name)
     assert (done.returncode, done.codes) == (2, ["manifest-invalid"]), done.stderr
     assert says in json.dumps(done.json["errors"])
-    assert done.seconds < 10
+    assert done.seconds < 40  # 2 s where nothing else runs; what multiplies itself would take for ever
     assert sandbox.hub.requests == ()
     assert not (sandbox.folder / "owned").exists()
     assert not sandbox.tree.exists()
@@ -545,5 +545,5 @@ def test_a_users_file_that_is_wrong_stops_every_command_but_those_that_help(sand
     looked = sandbox.run("doctor", "--json")  # it is for what does not work
     assert looked.returncode == 0
     left_out = {each["name"]: each["reason"] for each in looked.json["details"]["bundle"]["left_out"]}
-    assert left_out["klein-setup.toml"].startswith("~/")  # without the user's name
+    assert left_out["klein-setup.toml"].startswith(("~/", "~\\"))  # without the user's name
     assert f"{file.name}:2: conections is not a setting." in left_out["klein-setup.toml"]

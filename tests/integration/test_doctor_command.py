@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,14 +30,14 @@ def logs(sandbox: Sandbox) -> Path:
     """Return the folder of logs after an installation."""
     sandbox.publish(DATA)
     assert sandbox.install().returncode == 0
-    folder = sandbox.home / "state" / "klein-setup" / "logs"
+    folder = sandbox.state / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def contents(sandbox: Sandbox, path: Path | None = None) -> dict[str, bytes]:
     """Return the files of the zip, by default of the one in the state folder."""
-    with zipfile.ZipFile(path or sandbox.home / "state" / "klein-setup" / "klein-setup-doctor.zip") as archive:
+    with zipfile.ZipFile(path or sandbox.state / "klein-setup-doctor.zip") as archive:
         assert archive.testzip() is None
         assert {each.date_time for each in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         return {each.filename: archive.read(each) for each in archive.infolist()}
@@ -48,6 +49,7 @@ def told(done: Completed) -> dict[str, Any]:
     return bundle
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the layout of the environment's folders")
 def test_it_holds_the_last_run_the_machine_the_target_the_packages_and_the_logs(sandbox: Sandbox, logs: Path) -> None:
     (logs / "comfyui-20261126T134646Z.txt").write_text("it started\n", encoding="utf-8")
     packages = sandbox.tree / ".venv" / "lib" / "python3.12" / "site-packages"
@@ -126,14 +128,16 @@ def test_no_marked_secret_gets_in(sandbox: Sandbox, logs: Path) -> None:
     for name, data in held.items():
         assert MARK.encode() not in data, (name, data[max(0, data.find(MARK.encode()) - 80) :][:200])
         assert TOKEN[3:].encode() not in data, name
-        assert str(sandbox.home).encode() not in data, name
+        for home in (str(sandbox.home), json.dumps(str(sandbox.home))[1:-1], sandbox.home.as_posix()):
+            assert home.encode() not in data, name
     assert MARK not in done.said
     assert b"the end" in held["logs/comfyui-20261126T134646Z.txt"]  # what is not secret is there
     json.loads(held["last-report.json"])
 
 
 def test_no_bytes_of_a_model_or_of_a_strange_file_get_in(sandbox: Sandbox, logs: Path) -> None:
-    (logs / "comfyui-20261126T134646Z.txt").symlink_to(sandbox.path())
+    if os.name != "nt":  # links need a privilege there
+        (logs / "comfyui-20261126T134646Z.txt").symlink_to(sandbox.path())
     (logs / "diffusers-20261126T134646Z.txt").write_bytes(DATA)
     (logs / "defect-20261126T134646Z.txt").mkdir()
     (logs / "notes.txt").write_text("mine", encoding="utf-8")
@@ -207,10 +211,11 @@ def test_a_defect_in_one_part_takes_no_other_with_it(sandbox: Sandbox, monkeypat
 
 def test_it_says_where_it_is_and_what_is_in_it(sandbox: Sandbox, logs: Path) -> None:
     done = sandbox.run("doctor")
-    path = sandbox.home / "state" / "klein-setup" / "klein-setup-doctor.zip"
+    path = sandbox.state / "klein-setup-doctor.zip"
     assert str(path) in done.stdout
     assert all(name in done.stdout for name in contents(sandbox))
-    assert path.stat().st_mode & 0o077 == 0
+    if os.name != "nt":
+        assert path.stat().st_mode & 0o077 == 0
 
 
 def test_a_place_that_cannot_be_written_is_an_error_that_names_the_option(sandbox: Sandbox) -> None:

@@ -69,7 +69,7 @@ def test_agrees_with_the_client(tmp_path: Path, given: dict[str, str], monkeypat
     for name in ("HOME", "USERPROFILE", "DATA"):  # what `~` and `$DATA` mean to this process
         monkeypatch.setenv(name, environ.get(name, ""))
     token = find_token(environ)
-    assert str(cache_folder(environ)) == client["cache"]
+    assert cache_folder(environ) == Path(str(client["cache"]))
     assert (token.value if token else None) == client["token"]
     assert is_offline(False, environ) == client["offline"]
     assert endpoint(None, environ) == client["endpoint"]

@@ -284,6 +284,7 @@ def test_a_part_of_another_program_is_moved_aside_and_not_overwritten(sandbox: S
     assert "not ours" in why["why"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
 def test_a_part_that_is_a_link_is_never_written_through(sandbox: Sandbox) -> None:
     (wanted,) = sandbox.publish(tensors(MIB))
     theirs = sandbox.plant(sandbox.folder / "theirs.bin", b"do not touch")
@@ -345,7 +346,8 @@ def test_second_install_fetches_nothing_and_touches_nothing(sandbox: Sandbox) ->
     assert [each.json["steps"] for each in runs] == [[], [], []]
     assert sandbox.snapshot() == before
     assert len(sandbox.hub.requests) == asked
-    assert min(each.seconds for each in runs) < 1  # the least of three: this computer may be busy
+    if os.name != "nt":  # where the start of a process alone may take as long
+        assert min(each.seconds for each in runs) < 1  # the least of three: this computer may be busy
 
 
 def test_a_repository_is_asked_with_the_commit_and_never_with_a_branch(sandbox: Sandbox) -> None:

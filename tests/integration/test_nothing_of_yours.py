@@ -567,7 +567,7 @@ def test_an_interrupted_download_of_which_one_block_rots_fetches_that_block(sand
 def test_what_runs_leave_behind_is_for_this_user_alone(sandbox: Sandbox) -> None:
     sandbox.publish(NEW)
     assert sandbox.run("install").returncode == 0
-    state = sandbox.home / "state" / "klein-setup"
+    state = sandbox.state
     open_to_others = [path for path in (state, *state.rglob("*")) if path.lstat().st_mode & 0o077]
     assert open_to_others == []
     assert (state / "last-run.json").is_file()

@@ -16,6 +16,7 @@ import pytest
 from provisioner.rehearsal.faults import WrongBytes
 from tests.support.sandbox import MIB, REPOSITORY, REVISION, Sandbox, Wanted, sha256_of, tensors, wait_until
 
+LINKS = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
 SIZE = 2 * MIB
 LARGE = 37 * MIB
 
@@ -187,6 +188,7 @@ def test_a_link_that_leaves_the_root_is_followed_when_the_user_says_so(sandbox: 
     assert (sandbox.tree / "models" / "vae").is_symlink()
 
 
+@LINKS
 def test_a_link_in_the_place_of_the_file_is_set_aside_and_its_target_left_alone(sandbox: Sandbox) -> None:
     (wanted,) = sandbox.publish(tensors(SIZE))
     theirs = sandbox.plant(sandbox.folder / "theirs.safetensors", tensors(SIZE, seed=1))
@@ -200,6 +202,7 @@ def test_a_link_in_the_place_of_the_file_is_set_aside_and_its_target_left_alone(
     assert sandbox.backups()[f"vae/{wanted.name}"].is_symlink()
 
 
+@LINKS
 def test_a_link_to_nothing_in_the_place_of_the_file_is_set_aside(sandbox: Sandbox) -> None:
     (wanted,) = sandbox.publish(tensors(SIZE))
     sandbox.path().parent.mkdir(parents=True)
@@ -210,6 +213,7 @@ def test_a_link_to_nothing_in_the_place_of_the_file_is_set_aside(sandbox: Sandbo
     assert not (sandbox.folder / "gone").exists()
 
 
+@LINKS
 def test_a_link_to_the_right_bytes_is_right(sandbox: Sandbox) -> None:
     (wanted,) = sandbox.publish(tensors(SIZE))
     theirs = sandbox.plant(sandbox.folder / "theirs.safetensors", wanted.data)

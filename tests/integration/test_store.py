@@ -1004,6 +1004,9 @@ def test_stamps_tell_nothing_there_from_nothing_to_be_read(tmp_path: Path) -> No
     assert store.stamp(tmp_path / "file") == stamp_of(tmp_path / "file")
     with pytest.raises(UnreadableError, match="a folder or the like"):
         store.stamp(tmp_path)
+    if sys.platform == "win32":  # says of a name that is too long that nothing is there
+        assert store.stamp(tmp_path / ("x" * 5000)) is None
+        return
     with pytest.raises(UnreadableError):
         store.stamp(tmp_path / ("x" * 5000))
 
@@ -1373,8 +1376,8 @@ def test_a_file_set_aside_is_kept_with_the_reason(tmp_path: Path) -> None:
     assert (moved_to.read_bytes(), home(tmp_path).exists()) == (WRONG, False)
     assert asides(tmp_path) == {"vae.safetensors": WRONG}
     (line,) = reasons(tmp_path)
-    relative = str(Path("vae", "vae.safetensors"))
-    assert line == {"was": relative, "is": relative, "why": "other bytes of the right size"}
+    name = "vae/vae.safetensors"  # with slashes on every system, as in a manifest
+    assert line == {"was": name, "is": name, "why": "other bytes of the right size"}
 
 
 def test_names_already_taken_aside_are_not_overwritten(tmp_path: Path) -> None:
@@ -1998,4 +2001,4 @@ def test_the_share_of_the_page_cache_is_one_for_all_files_and_a_refusal_is_no_er
 
 
 def test_the_memory_that_is_available_is_read_from_the_system() -> None:
-    assert (available_memory() > 10 * MIB) == (sys.platform == "linux")
+    assert (available_memory() > 10 * MIB) == Path("/proc/meminfo").exists()  # on Linux, and in Wine on Linux

@@ -228,6 +228,11 @@ class Sandbox:
         self._running: list[Running] = []
         self.home.mkdir(parents=True)
 
+    @property
+    def state(self) -> Path:
+        """The folder of the program's own state."""
+        return self.home / ("local" if os.name == "nt" else "state") / "klein-setup"
+
     def close(self) -> None:
         """End what is still running."""
         for running in self._running:
