@@ -269,19 +269,34 @@ def _open_tree(session: Session, folder: Path, options: Options) -> ComfyTarget:
 
 def _usual_tree(session: Session, options: Options) -> tuple[Target, TargetOrigin]:
     """Return the tree of the last run, else one in the usual places, else a new one in the user's home folder."""
-    from provisioner.disk import locations as places
-    from provisioner.machine.readings import operating_system_named
-
     last = _last_tree()
     if last is not None:
         return _open_tree(session, Path(last["path"]), options), "remembered"
-    candidates = places.usual_comfyui_trees(
-        Path.home(), session.environ, operating_system_named(sys.platform), cwd=Path.cwd(), drives=places.drive_roots()
-    )
-    found = places.existing_comfyui_trees(candidates)
+    found = _trees_of_this_computer(session.environ)
     if found:
         return _open_tree(session, found[0], options), "found"
     return _open_tree(session, Path.home() / "ComfyUI", options), "new"
+
+
+def _trees_of_this_computer(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Return the trees in the usual places, in those that other programs wrote down, and unpacked portable builds."""
+    from provisioner.comfyui import installed_programs as programs
+    from provisioner.comfyui.launcher_records import recorded_trees
+    from provisioner.disk import locations as places
+    from provisioner.machine.readings import operating_system_named
+
+    home, system, drives = Path.home(), operating_system_named(sys.platform), places.drive_roots()
+    own = programs.own_folders_on_windows()
+    candidates = [
+        *places.usual_comfyui_trees(home, environ, system, cwd=Path.cwd(), drives=drives, own_folders=own),
+        *recorded_trees(
+            programs.read_record, home, environ, system, drives=drives, installed=programs.installed_on_windows()
+        ),
+    ]
+    if system == "windows":
+        unpacked = places.where_archives_are_unpacked(home, environ, drives=drives, own_folders=own)
+        candidates += programs.portable_builds(unpacked)
+    return places.existing_comfyui_trees(candidates)
 
 
 def remember_rate(run: Run, outcomes: Iterable[Outcome]) -> None:

@@ -145,7 +145,13 @@ def longest_path() -> int | None:
 
 
 def usual_comfyui_trees(
-    home: Path, environ: Mapping[str, str], system: OperatingSystem, *, cwd: Path, drives: Sequence[Path] = ()
+    home: Path,
+    environ: Mapping[str, str],
+    system: OperatingSystem,
+    *,
+    cwd: Path,
+    drives: Sequence[Path] = (),
+    own_folders: Mapping[str, Path] | None = None,
 ) -> tuple[Path, ...]:
     """Return where people keep ComfyUI, the likeliest first, whether it is there or not.
 
@@ -154,39 +160,40 @@ def usual_comfyui_trees(
     home : Path
         The user's home folder.
     environ : mapping
-        Environment: ``APPDATA`` and ``OneDrive`` on Windows, ``XDG_CONFIG_HOME`` on Linux.
+        Environment: ``OneDrive`` on Windows.
     system : OperatingSystem
         Which of the places make sense.
     cwd : Path
         The current directory, the first place of all.
     drives : sequence of Path
         Roots of the drives of a Windows computer.
+    own_folders : mapping of str to Path, optional
+        Where ``Documents`` really is, where Windows says so.
     """
-    documents = [home / "Documents"]
-    if system == "windows" and environ.get("OneDrive"):
-        documents.append(Path(environ["OneDrive"]) / "Documents")  # Windows may keep Documents there
-    places = [cwd, home / "ComfyUI", home / "comfy" / "ComfyUI", *(folder / "ComfyUI" for folder in documents)]
-    if system == "windows":
-        for folder in (home, home / "Desktop", home / "Downloads", *documents, *drives):
-            places.append(folder / "ComfyUI_windows_portable" / "ComfyUI")
-        places += [drive / "ComfyUI" for drive in drives]
-    places += [folder / "Packages" / "ComfyUI" for folder in _stability_matrix_folders(home, environ, system, drives)]
+    places = [cwd, home / "ComfyUI", home / "comfy" / "ComfyUI"]
+    places += [folder / "ComfyUI" for folder in _own("Documents", home, environ, system, own_folders or {})]
+    places += [drive / "ComfyUI" for drive in drives]
     if system != "windows":
         places += [Path("/workspace/ComfyUI"), Path("/opt/ComfyUI")]
     return tuple(dict.fromkeys(places))
 
 
-def _stability_matrix_folders(
-    home: Path, environ: Mapping[str, str], system: OperatingSystem, drives: Sequence[Path]
+def where_archives_are_unpacked(
+    home: Path, environ: Mapping[str, str], *, drives: Sequence[Path], own_folders: Mapping[str, Path]
+) -> tuple[Path, ...]:
+    """Return the folders of a Windows computer in which people unpack ComfyUI's portable build."""
+    names = ("Desktop", "Downloads", "Documents")
+    folders = [each for name in names for each in _own(name, home, environ, "windows", own_folders)]
+    return tuple(dict.fromkeys((home, *folders, *drives)))
+
+
+def _own(
+    name: str, home: Path, environ: Mapping[str, str], system: OperatingSystem, own_folders: Mapping[str, Path]
 ) -> list[Path]:
-    """Return its data folders: that of the user, and ``Data`` beside a portable program (its issue 21)."""
-    if system == "windows":
-        roaming = Path(environ.get("APPDATA") or home / "AppData" / "Roaming")
-        portable = [drive / "StabilityMatrix" for drive in drives]
-        return [roaming / "StabilityMatrix", *(each / "Data" for each in portable), *portable]
-    if system == "macos":
-        return [home / "Library" / "Application Support" / "StabilityMatrix"]
-    return [Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "StabilityMatrix"]
+    """Return where a folder of the user's may be: where Windows says, in the home folder, in OneDrive."""
+    known = [own_folders[name]] if name in own_folders else []
+    synced = [Path(environ["OneDrive"]) / name] if system == "windows" and environ.get("OneDrive") else []
+    return [*known, home / name, *synced]
 
 
 def existing_comfyui_trees(candidates: Sequence[Path]) -> tuple[Path, ...]:
