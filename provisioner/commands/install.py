@@ -46,6 +46,7 @@ def run_plan(run: Run, options: InstallOptions, show: Callable[[Plan], None]) ->
     plan = plan_run(run, options, "claims")
     show(plan)
     planner.check_path_lengths(plan.files.checks, longest_path())
+    planner.check_file_sizes(plan.files)
     short = [
         Finding(
             code="insufficient-space",
@@ -98,6 +99,7 @@ def _agreed(run: Run, options: InstallOptions, ui: RunUi, command: Command) -> t
         if run.session.is_offline:
             planner.check_offline(plan.files)
         planner.check_path_lengths(plan.files.checks, longest_path())
+        planner.check_file_sizes(plan.files)
         planner.check_space(plan.space)
         folder = ask_to_apply(run, plan, ui.ask_to_apply, is_repair=command == "repair")
         if folder is None:

@@ -50,6 +50,7 @@ class Stamp:
     ctime_ns: int | None  # None on Windows, where st_ctime is the time of creation
     inode: int
     device: int
+    is_in_cloud: bool = field(default=False, compare=False)  # its bytes are not on this disk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

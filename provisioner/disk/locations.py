@@ -39,7 +39,44 @@ def file_system_of(path: Path) -> FileSystem:
         raise StorageError(
             f"the free space of {folder} is not known: {error.strerror or error}", path=str(folder)
         ) from error
-    return FileSystem(path=folder, device=status.st_dev, total_bytes=total_bytes, free_bytes=free_bytes)
+    return FileSystem(
+        path=folder,
+        device=status.st_dev,
+        total_bytes=total_bytes,
+        free_bytes=free_bytes,
+        kind=_kind_of_file_system(folder, status.st_dev),
+    )
+
+
+def _kind_of_file_system(folder: Path, device: int) -> str | None:
+    """Return what the system calls a file system; None where it does not say, as on macOS."""
+    if sys.platform == "win32":
+        import ctypes
+
+        root, name = ctypes.create_unicode_buffer(1024), ctypes.create_unicode_buffer(64)
+        kernel = ctypes.windll.kernel32
+        if not kernel.GetVolumePathNameW(str(folder), root, len(root)):
+            return None
+        is_known = kernel.GetVolumeInformationW(root, None, 0, None, None, None, name, len(name))
+        return name.value or None if is_known else None
+    try:
+        text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return kind_in_mountinfo(text, f"{os.major(device)}:{os.minor(device)}")
+
+
+def kind_in_mountinfo(text: str, device: str) -> str | None:
+    """Return the type of the file system with a device number, ``8:1``, from ``/proc/self/mountinfo`` (proc(5)).
+
+    >>> kind_in_mountinfo("36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue", "98:0")
+    'ext3'
+    """
+    for line in text.splitlines():
+        before, separator, after = line.partition(" - ")
+        if separator and before.split()[2:3] == [device]:
+            return after.split(" ", 1)[0]
+    return None
 
 
 def _total_and_free(folder: Path) -> tuple[int, int]:

@@ -12,6 +12,8 @@ from typing import Literal
 
 from provisioner.core.models import STATE_FOLDER
 
+_OFFLINE, _RECALL_ON_OPEN, _RECALL_ON_DATA_ACCESS = 0x1000, 0x40000, 0x400000  # FILE_ATTRIBUTE_ of winnt.h
+_DATALESS = 0x40000000  # SF_DATALESS of macOS, sys/stat.h
 _LEADS_ELSEWHERE = 0x20000000  # the name-surrogate bit of a reparse tag: a link or a junction, not a file in a cloud
 
 
@@ -21,6 +23,26 @@ def is_link_status(mode: int, reparse_tag: int) -> bool:
     https://learn.microsoft.com/windows/win32/fileio/reparse-point-tags
     """
     return stat.S_ISLNK(mode) or bool(reparse_tag & _LEADS_ELSEWHERE)
+
+
+def is_only_in_cloud(attributes: int, flags: int = 0) -> bool:
+    """Return whether a file is a placeholder: whoever reads it waits until a program has fetched its bytes.
+
+    Parameters
+    ----------
+    attributes : int
+        ``st_file_attributes`` of Windows; 0 elsewhere.
+    flags : int
+        ``st_flags`` of macOS; 0 elsewhere.
+
+    Notes
+    -----
+    https://learn.microsoft.com/windows/win32/fileio/file-attribute-constants
+
+    >>> is_only_in_cloud(0x400020), is_only_in_cloud(0x20), is_only_in_cloud(0, 0x40000000)
+    (True, False, True)
+    """
+    return bool(attributes & (_OFFLINE | _RECALL_ON_OPEN | _RECALL_ON_DATA_ACCESS) or flags & _DATALESS)
 
 
 def is_inside(root_real: PurePath, path_real: PurePath) -> bool:

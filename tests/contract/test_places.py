@@ -21,6 +21,7 @@ from provisioner.disk.locations import (
     drive_roots,
     existing_comfyui_trees,
     file_system_of,
+    kind_in_mountinfo,
     longest_path,
     looks_like_comfyui,
     own_folder_on_windows,
@@ -60,6 +61,20 @@ def test_a_file_is_on_the_file_system_of_its_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert file_system_of(tmp_path / "file").path == tmp_path
     assert file_system_of(tmp_path / "file" / "below").path == tmp_path
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="it does not say")
+def test_a_file_system_says_what_it_is(tmp_path: Path) -> None:
+    assert file_system_of(tmp_path / "new").kind in {"ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "NTFS", "ReFS"}
+
+
+def test_a_file_system_is_known_by_its_device_number() -> None:
+    text = (
+        "25 1 259:1 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p1 rw\n"
+        "99 25 8:17 / /media/My\\040stick rw,nosuid shared:9 - vfat /dev/sdb1 rw,utf8\n"
+        "a line of another form\n"
+    )
+    assert [kind_in_mountinfo(text, device) for device in ("259:1", "8:17", "8:1")] == ["ext4", "vfat", None]
 
 
 @POSIX

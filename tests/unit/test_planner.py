@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.core.errors import InsufficientSpaceError, OfflineError, PathTooLongError
+from provisioner.core.errors import FileTooLargeError, InsufficientSpaceError, OfflineError, PathTooLongError
 from provisioner.core.models import (
     Check,
     Conditions,
@@ -24,7 +24,14 @@ from provisioner.core.models import (
     RecordReceipt,
     UrlFile,
 )
-from provisioner.files.planner import SPACE_MARGIN, check_offline, check_path_lengths, check_space, plan
+from provisioner.files.planner import (
+    SPACE_MARGIN,
+    check_file_sizes,
+    check_offline,
+    check_path_lengths,
+    check_space,
+    plan,
+)
 from tests.support.builders import (
     GIB,
     MODELS,
@@ -295,6 +302,46 @@ def test_a_copy_needs_room_only_across_file_systems(device: int, needed: int) ->
     copy = local_copy(VAE, Path("/copy"), device=device)
     made = plan_for(check(VAE, "hash-mismatch", device=1), copies=(copy,))
     assert [need.needed_bytes for need in made.space] == [needed]
+
+
+@pytest.mark.parametrize(
+    ("kind", "needed"), [("ext4", 0), (None, 0), ("exfat", 100 + SPACE_MARGIN), ("FAT32", 100 + SPACE_MARGIN)]
+)
+def test_a_copy_on_a_file_system_without_links_takes_its_size_and_that_is_said(kind: str | None, needed: int) -> None:
+    copy = local_copy(VAE, Path("/copy"), device=1)
+    made = plan_for(check(VAE, "missing"), copies=(copy,), file_systems=(file_system(kind=kind),))
+    assert [need.needed_bytes for need in made.space] == [needed]
+    assert [each.code for each in made.findings] == (["no-links"] if needed else [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "is_refused"),
+    [
+        ("vfat", 2**32, True),
+        ("FAT32", 2**32, True),
+        ("vfat", 2**32 - 1, False),
+        ("exfat", 2**40, False),
+        ("NTFS", 2**40, False),
+        (None, 2**40, False),
+    ],
+)
+def test_a_file_that_is_too_large_for_fat_is_refused_before_the_first_byte(
+    kind: str | None, size: int, is_refused: bool
+) -> None:
+    large = replace(VAE, size=size)
+    made = plan_for(check(large, "missing"), file_systems=(file_system(kind=kind, free_bytes=2**50),))
+    if not is_refused:
+        check_file_sizes(made)
+        return
+    with pytest.raises(FileTooLargeError, match="no file there can have more than 4,294,967,295 bytes") as caught:
+        check_file_sizes(made)
+    assert caught.value.hint is not None
+    assert "NTFS" in caught.value.hint
+
+
+def test_a_file_that_is_there_may_be_as_large_as_it_is() -> None:
+    made = plan_for(check(replace(VAE, size=2**33), "ok"), file_systems=(file_system(kind="vfat"),))
+    check_file_sizes(made)
 
 
 @pytest.mark.parametrize(("spare", "is_enough"), [(0, True), (-1, False)])
