@@ -578,8 +578,8 @@ def _in_cloud(path: Path) -> FileInCloudError:
     return FileInCloudError(
         f"The bytes of {path} are not on this disk: OneDrive, or another program with files in a cloud, has "
         "them. Reading the file would download all of it, so it was not read.",
-        hint='In the file manager, choose "Always keep on this device" for it and wait until it is here, or keep models '
-        "in a folder that is not synchronised; then run the same command again.",
+        hint='In the file manager, choose "Always keep on this device" for it and wait until it is here, or keep '
+        "models in a folder that is not synchronised; then run the same command again.",
         path=str(path),
     )
 
