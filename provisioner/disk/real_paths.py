@@ -51,7 +51,7 @@ def is_inside(root_real: PurePath, path_real: PurePath) -> bool:
     Both must be resolved already; a path that still contains ``..`` is not inside anything.  Windows paths
     are compared as Windows does, without case, and with or without their ``\\?\`` prefix.
     """
-    root, path = _plain(root_real), _plain(path_real)
+    root, path = without_prefix(root_real), without_prefix(path_real)
     if ".." in root.parts or ".." in path.parts:
         return False
     return root == path or root in path.parents
@@ -59,7 +59,7 @@ def is_inside(root_real: PurePath, path_real: PurePath) -> bool:
 
 def is_same_path(one_real: PurePath, other_real: PurePath) -> bool:
     """Return whether two resolved paths are one, compared as `is_inside` compares them."""
-    return _plain(one_real) == _plain(other_real)
+    return without_prefix(one_real) == without_prefix(other_real)
 
 
 def is_among_records(relative: PurePath) -> bool:
@@ -87,14 +87,19 @@ def way_of_link(link: PurePath, real: PurePath, *, root: PurePath) -> Literal["r
         return "records"
     if not is_inside(root, real) or is_same_path(root, real):
         return "leaves"
-    return "leaves" if is_among_records(_plain(real).relative_to(_plain(root))) else "stays"
+    return "leaves" if is_among_records(without_prefix(real).relative_to(without_prefix(root))) else "stays"
 
 
-def _plain(path: PurePath) -> PurePath:
+def without_prefix(path: PurePath) -> PurePath:
+    r"""Return a path of Windows without ``\\?\`` or ``\\?\UNC\`` before it; every other path as it is.
+
+    >>> print(without_prefix(PureWindowsPath(r"\\?\C:\a")), without_prefix(PureWindowsPath(r"\\?\UNC\nas\share\a")))
+    C:\a \\nas\share\a
+    """
     if not isinstance(path, PureWindowsPath):
         return path
     text = str(path)
-    for prefix, replacement in (("\\\\?\\UNC\\", "\\\\"), ("\\\\?\\", "")):
-        if text.upper().startswith(prefix):
-            return PureWindowsPath(replacement + text[len(prefix) :])
-    return path
+    if text[:8].upper() == "\\\\?\\UNC\\":
+        return PureWindowsPath("\\\\" + text[8:])
+    has_drive = text[:4] == "\\\\?\\" and text[5:7] == ":\\"  # what else may stand there is a device
+    return PureWindowsPath(text[4:]) if has_drive else path
