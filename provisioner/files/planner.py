@@ -40,6 +40,10 @@ from provisioner.files.layout import known_as
 _NAMES_BESIDE = 45
 """Characters of the longest name of ours beside a file, beyond its own: that of its backup below the same folder."""
 
+_NAMES_IN_ENVIRONMENT = 192
+r"""Characters below an environment: ``\Lib\site-packages\`` has 19, the longest name of torch 2.13.0 in it 173
+(``torch-2.13.0+cu130.dist-info\licenses\third_party\kineto\...\duktape-1.8.0\LICENSE.txt``, read in its wheel)."""
+
 SPACE_MARGIN = 32 * 1024 * 1024
 """Bytes kept free on every file system a plan writes to: receipts, logs, and the system's own breathing room."""
 
@@ -339,7 +343,7 @@ def check_space(space: Iterable[SpaceNeed]) -> None:
     )
 
 
-def check_path_lengths(checks: Iterable[Check], longest: int | None) -> None:
+def check_path_lengths(checks: Iterable[Check], longest: int | None, environment: Path | None = None) -> None:
     """Raise PathTooLongError if a file would get a longer path than programs can open.
 
     Parameters
@@ -348,18 +352,26 @@ def check_path_lengths(checks: Iterable[Check], longest: int | None) -> None:
         Where each file goes.
     longest : int, optional
         Characters of the longest path that can be opened; None: as many as there are.
+    environment : Path, optional
+        The virtual environment that packages are installed in.
     """
-    paths = [check.destination.path for check in checks if check.status != "ok"]
-    over = [path for path in paths if longest is not None and len(str(path)) + _NAMES_BESIDE > longest]
-    if not over or longest is None:
+    if longest is None:
         return
-    path = max(over, key=lambda each: len(str(each)))
-    raise PathTooLongError(
-        f"{path} has {len(str(path))} characters; Windows opens up to {longest} here, and a name beside a file, or "
-        f"that of its backup, has up to {_NAMES_BESIDE} more. Nothing was fetched.",
+    paths = [str(check.destination.path) for check in checks if check.status != "ok"]
+    path = max(paths, key=len, default="")
+    if len(path) + _NAMES_BESIDE > longest:
+        beside = f"a name beside a file, or that of its backup, has up to {_NAMES_BESIDE} more"
+        raise _path_too_long(path, longest, beside)
+    if environment is not None and len(str(environment)) + _NAMES_IN_ENVIRONMENT > longest:
+        raise _path_too_long(str(environment), longest, f"torch's files have up to {_NAMES_IN_ENVIRONMENT} more")
+
+
+def _path_too_long(path: str, longest: int, more: str) -> PathTooLongError:
+    return PathTooLongError(
+        f"{path} has {len(path)} characters; Windows opens up to {longest} here, and {more}. Nothing was fetched.",
         hint="Name a folder with a shorter path, or allow long paths: set LongPathsEnabled to 1 in the registry, at "
         r"HKLM\SYSTEM\CurrentControlSet\Control\FileSystem, and sign in again.",
-        path=str(path),
+        path=path,
         longest=longest,
     )
 

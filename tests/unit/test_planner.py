@@ -385,6 +385,18 @@ def test_a_path_that_windows_would_not_open_is_refused_before_the_first_byte(
     assert r"HKLM\SYSTEM\CurrentControlSet\Control\FileSystem," in caught.value.hint
 
 
+@pytest.mark.parametrize(("length", "longest", "is_refused"), [(67, 259, False), (68, 259, True), (300, None, False)])
+def test_an_environment_whose_files_windows_would_not_open_is_refused(
+    length: int, longest: int | None, is_refused: bool
+) -> None:
+    where = Path("/" + "x" * (length - 1))
+    if not is_refused:
+        check_path_lengths([], longest, where)
+        return
+    with pytest.raises(PathTooLongError, match=f"has {length} characters; .* torch's files have up to 192 more"):
+        check_path_lengths([], longest, where)
+
+
 # --- offline -------------------------------------------------------------------------------------
 
 
