@@ -39,17 +39,20 @@ def file_system_of(path: Path) -> FileSystem:
         raise StorageError(
             f"the free space of {folder} is not known: {error.strerror or error}", path=str(folder)
         ) from error
-    return FileSystem(
-        path=folder,
-        device=status.st_dev,
-        total_bytes=total_bytes,
-        free_bytes=free_bytes,
-        kind=_kind_of_file_system(folder, status.st_dev),
-    )
+    return FileSystem(path=folder, device=status.st_dev, total_bytes=total_bytes, free_bytes=free_bytes)
 
 
-def _kind_of_file_system(folder: Path, device: int) -> str | None:
-    """Return what the system calls a file system; None where it does not say, as on macOS."""
+def kind_of_file_system(found: FileSystem) -> str | None:
+    """Return what the system calls a file system; None where it does not say, as on macOS.  Asked once for each."""
+    if found.device not in _KINDS:
+        _KINDS[found.device] = _asked_kind(found.path, found.device)
+    return _KINDS[found.device]
+
+
+_KINDS: dict[int, str | None] = {}
+
+
+def _asked_kind(folder: Path, device: int) -> str | None:
     if sys.platform == "win32":
         import ctypes
 

@@ -305,8 +305,9 @@ class MemoryStore:
     def taken_bytes(self, destination: Destination, artifact: Artifact) -> int:
         return len(self.held.get(destination.path, b""))
 
-    def file_system(self, destination: Destination) -> FileSystem:
-        return self.devices.get(destination.path.parent, file_system())
+    def file_system(self, destination: Destination, *, with_kind: bool = False) -> FileSystem:
+        found = self.devices.get(destination.path.parent, file_system())
+        return replace(found, kind="ext4") if with_kind else found
 
     def check_readable(self, destination: Destination) -> None:
         self.outside(destination)

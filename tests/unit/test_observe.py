@@ -635,6 +635,12 @@ def test_copies_are_looked_for_only_where_something_is_missing(scene: Scene) -> 
     assert len(finder.asked) == 1
 
 
+def test_what_kind_a_file_system_is_matters_where_something_will_be_written(scene: Scene) -> None:
+    assert [each.kind for each in scene.look(VAE).file_systems] == ["ext4"]
+    scene.store.files[HOME] = RIGHT
+    assert [each.kind for each in scene.look(VAE).file_systems] == [None]
+
+
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_a_file_whose_bytes_are_in_a_cloud_is_not_read(scene: Scene, depth: Depth) -> None:
     scene.store.files[HOME] = RIGHT
