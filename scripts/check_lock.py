@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Check that ``scripts/locked/*.txt`` say what ``uv.lock`` says, and that the lock answers ``pyproject.toml``.
 
-``uv.lock`` is for developers; the lists are the same choice for pip, which every Python has.  ``--write`` renews the
-lists with ``uv export``.  The check itself needs neither uv nor a TOML reader (Python 3.10 has none): both files are
+``uv.lock`` is for developers; the lists are the same choice for pip, which every Python has, and the wheels of uv in
+``install.sh`` and ``install.ps1`` are those of the lock.  ``--write`` renews the lists with ``uv export``, and the
+wheels.  The check itself needs neither uv nor a TOML reader (Python 3.10 has none): both files are
 written by one program in one form, and what does not have that form is refused.
 """
 
@@ -21,6 +22,20 @@ PROJECT = "klein-setup"
 HOSTS = ("https://pypi.org/", "https://files.pythonhosted.org/")
 GROUPS: dict[str, tuple[str, ...]] = {"run": ("image",), "tests": ("image", "test", "lint")}
 EXTRAS = ("image",)  # of those, the ones that users may choose; the others are dependency groups
+INSTALLERS = {
+    "install.sh": {
+        "Linux-x86_64": "manylinux_2_17_x86_64",
+        "Linux-aarch64": "manylinux_2_17_aarch64",
+        "Darwin-arm64": "macosx_11_0_arm64",
+        "Darwin-x86_64": "macosx_10_12_x86_64",
+    },
+    "install.ps1": {"AMD64": "win_amd64", "ARM64": "win_arm64"},
+}  # what each calls a computer, and how the tags of uv's wheel for it begin
+INSTALLER_FORMS = {
+    "install.sh": "    {kind})\n        address={url}\n        sha256={sha256}\n        ;;\n",
+    "install.ps1": '    "{kind}" {{\n        $address = "{url}"\n        $sha256 = "{sha256}"\n    }}\n',
+}
+INSTALLER_MARK = "# From uv.lock, by `python3 scripts/check_lock.py --write`.\n"
 HEADER = "# Written by `python3 scripts/check_lock.py --write` from uv.lock; not by hand.\n"
 
 
@@ -158,6 +173,21 @@ def answered(lock: str) -> set[str]:
     return {(name + specifier + (marker and f";{marker}")).replace(" ", "") for name, marker, specifier in rows}
 
 
+def with_wheels_of_uv(name: str, script: str, lock: str) -> str:
+    """Return ``install.sh`` or ``install.ps1`` with the wheels of uv that the lock names, after its mark."""
+    block = next(block for block in lock.split("[[package]]\n") if block.startswith('name = "uv"\n'))
+    wheels = re.findall(r'url = "([^"]+/uv-[^/"]+-py3-none-([^"/]+)\.whl)", hash = "sha256:([0-9a-f]{64})"', block)
+    rows = "".join(
+        INSTALLER_FORMS[name].format(kind=kind, url=url, sha256=sha256)
+        for kind, tag in INSTALLERS[name].items()
+        for url, tags, sha256 in wheels
+        if tags.split(".")[0] == tag
+    )
+    row = INSTALLER_FORMS[name].format(kind="@", url="@", sha256="@")
+    known = re.escape(row.replace("{{", "{")).replace("@", r'[^\s"]+')
+    return re.sub(rf"({re.escape(INSTALLER_MARK)})(?:{known})*", lambda found: found[1] + rows, script)
+
+
 def complaints(root: Path = ROOT) -> list[str]:
     """Return everything that does not agree, a sentence each; empty when all is well."""
     lock = (root / "uv.lock").read_text(encoding="utf-8")
@@ -168,11 +198,20 @@ def complaints(root: Path = ROOT) -> list[str]:
     for kind in GROUPS:
         listed = parse_requirements((root / "scripts" / "locked" / f"{kind}.txt").read_text(encoding="utf-8"))
         found += complaints_about_list(kind, entries, listed)
+    for name in INSTALLERS:
+        script = (root / "scripts" / name).read_text(encoding="utf-8")
+        if with_wheels_of_uv(name, script, lock) != script:
+            found.append(f"{name}: the wheels of uv are not those of uv.lock")
     return found
 
 
 def write(root: Path = ROOT) -> None:
-    """Renew the locked lists from ``uv.lock``, whatever index this machine is configured for."""
+    """Renew the locked lists and the installers from ``uv.lock``, whatever index this machine is configured for."""
+    lock = (root / "uv.lock").read_text(encoding="utf-8")
+    for name in INSTALLERS:
+        path = root / "scripts" / name
+        script = path.read_text(encoding="utf-8")
+        path.write_text(with_wheels_of_uv(name, script, lock), encoding="utf-8", newline="\n")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
     options = ["--no-config", "--frozen", "--format", "requirements-txt", "--quiet"]
     shape = ["--no-emit-project", "--no-default-groups", "--no-annotate", "--no-header"]
@@ -191,7 +230,9 @@ def write(root: Path = ROOT) -> None:
 
 def main() -> int:
     """Print what does not agree; return 1 if anything does not."""
-    parser = argparse.ArgumentParser(description="Check that scripts/locked/*.txt say what uv.lock says.")
+    parser = argparse.ArgumentParser(
+        description="Check that scripts/locked/*.txt and the installers agree with uv.lock."
+    )
     parser.add_argument("--write", action="store_true", help="renew the lists with `uv export`, then check")
     if parser.parse_args().write:
         write()

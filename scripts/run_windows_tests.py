@@ -124,7 +124,7 @@ def preparations() -> list[Job]:
 
 def readme_line(text: str) -> str:
     """Return what the README has a user of Windows type in the folder that holds the checkout, once it is cloned."""
-    return text.partition("```powershell\n")[2].partition("\n")[0].partition("; ")[2]
+    return text.partition("```powershell\ngit clone ")[2].partition("\n")[0].partition("; ")[2]
 
 
 def copy_checkout(folder: Path) -> None:

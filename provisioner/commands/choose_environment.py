@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.commands.inspect_comfyui import inspect_comfyui
 from provisioner.commands.packages import ComparedPackages, app_of, compare_packages
-from provisioner.commands.run import Run, check_folder_name, options_of
+from provisioner.commands.run import Run, named_by_user, options_of
 from provisioner.commands.session import Session
 from provisioner.core.errors import EXIT_FINDINGS, UnsupportedMachineError
 from provisioner.core.models import ComfyTarget, Finding, Machine
@@ -39,8 +39,7 @@ class EnvironmentOptions:
 def environment_folder(run: Run, named: Path | None) -> Path:
     """Return the folder of a run's environment: the named one, else beside ComfyUI's files or in the data folder."""
     if named is not None:
-        check_folder_name(named)
-        return named.expanduser().absolute()
+        return named_by_user(named)
     if isinstance(run.target, ComfyTarget):
         models = run.target.models
         return (models.parent if models.name == "models" else models) / ".venv"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from provisioner.comfyui.batch_files import unread_folders
 from provisioner.comfyui.checkout_models import CheckoutPlan, ComfyCheckout
 from provisioner.comfyui.install_plan import judge_checkout, plan_checkout
 from provisioner.comfyui.model_paths import CONFIG_NAME
@@ -34,6 +35,7 @@ class ComfyUIInstall:
     checkout: ComfyCheckout
     plan: CheckoutPlan
     folder: Path  # where main.py is, or will be
+    unread: tuple[Finding, ...] = ()  # what the portable build's own batch files say otherwise
 
     @property
     def has_one(self) -> bool:
@@ -69,7 +71,20 @@ def inspect_comfyui(run: Run, options: ComfyUIOptions | None = None) -> ComfyUII
     checkout = run.session.checkouts.describe(run.target.given)
     plan = plan_checkout(checkout, table, wants_update=options is not None and options.wants_update)
     folder = checkout.tree or (run.target.models.parent if run.target.models.name == "models" else run.target.given)
-    return ComfyUIInstall(table=table, checkout=checkout, plan=plan, folder=folder)
+    return ComfyUIInstall(
+        table=table, checkout=checkout, plan=plan, folder=folder, unread=_unread(run, run.target, checkout)
+    )
+
+
+def _unread(run: Run, target: ComfyTarget, checkout: ComfyCheckout) -> tuple[Finding, ...]:
+    """Return what the batch files of a portable build give to ComfyUI that is not looked at here."""
+    if checkout.kind != "portable" or checkout.tree is None:
+        return ()
+    from provisioner.comfyui.installed_programs import batch_files_of
+
+    folder = checkout.tree.parent
+    read = (*run.options.extra_model_paths, checkout.tree, target.models)
+    return unread_folders(batch_files_of(folder), folder, [each.expanduser().absolute() for each in read])
 
 
 def with_comfyui(report: Report, comfyui: ComfyUIInstall | None) -> Report:
@@ -81,7 +96,7 @@ def check_comfyui(comfyui: ComfyUIInstall) -> tuple[Finding, ...]:
     """Return what a person should know about a ComfyUI before an image is generated with it."""
     if comfyui.plan.action in {"clone", "update"}:
         return ()
-    return (*judge_checkout(comfyui.checkout, comfyui.table), *_check_config(comfyui))
+    return (*judge_checkout(comfyui.checkout, comfyui.table), *_check_config(comfyui), *comfyui.unread)
 
 
 def _check_config(comfyui: ComfyUIInstall) -> tuple[Finding, ...]:

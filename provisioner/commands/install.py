@@ -21,7 +21,7 @@ from provisioner.disk.locations import longest_path
 from provisioner.files import planner
 from provisioner.files.observe import Depth
 from provisioner.plan.make_plan import make_plan
-from provisioner.plan.steps import FILE_STEPS, Plan
+from provisioner.plan.steps import FILE_STEPS, MakeEnvironment, Plan, RepairEnvironment
 from provisioner.report.outcome import Report, ReportStatus
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run_plan(run: Run, options: InstallOptions, show: Callable[[Plan], None]) ->
     """Show what `run_install` would do; nothing is written."""
     plan = plan_run(run, options, "claims")
     show(plan)
-    planner.check_path_lengths(plan.files.checks, longest_path())
+    _check_names_and_sizes(plan)
     short = [
         Finding(
             code="insufficient-space",
@@ -97,12 +97,19 @@ def _agreed(run: Run, options: InstallOptions, ui: RunUi, command: Command) -> t
             ui.show_plan(plan)
         if run.session.is_offline:
             planner.check_offline(plan.files)
-        planner.check_path_lengths(plan.files.checks, longest_path())
+        _check_names_and_sizes(plan)
         planner.check_space(plan.space)
         folder = ask_to_apply(run, plan, ui.ask_to_apply, is_repair=command == "repair")
         if folder is None:
             return run, plan
         run = open_run(run.session, replace(run.options, comfyui=folder))
+
+
+def _check_names_and_sizes(plan: Plan) -> None:
+    """Raise where a file could not be opened under its name, or not be as large as it is."""
+    made = (step.where for step in plan.steps if isinstance(step, (MakeEnvironment, RepairEnvironment)))
+    planner.check_path_lengths(plan.files.checks, longest_path(), next(made, None))
+    planner.check_file_sizes(plan.files)
 
 
 def _report(run: Run, command: Command, plan: Plan, applied: Applied, found: tuple[Finding, ...]) -> Report:

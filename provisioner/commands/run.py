@@ -27,6 +27,7 @@ from provisioner.core.models import (
     Target,
     TargetKind,
 )
+from provisioner.disk.real_paths import without_prefix
 from provisioner.disk.safe_path import complaint_about_folder
 from provisioner.files import planner
 from provisioner.files.choose_set import AUTO, choose_set
@@ -203,8 +204,12 @@ def _set_before(manifest: Manifest, target: Target) -> str | None:
     from provisioner.disk.last_run import read_last_runs
     from provisioner.disk.locations import state_folder
 
-    entry = _remembered(target)
-    runs = (each for each in read_last_runs(state_folder()) if (each["kind"], each["path"]) == entry)
+    kind, path = _remembered(target)
+    runs = (
+        each
+        for each in read_last_runs(state_folder())
+        if each["kind"] == kind and os.path.normcase(each["path"]) == os.path.normcase(path)
+    )
     return next((each["set"] for each in runs if each["manifest"] == manifest.id), None)
 
 
@@ -235,25 +240,30 @@ def _absolute_argument(manifest: str) -> str:
 
 def _open_target(session: Session, options: Options, kind: TargetKind) -> tuple[Target, TargetOrigin]:
     """Return the target, and where it comes from."""
-    for folder in (options.comfyui, options.hf_cache):
-        check_folder_name(folder)
     if kind == "hf_cache":
         comes_with_us = is_shipped(options.manifest)
         if options.hf_cache is not None and options.hf_cache != Path():
-            return HubCacheTarget(cache=options.hf_cache.expanduser().absolute(), is_shipped=comes_with_us), "named"
+            return HubCacheTarget(cache=named_by_user(options.hf_cache), is_shipped=comes_with_us), "named"
         from provisioner.files.hub_cache import cache_folder
 
         return HubCacheTarget(cache=cache_folder(session.environ).absolute(), is_shipped=comes_with_us), "named"
     if options.comfyui is not None:
-        return _open_tree(session, options.comfyui, options), "named"
+        return _open_tree(session, named_by_user(options.comfyui), options), "named"
     return _usual_tree(session, options)
 
 
-def check_folder_name(folder: Path | None) -> None:
-    """Raise UsageError where a folder's name means something else on this system: a device, or a stream of a file."""
-    complaint = None if folder is None else complaint_about_folder(folder)
+def named_by_user(folder: Path) -> Path:
+    r"""Return the absolute path of a folder that a user named, without the ``\\?\`` that ComfyUI could not start with.
+
+    Raises
+    ------
+    UsageError
+        The name means something else on this system: a device, or a stream of a file.
+    """
+    complaint = complaint_about_folder(folder)
     if complaint is not None:
         raise UsageError(f"{folder} is no name of a folder: it {complaint}.", hint="Name another folder.")
+    return Path(without_prefix(folder)).expanduser().absolute()
 
 
 def _open_tree(session: Session, folder: Path, options: Options) -> ComfyTarget:
@@ -269,19 +279,34 @@ def _open_tree(session: Session, folder: Path, options: Options) -> ComfyTarget:
 
 def _usual_tree(session: Session, options: Options) -> tuple[Target, TargetOrigin]:
     """Return the tree of the last run, else one in the usual places, else a new one in the user's home folder."""
-    from provisioner.disk import locations as places
-    from provisioner.machine.readings import operating_system_named
-
     last = _last_tree()
     if last is not None:
         return _open_tree(session, Path(last["path"]), options), "remembered"
-    candidates = places.usual_comfyui_trees(
-        Path.home(), session.environ, operating_system_named(sys.platform), cwd=Path.cwd(), drives=places.drive_roots()
-    )
-    found = places.existing_comfyui_trees(candidates)
+    found = _trees_of_this_computer(session.environ)
     if found:
         return _open_tree(session, found[0], options), "found"
     return _open_tree(session, Path.home() / "ComfyUI", options), "new"
+
+
+def _trees_of_this_computer(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Return the trees in the usual places, in those that other programs wrote down, and unpacked portable builds."""
+    from provisioner.comfyui import installed_programs as programs
+    from provisioner.comfyui.launcher_records import recorded_trees
+    from provisioner.disk import locations as places
+    from provisioner.machine.readings import operating_system_named
+
+    home, system, drives = Path.home(), operating_system_named(sys.platform), places.drive_roots()
+    own = programs.own_folders_on_windows()
+    candidates = [
+        *places.usual_comfyui_trees(home, environ, system, cwd=Path.cwd(), drives=drives, own_folders=own),
+        *recorded_trees(
+            programs.read_record, home, environ, system, drives=drives, installed=programs.installed_on_windows()
+        ),
+    ]
+    if system == "windows":
+        unpacked = places.where_archives_are_unpacked(home, environ, drives=drives, own_folders=own)
+        candidates += programs.portable_builds(unpacked)
+    return places.existing_comfyui_trees(candidates)
 
 
 def remember_rate(run: Run, outcomes: Iterable[Outcome]) -> None:

@@ -219,6 +219,15 @@ class PathTooLongError(StorageError):
     code = "path-too-long"
 
 
+class FileTooLargeError(StorageError):
+    """A file is larger than its drive can hold: FAT32 ends at 4 GiB.
+
+    Name a folder on a drive with another file system (NTFS, exFAT, ext4, APFS), or choose a set of smaller files.
+    """
+
+    code = "file-too-large"
+
+
 class NotWritableError(StorageError):
     """A folder or file cannot be written by this user.
 
@@ -244,6 +253,16 @@ class FileInUseError(StorageError):
     """
 
     code = "file-in-use"
+
+
+class FileInCloudError(StorageError):
+    """A model file is kept in a cloud, OneDrive or iCloud for one, and its bytes are not on this disk.
+
+    Reading it would download it first.  Choose "Always keep on this device" for it, or keep models in a folder that is
+    not synchronised, and run the same command again.
+    """
+
+    code = "file-in-cloud"
 
 
 class UnreadableError(StorageError):

@@ -268,6 +268,9 @@ class ProbeResult:
     detail: str  # what was found, or why nothing was, in a sentence
 
 
+_FAT = frozenset({"vfat", "msdos", "umsdos", "fat", "fat12", "fat16", "fat32"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSystem:
     """One file system that a plan uses."""
@@ -276,6 +279,27 @@ class FileSystem:
     device: int  # st_dev: equal for paths on the same file system
     total_bytes: int
     free_bytes: int  # for this user
+    kind: str | None = None  # as the system calls it: "ext4", "vfat", "FAT32"; None: not known
+
+    @property
+    def largest_file_bytes(self) -> int | None:
+        """How large a file can be; None where models are no matter.
+
+        FAT writes the length in 32 bits: https://learn.microsoft.com/windows/win32/fileio/filesystem-functionality-comparison
+
+        >>> FileSystem(path=Path("E:/"), device=1, total_bytes=9, free_bytes=9, kind="FAT32").largest_file_bytes
+        4294967295
+        """
+        return 2**32 - 1 if self._kind in _FAT else None
+
+    @property
+    def has_links(self) -> bool:
+        """Whether a file can have a second name, or another name lead to it."""
+        return self._kind not in _FAT | {"exfat"}
+
+    @property
+    def _kind(self) -> str:
+        return (self.kind or "").casefold()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,6 +50,7 @@ class Stamp:
     ctime_ns: int | None  # None on Windows, where st_ctime is the time of creation
     inode: int
     device: int
+    is_in_cloud: bool = field(default=False, compare=False)  # its bytes are not on this disk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,8 +325,8 @@ class Store(Protocol):
     def held_blocks(self, destination: Destination, size: int, sha256: str) -> tuple[int, ...]:
         """Return the blocks of that content that an interrupted repair in place has fetched already."""
 
-    def file_system(self, destination: Destination) -> FileSystem:
-        """Return the file system a destination is on."""
+    def file_system(self, destination: Destination, *, with_kind: bool = False) -> FileSystem:
+        """Return the file system a destination is on; its kind, which is one more question, where that is asked for."""
 
     def check_readable(self, destination: Destination) -> None:
         """Raise StorageError where a destination cannot even be looked at; links are followed."""

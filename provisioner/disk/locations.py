@@ -42,6 +42,46 @@ def file_system_of(path: Path) -> FileSystem:
     return FileSystem(path=folder, device=status.st_dev, total_bytes=total_bytes, free_bytes=free_bytes)
 
 
+def kind_of_file_system(found: FileSystem) -> str | None:
+    """Return what the system calls a file system; None where it does not say, as on macOS.  Asked once for each."""
+    if found.device not in _KINDS:
+        _KINDS[found.device] = _asked_kind(found.path, found.device)
+    return _KINDS[found.device]
+
+
+_KINDS: dict[int, str | None] = {}
+
+
+def _asked_kind(folder: Path, device: int) -> str | None:
+    if sys.platform == "win32":
+        import ctypes
+
+        root, name = ctypes.create_unicode_buffer(1024), ctypes.create_unicode_buffer(64)
+        kernel = ctypes.windll.kernel32
+        if not kernel.GetVolumePathNameW(str(folder), root, len(root)):
+            return None
+        is_known = kernel.GetVolumeInformationW(root, None, 0, None, None, None, name, len(name))
+        return name.value or None if is_known else None
+    try:
+        text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return kind_in_mountinfo(text, f"{os.major(device)}:{os.minor(device)}")
+
+
+def kind_in_mountinfo(text: str, device: str) -> str | None:
+    """Return the type of the file system with a device number, ``8:1``, from ``/proc/self/mountinfo`` (proc(5)).
+
+    >>> kind_in_mountinfo("36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue", "98:0")
+    'ext3'
+    """
+    for line in text.splitlines():
+        before, separator, after = line.partition(" - ")
+        if separator and before.split()[2:3] == [device]:
+            return after.split(" ", 1)[0]
+    return None
+
+
 def _total_and_free(folder: Path) -> tuple[int, int]:
     if sys.platform == "win32":
         import shutil  # elsewhere its three compression libraries cost 5 ms of every start
@@ -145,7 +185,13 @@ def longest_path() -> int | None:
 
 
 def usual_comfyui_trees(
-    home: Path, environ: Mapping[str, str], system: OperatingSystem, *, cwd: Path, drives: Sequence[Path] = ()
+    home: Path,
+    environ: Mapping[str, str],
+    system: OperatingSystem,
+    *,
+    cwd: Path,
+    drives: Sequence[Path] = (),
+    own_folders: Mapping[str, Path] | None = None,
 ) -> tuple[Path, ...]:
     """Return where people keep ComfyUI, the likeliest first, whether it is there or not.
 
@@ -154,39 +200,40 @@ def usual_comfyui_trees(
     home : Path
         The user's home folder.
     environ : mapping
-        Environment: ``APPDATA`` and ``OneDrive`` on Windows, ``XDG_CONFIG_HOME`` on Linux.
+        Environment: ``OneDrive`` on Windows.
     system : OperatingSystem
         Which of the places make sense.
     cwd : Path
         The current directory, the first place of all.
     drives : sequence of Path
         Roots of the drives of a Windows computer.
+    own_folders : mapping of str to Path, optional
+        Where ``Documents`` really is, where Windows says so.
     """
-    documents = [home / "Documents"]
-    if system == "windows" and environ.get("OneDrive"):
-        documents.append(Path(environ["OneDrive"]) / "Documents")  # Windows may keep Documents there
-    places = [cwd, home / "ComfyUI", home / "comfy" / "ComfyUI", *(folder / "ComfyUI" for folder in documents)]
-    if system == "windows":
-        for folder in (home, home / "Desktop", home / "Downloads", *documents, *drives):
-            places.append(folder / "ComfyUI_windows_portable" / "ComfyUI")
-        places += [drive / "ComfyUI" for drive in drives]
-    places += [folder / "Packages" / "ComfyUI" for folder in _stability_matrix_folders(home, environ, system, drives)]
+    places = [cwd, home / "ComfyUI", home / "comfy" / "ComfyUI"]
+    places += [folder / "ComfyUI" for folder in _own("Documents", home, environ, system, own_folders or {})]
+    places += [drive / "ComfyUI" for drive in drives]
     if system != "windows":
         places += [Path("/workspace/ComfyUI"), Path("/opt/ComfyUI")]
     return tuple(dict.fromkeys(places))
 
 
-def _stability_matrix_folders(
-    home: Path, environ: Mapping[str, str], system: OperatingSystem, drives: Sequence[Path]
+def where_archives_are_unpacked(
+    home: Path, environ: Mapping[str, str], *, drives: Sequence[Path], own_folders: Mapping[str, Path]
+) -> tuple[Path, ...]:
+    """Return the folders of a Windows computer in which people unpack ComfyUI's portable build."""
+    names = ("Desktop", "Downloads", "Documents")
+    folders = [each for name in names for each in _own(name, home, environ, "windows", own_folders)]
+    return tuple(dict.fromkeys((home, *folders, *drives)))
+
+
+def _own(
+    name: str, home: Path, environ: Mapping[str, str], system: OperatingSystem, own_folders: Mapping[str, Path]
 ) -> list[Path]:
-    """Return its data folders: that of the user, and ``Data`` beside a portable program (its issue 21)."""
-    if system == "windows":
-        roaming = Path(environ.get("APPDATA") or home / "AppData" / "Roaming")
-        portable = [drive / "StabilityMatrix" for drive in drives]
-        return [roaming / "StabilityMatrix", *(each / "Data" for each in portable), *portable]
-    if system == "macos":
-        return [home / "Library" / "Application Support" / "StabilityMatrix"]
-    return [Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "StabilityMatrix"]
+    """Return where a folder of the user's may be: where Windows says, in the home folder, in OneDrive."""
+    known = [own_folders[name]] if name in own_folders else []
+    synced = [Path(environ["OneDrive"]) / name] if system == "windows" and environ.get("OneDrive") else []
+    return [*known, home / name, *synced]
 
 
 def existing_comfyui_trees(candidates: Sequence[Path]) -> tuple[Path, ...]:

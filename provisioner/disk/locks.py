@@ -22,6 +22,9 @@ from provisioner.disk.os_errors import storage_error
 from provisioner.disk.root import Root
 
 _POLL_S = 0.2
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
+"""What network drives say whose server gives no locks; Windows' runtime makes EINVAL of "not supported"."""
+
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK})
 
 
@@ -35,10 +38,12 @@ def hold_lock(
     notice: Callable[[str], None],
     cancelled: Cancelled = lambda: False,
     holder: Callable[[], str] = lambda: "",
+    lock: Callable[[int], None] = lambda descriptor: _lock(descriptor),
 ) -> Iterator[None]:
     """Hold a lock while the block runs; its folder has to be there.
 
-    ``flock`` on POSIX, ``msvcrt`` on Windows: the system lets go when the process ends, however it ends.
+    ``flock`` on POSIX, ``msvcrt`` on Windows: the system lets go when the process ends, however it ends.  On a drive
+    without locks one in the user's state folder is held instead, which other computers do not see.
 
     Parameters
     ----------
@@ -56,6 +61,8 @@ def hold_lock(
         Asked while waiting.
     holder : callable
         Who holds it, as the end of a sentence, or nothing.
+    lock : callable, optional
+        Locks an open file, or raises OSError.
 
     Raises
     ------
@@ -69,7 +76,7 @@ def hold_lock(
     descriptor = root.open_file(lock_path, is_new=True)
     try:
         has_told = False
-        while not _take(descriptor, lock_path):
+        while (is_taken := _take(descriptor, lock_path, lock)) is False:
             who = f"{guards}{holder()}"
             if not wait:
                 hint = "Wait for it to end, or leave --no-wait out and this run waits by itself."
@@ -80,27 +87,43 @@ def hold_lock(
             if cancelled():
                 raise KeyboardInterrupt
             time.sleep(_POLL_S)
-        yield
+        if is_taken:
+            yield
+            return
+        notice(f"The drive of {guards} has no locks: do not let another computer work on it at the same time.")
+        with hold_place("drive-", lock_path, guards=guards, wait=wait, notice=notice, cancelled=cancelled):
+            yield
     finally:
         os.close(descriptor)  # lets go of the lock
 
 
-def _take(descriptor: int, lock_path: Path) -> bool:
-    """Take the lock of an open file; False where somebody else has it."""
+def _take(descriptor: int, lock_path: Path, lock: Callable[[int], None]) -> bool | None:
+    """Take the lock of an open file; False where somebody else has it, None where the drive has no locks."""
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor)
     except OSError as error:
         if error.errno in _HELD:
             return False
+        if error.errno in _NO_LOCKS and not _is_ours(lock_path):
+            return None
         raise storage_error(error, lock_path, doing="lock") from error
     return True
+
+
+def _is_ours(lock_path: Path) -> bool:
+    """Whether a lock is the one that would be taken instead."""
+    return lock_path.name.startswith("drive-")
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ from typing import Literal
 
 from provisioner.core.models import STATE_FOLDER
 
+_OFFLINE, _RECALL_ON_OPEN, _RECALL_ON_DATA_ACCESS = 0x1000, 0x40000, 0x400000  # FILE_ATTRIBUTE_ of winnt.h
+_DATALESS = 0x40000000  # SF_DATALESS of macOS, sys/stat.h
 _LEADS_ELSEWHERE = 0x20000000  # the name-surrogate bit of a reparse tag: a link or a junction, not a file in a cloud
 
 
@@ -23,13 +25,33 @@ def is_link_status(mode: int, reparse_tag: int) -> bool:
     return stat.S_ISLNK(mode) or bool(reparse_tag & _LEADS_ELSEWHERE)
 
 
+def is_only_in_cloud(attributes: int, flags: int = 0) -> bool:
+    """Return whether a file is a placeholder: whoever reads it waits until a program has fetched its bytes.
+
+    Parameters
+    ----------
+    attributes : int
+        ``st_file_attributes`` of Windows; 0 elsewhere.
+    flags : int
+        ``st_flags`` of macOS; 0 elsewhere.
+
+    Notes
+    -----
+    https://learn.microsoft.com/windows/win32/fileio/file-attribute-constants
+
+    >>> is_only_in_cloud(0x400020), is_only_in_cloud(0x20), is_only_in_cloud(0, 0x40000000)
+    (True, False, True)
+    """
+    return bool(attributes & (_OFFLINE | _RECALL_ON_OPEN | _RECALL_ON_DATA_ACCESS) or flags & _DATALESS)
+
+
 def is_inside(root_real: PurePath, path_real: PurePath) -> bool:
     r"""Return whether one resolved path is the other or below it.
 
     Both must be resolved already; a path that still contains ``..`` is not inside anything.  Windows paths
     are compared as Windows does, without case, and with or without their ``\\?\`` prefix.
     """
-    root, path = _plain(root_real), _plain(path_real)
+    root, path = without_prefix(root_real), without_prefix(path_real)
     if ".." in root.parts or ".." in path.parts:
         return False
     return root == path or root in path.parents
@@ -37,7 +59,7 @@ def is_inside(root_real: PurePath, path_real: PurePath) -> bool:
 
 def is_same_path(one_real: PurePath, other_real: PurePath) -> bool:
     """Return whether two resolved paths are one, compared as `is_inside` compares them."""
-    return _plain(one_real) == _plain(other_real)
+    return without_prefix(one_real) == without_prefix(other_real)
 
 
 def is_among_records(relative: PurePath) -> bool:
@@ -65,14 +87,19 @@ def way_of_link(link: PurePath, real: PurePath, *, root: PurePath) -> Literal["r
         return "records"
     if not is_inside(root, real) or is_same_path(root, real):
         return "leaves"
-    return "leaves" if is_among_records(_plain(real).relative_to(_plain(root))) else "stays"
+    return "leaves" if is_among_records(without_prefix(real).relative_to(without_prefix(root))) else "stays"
 
 
-def _plain(path: PurePath) -> PurePath:
+def without_prefix(path: PurePath) -> PurePath:
+    r"""Return a path of Windows without ``\\?\`` or ``\\?\UNC\`` before it; every other path as it is.
+
+    >>> print(without_prefix(PureWindowsPath(r"\\?\C:\a")), without_prefix(PureWindowsPath(r"\\?\UNC\nas\share\a")))
+    C:\a \\nas\share\a
+    """
     if not isinstance(path, PureWindowsPath):
         return path
     text = str(path)
-    for prefix, replacement in (("\\\\?\\UNC\\", "\\\\"), ("\\\\?\\", "")):
-        if text.upper().startswith(prefix):
-            return PureWindowsPath(replacement + text[len(prefix) :])
-    return path
+    if text[:8].upper() == "\\\\?\\UNC\\":
+        return PureWindowsPath("\\\\" + text[8:])
+    has_drive = text[:4] == "\\\\?\\" and text[5:7] == ":\\"  # what else may stand there is a device
+    return PureWindowsPath(text[4:]) if has_drive else path

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import PurePath, PureWindowsPath
 
+from provisioner.disk.real_paths import without_prefix
+
 _MAX_PATH = 400  # characters; leaves room for a root before the classic 32,767 and 4,096 limits
 _MAX_SEGMENT_BYTES = 200  # below the 255 of every common file system, with room for ".part.jsonl" and a date
 _FORBIDDEN_ON_WINDOWS = frozenset('<>"|?*')
@@ -56,15 +58,25 @@ def complaint_about_path(text: str) -> str | None:
 def complaint_about_folder(folder: PurePath) -> str | None:
     r"""Return what is wrong with a folder that a user named, or None; only Windows has names that mean something else.
 
+    ``C:models`` and ``\\nas\share`` are folders; devices are not, nor what only a path after ``\\?\`` can name, which
+    ComfyUI could not open under the name that it gets.
+
     Examples
     --------
     >>> complaint_about_folder(PurePath("models"))
     >>> complaint_about_folder(PureWindowsPath("C:/x/a:b"))
     "uses 'a:b'; on Windows ':' names a drive or a hidden stream"
+    >>> complaint_about_folder(PureWindowsPath(r"\\.\PhysicalDrive0"))
+    'names a device'
     """
     if not isinstance(folder, PureWindowsPath):
         return None
-    names = folder.parts[1:] if folder.anchor else folder.parts
+    plain = without_prefix(folder)
+    if str(plain).startswith(("\\\\.\\", "\\\\?\\")):
+        return "names a device"
+    names = plain.parts[1:] if plain.anchor else plain.parts
+    if plain != folder and (only := next((name for name in names if name[-1] in ". "), None)) is not None:
+        return f"uses '{only}', which only a path after \\\\?\\ can name"
     return next((said for said in map(_complaint_about_windows_name, names) if said is not None), None)
 
 

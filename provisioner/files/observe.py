@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from provisioner.core.errors import FileInUseError, UnreadableError
+from provisioner.core.errors import FileInCloudError, FileInUseError, UnreadableError
 from provisioner.core.events import Events, FileProgress
 from provisioner.core.models import (
     Artifact,
@@ -86,7 +86,8 @@ class Observer:
             A file changed while it was read: somebody is writing it, and no verdict would hold.
         """
         looked = self._in_parallel(lambda artifact: self._look(artifact, target, depth), wanted.artifacts, depth)
-        systems = [self.store.file_system(check.destination) for check, _ in looked]
+        has_work = any(check.status != "ok" for check, _ in looked)  # else nothing is written there
+        systems = [self.store.file_system(check.destination, with_kind=has_work) for check, _ in looked]
         checks = tuple(
             replace(
                 check,
@@ -175,6 +176,8 @@ class Observer:
         stamp = self.store.stamp(place.path)
         if stamp is None:
             return self._missing(artifact, place)
+        if stamp.is_in_cloud:
+            raise _in_cloud(place.path)
         contents = _contents(artifact, place)
         right_size = [content for content in contents if content.size == stamp.size]
         claim = self.store.claim(place)
@@ -530,7 +533,9 @@ class Observer:
             stamp = self.store.stamp(copy.path)
         except UnreadableError:
             return False
-        if stamp is None or stamp.size != copy.size or copy.path == home or self._is_same_file(copy.path, home):
+        if stamp is None or stamp.is_in_cloud:
+            return False
+        if stamp.size != copy.size or copy.path == home or self._is_same_file(copy.path, home):
             return False
         seen = self._known_digest(copy.path, stamp)
         return seen is None or seen.sha256 == copy.sha256
@@ -568,6 +573,16 @@ class Observer:
                 hint="Run `klein-setup repair`: it writes the receipt anew and leaves the file alone.",
             )
         ]
+
+
+def _in_cloud(path: Path) -> FileInCloudError:
+    return FileInCloudError(
+        f"The bytes of {path} are not on this disk: OneDrive, or another program with files in a cloud, has "
+        "them. Reading the file would download all of it, so it was not read.",
+        hint='In the file manager, choose "Always keep on this device" for it and wait until it is here, or keep '
+        "models in a folder that is not synchronised; then run the same command again.",
+        path=str(path),
+    )
 
 
 def _contents(artifact: Artifact, place: Destination) -> tuple[Variant, ...]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from provisioner.core.errors import InsufficientSpaceError, OfflineError, PathTooLongError
+from provisioner.core.errors import FileTooLargeError, InsufficientSpaceError, OfflineError, PathTooLongError
 from provisioner.core.exhaustive import assert_never
 from provisioner.core.models import (
     Artifact,
@@ -40,6 +40,10 @@ from provisioner.files.layout import known_as
 _NAMES_BESIDE = 45
 """Characters of the longest name of ours beside a file, beyond its own: that of its backup below the same folder."""
 
+_NAMES_IN_ENVIRONMENT = 192
+r"""Characters below an environment: ``\Lib\site-packages\`` has 19, the longest name of torch 2.13.0 in it 173
+(``torch-2.13.0+cu130.dist-info\licenses\third_party\kineto\...\duktape-1.8.0\LICENSE.txt``, read in its wheel)."""
+
 SPACE_MARGIN = 32 * 1024 * 1024
 """Bytes kept free on every file system a plan writes to: receipts, logs, and the system's own breathing room."""
 
@@ -64,7 +68,11 @@ def plan(manifest: Manifest, wanted: ArtifactSet, machine: Machine | None, inven
     needed = [_step(check, inventory) for check in inventory.checks]
     steps = tuple(_in_order(step for step in needed if step is not None))
     unmet = unmet_conditions(wanted.conditions, machine) if machine is not None else ()
-    findings = (*inventory.findings, *(_unmet_finding(wanted, sentence) for sentence in unmet))
+    findings = (
+        *inventory.findings,
+        *(_unmet_finding(wanted, sentence) for sentence in unmet),
+        *_without_links(steps, inventory),
+    )
     return FilesPlan(
         manifest=manifest,
         set=wanted,
@@ -89,6 +97,23 @@ def _unmet_finding(wanted: ArtifactSet, sentence: str) -> Finding:
         remedy="by-hand",
         hint="The files are installed anyway; `klein-setup manifest show` lists the other sets.",
     )
+
+
+def _without_links(steps: Iterable[FileStep], inventory: Inventory) -> Iterator[Finding]:
+    """Yield a warning for each file system on which a copy cannot be a link."""
+    placed = {step.artifact.id for step in steps if isinstance(step, PlaceFile)}
+    devices = {check.device for check in inventory.checks if check.artifact.id in placed}
+    for system in inventory.file_systems:
+        if system.device in devices and not system.has_links:
+            yield Finding(
+                code="no-links",
+                severity="warning",
+                message=f"{system.path} is {system.kind}, which has no links: a file that is found on this computer is "
+                "copied there, and takes its whole size once more.",
+                remedy="by-hand",
+                path=system.path,
+                hint="Name a folder on another drive if there is too little room.",
+            )
 
 
 # --- steps -------------------------------------------------------------------------------------
@@ -254,10 +279,13 @@ def _reason(check: Check) -> str:
 def _space(checks: Iterable[Check], steps: Iterable[FileStep], systems: Iterable[FileSystem]) -> tuple[SpaceNeed, ...]:
     """Return what each file system needs for the whole plan."""
     check_of = {check.artifact.id: check for check in checks}
+    systems = tuple(systems)
+    with_links = {system.device for system in systems if system.has_links}
     needs: dict[int | None, int] = {}
     for step in steps:
         check = check_of[step.artifact.id]
-        needs[check.device] = needs.get(check.device, 0) + _room_for(step, check)
+        room = _room_for(step, check, has_links=check.device in with_links)
+        needs[check.device] = needs.get(check.device, 0) + room
     return tuple(
         SpaceNeed(file_system=system, needed_bytes=needed + (SPACE_MARGIN if needed else 0))
         for system in systems
@@ -265,15 +293,15 @@ def _space(checks: Iterable[Check], steps: Iterable[FileStep], systems: Iterable
     )
 
 
-def _room_for(step: FileStep, check: Check) -> int:
+def _room_for(step: FileStep, check: Check, *, has_links: bool) -> int:
     match step:
         case FetchFile():
             return step.artifact.size - min(max(step.held_bytes, check.taken_bytes), step.artifact.size)
         case PatchFile():
             return _patch_room(step, check.taken_bytes)
         case PlaceFile():
-            # A reflink or a hard link needs no room; between file systems it is a copy.
-            return step.copy.size if step.copy.device != check.device else 0
+            # A reflink or a hard link needs no room; between file systems, and on one without links, it is a copy.
+            return step.copy.size if step.copy.device != check.device or not has_links else 0
         case MoveFile() | RecordReceipt():
             return 0
         case _:
@@ -315,7 +343,7 @@ def check_space(space: Iterable[SpaceNeed]) -> None:
     )
 
 
-def check_path_lengths(checks: Iterable[Check], longest: int | None) -> None:
+def check_path_lengths(checks: Iterable[Check], longest: int | None, environment: Path | None = None) -> None:
     """Raise PathTooLongError if a file would get a longer path than programs can open.
 
     Parameters
@@ -324,20 +352,46 @@ def check_path_lengths(checks: Iterable[Check], longest: int | None) -> None:
         Where each file goes.
     longest : int, optional
         Characters of the longest path that can be opened; None: as many as there are.
+    environment : Path, optional
+        The virtual environment that packages are installed in.
     """
-    paths = [check.destination.path for check in checks if check.status != "ok"]
-    over = [path for path in paths if longest is not None and len(str(path)) + _NAMES_BESIDE > longest]
-    if not over or longest is None:
+    if longest is None:
         return
-    path = max(over, key=lambda each: len(str(each)))
-    raise PathTooLongError(
-        f"{path} has {len(str(path))} characters; Windows opens up to {longest} here, and a name beside a file, or "
-        f"that of its backup, has up to {_NAMES_BESIDE} more. Nothing was fetched.",
+    paths = [str(check.destination.path) for check in checks if check.status != "ok"]
+    path = max(paths, key=len, default="")
+    if len(path) + _NAMES_BESIDE > longest:
+        beside = f"a name beside a file, or that of its backup, has up to {_NAMES_BESIDE} more"
+        raise _path_too_long(path, longest, beside)
+    if environment is not None and len(str(environment)) + _NAMES_IN_ENVIRONMENT > longest:
+        raise _path_too_long(str(environment), longest, f"torch's files have up to {_NAMES_IN_ENVIRONMENT} more")
+
+
+def _path_too_long(path: str, longest: int, more: str) -> PathTooLongError:
+    return PathTooLongError(
+        f"{path} has {len(path)} characters; Windows opens up to {longest} here, and {more}. Nothing was fetched.",
         hint="Name a folder with a shorter path, or allow long paths: set LongPathsEnabled to 1 in the registry, at "
         r"HKLM\SYSTEM\CurrentControlSet\Control\FileSystem, and sign in again.",
-        path=str(path),
+        path=path,
         longest=longest,
     )
+
+
+def check_file_sizes(plan: FilesPlan) -> None:
+    """Raise FileTooLargeError if a file has to be written that its file system cannot hold."""
+    devices = {check.artifact.id: check.device for check in plan.checks}
+    systems = {need.file_system.device: need.file_system for need in plan.space}
+    for step in plan.steps:
+        system = systems.get(devices[step.artifact.id] or 0)
+        limit = None if system is None else system.largest_file_bytes
+        if system is not None and limit is not None and step.artifact.size > limit:
+            raise FileTooLargeError(
+                f"{step.artifact.name} has {human_bytes(step.artifact.size)}, and {system.path} is {system.kind}: no "
+                f"file there can have more than {limit:,} bytes. Nothing was fetched.",
+                hint="Name a folder on a drive with another file system (NTFS, exFAT, ext4, APFS), or a set of smaller "
+                "files with --set.",
+                path=str(step.destination.path),
+                limit=limit,
+            )
 
 
 def check_offline(plan: FilesPlan) -> None:

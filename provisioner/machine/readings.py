@@ -652,6 +652,7 @@ def _file_system(fields: Fields) -> FileSystem:
         device=fields.count("device"),
         total_bytes=fields.count("total_bytes"),
         free_bytes=fields.count("free_bytes"),
+        kind=fields.optional_text("kind"),
     )
     fields.report_unknown_keys()
     return file_system

@@ -8,17 +8,27 @@ from pathlib import Path
 import platformdirs
 import pytest
 
+from provisioner.comfyui.installed_programs import (
+    batch_files_of,
+    installed_on_windows,
+    own_folders_on_windows,
+    portable_builds,
+    read_record,
+)
 from provisioner.core.errors import StorageError
 from provisioner.disk.locations import (
     data_folder,
     drive_roots,
     existing_comfyui_trees,
     file_system_of,
+    kind_in_mountinfo,
+    kind_of_file_system,
     longest_path,
     looks_like_comfyui,
     own_folder_on_windows,
     state_folder,
     usual_comfyui_trees,
+    where_archives_are_unpacked,
 )
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="links and modes of POSIX")
@@ -52,6 +62,29 @@ def test_a_file_is_on_the_file_system_of_its_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert file_system_of(tmp_path / "file").path == tmp_path
     assert file_system_of(tmp_path / "file" / "below").path == tmp_path
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="it does not say")
+def test_a_file_system_says_what_it_is(tmp_path: Path) -> None:
+    assert kind_of_file_system(file_system_of(tmp_path / "new")) in {
+        "ext4",
+        "xfs",
+        "btrfs",
+        "tmpfs",
+        "overlay",
+        "zfs",
+        "NTFS",
+        "ReFS",
+    }
+
+
+def test_a_file_system_is_known_by_its_device_number() -> None:
+    text = (
+        "25 1 259:1 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p1 rw\n"
+        "99 25 8:17 / /media/My\\040stick rw,nosuid shared:9 - vfat /dev/sdb1 rw,utf8\n"
+        "a line of another form\n"
+    )
+    assert [kind_in_mountinfo(text, device) for device in ("259:1", "8:17", "8:1")] == ["ext4", "vfat", None]
 
 
 @POSIX
@@ -103,28 +136,63 @@ def test_the_current_directory_is_the_first_place_and_the_home_folder_the_next()
     places = usual_comfyui_trees(HOME, {}, "linux", cwd=CWD)
     assert places[:4] == (CWD, HOME / "ComfyUI", HOME / "comfy/ComfyUI", HOME / "Documents/ComfyUI")
     assert {Path("/workspace/ComfyUI"), Path("/opt/ComfyUI")} <= set(places)
-    assert HOME / ".config/StabilityMatrix/Packages/ComfyUI" in places
 
 
-def test_windows_has_portable_builds_on_every_drive_and_onedrive() -> None:
-    environ = {"OneDrive": "/home/someone/OneDrive", "APPDATA": "/home/someone/Roaming"}
-    places = usual_comfyui_trees(HOME, environ, "windows", cwd=CWD, drives=(Path("/c"), Path("/d")))
+def test_windows_says_where_documents_are_and_people_have_more_drives() -> None:
+    environ = {"OneDrive": "/home/someone/OneDrive"}
+    own = {"Documents": Path("/e/My documents")}
+    drives = (Path("/c"), Path("/d"))
+    places = usual_comfyui_trees(HOME, environ, "windows", cwd=CWD, drives=drives, own_folders=own)
     wanted = {
+        Path("/e/My documents/ComfyUI"),
+        HOME / "Documents/ComfyUI",
         HOME / "OneDrive/Documents/ComfyUI",
-        HOME / "Downloads/ComfyUI_windows_portable/ComfyUI",
-        HOME / "Desktop/ComfyUI_windows_portable/ComfyUI",
-        Path("/d/ComfyUI_windows_portable/ComfyUI"),
         Path("/d/ComfyUI"),
-        HOME / "Roaming/StabilityMatrix/Packages/ComfyUI",
-        Path("/d/StabilityMatrix/Data/Packages/ComfyUI"),
     }
     assert wanted <= set(places)
     assert Path("/opt/ComfyUI") not in places
 
 
-def test_macos_keeps_stability_matrix_in_application_support() -> None:
-    places = usual_comfyui_trees(HOME, {}, "macos", cwd=CWD)
-    assert HOME / "Library/Application Support/StabilityMatrix/Packages/ComfyUI" in places
+def test_archives_are_unpacked_where_they_were_fetched_to() -> None:
+    own = {"Downloads": Path("/e/Downloads")}
+    places = where_archives_are_unpacked(HOME, {"OneDrive": "/o"}, drives=(Path("/d"),), own_folders=own)
+    assert set(places) == {
+        HOME,
+        *(HOME / name for name in ("Desktop", "Downloads", "Documents")),
+        *(Path("/o") / name for name in ("Desktop", "Downloads", "Documents")),
+        Path("/e/Downloads"),
+        Path("/d"),
+    }
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["ComfyUI_windows_portable", "ComfyUI_windows_portable_nvidia_cu126/ComfyUI_windows_portable"],
+)
+def test_a_portable_build_is_found_under_the_name_of_its_archive(tmp_path: Path, folder: str) -> None:
+    inner = tmp_path / folder / "ComfyUI"
+    inner.mkdir(parents=True)
+    assert inner in portable_builds((tmp_path / "none", tmp_path, tmp_path))
+    assert portable_builds(()) == ()
+
+
+def test_batch_files_are_read_and_records_have_a_largest_size(tmp_path: Path) -> None:
+    (tmp_path / "RUN.BAT").write_bytes(b"python ComfyUI\\main.py --lowvram \xff")
+    (tmp_path / "update.bat").write_text("git pull", encoding="utf-8")
+    (tmp_path / "folder.bat").mkdir()
+    (tmp_path / "huge.bat").write_bytes(b"python main.py" + b" " * 70_000)
+    assert [(each.name, each.flags[0]) for each in batch_files_of(tmp_path)] == [("RUN.BAT", "--lowvram")]
+    assert batch_files_of(tmp_path / "none") == ()
+    assert read_record(tmp_path / "RUN.BAT") is not None
+    assert read_record(tmp_path) is None
+    assert read_record(tmp_path / "none") is None
+
+
+def test_the_registry_is_a_matter_of_windows() -> None:
+    folders = own_folders_on_windows()
+    assert set(folders) == ({"Documents", "Desktop", "Downloads"} if sys.platform == "win32" else set())
+    assert all(each.is_absolute() for each in folders.values())
+    assert isinstance(installed_on_windows(), tuple)
 
 
 def test_no_place_is_named_twice() -> None:

@@ -42,7 +42,7 @@ ELSEWHERE = {
     "--undo-update": (UPDATE, '"--undo-update"'),
     "--only environment": (UPDATE, '"--only", "environment"'),
 }
-OTHER_PROGRAMS = {"git", "python3"}
+OTHER_PROGRAMS = {"git", "python3", "curl", "curl.exe", "sh", "powershell"}
 
 
 def shown() -> list[Path]:
@@ -141,6 +141,10 @@ def test_other_programs_are_few_and_their_scripts_exist() -> None:
             subprocess.run([sys.executable, *each.words[1:]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         elif each.words[0] == "python3":
             assert (ROOT / each.words[1]).is_file(), each.line
+        elif each.words[0] in {"sh", "powershell"}:  # test_install_script.py runs it
+            assert (ROOT / "scripts" / each.words[-1]).is_file(), each.line
+        elif each.words[0].startswith("curl"):
+            assert (ROOT / each.words[-1].partition("/klein-setup/main/")[2]).is_file(), each.line
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the same on every system")

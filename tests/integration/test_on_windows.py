@@ -40,6 +40,54 @@ def held(path: Path, shares: int = NOBODY) -> Iterator[None]:
         _winapi.CloseHandle(handle)
 
 
+# --- one folder under several names -----------------------------------------------------------------
+
+
+def respelled(tree: Path) -> dict[str, str]:
+    text = str(tree)
+    return {
+        "prefix": f"\\\\?\\{text}",
+        "case": text.swapcase(),
+        "dots": f"{text}. ",
+        "slashes": text.replace("\\", "/"),
+        "rooted": text[2:],
+    }
+
+
+@pytest.mark.parametrize("way", ["prefix", "case", "dots", "slashes", "rooted"])
+def test_another_spelling_of_the_folder_is_the_same_folder(sandbox: Sandbox, way: str) -> None:
+    sandbox.publish(tensors(300_000))
+    sandbox.tree = sandbox.folder / "Jürgen モデル" / "ComfyUI"
+    sandbox.tree.parent.mkdir()
+    assert sandbox.install("--only", "files", "--yes").returncode == 0
+    sandbox.assert_in_place()
+    sandbox.hub.clear_requests()
+    again = sandbox.install("--only", "files", "--yes", "--json", "--comfyui", respelled(sandbox.tree)[way])
+    assert (again.returncode, again.json["steps"], sandbox.gets()) == (0, [], []), again.said
+    assert [each.name for each in sandbox.tree.parent.iterdir()] == ["ComfyUI"]
+
+
+@pytest.mark.parametrize("name", ["\\\\.\\C:\\ComfyUI", "C:\\CON", "C:\\a:b", "\\\\?\\C:\\ComfyUI."])
+def test_a_device_or_a_stream_is_no_folder(sandbox: Sandbox, name: str) -> None:
+    sandbox.publish(tensors(300_000))
+    done = sandbox.run("plan", "--comfyui", name)
+    assert done.returncode == 2, done.said
+    assert "is no name of a folder" in done.said
+
+
+def test_a_file_that_is_only_in_a_cloud_is_not_read(placed: Sandbox) -> None:
+    if sys.platform != "win32":
+        return
+    import ctypes
+
+    ctypes.windll.kernel32.SetFileAttributesW(str(placed.path()), 0x1000)  # FILE_ATTRIBUTE_OFFLINE
+    if not placed.path().stat().st_file_attributes & 0x1000:
+        pytest.skip("this system does not keep the attribute")
+    done = placed.run("verify")
+    assert done.returncode == 4, done.said
+    assert "are not on this disk" in done.said
+
+
 # --- files that another program holds --------------------------------------------------------------
 
 

@@ -133,9 +133,11 @@ def hub_blob(cache: Path, wanted: Artifact, **more: object) -> HubBlob:
     return HubBlob(**_filled(more, root=root, revision=source.revision, filename=source.filename, is_lfs=wanted.is_lfs))
 
 
-def file_system(path: Path = MODELS, *, device: int = 1, free_bytes: int = 10**12) -> FileSystem:
+def file_system(
+    path: Path = MODELS, *, device: int = 1, free_bytes: int = 10**12, kind: str | None = None
+) -> FileSystem:
     """Return a file system."""
-    return FileSystem(path=path, device=device, total_bytes=10**13, free_bytes=free_bytes)
+    return FileSystem(path=path, device=device, total_bytes=10**13, free_bytes=free_bytes, kind=kind)
 
 
 def check(wanted: Artifact, status: str = "ok", **more: object) -> Check:

@@ -169,6 +169,7 @@ class MemoryStore:
 
     files: dict[Path, bytes] = field(default_factory=dict)
     unreadable: dict[Path, str] = field(default_factory=dict)
+    in_cloud: set[Path] = field(default_factory=set)
     claims: dict[Path, Claim] = field(default_factory=dict)
     announced: dict[Path, Claim] = field(default_factory=dict)
     held: dict[Path, bytes] = field(default_factory=dict)
@@ -240,7 +241,14 @@ class MemoryStore:
             return None
         tick = self._stamps.setdefault(path, 0)
         inode = self._inodes.setdefault(path, 1000 + len(self._inodes))
-        return Stamp(size=len(self.files[path]), mtime_ns=tick, ctime_ns=tick, inode=inode, device=1)
+        return Stamp(
+            size=len(self.files[path]),
+            mtime_ns=tick,
+            ctime_ns=tick,
+            inode=inode,
+            device=1,
+            is_in_cloud=path in self.in_cloud,
+        )
 
     def claim(self, destination: Destination) -> Claim | None:
         return self.claims.get(destination.path)
@@ -297,8 +305,9 @@ class MemoryStore:
     def taken_bytes(self, destination: Destination, artifact: Artifact) -> int:
         return len(self.held.get(destination.path, b""))
 
-    def file_system(self, destination: Destination) -> FileSystem:
-        return self.devices.get(destination.path.parent, file_system())
+    def file_system(self, destination: Destination, *, with_kind: bool = False) -> FileSystem:
+        found = self.devices.get(destination.path.parent, file_system())
+        return replace(found, kind="ext4") if with_kind else found
 
     def check_readable(self, destination: Destination) -> None:
         self.outside(destination)

@@ -81,6 +81,7 @@ LAYER_OF = {
     "comfyui": "decision",
     "comfyui.checkout": "effect",
     "comfyui.checkout_models": "value",
+    "comfyui.installed_programs": "effect",
     "comfyui.release_models": "value",
     "comfyui.server": "effect",
     "comfyui.server.api": "decision",

@@ -268,12 +268,27 @@ def test_a_dependency_that_was_not_locked_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "scripts" / "locked").mkdir(parents=True)
     for kind, text in LISTS.items():
         (tmp_path / "scripts" / "locked" / f"{kind}.txt").write_text(text, encoding="utf-8")
+    for name in check_lock.INSTALLERS:
+        (tmp_path / "scripts" / name).write_text(installer(name), encoding="utf-8")
     (tmp_path / "uv.lock").write_text(LOCK, encoding="utf-8")
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (tmp_path / "pyproject.toml").write_text(
         pyproject.replace('    "rich>=', '    "poor>=1",\n    "rich>='), encoding="utf-8"
     )
     assert check_lock.complaints(tmp_path) == ["pyproject.toml and uv.lock differ on poor>=1; run `uv lock`"]
+
+
+def installer(name: str) -> str:
+    return (ROOT / "scripts" / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "kinds"), [("install.sh", 4), ("install.ps1", 2)])
+def test_the_installers_name_the_wheels_of_uv_that_the_lock_has(name: str, kinds: int) -> None:
+    script = installer(name)
+    newer = re.sub(r"uv-0\.[0-9.]+(?=-py3)", "uv-9.8.7", LOCK)
+    assert script.count("https://files.pythonhosted.org/packages/") == kinds
+    assert check_lock.with_wheels_of_uv(name, script, newer).count("/uv-9.8.7-py3-none-") == kinds
+    assert check_lock.with_wheels_of_uv(name, re.sub("[0-9a-f]{64}", "0", script), LOCK) == script
 
 
 # --- what an old Python must be able to read ---------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 
-from provisioner.core.errors import FileInUseError, PathOutsideRootError
+from provisioner.core.errors import FileInCloudError, FileInUseError, PathOutsideRootError
 from provisioner.core.events import Event, FileProgress
 from provisioner.core.models import Artifact, Check, Destination, HubCacheTarget, Inventory, LocalCopy, Target
 from provisioner.core.ports import Finder, Stamp
@@ -633,6 +633,32 @@ def test_copies_are_looked_for_only_where_something_is_missing(scene: Scene) -> 
     scene.store.put(HOME, RIGHT)
     assert seen_copies(scene) == []
     assert len(finder.asked) == 1
+
+
+def test_what_kind_a_file_system_is_matters_where_something_will_be_written(scene: Scene) -> None:
+    assert [each.kind for each in scene.look(VAE).file_systems] == ["ext4"]
+    scene.store.files[HOME] = RIGHT
+    assert [each.kind for each in scene.look(VAE).file_systems] == [None]
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_file_whose_bytes_are_in_a_cloud_is_not_read(scene: Scene, depth: Depth) -> None:
+    scene.store.files[HOME] = RIGHT
+    scene.store.claim_now(HOME)
+    scene.store.in_cloud.add(HOME)
+    with pytest.raises(FileInCloudError, match="are not on this disk") as caught:
+        scene.check(depth=depth)
+    assert caught.value.hint is not None
+    assert "Always keep on this device" in caught.value.hint
+    assert scene.store.proved == []
+
+
+def test_a_copy_whose_bytes_are_in_a_cloud_is_not_offered(scene: Scene) -> None:
+    scene.store.files[COPY] = RIGHT
+    scene.finders.append(ListedFinder((local_copy(VAE, COPY),)))
+    assert scene.look(VAE).copies != ()
+    scene.store.in_cloud.add(COPY)
+    assert scene.look(VAE).copies == ()
 
 
 def test_each_copy_is_offered_once_in_the_order_of_the_finders(scene: Scene) -> None:

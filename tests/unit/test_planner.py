@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.core.errors import InsufficientSpaceError, OfflineError, PathTooLongError
+from provisioner.core.errors import FileTooLargeError, InsufficientSpaceError, OfflineError, PathTooLongError
 from provisioner.core.models import (
     Check,
     Conditions,
@@ -24,7 +24,14 @@ from provisioner.core.models import (
     RecordReceipt,
     UrlFile,
 )
-from provisioner.files.planner import SPACE_MARGIN, check_offline, check_path_lengths, check_space, plan
+from provisioner.files.planner import (
+    SPACE_MARGIN,
+    check_file_sizes,
+    check_offline,
+    check_path_lengths,
+    check_space,
+    plan,
+)
 from tests.support.builders import (
     GIB,
     MODELS,
@@ -297,6 +304,46 @@ def test_a_copy_needs_room_only_across_file_systems(device: int, needed: int) ->
     assert [need.needed_bytes for need in made.space] == [needed]
 
 
+@pytest.mark.parametrize(
+    ("kind", "needed"), [("ext4", 0), (None, 0), ("exfat", 100 + SPACE_MARGIN), ("FAT32", 100 + SPACE_MARGIN)]
+)
+def test_a_copy_on_a_file_system_without_links_takes_its_size_and_that_is_said(kind: str | None, needed: int) -> None:
+    copy = local_copy(VAE, Path("/copy"), device=1)
+    made = plan_for(check(VAE, "missing"), copies=(copy,), file_systems=(file_system(kind=kind),))
+    assert [need.needed_bytes for need in made.space] == [needed]
+    assert [each.code for each in made.findings] == (["no-links"] if needed else [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "is_refused"),
+    [
+        ("vfat", 2**32, True),
+        ("FAT32", 2**32, True),
+        ("vfat", 2**32 - 1, False),
+        ("exfat", 2**40, False),
+        ("NTFS", 2**40, False),
+        (None, 2**40, False),
+    ],
+)
+def test_a_file_that_is_too_large_for_fat_is_refused_before_the_first_byte(
+    kind: str | None, size: int, is_refused: bool
+) -> None:
+    large = replace(VAE, size=size)
+    made = plan_for(check(large, "missing"), file_systems=(file_system(kind=kind, free_bytes=2**50),))
+    if not is_refused:
+        check_file_sizes(made)
+        return
+    with pytest.raises(FileTooLargeError, match="no file there can have more than 4,294,967,295 bytes") as caught:
+        check_file_sizes(made)
+    assert caught.value.hint is not None
+    assert "NTFS" in caught.value.hint
+
+
+def test_a_file_that_is_there_may_be_as_large_as_it_is() -> None:
+    made = plan_for(check(replace(VAE, size=2**33), "ok"), file_systems=(file_system(kind="vfat"),))
+    check_file_sizes(made)
+
+
 @pytest.mark.parametrize(("spare", "is_enough"), [(0, True), (-1, False)])
 def test_full_disk_is_refused_before_the_first_byte(spare: int, is_enough: bool) -> None:
     system = file_system(free_bytes=100 + SPACE_MARGIN + spare)
@@ -336,6 +383,18 @@ def test_a_path_that_windows_would_not_open_is_refused_before_the_first_byte(
     assert caught.value.exit_status == 4
     assert caught.value.hint is not None
     assert r"HKLM\SYSTEM\CurrentControlSet\Control\FileSystem," in caught.value.hint
+
+
+@pytest.mark.parametrize(("length", "longest", "is_refused"), [(67, 259, False), (68, 259, True), (300, None, False)])
+def test_an_environment_whose_files_windows_would_not_open_is_refused(
+    length: int, longest: int | None, is_refused: bool
+) -> None:
+    where = Path("/" + "x" * (length - 1))
+    if not is_refused:
+        check_path_lengths([], longest, where)
+        return
+    with pytest.raises(PathTooLongError, match=f"has {length} characters; .* torch's files have up to 192 more"):
+        check_path_lengths([], longest, where)
 
 
 # --- offline -------------------------------------------------------------------------------------

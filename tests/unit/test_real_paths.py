@@ -8,9 +8,30 @@ from typing import Literal
 
 import pytest
 
-from provisioner.disk.real_paths import is_among_records, is_inside, is_link_status, is_same_path, way_of_link
+from provisioner.disk.real_paths import (
+    is_among_records,
+    is_inside,
+    is_link_status,
+    is_same_path,
+    way_of_link,
+    without_prefix,
+)
 
 FOLDER = stat.S_IFDIR | 0o755
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (PureWindowsPath("//?/C:/a/b"), PureWindowsPath("C:/a/b")),
+        (PureWindowsPath("//?/unc/nas/s/a"), PureWindowsPath("//nas/s/a")),
+        (PureWindowsPath("C:/a"), PureWindowsPath("C:/a")),
+        (PureWindowsPath("//?/Volume{26a21bda}/a"), PureWindowsPath("//?/Volume{26a21bda}/a")),  # never a relative one
+        (PurePosixPath("//?/C:/a"), PurePosixPath("//?/C:/a")),
+    ],
+)
+def test_a_prefix_is_left_out_where_the_rest_says_the_same(given: PurePath, expected: PurePath) -> None:
+    assert without_prefix(given) == expected
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,17 @@ def test_what_is_accepted_stays_inside_the_root_on_both_kinds_of_path(text: str)
         (PureWindowsPath("//?/C:/x/ComfyUI"), None),
         (PureWindowsPath("PROGRA~1/ComfyUI"), None),  # a person's own spelling of a folder that is there
         (PureWindowsPath("../ComfyUI"), None),
+        (PureWindowsPath("//nas/share"), None),
+        (PureWindowsPath("//?/UNC/nas/share/ComfyUI"), None),
+        (PureWindowsPath("C:/Users/Jürgen/モデル"), None),
+        (PureWindowsPath("C:/ComfyUI. "), None),  # Windows drops them, and so means C:/ComfyUI
+        (PureWindowsPath("//?/C:/ComfyUI."), "only a path after"),
+        (PureWindowsPath("//?/UNC/nas/share/ComfyUI /x"), "only a path after"),
+        (PureWindowsPath("//?/C:/NUL/x"), "a device"),
+        (PureWindowsPath("//./C:/ComfyUI"), "names a device"),
+        (PureWindowsPath("//./pipe/x"), "names a device"),
+        (PureWindowsPath("//?/GLOBALROOT/Device/HarddiskVolume1/x"), "names a device"),
+        (PureWindowsPath("//?/Volume{26a21bda-a627-11d7-9931-806e6f6e6963}/x"), "names a device"),
         (PureWindowsPath("C:/x/a:b"), "a hidden stream"),
         (PureWindowsPath("C:/x:y/ComfyUI"), "a hidden stream"),
         (PureWindowsPath("C:/CON"), "a device"),

@@ -40,6 +40,7 @@ from provisioner.core.ports import (
 )
 from provisioner.disk.calls import write_all
 from provisioner.disk.flush import flush_file
+from provisioner.disk.locations import kind_of_file_system
 from provisioner.disk.os_errors import storage_error
 from provisioner.disk.root import Root, free_name
 from provisioner.files.store.bound_blocks import BoundBlocks
@@ -242,9 +243,10 @@ class FileStore:
         final = _growing_path(destination, sha256)
         return tuple(sorted(read_patch_log(final, size=size, sha256=sha256, block_size=self.block_size).slots))
 
-    def file_system(self, destination: Destination) -> FileSystem:
-        """Return the file system a destination is on."""
-        return self._file_system_of(destination.part_folder)
+    def file_system(self, destination: Destination, *, with_kind: bool = False) -> FileSystem:
+        """Return the file system a destination is on; with its kind only where that is asked for."""
+        found = self._file_system_of(destination.part_folder)
+        return with_fields(found, kind=kind_of_file_system(found)) if with_kind else found
 
     def check_readable(self, destination: Destination) -> None:
         """Raise where the way to a destination is broken; links are followed, for nothing is changed behind them."""

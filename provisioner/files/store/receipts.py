@@ -21,6 +21,7 @@ from provisioner.core.json_reader import LARGEST, FieldError, Fields, as_dict, p
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.core.ports import Claim, FileDigest, Stamp
 from provisioner.disk.read_json import read_at_most, read_object
+from provisioner.disk.real_paths import is_only_in_cloud
 from provisioner.disk.root import Root
 
 SCHEMA_VERSION = 1
@@ -60,6 +61,7 @@ def stamp_of(path: Path, *, platform: str = sys.platform) -> Stamp:
         ctime_ns=None if platform == "win32" else status.st_ctime_ns,
         inode=status.st_ino,
         device=status.st_dev,
+        is_in_cloud=is_only_in_cloud(getattr(status, "st_file_attributes", 0), getattr(status, "st_flags", 0)),
     )
 
 
