@@ -2,8 +2,9 @@
 
     python3 scripts/count_work.py [--files 3] [--blocks 3] [--write]
 
-The same counts have bounds in ``tests/integration/test_counted_work.py``.  With --write the table goes to
-scripts/results/counted_work.md, which is kept in the repository.  Linux only; needs the packages of the tests.
+``tests/integration/test_counted_work.py`` runs this with its defaults, and has bounds for the counts.  With --write the
+table goes to scripts/results/counted_work.md, which is kept in the repository.  Linux only; needs the packages of the
+tests.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ sys.path.insert(0, str(ROOT))
 
 from provisioner.core.models import BLOCK_SIZE  # noqa: E402
 from provisioner.rehearsal.hub import RehearsalHub  # noqa: E402
-from tests.support.counted import IS_COUNTED, Work, damaging, each_command, on_a_recorded_machine  # noqa: E402
+from tests.support.counted import (  # noqa: E402
+    IS_COUNTED,
+    Work,
+    damaging,
+    each_command,
+    on_a_recorded_machine,
+    small_files,
+)
 from tests.support.sandbox import TOKEN, Sandbox, Wanted, tensors  # noqa: E402
 
 RESULT = ROOT / "scripts" / "results" / "counted_work.md"
@@ -44,10 +52,7 @@ COLUMNS = {
 
 def count(files: int, blocks: int) -> dict[str, Work]:
     """Return the work of each command on so many files of a kilobyte, and one of so many blocks of 16 MiB."""
-    wanted = [
-        Wanted(data=tensors(1000 + number, number), name=f"small-{number}.safetensors") for number in range(files)
-    ]
-    wanted.append(Wanted(data=tensors(blocks * BLOCK_SIZE), name="big.safetensors"))
+    wanted = [*small_files(files), Wanted(data=tensors(blocks * BLOCK_SIZE), name="big.safetensors")]
     with tempfile.TemporaryDirectory(prefix="count-work-") as folder, RehearsalHub(tokens=[TOKEN]) as hub:
         sandbox = on_a_recorded_machine(Sandbox(Path(folder) / "sandbox", hub))
         sandbox.publish(*wanted)

@@ -24,8 +24,14 @@ TOOLS = {
     ("chromium", "chromium-browser", "google-chrome"): ["chromium", "fonts-dejavu-core"],
 }
 
-# Without arguments: one process per core, and the tests of a file together, since they share what they set up.
-WHOLE_SUITE = ["-n", "auto", "--dist", "loadfile"]
+# Without arguments: the tests of a file together, since they share what they set up; tests/conftest.py orders them.
+WHOLE_SUITE = ["--dist", "loadfile", "--no-loadscope-reorder"]
+
+
+def processes() -> int:
+    """Return how many processes run the whole suite: two for each core, since many tests wait."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 2 * cores
 
 
 def missing_packages() -> list:  # type: ignore[type-arg]  # `list[str]` is not readable by Python 3.8
@@ -71,7 +77,7 @@ def main() -> int:
     from bootstrap import run  # type: ignore[import-not-found]  # a sibling; mypy knows it as scripts.bootstrap
 
     os.chdir(os.path.dirname(scripts))
-    status: int = run("tests", ["-m", "pytest"] + (sys.argv[1:] or WHOLE_SUITE))
+    status: int = run("tests", ["-m", "pytest"] + (sys.argv[1:] or ["-n", str(processes())] + WHOLE_SUITE))
     return status
 
 

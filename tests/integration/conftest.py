@@ -9,6 +9,8 @@ import pytest
 
 from provisioner.rehearsal.hub import RehearsalHub
 from tests.support.sandbox import TOKEN, Sandbox
+from tests.support.setup_fixture import SetupFixture, Upstream, index_of_toys
+from tests.support.wheels import ToyIndex
 
 
 @pytest.fixture
@@ -37,3 +39,23 @@ def make_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
         for each in sandboxes:
             each.close()
             each.hub.close()
+
+
+@pytest.fixture(scope="module")
+def index() -> Iterator[ToyIndex]:
+    """Return an index with a torch set and what the stand-in for ComfyUI requires."""
+    index = index_of_toys()
+    yield index
+    index.close()
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Upstream:
+    """Return a repository with a release of the stand-in."""
+    return Upstream(tmp_path_factory.mktemp("upstream") / "ComfyUI")
+
+
+@pytest.fixture
+def setup(sandbox: Sandbox, index: ToyIndex, upstream: Upstream) -> SetupFixture:
+    """Return a whole setup, with nothing installed."""
+    return SetupFixture(sandbox, index, upstream)

@@ -177,15 +177,19 @@ def test_a_warm_start_costs_little_more_than_python_itself(first: tuple[Path, En
     checkout, _ = first
     python = environments(checkout)[0] / ("Scripts/python.exe" if WINDOWS else "bin/python")
 
+    def now() -> float:
+        """Return the processor time of the processes that have ended, which others on this machine do not add to."""
+        return time.perf_counter() if WINDOWS else sum(os.times()[2:4])
+
     def fastest(line: list[str]) -> float:
         taken = []
         for _ in range(5):
-            started = time.perf_counter()
+            started = now()
             subprocess.run(line, env=environ_of(checkout), stdin=subprocess.DEVNULL, capture_output=True, check=False)
-            taken.append(time.perf_counter() - started)
+            taken.append(now() - started)
         return min(taken)
 
-    # 27 ms on the machine it was measured on (Python 3.11, Linux); the bound leaves room for a busy one.
+    # 27 ms on the machine it was measured on (Python 3.11, Linux); the bound leaves room for a slower one.
     direct = fastest([str(python), "-I", "-m", "provisioner"]) + fastest([sys.executable, "-c", "pass"])
     assert fastest(command(checkout)) - direct < 0.15
 

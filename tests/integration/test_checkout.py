@@ -59,19 +59,12 @@ from provisioner.disk.root import Root
 from provisioner.files.download.limiter import RateLimiter
 from provisioner.files.download.whole_file import WholeFiles
 from provisioner.machine.process import Completed, run_process
+from tests.support.setup_fixture import GIT, git
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="makes real repositories")
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="executable bits, links and signals as POSIX has them")
 
-GIT = {
-    "GIT_AUTHOR_NAME": "a",
-    "GIT_AUTHOR_EMAIL": "a@example.org",
-    "GIT_COMMITTER_NAME": "a",
-    "GIT_COMMITTER_EMAIL": "a@example.org",
-    "GIT_CONFIG_GLOBAL": os.devnull,
-    "GIT_CONFIG_NOSYSTEM": "1",
-}
 FILES = {
     "main.py": b"print('comfy')\n",
     "folder_paths.py": b"pass\n",
@@ -95,13 +88,6 @@ FILES = {
 }
 NEWER = {"comfyui_version.py": b'__version__ = "0.34.0"\n', "comfy/klein.py": b"k\n", "main.py": b"print('newer')\n"}
 OLDER = {"comfyui_version.py": b'__version__ = "0.9.0"\n'}
-
-
-def git(folder: Path, *words: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", folder, *words], capture_output=True, text=True, check=True, env={**os.environ, **GIT}
-    )
-    return done.stdout.strip()
 
 
 def commit(folder: Path, files: Mapping[str, bytes], message: str, tag: str | None = None) -> ComfyRelease:

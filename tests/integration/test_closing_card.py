@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.comfy_server import ReplayServer, drawn_png
 from tests.support.sandbox import CALLED, ROOT, Sandbox
-from tests.support.setup_fixture import KLEIN, existing_tree
+from tests.support.setup_fixture import with_existing_tree
 
 if sys.platform == "win32":
     pytest.skip("Windows has no pseudo-terminals of this kind", allow_module_level=True)
@@ -33,11 +33,7 @@ WITH_KITTY = {b"a=q": b"\x1b_Gi=31;OK\x1b\\", **PLAIN}
 
 @pytest.fixture(scope="module")
 def sandbox(make_sandbox: Callable[[], Sandbox]) -> Sandbox:
-    sandbox = make_sandbox()
-    sandbox.publish(*KLEIN)
-    with existing_tree(sandbox.tree):
-        assert sandbox.install("--only", "files").returncode == 0
-    return sandbox
+    return with_existing_tree(make_sandbox())
 
 
 @pytest.fixture

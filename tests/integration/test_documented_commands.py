@@ -1,4 +1,4 @@
-"""Every command that README.md and docs/ show is run, on loopback and with small files, and succeeds.
+"""Every command that README.md and docs/ show is run once, on loopback and with small files, and succeeds.
 
 What would make an environment, start ComfyUI or fetch it runs only as far as its files, and what can do nothing without
 those is in `ELSEWHERE` with the test that runs it; the real parser has read it then (tests/unit).
@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,12 +46,20 @@ ELSEWHERE = {
 OTHER_PROGRAMS = {"git", "python3", "curl", "curl.exe", "sh", "powershell"}
 
 
-def shown() -> list[Path]:
-    return [page for page in PAGES if any(typed.arguments is not None for typed in commands(page))]
-
-
 def is_run_elsewhere(typed: Typed) -> bool:
     return any(re.search(rf"(^| ){each}( |$)", " ".join(typed.arguments or ())) for each in ELSEWHERE)
+
+
+def shown() -> Iterator[tuple[Path, list[Typed]]]:
+    """Yield each page with what is typed here, up to the last command that no page before it shows."""
+    seen = set()
+    for page in PAGES:
+        typed = [each for each in commands(page) if each.arguments is not None and not is_run_elsewhere(each)]
+        known = [(each.arguments, tuple(each.environ.items()), each.output) for each in typed]
+        new = [number for number, each in enumerate(known) if each not in seen]
+        seen.update(known)
+        if new:
+            yield page, typed[: new[-1] + 1]
 
 
 class Reader:
@@ -118,10 +127,11 @@ class Reader:
             path.write_text(json.dumps({**document, "host": path.stem}), encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", shown(), ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_every_command_of_a_page_does_what_it_says(page: Path, sandbox: Sandbox) -> None:
+@pytest.mark.parametrize(
+    "typed", [pytest.param(typed, id=page.relative_to(ROOT).as_posix()) for page, typed in shown()]
+)
+def test_every_command_of_a_page_does_what_it_says(typed: list[Typed], sandbox: Sandbox) -> None:
     reader = Reader(sandbox)
-    typed = [each for each in commands(page) if each.arguments is not None and not is_run_elsewhere(each)]
     for each in typed:
         reader.type(each)
 

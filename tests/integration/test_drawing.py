@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -26,7 +27,7 @@ from provisioner.report.smoke_test_json import is_verified
 from provisioner.smoke_test.diffusers_answers import DiffusersRun, GenerationEvent
 from provisioner.smoke_test.diffusers_run import SCRIPT, clean_environment, generate_with_diffusers
 from provisioner.smoke_test.image import judge, read_image
-from provisioner.smoke_test.results import ImageOptions
+from provisioner.smoke_test.results import ImageOptions, SmokeTest, Timings
 
 REQUIREMENTS = ("torch==2.13.0", "diffusers==0.42.1", "transformers==5.23.0", "accelerate==1.15.0", "pillow")
 REPO = "rehearsal/small"
@@ -447,47 +448,52 @@ def rehearsal(
 
 
 @needs_tested_python
-def test_the_rehearsal_ends_with_an_image_and_keeps_it_where_it_says(python: Path) -> None:
-    report, said = rehearsal(has_image=True, environment=python.parent.parent, keep=True)
+def test_the_rehearsal_ends_with_an_image_and_keeps_it_where_it_says(python: Path, tmp_path: Path) -> None:
+    report, said = rehearsal(has_image=True, environment=python.parent.parent, image_folder=tmp_path / "pictures")
+    assert report.exit_status == 0
+    smoke = report.smoke_test
+    assert smoke is not None
+    image = tmp_path / "pictures" / "klein-rehearsal.png"
+    assert smoke.image_path == image
+    assert judge(read_image(image.read_bytes()), OPTIONS) == ()
+    assert is_verified(smoke)
+    assert any(line.startswith("The image") and line.endswith(f": {image}") for line in said)
     assert report.rehearsal is not None
-    folder = report.rehearsal.scratch_folder
-    assert folder is not None
-    try:
-        smoke = report.smoke_test
-        assert smoke is not None
-        image = smoke.image_path
-        assert image is not None
-        assert judge(read_image(image.read_bytes()), OPTIONS) == ()
-        assert is_verified(smoke)
-        assert image.parent == folder
-        assert any(line.startswith("The image") and line.endswith(f": {image}") for line in said)
-    finally:
-        shutil.rmtree(folder)
     names = [each.claim for each in report.rehearsal.checks[-6:]]
     assert "it was generated offline" in names
     assert "generating the image did not change the cache" in names
-    assert report.exit_status == 0
 
 
-@needs_tested_python
-@pytest.mark.parametrize("is_writable", [True, False])
-def test_the_image_is_kept_where_the_pictures_are_and_the_rest_deleted(
-    python: Path, tmp_path: Path, is_writable: bool
+@pytest.mark.parametrize("keep", [True, False])
+def test_an_image_stays_with_the_scratch_folder_or_goes_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool
 ) -> None:
-    folder = tmp_path / "pictures"
-    if not is_writable:
-        folder.write_bytes(b"")  # a file in its place
-    report, said = rehearsal(has_image=True, environment=python.parent.parent, image_folder=folder)
+    """What generates it is tested above; here it is a file with some bytes."""
+    (tmp_path / "pictures").write_bytes(b"")  # a file in the folder's place
+
+    def generated(sandbox: Any, choice: object) -> SmokeTest:  # noqa: ANN401 - private
+        path = sandbox.folder / "image.png"
+        path.write_bytes(b"an image")
+        return SmokeTest(backend="diffusers", options=OPTIONS, timings=Timings(), image_path=path)
+
+    monkeypatch.setattr("provisioner.commands.rehearse._step_image", generated)
+    report, said = rehearsal(has_image=True, keep=keep, image_folder=tmp_path / "pictures")
     assert report.exit_status == 0
     assert report.smoke_test is not None
-    image = folder / "klein-rehearsal.png"
-    assert report.smoke_test.image_path == (image if is_writable else None)
+    assert report.rehearsal is not None
+    folder, image = report.rehearsal.scratch_folder, report.smoke_test.image_path
     told = next(line for line in said if line.startswith("The image"))
-    if is_writable:
-        assert judge(read_image(image.read_bytes()), OPTIONS) == ()
-        assert told.endswith(f": {image}")
-    else:
+    if not keep:
+        assert (folder, image) == (None, None)
         assert told.endswith(": deleted with the scratch folder; --keep keeps both")
+        return
+    assert folder is not None
+    try:
+        assert image == folder / "image.png"
+        assert image.read_bytes() == b"an image"
+        assert told.endswith(f": {image}")
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_a_rehearsal_without_an_image_needs_no_environment() -> None:

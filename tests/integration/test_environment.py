@@ -204,7 +204,7 @@ def test_uv_makes_the_same_environment(index: ToyIndex, made: Path, tmp_path: Pa
     uv = Path(sys.executable).with_name("uv")
     if not uv.exists() and shutil.which("uv") is None:
         pytest.skip("uv is not installed here")
-    envs = environments(index, tmp_path)
+    envs = environments(index, tmp_path, kind=QuickEnvironments)
     where = tmp_path / "env"
     receipt = envs.create(build(index), where, installer="uv")
     first = read_receipt(made)
@@ -265,7 +265,7 @@ def test_settings_that_point_elsewhere_change_nothing(index: ToyIndex, tmp_path:
             "PYTHONHOME": str(elsewhere),
             "VIRTUAL_ENV": str(elsewhere),
         }
-        envs = environments(index, tmp_path, more=more)
+        envs = environments(index, tmp_path, more=more, kind=QuickEnvironments)
         envs.environ.pop("PIP_CONFIG_FILE")  # type: ignore[attr-defined]
         where = tmp_path / "env"
         receipt = envs.create(build(index), where)

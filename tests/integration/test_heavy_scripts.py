@@ -1,4 +1,7 @@
-"""The heavy runs of ``scripts/`` in small: what is run by hand only now and then has to work when it is."""
+"""The heavy runs of ``scripts/`` in small: what is run by hand only now and then has to work when it is.
+
+`test_counted_work` runs ``count_work.py``.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ import pytest
 
 from scripts.torture import KINDS
 from scripts.torturing.call_order import has_strace
-from tests.support.counted import IS_COUNTED
 
 ROOT = Path(__file__).resolve().parents[2]
 FORKS = pytest.mark.skipif(sys.platform == "win32", reason="runs are forked")
@@ -29,11 +31,6 @@ FORKS = pytest.mark.skipif(sys.platform == "win32", reason="runs are forked")
                 marks=[FORKS, pytest.mark.skipif(kind == "calls" and not has_strace(), reason="needs strace")],
             )
             for kind in KINDS
-        ),
-        pytest.param(
-            ("count_work.py", "--files", "1", "--blocks", "1"),
-            "| `repair` |",
-            marks=pytest.mark.skipif(not IS_COUNTED, reason="the kernel does not count what is read"),
         ),
         (("fuzz_identify.py", "--inputs", "300"), "Exceptions: 0. Promises broken: 0."),
         pytest.param(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.sandbox import Completed, Sandbox, Wanted, sha256_of, tensors
-from tests.support.setup_fixture import SetupFixture, Upstream, index_of_toys, inventory
+from tests.support.setup_fixture import SetupFixture, inventory
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege, and a terminal the pty module")
 
@@ -102,8 +102,7 @@ def test_a_link_that_nothing_is_written_behind_is_not_named(sandbox: Sandbox, dr
     assert sandbox.install().returncode == 0
 
 
-@pytest.mark.parametrize("name", ["models", "models/vae"])
-@pytest.mark.parametrize("option", ["--yes", "--no-input"])
+@pytest.mark.parametrize(("name", "option"), [("models", "--yes"), ("models/vae", "--no-input")])
 def test_without_an_answer_nothing_goes_through_a_link_and_the_words_say_what_to_do(
     sandbox: Sandbox, drive: Path, name: str, option: str
 ) -> None:
@@ -187,18 +186,14 @@ def test_a_tree_says_nothing_about_what_was_agreed(sandbox: Sandbox, drive: Path
     assert sandbox.install("--yes").returncode == 4
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", '{"schema_version": 1, "links": 3}', '{"schema_version": 1, "links": [{}]}']
-)
-def test_a_memory_that_cannot_be_read_agrees_to_nothing_and_is_written_anew(
-    sandbox: Sandbox, drive: Path, text: str
-) -> None:
+def test_a_memory_that_cannot_be_read_agrees_to_nothing_and_is_written_anew(sandbox: Sandbox, drive: Path) -> None:
     (wanted,) = sandbox.publish(tensors(SIZE))
     link(sandbox, "models/vae", drive)
     assert sandbox.answering("install", answers=("y", "y")).returncode == 0
     (drive / wanted.name).unlink()
-    state_file(sandbox).write_text(text)
-    assert sandbox.install("--yes").returncode == 4
+    for text in ("", "[]", '{"schema_version": 1, "links": 3}', '{"schema_version": 1, "links": [{}]}'):
+        state_file(sandbox).write_text(text)
+        assert sandbox.install("--yes").returncode == 4, text
     assert sandbox.answering("install", answers=("y", "y")).returncode == 0
     (drive / wanted.name).unlink()
     assert sandbox.install("--yes").returncode == 0
@@ -281,15 +276,10 @@ def test_two_links_are_one_question(sandbox: Sandbox, drive: Path) -> None:
 
 
 def test_programs_behind_a_link_are_removed_and_moved_back_only_where_that_was_agreed(
-    sandbox: Sandbox, tmp_path: Path
+    sandbox: Sandbox, setup: SetupFixture, tmp_path: Path
 ) -> None:
     """A stranger's folder with the form of a portable build may lead to a ComfyUI of the user's, receipt and all."""
-    index = index_of_toys()
-    setup = SetupFixture(sandbox, index, Upstream(tmp_path / "upstream" / "ComfyUI"))
-    try:
-        assert setup.run("install", "--yes", "--only", "environment").returncode == 0
-    finally:
-        index.close()
+    assert setup.run("install", "--yes", "--only", "environment").returncode == 0
     strangers = tmp_path / "strangers"
     (strangers / "python_embeded").mkdir(parents=True)
     path = strangers / "ComfyUI"

@@ -6,14 +6,13 @@ answers as 0.33.0 was recorded, pip really installs the small test wheels, repos
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +20,19 @@ import psutil
 import pytest
 
 from provisioner.smoke_test.image import read_image
-from tests.support.sandbox import Completed, Sandbox
+from tests.support.sandbox import Completed
 from tests.support.setup_fixture import (
     KLEIN,
     PROGRAM,
     SetupFixture,
-    Upstream,
     existing_tree,
     git,
-    index_of_toys,
     inventory,
     states,
     write_tree,
 )
-from tests.support.wheels import ToyIndex
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals, and links to a Python")
-
-
-@pytest.fixture(scope="module")
-def index() -> Iterator[ToyIndex]:
-    index = index_of_toys()
-    yield index
-    index.close()
-
-
-@pytest.fixture(scope="module")
-def upstream(tmp_path_factory: pytest.TempPathFactory) -> Upstream:
-    return Upstream(tmp_path_factory.mktemp("upstream") / "ComfyUI")
-
-
-@pytest.fixture
-def setup(sandbox: Sandbox, index: ToyIndex, upstream: Upstream) -> SetupFixture:
-    return SetupFixture(sandbox, index, upstream)
 
 
 def versions(setup: SetupFixture, *names: str) -> list[str]:
@@ -229,12 +208,8 @@ def somebodys(setup: SetupFixture) -> Path:
     tree = setup.tree
     git(setup.upstream.path, "clone", "-q", str(setup.upstream.path), str(tree))
     changed = {"comfy/sd.py": "def load(): return 'mine'\n", "custom_nodes/mine/__init__.py": "pass\n"}
-    with existing_tree(tree, **changed):
-        (tree / "output").mkdir()
-        (tree / "output" / "fox.png").write_bytes(b"my image")
-        (tree / "models" / "loras").mkdir()
-        (tree / "models" / "loras" / "mine.safetensors").write_bytes(b"my own")
-    return tree
+    more = {"output/fox.png": "my image", "models/loras/mine.safetensors": "my own"}
+    return existing_tree(tree, **changed, **more)
 
 
 def test_existing_tree_gets_the_files_and_keeps_everything_else(setup: SetupFixture, somebodys: Path) -> None:
@@ -368,19 +343,16 @@ def change_torch(setup: SetupFixture) -> None:
     metadata.write_text(metadata.read_text(encoding="utf-8").replace("2.15.0+cu130", "2.14.1+cu130"), encoding="utf-8")
 
 
-REMOVALS = (remove_files, remove_comfyui, remove_environment, remove_a_package)
-
-
 def test_a_plan_lists_exactly_what_install_then_does_whatever_is_missing(setup: SetupFixture) -> None:
     def steps_of(document: dict[str, Any]) -> list[tuple[str, str, str]]:
         return [(step["kind"], step["path"], step["reason"]) for step in document["steps"]]
 
-    combinations = [chosen for n in range(len(REMOVALS) + 1) for chosen in itertools.combinations(REMOVALS, n)]
+    # Each by itself, and as many at once as there can be: without an environment there is no package in it to remove.
+    at_once = [(remove_files, remove_comfyui, each) for each in (remove_environment, remove_a_package)]
+    each_alone = [(remove,) for remove in (*at_once[0], remove_a_package, change_torch)]
     seen = set()
     assert setup.run("install", "--yes", "--only", "files,environment").returncode == 0
-    for chosen in [*combinations, (change_torch,)]:
-        if remove_environment in chosen and remove_a_package in chosen:
-            continue  # there is nothing in it to remove
+    for chosen in ((), *each_alone, *at_once):
         parts = ["--only", "files,environment"] if chosen else []  # the image takes its time; once is enough
         for remove in chosen:
             remove(setup)

@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -354,12 +353,10 @@ def test_a_pip_that_cannot_say_what_it_would_install_installs_without_a_list(own
     assert own.changes() == {}
 
 
-def test_an_environment_without_a_folder_of_ours_gets_its_packages(shop: ToyIndex, tmp_path: Path) -> None:
+def test_an_environment_without_a_folder_of_ours_gets_its_packages(own: Own) -> None:
     """As that of a rehearsal is where the wheel index cannot be reached."""
-    where = tmp_path / "plain"
-    subprocess.run([sys.executable, "-m", "venv", where], check=True)
-    maker = environments(shop, tmp_path)
-    maker.install(where, [f"av=={AV.version}"])
-    assert [(each.name, each.version) for each in maker.observe(where).distributions if each.name == "av"] == [
-        ("av", AV.version)
-    ]
+    shutil.rmtree(own.where / ".klein-setup")
+    (own.where / "pip.conf").unlink()
+    envs = replace(own.envs, packages=KeptPackages(lambda: own.where.parent / "other state"))
+    envs.install(own.where, [f"extra=={EXTRA.version}"])
+    assert "extra" in {each.name for each in envs.observe(own.where).distributions}

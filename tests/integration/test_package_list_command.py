@@ -7,30 +7,25 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.support.sandbox import Sandbox
-from tests.support.setup_fixture import TORCH, SetupFixture, Upstream, index_of_toys
+from tests.support.setup_fixture import TORCH, SetupFixture
 from tests.support.wheels import Toy, ToyIndex, content_of
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the driver's environment is made with links")
 
 
 @pytest.fixture(scope="module")
-def index() -> Iterator[ToyIndex]:
-    index = index_of_toys()
+def index(index: ToyIndex) -> ToyIndex:
     index.toys += [Toy(name="einops", version="0.9"), Toy(name="extra", version="1.0")]
-    yield index
-    index.close()
+    return index
 
 
 @pytest.fixture
-def setup(sandbox: Sandbox, index: ToyIndex, tmp_path_factory: pytest.TempPathFactory) -> SetupFixture:
-    setup = SetupFixture(sandbox, index, Upstream(tmp_path_factory.mktemp("upstream") / "ComfyUI"))
+def setup(setup: SetupFixture) -> SetupFixture:
     done = setup.run("install", "--only", "files,environment")
     assert done.returncode == 0, done.said
     return setup

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,24 +50,74 @@ def environment() -> Path:
     return where
 
 
+Broken = Callable[..., tuple[int, dict[str, Any]]]
+
+
 def python_of(where: Path) -> Path:
     return where / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def probe(environment: Path, expect: dict[str, Any], *, prelude: str = "") -> tuple[int, dict[str, Any]]:
-    """Run the probe; `prelude` runs before it, to break something in the real torch."""
+    """Run the probe in a process of its own; `prelude` runs before it."""
     asked = json.dumps({"expect": expect})
     words = [str(PROBE), "--json", asked]
     if prelude:
-        code = f"import runpy, sys\nsys.argv = {words!r}\n{textwrap.dedent(prelude)}\n"
-        words = ["-c", code + f"runpy.run_path({str(PROBE)!r}, run_name='__main__')"]
+        words = ["-c", in_front_of_the_probe(prelude, words)]
     done = subprocess.run(
         [python_of(environment), "-I", *words], capture_output=True, text=True, check=False, timeout=120
     )
-    lines = done.stdout.splitlines()
-    assert len(lines) == 1, (done.stdout, done.stderr)
+    return done.returncode, answer_in(done.stdout)
+
+
+def in_front_of_the_probe(prelude: str, words: list[str]) -> str:
+    code = f"import runpy, sys\nsys.argv = {words!r}\n{textwrap.dedent(prelude)}\n"
+    return code + f"runpy.run_path({str(PROBE)!r}, run_name='__main__')"
+
+
+def answer_in(said: str) -> dict[str, Any]:
+    lines = said.splitlines()
+    assert len(lines) == 1, said
     answer: dict[str, Any] = json.loads(lines[0])
-    return done.returncode, answer
+    return answer
+
+
+FORKED = """
+import json, os, sys, torch
+for line in sys.stdin:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(writer, 1)
+        exec(compile(json.loads(line), "<probe>", "exec"), {"__name__": "__main__"})
+        os._exit(99)  # the probe ends itself
+    os.close(writer)
+    with open(reader) as stream:
+        said = stream.read()
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def broken(environment: Path) -> Iterator[Broken]:
+    """Return what runs the probe after something was broken in the real torch, which is imported once for all."""
+    if sys.platform == "win32":
+        yield partial(probe, environment)
+        return
+    command: list[str | Path] = [python_of(environment), "-I", "-c", FORKED]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as torch:
+        assert torch.stdin is not None
+        assert torch.stdout is not None
+
+        def ask(expect: dict[str, Any], *, prelude: str = "") -> tuple[int, dict[str, Any]]:
+            assert torch.stdin is not None
+            assert torch.stdout is not None
+            code = in_front_of_the_probe(prelude, [str(PROBE), "--json", json.dumps({"expect": expect})])
+            print(json.dumps(code), file=torch.stdin, flush=True)
+            status, said = json.loads(torch.stdout.readline())
+            return status, answer_in(said)
+
+        yield ask
+        torch.stdin.close()
 
 
 def test_a_sound_cpu_build_proves_itself(environment: Path) -> None:
@@ -90,26 +142,26 @@ def test_the_adapter_reads_the_same_answer_and_it_is_judged_sound(environment: P
     assert seen.second_torches == ()
 
 
-def test_a_cpu_build_where_cuda_is_expected_is_said_in_a_sentence(environment: Path) -> None:
-    status, answer = probe(environment, {"device": "cuda", "packages": ["torch"]})
+def test_a_cpu_build_where_cuda_is_expected_is_said_in_a_sentence(broken: Broken) -> None:
+    status, answer = broken({"device": "cuda", "packages": ["torch"]})
     assert status == 1
     assert answer["code"] == "no-gpu-build"
     assert answer["sentence"] == f"torch {answer['packages']['torch']} is built without CUDA."
 
 
-def test_missing_companions_are_named(environment: Path) -> None:
-    _, answer = probe(environment, {"device": "cpu", "packages": ["torch", "torchvision", "torchaudio"]})
+def test_missing_companions_are_named(broken: Broken) -> None:
+    _, answer = broken({"device": "cpu", "packages": ["torch", "torchvision", "torchaudio"]})
     assert [failure["code"] for failure in answer["failures"]] == ["torchvision-import", "torchaudio-import"]
     assert "No module named 'torchvision'" in answer["sentence"]
 
 
 @pytest.mark.parametrize(("device", "code"), [("rocm", "no-gpu-build"), ("xpu", "no-device"), ("mps", "no-gpu-build")])
-def test_every_kind_of_device_that_is_not_there_is_a_failure(environment: Path, device: str, code: str) -> None:
-    status, answer = probe(environment, {"device": device, "packages": []})
+def test_every_kind_of_device_that_is_not_there_is_a_failure(broken: Broken, device: str, code: str) -> None:
+    status, answer = broken({"device": device, "packages": []})
     assert (status, answer["code"]) == (1, code)
 
 
-def test_wrong_numbers_are_found(environment: Path) -> None:
+def test_wrong_numbers_are_found(broken: Broken) -> None:
     prelude = """
         import torch
         right = torch.Tensor.__matmul__
@@ -120,12 +172,12 @@ def test_wrong_numbers_are_found(environment: Path) -> None:
             return result
         torch.Tensor.__matmul__ = off_by_one_in_one_place
     """
-    status, answer = probe(environment, {"device": "cpu"}, prelude=prelude)
+    status, answer = broken({"device": "cpu"}, prelude=prelude)
     assert (status, answer["code"]) == (1, "wrong-numbers")
     assert answer["sentence"] == "a float32 product on cpu gave wrong numbers: off by 1."
 
 
-def test_not_a_number_is_a_wrong_number(environment: Path) -> None:
+def test_not_a_number_is_a_wrong_number(broken: Broken) -> None:
     prelude = """
         import torch
         right = torch.Tensor.__matmul__
@@ -133,11 +185,11 @@ def test_not_a_number_is_a_wrong_number(environment: Path) -> None:
             float("nan") if left.dtype == torch.float32 else 1.0
         )
     """
-    _, answer = probe(environment, {"device": "cpu"}, prelude=prelude)
+    _, answer = broken({"device": "cpu"}, prelude=prelude)
     assert answer["code"] == "wrong-numbers"
 
 
-def test_what_a_library_prints_while_it_is_imported_does_not_spoil_the_line(environment: Path) -> None:
+def test_what_a_library_prints_while_it_is_imported_does_not_spoil_the_line(broken: Broken) -> None:
     prelude = """
         import os, torch
         right = torch.Tensor.__matmul__
@@ -146,7 +198,7 @@ def test_what_a_library_prints_while_it_is_imported_does_not_spoil_the_line(envi
             return right(left, other)
         torch.Tensor.__matmul__ = loud
     """
-    status, answer = probe(environment, {"device": "cpu"}, prelude=prelude)
+    status, answer = broken({"device": "cpu"}, prelude=prelude)
     assert (status, answer["ok"]) == (0, True)
 
 

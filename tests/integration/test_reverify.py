@@ -20,20 +20,19 @@ from provisioner.comfyui.checkout.checkout_receipt import RECEIPT
 from tests.support.comfy_server import ReplayServer
 from tests.support.sandbox import Completed, Sandbox
 from tests.support.schemas import conforming
-from tests.support.setup_fixture import MODEL, VAE, SetupFixture, Upstream, git, index_of_toys, inventory, states
+from tests.support.setup_fixture import MODEL, VAE, SetupFixture, Upstream, git, inventory, states
+from tests.support.wheels import ToyIndex
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the layout of the environment's folders")
 
 
 @pytest.fixture(scope="module")
-def verified(make_sandbox: Callable[[], Sandbox], tmp_path_factory: pytest.TempPathFactory) -> Iterator[SetupFixture]:
+def verified(make_sandbox: Callable[[], Sandbox], index: ToyIndex, upstream: Upstream) -> SetupFixture:
     """Everything installed and verified by one run."""
-    index = index_of_toys()
-    setup = SetupFixture(make_sandbox(), index, Upstream(tmp_path_factory.mktemp("upstream") / "ComfyUI"))
+    setup = SetupFixture(make_sandbox(), index, upstream)
     done = setup.run("install", "--yes", "--size", "256x256")
     assert done.returncode == 0, done.said
-    yield setup
-    index.close()
+    return setup
 
 
 @pytest.fixture

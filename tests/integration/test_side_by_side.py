@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -61,6 +62,19 @@ def starts(sandbox: Sandbox, wanted: Wanted) -> list[float]:
     return sorted(each.at for each in sandbox.gets(wanted))
 
 
+def most_at_once(sandbox: Sandbox, is_over: Callable[[], bool]) -> int:
+    """Return how many requests for content were open at once, until something is over.
+
+    One counts that is open in two looks in a row: the hub notes an end a moment after the client has read it.
+    """
+    most, before = 0, set[int]()
+    while not is_over():
+        now = {number for number, each in enumerate(sandbox.gets()) if not each.is_finished}
+        most, before = max(most, len(now & before)), now
+        time.sleep(0.01)
+    return most
+
+
 # --- who gets the connections --------------------------------------------------------------------------
 
 
@@ -92,19 +106,16 @@ def test_the_connections_of_all_files_together_are_no_more_than_was_said(sandbox
     files = two(sandbox)
     sandbox.hub.rate_bytes_s_per_connection = RATE
     running = sandbox.start("install", "--connections", "4")
-    most = 0
-    while running.process.poll() is None:
-        most = max(most, sum(not each.is_finished for each in sandbox.gets()))
-        time.sleep(0.01)
+    most = most_at_once(sandbox, lambda: running.process.poll() is not None)
     assert running.wait().returncode == 0
-    assert 3 < most <= 4
+    assert most == 4
     sandbox.assert_in_place(*files)
 
 
 def test_fetchers_of_one_run_share_its_connections(sandbox: Sandbox, tmp_path: Path) -> None:
     files = two(sandbox)
     sandbox.hub.rate_bytes_s_per_connection = 2 * RATE
-    connections, most = Connections(3), 0
+    connections = Connections(3)
 
     def fetch(wanted: Wanted) -> str:
         source = HubFile(repo_id=REPOSITORY, revision=REVISION, filename=wanted.filename)
@@ -115,9 +126,7 @@ def test_fetchers_of_one_run_share_its_connections(sandbox: Sandbox, tmp_path: P
 
     with ThreadPoolExecutor(2) as pool:
         jobs = [pool.submit(fetch, wanted) for wanted in files]
-        while not all(job.done() for job in jobs):
-            most = max(most, sum(not each.is_finished for each in sandbox.gets()))
-            time.sleep(0.01)
+        most = most_at_once(sandbox, lambda: all(job.done() for job in jobs))
     assert [job.result() for job in jobs] == [wanted.sha256 for wanted in files]
     assert most == 3
 
@@ -141,10 +150,7 @@ def test_servers_that_ignore_ranges_get_one_connection_at_a_time(sandbox: Sandbo
     sandbox.hub.fault(IgnoreRange(), times=None)
     running = sandbox.start("install")
     wait_until(lambda: any(sandbox.blocks_in_log(each) for each in files), what="it knows that ranges are ignored")
-    most = 0
-    while running.process.poll() is None:
-        most = max(most, sum(not each.is_finished for each in sandbox.gets()))
-        time.sleep(0.02)
+    most = most_at_once(sandbox, lambda: running.process.poll() is not None)
     assert running.wait().returncode == 0
     assert most <= 2  # one file ends while the next one begins
     sandbox.assert_in_place(*files)
@@ -271,10 +277,9 @@ def test_a_signal_while_two_files_flow_ends_the_run_quickly_and_keeps_both(sandb
     sandbox.hub.rate_bytes_s_per_connection = RATE
     running = sandbox.start("install", "--connections", "6", "--json")
     both_flow(sandbox)
-    sent_at = time.monotonic()
+    sandbox.hub.rate_bytes_s_per_connection = MIB // 10  # what is left would take a minute and more
     running.send(signal.SIGINT)
-    done = running.wait()
-    assert time.monotonic() - sent_at < 3
+    done = running.wait(timeout=30)
     assert (done.returncode, done.codes) == (130, ["interrupted"])
     assert all(sandbox.part(each).exists() for each in files)
     held = [sandbox.bytes_in_log(each) for each in files]

@@ -21,7 +21,17 @@ from provisioner.smoke_test.results import ImageOptions, ModelNames
 from tests.support.builders import recording_of
 from tests.support.comfy_server import Faults, ReplayServer
 from tests.support.sandbox import Ahead, Completed, Running, Sandbox, sha256_of, wait_until
-from tests.support.setup_fixture import ENCODER, KLEIN, MODEL, VAE, existing_tree, inventory, main_py, rtx_4070, states
+from tests.support.setup_fixture import (
+    ENCODER,
+    KLEIN,
+    MODEL,
+    VAE,
+    inventory,
+    main_py,
+    rtx_4070,
+    states,
+    with_existing_tree,
+)
 
 COLD = "ok_fp8_h200_cold_1024"
 NAMES = ModelNames(diffusion_model=MODEL.name, text_encoder=ENCODER.name, vae=VAE.name)
@@ -31,11 +41,7 @@ SMALL = ("--size", "256x256")
 @pytest.fixture(scope="module")
 def sandbox(make_sandbox: Callable[[], Sandbox]) -> Sandbox:
     """A tree with the three files, and a Python and a ComfyUI of its owner's."""
-    sandbox = make_sandbox()
-    sandbox.publish(*KLEIN)
-    with existing_tree(sandbox.tree):
-        assert sandbox.install("--only", "files").returncode == 0
-    return sandbox
+    return with_existing_tree(make_sandbox())
 
 
 def codes_of(document: dict[str, object]) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.comfy_server import ReplayServer, free_port
 from tests.support.sandbox import CALLED, TOKEN, Completed, Running, Sandbox, wait_until
-from tests.support.setup_fixture import KLEIN, VAE, existing_tree, main_py
+from tests.support.setup_fixture import VAE, main_py, with_existing_tree
 
 TEMPLATE = "image_flux2_klein_text_to_image"
 posix_only = pytest.mark.skipif(os.name == "nt", reason="no signal that a test can send there is Ctrl-C")
@@ -26,11 +26,7 @@ posix_only = pytest.mark.skipif(os.name == "nt", reason="no signal that a test c
 @pytest.fixture(scope="module")
 def sandbox(make_sandbox: Callable[[], Sandbox]) -> Sandbox:
     """A tree with the three files, a Python and a ComfyUI of its owner's, that was installed into last."""
-    sandbox = make_sandbox()
-    sandbox.publish(*KLEIN)
-    with existing_tree(sandbox.tree):
-        assert sandbox.install("--only", "files").returncode == 0
-    return sandbox
+    return with_existing_tree(make_sandbox())
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from tests.support.builders import recording_of
-from tests.support.sandbox import Sandbox
+from tests.support.sandbox import Sandbox, Wanted, tensors
 from tests.support.setup_fixture import rtx_4070
 
 IS_COUNTED = Path("/proc/self/io").exists()
@@ -22,7 +22,7 @@ IS_COUNTED = Path("/proc/self/io").exists()
 _PROGRAM = """
 import os, sys, tracemalloc
 
-below, result = sys.argv.pop(1), sys.argv.pop(1)
+below, result, has_peak = sys.argv.pop(1), sys.argv.pop(1), sys.argv.pop(1) == "True"
 work = dict.fromkeys(("opened", "listed", "changed", "flushed", "children", "connections"), 0)
 outside = []
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.mkdir", "os.truncate", "os.utime"}
@@ -61,7 +61,8 @@ def passed():
     return int(lines["rchar"]), int(lines["wchar"]), int(lines["syscr"]) + int(lines["syscw"])
 
 before, modules = passed(), set(sys.modules)
-tracemalloc.start()
+if has_peak:
+    tracemalloc.start()
 sys.addaudithook(look)
 try:
     from provisioner.cli.main import main
@@ -106,12 +107,23 @@ class Work:
         return {name: pair for name, pair in pairs.items() if pair[0] > pair[1]}
 
 
-def work_of(sandbox: Sandbox, *arguments: str, status: int = 0) -> Work:
-    """Run a command and return what it did; another exit status fails the test."""
+def work_of(sandbox: Sandbox, *arguments: str, status: int = 0, has_peak: bool = True) -> Work:
+    """Run a command and return what it did; another exit status fails the test.
+
+    Without `has_peak` what Python had allocated is not counted, which takes longer than the command itself.
+    """
     result = sandbox.folder / "work.json"
     sandbox.hub.clear_requests()
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, str(sandbox.folder), str(result), *sandbox.completed(arguments)],
+        [
+            sys.executable,
+            "-c",
+            _PROGRAM,
+            str(sandbox.folder),
+            str(result),
+            str(has_peak),
+            *sandbox.completed(arguments),
+        ],
         env=sandbox.environ,
         cwd=sandbox.folder,
         capture_output=True,
@@ -131,6 +143,11 @@ def on_a_recorded_machine(sandbox: Sandbox) -> Sandbox:
     recording.write_text(recording_of(rtx_4070()), encoding="utf-8")
     sandbox.environ["KLEIN_SETUP_MACHINE"] = str(recording)
     return sandbox
+
+
+def small_files(count: int) -> list[Wanted]:
+    """Return files of a kilobyte, no two of one size."""
+    return [Wanted(data=tensors(1000 + number, number), name=f"small-{number}.safetensors") for number in range(count)]
 
 
 def damaging(path: Path, at: int) -> Callable[[], None]:
@@ -158,11 +175,11 @@ def each_command(sandbox: Sandbox, *, damage: Callable[[], None]) -> dict[str, W
     """
     files = ("--only", "files")
     for warm in (("plan", *files), ("detect",)):  # what is imported is compiled, and the first run's notes are written
-        work_of(sandbox, *warm)
+        sandbox.run(*warm)
     found = {"--help": work_of(sandbox, "--help"), "detect": work_of(sandbox, "detect")}
     found["plan"] = work_of(sandbox, "plan", *files)
     found["install"] = work_of(sandbox, "install", *files)
-    work_of(sandbox, "verify")  # the first full verify keeps what later ones compare with
+    sandbox.run("verify")  # the first full verify keeps what later ones compare with
     found["second install"] = work_of(sandbox, "install", *files)
     found["verify --quick"] = work_of(sandbox, "verify", "--quick")
     found["verify"] = work_of(sandbox, "verify")

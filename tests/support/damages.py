@@ -259,8 +259,8 @@ def _content(size: int, seed: int) -> bytes:
     fields = json.loads(head[8:])
     fields["weight"].update(shape=[size - 128], data_offsets=[0, size - 128])
     # The length of the noise divides no block, so every block begins at another place of it.
-    repeated = noise * (size // len(noise) + 1)
-    return head[:8] + json.dumps(fields).encode().ljust(120) + repeated[: size - 128]
+    times, rest = divmod(size - 128, len(noise))
+    return b"".join([head[:8], json.dumps(fields).encode().ljust(120), *[noise] * times, noise[:rest]])
 
 
 def _row(

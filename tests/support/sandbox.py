@@ -143,6 +143,22 @@ class Completed:
         return [error["code"] for error in self.json["errors"]]
 
 
+_EACH = """
+import json, os, sys, time
+from provisioner.cli.main import main
+
+for number, arguments in enumerate(json.load(sys.stdin)):
+    for descriptor, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"each-{number}.{name}", os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
+    began = time.monotonic()
+    status = main(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with open(f"each-{number}.json", "w") as ended:
+        json.dump([status, time.monotonic() - began], ended)
+"""
+
+
 class Running:
     """A run in progress, or one that has ended and was not yet waited for."""
 
@@ -408,6 +424,34 @@ class Sandbox:
     ) -> Completed:
         """Run the command to its end."""
         return self.start(*arguments, env=env).wait(timeout)
+
+    def run_each(self, commands: Sequence[Sequence[str | Path]]) -> list[Completed]:
+        """Run commands one after the other in one process, which for a table of them is quicker than one each."""
+        given = [self.completed(each) for each in commands]
+        subprocess.run(
+            [sys.executable, "-c", _EACH],
+            input=json.dumps(given),
+            cwd=self.folder,
+            env=self.environ,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        found = []
+        for number, arguments in enumerate(given):
+            out, err, ended = (self.folder / f"each-{number}.{name}" for name in ("out", "err", "json"))
+            status, seconds = json.loads(ended.read_text(encoding="utf-8"))
+            found.append(
+                Completed(
+                    arguments=arguments,
+                    returncode=status,
+                    stdout=out.read_text(encoding="utf-8"),
+                    stderr=err.read_text(encoding="utf-8"),
+                    seconds=seconds,
+                )
+            )
+            self.check(found[-1])
+        return found
 
     def answering(self, *arguments: str | Path, answers: Sequence[str]) -> Completed:
         """Run a command on a terminal, giving one answer after the other; everything it says is its ``stdout``."""

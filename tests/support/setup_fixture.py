@@ -13,8 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,8 +32,6 @@ GIT = {
     "GIT_AUTHOR_EMAIL": "a@example.org",
     "GIT_COMMITTER_NAME": "A",
     "GIT_COMMITTER_EMAIL": "a@example.org",
-    "GIT_AUTHOR_DATE": "2026-01-01T00:00:00Z",
-    "GIT_COMMITTER_DATE": "2026-01-01T00:00:00Z",
 }
 PROBE = """
 import json, sys, torch, torchvision, torchaudio
@@ -286,11 +283,18 @@ class SetupFixture:
                 conforming(json.loads(path.read_text(encoding="utf-8")), name)
 
 
-@contextmanager
-def existing_tree(tree: Path, **files: str) -> Iterator[Path]:
-    """Make a stand-in tree that has its own Python and no git."""
+def existing_tree(tree: Path, **files: str) -> Path:
+    """Make a stand-in tree that has its own Python and no git; return it."""
     write_tree(tree, {**PROGRAM, **files})
     (tree / "custom_nodes").mkdir(exist_ok=True)
     (tree / "models").mkdir(exist_ok=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tree / ".venv")], check=True)
-    yield tree
+    return tree
+
+
+def with_existing_tree(sandbox: Sandbox) -> Sandbox:
+    """Return the sandbox with such a tree, and the three files installed into it."""
+    sandbox.publish(*KLEIN)
+    existing_tree(sandbox.tree)
+    assert sandbox.install("--only", "files").returncode == 0
+    return sandbox

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -28,6 +29,7 @@ def noise(mode: str = "RGB", side: int = SIDE) -> Image.Image:
     return Image.frombytes(mode, (side, side), random.Random(1).randbytes(side * side * bands))
 
 
+@functools.cache
 def photograph() -> Image.Image:
     """Return a smooth image with grain, as a decoder makes one."""
     grain = random.Random(2)
