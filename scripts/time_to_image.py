@@ -230,6 +230,8 @@ def fetch_s(machine: Machine, link: Link, sizes: Sequence[int]) -> float:
 
 def measured() -> list[str]:
     """Let the real ``install`` fetch files over links that are slowed down; return the table beside the model's."""
+    if sys.platform == "win32":
+        sys.exit("time_to_image: --measure needs Linux or macOS")
     from provisioner.rehearsal.hub import RehearsalHub
     from scripts.bench_verify import REPO_ID, REVISION, make_file, write_manifest
 
