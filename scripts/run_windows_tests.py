@@ -47,6 +47,7 @@ INTEGRATION = (
     "test_command_line",
     "test_detect_command",
     "test_doctor_command",
+    "test_found_trees",
     "test_hub_adapter",
     "test_kills_and_locks",
     "test_links",

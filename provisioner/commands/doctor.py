@@ -25,6 +25,7 @@ from provisioner.commands.run import Options, open_run
 from provisioner.commands.session import Session
 from provisioner.commands.verify_files import run_verify
 from provisioner.core.errors import EXIT_OK, KleinError
+from provisioner.core.models import ComfyTarget
 from provisioner.core.redact import MASK, printable, redact
 from provisioner.disk.last_run import last_report_time, read_last_report
 from provisioner.disk.locations import state_folder
@@ -102,6 +103,11 @@ def run_doctor(
         "packages.txt",
         "the packages of the environment, read from its files",
         lambda: clean_text(_packages(session, options, asked.environment), secrets),
+    )
+    bundle.add(
+        "batch-files.txt",
+        "how the batch files of the portable build start ComfyUI",
+        lambda: clean_text(_batch_files(session, options), secrets),
     )
     for log in _logs(state_folder() / "logs"):
         bundle.add(f"logs/{log.name}", "the end of a log", partial(_end_of, log, secrets))
@@ -222,6 +228,17 @@ def _packages(session: Session, options: Options, environment: Path | None) -> s
     python = f"Python {seen.python.version}" if seen.python is not None else seen.broken or "no Python"
     names = sorted(f"{each.name}=={each.version}" for each in seen.distributions)
     return "\n".join([f"# {seen.where}", f"# {python}", *names, ""])
+
+
+def _batch_files(session: Session, options: Options) -> str:
+    """Return the flags in the batch files of a portable build, a line each; nothing for another target."""
+    run = open_run(session, options, with_machine=False)
+    checkout = session.checkouts.describe(run.target.given) if isinstance(run.target, ComfyTarget) else None
+    if checkout is None or checkout.kind != "portable" or checkout.tree is None:
+        return ""
+    from provisioner.comfyui.installed_programs import batch_files_of
+
+    return "".join(f"{each.name}: {' '.join(each.flags)}\n" for each in batch_files_of(checkout.tree.parent))
 
 
 def _logs(folder: Path) -> Iterable[Path]:

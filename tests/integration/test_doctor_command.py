@@ -178,7 +178,8 @@ def wrong_manifest(sandbox: Sandbox) -> tuple[str | Path, ...]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "left_out"), [(nothing, []), (wrong_manifest, ["verify-quick.json", "packages.txt"])]
+    ("arguments", "left_out"),
+    [(nothing, []), (wrong_manifest, ["verify-quick.json", "packages.txt", "batch-files.txt"])],
 )
 def test_a_part_that_cannot_be_made_is_left_out_with_the_reason(
     sandbox: Sandbox, arguments: Callable[[Sandbox], tuple[str | Path, ...]], left_out: list[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,10 @@ def test_a_batch_file_that_starts_comfyui_with_another_folder_is_said(sandbox: S
     (portable / "run_mine.bat").write_text(start, encoding="utf-8")
     named = ("--comfyui", portable, "--manifest", sandbox.manifest)
     assert sandbox.run("install", "--only", "files", "--yes", *named).returncode == 0
+    zipped = tmp_path / "doctor.zip"
+    assert sandbox.run("doctor", "--output", zipped, *named).returncode == 0
+    with zipfile.ZipFile(zipped) as archive:
+        assert archive.read("batch-files.txt") == b"run_mine.bat: --base-directory D:\\AI\n"
     done = sandbox.run("verify", "--json", *named)
     found = {each["code"]: each for each in done.json["findings"]}["comfyui-started-elsewhere"]
     assert found["severity"] == "warning"

@@ -35,6 +35,7 @@ from provisioner.core.ports import Claim, FileDigest, Stamp
 from provisioner.disk.calls import Disk, Share, reserve
 from provisioner.disk.clone import by_clonefile
 from provisioner.disk.flush import flush_file, flush_folder
+from provisioner.disk.locations import file_system_of
 from provisioner.disk.os_errors import storage_error
 from provisioner.disk.page_cache import PageCache, available_memory
 from provisioner.disk.root import Root
@@ -991,11 +992,18 @@ def test_held_bytes_are_those_of_the_same_content(tmp_path: Path) -> None:
     assert store.held_bytes(destination, artifact(WRONG)) == 0
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="it does not say what kind a file system is")
+def test_the_kind_of_a_file_system_is_asked_for_only_where_it_matters(tmp_path: Path) -> None:
+    store = FileStore(file_system_of=file_system_of)
+    place = comfy_file(VAE, tmp_path)
+    assert store.file_system(place).kind is None
+    assert store.file_system(place, with_kind=True).kind
+
+
 def test_the_file_system_is_that_of_the_folder_the_file_grows_in(tmp_path: Path) -> None:
     store = store_for(tmp_path)
     found = store.file_system(comfy_file(VAE, tmp_path))
     assert (found.path, found.kind) == (tmp_path / "vae", None)
-    assert sys.platform == "darwin" or store.file_system(comfy_file(VAE, tmp_path), with_kind=True).kind
     assert store.file_system(hub_blob(tmp_path, VAE)).path == tmp_path / "models--org--name" / "blobs"
 
 
