@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.core.errors import PlanOutdatedError, UsageError
 from provisioner.core.models import Download, FilesPlan, FileSystem, Finding, FolderLink, SetChoice, SpaceNeed
+from provisioner.core.units import listing
 from provisioner.files.planner import SPACE_MARGIN
 from provisioner.plan.steps import (
     EnvironmentStep,
@@ -109,7 +110,7 @@ def environment_step(
     if seen.receipt.torch_backend != choice.build.torch_backend:
         reason = f"it has {seen.receipt.torch_backend}, this machine needs {choice.build.torch_backend}"
         return replace(make, reason=reason, replaces=reason)
-    why = _why_repaired(seen.receipt, drifted)
+    why = _why_repaired(seen.receipt, drifted) or _lacking_device_packages(seen, choice)
     if why is not None:
         return RepairEnvironment(where=where, choice=choice, app=app, reason=why, download=download)
     return KeepEnvironment(where=where, reason="nothing changed since it was verified", choice=choice)
@@ -120,6 +121,14 @@ def _why_repaired(receipt: EnvironmentReceipt, drifted: Iterable[Finding]) -> st
     if problem is not None:
         return problem.message.rstrip(".")
     return "it was never verified" if receipt.probe is None or not receipt.probe.ok else None
+
+
+def _lacking_device_packages(seen: Observation, choice: TorchChoice) -> str | None:
+    """Return why another AMD GPU needs more than is there: the code for each architecture is in packages of its own."""
+    names = [each.name for each in seen.distributions]
+    extras = [each for each in choice.build.device_extras if not each.endswith("-all")]
+    lacking = [extra for extra in extras if not any(name.endswith(f"-{extra}") for name in names)]
+    return f"it lacks the packages of {listing(lacking)}, which this machine's GPU needs" if lacking else None
 
 
 # --- the whole -----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from provisioner.machine.readings import parse_machine_record
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import read_manifest_text
 from provisioner.torch.card_table import with_known_cards
-from provisioner.torch.choose import shipped_table
+from provisioner.torch.choose import TorchOptions, choose_torch, shipped_table
 from tests.support.builders import machine, recording_of
 from tests.support.counted import IS_COUNTED, work_of
 from tests.support.sandbox import Sandbox, tensors
@@ -80,22 +80,28 @@ def test_every_recording_is_used() -> None:
 
 
 @pytest.mark.parametrize("name", SERVED)
-def test_a_machine_gets_its_build_and_is_told_what_to_know(sandbox: Sandbox, name: str) -> None:
-    tag, extras, warnings, _ = SERVED[name]
+def test_a_machine_gets_its_build_its_warnings_and_the_set_that_it_can_run(name: str) -> None:
+    path = MACHINES / f"{name}.json"
+    found = parse_machine_record(path.read_text(encoding="utf-8"), path)
+    choice = choose_torch(found, TorchOptions(), app="comfyui")
+    table = shipped_table()
+    chosen = set_of(with_known_cards(found, table.amd_gpus, table.intel_gpus))
+    warnings = {each.code for each in choice.warnings}
+    assert (choice.build.torch_backend, list(choice.build.device_extras), warnings, chosen) == SERVED[name]
+    assert choice.reasons
+
+
+@pytest.mark.parametrize("name", ["strix-halo-windows", "rx-6900-xt-windows", "arc-b580-linux", "m4-16gb"])
+def test_detect_shows_what_was_chosen_for_a_recording(sandbox: Sandbox, name: str) -> None:
     done = sandbox.run("detect", "--json", env=recorded(name))
     assert done.returncode == 0, done.said
     torch = done.json["details"]["torch"]
-    assert (torch["build"]["torch_backend"], torch["build"]["device_extras"]) == (tag, extras)
-    assert {each["code"] for each in torch["warnings"]} == warnings
-    assert torch["reasons"]
-
-
-@pytest.mark.parametrize("name", SERVED)
-def test_a_machine_gets_the_set_that_it_can_run(name: str) -> None:
-    path = MACHINES / f"{name}.json"
-    found = parse_machine_record(path.read_text(encoding="utf-8"), path)
-    table = shipped_table()
-    assert set_of(with_known_cards(found, table.amd_gpus, table.intel_gpus)) == SERVED[name][3]
+    shown = (
+        torch["build"]["torch_backend"],
+        torch["build"]["device_extras"],
+        {each["code"] for each in torch["warnings"]},
+    )
+    assert shown == SERVED[name][:3]
 
 
 def set_of(found: Machine) -> str:

@@ -18,7 +18,7 @@ from provisioner.core.models import (
     RecordReceipt,
     SpaceNeed,
 )
-from provisioner.environment.state import EnvironmentReceipt, Observation, ProbeAnswer, PythonFacts
+from provisioner.environment.state import Distribution, EnvironmentReceipt, Observation, ProbeAnswer, PythonFacts
 from provisioner.files.planner import SPACE_MARGIN, no_steps
 from provisioner.plan.make_plan import check_unchanged, comfyui_step, environment_step, make_plan
 from provisioner.plan.steps import (
@@ -157,6 +157,23 @@ def test_what_an_environment_needs(seen: Observation, drifted: tuple[Finding, ..
         assert step.python_versions == ("3.12",)
         assert bool(step.replaces) == seen.is_there
         assert step.is_foreign == (seen.is_there and seen.receipt is None)
+
+
+def test_another_amd_gpu_needs_its_own_packages() -> None:
+    """The build is the same one, and without them every computation fails."""
+    build = replace(BUILD, torch_backend="rocm10.0.0", device_extras=("device-gfx1100", "device-gfx1201"))
+    there = [Distribution(name=f"amd-torch-device-{gfx}", version="2.13.0", location=WHERE) for gfx in ("gfx1100", "x")]
+    seen = replace(SOUND, receipt=replace(RECEIPT, torch_backend="rocm10.0.0"), distributions=tuple(there))
+    lacking = environment_step(seen, replace(CHOICE, build=build), (), where=WHERE, app="comfyui", download=DOWNLOAD)
+    assert (lacking.kind, lacking.reason) == (
+        "repair-environment",
+        "it lacks the packages of device-gfx1201, which this machine's GPU needs",
+    )
+    for extras in (("device-gfx1100",), ("device-all",), ()):
+        other = replace(CHOICE, build=replace(build, device_extras=extras))
+        assert (
+            environment_step(seen, other, (), where=WHERE, app="comfyui", download=DOWNLOAD).kind == "keep-environment"
+        )
 
 
 # --- the whole ---------------------------------------------------------------------------------
