@@ -201,6 +201,17 @@ def summary(done: Sequence[Ended], seconds: float) -> str:
     return f"Windows (Wine): {', '.join(words) or 'nothing'} in {seconds:.0f} s"
 
 
+def all_done(python: WindowsPython, files: Sequence[str], deadline: float) -> list[Ended]:
+    """Run these files, or everything."""
+    if files:
+        return in_turn(python, [pytest_job(file) for file in files], 1, deadline)
+    cores = os.cpu_count() or 1
+    whole = [pytest_job(f"tests/{each}", workers=cores) for each in ("unit", "contract")]
+    chosen = [pytest_job(f"tests/integration/{each}.py") for each in INTEGRATION]
+    copy_checkout(TYPED_IN / "klein-setup")
+    return in_turn(python, [*preparations(), *whole], 1, deadline) + in_turn(python, chosen, cores, deadline)
+
+
 def main() -> int:
     """Make the Windows Python, run everything in it; return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -215,14 +226,8 @@ def main() -> int:
     except MissingError as error:
         print(f"Windows (Wine): not run: {error}")
         return 3 if options.require_windows else 0
-    cores = os.cpu_count() or 1
-    if options.files:
-        done = in_turn(python, [pytest_job(file) for file in options.files], 1, deadline)
-    else:
-        whole = [pytest_job(f"tests/{each}", workers=cores) for each in ("unit", "contract")]
-        files = [pytest_job(f"tests/integration/{each}.py") for each in INTEGRATION]
-        copy_checkout(TYPED_IN / "klein-setup")
-        done = in_turn(python, [*preparations(), *whole], 1, deadline) + in_turn(python, files, cores, deadline)
+    with python.awake():
+        done = all_done(python, options.files, deadline)
     print(summary(done, time.monotonic() - started))
     return 0 if all(each.is_passed for each in done) else 1
 
