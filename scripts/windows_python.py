@@ -234,6 +234,22 @@ class WindowsPython:
         """Return the command line that runs what a user types where Python is on the PATH."""
         return [find_wine() or "wine", "cmd", "/c", rf"set PATH=C:\Python3{MINOR};%PATH%&& {line}"]
 
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Keep Wine's server and services running.
+
+        They end with the last program; the next one would start them anew and, being its children, they would be ended
+        with it, under the hands of every other program.
+        """
+        waits = self.command(["-I", "-c", "import sys; sys.stdin.read()"])
+        nowhere = subprocess.DEVNULL
+        environ = self.environ(os.environ)
+        process = subprocess.Popen(waits, env=environ, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere)
+        try:
+            yield
+        finally:
+            process.communicate()  # ends its input
+
     def _wine(self, *words: str) -> str:
         return require([find_wine() or "wine", *words], env=self.environ(os.environ))
 

@@ -8,15 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from provisioner.core.json_reader import LARGEST, parse_object
+from provisioner.disk.patience import PAUSES_S, READS, is_held, patiently
+
+_A_MOMENT_S = (0.05,)  # it may have been let go of before it could be asked who holds it
 
 
 def read_object(path: Path, *, most: int = LARGEST) -> dict[str, Any] | None:
-    """Return the JSON object a file holds; None where there is none that can be read, or more than `most` bytes."""
-    try:
+    """Return the JSON object a file holds; None where there is none that can be read, or more than `most` bytes.
+
+    On Windows a run that replaces the file holds it for a moment, which is waited out.
+    """
+
+    def read() -> dict[str, Any] | None:
         with path.open("rb") as stream:
             return parse_object(read_at_most(stream, most), most=most)
+
+    try:
+        return patiently(read, path, pauses_s=_A_MOMENT_S, pauses_for_holder_s=PAUSES_S, holds=_is_unreadable)
     except OSError:
         return None
+
+
+def _is_unreadable(path: Path) -> bool:
+    return is_held(path, READS)
 
 
 def read_at_most(stream: BufferedReader, most: int) -> bytes:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from provisioner.core.errors import CommandError, FileInUseError
 from provisioner.disk.locations import state_folder
 from provisioner.disk.patience import READS, is_held
+from provisioner.disk.read_json import read_object
 from provisioner.disk.root import Root
 from provisioner.machine.process import run_process
 from provisioner.processes.job_object import CREATION_FLAGS, JobObject, resume
@@ -89,6 +91,16 @@ def test_a_file_that_is_only_in_a_cloud_is_not_read(placed: Sandbox) -> None:
 
 
 # --- files that another program holds --------------------------------------------------------------
+
+
+def test_a_record_that_is_being_replaced_is_waited_for_and_not_taken_for_none(tmp_path: Path) -> None:
+    record = tmp_path / "receipt.json"
+    record.write_text('{"a": 1}', encoding="utf-8")
+    with ThreadPoolExecutor(1) as reader, held(record):
+        reading = reader.submit(read_object, record)
+        time.sleep(0.3)
+        assert not reading.done()
+    assert reading.result() == {"a": 1}
 
 
 @pytest.fixture

@@ -1674,42 +1674,47 @@ def test_a_part_that_vanishes_before_it_is_named_is_unreadable(tmp_path: Path) -
 # --- one run at a time -------------------------------------------------------------------------------
 
 HOLDER = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from provisioner.disk.root import Root
 from provisioner.files.store.target_lock import hold
 with hold(Root(Path(sys.argv[1])), wait=True, cancelled=lambda: False, notice=lambda text: None):
-    print("held", flush=True)
+    print(os.getpid(), flush=True)  # on Windows Python is a child of the environment's launcher
     time.sleep(60)
 """
 
 
+class Holder:
+    """A process that holds the lock."""
+
+    def __init__(self, tree: Path) -> None:
+        self._process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tree)], stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.pid = int(self._process.stdout.readline())
+
+    def end(self) -> None:
+        os.kill(self.pid, 9)
+        self._process.communicate(timeout=10)
+
+
 @pytest.fixture
-def holder(tmp_path: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
+def holder(tmp_path: Path) -> Holder:
+    return Holder(tmp_path)
 
 
-def end(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.communicate(timeout=10)
-
-
-def test_a_second_run_is_told_who_holds_the_lock(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+def test_a_second_run_is_told_who_holds_the_lock(tmp_path: Path, holder: Holder) -> None:
     store = store_for(tmp_path, wait=False)
     try:
         with pytest.raises(LockHeldError, match=f"process {holder.pid} on "), store.lock([comfy_file(VAE, tmp_path)]):
             pass
     finally:
-        end(holder)
+        holder.end()
 
 
-def test_the_lock_dies_with_its_process(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+def test_the_lock_dies_with_its_process(tmp_path: Path, holder: Holder) -> None:
     said: list[str] = []
     store = store_for(tmp_path, notice=said.append)
-    killer = threading.Timer(0.5, end, args=(holder,))
+    killer = threading.Timer(0.5, holder.end)
     killer.start()
     with store.lock([comfy_file(VAE, tmp_path), comfy_file(CONFIG, tmp_path)]):
         note = json.loads((tmp_path / ".klein-setup" / "lock.json").read_text(encoding="utf-8"))
@@ -1720,13 +1725,13 @@ def test_the_lock_dies_with_its_process(tmp_path: Path, holder: subprocess.Popen
     assert not (tmp_path / ".klein-setup" / "lock.json").exists()
 
 
-def test_waiting_for_the_lock_can_be_cancelled(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+def test_waiting_for_the_lock_can_be_cancelled(tmp_path: Path, holder: Holder) -> None:
     store = store_for(tmp_path, cancelled=lambda: True)
     try:
         with pytest.raises(KeyboardInterrupt), store.lock([comfy_file(VAE, tmp_path)]):
             pass
     finally:
-        end(holder)
+        holder.end()
 
 
 def test_saved_bytes_without_an_index_are_swept_and_nothing_else_is(tmp_path: Path) -> None:
