@@ -318,7 +318,7 @@ class ProxyLoginError(UnreachableError):
 class ProxyRefusedError(UnreachableError):
     """The proxy does not let this computer reach a host.
 
-    Ask those who run it to allow the host, or use a mirror that is allowed.
+    Ask those who run it to allow the hosts that `klein-setup plan --hosts` lists, or use a mirror that is allowed.
     """
 
     code = "proxy-refused"

@@ -36,19 +36,33 @@ _FIRST_PIP_WITH_THE_SYSTEMS = (24, 2)  # does so by itself; from 23.3 on when as
 _FIRST_PIP_THAT_CAN = (23, 3)
 
 
-def pip_variables(environ: Mapping[str, str], version: tuple[int, int]) -> dict[str, str]:
+def pip_variables(environ: Mapping[str, str], version: tuple[int, int], system: str | None) -> dict[str, str]:
     """Return what lets a pip of that version trust whom we trust, as variables.
 
-    A pip before 23.3 knows only files: where none is named, it goes on trusting Mozilla's list.
+    Parameters
+    ----------
+    environ : mapping
+        The person's variables.
+    version : tuple of int
+        Of pip, (25, 3); (0, 0) for one that fetches nothing.
+    system : str or None
+        The system's store as a file or a folder, for a pip before 23.3, which knows no other; None where there is none
+        (Windows): then such a pip goes on trusting Mozilla's list.
 
-    >>> pip_variables({"SSL_CERT_FILE": "/a.pem"}, (24, 0)), pip_variables({}, (24, 0)), pip_variables({}, (25, 3))
-    ({'REQUESTS_CA_BUNDLE': '/a.pem'}, {'PIP_USE_FEATURE': 'truststore'}, {})
+    Examples
+    --------
+    >>> pip_variables({"SSL_CERT_FILE": "/a.pem"}, (24, 0), None), pip_variables({}, (23, 2), "/etc/ssl/certs")
+    ({'REQUESTS_CA_BUNDLE': '/a.pem'}, {'REQUESTS_CA_BUNDLE': '/etc/ssl/certs'})
+    >>> pip_variables({}, (24, 0), None), pip_variables({}, (25, 3), "/etc/ssl/certs")
+    ({'PIP_USE_FEATURE': 'truststore'}, {})
     """
     bundle = bundle_in(environ)
     if bundle is not None:
         return {"REQUESTS_CA_BUNDLE": bundle.path}
-    asks = _FIRST_PIP_THAT_CAN <= version < _FIRST_PIP_WITH_THE_SYSTEMS
-    return {"PIP_USE_FEATURE": "truststore"} if asks else {}
+    if _FIRST_PIP_THAT_CAN <= version < _FIRST_PIP_WITH_THE_SYSTEMS:
+        return {"PIP_USE_FEATURE": "truststore"}
+    is_old = (0, 0) < version < _FIRST_PIP_THAT_CAN
+    return {"REQUESTS_CA_BUNDLE": system} if is_old and system is not None else {}
 
 
 def uv_variables(environ: Mapping[str, str], is_folder: Callable[[str], bool]) -> dict[str, str]:
@@ -146,7 +160,7 @@ _INTERCEPTED = (
 
 
 def certificate_error(
-    host: str, reason: str, *, bundle: Bundle | None, today: str, **context: object
+    host: str, reason: str, *, bundle: Bundle | None, today: str | None, consequence: str = "", **context: object
 ) -> CertificateError:
     """Return the error for a certificate that was not accepted.
 
@@ -158,24 +172,27 @@ def certificate_error(
         As `certificate_problem` returns it.
     bundle : Bundle or None
         The certificates that count alone.
-    today : str
-        This computer's date, ``2026-11-26``.
+    today : str or None
+        This computer's date, ``2026-11-26``; None where whoever says it does not know.
+    consequence : str
+        What could not be done, as a sentence.
     context : object
         More facts.
     """
     trusted = "the certificates that this computer trusts"
     if bundle is not None:
         trusted = f"the certificates in {bundle.path} ({bundle.variable}), which alone count"
+    date = "Look at this computer's date" if today is None else f"This computer's date is {today}"
     read = f"To see it, open https://{host} in a browser and look at who issued it."
     message, hint = {
         "expired": (
             f"The certificate of {host} has expired.",
-            f"This computer's date is {today}: correct it if it is wrong. If it is right, whoever runs {host}, or the "
+            f"{date}: correct it if it is wrong. If it is right, whoever runs {host}, or the "
             "proxy in between, has to renew the certificate.",
         ),
         "not-yet-valid": (
             f"The certificate of {host} is not valid yet.",
-            f"This computer's date is {today}: correct it, then run the same command again.",
+            f"{date}: correct it, then run the same command again.",
         ),
         "wrong-host": (
             f"The certificate that came from {host} is one for another name, not for {host}.",
@@ -190,7 +207,7 @@ def certificate_error(
             f"{_INTERCEPTED} {read}",
         ),
     }.get(reason, (f"The certificate of {host} was not accepted.", f"{_INTERCEPTED} {read}"))
-    return CertificateError(message, hint=hint, reason=reason, **context)
+    return CertificateError(_with(message, consequence), hint=hint, reason=reason, **context)
 
 
 _FROM_A_PROXY = re.compile(
@@ -215,11 +232,14 @@ def proxy_status(text: str) -> int | None:
     return None if found is None else int(found[1] or 407)
 
 
-def proxy_error(host: str, status: int, **context: object) -> UnreachableError:
-    """Return the error for a proxy that let nothing through to a host."""
+def proxy_error(host: str, status: int, *, consequence: str = "", **context: object) -> UnreachableError:
+    """Return the error for a proxy that let nothing through to a host; `consequence` as in `certificate_error`."""
     if status == 407:
         return ProxyLoginError(
-            f"The proxy on the way to {host} asks who you are (407), and did not accept what it was told.",
+            _with(
+                f"The proxy on the way to {host} asks who you are (407), and did not accept what it was told.",
+                consequence,
+            ),
             hint="Put your name and password before the host in HTTPS_PROXY and HTTP_PROXY, with a colon between and "
             "an @ behind, special characters as %XX (docs/how-to/company-network.md). A proxy that wants NTLM or "
             "Kerberos needs a helper on this computer (px, cntlm): name its address instead.",
@@ -227,9 +247,13 @@ def proxy_error(host: str, status: int, **context: object) -> UnreachableError:
             **context,
         )
     return ProxyRefusedError(
-        f"The proxy does not let this computer reach {host} ({status}).",
+        _with(f"The proxy does not let this computer reach {host} ({status}).", consequence),
         hint="Ask those who run it to allow the hosts that `klein-setup plan --hosts` lists; or name a mirror that is "
         "allowed. HTTPS_PROXY and NO_PROXY say which proxy is used.",
         status=status,
         **context,
     )
+
+
+def _with(message: str, consequence: str) -> str:
+    return f"{message} {consequence}" if consequence else message

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 import requests
 
+from provisioner.comfyui.checkout.git import Git
+from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import CertificateError, ProxyLoginError, ProxyRefusedError, StalledError, UsageError
 from provisioner.files.download import http_session
 from provisioner.files.download.http_session import may_pass, network_error
+from provisioner.machine.process import Completed
 from provisioner.network.certificates import (
     Bundle,
     bundle_in,
@@ -43,13 +47,15 @@ def test_the_first_variable_that_is_set_names_the_bundle() -> None:
         ({}, (24, 2), {}),
         ({}, (24, 1), {"PIP_USE_FEATURE": "truststore"}),
         ({}, (23, 3), {"PIP_USE_FEATURE": "truststore"}),
-        ({}, (23, 2), {}),  # has no truststore of its own, and would fail
+        ({}, (23, 2), {"REQUESTS_CA_BUNDLE": "/store"}),  # has no truststore of its own, and would fail
+        ({}, (0, 0), {}),  # fetches nothing
     ],
 )
 def test_each_pip_is_told_whom_to_trust(
     environ: Mapping[str, str], version: tuple[int, int], expected: dict[str, str]
 ) -> None:
-    assert pip_variables(environ, version) == expected
+    assert pip_variables(environ, version, "/store") == expected
+    assert pip_variables(environ, version, None) == {name: it for name, it in expected.items() if it != "/store"}
 
 
 @pytest.mark.parametrize("is_folder", [False, True])
@@ -172,3 +178,67 @@ def test_a_bundle_that_is_not_there_is_refused_before_anything_is_asked(monkeypa
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
     with pytest.raises(UsageError, match=r"SSL_CERT_FILE names /nowhere/ca\.pem, which is not there"):
         http_session.open_session(http_session.Credentials(None, "https://hub.example"))
+
+
+# --- git on Windows, which may have a list of its own ----------------------------------------------------
+
+
+class ScriptedGit:
+    """Answers as git does whose own list lacks the company's authority, and the store of Windows has it."""
+
+    def __init__(self, says: str) -> None:
+        self.says, self.has_it = says, False
+        self.fetches: list[bool] = []  # whether each asked the store of Windows
+
+    def __call__(self, args: Sequence[str | Path], **more: object) -> Completed:
+        words = [str(each) for each in args]
+        if "fetch" not in words:
+            return self.ended(0 if self.has_it else 1)
+        self.fetches.append("http.sslBackend=schannel" in words)
+        self.has_it = self.fetches[-1]
+        return self.ended(0 if self.has_it else 128)
+
+    def ended(self, status: int) -> Completed:
+        lines = (self.says,) if status == 128 else ()
+        return Completed(args=(), returncode=status, stdout="", stderr="", seconds=0.0, last_lines=lines)
+
+
+UNKNOWN = "fatal: unable to access 'https://x/': SSL certificate problem: unable to get local issuer certificate"
+
+
+def fetch_with(run: ScriptedGit, tmp_path: Path, *, is_windows: bool = True, **environ: str) -> None:
+    git = Git(
+        program=Path("git"),
+        run=run,
+        environ=environ,
+        tree=tmp_path,
+        cancelled=lambda: False,
+        progress=lambda line: None,
+        is_windows=is_windows,
+    )
+    git.fetch(ComfyRelease(version="0.33.0", commit="a" * 40), "https://x/ComfyUI", is_shallow=True)
+
+
+def test_git_is_tried_with_the_store_of_windows_where_its_own_list_lacks_an_authority(
+    tmp_path: Path,
+) -> None:
+    run = ScriptedGit(UNKNOWN)
+    fetch_with(run, tmp_path)
+    assert run.fetches == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("says", "is_windows", "environ"),
+    [
+        (UNKNOWN, False, {}),
+        (UNKNOWN, True, {"REQUESTS_CA_BUNDLE": "/b.pem"}),
+        ("fatal: unable to access 'https://x/': SSL certificate problem: certificate has expired", True, {}),
+    ],
+)
+def test_git_is_not_tried_twice_where_the_store_of_windows_is_of_no_use(
+    tmp_path: Path, says: str, is_windows: bool, environ: dict[str, str]
+) -> None:
+    run = ScriptedGit(says)
+    with pytest.raises(CertificateError):
+        fetch_with(run, tmp_path, is_windows=is_windows, **environ)
+    assert run.fetches == [False]

@@ -171,6 +171,14 @@ def open_session(credentials: Credentials) -> requests.Session:
     return session
 
 
+def proxy_for(url: str) -> str | None:
+    """Return the proxy through which an address is reached, without its login; None for none."""
+    if urlsplit(url).hostname in LOOPBACK:
+        return None
+    proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
+    return None if proxy is None else shown(proxy).rstrip("/")
+
+
 def may_pass(error: Exception) -> bool:
     """Whether asking again may help; not where a certificate was refused or a proxy said no: that locks accounts."""
     is_final = isinstance(error, requests.exceptions.SSLError) and _cause(error, ssl.SSLEOFError) is None
