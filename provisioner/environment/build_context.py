@@ -18,7 +18,7 @@ from provisioner.environment.pip_settings import (
     settings_in,
 )
 from provisioner.machine.child_environment import child_environment
-from provisioner.network.certificates import pip_variables, uv_variables
+from provisioner.network.certificates import pip_variables, retries_variables, uv_variables
 from provisioner.network.system_files import store_for_old_pips
 
 Progress = Callable[[str], None]
@@ -61,6 +61,7 @@ class BuildContext:
         """
         child = child_environment(self.environ, {*self.pass_env, "NETRC"})
         made = installer_environment(child, settings, temporary=temporary, no_file=os.devnull)
+        made = retries_variables(self.environ) | made  # what the person set counts
         return made | pip_variables(self.environ, pip, store_for_old_pips()) | uv_variables(self.environ, os.path.isdir)
 
 

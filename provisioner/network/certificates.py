@@ -210,6 +210,21 @@ def certificate_error(
     return CertificateError(_with(message, consequence), hint=hint, reason=reason, **context)
 
 
+def retries_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what keeps pip from giving a proxy the same wrong password six times in a row: that locks accounts.
+
+    pip tries everything again that is no answer, a refused login too; where no login is sent, it may.
+
+    >>> (
+    ...     retries_variables({"https_proxy": "http://me:secret@proxy:3128"}),
+    ...     retries_variables({"HTTPS_PROXY": "http://p"}),
+    ... )
+    ({'PIP_RETRIES': '0'}, {})
+    """
+    has_login = any(name.upper().endswith("_PROXY") and "@" in value for name, value in environ.items())
+    return {"PIP_RETRIES": "0"} if has_login else {}
+
+
 _FROM_A_PROXY = re.compile(
     r"(?:tunnel connection failed: |connect tunnel failed, response |http code (?=\d+ from proxy))(\d{3})|"
     r"proxy auth(?:orization|entication) required",

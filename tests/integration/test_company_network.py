@@ -156,6 +156,7 @@ def test_a_proxy_that_wants_another_password_is_named_by_each_program(company: C
     assert done.returncode == 5, done.said
     assert done.codes == ["proxy-login"]
     assert f"on the way to {first} " in done.json["errors"][0]["message"]
+    assert len(company.proxy.asked) <= 2, company.proxy.asked  # each wrong password brings an account nearer to a lock
     assert "wrong-one" not in done.said
 
 

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from provisioner.core.errors import CertificateError
+from provisioner.files.download.whole_file import WholeFiles
 from tests.support.sandbox import MIB, TOKEN, Completed, Sandbox, tensors
 from tests.support.tls import Authority, Proxy, TlsFront
 
@@ -233,3 +235,19 @@ def test_a_server_that_speaks_no_tls_is_no_matter_of_certificates(sandbox: Sandb
     done = sandbox.install("--endpoint", sandbox.hub.endpoint.replace("http://", "https://"), env=NO_BUNDLE)
     assert done.returncode == 5
     assert "could not be asked over TLS" in done.said
+
+
+def test_an_archive_behind_a_certificate_that_is_refused_is_asked_for_once(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in NO_BUNDLE:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "localhost")
+    front = TlsFront("http://127.0.0.1:9", authority.issue("localhost"))
+    said: list[str] = []
+    with pytest.raises(CertificateError):
+        WholeFiles().fetch(
+            f"{front.endpoint}/x.zip", tmp_path / "x", what="ComfyUI", hint="", most_bytes=1, progress=said.append
+        )
+    front.close()
+    assert said == []

@@ -24,6 +24,7 @@ from provisioner.network.certificates import (
     pip_variables,
     proxy_error,
     proxy_status,
+    retries_variables,
     uv_variables,
 )
 
@@ -108,6 +109,19 @@ def test_the_words_of_each_library_are_understood(text: str, reason: str | None)
 )  # fmt: skip
 def test_the_codes_of_each_system_are_understood(code: int | None, reason: str | None) -> None:
     assert certificate_problem("", code) == reason
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"all_proxy": "http://me@proxy"}, {"PIP_RETRIES": "0"}),
+        ({"HTTP_PROXY": "http://me:x@proxy:1"}, {"PIP_RETRIES": "0"}),
+        ({"HTTPS_PROXY": "http://proxy:1", "MAIL": "me@example.org"}, {}),
+        ({}, {}),
+    ],
+)
+def test_pip_tries_once_where_each_try_sends_a_login(environ: Mapping[str, str], expected: dict[str, str]) -> None:
+    assert retries_variables(environ) == expected
 
 
 def test_every_reason_has_a_sentence_of_its_own() -> None:
