@@ -61,6 +61,7 @@ DETAILS: dict[str, tuple[object, str]] = {
     "server": (StartedServer, "start: the ComfyUI that was started or found"),
     "smoke_test": (SmokeTestEntry, "the test image, with what was measured"),
     "torch": (TorchChoice | None, "detect, doctor: the build for this machine; null: none suits it"),
+    "hosts": (json_document.HostsEntry, "plan --hosts: every host that the run would contact"),
     "transfers": (json_document.TransfersEntry, "how the model files came"),
     "undo_update": (UndoneUpdate, "repair --undo-update: where ComfyUI is now"),
 }

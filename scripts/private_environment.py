@@ -108,6 +108,8 @@ def explain_pip_failure(output: str) -> PreparationError:
         return PreparationError(message, status=7, hint=hint)
     if any(sign in text for sign in NETWORK_SIGNS):
         hint = "Check the network; a proxy is taken from HTTPS_PROXY, an index mirror from PIP_INDEX_URL."
+        if "certificate" in text:
+            hint = "Name your company's certificates in REQUESTS_CA_BUNDLE: the pip of this Python may know no other."
         return PreparationError(message, status=5, hint=hint)
     hint = (
         "Either the index was not reached (check the network, HTTPS_PROXY, PIP_INDEX_URL), "
@@ -161,15 +163,19 @@ def install(python: Path, locked: Path) -> None:
     """Install the locked packages, each by its hash, none of them built here."""
     sys.path.insert(0, str(ROOT))
     from provisioner.environment.pip_settings import installer_environment, parse_pip_settings
+    from provisioner.network.certificates import pip_variables
+    from provisioner.network.system_files import store_for_old_pips
 
     pip = [str(python), "-I", "-m", "pip"]
     status, listed = ask([*pip, "config", "list"])
     settings = parse_pip_settings(listed, with_indexes=True) if status == 0 else {}  # hashes decide, whatever the index
     options = ["--quiet", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
     wanted = ["--require-hashes", "--only-binary", ":all:", "--no-deps", "-r", str(locked)]
-    status, output = ask(
-        [*pip, "install", *options, *wanted], installer_environment(os.environ, settings, no_file=os.devnull)
-    )
+    environ = installer_environment(os.environ, settings, no_file=os.devnull)
+    said = re.match(r"pip (\d+)\.(\d+)", ask([*pip, "--version"])[1])
+    version = (int(said[1]), int(said[2])) if said else (0, 0)
+    environ |= pip_variables(os.environ, version, store_for_old_pips())
+    status, output = ask([*pip, "install", *options, *wanted], environ)
     if status != 0:
         raise explain_pip_failure(output)
 

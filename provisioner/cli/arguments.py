@@ -230,6 +230,9 @@ def add_plan_parser(subparsers: Subparsers) -> None:
     _add_only_option(parser, None)
     _add_environment_options(parser)
     _add_comfyui_options(parser)
+    parser.add_argument(
+        "--hosts", action="store_true", help="list every host that install would contact, without contacting any"
+    )
     parser.set_defaults(run="plan")
 
 
@@ -263,6 +266,12 @@ def _add_environment_options(parser: argparse.ArgumentParser) -> None:
     _add_environment_folder(group)
     group.add_argument(
         "--python", type=_path, metavar="FILE", help="Python to make the environment from (default: a suitable one)"
+    )
+    group.add_argument(
+        "--package-index",
+        type=_package_index,
+        metavar="URL",
+        help="index of ComfyUI's packages (default: pip's); a login comes from .netrc or a keyring",
     )
     unpacker = group.add_mutually_exclusive_group()
     unpacker.add_argument("--uv", action="store_true", help="install with uv, and fail without it (default: if found)")
@@ -699,6 +708,13 @@ def _index(text: str) -> str:
         message = "http lets others on the network change what is installed; write it as https://"
         raise argparse.ArgumentTypeError(message)
     return text
+
+
+def _package_index(text: str) -> str:
+    if ":" in text.partition("://")[2].partition("/")[0].rpartition("@")[0]:  # it is not shown
+        message = "everybody on this computer can read a password here; write it into .netrc or a keyring"
+        raise argparse.ArgumentTypeError(message)
+    return _index(text)
 
 
 def _seed(text: str) -> int:

@@ -23,7 +23,7 @@ from provisioner.core.suggestions import did_you_mean
 _LISTS = frozenset({"extra-model-paths", "look-in", "pass-env"})
 KEYS = (
     *("manifest", "set", "comfyui", "hf-cache", "extra-model-paths", "look-in", "endpoint", "connections"),
-    *("limit-rate", "stall-timeout", "torch", "torch-index", "python", "comfyui-source", "pass-env"),
+    *("limit-rate", "stall-timeout", "torch", "torch-index", "package-index", "python", "comfyui-source", "pass-env"),
     *("size", "reserve-vram", "smoke-timeout"),
 )
 """The options that may be set; each is written as on the command line, without the dashes."""

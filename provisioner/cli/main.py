@@ -65,6 +65,7 @@ def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
         endpoint=getattr(arguments, "endpoint", None),
         sends_token=getattr(arguments, "send_token", False),
         is_offline=getattr(arguments, "offline", False),
+        package_index=getattr(arguments, "package_index", None),
         allows_loopback=getattr(arguments, "allow_loopback", False),
         max_connections=getattr(arguments, "connections", 8),
         limit_bytes_s=getattr(arguments, "limit_rate", None),
@@ -112,7 +113,8 @@ def _plan(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> 
     from provisioner.commands.run import open_run
 
     run = open_run(_session(arguments, ui, cancelled), _options(arguments))
-    return run_plan(run, _install_options(arguments, run), ui.show_plan)
+    show_hosts = ui.show_hosts if arguments.hosts else None
+    return run_plan(run, _install_options(arguments, run), ui.show_plan, show_hosts)
 
 
 def _smoke_test(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:

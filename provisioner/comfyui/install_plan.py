@@ -29,6 +29,7 @@ from provisioner.core.errors import (
 from provisioner.core.models import Finding, Remedy
 from provisioner.core.redact import printable, redact
 from provisioner.core.units import count, listing
+from provisioner.network.certificates import certificate_error, certificate_problem, proxy_error, proxy_status
 
 NEEDED_FOLDERS = (
     "custom_nodes",
@@ -544,7 +545,14 @@ def explain_git_failure(lines: Sequence[str], *, doing: str, source: str, path: 
     """
     shown = [redact(printable(line)).strip() for line in lines if line.strip()]
     said = "\n".join(shown).lower()
+    facts = {"last_lines": shown[-20:], "source": redact(source), "path": path}
+    host = urlsplit(source).hostname or redact(source)
+    so = f"git could not {doing}."
+    if (reason := certificate_problem(said)) is not None:
+        return certificate_error(host, reason, bundle=None, today=None, consequence=so, **facts)
+    if (status := proxy_status(said)) is not None:
+        return proxy_error(host, status, consequence=so, **facts)
     last = next((line for line in reversed(shown) if line.startswith(("fatal:", "error:"))), "".join(shown[-1:]))
     words = {"source": redact(source), "path": path, "doing": doing, "last": last}
     _, kind, sentence, hint = next((row for row in _MEANINGS if any(sign in said for sign in row[0])), _NO_MEANING)
-    return kind(sentence.format_map(words), hint=hint, last_lines=shown[-20:], source=redact(source), path=path)
+    return kind(sentence.format_map(words), hint=hint, **facts)

@@ -72,7 +72,8 @@ def look_at_environment(
     UnsupportedMachineError
         No build suits the machine, no Python fits, or there is no GPU and the CPU was not accepted.
     """
-    from provisioner.environment.installer import check_indexes, settings_in
+    from provisioner.environment.installer import check_indexes
+    from provisioner.environment.pip_settings import settings_in
 
     check_indexes(settings_in(session.environ))
     machine = session.machine

@@ -21,7 +21,7 @@ from provisioner.disk.locations import longest_path
 from provisioner.files import planner
 from provisioner.files.observe import Depth
 from provisioner.plan.make_plan import make_plan
-from provisioner.plan.steps import FILE_STEPS, MakeEnvironment, Plan, RepairEnvironment
+from provisioner.plan.steps import FILE_STEPS, MakeEnvironment, Plan, PlanHosts, RepairEnvironment
 from provisioner.report.outcome import Report, ReportStatus
 
 if TYPE_CHECKING:
@@ -41,10 +41,21 @@ class RunUi:
     ask_to_apply: AskToApply | None = None  # None: nobody is there to answer
 
 
-def run_plan(run: Run, options: InstallOptions, show: Callable[[Plan], None]) -> Report:
-    """Show what `run_install` would do; nothing is written."""
+def run_plan(
+    run: Run,
+    options: InstallOptions,
+    show: Callable[[Plan], None],
+    show_hosts: Callable[[PlanHosts], None] | None = None,
+) -> Report:
+    """Show what `run_install` would do, or only which hosts it would contact; nothing is written."""
     plan = plan_run(run, options, "claims")
-    show(plan)
+    hosts = None
+    if show_hosts is None:
+        show(plan)
+    else:
+        from provisioner.commands.list_hosts import find_hosts
+
+        show_hosts(hosts := find_hosts(run, plan))
     _check_names_and_sizes(plan)
     short = [
         Finding(
@@ -58,7 +69,8 @@ def run_plan(run: Run, options: InstallOptions, show: Callable[[Plan], None]) ->
         for need in plan.space
         if not need.is_enough
     ]
-    return with_environment(run.report("plan", "planned", EXIT_OK, plan=plan, findings=tuple(short)), plan, None)
+    report = run.report("plan", "planned", EXIT_OK, plan=plan, findings=tuple(short))
+    return with_environment(replace(report, hosts=hosts), plan, None)
 
 
 def run_install(run: Run, options: InstallOptions, ui: RunUi, command: Command = "install") -> Report:

@@ -60,6 +60,7 @@ class Settings:
     endpoint: str | None = None
     sends_token: bool = False  # to another origin than the Hub's, too
     is_offline: bool = False
+    package_index: str | None = None  # of everything but torch, instead of pip's own
     allows_loopback: bool = False  # in the addresses of a manifest
     max_connections: int = 8
     limit_bytes_s: int | None = None
@@ -290,6 +291,7 @@ class Session:
             environ=self.environ,
             pass_env=self.settings.pass_env,
             is_offline=self.is_offline,
+            package_index=self.settings.package_index,
             packages=KeptPackages(lambda: state_folder() / "environments"),
             waits_for_lock=self.settings.wait_for_lock,
             cancelled=self.cancelled.is_set,

@@ -296,6 +296,34 @@ class UnreachableError(NetworkError):
     code = "unreachable"
 
 
+class CertificateError(UnreachableError):
+    """The certificate of a server was not accepted; ``reason`` in the context says why.
+
+    Read the message: an unknown authority, another name, an expired certificate and a wrong date each have their own
+    way out.  `docs/how-to/company-network.md` has them all.
+    """
+
+    code = "certificate"
+
+
+class ProxyLoginError(UnreachableError):
+    """The proxy asks who you are (407).
+
+    Give it a name and a password with ``HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT``.
+    """
+
+    code = "proxy-login"
+
+
+class ProxyRefusedError(UnreachableError):
+    """The proxy does not let this computer reach a host.
+
+    Ask those who run it to allow the hosts that `klein-setup plan --hosts` lists, or use a mirror that is allowed.
+    """
+
+    code = "proxy-refused"
+
+
 class StalledError(NetworkError):
     """Connections stayed open and delivered too little for too long.
 

@@ -5,7 +5,6 @@ It refuses to install anything before every wheel is on this disk and its metada
 
 from __future__ import annotations
 
-import os
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +45,7 @@ from provisioner.environment.installer import (
     parse_report,
 )
 from provisioner.environment.package_list import PackageChange, enforced
-from provisioner.environment.pip_settings import installer_environment, without_indexes, without_network
+from provisioner.environment.pip_settings import without_indexes, without_network
 from provisioner.environment.pythons import ask_python
 from provisioner.environment.state import (
     FAMILY,
@@ -112,9 +111,7 @@ class Builder:
             page = held_page(self._context, self._work.root, self._work.temporary)
             here = f"{self._settings.get('find-links', '')} {page}"
             settings = without_network({**settings, "find-links": here})
-        env = installer_environment(
-            self._context.child_environ, settings, temporary=self._work.temporary, no_file=os.devnull
-        )
+        env = self._context.installer_environ(settings, pip=self._pip_version, temporary=self._work.temporary)
         command = [self._python, "-I", "-m", "pip", *words]
         return self._context.run(command, timeout_s=timeout_s, env=env, on_line=on_line)
 
@@ -126,7 +123,7 @@ class Builder:
         """See that the environment has pip (uv makes environments without)."""
         if self._pip_version != (0, 0):
             return
-        env = installer_environment(self._context.child_environ, {}, no_file=os.devnull)
+        env = self._context.installer_environ({})
         done = self._context.run([self._python, "-I", "-m", "ensurepip"], timeout_s=VENV_TIMEOUT_S, env=env)
         if done.returncode != 0:
             raise explain_failure(done.last_lines, doing="put pip into the environment", index_url=None)
@@ -323,7 +320,7 @@ class Builder:
 
     def installed(self) -> tuple[Distribution, ...]:
         """Return what lies in the folder."""
-        env = installer_environment(self._context.child_environ, {}, no_file=os.devnull)
+        env = self._context.installer_environ({})
         _, import_path = ask_python(self._context.run, self._python, env, cwd=self._folder)
         return read_distributions(own_folders(self._folder, import_path))
 

@@ -10,8 +10,16 @@ from pathlib import Path, PureWindowsPath
 
 from provisioner.core.ports import FileCache, RunProcess
 from provisioner.environment.installer import check_indexes
-from provisioner.environment.pip_settings import installer_environment, parse_pip_settings
+from provisioner.environment.pip_settings import (
+    Settings,
+    installer_environment,
+    only_index,
+    parse_pip_settings,
+    settings_in,
+)
 from provisioner.machine.child_environment import child_environment
+from provisioner.network.certificates import pip_variables, retries_variables, uv_variables
+from provisioner.network.system_files import store_for_old_pips
 
 Progress = Callable[[str], None]
 """Told one line at a time what goes on."""
@@ -30,26 +38,51 @@ class BuildContext:
     cache: FileCache  # brings the wheels, and keeps them for the next environment
     pass_env: Collection[str] = ()  # names of those that programs get beside the usual ones
     is_offline: bool = False  # nothing is fetched
+    package_index: str | None = None  # instead of pip's own, for everything but torch
 
     @property
     def child_environ(self) -> dict[str, str]:
         """What programs get of the person's variables."""
         return child_environment(self.environ, self.pass_env)
 
+    def installer_environ(
+        self, settings: Settings, *, pip: tuple[int, int] = (0, 0), temporary: Path | None = None
+    ) -> dict[str, str]:
+        """Return the environment pip or uv runs in.
+
+        Parameters
+        ----------
+        settings : mapping
+            pip's settings to put back.
+        pip : tuple of int
+            Its version, where it fetches: an old one has to be told to trust whom the system trusts.
+        temporary : Path, optional
+            Where temporary files go.
+        """
+        child = child_environment(self.environ, {*self.pass_env, "NETRC"})
+        made = installer_environment(child, settings, temporary=temporary, no_file=os.devnull)
+        made = retries_variables(self.environ) | made  # what the person set counts
+        return made | pip_variables(self.environ, pip, store_for_old_pips()) | uv_variables(self.environ, os.path.isdir)
+
 
 def pip_settings(context: BuildContext, python: Path) -> dict[str, str]:
-    """Return the person's settings that may stay, as an environment's own pip reads them; raises UsageError."""
+    """Return the person's settings that may stay, as a Python's own pip reads them; raises UsageError.
+
+    Where it has no pip, what the variables say.
+    """
     of_pip = [name for name in context.environ if name.upper().startswith("PIP_")]
     env = child_environment(context.environ, [*context.pass_env, *of_pip])
     done = context.run([python, "-I", "-m", "pip", "config", "list"], timeout_s=ASK_TIMEOUT_S, env=env)
-    settings = parse_pip_settings(done.stdout, with_indexes=True) if done.returncode == 0 else {}
+    settings = parse_pip_settings(done.stdout, with_indexes=True) if done.returncode == 0 else settings_in(env)
+    if context.package_index is not None:
+        settings = only_index(settings, context.package_index)
     check_indexes(settings)
     return settings
 
 
 def pip_version(context: BuildContext, python: Path) -> tuple[int, int]:
     """Return the version of a Python's pip, (25, 3); (0, 0) where it has none."""
-    env = installer_environment(context.child_environ, {}, no_file=os.devnull)
+    env = context.installer_environ({})
     said = context.run([python, "-I", "-m", "pip", "--version"], timeout_s=ASK_TIMEOUT_S, env=env).stdout
     match = re.match(r"pip (\d+)\.(\d+)", said)
     return (int(match[1]), int(match[2])) if match else (0, 0)

@@ -36,7 +36,7 @@ from provisioner.disk.flush import flush_all
 from provisioner.disk.programs import find_on_path
 from provisioner.disk.root import is_link
 from provisioner.environment.build import VENV_TIMEOUT_S, Builder
-from provisioner.environment.build_context import ASK_TIMEOUT_S, BuildContext, Progress
+from provisioner.environment.build_context import ASK_TIMEOUT_S, BuildContext, Progress, pip_settings
 from provisioner.environment.installed import (
     own_folders,
     python_in,
@@ -44,7 +44,13 @@ from provisioner.environment.installed import (
     read_leftovers,
     read_second_torches,
 )
-from provisioner.environment.installer import Wheel, constraint_value, constraint_variables, explain_failure
+from provisioner.environment.installer import (
+    DEFAULT_INDEX,
+    Wheel,
+    constraint_value,
+    constraint_variables,
+    explain_failure,
+)
 from provisioner.environment.kept_packages import KeptPackages, read_damaged, read_records
 from provisioner.environment.package_installer import PackageInstaller
 from provisioner.environment.package_list import (
@@ -58,7 +64,6 @@ from provisioner.environment.package_list import (
     requirements_digest,
     requirements_text,
 )
-from provisioner.environment.pip_settings import installer_environment
 from provisioner.environment.pythons import ask_python, find_pythons
 from provisioner.environment.read_python import import_path, read_python
 from provisioner.environment.state import (
@@ -125,6 +130,8 @@ class Environments:
         Brings the wheels, and keeps them for the next environment.
     is_offline : bool
         ``--offline``: what is not on this computer is an error.
+    package_index : str, optional
+        Where packages other than torch come from; pip's own index where None.
     packages : KeptPackages, optional
         Where the lists of what is installed are kept, outside of the environments; None: nowhere.
     probe_script : Path
@@ -141,6 +148,7 @@ class Environments:
     pass_env: Collection[str] = ()
     home: Path = field(default_factory=Path.home)
     is_offline: bool = False
+    package_index: str | None = None
     packages: KeptPackages | None = None
     probe_script: Path = PROBE
     waits_for_lock: bool = True
@@ -618,6 +626,17 @@ class Environments:
             if work.recover() is not None:
                 work.root.remove_tree(work.folder)
 
+    def package_indexes(self) -> tuple[str, ...]:
+        """Return where packages other than torch would come from, as far as the person's settings say.
+
+        pip's configuration files are read by the pip of the Python that runs this program, where it has one.
+        """
+        settings = pip_settings(self._context, Path(sys.executable))
+        if "no-index" in settings:
+            return tuple(settings.get("find-links", "").split())
+        index = settings.get("index-url", DEFAULT_INDEX)
+        return (index, *settings.get("extra-index-url", "").split(), *settings.get("find-links", "").split())
+
     @property
     def _context(self) -> BuildContext:
         return BuildContext(
@@ -626,6 +645,7 @@ class Environments:
             cache=self.cache,
             pass_env=self.pass_env,
             is_offline=self.is_offline,
+            package_index=self.package_index,
         )
 
     # --- parts -------------------------------------------------------------------------------------
@@ -675,7 +695,7 @@ class Environments:
         return self.home if self.home.is_dir() else Path(self.home.anchor or os.sep)
 
     def _make_venv(self, python: PythonFacts, folder: Path, prompt: str) -> None:
-        env = installer_environment(self._context.child_environ, {}, no_file=os.devnull)
+        env = self._context.installer_environ({})
         done = self.run(
             [python.path, "-I", "-m", "venv", "--prompt", prompt, folder], timeout_s=VENV_TIMEOUT_S, env=env
         )
@@ -717,7 +737,7 @@ class Environments:
             script = where / name
             if not script.exists():
                 continue
-            env = installer_environment(self._context.child_environ, {}, no_file=os.devnull)
+            env = self._context.installer_environ({})
             done = self.run([script, "--version"], timeout_s=ASK_TIMEOUT_S, env=env)
             names = {os.path.normcase(where), os.path.normcase(where.resolve())}
             if done.returncode != 0 or not any(name in os.path.normcase(done.stdout) for name in names):

@@ -38,6 +38,7 @@ from provisioner.core.route import Route
 from provisioner.core.units import count, listing
 from provisioner.environment.pip_settings import Settings
 from provisioner.environment.state import FAMILY
+from provisioner.network.certificates import certificate_error, certificate_problem, proxy_error, proxy_status
 
 DEFAULT_INDEX = "https://pypi.org/simple"
 
@@ -81,17 +82,6 @@ class Wheel:
 
 
 # --- settings ----------------------------------------------------------------------------------
-
-
-def settings_in(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings that pip's own variables hold.
-
-    >>> settings_in({"PIP_INDEX_URL": "https://mirror.example/simple", "HOME": "/home/me"})
-    {'index-url': 'https://mirror.example/simple'}
-    """
-    return {
-        name[4:].lower().replace("_", "-"): value for name, value in environ.items() if name.upper().startswith("PIP_")
-    }
 
 
 def check_indexes(settings: Settings) -> None:
@@ -277,6 +267,7 @@ def explain_failure(output: Iterable[str], *, doing: str, index_url: str | None)
         _disk(text, doing, facts)
         or _wrong_bytes(text, doing, index, facts)
         or _conflict(lines, text, doing, facts)
+        or _on_the_way(text, doing, index, facts)
         or _refused(text, doing, index, facts)
         or _network(text, lines, doing, index, facts)
         or _not_offered(text, index, facts)
@@ -331,6 +322,17 @@ def _conflict(lines: Sequence[str], text: str, doing: str, facts: Mapping[str, o
     message += f" ({listing(sides[:4])})." if sides else "."
     hint = "Remove or change the requirement for another torch; the packages in the environment are fixed on purpose."
     return CommandError(message, hint=hint, reason="conflict", **facts)
+
+
+def _on_the_way(text: str, doing: str, index: str, facts: Mapping[str, object]) -> KleinError | None:
+    """Return the error for a certificate that was not accepted, or a proxy that let nothing through."""
+    named = re.search(r"host='([^']+)'", text)
+    host = named[1] if named else urlsplit(index).hostname or index
+    so = f"pip could not {doing}."
+    if (reason := certificate_problem(text)) is not None:
+        return certificate_error(host, reason, bundle=None, today=None, consequence=so, **facts)
+    status = proxy_status(text)
+    return None if status is None else proxy_error(host, status, consequence=so, **facts)
 
 
 def _refused(text: str, doing: str, index: str, facts: Mapping[str, object]) -> KleinError | None:

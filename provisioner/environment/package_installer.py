@@ -6,7 +6,6 @@ Wheels come through the cache; what is built from a source archive is fetched an
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -27,7 +26,7 @@ from provisioner.environment.build_context import (
 )
 from provisioner.environment.installer import Wheel, check_wheels, explain_failure, offline_error, parse_report
 from provisioner.environment.package_list import ListedPackage, listed, requirements_text
-from provisioner.environment.pip_settings import installer_environment, without_network
+from provisioner.environment.pip_settings import without_network
 from provisioner.environment.swap import CONSTRAINTS, environment_root
 from provisioner.environment.wheel_files import WheelFiles, held_page, sha256_of
 
@@ -91,7 +90,7 @@ class PackageInstaller:
             words += ["-c", str(self.where / CONSTRAINTS)]
         if not requirements:
             return ()
-        if pip_version(self.context, self.python) < _FIRST_WITH_REPORT:
+        if self._pip_version < _FIRST_WITH_REPORT:
             said = "The pip of this environment cannot say what it would install (22.2 can): nothing is listed."
             self.progress(Lasting(said))
             self._run(words, what)
@@ -178,7 +177,11 @@ class PackageInstaller:
 
     @cached_property
     def _env(self) -> dict[str, str]:
-        return installer_environment(self.context.child_environ, self._settings, no_file=os.devnull)
+        return self.context.installer_environ(self._settings, pip=self._pip_version)
+
+    @cached_property
+    def _pip_version(self) -> tuple[int, int]:
+        return pip_version(self.context, self.python)
 
     def _resolve(self, words: Sequence[str | Path], what: str) -> tuple[Wheel, ...]:
         """Return what pip would install; nothing is installed."""

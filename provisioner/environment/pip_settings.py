@@ -40,6 +40,17 @@ def without_indexes(settings: Settings) -> dict[str, str]:
     return {name: value for name, value in settings.items() if name not in _INDEX_SETTINGS}
 
 
+def only_index(settings: Settings, index_url: str) -> dict[str, str]:
+    """Return settings with which packages come from one index; folders on this disk may still hold some.
+
+    >>> only_index({"index-url": "https://a", "extra-index-url": "https://b", "timeout": "9"}, "https://c")
+    {'timeout': '9', 'index-url': 'https://c'}
+    """
+    kept = without_indexes(settings)
+    local = [each for each in settings.get("find-links", "").split() if "://" not in each or each.startswith("file:")]
+    return kept | ({"find-links": " ".join(local)} if local else {}) | {"index-url": index_url}
+
+
 def without_network(settings: Settings) -> dict[str, str]:
     """Return settings with which pip fetches nothing: only indexes and folders on this disk are left.
 
@@ -52,6 +63,16 @@ def without_network(settings: Settings) -> dict[str, str]:
         if local:
             kept[name] = " ".join(local)
     return kept if "index-url" in kept else kept | {"no-index": "1"}
+
+
+def settings_in(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings to keep that pip's own variables hold.
+
+    >>> settings_in({"PIP_INDEX_URL": "https://mirror.example/simple", "PIP_USER": "1", "HOME": "/home/me"})
+    {'index-url': 'https://mirror.example/simple'}
+    """
+    found = {name[4:].lower().replace("_", "-"): value for name, value in environ.items() if name[:4].upper() == "PIP_"}
+    return {name: value for name, value in found.items() if name in _NETWORK_SETTINGS | _INDEX_SETTINGS}
 
 
 def parse_pip_settings(text: str, *, with_indexes: bool) -> dict[str, str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,6 +20,7 @@ from provisioner.environment.build_context import (
     BuildContext,
     Progress,
     only_news,
+    pip_version,
 )
 from provisioner.environment.installer import (
     Wheel,
@@ -30,7 +30,7 @@ from provisioner.environment.installer import (
     requirement_line,
     route_to,
 )
-from provisioner.environment.pip_settings import Settings, installer_environment
+from provisioner.environment.pip_settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class WheelFiles:
                 done = self.context.run(
                     [self.python, "-I", "-m", "pip", *words],
                     timeout_s=FETCH_TIMEOUT_S,
-                    env=self._env(named),
+                    env=self._env(named, pip_version(self.context, self.python)),
                     on_line=only_news(self.progress),
                 )
             finally:
@@ -173,9 +173,9 @@ class WheelFiles:
         if done.returncode != 0:
             raise explain_failure(done.last_lines, doing=f"install {count(len(wheels), 'wheel')}", index_url=None)
 
-    def _env(self, settings: Mapping[str, str]) -> dict[str, str]:
+    def _env(self, settings: Settings, pip: tuple[int, int] = (0, 0)) -> dict[str, str]:
         """Return an installer's environment; temporary files go where the environment is."""
-        return installer_environment(self.context.child_environ, settings, temporary=self.folder, no_file=os.devnull)
+        return self.context.installer_environ(settings, pip=pip, temporary=self.folder)
 
 
 def held_page(context: BuildContext, root: Root, folder: Path) -> str:

@@ -132,6 +132,31 @@ class InstallPackages:
     kind: Literal["install-packages"] = "install-packages"
 
 
+# --- the network --------------------------------------------------------------------------------
+
+HostWhen = Literal["always", "redirect", "if-needed"]
+"""Contacted for sure; where another host sends it; or only when something goes another way than it should."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostUse:
+    """A host, and what for."""
+
+    host: str  # "huggingface.co"; "*.hf.co" for every host below that name
+    port: int
+    what: str  # "model files"
+    when: HostWhen = "always"
+    proxy: str | None = None  # through which it is reached, without its login: "http://proxy.example:3128"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanHosts:
+    """Every host of a plan."""
+
+    uses: tuple[HostUse, ...]
+    open_ended: tuple[str, ...]  # hosts that may send a download on to others, which only they know
+
+
 # --- the test image, and taking away -----------------------------------------------------------------
 
 

@@ -41,6 +41,7 @@ from provisioner.plan.steps import (
     FILE_STEPS,
     STEPS,
     GetComfyUI,
+    HostWhen,
     KeepComfyUI,
     Plan,
     Remove,
@@ -241,6 +242,23 @@ class TransfersEntry(TypedDict):
     interval_s: float
     received_bytes: list[int]  # in each interval from the first byte on; at most 240
     files: list[FileTimesEntry]
+
+
+class HostUseEntry(TypedDict):
+    """A host that the run would contact, and what for."""
+
+    host: str  # ``*.hf.co`` stands for every host below that name
+    port: int
+    what: str
+    when: HostWhen  # ``redirect``: where another host sends a download
+    proxy: str | None  # through which it is reached, without its login
+
+
+class HostsEntry(TypedDict):
+    """Every host that the run would contact: ``details.hosts`` of ``plan --hosts``."""
+
+    uses: list[HostUseEntry]
+    open_ended: list[str]  # hosts that may send a download on to others, which only they know
 
 
 class ConfigEntry(TypedDict):
@@ -560,6 +578,8 @@ def _details(report: Report) -> dict[str, object]:
         details["page"] = report.page
     if report.bundle is not None:
         details["bundle"] = report.bundle
+    if report.hosts is not None:
+        details["hosts"] = report.hosts
     if report.given_arguments is not None:
         details["given_arguments"] = report.given_arguments
     return details

@@ -19,7 +19,7 @@ from provisioner.core.models import (
     Outcome,
 )
 from provisioner.core.program import KLEIN_SETUP, Program
-from provisioner.plan.steps import Plan
+from provisioner.plan.steps import Plan, PlanHosts
 from provisioner.report.remedies import remedy_verb
 
 if TYPE_CHECKING:  # most runs have few of these parts, and `verify --quick` has none
@@ -190,6 +190,7 @@ class Report:
     server: StartedServer | None = None
     page: Path | None = None  # where ``report`` wrote it
     bundle: Bundle | None = None  # what ``doctor`` wrote
+    hosts: PlanHosts | None = None  # of ``plan --hosts``
     seen_versions: tuple[tuple[str, str], ...] = ()  # ("comfyui", "0.33.0"), ("torch", "2.14.1+cu130"): looked at
 
 
@@ -264,7 +265,7 @@ def label_of(destination: Destination) -> str:
     return destination.relative.as_posix() if isinstance(destination, ComfyFile) else destination.filename
 
 
-_ONLY_SHOWN = ("--json", "--quiet", "--verbose", "--no-color", "--dry-run")
+_ONLY_SHOWN = ("--json", "--quiet", "--verbose", "--no-color", "--dry-run", "--hosts")
 """Options that change only what is shown."""
 
 # --- what to run next --------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from provisioner.core.events import Event
 from provisioner.core.models import BackupEntry, Config, Finding, Machine, Manifest
 from provisioner.core.program import KLEIN_SETUP, Program
 from provisioner.core.redact import printable, redact
-from provisioner.plan.steps import Plan
+from provisioner.plan.steps import Plan, PlanHosts
 from provisioner.report.outcome import Report, RunFacts, all_errors
 from provisioner.ui.problems import defect_blocks, error_blocks
 from provisioner.ui.progress import Progress
@@ -229,6 +229,12 @@ class Ui:
         """Show what will be done, why, and the exact bytes."""
         self._progress.expect(plan.files)
         self._on_the_way(plan_blocks(plan), plan.findings)
+
+    def show_hosts(self, hosts: PlanHosts) -> None:
+        """Show every host that a plan contacts."""
+        from provisioner.ui.host_list import hosts_blocks
+
+        self._result(hosts_blocks(hosts))
 
     def show_manifests(self, manifests: Sequence[Manifest]) -> None:
         """List manifests with their sets."""

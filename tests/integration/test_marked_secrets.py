@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -76,12 +77,13 @@ CASES = {
         words=("--yes", "--size", "256x256"),
         refused=(
             (2, ["--frobnicate", "{token}"]),
+            (2, ["--package-index", "https://person:{endpoint}@mirror.example/simple"]),
             (2, ["--comfyui-source", "https://person:{endpoint}@mirror.example/x", "--set", "{token}"]),
             (6, ["--only", "files", "--comfyui", "{folder}/denied"]),
             (5, ["--only", "files", "--comfyui", "{folder}/unreachable", "--endpoint", "http://hub.example"]),
         ),
     ),
-    "plan": Case(refused=((2, ["--endpoint", "https://person:{endpoint}@hub.example"]),)),
+    "plan": Case(words=("--hosts",), refused=((2, ["--endpoint", "https://person:{endpoint}@hub.example"]),)),
     "repair": Case(refused=((2, ["--only", "{token}"]),)),
     "verify": Case(words=("--no-smoke",), refused=((2, ["--manifest", "{token}.yaml"]),)),
     "smoke-test": Case(
@@ -329,6 +331,25 @@ def assert_they_were_used(ground: Ground) -> None:
     programs = {Path(each["args"][0]).name for each in started}
     assert {"git", "python"} <= programs
     assert any("main.py" in word for each in started for word in each["args"]), "ComfyUI"
+
+
+def test_the_login_of_a_package_index_comes_from_netrc_and_gets_nowhere_else(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ground.setup.sandbox.environ, "NO_PROXY", "127.0.0.1,localhost")
+    ground.prepare("plan")
+    index = ground.setup.index
+    shutil.rmtree(ground.setup.environment, ignore_errors=True)
+    shutil.rmtree(ground.setup.sandbox.home / "cache", ignore_errors=True)  # with every wheel
+    number = len(index.asked)
+    words = ["--package-index", index.url.replace("127.0.0.1", "localhost"), "--yes", "--only", "environment"]
+    done = ground.run("install", [*words, "--verbose"])
+    assert (done.status, ground.leaks(done)) == (0, []), done.stderr
+    secret = SECRETS["the password of .netrc"]
+    login = "Basic " + base64.b64encode(f"person:{secret}".encode()).decode()
+    asked = {path.partition("?")[0]: user for path, user in index.asked[number:] if "einops" in path}
+    assert set(asked.values()) == {login}
+    assert any(path.endswith(".whl") for path in asked)
 
 
 def test_a_mark_that_gets_out_is_found(ground: Ground) -> None:

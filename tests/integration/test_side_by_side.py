@@ -19,6 +19,7 @@ from provisioner.files.download.http_session import Credentials
 from provisioner.files.download.transfer import Connections, RangeFetcher
 from provisioner.files.store.part_file import PartFile
 from provisioner.rehearsal.faults import CutAfter, IgnoreRange, Status, WrongBytes
+from provisioner.rehearsal.hub import RehearsalHub
 from tests.support.builders import artifact
 from tests.support.sandbox import (
     MIB,
@@ -154,6 +155,32 @@ def test_servers_that_ignore_ranges_get_one_connection_at_a_time(sandbox: Sandbo
     assert running.wait().returncode == 0
     assert most <= 2  # one file ends while the next one begins
     sandbox.assert_in_place(*files)
+
+
+def test_a_server_that_ignores_ranges_takes_no_connection_from_another(sandbox: Sandbox, tmp_path: Path) -> None:
+    first, second = two(sandbox)
+    with RehearsalHub(tokens=[TOKEN]) as other:
+        other.add_repository(REPOSITORY, REVISION, {first.filename: first.data}, digests={first.filename: first.sha256})
+        other.fault(IgnoreRange(), times=None)
+        other.rate_bytes_s_per_connection = sandbox.hub.rate_bytes_s_per_connection = RATE
+        connections, most = Connections(6), 0
+
+        def fetch(wanted: Wanted, hub: RehearsalHub) -> str:
+            source = HubFile(repo_id=REPOSITORY, revision=REVISION, filename=wanted.filename)
+            fetcher = RangeFetcher(credentials=Credentials(TOKEN, hub.endpoint), connections=connections)
+            with PartFile(tmp_path / wanted.name, size=len(wanted.data), sha256=wanted.sha256) as part:
+                fetcher.fetch(source, artifact(wanted.data, sources=(source,)), part, progress=lambda _: None)
+                return part.seal().sha256
+
+        with ThreadPoolExecutor(2) as pool:
+            stream = pool.submit(fetch, first, other)
+            wait_until(lambda: any(each.method == "GET" for each in other.requests), what="ranges are ignored")
+            ranged = pool.submit(fetch, second, sandbox.hub)
+            while not ranged.done():
+                most = max(most, sum(not each.is_finished for each in sandbox.gets()))
+                time.sleep(0.01)
+        assert [stream.result(), ranged.result()] == [first.sha256, second.sha256]
+    assert most >= 2
 
 
 def test_a_server_that_asks_for_patience_is_asked_by_fewer_for_all_files(sandbox: Sandbox) -> None:

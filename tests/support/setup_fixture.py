@@ -224,7 +224,8 @@ class SetupFixture:
         words = [str(each) for each in given]
         words += ["--manifest", str(self.sandbox.manifest), "--comfyui", str(self.tree)]
         if words[0] in {"install", "repair", "plan"}:
-            words += ["--endpoint", self.sandbox.hub.endpoint, "--send-token"]
+            words += ["--send-token"]
+            words += [] if "--endpoint" in words else ["--endpoint", self.sandbox.hub.endpoint]
             words += ["--comfyui-source", str(source or self.upstream.path)]
         if words[0] in {"install", "repair", "plan", "smoke-test"} and "--torch-index" not in words:
             words += ["--torch-index", self.index.url]

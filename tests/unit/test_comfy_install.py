@@ -25,6 +25,7 @@ from provisioner.comfyui.install_plan import (
 from provisioner.comfyui.release_models import ComfyRelease, ComfyTable, VersionBound
 from provisioner.core.errors import (
     AccessError,
+    CertificateError,
     CommandError,
     InsufficientSpaceError,
     KleinError,
@@ -254,7 +255,10 @@ def test_a_source_on_this_computer_is_a_path(source: str, path: str | None) -> N
     [
         ("fatal: unable to access 'https://x.example/': Could not resolve host: x.example", UnreachableError),
         ("fatal: unable to access 'https://x.example/': Failed to connect to x.example port 443", UnreachableError),
-        ("fatal: unable to access 'https://x.example/': SSL certificate problem: self-signed", UnreachableError),
+        (
+            "fatal: unable to access 'x': SSL certificate problem: self-signed certificate",
+            CertificateError,
+        ),
         ("fatal: unable to access 'https://x.example/': The requested URL returned error: 503", UnreachableError),
         ("error: RPC failed; curl 56 Recv failure: Connection reset by peer", UnreachableError),
         ("fatal: unable to access 'https://x.example/': Operation too slow. Less than 1000 bytes/sec", StalledError),

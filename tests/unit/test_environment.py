@@ -45,11 +45,11 @@ from provisioner.environment.installer import (
     page_failures,
     parse_report,
     route_to,
-    settings_in,
 )
 from provisioner.environment.pip_settings import (
     installer_environment,
     parse_pip_settings,
+    settings_in,
     without_indexes,
     without_network,
 )

@@ -10,12 +10,12 @@ _shtab_klein_setup_aside_subparsers=(list restore clear)
 _shtab_klein_setup_manifest_subparsers=(list show check lock)
 _shtab_klein_setup_subparsers=(install plan detect verify repair smoke-test start rehearse report doctor backups aside uninstall manifest completion)
 
-_shtab_klein_setup_install_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --locked --torch --torch-index --force --cpu --environment --python --uv --no-uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --smoke-timeout --pass-env)
-_shtab_klein_setup_plan_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --only --torch --torch-index --force --cpu --environment --python --uv --no-uv --comfyui-source --update-comfyui --server)
+_shtab_klein_setup_install_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --locked --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --smoke-timeout --pass-env)
+_shtab_klein_setup_plan_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --only --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --hosts)
 _shtab_klein_setup_detect_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --torch --torch-index --force --app --torch-python)
 _shtab_klein_setup_verify_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --quick --all --environment --no-smoke --locked --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --smoke-timeout --pass-env)
-_shtab_klein_setup_repair_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --torch --torch-index --force --cpu --environment --python --uv --no-uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --smoke-timeout --undo-update --pass-env)
-_shtab_klein_setup_smoke_test_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --torch --torch-index --force --cpu --environment --python --uv --no-uv --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --smoke-timeout --pass-env --graph)
+_shtab_klein_setup_repair_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --smoke-timeout --undo-update --pass-env)
+_shtab_klein_setup_smoke_test_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --smoke-timeout --pass-env --graph)
 _shtab_klein_setup_start_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --environment --port --no-browser -y --yes --no-input --pass-env)
 _shtab_klein_setup_rehearse_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --keep --no-image --no-picture --environment --torch-index)
 _shtab_klein_setup_report_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --merge --output --open)
@@ -231,6 +231,7 @@ _shtab_klein_setup_plan___cpu_nargs=0
 _shtab_klein_setup_plan___uv_nargs=0
 _shtab_klein_setup_plan___no_uv_nargs=0
 _shtab_klein_setup_plan___update_comfyui_nargs=0
+_shtab_klein_setup_plan___hosts_nargs=0
 _shtab_klein_setup_detect_pos_0_nargs='*'
 _shtab_klein_setup_detect__h_nargs=0
 _shtab_klein_setup_detect___help_nargs=0
@@ -635,4 +636,4 @@ _shtab_klein_setup() {
 
 complete -o bashdefault -F _shtab_klein_setup klein-setup
 
-# made by scripts/make_completions.py from the options with the digest 06242f74b900b8b7e8261ada18c188a5f9bc0d151fdbdf2a1fbd7ad27515eea3
+# made by scripts/make_completions.py from the options with the digest a9e20e000297a66d0d965cfb85b0681388e5e3de3c037b9c0cde0e9702263eda

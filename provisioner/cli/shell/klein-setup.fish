@@ -51,7 +51,7 @@ function _shtab_klein_setup_using
 end
 
 set -g _shtab_klein_setup_commands install plan detect verify repair smoke-test start rehearse report doctor backups 'backups list' 'backups restore' 'backups clear' aside 'aside list' 'aside restore' 'aside clear' uninstall manifest 'manifest list' 'manifest show' 'manifest check' 'manifest lock' completion
-set -g _shtab_klein_setup_opts_with_value --accept-licence --app --comfyui --comfyui-source --connections --endpoint --environment --extra-model-paths --hf-cache --image --json --limit-rate --look-in --manifest --merge --only --output --pass-env --picture --port --prompt --python --reserve-vram --seed --server --set --size --smoke-timeout --stall-timeout --torch --torch-index --torch-python
+set -g _shtab_klein_setup_opts_with_value --accept-licence --app --comfyui --comfyui-source --connections --endpoint --environment --extra-model-paths --hf-cache --image --json --limit-rate --look-in --manifest --merge --only --output --package-index --pass-env --picture --port --prompt --python --reserve-vram --seed --server --set --size --smoke-timeout --stall-timeout --torch --torch-index --torch-python
 
 complete -c klein-setup -e
 complete -c klein-setup -f
@@ -90,6 +90,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using install' -l force -d 'use -
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l cpu -d 'accept a machine without a GPU (slow)'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l environment -xka "(__fish_complete_directories)" -d 'virtual environment (default: .venv in the ComfyUI folder)'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l python -xka "(__fish_complete_path (commandline -ct))" -d 'Python to make the environment from (default: a suitable one)'
+complete -c klein-setup -n '_shtab_klein_setup_using install' -l package-index -x -d 'index of ComfyUI'"'"'s packages (default: pip'"'"'s); a login comes from .netrc or a keyring'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l uv -d 'install with uv, and fail without it (default: if found)'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l no-uv -d 'install with pip, even if uv is found'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l comfyui-source -xka "(__fish_complete_directories)" -d 'get ComfyUI from a mirror or a local repository'
@@ -127,11 +128,13 @@ complete -c klein-setup -n '_shtab_klein_setup_using plan' -l force -d 'use --to
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l cpu -d 'accept a machine without a GPU (slow)'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l environment -xka "(__fish_complete_directories)" -d 'virtual environment (default: .venv in the ComfyUI folder)'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l python -xka "(__fish_complete_path (commandline -ct))" -d 'Python to make the environment from (default: a suitable one)'
+complete -c klein-setup -n '_shtab_klein_setup_using plan' -l package-index -x -d 'index of ComfyUI'"'"'s packages (default: pip'"'"'s); a login comes from .netrc or a keyring'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l uv -d 'install with uv, and fail without it (default: if found)'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l no-uv -d 'install with pip, even if uv is found'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l comfyui-source -xka "(__fish_complete_directories)" -d 'get ComfyUI from a mirror or a local repository'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l update-comfyui -d 'update an existing checkout to the pinned release'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l server -x -d 'generate the image with a running ComfyUI; it is not stopped'
+complete -c klein-setup -n '_shtab_klein_setup_using plan' -l hosts -d 'list every host that install would contact, without contacting any'
 complete -c klein-setup -n '_shtab_klein_setup_using; and test $_shtab_klein_setup_npos -eq 0' -a detect -d 'show the machine, the source of each fact, and the torch build for it'
 complete -c klein-setup -n '_shtab_klein_setup_using detect' -s h -l help -d 'show this help message and exit'
 complete -c klein-setup -n '_shtab_klein_setup_using detect' -l json -xka "document events" -d 'print one JSON document on stdout; with =events also every event as a line before it'
@@ -202,6 +205,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using repair' -l force -d 'use --
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l cpu -d 'accept a machine without a GPU (slow)'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l environment -xka "(__fish_complete_directories)" -d 'virtual environment (default: .venv in the ComfyUI folder)'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l python -xka "(__fish_complete_path (commandline -ct))" -d 'Python to make the environment from (default: a suitable one)'
+complete -c klein-setup -n '_shtab_klein_setup_using repair' -l package-index -x -d 'index of ComfyUI'"'"'s packages (default: pip'"'"'s); a login comes from .netrc or a keyring'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l uv -d 'install with uv, and fail without it (default: if found)'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l no-uv -d 'install with pip, even if uv is found'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l comfyui-source -xka "(__fish_complete_directories)" -d 'get ComfyUI from a mirror or a local repository'
@@ -235,6 +239,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l force -d 'us
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l cpu -d 'accept a machine without a GPU (slow)'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l environment -xka "(__fish_complete_directories)" -d 'virtual environment (default: .venv in the ComfyUI folder)'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l python -xka "(__fish_complete_path (commandline -ct))" -d 'Python to make the environment from (default: a suitable one)'
+complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l package-index -x -d 'index of ComfyUI'"'"'s packages (default: pip'"'"'s); a login comes from .netrc or a keyring'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l uv -d 'install with uv, and fail without it (default: if found)'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l no-uv -d 'install with pip, even if uv is found'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l server -x -d 'generate the image with a running ComfyUI; it is not stopped'
@@ -450,4 +455,4 @@ complete -c klein-setup -n '_shtab_klein_setup_using completion' -s v -l verbose
 complete -c klein-setup -n '_shtab_klein_setup_using completion' -l no-color -d 'no colours (NO_COLOR does the same)'
 complete -c klein-setup -n '_shtab_klein_setup_using completion; and test $_shtab_klein_setup_npos -eq 0' -ka "bash zsh fish powershell man" -d 'for what'
 
-# made by scripts/make_completions.py from the options with the digest 06242f74b900b8b7e8261ada18c188a5f9bc0d151fdbdf2a1fbd7ad27515eea3
+# made by scripts/make_completions.py from the options with the digest a9e20e000297a66d0d965cfb85b0681388e5e3de3c037b9c0cde0e9702263eda

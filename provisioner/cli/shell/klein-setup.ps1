@@ -26,17 +26,17 @@ $_shtab_klein_setup_option_strings = @{
     '_shtab_klein_setup_completion' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color')
     '_shtab_klein_setup_detect' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--torch', '--torch-index', '--force', '--app', '--torch-python')
     '_shtab_klein_setup_doctor' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--environment', '--output')
-    '_shtab_klein_setup_install' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--endpoint', '--send-token', '--allow-loopback', '--offline', '--connections', '--limit-rate', '--stall-timeout', '-y', '--yes', '--no-input', '--accept-licence', '--no-wait', '--only', '--locked', '--torch', '--torch-index', '--force', '--cpu', '--environment', '--python', '--uv', '--no-uv', '--comfyui-source', '--update-comfyui', '--server', '--prompt', '--seed', '--size', '--tiled-decode', '--reserve-vram', '--image', '--picture', '--smoke-timeout', '--pass-env')
+    '_shtab_klein_setup_install' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--endpoint', '--send-token', '--allow-loopback', '--offline', '--connections', '--limit-rate', '--stall-timeout', '-y', '--yes', '--no-input', '--accept-licence', '--no-wait', '--only', '--locked', '--torch', '--torch-index', '--force', '--cpu', '--environment', '--python', '--package-index', '--uv', '--no-uv', '--comfyui-source', '--update-comfyui', '--server', '--prompt', '--seed', '--size', '--tiled-decode', '--reserve-vram', '--image', '--picture', '--smoke-timeout', '--pass-env')
     '_shtab_klein_setup_manifest' = @('-h', '--help')
     '_shtab_klein_setup_manifest_check' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color')
     '_shtab_klein_setup_manifest_list' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color')
     '_shtab_klein_setup_manifest_lock' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--environment', '--output')
     '_shtab_klein_setup_manifest_show' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--files')
-    '_shtab_klein_setup_plan' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--endpoint', '--send-token', '--allow-loopback', '--offline', '--only', '--torch', '--torch-index', '--force', '--cpu', '--environment', '--python', '--uv', '--no-uv', '--comfyui-source', '--update-comfyui', '--server')
+    '_shtab_klein_setup_plan' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--endpoint', '--send-token', '--allow-loopback', '--offline', '--only', '--torch', '--torch-index', '--force', '--cpu', '--environment', '--python', '--package-index', '--uv', '--no-uv', '--comfyui-source', '--update-comfyui', '--server', '--hosts')
     '_shtab_klein_setup_rehearse' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--keep', '--no-image', '--no-picture', '--environment', '--torch-index')
-    '_shtab_klein_setup_repair' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--endpoint', '--send-token', '--allow-loopback', '--offline', '--connections', '--limit-rate', '--stall-timeout', '-y', '--yes', '--no-input', '--accept-licence', '--no-wait', '--only', '--torch', '--torch-index', '--force', '--cpu', '--environment', '--python', '--uv', '--no-uv', '--comfyui-source', '--update-comfyui', '--server', '--prompt', '--seed', '--size', '--tiled-decode', '--reserve-vram', '--image', '--picture', '--smoke-timeout', '--undo-update', '--pass-env')
+    '_shtab_klein_setup_repair' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--endpoint', '--send-token', '--allow-loopback', '--offline', '--connections', '--limit-rate', '--stall-timeout', '-y', '--yes', '--no-input', '--accept-licence', '--no-wait', '--only', '--torch', '--torch-index', '--force', '--cpu', '--environment', '--python', '--package-index', '--uv', '--no-uv', '--comfyui-source', '--update-comfyui', '--server', '--prompt', '--seed', '--size', '--tiled-decode', '--reserve-vram', '--image', '--picture', '--smoke-timeout', '--undo-update', '--pass-env')
     '_shtab_klein_setup_report' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--merge', '--output', '--open')
-    '_shtab_klein_setup_smoke_test' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--torch', '--torch-index', '--force', '--cpu', '--environment', '--python', '--uv', '--no-uv', '--server', '--prompt', '--seed', '--size', '--tiled-decode', '--reserve-vram', '--image', '--picture', '--smoke-timeout', '--pass-env', '--graph')
+    '_shtab_klein_setup_smoke_test' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--torch', '--torch-index', '--force', '--cpu', '--environment', '--python', '--package-index', '--uv', '--no-uv', '--server', '--prompt', '--seed', '--size', '--tiled-decode', '--reserve-vram', '--image', '--picture', '--smoke-timeout', '--pass-env', '--graph')
     '_shtab_klein_setup_start' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--environment', '--port', '--no-browser', '-y', '--yes', '--no-input', '--pass-env')
     '_shtab_klein_setup_uninstall' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--environment', '--only', '--dry-run', '-y', '--yes', '--no-input')
     '_shtab_klein_setup_verify' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--quick', '--all', '--environment', '--no-smoke', '--locked', '--server', '--prompt', '--seed', '--size', '--tiled-decode', '--reserve-vram', '--image', '--picture', '--smoke-timeout', '--pass-env')
@@ -371,6 +371,7 @@ $_shtab_klein_setup_nargs = @{
     '_shtab_klein_setup_plan___force' = '0'
     '_shtab_klein_setup_plan___help' = '0'
     '_shtab_klein_setup_plan___hf_cache' = '?'
+    '_shtab_klein_setup_plan___hosts' = '0'
     '_shtab_klein_setup_plan___json' = '?'
     '_shtab_klein_setup_plan___no_color' = '0'
     '_shtab_klein_setup_plan___no_uv' = '0'
@@ -675,6 +676,7 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_install___no_wait' = 'fail if another run is using this target'
     '_shtab_klein_setup_install___offline' = 'use no network, not with git or pip either; what is missing is an error'
     '_shtab_klein_setup_install___only' = 'only these parts: files, environment, smoke (default: all of them)'
+    '_shtab_klein_setup_install___package_index' = 'index of ComfyUI''s packages (default: pip''s); a login comes from .netrc or a keyring'
     '_shtab_klein_setup_install___pass_env' = 'a variable to pass to ComfyUI, pip and git too; tokens and most others are not passed'
     '_shtab_klein_setup_install___picture' = 'where to keep it (default: in the user''s data folder)'
     '_shtab_klein_setup_install___prompt' = 'what the image shows'
@@ -762,6 +764,7 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_plan___force' = 'use --torch TAG even if it cannot work on this machine'
     '_shtab_klein_setup_plan___help' = 'show this help message and exit'
     '_shtab_klein_setup_plan___hf_cache' = 'install into an HF cache (default: the user''s own)'
+    '_shtab_klein_setup_plan___hosts' = 'list every host that install would contact, without contacting any'
     '_shtab_klein_setup_plan___json' = 'print one JSON document on stdout; with =events also every event as a line before it'
     '_shtab_klein_setup_plan___look_in' = 'another folder to look for the same files in'
     '_shtab_klein_setup_plan___manifest' = 'manifest to use (default: flux2-klein-4b)'
@@ -769,6 +772,7 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_plan___no_uv' = 'install with pip, even if uv is found'
     '_shtab_klein_setup_plan___offline' = 'use no network, not with git or pip either; what is missing is an error'
     '_shtab_klein_setup_plan___only' = 'only these parts: files, environment, smoke (default: all of them)'
+    '_shtab_klein_setup_plan___package_index' = 'index of ComfyUI''s packages (default: pip''s); a login comes from .netrc or a keyring'
     '_shtab_klein_setup_plan___python' = 'Python to make the environment from (default: a suitable one)'
     '_shtab_klein_setup_plan___quiet' = 'show only errors and the result'
     '_shtab_klein_setup_plan___send_token' = 'send the Hub''s token to another --endpoint, too (default: ask)'
@@ -821,6 +825,7 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_repair___no_wait' = 'fail if another run is using this target'
     '_shtab_klein_setup_repair___offline' = 'use no network, not with git or pip either; what is missing is an error'
     '_shtab_klein_setup_repair___only' = 'only these parts: files, environment, smoke (default: files)'
+    '_shtab_klein_setup_repair___package_index' = 'index of ComfyUI''s packages (default: pip''s); a login comes from .netrc or a keyring'
     '_shtab_klein_setup_repair___pass_env' = 'a variable to pass to ComfyUI, pip and git too; tokens and most others are not passed'
     '_shtab_klein_setup_repair___picture' = 'where to keep it (default: in the user''s data folder)'
     '_shtab_klein_setup_repair___prompt' = 'what the image shows'
@@ -874,6 +879,7 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_smoke_test___manifest' = 'manifest to use (default: flux2-klein-4b)'
     '_shtab_klein_setup_smoke_test___no_color' = 'no colours (NO_COLOR does the same)'
     '_shtab_klein_setup_smoke_test___no_uv' = 'install with pip, even if uv is found'
+    '_shtab_klein_setup_smoke_test___package_index' = 'index of ComfyUI''s packages (default: pip''s); a login comes from .netrc or a keyring'
     '_shtab_klein_setup_smoke_test___pass_env' = 'a variable to pass to ComfyUI, pip and git too; tokens and most others are not passed'
     '_shtab_klein_setup_smoke_test___picture' = 'where to keep it (default: in the user''s data folder)'
     '_shtab_klein_setup_smoke_test___prompt' = 'what the image shows'
@@ -1155,4 +1161,4 @@ Register-ArgumentCompleter -Native -CommandName klein-setup -ScriptBlock {
   $results
 }
 
-# made by scripts/make_completions.py from the options with the digest 06242f74b900b8b7e8261ada18c188a5f9bc0d151fdbdf2a1fbd7ad27515eea3
+# made by scripts/make_completions.py from the options with the digest a9e20e000297a66d0d965cfb85b0681388e5e3de3c037b9c0cde0e9702263eda

@@ -214,6 +214,10 @@ class Checkouts:
             folders=folders,
         )
 
+    def has_git(self) -> bool:
+        """Whether git is there; else ComfyUI comes as an archive."""
+        return find_git(self.run, self.environ) is not None
+
     # --- looking ---------------------------------------------------------------------------------
 
     def describe(self, folder: Path) -> ComfyCheckout:

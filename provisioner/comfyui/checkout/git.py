@@ -24,6 +24,7 @@ from provisioner.core.ports import Cancelled, ProcessResult, RunProcess
 from provisioner.core.redact import printable, redact
 from provisioner.disk.programs import find_on_path
 from provisioner.machine.child_environment import child_environment
+from provisioner.network.certificates import bundle_in, certificate_problem, git_variables
 
 Progress = Callable[[str], None]
 
@@ -99,19 +100,23 @@ def find_git(run: RunProcess, environ: Mapping[str, str]) -> Path | None:
 def git_environment(environ: Mapping[str, str], tree: Path, pass_env: Collection[str] = ()) -> dict[str, str]:
     """Return the variables git runs with: no questions, English, and no repository but the tree's own."""
     kept = child_environment(environ, {*pass_env, *_KEPT})
-    return kept | {
-        "GCM_INTERACTIVE": "never",
-        "GIT_ASKPASS": "",
-        "GIT_ATTR_NOSYSTEM": "1",
-        "GIT_CEILING_DIRECTORIES": str(tree.parent),
-        "GIT_LFS_SKIP_SMUDGE": "1",
-        "GIT_OPTIONAL_LOCKS": "0",  # looking at a tree writes nothing in it
-        "GIT_SSH_COMMAND": kept.get("GIT_SSH_COMMAND", "ssh -oBatchMode=yes"),
-        "GIT_TERMINAL_PROMPT": "0",
-        "LANGUAGE": "C",
-        "LC_ALL": "C",
-        "SSH_ASKPASS": "",
-    }
+    return (
+        kept
+        | git_variables(environ, os.path.isdir)
+        | {
+            "GCM_INTERACTIVE": "never",
+            "GIT_ASKPASS": "",
+            "GIT_ATTR_NOSYSTEM": "1",
+            "GIT_CEILING_DIRECTORIES": str(tree.parent),
+            "GIT_LFS_SKIP_SMUDGE": "1",
+            "GIT_OPTIONAL_LOCKS": "0",  # looking at a tree writes nothing in it
+            "GIT_SSH_COMMAND": kept.get("GIT_SSH_COMMAND", "ssh -oBatchMode=yes"),
+            "GIT_TERMINAL_PROMPT": "0",
+            "LANGUAGE": "C",
+            "LC_ALL": "C",
+            "SSH_ASKPASS": "",
+        }
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +137,8 @@ class Git:
         Settings for this tree beside the safe ones, which win.
     variables : mapping
         Variables beside those of `git_environment`.
+    is_windows : bool
+        Whether git may know a second store of certificates, that of the system.
     tree : Path
         Where it works.
     is_ours : bool
@@ -152,6 +159,7 @@ class Git:
     pass_env: Collection[str] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
+    is_windows: bool = sys.platform == "win32"
 
     def try_to(self, *words: str, timeout_s: float = QUICK_S, input_bytes: bytes | None = None) -> ProcessResult:
         """Run git and return what it said, whatever its exit status; raises CommandError where it does not end."""
@@ -233,6 +241,9 @@ class Git:
                 break
             words = ("fetch", "--progress", "--no-tags", "--upload-pack=git-upload-pack", *options, "--", address, ref)
             done = git.try_to(*words, timeout_s=_FETCH_S)
+            if done.returncode != 0 and self._may_ask_windows(done.last_lines):
+                git = replace(git, settings={**git.settings, "http.sslBackend": "schannel"})
+                done = git.try_to(*words, timeout_s=_FETCH_S)
             if self.has_commit(release.commit):
                 return
             if done.returncode != 0:
@@ -240,6 +251,11 @@ class Git:
                 if not lacks_commit(said):
                     raise self._failure(said, doing, source)
         raise _no_commit(release, source)
+
+    def _may_ask_windows(self, said: Sequence[str]) -> bool:
+        """Whether git did not know an authority that the store of Windows may know: it may have a list of its own."""
+        is_unknown = certificate_problem("\n".join(said)) == "unknown-issuer"
+        return self.is_windows and is_unknown and bundle_in(self.environ) is None
 
 
 def _login_variables(address: str, login: tuple[str, str] | None) -> dict[str, str]:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import ssl
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,10 +18,18 @@ import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from provisioner import __version__
-from provisioner.core.errors import KleinError, StalledError, UnreachableError
+from provisioner.core.errors import KleinError, StalledError, UnreachableError, UsageError
 from provisioner.core.hosts import LOOPBACK
 from provisioner.core.route import Route
-from provisioner.network.deadline import DeadlineAdapter
+from provisioner.network.certificates import (
+    Bundle,
+    bundle_in,
+    certificate_error,
+    certificate_problem,
+    proxy_error,
+    proxy_status,
+)
+from provisioner.network.system_store import SystemStoreAdapter
 
 CONNECT_TIMEOUT_S = 10.0
 
@@ -27,6 +41,11 @@ class Credentials:
     token: str | None
     endpoint: str
     route: Route | None = None  # of a package index: its user's name and password, else those of ``.netrc``
+
+    @property
+    def instead(self) -> str:
+        """What a hint names where this server is of no use."""
+        return "another --endpoint" if self.route is None else "another index (--torch-index, --package-index)"
 
     def may_see(self, url: str) -> bool:
         """Whether a request to this address carries them: same scheme, host and port, and never in the clear."""
@@ -89,6 +108,14 @@ class _Session(requests.Session):
             cert = cert if route.client_certificate is None else str(route.client_certificate)
         return super().merge_environment_settings(url, proxies, stream, verify, cert)
 
+    def send(self, request: requests.PreparedRequest, **more: Any) -> requests.Response:  # noqa: ANN401 - handed on
+        """Send a request; raises what an https proxy's 407 raises where the proxy answers for a server itself."""
+        answer = super().send(request, **more)
+        if answer.status_code == 407:
+            answer.close()
+            raise requests.exceptions.ProxyError("Tunnel connection failed: 407 Proxy Authentication Required")
+        return answer
+
 
 def origin(url: str) -> tuple[str, str, int]:
     """Return scheme, host and port; two addresses with the same three are the same origin.
@@ -114,10 +141,13 @@ def shown(url: str) -> str:
 
 
 def open_session(credentials: Credentials) -> requests.Session:
-    """Return a session for one thread; proxies and certificate bundles come from the usual variables."""
+    """Return a session for one thread; proxies and certificate bundles come from the usual variables.
+
+    Raises UsageError where a variable names certificates that are not there.
+    """
     session = _Session()
     for scheme in ("https://", "http://"):
-        session.mount(scheme, DeadlineAdapter())
+        session.mount(scheme, SystemStoreAdapter())
     session.auth = _OnlyToItsOrigin(credentials)
     session.headers.update(
         {
@@ -127,54 +157,154 @@ def open_session(credentials: Credentials) -> requests.Session:
         }
     )
     # requests reads REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE by itself, but not the variable OpenSSL's users set.
-    bundle = os.environ.get("SSL_CERT_FILE")
-    if bundle and not (os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")):
-        session.verify = bundle
+    bundle = bundle_in(os.environ)
+    if bundle is not None:
+        if not Path(bundle.path).exists():
+            raise UsageError(
+                f"{bundle.variable} names {bundle.path}, which is not there.",
+                hint=f"Correct {bundle.variable}, or unset it: then the certificates of the operating system count.",
+                path=bundle.path,
+            )
+        session.verify = bundle.path
     if credentials.route is not None:
         session.take(credentials)
     return session
 
 
-def network_error(error: Exception, url: str) -> KleinError:
-    """Return the error of ours that says why a request never got an answer."""
+def proxy_for(url: str) -> str | None:
+    """Return the proxy through which an address is reached, without its login; None for none."""
+    if urlsplit(url).hostname in LOOPBACK:
+        return None
+    proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
+    return None if proxy is None else shown(proxy).rstrip("/")
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether asking again may help; not where a certificate was refused or a proxy said no: that locks accounts."""
+    is_final = isinstance(error, requests.exceptions.SSLError) and _cause(error, ssl.SSLEOFError) is None
+    return not is_final and _status_of_proxy(error) is None
+
+
+def network_error(error: Exception, url: str, *, automatic_proxy: Callable[[], str | None] | None = None) -> KleinError:
+    """Return the error of ours that says why a request never got an answer.
+
+    Parameters
+    ----------
+    error : Exception
+        What requests, urllib3 or the system raised.
+    url : str
+        What was asked for.
+    automatic_proxy : callable, optional
+        Returns the address of the system's automatic proxy configuration; the registry's on Windows.
+    """
     host = urlsplit(url).hostname or url
+    bundle = bundle_in(os.environ)
+    if (status := _status_of_proxy(error)) is not None:
+        return proxy_error(host, status, url=shown(url))
+    refused = _cause(error, ssl.SSLCertVerificationError)
+    if refused is not None:
+        said = getattr(refused, "verify_message", "") or str(refused)
+        reason = certificate_problem(said, getattr(refused, "verify_code", None)) or "refused"
+        today = time.strftime("%Y-%m-%d")
+        return certificate_error(host, reason, bundle=bundle, today=today, url=shown(url), said=said)
     if isinstance(error, requests.exceptions.ProxyError):
         return UnreachableError(
             f"The proxy did not let us reach {host}: {reason_of(error)}.",
-            hint="Check HTTPS_PROXY and NO_PROXY.",
+            hint="Check HTTPS_PROXY and NO_PROXY: the address of most proxies begins with http://, also for https.",
+            url=shown(url),
+        )
+    if isinstance(error, requests.exceptions.InvalidSchema):  # a proxy for SOCKS: Python needs PySocks for it
+        return UnreachableError(
+            f"The proxy for {host} speaks SOCKS, which klein-setup does not.",
+            hint="Name an HTTP proxy in HTTPS_PROXY (most SOCKS servers have one, too), or unset ALL_PROXY.",
             url=shown(url),
         )
     if isinstance(error, requests.exceptions.SSLError):
-        return UnreachableError(
-            f"The certificate of {host} was not accepted: {reason_of(error)}.",
-            hint="Behind a company proxy, set REQUESTS_CA_BUNDLE to its certificate file.",
-            url=shown(url),
-        )
+        return _no_tls(error, host, url, bundle)
     if isinstance(error, (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)):
         return StalledError(
             f"{host} did not answer in time.",
-            hint="Check the connection and run the same command again; what has arrived is kept.",
+            hint="Check the connection and run the same command again; what has arrived is kept."
+            + _about_automatic_proxy(automatic_proxy),
             url=shown(url),
         )
     return UnreachableError(
         f"{host} could not be reached: {reason_of(error)}.",
         hint="Check the connection (and HF_ENDPOINT or --endpoint if you use a mirror); run the same command again, "
-        "what has arrived is kept.",
+        "what has arrived is kept." + _about_automatic_proxy(automatic_proxy),
         url=shown(url),
     )
 
 
+def _no_tls(error: Exception, host: str, url: str, bundle: Bundle | None) -> KleinError:
+    """Return the error for a connection that never got as far as a certificate."""
+    said = str(_cause(error, ssl.SSLError) or error)
+    if bundle is not None and "[X509" in said:
+        return UsageError(
+            f"{bundle.variable} names {bundle.path}, which holds no certificates that can be read.",
+            hint="It has to be a PEM file, with lines -----BEGIN CERTIFICATE-----; or a folder that `openssl rehash` "
+            "prepared.",
+            path=bundle.path,
+        )
+    found = re.search(r"\[SSL[^\]]*\]\s*([^(]*)", said)
+    return UnreachableError(
+        f"{host} could not be asked over TLS: {found[1].strip() if found else reason_of(error)}.",
+        hint="A firewall, or a proxy whose address begins with https:// and should begin with http://, does that; so "
+        "does an address with the port of another service.",
+        url=shown(url),
+    )
+
+
+def _about_automatic_proxy(automatic_proxy: Callable[[], str | None] | None) -> str:
+    """Return what to do about a proxy that only a script knows; nothing where the system has none."""
+    address = (automatic_proxy or automatic_proxy_of_windows)()
+    if not address:
+        return ""
+    return (
+        f" This computer finds its proxy with a script (PAC, {shown(address)}), which klein-setup does not run: open "
+        "that address, look for PROXY HOST:PORT in it, and set HTTPS_PROXY to http://HOST:PORT."
+    )
+
+
+def automatic_proxy_of_windows() -> str | None:
+    """Return the address of the user's automatic proxy configuration, None where there is none or a proxy is set."""
+    if sys.platform != "win32" or any(os.environ.get(name) for name in ("HTTPS_PROXY", "ALL_PROXY")):
+        return None
+    import winreg
+
+    try:
+        with winreg.OpenKey(
+            winreg.HKEY_CURRENT_USER, r"Software\Microsoft\Windows\CurrentVersion\Internet Settings"
+        ) as key:
+            return str(winreg.QueryValueEx(key, "AutoConfigURL")[0]) or None
+    except OSError:
+        return None
+
+
+def _status_of_proxy(error: BaseException) -> int | None:
+    return proxy_status(str(error)) if isinstance(error, requests.exceptions.ProxyError) else None
+
+
+def causes_of(error: BaseException) -> list[BaseException]:
+    """Return an error, and what lies behind it, the innermost last."""
+    found = [error]
+    while True:
+        reason = getattr(found[-1], "reason", None)
+        each = reason if isinstance(reason, BaseException) else found[-1].__cause__ or found[-1].__context__
+        if each is None:  # urllib3 puts what TLS raised into an error that it does not raise itself
+            each = next((part for part in found[-1].args if isinstance(part, BaseException)), None)
+        if each is None or any(each is known for known in found):
+            return found
+        found.append(each)
+
+
+def _cause(error: BaseException, kind: type[BaseException]) -> BaseException | None:
+    return next((each for each in causes_of(error) if isinstance(each, kind)), None)
+
+
 def reason_of(error: BaseException) -> str:
     """Return the innermost reason in the system's words; the outer ones print whole addresses with their queries."""
-    seen: set[int] = set()
-    innermost: BaseException = error
-    while id(innermost) not in seen:
-        seen.add(id(innermost))
-        reason = getattr(innermost, "reason", None)
-        following = reason if isinstance(reason, BaseException) else innermost.__cause__ or innermost.__context__
-        if following is None:
-            break
-        innermost = following
+    innermost = causes_of(error)[-1]
     if isinstance(innermost, OSError) and innermost.strerror:
         return innermost.strerror
     return type(innermost).__name__

@@ -52,9 +52,9 @@ class Ramp:
             self._judge((received - before) / (now_s - began_s), now_s)
         return self.wanted
 
-    def back_off(self, *, to_one: bool = False) -> None:
-        """Halve the connections, or keep one, and grow no more: the server asked for less."""
-        self.wanted = 1 if to_one else max(1, self.wanted // 2)
+    def back_off(self) -> None:
+        """Halve the connections and grow no more: the server asked for less."""
+        self.wanted = max(1, self.wanted // 2)
         self._may_grow = False
 
     def _is_holding(self, now_s: float) -> bool:

@@ -164,8 +164,8 @@ def blob_id(session: requests.Session, source: HubFile, *, endpoint: str, read_t
     )
 
 
-def next_hop(url: str, location: str | None, *, stays_public: bool = False) -> str:
-    """Return where a redirect leads.
+def next_hop(url: str, location: str | None, *, stays_public: bool = False, instead: str = "another --endpoint") -> str:
+    """Return where a redirect leads; `instead` is what a hint names where it leads nowhere.
 
     Raises ServerError for none, for one that would leave https, and where it `stays_public` for one from a public host
     into a private network.
@@ -173,16 +173,16 @@ def next_hop(url: str, location: str | None, *, stays_public: bool = False) -> s
     target = urljoin(url, location or "")
     scheme = urlsplit(target).scheme
     if not location or scheme not in {"http", "https"}:
-        raise ServerError(f"{shown(url)} redirects to nowhere.", hint="Try again later or use another endpoint.")
+        raise ServerError(f"{shown(url)} redirects to nowhere.", hint=f"Try again later, or use {instead}.")
     if urlsplit(url).scheme == "https" and scheme == "http":
         raise ServerError(
             f"{shown(url)} redirects to an unencrypted address, {shown(target)}; that is never followed.",
-            hint="Use another endpoint or network.",
+            hint=f"Use {instead}, or another network.",
         )
     if stays_public and is_private(urlsplit(target).hostname or "") and not is_private(urlsplit(url).hostname or ""):
         raise ServerError(
             f"{shown(url)} redirects into a private network, to {shown(target)}; that is never followed.",
-            hint="Do not use this manifest, unless you know who wrote it.",
+            hint=f"Do not go on, unless you know who named that address; or use {instead}.",
         )
     return target
 
@@ -261,18 +261,20 @@ def _compare_with_manifest(
         )
 
 
-def wrong_size(where: str, artifact: Artifact, size: int | None, *, is_page: bool = False) -> KleinError:
+def wrong_size(
+    where: str, artifact: Artifact, size: int | None, *, is_page: bool = False, instead: str = "another --endpoint"
+) -> KleinError:
     """Return the error for a server that offers another number of bytes, or a web page."""
     if is_page:
         return NotTheFileError(
             f"{where} answered with a web page instead of {artifact.name}.",
-            hint="A login page, a proxy or a broken mirror does that: open the address in a browser, or use another "
-            "--endpoint.",
+            hint="A login page, a proxy or a broken mirror does that: open the address in a browser, or use "
+            f"{instead}.",
         )
     offered = "more bytes than" if size is None else f"{size:,} bytes instead of"
     return SizeMismatchError(
-        f"{where} offers {offered} the {artifact.size:,} bytes of {artifact.name} that the manifest names.",
-        hint="Nothing of it was put in place. Try again later, use another --endpoint, or update klein-setup.",
+        f"{where} offers {offered} the {artifact.size:,} bytes of {artifact.name} that are expected.",
+        hint=f"Nothing of it was put in place. Try again later, use {instead}, or update klein-setup.",
         expected=artifact.size,
         observed=size,
     )

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import requests
 import urllib3
@@ -37,6 +38,8 @@ from provisioner.core.retries import MAX_PATIENCE_S, PASSING_STATUSES, Retries, 
 from provisioner.files.download.http_session import (
     CONNECT_TIMEOUT_S,
     Credentials,
+    causes_of,
+    may_pass,
     network_error,
     open_session,
     reason_of,
@@ -78,6 +81,9 @@ _MAX_RESTARTS = 3  # times the content may change under us
 _MAX_SLOW_WINDOWS = 6
 _HOPELESS_RATE_BYTES_S = 1024
 _BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
+
+
+_Answer = TypeVar("_Answer")
 
 
 class RangeFetcher:
@@ -144,12 +150,25 @@ class RangeFetcher:
 
     def blob_id(self, source: HubFile) -> str:
         """Return the Hub's own id of a file's content; raises what the port says."""
+        return self.with_or_without_token(lambda credentials: self._blob_id(source, credentials))
+
+    def with_or_without_token(self, ask: Callable[[Credentials], _Answer], *, is_gated: bool = False) -> _Answer:
+        """Return what the Hub answers; once more without the token where it is refused.
+
+        One that has expired is refused even for public files.
+        """
+        credentials = self.credentials
         try:
-            return self._blob_id(source, self.credentials)
+            return ask(credentials)
         except UnauthorizedError:
-            if not self.credentials.token:
+            if not credentials.token or is_gated:
                 raise
-            return self._blob_id(source, Credentials(None, self.credentials.endpoint))  # an expired token
+            without = Credentials(None, credentials.endpoint)
+            answer = ask(without)
+            if self.credentials is credentials:  # else another file found out
+                self.credentials = without
+                self.notice("The Hub did not accept the token that is set; going on without it.")
+            return answer
 
     def _blob_id(self, source: HubFile, credentials: Credentials) -> str:
         address = hub_url(credentials.endpoint, source)
@@ -161,7 +180,7 @@ class RangeFetcher:
                     found = blob_id(session, source, endpoint=credentials.endpoint, read_timeout_s=self.read_timeout_s)
             except _BROKEN as error:
                 pause_s = _NOBODY_THERE.pause_s(failures, jitter=_jitter())
-                if pause_s is None or isinstance(error, requests.exceptions.SSLError):
+                if pause_s is None or not may_pass(error):
                     raise network_error(error, credentials.endpoint) from error
             else:
                 if isinstance(found, str):
@@ -234,10 +253,10 @@ class Connections:
             begin()
             return True
 
-    def back_off(self, *, to_one: bool = False) -> None:
-        """Hold fewer connections for everything: a server asked for less, or sends no ranges."""
+    def back_off(self) -> None:
+        """Hold fewer connections for everything: a server asked for less."""
         with self._lock:
-            self._ramp.back_off(to_one=to_one)
+            self._ramp.back_off()
 
 
 class _Broken(Exception):
@@ -296,6 +315,11 @@ class _Transfer:
         self._rates: deque[tuple[float, int]] = deque()
         self._used_ids = 0
         self._own = threading.local()  # a worker's own round
+
+    @property
+    def instead(self) -> str:
+        """What a hint names where the server is of no use."""
+        return self.fetcher.credentials.instead
 
     @property
     def halted(self) -> bool:
@@ -366,7 +390,7 @@ class _Transfer:
         if self.restarts > _MAX_RESTARTS:
             raise IntegrityError(
                 f"What {shown(self.location.url)} serves as {self.artifact.name} keeps changing while it is fetched.",
-                hint="Try again later, or use another --endpoint.",
+                hint=f"Try again later, or use {self.instead}.",
             )
         self.fetcher.notice(f"{self.artifact.name}: {self.restart}; starting again from the first byte.")
         # Two answers may have been read in another order than they were sent: the next one decides.
@@ -398,18 +422,7 @@ class _Transfer:
 
     def _resolve(self) -> Location:
         """Return where the bytes are, with retries; raises KleinError."""
-        credentials = self.fetcher.credentials
-        try:
-            return self._resolve_with(credentials)
-        except UnauthorizedError:
-            if not credentials.token or self.artifact.is_gated:
-                raise
-            # A token that has expired is refused even for public files.
-            location = self._resolve_with(Credentials(None, credentials.endpoint))
-            if self.fetcher.credentials is credentials:  # else another file found out
-                self.fetcher.credentials = Credentials(None, credentials.endpoint)
-                self.fetcher.notice("The Hub did not accept the token that is set; going on without it.")
-            return location
+        return self.fetcher.with_or_without_token(self._resolve_with, is_gated=self.artifact.is_gated)
 
     def _resolve_with(self, credentials: Credentials) -> Location:
         for failures in itertools.count(1):
@@ -424,7 +437,7 @@ class _Transfer:
                     )
             except _BROKEN as error:
                 pause_s = _NOBODY_THERE.pause_s(failures, jitter=_jitter())
-                if pause_s is None or isinstance(error, requests.exceptions.SSLError):
+                if pause_s is None or not may_pass(error):
                     raise network_error(error, credentials.endpoint) from error
                 self._wait(pause_s, "the Hub does not answer")
                 continue
@@ -569,7 +582,7 @@ class _Transfer:
                 pause_s, why = _RETRIES.pause_s(failures, jitter=_jitter()), "the connection broke"
             else:
                 pause_s, why = self._pause_s(answer, failures), _asks_for_patience(answer)
-            if pause_s is None:
+            if pause_s is None or (isinstance(reason, Exception) and not may_pass(reason)):
                 raise self._given_up(reason, answer) from reason
             self._wait(pause_s, why)
 
@@ -616,7 +629,7 @@ class _Transfer:
         if response.status_code == 206:
             span = parse_content_range(response.headers.get("Content-Range"))
             if span is not None and span.total not in {None, self.part.size}:
-                raise wrong_size(location.hop, self.artifact, span.total)
+                raise wrong_size(location.hop, self.artifact, span.total, instead=self.instead)
             if span is None or span.first != piece.offset:
                 message = "another range was sent than asked for"
                 raise _Broken(message)
@@ -626,8 +639,7 @@ class _Transfer:
         self._check_whole_answer(response, location)
         self._compare_etag(response, location)
         if (piece.first, piece.end, piece.offset) != (0, self.part.size, 0):
-            self.is_stream = True
-            self.fetcher.sharing.back_off(to_one=True)
+            self.is_stream = True  # of this file alone: those of other servers keep their connections
             self._start_anew("the server does not send ranges")
 
     def _ask_everything(self, session: requests.Session, worker_id: int) -> None:
@@ -640,7 +652,7 @@ class _Transfer:
             self._read_body(response, worker_id, reader.take, lambda: self.part.size - reader.offset)
             self._own.deadline.restart()
             if "Content-Length" not in response.headers and response.raw.read1(1):
-                raise wrong_size(location.hop, self.artifact, None)
+                raise wrong_size(location.hop, self.artifact, None, instead=self.instead)
         except _BROKEN as error:
             raise _Broken from error
         finally:
@@ -668,15 +680,16 @@ class _Transfer:
             answered = {name.lower(): value for name, value in response.headers.items()}
             response.close()
             if response.status_code in {301, 302, 303, 307, 308}:
-                url = next_hop(url, answered.get("location"), stays_public=isinstance(self.source, UrlFile))
+                stays_public = isinstance(self.source, UrlFile)
+                url = next_hop(url, answered.get("location"), stays_public=stays_public, instead=self.instead)
                 continue
             self._refuse(response.status_code, answered, location)
-        raise ServerError(f"{shown(location.url)} redirects in circles.", hint="Use another endpoint.")
+        raise ServerError(f"{shown(location.url)} redirects in circles.", hint=f"Use {self.instead}.")
 
     def _refuse(self, status: int, headers: dict[str, str], location: Location) -> None:
         """Raise what a status other than 200 and 206 means."""
         if status == 416:
-            raise wrong_size(location.hop, self.artifact, _total_of_416(headers))
+            raise wrong_size(location.hop, self.artifact, _total_of_416(headers), instead=self.instead)
         if status in PASSING_STATUSES:
             raise _Again(Passing(status, headers))
         if location.is_signed and status in {400, 401, 403, 404, 410}:
@@ -690,12 +703,18 @@ class _Transfer:
         is_page = "text/html" in response.headers.get("Content-Type", "")
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise ServerError(
-                f"{location.hop} compresses what must come as it is.", hint="Use another --endpoint or network."
+                f"{location.hop} compresses what must come as it is.", hint=f"Use {self.instead}, or another network."
             )
         if length is not None and length != str(self.part.size):
-            raise wrong_size(location.hop, self.artifact, int(length) if length.isdigit() else None, is_page=is_page)
+            raise wrong_size(
+                location.hop,
+                self.artifact,
+                int(length) if length.isdigit() else None,
+                is_page=is_page,
+                instead=self.instead,
+            )
         if is_page and length is None:
-            raise wrong_size(location.hop, self.artifact, None, is_page=True)
+            raise wrong_size(location.hop, self.artifact, None, is_page=True, instead=self.instead)
 
     def _compare_etag(self, response: requests.Response, location: Location) -> None:
         """All parts come from one content: another ETag at the same address means that it changed."""
@@ -860,15 +879,9 @@ def _asks_for_patience(answer: Passing) -> str:
 
 def _is_no_answer(error: Exception) -> bool:
     """Whether nobody was there, or too late; else an answer had begun, or the other side hung up."""
-    seen: list[BaseException] = []
-    each: BaseException | None = error
-    while each is not None and each not in seen:
-        seen.append(each)
-        reason = getattr(each, "reason", None)
-        each = reason if isinstance(reason, BaseException) else each.__cause__ or each.__context__
     nobody = (requests.exceptions.ProxyError, requests.exceptions.SSLError, urllib3.exceptions.NewConnectionError)
     late = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)
-    return any(isinstance(each, (*nobody, *late)) for each in seen)
+    return any(isinstance(each, (*nobody, *late)) for each in causes_of(error))
 
 
 def _total_of_416(headers: dict[str, str]) -> int | None:

@@ -45,6 +45,7 @@ from provisioner.disk.root import Root, is_link
 from provisioner.files.download.http_session import (
     CONNECT_TIMEOUT_S,
     Credentials,
+    may_pass,
     network_error,
     open_session,
     shown,
@@ -68,7 +69,9 @@ UNUSED_S = 60 * 24 * 3600.0
 IN_USE_S = 24 * 3600.0
 """Seconds after its last use in which a wheel never goes: another run may be installing from it."""
 
-_HINT = "Run the same command again; or take another index: `--torch-index URL`, or PIP_INDEX_URL for other packages."
+_HINT = (
+    "Run the same command again; or take another index: `--torch-index URL`, `--package-index URL` for other packages."
+)
 _ENTRY = re.compile(r"[0-9a-f]{64}")
 _ARRIVING = "arriving-"
 _ARRIVAL = re.compile(rf"{_ARRIVING}[0-9a-f]{{16}}")
@@ -280,7 +283,7 @@ class WheelCache:
                 failure = ServerError(f"{shown(url)} answers {status}.", hint="Try again later.", status=status)
             jitter = random.random()  # noqa: S311 - spreads retries, keeps no secret
             pause_s = self.retries.pause_s(failures, status=status, asked_s=asked_s, jitter=jitter)
-            if pause_s is None or isinstance(cause, requests.exceptions.SSLError):
+            if pause_s is None or (cause is not None and not may_pass(cause)):
                 raise failure from cause
             until = time.monotonic() + pause_s
             while time.monotonic() < until and not cancelled():
@@ -303,7 +306,7 @@ class WheelCache:
                     status, headers = answer.status_code, {name.lower(): text for name, text in answer.headers.items()}
                 if status not in {301, 302, 303, 307, 308}:
                     return status, headers
-                url = next_hop(url, headers.get("location"), stays_public=True)
+                url = next_hop(url, headers.get("location"), stays_public=True, instead=credentials.instead)
         raise ServerError(f"{shown(url)} redirects in circles.", hint=_HINT)
 
     # --- what another client fetched ---------------------------------------------------------------

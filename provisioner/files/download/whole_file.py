@@ -28,7 +28,13 @@ from provisioner.core.units import human_bytes
 from provisioner.disk.calls import write_all
 from provisioner.disk.os_errors import storage_error
 from provisioner.disk.root import Root
-from provisioner.files.download.http_session import CONNECT_TIMEOUT_S, Credentials, open_session
+from provisioner.files.download.http_session import (
+    CONNECT_TIMEOUT_S,
+    Credentials,
+    may_pass,
+    network_error,
+    open_session,
+)
 from provisioner.files.download.limiter import RateLimiter
 from provisioner.network.deadline import Deadline
 
@@ -177,6 +183,8 @@ class _One:
             hint = "Run the same command again."
             raise _Passing(StalledError(f"{self.shown} did not answer in time.", hint=hint)) from error
         except requests.exceptions.RequestException as error:
+            if not may_pass(error):
+                raise network_error(error, self.url) from error
             hint = "Check the connection (and HTTPS_PROXY behind a proxy), then run the same command again."
             said = f"{self.shown} could not be reached ({type(error).__name__})."
             raise _Passing(UnreachableError(said, hint=hint)) from error

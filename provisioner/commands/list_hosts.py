@@ -1,0 +1,23 @@
+"""``klein-setup plan --hosts``: where a run would look for what it fetches.  Nothing is contacted to find out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from provisioner.plan.plan_hosts import Addresses, hosts_of
+from provisioner.plan.steps import Plan, PlanHosts
+
+if TYPE_CHECKING:
+    from provisioner.commands.run import Run
+
+
+def find_hosts(run: Run, plan: Plan) -> PlanHosts:
+    """Return every host that applying a plan would contact; none with ``--offline``."""
+    from provisioner.files.download.http_session import proxy_for
+
+    session = run.session
+    if session.is_offline:
+        return PlanHosts(uses=(), open_ended=())
+    indexes = session.environments.package_indexes()
+    addresses = Addresses(endpoint=session.endpoint, indexes=indexes, has_git=session.checkouts.has_git())
+    return hosts_of(plan, addresses, proxy_for)
