@@ -25,7 +25,8 @@ TOOLS = {
 }
 
 # Without arguments: the tests of a file together, since they share what they set up; tests/conftest.py orders them.
-WHOLE_SUITE = ["--dist", "loadfile", "--no-loadscope-reorder"]
+# Real processes on a busy computer: what fails once is run again and named (-rR); what fails twice is broken.
+WHOLE_SUITE = ["--dist", "loadfile", "--no-loadscope-reorder", "--reruns", "1", "-rfER"]
 
 
 def processes() -> int:

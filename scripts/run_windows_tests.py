@@ -102,7 +102,7 @@ def pytest_job(*files: str, workers: int = 0) -> Job:
     """Return the job that runs files or folders of tests."""
     spread = ("-n", str(workers), "--dist", "loadfile") if workers else ("-p", "no:xdist")
     # The profile "ci" times no example and draws the same ones each time.
-    options = ("-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", "--hypothesis-profile=ci")
+    options = ("-q", "-rfER", "--reruns", "1", "--tb=short", "-p", "no:cacheprovider", "--hypothesis-profile=ci")
     arguments = ("scripts/run_tests.py", *options, *spread, *files)
     return Job(
         name=Path(files[0]).stem, arguments=arguments, is_tests=True, timeout_s=JOB_TIMEOUT_S * (2 if workers else 1)
