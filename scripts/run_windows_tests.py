@@ -35,7 +35,7 @@ TYPED_IN = HOME / "typed"  # where commands are typed; the checkout is in a fold
 LIMIT_S = 1800  # of everything, the making of the Windows Python included
 JOB_TIMEOUT_S = 600
 PREPARATION_TIMEOUT_S = 900  # installs the locked packages
-WORD = re.compile(r"(\d+) (passed|failed|error|skipped|xfailed|xpassed|warning|deselected)s?\b")
+WORD = re.compile(r"(\d+) (passed|failed|error|skipped|xfailed|xpassed|rerun|warning|deselected)s?\b")
 
 # The integration tests that are run: what Windows does otherwise than other systems.  The others would take an hour, or
 # need what is not there: git, torch, a browser, a pseudo-terminal.  test_kills_and_locks is left out because it catches

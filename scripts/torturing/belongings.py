@@ -104,7 +104,9 @@ class Belongings:
         self._stay[path] = state_of(path)
 
     def link(self, path: Path, target: Path) -> None:
-        """Put a link there that must stay as it is."""
+        """Put a link there that must stay as it is; Windows lets few users make one."""
+        if os.name == "nt":
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(target)
         self._stay[path] = state_of(path)

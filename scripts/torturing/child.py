@@ -1,5 +1,7 @@
 """Starts runs of the program, each a process of its own that is forked where everything is imported already.
 
+On Windows, which cannot fork, each is started with ``--once``.
+
 Started as a program it reads orders from its input, a JSON object a line, and answers each with a line::
 
     {"start": {"arguments": [...], "environ": {...}, "folder": "...", "out": "...", "err": "...", "trip": {...}}}
@@ -20,16 +22,12 @@ import importlib
 import json
 import os
 import runpy
-import signal
 import sys
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from scripts.torturing.small_blocks import make_small
-
-if sys.platform == "win32":
-    sys.exit("runs are forked here, which Windows cannot")
 
 WARM = (
     "provisioner.cli.main",
@@ -47,6 +45,8 @@ WARM = (
     "yaml",
 )
 """What nearly every run imports, and what starts nothing when it is imported."""
+
+KILLED = 9  # SIGKILL, which Windows has no name for; there it is the exit status
 
 _CHANGES = frozenset(
     f"os.{name}" for name in ("rename", "remove", "rmdir", "mkdir", "link", "symlink", "truncate", "chmod", "utime")
@@ -71,7 +71,7 @@ class Trip:
         self.seen += 1
         if self.seen == self.at or (self.stays and self.seen > self.at):
             if self.does == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), KILLED)
             number = getattr(errno, self.does)
             raise OSError(number, os.strerror(number))
 
@@ -107,6 +107,8 @@ def run(order: dict[str, Any]) -> None:
 
 def wait(pid: int, seconds: float) -> int | None:
     """Return the exit status of a run, negative for a signal, or None if it runs longer."""
+    if sys.platform == "win32":
+        raise NotImplementedError
     deadline = time.monotonic() + seconds
     while True:
         found, status = os.waitpid(pid, os.WNOHANG)
@@ -122,6 +124,8 @@ def main() -> None:
     make_small()
     if sys.argv[1:2] == ["--once"]:
         run(json.loads(sys.argv[2]))
+    if sys.platform == "win32":
+        sys.exit("runs are forked here, which Windows cannot")
     for name in WARM:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

@@ -34,7 +34,8 @@ def damages(trial: Trial) -> None:
 def damage(trial: Trial, count: int = 1, *, is_kind: bool = False) -> None:
     """Do some damages, and remember what the user has under our names now; kind ones are never refused."""
     for _ in range(count):
-        chosen = trial.chance.choice(trial.chance.choice(KINDS[:3] if is_kind else KINDS))
+        kind = trial.chance.choice(KINDS[:3] if is_kind else KINDS)
+        chosen = trial.chance.choice([each for each in kind if os.name != "nt" or each not in LINKS])
         file = trial.chance.choice(trial.files)
         trial.history.append(f"damage: {chosen.__name__} {file.name}")
         chosen(trial, file)
@@ -478,3 +479,5 @@ RECORDS: tuple[Damage, ...] = (
     stray_state,
 )
 KINDS = (BYTES, BYTES, NAMES, RECORDS)
+LINKS: tuple[Damage, ...] = (link_instead, link_to_the_same, linked_names, linked_records, folder_link)
+"""Need a link, which Windows lets few users make."""

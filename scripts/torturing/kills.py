@@ -183,4 +183,4 @@ COMMANDS: tuple[Callable[[Trial], None], ...] = (install, install, verify, backu
 
 def kills(trial: Trial) -> None:
     """Play one of them."""
-    trial.chance.choice(COMMANDS)(trial)
+    trial.chance.choice(COMMANDS if os.name != "nt" else [each for each in COMMANDS if each is not hub_cache])(trial)

@@ -16,15 +16,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from provisioner.core.models import STATE_FOLDER
 from provisioner.rehearsal.hub import RehearsalHub
 from scripts.torturing.belongings import Belongings, State, everything_below, walk
+from scripts.torturing.child import KILLED
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = 64 * 1024
 SECTOR = 512
-KILLED = 9  # SIGKILL, which Windows has no name for
 REVISION = "c0de" * 10
 TOKEN = "hf_" + "OnlyForTheseTrials" + "Zq9" * 5
 STATUSES = frozenset({0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 130, 143})
@@ -123,16 +124,41 @@ class Starter:
         return None if answer is None else int(answer)
 
 
+class SlowStarter:
+    """Starts runs where nothing can be forked: each imports everything anew."""
+
+    def __init__(self) -> None:
+        self._running: dict[int, subprocess.Popen[bytes]] = {}
+
+    def close(self) -> None:
+        """Nothing is left running."""
+
+    def ask(self, order: Mapping[str, Any]) -> int | None:
+        """Do as `Starter.ask`."""
+        if "start" in order:
+            words = [sys.executable, "-m", "scripts.torturing.child", "--once", json.dumps(order["start"])]
+            run = subprocess.Popen(words, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+            self._running[run.pid] = run
+            return run.pid
+        try:
+            status = self._running[order["wait"]].wait(order["seconds"])
+        except subprocess.TimeoutExpired:
+            return None
+        del self._running[order["wait"]]
+        return -KILLED if status == KILLED else status
+
+
 class Run:
     """A run in progress."""
 
-    def __init__(self, starter: Starter, order: Mapping[str, object], arguments: tuple[str, ...]) -> None:
+    def __init__(self, starter: Starter | SlowStarter, order: Mapping[str, object], arguments: tuple[str, ...]) -> None:
         self._starter, self._order, self._arguments = starter, order, arguments
         self.pid = starter.ask({"start": order}) or 0
 
     def kill(self) -> None:
-        """End it with SIGKILL."""
-        os.kill(self.pid, KILLED)
+        """End it with SIGKILL, or as Windows does; it may be over already."""
+        with contextlib.suppress(OSError):
+            os.kill(self.pid, KILLED)
 
     def wait(self, seconds: float = LONGEST_S) -> Ended:
         """Wait for its end; raise BrokenPromiseError where it does not come."""
@@ -161,7 +187,7 @@ class Trial:
         Decides everything.
     """
 
-    def __init__(self, folder: Path, hub: RehearsalHub, starter: Starter, chance: random.Random) -> None:
+    def __init__(self, folder: Path, hub: RehearsalHub, starter: Starter | SlowStarter, chance: random.Random) -> None:
         self.folder, self.hub, self.chance = folder, hub, chance
         self._starter = starter
         self._runs = 0
@@ -181,6 +207,9 @@ class Trial:
             "LANG": "C.UTF-8",
             "NO_PROXY": "127.0.0.1",
         }
+        if os.name == "nt":
+            self.environ |= {name: str(self.home) for name in ("USERPROFILE", "APPDATA", "LOCALAPPDATA")}
+            self.environ |= {"SYSTEMROOT": os.environ["SYSTEMROOT"], "TEMP": self.environ["TMPDIR"]}
         self.files = model_files()
         self.theirs = Belongings(self.tree, folder / "outside")
         self.damaged: dict[Path, list[bytes]] = {}  # files that need not be right, and what they were made to be
@@ -349,7 +378,8 @@ class Trial:
         for path in walk(self.folder):
             if path.name.endswith(".tmp") and not self._is_theirs(path):
                 with contextlib.suppress(FileNotFoundError):  # its writer may have been faster than the kill
-                    os.utime(path, (time.time() - 120,) * 2, follow_symlinks=False)  # not the blob it leads to
+                    follows = os.utime not in os.supports_follow_symlinks
+                    os.utime(path, (time.time() - 120,) * 2, follow_symlinks=follows)  # not the blob it leads to
 
     def inventory(self) -> dict[str, State | None]:
         """Return the state of everything in the tree."""
