@@ -80,9 +80,10 @@ def make_checkout(folder: Path) -> Path:
         shutil.copy(ROOT / "scripts" / name, folder / "scripts" / name)
     for name in ("__init__.py", "__main__.py"):
         shutil.copy(ROOT / "provisioner" / name, folder / "provisioner" / name)
-    (folder / "provisioner" / "environment").mkdir()
-    for name in ("__init__.py", "pip_settings.py"):
-        shutil.copy(ROOT / "provisioner" / "environment" / name, folder / "provisioner" / "environment" / name)
+    for room in ("core", "environment", "network"):
+        shutil.copytree(
+            ROOT / "provisioner" / room, folder / "provisioner" / room, ignore=shutil.ignore_patterns("__pycache__")
+        )
     (folder / "provisioner" / "cli" / "entry.py").write_text(CLI, encoding="utf-8")
     line = make_wheel(folder / "wheels")
     (folder / "scripts" / "locked" / "run.txt").write_text(line, encoding="utf-8", newline="\n")
