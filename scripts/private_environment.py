@@ -162,7 +162,7 @@ def create(folder: Path) -> None:
 def install(python: Path, locked: Path) -> None:
     """Install the locked packages, each by its hash, none of them built here."""
     sys.path.insert(0, str(ROOT))
-    from provisioner.environment.pip_settings import installer_environment, parse_pip_settings
+    from provisioner.environment.pip_settings import installer_environment, parse_pip_settings, parse_pip_version
     from provisioner.network.certificates import pip_variables
     from provisioner.network.system_files import store_for_old_pips
 
@@ -172,8 +172,7 @@ def install(python: Path, locked: Path) -> None:
     options = ["--quiet", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
     wanted = ["--require-hashes", "--only-binary", ":all:", "--no-deps", "-r", str(locked)]
     environ = installer_environment(os.environ, settings, no_file=os.devnull)
-    said = re.match(r"pip (\d+)\.(\d+)", ask([*pip, "--version"])[1])
-    version = (int(said[1]), int(said[2])) if said else (0, 0)
+    version = parse_pip_version(ask([*pip, "--version"])[1])
     environ |= pip_variables(os.environ, version, store_for_old_pips())
     status, output = ask([*pip, "install", *options, *wanted], environ)
     if status != 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -15,6 +14,7 @@ from provisioner.environment.pip_settings import (
     installer_environment,
     only_index,
     parse_pip_settings,
+    parse_pip_version,
     settings_in,
 )
 from provisioner.machine.child_environment import child_environment
@@ -84,8 +84,7 @@ def pip_version(context: BuildContext, python: Path) -> tuple[int, int]:
     """Return the version of a Python's pip, (25, 3); (0, 0) where it has none."""
     env = context.installer_environ({})
     said = context.run([python, "-I", "-m", "pip", "--version"], timeout_s=ASK_TIMEOUT_S, env=env).stdout
-    match = re.match(r"pip (\d+)\.(\d+)", said)
-    return (int(match[1]), int(match[2])) if match else (0, 0)
+    return parse_pip_version(said)
 
 
 def only_news(progress: Progress) -> Callable[[str, str], None]:

@@ -75,6 +75,16 @@ def settings_in(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in found.items() if name in _NETWORK_SETTINGS | _INDEX_SETTINGS}
 
 
+def parse_pip_version(text: str) -> tuple[int, int]:
+    """Return the version in what ``pip --version`` printed; (0, 0) where it printed none.
+
+    >>> parse_pip_version("pip 25.3 from /usr/lib/python3/dist-packages/pip (python 3.13)"), parse_pip_version("no pip")
+    ((25, 3), (0, 0))
+    """
+    match = re.match(r"pip (\d+)\.(\d+)", text)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
 def parse_pip_settings(text: str, *, with_indexes: bool) -> dict[str, str]:
     r"""Return the settings to keep out of what ``pip config list`` printed; the environment's win over the files'.
 
