@@ -588,6 +588,12 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
         "--image", "--picture", type=_path, metavar="FILE", help="where to keep it (default: in the user's data folder)"
     )
     group.add_argument(
+        "--images",
+        type=_image_count,
+        metavar="N",
+        help="images by one server, each with another seed; the first is kept (default: 2, or 1 on a CPU)",
+    )
+    group.add_argument(
         "--smoke-timeout",
         type=_seconds,
         default=900.0,
@@ -722,6 +728,13 @@ def _seed(text: str) -> int:
         message = f"{text!r} is not a seed from 0 to 18446744073709551615"
         raise argparse.ArgumentTypeError(message)
     return int(text)
+
+
+def _image_count(text: str) -> int:
+    if text.isdigit() and 1 <= int(text) <= 1000:
+        return int(text)
+    message = f"{text!r} is not a number of images from 1 to 1000"
+    raise argparse.ArgumentTypeError(message)
 
 
 def _image_size(text: str) -> tuple[int, int]:

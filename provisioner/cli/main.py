@@ -193,6 +193,7 @@ def _smoke_test_options(arguments: argparse.Namespace) -> SmokeTestOptions:
         has_tiled_decode=arguments.tiled_decode,
         reserve_vram_gib=arguments.reserve_vram,
         image=arguments.image,
+        images=arguments.images,
         server=arguments.server,
         timeout_s=arguments.smoke_timeout,
     )

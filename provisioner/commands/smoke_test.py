@@ -44,8 +44,16 @@ from provisioner.smoke_test.graph import (
     pick_listed,
 )
 from provisioner.smoke_test.image import judge, read_image, seed_in
+from provisioner.smoke_test.later_images import (
+    failed_later,
+    growth,
+    images_wanted,
+    judged_later,
+    later_seed,
+    patience_s,
+)
 from provisioner.smoke_test.measurement import describe, memory_advice
-from provisioner.smoke_test.results import ImageOptions, ModelNames, SmokeTest, Timings
+from provisioner.smoke_test.results import ImageOptions, ImageRun, ModelNames, SmokeTest, Timings
 
 if TYPE_CHECKING:
     from provisioner.comfyui.server.api import ServerFacts
@@ -71,6 +79,7 @@ class SmokeTestOptions:
     has_tiled_decode: bool = False
     reserve_vram_gib: float | None = None
     image: Path | None = None  # where to keep it
+    images: int | None = None  # one after the other, by one server; None: two on a GPU, one on a CPU
     server: str | None = None  # one that runs already
     timeout_s: float = 900.0
 
@@ -385,7 +394,7 @@ def _generate(
         )
     run.session.stages.begin(*_CHECK)
     image = read_image(generated.image)
-    return SmokeTest(
+    smoke = SmokeTest(
         backend="comfyui",
         options=asked,
         names=names,
@@ -396,8 +405,52 @@ def _generate(
         device=_device(facts),
         versions=_versions(facts),
         log_path=None if process is None else process.log_path,
-        findings=(*judge(image, asked, generated_seed=seed_in(generated.image)), *_findings_in_log(process)),
+        findings=judge(image, asked, generated_seed=seed_in(generated.image)),
     )
+    sampler.pause()  # the curve is that of the first image
+    number = images_wanted(options.images, facts.devices[0].kind if facts.devices else None)
+    smoke = _with_later_images(run, options, smoke, names, number, client, process, sampler, generated.total_s)
+    return replace(smoke, findings=(*smoke.findings, *_findings_in_log(process)))
+
+
+def _with_later_images(
+    run: Run,
+    options: SmokeTestOptions,
+    smoke: SmokeTest,
+    names: ModelNames,
+    number: int,
+    client: ComfyClient,
+    process: ServerProcess | None,
+    sampler: VramSampler,
+    first_s: float,
+) -> SmokeTest:
+    """Generate images with other seeds until there are `number`; the first one that is wrong is the last."""
+    from provisioner.smoke_test.vram import resident_bytes
+
+    def measured(seed: int, total_s: float) -> ImageRun:
+        held = None if process is None else resident_bytes(process.pid)
+        return ImageRun(seed=seed, total_s=total_s, vram_bytes=sampler.held_bytes(), memory_bytes=held)
+
+    runs = [measured(smoke.options.seed, first_s)]
+    found: tuple[Finding, ...] = ()
+    limit_s = patience_s(first_s, options.timeout_s)
+    while len(runs) < number and not any(each.severity == "problem" for each in found):
+        asked = replace(smoke.options, seed=later_seed(smoke.options.seed, len(runs) + 1))
+        stages = run.session.stages
+        stages.begin("generating", f"image {len(runs) + 1} of {number}", "generated")
+        try:
+            generated = client.generate(build_graph(names, asked), timeout_s=limit_s, on_progress=_steps(stages))
+            judged = judge(read_image(generated.image), asked, generated_seed=seed_in(generated.image))
+        except MemoryExhaustedError as error:
+            error.args = (f"The first image is {smoke.image_path}; image {len(runs) + 1} failed: {error}",)
+            raise
+        except SmokeTestError as error:
+            found = (*found, failed_later(len(runs) + 1, runs[0], error, limit_s))
+            stages.fail(error)
+            break
+        found = (*found, *judged_later(len(runs) + 1, judged))
+        runs.append(measured(asked.seed, generated.total_s))
+    return replace(smoke, runs=tuple(runs), findings=(*smoke.findings, *found, *growth(runs)))
 
 
 def _judge_device(facts: ServerFacts, card: Gpu | None) -> tuple[Finding, ...]:
@@ -516,6 +569,7 @@ def hear_diffusers(stages: Stages, event: GenerationEvent) -> None:
 def _teller(stages: Stages, begin: Callable[[str], None]) -> Callable[[GenerationProgress], None]:
     """Return what turns the server's words into stages, one for each phase in its turn, and notes when each begins."""
     last: list[str] = [""]
+    say_step = _steps(stages)
 
     def tell(progress: GenerationProgress) -> None:
         phase = PHASES.get(progress.node_id or "")
@@ -524,6 +578,15 @@ def _teller(stages: Stages, begin: Callable[[str], None]) -> Callable[[Generatio
             if phase != last[0]:
                 last[0] = phase
                 stages.begin(*_PHASES[phase])
+        say_step(progress)
+
+    return tell
+
+
+def _steps(stages: Stages) -> Callable[[GenerationProgress], None]:
+    """Return what tells each denoising step in the stage that is open."""
+
+    def tell(progress: GenerationProgress) -> None:
         if progress.node_id == STEP_NODE and progress.value is not None and progress.maximum:
             stages.say(f"step {progress.value:.0f} of {progress.maximum:.0f}")
 
@@ -569,6 +632,10 @@ def _with_diffusers(
 
     if options.server is not None:
         raise UsageError("--server names a ComfyUI, and the set is for diffusers.", hint="Leave one of them out.")
+    if options.images is not None and options.images > 1:
+        raise UsageError(
+            "--images is for ComfyUI: the program that runs diffusers ends after its image.", hint="Leave it out."
+        )
     seen = run.session.environments.observe(environment)
     if seen.python is None:
         raise UsageError(

@@ -14,9 +14,9 @@ from provisioner.smoke_test.results import (
     Backend,
     ImageFacts,
     ImageOptions,
+    ImageRun,
     ModelNames,
     SmokeTest,
-    Timings,
     VramReading,
 )
 
@@ -57,6 +57,16 @@ class TimingsEntry(TypedDict):
     steps_s: list[float]
     decode_s: float | None
     total_s: float | None  # from the request to the image
+    warm_s: float | None  # the median of the images after it, with the models in memory
+
+
+class RunEntry(TypedDict):
+    """One of the images that a server made one after the other."""
+
+    seed: int
+    total_s: float | None  # from the request to the image
+    vram_bytes: int | None  # held afterwards: by the server where NVML says it, else on the whole card
+    memory_bytes: int | None  # resident, of the server and what it started
 
 
 class VramEntry(TypedDict):
@@ -90,6 +100,7 @@ class SmokeTestEntry(TypedDict):
     wish: WishEntry
     picture: PictureEntry | None
     timings: TimingsEntry
+    images: list[RunEntry]  # this one and those after it; empty for diffusers
     vram: VramEntry | None
     device: str | None
     versions: dict[str, str]
@@ -121,7 +132,8 @@ def smoke_entry(smoke: SmokeTest) -> SmokeTestEntry:
         "is_proven": is_verified(smoke),
         "wish": _options_entry(smoke.options),
         "picture": _image_entry(smoke.image, smoke) if smoke.image else None,
-        "timings": _timings_entry(smoke.timings),
+        "timings": _timings_entry(smoke),
+        "images": [_run_entry(each) for each in smoke.runs],
         "vram": _vram_entry(smoke.vram) if smoke.vram else None,
         "device": smoke.device,
         "versions": dict(smoke.versions),
@@ -160,8 +172,9 @@ def _image_entry(image: ImageFacts, smoke: SmokeTest) -> PictureEntry:
     }
 
 
-def _timings_entry(timings: Timings) -> TimingsEntry:
+def _timings_entry(smoke: SmokeTest) -> TimingsEntry:
     """Return the times to the millisecond; more digits mean nothing."""
+    timings = smoke.timings
     return {
         "start_s": _seconds(timings.start_s),
         "load_s": _seconds(timings.load_s),
@@ -169,6 +182,16 @@ def _timings_entry(timings: Timings) -> TimingsEntry:
         "steps_s": [round(float(each), 3) for each in timings.steps_s],
         "decode_s": _seconds(timings.decode_s),
         "total_s": _seconds(timings.total_s),
+        "warm_s": _seconds(smoke.warm_s),
+    }
+
+
+def _run_entry(run: ImageRun) -> RunEntry:
+    return {
+        "seed": run.seed,
+        "total_s": _seconds(run.total_s),
+        "vram_bytes": run.vram_bytes,
+        "memory_bytes": run.memory_bytes,
     }
 
 

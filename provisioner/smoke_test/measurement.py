@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from provisioner.core.errors import MemoryExhaustedError
 from provisioner.core.models import ArtifactSet, Conditions, Envelope, Gpu, Machine
 from provisioner.core.units import count, gib, human_bytes, human_duration
-from provisioner.smoke_test.results import SmokeTest, Timings, VramReading
+from provisioner.smoke_test.results import ImageRun, SmokeTest, Timings, VramReading
 
 ABOUT_THE_SAME = 0.1
 """Peaks that differ by less than this share count as equal: allocators round, and a driver's context varies."""
@@ -223,9 +223,21 @@ def _time_sentences(smoke: SmokeTest) -> list[str]:
         first = f"The image took {took}{_split(timings)}, with a program that was already running."
     else:
         first = f"The first image after the start took {took}{_split(timings)}."
-        # The diffusers script ends after its image, which unloads its models.
-        first += " The next one is faster: the models are in memory then." if smoke.backend == "comfyui" else ""
-    return [first, *_step_sentences(smoke)]
+    return [first, *_step_sentences(smoke), *_growth_sentences(smoke.runs)]
+
+
+def _growth_sentences(runs: Sequence[ImageRun]) -> list[str]:
+    """Return what the images after the first one added to the memory, where that is more than rounding."""
+    added = []
+    for what, first, last in (
+        ("GPU memory", runs[0].vram_bytes, runs[-1].vram_bytes) if runs else ("", None, None),
+        ("memory", runs[0].memory_bytes, runs[-1].memory_bytes) if runs else ("", None, None),
+    ):
+        if first is not None and last is not None and last - first >= _GIB // 20:
+            added.append(f"{gib(last - first)} of {what}")
+    if not added:
+        return []
+    return [f"From the first image to the last, image {len(runs)}, ComfyUI took {' and '.join(added)} more."]
 
 
 def _split(timings: Timings) -> str:

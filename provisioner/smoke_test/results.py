@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 from provisioner.core.models import Finding
@@ -82,6 +83,16 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRun:
+    """One of the images that a server made one after the other, and the memory it held afterwards."""
+
+    seed: int
+    total_s: float  # from the request to the image
+    vram_bytes: int | None = None  # of the server where NVML says it, else of the whole card
+    memory_bytes: int | None = None  # resident, of the server and what it started
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SmokeTest:
     """One requested image, and everything known about it."""
 
@@ -91,6 +102,7 @@ class SmokeTest:
     names: ModelNames | None = None  # ComfyUI only
     image: ImageFacts | None = None
     image_path: Path | None = None  # where it was saved
+    runs: tuple[ImageRun, ...] = ()  # ComfyUI only: this image and those after it
     vram: VramReading | None = None
     device: str | None = None  # "cuda:0 NVIDIA GeForce RTX 4070", "cpu"
     versions: tuple[tuple[str, str], ...] = ()  # ("comfyui", "0.33.0"), ("torch", "2.11.0+cu130")
@@ -98,3 +110,9 @@ class SmokeTest:
     template: str | None = None  # file name of ComfyUI's own workflow for the model, where its package is there
     notes: tuple[str, ...] = ()  # sentences for the user that explain the figures
     findings: tuple[Finding, ...] = field(default=())
+
+    @property
+    def warm_s(self) -> float | None:
+        """Seconds of an image with the models in memory: the median of those after the first; None without one."""
+        later = [each.total_s for each in self.runs[1:]]
+        return median(later) if later else None

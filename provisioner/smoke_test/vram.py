@@ -42,6 +42,17 @@ def parents_of(pid: int) -> tuple[int, ...]:
         return ()
 
 
+def resident_bytes(pid: int) -> int | None:
+    """Return the memory of a process and of all it started, in bytes; None where it cannot be read."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return sum(int(each.memory_info().rss) for each in (process, *process.children(recursive=True)))
+    except (psutil.Error, OSError):
+        return None
+
+
 class VramSampler:
     """Measures one GPU from entering to leaving the context; the first reading is taken on entering.
 
@@ -131,6 +142,16 @@ class VramSampler:
             total_bytes=self._card.total_bytes,
             phases=self._phases,
         )
+
+    def held_bytes(self) -> int | None:
+        """Return the bytes in use now: of the watched processes where NVML says it, else of the card; None: unknown."""
+        if self._card is None:
+            return None
+        try:
+            sample = self._card.look(self._family)
+        except _may_fail(self._library):
+            return None
+        return sample.used_bytes if sample.process_bytes is None else sample.process_bytes
 
     def __enter__(self) -> VramSampler:
         self._began_s = time.monotonic()

@@ -57,7 +57,8 @@ def _time_words(smoke: SmokeTest) -> str:
     if total is None:
         return ""
     before = "" if start is None else f", after {human_duration(start)} to start"
-    return f"; took {human_duration(total)}{before}"
+    after = "" if smoke.warm_s is None else f", the next one {human_duration(smoke.warm_s)}"
+    return f"; took {human_duration(total)}{before}{after}"
 
 
 def _fetched_words(outcomes: tuple[Outcome, ...]) -> str:

@@ -15,6 +15,7 @@ def smoke_blocks(smoke: SmokeTest) -> list[Block]:
     """Return the image with its parameters, the times, the memory in sentences, the versions and the findings."""
     rows = [*_image_rows(smoke), pair("prompt", smoke.options.prompt), pair("made with", _options_words(smoke.options))]
     rows += _timing_rows(smoke.timings)
+    rows += [pair("next", later_words(smoke))] if smoke.runs[1:] else []
     memory = smoke.notes or ((_vram_words(smoke.vram),) if smoke.vram else ())
     rows += [pair("notes" if smoke.notes else "memory", "\n".join(memory))] if memory else []
     rows += [pair("device", smoke.device)] if smoke.device else []
@@ -54,6 +55,15 @@ def _timing_rows(timings: Timings) -> list[Row]:
     ]
     known = [_part_words(name, seconds, timings) for name, seconds in parts if seconds is not None]
     return [*rows, pair("phases", ", ".join(known))] if known else rows
+
+
+def later_words(smoke: SmokeTest) -> str:
+    """Return how long the images after the first one took."""
+    later = [each.total_s for each in smoke.runs[1:]]
+    if len(later) == 1:
+        return f"{human_duration(later[0])} for a second one of the same prompt, with the models in memory"
+    shortest, longest = human_duration(min(later)), human_duration(max(later))
+    return f"{shortest} to {longest} for each of {len(later)} more of the same prompt, with the models in memory"
 
 
 def _part_words(name: str, seconds: float, timings: Timings) -> str:

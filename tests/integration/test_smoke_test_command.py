@@ -374,6 +374,61 @@ def test_an_image_from_the_processor_is_no_proof_of_a_card(sandbox: Sandbox, com
     assert [each["code"] for each in done.json["details"]["smoke_test"]["findings"]] == ["picture-other-device"]
 
 
+# --- the images after the first ------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_card(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "machine.json").write_text(recording_of(rtx_4070()), encoding="utf-8")
+    return {"KLEIN_SETUP_MACHINE": str(tmp_path / "machine.json")}
+
+
+def test_on_a_gpu_the_same_server_makes_a_second_image_with_another_seed(
+    sandbox: Sandbox, comfyui: Path, with_card: dict[str, str], tmp_path: Path
+) -> None:
+    image = tmp_path / "fox.png"
+    done = sandbox.run("smoke-test", "--json", "--seed", "7", "--image", image, *SMALL, env=with_card)
+    assert done.returncode == 0, done.stderr
+    told = done.json["details"]["smoke_test"]
+    assert [each["seed"] for each in told["images"]] == [7, 8]
+    assert told["timings"]["warm_s"] == told["images"][1]["total_s"] > 0
+    assert all(each["memory_bytes"] > 5_000_000 for each in told["images"])  # a Python holds more
+    assert seed_in(image.read_bytes()) == 7  # the first is the one that is kept
+    assert [each for each in image.parent.iterdir() if each.suffix == ".png"] == [image]
+    shown = sandbox.run("smoke-test", "--images", "3", *SMALL, env=with_card)
+    assert "for each of 2 more of the same prompt, with the models in memory" in shown.said
+
+
+def test_on_a_cpu_it_is_one_image_unless_more_are_asked_for(sandbox: Sandbox, comfyui: Path) -> None:
+    one = sandbox.run("smoke-test", "--json", *SMALL).json["details"]["smoke_test"]
+    assert (len(one["images"]), one["timings"]["warm_s"]) == (1, None)
+    two = sandbox.run("smoke-test", "--json", "--images", "2", *SMALL).json["details"]["smoke_test"]
+    assert len(two["images"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("second", "code", "words"),
+    [
+        ("never_ends=True", "later-image-hangs", "image 2 did not come within 3.0 s; it had reached SaveImage"),
+        ("draws='black'", "picture-black", "Image 2: "),
+        ("draws='half an image'", "later-image-fails", "but image 2 failed: The image"),
+        ("dies_after=6, exit_status=3", "later-image-fails", "but image 2 failed: ComfyUI ended"),
+    ],
+)
+def test_a_second_image_that_does_not_come_is_no_success_and_the_first_is_kept(
+    sandbox: Sandbox, comfyui: Path, with_card: dict[str, str], tmp_path: Path, second: str, code: str, words: str
+) -> None:
+    comfyui.write_text(main_py(f"Faults(second=Faults({second}))"), encoding="utf-8")
+    image = tmp_path / "fox.png"
+    done = sandbox.run("smoke-test", "--json", "--smoke-timeout", "3", "--image", image, *SMALL, env=with_card)
+    assert (done.returncode, done.codes) == (9, ["smoke-test"]), done.stderr
+    told = done.json["details"]["smoke_test"]
+    assert [each["code"] for each in told["findings"]] == [code]
+    assert words in done.json["errors"][0]["message"]
+    assert told["picture"]["sha256"] == sha256_of(image)
+    assert servers_of(comfyui) == []
+
+
 def test_an_empty_extra_model_paths_file_is_named_before_comfyui_dies_of_it(sandbox: Sandbox, comfyui: Path) -> None:
     config = comfyui.with_name("extra_model_paths.yaml")
     config.write_text("# nothing\n", encoding="utf-8")

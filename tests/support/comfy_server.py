@@ -68,6 +68,7 @@ class Faults:
     delay_s: float = 0.0  # between two messages
     missing: tuple[str, ...] = ()  # names that no loader lists
     is_on_processor: bool = False  # a stand-in says that it uses the card unless it was told not to
+    second: Faults | None = None  # what goes wrong from the second prompt on, in place of these
     draws: str = "as asked"  # or "black", "one colour", "another seed", "half an image"
 
 
@@ -178,6 +179,9 @@ class ReplayServer:
     def _answer_post(self, path: str, body: Any) -> tuple[int, str, bytes]:  # noqa: ANN401 - JSON
         if path == "/prompt":
             first = self.entries[0]
+            self.is_over = False
+            if len(self.asked("POST", "/prompt")) > 1 and self.faults.second is not None:
+                self.faults = self.faults.second
             if first["status"] == 200:
                 connection = self.sockets.get(str(body.get("client_id")))
                 threading.Thread(target=self._play, args=(connection,), daemon=True).start()

@@ -51,7 +51,7 @@ function _shtab_klein_setup_using
 end
 
 set -g _shtab_klein_setup_commands install plan detect verify repair smoke-test start rehearse report doctor backups 'backups list' 'backups restore' 'backups clear' aside 'aside list' 'aside restore' 'aside clear' uninstall manifest 'manifest list' 'manifest show' 'manifest check' 'manifest lock' completion
-set -g _shtab_klein_setup_opts_with_value --accept-licence --app --comfyui --comfyui-source --connections --endpoint --environment --extra-model-paths --hf-cache --image --json --limit-rate --look-in --manifest --merge --only --output --package-index --pass-env --picture --port --prompt --python --reserve-vram --seed --server --set --size --smoke-timeout --stall-timeout --torch --torch-index --torch-python
+set -g _shtab_klein_setup_opts_with_value --accept-licence --app --comfyui --comfyui-source --connections --endpoint --environment --extra-model-paths --hf-cache --image --images --json --limit-rate --look-in --manifest --merge --only --output --package-index --pass-env --picture --port --prompt --python --reserve-vram --seed --server --set --size --smoke-timeout --stall-timeout --torch --torch-index --torch-python
 
 complete -c klein-setup -e
 complete -c klein-setup -f
@@ -102,6 +102,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using install' -l size -x -d 'siz
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l tiled-decode -d 'decode in tiles, for GPUs with little memory'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l reserve-vram -x -d 'GPU memory to leave for other programs'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l image -l picture -xka "(__fish_complete_path (commandline -ct))" -d 'where to keep it (default: in the user'"'"'s data folder)'
+complete -c klein-setup -n '_shtab_klein_setup_using install' -l images -x -d 'images by one server, each with another seed; the first is kept (default: 2, or 1 on a CPU)'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l smoke-timeout -x -d 'longest time for the image (default: 900)'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l pass-env -x -d 'a variable to pass to ComfyUI, pip and git too; tokens and most others are not passed'
 complete -c klein-setup -n '_shtab_klein_setup_using; and test $_shtab_klein_setup_npos -eq 0' -a plan -d 'show what install would do, without changing anything'
@@ -172,6 +173,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using verify' -l size -x -d 'size
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l tiled-decode -d 'decode in tiles, for GPUs with little memory'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l reserve-vram -x -d 'GPU memory to leave for other programs'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l image -l picture -xka "(__fish_complete_path (commandline -ct))" -d 'where to keep it (default: in the user'"'"'s data folder)'
+complete -c klein-setup -n '_shtab_klein_setup_using verify' -l images -x -d 'images by one server, each with another seed; the first is kept (default: 2, or 1 on a CPU)'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l smoke-timeout -x -d 'longest time for the image (default: 900)'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l pass-env -x -d 'a variable to pass to ComfyUI, pip and git too; tokens and most others are not passed'
 complete -c klein-setup -n '_shtab_klein_setup_using; and test $_shtab_klein_setup_npos -eq 0' -a repair -d 'verify, then fix what is wrong; replaced files are kept as backups'
@@ -217,6 +219,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using repair' -l size -x -d 'size
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l tiled-decode -d 'decode in tiles, for GPUs with little memory'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l reserve-vram -x -d 'GPU memory to leave for other programs'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l image -l picture -xka "(__fish_complete_path (commandline -ct))" -d 'where to keep it (default: in the user'"'"'s data folder)'
+complete -c klein-setup -n '_shtab_klein_setup_using repair' -l images -x -d 'images by one server, each with another seed; the first is kept (default: 2, or 1 on a CPU)'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l smoke-timeout -x -d 'longest time for the image (default: 900)'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l undo-update -d 'only move ComfyUI back to the commit it was at before --update-comfyui'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l pass-env -x -d 'a variable to pass to ComfyUI, pip and git too; tokens and most others are not passed'
@@ -249,6 +252,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l size -x -d '
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l tiled-decode -d 'decode in tiles, for GPUs with little memory'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l reserve-vram -x -d 'GPU memory to leave for other programs'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l image -l picture -xka "(__fish_complete_path (commandline -ct))" -d 'where to keep it (default: in the user'"'"'s data folder)'
+complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l images -x -d 'images by one server, each with another seed; the first is kept (default: 2, or 1 on a CPU)'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l smoke-timeout -x -d 'longest time for the image (default: 900)'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l pass-env -x -d 'a variable to pass to ComfyUI, pip and git too; tokens and most others are not passed'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l graph -d 'print the graph in ComfyUI'"'"'s API format and generate nothing'
@@ -455,4 +459,4 @@ complete -c klein-setup -n '_shtab_klein_setup_using completion' -s v -l verbose
 complete -c klein-setup -n '_shtab_klein_setup_using completion' -l no-color -d 'no colours (NO_COLOR does the same)'
 complete -c klein-setup -n '_shtab_klein_setup_using completion; and test $_shtab_klein_setup_npos -eq 0' -ka "bash zsh fish powershell man" -d 'for what'
 
-# made by scripts/make_completions.py from the options with the digest a9e20e000297a66d0d965cfb85b0681388e5e3de3c037b9c0cde0e9702263eda
+# made by scripts/make_completions.py from the options with the digest e7604beafcc8a99f9faf5428857ead7650fca142ee6cfd8339a38e23fe15ed35

@@ -26,7 +26,7 @@ $_shtab_klein_setup_option_strings = @{
     '_shtab_klein_setup_completion' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color')
     '_shtab_klein_setup_detect' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--torch', '--torch-index', '--force', '--app', '--torch-python')
     '_shtab_klein_setup_doctor' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--environment', '--output')
-    '_shtab_klein_setup_install' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--endpoint', '--send-token', '--allow-loopback', '--offline', '--connections', '--limit-rate', '--stall-timeout', '-y', '--yes', '--no-input', '--accept-licence', '--no-wait', '--only', '--locked', '--torch', '--torch-index', '--force', '--cpu', '--environment', '--python', '--package-index', '--uv', '--no-uv', '--comfyui-source', '--update-comfyui', '--server', '--prompt', '--seed', '--size', '--tiled-decode', '--reserve-vram', '--image', '--picture', '--smoke-timeout', '--pass-env')
+    '_shtab_klein_setup_install' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--endpoint', '--send-token', '--allow-loopback', '--offline', '--connections', '--limit-rate', '--stall-timeout', '-y', '--yes', '--no-input', '--accept-licence', '--no-wait', '--only', '--locked', '--torch', '--torch-index', '--force', '--cpu', '--environment', '--python', '--package-index', '--uv', '--no-uv', '--comfyui-source', '--update-comfyui', '--server', '--prompt', '--seed', '--size', '--tiled-decode', '--reserve-vram', '--image', '--picture', '--images', '--smoke-timeout', '--pass-env')
     '_shtab_klein_setup_manifest' = @('-h', '--help')
     '_shtab_klein_setup_manifest_check' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color')
     '_shtab_klein_setup_manifest_list' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color')
@@ -34,12 +34,12 @@ $_shtab_klein_setup_option_strings = @{
     '_shtab_klein_setup_manifest_show' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--files')
     '_shtab_klein_setup_plan' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--endpoint', '--send-token', '--allow-loopback', '--offline', '--only', '--torch', '--torch-index', '--force', '--cpu', '--environment', '--python', '--package-index', '--uv', '--no-uv', '--comfyui-source', '--update-comfyui', '--server', '--hosts')
     '_shtab_klein_setup_rehearse' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--keep', '--no-image', '--no-picture', '--environment', '--torch-index')
-    '_shtab_klein_setup_repair' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--endpoint', '--send-token', '--allow-loopback', '--offline', '--connections', '--limit-rate', '--stall-timeout', '-y', '--yes', '--no-input', '--accept-licence', '--no-wait', '--only', '--torch', '--torch-index', '--force', '--cpu', '--environment', '--python', '--package-index', '--uv', '--no-uv', '--comfyui-source', '--update-comfyui', '--server', '--prompt', '--seed', '--size', '--tiled-decode', '--reserve-vram', '--image', '--picture', '--smoke-timeout', '--undo-update', '--pass-env')
+    '_shtab_klein_setup_repair' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--endpoint', '--send-token', '--allow-loopback', '--offline', '--connections', '--limit-rate', '--stall-timeout', '-y', '--yes', '--no-input', '--accept-licence', '--no-wait', '--only', '--torch', '--torch-index', '--force', '--cpu', '--environment', '--python', '--package-index', '--uv', '--no-uv', '--comfyui-source', '--update-comfyui', '--server', '--prompt', '--seed', '--size', '--tiled-decode', '--reserve-vram', '--image', '--picture', '--images', '--smoke-timeout', '--undo-update', '--pass-env')
     '_shtab_klein_setup_report' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--merge', '--output', '--open')
-    '_shtab_klein_setup_smoke_test' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--torch', '--torch-index', '--force', '--cpu', '--environment', '--python', '--package-index', '--uv', '--no-uv', '--server', '--prompt', '--seed', '--size', '--tiled-decode', '--reserve-vram', '--image', '--picture', '--smoke-timeout', '--pass-env', '--graph')
+    '_shtab_klein_setup_smoke_test' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--torch', '--torch-index', '--force', '--cpu', '--environment', '--python', '--package-index', '--uv', '--no-uv', '--server', '--prompt', '--seed', '--size', '--tiled-decode', '--reserve-vram', '--image', '--picture', '--images', '--smoke-timeout', '--pass-env', '--graph')
     '_shtab_klein_setup_start' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--environment', '--port', '--no-browser', '-y', '--yes', '--no-input', '--pass-env')
     '_shtab_klein_setup_uninstall' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--environment', '--only', '--dry-run', '-y', '--yes', '--no-input')
-    '_shtab_klein_setup_verify' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--quick', '--all', '--environment', '--no-smoke', '--locked', '--server', '--prompt', '--seed', '--size', '--tiled-decode', '--reserve-vram', '--image', '--picture', '--smoke-timeout', '--pass-env')
+    '_shtab_klein_setup_verify' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--quick', '--all', '--environment', '--no-smoke', '--locked', '--server', '--prompt', '--seed', '--size', '--tiled-decode', '--reserve-vram', '--image', '--picture', '--images', '--smoke-timeout', '--pass-env')
 }
 $_shtab_klein_setup_compgens = @{
     '_shtab_klein_setup_aside_clear___comfyui' = '_shtab_powershell_compgen_dirs'
@@ -665,6 +665,7 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_install___help' = 'show this help message and exit'
     '_shtab_klein_setup_install___hf_cache' = 'install into an HF cache (default: the user''s own)'
     '_shtab_klein_setup_install___image' = 'where to keep it (default: in the user''s data folder)'
+    '_shtab_klein_setup_install___images' = 'images by one server, each with another seed; the first is kept (default: 2, or 1 on a CPU)'
     '_shtab_klein_setup_install___json' = 'print one JSON document on stdout; with =events also every event as a line before it'
     '_shtab_klein_setup_install___limit_rate' = 'largest rate in bytes per second, in total, for files, ComfyUI''s archive and wheels: 10M, 500k; not for git, nor for a pip older than 25.3'
     '_shtab_klein_setup_install___locked' = 'fail if this machine differs from the locked manifest'
@@ -815,6 +816,7 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_repair___help' = 'show this help message and exit'
     '_shtab_klein_setup_repair___hf_cache' = 'install into an HF cache (default: the user''s own)'
     '_shtab_klein_setup_repair___image' = 'where to keep it (default: in the user''s data folder)'
+    '_shtab_klein_setup_repair___images' = 'images by one server, each with another seed; the first is kept (default: 2, or 1 on a CPU)'
     '_shtab_klein_setup_repair___json' = 'print one JSON document on stdout; with =events also every event as a line before it'
     '_shtab_klein_setup_repair___limit_rate' = 'largest rate in bytes per second, in total, for files, ComfyUI''s archive and wheels: 10M, 500k; not for git, nor for a pip older than 25.3'
     '_shtab_klein_setup_repair___look_in' = 'another folder to look for the same files in'
@@ -874,6 +876,7 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_smoke_test___help' = 'show this help message and exit'
     '_shtab_klein_setup_smoke_test___hf_cache' = 'install into an HF cache (default: the user''s own)'
     '_shtab_klein_setup_smoke_test___image' = 'where to keep it (default: in the user''s data folder)'
+    '_shtab_klein_setup_smoke_test___images' = 'images by one server, each with another seed; the first is kept (default: 2, or 1 on a CPU)'
     '_shtab_klein_setup_smoke_test___json' = 'print one JSON document on stdout; with =events also every event as a line before it'
     '_shtab_klein_setup_smoke_test___look_in' = 'another folder to look for the same files in'
     '_shtab_klein_setup_smoke_test___manifest' = 'manifest to use (default: flux2-klein-4b)'
@@ -954,6 +957,7 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_verify___help' = 'show this help message and exit'
     '_shtab_klein_setup_verify___hf_cache' = 'install into an HF cache (default: the user''s own)'
     '_shtab_klein_setup_verify___image' = 'where to keep it (default: in the user''s data folder)'
+    '_shtab_klein_setup_verify___images' = 'images by one server, each with another seed; the first is kept (default: 2, or 1 on a CPU)'
     '_shtab_klein_setup_verify___json' = 'print one JSON document on stdout; with =events also every event as a line before it'
     '_shtab_klein_setup_verify___locked' = 'fail if this machine differs from the locked manifest'
     '_shtab_klein_setup_verify___look_in' = 'another folder to look for the same files in'
@@ -1161,4 +1165,4 @@ Register-ArgumentCompleter -Native -CommandName klein-setup -ScriptBlock {
   $results
 }
 
-# made by scripts/make_completions.py from the options with the digest a9e20e000297a66d0d965cfb85b0681388e5e3de3c037b9c0cde0e9702263eda
+# made by scripts/make_completions.py from the options with the digest e7604beafcc8a99f9faf5428857ead7650fca142ee6cfd8339a38e23fe15ed35
