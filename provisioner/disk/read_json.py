@@ -10,7 +10,8 @@ from typing import Any
 from provisioner.core.json_reader import LARGEST, parse_object
 from provisioner.disk.patience import PAUSES_S, READS, is_held, patiently
 
-_A_MOMENT_S = (0.05,)  # it may have been let go of before it could be asked who holds it
+_MOMENTS_S = (0.02, 0.05, 0.1, 0.2)
+"""Between attempts where nobody holds it any more by the time that is asked: several writers replace it in turn."""
 
 
 def read_object(path: Path, *, most: int = LARGEST) -> dict[str, Any] | None:
@@ -24,7 +25,7 @@ def read_object(path: Path, *, most: int = LARGEST) -> dict[str, Any] | None:
             return parse_object(read_at_most(stream, most), most=most)
 
     try:
-        return patiently(read, path, pauses_s=_A_MOMENT_S, pauses_for_holder_s=PAUSES_S, holds=_is_unreadable)
+        return patiently(read, path, pauses_s=_MOMENTS_S, pauses_for_holder_s=PAUSES_S, holds=_is_unreadable)
     except OSError:
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -890,13 +891,14 @@ for number in range(5):
     with hold(Root(Path({str(tmp_path)!r})), wait=True, cancelled=lambda: False, notice=lambda text: None):
         Receipts().write_claim(Root(Path({str(tmp_path)!r})), f"{{sys.argv[1]}}-{{number}}", claim, recorded_at="now")
 """
-    writers = [subprocess.Popen([sys.executable, "-c", script, name]) for name in "abc"]
-    seen = 0
-    while any(writer.poll() is None for writer in writers):
-        count = len(read_receipt(tmp_path))
-        assert count >= seen  # never an empty or half receipt in between
-        seen = count
-        time.sleep(0.001)
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(subprocess.Popen([sys.executable, "-c", script, name])) for name in "abc"]
+        seen = 0
+        while any(writer.poll() is None for writer in writers):
+            count = len(read_receipt(tmp_path))
+            assert count >= seen  # never an empty or half receipt in between
+            seen = count
+            time.sleep(0.001)
     assert [writer.returncode for writer in writers] == [0, 0, 0]
     assert set(read_receipt(tmp_path)) == {f"{name}-{number}" for name in "abc" for number in range(5)}
 
