@@ -568,6 +568,14 @@ _DEATHS = (
         "Install Microsoft's Visual C++ Redistributable, then run the command again.",
     ),
     _sign(
+        "incomplete-comfyui",
+        r"(?:ModuleNotFoundError|ImportError): No module named '"
+        r"((?:comfy(?:_api|_api_nodes|_config|_execution|_extras)?|app|api_server|middleware|nodes|execution|folder_paths"
+        r"|node_helpers|latent_preview|server|utils|protocol)(?:\.[\w.]+)?)'",
+        "Files of ComfyUI itself are missing: its module {0} is not there.",
+        "In a git checkout `git checkout -- .` brings them back; else get ComfyUI anew with `klein-setup install`.",
+    ),
+    _sign(
         "missing-module",
         r"(?:ModuleNotFoundError|ImportError): No module named '([^'\n]+)'",
         "The Python module {0} is missing from ComfyUI's environment.",
