@@ -74,6 +74,16 @@ def plain_gpu_warnings(case: Case, trial: Trial) -> list[TorchWarning]:
             ),
             _shared_memory(chip),
         ]
+    if trial.build.kind == "cpu" and case.machine.is_wsl and not gpus:
+        return [
+            TorchWarning(
+                code="no-gpu-in-wsl",
+                message="no GPU was found inside WSL. An NVIDIA GPU is found there by Windows' own driver, whose"
+                " `nvidia-smi` then answers; AMD's ROCm for WSL is a technical preview that klein-setup does not"
+                " install.",
+                hint="With an AMD card run klein-setup in Windows itself.",
+            )
+        ]
     if trial.build.kind != "intel":
         return []
     found = [(gpu, row) for gpu in gpus if gpu.vendor == "intel" and (row := card_named(gpu, case.table.intel_gpus))]

@@ -277,6 +277,13 @@ def test_a_system_that_amd_did_not_validate_is_a_warning(case: dict[str, str], i
     assert ("system-not-validated" in codes(choose(machine(card, **case)))) is is_warned
 
 
+def test_in_wsl_without_a_gpu_the_way_to_one_is_said() -> None:
+    assert codes(choose(machine(system="wsl"))) == {"no-gpu-in-wsl"}
+    assert codes(choose(machine(system="linux"))) == set()
+    arc = Gpu(vendor="intel", name="Intel(R) Arc(TM) B580", index=0)
+    assert "no-gpu-in-wsl" not in codes(choose(machine(arc, system="wsl")))
+
+
 @pytest.mark.parametrize(
     ("gpu", "expected"),
     [
