@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def find_hosts(run: Run, plan: Plan) -> PlanHosts:
     """Return every host that applying a plan would contact; none with ``--offline``."""
-    from provisioner.files.download.http_session import proxy_for
+    from provisioner.network.http_session import proxy_for
 
     session = run.session
     if session.is_offline:

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from provisioner.core.ports import Cancelled, FileDigest, Finder
     from provisioner.disk.root import Root
     from provisioner.environment.environments import Environments
-    from provisioner.files.download.http_session import Credentials
     from provisioner.files.download.limiter import RateLimiter
     from provisioner.files.download.transfer import Connections, RangeFetcher
     from provisioner.files.download.wheel_cache import WheelCache
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from provisioner.files.hub_cache import Token
     from provisioner.files.observe import Observer
     from provisioner.files.store.file_store import FileStore
+    from provisioner.network.http_session import Credentials
 
 
 _FILES_AT_ONCE = 4
@@ -142,8 +142,8 @@ class Session:
     @property
     def is_other_origin(self) -> bool:
         """Whether the endpoint is not the Hub's own: it sees no token that a person did not agree to."""
-        from provisioner.files.download.http_session import origin
         from provisioner.files.hub_cache import DEFAULT_ENDPOINT
+        from provisioner.network.http_session import origin
 
         return origin(self.endpoint) != origin(DEFAULT_ENDPOINT)
 
@@ -186,7 +186,7 @@ class Session:
     @cached_property
     def fetcher(self) -> RangeFetcher:
         """The network."""
-        from provisioner.files.download.http_session import Credentials
+        from provisioner.network.http_session import Credentials
 
         token = self.token if self.sends_token or not self.is_other_origin else None
         return self._fetcher_of(Credentials(token.value if token else None, self.endpoint), self.cancelled.is_set)

@@ -26,8 +26,8 @@ from provisioner.core.errors import (
 )
 from provisioner.core.hosts import is_private
 from provisioner.core.models import Artifact, HubFile, Source, UrlFile
-from provisioner.files.download.http_session import CONNECT_TIMEOUT_S, Credentials, open_session, origin, shown
 from provisioner.network.deadline import Deadline
+from provisioner.network.http_session import CONNECT_TIMEOUT_S, Credentials, open_session, origin, shown
 
 if TYPE_CHECKING:
     import requests

@@ -35,16 +35,6 @@ from provisioner.core.errors import (
 from provisioner.core.models import Artifact, HubFile, Source, UrlFile
 from provisioner.core.ports import Cancelled, Part, TransferProgress
 from provisioner.core.retries import MAX_PATIENCE_S, PASSING_STATUSES, Retries, asked_patience_s
-from provisioner.files.download.http_session import (
-    CONNECT_TIMEOUT_S,
-    Credentials,
-    causes_of,
-    may_pass,
-    network_error,
-    open_session,
-    reason_of,
-    shown,
-)
 from provisioner.files.download.limiter import RateLimiter
 from provisioner.files.download.policy import (
     MAX_CONNECTIONS,
@@ -67,6 +57,16 @@ from provisioner.files.download.resolve import (
     wrong_size,
 )
 from provisioner.network.deadline import Deadline
+from provisioner.network.http_session import (
+    CONNECT_TIMEOUT_S,
+    Credentials,
+    causes_of,
+    may_pass,
+    network_error,
+    open_session,
+    reason_of,
+    shown,
+)
 
 _RETRIES = Retries()  # failures in a row that brought next to nothing
 _LEAST_PROGRESS = 16 * 1024  # bytes between two failures; a server that sends one byte a request would keep us for ever
