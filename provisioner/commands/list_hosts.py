@@ -19,5 +19,11 @@ def find_hosts(run: Run, plan: Plan) -> PlanHosts:
     if session.is_offline:
         return PlanHosts(uses=(), open_ended=())
     indexes = session.environments.package_indexes()
-    addresses = Addresses(endpoint=session.endpoint, indexes=indexes, has_git=session.checkouts.has_git())
+    addresses = Addresses(
+        endpoint=session.endpoint,
+        indexes=indexes,
+        has_git=session.checkouts.has_git(),
+        registry=session.settings.registry,
+        token_services=session.registries.token_services,
+    )
     return hosts_of(plan, addresses, proxy_for)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +14,14 @@ from provisioner.core.models import (
     FetchFile,
     FilesPlan,
     HubCacheTarget,
-    HubFile,
     PlaceFile,
     RecordReceipt,
+    Registry,
+    Source,
     Target,
     UrlFile,
 )
+from provisioner.oci.reference import parse_reference, parse_repository
 from provisioner.plan.plan_hosts import Addresses, hosts_of
 from provisioner.plan.steps import (
     GenerateImage,
@@ -58,11 +60,19 @@ def found(
     has_git: bool = True,
     proxies: dict[str, str] | None = None,
     target: Target | None = None,
+    registry: Registry | None = None,
+    token_services: Mapping[str, tuple[str, ...]] | None = None,
 ) -> PlanHosts:
     def proxy_for(url: str) -> str | None:
         return next((proxy for part, proxy in (proxies or {}).items() if part in url), None)
 
-    addresses = Addresses(endpoint=endpoint, indexes=indexes, has_git=has_git)
+    addresses = Addresses(
+        endpoint=endpoint,
+        indexes=indexes,
+        has_git=has_git,
+        registry=registry,
+        token_services=token_services or {},
+    )
     return hosts_of(plan_of(*steps, target=target), addresses, proxy_for)
 
 
@@ -80,7 +90,7 @@ def packages(*lines: str) -> InstallPackages:
     return InstallPackages(where=HERE, app="comfyui", tree=None, lines=lines, reason="not met", download=DOWNLOAD)
 
 
-def fetch(*sources: HubFile | UrlFile) -> FetchFile:
+def fetch(*sources: Source) -> FetchFile:
     wanted = artifact(sources=sources)
     return FetchFile(artifact=wanted, destination=comfy_file(wanted), reason="missing")
 
@@ -107,6 +117,23 @@ def test_a_second_source_is_asked_only_where_the_first_one_fails() -> None:
         ("b.example", 8443, "model files", "if-needed"),
     ]
     assert hosts.open_ended == ("a.example", "b.example")
+
+
+def test_a_registry_is_named_with_its_token_service_and_what_is_asked_without_it() -> None:
+    source = parse_reference("oci://registry.example:5000/models:v1")
+    named = {"https://registry.example:5000": ("https://tokens.example/token",)}
+    hosts = found(fetch(source, hub_file()), token_services=named)
+    assert [row for row in rows(hosts) if row[3] == "always"] == [
+        ("registry.example", 5000, "model files", "always"),
+        ("tokens.example", 443, "model files", "always"),
+    ]
+    assert hosts.open_ended == ("registry.example", "tokens.example")
+    first = Registry(repository=parse_repository("docker.io/somebody/models"))
+    hosts = found(fetch(hub_file()), registry=first)
+    assert rows(hosts)[0] == ("registry-1.docker.io", 443, "model files", "always")
+    assert "auth.docker.io" in {host for host, *_, when in rows(hosts) if when == "redirect"}
+    assert ("huggingface.co", 443, "model files", "if-needed") in rows(hosts)
+    assert "huggingface.co" not in str(rows(found(fetch(hub_file()), registry=replace(first, is_only=True))))
 
 
 def test_a_copy_that_turns_out_wrong_is_fetched_and_a_move_never_is() -> None:

@@ -43,7 +43,7 @@ from provisioner.disk.calls import write_all
 from provisioner.disk.locks import hold_lock
 from provisioner.disk.root import Root, is_link
 from provisioner.files.download.policy import parse_content_range
-from provisioner.files.download.resolve import access_error, next_hop
+from provisioner.files.download.resolve import access_error
 from provisioner.files.download.transfer import RangeFetcher
 from provisioner.files.store.hash_file import hash_file
 from provisioner.files.store.part_file import PartFile, remove_part
@@ -53,6 +53,7 @@ from provisioner.network.http_session import (
     Credentials,
     may_pass,
     network_error,
+    next_hop,
     open_session,
     shown,
 )
