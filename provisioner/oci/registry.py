@@ -214,7 +214,8 @@ class _Client:
         """Return where the artifact's bytes are."""
         repository = self.repository
         if self._has_layout():
-            return BlobAddress(url=f"{repository.layout}/blobs/sha256/{artifact.sha256}", is_elsewhere=False)
+            url = f"{repository.layout}/blobs/sha256/{artifact.sha256}"
+            return BlobAddress(url=url, is_elsewhere=False, authorization=self._authorization)
         if source.digest != artifact.sha256:
             self._check_listed(source, artifact)
         url = f"{repository.base}/v2/{repository.name}/blobs/sha256:{artifact.sha256}"

@@ -120,7 +120,7 @@ class TokenService:
         self.lifetime_s = 300.0
         self.asked: list[tuple[dict[str, list[str]], str | None]] = []  # query and Authorization
         self.tokens: list[str] = []
-        self.status = 200
+        self.answer: Callable[[BaseHTTPRequestHandler], bool] = lambda request: False  # in its place
         authority = Authority(folder)
         self.certificate = authority.certificate
         both = authority.issue("token-service").read_text()
@@ -154,8 +154,10 @@ class TokenService:
         login = request.headers.get("Authorization")
         self.asked.append((query, login))
         name = self._who(login)
-        if self.status != 200 or (login is not None and name is None):
-            _answer(request, self.status if self.status != 200 else 401, b"{}")
+        if self.answer(request):
+            return
+        if login is not None and name is None:
+            _answer(request, 401, b"{}")
             return
         access: list[dict[str, object]] = []
         for scope in query.get("scope", []) if name is not None else []:
@@ -195,6 +197,57 @@ class TokenService:
             check=True,
         )
         return f"{text}.{_b64(done.stdout)}"
+
+
+class MarkedRegistry:
+    """A registry in small whose every secret is known: its login, its token, the signature of its store's addresses.
+
+    It serves `blobs` in the repository ``models``; ``denied`` is open to nobody, and answers with what it was sent.
+    """
+
+    def __init__(self, blobs: Mapping[str, bytes], *, login: tuple[str, str], token: str, signature: str) -> None:
+        self.blobs = dict(blobs)
+        self.seen: list[tuple[str, str | None]] = []  # path without its query, and Authorization
+        self.login = "Basic " + base64.b64encode(":".join(login).encode()).decode()
+        self.token, self._signature = token, signature
+        self._server = _serve(self._handle)
+        self.port: int = self._server.server_address[1]
+        self.host = f"127.0.0.1:{self.port}"
+
+    def close(self) -> None:
+        """End it."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handle(self, request: BaseHTTPRequestHandler) -> None:
+        path, _, query = request.path.partition("?")
+        login = request.headers.get("Authorization")
+        self.seen.append((path, login))
+        data = self.blobs.get(path.rpartition(":")[2])
+        if path == "/token":
+            _answer(request, 200 if login == self.login else 401, json.dumps({"token": self.token}).encode())
+        elif path.startswith("/store/"):
+            if data is None or query != f"Signature={self._signature}":
+                _answer(request, 403, b"")
+            else:
+                _answer_range(request, data)
+        elif login != f"Bearer {self.token}":
+            realm = f'Bearer realm="http://{self.host}/token",service="lab",scope="repository:models:pull"'
+            _answer(request, 401, b"", WWW_Authenticate=realm)
+        elif "/denied/" in path:
+            _answer(request, 403, f"{login} {self.token} {self.login}".encode())
+        elif data is None:
+            _answer(request, 404, b"{}")
+        else:
+            digest = path.rpartition("/")[2]
+            location = f"http://localhost:{self.port}/store/{digest}?Signature={self._signature}"
+            _answer(request, 307, b"", Location=location)
+
+
+def _answer_range(request: BaseHTTPRequestHandler, data: bytes) -> None:
+    first, _, last = (request.headers.get("Range") or f"bytes=0-{len(data) - 1}")[6:].partition("-")
+    body = data[int(first) : int(last) + 1]
+    _answer(request, 206, body, Content_Range=f"bytes {first}-{int(first) + len(body) - 1}/{len(data)}")
 
 
 @dataclass(frozen=True)
