@@ -419,7 +419,7 @@ class _Client:
         try:
             with Deadline(self._registries.read_timeout_s):
                 headers, is_new = backend.authenticate_request(response, {}, refresh=True)
-        except ValueError as error:  # of an answer that is no JSON
+        except (ValueError, AttributeError, TypeError) as error:  # of an answer that is no JSON object
             raise self._no_token(response, statuses) from error
         finally:
             self._session.hooks["response"] = []

@@ -20,8 +20,8 @@ import yaml
 from provisioner.core.models import BLOCK_SIZE
 from tests.support.comfy_server import free_port
 from tests.support.oci_registry import DockerRegistry, Front, TokenService, answer_with, forward
-from tests.support.sandbox import MIB, TOKEN, Completed, Sandbox, Wanted, tensors, wait_until
-from tests.support.setup_fixture import KLEIN, VAE
+from tests.support.sandbox import MIB, ROOT, TOKEN, Completed, Sandbox, Wanted, tensors, wait_until
+from tests.support.setup_fixture import KLEIN, VAE, SetupFixture
 from tests.support.tls import Authority, Proxy, TlsFront
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="docker-registry is packaged for Linux")
@@ -285,6 +285,137 @@ def test_a_credential_helper_is_asked_without_our_secrets(sandbox: Sandbox, guar
     assert seen.endswith(f"get\n{host}")
     assert TOKEN not in seen
     without_login(sandbox)
+
+
+def test_what_answers_a_login_is_named_where_it_is_missing(sandbox: Sandbox, guarded: Guarded) -> None:
+    sandbox.publish(VAE)
+    (sandbox.folder / "without" / "oras").mkdir(parents=True)
+    (sandbox.folder / "without" / "oras" / "__init__.py").write_text("raise ImportError('not installed')")
+    env = log_in(sandbox, guarded.registry.host)
+    env["PYTHONPATH"] = f"{sandbox.folder / 'without'}{os.pathsep}{sandbox.environ['PYTHONPATH']}"
+    done = install(sandbox, "--registry", f"{guarded.registry.host}/klein", "--registry-only", env=env)
+    assert done.returncode == 2
+    assert "pip install 'klein-setup[oci]'" in done.said
+
+
+def _answer_of_the_token_service(kind: str) -> Callable[[BaseHTTPRequestHandler], bool]:
+    def answer(request: BaseHTTPRequestHandler) -> bool:
+        match kind:
+            case "elsewhere":
+                answer_with(request, 302, b"", Location="http://localhost:9/token")
+            case "no token":
+                answer_with(request, 200, b'{"expires_in": 300}')
+            case "no JSON":
+                answer_with(request, 200, b"<html>Welcome</html>")
+            case "a list":
+                answer_with(request, 200, b"[]")
+            case "endless":
+                answer_with(request, 200, b'{"token": "' + b"x" * (3 * MIB) + b'"}')
+            case _:
+                answer_with(request, 403, b"{}")
+        return True
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "said"),
+    [
+        ("elsewhere", 5, "redirects to another address, where a login is not sent"),
+        ("no token", 5, "answers without a token"),
+        ("no JSON", 5, "answers without a token"),
+        ("a list", 5, "answers without a token"),
+        ("endless", 5, "answers without a token"),
+        ("forbidden", 6, "does not let the saved login"),
+    ],
+)
+def test_a_token_service_that_is_none(sandbox: Sandbox, guarded: Guarded, kind: str, status: int, said: str) -> None:
+    sandbox.publish(VAE)
+    guarded.tokens.answer = _answer_of_the_token_service(kind)
+    try:
+        env = log_in(sandbox, guarded.registry.host)
+        done = install(sandbox, "--registry", f"{guarded.registry.host}/klein", "--registry-only", env=env)
+    finally:
+        guarded.tokens.answer = lambda _: False
+    assert (done.returncode, said in done.said) == (status, True), done.said
+    without_login(sandbox)
+
+
+def test_a_token_service_that_is_busy_is_asked_again(sandbox: Sandbox, guarded: Guarded) -> None:
+    left = [503, 503]
+
+    def busy(request: BaseHTTPRequestHandler) -> bool:
+        if left:
+            answer_with(request, left.pop(), b"")
+            return True
+        return False
+
+    sandbox.publish(VAE)
+    guarded.tokens.answer = busy
+    env = log_in(sandbox, guarded.registry.host)
+    done = install(sandbox, "--registry", f"{guarded.registry.host}/klein", "--registry-only", env=env)
+    guarded.tokens.answer = lambda _: False
+    assert done.returncode == 0, done.stderr
+    assert left == []
+
+
+def test_a_token_service_over_plain_http_gets_no_login_of_a_registry_with_tls(
+    sandbox: Sandbox, guarded: Guarded, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path / "ca")
+    secure = TlsFront(f"http://{guarded.registry.host}", authority.issue("localhost"))
+    sandbox.publish(VAE)
+    guarded.tokens.asked.clear()
+    env = {**log_in(sandbox, f"localhost:{secure.port}"), "REQUESTS_CA_BUNDLE": str(authority.certificate)}
+    done = install(sandbox, "--registry", f"https://localhost:{secure.port}/klein", "--registry-only", env=env)
+    secure.close()
+    assert done.returncode == 5
+    assert "redirects to an unencrypted address" in done.said
+    assert guarded.tokens.asked == []
+
+
+def test_a_registry_that_a_manifest_names_leads_into_no_private_network(
+    sandbox: Sandbox, tmp_path: Path, registry: DockerRegistry, fronts: Callable[..., Front]
+) -> None:
+    private = TlsFront(f"http://{registry.host}", Authority(tmp_path / "ca").issue("localhost"))
+
+    def redirect(request: BaseHTTPRequestHandler) -> bool:
+        answer_with(request, 307, b"", Location=f"https://127.0.0.1:{private.port}/x")
+        return True
+
+    front = fronts(registry.host, redirect)
+    authority = Authority(tmp_path / "public")
+    secure = TlsFront(f"http://{front.host}", authority.issue("registry.example"))
+    proxy = Proxy({"registry.example": secure.port})
+    env: dict[str, str | None] = {"https_proxy": proxy.url, "REQUESTS_CA_BUNDLE": str(authority.certificate)}
+    sandbox.publish(VAE)
+    tagged(sandbox, f"oci://registry.example/models@sha256:{VAE.sha256}")
+    done = install(sandbox, env=env)
+    assert done.returncode == 5
+    assert "redirects into a private network" in done.said
+    for each in (proxy, secure, private):
+        each.close()
+
+
+def test_a_whole_setup_from_a_registry_survives_a_kill_and_ends_with_an_image(
+    setup: SetupFixture, registry: DockerRegistry, fronts: Callable[..., Front]
+) -> None:
+    front = fronts(registry.host)
+    front.rate_bytes_s = 30_000  # three seconds a file
+    words = ("install", "--yes", "--size", "256x256", "--registry", f"{front.host}/models/klein", "--registry-only")
+    running = setup.start(*words)
+    wait_until(lambda: len(front.blobs()) >= 2, what="files are on their way")
+    running.kill()
+    running.wait(20)
+    assert running.stdout is not None
+    running.stdout.close()
+    assert not any(setup.sandbox.path(each).exists() for each in KLEIN)
+    front.rate_bytes_s = None
+    done = setup.run(*words)
+    assert done.returncode == 0, done.stderr
+    assert len(list(setup.images.glob("*.png"))) == 1
+    setup.sandbox.assert_in_place(*KLEIN)
+    assert not setup.sandbox.hub.requests
 
 
 # --- where the bytes are --------------------------------------------------------------------------------
@@ -575,6 +706,29 @@ def test_a_stranger_names_no_registry_on_this_machine(sandbox: Sandbox, registry
     done = install(sandbox)
     assert done.returncode == 2
     assert "an address of this machine" in done.said
+
+
+def test_the_registry_of_the_page_takes_what_the_page_pushes(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "how-to" / "registry.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"^```(yaml|python)\n(.*?)^```", page.split("## Install")[0], re.M | re.S))
+    config = yaml.safe_load(blocks["yaml"])
+    config["storage"]["filesystem"]["rootdirectory"] = str(tmp_path / "data")
+    registry = DockerRegistry(tmp_path / "served", config=config)
+    try:
+        for each in KLEIN:
+            path = tmp_path / "ComfyUI" / "models" / each.folder / each.name
+            path.parent.mkdir(parents=True)
+            path.write_bytes(each.data)
+        monkeypatch.chdir(tmp_path)
+        exec(blocks["python"].replace("127.0.0.1:5000", registry.host), {})  # noqa: S102 - our own page
+        sandbox.publish(*KLEIN)
+        done = install(sandbox, "--registry", f"{registry.host}/models/klein", "--registry-only")
+        assert done.returncode == 0, done.stderr
+        sandbox.assert_in_place(*KLEIN)
+    finally:
+        registry.close()
 
 
 # --- image layouts, and what is said ------------------------------------------------------------------------

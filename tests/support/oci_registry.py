@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -47,22 +48,29 @@ class DockerRegistry:
     folder : Path
         Where its configuration, log and data are.
     auth : mapping, optional
-        The section of its configuration.
+        That section of its configuration.
+    config : mapping, optional
+        A whole configuration, of which only the port is changed.
     """
 
-    def __init__(self, folder: Path, auth: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        auth: Mapping[str, object] | None = None,
+        *,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         needs_docker_registry()
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.host = f"127.0.0.1:{self.port}"
-        config = {
+        config = config or {
             "version": 0.1,
             "log": {"level": "warn", "accesslog": {"disabled": True}},
             "storage": {"filesystem": {"rootdirectory": str(folder / "data")}, "delete": {"enabled": True}},
-            "http": {"addr": self.host},
             **({"auth": auth} if auth else {}),
         }
-        (folder / "config.yml").write_text(json.dumps(config))
+        (folder / "config.yml").write_text(json.dumps({**config, "http": {"addr": self.host}}))
         with (folder / "log").open("w") as log:
             self._process = subprocess.Popen(
                 ["docker-registry", "serve", str(folder / "config.yml")], stdout=log, stderr=log, env={"PATH": "/bin"}
