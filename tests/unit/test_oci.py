@@ -6,14 +6,17 @@ import base64
 import contextlib
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from provisioner.core.errors import OfflineError
 from provisioner.core.models import (
     Damage,
     FetchFile,
+    FilesPlan,
     HubBlob,
     OciFile,
     OciRepository,
@@ -23,10 +26,16 @@ from provisioner.core.models import (
     Variant,
 )
 from provisioner.files.offers import offers_of, sources_of
+from provisioner.files.planner import check_offline
 from provisioner.oci.docker_config import Helper, Login, login_for, parse_answer, passwords_of, saved_login
 from provisioner.oci.logins import DockerLogins
 from provisioner.oci.reference import parse_reference, parse_repository
-from tests.support.builders import artifact, comfy_file, hub_file
+from provisioner.report.json_document import document
+from provisioner.report.outcome import Report
+from provisioner.report.web_addresses import source_page
+from provisioner.ui.tables import plan_blocks
+from provisioner.ui.text import laid_out
+from tests.support.builders import artifact, artifact_set, check, comfy_file, comfy_target, hub_file, manifest, whole
 
 SHA = "ab" * 32
 HUB = hub_file()
@@ -282,3 +291,26 @@ def test_a_repair_asks_the_registry_too() -> None:
         (OciFile(repository=AT, digest=step.artifact.sha256), step.artifact)
     ]
     assert sources_of(step.artifact, None) == step.artifact.sources
+
+
+def test_a_plan_shows_what_a_tag_names_now_and_offline_where_a_file_is_published() -> None:
+    source = parse_reference(f"oci://registry.example/models:v1@sha256:{SHA}")
+    wanted = artifact(b"x", sources=(source,))
+    step = FetchFile(artifact=wanted, destination=comfy_file(wanted), reason="missing")
+    files = FilesPlan(
+        manifest=manifest(artifact_set(wanted)),
+        set=artifact_set(wanted),
+        target=comfy_target(),
+        steps=(step,),
+        checks=(check(wanted, "missing"),),
+    )
+    plan = replace(whole(files), pinned=(source,))
+    assert f"{source} is what the tag names now." in "\n".join(
+        "".join(each.text for each in line) for line in laid_out(plan_blocks(plan), width=None)
+    )
+    report = Report(command="plan", status="planned", exit_status=0, plan=plan)
+    assert document(report)["details"]["pinned"] == [str(source)]
+    assert "pinned" not in document(replace(report, plan=whole(files)))["details"]
+    assert source_page(wanted) is None
+    with pytest.raises(OfflineError, match=re.escape(str(source))):
+        check_offline(files)
