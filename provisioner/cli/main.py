@@ -503,11 +503,15 @@ def _config(
 def _secrets(given: Sequence[str]) -> tuple[str, ...]:
     """Return what must never be shown: the Hub's tokens, registries' logins, passwords in variables and arguments."""
     from provisioner.core.redact import passwords_in
+    from provisioner.disk.locations import docker_config_file
     from provisioner.files.hub_cache import find_tokens
-    from provisioner.oci.docker_config import passwords_of
-    from provisioner.oci.logins import read_config
 
-    of_registries = passwords_of(read_config(os.environ))
+    of_registries: tuple[str, ...] = ()
+    if os.access(docker_config_file(os.environ), os.R_OK):
+        from provisioner.oci.docker_config import passwords_of
+        from provisioner.oci.logins import read_config
+
+        of_registries = passwords_of(read_config(os.environ))
     return (
         *(each.value for each in find_tokens(os.environ)),
         *of_registries,

@@ -58,7 +58,6 @@ from provisioner.manifest.strict_yaml import (
     shown,
     whole_number,
 )
-from provisioner.oci.reference import parse_reference
 
 SCHEMA_VERSION = 1
 """The version of the manifest format this program reads."""
@@ -181,6 +180,8 @@ def _url(place: Place) -> str:
 
 
 def _oci(place: Place) -> OciFile:
+    from provisioner.oci.reference import parse_reference  # most manifests name no registry
+
     text = read_text(place)
     if "@" in text.split("://", 1)[-1].split("/", 1)[0]:
         raise RefusedError("holds a user name, a password or a token")  # deliberately not shown

@@ -6,23 +6,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from provisioner.core.json_reader import parse_object
+from provisioner.disk.locations import docker_config_file
 from provisioner.oci.docker_config import Helper, Login, login_for, parse_answer, saved_login
 
 _LARGEST_BYTES = 1024 * 1024
 
 
-def config_path(environ: Mapping[str, str]) -> Path:
-    """Return the file of Docker's configuration: in ``DOCKER_CONFIG``, else in the user's ``.docker``."""
-    folder = environ.get("DOCKER_CONFIG")
-    return (Path(folder) if folder else Path.home() / ".docker") / "config.json"
-
-
 def read_config(environ: Mapping[str, str]) -> str:
-    """Return the text of that file; empty where it cannot be read."""
+    """Return the text of the configuration; empty where it cannot be read."""
     try:
-        with config_path(environ).open("rb") as stream:
+        with docker_config_file(environ).open("rb") as stream:
             return stream.read(_LARGEST_BYTES).decode("utf-8", "replace")
-    except (OSError, RuntimeError):
+    except OSError:
         return ""
 
 
@@ -44,7 +39,7 @@ class DockerLogins:
     @property
     def path(self) -> Path:
         """Where they are read from."""
-        return config_path(self._environ)
+        return docker_config_file(self._environ)
 
     def of(self, registry: str) -> Login | None:
         """Return the login for host and port of a registry, None where none is saved."""

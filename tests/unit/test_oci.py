@@ -236,7 +236,8 @@ def test_a_configuration_is_read_from_where_docker_keeps_it(tmp_path: Path, monk
     assert logins.of("registry.lab") == Login("me", "pw")
     assert logins.of("other.lab") is None
     assert asked == [("docker-credential-x", "other.lab")]
-    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
     (tmp_path / "home" / ".docker").mkdir(parents=True)
     assert DockerLogins({}, ask).of("registry.lab") is None
     (tmp_path / "home" / ".docker" / "config.json").write_text(saved)
