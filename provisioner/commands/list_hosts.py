@@ -24,6 +24,5 @@ def find_hosts(run: Run, plan: Plan) -> PlanHosts:
         indexes=indexes,
         has_git=session.checkouts.has_git(),
         registry=session.settings.registry,
-        token_services=session.registries.token_services,
     )
     return hosts_of(plan, addresses, proxy_for)

@@ -62,8 +62,10 @@ class InstallOptions:
     are_parts_named: bool = False  # by --only: what cannot be done is an error then, else it is left out and said
 
 
-def plan_run(run: Run, options: InstallOptions, depth: Depth) -> Plan:
+def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: bool = True) -> Plan:
     """Return everything that the run needs, in the order in which it is told.
+
+    Tags of OCI registries are looked up where their files have to be fetched, unless nobody may be contacted.
 
     Raises
     ------
@@ -76,7 +78,7 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth) -> Plan:
     files = (
         run.plan_files(depth) if "files" in options.parts else planner.no_steps(run.manifest, run.wanted, run.target)
     )
-    pinned = pin_tags_of(run, files)
+    pinned = pin_tags_of(run, files) if looks_up_tags else ()
     if pinned:
         files = run.plan_files(depth)
     wants_comfyui = bool({"environment", "smoke"} & options.parts) and can_generate(run.wanted)

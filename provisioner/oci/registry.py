@@ -126,12 +126,6 @@ class OciRegistries:
         tag = source.tag
         return replace(source, digest=self._ask(source.repository, lambda client: client.digest_of(tag)))
 
-    @property
-    def token_services(self) -> Mapping[str, tuple[str, ...]]:
-        """The addresses of the token services that registries have named so far, by the registry's own address."""
-        with self._lock:
-            return {client.repository.base: tuple(client.realms) for client in self._clients.values() if client.realms}
-
     def _ask(self, repository: OciRepository, ask: Callable[[_Client], _Answer]) -> _Answer:
         """Return an answer, tried again while that may help."""
         with self._lock:
@@ -197,7 +191,6 @@ class _Client:
     def __init__(self, registries: OciRegistries, repository: OciRepository) -> None:
         self.repository = repository
         self.lock = threading.RLock()
-        self.realms: dict[str, None] = {}
         self._registries = registries
         # It has no token of the Hub, and sends no login by itself.
         self._session = open_session(Credentials(None, repository.base))
@@ -205,6 +198,7 @@ class _Client:
         self._authorization: str | None = None
         self._login: Login | None = None
         self._has_asked_for_login = False
+        self._denied: int | None = None  # the status of a login that was refused: a second try may lock an account
         self._listed: dict[str, tuple[str, frozenset[str]]] = {}  # by tag or digest: the digest, and what it lists
         self._moved: set[str] = set()  # tags about which something was said
 
@@ -311,11 +305,10 @@ class _Client:
         """Whether a web server serves an image layout here; else it is asked as a registry."""
         if self._is_layout is None:
             url = f"{self.repository.layout}/oci-layout"
-            response = self._get(url)
-            body = self._body(response, _LARGEST_LAYOUT) if response.status_code == 200 else b""
-            response.close()
-            if response.status_code in PASSING_STATUSES:
-                raise _PassingError(url, response)
+            try:
+                body = self._read(url, "no oci-layout", _LARGEST_LAYOUT)
+            except (AccessError, NotTheFileError):
+                body = b""
             self._is_layout = b'"imageLayoutVersion"' in body
             if not self._is_layout and not self.repository.name:
                 raise NotTheFileError(
@@ -354,6 +347,8 @@ class _Client:
 
     def _get(self, url: str, headers: Mapping[str, str] | None = None) -> requests.Response:
         """Return an answer; once more with a new proof of who we are where the first one is 401."""
+        if self._denied is not None:
+            raise self._needs_login(self._denied)
         response = self._send(url, headers)
         if response.status_code == 401 and origin(url) == origin(self.repository.base):
             response.close()
@@ -384,6 +379,7 @@ class _Client:
         if status in PASSING_STATUSES:
             return _PassingError(url, response)
         if status in {401, 403}:
+            self._denied = status if status == 401 else None
             return self._needs_login(status)
         if status in {404, 410}:
             return EntryNotFoundError(
@@ -433,7 +429,6 @@ class _Client:
         """Make a challenge safe to answer; return a list that gets the token service's answers."""
         named = auth.utils.parse_auth_header(response.headers["WWW-Authenticate"])
         realm = self._next_hop(self.repository.base, named.realm if named.realm and "://" in named.realm else None)
-        self.realms[shown(realm)] = None
         if not named.scope:
             response.headers["WWW-Authenticate"] += f',scope="repository:{self.repository.name}:pull"'
         answers: list[requests.Response] = []
@@ -458,6 +453,7 @@ class _Client:
             return ServerError(
                 f"The token service {shown(last.url)} answers without a token.", hint=f"Use {INSTEAD}, or try later."
             )
+        self._denied = last.status_code
         return self._needs_login(last.status_code)
 
     def _saved_login(self) -> Login | None:

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from provisioner.core.models import FetchFile, HubCacheTarget, HubFile, OciFile, PatchFile, PlaceFile, Registry, Source
+from provisioner.core.exhaustive import assert_never
+from provisioner.core.models import (
+    FetchFile,
+    HubCacheTarget,
+    HubFile,
+    OciFile,
+    PatchFile,
+    PlaceFile,
+    Registry,
+    Source,
+    UrlFile,
+)
 from provisioner.files.offers import sources_of
 from provisioner.plan.steps import (
     FILE_STEPS,
@@ -33,7 +44,6 @@ class Addresses:
     indexes: Sequence[str]  # of packages: the first one, extra ones, pages of links
     has_git: bool  # else ComfyUI comes as an archive
     registry: Registry | None = None  # asked first for every file
-    token_services: Mapping[str, Sequence[str]] = field(default_factory=dict)  # that registries have named, by address
 
 
 # Where a host sends a download.  The Hub: huggingface/hub-docs, models-downloading.md, "Downloading behind a proxy or
@@ -111,18 +121,21 @@ def _asked(plan: Plan, addresses: Addresses) -> Iterator[tuple[str, str, HostWhe
             for number, source in enumerate(sources_of(step.artifact, addresses.registry)):
                 is_sure = (fetches and number == 0) or (is_confirmed and isinstance(source, HubFile))
                 if is_sure or fetches or isinstance(step, PlaceFile):  # a copy may turn out to be another file
-                    for url in _addresses_of(source, addresses):
-                        yield url, _FILES, "always" if is_sure else "if-needed"
+                    yield _address_of(source, addresses), _FILES, "always" if is_sure else "if-needed"
         else:
             yield from _asked_by(step, addresses)
 
 
-def _addresses_of(source: Source, addresses: Addresses) -> tuple[str, ...]:
-    if isinstance(source, HubFile):
-        return (addresses.endpoint,)
-    if isinstance(source, OciFile):
-        return source.repository.base, *addresses.token_services.get(source.repository.base, ())
-    return (source.url,)
+def _address_of(source: Source, addresses: Addresses) -> str:
+    match source:
+        case HubFile():
+            return addresses.endpoint
+        case OciFile():
+            return source.repository.base
+        case UrlFile():
+            return source.url
+        case _:
+            assert_never(source)
 
 
 def _asked_by(step: Step, addresses: Addresses) -> Iterator[tuple[str, str, HostWhen]]:

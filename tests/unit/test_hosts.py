@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,7 +61,6 @@ def found(
     proxies: dict[str, str] | None = None,
     target: Target | None = None,
     registry: Registry | None = None,
-    token_services: Mapping[str, tuple[str, ...]] | None = None,
 ) -> PlanHosts:
     def proxy_for(url: str) -> str | None:
         return next((proxy for part, proxy in (proxies or {}).items() if part in url), None)
@@ -71,7 +70,6 @@ def found(
         indexes=indexes,
         has_git=has_git,
         registry=registry,
-        token_services=token_services or {},
     )
     return hosts_of(plan_of(*steps, target=target), addresses, proxy_for)
 
@@ -119,15 +117,12 @@ def test_a_second_source_is_asked_only_where_the_first_one_fails() -> None:
     assert hosts.open_ended == ("a.example", "b.example")
 
 
-def test_a_registry_is_named_with_its_token_service_and_what_is_asked_without_it() -> None:
-    source = parse_reference("oci://registry.example:5000/models:v1")
-    named = {"https://registry.example:5000": ("https://tokens.example/token",)}
-    hosts = found(fetch(source, hub_file()), token_services=named)
-    assert [row for row in rows(hosts) if row[3] == "always"] == [
-        ("registry.example", 5000, "model files", "always"),
-        ("tokens.example", 443, "model files", "always"),
-    ]
-    assert hosts.open_ended == ("registry.example", "tokens.example")
+def test_a_registry_is_named_and_what_is_asked_without_it() -> None:
+    hosts = found(fetch(parse_reference("oci://registry.example:5000/models:v1"), hub_file()))
+    assert rows(hosts)[0] == ("registry.example", 5000, "model files", "always")
+    assert ("huggingface.co", 443, "model files", "if-needed") in rows(hosts)
+    assert hosts.open_ended == ("registry.example",)
+    assert "may also name a token service" in " ".join(shown(hosts).split())
     first = Registry(repository=parse_repository("docker.io/somebody/models"))
     hosts = found(fetch(hub_file()), registry=first)
     assert rows(hosts)[0] == ("registry-1.docker.io", 443, "model files", "always")
