@@ -428,7 +428,12 @@ class _Client:
     def _check_realm(self, auth: Any, response: requests.Response) -> list[requests.Response]:  # noqa: ANN401 - untyped
         """Make a challenge safe to answer; return a list that gets the token service's answers."""
         named = auth.utils.parse_auth_header(response.headers["WWW-Authenticate"])
-        realm = self._next_hop(self.repository.base, named.realm if named.realm and "://" in named.realm else None)
+        try:
+            realm = self._next_hop(self.repository.base, named.realm if "://" in (named.realm or "") else None)
+        except ServerError as error:
+            raise ServerError(
+                f"{self.repository} names no token service that may see a login: {error}", hint=error.hint
+            ) from error
         if not named.scope:
             response.headers["WWW-Authenticate"] += f',scope="repository:{self.repository.name}:pull"'
         answers: list[requests.Response] = []
