@@ -20,8 +20,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = "klein-setup"
 HOSTS = ("https://pypi.org/", "https://files.pythonhosted.org/")
-GROUPS: dict[str, tuple[str, ...]] = {"run": ("image",), "tests": ("image", "test", "lint")}
-EXTRAS = ("image",)  # of those, the ones that users may choose; the others are dependency groups
+GROUPS: dict[str, tuple[str, ...]] = {"run": ("image",), "tests": ("image", "oci", "test", "lint")}
+EXTRAS = ("image", "oci")  # of those, the ones that users may choose; the others are dependency groups
 INSTALLERS = {
     "install.sh": {
         "Linux-x86_64": "manylinux_2_17_x86_64",
@@ -159,7 +159,7 @@ def declared(pyproject: str) -> set[str]:
     if block is None:
         message = "pyproject.toml has no list of dependencies"
         raise ValueError(message)
-    extras = re.search(r"^\[project\.optional-dependencies\]\n(.*?)^\s*$", pyproject, re.M | re.S)
+    extras = re.search(r"^\[project\.optional-dependencies\]\n(.*?)^\[", pyproject, re.M | re.S)
     listed = re.findall(r'^\s*"([^"]+)",', block[1], re.M)
     listed += re.findall(r'^\w+ = \["([^"]+)"\]$', extras[1] if extras else "", re.M)
     return {line.replace(" ", "").replace(";python_version", ";python_full_version") for line in listed}

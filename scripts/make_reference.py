@@ -80,6 +80,7 @@ OBJECTS = {
     "$defs/artifact": "An artifact, in `artifacts`",
     "$defs/source/oneOf/0": "A source on the Hub, in `sources`",
     "$defs/source/oneOf/1": "A source at any other address, in `sources`",
+    "$defs/source/oneOf/2": "A source in an OCI registry, in `sources`",
     "$defs/variant": "Another accepted content, in `accept`",
     "$defs/content": "A content that is something else, in `lookalikes`",
     "$defs/fingerprint": "`fingerprint` of an artifact",

@@ -57,6 +57,10 @@ DETAILS: dict[str, tuple[object, str]] = {
     "config": (json_document.ConfigEntry, "detect: the user's own defaults for options"),
     "manifests": (list[json_document.ShippedEntry], "manifest list, show, check"),
     "page": (str, "report: the page that was written"),
+    "pinned": (
+        list[str],
+        "install, plan, repair: tags of OCI registries, with the digests they name now",
+    ),
     "scratch_folder": (str, "rehearse --keep: where its files are"),
     "server": (StartedServer, "start: the ComfyUI that was started or found"),
     "smoke_test": (SmokeTestEntry, "the test image, with what was measured"),

@@ -434,8 +434,9 @@ def compare(text: str, hub: HubReader, *, file: str, may_move: bool = False, ski
             outcome.refused.append(error)
     for artifact in manifest.artifacts:
         for source in (*artifact.sources, *(each for variant in artifact.accept for each in variant.sources)):
-            if isinstance(source, UrlFile):
-                outcome.notes.append(f"{artifact.id}: {source.url} is no file of the Hub and was not looked at")
+            if not isinstance(source, HubFile):
+                named = source.url if isinstance(source, UrlFile) else source
+                outcome.notes.append(f"{artifact.id}: {named} is no file of the Hub and was not looked at")
     if may_move:
         comparison.select_moves()
     comparison.tell_pins()

@@ -21,6 +21,8 @@ if sys.version_info < (3, 10):
 # What tests start, under any of these names -> the Debian packages that bring it.
 TOOLS = {
     ("curl",): ["curl"],
+    ("docker-registry",): ["docker-registry"],
+    ("nginx", "/usr/sbin/nginx"): ["nginx-light"],
     ("chromium", "chromium-browser", "google-chrome"): ["chromium", "fonts-dejavu-core"],
 }
 

@@ -17,6 +17,8 @@ from provisioner.core.errors import UsageError
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+    from provisioner.core.models import OciRepository
+
     Subparsers: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 _HELP_COLUMNS = 80  # until the terminal is asked
@@ -513,6 +515,15 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         "--endpoint", metavar="URL", help="address of the Hub or a mirror (default: HF_ENDPOINT, else the Hub)"
     )
     group.add_argument(
+        "--registry",
+        type=_registry,
+        metavar="ADDRESS",
+        help="OCI registry (HOST/NAME) or image layout (https://...) that is asked first for every model file",
+    )
+    group.add_argument(
+        "--registry-only", action="store_true", help="take model files from --registry alone, and from no other host"
+    )
+    group.add_argument(
         "--send-token", action="store_true", help="send the Hub's token to another --endpoint, too (default: ask)"
     )
     group.add_argument(
@@ -521,6 +532,16 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--offline", action="store_true", help="use no network, not with git or pip either; what is missing is an error"
     )
+
+
+def _registry(text: str) -> OciRepository:
+    from provisioner.core.redact import redact
+    from provisioner.oci.reference import parse_repository
+
+    try:
+        return parse_repository(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{redact(repr(text))} {error}") from error
 
 
 def _add_environment_folder(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

@@ -22,7 +22,7 @@ from provisioner.core.suggestions import did_you_mean
 
 _LISTS = frozenset({"extra-model-paths", "look-in", "pass-env"})
 KEYS = (
-    *("manifest", "set", "comfyui", "hf-cache", "extra-model-paths", "look-in", "endpoint", "connections"),
+    *("manifest", "set", "comfyui", "hf-cache", "extra-model-paths", "look-in", "endpoint", "registry", "connections"),
     *("limit-rate", "stall-timeout", "torch", "torch-index", "package-index", "python", "comfyui-source", "pass-env"),
     *("size", "reserve-vram", "smoke-timeout"),
 )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from provisioner.commands.run import Options, Run
     from provisioner.commands.session import Session
     from provisioner.commands.smoke_test import SmokeTestOptions
-    from provisioner.core.models import Config, Machine
+    from provisioner.core.models import Config, Machine, Registry
     from provisioner.core.program import Program
     from provisioner.report.outcome import Report
     from provisioner.torch.choose import TorchOptions
@@ -63,6 +63,7 @@ def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
 
     settings = Settings(
         endpoint=getattr(arguments, "endpoint", None),
+        registry=_registry(arguments),
         sends_token=getattr(arguments, "send_token", False),
         is_offline=getattr(arguments, "offline", False),
         package_index=getattr(arguments, "package_index", None),
@@ -76,10 +77,25 @@ def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
         wait_for_lock=not getattr(arguments, "no_wait", False),
         program=ui.program,
     )
-    session = Session(settings=settings, events=ui.listener, cancelled=cancelled, secrets=ui.secrets)
+    session = Session(
+        settings=settings,
+        events=ui.listener,
+        cancelled=cancelled,
+        secrets=ui.secrets,
+        keep_secret=ui.keep_secret,
+    )
     if hasattr(arguments, "endpoint"):
         _ = session.endpoint  # a wrong one is named before anything is looked at
     return session
+
+
+def _registry(arguments: argparse.Namespace) -> Registry | None:
+    from provisioner.core.models import Registry
+
+    repository, is_only = getattr(arguments, "registry", None), getattr(arguments, "registry_only", False)
+    if repository is None and is_only:
+        raise UsageError("--registry-only was given without --registry.", hint="Name it with --registry ADDRESS.")
+    return None if repository is None else Registry(repository=repository, is_only=is_only)
 
 
 def _install(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
@@ -485,11 +501,22 @@ def _config(
 
 
 def _secrets(given: Sequence[str]) -> tuple[str, ...]:
-    """Return what must never be shown: the Hub's tokens, and the passwords in variables and arguments."""
+    """Return what must never be shown: the Hub's tokens, registries' logins, passwords in variables and arguments."""
     from provisioner.core.redact import passwords_in
+    from provisioner.disk.locations import docker_config_file
     from provisioner.files.hub_cache import find_tokens
 
-    return (*(each.value for each in find_tokens(os.environ)), *passwords_in([*os.environ.values(), *given]))
+    of_registries: tuple[str, ...] = ()
+    if os.access(docker_config_file(os.environ), os.R_OK):
+        from provisioner.oci.docker_config import passwords_of
+        from provisioner.oci.logins import read_config
+
+        of_registries = passwords_of(read_config(os.environ))
+    return (
+        *(each.value for each in find_tokens(os.environ)),
+        *of_registries,
+        *passwords_in([*os.environ.values(), *given]),
+    )
 
 
 def _program(argv0: str | None) -> Program:

@@ -48,7 +48,7 @@ def run_plan(
     show_hosts: Callable[[PlanHosts], None] | None = None,
 ) -> Report:
     """Show what `run_install` would do, or only which hosts it would contact; nothing is written."""
-    plan = plan_run(run, options, "claims")
+    plan = plan_run(run, options, "claims", looks_up_tags=show_hosts is None)
     hosts = None
     if show_hosts is None:
         show(plan)

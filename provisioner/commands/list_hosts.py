@@ -13,11 +13,16 @@ if TYPE_CHECKING:
 
 def find_hosts(run: Run, plan: Plan) -> PlanHosts:
     """Return every host that applying a plan would contact; none with ``--offline``."""
-    from provisioner.files.download.http_session import proxy_for
+    from provisioner.network.http_session import proxy_for
 
     session = run.session
     if session.is_offline:
         return PlanHosts(uses=(), open_ended=())
     indexes = session.environments.package_indexes()
-    addresses = Addresses(endpoint=session.endpoint, indexes=indexes, has_git=session.checkouts.has_git())
+    addresses = Addresses(
+        endpoint=session.endpoint,
+        indexes=indexes,
+        has_git=session.checkouts.has_git(),
+        registry=session.settings.registry,
+    )
     return hosts_of(plan, addresses, proxy_for)

@@ -9,6 +9,7 @@ from pathlib import Path
 from provisioner.commands.choose_environment import environment_folder
 from provisioner.commands.inspect_comfyui import inspect_comfyui
 from provisioner.commands.output_file import write_file
+from provisioner.commands.pin_tags import pin_tags
 from provisioner.commands.run import Run
 from provisioner.commands.verify_files import run_verify
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK
@@ -29,6 +30,9 @@ def run_lock(run: Run, output: Path, environment: Path | None, *, say: Callable[
     ManifestError
         The digests of the blocks are not known.
     """
+    if not run.session.is_offline:
+        for source in pin_tags(run, run.wanted.artifacts):
+            say(f"{source} is locked: the tag may move.")
     report = run_verify(run, is_quick=False)
     plan = report.plan
     if plan is None or any(check.status != "ok" for check in plan.checks):

@@ -14,11 +14,12 @@ from provisioner.commands.choose_environment import EnvironmentOptions, environm
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, ComfyUIOptions, check_comfyui, inspect_comfyui
 from provisioner.commands.packages import app_of, compare_packages, needed_packages
 from provisioner.commands.parts import can_generate
+from provisioner.commands.pin_tags import pin_tags_of
 from provisioner.commands.run import Run
 from provisioner.commands.smoke_test import SmokeTestOptions
 from provisioner.core.errors import UsageError
 from provisioner.core.hosts import LOOPBACK
-from provisioner.core.models import FileSystem, Finding, SetChoice, UrlFile
+from provisioner.core.models import FileSystem, Finding, OciFile, SetChoice, UrlFile
 from provisioner.core.redact import redact
 from provisioner.core.units import count
 from provisioner.environment.package_list import PackageChange, why_restored
@@ -61,8 +62,10 @@ class InstallOptions:
     are_parts_named: bool = False  # by --only: what cannot be done is an error then, else it is left out and said
 
 
-def plan_run(run: Run, options: InstallOptions, depth: Depth) -> Plan:
+def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: bool = True) -> Plan:
     """Return everything that the run needs, in the order in which it is told.
+
+    Tags of OCI registries are looked up where their files have to be fetched, unless nobody may be contacted.
 
     Raises
     ------
@@ -75,6 +78,9 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth) -> Plan:
     files = (
         run.plan_files(depth) if "files" in options.parts else planner.no_steps(run.manifest, run.wanted, run.target)
     )
+    pinned = pin_tags_of(run, files) if looks_up_tags else ()
+    if pinned:
+        files = run.plan_files(depth)
     wants_comfyui = bool({"environment", "smoke"} & options.parts) and can_generate(run.wanted)
     comfyui = inspect_comfyui(run, options.comfyui) if wants_comfyui else None
     where = environment_folder(run, options.environment.where)
@@ -107,7 +113,7 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth) -> Plan:
     plan = make_plan(
         files, steps, findings=findings, notes=notes, file_systems=systems, links=links, choice=_choice(run)
     )
-    return replace(plan, rate=_expected_rate(run))
+    return replace(plan, rate=_expected_rate(run), pinned=pinned)
 
 
 def _expected_rate(run: Run) -> ExpectedRate | None:
@@ -136,9 +142,11 @@ def _check_addresses(run: Run) -> None:
 
     for artifact in run.wanted.artifacts:
         for source in (*artifact.sources, *(source for each in artifact.accept for source in each.sources)):
-            if isinstance(source, UrlFile) and urlsplit(source.url).hostname in LOOPBACK:
+            url = source.url if isinstance(source, UrlFile) else ""
+            url = source.repository.base if isinstance(source, OciFile) else url
+            if urlsplit(url).hostname in LOOPBACK:
                 raise UsageError(
-                    f"The manifest fetches {artifact.id} from {redact(source.url)}, an address of this machine.",
+                    f"The manifest fetches {artifact.id} from {redact(url)}, an address of this machine.",
                     hint="If you wrote it, for a test, pass --allow-loopback.",
                 )
 

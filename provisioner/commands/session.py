@@ -22,6 +22,7 @@ from provisioner.core.models import (
     HubCacheTarget,
     LocalCopy,
     Machine,
+    Registry,
     Target,
     Variant,
 )
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from provisioner.core.ports import Cancelled, FileDigest, Finder
     from provisioner.disk.root import Root
     from provisioner.environment.environments import Environments
-    from provisioner.files.download.http_session import Credentials
     from provisioner.files.download.limiter import RateLimiter
     from provisioner.files.download.transfer import Connections, RangeFetcher
     from provisioner.files.download.wheel_cache import WheelCache
@@ -47,10 +47,15 @@ if TYPE_CHECKING:
     from provisioner.files.hub_cache import Token
     from provisioner.files.observe import Observer
     from provisioner.files.store.file_store import FileStore
+    from provisioner.network.http_session import Credentials
+    from provisioner.oci.registry import OciRegistries
 
 
 _FILES_AT_ONCE = 4
 """Most files at a time, on a machine with that many cores: one digest keeps one core busy."""
+
+_HELPER_S = 60.0
+"""Seconds that a credential helper may take: some ask a person."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +63,7 @@ class Settings:
     """The options that shape a run, whatever its command."""
 
     endpoint: str | None = None
+    registry: Registry | None = None
     sends_token: bool = False  # to another origin than the Hub's, too
     is_offline: bool = False
     package_index: str | None = None  # of everything but torch, instead of pip's own
@@ -90,6 +96,8 @@ class Session:
         Set by a signal; long work asks for it.
     secrets : tuple of str
         Values that stand in no log.
+    keep_secret : callable
+        Told what else must be shown nowhere, as soon as it is known.
     """
 
     settings: Settings
@@ -97,6 +105,7 @@ class Session:
     events: Events = ignore
     cancelled: threading.Event = field(default_factory=threading.Event)
     secrets: tuple[str, ...] = ()
+    keep_secret: Callable[[str], None] = lambda secret: None
 
     def __post_init__(self) -> None:
         """Take the option, which a question may change, and note how fast files come."""
@@ -142,8 +151,8 @@ class Session:
     @property
     def is_other_origin(self) -> bool:
         """Whether the endpoint is not the Hub's own: it sees no token that a person did not agree to."""
-        from provisioner.files.download.http_session import origin
         from provisioner.files.hub_cache import DEFAULT_ENDPOINT
+        from provisioner.network.http_session import origin
 
         return origin(self.endpoint) != origin(DEFAULT_ENDPOINT)
 
@@ -186,10 +195,41 @@ class Session:
     @cached_property
     def fetcher(self) -> RangeFetcher:
         """The network."""
-        from provisioner.files.download.http_session import Credentials
+        from provisioner.network.http_session import Credentials
 
         token = self.token if self.sends_token or not self.is_other_origin else None
         return self._fetcher_of(Credentials(token.value if token else None, self.endpoint), self.cancelled.is_set)
+
+    @cached_property
+    def registries(self) -> OciRegistries:
+        """The OCI registries, with the logins that Docker's client has saved."""
+        from provisioner.disk.programs import find_on_path
+        from provisioner.machine.child_environment import child_environment
+        from provisioner.machine.process import run_process
+        from provisioner.oci.logins import DockerLogins
+        from provisioner.oci.registry import OciRegistries
+
+        def ask(helper: str, registry: str) -> str | None:
+            program = find_on_path(helper, self.environ, cwd=Path.cwd(), is_windows=os.name == "nt")
+            if program is None:
+                self.notice(f"Docker's configuration names {helper}, which is not on PATH.")
+                return None
+            done = run_process(
+                [program, "get"],
+                timeout_s=_HELPER_S,
+                env=child_environment(self.environ, self.settings.pass_env),
+                input_bytes=registry.encode(),
+                cancelled=self.cancelled.is_set,
+            )
+            return done.stdout if done.returncode == 0 else None
+
+        return OciRegistries(
+            logins=DockerLogins(self.environ, ask),
+            read_timeout_s=min(10.0, self.settings.stall_timeout_s),
+            cancelled=self.cancelled.is_set,
+            notice=self.notice,
+            keep_secret=self.keep_secret,
+        )
 
     @cached_property
     def connections(self) -> Connections:
@@ -203,6 +243,7 @@ class Session:
 
         return RangeFetcher(
             credentials=credentials,
+            registries=self.registries,
             connections=self.connections,
             limiter=self.limiter,
             stall_timeout_s=self.settings.stall_timeout_s,
@@ -276,6 +317,7 @@ class Session:
             events=self.events,
             hash_again=hash_again,
             at_once=max(2, min(_FILES_AT_ONCE, usable_cores())),
+            registry=self.settings.registry,
         )
 
     @cached_property

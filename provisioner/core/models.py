@@ -69,7 +69,43 @@ class UrlFile:
     url: str
 
 
-Source = HubFile | UrlFile
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OciRepository:
+    """A repository of an OCI registry, or an OCI image layout that a web server serves as it lies."""
+
+    base: str  # scheme, host and port of the registry, "https://registry.lab:5000"
+    name: str  # "models/klein"; empty: there can only be a layout
+    layout: str | None = None  # where a layout may lie, "http://mirror.lab/bundle"; None: it is a registry
+    is_named_by_user: bool = False  # with --registry, and by no manifest: it may lead into a private network
+
+    def __str__(self) -> str:
+        """Return it as a person writes it, ``registry.lab:5000/models/klein``."""
+        return (self.layout or f"{self.base}/{self.name}").partition("://")[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OciFile:
+    """A file in an OCI registry, where it is a blob under its SHA-256."""
+
+    repository: OciRepository
+    tag: str | None = None
+    digest: str | None = None  # SHA-256 of the file, or of a manifest that lists it; None: the tag was not looked up
+
+    def __str__(self) -> str:
+        """Return the reference, ``oci://registry.lab:5000/models/klein:v1@sha256:...``."""
+        tag, digest = (f":{self.tag}" if self.tag else ""), (f"@sha256:{self.digest}" if self.digest else "")
+        return f"oci://{self.repository}{tag}{digest}"
+
+
+Source = HubFile | UrlFile | OciFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registry:
+    """Where ``--registry`` looks for every file by its SHA-256, before the sources of the manifest."""
+
+    repository: OciRepository
+    is_only: bool = False  # ``--registry-only``: those are not asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

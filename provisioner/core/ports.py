@@ -16,6 +16,7 @@ from provisioner.core.models import (
     FileSystem,
     HubFile,
     LocalCopy,
+    OciFile,
     PatchWay,
     Source,
     Variant,
@@ -251,6 +252,32 @@ class Part(Protocol):
 
     def reset(self) -> None:
         """Discard every block: what was written belongs to other content."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobAddress:
+    """Where the bytes of an `OciFile` are."""
+
+    url: str
+    is_elsewhere: bool  # a registry sent us on to another origin: that address may expire, and sees no login
+    authorization: str | None = field(default=None, repr=False)  # the header that the address asks for
+
+
+class Registries(Protocol):
+    """OCI registries and image layouts."""
+
+    def locate(self, source: OciFile, artifact: Artifact) -> BlobAddress:
+        """Return where the artifact's bytes are now; asked again, with a new token where the last one has expired.
+
+        Raises
+        ------
+        NetworkError, AccessError, IntegrityError
+            Nobody answers, the registry asks for a login, does not have the file, or names another one.
+        UsageError
+            It asks for a login, and what knows how to answer is not installed.
+        KeyboardInterrupt
+            The run was cancelled.
+        """
 
 
 class Fetcher(Protocol):

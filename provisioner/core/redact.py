@@ -197,6 +197,8 @@ def _without_login(match: re.Match[str]) -> str:
     user, colon, password = login.partition(":")
     if not colon or not password or password.startswith("\\"):  # a drive of Windows
         return match[0]
+    if re.match(r"sha256:[0-9a-f]{64}\b", host):  # a tag, pinned: oci://registry/name:tag@sha256:...
+        return match[0]
     name = user.rpartition("=")[0]
     return f"{path}{slash}{name}{'=' if name else ''}{MASK}{at}{host}"
 

@@ -134,6 +134,12 @@ def state_folder() -> Path:
     return platformdirs.user_state_path(APPLICATION, appauthor=False)
 
 
+def docker_config_file(environ: Mapping[str, str]) -> Path:
+    """Return the file in which Docker's client keeps logins: in ``DOCKER_CONFIG``, else in the user's ``.docker``."""
+    folder = environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")  # noqa: PTH111 - raises nothing
+    return Path(folder) / "config.json"
+
+
 def config_file() -> Path:
     """Return where the user's own defaults for options are, if there are any."""
     name = f"{APPLICATION}.toml"

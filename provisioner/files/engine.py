@@ -35,10 +35,12 @@ from provisioner.core.models import (
     HubBlob,
     HubFile,
     MoveFile,
+    OciFile,
     Outcome,
     PatchFile,
     PlaceFile,
     RecordReceipt,
+    Registry,
     Source,
     UrlFile,
 )
@@ -52,6 +54,7 @@ from provisioner.core.ports import (
     source_of_copy,
 )
 from provisioner.core.units import count
+from provisioner.files.offers import offers_of
 from provisioner.files.step_order import next_step, uses_network
 
 _MAX_ROUNDS = 4
@@ -76,6 +79,8 @@ class Engine:
         The proof of a file that was read a moment ago: path and label in, proof out.
     at_once : int
         Most steps at a time.
+    registry : Registry, optional
+        Where every file is asked for first.
     """
 
     store: Store
@@ -83,6 +88,7 @@ class Engine:
     events: Events
     hash_again: Callable[[Destination, str], FileDigest]
     at_once: int = 1
+    registry: Registry | None = None
     rejected: set[tuple[str, Path]] = field(default_factory=set)
 
     def provide(self, look: Callable[[frozenset[tuple[str, Path]]], FilesPlan]) -> tuple[FilesPlan, list[Outcome]]:
@@ -221,6 +227,7 @@ class _Work:
         engine = walk.engine
         self.store, self.fetcher, self.events = engine.store, engine.fetcher, engine.events
         self.hash_again, self.rejected = engine.hash_again, engine.rejected
+        self._registry = engine.registry
         self.leaves_room = not uses_network(step)
         self.is_on_network = False
         self._walk, self._number, self._step = walk, number, step
@@ -286,7 +293,7 @@ class _Work:
             case PlaceFile() | MoveFile():
                 return self._place(step), 0
             case FetchFile():
-                return self._fetch(step, _offers(step))
+                return self._fetch(step, offers_of(step, self._registry))
             case PatchFile():
                 return self._patch(step)
             case _:
@@ -434,7 +441,9 @@ class _Work:
     def _patch(self, step: PatchFile) -> tuple[str, int]:
         """Repair a file by its blocks; one whose whole does not come right is fetched whole by the next plan."""
         try:
-            detail, fetched = self._fetch(step, _offers(step)) if step.damage.bad_blocks else self._cut(step)
+            detail, fetched = (
+                self._fetch(step, offers_of(step, self._registry)) if step.damage.bad_blocks else self._cut(step)
+            )
         except KleinError as error:
             if _is_rejection(error):
                 self.rejected.add((step.artifact.id, step.destination.path))
@@ -554,21 +563,6 @@ def _not_repaired(step: PatchFile, came_from: str, file_digest: FileDigest) -> H
     )
 
 
-def _offers(step: FetchFile | PatchFile) -> list[tuple[Source, Artifact]]:
-    """Return every source with the content it serves: the artifact's own first, then what is as good.
-
-    A snapshot in an HF cache must hold the commit's own bytes from the Hub, so nothing else is offered for it.
-    """
-    artifact = step.artifact
-    is_snapshot = isinstance(step.destination, HubBlob)
-    offers = [(source, artifact) for source in artifact.sources if not is_snapshot or isinstance(source, HubFile)]
-    if isinstance(step, FetchFile) and isinstance(step.destination, ComfyFile):
-        for variant in artifact.accept:
-            content = replace(artifact, size=variant.size, sha256=variant.sha256, sources=variant.sources)
-            offers += [(source, content) for source in variant.sources]
-    return offers
-
-
 def _is_rejection(error: Exception | None) -> bool:
     """Whether a failed placing only means that the copy was no good: the next plan takes another way."""
     return isinstance(error, (HashMismatchError, UnreadableError))
@@ -592,6 +586,8 @@ def _name(source: Source) -> str:
             return f"{source.repo_id}@{source.revision[:12]}"
         case UrlFile():
             return source.url.partition("?")[0]
+        case OciFile():
+            return str(source)
         case _:
             assert_never(source)
 

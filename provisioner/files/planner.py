@@ -26,6 +26,7 @@ from provisioner.core.models import (
     Machine,
     Manifest,
     MoveFile,
+    OciFile,
     PatchFile,
     PatchWay,
     PlaceFile,
@@ -409,4 +410,6 @@ def check_offline(plan: FilesPlan) -> None:
 
 def _published(artifact: Artifact) -> str:
     source = artifact.sources[0]
-    return f"{source.repo_id}/{source.filename}" if isinstance(source, HubFile) else source.url.partition("?")[0]
+    if isinstance(source, HubFile):
+        return f"{source.repo_id}/{source.filename}"
+    return str(source) if isinstance(source, OciFile) else source.url.partition("?")[0]

@@ -19,6 +19,7 @@ from provisioner.core.models import (
     HubFile,
     Lock,
     Manifest,
+    OciFile,
     Source,
 )
 
@@ -243,7 +244,7 @@ def _artifact_entry(artifact: Artifact) -> dict[str, object]:
 def _source_entry(source: Source) -> dict[str, object]:
     if isinstance(source, HubFile):
         return {"repo_id": source.repo_id, "revision": source.revision, "filename": source.filename}
-    return {"url": source.url}
+    return {"oci": str(source)} if isinstance(source, OciFile) else {"url": source.url}
 
 
 def _fingerprint_entry(known: Fingerprint | None) -> dict[str, object] | None:

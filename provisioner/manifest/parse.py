@@ -26,6 +26,8 @@ from provisioner.core.models import (
     Lock,
     Lookalike,
     Manifest,
+    OciFile,
+    OciRepository,
     OperatingSystem,
     Provenance,
     Role,
@@ -177,6 +179,22 @@ def _url(place: Place) -> str:
     return text
 
 
+def _oci(place: Place) -> OciFile:
+    from provisioner.oci.reference import parse_reference  # most manifests name no registry
+
+    text = read_text(place)
+    if "@" in text.split("://", 1)[-1].split("/", 1)[0]:
+        raise RefusedError("holds a user name, a password or a token")  # deliberately not shown
+    try:
+        found = parse_reference(text)
+    except ValueError as error:
+        raise RefusedError(f"{shown(text)} {error}") from error
+    complaint = _complaint_about_host("https", text)
+    if complaint is not None:
+        raise RefusedError(complaint)
+    return found
+
+
 def _complaint_about_host(scheme: str, text: str) -> str | None:
     from urllib.parse import urlsplit  # takes 6 ms, needed for addresses only
 
@@ -209,6 +227,12 @@ _NAME = Kind("a file name like flux2-vae.safetensors", _name, "")
 _FOLDER = Kind("a folder of ComfyUI's models tree, like diffusion_models or loras/flux", _folder, "")
 _URL = Kind("an https address without credentials (http only for this machine)", _url, "")
 
+_OCI = Kind(
+    "a reference like oci://registry.example/models:v1, or with @sha256: and a digest",
+    _oci,
+    OciFile(repository=OciRepository(base="", name="")),
+)
+
 # --- the mappings ---------------------------------------------------------------------------------
 
 
@@ -235,6 +259,8 @@ def _source(place: Place) -> Source:
     with Fields(place, _SYNONYMS) as fields:
         if fields.has("url"):
             return UrlFile(url=fields.required("url", _URL))
+        if fields.has("oci"):
+            return fields.required("oci", _OCI)
         return HubFile(
             repo_id=fields.required("repo_id", _REPO_ID),
             revision=fields.required("revision", _REVISION),
@@ -282,7 +308,9 @@ _DTYPES: Kind[tuple[tuple[str, int], ...]] = Kind("data types with their number 
 _BLOCKS = list_of(_SHA256, "a list of SHA-256 digests, one for every 16 MiB of the file")
 _SOURCES = list_of(
     Kind[Source](
-        "a source: repo_id, revision and filename, or url", _source, HubFile(repo_id="", revision="", filename="")
+        "a source: repo_id, revision and filename, or url, or oci",
+        _source,
+        HubFile(repo_id="", revision="", filename=""),
     ),
     "a list of places to fetch the file from, the best first",
 )

@@ -7,7 +7,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from provisioner.core.models import FetchFile, HubCacheTarget, HubFile, PatchFile, PlaceFile
+from provisioner.core.exhaustive import assert_never
+from provisioner.core.models import (
+    FetchFile,
+    HubCacheTarget,
+    HubFile,
+    OciFile,
+    PatchFile,
+    PlaceFile,
+    Registry,
+    Source,
+    UrlFile,
+)
+from provisioner.files.offers import sources_of
 from provisioner.plan.steps import (
     FILE_STEPS,
     GenerateImage,
@@ -31,16 +43,26 @@ class Addresses:
     endpoint: str  # of the Hub
     indexes: Sequence[str]  # of packages: the first one, extra ones, pages of links
     has_git: bool  # else ComfyUI comes as an archive
+    registry: Registry | None = None  # asked first for every file
 
 
 # Where a host sends a download.  The Hub: huggingface/hub-docs, models-downloading.md, "Downloading behind a proxy or
 # firewall" (pull 2628, 2026-07).  PyTorch: its pages name wheels on download-r2, and those of pure Python packages on
 # PyPI's own host (pytorch/ci-infra issue 660, 2026-05).  PyPI and GitHub: as their pages and archives answer, 2026-11.
+# Docker Hub: its allow list, token service included (docker/docs pull 25122, 2026).  Quay: Red Hat's note on firewalls
+# (access.redhat.com/node/7001746, 2023).
 REDIRECTS: Mapping[str, tuple[str, ...]] = {
     "huggingface.co": ("*.hf.co", "*.xethub.hf.co", "*.huggingface.co"),
     "pypi.org": ("files.pythonhosted.org",),
     "download.pytorch.org": ("download-r2.pytorch.org", "files.pythonhosted.org"),
     "github.com": ("codeload.github.com",),
+    "registry-1.docker.io": (
+        "auth.docker.io",
+        "production.cloudflare.docker.com",
+        "production.cloudfront.docker.com",
+        "*.r2.cloudflarestorage.com",
+    ),
+    "quay.io": ("cdn.quay.io", "cdn01.quay.io", "cdn02.quay.io", "cdn03.quay.io"),
 }
 _FINAL = frozenset({"files.pythonhosted.org", "codeload.github.com"})
 
@@ -96,13 +118,24 @@ def _asked(plan: Plan, addresses: Addresses) -> Iterator[tuple[str, str, HostWhe
     for step in plan.to_do:
         if isinstance(step, FILE_STEPS):
             fetches = isinstance(step, (FetchFile, PatchFile))
-            for number, source in enumerate(step.artifact.sources):
-                url = addresses.endpoint if isinstance(source, HubFile) else source.url
+            for number, source in enumerate(sources_of(step.artifact, addresses.registry)):
                 is_sure = (fetches and number == 0) or (is_confirmed and isinstance(source, HubFile))
                 if is_sure or fetches or isinstance(step, PlaceFile):  # a copy may turn out to be another file
-                    yield url, _FILES, "always" if is_sure else "if-needed"
+                    yield _address_of(source, addresses), _FILES, "always" if is_sure else "if-needed"
         else:
             yield from _asked_by(step, addresses)
+
+
+def _address_of(source: Source, addresses: Addresses) -> str:
+    match source:
+        case HubFile():
+            return addresses.endpoint
+        case OciFile():
+            return source.repository.base
+        case UrlFile():
+            return source.url
+        case _:
+            assert_never(source)
 
 
 def _asked_by(step: Step, addresses: Addresses) -> Iterator[tuple[str, str, HostWhen]]:

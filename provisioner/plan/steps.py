@@ -24,6 +24,7 @@ from provisioner.core.models import (
     FolderLink,
     Manifest,
     MoveFile,
+    OciFile,
     PatchFile,
     PlaceFile,
     RecordReceipt,
@@ -260,6 +261,7 @@ class Plan:
     links: tuple[FolderLink, ...] = ()  # behind which a step writes, moves or deletes
     choice: SetChoice | None = None  # of the set; None where nothing was chosen
     rate: ExpectedRate | None = None  # None: nothing was measured yet
+    pinned: tuple[OciFile, ...] = ()  # tags of OCI registries, with the digests that they name now
 
     @property
     def manifest(self) -> Manifest:

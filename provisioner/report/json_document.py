@@ -548,6 +548,8 @@ def _details(report: Report) -> dict[str, object]:
     manifest = report.plan.manifest if report.plan is not None else report.manifest
     if manifest is not None:
         details["licence"] = LicenceEntry(name=manifest.licence.name, url=manifest.licence.url)
+    if isinstance(report.plan, Plan) and report.plan.pinned:
+        details["pinned"] = [str(each) for each in report.plan.pinned]
     if report.comfyui is not None:
         details["comfyui"] = _comfyui_entry(report.comfyui)
     if report.transfers is not None:

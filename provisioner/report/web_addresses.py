@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from urllib.parse import quote, urlsplit
 
-from provisioner.core.models import Artifact, HubFile
+from provisioner.core.models import Artifact, HubFile, OciFile
 
 COMFYUI_REPOSITORY = "https://github.com/Comfy-Org/ComfyUI"
 WORKFLOW_TEMPLATES = "https://github.com/Comfy-Org/workflow_templates/blob/main/templates"
 
 
 def source_page(artifact: Artifact) -> str | None:
-    """Return the page of the first source of a file, at the commit that is pinned; None where it has no source.
+    """Return the page of the first source of a file, at the commit that is pinned; None for none, and for a registry.
 
     Examples
     --------
@@ -21,7 +21,7 @@ def source_page(artifact: Artifact) -> str | None:
     'https://huggingface.co/org/name/blob/c0de/vae/a%20b.safetensors'
     """
     source = next(iter(artifact.sources), None)
-    if source is None:
+    if source is None or isinstance(source, OciFile):
         return None
     if isinstance(source, HubFile):
         return f"https://huggingface.co/{quote(source.repo_id)}/blob/{source.revision}/{quote(source.filename)}"

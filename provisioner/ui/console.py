@@ -126,6 +126,10 @@ class Ui:
         """The values that are masked."""
         return self._secrets
 
+    def keep_secret(self, value: str) -> None:
+        """Mask a value from now on, whoever learned it while the command ran."""
+        self._secrets = (*self._secrets, value)
+
     def _clean(self, text: str) -> str:
         """Return text without secrets and without characters that control a terminal."""
         return redact(printable(self.program.as_started(text)), self._secrets)

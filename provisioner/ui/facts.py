@@ -17,6 +17,7 @@ from provisioner.core.models import (
     Licence,
     Machine,
     Manifest,
+    OciFile,
     Provenance,
     Source,
 )
@@ -241,7 +242,7 @@ def _artifact_blocks(artifact: Artifact) -> list[Block]:
 def _source_words(source: Source) -> str:
     if isinstance(source, HubFile):
         return f"{source.repo_id} at {source.revision}: {source.filename}"
-    return source.url
+    return str(source) if isinstance(source, OciFile) else source.url
 
 
 def _provenance_words(provenance: Provenance) -> str:

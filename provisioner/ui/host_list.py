@@ -28,7 +28,8 @@ def hosts_blocks(hosts: PlanHosts) -> list[Block]:
         which = listing(list(dict.fromkeys(use.host for use in hosts.uses if use.proxy == proxy))) if direct else "All"
         blocks.append(Para(line=span(f"{which}: through the proxy {proxy}.")))
     if hosts.open_ended:
-        words = f"{listing(list(hosts.open_ended))} may send a download on to another host, which only it knows."
+        words = f"{listing(list(hosts.open_ended))} may send a download on to another host, which only it knows"
+        words += "; an OCI registry may also name a token service."
         blocks.append(Para(line=span(words)))
     blocks.append(Para(line=span("ComfyUI and its custom nodes decide by themselves whom they contact later.")))
     return blocks

@@ -112,6 +112,7 @@ def plan_blocks(plan: Plan) -> list[Block]:
         facts.append(pair("licence", f"{licence.name}, {licence.url}"))
     blocks += pair_blocks(facts)
     blocks += licence_notice_blocks(licence)
+    blocks += [Para(line=span(f"{each} is what the tag names now.")) for each in plan.pinned]
     blocks += [Para(line=span(note, "warn")) for note in plan.notes]
     blocks += finding_blocks(plan.findings)
     return blocks

@@ -22,10 +22,10 @@ from provisioner.comfyui.server.websocket import Listener
 from provisioner.core.errors import NetworkError, ServerNotUsableError, StalledError
 from provisioner.core.models import HubFile
 from provisioner.core.retries import Retries
-from provisioner.files.download.http_session import Credentials
 from provisioner.files.download.transfer import RangeFetcher
 from provisioner.files.download.whole_file import WholeFiles
 from provisioner.network.deadline import end_all
+from provisioner.network.http_session import Credentials
 from tests.support.builders import artifact, comfy_file
 from tests.support.memory import MemoryPart, MemoryStore
 

@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from provisioner.core.models import BLOCK_SIZE, HubFile
-from provisioner.files.download.http_session import Credentials
 from provisioner.files.download.transfer import RangeFetcher
+from provisioner.network.http_session import Credentials
 from provisioner.rehearsal.faults import (
     CutAfter,
     Drip,

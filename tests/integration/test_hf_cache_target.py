@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from provisioner.rehearsal.hub import RehearsalHub
+from tests.support.oci_registry import MarkedRegistry
 from tests.support.sandbox import REPOSITORY, REVISION, TOKEN, Completed, Sandbox, tensors
 
 OTHER_REVISION = "c0de" * 10
@@ -108,6 +110,20 @@ def test_the_real_client_accepts_a_cache_we_filled(sandbox: Sandbox, cache: Path
     assert said["warnings"] == []
     assert said["revisions"] == {REVISION: []}  # what main means only a manifest that comes with klein-setup says
     assert (said["size"], said["count"]) == (sum(map(len, FILES.values())), len(FILES))
+
+
+def test_hf_cache_is_filled_from_a_registry_and_the_hub_only_confirms(sandbox: Sandbox, cache: Path) -> None:
+    blobs = {hashlib.sha256(data).hexdigest(): data for data in FILES.values()}
+    registry = MarkedRegistry(blobs, login=("me", "lab-password"), token="lab-token", signature="lab")
+    saved = base64.b64encode(b"me:lab-password").decode()
+    (sandbox.home / ".docker").mkdir()
+    (sandbox.home / ".docker" / "config.json").write_text(json.dumps({"auths": {registry.host: {"auth": saved}}}))
+    done = run(sandbox, "install", cache, "--registry", f"{registry.host}/models", "--registry-only")
+    registry.close()
+    assert done.returncode == 0, done.stderr
+    assert {each.method for each in sandbox.hub.requests} == {"HEAD"}
+    assert blob(cache).read_bytes() == WEIGHTS
+    assert run(sandbox, "verify", cache).returncode == 0
 
 
 def test_hf_cache_verify_finds_nothing_wrong(sandbox: Sandbox, cache: Path) -> None:

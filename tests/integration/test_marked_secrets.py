@@ -28,13 +28,15 @@ from provisioner.rehearsal.faults import Status
 from provisioner.rehearsal.hub import RehearsalHub
 from tests.support.comfy_server import free_port
 from tests.support.marks import Watcher
+from tests.support.oci_registry import MarkedRegistry
 from tests.support.sandbox import Sandbox
-from tests.support.setup_fixture import VAE, SetupFixture, Upstream, index_of_toys, write_tree
+from tests.support.setup_fixture import ENCODER, VAE, SetupFixture, Upstream, index_of_toys, write_tree
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the environment of the setup is laid out for POSIX")
 
 VARIABLE, FILE = "the token of the variable", "the token of the file"
 OF_PIPS_FILE = "the password of pip's file"
+OF_A_REGISTRY = "the password of a registry"
 # None has the shape of a Hub's token, and each is another one percent-encoded.
 SECRETS = {
     VARIABLE: "mark-of-variable/1+x",
@@ -48,6 +50,9 @@ SECRETS = {
     "the password of .netrc": "mark-of-netrc/7+x",
     "the password of an endpoint": "mark-of-endpoint/8+x",
     "the password of a server": "mark-of-server/9+x",
+    OF_A_REGISTRY: "mark-of-registry/10+x",
+    "the token of a registry": "mark-of-registry-token/11+x",
+    "a signature of a registry's store": "mark-of-store-signature",
 }
 _PROXIES = ("http_proxy", "HTTPS_PROXY")
 _INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
@@ -74,8 +79,10 @@ class Case:
 
 CASES = {
     "install": Case(
-        words=("--yes", "--size", "256x256"),
+        words=("--yes", "--size", "256x256", "--registry", "{registry}/models"),
         refused=(
+            (2, ["--registry", "person:{endpoint}@registry.example/models"]),
+            (6, ["--only", "files", "--comfyui", "{folder}/x", "--registry", "{registry}/denied", "--registry-only"]),
             (2, ["--frobnicate", "{token}"]),
             (2, ["--package-index", "https://person:{endpoint}@mirror.example/simple"]),
             (2, ["--comfyui-source", "https://person:{endpoint}@mirror.example/x", "--set", "{token}"]),
@@ -83,7 +90,10 @@ CASES = {
             (5, ["--only", "files", "--comfyui", "{folder}/unreachable", "--endpoint", "http://hub.example"]),
         ),
     ),
-    "plan": Case(words=("--hosts",), refused=((2, ["--endpoint", "https://person:{endpoint}@hub.example"]),)),
+    "plan": Case(
+        words=("--hosts", "--registry", "{registry}/models"),
+        refused=((2, ["--endpoint", "https://person:{endpoint}@hub.example"]),),
+    ),
     "repair": Case(refused=((2, ["--only", "{token}"]),)),
     "verify": Case(words=("--no-smoke",), refused=((2, ["--manifest", "{token}.yaml"]),)),
     "smoke-test": Case(
@@ -131,11 +141,20 @@ class Ground:
         self.signature = SECRETS["a signature of the Hub"]
         setup.index.query = f"?Signature={SECRETS['a signature of the index']}"
         index, home = setup.index.url, setup.sandbox.home
+        login = ("person", SECRETS[OF_A_REGISTRY])
+        self.registry = MarkedRegistry(
+            {ENCODER.sha256: ENCODER.data},  # the other files come from the Hub
+            login=login,
+            token=SECRETS["the token of a registry"],
+            signature=SECRETS["a signature of a registry's store"],
+        )
+        saved = base64.b64encode(":".join(login).encode()).decode()
         self.torch_index = with_login(index, "the password of --torch-index")
         proxy = with_login("http://127.0.0.1:9", "the proxy's password")
         mine = {
             "home/hf/token": SECRETS[FILE],
             "pip.conf": f"[global]\nextra-index-url = {with_login(index, OF_PIPS_FILE)}\n",
+            "home/docker/config.json": json.dumps({"auths": {self.registry.host: {"auth": saved}}}),
             "home/.netrc": f"machine localhost login person password {SECRETS['the password of .netrc']}\n",
         }
         write_tree(self.folder, mine | {"signed.yaml": self._signed_manifest()})
@@ -147,6 +166,7 @@ class Ground:
             "PIP_INDEX_URL": with_login(index, "the password of PIP_INDEX_URL"),
             "PIP_CONFIG_FILE": str(self.folder / "pip.conf"),
             **dict.fromkeys(_PROXIES, proxy),
+            "DOCKER_CONFIG": str(home / "docker"),
             "TMPDIR": str(self.folder / "tmp"),
             "PYTHONPATH": f"{self.watcher.log.parent}{os.pathsep}{setup.sandbox.environ['PYTHONPATH']}",
             "KLEIN_SPY_LOG": str(self.watcher.log),
@@ -164,6 +184,7 @@ class Ground:
             f"https://cdn.example{signed}",
             *self._login("the proxy's password"),
             *self._login("the password of PIP_INDEX_URL"),
+            *self._login(OF_A_REGISTRY),
         ]
         return f"raise RuntimeError({'; '.join(said)!r})"
 
@@ -205,6 +226,7 @@ class Ground:
             "folder": str(self.folder),
             "manifest": str(self.setup.sandbox.manifest),
             "port": str(free_port()),
+            "registry": self.registry.host,
             "backup": self.backup,
         }
         given = [*command.split(), *(word.format(**values) for word in words)]
@@ -264,8 +286,10 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         index = index_of_toys()
         with RehearsalHub(tokens=tokens) as hub:
             sandbox = Sandbox(folder / "sandbox", hub)
-            yield Ground(SetupFixture(sandbox, index, Upstream(folder / "upstream" / "ComfyUI")))
+            ground = Ground(SetupFixture(sandbox, index, Upstream(folder / "upstream" / "ComfyUI")))
+            yield ground
             assert hub.violations == []
+            ground.registry.close()
         index.close()
 
 
@@ -328,6 +352,11 @@ def assert_they_were_used(ground: Ground) -> None:
     }
     of_wheels = {login for path, login in ground.setup.index.asked if ".whl?" in path and ".metadata" not in path}
     assert of_wheels == set(ours.values())  # each wheel is asked for with the password of its own index
+    asked = ground.registry.seen
+    assert ("/token", ground.registry.login) in asked
+    assert (f"/v2/models/blobs/sha256:{ENCODER.sha256}", f"Bearer {ground.registry.token}") in asked
+    assert (f"/store/sha256:{ENCODER.sha256}", None) in asked
+    assert {login for path, login in asked if path.startswith("/store/")} == {None}
     programs = {Path(each["args"][0]).name for each in started}
     assert {"git", "python"} <= programs
     assert any("main.py" in word for each in started for word in each["args"]), "ComfyUI"

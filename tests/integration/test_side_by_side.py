@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from provisioner.core.models import BLOCK_SIZE, HubFile
-from provisioner.files.download.http_session import Credentials
 from provisioner.files.download.transfer import Connections, RangeFetcher
 from provisioner.files.store.part_file import PartFile
+from provisioner.network.http_session import Credentials
 from provisioner.rehearsal.faults import CutAfter, IgnoreRange, Status, WrongBytes
 from provisioner.rehearsal.hub import RehearsalHub
 from tests.support.builders import artifact

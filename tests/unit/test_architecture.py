@@ -26,7 +26,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"report"}),
     frozenset({"rehearsal"}),
     frozenset({"plan"}),
-    frozenset({"files", "comfyui", "environment", "torch", "machine", "smoke_test", "manifest", "identify"}),
+    frozenset({"files", "comfyui", "environment", "torch", "machine", "smoke_test", "manifest", "identify", "oci"}),
     frozenset({"disk", "network", "processes"}),
     frozenset({"core"}),
 )
@@ -118,6 +118,10 @@ LAYER_OF = {
     "manifest.shipped": "effect",
     "manifest.table_source": "value",
     "identify": "decision",
+    "oci": "decision",
+    "oci.logins": "effect",
+    "oci.reference": "value",
+    "oci.registry": "effect",
     "disk": "effect",
     "network": "effect",
     "network.certificates": "decision",
@@ -132,11 +136,12 @@ LAYER_OF = {
 MAY_USE = {
     "PIL": ("smoke_test.image", "ui.closing_card"),
     "huggingface_hub": ("files.hub_cache", "commands.rehearse"),  # the rehearsal checks with the real client
+    "oras": ("oci.registry",),
     "packaging": ("comfyui.install_plan", "environment", "torch.select", "machine.readings"),
     "platformdirs": ("disk.locations",),
     "psutil": ("comfyui.server", "machine.host", "processes", "smoke_test.vram"),
     "pynvml": ("machine.nvml", "smoke_test.vram"),
-    "requests": ("comfyui.checkout", "comfyui.server", "files.download", "network"),
+    "requests": ("comfyui.checkout", "comfyui.server", "files.download", "network", "oci.registry"),
     "rich": ("ui",),
     "shutil": ("disk", "comfyui", "environment", "machine", "smoke_test", "rehearsal", "ui"),
     "subprocess": ("comfyui.server", "machine.process", "processes", "smoke_test.diffusers_script"),
@@ -144,7 +149,7 @@ MAY_USE = {
     "tomli": ("cli.config_file",),
     "tqdm": ("ui",),
     "truststore": ("network.system_store",),
-    "urllib3": ("files.download", "network"),
+    "urllib3": ("files.download", "network", "oci.registry"),
     "websockets": ("comfyui.server",),
     "yaml": ("manifest", "comfyui.model_paths"),
 }

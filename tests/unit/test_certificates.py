@@ -12,9 +12,8 @@ import requests
 from provisioner.comfyui.checkout.git import Git
 from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import CertificateError, ProxyLoginError, ProxyRefusedError, StalledError, UsageError
-from provisioner.files.download import http_session
-from provisioner.files.download.http_session import may_pass, network_error
 from provisioner.machine.process import Completed
+from provisioner.network import http_session
 from provisioner.network.certificates import (
     Bundle,
     bundle_in,
@@ -27,6 +26,7 @@ from provisioner.network.certificates import (
     retries_variables,
     uv_variables,
 )
+from provisioner.network.http_session import may_pass, network_error
 
 THREE = {"REQUESTS_CA_BUNDLE": "/1", "CURL_CA_BUNDLE": "/2", "SSL_CERT_FILE": "/3"}
 

@@ -14,12 +14,14 @@ from provisioner.core.models import (
     FetchFile,
     FilesPlan,
     HubCacheTarget,
-    HubFile,
     PlaceFile,
     RecordReceipt,
+    Registry,
+    Source,
     Target,
     UrlFile,
 )
+from provisioner.oci.reference import parse_reference, parse_repository
 from provisioner.plan.plan_hosts import Addresses, hosts_of
 from provisioner.plan.steps import (
     GenerateImage,
@@ -58,11 +60,17 @@ def found(
     has_git: bool = True,
     proxies: dict[str, str] | None = None,
     target: Target | None = None,
+    registry: Registry | None = None,
 ) -> PlanHosts:
     def proxy_for(url: str) -> str | None:
         return next((proxy for part, proxy in (proxies or {}).items() if part in url), None)
 
-    addresses = Addresses(endpoint=endpoint, indexes=indexes, has_git=has_git)
+    addresses = Addresses(
+        endpoint=endpoint,
+        indexes=indexes,
+        has_git=has_git,
+        registry=registry,
+    )
     return hosts_of(plan_of(*steps, target=target), addresses, proxy_for)
 
 
@@ -80,7 +88,7 @@ def packages(*lines: str) -> InstallPackages:
     return InstallPackages(where=HERE, app="comfyui", tree=None, lines=lines, reason="not met", download=DOWNLOAD)
 
 
-def fetch(*sources: HubFile | UrlFile) -> FetchFile:
+def fetch(*sources: Source) -> FetchFile:
     wanted = artifact(sources=sources)
     return FetchFile(artifact=wanted, destination=comfy_file(wanted), reason="missing")
 
@@ -107,6 +115,20 @@ def test_a_second_source_is_asked_only_where_the_first_one_fails() -> None:
         ("b.example", 8443, "model files", "if-needed"),
     ]
     assert hosts.open_ended == ("a.example", "b.example")
+
+
+def test_a_registry_is_named_and_what_is_asked_without_it() -> None:
+    hosts = found(fetch(parse_reference("oci://registry.example:5000/models:v1"), hub_file()))
+    assert rows(hosts)[0] == ("registry.example", 5000, "model files", "always")
+    assert ("huggingface.co", 443, "model files", "if-needed") in rows(hosts)
+    assert hosts.open_ended == ("registry.example",)
+    assert "may also name a token service" in " ".join(shown(hosts).split())
+    first = Registry(repository=parse_repository("docker.io/somebody/models"))
+    hosts = found(fetch(hub_file()), registry=first)
+    assert rows(hosts)[0] == ("registry-1.docker.io", 443, "model files", "always")
+    assert "auth.docker.io" in {host for host, *_, when in rows(hosts) if when == "redirect"}
+    assert ("huggingface.co", 443, "model files", "if-needed") in rows(hosts)
+    assert "huggingface.co" not in str(rows(found(fetch(hub_file()), registry=replace(first, is_only=True))))
 
 
 def test_a_copy_that_turns_out_wrong_is_fetched_and_a_move_never_is() -> None:

@@ -13,9 +13,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from provisioner.core.errors import LockDriftError, ManifestError
-from provisioner.core.models import BLOCK_SIZE, Lock, Manifest, UrlFile
+from provisioner.core.models import BLOCK_SIZE, Lock, Manifest, Source, UrlFile
 from provisioner.manifest.lock_file import Verified, drift_from, locked_text, memory_text, refuse_drift
 from provisioner.manifest.parse import parse_manifest
+from provisioner.oci.reference import parse_reference
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
 LOCK = Lock(
@@ -77,10 +78,16 @@ def test_a_content_that_was_accepted_instead_is_what_is_locked() -> None:
     assert locked.sources == (other.sources or vae.sources)
 
 
-def test_a_mirror_is_locked_as_the_address_it_is() -> None:
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        UrlFile(url="https://mirror.example/vae.safetensors"),
+        parse_reference(f"oci://registry.example:5000/models:v1@sha256:{'ab' * 32}"),
+    ],
+)
+def test_a_mirror_is_locked_as_the_address_it_is(mirror: Source) -> None:
     manifest = shipped("flux2-klein-4b")
     wanted = manifest.sets[0]
-    mirror = UrlFile(url="https://mirror.example/vae.safetensors")
     first = replace(wanted.artifacts[0], sources=(*wanted.artifacts[0].sources, mirror))
     mirrored = replace(wanted, artifacts=(first, *wanted.artifacts[1:]))
     again = parse_manifest(locked_text(manifest, mirrored, proofs(manifest, wanted.id), LOCK), file="locked")

@@ -25,6 +25,8 @@ from provisioner.core.models import (
     HubFile,
     Licence,
     Lookalike,
+    OciFile,
+    OciRepository,
     Provenance,
     UrlFile,
     Variant,
@@ -83,7 +85,11 @@ DOCUMENT: dict[str, Any] = {
             "folder": "diffusion_models",
             "size": 1128,
             "sha256": A64,
-            "sources": [HUB, {"url": "https://example.org/model.safetensors"}],
+            "sources": [
+                HUB,
+                {"url": "https://example.org/model.safetensors"},
+                {"oci": f"oci://registry.example:5000/models/klein:v1@sha256:{A64}"},
+            ],
             "accept": [{"size": 5, "sha256": B64, "what": "the same, repacked", "sources": [dict(HUB)]}],
             "lookalikes": [{"size": 6, "sha256": C64, "what": "something else"}],
             "fingerprint": {
@@ -196,6 +202,11 @@ def test_every_key_arrives_in_its_place() -> None:
         sources=(
             HubFile(repo_id="org/model", revision=COMMIT, filename="split/model.safetensors"),
             UrlFile(url="https://example.org/model.safetensors"),
+            OciFile(
+                repository=OciRepository(base="https://registry.example:5000", name="models/klein"),
+                tag="v1",
+                digest=A64,
+            ),
         ),
         accept=(
             Variant(
@@ -467,6 +478,10 @@ ONE_VALUE: tuple[tuple[Path_, object, str], ...] = (
     ((*SOURCE, "filename"), "x.partial", "has the ending of an unfinished download"),
     ((*VAE, "sources", 0, "url"), "http://example.org/x", "is http, which others on the network can change"),
     ((*VAE, "sources", 0, "url"), "http://127.0.0.1.example.org/x", "is http, which others on the network can change"),
+    ((*MODEL, "sources", 2, "oci"), "example.org/x:1", "does not begin with oci://; expected a reference like oci://"),
+    ((*MODEL, "sources", 2, "oci"), "oci://example.org/x", "names neither a tag nor a digest"),
+    ((*MODEL, "sources", 2, "oci"), "oci://router/x:1", "is an address of a private network"),
+    ((*MODEL, "sources", 2, "oci"), "oci://me:pw@example.org/x:1", "holds a user name, a password or a token"),
     ((*VAE, "sources", 0, "url"), "ftp://example.org/x", "is not such an address; expected an https address"),
     ((*VAE, "sources", 0, "url"), "file:///etc/passwd", "is not such an address"),
     ((*VAE, "sources", 0, "url"), "https:///x", "is not such an address"),

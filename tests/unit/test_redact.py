@@ -52,6 +52,8 @@ def test_passwords_of_addresses_are_found_as_they_travel(text: str, found: tuple
         ("see https://h/x?a=1, then https://h/y?b=2 now", "see https://h/x then https://h/y now"),
         ("http://user:secret@proxy:3128/", "http://proxy:3128/"),
         ("http://us@er:p@ss@proxy:3128", "http://proxy:3128"),
+        *((pinned, pinned) for pinned in (f"oci://registry.lab:5000/a/b:v1@sha256:{'0a' * 32}.",)),
+        ("at/me:secret@sha256:0a0a", "at/***@sha256:0a0a"),
         ("('https://h/x?Signature=abc', None)", "('https://h/x', None)"),
         (
             "Max retries exceeded with url: /a/b?X-Amz-Signature=abc (Caused by x)",

@@ -23,7 +23,7 @@ from provisioner.files.download.policy import (
     share,
     strong_etag,
 )
-from provisioner.files.download.resolve import next_hop
+from provisioner.network.http_session import next_hop
 
 MB = 1_000_000
 TICK_S = 0.1

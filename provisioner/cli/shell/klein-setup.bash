@@ -10,11 +10,11 @@ _shtab_klein_setup_aside_subparsers=(list restore clear)
 _shtab_klein_setup_manifest_subparsers=(list show check lock)
 _shtab_klein_setup_subparsers=(install plan detect verify repair smoke-test start rehearse report doctor backups aside uninstall manifest completion)
 
-_shtab_klein_setup_install_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --locked --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env)
-_shtab_klein_setup_plan_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --only --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --hosts)
+_shtab_klein_setup_install_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --registry --registry-only --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --locked --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env)
+_shtab_klein_setup_plan_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --registry --registry-only --send-token --allow-loopback --offline --only --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --hosts)
 _shtab_klein_setup_detect_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --torch --torch-index --force --app --torch-python)
 _shtab_klein_setup_verify_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --quick --all --environment --no-smoke --locked --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env)
-_shtab_klein_setup_repair_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --undo-update --pass-env)
+_shtab_klein_setup_repair_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --registry --registry-only --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --undo-update --pass-env)
 _shtab_klein_setup_smoke_test_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env --graph)
 _shtab_klein_setup_start_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --environment --port --no-browser -y --yes --no-input --pass-env)
 _shtab_klein_setup_rehearse_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --keep --no-image --no-picture --environment --torch-index)
@@ -199,6 +199,7 @@ _shtab_klein_setup_install___verbose_nargs=0
 _shtab_klein_setup_install___no_color_nargs=0
 _shtab_klein_setup_install___hf_cache_nargs='?'
 _shtab_klein_setup_install___follow_links_nargs=0
+_shtab_klein_setup_install___registry_only_nargs=0
 _shtab_klein_setup_install___send_token_nargs=0
 _shtab_klein_setup_install___allow_loopback_nargs=0
 _shtab_klein_setup_install___offline_nargs=0
@@ -223,6 +224,7 @@ _shtab_klein_setup_plan___verbose_nargs=0
 _shtab_klein_setup_plan___no_color_nargs=0
 _shtab_klein_setup_plan___hf_cache_nargs='?'
 _shtab_klein_setup_plan___follow_links_nargs=0
+_shtab_klein_setup_plan___registry_only_nargs=0
 _shtab_klein_setup_plan___send_token_nargs=0
 _shtab_klein_setup_plan___allow_loopback_nargs=0
 _shtab_klein_setup_plan___offline_nargs=0
@@ -267,6 +269,7 @@ _shtab_klein_setup_repair___verbose_nargs=0
 _shtab_klein_setup_repair___no_color_nargs=0
 _shtab_klein_setup_repair___hf_cache_nargs='?'
 _shtab_klein_setup_repair___follow_links_nargs=0
+_shtab_klein_setup_repair___registry_only_nargs=0
 _shtab_klein_setup_repair___send_token_nargs=0
 _shtab_klein_setup_repair___allow_loopback_nargs=0
 _shtab_klein_setup_repair___offline_nargs=0
@@ -636,4 +639,4 @@ _shtab_klein_setup() {
 
 complete -o bashdefault -F _shtab_klein_setup klein-setup
 
-# made by scripts/make_completions.py from the options with the digest e7604beafcc8a99f9faf5428857ead7650fca142ee6cfd8339a38e23fe15ed35
+# made by scripts/make_completions.py from the options with the digest c937ba9021389e3831c23b184ee6320ad220f1da143b4d72a63278556ad2b3c1

@@ -51,7 +51,7 @@ function _shtab_klein_setup_using
 end
 
 set -g _shtab_klein_setup_commands install plan detect verify repair smoke-test start rehearse report doctor backups 'backups list' 'backups restore' 'backups clear' aside 'aside list' 'aside restore' 'aside clear' uninstall manifest 'manifest list' 'manifest show' 'manifest check' 'manifest lock' completion
-set -g _shtab_klein_setup_opts_with_value --accept-licence --app --comfyui --comfyui-source --connections --endpoint --environment --extra-model-paths --hf-cache --image --images --json --limit-rate --look-in --manifest --merge --only --output --package-index --pass-env --picture --port --prompt --python --reserve-vram --seed --server --set --size --smoke-timeout --stall-timeout --torch --torch-index --torch-python
+set -g _shtab_klein_setup_opts_with_value --accept-licence --app --comfyui --comfyui-source --connections --endpoint --environment --extra-model-paths --hf-cache --image --images --json --limit-rate --look-in --manifest --merge --only --output --package-index --pass-env --picture --port --prompt --python --registry --reserve-vram --seed --server --set --size --smoke-timeout --stall-timeout --torch --torch-index --torch-python
 
 complete -c klein-setup -e
 complete -c klein-setup -f
@@ -72,6 +72,8 @@ complete -c klein-setup -n '_shtab_klein_setup_using install' -l extra-model-pat
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l look-in -xka "(__fish_complete_directories)" -d 'another folder to look for the same files in'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l follow-links -d 'write, move and delete also behind folder links that lead out of DIR (default: ask once, and remember)'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l endpoint -x -d 'address of the Hub or a mirror (default: HF_ENDPOINT, else the Hub)'
+complete -c klein-setup -n '_shtab_klein_setup_using install' -l registry -x -d 'OCI registry (HOST/NAME) or image layout (https://...) that is asked first for every model file'
+complete -c klein-setup -n '_shtab_klein_setup_using install' -l registry-only -d 'take model files from --registry alone, and from no other host'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l send-token -d 'send the Hub'"'"'s token to another --endpoint, too (default: ask)'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l allow-loopback -d 'accept addresses of this machine in a manifest, for tests'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l offline -d 'use no network, not with git or pip either; what is missing is an error'
@@ -119,6 +121,8 @@ complete -c klein-setup -n '_shtab_klein_setup_using plan' -l extra-model-paths 
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l look-in -xka "(__fish_complete_directories)" -d 'another folder to look for the same files in'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l follow-links -d 'write, move and delete also behind folder links that lead out of DIR (default: ask once, and remember)'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l endpoint -x -d 'address of the Hub or a mirror (default: HF_ENDPOINT, else the Hub)'
+complete -c klein-setup -n '_shtab_klein_setup_using plan' -l registry -x -d 'OCI registry (HOST/NAME) or image layout (https://...) that is asked first for every model file'
+complete -c klein-setup -n '_shtab_klein_setup_using plan' -l registry-only -d 'take model files from --registry alone, and from no other host'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l send-token -d 'send the Hub'"'"'s token to another --endpoint, too (default: ask)'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l allow-loopback -d 'accept addresses of this machine in a manifest, for tests'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l offline -d 'use no network, not with git or pip either; what is missing is an error'
@@ -190,6 +194,8 @@ complete -c klein-setup -n '_shtab_klein_setup_using repair' -l extra-model-path
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l look-in -xka "(__fish_complete_directories)" -d 'another folder to look for the same files in'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l follow-links -d 'write, move and delete also behind folder links that lead out of DIR (default: ask once, and remember)'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l endpoint -x -d 'address of the Hub or a mirror (default: HF_ENDPOINT, else the Hub)'
+complete -c klein-setup -n '_shtab_klein_setup_using repair' -l registry -x -d 'OCI registry (HOST/NAME) or image layout (https://...) that is asked first for every model file'
+complete -c klein-setup -n '_shtab_klein_setup_using repair' -l registry-only -d 'take model files from --registry alone, and from no other host'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l send-token -d 'send the Hub'"'"'s token to another --endpoint, too (default: ask)'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l allow-loopback -d 'accept addresses of this machine in a manifest, for tests'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l offline -d 'use no network, not with git or pip either; what is missing is an error'
@@ -459,4 +465,4 @@ complete -c klein-setup -n '_shtab_klein_setup_using completion' -s v -l verbose
 complete -c klein-setup -n '_shtab_klein_setup_using completion' -l no-color -d 'no colours (NO_COLOR does the same)'
 complete -c klein-setup -n '_shtab_klein_setup_using completion; and test $_shtab_klein_setup_npos -eq 0' -ka "bash zsh fish powershell man" -d 'for what'
 
-# made by scripts/make_completions.py from the options with the digest e7604beafcc8a99f9faf5428857ead7650fca142ee6cfd8339a38e23fe15ed35
+# made by scripts/make_completions.py from the options with the digest c937ba9021389e3831c23b184ee6320ad220f1da143b4d72a63278556ad2b3c1

@@ -8,9 +8,9 @@ The manifest is the authority: the Hub's headers may only disagree *earlier* tha
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlsplit
 
 from provisioner.core.errors import (
     AccessError,
@@ -24,10 +24,9 @@ from provisioner.core.errors import (
     SizeMismatchError,
     UnauthorizedError,
 )
-from provisioner.core.hosts import is_private
-from provisioner.core.models import Artifact, HubFile, Source, UrlFile
-from provisioner.files.download.http_session import CONNECT_TIMEOUT_S, Credentials, open_session, origin, shown
+from provisioner.core.models import Artifact, HubFile, OciFile, Source, UrlFile
 from provisioner.network.deadline import Deadline
+from provisioner.network.http_session import CONNECT_TIMEOUT_S, next_hop, origin, shown
 
 if TYPE_CHECKING:
     import requests
@@ -42,6 +41,7 @@ class Location:
 
     url: str
     is_signed: bool  # on another origin than the one asked: may expire, never sees the token
+    authorization: str | None = field(default=None, repr=False)  # of a registry: the header for this origin alone
 
     @property
     def hop(self) -> str:
@@ -70,13 +70,15 @@ def label_of(source: Source, endpoint: str) -> str:
     """Return a short, safe name of a source for people and receipts."""
     if isinstance(source, UrlFile):
         return shown(source.url)
+    if isinstance(source, OciFile):
+        return str(source)
     host = urlsplit(endpoint).netloc.rpartition("@")[2]
     return f"{host}/{source.repo_id}@{source.revision[:12]}/{source.filename}"
 
 
 def resolve(
     session: requests.Session,
-    source: Source,
+    source: HubFile | UrlFile,
     artifact: Artifact,
     *,
     endpoint: str,
@@ -164,29 +166,6 @@ def blob_id(session: requests.Session, source: HubFile, *, endpoint: str, read_t
     )
 
 
-def next_hop(url: str, location: str | None, *, stays_public: bool = False, instead: str = "another --endpoint") -> str:
-    """Return where a redirect leads; `instead` is what a hint names where it leads nowhere.
-
-    Raises ServerError for none, for one that would leave https, and where it `stays_public` for one from a public host
-    into a private network.
-    """
-    target = urljoin(url, location or "")
-    scheme = urlsplit(target).scheme
-    if not location or scheme not in {"http", "https"}:
-        raise ServerError(f"{shown(url)} redirects to nowhere.", hint=f"Try again later, or use {instead}.")
-    if urlsplit(url).scheme == "https" and scheme == "http":
-        raise ServerError(
-            f"{shown(url)} redirects to an unencrypted address, {shown(target)}; that is never followed.",
-            hint=f"Use {instead}, or another network.",
-        )
-    if stays_public and is_private(urlsplit(target).hostname or "") and not is_private(urlsplit(url).hostname or ""):
-        raise ServerError(
-            f"{shown(url)} redirects into a private network, to {shown(target)}; that is never followed.",
-            hint=f"Do not go on, unless you know who named that address; or use {instead}.",
-        )
-    return target
-
-
 _HOW_TO_LOG_IN = (
     "make a read token of that account at https://huggingface.co/settings/tokens and set HF_TOKEN to it, "
     "or log in once with `hf auth login`"
@@ -199,6 +178,8 @@ def access_error(status: int, headers: dict[str, str], source: Source, *, is_gat
         return None
     if isinstance(source, UrlFile):
         return _plain_access_error(status, shown(source.url))
+    if isinstance(source, OciFile):
+        return _plain_access_error(status, str(source), hint="Put it there, or use another --registry.")
     facts = {"repo_id": source.repo_id, "revision": source.revision, "filename": source.filename, "status": status}
     code = headers.get("x-error-code", "")
     page = f"https://huggingface.co/{source.repo_id}"
@@ -236,10 +217,10 @@ def access_error(status: int, headers: dict[str, str], source: Source, *, is_gat
     )
 
 
-def _plain_access_error(status: int, where: str) -> AccessError:
+def _plain_access_error(status: int, where: str, *, hint: str = "Check the manifest's address.") -> AccessError:
     if status in {401, 403}:
         return UnauthorizedError(f"{where} is not open to us ({status}).", hint="Use another source.", status=status)
-    return EntryNotFoundError(f"{where} is not there ({status}).", hint="Check the manifest's address.", status=status)
+    return EntryNotFoundError(f"{where} is not there ({status}).", hint=hint, status=status)
 
 
 def _compare_with_manifest(
@@ -278,18 +259,3 @@ def wrong_size(
         expected=artifact.size,
         observed=size,
     )
-
-
-__all__ = [
-    "Credentials",
-    "Location",
-    "Passing",
-    "access_error",
-    "blob_id",
-    "hub_url",
-    "label_of",
-    "next_hop",
-    "open_session",
-    "resolve",
-    "wrong_size",
-]

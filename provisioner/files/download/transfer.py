@@ -32,19 +32,9 @@ from provisioner.core.errors import (
     UnauthorizedError,
     UnreachableError,
 )
-from provisioner.core.models import Artifact, HubFile, Source, UrlFile
-from provisioner.core.ports import Cancelled, Part, TransferProgress
+from provisioner.core.models import Artifact, HubFile, OciFile, Source, UrlFile
+from provisioner.core.ports import Cancelled, Part, Registries, TransferProgress
 from provisioner.core.retries import MAX_PATIENCE_S, PASSING_STATUSES, Retries, asked_patience_s
-from provisioner.files.download.http_session import (
-    CONNECT_TIMEOUT_S,
-    Credentials,
-    causes_of,
-    may_pass,
-    network_error,
-    open_session,
-    reason_of,
-    shown,
-)
 from provisioner.files.download.limiter import RateLimiter
 from provisioner.files.download.policy import (
     MAX_CONNECTIONS,
@@ -62,11 +52,23 @@ from provisioner.files.download.resolve import (
     blob_id,
     hub_url,
     label_of,
-    next_hop,
     resolve,
     wrong_size,
 )
 from provisioner.network.deadline import Deadline
+from provisioner.network.http_session import (
+    CONNECT_TIMEOUT_S,
+    OF_A_REGISTRY,
+    Credentials,
+    causes_of,
+    may_pass,
+    network_error,
+    next_hop,
+    open_session,
+    origin,
+    reason_of,
+    shown,
+)
 
 _RETRIES = Retries()  # failures in a row that brought next to nothing
 _LEAST_PROGRESS = 16 * 1024  # bytes between two failures; a server that sends one byte a request would keep us for ever
@@ -93,6 +95,8 @@ class RangeFetcher:
     ----------
     credentials : Credentials
         The endpoint, and the token that only it may see.
+    registries : Registries, optional
+        Who knows where a file of an OCI registry is; not needed where none is asked for, as for wheels.
     connections : Connections, optional
         What it shares with other fetchers of the run.
     limiter : RateLimiter, optional
@@ -109,6 +113,7 @@ class RangeFetcher:
         self,
         *,
         credentials: Credentials,
+        registries: Registries | None = None,
         connections: Connections | None = None,
         limiter: RateLimiter | None = None,
         stall_timeout_s: float = 20.0,
@@ -116,6 +121,7 @@ class RangeFetcher:
         notice: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.credentials = credentials
+        self.registries = registries
         self.limiter = limiter or RateLimiter()
         self.stall_timeout_s = stall_timeout_s
         self.cancelled = cancelled
@@ -319,7 +325,14 @@ class _Transfer:
     @property
     def instead(self) -> str:
         """What a hint names where the server is of no use."""
-        return self.fetcher.credentials.instead
+        return "another --registry" if isinstance(self.source, OciFile) else self.fetcher.credentials.instead
+
+    @property
+    def credentials(self) -> Credentials:
+        """What its connections may send by themselves: to a registry nothing."""
+        if isinstance(self.source, OciFile):
+            return Credentials(None, self.source.repository.base)
+        return self.fetcher.credentials
 
     @property
     def halted(self) -> bool:
@@ -422,15 +435,23 @@ class _Transfer:
 
     def _resolve(self) -> Location:
         """Return where the bytes are, with retries; raises KleinError."""
-        return self.fetcher.with_or_without_token(self._resolve_with, is_gated=self.artifact.is_gated)
+        source = self.source
+        if isinstance(source, OciFile):
+            if self.fetcher.registries is None:
+                raise AssertionError
+            found = self.fetcher.registries.locate(source, self.artifact)
+            return Location(found.url, is_signed=found.is_elsewhere, authorization=found.authorization)
+        return self.fetcher.with_or_without_token(
+            lambda credentials: self._resolve_with(source, credentials), is_gated=self.artifact.is_gated
+        )
 
-    def _resolve_with(self, credentials: Credentials) -> Location:
+    def _resolve_with(self, source: HubFile | UrlFile, credentials: Credentials) -> Location:
         for failures in itertools.count(1):
             try:
                 with open_session(credentials) as session:
                     answer = resolve(
                         session,
-                        self.source,
+                        source,
                         self.artifact,
                         endpoint=credentials.endpoint,
                         read_timeout_s=self.fetcher.read_timeout_s,
@@ -457,8 +478,9 @@ class _Transfer:
             self.renewals = self.renewals + 1 if self.received == self.received_at_renewal else 1
             self.received_at_renewal = self.received
             if self.renewals > _MAX_RENEWALS:
+                signer = "the registry" if isinstance(self.source, OciFile) else "the Hub"
                 raise AccessError(
-                    f"{shown(refused.url)} keeps refusing addresses the Hub has just signed ({status}).",
+                    f"{shown(refused.url)} keeps refusing what {signer} has just signed ({status}).",
                     hint="Check this machine's clock; a proxy that rewrites addresses does this too.",
                     status=status,
                 )
@@ -513,7 +535,7 @@ class _Transfer:
         """Run a worker's loop; whatever ends it reaches the main thread."""
         self._own.round = in_round
         try:
-            with open_session(self.fetcher.credentials) as session:
+            with open_session(self.credentials) as session:
                 work(session, worker_id)
         except _StopWorking:
             pass
@@ -606,6 +628,8 @@ class _Transfer:
                 f"{reason if isinstance(reason, _Broken) else reason_of(reason)}.",
                 hint="Check the connection and run the same command again; what has arrived is kept.",
             )
+        if isinstance(self.source, OciFile):
+            return network_error(reason, self.location.url, setting=OF_A_REGISTRY)
         return network_error(reason, self.location.url)
 
     # --- one request -----------------------------------------------------------------------------
@@ -662,10 +686,12 @@ class _Transfer:
         """Return an answer of 200 or 206, redirects followed; raises everything else."""
         url = location.url
         for _ in range(5):
+            is_ours = location.authorization is not None and origin(url) == origin(location.url)
+            proof = {"Authorization": location.authorization} if is_ours else {}
             try:
                 response = session.get(
                     url,
-                    headers=headers,
+                    headers={**headers, **proof},
                     stream=True,
                     allow_redirects=False,
                     timeout=(CONNECT_TIMEOUT_S, self.fetcher.read_timeout_s),
@@ -680,7 +706,9 @@ class _Transfer:
             answered = {name.lower(): value for name, value in response.headers.items()}
             response.close()
             if response.status_code in {301, 302, 303, 307, 308}:
-                stays_public = isinstance(self.source, UrlFile)
+                stays_public = isinstance(self.source, UrlFile) or (
+                    isinstance(self.source, OciFile) and not self.source.repository.is_named_by_user
+                )
                 url = next_hop(url, answered.get("location"), stays_public=stays_public, instead=self.instead)
                 continue
             self._refuse(response.status_code, answered, location)
@@ -692,7 +720,8 @@ class _Transfer:
             raise wrong_size(location.hop, self.artifact, _total_of_416(headers), instead=self.instead)
         if status in PASSING_STATUSES:
             raise _Again(Passing(status, headers))
-        if location.is_signed and status in {400, 401, 403, 404, 410}:
+        is_expired = status == 401 and isinstance(self.source, OciFile)  # a token, in the middle of a file
+        if is_expired or (location.is_signed and status in {400, 401, 403, 404, 410}):
             self._renew(location, status)
             raise _Again(None)
         refusal = access_error(status, headers, self.source, is_gated=self.artifact.is_gated)

@@ -42,20 +42,21 @@ from provisioner.core.retries import PASSING_STATUSES, Retries, asked_patience_s
 from provisioner.disk.calls import write_all
 from provisioner.disk.locks import hold_lock
 from provisioner.disk.root import Root, is_link
-from provisioner.files.download.http_session import (
-    CONNECT_TIMEOUT_S,
-    Credentials,
-    may_pass,
-    network_error,
-    open_session,
-    shown,
-)
 from provisioner.files.download.policy import parse_content_range
-from provisioner.files.download.resolve import access_error, next_hop
+from provisioner.files.download.resolve import access_error
 from provisioner.files.download.transfer import RangeFetcher
 from provisioner.files.store.hash_file import hash_file
 from provisioner.files.store.part_file import PartFile, remove_part
 from provisioner.network.deadline import Deadline
+from provisioner.network.http_session import (
+    CONNECT_TIMEOUT_S,
+    Credentials,
+    may_pass,
+    network_error,
+    next_hop,
+    open_session,
+    shown,
+)
 
 SIDE_BY_SIDE = 4
 """Wheels that are fetched at a time."""

@@ -28,15 +28,15 @@ from provisioner.core.units import human_bytes
 from provisioner.disk.calls import write_all
 from provisioner.disk.os_errors import storage_error
 from provisioner.disk.root import Root
-from provisioner.files.download.http_session import (
+from provisioner.files.download.limiter import RateLimiter
+from provisioner.network.deadline import Deadline
+from provisioner.network.http_session import (
     CONNECT_TIMEOUT_S,
     Credentials,
     may_pass,
     network_error,
     open_session,
 )
-from provisioner.files.download.limiter import RateLimiter
-from provisioner.network.deadline import Deadline
 
 _READ_TIMEOUT_S = 60.0
 _STEP = 256 * 1024

@@ -11,15 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from provisioner import __version__
-from provisioner.core.errors import KleinError, StalledError, UnreachableError, UsageError
-from provisioner.core.hosts import LOOPBACK
+from provisioner.core.errors import KleinError, ServerError, StalledError, UnreachableError, UsageError
+from provisioner.core.hosts import LOOPBACK, is_private
 from provisioner.core.route import Route
 from provisioner.network.certificates import (
     Bundle,
@@ -32,6 +32,8 @@ from provisioner.network.certificates import (
 from provisioner.network.system_store import SystemStoreAdapter
 
 CONNECT_TIMEOUT_S = 10.0
+OF_A_REGISTRY = "--registry, if you named one"
+"""The `setting` of `network_error` for an OCI registry."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -179,13 +181,42 @@ def proxy_for(url: str) -> str | None:
     return None if proxy is None else shown(proxy).rstrip("/")
 
 
+def next_hop(url: str, location: str | None, *, stays_public: bool = False, instead: str = "another --endpoint") -> str:
+    """Return where a redirect leads; `instead` is what a hint names where it leads nowhere.
+
+    Raises ServerError for none, for one that would leave https, and where it `stays_public` for one from a public host
+    into a private network.
+    """
+    target = urljoin(url, location or "")
+    scheme = urlsplit(target).scheme
+    if not location or scheme not in {"http", "https"}:
+        raise ServerError(f"{shown(url)} redirects to nowhere.", hint=f"Try again later, or use {instead}.")
+    if urlsplit(url).scheme == "https" and scheme == "http":
+        raise ServerError(
+            f"{shown(url)} redirects to an unencrypted address, {shown(target)}; that is never followed.",
+            hint=f"Use {instead}, or another network.",
+        )
+    if stays_public and is_private(urlsplit(target).hostname or "") and not is_private(urlsplit(url).hostname or ""):
+        raise ServerError(
+            f"{shown(url)} redirects into a private network, to {shown(target)}; that is never followed.",
+            hint=f"Do not go on, unless you know who named that address; or use {instead}.",
+        )
+    return target
+
+
 def may_pass(error: Exception) -> bool:
     """Whether asking again may help; not where a certificate was refused or a proxy said no: that locks accounts."""
     is_final = isinstance(error, requests.exceptions.SSLError) and _cause(error, ssl.SSLEOFError) is None
     return not is_final and _status_of_proxy(error) is None
 
 
-def network_error(error: Exception, url: str, *, automatic_proxy: Callable[[], str | None] | None = None) -> KleinError:
+def network_error(
+    error: Exception,
+    url: str,
+    *,
+    automatic_proxy: Callable[[], str | None] | None = None,
+    setting: str = "HF_ENDPOINT or --endpoint if you use a mirror",
+) -> KleinError:
     """Return the error of ours that says why a request never got an answer.
 
     Parameters
@@ -196,6 +227,8 @@ def network_error(error: Exception, url: str, *, automatic_proxy: Callable[[], s
         What was asked for.
     automatic_proxy : callable, optional
         Returns the address of the system's automatic proxy configuration; the registry's on Windows.
+    setting : str
+        What names the server, and is worth checking.
     """
     host = urlsplit(url).hostname or url
     bundle = bundle_in(os.environ)
@@ -230,8 +263,8 @@ def network_error(error: Exception, url: str, *, automatic_proxy: Callable[[], s
         )
     return UnreachableError(
         f"{host} could not be reached: {reason_of(error)}.",
-        hint="Check the connection (and HF_ENDPOINT or --endpoint if you use a mirror); run the same command again, "
-        "what has arrived is kept." + _about_automatic_proxy(automatic_proxy),
+        hint=f"Check the connection (and {setting}); run the same command again, what has arrived is kept."
+        + _about_automatic_proxy(automatic_proxy),
         url=shown(url),
     )
 

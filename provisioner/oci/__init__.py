@@ -1,0 +1,1 @@
+"""OCI registries and image layouts: which blob is meant, who may ask for it, and where it is."""
