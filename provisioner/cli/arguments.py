@@ -195,6 +195,11 @@ _EXAMPLES = {
   klein-setup manifest show                  the sets, in one screen
   klein-setup manifest show --files          every file with its digest and sources
 """,
+    "bundle create": """\
+  klein-setup bundle create /mnt/stick/klein --set fp8
+  klein-setup bundle verify /mnt/stick/klein           every byte, on all cores
+  klein-setup install --from /mnt/stick/klein          there, with the network off
+""",
     "manifest lock": """\
   klein-setup manifest lock --output locked.yaml
 """,
@@ -213,6 +218,7 @@ def add_install_parser(subparsers: Subparsers) -> None:
         subparsers, "install", "install and verify everything, then generate a test image (the default command)"
     )
     _add_target_options(parser)
+    _add_from_option(parser)
     _add_network_options(parser)
     _add_change_options(parser)
     _add_only_option(parser, None)
@@ -228,6 +234,7 @@ def add_plan_parser(subparsers: Subparsers) -> None:
     """Add ``plan``."""
     parser = _add(subparsers, "plan", "show what install would do, without changing anything")
     _add_target_options(parser)
+    _add_from_option(parser)
     _add_network_options(parser)
     _add_only_option(parser, None)
     _add_environment_options(parser)
@@ -305,6 +312,7 @@ def add_repair_parser(subparsers: Subparsers) -> None:
     """Add ``repair``."""
     parser = _add(subparsers, "repair", "verify, then fix what is wrong; replaced files are kept as backups")
     _add_target_options(parser)
+    _add_from_option(parser)
     _add_network_options(parser)
     _add_change_options(parser)
     _add_only_option(parser, "files")
@@ -399,6 +407,31 @@ def add_uninstall_parser(subparsers: Subparsers) -> None:
     parser.set_defaults(run="uninstall")
 
 
+def add_bundle_parser(subparsers: Subparsers) -> None:
+    """Add ``bundle create | add | verify``."""
+    parser = subparsers.add_parser(
+        "bundle", help="put everything for machines without a network into one folder", allow_abbrev=False
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, text in (
+        ("create", "make a bundle: an OCI image layout with the model files and ComfyUI"),
+        ("add", "add the files of another set or manifest; what is there already costs nothing"),
+    ):
+        making = _add(actions, name, text)
+        making.add_argument("folder", type=_path, metavar="DIR", help="where the bundle is, or shall be")
+        _add_wanted_options(making)
+        making.add_argument("--no-comfyui", action="store_true", help="leave ComfyUI's archive out")
+        making.add_argument(
+            "--comfyui-source", type=_name, metavar="URL|FILE", help="get ComfyUI's archive from a mirror or a file"
+        )
+        _add_network_options(making)
+        _add_change_options(making)
+        making.set_defaults(run=f"bundle {name}")
+    verifying = _add(actions, "verify", "read every byte of a bundle and report what is wrong, missing or more")
+    verifying.add_argument("folder", type=_path, metavar="DIR", help="where the bundle is")
+    verifying.set_defaults(run="bundle verify")
+
+
 def add_rehearse_parser(subparsers: Subparsers) -> None:
     """Add ``rehearse``."""
     parser = _add(subparsers, "rehearse", "test the whole installation with small files: no GPU, no account needed")
@@ -461,20 +494,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_target_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what and where")
-    group.add_argument(
-        "--manifest",
-        type=_name,
-        default="flux2-klein-4b",
-        metavar="ID|FILE",
-        help="manifest to use (default: flux2-klein-4b)",
-    )
-    group.add_argument(
-        "--set",
-        dest="set_id",
-        metavar="ID",
-        help="a set of the manifest (default: what is installed there, else auto: the first that suits this GPU)",
-    )
+    group = _add_wanted_options(parser)
     group.add_argument(
         "--comfyui", type=_path, metavar="DIR", help="a ComfyUI folder, its models folder, or a new folder"
     )
@@ -494,6 +514,23 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="another extra_model_paths.yaml, as given to ComfyUI's --extra-model-paths-config",
     )
+
+
+def _add_wanted_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    group = parser.add_argument_group("what and where")
+    group.add_argument(
+        "--manifest",
+        type=_name,
+        default="flux2-klein-4b",
+        metavar="ID|FILE",
+        help="manifest to use (default: flux2-klein-4b)",
+    )
+    group.add_argument(
+        "--set",
+        dest="set_id",
+        metavar="ID",
+        help="a set of the manifest (default: what is installed there, else auto: the first that suits this GPU)",
+    )
     group.add_argument(
         "--look-in",
         action="append",
@@ -507,6 +544,7 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write, move and delete also behind folder links that lead out of DIR (default: ask once, and remember)",
     )
+    return group
 
 
 def _add_network_options(parser: argparse.ArgumentParser) -> None:
@@ -565,6 +603,16 @@ def _add_pass_env_option(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="a variable to pass to ComfyUI, pip and git too; tokens and most others are not passed",
+    )
+
+
+def _add_from_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from",
+        dest="from_bundle",
+        type=_path,
+        metavar="DIR",
+        help="take files and ComfyUI from this bundle alone (`klein-setup bundle create` makes one)",
     )
 
 
@@ -670,6 +718,7 @@ PATH_OPTIONS = frozenset(
         "--comfyui",
         "--environment",
         "--extra-model-paths",
+        "--from",
         "--hf-cache",
         "--image",
         "--look-in",
@@ -809,6 +858,7 @@ _ADDERS: dict[str, Callable[[Subparsers], None]] = {
     "report": add_report_parser,
     "doctor": add_doctor_parser,
     "backups": add_backups_parser,
+    "bundle": add_bundle_parser,
     "uninstall": add_uninstall_parser,
     "manifest": add_manifest_parser,
     "completion": add_completion_parser,

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
@@ -102,10 +103,11 @@ def _install(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
     from provisioner.commands.install import run_install
     from provisioner.commands.run import open_run
 
-    session = _session(arguments, ui, cancelled)
-    run = open_run(session, _options(arguments))
-    _check_locked(arguments, run)
-    return run_install(run, _install_options(arguments, run), _run_ui(ui))
+    with _from_bundle(arguments):
+        session = _session(arguments, ui, cancelled)
+        run = open_run(session, _options(arguments))
+        _check_locked(arguments, run)
+        return run_install(run, _install_options(arguments, run), _run_ui(ui))
 
 
 def _repair(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
@@ -113,24 +115,69 @@ def _repair(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
     from provisioner.commands.run import open_run
     from provisioner.commands.unload import unload_running_server
 
-    session = _session(arguments, ui, cancelled)
-    run = open_run(session, _options(arguments))
-    if arguments.undo_update:
-        from provisioner.commands.undo_update import run_undo_update
+    with _from_bundle(arguments):
+        session = _session(arguments, ui, cancelled)
+        run = open_run(session, _options(arguments))
+        if arguments.undo_update:
+            from provisioner.commands.undo_update import run_undo_update
 
-        return run_undo_update(run, ask=ui.ask, say=ui.say)
-    report = run_install(run, _install_options(arguments, run), _run_ui(ui), "repair")
-    unload_running_server(run, report, arguments.server)
-    return report
+            return run_undo_update(run, ask=ui.ask, say=ui.say)
+        report = run_install(run, _install_options(arguments, run), _run_ui(ui), "repair")
+        unload_running_server(run, report, arguments.server)
+        return report
 
 
 def _plan(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner.commands.install import run_plan
     from provisioner.commands.run import open_run
 
-    run = open_run(_session(arguments, ui, cancelled), _options(arguments))
-    show_hosts = ui.show_hosts if arguments.hosts else None
-    return run_plan(run, _install_options(arguments, run), ui.show_plan, show_hosts)
+    with _from_bundle(arguments):
+        run = open_run(_session(arguments, ui, cancelled), _options(arguments))
+        show_hosts = ui.show_hosts if arguments.hosts else None
+        return run_plan(run, _install_options(arguments, run), ui.show_plan, show_hosts)
+
+
+@contextlib.contextmanager
+def _from_bundle(arguments: argparse.Namespace) -> Iterator[None]:
+    """Take what ``--from`` names from there alone; raises UsageError for options that name another place."""
+    if arguments.from_bundle is None:
+        yield
+        return
+    for option in ("registry", "registry_only", "endpoint", "comfyui_source", "offline"):
+        if getattr(arguments, option, None):
+            raise UsageError(f"--from and --{option.replace('_', '-')} name two places.", hint="Leave one of them out.")
+    from provisioner.commands.bundle import opened
+
+    with opened(arguments.from_bundle) as bundle:
+        arguments.registry, arguments.registry_only = bundle.registry.repository, True
+        arguments.comfyui_source = bundle.comfyui_source
+        yield
+
+
+def _bundle_make(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands.bundle import BundleOptions, BundleUi, run_bundle_create
+    from provisioner.commands.run import Options
+
+    options = Options(
+        manifest=arguments.manifest,
+        set_id=arguments.set_id,
+        assume_yes=arguments.yes,
+        accepted_licences=frozenset(arguments.accept_licence),
+    )
+    bundle = BundleOptions(
+        folder=arguments.folder,
+        comfyui_source=arguments.comfyui_source,
+        has_comfyui=not arguments.no_comfyui,
+        adds=arguments.run == "bundle add",
+    )
+    how = BundleUi(ask=ui.ask, show_plan=ui.show_plan, say=ui.say, ask_to_apply=_run_ui(ui).ask_to_apply)
+    return run_bundle_create(_session(arguments, ui, cancelled), options, bundle, how)
+
+
+def _bundle_verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands.bundle import run_bundle_verify
+
+    return run_bundle_verify(_session(arguments, ui, cancelled), arguments.folder)
 
 
 def _smoke_test(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
@@ -419,6 +466,9 @@ _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = 
     "manifest show": _manifest_show,
     "manifest check": _manifest_check,
     "manifest lock": _manifest_lock,
+    "bundle create": _bundle_make,
+    "bundle add": _bundle_make,
+    "bundle verify": _bundle_verify,
     "aside list": _backups_list,
     "aside restore": _backups_restore,
     "aside clear": _backups_clear,

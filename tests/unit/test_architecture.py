@@ -26,7 +26,9 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"report"}),
     frozenset({"rehearsal"}),
     frozenset({"plan"}),
-    frozenset({"files", "comfyui", "environment", "torch", "machine", "smoke_test", "manifest", "identify", "oci"}),
+    frozenset(
+        {"files", "comfyui", "environment", "torch", "machine", "smoke_test", "manifest", "identify", "oci", "bundle"}
+    ),
     frozenset({"disk", "network", "processes"}),
     frozenset({"core"}),
 )
@@ -69,6 +71,7 @@ LAYER_OF = {
     "rehearsal": "rehearsal",
     "plan": "decision",
     "plan.steps": "value",
+    "bundle": "decision",
     "files": "decision",
     "files.download": "effect",
     "files.download.policy": "decision",

@@ -1,0 +1,1 @@
+"""Bundles: all that a machine without a network needs, as an OCI image layout."""

@@ -1,0 +1,383 @@
+"""``klein-setup bundle``: makes, adds to and verifies a bundle; and what ``--from`` reads one with."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from provisioner.bundle.image_layout import (
+    BLOBS,
+    LARGEST_JSON,
+    LAYOUT,
+    Blob,
+    Listed,
+    Part,
+    artifacts_of,
+    blob_artifacts,
+    index_bytes,
+    manifest_files,
+    models_part,
+    parse_index,
+    parse_manifest,
+)
+from provisioner.comfyui.install_plan import archive_address, is_web_address
+from provisioner.commands.apply import apply_plan
+from provisioner.commands.inspect_comfyui import read_table
+from provisioner.commands.look import InstallOptions, plan_run
+from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_about, ask_to_apply, decide_on_token
+from provisioner.commands.run import Options, Run, load_manifest, named_by_user
+from provisioner.commands.verify_files import run_verify
+from provisioner.core.errors import EXIT_OK, IntegrityError, NotTheFileError, UsageError
+from provisioner.core.models import (
+    Artifact,
+    ArtifactSet,
+    ComfyTarget,
+    Finding,
+    Licence,
+    Lock,
+    Manifest,
+    Registry,
+    SetChoice,
+)
+from provisioner.core.units import count, human_bytes
+from provisioner.disk.root import Root, scratch_folder
+from provisioner.files import planner
+from provisioner.files.choose_set import choose_set
+from provisioner.manifest.lock_file import Verified, locked_text
+from provisioner.network.loopback_files import LoopbackFiles, Served
+from provisioner.report.outcome import Report
+
+if TYPE_CHECKING:
+    from provisioner.commands.session import Session
+    from provisioner.plan.steps import Plan
+
+_FILES_ONLY = InstallOptions(parts=frozenset({"files"}))
+_MOST_ARCHIVE_BYTES = 500_000_000  # of ComfyUI: releases have 15 MB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleUi:
+    """How a bundle is talked about, and how it asks."""
+
+    ask: Ask
+    show_plan: Callable[[Plan], None]
+    say: Callable[[str], None]
+    ask_to_apply: AskToApply | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleOptions:
+    """What the command line asks for of a bundle that is made."""
+
+    folder: Path
+    comfyui_source: str | None = None
+    has_comfyui: bool = True
+    adds: bool = False  # to a bundle that has to be there
+
+
+# --- making ------------------------------------------------------------------------------------------
+
+
+def run_bundle_create(session: Session, options: Options, bundle: BundleOptions, ui: BundleUi) -> Report:
+    """Bring the files of a set, and ComfyUI's archive, into a bundle; `index.json` names them once all are right.
+
+    What is there, or elsewhere on this computer, is not fetched again.  What an interrupted run left is continued.
+
+    Raises
+    ------
+    UsageError
+        The folder holds something else, or there is no bundle to add to.
+    KleinError
+        As `install`; the bundle is as it was, and what arrived is kept.
+    """
+    folder = named_by_user(bundle.folder)
+    listed = _listed_in(folder, adds=bundle.adds)
+    manifest = load_manifest(options.manifest)
+    choice = choose_set(manifest, options.set_id, kind=None, look=lambda: session.machine)
+    part = models_part(manifest.id, choice.set)
+    run = _run_on_blobs(session, options, manifest, choice, folder, blob_artifacts(choice.set.artifacts))
+    ui.say(f"{part.name}: {count(len(run.wanted.artifacts), 'file')}, {human_bytes(part.size)}, into {folder}.")
+
+    plan = plan_run(run, _FILES_ONLY, "claims")
+    if plan.steps:
+        ui.show_plan(plan)
+    if session.is_offline:
+        planner.check_offline(plan.files)
+    planner.check_file_sizes(plan.files)
+    planner.check_space(plan.space)
+    ask_to_apply(run, plan, ui.ask_to_apply, is_repair=False)
+    agree_to_links(run, plan.links, ui.ask)
+    ask_about(run, plan, ui.ask)
+    decide_on_token(run, plan, ui.ask)
+    applied = apply_plan(run, _FILES_ONLY, plan, show_smoke=lambda smoke: None)
+    if applied.errors:
+        error = applied.errors[0]
+        return run.report(
+            "bundle create",
+            "failed",
+            error.exit_status,
+            plan=replace(plan, steps=applied.files.steps),
+            outcomes=tuple(applied.outcomes),
+            errors=tuple(applied.errors),
+        )
+    if applied.files.steps:
+        raise IntegrityError(
+            f"Every step was done, but {count(len(applied.files.steps), 'file')} of the bundle still differ.",
+            hint="Something else changes this folder; stop it and run the same command again.",
+        )
+    root = session.root(folder)
+    parts = [part]
+    if bundle.has_comfyui and choice.set.target == "comfyui":
+        parts.append(_comfyui_part(session, root, bundle.comfyui_source, ui.say))
+    _write_lock(run, manifest, choice, root, ui.say)
+    _write_layout(root, listed, parts)
+    ui.say(f"{folder} holds {', '.join(each.name for each in parts)}.")
+    return run.report("bundle create", "ok", EXIT_OK, plan=plan, outcomes=tuple(applied.outcomes))
+
+
+def _listed_in(folder: Path, *, adds: bool) -> tuple[Listed, ...]:
+    """Return what a bundle has so far; raises UsageError where the folder is no place for one."""
+    if (folder / "index.json").exists():
+        return parse_index(_read(folder, "index.json"))
+    if adds:
+        raise UsageError(f"There is no bundle in {folder}.", hint="Make it with `klein-setup bundle create`.")
+    ours = {".klein-setup", "blobs", "oci-layout"}
+    others = sorted(each.name for each in folder.iterdir() if each.name not in ours) if folder.is_dir() else []
+    others = [each for each in others if not each.endswith(".lock.yaml")]
+    if others:
+        raise UsageError(
+            f"{folder} holds something else: {others[0]}.", hint="Name a new or an empty folder.", path=str(folder)
+        )
+    return ()
+
+
+def _run_on_blobs(
+    session: Session,
+    options: Options,
+    manifest: Manifest,
+    choice: SetChoice,
+    folder: Path,
+    artifacts: tuple[Artifact, ...],
+) -> Run:
+    """Return a run whose target is a bundle: each file of the set has the place of its blob."""
+    wanted = replace(choice.set, target="comfyui", artifacts=artifacts)
+    return Run(
+        session=session,
+        options=replace(options, extra_model_paths=()),
+        manifest=replace(manifest, artifacts=artifacts, sets=(wanted,)),
+        choice=replace(choice, set=wanted),
+        target=ComfyTarget(given=folder, models=folder, folders=(), is_new=not folder.exists()),
+        machine=session.known_machine,
+    )
+
+
+def _comfyui_part(session: Session, root: Root, source: str | None, say: Callable[[str], None]) -> Part:
+    """Bring ComfyUI's archive, verified by unpacking it; return its part of the bundle."""
+    table = read_table()
+    release = table.pinned
+    address = archive_address(source or table.repository, release)
+    if address is None:
+        raise UsageError(
+            f"{source} is a git repository, and a bundle holds an archive of ComfyUI.",
+            hint="Name an archive (.zip, .tar.gz) with --comfyui-source, or leave ComfyUI out with --no-comfyui.",
+        )
+    suffix = ".zip" if address.lower().endswith(".zip") else ".tar.gz"
+    with scratch_folder("klein-setup-bundle-") as scratch:
+        archive = scratch / f"ComfyUI{suffix}"
+        if is_web_address(address):
+            session.whole_files.fetch(
+                address,
+                archive,
+                what="ComfyUI",
+                hint="Name a complete and current mirror of ComfyUI with --comfyui-source.",
+                most_bytes=_MOST_ARCHIVE_BYTES,
+                progress=say,
+            )
+        else:
+            Root(scratch).copy_file(Path(address), archive)
+        session.checkouts.fetch(release, scratch / "ComfyUI", source=str(archive), progress=lambda line: None)
+        data = archive.read_bytes()
+    blob = Blob(sha256=hashlib.sha256(data).hexdigest(), size=len(data), title=f"ComfyUI-{release.version}{suffix}")
+    _write_blob(root, blob.sha256, data)
+    return Part(name="comfyui", kind="comfyui", blobs=(blob,), version=release.version)
+
+
+def _write_lock(run: Run, manifest: Manifest, choice: SetChoice, root: Root, say: Callable[[str], None]) -> None:
+    """Write the locked manifest beside the blobs: with the digests of their blocks, from what was just verified."""
+    digests = {}
+    for check in run.plan_files("claims").checks:
+        stamp = run.session.store.stamp(check.destination.path)
+        if stamp is not None:
+            digests[check.artifact.sha256] = run.observer.digest_of(check.destination.path, stamp, check.artifact.id)
+    verified = {
+        each.id: Verified(size=each.size, sha256=each.sha256, blocks=digests[each.sha256].blocks)
+        for each in choice.set.artifacts
+    }
+    path = root.folder / f"{manifest.id}-{choice.set.id}.lock.yaml"
+    lock = Lock(manifest_sha256=manifest.sha256, locked_on=time.strftime("%Y-%m-%d", time.gmtime()))
+    root.write_text(path, locked_text(manifest, choice.set, verified, lock))
+    say(f"{path} is the locked manifest.")
+
+
+def _write_layout(root: Root, listed: Sequence[Listed], parts: Sequence[Part]) -> None:
+    """Write the manifests of the parts, and the index last: until then nothing of them counts."""
+    named = {each.name: each for each in listed}
+    for part in parts:
+        manifest, config = manifest_files(part)
+        for data in (config, manifest):
+            _write_blob(root, hashlib.sha256(data).hexdigest(), data)
+        named[part.name] = Listed(name=part.name, sha256=hashlib.sha256(manifest).hexdigest(), size=len(manifest))
+    root.write_bytes(root.folder / "oci-layout", LAYOUT)
+    root.write_bytes(root.folder / "index.json", index_bytes(named.values()))
+
+
+def _write_blob(root: Root, sha256: str, data: bytes) -> None:
+    path = root.folder / BLOBS / sha256
+    root.make_folder(path.parent)
+    root.write_bytes(path, data)
+
+
+# --- reading -----------------------------------------------------------------------------------------
+
+
+def run_bundle_verify(session: Session, folder: Path) -> Report:
+    """Read every byte of a bundle, on all cores, and say what is wrong, missing or more than it lists."""
+    folder = named_by_user(folder)
+    parts = read_parts(folder)
+    artifacts = artifacts_of(parts)
+    whole = ArtifactSet(id="bundle", title=f"All of {folder}", target="comfyui", artifacts=artifacts)
+    manifest = Manifest(
+        schema_version=1,
+        id="bundle",
+        title=whole.title,
+        licence=Licence(name="of its parts", url="", is_commercial_use_allowed=True),
+        default_set=whole.id,
+        sets=(whole,),
+        artifacts=artifacts,
+        sha256=hashlib.sha256(_read(folder, "index.json")).hexdigest(),
+    )
+    run = _run_on_blobs(session, Options(), manifest, SetChoice(set=whole), folder, artifacts)
+    report = replace(run_verify(run, is_quick=False), command="bundle verify")
+    more = _not_listed(folder, parts)
+    if not more:
+        return report
+    found = Finding(
+        code="bundle-more",
+        severity="warning",
+        remedy="by-hand",
+        message=f"{count(len(more), 'file')} in {folder / BLOBS} belong to nothing that index.json names: {more[0]}.",
+        hint="An interrupted `bundle create` may have left them; it goes on with them, and nothing else reads them.",
+    )
+    return replace(report, findings=(*report.findings, found))
+
+
+def read_parts(folder: Path) -> tuple[Part, ...]:
+    """Return the parts of a bundle; raises UsageError where there is none, IntegrityError where it is malformed."""
+    if not (folder / "index.json").is_file():
+        raise UsageError(
+            f"There is no bundle in {folder}: it has no index.json.",
+            hint="Name the folder that `klein-setup bundle create` made, as a whole.",
+        )
+    parts = []
+    for each in parse_index(_read(folder, "index.json")):
+        part = parse_manifest(each, _read(folder, f"{BLOBS}/{each.sha256}"))
+        if part is not None:
+            parts.append(part)
+    return tuple(parts)
+
+
+def _not_listed(folder: Path, parts: Sequence[Part]) -> list[str]:
+    known = {blob.sha256 for part in parts for blob in part.blobs}
+    for part in parts:
+        known |= {hashlib.sha256(data).hexdigest() for data in manifest_files(part)}
+    known |= {each.sha256 for each in parse_index(_read(folder, "index.json"))}
+    return sorted(each.name for each in (folder / BLOBS).iterdir() if each.name not in known)
+
+
+def _read(folder: Path, relative: str) -> bytes:
+    path = folder / relative
+    try:
+        if path.is_symlink() or not path.is_file():
+            raise NotTheFileError(f"{path} is missing, or is no file.", hint="Copy the bundle again.", path=str(path))
+        with path.open("rb") as stream:
+            return stream.read(LARGEST_JSON + 1)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", hint="Check the stick or the share.") from error
+
+
+# --- installing from one -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenBundle:
+    """A bundle that is read through 127.0.0.1 while a run goes on."""
+
+    registry: Registry
+    comfyui_source: str | None  # None: it holds none
+
+
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[OpenBundle]:
+    """Serve a bundle to this run and the programs it starts, which contact nobody else for what it holds.
+
+    Raises
+    ------
+    UsageError
+        There is no bundle.
+    NotTheFileError
+        It is malformed.
+    """
+    from provisioner.oci.reference import parse_repository
+
+    folder = named_by_user(folder)
+    parts = read_parts(folder)
+    files = LoopbackFiles(pages={"/oci-layout": LAYOUT, "/index.json": _read(folder, "index.json")})
+    comfyui = None
+    for part in parts:
+        for blob in part.blobs:
+            served = Served(_blob_path(folder, blob), etag=f"sha256:{blob.sha256}")
+            files.files[f"/{BLOBS}/{blob.sha256}"] = served
+            if part.kind == "comfyui":
+                suffix = ".zip" if blob.title.endswith(".zip") else ".tar.gz"
+                comfyui = f"/comfyui/{blob.sha256}{suffix}"
+                files.files[comfyui] = served
+    with files.serve() as address, _without_proxy():
+        yield OpenBundle(
+            registry=Registry(repository=parse_repository(f"{address}/"), is_only=True),
+            comfyui_source=None if comfyui is None else f"{address}{comfyui}",
+        )
+
+
+def _blob_path(folder: Path, blob: Blob) -> Path:
+    path = folder / BLOBS / blob.sha256
+    if path.is_symlink():
+        raise NotTheFileError(f"{path} is a link; the files of a bundle are none.", hint="Copy the bundle again.")
+    if not path.is_file():
+        raise NotTheFileError(
+            f"The bundle lacks {blob.title}: there is no {path}.",
+            hint="Copy the bundle again, or complete it with `klein-setup bundle create` where a network is.",
+        )
+    return path
+
+
+@contextlib.contextmanager
+def _without_proxy() -> Iterator[None]:
+    """Have nobody ask a proxy for 127.0.0.1: this process, and those that get its variables."""
+    before = {name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")}
+    kept = next((value for value in before.values() if value), "")
+    for name in before:
+        os.environ[name] = ",".join(filter(None, (kept, "127.0.0.1")))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
