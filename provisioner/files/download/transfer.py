@@ -478,9 +478,10 @@ class _Transfer:
             self.renewals = self.renewals + 1 if self.received == self.received_at_renewal else 1
             self.received_at_renewal = self.received
             if self.renewals > _MAX_RENEWALS:
-                signer = "the registry" if isinstance(self.source, OciFile) else "the Hub"
+                is_oci = isinstance(self.source, OciFile)
+                what = "what the registry has just given" if is_oci else "addresses the Hub has just signed"
                 raise AccessError(
-                    f"{shown(refused.url)} keeps refusing what {signer} has just signed ({status}).",
+                    f"{shown(refused.url)} keeps refusing {what} ({status}).",
                     hint="Check this machine's clock; a proxy that rewrites addresses does this too.",
                     status=status,
                 )
