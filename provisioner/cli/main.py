@@ -93,6 +93,9 @@ def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
 def _registry(arguments: argparse.Namespace) -> Registry | None:
     from provisioner.core.models import Registry
 
+    if getattr(arguments, "bundle", None) is not None:
+        found: Registry = arguments.bundle
+        return found
     repository, is_only = getattr(arguments, "registry", None), getattr(arguments, "registry_only", False)
     if repository is None and is_only:
         raise UsageError("--registry-only was given without --registry.", hint="Name it with --registry ADDRESS.")
@@ -149,7 +152,7 @@ def _from_bundle(arguments: argparse.Namespace) -> Iterator[None]:
     from provisioner.commands.bundle import opened
 
     with opened(arguments.from_bundle) as bundle:
-        arguments.registry, arguments.registry_only = bundle.registry.repository, True
+        arguments.bundle = bundle.registry
         arguments.comfyui_source = bundle.comfyui_source
         yield
 
@@ -177,7 +180,7 @@ def _bundle_make(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Eve
 def _bundle_verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner.commands.bundle import run_bundle_verify
 
-    return run_bundle_verify(_session(arguments, ui, cancelled), arguments.folder)
+    return run_bundle_verify(_session(arguments, ui, cancelled), arguments.folder, ui.say)
 
 
 def _smoke_test(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:

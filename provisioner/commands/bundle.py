@@ -33,15 +33,17 @@ from provisioner.commands.look import InstallOptions, plan_run
 from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_about, ask_to_apply, decide_on_token
 from provisioner.commands.run import Options, Run, load_manifest, named_by_user
 from provisioner.commands.verify_files import run_verify
-from provisioner.core.errors import EXIT_OK, IntegrityError, NotTheFileError, UsageError
+from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, IntegrityError, NotTheFileError, UsageError
 from provisioner.core.models import (
     Artifact,
     ArtifactSet,
+    Check,
     ComfyTarget,
     Finding,
     Licence,
     Lock,
     Manifest,
+    OciRepository,
     Registry,
     SetChoice,
 )
@@ -51,7 +53,7 @@ from provisioner.files import planner
 from provisioner.files.choose_set import choose_set
 from provisioner.manifest.lock_file import Verified, locked_text
 from provisioner.network.loopback_files import LoopbackFiles, Served
-from provisioner.report.outcome import Report
+from provisioner.report.outcome import Report, ReportStatus
 
 if TYPE_CHECKING:
     from provisioner.commands.session import Session
@@ -104,7 +106,8 @@ def run_bundle_create(session: Session, options: Options, bundle: BundleOptions,
     run = _run_on_blobs(session, options, manifest, choice, folder, blob_artifacts(choice.set.artifacts))
     ui.say(f"{part.name}: {count(len(run.wanted.artifacts), 'file')}, {human_bytes(part.size)}, into {folder}.")
 
-    plan = plan_run(run, _FILES_ONLY, "claims")
+    is_known = any(each.name == part.name for each in listed)  # asked for again: because something may be wrong with it
+    plan = plan_run(run, _FILES_ONLY, "full" if is_known else "claims")
     if plan.steps:
         ui.show_plan(plan)
     if session.is_offline:
@@ -172,7 +175,7 @@ def _run_on_blobs(
         options=replace(options, extra_model_paths=()),
         manifest=replace(manifest, artifacts=artifacts, sets=(wanted,)),
         choice=replace(choice, set=wanted),
-        target=ComfyTarget(given=folder, models=folder, folders=(), is_new=not folder.exists()),
+        target=ComfyTarget(given=folder, models=folder, folders=(), is_new=not folder.exists(), is_bundle=True),
         machine=session.known_machine,
     )
 
@@ -246,7 +249,7 @@ def _write_blob(root: Root, sha256: str, data: bytes) -> None:
 # --- reading -----------------------------------------------------------------------------------------
 
 
-def run_bundle_verify(session: Session, folder: Path) -> Report:
+def run_bundle_verify(session: Session, folder: Path, say: Callable[[str], None]) -> Report:
     """Read every byte of a bundle, on all cores, and say what is wrong, missing or more than it lists."""
     folder = named_by_user(folder)
     parts = read_parts(folder)
@@ -263,18 +266,43 @@ def run_bundle_verify(session: Session, folder: Path) -> Report:
         sha256=hashlib.sha256(_read(folder, "index.json")).hexdigest(),
     )
     run = _run_on_blobs(session, Options(), manifest, SetChoice(set=whole), folder, artifacts)
-    report = replace(run_verify(run, is_quick=False), command="bundle verify")
+    plan = run_verify(run, is_quick=False).plan
+    checks = () if plan is None else plan.checks
+    found = [_complaint(check) for check in checks if check.status != "ok"]
     more = _not_listed(folder, parts)
-    if not more:
-        return report
-    found = Finding(
-        code="bundle-more",
-        severity="warning",
+    if more:
+        found.append(
+            Finding(
+                code="bundle-more",
+                severity="warning",
+                remedy="by-hand",
+                message=f"{count(len(more), 'file')} in {folder / BLOBS} belong to nothing that index.json names:"
+                f" {more[0]}.",
+                hint="An interrupted `bundle create` left them, and goes on with them; nothing else reads them.",
+            )
+        )
+    is_whole = all(check.status == "ok" for check in checks)
+    for part in parts:
+        say(f"{part.name}: {count(len(part.blobs), 'file')}, {human_bytes(part.size)}")
+    if is_whole:
+        size = human_bytes(sum(each.size for each in artifacts))
+        say(f"All {count(len(artifacts), 'file')} of {folder} are correct ({size}); every byte was read.")
+    status: ReportStatus = "ok" if is_whole else "findings"
+    return run.report("bundle verify", status, EXIT_OK if is_whole else EXIT_FINDINGS, findings=tuple(found))
+
+
+def _complaint(check: Check) -> Finding:
+    """Return what is wrong with a blob, under the name that it has for a person."""
+    what = {"missing": "is missing", "size-mismatch": "has another size", "unreadable": "cannot be read"}
+    said = what.get(check.status, "has wrong bytes")
+    return Finding(
+        code=f"bundle-{check.status}",
+        severity="problem",
         remedy="by-hand",
-        message=f"{count(len(more), 'file')} in {folder / BLOBS} belong to nothing that index.json names: {more[0]}.",
-        hint="An interrupted `bundle create` may have left them; it goes on with them, and nothing else reads them.",
+        path=check.destination.path,
+        message=f"{check.artifact.id} {said}{f', SHA-256 {check.observed_sha256}' if check.observed_sha256 else ''}.",
+        hint="Complete it with `klein-setup bundle create` where a network is, or copy this file again.",
     )
-    return replace(report, findings=(*report.findings, found))
 
 
 def read_parts(folder: Path) -> tuple[Part, ...]:
@@ -333,11 +361,9 @@ def opened(folder: Path) -> Iterator[OpenBundle]:
     NotTheFileError
         It is malformed.
     """
-    from provisioner.oci.reference import parse_repository
-
     folder = named_by_user(folder)
     parts = read_parts(folder)
-    files = LoopbackFiles(pages={"/oci-layout": LAYOUT, "/index.json": _read(folder, "index.json")})
+    files = LoopbackFiles(pages={"/oci-layout": LAYOUT})
     comfyui = None
     for part in parts:
         for blob in part.blobs:
@@ -349,7 +375,13 @@ def opened(folder: Path) -> Iterator[OpenBundle]:
                 files.files[comfyui] = served
     with files.serve() as address, _without_proxy():
         yield OpenBundle(
-            registry=Registry(repository=parse_repository(f"{address}/"), is_only=True),
+            registry=Registry(
+                repository=OciRepository(
+                    base=address, name="", layout=address, is_named_by_user=True, known_as=f"the bundle {folder}"
+                ),
+                is_only=True,
+                holds=frozenset(blob.sha256 for part in parts for blob in part.blobs),
+            ),
             comfyui_source=None if comfyui is None else f"{address}{comfyui}",
         )
 

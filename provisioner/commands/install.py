@@ -109,6 +109,7 @@ def _agreed(run: Run, options: InstallOptions, ui: RunUi, command: Command) -> t
             ui.show_plan(plan)
         if run.session.is_offline:
             planner.check_offline(plan.files)
+        planner.check_registry(plan.files, run.session.settings.registry)
         _check_names_and_sizes(plan)
         planner.check_space(plan.space)
         folder = ask_to_apply(run, plan, ui.ask_to_apply, is_repair=command == "repair")

@@ -77,10 +77,11 @@ class OciRepository:
     name: str  # "models/klein"; empty: there can only be a layout
     layout: str | None = None  # where a layout may lie, "http://mirror.lab/bundle"; None: it is a registry
     is_named_by_user: bool = False  # with --registry, and by no manifest: it may lead into a private network
+    known_as: str | None = None  # what a person calls it where its address says nothing, "the bundle /mnt/stick"
 
     def __str__(self) -> str:
         """Return it as a person writes it, ``registry.lab:5000/models/klein``."""
-        return (self.layout or f"{self.base}/{self.name}").partition("://")[2]
+        return self.known_as or (self.layout or f"{self.base}/{self.name}").partition("://")[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +94,8 @@ class OciFile:
 
     def __str__(self) -> str:
         """Return the reference, ``oci://registry.lab:5000/models/klein:v1@sha256:...``."""
+        if self.repository.known_as is not None:
+            return self.repository.known_as
         tag, digest = (f":{self.tag}" if self.tag else ""), (f"@sha256:{self.digest}" if self.digest else "")
         return f"oci://{self.repository}{tag}{digest}"
 
@@ -106,6 +109,7 @@ class Registry:
 
     repository: OciRepository
     is_only: bool = False  # ``--registry-only``: those are not asked
+    holds: frozenset[str] | None = None  # the SHA-256 of everything that it has; None: it has to be asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -428,6 +432,7 @@ class ComfyTarget:
     models: Path  # the main models root
     folders: tuple[FolderRoots, ...]
     is_new: bool = False  # nothing there yet
+    is_bundle: bool = False  # a bundle: each file lies under its SHA-256, and no ComfyUI reads it
     config: Path | None = None  # the extra_model_paths.yaml that was read
 
 

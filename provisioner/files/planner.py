@@ -6,7 +6,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from provisioner.core.errors import FileTooLargeError, InsufficientSpaceError, OfflineError, PathTooLongError
+from provisioner.core.errors import (
+    EntryNotFoundError,
+    FileTooLargeError,
+    InsufficientSpaceError,
+    OfflineError,
+    PathTooLongError,
+)
 from provisioner.core.exhaustive import assert_never
 from provisioner.core.models import (
     Artifact,
@@ -31,6 +37,7 @@ from provisioner.core.models import (
     PatchWay,
     PlaceFile,
     RecordReceipt,
+    Registry,
     SpaceNeed,
     Target,
 )
@@ -406,6 +413,26 @@ def check_offline(plan: FilesPlan) -> None:
         hint="Run once without --offline, or name a folder that has the files with --look-in DIR.",
         missing=[step.artifact.name for step in fetches],
     )
+
+
+def check_registry(plan: FilesPlan, registry: Registry | None) -> None:
+    """Raise EntryNotFoundError if the plan fetches what the one place that is asked does not hold."""
+    if registry is None or registry.holds is None:
+        return
+    lacking = [
+        step.artifact.name
+        for step in plan.steps
+        if isinstance(step, (FetchFile, PatchFile))
+        and not any(each.sha256 in registry.holds for each in step.artifact.contents)
+    ]
+    if lacking:
+        raise EntryNotFoundError(
+            f"{registry.repository} lacks {len(lacking)} of the files that the set {plan.set.id} of"
+            f" {plan.manifest.id} needs here: {', '.join(lacking[:5])}.",
+            hint="Choose with --set or --manifest what it was made for, or complete it where a network is, with"
+            " `klein-setup bundle add`.",
+            missing=lacking,
+        )
 
 
 def _published(artifact: Artifact) -> str:

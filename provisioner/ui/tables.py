@@ -163,7 +163,8 @@ def _heading(title: str, plan: Plan, preposition: str = "into") -> Block:
 def target_words(target: Target) -> Line:
     """Return the target as a sentence names it."""
     if isinstance(target, ComfyTarget):
-        words = f"the {'new ' if target.is_new else ''}ComfyUI models folder "
+        kind = "bundle" if target.is_bundle else "ComfyUI models folder"
+        words = f"the {'new ' if target.is_new else ''}{kind} "
         return (Span(words), Span(str(target.models)) if target.is_new else path_span(target.models))
     return (Span("the Hugging Face cache "), path_span(target.cache))
 
