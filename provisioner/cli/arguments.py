@@ -612,7 +612,7 @@ def _add_from_option(parser: argparse.ArgumentParser) -> None:
         dest="from_bundle",
         type=_path,
         metavar="DIR",
-        help="take files and ComfyUI from this bundle alone (`klein-setup bundle create` makes one)",
+        help="take files and ComfyUI from this bundle alone; `bundle create` makes one",
     )
 
 

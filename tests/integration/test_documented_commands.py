@@ -94,6 +94,8 @@ class Reader:
             return str(self.sandbox.tree)
         if word in {"DRIVE", "SHARE"}:
             return str(self.drive)
+        if word.startswith("DRIVE/"):
+            return str(self.sandbox.folder / word.lower())
         return self.sandbox.hub.endpoint if word == "https://hub.example.org" else word
 
     def type(self, typed: Typed) -> None:
@@ -106,6 +108,9 @@ class Reader:
             given += ["--only", "files"]  # the rest needs wheels, git and a GPU
         if "yes" in options and not options["no_input"]:
             given.append("--yes")
+        if given[:2] in (["bundle", "create"], ["bundle", "add"]):
+            hub = self.sandbox.hub.endpoint
+            given += ["--manifest", str(self.sandbox.manifest), "--endpoint", hub, "--send-token", "--no-comfyui"]
         if str(self.drive) in given and not self.drive.exists():
             shutil.move(self.sandbox.tree, self.drive)  # the other computer has none of it
         for name, value in typed.environ.items():

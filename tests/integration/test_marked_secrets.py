@@ -109,6 +109,18 @@ CASES = {
     "manifest show": Case(words=("{manifest}",), refused=((2, ["{folder}/signed.yaml"]),)),
     "manifest check": Case(words=("{manifest}",), refused=((2, ["{folder}/signed.yaml", "{token}"]),)),
     "manifest lock": Case(words=("--output", "{folder}/locked.yaml"), refused=((2, ["--frobnicate", "{token}"]),)),
+    "bundle create": Case(
+        words=("{folder}/bundle", "--yes", "--no-comfyui"),
+        refused=(
+            (2, ["{folder}/bundle-2", "--set", "{token}"]),
+            (6, ["{folder}/bundle-2", "--yes", "--no-comfyui"]),
+            (2, ["{folder}/bundle-2", "--comfyui-source", "{token}", "--frobnicate"]),
+        ),
+    ),
+    "bundle add": Case(
+        words=("{folder}/bundle", "--yes", "--no-comfyui"), refused=((2, ["{folder}/{token}", "--yes"]),)
+    ),
+    "bundle verify": Case(words=("{folder}/bundle",), refused=((2, ["{folder}/{token}"]),)),
     "aside list": Case(refused=((2, ["--manifest", "{token}"]),)),
     "aside restore": Case(words=("{backup}",), refused=((2, ["{token}"]),)),
     "aside clear": Case(words=("--yes",), refused=((2, ["{token}"]),)),
@@ -207,8 +219,10 @@ class Ground:
 
     def prepare(self, command: str) -> None:
         """Bring about what a command needs, where the commands before it were not run."""
-        if command == "install":
+        if command in {"install", "bundle create"}:
             return
+        if command.startswith("bundle") and not (self.folder / "bundle" / "index.json").exists():
+            assert self.run("bundle create", CASES["bundle create"].words).status == 0
         if not self.setup.environment.exists():
             assert self.run("install", CASES["install"].words).status == 0
         if command == "repair" or (command.startswith("aside") and self.backup == "none"):
@@ -238,8 +252,12 @@ class Ground:
             "manifest list",
             "manifest show",
             "manifest check",
+            "bundle verify",
         }:
             return given
+        if command in {"bundle create", "bundle add"}:
+            setup = self.setup.sandbox
+            return [*given, "--manifest", str(setup.manifest), "--endpoint", setup.hub.endpoint, "--send-token"]
         usual = iter(self.setup.arguments(*command.split())[len(command.split()) :])
         for option in usual:
             value = [] if option == "--send-token" else [next(usual)]

@@ -521,7 +521,7 @@ class Sandbox:
             given += ["--manifest", str(self.manifest)]
         if not {"--comfyui", "--hf-cache", "--no-target"} & set(given):
             given += ["--comfyui", str(self.tree)]
-        if not {"--endpoint", "--no-endpoint"} & set(given) and given[0] in {"install", "repair", "plan"}:
+        if not {"--endpoint", "--no-endpoint", "--from"} & set(given) and given[0] in {"install", "repair", "plan"}:
             given += ["--endpoint", self.hub.endpoint, "--send-token"]
         return tuple(each for each in given if each not in {"--no-target", "--no-endpoint"})
 

@@ -13,7 +13,15 @@ from provisioner.core.models import Finding
 from provisioner.report.json_document import document
 from provisioner.report.outcome import Report
 from provisioner.report.smoke_test_json import is_verified, smoke_entry
-from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames, SmokeTest, Timings, VramReading
+from provisioner.smoke_test.results import (
+    ImageFacts,
+    ImageOptions,
+    ImageRun,
+    ModelNames,
+    SmokeTest,
+    Timings,
+    VramReading,
+)
 
 BARE = SmokeTest(backend="diffusers", options=ImageOptions(seed=7), timings=Timings())
 IMAGE = ImageFacts(
@@ -35,6 +43,10 @@ WHOLE = SmokeTest(
     names=ModelNames(diffusion_model="m.safetensors", text_encoder="t.safetensors", vae="v.safetensors"),
     image=IMAGE,
     image_path=Path("fox.png"),
+    runs=(
+        ImageRun(seed=7, total_s=4.25, vram_bytes=9, memory_bytes=8),
+        ImageRun(seed=8, total_s=0.50049),
+    ),
     vram=VramReading(
         gpu_name="A card",
         gpu_uuid="GPU-1",
@@ -92,7 +104,12 @@ def test_a_whole_smoke_test_is_one_object_with_these_keys() -> None:
             "steps_s": [0.3, 0.29],
             "decode_s": 0.4,
             "total_s": 4.25,
+            "warm_s": 0.5,
         },
+        "images": [
+            {"seed": 7, "total_s": 4.25, "vram_bytes": 9, "memory_bytes": 8},
+            {"seed": 8, "total_s": 0.5, "vram_bytes": None, "memory_bytes": None},
+        ],
         "vram": {
             "gpu_name": "A card",
             "gpu_uuid": "GPU-1",
@@ -133,6 +150,7 @@ def test_what_nobody_measured_is_null_under_the_same_keys() -> None:
         "steps_s": [],
         "decode_s": None,
         "total_s": None,
+        "warm_s": None,
     }
 
 

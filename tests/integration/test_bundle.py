@@ -1,0 +1,222 @@
+"""Bundles with the real command: made from a hub, carried, verified, installed from with the network off, repaired."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from provisioner.core.models import BLOCK_SIZE
+from tests.support.sandbox import MIB, Completed, Sandbox, Wanted, sha256_of, tensors, wait_until
+
+SIZE = 2 * BLOCK_SIZE + MIB
+NOBODY = "http://127.0.0.1:9"  # nothing listens there
+
+
+@pytest.fixture
+def wanted(sandbox: Sandbox) -> Wanted:
+    (wanted,) = sandbox.publish(tensors(SIZE))
+    return wanted
+
+
+def make(sandbox: Sandbox, bundle: Path, *words: str | Path, action: str = "create") -> Completed:
+    hub = ("--endpoint", sandbox.hub.endpoint, "--send-token")
+    return sandbox.run("bundle", action, bundle, "--manifest", sandbox.manifest, *hub, "--yes", "--no-comfyui", *words)
+
+
+@pytest.fixture
+def bundle(sandbox: Sandbox, wanted: Wanted) -> Path:
+    folder = sandbox.folder / "stick" / "klein"
+    folder.parent.mkdir()
+    done = make(sandbox, folder)
+    assert done.returncode == 0, done.said
+    sandbox.hub.wait_until_idle()
+    sandbox.hub.clear_requests()
+    return folder
+
+
+def blob(bundle: Path, wanted: Wanted) -> Path:
+    return bundle / "blobs" / "sha256" / wanted.sha256
+
+
+def there(sandbox: Sandbox, bundle: Path) -> tuple[str | Path, ...]:
+    """Return the options of a run on a machine that has the bundle and reaches nobody."""
+    return ("--from", bundle, "--manifest", sandbox.manifest, "--comfyui", sandbox.folder / "there", "--only", "files")
+
+
+def test_a_bundle_is_an_image_layout_with_the_locked_manifest_beside_it(
+    sandbox: Sandbox, bundle: Path, wanted: Wanted
+) -> None:
+    assert json.loads((bundle / "oci-layout").read_bytes()) == {"imageLayoutVersion": "1.0.0"}
+    (row,) = json.loads((bundle / "index.json").read_bytes())["manifests"]
+    manifest = json.loads((bundle / "blobs" / "sha256" / row["digest"].removeprefix("sha256:")).read_bytes())
+    assert [each["digest"] for each in manifest["layers"]] == [f"sha256:{wanted.sha256}"]
+    assert sha256_of(blob(bundle, wanted)) == wanted.sha256
+    for path in (bundle / "blobs" / "sha256").iterdir():
+        assert path.name == sha256_of(path)
+    (lock,) = bundle.glob("*.lock.yaml")
+    assert sandbox.run("manifest", "check", lock).returncode == 0
+
+
+def test_a_machine_without_a_network_installs_from_it_and_repairs_by_blocks(
+    sandbox: Sandbox, bundle: Path, wanted: Wanted
+) -> None:
+    off = {"HF_ENDPOINT": NOBODY, "HTTP_PROXY": NOBODY, "http_proxy": NOBODY}
+    done = sandbox.run("install", "--yes", *there(sandbox, bundle), env=off)
+    assert done.returncode == 0, done.said
+    assert f"the bundle {bundle}" in done.said
+    path = sandbox.folder / "there" / "models" / wanted.folder / wanted.name
+    assert sha256_of(path) == wanted.sha256
+    damaged = bytearray(wanted.data)
+    damaged[BLOCK_SIZE + 5] ^= 1
+    sandbox.plant(path, bytes(damaged))
+    repaired = sandbox.run("repair", "--json", "--yes", *there(sandbox, bundle), env=off)
+    assert repaired.returncode == 0, repaired.said
+    (step,) = repaired.json["steps"]
+    assert (step["way"], step["blocks"]) == ("in-place", [1])
+    assert sha256_of(path) == wanted.sha256
+    assert not sandbox.hub.requests
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root makes a network namespace")
+def test_it_is_installed_from_where_there_is_no_network_at_all(sandbox: Sandbox, bundle: Path, wanted: Wanted) -> None:
+    if subprocess.run(["unshare", "-n", "ip", "link", "set", "lo", "up"], check=False, capture_output=True).returncode:
+        pytest.skip("no network namespaces here")
+    words = ["install", "--yes", *map(str, there(sandbox, bundle))]
+    shell = 'ip link set lo up && exec "$@"'
+    command = ["unshare", "-n", "sh", "-c", shell, "sh", sys.executable, "-m", "provisioner", *words]
+    done = subprocess.run(command, env=sandbox.environ, cwd=sandbox.folder, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sha256_of(sandbox.folder / "there" / "models" / wanted.folder / wanted.name) == wanted.sha256
+
+
+def test_a_second_run_fetches_nothing_and_what_verify_names_is_mended_by_its_blocks(
+    sandbox: Sandbox, bundle: Path, wanted: Wanted
+) -> None:
+    before = (bundle / "index.json").read_bytes()
+    assert make(sandbox, bundle).returncode == 0
+    assert sandbox.bytes_served() == 0
+    assert (bundle / "index.json").read_bytes() == before
+    verified = sandbox.run("bundle", "verify", bundle)
+    assert verified.returncode == 0, verified.said
+    assert "every byte was read" in verified.said
+
+    damaged = bytearray(wanted.data)
+    damaged[3] ^= 1
+    times = blob(bundle, wanted).stat()
+    blob(bundle, wanted).write_bytes(bytes(damaged))
+    os.utime(blob(bundle, wanted), ns=(times.st_atime_ns, times.st_mtime_ns))
+    verified = sandbox.run("bundle", "verify", bundle, "--json")
+    assert verified.returncode == 1
+    (finding,) = verified.json["findings"]
+    assert (finding["code"], finding["severity"]) == ("bundle-hash-mismatch", "problem")
+    assert wanted.name in finding["message"]
+    assert make(sandbox, bundle).returncode == 0
+    assert sandbox.bytes_served() == BLOCK_SIZE
+    assert sandbox.run("bundle", "verify", bundle).returncode == 0
+
+
+def test_a_file_that_is_gone_is_named_before_anything_is_changed(
+    sandbox: Sandbox, bundle: Path, wanted: Wanted
+) -> None:
+    blob(bundle, wanted).unlink()
+    verified = sandbox.run("bundle", "verify", bundle, "--json")
+    assert (verified.returncode, [each["code"] for each in verified.json["findings"]]) == (1, ["bundle-missing"])
+    done = sandbox.run("install", "--yes", *there(sandbox, bundle))
+    assert done.returncode == 7
+    assert f"lacks {wanted.folder}/{wanted.name}" in done.stderr
+    assert not (sandbox.folder / "there").exists()
+
+
+def test_another_set_than_it_was_made_for_is_refused_with_what_is_missing(
+    sandbox: Sandbox, bundle: Path, wanted: Wanted
+) -> None:
+    (other,) = sandbox.publish(tensors(3000, seed=5))
+    done = sandbox.run("install", "--yes", *there(sandbox, bundle))
+    assert done.returncode == 6, done.said
+    assert other.name in done.stderr
+    assert "bundle add" in done.stderr
+    assert not (sandbox.folder / "there" / "models").exists()
+    added = make(sandbox, bundle, action="add")
+    assert added.returncode == 0, added.said
+    assert sandbox.run("install", "--yes", *there(sandbox, bundle)).returncode == 0
+
+
+def test_what_is_elsewhere_on_this_computer_is_not_fetched_again(sandbox: Sandbox, wanted: Wanted) -> None:
+    assert sandbox.install("--only", "files").returncode == 0
+    sandbox.hub.wait_until_idle()
+    sandbox.hub.clear_requests()
+    bundle = sandbox.folder / "bundle"
+    done = make(sandbox, bundle, "--look-in", sandbox.tree / "models")
+    assert done.returncode == 0, done.said
+    assert sandbox.bytes_served() == 0
+    assert sha256_of(blob(bundle, wanted)) == wanted.sha256
+
+
+def test_a_run_that_was_killed_is_no_bundle_and_the_next_one_continues(sandbox: Sandbox, wanted: Wanted) -> None:
+    bundle = sandbox.folder / "bundle"
+    sandbox.hub.rate_bytes_s_per_connection = 12_000_000
+    hub = ("--endpoint", sandbox.hub.endpoint, "--send-token", "--connections", "1")
+    words = ("bundle", "create", bundle, "--manifest", sandbox.manifest, *hub, "--yes", "--no-comfyui")
+    running = sandbox.start(*words)
+    log = bundle / "blobs" / "sha256" / f"{wanted.sha256}.part.jsonl"
+    wait_until(lambda: log.is_file() and len(log.read_bytes().splitlines()) > 1, what="a block")
+    sandbox.kill(running)
+    assert not (bundle / "index.json").exists()
+    refused = sandbox.run("install", "--yes", *there(sandbox, bundle))
+    assert refused.returncode == 2
+    assert "There is no bundle" in refused.stderr
+    sandbox.hub.rate_bytes_s_per_connection = None
+    sandbox.hub.wait_until_idle()
+    sandbox.hub.clear_requests()
+    assert sandbox.run(*words).returncode == 0
+    assert sandbox.bytes_served() < SIZE
+    assert sandbox.run("bundle", "verify", bundle).returncode == 0
+
+
+@pytest.mark.parametrize("where", ["index.json", "a blob", "its manifest"])
+def test_a_link_in_a_bundle_is_not_followed(sandbox: Sandbox, bundle: Path, wanted: Wanted, where: str) -> None:
+    (row,) = json.loads((bundle / "index.json").read_bytes())["manifests"]
+    path = {
+        "index.json": bundle / "index.json",
+        "a blob": blob(bundle, wanted),
+        "its manifest": bundle / "blobs" / "sha256" / row["digest"].removeprefix("sha256:"),
+    }[where]
+    elsewhere = sandbox.folder / "elsewhere"
+    shutil.move(path, elsewhere)
+    try:
+        path.symlink_to(elsewhere)
+    except OSError:
+        pytest.skip("no links here")
+    done = sandbox.run("install", "--yes", *there(sandbox, bundle))
+    assert done.returncode == 7, done.said
+    assert not (sandbox.folder / "there").exists()
+
+
+def test_a_folder_with_something_else_in_it_gets_no_bundle(sandbox: Sandbox, wanted: Wanted) -> None:
+    folder = sandbox.folder / "home"
+    sandbox.plant(folder / "thesis.odt", b"mine")
+    done = make(sandbox, folder)
+    assert done.returncode == 2
+    assert "thesis.odt" in done.stderr
+    assert sorted(each.name for each in folder.iterdir()) == ["thesis.odt"]
+    added = make(sandbox, sandbox.folder / "new", action="add")
+    assert added.returncode == 2
+    assert "bundle create" in added.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--registry", "registry.lab/models"), ("--endpoint", NOBODY), ("--comfyui-source", "x.zip"), ("--offline",)],
+)
+def test_a_second_place_beside_a_bundle_is_a_usage_error(
+    sandbox: Sandbox, bundle: Path, words: tuple[str, ...]
+) -> None:
+    done = sandbox.run("install", "--yes", *there(sandbox, bundle), *words)
+    assert done.returncode == 2
+    assert words[0] in done.stderr
