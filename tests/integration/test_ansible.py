@@ -1,0 +1,369 @@
+"""The Ansible collection on several hosts at once: one play, real ansible-core, a recorded machine for each host.
+
+The hosts are folders of this computer with homes of their own, reached by Ansible's local connection; the mirror is the
+embedded hub.  What is the same for one host is tested with the command itself, elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import threading
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from provisioner.core.models import BLOCK_SIZE
+from tests.support.builders import recording_of
+from tests.support.mounts import own_mounts
+from tests.support.sandbox import MIB, TOKEN, Sandbox, sha256_of, tensors, wait_until
+from tests.support.setup_fixture import ENCODER, VAE, ModelFile, SetupFixture, git, rtx_4070, write_tree
+
+ROOT = Path(__file__).resolve().parents[2]
+COLLECTION = ROOT / "scripts" / "ansible"
+MACHINES = ROOT / "tests" / "support" / "machines"
+MODEL = ModelFile(data=tensors(2 * BLOCK_SIZE + MIB), name="flux-2-klein-4b-fp8.safetensors", folder="diffusion_models")
+SMALLER = ModelFile(data=tensors(60_000, 4), name="qwen_3_4b_fp4.safetensors", folder="text_encoders")
+RECAP = re.compile(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)\s+unreachable=0\s+failed=(\d+)", re.M)
+
+
+def program(name: str) -> str | None:
+    """Return a program of ansible-core: the one beside this Python, or on PATH."""
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.exists() else shutil.which(name)
+
+
+PLAYBOOK = program("ansible-playbook")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the collection is tried from Linux"),
+    pytest.mark.skipif(PLAYBOOK is None, reason="ansible-core is not installed"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """What a play said."""
+
+    status: int
+    text: str
+
+    @property
+    def changed(self) -> dict[str, int]:
+        """How many tasks changed something, by host; only of hosts on which nothing failed."""
+        return {name: int(changed) for name, changed, failed in RECAP.findall(self.text) if failed == "0"}
+
+    @property
+    def failed(self) -> set[str]:
+        """The hosts on which a task failed."""
+        return {name for name, _, failed in RECAP.findall(self.text) if failed != "0"}
+
+    @property
+    def said(self) -> str:
+        """The text with white space reduced to single blanks."""
+        return " ".join(self.text.replace("\\n", " ").split())
+
+
+class Fleet:
+    """Hosts in a folder, and the hub that is their mirror."""
+
+    def __init__(self, folder: Path, sandbox: Sandbox, collections: Path) -> None:
+        self.folder, self.sandbox = folder, sandbox
+        self.hosts: dict[str, dict[str, Any]] = {}
+        self.environ = {
+            **sandbox.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(collections),
+            "ANSIBLE_HOME": str(folder / "ansible"),
+            "ANSIBLE_LOCALHOST_WARNING": "False",
+            "ANSIBLE_INVENTORY_UNPARSED_WARNING": "False",
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_FORKS": "8",
+            "ANSIBLE_PIPELINING": "True",
+        }
+        del self.environ["HF_TOKEN"], self.environ["PYTHONPATH"]
+
+    def add(self, name: str, recording: str, **more: object) -> None:
+        """Add a host that is another recorded machine, with folders of its own."""
+        home = self.folder / name
+        home.mkdir(parents=True)
+        (home / "machine.json").write_text(recording, encoding="utf-8")
+        variables = {
+            "KLEIN_SETUP_MACHINE": str(home / "machine.json"),
+            "PYTHONPATH": str(ROOT),
+            **{f"XDG_{each}_HOME": str(home / each.lower()) for each in ("STATE", "DATA", "CONFIG", "CACHE")},
+        }
+        self.hosts[name] = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "ansible_async_dir": str(home / "async"),
+            "klein_setup_command": [sys.executable, "-m", "provisioner"],
+            "klein_setup_environment": variables,
+            "klein_setup_comfyui": str(home / "ComfyUI"),
+            "klein_setup_manifest": str(self.sandbox.manifest),
+            "klein_setup_endpoint": self.sandbox.hub.endpoint,
+            "klein_setup_only": ["files"],
+            "klein_setup_test_image": False,
+            "klein_setup_poll_s": 0,
+            **more,
+        }
+
+    def command(self, playbook: str, *options: str, **variables: object) -> list[str]:
+        """Return the command line of a play, and write its inventory."""
+        inventory = self.folder / "hosts.yml"
+        inventory.write_text(yaml.safe_dump({"all": {"hosts": self.hosts}}), encoding="utf-8")
+        words = [str(PLAYBOOK), f"klein_setup.fleet.{playbook}", "-i", str(inventory)]
+        return [*words, *options, *(["-e", json.dumps(variables)] if variables else [])]
+
+    def play(self, playbook: str, *options: str, before: tuple[str, ...] = (), **variables: object) -> Played:
+        """Run a playbook to its end."""
+        words = [*before, *self.command(playbook, *options, **variables)]
+        done = subprocess.run(
+            words, env=self.environ, cwd=self.folder, capture_output=True, text=True, timeout=240, check=False
+        )
+        return Played(status=done.returncode, text=done.stdout + done.stderr)
+
+    def kill_after_a_block(self, name: str) -> None:
+        """Kill klein-setup on a host as soon as a block of its largest file is on the disk."""
+        tree = self.hosts[name]["klein_setup_comfyui"]
+        log = self.path(name, MODEL).with_name(f"{MODEL.name}.part.jsonl")
+        wait_until(lambda: log.exists() and log.read_bytes().count(b"\n") > 1, what=f"a block on {name}", timeout_s=60)
+        found = [each for each in psutil.process_iter(["cmdline"]) if tree in (each.info["cmdline"] or [])]
+        assert len(found) == 1
+        found[0].kill()
+
+    def path(self, name: str, wanted: ModelFile) -> Path:
+        """Return where a file lies on a host."""
+        return Path(self.hosts[name]["klein_setup_comfyui"]) / "models" / wanted.folder / wanted.name
+
+    def has(self, name: str) -> set[str]:
+        """Return the names of the models on a host, after comparing the bytes of each."""
+        found = [each for each in (MODEL, ENCODER, SMALLER, VAE) if self.path(name, each).is_file()]
+        assert all(sha256_of(self.path(name, each)) == each.sha256 for each in found), name
+        return {each.name for each in found}
+
+
+@pytest.fixture(scope="module")
+def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the collection as a person does; return the folder."""
+    folder = tmp_path_factory.mktemp("collections")
+    words = [str(program("ansible-galaxy")), "collection", "install", "--offline", str(COLLECTION), "-p", str(folder)]
+    environ = {**os.environ, "ANSIBLE_HOME": str(folder / "home")}
+    subprocess.run(words, env=environ, check=True, capture_output=True, timeout=120)
+    return folder
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, sandbox: Sandbox, collections: Path) -> Fleet:
+    """Return a mirror with two sets, one for large and one for small GPUs, and no hosts."""
+    sandbox.publish(MODEL, ENCODER, SMALLER, VAE)
+    sets = {"large": ("11 GiB", (MODEL, ENCODER, VAE)), "small": ("7 GiB", (MODEL, SMALLER, VAE))}
+    entries = [
+        {
+            "id": name,
+            "title": name,
+            "target": "comfyui",
+            "conditions": {"min_vram": memory},
+            "artifacts": [each.artifact()["id"] for each in chosen],
+        }
+        for name, (memory, chosen) in sets.items()
+    ]
+    sandbox.write_manifest(sets=entries, default_set="large")
+    return Fleet(tmp_path / "fleet", sandbox, collections)
+
+
+LARGE = {MODEL.name, ENCODER.name, VAE.name}
+SMALL = {MODEL.name, SMALLER.name, VAE.name}
+GB10 = (MACHINES / "gb10-linux.json").read_text(encoding="utf-8")
+
+
+def card(gib: int) -> str:
+    """Return the recording of a machine whose GPU has so much memory."""
+    machine = rtx_4070()
+    return recording_of(replace(machine, gpus=(replace(machine.gpus[0], memory_total_bytes=gib * 1024**3),)))
+
+
+def test_different_machines_get_their_own_sets_a_killed_one_continues_and_then_nothing_changes(fleet: Fleet) -> None:
+    fleet.add("a", card(12))
+    fleet.add("b", card(8))
+    fleet.add("c", GB10, klein_setup_extra_arguments=["--connections", "1"])
+    planned = fleet.play("install", "--check")
+    assert planned.changed == {"a": 1, "b": 1, "c": 1}, planned.text
+    assert [name for name in fleet.hosts if Path(fleet.hosts[name]["klein_setup_comfyui"]).exists()] == []
+
+    fleet.sandbox.hub.rate_bytes_s_per_connection = 12 * MIB
+    killed = threading.Thread(target=fleet.kill_after_a_block, args=["c"])
+    killed.start()
+    first = fleet.play("install")
+    killed.join()
+    assert (first.status, first.changed, first.failed) == (2, {"a": 1, "b": 1}, {"c"}), first.text
+    assert "klein-setup was killed on c and said nothing. Run the playbook again" in first.said
+    assert {name: fleet.has(name) for name in ("a", "b")} == {"a": LARGE, "b": SMALL}
+    assert MODEL.name not in fleet.has("c")
+
+    fleet.sandbox.hub.rate_bytes_s_per_connection = None
+    fleet.sandbox.hub.wait_until_idle()
+    fleet.sandbox.hub.clear_requests()
+    second = fleet.play("install")
+    assert (second.status, second.changed) == (0, {"a": 0, "b": 0, "c": 1}), second.text
+    assert fleet.sandbox.bytes_served(MODEL) <= len(MODEL.data) - BLOCK_SIZE  # the block that was there is not fetched
+    assert fleet.has("c") == LARGE
+
+
+def test_a_host_whose_disk_is_full_fails_with_its_sentence_and_the_others_go_on(fleet: Fleet) -> None:
+    own = own_mounts()
+    if own is None:
+        pytest.skip("a small disk needs a mount namespace, and this user may not make one")
+    fleet.add("a", card(12))
+    fleet.add("d", card(12))
+    tree = fleet.folder / "d" / "ComfyUI"
+    tree.mkdir()
+    small_disk = (*own, "sh", "-c", f'mount -t tmpfs -o size=4m none {tree} && exec "$@"', "sh")
+    played = fleet.play("install", before=small_disk)
+    assert (played.status, played.changed, played.failed) == (2, {"a": 1}, {"d"}), played.text
+    assert "klein-setup install ended with exit status 4 on d." in played.said
+    assert "[insufficient-space]" in played.said
+    assert fleet.has("a") == LARGE
+
+
+def test_verify_names_the_damaged_block_of_one_host_and_repair_fetches_only_that(fleet: Fleet) -> None:
+    for name in ("a", "b"):
+        fleet.add(name, card(12))
+        install(fleet, name)
+    damaged = fleet.path("b", MODEL)
+    with damaged.open("r+b") as stream:
+        stream.seek(BLOCK_SIZE + 5)
+        stream.write(b"?")
+    documents = fleet.folder / "documents"
+    documents.mkdir()
+    fleet.add("wrong", card(12), klein_setup_command=["no-such-program"])
+    verified = fleet.play("verify", klein_setup_documents=str(documents))
+    assert (verified.status, verified.changed, verified.failed) == (2, {"a": 0}, {"b", "wrong"}), verified.text
+    assert f"{damaged}: hash-mismatch, damaged blocks: 1" in verified.said
+    assert "Next, on b: " in verified.said
+    assert "Started as: no-such-program. Set klein_setup_command" in verified.said
+    kept = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in documents.iterdir()}
+    assert {name: each["exit_status"] for name, each in kept.items()} == {"a": 0, "b": 1}
+
+    del fleet.hosts["wrong"]
+    fleet.sandbox.hub.clear_requests()
+    checked = fleet.play("repair", "--check")
+    assert (checked.status, checked.changed) == (0, {"a": 0, "b": 1}), checked.text
+    assert fleet.sandbox.hub.requests == ()
+    repaired = fleet.play("repair")
+    assert (repaired.status, repaired.changed) == (0, {"a": 0, "b": 1}), repaired.text
+    assert fleet.sandbox.bytes_served() == BLOCK_SIZE
+    assert fleet.has("b") == LARGE
+
+
+def test_a_batch_in_which_every_host_fails_is_the_last(fleet: Fleet) -> None:
+    fleet.add("a", card(12), klein_setup_set="no-such-set")
+    fleet.add("b", card(12))
+    played = fleet.play("install", klein_setup_serial=[1, "100%"])
+    assert (played.status, played.failed) == (2, {"a"}), played.text
+    assert "small has no set 'no-such-set'. Choose one of: large, small, auto. [usage]" in played.said
+    assert not Path(fleet.hosts["b"]["klein_setup_comfyui"]).exists()
+
+
+def test_the_token_reaches_the_hub_and_neither_an_output_nor_the_list_of_processes(fleet: Fleet) -> None:
+    gated = replace(VAE, is_gated=True)
+    fleet.sandbox.publish(gated, is_gated=True)
+    fleet.add("a", card(12), klein_setup_token=TOKEN, klein_setup_send_token=True)
+    fleet.sandbox.hub.rate_bytes_s_per_connection = len(VAE.data) // 2
+    stop = threading.Event()
+    shown: list[list[str]] = []
+    seen: set[str] = set()
+
+    def watch() -> None:
+        while not stop.wait(0.02):
+            for each in psutil.process_iter(["cmdline"]):
+                words = each.info["cmdline"] or []
+                seen.update(words)
+                shown.extend([words] * any(TOKEN in word for word in words))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    played = fleet.play("install", "-vvv")
+    stop.set()
+    watcher.join()
+    assert (played.status, played.changed) == (0, {"a": 1}), played.text
+    assert str(fleet.hosts["a"]["klein_setup_comfyui"]) in seen  # the command was looked at while it ran
+    assert shown == []
+    assert TOKEN not in played.text
+    assert fleet.has("a") == {VAE.name}
+
+
+def test_klein_setup_comes_as_wheels_or_as_a_checkout(fleet: Fleet) -> None:
+    wheels, checkout = fleet.folder / "wheels", fleet.folder / "upstream"
+    write_wheel(wheels)
+    start = "import sys\nfrom provisioner.cli.main import main\nsys.exit(main(sys.argv[1:]))\n"
+    write_tree(checkout, {"scripts/klein_setup.py": start})
+    git(checkout, "init", "-q", "-b", "main")
+    git(checkout, "add", "-A")
+    git(checkout, "commit", "-q", "-m", "release")
+    for name, source in (("a", {"wheels": str(wheels)}), ("b", {"checkout": str(checkout)})):
+        more = {f"klein_setup_{kind}": value for kind, value in source.items()}
+        more |= {"klein_setup_home": str(fleet.folder / name / "program"), "klein_setup_python": sys.executable}
+        fleet.add(name, card(12), klein_setup_poll_s=1, **more)
+        packages = os.pathsep.join([str(ROOT), sysconfig.get_paths()["purelib"]])
+        fleet.hosts[name]["klein_setup_environment"]["PYTHONPATH"] = packages  # what the wheel would need
+    planned = fleet.play("install", "--check")
+    assert planned.status == 0, planned.text
+    assert "klein-setup itself would be brought to a first." in planned.said
+    assert [name for name in fleet.hosts if (fleet.folder / name / "program").exists()] == []
+    first = fleet.play("install")
+    assert first.status == 0, first.text
+    assert {name: fleet.has(name) for name in fleet.hosts} == {"a": LARGE, "b": LARGE}
+
+
+def test_an_environment_and_a_test_image_of_every_run_are_no_change(setup: SetupFixture, collections: Path) -> None:
+    assert setup.run("install", "--no-input").returncode == 0
+    fleet = Fleet(setup.sandbox.folder / "fleet", setup.sandbox, collections)
+    driver = [str(setup.sandbox.folder / name) for name in ("driver.py", "probe.py")]
+    fleet.add(
+        "a",
+        recording_of(rtx_4070()),
+        klein_setup_command=[sys.executable, *driver, json.dumps(setup.upstream.release)],
+        klein_setup_environment={name: value for name, value in setup.sandbox.environ.items() if name != "HF_TOKEN"},
+        klein_setup_comfyui=str(setup.tree),
+        klein_setup_comfyui_source=str(setup.upstream.path),
+        klein_setup_torch_index=setup.index.url,
+        klein_setup_only=[],
+    )
+    images = len(list(setup.images.iterdir()))
+    played = fleet.play("install")
+    assert (played.status, played.changed) == (0, {"a": 0}), played.text
+    assert len(list(setup.images.iterdir())) == images + 1
+
+
+def install(fleet: Fleet, name: str) -> None:
+    """Install on one host with the command alone, which is quicker than a play."""
+    host = fleet.hosts[name]
+    words = [*host["klein_setup_command"], "install", "--only", "files", "--no-input"]
+    words += ["--comfyui", host["klein_setup_comfyui"], "--manifest", host["klein_setup_manifest"]]
+    words += ["--endpoint", host["klein_setup_endpoint"]]
+    environ = fleet.environ | host["klein_setup_environment"]
+    subprocess.run(words, env=environ, check=True, capture_output=True, timeout=60)
+
+
+def write_wheel(folder: Path) -> None:
+    """Write a wheel whose command is klein-setup's own entry point, without the code."""
+    info = "klein_setup-1.0.dist-info"
+    files = {
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: klein-setup\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": "[console_scripts]\nklein-setup = provisioner.cli.entry:run\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / "klein_setup-1.0-py3-none-any.whl", "w") as wheel:
+        for name, text in files.items():
+            wheel.writestr(name, text)
