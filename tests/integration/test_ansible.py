@@ -218,6 +218,33 @@ def test_different_machines_get_their_own_sets_a_killed_one_continues_and_then_n
     assert fleet.has("c") == LARGE
 
 
+def test_detect_shows_what_each_machine_is_and_would_get(fleet: Fleet) -> None:
+    fleet.add("a", card(12))
+    fleet.add("c", GB10)
+    shown = fleet.play("detect")
+    assert (shown.status, shown.changed) == (0, {"a": 0, "c": 0}), shown.text
+    assert '"msg": "NVIDIA GeForce RTX 4070, driver 580.95.05, torch cu130"' in shown.said
+    assert '"msg": "NVIDIA GB10, driver 580.159.03, torch cu130"' in shown.said
+
+
+def test_without_a_network_each_host_gets_its_set_from_a_drive(fleet: Fleet) -> None:
+    own = own_mounts()
+    if own is None:
+        pytest.skip("a network without a device needs a namespace, and this user may not make one")
+    fleet.add("drive", card(12), klein_setup_set="large")
+    install(fleet, "drive")
+    fleet.hosts["drive"]["klein_setup_set"] = "small"
+    install(fleet, "drive")
+    drive = fleet.hosts.pop("drive")["klein_setup_comfyui"]
+    for name, gib in (("a", 12), ("b", 8)):
+        fleet.add(name, card(gib), klein_setup_look_in=[drive], klein_setup_endpoint="")
+    fleet.add("forgotten", card(12), klein_setup_endpoint="")
+    played = fleet.play("install_without_network", before=(*own, "--net"))
+    assert (played.status, played.changed, played.failed) == (2, {"a": 1, "b": 1}, {"forgotten"}), played.text
+    assert "No folder with the files is named. Set klein_setup_look_in" in played.said
+    assert {name: fleet.has(name) for name in ("a", "b")} == {"a": LARGE, "b": SMALL}
+
+
 def test_a_host_whose_disk_is_full_fails_with_its_sentence_and_the_others_go_on(fleet: Fleet) -> None:
     own = own_mounts()
     if own is None:
@@ -350,6 +377,7 @@ def install(fleet: Fleet, name: str) -> None:
     words = [*host["klein_setup_command"], "install", "--only", "files", "--no-input"]
     words += ["--comfyui", host["klein_setup_comfyui"], "--manifest", host["klein_setup_manifest"]]
     words += ["--endpoint", host["klein_setup_endpoint"]]
+    words += ["--set", host["klein_setup_set"]] if "klein_setup_set" in host else []
     environ = fleet.environ | host["klein_setup_environment"]
     subprocess.run(words, env=environ, check=True, capture_output=True, timeout=60)
 

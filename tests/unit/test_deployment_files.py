@@ -135,9 +135,11 @@ def test_every_command_of_the_packer_snippet_can_be_typed() -> None:
         parse(shlex.split(each))
 
 
-def test_the_action_pins_what_it_runs_and_makes_no_code_of_its_inputs() -> None:
+def test_what_is_pinned_is_this_version_and_inputs_of_the_action_are_no_code() -> None:
     steps = ACTION["runs"]["steps"]
     assert [each for each in steps if "uses" in each] == []
     assert all("${{" not in each["run"] for each in steps)
     assert ACTION["inputs"]["version"]["default"] == __version__
     assert f'default = "{__version__}"' in PACKER
+    images = {container["image"] for path in FILES for spec in specs(path) for container in containers(spec)}
+    assert images == {f"registry.example.org/klein-setup:{__version__}"}
