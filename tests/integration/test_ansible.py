@@ -254,9 +254,12 @@ def test_a_host_whose_disk_is_full_fails_with_its_sentence_and_the_others_go_on(
     tree = fleet.folder / "d" / "ComfyUI"
     tree.mkdir()
     small_disk = (*own, "sh", "-c", f'mount -t tmpfs -o size=4m none {tree} && exec "$@"', "sh")
+    planned = fleet.play("install", "--check", before=small_disk)
+    assert (planned.status, planned.changed, planned.failed) == (2, {"a": 1}, {"d"}), planned.text
+    assert "klein-setup plan on d: planned, exit status 0." in planned.said
     played = fleet.play("install", before=small_disk)
     assert (played.status, played.changed, played.failed) == (2, {"a": 1}, {"d"}), played.text
-    assert "klein-setup install ended with exit status 4 on d." in played.said
+    assert "klein-setup install on d: failed, exit status 4." in played.said
     assert "[insufficient-space]" in played.said
     assert fleet.has("a") == LARGE
 
