@@ -8,157 +8,39 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
-import subprocess
 import sys
 import sysconfig
 import threading
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-import yaml
 
 from provisioner.core.models import BLOCK_SIZE
 from tests.support.builders import recording_of
+from tests.support.fleet import Fleet, install_collection, program
 from tests.support.mounts import own_mounts
-from tests.support.sandbox import MIB, TOKEN, Sandbox, sha256_of, tensors, wait_until
+from tests.support.sandbox import MIB, TOKEN, Sandbox, tensors
 from tests.support.setup_fixture import ENCODER, VAE, ModelFile, SetupFixture, git, rtx_4070, write_tree
 
 ROOT = Path(__file__).resolve().parents[2]
-COLLECTION = ROOT / "scripts" / "ansible"
 MACHINES = ROOT / "tests" / "support" / "machines"
 MODEL = ModelFile(data=tensors(2 * BLOCK_SIZE + MIB), name="flux-2-klein-4b-fp8.safetensors", folder="diffusion_models")
 SMALLER = ModelFile(data=tensors(60_000, 4), name="qwen_3_4b_fp4.safetensors", folder="text_encoders")
-RECAP = re.compile(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)\s+unreachable=0\s+failed=(\d+)", re.M)
 
 
-def program(name: str) -> str | None:
-    """Return a program of ansible-core: the one beside this Python, or on PATH."""
-    beside = Path(sys.executable).with_name(name)
-    return str(beside) if beside.exists() else shutil.which(name)
-
-
-PLAYBOOK = program("ansible-playbook")
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the collection is tried from Linux"),
-    pytest.mark.skipif(PLAYBOOK is None, reason="ansible-core is not installed"),
+    pytest.mark.skipif(program("ansible-playbook") is None, reason="ansible-core is not installed"),
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Played:
-    """What a play said."""
-
-    status: int
-    text: str
-
-    @property
-    def changed(self) -> dict[str, int]:
-        """How many tasks changed something, by host; only of hosts on which nothing failed."""
-        return {name: int(changed) for name, changed, failed in RECAP.findall(self.text) if failed == "0"}
-
-    @property
-    def failed(self) -> set[str]:
-        """The hosts on which a task failed."""
-        return {name for name, _, failed in RECAP.findall(self.text) if failed != "0"}
-
-    @property
-    def said(self) -> str:
-        """The text with white space reduced to single blanks."""
-        return " ".join(self.text.replace("\\n", " ").split())
-
-
-class Fleet:
-    """Hosts in a folder, and the hub that is their mirror."""
-
-    def __init__(self, folder: Path, sandbox: Sandbox, collections: Path) -> None:
-        self.folder, self.sandbox = folder, sandbox
-        self.hosts: dict[str, dict[str, Any]] = {}
-        self.environ = {
-            **sandbox.environ,
-            "ANSIBLE_COLLECTIONS_PATH": str(collections),
-            "ANSIBLE_HOME": str(folder / "ansible"),
-            "ANSIBLE_LOCALHOST_WARNING": "False",
-            "ANSIBLE_INVENTORY_UNPARSED_WARNING": "False",
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_FORKS": "8",
-            "ANSIBLE_PIPELINING": "True",
-        }
-        del self.environ["HF_TOKEN"], self.environ["PYTHONPATH"]
-
-    def add(self, name: str, recording: str, **more: object) -> None:
-        """Add a host that is another recorded machine, with folders of its own."""
-        home = self.folder / name
-        home.mkdir(parents=True)
-        (home / "machine.json").write_text(recording, encoding="utf-8")
-        variables = {
-            "KLEIN_SETUP_MACHINE": str(home / "machine.json"),
-            "PYTHONPATH": str(ROOT),
-            **{f"XDG_{each}_HOME": str(home / each.lower()) for each in ("STATE", "DATA", "CONFIG", "CACHE")},
-        }
-        self.hosts[name] = {
-            "ansible_connection": "local",
-            "ansible_python_interpreter": sys.executable,
-            "ansible_async_dir": str(home / "async"),
-            "klein_setup_command": [sys.executable, "-m", "provisioner"],
-            "klein_setup_environment": variables,
-            "klein_setup_comfyui": str(home / "ComfyUI"),
-            "klein_setup_manifest": str(self.sandbox.manifest),
-            "klein_setup_endpoint": self.sandbox.hub.endpoint,
-            "klein_setup_only": ["files"],
-            "klein_setup_test_image": False,
-            "klein_setup_poll_s": 0,
-            **more,
-        }
-
-    def command(self, playbook: str, *options: str, **variables: object) -> list[str]:
-        """Return the command line of a play, and write its inventory."""
-        inventory = self.folder / "hosts.yml"
-        inventory.write_text(yaml.safe_dump({"all": {"hosts": self.hosts}}), encoding="utf-8")
-        words = [str(PLAYBOOK), f"klein_setup.fleet.{playbook}", "-i", str(inventory)]
-        return [*words, *options, *(["-e", json.dumps(variables)] if variables else [])]
-
-    def play(self, playbook: str, *options: str, before: tuple[str, ...] = (), **variables: object) -> Played:
-        """Run a playbook to its end."""
-        words = [*before, *self.command(playbook, *options, **variables)]
-        done = subprocess.run(
-            words, env=self.environ, cwd=self.folder, capture_output=True, text=True, timeout=240, check=False
-        )
-        return Played(status=done.returncode, text=done.stdout + done.stderr)
-
-    def kill_after_a_block(self, name: str) -> None:
-        """Kill klein-setup on a host as soon as a block of its largest file is on the disk."""
-        tree = self.hosts[name]["klein_setup_comfyui"]
-        log = self.path(name, MODEL).with_name(f"{MODEL.name}.part.jsonl")
-        wait_until(lambda: log.exists() and log.read_bytes().count(b"\n") > 1, what=f"a block on {name}", timeout_s=60)
-        found = [each for each in psutil.process_iter(["cmdline"]) if tree in (each.info["cmdline"] or [])]
-        assert len(found) == 1
-        found[0].kill()
-
-    def path(self, name: str, wanted: ModelFile) -> Path:
-        """Return where a file lies on a host."""
-        return Path(self.hosts[name]["klein_setup_comfyui"]) / "models" / wanted.folder / wanted.name
-
-    def has(self, name: str) -> set[str]:
-        """Return the names of the models on a host, after comparing the bytes of each."""
-        found = [each for each in (MODEL, ENCODER, SMALLER, VAE) if self.path(name, each).is_file()]
-        assert all(sha256_of(self.path(name, each)) == each.sha256 for each in found), name
-        return {each.name for each in found}
 
 
 @pytest.fixture(scope="module")
 def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install the collection as a person does; return the folder."""
-    folder = tmp_path_factory.mktemp("collections")
-    words = [str(program("ansible-galaxy")), "collection", "install", "--offline", str(COLLECTION), "-p", str(folder)]
-    environ = {**os.environ, "ANSIBLE_HOME": str(folder / "home")}
-    subprocess.run(words, env=environ, check=True, capture_output=True, timeout=120)
-    return folder
+    return install_collection(tmp_path_factory.mktemp("collections"))
 
 
 @pytest.fixture
@@ -200,7 +82,7 @@ def test_different_machines_get_their_own_sets_a_killed_one_continues_and_then_n
     assert [name for name in fleet.hosts if Path(fleet.hosts[name]["klein_setup_comfyui"]).exists()] == []
 
     fleet.sandbox.hub.rate_bytes_s_per_connection = 12 * MIB
-    killed = threading.Thread(target=fleet.kill_after_a_block, args=["c"])
+    killed = threading.Thread(target=fleet.kill_after_a_block, args=["c", MODEL])
     killed.start()
     first = fleet.play("install")
     killed.join()
@@ -232,9 +114,9 @@ def test_without_a_network_each_host_gets_its_set_from_a_drive(fleet: Fleet) -> 
     if own is None:
         pytest.skip("a network without a device needs a namespace, and this user may not make one")
     fleet.add("drive", card(12), klein_setup_set="large")
-    install(fleet, "drive")
+    fleet.install("drive")
     fleet.hosts["drive"]["klein_setup_set"] = "small"
-    install(fleet, "drive")
+    fleet.install("drive")
     drive = fleet.hosts.pop("drive")["klein_setup_comfyui"]
     for name, gib in (("a", 12), ("b", 8)):
         fleet.add(name, card(gib), klein_setup_look_in=[drive], klein_setup_endpoint="")
@@ -267,7 +149,7 @@ def test_a_host_whose_disk_is_full_fails_with_its_sentence_and_the_others_go_on(
 def test_verify_names_the_damaged_block_of_one_host_and_repair_fetches_only_that(fleet: Fleet) -> None:
     for name in ("a", "b"):
         fleet.add(name, card(12))
-        install(fleet, name)
+        fleet.install(name)
     damaged = fleet.path("b", MODEL)
     with damaged.open("r+b") as stream:
         stream.seek(BLOCK_SIZE + 5)
@@ -304,9 +186,10 @@ def test_a_batch_in_which_every_host_fails_is_the_last(fleet: Fleet) -> None:
 
 
 def test_the_token_reaches_the_hub_and_neither_an_output_nor_the_list_of_processes(fleet: Fleet) -> None:
+    token = f"{TOKEN}ThatNoOtherTestHas"  # others may run at the same time
     gated = replace(VAE, is_gated=True)
-    fleet.sandbox.publish(gated, is_gated=True)
-    fleet.add("a", card(12), klein_setup_token=TOKEN, klein_setup_send_token=True)
+    fleet.sandbox.publish(gated, is_gated=True, tokens=[token])
+    fleet.add("a", card(12), klein_setup_token=token, klein_setup_send_token=True)
     fleet.sandbox.hub.rate_bytes_s_per_connection = len(VAE.data) // 2
     stop = threading.Event()
     shown: list[list[str]] = []
@@ -317,7 +200,7 @@ def test_the_token_reaches_the_hub_and_neither_an_output_nor_the_list_of_process
             for each in psutil.process_iter(["cmdline"]):
                 words = each.info["cmdline"] or []
                 seen.update(words)
-                shown.extend([words] * any(TOKEN in word for word in words))
+                shown.extend([words] * any(token in word for word in words))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -327,7 +210,7 @@ def test_the_token_reaches_the_hub_and_neither_an_output_nor_the_list_of_process
     assert (played.status, played.changed) == (0, {"a": 1}), played.text
     assert str(fleet.hosts["a"]["klein_setup_comfyui"]) in seen  # the command was looked at while it ran
     assert shown == []
-    assert TOKEN not in played.text
+    assert token not in played.text
     assert fleet.has("a") == {VAE.name}
 
 
@@ -372,17 +255,6 @@ def test_an_environment_and_a_test_image_of_every_run_are_no_change(setup: Setup
     played = fleet.play("install")
     assert (played.status, played.changed) == (0, {"a": 0}), played.text
     assert len(list(setup.images.iterdir())) == images + 1
-
-
-def install(fleet: Fleet, name: str) -> None:
-    """Install on one host with the command alone, which is quicker than a play."""
-    host = fleet.hosts[name]
-    words = [*host["klein_setup_command"], "install", "--only", "files", "--no-input"]
-    words += ["--comfyui", host["klein_setup_comfyui"], "--manifest", host["klein_setup_manifest"]]
-    words += ["--endpoint", host["klein_setup_endpoint"]]
-    words += ["--set", host["klein_setup_set"]] if "klein_setup_set" in host else []
-    environ = fleet.environ | host["klein_setup_environment"]
-    subprocess.run(words, env=environ, check=True, capture_output=True, timeout=60)
 
 
 def write_wheel(folder: Path) -> None:

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,24 @@ def test_a_job_fills_its_volume_and_reads_it_back_with_everything_else_read_only
     assert pod(site, "cronjob.yaml").run("repair").returncode == 0
     assert site.bytes_served() == BLOCK_SIZE
     assert whole(site, job.volumes["cache"] / "models")
+
+
+def test_the_image_has_every_file_that_its_wheel_is_made_of(tmp_path: Path) -> None:
+    uv = Path(sys.executable).with_name("uv")
+    text = (KUBERNETES / "Dockerfile").read_text(encoding="utf-8")
+    for words in re.findall(r"^COPY (.+)$", text.partition("\nFROM ")[2].partition("\nFROM ")[0], re.M):
+        *sources, _ = words.split()
+        for source in sources:
+            path = SCRIPTS.parent / source
+            (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / source)
+    command = [str(uv), "build", "--quiet", "--wheel", "--out-dir", str(tmp_path / "dist"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    if "Failed to fetch" in done.stderr or "error sending request" in done.stderr:
+        pytest.skip("the package index does not answer, and the wheel cannot be built without it")
+    assert done.returncode == 0, done.stderr
+    (made,) = (tmp_path / "dist").glob("*.whl")
+    names = set(zipfile.ZipFile(made).namelist())
+    assert {"provisioner/_manifests/flux2-klein-4b.yaml", "provisioner/_schema/document.schema.json"} <= names
 
 
 def test_an_init_container_costs_nothing_where_the_models_are(site: Sandbox) -> None:
