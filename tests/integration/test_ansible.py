@@ -109,22 +109,36 @@ def test_detect_shows_what_each_machine_is_and_would_get(fleet: Fleet) -> None:
     assert '"msg": "NVIDIA GB10, driver 580.159.03, torch cu130"' in shown.said
 
 
-def test_without_a_network_each_host_gets_its_set_from_a_drive(fleet: Fleet) -> None:
+def test_without_a_network_different_machines_come_to_the_same_lock_from_a_drive(fleet: Fleet) -> None:
     own = own_mounts()
     if own is None:
         pytest.skip("a network without a device needs a namespace, and this user may not make one")
-    fleet.add("drive", card(12), klein_setup_set="large")
+    fleet.add("drive", card(12))
     fleet.install("drive")
-    fleet.hosts["drive"]["klein_setup_set"] = "small"
-    fleet.install("drive")
-    drive = fleet.hosts.pop("drive")["klein_setup_comfyui"]
-    for name, gib in (("a", 12), ("b", 8)):
-        fleet.add(name, card(gib), klein_setup_look_in=[drive], klein_setup_endpoint="")
+    source, drive = fleet.hosts.pop("drive")["klein_setup_comfyui"], fleet.folder / "mnt"
+    drive.mkdir()
+    mounted = f'mount -t tmpfs none {drive} && cp -a {source}/. {drive} && exec "$@"'  # another file system, as ever
+    before = (*own, "--net", "sh", "-c", mounted, "sh")
+    lock = fleet.folder / "lab.yaml"
+    written = fleet.sandbox.run("manifest", "lock", "--comfyui", source, "--output", lock)
+    assert written.returncode == 0, written.said
+    offline = {"klein_setup_look_in": [str(drive)], "klein_setup_lock": str(lock), "klein_setup_endpoint": ""}
+    for name, recording in (("a", card(12)), ("b", card(8)), ("c", GB10)):
+        fleet.add(name, recording, klein_setup_home=str(fleet.folder / name / "program"), **offline)
     fleet.add("forgotten", card(12), klein_setup_endpoint="")
-    played = fleet.play("install_without_network", before=(*own, "--net"))
-    assert (played.status, played.changed, played.failed) == (2, {"a": 1, "b": 1}, {"forgotten"}), played.text
+    played = fleet.play("install_without_network", before=before)
+    assert (played.status, set(played.changed), played.failed) == (2, {"a", "b", "c"}, {"forgotten"}), played.text
     assert "No folder with the files is named. Set klein_setup_look_in" in played.said
-    assert {name: fleet.has(name) for name in ("a", "b")} == {"a": LARGE, "b": SMALL}
+    assert {name: fleet.has(name) for name in played.changed} == dict.fromkeys("abc", LARGE)
+
+    del fleet.hosts["forgotten"]
+    for host in fleet.hosts.values():
+        host["klein_setup_offline"] = True
+    with fleet.path("b", MODEL).open("r+b") as stream:
+        stream.write(b"????")
+    repaired = fleet.play("repair", before=before)
+    assert (repaired.status, repaired.changed) == (0, {"a": 0, "b": 1, "c": 0}), repaired.text
+    assert fleet.has("b") == LARGE
 
 
 def test_a_host_whose_disk_is_full_fails_with_its_sentence_and_the_others_go_on(fleet: Fleet) -> None:
@@ -230,7 +244,7 @@ def test_klein_setup_comes_as_wheels_or_as_a_checkout(fleet: Fleet) -> None:
         fleet.hosts[name]["klein_setup_environment"]["PYTHONPATH"] = packages  # what the wheel would need
     planned = fleet.play("install", "--check")
     assert planned.status == 0, planned.text
-    assert "klein-setup itself would be brought to a first." in planned.said
+    assert "klein-setup or the lock would be brought to a first." in planned.said
     assert [name for name in fleet.hosts if (fleet.folder / name / "program").exists()] == []
     first = fleet.play("install")
     assert first.status == 0, first.text

@@ -141,6 +141,5 @@ class Fleet:
         words = [*host["klein_setup_command"], "install", "--only", "files", "--no-input"]
         words += ["--comfyui", host["klein_setup_comfyui"], "--manifest", host["klein_setup_manifest"]]
         words += ["--endpoint", host["klein_setup_endpoint"]]
-        words += ["--set", host["klein_setup_set"]] if "klein_setup_set" in host else []
         environ = self.environ | host["klein_setup_environment"]
         subprocess.run(words, env=environ, check=True, capture_output=True, timeout=60)
