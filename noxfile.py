@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nox
 
 OLDEST = "3.10"
 DOCS_PYTHON = "3.13"  # Sphinx needs 3.11
+DEPLOYMENT_PYTHON = "3.13"  # ansible-lint needs 3.12
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 
 nox.needs_version = ">=2025.5.1"
@@ -146,3 +149,29 @@ def audit(session: nox.Session) -> None:
     for kind in ("run", "tests"):
         locked = ["--require-hashes", "--disable-pip", "--requirement", f"scripts/locked/{kind}.txt"]
         session.run("pip-audit", "--strict", *locked, *session.posargs)
+
+
+@nox.session(default=False, python=DEPLOYMENT_PYTHON)
+def deployment(session: nox.Session) -> None:
+    """Check what others deploy with: the Ansible collection, pods, shell scripts, the action and the Packer snippet."""
+    sync(session, "deployment")
+    collections = Path(session.create_tmp()).absolute()
+    environ = {"ANSIBLE_COLLECTIONS_PATH": str(collections), "ANSIBLE_HOME": str(collections)}
+    install = [
+        "ansible-galaxy",
+        "collection",
+        "install",
+        "--offline",
+        "--force",
+        "scripts/ansible",
+        "-p",
+        str(collections),
+    ]
+    session.run(*install, env=environ)
+    with session.chdir(collections / "ansible_collections" / "klein_setup" / "fleet"):
+        session.run("ansible-lint", "--offline", "--profile", "production", env=environ)
+    pods = sorted(map(str, Path("scripts/kubernetes").glob("*.yaml")))
+    session.run("kubernetes-validate", "--strict", "-k", "1.35", *pods)
+    session.run("shellcheck", *sorted(map(str, Path("scripts/slurm").glob("*.sh"))))
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-actions", "scripts/github-action/action.yml")
+    session.run("hcl2tojson", "scripts/packer/klein-setup.pkr.hcl", silent=True)

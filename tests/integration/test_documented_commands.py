@@ -44,6 +44,7 @@ ELSEWHERE = {
     "--only environment": (UPDATE, '"--only", "environment"'),
 }
 OTHER_PROGRAMS = {"git", "python3", "curl", "curl.exe", "sh", "powershell"}
+OTHER_PROGRAMS |= {"ansible-galaxy", "ansible-playbook", "docker", "kubectl"}  # test_ansible.py, test_deployment.py
 
 
 def is_run_elsewhere(typed: Typed) -> bool:
@@ -158,6 +159,13 @@ def test_other_programs_are_few_and_their_scripts_exist() -> None:
             assert (ROOT / each.words[1]).is_file(), each.line
         elif each.words[0] in {"sh", "powershell"}:  # test_install_script.py runs it
             assert (ROOT / "scripts" / each.words[-1]).is_file(), each.line
+        elif each.words[0] == "ansible-playbook":
+            collection, _, playbook = each.words[1].rpartition(".")
+            assert collection == "klein_setup.fleet"
+            assert (ROOT / "scripts" / "ansible" / "playbooks" / f"{playbook}.yml").is_file(), each.line
+        elif each.words[0] in {"ansible-galaxy", "docker", "kubectl"}:
+            (path,) = (word for word in each.words if "scripts/" in word)
+            assert (ROOT / path[path.index("scripts/") :]).exists(), each.line
         elif each.words[0].startswith("curl"):
             assert (ROOT / each.words[-1].partition("/klein-setup/main/")[2]).is_file(), each.line
 

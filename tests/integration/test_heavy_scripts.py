@@ -15,6 +15,7 @@ import pytest
 
 from scripts.torture import KINDS
 from scripts.torturing.call_order import has_strace
+from tests.support.fleet import program
 
 ROOT = Path(__file__).resolve().parents[2]
 FORKS = pytest.mark.skipif(sys.platform == "win32", reason="runs are forked")
@@ -39,6 +40,13 @@ FORKS = pytest.mark.skipif(sys.platform == "win32", reason="runs are forked")
             marks=pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx"),
         ),
         (("time_to_image.py",), "10,000 Mbit/s"),
+        pytest.param(
+            ("play_fleet.py", "--hosts", "1"),
+            "| 1.00 |",
+            marks=pytest.mark.skipif(
+                sys.platform != "linux" or program("ansible-playbook") is None, reason="needs ansible-core on Linux"
+            ),
+        ),
         (("bench_verify.py", "--size", "20000000", "--files", "2", "--rounds", "1"), "klein-setup verify"),
     ],
     ids=lambda value: "-".join(value[:3]) if isinstance(value, tuple) else "",

@@ -1301,6 +1301,37 @@ def test_a_linked_copy_that_somebody_writes_to_is_not_proved(tmp_path: Path) -> 
     assert not destination.path.exists()
 
 
+def test_a_copy_that_others_link_to_at_the_same_time_is_linked(tmp_path: Path) -> None:
+    store = store_for(tmp_path)
+    destination = comfy_file(VAE, tmp_path / "tree")
+    source = put(tmp_path / "source")
+    others = iter(range(3))
+
+    def link_meanwhile(count: int) -> None:
+        for number in others:  # once in each reading; a link changes the file's ctime, and none of its bytes
+            os.link(source, tmp_path / f"other-{number}")
+            return
+
+    way, file_digest = store.place_copy(copy_of(source), destination, VAE, progress=link_meanwhile)
+    assert (way, file_digest.sha256) == ("hard-linked", DIGEST)
+    assert destination.path.stat().st_nlink == 5
+    assert next(others, None) is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the ctime there is the time of creation")
+def test_a_copy_whose_ctime_never_rests_is_not_proved(tmp_path: Path) -> None:
+    store = store_for(tmp_path)
+    destination = comfy_file(VAE, tmp_path / "tree")
+    source = put(tmp_path / "source")
+
+    def touch(count: int) -> None:
+        source.chmod(0o600 if source.stat().st_mode & 0o040 else 0o640)
+
+    with pytest.raises(UnreadableError, match="changed while it was read"):
+        store.place_copy(copy_of(source), destination, VAE, progress=touch)
+    assert not destination.path.exists()
+
+
 @LINKS
 def test_a_copy_behind_links_is_linked_to_the_file_itself(tmp_path: Path) -> None:
     store = store_for(tmp_path)

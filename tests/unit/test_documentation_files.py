@@ -116,6 +116,7 @@ def test_every_command_that_is_shown_can_be_typed(page: Path) -> None:
 OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]+)")
 OF_OTHER_PROGRAMS = {
     "--check",
+    "--forks",
     "--lowvram",
     "--base-directory",
     "--require-hashes",

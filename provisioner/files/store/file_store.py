@@ -82,6 +82,8 @@ from provisioner.files.store.set_aside import (
 )
 from provisioner.files.store.target_lock import hold
 
+_READINGS = 16  # of a file that others link at the same time; each of them changes its ctime twice
+
 
 class FileStore:
     """What the engine knows as ``Store``, on real disks.
@@ -724,12 +726,20 @@ class FileStore:
     # --- moving ----------------------------------------------------------------------------------
 
     def _verify_link(self, waiting: Path, progress: HashProgress) -> FileDigest:
-        """Verify a file whose bytes another name may share, so that somebody else may be writing them."""
+        """Verify a file whose bytes another name may share, so that somebody else may be writing them.
+
+        Another run that links the same file changes its ctime and none of its bytes; so then it is read again.
+        """
         before = stamp_of(waiting)
-        file_digest = self.hash_file(waiting, progress=progress, with_blocks=True)
-        if stamp_of(waiting) != before:
-            raise storage_error(OSError(errno.EIO, "it changed while it was read"), waiting, doing="read")
-        return file_digest
+        for _ in range(_READINGS):
+            file_digest = self.hash_file(waiting, progress=progress, with_blocks=True)
+            after = stamp_of(waiting)
+            if after == before:
+                return file_digest
+            if not is_same_file(before, after):
+                break
+            before = after
+        raise storage_error(OSError(errno.EIO, "it changed while it was read"), waiting, doing="read")
 
     def _copy(self, source: Path, root: Root, waiting: Path, progress: HashProgress) -> FileDigest:
         with root.create(waiting) as stream:
