@@ -5,10 +5,11 @@
 #    source ~/.local/share/bash_completion/klein-setup
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
+_shtab_klein_setup_fleet_subparsers=(report)
 _shtab_klein_setup_backups_subparsers=(list restore clear)
 _shtab_klein_setup_aside_subparsers=(list restore clear)
 _shtab_klein_setup_manifest_subparsers=(list show check lock)
-_shtab_klein_setup_subparsers=(install plan detect verify repair smoke-test start rehearse report doctor backups aside uninstall manifest completion)
+_shtab_klein_setup_subparsers=(install plan detect verify repair smoke-test start rehearse report fleet doctor backups aside uninstall manifest completion)
 
 _shtab_klein_setup_install_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --locked --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env)
 _shtab_klein_setup_plan_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --only --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --hosts)
@@ -18,7 +19,9 @@ _shtab_klein_setup_repair_option_strings=(-h --help --json -q --quiet -v --verbo
 _shtab_klein_setup_smoke_test_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env --graph)
 _shtab_klein_setup_start_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --environment --port --no-browser -y --yes --no-input --pass-env)
 _shtab_klein_setup_rehearse_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --keep --no-image --no-picture --environment --torch-index)
-_shtab_klein_setup_report_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --merge --output --open)
+_shtab_klein_setup_report_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --output --open)
+_shtab_klein_setup_fleet_report_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --stale --expect --by-file --output --open)
+_shtab_klein_setup_fleet_option_strings=(-h --help)
 _shtab_klein_setup_doctor_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --environment --output)
 _shtab_klein_setup_backups_list_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links)
 _shtab_klein_setup_backups_restore_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links)
@@ -90,8 +93,10 @@ _shtab_klein_setup_start___extra_model_paths_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_start___look_in_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_start___environment_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_rehearse___environment_COMPGEN=_shtab_compgen_dirs
-_shtab_klein_setup_report___merge_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_report___output_COMPGEN=_shtab_compgen_files
+_shtab_klein_setup_fleet_report_pos_0_COMPGEN=_shtab_compgen_dirs
+_shtab_klein_setup_fleet_report___expect_COMPGEN=_shtab_compgen_files
+_shtab_klein_setup_fleet_report___output_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_doctor___manifest_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_doctor___comfyui_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_doctor___hf_cache_COMPGEN=_shtab_compgen_dirs
@@ -161,6 +166,8 @@ _shtab_klein_setup_start___json_choices=(document events)
 _shtab_klein_setup_start___set_choices=(fp8 fp8-lean fp8-midi nvfp4 bf16 base-fp8 diffusers auto)
 _shtab_klein_setup_rehearse___json_choices=(document events)
 _shtab_klein_setup_report___json_choices=(document events)
+_shtab_klein_setup_fleet_report___json_choices=(document events)
+_shtab_klein_setup_fleet_pos_0_choices=(report)
 _shtab_klein_setup_doctor___json_choices=(document events)
 _shtab_klein_setup_doctor___set_choices=(fp8 fp8-lean fp8-midi nvfp4 bf16 base-fp8 diffusers auto)
 _shtab_klein_setup_backups_list___json_choices=(document events)
@@ -187,7 +194,7 @@ _shtab_klein_setup_manifest_lock___set_choices=(fp8 fp8-lean fp8-midi nvfp4 bf16
 _shtab_klein_setup_manifest_pos_0_choices=(list show check lock)
 _shtab_klein_setup_completion_pos_0_choices=(bash zsh fish powershell man)
 _shtab_klein_setup_completion___json_choices=(document events)
-_shtab_klein_setup_pos_0_choices=(install plan detect verify repair smoke-test start rehearse report doctor backups aside uninstall manifest completion)
+_shtab_klein_setup_pos_0_choices=(install plan detect verify repair smoke-test start rehearse report fleet doctor backups aside uninstall manifest completion)
 
 _shtab_klein_setup_install__h_nargs=0
 _shtab_klein_setup_install___help_nargs=0
@@ -331,8 +338,20 @@ _shtab_klein_setup_report___quiet_nargs=0
 _shtab_klein_setup_report__v_nargs=0
 _shtab_klein_setup_report___verbose_nargs=0
 _shtab_klein_setup_report___no_color_nargs=0
-_shtab_klein_setup_report___merge_nargs=+
 _shtab_klein_setup_report___open_nargs=0
+_shtab_klein_setup_fleet_report__h_nargs=0
+_shtab_klein_setup_fleet_report___help_nargs=0
+_shtab_klein_setup_fleet_report___json_nargs='?'
+_shtab_klein_setup_fleet_report__q_nargs=0
+_shtab_klein_setup_fleet_report___quiet_nargs=0
+_shtab_klein_setup_fleet_report__v_nargs=0
+_shtab_klein_setup_fleet_report___verbose_nargs=0
+_shtab_klein_setup_fleet_report___no_color_nargs=0
+_shtab_klein_setup_fleet_report___by_file_nargs=0
+_shtab_klein_setup_fleet_report___open_nargs=0
+_shtab_klein_setup_fleet_pos_0_nargs=A...
+_shtab_klein_setup_fleet__h_nargs=0
+_shtab_klein_setup_fleet___help_nargs=0
 _shtab_klein_setup_doctor__h_nargs=0
 _shtab_klein_setup_doctor___help_nargs=0
 _shtab_klein_setup_doctor___json_nargs='?'
@@ -636,4 +655,4 @@ _shtab_klein_setup() {
 
 complete -o bashdefault -F _shtab_klein_setup klein-setup
 
-# made by scripts/make_completions.py from the options with the digest e7604beafcc8a99f9faf5428857ead7650fca142ee6cfd8339a38e23fe15ed35
+# made by scripts/make_completions.py from the options with the digest ac11b21ebd78e84935b7840bad0853a3e56e0da297423b1f29fecb140f6a7d82
