@@ -157,7 +157,7 @@ def _document(file: str, host: str, document: dict[str, object]) -> Document:
     comfyui, machine = as_dict(details.get("comfyui")), as_dict(document.get("machine"))
     environment, manifest = as_dict(details.get("environment")), as_dict(document.get("manifest"))
     changes = comfyui.get("has_local_changes")
-    ended_at = _text(document.get("ended_at"))
+    ended_at, torch = _text(document.get("ended_at")), _word(versions.get("torch"))
     at_s = seconds_of(ended_at)
     steps = [as_dict(each) for each in as_list(document.get("steps"))[:MOST_OF_A_KIND]]
     return Document(
@@ -174,8 +174,8 @@ def _document(file: str, host: str, document: dict[str, object]) -> Document:
         comfyui=_word(versions.get("comfyui")) or _word(comfyui.get("version")),
         comfyui_commit=_word(comfyui.get("commit")),
         has_local_changes=changes if isinstance(changes, bool) else None,
-        torch=_word(versions.get("torch")),
-        torch_backend=_word(as_dict(environment.get("receipt")).get("torch_backend")),
+        torch=torch,
+        torch_backend=_word(as_dict(environment.get("receipt")).get("torch_backend")) or _backend_of(torch),
         files=tuple(_file(each, steps) for each in _objects(document.get("checks"))),
         steps=tuple(_step(each) for each in steps if _is_left(each)),
         problems=_problems(document),
@@ -192,6 +192,16 @@ def _document(file: str, host: str, document: dict[str, object]) -> Document:
             for each in _objects(document.get("errors"))[:5]
         ),
     )
+
+
+def _backend_of(torch: str) -> str:
+    """Return the build that a version of torch names; a verify has no receipt to say it.  Only these labels are builds.
+
+    >>> _backend_of("2.14.1+cu130"), _backend_of("2.9.0+rocm7.10.0a1"), _backend_of("2.14.1")
+    ('cu130', '', '')
+    """
+    label = torch.partition("+")[2]
+    return label if re.fullmatch(r"cu\d+|cpu", label, re.ASCII) else ""
 
 
 def _problems(document: dict[str, object]) -> tuple[str, ...]:

@@ -314,6 +314,10 @@ def test_what_differs_from_the_lock_is_named_even_where_all_hosts_agree() -> Non
         "torch is build cu126; expected is build cu130, as locked",
     ]
     assert judged(*docs).is_in_line
+    verified = with_versions("lab-1", torch="2.14.1+cu126")
+    assert said_of(judged(verified, locks=[lock_of()]), "lab-1") == [
+        "torch is build cu126; expected is build cu130, as locked"
+    ]
     versionless = with_versions("lab-1", "0.1.0")
     versionless["details"]["comfyui"]["commit"] = None
     assert said_of(judged(versionless, locks=[lock_of()]), "lab-1") == [
