@@ -30,6 +30,7 @@ from provisioner.environment.state import RECEIPT_SCHEMA, EnvironmentReceipt  # 
 from provisioner.files.store import receipts  # noqa: E402
 from provisioner.report import json_document  # noqa: E402
 from provisioner.report.changes import ChangesEntry  # noqa: E402
+from provisioner.report.fleet_comparison import Fleet  # noqa: E402
 from provisioner.report.outcome import (  # noqa: E402
     Bundle,
     EnvironmentCheck,
@@ -56,7 +57,8 @@ DETAILS: dict[str, tuple[object, str]] = {
     "manifest_argument": (str, "what was given for --manifest"),
     "config": (json_document.ConfigEntry, "detect: the user's own defaults for options"),
     "manifests": (list[json_document.ShippedEntry], "manifest list, show, check"),
-    "page": (str, "report: the page that was written"),
+    "fleet": (Fleet, "fleet report: the hosts, those that need attention first"),
+    "page": (str, "report, fleet report: the page that was written"),
     "pinned": (
         list[str],
         "install, plan, repair: tags of OCI registries, with the digests they name now",

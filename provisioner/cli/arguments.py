@@ -177,6 +177,10 @@ _EXAMPLES = {
     "report": """\
   klein-setup report --output last-run.html
 """,
+    "fleet report": """\
+  klein-setup fleet report documents/                      against what most hosts have
+  klein-setup fleet report documents/ --manifest lab.yaml  against a lock
+""",
     "doctor": """\
   klein-setup doctor --output problem.zip
 """,
@@ -357,15 +361,43 @@ def add_start_parser(subparsers: Subparsers) -> None:
 
 def add_report_parser(subparsers: Subparsers) -> None:
     """Add ``report``."""
-    parser = _add(subparsers, "report", "write the last run, or those of many machines, as one HTML page")
-    parser.add_argument(
-        "--merge", nargs="+", type=_path, default=[], metavar="FILE", help="documents of --json, one of each machine"
-    )
+    parser = _add(subparsers, "report", "write the last run as one HTML page")
+    _add_page_options(parser)
+    parser.set_defaults(run="report")
+
+
+def _add_page_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=_path, metavar="FILE", help="where to write it (default: a file of the user's state folder)"
     )
     parser.add_argument("--open", action="store_true", help="show it in the browser")
-    parser.set_defaults(run="report")
+
+
+def add_fleet_parser(subparsers: Subparsers) -> None:
+    """Add ``fleet report``."""
+    parser = subparsers.add_parser("fleet", help="compare many machines by their documents", allow_abbrev=False)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    report = _add(actions, "report", "show who has what, who differs, and what bringing all in line costs")
+    report.add_argument("folder", type=_path, metavar="DIR", help="a folder of documents of --json, of any commands")
+    report.add_argument(
+        "--manifest",
+        action="append",
+        type=_name,
+        default=[],
+        metavar="LOCK",
+        help="what all should have, from `manifest lock`; once for each set (default: what most hosts have)",
+    )
+    report.add_argument(
+        "--stale", type=_age, default=7 * 86_400, metavar="AGE", help="how old a document may be: 12h, 7d (default: 7d)"
+    )
+    report.add_argument(
+        "--expect", type=_path, metavar="FILE", help="names of the hosts that there should be, one on each line"
+    )
+    report.add_argument(
+        "--by-file", action="store_true", help="a host is called like its file, whatever the document says"
+    )
+    _add_page_options(report)
+    report.set_defaults(run="fleet report")
 
 
 def add_doctor_parser(subparsers: Subparsers) -> None:
@@ -722,7 +754,7 @@ PATH_OPTIONS = frozenset(
         "--hf-cache",
         "--image",
         "--look-in",
-        "--merge",
+        "--expect",
         "--output",
         "--picture",
         "--python",
@@ -835,6 +867,14 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _age(text: str) -> int:
+    number, unit = text[:-1], text[-1:]
+    if not (number.isascii() and number.isdecimal() and int(number[:6]) > 0 and len(number) < 6 and unit in "hd"):
+        message = f"{text!r} is not an age in hours or days, like 12h or 7d"
+        raise argparse.ArgumentTypeError(message)
+    return int(number) * (3600 if unit == "h" else 86_400)
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -856,6 +896,7 @@ _ADDERS: dict[str, Callable[[Subparsers], None]] = {
     "start": add_start_parser,
     "rehearse": add_rehearse_parser,
     "report": add_report_parser,
+    "fleet": add_fleet_parser,
     "doctor": add_doctor_parser,
     "backups": add_backups_parser,
     "bundle": add_bundle_parser,

@@ -300,11 +300,24 @@ def _check_locked(arguments: argparse.Namespace, run: Run) -> None:
 
 
 def _report(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
-    from provisioner.commands.report import run_merged_report, run_report
+    from provisioner.commands.report import run_report
 
-    if arguments.merge:
-        return run_merged_report(tuple(arguments.merge), arguments.output, opens=arguments.open, say=ui.say)
     return run_report(arguments.output, opens=arguments.open, say=ui.say, program=ui.program)
+
+
+def _fleet_report(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
+    from provisioner.commands.fleet import FleetOptions, run_fleet_report
+
+    options = FleetOptions(
+        folder=arguments.folder,
+        manifests=tuple(arguments.manifest),
+        expected=arguments.expect,
+        stale_after_s=arguments.stale,
+        by_file=arguments.by_file,
+        output=arguments.output,
+        opens=arguments.open,
+    )
+    return run_fleet_report(options, show=ui.show_fleet, say=ui.say, program=ui.program, secrets=ui.secrets)
 
 
 def _doctor(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
@@ -462,6 +475,7 @@ _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = 
     "start": _start,
     "rehearse": _rehearse,
     "report": _report,
+    "fleet report": _fleet_report,
     "doctor": _doctor,
     "uninstall": _uninstall,
     "completion": _completion,

@@ -578,6 +578,8 @@ def _details(report: Report) -> dict[str, object]:
         details["server"] = report.server
     if report.page is not None:
         details["page"] = report.page
+    if report.fleet is not None:
+        details["fleet"] = report.fleet
     if report.bundle is not None:
         details["bundle"] = report.bundle
     if report.hosts is not None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # most runs have few of these parts, and `verify --quick` has
     from provisioner.environment.package_list import PackageChange
     from provisioner.environment.state import EnvironmentReceipt
     from provisioner.report.changes import ChangesSince
+    from provisioner.report.fleet_comparison import Fleet
     from provisioner.report.transfer_record import TransferRecord
     from provisioner.smoke_test.results import SmokeTest
     from provisioner.torch.builds import TorchChoice
@@ -188,7 +189,8 @@ class Report:
     comfyui: ComfyCheckout | None = None  # as it was found, or left
     opening: Opening | None = None
     server: StartedServer | None = None
-    page: Path | None = None  # where ``report`` wrote it
+    page: Path | None = None  # where ``report`` or ``fleet report`` wrote it
+    fleet: Fleet | None = None  # of ``fleet report``
     bundle: Bundle | None = None  # what ``doctor`` wrote
     hosts: PlanHosts | None = None  # of ``plan --hosts``
     seen_versions: tuple[tuple[str, str], ...] = ()  # ("comfyui", "0.33.0"), ("torch", "2.14.1+cu130"): looked at

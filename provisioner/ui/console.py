@@ -30,6 +30,7 @@ from provisioner.ui.text import BLANK, Block, Line, Para, laid_out, span
 
 if TYPE_CHECKING:
     from provisioner.report.changes import Change
+    from provisioner.report.fleet_comparison import Fleet
     from provisioner.report.json_document import ReportDocument
     from provisioner.smoke_test.results import SmokeTest
     from provisioner.torch.builds import TorchChoice
@@ -270,6 +271,12 @@ class Ui:
         from provisioner.ui.backup_list import backup_blocks
 
         self._result(backup_blocks(entries))
+
+    def show_fleet(self, fleet: Fleet) -> None:
+        """Show a fleet."""
+        from provisioner.ui.fleet_table import fleet_blocks
+
+        self._result(fleet_blocks(fleet, is_quiet=self._is_quiet))
 
     def document_of(self, report: Report) -> ReportDocument:
         """Return the document of ``--json``, with every secret of this run masked; the run ends now."""

@@ -470,7 +470,7 @@ def _verdict(report: Report) -> Line | None:
         case "ok":
             return span(_ok_words(report, report.plan), "good") if report.plan is not None else None
         case "findings":
-            return span(_findings_words(report), "bad")
+            return span(_findings_words(report), "bad") if report.fleet is None else None  # its table has said it
         case "planned":
             return span(_planned_words(report.plan)) if report.plan is not None else None
         case "interrupted":

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ from provisioner.core.models import STATE_FOLDER
 from provisioner.rehearsal import hub as hub_module
 from provisioner.rehearsal.faults import Status
 from provisioner.rehearsal.hub import RehearsalHub
+from provisioner.ui.console import utc
 from tests.support.comfy_server import free_port
+from tests.support.fleets import of
 from tests.support.marks import Watcher
 from tests.support.oci_registry import MarkedRegistry
 from tests.support.sandbox import Sandbox
@@ -126,7 +129,11 @@ CASES = {
     "aside clear": Case(words=("--yes",), refused=((2, ["{token}"]),)),
     "report": Case(
         words=("--output", "{folder}/page.html"),
-        refused=((4, ["--output", "{folder}/no/{token}"]), (2, ["--merge", "{folder}/{token}.json"])),
+        refused=((4, ["--output", "{folder}/no/{token}"]),),
+    ),
+    "fleet report": Case(
+        words=("{documents}", "--output", "{folder}/fleet.html"),
+        refused=((2, ["{folder}/{token}"]), (2, ["{documents}", "--stale", "{token}"])),
     ),
     "doctor": Case(words=("--output", "{folder}/bug.zip"), refused=((4, ["--output", "{folder}/no/{token}"]),)),
     "rehearse": Case(words=("--no-image",), refused=((2, ["--torch-index", "http://a:{endpoint}@x.example"]),)),
@@ -223,6 +230,12 @@ class Ground:
             return
         if command.startswith("bundle") and not (self.folder / "bundle" / "index.json").exists():
             assert self.run("bundle create", CASES["bundle create"].words).status == 0
+        if command == "fleet report":  # of a machine that did not know our token; every run here knows that of the file
+            card = f"A card of {SECRETS[FILE]}"
+            document = of("lab-1", at=utc(time.time()), card=card)
+            write_tree(self.folder, {"documents/lab-1.json": json.dumps(document)})
+            self.watcher.own.add(self.folder / "documents/lab-1.json")
+            return
         if not self.setup.environment.exists():
             assert self.run("install", CASES["install"].words).status == 0
         if command == "repair" or (command.startswith("aside") and self.backup == "none"):
@@ -238,6 +251,7 @@ class Ground:
             "endpoint": quote(SECRETS["the password of an endpoint"], safe=""),
             "server": quote(SECRETS["the password of a server"], safe=""),
             "folder": str(self.folder),
+            "documents": str(self.folder / "documents"),
             "manifest": str(self.setup.sandbox.manifest),
             "port": str(free_port()),
             "registry": self.registry.host,
@@ -247,6 +261,7 @@ class Ground:
         if command in {
             "completion",
             "detect",
+            "fleet report",
             "report",
             "rehearse",
             "manifest list",

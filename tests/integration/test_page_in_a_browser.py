@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from provisioner.report.html.merged_page import render_merged_page
+from provisioner.report.html.fleet_page import render_fleet_page
 from provisioner.report.html.page import render_page
+from tests.support.fleets import a_fleet
 from tests.support.report_documents import damaged, document, measured, plan_of
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, doc in DOCUMENTS.items():
         text = render_page(doc, image=data.getvalue(), made_at=MADE_AT)
         (where / f"{name}.html").write_text(text, encoding="utf-8")
-    machines = [{**doc, "host": f"lab-{number}.example.org"} for number, doc in enumerate(DOCUMENTS.values(), start=1)]
-    (where / "merged.html").write_text(render_merged_page(machines, made_at=MADE_AT), encoding="utf-8")
+    (where / "fleet.html").write_text(
+        render_fleet_page(a_fleet(), made_at=MADE_AT, manifests=("lab.yaml",)), encoding="utf-8"
+    )
     return where
 
 
@@ -78,7 +80,7 @@ def opened(browser: Browser, path: Path, *, width: int = 1280, dark: bool = Fals
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("name", [*DOCUMENTS, "merged"])
+@pytest.mark.parametrize("name", [*DOCUMENTS, "fleet"])
 def test_axe_finds_no_violation_and_nothing_is_wider_than_the_screen(
     browser: Browser, folder: Path, name: str, dark: bool
 ) -> None:

@@ -1,4 +1,4 @@
-"""``report``: the page of real runs and of many machines, where it is written, what it certifies, how it is opened."""
+"""``report``: the page of real runs, where it is written, what it certifies, how it is opened."""
 
 from __future__ import annotations
 
@@ -125,60 +125,3 @@ def test_without_a_screen_nothing_is_opened_and_that_is_said(sandbox: Sandbox) -
     done = sandbox.run("report", "--open")
     assert done.returncode == 0
     assert "No browser could be opened here; open the page yourself." in done.stdout
-
-
-# --- many machines -----------------------------------------------------------------------------------
-
-SIZE = 200_000
-
-
-def kept(sandbox: Sandbox, name: str, host: str) -> Path:
-    """Keep the document of a verify, as another machine of that name would have printed it."""
-    done = sandbox.run("verify", "--json")
-    path = sandbox.folder / name
-    path.write_text(json.dumps(done.json | {"host": host}), encoding="utf-8")
-    return path
-
-
-def test_the_documents_of_many_machines_become_one_page(sandbox: Sandbox) -> None:
-    sandbox.publish(tensors(SIZE))
-    sandbox.tree.mkdir()
-    bad = kept(sandbox, "one.json", "lab-1")
-    assert sandbox.install().returncode == 0
-    good = kept(sandbox, "two.json", "lab-2")
-    page = sandbox.folder / "lab.html"
-    done = sandbox.run("report", "--merge", bad, good, "--output", page, "--json")
-    assert (done.returncode, done.json["details"]["page"]) == (0, str(page))
-    text = page.read_text(encoding="utf-8")
-    assert "2 machines: 1 Action needed, 1 OK" in text
-    assert [text.count(f'href="#machine-{number}-title">lab-{number}<') for number in (1, 2)] == [1, 1]
-
-
-def test_the_page_of_many_machines_has_a_place_of_its_own_in_the_state_folder(sandbox: Sandbox) -> None:
-    sandbox.publish(tensors(SIZE))
-    assert sandbox.install().returncode == 0
-    one = kept(sandbox, "one.json", "lab-1")
-    page_of(sandbox)
-    merged = sandbox.home / PAGE.with_name("klein-setup-machines.html")
-    done = sandbox.run("report", "--merge", one, "--json")
-    assert (done.returncode, done.json["details"]["page"]) == (0, str(merged))
-    assert "1 machine: 1 OK" in merged.read_text(encoding="utf-8")
-    assert "1 machine" not in (sandbox.home / PAGE).read_text(encoding="utf-8")  # the page of the last run stays
-
-
-def test_every_file_that_cannot_be_merged_is_named_and_no_page_is_written(sandbox: Sandbox) -> None:
-    sandbox.publish(tensors(SIZE))
-    one, two = kept(sandbox, "one.json", "lab-1"), kept(sandbox, "two.json", "lab-1")
-    page = sandbox.folder / "lab.html"
-    done = sandbox.run("report", "--merge", one, two, sandbox.manifest, "--output", page, "--json")
-    assert (done.returncode, done.codes) == (2, ["usage", "usage"])
-    assert f"{one} and {two} are both of the host lab-1." in done.stderr
-    assert f"{sandbox.manifest} is JSON, but not a document of klein-setup --json." in done.stderr
-    assert not page.exists()
-
-
-def test_a_file_that_is_not_there_is_a_usage_error(sandbox: Sandbox) -> None:
-    done = sandbox.run("report", "--merge", "gone.json")
-    assert done.returncode == 2
-    assert "gone.json cannot be read: No such file or directory." in done.said
-    assert sandbox.run("report", "--merge").returncode == 2

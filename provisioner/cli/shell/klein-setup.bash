@@ -5,11 +5,12 @@
 #    source ~/.local/share/bash_completion/klein-setup
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
+_shtab_klein_setup_fleet_subparsers=(report)
 _shtab_klein_setup_backups_subparsers=(list restore clear)
 _shtab_klein_setup_aside_subparsers=(list restore clear)
 _shtab_klein_setup_bundle_subparsers=(create add verify)
 _shtab_klein_setup_manifest_subparsers=(list show check lock)
-_shtab_klein_setup_subparsers=(install plan detect verify repair smoke-test start rehearse report doctor backups aside bundle uninstall manifest completion)
+_shtab_klein_setup_subparsers=(install plan detect verify repair smoke-test start rehearse report fleet doctor backups aside bundle uninstall manifest completion)
 
 _shtab_klein_setup_install_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --from --endpoint --registry --registry-only --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --locked --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env)
 _shtab_klein_setup_plan_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --from --endpoint --registry --registry-only --send-token --allow-loopback --offline --only --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --hosts)
@@ -19,7 +20,9 @@ _shtab_klein_setup_repair_option_strings=(-h --help --json -q --quiet -v --verbo
 _shtab_klein_setup_smoke_test_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env --graph)
 _shtab_klein_setup_start_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --environment --port --no-browser -y --yes --no-input --pass-env)
 _shtab_klein_setup_rehearse_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --keep --no-image --no-picture --environment --torch-index)
-_shtab_klein_setup_report_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --merge --output --open)
+_shtab_klein_setup_report_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --output --open)
+_shtab_klein_setup_fleet_report_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --stale --expect --by-file --output --open)
+_shtab_klein_setup_fleet_option_strings=(-h --help)
 _shtab_klein_setup_doctor_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --environment --output)
 _shtab_klein_setup_backups_list_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths)
 _shtab_klein_setup_backups_restore_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths)
@@ -98,8 +101,10 @@ _shtab_klein_setup_start___hf_cache_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_start___extra_model_paths_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_start___environment_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_rehearse___environment_COMPGEN=_shtab_compgen_dirs
-_shtab_klein_setup_report___merge_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_report___output_COMPGEN=_shtab_compgen_files
+_shtab_klein_setup_fleet_report_pos_0_COMPGEN=_shtab_compgen_dirs
+_shtab_klein_setup_fleet_report___expect_COMPGEN=_shtab_compgen_files
+_shtab_klein_setup_fleet_report___output_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_doctor___manifest_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_doctor___look_in_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_doctor___comfyui_COMPGEN=_shtab_compgen_dirs
@@ -176,6 +181,8 @@ _shtab_klein_setup_start___json_choices=(document events)
 _shtab_klein_setup_start___set_choices=(fp8 fp8-lean fp8-midi nvfp4 bf16 base-fp8 diffusers auto)
 _shtab_klein_setup_rehearse___json_choices=(document events)
 _shtab_klein_setup_report___json_choices=(document events)
+_shtab_klein_setup_fleet_report___json_choices=(document events)
+_shtab_klein_setup_fleet_pos_0_choices=(report)
 _shtab_klein_setup_doctor___json_choices=(document events)
 _shtab_klein_setup_doctor___set_choices=(fp8 fp8-lean fp8-midi nvfp4 bf16 base-fp8 diffusers auto)
 _shtab_klein_setup_backups_list___json_choices=(document events)
@@ -208,7 +215,7 @@ _shtab_klein_setup_manifest_lock___set_choices=(fp8 fp8-lean fp8-midi nvfp4 bf16
 _shtab_klein_setup_manifest_pos_0_choices=(list show check lock)
 _shtab_klein_setup_completion_pos_0_choices=(bash zsh fish powershell man)
 _shtab_klein_setup_completion___json_choices=(document events)
-_shtab_klein_setup_pos_0_choices=(install plan detect verify repair smoke-test start rehearse report doctor backups aside bundle uninstall manifest completion)
+_shtab_klein_setup_pos_0_choices=(install plan detect verify repair smoke-test start rehearse report fleet doctor backups aside bundle uninstall manifest completion)
 
 _shtab_klein_setup_install__h_nargs=0
 _shtab_klein_setup_install___help_nargs=0
@@ -355,8 +362,20 @@ _shtab_klein_setup_report___quiet_nargs=0
 _shtab_klein_setup_report__v_nargs=0
 _shtab_klein_setup_report___verbose_nargs=0
 _shtab_klein_setup_report___no_color_nargs=0
-_shtab_klein_setup_report___merge_nargs=+
 _shtab_klein_setup_report___open_nargs=0
+_shtab_klein_setup_fleet_report__h_nargs=0
+_shtab_klein_setup_fleet_report___help_nargs=0
+_shtab_klein_setup_fleet_report___json_nargs='?'
+_shtab_klein_setup_fleet_report__q_nargs=0
+_shtab_klein_setup_fleet_report___quiet_nargs=0
+_shtab_klein_setup_fleet_report__v_nargs=0
+_shtab_klein_setup_fleet_report___verbose_nargs=0
+_shtab_klein_setup_fleet_report___no_color_nargs=0
+_shtab_klein_setup_fleet_report___by_file_nargs=0
+_shtab_klein_setup_fleet_report___open_nargs=0
+_shtab_klein_setup_fleet_pos_0_nargs=A...
+_shtab_klein_setup_fleet__h_nargs=0
+_shtab_klein_setup_fleet___help_nargs=0
 _shtab_klein_setup_doctor__h_nargs=0
 _shtab_klein_setup_doctor___help_nargs=0
 _shtab_klein_setup_doctor___json_nargs='?'
@@ -707,4 +726,4 @@ _shtab_klein_setup() {
 
 complete -o bashdefault -F _shtab_klein_setup klein-setup
 
-# made by scripts/make_completions.py from the options with the digest 637e3d3dca309aef4c633c8634687a0e011410774715db43e2e44b23da6076b4
+# made by scripts/make_completions.py from the options with the digest 5c6f356ecff9e0528f7965227958dc6ba5a29617ac775096a8b2ff62a5c2f5b0

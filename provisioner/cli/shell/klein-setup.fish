@@ -50,8 +50,8 @@ function _shtab_klein_setup_using
   test "$_shtab_klein_setup_cmdpath" = "$argv"
 end
 
-set -g _shtab_klein_setup_commands install plan detect verify repair smoke-test start rehearse report doctor backups 'backups list' 'backups restore' 'backups clear' aside 'aside list' 'aside restore' 'aside clear' bundle 'bundle create' 'bundle add' 'bundle verify' uninstall manifest 'manifest list' 'manifest show' 'manifest check' 'manifest lock' completion
-set -g _shtab_klein_setup_opts_with_value --accept-licence --app --comfyui --comfyui-source --connections --endpoint --environment --extra-model-paths --from --hf-cache --image --images --json --limit-rate --look-in --manifest --merge --only --output --package-index --pass-env --picture --port --prompt --python --registry --reserve-vram --seed --server --set --size --smoke-timeout --stall-timeout --torch --torch-index --torch-python
+set -g _shtab_klein_setup_commands install plan detect verify repair smoke-test start rehearse report fleet 'fleet report' doctor backups 'backups list' 'backups restore' 'backups clear' aside 'aside list' 'aside restore' 'aside clear' bundle 'bundle create' 'bundle add' 'bundle verify' uninstall manifest 'manifest list' 'manifest show' 'manifest check' 'manifest lock' completion
+set -g _shtab_klein_setup_opts_with_value --accept-licence --app --comfyui --comfyui-source --connections --endpoint --environment --expect --extra-model-paths --from --hf-cache --image --images --json --limit-rate --look-in --manifest --only --output --package-index --pass-env --picture --port --prompt --python --registry --reserve-vram --seed --server --set --size --smoke-timeout --stale --stall-timeout --torch --torch-index --torch-python
 
 complete -c klein-setup -e
 complete -c klein-setup -f
@@ -294,15 +294,29 @@ complete -c klein-setup -n '_shtab_klein_setup_using rehearse' -l keep -d 'keep 
 complete -c klein-setup -n '_shtab_klein_setup_using rehearse' -l no-image -l no-picture -d 'generate no test image; the environment for it is not needed then'
 complete -c klein-setup -n '_shtab_klein_setup_using rehearse' -l environment -xka "(__fish_complete_directories)" -d 'an environment to use instead of a new one'
 complete -c klein-setup -n '_shtab_klein_setup_using rehearse' -l torch-index -x -d 'base address of a mirror of the wheel index'
-complete -c klein-setup -n '_shtab_klein_setup_using; and test $_shtab_klein_setup_npos -eq 0' -a report -d 'write the last run, or those of many machines, as one HTML page'
+complete -c klein-setup -n '_shtab_klein_setup_using; and test $_shtab_klein_setup_npos -eq 0' -a report -d 'write the last run as one HTML page'
 complete -c klein-setup -n '_shtab_klein_setup_using report' -s h -l help -d 'show this help message and exit'
 complete -c klein-setup -n '_shtab_klein_setup_using report' -l json -xka "document events" -d 'print one JSON document on stdout; with =events also every event as a line before it'
 complete -c klein-setup -n '_shtab_klein_setup_using report' -s q -l quiet -d 'show only errors and the result'
 complete -c klein-setup -n '_shtab_klein_setup_using report' -s v -l verbose -d 'also show every notice, and the codes of errors'
 complete -c klein-setup -n '_shtab_klein_setup_using report' -l no-color -d 'no colours (NO_COLOR does the same)'
-complete -c klein-setup -n '_shtab_klein_setup_using report' -l merge -xka "(__fish_complete_path (commandline -ct))" -d 'documents of --json, one of each machine'
 complete -c klein-setup -n '_shtab_klein_setup_using report' -l output -xka "(__fish_complete_path (commandline -ct))" -d 'where to write it (default: a file of the user'"'"'s state folder)'
 complete -c klein-setup -n '_shtab_klein_setup_using report' -l open -d 'show it in the browser'
+complete -c klein-setup -n '_shtab_klein_setup_using; and test $_shtab_klein_setup_npos -eq 0' -a fleet -d 'compare many machines by their documents'
+complete -c klein-setup -n '_shtab_klein_setup_using fleet' -s h -l help -d 'show this help message and exit'
+complete -c klein-setup -n '_shtab_klein_setup_using fleet; and test $_shtab_klein_setup_npos -eq 0' -a report -d 'show who has what, who differs, and what bringing all in line costs'
+complete -c klein-setup -n '_shtab_klein_setup_using fleet report' -s h -l help -d 'show this help message and exit'
+complete -c klein-setup -n '_shtab_klein_setup_using fleet report' -l json -xka "document events" -d 'print one JSON document on stdout; with =events also every event as a line before it'
+complete -c klein-setup -n '_shtab_klein_setup_using fleet report' -s q -l quiet -d 'show only errors and the result'
+complete -c klein-setup -n '_shtab_klein_setup_using fleet report' -s v -l verbose -d 'also show every notice, and the codes of errors'
+complete -c klein-setup -n '_shtab_klein_setup_using fleet report' -l no-color -d 'no colours (NO_COLOR does the same)'
+complete -c klein-setup -n '_shtab_klein_setup_using fleet report' -l manifest -x -d 'what all should have, from `manifest lock`; once for each set (default: what most hosts have)'
+complete -c klein-setup -n '_shtab_klein_setup_using fleet report' -l stale -x -d 'how old a document may be: 12h, 7d (default: 7d)'
+complete -c klein-setup -n '_shtab_klein_setup_using fleet report' -l expect -xka "(__fish_complete_path (commandline -ct))" -d 'names of the hosts that there should be, one on each line'
+complete -c klein-setup -n '_shtab_klein_setup_using fleet report' -l by-file -d 'a host is called like its file, whatever the document says'
+complete -c klein-setup -n '_shtab_klein_setup_using fleet report' -l output -xka "(__fish_complete_path (commandline -ct))" -d 'where to write it (default: a file of the user'"'"'s state folder)'
+complete -c klein-setup -n '_shtab_klein_setup_using fleet report' -l open -d 'show it in the browser'
+complete -c klein-setup -n '_shtab_klein_setup_using fleet report; and test $_shtab_klein_setup_npos -eq 0' -ka "(__fish_complete_directories)" -d 'a folder of documents of --json, of any commands'
 complete -c klein-setup -n '_shtab_klein_setup_using; and test $_shtab_klein_setup_npos -eq 0' -a doctor -d 'write what a bug report needs as one zip file, without secrets'
 complete -c klein-setup -n '_shtab_klein_setup_using doctor' -s h -l help -d 'show this help message and exit'
 complete -c klein-setup -n '_shtab_klein_setup_using doctor' -l json -xka "document events" -d 'print one JSON document on stdout; with =events also every event as a line before it'
@@ -529,4 +543,4 @@ complete -c klein-setup -n '_shtab_klein_setup_using completion' -s v -l verbose
 complete -c klein-setup -n '_shtab_klein_setup_using completion' -l no-color -d 'no colours (NO_COLOR does the same)'
 complete -c klein-setup -n '_shtab_klein_setup_using completion; and test $_shtab_klein_setup_npos -eq 0' -ka "bash zsh fish powershell man" -d 'for what'
 
-# made by scripts/make_completions.py from the options with the digest 637e3d3dca309aef4c633c8634687a0e011410774715db43e2e44b23da6076b4
+# made by scripts/make_completions.py from the options with the digest 5c6f356ecff9e0528f7965227958dc6ba5a29617ac775096a8b2ff62a5c2f5b0
