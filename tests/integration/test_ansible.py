@@ -22,6 +22,7 @@ from provisioner.core.models import BLOCK_SIZE
 from tests.support.builders import recording_of
 from tests.support.fleet import Fleet, install_collection, program
 from tests.support.mounts import own_mounts
+from tests.support.oci_registry import DockerRegistry
 from tests.support.sandbox import MIB, TOKEN, Sandbox, tensors
 from tests.support.setup_fixture import ENCODER, VAE, ModelFile, SetupFixture, git, rtx_4070, write_tree
 
@@ -188,6 +189,20 @@ def test_verify_names_the_damaged_block_of_one_host_and_repair_fetches_only_that
     assert (repaired.status, repaired.changed) == (0, {"a": 0, "b": 1}), repaired.text
     assert fleet.sandbox.bytes_served() == BLOCK_SIZE
     assert fleet.has("b") == LARGE
+
+
+def test_hosts_take_their_files_from_a_registry_alone(fleet: Fleet) -> None:
+    registry = DockerRegistry(fleet.folder / "registry")
+    (fleet.folder / "pushed").mkdir()
+    registry.push("models/klein", "v1", fleet.folder / "pushed", MODEL, ENCODER, SMALLER, VAE)
+    more = {"klein_setup_registry": f"{registry.host}/models/klein", "klein_setup_registry_only": True}
+    for name, gib in (("a", 12), ("b", 8)):
+        fleet.add(name, card(gib), klein_setup_endpoint="", **more)
+    played = fleet.play("install")
+    registry.close()
+    assert (played.status, played.changed) == (0, {"a": 1, "b": 1}), played.text
+    assert {name: fleet.has(name) for name in fleet.hosts} == {"a": LARGE, "b": SMALL}
+    assert fleet.sandbox.hub.requests == ()
 
 
 def test_a_batch_in_which_every_host_fails_is_the_last(fleet: Fleet) -> None:
