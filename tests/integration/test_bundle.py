@@ -13,6 +13,7 @@ import pytest
 
 from provisioner.core.models import BLOCK_SIZE
 from tests.support.sandbox import MIB, Completed, Sandbox, Wanted, sha256_of, tensors, wait_until
+from tests.support.setup_fixture import PROGRAM, SetupFixture
 
 SIZE = 2 * BLOCK_SIZE + MIB
 NOBODY = "http://127.0.0.1:9"  # nothing listens there
@@ -220,3 +221,20 @@ def test_a_second_place_beside_a_bundle_is_a_usage_error(
     done = sandbox.run("install", "--yes", *there(sandbox, bundle), *words)
     assert done.returncode == 2
     assert words[0] in done.stderr
+
+
+# --- with ComfyUI and an environment ---------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the environment of the setup is laid out for POSIX")
+def test_comfyui_comes_out_of_it_too_and_is_the_release(setup: SetupFixture) -> None:
+    bundle = setup.sandbox.folder / "bundle"
+    made = setup.run("bundle", "create", bundle, "--yes")
+    assert made.returncode == 0, made.stderr
+    assert "comfyui" in made.stdout
+    verified = setup.run("bundle", "verify", bundle)
+    assert verified.returncode == 0, verified.stderr
+    tree = setup.sandbox.folder / "there"
+    done = setup.run("install", "--from", bundle, "--comfyui", tree, "--only", "files,environment", "--yes", "--json")
+    assert (tree / "main.py").read_text(encoding="utf-8") == PROGRAM["main.py"]
+    assert done.returncode != 0  # it holds no wheels

@@ -222,7 +222,14 @@ class SetupFixture:
     def arguments(self, *given: str | Path, source: str | Path | None = None) -> list[str]:
         """Return a whole command line: manifest, tree, hub, index and ComfyUI's source where the command has them."""
         words = [str(each) for each in given]
-        words += ["--manifest", str(self.sandbox.manifest), "--comfyui", str(self.tree)]
+        hub = ["--endpoint", self.sandbox.hub.endpoint, "--send-token"]
+        if words[0] == "bundle":
+            made_from = [*hub, "--comfyui-source", str(source or self.upstream.archive)]
+            return [*words, "--manifest", str(self.sandbox.manifest), *made_from] if words[1] != "verify" else words
+        words += ["--manifest", str(self.sandbox.manifest)]
+        words += [] if "--comfyui" in words else ["--comfyui", str(self.tree)]
+        if "--from" in words:
+            return words
         if words[0] in {"install", "repair", "plan"}:
             words += ["--send-token"]
             words += [] if "--endpoint" in words else ["--endpoint", self.sandbox.hub.endpoint]
