@@ -35,6 +35,10 @@ environment variables:
   HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE     as in huggingface_hub
   HTTPS_PROXY, NO_PROXY, REQUESTS_CA_BUNDLE as in requests
   NO_COLOR             no colours
+  KLEIN_SETUP_VERIFY_WITH  as --verify-with, where neither it nor the file of
+                       settings names a key
+  KLEIN_SETUP_KEY_PASSWORD, KLEIN_SETUP_KEY_PASSWORD_FILE   the password of the key
+                       that --sign names, or a file whose first line it is
   KLEIN_SETUP_MACHINE  a machine recorded with `detect --json`, instead of this one
 
 exit status: 0 everything is correct; 1 verify found problems; 2 wrong usage or
@@ -193,8 +197,16 @@ _EXAMPLES = {
   klein-setup manifest show                  the sets, in one screen
   klein-setup manifest show --files          every file with its digest and sources
 """,
+    "manifest check": """\
+  klein-setup manifest check my.yaml         every error, with its line
+  klein-setup manifest check lab.yaml --verify-with lab.pub
+""",
     "manifest lock": """\
   klein-setup manifest lock --output locked.yaml
+  klein-setup manifest lock --output lab.yaml --sign lab.key --expires 90d
+""",
+    "manifest accept": """\
+  klein-setup manifest accept lab.yaml --verify-with lab.pub
 """,
 }
 
@@ -413,8 +425,8 @@ def add_rehearse_parser(subparsers: Subparsers) -> None:
 
 
 def add_manifest_parser(subparsers: Subparsers) -> None:
-    """Add ``manifest list | show | check | lock``."""
-    parser = subparsers.add_parser("manifest", help="list, show, check or lock manifests", allow_abbrev=False)
+    """Add ``manifest list | show | check | lock | accept``."""
+    parser = subparsers.add_parser("manifest", help="list, show, check, lock or accept manifests", allow_abbrev=False)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = _add(actions, "list", "list the manifests that come with klein-setup")
     listing.set_defaults(run="manifest list")
@@ -423,17 +435,33 @@ def add_manifest_parser(subparsers: Subparsers) -> None:
         "manifest", nargs="?", default="flux2-klein-4b", metavar="ID|FILE", help="which one (default: flux2-klein-4b)"
     )
     show.add_argument("--files", action="store_true", help="also every file: digest, sources, licence")
+    _add_verify_with_option(show)
     show.set_defaults(run="manifest show")
     check = _add(actions, "check", "report every error in manifest files, each with its line")
     check.add_argument(
         "manifests", nargs="*", metavar="ID|FILE", help="which ones (default: all that come with klein-setup)"
     )
+    _add_verify_with_option(check)
     check.set_defaults(run="manifest check")
     lock = _add(actions, "lock", "write a manifest of an installed set with the digest of every block")
     _add_target_options(lock)
     lock.add_argument("--environment", type=_path, metavar="DIR", help="virtual environment to record")
     lock.add_argument("--output", type=_path, metavar="FILE", required=True, help="where to write the locked manifest")
+    lock.add_argument(
+        "--lock-version",
+        type=_lock_version,
+        metavar="N",
+        help="version of the lock; an older one is refused by --verify-with (default: 1 more than that of FILE)",
+    )
+    lock.add_argument(
+        "--expires", type=_expiry, metavar="TIME", help="last day of the lock: a number of days like 90d, or a date"
+    )
+    _add_sign_option(lock, "write FILE.sig, the signature of the lock, with this private key (PEM, elliptic curve)")
     lock.set_defaults(run="manifest lock")
+    accept = _add(actions, "accept", "accept a signed lock here although a newer one was accepted before")
+    accept.add_argument("manifest", metavar="FILE", help="the lock, with its signature beside it")
+    _add_verify_with_option(accept)
+    accept.set_defaults(run="manifest accept")
 
 
 def add_completion_parser(subparsers: Subparsers) -> None:
@@ -467,6 +495,7 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
         metavar="ID|FILE",
         help="manifest to use (default: flux2-klein-4b)",
     )
+    _add_verify_with_option(group)
     group.add_argument(
         "--set",
         dest="set_id",
@@ -505,6 +534,19 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write, move and delete also behind folder links that lead out of DIR (default: ask once, and remember)",
     )
+
+
+def _add_verify_with_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    parser.add_argument(
+        "--verify-with",
+        type=_path,
+        metavar="KEY",
+        help="accept only a lock that this public key signed, not expired and not older than the last one",
+    )
+
+
+def _add_sign_option(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--sign", type=_path, metavar="KEY", help=text)
 
 
 def _add_network_options(parser: argparse.ArgumentParser) -> None:
@@ -656,6 +698,8 @@ PATH_OPTIONS = frozenset(
         "--output",
         "--picture",
         "--python",
+        "--sign",
+        "--verify-with",
     }
 )
 """The options whose value is a path."""
@@ -689,6 +733,25 @@ def _variable(text: str) -> str:
         message = f"{text!r} is not the name of a variable: name it alone, its value is taken from your environment"
         raise argparse.ArgumentTypeError(message)
     return text
+
+
+def _lock_version(text: str) -> int:
+    from provisioner.manifest.parse import LARGEST_LOCK_VERSION
+
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:20]) <= LARGEST_LOCK_VERSION:
+        message = f"{text!r} is not a whole number from 1 to {LARGEST_LOCK_VERSION}"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
+
+
+def _expiry(text: str) -> str:
+    from provisioner.commands.signed_locks import day_after
+    from provisioner.signing.lock_statement import parse_expiry
+
+    try:
+        return parse_expiry(text, day_after)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _connections(text: str) -> int:

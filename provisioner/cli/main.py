@@ -49,6 +49,7 @@ def _options(arguments: argparse.Namespace) -> Options:
 
     return Options(
         manifest=arguments.manifest,
+        verify_with=_public_key(arguments),
         set_id=arguments.set_id,
         comfyui=arguments.comfyui,
         hf_cache=arguments.hf_cache,
@@ -56,6 +57,12 @@ def _options(arguments: argparse.Namespace) -> Options:
         assume_yes=getattr(arguments, "yes", False),
         accepted_licences=frozenset(getattr(arguments, "accept_licence", ())),
     )
+
+
+def _public_key(arguments: argparse.Namespace) -> Path | None:
+    """Return the key that locks have to be signed with: the option's, the settings', or the environment's."""
+    named = os.environ.get("KLEIN_SETUP_VERIFY_WITH")
+    return arguments.verify_with or (Path(named) if named else None)
 
 
 def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Session:
@@ -335,10 +342,9 @@ def _manifest_list(_: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -
 
 
 def _manifest_show(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
-    from provisioner.commands.manifest import about_manifests
-    from provisioner.commands.run import load_manifest
+    from provisioner.commands.manifest import about_manifests, named_manifest
 
-    manifest = load_manifest(arguments.manifest)
+    manifest = named_manifest(arguments.manifest, _public_key(arguments))
     ui.show_manifest(manifest, has_files=arguments.files, argument=arguments.manifest)
     return about_manifests("manifest show", (manifest,))
 
@@ -346,18 +352,36 @@ def _manifest_show(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.
 def _manifest_check(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
     from provisioner.commands.manifest import about_manifests, check_manifests
 
-    good, bad = check_manifests(tuple(arguments.manifests))
+    good, bad = check_manifests(tuple(arguments.manifests), _public_key(arguments))
     for manifest in good:
         ui.say(f"{manifest.id}: no complaint ({len(manifest.artifacts)} artifacts, {len(manifest.sets)} sets)")
     return about_manifests("manifest check", good, bad)
 
 
 def _manifest_lock(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
-    from provisioner.commands.lock import run_lock
+    from provisioner.commands.lock import LockOptions, run_lock
     from provisioner.commands.run import open_run
 
     run = open_run(_session(arguments, ui, cancelled), _options(arguments), with_machine=False, must_exist=True)
-    return run_lock(run, arguments.output, arguments.environment, say=ui.say)
+    options = LockOptions(
+        output=arguments.output,
+        environment=arguments.environment,
+        key=arguments.sign,
+        version=arguments.lock_version,
+        expires=arguments.expires,
+    )
+    return run_lock(run, options, say=ui.say, ask_password=ui.ask_password)
+
+
+def _manifest_accept(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
+    from provisioner.commands.signed_locks import run_accept
+
+    key = _public_key(arguments)
+    if key is None:
+        raise UsageError(
+            "No key was named to verify the lock with.", hint="Name the public key with --verify-with KEY."
+        )
+    return run_accept(arguments.manifest, key, say=ui.say)
 
 
 def _backups_list(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
@@ -403,6 +427,7 @@ _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = 
     "manifest show": _manifest_show,
     "manifest check": _manifest_check,
     "manifest lock": _manifest_lock,
+    "manifest accept": _manifest_accept,
     "aside list": _backups_list,
     "aside restore": _backups_restore,
     "aside clear": _backups_clear,
@@ -489,7 +514,9 @@ def _secrets(given: Sequence[str]) -> tuple[str, ...]:
     from provisioner.core.redact import passwords_in
     from provisioner.files.hub_cache import find_tokens
 
-    return (*(each.value for each in find_tokens(os.environ)), *passwords_in([*os.environ.values(), *given]))
+    tokens = (each.value for each in find_tokens(os.environ))
+    of_the_key = (os.environ.get("KLEIN_SETUP_KEY_PASSWORD", ""),)
+    return (*tokens, *of_the_key, *passwords_in([*os.environ.values(), *given]))
 
 
 def _program(argv0: str | None) -> Program:

@@ -46,6 +46,7 @@ class Options:
     """What the command line asks for."""
 
     manifest: str = DEFAULT_MANIFEST
+    verify_with: Path | None = None  # a public key: the manifest has to be a lock that it signed
     set_id: str | None = None
     comfyui: Path | None = None
     hf_cache: Path | None = None  # Path("") stands for the user's own cache
@@ -115,6 +116,7 @@ class Run:
             findings=findings,
             errors=errors,
             manifest_argument=_absolute_argument(self.options.manifest),
+            key_argument=None if self.options.verify_with is None else str(self.options.verify_with.absolute()),
             set_argument=self.options.set_id,
             transfers=self.session.transfers.record,
         )
@@ -127,6 +129,14 @@ def load_manifest(name: str) -> Manifest:
     """Return a manifest by its id or its file; raises ManifestError or UsageError."""
     text, file = read_manifest_text(name)
     return parse_manifest(text, file=file)
+
+
+def _wanted_manifest(session: Session, options: Options) -> Manifest:
+    if options.verify_with is None:
+        return load_manifest(options.manifest)
+    from provisioner.commands.signed_locks import accept_signed
+
+    return accept_signed(options.manifest, options.verify_with, notice=session.notice)
 
 
 def open_run(session: Session, options: Options, *, with_machine: bool = True, must_exist: bool = False) -> Run:
@@ -145,8 +155,10 @@ def open_run(session: Session, options: Options, *, with_machine: bool = True, m
     ------
     ManifestError, UsageError
         What was asked for does not exist or does not fit together.
+    IntegrityError
+        It is not a signed lock that may be used (``--verify-with``).
     """
-    manifest = load_manifest(options.manifest)
+    manifest = _wanted_manifest(session, options)
     kind = _kind_of_target(options)
     choose = partial(choose_set, manifest, options.set_id, kind=kind, look=lambda: session.machine)
     if kind is None and options.set_id == AUTO:  # the machine alone decides, also which kind of target it is
@@ -379,6 +391,8 @@ def options_of(run: Run, environment: Path | None) -> list[str]:
     if read_last_runs(state_folder())[:1] != (_entry_of(run),):
         named = _absolute_argument(run.options.manifest)
         options += [] if named == Options().manifest else ["--manifest", named]
+        if run.options.verify_with is not None:
+            options += ["--verify-with", str(run.options.verify_with.absolute())]
         options += ["--set", run.wanted.id, "--comfyui", _remembered(run.target)[1]]
     for config in run.options.extra_model_paths:
         options += ["--extra-model-paths", str(config.expanduser().absolute())]

@@ -173,6 +173,7 @@ class Report:
     findings: tuple[Finding, ...] = ()
     errors: tuple[Exception, ...] = ()
     manifest_argument: str | None = None  # what the user gave for the manifest; may be a file
+    key_argument: str | None = None  # the public key it was verified with, an absolute path
     set_argument: str | None = None  # the set that the user named
     given_arguments: tuple[str, ...] | None = None  # of a run that another one continues or applies
     environment: EnvironmentResult | EnvironmentCheck | None = None
@@ -316,6 +317,8 @@ def _options(report: Report, plan: Plan) -> list[str]:
     manifest = report.manifest_argument or plan.manifest.id
     if manifest != DEFAULT_MANIFEST:
         words += ["--manifest", manifest]
+    if report.key_argument is not None:
+        words += ["--verify-with", report.key_argument]
     if report.set_argument is not None:
         words += ["--set", plan.set.id]
     if isinstance(plan.target, ComfyTarget):

@@ -30,11 +30,13 @@ from tests.support.comfy_server import free_port
 from tests.support.marks import Watcher
 from tests.support.sandbox import Sandbox
 from tests.support.setup_fixture import VAE, SetupFixture, Upstream, index_of_toys, write_tree
+from tests.support.signing import make_pair
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the environment of the setup is laid out for POSIX")
 
 VARIABLE, FILE = "the token of the variable", "the token of the file"
 OF_PIPS_FILE = "the password of pip's file"
+OF_THE_KEY = "the password of the key"
 # None has the shape of a Hub's token, and each is another one percent-encoded.
 SECRETS = {
     VARIABLE: "mark-of-variable/1+x",
@@ -48,6 +50,7 @@ SECRETS = {
     "the password of .netrc": "mark-of-netrc/7+x",
     "the password of an endpoint": "mark-of-endpoint/8+x",
     "the password of a server": "mark-of-server/9+x",
+    OF_THE_KEY: "mark-of-key/10+x",
 }
 _PROXIES = ("http_proxy", "HTTPS_PROXY")
 _INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
@@ -98,7 +101,14 @@ CASES = {
     "manifest list": Case(refused=((2, ["{token}"]),)),
     "manifest show": Case(words=("{manifest}",), refused=((2, ["{folder}/signed.yaml"]),)),
     "manifest check": Case(words=("{manifest}",), refused=((2, ["{folder}/signed.yaml", "{token}"]),)),
-    "manifest lock": Case(words=("--output", "{folder}/locked.yaml"), refused=((2, ["--frobnicate", "{token}"]),)),
+    "manifest lock": Case(
+        words=("--output", "{folder}/locked.yaml", "--sign", "{folder}/lab.key"),
+        refused=((2, ["--frobnicate", "{token}"]), (2, ["--output", "{folder}/x.yaml", "--sign", "{folder}/no.key"])),
+    ),
+    "manifest accept": Case(
+        words=("{folder}/accepted.yaml", "--verify-with", "{folder}/lab.pub"),
+        refused=((2, ["{folder}/accepted.yaml", "--verify-with", "{folder}/lab.key"]), (2, ["{token}"])),
+    ),
     "aside list": Case(refused=((2, ["--manifest", "{token}"]),)),
     "aside restore": Case(words=("{backup}",), refused=((2, ["{token}"]),)),
     "aside clear": Case(words=("--yes",), refused=((2, ["{token}"]),)),
@@ -127,7 +137,6 @@ class Ground:
     def __init__(self, setup: SetupFixture) -> None:
         self.setup = setup
         self.folder = setup.sandbox.folder
-        self.watcher = Watcher(self.folder, SECRETS)
         self.signature = SECRETS["a signature of the Hub"]
         setup.index.query = f"?Signature={SECRETS['a signature of the index']}"
         index, home = setup.index.url, setup.sandbox.home
@@ -139,9 +148,11 @@ class Ground:
             "home/.netrc": f"machine localhost login person password {SECRETS['the password of .netrc']}\n",
         }
         write_tree(self.folder, mine | {"signed.yaml": self._signed_manifest()})
+        self._write_keys()
         (home / ".netrc").chmod(0o600)
         (self.folder / "tmp").mkdir()
-        self.watcher.own |= {self.folder / name for name in (*mine, "signed.yaml")}
+        self.watcher = Watcher(self.folder, SECRETS)
+        self.watcher.own |= {self.folder / name for name in (*mine, "signed.yaml")} | {self.folder / "lab.key"}
         setup.sandbox.environ |= {
             "HF_TOKEN": SECRETS[VARIABLE],
             "PIP_INDEX_URL": with_login(index, "the password of PIP_INDEX_URL"),
@@ -162,6 +173,7 @@ class Ground:
             f"Cannot connect to {proxy}",
             f"Max retries exceeded with url: {signed}",
             f"https://cdn.example{signed}",
+            f"the password {SECRETS[OF_THE_KEY]} is wrong",
             *self._login("the proxy's password"),
             *self._login("the password of PIP_INDEX_URL"),
         ]
@@ -176,6 +188,18 @@ class Ground:
         url = f"https://cdn.example/x.safetensors?X-Amz-Signature={self.signature}"
         document["artifacts"][0]["sources"] = [{"url": url}, {"url": with_login(url, "the password of an endpoint")}]
         return json.dumps(document)
+
+    def _write_keys(self) -> None:
+        """Write a key whose text is a mark, too, one that its password does not open, and a signed lock."""
+        marked = make_pair(self.folder, password=SECRETS[OF_THE_KEY])
+        SECRETS["the text of the key"] = marked.private.read_text(encoding="ascii").splitlines()[2]
+        make_pair(self.folder, "no", password="another")
+        document = json.loads(self.setup.sandbox.manifest.read_text(encoding="utf-8"))
+        document["lock"] = {"manifest_sha256": "ab" * 32, "locked_on": "2026-11-27", "version": 1}
+        lock = self.folder / "accepted.yaml"
+        lock.write_text(json.dumps(document), encoding="utf-8")
+        marked.sign(lock, password=SECRETS[OF_THE_KEY])
+        self.setup.sandbox.environ["KLEIN_SETUP_KEY_PASSWORD"] = SECRETS[OF_THE_KEY]
 
     @property
     def backup(self) -> str:
@@ -216,6 +240,7 @@ class Ground:
             "manifest list",
             "manifest show",
             "manifest check",
+            "manifest accept",
         }:
             return given
         usual = iter(self.setup.arguments(*command.split())[len(command.split()) :])

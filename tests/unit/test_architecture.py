@@ -26,7 +26,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"report"}),
     frozenset({"rehearsal"}),
     frozenset({"plan"}),
-    frozenset({"files", "comfyui", "environment", "torch", "machine", "smoke_test", "manifest", "identify"}),
+    frozenset({"files", "comfyui", "environment", "torch", "machine", "smoke_test", "manifest", "identify", "signing"}),
     frozenset({"disk", "network", "processes"}),
     frozenset({"core"}),
 )
@@ -118,6 +118,8 @@ LAYER_OF = {
     "manifest.shipped": "effect",
     "manifest.table_source": "value",
     "identify": "decision",
+    "signing": "decision",
+    "signing.ec_keys": "effect",
     "disk": "effect",
     "network": "effect",
     "network.certificates": "decision",
@@ -131,6 +133,7 @@ LAYER_OF = {
 # Packages from outside and the parts of the standard library that act on the machine, and who may know them.
 MAY_USE = {
     "PIL": ("smoke_test.image", "ui.closing_card"),
+    "cryptography": ("signing.ec_keys",),
     "huggingface_hub": ("files.hub_cache", "commands.rehearse"),  # the rehearsal checks with the real client
     "packaging": ("comfyui.install_plan", "environment", "torch.select", "machine.readings"),
     "platformdirs": ("disk.locations",),
