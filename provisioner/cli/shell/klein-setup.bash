@@ -7,32 +7,33 @@
 
 _shtab_klein_setup_backups_subparsers=(list restore clear)
 _shtab_klein_setup_aside_subparsers=(list restore clear)
-_shtab_klein_setup_manifest_subparsers=(list show check lock)
+_shtab_klein_setup_manifest_subparsers=(list show check lock accept)
 _shtab_klein_setup_subparsers=(install plan detect verify repair smoke-test start rehearse report doctor backups aside uninstall manifest completion)
 
-_shtab_klein_setup_install_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --locked --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env)
-_shtab_klein_setup_plan_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --only --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --hosts)
+_shtab_klein_setup_install_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --locked --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env)
+_shtab_klein_setup_plan_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --only --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --hosts)
 _shtab_klein_setup_detect_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --torch --torch-index --force --app --torch-python)
-_shtab_klein_setup_verify_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --quick --all --environment --no-smoke --locked --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env)
-_shtab_klein_setup_repair_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --undo-update --pass-env)
-_shtab_klein_setup_smoke_test_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env --graph)
-_shtab_klein_setup_start_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --environment --port --no-browser -y --yes --no-input --pass-env)
+_shtab_klein_setup_verify_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --quick --all --environment --no-smoke --locked --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env)
+_shtab_klein_setup_repair_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --undo-update --pass-env)
+_shtab_klein_setup_smoke_test_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env --graph)
+_shtab_klein_setup_start_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --environment --port --no-browser -y --yes --no-input --pass-env)
 _shtab_klein_setup_rehearse_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --keep --no-image --no-picture --environment --torch-index)
 _shtab_klein_setup_report_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --merge --output --open)
-_shtab_klein_setup_doctor_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --environment --output)
-_shtab_klein_setup_backups_list_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links)
-_shtab_klein_setup_backups_restore_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links)
-_shtab_klein_setup_backups_clear_option_strings=(-h --help --json -q --quiet -v --verbose --no-color -y --yes --no-input --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links)
+_shtab_klein_setup_doctor_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --environment --output)
+_shtab_klein_setup_backups_list_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links)
+_shtab_klein_setup_backups_restore_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links)
+_shtab_klein_setup_backups_clear_option_strings=(-h --help --json -q --quiet -v --verbose --no-color -y --yes --no-input --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links)
 _shtab_klein_setup_backups_option_strings=(-h --help)
-_shtab_klein_setup_aside_list_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links)
-_shtab_klein_setup_aside_restore_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links)
-_shtab_klein_setup_aside_clear_option_strings=(-h --help --json -q --quiet -v --verbose --no-color -y --yes --no-input --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links)
+_shtab_klein_setup_aside_list_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links)
+_shtab_klein_setup_aside_restore_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links)
+_shtab_klein_setup_aside_clear_option_strings=(-h --help --json -q --quiet -v --verbose --no-color -y --yes --no-input --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links)
 _shtab_klein_setup_aside_option_strings=(-h --help)
-_shtab_klein_setup_uninstall_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --environment --only --dry-run -y --yes --no-input)
+_shtab_klein_setup_uninstall_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --environment --only --dry-run -y --yes --no-input)
 _shtab_klein_setup_manifest_list_option_strings=(-h --help --json -q --quiet -v --verbose --no-color)
-_shtab_klein_setup_manifest_show_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --files)
-_shtab_klein_setup_manifest_check_option_strings=(-h --help --json -q --quiet -v --verbose --no-color)
-_shtab_klein_setup_manifest_lock_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --environment --output)
+_shtab_klein_setup_manifest_show_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --files --verify-with)
+_shtab_klein_setup_manifest_check_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --verify-with)
+_shtab_klein_setup_manifest_lock_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --environment --output --lock-version --expires --sign)
+_shtab_klein_setup_manifest_accept_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --verify-with)
 _shtab_klein_setup_manifest_option_strings=(-h --help)
 _shtab_klein_setup_completion_option_strings=(-h --help --json -q --quiet -v --verbose --no-color)
 _shtab_klein_setup_option_strings=(-h --help -V --version)
@@ -144,6 +145,7 @@ _shtab_klein_setup_manifest_lock___extra_model_paths_COMPGEN=_shtab_compgen_file
 _shtab_klein_setup_manifest_lock___look_in_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_manifest_lock___environment_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_manifest_lock___output_COMPGEN=_shtab_compgen_files
+_shtab_klein_setup_manifest_accept_pos_0_COMPGEN=_shtab_compgen_files
 
 _shtab_klein_setup_install___json_choices=(document events)
 _shtab_klein_setup_install___set_choices=(fp8 fp8-lean fp8-midi nvfp4 bf16 base-fp8 diffusers auto)
@@ -184,7 +186,8 @@ _shtab_klein_setup_manifest_show___json_choices=(document events)
 _shtab_klein_setup_manifest_check___json_choices=(document events)
 _shtab_klein_setup_manifest_lock___json_choices=(document events)
 _shtab_klein_setup_manifest_lock___set_choices=(fp8 fp8-lean fp8-midi nvfp4 bf16 base-fp8 diffusers auto)
-_shtab_klein_setup_manifest_pos_0_choices=(list show check lock)
+_shtab_klein_setup_manifest_accept___json_choices=(document events)
+_shtab_klein_setup_manifest_pos_0_choices=(list show check lock accept)
 _shtab_klein_setup_completion_pos_0_choices=(bash zsh fish powershell man)
 _shtab_klein_setup_completion___json_choices=(document events)
 _shtab_klein_setup_pos_0_choices=(install plan detect verify repair smoke-test start rehearse report doctor backups aside uninstall manifest completion)
@@ -467,6 +470,14 @@ _shtab_klein_setup_manifest_lock___verbose_nargs=0
 _shtab_klein_setup_manifest_lock___no_color_nargs=0
 _shtab_klein_setup_manifest_lock___hf_cache_nargs='?'
 _shtab_klein_setup_manifest_lock___follow_links_nargs=0
+_shtab_klein_setup_manifest_accept__h_nargs=0
+_shtab_klein_setup_manifest_accept___help_nargs=0
+_shtab_klein_setup_manifest_accept___json_nargs='?'
+_shtab_klein_setup_manifest_accept__q_nargs=0
+_shtab_klein_setup_manifest_accept___quiet_nargs=0
+_shtab_klein_setup_manifest_accept__v_nargs=0
+_shtab_klein_setup_manifest_accept___verbose_nargs=0
+_shtab_klein_setup_manifest_accept___no_color_nargs=0
 _shtab_klein_setup_manifest_pos_0_nargs=A...
 _shtab_klein_setup_manifest__h_nargs=0
 _shtab_klein_setup_manifest___help_nargs=0
@@ -636,4 +647,4 @@ _shtab_klein_setup() {
 
 complete -o bashdefault -F _shtab_klein_setup klein-setup
 
-# made by scripts/make_completions.py from the options with the digest e7604beafcc8a99f9faf5428857ead7650fca142ee6cfd8339a38e23fe15ed35
+# made by scripts/make_completions.py from the options with the digest 30a9b72432f00506b70eee6da1ca20f90d7bb7bfa059979b61fa8737cd76ead0
