@@ -158,6 +158,7 @@ _EXAMPLES = {
   klein-setup verify                         read every byte of the usual folder
   klein-setup verify --quick                 only the receipts: a quarter of a second
   klein-setup verify --all --no-smoke        every model file, no test image
+  klein-setup verify --attest lab-3.json --sign lab-3.key
 """,
     "repair": """\
   klein-setup repair                         fetch only the blocks that are wrong
@@ -305,6 +306,10 @@ def add_verify_parser(subparsers: Subparsers) -> None:
         "--no-smoke", action="store_true", help="generate no test image, even if ComfyUI, torch or the driver changed"
     )
     _add_locked_option(parser)
+    parser.add_argument(
+        "--attest", type=_path, metavar="FILE", help="write what was found correct as an in-toto statement"
+    )
+    _add_sign_option(parser, "sign the statement with this private key (PEM, elliptic curve)")
     _add_server_option(parser)
     _add_image_options(parser)
     _add_pass_env_option(parser)
@@ -462,6 +467,16 @@ def add_manifest_parser(subparsers: Subparsers) -> None:
     accept.add_argument("manifest", metavar="FILE", help="the lock, with its signature beside it")
     _add_verify_with_option(accept)
     accept.set_defaults(run="manifest accept")
+
+
+def add_attestation_parser(subparsers: Subparsers) -> None:
+    """Add ``attestation``."""
+    parser = _add(subparsers, "attestation", "verify what verify --attest --sign wrote, and show what it says")
+    parser.add_argument("files", nargs="+", type=_path, metavar="FILE", help="the attestations, one of each machine")
+    parser.add_argument(
+        "--verify-with", type=_path, metavar="KEY", help="the public key that they have to be signed with"
+    )
+    parser.set_defaults(run="attestation")
 
 
 def add_completion_parser(subparsers: Subparsers) -> None:
@@ -688,6 +703,7 @@ def _path(text: str) -> Path:
 
 PATH_OPTIONS = frozenset(
     {
+        "--attest",
         "--comfyui",
         "--environment",
         "--extra-model-paths",
@@ -853,6 +869,7 @@ _ADDERS: dict[str, Callable[[Subparsers], None]] = {
     "backups": add_backups_parser,
     "uninstall": add_uninstall_parser,
     "manifest": add_manifest_parser,
+    "attestation": add_attestation_parser,
     "completion": add_completion_parser,
 }
 _ALIASES = {"aside": "backups"}

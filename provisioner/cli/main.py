@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from provisioner.core.models import Config, Machine
     from provisioner.core.program import Program
     from provisioner.report.outcome import Report
+    from provisioner.signing.ec_keys import PrivateKey
     from provisioner.torch.choose import TorchOptions
     from provisioner.ui.console import Mode, Ui
 
@@ -63,6 +64,13 @@ def _public_key(arguments: argparse.Namespace) -> Path | None:
     """Return the key that locks have to be signed with: the option's, the settings', or the environment's."""
     named = os.environ.get("KLEIN_SETUP_VERIFY_WITH")
     return arguments.verify_with or (Path(named) if named else None)
+
+
+def _required_key(arguments: argparse.Namespace) -> Path:
+    key = _public_key(arguments)
+    if key is None:
+        raise UsageError("No key was named to verify with.", hint="Name the public key with --verify-with KEY.")
+    return key
 
 
 def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Session:
@@ -211,6 +219,7 @@ def _verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
     from provisioner.commands.verify_files import do_beside, run_verify
 
     session = _session(arguments, ui, cancelled)
+    key = _key_to_attest_with(arguments, ui)
     run = open_run(session, _options(arguments), with_machine=False, must_exist=True)
     _check_locked(arguments, run)
     if arguments.quick:  # a tenth of a second is its whole budget
@@ -230,7 +239,32 @@ def _verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
         wants_image=not arguments.no_smoke,
         smoke=_smoke_test_options(arguments),
     )
-    return run_full_verify(run, files, options, show_changes=ui.show_changes, show_smoke=ui.show_smoke)
+    report = run_full_verify(run, files, options, show_changes=ui.show_changes, show_smoke=ui.show_smoke)
+    if arguments.attest is not None:
+        from provisioner.commands.attest import AttestOptions, attest
+
+        asked = AttestOptions(output=arguments.attest, key=key, environment=arguments.environment)
+        attest(run, report, asked, say=ui.say)
+    return report
+
+
+def _key_to_attest_with(arguments: argparse.Namespace, ui: Ui) -> PrivateKey | None:
+    """Return the key of ``verify --attest --sign``, which is wanted before the files are read; raises UsageError."""
+    if arguments.attest is not None and arguments.quick:
+        raise UsageError("--quick reads no file, so that nothing could be attested.", hint="Leave --quick out.")
+    if arguments.sign is None:
+        return None
+    if arguments.attest is None:
+        raise UsageError("There is nothing to sign.", hint="Name the file of the statement with --attest FILE.")
+    from provisioner.commands.signed_locks import read_signing_key
+
+    return read_signing_key(arguments.sign, os.environ, ui.ask_password)
+
+
+def _attestation(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
+    from provisioner.commands.attest import run_attestation
+
+    return run_attestation(tuple(arguments.files), _required_key(arguments), say=ui.say)
 
 
 def _check_locked(arguments: argparse.Namespace, run: Run) -> None:
@@ -376,12 +410,7 @@ def _manifest_lock(arguments: argparse.Namespace, ui: Ui, cancelled: threading.E
 def _manifest_accept(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
     from provisioner.commands.signed_locks import run_accept
 
-    key = _public_key(arguments)
-    if key is None:
-        raise UsageError(
-            "No key was named to verify the lock with.", hint="Name the public key with --verify-with KEY."
-        )
-    return run_accept(arguments.manifest, key, say=ui.say)
+    return run_accept(arguments.manifest, _required_key(arguments), say=ui.say)
 
 
 def _backups_list(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
@@ -428,6 +457,7 @@ _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = 
     "manifest check": _manifest_check,
     "manifest lock": _manifest_lock,
     "manifest accept": _manifest_accept,
+    "attestation": _attestation,
     "aside list": _backups_list,
     "aside restore": _backups_restore,
     "aside clear": _backups_clear,

@@ -21,6 +21,7 @@ from provisioner.environment.state import FAMILY
 from provisioner.manifest.lock_file import Verified, drift_from, locked_text, refuse_drift
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import read_manifest_text
+from provisioner.plan.steps import Plan
 from provisioner.report.outcome import Report
 from provisioner.signing.lock_statement import next_version
 
@@ -62,14 +63,7 @@ def run_lock(
     if plan is None or any(check.status != "ok" for check in plan.checks):
         say("Nothing was locked: files are wrong or missing.")
         return run.report("manifest lock", "findings", EXIT_FINDINGS, plan=plan)
-    verified = {}
-    for check in plan.checks:
-        stamp = run.session.store.stamp(check.destination.path)
-        if stamp is not None:
-            file_digest = run.observer.digest_of(check.destination.path, stamp, check.artifact.name)
-            verified[check.artifact.id] = Verified(
-                size=file_digest.size, sha256=file_digest.sha256, blocks=file_digest.blocks
-            )
+    verified = verified_files(run, plan)
     lock = replace(_machine_lock(run, options.environment), version=version, expires=options.expires)
     content = locked_text(run.manifest, run.wanted, verified, lock).encode("utf-8")
     path = write_file(content, options.output)
@@ -79,6 +73,19 @@ def run_lock(
     say(f"Elsewhere, `{repair}` fetches only the blocks that are wrong.")
     _sign(key, path, content, lock, say)
     return run.report("manifest lock", "ok", EXIT_OK, plan=plan)
+
+
+def verified_files(run: Run, plan: Plan) -> dict[str, Verified]:
+    """Return the digests of files that were read to the last byte and are right, by the id of the artifact."""
+    verified = {}
+    for check in plan.checks:
+        stamp = run.session.store.stamp(check.destination.path)
+        if stamp is not None:
+            file_digest = run.observer.digest_of(check.destination.path, stamp, check.artifact.name)
+            verified[check.artifact.id] = Verified(
+                size=file_digest.size, sha256=file_digest.sha256, blocks=file_digest.blocks
+            )
+    return verified
 
 
 def _sign(key: PrivateKey | None, path: Path, content: bytes, lock: Lock, say: Callable[[str], None]) -> None:

@@ -26,6 +26,7 @@ from provisioner.core.models import STATE_FOLDER
 from provisioner.rehearsal import hub as hub_module
 from provisioner.rehearsal.faults import Status
 from provisioner.rehearsal.hub import RehearsalHub
+from provisioner.report.attestation import PREDICATE_TYPE, STATEMENT_TYPE
 from tests.support.comfy_server import free_port
 from tests.support.marks import Watcher
 from tests.support.sandbox import Sandbox
@@ -88,7 +89,13 @@ CASES = {
     ),
     "plan": Case(words=("--hosts",), refused=((2, ["--endpoint", "https://person:{endpoint}@hub.example"]),)),
     "repair": Case(refused=((2, ["--only", "{token}"]),)),
-    "verify": Case(words=("--no-smoke",), refused=((2, ["--manifest", "{token}.yaml"]),)),
+    "verify": Case(
+        words=("--no-smoke", "--attest", "{folder}/verified.json", "--sign", "{folder}/lab.key"),
+        refused=(
+            (2, ["--manifest", "{token}.yaml"]),
+            (2, ["--attest", "{folder}/x.json", "--sign", "{folder}/no.key"]),
+        ),
+    ),
     "smoke-test": Case(
         words=("--size", "256x256"), refused=((2, ["--server", "http://person:{server}@127.0.0.1:8188"]),)
     ),
@@ -108,6 +115,10 @@ CASES = {
     "manifest accept": Case(
         words=("{folder}/accepted.yaml", "--verify-with", "{folder}/lab.pub"),
         refused=((2, ["{folder}/accepted.yaml", "--verify-with", "{folder}/lab.key"]), (2, ["{token}"])),
+    ),
+    "attestation": Case(
+        words=("{folder}/attested.json", "--verify-with", "{folder}/lab.pub"),
+        refused=((7, ["{folder}/accepted.yaml.sig", "--verify-with", "{folder}/lab.pub"]), (2, ["{token}"])),
     ),
     "aside list": Case(refused=((2, ["--manifest", "{token}"]),)),
     "aside restore": Case(words=("{backup}",), refused=((2, ["{token}"]),)),
@@ -199,6 +210,19 @@ class Ground:
         lock = self.folder / "accepted.yaml"
         lock.write_text(json.dumps(document), encoding="utf-8")
         marked.sign(lock, password=SECRETS[OF_THE_KEY])
+        statement = {
+            "_type": STATEMENT_TYPE,
+            "subject": [],
+            "predicateType": PREDICATE_TYPE,
+            "predicate": {
+                "timeVerified": "2026-11-27T10:00:00Z",
+                "verificationResult": "PASSED",
+                "manifest": {"id": "a", "set": "b", "sha256": "ab" * 32},
+                "machine": {"gpus": []},
+            },
+        }
+        attested = self.folder / "attested.json"
+        marked.sign_payload(attested, json.dumps(statement).encode(), password=SECRETS[OF_THE_KEY]).replace(attested)
         self.setup.sandbox.environ["KLEIN_SETUP_KEY_PASSWORD"] = SECRETS[OF_THE_KEY]
 
     @property
@@ -241,6 +265,7 @@ class Ground:
             "manifest show",
             "manifest check",
             "manifest accept",
+            "attestation",
         }:
             return given
         usual = iter(self.setup.arguments(*command.split())[len(command.split()) :])

@@ -7,6 +7,7 @@ parts of several locks (mix-and-match), and plain forgery.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -110,6 +111,7 @@ def test_every_command_refuses_an_unsigned_lock_before_anything_else(lab: Lab) -
     assert not lab.record.exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the folders of the user are laid out for POSIX")
 def test_the_key_may_stand_in_the_settings_or_the_environment(lab: Lab) -> None:
     lab.lock.with_name("lab.yaml.sig").unlink()
     words = ("verify", "--quick", "--json", "--manifest", lab.lock)
@@ -200,6 +202,7 @@ def test_a_damaged_record_is_an_error_and_not_a_machine_without_a_past(lab: Lab,
     assert lab.verify().returncode == 0
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the folders of the user are laid out for POSIX")
 def test_a_record_that_cannot_be_written_is_an_error(lab: Lab) -> None:
     lab.sandbox.plant(lab.record.parent / "accepted-locks.json" / "in the way", b"")
     assert "cannot be read or is damaged" in lab.refused("unreadable", status=4)
@@ -376,7 +379,7 @@ def test_the_password_of_a_key_comes_from_a_variable_a_file_or_the_terminal(lab:
 
 def test_without_the_package_the_extra_is_named(lab: Lab) -> None:
     lab.sandbox.plant(lab.sandbox.folder / "without" / "cryptography" / "__init__.py", b"raise ImportError\n")
-    path = f"{lab.sandbox.folder / 'without'}:{lab.sandbox.environ['PYTHONPATH']}"
+    path = f"{lab.sandbox.folder / 'without'}{os.pathsep}{lab.sandbox.environ['PYTHONPATH']}"
     words = ("verify", "--quick", "--json", "--manifest", lab.lock, "--verify-with", lab.pair.public)
     done = lab.sandbox.run(*words, env={"PYTHONPATH": path})
     assert (done.returncode, done.codes) == (2, ["signing-key"])
