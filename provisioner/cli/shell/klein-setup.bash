@@ -8,12 +8,12 @@
 _shtab_klein_setup_backups_subparsers=(list restore clear)
 _shtab_klein_setup_aside_subparsers=(list restore clear)
 _shtab_klein_setup_manifest_subparsers=(list show check lock accept)
-_shtab_klein_setup_subparsers=(install plan detect verify repair smoke-test start rehearse report doctor backups aside uninstall manifest completion)
+_shtab_klein_setup_subparsers=(install plan detect verify repair smoke-test start rehearse report doctor backups aside uninstall manifest attestation completion)
 
 _shtab_klein_setup_install_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --locked --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env)
 _shtab_klein_setup_plan_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --only --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --hosts)
 _shtab_klein_setup_detect_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --torch --torch-index --force --app --torch-python)
-_shtab_klein_setup_verify_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --quick --all --environment --no-smoke --locked --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env)
+_shtab_klein_setup_verify_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --quick --all --environment --no-smoke --locked --attest --sign --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env)
 _shtab_klein_setup_repair_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --endpoint --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --comfyui-source --update-comfyui --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --undo-update --pass-env)
 _shtab_klein_setup_smoke_test_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --torch --torch-index --force --cpu --environment --python --package-index --uv --no-uv --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env --graph)
 _shtab_klein_setup_start_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --environment --port --no-browser -y --yes --no-input --pass-env)
@@ -35,6 +35,7 @@ _shtab_klein_setup_manifest_check_option_strings=(-h --help --json -q --quiet -v
 _shtab_klein_setup_manifest_lock_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --comfyui --hf-cache --extra-model-paths --look-in --follow-links --environment --output --lock-version --expires --sign)
 _shtab_klein_setup_manifest_accept_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --verify-with)
 _shtab_klein_setup_manifest_option_strings=(-h --help)
+_shtab_klein_setup_attestation_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --verify-with)
 _shtab_klein_setup_completion_option_strings=(-h --help --json -q --quiet -v --verbose --no-color)
 _shtab_klein_setup_option_strings=(-h --help -V --version)
 
@@ -63,6 +64,7 @@ _shtab_klein_setup_verify___hf_cache_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_verify___extra_model_paths_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_verify___look_in_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_verify___environment_COMPGEN=_shtab_compgen_dirs
+_shtab_klein_setup_verify___attest_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_verify___image_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_verify___picture_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_repair___manifest_COMPGEN=_shtab_compgen_files
@@ -146,6 +148,7 @@ _shtab_klein_setup_manifest_lock___look_in_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_manifest_lock___environment_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_manifest_lock___output_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_manifest_accept_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_klein_setup_attestation_pos_0_COMPGEN=_shtab_compgen_files
 
 _shtab_klein_setup_install___json_choices=(document events)
 _shtab_klein_setup_install___set_choices=(fp8 fp8-lean fp8-midi nvfp4 bf16 base-fp8 diffusers auto)
@@ -188,9 +191,10 @@ _shtab_klein_setup_manifest_lock___json_choices=(document events)
 _shtab_klein_setup_manifest_lock___set_choices=(fp8 fp8-lean fp8-midi nvfp4 bf16 base-fp8 diffusers auto)
 _shtab_klein_setup_manifest_accept___json_choices=(document events)
 _shtab_klein_setup_manifest_pos_0_choices=(list show check lock accept)
+_shtab_klein_setup_attestation___json_choices=(document events)
 _shtab_klein_setup_completion_pos_0_choices=(bash zsh fish powershell man)
 _shtab_klein_setup_completion___json_choices=(document events)
-_shtab_klein_setup_pos_0_choices=(install plan detect verify repair smoke-test start rehearse report doctor backups aside uninstall manifest completion)
+_shtab_klein_setup_pos_0_choices=(install plan detect verify repair smoke-test start rehearse report doctor backups aside uninstall manifest attestation completion)
 
 _shtab_klein_setup_install__h_nargs=0
 _shtab_klein_setup_install___help_nargs=0
@@ -481,6 +485,15 @@ _shtab_klein_setup_manifest_accept___no_color_nargs=0
 _shtab_klein_setup_manifest_pos_0_nargs=A...
 _shtab_klein_setup_manifest__h_nargs=0
 _shtab_klein_setup_manifest___help_nargs=0
+_shtab_klein_setup_attestation_pos_0_nargs=+
+_shtab_klein_setup_attestation__h_nargs=0
+_shtab_klein_setup_attestation___help_nargs=0
+_shtab_klein_setup_attestation___json_nargs='?'
+_shtab_klein_setup_attestation__q_nargs=0
+_shtab_klein_setup_attestation___quiet_nargs=0
+_shtab_klein_setup_attestation__v_nargs=0
+_shtab_klein_setup_attestation___verbose_nargs=0
+_shtab_klein_setup_attestation___no_color_nargs=0
 _shtab_klein_setup_completion__h_nargs=0
 _shtab_klein_setup_completion___help_nargs=0
 _shtab_klein_setup_completion___json_nargs='?'
@@ -647,4 +660,4 @@ _shtab_klein_setup() {
 
 complete -o bashdefault -F _shtab_klein_setup klein-setup
 
-# made by scripts/make_completions.py from the options with the digest 30a9b72432f00506b70eee6da1ca20f90d7bb7bfa059979b61fa8737cd76ead0
+# made by scripts/make_completions.py from the options with the digest 5336485f90d4258763e594dd6786d7cf004edf27c872b46b7f6260ee989dc86f

@@ -50,8 +50,8 @@ function _shtab_klein_setup_using
   test "$_shtab_klein_setup_cmdpath" = "$argv"
 end
 
-set -g _shtab_klein_setup_commands install plan detect verify repair smoke-test start rehearse report doctor backups 'backups list' 'backups restore' 'backups clear' aside 'aside list' 'aside restore' 'aside clear' uninstall manifest 'manifest list' 'manifest show' 'manifest check' 'manifest lock' 'manifest accept' completion
-set -g _shtab_klein_setup_opts_with_value --accept-licence --app --comfyui --comfyui-source --connections --endpoint --environment --expires --extra-model-paths --hf-cache --image --images --json --limit-rate --lock-version --look-in --manifest --merge --only --output --package-index --pass-env --picture --port --prompt --python --reserve-vram --seed --server --set --sign --size --smoke-timeout --stall-timeout --torch --torch-index --torch-python --verify-with
+set -g _shtab_klein_setup_commands install plan detect verify repair smoke-test start rehearse report doctor backups 'backups list' 'backups restore' 'backups clear' aside 'aside list' 'aside restore' 'aside clear' uninstall manifest 'manifest list' 'manifest show' 'manifest check' 'manifest lock' 'manifest accept' attestation completion
+set -g _shtab_klein_setup_opts_with_value --accept-licence --app --attest --comfyui --comfyui-source --connections --endpoint --environment --expires --extra-model-paths --hf-cache --image --images --json --limit-rate --lock-version --look-in --manifest --merge --only --output --package-index --pass-env --picture --port --prompt --python --reserve-vram --seed --server --set --sign --size --smoke-timeout --stall-timeout --torch --torch-index --torch-python --verify-with
 
 complete -c klein-setup -e
 complete -c klein-setup -f
@@ -169,6 +169,8 @@ complete -c klein-setup -n '_shtab_klein_setup_using verify' -l all -d 'also che
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l environment -xka "(__fish_complete_directories)" -d 'virtual environment (default: .venv in the ComfyUI folder)'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l no-smoke -d 'generate no test image, even if ComfyUI, torch or the driver changed'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l locked -d 'fail if this machine differs from the locked manifest'
+complete -c klein-setup -n '_shtab_klein_setup_using verify' -l attest -xka "(__fish_complete_path (commandline -ct))" -d 'write what was found correct as an in-toto statement'
+complete -c klein-setup -n '_shtab_klein_setup_using verify' -l sign -x -d 'sign the statement with this private key (PEM, elliptic curve)'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l server -x -d 'generate the image with a running ComfyUI; it is not stopped'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l prompt -x -d 'what the image shows'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l seed -x -d 'to get the same image again (default: a random one)'
@@ -479,6 +481,14 @@ complete -c klein-setup -n '_shtab_klein_setup_using manifest accept' -s v -l ve
 complete -c klein-setup -n '_shtab_klein_setup_using manifest accept' -l no-color -d 'no colours (NO_COLOR does the same)'
 complete -c klein-setup -n '_shtab_klein_setup_using manifest accept' -l verify-with -x -d 'accept only a lock that this public key signed, not expired and not older than the last one'
 complete -c klein-setup -n '_shtab_klein_setup_using manifest accept; and test $_shtab_klein_setup_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'the lock, with its signature beside it'
+complete -c klein-setup -n '_shtab_klein_setup_using; and test $_shtab_klein_setup_npos -eq 0' -a attestation -d 'verify what verify --attest --sign wrote, and show what it says'
+complete -c klein-setup -n '_shtab_klein_setup_using attestation' -s h -l help -d 'show this help message and exit'
+complete -c klein-setup -n '_shtab_klein_setup_using attestation' -l json -xka "document events" -d 'print one JSON document on stdout; with =events also every event as a line before it'
+complete -c klein-setup -n '_shtab_klein_setup_using attestation' -s q -l quiet -d 'show only errors and the result'
+complete -c klein-setup -n '_shtab_klein_setup_using attestation' -s v -l verbose -d 'also show every notice, and the codes of errors'
+complete -c klein-setup -n '_shtab_klein_setup_using attestation' -l no-color -d 'no colours (NO_COLOR does the same)'
+complete -c klein-setup -n '_shtab_klein_setup_using attestation' -l verify-with -x -d 'the public key that they have to be signed with'
+complete -c klein-setup -n '_shtab_klein_setup_using attestation; and test $_shtab_klein_setup_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d 'the attestations, one of each machine'
 complete -c klein-setup -n '_shtab_klein_setup_using; and test $_shtab_klein_setup_npos -eq 0' -a completion -d 'print what completes this command in a shell, or its man page'
 complete -c klein-setup -n '_shtab_klein_setup_using completion' -s h -l help -d 'show this help message and exit'
 complete -c klein-setup -n '_shtab_klein_setup_using completion' -l json -xka "document events" -d 'print one JSON document on stdout; with =events also every event as a line before it'
@@ -487,4 +497,4 @@ complete -c klein-setup -n '_shtab_klein_setup_using completion' -s v -l verbose
 complete -c klein-setup -n '_shtab_klein_setup_using completion' -l no-color -d 'no colours (NO_COLOR does the same)'
 complete -c klein-setup -n '_shtab_klein_setup_using completion; and test $_shtab_klein_setup_npos -eq 0' -ka "bash zsh fish powershell man" -d 'for what'
 
-# made by scripts/make_completions.py from the options with the digest 30a9b72432f00506b70eee6da1ca20f90d7bb7bfa059979b61fa8737cd76ead0
+# made by scripts/make_completions.py from the options with the digest 5336485f90d4258763e594dd6786d7cf004edf27c872b46b7f6260ee989dc86f

@@ -8,7 +8,7 @@
 
 # --- Completion data ---
 $_shtab_klein_setup_subparsers = @{
-    '_shtab_klein_setup' = @('install', 'plan', 'detect', 'verify', 'repair', 'smoke-test', 'start', 'rehearse', 'report', 'doctor', 'backups', 'aside', 'uninstall', 'manifest', 'completion')
+    '_shtab_klein_setup' = @('install', 'plan', 'detect', 'verify', 'repair', 'smoke-test', 'start', 'rehearse', 'report', 'doctor', 'backups', 'aside', 'uninstall', 'manifest', 'attestation', 'completion')
     '_shtab_klein_setup_aside' = @('list', 'restore', 'clear')
     '_shtab_klein_setup_backups' = @('list', 'restore', 'clear')
     '_shtab_klein_setup_manifest' = @('list', 'show', 'check', 'lock', 'accept')
@@ -19,6 +19,7 @@ $_shtab_klein_setup_option_strings = @{
     '_shtab_klein_setup_aside_clear' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '-y', '--yes', '--no-input', '--manifest', '--verify-with', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links')
     '_shtab_klein_setup_aside_list' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links')
     '_shtab_klein_setup_aside_restore' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links')
+    '_shtab_klein_setup_attestation' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--verify-with')
     '_shtab_klein_setup_backups' = @('-h', '--help')
     '_shtab_klein_setup_backups_clear' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '-y', '--yes', '--no-input', '--manifest', '--verify-with', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links')
     '_shtab_klein_setup_backups_list' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links')
@@ -40,7 +41,7 @@ $_shtab_klein_setup_option_strings = @{
     '_shtab_klein_setup_smoke_test' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--torch', '--torch-index', '--force', '--cpu', '--environment', '--python', '--package-index', '--uv', '--no-uv', '--server', '--prompt', '--seed', '--size', '--tiled-decode', '--reserve-vram', '--image', '--picture', '--images', '--smoke-timeout', '--pass-env', '--graph')
     '_shtab_klein_setup_start' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--environment', '--port', '--no-browser', '-y', '--yes', '--no-input', '--pass-env')
     '_shtab_klein_setup_uninstall' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--environment', '--only', '--dry-run', '-y', '--yes', '--no-input')
-    '_shtab_klein_setup_verify' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--quick', '--all', '--environment', '--no-smoke', '--locked', '--server', '--prompt', '--seed', '--size', '--tiled-decode', '--reserve-vram', '--image', '--picture', '--images', '--smoke-timeout', '--pass-env')
+    '_shtab_klein_setup_verify' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--comfyui', '--hf-cache', '--extra-model-paths', '--look-in', '--follow-links', '--quick', '--all', '--environment', '--no-smoke', '--locked', '--attest', '--sign', '--server', '--prompt', '--seed', '--size', '--tiled-decode', '--reserve-vram', '--image', '--picture', '--images', '--smoke-timeout', '--pass-env')
 }
 $_shtab_klein_setup_compgens = @{
     '_shtab_klein_setup_aside_clear___comfyui' = '_shtab_powershell_compgen_dirs'
@@ -58,6 +59,7 @@ $_shtab_klein_setup_compgens = @{
     '_shtab_klein_setup_aside_restore___hf_cache' = '_shtab_powershell_compgen_dirs'
     '_shtab_klein_setup_aside_restore___look_in' = '_shtab_powershell_compgen_dirs'
     '_shtab_klein_setup_aside_restore___manifest' = '_shtab_powershell_compgen_files'
+    '_shtab_klein_setup_attestation_pos_0' = '_shtab_powershell_compgen_files'
     '_shtab_klein_setup_backups_clear___comfyui' = '_shtab_powershell_compgen_dirs'
     '_shtab_klein_setup_backups_clear___extra_model_paths' = '_shtab_powershell_compgen_files'
     '_shtab_klein_setup_backups_clear___hf_cache' = '_shtab_powershell_compgen_dirs'
@@ -143,6 +145,7 @@ $_shtab_klein_setup_compgens = @{
     '_shtab_klein_setup_uninstall___hf_cache' = '_shtab_powershell_compgen_dirs'
     '_shtab_klein_setup_uninstall___look_in' = '_shtab_powershell_compgen_dirs'
     '_shtab_klein_setup_uninstall___manifest' = '_shtab_powershell_compgen_files'
+    '_shtab_klein_setup_verify___attest' = '_shtab_powershell_compgen_files'
     '_shtab_klein_setup_verify___comfyui' = '_shtab_powershell_compgen_dirs'
     '_shtab_klein_setup_verify___environment' = '_shtab_powershell_compgen_dirs'
     '_shtab_klein_setup_verify___extra_model_paths' = '_shtab_powershell_compgen_files'
@@ -160,6 +163,7 @@ $_shtab_klein_setup_choices = @{
     '_shtab_klein_setup_aside_pos_0' = @('list', 'restore', 'clear')
     '_shtab_klein_setup_aside_restore___json' = @('document', 'events')
     '_shtab_klein_setup_aside_restore___set' = @('fp8', 'fp8-lean', 'fp8-midi', 'nvfp4', 'bf16', 'base-fp8', 'diffusers', 'auto')
+    '_shtab_klein_setup_attestation___json' = @('document', 'events')
     '_shtab_klein_setup_backups_clear___json' = @('document', 'events')
     '_shtab_klein_setup_backups_clear___set' = @('fp8', 'fp8-lean', 'fp8-midi', 'nvfp4', 'bf16', 'base-fp8', 'diffusers', 'auto')
     '_shtab_klein_setup_backups_list___json' = @('document', 'events')
@@ -184,7 +188,7 @@ $_shtab_klein_setup_choices = @{
     '_shtab_klein_setup_manifest_show___json' = @('document', 'events')
     '_shtab_klein_setup_plan___json' = @('document', 'events')
     '_shtab_klein_setup_plan___set' = @('fp8', 'fp8-lean', 'fp8-midi', 'nvfp4', 'bf16', 'base-fp8', 'diffusers', 'auto')
-    '_shtab_klein_setup_pos_0' = @('install', 'plan', 'detect', 'verify', 'repair', 'smoke-test', 'start', 'rehearse', 'report', 'doctor', 'backups', 'aside', 'uninstall', 'manifest', 'completion')
+    '_shtab_klein_setup_pos_0' = @('install', 'plan', 'detect', 'verify', 'repair', 'smoke-test', 'start', 'rehearse', 'report', 'doctor', 'backups', 'aside', 'uninstall', 'manifest', 'attestation', 'completion')
     '_shtab_klein_setup_rehearse___json' = @('document', 'events')
     '_shtab_klein_setup_repair___json' = @('document', 'events')
     '_shtab_klein_setup_repair___set' = @('fp8', 'fp8-lean', 'fp8-midi', 'nvfp4', 'bf16', 'base-fp8', 'diffusers', 'auto')
@@ -240,6 +244,15 @@ $_shtab_klein_setup_nargs = @{
     '_shtab_klein_setup_aside_restore__h' = '0'
     '_shtab_klein_setup_aside_restore__q' = '0'
     '_shtab_klein_setup_aside_restore__v' = '0'
+    '_shtab_klein_setup_attestation___help' = '0'
+    '_shtab_klein_setup_attestation___json' = '?'
+    '_shtab_klein_setup_attestation___no_color' = '0'
+    '_shtab_klein_setup_attestation___quiet' = '0'
+    '_shtab_klein_setup_attestation___verbose' = '0'
+    '_shtab_klein_setup_attestation__h' = '0'
+    '_shtab_klein_setup_attestation__q' = '0'
+    '_shtab_klein_setup_attestation__v' = '0'
+    '_shtab_klein_setup_attestation_pos_0' = '+'
     '_shtab_klein_setup_backups___help' = '0'
     '_shtab_klein_setup_backups__h' = '0'
     '_shtab_klein_setup_backups_clear___follow_links' = '0'
@@ -565,6 +578,17 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_aside_restore__q' = 'show only errors and the result'
     '_shtab_klein_setup_aside_restore__v' = 'also show every notice, and the codes of errors'
     '_shtab_klein_setup_aside_restore_pos_0' = 'its name, as `backups list` shows it'
+    '_shtab_klein_setup_attestation' = 'verify what verify --attest --sign wrote, and show what it says'
+    '_shtab_klein_setup_attestation___help' = 'show this help message and exit'
+    '_shtab_klein_setup_attestation___json' = 'print one JSON document on stdout; with =events also every event as a line before it'
+    '_shtab_klein_setup_attestation___no_color' = 'no colours (NO_COLOR does the same)'
+    '_shtab_klein_setup_attestation___quiet' = 'show only errors and the result'
+    '_shtab_klein_setup_attestation___verbose' = 'also show every notice, and the codes of errors'
+    '_shtab_klein_setup_attestation___verify_with' = 'the public key that they have to be signed with'
+    '_shtab_klein_setup_attestation__h' = 'show this help message and exit'
+    '_shtab_klein_setup_attestation__q' = 'show only errors and the result'
+    '_shtab_klein_setup_attestation__v' = 'also show every notice, and the codes of errors'
+    '_shtab_klein_setup_attestation_pos_0' = 'the attestations, one of each machine'
     '_shtab_klein_setup_backups' = 'list, restore or delete files that were replaced'
     '_shtab_klein_setup_backups___help' = 'show this help message and exit'
     '_shtab_klein_setup_backups__h' = 'show this help message and exit'
@@ -991,6 +1015,7 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_uninstall__y' = 'answer yes, except about licences, links and sending the token'
     '_shtab_klein_setup_verify' = 'read every byte and report what is wrong; changes nothing, needs no network'
     '_shtab_klein_setup_verify___all' = 'also check every other file of the models folder'
+    '_shtab_klein_setup_verify___attest' = 'write what was found correct as an in-toto statement'
     '_shtab_klein_setup_verify___comfyui' = 'a ComfyUI folder, its models folder, or a new folder'
     '_shtab_klein_setup_verify___environment' = 'virtual environment (default: .venv in the ComfyUI folder)'
     '_shtab_klein_setup_verify___extra_model_paths' = 'another extra_model_paths.yaml, as given to ComfyUI''s --extra-model-paths-config'
@@ -1014,6 +1039,7 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_verify___seed' = 'to get the same image again (default: a random one)'
     '_shtab_klein_setup_verify___server' = 'generate the image with a running ComfyUI; it is not stopped'
     '_shtab_klein_setup_verify___set' = 'a set of the manifest (default: what is installed there, else auto: the first that suits this GPU)'
+    '_shtab_klein_setup_verify___sign' = 'sign the statement with this private key (PEM, elliptic curve)'
     '_shtab_klein_setup_verify___size' = 'size in pixels (default: 1024x1024)'
     '_shtab_klein_setup_verify___smoke_timeout' = 'longest time for the image (default: 900)'
     '_shtab_klein_setup_verify___tiled_decode' = 'decode in tiles, for GPUs with little memory'
@@ -1207,4 +1233,4 @@ Register-ArgumentCompleter -Native -CommandName klein-setup -ScriptBlock {
   $results
 }
 
-# made by scripts/make_completions.py from the options with the digest 30a9b72432f00506b70eee6da1ca20f90d7bb7bfa059979b61fa8737cd76ead0
+# made by scripts/make_completions.py from the options with the digest 5336485f90d4258763e594dd6786d7cf004edf27c872b46b7f6260ee989dc86f
