@@ -10,6 +10,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -305,6 +307,47 @@ def test_a_version_that_is_none_is_refused_although_it_is_signed(lab: Lab, versi
     lab.pair.sign(lab.lock)
     assert "version" in lab.refused("manifest-invalid", status=2)
     assert not lab.record.exists()
+
+
+_COUNT_OPENINGS = """
+import sys
+opened = []
+sys.addaudithook(lambda event, values: event == "open" and opened.append(str(values[0])))
+from provisioner.cli.main import main
+status = main(sys.argv[1:])
+print("opened", sum(each.endswith("lab.yaml") for each in opened), "times")
+sys.exit(status)
+"""
+
+
+def test_the_bytes_that_are_verified_are_those_that_are_parsed(lab: Lab) -> None:
+    """The file is opened once: nobody can exchange it between the two."""
+    words = [
+        "verify",
+        "--quick",
+        "--manifest",
+        lab.lock,
+        "--verify-with",
+        lab.pair.public,
+        "--comfyui",
+        lab.sandbox.tree,
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", _COUNT_OPENINGS, *map(str, words)],
+        env=lab.sandbox.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.endswith("opened 1 times\n"), done.stdout
+
+
+def test_runs_that_accept_at_the_same_time_forget_nothing(lab: Lab) -> None:
+    locks = [lab.publish(number, path=lab.sandbox.folder / f"lab-{number}.yaml") for number in range(1, 5)]
+    running = [lab.sandbox.start("manifest", "accept", each, "--verify-with", lab.pair.public) for each in locks]
+    assert [each.wait().returncode for each in running] == [0] * 4
+    assert sorted(lab.accepted()) == [1, 2, 3, 4]
 
 
 # --- keys and options --------------------------------------------------------------------------
