@@ -14,6 +14,7 @@ from provisioner.commands.links import named_folder
 from provisioner.commands.session import Session
 from provisioner.core.errors import UsageError
 from provisioner.core.models import (
+    AcceptedLock,
     ArtifactSet,
     ComfyTarget,
     Conditions,
@@ -71,6 +72,7 @@ class Run:
     machine: Machine | None
     origin: TargetOrigin = "named"
     set_before: str | None = None  # what the user's own runs installed here of this manifest
+    signed_lock: AcceptedLock | None = None  # the manifest, where its signature was verified
     observer: Observer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -117,6 +119,7 @@ class Run:
             errors=errors,
             manifest_argument=_absolute_argument(self.options.manifest),
             key_argument=None if self.options.verify_with is None else str(self.options.verify_with.absolute()),
+            signed_lock=self.signed_lock,
             set_argument=self.options.set_id,
             transfers=self.session.transfers.record,
         )
@@ -131,12 +134,14 @@ def load_manifest(name: str) -> Manifest:
     return parse_manifest(text, file=file)
 
 
-def _wanted_manifest(session: Session, options: Options) -> Manifest:
+def _wanted_manifest(session: Session, options: Options) -> tuple[Manifest, AcceptedLock | None]:
     if options.verify_with is None:
-        return load_manifest(options.manifest)
+        return load_manifest(options.manifest), None
     from provisioner.commands.signed_locks import accept_signed
 
-    return accept_signed(options.manifest, options.verify_with, notice=session.notice)
+    found = accept_signed(options.manifest, options.verify_with, notice=session.notice)
+    session.notice(f"{found.label}: its signature is good; version {found.identity.version}.")
+    return found.manifest, found.identity
 
 
 def open_run(session: Session, options: Options, *, with_machine: bool = True, must_exist: bool = False) -> Run:
@@ -158,7 +163,7 @@ def open_run(session: Session, options: Options, *, with_machine: bool = True, m
     IntegrityError
         It is not a signed lock that may be used (``--verify-with``).
     """
-    manifest = _wanted_manifest(session, options)
+    manifest, signed_lock = _wanted_manifest(session, options)
     kind = _kind_of_target(options)
     choose = partial(choose_set, manifest, options.set_id, kind=kind, look=lambda: session.machine)
     if kind is None and options.set_id == AUTO:  # the machine alone decides, also which kind of target it is
@@ -187,6 +192,7 @@ def open_run(session: Session, options: Options, *, with_machine: bool = True, m
         machine=machine,
         origin=origin,
         set_before=before,
+        signed_lock=signed_lock,
     )
 
 

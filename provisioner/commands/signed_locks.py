@@ -95,8 +95,8 @@ def read_signed(name: str, key: Path) -> SignedLock:
     return SignedLock(manifest=manifest, identity=identity, label=label)
 
 
-def accept_signed(name: str, key: Path, *, notice: Callable[[str], None]) -> Manifest:
-    """Return the manifest of a signed lock, and record its version: an older one is refused from now on.
+def accept_signed(name: str, key: Path, *, notice: Callable[[str], None]) -> SignedLock:
+    """Return a signed lock, and record its version: an older one is refused from now on.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def accept_signed(name: str, key: Path, *, notice: Callable[[str], None]) -> Man
         check=lambda before: check_not_older(before, found.identity, label=found.label),
         notice=notice,
     )
-    return found.manifest
+    return found
 
 
 def check_signed(name: str, key: Path) -> Manifest:

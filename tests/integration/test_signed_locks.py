@@ -86,7 +86,11 @@ def lab(sandbox: Sandbox) -> Lab:
 
 
 def test_a_signed_lock_is_accepted_by_every_command_that_reads_it(lab: Lab) -> None:
-    assert lab.verify().returncode == 0
+    done = lab.verify()
+    assert done.returncode == 0
+    signed = done.json["details"]["signed_lock"]
+    key_id = json.loads(lab.record.read_text())["locks"][0]["key_id"]
+    assert signed == {"name": "lab.yaml", "version": 1, "expires": day(90), "key_id": key_id}
     assert lab.accepted() == [1]
     for command in ("plan", "repair", "install"):
         only = () if command == "plan" else ("--yes",)
