@@ -65,6 +65,7 @@ DETAILS: dict[str, tuple[object, str]] = {
     ),
     "scratch_folder": (str, "rehearse --keep: where its files are"),
     "server": (StartedServer, "start: the ComfyUI that was started or found"),
+    "signed_lock": (json_document.SignedLockEntry, "the lock whose signature was verified (--verify-with)"),
     "smoke_test": (SmokeTestEntry, "the test image, with what was measured"),
     "torch": (TorchChoice | None, "detect, doctor: the build for this machine; null: none suits it"),
     "hosts": (json_document.HostsEntry, "plan --hosts: every host that the run would contact"),

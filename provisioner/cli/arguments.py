@@ -37,6 +37,10 @@ environment variables:
   HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE     as in huggingface_hub
   HTTPS_PROXY, NO_PROXY, REQUESTS_CA_BUNDLE as in requests
   NO_COLOR             no colours
+  KLEIN_SETUP_VERIFY_WITH  as --verify-with, where neither it nor the file of
+                       settings names a key
+  KLEIN_SETUP_KEY_PASSWORD, KLEIN_SETUP_KEY_PASSWORD_FILE   the password of the key
+                       that --sign names, or a file whose first line it is
   KLEIN_SETUP_MACHINE  a machine recorded with `detect --json`, instead of this one
 
 exit status: 0 everything is correct; 1 verify found problems; 2 wrong usage or
@@ -156,6 +160,7 @@ _EXAMPLES = {
   klein-setup verify                         read every byte of the usual folder
   klein-setup verify --quick                 only the receipts: a quarter of a second
   klein-setup verify --all --no-smoke        every model file, no test image
+  klein-setup verify --attest lab-3.json --sign lab-3.key
 """,
     "repair": """\
   klein-setup repair                         fetch only the blocks that are wrong
@@ -204,8 +209,16 @@ _EXAMPLES = {
   klein-setup bundle verify /mnt/stick/klein           every byte, on all cores
   klein-setup install --from /mnt/stick/klein          there, with the network off
 """,
+    "manifest check": """\
+  klein-setup manifest check my.yaml         every error, with its line
+  klein-setup manifest check lab.yaml --verify-with lab.pub
+""",
     "manifest lock": """\
   klein-setup manifest lock --output locked.yaml
+  klein-setup manifest lock --output lab.yaml --sign lab.key --expires 90d
+""",
+    "manifest accept": """\
+  klein-setup manifest accept lab.yaml --verify-with lab.pub
 """,
 }
 
@@ -306,6 +319,10 @@ def add_verify_parser(subparsers: Subparsers) -> None:
         "--no-smoke", action="store_true", help="generate no test image, even if ComfyUI, torch or the driver changed"
     )
     _add_locked_option(parser)
+    parser.add_argument(
+        "--attest", type=_path, metavar="FILE", help="write what was found correct as an in-toto statement"
+    )
+    _add_sign_option(parser, "sign the statement with this private key (PEM, elliptic curve)")
     _add_server_option(parser)
     _add_image_options(parser)
     _add_pass_env_option(parser)
@@ -480,8 +497,8 @@ def add_rehearse_parser(subparsers: Subparsers) -> None:
 
 
 def add_manifest_parser(subparsers: Subparsers) -> None:
-    """Add ``manifest list | show | check | lock``."""
-    parser = subparsers.add_parser("manifest", help="list, show, check or lock manifests", allow_abbrev=False)
+    """Add ``manifest list | show | check | lock | accept``."""
+    parser = subparsers.add_parser("manifest", help="list, show, check, lock or accept manifests", allow_abbrev=False)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = _add(actions, "list", "list the manifests that come with klein-setup")
     listing.set_defaults(run="manifest list")
@@ -490,17 +507,43 @@ def add_manifest_parser(subparsers: Subparsers) -> None:
         "manifest", nargs="?", default="flux2-klein-4b", metavar="ID|FILE", help="which one (default: flux2-klein-4b)"
     )
     show.add_argument("--files", action="store_true", help="also every file: digest, sources, licence")
+    _add_verify_with_option(show)
     show.set_defaults(run="manifest show")
     check = _add(actions, "check", "report every error in manifest files, each with its line")
     check.add_argument(
         "manifests", nargs="*", metavar="ID|FILE", help="which ones (default: all that come with klein-setup)"
     )
+    _add_verify_with_option(check)
     check.set_defaults(run="manifest check")
     lock = _add(actions, "lock", "write a manifest of an installed set with the digest of every block")
     _add_target_options(lock)
     lock.add_argument("--environment", type=_path, metavar="DIR", help="virtual environment to record")
     lock.add_argument("--output", type=_path, metavar="FILE", required=True, help="where to write the locked manifest")
+    lock.add_argument(
+        "--lock-version",
+        type=_lock_version,
+        metavar="N",
+        help="version of the lock; an older one is refused by --verify-with (default: 1 more than that of FILE)",
+    )
+    lock.add_argument(
+        "--expires", type=_expiry, metavar="TIME", help="last day of the lock: a number of days like 90d, or a date"
+    )
+    _add_sign_option(lock, "write FILE.sig, the signature of the lock, with this private key (PEM, elliptic curve)")
     lock.set_defaults(run="manifest lock")
+    accept = _add(actions, "accept", "accept a signed lock here although a newer one was accepted before")
+    accept.add_argument("manifest", metavar="FILE", help="the lock, with its signature beside it")
+    _add_verify_with_option(accept)
+    accept.set_defaults(run="manifest accept")
+
+
+def add_attestation_parser(subparsers: Subparsers) -> None:
+    """Add ``attestation``."""
+    parser = _add(subparsers, "attestation", "verify what verify --attest --sign wrote, and show what it says")
+    parser.add_argument("files", nargs="+", type=_path, metavar="FILE", help="the attestations, one of each machine")
+    parser.add_argument(
+        "--verify-with", type=_path, metavar="KEY", help="the public key that they have to be signed with"
+    )
+    parser.set_defaults(run="attestation")
 
 
 def add_completion_parser(subparsers: Subparsers) -> None:
@@ -557,6 +600,7 @@ def _add_wanted_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
         metavar="ID|FILE",
         help="manifest to use (default: flux2-klein-4b)",
     )
+    _add_verify_with_option(group)
     group.add_argument(
         "--set",
         dest="set_id",
@@ -577,6 +621,19 @@ def _add_wanted_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
         help="write, move and delete also behind folder links that lead out of DIR (default: ask once, and remember)",
     )
     return group
+
+
+def _add_verify_with_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    parser.add_argument(
+        "--verify-with",
+        type=_path,
+        metavar="KEY",
+        help="accept only a lock that this public key signed, not expired and not older than the last one",
+    )
+
+
+def _add_sign_option(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--sign", type=_path, metavar="KEY", help=text)
 
 
 def _add_network_options(parser: argparse.ArgumentParser) -> None:
@@ -747,6 +804,7 @@ def _path(text: str) -> Path:
 
 PATH_OPTIONS = frozenset(
     {
+        "--attest",
         "--comfyui",
         "--environment",
         "--extra-model-paths",
@@ -758,6 +816,8 @@ PATH_OPTIONS = frozenset(
         "--output",
         "--picture",
         "--python",
+        "--sign",
+        "--verify-with",
     }
 )
 """The options whose value is a path."""
@@ -791,6 +851,25 @@ def _variable(text: str) -> str:
         message = f"{text!r} is not the name of a variable: name it alone, its value is taken from your environment"
         raise argparse.ArgumentTypeError(message)
     return text
+
+
+def _lock_version(text: str) -> int:
+    from provisioner.manifest.parse import LARGEST_LOCK_VERSION
+
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:20]) <= LARGEST_LOCK_VERSION:
+        message = f"{text!r} is not a whole number from 1 to {LARGEST_LOCK_VERSION}"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
+
+
+def _expiry(text: str) -> str:
+    from provisioner.commands.signed_locks import day_after
+    from provisioner.signing.lock_statement import parse_expiry
+
+    try:
+        return parse_expiry(text, day_after)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _connections(text: str) -> int:
@@ -902,6 +981,7 @@ _ADDERS: dict[str, Callable[[Subparsers], None]] = {
     "bundle": add_bundle_parser,
     "uninstall": add_uninstall_parser,
     "manifest": add_manifest_parser,
+    "attestation": add_attestation_parser,
     "completion": add_completion_parser,
 }
 _ALIASES = {"aside": "backups"}

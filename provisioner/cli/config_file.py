@@ -24,7 +24,7 @@ _LISTS = frozenset({"extra-model-paths", "look-in", "pass-env"})
 KEYS = (
     *("manifest", "set", "comfyui", "hf-cache", "extra-model-paths", "look-in", "endpoint", "registry", "connections"),
     *("limit-rate", "stall-timeout", "torch", "torch-index", "package-index", "python", "comfyui-source", "pass-env"),
-    *("size", "reserve-vram", "smoke-timeout"),
+    *("size", "reserve-vram", "smoke-timeout", "verify-with"),
 )
 """The options that may be set; each is written as on the command line, without the dashes."""
 

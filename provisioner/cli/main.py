@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from provisioner.core.models import Config, Machine, Registry
     from provisioner.core.program import Program
     from provisioner.report.outcome import Report
+    from provisioner.signing.ec_keys import PrivateKey
     from provisioner.torch.choose import TorchOptions
     from provisioner.ui.console import Mode, Ui
 
@@ -50,6 +51,7 @@ def _options(arguments: argparse.Namespace) -> Options:
 
     return Options(
         manifest=arguments.manifest,
+        verify_with=_public_key(arguments),
         set_id=arguments.set_id,
         comfyui=arguments.comfyui,
         hf_cache=arguments.hf_cache,
@@ -57,6 +59,19 @@ def _options(arguments: argparse.Namespace) -> Options:
         assume_yes=getattr(arguments, "yes", False),
         accepted_licences=frozenset(getattr(arguments, "accept_licence", ())),
     )
+
+
+def _public_key(arguments: argparse.Namespace) -> Path | None:
+    """Return the key that locks have to be signed with: the option's, the settings', or the environment's."""
+    named = os.environ.get("KLEIN_SETUP_VERIFY_WITH")
+    return arguments.verify_with or (Path(named) if named else None)
+
+
+def _required_key(arguments: argparse.Namespace) -> Path:
+    key = _public_key(arguments)
+    if key is None:
+        raise UsageError("No key was named to verify with.", hint="Name the public key with --verify-with KEY.")
+    return key
 
 
 def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Session:
@@ -163,6 +178,7 @@ def _bundle_make(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Eve
 
     options = Options(
         manifest=arguments.manifest,
+        verify_with=_public_key(arguments),
         set_id=arguments.set_id,
         assume_yes=arguments.yes,
         accepted_licences=frozenset(arguments.accept_licence),
@@ -270,6 +286,7 @@ def _verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
     from provisioner.commands.verify_files import do_beside, run_verify
 
     session = _session(arguments, ui, cancelled)
+    key = _key_to_attest_with(arguments, ui)
     run = open_run(session, _options(arguments), with_machine=False, must_exist=True)
     _check_locked(arguments, run)
     if arguments.quick:  # a tenth of a second is its whole budget
@@ -289,7 +306,32 @@ def _verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
         wants_image=not arguments.no_smoke,
         smoke=_smoke_test_options(arguments),
     )
-    return run_full_verify(run, files, options, show_changes=ui.show_changes, show_smoke=ui.show_smoke)
+    report = run_full_verify(run, files, options, show_changes=ui.show_changes, show_smoke=ui.show_smoke)
+    if arguments.attest is not None:
+        from provisioner.commands.attest import AttestOptions, attest
+
+        asked = AttestOptions(output=arguments.attest, key=key, environment=arguments.environment)
+        attest(run, report, asked, say=ui.say)
+    return report
+
+
+def _key_to_attest_with(arguments: argparse.Namespace, ui: Ui) -> PrivateKey | None:
+    """Return the key of ``verify --attest --sign``, which is wanted before the files are read; raises UsageError."""
+    if arguments.attest is not None and arguments.quick:
+        raise UsageError("--quick reads no file, so that nothing could be attested.", hint="Leave --quick out.")
+    if arguments.sign is None:
+        return None
+    if arguments.attest is None:
+        raise UsageError("There is nothing to sign.", hint="Name the file of the statement with --attest FILE.")
+    from provisioner.commands.signed_locks import read_signing_key
+
+    return read_signing_key(arguments.sign, os.environ, ui.ask_password)
+
+
+def _attestation(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
+    from provisioner.commands.attest import run_attestation
+
+    return run_attestation(tuple(arguments.files), _required_key(arguments), say=ui.say)
 
 
 def _check_locked(arguments: argparse.Namespace, run: Run) -> None:
@@ -414,10 +456,9 @@ def _manifest_list(_: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -
 
 
 def _manifest_show(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
-    from provisioner.commands.manifest import about_manifests
-    from provisioner.commands.run import load_manifest
+    from provisioner.commands.manifest import about_manifests, named_manifest
 
-    manifest = load_manifest(arguments.manifest)
+    manifest = named_manifest(arguments.manifest, _public_key(arguments))
     ui.show_manifest(manifest, has_files=arguments.files, argument=arguments.manifest)
     return about_manifests("manifest show", (manifest,))
 
@@ -425,18 +466,31 @@ def _manifest_show(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.
 def _manifest_check(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
     from provisioner.commands.manifest import about_manifests, check_manifests
 
-    good, bad = check_manifests(tuple(arguments.manifests))
+    good, bad = check_manifests(tuple(arguments.manifests), _public_key(arguments))
     for manifest in good:
         ui.say(f"{manifest.id}: no complaint ({len(manifest.artifacts)} artifacts, {len(manifest.sets)} sets)")
     return about_manifests("manifest check", good, bad)
 
 
 def _manifest_lock(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
-    from provisioner.commands.lock import run_lock
+    from provisioner.commands.lock import LockOptions, run_lock
     from provisioner.commands.run import open_run
 
     run = open_run(_session(arguments, ui, cancelled), _options(arguments), with_machine=False, must_exist=True)
-    return run_lock(run, arguments.output, arguments.environment, say=ui.say)
+    options = LockOptions(
+        output=arguments.output,
+        environment=arguments.environment,
+        key=arguments.sign,
+        version=arguments.lock_version,
+        expires=arguments.expires,
+    )
+    return run_lock(run, options, say=ui.say, ask_password=ui.ask_password)
+
+
+def _manifest_accept(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
+    from provisioner.commands.signed_locks import run_accept
+
+    return run_accept(arguments.manifest, _required_key(arguments), say=ui.say)
 
 
 def _backups_list(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
@@ -486,6 +540,8 @@ _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = 
     "bundle create": _bundle_make,
     "bundle add": _bundle_make,
     "bundle verify": _bundle_verify,
+    "manifest accept": _manifest_accept,
+    "attestation": _attestation,
     "aside list": _backups_list,
     "aside restore": _backups_restore,
     "aside clear": _backups_clear,
@@ -582,6 +638,7 @@ def _secrets(given: Sequence[str]) -> tuple[str, ...]:
     return (
         *(each.value for each in find_tokens(os.environ)),
         *of_registries,
+        os.environ.get("KLEIN_SETUP_KEY_PASSWORD", ""),
         *passwords_in([*os.environ.values(), *given]),
     )
 

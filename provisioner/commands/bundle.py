@@ -31,7 +31,7 @@ from provisioner.commands.apply import apply_plan
 from provisioner.commands.inspect_comfyui import read_table
 from provisioner.commands.look import InstallOptions, plan_run
 from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_about, ask_to_apply, decide_on_token
-from provisioner.commands.run import Options, Run, load_manifest, named_by_user
+from provisioner.commands.run import Options, Run, named_by_user, wanted_manifest
 from provisioner.commands.verify_files import run_verify
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, IntegrityError, NotTheFileError, UsageError
 from provisioner.core.models import (
@@ -100,7 +100,7 @@ def run_bundle_create(session: Session, options: Options, bundle: BundleOptions,
     """
     folder = named_by_user(bundle.folder)
     listed = _listed_in(folder, adds=bundle.adds)
-    manifest = load_manifest(options.manifest)
+    manifest, _ = wanted_manifest(session, options)
     choice = choose_set(manifest, options.set_id, kind=None, look=lambda: session.machine)
     part = models_part(manifest.id, choice.set)
     run = _run_on_blobs(session, options, manifest, choice, folder, blob_artifacts(choice.set.artifacts))

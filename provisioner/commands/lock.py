@@ -4,32 +4,61 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from provisioner.commands.choose_environment import environment_folder
 from provisioner.commands.inspect_comfyui import inspect_comfyui
 from provisioner.commands.output_file import write_file
 from provisioner.commands.pin_tags import pin_tags
 from provisioner.commands.run import Run
+from provisioner.commands.signed_locks import read_signing_key, signature_path, write_signature
 from provisioner.commands.verify_files import run_verify
-from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK
+from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, ManifestError, UsageError
 from provisioner.core.models import Lock
 from provisioner.core.program import KLEIN_SETUP
 from provisioner.environment.state import FAMILY
 from provisioner.manifest.lock_file import Verified, drift_from, locked_text, refuse_drift
+from provisioner.manifest.parse import parse_manifest
+from provisioner.manifest.shipped import read_manifest_text
+from provisioner.plan.steps import Plan
 from provisioner.report.outcome import Report
+from provisioner.signing.lock_statement import next_version
+
+if TYPE_CHECKING:
+    from provisioner.signing.ec_keys import PrivateKey
 
 
-def run_lock(run: Run, output: Path, environment: Path | None, *, say: Callable[[str], None]) -> Report:
-    """Read every byte of the set, and write the locked manifest if all of it is right.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockOptions:
+    """What the command line asks for."""
+
+    output: Path
+    environment: Path | None = None
+    key: Path | None = None  # the private key to sign with
+    version: int | None = None  # None: one more than the lock that is replaced
+    expires: str | None = None  # ISO date
+
+
+def run_lock(
+    run: Run, options: LockOptions, *, say: Callable[[str], None], ask_password: Callable[[str], str | None]
+) -> Report:
+    """Read every byte of the set, and write the locked manifest if all of it is right; sign it if asked to.
 
     Raises
     ------
     NotWritableError
-        The file cannot be written there.
+        A file cannot be written there.
     ManifestError
         The digests of the blocks are not known.
+    SigningKeyError
+        The key cannot be used.
+    UsageError
+        There is a file in the place of the lock that is none, so that no version follows from it.
     """
+    key = None if options.key is None else read_signing_key(options.key, run.session.environ, ask_password)
+    version = options.version or next_version(_replaced(options.output.expanduser()))
     if not run.session.is_offline:
         for source in pin_tags(run, run.wanted.artifacts):
             say(f"{source} is locked: the tag may move.")
@@ -38,6 +67,20 @@ def run_lock(run: Run, output: Path, environment: Path | None, *, say: Callable[
     if plan is None or any(check.status != "ok" for check in plan.checks):
         say("Nothing was locked: files are wrong or missing.")
         return run.report("manifest lock", "findings", EXIT_FINDINGS, plan=plan)
+    verified = verified_files(run, plan)
+    lock = replace(_machine_lock(run, options.environment), version=version, expires=options.expires)
+    content = locked_text(run.manifest, run.wanted, verified, lock).encode("utf-8")
+    path = write_file(content, options.output)
+    blocks = sum(len(each.blocks) for each in verified.values())
+    say(f"{path} names {len(verified)} files and {blocks} blocks of 16 MiB.")
+    repair = KLEIN_SETUP.command("repair", ["--manifest", path.name])
+    say(f"Elsewhere, `{repair}` fetches only the blocks that are wrong.")
+    _sign(key, path, content, lock, say)
+    return run.report("manifest lock", "ok", EXIT_OK, plan=plan)
+
+
+def verified_files(run: Run, plan: Plan) -> dict[str, Verified]:
+    """Return the digests of files that were read to the last byte and are right, by the id of the artifact."""
     verified = {}
     for check in plan.checks:
         stamp = run.session.store.stamp(check.destination.path)
@@ -46,13 +89,32 @@ def run_lock(run: Run, output: Path, environment: Path | None, *, say: Callable[
             verified[check.artifact.id] = Verified(
                 size=file_digest.size, sha256=file_digest.sha256, blocks=file_digest.blocks
             )
-    text = locked_text(run.manifest, run.wanted, verified, _machine_lock(run, environment))
-    path = write_file(text.encode("utf-8"), output)
-    blocks = sum(len(each.blocks) for each in verified.values())
-    say(f"{path} names {len(verified)} files and {blocks} blocks of 16 MiB.")
-    repair = KLEIN_SETUP.command("repair", ["--manifest", path.name])
-    say(f"Elsewhere, `{repair}` fetches only the blocks that are wrong.")
-    return run.report("manifest lock", "ok", EXIT_OK, plan=plan)
+    return verified
+
+
+def _sign(key: PrivateKey | None, path: Path, content: bytes, lock: Lock, say: Callable[[str], None]) -> None:
+    if key is None:
+        if signature_path(path).exists():
+            say(f"{signature_path(path)} is the signature of the lock before, not of this one: sign with --sign KEY.")
+        return
+    signature = write_signature(key, path, content)
+    until = f"until {lock.expires}" if lock.expires else "for ever, as --expires was not given"
+    say(f"{signature} signs version {lock.version}, good {until}, with the key {key.id[:16]}...")
+
+
+def _replaced(output: Path) -> Lock | None:
+    """Return the lock that a new one takes the place of; raises UsageError where something else lies there."""
+    if not output.is_file():
+        return None
+    try:
+        text, label = read_manifest_text(str(output.absolute()))
+        return parse_manifest(text, file=label).lock
+    except ManifestError as error:
+        raise UsageError(
+            f"{output} is there and is no lock, so that it does not say which version comes next.",
+            hint="Name the version with --lock-version N, or another --output FILE.",
+            path=str(output),
+        ) from error
 
 
 def check_locked(run: Run, environment: Path | None) -> None:

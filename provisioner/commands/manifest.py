@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from provisioner.commands.run import load_manifest
-from provisioner.core.errors import EXIT_OK, ManifestError
+from provisioner.core.errors import EXIT_OK, IntegrityError, ManifestError
 from provisioner.core.models import Manifest
 from provisioner.manifest.shipped import shipped_manifests
 from provisioner.report.outcome import Report
@@ -14,7 +16,9 @@ def shipped() -> tuple[Manifest, ...]:
     return tuple(load_manifest(name) for name in shipped_manifests())
 
 
-def about_manifests(command: str, manifests: tuple[Manifest, ...], errors: tuple[ManifestError, ...] = ()) -> Report:
+def about_manifests(
+    command: str, manifests: tuple[Manifest, ...], errors: tuple[ManifestError | IntegrityError, ...] = ()
+) -> Report:
     """Return a report about manifests; one that is wrong makes it fail."""
     return Report(
         command=command,
@@ -26,12 +30,24 @@ def about_manifests(command: str, manifests: tuple[Manifest, ...], errors: tuple
     )
 
 
-def check_manifests(files: tuple[str, ...]) -> tuple[tuple[Manifest, ...], tuple[ManifestError, ...]]:
+def named_manifest(name: str, key: Path | None) -> Manifest:
+    """Return a manifest by its id or its file; with a public key only a signed lock that may be used."""
+    if key is None:
+        return load_manifest(name)
+    from provisioner.commands.signed_locks import check_signed
+
+    return check_signed(name, key)
+
+
+def check_manifests(
+    files: tuple[str, ...], key: Path | None
+) -> tuple[tuple[Manifest, ...], tuple[ManifestError | IntegrityError, ...]]:
     """Return the manifests that are right, and the errors of those that are not."""
-    good, bad = [], []
+    good: list[Manifest] = []
+    bad: list[ManifestError | IntegrityError] = []
     for file in files or shipped_manifests():
         try:
-            good.append(load_manifest(file))
-        except ManifestError as error:
+            good.append(named_manifest(file, key))
+        except (ManifestError, IntegrityError) as error:
             bad.append(error)
     return tuple(good), tuple(bad)

@@ -14,6 +14,7 @@ from provisioner.commands.links import named_folder
 from provisioner.commands.session import Session
 from provisioner.core.errors import UsageError
 from provisioner.core.models import (
+    AcceptedLock,
     ArtifactSet,
     ComfyTarget,
     Conditions,
@@ -46,6 +47,7 @@ class Options:
     """What the command line asks for."""
 
     manifest: str = DEFAULT_MANIFEST
+    verify_with: Path | None = None  # a public key: the manifest has to be a lock that it signed
     set_id: str | None = None
     comfyui: Path | None = None
     hf_cache: Path | None = None  # Path("") stands for the user's own cache
@@ -70,6 +72,7 @@ class Run:
     machine: Machine | None
     origin: TargetOrigin = "named"
     set_before: str | None = None  # what the user's own runs installed here of this manifest
+    signed_lock: AcceptedLock | None = None  # the manifest, where its signature was verified
     observer: Observer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -115,6 +118,8 @@ class Run:
             findings=findings,
             errors=errors,
             manifest_argument=_absolute_argument(self.options.manifest),
+            key_argument=None if self.options.verify_with is None else str(self.options.verify_with.absolute()),
+            signed_lock=self.signed_lock,
             set_argument=self.options.set_id,
             transfers=self.session.transfers.record,
         )
@@ -127,6 +132,17 @@ def load_manifest(name: str) -> Manifest:
     """Return a manifest by its id or its file; raises ManifestError or UsageError."""
     text, file = read_manifest_text(name)
     return parse_manifest(text, file=file)
+
+
+def wanted_manifest(session: Session, options: Options) -> tuple[Manifest, AcceptedLock | None]:
+    """Return the manifest that is wanted, and which signed lock it is, where one has to be; raises as `open_run`."""
+    if options.verify_with is None:
+        return load_manifest(options.manifest), None
+    from provisioner.commands.signed_locks import accept_signed
+
+    found = accept_signed(options.manifest, options.verify_with, notice=session.notice)
+    session.notice(f"{found.label}: its signature is good; version {found.identity.version}.")
+    return found.manifest, found.identity
 
 
 def open_run(session: Session, options: Options, *, with_machine: bool = True, must_exist: bool = False) -> Run:
@@ -145,8 +161,10 @@ def open_run(session: Session, options: Options, *, with_machine: bool = True, m
     ------
     ManifestError, UsageError
         What was asked for does not exist or does not fit together.
+    IntegrityError
+        It is not a signed lock that may be used (``--verify-with``).
     """
-    manifest = load_manifest(options.manifest)
+    manifest, signed_lock = wanted_manifest(session, options)
     kind = _kind_of_target(options)
     choose = partial(choose_set, manifest, options.set_id, kind=kind, look=lambda: session.machine)
     if kind is None and options.set_id == AUTO:  # the machine alone decides, also which kind of target it is
@@ -175,6 +193,7 @@ def open_run(session: Session, options: Options, *, with_machine: bool = True, m
         machine=machine,
         origin=origin,
         set_before=before,
+        signed_lock=signed_lock,
     )
 
 
@@ -379,6 +398,8 @@ def options_of(run: Run, environment: Path | None) -> list[str]:
     if read_last_runs(state_folder())[:1] != (_entry_of(run),):
         named = _absolute_argument(run.options.manifest)
         options += [] if named == Options().manifest else ["--manifest", named]
+        if run.options.verify_with is not None:
+            options += ["--verify-with", str(run.options.verify_with.absolute())]
         options += ["--set", run.wanted.id, "--comfyui", _remembered(run.target)[1]]
     for config in run.options.extra_model_paths:
         options += ["--extra-model-paths", str(config.expanduser().absolute())]

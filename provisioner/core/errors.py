@@ -83,6 +83,16 @@ class ManifestError(KleinError):
         self.issues = issues
 
 
+class SigningKeyError(UsageError):
+    """A key cannot be used: it is missing, of the wrong kind, or its password is not right.
+
+    ``--sign`` takes a private and ``--verify-with`` a public key, in PEM, on the curve P-256, P-384 or P-521.
+    [Sign a lock for many machines](how-to/sign-a-lock.md) shows how to make a pair.
+    """
+
+    code = "signing-key"
+
+
 # --- 3: the machine --------------------------------------------------------------------------
 
 
@@ -468,6 +478,36 @@ class LockDriftError(IntegrityError):
     """
 
     code = "lock-drift"
+
+
+class LockSignatureError(IntegrityError):
+    """The signature of a lock is missing, damaged, made with another key, or of another file (``--verify-with``).
+
+    Nothing of the lock was used.  Copy the lock and its ``.sig`` again, both from the place that publishes them.  If
+    the key was changed, get the new public key in a way that you trust.
+    """
+
+    code = "lock-signature"
+
+
+class LockExpiredError(IntegrityError):
+    """A signed lock has expired, or this machine's clock is wrong: it is before the day of the lock.
+
+    Get the current lock from those who sign it; they renew one by locking again with ``--expires``.  If the date that
+    the message names as this machine's is wrong, set the clock.
+    """
+
+    code = "lock-expired"
+
+
+class LockRollbackError(IntegrityError):
+    """A signed lock is older than one that was accepted here, or another one of the same version.
+
+    Get the current lock.  Where going back is meant, sign the old state again with a higher version, or accept the old
+    one on this machine with ``klein-setup manifest accept FILE --verify-with KEY``.
+    """
+
+    code = "lock-rollback"
 
 
 # --- 8, 9, 10 --------------------------------------------------------------------------------

@@ -241,6 +241,19 @@ class Lock:
     torch_wheels: tuple[tuple[str, str], ...] = ()  # file name and SHA-256 of torch, torchvision and torchaudio
     comfyui_commit: str | None = None  # 40 lower-case hex digits
     comfyui_version: str | None = None  # "0.33.0"
+    version: int | None = None  # grows with every lock of the same name; from 1 up
+    expires: str | None = None  # ISO date, the last day (UTC) on which it may be used
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedLock:
+    """A signed lock that this user's runs have accepted; the newest of its name and key."""
+
+    name: str  # of its file: "lab.yaml"
+    key_id: str  # SHA-256 of the public key
+    version: int
+    sha256: str  # of the lock's bytes
+    accepted_on: str  # ISO date, by this machine's clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

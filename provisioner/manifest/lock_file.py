@@ -71,6 +71,8 @@ def locked_text(manifest: Manifest, wanted: ArtifactSet, verified: Mapping[str, 
         "lock": _without_none(
             manifest_sha256=lock.manifest_sha256,
             locked_on=lock.locked_on,
+            version=lock.version,
+            expires=lock.expires,
             torch_backend=lock.torch_backend,
             torch=lock.torch,
             torch_wheels=[{"file": name, "sha256": sha256} for name, sha256 in lock.torch_wheels] or None,

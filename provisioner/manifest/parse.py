@@ -62,6 +62,9 @@ from provisioner.manifest.strict_yaml import (
 SCHEMA_VERSION = 1
 """The version of the manifest format this program reads."""
 
+LARGEST_LOCK_VERSION = 2**31 - 1
+"""What is published once with the largest version can never be followed by another."""
+
 _MAX_FILE_BYTES = 2**40  # 1 TiB; the largest file of the 9B models is 18 GB
 _HINT = "Fix it and check again with `klein-setup manifest check FILE`; manifests/README.md explains every key."
 
@@ -543,6 +546,9 @@ _ARTIFACTS: Kind[tuple[Artifact | None, ...]] = list_of(
 )
 
 
+_LOCK_VERSION = whole_number(f"a whole number from 1 to {LARGEST_LOCK_VERSION}", 1, LARGEST_LOCK_VERSION)
+
+
 def _lock(place: Place) -> Lock:
     with Fields(place, _SYNONYMS) as fields:
         return Lock(
@@ -553,6 +559,8 @@ def _lock(place: Place) -> Lock:
             torch_wheels=fields.optional("torch_wheels", _TORCH_WHEELS, ()),
             comfyui_commit=fields.optional("comfyui_commit", _REVISION, None),
             comfyui_version=fields.optional("comfyui_version", _VERSION, None),
+            version=fields.optional("version", _LOCK_VERSION, None),
+            expires=fields.optional("expires", _DATE, None),
         )
 
 

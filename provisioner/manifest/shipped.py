@@ -62,13 +62,19 @@ def read_manifest_text(name_or_path: str, *, folder: Path | None = None) -> tupl
     ManifestError
         The file is missing, unreadable, not a regular file, longer than 1 MiB, or not UTF-8.
     """
+    content, label = read_manifest_bytes(name_or_path, folder=folder)
+    return decode_manifest(content, label), label
+
+
+def read_manifest_bytes(name_or_path: str, *, folder: Path | None = None) -> tuple[bytes, str]:
+    """Return the bytes of a manifest, and what to call it in messages; raises as `read_manifest_text` does."""
     name = f"{name_or_path}.yaml"
     shipped = folder or shipped_folder()
     if is_shipped(name_or_path, folder=folder):
-        return _decode(_read(shipped, name, label=name), name), name
+        return _read(shipped, name, label=name), name
     if not name_or_path or (_is_bare(name_or_path) and not _exists(Path(name_or_path))):
         _refuse_unknown(name_or_path, shipped_manifests(folder))
-    return _decode(_read(Path(), name_or_path, label=name_or_path), name_or_path), name_or_path
+    return _read(Path(), name_or_path, label=name_or_path), name_or_path
 
 
 def read_torch_table_text(folder: Path | None = None) -> tuple[str, str]:
@@ -85,7 +91,7 @@ def read_torch_table_text(folder: Path | None = None) -> tuple[str, str]:
         The file is missing, unreadable, longer than 1 MiB, or not UTF-8.
     """
     name = "torch.yaml"
-    return _decode(_read(folder or shipped_folder(), name, label=name), name), name
+    return decode_manifest(_read(folder or shipped_folder(), name, label=name), name), name
 
 
 def read_comfy_table_text(folder: Path | None = None) -> tuple[str, str]:
@@ -102,7 +108,7 @@ def read_comfy_table_text(folder: Path | None = None) -> tuple[str, str]:
         The file is missing, unreadable, longer than 1 MiB, or not UTF-8.
     """
     name = "comfyui.yaml"
-    return _decode(_read(folder or shipped_folder(), name, label=name), name), name
+    return decode_manifest(_read(folder or shipped_folder(), name, label=name), name), name
 
 
 def _is_bare(name: str) -> bool:
@@ -151,7 +157,8 @@ def _refuse(label: str, complaint: str, hint: str) -> NoReturn:
     raise ManifestError(f"{label} {complaint}", hint=hint, file=label)
 
 
-def _decode(content: bytes, label: str) -> str:
+def decode_manifest(content: bytes, label: str) -> str:
+    """Return the text of a manifest's bytes, without a byte order mark; raises ManifestError."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -90,6 +90,15 @@ class ManifestEntry(TypedDict):
     set_because: str  # why this set; empty where it was named or not chosen
 
 
+class SignedLockEntry(TypedDict):
+    """The lock whose signature was verified."""
+
+    name: str  # of its file, as it was signed
+    version: int
+    expires: str | None  # ISO date
+    key_id: str  # SHA-256 of the public key
+
+
 class TargetEntry(TypedDict):
     """Where the files go: ``comfyui`` or ``hf_cache``, and the folder; empty before a plan."""
 
@@ -546,6 +555,12 @@ def _details(report: Report) -> dict[str, object]:
         if report.rehearsal.scratch_folder is not None:
             details["scratch_folder"] = report.rehearsal.scratch_folder
     manifest = report.plan.manifest if report.plan is not None else report.manifest
+    signed = report.signed_lock
+    if signed is not None:
+        expires = manifest.lock.expires if manifest is not None and manifest.lock is not None else None
+        details["signed_lock"] = SignedLockEntry(
+            name=signed.name, version=signed.version, expires=expires, key_id=signed.key_id
+        )
     if manifest is not None:
         details["licence"] = LicenceEntry(name=manifest.licence.name, url=manifest.licence.url)
     if isinstance(report.plan, Plan) and report.plan.pinned:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from provisioner.core.errors import EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_TERMINATED, KleinError
 from provisioner.core.models import (
+    AcceptedLock,
     BackupEntry,
     ComfyFile,
     ComfyTarget,
@@ -174,6 +175,8 @@ class Report:
     findings: tuple[Finding, ...] = ()
     errors: tuple[Exception, ...] = ()
     manifest_argument: str | None = None  # what the user gave for the manifest; may be a file
+    key_argument: str | None = None  # the public key it was verified with, an absolute path
+    signed_lock: AcceptedLock | None = None  # the manifest, where its signature was verified
     set_argument: str | None = None  # the set that the user named
     given_arguments: tuple[str, ...] | None = None  # of a run that another one continues or applies
     environment: EnvironmentResult | EnvironmentCheck | None = None
@@ -318,6 +321,8 @@ def _options(report: Report, plan: Plan) -> list[str]:
     manifest = report.manifest_argument or plan.manifest.id
     if manifest != DEFAULT_MANIFEST:
         words += ["--manifest", manifest]
+    if report.key_argument is not None:
+        words += ["--verify-with", report.key_argument]
     if report.set_argument is not None:
         words += ["--set", plan.set.id]
     if isinstance(plan.target, ComfyTarget):

@@ -169,6 +169,18 @@ class Ui:
             )
         return self._answer(question, default=default, takes_folder=False) is True
 
+    def ask_password(self, question: str) -> str | None:
+        """Return what a person types without its being shown; None where nobody can be asked, or the input ends."""
+        if not self.is_attended:
+            return None
+        from getpass import getpass
+
+        self.close()
+        try:
+            return getpass(question)
+        except EOFError:
+            return None
+
     def ask_to_apply(self, question: str, *, default: bool, takes_folder: bool) -> bool | Path:
         """Return the answer to a yes-or-no question, or the folder that was named instead."""
         return self._answer(question, default=default, takes_folder=takes_folder)

@@ -22,6 +22,7 @@ from tests.support.builders import recording_of
 from tests.support.documented import PAGES, ROOT, Typed, commands
 from tests.support.sandbox import Sandbox
 from tests.support.setup_fixture import KLEIN, rtx_4070
+from tests.support.signing import make_pair
 
 SETS = ("fp8", "fp8-lean", "fp8-midi")
 # What a command says, the test that runs it, and how it does.
@@ -43,7 +44,7 @@ ELSEWHERE = {
     "--undo-update": (UPDATE, '"--undo-update"'),
     "--only environment": (UPDATE, '"--only", "environment"'),
 }
-OTHER_PROGRAMS = {"git", "python3", "curl", "curl.exe", "sh", "powershell"}
+OTHER_PROGRAMS = {"openssl", "git", "python3", "curl", "curl.exe", "sh", "powershell"}
 OTHER_PROGRAMS |= {"ansible-galaxy", "ansible-playbook", "docker", "kubectl"}  # test_ansible.py, test_deployment.py
 
 
@@ -78,6 +79,7 @@ class Reader:
         names = [each.artifact()["id"] for each in KLEIN]
         sets = [{"id": each, "title": each, "target": "comfyui", "artifacts": names} for each in SETS]
         sandbox.write_manifest(sets=sets, default_set=SETS[0])
+        make_pair(sandbox.folder)
         machine = self.record(sandbox.folder / "machine.json")
         sandbox.environ["KLEIN_SETUP_MACHINE"] = str(machine)
         self.drive = sandbox.folder / "drive"

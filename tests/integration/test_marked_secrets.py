@@ -27,6 +27,7 @@ from provisioner.core.models import STATE_FOLDER
 from provisioner.rehearsal import hub as hub_module
 from provisioner.rehearsal.faults import Status
 from provisioner.rehearsal.hub import RehearsalHub
+from provisioner.report.attestation import PREDICATE_TYPE, STATEMENT_TYPE
 from provisioner.ui.console import utc
 from tests.support.comfy_server import free_port
 from tests.support.fleets import of
@@ -34,12 +35,14 @@ from tests.support.marks import Watcher
 from tests.support.oci_registry import MarkedRegistry
 from tests.support.sandbox import Sandbox
 from tests.support.setup_fixture import ENCODER, VAE, SetupFixture, Upstream, index_of_toys, write_tree
+from tests.support.signing import make_pair
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the environment of the setup is laid out for POSIX")
 
 VARIABLE, FILE = "the token of the variable", "the token of the file"
 OF_PIPS_FILE = "the password of pip's file"
 OF_A_REGISTRY = "the password of a registry"
+OF_THE_KEY = "the password of the key"
 # None has the shape of a Hub's token, and each is another one percent-encoded.
 SECRETS = {
     VARIABLE: "mark-of-variable/1+x",
@@ -56,6 +59,7 @@ SECRETS = {
     OF_A_REGISTRY: "mark-of-registry/10+x",
     "the token of a registry": "mark-of-registry-token/11+x",
     "a signature of a registry's store": "mark-of-store-signature",
+    OF_THE_KEY: "mark-of-key/10+x",
 }
 _PROXIES = ("http_proxy", "HTTPS_PROXY")
 _INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
@@ -98,7 +102,13 @@ CASES = {
         refused=((2, ["--endpoint", "https://person:{endpoint}@hub.example"]),),
     ),
     "repair": Case(refused=((2, ["--only", "{token}"]),)),
-    "verify": Case(words=("--no-smoke",), refused=((2, ["--manifest", "{token}.yaml"]),)),
+    "verify": Case(
+        words=("--no-smoke", "--attest", "{folder}/verified.json", "--sign", "{folder}/lab.key"),
+        refused=(
+            (2, ["--manifest", "{token}.yaml"]),
+            (2, ["--attest", "{folder}/x.json", "--sign", "{folder}/no.key"]),
+        ),
+    ),
     "smoke-test": Case(
         words=("--size", "256x256"), refused=((2, ["--server", "http://person:{server}@127.0.0.1:8188"]),)
     ),
@@ -111,7 +121,10 @@ CASES = {
     "manifest list": Case(refused=((2, ["{token}"]),)),
     "manifest show": Case(words=("{manifest}",), refused=((2, ["{folder}/signed.yaml"]),)),
     "manifest check": Case(words=("{manifest}",), refused=((2, ["{folder}/signed.yaml", "{token}"]),)),
-    "manifest lock": Case(words=("--output", "{folder}/locked.yaml"), refused=((2, ["--frobnicate", "{token}"]),)),
+    "manifest lock": Case(
+        words=("--output", "{folder}/locked.yaml", "--sign", "{folder}/lab.key"),
+        refused=((2, ["--frobnicate", "{token}"]), (2, ["--output", "{folder}/x.yaml", "--sign", "{folder}/no.key"])),
+    ),
     "bundle create": Case(
         words=("{folder}/bundle", "--yes", "--no-comfyui"),
         refused=(
@@ -124,6 +137,14 @@ CASES = {
         words=("{folder}/bundle", "--yes", "--no-comfyui"), refused=((2, ["{folder}/{token}", "--yes"]),)
     ),
     "bundle verify": Case(words=("{folder}/bundle",), refused=((2, ["{folder}/{token}"]),)),
+    "manifest accept": Case(
+        words=("{folder}/accepted.yaml", "--verify-with", "{folder}/lab.pub"),
+        refused=((2, ["{folder}/accepted.yaml", "--verify-with", "{folder}/lab.key"]), (2, ["{token}"])),
+    ),
+    "attestation": Case(
+        words=("{folder}/attested.json", "--verify-with", "{folder}/lab.pub"),
+        refused=((7, ["{folder}/accepted.yaml.sig", "--verify-with", "{folder}/lab.pub"]), (2, ["{token}"])),
+    ),
     "aside list": Case(refused=((2, ["--manifest", "{token}"]),)),
     "aside restore": Case(words=("{backup}",), refused=((2, ["{token}"]),)),
     "aside clear": Case(words=("--yes",), refused=((2, ["{token}"]),)),
@@ -156,7 +177,6 @@ class Ground:
     def __init__(self, setup: SetupFixture) -> None:
         self.setup = setup
         self.folder = setup.sandbox.folder
-        self.watcher = Watcher(self.folder, SECRETS)
         self.signature = SECRETS["a signature of the Hub"]
         setup.index.query = f"?Signature={SECRETS['a signature of the index']}"
         index, home = setup.index.url, setup.sandbox.home
@@ -177,9 +197,11 @@ class Ground:
             "home/.netrc": f"machine localhost login person password {SECRETS['the password of .netrc']}\n",
         }
         write_tree(self.folder, mine | {"signed.yaml": self._signed_manifest()})
+        self._write_keys()
         (home / ".netrc").chmod(0o600)
         (self.folder / "tmp").mkdir()
-        self.watcher.own |= {self.folder / name for name in (*mine, "signed.yaml")}
+        self.watcher = Watcher(self.folder, SECRETS)
+        self.watcher.own |= {self.folder / name for name in (*mine, "signed.yaml")} | {self.folder / "lab.key"}
         setup.sandbox.environ |= {
             "HF_TOKEN": SECRETS[VARIABLE],
             "PIP_INDEX_URL": with_login(index, "the password of PIP_INDEX_URL"),
@@ -201,6 +223,7 @@ class Ground:
             f"Cannot connect to {proxy}",
             f"Max retries exceeded with url: {signed}",
             f"https://cdn.example{signed}",
+            f"the password {SECRETS[OF_THE_KEY]} is wrong",
             *self._login("the proxy's password"),
             *self._login("the password of PIP_INDEX_URL"),
             *self._login(OF_A_REGISTRY),
@@ -216,6 +239,31 @@ class Ground:
         url = f"https://cdn.example/x.safetensors?X-Amz-Signature={self.signature}"
         document["artifacts"][0]["sources"] = [{"url": url}, {"url": with_login(url, "the password of an endpoint")}]
         return json.dumps(document)
+
+    def _write_keys(self) -> None:
+        """Write a key whose text is a mark, too, one that its password does not open, and a signed lock."""
+        marked = make_pair(self.folder, password=SECRETS[OF_THE_KEY])
+        SECRETS["the text of the key"] = marked.private.read_text(encoding="ascii").splitlines()[2]
+        make_pair(self.folder, "no", password="another")
+        document = json.loads(self.setup.sandbox.manifest.read_text(encoding="utf-8"))
+        document["lock"] = {"manifest_sha256": "ab" * 32, "locked_on": "2026-11-27", "version": 1}
+        lock = self.folder / "accepted.yaml"
+        lock.write_text(json.dumps(document), encoding="utf-8")
+        marked.sign(lock, password=SECRETS[OF_THE_KEY])
+        statement = {
+            "_type": STATEMENT_TYPE,
+            "subject": [],
+            "predicateType": PREDICATE_TYPE,
+            "predicate": {
+                "timeVerified": "2026-11-27T10:00:00Z",
+                "verificationResult": "PASSED",
+                "manifest": {"id": "a", "set": "b", "sha256": "ab" * 32},
+                "machine": {"gpus": []},
+            },
+        }
+        attested = self.folder / "attested.json"
+        marked.sign_payload(attested, json.dumps(statement).encode(), password=SECRETS[OF_THE_KEY]).replace(attested)
+        self.setup.sandbox.environ["KLEIN_SETUP_KEY_PASSWORD"] = SECRETS[OF_THE_KEY]
 
     @property
     def backup(self) -> str:
@@ -268,6 +316,8 @@ class Ground:
             "manifest show",
             "manifest check",
             "bundle verify",
+            "manifest accept",
+            "attestation",
         }:
             return given
         if command in {"bundle create", "bundle add"}:

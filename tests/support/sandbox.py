@@ -40,7 +40,7 @@ CALLED = f"{sys.executable} -m provisioner"  # how a sandbox's commands name the
 
 MIB = 1024 * 1024
 _SMALL_TEXT = 2 * MIB
-_QUESTION = re.compile(rb"\[(Y/n|y/N)[^\]]*\] $")
+_QUESTION = re.compile(rb"\[(Y/n|y/N)[^\]]*\] $|Password of [^\n]*: $")
 
 
 @functools.lru_cache(maxsize=16)

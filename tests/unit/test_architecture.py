@@ -27,7 +27,19 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"rehearsal"}),
     frozenset({"plan"}),
     frozenset(
-        {"files", "comfyui", "environment", "torch", "machine", "smoke_test", "manifest", "identify", "oci", "bundle"}
+        {
+            "files",
+            "comfyui",
+            "environment",
+            "torch",
+            "machine",
+            "smoke_test",
+            "manifest",
+            "identify",
+            "oci",
+            "bundle",
+            "signing",
+        }
     ),
     frozenset({"disk", "network", "processes"}),
     frozenset({"core"}),
@@ -125,6 +137,8 @@ LAYER_OF = {
     "oci.logins": "effect",
     "oci.reference": "value",
     "oci.registry": "effect",
+    "signing": "decision",
+    "signing.ec_keys": "effect",
     "disk": "effect",
     "network": "effect",
     "network.certificates": "decision",
@@ -138,6 +152,7 @@ LAYER_OF = {
 # Packages from outside and the parts of the standard library that act on the machine, and who may know them.
 MAY_USE = {
     "PIL": ("smoke_test.image", "ui.closing_card"),
+    "cryptography": ("signing.ec_keys",),
     "huggingface_hub": ("files.hub_cache", "commands.rehearse"),  # the rehearsal checks with the real client
     "oras": ("oci.registry",),
     "packaging": ("comfyui.install_plan", "environment", "torch.select", "machine.readings"),

@@ -27,6 +27,8 @@ LOCK = Lock(
     torch_wheels=(("torch-2.11.0+cu130-cp312-cp312-win_amd64.whl", "ef" * 32),),
     comfyui_commit="2f" * 20,
     comfyui_version="0.33.0",
+    version=7,
+    expires="2027-02-28",
 )
 
 

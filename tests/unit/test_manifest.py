@@ -54,6 +54,8 @@ DOCUMENT: dict[str, Any] = {
     "lock": {
         "manifest_sha256": A64,
         "locked_on": "2026-11-23",
+        "version": 7,
+        "expires": "2027-02-28",
         "torch_backend": "cu130",
         "torch": "2.11.0",
         "torch_wheels": [{"file": "torch-2.11.0+cu130-cp312-cp312-win_amd64.whl", "sha256": A64}],

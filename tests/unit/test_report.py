@@ -25,6 +25,7 @@ from provisioner.core.errors import (
 )
 from provisioner.core.events import Event, FileProgress, Notice, PlanMade, StepFinished, StepStarted
 from provisioner.core.models import (
+    AcceptedLock,
     Artifact,
     ArtifactSet,
     Check,
@@ -42,6 +43,7 @@ from provisioner.core.models import (
     HubCacheTarget,
     HubFile,
     Licence,
+    Lock,
     Machine,
     Manifest,
     Outcome,
@@ -73,6 +75,7 @@ from provisioner.report.outcome import (
 )
 from provisioner.report.transfer_record import FileTimes, TransferRecord
 from provisioner.smoke_test.results import ImageOptions, SmokeTest, Timings
+from tests.support.builders import manifest as a_manifest
 from tests.support.builders import whole
 from tests.support.schemas import conforming
 
@@ -322,6 +325,21 @@ def test_the_machine_keeps_its_fields_and_lists_what_was_not_learnt() -> None:
     told = parsed(Report(command="detect", status="ok", exit_status=0, machine=MACHINE))["machine"]
     assert told["gpus"][0]["compute_capability"] == [8, 9]
     assert told["gpus"][0]["memory_total_bytes"] is None
+
+
+def test_a_lock_whose_signature_was_verified_is_named() -> None:
+    lock = Lock(manifest_sha256="ab" * 32, locked_on="2026-11-20", version=7, expires="2027-02-28")
+    signed = AcceptedLock(name="lab.yaml", key_id="cd" * 32, version=7, sha256="ef" * 32, accepted_on="2026-11-27")
+    wanted = replace(a_manifest(), lock=lock)
+    details = parsed(Report(command="verify", status="ok", exit_status=0, manifest=wanted, signed_lock=signed))[
+        "details"
+    ]
+    assert details["signed_lock"] == {
+        "name": "lab.yaml",
+        "version": 7,
+        "expires": "2027-02-28",
+        "key_id": "cd" * 32,
+    }
 
 
 def test_the_parts_a_run_had_stand_under_details_and_no_others() -> None:
