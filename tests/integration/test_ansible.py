@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import sysconfig
 import threading
@@ -25,6 +26,7 @@ from tests.support.mounts import own_mounts
 from tests.support.oci_registry import DockerRegistry
 from tests.support.sandbox import MIB, TOKEN, Sandbox, tensors
 from tests.support.setup_fixture import ENCODER, VAE, ModelFile, SetupFixture, git, rtx_4070, write_tree
+from tests.support.signing import make_pair
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINES = ROOT / "tests" / "support" / "machines"
@@ -110,7 +112,7 @@ def test_detect_shows_what_each_machine_is_and_would_get(fleet: Fleet) -> None:
     assert '"msg": "NVIDIA GB10, driver 580.159.03, torch cu130"' in shown.said
 
 
-def test_without_a_network_different_machines_come_to_the_same_lock_from_a_drive(fleet: Fleet) -> None:
+def test_without_a_network_different_machines_come_to_the_same_signed_lock_from_a_drive(fleet: Fleet) -> None:
     own = own_mounts()
     if own is None:
         pytest.skip("a network without a device needs a namespace, and this user may not make one")
@@ -120,19 +122,31 @@ def test_without_a_network_different_machines_come_to_the_same_lock_from_a_drive
     drive.mkdir()
     mounted = f'mount -t tmpfs none {drive} && cp -a {source}/. {drive} && exec "$@"'  # another file system, as ever
     before = (*own, "--net", "sh", "-c", mounted, "sh")
-    lock = fleet.folder / "lab.yaml"
-    written = fleet.sandbox.run("manifest", "lock", "--comfyui", source, "--output", lock)
+    lock, pair = fleet.folder / "lab.yaml", make_pair(fleet.folder)
+    signed = ("--output", lock, "--sign", pair.private, "--expires", "90d")
+    written = fleet.sandbox.run("manifest", "lock", "--comfyui", source, *signed)
     assert written.returncode == 0, written.said
     offline = {"klein_setup_look_in": [str(drive)], "klein_setup_lock": str(lock), "klein_setup_endpoint": ""}
+    offline["klein_setup_verify_with"] = str(pair.public)
     for name, recording in (("a", card(12)), ("b", card(8)), ("c", GB10)):
         fleet.add(name, recording, klein_setup_home=str(fleet.folder / name / "program"), **offline)
     fleet.add("forgotten", card(12), klein_setup_endpoint="")
+    tampered = fleet.folder / "tampered"
+    tampered.mkdir()
+    shutil.copy(f"{lock}.sig", tampered)
+    (tampered / "lab.yaml").write_text(f"{lock.read_text(encoding='utf-8')}# one line more\n", encoding="utf-8")
+    home = str(fleet.folder / "cheated" / "program")
+    fleet.add("cheated", card(12), **{**offline, "klein_setup_lock": str(tampered / "lab.yaml")}, klein_setup_home=home)
     played = fleet.play("install_without_network", before=before)
-    assert (played.status, set(played.changed), played.failed) == (2, {"a", "b", "c"}, {"forgotten"}), played.text
+    failed = {"forgotten", "cheated"}
+    assert (played.status, set(played.changed), played.failed) == (2, {"a", "b", "c"}, failed), played.text
+    assert "[lock-signature]" in played.said
+    assert fleet.has("cheated") == set()
     assert "No folder with the files is named. Set klein_setup_look_in" in played.said
     assert {name: fleet.has(name) for name in played.changed} == dict.fromkeys("abc", LARGE)
 
-    del fleet.hosts["forgotten"]
+    for name in failed:
+        del fleet.hosts[name]
     for host in fleet.hosts.values():
         host["klein_setup_offline"] = True
     with fleet.path("b", MODEL).open("r+b") as stream:
