@@ -24,7 +24,7 @@ from provisioner.disk.read_json import read_at_most
 from provisioner.environment.package_list import requirements_digest
 from provisioner.report.attestation import LARGEST_ATTESTATION, Attestation, Verified, parse_statement, statement_text
 from provisioner.report.outcome import Report
-from provisioner.signing.bundle import bundle_text, parse_bundle
+from provisioner.signing.sigstore_bundle import bundle_text, parse_bundle
 
 if TYPE_CHECKING:
     from provisioner.signing.ec_keys import PrivateKey

@@ -22,8 +22,8 @@ from provisioner.disk.read_json import read_at_most
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import decode_manifest, is_shipped, read_manifest_bytes
 from provisioner.report.outcome import Report
-from provisioner.signing.bundle import LARGEST_BUNDLE, bundle_text, parse_bundle
 from provisioner.signing.lock_statement import check_fresh, check_not_older, check_payload, lock_payload
+from provisioner.signing.sigstore_bundle import LARGEST_BUNDLE, bundle_text, parse_bundle
 
 if TYPE_CHECKING:
     from provisioner.signing.ec_keys import PrivateKey

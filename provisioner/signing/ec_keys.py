@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from provisioner.core.errors import LockSignatureError, SigningKeyError
 from provisioner.disk.read_json import read_at_most
-from provisioner.signing.bundle import Envelope, signed_bytes
+from provisioner.signing.sigstore_bundle import Envelope, signed_bytes
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec

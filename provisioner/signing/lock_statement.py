@@ -16,7 +16,7 @@ from provisioner.core.errors import LockExpiredError, LockRollbackError, LockSig
 from provisioner.core.json_reader import FieldError, Fields, parse_object
 from provisioner.core.models import AcceptedLock, Lock, Manifest
 from provisioner.manifest.parse import LARGEST_LOCK_VERSION
-from provisioner.signing.bundle import HINT, LARGEST_BUNDLE
+from provisioner.signing.sigstore_bundle import HINT, LARGEST_BUNDLE
 
 DayAfter = Callable[[int], str]
 """The date so many days from today by this machine's clock, in UTC: "2026-11-27"."""

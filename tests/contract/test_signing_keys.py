@@ -12,9 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from provisioner.core.errors import LockSignatureError, SigningKeyError
-from provisioner.signing.bundle import parse_bundle, signed_bytes
 from provisioner.signing.ec_keys import read_private_key, read_public_key
 from provisioner.signing.lock_statement import check_payload
+from provisioner.signing.sigstore_bundle import parse_bundle, signed_bytes
 from tests.support.signing import CURVES, AnyKey, make_pair, write_pair
 
 PASSWORD = "correct horse"

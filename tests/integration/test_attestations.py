@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.signing.bundle import signed_bytes
+from provisioner.signing.sigstore_bundle import signed_bytes
 from tests.support.sandbox import Sandbox, Wanted, tensors
 from tests.support.signing import KeyPair, make_pair
 

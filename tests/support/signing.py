@@ -9,9 +9,9 @@ from typing import TypeAlias
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from provisioner.signing.bundle import bundle_text
 from provisioner.signing.ec_keys import read_private_key
 from provisioner.signing.lock_statement import lock_payload
+from provisioner.signing.sigstore_bundle import bundle_text
 
 AnyKey: TypeAlias = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 

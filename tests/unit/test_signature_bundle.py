@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioner.core.errors import LockSignatureError
-from provisioner.signing.bundle import LARGEST_BUNDLE, Envelope, bundle_text, parse_bundle
+from provisioner.signing.sigstore_bundle import LARGEST_BUNDLE, Envelope, bundle_text, parse_bundle
 
 ENVELOPE = Envelope(payload=b'{"a": 1}', signature=b"\x30\x01", key_id="ab" * 32)
 TEXT = bundle_text(ENVELOPE)
