@@ -487,6 +487,7 @@ os._exit(0)
         f"{VARIABLE} is in the arguments of {[sys.executable, '-c', '', token]}",
         f"{VARIABLE} is in the variable B of {python}",
         f"{VARIABLE} is in the variable HF_TOKEN of {python}",
+        f"{OF_THE_KEY} is in the variable KLEIN_SETUP_KEY_PASSWORD of {python}",
     ]
     assert ground.leaks(done)[2:] == []
     kept.unlink()
