@@ -27,6 +27,7 @@ from provisioner.core.ports import ProcessResult
 from provisioner.core.units import count, listing
 from provisioner.environment.build_context import (
     FETCH_TIMEOUT_S,
+    GOOD_PIP,
     INSTALL_TIMEOUT_S,
     BuildContext,
     Progress,
@@ -62,9 +63,6 @@ from provisioner.torch.builds import TorchBuild, TorchSet
 VENV_TIMEOUT_S = 600.0
 _RESOLVE_TIMEOUT_S = 3600.0  # an index without PEP 658 makes pip fetch the wheels for it
 _LOG_BYTES = 16 * 1024 * 1024
-
-# The first pip whose ``--dry-run`` asks an index for metadata only; 25.2 still fetches every wheel (both tried).
-_GOOD_PIP = (25, 3)
 
 
 class Builder:
@@ -130,10 +128,11 @@ class Builder:
         del self._pip_version
 
     def improve_pip(self) -> None:
-        """Bring a pip that resolves without fetching, from the person's own index; go on without where it has none."""
-        if self._context.is_offline or self._pip_version >= _GOOD_PIP:
+        """Bring a pip that resolves without fetching, from the person's own index or the bundle; go on without it."""
+        is_out_of_reach = self._context.is_offline and not self._context.is_bundle
+        if is_out_of_reach or self._pip_version >= GOOD_PIP:
             return
-        wanted = f"pip>={_GOOD_PIP[0]}.{_GOOD_PIP[1]}"
+        wanted = f"pip>={GOOD_PIP[0]}.{GOOD_PIP[1]}"
         done = self._pip(
             "install", "--upgrade", "--only-binary", ":all:", "--progress-bar", "off", wanted,
             index_url=None,
@@ -187,7 +186,7 @@ class Builder:
             known = dict(build.digests)
             return releases, tuple(enforced(wheels, known, whose="klein-setup's table or the lock", way_out=way_out))
         if first is not None and self._context.is_offline:
-            raise offline_error(first, "find the torch set") from first
+            raise offline_error(first, "find the torch set", is_bundle=self._context.is_bundle) from first
         raise first or UsageError("The torch build names no set of releases.")
 
     def _resolve_one(self, releases: TorchSet, build: TorchBuild, also: Sequence[str]) -> tuple[Wheel, ...]:
@@ -211,7 +210,7 @@ class Builder:
         ]
         self._progress(f"Asking {'the index' if build.index_url else 'the default index'} for {listing(wanted)}.")
         wanted += also
-        if self._context.is_offline or (build.names_digests and self._pip_version >= _GOOD_PIP):
+        if self._context.is_offline or (build.names_digests and self._pip_version >= GOOD_PIP):
             return self._resolve_by_metadata(wanted, build.index_url)
         why = "The pip of this Python is old" if build.names_digests else "This index publishes no SHA-256"
         self._progress(Lasting(f"{why}: pip fetches the wheels by itself, without a limit."))
