@@ -89,7 +89,7 @@ class Builder:
         if python is None:
             raise CommandError(f"{folder} holds no Python after it was made.")
         self._context, self._folder, self._work, self._progress, self._uv = context, folder, work, progress, uv
-        self._python = python
+        self.python = python
         self._extra: str | None = None  # a second index, where the first has a gap
 
     def _pip(
@@ -110,19 +110,19 @@ class Builder:
             here = f"{self._settings.get('find-links', '')} {page}"
             settings = without_network({**settings, "find-links": here})
         env = self._context.installer_environ(settings, pip=self._pip_version, temporary=self._work.temporary)
-        command = [self._python, "-I", "-m", "pip", *words]
+        command = [self.python, "-I", "-m", "pip", *words]
         return self._context.run(command, timeout_s=timeout_s, env=env, on_line=on_line)
 
     @cached_property
     def _settings(self) -> Mapping[str, str]:
-        return pip_settings(self._context, self._python)
+        return pip_settings(self._context, self.python)
 
     def need_pip(self) -> None:
         """See that the environment has pip (uv makes environments without)."""
         if self._pip_version != (0, 0):
             return
         env = self._context.installer_environ({})
-        done = self._context.run([self._python, "-I", "-m", "ensurepip"], timeout_s=VENV_TIMEOUT_S, env=env)
+        done = self._context.run([self.python, "-I", "-m", "ensurepip"], timeout_s=VENV_TIMEOUT_S, env=env)
         if done.returncode != 0:
             raise explain_failure(done.last_lines, doing="put pip into the environment", index_url=None)
         del self._pip_version
@@ -144,7 +144,7 @@ class Builder:
 
     @cached_property
     def _pip_version(self) -> tuple[int, int]:
-        return pip_version(self._context, self._python)
+        return pip_version(self._context, self.python)
 
     # --- resolving ---------------------------------------------------------------------------------
 
@@ -264,7 +264,7 @@ class Builder:
     def _files(self) -> WheelFiles:
         return WheelFiles(
             context=self._context,
-            python=self._python,
+            python=self.python,
             uv=self._uv,
             root=self._work.root,
             folder=self._work.temporary,
@@ -320,7 +320,7 @@ class Builder:
     def installed(self) -> tuple[Distribution, ...]:
         """Return what lies in the folder."""
         env = self._context.installer_environ({})
-        _, import_path = ask_python(self._context.run, self._python, env, cwd=self._folder)
+        _, import_path = ask_python(self._context.run, self.python, env, cwd=self._folder)
         return read_distributions(own_folders(self._folder, import_path))
 
     def _check(self, wheels: Sequence[Wheel]) -> None:

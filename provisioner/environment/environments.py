@@ -454,9 +454,6 @@ class Environments:
                     hint="Let klein-setup make the environment: `klein-setup install`.",
                     path=str(where),
                 )
-            left_out = [
-                (f"{each.name} {each.version}", why) for each in packages.packages if (why := why_left_out(each))
-            ]
             known = {each.name: each.sha256 for each in packages.packages if each.sha256 and not why_left_out(each)}
             wanted = [each for each in packages.packages if each.name in known]
             places = whole(self.cache, known.values())
@@ -470,14 +467,51 @@ class Environments:
                     with PackageInstaller(context, where, seen.python.path, None, progress) as pip:
                         fetched = pip.fetch_again(again, known, way_out=way_out)
                     places |= {known[each.name]: path_of(each) for each in fetched}
-            files = [(bundled(each), places[known[each.name]]) for each in wanted]
+            pairs = [(each, places.get(each.sha256 or "")) for each in packages.packages]
             with PackageInstaller(self._context, where, seen.python.path, None, progress) as pip:
-                try:
-                    own = pip.fetch_pip(seen.distribution("pip"))
-                    files.append((bundled(*listed([own], "application")), path_of(own)))
-                except (EntryNotFoundError, OfflineError) as error:
-                    left_out.append(("pip", f"it could not be had: {error}"))
-        return CollectedWheels(files=tuple(files), left_out=tuple(left_out))
+                return _collected(pairs, pip, seen.distribution("pip"))
+
+    def fetch(
+        self,
+        build: TorchBuild,
+        requirements: Sequence[str],
+        *,
+        python: Path | None = None,
+        python_versions: Sequence[str] = (),
+        progress: Progress = _silent,
+    ) -> CollectedWheels:
+        """Return the wheels that an environment would be installed from, each in the cache; none is unpacked.
+
+        pip resolves as for `create` and `install`, in an empty environment that is gone afterwards.
+
+        Parameters
+        ----------
+        build : TorchBuild
+            What was chosen; its sets are tried newest first.
+        requirements : sequence of str
+            All of the application's.
+        python, python_versions, progress
+            As for `create`; the wheels are those for this Python and this computer's system.
+
+        Raises
+        ------
+        KleinError
+            As `create` and `install`.
+        """
+        chosen = self._choose_python(python, python_versions)
+        with self.cache.arriving() as folder:
+            work = Workspace(folder / "env")
+            staging = work.begin(_build_id())
+            self._make_venv(chosen, staging, "env")
+            maker = Builder(self._context, staging, work, progress)
+            maker.improve_pip()
+            _, wheels = maker.resolve(build)
+            torch = maker.fetch(wheels, build.index_url)
+            with PackageInstaller(self._context, staging, maker.python, None, progress) as pip:
+                others = pip.fetch_beside(requirements, torch)
+                packages = (*listed(torch, "torch"), *listed(others, "application"))
+                places = [path_of(each) for each in (*torch, *others)]
+                return _collected(list(zip(packages, places, strict=True)), pip, None)
 
     def from_bundle(
         self, wheels: Sequence[BundledWheel], blob: Callable[[str], Path], *, notice: Progress = _silent
@@ -994,6 +1028,20 @@ def _write_state(folder: Path, where: Path, receipt: EnvironmentReceipt) -> None
         comment = "# Written by klein-setup: holds torch, torchvision and torchaudio together.\n"
         root.write_text(settings, f"{comment}[global]\nconstraint = {constraint_value(where / CONSTRAINTS)}\n")
     root.write_text(folder / RECEIPT, receipt_text(receipt))
+
+
+def _collected(
+    packages: Sequence[tuple[ListedPackage, Path | None]], installer: PackageInstaller, pip: Distribution | None
+) -> CollectedWheels:
+    """Return packages and their files as wheels for a bundle, and beside them the pip to install them with."""
+    left_out = [(f"{each.name} {each.version}", why) for each, _ in packages if (why := why_left_out(each))]
+    files = [(bundled(each), place) for each, place in packages if place is not None and why_left_out(each) is None]
+    try:
+        wheel = installer.fetch_pip(pip)
+        files.append((bundled(*listed([wheel], "application")), path_of(wheel)))
+    except (EntryNotFoundError, OfflineError) as error:
+        left_out.append(("pip", f"it could not be had: {error}"))
+    return CollectedWheels(files=tuple(files), left_out=tuple(left_out))
 
 
 def _failed_probe(code: str, sentence: str) -> ProbeAnswer:

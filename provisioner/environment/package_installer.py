@@ -25,7 +25,14 @@ from provisioner.environment.build_context import (
     pip_settings,
     pip_version,
 )
-from provisioner.environment.installer import Wheel, check_wheels, explain_failure, offline_error, parse_report
+from provisioner.environment.installer import (
+    Wheel,
+    check_wheels,
+    explain_failure,
+    links_page,
+    offline_error,
+    parse_report,
+)
 from provisioner.environment.package_list import ListedPackage, enforced, listed, requirements_text
 from provisioner.environment.pip_settings import without_network
 from provisioner.environment.state import Distribution
@@ -161,6 +168,31 @@ class PackageInstaller:
         """
         offered = enforced(self._offered(packages), known, whose=f"the list of {self.where}", way_out=way_out)
         return self._fetch(offered)
+
+    def fetch_beside(self, requirements: Sequence[str], torch: Sequence[Wheel]) -> tuple[Wheel, ...]:
+        """Return what requirements need beside a torch set that is not installed; wheels are on this disk, verified.
+
+        Parameters
+        ----------
+        requirements : sequence of str
+            Those of the application.
+        torch : sequence of Wheel
+            The set and what it needs, on this disk: pip takes these and no others.
+        """
+        if not requirements:
+            return ()
+        page, held = self._work / "torch.html", self._work / "torch.txt"
+        self._root.write_text(page, links_page(torch))
+        self._root.write_text(held, "".join(f"{each.name}=={each.version}\n" for each in torch))
+        what = listing(requirements)
+        self.progress(f"Asking the index for {what}.")
+        names = {each.name for each in torch}
+        found = self._resolve([*requirements, "-c", held, "--find-links", page.as_uri()], what)
+        others = [each for each in found if each.name not in names]
+        return (
+            *self._fetch([each for each in others if each.is_wheel and not each.is_direct]),
+            *(each for each in others if not each.is_wheel or each.is_direct),
+        )
 
     def fetch_pip(self, own: Distribution | None) -> Wheel:
         """Return the wheel of the pip that an environment out of a bundle gets, on this disk.

@@ -148,6 +148,24 @@ def test_every_wheel_is_collected_with_its_index_and_what_was_built_is_named(mad
         assert hashlib.sha256(made.blob(wheel.sha256).read_bytes()).hexdigest() == wheel.sha256
 
 
+def test_the_same_wheels_are_fetched_without_making_an_environment(made: Made, tmp_path: Path) -> None:
+    newer = [Toy(name="torch", version="2.99.0"), Toy(name="sympy", version="9.0"), Toy(name="av", version="14.0")]
+    greedy = Toy(name="greedy", version="1.0", requires=("torch>=2.0", "sympy", "helper"))
+    with serving(TORCH) as torch_index, serving([*newer, AV, HELPER, BUILT, greedy, own_pip()]) as packages:
+        envs = environments(tmp_path, packages.url)
+        collected = envs.fetch(build(torch_index.url), ["greedy", "built", "torch"])
+    named = {(wheel.file_name, wheel.sha256, wheel.index) for wheel, _ in collected.files}
+    assert named == {
+        *((each.file_name, each.sha256, each.index) for each in made.wheels),
+        (greedy.file_name, sha256(greedy), "packages"),
+    }
+    assert [name for name, _ in collected.left_out] == ["built 2.0"]
+    for wheel, path in collected.files:
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == wheel.sha256
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "toy_probe.py"}
+    assert not list((tmp_path / "cache").rglob("pyvenv.cfg"))
+
+
 def copy_of(made: Made, home: Path, index_url: str) -> Environments:
     """The computer it was made on again, for tests that change its cache."""
     shutil.copytree(made.home / "cache", home / "cache")
