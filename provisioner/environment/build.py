@@ -27,6 +27,7 @@ from provisioner.core.ports import ProcessResult
 from provisioner.core.units import count, listing
 from provisioner.environment.build_context import (
     FETCH_TIMEOUT_S,
+    GOOD_PIP,
     INSTALL_TIMEOUT_S,
     BuildContext,
     Progress,
@@ -63,9 +64,6 @@ VENV_TIMEOUT_S = 600.0
 _RESOLVE_TIMEOUT_S = 3600.0  # an index without PEP 658 makes pip fetch the wheels for it
 _LOG_BYTES = 16 * 1024 * 1024
 
-# The first pip whose ``--dry-run`` asks an index for metadata only; 25.2 still fetches every wheel (both tried).
-_GOOD_PIP = (25, 3)
-
 
 class Builder:
     """Resolves, fetches and installs with the pip of the folder it works on.
@@ -91,7 +89,7 @@ class Builder:
         if python is None:
             raise CommandError(f"{folder} holds no Python after it was made.")
         self._context, self._folder, self._work, self._progress, self._uv = context, folder, work, progress, uv
-        self._python = python
+        self.python = python
         self._extra: str | None = None  # a second index, where the first has a gap
 
     def _pip(
@@ -112,28 +110,29 @@ class Builder:
             here = f"{self._settings.get('find-links', '')} {page}"
             settings = without_network({**settings, "find-links": here})
         env = self._context.installer_environ(settings, pip=self._pip_version, temporary=self._work.temporary)
-        command = [self._python, "-I", "-m", "pip", *words]
+        command = [self.python, "-I", "-m", "pip", *words]
         return self._context.run(command, timeout_s=timeout_s, env=env, on_line=on_line)
 
     @cached_property
     def _settings(self) -> Mapping[str, str]:
-        return pip_settings(self._context, self._python)
+        return pip_settings(self._context, self.python)
 
     def need_pip(self) -> None:
         """See that the environment has pip (uv makes environments without)."""
         if self._pip_version != (0, 0):
             return
         env = self._context.installer_environ({})
-        done = self._context.run([self._python, "-I", "-m", "ensurepip"], timeout_s=VENV_TIMEOUT_S, env=env)
+        done = self._context.run([self.python, "-I", "-m", "ensurepip"], timeout_s=VENV_TIMEOUT_S, env=env)
         if done.returncode != 0:
             raise explain_failure(done.last_lines, doing="put pip into the environment", index_url=None)
         del self._pip_version
 
     def improve_pip(self) -> None:
-        """Bring a pip that resolves without fetching, from the person's own index; go on without where it has none."""
-        if self._context.is_offline or self._pip_version >= _GOOD_PIP:
+        """Bring a pip that resolves without fetching, from the person's own index or the bundle; go on without it."""
+        is_out_of_reach = self._context.is_offline and not self._context.is_bundle
+        if is_out_of_reach or self._pip_version >= GOOD_PIP:
             return
-        wanted = f"pip>={_GOOD_PIP[0]}.{_GOOD_PIP[1]}"
+        wanted = f"pip>={GOOD_PIP[0]}.{GOOD_PIP[1]}"
         done = self._pip(
             "install", "--upgrade", "--only-binary", ":all:", "--progress-bar", "off", wanted,
             index_url=None,
@@ -145,7 +144,7 @@ class Builder:
 
     @cached_property
     def _pip_version(self) -> tuple[int, int]:
-        return pip_version(self._context, self._python)
+        return pip_version(self._context, self.python)
 
     # --- resolving ---------------------------------------------------------------------------------
 
@@ -187,7 +186,7 @@ class Builder:
             known = dict(build.digests)
             return releases, tuple(enforced(wheels, known, whose="klein-setup's table or the lock", way_out=way_out))
         if first is not None and self._context.is_offline:
-            raise offline_error(first, "find the torch set") from first
+            raise offline_error(first, "find the torch set", is_bundle=self._context.is_bundle) from first
         raise first or UsageError("The torch build names no set of releases.")
 
     def _resolve_one(self, releases: TorchSet, build: TorchBuild, also: Sequence[str]) -> tuple[Wheel, ...]:
@@ -211,7 +210,7 @@ class Builder:
         ]
         self._progress(f"Asking {'the index' if build.index_url else 'the default index'} for {listing(wanted)}.")
         wanted += also
-        if self._context.is_offline or (build.names_digests and self._pip_version >= _GOOD_PIP):
+        if self._context.is_offline or (build.names_digests and self._pip_version >= GOOD_PIP):
             return self._resolve_by_metadata(wanted, build.index_url)
         why = "The pip of this Python is old" if build.names_digests else "This index publishes no SHA-256"
         self._progress(Lasting(f"{why}: pip fetches the wheels by itself, without a limit."))
@@ -265,7 +264,7 @@ class Builder:
     def _files(self) -> WheelFiles:
         return WheelFiles(
             context=self._context,
-            python=self._python,
+            python=self.python,
             uv=self._uv,
             root=self._work.root,
             folder=self._work.temporary,
@@ -321,7 +320,7 @@ class Builder:
     def installed(self) -> tuple[Distribution, ...]:
         """Return what lies in the folder."""
         env = self._context.installer_environ({})
-        _, import_path = ask_python(self._context.run, self._python, env, cwd=self._folder)
+        _, import_path = ask_python(self._context.run, self.python, env, cwd=self._folder)
         return read_distributions(own_folders(self._folder, import_path))
 
     def _check(self, wheels: Sequence[Wheel]) -> None:

@@ -16,6 +16,7 @@ from provisioner.environment.pip_settings import (
     parse_pip_settings,
     parse_pip_version,
     settings_in,
+    without_indexes,
 )
 from provisioner.machine.child_environment import child_environment
 from provisioner.network.certificates import pip_variables, retries_variables, uv_variables
@@ -28,6 +29,9 @@ ASK_TIMEOUT_S = 120.0
 INSTALL_TIMEOUT_S = 3 * 3600.0
 FETCH_TIMEOUT_S = 6 * 3600.0
 
+GOOD_PIP = (25, 3)
+"""The first pip whose ``--dry-run`` asks an index for metadata only; 25.2 still fetches every wheel (both tried)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuildContext:
@@ -39,6 +43,7 @@ class BuildContext:
     pass_env: Collection[str] = ()  # names of those that programs get beside the usual ones
     is_offline: bool = False  # nothing is fetched
     package_index: str | None = None  # instead of pip's own, for everything but torch
+    is_bundle: bool = False  # packages come from `cache` alone, which is a bundle's: no index, no other folder
 
     @property
     def child_environ(self) -> dict[str, str]:
@@ -76,6 +81,8 @@ def pip_settings(context: BuildContext, python: Path) -> dict[str, str]:
     settings = parse_pip_settings(done.stdout, with_indexes=True) if done.returncode == 0 else settings_in(env)
     if context.package_index is not None:
         settings = only_index(settings, context.package_index)
+    if context.is_bundle:
+        settings = without_indexes(settings)
     check_indexes(settings)
     return settings
 

@@ -10,12 +10,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal, Protocol
+
+from packaging.tags import platform_tags
 
 from provisioner.core.errors import (
     CommandError,
@@ -23,6 +25,7 @@ from provisioner.core.errors import (
     HashMismatchError,
     IntegrityError,
     KleinError,
+    OfflineError,
     StorageError,
     UnsupportedMachineError,
     UsageError,
@@ -37,6 +40,15 @@ from provisioner.disk.programs import find_on_path
 from provisioner.disk.root import is_link
 from provisioner.environment.build import VENV_TIMEOUT_S, Builder
 from provisioner.environment.build_context import ASK_TIMEOUT_S, BuildContext, Progress, pip_settings
+from provisioner.environment.bundle_cache import BundleCache, whole
+from provisioner.environment.bundled_wheels import (
+    BundledWheel,
+    CollectedWheels,
+    bundled,
+    complaint_about_wheels,
+    lacking,
+    why_left_out,
+)
 from provisioner.environment.installed import (
     own_folders,
     python_in,
@@ -47,6 +59,7 @@ from provisioner.environment.installed import (
 from provisioner.environment.installer import (
     DEFAULT_INDEX,
     Wheel,
+    bundle_lacks,
     constraint_value,
     constraint_variables,
     explain_failure,
@@ -97,6 +110,7 @@ from provisioner.environment.swap import (
     read_text,
     relocate,
 )
+from provisioner.environment.wheel_files import path_of
 from provisioner.torch.builds import TorchBuild, TorchSet
 
 __all__ = ["Environments", "Installer", "Progress"]
@@ -132,6 +146,8 @@ class Environments:
         ``--offline``: what is not on this computer is an error.
     package_index : str, optional
         Where packages other than torch come from; pip's own index where None.
+    bundle : tuple of BundledWheel, optional
+        Everything comes out of these, which `cache` holds; see `from_bundle`.
     packages : KeptPackages, optional
         Where the lists of what is installed are kept, outside of the environments; None: nowhere.
     probe_script : Path
@@ -149,6 +165,7 @@ class Environments:
     home: Path = field(default_factory=Path.home)
     is_offline: bool = False
     package_index: str | None = None
+    bundle: tuple[BundledWheel, ...] | None = None
     packages: KeptPackages | None = None
     probe_script: Path = PROBE
     waits_for_lock: bool = True
@@ -343,6 +360,10 @@ class Environments:
             before = self.observe(where)
             if before.python is None:
                 raise CommandError(f"{where} is no usable environment: {before.broken or 'there is none'}")
+            if self.bundle is not None and (
+                missing := lacking(requirements, self.bundle, python_version=before.python.version)
+            ):
+                raise bundle_lacks(missing, "install it" if len(missing) == 1 else "install them")
             packages = self._list_of(where)
             with PackageInstaller(self._context, where, before.python.path, uv, progress) as pip:
                 installed = pip.install(requirements, has_constraints=before.constraints is not None)
@@ -396,6 +417,124 @@ class Environments:
             after = self.observe(where)
             self._hold(before, after)
             self._keep_list(where, after, packages, wanted, progress)
+
+    # --- bundles ---------------------------------------------------------------------------------
+
+    def collect(self, where: Path, build: TorchBuild, *, progress: Progress = _silent) -> CollectedWheels:
+        """Return the wheels that an environment was installed from, each in the cache, with the pip it was made by.
+
+        What the cache has lost is fetched again, the very same files.  The environment is not changed.
+
+        Parameters
+        ----------
+        where : Path
+            The environment; it was verified.
+        build : TorchBuild
+            What was chosen: its index has the wheels of the torch set.
+        progress : callable
+            Told one line at a time.
+
+        Raises
+        ------
+        UsageError
+            There is no environment, or no list of its packages.
+        EntryNotFoundError, HashMismatchError
+            The index has a file no longer, or another.
+        OfflineError
+            The cache has lost one, and nothing is to be fetched.
+        KleinError
+            As `create`, for network and disk.
+        """
+        where = _absolute(where)
+        with only_one(where, wait=self.waits_for_lock, notice=progress, cancelled=self.cancelled):
+            seen, packages = self.observe(where), self._list_of(where)
+            if seen.python is None or packages is None or self.packages is None:
+                raise UsageError(
+                    f"Of {where} no list of packages is kept, which says from which files it was installed.",
+                    hint="Let klein-setup make the environment: `klein-setup install`.",
+                    path=str(where),
+                )
+            known = {each.name: each.sha256 for each in packages.packages if each.sha256 and not why_left_out(each)}
+            wanted = [each for each in packages.packages if each.name in known]
+            places = whole(self.cache, known.values())
+            way_out = f"Make the environment anew: delete {self.packages.path(where)}, and run `klein-setup repair`."
+            of_torch = (
+                self._context if build.index_url is None else replace(self._context, package_index=build.index_url)
+            )
+            for origin, context in (("torch", of_torch), ("application", self._context)):
+                again = [each for each in wanted if each.origin == origin and each.sha256 not in places]
+                if again:
+                    with PackageInstaller(context, where, seen.python.path, None, progress) as pip:
+                        fetched = pip.fetch_again(again, known, way_out=way_out)
+                    places |= {known[each.name]: path_of(each) for each in fetched}
+            pairs = [(each, places.get(each.sha256 or "")) for each in packages.packages]
+            with PackageInstaller(self._context, where, seen.python.path, None, progress) as pip:
+                return _collected(pairs, pip, seen.distribution("pip"))
+
+    def fetch(
+        self,
+        build: TorchBuild,
+        requirements: Sequence[str],
+        *,
+        python: Path | None = None,
+        python_versions: Sequence[str] = (),
+        progress: Progress = _silent,
+    ) -> CollectedWheels:
+        """Return the wheels that an environment would be installed from, each in the cache; none is unpacked.
+
+        pip resolves as for `create` and `install`, in an empty environment that is gone afterwards.
+
+        Parameters
+        ----------
+        build : TorchBuild
+            What was chosen; its sets are tried newest first.
+        requirements : sequence of str
+            All of the application's.
+        python, python_versions, progress
+            As for `create`; the wheels are those for this Python and this computer's system.
+
+        Raises
+        ------
+        KleinError
+            As `create` and `install`.
+        """
+        chosen = self._choose_python(python, python_versions)
+        with self.cache.arriving() as folder:
+            work = Workspace(folder / "env")
+            staging = work.begin(_build_id())
+            self._make_venv(chosen, staging, "env")
+            maker = Builder(self._context, staging, work, progress)
+            maker.improve_pip()
+            _, wheels = maker.resolve(build)
+            torch = maker.fetch(wheels, build.index_url)
+            with PackageInstaller(self._context, staging, maker.python, None, progress) as pip:
+                others = pip.fetch_beside(requirements, torch)
+                packages = (*listed(torch, "torch"), *listed(others, "application"))
+                places = [path_of(each) for each in (*torch, *others)]
+                return _collected(list(zip(packages, places, strict=True)), pip, None)
+
+    def from_bundle(
+        self, wheels: Sequence[BundledWheel], blob: Callable[[str], Path], *, notice: Progress = _silent
+    ) -> Environments:
+        """Return the same environments, made and repaired out of a bundle alone, without a network.
+
+        Each wheel is copied into the user's cache when something is installed, and compared with its SHA-256.  Neither
+        an index nor a folder of the person's settings is looked at.  `create`, `repair`, `install` and `restore` raise
+        as with ``--offline``: an OfflineError names what the bundle lacks, and beside it NotTheFileError for a blob
+        that is listed and missing, HashMismatchError for a damaged one, and UnsupportedMachineError where no Python of
+        this computer is one that the wheels of the torch set are for.
+
+        Parameters
+        ----------
+        wheels : sequence of BundledWheel
+            What the bundle lists.
+        blob : callable
+            Returns the place of a blob by its SHA-256.
+        notice : callable
+            Told one line when wheels are copied.
+        """
+        cache = BundleCache(cache=self.cache, wheels=tuple(wheels), blob=blob, notice=notice)
+        return replace(self, cache=cache, bundle=tuple(wheels), is_offline=True)
 
     def compare(
         self, where: Path, seen: Observation, *, reads_files: bool
@@ -646,6 +785,7 @@ class Environments:
             pass_env=self.pass_env,
             is_offline=self.is_offline,
             package_index=self.package_index,
+            is_bundle=self.bundle is not None,
         )
 
     # --- parts -------------------------------------------------------------------------------------
@@ -668,7 +808,7 @@ class Environments:
         env = self._context.child_environ
         if given is not None:
             facts = ask_python(self.run, _absolute(given), env, cwd=self._elsewhere)[0]
-            complaint = complaint_about_python(facts, versions)
+            complaint = self._complaint(facts, versions)
             if complaint is not None:
                 raise UnsupportedMachineError(complaint, hint="Name another Python with --python.", path=str(given))
             return facts
@@ -678,16 +818,23 @@ class Environments:
             self.home,
             env=env,
             cwd=self._elsewhere,
-            wanted=lambda facts: complaint_about_python(facts, versions) is None,
+            wanted=lambda facts: self._complaint(facts, versions) is None,
         )
-        if found and complaint_about_python(found[-1], versions) is None:
+        if found and self._complaint(found[-1], versions) is None:
             return found[-1]
-        complaints = [complaint_about_python(facts, versions) or "" for facts in found]
+        complaints = [self._complaint(facts, versions) or "" for facts in found]
         wanted = f"Python {listing(list(versions))}" if versions else "a Python"
         raise UnsupportedMachineError(
             f"No Python of this computer fits: {wanted} is needed. {' '.join(complaints[:4])}".strip(),
             hint="Install one of them (python.org, or `uv python install`), or name it with --python.",
         )
+
+    def _complaint(self, python: PythonFacts, versions: Sequence[str]) -> str | None:
+        """Say why an environment cannot be made with this Python, be it for want of wheels in the bundle."""
+        complaint = complaint_about_python(python, versions)
+        if complaint is not None or self.bundle is None:
+            return complaint
+        return complaint_about_wheels(self.bundle, python, list(platform_tags()))
 
     @property
     def _elsewhere(self) -> Path:
@@ -881,6 +1028,20 @@ def _write_state(folder: Path, where: Path, receipt: EnvironmentReceipt) -> None
         comment = "# Written by klein-setup: holds torch, torchvision and torchaudio together.\n"
         root.write_text(settings, f"{comment}[global]\nconstraint = {constraint_value(where / CONSTRAINTS)}\n")
     root.write_text(folder / RECEIPT, receipt_text(receipt))
+
+
+def _collected(
+    packages: Sequence[tuple[ListedPackage, Path | None]], installer: PackageInstaller, pip: Distribution | None
+) -> CollectedWheels:
+    """Return packages and their files as wheels for a bundle, and beside them the pip to install them with."""
+    left_out = [(f"{each.name} {each.version}", why) for each, _ in packages if (why := why_left_out(each))]
+    files = [(bundled(each), place) for each, place in packages if place is not None and why_left_out(each) is None]
+    try:
+        wheel = installer.fetch_pip(pip)
+        files.append((bundled(*listed([wheel], "application")), path_of(wheel)))
+    except (EntryNotFoundError, OfflineError) as error:
+        left_out.append(("pip", f"it could not be had: {error}"))
+    return CollectedWheels(files=tuple(files), left_out=tuple(left_out))
 
 
 def _failed_probe(code: str, sentence: str) -> ProbeAnswer:

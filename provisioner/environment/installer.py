@@ -372,17 +372,29 @@ def _not_offered(text: str, index: str, facts: Mapping[str, object]) -> KleinErr
     return EntryNotFoundError(message, hint=hint, requirement=wanted, offered=versions, **facts)
 
 
-def offline_error(error: KleinError, doing: str) -> KleinError:
-    """Return what a failure means with ``--offline``: what pip did not find is not on this computer."""
+def offline_error(error: KleinError, doing: str, *, is_bundle: bool = False) -> KleinError:
+    """Return what a failure means with ``--offline``: what pip did not find is not here, or not in the bundle."""
     lines = error.context.get("last_lines")
     named = _NOT_HERE.search("\n".join(map(str, lines))) if isinstance(lines, list) else None
     if named is None and not isinstance(error, (EntryNotFoundError, UnreachableError)):
         return error
     missing = named[1] if named is not None else str(error.context.get("requirement", "something"))
+    if is_bundle:
+        return bundle_lacks([missing], doing, lines)
     return OfflineError(
         f"{missing} is not on this computer, and with --offline it is not fetched; pip could not {doing}.",
         hint="Run once without --offline, or name a folder that has the wheels with PIP_FIND_LINKS.",
         missing=[missing],
+        last_lines=lines,
+    )
+
+
+def bundle_lacks(missing: Sequence[str], doing: str, lines: object = None) -> OfflineError:
+    """Return the error for packages that are in no wheel of a bundle."""
+    return OfflineError(
+        f"The bundle has no wheel of {listing(list(missing))} for this Python and system; pip could not {doing}.",
+        hint="Make the bundle anew, on a computer that has what is to be installed here.",
+        missing=list(missing),
         last_lines=lines,
     )
 

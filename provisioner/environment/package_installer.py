@@ -17,6 +17,7 @@ from provisioner.core.models import STATE_FOLDER
 from provisioner.core.units import count, listing
 from provisioner.disk.root import Root
 from provisioner.environment.build_context import (
+    GOOD_PIP,
     INSTALL_TIMEOUT_S,
     BuildContext,
     Progress,
@@ -24,9 +25,17 @@ from provisioner.environment.build_context import (
     pip_settings,
     pip_version,
 )
-from provisioner.environment.installer import Wheel, check_wheels, explain_failure, offline_error, parse_report
-from provisioner.environment.package_list import ListedPackage, listed, requirements_text
+from provisioner.environment.installer import (
+    Wheel,
+    check_wheels,
+    explain_failure,
+    links_page,
+    offline_error,
+    parse_report,
+)
+from provisioner.environment.package_list import ListedPackage, enforced, listed, requirements_text
 from provisioner.environment.pip_settings import without_network
+from provisioner.environment.state import Distribution
 from provisioner.environment.swap import CONSTRAINTS, environment_root
 from provisioner.environment.wheel_files import WheelFiles, held_page, sha256_of
 
@@ -136,6 +145,68 @@ class PackageInstaller:
         done = {wheel.name for wheel in fetched}
         self._build([each for each in packages if each.name not in done], is_again=True)
 
+    def fetch_again(
+        self, packages: Sequence[ListedPackage], known: Mapping[str, str], *, way_out: str
+    ) -> tuple[Wheel, ...]:
+        """Return the very files of listed packages on this disk, verified; nothing is installed.
+
+        Parameters
+        ----------
+        packages : sequence of ListedPackage
+            What is wanted, each of them a wheel.
+        known : mapping of str to str
+            Their SHA-256, by name.
+        way_out : str
+            What to do where the index has another file.
+
+        Raises
+        ------
+        HashMismatchError, EntryNotFoundError
+            The index has another file of that version, or none.
+        KleinError
+            As `install`.
+        """
+        offered = enforced(self._offered(packages), known, whose=f"the list of {self.where}", way_out=way_out)
+        return self._fetch(offered)
+
+    def fetch_beside(self, requirements: Sequence[str], torch: Sequence[Wheel]) -> tuple[Wheel, ...]:
+        """Return what requirements need beside a torch set that is not installed; wheels are on this disk, verified.
+
+        Parameters
+        ----------
+        requirements : sequence of str
+            Those of the application.
+        torch : sequence of Wheel
+            The set and what it needs, on this disk: pip takes these and no others.
+        """
+        if not requirements:
+            return ()
+        page, held = self._work / "torch.html", self._work / "torch.txt"
+        self._root.write_text(page, links_page(torch))
+        self._root.write_text(held, "".join(f"{each.name}=={each.version}\n" for each in torch))
+        what = listing(requirements)
+        self.progress(f"Asking the index for {what}.")
+        names = {each.name for each in torch}
+        found = self._resolve([*requirements, "-c", held, "--find-links", page.as_uri()], what)
+        others = [each for each in found if each.name not in names]
+        return (
+            *self._fetch([each for each in others if each.is_wheel and not each.is_direct]),
+            *(each for each in others if not each.is_wheel or each.is_direct),
+        )
+
+    def fetch_pip(self, own: Distribution | None) -> Wheel:
+        """Return the wheel of the pip that an environment out of a bundle gets, on this disk.
+
+        Parameters
+        ----------
+        own : Distribution or None
+            The pip of this environment: the same one, unless it is too old to resolve without fetching.
+        """
+        major, minor = GOOD_PIP
+        wanted = f"pip>={major}.{minor}" if own is None or self._pip_version < GOOD_PIP else f"pip=={own.version}"
+        found = self._resolve(["--no-deps", "--ignore-installed", "--only-binary", ":all:", wanted], wanted)
+        return self._fetch(found)[0]
+
     # --- parts -----------------------------------------------------------------------------------
 
     @property
@@ -231,7 +302,7 @@ class PackageInstaller:
 
     def _failure(self, lines: Sequence[str], doing: str) -> KleinError:
         error = explain_failure(lines, doing=doing, index_url=self._settings.get("index-url"))
-        return offline_error(error, doing) if self.context.is_offline else error
+        return offline_error(error, doing, is_bundle=self.context.is_bundle) if self.context.is_offline else error
 
 
 def _uv_index_variables(settings: Mapping[str, str]) -> dict[str, str]:

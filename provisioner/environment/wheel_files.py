@@ -198,9 +198,14 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def path_of(wheel: Wheel) -> Path:
+    """Return where a wheel lies that is on this disk."""
+    return Path(url2pathname(urlsplit(wheel.url).path))
+
+
 def _verified(wheel: Wheel) -> Wheel:
     """Return a wheel on this disk with its digest."""
-    path = Path(url2pathname(urlsplit(wheel.url).path))
+    path = path_of(wheel)
     try:
         found = sha256_of(path)
     except OSError as error:

@@ -108,6 +108,7 @@ LAYER_OF = {
     "environment": "decision",
     "environment.build": "effect",
     "environment.build_context": "effect",
+    "environment.bundle_cache": "effect",
     "environment.environments": "effect",
     "environment.installed": "effect",
     "environment.kept_packages": "effect",

@@ -684,6 +684,10 @@ def test_what_is_missing_with_offline_is_named(error: KleinError, missing: str) 
     assert isinstance(found, OfflineError)
     assert str(found).startswith(f"{missing} is not on this computer, and with --offline it is not fetched")
     assert found.context["missing"] == [missing]
+    of_bundle = offline_error(error, "install torch", is_bundle=True)
+    assert isinstance(of_bundle, OfflineError)
+    assert str(of_bundle).startswith(f"The bundle has no wheel of {missing} for this Python and system;")
+    assert of_bundle.context["missing"] == [missing]
 
 
 def test_another_failure_with_offline_stays_what_it_is() -> None:
