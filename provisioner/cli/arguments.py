@@ -287,9 +287,16 @@ def _add_torch_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
 
 
 def _add_environment_options(parser: argparse.ArgumentParser) -> None:
+    group = _add_wheel_options(parser)
+    _add_environment_folder(group)
+    unpacker = group.add_mutually_exclusive_group()
+    unpacker.add_argument("--uv", action="store_true", help="install with uv, and fail without it (default: if found)")
+    unpacker.add_argument("--no-uv", action="store_true", help="install with pip, even if uv is found")
+
+
+def _add_wheel_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group = _add_torch_options(parser)
     group.add_argument("--cpu", action="store_true", help="accept a machine without a GPU (slow)")
-    _add_environment_folder(group)
     group.add_argument(
         "--python", type=_path, metavar="FILE", help="Python to make the environment from (default: a suitable one)"
     )
@@ -299,9 +306,7 @@ def _add_environment_options(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="index of ComfyUI's packages (default: pip's); a login comes from .netrc or a keyring",
     )
-    unpacker = group.add_mutually_exclusive_group()
-    unpacker.add_argument("--uv", action="store_true", help="install with uv, and fail without it (default: if found)")
-    unpacker.add_argument("--no-uv", action="store_true", help="install with pip, even if uv is found")
+    return group
 
 
 def add_verify_parser(subparsers: Subparsers) -> None:
@@ -463,13 +468,15 @@ def add_bundle_parser(subparsers: Subparsers) -> None:
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     for name, text in (
-        ("create", "make a bundle: an OCI image layout with the model files and ComfyUI"),
+        ("create", "make a bundle: an OCI image layout with the model files, ComfyUI and the wheels"),
         ("add", "add the files of another set or manifest; what is there already costs nothing"),
     ):
         making = _add(actions, name, text)
         making.add_argument("folder", type=_path, metavar="DIR", help="where the bundle is, or shall be")
         _add_wanted_options(making)
-        making.add_argument("--no-comfyui", action="store_true", help="leave ComfyUI's archive out")
+        making.add_argument("--no-comfyui", action="store_true", help="leave ComfyUI's archive out, and its wheels")
+        making.add_argument("--no-wheels", action="store_true", help="leave torch's and the other wheels out")
+        _add_wheel_options(making)
         making.add_argument(
             "--comfyui-source", type=_name, metavar="URL|FILE", help="get ComfyUI's archive from a mirror or a file"
         )
@@ -701,7 +708,7 @@ def _add_from_option(parser: argparse.ArgumentParser) -> None:
         dest="from_bundle",
         type=_path,
         metavar="DIR",
-        help="take files and ComfyUI from this bundle alone; `bundle create` makes one",
+        help="take files, ComfyUI and wheels from this bundle alone; `bundle create` makes one",
     )
 
 

@@ -80,6 +80,7 @@ def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
     settings = Settings(
         endpoint=getattr(arguments, "endpoint", None),
         registry=_registry(arguments),
+        bundle=getattr(arguments, "bundle", None),
         sends_token=getattr(arguments, "send_token", False),
         is_offline=getattr(arguments, "offline", False),
         package_index=getattr(arguments, "package_index", None),
@@ -109,7 +110,7 @@ def _registry(arguments: argparse.Namespace) -> Registry | None:
     from provisioner.core.models import Registry
 
     if getattr(arguments, "bundle", None) is not None:
-        found: Registry = arguments.bundle
+        found: Registry = arguments.bundle.registry
         return found
     repository, is_only = getattr(arguments, "registry", None), getattr(arguments, "registry_only", False)
     if repository is None and is_only:
@@ -167,13 +168,14 @@ def _from_bundle(arguments: argparse.Namespace) -> Iterator[None]:
     from provisioner.commands.bundle import opened
 
     with opened(arguments.from_bundle) as bundle:
-        arguments.bundle = bundle.registry
+        arguments.bundle = bundle
         arguments.comfyui_source = bundle.comfyui_source
         yield
 
 
 def _bundle_make(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner.commands.bundle import BundleOptions, BundleUi, run_bundle_create
+    from provisioner.commands.choose_environment import EnvironmentOptions
     from provisioner.commands.run import Options
 
     options = Options(
@@ -187,6 +189,10 @@ def _bundle_make(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Eve
         folder=arguments.folder,
         comfyui_source=arguments.comfyui_source,
         has_comfyui=not arguments.no_comfyui,
+        has_wheels=not arguments.no_wheels,
+        environment=EnvironmentOptions(
+            python=arguments.python, accepts_cpu=arguments.cpu, torch=_torch_options(arguments)
+        ),
         adds=arguments.run == "bundle add",
     )
     how = BundleUi(ask=ui.ask, show_plan=ui.show_plan, say=ui.say, ask_to_apply=_run_ui(ui).ask_to_apply)

@@ -28,12 +28,22 @@ from provisioner.bundle.image_layout import (
 )
 from provisioner.comfyui.install_plan import archive_address, is_web_address
 from provisioner.commands.apply import apply_plan
+from provisioner.commands.choose_environment import EnvironmentOptions, look_at_environment
 from provisioner.commands.inspect_comfyui import read_table
 from provisioner.commands.look import InstallOptions, plan_run
+from provisioner.commands.packages import all_requirements
 from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_about, ask_to_apply, decide_on_token
 from provisioner.commands.run import Options, Run, named_by_user, wanted_manifest
 from provisioner.commands.verify_files import run_verify
-from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, IntegrityError, NotTheFileError, UsageError
+from provisioner.core.errors import (
+    EXIT_FINDINGS,
+    EXIT_OK,
+    EntryNotFoundError,
+    HashMismatchError,
+    IntegrityError,
+    NotTheFileError,
+    UsageError,
+)
 from provisioner.core.models import (
     Artifact,
     ArtifactSet,
@@ -49,15 +59,19 @@ from provisioner.core.models import (
 )
 from provisioner.core.units import count, human_bytes
 from provisioner.disk.root import Root, scratch_folder
+from provisioner.environment.bundled_wheels import BundledWheel
+from provisioner.environment.wheel_files import sha256_of
 from provisioner.files import planner
 from provisioner.files.choose_set import choose_set
 from provisioner.manifest.lock_file import Verified, locked_text
 from provisioner.network.loopback_files import LoopbackFiles, Served
+from provisioner.plan.steps import GetComfyUI, InstallPackages, MakeEnvironment, RepairEnvironment, UpdateComfyUI
 from provisioner.report.outcome import Report, ReportStatus
 
 if TYPE_CHECKING:
     from provisioner.commands.session import Session
     from provisioner.plan.steps import Plan
+    from provisioner.torch.builds import App
 
 _FILES_ONLY = InstallOptions(parts=frozenset({"files"}))
 _MOST_ARCHIVE_BYTES = 500_000_000  # of ComfyUI: releases have 15 MB
@@ -78,8 +92,10 @@ class BundleOptions:
     """What the command line asks for of a bundle that is made."""
 
     folder: Path
+    environment: EnvironmentOptions
     comfyui_source: str | None = None
     has_comfyui: bool = True
+    has_wheels: bool = True
     adds: bool = False  # to a bundle that has to be there
 
 
@@ -135,9 +151,7 @@ def run_bundle_create(session: Session, options: Options, bundle: BundleOptions,
             hint="Something else changes this folder; stop it and run the same command again.",
         )
     root = session.root(folder)
-    parts = [part]
-    if bundle.has_comfyui and choice.set.target == "comfyui":
-        parts.append(_comfyui_part(session, root, bundle.comfyui_source, ui.say))
+    parts = [part, *_programs(session, root, choice.set, bundle, ui.say)]
     _write_lock(run, manifest, choice, root, ui.say)
     _write_layout(root, listed, parts)
     ui.say(f"{folder} holds {', '.join(each.name for each in parts)}.")
@@ -180,8 +194,72 @@ def _run_on_blobs(
     )
 
 
-def _comfyui_part(session: Session, root: Root, source: str | None, say: Callable[[str], None]) -> Part:
-    """Bring ComfyUI's archive, verified by unpacking it; return its part of the bundle."""
+def _programs(
+    session: Session, root: Root, wanted: ArtifactSet, bundle: BundleOptions, say: Callable[[str], None]
+) -> list[Part]:
+    """Bring ComfyUI's archive, and the wheels of the environment; return their parts of the bundle."""
+    if wanted.target != "comfyui":
+        return [_wheels_part(session, root, "diffusers", None, bundle.environment, say)] if bundle.has_wheels else []
+    if not bundle.has_comfyui:
+        return []
+    with scratch_folder("klein-setup-bundle-") as scratch:
+        parts = [_comfyui_part(session, root, bundle.comfyui_source, scratch, say)]
+        if bundle.has_wheels:
+            parts.append(_wheels_part(session, root, "comfyui", scratch / "ComfyUI", bundle.environment, say))
+    return parts
+
+
+def _wheels_part(
+    session: Session, root: Root, app: App, tree: Path | None, options: EnvironmentOptions, say: Callable[[str], None]
+) -> Part:
+    """Bring the wheels that the environment would be installed from here; return their part of the bundle."""
+    with scratch_folder("klein-setup-bundle-") as scratch:
+        _, choice, _, fitting = look_at_environment(session, scratch / "none", app, options)
+    build = choice.build
+    say(f"Wheels: torch {build.sets[0].torch} ({build.torch_backend}), and what {app} needs.")
+    collected = session.environments.fetch(
+        build,
+        all_requirements(app, tree),
+        python=options.python,
+        python_versions=fitting,
+        progress=session.stages.teller,
+    )
+    for name, why in collected.left_out:
+        session.notice(f"{name} is not in the bundle: {why}.")
+    blobs = []
+    for wheel, path in collected.files:
+        blobs.append(Blob(sha256=wheel.sha256, size=path.stat().st_size, title=wheel.file_name, kind=wheel.index))
+        _copy_blob(root, wheel.sha256, path)
+    torch = next((wheel.file_name for wheel, _ in collected.files if wheel.name == "torch"), "none")
+    tags = torch.removesuffix(".whl").split("-", 2)[-1]
+    return Part(name=f"wheels/{app}-{build.torch_backend}-{tags}", kind="wheels", blobs=tuple(blobs))
+
+
+def _copy_blob(root: Root, sha256: str, path: Path) -> None:
+    """Copy a file to the place of its blob, and read it there; what is there and right is kept."""
+    place = root.folder / BLOBS / sha256
+    if place.is_file() and not place.is_symlink() and sha256_of(place) == sha256:
+        return
+    arriving = place.with_name(f"{sha256}.arriving")
+    root.remove(arriving)
+    root.make_folder(place.parent)
+    if not root.reflink(path, arriving):
+        root.copy_file(path, arriving)
+    found = sha256_of(arriving)
+    if found != sha256:
+        root.remove(arriving)
+        raise HashMismatchError(
+            f"The copy of {path.name} has the SHA-256 {found}, not {sha256}.",
+            hint="The drive of the bundle, or the memory, gives back other bytes than it was given: check it.",
+            expected=sha256,
+            observed=found,
+            path=str(arriving),
+        )
+    root.replace(arriving, place)
+
+
+def _comfyui_part(session: Session, root: Root, source: str | None, scratch: Path, say: Callable[[str], None]) -> Part:
+    """Bring ComfyUI's archive, verified by unpacking it below `scratch`; return its part of the bundle."""
     table = read_table()
     release = table.pinned
     address = archive_address(source or table.repository, release)
@@ -191,21 +269,20 @@ def _comfyui_part(session: Session, root: Root, source: str | None, say: Callabl
             hint="Name an archive (.zip, .tar.gz) with --comfyui-source, or leave ComfyUI out with --no-comfyui.",
         )
     suffix = ".zip" if address.lower().endswith(".zip") else ".tar.gz"
-    with scratch_folder("klein-setup-bundle-") as scratch:
-        archive = scratch / f"ComfyUI{suffix}"
-        if is_web_address(address):
-            session.whole_files.fetch(
-                address,
-                archive,
-                what="ComfyUI",
-                hint="Name a complete and current mirror of ComfyUI with --comfyui-source.",
-                most_bytes=_MOST_ARCHIVE_BYTES,
-                progress=say,
-            )
-        else:
-            Root(scratch).copy_file(Path(address), archive)
-        session.checkouts.fetch(release, scratch / "ComfyUI", source=str(archive), progress=lambda line: None)
-        data = archive.read_bytes()
+    archive = scratch / f"ComfyUI{suffix}"
+    if is_web_address(address):
+        session.whole_files.fetch(
+            address,
+            archive,
+            what="ComfyUI",
+            hint="Name a complete and current mirror of ComfyUI with --comfyui-source.",
+            most_bytes=_MOST_ARCHIVE_BYTES,
+            progress=say,
+        )
+    else:
+        Root(scratch).copy_file(Path(address), archive)
+    session.checkouts.fetch(release, scratch / "ComfyUI", source=str(archive), progress=lambda line: None)
+    data = archive.read_bytes()
     blob = Blob(sha256=hashlib.sha256(data).hexdigest(), size=len(data), title=f"ComfyUI-{release.version}{suffix}")
     _write_blob(root, blob.sha256, data)
     return Part(name="comfyui", kind="comfyui", blobs=(blob,), version=release.version)
@@ -346,8 +423,29 @@ def _read(folder: Path, relative: str) -> bytes:
 class OpenBundle:
     """A bundle that is read through 127.0.0.1 while a run goes on."""
 
+    folder: Path
     registry: Registry
     comfyui_source: str | None  # None: it holds none
+    wheels: tuple[BundledWheel, ...]
+
+    def blob(self, sha256: str) -> Path:
+        """Return the place of a blob, whether or not it is there."""
+        return self.folder / BLOBS / sha256
+
+    def check(self, plan: Plan) -> None:
+        """Raise EntryNotFoundError where a plan needs what the bundle does not hold; nothing was changed yet."""
+        planner.check_registry(plan.files, self.registry)
+        needs = (
+            ("ComfyUI", self.comfyui_source is None, (GetComfyUI, UpdateComfyUI)),
+            ("wheels", not self.wheels, (MakeEnvironment, RepairEnvironment, InstallPackages)),
+        )
+        for what, is_lacking, kinds in needs:
+            if is_lacking and any(isinstance(step, kinds) for step in plan.steps):
+                raise EntryNotFoundError(
+                    f"The bundle {self.folder} holds no {what}, and the plan needs some: nothing was changed.",
+                    hint="Make it with `klein-setup bundle create` and without leaving that out, or use --only files.",
+                    missing=[what],
+                )
 
 
 @contextlib.contextmanager
@@ -375,6 +473,15 @@ def opened(folder: Path) -> Iterator[OpenBundle]:
                 files.files[comfyui] = served
     with files.serve() as address, _without_proxy():
         yield OpenBundle(
+            folder=folder,
+            wheels=tuple(
+                BundledWheel(
+                    file_name=blob.title, sha256=blob.sha256, index="torch" if blob.kind == "torch" else "packages"
+                )
+                for part in parts
+                if part.kind == "wheels"
+                for blob in part.blobs
+            ),
             registry=Registry(
                 repository=OciRepository(
                     base=address, name="", layout=address, is_named_by_user=True, known_as=f"the bundle {folder}"

@@ -109,7 +109,8 @@ def _agreed(run: Run, options: InstallOptions, ui: RunUi, command: Command) -> t
             ui.show_plan(plan)
         if run.session.is_offline:
             planner.check_offline(plan.files)
-        planner.check_registry(plan.files, run.session.settings.registry)
+        if run.session.settings.bundle is not None:
+            run.session.settings.bundle.check(plan)
         _check_names_and_sizes(plan)
         planner.check_space(plan.space)
         folder = ask_to_apply(run, plan, ui.ask_to_apply, is_repair=command == "repair")

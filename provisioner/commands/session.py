@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from provisioner.comfyui.checkout.checkouts import Checkouts
+    from provisioner.commands.bundle import OpenBundle
     from provisioner.commands.links import FolderLinks
     from provisioner.commands.stages import Stages
     from provisioner.core.ports import Cancelled, FileDigest, Finder
@@ -64,6 +65,7 @@ class Settings:
 
     endpoint: str | None = None
     registry: Registry | None = None
+    bundle: OpenBundle | None = None  # ``--from``: models, ComfyUI and wheels come out of it
     sends_token: bool = False  # to another origin than the Hub's, too
     is_offline: bool = False
     package_index: str | None = None  # of everything but torch, instead of pip's own
@@ -327,7 +329,7 @@ class Session:
         from provisioner.environment.environments import PROBE, Environments
         from provisioner.environment.kept_packages import KeptPackages
 
-        return Environments(
+        made = Environments(
             run=self.stages.run,
             cache=self.wheel_cache,
             environ=self.environ,
@@ -339,6 +341,10 @@ class Session:
             cancelled=self.cancelled.is_set,
             probe_script=self.settings.probe_script or PROBE,
         )
+        bundle = self.settings.bundle
+        if bundle is None or not bundle.wheels:
+            return made
+        return made.from_bundle(bundle.wheels, bundle.blob, notice=self.notice)
 
     @cached_property
     def checkouts(self) -> Checkouts:

@@ -226,15 +226,73 @@ def test_a_second_place_beside_a_bundle_is_a_usage_error(
 # --- with ComfyUI and an environment ---------------------------------------------------------------
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the environment of the setup is laid out for POSIX")
-def test_comfyui_comes_out_of_it_too_and_is_the_release(setup: SetupFixture) -> None:
+@pytest.fixture
+def whole(setup: SetupFixture) -> Path:
+    """A bundle with ComfyUI and wheels."""
     bundle = setup.sandbox.folder / "bundle"
     made = setup.run("bundle", "create", bundle, "--yes")
     assert made.returncode == 0, made.stderr
-    assert "comfyui" in made.stdout
-    verified = setup.run("bundle", "verify", bundle)
+    return bundle
+
+
+def elsewhere(tmp_path: Path) -> dict[str, str]:
+    """Return the variables of another user, who reaches no index and no hub."""
+    home = tmp_path / "home"
+    home.mkdir()
+    own = {f"XDG_{name}_HOME": str(home / name.lower()) for name in ("STATE", "DATA", "CACHE", "CONFIG")}
+    return {"HOME": str(home), **own, "PIP_INDEX_URL": NOBODY, "HF_ENDPOINT": NOBODY, "HTTP_PROXY": NOBODY}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the environment of the setup is laid out for POSIX")
+def test_models_comfyui_and_environment_come_out_of_it_on_a_machine_without_network(
+    setup: SetupFixture, whole: Path, tmp_path: Path
+) -> None:
+    verified = setup.run("bundle", "verify", whole)
     assert verified.returncode == 0, verified.stderr
-    tree = setup.sandbox.folder / "there"
-    done = setup.run("install", "--from", bundle, "--comfyui", tree, "--only", "files,environment", "--yes", "--json")
+    assert "wheels/comfyui-cu130" in verified.stdout
+    env, tree = elsewhere(tmp_path), tmp_path / "ComfyUI"
+    setup.sandbox.hub.wait_until_idle()
+    setup.sandbox.hub.clear_requests()
+    there = ("--from", whole, "--comfyui", tree)
+    done = setup.run("install", *there, "--yes", "--size", "256x256", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.json["details"]["smoke_test"]["is_proven"]
     assert (tree / "main.py").read_text(encoding="utf-8") == PROGRAM["main.py"]
-    assert done.returncode != 0  # it holds no wheels
+    assert not setup.sandbox.hub.requests
+
+    site = next((tree / ".venv" / "lib").glob("python*/site-packages"))
+    next(site.glob("einops/__init__.py")).write_text("damaged", encoding="utf-8")
+    repaired = setup.run("repair", *there, "--only", "environment", "--yes", env=env)
+    assert repaired.returncode == 0, repaired.stderr
+    assert next(site.glob("einops/__init__.py")).read_text(encoding="utf-8") != "damaged"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the environment of the setup is laid out for POSIX")
+@pytest.mark.parametrize(
+    ("left_out", "words"), [("--no-wheels", "holds no wheels"), ("--no-comfyui", "holds no ComfyUI")]
+)
+def test_what_was_left_out_is_named_before_anything_is_changed(
+    setup: SetupFixture, tmp_path: Path, left_out: str, words: str
+) -> None:
+    bundle, tree = setup.sandbox.folder / "bundle", tmp_path / "ComfyUI"
+    assert setup.run("bundle", "create", bundle, "--yes", left_out).returncode == 0
+    done = setup.run("install", "--from", bundle, "--comfyui", tree, "--yes")
+    assert done.returncode == 6
+    assert words in done.stderr
+    assert not tree.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the environment of the setup is laid out for POSIX")
+def test_a_damaged_wheel_is_refused_and_named(setup: SetupFixture, whole: Path, tmp_path: Path) -> None:
+    rows = json.loads((whole / "index.json").read_bytes())["manifests"]
+    name = next(row for row in rows if "wheels/" in row["annotations"]["org.opencontainers.image.ref.name"])
+    layers = json.loads((whole / "blobs" / "sha256" / name["digest"][7:]).read_bytes())["layers"]
+    einops = next(each for each in layers if "einops" in each["annotations"]["org.opencontainers.image.title"])
+    blob = whole / "blobs" / "sha256" / einops["digest"][7:]
+    blob.write_bytes(blob.read_bytes()[:-1] + b"x")
+    env = elsewhere(tmp_path)
+    done = setup.run("install", "--from", whole, "--comfyui", tmp_path / "ComfyUI", "--yes", env=env)
+    assert done.returncode == 7, done.stderr
+    assert "einops" in done.stderr
+    verified = setup.run("bundle", "verify", whole, "--json")
+    assert (verified.returncode, len(verified.json["findings"])) == (1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -21,15 +22,18 @@ COLLECTION = ROOT / "scripts" / "ansible"
 RECAP = re.compile(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)\s+unreachable=0\s+failed=(\d+)", re.M)
 
 
-def program(name: str) -> str | None:
-    """Return a program of ansible-core: the one beside this Python, or on PATH."""
-    beside = Path(sys.executable).with_name(name)
-    return str(beside) if beside.exists() else shutil.which(name)
+def program(name: str) -> list[str] | None:
+    """Return how a program of ansible-core, ``ansible-playbook``, is called: by this Python, or by its name on PATH."""
+    if importlib.util.find_spec("ansible") is not None:  # its script names the folder in which it was installed
+        return [sys.executable, "-m", "ansible", name.removeprefix("ansible-")]
+    found = shutil.which(name)
+    return None if found is None else [found]
 
 
 def install_collection(folder: Path) -> Path:
     """Install the collection below a folder, as a person does; return the folder."""
-    words = [str(program("ansible-galaxy")), "collection", "install", "--offline", str(COLLECTION), "-p", str(folder)]
+    galaxy = program("ansible-galaxy") or []
+    words = [*galaxy, "collection", "install", "--offline", str(COLLECTION), "-p", str(folder)]
     environ = {**os.environ, "ANSIBLE_HOME": str(folder / "home")}
     subprocess.run(words, env=environ, check=True, capture_output=True, timeout=120)
     return folder
@@ -105,7 +109,7 @@ class Fleet:
         """Return the command line of a play, and write its inventory."""
         inventory = self.folder / "hosts.yml"
         inventory.write_text(yaml.safe_dump({"all": {"hosts": self.hosts}}), encoding="utf-8")
-        words = [str(program("ansible-playbook")), f"klein_setup.fleet.{playbook}", "-i", str(inventory)]
+        words = [*(program("ansible-playbook") or []), f"klein_setup.fleet.{playbook}", "-i", str(inventory)]
         return [*words, *options, *(["-e", json.dumps(variables)] if variables else [])]
 
     def play(self, playbook: str, *options: str, before: tuple[str, ...] = (), **variables: object) -> Played:

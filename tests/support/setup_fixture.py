@@ -224,7 +224,13 @@ class SetupFixture:
         words = [str(each) for each in given]
         hub = ["--endpoint", self.sandbox.hub.endpoint, "--send-token"]
         if words[0] == "bundle":
-            made_from = [*hub, "--comfyui-source", str(source or self.upstream.archive)]
+            made_from = [
+                *hub,
+                "--comfyui-source",
+                str(source or self.upstream.archive),
+                "--torch-index",
+                self.index.url,
+            ]
             return [*words, "--manifest", str(self.sandbox.manifest), *made_from] if words[1] != "verify" else words
         words += ["--manifest", str(self.sandbox.manifest)]
         words += [] if "--comfyui" in words else ["--comfyui", str(self.tree)]
