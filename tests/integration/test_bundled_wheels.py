@@ -38,6 +38,7 @@ AV = Toy(name="av", version="14.1")
 HELPER = Toy(name="helper", version="1.0", requires=("av>=14",), padding=10_000)
 BUILT = Source(name="built", version="2.0")
 NOWHERE = "http://127.0.0.1:9/simple"  # discard: nobody listens there
+NEWER_PIP = Toy(name="pip", version="99.0")
 TOYS = [*TORCH, AV, HELPER, BUILT, own_pip()]
 
 
@@ -151,6 +152,7 @@ def test_every_wheel_is_collected_with_its_index_and_what_was_built_is_named(mad
 def test_the_same_wheels_are_fetched_without_making_an_environment(made: Made, tmp_path: Path) -> None:
     newer = [Toy(name="torch", version="2.99.0"), Toy(name="sympy", version="9.0"), Toy(name="av", version="14.0")]
     greedy = Toy(name="greedy", version="1.0", requires=("torch>=2.0", "sympy", "helper"))
+    newer.append(replace(greedy, version="2.0", requires=("torch>=2.99",)))
     with serving(TORCH) as torch_index, serving([*newer, AV, HELPER, BUILT, greedy, own_pip()]) as packages:
         envs = environments(tmp_path, packages.url)
         collected = envs.fetch(build(torch_index.url), ["greedy", "built", "torch"])
@@ -178,7 +180,10 @@ def copy_of(made: Made, home: Path, index_url: str) -> Environments:
 
 
 def test_what_the_cache_has_lost_is_fetched_anew_each_from_its_index(made: Made, tmp_path: Path) -> None:
-    with serving([*TORCH, Toy(name="av", version="99")]) as torch_index, serving([AV, HELPER, own_pip()]) as packages:
+    with (
+        serving([*TORCH, Toy(name="av", version="99")]) as torch_index,
+        serving([AV, HELPER, own_pip(), NEWER_PIP]) as packages,
+    ):
         envs = copy_of(made, tmp_path, packages.url)
         held = envs.cache.held()
         held[sha256(TORCH[0])].unlink()
