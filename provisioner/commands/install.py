@@ -15,13 +15,21 @@ from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_
 from provisioner.commands.run import Run, open_run, remember, remember_rate
 from provisioner.commands.smoke_test import opening_of, with_smoke_test
 from provisioner.commands.verify import remember_verified, take_snapshot
-from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, IntegrityError, KleinError
+from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, EntryNotFoundError, IntegrityError, KleinError
 from provisioner.core.models import Finding
 from provisioner.disk.locations import longest_path
 from provisioner.files import planner
 from provisioner.files.observe import Depth
 from provisioner.plan.make_plan import make_plan
-from provisioner.plan.steps import FILE_STEPS, MakeEnvironment, Plan, PlanHosts, RepairEnvironment
+from provisioner.plan.steps import (
+    FILE_STEPS,
+    GetComfyUI,
+    MakeEnvironment,
+    Plan,
+    PlanHosts,
+    RepairEnvironment,
+    UpdateComfyUI,
+)
 from provisioner.report.outcome import Report, ReportStatus
 
 if TYPE_CHECKING:
@@ -110,12 +118,27 @@ def _agreed(run: Run, options: InstallOptions, ui: RunUi, command: Command) -> t
         if run.session.is_offline:
             planner.check_offline(plan.files)
         planner.check_registry(plan.files, run.session.settings.registry)
+        _check_comfyui_of_bundle(run, options, plan)
         _check_names_and_sizes(plan)
         planner.check_space(plan.space)
         folder = ask_to_apply(run, plan, ui.ask_to_apply, is_repair=command == "repair")
         if folder is None:
             return run, plan
         run = open_run(run.session, replace(run.options, comfyui=folder))
+
+
+def _check_comfyui_of_bundle(run: Run, options: InstallOptions, plan: Plan) -> None:
+    """Raise where ComfyUI would be fetched over the network although a bundle was named, which holds none."""
+    registry = run.session.settings.registry
+    if registry is None or registry.holds is None or options.comfyui.source is not None:
+        return
+    step = next((each for each in plan.steps if isinstance(each, (GetComfyUI, UpdateComfyUI))), None)
+    if step is not None:
+        raise EntryNotFoundError(
+            f"{registry.repository} holds no ComfyUI, and {step.folder} needs version {step.release.version}.",
+            hint="Complete the bundle where a network is, with `klein-setup bundle add` and without --no-comfyui, "
+            "or install the model files alone with --only files.",
+        )
 
 
 def _check_names_and_sizes(plan: Plan) -> None:

@@ -356,3 +356,14 @@ def test_a_second_set_does_not_fetch_comfyui_again(setup: SetupFixture) -> None:
     shutil.copyfile(setup.upstream.archive, archive)
     assert made("add").returncode == 0
     assert sandbox.run("bundle", "verify", bundle).returncode == 0
+
+
+def test_a_bundle_without_comfyui_is_refused_where_comfyui_is_needed(setup: SetupFixture) -> None:
+    sandbox, bundle = setup.sandbox, setup.sandbox.folder / "bundle"
+    assert make(sandbox, bundle).returncode == 0
+    folder = sandbox.folder / "there"
+    done = sandbox.run("install", "--yes", "--from", bundle, "--manifest", sandbox.manifest, "--comfyui", folder)
+    assert done.returncode == 6, done.said
+    assert "holds no ComfyUI" in done.stderr
+    assert "--only files" in done.stderr
+    assert not folder.exists()
