@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from provisioner.core.errors import NotTheFileError
@@ -46,6 +46,9 @@ LARGEST_JSON = 4 * 1024 * 1024
 MOST_PARTS = 5_000
 """Blobs of one manifest, and manifests of one index: a bundle of ours has a few hundred at the most."""
 
+MOST_MANIFEST_BYTES = 4 * LARGEST_JSON
+"""Of all manifests of one index together, each as often as it is named: what is kept in memory stays below 100 MB."""
+
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _LARGEST_BLOB = 2**53  # bytes; beyond that a number of JSON is not exact
 
@@ -73,6 +76,7 @@ class Part:
     kind: PartKind
     blobs: tuple[Blob, ...]
     version: str | None = None
+    config: Blob | None = field(default=None, compare=False)  # as it was read; `manifest_files` makes it anew
 
     @property
     def size(self) -> int:
@@ -121,7 +125,7 @@ def blob_artifacts(artifacts: Iterable[Artifact]) -> tuple[Artifact, ...]:
 
 def artifacts_of(parts: Iterable[Part]) -> tuple[Artifact, ...]:
     """Return every file of a bundle as an artifact without a source, for reading all of it."""
-    known = {blob.sha256: blob for part in parts for blob in part.blobs}
+    known = {blob.sha256: blob for part in parts for blob in (part.config, *part.blobs) if blob is not None}
     return tuple(
         Artifact(
             id=blob.title, role="other", name=blob.sha256, folder=BLOBS, size=blob.size, sha256=blob.sha256, sources=()
@@ -210,6 +214,9 @@ def parse_index(data: bytes) -> tuple[Listed, ...]:
         )
         for row in rows
     )
+    named = sum(each.size for each in parts)
+    if named > MOST_MANIFEST_BYTES:
+        raise _odd("index.json", f"names manifests of {named:,} bytes; at most {MOST_MANIFEST_BYTES:,} are read")
     if len({each.name for each in parts}) < len(parts):
         raise _odd("index.json", "names two manifests alike, or one without a name")
     return parts
@@ -235,7 +242,12 @@ def parse_manifest(listed: Listed, data: bytes) -> Part | None:
     layers = [as_dict(each) for each in _bounded(where, as_list(found.get("layers")))]
     blobs = tuple(_blob(where, each) for each in layers)
     version = _text(as_dict(found.get("annotations")).get(_VERSION))
-    return Part(name=listed.name, kind=kind, blobs=blobs, version=version)
+    return Part(name=listed.name, kind=kind, blobs=blobs, version=version, config=_config(where, listed, found))
+
+
+def _config(where: str, listed: Listed, manifest: Mapping[str, object]) -> Blob:
+    row = as_dict(manifest.get("config"))
+    return Blob(sha256=_sha256(where, row), size=_size(where, row, LARGEST_JSON), title=f"the config of {listed.name}")
 
 
 def _blob(where: str, row: Mapping[str, object]) -> Blob:
@@ -280,5 +292,6 @@ def _text(value: object) -> str | None:
 def _odd(where: str, complaint: str) -> NotTheFileError:
     return NotTheFileError(
         f"{where} of the bundle {complaint}.",
-        hint="Copy the bundle again, or make it anew with `klein-setup bundle create`.",
+        hint="Copy the bundle again, or delete its index.json and run `klein-setup bundle create` where a network is: "
+        "it keeps the files that are correct.",
     )

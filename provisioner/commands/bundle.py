@@ -41,6 +41,7 @@ from provisioner.core.errors import (
     EntryNotFoundError,
     HashMismatchError,
     IntegrityError,
+    KleinError,
     NotTheFileError,
     UsageError,
 )
@@ -58,7 +59,7 @@ from provisioner.core.models import (
     SetChoice,
 )
 from provisioner.core.units import count, human_bytes
-from provisioner.disk.root import Root, scratch_folder
+from provisioner.disk.root import Root, is_link, scratch_folder
 from provisioner.environment.bundled_wheels import BundledWheel
 from provisioner.environment.wheel_files import sha256_of
 from provisioner.files import planner
@@ -151,7 +152,7 @@ def run_bundle_create(session: Session, options: Options, bundle: BundleOptions,
             hint="Something else changes this folder; stop it and run the same command again.",
         )
     root = session.root(folder)
-    parts = [part, *_programs(session, root, choice.set, bundle, ui.say)]
+    parts = [part, *_programs(session, root, choice.set, bundle, listed, ui.say)]
     _write_lock(run, manifest, choice, root, ui.say)
     _write_layout(root, listed, parts)
     ui.say(f"{folder} holds {', '.join(each.name for each in parts)}.")
@@ -195,7 +196,12 @@ def _run_on_blobs(
 
 
 def _programs(
-    session: Session, root: Root, wanted: ArtifactSet, bundle: BundleOptions, say: Callable[[str], None]
+    session: Session,
+    root: Root,
+    wanted: ArtifactSet,
+    bundle: BundleOptions,
+    listed: Sequence[Listed],
+    say: Callable[[str], None],
 ) -> list[Part]:
     """Bring ComfyUI's archive, and the wheels of the environment; return their parts of the bundle."""
     if wanted.target != "comfyui":
@@ -203,7 +209,8 @@ def _programs(
     if not bundle.has_comfyui:
         return []
     with scratch_folder("klein-setup-bundle-") as scratch:
-        parts = [_comfyui_part(session, root, bundle.comfyui_source, scratch, say)]
+        held = _held_comfyui(session, root.folder, listed, scratch)
+        parts = [_comfyui_part(session, root, bundle.comfyui_source, scratch, say) if held is None else held]
         if bundle.has_wheels:
             parts.append(_wheels_part(session, root, "comfyui", scratch / "ComfyUI", bundle.environment, say))
     return parts
@@ -258,6 +265,32 @@ def _copy_blob(root: Root, sha256: str, path: Path) -> None:
     root.replace(arriving, place)
 
 
+def _held_comfyui(session: Session, folder: Path, listed: Sequence[Listed], scratch: Path) -> Part | None:
+    """Return the part that holds the ComfyUI of now, verified by unpacking it below `scratch`; None where none does."""
+    release = read_table().pinned
+    row = next((each for each in listed if each.name == "comfyui"), None)
+    if row is None:
+        return None
+    with contextlib.suppress(KleinError):
+        part = parse_manifest(row, _read(folder, f"{BLOBS}/{row.sha256}"))
+        if part is None or part.kind != "comfyui" or part.version != release.version or len(part.blobs) != 1:
+            return None
+        (blob,) = part.blobs
+        if blob.size > _MOST_ARCHIVE_BYTES:
+            return None
+        archive = scratch / f"held{_suffix(blob.title)}"
+        Root(scratch).copy_file(_blob_path(folder, blob), archive)
+        if hashlib.sha256(archive.read_bytes()).hexdigest() != blob.sha256:
+            return None
+        session.checkouts.fetch(release, scratch / "ComfyUI", source=str(archive), progress=lambda line: None)
+        return part
+    return None
+
+
+def _suffix(name: str) -> str:
+    return ".zip" if name.lower().endswith(".zip") else ".tar.gz"
+
+
 def _comfyui_part(session: Session, root: Root, source: str | None, scratch: Path, say: Callable[[str], None]) -> Part:
     """Bring ComfyUI's archive, verified by unpacking it below `scratch`; return its part of the bundle."""
     table = read_table()
@@ -268,7 +301,7 @@ def _comfyui_part(session: Session, root: Root, source: str | None, scratch: Pat
             f"{source} is a git repository, and a bundle holds an archive of ComfyUI.",
             hint="Name an archive (.zip, .tar.gz) with --comfyui-source, or leave ComfyUI out with --no-comfyui.",
         )
-    suffix = ".zip" if address.lower().endswith(".zip") else ".tar.gz"
+    suffix = _suffix(address)
     archive = scratch / f"ComfyUI{suffix}"
     if is_web_address(address):
         session.whole_files.fetch(
@@ -394,13 +427,16 @@ def read_parts(folder: Path) -> tuple[Part, ...]:
         part = parse_manifest(each, _read(folder, f"{BLOBS}/{each.sha256}"))
         if part is not None:
             parts.append(part)
+    if not parts:
+        raise NotTheFileError(
+            f"{folder} is an image layout without models, ComfyUI or wheels: index.json names nothing of the kind.",
+            hint="Name the folder that `klein-setup bundle create` made, as a whole.",
+        )
     return tuple(parts)
 
 
 def _not_listed(folder: Path, parts: Sequence[Part]) -> list[str]:
-    known = {blob.sha256 for part in parts for blob in part.blobs}
-    for part in parts:
-        known |= {hashlib.sha256(data).hexdigest() for data in manifest_files(part)}
+    known = {each.sha256 for each in artifacts_of(parts)}
     known |= {each.sha256 for each in parse_index(_read(folder, "index.json"))}
     return sorted(each.name for each in (folder / BLOBS).iterdir() if each.name not in known)
 
@@ -408,7 +444,7 @@ def _not_listed(folder: Path, parts: Sequence[Part]) -> list[str]:
 def _read(folder: Path, relative: str) -> bytes:
     path = folder / relative
     try:
-        if path.is_symlink() or not path.is_file():
+        if _has_link(folder, path) or not path.is_file():
             raise NotTheFileError(f"{path} is missing, or is no file.", hint="Copy the bundle again.", path=str(path))
         with path.open("rb") as stream:
             return stream.read(LARGEST_JSON + 1)
@@ -468,8 +504,7 @@ def opened(folder: Path) -> Iterator[OpenBundle]:
             served = Served(_blob_path(folder, blob), etag=f"sha256:{blob.sha256}")
             files.files[f"/{BLOBS}/{blob.sha256}"] = served
             if part.kind == "comfyui":
-                suffix = ".zip" if blob.title.endswith(".zip") else ".tar.gz"
-                comfyui = f"/comfyui/{blob.sha256}{suffix}"
+                comfyui = f"/comfyui/{blob.sha256}{_suffix(blob.title)}"
                 files.files[comfyui] = served
     with files.serve() as address, _without_proxy():
         yield OpenBundle(
@@ -493,10 +528,17 @@ def opened(folder: Path) -> Iterator[OpenBundle]:
         )
 
 
+def _has_link(folder: Path, path: Path) -> bool:
+    """Whether a path below a bundle is a link, or a folder on the way to it is one; raises OSError."""
+    return any(is_link(each) for each in (path, *path.parents) if folder in each.parents)
+
+
 def _blob_path(folder: Path, blob: Blob) -> Path:
     path = folder / BLOBS / blob.sha256
-    if path.is_symlink():
-        raise NotTheFileError(f"{path} is a link; the files of a bundle are none.", hint="Copy the bundle again.")
+    if _has_link(folder, path):
+        raise NotTheFileError(
+            f"{path} is a link, or in one; the files of a bundle are none.", hint="Copy the bundle again."
+        )
     if not path.is_file():
         raise NotTheFileError(
             f"The bundle lacks {blob.title}: there is no {path}.",

@@ -21,7 +21,13 @@ from provisioner.disk.locations import longest_path
 from provisioner.files import planner
 from provisioner.files.observe import Depth
 from provisioner.plan.make_plan import make_plan
-from provisioner.plan.steps import FILE_STEPS, MakeEnvironment, Plan, PlanHosts, RepairEnvironment
+from provisioner.plan.steps import (
+    FILE_STEPS,
+    MakeEnvironment,
+    Plan,
+    PlanHosts,
+    RepairEnvironment,
+)
 from provisioner.report.outcome import Report, ReportStatus
 
 if TYPE_CHECKING:
@@ -56,6 +62,8 @@ def run_plan(
         from provisioner.commands.list_hosts import find_hosts
 
         show_hosts(hosts := find_hosts(run, plan))
+    if run.session.settings.bundle is not None:
+        run.session.settings.bundle.check(plan)
     _check_names_and_sizes(plan)
     short = [
         Finding(

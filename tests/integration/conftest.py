@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from provisioner.rehearsal.hub import RehearsalHub
+from tests.support.disks import Mount
 from tests.support.sandbox import TOKEN, Sandbox
 from tests.support.setup_fixture import SetupFixture, Upstream, index_of_toys
 from tests.support.wheels import ToyIndex
@@ -59,3 +63,28 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Upstream:
 def setup(sandbox: Sandbox, index: ToyIndex, upstream: Upstream) -> SetupFixture:
     """Return a whole setup, with nothing installed."""
     return SetupFixture(sandbox, index, upstream)
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Return a function that mounts a file system in memory; skips where that needs rights we do not have."""
+    mounted: list[Path] = []
+
+    def tmpfs(options: str) -> Path:
+        if sys.platform != "linux" or os.geteuid() != 0:
+            pytest.skip("mounting a file system takes root on Linux")
+        place = tmp_path / f"disk-{len(mounted)}"
+        place.mkdir()
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            pytest.skip(f"this machine does not let us mount: {done.stderr.strip()}")
+        mounted.append(place)
+        return place
+
+    try:
+        yield tmpfs
+    finally:
+        for place in reversed(mounted):
+            subprocess.run(["umount", "-l", str(place)], check=True)

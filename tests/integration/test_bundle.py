@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from provisioner.core.models import BLOCK_SIZE
+from tests.support.disks import Mount, fill_the_disk
 from tests.support.sandbox import MIB, Completed, Sandbox, Wanted, sha256_of, tensors, wait_until
 from tests.support.setup_fixture import PROGRAM, SetupFixture
 
@@ -296,3 +297,131 @@ def test_a_damaged_wheel_is_refused_and_named(setup: SetupFixture, whole: Path, 
     assert "einops" in done.stderr
     verified = setup.run("bundle", "verify", whole, "--json")
     assert (verified.returncode, len(verified.json["findings"])) == (1, 1)
+
+
+def test_verify_reads_the_config_of_a_manifest_too(sandbox: Sandbox, bundle: Path) -> None:
+    (row,) = json.loads((bundle / "index.json").read_bytes())["manifests"]
+    blobs = bundle / "blobs" / "sha256"
+    manifest = json.loads((blobs / row["digest"].removeprefix("sha256:")).read_bytes())
+    (blobs / manifest["config"]["digest"].removeprefix("sha256:")).unlink()
+    verified = sandbox.run("bundle", "verify", bundle, "--json")
+    assert (verified.returncode, [each["code"] for each in verified.json["findings"]]) == (1, ["bundle-missing"])
+    assert "the config of" in verified.json["findings"][0]["message"]
+    assert make(sandbox, bundle).returncode == 0
+    assert sandbox.run("bundle", "verify", bundle).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["blobs", "blobs/sha256"])
+def test_a_link_in_place_of_a_folder_of_a_bundle_is_not_followed(sandbox: Sandbox, bundle: Path, name: str) -> None:
+    elsewhere = sandbox.folder / "elsewhere"
+    shutil.move(bundle / name, elsewhere)
+    try:
+        (bundle / name).symlink_to(elsewhere, target_is_directory=True)
+    except OSError:
+        pytest.skip("no links here")
+    for words in (("install", "--yes", *there(sandbox, bundle)), ("bundle", "verify", bundle)):
+        done = sandbox.run(*words)
+        assert done.returncode == 7, done.said
+    assert not (sandbox.folder / "there").exists()
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ({"schemaVersion": 2, "manifests": []}, "without models, ComfyUI or wheels"),
+        ({"manifests": [{"digest": "sha256:../../../etc/passwd", "size": 7}]}, "no SHA-256"),
+        ({"manifests": [{"digest": "sha256:" + "0" * 64, "size": 4_000_000}] * 5}, "at most 16,777,216"),
+        ({"manifests": "x" * 5_000_000}, "no list of manifests"),
+    ],
+)
+def test_an_index_that_lies_is_refused_by_whatever_reads_it(
+    sandbox: Sandbox, wanted: Wanted, index: object, said: str
+) -> None:
+    bundle = sandbox.folder / "odd"
+    bundle.mkdir()
+    (bundle / "index.json").write_text(json.dumps(index))
+    for words in (("bundle", "verify", bundle), ("install", "--yes", *there(sandbox, bundle))):
+        done = sandbox.run(*words)
+        assert done.returncode == 7, done.said
+        assert said in done.stderr
+    assert not (sandbox.folder / "there").exists()
+
+
+def test_a_disk_that_is_too_small_is_said_before_the_first_byte(sandbox: Sandbox, wanted: Wanted, mount: Mount) -> None:
+    bundle = mount("size=8m") / "klein"
+    done = make(sandbox, bundle)
+    assert done.returncode == 4, done.said
+    assert "space" in done.stderr
+    assert sandbox.bytes_served() == 0
+    assert not (bundle / "index.json").exists()
+
+
+def test_a_disk_that_fills_in_the_middle_leaves_no_bundle_and_the_next_run_continues(
+    sandbox: Sandbox, wanted: Wanted, mount: Mount
+) -> None:
+    disk = mount("size=400m")
+    bundle, filler = disk / "klein", disk / "other"
+    sandbox.hub.rate_bytes_s_per_connection = 5_000_000
+    hub = ("--endpoint", sandbox.hub.endpoint, "--send-token", "--connections", "1")
+    words = ("bundle", "create", bundle, "--manifest", sandbox.manifest, *hub, "--yes", "--no-comfyui")
+    running = sandbox.start(*words)
+    log = bundle / "blobs" / "sha256" / f"{wanted.sha256}.part.jsonl"
+    wait_until(lambda: log.is_file() and len(log.read_bytes().splitlines()) > 1, what="a block")
+    fill_the_disk(filler)
+    done = running.wait(60)
+    assert done.returncode == 4, done.said
+    assert not (bundle / "index.json").exists()
+    filler.unlink()
+    sandbox.hub.rate_bytes_s_per_connection = None
+    sandbox.hub.wait_until_idle()
+    sandbox.hub.clear_requests()
+    assert sandbox.run(*words).returncode == 0
+    assert sandbox.bytes_served() < SIZE
+    assert sandbox.run("bundle", "verify", bundle).returncode == 0
+
+
+def test_a_second_set_does_not_fetch_comfyui_again(setup: SetupFixture) -> None:
+    sandbox, bundle = setup.sandbox, setup.sandbox.folder / "bundle"
+    archive = sandbox.folder / "ComfyUI.zip"
+    shutil.copyfile(setup.upstream.archive, archive)
+
+    def made(action: str) -> subprocess.CompletedProcess[str]:
+        driver = [sandbox.folder / "driver.py", sandbox.folder / "probe.py", json.dumps(setup.upstream.release)]
+        words = ["bundle", action, bundle, "--manifest", sandbox.manifest, "--endpoint", sandbox.hub.endpoint]
+        words += ["--send-token", "--yes", "--comfyui-source", archive]
+        command = [sys.executable, *map(str, (*driver, *words))]
+        environ, where = sandbox.environ, sandbox.folder
+        return subprocess.run(command, cwd=where, env=environ, text=True, capture_output=True, check=False)
+
+    done = made("create")
+    assert done.returncode == 0, done.stderr
+    before = (bundle / "index.json").read_bytes()
+    archive.unlink()  # whoever asks for it again fails
+    done = made("add")
+    assert done.returncode == 0, done.stderr
+    assert (bundle / "index.json").read_bytes() == before
+    assert sandbox.run("bundle", "verify", bundle).returncode == 0
+
+    rows = json.loads(before)["manifests"]
+    (row,) = [each for each in rows if each["annotations"]["org.opencontainers.image.ref.name"] == "comfyui"]
+    blobs = bundle / "blobs" / "sha256"
+    (layer,) = json.loads((blobs / row["digest"].removeprefix("sha256:")).read_bytes())["layers"]
+    held = blobs / layer["digest"].removeprefix("sha256:")
+    damaged = bytearray(held.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    held.write_bytes(bytes(damaged))
+    assert made("add").returncode != 0  # what is damaged is fetched, and there is nothing to fetch
+    shutil.copyfile(setup.upstream.archive, archive)
+    assert made("add").returncode == 0
+    assert sandbox.run("bundle", "verify", bundle).returncode == 0
+
+
+def test_a_bundle_without_comfyui_is_refused_where_comfyui_is_needed(setup: SetupFixture) -> None:
+    sandbox, bundle = setup.sandbox, setup.sandbox.folder / "bundle"
+    assert make(sandbox, bundle).returncode == 0
+    folder = sandbox.folder / "there"
+    done = sandbox.run("install", "--yes", "--from", bundle, "--manifest", sandbox.manifest, "--comfyui", folder)
+    assert done.returncode == 6, done.said
+    assert "holds no ComfyUI" in done.stderr
+    assert "--only files" in done.stderr
+    assert not folder.exists()

@@ -2,57 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from provisioner.rehearsal.faults import WrongBytes
+from tests.support.disks import Mount, fill_the_disk
 from tests.support.sandbox import MIB, REPOSITORY, REVISION, Sandbox, Wanted, sha256_of, tensors, wait_until
 
 LINKS = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
 SIZE = 2 * MIB
 LARGE = 37 * MIB
-
-Mount = Callable[..., Path]
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Mount]:
-    """Return a function that mounts a file system in memory; skips where that needs rights we do not have."""
-    mounted: list[Path] = []
-
-    def tmpfs(options: str) -> Path:
-        if sys.platform != "linux" or os.geteuid() != 0:
-            pytest.skip("mounting a file system takes root on Linux")
-        place = tmp_path / f"disk-{len(mounted)}"
-        place.mkdir()
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            pytest.skip(f"this machine does not let us mount: {done.stderr.strip()}")
-        mounted.append(place)
-        return place
-
-    try:
-        yield tmpfs
-    finally:
-        for place in reversed(mounted):
-            subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def fill_the_disk(filler: Path) -> None:
-    """Write until nothing more goes in."""
-    with filler.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
-        while True:
-            stream.write(bytes(MIB))
 
 
 # --- the disk --------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from provisioner.bundle.image_layout import (
     BLOBS,
     LARGEST_JSON,
     MODEL_TYPE,
+    MOST_MANIFEST_BYTES,
     MOST_PARTS,
     Blob,
     Listed,
@@ -100,6 +101,10 @@ MANIFEST = json.loads(manifest_files(PART)[0])
         (lambda each: each["manifests"][0].update(size=True), "a size that no file has"),
         (lambda each: each["manifests"].extend(each["manifests"]), "two manifests alike"),
         (lambda each: each.update(manifests=each["manifests"] * (MOST_PARTS + 1)), "at most 5,000"),
+        (
+            lambda each: each.update(manifests=[{**each["manifests"][0], "size": LARGEST_JSON}] * 5),
+            "at most 16,777,216",
+        ),
     ],
 )
 def test_an_index_that_is_none_of_a_bundle_is_refused(change: Callable[[dict[str, Any]], object], words: str) -> None:
@@ -128,6 +133,8 @@ def test_what_is_no_json_object_of_that_size_is_refused(data: bytes) -> None:
             "without a t",
         ),
         (lambda each: each.update(layers=each["layers"] * MOST_PARTS), "at most 5,000"),
+        (lambda each: each.pop("config"), "no SHA-256"),
+        (lambda each: each["config"].update(size=LARGEST_JSON + 1), "a size that no file has"),
     ],
 )
 def test_a_malformed_manifest_is_refused(change: Callable[[dict[str, Any]], object], words: str) -> None:
@@ -148,3 +155,21 @@ def test_a_title_never_becomes_a_path() -> None:
     hostile = Part(name="x", kind="models", blobs=(Blob(sha256="e" * 64, size=1, title="../../etc/passwd"),))
     (found,) = artifacts_of((hostile,))
     assert (found.folder, found.name) == (BLOBS, "e" * 64)
+
+
+def test_the_manifests_of_one_index_are_read_up_to_a_total_however_often_one_is_named() -> None:
+    rows = [Listed(name=str(number), sha256="0" * 64, size=LARGEST_JSON) for number in range(4)]
+    assert sum(each.size for each in rows) == MOST_MANIFEST_BYTES
+    assert parse_index(index_bytes(rows)) == tuple(rows)
+    with pytest.raises(NotTheFileError, match="names manifests of 16,777,217 bytes"):
+        parse_index(index_bytes([*rows, Listed(name="x", sha256="0" * 64, size=1)]))
+
+
+def test_the_config_that_a_manifest_names_is_a_file_of_the_bundle() -> None:
+    listed, data = listed_as(PART)
+    part = parse_manifest(listed, data)
+    assert part is not None
+    config = manifest_files(PART)[1]
+    assert (hashlib.sha256(config).hexdigest(), len(config)) in {
+        (each.sha256, each.size) for each in artifacts_of([part])
+    }
