@@ -388,7 +388,7 @@ def test_a_second_set_does_not_fetch_comfyui_again(setup: SetupFixture) -> None:
     def made(action: str) -> subprocess.CompletedProcess[str]:
         driver = [sandbox.folder / "driver.py", sandbox.folder / "probe.py", json.dumps(setup.upstream.release)]
         words = ["bundle", action, bundle, "--manifest", sandbox.manifest, "--endpoint", sandbox.hub.endpoint]
-        words += ["--send-token", "--yes", "--comfyui-source", archive]
+        words += ["--send-token", "--yes", "--no-wheels", "--comfyui-source", archive]
         command = [sys.executable, *map(str, (*driver, *words))]
         environ, where = sandbox.environ, sandbox.folder
         return subprocess.run(command, cwd=where, env=environ, text=True, capture_output=True, check=False)
