@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 def find_hosts(run: Run, plan: Plan) -> PlanHosts:
-    """Return every host that applying a plan would contact; none with ``--offline``."""
+    """Return every host that applying a plan would contact; none with ``--offline`` and ``--from``."""
     from provisioner.network.http_session import proxy_for
 
     session = run.session
-    if session.is_offline:
+    if session.is_offline or session.settings.bundle is not None:
         return PlanHosts(uses=(), open_ended=())
     indexes = session.environments.package_indexes()
     addresses = Addresses(

@@ -252,6 +252,8 @@ def test_models_comfyui_and_environment_come_out_of_it_on_a_machine_without_netw
     assert verified.returncode == 0, verified.stderr
     assert "wheels/comfyui-cu130" in verified.stdout
     env, tree = elsewhere(tmp_path), tmp_path / "ComfyUI"
+    hosts = setup.run("plan", "--from", whole, "--comfyui", tree, "--hosts", "--json", env=env)
+    assert (hosts.returncode, hosts.json["details"]["hosts"]["uses"]) == (0, []), hosts.stderr
     setup.sandbox.hub.wait_until_idle()
     setup.sandbox.hub.clear_requests()
     there = ("--from", whole, "--comfyui", tree)
