@@ -102,12 +102,16 @@ def models_part(manifest_id: str, wanted: ArtifactSet) -> Part:
         Blob(
             sha256=each.sha256,
             size=each.size,
-            title=f"{each.folder}/{each.name}" if each.folder else each.name,
+            title=_title(each),
             media_type=_MODEL_SETTINGS if each.role == "other" else _MODEL_WEIGHT,
         )
         for each in wanted.artifacts
     ]
     return Part(name=f"{manifest_id}/{wanted.id}", kind="models", blobs=tuple(blobs))
+
+
+def _title(artifact: Artifact) -> str:
+    return f"{artifact.folder}/{artifact.name}" if artifact.folder else artifact.name
 
 
 def blob_artifacts(artifacts: Iterable[Artifact]) -> tuple[Artifact, ...]:
@@ -117,7 +121,9 @@ def blob_artifacts(artifacts: Iterable[Artifact]) -> tuple[Artifact, ...]:
     has another digest.
     """
     placed = {
-        each.sha256: replace(each, name=each.sha256, folder=BLOBS, accept=(), lookalikes=(), fingerprint=None)
+        each.sha256: replace(
+            each, name=each.sha256, folder=BLOBS, accept=(), lookalikes=(), fingerprint=None, known_as=_title(each)
+        )
         for each in artifacts
     }
     return tuple(placed.values())
@@ -128,7 +134,14 @@ def artifacts_of(parts: Iterable[Part]) -> tuple[Artifact, ...]:
     known = {blob.sha256: blob for part in parts for blob in (part.config, *part.blobs) if blob is not None}
     return tuple(
         Artifact(
-            id=blob.title, role="other", name=blob.sha256, folder=BLOBS, size=blob.size, sha256=blob.sha256, sources=()
+            id=blob.title,
+            role="other",
+            name=blob.sha256,
+            folder=BLOBS,
+            size=blob.size,
+            sha256=blob.sha256,
+            sources=(),
+            known_as=blob.title,
         )
         for blob in known.values()
     )

@@ -21,7 +21,7 @@ from provisioner.core.errors import EXIT_OK, AnswerNeededError, ServerNotUsableE
 from provisioner.core.events import Notice, ServerReady
 from provisioner.core.models import ComfyTarget
 from provisioner.core.units import human_duration
-from provisioner.report.outcome import Report, StartedServer, all_findings, label_of
+from provisioner.report.outcome import Report, StartedServer, all_findings
 
 if TYPE_CHECKING:
     from provisioner.comfyui.server.api import ServerFacts
@@ -124,7 +124,7 @@ def _check_files(run: Run, ask: Ask) -> Report | None:
     """
     report = run_verify(run, is_quick=True)
     checks = report.plan.checks if report.plan is not None else ()
-    found = [f"{label_of(each.destination)}: {each.status}" for each in checks if each.status != "ok"]
+    found = [f"{each.destination.label}: {each.status}" for each in checks if each.status != "ok"]
     for each in all_findings(report):
         if each.code == "never-proven":
             run.session.events(Notice(message=each.message, severity="warning"))

@@ -28,7 +28,7 @@ from provisioner.report.changes import (
     compare,
     without_files,
 )
-from provisioner.report.outcome import Report, label_of, next_command
+from provisioner.report.outcome import Report, next_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -193,7 +193,7 @@ def _no_image(error: Exception) -> Finding:
 def _not_shown_below(changes: tuple[Change, ...], report: Report) -> tuple[Change, ...]:
     """Return the changes without those of files that have a row of their own in the table that follows."""
     wrong = () if report.plan is None else [check for check in report.plan.checks if check.status != "ok"]
-    return without_files(changes, {label_of(check.destination) for check in wrong})
+    return without_files(changes, {check.destination.label for check in wrong})
 
 
 # --- snapshots -------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def _files(report: Report) -> tuple[SeenFile, ...]:
         return ()
     return tuple(
         SeenFile(
-            label=label_of(check.destination),
+            label=check.destination.label,
             size=check.observed_size
             if check.observed_size is not None or check.status != "ok"
             else check.artifact.size,

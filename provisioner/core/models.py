@@ -175,6 +175,7 @@ class Artifact:
     min_comfyui: str | None = None  # first ComfyUI version that loads it
     note: str | None = None
     blocks: tuple[str, ...] = ()  # SHA-256 of every 16 MiB block, in order; empty: not known
+    known_as: str | None = None  # of a blob in a bundle: the name that the file has elsewhere
 
     @property
     def contents(self) -> tuple[Variant, ...]:
@@ -385,6 +386,12 @@ class ComfyFile:
 
     root: Path  # the models root; receipts live in root/.klein-setup
     relative: PurePosixPath  # "vae/flux2-vae.safetensors"
+    known_as: str | None = field(default=None, compare=False)  # in a bundle, where its path is a digest
+
+    @property
+    def label(self) -> str:
+        """What a person calls it: its path below the root."""
+        return self.known_as or self.relative.as_posix()
 
     @property
     def path(self) -> Path:
@@ -407,6 +414,11 @@ class HubBlob:
     is_lfs: bool
     is_shipped: bool = False  # wanted by a manifest that came with klein-setup: needs nobody's confirmation
     blob_id: str | None = field(default=None, compare=False)  # the Hub's name of the content; None: not asked
+
+    @property
+    def label(self) -> str:
+        """What a person calls it: its path inside the repository."""
+        return self.filename
 
     @property
     def path(self) -> Path:

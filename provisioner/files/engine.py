@@ -27,7 +27,6 @@ from provisioner.core.events import Events, FileProgress, Notice, Phase, PlanMad
 from provisioner.core.exhaustive import assert_never
 from provisioner.core.models import (
     Artifact,
-    ComfyFile,
     Destination,
     FetchFile,
     FilesPlan,
@@ -231,7 +230,7 @@ class _Work:
         self.leaves_room = not uses_network(step)
         self.is_on_network = False
         self._walk, self._number, self._step = walk, number, step
-        self.thread = threading.Thread(target=self._run, name=f"step {_label(step.destination)}", daemon=True)
+        self.thread = threading.Thread(target=self._run, name=f"step {step.destination.label}", daemon=True)
 
     def _run(self) -> None:
         """Do the step and tell its outcome, or what was raised that is no error of ours."""
@@ -286,7 +285,7 @@ class _Work:
         step = self._confirmed(step)
         match step:
             case RecordReceipt():
-                file_digest = self.hash_again(step.destination, _label(step.destination))
+                file_digest = self.hash_again(step.destination, step.destination.label)
                 source = self.store.source_of(step.destination, file_digest)
                 self.store.record(step.destination, step.artifact, file_digest, source)
                 return "receipt written", 0
@@ -329,7 +328,7 @@ class _Work:
 
     def _place(self, step: PlaceFile | MoveFile) -> str:
         place = self.store.place_copy if isinstance(step, PlaceFile) else self.store.move_file
-        label = _label(step.destination)
+        label = step.destination.label
         tell = _Teller(self.events, label, step.copy.size)
 
         def progress(done: int) -> None:
@@ -363,7 +362,7 @@ class _Work:
         raise _summary(failures)
 
     def _fetch_from(self, source: Source, step: FetchFile | PatchFile, *, is_last: bool) -> tuple[str, int]:
-        label = _label(step.destination)
+        label = step.destination.label
         tell = _Teller(self.events, label, step.artifact.size)
         is_theirs = isinstance(step, PatchFile) and self._standing_source(step) == FOUND_IN_PLACE
         has_looked = False
@@ -454,7 +453,7 @@ class _Work:
 
     def _cut(self, step: PatchFile) -> tuple[str, int]:
         """Cut off what is too much, without the network; the first bytes are hashed once more."""
-        tell = _Teller(self.events, _label(step.destination), step.artifact.size)
+        tell = _Teller(self.events, step.destination.label, step.artifact.size)
         source = self._standing_source(step)
         with self._open(step) as part:
             file_digest = self._seal(part, 0, tell)
@@ -590,7 +589,3 @@ def _name(source: Source) -> str:
             return str(source)
         case _:
             assert_never(source)
-
-
-def _label(destination: Destination) -> str:
-    return str(destination.relative) if isinstance(destination, ComfyFile) else destination.filename

@@ -57,8 +57,9 @@ def destination_for(artifact: Artifact, target: Target) -> Destination:
         return _hub_blob(artifact, target)
     folder, inside = _place_in_tree(artifact)
     roots = _roots_of(folder, target)
-    if roots is None:  # a folder some custom node reads
-        return ComfyFile(root=target.models, relative=PurePosixPath(folder) / inside)
+    if roots is None:  # a folder some custom node reads, or that of a bundle's blobs
+        relative = PurePosixPath(folder) / inside
+        return ComfyFile(root=target.models, relative=relative, known_as=artifact.known_as)
     return _comfy_file(roots.write, roots.write_root, inside)
 
 

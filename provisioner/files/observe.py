@@ -20,7 +20,6 @@ from provisioner.core.models import (
     Artifact,
     ArtifactSet,
     Check,
-    ComfyFile,
     Damage,
     Destination,
     Finding,
@@ -320,7 +319,7 @@ class Observer:
             known = self._surveys.get((place.path, stamp))
         if known is not None:
             return known
-        progress = self._progress_of(_label(place), size)
+        progress = self._progress_of(place.label, size)
         survey = self.store.survey(place.path, size=size, progress=progress)
         self._check_unchanged(place.path, stamp)
         with self._lock:
@@ -388,7 +387,7 @@ class Observer:
         return found.expected_size if isinstance(found, HeaderProblem) else stamp.size
 
     def _prefix_digest(self, place: Destination, stamp: Stamp, size: int) -> FileDigest:
-        progress = self._progress_of(_label(place), size)
+        progress = self._progress_of(place.label, size)
         file_digest = self.store.hash_file(place.path, progress=progress, with_blocks=True, size=size)
         self._check_unchanged(place.path, stamp)
         return file_digest
@@ -419,7 +418,7 @@ class Observer:
         trusted: Trusted | None,
     ) -> Check:
         """Let the digest of the whole decide: what a receipt says of blocks may be the very thing that is damaged."""
-        file_digest = self.digest_of(place.path, stamp, _label(place))
+        file_digest = self.digest_of(place.path, stamp, place.label)
         if any(file_digest.sha256 == content.sha256 for content in contents):
             return _ok(artifact, place, file_digest, basis="sha256", is_recorded=_agrees(claimed, file_digest))
         damage = None
@@ -547,7 +546,7 @@ class Observer:
             Finding(
                 code="never-proven",
                 severity="problem",
-                message=f"{_label(check.destination)} has the right size, and no receipt says that it is right.",
+                message=f"{check.destination.label} has the right size, and no receipt says that it is right.",
                 path=check.destination.path,
                 remedy="repair",
                 hint="Run `klein-setup verify` without --quick, or `klein-setup install`, which records them.",
@@ -567,7 +566,7 @@ class Observer:
             Finding(
                 code="receipt-wrong",
                 severity="warning",
-                message=f"{_label(check.destination)} is right by its whole SHA-256, and its receipt says otherwise.",
+                message=f"{check.destination.label} is right by its whole SHA-256, and its receipt says otherwise.",
                 path=check.destination.path,
                 remedy="repair",
                 hint="Run `klein-setup repair`: it writes the receipt anew and leaves the file alone.",
@@ -588,10 +587,6 @@ def _in_cloud(path: Path) -> FileInCloudError:
 def _contents(artifact: Artifact, place: Destination) -> tuple[Variant, ...]:
     """Return what is right at a place: in a snapshot the commit's own bytes, elsewhere also what is as good."""
     return artifact.contents[:1] if isinstance(place, HubBlob) else artifact.contents
-
-
-def _label(place: Destination) -> str:
-    return str(place.relative) if isinstance(place, ComfyFile) else place.filename
 
 
 def _agrees(claimed: FileDigest | None, seen: FileDigest) -> bool:

@@ -60,7 +60,6 @@ from provisioner.report.outcome import (
     all_errors,
     all_findings,
     exit_status_of,
-    label_of,
     next_command,
 )
 from provisioner.report.web_addresses import source_page
@@ -420,7 +419,7 @@ def _step_entry(
     place, download, replaced = place_of(step), download_of(step), replaced_by(step)
     is_file = isinstance(step, FILE_STEPS)
     fetched = download.fetched_bytes if download is not None else 0
-    label = label_of(step.destination) if isinstance(step, FILE_STEPS) else str(place) if place is not None else ""
+    label = step.destination.label if isinstance(step, FILE_STEPS) else str(place) if place is not None else ""
     return {
         "kind": step.kind,
         "path": redact(label, secrets),
@@ -451,7 +450,7 @@ def _outcome_entry(outcome: Outcome, secrets: tuple[str, ...], began_s: float | 
 
 def _check_entry(check: Check, secrets: tuple[str, ...]) -> CheckEntry:
     return {
-        "path": redact(label_of(check.destination), secrets),
+        "path": redact(check.destination.label, secrets),
         "destination": redact(str(check.destination.path), secrets),
         "artifact": check.artifact.id,
         "status": check.status,

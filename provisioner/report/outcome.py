@@ -10,10 +10,8 @@ from provisioner.core.errors import EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_TERMINAT
 from provisioner.core.models import (
     AcceptedLock,
     BackupEntry,
-    ComfyFile,
     ComfyTarget,
     Config,
-    Destination,
     Finding,
     Machine,
     Manifest,
@@ -263,11 +261,6 @@ def all_errors(report: Report) -> tuple[Exception, ...]:
         if outcome.error is not None and not any(outcome.error is known for known in errors):
             errors.append(outcome.error)
     return tuple(errors)
-
-
-def label_of(destination: Destination) -> str:
-    """Return the short name of a file: its path below the models folder, or inside the repository."""
-    return destination.relative.as_posix() if isinstance(destination, ComfyFile) else destination.filename
 
 
 _ONLY_SHOWN = ("--json", "--quiet", "--verbose", "--no-color", "--dry-run", "--hosts")

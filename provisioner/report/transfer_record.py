@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from provisioner.core.events import Event, FileProgress, Phase, StepFinished
-from provisioner.report.outcome import label_of
 
 MOST_POINTS = 240
 """Intervals that are kept; a chart of a page shows no more."""
@@ -53,7 +52,7 @@ class TransferRecorder:
                 self._turn(event.label, event.phase, now_s)
                 self._count(event, now_s)
             case StepFinished(step=step):
-                self._turn(label_of(step.destination), None, now_s)
+                self._turn(step.destination.label, None, now_s)
             case _:
                 pass
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from provisioner.core.events import FileProgress, Phase, Stage, StageState, StepFinished
 from provisioner.core.models import FetchFile, FilesPlan, FileStep, HubBlob, MoveFile, PatchFile, PlaceFile
 from provisioner.core.units import clock, count, human_bytes, human_duration, human_rate, percent
-from provisioner.report.outcome import label_of
 from provisioner.ui.text import WIDEST_PROSE, Line, Span, Style, cells, padded, shorten, shorten_path
 
 _PHASES: dict[Phase, str] = {
@@ -34,7 +33,7 @@ _ARRIVING = (FetchFile, PatchFile, PlaceFile, MoveFile)
 def names_of(step: FileStep) -> tuple[str, ...]:
     """Return the labels that progress events of a step's file may have, the most specific first."""
     destination = step.destination
-    names = [label_of(destination), destination.relative.as_posix(), destination.path.name]
+    names = [destination.label, destination.relative.as_posix(), destination.path.name]
     if isinstance(destination, HubBlob):
         names.append(f"{destination.root.name}/{destination.filename}")
     return tuple(dict.fromkeys((*names, str(destination.path), step.artifact.id)))
@@ -169,7 +168,7 @@ class Board:
         return [step for step in steps if isinstance(step, _ARRIVING)]
 
     def _is_finished(self, step: FileStep) -> bool:
-        return label_of(step.destination) in self._finished
+        return step.destination.label in self._finished
 
 
 # --- words -------------------------------------------------------------------------------------
@@ -299,13 +298,13 @@ def started_words(step: FileStep) -> str:
         "patch-file": "repairing",
         "record-receipt": "recording",
     }
-    return f"{verbs[step.kind]} {label_of(step.destination)} ({human_bytes(step.artifact.size)}): {step.reason}"
+    return f"{verbs[step.kind]} {step.destination.label} ({human_bytes(step.artifact.size)}): {step.reason}"
 
 
 def finished_line(event: StepFinished, *, width: int | None, ellipsis: str = "...") -> Line:
     """Return the line that stays when a step is finished, in as much detail as `width` allows."""
     outcome, artifact = event.outcome, event.step.artifact
-    label = label_of(event.step.destination)
+    label = event.step.destination.label
     if outcome.status != "done":
         style: Style = "bad" if outcome.status == "failed" else "warn"
         return (Span(padded(outcome.status, 8), style), Span(f"  {label}: {outcome.detail}"))

@@ -51,7 +51,7 @@ from provisioner.plan.steps import (
     download_of,
     replaced_by,
 )
-from provisioner.report.outcome import Report, all_findings, label_of, next_command
+from provisioner.report.outcome import Report, all_findings, next_command
 from provisioner.ui.problems import finding_blocks
 from provisioner.ui.text import (
     BLANK,
@@ -262,7 +262,7 @@ def _place(plan: Plan, artifact: Artifact, steps: Sequence[FileStep], check: Che
         and destination.root != plan.target.models
     ):
         return str(destination.path)
-    return label_of(destination)
+    return destination.label
 
 
 def _plan_notes(artifact: Artifact, steps: Sequence[FileStep], check: Check | None, target: Target) -> list[Line]:

@@ -69,7 +69,6 @@ from provisioner.report.outcome import (
     UndoneUpdate,
     all_errors,
     exit_status_of,
-    label_of,
     next_command,
     report_for_error,
 )
@@ -448,7 +447,7 @@ def test_the_target_is_named_by_kind_and_folder(target: Target, told: dict[str, 
 
 def test_a_file_of_an_hf_cache_is_known_by_its_name_in_the_repository() -> None:
     blob = HubBlob(root=Path("/c/models--o--n"), revision="a" * 40, filename="vae/config.json", is_lfs=False)
-    assert label_of(blob) == "vae/config.json"
+    assert blob.label == "vae/config.json"
 
 
 # --- secrets ---------------------------------------------------------------------------------
