@@ -2,8 +2,9 @@
 """Run the tests in a Windows Python: ``python3 scripts/run_windows_tests.py [--require-windows] [FILE ...]``.
 
 Without files: the bootstrap, the rehearsal, the unit and contract tests, and the integration tests of ``INTEGRATION``;
-each file in a process of its own that is ended after its time.  All of them together have ``LIMIT_S``; what was not
-begun by then is named and counts as failed.  The last line on standard output is the summary of all of them.
+each file in a process of its own that is ended after its time.  A file that failed is run once more, alone, and named.
+All of them together have ``LIMIT_S``; what was not begun by then is named and counts as failed.  The last line on
+standard output is the summary of all of them.
 
 Where there is no Wine and none can be installed, that line says so and the exit status is 0; with
 ``--require-windows`` it is 3.  The exit status is 1 where anything failed.
@@ -24,7 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -191,14 +192,33 @@ def in_turn(python: WindowsPython, jobs: Iterable[Job], at_once: int = 1, deadli
     return done
 
 
+def with_second_tries(python: WindowsPython, done: Sequence[Ended], deadline: float = math.inf) -> list[Ended]:
+    """Run the files that failed once more, alone, and return the results that count: what fails twice is broken.
+
+    pytest does that with a test; this is for what ends a whole process, or outlives the test in it.
+    """
+    counted_once = []
+    for each in done:
+        if each.is_passed or not each.job.is_tests:
+            counted_once.append(each)
+            continue
+        (again,) = in_turn(python, [replace(each.job, name=f"{each.job.name} (second try)")], 1, deadline)
+        counted_once.append(again)
+    return counted_once
+
+
 def summary(done: Sequence[Ended], seconds: float) -> str:
     """Return the line that stands for all of it."""
-    total: Counter[str] = Counter()
+    total: Counter[str] = Counter({"tried twice": sum(each.job.name.endswith("(second try)") for each in done)})
     for each in done:
         total.update(each.counts)
         if not each.is_passed and not each.counts["failed"] + each.counts["error"]:
             total["failed"] += 1  # a command, a file that did not end, or one that could not be read
-    words = [f"{total[word]} {word}" for word in ("failed", "error", "passed", "skipped", "xfailed") if total[word]]
+    words = [
+        f"{total[word]} {word}"
+        for word in ("failed", "error", "passed", "skipped", "xfailed", "rerun", "tried twice")
+        if total[word]
+    ]
     return f"Windows (Wine): {', '.join(words) or 'nothing'} in {seconds:.0f} s"
 
 
@@ -228,7 +248,7 @@ def main() -> int:
         print(f"Windows (Wine): not run: {error}")
         return 3 if options.require_windows else 0
     with python.awake():
-        done = all_done(python, options.files, deadline)
+        done = with_second_tries(python, all_done(python, options.files, deadline), deadline)
     print(summary(done, time.monotonic() - started))
     return 0 if all(each.is_passed for each in done) else 1
 

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from scripts.run_windows_tests import INTEGRATION, Ended, Job, counted, pytest_job, readme_line, run, summary
+from scripts.run_windows_tests import (
+    INTEGRATION,
+    Ended,
+    Job,
+    counted,
+    pytest_job,
+    readme_line,
+    run,
+    summary,
+    with_second_tries,
+)
 from scripts.windows_python import WHEELS, WindowsPython, windows_path
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -58,6 +69,18 @@ def test_what_the_time_did_not_suffice_for_is_named_and_counts_as_failed() -> No
 def test_the_readme_shows_what_is_typed_in_windows() -> None:
     script = "klein-setup\\scripts\\klein_setup.py"
     assert readme_line((TESTS.parent / "README.md").read_text(encoding="utf-8")) == f"python {script}"
+
+
+def test_a_file_that_failed_is_run_once_more_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    first = [ended(0, passed=3), replace(ended(1, passed=1), job=Job(name="y", arguments=(), is_tests=True))]
+    done = with_second_tries(WindowsPython(), first, deadline=0.0)  # there is no time for it
+    assert [each.job.name for each in done] == ["x", "y (second try)"]
+    assert done[0] is first[0]
+    assert not done[1].is_passed
+    assert "y (second try)" in capsys.readouterr().out
+    assert summary(done, 2.0) == "Windows (Wine): 1 failed, 3 passed, 1 tried twice in 2 s"
+    command = ended(1, is_tests=False)
+    assert with_second_tries(WindowsPython(), [command], deadline=0.0) == [command]
 
 
 def test_several_add_up() -> None:
