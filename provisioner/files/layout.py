@@ -79,7 +79,8 @@ def candidates_for(artifact: Artifact, target: Target) -> tuple[ComfyFile, ...]:
     folder, inside = _place_in_tree(artifact)
     roots = _roots_of(folder, target)
     if roots is None:
-        return (ComfyFile(root=target.models, relative=PurePosixPath(folder) / inside),)
+        relative = PurePosixPath(folder) / inside
+        return (ComfyFile(root=target.models, relative=relative, known_as=artifact.known_as),)
     return tuple(_comfy_file(path, _read_root(path, roots, target.models), inside) for path in roots.read)
 
 
