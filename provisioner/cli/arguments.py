@@ -242,6 +242,7 @@ def add_install_parser(subparsers: Subparsers) -> None:
     _add_locked_option(parser)
     _add_environment_options(parser)
     _add_comfyui_options(parser)
+    _add_peer_options(parser)
     _add_image_options(parser)
     _add_pass_env_option(parser)
     parser.set_defaults(run="install")
@@ -344,6 +345,7 @@ def add_repair_parser(subparsers: Subparsers) -> None:
     _add_only_option(parser, "files")
     _add_environment_options(parser)
     _add_comfyui_options(parser)
+    _add_peer_options(parser)
     _add_image_options(parser)
     parser.add_argument(
         "--undo-update",
@@ -486,6 +488,43 @@ def add_bundle_parser(subparsers: Subparsers) -> None:
     verifying = _add(actions, "verify", "read every byte of a bundle and report what is wrong, missing or more")
     verifying.add_argument("folder", type=_path, metavar="DIR", help="where the bundle is")
     verifying.set_defaults(run="bundle verify")
+
+
+def add_seed_parser(subparsers: Subparsers) -> None:
+    """Add ``seed``."""
+    parser = _add(subparsers, "seed", "verify the files of a set and send them to other hosts (BitTorrent v2)")
+    _add_target_options(parser)
+    group = parser.add_argument_group("peers")
+    group.add_argument(
+        "--listen", type=_listen, required=True, metavar="ADDRESS:PORT", help="where other hosts reach this one"
+    )
+    group.add_argument("--torrent", type=_path, metavar="FILE", help="where to write the torrent for the other hosts")
+    group.add_argument(
+        "--limit-rate", type=_rate, metavar="RATE", help="largest rate in bytes per second, in total: 10M, 500k"
+    )
+    group.add_argument(
+        "--for", dest="seed_s", type=_long_time, metavar="SECONDS", help="end after this long (default: with Ctrl-C)"
+    )
+    parser.set_defaults(run="seed")
+
+
+def _add_peer_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("peers")
+    group.add_argument("--torrent", type=_path, metavar="FILE", help="the torrent that the host which seeds wrote")
+    group.add_argument(
+        "--peer",
+        action="append",
+        type=_peer,
+        default=[],
+        metavar="HOST:PORT",
+        help="a host that seeds, or takes the same files: they are asked before every other source",
+    )
+    group.add_argument(
+        "--listen",
+        type=_listen,
+        metavar="ADDRESS:PORT",
+        help="where the other hosts reach this one while it fetches (default: they cannot)",
+    )
 
 
 def add_rehearse_parser(subparsers: Subparsers) -> None:
@@ -820,6 +859,7 @@ PATH_OPTIONS = frozenset(
         "--image",
         "--look-in",
         "--expect",
+        "--torrent",
         "--output",
         "--picture",
         "--python",
@@ -953,12 +993,39 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _peer(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or any(character in host for character in "/@ ,"):
+        message = f"{text!r} is not HOST:PORT, like lab-1:6881"
+        raise argparse.ArgumentTypeError(message)
+    return host.strip("[]"), _port(port)
+
+
+def _listen(text: str) -> str:
+    import ipaddress
+
+    host, port = _peer(text)
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError as error:
+        message = f"{text!r} is not ADDRESS:PORT with an address of this host, like 10.0.0.5:6881"
+        raise argparse.ArgumentTypeError(message) from error
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
 def _age(text: str) -> int:
     number, unit = text[:-1], text[-1:]
     if not (number.isascii() and number.isdecimal() and int(number[:6]) > 0 and len(number) < 6 and unit in "hd"):
         message = f"{text!r} is not an age in hours or days, like 12h or 7d"
         raise argparse.ArgumentTypeError(message)
     return int(number) * (3600 if unit == "h" else 86_400)
+
+
+def _long_time(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text[:9]) <= 30 * 86_400 or len(text) > 9:
+        message = f"{text!r} is not a number of seconds from 1 to {30 * 86_400}"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -986,6 +1053,7 @@ _ADDERS: dict[str, Callable[[Subparsers], None]] = {
     "doctor": add_doctor_parser,
     "backups": add_backups_parser,
     "bundle": add_bundle_parser,
+    "seed": add_seed_parser,
     "uninstall": add_uninstall_parser,
     "manifest": add_manifest_parser,
     "attestation": add_attestation_parser,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from provisioner.commands.smoke_test import SmokeTestOptions
     from provisioner.core.models import Config, Machine, Registry
     from provisioner.core.program import Program
+    from provisioner.files.peers import Peers
     from provisioner.report.outcome import Report
     from provisioner.signing.ec_keys import PrivateKey
     from provisioner.torch.choose import TorchOptions
@@ -88,6 +89,7 @@ def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
         max_connections=getattr(arguments, "connections", 8),
         limit_bytes_s=getattr(arguments, "limit_rate", None),
         stall_timeout_s=getattr(arguments, "stall_timeout", 20.0),
+        peers=_peers(arguments),
         look_in=tuple(folder.expanduser() for folder in getattr(arguments, "look_in", ())),
         follow_links=getattr(arguments, "follow_links", False),
         pass_env=tuple(getattr(arguments, "pass_env", ())),
@@ -104,6 +106,29 @@ def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
     if hasattr(arguments, "endpoint"):
         _ = session.endpoint  # a wrong one is named before anything is looked at
     return session
+
+
+def _peers(arguments: argparse.Namespace) -> Peers | None:
+    """Return whom to take files from; raises UsageError where that could not work."""
+    hosts = tuple(getattr(arguments, "peer", ()))
+    if not hosts:
+        if hasattr(arguments, "peer") and (arguments.torrent or arguments.listen):
+            raise UsageError(
+                "--torrent and --listen were given without --peer.", hint="Name one with --peer HOST:PORT."
+            )
+        return None
+    if arguments.torrent is None:
+        raise UsageError(
+            "--peer was given without --torrent.", hint="Name the file that `klein-setup seed --torrent FILE` wrote."
+        )
+    if arguments.offline or arguments.from_bundle is not None:
+        raise UsageError("--peer does not go with --offline or --from.", hint="Leave one of them out.")
+    from provisioner.commands.seed import check_peers
+    from provisioner.files.peers import Peers
+
+    peers = Peers(torrent=arguments.torrent.expanduser(), hosts=hosts, listen=arguments.listen)
+    check_peers(peers)
+    return peers
 
 
 def _registry(arguments: argparse.Namespace) -> Registry | None:
@@ -203,6 +228,15 @@ def _bundle_verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.E
     from provisioner.commands.bundle import run_bundle_verify
 
     return run_bundle_verify(_session(arguments, ui, cancelled), arguments.folder, ui.say)
+
+
+def _seed(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands.run import open_run
+    from provisioner.commands.seed import run_seed
+
+    run = open_run(_session(arguments, ui, cancelled), _options(arguments), with_machine=False, must_exist=True)
+    torrent = None if arguments.torrent is None else arguments.torrent.expanduser()
+    return run_seed(run, arguments.listen, torrent, ui.say, seconds=arguments.seed_s)
 
 
 def _smoke_test(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
@@ -548,6 +582,7 @@ _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = 
     "bundle verify": _bundle_verify,
     "manifest accept": _manifest_accept,
     "attestation": _attestation,
+    "seed": _seed,
     "aside list": _backups_list,
     "aside restore": _backups_restore,
     "aside clear": _backups_clear,

@@ -278,12 +278,25 @@ def _apply_files(run: Run, plan: Plan) -> tuple[FilesPlan, list[Outcome]]:
             planner.check_space(following.space)  # what was to be linked is fetched now
         elif agreed is not None:
             check_unchanged(agreed, following)
+            if run.session.settings.peers is not None and _take_from_peers(run, following):
+                following = run.plan_files("claims")  # what came is a copy on this machine
         agreed = None  # what comes after the first look follows from it
         return following
 
     with _locked(run, plan.files):
         # Somebody else may have done the work while we waited for the lock.
-        return engine.provide(look)
+        done, outcomes = engine.provide(look)
+    if run.session.settings.peers is not None and not done.steps:
+        from provisioner.commands.seed import remove_staging
+
+        remove_staging(run)
+    return done, outcomes
+
+
+def _take_from_peers(run: Run, plan: FilesPlan) -> bool:
+    from provisioner.commands.seed import take_from_peers  # few runs have peers
+
+    return take_from_peers(run, plan)
 
 
 class _NoNetwork:

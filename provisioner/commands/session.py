@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from provisioner.files.engine import Engine
     from provisioner.files.hub_cache import Token
     from provisioner.files.observe import Observer
+    from provisioner.files.peers import Peers
     from provisioner.files.store.file_store import FileStore
     from provisioner.network.http_session import Credentials
     from provisioner.oci.registry import OciRegistries
@@ -74,6 +75,7 @@ class Settings:
     limit_bytes_s: int | None = None
     stall_timeout_s: float = 20.0
     look_in: tuple[Path, ...] = ()
+    peers: Peers | None = None
     follow_links: bool = False
     wait_for_lock: bool = True
     remembers: bool = True  # the target becomes the default of the next run
@@ -282,6 +284,8 @@ class Session:
         finders: list[Finder] = []
         if self.settings.look_in:
             finders.append(FilesInFolders(self.settings.look_in, "--look-in"))
+        if self.settings.peers is not None:
+            finders.append(_Later(lambda: FilesInFolders((peers_folder(),), "peers"), anew=True))
         if isinstance(target, HubCacheTarget):
             finders.append(_Later(lambda: self._cached_files(target.cache)))
         finders.append(_Later(self._cached_files))
@@ -408,16 +412,26 @@ class Session:
         return with_known_cards(found, table.amd_gpus, table.intel_gpus)
 
 
-class _Later:
-    """A finder that is made when it is first asked: reading an HF cache imports the Hub's client."""
+def peers_folder() -> Path:
+    """Return where files that peers send lie until they are verified."""
+    from provisioner.disk.locations import own_cache_folder
 
-    def __init__(self, make: Callable[[], Finder]) -> None:
-        self._make = make
+    return own_cache_folder() / "peers"
+
+
+class _Later:
+    """A finder that is made when it is first asked: reading an HF cache imports the Hub's client.
+
+    Or each time anew, where files come while the run goes on.
+    """
+
+    def __init__(self, make: Callable[[], Finder], *, anew: bool = False) -> None:
+        self._make, self._anew = make, anew
         self._finder: Finder | None = None
 
     def find(self, artifact: Artifact, contents: Sequence[Variant]) -> tuple[LocalCopy, ...]:
         """Ask the finder."""
-        if self._finder is None:
+        if self._finder is None or self._anew:
             self._finder = self._make()
         return self._finder.find(artifact, contents)
 

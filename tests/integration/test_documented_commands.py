@@ -27,7 +27,10 @@ from tests.support.signing import make_pair
 SETS = ("fp8", "fp8-lean", "fp8-midi")
 # What a command says, the test that runs it, and how it does.
 UPDATE = "test_one_shot.py::test_an_update_of_somebodys_tree_can_be_undone"
+PEERS = "test_peers.py::test_a_second_host_takes_all_from_the_first_and_nothing_from_the_hub"
 ELSEWHERE = {
+    "seed": (PEERS, "seeder.take("),
+    "--peer": (PEERS, "seeder.take("),
     "smoke-test": (
         "test_smoke_test_command.py::test_a_server_of_our_own_is_started_draws_and_is_stopped",
         'run("smoke-test"',

@@ -145,6 +145,13 @@ CASES = {
         words=("{folder}/attested.json", "--verify-with", "{folder}/lab.pub"),
         refused=((7, ["{folder}/accepted.yaml.sig", "--verify-with", "{folder}/lab.pub"]), (2, ["{token}"])),
     ),
+    "seed": Case(
+        words=("--listen", "127.0.0.1:{port}", "--torrent", "{folder}/set.torrent", "--for", "1"),
+        refused=(
+            (2, ["--listen", "{token}"]),
+            (4, ["--listen", "127.0.0.1:{port}", "--torrent", "{folder}/no/{token}"]),
+        ),
+    ),
     "aside list": Case(refused=((2, ["--manifest", "{token}"]),)),
     "aside restore": Case(words=("{backup}",), refused=((2, ["{token}"]),)),
     "aside clear": Case(words=("--yes",), refused=((2, ["{token}"]),)),
@@ -276,6 +283,8 @@ class Ground:
         """Bring about what a command needs, where the commands before it were not run."""
         if command in {"install", "bundle create"}:
             return
+        if command == "seed":
+            pytest.importorskip("libtorrent")
         if command.startswith("bundle") and not (self.folder / "bundle" / "index.json").exists():
             assert self.run("bundle create", CASES["bundle create"].words).status == 0
         if command == "fleet report":  # of a machine that did not know our token; every run here knows that of the file

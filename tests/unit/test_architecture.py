@@ -92,6 +92,7 @@ LAYER_OF = {
     "files.hub_cache": "effect",
     "files.local_copies": "effect",
     "files.observe": "flow",
+    "files.peers": "effect",
     "files.store": "effect",
     "comfyui": "decision",
     "comfyui.checkout": "effect",
@@ -155,6 +156,7 @@ MAY_USE = {
     "PIL": ("smoke_test.image", "ui.closing_card"),
     "cryptography": ("signing.ec_keys",),
     "huggingface_hub": ("files.hub_cache", "commands.rehearse"),  # the rehearsal checks with the real client
+    "libtorrent": ("files.peers",),
     "oras": ("oci.registry",),
     "packaging": ("comfyui.install_plan", "environment", "torch.select", "machine.readings"),
     "platformdirs": ("disk.locations",),
@@ -185,6 +187,7 @@ IMPURE_CALLS = frozenset({"breakpoint", "eval", "exec", "input", "open", "print"
 # What changes a disk may be called in disk/ alone; the few others that do, each with its reason.
 MAY_CHANGE_A_DISK = {
     "cli.main": "opens the null device where a standard stream is closed",
+    "files.peers": "libtorrent writes what peers send into a staging folder by itself",
     "smoke_test.diffusers_script": "runs in another Python, where nothing of ours is installed",
     "ui.stream": "opens the null device where a reader of ours has left",
 }
@@ -311,7 +314,10 @@ def changes_of_a_disk(source: str) -> list[str]:
     """Return the calls of a module that change a disk, or could: line and name."""
     found: list[str] = []
     tree = ast.parse(source)
-    found += [f"{line}: imports {name}" for line, name in imports_of(tree) if covers("tempfile", name)]
+    writing = ("tempfile", "libtorrent")  # which write by themselves
+    found += [
+        f"{line}: imports {name}" for line, name in imports_of(tree) if any(covers(each, name) for each in writing)
+    ]
     for line, name in imports_of(tree):
         module, _, function = name.rpartition(".")
         found += [f"{line}: imports {name}"] if function in CHANGES_OF.get(module, ()) else []
@@ -390,6 +396,7 @@ def test_only_the_room_for_it_changes_a_disk() -> None:
         "from shutil import rmtree",
         "shutil.copy2(a, b)",
         "import tempfile",
+        "import libtorrent",
         "getattr(os, 'pwrite', None)",
         "path.unlink(missing_ok=True)",
         "path.replace(other)",

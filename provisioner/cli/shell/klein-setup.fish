@@ -50,8 +50,8 @@ function _shtab_klein_setup_using
   test "$_shtab_klein_setup_cmdpath" = "$argv"
 end
 
-set -g _shtab_klein_setup_commands install plan detect verify repair smoke-test start rehearse report fleet 'fleet report' doctor backups 'backups list' 'backups restore' 'backups clear' aside 'aside list' 'aside restore' 'aside clear' bundle 'bundle create' 'bundle add' 'bundle verify' uninstall manifest 'manifest list' 'manifest show' 'manifest check' 'manifest lock' 'manifest accept' attestation completion
-set -g _shtab_klein_setup_opts_with_value --accept-licence --app --attest --comfyui --comfyui-source --connections --endpoint --environment --expect --expires --extra-model-paths --from --hf-cache --image --images --json --limit-rate --lock-version --look-in --manifest --only --output --package-index --pass-env --picture --port --prompt --python --registry --reserve-vram --seed --server --set --sign --size --smoke-timeout --stale --stall-timeout --torch --torch-index --torch-python --verify-with
+set -g _shtab_klein_setup_commands install plan detect verify repair smoke-test start rehearse report fleet 'fleet report' doctor backups 'backups list' 'backups restore' 'backups clear' aside 'aside list' 'aside restore' 'aside clear' bundle 'bundle create' 'bundle add' 'bundle verify' seed uninstall manifest 'manifest list' 'manifest show' 'manifest check' 'manifest lock' 'manifest accept' attestation completion
+set -g _shtab_klein_setup_opts_with_value --accept-licence --app --attest --comfyui --comfyui-source --connections --endpoint --environment --expect --expires --extra-model-paths --for --from --hf-cache --image --images --json --limit-rate --listen --lock-version --look-in --manifest --only --output --package-index --pass-env --peer --picture --port --prompt --python --registry --reserve-vram --seed --server --set --sign --size --smoke-timeout --stale --stall-timeout --torch --torch-index --torch-python --torrent --verify-with
 
 complete -c klein-setup -e
 complete -c klein-setup -f
@@ -100,6 +100,9 @@ complete -c klein-setup -n '_shtab_klein_setup_using install' -l no-uv -d 'insta
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l comfyui-source -xka "(__fish_complete_directories)" -d 'get ComfyUI from a mirror or a local repository'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l update-comfyui -d 'update an existing checkout to the pinned release'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l server -x -d 'generate the image with a running ComfyUI; it is not stopped'
+complete -c klein-setup -n '_shtab_klein_setup_using install' -l torrent -xka "(__fish_complete_path (commandline -ct))" -d 'the torrent that the host which seeds wrote'
+complete -c klein-setup -n '_shtab_klein_setup_using install' -l peer -x -d 'a host that seeds, or takes the same files: they are asked before every other source'
+complete -c klein-setup -n '_shtab_klein_setup_using install' -l listen -x -d 'where the other hosts reach this one while it fetches (default: they cannot)'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l prompt -x -d 'what the image shows'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l seed -x -d 'to get the same image again (default: a random one)'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l size -x -d 'size in pixels (default: 1024x1024)'
@@ -228,6 +231,9 @@ complete -c klein-setup -n '_shtab_klein_setup_using repair' -l no-uv -d 'instal
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l comfyui-source -xka "(__fish_complete_directories)" -d 'get ComfyUI from a mirror or a local repository'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l update-comfyui -d 'update an existing checkout to the pinned release'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l server -x -d 'generate the image with a running ComfyUI; it is not stopped'
+complete -c klein-setup -n '_shtab_klein_setup_using repair' -l torrent -xka "(__fish_complete_path (commandline -ct))" -d 'the torrent that the host which seeds wrote'
+complete -c klein-setup -n '_shtab_klein_setup_using repair' -l peer -x -d 'a host that seeds, or takes the same files: they are asked before every other source'
+complete -c klein-setup -n '_shtab_klein_setup_using repair' -l listen -x -d 'where the other hosts reach this one while it fetches (default: they cannot)'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l prompt -x -d 'what the image shows'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l seed -x -d 'to get the same image again (default: a random one)'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l size -x -d 'size in pixels (default: 1024x1024)'
@@ -510,6 +516,24 @@ complete -c klein-setup -n '_shtab_klein_setup_using bundle verify' -s q -l quie
 complete -c klein-setup -n '_shtab_klein_setup_using bundle verify' -s v -l verbose -d 'also show every notice, and the codes of errors'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle verify' -l no-color -d 'no colours (NO_COLOR does the same)'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle verify; and test $_shtab_klein_setup_npos -eq 0' -ka "(__fish_complete_directories)" -d 'where the bundle is'
+complete -c klein-setup -n '_shtab_klein_setup_using; and test $_shtab_klein_setup_npos -eq 0' -a seed -d 'verify the files of a set and send them to other hosts (BitTorrent v2)'
+complete -c klein-setup -n '_shtab_klein_setup_using seed' -s h -l help -d 'show this help message and exit'
+complete -c klein-setup -n '_shtab_klein_setup_using seed' -l json -xka "document events" -d 'print one JSON document on stdout; with =events also every event as a line before it'
+complete -c klein-setup -n '_shtab_klein_setup_using seed' -s q -l quiet -d 'show only errors and the result'
+complete -c klein-setup -n '_shtab_klein_setup_using seed' -s v -l verbose -d 'also show every notice, and the codes of errors'
+complete -c klein-setup -n '_shtab_klein_setup_using seed' -l no-color -d 'no colours (NO_COLOR does the same)'
+complete -c klein-setup -n '_shtab_klein_setup_using seed' -l manifest -xka "(__fish_complete_path (commandline -ct))" -d 'manifest to use (default: flux2-klein-4b)'
+complete -c klein-setup -n '_shtab_klein_setup_using seed' -l verify-with -x -d 'accept only a lock that this public key signed, not expired and not older than the last one'
+complete -c klein-setup -n '_shtab_klein_setup_using seed' -l set -xka "fp8 fp8-lean fp8-midi nvfp4 bf16 base-fp8 diffusers auto" -d 'a set of the manifest (default: what is installed there, else auto: the first that suits this GPU)'
+complete -c klein-setup -n '_shtab_klein_setup_using seed' -l look-in -xka "(__fish_complete_directories)" -d 'another folder to look for the same files in'
+complete -c klein-setup -n '_shtab_klein_setup_using seed' -l follow-links -d 'write, move and delete also behind folder links that lead out of DIR (default: ask once, and remember)'
+complete -c klein-setup -n '_shtab_klein_setup_using seed' -l comfyui -xka "(__fish_complete_directories)" -d 'a ComfyUI folder, its models folder, or a new folder'
+complete -c klein-setup -n '_shtab_klein_setup_using seed' -l hf-cache -xka "(__fish_complete_directories)" -d 'install into an HF cache (default: the user'"'"'s own)'
+complete -c klein-setup -n '_shtab_klein_setup_using seed' -l extra-model-paths -xka "(__fish_complete_path (commandline -ct))" -d 'another extra_model_paths.yaml, as given to ComfyUI'"'"'s --extra-model-paths-config'
+complete -c klein-setup -n '_shtab_klein_setup_using seed' -l listen -x -d 'where other hosts reach this one'
+complete -c klein-setup -n '_shtab_klein_setup_using seed' -l torrent -xka "(__fish_complete_path (commandline -ct))" -d 'where to write the torrent for the other hosts'
+complete -c klein-setup -n '_shtab_klein_setup_using seed' -l limit-rate -x -d 'largest rate in bytes per second, in total: 10M, 500k'
+complete -c klein-setup -n '_shtab_klein_setup_using seed' -l for -x -d 'end after this long (default: with Ctrl-C)'
 complete -c klein-setup -n '_shtab_klein_setup_using; and test $_shtab_klein_setup_npos -eq 0' -a uninstall -d 'remove what klein-setup installed, and nothing else'
 complete -c klein-setup -n '_shtab_klein_setup_using uninstall' -s h -l help -d 'show this help message and exit'
 complete -c klein-setup -n '_shtab_klein_setup_using uninstall' -l json -xka "document events" -d 'print one JSON document on stdout; with =events also every event as a line before it'
@@ -597,4 +621,4 @@ complete -c klein-setup -n '_shtab_klein_setup_using completion' -s v -l verbose
 complete -c klein-setup -n '_shtab_klein_setup_using completion' -l no-color -d 'no colours (NO_COLOR does the same)'
 complete -c klein-setup -n '_shtab_klein_setup_using completion; and test $_shtab_klein_setup_npos -eq 0' -ka "bash zsh fish powershell man" -d 'for what'
 
-# made by scripts/make_completions.py from the options with the digest 278550c940a8771fd4523c973bd11a8d55722dc3d419da81d936ae29b0deabfb
+# made by scripts/make_completions.py from the options with the digest 2f7153f4fdbbac196a638af5754e58eca5ee88626221431e22d3437ddc2f2a70
