@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Write docs/errors.md from the errors, docs/manifest-keys.md from manifests/schema.json, docs/gpus.md from torch.yaml.
+"""Write the pages made from the program: docs/errors.md, manifest-keys.md, gpus.md and failures.md.
 
+They come from the errors, manifests/schema.json, torch.yaml and failures.yaml.
 Without ``--write`` only compare.  An error's page is its docstring: the first line says what happened, the rest what to
 do.  What a key of a manifest means is written once, in the schema.  Which build a card gets is chosen as for a user.
 """
@@ -21,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
+from provisioner.comfyui.server.catalogue import KnownFailure  # noqa: E402 - found through the line above
+from provisioner.comfyui.server.known_failures import known_failures  # noqa: E402
 from provisioner.core.errors import (  # noqa: E402 - found through the line above when run as a script
     KleinError,
     UnsupportedMachineError,
@@ -326,10 +329,60 @@ def _build_for(
         return None
 
 
+_LAYERS = {
+    "model-files": "Model files",
+    "model-pairing": "Files that do not go together",
+    "gpu-memory": "Memory of the GPU",
+    "computer-memory": "Memory of the computer",
+    "memory-streaming": "Memory streaming (dynamic VRAM)",
+    "driver": "Driver",
+    "torch": "The build of torch",
+    "packages": "Other packages of the environment",
+    "comfyui": "ComfyUI itself",
+    "frontend": "ComfyUI's web page",
+    "database": "ComfyUI's database",
+    "custom-node": "Custom nodes",
+    "start-options": "Options ComfyUI was started with",
+    "network": "Network",
+    "port": "Port",
+    "disk": "Disk",
+    "permissions": "Permissions",
+    "antivirus": "Virus scanners",
+}
+_FILLED = {"where": "", "file": "the file", "model": "the model", "message": "..."}
+
+
+def failures_page() -> str:
+    """Return docs/failures.md, by layer."""
+    rows = known_failures().failures
+    parts = [
+        f"""{MADE}# Known failures of ComfyUI
+
+When a server of ComfyUI fails, klein-setup says what is at fault and what to do.  These {len(rows)} are known, beside
+those that the graph itself explains (a VAE or text encoder of another model, a missing file or node).
+[manifests/README.md](../manifests/README.md) says how a row is written; where each was read is in
+`manifests/failures.yaml`.
+"""
+    ]
+    for layer, title in _LAYERS.items():
+        lines = [f"| `{each.id}` | {_example(each)} | {each.remedy} |" for each in rows if each.layer == layer]
+        if lines:
+            parts.append(
+                "\n".join([f"## {title}", "", "| name | what it is | what to do |", "|---|---|---|", *lines, ""])
+            )
+    return "\n".join(parts)
+
+
+def _example(row: KnownFailure) -> str:
+    text = row.sentence.format(*["..."] * 4, **_FILLED).replace("|", "\\|")
+    return text[:1].upper() + text[1:]
+
+
 def pages() -> dict[Path, str]:
     """Return the text of each page that is made."""
     schema: Schema = json.loads((ROOT / "manifests" / "schema.json").read_text(encoding="utf-8"))
     made = {"errors.md": errors_page(), "manifest-keys.md": manifest_page(schema), "gpus.md": gpus_page()}
+    made["failures.md"] = failures_page()
     return {ROOT / "docs" / name: re.sub(r"\n{3,}", "\n\n", text) for name, text in made.items()}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.comfyui.server.failures import findings_in_log, nodes_missing_error
+from provisioner.comfyui.server.known_failures import known_failures
 from provisioner.comfyui.server.launch import Launch, parse_address
 from provisioner.commands.choose_environment import environ_for, start_command
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, with_comfyui
@@ -474,7 +475,7 @@ def _classes(asked: ImageOptions) -> tuple[str, ...]:
 
 
 def _findings_in_log(process: ServerProcess | None) -> tuple[Finding, ...]:
-    return () if process is None else findings_in_log(process.output(), log_path=process.log_path)
+    return () if process is None else findings_in_log(process.output(), known_failures(), log_path=process.log_path)
 
 
 def check_server(run: Run, url: str) -> tuple[Finding, ...]:

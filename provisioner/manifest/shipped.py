@@ -13,8 +13,8 @@ from provisioner.core.errors import ManifestError, UsageError
 from provisioner.manifest.strict_yaml import MAX_TEXT_BYTES
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_NO_MODELS = frozenset({"torch", "comfyui"})
-"""Data of other kinds in the same folder: torch builds, and the pinned ComfyUI release."""
+_NO_MODELS = frozenset({"torch", "comfyui", "failures"})
+"""Data of other kinds in the same folder: torch builds, the pinned ComfyUI release, known failures."""
 
 
 def shipped_folder() -> Path:
@@ -108,6 +108,23 @@ def read_comfy_table_text(folder: Path | None = None) -> tuple[str, str]:
         The file is missing, unreadable, longer than 1 MiB, or not UTF-8.
     """
     name = "comfyui.yaml"
+    return decode_manifest(_read(folder or shipped_folder(), name, label=name), name), name
+
+
+def read_failure_table_text(folder: Path | None = None) -> tuple[str, str]:
+    """Return the text of the shipped table of known failures, and what to call it in messages.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        The folder to use instead of `shipped_folder`.
+
+    Raises
+    ------
+    ManifestError
+        The file is missing, unreadable, longer than 1 MiB, or not UTF-8.
+    """
+    name = "failures.yaml"
     return decode_manifest(_read(folder or shipped_folder(), name, label=name), name), name
 
 

@@ -23,6 +23,7 @@ from provisioner.comfyui.server.api import (
 )
 from provisioner.comfyui.server.client import ComfyClient, Generated, GenerationProgress
 from provisioner.comfyui.server.failures import node_error, refusal_error
+from provisioner.comfyui.server.known_failures import known_failures
 from provisioner.comfyui.server.messages import RunRecord, parse_message, step_seconds
 from provisioner.core.errors import GenerationError, ModelNotListedError, SmokeTestError
 from tests.support.comfy_server import IMAGE, RECORDINGS, Faults, ReplayServer, graph_of, recording, whole_graph
@@ -192,7 +193,7 @@ def parsed_error(name: str) -> SmokeTestError:
         return caught(name)
     failure = heard(name).failure
     assert failure is not None
-    return node_error(failure, graph_of(name))
+    return node_error(failure, graph_of(name), known_failures())
 
 
 @pytest.mark.parametrize("name", [name for name in FAILURES if recording(name)[0]["status"] == 200])

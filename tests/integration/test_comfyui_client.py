@@ -288,7 +288,7 @@ def test_a_server_killed_by_the_system_is_explained_by_memory(launch: Launch) ->
         threading.Timer(0.5, os.kill, (server.pid, 9)).start()
         with (
             ComfyClient(server.address.url, cancelled=never, process=server) as client,
-            pytest.raises(MemoryExhaustedError, match="the system ended it"),
+            pytest.raises(MemoryExhaustedError, match="The system ended it"),
         ):
             client.generate(graph_of(WARM), timeout_s=20)
 

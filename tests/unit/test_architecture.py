@@ -61,7 +61,9 @@ MAY_IMPORT = {
     "value": Layer(frozenset({"value"}), is_pure=True),
     "decision": Layer(DECISIONS, is_pure=True),  # a pure function of values
     "port": Layer(frozenset({"value"})),
-    "effect": Layer(FLOWS - {"flow"} | {"effect"}),  # of effects only those of its own room and the floor of disk/
+    "effect": Layer(
+        FLOWS - {"flow"} | {"effect"}
+    ),  # of effects those of its own room, of the floor of disk/, and what ships
     "flow": Layer(FLOWS),  # decisions and ports put together
     "script": Layer(frozenset()),  # runs where nothing of ours is installed
     "rehearsal": Layer(DECISIONS | {"port", "rehearsal"}),
@@ -101,6 +103,7 @@ LAYER_OF = {
     "comfyui.release_models": "value",
     "comfyui.server": "effect",
     "comfyui.server.api": "decision",
+    "comfyui.server.catalogue": "decision",
     "comfyui.server.failures": "decision",
     "comfyui.server.launch": "decision",
     "comfyui.server.log_lines": "decision",
@@ -264,7 +267,7 @@ def complaint_about_own(module: str, layer: str, target: str) -> str | None:
     other = layer_of(target)
     if other is None:
         return None
-    is_near = room_of(target) in {room_of(module), "disk", "network", "processes"}
+    is_near = room_of(target) in {room_of(module), "disk", "network", "processes"} or target == "manifest.shipped"
     if other in MAY_IMPORT[layer].own and (layer != "effect" or other != "effect" or is_near):
         return None
     return f"{module} ({layer}) may not import {target} ({other})"

@@ -25,6 +25,7 @@ from provisioner.comfyui.server.failures import (
     silent_start_error,
     unreachable_error,
 )
+from provisioner.comfyui.server.known_failures import known_failures
 from provisioner.core.errors import (
     GenerationError,
     MemoryExhaustedError,
@@ -33,6 +34,7 @@ from provisioner.core.errors import (
     SmokeTestError,
 )
 
+KNOWN = known_failures()
 LOG = Path("/logs/comfyui.log")
 
 
@@ -109,7 +111,7 @@ CASES = [
 
 @pytest.mark.parametrize(("node_id", "kind", "message", "cause", "said"), CASES)
 def test_a_node_that_raised_is_explained(node_id: str, kind: str, message: str, cause: str, said: str) -> None:
-    error = node_error(failure(node_id, kind, message), graph(), log_path=LOG)
+    error = node_error(failure(node_id, kind, message), graph(), KNOWN, log_path=LOG)
     assert error.context["cause"] == cause
     assert said in str(error)
     assert error.hint
@@ -117,7 +119,7 @@ def test_a_node_that_raised_is_explained(node_id: str, kind: str, message: str, 
 
 
 def test_running_out_of_gpu_memory_names_what_helps() -> None:
-    error = node_error(failure("12", "torch.OutOfMemoryError", "Allocation on device"), graph())
+    error = node_error(failure("12", "torch.OutOfMemoryError", "Allocation on device"), graph(), KNOWN)
     assert isinstance(error, MemoryExhaustedError)
     assert error.hint is not None
     for help_with in ("a smaller set", "Close other programs"):
@@ -125,19 +127,19 @@ def test_running_out_of_gpu_memory_names_what_helps() -> None:
 
 
 def test_the_wrong_type_of_the_loader_is_blamed_before_the_file() -> None:
-    error = node_error(failure("11", "RuntimeError", SHAPES.format(2560, 7680)), graph("lumina2"))
+    error = node_error(failure("11", "RuntimeError", SHAPES.format(2560, 7680)), graph("lumina2"), KNOWN)
     assert error.context["cause"] == "wrong-clip-type"
     assert "as `lumina2`" in str(error)
 
 
 def test_shapes_without_a_text_encoder_in_the_graph_stay_unknown() -> None:
     alone = {"11": {"class_type": "SamplerCustomAdvanced", "inputs": {}}}
-    error = node_error(failure("11", "RuntimeError", SHAPES.format(1, 2)), alone)
+    error = node_error(failure("11", "RuntimeError", SHAPES.format(1, 2)), alone, KNOWN)
     assert error.context["cause"] == "unknown"
 
 
 def test_an_unknown_failure_shows_one_line_and_where_the_rest_is() -> None:
-    error = node_error(failure("4", "ValueError", "\nfirst line\nsecond line"), graph(), log_path=LOG)
+    error = node_error(failure("4", "ValueError", "\nfirst line\nsecond line"), graph(), KNOWN, log_path=LOG)
     assert "ValueError: first line" in str(error)
     assert "second line" not in str(error)
     assert error.hint is not None
@@ -227,8 +229,8 @@ def test_missing_nodes_are_named() -> None:
 def test_an_interruption_and_a_timeout_name_the_node() -> None:
     assert "CLIPTextEncode (node 4)" in str(interrupted_error("4", graph()))
     assert "on the server, not by klein-setup" in str(interrupted_error(None, graph()))
-    assert "VAEDecode (node 12)" in str(out_of_time_error(60, "12", graph()))
-    assert "within 60 s; it had not begun" in str(out_of_time_error(60, None, graph()))
+    assert "VAEDecode (node 12)" in str(out_of_time_error(60, "12", graph(), KNOWN))
+    assert "within 60 s; it had not begun" in str(out_of_time_error(60, None, graph(), KNOWN))
 
 
 # --- deaths ------------------------------------------------------------------------------------
@@ -264,7 +266,7 @@ DEATHS = [
 
 @pytest.mark.parametrize(("text", "cause", "said"), DEATHS)
 def test_an_ended_server_is_explained_from_its_last_lines(text: str, cause: str, said: str) -> None:
-    error = death_error(1, text.splitlines(), log_path=LOG, is_starting=True)
+    error = death_error(1, text.splitlines(), KNOWN, log_path=LOG, is_starting=True)
     assert error.context["cause"] == cause
     assert said in str(error)
     assert str(error).startswith("ComfyUI ended while it started")
@@ -283,7 +285,7 @@ def test_an_ended_server_is_explained_from_its_last_lines(text: str, cause: str,
     ],
 )
 def test_how_it_ended_is_reported(returncode: int, kind: type[SmokeTestError], said: str) -> None:
-    error = death_error(returncode, [], log_path=LOG, node="VAEDecode (node 12)")
+    error = death_error(returncode, [], KNOWN, log_path=LOG, node="VAEDecode (node 12)")
     assert type(error) is kind
     assert said in str(error)
     assert "in VAEDecode (node 12)" in str(error)
@@ -292,7 +294,7 @@ def test_how_it_ended_is_reported(returncode: int, kind: type[SmokeTestError], s
 def test_secrets_and_escapes_of_a_log_are_not_shown() -> None:
     lines = ["token hf_AbCdEfGh1234567890", "\x1b[31mred https://h/x?sig=abc\x1b[0m", "", "end"]
     assert last_lines(lines) == ["token hf_***", "red https://h/x", "end"]
-    error = death_error(1, ["Authorization: Bearer abcdef123"], log_path=LOG)
+    error = death_error(1, ["Authorization: Bearer abcdef123"], KNOWN, log_path=LOG)
     assert "abcdef123" not in f"{error} {error.context}"
 
 
@@ -309,7 +311,7 @@ def test_secrets_and_escapes_of_a_log_are_not_shown() -> None:
     ],
 )
 def test_a_taken_port_is_recognised_in_three_messages(line: str, is_taken: bool) -> None:
-    assert is_port_taken(["Starting server", line]) is is_taken
+    assert is_port_taken(["Starting server", line], KNOWN) is is_taken
 
 
 def test_a_silent_or_homeless_server_shows_its_last_line() -> None:
@@ -359,10 +361,10 @@ def test_a_server_that_went_away_is_told_with_how_far_it_came(node: str | None, 
     ],
 )
 def test_a_warning_in_the_log_becomes_a_finding(line: str, code: str) -> None:
-    found = findings_in_log(["loaded", line, line], log_path=LOG)
+    found = findings_in_log(["loaded", line, line], KNOWN, log_path=LOG)
     assert [each.code for each in found] == [code]
     assert (found[0].severity, found[0].path) == ("warning", LOG)
 
 
 def test_a_quiet_log_has_no_findings() -> None:
-    assert findings_in_log(["unet missing: []", "got prompt", "Prompt executed in 4.39 seconds"]) == ()
+    assert findings_in_log(["unet missing: []", "got prompt", "Prompt executed in 4.39 seconds"], KNOWN) == ()

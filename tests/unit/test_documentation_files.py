@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from provisioner.cli.arguments import COMMANDS, build_parser
+from provisioner.comfyui.server.known_failures import known_failures
 from provisioner.core.errors import ERRORS_URL, UsageError
 from provisioner.ui.console import ISSUES_URL, issues_url
 from provisioner.ui.problems import defect_blocks
@@ -122,6 +123,7 @@ OF_OTHER_PROGRAMS = {
     "--require-hashes",
     "--models-directory",
     "--extra-model-paths-config",
+    *(re.findall(OPTION, flag.name)[0] for flag in known_failures().flags),  # as they are found in prose
 }
 FOR_MAINTAINERS = ("docs/decisions/", "docs/release.md", "docs/architecture.md")
 

@@ -296,7 +296,7 @@ def put(folder: Path, name: str, content: bytes = b"id: x\n") -> Path:
 
 
 def test_only_models_are_listed_and_not_the_other_data_of_the_folder(tmp_path: Path) -> None:
-    for name in ("zeta.yaml", "alpha.yaml", "torch.yaml", "comfyui.yaml", "schema.json", "README.md"):
+    for name in ("zeta.yaml", "alpha.yaml", "torch.yaml", "comfyui.yaml", "failures.yaml", "schema.json", "README.md"):
         put(tmp_path, name)
     assert shipped_manifests(tmp_path) == ("alpha", "zeta")
 

@@ -35,6 +35,7 @@ from provisioner.comfyui.server.failures import (
     out_of_time_error,
     refusal_error,
 )
+from provisioner.comfyui.server.known_failures import known_failures
 from provisioner.comfyui.server.launch import ServerAddress, parse_address
 from provisioner.comfyui.server.messages import Executing, Message, NodeTiming, Progress, RunRecord, Started, StepMark
 from provisioner.comfyui.server.server_process import ServerProcess
@@ -229,7 +230,13 @@ class ComfyClient:
 
     def failure(self, failure: NodeFailure, graph: Graph) -> Exception:
         """Return the error for a node that raised."""
-        return node_error(failure, graph, log_path=None if self._process is None else self._process.log_path)
+        log_path = None if self._process is None else self._process.log_path
+        return node_error(failure, graph, known_failures(), log_path=log_path)
+
+    def out_of_time(self, timeout_s: float, node_id: str | None, graph: Graph) -> Exception:
+        """Return the error for a prompt that did not end in time."""
+        lines = () if self._process is None else self._process.output()
+        return out_of_time_error(timeout_s, node_id, graph, known_failures(), lines)
 
     def _send(self, graph: Graph, client_id: str) -> str:
         answer = self._web.post("/prompt", {"prompt": graph, "client_id": client_id}, timeout_s=_ACCEPT_S)
@@ -290,7 +297,7 @@ class _Run:
             if cancelled():
                 raise KeyboardInterrupt
             if self._seconds() > timeout_s:
-                raise out_of_time_error(timeout_s, self.record.node_id, self._graph)
+                raise self._client.out_of_time(timeout_s, self.record.node_id, self._graph)
             message = self._listener.next_message(_TICK_S)
             if message is not None:
                 self._take(message)

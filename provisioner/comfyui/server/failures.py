@@ -1,7 +1,8 @@
 """Errors for every known failure of a ComfyUI server, each with a cause and a next step.
 
-Works on the server's output and the graph it was given.  ``cause`` in an error's context is the kebab-case name of
-the failure, for programs; an unknown failure is shown with its type, its first line and the log.
+Works on the server's output, the graph it was given and the catalogue of known failures.  For programs an error's
+context holds ``cause``, the kebab-case name of the failure, and ``layer``, what is at fault.  An unknown failure is
+shown with its type, its first line and the log.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provisioner.comfyui.server.api import Graph, NodeComplaint, NodeFailure, Refusal, shortened
+from provisioner.comfyui.server.catalogue import Catalogue, Layer, Match
 from provisioner.comfyui.server.launch import ServerAddress
 from provisioner.core.errors import (
     GenerationError,
@@ -21,7 +23,7 @@ from provisioner.core.errors import (
     SmokeTestError,
 )
 from provisioner.core.json_reader import as_dict
-from provisioner.core.models import Finding, Remedy
+from provisioner.core.models import Finding
 from provisioner.core.redact import printable, redact
 
 FILE_INPUTS = {
@@ -40,9 +42,6 @@ _SHOWN_LINES = 40  # last lines of a server in an error
 _REPAIR = "Run `klein-setup repair`, which checks every file and fixes what is wrong."
 _RESTART = "A server that is already running keeps the files it loaded: restart it afterwards."
 _UPDATE = f"Update ComfyUI to {_KLEIN_SINCE} or newer."
-_TORCH = "Run `klein-setup install --only environment`, which chooses the build for this machine."
-_LESS_VRAM = "Close other programs that use the GPU, or use a smaller set."  # the smoke test says which
-_LESS_RAM = "Close other programs, add swap space, or use a smaller set."
 
 
 # --- which file a node uses --------------------------------------------------------------------
@@ -136,11 +135,21 @@ class _Case:
     def nearest(self) -> str:
         return self.uses[0].words if self.uses else "a model file"
 
-    def error(self, kind: type[SmokeTestError], cause: str, message: str, hint: str) -> SmokeTestError:
-        return kind(message, hint=hint, cause=cause, **self.context)
+    def error(
+        self,
+        kind: type[SmokeTestError],
+        cause: str,
+        layer: Layer | None,
+        message: str,
+        hint: str,
+        flags: Sequence[str] = (),
+    ) -> SmokeTestError:
+        return kind(message, hint=hint, cause=cause, **_said(layer, flags), **self.context)
 
 
-def node_error(failure: NodeFailure, graph: Graph, *, log_path: Path | None = None) -> SmokeTestError:
+def node_error(
+    failure: NodeFailure, graph: Graph, catalogue: Catalogue, *, log_path: Path | None = None
+) -> SmokeTestError:
     """Return the error for a node that raised while the prompt ran.
 
     Parameters
@@ -149,14 +158,16 @@ def node_error(failure: NodeFailure, graph: Graph, *, log_path: Path | None = No
         The server's report.
     graph : mapping
         The prompt, which names the files the node uses.
+    catalogue : Catalogue
+        The known failures.
     log_path : Path, optional
         File with the server's output.
 
     Returns
     -------
     SmokeTestError
-        Not raised.  ``cause``, ``node``, ``node_class``, ``exception_type`` and, where the graph names them,
-        ``files`` are in its context.
+        Not raised.  ``cause``, ``layer`` (what is at fault, where it is known), ``node``, ``node_class``,
+        ``exception_type`` and, where the graph names them, ``files`` are in its context.
     """
     uses = models_behind(graph, failure.node_id)
     context: dict[str, object] = {
@@ -169,31 +180,8 @@ def node_error(failure: NodeFailure, graph: Graph, *, log_path: Path | None = No
     if log_path is not None:
         context["log_path"] = str(log_path)
     case = _Case(failure=failure, uses=uses, context=context)
-    for name in _KNOWN:
-        found = name(case)
-        if found is not None:
-            return found
-    return _unknown(case, log_path)
-
-
-# Messages of safetensors 0.6 and newer; older ones write them as one word, "HeaderTooLarge".
-_BROKEN = {
-    "incomplete metadata, file not fully covered": ("truncated-file", "is truncated: bytes are missing at its end"),
-    "metadata incomplete buffer": ("truncated-file", "is truncated: its length is not what its header says"),
-    "header too large": ("not-safetensors", "is not a safetensors file: most likely a web page saved under its name"),
-    "header too small": ("empty-file", "is empty, or nearly so"),
-    "invalid": ("broken-header", "has a header that cannot be read"),
-}
-
-
-def _broken_file(case: _Case) -> SmokeTestError | None:
-    if "safetensorerror" not in case.failure.exception_type.lower():
-        return None
-    said = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", case.failure.exception_message).lower()
-    for sign, (cause, what) in _BROKEN.items():
-        if sign in said:
-            return case.error(GenerationError, cause, f"{_capital(case.nearest)} {what}.", f"{_REPAIR} {_RESTART}")
-    return None
+    by_graph = (found for each in _GRAPH_CASES if (found := each(case)) is not None)
+    return next(by_graph, None) or _known(case, graph, catalogue) or _unknown(case, log_path)
 
 
 def _flux1_vae(case: _Case) -> SmokeTestError | None:
@@ -206,6 +194,7 @@ def _flux1_vae(case: _Case) -> SmokeTestError | None:
     return case.error(
         GenerationError,
         "wrong-vae",
+        "model-pairing",
         f"{_capital(vae)} does not belong to this model: it decodes {wanted} channels, the image has {got}.{other}",
         f"Use flux2-vae.safetensors. {_REPAIR}",
     )
@@ -239,6 +228,7 @@ def _shapes(case: _Case) -> SmokeTestError | None:
         return case.error(
             GenerationError,
             "wrong-clip-type",
+            "model-pairing",
             f"The CLIPLoader reads {loader.words} as `{loader.clip_type}`, which gives {got} values where the model "
             f"needs {wanted}.",
             "Set the type of the CLIPLoader to `flux2`.",
@@ -247,6 +237,7 @@ def _shapes(case: _Case) -> SmokeTestError | None:
         return case.error(
             GenerationError,
             "comfyui-too-old",
+            "comfyui",
             f"ComfyUI passes on one layer of {loader.words} ({got} values) where the model needs three ({wanted}).",
             _UPDATE,
         )
@@ -255,6 +246,7 @@ def _shapes(case: _Case) -> SmokeTestError | None:
     return case.error(
         GenerationError,
         "wrong-text-encoder",
+        "model-pairing",
         f"{_capital(loader.words)} does not fit {case.file_of('UNETLoader', 'the diffusion model')}: "
         f"the model needs {f'{expected} ({wanted} values)' if is_known else expected}, the encoder gives {got}"
         f"{f', which is {_ENCODERS[got]}' if got in _ENCODERS else ''}.",
@@ -262,84 +254,51 @@ def _shapes(case: _Case) -> SmokeTestError | None:
     )
 
 
-def _gpu_memory(case: _Case) -> SmokeTestError | None:
-    # torch's own class, the driver's "CUDA error: out of memory", and cudaMallocAsync's "Allocation on device".
-    signs = ("outofmemoryerror", "out of memory", "allocation on device")
-    if not any(sign in case.text.lower() for sign in signs):
-        return None
-    return case.error(
-        MemoryExhaustedError,
-        "gpu-out-of-memory",
-        f"The GPU's memory ran out in {_node(case)}.",
-        _LESS_VRAM,
-    )
-
-
-def _main_memory(case: _Case) -> SmokeTestError | None:
-    said = case.text
-    if case.failure.exception_type != "MemoryError" and "DefaultCPUAllocator" not in said and "os error 12" not in said:
-        return None
-    return case.error(
-        MemoryExhaustedError, "ram-out-of-memory", f"The machine's memory ran out in {_node(case)}.", _LESS_RAM
-    )
-
-
-def _torch_build(case: _Case) -> SmokeTestError | None:
-    said = case.text.lower()
-    if "no kernel image is available" in said:
-        what = "The installed build of torch has no code for this GPU."
-        return case.error(GenerationError, "no-kernel-image", what, _TORCH)
-    if "torch not compiled with cuda enabled" in said:
-        what = "The installed torch is a build without CUDA."
-        return case.error(GenerationError, "torch-without-cuda", what, _TORCH)
-    if "float8" in said and "mps" in said:
-        return case.error(
-            GenerationError,
-            "fp8-on-mps",
-            f"Apple's GPU cannot use FP8 numbers, and {case.file_of('UNETLoader', 'the diffusion model')} is made of "
-            "them.",
-            "Use the files in BF16: `--set bf16`.",
-        )
-    if "device-side assert" in said or "illegal memory access" in said or "unspecified launch failure" in said:
-        return case.error(
-            GenerationError,
-            "gpu-fault",
-            f"The GPU failed in {_node(case)}: {shortened(case.failure.exception_message)}",
-            "Restart ComfyUI; if it fails again, update the driver and check the system's log for GPU errors.",
-        )
-    return None
-
-
 def _file_gone(case: _Case) -> SmokeTestError | None:
     is_gone = case.failure.exception_type == "FileNotFoundError"
     if not is_gone or case.failure.node_class not in FILE_INPUTS:
         return None
     what = f"{_capital(case.nearest)} was listed but does not exist any more."
-    return case.error(ModelNotListedError, "missing-file", what, _REPAIR)
+    return case.error(ModelNotListedError, "missing-file", "model-files", what, _REPAIR)
 
 
-def _undetected(case: _Case) -> SmokeTestError | None:
-    said = case.text.lower()
-    if "could not detect model type" not in said:
-        return None
-    return case.error(
-        GenerationError,
-        "unknown-model",
-        f"ComfyUI does not recognise {case.nearest}.",
-        f"{_REPAIR} If the files are correct, ComfyUI is too old: {_UPDATE[0].lower()}{_UPDATE[1:]}",
+_GRAPH_CASES: tuple[Callable[[_Case], SmokeTestError | None], ...] = (_flux1_vae, _shapes, _file_gone)
+"""Failures that only the graph explains; all others are rows of the catalogue."""
+
+
+def _known(case: _Case, graph: Graph, catalogue: Catalogue) -> SmokeTestError | None:
+    """Return the error for a failure that the catalogue explains."""
+    failure = case.failure
+    behind = (str(graph[each].get("class_type")) for each in _upstream(graph, failure.node_id) if each in graph)
+    matches = catalogue.matches(
+        "node-error",
+        case.text,
+        exception=failure.exception_type,
+        classes=(failure.node_class, *behind),
     )
+    if not matches:
+        return None
+    row = matches[0].failure
+    message = _sentence(
+        matches[0],
+        where=f" in {_node(case)}",
+        file=case.nearest,
+        model=case.file_of("UNETLoader", "the diffusion model"),
+        message=shortened(failure.exception_message),
+    )
+    kind = MemoryExhaustedError if row.is_about_memory else GenerationError
+    return case.error(kind, row.cause, row.layer, message, row.remedy, row.flags)
 
 
-_KNOWN: tuple[Callable[[_Case], SmokeTestError | None], ...] = (
-    _main_memory,
-    _gpu_memory,
-    _broken_file,
-    _flux1_vae,
-    _shapes,
-    _torch_build,
-    _file_gone,
-    _undetected,
-)
+_NOT_NAMED = "(not named)"
+
+
+def _sentence(
+    match: Match, *, where: str = "", file: str = "a model file", model: str = "the diffusion model", message: str = ""
+) -> str:
+    groups = [shortened(_unescaped(each)) for each in match.groups]
+    groups += [_NOT_NAMED] * 4
+    return _capital(match.failure.sentence.format(*groups, where=where, file=file, model=model, message=message))
 
 
 def _capital(words: str) -> str:
@@ -357,6 +316,7 @@ def _unknown(case: _Case, log_path: Path | None) -> SmokeTestError:
     return case.error(
         GenerationError,
         "unknown",
+        None,
         f"{_node(case)} failed with {case.failure.exception_type or 'an error'}: {first}",
         f"Run `klein-setup verify` to rule out broken files.{where}",
     )
@@ -398,6 +358,7 @@ def _complaints_error(refusal: Refusal, graph: Graph, context: dict[str, object]
             " ".join(_missing_words(each) for each in missing),
             hint=f"Run `klein-setup install`, which places the files where this server reads them. {_RESTART}",
             cause="missing-file",
+            layer="model-files",
             **context,
         )
     first = refusal.complaints[0]
@@ -407,6 +368,7 @@ def _complaints_error(refusal: Refusal, graph: Graph, context: dict[str, object]
         " ".join(sentences),
         hint=_UPDATE if is_old else f"Correct node {first.node_id} ({node.get('class_type', first.node_class)}).",
         cause="comfyui-too-old" if is_old else "bad-value",
+        **_said("comfyui" if is_old else None),
         **context,
     )
 
@@ -443,6 +405,7 @@ def nodes_missing_error(missing: Sequence[str], *, version: str | None = None) -
         f"{which} does not have the node{'s' if len(missing) > 1 else ''} {names}.",
         hint=_UPDATE,
         cause="missing-node",
+        layer="comfyui",
         nodes=list(missing),
     )
 
@@ -458,15 +421,20 @@ def interrupted_error(node_id: str | None, graph: Graph) -> SmokeTestError:
     )
 
 
-def out_of_time_error(timeout_s: float, node_id: str | None, graph: Graph) -> SmokeTestError:
-    """Return the error for a prompt that took longer than its time limit."""
+def out_of_time_error(
+    timeout_s: float, node_id: str | None, graph: Graph, catalogue: Catalogue, lines: Iterable[str] = ()
+) -> SmokeTestError:
+    """Return the error for a prompt that took longer than its time limit; `lines` is the server's output."""
     node_class = graph.get(node_id or "", {}).get("class_type")
     where = f"; it had reached {node_class} (node {node_id})" if node_class else "; it had not begun"
-    return GenerationError(
-        f"No image was generated within {timeout_s:g} s{where}.",
-        hint="Check the server's log. On a CPU, or while other prompts wait in its queue, allow more time.",
-        cause="timeout",
-    )
+    message = f"No image was generated within {timeout_s:g} s{where}."
+    hint = "Check the server's log. On a CPU, or while other prompts wait in its queue, allow more time."
+    matches = catalogue.matches("hang", "\n".join(lines)) if node_id else ()
+    if not matches:
+        return GenerationError(message, hint=hint, cause="timeout")
+    row = matches[0].failure
+    said = f"{message} {_sentence(matches[0])}"
+    return GenerationError(said, hint=f"{hint} {row.remedy}", cause="timeout", **_said(row.layer, row.flags))
 
 
 # --- a server that does not answer-------------------------------------------------------------
@@ -478,145 +446,20 @@ def last_lines(lines: Iterable[str]) -> list[str]:
     return [line for line in shown if line.strip()][-_SHOWN_LINES:]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sign:
-    """A cause of a server's end, and how its output shows it."""
-
-    cause: str
-    pattern: re.Pattern[str]
-    message: str  # may use the pattern's groups
-    hint: str
-
-
-def _sign(cause: str, pattern: str, message: str, hint: str) -> _Sign:
-    return _Sign(cause=cause, pattern=re.compile(pattern), message=message, hint=hint)
-
-
-# First match wins, so causes come before mere symptoms.  Read in runs of ComfyUI 0.33.0
-# (torchaudio, custom_nodes) and in ComfyUI's and torch's sources.
-_DEATHS = (
-    _sign(
-        "torch-set-mismatch",
-        r"PyTorch has CUDA version ([\d.]+) whereas TorchAudio has CUDA version ([\d.]+)",
-        "torch was built for CUDA {0} and torchaudio for CUDA {1}; they must come from one index.",
-        _TORCH,
-    ),
-    _sign(
-        "torch-set-mismatch",
-        r"operator (torchvision::\w+) does not exist",
-        "torchvision was built for another torch ({0} is missing); they must come from one index.",
-        _TORCH,
-    ),
-    _sign(
-        "custom-nodes-missing",
-        r"(?:No such file or directory|cannot find the path specified): '([^'\n]*custom_nodes)'",
-        "The folder {0} is missing, without which ComfyUI does not start.",
-        "Create that empty folder: `--base-directory` needs one named custom_nodes.",
-    ),
-    _sign(
-        "empty-model-paths",
-        r"extra_config\.py(?:.|\n)*'NoneType' object is not iterable",
-        "The extra_model_paths.yaml that ComfyUI reads is empty.",
-        "Remove the file, or name a folder in it.",
-    ),
-    _sign(
-        "broken-model-paths",
-        r"extra_config\.py(?:.|\n)*\n((?:yaml\.\S+|AttributeError|TypeError|UnicodeDecodeError)[^\n]*)",
-        "ComfyUI cannot read extra_model_paths.yaml: {0}",
-        "Correct the file; `klein-setup verify` names the line.",
-    ),
-    _sign(
-        "database-locked",
-        r"Could not acquire lock on database|already using this database|[Dd]atabase is locked",
-        "Another ComfyUI of the same tree is using its database.",
-        "Stop the other ComfyUI, or use it with `--server`.",
-    ),
-    _sign(
-        "torch-without-cuda",
-        r"Torch not compiled with CUDA enabled",
-        "The installed torch is a build without CUDA.",
-        _TORCH,
-    ),
-    _sign(
-        "driver-too-old",
-        r"The NVIDIA driver on your system is too old \(found version (\d+)\)",
-        "The NVIDIA driver is too old for the installed torch (CUDA {0}).",
-        "Update the driver, or run `klein-setup install --only environment`, which chooses a build that it supports.",
-    ),
-    _sign(
-        "no-gpu",
-        r"Found no NVIDIA driver|No CUDA GPUs are available|no CUDA-capable device is detected",
-        "ComfyUI finds no usable GPU.",
-        "Check the driver with `klein-setup detect`, and CUDA_VISIBLE_DEVICES; give `--cpu` to run without one.",
-    ),
-    _sign(
-        "no-kernel-image",
-        r"no kernel image is available",
-        "The installed build of torch has no code for this GPU.",
-        _TORCH,
-    ),
-    _sign(
-        "gpu-out-of-memory",
-        r"OutOfMemoryError|CUDA out of memory",
-        "The GPU's memory ran out.",
-        _LESS_VRAM,
-    ),
-    _sign(
-        "missing-library",
-        r"\[WinError 126\][^\n]*?([\w.-]+\.dll)",
-        "Windows cannot load {0} of torch.",
-        "Install Microsoft's Visual C++ Redistributable, then run the command again.",
-    ),
-    _sign(
-        "incomplete-comfyui",
-        r"(?:ModuleNotFoundError|ImportError): No module named '"
-        r"((?:comfy(?:_api|_api_nodes|_config|_execution|_extras)?|app|api_server|middleware|nodes|execution|folder_paths"
-        r"|node_helpers|latent_preview|server|utils|protocol)(?:\.[\w.]+)?)'",
-        "Files of ComfyUI itself are missing: its module {0} is not there.",
-        "In a git checkout `git checkout -- .` brings them back; else get ComfyUI anew with `klein-setup install`.",
-    ),
-    _sign(
-        "missing-module",
-        r"(?:ModuleNotFoundError|ImportError): No module named '([^'\n]+)'",
-        "The Python module {0} is missing from ComfyUI's environment.",
-        "Run `klein-setup install --only environment`, which installs what ComfyUI needs.",
-    ),
-    _sign(
-        "broken-module",
-        r"ImportError: ([^\n]+)",
-        "A Python module of ComfyUI's environment cannot be loaded: {0}",
-        "Run `klein-setup install --only environment`.",
-    ),
-    _sign(
-        "unknown-option",
-        r"error: (unrecognized arguments: [^\n]+|argument [^\n]+)",
-        "ComfyUI rejects its command line: {0}",
-        "Update ComfyUI, or omit the extra options.",
-    ),
-    _sign(
-        "missing-program",
-        r"can't open file '?([^'\n]+?)'?: \[Errno 2\]",
-        "There is no ComfyUI at {0}.",
-        "Give `--comfyui` the folder that contains ComfyUI's main.py.",
-    ),
-)
-
-_PORT_TAKEN = re.compile(
-    r"is already in use on address|(?i:address already in use)|\[WinError 10048\]|EADDRINUSE|\[Errno (?:48|98)\]"
-)
-
-
-def is_port_taken(lines: Iterable[str]) -> bool:
-    """Whether a server's output says that another program uses its port.
-
-    >>> is_port_taken(["Port 8188 is already in use on address 127.0.0.1. Please close the other application"])
-    True
-    """
-    return _PORT_TAKEN.search("\n".join(lines)) is not None
+def is_port_taken(lines: Iterable[str], catalogue: Catalogue) -> bool:
+    """Whether a server's output says that its port cannot be used: another program has it, or the system."""
+    matches = catalogue.matches("server-death", "\n".join(lines))
+    return any(each.failure.layer == "port" for each in matches)
 
 
 def death_error(
-    returncode: int, lines: Sequence[str], *, log_path: Path, node: str | None = None, is_starting: bool = False
+    returncode: int,
+    lines: Sequence[str],
+    catalogue: Catalogue,
+    *,
+    log_path: Path,
+    node: str | None = None,
+    is_starting: bool = False,
 ) -> SmokeTestError:
     """Return the error for a server of ours that ended on its own.
 
@@ -626,6 +469,8 @@ def death_error(
         Its exit status; negative is the signal that ended it.
     lines : sequence of str
         The end of its output.
+    catalogue : Catalogue
+        The known failures.
     log_path : Path
         File with all of its output.
     node : str, optional
@@ -636,19 +481,15 @@ def death_error(
     shown = last_lines(lines)
     context: dict[str, object] = {"returncode": returncode, "last_lines": shown, "log_path": str(log_path)}
     when = "while it started" if is_starting else f"in {node}" if node else "while it ran"
-    text = "\n".join(printable(line) for line in lines)
-    for sign in _DEATHS:
-        match = sign.pattern.search(text)
-        if match is not None:
-            groups = [shortened(_unescaped(group)) for group in match.groups()]
-            return _death_kind(sign.cause)(
-                f"ComfyUI ended {when}. {sign.message.format(*groups)}", hint=sign.hint, cause=sign.cause, **context
-            )
-    if returncode in {-9, 137} or "MemoryError" in text:
-        return MemoryExhaustedError(
-            f"ComfyUI ended {when}: the system ended it, most likely for lack of memory.",
-            hint=_LESS_RAM,
-            cause="ram-out-of-memory",
+    matches = catalogue.matches("server-death", "\n".join(lines), exit_status=returncode)
+    if matches:
+        row = matches[0].failure
+        kind = MemoryExhaustedError if row.is_about_memory else ServerNotUsableError
+        return kind(
+            f"ComfyUI ended {when}. {_sentence(matches[0])}",
+            hint=row.remedy,
+            cause=row.cause,
+            **_said(row.layer, row.flags),
             **context,
         )
     said = f": {shortened(shown[-1])}" if shown else ", without output"
@@ -670,8 +511,9 @@ def _unescaped(text: str) -> str:
     return text.replace("\\\\", "\\") if is_literal else text
 
 
-def _death_kind(cause: str) -> type[SmokeTestError]:
-    return MemoryExhaustedError if cause == "gpu-out-of-memory" else ServerNotUsableError
+def _said(layer: Layer | None, flags: Sequence[str] = ()) -> dict[str, object]:
+    """Return what an error's context says of what is at fault, and ComfyUI's options that its hint names."""
+    return {**({} if layer is None else {"layer": layer}), **({"flags": list(flags)} if flags else {})}
 
 
 def _exit_in_words(returncode: int) -> str:
@@ -785,43 +627,18 @@ def not_comfyui_error(url: str, path: str, status: int, content_type: str, begin
 
 # --- warnings in a server's log ----------------------------------------------------------------
 
-_LOG_WARNINGS: tuple[tuple[str, re.Pattern[str], str, str, Remedy], ...] = (
-    (
-        "picture-not-a-number",
-        re.compile(r"invalid value encountered in cast"),
-        "The image contained values that are not numbers (NaN), which are black.",
-        "Run `klein-setup verify`; if the files are correct, start ComfyUI with `--fp32-vae`.",
-        "by-hand",
-    ),
-    (
-        "weights-ignored",
-        re.compile(r"unet unexpected:[^\n]*_scale"),
-        "ComfyUI ignored the scales of the FP8 weights: the file lacks `_quantization_metadata`; the image is wrong.",
-        _REPAIR,
-        "repair",
-    ),
-    (
-        "weights-missing",
-        re.compile(r"(?:unet|clip) missing: \[[^\]]|Missing VAE keys \[[^\]]"),
-        "A model file lacks weights that ComfyUI needs; the image may be wrong.",
-        _REPAIR,
-        "repair",
-    ),
-    (
-        "slow-torch",
-        re.compile(r"need pytorch with cu130 or higher"),
-        "With this build of torch ComfyUI cannot use its fastest operations, which need CUDA 13.0.",
-        "Run `klein-setup detect`, which says whether the driver supports a newer build.",
-        "by-hand",
-    ),
-)
 
-
-def findings_in_log(lines: Iterable[str], *, log_path: Path | None = None) -> tuple[Finding, ...]:
+def findings_in_log(lines: Iterable[str], catalogue: Catalogue, *, log_path: Path | None = None) -> tuple[Finding, ...]:
     """Return the warnings in a server's output, each kind once."""
-    text = "\n".join(lines)
+    found = {each.failure.cause: each for each in reversed(catalogue.matches("log-line", "\n".join(lines)))}
     return tuple(
-        Finding(code=code, severity="warning", message=message, remedy=remedy, path=log_path, hint=hint)
-        for code, pattern, message, hint, remedy in _LOG_WARNINGS
-        if pattern.search(text)
+        Finding(
+            code=code,
+            severity="warning",
+            message=_sentence(match),
+            remedy=match.failure.action,
+            path=log_path,
+            hint=match.failure.remedy,
+        )
+        for code, match in reversed(found.items())
     )

@@ -30,6 +30,7 @@ from provisioner.comfyui.server.failures import (
     port_taken_error,
     silent_start_error,
 )
+from provisioner.comfyui.server.known_failures import known_failures
 from provisioner.comfyui.server.launch import (
     LOOPBACK,
     Launch,
@@ -128,7 +129,9 @@ class ServerProcess:
         code = self.returncode
         if code is None:
             return None
-        return death_error(code, self.output(), log_path=self.log_path, node=node, is_starting=is_starting)
+        return death_error(
+            code, self.output(), known_failures(), log_path=self.log_path, node=node, is_starting=is_starting
+        )
 
     def stop(self) -> None:
         """End the server and everything it started: first politely, then by force.  Safe to call twice."""
@@ -331,7 +334,7 @@ def _wait_for_answer(
                 raise KeyboardInterrupt
             death = server.death(is_starting=True)
             if death is not None:
-                if is_port_taken(server.output()):
+                if is_port_taken(server.output(), known_failures()):
                     return False
                 raise death
             server.facts = _facts(web, min(_PROBE_S, max(deadline - time.monotonic(), _TICK_S)))
