@@ -7,11 +7,13 @@ import re
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from provisioner.core.models import BLOCK_SIZE
+from provisioner.files import peers
 from tests.support.comfy_server import free_port
 from tests.support.sandbox import MIB, Completed, Running, Sandbox, Wanted, sha256_of, tensors, wait_until
 
@@ -173,6 +175,39 @@ def test_a_file_that_changes_under_its_seed_is_neither_passed_on_nor_overwritten
     assert sandbox.bytes_served(wanted) == len(wanted.data)  # from the Hub
     assert path.read_bytes() == bytes(changed)
     assert seeder.running.process.poll() is None
+
+
+def test_wrong_bytes_that_fit_their_torrent_get_no_name(sandbox: Sandbox, wanted: Wanted) -> None:
+    """The torrent itself lies: under the right SHA-256 and size it has the hashes of other bytes."""
+    forged = bytearray(wanted.data)
+    forged[BLOCK_SIZE + 99] ^= 1
+    (sandbox.folder / "forged").write_bytes(bytes(forged))
+    torrent, address = sandbox.folder / "set.torrent", f"127.0.0.1:{free_port()}"
+    is_over, sent = threading.Event(), [0]
+    with peers.linked_by_digest({wanted.sha256: sandbox.folder / "forged"}) as folder:
+        data = peers.make_torrent(folder, {wanted.sha256: SIZE}, lambda done, of: None)
+        torrent.write_bytes(data)
+        seeding = threading.Thread(
+            target=peers.seed,
+            args=(data, folder, address),
+            kwargs={
+                "up_bytes_s": None,
+                "is_over": is_over.is_set,
+                "ready": lambda: None,
+                "tell": lambda now: sent.__setitem__(0, now.sent),
+            },
+        )
+        seeding.start()
+        try:
+            done = sandbox.install("--only", "files", "--yes", "--torrent", torrent, "--peer", address)
+            wait_until(lambda: sent[0] >= SIZE, what="that the forged bytes were taken")
+        finally:
+            is_over.set()
+            seeding.join()
+    assert done.returncode == 0, done.said
+    assert sha256_of(sandbox.path(wanted)) == wanted.sha256
+    assert sandbox.bytes_served(wanted) == SIZE
+    assert staging(sandbox) == []
 
 
 def test_the_torrent_of_another_set_is_said_and_the_hub_has_the_files(sandbox: Sandbox, seeder: Seeder) -> None:
