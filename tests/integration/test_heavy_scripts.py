@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -47,12 +48,19 @@ FORKS = pytest.mark.skipif(sys.platform == "win32", reason="runs are forked")
                 sys.platform != "linux" or program("ansible-playbook") is None, reason="needs ansible-core on Linux"
             ),
         ),
+        pytest.param(
+            ("bench_peers.py", "--hosts", "1", "--size", "8"),
+            "| 1.00 times |",
+            marks=pytest.mark.skipif(
+                sys.platform != "linux" or find_spec("libtorrent") is None, reason="needs libtorrent on Linux"
+            ),
+        ),
         (("bench_verify.py", "--size", "20000000", "--files", "2", "--rounds", "1"), "klein-setup verify"),
     ],
     ids=lambda value: "-".join(value[:3]) if isinstance(value, tuple) else "",
 )
 def test_it_still_runs(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    folder = ("--folder", str(tmp_path)) if words[0].startswith("bench") else ()
+    folder = ("--folder", str(tmp_path)) if words[0] in {"bench.py", "bench_verify.py"} else ()
     before = {path: path.read_bytes() for path in (ROOT / "scripts" / "results").iterdir()}
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / words[0], *words[1:], *folder],
