@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from provisioner.core.models import Download
+from provisioner.core.models import Download, OperatingSystem, Vendor
 from provisioner.manifest.table_source import TableSource
 
 NodeUse = Literal["always", "distilled", "guided", "whole-decode", "tiled-decode"]
@@ -48,6 +48,25 @@ class NodeNeed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KnownBad:
+    """Releases that are known to fail on some machines, and what works there.  None: does not matter."""
+
+    id: str
+    since: str  # the first release that fails
+    before: str | None = None  # the first that does not, as far as known
+    vendor: Vendor | None = None  # of a GPU
+    os: OperatingSystem | None = None
+    is_wsl: bool = False  # only in WSL
+    min_sm: int | None = None  # compute capability of an NVIDIA GPU, 120 for 12.0
+    architectures: tuple[str, ...] = ()  # of an AMD GPU, beginnings: "gfx11"
+    min_gpus: int | None = None  # of that vendor
+    max_memory_gb: int | None = None  # RAM
+    symptom: str  # a clause, shown to the user
+    good: str  # what works: a release, or an option
+    threads: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ComfyTable:
     """What is known about ComfyUI's releases and what Klein needs of them."""
 
@@ -60,6 +79,7 @@ class ComfyTable:
     advised: VersionBound  # below it Klein loads, with the fault in ``because``
     nodes: tuple[NodeNeed, ...]
     sources: tuple[TableSource, ...]
+    known_bad: tuple[KnownBad, ...] = ()
 
     def release(self, version: str) -> ComfyRelease | None:
         """Return the release of that version, or None."""

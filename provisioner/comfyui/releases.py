@@ -10,8 +10,10 @@ import re
 from itertools import pairwise
 from typing import get_args
 
-from provisioner.comfyui.release_models import ComfyRelease, ComfyTable, NodeNeed, NodeUse, VersionBound
+from provisioner.comfyui.release_models import ComfyRelease, ComfyTable, KnownBad, NodeNeed, NodeUse, VersionBound
+from provisioner.core.models import OperatingSystem, Vendor
 from provisioner.manifest.strict_yaml import (
+    BOOLEAN,
     DOWNLOAD,
     LINE,
     PROSE,
@@ -28,7 +30,7 @@ from provisioner.manifest.strict_yaml import (
     shown,
     whole_number,
 )
-from provisioner.manifest.table_rows import DATE, SOURCE_IDS, report_repeated, rows_of, sources_of
+from provisioner.manifest.table_rows import DATE, ID, SOURCE_IDS, THREAD, report_repeated, rows_of, sources_of
 
 SCHEMA_VERSION = 1
 """The version of the table's format this program reads."""
@@ -62,6 +64,9 @@ _REPOSITORY = matching(
     r"https://[a-z0-9.-]+(:[0-9]{1,5})?(/[\w-]+(\.(?!git$)[\w-]+)*)+",
 )
 _SCHEMA_VERSION = whole_number(str(SCHEMA_VERSION), SCHEMA_VERSION, SCHEMA_VERSION)
+_GFX = matching("the beginning of an architecture like gfx11", r"gfx[0-9a-f]{1,6}")
+_VENDORS: tuple[Vendor, ...] = get_args(Vendor)
+_SYSTEMS: tuple[OperatingSystem, ...] = get_args(OperatingSystem)
 _USES: tuple[NodeUse, ...] = get_args(NodeUse)
 
 
@@ -128,8 +133,31 @@ def _node(place: Place) -> NodeNeed:
     return value
 
 
+def _known_bad(place: Place) -> KnownBad:
+    with Fields(place, _SYNONYMS) as fields:
+        value = KnownBad(
+            id=fields.required("id", ID),
+            since=fields.required("since", _VERSION),
+            before=fields.optional("before", _VERSION, None),
+            vendor=fields.optional("vendor", one_of(_VENDORS), None),
+            os=fields.optional("os", one_of(_SYSTEMS), None),
+            is_wsl=fields.optional("is_wsl", BOOLEAN, False),
+            min_sm=fields.optional("min_sm", whole_number("a compute capability like 120", 10, 999), None),
+            architectures=fields.optional("architectures", list_of(_GFX, "a list of beginnings like gfx11"), ()),
+            min_gpus=fields.optional("min_gpus", whole_number("a number of GPUs", 2, 16), None),
+            max_memory_gb=fields.optional("max_memory_gb", whole_number("a number of GB", 1, 4096), None),
+            symptom=fields.required("symptom", LINE),
+            good=fields.required("good", LINE),
+            threads=fields.required("threads", list_of(THREAD, "a list of threads")),
+        )
+    if value.before and value.since and version_key(value.before) <= version_key(value.since):
+        place.complain(f"is {value.before}, not newer than 'since' ({value.since})", "before")
+    return value
+
+
 _BOUND = Kind("a mapping of version, because and sources", _bound, VersionBound(version="", because=""))
 _RELEASES = rows_of(_release, "a mapping of version, commit and sources")
+_KNOWN_BAD = rows_of(_known_bad, "a mapping of id, since, symptom, good and threads")
 _NODES = rows_of(_node, "a mapping of class, inputs and sources")
 
 
@@ -149,6 +177,7 @@ def _table(place: Place) -> ComfyTable:
             minimum=fields.required("minimum", _BOUND),
             advised=fields.required("advised", _BOUND),
             nodes=fields.required("nodes", _NODES),
+            known_bad=fields.optional("known_bad", _KNOWN_BAD, ()),
             sources=fields.required("sources", sources_of(_SYNONYMS)),
         )
     _check_uniqueness(place, value)
@@ -176,6 +205,7 @@ def _check_uniqueness(place: Place, table: ComfyTable) -> None:
     report_repeated(place, "releases", (each.tree for each in table.releases if each.tree))
     uses = (f"{each.class_type} for {each.use}" for each in table.nodes if each.class_type)
     report_repeated(place, "nodes", uses)
+    report_repeated(place, "known_bad", (each.id for each in table.known_bad if each.id))
     report_repeated(place, "sources", (each.id for each in table.sources if each.id))
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from provisioner.comfyui.batch_files import unread_folders
 from provisioner.comfyui.checkout_models import CheckoutPlan, ComfyCheckout
 from provisioner.comfyui.install_plan import judge_checkout, plan_checkout
+from provisioner.comfyui.known_bad import known_bad
 from provisioner.comfyui.model_paths import CONFIG_NAME
 from provisioner.comfyui.release_models import ComfyTable
 from provisioner.commands.run import Run
-from provisioner.core.models import ComfyTarget, Finding
+from provisioner.core.models import ComfyTarget, Finding, Machine
 from provisioner.report.outcome import Report
 
 
@@ -35,6 +36,7 @@ class ComfyUIInstall:
     checkout: ComfyCheckout
     plan: CheckoutPlan
     folder: Path  # where main.py is, or will be
+    machine: Machine | None = None  # where it runs, if this run looked at it
     unread: tuple[Finding, ...] = ()  # what the portable build's own batch files say otherwise
 
     @property
@@ -72,7 +74,12 @@ def inspect_comfyui(run: Run, options: ComfyUIOptions | None = None) -> ComfyUII
     plan = plan_checkout(checkout, table, wants_update=options is not None and options.wants_update)
     folder = checkout.tree or (run.target.models.parent if run.target.models.name == "models" else run.target.given)
     return ComfyUIInstall(
-        table=table, checkout=checkout, plan=plan, folder=folder, unread=_unread(run, run.target, checkout)
+        table=table,
+        checkout=checkout,
+        plan=plan,
+        folder=folder,
+        machine=run.machine or run.session.known_machine,
+        unread=_unread(run, run.target, checkout),
     )
 
 
@@ -96,7 +103,11 @@ def check_comfyui(comfyui: ComfyUIInstall) -> tuple[Finding, ...]:
     """Return what a person should know about a ComfyUI before an image is generated with it."""
     if comfyui.plan.action in {"clone", "update"}:
         return ()
-    return (*judge_checkout(comfyui.checkout, comfyui.table), *_check_config(comfyui), *comfyui.unread)
+    known: tuple[Finding, ...] = ()
+    if comfyui.machine is not None and comfyui.checkout.tree is not None:
+        checkout = comfyui.checkout
+        known = known_bad(checkout.version, comfyui.machine, comfyui.table, tree=comfyui.checkout.tree)
+    return (*judge_checkout(comfyui.checkout, comfyui.table), *known, *_check_config(comfyui), *comfyui.unread)
 
 
 def _check_config(comfyui: ComfyUIInstall) -> tuple[Finding, ...]:

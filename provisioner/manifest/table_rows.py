@@ -12,6 +12,7 @@ _T = TypeVar("_T")
 
 DATE = matching("a quoted date like '2026-11-23'", r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
 ID = matching("a short name of a-z, 0-9, '.' and '-'", r"[a-z0-9][a-z0-9.-]{0,63}")
+THREAD = matching("a thread like 'Comfy-Org/ComfyUI#15255'", r"[\w.-]+/[\w.-]+#[1-9][0-9]{0,6}")
 SOURCE_IDS = list_of(ID, "a list of ids out of 'sources'")
 
 

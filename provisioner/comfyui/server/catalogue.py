@@ -27,7 +27,7 @@ from provisioner.manifest.strict_yaml import (
     read_line,
     whole_number,
 )
-from provisioner.manifest.table_rows import ID, SOURCE_IDS, report_repeated, rows_of, sources_of
+from provisioner.manifest.table_rows import ID, SOURCE_IDS, THREAD, report_repeated, rows_of, sources_of
 from provisioner.manifest.table_source import TableSource
 
 SCHEMA_VERSION = 1
@@ -166,7 +166,6 @@ def _searched(text: str) -> str:
 _HINT = "Fix it; manifests/README.md explains every key of failures.yaml."
 _SYNONYMS = {"regex": "pattern", "hint": "remedy", "message": "sentence", "name": "id", "issues": "threads"}
 _FIELDS = frozenset({"where", "file", "model", "message"})
-_THREAD = matching("a thread like 'Comfy-Org/ComfyUI#15255'", r"[\w.-]+/[\w.-]+#[1-9][0-9]{0,6}")
 _FLAG = matching("an option like '--disable-mmap'", r"--[a-z][a-z0-9_-]{1,60}")
 _VERSION = matching("a version like '0.33.0'", r"(0|[1-9][0-9]{0,4})(\.(0|[1-9][0-9]{0,4})){2}")
 _LAYERS: tuple[Layer, ...] = get_args(Layer)
@@ -206,7 +205,7 @@ def _failure(place: Place) -> KnownFailure:
             action=fields.optional("action", one_of(_ACTIONS), "by-hand"),
             flags=fields.optional("flags", list_of(_FLAG, "a list of ComfyUI's options"), ()),
             versions=fields.optional("versions", LINE, None),
-            threads=fields.optional("threads", list_of(_THREAD, "a list of threads"), ()),
+            threads=fields.optional("threads", list_of(THREAD, "a list of threads"), ()),
             sources=fields.optional("sources", SOURCE_IDS, ()),
         )
     _check_row(place, value)
