@@ -298,7 +298,8 @@ def _sentence(
 ) -> str:
     groups = [shortened(_unescaped(each)) for each in match.groups]
     groups += [_NOT_NAMED] * 4
-    return _capital(match.failure.sentence.format(*groups, where=where, file=file, model=model, message=message))
+    said = match.failure.sentence.format(*groups, where=where, file=file, model=model, message=message)
+    return _capital(said) if match.failure.sentence.startswith("{file}") else said  # "torch" stays as it is
 
 
 def _capital(words: str) -> str:
