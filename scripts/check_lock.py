@@ -20,8 +20,11 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = "klein-setup"
 HOSTS = ("https://pypi.org/", "https://files.pythonhosted.org/")
-GROUPS: dict[str, tuple[str, ...]] = {"run": ("image",), "tests": ("image", "oci", "test", "lint")}
-EXTRAS = ("image", "oci")  # of those, the ones that users may choose; the others are dependency groups
+GROUPS: dict[str, tuple[str, ...]] = {
+    "run": ("image", "oci", "signing"),
+    "tests": ("image", "oci", "signing", "test", "lint"),
+}
+EXTRAS = ("image", "oci", "signing")  # of those, the ones that users may choose; the others are dependency groups
 INSTALLERS = {
     "install.sh": {
         "Linux-x86_64": "manylinux_2_17_x86_64",

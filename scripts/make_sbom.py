@@ -20,13 +20,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts.check_lock import PROJECT, Pinned, parse_requirements  # noqa: E402 - found through the line above
+from scripts.check_lock import GROUPS, PROJECT, Pinned, parse_requirements  # noqa: E402 - found through the line above
 
 
 def exported(root: Path = ROOT) -> dict[str, Any]:
     """Return what uv says of the lock, without asking a network."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
-    options = ["--no-config", "--frozen", "--offline", "--quiet", "--no-default-groups", "--all-extras"]
+    options = ["--no-config", "--frozen", "--offline", "--quiet", "--no-default-groups"]
+    options += [word for extra in GROUPS["run"] for word in ("--extra", extra)]
     form = ["--format", "cyclonedx1.5", "--preview-features", "sbom-export"]
     command = [sys.executable, "-m", "uv", "export", *options, *form]
     done = subprocess.run(command, cwd=root, env=environ, stdout=subprocess.PIPE, encoding="utf-8", check=True)
