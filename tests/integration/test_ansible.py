@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import sysconfig
 import threading
@@ -24,7 +25,7 @@ from tests.support.builders import recording_of
 from tests.support.fleet import Fleet, install_collection, program
 from tests.support.mounts import own_mounts
 from tests.support.oci_registry import DockerRegistry
-from tests.support.sandbox import MIB, TOKEN, Sandbox, tensors
+from tests.support.sandbox import MIB, TOKEN, Sandbox, sha256_of, tensors
 from tests.support.setup_fixture import ENCODER, VAE, ModelFile, SetupFixture, git, rtx_4070, write_tree
 from tests.support.signing import make_pair
 
@@ -142,7 +143,7 @@ def test_without_a_network_different_machines_come_to_the_same_signed_lock_from_
     assert (played.status, set(played.changed), played.failed) == (2, {"a", "b", "c"}, failed), played.text
     assert "[lock-signature]" in played.said
     assert fleet.has("cheated") == set()
-    assert "No folder with the files is named. Set klein_setup_look_in" in played.said
+    assert "No place with the files is named. Set klein_setup_from to a bundle, or klein_setup_look_in" in played.said
     assert {name: fleet.has(name) for name in played.changed} == dict.fromkeys("abc", LARGE)
 
     for name in failed:
@@ -154,6 +155,83 @@ def test_without_a_network_different_machines_come_to_the_same_signed_lock_from_
     repaired = fleet.play("repair", before=before)
     assert (repaired.status, repaired.changed) == (0, {"a": 0, "b": 1, "c": 0}), repaired.text
     assert fleet.has("b") == LARGE
+
+
+def test_three_machines_come_to_one_signed_lock_from_a_bundle_and_the_damaged_one_is_repaired_by_blocks(
+    fleet: Fleet,
+) -> None:
+    own = own_mounts()
+    if own is None:
+        pytest.skip("a network without a device needs a namespace, and this user may not make one")
+    before = (*own, "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")  # 127.0.0.1 and nothing else
+    if subprocess.run([*before, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no network namespaces here")
+    sandbox, stick = fleet.sandbox, fleet.folder / "stick"
+    bundle, lock = stick / "klein", stick / "lab.lock.yaml"
+    stick.mkdir(parents=True)
+    pair = make_pair(fleet.folder)
+    hub = ("--endpoint", sandbox.hub.endpoint, "--send-token")
+    made = sandbox.run(
+        "bundle", "create", bundle, "--manifest", sandbox.manifest, "--set", "large", *hub, "--yes", "--no-comfyui"
+    )
+    assert made.returncode == 0, made.said
+    fleet.add("first", card(12))
+    fleet.install("first")
+    tree = fleet.hosts.pop("first")["klein_setup_comfyui"]
+    signed = ("--output", lock, "--sign", pair.private, "--expires", "90d")
+    written = sandbox.run("manifest", "lock", "--comfyui", tree, *signed)
+    assert written.returncode == 0, written.said
+    sandbox.hub.close()
+
+    documents = fleet.folder / "documents"
+    documents.mkdir()
+    more: dict[str, object] = {"klein_setup_from": str(bundle), "klein_setup_endpoint": ""}
+    more |= {"klein_setup_lock": str(lock), "klein_setup_verify_with": str(pair.public)}
+    more |= {"klein_setup_documents": str(documents)}
+    for name, recording in (("a", card(12)), ("b", card(8)), ("c", GB10)):
+        fleet.add(name, recording, klein_setup_home=str(fleet.folder / name / "program"), **more)
+    fleet.add("both", card(12), **{**more, "klein_setup_endpoint": sandbox.hub.endpoint})
+    played = fleet.play("install_without_network", before=before)
+    assert (played.status, set(played.changed), played.failed) == (2, {"a", "b", "c"}, {"both"}), played.text
+    assert "from the bundle alone, but klein_setup_endpoint is set, too. Leave one of them out for both." in played.said
+    assert {name: fleet.has(name) for name in played.changed} == dict.fromkeys("abc", LARGE)
+    del fleet.hosts["both"]
+
+    damaged = fleet.path("b", MODEL)
+    with damaged.open("r+b") as stream:
+        stream.seek(BLOCK_SIZE + 5)
+        stream.write(b"?")
+    verified = fleet.play("verify", "--limit", "b", before=before)  # of the others the installation said all
+    assert (verified.status, verified.failed) == (2, {"b"}), verified.text
+    report = (
+        "fleet",
+        "report",
+        documents,
+        "--by-file",
+        "--manifest",
+        lock,
+        "--json",
+        "--output",
+        fleet.folder / "p.html",
+    )
+    differs = sandbox.run(*report)
+    states = {each["host"]: each["state"] for each in differs.json["details"]["fleet"]["hosts"]}
+    assert (differs.returncode, states) == (1, {"a": "in-line", "b": "differs", "c": "in-line"}), differs.said
+    assert differs.json["details"]["fleet"]["bytes_to_fetch"] == BLOCK_SIZE
+
+    repaired = fleet.play("repair", before=before)
+    assert (repaired.status, repaired.changed) == (0, {"a": 0, "b": 1, "c": 0}), repaired.text
+    (step,) = json.loads((documents / "b.json").read_text(encoding="utf-8"))["steps"]
+    assert (step["way"], step["blocks"]) == ("in-place", [1])
+    assert fleet.has("b") == LARGE
+    again = fleet.play("repair", before=before)
+    assert (again.status, again.changed) == (0, dict.fromkeys("abc", 0)), again.text
+    in_line = sandbox.run(*report)
+    states = {each["host"]: each["state"] for each in in_line.json["details"]["fleet"]["hosts"]}
+    assert (in_line.returncode, states) == (0, dict.fromkeys("abc", "in-line")), in_line.said
+    said = [json.loads(each.read_text(encoding="utf-8")) for each in documents.iterdir()]
+    assert {each["manifest"]["sha256"] for each in said} == {sha256_of(lock)}
+    assert [each["details"]["signed_lock"]["name"] for each in said] == ["lab.lock.yaml"] * 3
 
 
 def test_a_host_whose_disk_is_full_fails_with_its_sentence_and_the_others_go_on(fleet: Fleet) -> None:
