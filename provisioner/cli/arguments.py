@@ -482,6 +482,7 @@ def add_bundle_parser(subparsers: Subparsers) -> None:
         making.add_argument(
             "--comfyui-source", type=_name, metavar="URL|FILE", help="get ComfyUI's archive from a mirror or a file"
         )
+        _add_lock_options(making)
         _add_network_options(making)
         _add_change_options(making)
         making.set_defaults(run=f"bundle {name}")
@@ -565,16 +566,7 @@ def add_manifest_parser(subparsers: Subparsers) -> None:
     _add_target_options(lock)
     lock.add_argument("--environment", type=_path, metavar="DIR", help="virtual environment to record")
     lock.add_argument("--output", type=_path, metavar="FILE", required=True, help="where to write the locked manifest")
-    lock.add_argument(
-        "--lock-version",
-        type=_lock_version,
-        metavar="N",
-        help="version of the lock; an older one is refused by --verify-with (default: 1 more than that of FILE)",
-    )
-    lock.add_argument(
-        "--expires", type=_expiry, metavar="TIME", help="last day of the lock: a number of days like 90d, or a date"
-    )
-    _add_sign_option(lock, "write FILE.sig, the signature of the lock, with this private key (PEM, elliptic curve)")
+    _add_lock_options(lock)
     lock.set_defaults(run="manifest lock")
     accept = _add(actions, "accept", "accept a signed lock here although a newer one was accepted before")
     accept.add_argument("manifest", metavar="FILE", help="the lock, with its signature beside it")
@@ -676,6 +668,19 @@ def _add_verify_with_option(parser: argparse.ArgumentParser | argparse._Argument
         metavar="KEY",
         help="accept only a lock that this public key signed, not expired and not older than the last one",
     )
+
+
+def _add_lock_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lock-version",
+        type=_lock_version,
+        metavar="N",
+        help="version of the lock; an older one is refused by --verify-with (default: 1 more than that of FILE)",
+    )
+    parser.add_argument(
+        "--expires", type=_expiry, metavar="TIME", help="last day of the lock: a number of days like 90d, or a date"
+    )
+    _add_sign_option(parser, "write FILE.sig, the signature of the lock, with this private key (PEM, elliptic curve)")
 
 
 def _add_sign_option(parser: argparse.ArgumentParser, text: str) -> None:

@@ -219,8 +219,17 @@ def _bundle_make(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Eve
             python=arguments.python, accepts_cpu=arguments.cpu, torch=_torch_options(arguments)
         ),
         adds=arguments.run == "bundle add",
+        key=arguments.sign,
+        lock_version=arguments.lock_version,
+        expires=arguments.expires,
     )
-    how = BundleUi(ask=ui.ask, show_plan=ui.show_plan, say=ui.say, ask_to_apply=_run_ui(ui).ask_to_apply)
+    how = BundleUi(
+        ask=ui.ask,
+        show_plan=ui.show_plan,
+        say=ui.say,
+        ask_password=ui.ask_password,
+        ask_to_apply=_run_ui(ui).ask_to_apply,
+    )
     return run_bundle_create(_session(arguments, ui, cancelled), options, bundle, how)
 
 

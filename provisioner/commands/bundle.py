@@ -30,10 +30,12 @@ from provisioner.comfyui.install_plan import archive_address, is_web_address
 from provisioner.commands.apply import apply_plan
 from provisioner.commands.choose_environment import EnvironmentOptions, look_at_environment
 from provisioner.commands.inspect_comfyui import read_table
+from provisioner.commands.lock import replaced_lock, sign_lock
 from provisioner.commands.look import InstallOptions, plan_run
 from provisioner.commands.packages import all_requirements
 from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_about, ask_to_apply, decide_on_token
 from provisioner.commands.run import Options, Run, named_by_user, wanted_manifest
+from provisioner.commands.signed_locks import read_signing_key
 from provisioner.commands.verify_files import run_verify
 from provisioner.core.errors import (
     EXIT_FINDINGS,
@@ -68,6 +70,7 @@ from provisioner.manifest.lock_file import Verified, locked_text
 from provisioner.network.loopback_files import LoopbackFiles, Served
 from provisioner.plan.steps import GetComfyUI, InstallPackages, MakeEnvironment, RepairEnvironment, UpdateComfyUI
 from provisioner.report.outcome import Report, ReportStatus
+from provisioner.signing.lock_statement import next_version
 
 if TYPE_CHECKING:
     from provisioner.commands.session import Session
@@ -85,6 +88,7 @@ class BundleUi:
     ask: Ask
     show_plan: Callable[[Plan], None]
     say: Callable[[str], None]
+    ask_password: Callable[[str], str | None]
     ask_to_apply: AskToApply | None = None
 
 
@@ -98,6 +102,9 @@ class BundleOptions:
     has_comfyui: bool = True
     has_wheels: bool = True
     adds: bool = False  # to a bundle that has to be there
+    key: Path | None = None  # the private key to sign the lock with
+    lock_version: int | None = None  # None: one more than the lock that is replaced
+    expires: str | None = None  # of the lock, an ISO date
 
 
 # --- making ------------------------------------------------------------------------------------------
@@ -116,9 +123,17 @@ def run_bundle_create(session: Session, options: Options, bundle: BundleOptions,
         As `install`; the bundle is as it was, and what arrived is kept.
     """
     folder = named_by_user(bundle.folder)
+    key = None if bundle.key is None else read_signing_key(bundle.key, session.environ, ui.ask_password)
     listed = _listed_in(folder, adds=bundle.adds)
     manifest, _ = wanted_manifest(session, options)
     choice = choose_set(manifest, options.set_id, kind=None, look=lambda: session.machine)
+    lock_path = folder / f"{manifest.id}-{choice.set.id}.lock.yaml"
+    lock = Lock(
+        manifest_sha256=manifest.sha256,
+        locked_on=time.strftime("%Y-%m-%d", time.gmtime()),
+        version=bundle.lock_version or next_version(replaced_lock(lock_path)),
+        expires=bundle.expires,
+    )
     part = models_part(manifest.id, choice.set)
     run = _run_on_blobs(session, options, manifest, choice, folder, blob_artifacts(choice.set.artifacts))
     ui.say(f"{part.name}: {count(len(run.wanted.artifacts), 'file')}, {human_bytes(part.size)}, into {folder}.")
@@ -153,7 +168,10 @@ def run_bundle_create(session: Session, options: Options, bundle: BundleOptions,
         )
     root = session.root(folder)
     parts = [part, *_programs(session, root, choice.set, bundle, listed, ui.say)]
-    _write_lock(run, manifest, choice, root, ui.say)
+    content = _locked(run, manifest, choice, lock)
+    root.write_bytes(lock_path, content)
+    ui.say(f"{lock_path} is the locked manifest.")
+    sign_lock(key, lock_path, content, lock, ui.say)
     _write_layout(root, listed, parts)
     ui.say(f"{folder} holds {', '.join(each.name for each in parts)}.")
     return run.report("bundle create", "ok", EXIT_OK, plan=plan, outcomes=tuple(applied.outcomes))
@@ -167,7 +185,7 @@ def _listed_in(folder: Path, *, adds: bool) -> tuple[Listed, ...]:
         raise UsageError(f"There is no bundle in {folder}.", hint="Make it with `klein-setup bundle create`.")
     ours = {".klein-setup", "blobs", "oci-layout"}
     others = sorted(each.name for each in folder.iterdir() if each.name not in ours) if folder.is_dir() else []
-    others = [each for each in others if not each.endswith(".lock.yaml")]
+    others = [each for each in others if not each.endswith((".lock.yaml", ".lock.yaml.sig"))]
     if others:
         raise UsageError(
             f"{folder} holds something else: {others[0]}.", hint="Name a new or an empty folder.", path=str(folder)
@@ -321,8 +339,8 @@ def _comfyui_part(session: Session, root: Root, source: str | None, scratch: Pat
     return Part(name="comfyui", kind="comfyui", blobs=(blob,), version=release.version)
 
 
-def _write_lock(run: Run, manifest: Manifest, choice: SetChoice, root: Root, say: Callable[[str], None]) -> None:
-    """Write the locked manifest beside the blobs: with the digests of their blocks, from what was just verified."""
+def _locked(run: Run, manifest: Manifest, choice: SetChoice, lock: Lock) -> bytes:
+    """Return the text of the locked manifest: with the digests of the blocks, from what was just verified."""
     digests = {}
     for check in run.plan_files("claims").checks:
         stamp = run.session.store.stamp(check.destination.path)
@@ -332,10 +350,7 @@ def _write_lock(run: Run, manifest: Manifest, choice: SetChoice, root: Root, say
         each.id: Verified(size=each.size, sha256=each.sha256, blocks=digests[each.sha256].blocks)
         for each in choice.set.artifacts
     }
-    path = root.folder / f"{manifest.id}-{choice.set.id}.lock.yaml"
-    lock = Lock(manifest_sha256=manifest.sha256, locked_on=time.strftime("%Y-%m-%d", time.gmtime()))
-    root.write_text(path, locked_text(manifest, choice.set, verified, lock))
-    say(f"{path} is the locked manifest.")
+    return locked_text(manifest, choice.set, verified, lock).encode("utf-8")
 
 
 def _write_layout(root: Root, listed: Sequence[Listed], parts: Sequence[Part]) -> None:

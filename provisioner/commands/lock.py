@@ -58,7 +58,7 @@ def run_lock(
         There is a file in the place of the lock that is none, so that no version follows from it.
     """
     key = None if options.key is None else read_signing_key(options.key, run.session.environ, ask_password)
-    version = options.version or next_version(_replaced(options.output.expanduser()))
+    version = options.version or next_version(replaced_lock(options.output.expanduser()))
     if not run.session.is_offline:
         for source in pin_tags(run, run.wanted.artifacts):
             say(f"{source} is locked: the tag may move.")
@@ -75,7 +75,7 @@ def run_lock(
     say(f"{path} names {len(verified)} files and {blocks} blocks of 16 MiB.")
     repair = KLEIN_SETUP.command("repair", ["--manifest", path.name])
     say(f"Elsewhere, `{repair}` fetches only the blocks that are wrong.")
-    _sign(key, path, content, lock, say)
+    sign_lock(key, path, content, lock, say)
     return run.report("manifest lock", "ok", EXIT_OK, plan=plan)
 
 
@@ -92,7 +92,8 @@ def verified_files(run: Run, plan: Plan) -> dict[str, Verified]:
     return verified
 
 
-def _sign(key: PrivateKey | None, path: Path, content: bytes, lock: Lock, say: Callable[[str], None]) -> None:
+def sign_lock(key: PrivateKey | None, path: Path, content: bytes, lock: Lock, say: Callable[[str], None]) -> None:
+    """Write the signature of a lock that was just written, if there is a key; say for how long it is good."""
     if key is None:
         if signature_path(path).exists():
             say(f"{signature_path(path)} is the signature of the lock before, not of this one: sign with --sign KEY.")
@@ -102,7 +103,7 @@ def _sign(key: PrivateKey | None, path: Path, content: bytes, lock: Lock, say: C
     say(f"{signature} signs version {lock.version}, good {until}, with the key {key.id[:16]}...")
 
 
-def _replaced(output: Path) -> Lock | None:
+def replaced_lock(output: Path) -> Lock | None:
     """Return the lock that a new one takes the place of; raises UsageError where something else lies there."""
     if not output.is_file():
         return None

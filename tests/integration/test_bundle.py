@@ -15,8 +15,10 @@ from provisioner.core.models import BLOCK_SIZE
 from tests.support.disks import Mount, fill_the_disk
 from tests.support.sandbox import MIB, Completed, Sandbox, Wanted, sha256_of, tensors, wait_until
 from tests.support.setup_fixture import PROGRAM, SetupFixture
+from tests.support.signing import make_pair
 
 SIZE = 2 * BLOCK_SIZE + MIB
+POSIX = pytest.mark.skipif(os.name == "nt", reason="the environment of the setup is laid out for POSIX")
 NOBODY = "http://127.0.0.1:9"  # nothing listens there
 
 
@@ -121,6 +123,26 @@ def test_a_second_run_fetches_nothing_and_what_verify_names_is_mended_by_its_blo
     assert make(sandbox, bundle).returncode == 0
     assert sandbox.bytes_served() == BLOCK_SIZE
     assert sandbox.run("bundle", "verify", bundle).returncode == 0
+
+
+def test_its_lock_is_signed_and_another_machine_accepts_nothing_else(
+    sandbox: Sandbox, wanted: Wanted, tmp_path: Path
+) -> None:
+    make_pair(tmp_path, "lab")
+    bundle, key, public = sandbox.folder / "signed", tmp_path / "lab.key", tmp_path / "lab.pub"
+    done = make(sandbox, bundle, "--sign", key, "--expires", "9d")
+    assert done.returncode == 0, done.said
+    (lock,) = bundle.glob("*.lock.yaml")
+    words = ("--from", bundle, "--comfyui", sandbox.folder / "there", "--only", "files")
+    signed = ("--manifest", lock, "--verify-with", public, "--yes")
+    assert "version 1" in done.said
+    taken = sandbox.run("install", *words, *signed)
+    assert taken.returncode == 0, taken.said
+    lock.write_text(lock.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
+    refused = sandbox.run("install", *words, *signed)
+    assert refused.returncode == 7, refused.said
+    again = make(sandbox, bundle, "--sign", key)
+    assert "version 2" in again.said, again.said
 
 
 def test_a_file_that_is_gone_is_named_before_anything_is_changed(
@@ -244,7 +266,7 @@ def elsewhere(tmp_path: Path) -> dict[str, str]:
     return {"HOME": str(home), **own, "PIP_INDEX_URL": NOBODY, "HF_ENDPOINT": NOBODY, "HTTP_PROXY": NOBODY}
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the environment of the setup is laid out for POSIX")
+@POSIX
 def test_models_comfyui_and_environment_come_out_of_it_on_a_machine_without_network(
     setup: SetupFixture, whole: Path, tmp_path: Path
 ) -> None:
@@ -270,7 +292,7 @@ def test_models_comfyui_and_environment_come_out_of_it_on_a_machine_without_netw
     assert next(site.glob("einops/__init__.py")).read_text(encoding="utf-8") != "damaged"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the environment of the setup is laid out for POSIX")
+@POSIX
 @pytest.mark.parametrize(
     ("left_out", "words"), [("--no-wheels", "holds no wheels"), ("--no-comfyui", "holds no ComfyUI")]
 )
@@ -285,7 +307,7 @@ def test_what_was_left_out_is_named_before_anything_is_changed(
     assert not tree.exists()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the environment of the setup is laid out for POSIX")
+@POSIX
 def test_a_damaged_wheel_is_refused_and_named(setup: SetupFixture, whole: Path, tmp_path: Path) -> None:
     rows = json.loads((whole / "index.json").read_bytes())["manifests"]
     name = next(row for row in rows if "wheels/" in row["annotations"]["org.opencontainers.image.ref.name"])
@@ -382,6 +404,7 @@ def test_a_disk_that_fills_in_the_middle_leaves_no_bundle_and_the_next_run_conti
     assert sandbox.run("bundle", "verify", bundle).returncode == 0
 
 
+@POSIX
 def test_a_second_set_does_not_fetch_comfyui_again(setup: SetupFixture) -> None:
     sandbox, bundle = setup.sandbox, setup.sandbox.folder / "bundle"
     archive = sandbox.folder / "ComfyUI.zip"
@@ -418,6 +441,7 @@ def test_a_second_set_does_not_fetch_comfyui_again(setup: SetupFixture) -> None:
     assert sandbox.run("bundle", "verify", bundle).returncode == 0
 
 
+@POSIX
 def test_a_bundle_without_comfyui_is_refused_where_comfyui_is_needed(setup: SetupFixture) -> None:
     sandbox, bundle = setup.sandbox, setup.sandbox.folder / "bundle"
     assert make(sandbox, bundle).returncode == 0

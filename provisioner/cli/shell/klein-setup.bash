@@ -32,8 +32,8 @@ _shtab_klein_setup_aside_list_option_strings=(-h --help --json -q --quiet -v --v
 _shtab_klein_setup_aside_restore_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths)
 _shtab_klein_setup_aside_clear_option_strings=(-h --help --json -q --quiet -v --verbose --no-color -y --yes --no-input --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths)
 _shtab_klein_setup_aside_option_strings=(-h --help)
-_shtab_klein_setup_bundle_create_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --no-comfyui --no-wheels --torch --torch-index --force --cpu --python --package-index --comfyui-source --endpoint --registry --registry-only --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait)
-_shtab_klein_setup_bundle_add_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --no-comfyui --no-wheels --torch --torch-index --force --cpu --python --package-index --comfyui-source --endpoint --registry --registry-only --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait)
+_shtab_klein_setup_bundle_create_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --no-comfyui --no-wheels --torch --torch-index --force --cpu --python --package-index --comfyui-source --lock-version --expires --sign --endpoint --registry --registry-only --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait)
+_shtab_klein_setup_bundle_add_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --no-comfyui --no-wheels --torch --torch-index --force --cpu --python --package-index --comfyui-source --lock-version --expires --sign --endpoint --registry --registry-only --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait)
 _shtab_klein_setup_bundle_verify_option_strings=(-h --help --json -q --quiet -v --verbose --no-color)
 _shtab_klein_setup_bundle_option_strings=(-h --help)
 _shtab_klein_setup_seed_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --listen --torrent --limit-rate --for)
@@ -779,4 +779,4 @@ _shtab_klein_setup() {
 
 complete -o bashdefault -F _shtab_klein_setup klein-setup
 
-# made by scripts/make_completions.py from the options with the digest 2f7153f4fdbbac196a638af5754e58eca5ee88626221431e22d3437ddc2f2a70
+# made by scripts/make_completions.py from the options with the digest 1cdf98dd4bfab47123592d79387d6cdbfea7bc36dc681cc2663e4b1ecc1b3bab

@@ -461,6 +461,9 @@ complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l cpu -d 'a
 complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l python -xka "(__fish_complete_path (commandline -ct))" -d 'Python to make the environment from (default: a suitable one)'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l package-index -x -d 'index of ComfyUI'"'"'s packages (default: pip'"'"'s); a login comes from .netrc or a keyring'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l comfyui-source -x -d 'get ComfyUI'"'"'s archive from a mirror or a file'
+complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l lock-version -x -d 'version of the lock; an older one is refused by --verify-with (default: 1 more than that of FILE)'
+complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l expires -x -d 'last day of the lock: a number of days like 90d, or a date'
+complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l sign -x -d 'write FILE.sig, the signature of the lock, with this private key (PEM, elliptic curve)'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l endpoint -x -d 'address of the Hub or a mirror (default: HF_ENDPOINT, else the Hub)'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l registry -x -d 'OCI registry (HOST/NAME) or image layout (https://...) that is asked first for every model file'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l registry-only -d 'take model files from --registry alone, and from no other host'
@@ -495,6 +498,9 @@ complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l cpu -d 'acce
 complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l python -xka "(__fish_complete_path (commandline -ct))" -d 'Python to make the environment from (default: a suitable one)'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l package-index -x -d 'index of ComfyUI'"'"'s packages (default: pip'"'"'s); a login comes from .netrc or a keyring'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l comfyui-source -x -d 'get ComfyUI'"'"'s archive from a mirror or a file'
+complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l lock-version -x -d 'version of the lock; an older one is refused by --verify-with (default: 1 more than that of FILE)'
+complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l expires -x -d 'last day of the lock: a number of days like 90d, or a date'
+complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l sign -x -d 'write FILE.sig, the signature of the lock, with this private key (PEM, elliptic curve)'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l endpoint -x -d 'address of the Hub or a mirror (default: HF_ENDPOINT, else the Hub)'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l registry -x -d 'OCI registry (HOST/NAME) or image layout (https://...) that is asked first for every model file'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l registry-only -d 'take model files from --registry alone, and from no other host'
@@ -621,4 +627,4 @@ complete -c klein-setup -n '_shtab_klein_setup_using completion' -s v -l verbose
 complete -c klein-setup -n '_shtab_klein_setup_using completion' -l no-color -d 'no colours (NO_COLOR does the same)'
 complete -c klein-setup -n '_shtab_klein_setup_using completion; and test $_shtab_klein_setup_npos -eq 0' -ka "bash zsh fish powershell man" -d 'for what'
 
-# made by scripts/make_completions.py from the options with the digest 2f7153f4fdbbac196a638af5754e58eca5ee88626221431e22d3437ddc2f2a70
+# made by scripts/make_completions.py from the options with the digest 1cdf98dd4bfab47123592d79387d6cdbfea7bc36dc681cc2663e4b1ecc1b3bab

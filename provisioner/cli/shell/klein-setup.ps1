@@ -27,8 +27,8 @@ $_shtab_klein_setup_option_strings = @{
     '_shtab_klein_setup_backups_list' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--look-in', '--follow-links', '--comfyui', '--hf-cache', '--extra-model-paths')
     '_shtab_klein_setup_backups_restore' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--look-in', '--follow-links', '--comfyui', '--hf-cache', '--extra-model-paths')
     '_shtab_klein_setup_bundle' = @('-h', '--help')
-    '_shtab_klein_setup_bundle_add' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--look-in', '--follow-links', '--no-comfyui', '--no-wheels', '--torch', '--torch-index', '--force', '--cpu', '--python', '--package-index', '--comfyui-source', '--endpoint', '--registry', '--registry-only', '--send-token', '--allow-loopback', '--offline', '--connections', '--limit-rate', '--stall-timeout', '-y', '--yes', '--no-input', '--accept-licence', '--no-wait')
-    '_shtab_klein_setup_bundle_create' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--look-in', '--follow-links', '--no-comfyui', '--no-wheels', '--torch', '--torch-index', '--force', '--cpu', '--python', '--package-index', '--comfyui-source', '--endpoint', '--registry', '--registry-only', '--send-token', '--allow-loopback', '--offline', '--connections', '--limit-rate', '--stall-timeout', '-y', '--yes', '--no-input', '--accept-licence', '--no-wait')
+    '_shtab_klein_setup_bundle_add' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--look-in', '--follow-links', '--no-comfyui', '--no-wheels', '--torch', '--torch-index', '--force', '--cpu', '--python', '--package-index', '--comfyui-source', '--lock-version', '--expires', '--sign', '--endpoint', '--registry', '--registry-only', '--send-token', '--allow-loopback', '--offline', '--connections', '--limit-rate', '--stall-timeout', '-y', '--yes', '--no-input', '--accept-licence', '--no-wait')
+    '_shtab_klein_setup_bundle_create' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--look-in', '--follow-links', '--no-comfyui', '--no-wheels', '--torch', '--torch-index', '--force', '--cpu', '--python', '--package-index', '--comfyui-source', '--lock-version', '--expires', '--sign', '--endpoint', '--registry', '--registry-only', '--send-token', '--allow-loopback', '--offline', '--connections', '--limit-rate', '--stall-timeout', '-y', '--yes', '--no-input', '--accept-licence', '--no-wait')
     '_shtab_klein_setup_bundle_verify' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color')
     '_shtab_klein_setup_completion' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color')
     '_shtab_klein_setup_detect' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--torch', '--torch-index', '--force', '--app', '--torch-python')
@@ -777,11 +777,13 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_bundle_add___connections' = 'largest number of connections (default: 8)'
     '_shtab_klein_setup_bundle_add___cpu' = 'accept a machine without a GPU (slow)'
     '_shtab_klein_setup_bundle_add___endpoint' = 'address of the Hub or a mirror (default: HF_ENDPOINT, else the Hub)'
+    '_shtab_klein_setup_bundle_add___expires' = 'last day of the lock: a number of days like 90d, or a date'
     '_shtab_klein_setup_bundle_add___follow_links' = 'write, move and delete also behind folder links that lead out of DIR (default: ask once, and remember)'
     '_shtab_klein_setup_bundle_add___force' = 'use --torch TAG even if it cannot work on this machine'
     '_shtab_klein_setup_bundle_add___help' = 'show this help message and exit'
     '_shtab_klein_setup_bundle_add___json' = 'print one JSON document on stdout; with =events also every event as a line before it'
     '_shtab_klein_setup_bundle_add___limit_rate' = 'largest rate in bytes per second, in total, for files, ComfyUI''s archive and wheels: 10M, 500k; not for git, nor for a pip older than 25.3'
+    '_shtab_klein_setup_bundle_add___lock_version' = 'version of the lock; an older one is refused by --verify-with (default: 1 more than that of FILE)'
     '_shtab_klein_setup_bundle_add___look_in' = 'another folder to look for the same files in'
     '_shtab_klein_setup_bundle_add___manifest' = 'manifest to use (default: flux2-klein-4b)'
     '_shtab_klein_setup_bundle_add___no_color' = 'no colours (NO_COLOR does the same)'
@@ -797,6 +799,7 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_bundle_add___registry_only' = 'take model files from --registry alone, and from no other host'
     '_shtab_klein_setup_bundle_add___send_token' = 'send the Hub''s token to another --endpoint, too (default: ask)'
     '_shtab_klein_setup_bundle_add___set' = 'a set of the manifest (default: what is installed there, else auto: the first that suits this GPU)'
+    '_shtab_klein_setup_bundle_add___sign' = 'write FILE.sig, the signature of the lock, with this private key (PEM, elliptic curve)'
     '_shtab_klein_setup_bundle_add___stall_timeout' = 'reopen a connection slower than 64 KiB/s for this long (default: 20)'
     '_shtab_klein_setup_bundle_add___torch' = 'auto (default), a build such as cu130 or cpu, or none'
     '_shtab_klein_setup_bundle_add___torch_index' = 'base address of a mirror of the wheel index'
@@ -815,11 +818,13 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_bundle_create___connections' = 'largest number of connections (default: 8)'
     '_shtab_klein_setup_bundle_create___cpu' = 'accept a machine without a GPU (slow)'
     '_shtab_klein_setup_bundle_create___endpoint' = 'address of the Hub or a mirror (default: HF_ENDPOINT, else the Hub)'
+    '_shtab_klein_setup_bundle_create___expires' = 'last day of the lock: a number of days like 90d, or a date'
     '_shtab_klein_setup_bundle_create___follow_links' = 'write, move and delete also behind folder links that lead out of DIR (default: ask once, and remember)'
     '_shtab_klein_setup_bundle_create___force' = 'use --torch TAG even if it cannot work on this machine'
     '_shtab_klein_setup_bundle_create___help' = 'show this help message and exit'
     '_shtab_klein_setup_bundle_create___json' = 'print one JSON document on stdout; with =events also every event as a line before it'
     '_shtab_klein_setup_bundle_create___limit_rate' = 'largest rate in bytes per second, in total, for files, ComfyUI''s archive and wheels: 10M, 500k; not for git, nor for a pip older than 25.3'
+    '_shtab_klein_setup_bundle_create___lock_version' = 'version of the lock; an older one is refused by --verify-with (default: 1 more than that of FILE)'
     '_shtab_klein_setup_bundle_create___look_in' = 'another folder to look for the same files in'
     '_shtab_klein_setup_bundle_create___manifest' = 'manifest to use (default: flux2-klein-4b)'
     '_shtab_klein_setup_bundle_create___no_color' = 'no colours (NO_COLOR does the same)'
@@ -835,6 +840,7 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_bundle_create___registry_only' = 'take model files from --registry alone, and from no other host'
     '_shtab_klein_setup_bundle_create___send_token' = 'send the Hub''s token to another --endpoint, too (default: ask)'
     '_shtab_klein_setup_bundle_create___set' = 'a set of the manifest (default: what is installed there, else auto: the first that suits this GPU)'
+    '_shtab_klein_setup_bundle_create___sign' = 'write FILE.sig, the signature of the lock, with this private key (PEM, elliptic curve)'
     '_shtab_klein_setup_bundle_create___stall_timeout' = 'reopen a connection slower than 64 KiB/s for this long (default: 20)'
     '_shtab_klein_setup_bundle_create___torch' = 'auto (default), a build such as cu130 or cpu, or none'
     '_shtab_klein_setup_bundle_create___torch_index' = 'base address of a mirror of the wheel index'
@@ -1495,4 +1501,4 @@ Register-ArgumentCompleter -Native -CommandName klein-setup -ScriptBlock {
   $results
 }
 
-# made by scripts/make_completions.py from the options with the digest 2f7153f4fdbbac196a638af5754e58eca5ee88626221431e22d3437ddc2f2a70
+# made by scripts/make_completions.py from the options with the digest 1cdf98dd4bfab47123592d79387d6cdbfea7bc36dc681cc2663e4b1ecc1b3bab
