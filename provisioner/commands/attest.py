@@ -53,7 +53,7 @@ def attest(run: Run, report: Report, options: AttestOptions, *, say: Callable[[s
     if report.exit_status != EXIT_OK or plan is None or machine is None:
         say("Nothing was attested: something is wrong, or could not be checked.")
         return
-    found = verified_files(run, plan)
+    found = verified_files(run, plan.checks)
     for each in run.wanted.artifacts:
         if each.id not in found or found[each.id].sha256 not in {content.sha256 for content in each.contents}:
             raise HashMismatchError(

@@ -30,7 +30,7 @@ from provisioner.comfyui.install_plan import archive_address, is_web_address
 from provisioner.commands.apply import apply_plan
 from provisioner.commands.choose_environment import EnvironmentOptions, look_at_environment
 from provisioner.commands.inspect_comfyui import read_table
-from provisioner.commands.lock import replaced_lock, sign_lock
+from provisioner.commands.lock import replaced_lock, sign_lock, verified_files
 from provisioner.commands.look import InstallOptions, plan_run
 from provisioner.commands.packages import all_requirements
 from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_about, ask_to_apply, decide_on_token
@@ -66,7 +66,7 @@ from provisioner.environment.bundled_wheels import BundledWheel
 from provisioner.environment.wheel_files import sha256_of
 from provisioner.files import planner
 from provisioner.files.choose_set import choose_set
-from provisioner.manifest.lock_file import Verified, locked_text
+from provisioner.manifest.lock_file import locked_text
 from provisioner.network.loopback_files import LoopbackFiles, Served
 from provisioner.plan.steps import GetComfyUI, InstallPackages, MakeEnvironment, RepairEnvironment, UpdateComfyUI
 from provisioner.report.outcome import Report, ReportStatus
@@ -341,15 +341,9 @@ def _comfyui_part(session: Session, root: Root, source: str | None, scratch: Pat
 
 def _locked(run: Run, manifest: Manifest, choice: SetChoice, lock: Lock) -> bytes:
     """Return the text of the locked manifest: with the digests of the blocks, from what was just verified."""
-    digests = {}
-    for check in run.plan_files("claims").checks:
-        stamp = run.session.store.stamp(check.destination.path)
-        if stamp is not None:
-            digests[check.artifact.sha256] = run.observer.digest_of(check.destination.path, stamp, check.artifact.id)
-    verified = {
-        each.id: Verified(size=each.size, sha256=each.sha256, blocks=digests[each.sha256].blocks)
-        for each in choice.set.artifacts
-    }
+    found = verified_files(run, run.plan_files("claims").checks)
+    by_content = {each.sha256: each for each in found.values()}  # the same bytes are one blob
+    verified = {each.id: by_content[each.sha256] for each in choice.set.artifacts}
     return locked_text(manifest, choice.set, verified, lock).encode("utf-8")
 
 

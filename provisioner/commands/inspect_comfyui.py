@@ -53,9 +53,9 @@ class ComfyUIInstall:
 def read_table() -> ComfyTable:
     """Return the table of ComfyUI's releases that comes with the program."""
     from provisioner.comfyui.releases import parse_comfy_table
-    from provisioner.manifest.shipped import read_comfy_table_text
+    from provisioner.manifest.shipped import read_table_text
 
-    text, file = read_comfy_table_text()
+    text, file = read_table_text("comfyui")
     return parse_comfy_table(text, file=file)
 
 

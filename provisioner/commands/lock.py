@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +16,12 @@ from provisioner.commands.run import Run
 from provisioner.commands.signed_locks import read_signing_key, signature_path, write_signature
 from provisioner.commands.verify_files import run_verify
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, ManifestError, UsageError
-from provisioner.core.models import Lock
+from provisioner.core.models import Check, Lock
 from provisioner.core.program import KLEIN_SETUP
 from provisioner.environment.state import FAMILY
 from provisioner.manifest.lock_file import Verified, drift_from, locked_text, refuse_drift
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import read_manifest_text
-from provisioner.plan.steps import Plan
 from provisioner.report.outcome import Report
 from provisioner.signing.lock_statement import next_version
 
@@ -67,7 +66,7 @@ def run_lock(
     if plan is None or any(check.status != "ok" for check in plan.checks):
         say("Nothing was locked: files are wrong or missing.")
         return run.report("manifest lock", "findings", EXIT_FINDINGS, plan=plan)
-    verified = verified_files(run, plan)
+    verified = verified_files(run, plan.checks)
     lock = replace(_machine_lock(run, options.environment), version=version, expires=options.expires)
     content = locked_text(run.manifest, run.wanted, verified, lock).encode("utf-8")
     path = write_file(content, options.output)
@@ -79,10 +78,10 @@ def run_lock(
     return run.report("manifest lock", "ok", EXIT_OK, plan=plan)
 
 
-def verified_files(run: Run, plan: Plan) -> dict[str, Verified]:
+def verified_files(run: Run, checks: Iterable[Check]) -> dict[str, Verified]:
     """Return the digests of files that were read to the last byte and are right, by the id of the artifact."""
     verified = {}
-    for check in plan.checks:
+    for check in checks:
         stamp = run.session.store.stamp(check.destination.path)
         if stamp is not None:
             file_digest = run.observer.digest_of(check.destination.path, stamp, check.artifact.name)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn, get_args
 
 from provisioner.core.errors import ManifestError, UsageError
 from provisioner.manifest.strict_yaml import MAX_TEXT_BYTES
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_NO_MODELS = frozenset({"torch", "comfyui", "failures"})
+Table = Literal["torch", "comfyui", "failures"]
+_NO_MODELS = frozenset(get_args(Table))
 """Data of other kinds in the same folder: torch builds, the pinned ComfyUI release, known failures."""
 
 
@@ -77,11 +78,13 @@ def read_manifest_bytes(name_or_path: str, *, folder: Path | None = None) -> tup
     return _read(Path(), name_or_path, label=name_or_path), name_or_path
 
 
-def read_torch_table_text(folder: Path | None = None) -> tuple[str, str]:
-    """Return the text of the shipped table of torch builds, and what to call it in messages.
+def read_table_text(table: Table, folder: Path | None = None) -> tuple[str, str]:
+    """Return the text of a shipped table, and what to call it in messages.
 
     Parameters
     ----------
+    table : {"torch", "comfyui", "failures"}
+        Builds of torch, releases of ComfyUI, or known failures.
     folder : Path, optional
         The folder to use instead of `shipped_folder`.
 
@@ -90,41 +93,7 @@ def read_torch_table_text(folder: Path | None = None) -> tuple[str, str]:
     ManifestError
         The file is missing, unreadable, longer than 1 MiB, or not UTF-8.
     """
-    name = "torch.yaml"
-    return decode_manifest(_read(folder or shipped_folder(), name, label=name), name), name
-
-
-def read_comfy_table_text(folder: Path | None = None) -> tuple[str, str]:
-    """Return the text of the shipped table of ComfyUI releases, and what to call it in messages.
-
-    Parameters
-    ----------
-    folder : Path, optional
-        The folder to use instead of `shipped_folder`.
-
-    Raises
-    ------
-    ManifestError
-        The file is missing, unreadable, longer than 1 MiB, or not UTF-8.
-    """
-    name = "comfyui.yaml"
-    return decode_manifest(_read(folder or shipped_folder(), name, label=name), name), name
-
-
-def read_failure_table_text(folder: Path | None = None) -> tuple[str, str]:
-    """Return the text of the shipped table of known failures, and what to call it in messages.
-
-    Parameters
-    ----------
-    folder : Path, optional
-        The folder to use instead of `shipped_folder`.
-
-    Raises
-    ------
-    ManifestError
-        The file is missing, unreadable, longer than 1 MiB, or not UTF-8.
-    """
-    name = "failures.yaml"
+    name = f"{table}.yaml"
     return decode_manifest(_read(folder or shipped_folder(), name, label=name), name), name
 
 

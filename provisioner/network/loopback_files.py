@@ -28,10 +28,10 @@ class Served:
 
 @dataclass
 class LoopbackFiles:
-    """What is served under which path, which begins with a slash; more may be added while it runs."""
+    """What is served under which path, which begins with a slash."""
 
     files: dict[str, Served] = field(default_factory=dict)
-    pages: dict[str, bytes] = field(default_factory=dict)  # HTML for a path that ends with a slash, else JSON
+    pages: dict[str, bytes] = field(default_factory=dict)  # of JSON
 
     @contextlib.contextmanager
     def serve(self) -> Iterator[str]:
@@ -73,8 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
             served: LoopbackFiles = self.server.served  # type: ignore[attr-defined]
             page = served.pages.get(path)
             if page is not None:
-                kind = "text/html" if path.endswith("/") else "application/json"
-                self._head(200, {"Content-Type": kind, "Content-Length": str(len(page))})
+                self._head(200, {"Content-Type": "application/json", "Content-Length": str(len(page))})
                 if has_body:
                     self.wfile.write(page)
                 return

@@ -7,6 +7,7 @@ and to keep more memory with each.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from provisioner.core.errors import SmokeTestError
@@ -93,16 +94,7 @@ def failed_later(number: int, first: ImageRun, error: SmokeTestError, waited_s: 
 
 def judged_later(number: int, found: Sequence[Finding]) -> tuple[Finding, ...]:
     """Return what is wrong with a later image, with its number said."""
-    return tuple(
-        Finding(
-            code=each.code,
-            severity=each.severity,
-            remedy=each.remedy,
-            message=f"Image {number}: {each.message}",
-            hint=each.hint,
-        )
-        for each in found
-    )
+    return tuple(replace(each, message=f"Image {number}: {each.message}") for each in found)
 
 
 def growth(runs: Sequence[ImageRun]) -> tuple[Finding, ...]:

@@ -228,13 +228,17 @@ def _time_sentences(smoke: SmokeTest) -> list[str]:
 
 def _growth_sentences(runs: Sequence[ImageRun]) -> list[str]:
     """Return what the images after the first one added to the memory, where that is more than rounding."""
-    added = []
-    for what, first, last in (
-        ("GPU memory", runs[0].vram_bytes, runs[-1].vram_bytes) if runs else ("", None, None),
-        ("memory", runs[0].memory_bytes, runs[-1].memory_bytes) if runs else ("", None, None),
-    ):
-        if first is not None and last is not None and last - first >= _GIB // 20:
-            added.append(f"{gib(last - first)} of {what}")
+    if not runs:
+        return []
+    first, last = runs[0], runs[-1]
+    added = [
+        f"{gib(after - before)} of {what}"
+        for what, before, after in (
+            ("GPU memory", first.vram_bytes, last.vram_bytes),
+            ("memory", first.memory_bytes, last.memory_bytes),
+        )
+        if before is not None and after is not None and after - before >= _GIB // 20
+    ]
     if not added:
         return []
     return [f"From the first image to the last, image {len(runs)}, ComfyUI took {' and '.join(added)} more."]

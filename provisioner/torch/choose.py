@@ -26,10 +26,10 @@ class TorchOptions:
 @lru_cache(maxsize=1)
 def shipped_table() -> TorchTable:
     """Return the table of builds that comes with the program; it is read only once."""
-    from provisioner.manifest.shipped import read_torch_table_text
+    from provisioner.manifest.shipped import read_table_text
     from provisioner.torch.build_table import parse_torch_table
 
-    text, file = read_torch_table_text()
+    text, file = read_table_text("torch")
     return parse_torch_table(text, file=file)
 
 

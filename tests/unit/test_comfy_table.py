@@ -9,9 +9,9 @@ import pytest
 from provisioner.comfyui.releases import is_at_least, parse_comfy_table, version_key
 from provisioner.core.errors import ManifestError
 from provisioner.manifest.parse import parse_manifest
-from provisioner.manifest.shipped import read_comfy_table_text, shipped_manifests
+from provisioner.manifest.shipped import read_table_text, shipped_manifests
 
-TEXT, FILE = read_comfy_table_text()
+TEXT, FILE = read_table_text("comfyui")
 TABLE = parse_comfy_table(TEXT, file=FILE)
 
 
@@ -42,9 +42,9 @@ def test_the_shipped_table_is_no_model_manifest() -> None:
 
 def test_a_table_that_is_missing_is_an_error_of_the_manifests(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"comfyui\.yaml: there is no such file"):
-        read_comfy_table_text(tmp_path)
+        read_table_text("comfyui", tmp_path)
     (tmp_path / "comfyui.yaml").write_bytes(b"\xef\xbb\xbfschema_version: 1\n")
-    assert read_comfy_table_text(tmp_path) == ("schema_version: 1\n", "comfyui.yaml")
+    assert read_table_text("comfyui", tmp_path) == ("schema_version: 1\n", "comfyui.yaml")
 
 
 def test_the_pinned_release_is_a_commit_with_its_tree() -> None:

@@ -26,7 +26,7 @@ from provisioner.comfyui.server.failures import (
 from provisioner.comfyui.server.known_failures import known_failures
 from provisioner.core.errors import ManifestError, SmokeTestError
 from provisioner.core.models import Finding
-from provisioner.manifest.shipped import read_failure_table_text
+from provisioner.manifest.shipped import read_table_text
 
 KNOWN = known_failures()
 PINNED = "0.33.0"
@@ -290,8 +290,8 @@ def test_a_table_with_a_mistake_is_refused(old: str, new: str, said: str) -> Non
 
 
 def test_the_table_ships_and_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
-    assert read_failure_table_text()[1] == "failures.yaml"
+    assert read_table_text("failures")[1] == "failures.yaml"
     (tmp_path / "failures.yaml").write_bytes(b"\xef\xbb\xbfschema_version: 1\n")
-    assert read_failure_table_text(tmp_path) == ("schema_version: 1\n", "failures.yaml")
+    assert read_table_text("failures", tmp_path) == ("schema_version: 1\n", "failures.yaml")
     with pytest.raises(ManifestError):
-        read_failure_table_text(tmp_path / "missing")
+        read_table_text("failures", tmp_path / "missing")

@@ -14,7 +14,7 @@ from provisioner.comfyui.server.api import ListedModels
 from provisioner.core.errors import ModelNotListedError, PathOutsideRootError, UsageError
 from provisioner.core.models import Artifact, ArtifactSet, Envelope, Role
 from provisioner.manifest.parse import parse_manifest
-from provisioner.manifest.shipped import read_comfy_table_text, read_manifest_text, shipped_manifests
+from provisioner.manifest.shipped import read_manifest_text, read_table_text, shipped_manifests
 from provisioner.smoke_test.graph import (
     DECODE,
     GUIDER,
@@ -57,7 +57,7 @@ def shipped_sets() -> list[ArtifactSet]:
 
 SETS = shipped_sets()
 COMFY_SETS = [each for each in SETS if each.target == "comfyui"]
-TABLE = parse_comfy_table(read_comfy_table_text()[0], file="comfyui.yaml")
+TABLE = parse_comfy_table(read_table_text("comfyui")[0], file="comfyui.yaml")
 
 
 def of_role(role: Role, folder: str | None = None, name: str | None = None) -> Artifact:

@@ -12,9 +12,9 @@ from provisioner.comfyui.release_models import KnownBad
 from provisioner.comfyui.releases import parse_comfy_table
 from provisioner.core.errors import ManifestError
 from provisioner.core.models import Gpu, Machine, OperatingSystem
-from provisioner.manifest.shipped import read_comfy_table_text
+from provisioner.manifest.shipped import read_table_text
 
-TEXT, FILE = read_comfy_table_text()
+TEXT, FILE = read_table_text("comfyui")
 TABLE = parse_comfy_table(TEXT, file=FILE)
 TREE = Path("/c")
 

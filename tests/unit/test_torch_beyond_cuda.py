@@ -14,14 +14,14 @@ from provisioner.core.errors import GpuUnknownError, GpuUnsupportedError, Unsupp
 from provisioner.core.models import Gpu, Machine, OperatingSystem
 from provisioner.files.choose_set import choose_set
 from provisioner.manifest.parse import parse_manifest
-from provisioner.manifest.shipped import read_manifest_text, read_torch_table_text
+from provisioner.manifest.shipped import read_manifest_text, read_table_text
 from provisioner.torch.build_table import parse_torch_table
 from provisioner.torch.builds import App, TorchChoice
 from provisioner.torch.card_table import amd_card, card_named, with_known_cards
 from provisioner.torch.select import select_torch_build
 
 CASES = yaml.safe_load((Path(__file__).parent / "data" / "torch_cases_beyond_cuda.yaml").read_text(encoding="utf-8"))
-TEXT, FILE = read_torch_table_text()
+TEXT, FILE = read_table_text("torch")
 TABLE = parse_torch_table(TEXT, file=FILE)
 SYSTEMS: dict[str, OperatingSystem] = {"linux": "linux", "wsl": "linux", "windows": "windows", "macos": "macos"}
 GIB = 1024**3

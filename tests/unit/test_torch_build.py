@@ -39,14 +39,14 @@ from provisioner.machine.readings import (
     assemble_machine,
     parse_driver_version,
 )
-from provisioner.manifest.shipped import read_torch_table_text
+from provisioner.manifest.shipped import read_table_text
 from provisioner.torch.build_table import parse_torch_table
 from provisioner.torch.builds import App, TorchBuild, TorchChoice
 from provisioner.torch.compatibility import code_runs_on, subsets
 from provisioner.torch.select import select_torch_build
 
 CASES = yaml.safe_load((Path(__file__).parent / "data" / "torch_cases.yaml").read_text(encoding="utf-8"))
-TEXT, FILE = read_torch_table_text()
+TEXT, FILE = read_table_text("torch")
 TABLE = parse_torch_table(TEXT, file=FILE)
 SYSTEMS: dict[str, OperatingSystem] = {"linux": "linux", "wsl": "linux", "windows": "windows", "macos": "macos"}
 

@@ -8,10 +8,10 @@ import pytest
 
 from provisioner.core.errors import ManifestError
 from provisioner.core.models import Download
-from provisioner.manifest.shipped import read_torch_table_text, shipped_manifests
+from provisioner.manifest.shipped import read_table_text, shipped_manifests
 from provisioner.torch.build_table import BuildKind, VersionRange, parse_torch_table, version_of
 
-TEXT, FILE = read_torch_table_text()
+TEXT, FILE = read_table_text("torch")
 TABLE = parse_torch_table(TEXT, file=FILE)
 
 
@@ -40,9 +40,9 @@ def test_the_shipped_table_is_no_model_manifest() -> None:
 
 def test_a_table_that_is_missing_is_an_error_of_the_manifests(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"torch\.yaml: there is no such file"):
-        read_torch_table_text(tmp_path)
+        read_table_text("torch", tmp_path)
     (tmp_path / "torch.yaml").write_bytes(b"\xef\xbb\xbfschema_version: 1\n")
-    assert read_torch_table_text(tmp_path) == ("schema_version: 1\n", "torch.yaml")
+    assert read_table_text("torch", tmp_path) == ("schema_version: 1\n", "torch.yaml")
 
 
 def test_builds_are_in_the_order_of_preference() -> None:

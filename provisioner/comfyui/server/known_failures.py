@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from provisioner.comfyui.server.catalogue import Catalogue, parse_catalogue
-from provisioner.manifest.shipped import read_failure_table_text
+from provisioner.manifest.shipped import read_table_text
 
 
 @cache
@@ -17,5 +17,5 @@ def known_failures() -> Catalogue:
     ManifestError
         The file is missing or was changed into something that cannot be read.
     """
-    text, file = read_failure_table_text()
+    text, file = read_table_text("failures")
     return parse_catalogue(text, file=file)
