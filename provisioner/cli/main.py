@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from provisioner.commands.choose_environment import EnvironmentOptions
+    from provisioner.commands.image_options import SmokeTestOptions
     from provisioner.commands.install import RunUi
     from provisioner.commands.look import InstallOptions
     from provisioner.commands.run import Options, Run
     from provisioner.commands.session import Session
-    from provisioner.commands.smoke_test import SmokeTestOptions
     from provisioner.core.models import Config, Machine, Registry
     from provisioner.core.program import Program
     from provisioner.files.peers import Peers
@@ -250,9 +250,10 @@ def _seed(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> 
 
 def _smoke_test(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner.commands.choose_environment import environment_folder
+    from provisioner.commands.image_options import graph_of
     from provisioner.commands.inspect_comfyui import inspect_comfyui
     from provisioner.commands.run import open_run
-    from provisioner.commands.smoke_test import graph_of, run_smoke_test
+    from provisioner.commands.smoke_test import run_smoke_test
 
     run = open_run(_session(arguments, ui, cancelled), _options(arguments))
     options = _smoke_test_options(arguments)
@@ -296,10 +297,10 @@ def _run_ui(ui: Ui) -> RunUi:
 
 
 def _install_options(arguments: argparse.Namespace, run: Run) -> InstallOptions:
+    from provisioner.commands.image_options import SmokeTestOptions
     from provisioner.commands.inspect_comfyui import ComfyUIOptions
     from provisioner.commands.look import InstallOptions
     from provisioner.commands.parts import parse_parts
-    from provisioner.commands.smoke_test import SmokeTestOptions
 
     return InstallOptions(
         parts=parse_parts(arguments.only, run.wanted),
@@ -313,7 +314,7 @@ def _install_options(arguments: argparse.Namespace, run: Run) -> InstallOptions:
 
 
 def _smoke_test_options(arguments: argparse.Namespace) -> SmokeTestOptions:
-    from provisioner.commands.smoke_test import SmokeTestOptions
+    from provisioner.commands.image_options import SmokeTestOptions
 
     width, height = arguments.size
     return SmokeTestOptions(

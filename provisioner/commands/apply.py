@@ -13,12 +13,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from provisioner.commands.choose_environment import apply_environment, check_environment, environment_folder
+from provisioner.commands.comfyui_image import ReadyServer, start_for_image
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui
 from provisioner.commands.look import InstallOptions
 from provisioner.commands.packages import all_requirements, needed_packages
 from provisioner.commands.run import Run
 from provisioner.commands.side_by_side import run_side_by_side
-from provisioner.commands.smoke_test import ReadyServer, generate_image, start_for_image
+from provisioner.commands.smoke_test import generate_image
 from provisioner.core.errors import KleinError, LockHeldError, OfflineError, PlanOutdatedError
 from provisioner.core.events import Notice
 from provisioner.core.models import Artifact, FilesPlan, Finding, HubFile, Outcome, OutcomeStatus, Source

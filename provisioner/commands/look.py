@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.commands.choose_environment import EnvironmentOptions, environment_folder, look_at_environment
+from provisioner.commands.image_options import SmokeTestOptions
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, ComfyUIOptions, check_comfyui, inspect_comfyui
 from provisioner.commands.packages import app_of, compare_packages, needed_packages
 from provisioner.commands.parts import can_generate
 from provisioner.commands.pin_tags import pin_tags_of
 from provisioner.commands.run import Run
-from provisioner.commands.smoke_test import SmokeTestOptions
 from provisioner.core.errors import UsageError
 from provisioner.core.hosts import LOOPBACK
 from provisioner.core.models import FileSystem, Finding, OciFile, SetChoice, UrlFile

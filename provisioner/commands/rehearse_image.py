@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from provisioner.commands.choose_environment import PYTHONS, EnvironmentOptions, apply_environment, look_at_environment
+from provisioner.commands.diffusers_image import hear_diffusers
 from provisioner.commands.session import Session
-from provisioner.commands.smoke_test import hear_diffusers
 from provisioner.core.errors import AccessError, InsufficientSpaceError, NetworkError, UsageError
 from provisioner.core.models import Download
 from provisioner.core.units import count, human_bytes, human_duration

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from provisioner.comfyui.server.launch import Launch, ServerAddress, listening_address
 from provisioner.commands.choose_environment import environ_for, start_command
+from provisioner.commands.comfyui_image import check_server, python_of, server_options
+from provisioner.commands.image_options import log_path_of
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui
 from provisioner.commands.questions import Ask
 from provisioner.commands.run import Run
-from provisioner.commands.smoke_test import check_server, log_path_of, python_of, server_options
 from provisioner.commands.templates import Template, find_template
 from provisioner.commands.verify_files import run_verify
 from provisioner.core.errors import EXIT_OK, AnswerNeededError, ServerNotUsableError, UsageError

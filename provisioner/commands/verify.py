@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from provisioner import __version__
 from provisioner.commands.choose_environment import environment_folder, verify_environment
+from provisioner.commands.comfyui_image import check_server
+from provisioner.commands.image_options import SmokeTestOptions
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui, with_comfyui
 from provisioner.commands.parts import can_generate
 from provisioner.commands.run import Run
-from provisioner.commands.smoke_test import SmokeTestOptions, check_server, generate_image, with_smoke_test
+from provisioner.commands.smoke_test import generate_image, with_smoke_test
 from provisioner.commands.verify_all import check_pairing, look_at_everything
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, KleinError, SmokeTestError, UsageError
 from provisioner.core.models import ComfyTarget, Finding

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from provisioner.comfyui.server.client import GenerationProgress
-from provisioner.commands.smoke_test import _teller
+from provisioner.commands.comfyui_image import _teller
 from provisioner.smoke_test.graph import DECODE, ENCODE, LOAD_ENCODER, LOAD_MODEL, SAMPLE, SAVE
 
 

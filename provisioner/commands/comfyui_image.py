@@ -1,0 +1,452 @@
+"""The test image by ComfyUI: a server of ours or one that runs, the graph, what is measured and judged."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from provisioner.comfyui.server.failures import findings_in_log, nodes_missing_error
+from provisioner.comfyui.server.known_failures import known_failures
+from provisioner.comfyui.server.launch import Launch, parse_address
+from provisioner.commands.choose_environment import environ_for
+from provisioner.commands.image_options import (
+    CHECK_STAGE,
+    PHASE_STAGES,
+    SmokeTestOptions,
+    advice_on_memory,
+    first_card,
+    keep_image,
+    log_path_of,
+)
+from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui
+from provisioner.commands.run import Run, named_path
+from provisioner.core.errors import (
+    GenerationError,
+    MemoryExhaustedError,
+    ModelNotListedError,
+    SmokeTestError,
+    UsageError,
+)
+from provisioner.core.models import Finding, Gpu, Machine
+from provisioner.disk.root import scratch_folder
+from provisioner.files.layout import destination_for
+from provisioner.smoke_test.graph import ENCODE, PHASES, STEP_NODE, build_graph, names_for, pick_listed
+from provisioner.smoke_test.image import judge, read_image, seed_in
+from provisioner.smoke_test.later_images import (
+    failed_later,
+    growth,
+    images_wanted,
+    judged_later,
+    later_seed,
+    patience_s,
+)
+from provisioner.smoke_test.results import ImageOptions, ImageRun, ModelNames, SmokeTest, Timings
+
+if TYPE_CHECKING:
+    from provisioner.comfyui.server.api import ServerFacts
+    from provisioner.comfyui.server.client import ComfyClient, Generated, GenerationProgress
+    from provisioner.comfyui.server.server_process import ServerProcess
+    from provisioner.commands.stages import Stages
+    from provisioner.core.ports import Cancelled
+    from provisioner.environment.state import Observation
+    from provisioner.smoke_test.vram import VramSampler
+
+
+_FIRST_ANSWER_S = 300.0  # custom nodes are imported first, and some compile something
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyServer:
+    """A ComfyUI of ours that answers; `end` ends it and deletes its folders."""
+
+    process: ServerProcess
+    sampler: VramSampler  # measures the GPU from before its start on; paused
+    end: contextlib.ExitStack
+
+
+def start_for_image(
+    run: Run,
+    options: SmokeTestOptions,
+    *,
+    comfyui: ComfyUIInstall | None,
+    environment: Path,
+    cancelled: Cancelled | None = None,
+) -> ReadyServer:
+    """Start ComfyUI and return it once it answers; it needs no model file for that.
+
+    Parameters
+    ----------
+    run, options, comfyui, environment
+        As for `generate_image`.
+    cancelled : callable, optional
+        True means: it is not needed any more; by default whether the run was cancelled.
+
+    Raises
+    ------
+    SmokeTestError
+        It ended at its start or never answered, or something is wrong with it.
+    UsageError
+        There is no ComfyUI, or no Python for it.
+    KeyboardInterrupt
+        Cancelled; nothing is left running.
+    """
+    from provisioner.comfyui.server.server_process import start_server
+    from provisioner.smoke_test.vram import VramSampler
+
+    comfyui, python, seen = _program_and_python(run, comfyui, environment)
+    for finding in check_comfyui(comfyui):
+        if finding.severity == "problem":
+            raise SmokeTestError(finding.message, hint=finding.hint)
+    reserve = options.reserve_vram_gib
+    reserved = () if reserve is None else ("--reserve-vram", f"{reserve:g}")
+    machine = run.session.machine
+    card = first_card(machine, run.session.environ)
+    with contextlib.ExitStack() as stack:
+        sampler = stack.enter_context(VramSampler(uuid=card.uuid if card else None))
+        folder = stack.enter_context(scratch_folder("klein-setup-"))
+        launch = Launch(
+            python=python,
+            tree=comfyui.folder,
+            output=folder / "output",
+            user=folder / "user",
+            temp=folder,
+            extra=(*server_options(run, machine, seen), *reserved),
+        )
+        with (
+            advice_on_memory(run, options, machine, sampler),
+            run.session.stages.stage("starting", "ComfyUI", "started") as came_of_it,
+        ):
+            process = stack.enter_context(
+                start_server(
+                    launch,
+                    log_path=log_path_of("comfyui"),
+                    cancelled=cancelled or run.session.cancelled.is_set,
+                    timeout_s=min(_FIRST_ANSWER_S, options.timeout_s),
+                    environ=environ_for(run.session, seen.receipt),
+                    pass_env=run.session.settings.pass_env,
+                )
+            )
+            came_of_it(f"ComfyUI from {comfyui.folder}")
+        sampler.watch(process.pid)
+        sampler.pause()
+        return ReadyServer(process=process, sampler=sampler, end=stack.pop_all())
+
+
+def generate_with_comfyui(
+    run: Run,
+    options: SmokeTestOptions,
+    asked: ImageOptions,
+    machine: Machine,
+    comfyui: ComfyUIInstall | None,
+    environment: Path,
+    ready: ReadyServer | None,
+) -> SmokeTest:
+    """Generate the test image with a running server, one that is ready, or one started for it."""
+    from provisioner.smoke_test.vram import VramSampler
+
+    card = first_card(machine, run.session.environ)
+    if options.server is not None:
+        is_here = parse_address(options.server).is_loopback
+        with (
+            VramSampler(uuid=card.uuid if card else None) as sampler,
+            advice_on_memory(run, options, machine if is_here else None, sampler),
+        ):
+            return _generate_at(run, options, asked, options.server, None, sampler)
+    if ready is None:
+        ready = start_for_image(run, options, comfyui=comfyui, environment=environment)
+    with ready.end, advice_on_memory(run, options, machine, ready.sampler):
+        process = ready.process
+        ready.sampler.resume()
+        smoke = _generate_at(run, options, asked, process.address.url, process, ready.sampler)
+        if process.facts is None:
+            return smoke
+        return replace(smoke, findings=(*smoke.findings, *_judge_device(process.facts, card)))
+
+
+def _generate_at(
+    run: Run,
+    options: SmokeTestOptions,
+    asked: ImageOptions,
+    url: str,
+    process: ServerProcess | None,
+    sampler: VramSampler,
+) -> SmokeTest:
+    from provisioner.comfyui.server.client import ComfyClient
+
+    with ComfyClient(url, cancelled=run.session.cancelled.is_set, process=process) as client:
+        return _generate(run, options, asked, client, process, sampler)
+
+
+def _program_and_python(
+    run: Run, comfyui: ComfyUIInstall | None, environment: Path
+) -> tuple[ComfyUIInstall, Path, Observation]:
+    """Return ComfyUI and the Python it is started with: the environment we made, else the tree's own."""
+    if comfyui is None or comfyui.checkout.tree is None:
+        raise UsageError(
+            f"There is no ComfyUI in {named_path(run.target)} to generate an image with.",
+            hint="Start yours and name it with --server URL, or name ComfyUI's own folder with --comfyui DIR.",
+        )
+    python, seen = python_of(run, comfyui, environment)
+    if python is not None:
+        return comfyui, python, seen
+    raise UsageError(
+        f"No Python was found for {comfyui.folder}.",
+        hint="Make an environment with `klein-setup install --only environment`, or name a server with --server URL.",
+    )
+
+
+def python_of(run: Run, comfyui: ComfyUIInstall, environment: Path) -> tuple[Path | None, Observation]:
+    """Return the Python that ComfyUI is started with, and what is in our environment: that one, else the tree's own."""
+    seen = run.session.environments.observe(environment)
+    if seen.receipt is not None and seen.python is not None:
+        return seen.python.path, seen
+    return comfyui.checkout.python, seen
+
+
+def server_options(run: Run, machine: Machine, seen: Observation) -> tuple[str, ...]:
+    """Return what ComfyUI is told about this machine: whether there is a GPU, and which other YAML files it reads."""
+    words: list[str] = []
+    backend = seen.receipt.torch_backend if seen.receipt is not None else None
+    if backend in {"cpu", "default"} or (backend is None and not machine.gpus):
+        words.append("--cpu")
+    for config in run.options.extra_model_paths:
+        words += ["--extra-model-paths-config", str(config.expanduser().absolute())]
+    return tuple(words)
+
+
+def _generate(
+    run: Run,
+    options: SmokeTestOptions,
+    asked: ImageOptions,
+    client: ComfyClient,
+    process: ServerProcess | None,
+    sampler: VramSampler,
+) -> SmokeTest:
+    facts = client.system_stats()
+    listed = client.listed_models(_classes(asked))
+    if listed.missing_nodes or "flux2" not in listed.clip_types:
+        missing = listed.missing_nodes or ("the type flux2 of CLIPLoader",)
+        raise nodes_missing_error(missing, version=facts.comfyui_version)
+    if client.address.is_loopback:
+        _check_files_are_there(run)
+        _check_folders(run, client.folder_paths())
+    names = pick_listed(names_for(run.wanted), listed, ignore_case=_ignores_case(facts))
+    graph = build_graph(names, asked)
+    if process is None:  # a loader that is cached does not notice that its file was replaced
+        run.session.stages.begin("emptying", "the server's memory", "emptied")
+        client.free()
+    on_progress = _teller(run.session.stages, sampler.begin)
+    generated = client.generate(graph, timeout_s=options.timeout_s, on_progress=on_progress)
+    if generated.was_cached:
+        raise GenerationError(
+            "ComfyUI generated nothing: it returned an earlier image of the same graph from its cache.",
+            hint="Leave --seed out, so that a fresh one is taken.",
+            cause="cached",
+        )
+    run.session.stages.begin(*CHECK_STAGE)
+    image = read_image(generated.image)
+    smoke = SmokeTest(
+        backend="comfyui",
+        options=asked,
+        names=names,
+        timings=_timings(generated, process),
+        image=image,
+        image_path=keep_image(generated.image, options, asked),
+        vram=sampler.reading,
+        device=_device(facts),
+        versions=_versions(facts),
+        log_path=None if process is None else process.log_path,
+        findings=judge(image, asked, generated_seed=seed_in(generated.image)),
+    )
+    sampler.pause()  # the curve is that of the first image
+    number = images_wanted(options.images, facts.devices[0].kind if facts.devices else None)
+    smoke = _with_later_images(run, options, smoke, names, number, client, process, sampler, generated.total_s)
+    return replace(smoke, findings=(*smoke.findings, *_findings_in_log(process)))
+
+
+def _with_later_images(
+    run: Run,
+    options: SmokeTestOptions,
+    smoke: SmokeTest,
+    names: ModelNames,
+    number: int,
+    client: ComfyClient,
+    process: ServerProcess | None,
+    sampler: VramSampler,
+    first_s: float,
+) -> SmokeTest:
+    """Generate images with other seeds until there are `number`; the first one that is wrong is the last."""
+    from provisioner.smoke_test.vram import resident_bytes
+
+    def measured(seed: int, total_s: float) -> ImageRun:
+        held = None if process is None else resident_bytes(process.pid)
+        return ImageRun(seed=seed, total_s=total_s, vram_bytes=sampler.held_bytes(), memory_bytes=held)
+
+    runs = [measured(smoke.options.seed, first_s)]
+    found: tuple[Finding, ...] = ()
+    limit_s = patience_s(first_s, options.timeout_s)
+    while len(runs) < number and not any(each.severity == "problem" for each in found):
+        asked = replace(smoke.options, seed=later_seed(smoke.options.seed, len(runs) + 1))
+        stages = run.session.stages
+        stages.begin("generating", f"image {len(runs) + 1} of {number}", "generated")
+        try:
+            generated = client.generate(build_graph(names, asked), timeout_s=limit_s, on_progress=_steps(stages))
+            judged = judge(read_image(generated.image), asked, generated_seed=seed_in(generated.image))
+        except MemoryExhaustedError as error:
+            error.args = (f"The first image is {smoke.image_path}; image {len(runs) + 1} failed: {error}",)
+            raise
+        except SmokeTestError as error:
+            found = (*found, failed_later(len(runs) + 1, runs[0], error, limit_s))
+            stages.fail(error)
+            break
+        found = (*found, *judged_later(len(runs) + 1, judged))
+        runs.append(measured(asked.seed, generated.total_s))
+    return replace(smoke, runs=tuple(runs), findings=(*smoke.findings, *found, *growth(runs)))
+
+
+def _judge_device(facts: ServerFacts, card: Gpu | None) -> tuple[Finding, ...]:
+    """Say that a server of ours drew on the processor although there is a card and it was not told to."""
+    if card is None or "--cpu" in facts.argv or not facts.devices or facts.devices[0].kind != "cpu":
+        return ()
+    return (
+        Finding(
+            code="picture-other-device",
+            severity="problem",
+            remedy="install-environment",
+            message=f"The image was generated on the CPU, but this machine has the GPU {card.name}.",
+            hint="`klein-setup install --only environment` installs the torch build for it and tests it.",
+        ),
+    )
+
+
+def _classes(asked: ImageOptions) -> tuple[str, ...]:
+    nothing = ModelNames(diffusion_model="", text_encoder="", vae="")
+    return tuple(str(node["class_type"]) for node in build_graph(nothing, asked).values())
+
+
+def _findings_in_log(process: ServerProcess | None) -> tuple[Finding, ...]:
+    return () if process is None else findings_in_log(process.output(), known_failures(), log_path=process.log_path)
+
+
+def check_server(run: Run, url: str) -> tuple[Finding, ...]:
+    """Return whether a running server reads the verified files: by the folders it reports, not by a YAML file."""
+    from provisioner.comfyui.server.client import ComfyClient
+
+    with ComfyClient(url, cancelled=run.session.cancelled.is_set) as client:
+        try:
+            if client.address.is_loopback:
+                _check_folders(run, client.folder_paths())
+            pick_listed(names_for(run.wanted), client.listed_models())
+        except ModelNotListedError as error:
+            return (
+                Finding(
+                    code="server-reads-elsewhere",
+                    severity="problem",
+                    message=str(error),
+                    remedy="by-hand",
+                    hint=error.hint,
+                ),
+            )
+    return ()
+
+
+def _check_files_are_there(run: Run) -> None:
+    """Raise where a file of the set is not in its place."""
+    missing = [each.path for each in (destination_for(one, run.target) for one in run.wanted.artifacts)]
+    missing = [path for path in missing if not path.is_file()]
+    if missing:
+        raise ModelNotListedError(
+            f"{missing[0]} is missing, so no image can be generated.",
+            hint="Run `klein-setup repair`, which says what is missing and puts it there.",
+            missing=[str(path) for path in missing],
+        )
+
+
+def _check_folders(run: Run, folders: Mapping[str, tuple[str, ...]]) -> None:
+    """Raise where the server would read another file than the one that was verified."""
+    if not folders:  # an older server does not say
+        return
+    for artifact in run.wanted.artifacts:
+        if artifact.folder is None:
+            continue
+        kind = artifact.folder.partition("/")[0]
+        place = destination_for(artifact, run.target).path
+        below = Path(*Path(artifact.folder).parts[1:], artifact.name)
+        read = [Path(each) for each in folders.get(kind, ())]
+        first = next((each / below for each in read if (each / below).exists()), None)
+        if first is None or not _is_same(first, place):
+            reads = f"its folders for {kind} are {', '.join(map(str, read)) or 'none'}"
+            other = f"it reads {first} under that name"
+            raise ModelNotListedError(
+                f"The server does not read the verified file {place}: {reads if first is None else other}.",
+                hint="Start it with the same folders (extra_model_paths.yaml, --base-directory), or name its own tree "
+                "with --comfyui DIR.",
+                missing=[f"{kind}/{below.as_posix()}"],
+            )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return one.samefile(other)
+    return False
+
+
+def _ignores_case(facts: ServerFacts) -> bool:
+    return (facts.os or "").lower() in {"nt", "win32", "windows", "darwin"}
+
+
+def _teller(stages: Stages, begin: Callable[[str], None]) -> Callable[[GenerationProgress], None]:
+    """Return what turns the server's words into stages, one for each phase in its turn, and notes when each begins."""
+    last: list[str] = [""]
+    say_step = _steps(stages)
+
+    def tell(progress: GenerationProgress) -> None:
+        phase = PHASES.get(progress.node_id or "")
+        if phase is not None:
+            begin(phase)
+            if phase != last[0]:
+                last[0] = phase
+                stages.begin(*PHASE_STAGES[phase])
+        say_step(progress)
+
+    return tell
+
+
+def _steps(stages: Stages) -> Callable[[GenerationProgress], None]:
+    """Return what tells each denoising step in the stage that is open."""
+
+    def tell(progress: GenerationProgress) -> None:
+        if progress.node_id == STEP_NODE and progress.value is not None and progress.maximum:
+            stages.say(f"step {progress.value:.0f} of {progress.maximum:.0f}")
+
+    return tell
+
+
+def _timings(generated: Generated, process: ServerProcess | None) -> Timings:
+    """Return the seconds of each part, of the nodes that belong to it; None where the connection was lost."""
+    from provisioner.comfyui.server.messages import step_seconds
+
+    spent: dict[str, float] = {}
+    for node in generated.nodes:
+        phase = PHASES.get(node.node_id, "other")
+        spent[phase] = spent.get(phase, 0.0) + node.seconds
+    return Timings(
+        start_s=None if process is None else process.start_s,
+        load_s=spent.get("load"),
+        encode_s=spent.get(PHASES[ENCODE]),
+        steps_s=step_seconds(STEP_NODE, generated.nodes, generated.steps),
+        decode_s=spent.get("decode"),
+        total_s=generated.total_s,
+    )
+
+
+def _device(facts: ServerFacts) -> str | None:
+    return facts.devices[0].name if facts.devices else None
+
+
+def _versions(facts: ServerFacts) -> tuple[tuple[str, str], ...]:
+    pairs = (("comfyui", facts.comfyui_version), ("torch", facts.torch_version), ("python", facts.python_version))
+    return tuple((name, version) for name, version in pairs if version)
