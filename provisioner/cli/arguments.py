@@ -303,7 +303,7 @@ def _add_wheel_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
     )
     group.add_argument(
         "--package-index",
-        type=_package_index,
+        type=_index,
         metavar="URL",
         help="index of ComfyUI's packages (default: pip's); a login comes from .netrc or a keyring",
     )
@@ -946,14 +946,10 @@ def _index(text: str) -> str:
     if is_in_the_clear(text):  # it may hold a password, and is not shown
         message = "http lets others on the network change what is installed; write it as https://"
         raise argparse.ArgumentTypeError(message)
-    return text
-
-
-def _package_index(text: str) -> str:
     if ":" in text.partition("://")[2].partition("/")[0].rpartition("@")[0]:  # it is not shown
         message = "everybody on this computer can read a password here; write it into .netrc or a keyring"
         raise argparse.ArgumentTypeError(message)
-    return _index(text)
+    return text
 
 
 def _seed(text: str) -> int:

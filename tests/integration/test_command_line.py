@@ -284,6 +284,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
         ["install", "--torch-index", "http://me:secret9@mirror.example/whl"],
         "https://",
     ),
+    "an index with a password": (["plan", "--torch-index", "https://me:secret9@mirror.example/whl"], "netrc"),
     "two targets": (["install", "--comfyui", "a", "--hf-cache", "b"], "two targets"),
     "a set for another kind of target": (["install", "--hf-cache", "b", "--set", "tree"], "tree"),
     "a time that is none": (["install", "--stall-timeout", "-1"], "-1"),

@@ -50,7 +50,6 @@ SECRETS = {
     "a signature of the Hub": "mark-of-hub-signature",
     "a signature of the index": "mark-of-index-signature",
     "the proxy's password": "mark-of-proxy/3+x",
-    "the password of --torch-index": "mark-of-torch/4+x",
     "the password of PIP_INDEX_URL": "mark-of-pip/5+x",
     OF_PIPS_FILE: "mark-of-pip-file/6+x",
     "the password of .netrc": "mark-of-netrc/7+x",
@@ -65,7 +64,6 @@ _PROXIES = ("http_proxy", "HTTPS_PROXY")
 _INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 MAY_PASS = {
     "the proxy's password": _PROXIES,
-    "the password of --torch-index": _INDEXES,
     "the password of PIP_INDEX_URL": _INDEXES,
     OF_PIPS_FILE: _INDEXES,
 }
@@ -116,7 +114,12 @@ CASES = {
         words=("--no-browser", "--port", "{port}", "--pass-env", "STAND_IN_LIFE_S"),
         refused=((2, ["--no-browser", "{token}"]), (2, ["--port", "{token}"])),
     ),
-    "detect": Case(refused=((2, ["--torch-index", "http://person:{endpoint}@mirror.example/{token}"]),)),
+    "detect": Case(
+        refused=(
+            (2, ["--torch-index", "http://person:{endpoint}@mirror.example/{token}"]),
+            (2, ["--torch-index", "https://person:{endpoint}@mirror.example/{token}"]),
+        )
+    ),
     "completion": Case(words=("bash",), refused=((2, ["{token}"]),)),
     "manifest list": Case(refused=((2, ["{token}"]),)),
     "manifest show": Case(words=("{manifest}",), refused=((2, ["{folder}/signed.yaml"]),)),
@@ -195,7 +198,7 @@ class Ground:
             signature=SECRETS["a signature of a registry's store"],
         )
         saved = base64.b64encode(":".join(login).encode()).decode()
-        self.torch_index = with_login(index, "the password of --torch-index")
+        self.torch_index = index.replace("127.0.0.1", "localhost")  # the host of the login in .netrc
         proxy = with_login("http://127.0.0.1:9", "the proxy's password")
         mine = {
             "home/hf/token": SECRETS[FILE],
@@ -214,6 +217,7 @@ class Ground:
             "PIP_INDEX_URL": with_login(index, "the password of PIP_INDEX_URL"),
             "PIP_CONFIG_FILE": str(self.folder / "pip.conf"),
             **dict.fromkeys(_PROXIES, proxy),
+            "NO_PROXY": "127.0.0.1,localhost",
             "DOCKER_CONFIG": str(home / "docker"),
             "TMPDIR": str(self.folder / "tmp"),
             "PYTHONPATH": f"{self.watcher.log.parent}{os.pathsep}{setup.sandbox.environ['PYTHONPATH']}",
@@ -432,7 +436,6 @@ def assert_they_were_used(ground: Ground) -> None:
     assert {each.authorization for each in sandbox.heads()} == {f"Bearer {SECRETS[VARIABLE]}"}
     assert any(path.endswith(ground.setup.index.query) for path in ground.setup.index.requests)
     for name, variable in (
-        ("the password of --torch-index", "PIP_INDEX_URL"),
         ("the password of PIP_INDEX_URL", "PIP_INDEX_URL"),
         (OF_PIPS_FILE, "PIP_EXTRA_INDEX_URL"),
         ("the proxy's password", "http_proxy"),
@@ -440,7 +443,7 @@ def assert_they_were_used(ground: Ground) -> None:
         assert any(quote(SECRETS[name], safe="") in each["env"].get(variable, "") for each in started), name
     ours = {
         name: "Basic " + base64.b64encode(f"person:{SECRETS[name]}".encode()).decode()
-        for name in ("the password of --torch-index", "the password of PIP_INDEX_URL")
+        for name in ("the password of .netrc", "the password of PIP_INDEX_URL")
     }
     of_wheels = {login for path, login in ground.setup.index.asked if ".whl?" in path and ".metadata" not in path}
     assert of_wheels == set(ours.values())  # each wheel is asked for with the password of its own index
@@ -455,9 +458,8 @@ def assert_they_were_used(ground: Ground) -> None:
 
 
 def test_the_login_of_a_package_index_comes_from_netrc_and_gets_nowhere_else(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: Ground,
 ) -> None:
-    monkeypatch.setitem(ground.setup.sandbox.environ, "NO_PROXY", "127.0.0.1,localhost")
     ground.prepare("plan")
     index = ground.setup.index
     shutil.rmtree(ground.setup.environment, ignore_errors=True)
