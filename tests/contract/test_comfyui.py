@@ -10,6 +10,7 @@ import pytest
 import requests
 
 from provisioner.comfyui.server.api import (
+    NodeFailure,
     OutputFile,
     knows_node,
     node_classes,
@@ -202,6 +203,45 @@ def test_the_history_agrees_with_the_messages(name: str) -> None:
     entry = parse_history(histories(name)[-1], record.prompt_id)
     assert entry is not None
     assert (entry.end, entry.failure, entry.node_id) == (record.end, record.failure, record.node_id)
+
+
+BROKEN_CAUSE = {
+    "empty": "aimdo-mmap",
+    "four_bytes": "empty-file",
+    "header_cut": "truncated-file",
+    "header_only": "truncated-file",
+    "half": "truncated-file",
+    "last_bytes_cut": "truncated-file",
+    "lfs_pointer": "not-safetensors",
+    "html_page": "not-safetensors",
+    "zeros": "not-safetensors",
+    "header_length_huge": "not-safetensors",
+    "header_no_json": "not-safetensors",
+}
+OTHER_FILE_CAUSE = {"UNETLoader": "unknown-model", "CLIPTextEncode": "wrong-text-encoder", "VAELoader": "wrong-vae"}
+_BROKEN_FILES = RECORDINGS.parent / "comfyui-0.33.0-h200" / "broken_files.jsonl"
+BROKEN = [json.loads(line) for line in _BROKEN_FILES.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("said", [each for each in BROKEN if "node" in each], ids=lambda each: str(each["damage"]))
+def test_a_broken_file_is_named_where_comfyui_streams_memory(said: dict[str, str]) -> None:
+    graph = whole_graph()
+    (node,) = (name for name, each in graph.items() if each["class_type"] == said["node"])
+    failure = NodeFailure(
+        node_id=node, node_class=said["node"], exception_type=said["exception"], exception_message=said["message"]
+    )
+    error = node_error(failure, graph, known_failures())
+    cause = BROKEN_CAUSE.get(said["damage"]) or OTHER_FILE_CAUSE[said["node"]]
+    assert (error.context["cause"], error.context["layer"]) == (cause, "model-files")
+    assert said["file"] in str(error)
+    assert "klein-setup repair" in (error.hint or "")
+
+
+def test_every_kind_of_damage_is_there_for_every_file() -> None:
+    seen = {(each["file"], each["damage"]) for each in BROKEN}
+    assert len(seen) == len(BROKEN) == 44
+    silent = {each["damage"] for each in BROKEN if each["end"] == "success"}
+    assert silent == {"healthy", "trailing_bytes", "zeroed_half"}
 
 
 def test_the_history_can_be_empty_right_after_the_end() -> None:
