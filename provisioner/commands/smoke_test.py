@@ -15,6 +15,7 @@ from provisioner.comfyui.server.failures import findings_in_log, nodes_missing_e
 from provisioner.comfyui.server.known_failures import known_failures
 from provisioner.comfyui.server.launch import Launch, parse_address
 from provisioner.commands.choose_environment import environ_for, start_command
+from provisioner.commands.combination import start_options
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, with_comfyui
 from provisioner.commands.run import Run, named_path
 from provisioner.commands.templates import find_template
@@ -248,6 +249,7 @@ def start_for_image(
     reserved = () if reserve is None else ("--reserve-vram", f"{reserve:g}")
     machine = run.session.machine
     card = _first_card(machine, run.session.environ)
+    given = (*server_options(run, machine, seen), *reserved)
     with contextlib.ExitStack() as stack:
         sampler = stack.enter_context(VramSampler(uuid=card.uuid if card else None))
         folder = stack.enter_context(scratch_folder("klein-setup-"))
@@ -257,7 +259,7 @@ def start_for_image(
             output=folder / "output",
             user=folder / "user",
             temp=folder,
-            extra=(*server_options(run, machine, seen), *reserved),
+            extra=(*given, *start_options(run, comfyui, environment, given)),
         )
         with (
             _advice_on_memory(run, options, machine, sampler),
