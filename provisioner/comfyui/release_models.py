@@ -49,20 +49,32 @@ class NodeNeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownBad:
-    """Releases that are known to fail on some machines, and what works there.  None: does not matter."""
+    """A combination that is known to fail: all of it has to be there.  None, 0 or nothing: does not matter."""
 
     id: str
-    since: str  # the first release that fails
+    app: Literal["comfyui", "diffusers"] = "comfyui"
+    since: str | None = None  # the first release of ComfyUI that fails
     before: str | None = None  # the first that does not, as far as known
+    is_unreleased: bool = False  # only a commit that is no release's, although it reports such a version
+    packages: tuple[str, ...] = ()  # installed, each as a requirement: "comfy-aimdo>=0.6.0"
+    outdated: str | None = None  # a package that is there, and not as ComfyUI's requirements.txt wants it
+    torch_tags: tuple[str, ...] = ()  # beginnings of the torch build's local version: "cu130", "rocm7.14.1"
+    python: str | None = None  # a version specifier: "==3.13.12"
+    driver: str | None = None  # of NVIDIA, a version specifier: ">=610,<611"
+    custom_nodes: tuple[str, ...] = ()  # one of these folders of custom_nodes, in any case of letters
     vendor: Vendor | None = None  # of a GPU
     os: OperatingSystem | None = None
     is_wsl: bool = False  # only in WSL
-    min_sm: int | None = None  # compute capability of an NVIDIA GPU, 120 for 12.0
+    sm: tuple[int, ...] = ()  # compute capabilities of an NVIDIA GPU, 120 for 12.0
+    max_sm: int | None = None  # the highest such number that fails
     architectures: tuple[str, ...] = ()  # of an AMD GPU, beginnings: "gfx11"
     min_gpus: int | None = None  # of that vendor
+    max_vram_gb: int | None = None  # of a GPU, as it is sold
     max_memory_gb: int | None = None  # RAM
     symptom: str  # a clause, shown to the user
-    good: str  # what works: a release, or an option
+    good: str | None = None  # what works: a release, a build
+    option: str | None = None  # of ComfyUI, with which it works: "--disable-pinned-memory"
+    requirement: str | None = None  # with which pip takes a version that works: "av>=17.0.0"
     threads: tuple[str, ...]
 
 

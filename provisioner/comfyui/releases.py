@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from typing import get_args
+from typing import Literal, get_args
 
 from provisioner.comfyui.release_models import ComfyRelease, ComfyTable, KnownBad, NodeNeed, NodeUse, VersionBound
 from provisioner.core.models import OperatingSystem, Vendor
@@ -64,9 +64,18 @@ _REPOSITORY = matching(
     r"https://[a-z0-9.-]+(:[0-9]{1,5})?(/[\w-]+(\.(?!git$)[\w-]+)*)+",
 )
 _SCHEMA_VERSION = whole_number(str(SCHEMA_VERSION), SCHEMA_VERSION, SCHEMA_VERSION)
+_COMPARED = r"(==|!=|<=|>=|<|>)[0-9][0-9a-z.]{0,30}(\.\*)?"
+_SPECIFIER = matching("a version specifier like '>=610,<611'", rf"{_COMPARED}(,{_COMPARED})*")
+_REQUIREMENT = matching(
+    "a requirement like 'av>=17.0.0', or a name alone", rf"[a-z0-9]+(-[a-z0-9]+)*({_COMPARED}(,{_COMPARED})*)?"
+)
+_OPTION = matching("an option of ComfyUI like --disable-pinned-memory", r"--[a-z0-9_]+(-[a-z0-9_]+)*")
+_SM = whole_number("a compute capability like 120", 10, 999)
+_GB = whole_number("a number of GB", 1, 4096)
 _GFX = matching("the beginning of an architecture like gfx11", r"gfx[0-9a-f]{1,6}")
 _VENDORS: tuple[Vendor, ...] = get_args(Vendor)
 _SYSTEMS: tuple[OperatingSystem, ...] = get_args(OperatingSystem)
+_APPS: tuple[Literal["comfyui", "diffusers"], ...] = ("comfyui", "diffusers")
 _USES: tuple[NodeUse, ...] = get_args(NodeUse)
 
 
@@ -137,27 +146,43 @@ def _known_bad(place: Place) -> KnownBad:
     with Fields(place, _SYNONYMS) as fields:
         value = KnownBad(
             id=fields.required("id", ID),
-            since=fields.required("since", _VERSION),
+            app=fields.optional("app", one_of(_APPS), "comfyui"),
+            since=fields.optional("since", _VERSION, None),
             before=fields.optional("before", _VERSION, None),
+            is_unreleased=fields.optional("is_unreleased", BOOLEAN, False),
+            packages=fields.optional("packages", list_of(_REQUIREMENT, "a list of requirements"), ()),
+            outdated=fields.optional("outdated", ID, None),
+            torch_tags=fields.optional("torch_tags", list_of(ID, "a list of beginnings like cu130"), ()),
+            python=fields.optional("python", _SPECIFIER, None),
+            driver=fields.optional("driver", _SPECIFIER, None),
+            custom_nodes=fields.optional("custom_nodes", list_of(LINE, "a list of folder names"), ()),
             vendor=fields.optional("vendor", one_of(_VENDORS), None),
             os=fields.optional("os", one_of(_SYSTEMS), None),
             is_wsl=fields.optional("is_wsl", BOOLEAN, False),
-            min_sm=fields.optional("min_sm", whole_number("a compute capability like 120", 10, 999), None),
+            sm=fields.optional("sm", list_of(_SM, "a list of compute capabilities like 120"), ()),
+            max_sm=fields.optional("max_sm", _SM, None),
             architectures=fields.optional("architectures", list_of(_GFX, "a list of beginnings like gfx11"), ()),
             min_gpus=fields.optional("min_gpus", whole_number("a number of GPUs", 2, 16), None),
-            max_memory_gb=fields.optional("max_memory_gb", whole_number("a number of GB", 1, 4096), None),
+            max_vram_gb=fields.optional("max_vram_gb", _GB, None),
+            max_memory_gb=fields.optional("max_memory_gb", _GB, None),
             symptom=fields.required("symptom", LINE),
-            good=fields.required("good", LINE),
+            good=fields.optional("good", LINE, None),
+            option=fields.optional("option", _OPTION, None),
+            requirement=fields.optional("requirement", _REQUIREMENT, None),
             threads=fields.required("threads", list_of(THREAD, "a list of threads")),
         )
     if value.before and value.since and version_key(value.before) <= version_key(value.since):
         place.complain(f"is {value.before}, not newer than 'since' ({value.since})", "before")
+    if not (value.since or value.packages or value.outdated or value.torch_tags):
+        place.complain("names no version; expected 'since', 'packages', 'outdated' or 'torch_tags'")
+    if not (value.good or value.option or value.requirement):
+        place.complain("names nothing that works; expected 'good', 'option' or 'requirement'")
     return value
 
 
 _BOUND = Kind("a mapping of version, because and sources", _bound, VersionBound(version="", because=""))
 _RELEASES = rows_of(_release, "a mapping of version, commit and sources")
-_KNOWN_BAD = rows_of(_known_bad, "a mapping of id, since, symptom, good and threads")
+_KNOWN_BAD = rows_of(_known_bad, "a mapping of id, symptom, threads, what fails and what works")
 _NODES = rows_of(_node, "a mapping of class, inputs and sources")
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from provisioner.commands.choose_environment import apply_environment, check_environment, environment_folder
+from provisioner.commands.combination import combination_of, requirements_here
 from provisioner.commands.comfyui_image import ReadyServer, start_for_image
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui
 from provisioner.commands.look import InstallOptions
@@ -402,14 +403,16 @@ def _install_packages(run: Run, options: InstallOptions, step: InstallPackages) 
         with stage("restoring", "packages", "restored") as came_of_it:
             environments.restore(step.where, step.restores, installer=installer, progress=progress)
             came_of_it(f"{listing(step.restores)}, each from the same file as before")
-    lines = needed_packages(step.app, step.tree, environments.observe(step.where))
-    asked = all_requirements(step.app, step.tree)
+    comfyui = inspect_comfyui(run)
+    more = requirements_here(comfyui, combination_of(run, comfyui, step.where))
+    lines = needed_packages(step.app, step.tree, environments.observe(step.where), more=more)
+    asked = (*all_requirements(step.app, step.tree), *more)
     install = partial(environments.install, step.where, lines, out_of=asked, installer=installer, progress=progress)
     if not lines:
         install()  # only its list is renewed
         return "every requirement is met"
     with stage("installing", "packages", "installed") as came_of_it:
         came_of_it(count(install(), "package"))
-    left = needed_packages(step.app, step.tree, environments.observe(step.where))
+    left = needed_packages(step.app, step.tree, environments.observe(step.where), more=more)
     name = "ComfyUI" if step.app == "comfyui" else "diffusers"
     return f"{len(lines) - len(left)} of {count(len(lines), 'package')} that {name} requires were installed"

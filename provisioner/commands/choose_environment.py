@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from provisioner.commands.combination import combination_of, requirements_here
 from provisioner.commands.inspect_comfyui import inspect_comfyui
 from provisioner.commands.packages import ComparedPackages, app_of, compare_packages
 from provisioner.commands.run import Run, named_by_user, options_of
@@ -200,7 +201,8 @@ def verify_environment(run: Run, report: Report, where: Path | None) -> Report:
         return report
     comfyui = inspect_comfyui(run)
     tree = None if comfyui is None else comfyui.checkout.tree
-    compared = compare_packages(run.session, seen, app_of(run), tree, reads_files=True)
+    more = requirements_here(comfyui, combination_of(run, comfyui, folder))
+    compared = compare_packages(run.session, seen, app_of(run), tree, reads_files=True, more=more)
     findings = (*findings, *compared.findings)
     torch = seen.distribution("torch")
     problems = any(each.severity == "problem" for each in findings)

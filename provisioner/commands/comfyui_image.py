@@ -12,6 +12,7 @@ from provisioner.comfyui.server.failures import findings_in_log, nodes_missing_e
 from provisioner.comfyui.server.known_failures import known_failures
 from provisioner.comfyui.server.launch import Launch, parse_address
 from provisioner.commands.choose_environment import environ_for
+from provisioner.commands.combination import start_options
 from provisioner.commands.image_options import (
     CHECK_STAGE,
     PHASE_STAGES,
@@ -104,6 +105,7 @@ def start_for_image(
     reserved = () if reserve is None else ("--reserve-vram", f"{reserve:g}")
     machine = run.session.machine
     card = first_card(machine, run.session.environ)
+    given = (*server_options(run, machine, seen), *reserved)
     with contextlib.ExitStack() as stack:
         sampler = stack.enter_context(VramSampler(uuid=card.uuid if card else None))
         folder = stack.enter_context(scratch_folder("klein-setup-"))
@@ -113,7 +115,7 @@ def start_for_image(
             output=folder / "output",
             user=folder / "user",
             temp=folder,
-            extra=(*server_options(run, machine, seen), *reserved),
+            extra=(*given, *start_options(run, comfyui, environment, given)),
         )
         with (
             advice_on_memory(run, options, machine, sampler),

@@ -12,11 +12,11 @@ from pathlib import Path
 from provisioner.comfyui.batch_files import unread_folders
 from provisioner.comfyui.checkout_models import CheckoutPlan, ComfyCheckout
 from provisioner.comfyui.install_plan import judge_checkout, plan_checkout
-from provisioner.comfyui.known_bad import known_bad
+from provisioner.comfyui.known_bad import reason, release_that_works
 from provisioner.comfyui.model_paths import CONFIG_NAME
 from provisioner.comfyui.release_models import ComfyTable
 from provisioner.commands.run import Run
-from provisioner.core.models import ComfyTarget, Finding, Machine
+from provisioner.core.models import ComfyTarget, Finding
 from provisioner.report.outcome import Report
 
 
@@ -36,7 +36,6 @@ class ComfyUIInstall:
     checkout: ComfyCheckout
     plan: CheckoutPlan
     folder: Path  # where main.py is, or will be
-    machine: Machine | None = None  # where it runs, if this run looked at it
     unread: tuple[Finding, ...] = ()  # what the portable build's own batch files say otherwise
 
     @property
@@ -71,14 +70,21 @@ def inspect_comfyui(run: Run, options: ComfyUIOptions | None = None) -> ComfyUII
         return None
     table = read_table()
     checkout = run.session.checkouts.describe(run.target.given)
-    plan = plan_checkout(checkout, table, wants_update=options is not None and options.wants_update)
+    wants_update = options is not None and options.wants_update
+    plan = plan_checkout(checkout, table, wants_update=wants_update)
+    if plan.action in {"clone", "update"}:
+        release, bad = release_that_works(run.session.machine, table, needs_tree=not run.session.checkouts.has_git())
+        if bad is not None:
+            why = f"; not {table.pinned.version}, which is known to fail on machines like this: {reason(bad)}"
+            table = replace(table, pinned=release)
+            plan = plan_checkout(checkout, table, wants_update=wants_update)
+            plan = replace(plan, reason=plan.reason + why)
     folder = checkout.tree or (run.target.models.parent if run.target.models.name == "models" else run.target.given)
     return ComfyUIInstall(
         table=table,
         checkout=checkout,
         plan=plan,
         folder=folder,
-        machine=run.machine or run.session.known_machine,
         unread=_unread(run, run.target, checkout),
     )
 
@@ -103,11 +109,7 @@ def check_comfyui(comfyui: ComfyUIInstall) -> tuple[Finding, ...]:
     """Return what a person should know about a ComfyUI before an image is generated with it."""
     if comfyui.plan.action in {"clone", "update"}:
         return ()
-    known: tuple[Finding, ...] = ()
-    if comfyui.machine is not None and comfyui.checkout.tree is not None:
-        checkout = comfyui.checkout
-        known = known_bad(checkout.version, comfyui.machine, comfyui.table, tree=comfyui.checkout.tree)
-    return (*judge_checkout(comfyui.checkout, comfyui.table), *known, *_check_config(comfyui), *comfyui.unread)
+    return (*judge_checkout(comfyui.checkout, comfyui.table), *_check_config(comfyui), *comfyui.unread)
 
 
 def _check_config(comfyui: ComfyUIInstall) -> tuple[Finding, ...]:

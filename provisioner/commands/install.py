@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from provisioner.commands.apply import Applied, apply_plan
 from provisioner.commands.choose_environment import environment_folder, with_environment
-from provisioner.commands.inspect_comfyui import check_comfyui, inspect_comfyui, with_comfyui
+from provisioner.commands.combination import check_combination, combination_of
+from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui, with_comfyui
 from provisioner.commands.look import InstallOptions, plan_run
 from provisioner.commands.parts import can_generate
 from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_about, ask_to_apply, decide_on_token
@@ -97,8 +98,14 @@ def run_install(run: Run, options: InstallOptions, ui: RunUi, command: Command =
     decide_on_token(run, plan, ui.ask)
     applied = apply_plan(run, options, plan, show_smoke=ui.show_smoke)
     remember_rate(run, applied.outcomes)
-    comfyui = inspect_comfyui(run) if {"environment", "smoke"} & options.parts and can_generate(run.wanted) else None
-    report = _report(run, command, plan, applied, () if comfyui is None else check_comfyui(comfyui))
+    comfyui: ComfyUIInstall | None = None
+    found: tuple[Finding, ...] = ()
+    if {"environment", "smoke"} & options.parts and can_generate(run.wanted):
+        comfyui = inspect_comfyui(run)
+        environment = environment_folder(run, options.environment.where)
+        found = check_combination(comfyui, combination_of(run, comfyui, environment), environment)
+        found = found if comfyui is None else (*check_comfyui(comfyui), *found)
+    report = _report(run, command, plan, applied, found)
     report = with_comfyui(report, comfyui)
     if "files" in options.parts and not applied.files.steps:
         remember(run)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.commands.choose_environment import EnvironmentOptions, environment_folder, look_at_environment
+from provisioner.commands.combination import avoided, check_combination, combination_of, requirements_here
 from provisioner.commands.image_options import SmokeTestOptions
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, ComfyUIOptions, check_comfyui, inspect_comfyui
 from provisioner.commands.packages import app_of, compare_packages, needed_packages
@@ -47,6 +48,7 @@ from provisioner.plan.steps import (
 from provisioner.torch.choose import shipped_table
 
 if TYPE_CHECKING:
+    from provisioner.comfyui.known_bad import Combination
     from provisioner.commands.parts import Part
     from provisioner.torch.builds import App
 
@@ -91,11 +93,23 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
     of_comfyui = _comfyui_step(comfyui, options) if "environment" in options.parts else None
     if of_comfyui is not None:
         steps.append(of_comfyui)
-    if comfyui is not None and not isinstance(of_comfyui, (GetComfyUI, UpdateComfyUI)):
-        findings += check_comfyui(comfyui)
+    combination = _combination(run, options, comfyui, where)
+    if not isinstance(of_comfyui, (GetComfyUI, UpdateComfyUI)):
+        findings += () if comfyui is None else check_comfyui(comfyui)
+        findings += () if combination is None else check_combination(comfyui, combination, where)
+    if comfyui is not None and combination is not None:
+        notes += avoided(comfyui, of_comfyui, combination)
     steps += files.steps
     if "environment" in options.parts:
-        for step, found in _environment_steps(run, options, comfyui, of_comfyui, where, depth):
+        for step, found in _environment_steps(
+            run,
+            options,
+            comfyui,
+            of_comfyui,
+            where,
+            depth,
+            () if combination is None else requirements_here(comfyui, combination),
+        ):
             steps.append(step)
             findings += found
     if "smoke" in options.parts:
@@ -163,6 +177,12 @@ def _file_systems(steps: list[Step]) -> Iterator[tuple[Path, FileSystem]]:
 # --- ComfyUI ---------------------------------------------------------------------------------------
 
 
+def _combination(run: Run, options: InstallOptions, comfyui: ComfyUIInstall | None, where: Path) -> Combination | None:
+    """Return what an image would be generated with here; None where none of it is looked at."""
+    is_asked = bool({"environment", "smoke"} & options.parts) and can_generate(run.wanted)
+    return combination_of(run, comfyui, where) if is_asked else None
+
+
 def _comfyui_step(comfyui: ComfyUIInstall | None, options: InstallOptions) -> ComfyUIStep | None:
     if comfyui is None:
         return None
@@ -180,6 +200,7 @@ def _environment_steps(
     of_comfyui: ComfyUIStep | None,
     where: Path,
     depth: Depth,
+    more: tuple[str, ...],
 ) -> Iterator[tuple[Step, tuple[Finding, ...]]]:
     """Yield what the environment needs, each step with what a person should know about it."""
     if not _is_ours(run, options, comfyui, where):
@@ -193,7 +214,7 @@ def _environment_steps(
     if run.manifest.lock is not None:
         digests = (*choice.build.digests, *run.manifest.lock.torch_wheels)
         choice = replace(choice, build=replace(choice.build, digests=digests))
-    compared = compare_packages(run.session, seen, app, tree, reads_files=depth == "full")
+    compared = compare_packages(run.session, seen, app, tree, reads_files=depth == "full", more=more)
     step = environment_step(
         seen,
         choice,
@@ -209,7 +230,7 @@ def _environment_steps(
     of_app = [each for each in compared.changes if each.origin == "application" and not compared.is_excused(each)]
     if depth != "full":  # another version is somebody's decision, of a custom node for one; `repair` undoes it
         of_app = [each for each in of_app if each.what != "replaced"]
-    packages = _packages_step(app, of_comfyui, where, seen, step, of_app, is_outdated=compared.is_outdated)
+    packages = _packages_step(app, of_comfyui, where, seen, step, of_app, more, is_outdated=compared.is_outdated)
     if packages is not None:
         yield packages, ()
 
@@ -233,13 +254,14 @@ def _packages_step(
     seen: Observation,
     step: EnvironmentStep,
     changed: list[PackageChange],
+    more: tuple[str, ...],
     *,
     is_outdated: bool,
 ) -> InstallPackages | None:
     tree = of_comfyui.folder if of_comfyui is not None else None
     arrives = isinstance(of_comfyui, (GetComfyUI, UpdateComfyUI))
     is_new = isinstance(step, MakeEnvironment)
-    lines = None if arrives else needed_packages(app, tree, seen, is_new=is_new)
+    lines = None if arrives else needed_packages(app, tree, seen, is_new=is_new, more=more)
     restores = () if is_new else tuple(each.package for each in changed)
     if lines == () and not restores and (is_new or not is_outdated):
         return None

@@ -25,7 +25,9 @@ def app_of(run: Run) -> App:
     return "comfyui" if run.wanted.target == "comfyui" else "diffusers"
 
 
-def needed_packages(app: App, tree: Path | None, seen: Observation, *, is_new: bool = False) -> tuple[str, ...]:
+def needed_packages(
+    app: App, tree: Path | None, seen: Observation, *, is_new: bool = False, more: tuple[str, ...] = ()
+) -> tuple[str, ...]:
     """Return the requirement lines of an application that an environment does not meet.
 
     Parameters
@@ -38,10 +40,12 @@ def needed_packages(app: App, tree: Path | None, seen: Observation, *, is_new: b
         What is installed.
     is_new : bool
         The environment will be made: nothing but the torch set is in it then.
+    more : tuple of str
+        Further requirements, which keep versions away that are known to fail.
     """
     installed = {} if is_new else {each.name: each.version for each in seen.distributions}
     present = FAMILY if is_new else [name for name in FAMILY if name in installed]
-    lines = all_requirements(app, tree, present)
+    lines = (*all_requirements(app, tree, present), *more)
     version = seen.python.version if seen.python is not None and not is_new else None
     return lines if version is None else unmet(lines, installed, python_version=version)
 
@@ -72,7 +76,13 @@ class ComparedPackages:
 
 
 def compare_packages(
-    session: Session, seen: Observation, app: App, tree: Path | None, *, reads_files: bool
+    session: Session,
+    seen: Observation,
+    app: App,
+    tree: Path | None,
+    *,
+    reads_files: bool,
+    more: tuple[str, ...] = (),
 ) -> ComparedPackages:
     """Compare an environment of ours with the list that this user's runs keep of it.
 
@@ -88,6 +98,8 @@ def compare_packages(
         ComfyUI.
     reads_files : bool
         Read every file; else only versions and RECORDs are compared.
+    more : tuple of str
+        As for `needed_packages`.
     """
     if seen.receipt is None or seen.python is None:
         return ComparedPackages()
@@ -97,7 +109,7 @@ def compare_packages(
     if compared is None:
         return ComparedPackages()
     packages, changes, list_file = compared
-    asked = requirements_digest(all_requirements(app, tree))
+    asked = requirements_digest((*all_requirements(app, tree), *more))
     is_outdated = packages.requirements_sha256 not in (None, asked)
 
     def told(some: Iterable[PackageChange]) -> tuple[Finding, ...]:

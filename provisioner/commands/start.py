@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.comfyui.server.launch import Launch, ServerAddress, listening_address
 from provisioner.commands.choose_environment import environ_for, start_command
+from provisioner.commands.combination import start_options
 from provisioner.commands.comfyui_image import check_server, python_of, server_options
 from provisioner.commands.image_options import log_path_of
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui
@@ -79,11 +80,9 @@ def run_start(run: Run, options: StartOptions, *, ask: Ask, say: Callable[[str],
     holder = find_listener(address, cancelled=run.session.cancelled.is_set)
     if holder is not None:
         return _show_running(run, options, address, holder, template, say)
-    launch = Launch(
-        python=python,
-        tree=comfyui.folder,
-        extra=(*server_options(run, run.session.machine, seen), *options.arguments),
-    )
+    given = (*server_options(run, run.session.machine, seen), *options.arguments)
+    avoiding = start_options(run, comfyui, options.environment, given)
+    launch = Launch(python=python, tree=comfyui.folder, extra=(*avoiding, *given))
     return _run_until_ended(run, options, launch, address, template, say, environ_for(run.session, seen.receipt))
 
 

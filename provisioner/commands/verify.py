@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from provisioner import __version__
 from provisioner.commands.choose_environment import environment_folder, verify_environment
+from provisioner.commands.combination import check_combination, combination_of
 from provisioner.commands.comfyui_image import check_server
 from provisioner.commands.image_options import SmokeTestOptions
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui, with_comfyui
@@ -85,6 +86,10 @@ def run_full_verify(
     comfyui = inspect_comfyui(run) if can_generate(run.wanted) else None
     if comfyui is not None and comfyui.checkout.tree is not None:
         report = with_comfyui(with_problems(report, check_comfyui(comfyui)), comfyui)
+    if can_generate(run.wanted):
+        environment = environment_folder(run, options.environment)
+        combination = combination_of(run, comfyui, environment)
+        report = with_problems(report, check_combination(comfyui, combination, environment))
     if options.smoke.server is not None:
         report = with_problems(report, check_server(run, options.smoke.server))
     before = _last_snapshot(run)

@@ -15,9 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.builders import recording_of
 from tests.support.comfy_server import ReplayServer, free_port
 from tests.support.sandbox import CALLED, TOKEN, Completed, Running, Sandbox, wait_until
-from tests.support.setup_fixture import VAE, main_py, with_existing_tree
+from tests.support.setup_fixture import VAE, main_py, rtx_4070, with_existing_tree
 
 TEMPLATE = "image_flux2_klein_text_to_image"
 posix_only = pytest.mark.skipif(os.name == "nt", reason="no signal that a test can send there is Ctrl-C")
@@ -96,6 +97,25 @@ def test_the_last_target_is_started_without_naming_it_and_ends_with_status_0(
     assert servers_of(comfyui) == []
     log = next(Path(word) for word in done.said.split() if word.startswith(str(sandbox.home)))
     assert "To see the GUI go to" in Path(str(log).rstrip(";")).read_text(encoding="utf-8")
+
+
+@posix_only
+def test_an_option_that_keeps_a_known_failure_away_is_given_and_said(
+    sandbox: Sandbox, comfyui: Path, port: int, tmp_path: Path
+) -> None:
+    in_wsl = tmp_path / "machine.json"
+    in_wsl.write_text(recording_of(rtx_4070(is_wsl=True)), encoding="utf-8")
+    options = comfyui.parent / "comfy" / "cli_args.py"
+    argvs, said = [], []
+    for declared in ("--disable-smart-memory", "--disable-dynamic-vram"):  # an option it lacks would end it
+        options.write_text(f'parser.add_argument("{declared}", action="store_true")\n', encoding="utf-8")
+        running = begin(sandbox, "--no-browser", "--port", str(port), env={"KLEIN_SETUP_MACHINE": str(in_wsl)})
+        argvs.append(argv_at(port))
+        said.append(" ".join(end(running).said.split()))
+    options.unlink()
+    assert ["--disable-dynamic-vram" in argv for argv in argvs] == [False, True]
+    sentence = "ComfyUI is started with --disable-dynamic-vram, because without it: memory streaming is on again in WSL"
+    assert [sentence in each and "Comfy-Org/ComfyUI#12704" in each for each in said] == [False, True]
 
 
 @posix_only

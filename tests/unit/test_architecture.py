@@ -161,7 +161,7 @@ MAY_USE = {
     "huggingface_hub": ("files.hub_cache", "commands.rehearse"),  # the rehearsal checks with the real client
     "libtorrent": ("files.peers",),
     "oras": ("oci.registry",),
-    "packaging": ("comfyui.install_plan", "environment", "torch.select", "machine.readings"),
+    "packaging": ("comfyui.install_plan", "comfyui.known_bad", "environment", "torch.select", "machine.readings"),
     "platformdirs": ("disk.locations",),
     "psutil": ("comfyui.server", "machine.host", "processes", "smoke_test.vram"),
     "pynvml": ("machine.nvml", "smoke_test.vram"),
