@@ -38,7 +38,7 @@ from provisioner.report.outcome import (  # noqa: E402
     StartedServer,
     UndoneUpdate,
 )
-from provisioner.report.smoke_test_json import LastImageEntry, SmokeTestEntry  # noqa: E402
+from provisioner.report.smoke_test_json import CardResultEntry, LastImageEntry, SmokeTestEntry  # noqa: E402
 from provisioner.torch.builds import TorchChoice  # noqa: E402
 
 FOLDER = ROOT / "docs" / "schema"
@@ -66,6 +66,7 @@ DETAILS: dict[str, tuple[object, str]] = {
     "scratch_folder": (str, "rehearse --keep: where its files are"),
     "server": (StartedServer, "start: the ComfyUI that was started or found"),
     "signed_lock": (json_document.SignedLockEntry, "the lock whose signature was verified (--verify-with)"),
+    "cards": (list[CardResultEntry], "what came of each GPU that smoke-test --gpu names"),
     "smoke_test": (SmokeTestEntry, "the test image, with what was measured"),
     "torch": (TorchChoice | None, "detect, doctor: the build for this machine; null: none suits it"),
     "hosts": (json_document.HostsEntry, "plan --hosts: every host that the run would contact"),

@@ -168,6 +168,7 @@ _EXAMPLES = {
 """,
     "smoke-test": """\
   klein-setup smoke-test --prompt "a red fox" --seed 7 --image fox.png
+  klein-setup smoke-test --gpu all
   klein-setup smoke-test --server http://127.0.0.1:8188
 """,
     "start": """\
@@ -363,6 +364,13 @@ def add_smoke_test_parser(subparsers: Subparsers) -> None:
     _add_environment_options(parser)
     _add_server_option(parser)
     _add_image_options(parser)
+    parser.add_argument(
+        "--gpu",
+        type=_name,
+        metavar="N|UUID|all",
+        help="the GPU to generate it on, by its number or UUID in `detect`; all: each one after the other (default: the"
+        " first in CUDA_VISIBLE_DEVICES, else the one with the most memory)",
+    )
     _add_pass_env_option(parser)
     parser.add_argument(
         "--graph", action="store_true", help="print the graph in ComfyUI's API format and generate nothing"

@@ -326,6 +326,7 @@ def _smoke_test_options(arguments: argparse.Namespace) -> SmokeTestOptions:
         reserve_vram_gib=arguments.reserve_vram,
         image=arguments.image,
         images=arguments.images,
+        gpu=getattr(arguments, "gpu", None),  # of smoke-test alone
         server=arguments.server,
         timeout_s=arguments.smoke_timeout,
     )

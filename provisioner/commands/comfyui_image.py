@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 from provisioner.comfyui.server.failures import findings_in_log, nodes_missing_error
 from provisioner.comfyui.server.known_failures import known_failures
 from provisioner.comfyui.server.launch import Launch, parse_address
-from provisioner.commands.choose_environment import environ_for
 from provisioner.commands.combination import start_options
+from provisioner.commands.image_cards import card_for, environ_of, uses_now, with_card
 from provisioner.commands.image_options import (
     CHECK_STAGE,
     PHASE_STAGES,
     SmokeTestOptions,
     advice_on_memory,
-    first_card,
     keep_image,
     log_path_of,
 )
@@ -31,7 +30,7 @@ from provisioner.core.errors import (
     SmokeTestError,
     UsageError,
 )
-from provisioner.core.models import Finding, Gpu, Machine
+from provisioner.core.models import Finding, Machine
 from provisioner.disk.root import scratch_folder
 from provisioner.files.layout import destination_for
 from provisioner.smoke_test.graph import ENCODE, PHASES, STEP_NODE, build_graph, names_for, pick_listed
@@ -44,7 +43,7 @@ from provisioner.smoke_test.later_images import (
     later_seed,
     patience_s,
 )
-from provisioner.smoke_test.results import ImageOptions, ImageRun, ModelNames, SmokeTest, Timings
+from provisioner.smoke_test.results import Card, CardUse, ImageOptions, ImageRun, ModelNames, SmokeTest, Timings
 
 if TYPE_CHECKING:
     from provisioner.comfyui.server.api import ServerFacts
@@ -65,6 +64,8 @@ class ReadyServer:
 
     process: ServerProcess
     sampler: VramSampler  # measures the GPU from before its start on; paused
+    card: Card | None  # that it was given
+    uses_before: tuple[CardUse, ...]  # NVML's answers for every card before its start
     end: contextlib.ExitStack
 
 
@@ -104,8 +105,9 @@ def start_for_image(
     reserve = options.reserve_vram_gib
     reserved = () if reserve is None else ("--reserve-vram", f"{reserve:g}")
     machine = run.session.machine
-    card = first_card(machine, run.session.environ)
-    given = (*server_options(run, machine, seen), *reserved)
+    card = card_for(run, options, seen.receipt)
+    uses_before = uses_now(run, card)
+    given = (*server_options(run, machine, seen, is_card_named=options.gpu is not None), *reserved)
     with contextlib.ExitStack() as stack:
         sampler = stack.enter_context(VramSampler(uuid=card.uuid if card else None))
         folder = stack.enter_context(scratch_folder("klein-setup-"))
@@ -127,14 +129,14 @@ def start_for_image(
                     log_path=log_path_of("comfyui"),
                     cancelled=cancelled or run.session.cancelled.is_set,
                     timeout_s=min(_FIRST_ANSWER_S, options.timeout_s),
-                    environ=environ_for(run.session, seen.receipt),
+                    environ=environ_of(run, seen.receipt, card),
                     pass_env=run.session.settings.pass_env,
                 )
             )
             came_of_it(f"ComfyUI from {comfyui.folder}")
         sampler.watch(process.pid)
         sampler.pause()
-        return ReadyServer(process=process, sampler=sampler, end=stack.pop_all())
+        return ReadyServer(process=process, sampler=sampler, card=card, uses_before=uses_before, end=stack.pop_all())
 
 
 def generate_with_comfyui(
@@ -149,8 +151,8 @@ def generate_with_comfyui(
     """Generate the test image with a running server, one that is ready, or one started for it."""
     from provisioner.smoke_test.vram import VramSampler
 
-    card = first_card(machine, run.session.environ)
     if options.server is not None:
+        card = card_for(run, options, None)
         is_here = parse_address(options.server).is_loopback
         with (
             VramSampler(uuid=card.uuid if card else None) as sampler,
@@ -165,7 +167,13 @@ def generate_with_comfyui(
         smoke = _generate_at(run, options, asked, process.address.url, process, ready.sampler)
         if process.facts is None:
             return smoke
-        return replace(smoke, findings=(*smoke.findings, *_judge_device(process.facts, card)))
+        found = _judge_device(process.facts, ready.card)
+        smoke = replace(smoke, findings=(*smoke.findings, *found))
+        if found or not process.facts.devices or process.facts.devices[0].kind == "cpu":
+            return smoke
+        after = uses_now(run, ready.card, [process.pid])
+        size = process.facts.devices[0].total_bytes
+        return with_card(run, smoke, ready.card, total_bytes=size, before=ready.uses_before, after=after)
 
 
 def _generate_at(
@@ -208,11 +216,11 @@ def python_of(run: Run, comfyui: ComfyUIInstall, environment: Path) -> tuple[Pat
     return comfyui.checkout.python, seen
 
 
-def server_options(run: Run, machine: Machine, seen: Observation) -> tuple[str, ...]:
+def server_options(run: Run, machine: Machine, seen: Observation, *, is_card_named: bool = False) -> tuple[str, ...]:
     """Return what ComfyUI is told about this machine: whether there is a GPU, and which other YAML files it reads."""
     words: list[str] = []
     backend = seen.receipt.torch_backend if seen.receipt is not None else None
-    if backend in {"cpu", "default"} or (backend is None and not machine.gpus):
+    if not is_card_named and (backend in {"cpu", "default"} or (backend is None and not machine.gpus)):
         words.append("--cpu")
     for config in run.options.extra_model_paths:
         words += ["--extra-model-paths-config", str(config.expanduser().absolute())]
@@ -309,7 +317,7 @@ def _with_later_images(
     return replace(smoke, runs=tuple(runs), findings=(*smoke.findings, *found, *growth(runs)))
 
 
-def _judge_device(facts: ServerFacts, card: Gpu | None) -> tuple[Finding, ...]:
+def _judge_device(facts: ServerFacts, card: Card | None) -> tuple[Finding, ...]:
     """Say that a server of ours drew on the processor although there is a card and it was not told to."""
     if card is None or "--cpu" in facts.argv or not facts.devices or facts.devices[0].kind != "cpu":
         return ()

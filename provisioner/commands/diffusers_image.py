@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from provisioner.commands.choose_environment import environ_for
+from provisioner.commands.image_cards import card_for, environ_of, uses_now, with_card
 from provisioner.commands.image_options import (
     CHECK_STAGE,
     PHASE_STAGES,
     SmokeTestOptions,
     advice_on_memory,
-    first_card,
     image_path,
     log_path_of,
 )
@@ -57,14 +56,20 @@ def generate_by_diffusers(
             hint="Make it with `klein-setup install --only environment`, or name one with --environment DIR.",
         )
     repo_id, revision = _pipeline_of(run)
-    card = first_card(machine, run.session.environ)
+    card = card_for(run, options, seen.receipt)
+    before, after = uses_now(run, card), uses_now(run, None)
     output = options.image or image_path(asked)
     backend = seen.receipt.torch_backend if seen.receipt is not None else None
     with VramSampler(uuid=card.uuid if card else None) as sampler, advice_on_memory(run, options, machine, sampler):
+        pids: list[int] = []
 
         def hear(event: GenerationEvent) -> None:
+            nonlocal after
             if event.pid is not None:
                 sampler.watch(event.pid)
+                pids.append(event.pid)
+            if event.name == "step" and event.number == event.total:  # the process ends with its image
+                after = uses_now(run, card, pids)
             if event.next_phase is not None:
                 sampler.begin(event.next_phase)
             hear_diffusers(run.session.stages, event)
@@ -79,15 +84,19 @@ def generate_by_diffusers(
             output=output,
             log_path=log_path_of("diffusers"),
             timeout_s=options.timeout_s,
-            device="cpu" if backend in {"cpu", "default"} else "auto",
-            environ=environ_for(run.session, seen.receipt),
+            device="cpu" if backend in {"cpu", "default"} and options.gpu is None else "auto",
+            environ=environ_of(run, seen.receipt, card),
             pass_env=run.session.settings.pass_env,
             cancelled=run.session.cancelled.is_set,
             on_event=hear,
         )
     run.session.stages.begin(*CHECK_STAGE)
     image = read_image(done.image)
-    return done.smoke_test(asked, image=image, vram=sampler.reading, findings=judge(image, asked))
+    smoke = done.smoke_test(asked, image=image, vram=sampler.reading, findings=judge(image, asked))
+    device = done.done.device
+    if device.place == "cpu":
+        return smoke
+    return with_card(run, smoke, card, total_bytes=device.total_bytes, before=before, after=after)
 
 
 def _pipeline_of(run: Run) -> tuple[str, str]:

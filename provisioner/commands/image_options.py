@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.commands.run import Run
 from provisioner.core.errors import MemoryExhaustedError, NotWritableError, StorageError
-from provisioner.core.models import Gpu, Machine
+from provisioner.core.models import Machine
 from provisioner.disk.os_errors import reason_of
 from provisioner.disk.root import Root, write_output
 from provisioner.smoke_test.graph import Graph, build_graph, names_for, options_for
@@ -36,6 +36,7 @@ class SmokeTestOptions:
     reserve_vram_gib: float | None = None
     image: Path | None = None  # where to keep it
     images: int | None = None  # one after the other, by one server; None: two on a GPU, one on a CPU
+    gpu: str | None = None  # the card, as `cards.choose_cards` takes it
     server: str | None = None  # one that runs already
     timeout_s: float = 900.0
 
@@ -88,16 +89,6 @@ def advice_on_memory(
             reserved_gib=options.reserve_vram_gib,
         )
         raise
-
-
-def first_card(machine: Machine, environ: Mapping[str, str]) -> Gpu | None:
-    """Return the card that CUDA calls the first, as far as that can be told: NVML knows no CUDA_VISIBLE_DEVICES."""
-    cards = [each for each in machine.gpus if each.vendor == "nvidia"]
-    visible = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    for card in cards:
-        if visible and (visible == str(card.index) or (card.uuid or "").lower().startswith(visible.lower())):
-            return card
-    return cards[0] if cards else None
 
 
 def log_path_of(what: str) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from provisioner.commands.choose_environment import start_command
 from provisioner.commands.comfyui_image import ReadyServer, generate_with_comfyui, python_of
 from provisioner.commands.diffusers_image import generate_by_diffusers
+from provisioner.commands.image_cards import generate_on_each, with_cards
 from provisioner.commands.image_options import SmokeTestOptions, check_place, image_options
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, with_comfyui
 from provisioner.commands.run import Run
@@ -30,8 +31,16 @@ def run_smoke_test(
     show: Callable[[SmokeTest], None],
 ) -> Report:
     """Generate the test image with what is installed; return the report of it.  Raises as `generate_image`."""
-    smoke = generate_image(run, options, comfyui=comfyui, environment=environment, show=show)
-    report = with_comfyui(with_smoke_test(run.report("smoke-test", "ok", EXIT_OK), smoke), comfyui)
+
+    def generate(asked: SmokeTestOptions) -> SmokeTest:
+        return generate_image(run, asked, comfyui=comfyui, environment=environment, show=show)
+
+    report = run.report("smoke-test", "ok", EXIT_OK)
+    if options.gpu is None:
+        report = with_smoke_test(report, generate(options))
+    else:
+        report = with_cards(report, generate_on_each(run, options, environment, generate))
+    report = with_comfyui(report, comfyui)
     return replace(report, opening=opening_of(run, comfyui, environment))
 
 

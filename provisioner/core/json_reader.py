@@ -149,6 +149,15 @@ class Fields:
             return value
         return self._complain(name, "a whole number from 0 up or null", value, None)
 
+    def optional_counts(self, name: str) -> tuple[int | None, ...]:
+        """Return a list of whole numbers from 0 up, each of which may be null; one that is not there is empty."""
+        value = self._get(name)
+        if value is None:
+            return ()
+        if isinstance(value, list) and all(each is None or _is_count(each) for each in value):
+            return tuple(value)
+        return self._complain(name, "a list of whole numbers from 0 up or null", value, ())
+
     def optional_seconds(self, name: str) -> float | None:
         """Return a number of seconds from 0 up, or None."""
         value = self._get(name)

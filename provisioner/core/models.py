@@ -307,6 +307,7 @@ class Gpu:
     is_display_attached: bool | None = None
     is_mig_enabled: bool | None = None
     mig_devices: tuple[str, ...] = ()  # UUIDs of the MIG devices carved out of it
+    mig_memory_bytes: tuple[int | None, ...] = ()  # the memory of each of those, in their order
     driver_model: str | None = None  # Windows: "WDDM", "TCC", "MCDM"
     driver_version: str | None = None  # AMD and Intel on Windows, as Windows numbers it, "32.0.31041.1004"
     shares_memory: bool = False  # part of a processor: it uses the computer's memory beside its own

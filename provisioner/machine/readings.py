@@ -404,6 +404,7 @@ def gpu_from_device(device: NvidiaDevice) -> Gpu:
         is_display_attached=device.is_display_active,
         is_mig_enabled=device.is_mig_enabled,
         mig_devices=tuple(each.uuid for each in device.mig_devices),
+        mig_memory_bytes=tuple(each.memory_total_bytes for each in device.mig_devices),
         driver_model=device.driver_model,
     )
 
@@ -637,6 +638,7 @@ def _gpu(fields: Fields) -> Gpu:
         is_display_attached=fields.optional_flag("is_display_attached"),
         is_mig_enabled=fields.optional_flag("is_mig_enabled"),
         mig_devices=fields.optional_texts("mig_devices"),
+        mig_memory_bytes=fields.optional_counts("mig_memory_bytes"),
         driver_model=fields.optional_text("driver_model"),
         driver_version=fields.optional_text("driver_version"),
         shares_memory=fields.optional_flag("shares_memory") is True,

@@ -574,6 +574,10 @@ def _details(report: Report) -> dict[str, object]:
         from provisioner.report.smoke_test_json import smoke_entry
 
         details["smoke_test"] = smoke_entry(report.smoke_test)
+    if report.cards:
+        from provisioner.report.smoke_test_json import card_result_entry
+
+        details["cards"] = [card_result_entry(each) for each in report.cards]
     if report.changes is not None:
         from provisioner.report.changes import changes_entry
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # most runs have few of these parts, and `verify --quick` has
     from provisioner.report.changes import ChangesSince
     from provisioner.report.fleet_comparison import Fleet
     from provisioner.report.transfer_record import TransferRecord
-    from provisioner.smoke_test.results import SmokeTest
+    from provisioner.smoke_test.results import CardResult, SmokeTest
     from provisioner.torch.builds import TorchChoice
 
 DEFAULT_MANIFEST = "flux2-klein-4b"
@@ -179,6 +179,7 @@ class Report:
     given_arguments: tuple[str, ...] | None = None  # of a run that another one continues or applies
     environment: EnvironmentResult | EnvironmentCheck | None = None
     smoke_test: SmokeTest | None = None
+    cards: tuple[CardResult, ...] = ()  # of ``smoke-test --gpu``: each that it names
     changes: ChangesSince | None = None
     rehearsal: RehearsalResult | None = None
     backups: tuple[BackupEntry, ...] | None = None

@@ -9,9 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypedDict
 
+from provisioner.core.models import Finding
 from provisioner.report.json_document import FindingEntry, ManifestEntry, TargetEntry, finding_entry
 from provisioner.smoke_test.results import (
     Backend,
+    Card,
+    CardEvidence,
+    CardResult,
     ImageFacts,
     ImageOptions,
     ImageRun,
@@ -92,6 +96,18 @@ class ModelsEntry(TypedDict):
     vae: str
 
 
+class CardEntry(TypedDict):
+    """The GPU, or the MIG device of one, that a process was given."""
+
+    gpu: int  # as ``detect`` numbers it
+    mig_device: int | None  # from 0; null: the whole GPU
+    name: str  # of the whole GPU
+    uuid: str | None
+    memory_total_bytes: int | None
+    is_chosen_by_us: bool  # a variable left the process this one alone; false: CUDA chose
+    evidence: CardEvidence | None  # how it is known that the image was generated there; null: it is not
+
+
 class SmokeTestEntry(TypedDict):
     """One image that was asked for, whether it was generated or not: ``details.smoke_test``."""
 
@@ -102,6 +118,7 @@ class SmokeTestEntry(TypedDict):
     timings: TimingsEntry
     images: list[RunEntry]  # this one and those after it; empty for diffusers
     vram: VramEntry | None
+    card: CardEntry | None  # null: no card of NVIDIA, and none was named
     device: str | None
     versions: dict[str, str]
     models: ModelsEntry | None
@@ -109,6 +126,18 @@ class SmokeTestEntry(TypedDict):
     template: str | None  # of ComfyUI, with the same graph
     notes: list[str]
     findings: list[FindingEntry]
+
+
+class CardResultEntry(TypedDict):
+    """What came of one card of ``smoke-test --gpu``: a row of ``details.cards``."""
+
+    card: CardEntry
+    is_proven: bool
+    picture: str | None  # the file
+    total_s: float | None  # from the request to the image
+    warm_s: float | None
+    peak_bytes: int | None  # of the card's memory, all processes
+    problem: str | None  # what is wrong, in a sentence
 
 
 class LastImageEntry(TypedDict):
@@ -135,6 +164,7 @@ def smoke_entry(smoke: SmokeTest) -> SmokeTestEntry:
         "timings": _timings_entry(smoke),
         "images": [_run_entry(each) for each in smoke.runs],
         "vram": _vram_entry(smoke.vram) if smoke.vram else None,
+        "card": _card_entry(smoke.card, smoke) if smoke.card else None,
         "device": smoke.device,
         "versions": dict(smoke.versions),
         "models": _models_entry(smoke.names) if smoke.names else None,
@@ -142,6 +172,32 @@ def smoke_entry(smoke: SmokeTest) -> SmokeTestEntry:
         "template": smoke.template,
         "notes": list(smoke.notes),
         "findings": [finding_entry(each) for each in smoke.findings],
+    }
+
+
+def card_result_entry(result: CardResult) -> CardResultEntry:
+    """Return the row of one card."""
+    smoke, problem = result.smoke, result.problem
+    return {
+        "card": _card_entry(result.card, smoke),
+        "is_proven": smoke is not None and is_verified(smoke),
+        "picture": _text(smoke.image_path) if smoke else None,
+        "total_s": _seconds(smoke.timings.total_s) if smoke else None,
+        "warm_s": _seconds(smoke.warm_s) if smoke else None,
+        "peak_bytes": smoke.vram.peak_used_bytes if smoke and smoke.vram else None,
+        "problem": problem.message if isinstance(problem, Finding) else None if problem is None else str(problem),
+    }
+
+
+def _card_entry(card: Card, smoke: SmokeTest | None) -> CardEntry:
+    return {
+        "gpu": card.index,
+        "mig_device": card.slice_number,
+        "name": card.name,
+        "uuid": card.uuid,
+        "memory_total_bytes": card.memory_total_bytes,
+        "is_chosen_by_us": bool(card.variables),
+        "evidence": smoke.card_evidence if smoke else None,
     }
 
 

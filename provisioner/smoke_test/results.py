@@ -10,7 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
-from provisioner.core.models import Finding
+from provisioner.core.errors import KleinError
+from provisioner.core.models import Finding, Vendor
 
 Backend = Literal["comfyui", "diffusers"]
 
@@ -28,6 +29,33 @@ class ImageOptions:
     steps: int = 4
     guidance: float = 1.0
     has_tiled_decode: bool = False  # for cards with little memory
+
+
+CardEvidence = Literal["processes", "memory", "name"]
+"""How it is known which card an image was generated on; `cards.judge_card` explains each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What a process generates on: a GPU, or a MIG device of one, which CUDA shows as a GPU of its own."""
+
+    label: str  # "GPU 1"; "GPU 1:0" for the first MIG device of it
+    name: str  # of the whole GPU
+    vendor: Vendor
+    index: int  # of the whole GPU, as `detect` shows it
+    slice_number: int | None = None  # of a MIG device, from 0
+    uuid: str | None = None
+    memory_total_bytes: int | None = None
+    variables: tuple[tuple[str, str], ...] = ()  # that leave a process this one alone; empty: it is left to CUDA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardUse:
+    """What NVML says about one card at one moment."""
+
+    uuid: str
+    used_bytes: int  # by all processes
+    is_ours: bool  # whether a process of ours is among those that it lists
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +132,8 @@ class SmokeTest:
     image_path: Path | None = None  # where it was saved
     runs: tuple[ImageRun, ...] = ()  # ComfyUI only: this image and those after it
     vram: VramReading | None = None
+    card: Card | None = None  # that it was given; None: not one of NVIDIA, and nobody named one
+    card_evidence: CardEvidence | None = None  # how it is known that it was that one
     device: str | None = None  # "cuda:0 NVIDIA GeForce RTX 4070", "cpu"
     versions: tuple[tuple[str, str], ...] = ()  # ("comfyui", "0.33.0"), ("torch", "2.11.0+cu130")
     log_path: Path | None = None  # the server's or the script's whole output
@@ -116,3 +146,18 @@ class SmokeTest:
         """Seconds of an image with the models in memory: the median of those after the first; None without one."""
         later = [each.total_s for each in self.runs[1:]]
         return median(later) if later else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardResult:
+    """What came of one of the cards that ``--gpu`` names."""
+
+    card: Card
+    smoke: SmokeTest | None = None  # None: no image; `error` says why
+    error: KleinError | None = None
+
+    @property
+    def problem(self) -> KleinError | Finding | None:
+        """What is wrong, None where nothing is."""
+        found = self.smoke.findings if self.smoke is not None else ()
+        return self.error or next((each for each in found if each.severity == "problem"), None)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from provisioner.smoke_test.measurement import MOST_POINTS, VramSample, summarise_samples, thinned
-from provisioner.smoke_test.results import VramReading
+from provisioner.smoke_test.results import CardUse, VramReading
 
 INTERVAL_S = 0.05
 """Seconds between two readings: short enough for the peak of a decode; it took 2.4 % of a core beside an H200."""
@@ -51,6 +51,48 @@ def resident_bytes(pid: int) -> int | None:
         return sum(int(each.memory_info().rss) for each in (process, *process.children(recursive=True)))
     except (psutil.Error, OSError):
         return None
+
+
+def uses_of(
+    uuids: Iterable[str],
+    pids: Iterable[int] = (),
+    *,
+    library: Any = None,  # noqa: ANN401 - a module without types
+    parents: Parents = parents_of,
+) -> tuple[CardUse, ...]:
+    """Return what NVML says now of each of these cards; one that it does not know is left out.
+
+    Parameters
+    ----------
+    uuids : iterable of str
+        GPUs and MIG devices.
+    pids : iterable of int
+        Our processes, with their children.
+    library, parents
+        As for `VramSampler`.
+    """
+    if library is None:
+        try:
+            library = importlib.import_module("pynvml")
+        except (ImportError, OSError):
+            return ()
+    may_fail = _may_fail(library)
+    family = _Family(pids, parents)
+    found = []
+    try:
+        library.nvmlInit()
+    except may_fail:
+        return ()
+    try:
+        for uuid in uuids:
+            with contextlib.suppress(*may_fail):
+                card = _Card(library, uuid, 0)
+                used = card.look(family).used_bytes
+                found.append(CardUse(uuid=uuid, used_bytes=used, is_ours=card.is_used_by(family)))
+    finally:
+        with contextlib.suppress(*may_fail):
+            library.nvmlShutdown()
+    return tuple(found)
 
 
 class VramSampler:
@@ -267,6 +309,11 @@ class _Card:
         """Return a sample; raises NVML's errors for the memory, none for the processes."""
         memory = self._memory()
         return VramSample(used_bytes=int(memory.used), free_bytes=int(memory.free), process_bytes=self._held_by(family))
+
+    def is_used_by(self, family: _Family) -> bool:
+        """Whether one of the processes is among those that use this card, also where its memory is not told."""
+        found = [process for question in tuple(self._questions) for process in self._processes(question)]
+        return bool(family) and any(process.pid in family for process in found)
 
     def _memory(self) -> Any:  # noqa: ANN401 - a structure of the binding
         """Return the memory, always by the same query: the first one counts the driver's own memory as used."""

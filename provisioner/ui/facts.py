@@ -31,7 +31,7 @@ def machine_blocks(machine: Machine) -> list[Block]:
     """Return what was detected, and what could not be detected with the reason."""
     rows = [pair("system", _system_words(machine)), pair("Python", machine.python_version)]
     rows.append(pair("memory", _memory_words(machine)))
-    rows += [pair(f"GPU {gpu.index}", _gpu_words(gpu)) for gpu in machine.gpus]
+    rows += [row for gpu in machine.gpus for row in _gpu_rows(gpu)]
     if not machine.gpus:
         rows.append(pair("GPU", "none found", "warn"))
     if machine.driver_version:
@@ -66,6 +66,16 @@ def _memory_words(machine: Machine) -> str:
         return "unknown"
     free = machine.memory_available_bytes
     return gib(machine.memory_total_bytes) + (f", {gib(free)} available" if free is not None else "")
+
+
+def _gpu_rows(gpu: Gpu) -> list[Row]:
+    """Return a GPU with its UUID, and the MIG devices carved out of it: what ``smoke-test --gpu`` takes."""
+    rows = [pair(f"GPU {gpu.index}", _gpu_words(gpu))]
+    rows += [pair("", gpu.uuid, "dim")] if gpu.uuid else []
+    sizes = gpu.mig_memory_bytes or (None,) * len(gpu.mig_devices)
+    for number, (uuid, size) in enumerate(zip(gpu.mig_devices, sizes, strict=False)):
+        rows.append(pair(f"GPU {gpu.index}:{number}", f"{gib(size)}, {uuid}" if size is not None else uuid))
+    return rows
 
 
 def _gpu_words(gpu: Gpu) -> str:

@@ -5,10 +5,20 @@ Values in, blocks of text out; no width, no colour code, no stream.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from provisioner.core.units import count, gib, human_bytes, human_duration
-from provisioner.smoke_test.results import ImageOptions, SmokeTest, Timings, VramReading
+from provisioner.smoke_test.results import (
+    Card,
+    CardEvidence,
+    CardResult,
+    ImageOptions,
+    SmokeTest,
+    Timings,
+    VramReading,
+)
 from provisioner.ui.problems import finding_blocks
-from provisioner.ui.text import Block, Para, Row, pair, pair_blocks, span
+from provisioner.ui.text import BLANK, Block, Column, Grid, Para, Row, Span, pair, pair_blocks, span
 
 
 def smoke_blocks(smoke: SmokeTest) -> list[Block]:
@@ -19,10 +29,47 @@ def smoke_blocks(smoke: SmokeTest) -> list[Block]:
     memory = smoke.notes or ((_vram_words(smoke.vram),) if smoke.vram else ())
     rows += [pair("notes" if smoke.notes else "memory", "\n".join(memory))] if memory else []
     rows += [pair("device", smoke.device)] if smoke.device else []
+    rows += [pair("GPU", card_words(smoke.card, smoke.card_evidence))] if smoke.card else []
     if smoke.versions:
         rows.append(pair("versions", ", ".join(f"{name} {version}" for name, version in smoke.versions)))
     rows += [pair("log", smoke.log_path)] if smoke.log_path else []
     return [Para(line=span("Test image", "title")), *pair_blocks(rows), *finding_blocks(smoke.findings)]
+
+
+_EVIDENCE: dict[CardEvidence, str] = {
+    "processes": "the driver lists the program there",
+    "memory": "its memory grew while the program ran",
+    "name": "by its name, which no other GPU here has",
+}
+
+
+def card_words(card: Card, evidence: CardEvidence | None) -> str:
+    """Return which card it was, and how that is known."""
+    known = _EVIDENCE[evidence] if evidence is not None else "not verified: the driver does not say"
+    return f"{card.label.removeprefix('GPU ')}, {card.uuid or card.name} ({known})"
+
+
+def cards_blocks(results: Sequence[CardResult]) -> list[Block]:
+    """Return a row for each card of ``smoke-test --gpu``, and below it what is wrong."""
+    rows = []
+    for each in results:
+        smoke, problem = each.smoke, each.problem
+        name = (
+            each.card.name
+            if each.card.memory_total_bytes is None
+            else f"{each.card.name}, {gib(each.card.memory_total_bytes)}"
+        )
+        parts = []
+        if smoke is not None and smoke.timings.total_s is not None:
+            parts.append(human_duration(smoke.timings.total_s))
+        if smoke is not None and smoke.warm_s is not None:
+            parts.append(f"next {human_duration(smoke.warm_s)}")
+        if smoke is not None and smoke.vram is not None:
+            parts.append(f"{gib(smoke.vram.peak_used_bytes)} at the peak")
+        word = Span("failed", "bad") if problem is not None else Span("ok", "good")
+        rows.append(Row((word, Span(each.card.label), Span(name), Span(", ".join(parts), "dim"))))
+    columns = (Column(), Column(), Column(), Column())
+    return [Para(line=span("GPUs", "title")), Grid(columns=columns, rows=tuple(rows)), BLANK] if rows else []
 
 
 def _image_rows(smoke: SmokeTest) -> list[Row]:

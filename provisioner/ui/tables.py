@@ -361,6 +361,10 @@ def report_blocks(
     """
     plan = report.plan
     findings = tuple(each for each in all_findings(report) if each.severity == "problem" or each not in said)
+    if report.cards:
+        from provisioner.ui.smoke_text import cards_blocks
+
+        return [*cards_blocks(report.cards), *finding_blocks(findings), *verdict_blocks(report, program)]
     if plan is None:
         return [*finding_blocks(findings), *verdict_blocks(report, program)]
     if report.status == "planned":

@@ -11,8 +11,8 @@ from typing import Any
 import pynvml
 import pytest
 
-from provisioner.smoke_test.results import VramReading
-from provisioner.smoke_test.vram import VramSampler, parents_of
+from provisioner.smoke_test.results import CardUse, VramReading
+from provisioner.smoke_test.vram import VramSampler, parents_of, uses_of
 
 GIB = 1024**3
 UUID = "GPU-00000000-0000-0000-0000-000000000001"
@@ -352,3 +352,22 @@ def test_this_machine_with_or_without_a_driver_gives_a_reading_or_a_reason() -> 
     with VramSampler(index=0) as sampler:
         pass
     assert (sampler.reading is None) == (sampler.reason is not None)
+
+
+# --- which card a process uses -----------------------------------------------------------------
+
+
+def test_a_card_is_ours_where_a_process_of_ours_or_of_its_children_is_listed() -> None:
+    nvml = Nvml([3 * GIB])
+    nvml.compute = [process(40, None), process(7, GIB)]  # Windows lists processes without their memory
+    asked: dict[str, Any] = {"library": nvml, "parents": lambda pid: (4,) if pid == 40 else ()}
+    assert uses_of([UUID, "GPU-gone"], [4], **asked) == (CardUse(uuid=UUID, used_bytes=3 * GIB, is_ours=True),)
+    assert [each.is_ours for each in uses_of([UUID], [5], **asked)] == [False]
+    assert [each.is_ours for each in uses_of([UUID], **asked)] == [False]
+    assert nvml.open_count == 0
+
+
+def test_without_nvml_nothing_is_known_of_any_card() -> None:
+    assert uses_of([UUID], [4], library=Nvml(refused={"nvmlInit": pynvml.NVML_ERROR_LIBRARY_NOT_FOUND})) == ()
+    refused = {"memory v1": UNKNOWN, "memory v2": UNKNOWN}
+    assert uses_of([UUID], [4], library=Nvml(refused=refused)) == ()

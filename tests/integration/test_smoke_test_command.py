@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -372,6 +373,92 @@ def test_an_image_from_the_processor_is_no_proof_of_a_card(sandbox: Sandbox, com
     assert (done.returncode, done.codes) == (9, ["smoke-test"])
     assert "NVIDIA GeForce RTX 4070" in done.json["errors"][0]["message"]
     assert [each["code"] for each in done.json["details"]["smoke_test"]["findings"]] == ["picture-other-device"]
+
+
+# --- several cards ------------------------------------------------------------------------------
+
+FIRST, SECOND = "GPU-aaaa-1", "GPU-bbbb-2"
+SIZE = 12 * 1024**3
+TWO_CARDS = f"cards={{{FIRST!r}: ('NVIDIA GeForce RTX 4070', {SIZE}), {SECOND!r}: ('NVIDIA GeForce RTX 4070', {SIZE})}}"
+
+
+@pytest.fixture
+def with_two_cards(tmp_path: Path) -> dict[str, str]:
+    (card,) = rtx_4070().gpus
+    cards = [replace(card, uuid=uuid, index=n, memory_total_bytes=SIZE) for n, uuid in enumerate((FIRST, SECOND))]
+    (tmp_path / "machine.json").write_text(recording_of(rtx_4070(gpus=tuple(cards))), encoding="utf-8")
+    return {"KLEIN_SETUP_MACHINE": str(tmp_path / "machine.json")}
+
+
+def test_each_card_generates_the_same_image_and_one_that_fails_does_not_stop_the_next(
+    sandbox: Sandbox, comfyui: Path, with_two_cards: dict[str, str], tmp_path: Path
+) -> None:
+    dies = f"dies_after=6 if os.environ['CUDA_VISIBLE_DEVICES'] == {FIRST!r} else None"
+    comfyui.write_text(main_py(f"Faults({TWO_CARDS}, {dies})", before="import os"), encoding="utf-8")
+    words = ("smoke-test", "--gpu", "all", "--image", tmp_path / "fox.png", "--images", "1", *SMALL)
+    done = sandbox.run(*words, "--json", env=with_two_cards)
+    first, second = done.json["details"]["cards"]
+    assert (done.returncode, done.codes) == (9, ["comfyui-server"])
+    assert done.json["errors"][0]["message"].startswith("GPU 0, NVIDIA GeForce RTX 4070: ComfyUI ended")
+    assert [each["card"]["uuid"] for each in (first, second)] == [FIRST, SECOND]
+    assert (first["is_proven"], first["picture"], second["is_proven"]) == (False, None, True)
+    assert second["picture"] == str(tmp_path / "fox-gpu1.png")
+    assert second["problem"] is None
+    assert Path(second["picture"]).is_file()
+    shown = sandbox.run(*words, env=with_two_cards)
+    assert [line.split()[:3] for line in shown.stdout.splitlines() if " GPU " in line and "4070," in line] == [
+        ["failed", "GPU", "0"],
+        ["ok", "GPU", "1"],
+    ]
+    page = tmp_path / "page.html"
+    assert sandbox.run("report", "--output", page, env=with_two_cards).returncode == 0
+    assert "The test image on each GPU" in page.read_text(encoding="utf-8")
+
+
+def test_the_card_is_told_to_the_process_and_compared_with_what_it_used(
+    sandbox: Sandbox, comfyui: Path, with_two_cards: dict[str, str]
+) -> None:
+    swapped = f"cards={{{FIRST!r}: ('NVIDIA GeForce RTX 4070', {SIZE}), {SECOND!r}: ('NVIDIA T4', {SIZE})}}"
+    comfyui.write_text(main_py(f"Faults({swapped})"), encoding="utf-8")
+    right = sandbox.run("smoke-test", "--gpu", FIRST, "--json", *SMALL, env=with_two_cards)
+    assert right.returncode == 0, right.stderr
+    told = right.json["details"]["smoke_test"]
+    assert (told["card"]["gpu"], told["card"]["is_chosen_by_us"]) == (0, True)
+    assert told["device"] == "cuda:0 NVIDIA GeForce RTX 4070 : native"  # which the stand-in says for that UUID alone
+    wrong = sandbox.run("smoke-test", "--gpu", "1", "--json", *SMALL, env=with_two_cards)
+    assert wrong.returncode == 9
+    assert [each["code"] for each in wrong.json["details"]["smoke_test"]["findings"]] == ["image-on-another-gpu"]
+    assert "NVIDIA T4" in wrong.json["errors"][0]["message"]
+
+
+def test_without_a_name_the_users_choice_stays_and_else_it_is_ours(
+    sandbox: Sandbox, comfyui: Path, with_two_cards: dict[str, str], tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    before = f"import os; open({str(told)!r}, 'w').write(os.environ.get('CUDA_VISIBLE_DEVICES', '-'))"
+    comfyui.write_text(main_py(f"Faults({TWO_CARDS})", before=before), encoding="utf-8")
+    for environ, seen, index in (({}, FIRST, 0), ({"CUDA_VISIBLE_DEVICES": "1"}, "1", 1)):
+        done = sandbox.run("smoke-test", "--images", "1", "--json", *SMALL, env={**with_two_cards, **environ})
+        assert (done.returncode, told.read_text()) == (0, seen)
+        assert done.json["details"]["smoke_test"]["card"]["gpu"] == index
+
+
+@pytest.mark.parametrize(
+    ("words", "environ", "sentence"),
+    [
+        (("--gpu", "2"), {}, "There is no GPU 2 here"),
+        (("--gpu", "0"), {"CUDA_VISIBLE_DEVICES": "1"}, "hidden by CUDA_VISIBLE_DEVICES=1"),
+        (("--gpu", "0", "--server", "http://127.0.0.1:1"), {}, "runs already, on the GPU that it was started with"),
+    ],
+)
+def test_a_card_that_cannot_be_given_is_a_usage_error_that_lists_them(
+    sandbox: Sandbox, with_two_cards: dict[str, str], words: tuple[str, ...], environ: dict[str, str], sentence: str
+) -> None:
+    done = sandbox.run("smoke-test", *words, "--json", env={**with_two_cards, **environ})
+    (error,) = done.json["errors"]
+    assert done.returncode == 2
+    assert sentence in error["message"]
+    assert "GPU 1" in error["hint"] or FIRST in error["hint"]
 
 
 # --- the images after the first ------------------------------------------------------------------

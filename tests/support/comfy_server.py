@@ -69,6 +69,7 @@ class Faults:
     missing: tuple[str, ...] = ()  # names that no loader lists
     is_on_processor: bool = False  # a stand-in says that it uses the card unless it was told not to
     second: Faults | None = None  # what goes wrong from the second prompt on, in place of these
+    cards: dict[str, tuple[str, int]] = field(default_factory=dict)  # UUID -> name and memory of each card here
     draws: str = "as asked"  # or "black", "one colour", "another seed", "half an image"
 
 
@@ -202,6 +203,10 @@ class ReplayServer:
             found["body"]["system"]["argv"] = self.argv
             if self.folder is not None and "--cpu" not in self.argv and not self.faults.is_on_processor:
                 found["body"]["devices"][0].update(name=CARD, type="cuda", index=0)
+                seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+                if seen in self.faults.cards:
+                    name, total = self.faults.cards[seen]
+                    found["body"]["devices"][0].update(name=f"cuda:0 {name} : native", vram_total=total)
         if path == "/internal/folder_paths" and self.folder is not None:
             here = self.folder.as_posix()
             found["body"] = {

@@ -25,6 +25,7 @@ GETTERS: dict[str, Callable[[Fields, str], object]] = {
     "integer": Fields.integer,
     "count": Fields.count,
     "optional_count": Fields.optional_count,
+    "optional_counts": Fields.optional_counts,
     "optional_seconds": Fields.optional_seconds,
     "list_of_seconds": Fields.list_of_seconds,
     "optional_pair": Fields.optional_pair,

@@ -379,6 +379,7 @@ def test_a_gpu_split_by_mig_has_the_memory_of_its_largest_slice(
     gpu = gpu_from_device(replace(MIG_PARENT, mig_devices=slices))
     assert (gpu.memory_total_bytes, gpu.memory_free_bytes) == (total, free)
     assert gpu.mig_devices == tuple(each.uuid for each in slices)
+    assert gpu.mig_memory_bytes == tuple(each.memory_total_bytes for each in slices)
 
 
 @pytest.mark.parametrize(
@@ -492,6 +493,7 @@ GPUS = st.builds(
     is_display_attached=st.none() | st.booleans(),
     is_mig_enabled=st.none() | st.booleans(),
     mig_devices=st.lists(TEXT, max_size=3).map(tuple),
+    mig_memory_bytes=st.lists(st.none() | COUNT, max_size=3).map(tuple),
     driver_model=st.none() | TEXT,
     driver_version=st.sampled_from([None, "32.0.31041.1004"]),
     adrenalin=st.sampled_from([None, "26.8.1"]),
@@ -598,6 +600,10 @@ def test_the_document_of_today_is_replayed_as_the_same_machine() -> None:
         (
             recording(gpus=[{"vendor": "nvidia", "name": "x", "index": 0, "mig_devices": [1]}]),
             "gpus[0].mig_devices[0]: must be a string; not 1",
+        ),
+        (
+            recording(gpus=[{"vendor": "nvidia", "name": "x", "index": 0, "mig_memory_bytes": [None, -1]}]),
+            "gpus[0].mig_memory_bytes: must be a list of whole numbers from 0 up or null",
         ),
         (
             recording(gpus=[{"vendor": "nvidia", "name": "x", "index": 0, "is_mig_enabled": "no"}]),

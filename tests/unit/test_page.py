@@ -689,6 +689,32 @@ def poisoned(value: object) -> object:
     return HOSTILE if isinstance(value, str) else value
 
 
+def test_each_gpu_that_was_tested_by_itself_is_a_row() -> None:
+    gib = 1024**3
+    card = {"gpu": 1, "mig_device": None, "name": "A card", "uuid": "GPU-b", "memory_total_bytes": 12 * gib}
+    good = {"card": card, "is_proven": True, "total_s": 6.1, "warm_s": 0.6, "peak_bytes": 9 * gib}
+    bad = {"card": {**card, "mig_device": 2}, "is_proven": False, "problem": "It did not start."}
+    rows = [good, bad, {"card": {}, "peak_bytes": gib}]
+    words = page_of({"command": "smoke-test", "status": "failed", "details": {"cards": rows}}).words
+    for said in ("The test image on each GPU", "GPU 1", "GPU 1:2", "A card", "GPU-b", "6.1 s", "0.6 s"):
+        assert said in words
+    for said in ("9.0 GiB of 12.0 GiB", "It did not start.", "1.0 GiB"):
+        assert said in words
+
+
+def test_mig_devices_are_listed_below_their_gpu() -> None:
+    gpu = {
+        "index": 0,
+        "name": "A card",
+        "uuid": "GPU-a",
+        "mig_devices": ["MIG-1", "MIG-2"],
+        "mig_memory_bytes": [2**30],
+    }
+    words = page_of({"command": "detect", "status": "ok", "machine": {"gpus": [gpu]}}).words
+    assert "A card, GPU-a" in words
+    assert "GPU 0:0 1.0 GiB, MIG-1 GPU 0:1 MIG-2" in words
+
+
 @pytest.mark.parametrize("status", ["ok", "findings", "failed", "planned"])
 def test_hostile_texts_stay_text_wherever_they_stand(status: str) -> None:
     doc = installed() | {"status": status}
@@ -710,6 +736,7 @@ def test_hostile_texts_stay_text_wherever_they_stand(status: str) -> None:
         "mend_command": "m",
     }
     details["licence"] = {"name": "n", "url": "u"}
+    details["cards"] = [{"card": {"name": "n", "uuid": "u"}, "problem": "p"}]
     details["transfers"] = {
         "interval_s": 0.5,
         "received_bytes": [1, 2, 3],

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from provisioner.core.errors import SmokeTestError
 from provisioner.core.models import Finding
 from provisioner.report.json_document import document
 from provisioner.report.outcome import Report
-from provisioner.report.smoke_test_json import is_verified, smoke_entry
+from provisioner.report.smoke_test_json import card_result_entry, is_verified, smoke_entry
 from provisioner.smoke_test.results import (
+    Card,
+    CardResult,
     ImageFacts,
     ImageOptions,
     ImageRun,
@@ -59,6 +62,17 @@ WHOLE = SmokeTest(
         curve=((0.0, 2), (1.5, 9)),
         phases=(("start", 0.0),),
     ),
+    card=Card(
+        label="GPU 1:0",
+        name="A card",
+        vendor="nvidia",
+        index=1,
+        slice_number=0,
+        uuid="MIG-1",
+        memory_total_bytes=12,
+        variables=(("CUDA_VISIBLE_DEVICES", "MIG-1"),),
+    ),
+    card_evidence="processes",
     device="cuda:0 A card",
     versions=(("comfyui", "0.33.0"), ("torch", "2.14.1+cu130")),
     log_path=Path("comfyui.log"),
@@ -122,6 +136,15 @@ def test_a_whole_smoke_test_is_one_object_with_these_keys() -> None:
             "curve": [(0.0, 2), (1.5, 9)],
             "phases": [("start", 0.0)],
         },
+        "card": {
+            "gpu": 1,
+            "mig_device": 0,
+            "name": "A card",
+            "uuid": "MIG-1",
+            "memory_total_bytes": 12,
+            "is_chosen_by_us": True,
+            "evidence": "processes",
+        },
         "device": "cuda:0 A card",
         "versions": {"comfyui": "0.33.0", "torch": "2.14.1+cu130"},
         "models": {"diffusion_model": "m.safetensors", "text_encoder": "t.safetensors", "vae": "v.safetensors"},
@@ -138,6 +161,7 @@ def test_what_nobody_measured_is_null_under_the_same_keys() -> None:
     assert [key for key, value in entry.items() if value is None] == [
         "picture",
         "vram",
+        "card",
         "device",
         "models",
         "log_path",
@@ -184,3 +208,20 @@ def test_in_the_document_it_is_redacted_like_everything_else() -> None:
     assert "AbCdEfGh1234" not in text
     assert "topsecret" not in text
     assert json.loads(text)["details"]["smoke_test"]["wish"]["seed"] == 0
+
+
+def test_each_card_is_a_row_with_what_is_wrong_with_it() -> None:
+    assert WHOLE.card is not None
+    rows = [
+        CardResult(card=WHOLE.card, smoke=WHOLE),
+        CardResult(card=WHOLE.card, smoke=replace(WHOLE, findings=(BLACK,))),
+        CardResult(card=WHOLE.card, error=SmokeTestError("It did not start.")),
+    ]
+    report = Report(command="smoke-test", status="failed", exit_status=9, cards=tuple(rows))
+    good, black, dead = map(card_result_entry, rows)
+    assert document(report)["details"]["cards"] == [good, black, dead]
+    assert (good["is_proven"], good["picture"], good["peak_bytes"], good["problem"]) == (True, "fox.png", 9, None)
+    assert (good["total_s"], good["warm_s"]) == (4.25, 0.5)
+    assert (black["is_proven"], black["problem"]) == (False, "It is black.")
+    assert (dead["is_proven"], dead["picture"], dead["problem"]) == (False, None, "It did not start.")
+    assert (dead["card"]["uuid"], dead["card"]["evidence"]) == ("MIG-1", None)

@@ -780,6 +780,8 @@ def test_a_gpu_is_told_with_what_decides_about_it() -> None:
         is_display_attached=True,
         driver_model="WDDM",
     )
+    split = replace(card, index=2, uuid="GPU-c", is_mig_enabled=True)
+    split = replace(split, mig_devices=("MIG-1", "MIG-2"), mig_memory_bytes=(10 * 1024**3, None))
     radeon = Gpu(vendor="amd", name="RX 7900", index=1, architecture="gfx1100", is_mig_enabled=True, mig_devices=("a",))
     machine = Machine(
         os="linux",
@@ -788,7 +790,7 @@ def test_a_gpu_is_told_with_what_decides_about_it() -> None:
         architecture="x86_64",
         libc="glibc 2.36",
         python_version="3.11.7",
-        gpus=(card, radeon),
+        gpus=(card, radeon, split),
         driver_version="550.144.03",
         cuda_driver_version=(12, 4),
         memory_total_bytes=64 * 1024**3,
@@ -801,6 +803,9 @@ def test_a_gpu_is_told_with_what_decides_about_it() -> None:
         "Linux 6.1, x86_64, glibc 2.36 (under WSL)",
         "RTX 4090, 24.0 GiB, 22.0 GiB free, compute capability 8.9, drives a display, WDDM",
         "RX 7900, gfx1100, MIG on, 1 device",
+        "GPU-c",
+        "GPU 2:0   10.0 GiB, MIG-1",
+        "GPU 2:1   MIG-2",
         "550.144.03, supports CUDA up to 12.4",
         "64.0 GiB, 32.0 GiB available",
         "100.0 GB free of 1.00 TB",

@@ -7,9 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from provisioner.core.errors import SmokeTestError
 from provisioner.core.models import Finding
-from provisioner.smoke_test.results import ImageFacts, ImageOptions, SmokeTest, Timings, VramReading
-from provisioner.ui.smoke_text import smoke_blocks
+from provisioner.smoke_test.results import (
+    Card,
+    CardEvidence,
+    CardResult,
+    ImageFacts,
+    ImageOptions,
+    ImageRun,
+    SmokeTest,
+    Timings,
+    VramReading,
+)
+from provisioner.ui.smoke_text import cards_blocks, smoke_blocks
 from provisioner.ui.text import cells, laid_out, rendered
 
 GIB = 1024**3
@@ -113,3 +124,39 @@ def test_the_special_cases_are_said(change: dict[str, object], said: str) -> Non
 
 def test_it_fits_a_narrow_window() -> None:
     assert max(cells(line) for line in generated(SMOKE, width=60)) <= 60
+
+
+CARD = Card(label="GPU 1", name="A card", vendor="nvidia", index=1, uuid="GPU-b", memory_total_bytes=12 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "said"),
+    [
+        ("processes", "the driver lists the program there"),
+        ("memory", "its memory grew while the program ran"),
+        ("name", "by its name, which no other GPU here has"),
+        (None, "not verified: the driver does not say"),
+    ],
+)
+def test_the_card_is_said_with_how_it_is_known(evidence: CardEvidence | None, said: str) -> None:
+    lines = generated(replace(SMOKE, card=CARD, card_evidence=evidence))
+    assert f"  GPU        1, GPU-b ({said})" in lines
+    assert f"  GPU        1, A card ({said})" in generated(
+        replace(SMOKE, card=replace(CARD, uuid=None), card_evidence=evidence)
+    )
+
+
+def test_several_cards_are_a_row_each() -> None:
+    runs = (ImageRun(seed=1, total_s=6.1), ImageRun(seed=2, total_s=0.6))
+    rows = [
+        CardResult(card=CARD, smoke=replace(SMOKE, runs=runs)),
+        CardResult(card=replace(CARD, label="GPU 2:0", memory_total_bytes=None), error=SmokeTestError("It is gone.")),
+        CardResult(card=CARD, smoke=BARE),
+    ]
+    assert [rendered(line, is_coloured=False).rstrip() for line in laid_out(cards_blocks(rows), width=None)] == [
+        "GPUs",
+        "  ok      GPU 1    A card, 12.0 GiB  6.1 s, next 0.6 s, 9.0 GiB at the peak",
+        "  failed  GPU 2:0  A card",
+        "  ok      GPU 1    A card, 12.0 GiB",
+        "",
+    ]

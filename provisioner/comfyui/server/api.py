@@ -30,6 +30,7 @@ class ServerDevice:
     name: str  # "cuda:0 NVIDIA GeForce RTX 4070 : cudaMallocAsync", "cpu"
     kind: str  # "cuda", "cpu", "mps", "xpu"
     index: int | None = None
+    total_bytes: int | None = None  # its memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +181,7 @@ def _device(body: dict[str, object]) -> ServerDevice:
         name=as_text(body.get("name")) or "",
         kind=as_text(body.get("type")) or "",
         index=as_int(body.get("index")),
+        total_bytes=as_int(body.get("vram_total")),
     )
 
 

@@ -6,7 +6,19 @@ from base64 import b64encode
 
 from provisioner.core.units import count, gib, human_bytes, human_duration
 from provisioner.report.html.charts import phases_chart
-from provisioner.report.html.markup import Html, code, element, facts, joined, link, paragraphs, path, section
+from provisioner.report.html.markup import (
+    Html,
+    badge,
+    code,
+    element,
+    facts,
+    joined,
+    link,
+    paragraphs,
+    path,
+    section,
+    table,
+)
 from provisioner.report.html.moments import moment
 from provisioner.report.html.node import Node
 from provisioner.report.html.verdict import all_findings
@@ -44,6 +56,32 @@ def image_section(document: Node, image: bytes | None) -> Html:
     return section(
         title, paragraphs([said]), figure, phases_chart(smoke), paragraphs(_sentences(document, smoke)), name="picture"
     )
+
+
+def cards_section(document: Node) -> Html:
+    """Return a row for each GPU that was tested by itself."""
+    rows = []
+    for each in document.at("details", "cards").rows:
+        card, peak, total = each.at("card"), each.at("peak_bytes").whole, each.at("card", "memory_total_bytes").whole
+        number, place = card.at("gpu").whole or 0, card.at("mig_device").whole
+        of = f" of {gib(total)}" if total is not None else ""
+        rows.append(
+            [
+                f"GPU {number}" if place is None else f"GPU {number}:{place}",
+                badge("ok", "good") if each.at("is_proven").flag else badge("failed", "bad"),
+                joined([card.at("name").text, *([code(card.at("uuid").text)] if card.at("uuid").text else [])], " "),
+                _duration(each.at("total_s")),
+                _duration(each.at("warm_s")),
+                f"{gib(peak)}{of}" if peak is not None else "",
+                each.at("problem").text,
+            ]
+        )
+    headings = ("GPU", "Result", "Name", "Took", "Next image", "VRAM at the peak", "What is wrong")
+    return section("Each GPU", table("The test image on each GPU", headings, rows), name="cards") if rows else Html("")
+
+
+def _duration(node: Node) -> str:
+    return human_duration(node.number) if node.number is not None else ""
 
 
 def _with_another_target(document: Node, last: Node) -> str:

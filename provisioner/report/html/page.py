@@ -14,7 +14,7 @@ from hashlib import sha256
 from provisioner.core.program import KLEIN_SETUP, Program
 from provisioner.report.html.charts import time_section
 from provisioner.report.html.footer import next_command_of, next_section, undo_section
-from provisioner.report.html.image_section import image_section
+from provisioner.report.html.image_section import cards_section, image_section
 from provisioner.report.html.markup import Html, element, joined, path
 from provisioner.report.html.moments import moment
 from provisioner.report.html.node import Node
@@ -90,6 +90,7 @@ def render_page(
         findings_section(node),
         next_section(node, program) if is_urgent else "",
         image_section(node, image),
+        cards_section(node),
         changes_section(node),
         files_section(node),
         time_section(node),

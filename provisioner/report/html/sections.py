@@ -350,7 +350,7 @@ def machine_section(document: Node) -> Html:
 def _machine_rows(machine: Node) -> list[tuple[str, str]]:
     if not machine:
         return []
-    gpus = [(f"GPU {gpu.at('index').whole or 0}", _gpu_words(gpu)) for gpu in machine.at("gpus").rows]
+    gpus = [row for gpu in machine.at("gpus").rows for row in _gpu_rows(gpu)]
     cuda = ".".join(str(row.whole) for row in machine.at("cuda_driver_version").rows if row.whole is not None)
     driver = machine.at("driver_version").text
     disks = [("Disk", _disk_words(each)) for each in machine.at("file_systems").rows]
@@ -369,12 +369,23 @@ def _machine_rows(machine: Node) -> list[tuple[str, str]]:
     ]
 
 
+def _gpu_rows(gpu: Node) -> list[tuple[str, str]]:
+    """Return a GPU, and the MIG devices carved out of it."""
+    number, sizes = gpu.at("index").whole or 0, [each.whole for each in gpu.at("mig_memory_bytes").rows]
+    rows = [(f"GPU {number}", _gpu_words(gpu))]
+    for place, uuid in enumerate(gpu.at("mig_devices").texts):
+        size = sizes[place] if place < len(sizes) else None
+        rows.append((f"GPU {number}:{place}", f"{gib(size)}, {uuid}" if size is not None else uuid))
+    return rows
+
+
 def _gpu_words(gpu: Node) -> str:
     capability = ".".join(str(row.whole) for row in gpu.at("compute_capability").rows if row.whole is not None)
     parts = [
         gpu.at("name").text,
         _memory_words(gpu, "memory_total_bytes", "memory_free_bytes", "free"),
         f"compute capability {capability}" if capability else "",
+        gpu.at("uuid").text,
     ]
     return ", ".join(part for part in parts if part)
 
