@@ -30,6 +30,7 @@ MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 MODEL_TYPE = "application/vnd.cncf.model.manifest.v1+json"
 COMFYUI_TYPE = "application/vnd.klein-setup.comfyui.v1"
 WHEELS_TYPE = "application/vnd.klein-setup.wheels.v1"
+PROGRAM_TYPE = "application/vnd.klein-setup.program.v1"
 _MODEL_CONFIG = "application/vnd.cncf.model.config.v1+json"
 _MODEL_WEIGHT = "application/vnd.cncf.model.weight.v1.raw"
 _MODEL_SETTINGS = "application/vnd.cncf.model.weight.config.v1.raw"
@@ -52,8 +53,13 @@ MOST_MANIFEST_BYTES = 4 * LARGEST_JSON
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _LARGEST_BLOB = 2**53  # bytes; beyond that a number of JSON is not exact
 
-PartKind = Literal["models", "comfyui", "wheels"]
-_TYPE_OF: Mapping[PartKind, str] = {"models": MODEL_TYPE, "comfyui": COMFYUI_TYPE, "wheels": WHEELS_TYPE}
+PartKind = Literal["models", "comfyui", "wheels", "program"]
+_TYPE_OF: Mapping[PartKind, str] = {
+    "models": MODEL_TYPE,
+    "comfyui": COMFYUI_TYPE,
+    "wheels": WHEELS_TYPE,
+    "program": PROGRAM_TYPE,
+}
 _KIND_OF = {value: key for key, value in _TYPE_OF.items()}
 
 
@@ -65,14 +71,14 @@ class Blob:
     size: int  # bytes
     title: str  # what a person calls it, "vae/flux2-vae.safetensors"; never a path here
     media_type: str = "application/octet-stream"
-    kind: str | None = None  # of a wheel: which index it came from, "torch" or "packages"
+    kind: str | None = None  # of a wheel: its index, "torch" or "packages"; of klein-setup's: "linux-x86_64-cp312"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """One manifest of a bundle, and the files that it lists."""
 
-    name: str  # "flux2-klein-4b/fp8", "comfyui", "wheels/linux-cp312-cu130"
+    name: str  # "flux2-klein-4b/fp8", "comfyui", "wheels/linux-cp312-cu130", "klein-setup"
     kind: PartKind
     blobs: tuple[Blob, ...]
     version: str | None = None

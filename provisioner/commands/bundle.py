@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ from provisioner.bundle.image_layout import (
 )
 from provisioner.comfyui.install_plan import archive_address, is_web_address
 from provisioner.commands.apply import apply_plan
+from provisioner.commands.bundle_program import NAME as PROGRAM
+from provisioner.commands.bundle_program import START, own_list, program_part, start_of
 from provisioner.commands.choose_environment import EnvironmentOptions, look_at_environment
 from provisioner.commands.inspect_comfyui import read_table
 from provisioner.commands.lock import replaced_lock, sign_lock, verified_files
@@ -174,6 +177,9 @@ def run_bundle_create(session: Session, options: Options, bundle: BundleOptions,
     sign_lock(key, lock_path, content, lock, ui.say)
     _write_layout(root, listed, parts)
     ui.say(f"{folder} holds {', '.join(each.name for each in parts)}.")
+    start = next(filter(None, map(start_of, parts)), None)
+    if start is not None:
+        ui.say(f"There, `python3 {folder / START}` is klein-setup; the SHA-256 of this file is {start.sha256}.")
     return run.report("bundle create", "ok", EXIT_OK, plan=plan, outcomes=tuple(applied.outcomes))
 
 
@@ -183,7 +189,7 @@ def _listed_in(folder: Path, *, adds: bool) -> tuple[Listed, ...]:
         return parse_index(_read(folder, "index.json"))
     if adds:
         raise UsageError(f"There is no bundle in {folder}.", hint="Make it with `klein-setup bundle create`.")
-    ours = {".klein-setup", "blobs", "oci-layout"}
+    ours = {".klein-setup", "blobs", "oci-layout", START}
     others = sorted(each.name for each in folder.iterdir() if each.name not in ours) if folder.is_dir() else []
     others = [each for each in others if not each.endswith((".lock.yaml", ".lock.yaml.sig"))]
     if others:
@@ -223,21 +229,29 @@ def _programs(
 ) -> list[Part]:
     """Bring ComfyUI's archive, and the wheels of the environment; return their parts of the bundle."""
     if wanted.target != "comfyui":
-        return [_wheels_part(session, root, "diffusers", None, bundle.environment, say)] if bundle.has_wheels else []
+        if not bundle.has_wheels:
+            return []
+        return _wheel_parts(session, root, "diffusers", None, bundle.environment, listed, say)
     if not bundle.has_comfyui:
         return []
     with scratch_folder("klein-setup-bundle-") as scratch:
         held = _held_comfyui(session, root.folder, listed, scratch)
         parts = [_comfyui_part(session, root, bundle.comfyui_source, scratch, say) if held is None else held]
         if bundle.has_wheels:
-            parts.append(_wheels_part(session, root, "comfyui", scratch / "ComfyUI", bundle.environment, say))
+            parts += _wheel_parts(session, root, "comfyui", scratch / "ComfyUI", bundle.environment, listed, say)
     return parts
 
 
-def _wheels_part(
-    session: Session, root: Root, app: App, tree: Path | None, options: EnvironmentOptions, say: Callable[[str], None]
-) -> Part:
-    """Bring the wheels that the environment would be installed from here; return their part of the bundle."""
+def _wheel_parts(
+    session: Session,
+    root: Root,
+    app: App,
+    tree: Path | None,
+    options: EnvironmentOptions,
+    listed: Sequence[Listed],
+    say: Callable[[str], None],
+) -> list[Part]:
+    """Bring the wheels that the environment would be installed from here, and klein-setup's own; return their parts."""
     with scratch_folder("klein-setup-bundle-") as scratch:
         _, choice, _, fitting = look_at_environment(session, scratch / "none", app, options)
     build = choice.build
@@ -247,6 +261,7 @@ def _wheels_part(
         all_requirements(app, tree),
         python=options.python,
         python_versions=fitting,
+        own=own_list(),
         progress=session.stages.teller,
     )
     for name, why in collected.left_out:
@@ -257,7 +272,22 @@ def _wheels_part(
         _copy_blob(root, wheel.sha256, path)
     torch = next((wheel.file_name for wheel, _ in collected.files if wheel.name == "torch"), "none")
     tags = torch.removesuffix(".whl").split("-", 2)[-1]
-    return Part(name=f"wheels/{app}-{build.torch_backend}-{tags}", kind="wheels", blobs=tuple(blobs))
+    parts = [Part(name=f"wheels/{app}-{build.torch_backend}-{tags}", kind="wheels", blobs=tuple(blobs))]
+    if collected.own:
+        before = _part_named(root.folder, listed, PROGRAM)
+        copy = partial(_copy_blob, root)
+        parts.append(program_part(collected, before, write=partial(_write_blob, root), copy=copy))
+    return parts
+
+
+def _part_named(folder: Path, listed: Sequence[Listed], name: str) -> Part | None:
+    """Return a part that the bundle has; None where it has none of that name, or a damaged one, which is made anew."""
+    row = next((each for each in listed if each.name == name), None)
+    if row is None:
+        return None
+    with contextlib.suppress(KleinError):
+        return parse_manifest(row, _read(folder, f"{BLOBS}/{row.sha256}"))
+    return None
 
 
 def _copy_blob(root: Root, sha256: str, path: Path) -> None:
@@ -286,13 +316,10 @@ def _copy_blob(root: Root, sha256: str, path: Path) -> None:
 def _held_comfyui(session: Session, folder: Path, listed: Sequence[Listed], scratch: Path) -> Part | None:
     """Return the part that holds the ComfyUI of now, verified by unpacking it below `scratch`; None where none does."""
     release = read_table().pinned
-    row = next((each for each in listed if each.name == "comfyui"), None)
-    if row is None:
+    part = _part_named(folder, listed, "comfyui")
+    if part is None or part.kind != "comfyui" or part.version != release.version or len(part.blobs) != 1:
         return None
     with contextlib.suppress(KleinError):
-        part = parse_manifest(row, _read(folder, f"{BLOBS}/{row.sha256}"))
-        if part is None or part.kind != "comfyui" or part.version != release.version or len(part.blobs) != 1:
-            return None
         (blob,) = part.blobs
         if blob.size > _MOST_ARCHIVE_BYTES:
             return None
@@ -355,6 +382,9 @@ def _write_layout(root: Root, listed: Sequence[Listed], parts: Sequence[Part]) -
         for data in (config, manifest):
             _write_blob(root, hashlib.sha256(data).hexdigest(), data)
         named[part.name] = Listed(name=part.name, sha256=hashlib.sha256(manifest).hexdigest(), size=len(manifest))
+        start = start_of(part)
+        if start is not None:
+            root.write_bytes(root.folder / START, (root.folder / BLOBS / start.sha256).read_bytes())
     root.write_bytes(root.folder / "oci-layout", LAYOUT)
     root.write_bytes(root.folder / "index.json", index_bytes(named.values()))
 
@@ -400,7 +430,8 @@ def run_bundle_verify(session: Session, folder: Path, say: Callable[[str], None]
                 hint="An interrupted `bundle create` left them, and goes on with them; nothing else reads them.",
             )
         )
-    is_whole = all(check.status == "ok" for check in checks)
+    found += _wrong_start(folder, parts)
+    is_whole = all(each.severity != "problem" for each in found)
     for part in parts:
         say(f"{part.name}: {count(len(part.blobs), 'file')}, {human_bytes(part.size)}")
     if is_whole:
@@ -408,6 +439,24 @@ def run_bundle_verify(session: Session, folder: Path, say: Callable[[str], None]
         say(f"All {count(len(artifacts), 'file')} of {folder} are correct ({size}); every byte was read.")
     status: ReportStatus = "ok" if is_whole else "findings"
     return run.report("bundle verify", status, EXIT_OK if is_whole else EXIT_FINDINGS, findings=tuple(found))
+
+
+def _wrong_start(folder: Path, parts: Sequence[Part]) -> list[Finding]:
+    """Return what is wrong with the script that starts klein-setup: it is a copy of a blob."""
+    start = next(filter(None, map(start_of, parts)), None)
+    path = folder / START
+    if start is None or (path.is_file() and not is_link(path) and sha256_of(path) == start.sha256):
+        return []
+    return [
+        Finding(
+            code="bundle-start",
+            severity="problem",
+            remedy="by-hand",
+            path=path,
+            message=f"{START} is missing, or is not the script that the bundle lists (SHA-256 {start.sha256}).",
+            hint=f"Do not start it. Copy it again, or copy {_blob_path(folder, start)} in its place.",
+        )
+    ]
 
 
 def _complaint(check: Check) -> Finding:

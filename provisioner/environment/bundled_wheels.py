@@ -75,10 +75,12 @@ class BundledWheel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectedWheels:
-    """What an environment was installed from, as far as it can go into a bundle."""
+    """What an environment is installed from, as far as it can go into a bundle."""
 
     files: tuple[tuple[BundledWheel, Path], ...]  # each with its place in the cache; its bytes had the SHA-256
     left_out: tuple[tuple[str, str], ...] = ()  # ("rocm 10.0.0", "it was built on this computer")
+    python: str = ""  # the Python they are for, "3.12", "3.13t"
+    own: tuple[tuple[BundledWheel, Path], ...] = ()  # what klein-setup itself needs on that Python, pip first
 
 
 def bundled(package: ListedPackage) -> BundledWheel:

@@ -40,7 +40,7 @@ from provisioner.disk.programs import find_on_path
 from provisioner.disk.root import is_link
 from provisioner.environment.build import VENV_TIMEOUT_S, Builder
 from provisioner.environment.build_context import ASK_TIMEOUT_S, BuildContext, Progress, pip_settings
-from provisioner.environment.bundle_cache import BundleCache, whole
+from provisioner.environment.bundle_cache import BundleCache
 from provisioner.environment.bundled_wheels import (
     BundledWheel,
     CollectedWheels,
@@ -65,6 +65,7 @@ from provisioner.environment.installer import (
     explain_failure,
 )
 from provisioner.environment.kept_packages import KeptPackages, read_damaged, read_records
+from provisioner.environment.locked_list import LockedList
 from provisioner.environment.package_installer import PackageInstaller
 from provisioner.environment.package_list import (
     ListedPackage,
@@ -420,57 +421,6 @@ class Environments:
 
     # --- bundles ---------------------------------------------------------------------------------
 
-    def collect(self, where: Path, build: TorchBuild, *, progress: Progress = _silent) -> CollectedWheels:
-        """Return the wheels that an environment was installed from, each in the cache, with the pip it was made by.
-
-        What the cache has lost is fetched again, the very same files.  The environment is not changed.
-
-        Parameters
-        ----------
-        where : Path
-            The environment; it was verified.
-        build : TorchBuild
-            What was chosen: its index has the wheels of the torch set.
-        progress : callable
-            Told one line at a time.
-
-        Raises
-        ------
-        UsageError
-            There is no environment, or no list of its packages.
-        EntryNotFoundError, HashMismatchError
-            The index has a file no longer, or another.
-        OfflineError
-            The cache has lost one, and nothing is to be fetched.
-        KleinError
-            As `create`, for network and disk.
-        """
-        where = _absolute(where)
-        with only_one(where, wait=self.waits_for_lock, notice=progress, cancelled=self.cancelled):
-            seen, packages = self.observe(where), self._list_of(where)
-            if seen.python is None or packages is None or self.packages is None:
-                raise UsageError(
-                    f"Of {where} no list of packages is kept, which says from which files it was installed.",
-                    hint="Let klein-setup make the environment: `klein-setup install`.",
-                    path=str(where),
-                )
-            known = {each.name: each.sha256 for each in packages.packages if each.sha256 and not why_left_out(each)}
-            wanted = [each for each in packages.packages if each.name in known]
-            places = whole(self.cache, known.values())
-            way_out = f"Make the environment anew: delete {self.packages.path(where)}, and run `klein-setup repair`."
-            of_torch = (
-                self._context if build.index_url is None else replace(self._context, package_index=build.index_url)
-            )
-            for origin, context in (("torch", of_torch), ("application", self._context)):
-                again = [each for each in wanted if each.origin == origin and each.sha256 not in places]
-                if again:
-                    with PackageInstaller(context, where, seen.python.path, None, progress) as pip:
-                        fetched = pip.fetch_again(again, known, way_out=way_out)
-                    places |= {known[each.name]: path_of(each) for each in fetched}
-            pairs = [(each, places.get(each.sha256 or "")) for each in packages.packages]
-            with PackageInstaller(self._context, where, seen.python.path, None, progress) as pip:
-                return _collected(pairs, pip, seen.distribution("pip"))
-
     def fetch(
         self,
         build: TorchBuild,
@@ -478,6 +428,7 @@ class Environments:
         *,
         python: Path | None = None,
         python_versions: Sequence[str] = (),
+        own: LockedList | None = None,
         progress: Progress = _silent,
     ) -> CollectedWheels:
         """Return the wheels that an environment would be installed from, each in the cache; none is unpacked.
@@ -492,9 +443,13 @@ class Environments:
             All of the application's.
         python, python_versions, progress
             As for `create`; the wheels are those for this Python and this computer's system.
+        own : LockedList, optional
+            What klein-setup itself needs, fetched beside for the same Python.
 
         Raises
         ------
+        HashMismatchError
+            The index offers a file that `own` does not name.
         KleinError
             As `create` and `install`.
         """
@@ -510,8 +465,26 @@ class Environments:
             with PackageInstaller(self._context, staging, maker.python, None, progress) as pip:
                 others = pip.fetch_beside(requirements, torch)
                 packages = (*listed(torch, "torch"), *listed(others, "application"))
-                places = [path_of(each) for each in (*torch, *others)]
-                return _collected(list(zip(packages, places, strict=True)), pip, None)
+                left_out = [(f"{each.name} {each.version}", why) for each in packages if (why := why_left_out(each))]
+                files = [
+                    (bundled(each), path_of(wheel))
+                    for each, wheel in zip(packages, (*torch, *others), strict=True)
+                    if why_left_out(each) is None
+                ]
+                needed: list[Wheel] = []
+                try:
+                    needed.append(pip.fetch_pip())
+                except (EntryNotFoundError, OfflineError) as error:
+                    left_out.append(("pip, and with it klein-setup itself,", f"it could not be had: {error}"))
+                files += map(_bundled_file, needed)
+                if own is not None and needed:
+                    needed += pip.fetch_locked(own)
+        return CollectedWheels(
+            files=tuple(files),
+            left_out=tuple(left_out),
+            python=chosen.release,
+            own=() if own is None else tuple(map(_bundled_file, needed)),
+        )
 
     def from_bundle(
         self, wheels: Sequence[BundledWheel], blob: Callable[[str], Path], *, notice: Progress = _silent
@@ -1030,18 +1003,9 @@ def _write_state(folder: Path, where: Path, receipt: EnvironmentReceipt) -> None
     root.write_text(folder / RECEIPT, receipt_text(receipt))
 
 
-def _collected(
-    packages: Sequence[tuple[ListedPackage, Path | None]], installer: PackageInstaller, pip: Distribution | None
-) -> CollectedWheels:
-    """Return packages and their files as wheels for a bundle, and beside them the pip to install them with."""
-    left_out = [(f"{each.name} {each.version}", why) for each, _ in packages if (why := why_left_out(each))]
-    files = [(bundled(each), place) for each, place in packages if place is not None and why_left_out(each) is None]
-    try:
-        wheel = installer.fetch_pip(pip)
-        files.append((bundled(*listed([wheel], "application")), path_of(wheel)))
-    except (EntryNotFoundError, OfflineError) as error:
-        left_out.append(("pip", f"it could not be had: {error}"))
-    return CollectedWheels(files=tuple(files), left_out=tuple(left_out))
+def _bundled_file(wheel: Wheel) -> tuple[BundledWheel, Path]:
+    """Return a wheel that is on this disk as one of a bundle, and its place."""
+    return bundled(*listed([wheel], "application")), path_of(wheel)
 
 
 def _failed_probe(code: str, sentence: str) -> ProbeAnswer:

@@ -33,9 +33,9 @@ from provisioner.environment.installer import (
     offline_error,
     parse_report,
 )
-from provisioner.environment.package_list import ListedPackage, enforced, listed, requirements_text
+from provisioner.environment.locked_list import LockedList
+from provisioner.environment.package_list import ListedPackage, listed, requirements_text
 from provisioner.environment.pip_settings import without_network
-from provisioner.environment.state import Distribution
 from provisioner.environment.swap import CONSTRAINTS, environment_root
 from provisioner.environment.wheel_files import WheelFiles, held_page, sha256_of
 
@@ -145,30 +145,6 @@ class PackageInstaller:
         done = {wheel.name for wheel in fetched}
         self._build([each for each in packages if each.name not in done], is_again=True)
 
-    def fetch_again(
-        self, packages: Sequence[ListedPackage], known: Mapping[str, str], *, way_out: str
-    ) -> tuple[Wheel, ...]:
-        """Return the very files of listed packages on this disk, verified; nothing is installed.
-
-        Parameters
-        ----------
-        packages : sequence of ListedPackage
-            What is wanted, each of them a wheel.
-        known : mapping of str to str
-            Their SHA-256, by name.
-        way_out : str
-            What to do where the index has another file.
-
-        Raises
-        ------
-        HashMismatchError, EntryNotFoundError
-            The index has another file of that version, or none.
-        KleinError
-            As `install`.
-        """
-        offered = enforced(self._offered(packages), known, whose=f"the list of {self.where}", way_out=way_out)
-        return self._fetch(offered)
-
     def fetch_beside(self, requirements: Sequence[str], torch: Sequence[Wheel]) -> tuple[Wheel, ...]:
         """Return what requirements need beside a torch set that is not installed; wheels are on this disk, verified.
 
@@ -194,18 +170,22 @@ class PackageInstaller:
             *(each for each in others if not each.is_wheel or each.is_direct),
         )
 
-    def fetch_pip(self, own: Distribution | None) -> Wheel:
-        """Return the wheel of the pip that an environment out of a bundle gets, on this disk.
-
-        Parameters
-        ----------
-        own : Distribution or None
-            The pip of this environment: the same one, unless it is too old to resolve without fetching.
-        """
+    def fetch_pip(self) -> Wheel:
+        """Return the wheel of the pip that an environment out of a bundle gets, on this disk."""
         major, minor = GOOD_PIP
-        wanted = f"pip>={major}.{minor}" if own is None or self._pip_version < GOOD_PIP else f"pip=={own.version}"
+        wanted = f"pip>={major}.{minor}"
         found = self._resolve(["--no-deps", "--ignore-installed", "--only-binary", ":all:", wanted], wanted)
         return self._fetch(found)[0]
+
+    def fetch_locked(self, wanted: LockedList) -> tuple[Wheel, ...]:
+        """Return the wheels of a locked list for this Python and system, on this disk; raises as `install`."""
+        page = self._work / "locked.txt"
+        self._root.write_text(page, "".join(f"{line}\n" for line in wanted.requirements))
+        what = "the packages of klein-setup itself"
+        self.progress(f"Asking the index for {what}.")
+        found = self._resolve(["--no-deps", "--ignore-installed", "--only-binary", ":all:", "-r", page], what)
+        wanted.check(found)
+        return self._fetch(found)
 
     # --- parts -----------------------------------------------------------------------------------
 

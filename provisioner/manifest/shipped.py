@@ -24,6 +24,12 @@ def shipped_folder() -> Path:
     return installed if installed.is_dir() else _PACKAGE.parent / "manifests"
 
 
+def locked_list() -> Path:
+    """Return the list of what klein-setup itself runs with, each package by its SHA-256: in a wheel, or a checkout."""
+    installed = _PACKAGE / "_locked" / "run.txt"
+    return installed if installed.is_file() else _PACKAGE.parent / "scripts" / "locked" / "run.txt"
+
+
 def shipped_manifests(folder: Path | None = None) -> tuple[str, ...]:
     """Return the ids of the shipped model manifests, sorted.
 

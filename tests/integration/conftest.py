@@ -14,7 +14,7 @@ from provisioner.rehearsal.hub import RehearsalHub
 from tests.support.disks import Mount
 from tests.support.sandbox import TOKEN, Sandbox
 from tests.support.setup_fixture import SetupFixture, Upstream, index_of_toys
-from tests.support.wheels import ToyIndex
+from tests.support.wheels import ToyIndex, own_pip
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def make_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 @pytest.fixture(scope="module")
 def index() -> Iterator[ToyIndex]:
     """Return an index with a torch set and what the stand-in for ComfyUI requires."""
-    index = index_of_toys()
+    index = index_of_toys(own_pip())
     yield index
     index.close()
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from provisioner import __version__
 from provisioner.core.models import BLOCK_SIZE
 from tests.support.disks import Mount, fill_the_disk
 from tests.support.sandbox import MIB, Completed, Sandbox, Wanted, sha256_of, tensors, wait_until
-from tests.support.setup_fixture import PROGRAM, SetupFixture
+from tests.support.setup_fixture import EINOPS, PROGRAM, SetupFixture, Upstream, index_of_toys
 from tests.support.signing import make_pair
+from tests.support.wheels import content_of, own_packages, own_pip
 
+ROOT = Path(__file__).resolve().parents[2]
 SIZE = 2 * BLOCK_SIZE + MIB
 POSIX = pytest.mark.skipif(os.name == "nt", reason="the environment of the setup is laid out for POSIX")
 NOBODY = "http://127.0.0.1:9"  # nothing listens there
@@ -451,3 +457,93 @@ def test_a_bundle_without_comfyui_is_refused_where_comfyui_is_needed(setup: Setu
     assert "holds no ComfyUI" in done.stderr
     assert "--only files" in done.stderr
     assert not folder.exists()
+
+
+# --- klein-setup itself ----------------------------------------------------------------------------
+
+
+def start(bundle: Path, home: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Start klein-setup out of a bundle, with nothing but a Python, in an empty home and without any network."""
+    command = [str(Path(sys.executable).resolve()), str(bundle / "klein-setup.py"), *map(str, words)]
+    namespace = ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    if (
+        sys.platform == "linux"
+        and subprocess.run([*namespace, "true"], check=False, capture_output=True).returncode == 0
+    ):
+        command = [*namespace, *command]
+    home.mkdir(exist_ok=True)
+    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), NOBODY)
+    env = {"HOME": str(home), "PATH": os.environ["PATH"], "PIP_INDEX_URL": NOBODY, "PYTHONPATH": "/nowhere", **proxies}
+    return subprocess.run(command, env=env, cwd=home, text=True, capture_output=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def complete(make_sandbox: Callable[[], Sandbox], upstream: Upstream) -> Iterator[tuple[SetupFixture, Path]]:
+    """A bundle with everything, klein-setup and what it really needs too."""
+    own = own_packages(ROOT / "scripts" / "locked" / "run.txt")
+    index = index_of_toys(own_pip(), *own)
+    setup = SetupFixture(make_sandbox(), index, upstream)
+    lines = [f"{toy.name}=={toy.version} --hash=sha256:{hashlib.sha256(content_of(toy)).hexdigest()}\n" for toy in own]
+    (setup.sandbox.folder / "locked.txt").write_text("".join(lines))
+    bundle = setup.sandbox.folder / "bundle"
+    made = setup.run("bundle", "create", bundle, "--yes")
+    assert made.returncode == 0, made.stderr
+    assert f"the SHA-256 of this file is {sha256_of(bundle / 'klein-setup.py')}" in made.stdout
+    yield setup, bundle
+    index.close()
+
+
+@POSIX
+def test_a_machine_with_nothing_but_python_starts_klein_setup_out_of_it(
+    complete: tuple[SetupFixture, Path], tmp_path: Path
+) -> None:
+    setup, bundle = complete
+    home = tmp_path / "home"
+    version = start(bundle, home, "--version")
+    assert (version.returncode, version.stdout) == (0, f"klein-setup {__version__}\n"), version.stderr
+    words = ("--manifest", setup.sandbox.manifest, "--comfyui", home / "ComfyUI", "--only", "files")
+    plan = start(bundle, home, "plan", "--from", bundle, *words, "--json")
+    assert plan.returncode == 0, plan.stderr
+    assert plan.stderr.count("once") == 0  # the second start has nothing to install
+    assert len(json.loads(plan.stdout)["steps"]) == 3
+    done = start(bundle, home, "install", "--from", bundle, *words, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert f"{home}/.local/share/klein-setup/program/" in done.stdout  # the commands that it shows can be pasted
+    (own,) = (home / ".local" / "share" / "klein-setup" / "program").glob("*/bin/python")
+    code = "import hashlib\nfrom provisioner.commands.bundle_program import own_wheel\n"
+    code += "print(hashlib.sha256(own_wheel()).hexdigest())"
+    again = subprocess.run([own, "-I", "-c", code], text=True, capture_output=True, check=True)
+    assert again.stdout.strip() in (bundle / "klein-setup.py").read_text()  # it packs itself as it was packed
+    (site,) = own.parents[1].glob("lib/python*/site-packages/provisioner")
+    (site / "commands" / "detect.py").write_text("# changed\n")
+    refused = subprocess.run([own, "-I", "-c", code], text=True, capture_output=True, check=False)
+    assert "commands/detect.py is not the one that was installed" in refused.stderr
+
+
+@POSIX
+def test_a_wheel_of_klein_setup_that_was_exchanged_is_not_installed(
+    complete: tuple[SetupFixture, Path], tmp_path: Path
+) -> None:
+    _, made = complete
+    bundle, home = tmp_path / "bundle", tmp_path / "home"
+    shutil.copytree(made, bundle)
+    blobs = bundle / "blobs" / "sha256"
+    named = re.search(r"'requests-[^']*', '([0-9a-f]{64})'", (bundle / "klein-setup.py").read_text())
+    assert named is not None
+    (blobs / named[1]).write_bytes(content_of(EINOPS))
+    done = start(bundle, home, "--version")
+    assert done.returncode == 7, done.stderr
+    assert "requests-" in done.stderr
+    assert not list(home.rglob("klein-setup*/bin/klein-setup"))
+    (blobs / named[1]).unlink()
+    assert start(bundle, home, "--version").returncode == 7
+    shutil.copyfile(made / "blobs" / "sha256" / named[1], blobs / named[1])
+    assert start(bundle, home, "--version").returncode == 0  # what was begun is made anew
+
+
+def test_a_start_script_that_was_changed_is_found(setup: SetupFixture, whole: Path) -> None:
+    script = whole / "klein-setup.py"
+    assert setup.run("bundle", "verify", whole).returncode == 0
+    script.write_text(script.read_text() + "# changed\n")
+    verified = setup.run("bundle", "verify", whole, "--json")
+    assert (verified.returncode, [each["code"] for each in verified.json["findings"]]) == (1, ["bundle-start"])

@@ -19,11 +19,11 @@ from provisioner.core.errors import (
     NotTheFileError,
     OfflineError,
     UnsupportedMachineError,
-    UsageError,
 )
 from provisioner.environment.bundled_wheels import BundledWheel, CollectedWheels
 from provisioner.environment.environments import Environments
 from provisioner.environment.kept_packages import KeptPackages
+from provisioner.environment.locked_list import parse_locked_list
 from provisioner.environment.state import drift
 from provisioner.machine.process import run_process
 from provisioner.torch.builds import TorchBuild, TorchSet
@@ -66,16 +66,11 @@ def build(index_url: str) -> TorchBuild:
 
 @dataclass(frozen=True)
 class Made:
-    """An environment that was made once, and the bundle of its wheels."""
+    """The wheels of a bundle."""
 
     home: Path
     wheels: tuple[BundledWheel, ...]
     left_out: tuple[tuple[str, str], ...]
-    requests: int  # of wheels, while it was collected
-
-    @property
-    def where(self) -> Path:
-        return self.home / ".venv"
 
     def blob(self, sha256: str) -> Path:
         return self.home / "blobs" / sha256
@@ -95,12 +90,8 @@ def kept(collected: CollectedWheels, folder: Path) -> tuple[BundledWheel, ...]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     home = tmp_path_factory.mktemp("made")
     with serving(TOYS) as shop:
-        envs = environments(home, shop.url)
-        envs.create(build(shop.url), home / ".venv")
-        envs.install(home / ".venv", ["helper", "built"])
-        shop.requests.clear()
-        collected = envs.collect(home / ".venv", build(shop.url))
-        return Made(home, kept(collected, home / "blobs"), collected.left_out, len(shop.fetched()))
+        collected = environments(home, shop.url).fetch(build(shop.url), ["helper", "built"])
+        return Made(home, kept(collected, home / "blobs"), collected.left_out)
 
 
 @pytest.fixture
@@ -144,7 +135,6 @@ def test_every_wheel_is_collected_with_its_index_and_what_was_built_is_named(mad
     }
     assert [name for name, _ in made.left_out] == ["built 2.0"]
     assert "only a source archive" in made.left_out[0][1]
-    assert made.requests == 1  # pip, which no cache had; the others were there
     for wheel in made.wheels:
         assert hashlib.sha256(made.blob(wheel.sha256).read_bytes()).hexdigest() == wheel.sha256
 
@@ -168,57 +158,25 @@ def test_the_same_wheels_are_fetched_without_making_an_environment(made: Made, t
     assert not list((tmp_path / "cache").rglob("pyvenv.cfg"))
 
 
-def copy_of(made: Made, home: Path, index_url: str) -> Environments:
-    """The computer it was made on again, for tests that change its cache."""
-    shutil.copytree(made.home / "cache", home / "cache")
-    envs = environments(home, index_url)
-    packages = KeptPackages(lambda: made.home / "state").read(made.where)
-    assert packages is not None
-    assert envs.packages is not None
-    envs.packages.keep(made.where, packages)
-    return envs
-
-
-def test_what_the_cache_has_lost_is_fetched_anew_each_from_its_index(made: Made, tmp_path: Path) -> None:
-    with (
-        serving([*TORCH, Toy(name="av", version="99")]) as torch_index,
-        serving([AV, HELPER, own_pip(), NEWER_PIP]) as packages,
-    ):
-        envs = copy_of(made, tmp_path, packages.url)
-        held = envs.cache.held()
-        held[sha256(TORCH[0])].unlink()
-        damaged = held[sha256(HELPER)]
-        damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
-        collected = envs.collect(made.where, build(torch_index.url))
-        assert torch_index.fetched() == [TORCH[0].file_name]
-        assert packages.fetched() == [HELPER.file_name]
-    assert {wheel.sha256 for wheel, _ in collected.files} == {each.sha256 for each in made.wheels}
-    for wheel, path in collected.files:
-        assert hashlib.sha256(path.read_bytes()).hexdigest() == wheel.sha256
-
-
-def test_another_file_of_the_same_version_is_not_collected(made: Made, shop: ToyIndex, tmp_path: Path) -> None:
-    envs = copy_of(made, tmp_path, shop.url)
-    envs.cache.held()[sha256(AV)].unlink()
-    shop.toys = [replace(each, padding=5) if each.name == "av" else each for each in shop.toys]
-    with pytest.raises(HashMismatchError, match=r"av-14\.1"):
-        envs.collect(made.where, build(shop.url))
-
-
-def test_an_index_without_pip_is_named(made: Made, shop: ToyIndex, tmp_path: Path) -> None:
-    envs = copy_of(made, tmp_path, shop.url)
-    shutil.rmtree(envs.cache.held()[sha256(own_pip())].parent)
-    shop.toys = [each for each in shop.toys if each.name != "pip"]
-    collected = envs.collect(made.where, build(shop.url))
-    assert [name for name, _ in collected.left_out] == ["built 2.0", "pip"]
+def test_an_index_without_pip_is_named(made: Made, tmp_path: Path) -> None:
+    with serving([toy for toy in TOYS if toy.name != "pip"]) as shop:
+        collected = environments(tmp_path, shop.url).fetch(build(shop.url), ["helper", "built"])
+    assert [name for name, _ in collected.left_out] == ["built 2.0", "pip, and with it klein-setup itself,"]
     assert {wheel.name for wheel, _ in collected.files} == {each.name for each in made.without("pip")}
 
 
-def test_an_environment_without_a_list_is_not_collected(made: Made, tmp_path: Path) -> None:
-    envs = environments(tmp_path, NOWHERE)
-    for where in (made.where, tmp_path / "nothing"):
-        with pytest.raises(UsageError, match="no list of packages"):
-            envs.collect(where, build(NOWHERE))
+def test_what_klein_setup_needs_comes_with_the_digests_of_its_own_list(tmp_path: Path) -> None:
+    wanted = Toy(name="needed", version="1.0", requires=("helper",))
+    line = f"needed==1.0 \\\n    --hash=sha256:{'0' * 64} \\\n    --hash=sha256:{sha256(wanted)}\n"
+    own = parse_locked_list(f"{line}winonly==2.0 ; sys_platform == 'none' \\\n    --hash=sha256:{'1' * 64}\n")
+    with serving([*TOYS, wanted]) as shop:
+        collected = environments(tmp_path, shop.url).fetch(build(shop.url), [], own=own)
+        assert [wheel.file_name for wheel, _ in collected.own] == [own_pip().file_name, wanted.file_name]
+        for wheel, path in collected.own:
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == wheel.sha256
+        shop.toys = [*TOYS, replace(wanted, padding=5)]
+        with pytest.raises(HashMismatchError, match=r"own list of packages does not name"):
+            environments(tmp_path / "other", shop.url).fetch(build(shop.url), [], own=own)
 
 
 # --- out of a bundle ---------------------------------------------------------------------------

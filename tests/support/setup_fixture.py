@@ -8,6 +8,7 @@ pip, because unpacking and updating the one that Python brings takes half a minu
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import subprocess
@@ -23,7 +24,7 @@ from provisioner.environment.swap import RECEIPT
 from tests.support.builders import recording_of
 from tests.support.sandbox import ROOT, Completed, Sandbox, Wanted, tensors
 from tests.support.schemas import conforming
-from tests.support.wheels import Toy, ToyIndex
+from tests.support.wheels import Toy, ToyIndex, content_of
 
 GIT = {
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -48,9 +49,11 @@ from provisioner.environment import environments
 from provisioner.cli import main as cli
 from provisioner.commands import inspect_comfyui
 from provisioner.comfyui.release_models import ComfyRelease
+from provisioner.manifest import shipped
 from tests.support import quick_venv
 
 probe, pinned, *arguments = sys.argv[1:]
+shipped.locked_list = lambda: Path(probe).with_name("locked.txt")
 environments.PROBE = Path(probe)
 quick_venv.use()
 table = inspect_comfyui.read_table()
@@ -119,9 +122,9 @@ def rtx_4070(**changes: object) -> Machine:
     return replace(machine, **changes)  # type: ignore[arg-type]
 
 
-def index_of_toys() -> ToyIndex:
+def index_of_toys(*more: Toy) -> ToyIndex:
     """Return an index with a torch set for that GPU and the stand-in's requirements."""
-    return ToyIndex([*TORCH, EINOPS])
+    return ToyIndex([*TORCH, EINOPS, *more])
 
 
 def git(folder: Path, *words: str) -> str:
@@ -202,7 +205,8 @@ class SetupFixture:
         self.environment = sandbox.tree / ".venv"
         self.images = sandbox.home / "data" / "klein-setup" / "pictures"
         self.runs = 0
-        write_tree(sandbox.folder, {"driver.py": DRIVER, "probe.py": PROBE})
+        locked = f"einops==0.8.1 --hash=sha256:{hashlib.sha256(content_of(EINOPS)).hexdigest()}\n"
+        write_tree(sandbox.folder, {"driver.py": DRIVER, "probe.py": PROBE, "locked.txt": locked})
         self.set_machine()
         sandbox.environ |= {
             **GIT,

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from packaging.requirements import Requirement
+
 from provisioner.core.events import Events, ignore
 from provisioner.files.download.limiter import RateLimiter
 from provisioner.files.download.transfer import Connections, RangeFetcher
@@ -46,7 +48,7 @@ class Toy:
 
     @property
     def file_name(self) -> str:
-        return f"{self.name}-{self.version}-py3-none-any.whl"
+        return f"{self.name.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
     @property
     def metadata(self) -> bytes:
@@ -150,6 +152,28 @@ class Copied(Toy):
                 if is_ours and path.is_file() and path.suffix != ".pyc":
                     wheel.writestr(zipfile.ZipInfo(inside.as_posix(), (2026, 1, 1, 0, 0, 0)), path.read_bytes())
         return stream.getvalue()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installed(Toy):
+    """A wheel made again out of the files that an installed distribution lists, whatever its modules are called."""
+
+    def content(self) -> bytes:
+        stream = BytesIO()
+        found = metadata.distribution(self.name)
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as wheel:
+            for path in found.files or ():
+                if ".." not in path.parts and path.suffix != ".pyc":
+                    data = Path(str(found.locate_file(path))).read_bytes()
+                    wheel.writestr(zipfile.ZipInfo(path.as_posix(), (2026, 1, 1, 0, 0, 0)), data)
+        return stream.getvalue()
+
+
+def own_packages(locked: Path) -> list[Toy]:
+    """Return what klein-setup itself runs with, as it is installed here, for this Python and system."""
+    lines = (line.partition(" \\")[0] for line in locked.read_text(encoding="utf-8").splitlines() if "==" in line)
+    wanted = [each for each in map(Requirement, lines) if each.marker is None or each.marker.evaluate()]
+    return [Installed(name=each.name, version=metadata.version(each.name)) for each in wanted]
 
 
 def own_pip() -> Toy:

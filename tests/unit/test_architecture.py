@@ -86,6 +86,7 @@ LAYER_OF = {
     "plan": "decision",
     "plan.steps": "value",
     "bundle": "decision",
+    "bundle.start_script": "script",
     "files": "decision",
     "files.download": "effect",
     "files.download.policy": "decision",
@@ -189,6 +190,7 @@ IMPURE_CALLS = frozenset({"breakpoint", "eval", "exec", "input", "open", "print"
 
 # What changes a disk may be called in disk/ alone; the few others that do, each with its reason.
 MAY_CHANGE_A_DISK = {
+    "bundle.start_script": "runs where nothing of ours is installed",
     "cli.main": "opens the null device where a standard stream is closed",
     "files.peers": "libtorrent writes what peers send into a staging folder by itself",
     "smoke_test.diffusers_script": "runs in another Python, where nothing of ours is installed",
