@@ -27,6 +27,7 @@ from provisioner.core.events import FileProgress, Notice, ServerReady, Stage  # 
 from provisioner.core.models import BackupEntry, Machine  # noqa: E402
 from provisioner.environment.package_list import PackageChange  # noqa: E402
 from provisioner.environment.state import RECEIPT_SCHEMA, EnvironmentReceipt  # noqa: E402
+from provisioner.files.scrub_order import ScrubSummary  # noqa: E402
 from provisioner.files.store import receipts  # noqa: E402
 from provisioner.report import json_document  # noqa: E402
 from provisioner.report.changes import ChangesEntry  # noqa: E402
@@ -64,6 +65,7 @@ DETAILS: dict[str, tuple[object, str]] = {
         "install, plan, repair: tags of OCI registries, with the digests they name now",
     ),
     "scratch_folder": (str, "rehearse --keep: where its files are"),
+    "scrub": (ScrubSummary, "verify, repair --for: what was read, and how long ago the rest was"),
     "server": (StartedServer, "start: the ComfyUI that was started or found"),
     "signed_lock": (json_document.SignedLockEntry, "the lock whose signature was verified (--verify-with)"),
     "cards": (list[CardResultEntry], "what came of each GPU that smoke-test --gpu names"),

@@ -161,6 +161,7 @@ _EXAMPLES = {
   klein-setup verify --quick                 only the receipts: a quarter of a second
   klein-setup verify --all --no-smoke        every model file, no test image
   klein-setup verify --attest lab-3.json --sign lab-3.key
+  klein-setup verify --for 5m --schedule daily    a part every day
 """,
     "repair": """\
   klein-setup repair                         fetch only the blocks that are wrong
@@ -321,10 +322,12 @@ def add_verify_parser(subparsers: Subparsers) -> None:
         help="trust the receipts instead of reading the files; headers are still read",
     )
     parser.add_argument("--all", action="store_true", help="also check every other file of the models folder")
+    _add_scrub_options(parser)
     _add_environment_folder(parser)
     parser.add_argument(
         "--no-smoke", action="store_true", help="generate no test image, even if ComfyUI, torch or the driver changed"
     )
+    _add_answers(parser)
     _add_locked_option(parser)
     parser.add_argument(
         "--attest", type=_path, metavar="FILE", help="write what was found correct as an in-toto statement"
@@ -334,6 +337,25 @@ def add_verify_parser(subparsers: Subparsers) -> None:
     _add_image_options(parser)
     _add_pass_env_option(parser)
     parser.set_defaults(run="verify")
+
+
+def _add_scrub_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a little at a time")
+    group.add_argument(
+        "--for",
+        dest="scrub_s",
+        type=_duration,
+        metavar="TIME",
+        help="read only model files, and for this long (5m, 2h): what was read the longest ago comes first",
+    )
+    group.add_argument(
+        "--metrics", type=_path, metavar="FILE", help="write what --for found as Prometheus metrics (FILE.prom)"
+    )
+    group.add_argument(
+        "--schedule",
+        choices=("hourly", "daily", "weekly", "off"),
+        help="let systemd or Windows' Task Scheduler run this; shown first, written after a yes; off: not any more",
+    )
 
 
 def add_repair_parser(subparsers: Subparsers) -> None:
@@ -353,6 +375,7 @@ def add_repair_parser(subparsers: Subparsers) -> None:
         action="store_true",
         help="only move ComfyUI back to the commit it was at before --update-comfyui",
     )
+    _add_scrub_options(parser)
     _add_pass_env_option(parser)
     parser.set_defaults(run="repair")
 
@@ -420,7 +443,11 @@ def add_fleet_parser(subparsers: Subparsers) -> None:
         help="what all should have, from `manifest lock`; once for each set (default: what most hosts have)",
     )
     report.add_argument(
-        "--stale", type=_age, default=7 * 86_400, metavar="AGE", help="how old a document may be: 12h, 7d (default: 7d)"
+        "--stale",
+        type=_duration,
+        default=7 * 86_400,
+        metavar="AGE",
+        help="how old a document may be: 12h, 7d (default: 7d)",
     )
     report.add_argument(
         "--expect", type=_path, metavar="FILE", help="names of the hosts that there should be, one on each line"
@@ -512,7 +539,7 @@ def add_seed_parser(subparsers: Subparsers) -> None:
         "--limit-rate", type=_rate, metavar="RATE", help="largest rate in bytes per second, in total: 10M, 500k"
     )
     group.add_argument(
-        "--for", dest="seed_s", type=_long_time, metavar="SECONDS", help="end after this long (default: with Ctrl-C)"
+        "--for", dest="seed_s", type=_duration, metavar="TIME", help="end after this long, 12h (default: with Ctrl-C)"
     )
     parser.set_defaults(run="seed")
 
@@ -871,6 +898,7 @@ PATH_OPTIONS = frozenset(
         "--hf-cache",
         "--image",
         "--look-in",
+        "--metrics",
         "--expect",
         "--torrent",
         "--output",
@@ -1022,19 +1050,14 @@ def _listen(text: str) -> str:
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
-def _age(text: str) -> int:
+def _duration(text: str) -> int:
+    """Return seconds: ``90s``, ``5m``, ``12h``, ``7d``."""
     number, unit = text[:-1], text[-1:]
-    if not (number.isascii() and number.isdecimal() and int(number[:6]) > 0 and len(number) < 6 and unit in "hd"):
-        message = f"{text!r} is not an age in hours or days, like 12h or 7d"
+    unit_s = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(unit)
+    if unit_s is None or not (number.isascii() and number.isdecimal() and len(number) < 8 and int(number) > 0):
+        message = f"{text!r} is not a time like 90s, 5m, 12h or 7d"
         raise argparse.ArgumentTypeError(message)
-    return int(number) * (3600 if unit == "h" else 86_400)
-
-
-def _long_time(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text[:9]) <= 30 * 86_400 or len(text) > 9:
-        message = f"{text!r} is not a number of seconds from 1 to {30 * 86_400}"
-        raise argparse.ArgumentTypeError(message)
-    return int(text)
+    return int(number) * unit_s
 
 
 def _seconds(text: str) -> float:

@@ -161,6 +161,8 @@ def _repair(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
 
     with _from_bundle(arguments):
         session = _session(arguments, ui, cancelled)
+        if _is_scrub(arguments):
+            return _scrub(arguments, ui, session)
         run = open_run(session, _options(arguments))
         if arguments.undo_update:
             from provisioner.commands.undo_update import run_undo_update
@@ -169,6 +171,55 @@ def _repair(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
         report = run_install(run, _install_options(arguments, run), _run_ui(ui), "repair")
         unload_running_server(run, report, arguments.server)
         return report
+
+
+def _is_scrub(arguments: argparse.Namespace) -> bool:
+    """Whether files are to be read for some time only, or a schedule is about that; raises UsageError."""
+    if arguments.scrub_s is None and arguments.schedule != "off":
+        if arguments.metrics is not None or arguments.schedule is not None:
+            raise UsageError(
+                "--metrics and --schedule are for reading a little at a time.", hint="Say for how long with --for 5m."
+            )
+        return False
+    for option in ("quick", "all", "attest"):
+        if getattr(arguments, option, None):
+            raise UsageError(f"--for and --{option} read different things.", hint="Leave one of them out.")
+    if getattr(arguments, "only", None) not in {None, "files"}:
+        raise UsageError("--for reads model files.", hint="Leave --only out.")
+    return True
+
+
+def _scrub(arguments: argparse.Namespace, ui: Ui, session: Session) -> Report:
+    """Run ``verify`` or ``repair`` with ``--for`` or ``--schedule``."""
+    from dataclasses import replace
+
+    from provisioner.commands.run import open_run
+    from provisioner.commands.scrub import Metrics, run_scrub
+
+    is_repair = arguments.run == "repair"
+
+    def opened() -> Run:
+        return open_run(session, _options(arguments), with_machine=is_repair, must_exist=True)
+
+    if arguments.schedule is not None:
+        from provisioner.commands.schedule import ScheduleOptions, run_schedule
+
+        words = ["--for", f"{arguments.scrub_s}s", *(["--only", "files", "--yes"] if is_repair else [])]
+        words += [] if arguments.metrics is None else ["--metrics", str(arguments.metrics.expanduser().absolute())]
+        every = None if arguments.schedule == "off" else arguments.schedule
+        schedule = ScheduleOptions(command=arguments.run, every=every, words=tuple(words))
+        return run_schedule(opened(), schedule, ask=ui.ask, say=ui.say)
+    with Metrics(arguments.metrics).written() as metrics:
+        run = metrics.about = opened()
+        _check_locked(arguments, run)
+        report = metrics.report = run_scrub(run, arguments.scrub_s, say=ui.say, damaged_first=is_repair)
+        if is_repair and report.scrub is not None and report.scrub.wrong:
+            from provisioner.commands.install import run_install
+
+            done = run_install(run, _install_options(arguments, run), _run_ui(ui), "repair", depth="claims")
+            left = report.scrub.wrong if done.exit_status else 0
+            report = metrics.report = replace(done, scrub=replace(report.scrub, wrong=left))
+        return replace(report, command=arguments.run)
 
 
 def _plan(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
@@ -337,6 +388,8 @@ def _verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
     from provisioner.commands.verify_files import do_beside, run_verify
 
     session = _session(arguments, ui, cancelled)
+    if _is_scrub(arguments):
+        return _scrub(arguments, ui, session)
     key = _key_to_attest_with(arguments, ui)
     run = open_run(session, _options(arguments), with_machine=False, must_exist=True)
     _check_locked(arguments, run)

@@ -34,7 +34,8 @@ def started_as(
         Whether the commands are for Windows.
     """
     shell: Shell = "posix" if not is_windows else "cmd" if "PROMPT" in environ else "powershell"
-    return Program(_call(_words(argv0, prefix, executable, environ, is_windows=is_windows), shell), shell)
+    words = tuple(_words(argv0, prefix, executable, environ, is_windows=is_windows))
+    return Program(_call(words, shell), shell, words)
 
 
 def _words(argv0: str, prefix: str, executable: str, environ: Mapping[str, str], *, is_windows: bool) -> Sequence[str]:

@@ -82,17 +82,19 @@ def run_plan(
     return with_environment(replace(report, hosts=hosts), plan, None)
 
 
-def run_install(run: Run, options: InstallOptions, ui: RunUi, command: Command = "install") -> Report:
+def run_install(
+    run: Run, options: InstallOptions, ui: RunUi, command: Command = "install", *, depth: Depth | None = None
+) -> Report:
     """Make the plan, show it, ask, apply it; return the report of the whole run.
 
-    ``repair`` differs only in that it reads every byte of the files before it plans.
+    ``repair`` differs only in that it reads every byte of the files before it plans, unless `depth` says less.
 
     Raises
     ------
     KleinError
         Before anything was changed: something cannot be done here, no space, offline, no answer.
     """
-    run, plan = _agreed(run, options, ui, command)
+    run, plan = _agreed(run, options, ui, command, depth or _DEPTHS[command])
     agree_to_links(run, plan.links, ui.ask)
     ask_about(run, plan, ui.ask)
     decide_on_token(run, plan, ui.ask)
@@ -116,10 +118,10 @@ def run_install(run: Run, options: InstallOptions, ui: RunUi, command: Command =
     return replace(report, opening=opening_of(run, comfyui, environment_folder(run, options.environment.where)))
 
 
-def _agreed(run: Run, options: InstallOptions, ui: RunUi, command: Command) -> tuple[Run, Plan]:
+def _agreed(run: Run, options: InstallOptions, ui: RunUi, command: Command, depth: Depth) -> tuple[Run, Plan]:
     """Plan, show it and ask, until the folder is the right one; return the run and the plan that were agreed to."""
     while True:
-        plan = plan_run(run, options, _DEPTHS[command])
+        plan = plan_run(run, options, depth)
         if plan.steps or plan.notes:
             ui.show_plan(plan)
         if run.session.is_offline:

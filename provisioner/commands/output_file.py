@@ -11,7 +11,7 @@ from provisioner.disk.os_errors import reason_of
 from provisioner.disk.root import write_output
 
 
-def write_file(data: bytes, output: Path | None, *, name: str = "") -> Path:
+def write_file(data: bytes, output: Path | None, *, name: str = "", option: str = "--output") -> Path:
     """Write a file and return its absolute path.
 
     Parameters
@@ -22,6 +22,8 @@ def write_file(data: bytes, output: Path | None, *, name: str = "") -> Path:
         Where the user wants it; None for the state folder, where it is readable by its user alone.
     name : str
         Its name there; needed where `output` may be None.
+    option : str
+        What names another file.
 
     Raises
     ------
@@ -36,6 +38,6 @@ def write_file(data: bytes, output: Path | None, *, name: str = "") -> Path:
             write_output(path, data)
     except StorageError as error:
         raise NotWritableError(
-            f"{path} cannot be written: {reason_of(error)}.", hint="Name another --output FILE.", path=str(path)
+            f"{path} cannot be written: {reason_of(error)}.", hint=f"Name another {option} FILE.", path=str(path)
         ) from error
     return path

@@ -396,14 +396,19 @@ def options_of(run: Run, environment: Path | None) -> list[str]:
 
     options: list[str] = []
     if read_last_runs(state_folder())[:1] != (_entry_of(run),):
-        named = _absolute_argument(run.options.manifest)
-        options += [] if named == Options().manifest else ["--manifest", named]
-        if run.options.verify_with is not None:
-            options += ["--verify-with", str(run.options.verify_with.absolute())]
-        options += ["--set", run.wanted.id, "--comfyui", _remembered(run.target)[1]]
+        options += [*manifest_options(run), "--comfyui", _remembered(run.target)[1]]
     for config in run.options.extra_model_paths:
         options += ["--extra-model-paths", str(config.expanduser().absolute())]
     return options if environment is None else [*options, "--environment", str(environment.expanduser().absolute())]
+
+
+def manifest_options(run: Run) -> list[str]:
+    """Return the options that name the manifest and the set of a run, whatever its folder."""
+    named = _absolute_argument(run.options.manifest)
+    options = [] if named == Options().manifest else ["--manifest", named]
+    if run.options.verify_with is not None:
+        options += ["--verify-with", str(run.options.verify_with.absolute())]
+    return [*options, "--set", run.wanted.id]
 
 
 def with_last_manifest(options: Options) -> Options:

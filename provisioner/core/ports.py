@@ -328,8 +328,14 @@ class Store(Protocol):
     ) -> FileDigest:
         """Read every byte in order, or the first ``size`` of them; raises UnreadableError."""
 
-    def survey(self, path: Path, *, size: int, progress: HashProgress) -> Survey:
-        """Hash the blocks of the first ``size`` bytes, several at a time; raises UnreadableError."""
+    def survey(self, path: Path, *, size: int, progress: HashProgress, first: int = 0) -> Survey:
+        """Hash the blocks of the first ``size`` bytes, from block ``first`` on, several at a time.
+
+        Raises
+        ------
+        UnreadableError
+            The file cannot be opened.
+        """
 
     def are_blocks_bound(self, file_digest: FileDigest) -> bool:
         """Whether a run of this user has read these blocks together with the whole."""

@@ -22,6 +22,7 @@ class Program:
 
     name: str = "klein-setup"
     shell: Shell = "posix"
+    words: tuple[str, ...] = ("klein-setup",)  # of `name`, as a program is started without a shell
 
     def command(self, verb: str, words: Iterable[str] = ()) -> str:
         """Return a command of this program, ready to paste.

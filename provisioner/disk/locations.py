@@ -154,6 +154,12 @@ def config_file() -> Path:
     return platformdirs.user_config_path(APPLICATION, appauthor=False) / name
 
 
+def systemd_user_folder() -> Path:
+    """Return where the user's own systemd units are (systemd.unit(5))."""
+    given = os.environ.get("XDG_CONFIG_HOME", "")
+    return Path(given if given.startswith("/") else os.path.expanduser("~/.config"), "systemd", "user")  # noqa: PTH111
+
+
 def own_cache_folder() -> Path:
     """Return the user's folder for what can be fetched again: wheels."""
     if (own := own_folder_on_windows(os.environ)) is not None:

@@ -219,6 +219,15 @@ class Observer:
             self.store.bind_blocks(file_digest)
         return check
 
+    def blocks_to_compare(self, artifact: Artifact, place: Destination, stamp: Stamp) -> Trusted | None:
+        """Return the digests of blocks that verify a file without a second reading; None where nobody bound any.
+
+        A file of the wrong size has none.
+        """
+        trusted = self._trusted(artifact, self.store.claim(place), _contents(artifact, place))
+        is_usable = trusted is not None and trusted.content.size == stamp.size and self._is_bound(trusted)
+        return trusted if is_usable else None
+
     def _is_bound(self, trusted: Trusted) -> bool:
         """Whether blocks as these digests say verify the whole: the manifest says so, or a run of this user."""
         content = trusted.content
@@ -319,7 +328,7 @@ class Observer:
             known = self._surveys.get((place.path, stamp))
         if known is not None:
             return known
-        progress = self._progress_of(place.label, size)
+        progress = self.progress_of(place.label, size)
         survey = self.store.survey(place.path, size=size, progress=progress)
         self._check_unchanged(place.path, stamp)
         with self._lock:
@@ -387,7 +396,7 @@ class Observer:
         return found.expected_size if isinstance(found, HeaderProblem) else stamp.size
 
     def _prefix_digest(self, place: Destination, stamp: Stamp, size: int) -> FileDigest:
-        progress = self._progress_of(place.label, size)
+        progress = self.progress_of(place.label, size)
         file_digest = self.store.hash_file(place.path, progress=progress, with_blocks=True, size=size)
         self._check_unchanged(place.path, stamp)
         return file_digest
@@ -452,7 +461,7 @@ class Observer:
         if known is not None:
             return known
         try:
-            file_digest = self.store.hash_file(path, progress=self._progress_of(label, stamp.size), with_blocks=True)
+            file_digest = self.store.hash_file(path, progress=self.progress_of(label, stamp.size), with_blocks=True)
         except UnreadableError:
             with self._lock:
                 self._unread.add((path, stamp))
@@ -462,13 +471,21 @@ class Observer:
             self._digests[path, stamp] = file_digest
         return file_digest
 
-    def _progress_of(self, label: str, size: int) -> HashProgress:
-        """Return what tells how far the reading of a file is, at most ten times a second."""
+    def progress_of(self, label: str, size: int, *, done: int = 0) -> HashProgress:
+        """Return what tells how far the reading of a file is, at most ten times a second.
+
+        Parameters
+        ----------
+        label, size
+            Of the file; bytes.
+        done : int
+            Bytes that were read before.
+        """
         last = 0.0
 
         def progress(count: int) -> None:
             nonlocal last
-            now = time.monotonic()
+            now, count = time.monotonic(), done + count
             if now - last >= _EVENT_STEP_S or count == size:
                 last = now
                 self.events(

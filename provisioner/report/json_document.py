@@ -592,6 +592,8 @@ def _details(report: Report) -> dict[str, object]:
         details["manifests"] = [_shipped_entry(each) for each in report.manifests]
     if report.undone_update is not None:
         details["undo_update"] = report.undone_update
+    if report.scrub is not None:
+        details["scrub"] = report.scrub
     if report.server is not None:
         details["server"] = report.server
     if report.page is not None:

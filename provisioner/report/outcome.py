@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # most runs have few of these parts, and `verify --quick` has
     from provisioner.comfyui.checkout_models import ComfyCheckout
     from provisioner.environment.package_list import PackageChange
     from provisioner.environment.state import EnvironmentReceipt
+    from provisioner.files.scrub_order import ScrubSummary
     from provisioner.report.changes import ChangesSince
     from provisioner.report.fleet_comparison import Fleet
     from provisioner.report.transfer_record import TransferRecord
@@ -187,6 +188,7 @@ class Report:
     manifests: tuple[Manifest, ...] | None = None
     config: Config | None = None  # of ``detect``: the user's own defaults for options
     undone_update: UndoneUpdate | None = None
+    scrub: ScrubSummary | None = None  # of ``--for``: what was read in that time
     transfers: TransferRecord | None = None  # how the files came
     comfyui: ComfyCheckout | None = None  # as it was found, or left
     opening: Opening | None = None

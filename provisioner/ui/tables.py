@@ -494,6 +494,8 @@ def _failed_words(report: Report) -> str:
 def _ok_words(report: Report, plan: Plan) -> str:
     if not plan.is_about_files:
         return "Everything requested is done." if plan.steps else "Nothing to do."
+    if report.scrub is not None and not report.outcomes:
+        return "What was read is correct."
     number = len(plan.set.artifacts)
     files = f"All {number} files are" if number > 1 else "The one file is"
     words = f"{files} correct ({human_bytes(plan.set.size)})."

@@ -125,8 +125,8 @@ def test_what_is_no_document_is_named_and_stops_nothing(sandbox: Sandbox) -> Non
         (["gone"], "cannot be read: "),
         (["junk"], "(x: it is not a JSON object)"),
         (["empty", "--expect", "gone.txt"], "gone.txt cannot be read: "),
-        (["empty", "--stale", "7"], "'7' is not an age in hours or days, like 12h or 7d"),
-        (["empty", "--stale", "0d"], "'0d' is not an age"),
+        (["empty", "--stale", "7"], "'7' is not a time like 90s, 5m, 12h or 7d"),
+        (["empty", "--stale", "0d"], "'0d' is not a time"),
         ([], "folder"),
     ],
 )

@@ -105,6 +105,7 @@ CASES = {
         refused=(
             (2, ["--manifest", "{token}.yaml"]),
             (2, ["--attest", "{folder}/x.json", "--sign", "{folder}/no.key"]),
+            (2, ["--for", "5m", "--schedule", "daily", "--metrics", "{folder}/{token}.prom", "--no-input"]),
         ),
     ),
     "smoke-test": Case(
@@ -149,7 +150,7 @@ CASES = {
         refused=((7, ["{folder}/accepted.yaml.sig", "--verify-with", "{folder}/lab.pub"]), (2, ["{token}"])),
     ),
     "seed": Case(
-        words=("--listen", "127.0.0.1:{port}", "--torrent", "{folder}/set.torrent", "--for", "1"),
+        words=("--listen", "127.0.0.1:{port}", "--torrent", "{folder}/set.torrent", "--for", "1s"),
         refused=(
             (2, ["--listen", "{token}"]),
             (4, ["--listen", "127.0.0.1:{port}", "--torrent", "{folder}/no/{token}"]),

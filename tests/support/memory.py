@@ -271,14 +271,14 @@ class MemoryStore:
         self.while_reading(path)
         return digest_of(data)
 
-    def survey(self, path: Path, *, size: int, progress: HashProgress) -> Survey:
+    def survey(self, path: Path, *, size: int, progress: HashProgress, first: int = 0) -> Survey:
         self.surveyed.append(path)
         refused = self.refused.get(path, set())
         digests = digests_of(self.files[path][:size])
         progress(size)
         self.while_reading(path)
         return Survey(
-            blocks=tuple(None if index in refused else digest for index, digest in enumerate(digests)),
+            blocks=tuple(None if index in refused else digest for index, digest in enumerate(digests))[first:],
             unreadable=f"the disk failed at byte {min(refused) * BLOCK}" if refused else None,
         )
 

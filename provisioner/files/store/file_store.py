@@ -178,10 +178,16 @@ class FileStore:
 
         return self._hashers.give(work, rank=IN_ORDER).result()
 
-    def survey(self, path: Path, *, size: int, progress: HashProgress) -> Survey:
-        """Digest the blocks of the first ``size`` bytes, over all cores; raises UnreadableError."""
+    def survey(self, path: Path, *, size: int, progress: HashProgress, first: int = 0) -> Survey:
+        """Digest the blocks of the first ``size`` bytes, from ``first`` on, over all cores; raises UnreadableError."""
         return survey(
-            path, size=size, progress=progress, cancelled=self._cancelled, hashers=self._hashers, opener=self._opener
+            path,
+            size=size,
+            first=first,
+            progress=progress,
+            cancelled=self._cancelled,
+            hashers=self._hashers,
+            opener=self._opener,
         )
 
     def is_shared(self, destination: Destination, sha256: str) -> bool:

@@ -93,6 +93,7 @@ def survey(
     path: Path,
     *,
     size: int,
+    first: int = 0,
     progress: HashProgress,
     cancelled: Cancelled,
     hashers: Hashers,
@@ -101,6 +102,7 @@ def survey(
 ) -> Survey:
     """Return the digests of the blocks of a file's first `size` bytes, taken by as many threads as are free.
 
+    Blocks before number `first` are left out.
     A block that the disk does not give is None, and the others are read all the same.
 
     Raises
@@ -117,7 +119,7 @@ def survey(
     looking = _Looking(file, path, size, block_size, progress, cancelled)
     tasks = [
         hashers.give(lambda index=index: looking.digest_of(index), rank=BY_BLOCKS)  # type: ignore[misc]
-        for index in range(-(-size // block_size))
+        for index in range(first, -(-size // block_size))
     ]
     try:
         blocks = tuple([task.result() for task in tasks])
