@@ -39,6 +39,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "oci",
             "bundle",
             "signing",
+            "workflow",
         }
     ),
     frozenset({"disk", "network", "processes"}),
@@ -144,6 +145,9 @@ LAYER_OF = {
     "oci.registry": "effect",
     "signing": "decision",
     "signing.ec_keys": "effect",
+    "workflow": "decision",
+    "workflow.graph_values": "value",
+    "workflow.loader_table": "value",
     "disk": "effect",
     "network": "effect",
     "network.certificates": "decision",
