@@ -93,6 +93,7 @@ LAYER_OF = {
     "files.engine": "flow",
     "files.file_heads": "effect",
     "files.hub_cache": "effect",
+    "files.hub_facts": "effect",
     "files.local_copies": "effect",
     "files.observe": "flow",
     "files.peers": "effect",
@@ -162,7 +163,11 @@ LAYER_OF = {
 MAY_USE = {
     "PIL": ("smoke_test.image", "ui.closing_card"),
     "cryptography": ("signing.ec_keys",),
-    "huggingface_hub": ("files.hub_cache", "commands.rehearse"),  # the rehearsal checks with the real client
+    "huggingface_hub": (
+        "files.hub_cache",
+        "files.hub_facts",
+        "commands.rehearse",
+    ),  # the rehearsal checks with the real client
     "libtorrent": ("files.peers",),
     "oras": ("oci.registry",),
     "packaging": ("comfyui.install_plan", "environment", "torch.select", "machine.readings"),
