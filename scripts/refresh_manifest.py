@@ -4,6 +4,7 @@
 # dependencies = [
 #     "huggingface-hub>=2.2",
 #     "pyyaml>=6.0.2",
+#     "requests>=2.32.3",
 # ]
 # ///
 """Compare manifests/*.yaml with the Hub: is every pinned file still there, with the size and the digest we state.
@@ -22,10 +23,8 @@ repository of it, could not be looked at, and nothing was written.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,38 +37,21 @@ if str(ROOT) not in sys.path:
 
 from provisioner.core.errors import (  # noqa: E402
     AccessError,
-    GatedError,
-    KleinError,
     NotTheFileError,
     OfflineError,
-    RateLimitedError,
-    RepositoryNotFoundError,
-    ServerError,
-    UnauthorizedError,
-    UnreachableError,
+    RevisionNotFoundError,
 )
 from provisioner.core.models import HubFile, Manifest, Source, UrlFile  # noqa: E402
-from provisioner.files.hub_cache import Token, endpoint, find_token, is_offline  # noqa: E402
+from provisioner.files.hub_cache import endpoint, find_token, is_offline  # noqa: E402
+from provisioner.files.hub_facts import FileFacts, HubFacts  # noqa: E402
 from provisioner.manifest.parse import parse_manifest  # noqa: E402
 from provisioner.manifest.shipped import shipped_manifests  # noqa: E402 - found through the line above
+from provisioner.network.http_session import Credentials  # noqa: E402
 from scripts.refreshing import KeyPath, Outcome, YamlEdits, refresh_file, run  # noqa: E402
 
 FOLDER = ROOT / "manifests"
-TIMEOUT_S = 60.0  # the client itself waits for ever (huggingface_hub 2.4.0)
-SMALL = 32 * 1024 * 1024
-"""Bytes.  A file outside of LFS has to be fetched to know its SHA-256; the Hub takes none of more than 10 MiB."""
 
 # --- what the Hub says ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file of one commit."""
-
-    size: int  # bytes
-    sha256: str
-    git_oid: str  # of the file, or of its LFS pointer
-    is_lfs: bool
 
 
 class Pin(NamedTuple):
@@ -88,127 +70,28 @@ class Seen:
 
     name: str  # of the repository, now
     head: str  # commit
-    pinned: Mapping[str, Entry] | None  # by filename; None: there is no such commit
-    newest: Mapping[str, Entry]
+    pinned: Mapping[str, FileFacts] | None  # by filename; None: there is no such commit
+    newest: Mapping[str, FileFacts]
 
 
-class HubReader:
-    """Asks the Hub through its own client; refuses to follow it into the cache of the person who runs this.
+def look(hub: HubFacts, pin: Pin, filenames: Iterable[str]) -> Seen:
+    """Return what the Hub says of some files, at the pinned commit and at the newest one.
 
-    Parameters
-    ----------
-    address : str
-        Of the Hub.
-    token : Token or None
-        Sent to that address only.
+    Raises
+    ------
+    NetworkError
+        The Hub does not answer, or not as it should.
+    AccessError
+        It does not admit us to this repository, or not to its files.
     """
-
-    def __init__(self, address: str, token: Token | None) -> None:
-        from huggingface_hub import HfApi, get_session
-        from huggingface_hub.utils.tqdm import disable_progress_bars
-
-        disable_progress_bars()
-        get_session().timeout = TIMEOUT_S
-        self._address = address
-        self._has_token = token is not None
-        self._token: str | bool = token.value if token else False
-        self._api = HfApi(endpoint=address, token=self._token, library_name="klein-setup")
-        self._digests: dict[tuple[str, str], str] = {}  # by repository and git blob id
-
-    def look(self, pin: Pin, filenames: Iterable[str]) -> Seen:
-        """Return what the Hub says of some files, at the pinned commit and at the newest one.
-
-        Raises
-        ------
-        NetworkError
-            The Hub does not answer, or not as it should.
-        AccessError
-            It does not admit us to this repository, or not to its files.
-        """
-        from huggingface_hub.errors import RevisionNotFoundError
-        from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # its own name for whatever it uses
-
-        names = sorted(set(filenames))
-        try:
-            about = self._api.model_info(pin.repo_id, timeout=TIMEOUT_S)
-            if not about.sha:
-                raise ServerError(f"the Hub names no commit of {pin.repo_id}")
-            try:
-                pinned: Mapping[str, Entry] | None = self._entries(pin, names)
-            except RevisionNotFoundError:
-                pinned = None
-            newest = pinned if about.sha == pin.revision else self._entries(Pin(pin.repo_id, about.sha), names)
-        except (OSError, httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError, KeyError) as error:
-            raise self._explained(pin.repo_id, error) from error
-        return Seen(about.id, about.sha, pinned, newest or {})
-
-    def _entries(self, pin: Pin, names: list[str]) -> dict[str, Entry]:
-        from huggingface_hub.hf_api import RepoFile
-
-        found = self._api.get_paths_info(pin.repo_id, names, revision=pin.revision)
-        entries: dict[str, Entry] = {}
-        for each in found:
-            if isinstance(each, RepoFile):  # and no folder of that name; a missing file is left out of the answer
-                digest = each.lfs.sha256 if each.lfs else self._digest(pin, each.path, each.size, each.blob_id)
-                entries[each.path] = Entry(each.size, digest, each.blob_id, each.lfs is not None)
-        return entries
-
-    def _digest(self, pin: Pin, filename: str, size: int, git_oid: str) -> str:
-        """Return the SHA-256 of a file that git keeps itself: the Hub knows its git blob id only."""
-        known = self._digests.get((pin.repo_id, git_oid))
-        if known is not None:
-            return known
-        if size > SMALL:
-            raise NotTheFileError(f"{filename} of {pin} is not in LFS and has {size} bytes; expected a small file")
-        with tempfile.TemporaryDirectory(prefix="refresh-manifest-") as folder:
-            path = self._api.hf_hub_download(pin.repo_id, filename, revision=pin.revision, cache_dir=folder)
-            content = Path(path).read_bytes()
-        prefix = b"blob %d\0" % len(content)
-        if hashlib.sha1(prefix + content, usedforsecurity=False).hexdigest() != git_oid:
-            raise NotTheFileError(f"the Hub sent other bytes for {filename} of {pin} than it lists")
-        return self._digests.setdefault((pin.repo_id, git_oid), hashlib.sha256(content).hexdigest())
-
-    def _explained(self, repo_id: str, error: Exception) -> KleinError:
-        """Return what happened as one of our errors, without a word that the Hub chose."""
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
-        from huggingface_hub.errors import RepositoryNotFoundError as Unknown
-
-        if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-            return self._explained(repo_id, error.__cause__)  # the download's way of saying "see above"
-        if isinstance(error, GatedRepoError):
-            return GatedError(
-                f"{repo_id} is gated, and this account has not been admitted",
-                hint=f"Accept its agreement at {self._address}/{repo_id}, and log in (`hf auth login`), or --skip it.",
-            )
-        if isinstance(error, Unknown):
-            return RepositoryNotFoundError(
-                f"the Hub does not show {repo_id}: it is private, has gone, or never was",
-                hint=self._hint_about_access(),
-            )
-        if isinstance(error, HfHubHTTPError):
-            return self._refused(repo_id, error.response.status_code)
-        if isinstance(error, ValueError | TypeError | KeyError):
-            return ServerError(f"{self._address} answers otherwise than a Hub does ({type(error).__name__})")
-        return UnreachableError(
-            f"{self._address} was not reached ({type(error).__name__})",
-            hint="Look at the connection and at --endpoint, and run it again.",
-        )
-
-    def _refused(self, repo_id: str, status: int) -> KleinError:
-        if status == 401:
-            return UnauthorizedError(
-                f"the Hub wants to know who asks for {repo_id} (401)", hint=self._hint_about_access()
-            )
-        if status == 429:
-            return RateLimitedError("the Hub asks for patience (429)", hint="Wait five minutes and run it again.")
-        if 400 <= status < 500:
-            return AccessError(f"the Hub refuses {repo_id} ({status})", hint=self._hint_about_access())
-        return ServerError(f"the Hub answers {status} for {repo_id}", hint="Run it again later.")
-
-    def _hint_about_access(self) -> str:
-        if self._has_token:
-            return "Look whether the token is valid and may read it, or --skip it."
-        return "Log in (`hf auth login`) with an account that may read it, or --skip it."
+    names = sorted(set(filenames))
+    about = hub.repository(pin.repo_id)
+    try:
+        pinned: Mapping[str, FileFacts] | None = hub.files(pin.repo_id, pin.revision, names)
+    except RevisionNotFoundError:
+        pinned = None
+    newest = pinned if about.commit == pin.revision else hub.files(pin.repo_id, about.commit, names)
+    return Seen(about.repo_id, about.commit, pinned, newest or {})
 
 
 # --- what the manifest says -----------------------------------------------------------------------
@@ -271,7 +154,7 @@ class Comparison:
     moved: set[Pin] = field(default_factory=set)
     outcome: Outcome = field(default_factory=Outcome)
 
-    def entry(self, offer: Offer) -> Entry | None:
+    def entry(self, offer: Offer) -> FileFacts | None:
         """Return what an offer gives, where its pin is now; None where it was not looked at or gives nothing."""
         seen = self.seen.get(offer.pin)
         if seen is None:
@@ -309,7 +192,7 @@ class Comparison:
         """Return the files of a pin that the default branch no longer has."""
         return [name for name in self.files_of(pin) if name not in self.seen[pin].newest]
 
-    def _entries(self, content: Content) -> list[Entry]:
+    def _entries(self, content: Content) -> list[FileFacts]:
         return [entry for entry in map(self.entry, content.offers) if entry is not None]
 
     def tell_pins(self) -> None:
@@ -331,7 +214,7 @@ class Comparison:
                     tell.differences.append(f"{pin} has no file {name}; to be read again")
             self._tell_newer(pin, seen, seen.pinned)
 
-    def _tell_newer(self, pin: Pin, seen: Seen, pinned: Mapping[str, Entry]) -> None:
+    def _tell_newer(self, pin: Pin, seen: Seen, pinned: Mapping[str, FileFacts]) -> None:
         for name in self._changed(pin):
             new = seen.newest[name]
             was = "differs" if name in pinned else "is there"
@@ -364,7 +247,7 @@ class Comparison:
                     "and another source has other ones; to be read again"
                 )
 
-    def _put_content_right(self, content: Content, entry: Entry, edits: YamlEdits) -> None:
+    def _put_content_right(self, content: Content, entry: FileFacts, edits: YamlEdits) -> None:
         tell = self.outcome
         for key, was, now in (("size", content.size, entry.size), ("sha256", content.sha256, entry.sha256)):
             if was != now:
@@ -398,14 +281,14 @@ class Comparison:
                     self.outcome.notes.append(f"line {number} still names {pin.revision}; to be read again")
 
 
-def compare(text: str, hub: HubReader, *, file: str, may_move: bool = False, skipped: Sequence[str] = ()) -> Outcome:
+def compare(text: str, hub: HubFacts, *, file: str, may_move: bool = False, skipped: Sequence[str] = ()) -> Outcome:
     """Return how a manifest differs from the Hub.
 
     Parameters
     ----------
     text : str
         The manifest.
-    hub : HubReader
+    hub : HubFacts
         Whom to ask.
     file : str
         What complaints call the text.
@@ -429,7 +312,7 @@ def compare(text: str, hub: HubReader, *, file: str, may_move: bool = False, ski
             outcome.notes.append(f"{pin} was not looked at, as was asked for")
             continue
         try:
-            seen[pin] = hub.look(pin, comparison.files_of(pin))
+            seen[pin] = look(hub, pin, comparison.files_of(pin))
         except (AccessError, NotTheFileError) as error:
             outcome.refused.append(error)
     for artifact in manifest.artifacts:
@@ -455,7 +338,8 @@ def work(options: argparse.Namespace) -> int:
     if is_offline(False, os.environ):
         raise OfflineError("HF_HUB_OFFLINE keeps this from asking the Hub", hint="Unset it and run this again.")
     files: list[Path] = options.files or [FOLDER / f"{each}.yaml" for each in shipped_manifests(FOLDER)]
-    hub = HubReader(endpoint(options.endpoint, os.environ), find_token(os.environ))
+    token = find_token(os.environ)
+    hub = HubFacts(Credentials(token.value if token else None, endpoint(options.endpoint, os.environ)))
     statuses = [
         refresh_file(
             path,

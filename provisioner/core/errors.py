@@ -93,6 +93,16 @@ class SigningKeyError(UsageError):
     code = "signing-key"
 
 
+class WorkflowError(UsageError):
+    """The file is no workflow of ComfyUI that can be read.
+
+    Save it again in ComfyUI (Workflow, Save or Export), or use an image as ComfyUI wrote it; the message says what was
+    expected.
+    """
+
+    code = "workflow-invalid"
+
+
 # --- 3: the machine --------------------------------------------------------------------------
 
 

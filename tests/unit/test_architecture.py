@@ -39,6 +39,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "oci",
             "bundle",
             "signing",
+            "workflow",
         }
     ),
     frozenset({"disk", "network", "processes"}),
@@ -93,6 +94,7 @@ LAYER_OF = {
     "files.engine": "flow",
     "files.file_heads": "effect",
     "files.hub_cache": "effect",
+    "files.hub_facts": "effect",
     "files.local_copies": "effect",
     "files.observe": "flow",
     "files.peers": "effect",
@@ -147,6 +149,9 @@ LAYER_OF = {
     "oci.registry": "effect",
     "signing": "decision",
     "signing.ec_keys": "effect",
+    "workflow": "decision",
+    "workflow.graph_values": "value",
+    "workflow.loader_table": "value",
     "disk": "effect",
     "network": "effect",
     "network.certificates": "decision",
@@ -161,7 +166,11 @@ LAYER_OF = {
 MAY_USE = {
     "PIL": ("smoke_test.image", "ui.closing_card"),
     "cryptography": ("signing.ec_keys",),
-    "huggingface_hub": ("files.hub_cache", "commands.rehearse"),  # the rehearsal checks with the real client
+    "huggingface_hub": (
+        "files.hub_cache",
+        "files.hub_facts",
+        "commands.rehearse",
+    ),  # the rehearsal checks with the real client
     "libtorrent": ("files.peers",),
     "oras": ("oci.registry",),
     "packaging": ("comfyui.install_plan", "comfyui.known_bad", "environment", "torch.select", "machine.readings"),

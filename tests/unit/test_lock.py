@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from provisioner.core.errors import LockDriftError, ManifestError
 from provisioner.core.models import BLOCK_SIZE, Lock, Manifest, Source, UrlFile
-from provisioner.manifest.lock_file import Verified, drift_from, locked_text, memory_text, refuse_drift
+from provisioner.manifest.entries import memory_text
+from provisioner.manifest.lock_file import Verified, drift_from, locked_text, refuse_drift
 from provisioner.manifest.parse import parse_manifest
 from provisioner.oci.reference import parse_reference
 
