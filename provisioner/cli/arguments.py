@@ -169,6 +169,7 @@ _EXAMPLES = {
     "smoke-test": """\
   klein-setup smoke-test --prompt "a red fox" --seed 7 --image fox.png
   klein-setup smoke-test --server http://127.0.0.1:8188
+  klein-setup smoke-test --comfyui-args auto       with the options you start it with
 """,
     "start": """\
   klein-setup start                          ComfyUI in the browser; Ctrl-C stops it
@@ -363,6 +364,7 @@ def add_smoke_test_parser(subparsers: Subparsers) -> None:
     _add_environment_options(parser)
     _add_server_option(parser)
     _add_image_options(parser)
+    _add_comfyui_args_option(parser, None)
     _add_pass_env_option(parser)
     parser.add_argument(
         "--graph", action="store_true", help="print the graph in ComfyUI's API format and generate nothing"
@@ -808,6 +810,16 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
         default=900.0,
         metavar="SECONDS",
         help="longest time for the image (default: 900)",
+    )
+
+
+def _add_comfyui_args_option(parser: argparse.ArgumentParser, default: str | None) -> None:
+    parser.add_argument(
+        "--comfyui-args",
+        default=default,
+        metavar="OPTIONS|auto|URL",
+        help='options for the ComfyUI that is started: "--use-sage-attention --fast"; auto: those of your launcher, or '
+        f"of your ComfyUI if it runs; URL: those of the server there (default: {default or 'none'})",
     )
 
 

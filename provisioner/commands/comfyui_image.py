@@ -12,6 +12,7 @@ from provisioner.comfyui.server.failures import findings_in_log, nodes_missing_e
 from provisioner.comfyui.server.known_failures import known_failures
 from provisioner.comfyui.server.launch import Launch, parse_address
 from provisioner.commands.choose_environment import environ_for
+from provisioner.commands.comfyui_flags import named_options, note_on_unused, started_with
 from provisioner.commands.image_options import (
     CHECK_STAGE,
     PHASE_STAGES,
@@ -113,9 +114,10 @@ def start_for_image(
             output=folder / "output",
             user=folder / "user",
             temp=folder,
-            extra=(*server_options(run, machine, seen), *reserved),
+            extra=(*server_options(run, machine, seen), *reserved, *(options.flags.words if options.flags else ())),
         )
         with (
+            named_options(options.flags, comfyui),
             advice_on_memory(run, options, machine, sampler),
             run.session.stages.stage("starting", "ComfyUI", "started") as came_of_it,
         ):
@@ -258,7 +260,9 @@ def _generate(
         vram=sampler.reading,
         device=_device(facts),
         versions=_versions(facts),
+        started_with=started_with(options, facts.argv, None if process is not None else client.address.url),
         log_path=None if process is None else process.log_path,
+        notes=note_on_unused(options) if process is not None else (),
         findings=judge(image, asked, generated_seed=seed_in(generated.image)),
     )
     sampler.pause()  # the curve is that of the first image

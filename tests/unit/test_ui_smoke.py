@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from provisioner.core.models import Finding
-from provisioner.smoke_test.results import ImageFacts, ImageOptions, SmokeTest, Timings, VramReading
+from provisioner.smoke_test.results import (
+    ImageFacts,
+    ImageOptions,
+    SmokeTest,
+    StartedWith,
+    Timings,
+    VramReading,
+)
 from provisioner.ui.smoke_text import smoke_blocks
 from provisioner.ui.text import cells, laid_out, rendered
 
@@ -48,6 +55,22 @@ SMOKE = SmokeTest(
 
 def generated(smoke: SmokeTest, width: int | None = None) -> list[str]:
     return [rendered(line, is_coloured=False) for line in laid_out(smoke_blocks(smoke), width=width)]
+
+
+@pytest.mark.parametrize(
+    ("started", "words"),
+    [
+        (StartedWith(), "none"),
+        (StartedWith(words=("--cpu", "--fast a")), "--cpu --fast a"),
+        (StartedWith(words=("--fast",), origin="run.bat"), "--fast (from run.bat)"),
+        (
+            StartedWith(origin="run.bat", left_out=("--port", "--listen")),
+            "none (from run.bat, without its --port, --listen)",
+        ),
+    ],
+)
+def test_the_options_of_comfyui_are_shown_with_their_origin(started: StartedWith, words: str) -> None:
+    assert f"  options    {words}" in generated(replace(SMOKE, started_with=started))
 
 
 def test_the_whole_smoke_test_is_shown() -> None:
