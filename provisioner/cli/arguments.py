@@ -171,6 +171,7 @@ _EXAMPLES = {
   klein-setup smoke-test --prompt "a red fox" --seed 7 --image fox.png
   klein-setup smoke-test --gpu all
   klein-setup smoke-test --server http://127.0.0.1:8188
+  klein-setup smoke-test --comfyui-args auto       with the options you start it with
 """,
     "start": """\
   klein-setup start                          ComfyUI in the browser; Ctrl-C stops it
@@ -394,6 +395,7 @@ def add_smoke_test_parser(subparsers: Subparsers) -> None:
         help="the GPU to generate it on, by its number or UUID in `detect`; all: each one after the other (default: the"
         " first in CUDA_VISIBLE_DEVICES, else the one with the most memory)",
     )
+    _add_comfyui_args_option(parser, None)
     _add_pass_env_option(parser)
     parser.add_argument(
         "--graph", action="store_true", help="print the graph in ComfyUI's API format and generate nothing"
@@ -843,6 +845,16 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
         default=900.0,
         metavar="SECONDS",
         help="longest time for the image (default: 900)",
+    )
+
+
+def _add_comfyui_args_option(parser: argparse.ArgumentParser, default: str | None) -> None:
+    parser.add_argument(
+        "--comfyui-args",
+        default=default,
+        metavar="OPTIONS|auto|URL",
+        help='options for the ComfyUI that is started: "--use-sage-attention --fast"; auto: those of your launcher, or '
+        f"of your ComfyUI if it runs; URL: those of the server there (default: {default or 'none'})",
     )
 
 

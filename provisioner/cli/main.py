@@ -301,6 +301,7 @@ def _seed(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> 
 
 def _smoke_test(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner.commands.choose_environment import environment_folder
+    from provisioner.commands.comfyui_flags import with_flags
     from provisioner.commands.image_options import graph_of
     from provisioner.commands.inspect_comfyui import inspect_comfyui
     from provisioner.commands.run import open_run
@@ -311,10 +312,11 @@ def _smoke_test(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Even
     if arguments.graph:
         ui.write_document(graph_of(run, options))
         return run.report("smoke-test", "planned", 0)
+    comfyui = inspect_comfyui(run)
     return run_smoke_test(
         run,
-        options,
-        comfyui=inspect_comfyui(run),
+        with_flags(run, options, comfyui, arguments.comfyui_args),
+        comfyui=comfyui,
         environment=environment_folder(run, arguments.environment),
         show=ui.show_smoke,
     )
@@ -861,8 +863,16 @@ def _passed(arguments: argparse.Namespace, passed: list[str]) -> tuple[str, ...]
 
 
 def _completed(given: list[str]) -> list[str]:
-    """Return the arguments with what may be left out: the command, and what kind of ``--json``."""
-    spelled = ["--json=document" if argument == "--json" else argument for argument in given]
+    """Return the arguments with what may be left out: the command, and what kind of ``--json``.
+
+    The options for ComfyUI are joined with theirs: argparse takes a lone ``--fast`` for an option of ours.
+    """
+    spelled: list[str] = []
+    for argument in given:
+        if spelled[-1:] == ["--comfyui-args"]:
+            spelled[-1] += f"={argument}"
+        else:
+            spelled.append("--json=document" if argument == "--json" else argument)
     if not spelled or (spelled[0].startswith("-") and spelled[0] not in {"-h", "--help", "-V", "--version"}):
         return ["install", *spelled]
     return spelled

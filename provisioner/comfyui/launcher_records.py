@@ -63,7 +63,7 @@ def recorded_trees(
     config = _config_folder(home, environ, system)
     ours = [each.folder for each in installed if _is_about_comfyui(each.name)]
     found = [
-        *_desktop(read(_desktop_folder(home, environ, system) / "installations.json"), system),
+        *_desktop(read(desktop_record(home, environ, system)), system),
         *_old_desktop(read(config / "ComfyUI" / "config.json"), system),
         *_stability_matrix(read, [config / "StabilityMatrix", *_portable_matrices(drives), *ours], system),
     ]
@@ -82,10 +82,13 @@ def _config_folder(home: Path, environ: Mapping[str, str], system: OperatingSyst
     return Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
 
 
-def _desktop_folder(home: Path, environ: Mapping[str, str], system: OperatingSystem) -> Path:
+def desktop_record(home: Path, environ: Mapping[str, str], system: OperatingSystem) -> Path:
+    """Return the file in which Comfy Desktop (2) lists what it installed; parameters as for `recorded_trees`."""
     if system == "linux":
-        return Path(environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "comfyui-desktop-2"
-    return _config_folder(home, environ, system) / "Comfy Desktop"
+        folder = Path(environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "comfyui-desktop-2"
+    else:
+        folder = _config_folder(home, environ, system) / "Comfy Desktop"
+    return folder / "installations.json"
 
 
 def _portable_matrices(drives: Sequence[Path]) -> list[Path]:

@@ -12,6 +12,7 @@ from provisioner.comfyui.server.failures import findings_in_log, nodes_missing_e
 from provisioner.comfyui.server.known_failures import known_failures
 from provisioner.comfyui.server.launch import Launch, parse_address
 from provisioner.commands.combination import start_options
+from provisioner.commands.comfyui_flags import named_options, note_on_unused, started_with
 from provisioner.commands.image_cards import card_for, environ_of, uses_now, with_card
 from provisioner.commands.image_options import (
     CHECK_STAGE,
@@ -108,6 +109,7 @@ def start_for_image(
     card = card_for(run, options, seen.receipt)
     uses_before = uses_now(run, card)
     given = (*server_options(run, machine, seen, is_card_named=options.gpu is not None), *reserved)
+    given += options.flags.words if options.flags else ()
     with contextlib.ExitStack() as stack:
         sampler = stack.enter_context(VramSampler(uuid=card.uuid if card else None))
         folder = stack.enter_context(scratch_folder("klein-setup-"))
@@ -117,9 +119,10 @@ def start_for_image(
             output=folder / "output",
             user=folder / "user",
             temp=folder,
-            extra=(*given, *start_options(run, comfyui, environment, given)),
+            extra=(*start_options(run, comfyui, environment, given), *given),
         )
         with (
+            named_options(options.flags, comfyui),
             advice_on_memory(run, options, machine, sampler),
             run.session.stages.stage("starting", "ComfyUI", "started") as came_of_it,
         ):
@@ -268,7 +271,9 @@ def _generate(
         vram=sampler.reading,
         device=_device(facts),
         versions=_versions(facts),
+        started_with=started_with(options, facts.argv, None if process is not None else client.address.url),
         log_path=None if process is None else process.log_path,
+        notes=note_on_unused(options) if process is not None else (),
         findings=judge(image, asked, generated_seed=seed_in(generated.image)),
     )
     sampler.pause()  # the curve is that of the first image

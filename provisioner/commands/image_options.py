@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from provisioner.comfyui.users_flags import UsersFlags
 from provisioner.commands.run import Run
 from provisioner.core.errors import MemoryExhaustedError, NotWritableError, StorageError
 from provisioner.core.models import Machine
@@ -38,6 +39,8 @@ class SmokeTestOptions:
     images: int | None = None  # one after the other, by one server; None: two on a GPU, one on a CPU
     gpu: str | None = None  # the card, as `cards.choose_cards` takes it
     server: str | None = None  # one that runs already
+    flags: UsersFlags | None = None  # of the user's own ComfyUI, for the one that is started; None: none
+    unused_flags: UsersFlags | None = None  # those that were found and not asked for
     timeout_s: float = 900.0
 
 

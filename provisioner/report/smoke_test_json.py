@@ -21,6 +21,7 @@ from provisioner.smoke_test.results import (
     ImageRun,
     ModelNames,
     SmokeTest,
+    StartedWith,
     VramReading,
 )
 
@@ -108,6 +109,14 @@ class CardEntry(TypedDict):
     evidence: CardEvidence | None  # how it is known that the image was generated there; null: it is not
 
 
+class StartedWithEntry(TypedDict):
+    """The options that a ComfyUI ran with, but for where it listens and writes; without secrets."""
+
+    flags: list[str]  # each with its values
+    flags_from: str | None  # where those of the user were found; null: there are none
+    left_out: list[str]  # options that stand there and that klein-setup sets itself
+
+
 class SmokeTestEntry(TypedDict):
     """One image that was asked for, whether it was generated or not: ``details.smoke_test``."""
 
@@ -120,6 +129,7 @@ class SmokeTestEntry(TypedDict):
     vram: VramEntry | None
     card: CardEntry | None  # null: no card of NVIDIA, and none was named
     device: str | None
+    started_with: StartedWithEntry | None  # null for diffusers
     versions: dict[str, str]
     models: ModelsEntry | None
     log_path: str | None
@@ -166,6 +176,7 @@ def smoke_entry(smoke: SmokeTest) -> SmokeTestEntry:
         "vram": _vram_entry(smoke.vram) if smoke.vram else None,
         "card": _card_entry(smoke.card, smoke) if smoke.card else None,
         "device": smoke.device,
+        "started_with": _started_entry(smoke.started_with) if smoke.started_with else None,
         "versions": dict(smoke.versions),
         "models": _models_entry(smoke.names) if smoke.names else None,
         "log_path": _text(smoke.log_path),
@@ -249,6 +260,10 @@ def _run_entry(run: ImageRun) -> RunEntry:
         "vram_bytes": run.vram_bytes,
         "memory_bytes": run.memory_bytes,
     }
+
+
+def _started_entry(started: StartedWith) -> StartedWithEntry:
+    return {"flags": list(started.words), "flags_from": started.origin, "left_out": list(started.left_out)}
 
 
 def _text(path: Path | None) -> str | None:

@@ -121,6 +121,15 @@ class ImageRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StartedWith:
+    """The options that a ComfyUI ran with, but for where it listens and writes."""
+
+    words: tuple[str, ...] = ()  # each option with its values, as it is typed, without secrets
+    origin: str | None = None  # where those of the user come from; None: there are none
+    left_out: tuple[str, ...] = ()  # options that stand there and that klein-setup sets itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SmokeTest:
     """One requested image, and everything known about it."""
 
@@ -135,6 +144,7 @@ class SmokeTest:
     card: Card | None = None  # that it was given; None: not one of NVIDIA, and nobody named one
     card_evidence: CardEvidence | None = None  # how it is known that it was that one
     device: str | None = None  # "cuda:0 NVIDIA GeForce RTX 4070", "cpu"
+    started_with: StartedWith | None = None  # ComfyUI only
     versions: tuple[tuple[str, str], ...] = ()  # ("comfyui", "0.33.0"), ("torch", "2.11.0+cu130")
     log_path: Path | None = None  # the server's or the script's whole output
     template: str | None = None  # file name of ComfyUI's own workflow for the model, where its package is there

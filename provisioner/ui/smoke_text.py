@@ -14,6 +14,7 @@ from provisioner.smoke_test.results import (
     CardResult,
     ImageOptions,
     SmokeTest,
+    StartedWith,
     Timings,
     VramReading,
 )
@@ -30,6 +31,7 @@ def smoke_blocks(smoke: SmokeTest) -> list[Block]:
     rows += [pair("notes" if smoke.notes else "memory", "\n".join(memory))] if memory else []
     rows += [pair("device", smoke.device)] if smoke.device else []
     rows += [pair("GPU", card_words(smoke.card, smoke.card_evidence))] if smoke.card else []
+    rows += [pair("options", started_words(smoke.started_with))] if smoke.started_with else []
     if smoke.versions:
         rows.append(pair("versions", ", ".join(f"{name} {version}" for name, version in smoke.versions)))
     rows += [pair("log", smoke.log_path)] if smoke.log_path else []
@@ -86,6 +88,15 @@ def _options_words(options: ImageOptions) -> str:
     size = f"{options.width} x {options.height}"
     words = f"seed {options.seed}, {count(options.steps, 'step')}, guidance {options.guidance:g}, {size}"
     return f"{words}, decoded in tiles" if options.has_tiled_decode else words
+
+
+def started_words(started: StartedWith) -> str:
+    """Return the options that ComfyUI ran with, and where the user's come from."""
+    words = " ".join(started.words) or "none"
+    if started.origin is None:
+        return words
+    left_out = f", without its {', '.join(started.left_out)}" if started.left_out else ""
+    return f"{words} (from {started.origin}{left_out})"
 
 
 def _timing_rows(timings: Timings) -> list[Row]:

@@ -17,6 +17,7 @@ from provisioner.smoke_test.results import (
     ImageOptions,
     ImageRun,
     SmokeTest,
+    StartedWith,
     Timings,
     VramReading,
 )
@@ -59,6 +60,22 @@ SMOKE = SmokeTest(
 
 def generated(smoke: SmokeTest, width: int | None = None) -> list[str]:
     return [rendered(line, is_coloured=False) for line in laid_out(smoke_blocks(smoke), width=width)]
+
+
+@pytest.mark.parametrize(
+    ("started", "words"),
+    [
+        (StartedWith(), "none"),
+        (StartedWith(words=("--cpu", "--fast a")), "--cpu --fast a"),
+        (StartedWith(words=("--fast",), origin="run.bat"), "--fast (from run.bat)"),
+        (
+            StartedWith(origin="run.bat", left_out=("--port", "--listen")),
+            "none (from run.bat, without its --port, --listen)",
+        ),
+    ],
+)
+def test_the_options_of_comfyui_are_shown_with_their_origin(started: StartedWith, words: str) -> None:
+    assert f"  options    {words}" in generated(replace(SMOKE, started_with=started))
 
 
 def test_the_whole_smoke_test_is_shown() -> None:

@@ -8,7 +8,7 @@ shown with its type, its first line and the log.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from provisioner.core.errors import (
 from provisioner.core.json_reader import as_dict
 from provisioner.core.models import Finding
 from provisioner.core.redact import printable, redact
+from provisioner.core.suggestions import did_you_mean
 
 FILE_INPUTS = {
     "UNETLoader": "unet_name",
@@ -499,6 +500,51 @@ def death_error(
         hint=f"Read the log at {log_path}.",
         cause="server-died",
         **context,
+    )
+
+
+def rejected_options_error(
+    lines: Sequence[str], *, version: str | None, origin: str, known: Collection[str], log_path: str
+) -> SmokeTestError:
+    """Return the error for options of the user's that this ComfyUI does not take.
+
+    Parameters
+    ----------
+    lines : sequence of str
+        The end of its output, in which argparse names the option.
+    version : str or None
+        Of ComfyUI.
+    origin : str
+        Where the options come from, as a clause.
+    known : collection of str
+        The options that this ComfyUI has; empty where that is not known.
+    log_path : str
+        File with its output.
+    """
+    which = "ComfyUI" if version is None else f"ComfyUI {version}"
+    text = "\n".join(lines)
+    unknown = re.search(r"error: unrecognized arguments: ([^\n]+)", text)
+    wrong = re.search(r"error: argument (--[\w-]+)[^:\n]{0,300}: ([^\n]+)", text)
+    if unknown is not None:
+        words = unknown[1].split()
+        names = [word.partition("=")[0] for word in words if word.startswith("-")] or words[:1]
+        meant = did_you_mean(names[0], known) if len(names) == 1 else ""
+        shown = " and ".join(map(shortened, names))
+        message = f"{which} has no option {shown}, which stands in {origin}.{meant}"
+    elif wrong is not None:
+        names = [wrong[1]]
+        message = f"{which} does not take {wrong[1]} as it stands in {origin}: {shortened(wrong[2])}."
+    else:
+        names = []
+        message = f"{which} does not take the options of {origin}."
+    return ServerNotUsableError(
+        message,
+        hint="Correct or leave out that option there; another release of ComfyUI may have it.",
+        cause="unknown-option",
+        version=version,
+        last_lines=list(lines),
+        log_path=log_path,
+        **_said("start-options", names),
     )
 
 
