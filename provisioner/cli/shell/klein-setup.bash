@@ -15,9 +15,9 @@ _shtab_klein_setup_subparsers=(install plan detect verify repair smoke-test star
 _shtab_klein_setup_install_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --from --endpoint --registry --registry-only --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --locked --torch --torch-index --force --cpu --python --package-index --environment --uv --no-uv --comfyui-source --update-comfyui --server --torrent --peer --listen --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env)
 _shtab_klein_setup_plan_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --from --endpoint --registry --registry-only --send-token --allow-loopback --offline --only --torch --torch-index --force --cpu --python --package-index --environment --uv --no-uv --comfyui-source --update-comfyui --server --hosts)
 _shtab_klein_setup_detect_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --torch --torch-index --force --app --torch-python)
-_shtab_klein_setup_verify_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --quick --all --environment --no-smoke --locked --attest --sign --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env)
-_shtab_klein_setup_repair_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --from --endpoint --registry --registry-only --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --torch --torch-index --force --cpu --python --package-index --environment --uv --no-uv --comfyui-source --update-comfyui --server --torrent --peer --listen --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --undo-update --pass-env)
-_shtab_klein_setup_smoke_test_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --torch --torch-index --force --cpu --python --package-index --environment --uv --no-uv --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env --graph)
+_shtab_klein_setup_verify_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --quick --all --for --metrics --schedule --environment --no-smoke -y --yes --no-input --locked --attest --sign --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env)
+_shtab_klein_setup_repair_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --from --endpoint --registry --registry-only --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --torch --torch-index --force --cpu --python --package-index --environment --uv --no-uv --comfyui-source --update-comfyui --server --torrent --peer --listen --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --undo-update --for --metrics --schedule --pass-env)
+_shtab_klein_setup_smoke_test_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --torch --torch-index --force --cpu --python --package-index --environment --uv --no-uv --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --gpu --comfyui-args --pass-env --graph)
 _shtab_klein_setup_start_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --environment --port --no-browser -y --yes --no-input --pass-env)
 _shtab_klein_setup_rehearse_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --keep --no-image --no-picture --environment --torch-index)
 _shtab_klein_setup_report_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --output --open)
@@ -75,6 +75,7 @@ _shtab_klein_setup_verify___look_in_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_verify___comfyui_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_verify___hf_cache_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_verify___extra_model_paths_COMPGEN=_shtab_compgen_files
+_shtab_klein_setup_verify___metrics_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_verify___environment_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_verify___attest_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_verify___image_COMPGEN=_shtab_compgen_files
@@ -91,6 +92,7 @@ _shtab_klein_setup_repair___comfyui_source_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_repair___torrent_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_repair___image_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_repair___picture_COMPGEN=_shtab_compgen_files
+_shtab_klein_setup_repair___metrics_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_smoke_test___manifest_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_smoke_test___look_in_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_smoke_test___comfyui_COMPGEN=_shtab_compgen_dirs
@@ -189,8 +191,10 @@ _shtab_klein_setup_detect___json_choices=(document events)
 _shtab_klein_setup_detect___app_choices=(comfyui diffusers)
 _shtab_klein_setup_verify___json_choices=(document events)
 _shtab_klein_setup_verify___set_choices=(fp8 fp8-lean fp8-midi nvfp4 bf16 base-fp8 diffusers auto)
+_shtab_klein_setup_verify___schedule_choices=(hourly daily weekly off)
 _shtab_klein_setup_repair___json_choices=(document events)
 _shtab_klein_setup_repair___set_choices=(fp8 fp8-lean fp8-midi nvfp4 bf16 base-fp8 diffusers auto)
+_shtab_klein_setup_repair___schedule_choices=(hourly daily weekly off)
 _shtab_klein_setup_smoke_test___json_choices=(document events)
 _shtab_klein_setup_smoke_test___set_choices=(fp8 fp8-lean fp8-midi nvfp4 bf16 base-fp8 diffusers auto)
 _shtab_klein_setup_start___json_choices=(document events)
@@ -305,6 +309,9 @@ _shtab_klein_setup_verify___hf_cache_nargs='?'
 _shtab_klein_setup_verify___quick_nargs=0
 _shtab_klein_setup_verify___all_nargs=0
 _shtab_klein_setup_verify___no_smoke_nargs=0
+_shtab_klein_setup_verify__y_nargs=0
+_shtab_klein_setup_verify___yes_nargs=0
+_shtab_klein_setup_verify___no_input_nargs=0
 _shtab_klein_setup_verify___locked_nargs=0
 _shtab_klein_setup_verify___tiled_decode_nargs=0
 _shtab_klein_setup_repair__h_nargs=0
@@ -779,4 +786,4 @@ _shtab_klein_setup() {
 
 complete -o bashdefault -F _shtab_klein_setup klein-setup
 
-# made by scripts/make_completions.py from the options with the digest 1cdf98dd4bfab47123592d79387d6cdbfea7bc36dc681cc2663e4b1ecc1b3bab
+# made by scripts/make_completions.py from the options with the digest 9983f55d90f300671b889eb4e0278edbada47adc3776e2aba0099508005aac75

@@ -51,7 +51,7 @@ function _shtab_klein_setup_using
 end
 
 set -g _shtab_klein_setup_commands install plan detect verify repair smoke-test start rehearse report fleet 'fleet report' doctor backups 'backups list' 'backups restore' 'backups clear' aside 'aside list' 'aside restore' 'aside clear' bundle 'bundle create' 'bundle add' 'bundle verify' seed uninstall manifest 'manifest list' 'manifest show' 'manifest check' 'manifest lock' 'manifest accept' attestation completion
-set -g _shtab_klein_setup_opts_with_value --accept-licence --app --attest --comfyui --comfyui-source --connections --endpoint --environment --expect --expires --extra-model-paths --for --from --hf-cache --image --images --json --limit-rate --listen --lock-version --look-in --manifest --only --output --package-index --pass-env --peer --picture --port --prompt --python --registry --reserve-vram --seed --server --set --sign --size --smoke-timeout --stale --stall-timeout --torch --torch-index --torch-python --torrent --verify-with
+set -g _shtab_klein_setup_opts_with_value --accept-licence --app --attest --comfyui --comfyui-args --comfyui-source --connections --endpoint --environment --expect --expires --extra-model-paths --for --from --gpu --hf-cache --image --images --json --limit-rate --listen --lock-version --look-in --manifest --metrics --only --output --package-index --pass-env --peer --picture --port --prompt --python --registry --reserve-vram --schedule --seed --server --set --sign --size --smoke-timeout --stale --stall-timeout --torch --torch-index --torch-python --torrent --verify-with
 
 complete -c klein-setup -e
 complete -c klein-setup -f
@@ -175,8 +175,13 @@ complete -c klein-setup -n '_shtab_klein_setup_using verify' -l hf-cache -xka "(
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l extra-model-paths -xka "(__fish_complete_path (commandline -ct))" -d 'another extra_model_paths.yaml, as given to ComfyUI'"'"'s --extra-model-paths-config'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l quick -d 'trust the receipts instead of reading the files; headers are still read'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l all -d 'also check every other file of the models folder'
+complete -c klein-setup -n '_shtab_klein_setup_using verify' -l for -x -d 'read only model files, and for this long (5m, 2h): what was read the longest ago comes first'
+complete -c klein-setup -n '_shtab_klein_setup_using verify' -l metrics -xka "(__fish_complete_path (commandline -ct))" -d 'write what --for found as Prometheus metrics (FILE.prom)'
+complete -c klein-setup -n '_shtab_klein_setup_using verify' -l schedule -xka "hourly daily weekly off" -d 'let systemd or Windows'"'"' Task Scheduler run this; shown first, written after a yes; off: not any more'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l environment -xka "(__fish_complete_directories)" -d 'virtual environment (default: .venv in the ComfyUI folder)'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l no-smoke -d 'generate no test image, even if ComfyUI, torch or the driver changed'
+complete -c klein-setup -n '_shtab_klein_setup_using verify' -s y -l yes -d 'answer yes, except about licences, links and sending the token'
+complete -c klein-setup -n '_shtab_klein_setup_using verify' -l no-input -d 'ask nothing; what a person has to decide is an error'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l locked -d 'fail if this machine differs from the locked manifest'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l attest -xka "(__fish_complete_path (commandline -ct))" -d 'write what was found correct as an in-toto statement'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l sign -x -d 'sign the statement with this private key (PEM, elliptic curve)'
@@ -243,6 +248,9 @@ complete -c klein-setup -n '_shtab_klein_setup_using repair' -l image -l picture
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l images -x -d 'images by one server, each with another seed; the first is kept (default: 2, or 1 on a CPU)'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l smoke-timeout -x -d 'longest time for the image (default: 900)'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l undo-update -d 'only move ComfyUI back to the commit it was at before --update-comfyui'
+complete -c klein-setup -n '_shtab_klein_setup_using repair' -l for -x -d 'read only model files, and for this long (5m, 2h): what was read the longest ago comes first'
+complete -c klein-setup -n '_shtab_klein_setup_using repair' -l metrics -xka "(__fish_complete_path (commandline -ct))" -d 'write what --for found as Prometheus metrics (FILE.prom)'
+complete -c klein-setup -n '_shtab_klein_setup_using repair' -l schedule -xka "hourly daily weekly off" -d 'let systemd or Windows'"'"' Task Scheduler run this; shown first, written after a yes; off: not any more'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l pass-env -x -d 'a variable to pass to ComfyUI, pip and git too; tokens and most others are not passed'
 complete -c klein-setup -n '_shtab_klein_setup_using; and test $_shtab_klein_setup_npos -eq 0' -a smoke-test -d 'generate only the test image: 4 steps, measured and checked'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -s h -l help -d 'show this help message and exit'
@@ -276,6 +284,8 @@ complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l reserve-vram
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l image -l picture -xka "(__fish_complete_path (commandline -ct))" -d 'where to keep it (default: in the user'"'"'s data folder)'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l images -x -d 'images by one server, each with another seed; the first is kept (default: 2, or 1 on a CPU)'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l smoke-timeout -x -d 'longest time for the image (default: 900)'
+complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l gpu -x -d 'the GPU to generate it on, by its number or UUID in `detect`; all: each one after the other (default: the first in CUDA_VISIBLE_DEVICES, else the one with the most memory)'
+complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l comfyui-args -x -d 'options for the ComfyUI that is started: "--use-sage-attention --fast"; auto: those of your launcher, or of your ComfyUI if it runs; URL: those of the server there (default: none)'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l pass-env -x -d 'a variable to pass to ComfyUI, pip and git too; tokens and most others are not passed'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l graph -d 'print the graph in ComfyUI'"'"'s API format and generate nothing'
 complete -c klein-setup -n '_shtab_klein_setup_using; and test $_shtab_klein_setup_npos -eq 0' -a start -d 'start ComfyUI and open it in the browser; Ctrl-C stops it'
@@ -539,7 +549,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using seed' -l extra-model-paths 
 complete -c klein-setup -n '_shtab_klein_setup_using seed' -l listen -x -d 'where other hosts reach this one'
 complete -c klein-setup -n '_shtab_klein_setup_using seed' -l torrent -xka "(__fish_complete_path (commandline -ct))" -d 'where to write the torrent for the other hosts'
 complete -c klein-setup -n '_shtab_klein_setup_using seed' -l limit-rate -x -d 'largest rate in bytes per second, in total: 10M, 500k'
-complete -c klein-setup -n '_shtab_klein_setup_using seed' -l for -x -d 'end after this long (default: with Ctrl-C)'
+complete -c klein-setup -n '_shtab_klein_setup_using seed' -l for -x -d 'end after this long, 12h (default: with Ctrl-C)'
 complete -c klein-setup -n '_shtab_klein_setup_using; and test $_shtab_klein_setup_npos -eq 0' -a uninstall -d 'remove what klein-setup installed, and nothing else'
 complete -c klein-setup -n '_shtab_klein_setup_using uninstall' -s h -l help -d 'show this help message and exit'
 complete -c klein-setup -n '_shtab_klein_setup_using uninstall' -l json -xka "document events" -d 'print one JSON document on stdout; with =events also every event as a line before it'
@@ -627,4 +637,4 @@ complete -c klein-setup -n '_shtab_klein_setup_using completion' -s v -l verbose
 complete -c klein-setup -n '_shtab_klein_setup_using completion' -l no-color -d 'no colours (NO_COLOR does the same)'
 complete -c klein-setup -n '_shtab_klein_setup_using completion; and test $_shtab_klein_setup_npos -eq 0' -ka "bash zsh fish powershell man" -d 'for what'
 
-# made by scripts/make_completions.py from the options with the digest 1cdf98dd4bfab47123592d79387d6cdbfea7bc36dc681cc2663e4b1ecc1b3bab
+# made by scripts/make_completions.py from the options with the digest 9983f55d90f300671b889eb4e0278edbada47adc3776e2aba0099508005aac75
