@@ -14,10 +14,11 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from provisioner.core.units import count
-from provisioner.identify.families import Family, Match, family_of, family_of_part
+from provisioner.identify.families import Match, family_of, family_of_part
+from provisioner.identify.family_table import Family
 from provisioner.identify.lora import lora_of
 from provisioner.identify.number_formats import has_fp8_weights, has_scales, precision_of, quantisation_findings
-from provisioner.identify.pairing import pairing_problems
+from provisioner.identify.pairing import encoder_words, pairing_problems
 from provisioner.identify.safetensors_header import (
     GGUF_READ_BYTES,
     HEADER_READ_LIMIT,
@@ -74,10 +75,6 @@ _VARIANTS = {  # family, precision, number of tensors, whether the two are in BF
     ("flux2-klein-4b", "FP8", 305, True): "base",
     ("flux2-klein-4b", "NVFP4", 389, False): "distilled",
     ("flux2-klein-4b", "NVFP4", 383, True): "base",
-}
-_KLEIN_NEEDS = {
-    "vae": "FLUX.2 [klein] needs the FLUX.2 VAE (32 channels)",
-    "text_encoder": "FLUX.2 [klein] 4B needs Qwen3-4B, and 9B needs Qwen3-8B",
 }
 _KLEIN_HAS = frozenset({"flux2-vae", "flux2-vae-small", "flux2-vae-other", "qwen3-4b"})
 
@@ -165,11 +162,10 @@ def _safetensors(sample: Sample) -> Identity | None:
 
 def _described(header: SafetensorsHeader, name: str) -> Identity:
     """Return the family, precision and variant that a valid header shows."""
-    tensors = header.tensors
     part = _PART.search(name)
     match = _match(header, is_part=part is not None)
     family = match.family if match else None
-    precision = precision_of(tensors)
+    precision = precision_of(header)
     variant = _variant(match, precision)
     return Identity(
         kind="safetensors",
@@ -216,7 +212,8 @@ def _sentence(
     if precision == "FP8" and has_fp8_weights(tensors) and not has_scales(tensors):
         format_ = "FP8 without scales"
     words = ", ".join(filter(None, (title, variant, format_)))
-    needs = _KLEIN_NEEDS.get(family.role) if family and family.id not in _KLEIN_HAS else None
-    if family and family.id == "qwen3-8b":
-        needs = "FLUX.2 [klein] 9B reads it; 4B needs Qwen3-4B"
-    return f"{words}; {needs}" if needs else words
+    if family is None or family.id in _KLEIN_HAS:
+        return words
+    if family.role == "text_encoder":
+        return words + encoder_words(family.id)
+    return f"{words}; FLUX.2 [klein] needs the FLUX.2 VAE (32 channels)" if family.role == "vae" else words

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from provisioner.identify.families import Family
+from provisioner.identify.family_table import Family
 from provisioner.identify.safetensors_header import Tensor
 
 # The half that takes the layer's input (its last width is the layer's), and the half that produces its output.
@@ -148,8 +148,8 @@ def lora_of(tensors: Mapping[str, Tensor]) -> Family | None:
                 and (rule.outputs is None or layer.outputs == rule.outputs)
                 and rule.name.search(layer.name)
             ):
-                return Family(rule.family, "lora", f"a LoRA for {rule.title}", ())
-    return Family("unknown", "lora", "a LoRA for an unknown model", ())
+                return Family(rule.family, "lora", f"a LoRA for {rule.title}")
+    return Family("unknown", "lora", "a LoRA for an unknown model")
 
 
 def layers_of(tensors: Mapping[str, Tensor]) -> list[Layer]:

@@ -21,16 +21,27 @@ _NAMES: Mapping[str, str] = {
     "F64": "FP64",
     "I8": "INT8",
 }
+# Stored as FP8 or INT8, and read as something else (`QUANT_ALGOS` of ComfyUI 0.33.0's `comfy/quant_ops.py`).
+_DECLARED: Mapping[str, str] = {
+    "mxfp8": "MXFP8",
+    "convrot_w4a4": "INT4 (W4A4)",
+    "asym_w4a8_int8": "INT4 (W4A8)",
+}
 _FP8 = frozenset({"F8_E4M3", "F8_E5M2"})
 _SCALES = (".weight_scale", ".scale_weight")  # the second is the older writers'
 _MARK = "_quantization_metadata"
 
 
-def precision_of(tensors: Mapping[str, Tensor]) -> str | None:
+def precision_of(header: SafetensorsHeader) -> str | None:
     """Return the number format of most of a model; None for a header without tensors.
 
-    NVFP4 weights are bytes (U8) with two scales, so the second scale identifies them.
+    NVFP4 weights are bytes (U8) with two scales, so the second scale identifies them.  Formats that are stored as
+    another one are known by the metadata alone; where each layer has a tensor for it instead, the header does not say.
     """
+    tensors = header.tensors
+    told = {_DECLARED.get(each, "") for each in _declared_formats(header.metadata.get(_MARK, ""))}
+    if len(told) == 1 and (declared := told.pop()):
+        return declared
     sizes: dict[str, int] = {}
     for dtype, _, begin, end in tensors.values():
         sizes[dtype] = sizes.get(dtype, 0) + end - begin
@@ -66,7 +77,7 @@ def quantisation_findings(header: SafetensorsHeader) -> tuple[Finding, ...]:
     if "scale" not in names or not has_scales(tensors) or ".comfy_quant" in names or "scaled_fp8" in names:
         return ()
     told = header.metadata.get(_MARK)
-    if told is not None and _names_a_layer(told):
+    if told is not None and _declared_layers(told):
         return ()
     what = f"no {_MARK}" if told is None else f"{_MARK} that names no layer"
     return (
@@ -83,10 +94,15 @@ def quantisation_findings(header: SafetensorsHeader) -> tuple[Finding, ...]:
     )
 
 
-def _names_a_layer(told: str) -> bool:
+def _declared_layers(told: str) -> Mapping[str, object]:
     try:
         document = json.loads(told)
     except (ValueError, RecursionError):
-        return False
+        return {}
     layers = document.get("layers") if isinstance(document, dict) else None
-    return isinstance(layers, dict) and bool(layers)
+    return layers if isinstance(layers, dict) else {}
+
+
+def _declared_formats(told: str) -> set[str]:
+    found = (each.get("format") for each in _declared_layers(told).values() if isinstance(each, dict))
+    return {each for each in found if isinstance(each, str)}

@@ -1,45 +1,25 @@
 """Find a diffusion model, text encoder, VAE and sampling settings that do not go together.
 
-ComfyUI's messages are quoted from runs of ComfyUI 0.33.0 on 2026-11-23; where only the widths differ from such a run,
-they are computed from the models.  Which files belong together and the official sampling: Comfy-Org/docs and
+What goes together is in `partners`.  ComfyUI's messages are quoted from runs of ComfyUI 0.33.0 on 2026-11-23; where
+only the widths differ from such a run, they are computed from the models.  The official sampling: Comfy-Org/docs and
 ComfyUI's templates, read 2026-11-23.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from provisioner.core.models import ROLE_WORDS, Finding, Remedy, Role
+from provisioner.core.units import listing
+from provisioner.identify.family_table import FAMILIES
+from provisioner.identify.partners import FLUX2_TEXT_WIDTHS, PARTNERS, Partners
 from provisioner.identify.values import Identity, Kind
 
-
-class _Needs(NamedTuple):
-    """What a diffusion model needs."""
-
-    title: str
-    width: int  # of the model
-    context: int  # of the text it reads: three layers of its encoder
-    encoder: str
-    encoder_title: str
-
-
-_NEEDS: Mapping[str, _Needs] = {
-    "flux2-klein-4b": _Needs("FLUX.2 [klein] 4B", 3072, 7680, "qwen3-4b", "Qwen3-4B"),
-    "flux2-klein-9b": _Needs("FLUX.2 [klein] 9B", 4096, 12288, "qwen3-8b", "Qwen3-8B"),
-}
-# Width of the text an encoder returns when it is loaded for FLUX.2: three layers for the two of [klein] and for
-# Mistral, one layer for any other (measured with Qwen3-0.6B: 1024).
-_TEXT_WIDTHS: Mapping[str, int] = {
-    "qwen3-4b": 7680,
-    "qwen3-8b": 12288,
-    "qwen3-0.6b": 1024,
-    "mistral-small": 15360,
-    "mistral-small-pruned": 15360,
-}
+_NAMES: Mapping[str, str] = {each.id: each.name for each in FAMILIES if each.name}  # of encoders and VAEs
 _TEXT_TOKENS = 512  # every prompt is padded to so many
-_FLUX2_VAES = frozenset({"flux2-vae", "flux2-vae-small", "flux2-vae-other"})
-_VAE_CHANNELS: Mapping[str, int] = {"vae-4": 4, "vae-16": 16}
+_VAE_CHANNELS: Mapping[str, int] = {"vae-4": 4, "vae-16": 16}  # those of which the message was seen
+_SILENT = "ComfyUI loads it without an error, and images can degrade (Comfy-Org/ComfyUI#14526)"
+_SHOWN = 3  # models in a sentence
 
 # What ComfyUI 0.33.0's loader printed for exactly these files.
 _LOADER_ERRORS: Mapping[Kind, str] = {
@@ -114,61 +94,99 @@ def _alone(role: Role, identity: Identity) -> Iterator[Finding]:
     )
 
 
+def users_of(encoder: str) -> tuple[str, ...]:
+    """Return the models that an encoder is for.
+
+    >>> users_of("qwen3-4b"), users_of("unknown")
+    (('FLUX.2 [klein] 4B', 'Z-Image', 'Z-Image (pixel space)'), ())
+    """
+    return tuple(each.title for each in PARTNERS.values() if encoder in _families(each))
+
+
+def encoder_words(encoder: str) -> str:
+    """Return what else there is to say of an encoder that is not one of FLUX.2 [klein]; it continues a sentence.
+
+    >>> encoder_words("t5-base")
+    '; FLUX.2 [klein] 4B needs Qwen3-4B, and 9B needs Qwen3-8B'
+    """
+    users = users_of(encoder)
+    more = [f"{len(users) - _SHOWN} more"] if len(users) > _SHOWN else []
+    words = f", for {listing([*users[:_SHOWN], *more])}" if users else ""
+    if encoder == "qwen3-8b":
+        return "; FLUX.2 [klein] 9B reads it; 4B needs Qwen3-4B"
+    words += "; FLUX.2 [klein] 4B needs Qwen3-4B, and 9B needs Qwen3-8B"
+    is_silent = any(_is_silent(encoder, PARTNERS[f"flux2-klein-{size}"]) for size in ("4b", "9b"))
+    return f"{words}: {_SILENT}" if is_silent else words
+
+
+def _families(partners: Partners) -> frozenset[str]:
+    return frozenset(each for one in partners.encoders for each in one.split("|"))
+
+
+def _is_silent(encoder: str, partners: Partners) -> bool:
+    """Whether FLUX.2 takes the text of an encoder that is not its own, because it is as wide."""
+    is_as_wide = partners.text is not None and FLUX2_TEXT_WIDTHS.get(encoder) == partners.text[0]
+    return is_as_wide and encoder not in _families(partners)
+
+
 def _with_encoder(diffusion: Identity, encoder: Identity | None) -> Iterator[Finding]:
-    needs = _NEEDS.get(diffusion.family or "")
-    if needs is None or encoder is None or encoder.role != "text_encoder" or encoder.family == needs.encoder:
+    partners = PARTNERS.get(diffusion.family or "")
+    if partners is None or not partners.encoders or encoder is None or encoder.role != "text_encoder":
         return
-    width = _TEXT_WIDTHS.get(encoder.family or "")
-    words = (
-        f"mat1 and mat2 shapes cannot be multiplied ({_TEXT_TOKENS}x{width} and {needs.context}x{needs.width})"
-        if width
-        else None
-    )
-    hint = f"Use {needs.encoder_title} with {needs.title}."
-    other = next((each for each in _NEEDS.values() if each.encoder == encoder.family), None)
-    if other is not None:
-        hint = f"Use {needs.encoder_title} with {needs.title}, or this encoder with {other.title}."
+    family = encoder.family or ""
+    if family in _families(partners):
+        return
+    needed = listing([" or ".join(dict.fromkeys(_NAMES[each] for each in one.split("|"))) for one in partners.encoders])
+    width = FLUX2_TEXT_WIDTHS.get(family)
+    said = ""
+    if _is_silent(family, partners):
+        said = f" {_SILENT}."
+    elif partners.text is not None and width is not None:
+        reads, own = partners.text
+        said = _says(f"mat1 and mat2 shapes cannot be multiplied ({_TEXT_TOKENS}x{width} and {reads}x{own})")
+    others = users_of(family)[:_SHOWN]
     yield _problem(
         "wrong-encoder",
-        f"{needs.title} needs {needs.encoder_title}, but the text encoder is {_what(encoder)}.{_says(words)}",
-        hint,
+        f"{partners.title} needs {needed}, but the text encoder is {_what(encoder)}.{said}",
+        f"Use {needed} with {partners.title}" + (f", or this encoder with {' or '.join(others)}." if others else "."),
     )
 
 
 def _with_vae(diffusion: Identity, vae: Identity | None) -> Iterator[Finding]:
-    is_flux2 = (diffusion.family or "").startswith("flux2")
-    if not is_flux2 or vae is None or vae.role != "vae" or vae.family in _FLUX2_VAES:
+    partners = PARTNERS.get(diffusion.family or "")
+    if partners is None or not partners.vaes or vae is None or vae.role != "vae" or vae.family in partners.vaes:
         return
     channels = _VAE_CHANNELS.get(vae.family or "")
     words = (
-        f"Given groups=1, weight of size [512, {channels}, 3, 3], expected input[1, 128, ...] to have {channels} "
-        "channels, but got 128 channels instead"
-        if channels
+        f"Given groups=1, weight of size [512, {channels}, 3, 3], expected input[1, {partners.channels}, ...] to have "
+        f"{channels} channels, but got {partners.channels} channels instead"
+        if channels and partners.channels
         else None
     )
+    needed = " or ".join(dict.fromkeys(_NAMES[each] for each in partners.vaes))
     yield _problem(
         "wrong-vae",
-        f"FLUX.2 needs its own VAE (32 channels), but this is {_what(vae)}.{_says(words)}",
-        "Use flux2-vae.safetensors.",
+        f"{partners.title} needs the {needed}, but this is {_what(vae)}.{_says(words)}",
+        f"Use {partners.vae_file or f'the {needed}'}.",
     )
 
 
 def _with_sampling(diffusion: Identity, steps: int | None, guidance: float | None) -> Iterator[Finding]:
     """Compare steps and guidance with the official ones: 4 and 1.0 for the distilled model, 20 and 5.0 for the base."""
-    needs = _NEEDS.get(diffusion.family or "")
-    if needs is None or diffusion.variant is None:
+    if diffusion.variant is None or diffusion.family is None:
         return
+    title = PARTNERS[diffusion.family].title
     if diffusion.variant == "base" and steps is not None and steps < _FEWEST_BASE_STEPS:
         yield _warning(
             "too-few-steps",
-            f"The base model of {needs.title} is not distilled: with {steps} steps it generates an unfinished image, "
+            f"The base model of {title} is not distilled: with {steps} steps it generates an unfinished image, "
             "and ComfyUI does not say so.",
             "Use 20 steps and guidance 5.0, or the distilled model with 4 steps and guidance 1.0.",
         )
     if diffusion.variant == "distilled" and guidance is not None and guidance != 1.0:
         yield _warning(
             "guidance",
-            f"{needs.title} is distilled for guidance 1.0; with {guidance:g} the image can come out black or wrong, "
+            f"{title} is distilled for guidance 1.0; with {guidance:g} the image can come out black or wrong, "
             "and ComfyUI does not say so.",
             "Use guidance 1.0.",
         )

@@ -13,7 +13,8 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from provisioner.identify.families import Family, family_of
+from provisioner.identify.families import family_of
+from provisioner.identify.family_table import Family
 from provisioner.identify.gguf import ARCHITECTURES, QWEN3_WIDTHS, GgufHead, read_gguf
 from provisioner.identify.quoting import quoted
 from provisioner.identify.safetensors_header import SNIFF_BYTES
@@ -243,15 +244,20 @@ def _gguf(sample: Sample) -> Identity | None:
     )
 
 
+_QWEN3 = {"qwen3": "Qwen3", "qwen3vl": "Qwen3-VL"}
+
+
 def _gguf_family(head: GgufHead) -> Family | None:
     """Return the family by the tensors, else by the width, else by the architecture's name."""
     found = family_of(head.tensors)
     if found is not None:
         return found.family
-    if head.architecture == "qwen3" and (size := QWEN3_WIDTHS.get(head.width or 0)):
-        return Family(f"qwen3-{size}", "text_encoder", f"a Qwen3-{size.upper()} text encoder", ())
+    if (size := QWEN3_WIDTHS.get(head.width or 0)) and (name := _QWEN3.get(head.architecture or "")):
+        return Family(
+            f"{name.lower().replace('-', '')}-{size}", "text_encoder", f"a {name}-{size.upper()} text encoder"
+        )
     told = ARCHITECTURES.get(head.architecture or "")
-    return Family(told[0], told[1], told[2], ()) if told else None
+    return Family(told[0], told[1], told[2]) if told else None
 
 
 # Signatures first; plain text last, because it matches most.

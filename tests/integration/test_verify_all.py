@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.model_headers import Table, header_bytes_of, klein_4b, published, qwen3_8b
+from tests.support.model_headers import Table, header_bytes_of, klein_4b, published, qwen3_8b, qwen3_vl_4b
 from tests.support.sandbox import Completed, Sandbox, tensors
 from tests.support.setup_fixture import KLEIN, MODEL
 
@@ -76,3 +76,8 @@ def test_an_encoder_of_the_other_model_is_named_with_what_comfyui_will_say(sandb
     assert seen.returncode == 1
     said = " ".join(each["message"] for each in seen.json["findings"])
     assert "mat1 and mat2 shapes cannot be multiplied (512x12288 and 7680x3072)" in said
+    sparse(sandbox.path(encoder), qwen3_vl_4b())  # which ComfyUI loads without a word
+    seen = sandbox.run("verify", "--json")
+    (wrong,) = [each for each in seen.json["findings"] if each["code"] == "wrong-encoder"]
+    assert "the text encoder is a Qwen3-VL-4B text encoder, BF16, for Krea 2 and Mage-Flow." in wrong["message"]
+    assert "ComfyUI loads it without an error, and images can degrade" in wrong["message"]

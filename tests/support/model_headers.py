@@ -183,6 +183,42 @@ def qwen3_8b() -> Table:
     return qwen3(4096, 12288, 32, has_head=True)
 
 
+def qwen3_vl(text: Table, width: int, *, eyes: int, inner: int, depth: int, prefix: str = "model.visual.") -> Table:
+    """Return a Qwen3-VL: a Qwen3 and its eyes, with the names and widths of ComfyUI 0.33.0's `Qwen3VLVisionModel`.
+
+    Not recorded from a file: the order and number of the tensors are those of the code.
+    """
+    shapes: dict[str, list[int]] = {
+        "patch_embed.proj.weight": [eyes, 3, 2, 16, 16],
+        "patch_embed.proj.bias": [eyes],
+        "pos_embed.weight": [2304, eyes],
+    }
+    for block in range(depth):
+        stem = f"blocks.{block}"
+        for layer, (rows, columns) in {
+            "attn.qkv": (3 * eyes, eyes),
+            "attn.proj": (eyes, eyes),
+            "mlp.linear_fc1": (inner, eyes),
+            "mlp.linear_fc2": (eyes, inner),
+        }.items():
+            shapes |= {f"{stem}.{layer}.weight": [rows, columns], f"{stem}.{layer}.bias": [rows]}
+        for norm in ("norm1", "norm2"):
+            shapes |= {f"{stem}.{norm}.weight": [eyes], f"{stem}.{norm}.bias": [eyes]}
+    for stem, norm_width in (("merger", eyes), *((f"deepstack_merger_list.{at}", 4 * eyes) for at in range(3))):
+        for layer, rows, columns in (("linear_fc1", 4 * eyes, 4 * eyes), ("linear_fc2", width, 4 * eyes)):
+            shapes |= {f"{stem}.{layer}.weight": [rows, columns], f"{stem}.{layer}.bias": [rows]}
+        shapes |= {f"{stem}.norm.weight": [norm_width], f"{stem}.norm.bias": [norm_width]}
+    return {**text, **{prefix + name: ("BF16", shape) for name, shape in shapes.items()}}
+
+
+def qwen3_vl_4b() -> Table:
+    return qwen3_vl(qwen3_4b(), 2560, eyes=1024, inner=4096, depth=24)
+
+
+def qwen3_vl_8b() -> Table:
+    return qwen3_vl(qwen3_8b(), 4096, eyes=1152, inner=4304, depth=27)
+
+
 def flux2_vae_bfl() -> Table:
     """Return the FLUX.2 VAE in BFL's names; the recorded table has the two convolutions at its waist without stem."""
     stems = {"quant_conv": "encoder.quant_conv", "post_quant_conv": "decoder.post_quant_conv"}

@@ -143,6 +143,8 @@ LAYER_OF = {
     "manifest.shipped": "effect",
     "manifest.table_source": "value",
     "identify": "decision",
+    "identify.family_table": "value",
+    "identify.partners": "value",
     "oci": "decision",
     "oci.logins": "effect",
     "oci.reference": "value",

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from provisioner.identify import family_table
 from provisioner.identify.identification import HEADER_READ_LIMIT, SNIFF_BYTES, TAIL_BYTES, Identity, identify
 from tests.support.model_headers import (
     DATA,
@@ -20,6 +21,8 @@ from tests.support.model_headers import (
     quantised,
     qwen3_4b,
     qwen3_8b,
+    qwen3_vl,
+    qwen3_vl_4b,
     recorded,
 )
 
@@ -68,7 +71,13 @@ def test_every_published_figure_has_a_table() -> None:
         ),
         (
             {"text_model.encoder.layers.0.mlp.fc1.weight": ("F16", [3072, 768])},
-            "a CLIP-L text encoder, FP16; FLUX.2 [klein] 4B needs Qwen3-4B, and 9B needs Qwen3-8B",
+            "a CLIP-L text encoder, FP16, for FLUX.1 [dev], FLUX.1 [schnell], FLUX.1 Fill [dev] and 7 more; "
+            "FLUX.2 [klein] 4B needs Qwen3-4B, and 9B needs Qwen3-8B",
+        ),
+        (
+            qwen3_vl_4b(),
+            "a Qwen3-VL-4B text encoder, BF16, for Krea 2 and Mage-Flow; FLUX.2 [klein] 4B needs Qwen3-4B, and 9B "
+            "needs Qwen3-8B: ComfyUI loads it without an error, and images can degrade (Comfy-Org/ComfyUI#14526)",
         ),
         ({"something.else": ("I8", [2, 2])}, "a safetensors file of an unknown family (1 tensor), INT8"),
     ],
@@ -86,6 +95,37 @@ def test_names_the_family_by_its_tensors(row: dict[str, object]) -> None:
     found = identify_table(tensors)
     assert (found.family, found.role) == (row["family"], row["role"])
     assert found.is_complete
+
+
+def test_every_kind_of_model_has_tensors_that_show_it() -> None:
+    shown = {(row["family"], row["role"]) for row in FAMILIES}
+    assert {(each.id, each.role) for each in family_table.FAMILIES} <= shown
+
+
+QWEN3_VL = (qwen3_vl_4b(), qwen3_vl(qwen3_4b(), 2560, eyes=1024, inner=4096, depth=24, prefix="visual."))
+
+
+@pytest.mark.parametrize("tensors", QWEN3_VL, ids=["model.visual", "visual"])
+def test_an_encoder_with_eyes_is_none_of_kleins(tensors: Table) -> None:
+    assert set(qwen3_4b()) < set(tensors)
+    found = identify_table(tensors)
+    assert (found.family, found.is_complete) == ("qwen3vl-4b", True)
+    assert identify_table(in_file_order(tensors)).family == "qwen3vl-4b"
+    first, size = header_bytes_of(tensors)
+    cut = identify(first, size - 1)
+    assert (cut.kind, cut.family) == ("truncated", "qwen3vl-4b")
+    assert "is cut off" in cut.sentence or "ends" in cut.sentence
+    assert identify(first[:5000], 5000).family is None  # cut inside the header
+
+
+def test_an_encoder_whose_header_lies_is_what_its_tensors_say() -> None:
+    """What a file calls itself does not matter; without its eyes a Qwen3-VL has the header of a Qwen3."""
+    told = {"modelspec.architecture": "qwen3-4b", "format": "pt"}
+    assert identify_table(qwen3_vl_4b(), told, name="qwen_3_4b.safetensors").family == "qwen3vl-4b"
+    wrong_width = {**qwen3_vl_4b(), "model.visual.merger.linear_fc2.weight": ("BF16", [1, 1])}
+    assert identify_table(wrong_width).family == "qwen3vl"
+    blind = {name: each for name, each in qwen3_vl_4b().items() if "visual" not in name}
+    assert identify_table(blind).family == "qwen3-4b"  # only the SHA-256 tells these two apart
 
 
 @pytest.mark.parametrize(
@@ -129,6 +169,25 @@ NVFP4 = {
 )
 def test_names_the_number_format(tensors: Table, precision: str | None) -> None:
     assert identify_table(tensors).precision == precision
+
+
+@pytest.mark.parametrize(
+    ("formats", "dtype", "precision"),
+    [
+        (["asym_w4a8_int8", "asym_w4a8_int8"], "I8", "INT4 (W4A8)"),
+        (["convrot_w4a4"], "I8", "INT4 (W4A4)"),
+        (["mxfp8"], "F8_E4M3", "MXFP8"),
+        (["int8_tensorwise"], "I8", "INT8"),
+        (["mxfp8", "float8_e4m3fn"], "F8_E4M3", "FP8"),
+        ([1], "I8", "INT8"),
+    ],
+)
+def test_a_format_that_is_stored_as_another_is_known_by_what_the_file_says(
+    formats: list[object], dtype: str, precision: str
+) -> None:
+    layers = {f"layer.{at}": {"format": each} for at, each in enumerate(formats)}
+    told = {"_quantization_metadata": json.dumps({"layers": {**layers, "x": "nothing"}})}
+    assert identify_table({"layer.0.weight": (dtype, [8, 8])}, told).precision == precision
 
 
 def test_a_file_that_only_resembles_the_published_ones_has_no_variant() -> None:

@@ -95,6 +95,12 @@ def test_the_alignment_of_the_file_counts() -> None:
     [
         ({"general.architecture": "qwen3", "qwen3.embedding_length": 2560}, "qwen3-4b", "a Qwen3-4B text encoder"),
         ({"general.architecture": "qwen3", "qwen3.embedding_length": 7}, "qwen3", "a Qwen3 text encoder"),
+        (
+            {"general.architecture": "qwen3vl", "qwen3vl.embedding_length": 2560},
+            "qwen3vl-4b",
+            "a Qwen3-VL-4B text encoder",
+        ),
+        ({"general.architecture": "qwen3vl"}, "qwen3vl", "a Qwen3-VL text encoder"),
         ({"general.architecture": "qwen_image"}, "qwen-image", "a Qwen-Image transformer"),
         ({"general.architecture": "flux"}, "flux", "a FLUX transformer"),
         ({"general.architecture": "mamba"}, None, "a GGUF file of the architecture mamba"),
