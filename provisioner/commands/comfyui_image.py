@@ -109,7 +109,7 @@ def start_for_image(
     card = card_for(run, options, seen.receipt)
     uses_before = uses_now(run, card)
     given = (*server_options(run, machine, seen, is_card_named=options.gpu is not None), *reserved)
-    given += options.flags.words if options.flags else ()
+    given += options.flags.words if options.flags else start_options(run, comfyui, environment, given)
     with contextlib.ExitStack() as stack:
         sampler = stack.enter_context(VramSampler(uuid=card.uuid if card else None))
         folder = stack.enter_context(scratch_folder("klein-setup-"))
@@ -119,7 +119,7 @@ def start_for_image(
             output=folder / "output",
             user=folder / "user",
             temp=folder,
-            extra=(*start_options(run, comfyui, environment, given), *given),
+            extra=given,
         )
         with (
             named_options(options.flags, comfyui),

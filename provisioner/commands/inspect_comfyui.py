@@ -72,7 +72,7 @@ def inspect_comfyui(run: Run, options: ComfyUIOptions | None = None) -> ComfyUII
     checkout = run.session.checkouts.describe(run.target.given)
     wants_update = options is not None and options.wants_update
     plan = plan_checkout(checkout, table, wants_update=wants_update)
-    if plan.action in {"clone", "update"}:
+    if options is not None and plan.action in {"clone", "update"}:
         release, bad = release_that_works(run.session.machine, table, needs_tree=not run.session.checkouts.has_git())
         if bad is not None:
             why = f"; not {table.pinned.version}, which is known to fail on machines like this: {reason(bad)}"

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.builders import recording_of
 from tests.support.comfy_server import ReplayServer
 from tests.support.sandbox import Sandbox
-from tests.support.setup_fixture import main_py, with_existing_tree
+from tests.support.setup_fixture import main_py, rtx_4070, with_existing_tree
 
 SMALL = ("--size", "256x256")
 KNOWN = ("--fast", "--use-sage-attention", "--disable-dynamic-vram")
@@ -47,6 +48,16 @@ def test_comfyui_gets_the_options_that_were_typed_and_the_test_says_so(sandbox: 
     assert page.returncode == 0
     text = next((sandbox.home / "state").rglob("*.html")).read_text(encoding="utf-8")
     assert "--fast (from --comfyui-args)" in text
+
+
+def test_what_avoids_a_known_failure_is_no_part_of_the_users_own_conditions(sandbox: Sandbox, tmp_path: Path) -> None:
+    in_wsl = tmp_path / "machine.json"
+    in_wsl.write_text(recording_of(rtx_4070(is_wsl=True)), encoding="utf-8")
+    avoided = [
+        "--disable-dynamic-vram" in sandbox.run(*words, *SMALL, env={"KLEIN_SETUP_MACHINE": str(in_wsl)}).said
+        for words in (["smoke-test"], ["smoke-test", "--comfyui-args", "--fast"])
+    ]
+    assert avoided == [True, False]
 
 
 def test_an_option_that_comfyui_does_not_know_is_named_with_its_release(sandbox: Sandbox) -> None:

@@ -79,7 +79,7 @@ def test_a_release_that_fails_on_this_machine_is_not_the_one_that_is_installed(
         run = SimpleNamespace(
             target=replace(builders.comfy_target(tmp_path / "models"), given=tmp_path), session=session
         )
-        found = inspect_comfyui.inspect_comfyui(cast("Run", run))
+        found = inspect_comfyui.inspect_comfyui(cast("Run", run), inspect_comfyui.ComfyUIOptions())
         assert found is not None
         step = comfyui_step(found.checkout, found.plan, found.table, folder=found.folder, source="x")
         assert isinstance(step, GetComfyUI)
