@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from provisioner.comfyui.users_flags import UsersFlags
 from provisioner.commands.run import Run
-from provisioner.core.errors import MemoryExhaustedError, NotWritableError, StorageError
+from provisioner.core.errors import NotWritableError, SmokeTestError, StorageError
 from provisioner.core.models import Machine
 from provisioner.disk.os_errors import reason_of
 from provisioner.disk.root import Root, write_output
 from provisioner.smoke_test.graph import Graph, build_graph, names_for, options_for
-from provisioner.smoke_test.measurement import memory_advice
+from provisioner.smoke_test.measurement import failure_advice
 from provisioner.smoke_test.results import ImageOptions
 
 if TYPE_CHECKING:
@@ -78,11 +78,11 @@ CHECK_STAGE = ("checking", "the image", "checked")
 def advice_on_memory(
     run: Run, options: SmokeTestOptions, machine: Machine | None, sampler: VramSampler
 ) -> Iterator[None]:
-    """Give a lack of memory the advice for this card; `machine` is None for a server on another one."""
+    """Give an error the numbers of this machine and card; `machine` is None for a server on another one."""
     try:
         yield
-    except MemoryExhaustedError as error:
-        error.hint = memory_advice(
+    except SmokeTestError as error:
+        error.hint = failure_advice(
             error,
             machine,
             run.wanted,

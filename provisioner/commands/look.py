@@ -20,13 +20,14 @@ from provisioner.commands.pin_tags import pin_tags_of
 from provisioner.commands.run import Run
 from provisioner.core.errors import UsageError
 from provisioner.core.hosts import LOOPBACK
-from provisioner.core.models import FileSystem, Finding, OciFile, SetChoice, UrlFile
+from provisioner.core.models import ComfyTarget, FileSystem, Finding, OciFile, SetChoice, UrlFile
 from provisioner.core.redact import redact
 from provisioner.core.units import count
 from provisioner.environment.package_list import PackageChange, why_restored
 from provisioner.environment.state import Observation
 from provisioner.files import planner
 from provisioner.files.choose_set import machine_words
+from provisioner.files.memory_fit import memory_findings
 from provisioner.files.observe import Depth
 from provisioner.plan.make_plan import comfyui_step, environment_step, make_plan
 from provisioner.plan.steps import (
@@ -122,6 +123,9 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
             )
         else:
             notes.append(f"No test image is generated: {obstacle}.")
+    machine = run.machine or run.session.known_machine
+    if machine is not None and not (isinstance(run.target, ComfyTarget) and run.target.is_bundle):
+        findings += memory_findings(run.wanted, machine, run.manifest.sets)
     systems = dict(_file_systems(steps))
     links = run.session.links.on_the_way_of(steps)
     plan = make_plan(

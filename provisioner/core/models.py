@@ -371,8 +371,13 @@ class Machine:
     gpus: tuple[Gpu, ...] = ()
     driver_version: str | None = None  # the NVIDIA driver, "550.144.03"
     cuda_driver_version: tuple[int, int] | None = None  # the newest CUDA that driver knows, (12, 4)
-    memory_total_bytes: int | None = None  # RAM
+    memory_total_bytes: int | None = None  # RAM, at most what a container may use
     memory_available_bytes: int | None = None
+    memory_physical_bytes: int | None = None  # RAM of the computer, where a container may use less
+    swap_total_bytes: int | None = None  # swap, or Windows' page file; 0: there is none
+    swap_free_bytes: int | None = None
+    swap_grows: bool | None = None  # the system enlarges it as needed: macOS, and Windows unless its size is set
+    locked_limit_bytes: int | None = None  # that a process may lock in RAM (``ulimit -l``); None: no limit, or unknown
     file_systems: tuple[FileSystem, ...] = ()
     probes: tuple[ProbeResult, ...] = ()
     recorded_from: str | None = None  # path of the recording this was read from

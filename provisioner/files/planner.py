@@ -44,6 +44,7 @@ from provisioner.core.models import (
 from provisioner.core.units import human_bytes
 from provisioner.files.choose_set import unmet_conditions
 from provisioner.files.layout import known_as
+from provisioner.files.memory_fit import largest_fitting
 
 _NAMES_BESIDE = 45
 """Characters of the longest name of ours beside a file, beyond its own: that of its backup below the same folder."""
@@ -78,7 +79,7 @@ def plan(manifest: Manifest, wanted: ArtifactSet, machine: Machine | None, inven
     unmet = unmet_conditions(wanted.conditions, machine) if machine is not None else ()
     findings = (
         *inventory.findings,
-        *(_unmet_finding(wanted, sentence) for sentence in unmet),
+        *(_unmet_finding(wanted, sentence, _fitting_words(manifest, wanted, machine)) for sentence in unmet),
         *_without_links(steps, inventory),
     )
     return FilesPlan(
@@ -97,13 +98,21 @@ def no_steps(manifest: Manifest, wanted: ArtifactSet, target: Target) -> FilesPl
     return FilesPlan(manifest=manifest, set=wanted, target=target, steps=(), checks=())
 
 
-def _unmet_finding(wanted: ArtifactSet, sentence: str) -> Finding:
+def _fitting_words(manifest: Manifest, wanted: ArtifactSet, machine: Machine | None) -> str:
+    """Return which set fits the machine, or where the sets are listed."""
+    other = largest_fitting(wanted, machine, manifest.sets) if machine is not None else None
+    if other is None:
+        return "`klein-setup manifest show` lists the other sets"
+    return f"the largest set that fits this machine is {other.id}: `klein-setup install --set {other.id}`"
+
+
+def _unmet_finding(wanted: ArtifactSet, sentence: str, instead: str) -> Finding:
     return Finding(
         code="set-does-not-suit",
         severity="warning",
         message=f"The set {wanted.id} {sentence}.",
         remedy="by-hand",
-        hint="The files are installed anyway; `klein-setup manifest show` lists the other sets.",
+        hint=f"The files are installed anyway; {instead}.",
     )
 
 

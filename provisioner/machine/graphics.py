@@ -170,7 +170,7 @@ def read_apple_graphics(host: HostReading, run: RunProcess) -> GraphicsReading:
             name = ran.stdout.strip()
     except CommandError as error:
         probes.append(ProbeResult(source="sysctl", is_ok=False, detail=str(error)))
-    gpu = Gpu(vendor="apple", name=name, index=0, memory_total_bytes=host.memory_total_bytes, shares_memory=True)
+    gpu = Gpu(vendor="apple", name=name, index=0, memory_total_bytes=host.memory.total_bytes, shares_memory=True)
     return GraphicsReading(source="sysctl", gpus=(gpu,), probes=tuple(probes))
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from provisioner.core.errors import UnreadableError
 from provisioner.core.models import FileSystem, OperatingSystem, ProbeResult
 from provisioner.disk.programs import find_on_path
+from provisioner.machine.memory_limits import read_memory
 from provisioner.machine.readings import (
     HostReading,
     is_wsl_kernel,
@@ -26,7 +27,6 @@ from provisioner.machine.readings import (
 
 _KERNEL_DRIVER_FILES = ("sys/module/nvidia/version", "proc/driver/nvidia/version")
 _DISTRIBUTION_FILES = ("etc/os-release", "usr/lib/os-release")
-_CGROUP_LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
 _TEXT_LIMIT = 4 * 1024 * 1024
 
 
@@ -50,8 +50,8 @@ class LocalHost:
         """Return the system, its Python and RAM; what could not be read is a failed probe."""
         system = operating_system_named(self.platform)
         libc = self._libc() if system == "linux" else None
-        total, available, ram = _memory(self.root)
-        probes = [ram]
+        memory = read_memory(self.root, system)
+        probes: list[ProbeResult] = []
         if system == "linux" and libc is None:
             probes.append(ProbeResult(source="libc", is_ok=False, detail="neither glibc nor musl was recognised"))
         return HostReading(
@@ -62,8 +62,7 @@ class LocalHost:
             libc=libc,
             python_version=running_python(),
             distribution=self._distribution() if system == "linux" else None,
-            memory_total_bytes=total,
-            memory_available_bytes=available,
+            memory=memory,
             probes=tuple(probes),
         )
 
@@ -144,33 +143,6 @@ def _libc_name() -> str | None:
         return os.confstr("CS_GNU_LIBC_VERSION")  # "glibc 2.36"
     except (ValueError, OSError):  # musl and macOS do not have this value
         return None
-
-
-def _memory(root: Path) -> tuple[int | None, int | None, ProbeResult]:
-    """Return total and available RAM in bytes, at most the container's limit, and the probe."""
-    try:
-        import psutil  # takes 30 ms, needed by a full detection only
-
-        memory = psutil.virtual_memory()
-        total, available = int(memory.total), int(memory.available)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        return None, None, ProbeResult(source="ram", is_ok=False, detail=f"not known: {error}")
-    limit = container_memory_limit(root)
-    if limit is not None and limit < total:
-        detail = f"{limit} bytes, the limit of this container; the computer has {total}"
-        return limit, min(available, limit), ProbeResult(source="ram", is_ok=True, detail=detail)
-    return total, available, ProbeResult(source="ram", is_ok=True, detail=f"{total} bytes")
-
-
-def container_memory_limit(root: Path = Path("/")) -> int | None:
-    """Return the memory limit of the control group we run in, in bytes; None where there is none."""
-    for relative in _CGROUP_LIMITS:
-        try:
-            text = (root / relative).read_text(encoding="ascii").strip()
-        except (OSError, ValueError):
-            continue
-        return int(text) if text.isdigit() else None  # "max": no limit
-    return None
 
 
 # --- programs ----------------------------------------------------------------------------------

@@ -71,6 +71,20 @@ class NvidiaReading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryReading:
+    """What the operating system reported about memory; None: not known."""
+
+    total_bytes: int | None = None  # RAM, at most the limit of the container
+    available_bytes: int | None = None
+    physical_bytes: int | None = None  # of the computer, where a container's limit is smaller
+    swap_total_bytes: int | None = None
+    swap_free_bytes: int | None = None
+    swap_grows: bool | None = None
+    locked_limit_bytes: int | None = None
+    probe: ProbeResult | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostReading:
     """What the operating system reported about itself and the running Python."""
 
@@ -81,8 +95,7 @@ class HostReading:
     libc: str | None
     python_version: str
     distribution: str | None = None
-    memory_total_bytes: int | None = None
-    memory_available_bytes: int | None = None
+    memory: MemoryReading = MemoryReading()
     probes: tuple[ProbeResult, ...] = ()
 
 
@@ -481,14 +494,20 @@ def assemble_machine(
         gpus=(*nvidia_gpus, *(gpu for gpu in cards.gpus if gpu.vendor != "nvidia")),
         driver_version=driver_version,
         cuda_driver_version=next((each.cuda_driver_version for each in nvidia if each.cuda_driver_version), None),
-        memory_total_bytes=host.memory_total_bytes,
-        memory_available_bytes=host.memory_available_bytes,
+        memory_total_bytes=host.memory.total_bytes,
+        memory_available_bytes=host.memory.available_bytes,
+        memory_physical_bytes=host.memory.physical_bytes,
+        swap_total_bytes=host.memory.swap_total_bytes,
+        swap_free_bytes=host.memory.swap_free_bytes,
+        swap_grows=host.memory.swap_grows,
+        locked_limit_bytes=host.memory.locked_limit_bytes,
         file_systems=tuple(file_systems),
         probes=(
             *(probe for reading in nvidia for probe in probes_of(reading)),
             *kernel_probes,
             *card_probes,
             *cards.probes,
+            *((host.memory.probe,) if host.memory.probe is not None else ()),
             *host.probes,
             *probes,
         ),
@@ -607,6 +626,11 @@ def _machine(fields: Fields, file: Path) -> Machine:
         cuda_driver_version=fields.optional_pair("cuda_driver_version"),
         memory_total_bytes=fields.optional_count("memory_total_bytes"),
         memory_available_bytes=fields.optional_count("memory_available_bytes"),
+        memory_physical_bytes=fields.optional_count("memory_physical_bytes"),
+        swap_total_bytes=fields.optional_count("swap_total_bytes"),
+        swap_free_bytes=fields.optional_count("swap_free_bytes"),
+        swap_grows=fields.optional_flag("swap_grows"),
+        locked_limit_bytes=fields.optional_count("locked_limit_bytes"),
         file_systems=tuple(_file_system(each) for each in fields.optional_objects("file_systems")),
         probes=tuple(_probe(each) for each in fields.optional_objects("probes")),
         recorded_from=str(file),

@@ -6,12 +6,14 @@ estimated: what was not measured is named as missing, or left out.  Reads no clo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from provisioner.core.errors import MemoryExhaustedError
+from provisioner.core.errors import MemoryExhaustedError, SmokeTestError
 from provisioner.core.models import ArtifactSet, Conditions, Envelope, Gpu, Machine
-from provisioner.core.units import count, gib, human_bytes, human_duration
+from provisioner.core.units import count, gib, human_bytes, human_duration, listing
+from provisioner.files.memory_fit import memory_need, memory_words, more_memory, pinned_limits, shortage
 from provisioner.smoke_test.results import ImageRun, SmokeTest, Timings, VramReading
 
 ABOUT_THE_SAME = 0.1
@@ -209,7 +211,8 @@ def _gpu_of(reading: VramReading, machine: Machine | None) -> Gpu | None:
     if machine is None:
         return None
     if reading.gpu_uuid is not None:
-        return next((each for each in machine.gpus if each.uuid == reading.gpu_uuid), None)
+        uuid = reading.gpu_uuid
+        return next((each for each in machine.gpus if uuid in {each.uuid, *each.mig_devices}), None)
     named = [each for each in machine.gpus if each.name == reading.gpu_name]
     return named[0] if len(named) == 1 else None
 
@@ -291,9 +294,14 @@ def _card_sentences(smoke: SmokeTest, machine: Machine | None) -> list[str]:
 
 # --- out of memory --------------------------------------------------------------------------------
 
+_GENERAL = frozenset({"gpu-out-of-memory", "ram-out-of-memory", None})
+"""Causes that say only that memory ran out; the others have a remedy of their own, which comes first."""
 
-def memory_advice(
-    error: MemoryExhaustedError,
+_AMOUNT = re.compile(r"(`--(?:reserve-vram|vram-headroom)) [0-9.]+`")
+
+
+def failure_advice(
+    error: SmokeTestError,
     machine: Machine | None,
     chosen: ArtifactSet,
     reading: VramReading | None,
@@ -301,15 +309,15 @@ def memory_advice(
     sets: Sequence[ArtifactSet],
     is_tiled: bool = False,
     reserved_gib: float | None = None,
-) -> str:
-    """Return what to do when generating ran out of memory, the most likely help first.
+) -> str | None:
+    """Return what to do about an error, with the numbers of this machine.
 
     Parameters
     ----------
-    error : MemoryExhaustedError
-        What happened; its context says whether it was the GPU's memory or the machine's.
+    error : SmokeTestError
+        What happened; its context says which memory ran out, and its hint is the remedy of a known failure.
     machine : Machine or None
-        What was probed.
+        What was probed; None: it happened on another one.
     chosen : ArtifactSet
         The set in use.
     reading : VramReading or None
@@ -321,11 +329,27 @@ def memory_advice(
     reserved_gib : float, optional
         What ``--reserve-vram`` was given already, in GiB.
     """
-    if error.context.get("memory") == "vram" or error.context.get("cause") == "gpu-out-of-memory":
-        advice = _vram_advice(machine, chosen, reading, is_tiled=is_tiled, reserved_gib=reserved_gib)
+    card = _card(machine, reading)
+    total = reading.total_bytes if reading is not None else card.memory_total_bytes if card is not None else None
+    reserve = max(1.0 if total is not None and total < 11 * _GIB else 2.0, (reserved_gib or 0.0) + 1)
+    is_special = not isinstance(error, MemoryExhaustedError) or error.context.get("cause") not in _GENERAL
+    own = [error.hint] if is_special and error.hint else []
+    advice = [each if machine is None else _AMOUNT.sub(rf"\1 {reserve:g}`", each) for each in own]
+    if not isinstance(error, MemoryExhaustedError):
+        return " ".join([*advice, *_pinned_sentences(error, machine, chosen)]) or None
+    if _is_about_vram(error):
+        advice += _vram_facts(reading, chosen)
+        if not own:
+            advice += _vram_advice(chosen, reading, total, reserve, is_tiled=is_tiled)
     else:
-        advice = _ram_advice(machine, chosen)
-    smaller = _smaller_set(chosen, sets, machine, _card(machine, reading))
+        advice += _ram_facts(machine, chosen)
+        if not own:
+            more = "" if machine is None else more_memory(chosen, machine)
+            advice.append(more if more.startswith("Close") else f"Close other programs. {more}".strip())
+        advice += _pinned_sentences(error, machine, chosen)
+    if not own:
+        advice += _options_left(error, advice)
+    smaller = _smaller_set(chosen, sets, machine, card)
     if smaller is None:
         advice.append(f"The manifest has no smaller set that can replace {chosen.id} here.")
     else:
@@ -336,24 +360,48 @@ def memory_advice(
     return " ".join(advice)
 
 
+def _options_left(error: SmokeTestError, said: Sequence[str]) -> list[str]:
+    """Return the options of ComfyUI that a known failure names and that were not said."""
+    named = _flags(error)
+    left = [f"`{each}`" for each in named if not any(each in sentence for sentence in said)]
+    return (
+        [f"If that is not enough, start ComfyUI with {listing(left)}{', each alone' if len(left) > 1 else ''}."]
+        if left
+        else []
+    )
+
+
+def _flags(error: SmokeTestError) -> list[str]:
+    flags = error.context.get("flags")
+    return [str(each) for each in flags] if isinstance(flags, list) else []
+
+
+def _is_about_vram(error: SmokeTestError) -> bool:
+    context = error.context
+    return (
+        context.get("memory") == "vram"
+        or context.get("cause") == "gpu-out-of-memory"
+        or context.get("layer") == "gpu-memory"
+    )
+
+
+def _vram_facts(reading: VramReading | None, chosen: ArtifactSet) -> list[str]:
+    if reading is None:
+        return []
+    free, published = reading.free_at_start_bytes, chosen.envelope.vram_bytes
+    told = [f"{gib(free)} of {gib(reading.total_bytes)} were free on {reading.gpu_name} before the run."]
+    if published is not None and free < published:
+        told.append(f"The published peak of the set {chosen.id} is {gib(published)}.")
+    return told
+
+
 def _vram_advice(
-    machine: Machine | None,
-    chosen: ArtifactSet,
-    reading: VramReading | None,
-    *,
-    is_tiled: bool,
-    reserved_gib: float | None,
+    chosen: ArtifactSet, reading: VramReading | None, total: int | None, reserve: float, *, is_tiled: bool
 ) -> list[str]:
     advice: list[str] = []
-    card = _card(machine, reading)
-    total = reading.total_bytes if reading is not None else card.memory_total_bytes if card is not None else None
-    if reading is not None:
-        free = f"{gib(reading.free_at_start_bytes)} of {gib(reading.total_bytes)} were free on {reading.gpu_name}"
-        advice.append(f"{free} before the run.")
-        if reading.used_at_start_bytes >= _GIB:
-            advice.append(f"Close other programs that use it: {gib(reading.used_at_start_bytes)} of it were in use.")
+    if reading is not None and reading.used_at_start_bytes >= _GIB:
+        advice.append(f"Close other programs that use it: {gib(reading.used_at_start_bytes)} of it were in use.")
     if chosen.target == "comfyui":
-        reserve = max(1.0 if total is not None and total < 11 * _GIB else 2.0, (reserved_gib or 0.0) + 1)
         advice.append(
             f"Start ComfyUI with `--reserve-vram {reserve:g}`, so that it moves models out of memory earlier."
         )
@@ -362,18 +410,19 @@ def _vram_advice(
     return advice
 
 
-def _ram_advice(machine: Machine | None, chosen: ArtifactSet) -> list[str]:
-    need = f"its files are {human_bytes(chosen.size)}"
-    have = machine.memory_total_bytes if machine is not None else None
-    told = f" and this machine has {gib(have)} of memory" if have is not None else ""
-    advice = [f"Close other programs: the set {chosen.id} passes through the machine's memory, {need}{told}."]
-    if machine is not None and machine.is_wsl:
-        advice.append("Give WSL more memory: memory= in the section [wsl2] of .wslconfig, then wsl --shutdown.")
-    elif machine is not None and machine.os == "windows":
-        advice.append("Let Windows manage the size of the paging file, on a drive with 32 GB free.")
-    elif machine is not None and machine.os == "linux":
-        advice.append("Add swap space, or raise the memory limit of the container.")
-    return advice
+def _ram_facts(machine: Machine | None, chosen: ArtifactSet) -> list[str]:
+    """Return what the set needs of the computer's memory, beside what there is."""
+    if machine is None or machine.memory_total_bytes is None:
+        return [f"The set {chosen.id} passes through the machine's memory: its files are {human_bytes(chosen.size)}."]
+    need = memory_need(chosen, machine)
+    return [f"The set {chosen.id} needs about {gib(need.total_bytes)} of memory. {memory_words(machine)}"]
+
+
+def _pinned_sentences(error: SmokeTestError, machine: Machine | None, chosen: ArtifactSet) -> list[str]:
+    """Return how much memory a program may pin here, where a known failure is about that."""
+    if machine is None or "--disable-pinned-memory" not in _flags(error):
+        return []
+    return pinned_limits(chosen, machine)
 
 
 def _card(machine: Machine | None, reading: VramReading | None) -> Gpu | None:
@@ -392,6 +441,7 @@ def _smaller_set(
         each
         for each in sets
         if each.size < chosen.size
+        and (machine is None or shortage(each, machine) is None)
         and (each.target, each.envelope.steps, each.envelope.guidance) == kind
         and _suits(each.conditions, machine, card)
     ]

@@ -64,8 +64,15 @@ def _system_words(machine: Machine) -> str:
 def _memory_words(machine: Machine) -> str:
     if machine.memory_total_bytes is None:
         return "unknown"
-    free = machine.memory_available_bytes
-    return gib(machine.memory_total_bytes) + (f", {gib(free)} available" if free is not None else "")
+    parts = [gib(machine.memory_total_bytes)]
+    if machine.memory_available_bytes is not None:
+        parts.append(f"{gib(machine.memory_available_bytes)} available")
+    if machine.memory_physical_bytes is not None:
+        parts.append(f"the limit of this container (the computer has {gib(machine.memory_physical_bytes)})")
+    if machine.swap_total_bytes is not None:
+        name = "page file" if machine.os == "windows" else "swap"
+        parts.append(f"{name} {gib(machine.swap_total_bytes)}" if machine.swap_total_bytes else f"no {name}")
+    return ", ".join(parts)
 
 
 def _gpu_rows(gpu: Gpu) -> list[Row]:

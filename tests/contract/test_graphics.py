@@ -12,7 +12,7 @@ from provisioner.core.errors import CommandError
 from provisioner.core.models import Gpu
 from provisioner.core.ports import RunProcess
 from provisioner.machine.graphics import display_class_keys, read_graphics, read_linux_graphics, read_windows_graphics
-from provisioner.machine.readings import HostReading
+from provisioner.machine.readings import HostReading, MemoryReading
 
 HOST = HostReading(
     os="linux",
@@ -21,7 +21,7 @@ HOST = HostReading(
     architecture="x86_64",
     libc="glibc 2.36",
     python_version="3.11.7",
-    memory_total_bytes=64 * 2**30,
+    memory=MemoryReading(total_bytes=64 * 2**30),
 )
 
 

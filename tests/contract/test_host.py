@@ -12,7 +12,7 @@ import pytest
 from provisioner.core.errors import UnreadableError
 from provisioner.disk.locations import file_system_of
 from provisioner.disk.programs import find_on_path
-from provisioner.machine.host import LocalHost, container_memory_limit, nvidia_smi_candidates, running_python
+from provisioner.machine.host import LocalHost, nvidia_smi_candidates, running_python
 
 local_host = partial(LocalHost, file_system_of=file_system_of)
 
@@ -27,10 +27,12 @@ def test_this_computer_describes_itself() -> None:
     assert reading.python_version == ".".join(map(str, sys.version_info[:3]))
     assert reading.os in ("linux", "windows", "macos")
     assert reading.os_release
-    assert reading.memory_total_bytes is not None
-    assert reading.memory_total_bytes > 2**28
-    assert reading.memory_available_bytes is not None
-    assert [probe.is_ok for probe in reading.probes if probe.source == "ram"] == [True]
+    assert reading.memory.total_bytes is not None
+    assert reading.memory.total_bytes > 2**28
+    assert reading.memory.available_bytes is not None
+    assert reading.memory.swap_total_bytes is not None
+    assert reading.memory.probe is not None
+    assert reading.memory.probe.is_ok
 
 
 @pytest.mark.parametrize(
@@ -103,30 +105,15 @@ def test_musl_is_known_by_its_loader(tmp_path: Path) -> None:
     assert host.read().libc == "musl"
 
 
-@pytest.mark.parametrize(
-    ("file", "text", "expected"),
-    [
-        ("sys/fs/cgroup/memory.max", "2147483648\n", 2**31),
-        ("sys/fs/cgroup/memory.max", "max\n", None),
-        ("sys/fs/cgroup/memory/memory.limit_in_bytes", "4294967296\n", 2**32),
-        ("sys/fs/cgroup/memory.max", "", None),
-    ],
-)
-def test_a_containers_memory_limit_is_read(tmp_path: Path, file: str, text: str, expected: int | None) -> None:
-    assert container_memory_limit(tmp_path) is None
-    (tmp_path / file).parent.mkdir(parents=True)
-    (tmp_path / file).write_text(text)
-    assert container_memory_limit(tmp_path) == expected
-
-
 def test_a_container_has_the_memory_it_may_use(tmp_path: Path) -> None:
     (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
     (tmp_path / "sys/fs/cgroup/memory.max").write_text("1048576\n")
     reading = local_host(root=tmp_path).read()
-    assert reading.memory_total_bytes == 2**20
-    assert reading.memory_available_bytes is not None
-    assert reading.memory_available_bytes <= 2**20
-    assert any("limit of this container" in probe.detail for probe in reading.probes)
+    assert reading.memory.total_bytes == 2**20
+    assert reading.memory.available_bytes is not None
+    assert reading.memory.available_bytes <= 2**20
+    assert reading.memory.probe is not None
+    assert "limit of this container" in reading.memory.probe.detail
 
 
 def test_the_kernels_driver_files_are_read_where_they_are(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ The recordings in ``tests/support/machines`` were put together from makers' page
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,50 @@ def test_a_plan_shows_the_device_packages_before_anything_is_fetched(sandbox: Sa
         each for each in sandbox.run(*words, "--json", env=env).json["steps"] if each["kind"] == "make-environment"
     ]
     assert step["bytes_to_fetch"] == 1_800_000_000
+
+
+# --- the computer's memory, before anything is fetched -----------------------------------------
+
+GIB = 1024**3
+CARD_12 = Gpu(
+    vendor="nvidia",
+    name="NVIDIA GeForce RTX 3060",
+    index=0,
+    uuid="GPU-1",
+    compute_capability=(8, 6),
+    memory_total_bytes=12 * GIB,
+)
+SHORT: dict[str, tuple[Machine, str | None, str]] = {
+    "16 GB and a card of 12 GB": (machine(CARD_12, memory_total_bytes=int(15.6 * GIB), swap_total_bytes=0), None, ""),
+    "a container of 8 GB on a computer of 64 GB": (
+        machine(CARD_12, memory_total_bytes=8 * GIB, memory_physical_bytes=64 * GIB, swap_total_bytes=0),
+        "memory-too-small",
+        "`--memory 15g`",
+    ),
+    "12 GB with swap": (
+        machine(CARD_12, memory_total_bytes=12 * GIB, swap_total_bytes=8 * GIB),
+        "memory-swaps",
+        "`klein-setup install --set fp8-lean`",
+    ),
+    "a page file of 5 GB": (
+        machine(CARD_12, os="windows", memory_total_bytes=16 * GIB, swap_total_bytes=5 * GIB, swap_grows=False),
+        "page-file-too-small",
+        "Let Windows manage",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_a_plan_says_what_memory_a_machine_is_short_of(
+    make_sandbox: Callable[[], Sandbox], tmp_path: Path, name: str
+) -> None:
+    host, code, step = SHORT[name]
+    (tmp_path / "machine.json").write_text(recording_of(host), encoding="utf-8")
+    words = ("--manifest", "flux2-klein-4b", "--set", "fp8", "--only", "files", "--comfyui")
+    done = make_sandbox().run(
+        *("plan", *words, tmp_path / "ComfyUI", "--json"), env={"KLEIN_SETUP_MACHINE": str(tmp_path / "machine.json")}
+    )
+    found = [each for each in done.json["findings"] if each["code"].startswith(("memory", "page-file"))]
+    assert done.returncode == 0, done.stderr
+    assert [each["code"] for each in found] == ([code] if code else [])
+    assert all(step in each["hint"] for each in found)

@@ -177,7 +177,7 @@ MAY_USE = {
     "oras": ("oci.registry",),
     "packaging": ("comfyui.install_plan", "comfyui.known_bad", "environment", "torch.select", "machine.readings"),
     "platformdirs": ("disk.locations",),
-    "psutil": ("comfyui.server", "machine.host", "processes", "smoke_test.vram"),
+    "psutil": ("comfyui.server", "machine.memory_limits", "processes", "smoke_test.vram"),
     "pynvml": ("machine.nvml", "smoke_test.vram"),
     "requests": ("comfyui.checkout", "comfyui.server", "files.download", "network", "oci.registry"),
     "rich": ("ui",),

@@ -9,7 +9,7 @@ import pytest
 from provisioner.core.errors import CommandError, StorageError, UnreadableError, UsageError
 from provisioner.core.models import FileSystem, Gpu, Machine
 from provisioner.machine.detection import MACHINE_VARIABLE, detect_machine
-from provisioner.machine.readings import GraphicsReading, HostReading, NvidiaDevice, NvidiaReading
+from provisioner.machine.readings import GraphicsReading, HostReading, MemoryReading, NvidiaDevice, NvidiaReading
 from tests.support.builders import recording_of
 
 GIB = 2**30
@@ -20,8 +20,7 @@ LINUX = HostReading(
     architecture="x86_64",
     libc="glibc 2.36",
     python_version="3.11.7",
-    memory_total_bytes=64 * GIB,
-    memory_available_bytes=60 * GIB,
+    memory=MemoryReading(total_bytes=64 * GIB, available_bytes=60 * GIB),
 )
 WSL = replace(LINUX, os_release="5.15.153.1-microsoft-standard-WSL2", is_wsl=True)
 WINDOWS = replace(LINUX, os="windows", os_release="11", libc=None)

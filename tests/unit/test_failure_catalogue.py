@@ -104,13 +104,13 @@ def test_a_reported_failure_is_answered_with_its_layer_and_what_helps(
         assert matched(sample)[0].failure.id == sample["row"]
 
 
-def test_at_least_110_of_118_reported_failures_are_answered(capsys: pytest.CaptureFixture[str]) -> None:
+def test_at_least_110_of_119_reported_failures_are_answered(capsys: pytest.CaptureFixture[str]) -> None:
     unanswered = {each["id"]: each["unanswered"] for each in REPORTED if "unanswered" in each}
     judged = [each["id"] for each in REPORTED if "layer_because" in each]
     answered = len(REPORTED) - len(unanswered)
     with capsys.disabled():
         sys.stdout.write(f"\n{answered} of {len(REPORTED)} failures answered, {len(judged)} with a layer of our own\n")
-    assert (len(REPORTED), answered >= 110) == (118, True), unanswered
+    assert (len(REPORTED), answered >= 110) == (119, True), unanswered
 
 
 def test_no_row_takes_the_sample_of_another() -> None:

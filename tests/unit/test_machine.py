@@ -17,6 +17,7 @@ from provisioner.machine.readings import (
     VENDORS,
     GraphicsReading,
     HostReading,
+    MemoryReading,
     MigDevice,
     NvidiaDevice,
     NvidiaReading,
@@ -49,7 +50,7 @@ LINUX = HostReading(
     architecture="x86_64",
     libc="glibc 2.36",
     python_version="3.11.7",
-    memory_total_bytes=64 * 2**30,
+    memory=MemoryReading(total_bytes=64 * 2**30),
 )
 RTX_4090 = NvidiaDevice(
     index=0,
@@ -493,7 +494,7 @@ GPUS = st.builds(
     is_display_attached=st.none() | st.booleans(),
     is_mig_enabled=st.none() | st.booleans(),
     mig_devices=st.lists(TEXT, max_size=3).map(tuple),
-    mig_memory_bytes=st.lists(st.none() | COUNT, max_size=3).map(tuple),
+    mig_memory_bytes=st.sampled_from([(), (None, 2**33)]),
     driver_model=st.none() | TEXT,
     driver_version=st.sampled_from([None, "32.0.31041.1004"]),
     adrenalin=st.sampled_from([None, "26.8.1"]),
@@ -513,6 +514,11 @@ MACHINES = st.builds(
     cuda_driver_version=st.none() | PAIR,
     memory_total_bytes=st.none() | COUNT,
     memory_available_bytes=st.none() | COUNT,
+    memory_physical_bytes=st.sampled_from([None, 2**36]),
+    swap_total_bytes=st.sampled_from([None, 0, 2**33]),
+    swap_free_bytes=st.sampled_from([None, 2**32]),
+    swap_grows=st.sampled_from([None, False, True]),
+    locked_limit_bytes=st.sampled_from([None, 2**23]),
     file_systems=st.lists(
         st.builds(
             FileSystem,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from provisioner.core.errors import MemoryExhaustedError
+from provisioner.core.errors import GenerationError, MemoryExhaustedError, SmokeTestError
 from provisioner.core.models import ArtifactSet, Envelope, Machine
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import read_manifest_text
@@ -14,7 +14,7 @@ from provisioner.smoke_test.measurement import (
     MOST_POINTS,
     VramSample,
     describe,
-    memory_advice,
+    failure_advice,
     own_peak,
     summarise_samples,
     thinned,
@@ -244,11 +244,14 @@ def test_without_a_uuid_the_only_card_of_that_name_is_meant() -> None:
 
 # --- out of memory --------------------------------------------------------------------------------
 
+CARD_12 = gpu(memory_total_bytes=12 * GIB)
+
 
 def advise(set_id: str, host: Machine | None, vram: VramReading | None = None, **more: object) -> str:
     memory = more.pop("memory", "vram")
     error = MemoryExhaustedError("it ran out", memory=memory)
-    return memory_advice(error, host, set_named(set_id), vram, sets=MANIFEST.sets, **more)  # type: ignore[arg-type]
+    said = failure_advice(error, host, set_named(set_id), vram, sets=MANIFEST.sets, **more)  # type: ignore[arg-type]
+    return said or ""
 
 
 def test_a_card_of_12_gb_gets_the_best_advice_first() -> None:
@@ -274,11 +277,12 @@ def test_a_reserve_that_was_not_enough_is_raised() -> None:
         ({"kind": "out-of-memory", "memory": "vram"}, True),  # diffusers
         ({"kind": "out-of-memory", "memory": "ram"}, False),
         ({"kind": "out-of-memory", "returncode": -9}, False),  # the system ended it
+        ({"cause": "cublas-not-init", "layer": "gpu-memory"}, True),
     ],
 )
 def test_the_error_says_which_memory_the_advice_is_about(context: dict[str, object], is_of_the_card: bool) -> None:
     error = MemoryExhaustedError("it ran out", hint=None, **context)
-    said = memory_advice(error, machine(gpu()), set_named("fp8"), None, sets=MANIFEST.sets)
+    said = failure_advice(error, machine(gpu()), set_named("fp8"), None, sets=MANIFEST.sets) or ""
     assert ("--reserve-vram" in said) is is_of_the_card
 
 
@@ -336,18 +340,94 @@ def test_diffusers_gets_no_advice_about_comfyui() -> None:
 @pytest.mark.parametrize(
     ("system", "said"),
     [
-        ({"os": "windows"}, "Let Windows manage the size of the paging file"),
-        ({"os": "linux"}, "Add swap space"),
-        ({"os": "linux", "is_wsl": True}, "Give WSL more memory"),
-        ({"os": "macos"}, "Close other programs"),
+        ({"os": "windows"}, "Close other programs. Let Windows manage the size of the page file"),
+        ({"os": "linux"}, "Close other programs. Add 2 GiB of swap"),
+        ({"os": "linux", "is_wsl": True}, "Give WSL more: memory=18GB"),
+        ({"os": "linux", "memory_physical_bytes": 64 * GIB}, "Give the container at least 18 GiB"),
+        ({"os": "macos"}, "Close other programs before"),
     ],
 )
 def test_memory_of_the_machine_is_another_advice(system: dict[str, object], said: str) -> None:
-    advice = advise("fp8", replace(machine(), memory_total_bytes=16 * GIB, **system), memory="ram")  # type: ignore[arg-type]
+    host = replace(machine(CARD_12), memory_total_bytes=16 * GIB, **system)  # type: ignore[arg-type]
+    advice = advise("fp8", host, memory="ram")
     assert said in advice
-    assert "its files are 12.45 GB and this machine has 16.0 GiB of memory." in advice
+    assert "The set fp8 needs about 14.6 GiB of memory. This " in advice
     assert "--reserve-vram" not in advice
 
 
 def test_memory_that_is_not_known_is_left_out_of_the_advice() -> None:
-    assert "its files are 12.45 GB." in advise("fp8", None, memory="ram")
+    assert "its files are 12.45 GB. Close other programs. Use the set" in advise("fp8", None, memory="ram")
+
+
+def test_a_smaller_set_has_to_fit_the_memory_of_the_machine_too() -> None:
+    short = replace(machine(gpu(memory_total_bytes=11 * GIB)), memory_total_bytes=11 * GIB, swap_total_bytes=0)
+    assert "--set fp8-lean`" in advise("fp8", short, memory="ram")
+    roomy = replace(short, memory_total_bytes=64 * GIB)
+    assert "--set fp8-midi`" in advise("fp8", roomy, memory="ram")
+
+
+def test_a_card_that_had_less_free_than_was_published_is_told_so() -> None:
+    said = advise("fp8", machine(gpu(uuid="GPU-1")), reading(7 * GIB, total=12 * GIB, used=5 * GIB))
+    assert "The published peak of the set fp8 is 7.8 GiB." in said
+    assert "published" not in advise("fp8-lean", machine(gpu()), reading(GIB))
+
+
+def test_the_card_of_a_mig_device_is_the_gpu_that_it_is_carved_out_of() -> None:
+    card = gpu(uuid="GPU-9", mig_devices=("GPU-1",), is_display_attached=True)
+    assert one(describe(smoke(reading(8 * GIB)), TUTORIAL, machine(card)), "A display is attached")
+
+
+# --- failures with a remedy of their own ------------------------------------------------------------
+
+
+def remedied(error: SmokeTestError, host: Machine | None, **more: object) -> str | None:
+    return failure_advice(error, host, set_named("fp8"), None, sets=MANIFEST.sets, **more)  # type: ignore[arg-type]
+
+
+WINDOWS = replace(machine(CARD_12), os="windows", memory_total_bytes=16 * GIB, swap_total_bytes=5 * GIB)
+PIN = "Start ComfyUI with `--disable-pinned-memory`."
+PINNED = {"layer": "computer-memory", "flags": ["--disable-pinned-memory"]}
+
+
+def test_a_remedy_of_its_own_comes_first_and_this_machine_adds_the_numbers() -> None:
+    error = MemoryExhaustedError("1450", hint=PIN, cause="os-1450", **PINNED)
+    assert remedied(error, WINDOWS) == (
+        f"{PIN} The set fp8 needs about 14.6 GiB of memory."
+        " This machine has 16.0 GiB, and a page file of 5.0 GiB."
+        " Windows lets a program pin half of the memory, 8.0 GiB here; the weights are 11.6 GiB."
+        " Use the set fp8-midi, whose files are 2.41 GB smaller: `klein-setup install --set fp8-midi`."
+    )
+
+
+def test_a_failure_of_memory_streaming_keeps_its_remedy_with_the_limit_of_pinned_memory() -> None:
+    error = GenerationError(
+        "HostBuffer", hint=PIN, cause="aimdo-hostbuffer-other", **{**PINNED, "layer": "memory-streaming"}
+    )
+    linux = replace(WINDOWS, os="linux", locked_limit_bytes=65536)
+    assert remedied(error, linux) == (
+        f"{PIN} A process may lock 65.5 kB in memory here (`ulimit -l`); the weights are 11.6 GiB."
+    )
+    assert remedied(error, None) == PIN
+    assert remedied(GenerationError("no hint", cause="unknown"), linux) is None
+
+
+@pytest.mark.parametrize(("total", "expected"), [(8, 1), (12, 2)])
+def test_a_number_in_a_remedy_is_that_of_this_card(total: int, expected: int) -> None:
+    hint = "Close other programs. `--reserve-vram 1` leaves room, or `--vram-headroom 1`."
+    error = MemoryExhaustedError("full", hint=hint, cause="cublas-not-init", layer="gpu-memory")
+    card = machine(gpu(memory_total_bytes=total * GIB))
+    start = f"Close other programs. `--reserve-vram {expected}` leaves room, or `--vram-headroom {expected}`."
+    assert (remedied(error, card) or "").startswith(f"{start} Use the set")
+    assert "`--reserve-vram 4`" in (remedied(error, card, reserved_gib=3.0) or "")
+    assert (remedied(error, None) or "").startswith(hint)
+
+
+def test_options_of_a_general_failure_are_not_lost() -> None:
+    flags = ["--disable-pinned-memory", "--cache-none"]
+    killed = MemoryExhaustedError("killed", hint="x", cause="ram-out-of-memory", layer="computer-memory", flags=flags)
+    said = remedied(killed, replace(machine(gpu()), memory_total_bytes=16 * GIB)) or ""
+    assert "If that is not enough, start ComfyUI with `--disable-pinned-memory` and `--cache-none`, each alone." in said
+    full = MemoryExhaustedError(
+        "full", cause="gpu-out-of-memory", layer="gpu-memory", flags=["--reserve-vram", "--disable-dynamic-vram"]
+    )
+    assert "If that is not enough, start ComfyUI with `--disable-dynamic-vram`. Use" in (remedied(full, None) or "")

@@ -710,7 +710,9 @@ def test_mig_devices_are_listed_below_their_gpu() -> None:
         "mig_devices": ["MIG-1", "MIG-2"],
         "mig_memory_bytes": [2**30],
     }
-    words = page_of({"command": "detect", "status": "ok", "machine": {"gpus": [gpu]}}).words
+    words = page_of({"command": "detect", "status": "ok", "machine": {"gpus": [gpu], "swap_total_bytes": 0}}).words
+    assert "Swap none" in words
+    assert "Swap 2.0 GiB" in page_of({"command": "detect", "machine": {"os": "linux", "swap_total_bytes": 2**31}}).words
     assert "A card, GPU-a" in words
     assert "GPU 0:0 1.0 GiB, MIG-1 GPU 0:1 MIG-2" in words
 

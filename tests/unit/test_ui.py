@@ -795,6 +795,8 @@ def test_a_gpu_is_told_with_what_decides_about_it() -> None:
         cuda_driver_version=(12, 4),
         memory_total_bytes=64 * 1024**3,
         memory_available_bytes=32 * 1024**3,
+        memory_physical_bytes=128 * 1024**3,
+        swap_total_bytes=2 * 1024**3,
         file_systems=(FileSystem(path=Path("/"), device=1, total_bytes=10**12, free_bytes=10**11),),
         recorded_from="machine.json",
     )
@@ -807,11 +809,26 @@ def test_a_gpu_is_told_with_what_decides_about_it() -> None:
         "GPU 2:0   10.0 GiB, MIG-1",
         "GPU 2:1   MIG-2",
         "550.144.03, supports CUDA up to 12.4",
-        "64.0 GiB, 32.0 GiB available",
+        "64.0 GiB, 32.0 GiB available, the limit of this container (the computer has 128.0 GiB), swap 2.0 GiB",
         "100.0 GB free of 1.00 TB",
         "read from machine.json, not from this computer",
     ):
         assert fact in told
+
+
+def test_no_swap_is_said_and_windows_calls_it_a_page_file() -> None:
+    bare = Machine(
+        os="linux",
+        os_release="6.1",
+        is_wsl=False,
+        architecture="x86_64",
+        libc=None,
+        python_version="3.12.7",
+        memory_total_bytes=1024**3,
+        swap_total_bytes=0,
+    )
+    assert "1.0 GiB, no swap" in written(machine_blocks(bare))
+    assert "1.0 GiB, no page file" in written(machine_blocks(replace(bare, os="windows")))
 
 
 def test_a_manifest_shows_conditions_figures_and_where_digests_were_read() -> None:

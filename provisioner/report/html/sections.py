@@ -361,6 +361,7 @@ def _machine_rows(machine: Node) -> list[tuple[str, str]]:
         *(gpus or [("GPU", "none found")]),
         ("Driver", driver + (f", supports CUDA up to {cuda}" if driver and cuda else "")),
         ("Memory", _memory_words(machine, "memory_total_bytes", "memory_available_bytes", "available")),
+        ("Swap", _swap_words(machine.at("swap_total_bytes").whole)),
         ("System", _system_words(machine)),
         ("Python", machine.at("python_version").text),
         *disks,
@@ -388,6 +389,12 @@ def _gpu_words(gpu: Node) -> str:
         gpu.at("uuid").text,
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _swap_words(size: int | None) -> str:
+    if size is None:
+        return ""
+    return gib(size) if size else "none"
 
 
 def _memory_words(node: Node, total: str, free: str, word: str) -> str:
