@@ -22,10 +22,11 @@ import pytest
 
 from provisioner.core.models import BLOCK_SIZE
 from tests.support.builders import recording_of
+from tests.support.comfy_server import free_port
 from tests.support.fleet import Fleet, install_collection, program
 from tests.support.mounts import own_mounts
 from tests.support.oci_registry import DockerRegistry
-from tests.support.sandbox import MIB, TOKEN, Sandbox, sha256_of, tensors
+from tests.support.sandbox import MIB, TOKEN, Sandbox, sha256_of, tensors, wait_until
 from tests.support.setup_fixture import ENCODER, VAE, ModelFile, SetupFixture, git, rtx_4070, write_tree
 from tests.support.signing import make_pair
 
@@ -295,6 +296,24 @@ def test_hosts_take_their_files_from_a_registry_alone(fleet: Fleet) -> None:
     assert (played.status, played.changed) == (0, {"a": 1, "b": 1}), played.text
     assert {name: fleet.has(name) for name in fleet.hosts} == {"a": LARGE, "b": SMALL}
     assert fleet.sandbox.hub.requests == ()
+
+
+def test_a_host_takes_its_files_from_another_one_that_seeds(fleet: Fleet) -> None:
+    pytest.importorskip("libtorrent")
+    sandbox, torrent, address = fleet.sandbox, fleet.folder / "lab.torrent", f"127.0.0.1:{free_port()}"
+    fleet.folder.mkdir(exist_ok=True)
+    assert sandbox.install("--only", "files").returncode == 0
+    where = ("--manifest", sandbox.manifest, "--comfyui", sandbox.tree)
+    seeding = sandbox.start("seed", *where, "--listen", address, "--torrent", torrent)
+    wait_until(torrent.is_file, what="the torrent")
+    sandbox.hub.wait_until_idle()
+    sandbox.hub.clear_requests()
+    peers = {"klein_setup_peers": [address], "klein_setup_torrent": str(torrent)}
+    fleet.add("b", card(12), klein_setup_listen=f"127.0.0.1:{free_port()}", **peers)
+    played = fleet.play("install")
+    seeding.kill()
+    assert (played.status, fleet.has("b")) == (0, LARGE), played.text
+    assert sandbox.bytes_served() == 0
 
 
 def test_a_batch_in_which_every_host_fails_is_the_last(fleet: Fleet) -> None:
