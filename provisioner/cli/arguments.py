@@ -220,6 +220,11 @@ _EXAMPLES = {
   klein-setup manifest lock --output locked.yaml
   klein-setup manifest lock --output lab.yaml --sign lab.key --expires 90d
 """,
+    "manifest from-workflow": """\
+  klein-setup manifest from-workflow image_z_image_turbo
+  klein-setup manifest from-workflow my-workflow.json --output mine.yaml
+  klein-setup manifest from-workflow ComfyUI_00012_.png --digest style.safetensors=SHA256
+""",
     "manifest accept": """\
   klein-setup manifest accept lab.yaml --verify-with lab.pub
 """,
@@ -581,8 +586,10 @@ def add_rehearse_parser(subparsers: Subparsers) -> None:
 
 
 def add_manifest_parser(subparsers: Subparsers) -> None:
-    """Add ``manifest list | show | check | lock | accept``."""
-    parser = subparsers.add_parser("manifest", help="list, show, check, lock or accept manifests", allow_abbrev=False)
+    """Add ``manifest list | show | check | from-workflow | lock | accept``."""
+    parser = subparsers.add_parser(
+        "manifest", help="list, show, check, make, lock or accept manifests", allow_abbrev=False
+    )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = _add(actions, "list", "list the manifests that come with klein-setup")
     listing.set_defaults(run="manifest list")
@@ -599,6 +606,7 @@ def add_manifest_parser(subparsers: Subparsers) -> None:
     )
     _add_verify_with_option(check)
     check.set_defaults(run="manifest check")
+    _add_from_workflow_parser(actions)
     lock = _add(actions, "lock", "write a manifest of an installed set with the digest of every block")
     _add_target_options(lock)
     lock.add_argument("--environment", type=_path, metavar="DIR", help="virtual environment to record")
@@ -609,6 +617,50 @@ def add_manifest_parser(subparsers: Subparsers) -> None:
     accept.add_argument("manifest", metavar="FILE", help="the lock, with its signature beside it")
     _add_verify_with_option(accept)
     accept.set_defaults(run="manifest accept")
+
+
+def _add_from_workflow_parser(actions: Subparsers) -> None:
+    parser = _add(actions, "from-workflow", "write a manifest of the model files that a ComfyUI workflow names")
+    parser.add_argument(
+        "workflow",
+        metavar="FILE|TEMPLATE|URL",
+        help="a workflow as JSON, an image that ComfyUI saved as PNG, an address of one, or the id of a template",
+    )
+    parser.add_argument(
+        "--output", type=_path, metavar="FILE", help="where to write it (default: its id with .yaml, if not there yet)"
+    )
+    parser.add_argument(
+        "--digest",
+        type=_digest,
+        action="append",
+        default=[],
+        metavar="NAME=SHA256",
+        help="the SHA-256 of a file that you know, for a file that no server states one of; may be repeated",
+    )
+    parser.add_argument("--comfyui", type=_path, metavar="DIR", help="the ComfyUI whose templates are looked at first")
+    parser.add_argument(
+        "--package-index", type=_package_index, metavar="URL", help="index of the package with the templates"
+    )
+    parser.add_argument(
+        "--civitai", type=_index, default="https://civitai.com", metavar="URL", help="address of Civitai or a mirror"
+    )
+    group = parser.add_argument_group("network")
+    group.add_argument(
+        "--endpoint", metavar="URL", help="address of the Hub or a mirror (default: HF_ENDPOINT, else the Hub)"
+    )
+    group.add_argument("--send-token", action="store_true", help="send the Hub's token to another --endpoint, too")
+    group.add_argument("--allow-loopback", action="store_true", help="accept addresses of this machine, for tests")
+    group.add_argument(
+        "--offline", action="store_true", help="ask nobody: only what the manifests of klein-setup know is pinned"
+    )
+    parser.set_defaults(run="manifest from-workflow")
+
+
+def _digest(text: str) -> tuple[str, str]:
+    name, _, sha256 = text.rpartition("=")
+    if not name or len(sha256) != 64 or not set(sha256.lower()) <= set("0123456789abcdef"):
+        raise argparse.ArgumentTypeError("expected NAME=SHA256, the digest as 64 hex digits")
+    return name.replace("\\", "/"), sha256.lower()
 
 
 def add_attestation_parser(subparsers: Subparsers) -> None:

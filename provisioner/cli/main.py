@@ -578,6 +578,19 @@ def _manifest_check(arguments: argparse.Namespace, ui: Ui, _cancelled: threading
     return about_manifests("manifest check", good, bad)
 
 
+def _manifest_from_workflow(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands.from_workflow import FromWorkflowOptions, run_from_workflow
+
+    options = FromWorkflowOptions(
+        workflow=arguments.workflow,
+        output=arguments.output,
+        comfyui=arguments.comfyui,
+        digests=dict(arguments.digest),
+        civitai=arguments.civitai,
+    )
+    return run_from_workflow(_session(arguments, ui, cancelled), options, say=ui.say)
+
+
 def _manifest_lock(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner.commands.lock import LockOptions, run_lock
     from provisioner.commands.run import open_run
@@ -643,6 +656,7 @@ _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = 
     "manifest show": _manifest_show,
     "manifest check": _manifest_check,
     "manifest lock": _manifest_lock,
+    "manifest from-workflow": _manifest_from_workflow,
     "bundle create": _bundle_make,
     "bundle add": _bundle_make,
     "bundle verify": _bundle_verify,

@@ -9,7 +9,7 @@ from provisioner.core.json_reader import as_dict, as_list, parse_object
 from provisioner.core.models import ArtifactSet
 from provisioner.smoke_test.graph import official_workflow_name
 
-_INDEX_BYTES = 8 * 1024 * 1024  # it has 570 kB in comfyui-workflow-templates-json 0.1.47
+INDEX_BYTES = 8 * 1024 * 1024  # it has 570 kB in comfyui-workflow-templates-json 0.1.47
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +37,7 @@ def find_template(python: Path | None, wanted: ArtifactSet) -> Template | None:
     """
     if python is None or any("9b" in artifact.name for artifact in wanted.artifacts):
         return None
-    home = python.parent.parent if python.parent.name in {"bin", "Scripts"} else python.parent
-    places = [*home.glob("lib/python3*/site-packages"), home / "Lib" / "site-packages"]
-    found = {each.name: each for place in places for each in place.glob("comfyui_workflow_templates*/templates/*.json")}
+    found = template_files(python)
     file_name = official_workflow_name(found)
     if file_name is None:
         return None
@@ -47,17 +45,29 @@ def find_template(python: Path | None, wanted: ArtifactSet) -> Template | None:
     return Template(name=name, title=_title(found[file_name].with_name("index.json"), name))
 
 
+def template_files(python: Path) -> dict[str, Path]:
+    """Return the workflow templates that a Python has, by file name."""
+    home = python.parent.parent if python.parent.name in {"bin", "Scripts"} else python.parent
+    places = [*home.glob("lib/python3*/site-packages"), home / "Lib" / "site-packages"]
+    return {each.name: each for place in places for each in place.glob("comfyui_workflow_templates*/templates/*.json")}
+
+
 def _title(index: Path, name: str) -> str | None:
     """Return the title that a package's index gives to a template."""
     try:
         with index.open("rb") as stream:
-            data = stream.read(_INDEX_BYTES + 1)
+            data = stream.read(INDEX_BYTES + 1)
     except OSError:
         return None
-    sections = parse_object(b'{"sections":' + data + b"}", most=_INDEX_BYTES)  # it is a list
+    title = index_entry(data, name).get("title")
+    return title if isinstance(title, str) else None
+
+
+def index_entry(data: bytes, name: str) -> dict[str, object]:
+    """Return what the index of a package says of a template; empty where it says nothing."""
+    sections = parse_object(b'{"sections":' + data + b"}", most=INDEX_BYTES + 20)  # it is a list
     for section in as_list(as_dict(sections).get("sections")):
-        for template in as_list(as_dict(section).get("templates")):
-            if as_dict(template).get("name") == name:
-                title = as_dict(template).get("title")
-                return title if isinstance(title, str) else None
-    return None
+        for template in map(as_dict, as_list(as_dict(section).get("templates"))):
+            if template.get("name") == name:
+                return template
+    return {}

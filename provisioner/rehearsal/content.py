@@ -179,6 +179,7 @@ class Repository:
     is_private: bool = False
     tokens: frozenset[str] = frozenset()  # of accounts that may read it
     is_direct: bool = False  # /resolve/ answers with the bytes, as mirrors do
+    licence: str | None = None  # as a model card says: "apache-2.0"
 
     def commit(self, revision: str) -> Commit | None:
         """Return the commit that a branch name or a commit id means, or None."""
@@ -199,6 +200,7 @@ class Repository:
             "disabled": False,
             "downloads": 0,
             "likes": 0,
-            "tags": [],
+            "tags": [] if self.licence is None else [f"license:{self.licence}"],
+            **({} if self.licence is None else {"cardData": {"license": self.licence}}),
             "siblings": [entry.sibling(has_blob=has_blobs) for entry in commit.entries.values()],
         }

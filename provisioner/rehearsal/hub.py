@@ -135,6 +135,7 @@ class RehearsalHub:
         is_private: bool = False,
         tokens: Iterable[str] = (),
         is_direct: bool = False,
+        licence: str | None = None,
         lfs: LfsRule = is_stored_by_lfs,
         digests: Mapping[str, str] | None = None,
     ) -> None:
@@ -154,6 +155,8 @@ class RehearsalHub:
             Tokens of accounts with access.
         is_direct : bool
             ``/resolve/`` answers with the bytes themselves instead of a redirect, as mirrors do.
+        licence : str, optional
+            What its model card says.
         lfs : callable
             ``(name, size) -> bool``: whether a file is kept in LFS and served by the content network.
         digests : mapping of str to str, optional
@@ -166,7 +169,7 @@ class RehearsalHub:
             repository.commits[revision] = Commit(revision, entries)
             repository.branches[branch] = revision
             repository.is_gated, repository.is_private = is_gated, is_private
-            repository.is_direct = is_direct
+            repository.is_direct, repository.licence = is_direct, licence
             repository.tokens |= frozenset(tokens)
             self._tokens.update(tokens)
             self._contents.update({each.etag: each.content for each in entries.values()})

@@ -36,6 +36,7 @@ from tests.support.oci_registry import MarkedRegistry
 from tests.support.sandbox import Sandbox
 from tests.support.setup_fixture import ENCODER, VAE, SetupFixture, Upstream, index_of_toys, write_tree
 from tests.support.signing import make_pair
+from tests.support.workflows import node, workflow
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the environment of the setup is laid out for POSIX")
 
@@ -125,6 +126,15 @@ CASES = {
     "manifest list": Case(refused=((2, ["{token}"]),)),
     "manifest show": Case(words=("{manifest}",), refused=((2, ["{folder}/signed.yaml"]),)),
     "manifest check": Case(words=("{manifest}",), refused=((2, ["{folder}/signed.yaml", "{token}"]),)),
+    "manifest from-workflow": Case(
+        words=("{folder}/flow.json", "--offline", "--output", "{folder}/made.yaml"),
+        refused=(
+            (2, ["{folder}/{token}"]),
+            (2, ["https://person:{endpoint}@example.com/a.json"]),
+            (2, ["{folder}/flow.json", "--digest", "{token}"]),
+            (5, ["https://example.com/a.json?token={token}", "--offline"]),
+        ),
+    ),
     "manifest lock": Case(
         words=("--output", "{folder}/locked.yaml", "--sign", "{folder}/lab.key"),
         refused=((2, ["--frobnicate", "{token}"]), (2, ["--output", "{folder}/x.yaml", "--sign", "{folder}/no.key"])),
@@ -207,12 +217,14 @@ class Ground:
             "home/docker/config.json": json.dumps({"auths": {self.registry.host: {"auth": saved}}}),
             "home/.netrc": f"machine localhost login person password {SECRETS['the password of .netrc']}\n",
         }
-        write_tree(self.folder, mine | {"signed.yaml": self._signed_manifest()})
+        write_tree(self.folder, mine | {"signed.yaml": self._signed_manifest(), "flow.json": self._workflow()})
         self._write_keys()
         (home / ".netrc").chmod(0o600)
         (self.folder / "tmp").mkdir()
         self.watcher = Watcher(self.folder, SECRETS)
-        self.watcher.own |= {self.folder / name for name in (*mine, "signed.yaml")} | {self.folder / "lab.key"}
+        self.watcher.own |= {self.folder / name for name in (*mine, "signed.yaml", "flow.json")} | {
+            self.folder / "lab.key"
+        }
         setup.sandbox.environ |= {
             "HF_TOKEN": SECRETS[VARIABLE],
             "PIP_INDEX_URL": with_login(index, "the password of PIP_INDEX_URL"),
@@ -251,6 +263,14 @@ class Ground:
         url = f"https://cdn.example/x.safetensors?X-Amz-Signature={self.signature}"
         document["artifacts"][0]["sources"] = [{"url": url}, {"url": with_login(url, "the password of an endpoint")}]
         return json.dumps(document)
+
+    def _workflow(self) -> str:
+        """Return a workflow whose authors left a signature and a password in its links; one file of it is known."""
+        known = "https://huggingface.co/Comfy-Org/flux2-dev/resolve/main/split_files/vae/flux2-vae.safetensors"
+        url = f"https://cdn.example/flux2-vae.safetensors?X-Amz-Signature={self.signature}"
+        links = [known, url, with_login(url, "the password of an endpoint")]
+        named = [("flux2-vae.safetensors", link, "vae") for link in links]
+        return workflow(node(1, "VAELoader", "flux2-vae.safetensors", models=named), node(2, "Note", url)).decode()
 
     def _write_keys(self) -> None:
         """Write a key whose text is a mark, too, one that its password does not open, and a signed lock."""
@@ -329,6 +349,7 @@ class Ground:
             "manifest list",
             "manifest show",
             "manifest check",
+            "manifest from-workflow",
             "bundle verify",
             "manifest accept",
             "attestation",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import requests
 import urllib3
 
 from provisioner.core.errors import NotTheFileError, RateLimitedError, ServerError
 from provisioner.core.models import Source, UrlFile
 from provisioner.core.units import human_bytes
+from provisioner.files.download.policy import parse_content_range
 from provisioner.files.download.resolve import access_error
 from provisioner.network.deadline import Deadline
 from provisioner.network.http_session import (
@@ -30,6 +34,7 @@ def fetch_bytes(
     most: int,
     credentials: Credentials | None = None,
     is_beginning: bool = False,
+    accept: str | None = None,
     source: Source | None = None,
     timeout_s: float = 30.0,
 ) -> bytes:
@@ -45,6 +50,8 @@ def fetch_bytes(
         Shown to their own origin alone.
     is_beginning : bool
         Only that much is asked for; a server that sends everything is stopped there.
+    accept : str, optional
+        The form that is preferred, "application/json".
     source : Source, optional
         What an error calls it, otherwise its address.
     timeout_s : float
@@ -60,9 +67,35 @@ def fetch_bytes(
         No answer, or an error.
     """
     headers = {"Range": f"bytes=0-{most - 1}"} if is_beginning else {}
-    asked = url
+    headers |= {"Accept": accept} if accept else {}
+    found = bytearray()
+    with _answer(url, headers, credentials or Credentials(None, url), source, timeout_s) as (answer, deadline):
+        for piece in answer.iter_content(_STEP):
+            deadline.restart()
+            found += piece
+            if len(found) > most and not is_beginning:
+                raise NotTheFileError(f"{shown(url)} is longer than {human_bytes(most)}.", hint="Name another address.")
+            if len(found) >= most and is_beginning:
+                break
+    return bytes(found[:most])
+
+
+def fetch_size(url: str, *, timeout_s: float = 30.0) -> int | None:
+    """Return how many bytes a file has; None where its server does not say; raises as `fetch_bytes`."""
+    with _answer(url, {"Range": "bytes=0-0"}, Credentials(None, url), None, timeout_s) as (answer, _):
+        found = parse_content_range(answer.headers.get("Content-Range"))
+        stated = answer.headers.get("Content-Length", "")
+        return found.total if found else int(stated) if stated.isdigit() else None
+
+
+@contextlib.contextmanager
+def _answer(
+    asked: str, headers: dict[str, str], credentials: Credentials, source: Source | None, timeout_s: float
+) -> Iterator[tuple[requests.Response, Deadline]]:
+    """Give the answer behind every redirect, with the clock that runs while its body is read."""
+    url = asked
     try:
-        with open_session(credentials or Credentials(None, url)) as session:
+        with open_session(credentials) as session:
             for _ in range(_MAX_HOPS):
                 with (
                     Deadline(timeout_s) as deadline,
@@ -74,7 +107,8 @@ def fetch_bytes(
                         url = next_hop(url, answer.headers.get("Location"), stays_public=True)
                         continue
                     _check(answer, asked, source)
-                    return _body(answer, deadline, asked, most, is_beginning=is_beginning)
+                    yield answer, deadline
+                    return
     except _BROKEN as error:
         raise network_error(error, asked) from error
     raise ServerError(f"{shown(asked)} redirects in circles.", hint="Name another address.")
@@ -90,15 +124,3 @@ def _check(answer: requests.Response, url: str, source: Source | None) -> None:
         raise refusal
     kind = RateLimitedError if status == 429 else ServerError
     raise kind(f"{shown(url)} answers {status}.", hint="Run the same command again later.", status=status)
-
-
-def _body(answer: requests.Response, deadline: Deadline, url: str, most: int, *, is_beginning: bool) -> bytes:
-    found = bytearray()
-    for piece in answer.iter_content(_STEP):
-        deadline.restart()
-        found += piece
-        if len(found) > most and not is_beginning:
-            raise NotTheFileError(f"{shown(url)} is longer than {human_bytes(most)}.", hint="Name another address.")
-        if len(found) >= most and is_beginning:
-            break
-    return bytes(found[:most])

@@ -1,0 +1,357 @@
+"""``manifest from-workflow``: a manifest of the model files that a workflow names, each with its digest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from provisioner.commands.manifest import shipped
+from provisioner.commands.output_file import write_file
+from provisioner.commands.session import Session
+from provisioner.commands.workflow_source import FoundWorkflow, find_workflow
+from provisioner.core.errors import (
+    EXIT_FINDINGS,
+    EXIT_OK,
+    AccessError,
+    IntegrityError,
+    KleinError,
+    ManifestError,
+    UsageError,
+)
+from provisioner.core.events import Notice
+from provisioner.core.json_reader import as_dict, as_list, parse_object
+from provisioner.core.models import Finding, Fingerprint, HubFile, Manifest, UrlFile
+from provisioner.core.redact import printable
+from provisioner.core.units import human_bytes
+from provisioner.files.hub_facts import FileFacts, HubFacts, RepositoryFacts
+from provisioner.identify.safetensors_header import SafetensorsHeader, how_much_to_read, read_header
+from provisioner.manifest.entries import manifest_text
+from provisioner.manifest.parse import parse_manifest
+from provisioner.report.outcome import Report
+from provisioner.workflow.file_address import (
+    Address,
+    BadAddress,
+    CivitaiAddress,
+    HubAddress,
+    PlainAddress,
+    parse_address,
+)
+from provisioner.workflow.model_files import ModelFile, model_files
+from provisioner.workflow.pin_files import NotPinned, Offer, Pinned, manifest_of, pin, slug, why_not_asked
+from provisioner.workflow.read_workflow import read_workflow
+
+T = TypeVar("T")
+
+CIVITAI = "https://civitai.com"
+_FIRST_READ = 256 * 1024
+_MOST_ANSWER = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FromWorkflowOptions:
+    """What the command line asks for."""
+
+    workflow: str  # a file, an address, or the id of a template
+    output: Path | None = None
+    comfyui: Path | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)  # SHA-256 by file name
+    civitai: str = CIVITAI
+
+
+def run_from_workflow(session: Session, options: FromWorkflowOptions, *, say: Callable[[str], None]) -> Report:
+    """Write the manifest of a workflow; what cannot be pinned is listed, and is a finding.
+
+    Raises
+    ------
+    UsageError
+        There is no such workflow, it names no file, or the output is there already.
+    IntegrityError
+        Two places have different files of one name.
+    NetworkError
+        The Hub does not answer.
+    NotWritableError
+        The manifest cannot be written.
+    """
+    found = find_workflow(session, options.workflow, options.comfyui)
+    files = model_files(read_workflow(found.data, name=found.label))
+    _check_digests(options.digests, files)
+    if not files:
+        raise UsageError(
+            f"{found.label} names no model file.", hint="Nothing has to be fetched for it: its nodes load no model."
+        )
+    output = options.output or Path(f"{slug(found.name)}.yaml")
+    if options.output is None and output.exists():
+        raise UsageError(f"{output} is there already.", hint="Name another file, or this one, with --output FILE.")
+    asking = _Asking(session, options)
+    results = asking.pin_all(files)
+    pinned = [each for each in results if isinstance(each, Pinned)]
+    missing = [each for each in results if isinstance(each, NotPinned)]
+    manifest = _written(found, pinned, asking, output) if pinned else None
+    _tell(say, files, pinned, missing, manifest)
+    if manifest is not None:
+        command = session.settings.program.command("install", ["--manifest", str(output)])
+        say(f"{output} is written. Fetch and verify its files: `{command}`")
+    return Report(
+        command="manifest from-workflow",
+        status="findings" if missing else "ok",
+        exit_status=EXIT_FINDINGS if missing else EXIT_OK,
+        manifest=manifest,
+        manifests=() if manifest is None else (manifest,),
+        findings=tuple(_finding(each) for each in missing),
+    )
+
+
+def _check_digests(digests: Mapping[str, str], files: Sequence[ModelFile]) -> None:
+    names = {each.name for each in files}
+    unknown = next((name for name in digests if name not in names), None)
+    if unknown is not None:
+        raise UsageError(
+            f"--digest names {printable(unknown)}, which the workflow does not.",
+            hint=f"It names {', '.join(sorted(map(printable, names))) or 'no model file'}.",
+        )
+
+
+def _written(found: FoundWorkflow, pinned: Sequence[Pinned], asking: _Asking, output: Path) -> Manifest:
+    """Write the manifest and return it as it is read again, so that what was written is known to be one."""
+    made = manifest_of(found.name, found.title, pinned, asking.fingerprints(pinned), min_comfyui=found.min_comfyui)
+    label = " ".join(printable(found.label).split())
+    text = f"# Made by `klein-setup manifest from-workflow` from {label}.\n{manifest_text(made)}"
+    manifest = parse_manifest(text, file=output.name)
+    write_file(text.encode("utf-8"), output)
+    return manifest
+
+
+def _fit(result: Pinned | NotPinned) -> Pinned | NotPinned:
+    """Return a file that was pinned as one that was not, where a manifest would refuse it: what a stranger wrote."""
+    if isinstance(result, NotPinned):
+        return result
+    try:
+        parse_manifest(manifest_text(manifest_of("one", "one", [result], {})), file="one")
+    except ManifestError as error:
+        reason = error.issues[0].partition(": ")[2] if error.issues else str(error)
+        return NotPinned(file=result.file, reason=f"a manifest does not take it: {reason}")
+    return result
+
+
+def _tell(
+    say: Callable[[str], None],
+    files: Sequence[ModelFile],
+    pinned: Sequence[Pinned],
+    missing: Sequence[NotPinned],
+    manifest: Manifest | None,
+) -> None:
+    for each in pinned:
+        off = f"; not read as the workflow stands: {each.file.why_off}" if each.file.why_off else ""
+        known = f"; {each.artifact.note}" if each.artifact.note else ""
+        gate = "; gated" if each.artifact.is_gated else ""
+        licence = each.artifact.licence or "not stated"
+        say(f"{each.file.label}  {human_bytes(each.artifact.size)}, licence {licence}{gate}{off}{known}")
+    if manifest is None:
+        say("No manifest was written: none of its files could be pinned.")
+        return
+    count = f"{len(pinned)} of {len(files)}" if missing else f"all {len(files)}"
+    say(f"Pinned are {count} files ({human_bytes(sum(each.size for each in manifest.artifacts))}).")
+
+
+def _finding(missing: NotPinned) -> Finding:
+    label = printable(missing.file.label)
+    off = f" (not read as the workflow stands: {missing.file.why_off})" if missing.file.why_off else ""
+    return Finding(
+        code="not-pinned",
+        severity="problem",
+        message=f"{label} is not in the manifest{off}: {missing.reason}.",
+        remedy="by-hand",
+        hint=f"If you know its SHA-256, give --digest '{printable(missing.file.name)}=SHA256' and run this again.",
+    )
+
+
+# --- asking ---------------------------------------------------------------------------------------
+
+
+class _Asking:
+    """Asks the Hub and Civitai about the files of one workflow, each repository once."""
+
+    def __init__(self, session: Session, options: FromWorkflowOptions) -> None:
+        self._session = session
+        self._options = options
+        self._known = tuple(artifact for manifest in shipped() for artifact in manifest.artifacts)
+        self._repositories: dict[tuple[str, str], RepositoryFacts | KleinError] = {}
+        self._files: dict[tuple[str, str], FileFacts] = {}  # by commit and file name
+        self._today = time.strftime("%Y-%m-%d", time.gmtime())
+
+    def pin_all(self, files: Sequence[ModelFile]) -> list[Pinned | NotPinned]:
+        """Return every file with its digest, or with the reason why it has none."""
+        addresses = {
+            url: parse_address(
+                url, endpoint=self._session.endpoint, allows_loopback=self._session.settings.allows_loopback
+            )
+            for each in files
+            for url in each.urls
+        }
+        if not self._session.is_offline:
+            self._ask_hub([each for each in addresses.values() if isinstance(each, HubAddress)])
+        found: list[Pinned | NotPinned] = []
+        for file in files:
+            given = self._options.digests.get(file.name)
+            why = why_not_asked(file, given)
+            if why is not None:
+                found.append(NotPinned(file=file, reason=why))
+                continue
+            offers: list[Offer] = []
+            refusals: list[str] = []
+            for url in file.urls:
+                answer = self._offer(url, addresses[url], given)
+                if isinstance(answer, Offer):
+                    offers.append(answer)
+                else:
+                    refusals.append(answer)
+            found.append(_fit(pin(file, offers, refusals, given=given, known=self._known, read_on=self._today)))
+        return found
+
+    def fingerprints(self, pinned: Sequence[Pinned]) -> dict[str, Fingerprint]:
+        """Return what the headers of the pinned safetensors files say, by SHA-256; a few kilobytes of each are read."""
+        found: dict[str, Fingerprint] = {}
+        for each in pinned:
+            artifact = each.artifact
+            source = artifact.sources[0]
+            is_wanted = artifact.fingerprint is None and artifact.name.casefold().endswith((".safetensors", ".sft"))
+            if self._session.is_offline or not is_wanted or not isinstance(source, HubFile):
+                continue
+            try:
+                header = self._header(source, artifact.size)
+            except (AccessError, IntegrityError) as error:  # gated: its digest is public, its bytes are not
+                self._warn(f"The header of {artifact.name} was not read: {error}")
+                continue
+            if header is not None:
+                found[artifact.sha256] = Fingerprint(
+                    tensors=len(header.tensors),
+                    header_bytes=header.header_bytes,
+                    payload_bytes=header.payload_bytes,
+                    schema_sha256=header.schema_sha256,
+                    dtypes=header.dtypes,
+                    proof="read from the header of the file",
+                )
+        return found
+
+    def _header(self, source: HubFile, size: int) -> SafetensorsHeader | None:
+        data = self._hub(lambda hub: hub.beginning(source, _FIRST_READ))
+        needed = how_much_to_read(data[:8])
+        if needed > len(data) == _FIRST_READ:
+            data = self._hub(lambda hub: hub.beginning(source, needed))
+        header = read_header(data, size)
+        return header if isinstance(header, SafetensorsHeader) and header.tensors else None
+
+    def _warn(self, message: str) -> None:
+        self._session.events(Notice(message=message, severity="warning"))
+
+    # --- the Hub ---
+
+    def _hub(self, ask: Callable[[HubFacts], T]) -> T:
+        return self._session.fetcher.with_or_without_token(lambda credentials: ask(HubFacts(credentials)))
+
+    def _ask_hub(self, addresses: Sequence[HubAddress]) -> None:
+        """Ask about every repository once; what it denies is remembered, a network that fails ends the command."""
+        wanted: dict[tuple[str, str], list[str]] = {}
+        for each in addresses:
+            wanted.setdefault((each.repo_id, each.revision), []).append(each.filename)
+        for (repo_id, revision), filenames in wanted.items():
+            self._repositories[repo_id, revision] = self._about(repo_id, revision, filenames)
+
+    def _about(self, repo_id: str, revision: str, filenames: list[str]) -> RepositoryFacts | KleinError:
+        try:
+            facts = self._hub(lambda hub: hub.repository(repo_id, None if revision == "main" else revision))
+            files = self._hub(lambda hub: hub.files(facts.repo_id, facts.commit, filenames))
+        except (AccessError, IntegrityError) as error:
+            return error
+        if facts.repo_id.casefold() != repo_id.casefold():
+            self._warn(f"{repo_id} is called {facts.repo_id} now; the manifest has the new name.")
+        self._files |= {(facts.commit, name): each for name, each in files.items()}
+        return facts
+
+    def _offer(self, url: str, address: Address, given: str | None) -> Offer | str:
+        """Return what a link leads to, or why to nothing, as a clause."""
+        match address:
+            case BadAddress(complaint=complaint):
+                return f"its link {complaint}"
+            case HubAddress():
+                return self._hub_offer(address)
+            case CivitaiAddress(version=version):
+                return self._civitai_offer(version)
+            case PlainAddress():
+                return self._plain_offer(url, given)
+
+    def _hub_offer(self, address: HubAddress) -> Offer | str:
+        facts = self._repositories.get((address.repo_id, address.revision))
+        if facts is None:
+            return "the Hub was not asked, as the network is off"
+        if isinstance(facts, KleinError):
+            return f"{facts}"
+        label = f"{facts.repo_id}/{address.filename}"
+        file = self._files.get((facts.commit, address.filename))
+        if file is None:
+            return f"{facts.repo_id} has no file {printable(address.filename)} at its commit {facts.commit[:12]}"
+        return Offer(
+            label=label,
+            source=HubFile(repo_id=facts.repo_id, revision=facts.commit, filename=address.filename),
+            size=file.size,
+            sha256=file.sha256,
+            read_from="the Hub" if file.is_lfs else "the Hub, by reading the whole file",
+            licence=facts.licence,
+            is_gated=facts.is_gated,
+            is_lfs=file.is_lfs,
+            git_oid=file.git_oid,
+        )
+
+    # --- elsewhere ---
+
+    def _civitai_offer(self, version: int) -> Offer | str:
+        """Return what Civitai says of a version's main file; its API is documented at developer.civitai.com."""
+        from provisioner.files.download.small_file import fetch_bytes
+
+        if self._session.is_offline:
+            return "Civitai was not asked, as the network is off"
+        try:
+            answer = fetch_bytes(
+                f"{self._options.civitai.rstrip('/')}/api/v1/model-versions/{version}", most=_MOST_ANSWER
+            )
+        except AccessError as error:
+            return f"Civitai does not show version {version}: {error}"
+        files = [as_dict(each) for each in as_list(as_dict(parse_object(answer)).get("files"))]
+        chosen = next((each for each in files if each.get("primary") is True), files[0] if files else {})
+        sha256, kilobytes = as_dict(chosen.get("hashes")).get("SHA256"), chosen.get("sizeKB")
+        if not isinstance(sha256, str) or not isinstance(kilobytes, (int, float)) or not 0 < kilobytes < 2**40:
+            return f"Civitai states no SHA-256 and size for version {version}"
+        address = f"https://civitai.com/api/download/models/{version}"
+        return Offer(
+            label=f"civitai.com version {version}",
+            source=UrlFile(url=address),
+            size=round(kilobytes * 1024),
+            sha256=sha256.lower(),
+            read_from="Civitai",
+        )
+
+    def _plain_offer(self, url: str, given: str | None) -> Offer | str:
+        from provisioner.files.download.small_file import fetch_size
+        from provisioner.network.http_session import shown
+
+        if given is None:
+            return f"{shown(url)} states no SHA-256"
+        if self._session.is_offline:
+            return "its size was not asked for, as the network is off"
+        try:
+            size = fetch_size(url)
+        except AccessError as error:
+            return f"{error}".rstrip(".")
+        if size is None:
+            return f"{shown(url)} does not say how long it is"
+        return Offer(
+            label=shown(url),
+            source=UrlFile(url=url),
+            size=size,
+            sha256=given,
+            read_from="a digest that was given by hand",
+            is_own_word=False,
+        )

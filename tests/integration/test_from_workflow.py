@@ -1,0 +1,327 @@
+"""`manifest from-workflow`: the real command, the real Hub client, and a loopback Hub that holds a workflow's files."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provisioner.manifest.parse import parse_manifest
+from provisioner.rehearsal.faults import Status
+from tests.support.sandbox import TOKEN, Completed, Sandbox, sha256_of, tensors
+from tests.support.workflows import node, png, workflow
+
+HUB = "https://huggingface.co"
+COMMIT = "1b" * 20
+MODEL, ENCODER, LORA = tensors(3000), tensors(4000, 1), tensors(2500, 2)
+
+
+def link(repo: str, name: str, folder: str) -> tuple[str, str, str]:
+    return name, f"{HUB}/{repo}/resolve/main/split_files/{folder}/{name}", folder
+
+
+def small(*more: dict[str, Any], lora_repo: str = "org/loras") -> bytes:
+    """Return a workflow with a model and an encoder, and a LoRA that is bypassed."""
+    return workflow(
+        node(1, "UNETLoader", "m.safetensors", outputs=["MODEL"], models=[link("org/model", "m.safetensors", "unet")]),
+        node(2, "CLIPLoader", "sub/e.safetensors", outputs=["CLIP"]),
+        node(7, "MarkdownNote", f"{HUB}/org/model/blob/main/enc/e.safetensors"),
+        node(
+            3,
+            "LoraLoaderModelOnly",
+            "l.safetensors",
+            mode=4,
+            inputs=[("model", "MODEL", 1, False)],
+            outputs=["MODEL"],
+            models=[link(lora_repo, "l.safetensors", "loras")],
+        ),
+        node(4, "SaveImage", inputs=[("model", "MODEL", 2, False), ("clip", "CLIP", 3, False)]),
+        *more,
+        links=[(1, 1, 0, 3, 0, "MODEL"), (2, 3, 0, 4, 0, "MODEL"), (3, 2, 0, 4, 1, "CLIP")],
+    )
+
+
+def publish(sandbox: Sandbox, **more: Any) -> None:  # noqa: ANN401 - whatever a repository may have
+    files = {"split_files/unet/m.safetensors": MODEL, "enc/e.safetensors": ENCODER, "con/dev.safetensors": LORA}
+    sandbox.hub.add_repository("org/model", COMMIT, files, licence="apache-2.0", **more)
+    sandbox.hub.add_repository("org/loras", "2c" * 20, {"split_files/loras/l.safetensors": LORA}, licence="other")
+
+
+def made(sandbox: Sandbox, data: bytes, *options: str, name: str = "my flow.json") -> Completed:
+    sandbox.plant(sandbox.folder / name, data)
+    words = ("--endpoint", sandbox.hub.endpoint, "--send-token", *options)
+    return sandbox.run("manifest", "from-workflow", sandbox.folder / name, *words)
+
+
+def written(sandbox: Sandbox, name: str = "my-flow.yaml") -> Any:  # noqa: ANN401 - read without a narrowing of every source
+    return parse_manifest((sandbox.folder / name).read_text(encoding="utf-8"), file=name)
+
+
+def test_a_workflow_becomes_a_manifest_that_installs(sandbox: Sandbox) -> None:
+    publish(sandbox)
+    done = made(sandbox, small())
+    assert done.returncode == 0, done.said
+    assert "Pinned are all 3 files" in done.said
+    assert "not read as the workflow stands: node 3 is bypassed" in done.said
+    manifest = written(sandbox)
+    assert [each.id for each in manifest.sets] == ["workflow", "everything"]
+    assert [each.id for each in manifest.sets[0].artifacts] == ["m", "e"]
+    model, encoder, lora = manifest.artifacts
+    assert (model.folder, model.sha256, model.size) == ("diffusion_models", sha256_of(MODEL), len(MODEL))
+    assert model.sources[0].revision == COMMIT
+    assert model.fingerprint.tensors == 1
+    assert model.provenance.read_from == "the Hub"
+    assert (encoder.folder, encoder.name) == ("text_encoders/sub", "e.safetensors")
+    assert lora.licence == "other"
+    assert not manifest.licence.is_commercial_use_allowed
+    assert sandbox.run("manifest", "check", "my-flow.yaml").returncode == 0
+    done = sandbox.install("--only", "files", "--manifest", "my-flow.yaml", "--accept-licence", manifest.licence.id)
+    assert done.returncode == 0, done.said
+    assert sha256_of(sandbox.tree / "models" / "text_encoders" / "sub" / "e.safetensors") == encoder.sha256
+
+
+def test_an_image_is_a_workflow_too_and_the_document_lists_the_manifest(sandbox: Sandbox) -> None:
+    publish(sandbox)
+    done = made(sandbox, png(workflow=small()), "--json", "--output", "out.yaml", name="picture.png")
+    assert done.returncode == 0, done.said
+    assert done.json["status"] == "ok"
+    assert written(sandbox, "out.yaml").id == "picture"
+
+
+def test_what_is_there_is_not_overwritten_unless_it_is_named(sandbox: Sandbox) -> None:
+    publish(sandbox)
+    sandbox.plant(sandbox.folder / "my-flow.yaml", b"mine")
+    done = made(sandbox, small())
+    assert done.returncode == 2
+    assert "my-flow.yaml is there already" in done.said
+    assert made(sandbox, small(), "--output", "my-flow.yaml").returncode == 0
+
+
+def test_several_links_to_the_same_bytes_are_several_sources(sandbox: Sandbox) -> None:
+    publish(sandbox)
+    sandbox.hub.add_repository("else/where", "3d" * 20, {"split_files/unet/m.safetensors": MODEL})
+    more = node(9, "UNETLoader", "m.safetensors", models=[link("else/where", "m.safetensors", "unet")])
+    assert made(sandbox, small(more)).returncode == 0
+    model = written(sandbox).artifacts[0]
+    assert [each.repo_id for each in model.sources] == ["org/model", "else/where"]
+    assert model.provenance.agreeing == 2
+
+
+def test_one_name_for_different_bytes_is_an_error_that_names_both(sandbox: Sandbox) -> None:
+    publish(sandbox)
+    sandbox.hub.add_repository("else/where", "3d" * 20, {"split_files/unet/m.safetensors": ENCODER})
+    more = node(9, "UNETLoader", "m.safetensors", models=[link("else/where", "m.safetensors", "unet")])
+    done = made(sandbox, small(more))
+    assert done.returncode == 7
+    for said in ("org/model/split_files", "else/where/split_files", sha256_of(MODEL), sha256_of(ENCODER)):
+        assert said in done.said
+    assert not (sandbox.folder / "my-flow.yaml").exists()
+    assert made(sandbox, small(more), "--digest", f"m.safetensors={sha256_of(ENCODER)}").returncode == 0
+    assert written(sandbox).artifacts[0].sources[0].repo_id == "else/where"
+
+
+def test_what_cannot_be_pinned_is_listed_with_its_reason(sandbox: Sandbox) -> None:
+    publish(sandbox)
+    names = {
+        "gone.safetensors": (f"{HUB}/org/gone/resolve/main/gone.safetensors", "the Hub does not show org/gone"),
+        "lost.safetensors": (f"{HUB}/org/model/resolve/main/lost.safetensors", "org/model has no file lost"),
+        "page.safetensors": (f"{HUB}/org/model", "is an address of the Hub, but not that of a file"),
+        "http.safetensors": ("http://example.com/http.safetensors", "is http, which others"),
+        "plain.safetensors": ("https://example.com/plain.safetensors", "states no SHA-256"),
+        "dev.safetensors": (f"{HUB}/org/model/resolve/main/con/dev.safetensors", "a manifest does not take it: "),
+        "style.pt": (f"{HUB}/org/model/resolve/main/style.pt", "is a pickle, which can run code"),
+        "../up.safetensors": (f"{HUB}/org/model/resolve/main/up.safetensors", "climbs out with '..'"),
+    }
+    nodes = [
+        node(number, "LoraLoader", name, models=[(name, url, "loras")])
+        for number, (name, (url, _)) in enumerate(names.items(), start=20)
+    ]
+    done = made(sandbox, small(*nodes, node(40, "Mine", "mine.safetensors")), "--json")
+    assert done.returncode == 1, done.said
+    messages = [each["message"] for each in done.json["findings"]]
+    for name, (_, reason) in names.items():
+        assert any(name in each and reason in each for each in messages), (name, messages)
+    assert any("the node Mine 40 is not known" in each for each in messages)
+    assert len(written(sandbox).artifacts) == 3
+
+
+def test_a_gated_repository_is_pinned_and_a_private_one_named(sandbox: Sandbox) -> None:
+    publish(sandbox, is_gated=True)
+    lora = {"split_files/loras/l.safetensors": LORA}
+    sandbox.hub.add_repository("org/secret", "3d" * 20, lora, is_private=True)
+    done = made(sandbox, small(lora_repo="org/secret"))
+    assert done.returncode == 1
+    assert "the Hub does not show org/secret: it is private, has gone, or never was" in done.said
+    assert "The header of m.safetensors was not read: org/model is gated" in done.said
+    model = written(sandbox).artifacts[0]
+    assert model.is_gated
+    assert model.fingerprint is None
+
+
+def test_a_repository_that_was_renamed_has_its_new_name(sandbox: Sandbox) -> None:
+    publish(sandbox)
+    sandbox.hub.rename("org/model", "Org/Model-2")
+    done = made(sandbox, small())
+    assert done.returncode == 0, done.said
+    assert "org/model is called Org/Model-2 now" in done.said
+    assert written(sandbox).artifacts[0].sources[0].repo_id == "Org/Model-2"
+
+
+def test_what_the_hub_keeps_in_git_itself_is_fetched_and_hashed(sandbox: Sandbox) -> None:
+    publish(sandbox, lfs=lambda name, _: name.startswith("split"))
+    assert made(sandbox, small()).returncode == 0
+    encoder = written(sandbox).artifacts[1]
+    assert (encoder.sha256, encoder.is_lfs) == (sha256_of(ENCODER), False)
+    assert encoder.git_oid is not None
+
+
+def test_a_hub_that_fails_ends_the_command(sandbox: Sandbox) -> None:
+    publish(sandbox)
+    sandbox.hub.fault(Status(503), on="api", times=None)
+    done = made(sandbox, small())
+    assert done.returncode == 5
+    assert "the Hub answers 503 for org/model" in done.said
+
+
+def test_without_a_network_only_what_is_shipped_is_known(sandbox: Sandbox) -> None:
+    vae = link("Comfy-Org/flux2-dev", "flux2-vae.safetensors", "vae")
+    other = link("black-forest-labs/flux-3-image-klein-comfy", "flux2-vae.safetensors", "vae")
+    theirs = workflow(node(1, "VAELoader", vae[0], models=[vae]), node(2, "VAEDecode"))
+    done = made(sandbox, theirs, "--offline")
+    assert done.returncode == 0, done.said
+    assert "Known by its name and link from a manifest of klein-setup" in done.said
+    strangers = workflow(node(1, "VAELoader", vae[0], models=[other]))
+    done = made(sandbox, strangers, "--offline", "--output", "x.yaml")
+    assert done.returncode == 1  # another file of that name: the link says so
+    assert "No manifest was written" in done.said
+    assert not (sandbox.folder / "x.yaml").exists()
+    assert sandbox.hub.requests == ()
+
+
+# --- elsewhere -----------------------------------------------------------------------------------
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder without a word."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Return the address of a web server, and its folder."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", folder
+    server.shutdown()
+    server.server_close()
+
+
+def test_civitai_states_digests(sandbox: Sandbox, web: tuple[str, Path]) -> None:
+    address, folder = web
+    answer = folder / "api" / "v1" / "model-versions" / "12"
+    answer.parent.mkdir(parents=True)
+    files = [
+        {"name": "config", "sizeKB": 1, "hashes": {}},
+        {"name": "s", "primary": True, "sizeKB": 2.5, "hashes": {"SHA256": "AB" * 32}},
+    ]
+    answer.write_text(json.dumps({"files": files}), encoding="utf-8")
+    url = "https://civitai.com/api/download/models/12?type=Model&format=SafeTensor"
+    other = "https://civitai.com/models/5?modelVersionId=13"
+    nodes = [node(1, "LoraLoader", "s.safetensors", models=[("s.safetensors", url, "loras")]), node(2, "Save")]
+    nodes += [node(3, "LoraLoader", "t.safetensors", models=[("t.safetensors", other, "loras")])]
+    done = made(sandbox, workflow(*nodes), "--civitai", address)
+    assert done.returncode == 1
+    assert "Civitai does not show version 13" in done.said
+    (only,) = written(sandbox).artifacts
+    assert (only.size, only.sha256) == (2560, "ab" * 32)
+    assert only.sources[0].url == "https://civitai.com/api/download/models/12"
+
+
+def test_a_pickle_at_another_address_is_taken_with_a_digest(sandbox: Sandbox, web: tuple[str, Path]) -> None:
+    address, folder = web
+    (folder / "up.pth").write_bytes(b"x" * 77)
+    up = node(1, "UpscaleModelLoader", "up.pth", models=[("up.pth", f"{address}/up.pth", "upscale_models")])
+    digest = sha256_of(b"x" * 77)
+    done = made(sandbox, workflow(up), "--digest", f"up.pth={digest}", "--allow-loopback")
+    assert done.returncode == 0, done.said
+    assert "A pickle, which can run code when it is loaded" in done.said
+    (only,) = written(sandbox).artifacts
+    assert (only.role, only.size, only.sha256, only.provenance.confidence) == ("other", 77, digest, "medium")
+    done = made(sandbox, workflow(up), "--digest", f"down.pth={digest}", "--output", "x.yaml")
+    assert done.returncode == 2
+    assert "--digest names down.pth, which the workflow does not" in done.said
+
+
+def test_a_template_comes_from_the_index(sandbox: Sandbox, web: tuple[str, Path]) -> None:
+    address, folder = web
+    publish(sandbox)
+    name = "comfyui_workflow_templates_json-0.1.9-py3-none-any.whl"
+    project = folder / "comfyui-workflow-templates-json"
+    project.mkdir()
+    index = [{"templates": [{"name": "image_small", "title": "Small:\nText", "minComfyUIVersion": "0.41.0"}]}]
+    with zipfile.ZipFile(project / name, "w") as wheel:
+        wheel.writestr("comfyui_workflow_templates_json/templates/image_small.json", small())
+        wheel.writestr("comfyui_workflow_templates_json/templates/index.json", json.dumps(index))
+    page = f'<a href="{name}#sha256={sha256_of(project / name)}">{name}</a>'
+    (project / "index.html").write_text(page, encoding="utf-8")
+    words = ("--endpoint", sandbox.hub.endpoint, "--send-token", "--package-index", address)
+    done = sandbox.run("manifest", "from-workflow", "image_small", *words)
+    assert done.returncode == 0, done.said
+    manifest = written(sandbox, "image_small.yaml")
+    assert manifest.title == "Small: Text"
+    assert manifest.artifacts[0].min_comfyui == "0.41.0"
+    done = sandbox.run("manifest", "from-workflow", "image_smal", *words)
+    assert done.returncode == 2
+    assert "Did you mean image_small?" in done.said
+
+
+def test_a_workflow_at_an_address(sandbox: Sandbox, web: tuple[str, Path]) -> None:
+    address, folder = web
+    publish(sandbox)
+    (folder / "far.json").write_bytes(small())
+    words = ("--endpoint", sandbox.hub.endpoint, "--send-token")
+    refused, done, gone = sandbox.run_each(
+        [
+            ("manifest", "from-workflow", f"{address}/far.json", *words),
+            ("manifest", "from-workflow", f"{address}/far.json?token={TOKEN}", *words, "--allow-loopback"),
+            ("manifest", "from-workflow", f"{address}/gone.json", *words, "--allow-loopback"),
+        ]
+    )
+    assert refused.returncode == 2
+    assert "expected https" in refused.said
+    assert done.returncode == 0, done.said
+    assert written(sandbox, "far.yaml").id == "far"
+    assert gone.returncode == 6
+
+
+def test_what_is_no_workflow_is_refused(sandbox: Sandbox) -> None:
+    table = {
+        "no/such.json": "is not there; expected a workflow",
+        ".": "is no file, no address and no id of a template",
+        "x y": "is no file, no address and no id of a template",
+        "ftp://x/y": "expected https, without a user name",
+        "https://me:secret@example.com/a.json": "expected https, without a user name",
+        "https://example.com/a.json": "With --offline nothing is read from https://example.com/a.json",
+    }
+    commands = [("manifest", "from-workflow", named, "--offline") for named in table]
+    for done, said in zip(sandbox.run_each(commands), table.values(), strict=True):
+        assert done.returncode == (5 if "offline" in said else 2)
+        assert said in done.said
+        assert "secret" not in done.said
+
+
+def test_a_workflow_without_models_is_said_to_be_one(sandbox: Sandbox) -> None:
+    done = made(sandbox, workflow(node(1, "LoadImage", "a.png")))
+    assert done.returncode == 2
+    assert "names no model file" in done.said
