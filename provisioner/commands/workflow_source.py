@@ -102,7 +102,7 @@ def _in_file(path: Path) -> FoundWorkflow:
 def _installed(session: Session, name: str, comfyui: Path | None) -> FoundWorkflow | None:
     """Return a template that a ComfyUI on this computer has."""
     from provisioner.commands.choose_environment import environment_folder
-    from provisioner.commands.smoke_test import python_of
+    from provisioner.commands.comfyui_image import python_of
 
     run = open_run(session, Options(comfyui=comfyui), with_machine=False)
     install = inspect_comfyui(run)
