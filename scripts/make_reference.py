@@ -90,6 +90,7 @@ OBJECTS = {
     "$defs/provenance": "`provenance` of an artifact",
     "properties/lock": "`lock`",
     "properties/lock/properties/torch_wheels/items": "A wheel, in `torch_wheels`",
+    "properties/lock/properties/bundle_parts/items": "A part of a bundle, in `bundle_parts`",
 }
 FORMS = ("id", "line", "prose", "path", "url", "sha256", "git_hash", "size", "count", "memory")
 

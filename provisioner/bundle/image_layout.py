@@ -83,6 +83,7 @@ class Part:
     blobs: tuple[Blob, ...]
     version: str | None = None
     config: Blob | None = field(default=None, compare=False)  # as it was read; `manifest_files` makes it anew
+    manifest_sha256: str | None = field(default=None, compare=False)  # of the manifest that it was read from
 
     @property
     def size(self) -> int:
@@ -261,7 +262,14 @@ def parse_manifest(listed: Listed, data: bytes) -> Part | None:
     layers = [as_dict(each) for each in _bounded(where, as_list(found.get("layers")))]
     blobs = tuple(_blob(where, each) for each in layers)
     version = _text(as_dict(found.get("annotations")).get(_VERSION))
-    return Part(name=listed.name, kind=kind, blobs=blobs, version=version, config=_config(where, listed, found))
+    return Part(
+        name=listed.name,
+        kind=kind,
+        blobs=blobs,
+        version=version,
+        config=_config(where, listed, found),
+        manifest_sha256=listed.sha256,
+    )
 
 
 def _config(where: str, listed: Listed, manifest: Mapping[str, object]) -> Blob:
@@ -311,6 +319,6 @@ def _text(value: object) -> str | None:
 def _odd(where: str, complaint: str) -> NotTheFileError:
     return NotTheFileError(
         f"{where} of the bundle {complaint}.",
-        hint="Copy the bundle again, or delete its index.json and run `klein-setup bundle create` where a network is: "
-        "it keeps the files that are correct.",
+        hint="Copy the bundle again, or delete its index.json and make it once more where a network is: "
+        "the files in it that are correct are kept.",
     )

@@ -17,7 +17,7 @@ from provisioner.core.errors import UsageError
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    from provisioner.core.models import OciRepository
+    from provisioner.core.models import OciFile, OciRepository
 
     Subparsers: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
@@ -211,6 +211,8 @@ _EXAMPLES = {
   klein-setup bundle create /mnt/stick/klein --set fp8
   klein-setup bundle verify /mnt/stick/klein           every byte, on all cores
   klein-setup install --from /mnt/stick/klein          there, with the network off
+  klein-setup bundle create oci://registry.lab/klein:v1
+  klein-setup install --from oci://registry.lab/klein:v1
 """,
     "manifest check": """\
   klein-setup manifest check my.yaml         every error, with its line
@@ -261,6 +263,7 @@ def add_plan_parser(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "plan", "show what install would do, without changing anything")
     _add_target_options(parser)
     _add_from_option(parser)
+    _add_for_option(parser)
     _add_network_options(parser)
     _add_only_option(parser, None)
     _add_environment_options(parser)
@@ -516,11 +519,14 @@ def add_bundle_parser(subparsers: Subparsers) -> None:
         ("add", "add the files of another set or manifest; what is there already costs nothing"),
     ):
         making = _add(actions, name, text)
-        making.add_argument("folder", type=_path, metavar="DIR", help="where the bundle is, or shall be")
+        making.add_argument(
+            "folder", type=_bundle, metavar="DIR|oci://REGISTRY/NAME:TAG", help="where the bundle is, or shall be"
+        )
         _add_wanted_options(making)
         making.add_argument("--no-comfyui", action="store_true", help="leave ComfyUI's archive out, and its wheels")
         making.add_argument("--no-wheels", action="store_true", help="leave torch's and the other wheels out")
         _add_wheel_options(making)
+        _add_for_option(making, action="append", default=[])
         making.add_argument(
             "--comfyui-source", type=_name, metavar="URL|FILE", help="get ComfyUI's archive from a mirror or a file"
         )
@@ -529,7 +535,7 @@ def add_bundle_parser(subparsers: Subparsers) -> None:
         _add_change_options(making)
         making.set_defaults(run=f"bundle {name}")
     verifying = _add(actions, "verify", "read every byte of a bundle and report what is wrong, missing or more")
-    verifying.add_argument("folder", type=_path, metavar="DIR", help="where the bundle is")
+    verifying.add_argument("folder", type=_bundle, metavar="DIR|oci://REGISTRY/NAME:TAG", help="where the bundle is")
     verifying.set_defaults(run="bundle verify")
 
 
@@ -811,6 +817,17 @@ def _registry(text: str) -> OciRepository:
         raise argparse.ArgumentTypeError(f"{redact(repr(text))} {error}") from error
 
 
+def _bundle(text: str) -> Path | OciFile:
+    from provisioner.oci.reference import parse_reference
+
+    if not text.lower().startswith("oci://"):
+        return _path(text)
+    try:
+        return parse_reference(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from error
+
+
 def _add_environment_folder(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--environment", type=_path, metavar="DIR", help="virtual environment (default: .venv in the ComfyUI folder)"
@@ -839,9 +856,21 @@ def _add_from_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from",
         dest="from_bundle",
-        type=_path,
-        metavar="DIR",
+        type=_bundle,
+        metavar="DIR|oci://...",
         help="take files, ComfyUI and wheels from this bundle alone; `bundle create` makes one",
+    )
+
+
+def _add_for_option(parser: argparse.ArgumentParser, **more: Any) -> None:  # noqa: ANN401 - argparse's own
+    parser.add_argument(
+        "--for",
+        dest="for_machine",
+        type=_path,
+        metavar="FILE",
+        help="for another machine than this one: what `detect --json` wrote there"
+        + ("; may be given several times" if more else ""),
+        **more,
     )
 
 
@@ -994,6 +1023,8 @@ def absolute_paths(given: list[str]) -> list[str]:
 def _absolute_value(option: str, value: str) -> str:
     """Return an option's value, a path as an absolute one; of a name or an address that may be one, if it is there."""
     path = Path(value).expanduser()
+    if value.lower().startswith("oci://"):
+        return value
     is_path = option in PATH_OPTIONS or (option in {"--manifest", "--comfyui-source"} and path.exists())
     return str(path.absolute()) if is_path else value
 

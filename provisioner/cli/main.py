@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import TypeAlias
 
+    from provisioner.bundle.image_layout import Part
     from provisioner.commands.choose_environment import EnvironmentOptions
     from provisioner.commands.image_options import SmokeTestOptions
     from provisioner.commands.install import RunUi
@@ -75,8 +76,9 @@ def _required_key(arguments: argparse.Namespace) -> Path:
     return key
 
 
-def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Session:
+def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event, machine: Path | None = None) -> Session:
     from provisioner.commands.session import Session, Settings
+    from provisioner.machine.detection import MACHINE_VARIABLE
 
     settings = Settings(
         endpoint=getattr(arguments, "endpoint", None),
@@ -98,6 +100,7 @@ def _session(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
     )
     session = Session(
         settings=settings,
+        environ=os.environ if machine is None else {**os.environ, MACHINE_VARIABLE: str(machine.expanduser())},
         events=ui.listener,
         cancelled=cancelled,
         secrets=ui.secrets,
@@ -147,7 +150,7 @@ def _install(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) 
     from provisioner.commands.install import run_install
     from provisioner.commands.run import open_run
 
-    with _from_bundle(arguments):
+    with _from_bundle(arguments, ui, cancelled):
         session = _session(arguments, ui, cancelled)
         run = open_run(session, _options(arguments))
         _check_locked(arguments, run)
@@ -159,7 +162,7 @@ def _repair(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -
     from provisioner.commands.run import open_run
     from provisioner.commands.unload import unload_running_server
 
-    with _from_bundle(arguments):
+    with _from_bundle(arguments, ui, cancelled):
         session = _session(arguments, ui, cancelled)
         if _is_scrub(arguments):
             return _scrub(arguments, ui, session)
@@ -226,14 +229,14 @@ def _plan(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> 
     from provisioner.commands.install import run_plan
     from provisioner.commands.run import open_run
 
-    with _from_bundle(arguments):
-        run = open_run(_session(arguments, ui, cancelled), _options(arguments))
+    with _from_bundle(arguments, ui, cancelled):
+        run = open_run(_session(arguments, ui, cancelled, arguments.for_machine), _options(arguments))
         show_hosts = ui.show_hosts if arguments.hosts else None
         return run_plan(run, _install_options(arguments, run), ui.show_plan, show_hosts)
 
 
 @contextlib.contextmanager
-def _from_bundle(arguments: argparse.Namespace) -> Iterator[None]:
+def _from_bundle(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Iterator[None]:
     """Take what ``--from`` names from there alone; raises UsageError for options that name another place."""
     if arguments.from_bundle is None:
         yield
@@ -241,16 +244,25 @@ def _from_bundle(arguments: argparse.Namespace) -> Iterator[None]:
     for option in ("registry", "registry_only", "endpoint", "comfyui_source", "offline"):
         if getattr(arguments, option, None):
             raise UsageError(f"--from and --{option.replace('_', '-')} name two places.", hint="Leave one of them out.")
-    from provisioner.commands.bundle import opened
+    named = arguments.from_bundle
+    if isinstance(named, Path):
+        from provisioner.commands.open_bundle import opened
 
-    with opened(arguments.from_bundle) as bundle:
+        opening = opened(named)
+    else:
+        from provisioner.commands.bundle_registry import opened_remote
+
+        opening = opened_remote(_session(arguments, ui, cancelled), named)
+    with opening as bundle:
         arguments.bundle = bundle
-        arguments.comfyui_source = bundle.comfyui_source
         yield
 
 
 def _bundle_make(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
-    from provisioner.commands.bundle import BundleOptions, BundleUi, run_bundle_create
+    from dataclasses import replace
+
+    from provisioner.commands.bundle import BundleOptions, run_bundle_create
+    from provisioner.commands.bundle_registry import begin_from_remote, folder_of, push_bundle
     from provisioner.commands.choose_environment import EnvironmentOptions
     from provisioner.commands.run import Options
 
@@ -261,8 +273,12 @@ def _bundle_make(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Eve
         assume_yes=arguments.yes,
         accepted_licences=frozenset(arguments.accept_licence),
     )
+    pushed = None if isinstance(arguments.folder, Path) else arguments.folder
+    folder = arguments.folder if pushed is None else folder_of(pushed)
+    if pushed is not None:
+        begin_from_remote(_session(arguments, ui, cancelled), pushed, folder, must_exist=arguments.run == "bundle add")
     bundle = BundleOptions(
-        folder=arguments.folder,
+        folder=folder,
         comfyui_source=arguments.comfyui_source,
         has_comfyui=not arguments.no_comfyui,
         has_wheels=not arguments.no_wheels,
@@ -274,20 +290,30 @@ def _bundle_make(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Eve
         lock_version=arguments.lock_version,
         expires=arguments.expires,
     )
-    how = BundleUi(
-        ask=ui.ask,
-        show_plan=ui.show_plan,
-        say=ui.say,
-        ask_password=ui.ask_password,
-        ask_to_apply=_run_ui(ui).ask_to_apply,
-    )
-    return run_bundle_create(_session(arguments, ui, cancelled), options, bundle, how)
+
+    def make(machine: Path | None, bundle: BundleOptions, before: tuple[Part, ...]) -> tuple[Report, tuple[Part, ...]]:
+        session = _session(arguments, ui, cancelled, machine)
+        return run_bundle_create(session, options, bundle, _run_ui(ui), ui.say, ui.ask_password, before)
+
+    machines: list[Path | None] = arguments.for_machine or [None]
+    report, made = make(machines[0], bundle, ())
+    for machine in machines[1:]:
+        if not report.exit_status:
+            report, made = make(machine, replace(bundle, adds=True), made)
+    if pushed is not None and not report.exit_status:
+        push_bundle(_session(arguments, ui, cancelled), folder, pushed, ui.say)
+    return report
 
 
 def _bundle_verify(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner.commands.bundle import run_bundle_verify
 
-    return run_bundle_verify(_session(arguments, ui, cancelled), arguments.folder, ui.say)
+    session = _session(arguments, ui, cancelled)
+    if isinstance(arguments.folder, Path):
+        return run_bundle_verify(session, arguments.folder, ui.say)
+    from provisioner.commands.bundle_registry import run_verify_remote
+
+    return run_verify_remote(session, arguments.folder, ui.say)
 
 
 def _seed(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
@@ -355,9 +381,11 @@ def _install_options(arguments: argparse.Namespace, run: Run) -> InstallOptions:
     from provisioner.commands.look import InstallOptions
     from provisioner.commands.parts import parse_parts
 
+    bundle = run.session.settings.bundle
+    source = arguments.comfyui_source if bundle is None else bundle.comfyui_source
     return InstallOptions(
         parts=parse_parts(arguments.only, run.wanted),
-        comfyui=ComfyUIOptions(source=arguments.comfyui_source, wants_update=arguments.update_comfyui),
+        comfyui=ComfyUIOptions(source=source, wants_update=arguments.update_comfyui),
         environment=_environment_options(arguments),
         smoke=_smoke_test_options(arguments)
         if hasattr(arguments, "prompt")

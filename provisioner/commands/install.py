@@ -64,7 +64,7 @@ def run_plan(
 
         show_hosts(hosts := find_hosts(run, plan))
     if run.session.settings.bundle is not None:
-        run.session.settings.bundle.check(plan)
+        run.session.settings.bundle.check(plan, run.options.manifest)
     _check_names_and_sizes(plan)
     short = [
         Finding(
@@ -98,6 +98,8 @@ def run_install(
     agree_to_links(run, plan.links, ui.ask)
     ask_about(run, plan, ui.ask)
     decide_on_token(run, plan, ui.ask)
+    if run.session.settings.bundle is not None:
+        run.session.settings.bundle.prepare(plan)
     applied = apply_plan(run, options, plan, show_smoke=ui.show_smoke)
     remember_rate(run, applied.outcomes)
     comfyui: ComfyUIInstall | None = None
@@ -127,7 +129,7 @@ def _agreed(run: Run, options: InstallOptions, ui: RunUi, command: Command, dept
         if run.session.is_offline:
             planner.check_offline(plan.files)
         if run.session.settings.bundle is not None:
-            run.session.settings.bundle.check(plan)
+            run.session.settings.bundle.check(plan, run.options.manifest)
         _check_names_and_sizes(plan)
         planner.check_space(plan.space)
         folder = ask_to_apply(run, plan, ui.ask_to_apply, is_repair=command == "repair")

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
 
 def find_hosts(run: Run, plan: Plan) -> PlanHosts:
-    """Return every host that applying a plan would contact; none with ``--offline`` and ``--from``."""
+    """Return every host that applying a plan would contact; none with ``--offline`` and ``--from DIR``."""
     from provisioner.network.http_session import proxy_for
 
     session = run.session
-    if session.is_offline or session.settings.bundle is not None:
+    bundle = session.settings.bundle
+    if session.is_offline or (bundle is not None and bundle.is_here):
         return PlanHosts(uses=(), open_ended=())
     indexes = session.environments.package_indexes()
     addresses = Addresses(
@@ -24,5 +25,6 @@ def find_hosts(run: Run, plan: Plan) -> PlanHosts:
         indexes=indexes,
         has_git=session.checkouts.has_git(),
         registry=session.settings.registry,
+        bundle=None if bundle is None else bundle.registry.repository.base,
     )
     return hosts_of(plan, addresses, proxy_for)

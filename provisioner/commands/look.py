@@ -161,7 +161,8 @@ def _check_addresses(run: Run) -> None:
     for artifact in run.wanted.artifacts:
         for source in (*artifact.sources, *(source for each in artifact.accept for source in each.sources)):
             url = source.url if isinstance(source, UrlFile) else ""
-            url = source.repository.base if isinstance(source, OciFile) else url
+            if isinstance(source, OciFile) and not source.repository.is_named_by_user:
+                url = source.repository.base
             if urlsplit(url).hostname in LOOPBACK:
                 raise UsageError(
                     f"The manifest fetches {artifact.id} from {redact(url)}, an address of this machine.",

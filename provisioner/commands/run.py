@@ -165,6 +165,7 @@ def open_run(session: Session, options: Options, *, with_machine: bool = True, m
         It is not a signed lock that may be used (``--verify-with``).
     """
     manifest, signed_lock = wanted_manifest(session, options)
+    session.hold_bundle_to(manifest, is_signed=signed_lock is not None)
     kind = _kind_of_target(options)
     choose = partial(choose_set, manifest, options.set_id, kind=kind, look=lambda: session.machine)
     if kind is None and options.set_id == AUTO:  # the machine alone decides, also which kind of target it is

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from provisioner.core.models import (
     HubCacheTarget,
     LocalCopy,
     Machine,
+    Manifest,
     Registry,
     Target,
     Variant,
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from provisioner.comfyui.checkout.checkouts import Checkouts
-    from provisioner.commands.bundle import OpenBundle
     from provisioner.commands.links import FolderLinks
+    from provisioner.commands.open_bundle import OpenBundle
     from provisioner.commands.stages import Stages
     from provisioner.core.ports import Cancelled, FileDigest, Finder
     from provisioner.disk.root import Root
@@ -128,6 +129,16 @@ class Session:
     def notice(self, message: str) -> None:
         """Say one line that a person may want to read."""
         self.events(Notice(message=message))
+
+    def hold_bundle_to(self, manifest: Manifest, *, is_signed: bool) -> None:
+        """Take of the bundle only those programs that the lock lists; before anything was looked at."""
+        if self.settings.bundle is None:
+            return
+        held = self.settings.bundle.held_to(manifest)
+        if is_signed and held.lock is None:
+            said = "The signed lock lists model files alone: it does not cover the bundle's ComfyUI and wheels."
+            self.events(Notice(message=said, severity="warning"))
+        self.settings = replace(self.settings, bundle=held)
 
     # --- settings that come from several places ----------------------------------------------------
 
@@ -348,7 +359,7 @@ class Session:
         bundle = self.settings.bundle
         if bundle is None or not bundle.wheels:
             return made
-        return made.from_bundle(bundle.wheels, bundle.blob, notice=self.notice)
+        return made.from_bundle(bundle.wheels, bundle.blob, bring=bundle.bring, notice=self.notice)
 
     @cached_property
     def checkouts(self) -> Checkouts:

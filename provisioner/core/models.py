@@ -244,6 +244,7 @@ class Lock:
     comfyui_version: str | None = None  # "0.33.0"
     version: int | None = None  # grows with every lock of the same name; from 1 up
     expires: str | None = None  # ISO date, the last day (UTC) on which it may be used
+    bundle_parts: tuple[tuple[str, str], ...] = ()  # what of programs the bundle holds: a name, and its SHA-256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

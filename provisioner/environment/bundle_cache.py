@@ -34,6 +34,8 @@ class BundleCache:
         What the bundle lists.
     blob : callable
         Returns the place of a blob by its SHA-256.
+    bring_blobs : callable
+        Has blobs lie in their places, by their SHA-256: those of a bundle that is not on this computer.
     notice : callable
         Told one line when wheels are copied.
     """
@@ -41,6 +43,7 @@ class BundleCache:
     cache: FileCache
     wheels: Sequence[BundledWheel]
     blob: Callable[[str], Path]
+    bring_blobs: Callable[[Sequence[str]], None] = lambda digests: None
     notice: Callable[[str], None] = lambda line: None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     _taken: dict[str, Path] = field(default_factory=dict, repr=False, compare=False)
@@ -68,6 +71,8 @@ class BundleCache:
         here = whole(self.cache, wanted)
         here = {sha256: path for sha256, path in here.items() if path.name == wanted[sha256].file_name}
         left = [each for sha256, each in wanted.items() if sha256 not in here]
+        if left:
+            self.bring_blobs([each.sha256 for each in left])
         gone = [each for each in left if is_link(self.blob(each.sha256)) or not self.blob(each.sha256).is_file()]
         if gone:
             more = f" and {count(len(gone) - 1, 'other file')}" if len(gone) > 1 else ""

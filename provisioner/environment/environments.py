@@ -423,7 +423,7 @@ class Environments:
 
     def fetch(
         self,
-        build: TorchBuild,
+        build: TorchBuild | None,
         requirements: Sequence[str],
         *,
         python: Path | None = None,
@@ -437,8 +437,8 @@ class Environments:
 
         Parameters
         ----------
-        build : TorchBuild
-            What was chosen; its sets are tried newest first.
+        build : TorchBuild or None
+            What was chosen; its sets are tried newest first.  None: nothing but `own`.
         requirements : sequence of str
             All of the application's.
         python, python_versions, progress
@@ -460,10 +460,11 @@ class Environments:
             self._make_venv(chosen, staging, "env")
             maker = Builder(self._context, staging, work, progress)
             maker.improve_pip()
-            _, wheels = maker.resolve(build)
-            torch = maker.fetch(wheels, build.index_url)
+            torch: tuple[Wheel, ...] = ()
+            if build is not None:
+                torch = maker.fetch(maker.resolve(build)[1], build.index_url)
             with PackageInstaller(self._context, staging, maker.python, None, progress) as pip:
-                others = pip.fetch_beside(requirements, torch)
+                others = () if build is None else pip.fetch_beside(requirements, torch)
                 packages = (*listed(torch, "torch"), *listed(others, "application"))
                 left_out = [(f"{each.name} {each.version}", why) for each in packages if (why := why_left_out(each))]
                 files = [
@@ -476,7 +477,7 @@ class Environments:
                     needed.append(pip.fetch_pip())
                 except (EntryNotFoundError, OfflineError) as error:
                     left_out.append(("pip, and with it klein-setup itself,", f"it could not be had: {error}"))
-                files += map(_bundled_file, needed)
+                files += map(_bundled_file, needed if build is not None else ())
                 if own is not None and needed:
                     needed += pip.fetch_locked(own)
         return CollectedWheels(
@@ -487,7 +488,12 @@ class Environments:
         )
 
     def from_bundle(
-        self, wheels: Sequence[BundledWheel], blob: Callable[[str], Path], *, notice: Progress = _silent
+        self,
+        wheels: Sequence[BundledWheel],
+        blob: Callable[[str], Path],
+        *,
+        bring: Callable[[Sequence[str]], None] = lambda digests: None,
+        notice: Progress = _silent,
     ) -> Environments:
         """Return the same environments, made and repaired out of a bundle alone, without a network.
 
@@ -503,10 +509,12 @@ class Environments:
             What the bundle lists.
         blob : callable
             Returns the place of a blob by its SHA-256.
+        bring : callable
+            Has blobs lie in their places: those of a bundle that is not on this computer.
         notice : callable
             Told one line when wheels are copied.
         """
-        cache = BundleCache(cache=self.cache, wheels=tuple(wheels), blob=blob, notice=notice)
+        cache = BundleCache(cache=self.cache, wheels=tuple(wheels), blob=blob, bring_blobs=bring, notice=notice)
         return replace(self, cache=cache, bundle=tuple(wheels), is_offline=True)
 
     def compare(

@@ -424,8 +424,11 @@ def check_offline(plan: FilesPlan) -> None:
     )
 
 
-def check_registry(plan: FilesPlan, registry: Registry | None) -> None:
-    """Raise EntryNotFoundError if the plan fetches what the one place that is asked does not hold."""
+def check_registry(plan: FilesPlan, registry: Registry | None, *, complete: str) -> None:
+    """Raise EntryNotFoundError if the plan fetches what the one place that is asked does not hold.
+
+    `complete` is the command that adds it there.
+    """
     if registry is None or registry.holds is None:
         return
     lacking = [
@@ -439,7 +442,7 @@ def check_registry(plan: FilesPlan, registry: Registry | None) -> None:
             f"{registry.repository} lacks {len(lacking)} of the files that the set {plan.set.id} of"
             f" {plan.manifest.id} needs here: {', '.join(lacking[:5])}.",
             hint="Choose with --set or --manifest what it was made for, or complete it where a network is, with"
-            " `klein-setup bundle add`.",
+            f" `{complete}`.",
             missing=lacking,
         )
 

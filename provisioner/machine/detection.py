@@ -109,8 +109,8 @@ def _recorded_machine(file: Path, host: Host) -> Machine:
         text = host.read_text(file)
     except StorageError as error:
         raise UsageError(
-            f"{MACHINE_VARIABLE} names a recording that cannot be read: {error}",
-            hint=f"correct or unset {MACHINE_VARIABLE}",
+            f"The recording of a machine cannot be read: {error}",
+            hint=f"Correct --for FILE, or correct or unset {MACHINE_VARIABLE}.",
             path=str(file),
         ) from error
     return parse_machine_record(text, file)

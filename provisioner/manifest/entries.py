@@ -52,6 +52,7 @@ def _lock_entry(lock: Lock) -> dict[str, object]:
         torch_wheels=[{"file": name, "sha256": sha256} for name, sha256 in lock.torch_wheels] or None,
         comfyui_commit=lock.comfyui_commit,
         comfyui_version=lock.comfyui_version,
+        bundle_parts=[{"name": name, "sha256": sha256} for name, sha256 in lock.bundle_parts] or None,
     )
 
 

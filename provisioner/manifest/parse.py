@@ -561,6 +561,7 @@ def _lock(place: Place) -> Lock:
             comfyui_version=fields.optional("comfyui_version", _VERSION, None),
             version=fields.optional("version", _LOCK_VERSION, None),
             expires=fields.optional("expires", _DATE, None),
+            bundle_parts=fields.optional("bundle_parts", _BUNDLE_PARTS, ()),
         )
 
 
@@ -574,6 +575,16 @@ _TORCH_WHEEL = matching(
 )
 _TORCH_WHEELS: Kind[tuple[tuple[str, str], ...]] = list_of(
     Kind("a mapping of file and sha256", _torch_wheel, ("", "")), "a list of wheels"
+)
+
+
+def _bundle_part(place: Place) -> tuple[str, str]:
+    with Fields(place, _SYNONYMS) as fields:
+        return fields.required("name", LINE), fields.required("sha256", _SHA256)
+
+
+_BUNDLE_PARTS: Kind[tuple[tuple[str, str], ...]] = list_of(
+    Kind("a mapping of name and sha256", _bundle_part, ("", "")), "a list of parts"
 )
 _LOCK: Kind[Lock | None] = Kind("a mapping of manifest_sha256, locked_on and what was installed", _lock, None)
 

@@ -62,6 +62,7 @@ INSTEAD = "another --registry"
 _RETRIES = Retries()
 _NOBODY_THERE = Retries(attempts=4)  # about three seconds
 _TICK_S = 0.1
+_BLOCK = 1024 * 1024
 _MAX_HOPS = 6
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
@@ -112,25 +113,36 @@ class OciRegistries:
         self.cancelled = cancelled
         self.notice = notice
         self.keep_secret = keep_secret
-        self._clients: dict[OciRepository, _Client] = {}
+        self._clients: dict[OciRepository, RegistryClient] = {}
         self._lock = threading.Lock()
 
     def locate(self, source: OciFile, artifact: Artifact) -> BlobAddress:
         """Return where the artifact's bytes are now; raises what the port says."""
-        return self._ask(source.repository, lambda client: client.locate(source, artifact))
+        return self.ask(source.repository, lambda client: client.locate(source, artifact))
 
     def pin(self, source: OciFile) -> OciFile:
         """Return the source with the digest of the manifest that its tag names now; raises as `locate` does."""
         if source.digest is not None or source.tag is None:
             return source
         tag = source.tag
-        return replace(source, digest=self._ask(source.repository, lambda client: client.digest_of(tag)))
+        return replace(source, digest=self.ask(source.repository, lambda client: client.digest_of(tag)))
 
-    def _ask(self, repository: OciRepository, ask: Callable[[_Client], _Answer]) -> _Answer:
-        """Return an answer, tried again while that may help."""
+    def read_manifest(self, source: OciFile) -> bytes:
+        """Return the manifest, or the index, that a reference names; raises as `locate` does.
+
+        What a digest names has that SHA-256.
+        """
+        return self.ask(source.repository, lambda client: client.read_manifest(source.digest or source.tag or ""))
+
+    def hash_blob(self, source: OciFile, artifact: Artifact) -> tuple[str, int]:
+        """Read every byte of a blob and return their SHA-256 and number; raises as `locate` does."""
+        return self.ask(source.repository, lambda client: client.hash_blob(source, artifact))
+
+    def ask(self, repository: OciRepository, ask: Callable[[RegistryClient], _Answer]) -> _Answer:
+        """Return an answer of one repository, tried again while that may help; raises what the port says."""
         with self._lock:
             if repository not in self._clients:
-                self._clients[repository] = _Client(self, repository)
+                self._clients[repository] = RegistryClient(self, repository)
             client = self._clients[repository]
         with client.lock:
             pause_s: float | None
@@ -185,7 +197,7 @@ class _PassingError(Exception):
         )
 
 
-class _Client:
+class RegistryClient:
     """One repository, and what was found out about it; used by one thread at a time."""
 
     def __init__(self, registries: OciRegistries, repository: OciRepository) -> None:
@@ -225,8 +237,27 @@ class _Client:
             elif response.status_code in {200, 206}:
                 return BlobAddress(url=url, is_elsewhere=False, authorization=self._authorization)
             else:
-                raise self._refusal(url, response, f"no blob sha256:{artifact.sha256} ({artifact.name})")
+                raise self.refusal(url, response, f"no blob sha256:{artifact.sha256} ({artifact.name})")
         raise ServerError(f"{repository} redirects {artifact.name} in circles.", hint=f"Use {INSTEAD}.")
+
+    def hash_blob(self, source: OciFile, artifact: Artifact) -> tuple[str, int]:
+        """Return SHA-256 and number of the bytes that the registry sends; more than there should be are not read."""
+        url, digest, size = self.locate(source, artifact).url, hashlib.sha256(), 0
+        response = self._get(url, {"Accept-Encoding": "identity"})
+        try:
+            if response.status_code != 200:
+                raise self.refusal(url, response, f"no blob sha256:{artifact.sha256} ({artifact.name})")
+            with Deadline(self._registries.read_timeout_s) as deadline:
+                deadline.restart()
+                while size <= artifact.size and (block := response.raw.read(_BLOCK)):
+                    if self._registries.cancelled():
+                        raise KeyboardInterrupt
+                    deadline.restart()
+                    digest.update(block)
+                    size += len(block)
+        finally:
+            response.close()
+        return digest.hexdigest(), size
 
     def digest_of(self, tag: str) -> str:
         """Return the digest of the manifest that a tag names now."""
@@ -268,7 +299,8 @@ class _Client:
             self._listed[named] = self._fetched_manifest(named)
         return self._listed[named]
 
-    def _fetched_manifest(self, named: str, *, is_inner: bool = False) -> tuple[str, frozenset[str]]:
+    def read_manifest(self, named: str) -> bytes:
+        """Return the bytes of a manifest by its tag or digest; raises HashMismatchError where the digest is another."""
         is_digest = re.fullmatch("[0-9a-f]{64}", named) is not None
         reference = f"sha256:{named}" if is_digest else named
         body = self._read(
@@ -284,10 +316,14 @@ class _Client:
                 expected=named,
                 observed=digest,
             )
-        files, inner = self._parts_of(body, reference)
+        return body
+
+    def _fetched_manifest(self, named: str, *, is_inner: bool = False) -> tuple[str, frozenset[str]]:
+        body = self.read_manifest(named)
+        files, inner = self._parts_of(body, named)
         for each in () if is_inner else inner[:_MOST_MANIFESTS]:
             files |= self._fetched_manifest(each, is_inner=True)[1]
-        return digest, files
+        return hashlib.sha256(body).hexdigest(), files
 
     def _parts_of(self, body: bytes, reference: str) -> tuple[frozenset[str], tuple[str, ...]]:
         """Return the digests of the files that a manifest lists, and of the manifests that an index lists."""
@@ -328,7 +364,7 @@ class _Client:
                     at = self._next_hop(at, response.headers.get("Location"))
                     continue
                 if response.status_code != 200:
-                    raise self._refusal(url, response, missing)
+                    raise self.refusal(url, response, missing)
                 body = self._body(response, limit + 1)
             finally:
                 response.close()
@@ -346,25 +382,40 @@ class _Client:
             return bytes(response.raw.read(limit, decode_content=True))
 
     def _get(self, url: str, headers: Mapping[str, str] | None = None) -> requests.Response:
-        """Return an answer; once more with a new proof of who we are where the first one is 401."""
+        return self.request("GET", url, headers)
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> requests.Response:
+        """Return an answer, unread; once more with a new proof of who we are where the first one is 401."""
         if self._denied is not None:
             raise self._needs_login(self._denied)
-        response = self._send(url, headers)
+        response = self._send(method, url, headers, body, timeout_s)
         if response.status_code == 401 and origin(url) == origin(self.repository.base):
             response.close()
             if self._authorize(response):
-                response = self._send(url, headers)
+                response = self._send(method, url, headers, body, timeout_s)
         return response
 
-    def _send(self, url: str, headers: Mapping[str, str] | None) -> requests.Response:
+    def _send(
+        self, method: str, url: str, headers: Mapping[str, str] | None, body: bytes | None, timeout_s: float | None
+    ) -> requests.Response:
         proof = {}
         if self._authorization is not None and origin(url) == origin(self.repository.base):
             proof = {"Authorization": self._authorization}
-        timeout_s = self._registries.read_timeout_s
+        timeout_s = timeout_s or self._registries.read_timeout_s
         with Deadline(timeout_s):
-            return self._session.get(
+            return self._session.request(
+                method,
                 url,
                 headers={**(headers or {}), **proof},
+                data=body,
                 stream=True,
                 allow_redirects=False,
                 timeout=(CONNECT_TIMEOUT_S, timeout_s),
@@ -373,8 +424,8 @@ class _Client:
     def _next_hop(self, url: str, location: str | None) -> str:
         return next_hop(url, location, stays_public=not self.repository.is_named_by_user, instead=INSTEAD)
 
-    def _refusal(self, url: str, response: requests.Response, missing: str) -> Exception:
-        """Return what a status other than 200 means."""
+    def refusal(self, url: str, response: requests.Response, missing: str) -> Exception:
+        """Return what a status other than the one that was hoped for means; `missing` is what 404 says."""
         status = response.status_code
         if status in PASSING_STATUSES:
             return _PassingError(url, response)
@@ -435,7 +486,8 @@ class _Client:
                 f"{self.repository} names no token service that may see a login: {error}", hint=error.hint
             ) from error
         if not named.scope:
-            response.headers["WWW-Authenticate"] += f',scope="repository:{self.repository.name}:pull"'
+            actions = "pull" if response.request.method in {"GET", "HEAD"} else "pull,push"
+            response.headers["WWW-Authenticate"] += f',scope="repository:{self.repository.name}:{actions}"'
         answers: list[requests.Response] = []
 
         def look(answer: requests.Response, **_: object) -> None:
@@ -479,7 +531,7 @@ class _Client:
                 status=status,
             )
         return UnauthorizedError(
-            f"{self.repository} does not let the saved login of {host} read it ({status}).",
+            f"{self.repository} does not let the saved login of {host} do that ({status}).",
             hint=f"{how} as somebody who may; klein-setup reads it from {self._registries.logins.path}.",
             status=status,
         )

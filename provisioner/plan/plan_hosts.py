@@ -44,6 +44,7 @@ class Addresses:
     indexes: Sequence[str]  # of packages: the first one, extra ones, pages of links
     has_git: bool  # else ComfyUI comes as an archive
     registry: Registry | None = None  # asked first for every file
+    bundle: str | None = None  # the registry that everything comes from: that of a bundle
 
 
 # Where a host sends a download.  The Hub: huggingface/hub-docs, models-downloading.md, "Downloading behind a proxy or
@@ -67,6 +68,7 @@ REDIRECTS: Mapping[str, tuple[str, ...]] = {
 _FINAL = frozenset({"files.pythonhosted.org", "codeload.github.com"})
 
 _FILES, _PACKAGES, _TORCH, _COMFYUI = "model files", "packages of Python", "torch", "ComfyUI"
+_IMAGE = "the test image"
 
 
 def hosts_of(plan: Plan, addresses: Addresses, proxy_for: Callable[[str], str | None]) -> PlanHosts:
@@ -123,7 +125,8 @@ def _asked(plan: Plan, addresses: Addresses) -> Iterator[tuple[str, str, HostWhe
                 if is_sure or fetches or isinstance(step, PlaceFile):  # a copy may turn out to be another file
                     yield _address_of(source, addresses), _FILES, "always" if is_sure else "if-needed"
         else:
-            yield from _asked_by(step, addresses)
+            for url, what, when in _asked_by(step, addresses):
+                yield url if addresses.bundle is None or what == _IMAGE else addresses.bundle, what, when
 
 
 def _address_of(source: Source, addresses: Addresses) -> str:
@@ -152,7 +155,7 @@ def _asked_by(step: Step, addresses: Addresses) -> Iterator[tuple[str, str, Host
             for url in (*addresses.indexes, *_direct(step.lines or ())):
                 yield url, _PACKAGES, "always"
         case GenerateImage() if step.server is not None:
-            yield step.server, "the test image", "always"
+            yield step.server, _IMAGE, "always"
 
 
 def _direct(lines: Iterable[str]) -> list[str]:

@@ -308,7 +308,8 @@ def test_a_host_takes_its_files_from_another_one_that_seeds(fleet: Fleet) -> Non
     wait_until(torrent.is_file, what="the torrent")
     sandbox.hub.wait_until_idle()
     sandbox.hub.clear_requests()
-    peers = {"klein_setup_peers": [address], "klein_setup_torrent": str(torrent)}
+    peers: dict[str, object] = {"klein_setup_peers": [address], "klein_setup_torrent": str(torrent)}
+    peers["klein_setup_home"] = str(fleet.folder / "b" / "own")
     fleet.add("b", card(12), klein_setup_listen=f"127.0.0.1:{free_port()}", **peers)
     played = fleet.play("install")
     seeding.kill()

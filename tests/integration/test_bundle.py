@@ -10,17 +10,20 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from provisioner import __version__
-from provisioner.core.models import BLOCK_SIZE
+from provisioner.core.models import BLOCK_SIZE, Gpu
+from tests.support.builders import recording_of
 from tests.support.disks import Mount, fill_the_disk
 from tests.support.sandbox import MIB, Completed, Sandbox, Wanted, sha256_of, tensors, wait_until
-from tests.support.setup_fixture import EINOPS, PROGRAM, SetupFixture, Upstream, index_of_toys
+from tests.support.setup_fixture import EINOPS, PROGRAM, SetupFixture, Upstream, index_of_toys, rtx_4070
 from tests.support.signing import make_pair
-from tests.support.wheels import content_of, own_packages, own_pip
+from tests.support.wheels import Toy, content_of, own_packages, own_pip, torch_set
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 2 * BLOCK_SIZE + MIB
@@ -170,7 +173,7 @@ def test_another_set_than_it_was_made_for_is_refused_with_what_is_missing(
     done = sandbox.run("install", "--yes", *there(sandbox, bundle))
     assert done.returncode == 6, done.said
     assert other.name in done.stderr
-    assert "bundle add" in done.stderr
+    assert f" bundle add {bundle} --set tree --manifest {sandbox.manifest}`" in done.stderr
     assert not (sandbox.folder / "there" / "models").exists()
     added = make(sandbox, bundle, action="add")
     assert added.returncode == 0, added.said
@@ -311,6 +314,107 @@ def test_what_was_left_out_is_named_before_anything_is_changed(
     assert done.returncode == 6
     assert words in done.stderr
     assert not tree.exists()
+
+
+def exchange(bundle: Path, part: str, old: str, toy: Toy) -> None:
+    """Put another wheel in the place of one, as somebody does who knows the format: every digest is right again."""
+    blobs, index = bundle / "blobs" / "sha256", json.loads((bundle / "index.json").read_bytes())
+
+    def write(data: bytes) -> dict[str, object]:
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        return {"digest": f"sha256:{digest}", "size": len(data)}
+
+    (row,) = (
+        each for each in index["manifests"] if each["annotations"]["org.opencontainers.image.ref.name"].startswith(part)
+    )
+    manifest = json.loads((blobs / row["digest"][7:]).read_bytes())
+    for layer in manifest["layers"]:
+        if layer["annotations"]["org.opencontainers.image.title"].startswith(old):
+            layer |= write(content_of(toy))
+    row |= write(json.dumps(manifest).encode())
+    (bundle / "index.json").write_text(json.dumps(index))
+
+
+@POSIX
+def test_a_signed_lock_covers_the_wheels_and_comfyui(setup: SetupFixture, tmp_path: Path) -> None:
+    make_pair(tmp_path, "lab")
+    bundle, tree = setup.sandbox.folder / "bundle", tmp_path / "ComfyUI"
+    made = setup.run("bundle", "create", bundle, "--yes", "--sign", tmp_path / "lab.key")
+    assert made.returncode == 0, made.stderr
+    (lock,) = bundle.glob("*.lock.yaml")
+    assert setup.sandbox.run("manifest", "check", lock, "--verify-with", tmp_path / "lab.pub").returncode == 0
+    words = ("plan", "--from", bundle, "--comfyui", tree)
+    signed = ("--manifest", lock, "--verify-with", tmp_path / "lab.pub")
+    held = setup.run(*words, *signed)
+    assert held.returncode == 0, held.stderr
+    assert "does not cover" not in held.said
+    exchange(bundle, "wheels/", "einops", replace(EINOPS, padding=5))
+    assert setup.run("bundle", "verify", bundle).returncode == 0  # it fits together, and anybody could have made it
+    assert setup.run(*words).returncode == 0
+    for command in ("plan", "install"):
+        refused = setup.run(command, *words[1:], *signed, *(["--yes"] if command == "install" else []))
+        assert refused.returncode == 6, refused.stderr
+        assert "no wheels that the lock of" in refused.stderr
+    assert not tree.exists()
+
+    plain = setup.sandbox.folder / "plain.lock.yaml"  # one that knows nothing of a bundle
+    assert setup.run("install", "--only", "files", "--yes").returncode == 0
+    of_tree = ("--manifest", setup.sandbox.manifest, "--comfyui", setup.tree, "--output", plain)
+    locked = setup.sandbox.run("manifest", "lock", *of_tree, "--sign", tmp_path / "lab.key")
+    assert locked.returncode == 0, locked.stderr
+    warned = setup.run(*words, "--manifest", plain, "--verify-with", tmp_path / "lab.pub")
+    assert "does not cover the bundle's ComfyUI and wheels" in warned.said
+
+
+@POSIX
+def test_recorded_machines_get_their_own_wheels_in_one_bundle(setup: SetupFixture, tmp_path: Path) -> None:
+    bundle, own = setup.sandbox.folder / "bundle", setup.sandbox.folder / "machine.json"
+    there, old, mac = tmp_path / "there.json", tmp_path / "old.json", tmp_path / "mac.json"
+    there.write_text(own.read_text(encoding="utf-8"))
+    pascal = Gpu(vendor="nvidia", name="NVIDIA GeForce GTX 1080", index=0, compute_capability=(6, 1))
+    old.write_text(recording_of(rtx_4070(gpus=(pascal,))))
+    mac.write_text(recording_of(rtx_4070(os="macos", architecture="arm64", gpus=())))
+    own.write_text("nothing that a machine is")  # so that it cannot be what counts
+    setup.index.toys += torch_set("cu126")
+    made = setup.run("bundle", "create", bundle, "--yes", "--for", there, "--for", old)
+    assert made.returncode == 0, made.stderr
+    names = [each["annotations"]["org.opencontainers.image.ref.name"] for each in manifests(bundle)]
+    assert [name for name in names if "wheels/" in name] == [
+        "wheels/comfyui-cu126-py3-none-any",
+        "wheels/comfyui-cu130-py3-none-any",
+    ]
+    (lock,) = bundle.glob("*.lock.yaml")  # which covers the wheels of both
+    for machine, torch in ((there, "2.15.0"), (old, "2.14.1")):
+        words = ("--from", bundle, "--comfyui", tmp_path / "ComfyUI", "--manifest", lock)
+        plan = setup.run("plan", *words, "--for", machine)
+        assert plan.returncode == 0, plan.stderr
+        assert torch in plan.stdout
+    refused = setup.run("bundle", "create", setup.sandbox.folder / "other", "--yes", "--for", mac, "--cpu")
+    assert refused.returncode == 2, refused.stderr
+    assert "macos on arm64" in refused.stderr
+    assert not (setup.sandbox.folder / "other").exists()
+
+
+@POSIX
+def test_amds_own_build_which_no_bundle_can_hold_is_named_in_time(setup: SetupFixture, tmp_path: Path) -> None:
+    amd, bundle = ROOT / "tests" / "support" / "machines" / "rx-6900-xt-linux.json", setup.sandbox.folder / "bundle"
+    made = setup.run("bundle", "create", bundle, "--yes", "--for", amd, "--torch", "rocm10.0.0")
+    assert made.returncode == 0, made.stderr
+    assert "No bundle can hold torch for rocm10.0.0" in made.said
+    names = [each["annotations"]["org.opencontainers.image.ref.name"] for each in manifests(bundle)]
+    assert names == ["comfyui", "klein-setup", "small/tree"]
+    tree = tmp_path / "ComfyUI"
+    words = ("--from", bundle, "--comfyui", tree, "--torch", "rocm10.0.0")
+    refused = setup.run("plan", *words, "--for", amd)
+    assert refused.returncode == 6, refused.stderr
+    assert "has rocm only as a source archive" in refused.stderr
+    assert setup.run("plan", *words, "--for", amd, "--only", "files").returncode == 0
+
+
+def manifests(bundle: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((bundle / "index.json").read_bytes())["manifests"]
+    return found
 
 
 @POSIX

@@ -266,6 +266,7 @@ class Asked:
     path: str  # with its query
     range: str | None
     authorization: str | None
+    content_range: str | None = None
 
 
 @dataclass
@@ -303,7 +304,8 @@ class Front:
 
     def _handle(self, request: BaseHTTPRequestHandler) -> None:
         headers = request.headers
-        self.asked.append(Asked(request.command, request.path, headers.get("Range"), headers.get("Authorization")))
+        asked = [headers.get(name) for name in ("Range", "Authorization", "Content-Range")]
+        self.asked.append(Asked(request.command, request.path, *asked))
         if not self.answer(request):
             forward(request, self.behind, rate_bytes_s=self.rate_bytes_s)
 
@@ -321,7 +323,8 @@ def forward(
     """Answer a request as the registry does, with its bytes changed, cut off or slowed down."""
     connection = http.client.HTTPConnection(behind, timeout=30)
     wanted = {name: value for name, value in request.headers.items() if name.lower() != "authorization" or with_login}
-    connection.request(request.command, path or request.path, headers=wanted)
+    body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+    connection.request(request.command, path or request.path, body=body, headers=wanted)
     answer = connection.getresponse()
     request.send_response(answer.status)
     for name, value in answer.getheaders():
@@ -363,7 +366,7 @@ def _serve(handle: Callable[[BaseHTTPRequestHandler], None]) -> ThreadingHTTPSer
             with contextlib.suppress(OSError):
                 handle(self)
 
-        do_HEAD = do_GET
+        do_HEAD = do_POST = do_PATCH = do_PUT = do_GET
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""

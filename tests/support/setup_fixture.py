@@ -236,7 +236,7 @@ class SetupFixture:
                 self.index.url,
             ]
             return [*words, "--manifest", str(self.sandbox.manifest), *made_from] if words[1] != "verify" else words
-        words += ["--manifest", str(self.sandbox.manifest)]
+        words += [] if "--manifest" in words else ["--manifest", str(self.sandbox.manifest)]
         words += [] if "--comfyui" in words else ["--comfyui", str(self.tree)]
         if "--from" in words:
             return words

@@ -44,7 +44,7 @@ TOP = "provisioner|tests|scripts|manifests|docs|\\.github|\\.ci"
 PATH = re.compile(rf"(?<![\w./~-])(?:{TOP})/(?:[\w-]|\.(?=\w)|/)*")  # ends before `<name>`, which stands for a name
 FILE = re.compile(r"`([\w-]+\.(?:md|toml|lock|py))`")
 FILE_NAMES = {path.name for pattern in ("*", "provisioner/**/*", "scripts/*") for path in ROOT.glob(pattern)}
-FILE_NAMES |= {"klein-setup.toml"}  # the user's own
+FILE_NAMES |= {"klein-setup.toml", "klein-setup.py"}  # the user's own, and a bundle's
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 COMMAND = re.compile(rf"(?:`klein-setup|scripts/klein_setup\.py) ((?:{'|'.join(COMMANDS)})\b[^`#\n]*)")
 NAME_IN_FILE = re.compile(r"`(provisioner/[\w/]+\.py)` \(`(\w+)`\)")

@@ -61,6 +61,7 @@ def found(
     proxies: dict[str, str] | None = None,
     target: Target | None = None,
     registry: Registry | None = None,
+    bundle: str | None = None,
 ) -> PlanHosts:
     def proxy_for(url: str) -> str | None:
         return next((proxy for part, proxy in (proxies or {}).items() if part in url), None)
@@ -70,6 +71,7 @@ def found(
         indexes=indexes,
         has_git=has_git,
         registry=registry,
+        bundle=bundle,
     )
     return hosts_of(plan_of(*steps, target=target), addresses, proxy_for)
 
@@ -204,6 +206,16 @@ def test_packages_come_from_every_index_and_from_where_a_requirement_says() -> N
 def test_a_host_that_is_needed_for_sure_is_told_as_that_once() -> None:
     hosts = found(environment("https://torch.example/whl"), packages("einops"))
     assert [row for row in rows(hosts) if row[0] == "pypi.org"] == [("pypi.org", 443, "packages of Python", "always")]
+
+
+def test_everything_of_a_bundle_comes_from_its_registry_but_the_test_image() -> None:
+    image = GenerateImage(app="comfyui", reason="nothing was generated yet", server="http://lab.example:8188")
+    steps = (environment("https://torch.example/whl"), packages("einops"), image)
+    assert {(host, what) for host, _, what, _ in rows(found(*steps, bundle="https://registry.example:5000"))} == {
+        ("registry.example", "torch"),
+        ("registry.example", "packages of Python"),
+        ("lab.example", "the test image"),
+    }
 
 
 def test_a_server_for_the_test_image_is_listed_and_one_of_our_own_is_not() -> None:

@@ -45,9 +45,13 @@ def test_a_part_is_read_back_as_it_was_written() -> None:
     comfyui = Part(
         name="comfyui", kind="comfyui", version="0.33.0", blobs=(Blob(sha256="c" * 64, size=1, title="x.zip"),)
     )
-    for part in (PART, Part(name="wheels/linux", kind="wheels", blobs=(wheel,)), comfyui):
+    program = Part(name="klein-setup", kind="program", blobs=(wheel,), version="0.1.0")
+    for part in (PART, Part(name="wheels/linux", kind="wheels", blobs=(wheel,)), comfyui, program):
         listed, data = listed_as(part)
-        assert parse_manifest(listed, data) == part
+        again = parse_manifest(listed, data)
+        assert again == part
+        assert again is not None
+        assert again.manifest_sha256 == listed.sha256
         assert parse_index(index_bytes([listed])) == (listed,)
 
 

@@ -30,6 +30,7 @@ LOCK = Lock(
     comfyui_version="0.33.0",
     version=7,
     expires="2027-02-28",
+    bundle_parts=(("comfyui", "cd" * 32),),
 )
 
 

@@ -61,6 +61,7 @@ DOCUMENT: dict[str, Any] = {
         "torch_wheels": [{"file": "torch-2.11.0+cu130-cp312-cp312-win_amd64.whl", "sha256": A64}],
         "comfyui_commit": COMMIT,
         "comfyui_version": "0.33.0",
+        "bundle_parts": [{"name": "wheels/comfyui-cu130", "sha256": A64}],
     },
     "default_set": "small",
     "sets": [
