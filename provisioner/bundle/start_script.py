@@ -20,6 +20,9 @@ from typing import Iterator, Mapping  # noqa: UP035 - before 3.9 those of collec
 WHEELS: "dict[str, list[list[str]]]" = {}
 """What `bundle create` writes here: by system and Python, the name and the SHA-256 of each wheel, pip's first."""
 
+PASSED = ("PATH", "HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "LANG", "LC_ALL")
+"""What pip gets of the user's variables; it works on files of this computer alone."""
+
 COMPLETE = "complete"  # written last; a folder without it is not used
 
 
@@ -114,7 +117,7 @@ def make(blobs: Path, folder: Path, wheels: "list[list[str]]", environ: "Mapping
     (copies / "list.txt").write_text("".join(lines), encoding="utf-8")
     words = [str(program(folder, "python")), "-I", str(copies / pip / "pip"), "--isolated", "install", "--quiet"]
     words += ["--no-input", "--no-index", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-cache-dir"]
-    kept = {name: value for name, value in environ.items() if not name.upper().startswith(("PIP_", "PYTHON"))}
+    kept = {name: environ[name] for name in PASSED if name in environ}
     done = subprocess.run(
         [*words, "--disable-pip-version-check", "-r", "list.txt"],
         cwd=str(copies),

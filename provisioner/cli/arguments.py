@@ -818,6 +818,7 @@ def _registry(text: str) -> OciRepository:
 
 
 def _bundle(text: str) -> Path | OciFile:
+    from provisioner.core.redact import redact
     from provisioner.oci.reference import parse_reference
 
     if not text.lower().startswith("oci://"):
@@ -825,7 +826,7 @@ def _bundle(text: str) -> Path | OciFile:
     try:
         return parse_reference(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} {error}") from error
+        raise argparse.ArgumentTypeError(f"{redact(repr(text))} {error}") from error
 
 
 def _add_environment_folder(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

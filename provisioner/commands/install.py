@@ -99,6 +99,7 @@ def run_install(
     ask_about(run, plan, ui.ask)
     decide_on_token(run, plan, ui.ask)
     if run.session.settings.bundle is not None:
+        run.session.take_from(run.session.settings.bundle.narrowed(plan))
         run.session.settings.bundle.prepare(plan)
     applied = apply_plan(run, options, plan, show_smoke=ui.show_smoke)
     remember_rate(run, applied.outcomes)

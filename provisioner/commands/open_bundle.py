@@ -134,6 +134,15 @@ class OpenBundle:
         kept = tuple(each for each in self.parts if each.kind == "models" or each.manifest_sha256 in listed)
         return replace(self, parts=kept, lock=manifest.id)
 
+    def narrowed(self, plan: Plan) -> OpenBundle:
+        """Return the bundle with the wheels of the torch build that a plan installs, where it has them by that name."""
+        builds = {each.choice.build for each in plan.steps if isinstance(each, (MakeEnvironment, RepairEnvironment))}
+        marks = [f"-{each.torch_backend}-" for each in builds]
+        wanted = [each for each in self.parts if each.kind == "wheels" and any(mark in each.name for mark in marks)]
+        if not wanted:
+            return self
+        return replace(self, parts=tuple(each for each in self.parts if each.kind != "wheels" or each in wanted))
+
     def prepare(self, plan: Plan) -> None:
         """Have ComfyUI's archive here where a plan unpacks it; raises as `bring_blobs`."""
         if self.comfyui is not None and any(isinstance(step, (GetComfyUI, UpdateComfyUI)) for step in plan.steps):

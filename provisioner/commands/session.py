@@ -138,7 +138,12 @@ class Session:
         if is_signed and held.lock is None:
             said = "The signed lock lists model files alone: it does not cover the bundle's ComfyUI and wheels."
             self.events(Notice(message=said, severity="warning"))
-        self.settings = replace(self.settings, bundle=held)
+        self.take_from(held)
+
+    def take_from(self, bundle: OpenBundle) -> None:
+        """Take everything from that bundle from now on."""
+        self.settings = replace(self.settings, bundle=bundle)
+        self.__dict__.pop("environments", None)  # which may have been made with what it was before
 
     # --- settings that come from several places ----------------------------------------------------
 

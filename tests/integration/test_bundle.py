@@ -490,6 +490,23 @@ def test_a_disk_that_is_too_small_is_said_before_the_first_byte(sandbox: Sandbox
     assert not (bundle / "index.json").exists()
 
 
+def test_a_stick_whose_file_system_cannot_hold_a_file_is_named_before_the_first_byte(
+    sandbox: Sandbox, wanted: Wanted
+) -> None:
+    text = sandbox.manifest.read_text(encoding="utf-8")
+    sandbox.manifest.write_text(text.replace(str(SIZE), str(2**32)), encoding="utf-8")
+    code = "import sys\nfrom provisioner.files.store import file_store\nfrom provisioner.cli.main import main\n"
+    code += "file_store.kind_of_file_system = lambda found: 'vfat'\nsys.exit(main(sys.argv[1:]))"
+    words = ["bundle", "create", sandbox.folder / "stick", "--manifest", sandbox.manifest, "--yes", "--no-comfyui"]
+    words += ["--endpoint", sandbox.hub.endpoint, "--send-token"]
+    command = [sys.executable, "-c", code, *map(str, words)]
+    done = subprocess.run(command, env=sandbox.environ, cwd=sandbox.folder, text=True, capture_output=True, check=False)
+    assert done.returncode == 4, done.stderr
+    assert "is vfat: no file there can have more than 4,294,967,295 bytes. Nothing was fetched." in done.stderr
+    assert sandbox.bytes_served() == 0
+    assert not (sandbox.folder / "stick").exists()
+
+
 def test_a_disk_that_fills_in_the_middle_leaves_no_bundle_and_the_next_run_continues(
     sandbox: Sandbox, wanted: Wanted, mount: Mount
 ) -> None:

@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 import requests
 
+from provisioner.core.models import Gpu
 from provisioner.oci.push import CHUNK_BYTES
 from tests.integration.test_bundle import elsewhere
 from tests.integration.test_oci_registry import PASSWORD, Guarded, guarded, log_in, without_login
+from tests.support.builders import recording_of
 from tests.support.oci_registry import DockerRegistry, Front
 from tests.support.sandbox import MIB, Sandbox, Wanted, sha256_of, tensors
-from tests.support.setup_fixture import KLEIN, SetupFixture
+from tests.support.setup_fixture import KLEIN, SetupFixture, rtx_4070
+from tests.support.wheels import torch_set
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="docker-registry is packaged for Linux")
 __all__ = ["guarded"]  # a fixture
@@ -62,7 +65,12 @@ def there(sandbox: Sandbox, reference: str) -> tuple[str | Path, ...]:
 
 def test_everything_comes_out_of_a_registry(setup: SetupFixture, registry: DockerRegistry, tmp_path: Path) -> None:
     reference = f"oci://{registry.host}/klein:v1"
-    made = setup.run("bundle", "create", reference, "--yes")
+    here, old = setup.sandbox.folder / "machine.json", tmp_path / "old.json"
+    pascal = Gpu(vendor="nvidia", name="NVIDIA GeForce GTX 1080", index=0, compute_capability=(6, 1))
+    old.write_text(recording_of(rtx_4070(gpus=(pascal,))))
+    others = torch_set("cu126")
+    setup.index.toys += others
+    made = setup.run("bundle", "create", reference, "--yes", "--for", here, "--for", old)
     assert made.returncode == 0, made.stderr
     assert f"oci://{registry.host}/klein:v1@sha256:" in made.stdout
     digest = made.stdout.partition(f"{reference}@")[2].split()[0]
@@ -90,6 +98,9 @@ def test_everything_comes_out_of_a_registry(setup: SetupFixture, registry: Docke
     assert done.returncode == 0, done.stderr
     assert done.json["details"]["smoke_test"]["is_proven"]
     assert not setup.sandbox.hub.requests
+    fetched = {each.name for each in (tmp_path / "home").rglob("*.whl")}
+    assert fetched
+    assert not fetched & {each.file_name for each in others}  # those of the other machine are not even fetched
     assert not (tmp_path / "home" / "cache" / "klein-setup" / "bundles" / "taken").exists()
     file = tree / "models" / KLEIN[0].folder / KLEIN[0].name
     file.write_bytes(file.read_bytes()[:-1] + b"?")

@@ -5,6 +5,7 @@ Builds the wheel and installs what it needs from the package index, as the READM
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from provisioner.commands.bundle_program import own_wheel
 from tests.support.sandbox import Sandbox, tensors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +48,10 @@ def test_the_wheel_has_the_manifests_the_schemas_and_what_shells_complete(wheel:
     assert shipped - names == set()
     assert any(name.endswith("share/man/man1/klein-setup.1") for name in names)
     assert not [name for name in names if name.startswith(("tests/", "scripts/"))]
+    packed = set(zipfile.ZipFile(io.BytesIO(own_wheel())).namelist())  # what goes into a bundle is the same
+    assert {name for name in packed if name.startswith("provisioner/")} == {
+        name for name in names if name.startswith("provisioner/")
+    }
 
 
 @pytest.mark.parametrize("start", list(STARTS))

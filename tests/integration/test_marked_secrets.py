@@ -145,12 +145,16 @@ CASES = {
             (2, ["{folder}/bundle-2", "--set", "{token}"]),
             (6, ["{folder}/bundle-2", "--yes", "--no-comfyui"]),
             (2, ["{folder}/bundle-2", "--comfyui-source", "{token}", "--frobnicate"]),
+            (2, ["oci://me:{token}@127.0.0.1:9/klein:v1"]),
+            (5, ["oci://127.0.0.1:9/klein:v1", "--yes", "--no-comfyui"]),
         ),
     ),
     "bundle add": Case(
         words=("{folder}/bundle", "--yes", "--no-comfyui"), refused=((2, ["{folder}/{token}", "--yes"]),)
     ),
-    "bundle verify": Case(words=("{folder}/bundle",), refused=((2, ["{folder}/{token}"]),)),
+    "bundle verify": Case(
+        words=("{folder}/bundle",), refused=((2, ["{folder}/{token}"]), (2, ["oci://me:{token}@127.0.0.1:9/klein:v1"]))
+    ),
     "manifest accept": Case(
         words=("{folder}/accepted.yaml", "--verify-with", "{folder}/lab.pub"),
         refused=((2, ["{folder}/accepted.yaml", "--verify-with", "{folder}/lab.key"]), (2, ["{token}"])),

@@ -61,6 +61,10 @@ def test_the_start_script_is_read_by_a_python_that_is_too_old() -> None:
     assert "from __future__" not in TEXT
 
 
+def test_pip_gets_no_secret_of_the_user() -> None:
+    assert not [name for name in start_script.PASSED if name.startswith(("HF_", "PIP_", "KLEIN_", "HTTP"))]
+
+
 def test_klein_setups_own_list_is_read_whole() -> None:
     text = locked_list().read_text(encoding="utf-8")
     found = parse_locked_list(text)
