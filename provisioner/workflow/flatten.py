@@ -20,6 +20,7 @@ from provisioner.workflow.graph_values import (
     Input,
     Link,
     Node,
+    Port,
     Wire,
     Workflow,
 )
@@ -38,6 +39,17 @@ class _Given:
     """A value that reaches an input in the place of a wire."""
 
     value: object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shared:
+    """The value of another node's widget, which reaches an input in the place of a wire."""
+
+    node: str
+    widget: str
+
+
+_Source = Wire | _Given | _Shared
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -118,7 +130,7 @@ def _why_off(node: Node, scope: _Scope) -> str | None:
 
 def _take_values(scope: _Scope, instance: Node) -> None:
     """Note the values of an instance: one for each input with a widget, in 2025 one for each entry of proxyWidgets."""
-    promoted = [port.name for port in scope.graph.inputs if _is_widget(scope.graph, port.links)]
+    promoted = [port.name for port in scope.graph.inputs if _widget_of(scope, port) is not None]
     values = instance.values
     if scope.graph.is_group:
         places = [(node.id, at) for node in scope.graph.nodes.values() for at in range(len(node.values))]
@@ -137,20 +149,11 @@ def _take_values(scope: _Scope, instance: Node) -> None:
         scope.ports.update(zip(promoted, values, strict=False))
 
 
-def _is_widget(graph: Graph, links: tuple[str, ...]) -> bool:
-    """Whether one of the inputs that links lead to can be typed in."""
-    for link in (graph.links[key] for key in links if key in graph.links):
-        target = graph.nodes.get(link.target)
-        inputs = () if target is None else target.inputs
-        if 0 <= link.target_slot < len(inputs) and inputs[link.target_slot].widget is not None:
-            return True
-    return False
-
-
 def _flat(scope: _Scope, node: Node, name: str) -> FlatNode:
     values = list(node.values)
-    given: dict[str, object] = dict(node.named_values)
+    given: dict[str, object] = {}
     wires: dict[str, Wire] = {}
+    shared: dict[str, tuple[str, str]] = {}
     for widget, value in scope.widgets.get(node.id, {}).items():
         if isinstance(widget, str):
             given[widget] = value
@@ -161,8 +164,10 @@ def _flat(scope: _Scope, node: Node, name: str) -> FlatNode:
             source = _source(scope, each.link, name)
             if isinstance(source, Wire):
                 wires[each.name] = source
-            elif source is not None:
+            elif isinstance(source, _Given):
                 given[each.widget or each.name] = source.value
+            elif source is not None and each.widget is None:
+                shared[each.name] = (source.node, source.widget)
     return FlatNode(
         id=scope.prefix + node.id,
         kind=node.kind,
@@ -170,8 +175,10 @@ def _flat(scope: _Scope, node: Node, name: str) -> FlatNode:
         why_off=scope.why_off or _why_off(node, scope),
         inputs=node.inputs,
         values=tuple(values),
+        named=node.named_values,
         given=given,
         wires=wires,
+        shared=shared,
         files=node.files,
         package=node.package,
     )
@@ -180,7 +187,7 @@ def _flat(scope: _Scope, node: Node, name: str) -> FlatNode:
 # --- following a link backwards ------------------------------------------------------------------
 
 
-def _source(scope: _Scope, key: str, name: str) -> Wire | _Given | None:
+def _source(scope: _Scope, key: str, name: str) -> _Source | None:
     """Return what a link brings: the output of a node that is run, a value, or nothing."""
     for _ in range(_MOST_HOPS):
         link = scope.graph.links.get(key)
@@ -193,19 +200,31 @@ def _source(scope: _Scope, key: str, name: str) -> Wire | _Given | None:
     raise WorkflowError(f"{name}: a link leads through more than {_MOST_HOPS} nodes, or round in a circle.")
 
 
-def _at_input(scope: _Scope, link: Link) -> tuple[_Scope, str] | _Given | None:
+def _at_input(scope: _Scope, link: Link) -> tuple[_Scope, str] | _Given | _Shared | None:
     """Go on outside of a subgraph, at the input of its instance."""
     parent, instance = scope.parent, scope.instance
     if parent is None or instance is None or not 0 <= link.origin_slot < len(scope.graph.inputs):
         return None
-    port = scope.graph.inputs[link.origin_slot].name
+    declared = scope.graph.inputs[link.origin_slot]
+    port = declared.name
     named = [each for each in instance.inputs if each.name == port] if port else []
     entry = named[0] if named else None
     if entry is None and not port and link.origin_slot < len(instance.inputs):
         entry = instance.inputs[link.origin_slot]
     if entry is not None and entry.link is not None and entry.link in parent.graph.links:
         return parent, entry.link
-    return _Given(value=scope.ports[port]) if port in scope.ports else None
+    return _Given(value=scope.ports[port]) if port in scope.ports else _widget_of(scope, declared)
+
+
+def _widget_of(scope: _Scope, port: Port) -> _Shared | None:
+    """Return the first widget that a subgraph's input leads to: it has the value where the instance has none."""
+    for link in (scope.graph.links[key] for key in port.links if key in scope.graph.links):
+        target = scope.graph.nodes.get(link.target)
+        inputs = () if target is None else target.inputs
+        widget = inputs[link.target_slot].widget if 0 <= link.target_slot < len(inputs) else None
+        if widget is not None:
+            return _Shared(node=scope.prefix + link.target, widget=widget)
+    return None
 
 
 def _at_node(scope: _Scope, link: Link) -> tuple[_Scope, str] | Wire | _Given | None:

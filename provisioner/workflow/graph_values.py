@@ -116,8 +116,10 @@ class FlatNode:
     why_off: str | None = None  # why it is not run; None: it is
     inputs: tuple[Input, ...] = ()
     values: tuple[object, ...] = ()
+    named: Mapping[str, object] = field(default_factory=dict)  # the same by name, where the file has them so, too
     given: Mapping[str, object] = field(default_factory=dict)  # by input: these win over `values`
     wires: Mapping[str, Wire] = field(default_factory=dict)  # by input
+    shared: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # input -> node and widget whose value it takes
     files: tuple[NamedFile, ...] = ()
     package: Package = Package()
 

@@ -17,7 +17,7 @@ def value_of(node: FlatNode, name: str, position: int) -> object:
         return None
     if name in node.given:
         return node.given[name]
-    return node.values[position] if position < len(node.values) else None
+    return node.values[position] if position < len(node.values) else node.named.get(name)
 
 
 def reasons_off(flat: FlatWorkflow) -> dict[str, str]:

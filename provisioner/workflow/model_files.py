@@ -72,7 +72,9 @@ def _files_of(node: FlatNode, named: dict[str, tuple[NamedFile, ...]], why_off: 
             why = f"node {node.id} loads another file" if loaded else None
             yield _model_file(file.name, file.folder, label, [file], why_off or why)
     if node.kind not in LOADER_INPUTS and not node.files:
-        for value in {str(each): None for each in (*node.values, *node.given.values()) if _is_file(each)}:
+        for value in {
+            str(each): None for each in (*node.values, *node.named.values(), *node.given.values()) if _is_file(each)
+        }:
             files = named.get(_plain(value), ())
             yield _model_file(value, files[0].folder if files else None, label, files, why_off)
 

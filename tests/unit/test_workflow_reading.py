@@ -148,7 +148,7 @@ def test_values_by_name_and_hashes_of_files_are_read() -> None:
     one = node(1, "Custom", properties={"models": [file], "aux_id": "me/nodes", "ver": "abc"})
     one["widgets_values"] = {"model": "a.safetensors"}
     found = read(workflow(one)).nodes["1"]
-    assert found.given == {"model": "a.safetensors"}
+    assert found.named == {"model": "a.safetensors"}
     assert found.files[0].sha256 == "AB" * 32
     assert (found.package.name, found.package.version) == ("me/nodes", "abc")
 
