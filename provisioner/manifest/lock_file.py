@@ -61,6 +61,7 @@ def locked_text(manifest: Manifest, wanted: ArtifactSet, verified: Mapping[str, 
         "schema_version": manifest.schema_version,
         "id": manifest.id,
         "title": manifest.title,
+        **({"is_stand_in": True} if manifest.is_stand_in else {}),
         "licence": _without_none(
             id=manifest.licence.id,
             name=manifest.licence.name,
