@@ -86,8 +86,10 @@ def generate_by_diffusers(
             on_event=hear,
         )
     run.session.stages.begin(*CHECK_STAGE)
-    image = read_image(done.image)
-    return done.smoke_test(asked, image=image, vram=sampler.reading, findings=judge(image, asked))
+    image, is_stand_in = read_image(done.image), run.manifest.is_stand_in
+    return done.smoke_test(
+        asked, image=image, vram=sampler.reading, findings=judge(image, asked, is_stand_in=is_stand_in)
+    )
 
 
 def _pipeline_of(run: Run) -> tuple[str, str]:
