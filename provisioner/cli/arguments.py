@@ -644,9 +644,7 @@ def _add_from_workflow_parser(actions: Subparsers) -> None:
         help="the SHA-256 of a file that you know, for a file that no server states one of; may be repeated",
     )
     parser.add_argument("--comfyui", type=_path, metavar="DIR", help="the ComfyUI whose templates are looked at first")
-    parser.add_argument(
-        "--package-index", type=_index, metavar="URL", help="index of the package with the templates"
-    )
+    parser.add_argument("--package-index", type=_index, metavar="URL", help="index of the package with the templates")
     parser.add_argument(
         "--civitai", type=_index, default="https://civitai.com", metavar="URL", help="address of Civitai or a mirror"
     )
