@@ -574,6 +574,10 @@ def _details(report: Report) -> dict[str, object]:
         from provisioner.report.smoke_test_json import smoke_entry
 
         details["smoke_test"] = smoke_entry(report.smoke_test)
+    if report.diagnosis is not None:
+        from provisioner.report.diagnosis_json import diagnosis_entry
+
+        details["diagnosis"] = diagnosis_entry(report.diagnosis)
     if report.changes is not None:
         from provisioner.report.changes import changes_entry
 
