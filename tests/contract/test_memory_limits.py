@@ -142,8 +142,7 @@ def test_elsewhere_psutil_is_asked_which_may_fail(tmp_path: Path, system: Operat
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
 def test_the_limit_of_locked_memory_is_that_of_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import resource
-
+    resource = pytest.importorskip("resource")  # not on Windows
     for soft, expected in ((8 * MIB, 8 * MIB), (resource.RLIM_INFINITY, None)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
         assert read_memory(tmp_path, "linux", ram=lambda: (GIB, GIB)).locked_limit_bytes == expected

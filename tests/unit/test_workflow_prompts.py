@@ -31,7 +31,8 @@ def converted(
 
 def of_one(kind: str, *values: object, info: dict[str, Any] | None = None, **more: object) -> dict[str, Any]:
     """Return the inputs of a single node."""
-    return converted(node(1, kind, *values, **more), info=info)["1"]["inputs"]
+    inputs: dict[str, Any] = converted(node(1, kind, *values, **more), info=info)["1"]["inputs"]
+    return inputs
 
 
 def declared(**inputs: object) -> dict[str, Any]:
