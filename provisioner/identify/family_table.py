@@ -20,7 +20,6 @@ Sources, read 2026-11-23 and, for the rows marked [0.33], on 2026-11-27; a row f
 
 from __future__ import annotations
 
-import re
 from typing import Literal, NamedTuple
 
 from provisioner.core.models import Role
@@ -48,14 +47,9 @@ class Family(NamedTuple):
     name: str = ""  # of an encoder or a VAE, "Qwen3-4B"
 
 
-_MARK = re.compile(r"([^\[]+)(?:\[(\d*)(?:,(\d+))?\])?")
-
-
 def _mark(text: str) -> Mark:
-    found = _MARK.fullmatch(text)
-    if found is None:
-        raise ValueError(text)
-    names, first, second = found.groups()
+    names, _, sizes = text.rstrip("]").partition("[")
+    first, _, second = sizes.partition(",")
     return Mark(tuple(names.split("|")), int(first) if first else None, int(second) if second else None)
 
 
