@@ -105,6 +105,7 @@ def write_manifest(path: Path, digests: Mapping[str, str], sizes: Mapping[str, i
         "schema_version": 1,
         "id": "bench",
         "title": "Files to verify",
+        "is_stand_in": True,
         "licence": {"name": "CC0-1.0", "url": "https://example.org", "is_commercial_use_allowed": True},
         "default_set": "all",
         "sets": [{"id": "all", "title": "All", "target": "comfyui", "artifacts": list(digests)}],

@@ -243,6 +243,7 @@ def _manifest(files: tuple[TinyFile, ...], pipeline: Mapping[str, bytes]) -> dic
         "schema_version": 1,
         "id": "rehearsal",
         "title": "Small stand-ins with the published names",
+        "is_stand_in": True,
         "licence": {
             "name": "CC0-1.0",
             "url": "https://creativecommons.org/publicdomain/zero/1.0/",

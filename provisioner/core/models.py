@@ -270,6 +270,7 @@ class Manifest:
     artifacts: tuple[Artifact, ...]
     sha256: str  # of the manifest's own bytes
     lock: Lock | None = None  # only what `manifest lock` wrote has one
+    is_stand_in: bool = False  # the weights are made up, for a test or a rehearsal: an image of theirs is noise
 
     def set_named(self, set_id: str) -> ArtifactSet | None:
         """Return the set of that id, or None."""

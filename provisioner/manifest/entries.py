@@ -26,6 +26,7 @@ def manifest_text(manifest: Manifest) -> str:
         schema_version=manifest.schema_version,
         id=manifest.id,
         title=manifest.title,
+        is_stand_in=manifest.is_stand_in or None,
         licence=_without_none(
             id=manifest.licence.id,
             name=manifest.licence.name,

@@ -598,6 +598,7 @@ def _manifest(place: Place, sha256: str) -> Manifest:
             artifacts=artifacts,
             sha256=sha256,
             lock=fields.optional("lock", _LOCK, None),
+            is_stand_in=fields.optional("is_stand_in", BOOLEAN, default=False),
         )
     _check_ids(place, "artifacts", [each.id for each in value.artifacts])
     _check_ids(place, "sets", [each.id for each in value.sets])

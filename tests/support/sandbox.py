@@ -312,6 +312,7 @@ class Sandbox:
             "schema_version": 1,
             "id": "small",
             "title": "Small files for a test",
+            "is_stand_in": True,  # the stand-in for ComfyUI draws noise
             "licence": {
                 "name": "CC0-1.0",
                 "url": "https://creativecommons.org/publicdomain/zero/1.0/",

@@ -68,6 +68,14 @@ def test_every_shipped_set_is_locked_and_read_again_as_it_was(name: str, set_id:
     jsonschema.validate(yaml.safe_load(text), schema)
 
 
+@pytest.mark.parametrize("is_stand_in", [True, False])
+def test_what_is_made_up_stays_so_when_it_is_locked(is_stand_in: bool) -> None:
+    manifest = replace(shipped("flux2-klein-4b"), is_stand_in=is_stand_in)
+    text = locked_text(manifest, manifest.sets[0], proofs(manifest, manifest.sets[0].id), LOCK)
+    assert parse_manifest(text, file="locked").is_stand_in is is_stand_in
+    jsonschema.validate(yaml.safe_load(text), json.loads((MANIFESTS / "schema.json").read_text(encoding="utf-8")))
+
+
 def test_a_content_that_was_accepted_instead_is_what_is_locked() -> None:
     manifest = shipped("flux2-klein-4b")
     wanted = manifest.sets[0]

@@ -45,6 +45,7 @@ DOCUMENT: dict[str, Any] = {
     "schema_version": 1,
     "id": "example-1",
     "title": "An example",
+    "is_stand_in": True,
     "licence": {
         "name": "Apache-2.0",
         "url": "https://example.org/licence",
@@ -194,6 +195,7 @@ def test_every_key_arrives_in_its_place() -> None:
     )
     assert manifest.sha256 == hashlib.sha256(text.encode()).hexdigest()
     assert manifest.default_set == "small"
+    assert manifest.is_stand_in
     assert model == Artifact(
         id="model",
         role="diffusion_model",
@@ -250,6 +252,10 @@ def test_every_key_arrives_in_its_place() -> None:
 
 def test_a_name_that_is_left_out_is_the_last_part_of_the_first_filename() -> None:
     assert parse_manifest(text_of(DOCUMENT), file="x").artifacts[2].name == "config.json"
+
+
+def test_weights_are_trained_ones_unless_the_manifest_says_that_they_are_made_up() -> None:
+    assert not parse_manifest(text_of(with_changes((("is_stand_in",), GONE))), file="x").is_stand_in
 
 
 def test_an_artifact_in_no_set_is_allowed() -> None:
@@ -358,6 +364,8 @@ ONE_VALUE: tuple[tuple[Path_, object, str], ...] = (
     (("licence", "is_commercial_use_allowed"), "true", "'true' in quotes, which makes it text; expected true or false"),
     (("licence", "is_commercial_use_allowed"), 1, "is '1'; expected true or false"),
     (("licence", "id"), "a b", "expected a short name"),
+    (("is_stand_in",), "true", "'true' in quotes, which makes it text; expected true or false"),
+    (("is_stand_in",), 1, "is '1'; expected true or false"),
     (("licence", "notice"), "a\x07b", "has a control or invisible character"),
     (("licence", "notice"), "x" * 4001, "is 4001 characters long"),
     (("default_set",), GONE, "is missing"),
