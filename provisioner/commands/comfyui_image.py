@@ -36,6 +36,7 @@ from provisioner.disk.root import scratch_folder
 from provisioner.files.layout import destination_for
 from provisioner.smoke_test.graph import ENCODE, PHASES, STEP_NODE, build_graph, names_for, pick_listed
 from provisioner.smoke_test.image import judge, read_image, seed_in
+from provisioner.smoke_test.image_verdict import likeness_of
 from provisioner.smoke_test.later_images import (
     failed_later,
     growth,
@@ -44,7 +45,16 @@ from provisioner.smoke_test.later_images import (
     later_seed,
     patience_s,
 )
-from provisioner.smoke_test.results import Card, CardUse, ImageOptions, ImageRun, ModelNames, SmokeTest, Timings
+from provisioner.smoke_test.results import (
+    Card,
+    CardUse,
+    ImageFacts,
+    ImageOptions,
+    ImageRun,
+    ModelNames,
+    SmokeTest,
+    Timings,
+)
 
 if TYPE_CHECKING:
     from provisioner.comfyui.server.api import ServerFacts
@@ -274,7 +284,7 @@ def _generate(
         started_with=started_with(options, facts.argv, None if process is not None else client.address.url),
         log_path=None if process is None else process.log_path,
         notes=note_on_unused(options) if process is not None else (),
-        findings=judge(image, asked, generated_seed=seed_in(generated.image)),
+        findings=_judged(run, generated, image, asked),
     )
     sampler.pause()  # the curve is that of the first image
     number = images_wanted(options.images, facts.devices[0].kind if facts.devices else None)
@@ -296,11 +306,16 @@ def _with_later_images(
     """Generate images with other seeds until there are `number`; the first one that is wrong is the last."""
     from provisioner.smoke_test.vram import resident_bytes
 
-    def measured(seed: int, total_s: float) -> ImageRun:
-        held = None if process is None else resident_bytes(process.pid)
-        return ImageRun(seed=seed, total_s=total_s, vram_bytes=sampler.held_bytes(), memory_bytes=held)
+    def measured(seed: int, total_s: float, image: ImageFacts | None) -> ImageRun:
+        return ImageRun(
+            seed=seed,
+            total_s=total_s,
+            vram_bytes=sampler.held_bytes(),
+            memory_bytes=None if process is None else resident_bytes(process.pid),
+            verdict=None if image is None else likeness_of(image.figures).verdict,
+        )
 
-    runs = [measured(smoke.options.seed, first_s)]
+    runs = [measured(smoke.options.seed, first_s, smoke.image)]
     found: tuple[Finding, ...] = ()
     limit_s = patience_s(first_s, options.timeout_s)
     while len(runs) < number and not any(each.severity == "problem" for each in found):
@@ -309,7 +324,8 @@ def _with_later_images(
         stages.begin("generating", f"image {len(runs) + 1} of {number}", "generated")
         try:
             generated = client.generate(build_graph(names, asked), timeout_s=limit_s, on_progress=_steps(stages))
-            judged = judge(read_image(generated.image), asked, generated_seed=seed_in(generated.image))
+            image = read_image(generated.image)
+            judged = _judged(run, generated, image, asked)
         except MemoryExhaustedError as error:
             error.args = (f"The first image is {smoke.image_path}; image {len(runs) + 1} failed: {error}",)
             raise
@@ -318,8 +334,12 @@ def _with_later_images(
             stages.fail(error)
             break
         found = (*found, *judged_later(len(runs) + 1, judged))
-        runs.append(measured(asked.seed, generated.total_s))
+        runs.append(measured(asked.seed, generated.total_s, image))
     return replace(smoke, runs=tuple(runs), findings=(*smoke.findings, *found, *growth(runs)))
+
+
+def _judged(run: Run, generated: Generated, image: ImageFacts, asked: ImageOptions) -> tuple[Finding, ...]:
+    return judge(image, asked, generated_seed=seed_in(generated.image), is_stand_in=run.manifest.is_stand_in)
 
 
 def _judge_device(facts: ServerFacts, card: Card | None) -> tuple[Finding, ...]:

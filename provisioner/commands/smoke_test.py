@@ -109,7 +109,7 @@ def generate_image(
     found = find_template(python, run.wanted)
     template = None if found is None else f"{found.name}.json"
     notes = (*smoke.notes, *describe(smoke, run.wanted.envelope, machine), *_workflow_note(template))
-    smoke = replace(smoke, notes=notes, template=template)
+    smoke = replace(smoke, notes=notes, template=template, is_stand_in=run.manifest.is_stand_in)
     show(smoke)
     return smoke
 

@@ -11,17 +11,20 @@ from typing import TypedDict
 
 from provisioner.core.models import Finding
 from provisioner.report.json_document import FindingEntry, ManifestEntry, TargetEntry, finding_entry
+from provisioner.smoke_test.image_verdict import likeness_of
 from provisioner.smoke_test.results import (
     Backend,
     Card,
     CardEvidence,
     CardResult,
     ImageFacts,
+    ImageFigures,
     ImageOptions,
     ImageRun,
     ModelNames,
     SmokeTest,
     StartedWith,
+    Verdict,
     VramReading,
 )
 
@@ -38,6 +41,22 @@ class WishEntry(TypedDict):
     has_tiled_decode: bool
 
 
+class FiguresEntry(TypedDict):
+    """What tells a photograph from noise, measured of the image; of brightness where nothing else is said."""
+
+    neighbour_correlation: float | None  # of neighbouring pixels, at most 1; white noise has 0
+    spectrum_slope: float | None  # b, where amplitude falls as 1 / frequency**b: photographs have about 1
+    edge_peakedness: float | None  # kurtosis of the differences between neighbours: noise has about 3
+    contrast_variation: float | None  # of local contrast between 8 x 8 places, over its mean
+    colour_detail: float | None  # colour differences over brightness differences, squared
+    saturation: float | None  # 0 to 1
+    tonal_range: int  # 0 to 255, without the darkest and the brightest 2 %
+    levels: int  # of 256, used by the colour channel that uses most
+    clipped: float | None  # share of values that are 0, or that are 255, whichever are fewer
+    direction: float | None  # how many times as much neighbours differ in one direction as in the other
+    block_edges: float | None  # differences at the edges of blocks over those elsewhere
+
+
 class PictureEntry(TypedDict):
     """The image that was generated."""
 
@@ -51,6 +70,10 @@ class PictureEntry(TypedDict):
     maximum: int
     mean: float | None  # null: it is no number
     deviation: float | None  # standard deviation over all channels
+    verdict: Verdict  # what it looks like
+    because: str  # why, as a clause
+    is_noise_expected: bool  # the manifest's weights are made up
+    figures: FiguresEntry | None  # null: it is too small for them
 
 
 class TimingsEntry(TypedDict):
@@ -72,6 +95,7 @@ class RunEntry(TypedDict):
     total_s: float | None  # from the request to the image
     vram_bytes: int | None  # held afterwards: by the server where NVML says it, else on the whole card
     memory_bytes: int | None  # resident, of the server and what it started
+    verdict: Verdict | None  # what it looks like
 
 
 class VramEntry(TypedDict):
@@ -225,6 +249,7 @@ def _options_entry(options: ImageOptions) -> WishEntry:
 
 
 def _image_entry(image: ImageFacts, smoke: SmokeTest) -> PictureEntry:
+    likeness = likeness_of(image.figures)
     return {
         "path": _text(smoke.image_path),
         "width": image.width,
@@ -236,6 +261,27 @@ def _image_entry(image: ImageFacts, smoke: SmokeTest) -> PictureEntry:
         "maximum": image.maximum,
         "mean": image.mean,
         "deviation": image.deviation,
+        "verdict": likeness.verdict,
+        "because": likeness.because,
+        "is_noise_expected": smoke.is_stand_in,
+        "figures": _figures_entry(image.figures) if image.figures else None,
+    }
+
+
+def _figures_entry(figures: ImageFigures) -> FiguresEntry:
+    """Return the figures with four digits after the point; more mean nothing."""
+    return {
+        "neighbour_correlation": round(figures.neighbour_correlation, 4),
+        "spectrum_slope": round(figures.spectrum_slope, 4),
+        "edge_peakedness": round(figures.edge_peakedness, 4),
+        "contrast_variation": round(figures.contrast_variation, 4),
+        "colour_detail": round(figures.colour_detail, 4),
+        "saturation": round(figures.saturation, 4),
+        "tonal_range": figures.tonal_range,
+        "levels": figures.levels,
+        "clipped": round(figures.clipped, 4),
+        "direction": round(figures.direction, 4),
+        "block_edges": round(figures.block_edges, 4),
     }
 
 
@@ -259,6 +305,7 @@ def _run_entry(run: ImageRun) -> RunEntry:
         "total_s": _seconds(run.total_s),
         "vram_bytes": run.vram_bytes,
         "memory_bytes": run.memory_bytes,
+        "verdict": run.verdict,
     }
 
 

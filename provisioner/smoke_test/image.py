@@ -1,7 +1,7 @@
 """Decode an image's bytes into facts, and check whether it can be the requested image.
 
-Judges only numbers: it detects black or empty images, but cannot tell a good one from a bad one.  Reads PNG, JPEG and
-WebP; anything else is an error that says what it is.  Pillow is imported when it is used.
+Judges only numbers: it detects black or empty images and noise, but cannot tell whether an image shows the prompt.
+Reads PNG, JPEG and WebP; anything else is an error that says what it is.  Pillow is imported when it is used.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from provisioner.core.errors import GenerationError
 from provisioner.core.models import Finding
 from provisioner.core.units import count, human_bytes
+from provisioner.smoke_test.image_figures import measure
+from provisioner.smoke_test.image_verdict import likeness_of
 from provisioner.smoke_test.results import ImageFacts, ImageOptions
 
 if TYPE_CHECKING:
@@ -89,6 +91,7 @@ def read_image(data: bytes) -> ImageFacts:
         maximum=maximum,
         mean=mean,
         deviation=deviation,
+        figures=measure(shown),
     )
 
 
@@ -230,11 +233,13 @@ def _seed_of(text: object) -> int | None:
 # --- checking -------------------------------------------------------------------------------------
 
 
-def judge(facts: ImageFacts, options: ImageOptions, *, generated_seed: int | None = None) -> tuple[Finding, ...]:
+def judge(
+    facts: ImageFacts, options: ImageOptions, *, generated_seed: int | None = None, is_stand_in: bool = False
+) -> tuple[Finding, ...]:
     """Return what is wrong with an image; empty when it passes.
 
-    An image passes when it has the requested size, is not black and not one colour.  Whether it shows what the prompt
-    says is for the user to see.
+    An image passes when it has the requested size, is not black, not one colour and does not look like noise.  Whether
+    it shows what the prompt says is for the user to see.
 
     Parameters
     ----------
@@ -244,19 +249,21 @@ def judge(facts: ImageFacts, options: ImageOptions, *, generated_seed: int | Non
         The request.
     generated_seed : int, optional
         From `seed_in`; None where the file has none, which is no fault.
+    is_stand_in : bool, optional
+        Whether the weights are made up, as the manifest says: noise is what they give.
 
     Returns
     -------
     tuple of Finding
-        Problems: ``picture-size``, ``picture-seed``, ``picture-black``, ``picture-constant``.  Warning:
-        ``picture-flat``.
+        Problems: ``picture-size``, ``picture-seed``, ``picture-black``, ``picture-constant``, ``picture-noise``.
+        Warnings: ``picture-flat``, ``picture-uncertain``.
     """
     found: list[Finding] = []
     if (facts.width, facts.height) != (options.width, options.height):
         found.append(_other_size(facts, options))
     if generated_seed is not None and generated_seed != options.seed:
         found.append(_other_seed(generated_seed, options))
-    content = _content(facts)
+    content = _content(facts, is_stand_in=is_stand_in)
     return (*found, content) if content else tuple(found)
 
 
@@ -280,8 +287,9 @@ def _other_seed(generated: int, options: ImageOptions) -> Finding:
     )
 
 
-def _content(facts: ImageFacts) -> Finding | None:
+def _content(facts: ImageFacts, *, is_stand_in: bool) -> Finding | None:
     """Return the worst finding about the values; None where they pass."""
+    likeness = likeness_of(facts.figures)
     if facts.maximum <= MAX_BLACK:
         return Finding(
             code="picture-black",
@@ -301,6 +309,15 @@ def _content(facts: ImageFacts) -> Finding | None:
             " 30 and more.",
             hint="Verify the model files: weights without their scales, or another model's VAE, give such images.",
         )
+    if likeness.verdict == "noise" and not is_stand_in:
+        return Finding(
+            code="picture-noise",
+            severity="problem",
+            remedy="by-hand",
+            message=f"The image looks like noise: {likeness.because}.",
+            hint="View it, then run `klein-setup verify`: damaged weights, another model's VAE or text encoder, an"
+            " optimised attention or a faulty driver give such images.",
+        )
     if facts.deviation < LOW_DEVIATION or facts.size < MIN_BYTES_PER_PIXEL * facts.width * facts.height:
         return Finding(
             code="picture-flat",
@@ -308,6 +325,14 @@ def _content(facts: ImageFacts) -> Finding | None:
             remedy="by-hand",
             message=f"The image has hardly any detail: its values vary by {facts.deviation:.1f} of 255, and the"
             f" file takes {facts.size / (facts.width * facts.height):.3f} bytes a pixel.",
+            hint="View it; if it does not show the prompt, verify the model files.",
+        )
+    if likeness.verdict == "uncertain" and not is_stand_in:
+        return Finding(
+            code="picture-uncertain",
+            severity="warning",
+            remedy="by-hand",
+            message=f"Whether the image is one or noise cannot be told from its figures: {likeness.because}.",
             hint="View it; if it does not show the prompt, verify the model files.",
         )
     return None

@@ -95,6 +95,26 @@ class VramReading:
     phases: tuple[tuple[str, float], ...] = ()  # "start", "load", "encode", "sample", "decode", "save": when each began
 
 
+Verdict = Literal["image", "noise", "uncertain"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFigures:
+    """What tells a photograph from noise, of brightness where nothing else is said."""
+
+    neighbour_correlation: float  # of neighbouring pixels, at most 1; white noise has 0
+    spectrum_slope: float  # b, where amplitude falls as 1 / frequency**b: white noise has 0, photographs about 1
+    edge_peakedness: float  # kurtosis of the differences between neighbours: noise has about 3, photographs over 8
+    contrast_variation: float  # of local contrast between 8 x 8 places, over its mean: noise has under 0.5
+    colour_detail: float  # colour differences over brightness differences, squared: noise has 1 to 2
+    saturation: float  # 0 to 1
+    tonal_range: int  # 0 to 255, without the darkest and the brightest 2 %
+    levels: int  # of 256, used by the colour channel that uses most
+    clipped: float  # share of values that are 0, or that are 255, whichever are fewer
+    direction: float  # how many times as much neighbours differ in one direction as in the other; 1: as much
+    block_edges: float  # differences at the edges of blocks of 16 or 64 pixels over those elsewhere; 1: as large
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFacts:
     """Facts about a decoded image."""
@@ -108,6 +128,7 @@ class ImageFacts:
     maximum: int
     mean: float
     deviation: float  # standard deviation over all channels, in the same units
+    figures: ImageFigures | None = None  # None: too small for them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +139,7 @@ class ImageRun:
     total_s: float  # from the request to the image
     vram_bytes: int | None = None  # of the server where NVML says it, else of the whole card
     memory_bytes: int | None = None  # resident, of the server and what it started
+    verdict: Verdict | None = None  # what the image looks like
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +161,7 @@ class SmokeTest:
     names: ModelNames | None = None  # ComfyUI only
     image: ImageFacts | None = None
     image_path: Path | None = None  # where it was saved
+    is_stand_in: bool = False  # the weights are made up, so that noise is expected
     runs: tuple[ImageRun, ...] = ()  # ComfyUI only: this image and those after it
     vram: VramReading | None = None
     card: Card | None = None  # that it was given; None: not one of NVIDIA, and nobody named one

@@ -6,12 +6,15 @@ Values in, blocks of text out; no width, no colour code, no stream.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from provisioner.core.units import count, gib, human_bytes, human_duration
+from provisioner.smoke_test.image_verdict import figure_words, likeness_of, verdict_words
 from provisioner.smoke_test.results import (
     Card,
     CardEvidence,
     CardResult,
+    ImageFacts,
     ImageOptions,
     SmokeTest,
     StartedWith,
@@ -80,8 +83,21 @@ def _image_rows(smoke: SmokeTest) -> list[Row]:
         return [pair("image", "none was generated", "bad")]
     facts = f"{smoke.image.width} x {smoke.image.height}, {human_bytes(smoke.image.size)}"
     if smoke.image_path is None:
-        return [pair("image", f"{facts}, not kept", "good")]
-    return [pair("image", smoke.image_path, "good"), pair("", facts, "good")]
+        rows = [pair("image", f"{facts}, not kept", "good")]
+    else:
+        rows = [pair("image", smoke.image_path, "good"), pair("", facts, "good")]
+    return [*rows, *_verdict_rows(smoke.image, is_noise_expected=smoke.is_stand_in)]
+
+
+def _verdict_rows(image: ImageFacts, *, is_noise_expected: bool) -> list[Row]:
+    """Return what the image looks like, and the figures that say so."""
+    likeness = likeness_of(image.figures)
+    is_good = likeness.verdict == "image" or is_noise_expected
+    words = verdict_words(likeness.verdict, likeness.because, is_noise_expected=is_noise_expected)
+    rows = [pair("verdict", words, "good" if is_good else "warn")]
+    if image.figures is not None:
+        rows.append(pair("", figure_words(asdict(image.figures))))
+    return rows
 
 
 def _options_words(options: ImageOptions) -> str:

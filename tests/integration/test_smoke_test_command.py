@@ -176,6 +176,35 @@ def test_a_server_that_cannot_draw_it_is_told_apart(ahead: Ahead, name: str) -> 
     assert image_of(done).exists() == is_to_be_looked_at == (told is not None)
 
 
+# --- what the image looks like ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_stand_in", [True, False])
+def test_noise_is_expected_of_stand_ins_and_a_failure_of_published_weights(
+    sandbox: Sandbox, tmp_path: Path, is_stand_in: bool
+) -> None:
+    manifest = tmp_path / "models.yaml"
+    document = json.loads(sandbox.manifest.read_text(encoding="utf-8"))
+    manifest.write_text(json.dumps(document | {"is_stand_in": is_stand_in}), encoding="utf-8")
+    page = tmp_path / "page.html"
+    words = ("smoke-test", "--manifest", manifest, "--images", "3", "--size", "512x512")
+    with ReplayServer(COLD, folder=sandbox.tree) as server:
+        told = sandbox.run(*words, "--server", server.url, "--json", "--image", tmp_path / "fox.png")
+    assert sandbox.run("report", "--output", page).returncode == 0
+    smoke = told.json["details"]["smoke_test"]
+    picture, verdicts = smoke["picture"], [each["verdict"] for each in smoke["images"]]
+    assert (picture["verdict"], picture["is_noise_expected"], set(verdicts)) == ("noise", is_stand_in, {"noise"})
+    assert picture["figures"]["edge_peakedness"] < 5
+    if is_stand_in:
+        assert (told.returncode, smoke["is_proven"], len(verdicts), smoke["findings"]) == (0, True, 3, [])
+    else:
+        assert (told.returncode, smoke["is_proven"], told.codes) == (9, False, ["smoke-test"])
+        assert "looks like noise" in told.json["errors"][0]["message"]
+        assert "picture-noise" in [each["code"] for each in smoke["findings"]]
+    as_expected = "Looks like noise, as expected of stand-ins for the models: no edge"
+    assert (as_expected in page.read_text(encoding="utf-8")) is is_stand_in
+
+
 def test_a_server_that_does_not_answer_is_reported(sandbox: Sandbox) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

@@ -166,7 +166,7 @@ LAYER_OF = {
 
 # Packages from outside and the parts of the standard library that act on the machine, and who may know them.
 MAY_USE = {
-    "PIL": ("smoke_test.image", "ui.closing_card"),
+    "PIL": ("smoke_test.image", "smoke_test.image_figures", "ui.closing_card"),
     "cryptography": ("signing.ec_keys",),
     "huggingface_hub": (
         "files.hub_cache",

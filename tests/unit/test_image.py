@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import json
@@ -19,6 +18,7 @@ from provisioner.core.models import Finding
 from provisioner.smoke_test.graph import build_graph
 from provisioner.smoke_test.image import MAX_PIXELS, judge, read_image, seed_in
 from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames
+from tests.support.pictures import leaves
 
 SIDE = 64
 OPTIONS = ImageOptions(width=SIDE, height=SIDE, seed=42)
@@ -29,17 +29,8 @@ def noise(mode: str = "RGB", side: int = SIDE) -> Image.Image:
     return Image.frombytes(mode, (side, side), random.Random(1).randbytes(side * side * bands))
 
 
-@functools.cache
 def photograph() -> Image.Image:
-    """Return a smooth image with grain, as a decoder makes one."""
-    grain = random.Random(2)
-    values = bytes(
-        min(255, max(0, (x * 2 + y + 40 * band) % 256 + grain.randint(-3, 3)))
-        for y in range(SIDE)
-        for x in range(SIDE)
-        for band in range(3)
-    )
-    return Image.frombytes("RGB", (SIDE, SIDE), values)
+    return leaves(SIDE)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -101,7 +92,7 @@ def test_other_modes_are_read_as_a_viewer_shows_them(mode: str) -> None:
     image = photograph().convert(mode)
     facts = facts_of(image)
     assert facts.mode == mode
-    assert judge(facts, OPTIONS) == ()
+    assert codes(judge(facts, OPTIONS)) == ([("warning", "picture-uncertain")] if mode in {"P", "1"} else [])
 
 
 def test_a_palette_is_resolved_to_its_colours() -> None:
@@ -135,9 +126,9 @@ def test_a_transparent_colour_of_a_palette_is_laid_over_black() -> None:
 # --- judgement ------------------------------------------------------------------------------------
 
 
-def test_a_photograph_and_noise_pass() -> None:
+def test_a_photograph_passes_and_noise_does_not() -> None:
     assert judge(facts_of(photograph()), OPTIONS) == ()
-    assert judge(facts_of(noise()), OPTIONS) == ()
+    assert codes(judge(facts_of(noise()), OPTIONS)) == [("problem", "picture-noise")]
 
 
 @pytest.mark.parametrize(
@@ -149,9 +140,10 @@ def test_a_photograph_and_noise_pass() -> None:
         (Image.new("RGB", (SIDE, SIDE), (92, 84, 40)), ("problem", "picture-constant")),  # olive, as seen of NVFP4
         (noise("L").point(lambda value: 100 + value // 128), ("problem", "picture-constant")),
         (noise("L").point(lambda value: 100 + value // 16), ("warning", "picture-flat")),
-        (noise("L").point(lambda value: 100 + value // 6), None),
+        (noise("L").point(lambda value: 100 + value // 6), ("warning", "picture-uncertain")),
+        (photograph().point(lambda value: 60 + value // 2), None),
     ],
-    ids=["black", "nearly black", "white", "olive", "two greys", "sixteen greys", "forty greys"],
+    ids=["black", "nearly black", "white", "olive", "two greys", "sixteen greys", "forty greys", "half the contrast"],
 )
 def test_images_without_content_are_distinguished(image: Image.Image, expected: tuple[str, str] | None) -> None:
     assert codes(judge(facts_of(image), OPTIONS)) == ([expected] if expected else [])

@@ -26,6 +26,7 @@ from provisioner.smoke_test.results import (
     Timings,
     VramReading,
 )
+from tests.support.pictures import SOUND
 
 BARE = SmokeTest(backend="diffusers", options=ImageOptions(seed=7), timings=Timings())
 IMAGE = ImageFacts(
@@ -38,6 +39,7 @@ IMAGE = ImageFacts(
     maximum=255,
     mean=120.5,
     deviation=61.25,
+    figures=replace(SOUND, spectrum_slope=1.23456789),
 )
 BLACK = Finding(code="black", severity="problem", message="It is black.", remedy="by-hand")
 WHOLE = SmokeTest(
@@ -49,7 +51,7 @@ WHOLE = SmokeTest(
     image_path=Path("fox.png"),
     runs=(
         ImageRun(seed=7, total_s=4.25, vram_bytes=9, memory_bytes=8),
-        ImageRun(seed=8, total_s=0.50049),
+        ImageRun(seed=8, total_s=0.50049, verdict="noise"),
     ),
     vram=VramReading(
         gpu_name="A card",
@@ -112,6 +114,22 @@ def test_a_whole_smoke_test_is_one_object_with_these_keys() -> None:
             "maximum": 255,
             "mean": 120.5,
             "deviation": 61.25,
+            "verdict": "image",
+            "because": "it has edges, and more detail in some places than in others",
+            "is_noise_expected": False,
+            "figures": {
+                "neighbour_correlation": 0.97,
+                "spectrum_slope": 1.2346,
+                "edge_peakedness": 18.0,
+                "contrast_variation": 0.7,
+                "colour_detail": 0.1,
+                "saturation": 0.4,
+                "tonal_range": 190,
+                "levels": 256,
+                "clipped": 0.01,
+                "direction": 1.4,
+                "block_edges": 1.05,
+            },
         },
         "timings": {
             "start_s": 6.123,
@@ -123,8 +141,8 @@ def test_a_whole_smoke_test_is_one_object_with_these_keys() -> None:
             "warm_s": 0.5,
         },
         "images": [
-            {"seed": 7, "total_s": 4.25, "vram_bytes": 9, "memory_bytes": 8},
-            {"seed": 8, "total_s": 0.5, "vram_bytes": None, "memory_bytes": None},
+            {"seed": 7, "total_s": 4.25, "vram_bytes": 9, "memory_bytes": 8, "verdict": None},
+            {"seed": 8, "total_s": 0.5, "vram_bytes": None, "memory_bytes": None, "verdict": "noise"},
         ],
         "vram": {
             "gpu_name": "A card",
@@ -180,6 +198,12 @@ def test_what_nobody_measured_is_null_under_the_same_keys() -> None:
         "total_s": None,
         "warm_s": None,
     }
+
+
+def test_of_an_image_too_small_to_be_measured_the_figures_are_null() -> None:
+    picture = smoke_entry(replace(WHOLE, image=replace(IMAGE, figures=None), is_stand_in=True))["picture"]
+    assert picture is not None
+    assert (picture["verdict"], picture["figures"], picture["is_noise_expected"]) == ("uncertain", None, True)
 
 
 @pytest.mark.parametrize(

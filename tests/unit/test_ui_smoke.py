@@ -23,6 +23,7 @@ from provisioner.smoke_test.results import (
 )
 from provisioner.ui.smoke_text import cards_blocks, smoke_blocks
 from provisioner.ui.text import cells, laid_out, rendered
+from tests.support.pictures import SOUND
 
 GIB = 1024**3
 BARE = SmokeTest(backend="diffusers", options=ImageOptions(prompt="a red fox", seed=7), timings=Timings())
@@ -40,6 +41,7 @@ SMOKE = SmokeTest(
         maximum=255,
         mean=1,
         deviation=1,
+        figures=SOUND,
     ),
     image_path=Path("fox.png"),
     vram=VramReading(
@@ -83,6 +85,10 @@ def test_the_whole_smoke_test_is_shown() -> None:
         "Test image",
         "  image      fox.png",
         "             1024 x 1024, 1.50 MB",
+        "  verdict    looks like an image: it has edges, and more detail in some places than in others",
+        "             neighbour correlation 0.97, spectrum slope 1.2, edge peakedness 18, contrast variation 0.7,"
+        " colour detail 0.1, saturation 0.4, tonal range 190, levels 256, clipped 0.01, direction 1.4,"
+        " block edges 1.05",
         "  prompt     a red fox in fresh snow",
         "  made with  seed 42, 4 steps, guidance 1, 1024 x 1024",
         "  took       6.1 s",
@@ -93,6 +99,30 @@ def test_the_whole_smoke_test_is_shown() -> None:
         "  versions   comfyui 0.33.0, torch 2.14.1+cu130",
         "  log        comfyui.log",
     ]
+
+
+NOISE = replace(SOUND, colour_detail=1.8, edge_peakedness=3.0, contrast_variation=0.1)
+
+
+@pytest.mark.parametrize(
+    ("is_stand_in", "said", "style"),
+    [(False, "looks like noise: no edge", "33"), (True, "looks like noise, as expected of stand-ins for the m", "32")],
+)
+def test_noise_is_green_only_where_it_is_expected(is_stand_in: bool, said: str, style: str) -> None:
+    assert SMOKE.image is not None
+    noise = replace(SMOKE, image=replace(SMOKE.image, figures=NOISE), is_stand_in=is_stand_in)
+    (line,) = (
+        each for each in laid_out(smoke_blocks(noise), width=None) if "verdict" in rendered(each, is_coloured=False)
+    )
+    assert said in rendered(line, is_coloured=False)
+    assert f"\x1b[{style}m" in rendered(line, is_coloured=True)
+
+
+def test_an_image_too_small_to_be_measured_has_a_verdict_and_no_figures() -> None:
+    assert SMOKE.image is not None
+    words = "\n".join(generated(replace(SMOKE, image=replace(SMOKE.image, figures=None))))
+    assert "uncertain whether it is an image or noise: it is too small to tell" in words
+    assert "spectrum slope" not in words
 
 
 def test_what_was_not_measured_is_not_shown() -> None:

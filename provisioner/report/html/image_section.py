@@ -23,6 +23,7 @@ from provisioner.report.html.moments import moment
 from provisioner.report.html.node import Node
 from provisioner.report.html.verdict import all_findings
 from provisioner.report.web_addresses import template_page
+from provisioner.smoke_test.image_verdict import figure_words, verdict_words
 
 _MAGIC: tuple[tuple[bytes, int, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", 0, "image/png"),
@@ -133,6 +134,8 @@ def _parameters(smoke: Node) -> list[tuple[str, str]]:
         ("Next image", _next(smoke)),
         ("Models", models),
         ("Result", result),
+        ("Verdict", _verdict(image)),
+        ("Figures", _figures(image.at("figures"))),
         ("Template", link(template, template_page(template)) if template else ""),
         ("Saved at", path(image.at("path").text) if image.at("path").text else ""),
         ("Log", path(smoke.at("log_path").text) if smoke.at("log_path").text else ""),
@@ -182,6 +185,21 @@ def _facts_of(image: Node) -> Html:
     digest = image.at("sha256").text
     shown = joined(["SHA-256 ", code(f"{digest[:12]}\u2026", title=digest)]) if digest else ""
     return joined([*parts, *([shown] if shown else [])], ", ")
+
+
+def _verdict(image: Node) -> str:
+    """Return what the image looks like and why; nothing of an earlier version, which did not say."""
+    words = verdict_words(
+        image.at("verdict").text,
+        image.at("because").text,
+        is_noise_expected=image.at("is_noise_expected").flag is True,
+    )
+    return words[:1].upper() + words[1:]
+
+
+def _figures(figures: Node) -> str:
+    known = {name: value.number for name, value in figures.items}
+    return figure_words({name: value for name, value in known.items() if value is not None})
 
 
 def _sentences(document: Node, smoke: Node) -> list[str]:
