@@ -21,9 +21,6 @@ RANDOM_COLOURS = 1.2
 LOOSE_COLOURS = 1.05
 """Colour detail above this is not that of a photograph under white light: nearly all have under 0.6."""
 
-CLEAR_EDGES = 30.0
-"""Peakedness of edges above this: whatever the colours do, it is no noise, which has 3 to 5, or 28 in squares."""
-
 NO_EDGES = 5.0
 """Peakedness below this: no edge stands out.  Photographs of even textures, like grass, have 4."""
 
@@ -137,14 +134,13 @@ def _as_noise(figures: ImageFigures) -> str | None:
 
 def _doubt(figures: ImageFigures) -> str | None:
     """Return what keeps an image that is no noise from being taken for a sound one; None where nothing does."""
-    has_loose_colours = figures.colour_detail > LOOSE_COLOURS and figures.edge_peakedness < CLEAR_EDGES
     doubts = (
         (figures.tonal_range < LEAST_RANGE, "it has hardly any contrast"),
         (figures.levels < LEAST_LEVELS, f"it has no more than {figures.levels} levels of each colour"),
         (figures.clipped > MOST_CLIPPED, "much of it is black or white, without shades between"),
         (figures.direction > ONE_DIRECTION, "it changes in one direction only, as bands do"),
         (figures.block_edges > VISIBLE_BLOCKS, "the edges of blocks stand out"),
-        (has_loose_colours, "its colours change as if they had nothing to do with each other"),
+        (figures.colour_detail > LOOSE_COLOURS, "its colours change as if they had nothing to do with each other"),
         (figures.edge_peakedness < NO_EDGES, "no edge stands out from its detail"),
         (figures.contrast_variation < EVEN, "every place has as much detail as any other"),
         (figures.neighbour_correlation < UNRELATED_PIXELS, "neighbouring pixels have little to do with each other"),

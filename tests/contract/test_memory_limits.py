@@ -140,7 +140,6 @@ def test_elsewhere_psutil_is_asked_which_may_fail(tmp_path: Path, system: Operat
     assert "GlobalMemoryStatusEx" in str(failed.probe)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
 def test_the_limit_of_locked_memory_is_that_of_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")  # not on Windows
     for soft, expected in ((8 * MIB, 8 * MIB), (resource.RLIM_INFINITY, None)):

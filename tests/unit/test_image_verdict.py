@@ -213,7 +213,7 @@ FIGURES: list[tuple[dict[str, float], str, str]] = [
     ),
     ({"colour_detail": 1.8, "block_edges": 9.0}, "noise", "it consists of squares"),
     ({"colour_detail": 0.1, "block_edges": 9.0}, "uncertain", "the edges of blocks"),
-    ({"colour_detail": 5.0, "edge_peakedness": 150.0}, "image", "it has edges"),  # a photograph in coloured light
+    ({"colour_detail": 5.0, "edge_peakedness": 150.0}, "uncertain", "its colours change"),  # in coloured light
     (
         {"neighbour_correlation": 0.01, "edge_peakedness": 3.0, "contrast_variation": 0.1, "colour_detail": 0.0},
         "noise",
