@@ -31,6 +31,7 @@ from provisioner.files.scrub_order import ScrubSummary  # noqa: E402
 from provisioner.files.store import receipts  # noqa: E402
 from provisioner.report import json_document  # noqa: E402
 from provisioner.report.changes import ChangesEntry  # noqa: E402
+from provisioner.report.diagnosis_json import DiagnosisEntry  # noqa: E402
 from provisioner.report.fleet_comparison import Fleet  # noqa: E402
 from provisioner.report.outcome import (  # noqa: E402
     Bundle,
@@ -70,6 +71,7 @@ DETAILS: dict[str, tuple[object, str]] = {
     "signed_lock": (json_document.SignedLockEntry, "the lock whose signature was verified (--verify-with)"),
     "cards": (list[CardResultEntry], "what came of each GPU that smoke-test --gpu names"),
     "smoke_test": (SmokeTestEntry, "the test image, with what was measured"),
+    "diagnosis": (DiagnosisEntry, "every start of `diagnose`, and what is guilty"),
     "torch": (TorchChoice | None, "detect, doctor: the build for this machine; null: none suits it"),
     "hosts": (json_document.HostsEntry, "plan --hosts: every host that the run would contact"),
     "transfers": (json_document.TransfersEntry, "how the model files came"),

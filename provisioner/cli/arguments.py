@@ -173,6 +173,11 @@ _EXAMPLES = {
   klein-setup smoke-test --server http://127.0.0.1:8188
   klein-setup smoke-test --comfyui-args auto       with the options you start it with
 """,
+    "diagnose": """\
+  klein-setup diagnose                       with the options and custom nodes you have
+  klein-setup diagnose --comfyui-args "--fast" --size 512x512
+  klein-setup diagnose --images 6            look for memory that grows with every image
+""",
     "start": """\
   klein-setup start                          ComfyUI in the browser; Ctrl-C stops it
   klein-setup start --no-browser             only the address
@@ -406,6 +411,20 @@ def add_smoke_test_parser(subparsers: Subparsers) -> None:
         "--graph", action="store_true", help="print the graph in ComfyUI's API format and generate nothing"
     )
     parser.set_defaults(run="smoke-test")
+
+
+def add_diagnose_parser(subparsers: Subparsers) -> None:
+    """Add ``diagnose``."""
+    parser = _add(
+        subparsers, "diagnose", "find out which layer makes the test image fail: options, custom nodes, GPU; tries each"
+    )
+    _add_target_options(parser)
+    _add_environment_options(parser)
+    _add_image_options(parser)
+    _add_comfyui_args_option(parser, "auto")
+    _add_pass_env_option(parser)
+    parser.add_argument("--fresh", action="store_true", help="begin anew, even if the last one was interrupted")
+    parser.set_defaults(run="diagnose")
 
 
 def add_start_parser(subparsers: Subparsers) -> None:
@@ -1142,6 +1161,7 @@ _ADDERS: dict[str, Callable[[Subparsers], None]] = {
     "verify": add_verify_parser,
     "repair": add_repair_parser,
     "smoke-test": add_smoke_test_parser,
+    "diagnose": add_diagnose_parser,
     "start": add_start_parser,
     "rehearse": add_rehearse_parser,
     "report": add_report_parser,

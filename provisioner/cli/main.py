@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 class Terminated(KeyboardInterrupt):
     """SIGTERM: the run ends as after Ctrl-C, with another status."""
 
+    exit_status = EXIT_TERMINATED
+
 
 # --- the commands --------------------------------------------------------------------------------------
 
@@ -322,6 +324,24 @@ def _smoke_test(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Even
     )
 
 
+def _diagnose(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands.choose_environment import environment_folder
+    from provisioner.commands.diagnose import DiagnoseOptions, run_diagnose
+    from provisioner.commands.inspect_comfyui import inspect_comfyui
+    from provisioner.commands.run import open_run
+
+    run = open_run(_session(arguments, ui, cancelled), _options(arguments))
+    return run_diagnose(
+        run,
+        DiagnoseOptions(
+            smoke=_smoke_test_options(arguments), comfyui_args=arguments.comfyui_args, is_fresh=arguments.fresh
+        ),
+        comfyui=inspect_comfyui(run),
+        environment=environment_folder(run, arguments.environment),
+        show=ui.show_diagnosis,
+    )
+
+
 def _start(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner.commands.choose_environment import environment_folder
     from provisioner.commands.run import open_run, with_last_manifest
@@ -380,7 +400,7 @@ def _smoke_test_options(arguments: argparse.Namespace) -> SmokeTestOptions:
         image=arguments.image,
         images=arguments.images,
         gpu=getattr(arguments, "gpu", None),  # of smoke-test alone
-        server=arguments.server,
+        server=getattr(arguments, "server", None),
         timeout_s=arguments.smoke_timeout,
     )
 
@@ -645,6 +665,7 @@ _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = 
     "verify": _verify,
     "repair": _repair,
     "smoke-test": _smoke_test,
+    "diagnose": _diagnose,
     "start": _start,
     "rehearse": _rehearse,
     "report": _report,
@@ -809,7 +830,7 @@ def _run(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> i
     except Exception as error:  # a defect of ours gets a log, not a trace on the screen
         ui.show_defect(error, _keep_log(error, ui.secrets))
         report = report_for_error(arguments.run, error)
-    if report.status in {"planned", "interrupted"}:
+    if report.status in {"planned", "interrupted"} or (arguments.run == "smoke-test" and report.status == "failed"):
         report = replace(report, given_arguments=tuple(arguments.given))
     ui.show_report(report)
     if _is_worth_keeping(arguments, report):

@@ -99,7 +99,7 @@ def start_for_image(
     from provisioner.comfyui.server.server_process import start_server
     from provisioner.smoke_test.vram import VramSampler
 
-    comfyui, python, seen = _program_and_python(run, comfyui, environment)
+    comfyui, python, seen = program_and_python(run, comfyui, environment)
     for finding in check_comfyui(comfyui):
         if finding.severity == "problem":
             raise SmokeTestError(finding.message, hint=finding.hint)
@@ -110,6 +110,7 @@ def start_for_image(
     uses_before = uses_now(run, card)
     given = (*server_options(run, machine, seen, is_card_named=options.gpu is not None), *reserved)
     given += options.flags.words if options.flags else start_options(run, comfyui, environment, given)
+    no_bytecode = {"PYTHONDONTWRITEBYTECODE": "1"} if options.writes_no_bytecode else {}
     with contextlib.ExitStack() as stack:
         sampler = stack.enter_context(VramSampler(uuid=card.uuid if card else None))
         folder = stack.enter_context(scratch_folder("klein-setup-"))
@@ -131,9 +132,9 @@ def start_for_image(
                     launch,
                     log_path=log_path_of("comfyui"),
                     cancelled=cancelled or run.session.cancelled.is_set,
-                    timeout_s=min(_FIRST_ANSWER_S, options.timeout_s),
-                    environ=environ_of(run, seen.receipt, card),
-                    pass_env=run.session.settings.pass_env,
+                    timeout_s=min(_FIRST_ANSWER_S, options.start_timeout_s or options.timeout_s),
+                    environ={**environ_of(run, seen.receipt, card), **no_bytecode},
+                    pass_env=(*run.session.settings.pass_env, *no_bytecode),
                 )
             )
             came_of_it(f"ComfyUI from {comfyui.folder}")
@@ -193,7 +194,7 @@ def _generate_at(
         return _generate(run, options, asked, client, process, sampler)
 
 
-def _program_and_python(
+def program_and_python(
     run: Run, comfyui: ComfyUIInstall | None, environment: Path
 ) -> tuple[ComfyUIInstall, Path, Observation]:
     """Return ComfyUI and the Python it is started with: the environment we made, else the tree's own."""
@@ -244,7 +245,7 @@ def _generate(
         missing = listed.missing_nodes or ("the type flux2 of CLIPLoader",)
         raise nodes_missing_error(missing, version=facts.comfyui_version)
     if client.address.is_loopback:
-        _check_files_are_there(run)
+        check_files_are_there(run)
         _check_folders(run, client.folder_paths())
     names = pick_listed(names_for(run.wanted), listed, ignore_case=_ignores_case(facts))
     graph = build_graph(names, asked)
@@ -368,7 +369,7 @@ def check_server(run: Run, url: str) -> tuple[Finding, ...]:
     return ()
 
 
-def _check_files_are_there(run: Run) -> None:
+def check_files_are_there(run: Run) -> None:
     """Raise where a file of the set is not in its place."""
     missing = [each.path for each in (destination_for(one, run.target) for one in run.wanted.artifacts)]
     missing = [path for path in missing if not path.is_file()]

@@ -42,6 +42,8 @@ class SmokeTestOptions:
     flags: UsersFlags | None = None  # of the user's own ComfyUI, for the one that is started; None: none
     unused_flags: UsersFlags | None = None  # those that were found and not asked for
     timeout_s: float = 900.0
+    start_timeout_s: float | None = None  # until ComfyUI answers; None: `timeout_s`
+    writes_no_bytecode: bool = False  # Python then leaves the tree as it is
 
 
 def image_options(run: Run, options: SmokeTestOptions) -> ImageOptions:

@@ -578,6 +578,10 @@ def _details(report: Report) -> dict[str, object]:
         from provisioner.report.smoke_test_json import card_result_entry
 
         details["cards"] = [card_result_entry(each) for each in report.cards]
+    if report.diagnosis is not None:
+        from provisioner.report.diagnosis_json import diagnosis_entry
+
+        details["diagnosis"] = diagnosis_entry(report.diagnosis)
     if report.changes is not None:
         from provisioner.report.changes import changes_entry
 

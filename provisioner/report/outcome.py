@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from provisioner.core.errors import EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_TERMINATED, KleinError
+from provisioner.core.errors import (
+    EXIT_DEFECT,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    KleinError,
+    ModelNotListedError,
+    SmokeTestError,
+)
 from provisioner.core.models import (
     AcceptedLock,
     BackupEntry,
@@ -29,13 +36,14 @@ if TYPE_CHECKING:  # most runs have few of these parts, and `verify --quick` has
     from provisioner.report.changes import ChangesSince
     from provisioner.report.fleet_comparison import Fleet
     from provisioner.report.transfer_record import TransferRecord
+    from provisioner.smoke_test.diagnosis import Diagnosis
     from provisioner.smoke_test.results import CardResult, SmokeTest
     from provisioner.torch.builds import TorchChoice
 
 DEFAULT_MANIFEST = "flux2-klein-4b"
 """What ``--manifest`` means when it is not given."""
 
-KEPT_COMMANDS = frozenset({"install", "verify", "repair", "smoke-test"})
+KEPT_COMMANDS = frozenset({"install", "verify", "repair", "smoke-test", "diagnose"})
 """The runs whose report is kept."""
 
 ReportStatus = Literal["ok", "planned", "findings", "failed", "interrupted"]
@@ -181,6 +189,7 @@ class Report:
     environment: EnvironmentResult | EnvironmentCheck | None = None
     smoke_test: SmokeTest | None = None
     cards: tuple[CardResult, ...] = ()  # of ``smoke-test --gpu``: each that it names
+    diagnosis: Diagnosis | None = None  # of ``diagnose``; of one that was interrupted, so far
     changes: ChangesSince | None = None
     rehearsal: RehearsalResult | None = None
     backups: tuple[BackupEntry, ...] | None = None
@@ -282,7 +291,7 @@ def next_command(report: Report, program: Program = KLEIN_SETUP) -> str | None:
     given = report.given_arguments
     if verb is None:
         return None
-    if report.status in {"planned", "interrupted"} and given is not None:
+    if report.status in {"planned", "interrupted", "failed"} and given is not None:
         return program.command(verb, [word for word in given if not word.startswith(_ONLY_SHOWN)])
     return None if report.plan is None else program.command(verb, _options(report, report.plan))
 
@@ -299,8 +308,20 @@ def _next_verb(report: Report) -> str | None:
             return ("uninstall" if report.command == "uninstall" else "install") if has_work else None
         case "ok":
             return "verify" if report.command in {"install", "repair"} else None
-        case _:
-            return None
+        case "failed":
+            return "diagnose" if _is_to_be_diagnosed(report) else None
+
+
+def _is_to_be_diagnosed(report: Report) -> bool:
+    """Whether a ComfyUI that was started for the test image made none, or a bad one, and no file is missing."""
+    if report.command not in {"install", "repair", "smoke-test"}:
+        return False
+    if any(word.startswith(("--server", "--hf-cache")) for word in report.given_arguments or ()):
+        return False
+    if report.plan is not None and not isinstance(report.plan.target, ComfyTarget):
+        return False
+    failed = [each for each in all_errors(report) if isinstance(each, SmokeTestError)]
+    return bool(failed) and not any(isinstance(each, ModelNotListedError) for each in failed)
 
 
 def _remedy_verb(report: Report) -> str | None:

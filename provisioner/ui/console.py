@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from provisioner.report.changes import Change
     from provisioner.report.fleet_comparison import Fleet
     from provisioner.report.json_document import ReportDocument
+    from provisioner.smoke_test.diagnosis import Diagnosis
     from provisioner.smoke_test.results import SmokeTest
     from provisioner.torch.builds import TorchChoice
 
@@ -277,6 +278,12 @@ class Ui:
         from provisioner.ui.smoke_text import smoke_blocks
 
         self._on_the_way(smoke_blocks(smoke), smoke.findings)
+
+    def show_diagnosis(self, diagnosis: Diagnosis) -> None:
+        """Show what a diagnosis found, or has found so far."""
+        from provisioner.ui.diagnosis_text import diagnosis_blocks
+
+        self._result(diagnosis_blocks(diagnosis))
 
     def show_backups(self, entries: Sequence[BackupEntry]) -> None:
         """Show the backups."""

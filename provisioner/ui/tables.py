@@ -456,9 +456,13 @@ def verdict_blocks(report: Report, program: Program = KLEIN_SETUP) -> list[Block
         blocks.append(Para(line=sentence))
     command = next_command(report, program)
     if command is not None:
-        lead = {"findings": "To fix it:", "planned": "To apply it:", "interrupted": "To continue:"}.get(
-            report.status, "To check again:"
-        )
+        leads = {
+            "findings": "To fix it:",
+            "planned": "To apply it:",
+            "interrupted": "To continue:",
+            "failed": "To find out what is at fault:",
+        }
+        lead = leads.get(report.status, "To check again:")
         blocks += command_blocks(lead, command)
     return blocks
 

@@ -112,6 +112,10 @@ CASES = {
     "smoke-test": Case(
         words=("--size", "256x256"), refused=((2, ["--server", "http://person:{server}@127.0.0.1:8188"]),)
     ),
+    "diagnose": Case(
+        words=("--size", "256x256"),
+        refused=((2, ["--comfyui-args", "{token}"]), (2, ["--comfyui-args", "--port {token}"])),
+    ),
     "start": Case(
         words=("--no-browser", "--port", "{port}", "--pass-env", "STAND_IN_LIFE_S"),
         refused=((2, ["--no-browser", "{token}"]), (2, ["--port", "{token}"])),

@@ -16,11 +16,15 @@ from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import (
     AnswerNeededError,
     GatedError,
+    GenerationError,
     HashMismatchError,
     InsufficientSpaceError,
     KleinError,
     LockHeldError,
     ManifestError,
+    ModelNotListedError,
+    ServerNotUsableError,
+    SmokeTestError,
     UnreachableError,
 )
 from provisioner.core.events import Event, FileProgress, Notice, PlanMade, StepFinished, StepStarted
@@ -545,6 +549,34 @@ def test_the_next_command_follows_from_what_came_of_this_one(
 ) -> None:
     target = ComfyTarget(given=PurePosixPath("/c"), models=ROOT, folders=())  # type: ignore[arg-type]
     assert next_command(Report(command=command, status=status, exit_status=0, plan=plan(target))) == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "errors", "given", "expected"),
+    [
+        ("smoke-test", [GenerationError("x")], ("--size", "64x64", "--json=document"), "diagnose --size 64x64"),
+        ("smoke-test", [GenerationError("x")], ("--server", "http://x"), None),  # it is not ours to start again
+        ("smoke-test", [GenerationError("x")], ("--hf-cache=/c",), None),
+        ("smoke-test", [ModelNotListedError("x")], (), None),  # repair comes first, as its hint says
+        ("smoke-test", [InsufficientSpaceError("x")], (), None),
+        ("smoke-test", [], (), None),
+        ("start", [ServerNotUsableError("x")], (), None),
+    ],
+)
+def test_an_image_that_failed_is_to_be_diagnosed(
+    command: str, errors: list[Exception], given: tuple[str, ...], expected: str | None
+) -> None:
+    report = Report(command=command, status="failed", exit_status=9, errors=tuple(errors), given_arguments=given)
+    assert next_command(report) == (None if expected is None else f"klein-setup {expected}")
+
+
+def test_an_installation_whose_image_failed_is_to_be_diagnosed_in_its_folder() -> None:
+    tree = ComfyTarget(given=PurePosixPath("/c"), models=ROOT, folders=())  # type: ignore[arg-type]
+    report = Report(command="install", status="failed", exit_status=9, errors=(SmokeTestError("x"),), plan=plan(tree))
+    assert next_command(report) == "klein-setup diagnose --comfyui /c"
+    assert (
+        next_command(replace(report, plan=plan(HubCacheTarget(cache=Path("/c"))))) is None
+    )  # diffusers has no layers to leave out
 
 
 def test_nothing_is_suggested_without_a_plan_or_with_an_empty_one() -> None:

@@ -18,6 +18,7 @@ from provisioner.comfyui.checkout.foreign_git import git_folders, looking
 from provisioner.comfyui.checkout.git import Git
 from provisioner.comfyui.checkout.git_tree import disk_id
 from provisioner.comfyui.checkout_models import CheckoutKind, CheckoutReceipt, ComfyCheckout, ComfyPython, PythonOrigin
+from provisioner.comfyui.custom_nodes import SHIPPED_NODES
 from provisioner.comfyui.install_plan import parse_project_version, parse_requirements, parse_version_file
 from provisioner.comfyui.model_paths import MODEL_SUBFOLDERS
 from provisioner.core.errors import CommandError, KleinError
@@ -26,7 +27,6 @@ from provisioner.core.models import STATE_FOLDER
 _NOISE = frozenset({".ds_store", "thumbs.db", "desktop.ini", "lost+found", "system volume information", STATE_FOLDER})
 _BESIDE_MODELS = frozenset({"custom_nodes", "user", "input", "output"})
 _PORTABLE = ("python_embeded", "python_embedded")  # the first is how the portable build really spells it
-_SHIPPED_NODES = frozenset({"websocket_image_save.py", "__init__.py"})
 _SMALL_FILE = 1024 * 1024  # bytes
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -195,7 +195,7 @@ def _custom_nodes(folder: Path) -> tuple[str, ...]:
 
 def _is_node(entry: Path) -> bool:
     name = entry.name
-    if name[0] in "._~" or name.endswith(".disabled") or name in _SHIPPED_NODES:
+    if name[0] in "._~" or name.endswith(".disabled") or name in SHIPPED_NODES:
         return False
     return name.endswith(".py") or entry.is_dir()
 

@@ -7,8 +7,13 @@ from provisioner.report.html.markup import Html, command_block, element, joined,
 from provisioner.report.html.node import Node
 from provisioner.report.outcome import DEFAULT_MANIFEST
 
-_READS_ONLY = frozenset({"plan", "verify", "detect", "manifest", "report"})
-_LEADS = {"planned": "To apply the plan:", "findings": "To fix it:", "interrupted": "To continue:"}
+_READS_ONLY = frozenset({"plan", "verify", "detect", "diagnose", "manifest", "report"})
+_LEADS = {
+    "planned": "To apply the plan:",
+    "findings": "To fix it:",
+    "interrupted": "To continue:",
+    "failed": "To find out what is at fault:",
+}
 
 
 def next_command_of(document: Node) -> str:

@@ -13,6 +13,7 @@ from hashlib import sha256
 
 from provisioner.core.program import KLEIN_SETUP, Program
 from provisioner.report.html.charts import time_section
+from provisioner.report.html.diagnosis_section import diagnosis_section
 from provisioner.report.html.footer import next_command_of, next_section, undo_section
 from provisioner.report.html.image_section import cards_section, image_section
 from provisioner.report.html.markup import Html, element, joined, path
@@ -67,8 +68,8 @@ def render_page(
     document : mapping
         The ``--json`` document of the run, of this or an older version.  Beside its own keys these under ``details``
         are shown: ``smoke_test``, else ``last_image`` (``made_at``, ``target``, ``smoke_test``), ``changes``,
-        ``environment``, ``torch``, ``licence`` (``name``, ``url``), ``transfers`` and ``comfyui`` (``version``,
-        ``commit``, ``path``, ``has_local_changes``, ``custom_nodes``).
+        ``environment``, ``torch``, ``licence`` (``name``, ``url``), ``transfers``, ``diagnosis`` and ``comfyui``
+        (``version``, ``commit``, ``path``, ``has_local_changes``, ``custom_nodes``).
     image : bytes, optional
         The test image, PNG, JPEG or WebP; it becomes part of the page.
     made_at : str
@@ -89,6 +90,7 @@ def render_page(
         errors_section(node),
         findings_section(node),
         next_section(node, program) if is_urgent else "",
+        diagnosis_section(node),
         image_section(node, image),
         cards_section(node),
         changes_section(node),
