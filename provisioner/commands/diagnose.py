@@ -371,7 +371,7 @@ def _report(
         report = run.report("diagnose", "failed", failed.exit_status, errors=(failed,))
         return _with_parts(report, diagnosis, comfyui)
     cure = _cure_command(run, diagnosis, environment)
-    findings = tuple(_finding(each, first.trouble, comfyui, cure) for each in diagnosis.guilty)
+    findings = tuple(_finding(each, comfyui, cure) for each in diagnosis.guilty)
     return _with_parts(run.report("diagnose", "findings", EXIT_FINDINGS, findings=findings), diagnosis, comfyui)
 
 
@@ -387,12 +387,12 @@ def _cure_command(run: Run, diagnosis: Diagnosis, environment: Path) -> str | No
     return start_command(run, environment, *(("--", *words) if words else ()))
 
 
-def _finding(guilty: Guilty, first: Trouble, comfyui: ComfyUIInstall, cure: str | None) -> Finding:
+def _finding(guilty: Guilty, comfyui: ComfyUIInstall, cure: str | None) -> Finding:
     return Finding(
         code=f"guilty-{guilty.layer}",
         severity="problem",
         remedy="by-hand",
-        message=sentence(guilty, first),
+        message=sentence(guilty),
         hint=f"{_advice(guilty, comfyui)} `{cure}` starts ComfyUI without it." if cure else _advice(guilty, comfyui),
     )
 
@@ -412,5 +412,7 @@ def _advice(guilty: Guilty, comfyui: ComfyUIInstall) -> str:
                 "`klein-setup detect` shows the driver and the torch build that suits this machine; `klein-setup"
                 " install --only environment` installs it."
             )
+        case "start-option":
+            return f"Start ComfyUI with {guilty.groups[0][0]}."
         case _:
-            return "Run it again with more time: what was found so far is kept."
+            return "Switch half of those off and run it again."

@@ -54,18 +54,14 @@ class DiagnosisEntry(TypedDict):
 
 def diagnosis_entry(diagnosis: Diagnosis) -> DiagnosisEntry:
     """Return everything known of a diagnosis; the document masks what is secret in it."""
-    first = diagnosis.first
-    trouble = None if first is None else first.trouble
     return {
         "is_over": diagnosis.is_over,
-        "is_healthy": None if first is None else diagnosis.is_healthy,
+        "is_healthy": diagnosis.is_healthy if diagnosis.tries else None,
         "options": [" ".join(each) for each in diagnosis.options],
         "options_from": diagnosis.options_from,
         "custom_nodes": list(diagnosis.nodes),
         "tries": [_try_entry(each) for each in diagnosis.tries],
-        "guilty": []
-        if trouble is None
-        else [_guilty_entry(each, sentence(each, trouble)) for each in diagnosis.guilty],
+        "guilty": [_guilty_entry(each) for each in diagnosis.guilty],
         "conclusion": "" if diagnosis.guilty else conclusion(diagnosis),
     }
 
@@ -87,11 +83,11 @@ def _try_entry(each: Try) -> TryEntry:
     }
 
 
-def _guilty_entry(guilty: Guilty, said: str) -> GuiltyEntry:
+def _guilty_entry(guilty: Guilty) -> GuiltyEntry:
     return {
         "layer": guilty.layer,
         "groups": [list(each) for each in guilty.groups],
         "suspects": list(guilty.suspects),
         "is_confirmed": guilty.is_confirmed,
-        "sentence": said,
+        "sentence": sentence(guilty),
     }

@@ -179,14 +179,14 @@ class Diagnosing:
             yield from self._try("with what is left of both", self._merged_cure())
             return
         if not situation.is_on_cpu:
-            yield from self._switches(bare, first)
+            yield from self._switches(own, bare, first)
 
     def _merged_cure(self) -> Setup:
         """Return what is left of custom nodes and of options once the guilty ones of both are gone."""
         nodes, options = (each.cure for each in self._guilty)
         return Setup(options=options.options, nodes=nodes.nodes)
 
-    def _switches(self, bare: Setup, first: Trouble) -> Steps:
+    def _switches(self, own: Setup, bare: Setup, first: Trouble) -> Steps:
         """Switch off one thing after the other in the bare ComfyUI, last the GPU."""
         suggested = [each for each in first.flags if each not in {*_SWITCHES, CPU}]
         switches = [each for each in suggested if each in self.situation.known and _is_switch(each)][:_MOST_SUGGESTED]
@@ -195,6 +195,9 @@ class Diagnosing:
             setup = replace(bare, extra=(each,))
             if (yield from self._try(_SWITCHES.get(each, f"with {each}"), setup)) is None:
                 name = _BLAMED.get(each, f"what {each} switches off")
+                whole = replace(own, extra=(each,))
+                if whole != setup and (yield from self._try(f"as you start it, with {each}", whole)) is None:
+                    setup = whole
                 self._guilty.append(Guilty(layer="start-option", name=name, groups=((each,),), cure=setup))
                 return
         setup = replace(bare, extra=(CPU,), is_small=True)
@@ -269,36 +272,32 @@ def _is_switch(option: str) -> bool:
 # --- in sentences ----------------------------------------------------------------------------------
 
 
-def sentence(guilty: Guilty, first: Trouble) -> str:
-    """Return who is guilty and how that was seen, as a sentence or two; `first` is what fails."""
-    fails = f"the failure ({first.code})"
+def sentence(guilty: Guilty) -> str:
+    """Return who is at fault and how that was seen, as a sentence or two."""
+    name = f"{guilty.name[:1].upper()}{guilty.name[1:]}"
     if guilty.layer == "start-option":
-        return f"{guilty.name[:1].upper()}{guilty.name[1:]} causes {fails}: with {guilty.groups[0][0]} the image comes."
+        return f"{name} is at fault: with {guilty.groups[0][0]} the test image comes."
     if guilty.layer == "gpu":
-        return f"{guilty.name[:1].upper()}{guilty.name[1:]} causes {fails}: on the CPU the image comes."
+        return f"{name} is at fault: on the CPU the test image comes."
     noun = "option" if guilty.layer == "options" else "custom node"
-    said = [_group_words(each, noun, fails) for each in guilty.groups]
+    said = [_group_words(each, noun) for each in guilty.groups]
     if guilty.suspects:
-        also = "Another guilty one" if guilty.groups else f"The guilty {noun}"
-        said.append(f"{also} is among {listing(list(guilty.suspects))}; the search ended before it was found.")
+        which = f"Another {noun} that is" if guilty.groups else f"The {noun} that is"
+        said.append(
+            f"{which} at fault is among {listing(list(guilty.suspects))}; the search ended before it was found."
+        )
     elif guilty.is_confirmed:
-        said.append(f"Without {_either(guilty)} the image comes.")
+        said.append(f"Without {listing([each[0] for each in guilty.groups])} it comes.")
     else:
-        said.append("Whether the image comes without it was not tried.")
+        said.append("Whether it comes without that was not tried.")
     return " ".join(said)
 
 
-def _group_words(group: tuple[str, ...], noun: str, fails: str) -> str:
+def _group_words(group: tuple[str, ...], noun: str) -> str:
     if len(group) == 1:
-        return f"The {noun} {group[0]} causes {fails}: it fails with this one alone."
-    together = f"The {noun}s {listing(list(group))} cause {fails} together: with all of them it fails, with fewer not."
-    return together
-
-
-def _either(guilty: Guilty) -> str:
-    """Return what is left out of the cure: one of each group."""
-    names = [each[0] for each in guilty.groups]
-    return listing(names)
+        return f"The {noun} {group[0]} is at fault: with this one alone the test image fails."
+    names = listing(list(group))
+    return f"The {noun}s {names} are at fault together: with all of them the test image fails, with fewer it comes."
 
 
 def conclusion(diagnosis: Diagnosis) -> str:

@@ -11,7 +11,6 @@ _COLUMNS = (Column(), Column(), Column(align="right"))
 
 def diagnosis_blocks(diagnosis: Diagnosis) -> list[Block]:
     """Return a row for each start, why the failed ones failed, and what follows where no finding says it."""
-    first = diagnosis.first
     blocks: list[Block] = [Para(line=span("Diagnosis" if diagnosis.is_over else "Diagnosis, so far", "title")), BLANK]
     if diagnosis.options:
         words = " ".join(" ".join(each) for each in diagnosis.options)
@@ -23,8 +22,7 @@ def diagnosis_blocks(diagnosis: Diagnosis) -> list[Block]:
     blocks.append(BLANK)
     if diagnosis.is_over and not diagnosis.is_healthy:
         return blocks  # the findings and errors of the run follow
-    if first is not None and first.trouble is not None:
-        blocks += [Para(line=span(sentence(each, first.trouble), "bad")) for each in diagnosis.guilty]
+    blocks += [Para(line=span(sentence(each), "bad")) for each in diagnosis.guilty]
     if not diagnosis.guilty:
         blocks.append(Para(line=span(conclusion(diagnosis))))
     return blocks

@@ -92,15 +92,15 @@ def test_the_custom_node_that_ends_the_server_is_named_with_the_way_to_live_with
     before = inventory(sandbox.tree)
     done = sandbox.run("diagnose", *SMALL)
     assert done.returncode == 1, done.said
-    assert "The custom node c-pack causes the failure" in done.said
-    assert "it fails with this one alone. Without c-pack the image comes." in done.said
+    assert "The custom node c-pack is at fault: with this one alone the test image fails." in done.said
+    assert "Without c-pack it comes." in done.said
     assert str(sandbox.tree / "custom_nodes" / "c-pack") + " to c-pack.disabled" in done.said
     assert "-- --disable-all-custom-nodes --whitelist-custom-nodes a-pack 'b pack' d-pack one.py" in done.said
     assert inventory(sandbox.tree) == before  # renaming is the user's to do
     page = sandbox.run("report", "--output", sandbox.home / "page.html")
     assert page.returncode == 0
     text = (sandbox.home / "page.html").read_text(encoding="utf-8")
-    assert "The custom node c-pack causes the failure" in text
+    assert "The custom node c-pack is at fault" in text
     assert "with the custom node c-pack alone" in text
     assert "c-pack wants another Python" in text
 
@@ -146,6 +146,7 @@ def test_an_option_and_a_switch_of_comfyui_are_told_apart(sandbox: Sandbox, tmp_
         "as you start it",
         "without custom nodes",
         "without ComfyUI's memory streaming (dynamic VRAM)",
+        "as you start it, with --disable-dynamic-vram",
     ]
 
 
@@ -167,7 +168,7 @@ def test_an_interrupted_diagnosis_says_what_it_knows_and_is_continued(sandbox: S
     done = running.wait(30)
     assert done.returncode == 130
     assert "Diagnosis, so far" in done.said
-    assert "The guilty custom node is among a-pack, b pack, c-pack, d-pack and one.py" in done.said
+    assert "The custom node that is at fault is among a-pack, b pack, c-pack, d-pack and one.py" in done.said
     journal = json.loads((sandbox.state / "diagnosis.json").read_text(encoding="utf-8"))
     assert len(journal["tries"]) == 2
     fail_as(sandbox, 'if "a-pack" in on: os._exit(3)')  # another file than those that a diagnosis is about
