@@ -43,7 +43,7 @@ environment variables:
                        that --sign names, or a file whose first line it is
   KLEIN_SETUP_MACHINE  a machine recorded with `detect --json`, instead of this one
 
-exit status: 0 everything is correct; 1 verify found problems; 2 wrong usage or
+exit status: 0 everything is correct; 1 verify or diagnose found problems; 2 wrong usage or
 manifest; 3 unsupported machine; 4 disk; 5 network; 6 access denied or not found;
 7 wrong bytes; 8 a command failed; 9 ComfyUI did not start, no image, or a check of
 the rehearsal failed; 10 locked by another run; 70 internal error; 130 interrupted
