@@ -398,6 +398,16 @@ def add_smoke_test_parser(subparsers: Subparsers) -> None:
     _add_environment_options(parser)
     _add_server_option(parser)
     _add_image_options(parser)
+    _add_gpu_option(parser)
+    _add_comfyui_args_option(parser, None)
+    _add_pass_env_option(parser)
+    parser.add_argument(
+        "--graph", action="store_true", help="print the graph in ComfyUI's API format and generate nothing"
+    )
+    parser.set_defaults(run="smoke-test")
+
+
+def _add_gpu_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpu",
         type=_name,
@@ -405,12 +415,6 @@ def add_smoke_test_parser(subparsers: Subparsers) -> None:
         help="the GPU to generate it on, by its number or UUID in `detect`; all: each one after the other (default: the"
         " first in CUDA_VISIBLE_DEVICES, else the one with the most memory)",
     )
-    _add_comfyui_args_option(parser, None)
-    _add_pass_env_option(parser)
-    parser.add_argument(
-        "--graph", action="store_true", help="print the graph in ComfyUI's API format and generate nothing"
-    )
-    parser.set_defaults(run="smoke-test")
 
 
 def add_diagnose_parser(subparsers: Subparsers) -> None:
@@ -421,6 +425,7 @@ def add_diagnose_parser(subparsers: Subparsers) -> None:
     _add_target_options(parser)
     _add_environment_options(parser)
     _add_image_options(parser)
+    _add_gpu_option(parser)
     _add_comfyui_args_option(parser, "auto")
     _add_pass_env_option(parser)
     parser.add_argument("--fresh", action="store_true", help="begin anew, even if the last one was interrupted")
@@ -657,9 +662,7 @@ def _add_from_workflow_parser(actions: Subparsers) -> None:
         help="the SHA-256 of a file that you know, for a file that no server states one of; may be repeated",
     )
     parser.add_argument("--comfyui", type=_path, metavar="DIR", help="the ComfyUI whose templates are looked at first")
-    parser.add_argument(
-        "--package-index", type=_index, metavar="URL", help="index of the package with the templates"
-    )
+    parser.add_argument("--package-index", type=_index, metavar="URL", help="index of the package with the templates")
     parser.add_argument(
         "--civitai", type=_index, default="https://civitai.com", metavar="URL", help="address of Civitai or a mirror"
     )
