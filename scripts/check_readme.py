@@ -33,7 +33,8 @@ HEADER = ("exit", "code", "when")
 HELP_BLOCK = re.compile(r"^```help(?: ([a-z -]+))?\n(.*?)^```$", re.M | re.S)
 NO_ERROR = {
     errors.EXIT_OK: "Everything the manifest lists is correct, or the plan was printed.",
-    errors.EXIT_FINDINGS: "`verify` found a problem, or `fleet report` a difference; the check itself worked.",
+    errors.EXIT_FINDINGS: "`verify` found a problem, `diagnose` what is at fault, or `fleet report` a difference; the "
+    "check itself worked.",
     errors.EXIT_DEFECT: "Internal error; the log and where to report it are shown.",
     errors.EXIT_INTERRUPTED: "Interrupted with Ctrl-C.",
     errors.EXIT_TERMINATED: "Terminated by the system.",

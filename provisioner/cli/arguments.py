@@ -43,7 +43,7 @@ environment variables:
                        that --sign names, or a file whose first line it is
   KLEIN_SETUP_MACHINE  a machine recorded with `detect --json`, instead of this one
 
-exit status: 0 everything is correct; 1 verify found problems; 2 wrong usage or
+exit status: 0 everything is correct; 1 verify or diagnose found problems; 2 wrong usage or
 manifest; 3 unsupported machine; 4 disk; 5 network; 6 access denied or not found;
 7 wrong bytes; 8 a command failed; 9 ComfyUI did not start, no image, or a check of
 the rehearsal failed; 10 locked by another run; 70 internal error; 130 interrupted
@@ -401,6 +401,16 @@ def add_smoke_test_parser(subparsers: Subparsers) -> None:
     _add_environment_options(parser)
     _add_server_option(parser)
     _add_image_options(parser)
+    _add_gpu_option(parser)
+    _add_comfyui_args_option(parser, None)
+    _add_pass_env_option(parser)
+    parser.add_argument(
+        "--graph", action="store_true", help="print the graph in ComfyUI's API format and generate nothing"
+    )
+    parser.set_defaults(run="smoke-test")
+
+
+def _add_gpu_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpu",
         type=_name,
@@ -408,12 +418,21 @@ def add_smoke_test_parser(subparsers: Subparsers) -> None:
         help="the GPU to generate it on, by its number or UUID in `detect`; all: each one after the other (default: the"
         " first in CUDA_VISIBLE_DEVICES, else the one with the most memory)",
     )
-    _add_comfyui_args_option(parser, None)
-    _add_pass_env_option(parser)
-    parser.add_argument(
-        "--graph", action="store_true", help="print the graph in ComfyUI's API format and generate nothing"
+
+
+def add_diagnose_parser(subparsers: Subparsers) -> None:
+    """Add ``diagnose``."""
+    parser = _add(
+        subparsers, "diagnose", "find out which layer makes the test image fail: options, custom nodes, GPU; tries each"
     )
-    parser.set_defaults(run="smoke-test")
+    _add_target_options(parser)
+    _add_environment_options(parser)
+    _add_image_options(parser)
+    _add_gpu_option(parser)
+    _add_comfyui_args_option(parser, "auto")
+    _add_pass_env_option(parser)
+    parser.add_argument("--fresh", action="store_true", help="begin anew, even if the last one was interrupted")
+    parser.set_defaults(run="diagnose")
 
 
 def add_diagnose_parser(subparsers: Subparsers) -> None:

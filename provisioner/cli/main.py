@@ -356,6 +356,8 @@ def _diagnose(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event)
     from provisioner.commands.inspect_comfyui import inspect_comfyui
     from provisioner.commands.run import open_run
 
+    if arguments.gpu == "all":
+        raise UsageError("diagnose uses one GPU.", hint="Name it: --gpu 0, or the one whose test image failed.")
     run = open_run(_session(arguments, ui, cancelled), _options(arguments))
     return run_diagnose(
         run,
@@ -427,7 +429,7 @@ def _smoke_test_options(arguments: argparse.Namespace) -> SmokeTestOptions:
         reserve_vram_gib=arguments.reserve_vram,
         image=arguments.image,
         images=arguments.images,
-        gpu=getattr(arguments, "gpu", None),  # of smoke-test alone
+        gpu=getattr(arguments, "gpu", None),  # of smoke-test and diagnose
         server=getattr(arguments, "server", None),
         timeout_s=arguments.smoke_timeout,
     )

@@ -339,6 +339,7 @@ def _journal(
         smoke.images,
         smoke.has_tiled_decode,
         smoke.reserve_vram_gib,
+        smoke.gpu,
         smoke.timeout_s,
         list(_stamps(comfyui.folder / "custom_nodes")),
     ]

@@ -316,8 +316,9 @@ def _is_to_be_diagnosed(report: Report) -> bool:
     """Whether a ComfyUI that was started for the test image made none, or a bad one, and no file is missing."""
     if report.command not in {"install", "repair", "smoke-test"}:
         return False
-    if any(word.startswith(("--server", "--hf-cache")) for word in report.given_arguments or ()):
-        return False
+    given = report.given_arguments or ()
+    if any(word.startswith(("--server", "--hf-cache", "--gpu=all")) for word in given) or "all" in given:
+        return False  # not ours to start again, or more than one GPU
     if report.plan is not None and not isinstance(report.plan.target, ComfyTarget):
         return False
     failed = [each for each in all_errors(report) if isinstance(each, SmokeTestError)]
