@@ -435,20 +435,6 @@ def add_diagnose_parser(subparsers: Subparsers) -> None:
     parser.set_defaults(run="diagnose")
 
 
-def add_diagnose_parser(subparsers: Subparsers) -> None:
-    """Add ``diagnose``."""
-    parser = _add(
-        subparsers, "diagnose", "find out which layer makes the test image fail: options, custom nodes, GPU; tries each"
-    )
-    _add_target_options(parser)
-    _add_environment_options(parser)
-    _add_image_options(parser)
-    _add_comfyui_args_option(parser, "auto")
-    _add_pass_env_option(parser)
-    parser.add_argument("--fresh", action="store_true", help="begin anew, even if the last one was interrupted")
-    parser.set_defaults(run="diagnose")
-
-
 def add_start_parser(subparsers: Subparsers) -> None:
     """Add ``start``."""
     parser = _add(subparsers, "start", "start ComfyUI and open it in the browser; Ctrl-C stops it")
