@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from provisioner.core.models import Finding
     from provisioner.plan.steps import ComfyUIStep
 
-_OPTIONS_FILE = Path("comfy", "cli_args.py")  # where ComfyUI declares its options
-_OPTIONS_BYTES = 1024 * 1024
-
 
 def combination_of(run: Run, comfyui: ComfyUIInstall | None, environment: Path) -> Combination:
     """Return what ComfyUI, or diffusers, runs with here; nothing is started.
@@ -91,18 +88,15 @@ def check_combination(comfyui: ComfyUIInstall | None, seen: Combination, environ
 def avoiding_options(comfyui: ComfyUIInstall, seen: Combination, given: Sequence[str] = ()) -> dict[str, KnownBad]:
     """Return the options that klein-setup adds when it starts this ComfyUI, each with the row it avoids.
 
-    ComfyUI ends at its start with an option that it does not have, so only those that its own file declares are given.
+    ComfyUI ends at its start with an option it does not have, so only those that its own source declares are given.
     """
-    tree = comfyui.checkout.tree
     found = options_that_avoid(seen, comfyui.table, given)
-    if tree is None or not found:
+    if not found:
         return {}
-    try:
-        with (tree / _OPTIONS_FILE).open(encoding="utf-8", errors="replace") as file:
-            declared = file.read(_OPTIONS_BYTES)
-    except OSError:
-        return {}
-    return {option: row for option, row in found.items() if f'"{option}"' in declared}
+    from provisioner.commands.comfyui_flags import options_known_by
+
+    declared = options_known_by(comfyui)
+    return {option: row for option, row in found.items() if option in declared}
 
 
 def start_options(run: Run, comfyui: ComfyUIInstall, environment: Path, given: Sequence[str]) -> tuple[str, ...]:
