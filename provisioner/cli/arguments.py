@@ -1048,7 +1048,7 @@ def _absolute_value(option: str, value: str) -> str:
     path = Path(value).expanduser()
     if value.lower().startswith("oci://"):
         return value
-    is_path = option in PATH_OPTIONS or (option in {"--manifest", "--comfyui-source"} and path.exists())
+    is_path = option in PATH_OPTIONS or (option in {"--manifest", "--comfyui-source", "--for"} and path.exists())
     return str(path.absolute()) if is_path else value
 
 
