@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from provisioner.bundle.image_layout import (
 )
 from provisioner.commands.blob_runs import bring_blobs
 from provisioner.commands.open_bundle import COMFYUI, OpenBundle, create_command, parts_of, read_in, serving
-from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, EntryNotFoundError, UsageError
+from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, EntryNotFoundError, OfflineError, UsageError
 from provisioner.core.models import Finding, OciFile, Registry
 from provisioner.core.units import count, human_bytes
 from provisioner.disk.locations import own_cache_folder
@@ -48,6 +49,8 @@ def read_remote(session: Session, reference: OciFile) -> RemoteBundle:
 
     Raises
     ------
+    OfflineError
+        The network is off.
     EntryNotFoundError
         There is nothing.
     NotTheFileError
@@ -55,6 +58,11 @@ def read_remote(session: Session, reference: OciFile) -> RemoteBundle:
     KleinError
         As `OciRegistries.locate`.
     """
+    if session.is_offline:
+        raise OfflineError(
+            f"{reference} is in a registry, and offline none is asked.",
+            hint="Run it without --offline (or HF_HUB_OFFLINE), or name a bundle in a folder.",
+        )
     registries = session.registries
     pinned = registries.pin(replace(reference, repository=replace(reference.repository, is_named_by_user=True)))
     index = registries.read_manifest(pinned)
@@ -118,7 +126,9 @@ def push_bundle(session: Session, folder: Path, reference: OciFile, say: Callabl
     """
     from provisioner.oci.push import LocalBlob, Pusher
 
-    pusher = Pusher(session.registries, reference.repository)
+    pusher = Pusher(
+        session.registries, reference.repository, lambda sent: session.limiter.delay_s(sent, time.monotonic())
+    )
     index = read_in(folder, "index.json")
     listed = parse_index(index)
     manifests = {each.sha256: read_in(folder, f"{BLOBS}/{each.sha256}") for each in listed}

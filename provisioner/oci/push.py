@@ -47,13 +47,13 @@ class Pusher:
         Who asks, with the logins that are saved.
     repository : OciRepository
         Where to.
-    tell : callable
-        Told the bytes of each chunk that has arrived.
+    pause_s : callable
+        Told the bytes of each chunk that has arrived; returns how many seconds to wait before the next one.
     """
 
     registries: OciRegistries
     repository: OciRepository
-    tell: Callable[[LocalBlob, int], None] = lambda blob, sent: None
+    pause_s: Callable[[int], float] = lambda sent: 0.0
     # Where the upload of a blob goes on, and its bytes there (None: to be asked), by its SHA-256.
     _begun: dict[str, tuple[str, int | None]] = field(default_factory=dict)
 
@@ -75,7 +75,7 @@ class Pusher:
             sent = self.registries.ask(self.repository, lambda client: self._send_chunk(client, blob))
             if not sent:
                 break
-            self.tell(blob, sent)
+            self.registries.wait(self.pause_s(sent))
         self.registries.ask(self.repository, lambda client: self._finish(client, blob))
         return True
 

@@ -160,10 +160,11 @@ class OciRegistries:
                             error, _address_of(error) or repository.base, setting=OF_A_REGISTRY
                         ) from error
                     pause_s = pause
-                self._wait(pause_s)
+                self.wait(pause_s)
         raise AssertionError
 
-    def _wait(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until the run is cancelled."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and not self.cancelled():
             time.sleep(min(_TICK_S, left))

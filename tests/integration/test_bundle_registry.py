@@ -219,6 +219,20 @@ def test_a_reference_that_leads_nowhere_is_named(sandbox: Sandbox, reference: st
     assert said in done.stderr
 
 
+def test_offline_no_registry_is_asked(sandbox: Sandbox, registry: DockerRegistry, fronts: Callable[..., Front]) -> None:
+    front = fronts(registry.host)
+    sandbox.publish(tensors(MIB, seed=6))
+    reference = f"oci://{front.host}/klein:v1"
+    words = ("--manifest", sandbox.manifest, "--yes", "--no-comfyui", "--offline")
+    for done in (
+        sandbox.run("bundle", "create", reference, *words),
+        sandbox.run("install", "--yes", *there(sandbox, reference), env={"HF_HUB_OFFLINE": "1"}),
+    ):
+        assert done.returncode == 5, done.said
+        assert "offline none is asked" in done.stderr
+    assert not front.asked
+
+
 def test_a_bundle_is_not_made_at_a_digest(sandbox: Sandbox) -> None:
     done = sandbox.run("bundle", "create", f"oci://127.0.0.1:9/klein@sha256:{'0' * 64}", "--yes")
     assert done.returncode == 2
