@@ -13,7 +13,16 @@ from provisioner.core.errors import KleinError, SmokeTestError, UsageError
 from provisioner.core.models import Finding, Vendor
 from provisioner.environment.state import EnvironmentReceipt
 from provisioner.report.outcome import Report
-from provisioner.smoke_test.cards import ALL, cards_of, choose_cards, default_card, judge_card, vendor_for
+from provisioner.smoke_test.cards import (
+    ALL,
+    card_of_option,
+    cards_of,
+    choose_cards,
+    default_card,
+    gpu_option,
+    judge_card,
+    vendor_for,
+)
 from provisioner.smoke_test.results import Card, CardResult, CardUse, SmokeTest
 from provisioner.smoke_test.vram import uses_of
 
@@ -26,9 +35,18 @@ def card_for(run: Run, options: SmokeTestOptions, receipt: EnvironmentReceipt | 
     Raises
     ------
     UsageError
-        There is no such card.
+        There is no such card, or one of the user's own options for ComfyUI chooses one, too.
     """
     machine = run.session.machine
+    chosen = gpu_option(options.flags.options) if options.flags is not None else None
+    if chosen is not None and options.flags is not None:
+        name, value = chosen
+        if options.gpu is not None:
+            raise UsageError(
+                f"--gpu {options.gpu}: {options.flags.origin} chooses a GPU too, with {name} {value}.",
+                hint=f"Leave --gpu out, or name the options with --comfyui-args, without {name}.",
+            )
+        return card_of_option(machine, value, run.session.environ)
     if options.gpu is not None:
         return _named_cards(run, options.gpu, receipt)[0]
     return default_card(machine, run.session.environ)

@@ -112,7 +112,7 @@ def memory_findings(wanted: ArtifactSet, machine: Machine, sets: Sequence[Artifa
     """
     short = shortage(wanted, machine)
     if short is None:
-        return ()
+        return _busy_gpu(wanted, machine)
     need = memory_need(wanted, machine)
     then = {
         "memory-too-small": "ComfyUI will most likely be ended by the system, or stop with an error, while it loads",
@@ -132,6 +132,26 @@ def memory_findings(wanted: ArtifactSet, machine: Machine, sets: Sequence[Artifa
             remedy="by-hand",
             message=f"{message}. {memory_words(machine)} {then}.",
             hint=" ".join(_advice(wanted, machine, sets)),
+        ),
+        *_busy_gpu(wanted, machine),
+    )
+
+
+def _busy_gpu(wanted: ArtifactSet, machine: Machine) -> tuple[Finding, ...]:
+    """Say that other programs hold so much of the GPU's memory that less than the published peak is left."""
+    gpu, peak = _gpu(machine), wanted.envelope.vram_bytes
+    if gpu is None or peak is None or gpu.memory_total_bytes is None or gpu.memory_free_bytes is None:
+        return ()
+    if gpu.is_mig_enabled or gpu.memory_total_bytes < peak or gpu.memory_free_bytes >= peak:
+        return ()
+    return (
+        Finding(
+            code="gpu-memory-in-use",
+            severity="warning",
+            remedy="by-hand",
+            message=f"{gib(gpu.memory_free_bytes)} of {gib(gpu.memory_total_bytes)} are free on {gpu.name}, and the"
+            f" published peak of the set {wanted.id} is {gib(peak)}.",
+            hint="Close other programs that use the GPU before an image is generated.",
         ),
     )
 

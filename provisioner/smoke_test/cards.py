@@ -7,7 +7,7 @@ compared with those of the card, and NVML says which card the process used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from provisioner.core.errors import UsageError
@@ -24,6 +24,7 @@ bytes of an H200's 150,754,820,096, driver 580.159.04)."""
 LEAST_USE_BYTES = 256 * 1024**2
 """Growth of a card's memory that a test image causes in any case; a CUDA context alone takes about that."""
 
+_CHOOSES = ("--cuda-device", "--default-device", "--oneapi-device-selector")
 _VENDORS: tuple[Vendor, ...] = ("nvidia", "amd", "intel", "apple")
 _RENUMBERS: Mapping[Vendor, str] = {"amd": "ROCR_VISIBLE_DEVICES", "intel": "ZE_AFFINITY_MASK"}
 """Variables of the layer below, after which the numbers of ours mean other GPUs."""
@@ -158,6 +159,26 @@ def default_card(machine: Machine, environ: Mapping[str, str]) -> Card | None:
         return _undecided(seen[0]) if seen else None
     best = max(cards, key=lambda each: each.memory_total_bytes or 0, default=None)
     return best if best is None or len(cards) > 1 else _undecided(best)
+
+
+def gpu_option(options: Iterable[Sequence[str]]) -> tuple[str, str] | None:
+    """Return the option of ComfyUI that chooses a GPU, and its value; the last one counts.
+
+    >>> gpu_option([("--fast",), ("--cuda-device", "1")]), gpu_option([("--default-device=0",)]), gpu_option([])
+    (('--cuda-device', '1'), ('--default-device', '0'), None)
+    """
+    found = None
+    for first, *rest in options:
+        name, _, value = first.partition("=")
+        if name in _CHOOSES:
+            found = (name, value or " ".join(rest))
+    return found
+
+
+def card_of_option(machine: Machine, value: str, environ: Mapping[str, str]) -> Card | None:
+    """Return the NVIDIA card that ComfyUI's own option names: it sets CUDA_VISIBLE_DEVICES to the value."""
+    card = default_card(machine, environ if value == ALL else {**environ, "CUDA_VISIBLE_DEVICES": value})
+    return None if card is None else _undecided(card)
 
 
 def _undecided(card: Card) -> Card:

@@ -478,6 +478,7 @@ def test_without_a_name_the_users_choice_stays_and_else_it_is_ours(
         (("--gpu", "2"), {}, "There is no GPU 2 here"),
         (("--gpu", "0"), {"CUDA_VISIBLE_DEVICES": "1"}, "hidden by CUDA_VISIBLE_DEVICES=1"),
         (("--gpu", "0", "--server", "http://127.0.0.1:1"), {}, "runs already, on the GPU that it was started with"),
+        (("--gpu", "0", "--comfyui-args=--cuda-device 1"), {}, "chooses a GPU too, with --cuda-device 1"),
     ],
 )
 def test_a_card_that_cannot_be_given_is_a_usage_error_that_lists_them(
@@ -487,7 +488,20 @@ def test_a_card_that_cannot_be_given_is_a_usage_error_that_lists_them(
     (error,) = done.json["errors"]
     assert done.returncode == 2
     assert sentence in error["message"]
-    assert "GPU 1" in error["hint"] or FIRST in error["hint"]
+    assert "GPU 1" in error["hint"] or FIRST in error["hint"] or "Leave --gpu out" in error["hint"]
+
+
+def test_an_option_that_chooses_a_gpu_is_left_to_comfyui(
+    sandbox: Sandbox, comfyui: Path, with_two_cards: dict[str, str], tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    before = f"import os; open({str(told)!r}, 'w').write(os.environ.get('CUDA_VISIBLE_DEVICES', '-'))"
+    comfyui.write_text(main_py(before=before), encoding="utf-8")
+    words = ("smoke-test", "--comfyui-args=--cuda-device 1", "--images", "1", "--json", *SMALL)
+    done = sandbox.run(*words, env=with_two_cards)
+    assert (done.returncode, told.read_text()) == (0, "-"), done.stderr
+    card = done.json["details"]["smoke_test"]["card"]
+    assert (card["gpu"], card["is_chosen_by_us"]) == (1, False)
 
 
 # --- the images after the first ------------------------------------------------------------------

@@ -8,7 +8,16 @@ import pytest
 
 from provisioner.core.errors import UsageError
 from provisioner.core.models import Gpu, Machine, Vendor
-from provisioner.smoke_test.cards import cards_of, choose_cards, default_card, judge_card, plain_device_name, vendor_for
+from provisioner.smoke_test.cards import (
+    card_of_option,
+    cards_of,
+    choose_cards,
+    default_card,
+    gpu_option,
+    judge_card,
+    plain_device_name,
+    vendor_for,
+)
 from provisioner.smoke_test.results import Card, CardUse
 
 GIB = 1024**3
@@ -226,6 +235,20 @@ def test_the_torch_build_says_whose_gpus(
 ) -> None:
     gpus = [Gpu(vendor=vendor, name="X", index=0) for vendor in vendors]
     assert vendor_for(backend, machine(*gpus)) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [("1", "GPU 1"), ("1,0", "GPU 1"), (SECOND, "GPU 1"), ("all", "GPU 0"), ("7", None)],
+)
+def test_an_option_of_comfyui_chooses_and_nothing_is_decided_for_it(value: str, label: str | None) -> None:
+    card = card_of_option(TWO, value, {})
+    assert (card and card.label, card and card.variables) == (label, () if label else None)
+
+
+def test_the_last_option_that_chooses_a_gpu_counts() -> None:
+    assert gpu_option([("--cuda-device", "0"), ("--default-device=1",)]) == ("--default-device", "1")
+    assert gpu_option([("--fast", "fp16_accumulation"), ("--cuda-malloc",)]) is None
 
 
 # --- whether it was that one ------------------------------------------------------------------------

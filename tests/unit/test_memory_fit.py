@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from provisioner.core.models import ArtifactSet, Finding, Gpu, Machine, OperatingSystem
+from provisioner.core.models import ArtifactSet, Envelope, Finding, Gpu, Machine, OperatingSystem
 from provisioner.files.memory_fit import (
     largest_fitting,
     memory_findings,
@@ -224,6 +224,33 @@ def test_a_machine_that_should_have_had_enough_is_given_more_than_it_has(host: M
 def test_what_may_be_pinned_is_said_where_it_is_known(host: Machine, said: str | None) -> None:
     sentences = pinned_limits(FP8, host)
     assert sentences == ([f"{said} the weights are 11.6 GiB."] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "is_told"),
+    [(7.0, 12, True), (8.0, 12, False), (7.0, 7.5, False), (None, 12, False), (7.0, None, False)],
+)
+def test_a_gpu_that_others_use_is_compared_with_the_published_peak(
+    free: float | None, total: float | None, is_told: bool
+) -> None:
+    sizes = [None if each is None else int(each * GIB) for each in (free, total)]
+    host = machine(64, replace(RTX_3060, memory_free_bytes=sizes[0], memory_total_bytes=sizes[1]))
+    told = memory_findings(FP8, host, MANIFEST.sets)
+    assert [each.code for each in told] == (["gpu-memory-in-use"] if is_told else [])
+    if is_told:
+        assert "7.0 GiB of 12.0 GiB are free on NVIDIA GeForce RTX 3060, and the published peak" in told[0].message
+
+
+def test_a_machine_can_be_short_of_both_memories() -> None:
+    host = machine(8, replace(RTX_3060, memory_free_bytes=GIB))
+    assert [each.code for each in memory_findings(FP8, host, MANIFEST.sets)] == [
+        "memory-too-small",
+        "gpu-memory-in-use",
+    ]
+    assert memory_findings(replace(FP8, envelope=Envelope()), replace(host, memory_total_bytes=64 * GIB), ()) == ()
+    assert memory_findings(FP8, replace(machine(64), gpus=()), ()) == ()
+    sliced = machine(64, replace(RTX_3060, memory_free_bytes=GIB, is_mig_enabled=True))
+    assert memory_findings(FP8, sliced, ()) == ()
 
 
 # --- which weights count --------------------------------------------------------------------------------
