@@ -8,6 +8,9 @@ from collections.abc import Iterable
 SHIPPED_NODES = frozenset({"websocket_image_save.py", "__init__.py"})
 """What is no node of the user's in that folder."""
 
+ALWAYS_ON = ("websocket_image_save.py",)
+"""What comes with ComfyUI there, and stays on with whatever nodes are on."""
+
 _IMPORTED = re.compile(
     r"^(?:\[INFO\]\s*)?\s*\d+\.\d seconds(?P<failed> \(IMPORT FAILED\))?: (?:.*[/\\])?(?P<name>[^/\\]+)$"
 )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from provisioner.comfyui.custom_nodes import SHIPPED_NODES, imported_nodes, is_loaded
+from provisioner.comfyui.custom_nodes import ALWAYS_ON, SHIPPED_NODES, imported_nodes, is_loaded
 from provisioner.comfyui.users_flags import UsersFlags, node_options, options_of, shown_words, without_node_options
 from provisioner.commands.choose_environment import start_command
 from provisioner.commands.comfyui_flags import AUTO, find_flags, options_known_by
@@ -241,7 +241,7 @@ class _Tries:
 
 def words_of(setup: Setup) -> tuple[str, ...]:
     """Return the options that a try is started with, in an order in which none swallows another one's value."""
-    nodes = None if setup.nodes is None else (*setup.nodes, *(sorted(SHIPPED_NODES) if setup.nodes else ()))
+    nodes = None if setup.nodes is None else (*setup.nodes, *(ALWAYS_ON if setup.nodes else ()))
     return (*(word for each in setup.options for word in each), *node_options(nodes), *setup.extra)
 
 

@@ -515,7 +515,7 @@ class Sandbox:
         """Return arguments with the tree, the manifest and this hub, unless they name their own."""
         given = [str(each) for each in arguments]
         words = 2 if given[:1] in (["backups"], ["aside"], ["manifest"]) else 1
-        targeted = {"install", "repair", "plan", "verify", "uninstall", "smoke-test", "manifest lock"}
+        targeted = {"install", "repair", "plan", "verify", "uninstall", "smoke-test", "diagnose", "manifest lock"}
         if " ".join(given[:words]) not in targeted and given[:1] not in (["backups"], ["aside"]):
             return tuple(given)
         if "--manifest" not in given:

@@ -134,7 +134,7 @@ def test_the_page_has_the_evidence() -> None:
             Setup(options=(("--x",),), nodes=("a b", "c.py"), extra=("--fp32-vae",)),
             (
                 *("--x", "--disable-all-custom-nodes", "--whitelist-custom-nodes", "a b", "c.py"),
-                *("__init__.py", "websocket_image_save.py", "--fp32-vae"),  # what comes with ComfyUI stays on
+                *("websocket_image_save.py", "--fp32-vae"),  # what comes with ComfyUI stays on
             ),
         ),
     ],
