@@ -11,7 +11,7 @@ from pathlib import Path
 
 from provisioner.comfyui.batch_files import unread_folders
 from provisioner.comfyui.checkout_models import CheckoutPlan, ComfyCheckout
-from provisioner.comfyui.install_plan import judge_checkout, plan_checkout
+from provisioner.comfyui.install_plan import judge_checkout, plan_checkout, too_old_for_models
 from provisioner.comfyui.known_bad import known_bad
 from provisioner.comfyui.model_paths import CONFIG_NAME
 from provisioner.comfyui.release_models import ComfyTable
@@ -37,6 +37,7 @@ class ComfyUIInstall:
     plan: CheckoutPlan
     folder: Path  # where main.py is, or will be
     machine: Machine | None = None  # where it runs, if this run looked at it
+    min_version: str | None = None  # the first that loads every file of the set; None: not known
     unread: tuple[Finding, ...] = ()  # what the portable build's own batch files say otherwise
 
     @property
@@ -79,6 +80,7 @@ def inspect_comfyui(run: Run, options: ComfyUIOptions | None = None) -> ComfyUII
         plan=plan,
         folder=folder,
         machine=run.machine or run.session.known_machine,
+        min_version=run.wanted.min_comfyui,
         unread=_unread(run, run.target, checkout),
     )
 
@@ -101,13 +103,17 @@ def with_comfyui(report: Report, comfyui: ComfyUIInstall | None) -> Report:
 
 def check_comfyui(comfyui: ComfyUIInstall) -> tuple[Finding, ...]:
     """Return what a person should know about a ComfyUI before an image is generated with it."""
+    too_old = too_old_for_models(comfyui.checkout, comfyui.plan, comfyui.table, comfyui.min_version)
     if comfyui.plan.action in {"clone", "update"}:
-        return ()
+        return too_old
     known: tuple[Finding, ...] = ()
     if comfyui.machine is not None and comfyui.checkout.tree is not None:
         checkout = comfyui.checkout
         known = known_bad(checkout.version, comfyui.machine, comfyui.table, tree=comfyui.checkout.tree)
-    return (*judge_checkout(comfyui.checkout, comfyui.table), *known, *_check_config(comfyui), *comfyui.unread)
+    judged = judge_checkout(comfyui.checkout, comfyui.table)
+    if any(each.code == "comfyui-too-old" for each in judged):
+        too_old = ()  # it says the same
+    return (*judged, *too_old, *known, *_check_config(comfyui), *comfyui.unread)
 
 
 def _check_config(comfyui: ComfyUIInstall) -> tuple[Finding, ...]:

@@ -10,7 +10,7 @@ from provisioner.commands.apply import Applied, apply_plan
 from provisioner.commands.choose_environment import environment_folder, with_environment
 from provisioner.commands.inspect_comfyui import check_comfyui, inspect_comfyui, with_comfyui
 from provisioner.commands.look import InstallOptions, plan_run
-from provisioner.commands.parts import can_generate
+from provisioner.commands.parts import needs_program
 from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_about, ask_to_apply, decide_on_token
 from provisioner.commands.run import Run, open_run, remember, remember_rate
 from provisioner.commands.smoke_test import opening_of, with_smoke_test
@@ -97,7 +97,7 @@ def run_install(run: Run, options: InstallOptions, ui: RunUi, command: Command =
     decide_on_token(run, plan, ui.ask)
     applied = apply_plan(run, options, plan, show_smoke=ui.show_smoke)
     remember_rate(run, applied.outcomes)
-    comfyui = inspect_comfyui(run) if {"environment", "smoke"} & options.parts and can_generate(run.wanted) else None
+    comfyui = inspect_comfyui(run) if {"environment", "smoke"} & options.parts and needs_program(run.wanted) else None
     report = _report(run, command, plan, applied, () if comfyui is None else check_comfyui(comfyui))
     report = with_comfyui(report, comfyui)
     if "files" in options.parts and not applied.files.steps:

@@ -14,7 +14,7 @@ from provisioner.commands.choose_environment import EnvironmentOptions, environm
 from provisioner.commands.image_options import SmokeTestOptions
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, ComfyUIOptions, check_comfyui, inspect_comfyui
 from provisioner.commands.packages import app_of, compare_packages, needed_packages
-from provisioner.commands.parts import can_generate
+from provisioner.commands.parts import can_generate, needs_program
 from provisioner.commands.pin_tags import pin_tags_of
 from provisioner.commands.run import Run
 from provisioner.core.errors import UsageError
@@ -81,7 +81,7 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
     pinned = pin_tags_of(run, files) if looks_up_tags else ()
     if pinned:
         files = run.plan_files(depth)
-    wants_comfyui = bool({"environment", "smoke"} & options.parts) and can_generate(run.wanted)
+    wants_comfyui = bool({"environment", "smoke"} & options.parts) and needs_program(run.wanted)
     comfyui = inspect_comfyui(run, options.comfyui) if wants_comfyui else None
     where = environment_folder(run, options.environment.where)
     steps: list[Step] = []
@@ -91,7 +91,7 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
     of_comfyui = _comfyui_step(comfyui, options) if "environment" in options.parts else None
     if of_comfyui is not None:
         steps.append(of_comfyui)
-    if comfyui is not None and not isinstance(of_comfyui, (GetComfyUI, UpdateComfyUI)):
+    if comfyui is not None:
         findings += check_comfyui(comfyui)
     steps += files.steps
     if "environment" in options.parts:
@@ -108,6 +108,8 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
             )
         else:
             notes.append(f"No test image is generated: {obstacle}.")
+    elif needs_program(run.wanted) and not can_generate(run.wanted) and "environment" in options.parts:
+        notes.append(f"No test image is generated: the manifest has no recipe for the set {run.wanted.id}.")
     systems = dict(_file_systems(steps))
     links = run.session.links.on_the_way_of(steps)
     plan = make_plan(

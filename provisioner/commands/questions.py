@@ -41,7 +41,9 @@ def ask_about(run: Run, plan: Plan, ask: Ask) -> None:
 
 
 def _accept_licence(run: Run, ask: Ask) -> None:
-    """Ask about a licence that does not allow commercial use, unless it was named; ``--yes`` is no answer to that.
+    """Ask about a licence that does not simply allow commercial use, unless it was named; ``--yes`` is no answer.
+
+    Whether a repository is gated plays no part: repackaged copies are not, and their licence is the same.
 
     Raises
     ------
@@ -52,13 +54,14 @@ def _accept_licence(run: Run, ask: Ask) -> None:
     accepted = run.options.accepted_licences
     if licence.is_commercial_use_allowed or licence.id in accepted:
         return
-    question = f"{licence.notice or licence.name} ({licence.url})\nDo you accept this licence?"
+    words = " ".join(filter(None, [licence.commercial_use_words, licence.notice]))
+    question = f"{words} ({licence.url})\nDo you accept this licence?"
     hint = f"Read it at {licence.url}; if you accept it, add --accept-licence {licence.id}. Else use another manifest."
     refusal = AnswerNeededError(
         f"{run.manifest.title} is under the {licence.name}, which nobody accepted"
         f"{'; --yes does not' if run.options.assume_yes else ''}"
         f"{f', and --accept-licence {sorted(accepted)[0]} names another one' if accepted else ''}.\n"
-        f"{licence.notice or ''}".rstrip(),
+        f"{words}",
         hint=hint,
         licence=licence.id,
         url=licence.url,

@@ -6,7 +6,7 @@ Pure: values in, text out.  Only verified files are locked, with the digests fou
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from provisioner.core.errors import LockDriftError, ManifestError
 from provisioner.core.models import (
@@ -66,6 +66,7 @@ def locked_text(manifest: Manifest, wanted: ArtifactSet, verified: Mapping[str, 
             name=manifest.licence.name,
             url=manifest.licence.url,
             is_commercial_use_allowed=manifest.licence.is_commercial_use_allowed,
+            commercial_use_condition=manifest.licence.commercial_use_condition,
             notice=manifest.licence.notice,
         ),
         "lock": _without_none(
@@ -176,6 +177,8 @@ def _set_entry(wanted: ArtifactSet) -> dict[str, object]:
         artifacts=[each.id for each in wanted.artifacts],
         conditions=_conditions_entry(wanted.conditions),
         envelope=_envelope_entry(wanted.envelope),
+        recipe=None if wanted.recipe is None else _without_none(**asdict(wanted.recipe)),
+        template=wanted.template,
         note=wanted.note,
     )
 
