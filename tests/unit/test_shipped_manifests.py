@@ -168,7 +168,7 @@ def test_the_two_files_called_flux2_vae_are_one_artifact_with_both_contents_and_
         places = [vae.sources, *(variant.sources for variant in vae.accept)]
         assert [[source.repo_id for source in each if isinstance(source, HubFile)] for each in places] == [
             ["Comfy-Org/flux2-dev"],
-            ["Comfy-Org/flux2-klein-4B"],
+            ["Comfy-Org/Flux-2-Klein-4B"],
         ]
 
 
@@ -195,7 +195,25 @@ def test_two_files_of_one_place_are_one_content() -> None:
 
 def test_the_bf16_model_can_come_from_either_repository() -> None:
     repositories = [source.repo_id for source in artifact_of("klein-4b-bf16").sources if isinstance(source, HubFile)]
-    assert repositories == ["Comfy-Org/flux2-klein-4B", "black-forest-labs/FLUX.2-klein-4B"]
+    assert repositories == ["Comfy-Org/Flux-2-Klein-4B", "black-forest-labs/FLUX.2-klein-4B"]
+
+
+def test_what_the_hub_itself_confirms_says_so() -> None:
+    confirmed = {
+        "klein-4b-fp8",
+        "klein-base-4b-fp8",
+        "qwen3-4b-bf16",
+        "flux2-vae",
+    }
+    found = {
+        each.id
+        for each in MANIFESTS["flux2-klein-4b"].artifacts
+        if each.provenance is not None and "Hub" in each.provenance.read_from
+    }
+    assert found == confirmed
+    encoder = artifact_of("qwen3-8b-bf16", "flux2-klein-9b").provenance
+    assert encoder is not None
+    assert (encoder.read_from, encoder.confidence) == ("the Hub's own pages", "high")
 
 
 def test_the_diffusers_set_is_one_commit_of_one_repository() -> None:
