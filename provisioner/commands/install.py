@@ -13,6 +13,7 @@ from provisioner.commands.look import InstallOptions, plan_run
 from provisioner.commands.parts import needs_program
 from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_about, ask_to_apply, decide_on_token
 from provisioner.commands.run import Run, open_run, remember, remember_rate
+from provisioner.commands.shared_files import note_manifests
 from provisioner.commands.smoke_test import opening_of, with_smoke_test
 from provisioner.commands.verify import remember_verified, take_snapshot
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, IntegrityError, KleinError
@@ -102,6 +103,7 @@ def run_install(run: Run, options: InstallOptions, ui: RunUi, command: Command =
     report = with_comfyui(report, comfyui)
     if "files" in options.parts and not applied.files.steps:
         remember(run)
+        note_manifests(run)
         if report.exit_status == EXIT_OK:
             remember_verified(run, take_snapshot(run, report, comfyui, options.environment.where))
     if report.smoke_test is None:

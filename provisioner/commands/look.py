@@ -21,7 +21,7 @@ from provisioner.core.errors import UsageError
 from provisioner.core.hosts import LOOPBACK
 from provisioner.core.models import FileSystem, Finding, OciFile, SetChoice, UrlFile
 from provisioner.core.redact import redact
-from provisioner.core.units import count
+from provisioner.core.units import count, listing
 from provisioner.environment.package_list import PackageChange, why_restored
 from provisioner.environment.state import Observation
 from provisioner.files import planner
@@ -109,13 +109,21 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
         else:
             notes.append(f"No test image is generated: {obstacle}.")
     elif needs_program(run.wanted) and not can_generate(run.wanted) and "environment" in options.parts:
-        notes.append(f"No test image is generated: the manifest has no recipe for the set {run.wanted.id}.")
+        notes.append(_why_no_image(run))
     systems = dict(_file_systems(steps))
     links = run.session.links.on_the_way_of(steps)
     plan = make_plan(
         files, steps, findings=findings, notes=notes, file_systems=systems, links=links, choice=_choice(run)
     )
     return replace(plan, rate=_expected_rate(run), pinned=pinned)
+
+
+def _why_no_image(run: Run) -> str:
+    if run.several:
+        drawn = [f"`klein-setup smoke-test --manifest {each.name}`" for each in run.several if can_generate(each.set)]
+        later = f"; afterwards {listing(drawn)} make{'s' if len(drawn) == 1 else ''} one" if drawn else ""
+        return f"No test image is generated of several models at once{later}."
+    return f"No test image is generated: the manifest has no recipe for the set {run.wanted.id}."
 
 
 def _expected_rate(run: Run) -> ExpectedRate | None:

@@ -310,6 +310,12 @@ class Manifest:
     artifacts: tuple[Artifact, ...]
     sha256: str  # of the manifest's own bytes
     lock: Lock | None = None  # only what `manifest lock` wrote has one
+    other_licences: tuple[Licence, ...] = ()  # of a run for several manifests: those beside ``licence``
+
+    @property
+    def licences(self) -> tuple[Licence, ...]:
+        """Every licence that the user accepts by using the files."""
+        return (self.licence, *self.other_licences)
 
     def set_named(self, set_id: str) -> ArtifactSet | None:
         """Return the set of that id, or None."""
