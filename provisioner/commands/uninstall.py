@@ -15,7 +15,7 @@ from provisioner.commands.run import Run, tree_roots
 from provisioner.commands.shared_files import needed_by, other_manifests
 from provisioner.core.errors import EXIT_OK, StorageError, UsageError
 from provisioner.core.models import STATE_FOLDER, ComfyTarget, Finding, Outcome
-from provisioner.core.units import human_bytes, listing
+from provisioner.core.units import count, human_bytes, listing
 from provisioner.disk.root import is_link
 from provisioner.files import planner
 from provisioner.files.layout import destination_for
@@ -77,7 +77,14 @@ def run_uninstall(run: Run, options: UninstallOptions, *, ask: Ask, say: Callabl
     files = _owned(run) if "files" in parts else ()
     shared: tuple[Finding, ...] = ()
     if is_named:
-        files, shared = _only_named(run, files, others)
+        everything = files
+        files, shared = _only_named(run, everything, others)
+        left_out = len(everything) - len(files) - len(shared)
+        if left_out:
+            say(
+                f"{count(left_out, 'more file')} here {'is' if left_out == 1 else 'are'} of no manifest that was "
+                "named; `klein-setup uninstall` without --manifest is about every file."
+            )
     environment = _environment_of_ours(run, options) if "environment" in parts else None
     tree = _tree_of_ours(run) if "comfyui" in parts else None
     kept = (*shared, *(_kept(run, each) for each in files if each.state in _WHY_KEPT))

@@ -102,7 +102,7 @@ def test_verify_names_who_else_needs_a_wrong_file(two: Two) -> None:
 def test_without_a_manifest_everything_goes(two: Two) -> None:
     two.install(two.klein, "fp8")
     two.install(two.turbo, "bf16")
-    done = two.sandbox.run("uninstall", "--yes", "--comfyui", str(two.sandbox.tree), "--no-manifest")
+    done = two.sandbox.run("uninstall", "--yes", "--comfyui", str(two.sandbox.tree))
     assert done.returncode == 0, done.said
     assert not two.models.exists()
 
@@ -125,7 +125,7 @@ def test_a_planted_list_of_manifests_keeps_a_file_and_removes_none(two: Two) -> 
     assert "\x1b[31m" not in done.said
     assert two.encoder.is_file()
     assert not (two.models / "vae" / "flux2-vae.safetensors").exists()
-    everything = two.sandbox.run("uninstall", "--yes", "--comfyui", str(two.sandbox.tree), "--no-manifest")
+    everything = two.sandbox.run("uninstall", "--yes", "--comfyui", str(two.sandbox.tree))
     assert everything.returncode == 0
     assert not two.encoder.exists()
     assert mine.read_bytes() == b"my own"
@@ -153,6 +153,7 @@ def test_a_planted_claim_about_a_file_that_no_manifest_names_removes_nothing(two
     done = two.run("uninstall", "--manifest", two.klein, "--yes")
     assert done.returncode == 0, done.said
     assert mine.read_bytes() == b"my own"
+    assert "1 more file here is of no manifest that was named" in done.said
     assert not two.encoder.exists()
 
 

@@ -524,13 +524,13 @@ class Sandbox:
         targeted = {"install", "repair", "plan", "verify", "uninstall", "smoke-test", "manifest lock"}
         if " ".join(given[:words]) not in targeted and given[:1] not in (["backups"], ["aside"]):
             return tuple(given)
-        if not {"--manifest", "--no-manifest"} & set(given):
+        if "--manifest" not in given and given[0] != "uninstall":  # without one it is about every manifest
             given += ["--manifest", str(self.manifest)]
         if not {"--comfyui", "--hf-cache", "--no-target"} & set(given):
             given += ["--comfyui", str(self.tree)]
         if not {"--endpoint", "--no-endpoint", "--from"} & set(given) and given[0] in {"install", "repair", "plan"}:
             given += ["--endpoint", self.hub.endpoint, "--send-token"]
-        return tuple(each for each in given if each not in {"--no-target", "--no-endpoint", "--no-manifest"})
+        return tuple(each for each in given if each not in {"--no-target", "--no-endpoint"})
 
     # --- what must always be so ----------------------------------------------------------------
 
