@@ -80,6 +80,7 @@ OBJECTS = {
     "$defs/set": "A set, in `sets`",
     "$defs/set/properties/conditions": "`conditions` of a set",
     "$defs/set/properties/envelope": "`envelope` of a set",
+    "$defs/set/properties/recipe": "`recipe` of a set",
     "$defs/artifact": "An artifact, in `artifacts`",
     "$defs/source/oneOf/0": "A source on the Hub, in `sources`",
     "$defs/source/oneOf/1": "A source at any other address, in `sources`",
@@ -92,7 +93,7 @@ OBJECTS = {
     "properties/lock/properties/torch_wheels/items": "A wheel, in `torch_wheels`",
     "properties/lock/properties/bundle_parts/items": "A part of a bundle, in `bundle_parts`",
 }
-FORMS = ("id", "line", "prose", "path", "url", "sha256", "git_hash", "size", "count", "memory")
+FORMS = ("id", "line", "prose", "listed", "node", "path", "url", "sha256", "git_hash", "size", "count", "memory")
 
 
 def part_at(schema: Schema, where: str) -> Any:  # noqa: ANN401 - JSON

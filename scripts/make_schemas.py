@@ -57,6 +57,7 @@ DETAILS: dict[str, tuple[object, str]] = {
     "last_image": (LastImageEntry, "of an earlier run; only in last-report.json, never printed"),
     "licence": (json_document.LicenceEntry, "of the models"),
     "manifest_argument": (str, "what was given for --manifest"),
+    "more_manifest_arguments": (tuple[str, ...], "what else was given for --manifest"),
     "config": (json_document.ConfigEntry, "detect: the user's own defaults for options"),
     "manifests": (list[json_document.ShippedEntry], "manifest list, show, check"),
     "fleet": (Fleet, "fleet report: the hosts, those that need attention first"),
@@ -233,7 +234,13 @@ def _receipt(maker: Maker) -> Schema:
     entries = {"type": "object", "additionalProperties": maker.of(receipts.Entry)}
     placing = {**entries, "description": "what was about to get its name when a run was killed"}
     files = {**entries, "description": "what was verified, by its path below the models folder"}
-    body = _closed({"files": files, "placing": placing}, "", required=["files"])
+    texts = {"type": "array", "items": {"type": "string"}}
+    manifests = {
+        "type": "object",
+        "additionalProperties": texts,
+        "description": "what the folder was filled for: manifests by id, each with its files",
+    }
+    body = _closed({"files": files, "placing": placing, "manifests": manifests}, "", required=["files"])
     return {**_versioned(receipts.SCHEMA_VERSION, body), "additionalProperties": True}  # a later release may add keys
 
 

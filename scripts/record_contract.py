@@ -43,6 +43,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from provisioner.commands.run import load_manifest  # noqa: E402
 from provisioner.core.errors import (  # noqa: E402
     EXIT_FINDINGS,
     EXIT_OK,
@@ -53,7 +54,8 @@ from provisioner.core.errors import (  # noqa: E402
 )
 from provisioner.core.redact import redact  # noqa: E402
 from provisioner.files.hub_cache import endpoint, find_token  # noqa: E402 - found through the line above
-from provisioner.smoke_test.graph import LOADERS, build_graph  # noqa: E402
+from provisioner.report.outcome import DEFAULT_MANIFEST  # noqa: E402
+from provisioner.smoke_test.graph import LOADERS, build_graph, recipe_of  # noqa: E402
 from provisioner.smoke_test.results import ImageOptions, ModelNames  # noqa: E402
 from scripts.refreshing import run, say  # noqa: E402
 
@@ -332,8 +334,11 @@ def record_comfyui(server: str) -> Recording:
     except (KeyError, TypeError) as error:
         raise ServerError(f"{redact(server)} does not answer as ComfyUI does", hint="Look at --server.") from error
     names = {loader.field: _first_choice(files, loader.class_type, loader.input_name) for loader in LOADERS}
+    default = load_manifest(DEFAULT_MANIFEST).sets[0]
     graph = build_graph(
-        ModelNames(**{**names, "diffusion_model": NOT_THERE}), ImageOptions(width=64, height=64, seed=0)
+        recipe_of(default),
+        ModelNames(**{**names, "diffusion_model": NOT_THERE}),
+        ImageOptions(width=64, height=64, seed=0),
     )
     began = time.monotonic()
     response = _ask("POST", f"{server}/prompt", body={"prompt": graph, "client_id": "record-contract"})

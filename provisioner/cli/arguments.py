@@ -746,14 +746,23 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class _Manifests(argparse.Action):
+    """Collects what is named; one that comes from the user's own defaults counts only where nothing is."""
+
+    def __call__(self, _parser: object, namespace: argparse.Namespace, values: object, _option: object = None) -> None:
+        """Add what was named to what was named before."""
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*(before if isinstance(before, list) else []), values])
+
+
 def _add_wanted_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("what and where")
     group.add_argument(
         "--manifest",
         type=_name,
-        default="flux2-klein-4b",
+        action=_Manifests,
         metavar="ID|FILE",
-        help="manifest to use (default: flux2-klein-4b)",
+        help="manifest to use; several in one tree: once for each (default: flux2-klein-4b)",
     )
     _add_verify_with_option(group)
     group.add_argument(

@@ -53,8 +53,15 @@ class Terminated(KeyboardInterrupt):
 def _options(arguments: argparse.Namespace) -> Options:
     from provisioner.commands.run import Options
 
+    named = _named_manifests(arguments)
+    if len(named) > 1 and arguments.run not in _FOR_SEVERAL:
+        raise UsageError(
+            f"`{arguments.run}` is about one manifest.", hint=f"Several are for {', '.join(sorted(_FOR_SEVERAL))}."
+        )
     return Options(
-        manifest=arguments.manifest,
+        manifest=named[0] if named else Options().manifest,
+        more_manifests=named[1:],
+        is_manifest_named=bool(named),
         verify_with=_public_key(arguments),
         set_id=arguments.set_id,
         comfyui=arguments.comfyui,
@@ -63,6 +70,15 @@ def _options(arguments: argparse.Namespace) -> Options:
         assume_yes=getattr(arguments, "yes", False),
         accepted_licences=frozenset(getattr(arguments, "accept_licence", ())),
     )
+
+
+_FOR_SEVERAL = frozenset({"install", "plan", "verify", "repair", "uninstall"})
+
+
+def _named_manifests(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Return the manifests that are named: a list on the command line, one text in the user's own defaults."""
+    given = arguments.manifest
+    return () if given is None else (given,) if isinstance(given, str) else tuple(given)
 
 
 def _public_key(arguments: argparse.Namespace) -> Path | None:
@@ -268,8 +284,11 @@ def _bundle_make(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Eve
     from provisioner.commands.choose_environment import EnvironmentOptions
     from provisioner.commands.run import Options
 
+    named = _named_manifests(arguments)
+    if len(named) > 1:
+        raise UsageError("A bundle is filled for one manifest at a time.", hint="`bundle add` adds another one.")
     options = Options(
-        manifest=arguments.manifest,
+        manifest=named[0] if named else Options().manifest,
         verify_with=_public_key(arguments),
         set_id=arguments.set_id,
         assume_yes=arguments.yes,

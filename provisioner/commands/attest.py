@@ -12,7 +12,7 @@ from provisioner.commands.choose_environment import environment_folder
 from provisioner.commands.inspect_comfyui import inspect_comfyui
 from provisioner.commands.lock import verified_files
 from provisioner.commands.output_file import write_file
-from provisioner.commands.parts import can_generate
+from provisioner.commands.parts import needs_program
 from provisioner.commands.run import Run, named_path
 from provisioner.commands.verify import take_snapshot
 from provisioner.core.errors import EXIT_OK, HashMismatchError, IntegrityError, UnreadableError
@@ -60,7 +60,7 @@ def attest(run: Run, report: Report, options: AttestOptions, *, say: Callable[[s
                 f"{each.name} was changed while it was verified, so that nothing was attested.",
                 hint="Run the same command again when nothing else writes there.",
             )
-    comfyui = inspect_comfyui(run) if can_generate(run.wanted) else None
+    comfyui = inspect_comfyui(run) if needs_program(run.wanted) else None
     image, made_at = _last_image(run, report)
     text = statement_text(
         Verified(

@@ -31,10 +31,10 @@ from provisioner.core.errors import (
     SmokeTestError,
     UsageError,
 )
-from provisioner.core.models import Finding, Machine
+from provisioner.core.models import Finding, Machine, Recipe
 from provisioner.disk.root import scratch_folder
 from provisioner.files.layout import destination_for
-from provisioner.smoke_test.graph import ENCODE, PHASES, STEP_NODE, build_graph, names_for, pick_listed
+from provisioner.smoke_test.graph import ENCODE, PHASES, STEP_NODE, build_graph, names_for, pick_listed, recipe_of
 from provisioner.smoke_test.image import judge, read_image, seed_in
 from provisioner.smoke_test.image_verdict import likeness_of
 from provisioner.smoke_test.later_images import (
@@ -249,16 +249,17 @@ def _generate(
     process: ServerProcess | None,
     sampler: VramSampler,
 ) -> SmokeTest:
+    recipe = recipe_of(run.wanted)
     facts = client.system_stats()
-    listed = client.listed_models(_classes(asked))
-    if listed.missing_nodes or "flux2" not in listed.clip_types:
-        missing = listed.missing_nodes or ("the type flux2 of CLIPLoader",)
-        raise nodes_missing_error(missing, version=facts.comfyui_version)
+    listed = client.listed_models(_classes(recipe, asked))
+    if listed.missing_nodes or recipe.clip_type not in listed.clip_types:
+        missing = listed.missing_nodes or (f"the type {recipe.clip_type} of CLIPLoader",)
+        raise nodes_missing_error(missing, version=facts.comfyui_version, since=run.wanted.min_comfyui)
     if client.address.is_loopback:
         check_files_are_there(run)
         _check_folders(run, client.folder_paths())
     names = pick_listed(names_for(run.wanted), listed, ignore_case=_ignores_case(facts))
-    graph = build_graph(names, asked)
+    graph = build_graph(recipe, names, asked)
     if process is None:  # a loader that is cached does not notice that its file was replaced
         run.session.stages.begin("emptying", "the server's memory", "emptied")
         client.free()
@@ -316,6 +317,7 @@ def _with_later_images(
             verdict=None if image is None else likeness_of(image.figures).verdict,
         )
 
+    recipe = recipe_of(run.wanted)
     runs = [measured(smoke.options.seed, first_s, smoke.image)]
     found: tuple[Finding, ...] = ()
     limit_s = patience_s(first_s, options.timeout_s)
@@ -324,7 +326,8 @@ def _with_later_images(
         stages = run.session.stages
         stages.begin("generating", f"image {len(runs) + 1} of {number}", "generated")
         try:
-            generated = client.generate(build_graph(names, asked), timeout_s=limit_s, on_progress=_steps(stages))
+            graph = build_graph(recipe, names, asked)
+            generated = client.generate(graph, timeout_s=limit_s, on_progress=_steps(stages))
             image = read_image(generated.image)
             judged = _judged(run, generated, image, asked)
         except MemoryExhaustedError as error:
@@ -358,9 +361,9 @@ def _judge_device(facts: ServerFacts, card: Card | None) -> tuple[Finding, ...]:
     )
 
 
-def _classes(asked: ImageOptions) -> tuple[str, ...]:
+def _classes(recipe: Recipe, asked: ImageOptions) -> tuple[str, ...]:
     nothing = ModelNames(diffusion_model="", text_encoder="", vae="")
-    return tuple(str(node["class_type"]) for node in build_graph(nothing, asked).values())
+    return tuple(str(node["class_type"]) for node in build_graph(recipe, nothing, asked).values())
 
 
 def _findings_in_log(process: ServerProcess | None) -> tuple[Finding, ...]:

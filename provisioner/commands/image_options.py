@@ -17,7 +17,7 @@ from provisioner.core.errors import NotWritableError, SmokeTestError, StorageErr
 from provisioner.core.models import Machine
 from provisioner.disk.os_errors import reason_of
 from provisioner.disk.root import Root, write_output
-from provisioner.smoke_test.graph import Graph, build_graph, names_for, options_for
+from provisioner.smoke_test.graph import Graph, build_graph, names_for, options_for, recipe_of
 from provisioner.smoke_test.measurement import failure_advice
 from provisioner.smoke_test.results import ImageOptions
 
@@ -60,7 +60,7 @@ def image_options(run: Run, options: SmokeTestOptions) -> ImageOptions:
 
 def graph_of(run: Run, options: SmokeTestOptions) -> Graph:
     """Return the graph in API form, with the names the files have under ComfyUI's folders; raises UsageError."""
-    return build_graph(names_for(run.wanted), image_options(run, options))
+    return build_graph(recipe_of(run.wanted), names_for(run.wanted), image_options(run, options))
 
 
 PHASE_STAGES: Mapping[str, tuple[str, str, str]] = {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from provisioner.comfyui.batch_files import unread_folders
 from provisioner.comfyui.checkout_models import CheckoutPlan, ComfyCheckout
-from provisioner.comfyui.install_plan import judge_checkout, plan_checkout
+from provisioner.comfyui.install_plan import judge_checkout, plan_checkout, too_old_for_models
 from provisioner.comfyui.known_bad import reason, release_that_works
 from provisioner.comfyui.model_paths import CONFIG_NAME
 from provisioner.comfyui.release_models import ComfyTable
@@ -36,6 +36,7 @@ class ComfyUIInstall:
     checkout: ComfyCheckout
     plan: CheckoutPlan
     folder: Path  # where main.py is, or will be
+    min_version: str | None = None  # the first that loads every file of the set; None: not known
     unread: tuple[Finding, ...] = ()  # what the portable build's own batch files say otherwise
 
     @property
@@ -85,6 +86,7 @@ def inspect_comfyui(run: Run, options: ComfyUIOptions | None = None) -> ComfyUII
         checkout=checkout,
         plan=plan,
         folder=folder,
+        min_version=run.wanted.min_comfyui,
         unread=_unread(run, run.target, checkout),
     )
 
@@ -107,9 +109,13 @@ def with_comfyui(report: Report, comfyui: ComfyUIInstall | None) -> Report:
 
 def check_comfyui(comfyui: ComfyUIInstall) -> tuple[Finding, ...]:
     """Return what a person should know about a ComfyUI before an image is generated with it."""
+    too_old = too_old_for_models(comfyui.checkout, comfyui.plan, comfyui.table, comfyui.min_version)
     if comfyui.plan.action in {"clone", "update"}:
-        return ()
-    return (*judge_checkout(comfyui.checkout, comfyui.table), *_check_config(comfyui), *comfyui.unread)
+        return too_old
+    judged = judge_checkout(comfyui.checkout, comfyui.table)
+    if any(each.code == "comfyui-too-old" for each in judged):
+        too_old = ()  # it says the same
+    return (*judged, *too_old, *_check_config(comfyui), *comfyui.unread)
 
 
 def _check_config(comfyui: ComfyUIInstall) -> tuple[Finding, ...]:

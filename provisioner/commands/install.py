@@ -11,9 +11,10 @@ from provisioner.commands.choose_environment import environment_folder, with_env
 from provisioner.commands.combination import check_combination, combination_of
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui, with_comfyui
 from provisioner.commands.look import InstallOptions, plan_run
-from provisioner.commands.parts import can_generate
+from provisioner.commands.parts import needs_program
 from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_about, ask_to_apply, decide_on_token
 from provisioner.commands.run import Run, open_run, remember, remember_rate
+from provisioner.commands.shared_files import note_manifests
 from provisioner.commands.smoke_test import opening_of, with_smoke_test
 from provisioner.commands.verify import remember_verified, take_snapshot
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, IntegrityError, KleinError
@@ -105,7 +106,7 @@ def run_install(
     remember_rate(run, applied.outcomes)
     comfyui: ComfyUIInstall | None = None
     found: tuple[Finding, ...] = ()
-    if {"environment", "smoke"} & options.parts and can_generate(run.wanted):
+    if {"environment", "smoke"} & options.parts and needs_program(run.wanted):
         comfyui = inspect_comfyui(run)
         environment = environment_folder(run, options.environment.where)
         found = check_combination(comfyui, combination_of(run, comfyui, environment), environment)
@@ -114,6 +115,7 @@ def run_install(
     report = with_comfyui(report, comfyui)
     if "files" in options.parts and not applied.files.steps:
         remember(run)
+        note_manifests(run)
         if report.exit_status == EXIT_OK:
             remember_verified(run, take_snapshot(run, report, comfyui, options.environment.where))
     if report.smoke_test is None:

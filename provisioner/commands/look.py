@@ -15,14 +15,14 @@ from provisioner.commands.combination import avoided, check_combination, combina
 from provisioner.commands.image_options import SmokeTestOptions
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, ComfyUIOptions, check_comfyui, inspect_comfyui
 from provisioner.commands.packages import app_of, compare_packages, needed_packages
-from provisioner.commands.parts import can_generate
+from provisioner.commands.parts import can_generate, needs_program
 from provisioner.commands.pin_tags import pin_tags_of
 from provisioner.commands.run import Run
 from provisioner.core.errors import UsageError
 from provisioner.core.hosts import LOOPBACK
 from provisioner.core.models import ComfyTarget, FileSystem, Finding, OciFile, SetChoice, UrlFile
 from provisioner.core.redact import redact
-from provisioner.core.units import count
+from provisioner.core.units import count, listing
 from provisioner.environment.package_list import PackageChange, why_restored
 from provisioner.environment.state import Observation
 from provisioner.files import planner
@@ -84,7 +84,7 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
     pinned = pin_tags_of(run, files) if looks_up_tags else ()
     if pinned:
         files = run.plan_files(depth)
-    wants_comfyui = bool({"environment", "smoke"} & options.parts) and can_generate(run.wanted)
+    wants_comfyui = bool({"environment", "smoke"} & options.parts) and needs_program(run.wanted)
     comfyui = inspect_comfyui(run, options.comfyui) if wants_comfyui else None
     where = environment_folder(run, options.environment.where)
     steps: list[Step] = []
@@ -95,9 +95,9 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
     if of_comfyui is not None:
         steps.append(of_comfyui)
     combination = _combination(run, options, comfyui, where)
-    if not isinstance(of_comfyui, (GetComfyUI, UpdateComfyUI)):
-        findings += () if comfyui is None else check_comfyui(comfyui)
-        findings += () if combination is None else check_combination(comfyui, combination, where)
+    findings += () if comfyui is None else check_comfyui(comfyui)
+    if combination is not None and not isinstance(of_comfyui, (GetComfyUI, UpdateComfyUI)):
+        findings += check_combination(comfyui, combination, where)
     if comfyui is not None and combination is not None:
         notes += avoided(comfyui, of_comfyui, combination)
     steps += files.steps
@@ -123,6 +123,8 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
             )
         else:
             notes.append(f"No test image is generated: {obstacle}.")
+    elif needs_program(run.wanted) and not can_generate(run.wanted) and "environment" in options.parts:
+        notes.append(_why_no_image(run))
     machine = run.machine or run.session.known_machine
     if machine is not None and not (isinstance(run.target, ComfyTarget) and run.target.is_bundle):
         findings += memory_findings(run.wanted, machine, run.manifest.sets)
@@ -132,6 +134,14 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
         files, steps, findings=findings, notes=notes, file_systems=systems, links=links, choice=_choice(run)
     )
     return replace(plan, rate=_expected_rate(run), pinned=pinned)
+
+
+def _why_no_image(run: Run) -> str:
+    if run.several:
+        drawn = [f"`klein-setup smoke-test --manifest {each.name}`" for each in run.several if can_generate(each.set)]
+        later = f"; afterwards {listing(drawn)} make{'s' if len(drawn) == 1 else ''} one" if drawn else ""
+        return f"No test image is generated of several models at once{later}."
+    return f"No test image is generated: the manifest has no recipe for the set {run.wanted.id}."
 
 
 def _expected_rate(run: Run) -> ExpectedRate | None:
@@ -184,7 +194,7 @@ def _file_systems(steps: list[Step]) -> Iterator[tuple[Path, FileSystem]]:
 
 def _combination(run: Run, options: InstallOptions, comfyui: ComfyUIInstall | None, where: Path) -> Combination | None:
     """Return what an image would be generated with here; None where none of it is looked at."""
-    is_asked = bool({"environment", "smoke"} & options.parts) and can_generate(run.wanted)
+    is_asked = bool({"environment", "smoke"} & options.parts) and needs_program(run.wanted)
     return combination_of(run, comfyui, where) if is_asked else None
 
 

@@ -5,20 +5,29 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from provisioner.core.errors import UsageError
-from provisioner.core.models import ArtifactSet
+from provisioner.core.models import ArtifactSet, Role
 
 Part = Literal["files", "environment", "smoke"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
-_IMAGE_ROLES = frozenset({"diffusion_model", "text_encoder", "vae"})
+_IMAGE_ROLES: tuple[Role, ...] = ("diffusion_model", "text_encoder", "vae")
+_LACKS = "a diffusion model, a text encoder or a VAE"
 _PIPELINE_INDEX = "model_index.json"
 
 
 def can_generate(wanted: ArtifactSet) -> bool:
-    """Whether a set has all that an image needs: the three models of a tree, or a whole pipeline in a cache."""
+    """Whether a test image can be made: of a tree's three models by its recipe, or of a whole pipeline in a cache."""
+    if wanted.target == "hf_cache":
+        return needs_program(wanted)
+    return wanted.recipe is not None and needs_program(wanted)
+
+
+def needs_program(wanted: ArtifactSet) -> bool:
+    """Whether a set has all that an image needs, and so ComfyUI or diffusers belongs to it."""
     if wanted.target == "hf_cache":
         return any(each.name == _PIPELINE_INDEX for each in wanted.artifacts)
-    return {each.role for each in wanted.artifacts} >= _IMAGE_ROLES
+    roles = {each.role for each in wanted.artifacts}
+    return "checkpoint" in roles or roles.issuperset(_IMAGE_ROLES)
 
 
 def parse_parts(text: str | None, wanted: ArtifactSet) -> frozenset[Part]:
@@ -27,7 +36,8 @@ def parse_parts(text: str | None, wanted: ArtifactSet) -> frozenset[Part]:
     Parameters
     ----------
     text : str or None
-        What ``--only`` says; None asks for all parts the set can have: files alone where it cannot generate an image.
+        What ``--only`` says; None asks for all parts the set can have: no test image where there is no recipe for it,
+        and files alone where it is no whole model.
 
     Raises
     ------
@@ -35,7 +45,9 @@ def parse_parts(text: str | None, wanted: ArtifactSet) -> frozenset[Part]:
         A part that does not exist, or a smoke test of a set that cannot generate an image.
     """
     if text is None:
-        return frozenset(PARTS) if can_generate(wanted) else frozenset({"files"})
+        if can_generate(wanted):
+            return frozenset(PARTS)
+        return frozenset({"files", "environment"}) if needs_program(wanted) else frozenset({"files"})
     named = {part.strip() for part in text.split(",")}
     known = frozenset(part for part in PARTS if part in named)
     if unknown := sorted(named - set(PARTS)):
@@ -43,8 +55,9 @@ def parse_parts(text: str | None, wanted: ArtifactSet) -> frozenset[Part]:
             f"--only knows no part {', '.join(map(repr, unknown))}.", hint=f"There are three: {', '.join(PARTS)}."
         )
     if "smoke" in known and not can_generate(wanted):
+        lacks = "its manifest has no recipe for it" if needs_program(wanted) else f"it lacks {_LACKS}"
         raise UsageError(
-            f"The set {wanted.id} cannot generate images: it lacks a diffusion model, a text encoder or a VAE.",
+            f"The set {wanted.id} cannot generate images: {lacks}.",
             hint="Leave smoke out of --only, or choose another --set.",
         )
     return known

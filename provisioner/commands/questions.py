@@ -9,7 +9,7 @@ from typing import Protocol
 from provisioner.commands.run import Run, TargetOrigin, named_path
 from provisioner.core.errors import AnswerNeededError, KleinError, PathOutsideRootError
 from provisioner.core.events import Notice
-from provisioner.core.models import FetchFile, FolderLink, PatchFile
+from provisioner.core.models import FetchFile, FolderLink, Licence, PatchFile
 from provisioner.core.units import count, human_bytes, listing
 from provisioner.plan.steps import MakeEnvironment, Plan, replaced_by
 
@@ -28,7 +28,8 @@ class AskToApply(Protocol):
 def ask_about(run: Run, plan: Plan, ask: Ask) -> None:
     """Ask everything that a plan needs an answer to whoever is there; raises AnswerNeededError."""
     if any(isinstance(step, (FetchFile, PatchFile)) for step in plan.steps):
-        _accept_licence(run, ask)
+        for licence in run.manifest.licences:
+            _accept_licence(run, licence, ask)
     if run.options.assume_yes:
         return
     for step in plan.steps:
@@ -40,25 +41,27 @@ def ask_about(run: Run, plan: Plan, ask: Ask) -> None:
             )
 
 
-def _accept_licence(run: Run, ask: Ask) -> None:
-    """Ask about a licence that does not allow commercial use, unless it was named; ``--yes`` is no answer to that.
+def _accept_licence(run: Run, licence: Licence, ask: Ask) -> None:
+    """Ask about a licence that does not simply allow commercial use, unless it was named; ``--yes`` is no answer.
+
+    Whether a repository is gated plays no part: repackaged copies are not, and their licence is the same.
 
     Raises
     ------
     AnswerNeededError
         The answer was no, or nobody can be asked.
     """
-    licence = run.manifest.licence
     accepted = run.options.accepted_licences
     if licence.is_commercial_use_allowed or licence.id in accepted:
         return
-    question = f"{licence.notice or licence.name} ({licence.url})\nDo you accept this licence?"
+    words = " ".join(filter(None, [licence.commercial_use_words, licence.notice]))
+    question = f"{words} ({licence.url})\nDo you accept this licence?"
     hint = f"Read it at {licence.url}; if you accept it, add --accept-licence {licence.id}. Else use another manifest."
     refusal = AnswerNeededError(
         f"{run.manifest.title} is under the {licence.name}, which nobody accepted"
         f"{'; --yes does not' if run.options.assume_yes else ''}"
         f"{f', and --accept-licence {sorted(accepted)[0]} names another one' if accepted else ''}.\n"
-        f"{licence.notice or ''}".rstrip(),
+        f"{words}",
         hint=hint,
         licence=licence.id,
         url=licence.url,

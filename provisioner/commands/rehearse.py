@@ -13,14 +13,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from provisioner.commands import rehearse_image
 from provisioner.commands.install import RunUi, run_install
 from provisioner.commands.look import InstallOptions, plan_run
 from provisioner.commands.rehearse_image import EnvironmentChoice, SmallModel
-from provisioner.commands.run import Options, Run, open_run
+from provisioner.commands.run import Options, Run, load_manifest, open_run
 from provisioner.commands.session import Session, Settings
 from provisioner.commands.verify_files import run_verify
 from provisioner.core.errors import EXIT_OK, RehearsalError, StorageError
@@ -33,7 +33,7 @@ from provisioner.rehearsal.faults import CutAfter, WrongBytes
 from provisioner.rehearsal.hub import RehearsalHub
 from provisioner.rehearsal.tiny_models import TinyFile, small_comfyui_files
 from provisioner.rehearsal.tiny_pipeline import small_diffusers_repository
-from provisioner.report.outcome import RehearsalCheck, RehearsalResult, Report
+from provisioner.report.outcome import DEFAULT_MANIFEST, RehearsalCheck, RehearsalResult, Report
 from provisioner.smoke_test.results import SmokeTest
 
 _TREE_REPOSITORY = "rehearsal/small-klein"
@@ -256,6 +256,7 @@ def _manifest(files: tuple[TinyFile, ...], pipeline: Mapping[str, bytes]) -> dic
                 "title": "Three files for a ComfyUI tree",
                 "target": "comfyui",
                 "artifacts": [each["id"] for each in tree],
+                "recipe": _recipe(),
             },
             {
                 "id": "cache",
@@ -266,6 +267,14 @@ def _manifest(files: tuple[TinyFile, ...], pipeline: Mapping[str, bytes]) -> dic
         ],
         "artifacts": [*tree, *cache],
     }
+
+
+def _recipe() -> dict[str, object]:
+    """Return how an image is made with the set whose stand-ins these are: the default one."""
+    manifest = load_manifest(DEFAULT_MANIFEST)
+    default = manifest.set_named(manifest.default_set)
+    known = {} if default is None or default.recipe is None else asdict(default.recipe)
+    return {key: value for key, value in known.items() if value is not None}
 
 
 def _tree_artifact(file: TinyFile) -> dict[str, object]:

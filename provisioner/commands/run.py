@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -47,6 +47,8 @@ class Options:
     """What the command line asks for."""
 
     manifest: str = DEFAULT_MANIFEST
+    more_manifests: tuple[str, ...] = ()  # that are wanted in the same tree, too
+    is_manifest_named: bool = False  # by the user, and not the usual one
     verify_with: Path | None = None  # a public key: the manifest has to be a lock that it signed
     set_id: str | None = None
     comfyui: Path | None = None
@@ -54,6 +56,15 @@ class Options:
     extra_model_paths: tuple[Path, ...] = ()
     assume_yes: bool = False
     accepted_licences: frozenset[str] = frozenset()  # ids; ``assume_yes`` accepts none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One manifest that a run is about, and the set of it."""
+
+    name: str  # as the command line names it
+    manifest: Manifest
+    set: ArtifactSet
 
 
 TargetOrigin = Literal["named", "remembered", "found", "new"]
@@ -73,6 +84,7 @@ class Run:
     origin: TargetOrigin = "named"
     set_before: str | None = None  # what the user's own runs installed here of this manifest
     signed_lock: AcceptedLock | None = None  # the manifest, where its signature was verified
+    several: tuple[Part, ...] = ()  # what ``manifest`` was made of, where several were named
     observer: Observer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -89,6 +101,11 @@ class Run:
     def wanted(self) -> ArtifactSet:
         """The files that are wanted."""
         return self.choice.set
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Each manifest the run is about, with its set."""
+        return self.several or (Part(name=self.options.manifest, manifest=self.manifest, set=self.wanted),)
 
     def plan_files(self, depth: Depth, rejected: frozenset[tuple[str, Path]] = frozenset()) -> FilesPlan:
         """Look at the files of the target and return the steps they need."""
@@ -118,6 +135,7 @@ class Run:
             findings=findings,
             errors=errors,
             manifest_argument=_absolute_argument(self.options.manifest),
+            more_manifest_arguments=tuple(map(_absolute_argument, self.options.more_manifests)),
             key_argument=None if self.options.verify_with is None else str(self.options.verify_with.absolute()),
             signed_lock=self.signed_lock,
             set_argument=self.options.set_id,
@@ -164,6 +182,8 @@ def open_run(session: Session, options: Options, *, with_machine: bool = True, m
     IntegrityError
         It is not a signed lock that may be used (``--verify-with``).
     """
+    if options.more_manifests:
+        return _open_several(session, options, must_exist=must_exist)
     manifest, signed_lock = wanted_manifest(session, options)
     session.hold_bundle_to(manifest, is_signed=signed_lock is not None)
     kind = _kind_of_target(options)
@@ -198,6 +218,53 @@ def open_run(session: Session, options: Options, *, with_machine: bool = True, m
     )
 
 
+def _open_several(session: Session, options: Options, *, must_exist: bool) -> Run:
+    """Return the run for several manifests in one tree: one plan, in which a file that they share is once."""
+    if options.hf_cache is not None or options.verify_with is not None or options.set_id not in (None, AUTO):
+        raise UsageError(
+            "Several manifests go into one ComfyUI tree, each with the set that suits the machine.",
+            hint="Leave --hf-cache, --verify-with and --set out, or name one --manifest.",
+        )
+    from provisioner.manifest.combine import combined  # most runs have one
+
+    target, origin = _open_target(session, options, "comfyui")
+    if must_exist:
+        _check_exists(target, origin)
+    parts: list[Part] = []
+    choices: list[SetChoice] = []
+    befores: list[str | None] = []
+    for name in dict.fromkeys((options.manifest, *options.more_manifests)):
+        manifest = load_manifest(name)
+        befores.append(_set_before(manifest, target))
+        choices.append(
+            choose_set(
+                manifest,
+                options.set_id,
+                kind="comfyui",
+                look=lambda: session.machine,
+                remembered=befores[-1],
+                recorded=lambda: _recorded(target),
+            )
+        )
+        parts.append(Part(name=name, manifest=manifest, set=choices[-1].set))
+    if len(parts) == 1:
+        return open_run(session, replace(options, more_manifests=()), must_exist=must_exist)
+    whole = combined([(each.manifest, each.set) for each in parts])
+    reasons = [f"{part.manifest.id}: {each.because}" for part, each in zip(parts, choices, strict=True) if each.because]
+    looked_at = next((each.machine for each in choices if each.machine), "")
+    return Run(
+        session=session,
+        options=options,
+        manifest=whole,
+        choice=SetChoice(set=whole.sets[0], machine=looked_at, because=". ".join(reasons)),
+        target=target,
+        machine=session.machine if whole.sets[0].conditions != Conditions() else session.known_machine,
+        origin=origin,
+        set_before=whole.sets[0].id if all(befores) else None,
+        several=tuple(parts),
+    )
+
+
 _OPTION_OF: Mapping[TargetKind, str] = {"comfyui": "--comfyui", "hf_cache": "--hf-cache"}
 
 
@@ -221,16 +288,20 @@ def _check_exists(target: Target, origin: TargetOrigin) -> None:
 
 def _set_before(manifest: Manifest, target: Target) -> str | None:
     """Return the set that the user's own runs installed in this target; a record of the user's, not of the tree's."""
+    return next((each["set"] for each in runs_in(target) if each["manifest"] == manifest.id), None)
+
+
+def runs_in(target: Target) -> tuple[LastRun, ...]:
+    """Return what the user's own runs installed in a target, the latest first."""
     from provisioner.disk.last_run import read_last_runs
     from provisioner.disk.locations import state_folder
 
     kind, path = _remembered(target)
-    runs = (
+    return tuple(
         each
         for each in read_last_runs(state_folder())
         if each["kind"] == kind and os.path.normcase(each["path"]) == os.path.normcase(path)
     )
-    return next((each["set"] for each in runs if each["manifest"] == manifest.id), None)
 
 
 def _recorded(target: Target) -> frozenset[str]:
@@ -239,8 +310,12 @@ def _recorded(target: Target) -> frozenset[str]:
         return frozenset()
     from provisioner.files.store.receipts import read_receipt
 
-    roots = dict.fromkeys((target.models, *(each.write_root for each in target.folders)))
-    return frozenset(claim.artifact_id for root in roots for claim in read_receipt(root).values())
+    return frozenset(claim.artifact_id for root in tree_roots(target) for claim in read_receipt(root).values())
+
+
+def tree_roots(target: ComfyTarget) -> tuple[Path, ...]:
+    """Return the folders of a tree that have a receipt each."""
+    return tuple(dict.fromkeys((target.models, *(each.write_root for each in target.folders))))
 
 
 def named_path(target: Target) -> Path:
@@ -358,27 +433,27 @@ def remember(run: Run) -> None:
     from provisioner.disk.last_run import write_last_run
     from provisioner.disk.locations import state_folder
 
-    entry = _entry_of(run)
-    write_last_run(
-        state_folder(),
-        kind=entry["kind"],
-        path=Path(entry["path"]),
-        manifest=entry["manifest"],
-        set_id=entry["set"],
-        manifest_file=entry["manifest_file"],
-    )
+    for part in reversed(run.parts):  # the one that was named first is the default
+        entry = _entry_of(run, part)
+        write_last_run(
+            state_folder(),
+            kind=entry["kind"],
+            path=Path(entry["path"]),
+            manifest=entry["manifest"],
+            set_id=entry["set"],
+            manifest_file=entry["manifest_file"],
+        )
 
 
-def _entry_of(run: Run) -> LastRun:
-    """Return what a run is remembered by."""
+def _entry_of(run: Run, part: Part) -> LastRun:
+    """Return what a part of a run is remembered by."""
     kind, path = _remembered(run.target)
-    named = run.options.manifest
     return {
         "kind": kind,
         "path": path,
-        "manifest": run.manifest.id,
-        "set": run.wanted.id,
-        "manifest_file": None if is_shipped(named) else _absolute_argument(named),
+        "manifest": part.manifest.id,
+        "set": part.set.id,
+        "manifest_file": None if is_shipped(part.name) else _absolute_argument(part.name),
     }
 
 
@@ -396,20 +471,20 @@ def options_of(run: Run, environment: Path | None) -> list[str]:
     from provisioner.disk.locations import state_folder
 
     options: list[str] = []
-    if read_last_runs(state_folder())[:1] != (_entry_of(run),):
-        options += [*manifest_options(run), "--comfyui", _remembered(run.target)[1]]
+    if read_last_runs(state_folder())[:1] != (_entry_of(run, run.parts[0]),):
+        options += [*manifest_options(run, run.parts[:1]), "--comfyui", _remembered(run.target)[1]]
     for config in run.options.extra_model_paths:
         options += ["--extra-model-paths", str(config.expanduser().absolute())]
     return options if environment is None else [*options, "--environment", str(environment.expanduser().absolute())]
 
 
-def manifest_options(run: Run) -> list[str]:
-    """Return the options that name the manifest and the set of a run, whatever its folder."""
-    named = _absolute_argument(run.options.manifest)
-    options = [] if named == Options().manifest else ["--manifest", named]
+def manifest_options(run: Run, parts: Sequence[Part]) -> list[str]:
+    """Return the options that name manifests of a run, and the set of a single one, whatever its folder."""
+    named = [_absolute_argument(each.name) for each in parts]
+    options = [] if named == [Options().manifest] else [word for name in named for word in ("--manifest", name)]
     if run.options.verify_with is not None:
         options += ["--verify-with", str(run.options.verify_with.absolute())]
-    return [*options, "--set", run.wanted.id]
+    return options if parts[1:] else [*options, "--set", parts[0].set.id]
 
 
 def with_last_manifest(options: Options) -> Options:

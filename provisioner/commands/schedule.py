@@ -68,7 +68,7 @@ def run_schedule(run: Run, options: ScheduleOptions, *, ask: Ask, say: Callable[
 
 def scheduled_words(run: Run, options: ScheduleOptions) -> list[str]:
     """Return the command that is run, with absolute paths, so that it means the same whatever was run since."""
-    words = [*_started(run), options.command, *options.words, *manifest_options(run)]
+    words = [*_started(run), options.command, *options.words, *manifest_options(run, run.parts)]
     target = "--comfyui" if isinstance(run.target, ComfyTarget) else "--hf-cache"
     words += [target, str(named_path(run.target).absolute())]
     for config in run.options.extra_model_paths:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from provisioner.core.json_reader import as_dict, as_list, parse_object
 from provisioner.core.models import ArtifactSet
-from provisioner.smoke_test.graph import official_workflow_name
 
 INDEX_BYTES = 8 * 1024 * 1024  # it has 570 kB in comfyui-workflow-templates-json 0.1.47
 
@@ -30,19 +29,16 @@ class Template:
 
 
 def find_template(python: Path | None, wanted: ArtifactSet) -> Template | None:
-    """Return ComfyUI's own text-to-image workflow for a set, where that Python has the package with it.
+    """Return the template that the manifest names for a set, where that Python has the package with it.
 
-    The packages keep the files in several folders (comfyui-workflow-templates 0.11: ``_json``, ``_core``, ...).  There
-    is none for the 9B model.
+    The packages keep the files in several folders (comfyui-workflow-templates 0.11: ``_json``, ``_core``, ...).
     """
-    if python is None or any("9b" in artifact.name for artifact in wanted.artifacts):
+    if python is None or wanted.template is None:
         return None
-    found = template_files(python)
-    file_name = official_workflow_name(found)
-    if file_name is None:
+    found = template_files(python).get(f"{wanted.template}.json")
+    if found is None:
         return None
-    name = file_name.removesuffix(".json")
-    return Template(name=name, title=_title(found[file_name].with_name("index.json"), name))
+    return Template(name=wanted.template, title=_title(found.with_name("index.json"), wanted.template))
 
 
 def template_files(python: Path) -> dict[str, Path]:

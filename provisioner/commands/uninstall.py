@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.commands.choose_environment import environment_folder
 from provisioner.commands.questions import Ask, agree_to_links, need_yes
-from provisioner.commands.run import Run
+from provisioner.commands.run import Run, tree_roots
+from provisioner.commands.shared_files import needed_by, other_manifests
 from provisioner.core.errors import EXIT_OK, StorageError, UsageError
 from provisioner.core.models import STATE_FOLDER, ComfyTarget, Finding, Outcome
-from provisioner.core.units import human_bytes
+from provisioner.core.units import count, human_bytes, listing
 from provisioner.disk.root import is_link
 from provisioner.files import planner
+from provisioner.files.layout import destination_for
 from provisioner.plan.make_plan import make_plan
 from provisioner.plan.steps import Remove
 from provisioner.report.outcome import Report
@@ -59,6 +61,9 @@ def parse_parts(text: str | None) -> frozenset[str]:
 def run_uninstall(run: Run, options: UninstallOptions, *, ask: Ask, say: Callable[[str], None]) -> Report:
     """Show what would go and what stays, ask once, and remove it.
 
+    Where manifests are named, only their files go, and of those none that another manifest in the tree needs; ComfyUI
+    and the environment stay as long as there is another.  Else everything goes.
+
     Raises
     ------
     AnswerNeededError
@@ -66,10 +71,23 @@ def run_uninstall(run: Run, options: UninstallOptions, *, ask: Ask, say: Callabl
     StorageError
         The system refused to remove something; what was removed before is gone, the receipts are right.
     """
-    files = _owned(run) if "files" in options.parts else ()
-    environment = _environment_of_ours(run, options) if "environment" in options.parts else None
-    tree = _tree_of_ours(run) if "comfyui" in options.parts else None
-    kept = tuple(_kept(run, each) for each in files if each.state in _WHY_KEPT)
+    is_named = run.options.is_manifest_named
+    others = other_manifests(run) if is_named else {}
+    parts = options.parts - {"environment", "comfyui"} if others and options.parts == PARTS else options.parts
+    files = _owned(run) if "files" in parts else ()
+    shared: tuple[Finding, ...] = ()
+    if is_named:
+        everything = files
+        files, shared = _only_named(run, everything, others)
+        left_out = len(everything) - len(files) - len(shared)
+        if left_out:
+            say(
+                f"{count(left_out, 'more file')} here {'is' if left_out == 1 else 'are'} of no manifest that was "
+                "named; `klein-setup uninstall` without --manifest is about every file."
+            )
+    environment = _environment_of_ours(run, options) if "environment" in parts else None
+    tree = _tree_of_ours(run) if "comfyui" in parts else None
+    kept = (*shared, *(_kept(run, each) for each in files if each.state in _WHY_KEPT))
     steps = _steps(run, files, environment, tree)
     links = run.session.links.on_the_way_of(steps)
     plan = make_plan(planner.no_steps(run.manifest, run.wanted, run.target), steps, links=links)
@@ -90,7 +108,7 @@ def run_uninstall(run: Run, options: UninstallOptions, *, ask: Ask, say: Callabl
             f"Remove these, {human_bytes(plan.bytes_to_remove)}?",
             hint="`klein-setup uninstall --dry-run` only shows them.",
         )
-    roots = _roots(run) if "files" in options.parts else ()
+    roots = _roots(run) if "files" in parts else ()
     left = (*_remove_files(run, files, roots), *_remove_programs(run, environment, tree, say))
     stays = {finding.path: finding.message for finding in left if finding.code == "kept-file"}
     outcomes = tuple(
@@ -102,6 +120,32 @@ def run_uninstall(run: Run, options: UninstallOptions, *, ask: Ask, say: Callabl
     return run.report("uninstall", "ok", EXIT_OK, plan=plan, outcomes=outcomes, findings=(*kept, *left))
 
 
+def _only_named(
+    run: Run, files: tuple[Owned, ...], others: Mapping[str, frozenset[Path]]
+) -> tuple[tuple[Owned, ...], tuple[Finding, ...]]:
+    """Return the files that the named manifests name, by place and digest, and what stays because others need it."""
+    own: dict[Path, set[str]] = {}
+    for part in run.parts:
+        for each in part.manifest.sets:
+            for artifact in each.artifacts if each.target == part.set.target else ():
+                place = destination_for(artifact, run.target).path
+                own.setdefault(place, set()).update(content.sha256 for content in artifact.contents)
+    found = [each for each in files if each.sha256 in own.get(each.path, ())]
+    shared = tuple(
+        Finding(
+            code="kept-file",
+            severity="warning",
+            remedy="by-hand",
+            message=f"{each.path} stays: {listing(names)} needs it.",
+            path=each.path,
+            hint="`klein-setup uninstall` without --manifest removes the files of every manifest.",
+        )
+        for each in found
+        if each.state == "ours" and (names := needed_by(each.path, others))
+    )
+    return tuple(each for each in found if not needed_by(each.path, others)), shared
+
+
 def _owned(run: Run) -> tuple[Owned, ...]:
     from provisioner.files.store.removal import owned_files
 
@@ -110,8 +154,7 @@ def _owned(run: Run) -> tuple[Owned, ...]:
 
 def _roots(run: Run) -> tuple[Path, ...]:
     if isinstance(run.target, ComfyTarget):
-        written = [folder.write_root for folder in run.target.folders]
-        return tuple(dict.fromkeys((run.target.models, *written)))
+        return tree_roots(run.target)
     return tuple(sorted(folder for folder in run.target.cache.glob("models--*") if folder.is_dir()))
 
 
@@ -191,7 +234,9 @@ def _remove_files(run: Run, files: tuple[Owned, ...], roots: tuple[Path, ...]) -
             left += [_kept(run, now)] if now.state in _WHY_KEPT else []
         if now.state in {"adopted", "changed"}:  # it stays and is nobody's but the user's from now on
             Receipts().drop_claims(root, [each.relative])
+    named = {part.manifest.id for part in run.parts} if run.options.is_manifest_named else None
     for folder in (each for each in roots if (each / STATE_FOLDER).is_dir()):
+        Receipts().drop_manifests(run.session.root(folder), named)
         stays = forget_root(run.session.root(folder))
         if stays and stays[0].name == "aside":
             left.append(

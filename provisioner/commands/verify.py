@@ -14,7 +14,7 @@ from provisioner.commands.combination import check_combination, combination_of
 from provisioner.commands.comfyui_image import check_server
 from provisioner.commands.image_options import SmokeTestOptions
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui, with_comfyui
-from provisioner.commands.parts import can_generate
+from provisioner.commands.parts import can_generate, needs_program
 from provisioner.commands.run import Run
 from provisioner.commands.smoke_test import generate_image, with_smoke_test
 from provisioner.commands.verify_all import check_pairing, look_at_everything
@@ -83,7 +83,7 @@ def run_full_verify(
         report = with_problems(report, check_pairing(run))
     if options.check_all:
         report = with_problems(report, look_at_everything(run))
-    comfyui = inspect_comfyui(run) if can_generate(run.wanted) else None
+    comfyui = inspect_comfyui(run) if needs_program(run.wanted) else None
     if comfyui is not None and comfyui.checkout.tree is not None:
         report = with_comfyui(with_problems(report, check_comfyui(comfyui)), comfyui)
     if can_generate(run.wanted):
@@ -99,7 +99,7 @@ def run_full_verify(
     report = with_problems(report, tuple(_gone(before, now, comfyui, environment_folder(run, options.environment))))
     changes = compare(before, now)
     checked = list(checks_for(changes))
-    if _should_generate(changes, report, comfyui, options):
+    if _should_generate(run, changes, report, comfyui, options):
         report = _generated(run, report, comfyui, options, show_smoke)
     return _told(run, report, changes, tuple(checked), before, now, show_changes)
 
@@ -144,9 +144,9 @@ def with_problems(report: Report, findings: tuple[Finding, ...]) -> Report:
 
 
 def _should_generate(
-    changes: tuple[Change, ...], report: Report, comfyui: ComfyUIInstall | None, options: VerifyOptions
+    run: Run, changes: tuple[Change, ...], report: Report, comfyui: ComfyUIInstall | None, options: VerifyOptions
 ) -> bool:
-    moved = any(each.matters for each in changes)
+    moved = any(each.matters for each in changes) and can_generate(run.wanted)
     has_program = comfyui is not None and (comfyui.checkout.tree is not None or options.smoke.server is not None)
     return moved and options.wants_image and has_program and report.exit_status == EXIT_OK
 

@@ -7,7 +7,9 @@ from typing import TypeVar
 
 from provisioner.commands.run import Run
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK
+from provisioner.core.models import Finding
 from provisioner.plan.make_plan import make_plan
+from provisioner.plan.steps import Plan
 from provisioner.report.outcome import Report
 
 T = TypeVar("T")
@@ -20,7 +22,19 @@ def run_verify(run: Run, *, is_quick: bool) -> Report:
     plan = make_plan(files, files.steps, choice=run.choice)
     wrong = any(check.status != "ok" for check in plan.checks)
     problems = wrong or any(finding.severity == "problem" for finding in plan.findings)
-    return run.report("verify", "findings" if problems else "ok", EXIT_FINDINGS if problems else EXIT_OK, plan=plan)
+    return run.report(
+        "verify",
+        "findings" if problems else "ok",
+        EXIT_FINDINGS if problems else EXIT_OK,
+        plan=plan,
+        findings=_shared(run, plan) if wrong else (),
+    )
+
+
+def _shared(run: Run, plan: Plan) -> tuple[Finding, ...]:
+    from provisioner.commands.shared_files import shared_findings  # most files are right
+
+    return shared_findings(run, plan.checks)
 
 
 def do_beside(work: Callable[[], T], beside: Callable[[], U]) -> tuple[T, U]:

@@ -203,6 +203,23 @@ class Envelope:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How ComfyUI's own nodes make an image with a set: one transformer, one text encoder, one VAE.
+
+    Steps and guidance are those of the envelope.  Node classes are data here: no code knows a model.
+    """
+
+    clip_type: str  # ``type`` of CLIPLoader
+    latent: str  # class of the node that makes the empty latent; takes width, height and batch_size
+    sampler: str  # ``sampler_name`` of KSamplerSelect, "euler"
+    scheduler: str | None = None  # ``scheduler`` of BasicScheduler, "simple"
+    scheduler_node: str | None = None  # instead of it: a class that takes steps, width and height
+    shift_node: str | None = None  # a class that takes model and shift, "ModelSamplingAuraFlow"
+    shift: float | None = None  # never None with ``shift_node``
+    embedded_guidance: float | None = None  # of FluxGuidance, for a model that was trained with it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactSet:
     """A choice of artifacts that work together in one kind of target."""
 
@@ -212,7 +229,15 @@ class ArtifactSet:
     artifacts: tuple[Artifact, ...]
     conditions: Conditions = Conditions()
     envelope: Envelope = Envelope()
+    recipe: Recipe | None = None  # None: no test image can be made with it
+    template: str | None = None  # ComfyUI's own workflow template for it, "image_flux2_klein_text_to_image"
     note: str | None = None
+
+    @property
+    def min_comfyui(self) -> str | None:
+        """The first ComfyUI version that loads every file of the set; None where none says."""
+        known = [each.min_comfyui for each in self.artifacts if each.min_comfyui is not None]
+        return max(known, key=lambda text: tuple(map(int, text.split("."))), default=None)
 
     @property
     def size(self) -> int:
@@ -226,9 +251,24 @@ class Licence:
 
     name: str
     url: str
-    is_commercial_use_allowed: bool
-    id: str | None = None  # what ``--accept-licence`` takes; never None where commercial use is not allowed
+    is_commercial_use_allowed: bool | None  # None: under ``commercial_use_condition``
+    id: str | None = None  # what ``--accept-licence`` takes; never None where commercial use is not simply allowed
+    commercial_use_condition: str | None = None  # a clause, "for companies below US$1M of yearly revenue"
     notice: str | None = None  # said before anything is fetched
+
+    @property
+    def commercial_use_words(self) -> str | None:
+        """What it says about commercial use, in a sentence; None where that is simply allowed.
+
+        >>> licence = Licence(
+        ...     name="X", url="", is_commercial_use_allowed=None, commercial_use_condition="if it is paid"
+        ... )
+        >>> licence.commercial_use_words
+        'X allows commercial use under a condition: if it is paid.'
+        """
+        if self.commercial_use_condition is not None:
+            return f"{self.name} allows commercial use under a condition: {self.commercial_use_condition}."
+        return None if self.is_commercial_use_allowed else f"{self.name} does not allow commercial use."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +312,12 @@ class Manifest:
     sha256: str  # of the manifest's own bytes
     lock: Lock | None = None  # only what `manifest lock` wrote has one
     is_stand_in: bool = False  # the weights are made up, for a test or a rehearsal: an image of theirs is noise
+    other_licences: tuple[Licence, ...] = ()  # of a run for several manifests: those beside ``licence``
+
+    @property
+    def licences(self) -> tuple[Licence, ...]:
+        """Every licence that the user accepts by using the files."""
+        return (self.licence, *self.other_licences)
 
     def set_named(self, set_id: str) -> ArtifactSet | None:
         """Return the set of that id, or None."""

@@ -38,7 +38,7 @@ class LastRun(TypedDict):
 
 
 def read_last_runs(folder: Path) -> tuple[LastRun, ...]:
-    """Return the targets of the runs so far, each once, the latest first; empty if nothing readable is there."""
+    """Return each target of the runs so far once for each manifest, the latest first; empty if nothing can be read."""
     document = Fields(read_object(folder / _LAST_RUNS) or {})
     try:
         document.exactly("schema_version", _SCHEMA_VERSION)
@@ -89,7 +89,8 @@ def write_last_run(
     before = read_last_runs(folder)
     if before[:1] == (entry,):
         return
-    others = [each for each in before if (each["kind"], each["path"]) != (kind, entry["path"])]
+    place = (kind, entry["path"], manifest)
+    others = [each for each in before if (each["kind"], each["path"], each["manifest"]) != place]
     _write(folder, [entry, *others], read_last_rate(folder))
 
 

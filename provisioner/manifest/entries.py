@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from provisioner.core.models import (
     Artifact,
     ArtifactSet,
@@ -32,6 +34,7 @@ def manifest_text(manifest: Manifest) -> str:
             name=manifest.licence.name,
             url=manifest.licence.url,
             is_commercial_use_allowed=manifest.licence.is_commercial_use_allowed,
+            commercial_use_condition=manifest.licence.commercial_use_condition,
             notice=manifest.licence.notice,
         ),
         lock=None if manifest.lock is None else _lock_entry(manifest.lock),
@@ -69,6 +72,8 @@ def _set_entry(wanted: ArtifactSet) -> dict[str, object]:
         artifacts=[each.id for each in wanted.artifacts],
         conditions=_conditions_entry(wanted.conditions),
         envelope=_envelope_entry(wanted.envelope),
+        recipe=None if wanted.recipe is None else _without_none(**asdict(wanted.recipe)),
+        template=wanted.template,
         note=wanted.note,
     )
 

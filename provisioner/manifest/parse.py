@@ -30,6 +30,7 @@ from provisioner.core.models import (
     OciRepository,
     OperatingSystem,
     Provenance,
+    Recipe,
     Role,
     Source,
     TargetKind,
@@ -433,6 +434,25 @@ def _envelope(place: Place) -> Envelope:
     return value
 
 
+def _recipe(place: Place) -> Recipe:
+    with Fields(place, _SYNONYMS) as fields:
+        value = Recipe(
+            clip_type=fields.required("clip_type", _WORD),
+            latent=fields.required("latent", _NODE),
+            sampler=fields.required("sampler", _WORD),
+            scheduler=fields.optional("scheduler", _WORD, None),
+            scheduler_node=fields.optional("scheduler_node", _NODE, None),
+            shift_node=fields.optional("shift_node", _NODE, None),
+            shift=fields.optional("shift", DECIMAL, None),
+            embedded_guidance=fields.optional("embedded_guidance", DECIMAL, None),
+        )
+    if fields.has("scheduler") == fields.has("scheduler_node"):
+        place.complain("needs one of scheduler and scheduler_node; expected exactly one of them", "scheduler")
+    if fields.has("shift") != fields.has("shift_node"):
+        place.complain("comes with shift_node; expected both or neither", "shift")
+    return value
+
+
 def _set(place: Place, known: dict[str, Artifact]) -> ArtifactSet:
     with Fields(place, _SYNONYMS) as fields:
         target = fields.required("target", _TARGET)
@@ -443,6 +463,8 @@ def _set(place: Place, known: dict[str, Artifact]) -> ArtifactSet:
             artifacts=fields.required("artifacts", Kind("a list of artifact ids", partial(_members, known=known), ())),
             conditions=fields.optional("conditions", _CONDITIONS, Conditions()),
             envelope=fields.optional("envelope", _ENVELOPE, Envelope()),
+            recipe=fields.optional("recipe", _RECIPE, None),
+            template=fields.optional("template", _TEMPLATE, None),
             note=fields.optional("note", PROSE, None),
         )
     _check_places(place, value)
@@ -516,6 +538,12 @@ def _claim(place: Place, taken: dict[str, str], artifact_id: str, where: str) ->
 
 _CONDITIONS = Kind("a mapping of min_vram, min_compute_capability and platforms", _conditions, Conditions())
 _ENVELOPE = Kind("a mapping of vram, steps, guidance and source", _envelope, Envelope())
+_WORD = matching("a name as ComfyUI lists it, like res_multistep", r"[a-z0-9][a-z0-9_+-]{0,63}")
+_NODE = matching("the class of a node of ComfyUI, like BasicScheduler", r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_TEMPLATE = matching(
+    "the name of a template of ComfyUI, like image_flux2_klein_text_to_image", r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+)
+_RECIPE: Kind[Recipe | None] = Kind("a mapping of clip_type, latent, sampler and a scheduler", _recipe, None)
 
 # --- the whole ------------------------------------------------------------------------------------
 
@@ -525,18 +553,25 @@ _IS_FREE = Kind(BOOLEAN.expected, BOOLEAN.read, True)  # a complaint about it is
 
 def _licence(place: Place) -> Licence:
     with Fields(place, _SYNONYMS) as fields:
-        is_free = fields.required("is_commercial_use_allowed", _IS_FREE)
+        condition, is_free = fields.optional("commercial_use_condition", LINE, None), None
+        if not fields.has("commercial_use_condition"):
+            is_free = fields.required("is_commercial_use_allowed", _IS_FREE)
+        elif fields.has("is_commercial_use_allowed"):
+            complaint = "comes with commercial_use_condition, which takes its place; expected one of the two"
+            place.complain(complaint, "is_commercial_use_allowed")
+            fields.optional("is_commercial_use_allowed", BOOLEAN, default=False)
         return Licence(
             id=fields.optional("id", _ID, None) if is_free else fields.required("id", _ID),
             name=fields.required("name", LINE),
             url=fields.required("url", _URL),
             is_commercial_use_allowed=is_free,
+            commercial_use_condition=condition,
             notice=fields.optional("notice", PROSE, None),
         )
 
 
 _LICENCE = Kind(
-    "a mapping of name, url and is_commercial_use_allowed",
+    "a mapping of name, url and is_commercial_use_allowed or commercial_use_condition",
     _licence,
     Licence(name="", url="", is_commercial_use_allowed=False),
 )

@@ -549,6 +549,8 @@ def _details(report: Report) -> dict[str, object]:
     details: dict[str, object] = {}
     if report.manifest_argument is not None:
         details["manifest_argument"] = report.manifest_argument
+    if report.more_manifest_arguments:
+        details["more_manifest_arguments"] = report.more_manifest_arguments
     if report.rehearsal is not None:
         details["claims"] = [ClaimEntry(claim=each.claim, seen=each.seen) for each in report.rehearsal.checks]
         if report.rehearsal.scratch_folder is not None:

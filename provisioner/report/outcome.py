@@ -182,6 +182,7 @@ class Report:
     findings: tuple[Finding, ...] = ()
     errors: tuple[Exception, ...] = ()
     manifest_argument: str | None = None  # what the user gave for the manifest; may be a file
+    more_manifest_arguments: tuple[str, ...] = ()  # the others that were given
     key_argument: str | None = None  # the public key it was verified with, an absolute path
     signed_lock: AcceptedLock | None = None  # the manifest, where its signature was verified
     set_argument: str | None = None  # the set that the user named
@@ -337,8 +338,9 @@ def _options(report: Report, plan: Plan) -> list[str]:
     """Return the options that make the next command mean the same files in the same place."""
     words: list[str] = []
     manifest = report.manifest_argument or plan.manifest.id
-    if manifest != DEFAULT_MANIFEST:
-        words += ["--manifest", manifest]
+    more = report.more_manifest_arguments
+    if manifest != DEFAULT_MANIFEST or more:
+        words += [word for each in (manifest, *more) for word in ("--manifest", each)]
     if report.key_argument is not None:
         words += ["--verify-with", report.key_argument]
     if report.set_argument is not None:

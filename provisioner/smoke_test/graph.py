@@ -1,15 +1,15 @@
 """Build the graph of the smoke test for ComfyUI's API, and the file names its loaders use.
 
-Knows which nodes generate a FLUX.2 [klein] image and which node belongs to which part of the work.  Asks no server and
-chooses no seed: a graph is a pure function of the names and the options.  Weights in GGUF, which need a custom
-node, and image-to-image are not supported.
+Knows how nodes of ComfyUI are wired to an image and which node belongs to which part of the work; which sampler,
+scheduler and latent a model needs stands in its manifest (`Recipe`).  Asks no server and chooses no seed: a graph is a
+pure function of recipe, names and options.  Weights in GGUF, which need a custom node, and image-to-image are not
+supported.
 """
 
 from __future__ import annotations
 
-import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from types import MappingProxyType
@@ -18,7 +18,7 @@ from typing import Any, Literal
 from provisioner.comfyui.model_paths import current_folder_name
 from provisioner.comfyui.server.api import ListedModels
 from provisioner.core.errors import ModelNotListedError, UsageError
-from provisioner.core.models import Artifact, ArtifactSet, Role
+from provisioner.core.models import Artifact, ArtifactSet, Recipe, Role
 from provisioner.files.layout import safe_relative
 from provisioner.smoke_test.results import DEFAULT_PROMPT, ImageOptions, ModelNames
 
@@ -31,6 +31,7 @@ LOAD_MODEL, LOAD_ENCODER, LOAD_VAE = "1", "2", "3"
 ENCODE, NEGATIVE = "4", "5"
 GUIDER, SAMPLER_NAME, SCHEDULER, LATENT, NOISE, SAMPLE = "6", "7", "8", "9", "10", "11"
 DECODE, SAVE = "12", "13"
+SHIFT, EMBED = "14", "15"
 
 PHASES: Mapping[str, Phase] = MappingProxyType(
     {
@@ -56,9 +57,9 @@ STEP_NODE = SAMPLE
 TILE_SIZE, TILE_OVERLAP = 512, 64
 """Pixels of a tile of `VAEDecodeTiled` and of the overlap of tiles; ComfyUI's own defaults."""
 
-MAX_SIDE = 16384  # pixels, the bound of EmptyFlux2LatentImage
+MAX_SIDE = 16384  # pixels, the bound of the nodes that make an empty latent
 SIDE_STEP = 16  # pixels: 8 by the VAE, times 2 by its patches
-MAX_STEPS = 4096  # the bound of Flux2Scheduler
+MAX_STEPS = 4096  # the bound of a scheduler with a node of its own
 MAX_GUIDANCE = 100.0  # the bound of CFGGuider
 MAX_SEED = 2**64 - 1  # the bound of RandomNoise
 
@@ -68,42 +69,64 @@ _MOST_LISTED = 8  # names shown in a message
 # --- the graph ------------------------------------------------------------------------------------
 
 
-def build_graph(names: ModelNames, options: ImageOptions) -> Graph:
+def build_graph(recipe: Recipe, names: ModelNames, options: ImageOptions) -> Graph:
     """Return the graph that generates the image described by `options`.
 
     At guidance 1 the negative conditioning is not computed (ComfyUI skips it), and a zeroed one is used instead, as
-    in the official template of the distilled model; at any other guidance it is the encoding of an empty text, as in
-    that of the base model.
+    in the official templates of distilled models; at any other guidance it is the encoding of an empty text, as in
+    those of base models.
 
     Parameters
     ----------
+    recipe : Recipe
+        What the set's model needs.
     names : ModelNames
         The three files, spelled as the server lists them.
     options : ImageOptions
         Describes the image.
     """
+    model, positive = [LOAD_MODEL if recipe.shift_node is None else SHIFT, 0], [ENCODE, 0]
+    if recipe.embedded_guidance is not None:
+        positive = [EMBED, 0]
     negative = _node("ConditioningZeroOut", conditioning=[ENCODE, 0])
     if is_guided(options):
         negative = _node("CLIPTextEncode", text="", clip=[LOAD_ENCODER, 0])
     size = {"width": options.width, "height": options.height}
-    guided = {"positive": [ENCODE, 0], "negative": [NEGATIVE, 0], "cfg": options.guidance}
+    guided = {"positive": positive, "negative": [NEGATIVE, 0], "cfg": options.guidance}
     wires = {"noise": [NOISE, 0], "guider": [GUIDER, 0], "sampler": [SAMPLER_NAME, 0], "sigmas": [SCHEDULER, 0]}
+    shift = _node(recipe.shift_node or "", model=[LOAD_MODEL, 0], shift=recipe.shift)
+    embed = _node("FluxGuidance", conditioning=[ENCODE, 0], guidance=recipe.embedded_guidance)
     return {
         LOAD_MODEL: _node("UNETLoader", unet_name=names.diffusion_model, weight_dtype="default"),
+        **({} if recipe.shift_node is None else {SHIFT: shift}),
         # Any other type reads another number of the encoder's layers, and the shapes do not match.
-        LOAD_ENCODER: _node("CLIPLoader", clip_name=names.text_encoder, type="flux2", device="default"),
+        LOAD_ENCODER: _node("CLIPLoader", clip_name=names.text_encoder, type=recipe.clip_type, device="default"),
         LOAD_VAE: _node("VAELoader", vae_name=names.vae),
         ENCODE: _node("CLIPTextEncode", text=options.prompt, clip=[LOAD_ENCODER, 0]),
+        **({} if recipe.embedded_guidance is None else {EMBED: embed}),
         NEGATIVE: negative,
-        GUIDER: _node("CFGGuider", model=[LOAD_MODEL, 0], **guided),
-        SAMPLER_NAME: _node("KSamplerSelect", sampler_name="euler"),
-        SCHEDULER: _node("Flux2Scheduler", steps=options.steps, **size),
-        LATENT: _node("EmptyFlux2LatentImage", **size, batch_size=1),
+        GUIDER: _node("CFGGuider", model=model, **guided),
+        SAMPLER_NAME: _node("KSamplerSelect", sampler_name=recipe.sampler),
+        SCHEDULER: _node(recipe.scheduler_node, steps=options.steps, **size)
+        if recipe.scheduler_node is not None
+        else _node("BasicScheduler", model=model, scheduler=recipe.scheduler, steps=options.steps, denoise=1.0),
+        LATENT: _node(recipe.latent, **size, batch_size=1),
         NOISE: _node("RandomNoise", noise_seed=options.seed),
         SAMPLE: _node("SamplerCustomAdvanced", **wires, latent_image=[LATENT, 0]),
         DECODE: _decode(options),
         SAVE: _node("SaveImage", images=[DECODE, 0], filename_prefix="klein-setup"),
     }
+
+
+def recipe_of(chosen: ArtifactSet) -> Recipe:
+    """Return how an image is made with a set; raises UsageError where its manifest does not say."""
+    if chosen.recipe is None:
+        raise UsageError(
+            f"No test image can be made with the set {chosen.id}: its manifest has no `recipe` for it.",
+            hint="Its files can be installed and verified; open ComfyUI's own template of the model to use them.",
+            set=chosen.id,
+        )
+    return chosen.recipe
 
 
 def is_guided(options: ImageOptions) -> bool:
@@ -304,7 +327,7 @@ def pick_listed(names: ModelNames, listed: ListedModels, *, ignore_case: bool = 
     ...     diffusion_models=("sub\\k.safetensors",),
     ...     text_encoders=("q.safetensors",),
     ...     vaes=("v.safetensors",),
-    ...     clip_types=("flux2",),
+    ...     clip_types=(),
     ... )
     >>> pick_listed(names, windows).diffusion_model
     'sub\\k.safetensors'
@@ -344,44 +367,3 @@ def _what_is_there(wanted: str, offered: Sequence[str]) -> str:
     close = difflib.get_close_matches(wanted, offered, n=3) or list(offered[:_MOST_LISTED])
     more = ", ..." if len(close) < len(offered) else ""
     return f"it lists {', '.join(close)}{more}"
-
-
-# --- the official workflow ------------------------------------------------------------------------
-
-
-def official_workflow_name(package_file_names: Iterable[str]) -> str | None:
-    """Return the official text-to-image workflow of Klein 4B among the files of the workflow templates' packages.
-
-    Templates move and are renamed with releases; comfyui-workflow-templates-json 0.1.50 has
-    ``templates/image_flux2_klein_text_to_image.json``, which contains the distilled and the base graph.  So names are
-    searched for words, and workflows that edit images or belong to another size or generation are skipped.
-
-    Parameters
-    ----------
-    package_file_names : iterable of str
-        Paths or bare names, as the package lists them.
-
-    Returns
-    -------
-    str or None
-        The given name with the best matching words; None when none matches.
-    """
-    ranked = sorted((rank, name) for name in package_file_names if (rank := _workflow_rank(name)) is not None)
-    return ranked[0][1] if ranked else None
-
-
-_OTHER_WORKFLOWS = frozenset({"9b", "kv", "edit", "i2i", "inpaint", "outpaint", "controlnet", "lora"})
-
-
-def _workflow_rank(name: str) -> tuple[int, int] | None:
-    """Return how well a file name matches, smaller is better; None when it is another workflow."""
-    stem = name.replace("\\", "/").rpartition("/")[2].casefold()
-    if not stem.endswith(".json"):
-        return None
-    words = [word for word in re.split(r"[^a-z0-9]+", stem.removesuffix(".json")) if word]
-    text = "_".join(words)
-    if "klein" not in words or not re.search(r"(^|_)flux_?2_", text) or _OTHER_WORKFLOWS & set(words):
-        return None
-    if "text_to_image" not in text and "t2i" not in words and "txt2img" not in words:
-        return None
-    return ("base" in words, len(words))

@@ -115,9 +115,10 @@ def _driver_words(machine: Machine) -> str:
 
 def licence_notice_blocks(licence: Licence) -> list[Block]:
     """Return the licence notice, shown before anything is fetched; highlighted if commercial use is not allowed."""
-    if licence.is_commercial_use_allowed:
+    commercial = licence.commercial_use_words
+    if commercial is None:
         return [BLANK, Para(line=span(licence.notice), indent=2)] if licence.notice else []
-    words = f"{licence.name} does not allow commercial use ({licence.url}); --accept-licence {licence.id} accepts it."
+    words = f"{commercial.rstrip('.')} ({licence.url}); --accept-licence {licence.id} accepts it."
     body = f"{words}\n{licence.notice}" if licence.notice else words
     return [BLANK, Para(line=(Span("licence", "warn"), Span(f"  {body}")), indent=2, hang=9)]
 
@@ -126,7 +127,9 @@ def manifests_blocks(manifests: Sequence[Manifest]) -> list[Block]:
     """Return the manifests there are, each with its sets and their sizes."""
     blocks: list[Block] = []
     for manifest in manifests:
-        commercial = "" if manifest.licence.is_commercial_use_allowed else ", no commercial use"
+        allowed = manifest.licence.is_commercial_use_allowed
+        conditional = ", commercial use under a condition"
+        commercial = "" if allowed else conditional if allowed is None else ", no commercial use"
         blocks.append(
             Para(
                 line=(Span(manifest.id, "title"), Span(f"  {manifest.title}; {manifest.licence.name}{commercial}")),

@@ -21,6 +21,7 @@ from provisioner.core.models import (
     FileStep,
     Finding,
     FolderLink,
+    Licence,
     LinkConsent,
     MoveFile,
     Outcome,
@@ -106,16 +107,18 @@ def plan_blocks(plan: Plan) -> list[Block]:
         Grid(columns=_FILE_COLUMNS, rows=tuple(_plan_rows(plan))),
         BLANK,
     ]
-    licence = plan.manifest.licence
     facts = _fact_rows(plan)
-    if licence.is_commercial_use_allowed:
-        facts.append(pair("licence", f"{licence.name}, {licence.url}"))
+    facts += [pair("licence", f"{each.name}, {each.url}") for each in plan.manifest.licences if _is_free(each)]
     blocks += pair_blocks(facts)
-    blocks += licence_notice_blocks(licence)
+    blocks += [block for each in plan.manifest.licences for block in licence_notice_blocks(each)]
     blocks += [Para(line=span(f"{each} is what the tag names now.")) for each in plan.pinned]
     blocks += [Para(line=span(note, "warn")) for note in plan.notes]
     blocks += finding_blocks(plan.findings)
     return blocks
+
+
+def _is_free(licence: Licence) -> bool:
+    return licence.is_commercial_use_allowed is True
 
 
 def _plan_rows(plan: Plan) -> list[Row]:

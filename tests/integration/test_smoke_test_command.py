@@ -19,7 +19,7 @@ import pytest
 from provisioner.smoke_test.graph import build_graph
 from provisioner.smoke_test.image import read_image, seed_in
 from provisioner.smoke_test.results import ImageOptions, ModelNames
-from tests.support.builders import recording_of
+from tests.support.builders import KLEIN_RECIPE, recording_of
 from tests.support.comfy_server import Faults, ReplayServer
 from tests.support.sandbox import Ahead, Completed, Running, Sandbox, sha256_of, wait_until
 from tests.support.setup_fixture import (
@@ -68,7 +68,7 @@ def test_a_running_server_draws_and_is_left_running(sandbox: Sandbox, tmp_path: 
     assert done.returncode == 0, done.said
     for words in (str(image), "256 x 256", "seed 7, 4 steps, guidance 1", "a fox", "took", "comfyui 0.33.0"):
         assert words in done.said
-    assert sent == build_graph(NAMES, ImageOptions(prompt="a fox", seed=7, width=256, height=256))
+    assert sent == build_graph(KLEIN_RECIPE, NAMES, ImageOptions(prompt="a fox", seed=7, width=256, height=256))
     assert asked == ["/free", "/prompt"] * 2
     assert states(sandbox.tree) == before
 
@@ -277,7 +277,7 @@ def test_the_graph_is_printed_as_json_and_nothing_is_drawn(sandbox: Sandbox) -> 
     )
     options = ImageOptions(prompt="a fox", seed=5, width=512, height=768, has_tiled_decode=True)
     assert done.returncode == 0
-    assert json.loads(done.stdout) == build_graph(NAMES, options)
+    assert json.loads(done.stdout) == build_graph(KLEIN_RECIPE, NAMES, options)
     assert states(sandbox.tree) == before
 
 
@@ -286,7 +286,7 @@ def test_a_set_without_the_three_files_has_no_graph(sandbox: Sandbox, make_sandb
     other.publish(VAE)
     done = other.run("smoke-test", "--graph")
     assert done.returncode == 2
-    assert "no file for the role diffusion_model" in done.said
+    assert "its manifest has no `recipe` for it" in done.said
 
 
 # --- a server of our own -----------------------------------------------------------------------

@@ -26,6 +26,7 @@ from provisioner.core.models import (
     Lookalike,
     Machine,
     Manifest,
+    Recipe,
     Variant,
 )
 from provisioner.plan.make_plan import make_plan
@@ -77,6 +78,12 @@ def variant(data: bytes, what: str = "as good", **more: object) -> Variant:
 def lookalike(data: bytes, what: str = "The base model, not the distilled one.") -> Lookalike:
     """Return bytes that are known to be something else."""
     return Lookalike(size=len(data), sha256=sha256(data), what=what)
+
+
+KLEIN_RECIPE = Recipe(
+    clip_type="flux2", latent="EmptyFlux2LatentImage", sampler="euler", scheduler_node="Flux2Scheduler"
+)
+"""As the shipped manifests of Klein have it."""
 
 
 def artifact_set(*artifacts: Artifact, **more: object) -> ArtifactSet:

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ import pytest
 from provisioner.core.models import BLOCK_SIZE, STATE_FOLDER
 from provisioner.rehearsal.http_server import Recorded
 from provisioner.rehearsal.hub import RehearsalHub
+from tests.support.builders import KLEIN_RECIPE
 from tests.support.schemas import check_output, conforming
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +75,10 @@ def wait_until(is_so: Callable[[], bool], *, what: str, timeout_s: float = 20.0)
     while not is_so():
         assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s for this in vain: {what}"
         time.sleep(0.01)
+
+
+RECIPE = {key: value for key, value in asdict(KLEIN_RECIPE).items() if value is not None}
+"""How a test image is made of the three files of a set, as a manifest says it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,6 +313,7 @@ class Sandbox:
     def write_manifest(self, **changes: object) -> None:
         """Write the manifest anew; `changes` replace top-level keys."""
         entries = [each.artifact() for each in self.files]
+        roles = {each["role"] for each in entries}
         document: dict[str, object] = {
             "schema_version": 1,
             "id": "small",
@@ -325,6 +331,7 @@ class Sandbox:
                     "title": "All of them",
                     "target": "comfyui",
                     "artifacts": [each["id"] for each in entries],
+                    **({"recipe": RECIPE} if {"diffusion_model", "text_encoder", "vae"} <= roles else {}),
                 }
             ],
             "artifacts": entries,
@@ -518,7 +525,7 @@ class Sandbox:
         targeted = {"install", "repair", "plan", "verify", "uninstall", "smoke-test", "diagnose", "manifest lock"}
         if " ".join(given[:words]) not in targeted and given[:1] not in (["backups"], ["aside"]):
             return tuple(given)
-        if "--manifest" not in given:
+        if "--manifest" not in given and given[0] != "uninstall":  # without one it is about every manifest
             given += ["--manifest", str(self.manifest)]
         if not {"--comfyui", "--hf-cache", "--no-target"} & set(given):
             given += ["--comfyui", str(self.tree)]

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.comfyui.checkout_models import CheckoutReceipt, ComfyCheckout, ComfyPython, RollbackPoint
+from provisioner.comfyui.checkout_models import (
+    CheckoutAction,
+    CheckoutPlan,
+    CheckoutReceipt,
+    ComfyCheckout,
+    ComfyPython,
+    RollbackPoint,
+)
 from provisioner.comfyui.install_plan import (
     archive_address,
     changed_error,
@@ -21,6 +28,7 @@ from provisioner.comfyui.install_plan import (
     parse_version_file,
     plan_checkout,
     requirements_to_install,
+    too_old_for_models,
 )
 from provisioner.comfyui.release_models import ComfyRelease, ComfyTable, VersionBound
 from provisioner.core.errors import (
@@ -119,6 +127,34 @@ def test_how_to_update_depends_on_the_kind(changes: dict[str, object], hint: str
     (found,) = judge_checkout(replace(GOOD, version="0.1.0", **changes), TABLE)  # type: ignore[arg-type]
     assert hint in (found.hint or "")
     assert found.remedy == remedy
+
+
+@pytest.mark.parametrize(
+    ("version", "action", "needed", "expected"),
+    [
+        ("0.33.0", "none", "0.23.0", None),
+        ("0.33.0", "none", None, None),
+        (None, "none", "0.23.0", None),
+        ("0.12.0", "none", "0.23.0", ("problem", "update-comfyui", "--update-comfyui")),
+        ("0.33.0", "none", "0.37.2", ("problem", "by-hand", "by its own means")),
+        (None, "clone", "0.37.2", ("warning", "by-hand", "by its own means")),
+        (None, "clone", "0.33.0", None),
+    ],
+)
+def test_a_comfyui_that_does_not_load_the_files_is_said(
+    version: str | None, action: CheckoutAction, needed: str | None, expected: tuple[str, str, str] | None
+) -> None:
+    checkout = replace(GOOD, version=version)
+    planned = CheckoutPlan(action=action, reason="")
+    found = too_old_for_models(checkout, planned, TABLE, needed)
+    if expected is None:
+        assert found == ()
+        return
+    (only,) = found
+    assert (only.code, only.severity, only.remedy) == ("comfyui-older-than-models", *expected[:2])
+    assert expected[2] in (only.hint or "")
+    assert f"need ComfyUI {needed} or newer" in only.message
+    assert (version or TABLE.pinned.version) in only.message
 
 
 def test_an_interrupted_update_is_run_again() -> None:

@@ -66,7 +66,7 @@ def test_releases_are_newest_first_and_found_by_version() -> None:
 
 
 def test_a_manifest_asks_for_no_older_comfyui_than_the_minimum_of_klein() -> None:
-    for name in shipped_manifests():
+    for name in (each for each in shipped_manifests() if "klein" in each):
         text = (Path(__file__).resolve().parents[2] / "manifests" / f"{name}.yaml").read_text(encoding="utf-8")
         for each in parse_manifest(text, file=name).artifacts:
             if each.min_comfyui is not None and each.role == "diffusion_model":

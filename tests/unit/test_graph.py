@@ -1,4 +1,4 @@
-"""The graph of the smoke test: the one a server drew from, the names of its files, the official workflow's name."""
+"""The graph of the smoke test: the one a server drew from, the names of its files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from provisioner.comfyui.release_models import NodeUse
 from provisioner.comfyui.releases import parse_comfy_table
 from provisioner.comfyui.server.api import ListedModels
 from provisioner.core.errors import ModelNotListedError, PathOutsideRootError, UsageError
-from provisioner.core.models import Artifact, ArtifactSet, Envelope, Role
+from provisioner.core.models import Artifact, ArtifactSet, Envelope, Recipe, Role
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import read_manifest_text, read_table_text, shipped_manifests
 from provisioner.smoke_test.graph import (
     DECODE,
+    EMBED,
+    ENCODE,
     GUIDER,
     LATENT,
+    LOAD_ENCODER,
+    LOAD_MODEL,
     LOADERS,
     NOISE,
     PHASES,
@@ -26,14 +30,15 @@ from provisioner.smoke_test.graph import (
     SAMPLER_NAME,
     SAVE,
     SCHEDULER,
+    SHIFT,
     STEP_NODE,
     Graph,
     build_graph,
     is_guided,
     names_for,
-    official_workflow_name,
     options_for,
     pick_listed,
+    recipe_of,
 )
 from provisioner.smoke_test.results import DEFAULT_PROMPT, ImageOptions, ModelNames
 from tests.support.builders import artifact, artifact_set
@@ -56,7 +61,8 @@ def shipped_sets() -> list[ArtifactSet]:
 
 
 SETS = shipped_sets()
-COMFY_SETS = [each for each in SETS if each.target == "comfyui"]
+DRAWN_SETS = [each for each in SETS if each.recipe is not None]
+KLEIN = recipe_of(next(each for each in SETS if each.id == "flux2-klein-4b:fp8"))
 TABLE = parse_comfy_table(read_table_text("comfyui")[0], file="comfyui.yaml")
 
 
@@ -88,13 +94,13 @@ def test_the_graph_is_the_one_that_comfyui_0_33_0_accepted_and_drew() -> None:
     recorded = json.loads((RECORDINGS / "ok_fp8.json").read_text(encoding="utf-8"))[0]["request"]
     options = ImageOptions(prompt="A cat holding a sign that says hello world", seed=0, width=64, height=64)
     recorded["13"]["inputs"]["filename_prefix"] = "klein-setup"
-    assert build_graph(NAMES, options) == recorded
+    assert build_graph(KLEIN, NAMES, options) == recorded
 
 
-@pytest.mark.parametrize("chosen", COMFY_SETS, ids=lambda each: each.id)
-def test_every_shipped_set_for_comfyui_gives_a_graph(chosen: ArtifactSet) -> None:
+@pytest.mark.parametrize("chosen", DRAWN_SETS, ids=lambda each: each.id)
+def test_every_shipped_set_with_a_recipe_gives_a_graph(chosen: ArtifactSet) -> None:
     names = names_for(chosen)
-    graph = build_graph(names, options_for(chosen, seed=7))
+    graph = build_graph(recipe_of(chosen), names, options_for(chosen, seed=7))
     assert [
         graph[node]["inputs"][key] for node, key in (("1", "unet_name"), ("2", "clip_name"), ("3", "vae_name"))
     ] == [
@@ -109,16 +115,17 @@ def test_every_shipped_set_for_comfyui_gives_a_graph(chosen: ArtifactSet) -> Non
 @pytest.mark.parametrize("chosen", SETS, ids=lambda each: each.id)
 def test_every_shipped_set_has_the_steps_and_guidance_of_its_model(chosen: ArtifactSet) -> None:
     options = options_for(chosen, seed=1)
-    is_base = "base" in chosen.id
     assert (options.steps, options.guidance) == (chosen.envelope.steps, chosen.envelope.guidance)
-    assert is_guided(options) == is_base
-    assert is_base or (options.steps, options.guidance) == (4, 1.0)
+    if "klein" in chosen.id:
+        is_base = "base" in chosen.id
+        assert is_guided(options) == is_base
+        assert is_base or (options.steps, options.guidance) == (4, 1.0)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 @pytest.mark.parametrize("is_tiled", [False, True])
 def test_the_table_of_nodes_is_what_the_graph_uses(guidance: float, is_tiled: bool) -> None:
-    graph = build_graph(NAMES, ImageOptions(guidance=guidance, has_tiled_decode=is_tiled))
+    graph = build_graph(KLEIN, NAMES, ImageOptions(guidance=guidance, has_tiled_decode=is_tiled))
     uses: set[NodeUse] = {"always", "guided" if guidance != 1.0 else "distilled"}
     uses.add("tiled-decode" if is_tiled else "whole-decode")
     needed = {(each.class_type, each.inputs) for each in TABLE.nodes if each.use in uses}
@@ -126,7 +133,7 @@ def test_the_table_of_nodes_is_what_the_graph_uses(guidance: float, is_tiled: bo
 
 
 def test_inputs_are_those_the_server_describes() -> None:
-    shapes = {name: set(inputs) for name, inputs in shape_of(build_graph(NAMES, ImageOptions())).values()}
+    shapes = {name: set(inputs) for name, inputs in shape_of(build_graph(KLEIN, NAMES, ImageOptions())).values()}
     checked = 0
     for path in RECORDINGS.glob("GET_object_info_*.json"):
         for name, described in json.loads(path.read_text(encoding="utf-8"))["body"].items():
@@ -137,7 +144,7 @@ def test_inputs_are_those_the_server_describes() -> None:
 
 
 def test_guidance_takes_an_empty_text_for_its_negative_and_guidance_1_a_zeroed_one() -> None:
-    plain, guided = (build_graph(NAMES, ImageOptions(guidance=each)) for each in (1.0, 5.0))
+    plain, guided = (build_graph(KLEIN, NAMES, ImageOptions(guidance=each)) for each in (1.0, 5.0))
     assert plain["5"] == {"class_type": "ConditioningZeroOut", "inputs": {"conditioning": ["4", 0]}}
     assert guided["5"] == {"class_type": "CLIPTextEncode", "inputs": {"text": "", "clip": ["2", 0]}}
     assert guided["6"]["inputs"]["cfg"] == 5.0
@@ -147,21 +154,61 @@ def test_guidance_takes_an_empty_text_for_its_negative_and_guidance_1_a_zeroed_o
 
 
 def test_a_tiled_decode_changes_that_node_and_no_other() -> None:
-    plain, tiled = (build_graph(NAMES, ImageOptions(has_tiled_decode=each)) for each in (False, True))
+    plain, tiled = (build_graph(KLEIN, NAMES, ImageOptions(has_tiled_decode=each)) for each in (False, True))
     assert tiled[DECODE]["class_type"] == "VAEDecodeTiled"
     assert tiled[DECODE]["inputs"]["tile_size"] == 512
     assert tiled[DECODE]["inputs"]["overlap"] == 64
     assert {key for key in plain if plain[key] != tiled[key]} == {DECODE}
 
 
+def test_a_recipe_with_a_shift_puts_its_node_between_model_and_sampler() -> None:
+    recipe = Recipe(
+        clip_type="lumina2",
+        latent="EmptySD3LatentImage",
+        sampler="res_multistep",
+        scheduler="simple",
+        shift_node="ModelSamplingAuraFlow",
+        shift=3.0,
+    )
+    graph = build_graph(recipe, NAMES, ImageOptions(steps=8, width=512, height=256))
+    shift = {"class_type": "ModelSamplingAuraFlow", "inputs": {"model": [LOAD_MODEL, 0], "shift": 3.0}}
+    assert graph[SHIFT] == shift
+    assert graph[GUIDER]["inputs"]["model"] == [SHIFT, 0]
+    assert graph[SCHEDULER] == {
+        "class_type": "BasicScheduler",
+        "inputs": {"model": [SHIFT, 0], "scheduler": "simple", "steps": 8, "denoise": 1.0},
+    }
+    assert graph[LATENT] == {
+        "class_type": "EmptySD3LatentImage",
+        "inputs": {"width": 512, "height": 256, "batch_size": 1},
+    }
+    assert graph[LOAD_ENCODER]["inputs"]["type"] == "lumina2"
+    assert graph[SAMPLER_NAME]["inputs"] == {"sampler_name": "res_multistep"}
+    order = list(graph)
+    assert all(order.index(source) < order.index(node) for node, source in links_of(graph))
+
+
+def test_an_embedded_guidance_is_a_node_behind_the_prompt() -> None:
+    graph = build_graph(replace(KLEIN, embedded_guidance=4.0), NAMES, ImageOptions())
+    assert graph[EMBED] == {"class_type": "FluxGuidance", "inputs": {"conditioning": [ENCODE, 0], "guidance": 4.0}}
+    assert graph[GUIDER]["inputs"]["positive"] == [EMBED, 0]
+    assert EMBED not in build_graph(KLEIN, NAMES, ImageOptions())
+
+
+def test_a_set_without_a_recipe_says_so() -> None:
+    with pytest.raises(UsageError, match="has no `recipe`") as caught:
+        recipe_of(artifact_set(VAE))
+    assert caught.value.exit_status == 2
+
+
 def test_size_and_steps_reach_the_latent_and_the_scheduler() -> None:
-    graph = build_graph(NAMES, ImageOptions(width=768, height=512, steps=9))
+    graph = build_graph(KLEIN, NAMES, ImageOptions(width=768, height=512, steps=9))
     assert graph[LATENT]["inputs"] == {"width": 768, "height": 512, "batch_size": 1}
     assert graph[SCHEDULER]["inputs"] == {"steps": 9, "width": 768, "height": 512}
 
 
 def test_every_node_that_works_has_a_phase_and_every_wire_comes_from_an_earlier_node() -> None:
-    graph = build_graph(NAMES, ImageOptions())
+    graph = build_graph(KLEIN, NAMES, ImageOptions())
     assert set(graph) - set(PHASES) == {GUIDER, SAMPLER_NAME, SCHEDULER, LATENT, NOISE}  # they only hand settings on
     order = list(graph)
     assert all(order.index(source) < order.index(node) for node, source in links_of(graph))
@@ -307,7 +354,7 @@ def test_a_long_list_is_shortened() -> None:
 
 def test_a_loader_is_known_for_every_name() -> None:
     assert [loader.field for loader in LOADERS] == ["diffusion_model", "text_encoder", "vae"]
-    graph = build_graph(NAMES, ImageOptions())
+    graph = build_graph(KLEIN, NAMES, ImageOptions())
     for node, loader in zip(("1", "2", "3"), LOADERS, strict=True):
         assert graph[node]["class_type"] == loader.class_type
         assert graph[node]["inputs"][loader.input_name] == getattr(NAMES, loader.field)
@@ -317,34 +364,3 @@ def test_a_loader_is_known_for_every_name() -> None:
 
 # The names with "klein" in comfyui-workflow-templates-json 0.1.50, read from the wheel on 2026-11-23, and one of a
 # later generation that a newer core lists.
-PACKAGED = [
-    "comfyui_workflow_templates_json/templates/image_flux2_klein_9b_kv_image_edit.json",
-    "comfyui_workflow_templates_json/templates/image_flux2_klein_image_edit_4b_base.json",
-    "comfyui_workflow_templates_json/templates/image_flux2_klein_image_edit_4b_distilled.json",
-    "comfyui_workflow_templates_json/templates/image_flux2_klein_image_edit_9b_base.json",
-    "comfyui_workflow_templates_json/templates/image_flux2_klein_image_edit_9b_distilled.json",
-    "comfyui_workflow_templates_json/templates/image_flux2_klein_text_to_image.json",
-    "comfyui_workflow_templates_json/templates/image_flux3_klein_text_to_image.json",
-]
-
-
-def test_the_official_workflow_is_found_among_the_packaged_ones() -> None:
-    assert official_workflow_name(PACKAGED) == PACKAGED[5]
-    assert official_workflow_name(reversed(PACKAGED)) == PACKAGED[5]
-    assert official_workflow_name(PACKAGED[:5] + PACKAGED[6:]) is None
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        ([], None),
-        (["image_flux2_klein_text_to_image.webp", "index.json"], None),
-        (["image_flux2_text_to_image.json"], None),
-        (["image_flux2_klein_upscale.json"], None),
-        (["image_flux2_klein_text_to_image_9b.json"], None),
-        (["t\\Flux.2_Klein_4B_t2i.json"], "t\\Flux.2_Klein_4B_t2i.json"),
-        (["flux2_klein_4b_base_t2i.json", "flux2_klein_4b_distilled_t2i.json"], "flux2_klein_4b_distilled_t2i.json"),
-    ],
-)
-def test_a_workflow_is_known_by_the_words_of_its_name(names: list[str], expected: str | None) -> None:
-    assert official_workflow_name(names) == expected

@@ -18,6 +18,7 @@ from provisioner.core.models import Finding
 from provisioner.smoke_test.graph import build_graph
 from provisioner.smoke_test.image import MAX_PIXELS, judge, read_image, seed_in
 from provisioner.smoke_test.results import ImageFacts, ImageOptions, ModelNames
+from tests.support.builders import KLEIN_RECIPE
 from tests.support.pictures import leaves
 
 SIDE = 64
@@ -184,7 +185,8 @@ def with_text(text: str, key: str = "prompt") -> bytes:
 
 
 def test_the_seed_of_our_own_graph_is_read_back() -> None:
-    graph = build_graph(ModelNames(diffusion_model="k", text_encoder="q", vae="v"), ImageOptions(seed=2**64 - 1))
+    names = ModelNames(diffusion_model="k", text_encoder="q", vae="v")
+    graph = build_graph(KLEIN_RECIPE, names, ImageOptions(seed=2**64 - 1))
     data = with_text(json.dumps(graph))
     assert seed_in(data) == 2**64 - 1
     assert judge(read_image(data), OPTIONS, generated_seed=42) == ()

@@ -28,6 +28,7 @@ from provisioner.core.models import (
     OciFile,
     OciRepository,
     Provenance,
+    Recipe,
     UrlFile,
     Variant,
 )
@@ -77,6 +78,16 @@ DOCUMENT: dict[str, Any] = {
                 "platforms": ["linux", "windows"],
             },
             "envelope": {"vram": "8.4 GB", "steps": 4, "guidance": 1.0, "source": "somebody's tutorial"},
+            "recipe": {
+                "clip_type": "lumina2",
+                "latent": "EmptySD3LatentImage",
+                "sampler": "res_multistep",
+                "scheduler": "simple",
+                "shift_node": "ModelSamplingAuraFlow",
+                "shift": 3.0,
+                "embedded_guidance": 4.0,
+            },
+            "template": "image_x",
             "note": "A note.",
         },
         {"id": "cache", "title": "The same, for diffusers", "target": "hf_cache", "artifacts": ["model", "config"]},
@@ -181,6 +192,52 @@ def test_a_licence_without_commercial_use_needs_an_id_to_accept_it_by() -> None:
     ]
     named = with_changes((("licence", "is_commercial_use_allowed"), False), (("licence", "id"), "no-trade"))
     assert parse_manifest(text_of(named), file="x.yaml").licence.id == "no-trade"
+
+
+def test_a_condition_takes_the_place_of_yes_and_no() -> None:
+    condition = "below US$1M of yearly revenue"
+    keys = (("licence", "commercial_use_condition"), condition), (("licence", "is_commercial_use_allowed"), GONE)
+    named = with_changes(*keys, (("licence", "id"), "some-trade"))
+    licence = parse_manifest(text_of(named), file="x.yaml").licence
+    assert (licence.is_commercial_use_allowed, licence.commercial_use_condition) == (None, condition)
+    assert licence.commercial_use_words == f"Apache-2.0 allows commercial use under a condition: {condition}."
+    assert [each.partition(": ")[2].partition(":")[0] for each in issues_of(text_of(with_changes(*keys)))] == [
+        "licence.id"
+    ]
+    both = with_changes(keys[0], (("licence", "id"), "some-trade"))
+    assert [each.partition(": ")[2] for each in issues_of(text_of(both))] == [
+        "licence.is_commercial_use_allowed: comes with commercial_use_condition, which takes its place; expected one "
+        "of the two"
+    ]
+
+
+RECIPE = {"clip_type": "flux2", "latent": "EmptyLatentImage", "sampler": "euler", "scheduler": "simple"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sampler": "Euler A"}, "is 'Euler A'; expected a name as ComfyUI lists it"),
+        ({"latent": "x y"}, "is 'x y'; expected the class of a node"),
+        ({"scheduler": None}, "needs one of scheduler and scheduler_node"),
+        ({"scheduler_node": "Flux2Scheduler"}, "needs one of scheduler and scheduler_node"),
+        ({"shift": 3.0}, "comes with shift_node; expected both or neither"),
+        ({"shift_node": "ModelSamplingAuraFlow"}, "comes with shift_node; expected both or neither"),
+        ({"steps": 4}, "is not a key here"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused(changes: dict[str, object], said: str) -> None:
+    value = {key: each for key, each in (RECIPE | changes).items() if each is not None}
+    (found,) = issues_of(text_of(with_changes((("sets", 0, "recipe"), value))))
+    assert said in found
+    assert "sets[0].recipe" in found
+
+
+def test_a_recipe_and_a_template_arrive() -> None:
+    text = text_of(with_changes((("sets", 0, "recipe"), RECIPE)))
+    first = parse_manifest(text, file="x.yaml").sets[0]
+    assert first.recipe == Recipe(clip_type="flux2", latent="EmptyLatentImage", sampler="euler", scheduler="simple")
+    assert first.template == "image_x"
 
 
 # --- what is right ---------------------------------------------------------------------------------
@@ -908,7 +965,8 @@ def test_every_mapping_of_the_schema_is_closed_and_every_key_described() -> None
 
 def test_the_example_uses_every_key_of_the_schema() -> None:
     used = {key for key in re.findall(r'"([a-z_0-9]+)":', text_of(DOCUMENT))}
-    assert {key for each in schema_objects(SCHEMA) for key in each["properties"]} <= used
+    instead = {"commercial_use_condition", "scheduler_node"}  # each takes the place of a key that is there
+    assert {key for each in schema_objects(SCHEMA) for key in each["properties"]} <= used | instead
 
 
 @pytest.mark.parametrize(("path", "value"), [row[:2] for row in ONE_VALUE])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.commands.parts import can_generate, parse_parts
+from provisioner.commands.parts import can_generate, needs_program, parse_parts
 from provisioner.core.errors import UsageError
 from provisioner.core.models import ArtifactSet
 from provisioner.manifest.parse import parse_manifest
@@ -32,6 +32,21 @@ def test_a_set_that_lacks_a_model_has_files_and_no_image(role: str) -> None:
     with pytest.raises(UsageError, match="cannot generate"):
         parse_parts("files,smoke", without(role))
     assert parse_parts("files,environment", without(role)) == {"files", "environment"}
+
+
+def test_a_whole_model_without_a_recipe_gets_its_program_and_no_image() -> None:
+    wanted = replace(SETS[0], recipe=None)
+    assert needs_program(wanted)
+    assert not can_generate(wanted)
+    assert parse_parts(None, wanted) == {"files", "environment"}
+    with pytest.raises(UsageError, match="its manifest has no recipe for it") as caught:
+        parse_parts("smoke", wanted)
+    assert caught.value.exit_status == 2
+
+
+def test_one_file_with_everything_in_it_is_a_whole_model() -> None:
+    checkpoint = replace(SETS[0].artifacts[0], role="checkpoint")
+    assert needs_program(replace(SETS[0], artifacts=(checkpoint,), recipe=None))
 
 
 @pytest.mark.parametrize("text", ["smoke", "files, smoke", "environment"])

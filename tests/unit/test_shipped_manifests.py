@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -16,11 +17,15 @@ import yaml
 from provisioner.core.errors import ManifestError, UsageError
 from provisioner.core.models import Artifact, ArtifactSet, HubFile, Manifest, OperatingSystem
 from provisioner.disk.safe_path import complaint_about_path
+from provisioner.files.choose_set import choose_set, unmet_conditions
 from provisioner.manifest.parse import parse_manifest
 from provisioner.manifest.shipped import is_shipped, read_manifest_text, shipped_folder, shipped_manifests
+from tests.support.builders import gpu, machine
 
 ROOT = Path(__file__).resolve().parents[2]
-IDS = ("flux2-klein-4b", "flux2-klein-9b")
+KLEIN = ("flux2-klein-4b", "flux2-klein-9b")
+IDS = shipped_manifests()
+MIB = 2**20
 SCHEMA = json.loads((ROOT / "manifests" / "schema.json").read_text(encoding="utf-8"))
 
 
@@ -43,8 +48,9 @@ def artifact_of(artifact_id: str, name: str = "flux2-klein-4b") -> Artifact:
 # --- what they hold ---------------------------------------------------------------------------------
 
 
-def test_both_models_are_shipped_under_their_ids() -> None:
-    assert shipped_manifests() == IDS
+def test_every_model_is_shipped_under_its_id() -> None:
+    assert {*KLEIN, "z-image-turbo", "qwen-image-2512", "qwen-image-2.1", "qwen-image-edit-2511"} <= set(IDS)
+    assert {"flux2-dev", "flux1-schnell"} <= set(IDS)
     for name, manifest in MANIFESTS.items():
         assert manifest.id == name
 
@@ -74,9 +80,9 @@ def test_hashes_are_whole_revisions_pinned_sizes_positive_and_paths_inside_the_r
 @each_artifact
 def test_every_file_says_where_its_digest_was_read_and_under_which_licence(name: str, artifact: Artifact) -> None:
     assert artifact.provenance is not None
-    assert artifact.provenance.read_on == "2026-11-23"
+    assert artifact.provenance.read_on in {"2026-11-23", "2026-11-26"}
     assert artifact.licence
-    if artifact.provenance.agreeing == 1:
+    if artifact.provenance.agreeing == 1 and "Hub" not in artifact.provenance.read_from:
         assert artifact.provenance.confidence == "low"
     assert artifact.git_oid is None or not artifact.is_lfs
 
@@ -110,6 +116,24 @@ def test_ambiguous_sizes_are_told_apart_by_a_lookalike(name: str) -> None:
         ("flux2-klein-9b", "nvfp4", 12_899_766_931, 3),
         ("flux2-klein-9b", "bf16", 34_874_915_900, 3),
         ("flux2-klein-9b", "base-fp8", 18_568_340_770, 3),
+        ("z-image-turbo", "bf16", 20_690_152_836, 3),
+        ("z-image-turbo", "int8", 12_168_299_735, 3),
+        ("qwen-image-2.1", "int8", 17_283_091_112, 3),
+        ("qwen-image-2512", "fp8", 30_069_156_070, 3),
+        ("qwen-image", "fp8", 30_069_112_062, 3),
+        ("qwen-image-edit-2511", "fp8mixed", 30_172_239_743, 3),
+        ("qwen-image-edit-2511", "int8", 30_137_560_750, 3),
+        ("flux2-dev", "bf16-encoder", 71_290_016_131, 3),
+        ("flux2-dev", "fp8-encoder", 53_826_453_243, 3),
+        ("flux1-schnell", "bf16", 34_151_796_252, 4),
+        ("flux1-schnell", "fp8", 17_236_328_572, 1),
+        ("sdxl", "base", 6_938_078_334, 1),
+        ("sd35-large", "fp8", 14_934_922_866, 1),
+        ("hidream-i1", "full", 33_317_186_804, 6),
+        ("hidream-i1", "dev", 33_317_186_804, 6),
+        ("hidream-i1", "fast", 33_317_186_804, 6),
+        ("wan22-5b", "fp16", 18_144_966_705, 3),
+        ("ltx-2.5", "distilled", 39_709_872_236, 5),
     ],
 )
 def test_a_set_has_the_published_total(name: str, set_id: str, total: int, files: int) -> None:
@@ -122,13 +146,14 @@ def test_the_sets_come_in_their_order_and_fp8_is_the_default() -> None:
     sets = {name: [each.id for each in manifest.sets] for name, manifest in MANIFESTS.items()}
     assert sets["flux2-klein-4b"] == ["fp8", "fp8-lean", "fp8-midi", "nvfp4", "bf16", "base-fp8", "diffusers"]
     assert sets["flux2-klein-9b"] == ["fp8", "nvfp4", "bf16", "base-fp8"]
-    assert {manifest.default_set for manifest in MANIFESTS.values()} == {"fp8"}
+    assert {MANIFESTS[name].default_set for name in KLEIN} == {"fp8"}
 
 
-def test_a_comfyui_set_is_a_transformer_an_encoder_and_a_vae_in_their_folders() -> None:
+def test_a_set_with_a_recipe_is_a_transformer_an_encoder_and_a_vae_in_their_folders() -> None:
+    assert all(each.recipe for name in KLEIN for each in MANIFESTS[name].sets if each.target == "comfyui")
     for manifest in MANIFESTS.values():
         for each in manifest.sets:
-            if each.target == "comfyui":
+            if each.recipe is not None:
                 assert [(file.role, file.folder) for file in each.artifacts] == [
                     ("diffusion_model", "diffusion_models"),
                     ("text_encoder", "text_encoders"),
@@ -137,24 +162,58 @@ def test_a_comfyui_set_is_a_transformer_an_encoder_and_a_vae_in_their_folders() 
 
 
 def test_the_two_files_called_flux2_vae_are_one_artifact_with_both_contents_and_both_sources() -> None:
-    for name in IDS:
+    for name in (*KLEIN, "flux2-dev"):
         vae = artifact_of("flux2-vae", name)
         assert [content.size for content in vae.contents] == [336_213_556, 336_211_292]
         places = [vae.sources, *(variant.sources for variant in vae.accept)]
         assert [[source.repo_id for source in each if isinstance(source, HubFile)] for each in places] == [
             ["Comfy-Org/flux2-dev"],
-            ["Comfy-Org/flux2-klein-4B"],
+            ["Comfy-Org/Flux-2-Klein-4B"],
         ]
 
 
-def test_both_manifests_say_the_same_about_the_file_they_share() -> None:
-    one, other = (artifact_of("flux2-vae", name) for name in IDS)
-    assert one == other
+def test_manifests_say_the_same_about_the_files_they_share() -> None:
+    by_digest: dict[str, Artifact] = {}
+    by_id: dict[str, str] = {}
+    shared = 0
+    for _, each in ARTIFACTS:
+        plain = replace(each, note=None, min_comfyui=None, lookalikes=())
+        shared += each.sha256 in by_digest
+        assert by_digest.setdefault(each.sha256, plain) == plain, each.id
+        assert by_id.setdefault(each.id, each.sha256) == each.sha256, each.id  # receipts know a file by its id
+    assert shared >= 10
+    assert artifact_of("qwen3-4b-bf16", "z-image-turbo").sha256 == artifact_of("qwen3-4b-bf16").sha256
+
+
+def test_two_files_of_one_place_are_one_content() -> None:
+    places: dict[str, set[str]] = {}
+    for _, each in ARTIFACTS:
+        if each.folder is not None:
+            places.setdefault(f"{each.folder}/{each.name}".casefold(), set()).add(each.sha256)
+    assert not {place: digests for place, digests in places.items() if len(digests) > 1}
 
 
 def test_the_bf16_model_can_come_from_either_repository() -> None:
     repositories = [source.repo_id for source in artifact_of("klein-4b-bf16").sources if isinstance(source, HubFile)]
-    assert repositories == ["Comfy-Org/flux2-klein-4B", "black-forest-labs/FLUX.2-klein-4B"]
+    assert repositories == ["Comfy-Org/Flux-2-Klein-4B", "black-forest-labs/FLUX.2-klein-4B"]
+
+
+def test_what_the_hub_itself_confirms_says_so() -> None:
+    confirmed = {
+        "klein-4b-fp8",
+        "klein-base-4b-fp8",
+        "qwen3-4b-bf16",
+        "flux2-vae",
+    }
+    found = {
+        each.id
+        for each in MANIFESTS["flux2-klein-4b"].artifacts
+        if each.provenance is not None and "Hub" in each.provenance.read_from
+    }
+    assert found == confirmed
+    encoder = artifact_of("qwen3-8b-bf16", "flux2-klein-9b").provenance
+    assert encoder is not None
+    assert (encoder.read_from, encoder.confidence) == ("the Hub's own pages", "high")
 
 
 def test_the_diffusers_set_is_one_commit_of_one_repository() -> None:
@@ -202,6 +261,66 @@ def test_the_9b_is_gated_and_says_so_before_anything_is_fetched() -> None:
     assert not any(artifact.is_gated for artifact in MANIFESTS["flux2-klein-4b"].artifacts)
 
 
+def test_a_condition_of_the_licence_is_said_whatever_the_gate_says() -> None:
+    asked = {name for name, each in MANIFESTS.items() if not each.licence.is_commercial_use_allowed}
+    conditional = {name for name, each in MANIFESTS.items() if each.licence.commercial_use_condition}
+    assert {"flux2-dev", "sd35-large", "ltx-2.5", "hidream-i1"} <= conditional
+    assert asked - conditional == {"flux2-klein-9b", "qwen-image-2.1"}
+    assert not any(each.is_gated for each in MANIFESTS["flux2-dev"].artifacts)  # repackaged, and asked about
+
+
+# What the largest card of a machine chooses; None: nothing suits, so that the default is taken and that is said.
+CARDS = {8_188: 0, 12_282: 1, 24_564: 2, 81_559: 3}
+CHOSEN: dict[str, list[str | None]] = {
+    "flux1-schnell": [None, None, "bf16", "bf16"],
+    "flux2-dev": [None, None, None, "bf16-encoder"],
+    "flux2-klein-4b": ["fp8-lean", "fp8", "fp8", "fp8"],
+    "flux2-klein-9b": [None, None, "fp8", "fp8"],
+    "hidream-i1": [None, None, "dev", "dev"],
+    "ltx-2.5": [None, None, "distilled", "distilled"],
+    "qwen-image": [None, None, "fp8", "fp8"],
+    "qwen-image-2.1": [None, "int8", "int8", "int8"],
+    "qwen-image-2512": [None, None, "fp8", "fp8"],
+    "qwen-image-edit-2511": [None, None, "fp8mixed", "fp8mixed"],
+    "sd35-large": [None, None, "fp8", "fp8"],
+    "sdxl": ["base", "base", "base", "base"],
+    "wan22-5b": [None, "fp16", "fp16", "fp16"],
+    "z-image-turbo": ["int8", "int8", "bf16", "bf16"],
+}
+
+
+@pytest.mark.parametrize("vram_mib", CARDS)
+@pytest.mark.parametrize("name", IDS)
+def test_each_class_of_memory_chooses_a_set(name: str, vram_mib: int) -> None:
+    found = machine(gpu(memory_total_bytes=vram_mib * MIB))
+    expected = CHOSEN[name][CARDS[vram_mib]]
+    choice = choose_set(MANIFESTS[name], None, kind=None, look=lambda: found)
+    assert choice.set.id == (expected or MANIFESTS[name].default_set)
+    if len(MANIFESTS[name].sets) > 1:
+        assert ("no set suits" in choice.because) == (expected is None)
+    lacks = unmet_conditions(choice.set.conditions, found)
+    assert bool(lacks) == (expected is None)
+
+
+_FAMILIES = re.compile(
+    r"z_?-?image|qwen[-_ ]?image|hidream|sdxl|schnell|\bwan[-_ ]?2|\bltx|flux\.?1|lumina|mistral|\"flux2\"",
+    re.IGNORECASE,
+)
+_KNOW_FILES = {"identify", "server/failures.py"}
+"""What names models because it tells files and errors of any model apart; nothing is installed by it."""
+
+
+def test_no_line_of_code_knows_a_model_that_a_manifest_brings() -> None:
+    found = []
+    for path in (ROOT / "provisioner").rglob("*.py"):
+        relative = path.relative_to(ROOT / "provisioner").as_posix()
+        if any(each in relative for each in _KNOW_FILES):
+            continue
+        lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        found += [f"{relative}:{number}: {line.strip()}" for number, line in lines if _FAMILIES.search(line)]
+    assert found == []
+
+
 def test_headers_are_described_for_the_files_of_the_default_set() -> None:
     default = MANIFESTS["flux2-klein-4b"].set_named("fp8")
     assert default is not None
@@ -233,9 +352,6 @@ def holds(
             or (capability is not None and capability >= asked.min_compute_capability)
         )
     )
-
-
-MIB = 2**20
 
 
 @pytest.mark.parametrize(
@@ -273,13 +389,13 @@ def test_auto_takes_the_set_that_suits_the_card(
             ),
             None,
         )
-        for name in IDS
+        for name in KLEIN
     ]
     assert chosen == [expected_4b, expected_9b]
 
 
 def test_auto_never_takes_the_undistilled_model() -> None:
-    for manifest in MANIFESTS.values():
+    for manifest in map(MANIFESTS.__getitem__, KLEIN):
         base, first = manifest.set_named("base-fp8"), manifest.sets[0]
         assert base is not None
         assert base.conditions == first.conditions

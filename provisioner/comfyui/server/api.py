@@ -52,7 +52,7 @@ class ListedModels:
     diffusion_models: tuple[str, ...]
     text_encoders: tuple[str, ...]
     vaes: tuple[str, ...]
-    clip_types: tuple[str, ...]  # types that CLIPLoader offers; Klein needs "flux2"
+    clip_types: tuple[str, ...]  # types that CLIPLoader offers
     missing_nodes: tuple[str, ...] = ()  # of the requested classes
 
 

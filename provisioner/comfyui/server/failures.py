@@ -225,7 +225,7 @@ def _shapes(case: _Case) -> SmokeTestError | None:
     if match is None or loader is None:
         return None
     got, wanted = int(match[1]), int(match[2])
-    if loader.clip_type not in (None, "flux2"):
+    if wanted in _WANTED and loader.clip_type not in (None, "flux2"):
         return case.error(
             GenerationError,
             "wrong-clip-type",
@@ -399,13 +399,15 @@ def _listed_words(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown or "none"
 
 
-def nodes_missing_error(missing: Sequence[str], *, version: str | None = None) -> SmokeTestError:
-    """Return the error for node classes that the server lacks."""
+def nodes_missing_error(
+    missing: Sequence[str], *, version: str | None = None, since: str | None = None
+) -> SmokeTestError:
+    """Return the error for node classes that the server lacks; `since` is the first release that loads the model."""
     names = ", ".join(shortened(each) for each in missing)
     which = "ComfyUI" if version is None else f"ComfyUI {version}"
     return ModelNotListedError(
         f"{which} does not have the node{'s' if len(missing) > 1 else ''} {names}.",
-        hint=_UPDATE,
+        hint=_UPDATE if since is None else f"Update ComfyUI to {since} or newer.",
         cause="missing-node",
         layer="comfyui",
         nodes=list(missing),

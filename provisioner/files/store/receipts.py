@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -27,7 +28,8 @@ from provisioner.disk.root import Root
 SCHEMA_VERSION = 1
 _PLACING: Literal["placing"] = "placing"
 _CHANGING = threading.Lock()  # files arrive at once, and each change reads the document and writes it anew
-_Key = Literal["files", "placing"]
+_MANIFESTS: Literal["manifests"] = "manifests"
+_Key = Literal["files", "placing", "manifests"]
 _FileStamp = tuple[int, int, int, int]  # inode, size, mtime and ctime in nanoseconds
 
 
@@ -101,6 +103,19 @@ def read_announced(root: Path) -> dict[str, Claim]:
     return _claims(root, _PLACING)
 
 
+def read_manifests(root: Path) -> dict[str, frozenset[str]]:
+    """Return the manifests that a root was filled for, by id, each with its files' paths relative to the root.
+
+    It says who may still need a file; it is never a reason to remove one.
+    """
+    found = _entries(read_object(receipt_path(root)) or {}, _MANIFESTS)
+    return {
+        name: frozenset(each for each in paths if isinstance(each, str))
+        for name, paths in found.items()
+        if isinstance(paths, list) and re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name)
+    }
+
+
 def _claims(root: Path, key: _Key) -> dict[str, Claim]:
     entries = _entries(read_object(receipt_path(root)) or {}, key)
     claims = {relative: _claim(Fields(as_dict(entry))) for relative, entry in entries.items()}
@@ -163,6 +178,29 @@ class Receipts:
             files = document["files"]
             document["files"] = {name: entry for name, entry in files.items() if name not in relatives}
             if _forget_announced(document, relatives) or len(document["files"]) != len(files):
+                self._write(root, document)
+
+    def note_manifests(self, root: Root, manifests: Mapping[str, Collection[str]]) -> None:
+        """Add to what the root was filled for, each manifest with its files; raises StorageError."""
+        with _CHANGING:
+            document = self._own_document(root)
+            known = as_dict(document.get(_MANIFESTS))
+            for name, paths in manifests.items():
+                before = known.get(name)
+                kept = [each for each in before if isinstance(each, str)] if isinstance(before, list) else []
+                known = {**known, name: sorted({*kept, *paths})}
+            document[_MANIFESTS] = known
+            self._write(root, document)
+
+    def drop_manifests(self, root: Root, names: Collection[str] | None) -> None:
+        """Forget that the root was filled for these manifests, for any of them where None; raises StorageError."""
+        with _CHANGING:
+            document = self._own_document(root)
+            known = as_dict(document.pop(_MANIFESTS, None))
+            kept = {name: paths for name, paths in known.items() if names is not None and name not in names}
+            if kept:
+                document[_MANIFESTS] = kept
+            if len(kept) != len(known):
                 self._write(root, document)
 
     def drop_announced(self, root: Root, relative: str) -> None:

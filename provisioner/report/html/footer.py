@@ -75,7 +75,10 @@ def command_for(document: Node, program: Program, verb: str, *more: str) -> str:
     if not target:
         return ""
     given = document.at("details", "manifest_argument").text or manifest
-    words = ["--manifest", given] if given not in ("", DEFAULT_MANIFEST) else []
-    words += ["--set", document.at("manifest", "set").text] if document.at("manifest", "set").text else []
+    others = document.at("details", "more_manifest_arguments").texts
+    words = ["--manifest", given] if given not in ("", DEFAULT_MANIFEST) or others else []
+    words += [word for each in others for word in ("--manifest", each)]
+    chosen = "" if others else document.at("manifest", "set").text
+    words += ["--set", chosen] if chosen else []
     words += ["--comfyui" if document.at("target", "kind").text == "comfyui" else "--hf-cache", target, *more]
     return program.command(verb, words)
