@@ -15,7 +15,7 @@ from provisioner.workflow.prompt_graph import Prompt, missing_nodes, to_prompt
 from provisioner.workflow.read_workflow import read_workflow
 from tests.support.workflows import Row, node, subgraph, workflow
 
-RECORDED = Path(__file__).parents[1] / "contract" / "data" / "comfyui-0.33.0" / "GET_object_info_of_workflows.json"
+RECORDED = Path(__file__).parents[1] / "contract" / "data" / "comfyui-0.33.0" / "GET_parts_of_object_info.json"
 INFO: dict[str, Any] = json.loads(RECORDED.read_text(encoding="utf-8"))
 
 
