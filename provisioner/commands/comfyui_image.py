@@ -34,6 +34,7 @@ from provisioner.core.errors import (
 from provisioner.core.models import Finding, Machine, Recipe
 from provisioner.disk.root import scratch_folder
 from provisioner.files.layout import destination_for
+from provisioner.smoke_test.cards import is_for_cpu
 from provisioner.smoke_test.graph import ENCODE, PHASES, STEP_NODE, build_graph, names_for, pick_listed, recipe_of
 from provisioner.smoke_test.image import judge, read_image, seed_in
 from provisioner.smoke_test.image_verdict import likeness_of
@@ -234,7 +235,7 @@ def server_options(run: Run, machine: Machine, seen: Observation, *, is_card_nam
     """Return what ComfyUI is told about this machine: whether there is a GPU, and which other YAML files it reads."""
     words: list[str] = []
     backend = seen.receipt.torch_backend if seen.receipt is not None else None
-    if not is_card_named and (backend in {"cpu", "default"} or (backend is None and not machine.gpus)):
+    if not is_card_named and is_for_cpu(backend, machine):
         words.append("--cpu")
     for config in run.options.extra_model_paths:
         words += ["--extra-model-paths-config", str(config.expanduser().absolute())]

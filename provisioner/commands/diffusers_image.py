@@ -17,6 +17,7 @@ from provisioner.commands.image_options import (
 from provisioner.commands.run import Run
 from provisioner.core.errors import UsageError
 from provisioner.core.models import HubFile, Machine
+from provisioner.smoke_test.cards import is_for_cpu
 from provisioner.smoke_test.image import judge, read_image
 from provisioner.smoke_test.results import ImageOptions, SmokeTest
 
@@ -84,7 +85,7 @@ def generate_by_diffusers(
             output=output,
             log_path=log_path_of("diffusers"),
             timeout_s=options.timeout_s,
-            device="cpu" if backend in {"cpu", "default"} and options.gpu is None else "auto",
+            device="cpu" if is_for_cpu(backend, machine) and options.gpu is None else "auto",
             environ=environ_of(run, seen.receipt, card),
             pass_env=run.session.settings.pass_env,
             cancelled=run.session.cancelled.is_set,

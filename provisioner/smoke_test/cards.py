@@ -48,6 +48,16 @@ def vendor_for(backend: str | None, machine: Machine) -> Vendor | None:
     return next((vendor for start, vendor in named if backend.startswith(start)), None)
 
 
+def is_for_cpu(backend: str | None, machine: Machine) -> bool:
+    """Whether a torch build generates on the CPU: the default build of a Mac with an Apple GPU has MPS.
+
+    Of an unknown build the machine decides; a build for GPUs fails on a machine without one, and that is to be seen.
+    """
+    if backend is None:
+        return not machine.gpus
+    return backend == "cpu" or (backend == "default" and not cards_of(machine, vendor_for(backend, machine)))
+
+
 def cards_of(machine: Machine, vendor: Vendor | None) -> tuple[Card, ...]:
     """Return what a process can be given: each GPU of the vendor, and of one that is split by MIG each slice."""
     found: list[Card] = []

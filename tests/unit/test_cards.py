@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 
 from provisioner.core.errors import UsageError
-from provisioner.core.models import Gpu, Machine, Vendor
+from provisioner.core.models import Gpu, Machine, OperatingSystem, Vendor
 from provisioner.smoke_test.cards import (
     card_of_option,
     cards_of,
     choose_cards,
     default_card,
     gpu_option,
+    is_for_cpu,
     judge_card,
     plain_device_name,
     vendor_for,
@@ -235,6 +236,25 @@ def test_the_torch_build_says_whose_gpus(
 ) -> None:
     gpus = [Gpu(vendor=vendor, name="X", index=0) for vendor in vendors]
     assert vendor_for(backend, machine(*gpus)) == expected
+
+
+@pytest.mark.parametrize(
+    ("backend", "os", "vendors", "expected"),
+    [
+        ("cpu", "linux", ["nvidia"], True),
+        ("cu130", "linux", [], False),  # ComfyUI says what is missing
+        ("default", "macos", ["apple"], False),
+        ("default", "macos", [], True),  # a Mac with an Intel processor
+        ("default", "windows", ["nvidia"], True),
+        (None, "linux", ["nvidia"], False),
+        (None, "linux", [], True),
+    ],
+)
+def test_the_torch_build_says_whether_the_cpu_generates(
+    backend: str | None, os: OperatingSystem, vendors: list[Vendor], expected: bool
+) -> None:
+    gpus = [replace(gpu(0), vendor=each) for each in vendors]
+    assert is_for_cpu(backend, replace(machine(*gpus), os=os)) is expected
 
 
 @pytest.mark.parametrize(

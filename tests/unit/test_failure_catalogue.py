@@ -188,6 +188,8 @@ def test_another_number_path_or_language_is_the_same_failure(
         ("node-error", "ValueError: 1455 is not a colour"),
         ("server-death", "To see the GUI go to: http://127.0.0.1:8188\nimport times: 0.0 seconds: /c/custom_nodes/x"),
         ("log-line", "got prompt\nPrompt executed in 4.39 seconds"),
+        ("log-line", "   0.0 seconds (IMPORT FAILED): /c/ComfyUI/comfy_extras/nodes_latent.py"),  # no custom node
+        ("log-line", r"Cannot import C:\C\comfy_api_nodes\nodes_x.py module for custom nodes: No module named 'y'"),
         ("hang", "got prompt\nRequested to load Flux2"),
     ],
 )
