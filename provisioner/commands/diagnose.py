@@ -113,7 +113,8 @@ def run_diagnose(
         options_from=flags.origin if words else None,
     )
     with scratch_folder("klein-setup-diagnose-") as folder:
-        tries = _Tries(run, options, comfyui, environment, folder, _journal(run, options, comfyui, python, flags))
+        journal = _journal(run, options, comfyui, python, flags)
+        tries = _Tries(run, options, comfyui, environment, folder, flags.origin, journal)
         try:
             _walk(diagnosing, tries, comfyui, listed)
         except KeyboardInterrupt as error:
@@ -152,6 +153,7 @@ class _Tries:
     comfyui: ComfyUIInstall
     environment: Path
     folder: Path
+    origin: str  # of the user's options
     journal: DiagnosisJournal
     number: int = 0
     images: int = 0  # how many a try has to make
@@ -232,7 +234,7 @@ class _Tries:
             seed=self.seed,
             images=1 if asked.setup.is_small else self.images,
             image=(smoke.image or image) if self.number == 1 else image,
-            flags=UsersFlags(words=words, origin="the options of this start"),
+            flags=UsersFlags(words=words, origin=self.origin),
             start_timeout_s=smoke.timeout_s,
             timeout_s=limit_s,
             writes_no_bytecode=True,

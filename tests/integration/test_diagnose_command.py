@@ -138,6 +138,11 @@ def test_an_option_and_a_switch_of_comfyui_are_told_apart(sandbox: Sandbox, tmp_
     assert [(each["layer"], each["groups"]) for each in told["guilty"]] == [("options", [["--bad 2"]])]
     assert "-- --good 1 --also" in done.json["findings"][0]["hint"]
 
+    fail_as(sandbox, 'if "--no" in sys.argv: sys.exit("main.py: error: unrecognized arguments: --no")')
+    done = sandbox.run("diagnose", "--json", "--comfyui-args", "--no", *SMALL, env=env)
+    message = found(done)["tries"][0]["trouble"]["message"]
+    assert message == "ComfyUI 0.33.0 has no option --no, which stands in --comfyui-args."
+
     fail_as(sandbox, 'if "--disable-dynamic-vram" not in sys.argv: os._exit(3)')
     done = sandbox.run("diagnose", "--json", *SMALL, env=env)
     told = found(done)
