@@ -124,7 +124,8 @@ def run_diagnose(
             return _with_parts(run.report("diagnose", "interrupted", status), diagnosing.diagnosis, comfyui)
     tries.journal.end()
     show(diagnosing.diagnosis)
-    return _report(run, diagnosing.diagnosis, comfyui, environment, tries.first_error)
+    report = _report(run, diagnosing.diagnosis, comfyui, environment, tries.first_error)
+    return replace(report, findings=(*report.findings, *tries.warnings))
 
 
 def _walk(diagnosing: Diagnosing, tries: _Tries, comfyui: ComfyUIInstall, listed: tuple[str, ...] | None) -> None:
@@ -160,6 +161,7 @@ class _Tries:
     seed: int = 0
     longest_first_s: float | None = None  # of the first images that came
     first_error: SmokeTestError | None = None
+    warnings: tuple[Finding, ...] = ()  # of the first one: a custom node that ComfyUI could not import, ...
 
     def __post_init__(self) -> None:
         smoke = self.options.smoke
@@ -215,6 +217,8 @@ class _Tries:
                 log_path=None if log is None else str(log),
             )
         stages.end()
+        if self.number == 1:
+            self.warnings = tuple(each for each in made.findings if each.severity == "warning")
         first_s = made.timings.total_s
         if first_s is not None:
             self.longest_first_s = max(first_s, self.longest_first_s or 0.0)
