@@ -113,7 +113,8 @@ def run_diagnose(
         options_from=flags.origin if words else None,
     )
     with scratch_folder("klein-setup-diagnose-") as folder:
-        tries = _Tries(run, options, comfyui, environment, folder, _journal(run, options, comfyui, python, flags))
+        journal = _journal(run, options, comfyui, python, flags)
+        tries = _Tries(run, options, comfyui, environment, folder, flags.origin, journal)
         try:
             _walk(diagnosing, tries, comfyui, listed)
         except KeyboardInterrupt as error:
@@ -123,7 +124,8 @@ def run_diagnose(
             return _with_parts(run.report("diagnose", "interrupted", status), diagnosing.diagnosis, comfyui)
     tries.journal.end()
     show(diagnosing.diagnosis)
-    return _report(run, diagnosing.diagnosis, comfyui, environment, tries.first_error)
+    report = _report(run, diagnosing.diagnosis, comfyui, environment, tries.first_error)
+    return replace(report, findings=(*report.findings, *tries.warnings))
 
 
 def _walk(diagnosing: Diagnosing, tries: _Tries, comfyui: ComfyUIInstall, listed: tuple[str, ...] | None) -> None:
@@ -152,12 +154,14 @@ class _Tries:
     comfyui: ComfyUIInstall
     environment: Path
     folder: Path
+    origin: str  # of the user's options
     journal: DiagnosisJournal
     number: int = 0
     images: int = 0  # how many a try has to make
     seed: int = 0
     longest_first_s: float | None = None  # of the first images that came
     first_error: SmokeTestError | None = None
+    warnings: tuple[Finding, ...] = ()  # of the first one: a custom node that ComfyUI could not import, ...
 
     def __post_init__(self) -> None:
         smoke = self.options.smoke
@@ -213,6 +217,8 @@ class _Tries:
                 log_path=None if log is None else str(log),
             )
         stages.end()
+        if self.number == 1:
+            self.warnings = tuple(each for each in made.findings if each.severity == "warning")
         first_s = made.timings.total_s
         if first_s is not None:
             self.longest_first_s = max(first_s, self.longest_first_s or 0.0)
@@ -232,7 +238,7 @@ class _Tries:
             seed=self.seed,
             images=1 if asked.setup.is_small else self.images,
             image=(smoke.image or image) if self.number == 1 else image,
-            flags=UsersFlags(words=words, origin="the options of this start"),
+            flags=UsersFlags(words=words, origin=self.origin),
             start_timeout_s=smoke.timeout_s,
             timeout_s=limit_s,
             writes_no_bytecode=True,

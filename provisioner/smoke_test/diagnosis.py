@@ -30,6 +30,7 @@ _BLAMED = {
     MEMORY_STREAMING: "ComfyUI's memory streaming (dynamic VRAM)",
     VAE_IN_32_BITS: "the VAE in fewer than 32 bits",
 }
+_MOST_NAMED = 3  # custom nodes of one try
 _MOST_SUGGESTED = 2  # options that the first failure's own explanation names
 
 
@@ -228,6 +229,8 @@ class Diagnosing:
                 return f"with the custom node {names[0]} alone"
             if len(names) == len(nodes) - 1:
                 return f"without the custom node {next(each for each in nodes if each not in names)}"
+            if len(names) <= _MOST_NAMED:
+                return f"with the custom nodes {listing(list(names))} alone"
             return f"with {len(names)} of {len(nodes)} custom nodes"
 
         yield from self._search("custom-nodes", "custom nodes", nodes, setup_of, words_of)

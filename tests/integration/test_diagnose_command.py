@@ -67,7 +67,7 @@ def found(done: Completed) -> dict[str, Any]:
 
 
 def test_an_image_that_comes_is_no_finding_and_the_tree_is_only_read(sandbox: Sandbox) -> None:
-    fail_as(sandbox, "")
+    fail_as(sandbox, 'print("Cannot import /x/custom_nodes/b pack module for custom nodes: no", flush=True)')
     before, times = inventory(sandbox.tree), states(sandbox.tree)
     for path in sorted(sandbox.tree.rglob("*"), reverse=True):
         if not path.is_symlink() and ".venv" not in path.parts:
@@ -83,6 +83,8 @@ def test_an_image_that_comes_is_no_finding_and_the_tree_is_only_read(sandbox: Sa
     assert (told["is_healthy"], told["is_over"], told["guilty"]) == (True, True, [])
     assert told["custom_nodes"] == sorted(NODES)
     assert [each["result"] for each in told["tries"]] == ["image"]
+    warned = [each["message"] for each in done.json["findings"]]
+    assert warned == ["A custom node did not load: /x/custom_nodes/b pack"]  # which ComfyUI survives
     assert inventory(sandbox.tree) == before
     assert states(sandbox.tree) == times
 
@@ -137,6 +139,11 @@ def test_an_option_and_a_switch_of_comfyui_are_told_apart(sandbox: Sandbox, tmp_
     assert (done.returncode, told["options"]) == (1, ["--good 1", "--bad 2", "--also"])
     assert [(each["layer"], each["groups"]) for each in told["guilty"]] == [("options", [["--bad 2"]])]
     assert "-- --good 1 --also" in done.json["findings"][0]["hint"]
+
+    fail_as(sandbox, 'if "--no" in sys.argv: sys.exit("main.py: error: unrecognized arguments: --no")')
+    done = sandbox.run("diagnose", "--json", "--comfyui-args", "--no", *SMALL, env=env)
+    message = found(done)["tries"][0]["trouble"]["message"]
+    assert message == "ComfyUI 0.33.0 has no option --no, which stands in --comfyui-args."
 
     fail_as(sandbox, 'if "--disable-dynamic-vram" not in sys.argv: os._exit(3)')
     done = sandbox.run("diagnose", "--json", *SMALL, env=env)

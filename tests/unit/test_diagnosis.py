@@ -142,6 +142,8 @@ def test_two_custom_nodes_that_fail_only_together_are_named_together() -> None:
     assert "n12 and n03 are at fault together: with all of them" in said
     assert found.cure is not None
     assert "n12" not in (found.cure.nodes or ())
+    assert "with the custom nodes n03 and n12 alone" in whats(found)
+    assert "with 8 of 16 custom nodes" in whats(found)
 
 
 @pytest.mark.parametrize(
