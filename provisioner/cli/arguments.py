@@ -268,7 +268,7 @@ def add_plan_parser(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "plan", "show what install would do, without changing anything")
     _add_target_options(parser)
     _add_from_option(parser)
-    _add_for_option(parser)
+    _add_for_option(parser, is_one=True)
     _add_network_options(parser)
     _add_only_option(parser, None)
     _add_environment_options(parser)
@@ -550,7 +550,7 @@ def add_bundle_parser(subparsers: Subparsers) -> None:
         making.add_argument("--no-comfyui", action="store_true", help="leave ComfyUI's archive out, and its wheels")
         making.add_argument("--no-wheels", action="store_true", help="leave torch's and the other wheels out")
         _add_wheel_options(making)
-        _add_for_option(making, action="append", default=[])
+        _add_for_option(making, is_one=False)
         making.add_argument(
             "--comfyui-source", type=_name, metavar="URL|FILE", help="get ComfyUI's archive from a mirror or a file"
         )
@@ -894,15 +894,17 @@ def _add_from_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_for_option(parser: argparse.ArgumentParser, **more: Any) -> None:  # noqa: ANN401 - argparse's own
+def _add_for_option(parser: argparse.ArgumentParser, *, is_one: bool) -> None:
     parser.add_argument(
         "--for",
         dest="for_machine",
         type=_path,
+        action="store" if is_one else "append",
+        nargs=1 if is_one else None,
+        default=[],
         metavar="FILE",
         help="for another machine than this one: what `detect --json` wrote there"
-        + ("; may be given several times" if more else ""),
-        **more,
+        + ("" if is_one else "; may be given several times"),
     )
 
 

@@ -248,7 +248,7 @@ def _plan(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> 
     from provisioner.commands.run import open_run
 
     with _from_bundle(arguments, ui, cancelled):
-        run = open_run(_session(arguments, ui, cancelled, arguments.for_machine), _options(arguments))
+        run = open_run(_session(arguments, ui, cancelled, next(iter(arguments.for_machine), None)), _options(arguments))
         show_hosts = ui.show_hosts if arguments.hosts else None
         return run_plan(run, _install_options(arguments, run), ui.show_plan, show_hosts)
 

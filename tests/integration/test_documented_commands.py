@@ -31,6 +31,10 @@ PEERS = "test_peers.py::test_a_second_host_takes_all_from_the_first_and_nothing_
 ELSEWHERE = {
     "seed": (PEERS, "seeder.take("),
     "--peer": (PEERS, "seeder.take("),
+    r"oci://\S+": (
+        "test_bundle_registry.py::test_everything_comes_out_of_a_registry",
+        'run("bundle", "create", reference',
+    ),
     "smoke-test": (
         "test_smoke_test_command.py::test_a_server_of_our_own_is_started_draws_and_is_stopped",
         'run("smoke-test"',
@@ -122,6 +126,8 @@ class Reader:
         for name, value in typed.environ.items():
             if name == "KLEIN_SETUP_MACHINE":
                 self.record(self.sandbox.folder / value)
+        for file in options.get("for_machine") or ():
+            self.record(self.sandbox.folder / file)
         if options["command"] == "fleet":
             self.write_document(self.sandbox.folder / options["folder"] / "lab-1.json")
         ended = self.sandbox.run(*given, env=typed.environ)

@@ -16,7 +16,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 SHELLS = ("sh", "powershell")
 NAMES = (*SHELLS, "text", "json", "python", "yaml", "toml", "help")
 _STARTS = (["klein-setup"], ["uvx", "klein-setup"], ["pipx", "run", "klein-setup"])
-_SCRIPT = re.compile(r"(?:.*[/\\])?scripts[/\\]klein_setup\.py")
+_SCRIPT = re.compile(r"(?:.*[/\\])?(?:scripts[/\\]klein_setup|klein-setup)\.py")  # of a checkout, of a bundle
 
 
 @dataclass(frozen=True, kw_only=True)
