@@ -9,6 +9,7 @@ Pillow is imported by whoever opened the image.
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from provisioner.smoke_test.results import ImageFigures
@@ -186,9 +187,5 @@ def _variance(counts: list[int]) -> float:
 
 def _percentile(counts: list[int], share: float) -> int:
     """Return the value that `share` of the pixels do not exceed."""
-    wanted, seen = share * sum(counts), 0
-    for value, times in enumerate(counts):
-        seen += times
-        if seen >= wanted:
-            return value
-    return len(counts) - 1
+    wanted = share * sum(counts)
+    return next(value for value, seen in enumerate(accumulate(counts)) if seen >= wanted)
