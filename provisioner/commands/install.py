@@ -13,7 +13,7 @@ from provisioner.commands.look import InstallOptions, plan_run
 from provisioner.commands.parts import needs_program
 from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_about, ask_to_apply, decide_on_token
 from provisioner.commands.run import Run, open_run, remember, remember_rate
-from provisioner.commands.shared_files import note_manifests
+from provisioner.commands.shared_files import announce_manifests, note_manifests
 from provisioner.commands.smoke_test import opening_of, with_smoke_test
 from provisioner.commands.verify import remember_verified, take_snapshot
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, IntegrityError, KleinError
@@ -96,6 +96,8 @@ def run_install(run: Run, options: InstallOptions, ui: RunUi, command: Command =
     agree_to_links(run, plan.links, ui.ask)
     ask_about(run, plan, ui.ask)
     decide_on_token(run, plan, ui.ask)
+    if "files" in options.parts:
+        announce_manifests(run)
     applied = apply_plan(run, options, plan, show_smoke=ui.show_smoke)
     remember_rate(run, applied.outcomes)
     comfyui = inspect_comfyui(run) if {"environment", "smoke"} & options.parts and needs_program(run.wanted) else None
