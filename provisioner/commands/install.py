@@ -14,7 +14,7 @@ from provisioner.commands.look import InstallOptions, plan_run
 from provisioner.commands.parts import needs_program
 from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_about, ask_to_apply, decide_on_token
 from provisioner.commands.run import Run, open_run, remember, remember_rate
-from provisioner.commands.shared_files import note_manifests
+from provisioner.commands.shared_files import announce_manifests, note_manifests
 from provisioner.commands.smoke_test import opening_of, with_smoke_test
 from provisioner.commands.verify import remember_verified, take_snapshot
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, IntegrityError, KleinError
@@ -102,6 +102,8 @@ def run_install(
     if run.session.settings.bundle is not None:
         run.session.take_from(run.session.settings.bundle.narrowed(plan))
         run.session.settings.bundle.prepare(plan)
+    if "files" in options.parts:
+        announce_manifests(run)
     applied = apply_plan(run, options, plan, show_smoke=ui.show_smoke)
     remember_rate(run, applied.outcomes)
     comfyui: ComfyUIInstall | None = None

@@ -17,30 +17,38 @@ from provisioner.disk.safe_path import complaint_about_path
 from provisioner.files.layout import destination_for
 
 
+def announce_manifests(run: Run) -> None:
+    """Let every receipt that this run writes name its manifests: without a write of their own."""
+    for folder, manifests in _files_of(run).items():
+        run.session.store.fill_for(folder, manifests)
+
+
 def note_manifests(run: Run) -> None:
-    """Write into the receipts which manifests the tree has now; an unwritable folder is no error."""
-    if not isinstance(run.target, ComfyTarget) or run.target.is_bundle:
-        return
+    """Write into the receipts which manifests the tree has now, where none was written; a refusal is only said."""
     from provisioner.files.store.receipts import Receipts, read_manifests
 
-    places = [destination_for(each, run.target) for each in run.wanted.artifacts]
-    for folder in dict.fromkeys(each.root for each in places):
+    for folder, manifests in _files_of(run).items():
         known = read_manifests(folder)
-        new = {
-            part.manifest.id: {
-                each.relative.as_posix()
-                for each in (destination_for(artifact, run.target) for artifact in part.set.artifacts)
-                if each.root == folder
-            }
-            for part in run.parts
-        }
-        if all(files <= known.get(name, frozenset()) for name, files in new.items()):
+        if all(files <= known.get(name, frozenset()) for name, files in manifests.items()):
             continue
         try:
             with run.session.store.lock_roots([folder]):
-                Receipts().note_manifests(run.session.root(folder), new)
+                Receipts().note_manifests(run.session.root(folder), manifests)
         except KleinError as error:
             run.session.notice(str(error))
+
+
+def _files_of(run: Run) -> dict[Path, dict[str, frozenset[str]]]:
+    """Return the files of each manifest of a run below each folder that has a receipt; empty for an HF cache."""
+    if not isinstance(run.target, ComfyTarget) or run.target.is_bundle:
+        return {}
+    found: dict[Path, dict[str, frozenset[str]]] = {}
+    for part in run.parts:
+        for artifact in part.set.artifacts:
+            place = destination_for(artifact, run.target)
+            of_root = found.setdefault(place.root, {})
+            of_root[part.manifest.id] = of_root.get(part.manifest.id, frozenset()) | {place.relative.as_posix()}
+    return found
 
 
 def other_manifests(run: Run) -> Mapping[str, frozenset[Path]]:

@@ -80,6 +80,8 @@ def wait_until(is_so: Callable[[], bool], *, what: str, timeout_s: float = 20.0)
 RECIPE = {key: value for key, value in asdict(KLEIN_RECIPE).items() if value is not None}
 """How a test image is made of the three files of a set, as a manifest says it."""
 
+DRAWN = {"recipe": RECIPE, "template": "image_flux2_klein_text_to_image"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -331,7 +333,7 @@ class Sandbox:
                     "title": "All of them",
                     "target": "comfyui",
                     "artifacts": [each["id"] for each in entries],
-                    **({"recipe": RECIPE} if {"diffusion_model", "text_encoder", "vae"} <= roles else {}),
+                    **(DRAWN if {"diffusion_model", "text_encoder", "vae"} <= roles else {}),
                 }
             ],
             "artifacts": entries,

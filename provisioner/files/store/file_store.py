@@ -8,7 +8,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace as with_fields
 from io import FileIO
@@ -132,6 +132,10 @@ class FileStore:
         self._hashers = Hashers(cores)
         self._receipts = Receipts()
         self._moving_to_backups = threading.Lock()  # a free name is found and taken in two steps
+
+    def fill_for(self, folder: Path, manifests: Mapping[str, Collection[str]]) -> None:
+        """Let the receipt of a root name these manifests, each with its files, when it is written next."""
+        self._receipts.filled_for[folder] = manifests
 
     # --- looking ---------------------------------------------------------------------------------
 

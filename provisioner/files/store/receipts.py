@@ -135,6 +135,7 @@ class Receipts:
     """
 
     def __init__(self) -> None:
+        self.filled_for: dict[Path, Mapping[str, Collection[str]]] = {}  # by root: manifests, each with its files
         self._seen: dict[Path, tuple[_FileStamp, dict[str, Any]]] = {}
         self._lock = threading.Lock()
 
@@ -156,6 +157,7 @@ class Receipts:
             document = self._own_document(root)
             document["files"] = {**document["files"], relative: _entry(claim, recorded_at)}
             _forget_announced(document, [relative])
+            _name_manifests(document, self.filled_for.get(root.folder, {}))
             self._write(root, document)
 
     def announce_claim(self, root: Root, relative: str, claim: Claim, *, recorded_at: str) -> None:
@@ -184,12 +186,7 @@ class Receipts:
         """Add to what the root was filled for, each manifest with its files; raises StorageError."""
         with _CHANGING:
             document = self._own_document(root)
-            known = as_dict(document.get(_MANIFESTS))
-            for name, paths in manifests.items():
-                before = known.get(name)
-                kept = [each for each in before if isinstance(each, str)] if isinstance(before, list) else []
-                known = {**known, name: sorted({*kept, *paths})}
-            document[_MANIFESTS] = known
+            _name_manifests(document, manifests)
             self._write(root, document)
 
     def drop_manifests(self, root: Root, names: Collection[str] | None) -> None:
@@ -253,6 +250,17 @@ def _refuse_later(document: dict[str, Any], path: Path) -> None:
             path=str(path),
             schema_version=version,
         )
+
+
+def _name_manifests(document: dict[str, Any], manifests: Mapping[str, Collection[str]]) -> None:
+    """Add manifests with their files to a document."""
+    known = as_dict(document.get(_MANIFESTS))
+    for name, paths in manifests.items():
+        before = known.get(name)
+        kept = [each for each in before if isinstance(each, str)] if isinstance(before, list) else []
+        known = {**known, name: sorted({*kept, *paths})}
+    if known:
+        document[_MANIFESTS] = known
 
 
 def _file_stamp(status: os.stat_result) -> _FileStamp:
