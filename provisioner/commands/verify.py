@@ -17,6 +17,7 @@ from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, 
 from provisioner.commands.parts import can_generate, needs_program
 from provisioner.commands.run import Run
 from provisioner.commands.smoke_test import generate_image, with_smoke_test
+from provisioner.commands.snapshot import keep_proven
 from provisioner.commands.verify_all import check_pairing, look_at_everything
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, KleinError, SmokeTestError, UsageError
 from provisioner.core.models import ComfyTarget, Finding
@@ -156,9 +157,11 @@ def _generated(
 ) -> Report:
     try:
         where = environment_folder(run, options.environment)
-        return with_smoke_test(
-            report, generate_image(run, options.smoke, comfyui=comfyui, environment=where, show=show)
-        )
+        smoke = generate_image(run, options.smoke, comfyui=comfyui, environment=where, show=show)
+        done = with_smoke_test(report, smoke)
+        if done.exit_status == EXIT_OK and report.plan is not None:
+            keep_proven(run, smoke, comfyui, where, report.plan.checks)
+        return done
     except (SmokeTestError, UsageError) as error:  # the second: nothing is left to generate it with
         return replace(report, status="failed", exit_status=error.exit_status, errors=(*report.errors, error))
 

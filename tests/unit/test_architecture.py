@@ -40,6 +40,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "bundle",
             "signing",
             "workflow",
+            "snapshot",
         }
     ),
     frozenset({"disk", "network", "processes"}),
@@ -155,6 +156,8 @@ LAYER_OF = {
     "workflow": "decision",
     "workflow.graph_values": "value",
     "workflow.loader_table": "value",
+    "snapshot": "decision",
+    "snapshot.snapshot_shelf": "effect",
     "disk": "effect",
     "network": "effect",
     "network.certificates": "decision",
