@@ -17,7 +17,7 @@ from provisioner.commands.run import Run, open_run, remember, remember_rate
 from provisioner.commands.shared_files import note_manifests
 from provisioner.commands.smoke_test import opening_of, with_smoke_test
 from provisioner.commands.snapshot import keep_before, keep_proven
-from provisioner.commands.verify import remember_verified, take_snapshot
+from provisioner.commands.verify import remember_verified, state_now
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, IntegrityError, KleinError
 from provisioner.core.models import Finding
 from provisioner.disk.locations import longest_path
@@ -121,7 +121,7 @@ def run_install(
         remember(run)
         note_manifests(run)
         if report.exit_status == EXIT_OK:
-            remember_verified(run, take_snapshot(run, report, comfyui, options.environment.where))
+            remember_verified(run, state_now(run, report, comfyui, options.environment.where))
     if report.smoke_test is not None and report.exit_status == EXIT_OK:
         keep_proven(run, report.smoke_test, comfyui, options.environment.where, applied.files.checks or None)
     if report.smoke_test is None:

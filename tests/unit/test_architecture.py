@@ -83,7 +83,7 @@ LAYER_OF = {
     "ui": "drawing",
     "report": "decision",
     "report.html": "drawing",
-    "report.snapshots": "effect",
+    "report.last_check": "effect",
     "rehearsal": "rehearsal",
     "plan": "decision",
     "plan.steps": "value",
