@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,6 +55,13 @@ def commit_of(folder: Path) -> str:
     return git(folder, "rev-parse", "HEAD")
 
 
+def einops_of(setup: SetupFixture) -> str:
+    """Return the version that the environment's Python finds."""
+    asked = "import einops, importlib.metadata as m; print(m.version('einops'))"
+    python = setup.environment / "bin" / "python"
+    return subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
+
+
 @pytest.fixture(scope="module")
 def whole(
     make_sandbox: Callable[[], Sandbox], index: ToyIndex, tmp_path_factory: pytest.TempPathFactory
@@ -69,7 +77,8 @@ def whole(
     write_tree(nodes, {"single.py": ""})
     assert setup.run("smoke-test", *SMALL).returncode == 0
 
-    (upstream.path / "comfyui_version.py").write_text('__version__ = "0.34.0"\n')
+    newer = {"comfyui_version.py": '__version__ = "0.34.0"\n', "requirements.txt": "torch\ntorchvision\neinops>=0.9\n"}
+    write_tree(upstream.path, newer)
     git(upstream.path, "commit", "-q", "-a", "-m", "newer")
     git(upstream.path, "tag", "v0.34.0")
     index.toys.append(Toy(name="einops", version="0.9.0"))
@@ -129,7 +138,7 @@ def test_everything_that_changed_is_brought_back_and_the_rest_is_said(setup: Set
     setup.upstream.release["tree"] = git(setup.upstream.path, "rev-parse", "HEAD^{tree}")
     try:
         assert setup.run("install", "--yes", "--update-comfyui", *SMALL).returncode == 0
-        assert commit_of(setup.tree) != was[setup.tree]
+        assert (commit_of(setup.tree) != was[setup.tree], einops_of(setup)) == (True, "0.9.0")
         assert [each["reason"] for each in listed(setup)][2:] == ["the test image was right"]  # nothing new before it
 
         (nodes / "with-git" / "__init__.py").write_text("A = 2\n")
@@ -137,18 +146,6 @@ def test_everything_that_changed_is_brought_back_and_the_rest_is_said(setup: Set
         write_tree(nodes / "without-git", {"pyproject.toml": '[project]\nname = "y"\nversion = "3.0"\n'})
         (nodes / "single.py").unlink()
         write_tree(nodes, {"newer.py": ""})
-        python = setup.environment / "bin" / "python"
-        install: list[str | Path] = [
-            python,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--index-url",
-            setup.index.url,
-            "einops==0.9.0",
-        ]
-        subprocess.run(install, check=True, env=setup.sandbox.environ)
         setup.sandbox.path(VAE).unlink()
         damaged = bytearray(MODEL.data)
         damaged[60_000] ^= 1
@@ -166,8 +163,7 @@ def test_everything_that_changed_is_brought_back_and_the_rest_is_said(setup: Set
     assert {each: commit_of(each) for each in was} == was
     assert git(nodes / "with-git", "status", "--porcelain") == ""
     setup.sandbox.assert_in_place()
-    asked = "import einops, importlib.metadata as m; print(m.version('einops'))"
-    assert subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True).stdout == "0.8.1\n"
+    assert einops_of(setup) == "0.8.1"
     before = listed(setup)[-2]
     assert (before["reason"], before["is_proven"]) == (f"before going back to {name}", False)
     told = done.json["details"]
@@ -269,24 +265,25 @@ def test_a_kill_in_the_middle_is_gone_on_from(setup: SetupFixture) -> None:
     done = restore(setup, name)
     assert done.returncode == 0, done.said
     setup.sandbox.assert_in_place()
-    python = setup.environment / "bin" / "python"
-    asked = "import torch, einops, importlib.metadata as m; print(m.version('einops'), m.version('torch'))"
-    done_there = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True)
-    assert done_there.stdout == "0.8.1 2.15.0+cu130\n"  # from the very files, though the index has a newer einops
+    assert einops_of(setup) == "0.8.1"  # from the very file, though the index has a newer one
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_is_read_only_is_an_error(setup: SetupFixture) -> None:
-    name, folder = proven(setup), setup.sandbox.path(VAE).parent
-    data = setup.sandbox.path(VAE).read_bytes()
-    setup.sandbox.path(VAE).unlink()
-    folder.chmod(0o500)
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting takes root on Linux")
+def test_a_folder_that_is_read_only_is_an_error_and_stays_as_it_is(setup: SetupFixture) -> None:
+    name, pack = proven(setup), setup.tree / "custom_nodes" / "with-git"
+    setup.sandbox.path(VAE).unlink(missing_ok=True)
+    git(pack, "commit", "-q", "--allow-empty", "-m", "newer")
+    if subprocess.run(["mount", "--bind", setup.tree, setup.tree], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this machine does not let us mount")
     try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", setup.tree], check=True)
+        before = states(setup.tree)
         done = restore(setup, name)
+        assert states(setup.tree) == before
     finally:
-        folder.chmod(0o700)
-        setup.sandbox.path(VAE).write_bytes(data)
-    assert (done.returncode, "not-writable" in done.codes) == (4, True)
+        subprocess.run(["umount", "-l", setup.tree], check=True)
+        git(pack, "reset", "-q", "--hard", "HEAD~1")
+    assert (done.returncode, "not-writable" in done.codes) == (4, True), done.said
 
 
 def test_an_export_has_everything_in_files_that_other_programs_read(setup: SetupFixture) -> None:
@@ -341,3 +338,19 @@ def test_a_folder_that_was_moved_is_named(setup: SetupFixture) -> None:
         assert (elsewhere / "models" / "vae" / VAE.name).read_bytes() == VAE.data, done.said
     finally:
         elsewhere.rename(setup.tree)
+
+
+def test_a_new_folder_is_filled_with_all_but_the_custom_nodes(setup: SetupFixture) -> None:
+    name, fresh = proven(setup), setup.sandbox.folder / "Fresh"
+    done = restore(setup, name, "--comfyui", fresh)
+    assert done.returncode == 0, done.said
+    assert commit_of(fresh) == setup.upstream.release["commit"]
+    for each in setup.sandbox.files:
+        assert (fresh / "models" / each.folder / each.name).read_bytes() == each.data
+    assert (fresh / ".venv" / "bin" / "python").exists()
+    told = done.json["details"]["not_restored"]
+    assert [each.split(" is gone")[0] for each in told] == [
+        "The custom node single.py",
+        "The custom node with-git",
+        "The custom node without-git",
+    ]
