@@ -307,7 +307,7 @@ def test_a_shelf_that_is_full_lets_the_oldest_go_and_what_was_proven_stays(setup
         (shelf(setup) / f"{other}.json").write_text(
             json.dumps({**document, "name": other, "image": None, "set_id": "x"})
         )
-    setup.sandbox.path(VAE).unlink()
+    setup.sandbox.path(VAE).unlink(missing_ok=True)
     assert setup.run("repair", "--yes", "--only", "files").returncode == 0
     names = [each["name"] for each in listed(setup)]
     assert len(names) == 20
@@ -333,7 +333,7 @@ def test_a_folder_that_was_moved_is_named(setup: SetupFixture) -> None:
     try:
         gone = restore(setup, name)
         assert (gone.returncode, "which is gone" in gone.said) == (2, True)
-        (elsewhere / "models" / "vae" / VAE.name).unlink()
+        (elsewhere / "models" / "vae" / VAE.name).unlink(missing_ok=True)
         done = restore(setup, name, "--comfyui", elsewhere)
         assert (elsewhere / "models" / "vae" / VAE.name).read_bytes() == VAE.data, done.said
     finally:
