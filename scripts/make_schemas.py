@@ -41,6 +41,7 @@ from provisioner.report.outcome import (  # noqa: E402
     UndoneUpdate,
 )
 from provisioner.report.smoke_test_json import CardResultEntry, LastImageEntry, SmokeTestEntry  # noqa: E402
+from provisioner.snapshot.setup_snapshot import SetupSnapshot  # noqa: E402
 from provisioner.torch.builds import TorchChoice  # noqa: E402
 
 FOLDER = ROOT / "docs" / "schema"
@@ -66,6 +67,10 @@ DETAILS: dict[str, tuple[object, str]] = {
         list[str],
         "install, plan, repair: tags of OCI registries, with the digests they name now",
     ),
+    "not_restored": (list[str], "snapshot restore: what is not as it was, in sentences"),
+    "snapshot": (SetupSnapshot, "snapshot show, export, restore: the snapshot"),
+    "snapshot_image": (str, "snapshot show: its small image"),
+    "snapshots": (list[json_document.SnapshotEntry], "snapshot list: the snapshots, the oldest first"),
     "scratch_folder": (str, "rehearse --keep: where its files are"),
     "scrub": (ScrubSummary, "verify, repair --for: what was read, and how long ago the rest was"),
     "server": (StartedServer, "start: the ComfyUI that was started or found"),

@@ -194,6 +194,10 @@ _EXAMPLES = {
   klein-setup fleet report documents/                      against what most hosts have
   klein-setup fleet report documents/ --manifest lab.yaml  against a lock
 """,
+    "snapshot restore": """\
+  klein-setup snapshot list
+  klein-setup snapshot restore 20261127-031522
+""",
     "doctor": """\
   klein-setup doctor --output problem.zip
 """,
@@ -519,6 +523,40 @@ def add_backups_parser(subparsers: Subparsers) -> None:
     for each in (listing, restore, clear):
         _add_target_options(each)
         each.set_defaults(run=f"aside {each.prog.rpartition(' ')[2]}")
+
+
+def add_snapshot_parser(subparsers: Subparsers) -> None:
+    """Add ``snapshot list | show | restore | export``."""
+    parser = subparsers.add_parser(
+        "snapshot", help="list, show, restore or export what was verified last", allow_abbrev=False
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = _add(actions, "list", "list the snapshots: taken after each test image and before each change")
+    listing.set_defaults(run="snapshot list")
+    show = _add(actions, "show", "show one: commit, custom nodes, packages and files")
+    restore = _add(
+        actions, "restore", "bring ComfyUI's commit, custom nodes, packages and files back, then generate an image"
+    )
+    export = _add(actions, "export", "write one as a zip file: record, manifest, requirements.txt and image")
+    export.add_argument("--output", type=_path, required=True, metavar="FILE", help="where to write it")
+    for each in (show, restore, export):
+        each.add_argument("name", metavar="NAME", help="as `snapshot list` shows it")
+        each.set_defaults(run=f"snapshot {each.prog.rpartition(' ')[2]}")
+    group = restore.add_argument_group("where")
+    group.add_argument(
+        "--comfyui", type=_path, metavar="DIR", help="where ComfyUI is now, if it was moved; a new folder is filled"
+    )
+    group.add_argument("--hf-cache", type=_path, metavar="DIR", help="where the HF cache is now, if it was moved")
+    _add_verify_with_option(group)
+    group.add_argument(
+        "--look-in", action="append", type=_path, default=[], metavar="DIR", help="another folder to look for files in"
+    )
+    group.add_argument("--comfyui-source", type=_name, metavar="URL|DIR", help="repository that has ComfyUI's commit")
+    group.add_argument("--torch-index", type=_index, metavar="URL", help="base address of a mirror of the wheel index")
+    _add_network_options(restore)
+    _add_change_options(restore)
+    _add_image_options(restore)
+    _add_pass_env_option(restore)
 
 
 def add_uninstall_parser(subparsers: Subparsers) -> None:
@@ -1214,6 +1252,7 @@ _ADDERS: dict[str, Callable[[Subparsers], None]] = {
     "fleet": add_fleet_parser,
     "doctor": add_doctor_parser,
     "backups": add_backups_parser,
+    "snapshot": add_snapshot_parser,
     "bundle": add_bundle_parser,
     "seed": add_seed_parser,
     "uninstall": add_uninstall_parser,

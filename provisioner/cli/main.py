@@ -707,6 +707,48 @@ def _backups_command(arguments: argparse.Namespace, ui: Ui, cancelled: threading
     return open_run(_session(arguments, ui, cancelled), _options(arguments), with_machine=False, must_exist=True)
 
 
+def _snapshot_list(_: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
+    from provisioner.commands.snapshot import run_snapshot_list
+
+    report = run_snapshot_list()
+    ui.show_snapshots(report.snapshots or ())
+    return report
+
+
+def _snapshot_show(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
+    from provisioner.commands.snapshot import run_snapshot_show
+
+    report = run_snapshot_show(arguments.name)
+    if report.snapshot is not None:
+        ui.show_snapshot(report.snapshot, report.snapshot_image)
+    return report
+
+
+def _snapshot_export(arguments: argparse.Namespace, ui: Ui, _cancelled: threading.Event) -> Report:
+    from provisioner.commands.snapshot import run_snapshot_export
+
+    return run_snapshot_export(arguments.name, arguments.output, say=ui.say)
+
+
+def _snapshot_restore(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
+    from provisioner.commands.restore import RestoreOptions, run_restore
+
+    if arguments.comfyui is not None and arguments.hf_cache is not None:
+        raise UsageError("--comfyui and --hf-cache name two targets.", hint="Give one of them.")
+    arguments.server = None
+    options = RestoreOptions(
+        name=arguments.name,
+        folder=arguments.comfyui or arguments.hf_cache,
+        verify_with=_public_key(arguments),
+        assume_yes=arguments.yes,
+        accepted_licences=frozenset(arguments.accept_licence),
+        comfyui_source=arguments.comfyui_source,
+        torch_index=arguments.torch_index,
+        smoke=_smoke_test_options(arguments),
+    )
+    return run_restore(_session(arguments, ui, cancelled), options, _run_ui(ui), say=ui.say)
+
+
 _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = {
     "install": _install,
     "plan": _plan,
@@ -722,6 +764,10 @@ _RUNS: dict[str, Callable[[argparse.Namespace, Ui, threading.Event], Report]] = 
     "doctor": _doctor,
     "uninstall": _uninstall,
     "completion": _completion,
+    "snapshot list": _snapshot_list,
+    "snapshot show": _snapshot_show,
+    "snapshot export": _snapshot_export,
+    "snapshot restore": _snapshot_restore,
     "manifest list": _manifest_list,
     "manifest show": _manifest_show,
     "manifest check": _manifest_check,

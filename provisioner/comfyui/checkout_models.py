@@ -56,6 +56,25 @@ class RollbackPoint:
     is_finished: bool = False
 
 
+PackKind = Literal["git", "folder", "file", "link"]
+"""A git checkout, a folder without git, a single file, or something behind a link."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePack:
+    """One of the custom nodes of a tree.  None means: not known, or does not apply."""
+
+    name: str  # of its file or folder below ``custom_nodes``
+    kind: PackKind
+    commit: str | None = None
+    branch: str | None = None
+    version: str | None = None  # of its pyproject.toml
+    url: str | None = None  # where it was cloned from, without a login
+    has_local_changes: bool | None = None
+    is_interrupted: bool = False  # a move of ours did not come to its end; the next one takes it back first
+    why_not_moved: str | None = None  # why it cannot be moved to another commit, as a clause
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComfyPython:
     """A Python that belongs to a tree; lists of them have the likeliest first."""

@@ -285,7 +285,9 @@ def _judge_python(checkout: ComfyCheckout) -> list[Finding]:
 # --- planning ----------------------------------------------------------------------------------
 
 
-def plan_checkout(checkout: ComfyCheckout | None, table: ComfyTable, *, wants_update: bool = False) -> CheckoutPlan:
+def plan_checkout(
+    checkout: ComfyCheckout | None, table: ComfyTable, *, wants_update: bool = False, may_go_back: bool = False
+) -> CheckoutPlan:
     """Return what to do with ComfyUI itself.
 
     Parameters
@@ -296,6 +298,8 @@ def plan_checkout(checkout: ComfyCheckout | None, table: ComfyTable, *, wants_up
         The pinned release.
     wants_update : bool
         Whether an existing tree should be moved to the pinned release.
+    may_go_back : bool
+        Whether that may be an older one.
     """
     if checkout is None or checkout.kind == "empty":
         return CheckoutPlan(action="clone", reason="there is no ComfyUI yet")
@@ -311,10 +315,10 @@ def plan_checkout(checkout: ComfyCheckout | None, table: ComfyTable, *, wants_up
         return CheckoutPlan(action="none", reason="ComfyUI itself is in another folder (Desktop, or --base-directory)")
     if not wants_update:
         return CheckoutPlan(action="none", reason="--update-comfyui would update it")
-    return _plan_update(checkout, table.pinned)
+    return _plan_update(checkout, table.pinned, may_go_back=may_go_back)
 
 
-def _plan_update(checkout: ComfyCheckout, pinned: ComfyRelease) -> CheckoutPlan:
+def _plan_update(checkout: ComfyCheckout, pinned: ComfyRelease, *, may_go_back: bool) -> CheckoutPlan:
     is_whole = checkout.rollback_point is None or checkout.rollback_point.is_finished
     if checkout.commit == pinned.commit and is_whole:
         return CheckoutPlan(action="none", reason=f"it is {pinned.version} already")
@@ -336,7 +340,13 @@ def _plan_update(checkout: ComfyCheckout, pinned: ComfyRelease) -> CheckoutPlan:
             action="refuse", reason=_changed_words(checkout.local_changes), hint="Commit, stash or undo the changes."
         )
     version = checkout.version
-    if is_whole and version is not None and is_at_least(version, pinned.version) and version != pinned.version:
+    if (
+        not may_go_back
+        and is_whole
+        and version is not None
+        and is_at_least(version, pinned.version)
+        and version != pinned.version
+    ):
         return CheckoutPlan(action="none", reason=f"{version} is newer than {pinned.version}; it is not downgraded")
     return CheckoutPlan(action="update", reason=f"from {version or 'an unknown version'} to {pinned.version}")
 

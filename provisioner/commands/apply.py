@@ -36,6 +36,7 @@ from provisioner.plan.steps import (
     KeepComfyUI,
     KeepEnvironment,
     MakeEnvironment,
+    MoveNodePack,
     Plan,
     RepairEnvironment,
     StartComfyUI,
@@ -102,6 +103,7 @@ def apply_plan(
 
 _IN_WORDS: Mapping[TaskName, str] = {
     "comfyui": "ComfyUI",
+    "nodes": "the custom nodes",
     "files": "the model files",
     "environment": "the environment",
     "packages": "the packages",
@@ -141,6 +143,8 @@ class _Work:
     def _do(self, task: Task) -> TaskState:
         if task.name == "files":
             return self._do_files(task)
+        if task.name == "nodes":
+            return self._do_nodes(task)
         (step,) = task.steps
         outcome = self._outcome(step)
         self._came_of[task.name].append(outcome)
@@ -152,6 +156,16 @@ class _Work:
             if outcome.status == "skipped" and not isinstance(step, (KeepComfyUI, KeepEnvironment))
             else "done"
         )
+
+    def _do_nodes(self, task: Task) -> TaskState:
+        """Move each of the custom nodes, whatever became of the one before."""
+        outcomes = self._came_of["nodes"]
+        outcomes += [self._outcome(step) for step in task.steps]
+        failed = next((each for each in outcomes if each.status == "failed"), None)
+        if failed is None:
+            return "done"
+        self._say_what_failed(task, failed)
+        return "failed"
 
     def _do_files(self, task: Task) -> TaskState:
         outcomes = self._came_of["files"]
@@ -195,6 +209,8 @@ class _Work:
             match step:
                 case GetComfyUI() | UpdateComfyUI():
                     detail = _apply_comfyui(self._run, self._options, step)
+                case MoveNodePack():
+                    detail = _move_pack(self._run, step)
                 case MakeEnvironment() | RepairEnvironment():
                     detail = _apply_environment(self._run, self._options, step, self._applied)
                 case InstallPackages():
@@ -355,10 +371,21 @@ def _apply_comfyui(run: Run, options: InstallOptions, step: GetComfyUI | UpdateC
             session.checkouts.fetch(step.release, step.folder, source=step.source, progress=session.stages.teller)
             came_of_it(f"{what} into {step.folder}")
     else:
+        kept = None if options.snapshot is None else options.snapshot.comfyui
+        branch = None if kept is None else kept.branch
         with session.stages.stage("updating to", what, "updated") as came_of_it:
-            session.checkouts.update(step.folder, step.release, source=step.source, progress=session.stages.teller)
+            session.checkouts.update(
+                step.folder, step.release, source=step.source, branch=branch, progress=session.stages.teller
+            )
             came_of_it(f"{what} in {step.folder}")
     return f"{what} is in {step.folder}"
+
+
+def _move_pack(run: Run, step: MoveNodePack) -> str:
+    session, name = run.session, step.folder.name
+    with session.stages.stage("moving", f"the custom node {name}", "moved"):
+        session.checkouts.move_pack(step.folder, step.commit, branch=step.branch, progress=session.stages.teller)
+    return f"{name} is at {step.commit[:12]}"
 
 
 def _apply_environment(
@@ -401,7 +428,14 @@ def _install_packages(run: Run, options: InstallOptions, step: InstallPackages) 
     stage = run.session.stages.stage
     if step.restores:
         with stage("restoring", "packages", "restored") as came_of_it:
-            environments.restore(step.where, step.restores, installer=installer, progress=progress)
+            kept = None if options.snapshot is None else options.snapshot.environment
+            environments.restore(
+                step.where,
+                step.restores,
+                packages=None if kept is None else kept.packages,
+                installer=installer,
+                progress=progress,
+            )
             came_of_it(f"{listing(step.restores)}, each from the same file as before")
     comfyui = inspect_comfyui(run)
     more = requirements_here(comfyui, combination_of(run, comfyui, step.where))

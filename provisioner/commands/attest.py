@@ -14,7 +14,7 @@ from provisioner.commands.lock import verified_files
 from provisioner.commands.output_file import write_file
 from provisioner.commands.parts import needs_program
 from provisioner.commands.run import Run, named_path
-from provisioner.commands.verify import take_snapshot
+from provisioner.commands.verify import state_now
 from provisioner.core.errors import EXIT_OK, HashMismatchError, IntegrityError, UnreadableError
 from provisioner.core.json_reader import Fields, as_dict
 from provisioner.core.models import ComfyTarget
@@ -71,7 +71,7 @@ def attest(run: Run, report: Report, options: AttestOptions, *, say: Callable[[s
                 for each in run.wanted.artifacts
             },
             machine=machine,
-            state=take_snapshot(run, report, comfyui, options.environment),
+            state=state_now(run, report, comfyui, options.environment),
             packages_sha256=_packages_digest(run, options.environment),
             image_sha256=image,
             image_made_at=made_at,

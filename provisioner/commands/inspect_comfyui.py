@@ -14,7 +14,7 @@ from provisioner.comfyui.checkout_models import CheckoutPlan, ComfyCheckout
 from provisioner.comfyui.install_plan import judge_checkout, plan_checkout, too_old_for_models
 from provisioner.comfyui.known_bad import reason, release_that_works
 from provisioner.comfyui.model_paths import CONFIG_NAME
-from provisioner.comfyui.release_models import ComfyTable
+from provisioner.comfyui.release_models import ComfyRelease, ComfyTable
 from provisioner.commands.run import Run
 from provisioner.core.models import ComfyTarget, Finding
 from provisioner.report.outcome import Report
@@ -26,6 +26,7 @@ class ComfyUIOptions:
 
     source: str | None = None  # repository or archive, instead of the table's
     wants_update: bool = False
+    release: ComfyRelease | None = None  # the very release that is wanted, be it older; else the table's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +70,17 @@ def inspect_comfyui(run: Run, options: ComfyUIOptions | None = None) -> ComfyUII
     """
     if not isinstance(run.target, ComfyTarget):
         return None
-    table = read_table()
+    table, release = read_table(), None if options is None else options.release
+    if release is not None:
+        table = replace(table, pinned=release)
     checkout = run.session.checkouts.describe(run.target.given)
-    wants_update = options is not None and options.wants_update
-    plan = plan_checkout(checkout, table, wants_update=wants_update)
-    if options is not None and plan.action in {"clone", "update"}:
-        release, bad = release_that_works(run.session.machine, table, needs_tree=not run.session.checkouts.has_git())
+    wants_update = release is not None or (options is not None and options.wants_update)
+    plan = plan_checkout(checkout, table, wants_update=wants_update, may_go_back=release is not None)
+    if options is not None and release is None and plan.action in {"clone", "update"}:
+        works, bad = release_that_works(run.session.machine, table, needs_tree=not run.session.checkouts.has_git())
         if bad is not None:
             why = f"; not {table.pinned.version}, which is known to fail on machines like this: {reason(bad)}"
-            table = replace(table, pinned=release)
+            table = replace(table, pinned=works)
             plan = plan_checkout(checkout, table, wants_update=wants_update)
             plan = replace(plan, reason=plan.reason + why)
     folder = checkout.tree or (run.target.models.parent if run.target.models.name == "models" else run.target.given)

@@ -16,7 +16,8 @@ from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_
 from provisioner.commands.run import Run, open_run, remember, remember_rate
 from provisioner.commands.shared_files import announce_manifests, note_manifests
 from provisioner.commands.smoke_test import opening_of, with_smoke_test
-from provisioner.commands.verify import remember_verified, take_snapshot
+from provisioner.commands.snapshot import keep_before, keep_proven
+from provisioner.commands.verify import remember_verified, state_now
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, IntegrityError, KleinError
 from provisioner.core.models import Finding
 from provisioner.disk.locations import longest_path
@@ -102,6 +103,9 @@ def run_install(
     if run.session.settings.bundle is not None:
         run.session.take_from(run.session.settings.bundle.narrowed(plan))
         run.session.settings.bundle.prepare(plan)
+    if plan.changes:
+        what = command if options.snapshot is None else f"going back to {options.snapshot.name}"
+        keep_before(run, what, options.environment.where, plan.checks)
     if "files" in options.parts:
         announce_manifests(run)
     applied = apply_plan(run, options, plan, show_smoke=ui.show_smoke)
@@ -119,7 +123,9 @@ def run_install(
         remember(run)
         note_manifests(run)
         if report.exit_status == EXIT_OK:
-            remember_verified(run, take_snapshot(run, report, comfyui, options.environment.where))
+            remember_verified(run, state_now(run, report, comfyui, options.environment.where))
+    if report.smoke_test is not None and report.exit_status == EXIT_OK:
+        keep_proven(run, report.smoke_test, comfyui, options.environment.where, applied.files.checks or None)
     if report.smoke_test is None:
         return report
     return replace(report, opening=opening_of(run, comfyui, environment_folder(run, options.environment.where)))

@@ -23,6 +23,7 @@ from provisioner.plan.steps import (
     KeepComfyUI,
     KeepEnvironment,
     MakeEnvironment,
+    MoveNodePack,
     Remove,
     RepairEnvironment,
     StartComfyUI,
@@ -128,7 +129,7 @@ class FolderLinks:
                 places.append(step.path)  # a link with its name is removed itself
             case Remove():
                 places.append(step.path / "file")
-            case GetComfyUI() | UpdateComfyUI():
+            case GetComfyUI() | UpdateComfyUI() | MoveNodePack():
                 places.append(step.folder / "file")
             case MakeEnvironment() | RepairEnvironment() | InstallPackages():
                 places.append(step.where / "file")

@@ -39,6 +39,7 @@ from provisioner.plan.steps import (
     InstallPackages,
     KeepEnvironment,
     MakeEnvironment,
+    MoveNodePack,
     Plan,
     StartComfyUI,
     Step,
@@ -51,6 +52,7 @@ from provisioner.torch.choose import shipped_table
 if TYPE_CHECKING:
     from provisioner.comfyui.known_bad import Combination
     from provisioner.commands.parts import Part
+    from provisioner.snapshot.setup_snapshot import SetupSnapshot
     from provisioner.torch.builds import App
 
 
@@ -63,6 +65,7 @@ class InstallOptions:
     environment: EnvironmentOptions = field(default_factory=EnvironmentOptions)
     smoke: SmokeTestOptions = field(default_factory=SmokeTestOptions)
     are_parts_named: bool = False  # by --only: what cannot be done is an error then, else it is left out and said
+    snapshot: SetupSnapshot | None = None  # what is brought back: its commit, custom nodes, torch set and packages
 
 
 def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: bool = True) -> Plan:
@@ -100,6 +103,7 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
         findings += check_combination(comfyui, combination, where)
     if comfyui is not None and combination is not None:
         notes += avoided(comfyui, of_comfyui, combination)
+    steps += _node_steps(run, options, comfyui)
     steps += files.steps
     if "environment" in options.parts:
         for step, found in _environment_steps(
@@ -205,6 +209,21 @@ def _comfyui_step(comfyui: ComfyUIInstall | None, options: InstallOptions) -> Co
     return comfyui_step(comfyui.checkout, comfyui.plan, comfyui.table, folder=comfyui.folder, source=source)
 
 
+def _node_steps(run: Run, options: InstallOptions, comfyui: ComfyUIInstall | None) -> Iterator[Step]:
+    """Yield the custom nodes of a snapshot that are at another commit and can be moved."""
+    if options.snapshot is None or comfyui is None or comfyui.checkout.tree is None:
+        return
+    then = {each.name: each for each in options.snapshot.node_packs if each.commit is not None}
+    wanted = {name: each.commit for name, each in then.items() if each.commit is not None}
+    for pack in run.session.checkouts.node_packs(comfyui.checkout.tree, wanted):
+        commit = wanted.get(pack.name)
+        if commit is None or pack.why_not_moved is not None or (pack.commit == commit and not pack.is_interrupted):
+            continue
+        folder = comfyui.checkout.tree / "custom_nodes" / pack.name
+        reason = "a move of it was interrupted" if pack.is_interrupted else f"it is at {(pack.commit or '')[:12]}"
+        yield MoveNodePack(folder=folder, commit=commit, branch=then[pack.name].branch, reason=reason)
+
+
 # --- the environment -------------------------------------------------------------------------------
 
 
@@ -226,10 +245,24 @@ def _environment_steps(
     app = app_of(run)
     tree = of_comfyui.folder if of_comfyui is not None else None
     seen, choice, drifted, fitting = look_at_environment(run.session, where, app, options.environment)
+    kept = None if options.snapshot is None else options.snapshot.environment
+    if kept is not None:
+        of_torch = kept.packages.packages if kept.packages is not None else ()
+        digests = tuple((each.file_name, each.sha256) for each in of_torch if each.origin == "torch" and each.sha256)
+        choice = replace(choice, build=replace(choice.build, sets=(kept.set,), digests=digests))
+        fitting = (kept.python_minor,)
     if run.manifest.lock is not None:
         digests = (*choice.build.digests, *run.manifest.lock.torch_wheels)
         choice = replace(choice, build=replace(choice.build, digests=digests))
-    compared = compare_packages(run.session, seen, app, tree, reads_files=depth == "full", more=more)
+    compared = compare_packages(
+        run.session,
+        seen,
+        app,
+        tree,
+        reads_files=depth == "full",
+        more=more,
+        packages=None if kept is None else kept.packages,
+    )
     step = environment_step(
         seen,
         choice,
@@ -239,13 +272,17 @@ def _environment_steps(
         download=shipped_table().download_of(choice.build.torch_backend),
         python=options.environment.python,
         python_versions=fitting,
+        exactly=None if kept is None else kept.set,
     )
     found = (*drifted, *compared.findings)
     yield step, () if isinstance(step, MakeEnvironment) and not step.replaces else found
     of_app = [each for each in compared.changes if each.origin == "application" and not compared.is_excused(each)]
     if depth != "full":  # another version is somebody's decision, of a custom node for one; `repair` undoes it
         of_app = [each for each in of_app if each.what != "replaced"]
-    packages = _packages_step(app, of_comfyui, where, seen, step, of_app, more, is_outdated=compared.is_outdated)
+    lost = () if kept is None or kept.packages is None else kept.packages.names_of("application")
+    packages = _packages_step(
+        app, of_comfyui, where, seen, step, of_app, more, is_outdated=compared.is_outdated, lost=lost
+    )
     if packages is not None:
         yield packages, ()
 
@@ -272,18 +309,21 @@ def _packages_step(
     more: tuple[str, ...],
     *,
     is_outdated: bool,
+    lost: tuple[str, ...],
 ) -> InstallPackages | None:
     tree = of_comfyui.folder if of_comfyui is not None else None
     arrives = isinstance(of_comfyui, (GetComfyUI, UpdateComfyUI))
     is_new = isinstance(step, MakeEnvironment)
     lines = None if arrives else needed_packages(app, tree, seen, is_new=is_new, more=more)
-    restores = () if is_new else tuple(each.package for each in changed)
+    restores = lost if is_new else tuple(each.package for each in changed)
     if lines == () and not restores and (is_new or not is_outdated):
         return None
     reason = (
         "its requirements.txt, once it is there"
         if lines is None
         else why_restored(changed)
+        if changed
+        else "each from the file that it was installed from"
         if restores
         else f"{count(len(lines), 'requirement')} not met"
         if lines

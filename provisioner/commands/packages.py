@@ -83,6 +83,7 @@ def compare_packages(
     *,
     reads_files: bool,
     more: tuple[str, ...] = (),
+    packages: PackageList | None = None,
 ) -> ComparedPackages:
     """Compare an environment of ours with the list that this user's runs keep of it.
 
@@ -100,17 +101,19 @@ def compare_packages(
         Read every file; else only versions and RECORDs are compared.
     more : tuple of str
         As for `needed_packages`.
+    packages : PackageList, optional
+        Another list, of a snapshot, to compare with.
     """
     if seen.receipt is None or seen.python is None:
         return ComparedPackages()
     reading = session.stages.stage("reading", "the environment's packages", "read") if reads_files else nullcontext()
     with reading:
-        compared = session.environments.compare(seen.where, seen, reads_files=reads_files)
+        compared = session.environments.compare(seen.where, seen, reads_files=reads_files, packages=packages)
     if compared is None:
         return ComparedPackages()
-    packages, changes, list_file = compared
+    listed, changes, list_file = compared
     asked = requirements_digest((*all_requirements(app, tree), *more))
-    is_outdated = packages.requirements_sha256 not in (None, asked)
+    is_outdated = packages is None and listed.requirements_sha256 not in (None, asked)
 
     def told(some: Iterable[PackageChange]) -> tuple[Finding, ...]:
         return findings_of(
@@ -118,7 +121,7 @@ def compare_packages(
         )
 
     return ComparedPackages(
-        packages=packages,
+        packages=listed,
         changes=changes,
         findings=told(changes),
         torch_findings=told(each for each in changes if each.origin == "torch"),

@@ -56,6 +56,7 @@ class Options:
     extra_model_paths: tuple[Path, ...] = ()
     assume_yes: bool = False
     accepted_licences: frozenset[str] = frozenset()  # ids; ``assume_yes`` accepts none
+    is_of_snapshot: bool = False  # the manifest was kept with a snapshot and goes with it: no later run is to use it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +108,11 @@ class Run:
         """Each manifest the run is about, with its set."""
         return self.several or (Part(name=self.options.manifest, manifest=self.manifest, set=self.wanted),)
 
+    @property
+    def manifest_argument(self) -> str:
+        """What names the manifest, the first of several, in any folder: an id, or an absolute path."""
+        return _absolute_argument(self.options.manifest)
+
     def plan_files(self, depth: Depth, rejected: frozenset[tuple[str, Path]] = frozenset()) -> FilesPlan:
         """Look at the files of the target and return the steps they need."""
         inventory = self.observer.observe(self.wanted, self.target, depth=depth, rejected=rejected)
@@ -134,7 +140,7 @@ class Run:
             outcomes=outcomes,
             findings=findings,
             errors=errors,
-            manifest_argument=_absolute_argument(self.options.manifest),
+            manifest_argument=self.manifest_argument,
             more_manifest_arguments=tuple(map(_absolute_argument, self.options.more_manifests)),
             key_argument=None if self.options.verify_with is None else str(self.options.verify_with.absolute()),
             signed_lock=self.signed_lock,
@@ -296,7 +302,7 @@ def runs_in(target: Target) -> tuple[LastRun, ...]:
     from provisioner.disk.last_run import read_last_runs
     from provisioner.disk.locations import state_folder
 
-    kind, path = _remembered(target)
+    kind, path = kind_and_path(target)
     return tuple(
         each
         for each in read_last_runs(state_folder())
@@ -323,8 +329,8 @@ def named_path(target: Target) -> Path:
     return target.given if isinstance(target, ComfyTarget) else target.cache
 
 
-def _remembered(target: Target) -> tuple[TargetKind, str]:
-    """Return how a target is remembered: its kind and its path."""
+def kind_and_path(target: Target) -> tuple[TargetKind, str]:
+    """Return how a target is remembered: its kind and its absolute path."""
     return "comfyui" if isinstance(target, ComfyTarget) else "hf_cache", str(named_path(target).absolute())
 
 
@@ -428,7 +434,7 @@ def _last_tree() -> LastRun | None:
 
 def remember(run: Run) -> None:
     """Make the target of a run the default of the next one."""
-    if not run.session.settings.remembers:
+    if not run.session.settings.remembers or run.options.is_of_snapshot:
         return
     from provisioner.disk.last_run import write_last_run
     from provisioner.disk.locations import state_folder
@@ -447,7 +453,7 @@ def remember(run: Run) -> None:
 
 def _entry_of(run: Run, part: Part) -> LastRun:
     """Return what a part of a run is remembered by."""
-    kind, path = _remembered(run.target)
+    kind, path = kind_and_path(run.target)
     return {
         "kind": kind,
         "path": path,
@@ -472,7 +478,7 @@ def options_of(run: Run, environment: Path | None) -> list[str]:
 
     options: list[str] = []
     if read_last_runs(state_folder())[:1] != (_entry_of(run, run.parts[0]),):
-        options += [*manifest_options(run, run.parts[:1]), "--comfyui", _remembered(run.target)[1]]
+        options += [*manifest_options(run, run.parts[:1]), "--comfyui", kind_and_path(run.target)[1]]
     for config in run.options.extra_model_paths:
         options += ["--extra-model-paths", str(config.expanduser().absolute())]
     return options if environment is None else [*options, "--environment", str(environment.expanduser().absolute())]

@@ -13,6 +13,7 @@ from provisioner.commands.image_cards import generate_on_each, with_cards
 from provisioner.commands.image_options import SmokeTestOptions, check_place, image_options
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, with_comfyui
 from provisioner.commands.run import Run
+from provisioner.commands.snapshot import keep_proven
 from provisioner.commands.templates import find_template
 from provisioner.commands.unload import DEFAULT_SERVER
 from provisioner.core.errors import EXIT_OK, SmokeTestError
@@ -41,6 +42,8 @@ def run_smoke_test(
     else:
         report = with_cards(report, generate_on_each(run, options, environment, generate))
     report = with_comfyui(report, comfyui)
+    if report.exit_status == EXIT_OK and report.smoke_test is not None:
+        keep_proven(run, report.smoke_test, comfyui, environment)
     return replace(report, opening=opening_of(run, comfyui, environment))
 
 

@@ -17,16 +17,17 @@ from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, 
 from provisioner.commands.parts import can_generate, needs_program
 from provisioner.commands.run import Run
 from provisioner.commands.smoke_test import generate_image, with_smoke_test
+from provisioner.commands.snapshot import keep_proven
 from provisioner.commands.verify_all import check_pairing, look_at_everything
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, KleinError, SmokeTestError, UsageError
 from provisioner.core.models import ComfyTarget, Finding
 from provisioner.report.changes import (
     Change,
     ChangesSince,
+    CheckedState,
     LookedAt,
     SeenFile,
     SeenGpu,
-    Snapshot,
     checks_for,
     compare,
     without_files,
@@ -92,10 +93,10 @@ def run_full_verify(
         report = with_problems(report, check_combination(comfyui, combination, environment))
     if options.smoke.server is not None:
         report = with_problems(report, check_server(run, options.smoke.server))
-    before = _last_snapshot(run)
+    before = _last_check(run)
     if before is None:
         return report
-    now = take_snapshot(run, report, comfyui, options.environment)
+    now = state_now(run, report, comfyui, options.environment)
     report = with_problems(report, tuple(_gone(before, now, comfyui, environment_folder(run, options.environment))))
     changes = compare(before, now)
     checked = list(checks_for(changes))
@@ -104,7 +105,9 @@ def run_full_verify(
     return _told(run, report, changes, tuple(checked), before, now, show_changes)
 
 
-def _gone(before: Snapshot, now: Snapshot, comfyui: ComfyUIInstall | None, environment: Path) -> Iterator[Finding]:
+def _gone(
+    before: CheckedState, now: CheckedState, comfyui: ComfyUIInstall | None, environment: Path
+) -> Iterator[Finding]:
     """Yield what was verified and is gone now; a comparison knows only what both times had."""
     lost = set(before.looked_at) - set(now.looked_at)
     if "environment" in lost:
@@ -156,9 +159,11 @@ def _generated(
 ) -> Report:
     try:
         where = environment_folder(run, options.environment)
-        return with_smoke_test(
-            report, generate_image(run, options.smoke, comfyui=comfyui, environment=where, show=show)
-        )
+        smoke = generate_image(run, options.smoke, comfyui=comfyui, environment=where, show=show)
+        done = with_smoke_test(report, smoke)
+        if done.exit_status == EXIT_OK and report.plan is not None:
+            keep_proven(run, smoke, comfyui, where, report.plan.checks)
+        return done
     except (SmokeTestError, UsageError) as error:  # the second: nothing is left to generate it with
         return replace(report, status="failed", exit_status=error.exit_status, errors=(*report.errors, error))
 
@@ -168,8 +173,8 @@ def _told(
     report: Report,
     changes: tuple[Change, ...],
     checked: tuple[str, ...],
-    before: Snapshot,
-    now: Snapshot,
+    before: CheckedState,
+    now: CheckedState,
     show_changes: ShowChanges,
 ) -> Report:
     """Show the page where something changed or is wrong, and record a state that is verified."""
@@ -203,33 +208,33 @@ def _not_shown_below(changes: tuple[Change, ...], report: Report) -> tuple[Chang
     return without_files(changes, {check.destination.label for check in wrong})
 
 
-# --- snapshots -------------------------------------------------------------------------------------
+# --- the last check --------------------------------------------------------------------------------
 
 
-def remember_verified(run: Run, snapshot: Snapshot) -> None:
+def remember_verified(run: Run, state: CheckedState) -> None:
     """Keep a verified state beside the receipts unless it is there; an unwritable folder is no error."""
     if not isinstance(run.target, ComfyTarget):
         return
-    from provisioner.report.snapshots import write_snapshot
+    from provisioner.report.last_check import write_last_check
 
-    before = _last_snapshot(run)
-    if before is not None and set(before.looked_at) == set(snapshot.looked_at) and not compare(before, snapshot):
+    before = _last_check(run)
+    if before is not None and set(before.looked_at) == set(state.looked_at) and not compare(before, state):
         return
     try:
-        write_snapshot(run.session.root(run.target.models), snapshot)
+        write_last_check(run.session.root(run.target.models), state)
     except KleinError as error:
         run.session.notice(str(error))
 
 
-def _last_snapshot(run: Run) -> Snapshot | None:
+def _last_check(run: Run) -> CheckedState | None:
     if not isinstance(run.target, ComfyTarget):
         return None
-    from provisioner.report.snapshots import read_snapshot
+    from provisioner.report.last_check import read_last_check
 
-    return read_snapshot(run.target.models)[0]
+    return read_last_check(run.target.models)[0]
 
 
-def take_snapshot(run: Run, report: Report, comfyui: ComfyUIInstall | None, environment: Path | None) -> Snapshot:
+def state_now(run: Run, report: Report, comfyui: ComfyUIInstall | None, environment: Path | None) -> CheckedState:
     """Return the state of everything this run looked at."""
     machine = report.machine or run.machine
     where = environment_folder(run, environment)
@@ -240,7 +245,7 @@ def take_snapshot(run: Run, report: Report, comfyui: ComfyUIInstall | None, envi
     looked_at += ["machine"] if machine is not None else []
     looked_at += ["environment"] if versions else []
     looked_at += ["comfyui"] if checkout is not None else []
-    return Snapshot(
+    return CheckedState(
         taken_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         klein_setup=__version__,
         looked_at=tuple(looked_at),

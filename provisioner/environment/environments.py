@@ -375,7 +375,13 @@ class Environments:
         return len(_versions(after) - _versions(before))
 
     def restore(
-        self, where: Path, names: Sequence[str], *, installer: Installer = "pip", progress: Progress = _silent
+        self,
+        where: Path,
+        names: Sequence[str],
+        *,
+        packages: PackageList | None = None,
+        installer: Installer = "pip",
+        progress: Progress = _silent,
     ) -> None:
         """Install listed packages again, each from the very file that was installed before.
 
@@ -385,6 +391,8 @@ class Environments:
             The environment.
         names : sequence of str
             Of the packages, as the list has them; others are left out.
+        packages : PackageList, optional
+            Another list than the one that is kept, from an earlier time.
         installer : "auto", "pip" or "uv"
             What installs them, as for `create`.
         progress : callable
@@ -400,8 +408,9 @@ class Environments:
         where = _absolute(where)
         uv = self._uv(installer)
         with only_one(where, wait=self.waits_for_lock, notice=progress, cancelled=self.cancelled):
-            before, packages = self.observe(where), self._list_of(where)
-            wanted = [each for each in (packages.packages if packages is not None else ()) if each.name in names]
+            before, kept = self.observe(where), self._list_of(where)
+            source = packages or kept
+            wanted = [each for each in (source.packages if source is not None else ()) if each.name in names]
             if before.python is None or self.packages is None or not wanted:
                 return
             try:
@@ -417,7 +426,7 @@ class Environments:
                 ) from error
             after = self.observe(where)
             self._hold(before, after)
-            self._keep_list(where, after, packages, wanted, progress)
+            self._keep_list(where, after, kept, wanted, progress)
 
     # --- bundles ---------------------------------------------------------------------------------
 
@@ -518,7 +527,7 @@ class Environments:
         return replace(self, cache=cache, bundle=tuple(wheels), is_offline=True)
 
     def compare(
-        self, where: Path, seen: Observation, *, reads_files: bool
+        self, where: Path, seen: Observation, *, reads_files: bool, packages: PackageList | None = None
     ) -> tuple[PackageList, tuple[PackageChange, ...], Path] | None:
         """Return the list of an environment, how it differs from it, and the list's file; None where there is no list.
 
@@ -530,9 +539,11 @@ class Environments:
             What is in it.
         reads_files : bool
             Read every file of the listed packages; else only versions and RECORDs are compared.
+        packages : PackageList, optional
+            Another list to compare with.
         """
         where = _absolute(where)
-        packages = self._list_of(where)
+        packages = self._list_of(where) if packages is None else packages
         if packages is None or self.packages is None:
             return None
         return packages, self._changes(packages, seen, reads_files=reads_files), self.packages.path(where)

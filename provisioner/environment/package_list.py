@@ -59,6 +59,10 @@ class PackageList:
     packages: tuple[ListedPackage, ...] = ()  # sorted by name
     requirements_sha256: str | None = None  # of the requirements they were resolved from; None: only the torch set yet
 
+    def names_of(self, origin: Origin) -> tuple[str, ...]:
+        """Return the names of the packages that came with the torch set, or with what the application requires."""
+        return tuple(each.name for each in self.packages if each.origin == origin)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageChange:

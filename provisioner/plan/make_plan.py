@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from provisioner.comfyui.checkout_models import CheckoutPlan, ComfyCheckout
     from provisioner.comfyui.release_models import ComfyTable
     from provisioner.environment.state import EnvironmentReceipt, Observation
-    from provisioner.torch.builds import App, TorchChoice
+    from provisioner.torch.builds import App, TorchChoice, TorchSet
 
 # --- one step each -------------------------------------------------------------------------------
 
@@ -76,6 +76,7 @@ def environment_step(
     download: Download,
     python: Path | None = None,
     python_versions: tuple[str, ...] = (),
+    exactly: TorchSet | None = None,
 ) -> EnvironmentStep:
     """Return what an environment of ours needs: to be made, made anew, repaired, or nothing.
 
@@ -89,6 +90,8 @@ def environment_step(
         How it differs from its receipt.
     where, app, download, python, python_versions
         As the step has them.
+    exactly : TorchSet, optional
+        The set it had at an earlier time, and has to have again, with one of these versions of Python.
     """
     make = MakeEnvironment(
         where=where,
@@ -110,10 +113,23 @@ def environment_step(
     if seen.receipt.torch_backend != choice.build.torch_backend:
         reason = f"it has {seen.receipt.torch_backend}, this machine needs {choice.build.torch_backend}"
         return replace(make, reason=reason, replaces=reason)
+    if exactly is not None:
+        other = _other_than(seen.receipt, exactly, python_versions)
+        if other is not None:
+            return replace(make, reason=other, replaces=other)
     why = _why_repaired(seen.receipt, drifted) or _lacking_device_packages(seen, choice)
     if why is not None:
         return RepairEnvironment(where=where, choice=choice, app=app, reason=why, download=download)
     return KeepEnvironment(where=where, reason="nothing changed since it was verified", choice=choice)
+
+
+def _other_than(receipt: EnvironmentReceipt, exactly: TorchSet, python_versions: tuple[str, ...]) -> str | None:
+    """Return what an environment has instead of a set of an earlier time; None where it has it."""
+    if receipt.set != exactly:
+        return f"it has torch {receipt.set.torch} and had torch {exactly.torch} then"
+    if ".".join(receipt.python_version.split(".")[:2]) not in python_versions:
+        return f"it has Python {receipt.python_version} and had {listing(python_versions)} then"
+    return None
 
 
 def _why_repaired(receipt: EnvironmentReceipt, drifted: Iterable[Finding]) -> str | None:

@@ -1,6 +1,7 @@
 """What waits for what in a plan, and what is done next: whatever needs nothing of each other goes side by side.
 
-A task is what one thread applies: one step, or all steps of the model files, which are a task of their own engine.
+A task is what one thread applies: one step, all steps of the custom nodes, or all of the model files, which are a task
+of their own engine.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from provisioner.plan.steps import (
     GenerateImage,
     GetComfyUI,
     InstallPackages,
+    MoveNodePack,
     Plan,
     StartComfyUI,
     Step,
     place_of,
 )
 
-TaskName = Literal["comfyui", "files", "environment", "packages", "server", "image"]
+TaskName = Literal["comfyui", "nodes", "files", "environment", "packages", "server", "image"]
 TaskState = Literal["waiting", "running", "done", "failed", "skipped"]
 
 _ALL: frozenset[TaskName] = frozenset(get_args(TaskName))
@@ -33,7 +35,7 @@ class Task:
     """What one thread applies, and what has to be done before it can begin."""
 
     name: TaskName
-    steps: tuple[Step, ...]  # one; of the files, all
+    steps: tuple[Step, ...]  # one; of the files and of the custom nodes, all
     needs: frozenset[TaskName] = frozenset()
     serves: TaskName | None = None  # what it is done for: of no use where that cannot be done any more
 
@@ -49,7 +51,7 @@ class Moves:
 def tasks_of(plan: Plan) -> tuple[Task, ...]:
     """Return the tasks of a plan in the order of its steps, each with what it needs.
 
-    - ComfyUI needs nothing.
+    - ComfyUI needs nothing; custom nodes need it.
     - Model files and the environment need a ComfyUI that is fetched anew only where they lie in its folder: that
       folder appears whole, by one rename.
     - Packages need the environment they go into, and the requirements.txt of ComfyUI.
@@ -76,6 +78,7 @@ def _name_of(step: Step) -> TaskName | None:
     """Return which task a step belongs to; None for what is removed, which is applied elsewhere."""
     kinds: tuple[tuple[Any, TaskName], ...] = (
         (ComfyUIStep, "comfyui"),
+        (MoveNodePack, "nodes"),
         (FILE_STEPS, "files"),
         (EnvironmentStep, "environment"),
         (InstallPackages, "packages"),
@@ -90,6 +93,8 @@ def _needs(name: TaskName, steps: Mapping[TaskName, list[Step]]) -> frozenset[Ta
     match name:
         case "comfyui":
             return frozenset()
+        case "nodes":
+            return frozenset({"comfyui"})
         case "files" | "environment":
             folder = next((step.folder for step in steps.get("comfyui", ()) if isinstance(step, GetComfyUI)), None)
             places = [place for step in steps[name] if (place := place_of(step)) is not None]
@@ -99,7 +104,7 @@ def _needs(name: TaskName, steps: Mapping[TaskName, list[Step]]) -> frozenset[Ta
             is_of_comfyui = any(isinstance(step, InstallPackages) and step.app == "comfyui" for step in steps[name])
             return frozenset({"environment", "comfyui"}) if is_of_comfyui else frozenset({"environment"})
         case "server":
-            return frozenset({"comfyui", "environment", "packages"})
+            return frozenset({"comfyui", "nodes", "environment", "packages"})
         case _:
             return _ALL
 

@@ -78,6 +78,17 @@ class KeepComfyUI:
     kind: Literal["keep-comfyui"] = "keep-comfyui"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveNodePack:
+    """Move one of ComfyUI's custom nodes, a git checkout, to a commit that it has."""
+
+    folder: Path
+    commit: str
+    branch: str | None  # to be checked out where it is at that commit
+    reason: str
+    kind: Literal["move-node-pack"] = "move-node-pack"
+
+
 # --- the environment -----------------------------------------------------------------------------
 
 
@@ -193,7 +204,7 @@ class Remove:
 
 ComfyUIStep = GetComfyUI | UpdateComfyUI | KeepComfyUI
 EnvironmentStep = MakeEnvironment | RepairEnvironment | KeepEnvironment
-Step = ComfyUIStep | EnvironmentStep | InstallPackages | FileStep | StartComfyUI | GenerateImage | Remove
+Step = ComfyUIStep | MoveNodePack | EnvironmentStep | InstallPackages | FileStep | StartComfyUI | GenerateImage | Remove
 
 
 STEPS = (
@@ -201,6 +212,7 @@ STEPS = (
     GetComfyUI,
     UpdateComfyUI,
     KeepComfyUI,
+    MoveNodePack,
     MakeEnvironment,
     RepairEnvironment,
     KeepEnvironment,
@@ -217,7 +229,7 @@ def place_of(step: Step) -> Path | None:
     match step:
         case PlaceFile() | MoveFile() | PatchFile() | FetchFile() | RecordReceipt():
             return step.destination.path
-        case GetComfyUI() | UpdateComfyUI() | KeepComfyUI() | StartComfyUI():
+        case GetComfyUI() | UpdateComfyUI() | KeepComfyUI() | MoveNodePack() | StartComfyUI():
             return step.folder
         case MakeEnvironment() | RepairEnvironment() | KeepEnvironment() | InstallPackages():
             return step.where

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from provisioner.core.errors import LockSignatureError
 from provisioner.core.json_reader import FieldError, Fields, parse_object
 from provisioner.core.models import Gpu, Machine, Manifest
-from provisioner.report.changes import Snapshot
+from provisioner.report.changes import CheckedState
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://github.com/klein-setup/klein-setup/blob/main/docs/attestation.md#v1"
@@ -31,7 +31,7 @@ class Verified:
     set_id: str
     files: Mapping[str, str]  # SHA-256 by the file's name below the models folder, or in its repository
     machine: Machine
-    state: Snapshot  # of the environment and of ComfyUI
+    state: CheckedState  # of the environment and of ComfyUI
     packages_sha256: str | None = None  # of the list of what is installed in the environment
     image_sha256: str | None = None  # of the last test image there
     image_made_at: str | None = None  # ISO 8601, UTC

@@ -40,7 +40,7 @@ class SeenFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class CheckedState:
     """A machine, its ComfyUI and its files at one moment.
 
     None means that there is none; parts that are not in `looked_at` were not read, and are not compared.
@@ -89,28 +89,28 @@ class ChangesSince:
     mend: str | None = None  # the command that fixes what no longer holds
 
 
-# --- keeping a snapshot ------------------------------------------------------------------------
+# --- keeping a state ------------------------------------------------------------------------
 
 
-def snapshot_document(snapshot: Snapshot) -> dict[str, JsonValue]:
-    """Return a snapshot as JSON values; `parse_snapshot` reads it."""
-    cuda = snapshot.cuda_driver_version
+def checked_state_document(state: CheckedState) -> dict[str, JsonValue]:
+    """Return a state as JSON values; `parse_checked_state` reads it."""
+    cuda = state.cuda_driver_version
     return {
         "schema_version": SNAPSHOT_VERSION,
-        **{name: getattr(snapshot, name) for name in ("taken_at", "klein_setup", *_TEXTS)},
-        "looked_at": list(snapshot.looked_at),
+        **{name: getattr(state, name) for name in ("taken_at", "klein_setup", *_TEXTS)},
+        "looked_at": list(state.looked_at),
         "cuda_driver_version": None if cuda is None else list(cuda),
-        "comfyui_has_local_changes": snapshot.comfyui_has_local_changes,
-        "gpus": [{"name": gpu.name, "uuid": gpu.uuid} for gpu in snapshot.gpus],
-        "custom_nodes": list(snapshot.custom_nodes),
-        "files": [{"label": file.label, "size": file.size, "sha256": file.sha256} for file in snapshot.files],
+        "comfyui_has_local_changes": state.comfyui_has_local_changes,
+        "gpus": [{"name": gpu.name, "uuid": gpu.uuid} for gpu in state.gpus],
+        "custom_nodes": list(state.custom_nodes),
+        "files": [{"label": file.label, "size": file.size, "sha256": file.sha256} for file in state.files],
     }
 
 
-def parse_snapshot(text: str) -> tuple[Snapshot | None, str | None]:
-    """Return the snapshot a text holds, or None and the reason, a clause: ``it is not JSON``.
+def parse_checked_state(text: str) -> tuple[CheckedState | None, str | None]:
+    """Return the state a text holds, or None and the reason, a clause: ``it is not JSON``.
 
-    Keys that a newer version added are ignored; a key of the wrong type makes the whole snapshot unusable, because
+    Keys that a newer version added are ignored; a key of the wrong type makes the whole state unusable, because
     a part of one would report changes that never happened.
     """
     document = parse_object(text)
@@ -120,7 +120,7 @@ def parse_snapshot(text: str) -> tuple[Snapshot | None, str | None]:
     if version != SNAPSHOT_VERSION or isinstance(version, bool):
         return None, f"its schema_version is {str(version)[:40]!r}, and {SNAPSHOT_VERSION} is expected"
     try:
-        return _snapshot(Fields(document)), None
+        return _state(Fields(document)), None
     except FieldError as error:
         return None, f"its key {error}"
 
@@ -139,10 +139,10 @@ _TEXTS = (
 )
 
 
-def _snapshot(fields: Fields) -> Snapshot:
+def _state(fields: Fields) -> CheckedState:
     texts = {name: fields.optional_text(name) for name in _TEXTS}
     seen = fields.texts("looked_at")
-    return Snapshot(
+    return CheckedState(
         taken_at=fields.text("taken_at"),
         klein_setup=fields.text("klein_setup"),
         looked_at=tuple(part for part in EVERY_PART if part in seen),
@@ -161,14 +161,14 @@ def _snapshot(fields: Fields) -> Snapshot:
 # --- comparing ---------------------------------------------------------------------------------
 
 
-def compare(before: Snapshot | None, now: Snapshot) -> tuple[Change, ...]:
+def compare(before: CheckedState | None, now: CheckedState) -> tuple[Change, ...]:
     """Return what changed, what can break the setup first.
 
     Parameters
     ----------
-    before : Snapshot or None
+    before : CheckedState or None
         The state at the last full check; None where there is none, which is no change.
-    now : Snapshot
+    now : CheckedState
         The state now.
 
     Returns
@@ -179,7 +179,7 @@ def compare(before: Snapshot | None, now: Snapshot) -> tuple[Change, ...]:
     if before is None:
         return ()
     both = [part for part in EVERY_PART if part in before.looked_at and part in now.looked_at]
-    compared: dict[LookedAt, Callable[[Snapshot, Snapshot], Iterable[Change]]] = {
+    compared: dict[LookedAt, Callable[[CheckedState, CheckedState], Iterable[Change]]] = {
         "machine": _machine_changes,
         "environment": _environment_changes,
         "comfyui": _comfyui_changes,
@@ -204,7 +204,7 @@ def _moved(what: str, name: str, before: str | None, now: str | None, *, matters
     return [Change(what=what, kind=kind, before=before, now=now, matters=matters, sentence=capital)]
 
 
-def _machine_changes(before: Snapshot, now: Snapshot) -> list[Change]:
+def _machine_changes(before: CheckedState, now: CheckedState) -> list[Change]:
     driver = _moved("driver", "the NVIDIA driver", before.driver_version, now.driver_version)
     found = list(driver)
     if not driver:  # a new driver brings its CUDA with it: one sentence is enough
@@ -251,14 +251,14 @@ def _change(
     return Change(what=what, kind=kind, before=before, now=now, matters=matters, sentence=sentence, about=about)
 
 
-def _environment_changes(before: Snapshot, now: Snapshot) -> list[Change]:
+def _environment_changes(before: CheckedState, now: CheckedState) -> list[Change]:
     found = _moved("python", "the environment's Python", before.python_version, now.python_version)
     for name in ("torch", "torchvision", "torchaudio"):
         found += _moved(name, name, getattr(before, name), getattr(now, name))
     return found
 
 
-def _comfyui_changes(before: Snapshot, now: Snapshot) -> list[Change]:
+def _comfyui_changes(before: CheckedState, now: CheckedState) -> list[Change]:
     found = _moved("comfyui", "ComfyUI", before.comfyui_version, now.comfyui_version)
     if not found:  # the version says it better than its commit
         commits = [each.comfyui_commit and each.comfyui_commit[:9] for each in (before, now)]
@@ -306,7 +306,7 @@ def _extra_paths_change(before: str | None, now: str | None) -> list[Change]:
     return [_change("extra-model-paths", kind, sentence, before=cut[0], now=cut[1])]
 
 
-def _file_changes(before: Snapshot, now: Snapshot) -> list[Change]:
+def _file_changes(before: CheckedState, now: CheckedState) -> list[Change]:
     if before.wanted != now.wanted:
         return _moved("set", "the chosen set", before.wanted, now.wanted, matters=False)
     old = {file.label: file for file in before.files}

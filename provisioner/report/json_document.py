@@ -67,6 +67,7 @@ from provisioner.report.web_addresses import source_page
 if TYPE_CHECKING:  # most runs have neither
     from provisioner.comfyui.checkout_models import ComfyCheckout
     from provisioner.report.transfer_record import TransferRecord
+    from provisioner.snapshot.setup_snapshot import OnShelf
 
 SCHEMA_VERSION = 2
 
@@ -235,6 +236,21 @@ class ComfyUIEntry(TypedDict):
     commit: str | None
     has_local_changes: bool | None
     custom_nodes: list[str]
+
+
+class SnapshotEntry(TypedDict):
+    """One snapshot of ``snapshot list``; null where it is damaged, or has no such part."""
+
+    name: str
+    size: int  # bytes
+    problem: str | None  # why it cannot be used
+    taken_at: str | None
+    reason: str | None
+    is_proven: bool  # an image was generated with it
+    target: str | None
+    set: str | None
+    comfyui: str | None  # versions
+    torch: str | None
 
 
 class FileTimesEntry(TypedDict):
@@ -598,6 +614,14 @@ def _details(report: Report) -> dict[str, object]:
         details["manifests"] = [_shipped_entry(each) for each in report.manifests]
     if report.undone_update is not None:
         details["undo_update"] = report.undone_update
+    if report.snapshots is not None:
+        details["snapshots"] = [_snapshot_entry(each) for each in report.snapshots]
+    if report.snapshot is not None:
+        details["snapshot"] = report.snapshot
+    if report.snapshot_image is not None:
+        details["snapshot_image"] = report.snapshot_image
+    if report.not_restored is not None:
+        details["not_restored"] = list(report.not_restored)
     if report.scrub is not None:
         details["scrub"] = report.scrub
     if report.server is not None:
@@ -613,6 +637,24 @@ def _details(report: Report) -> dict[str, object]:
     if report.given_arguments is not None:
         details["given_arguments"] = report.given_arguments
     return details
+
+
+def _snapshot_entry(each: OnShelf) -> SnapshotEntry:
+    snapshot = each.snapshot
+    comfyui = None if snapshot is None else snapshot.comfyui
+    environment = None if snapshot is None else snapshot.environment
+    return {
+        "name": each.name,
+        "size": each.size,
+        "problem": each.problem,
+        "taken_at": None if snapshot is None else snapshot.taken_at,
+        "reason": None if snapshot is None else snapshot.reason,
+        "is_proven": snapshot is not None and snapshot.is_proven,
+        "target": None if snapshot is None else snapshot.target,
+        "set": None if snapshot is None else snapshot.set_id,
+        "comfyui": None if comfyui is None else comfyui.version,
+        "torch": None if environment is None else environment.set.torch,
+    }
 
 
 def _comfyui_entry(checkout: ComfyCheckout) -> ComfyUIEntry:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # most runs have few of these parts, and `verify --quick` has
     from provisioner.report.transfer_record import TransferRecord
     from provisioner.smoke_test.diagnosis import Diagnosis
     from provisioner.smoke_test.results import CardResult, SmokeTest
+    from provisioner.snapshot.setup_snapshot import OnShelf, SetupSnapshot
     from provisioner.torch.builds import TorchChoice
 
 DEFAULT_MANIFEST = "flux2-klein-4b"
@@ -198,6 +199,10 @@ class Report:
     manifests: tuple[Manifest, ...] | None = None
     config: Config | None = None  # of ``detect``: the user's own defaults for options
     undone_update: UndoneUpdate | None = None
+    snapshots: tuple[OnShelf, ...] | None = None  # of ``snapshot list``
+    snapshot: SetupSnapshot | None = None  # that was shown, exported or restored
+    snapshot_image: Path | None = None  # its small image
+    not_restored: tuple[str, ...] | None = None  # of ``snapshot restore``, in sentences
     scrub: ScrubSummary | None = None  # of ``--for``: what was read in that time
     transfers: TransferRecord | None = None  # how the files came
     comfyui: ComfyCheckout | None = None  # as it was found, or left
@@ -293,7 +298,8 @@ def next_command(report: Report, program: Program = KLEIN_SETUP) -> str | None:
     if verb is None:
         return None
     if report.status in {"planned", "interrupted", "failed"} and given is not None:
-        return program.command(verb, [word for word in given if not word.startswith(_ONLY_SHOWN)])
+        first = verb.partition(" ")[0]  # of "bundle create" the second word is among what was given
+        return program.command(first, [word for word in given if not word.startswith(_ONLY_SHOWN)])
     return None if report.plan is None else program.command(verb, _options(report, report.plan))
 
 

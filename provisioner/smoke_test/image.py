@@ -73,13 +73,7 @@ def read_image(data: bytes) -> ImageFacts:
         It is not an image, is truncated or damaged, or has more than 64 megapixels; ``cause`` in the context is
         ``not-a-picture``, ``picture-damaged`` or ``picture-too-large``.
     """
-    image = _open(data)
-    _refuse_large(image)
-    try:
-        image.load()
-        shown = _as_shown(image)
-    except _UNREADABLE as error:
-        raise _damaged(data, image, error) from error
+    image, shown = _decoded(data)
     minimum, maximum, mean, deviation = _statistics(shown)
     return ImageFacts(
         width=image.width,
@@ -93,6 +87,35 @@ def read_image(data: bytes) -> ImageFacts:
         deviation=deviation,
         figures=measure(shown),
     )
+
+
+def small_copy(data: bytes, *, longest: int = 256) -> bytes:
+    """Return a small copy of an image, as JPEG; raises as `read_image`.
+
+    Parameters
+    ----------
+    data : bytes
+        The encoded file.
+    longest : int
+        Pixels of its longer side, at most.
+    """
+    _, shown = _decoded(data)
+    small = shown.convert("RGB")
+    small.thumbnail((longest, longest))
+    written = io.BytesIO()
+    small.save(written, "JPEG", quality=85)
+    return written.getvalue()
+
+
+def _decoded(data: bytes) -> tuple[Image.Image, Image.Image]:
+    """Return an image with every pixel decoded, and as a viewer shows it."""
+    image = _open(data)
+    _refuse_large(image)
+    try:
+        image.load()
+        return image, _as_shown(image)
+    except _UNREADABLE as error:
+        raise _damaged(data, image, error) from error
 
 
 def _open(data: bytes) -> Image.Image:

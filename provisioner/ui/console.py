@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from provisioner.report.json_document import ReportDocument
     from provisioner.smoke_test.diagnosis import Diagnosis
     from provisioner.smoke_test.results import SmokeTest
+    from provisioner.snapshot.setup_snapshot import OnShelf, SetupSnapshot
     from provisioner.torch.builds import TorchChoice
 
 Mode = Literal["human", "json", "events"]
@@ -290,6 +291,18 @@ class Ui:
         from provisioner.ui.backup_list import backup_blocks
 
         self._result(backup_blocks(entries))
+
+    def show_snapshots(self, shelf: Sequence[OnShelf]) -> None:
+        """Show the snapshots."""
+        from provisioner.ui.snapshot_list import snapshot_list_blocks
+
+        self._result(snapshot_list_blocks(shelf))
+
+    def show_snapshot(self, snapshot: SetupSnapshot, image: Path | None) -> None:
+        """Show one snapshot."""
+        from provisioner.ui.snapshot_list import snapshot_blocks
+
+        self._result(snapshot_blocks(snapshot, image))
 
     def show_fleet(self, fleet: Fleet) -> None:
         """Show a fleet."""

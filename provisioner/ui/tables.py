@@ -43,6 +43,7 @@ from provisioner.plan.steps import (
     KeepComfyUI,
     KeepEnvironment,
     MakeEnvironment,
+    MoveNodePack,
     Plan,
     Remove,
     RepairEnvironment,
@@ -207,6 +208,8 @@ def _other_words(step: Step) -> tuple[str, Style, str, str]:
             return "get", "command", str(step.folder), f"ComfyUI {step.release.version} ({step.release.commit[:12]})"
         case UpdateComfyUI():
             return "update", "warn", str(step.folder), f"ComfyUI to {step.release.version}, which can be undone"
+        case MoveNodePack():
+            return "move", "warn", str(step.folder), f"a custom node, to {step.commit[:12]}"
         case KeepComfyUI():
             return "keep", "good", str(step.folder), f"ComfyUI {step.version}" if step.version else "ComfyUI"
         case MakeEnvironment():

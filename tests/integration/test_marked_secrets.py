@@ -109,6 +109,13 @@ CASES = {
             (2, ["--for", "5m", "--schedule", "daily", "--metrics", "{folder}/{token}.prom", "--no-input"]),
         ),
     ),
+    "snapshot list": Case(refused=((2, ["{token}"]),)),
+    "snapshot show": Case(words=("{snapshot}",), refused=((2, ["{token}"]),)),
+    "snapshot export": Case(
+        words=("{snapshot}", "--output", "{folder}/snapshot.zip"),
+        refused=((2, ["{token}", "--output", "{folder}/x.zip"]),),
+    ),
+    "snapshot restore": Case(words=("{snapshot}", "--yes", "--size", "256x256"), refused=((2, ["{token}"]),)),
     "smoke-test": Case(
         words=("--size", "256x256"), refused=((2, ["--server", "http://person:{server}@127.0.0.1:8188"]),)
     ),
@@ -312,6 +319,12 @@ class Ground:
         found = sorted(path for path in folder.glob("*/*/*") if path.is_file())
         return found[0].relative_to(folder).as_posix() if found else "none"
 
+    @property
+    def snapshot(self) -> str:
+        """The name of a snapshot."""
+        folder = self.setup.sandbox.home / "data" / "klein-setup" / "snapshots"
+        return next((path.stem for path in sorted(folder.glob("*.json"))), "none")
+
     def prepare(self, command: str) -> None:
         """Bring about what a command needs, where the commands before it were not run."""
         if command in {"install", "bundle create"}:
@@ -346,6 +359,7 @@ class Ground:
             "port": str(free_port()),
             "registry": self.registry.host,
             "backup": self.backup,
+            "snapshot": self.snapshot,
         }
         given = [*command.split(), *(word.format(**values) for word in words)]
         if command in {
@@ -361,6 +375,9 @@ class Ground:
             "bundle verify",
             "manifest accept",
             "attestation",
+            "snapshot list",
+            "snapshot show",
+            "snapshot export",
         }:
             return given
         if command in {"bundle create", "bundle add"}:

@@ -236,6 +236,9 @@ class SetupFixture:
                 self.index.url,
             ]
             return [*words, "--manifest", str(self.sandbox.manifest), *made_from] if words[1] != "verify" else words
+        if words[0] == "snapshot":
+            from_here = ["--comfyui-source", str(source or self.upstream.path), "--torch-index", self.index.url]
+            return [*words, *hub, *from_here] if words[1] == "restore" else words
         words += [] if "--manifest" in words else ["--manifest", str(self.sandbox.manifest)]
         words += [] if "--comfyui" in words else ["--comfyui", str(self.tree)]
         if "--from" in words:

@@ -12,10 +12,10 @@ import pytest
 from provisioner.core.errors import LockSignatureError
 from provisioner.core.models import Lock
 from provisioner.report.attestation import PREDICATE_TYPE, Verified, parse_statement, statement_text
-from provisioner.report.changes import Snapshot
+from provisioner.report.changes import CheckedState
 from tests.support.builders import gpu, machine, manifest
 
-STATE = Snapshot(
+STATE = CheckedState(
     taken_at="2026-11-27T10:00:00Z",
     klein_setup="0.1.0",
     python_version="3.12.3",
@@ -38,7 +38,7 @@ FULL = Verified(
     image_sha256="dd" * 32,
     image_made_at="2026-11-26T10:00:00Z",
 )
-BARE = replace(FULL, manifest=manifest(), state=Snapshot(taken_at="2026-11-27T10:00:00Z", klein_setup="0.1.0"),
+BARE = replace(FULL, manifest=manifest(), state=CheckedState(taken_at="2026-11-27T10:00:00Z", klein_setup="0.1.0"),
                machine=machine(), packages_sha256=None, image_sha256=None, image_made_at=None)  # fmt: skip
 
 

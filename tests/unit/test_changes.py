@@ -13,19 +13,19 @@ from provisioner.core.models import Finding
 from provisioner.report.changes import (
     EVERY_PART,
     ChangesSince,
+    CheckedState,
     SeenFile,
     SeenGpu,
-    Snapshot,
     changes_entry,
+    checked_state_document,
     checks_for,
     compare,
-    parse_snapshot,
-    snapshot_document,
+    parse_checked_state,
     summary,
     without_files,
 )
 
-BEFORE = Snapshot(
+BEFORE = CheckedState(
     taken_at="2026-11-01T08:00:00Z",
     klein_setup="0.1.0",
     driver_version="580.159.04",
@@ -228,7 +228,9 @@ def test_what_can_break_the_setup_comes_first() -> None:
 
 
 def test_what_was_not_looked_at_is_not_said_to_be_gone() -> None:
-    now = Snapshot(taken_at="now", klein_setup="0.1.0", looked_at=("files",), wanted=BEFORE.wanted, files=BEFORE.files)
+    now = CheckedState(
+        taken_at="now", klein_setup="0.1.0", looked_at=("files",), wanted=BEFORE.wanted, files=BEFORE.files
+    )
     assert compare(BEFORE, now) == ()
     assert compare(now, BEFORE) == ()
 
@@ -247,9 +249,9 @@ def test_without_an_earlier_state_nothing_changed() -> None:
 # --- keeping -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("snapshot", [BEFORE, Snapshot(taken_at="t", klein_setup="v", looked_at=("machine",))])
-def test_a_snapshot_comes_back_as_it_went(snapshot: Snapshot) -> None:
-    assert parse_snapshot(json.dumps(snapshot_document(snapshot), allow_nan=False)) == (snapshot, None)
+@pytest.mark.parametrize("state", [BEFORE, CheckedState(taken_at="t", klein_setup="v", looked_at=("machine",))])
+def test_a_state_comes_back_as_it_went(state: CheckedState) -> None:
+    assert parse_checked_state(json.dumps(checked_state_document(state), allow_nan=False)) == (state, None)
 
 
 TEXTS = st.text(max_size=8)
@@ -257,8 +259,8 @@ MAYBE = st.none() | TEXTS
 
 
 @given(
-    snapshot=st.builds(
-        Snapshot,
+    state=st.builds(
+        CheckedState,
         taken_at=TEXTS,
         klein_setup=TEXTS,
         looked_at=st.just(EVERY_PART),
@@ -272,17 +274,17 @@ MAYBE = st.none() | TEXTS
         ).map(tuple),
     )
 )
-def test_any_snapshot_comes_back_and_nothing_moved_in_it(snapshot: Snapshot) -> None:
-    back, reason = parse_snapshot(json.dumps(snapshot_document(snapshot)))
-    assert (back, reason) == (snapshot, None)
-    if len({file.label for file in snapshot.files}) == len(snapshot.files):
-        assert compare(back, snapshot) == ()
+def test_any_state_comes_back_and_nothing_moved_in_it(state: CheckedState) -> None:
+    back, reason = parse_checked_state(json.dumps(checked_state_document(state)))
+    assert (back, reason) == (state, None)
+    if len({file.label for file in state.files}) == len(state.files):
+        assert compare(back, state) == ()
 
 
 def test_keys_of_a_newer_version_are_passed_over() -> None:
-    document: dict[str, object] = {**snapshot_document(BEFORE), "moon": "full", "looked_at": [*EVERY_PART, "moon"]}
+    document: dict[str, object] = {**checked_state_document(BEFORE), "moon": "full", "looked_at": [*EVERY_PART, "moon"]}
     document["gpus"] = [{"name": "RTX 4070", "uuid": "GPU-1", "colour": "black"}]
-    assert parse_snapshot(json.dumps(document)) == (BEFORE, None)
+    assert parse_checked_state(json.dumps(document)) == (BEFORE, None)
 
 
 @pytest.mark.parametrize(
@@ -315,8 +317,8 @@ def test_keys_of_a_newer_version_are_passed_over() -> None:
         ({"comfyui_has_local_changes": 1}, "its key comfyui_has_local_changes: must be true, false or null; not 1"),
     ],
 )
-def test_a_broken_snapshot_is_none_with_the_reason(change: dict[str, object], reason: str) -> None:
-    assert parse_snapshot(json.dumps({**snapshot_document(BEFORE), **change})) == (None, reason)
+def test_a_broken_state_is_none_with_the_reason(change: dict[str, object], reason: str) -> None:
+    assert parse_checked_state(json.dumps({**checked_state_document(BEFORE), **change})) == (None, reason)
 
 
 @pytest.mark.parametrize(
@@ -329,8 +331,8 @@ def test_a_broken_snapshot_is_none_with_the_reason(change: dict[str, object], re
         ("{}", "its schema_version is 'None', and 1 is expected"),
     ],
 )
-def test_what_is_no_snapshot_at_all_is_none_with_the_reason(text: str, reason: str) -> None:
-    assert parse_snapshot(text) == (None, reason)
+def test_what_is_no_state_at_all_is_none_with_the_reason(text: str, reason: str) -> None:
+    assert parse_checked_state(text) == (None, reason)
 
 
 # --- what follows ------------------------------------------------------------------------------

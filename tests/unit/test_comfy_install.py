@@ -194,6 +194,14 @@ def test_a_tree_is_only_moved_when_asked_and_never_over_changes(
     assert (plan.hint is not None) == (action == "refuse")
 
 
+def test_a_tree_goes_back_only_where_that_very_release_was_asked_for() -> None:
+    newer = replace(OLD, version="0.34.1")
+    plan = plan_checkout(newer, TABLE, wants_update=True, may_go_back=True)
+    assert (plan.action, plan.reason) == ("update", "from 0.34.1 to 0.33.0")
+    changed = replace(newer, local_changes=("nodes.py",))
+    assert plan_checkout(changed, TABLE, wants_update=True, may_go_back=True).action == "refuse"
+
+
 @pytest.mark.parametrize(("paths", "known"), [(None, None), ((), False), (("nodes.py",), True)])
 def test_without_git_it_is_not_known_whether_files_were_changed(
     paths: tuple[str, ...] | None, known: bool | None

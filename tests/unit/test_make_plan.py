@@ -159,6 +159,35 @@ def test_what_an_environment_needs(seen: Observation, drifted: tuple[Finding, ..
         assert step.is_foreign == (seen.is_there and seen.receipt is None)
 
 
+OLDER = replace(TORCH, torch="2.14.0")
+
+
+@pytest.mark.parametrize(
+    ("exactly", "python", "kind", "reason"),
+    [
+        (TORCH, "3.12", "keep-environment", "nothing changed"),
+        (OLDER, "3.12", "make-environment", "it has torch 2.15.0 and had torch 2.14.0 then"),
+        (TORCH, "3.11", "make-environment", "it has Python 3.12.4 and had 3.11 then"),
+    ],
+)
+def test_an_environment_of_an_earlier_time_is_made_anew_where_it_is_another(
+    exactly: TorchSet, python: str, kind: str, reason: str
+) -> None:
+    step = environment_step(
+        SOUND,
+        CHOICE,
+        (),
+        where=WHERE,
+        app="comfyui",
+        download=DOWNLOAD,
+        python_versions=(python,),
+        exactly=exactly,
+    )
+    assert step.kind == kind
+    assert reason in step.reason
+    assert not isinstance(step, MakeEnvironment) or step.replaces == step.reason
+
+
 def test_another_amd_gpu_needs_its_own_packages() -> None:
     """The build is the same one, and without them every computation fails."""
     build = replace(BUILD, torch_backend="rocm10.0.0", device_extras=("device-gfx1100", "device-gfx1201"))

@@ -15,6 +15,7 @@ from provisioner.plan.steps import (
     InstallPackages,
     KeepComfyUI,
     KeepEnvironment,
+    MoveNodePack,
     Remove,
     RepairEnvironment,
     StartComfyUI,
@@ -63,6 +64,20 @@ def test_beside_a_comfyui_that_is_there_files_and_environment_wait_for_nothing(
     assert needs["files"] == needs["environment"] == set()
     assert needs["server"] == {"comfyui", "environment"}
     assert "files" not in needs["server"]
+
+
+def test_custom_nodes_wait_for_comfyui_and_its_start_for_them() -> None:
+    first = MoveNodePack(folder=TREE / "custom_nodes" / "a", commit="a" * 40, branch=None, reason="r")
+    second = replace(first, folder=TREE / "custom_nodes" / "b")
+    steps = (UPDATE, first, second, PACKAGES, START)
+    assert needs_of(*steps) == {
+        "comfyui": set(),
+        "nodes": {"comfyui"},
+        "packages": {"comfyui"},
+        "server": {"comfyui", "nodes", "packages"},
+    }
+    (nodes,) = (task for task in tasks_of(make_plan(files(), steps)) if task.name == "nodes")
+    assert nodes.steps == (first, second)
 
 
 def test_the_packages_of_diffusers_need_no_comfyui_and_a_server_that_runs_is_not_started() -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from provisioner.core.errors import CommandError, NetworkError
 from provisioner.core.models import Artifact, Finding, ProbeResult, SpaceNeed
 from provisioner.core.program import KLEIN_SETUP, Program, quoted
-from provisioner.report.changes import ChangesSince, Snapshot, checks_for, compare
+from provisioner.report.changes import ChangesSince, CheckedState, checks_for, compare
 from provisioner.report.html.footer import check_again_command
 from provisioner.report.html.image_section import media_type
 from provisioner.report.html.node import Node
@@ -431,7 +431,7 @@ def test_an_error_is_shown_with_its_hint_and_the_last_lines_of_the_process() -> 
 
 
 def test_what_changed_is_told_with_the_one_command() -> None:
-    before = Snapshot(taken_at="2026-11-01T08:00:00Z", klein_setup="0.1.0", driver_version="580.159.04")
+    before = CheckedState(taken_at="2026-11-01T08:00:00Z", klein_setup="0.1.0", driver_version="580.159.04")
     changes = compare(before, replace(before, driver_version="590.20"))
     since = ChangesSince(changes=changes, since=before.taken_at, checked=checks_for(changes), mend="klein-setup repair")
     words = page_of(document("verify", "findings", 1, changes=since)).words

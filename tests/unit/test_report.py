@@ -612,6 +612,7 @@ def test_repair_is_suggested_only_where_it_repairs(remedies: tuple[Remedy, ...],
         ("plan", "planned", ("--comfyui", "my tree", "--cpu", "--json=document"), "install --comfyui 'my tree' --cpu"),
         ("install", "interrupted", (), "install"),
         ("repair", "interrupted", ("--quiet", "--set", "fp8"), "repair --set fp8"),
+        ("snapshot restore", "interrupted", ("restore", "20261127-031522"), "snapshot restore 20261127-031522"),
     ],
 )
 def test_what_was_planned_or_interrupted_is_done_with_the_same_arguments(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from provisioner.core.models import Finding
-from provisioner.report.changes import Snapshot, checks_for, compare
+from provisioner.report.changes import CheckedState, checks_for, compare
 from provisioner.ui.change_list import changes_blocks
 from provisioner.ui.text import cells, laid_out, rendered
 
-BEFORE = Snapshot(
+BEFORE = CheckedState(
     taken_at="2026-11-01T08:00:00Z",
     klein_setup="0.1.0",
     driver_version="580.159.04",

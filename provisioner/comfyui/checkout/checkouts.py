@@ -25,10 +25,11 @@ from provisioner.comfyui.checkout.describe import describe_tree, requirements_of
 from provisioner.comfyui.checkout.foreign_git import disarmed
 from provisioner.comfyui.checkout.git import Git, Progress, find_git
 from provisioner.comfyui.checkout.git_tree import top_entries, tree_id
+from provisioner.comfyui.checkout.node_packs import look_at_packs, move_pack
 from provisioner.comfyui.checkout.placing import behind_links, folders_of_ours, is_behind_link, place
 from provisioner.comfyui.checkout.remove import remove
 from provisioner.comfyui.checkout.update import go_back, now, receipt_of, update
-from provisioner.comfyui.checkout_models import CheckoutReceipt, ComfyCheckout, Removal, RollbackPoint
+from provisioner.comfyui.checkout_models import CheckoutReceipt, ComfyCheckout, NodePack, Removal, RollbackPoint
 from provisioner.comfyui.install_plan import NEEDED_FOLDERS, archive_address, is_archive, is_web_address, local_path
 from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.core.errors import CommandError, NotTheFileError, OfflineError, StorageError, UsageError
@@ -239,10 +240,30 @@ class Checkouts:
             environ=self.environ,
         )
 
+    def node_packs(self, tree: Path, wanted: Mapping[str, str]) -> tuple[NodePack, ...]:
+        """Return the custom nodes of a tree, and whether each can be moved to the commit wanted of it.
+
+        Runs nothing but git's questions.
+
+        Parameters
+        ----------
+        tree : Path
+            ComfyUI.
+        wanted : mapping of str to str
+            Commits, by the names of the nodes.
+        """
+        return look_at_packs(tree, lambda pack: self._git(pack, _silent, is_ours=False), wanted)
+
     # --- moving ----------------------------------------------------------------------------------
 
     def update(
-        self, folder: Path, release: ComfyRelease, *, source: str, progress: Progress = _silent
+        self,
+        folder: Path,
+        release: ComfyRelease,
+        *,
+        source: str,
+        branch: str | None = None,
+        progress: Progress = _silent,
     ) -> RollbackPoint:
         """Move a git checkout to a release; where that fails it is where it was, and `go_back` undoes it later.
 
@@ -254,6 +275,8 @@ class Checkouts:
             Where it goes.
         source : str
             The repository its commit comes from; the tree's own remotes are not asked.
+        branch : str, optional
+            To be checked out where it is at that commit; else no branch is.
         progress : callable
             Told one line at a time.
 
@@ -274,7 +297,7 @@ class Checkouts:
         with self._checkout(folder, progress) as git:
             if not git.has_commit(release.commit):
                 self._refuse_offline(release, source)
-            return update(git, release, source)
+            return update(git, release, source, branch=branch)
 
     def go_back(self, folder: Path, *, progress: Progress = _silent) -> RollbackPoint:
         """Move a checkout to where it stood before its last update, finished or interrupted.
@@ -288,6 +311,22 @@ class Checkouts:
         """
         with self._checkout(folder, progress) as git:
             return go_back(git)
+
+    def move_pack(self, pack: Path, commit: str, *, branch: str | None, progress: Progress = _silent) -> None:
+        """Move one of the custom nodes to a commit that it has; where that fails, it is where it was.
+
+        Raises
+        ------
+        UsageError
+            git is not installed, or the node's git settings start programs that cannot be switched off.
+        CommandError
+            Files in it were changed, it does not have the commit, or git failed.
+        """
+        git = self._git(pack, progress, is_ours=False)
+        if git is None:
+            raise UsageError(f"git is needed for {pack}, and it is not installed.", hint="Install git.")
+        with only_one(pack, wait=self.waits_for_lock, notice=progress, cancelled=self.cancelled):
+            move_pack(disarmed(git), commit, branch)
 
     def removable(self, folder: Path) -> Removal:
         """Return what `remove` would remove; changes nothing.  Raises UsageError where we did not make it."""

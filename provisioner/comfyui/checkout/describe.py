@@ -47,7 +47,9 @@ def describe_tree(
         return replace(found, receipt=read_receipt(given))
     home = tree or given
     found = replace(
-        found, pythons=tuple(_pythons(home, kind, environ, platform)), custom_nodes=_custom_nodes(home / "custom_nodes")
+        found,
+        pythons=tuple(_pythons(home, kind, environ, platform)),
+        custom_nodes=names_of_nodes(home / "custom_nodes"),
     )
     if tree is None:
         return replace(found, receipt=read_receipt(given))
@@ -185,7 +187,8 @@ def _changed_since(receipt: CheckoutReceipt, tree: Path) -> tuple[str, ...] | No
         return None
 
 
-def _custom_nodes(folder: Path) -> tuple[str, ...]:
+def names_of_nodes(folder: Path) -> tuple[str, ...]:
+    """Return the names of the custom nodes in a folder; none where it cannot be read."""
     try:
         entries = sorted(folder.iterdir(), key=lambda entry: entry.name.lower())
     except OSError:

@@ -84,6 +84,18 @@ def looking(git: Git, commit: str) -> Iterator[Git]:
         yield replace(apart, settings={key: found[key] for key in found if _is_harmless(key, found[key])})
 
 
+def origin_of(git: Git) -> str | None:
+    """Return the address a repository was cloned from, as its settings say it, a login included; None for none.
+
+    Raises
+    ------
+    OSError, KleinError
+        As `disarmed`.
+    """
+    folders = git_folders(git.tree)
+    return None if folders is None else _settings(git, folders[1]).get("remote.origin.url")
+
+
 def disarmed(git: Git) -> Git:
     """Return a git that moves `git.tree`, and nothing else, without starting what the tree's own settings name.
 

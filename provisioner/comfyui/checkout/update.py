@@ -39,8 +39,19 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def update(git: Git, release: ComfyRelease, source: str) -> RollbackPoint:
+def update(git: Git, release: ComfyRelease, source: str, *, branch: str | None = None) -> RollbackPoint:
     """Move a checkout to a release's commit; where that fails, it is where it was.
+
+    Parameters
+    ----------
+    git : Git
+        In the checkout.
+    release : ComfyRelease
+        Where it goes.
+    source : str
+        Where its commit comes from.
+    branch : str, optional
+        To be checked out where it is at that commit; else no branch is.
 
     Raises
     ------
@@ -51,30 +62,49 @@ def update(git: Git, release: ComfyRelease, source: str) -> RollbackPoint:
     """
     tree = git.tree
     recover(git)
-    commit, branch = _head(git)
     _refuse_changes(git)
     is_shallow = git.ask("rev-parse", "--is-shallow-repository") == "true"
     git.fetch(release, source, is_shallow=is_shallow)
     _check_tree(git, release)
     version = describe_tree(tree, lambda _: None, environ={}).version
-    rollback_point = RollbackPoint(
-        commit=commit, branch=branch, version=version, target=release.commit, started_at=now()
-    )
-    write_rollback_point(tree, rollback_point)
+    commit, _ = _head(git)
     git.do("update-ref", _BEFORE, commit, doing="keep the way back")
     git.progress(f"Moving {tree} from {version or commit[:12]} to {release.version}.")
-    try:
-        git.do("checkout", "--detach", "--no-guess", release.commit, "--", doing=f"check out {release.version}")
-        if _head(git)[0] != release.commit:
-            raise CommandError(f"{tree} is not at {release.commit[:12]} after git said it was.")
-        _refuse_changes(git)
-    except BaseException:
-        _return(git, rollback_point)
-        raise
+    rollback_point = move(git, release.commit, branch=branch, version=version)
     _renew_receipt(git, release, source)
     finished = replace(rollback_point, is_finished=True)
     write_rollback_point(tree, finished)
     return finished
+
+
+def move(git: Git, commit: str, *, branch: str | None, version: str | None) -> RollbackPoint:
+    """Check a commit out that is here, with the way back written down before; where that fails, walk it.
+
+    Raises
+    ------
+    CommandError
+        Files were changed, or git failed.
+    """
+    before, was_on = _head(git)
+    _refuse_changes(git)
+    rollback_point = RollbackPoint(commit=before, branch=was_on, version=version, target=commit, started_at=now())
+    write_rollback_point(git.tree, rollback_point)
+    try:
+        words = _way_to(git, commit, branch)
+        git.do("checkout", "--no-guess", *words, "--", doing=f"check out {commit[:12]}")
+        if _head(git)[0] != commit:
+            raise CommandError(f"{git.tree} is not at {commit[:12]} after git said it was.")
+        _refuse_changes(git)
+    except BaseException:
+        _return(git, rollback_point)
+        raise
+    return rollback_point
+
+
+def _way_to(git: Git, commit: str, branch: str | None) -> tuple[str, ...]:
+    """Return what git is to check out: the branch where it is at that commit, else the commit alone."""
+    is_there = branch is not None and git.ask("rev-parse", f"refs/heads/{branch}") == commit
+    return (branch,) if branch is not None and is_there else ("--detach", commit)
 
 
 def recover(git: Git) -> str | None:
@@ -180,9 +210,7 @@ def _return(git: Git, rollback_point: RollbackPoint) -> None:
     _wait_for_lock(tree)
     if not rollback_point.is_finished:
         _restore_files(git, rollback_point)
-    branch = rollback_point.branch
-    has_branch = branch is not None and git.ask("rev-parse", f"refs/heads/{branch}") == rollback_point.commit
-    words = (branch,) if branch is not None and has_branch else ("--detach", rollback_point.commit)
+    words = _way_to(git, rollback_point.commit, rollback_point.branch)
     git.do("checkout", "--no-guess", *words, "--", doing=f"go back to {rollback_point.commit[:12]}")
     tree_root(tree).remove(tree / ROLLBACK_POINT)
 

@@ -187,6 +187,7 @@ _WORK = {
 _NAMES = {
     "get-comfyui": "Get ComfyUI",
     "update-comfyui": "Update ComfyUI",
+    "move-node-pack": "Move a custom node",
     "make-environment": "Make the environment",
     "repair-environment": "Repair the environment",
     "install-packages": "Install packages",

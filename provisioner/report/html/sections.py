@@ -236,6 +236,7 @@ _STEPS = {
     "get-comfyui": "Get ComfyUI into",
     "update-comfyui": "Update ComfyUI in",
     "keep-comfyui": "Keep the ComfyUI in",
+    "move-node-pack": "Move the custom node",
     "make-environment": "Make the environment",
     "repair-environment": "Repair the environment",
     "keep-environment": "Keep the environment",
