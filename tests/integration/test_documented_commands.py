@@ -18,11 +18,13 @@ from pathlib import Path
 import pytest
 
 from provisioner.cli.arguments import build_parser
+from provisioner.manifest.shipped import is_shipped
 from tests.support.builders import recording_of
 from tests.support.documented import PAGES, ROOT, Typed, commands
 from tests.support.sandbox import Sandbox
 from tests.support.setup_fixture import KLEIN, rtx_4070
 from tests.support.signing import make_pair
+from tests.support.stand_ins import write_stand_ins
 
 SETS = ("fp8", "fp8-lean", "fp8-midi")
 # What a command says, the test that runs it, and how it does.
@@ -111,6 +113,12 @@ class Reader:
     def type(self, typed: Typed) -> None:
         """Run one command; what it needs of earlier days or other computers is made first."""
         given = [self.meant(word) for word in typed.arguments or ()]
+        named = [at for at in range(1, len(given)) if given[at - 1] == "--manifest" and is_shipped(given[at])]
+        files = write_stand_ins(self.sandbox.folder, self.sandbox.hub, *(given[at] for at in named))
+        for at in named:
+            given[at] = str(files[given[at]])
+        if named and "--comfyui" not in given:  # a tree of its own: other bytes under the same names
+            given += ["--comfyui", str(self.sandbox.folder / "other-models")]
         if not given or given[0].startswith("-"):
             given.insert(0, "install")
         options = vars(build_parser().parse_args(given))
