@@ -51,7 +51,7 @@ function _shtab_klein_setup_using
 end
 
 set -g _shtab_klein_setup_commands install plan detect verify repair smoke-test diagnose start rehearse report fleet 'fleet report' doctor backups 'backups list' 'backups restore' 'backups clear' aside 'aside list' 'aside restore' 'aside clear' snapshot 'snapshot list' 'snapshot show' 'snapshot restore' 'snapshot export' bundle 'bundle create' 'bundle add' 'bundle verify' seed uninstall manifest 'manifest list' 'manifest show' 'manifest check' 'manifest from-workflow' 'manifest lock' 'manifest accept' attestation completion
-set -g _shtab_klein_setup_opts_with_value --accept-licence --app --attest --civitai --comfyui --comfyui-args --comfyui-source --connections --digest --endpoint --environment --expect --expires --extra-model-paths --for --from --gpu --hf-cache --image --images --json --limit-rate --listen --lock-version --look-in --manifest --metrics --only --output --package-index --pass-env --peer --picture --port --prompt --python --registry --reserve-vram --schedule --seed --server --set --sign --size --smoke-timeout --stale --stall-timeout --torch --torch-index --torch-python --torrent --verify-with
+set -g _shtab_klein_setup_opts_with_value --accept-licence --app --attest --civitai --comfyui --comfyui-args --comfyui-source --connections --digest --endpoint --environment --expect --expires --extra-model-paths --for --from --gpu --hf-cache --image --images --json --limit-rate --listen --lock-version --look-in --manifest --metrics --only --output --package-index --pass-env --peer --picture --port --prompt --python --registry --reserve-vram --schedule --seed --server --set --sign --size --smoke-timeout --stale --stall-timeout --torch --torch-index --torch-python --torrent --verify-with --workflow
 
 complete -c klein-setup -e
 complete -c klein-setup -f
@@ -105,7 +105,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using install' -l peer -x -d 'a h
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l listen -x -d 'where the other hosts reach this one while it fetches (default: they cannot)'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l prompt -x -d 'what the image shows'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l seed -x -d 'to get the same image again (default: a random one)'
-complete -c klein-setup -n '_shtab_klein_setup_using install' -l size -x -d 'size in pixels (default: 1024x1024)'
+complete -c klein-setup -n '_shtab_klein_setup_using install' -l size -x -d 'size in pixels (default: 1024x1024, or the workflow'"'"'s)'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l tiled-decode -d 'decode in tiles, for GPUs with little memory'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l reserve-vram -x -d 'GPU memory to leave for other programs'
 complete -c klein-setup -n '_shtab_klein_setup_using install' -l image -l picture -xka "(__fish_complete_path (commandline -ct))" -d 'where to keep it (default: in the user'"'"'s data folder)'
@@ -189,7 +189,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using verify' -l sign -x -d 'sign
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l server -x -d 'generate the image with a running ComfyUI; it is not stopped'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l prompt -x -d 'what the image shows'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l seed -x -d 'to get the same image again (default: a random one)'
-complete -c klein-setup -n '_shtab_klein_setup_using verify' -l size -x -d 'size in pixels (default: 1024x1024)'
+complete -c klein-setup -n '_shtab_klein_setup_using verify' -l size -x -d 'size in pixels (default: 1024x1024, or the workflow'"'"'s)'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l tiled-decode -d 'decode in tiles, for GPUs with little memory'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l reserve-vram -x -d 'GPU memory to leave for other programs'
 complete -c klein-setup -n '_shtab_klein_setup_using verify' -l image -l picture -xka "(__fish_complete_path (commandline -ct))" -d 'where to keep it (default: in the user'"'"'s data folder)'
@@ -242,7 +242,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using repair' -l peer -x -d 'a ho
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l listen -x -d 'where the other hosts reach this one while it fetches (default: they cannot)'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l prompt -x -d 'what the image shows'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l seed -x -d 'to get the same image again (default: a random one)'
-complete -c klein-setup -n '_shtab_klein_setup_using repair' -l size -x -d 'size in pixels (default: 1024x1024)'
+complete -c klein-setup -n '_shtab_klein_setup_using repair' -l size -x -d 'size in pixels (default: 1024x1024, or the workflow'"'"'s)'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l tiled-decode -d 'decode in tiles, for GPUs with little memory'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l reserve-vram -x -d 'GPU memory to leave for other programs'
 complete -c klein-setup -n '_shtab_klein_setup_using repair' -l image -l picture -xka "(__fish_complete_path (commandline -ct))" -d 'where to keep it (default: in the user'"'"'s data folder)'
@@ -279,7 +279,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l no-uv -d 'in
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l server -x -d 'generate the image with a running ComfyUI; it is not stopped'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l prompt -x -d 'what the image shows'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l seed -x -d 'to get the same image again (default: a random one)'
-complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l size -x -d 'size in pixels (default: 1024x1024)'
+complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l size -x -d 'size in pixels (default: 1024x1024, or the workflow'"'"'s)'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l tiled-decode -d 'decode in tiles, for GPUs with little memory'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l reserve-vram -x -d 'GPU memory to leave for other programs'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l image -l picture -xka "(__fish_complete_path (commandline -ct))" -d 'where to keep it (default: in the user'"'"'s data folder)'
@@ -288,6 +288,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l smoke-timeou
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l gpu -x -d 'the GPU to generate it on, by its number or UUID in `detect`; all: each one after the other (default: the first in CUDA_VISIBLE_DEVICES, else the one with the most memory)'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l comfyui-args -x -d 'options for the ComfyUI that is started: "--use-sage-attention --fast"; auto: those of your launcher, or of your ComfyUI if it runs; URL: those of the server there (default: none)'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l pass-env -x -d 'a variable to pass to ComfyUI, pip and git too; tokens and most others are not passed'
+complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l workflow -x -d 'generate what this workflow of ComfyUI does, with another seed, instead of the image for the set'
 complete -c klein-setup -n '_shtab_klein_setup_using smoke-test' -l graph -d 'print the graph in ComfyUI'"'"'s API format and generate nothing'
 complete -c klein-setup -n '_shtab_klein_setup_using; and test $_shtab_klein_setup_npos -eq 0' -a diagnose -d 'find out which layer makes the test image fail: options, custom nodes, GPU; tries each'
 complete -c klein-setup -n '_shtab_klein_setup_using diagnose' -s h -l help -d 'show this help message and exit'
@@ -314,7 +315,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using diagnose' -l uv -d 'install
 complete -c klein-setup -n '_shtab_klein_setup_using diagnose' -l no-uv -d 'install with pip, even if uv is found'
 complete -c klein-setup -n '_shtab_klein_setup_using diagnose' -l prompt -x -d 'what the image shows'
 complete -c klein-setup -n '_shtab_klein_setup_using diagnose' -l seed -x -d 'to get the same image again (default: a random one)'
-complete -c klein-setup -n '_shtab_klein_setup_using diagnose' -l size -x -d 'size in pixels (default: 1024x1024)'
+complete -c klein-setup -n '_shtab_klein_setup_using diagnose' -l size -x -d 'size in pixels (default: 1024x1024, or the workflow'"'"'s)'
 complete -c klein-setup -n '_shtab_klein_setup_using diagnose' -l tiled-decode -d 'decode in tiles, for GPUs with little memory'
 complete -c klein-setup -n '_shtab_klein_setup_using diagnose' -l reserve-vram -x -d 'GPU memory to leave for other programs'
 complete -c klein-setup -n '_shtab_klein_setup_using diagnose' -l image -l picture -xka "(__fish_complete_path (commandline -ct))" -d 'where to keep it (default: in the user'"'"'s data folder)'
@@ -526,7 +527,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using snapshot restore' -l accept
 complete -c klein-setup -n '_shtab_klein_setup_using snapshot restore' -l no-wait -d 'fail if another run is using this target'
 complete -c klein-setup -n '_shtab_klein_setup_using snapshot restore' -l prompt -x -d 'what the image shows'
 complete -c klein-setup -n '_shtab_klein_setup_using snapshot restore' -l seed -x -d 'to get the same image again (default: a random one)'
-complete -c klein-setup -n '_shtab_klein_setup_using snapshot restore' -l size -x -d 'size in pixels (default: 1024x1024)'
+complete -c klein-setup -n '_shtab_klein_setup_using snapshot restore' -l size -x -d 'size in pixels (default: 1024x1024, or the workflow'"'"'s)'
 complete -c klein-setup -n '_shtab_klein_setup_using snapshot restore' -l tiled-decode -d 'decode in tiles, for GPUs with little memory'
 complete -c klein-setup -n '_shtab_klein_setup_using snapshot restore' -l reserve-vram -x -d 'GPU memory to leave for other programs'
 complete -c klein-setup -n '_shtab_klein_setup_using snapshot restore' -l image -l picture -xka "(__fish_complete_path (commandline -ct))" -d 'where to keep it (default: in the user'"'"'s data folder)'
@@ -742,4 +743,4 @@ complete -c klein-setup -n '_shtab_klein_setup_using completion' -s v -l verbose
 complete -c klein-setup -n '_shtab_klein_setup_using completion' -l no-color -d 'no colours (NO_COLOR does the same)'
 complete -c klein-setup -n '_shtab_klein_setup_using completion; and test $_shtab_klein_setup_npos -eq 0' -ka "bash zsh fish powershell man" -d 'for what'
 
-# made by scripts/make_completions.py from the options with the digest 7518cb6fc547a4a1ff1284f46c30124d52c503819737113803de64132cc5cf87
+# made by scripts/make_completions.py from the options with the digest 6548374e13574a426339e760063334d3fbd6ed7e1d8b2ba3a1a7ce86a73604e0
