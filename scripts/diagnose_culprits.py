@@ -283,17 +283,23 @@ def run_scenario(name: str, work: Path, tree: Path, say: Callable[[str], None]) 
     number = len(found["custom_nodes"]) if found["tries"] else 0
     say(f"\n## {scenario.planted}\n")
     came = "As planted" if is_right else "NOT as planted"
-    say(f"{came}; exit status {done.returncode}; {len(found['tries'])} starts in {seconds:.0f} s; {number} packs; the")
-    say(f"tree is {'as it was' if is_same else 'CHANGED'}.\n")
-    for finding in document["findings"]:
-        say(f"> {finding['message']}\n>\n> {finding['hint']}\n".replace(str(work), "WORK"))
-    if not document["findings"]:
-        say(f"> {found['conclusion'] or document['errors']}\n".replace(str(work), "WORK"))
-    say("| start | result | seconds |")
-    say("| --- | --- | --- |")
-    for each in found["tries"]:
-        why = f": {each['trouble']['message'][:140]}" if each["trouble"] else ""
-        say(f"| {each['what']} | {each['result']}{why} | {each['seconds']:.0f} |".replace(str(work), "WORK"))
+    tree_is = "as it was" if is_same else "CHANGED"
+    said = [f"{each['message']}\n>\n> {each['hint']}" for each in document["findings"]]
+    rows = [
+        f"| {each['what']} | {each['result']}{': ' + each['trouble']['message'][:140] if each['trouble'] else ''} |"
+        f" {each['seconds']:.0f} |"
+        for each in found["tries"]
+    ]
+    text = [
+        f"\n## {scenario.planted}\n",
+        f"{came}: exit status {done.returncode}, {len(found['tries'])} starts in {seconds:.0f} s, {number} packs.",
+        f"The tree is {tree_is}.\n",
+        *(f"> {each}\n" for each in said or [str(found["conclusion"] or document["errors"])]),
+        "| start | result | seconds |\n| --- | --- | --- |",
+        *rows,
+    ]
+    program = f"{sys.executable} -m provisioner"
+    say("\n".join(text).replace(program, "klein-setup").replace(str(work), "WORK"))
     return is_right and is_same
 
 
