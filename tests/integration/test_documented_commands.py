@@ -49,6 +49,14 @@ ELSEWHERE = {
         "test_drawing.py::test_the_rehearsal_ends_with_an_image_and_keeps_it_where_it_says",
         "rehearsal(",
     ),
+    "snapshot (show|restore|export)": (
+        "test_snapshot_command.py::test_everything_that_changed_is_brought_back_and_the_rest_is_said",
+        "restore(setup, name)",
+    ),
+    "--schedule": (
+        "test_scrub_command.py::test_a_schedule_is_shown_written_after_a_yes_and_removed",
+        '"--schedule", "daily"',
+    ),
     "--update-comfyui": (UPDATE, '"--update-comfyui"'),
     "--undo-update": (UPDATE, '"--undo-update"'),
     "--only environment": (UPDATE, '"--only", "environment"'),
