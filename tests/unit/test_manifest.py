@@ -400,7 +400,7 @@ def test_both_parsers_of_pyyaml_give_the_same_nodes(loader: type[yaml.SafeLoader
 ONE_VALUE: tuple[tuple[Path_, object, str], ...] = (
     (("workflow",), "mine.json", "is 'mine.json'; expected a mapping of name and sha256"),
     (("workflow", "name"), "../mine.json", "climbs out with '..'"),
-    (("workflow", "sha256"), "x", "is 'x'; expected a SHA-256"),
+    (("workflow", "sha256"), "x", "expected a SHA-256"),
     (("schema_version",), 0, "too small; expected 1"),
     (("schema_version",), "1", "'1' in quotes, which makes it text; expected 1"),
     (("schema_version",), GONE, "is missing; expected 1"),
