@@ -409,6 +409,11 @@ def add_smoke_test_parser(subparsers: Subparsers) -> None:
     _add_comfyui_args_option(parser, None)
     _add_pass_env_option(parser)
     parser.add_argument(
+        "--workflow",
+        metavar="FILE|TEMPLATE",
+        help="generate what this workflow of ComfyUI does, with another seed, instead of the image for the set",
+    )
+    parser.add_argument(
         "--graph", action="store_true", help="print the graph in ComfyUI's API format and generate nothing"
     )
     parser.set_defaults(run="smoke-test")
@@ -979,7 +984,7 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--prompt", metavar="TEXT", help="what the image shows")
     group.add_argument("--seed", type=_seed, metavar="N", help="to get the same image again (default: a random one)")
     group.add_argument(
-        "--size", type=_image_size, default=(1024, 1024), metavar="WxH", help="size in pixels (default: 1024x1024)"
+        "--size", type=_image_size, metavar="WxH", help="size in pixels (default: 1024x1024, or the workflow's)"
     )
     group.add_argument("--tiled-decode", action="store_true", help="decode in tiles, for GPUs with little memory")
     group.add_argument("--reserve-vram", type=_gibibytes, metavar="GB", help="GPU memory to leave for other programs")

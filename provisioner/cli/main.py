@@ -438,7 +438,7 @@ def _install_options(arguments: argparse.Namespace, run: Run) -> InstallOptions:
 def _smoke_test_options(arguments: argparse.Namespace) -> SmokeTestOptions:
     from provisioner.commands.image_options import SmokeTestOptions
 
-    width, height = arguments.size
+    width, height = arguments.size or (1024, 1024)
     return SmokeTestOptions(
         prompt=arguments.prompt,
         seed=arguments.seed,
@@ -450,6 +450,8 @@ def _smoke_test_options(arguments: argparse.Namespace) -> SmokeTestOptions:
         images=arguments.images,
         gpu=getattr(arguments, "gpu", None),  # of smoke-test and diagnose
         server=getattr(arguments, "server", None),
+        workflow=getattr(arguments, "workflow", None),
+        is_sized=arguments.size is not None,
         timeout_s=arguments.smoke_timeout,
     )
 

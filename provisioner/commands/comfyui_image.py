@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ from provisioner.core.models import Finding, Machine, Recipe
 from provisioner.disk.root import scratch_folder
 from provisioner.files.layout import destination_for
 from provisioner.smoke_test.cards import is_for_cpu
-from provisioner.smoke_test.graph import ENCODE, PHASES, STEP_NODE, build_graph, names_for, pick_listed, recipe_of
+from provisioner.smoke_test.graph import PHASES, Graph, Phase, build_graph, names_for, pick_listed, recipe_of
 from provisioner.smoke_test.image import judge, read_image, seed_in
 from provisioner.smoke_test.image_verdict import likeness_of
 from provisioner.smoke_test.later_images import (
@@ -250,22 +250,14 @@ def _generate(
     process: ServerProcess | None,
     sampler: VramSampler,
 ) -> SmokeTest:
-    recipe = recipe_of(run.wanted)
     facts = client.system_stats()
-    listed = client.listed_models(_classes(recipe, asked))
-    if listed.missing_nodes or recipe.clip_type not in listed.clip_types:
-        missing = listed.missing_nodes or (f"the type {recipe.clip_type} of CLIPLoader",)
-        raise nodes_missing_error(missing, version=facts.comfyui_version, since=run.wanted.min_comfyui)
-    if client.address.is_loopback:
-        check_files_are_there(run)
-        _check_folders(run, client.folder_paths())
-    names = pick_listed(names_for(run.wanted), listed, ignore_case=_ignores_case(facts))
-    graph = build_graph(recipe, names, asked)
+    drawing = _drawing(run, options, asked, client, facts)
+    asked = drawing.options
     if process is None:  # a loader that is cached does not notice that its file was replaced
         run.session.stages.begin("emptying", "the server's memory", "emptied")
         client.free()
-    on_progress = _teller(run.session.stages, sampler.begin)
-    generated = client.generate(graph, timeout_s=options.timeout_s, on_progress=on_progress)
+    on_progress = _teller(run.session.stages, sampler.begin, drawing.phases)
+    generated = client.generate(drawing.graph(asked), timeout_s=options.timeout_s, on_progress=on_progress)
     if generated.was_cached:
         raise GenerationError(
             "ComfyUI generated nothing: it returned an earlier image of the same graph from its cache.",
@@ -277,8 +269,8 @@ def _generate(
     smoke = SmokeTest(
         backend="comfyui",
         options=asked,
-        names=names,
-        timings=_timings(generated, process),
+        names=drawing.names,
+        timings=_timings(generated, process, drawing.phases),
         image=image,
         image_path=keep_image(generated.image, options, asked),
         vram=sampler.reading,
@@ -286,20 +278,62 @@ def _generate(
         versions=_versions(facts),
         started_with=started_with(options, facts.argv, None if process is not None else client.address.url),
         log_path=None if process is None else process.log_path,
-        notes=note_on_unused(options) if process is not None else (),
-        findings=_judged(run, generated, image, asked),
+        notes=(*drawing.notes, *(note_on_unused(options) if process is not None else ())),
+        findings=drawing.judge(image, generated.image, asked),
     )
     sampler.pause()  # the curve is that of the first image
     number = images_wanted(options.images, facts.devices[0].kind if facts.devices else None)
-    smoke = _with_later_images(run, options, smoke, names, number, client, process, sampler, generated.total_s)
+    smoke = _with_later_images(run, options, smoke, drawing, number, client, process, sampler, generated.total_s)
     return replace(smoke, findings=(*smoke.findings, *_findings_in_log(process)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawing:
+    """How the images of a run are made, and how they are judged."""
+
+    graph: Callable[[ImageOptions], Graph]
+    judge: Callable[[ImageFacts, bytes, ImageOptions], tuple[Finding, ...]]
+    options: ImageOptions
+    phases: Mapping[str, Phase] = field(default_factory=lambda: PHASES)
+    names: ModelNames | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _drawing(
+    run: Run, options: SmokeTestOptions, asked: ImageOptions, client: ComfyClient, facts: ServerFacts
+) -> _Drawing:
+    """Return how the images are made: by the workflow that was named, else by the graph for the set."""
+    if options.workflow is not None:
+        from provisioner.commands.workflow_image import open_workflow_image
+
+        given = {"has_prompt": options.prompt is not None, "has_size": options.is_sized}
+        found = open_workflow_image(run, options.workflow, client, asked, **given)
+        return _Drawing(
+            graph=found.graph, judge=found.judge, options=found.options, phases=found.phases, notes=(found.note,)
+        )
+    recipe = recipe_of(run.wanted)
+    listed = client.listed_models(_classes(recipe, asked))
+    if listed.missing_nodes or recipe.clip_type not in listed.clip_types:
+        missing = listed.missing_nodes or (f"the type {recipe.clip_type} of CLIPLoader",)
+        raise nodes_missing_error(missing, version=facts.comfyui_version, since=run.wanted.min_comfyui)
+    if client.address.is_loopback:
+        check_files_are_there(run)
+        _check_folders(run, client.folder_paths())
+    names = pick_listed(names_for(run.wanted), listed, ignore_case=_ignores_case(facts))
+    is_stand_in = run.manifest.is_stand_in
+    return _Drawing(
+        graph=lambda asked: build_graph(recipe, names, asked),
+        judge=lambda image, data, asked: judge(image, asked, generated_seed=seed_in(data), is_stand_in=is_stand_in),
+        options=asked,
+        names=names,
+    )
 
 
 def _with_later_images(
     run: Run,
     options: SmokeTestOptions,
     smoke: SmokeTest,
-    names: ModelNames,
+    drawing: _Drawing,
     number: int,
     client: ComfyClient,
     process: ServerProcess | None,
@@ -318,19 +352,18 @@ def _with_later_images(
             verdict=None if image is None else likeness_of(image.figures).verdict,
         )
 
-    recipe = recipe_of(run.wanted)
     runs = [measured(smoke.options.seed, first_s, smoke.image)]
     found: tuple[Finding, ...] = ()
     limit_s = patience_s(first_s, options.timeout_s)
     while len(runs) < number and not any(each.severity == "problem" for each in found):
-        asked = replace(smoke.options, seed=later_seed(smoke.options.seed, len(runs) + 1))
+        asked = replace(drawing.options, seed=later_seed(smoke.options.seed, len(runs) + 1))
         stages = run.session.stages
         stages.begin("generating", f"image {len(runs) + 1} of {number}", "generated")
         try:
-            graph = build_graph(recipe, names, asked)
-            generated = client.generate(graph, timeout_s=limit_s, on_progress=_steps(stages))
+            on_progress = _steps(stages, drawing.phases)
+            generated = client.generate(drawing.graph(asked), timeout_s=limit_s, on_progress=on_progress)
             image = read_image(generated.image)
-            judged = _judged(run, generated, image, asked)
+            judged = drawing.judge(image, generated.image, asked)
         except MemoryExhaustedError as error:
             error.args = (f"The first image is {smoke.image_path}; image {len(runs) + 1} failed: {error}",)
             raise
@@ -341,10 +374,6 @@ def _with_later_images(
         found = (*found, *judged_later(len(runs) + 1, judged))
         runs.append(measured(asked.seed, generated.total_s, image))
     return replace(smoke, runs=tuple(runs), findings=(*smoke.findings, *found, *growth(runs)))
-
-
-def _judged(run: Run, generated: Generated, image: ImageFacts, asked: ImageOptions) -> tuple[Finding, ...]:
-    return judge(image, asked, generated_seed=seed_in(generated.image), is_stand_in=run.manifest.is_stand_in)
 
 
 def _judge_device(facts: ServerFacts, card: Card | None) -> tuple[Finding, ...]:
@@ -438,13 +467,15 @@ def _ignores_case(facts: ServerFacts) -> bool:
     return (facts.os or "").lower() in {"nt", "win32", "windows", "darwin"}
 
 
-def _teller(stages: Stages, begin: Callable[[str], None]) -> Callable[[GenerationProgress], None]:
+def _teller(
+    stages: Stages, begin: Callable[[str], None], phases: Mapping[str, Phase] = PHASES
+) -> Callable[[GenerationProgress], None]:
     """Return what turns the server's words into stages, one for each phase in its turn, and notes when each begins."""
     last: list[str] = [""]
-    say_step = _steps(stages)
+    say_step = _steps(stages, phases)
 
     def tell(progress: GenerationProgress) -> None:
-        phase = PHASES.get(progress.node_id or "")
+        phase = phases.get(progress.node_id or "")
         if phase is not None:
             begin(phase)
             if phase != last[0]:
@@ -455,29 +486,34 @@ def _teller(stages: Stages, begin: Callable[[str], None]) -> Callable[[Generatio
     return tell
 
 
-def _steps(stages: Stages) -> Callable[[GenerationProgress], None]:
+def _steps(stages: Stages, phases: Mapping[str, Phase]) -> Callable[[GenerationProgress], None]:
     """Return what tells each denoising step in the stage that is open."""
 
     def tell(progress: GenerationProgress) -> None:
-        if progress.node_id == STEP_NODE and progress.value is not None and progress.maximum:
+        if phases.get(progress.node_id or "") == "sample" and progress.value is not None and progress.maximum:
             stages.say(f"step {progress.value:.0f} of {progress.maximum:.0f}")
 
     return tell
 
 
-def _timings(generated: Generated, process: ServerProcess | None) -> Timings:
+def _timings(generated: Generated, process: ServerProcess | None, phases: Mapping[str, Phase]) -> Timings:
     """Return the seconds of each part, of the nodes that belong to it; None where the connection was lost."""
     from provisioner.comfyui.server.messages import step_seconds
 
     spent: dict[str, float] = {}
     for node in generated.nodes:
-        phase = PHASES.get(node.node_id, "other")
+        phase = phases.get(node.node_id, "other")
         spent[phase] = spent.get(phase, 0.0) + node.seconds
     return Timings(
         start_s=None if process is None else process.start_s,
         load_s=spent.get("load"),
-        encode_s=spent.get(PHASES[ENCODE]),
-        steps_s=step_seconds(STEP_NODE, generated.nodes, generated.steps),
+        encode_s=spent.get("encode"),
+        steps_s=tuple(
+            seconds
+            for node_id, phase in phases.items()
+            if phase == "sample"
+            for seconds in step_seconds(node_id, generated.nodes, generated.steps)
+        ),
         decode_s=spent.get("decode"),
         total_s=generated.total_s,
     )

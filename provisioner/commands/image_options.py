@@ -36,6 +36,8 @@ class SmokeTestOptions:
     has_tiled_decode: bool = False
     reserve_vram_gib: float | None = None
     image: Path | None = None  # where to keep it
+    workflow: str | None = None  # a file, or the id of a template, instead of the graph for the set
+    is_sized: bool = False  # width and height were asked for
     images: int | None = None  # one after the other, by one server; None: two on a GPU, one on a CPU
     gpu: str | None = None  # the card, as `cards.choose_cards` takes it
     server: str | None = None  # one that runs already
@@ -60,6 +62,11 @@ def image_options(run: Run, options: SmokeTestOptions) -> ImageOptions:
 
 def graph_of(run: Run, options: SmokeTestOptions) -> Graph:
     """Return the graph in API form, with the names the files have under ComfyUI's folders; raises UsageError."""
+    if options.workflow is not None:
+        from provisioner.commands.workflow_image import graph_of_workflow
+
+        given = {"has_prompt": options.prompt is not None, "has_size": options.is_sized}
+        return graph_of_workflow(run, options.workflow, options.server, image_options(run, options), **given)
     return build_graph(recipe_of(run.wanted), names_for(run.wanted), image_options(run, options))
 
 

@@ -51,9 +51,6 @@ PHASES: Mapping[str, Phase] = MappingProxyType(
 "encode" and "sample".  "save" is writing the PNG, which takes a tenth of a second and more at 1024 x 1024.
 """
 
-STEP_NODE = SAMPLE
-"""The node whose ``progress`` messages count the denoising steps."""
-
 TILE_SIZE, TILE_OVERLAP = 512, 64
 """Pixels of a tile of `VAEDecodeTiled` and of the overlap of tiles; ComfyUI's own defaults."""
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from provisioner.smoke_test.graph import Phase
 from provisioner.workflow.live_nodes import SWITCHES
 from provisioner.workflow.prompt_graph import Prompt
 
@@ -48,6 +49,56 @@ class Patched:
 
     prompt: Prompt
     done: frozenset[str] = field(default_factory=frozenset)  # "prompt", "seed", "size", "steps"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a graph generates, of its first sampler; None where that is not known."""
+
+    text: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+
+
+def settings_of(prompt: Prompt) -> Settings:
+    """Return what a graph generates, as far as it stands in it."""
+
+    def first(keys: Iterator[Key]) -> object:
+        return next((prompt[node]["inputs"].get(name) for node, name in keys), None)
+
+    guided = (each for key, node in prompt.items() if node["class_type"] in _GUIDED for each in _numbers(prompt, key))
+    text, steps, guidance = first(_texts(prompt)), first(_steps(prompt)), first(guided)
+    return Settings(
+        text=text if isinstance(text, str) else None,
+        steps=steps if isinstance(steps, int) else None,
+        guidance=float(guidance) if isinstance(guidance, (int, float)) else None,
+    )
+
+
+def _numbers(prompt: Prompt, node: str) -> Iterator[Key]:
+    yield from _literal(prompt, node, "cfg", int)
+    yield from _literal(prompt, node, "cfg", float)
+
+
+def phases_of(prompt: Prompt) -> dict[str, Phase]:
+    """Return which part of the work a node belongs to, by its class; those that only hand settings on are left out."""
+    found: dict[str, Phase] = {}
+    for key, node in prompt.items():
+        kind = node["class_type"]
+        phase = next((each for each, words in _PHASES.items() if any(word in kind for word in words)), None)
+        if phase is not None and kind != "KSamplerSelect":  # it names a sampler
+            found[key] = phase
+    return found
+
+
+_PHASES: dict[Phase, tuple[str, ...]] = {
+    "load": ("Loader",),
+    "encode": ("TextEncode",),
+    "sample": ("KSampler", "SamplerCustom"),
+    "decode": ("VAEDecode",),
+    "save": ("SaveImage", "PreviewImage"),
+}
+_GUIDED = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "CFGGuider")
 
 
 def patch_prompt(

@@ -33,6 +33,7 @@ from tests.support.setup_fixture import (
     states,
     with_existing_tree,
 )
+from tests.support.workflows import node, subgraph, workflow
 
 COLD = "ok_fp8_h200_cold_1024"
 NAMES = ModelNames(diffusion_model=MODEL.name, text_encoder=ENCODER.name, vae=VAE.name)
@@ -91,6 +92,92 @@ def test_an_image_without_a_name_is_kept_with_its_seed_in_the_name(sandbox: Sand
     assert path.parent == sandbox.home / "data" / "klein-setup" / "pictures"
     assert path.name.endswith(f"-{told['wish']['seed']}.png")
     assert sha256_of(path) == told["picture"]["sha256"]
+
+
+def klein_workflow() -> bytes:
+    """Return the graph for Klein as the editor saves it, the models in a subgraph whose instance names the files."""
+    inside = subgraph(
+        "models",
+        node(1, "UNETLoader", "other.safetensors", "default", inputs=[("unet_name", "COMBO", 1, True)]),
+        node(2, "CLIPLoader", ENCODER.name, "flux2", "default"),
+        node(3, "VAELoader", VAE.name),
+        links=[(1, -10, 0, 1, 0, "C"), (2, 1, 0, -20, 0, "M"), (3, 2, 0, -20, 1, "C"), (4, 3, 0, -20, 2, "V")],
+        inputs=[("unet_name", 1)],
+        outputs=[("MODEL", 2), ("CLIP", 3), ("VAE", 4)],
+    )
+    wires = ("noise", "guider", "sampler", "sigmas", "latent_image")
+    return workflow(
+        node(5, "models", MODEL.name),
+        node(6, "CLIPTextEncode", "a dog", inputs=[("clip", "CLIP", 10, False)]),
+        node(7, "ConditioningZeroOut", inputs=[("conditioning", "C", 11, False)]),
+        node(
+            8,
+            "CFGGuider",
+            1.0,
+            inputs=[("model", "M", 12, False), ("positive", "C", 13, False), ("negative", "C", 14, False)],
+        ),
+        node(9, "KSamplerSelect", "euler"),
+        node(10, "Flux2Scheduler", 4, 512, 512),
+        node(11, "EmptyFlux2LatentImage", 512, 512, 1),
+        node(12, "RandomNoise", 3, "randomize"),
+        node(13, "SamplerCustomAdvanced", inputs=[(each, "X", at, False) for at, each in enumerate(wires, start=20)]),
+        node(14, "VAEDecode", inputs=[("samples", "L", 30, False), ("vae", "V", 31, False)]),
+        node(15, "SaveImage", "klein", inputs=[("images", "I", 32, False)]),
+        node(16, "SaveImage", "other", mode=4, inputs=[("images", "I", 33, False)]),
+        links=[
+            (10, 5, 1, 6, 0, "CLIP"),
+            (11, 6, 0, 7, 0, "C"),
+            (12, 5, 0, 8, 0, "M"),
+            (13, 6, 0, 8, 1, "C"),
+            (14, 7, 0, 8, 2, "C"),
+            *((at, origin, 0, 13, at - 20, "X") for at, origin in enumerate((12, 8, 9, 10, 11), start=20)),
+            (30, 13, 0, 14, 0, "L"),
+            (31, 5, 2, 14, 1, "V"),
+            (32, 14, 0, 15, 0, "I"),
+            (33, 14, 0, 16, 0, "I"),
+        ],
+        subgraphs=[inside],
+    )
+
+
+def test_any_workflow_is_generated_with_another_seed(sandbox: Sandbox, tmp_path: Path) -> None:
+    path = sandbox.plant(tmp_path / "klein.json", klein_workflow())
+    image = tmp_path / "dog.png"
+    with ReplayServer(COLD, folder=sandbox.tree) as server:
+        words = ("smoke-test", "--server", server.url, "--workflow", path, "--image", image)
+        plain = sandbox.run(*words, "--json")
+        asked = sandbox.run(*words, "--prompt", "a fox", "--seed", "7", *SMALL)
+        shown = sandbox.run(*words, "--graph", "--seed", "7")
+        first, second = (each["prompt"] for each in server.asked("POST", "/prompt"))
+    assert plain.returncode == 0, plain.said
+    told = plain.json["details"]["smoke_test"]
+    assert (told["wish"]["prompt"], told["wish"]["steps"], told["picture"]["width"]) == ("a dog", 4, 512)
+    assert first["12"]["inputs"]["noise_seed"] == told["wish"]["seed"] != 3
+    assert first["5:1"]["inputs"]["unet_name"] == MODEL.name
+    assert first["14"]["inputs"] == {"samples": ["13", 0], "vae": ["5:3", 0]}
+    assert "16" not in first
+    assert asked.returncode == 0, asked.said
+    assert f"Generated with {path}; changed in it: prompt, seed, size." in asked.said
+    expected = build_graph(KLEIN_RECIPE, NAMES, ImageOptions(prompt="a fox", seed=7, width=256, height=256))
+    kinds = {node["class_type"]: node["inputs"] for node in second.values()}
+    for each in expected.values():  # but for the ids of nodes and the name of the file it is the graph of ours
+        values = {name: value for name, value in each["inputs"].items() if not isinstance(value, list)}
+        values.pop("filename_prefix", None)
+        assert values.items() <= kinds[each["class_type"]].items()
+    assert json.loads(shown.stdout)["12"]["inputs"]["noise_seed"] == 7
+
+
+def test_a_workflow_whose_nodes_are_not_there_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
+    mine = node(1, "Mine", properties={"cnr_id": "my-nodes"})
+    path = sandbox.plant(tmp_path / "mine.json", workflow(mine))
+    with ReplayServer(COLD, folder=sandbox.tree) as server:
+        done = sandbox.run("smoke-test", "--server", server.url, "--workflow", path)
+        assert server.asked("POST", "/prompt") == []
+    assert done.returncode == 2
+    assert "needs nodes that this ComfyUI does not have: Mine (my-nodes)" in done.said
+    graph = sandbox.run("smoke-test", "--graph", "--workflow", path)
+    assert graph.returncode == 2
+    assert "Name it with --server URL" in graph.said
 
 
 FAILURES = {  # recording -> code, cause, words of the sentence

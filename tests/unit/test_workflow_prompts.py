@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from provisioner.core.errors import WorkflowError
-from provisioner.workflow.patch_prompt import patch_prompt
+from provisioner.workflow.patch_prompt import Settings, patch_prompt, phases_of, settings_of
 from provisioner.workflow.prompt_graph import Prompt, missing_nodes, to_prompt
 from provisioner.workflow.read_workflow import read_workflow
 from tests.support.workflows import Row, node, subgraph, workflow
@@ -303,3 +303,32 @@ def test_a_text_that_cannot_be_found_is_not_patched(guide: dict[str, Any]) -> No
 def test_steps_that_samplers_share_are_not_patched() -> None:
     assert patch_prompt(graph(two=of("KSamplerAdvanced", noise_seed=1)), steps=4).done == frozenset()
     assert patch_prompt(graph(sample=of("KSampler", steps=["far", 0], seed=True)), steps=4, seed=1).done == frozenset()
+
+
+# --- what a graph says of itself -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("guided", [of("CFGGuider", cfg=1), of("KSamplerAdvanced", cfg=["number", 0])])
+def test_a_graph_tells_what_it_generates(guided: dict[str, Any]) -> None:
+    found = settings_of({"guided": guided, "number": of("PrimitiveFloat", value=1.0), **graph()})
+    shared = guided["class_type"] == "KSamplerAdvanced"
+    assert found == Settings(text="a dog", steps=None if shared else 20, guidance=1.0)
+
+
+def test_what_a_graph_does_not_tell_is_not_made_up() -> None:
+    assert settings_of({"1": of("Paint")}) == Settings()
+    assert settings_of(graph(clip=of("CLIPTextEncode", text=["far", 0]))) == Settings(steps=20)
+
+
+def test_the_parts_of_the_work_follow_from_the_classes_of_the_nodes() -> None:
+    classes = [
+        "UNETLoader",
+        "CLIPTextEncode",
+        "KSampler",
+        "SamplerCustomAdvanced",
+        "VAEDecodeTiled",
+        "SaveImage",
+        "KSamplerSelect",
+    ]
+    found = phases_of({each: of(each) for each in classes})
+    assert list(found.values()) == ["load", "encode", "sample", "sample", "decode", "save"]

@@ -42,6 +42,7 @@ from provisioner.comfyui.server.server_process import ServerProcess
 from provisioner.comfyui.server.web import MEGABYTE, Web
 from provisioner.comfyui.server.websocket import Listener
 from provisioner.core.errors import GenerationError, ServerNotUsableError
+from provisioner.core.json_reader import as_dict
 from provisioner.core.ports import Cancelled
 
 _TICK_S = 0.25  # between two checks of cancellation, the clock and the server's process
@@ -52,6 +53,7 @@ _ACCEPT_S = 120.0  # for accepting a prompt: a busy server is slow to answer
 _DEATH_S = 1.0  # after its connections broke, until its process is seen to have ended
 _GOODBYE_S = 3.0  # for telling a server to stop
 _QUEUE_BYTES = 32 * MEGABYTE  # every waiting prompt with its graph and workflow
+_CLASSES_BYTES = 128 * MEGABYTE  # 1.6 MB without custom nodes and files; lists of files stand in it repeatedly
 _IMAGE_BYTES = 128 * MEGABYTE  # 4096 x 4096 pixels in 16 bits
 
 
@@ -154,6 +156,10 @@ class ComfyClient:
             clip_types=parse_choices(loaders["CLIPLoader"], "CLIPLoader", "type"),
             missing_nodes=tuple(name for name, answer in answers.items() if not knows_node(answer, name)),
         )
+
+    def node_classes(self) -> dict[str, object]:
+        """Return what the server says of every class of node that it has."""
+        return as_dict(self._web.get_json("/object_info", timeout_s=_ACCEPT_S, most_bytes=_CLASSES_BYTES))
 
     def _object_info(self, node_class: str) -> object:
         return self._web.get_json(f"/object_info/{node_class}")

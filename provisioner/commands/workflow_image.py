@@ -1,0 +1,108 @@
+"""The graph of a test image from any workflow: converted by the server that generates it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from provisioner.comfyui.server.launch import parse_address
+from provisioner.commands.run import Run
+from provisioner.commands.workflow_source import find_workflow
+from provisioner.core.errors import UsageError
+from provisioner.core.models import Finding
+from provisioner.smoke_test.graph import Graph, Phase
+from provisioner.smoke_test.image import judge, seed_in
+from provisioner.smoke_test.results import ImageFacts, ImageOptions
+from provisioner.workflow.patch_prompt import Patched, patch_prompt, phases_of, settings_of
+from provisioner.workflow.prompt_graph import to_prompt
+from provisioner.workflow.read_workflow import read_workflow
+
+if TYPE_CHECKING:
+    from provisioner.comfyui.server.client import ComfyClient
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkflowImage:
+    """What a workflow makes, and what of it can be changed."""
+
+    label: str
+    make: Callable[[ImageOptions], Patched]
+    options: ImageOptions  # as the workflow has them, where it is known
+    changed: frozenset[str]  # "prompt", "seed", "size"
+    phases: Mapping[str, Phase]
+
+    @property
+    def note(self) -> str:
+        """Say which workflow it is, and what of it was another than in the file."""
+        changed = ", ".join(sorted(self.changed)) or "nothing"
+        return f"Generated with {self.label}; changed in it: {changed}."
+
+    def graph(self, asked: ImageOptions) -> Graph:
+        """Return the graph of an image."""
+        return self.make(asked).prompt
+
+    def judge(self, image: ImageFacts, data: bytes, asked: ImageOptions) -> tuple[Finding, ...]:
+        """Return what is wrong with an image; its size and seed count only where they were put into the graph."""
+        if "size" not in self.changed:
+            asked = replace(asked, width=image.width, height=image.height)
+        return judge(image, asked, generated_seed=seed_in(data) if "seed" in self.changed else None)
+
+
+def open_workflow_image(
+    run: Run, named: str, client: ComfyClient, asked: ImageOptions, *, has_prompt: bool, has_size: bool
+) -> WorkflowImage:
+    """Return what generates the image of a workflow at a server.
+
+    Parameters
+    ----------
+    run : Run
+        Whose ComfyUI is looked at for templates.
+    named : str
+        A file, an address, or the id of a template.
+    client : ComfyClient
+        The server.
+    asked : ImageOptions
+        Its seed is put into the graph, its text and size where `has_prompt` and `has_size`.
+
+    Raises
+    ------
+    UsageError
+        There is no such workflow, or the server lacks a node of it.
+    ServerNotUsableError
+        The server does not answer.
+    """
+    found = find_workflow(run.session, named, run.options.comfyui)
+    flat = read_workflow(found.data, name=found.label)
+    prompt = to_prompt(flat, client.node_classes(), name=found.label)
+
+    def make(options: ImageOptions) -> Patched:
+        text = options.prompt if has_prompt else None
+        size = (options.width, options.height) if has_size else None
+        return patch_prompt(prompt, text=text, seed=options.seed, size=size)
+
+    first = make(asked)
+    known = settings_of(first.prompt)
+    options = replace(
+        asked,
+        prompt=known.text or asked.prompt,
+        steps=known.steps or asked.steps,
+        guidance=asked.guidance if known.guidance is None else known.guidance,
+    )
+    return WorkflowImage(
+        label=found.label, make=make, options=options, changed=first.done, phases=phases_of(first.prompt)
+    )
+
+
+def graph_of_workflow(run: Run, named: str, server: str | None, asked: ImageOptions, **given: bool) -> Graph:
+    """Return the graph of a workflow as a running server takes it; raises as `open_workflow_image`."""
+    from provisioner.comfyui.server.client import ComfyClient
+
+    if server is None:
+        raise UsageError(
+            "The graph of a workflow is made with what a running ComfyUI says of its nodes.",
+            hint="Name it with --server URL, or leave --graph out: then one is started.",
+        )
+    parse_address(server)
+    with ComfyClient(server, cancelled=run.session.cancelled.is_set) as client:
+        return open_workflow_image(run, named, client, asked, **given).graph(asked)
