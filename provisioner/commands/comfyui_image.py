@@ -266,9 +266,10 @@ def _generate(
         )
     run.session.stages.begin(*CHECK_STAGE)
     image = read_image(generated.image)
+    made = replace(asked, width=image.width, height=image.height) if drawing.has_own_size else asked
     smoke = SmokeTest(
         backend="comfyui",
-        options=asked,
+        options=made,
         names=drawing.names,
         timings=_timings(generated, process, drawing.phases),
         image=image,
@@ -297,28 +298,34 @@ class _Drawing:
     phases: Mapping[str, Phase] = field(default_factory=lambda: PHASES)
     names: ModelNames | None = None
     notes: tuple[str, ...] = ()
+    has_own_size: bool = False  # a workflow says how large the image is, and not the one who asks for it
 
 
 def _drawing(
     run: Run, options: SmokeTestOptions, asked: ImageOptions, client: ComfyClient, facts: ServerFacts
 ) -> _Drawing:
-    """Return how the images are made: by the workflow that was named, else by the graph for the set."""
-    if options.workflow is not None:
+    """Return how the images are made: by the workflow that was named, else the manifest's, else the set's recipe."""
+    if options.workflow is not None or run.manifest.workflow is not None:
         from provisioner.commands.workflow_image import open_workflow_image
 
+        if options.workflow is None:
+            _check_set(run, client)
         given = {"has_prompt": options.prompt is not None, "has_size": options.is_sized}
         found = open_workflow_image(run, options.workflow, client, asked, **given)
         return _Drawing(
-            graph=found.graph, judge=found.judge, options=found.options, phases=found.phases, notes=(found.note,)
+            graph=found.graph,
+            judge=found.judge,
+            options=found.options,
+            phases=found.phases,
+            notes=(found.note,),
+            has_own_size="size" not in found.changed,
         )
     recipe = recipe_of(run.wanted)
     listed = client.listed_models(_classes(recipe, asked))
     if listed.missing_nodes or recipe.clip_type not in listed.clip_types:
         missing = listed.missing_nodes or (f"the type {recipe.clip_type} of CLIPLoader",)
         raise nodes_missing_error(missing, version=facts.comfyui_version, since=run.wanted.min_comfyui)
-    if client.address.is_loopback:
-        check_files_are_there(run)
-        _check_folders(run, client.folder_paths())
+    _check_set(run, client)
     names = pick_listed(names_for(run.wanted), listed, ignore_case=_ignores_case(facts))
     is_stand_in = run.manifest.is_stand_in
     return _Drawing(
@@ -408,7 +415,8 @@ def check_server(run: Run, url: str) -> tuple[Finding, ...]:
         try:
             if client.address.is_loopback:
                 _check_folders(run, client.folder_paths())
-            pick_listed(names_for(run.wanted), client.listed_models())
+            if run.manifest.workflow is None:
+                pick_listed(names_for(run.wanted), client.listed_models())
         except ModelNotListedError as error:
             return (
                 Finding(
@@ -420,6 +428,13 @@ def check_server(run: Run, url: str) -> tuple[Finding, ...]:
                 ),
             )
     return ()
+
+
+def _check_set(run: Run, client: ComfyClient) -> None:
+    """Raise where a server on this computer would not read the verified files."""
+    if client.address.is_loopback:
+        check_files_are_there(run)
+        _check_folders(run, client.folder_paths())
 
 
 def check_files_are_there(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from provisioner.core.errors import (
 )
 from provisioner.core.events import Notice
 from provisioner.core.json_reader import as_dict, as_list, parse_object
-from provisioner.core.models import Finding, Fingerprint, HubFile, Manifest, UrlFile
+from provisioner.core.models import Finding, Fingerprint, HubFile, Manifest, ManifestWorkflow, UrlFile
 from provisioner.core.redact import printable
 from provisioner.core.units import human_bytes
 from provisioner.files.hub_facts import FileFacts, HubFacts, RepositoryFacts
@@ -41,6 +42,7 @@ from provisioner.workflow.file_address import (
 )
 from provisioner.workflow.model_files import ModelFile, model_files
 from provisioner.workflow.pin_files import NotPinned, Offer, Pinned, manifest_of, pin, slug, why_not_asked
+from provisioner.workflow.png_text import SIGNATURE
 from provisioner.workflow.read_workflow import read_workflow
 
 T = TypeVar("T")
@@ -116,12 +118,29 @@ def _check_digests(digests: Mapping[str, str], files: Sequence[ModelFile]) -> No
 
 def _written(found: FoundWorkflow, pinned: Sequence[Pinned], asking: _Asking, output: Path) -> Manifest:
     """Write the manifest and return it as it is read again, so that what was written is known to be one."""
-    made = manifest_of(found.name, found.title, pinned, asking.fingerprints(pinned), min_comfyui=found.min_comfyui)
+    made = manifest_of(
+        found.name,
+        found.title,
+        pinned,
+        asking.fingerprints(pinned),
+        min_comfyui=found.min_comfyui,
+        workflow=_workflow_of(found, output),
+    )
     label = " ".join(printable(found.label).split())
     text = f"# Made by `klein-setup manifest from-workflow` from {label}.\n{manifest_text(made)}"
     manifest = parse_manifest(text, file=output.name)
+    if manifest.workflow is not None and manifest.workflow.sha256 is not None:
+        write_file(found.data, output.with_name(manifest.workflow.name))
     write_file(text.encode("utf-8"), output)
     return manifest
+
+
+def _workflow_of(found: FoundWorkflow, output: Path) -> ManifestWorkflow:
+    """Return how the manifest names its workflow: what is no template lies beside it, as it was read."""
+    if found.is_template:
+        return ManifestWorkflow(name=found.name)
+    ending = ".png" if found.data.startswith(SIGNATURE) else ".json"
+    return ManifestWorkflow(name=f"{output.stem}.workflow{ending}", sha256=hashlib.sha256(found.data).hexdigest())
 
 
 def _fit(result: Pinned | NotPinned) -> Pinned | NotPinned:

@@ -62,7 +62,7 @@ def image_options(run: Run, options: SmokeTestOptions) -> ImageOptions:
 
 def graph_of(run: Run, options: SmokeTestOptions) -> Graph:
     """Return the graph in API form, with the names the files have under ComfyUI's folders; raises UsageError."""
-    if options.workflow is not None:
+    if options.workflow is not None or run.manifest.workflow is not None:
         from provisioner.commands.workflow_image import graph_of_workflow
 
         given = {"has_prompt": options.prompt is not None, "has_size": options.is_sized}

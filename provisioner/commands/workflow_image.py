@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.comfyui.server.launch import parse_address
 from provisioner.commands.run import Run
-from provisioner.commands.workflow_source import find_workflow
-from provisioner.core.errors import UsageError
+from provisioner.commands.workflow_source import FoundWorkflow, find_workflow
+from provisioner.core.errors import NotTheFileError, UsageError
 from provisioner.core.models import Finding
+from provisioner.manifest.shipped import is_shipped, shipped_folder
 from provisioner.smoke_test.graph import Graph, Phase
 from provisioner.smoke_test.image import judge, seed_in
 from provisioner.smoke_test.results import ImageFacts, ImageOptions
@@ -30,6 +33,7 @@ class WorkflowImage:
     make: Callable[[ImageOptions], Patched]
     options: ImageOptions  # as the workflow has them, where it is known
     changed: frozenset[str]  # "prompt", "seed", "size"
+    is_stand_in: bool  # the weights are made up
     phases: Mapping[str, Phase]
 
     @property
@@ -46,11 +50,33 @@ class WorkflowImage:
         """Return what is wrong with an image; its size and seed count only where they were put into the graph."""
         if "size" not in self.changed:
             asked = replace(asked, width=image.width, height=image.height)
-        return judge(image, asked, generated_seed=seed_in(data) if "seed" in self.changed else None)
+        seed = seed_in(data) if "seed" in self.changed else None
+        return judge(image, asked, generated_seed=seed, is_stand_in=self.is_stand_in)
+
+
+def _own_workflow(run: Run) -> FoundWorkflow:
+    """Return the workflow of the manifest; raises IntegrityError where the file beside it is another than it names."""
+    own = run.manifest.workflow
+    if own is None:
+        raise UsageError(f"{run.manifest.id} names no workflow.", hint="Name one with --workflow FILE.")
+    if own.sha256 is None:
+        return find_workflow(run.session, own.name, run.options.comfyui)
+    named = run.options.manifest
+    folder = shipped_folder() if is_shipped(named) else Path(named).expanduser().absolute().parent
+    found = find_workflow(run.session, str(folder / own.name), run.options.comfyui)
+    observed = hashlib.sha256(found.data).hexdigest()
+    if observed != own.sha256:
+        raise NotTheFileError(
+            f"{found.label} is not the workflow that the manifest names.",
+            hint="Get it again from where the manifest came from, or name another with --workflow FILE.",
+            expected=own.sha256,
+            observed=observed,
+        )
+    return found
 
 
 def open_workflow_image(
-    run: Run, named: str, client: ComfyClient, asked: ImageOptions, *, has_prompt: bool, has_size: bool
+    run: Run, named: str | None, client: ComfyClient, asked: ImageOptions, *, has_prompt: bool, has_size: bool
 ) -> WorkflowImage:
     """Return what generates the image of a workflow at a server.
 
@@ -58,8 +84,8 @@ def open_workflow_image(
     ----------
     run : Run
         Whose ComfyUI is looked at for templates.
-    named : str
-        A file, an address, or the id of a template.
+    named : str or None
+        A file, an address, or the id of a template; None for the manifest's own.
     client : ComfyClient
         The server.
     asked : ImageOptions
@@ -72,7 +98,7 @@ def open_workflow_image(
     ServerNotUsableError
         The server does not answer.
     """
-    found = find_workflow(run.session, named, run.options.comfyui)
+    found = find_workflow(run.session, named, run.options.comfyui) if named else _own_workflow(run)
     flat = read_workflow(found.data, name=found.label)
     prompt = to_prompt(flat, client.node_classes(), name=found.label)
 
@@ -90,11 +116,16 @@ def open_workflow_image(
         guidance=asked.guidance if known.guidance is None else known.guidance,
     )
     return WorkflowImage(
-        label=found.label, make=make, options=options, changed=first.done, phases=phases_of(first.prompt)
+        label=found.label,
+        make=make,
+        options=options,
+        changed=first.done,
+        is_stand_in=run.manifest.is_stand_in,
+        phases=phases_of(first.prompt),
     )
 
 
-def graph_of_workflow(run: Run, named: str, server: str | None, asked: ImageOptions, **given: bool) -> Graph:
+def graph_of_workflow(run: Run, named: str | None, server: str | None, asked: ImageOptions, **given: bool) -> Graph:
     """Return the graph of a workflow as a running server takes it; raises as `open_workflow_image`."""
     from provisioner.comfyui.server.client import ComfyClient
 

@@ -37,6 +37,7 @@ class FoundWorkflow:
     name: str  # without its ending
     title: str
     min_comfyui: str | None = None  # of a template, as its index says
+    is_template: bool = False
 
 
 def find_workflow(session: Session, named: str, comfyui: Path | None) -> FoundWorkflow:
@@ -176,6 +177,7 @@ def _template(data: bytes, index: bytes, name: str, label: str) -> FoundWorkflow
         label=label,
         name=name,
         title=_title(title if isinstance(title, str) else name),
+        is_template=True,
         min_comfyui=version if isinstance(version, str) and _VERSION.fullmatch(version) else None,
     )
 

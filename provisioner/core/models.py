@@ -299,6 +299,14 @@ class AcceptedLock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestWorkflow:
+    """The workflow of ComfyUI that a manifest's test image is made with: a template, or a file beside the manifest."""
+
+    name: str  # of the template, "image_z_image_turbo", or of the file
+    sha256: str | None = None  # of the file's bytes; None: it is a template
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What is wanted: sets of artifacts with their licence."""
 
@@ -311,6 +319,7 @@ class Manifest:
     artifacts: tuple[Artifact, ...]
     sha256: str  # of the manifest's own bytes
     lock: Lock | None = None  # only what `manifest lock` wrote has one
+    workflow: ManifestWorkflow | None = None  # None: a recipe of the set makes the image
     is_stand_in: bool = False  # the weights are made up, for a test or a rehearsal: an image of theirs is noise
     other_licences: tuple[Licence, ...] = ()  # of a run for several manifests: those beside ``licence``
 

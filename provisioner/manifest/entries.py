@@ -38,6 +38,7 @@ def manifest_text(manifest: Manifest) -> str:
             notice=manifest.licence.notice,
         ),
         lock=None if manifest.lock is None else _lock_entry(manifest.lock),
+        workflow=manifest.workflow and _without_none(name=manifest.workflow.name, sha256=manifest.workflow.sha256),
         default_set=manifest.default_set,
         sets=[_set_entry(each) for each in manifest.sets],
         artifacts=[_artifact_entry(each) for each in manifest.artifacts],

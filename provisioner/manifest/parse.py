@@ -26,6 +26,7 @@ from provisioner.core.models import (
     Lock,
     Lookalike,
     Manifest,
+    ManifestWorkflow,
     OciFile,
     OciRepository,
     OperatingSystem,
@@ -624,6 +625,15 @@ _BUNDLE_PARTS: Kind[tuple[tuple[str, str], ...]] = list_of(
 _LOCK: Kind[Lock | None] = Kind("a mapping of manifest_sha256, locked_on and what was installed", _lock, None)
 
 
+def _workflow(place: Place) -> ManifestWorkflow | None:
+    with Fields(place, _SYNONYMS) as fields:
+        name, sha256 = fields.required("name", _NAME), fields.optional("sha256", _SHA256, None)
+        return ManifestWorkflow(name=name, sha256=sha256)
+
+
+_WORKFLOW: Kind[ManifestWorkflow | None] = Kind("a mapping of name and sha256", _workflow, None)
+
+
 def _manifest(place: Place, sha256: str) -> Manifest:
     with Fields(place, _SYNONYMS) as fields:
         schema_version = fields.required("schema_version", _SCHEMA_VERSION)
@@ -645,6 +655,7 @@ def _manifest(place: Place, sha256: str) -> Manifest:
             sha256=sha256,
             lock=fields.optional("lock", _LOCK, None),
             is_stand_in=fields.optional("is_stand_in", BOOLEAN, default=False),
+            workflow=fields.optional("workflow", _WORKFLOW, None),
         )
     _check_ids(place, "artifacts", [each.id for each in value.artifacts])
     _check_ids(place, "sets", [each.id for each in value.sets])

@@ -18,6 +18,7 @@ from provisioner.core.models import (
     HubFile,
     Licence,
     Manifest,
+    ManifestWorkflow,
     OciFile,
     Provenance,
     Source,
@@ -227,6 +228,7 @@ def manifest_of(
     fingerprints: Mapping[str, Fingerprint],
     *,
     min_comfyui: str | None = None,
+    workflow: ManifestWorkflow | None = None,
 ) -> Manifest:
     """Return the manifest of what was pinned: a set of what a run reads, and where that is less a set of everything.
 
@@ -240,6 +242,8 @@ def manifest_of(
         By SHA-256, of those headers that were read.
     min_comfyui : str or None
         The first version of ComfyUI that runs the workflow, as its index says.
+    workflow : ManifestWorkflow or None
+        The workflow itself, which makes the test image.
     """
     artifacts: dict[str, Artifact] = {}
     needed: list[Artifact] = []
@@ -266,6 +270,7 @@ def manifest_of(
         sets=tuple(sets),
         artifacts=every,
         sha256="",
+        workflow=workflow,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from provisioner.core.models import ManifestWorkflow
 from provisioner.manifest.parse import parse_manifest
 from provisioner.rehearsal.faults import Status
 from tests.support.sandbox import TOKEN, Completed, Sandbox, sha256_of, tensors
@@ -81,6 +82,8 @@ def test_a_workflow_becomes_a_manifest_that_installs(sandbox: Sandbox) -> None:
     assert (encoder.folder, encoder.name) == ("text_encoders/sub", "e.safetensors")
     assert lora.licence == "other"
     assert not manifest.licence.is_commercial_use_allowed
+    own = sandbox.folder / manifest.workflow.name
+    assert (own.name, own.read_bytes(), manifest.workflow.sha256) == ("my-flow.workflow.json", small(), sha256_of(own))
     assert sandbox.run("manifest", "check", "my-flow.yaml").returncode == 0
     done = sandbox.install("--only", "files", "--manifest", "my-flow.yaml", "--accept-licence", manifest.licence.id)
     assert done.returncode == 0, done.said
@@ -93,6 +96,7 @@ def test_an_image_is_a_workflow_too_and_the_document_lists_the_manifest(sandbox:
     assert done.returncode == 0, done.said
     assert done.json["status"] == "ok"
     assert written(sandbox, "out.yaml").id == "picture"
+    assert written(sandbox, "out.yaml").workflow.name == "out.workflow.png"
 
 
 def test_what_is_there_is_not_overwritten_unless_it_is_named(sandbox: Sandbox) -> None:
@@ -280,6 +284,7 @@ def test_a_template_comes_from_the_index(sandbox: Sandbox, web: tuple[str, Path]
     assert done.returncode == 0, done.said
     manifest = written(sandbox, "image_small.yaml")
     assert manifest.title == "Small: Text"
+    assert manifest.workflow == ManifestWorkflow(name="image_small")
     assert manifest.artifacts[0].min_comfyui == "0.41.0"
     done = sandbox.run("manifest", "from-workflow", "image_smal", *words)
     assert done.returncode == 2

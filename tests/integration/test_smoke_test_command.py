@@ -167,6 +167,24 @@ def test_any_workflow_is_generated_with_another_seed(sandbox: Sandbox, tmp_path:
     assert json.loads(shown.stdout)["12"]["inputs"]["noise_seed"] == 7
 
 
+def test_a_manifest_has_its_own_workflow(sandbox: Sandbox, tmp_path: Path) -> None:
+    own = sandbox.plant(tmp_path / "own.json", klein_workflow())
+    document = json.loads(sandbox.manifest.read_text(encoding="utf-8"))
+    document["workflow"] = {"name": own.name, "sha256": sha256_of(own)}
+    manifest = sandbox.plant(tmp_path / "with.yaml", json.dumps(document).encode())
+    with ReplayServer(COLD, folder=sandbox.tree) as server:
+        words = ("smoke-test", "--server", server.url, "--manifest", manifest, "--image", tmp_path / "x.png")
+        done = sandbox.run(*words)
+        own.write_bytes(klein_workflow() + b" ")
+        sandbox.expect(own, own.read_bytes())
+        refused = sandbox.run(*words)
+        (sent,) = server.asked("POST", "/prompt")
+    assert done.returncode == 0, done.said
+    assert "5:1" in sent["prompt"]
+    assert refused.returncode == 7
+    assert f"{own} is not the workflow that the manifest names" in refused.said
+
+
 def test_a_workflow_whose_nodes_are_not_there_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
     mine = node(1, "Mine", properties={"cnr_id": "my-nodes"})
     path = sandbox.plant(tmp_path / "mine.json", workflow(mine))

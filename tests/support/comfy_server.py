@@ -195,7 +195,7 @@ class ReplayServer:
 
     def _recorded(self, path: str) -> tuple[int, str, bytes]:
         if path == "/object_info":
-            return 200, "application/json", (RECORDINGS / "object_info_of_workflows.json").read_bytes()
+            return 200, "application/json", (RECORDINGS / "GET_parts_of_object_info.json").read_bytes()
         name = "GET" + path.replace("/", "_")
         if not (RECORDINGS / f"{name}.json").exists():
             known = path.startswith("/object_info/")

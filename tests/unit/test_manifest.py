@@ -53,6 +53,7 @@ DOCUMENT: dict[str, Any] = {
         "is_commercial_use_allowed": True,
         "notice": "Two\nlines.",
     },
+    "workflow": {"name": "mine.json", "sha256": A64},
     "lock": {
         "manifest_sha256": A64,
         "locked_on": "2026-11-23",
@@ -397,6 +398,9 @@ def test_both_parsers_of_pyyaml_give_the_same_nodes(loader: type[yaml.SafeLoader
 # --- what is wrong: one value ------------------------------------------------------------------------
 
 ONE_VALUE: tuple[tuple[Path_, object, str], ...] = (
+    (("workflow",), "mine.json", "is 'mine.json'; expected a mapping of name and sha256"),
+    (("workflow", "name"), "../mine.json", "climbs out with '..'"),
+    (("workflow", "sha256"), "x", "is 'x'; expected a SHA-256"),
     (("schema_version",), 0, "too small; expected 1"),
     (("schema_version",), "1", "'1' in quotes, which makes it text; expected 1"),
     (("schema_version",), GONE, "is missing; expected 1"),
@@ -633,6 +637,7 @@ def test_no_secret_of_an_address_reaches_a_message() -> None:
 
 UNKNOWN_KEYS: tuple[tuple[Path_, str, str], ...] = (
     ((), "defaultset", "did you mean 'default_set'?"),
+    (("workflow",), "files", "is not a key here"),
     ((), "license", "did you mean 'licence'?"),
     ((), "xyz", "known are schema_version, artifacts, sets"),
     (("licence",), "notices", "did you mean 'notice'?"),

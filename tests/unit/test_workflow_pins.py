@@ -7,7 +7,16 @@ from dataclasses import replace
 import pytest
 
 from provisioner.core.errors import NotTheFileError
-from provisioner.core.models import Artifact, Fingerprint, HubFile, Lookalike, OciFile, OciRepository, UrlFile
+from provisioner.core.models import (
+    Artifact,
+    Fingerprint,
+    HubFile,
+    Lookalike,
+    ManifestWorkflow,
+    OciFile,
+    OciRepository,
+    UrlFile,
+)
 from provisioner.environment.index_page import newest_wheel
 from provisioner.manifest.entries import manifest_text
 from provisioner.manifest.parse import parse_manifest
@@ -200,12 +209,15 @@ def test_without_an_offer_a_shipped_manifest_may_know_it(
 # --- the manifest --------------------------------------------------------------------------------
 
 
-def test_a_manifest_has_what_is_read_and_what_stands_switched_off() -> None:
+@pytest.mark.parametrize(
+    "workflow", [None, ManifestWorkflow(name="image_x"), ManifestWorkflow(name="x.json", sha256=B)]
+)
+def test_a_manifest_has_what_is_read_and_what_stands_switched_off(workflow: ManifestWorkflow | None) -> None:
     one = Pinned(file=FILE, artifact=artifact_of(pinned(FILE, offer(licence="mit"))))
     off = replace(FILE, name="sub/m.safetensors", folder="loras", why_off="node 3 is bypassed")
     two = Pinned(file=off, artifact=artifact_of(pinned(off, offer(B, licence="Apache-2.0"))))
     prints = {A: Fingerprint(tensors=3)}
-    made = manifest_of("My Flow", "Mine", [one, two], prints, min_comfyui="0.41.0")
+    made = manifest_of("My Flow", "Mine", [one, two], prints, min_comfyui="0.41.0", workflow=workflow)
     manifest = parse_manifest(manifest_text(made), file="x.yaml")
     assert replace(manifest, sha256="") == made
     assert [each.id for each in manifest.artifacts] == ["m", "m-2"]
