@@ -272,7 +272,7 @@ def add_plan_parser(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "plan", "show what install would do, without changing anything")
     _add_target_options(parser)
     _add_from_option(parser)
-    _add_for_option(parser, is_one=True)
+    _add_machine_option(parser, is_one=True)
     _add_network_options(parser)
     _add_only_option(parser, None)
     _add_environment_options(parser)
@@ -593,7 +593,7 @@ def add_bundle_parser(subparsers: Subparsers) -> None:
         making.add_argument("--no-comfyui", action="store_true", help="leave ComfyUI's archive out, and its wheels")
         making.add_argument("--no-wheels", action="store_true", help="leave torch's and the other wheels out")
         _add_wheel_options(making)
-        _add_for_option(making, is_one=False)
+        _add_machine_option(making, is_one=False)
         making.add_argument(
             "--comfyui-source", type=_name, metavar="URL|FILE", help="get ComfyUI's archive from a mirror or a file"
         )
@@ -816,6 +816,7 @@ def _add_wanted_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
     )
     group.add_argument(
         "--look-in",
+        "--machine",
         action="append",
         type=_path,
         default=[],
@@ -937,9 +938,9 @@ def _add_from_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_for_option(parser: argparse.ArgumentParser, *, is_one: bool) -> None:
+def _add_machine_option(parser: argparse.ArgumentParser, *, is_one: bool) -> None:
     parser.add_argument(
-        "--for",
+        "--machine",
         dest="for_machine",
         type=_path,
         action="store" if is_one else "append",
@@ -1068,6 +1069,7 @@ PATH_OPTIONS = frozenset(
         "--hf-cache",
         "--image",
         "--look-in",
+        "--machine",
         "--metrics",
         "--expect",
         "--torrent",
@@ -1102,7 +1104,7 @@ def _absolute_value(option: str, value: str) -> str:
     path = Path(value).expanduser()
     if value.lower().startswith("oci://"):
         return value
-    is_path = option in PATH_OPTIONS or (option in {"--manifest", "--comfyui-source", "--for"} and path.exists())
+    is_path = option in PATH_OPTIONS or (option in {"--manifest", "--comfyui-source"} and path.exists())
     return str(path.absolute()) if is_path else value
 
 

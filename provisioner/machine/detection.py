@@ -110,7 +110,7 @@ def _recorded_machine(file: Path, host: Host) -> Machine:
     except StorageError as error:
         raise UsageError(
             f"The recording of a machine cannot be read: {error}",
-            hint=f"Correct --for FILE, or correct or unset {MACHINE_VARIABLE}.",
+            hint=f"Correct --machine FILE, or correct or unset {MACHINE_VARIABLE}.",
             path=str(file),
         ) from error
     return parse_machine_record(text, file)

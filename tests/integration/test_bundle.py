@@ -377,7 +377,7 @@ def test_recorded_machines_get_their_own_wheels_in_one_bundle(setup: SetupFixtur
     mac.write_text(recording_of(rtx_4070(os="macos", architecture="arm64", gpus=())))
     own.write_text("nothing that a machine is")  # so that it cannot be what counts
     setup.index.toys += torch_set("cu126")
-    made = setup.run("bundle", "create", bundle, "--yes", "--for", there, "--for", old)
+    made = setup.run("bundle", "create", bundle, "--yes", "--machine", there, "--machine", old)
     assert made.returncode == 0, made.stderr
     names = [each["annotations"]["org.opencontainers.image.ref.name"] for each in manifests(bundle)]
     assert [name for name in names if "wheels/" in name] == [
@@ -387,10 +387,10 @@ def test_recorded_machines_get_their_own_wheels_in_one_bundle(setup: SetupFixtur
     (lock,) = bundle.glob("*.lock.yaml")  # which covers the wheels of both
     for machine, torch in ((there, "2.15.0"), (old, "2.14.1")):
         words = ("--from", bundle, "--comfyui", tmp_path / "ComfyUI", "--manifest", lock)
-        plan = setup.run("plan", *words, "--for", machine)
+        plan = setup.run("plan", *words, "--machine", machine)
         assert plan.returncode == 0, plan.stderr
         assert torch in plan.stdout
-    refused = setup.run("bundle", "create", setup.sandbox.folder / "other", "--yes", "--for", mac, "--cpu")
+    refused = setup.run("bundle", "create", setup.sandbox.folder / "other", "--yes", "--machine", mac, "--cpu")
     assert refused.returncode == 2, refused.stderr
     assert "macos on arm64" in refused.stderr
     assert not (setup.sandbox.folder / "other").exists()
@@ -399,17 +399,17 @@ def test_recorded_machines_get_their_own_wheels_in_one_bundle(setup: SetupFixtur
 @POSIX
 def test_amds_own_build_which_no_bundle_can_hold_is_named_in_time(setup: SetupFixture, tmp_path: Path) -> None:
     amd, bundle = ROOT / "tests" / "support" / "machines" / "rx-6900-xt-linux.json", setup.sandbox.folder / "bundle"
-    made = setup.run("bundle", "create", bundle, "--yes", "--for", amd, "--torch", "rocm10.0.0")
+    made = setup.run("bundle", "create", bundle, "--yes", "--machine", amd, "--torch", "rocm10.0.0")
     assert made.returncode == 0, made.stderr
     assert "No bundle can hold torch for rocm10.0.0" in made.said
     names = [each["annotations"]["org.opencontainers.image.ref.name"] for each in manifests(bundle)]
     assert names == ["comfyui", "klein-setup", "small/tree"]
     tree = tmp_path / "ComfyUI"
     words = ("--from", bundle, "--comfyui", tree, "--torch", "rocm10.0.0")
-    refused = setup.run("plan", *words, "--for", amd)
+    refused = setup.run("plan", *words, "--machine", amd)
     assert refused.returncode == 6, refused.stderr
     assert "has rocm only as a source archive" in refused.stderr
-    assert setup.run("plan", *words, "--for", amd, "--only", "files").returncode == 0
+    assert setup.run("plan", *words, "--machine", amd, "--only", "files").returncode == 0
 
 
 def manifests(bundle: Path) -> list[dict[str, Any]]:

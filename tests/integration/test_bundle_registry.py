@@ -70,7 +70,7 @@ def test_everything_comes_out_of_a_registry(setup: SetupFixture, registry: Docke
     old.write_text(recording_of(rtx_4070(gpus=(pascal,))))
     others = torch_set("cu126")
     setup.index.toys += others
-    made = setup.run("bundle", "create", reference, "--yes", "--for", here, "--for", old)
+    made = setup.run("bundle", "create", reference, "--yes", "--machine", here, "--machine", old)
     assert made.returncode == 0, made.stderr
     assert f"oci://{registry.host}/klein:v1@sha256:" in made.stdout
     digest = made.stdout.partition(f"{reference}@")[2].split()[0]
