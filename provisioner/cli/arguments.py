@@ -816,7 +816,6 @@ def _add_wanted_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
     )
     group.add_argument(
         "--look-in",
-        "--machine",
         action="append",
         type=_path,
         default=[],

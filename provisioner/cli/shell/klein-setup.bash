@@ -14,7 +14,7 @@ _shtab_klein_setup_manifest_subparsers=(list show check from-workflow lock accep
 _shtab_klein_setup_subparsers=(install plan detect verify repair smoke-test diagnose start rehearse report fleet doctor backups aside snapshot bundle seed uninstall manifest attestation completion)
 
 _shtab_klein_setup_install_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --from --endpoint --registry --registry-only --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --locked --torch --torch-index --force --cpu --python --package-index --environment --uv --no-uv --comfyui-source --update-comfyui --server --torrent --peer --listen --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env)
-_shtab_klein_setup_plan_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --from --for --endpoint --registry --registry-only --send-token --allow-loopback --offline --only --torch --torch-index --force --cpu --python --package-index --environment --uv --no-uv --comfyui-source --update-comfyui --server --hosts)
+_shtab_klein_setup_plan_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --from --machine --endpoint --registry --registry-only --send-token --allow-loopback --offline --only --torch --torch-index --force --cpu --python --package-index --environment --uv --no-uv --comfyui-source --update-comfyui --server --hosts)
 _shtab_klein_setup_detect_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --torch --torch-index --force --app --torch-python)
 _shtab_klein_setup_verify_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --quick --all --for --metrics --schedule --environment --no-smoke -y --yes --no-input --locked --attest --sign --server --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env)
 _shtab_klein_setup_repair_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --from --endpoint --registry --registry-only --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --only --torch --torch-index --force --cpu --python --package-index --environment --uv --no-uv --comfyui-source --update-comfyui --server --torrent --peer --listen --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --undo-update --for --metrics --schedule --pass-env)
@@ -39,8 +39,8 @@ _shtab_klein_setup_snapshot_show_option_strings=(-h --help --json -q --quiet -v 
 _shtab_klein_setup_snapshot_restore_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --comfyui --hf-cache --verify-with --look-in --comfyui-source --torch-index --endpoint --registry --registry-only --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait --prompt --seed --size --tiled-decode --reserve-vram --image --picture --images --smoke-timeout --pass-env)
 _shtab_klein_setup_snapshot_export_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --output)
 _shtab_klein_setup_snapshot_option_strings=(-h --help)
-_shtab_klein_setup_bundle_create_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --no-comfyui --no-wheels --torch --torch-index --force --cpu --python --package-index --for --comfyui-source --lock-version --expires --sign --endpoint --registry --registry-only --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait)
-_shtab_klein_setup_bundle_add_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --no-comfyui --no-wheels --torch --torch-index --force --cpu --python --package-index --for --comfyui-source --lock-version --expires --sign --endpoint --registry --registry-only --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait)
+_shtab_klein_setup_bundle_create_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --no-comfyui --no-wheels --torch --torch-index --force --cpu --python --package-index --machine --comfyui-source --lock-version --expires --sign --endpoint --registry --registry-only --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait)
+_shtab_klein_setup_bundle_add_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --no-comfyui --no-wheels --torch --torch-index --force --cpu --python --package-index --machine --comfyui-source --lock-version --expires --sign --endpoint --registry --registry-only --send-token --allow-loopback --offline --connections --limit-rate --stall-timeout -y --yes --no-input --accept-licence --no-wait)
 _shtab_klein_setup_bundle_verify_option_strings=(-h --help --json -q --quiet -v --verbose --no-color)
 _shtab_klein_setup_bundle_option_strings=(-h --help)
 _shtab_klein_setup_seed_option_strings=(-h --help --json -q --quiet -v --verbose --no-color --manifest --verify-with --set --look-in --follow-links --comfyui --hf-cache --extra-model-paths --listen --torrent --limit-rate --for)
@@ -72,7 +72,7 @@ _shtab_klein_setup_plan___look_in_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_plan___comfyui_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_plan___hf_cache_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_plan___extra_model_paths_COMPGEN=_shtab_compgen_files
-_shtab_klein_setup_plan___for_COMPGEN=_shtab_compgen_files
+_shtab_klein_setup_plan___machine_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_plan___python_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_plan___environment_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_plan___comfyui_source_COMPGEN=_shtab_compgen_dirs
@@ -175,11 +175,11 @@ _shtab_klein_setup_snapshot_export___output_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_bundle_create___manifest_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_bundle_create___look_in_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_bundle_create___python_COMPGEN=_shtab_compgen_files
-_shtab_klein_setup_bundle_create___for_COMPGEN=_shtab_compgen_files
+_shtab_klein_setup_bundle_create___machine_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_bundle_add___manifest_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_bundle_add___look_in_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_bundle_add___python_COMPGEN=_shtab_compgen_files
-_shtab_klein_setup_bundle_add___for_COMPGEN=_shtab_compgen_files
+_shtab_klein_setup_bundle_add___machine_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_seed___manifest_COMPGEN=_shtab_compgen_files
 _shtab_klein_setup_seed___look_in_COMPGEN=_shtab_compgen_dirs
 _shtab_klein_setup_seed___comfyui_COMPGEN=_shtab_compgen_dirs
@@ -888,4 +888,4 @@ _shtab_klein_setup() {
 
 complete -o bashdefault -F _shtab_klein_setup klein-setup
 
-# made by scripts/make_completions.py from the options with the digest 6548374e13574a426339e760063334d3fbd6ed7e1d8b2ba3a1a7ce86a73604e0
+# made by scripts/make_completions.py from the options with the digest 64f2eba2ffc33a33490c86ab6093db46663f5dbc52ecd4e7f0dcf076db3f2e8c

@@ -51,7 +51,7 @@ function _shtab_klein_setup_using
 end
 
 set -g _shtab_klein_setup_commands install plan detect verify repair smoke-test diagnose start rehearse report fleet 'fleet report' doctor backups 'backups list' 'backups restore' 'backups clear' aside 'aside list' 'aside restore' 'aside clear' snapshot 'snapshot list' 'snapshot show' 'snapshot restore' 'snapshot export' bundle 'bundle create' 'bundle add' 'bundle verify' seed uninstall manifest 'manifest list' 'manifest show' 'manifest check' 'manifest from-workflow' 'manifest lock' 'manifest accept' attestation completion
-set -g _shtab_klein_setup_opts_with_value --accept-licence --app --attest --civitai --comfyui --comfyui-args --comfyui-source --connections --digest --endpoint --environment --expect --expires --extra-model-paths --for --from --gpu --hf-cache --image --images --json --limit-rate --listen --lock-version --look-in --manifest --metrics --only --output --package-index --pass-env --peer --picture --port --prompt --python --registry --reserve-vram --schedule --seed --server --set --sign --size --smoke-timeout --stale --stall-timeout --torch --torch-index --torch-python --torrent --verify-with --workflow
+set -g _shtab_klein_setup_opts_with_value --accept-licence --app --attest --civitai --comfyui --comfyui-args --comfyui-source --connections --digest --endpoint --environment --expect --expires --extra-model-paths --for --from --gpu --hf-cache --image --images --json --limit-rate --listen --lock-version --look-in --machine --manifest --metrics --only --output --package-index --pass-env --peer --picture --port --prompt --python --registry --reserve-vram --schedule --seed --server --set --sign --size --smoke-timeout --stale --stall-timeout --torch --torch-index --torch-python --torrent --verify-with --workflow
 
 complete -c klein-setup -e
 complete -c klein-setup -f
@@ -127,7 +127,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using plan' -l comfyui -xka "(__f
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l hf-cache -xka "(__fish_complete_directories)" -d 'install into an HF cache (default: the user'"'"'s own)'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l extra-model-paths -xka "(__fish_complete_path (commandline -ct))" -d 'another extra_model_paths.yaml, as given to ComfyUI'"'"'s --extra-model-paths-config'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l from -x -d 'take files, ComfyUI and wheels from this bundle alone; `bundle create` makes one'
-complete -c klein-setup -n '_shtab_klein_setup_using plan' -l for -xka "(__fish_complete_path (commandline -ct))" -d 'for another machine than this one: what `detect --json` wrote there'
+complete -c klein-setup -n '_shtab_klein_setup_using plan' -l machine -xka "(__fish_complete_path (commandline -ct))" -d 'for another machine than this one: what `detect --json` wrote there'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l endpoint -x -d 'address of the Hub or a mirror (default: HF_ENDPOINT, else the Hub)'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l registry -x -d 'OCI registry (HOST/NAME) or image layout (https://...) that is asked first for every model file'
 complete -c klein-setup -n '_shtab_klein_setup_using plan' -l registry-only -d 'take model files from --registry alone, and from no other host'
@@ -562,7 +562,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l force -d 
 complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l cpu -d 'accept a machine without a GPU (slow)'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l python -xka "(__fish_complete_path (commandline -ct))" -d 'Python to make the environment from (default: a suitable one)'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l package-index -x -d 'index of ComfyUI'"'"'s packages (default: pip'"'"'s); a login comes from .netrc or a keyring'
-complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l for -xka "(__fish_complete_path (commandline -ct))" -d 'for another machine than this one: what `detect --json` wrote there; may be given several times'
+complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l machine -xka "(__fish_complete_path (commandline -ct))" -d 'for another machine than this one: what `detect --json` wrote there; may be given several times'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l comfyui-source -x -d 'get ComfyUI'"'"'s archive from a mirror or a file'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l lock-version -x -d 'version of the lock; an older one is refused by --verify-with (default: 1 more than that of FILE)'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle create' -l expires -x -d 'last day of the lock: a number of days like 90d, or a date'
@@ -599,7 +599,7 @@ complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l force -d 'us
 complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l cpu -d 'accept a machine without a GPU (slow)'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l python -xka "(__fish_complete_path (commandline -ct))" -d 'Python to make the environment from (default: a suitable one)'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l package-index -x -d 'index of ComfyUI'"'"'s packages (default: pip'"'"'s); a login comes from .netrc or a keyring'
-complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l for -xka "(__fish_complete_path (commandline -ct))" -d 'for another machine than this one: what `detect --json` wrote there; may be given several times'
+complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l machine -xka "(__fish_complete_path (commandline -ct))" -d 'for another machine than this one: what `detect --json` wrote there; may be given several times'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l comfyui-source -x -d 'get ComfyUI'"'"'s archive from a mirror or a file'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l lock-version -x -d 'version of the lock; an older one is refused by --verify-with (default: 1 more than that of FILE)'
 complete -c klein-setup -n '_shtab_klein_setup_using bundle add' -l expires -x -d 'last day of the lock: a number of days like 90d, or a date'
@@ -743,4 +743,4 @@ complete -c klein-setup -n '_shtab_klein_setup_using completion' -s v -l verbose
 complete -c klein-setup -n '_shtab_klein_setup_using completion' -l no-color -d 'no colours (NO_COLOR does the same)'
 complete -c klein-setup -n '_shtab_klein_setup_using completion; and test $_shtab_klein_setup_npos -eq 0' -ka "bash zsh fish powershell man" -d 'for what'
 
-# made by scripts/make_completions.py from the options with the digest 6548374e13574a426339e760063334d3fbd6ed7e1d8b2ba3a1a7ce86a73604e0
+# made by scripts/make_completions.py from the options with the digest 64f2eba2ffc33a33490c86ab6093db46663f5dbc52ecd4e7f0dcf076db3f2e8c

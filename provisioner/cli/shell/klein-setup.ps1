@@ -28,8 +28,8 @@ $_shtab_klein_setup_option_strings = @{
     '_shtab_klein_setup_backups_list' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--look-in', '--follow-links', '--comfyui', '--hf-cache', '--extra-model-paths')
     '_shtab_klein_setup_backups_restore' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--look-in', '--follow-links', '--comfyui', '--hf-cache', '--extra-model-paths')
     '_shtab_klein_setup_bundle' = @('-h', '--help')
-    '_shtab_klein_setup_bundle_add' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--look-in', '--follow-links', '--no-comfyui', '--no-wheels', '--torch', '--torch-index', '--force', '--cpu', '--python', '--package-index', '--for', '--comfyui-source', '--lock-version', '--expires', '--sign', '--endpoint', '--registry', '--registry-only', '--send-token', '--allow-loopback', '--offline', '--connections', '--limit-rate', '--stall-timeout', '-y', '--yes', '--no-input', '--accept-licence', '--no-wait')
-    '_shtab_klein_setup_bundle_create' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--look-in', '--follow-links', '--no-comfyui', '--no-wheels', '--torch', '--torch-index', '--force', '--cpu', '--python', '--package-index', '--for', '--comfyui-source', '--lock-version', '--expires', '--sign', '--endpoint', '--registry', '--registry-only', '--send-token', '--allow-loopback', '--offline', '--connections', '--limit-rate', '--stall-timeout', '-y', '--yes', '--no-input', '--accept-licence', '--no-wait')
+    '_shtab_klein_setup_bundle_add' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--look-in', '--follow-links', '--no-comfyui', '--no-wheels', '--torch', '--torch-index', '--force', '--cpu', '--python', '--package-index', '--machine', '--comfyui-source', '--lock-version', '--expires', '--sign', '--endpoint', '--registry', '--registry-only', '--send-token', '--allow-loopback', '--offline', '--connections', '--limit-rate', '--stall-timeout', '-y', '--yes', '--no-input', '--accept-licence', '--no-wait')
+    '_shtab_klein_setup_bundle_create' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--look-in', '--follow-links', '--no-comfyui', '--no-wheels', '--torch', '--torch-index', '--force', '--cpu', '--python', '--package-index', '--machine', '--comfyui-source', '--lock-version', '--expires', '--sign', '--endpoint', '--registry', '--registry-only', '--send-token', '--allow-loopback', '--offline', '--connections', '--limit-rate', '--stall-timeout', '-y', '--yes', '--no-input', '--accept-licence', '--no-wait')
     '_shtab_klein_setup_bundle_verify' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color')
     '_shtab_klein_setup_completion' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color')
     '_shtab_klein_setup_detect' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--torch', '--torch-index', '--force', '--app', '--torch-python')
@@ -45,7 +45,7 @@ $_shtab_klein_setup_option_strings = @{
     '_shtab_klein_setup_manifest_list' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color')
     '_shtab_klein_setup_manifest_lock' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--look-in', '--follow-links', '--comfyui', '--hf-cache', '--extra-model-paths', '--environment', '--output', '--lock-version', '--expires', '--sign')
     '_shtab_klein_setup_manifest_show' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--files', '--verify-with')
-    '_shtab_klein_setup_plan' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--look-in', '--follow-links', '--comfyui', '--hf-cache', '--extra-model-paths', '--from', '--for', '--endpoint', '--registry', '--registry-only', '--send-token', '--allow-loopback', '--offline', '--only', '--torch', '--torch-index', '--force', '--cpu', '--python', '--package-index', '--environment', '--uv', '--no-uv', '--comfyui-source', '--update-comfyui', '--server', '--hosts')
+    '_shtab_klein_setup_plan' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--look-in', '--follow-links', '--comfyui', '--hf-cache', '--extra-model-paths', '--from', '--machine', '--endpoint', '--registry', '--registry-only', '--send-token', '--allow-loopback', '--offline', '--only', '--torch', '--torch-index', '--force', '--cpu', '--python', '--package-index', '--environment', '--uv', '--no-uv', '--comfyui-source', '--update-comfyui', '--server', '--hosts')
     '_shtab_klein_setup_rehearse' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--keep', '--no-image', '--no-picture', '--environment', '--torch-index')
     '_shtab_klein_setup_repair' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--manifest', '--verify-with', '--set', '--look-in', '--follow-links', '--comfyui', '--hf-cache', '--extra-model-paths', '--from', '--endpoint', '--registry', '--registry-only', '--send-token', '--allow-loopback', '--offline', '--connections', '--limit-rate', '--stall-timeout', '-y', '--yes', '--no-input', '--accept-licence', '--no-wait', '--only', '--torch', '--torch-index', '--force', '--cpu', '--python', '--package-index', '--environment', '--uv', '--no-uv', '--comfyui-source', '--update-comfyui', '--server', '--torrent', '--peer', '--listen', '--prompt', '--seed', '--size', '--tiled-decode', '--reserve-vram', '--image', '--picture', '--images', '--smoke-timeout', '--undo-update', '--for', '--metrics', '--schedule', '--pass-env')
     '_shtab_klein_setup_report' = @('-h', '--help', '--json', '-q', '--quiet', '-v', '--verbose', '--no-color', '--output', '--open')
@@ -92,12 +92,12 @@ $_shtab_klein_setup_compgens = @{
     '_shtab_klein_setup_backups_restore___hf_cache' = '_shtab_powershell_compgen_dirs'
     '_shtab_klein_setup_backups_restore___look_in' = '_shtab_powershell_compgen_dirs'
     '_shtab_klein_setup_backups_restore___manifest' = '_shtab_powershell_compgen_files'
-    '_shtab_klein_setup_bundle_add___for' = '_shtab_powershell_compgen_files'
     '_shtab_klein_setup_bundle_add___look_in' = '_shtab_powershell_compgen_dirs'
+    '_shtab_klein_setup_bundle_add___machine' = '_shtab_powershell_compgen_files'
     '_shtab_klein_setup_bundle_add___manifest' = '_shtab_powershell_compgen_files'
     '_shtab_klein_setup_bundle_add___python' = '_shtab_powershell_compgen_files'
-    '_shtab_klein_setup_bundle_create___for' = '_shtab_powershell_compgen_files'
     '_shtab_klein_setup_bundle_create___look_in' = '_shtab_powershell_compgen_dirs'
+    '_shtab_klein_setup_bundle_create___machine' = '_shtab_powershell_compgen_files'
     '_shtab_klein_setup_bundle_create___manifest' = '_shtab_powershell_compgen_files'
     '_shtab_klein_setup_bundle_create___python' = '_shtab_powershell_compgen_files'
     '_shtab_klein_setup_detect_pos_0' = '_shtab_powershell_compgen_dirs'
@@ -147,9 +147,9 @@ $_shtab_klein_setup_compgens = @{
     '_shtab_klein_setup_plan___comfyui_source' = '_shtab_powershell_compgen_dirs'
     '_shtab_klein_setup_plan___environment' = '_shtab_powershell_compgen_dirs'
     '_shtab_klein_setup_plan___extra_model_paths' = '_shtab_powershell_compgen_files'
-    '_shtab_klein_setup_plan___for' = '_shtab_powershell_compgen_files'
     '_shtab_klein_setup_plan___hf_cache' = '_shtab_powershell_compgen_dirs'
     '_shtab_klein_setup_plan___look_in' = '_shtab_powershell_compgen_dirs'
+    '_shtab_klein_setup_plan___machine' = '_shtab_powershell_compgen_files'
     '_shtab_klein_setup_plan___manifest' = '_shtab_powershell_compgen_files'
     '_shtab_klein_setup_plan___python' = '_shtab_powershell_compgen_files'
     '_shtab_klein_setup_rehearse___environment' = '_shtab_powershell_compgen_dirs'
@@ -888,13 +888,13 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_bundle_add___endpoint' = 'address of the Hub or a mirror (default: HF_ENDPOINT, else the Hub)'
     '_shtab_klein_setup_bundle_add___expires' = 'last day of the lock: a number of days like 90d, or a date'
     '_shtab_klein_setup_bundle_add___follow_links' = 'write, move and delete also behind folder links that lead out of DIR (default: ask once, and remember)'
-    '_shtab_klein_setup_bundle_add___for' = 'for another machine than this one: what `detect --json` wrote there; may be given several times'
     '_shtab_klein_setup_bundle_add___force' = 'use --torch TAG even if it cannot work on this machine'
     '_shtab_klein_setup_bundle_add___help' = 'show this help message and exit'
     '_shtab_klein_setup_bundle_add___json' = 'print one JSON document on stdout; with =events also every event as a line before it'
     '_shtab_klein_setup_bundle_add___limit_rate' = 'largest rate in bytes per second, in total, for files, ComfyUI''s archive and wheels: 10M, 500k; not for git, nor for a pip older than 25.3'
     '_shtab_klein_setup_bundle_add___lock_version' = 'version of the lock; an older one is refused by --verify-with (default: 1 more than that of FILE)'
     '_shtab_klein_setup_bundle_add___look_in' = 'another folder to look for the same files in'
+    '_shtab_klein_setup_bundle_add___machine' = 'for another machine than this one: what `detect --json` wrote there; may be given several times'
     '_shtab_klein_setup_bundle_add___manifest' = 'manifest to use; several in one tree: once for each (default: flux2-klein-4b)'
     '_shtab_klein_setup_bundle_add___no_color' = 'no colours (NO_COLOR does the same)'
     '_shtab_klein_setup_bundle_add___no_comfyui' = 'leave ComfyUI''s archive out, and its wheels'
@@ -930,13 +930,13 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_bundle_create___endpoint' = 'address of the Hub or a mirror (default: HF_ENDPOINT, else the Hub)'
     '_shtab_klein_setup_bundle_create___expires' = 'last day of the lock: a number of days like 90d, or a date'
     '_shtab_klein_setup_bundle_create___follow_links' = 'write, move and delete also behind folder links that lead out of DIR (default: ask once, and remember)'
-    '_shtab_klein_setup_bundle_create___for' = 'for another machine than this one: what `detect --json` wrote there; may be given several times'
     '_shtab_klein_setup_bundle_create___force' = 'use --torch TAG even if it cannot work on this machine'
     '_shtab_klein_setup_bundle_create___help' = 'show this help message and exit'
     '_shtab_klein_setup_bundle_create___json' = 'print one JSON document on stdout; with =events also every event as a line before it'
     '_shtab_klein_setup_bundle_create___limit_rate' = 'largest rate in bytes per second, in total, for files, ComfyUI''s archive and wheels: 10M, 500k; not for git, nor for a pip older than 25.3'
     '_shtab_klein_setup_bundle_create___lock_version' = 'version of the lock; an older one is refused by --verify-with (default: 1 more than that of FILE)'
     '_shtab_klein_setup_bundle_create___look_in' = 'another folder to look for the same files in'
+    '_shtab_klein_setup_bundle_create___machine' = 'for another machine than this one: what `detect --json` wrote there; may be given several times'
     '_shtab_klein_setup_bundle_create___manifest' = 'manifest to use; several in one tree: once for each (default: flux2-klein-4b)'
     '_shtab_klein_setup_bundle_create___no_color' = 'no colours (NO_COLOR does the same)'
     '_shtab_klein_setup_bundle_create___no_comfyui' = 'leave ComfyUI''s archive out, and its wheels'
@@ -1230,7 +1230,6 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_plan___environment' = 'virtual environment (default: .venv in the ComfyUI folder)'
     '_shtab_klein_setup_plan___extra_model_paths' = 'another extra_model_paths.yaml, as given to ComfyUI''s --extra-model-paths-config'
     '_shtab_klein_setup_plan___follow_links' = 'write, move and delete also behind folder links that lead out of DIR (default: ask once, and remember)'
-    '_shtab_klein_setup_plan___for' = 'for another machine than this one: what `detect --json` wrote there'
     '_shtab_klein_setup_plan___force' = 'use --torch TAG even if it cannot work on this machine'
     '_shtab_klein_setup_plan___from' = 'take files, ComfyUI and wheels from this bundle alone; `bundle create` makes one'
     '_shtab_klein_setup_plan___help' = 'show this help message and exit'
@@ -1238,6 +1237,7 @@ $_shtab_klein_setup_help = @{
     '_shtab_klein_setup_plan___hosts' = 'list every host that install would contact, without contacting any'
     '_shtab_klein_setup_plan___json' = 'print one JSON document on stdout; with =events also every event as a line before it'
     '_shtab_klein_setup_plan___look_in' = 'another folder to look for the same files in'
+    '_shtab_klein_setup_plan___machine' = 'for another machine than this one: what `detect --json` wrote there'
     '_shtab_klein_setup_plan___manifest' = 'manifest to use; several in one tree: once for each (default: flux2-klein-4b)'
     '_shtab_klein_setup_plan___no_color' = 'no colours (NO_COLOR does the same)'
     '_shtab_klein_setup_plan___no_uv' = 'install with pip, even if uv is found'
@@ -1756,4 +1756,4 @@ Register-ArgumentCompleter -Native -CommandName klein-setup -ScriptBlock {
   $results
 }
 
-# made by scripts/make_completions.py from the options with the digest 6548374e13574a426339e760063334d3fbd6ed7e1d8b2ba3a1a7ce86a73604e0
+# made by scripts/make_completions.py from the options with the digest 64f2eba2ffc33a33490c86ab6093db46663f5dbc52ecd4e7f0dcf076db3f2e8c
