@@ -42,7 +42,6 @@ from provisioner.workflow.file_address import (
 )
 from provisioner.workflow.model_files import ModelFile, model_files
 from provisioner.workflow.pin_files import NotPinned, Offer, Pinned, manifest_of, pin, slug, why_not_asked
-from provisioner.workflow.png_text import SIGNATURE
 from provisioner.workflow.read_workflow import read_workflow
 
 T = TypeVar("T")
@@ -129,18 +128,21 @@ def _written(found: FoundWorkflow, pinned: Sequence[Pinned], asking: _Asking, ou
     label = " ".join(printable(found.label).split())
     text = f"# Made by `klein-setup manifest from-workflow` from {label}.\n{manifest_text(made)}"
     manifest = parse_manifest(text, file=output.name)
-    if manifest.workflow is not None and manifest.workflow.sha256 is not None:
-        write_file(found.data, output.with_name(manifest.workflow.name))
     write_file(text.encode("utf-8"), output)
     return manifest
 
 
-def _workflow_of(found: FoundWorkflow, output: Path) -> ManifestWorkflow:
-    """Return how the manifest names its workflow: what is no template lies beside it, as it was read."""
+def _workflow_of(found: FoundWorkflow, output: Path) -> ManifestWorkflow | None:
+    """Return how the manifest names its workflow, None for a file that does not lie beside it.
+
+    A copy is not made of it: strangers' links in it can hold signatures.
+    """
     if found.is_template:
         return ManifestWorkflow(name=found.name)
-    ending = ".png" if found.data.startswith(SIGNATURE) else ".json"
-    return ManifestWorkflow(name=f"{output.stem}.workflow{ending}", sha256=hashlib.sha256(found.data).hexdigest())
+    path = None if found.path is None else found.path.absolute()
+    if path is None or path.parent != output.expanduser().absolute().parent:
+        return None
+    return ManifestWorkflow(name=path.name, sha256=hashlib.sha256(found.data).hexdigest())
 
 
 def _fit(result: Pinned | NotPinned) -> Pinned | NotPinned:

@@ -25,7 +25,7 @@ _PAGE_BYTES = 32 * 1024 * 1024
 _ENTRY_BYTES = 64 * 1024 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
 _VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){1,3}", re.ASCII)
-_HINT = "Name a .json or .png file, an https address, or the id of a template such as image_z_image_turbo."
+_HINT = "Name a .json or .png file, an https address, or the id of a template such as image_flux2_klein_text_to_image."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,7 @@ class FoundWorkflow:
     title: str
     min_comfyui: str | None = None  # of a template, as its index says
     is_template: bool = False
+    path: Path | None = None  # of a file
 
 
 def find_workflow(session: Session, named: str, comfyui: Path | None) -> FoundWorkflow:
@@ -97,7 +98,7 @@ def _in_file(path: Path) -> FoundWorkflow:
             data = stream.read(LARGEST_IMAGE + 1)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}.", hint=_HINT, path=str(path)) from error
-    return FoundWorkflow(data=data, label=str(path), name=path.stem, title=_title(path.stem))
+    return FoundWorkflow(data=data, label=str(path), name=path.stem, title=_title(path.stem), path=path)
 
 
 def _installed(session: Session, name: str, comfyui: Path | None) -> FoundWorkflow | None:

@@ -302,7 +302,7 @@ class AcceptedLock:
 class ManifestWorkflow:
     """The workflow of ComfyUI that a manifest's test image is made with: a template, or a file beside the manifest."""
 
-    name: str  # of the template, "image_z_image_turbo", or of the file
+    name: str  # of the template, "image_flux2_klein_text_to_image", or of the file
     sha256: str | None = None  # of the file's bytes; None: it is a template
 
 

@@ -32,7 +32,6 @@ _STEPS = (
     "KSampler",
     "BasicScheduler",
     "Flux2Scheduler",
-    "LTXVScheduler",
     "AlignYourStepsScheduler",
     "SDTurboScheduler",
 )

@@ -214,8 +214,8 @@ def _once(sources: Iterable[Source]) -> tuple[Source, ...]:
 def slug(text: str) -> str:
     """Return an id for a manifest or an artifact.
 
-    >>> slug("Qwen_Image (v2)"), slug("---"), slug("x" * 99)
-    ('qwen_image-v2', 'file', 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx')
+    >>> slug("Some_Model (v2)"), slug("---"), slug("x" * 99)
+    ('some_model-v2', 'file', 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx')
     """
     plain = re.sub(r"[^a-z0-9._-]+", "-", text.casefold()).strip("-._")
     return plain[:56].rstrip("-._") or "file"

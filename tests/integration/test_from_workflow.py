@@ -82,8 +82,7 @@ def test_a_workflow_becomes_a_manifest_that_installs(sandbox: Sandbox) -> None:
     assert (encoder.folder, encoder.name) == ("text_encoders/sub", "e.safetensors")
     assert lora.licence == "other"
     assert not manifest.licence.is_commercial_use_allowed
-    own = sandbox.folder / manifest.workflow.name
-    assert (own.name, own.read_bytes(), manifest.workflow.sha256) == ("my-flow.workflow.json", small(), sha256_of(own))
+    assert manifest.workflow == ManifestWorkflow(name="my flow.json", sha256=sha256_of(small()))
     assert sandbox.run("manifest", "check", "my-flow.yaml").returncode == 0
     done = sandbox.install("--only", "files", "--manifest", "my-flow.yaml", "--accept-licence", manifest.licence.id)
     assert done.returncode == 0, done.said
@@ -96,7 +95,7 @@ def test_an_image_is_a_workflow_too_and_the_document_lists_the_manifest(sandbox:
     assert done.returncode == 0, done.said
     assert done.json["status"] == "ok"
     assert written(sandbox, "out.yaml").id == "picture"
-    assert written(sandbox, "out.yaml").workflow.name == "out.workflow.png"
+    assert written(sandbox, "out.yaml").workflow.name == "picture.png"
 
 
 def test_what_is_there_is_not_overwritten_unless_it_is_named(sandbox: Sandbox) -> None:
@@ -307,6 +306,7 @@ def test_a_workflow_at_an_address(sandbox: Sandbox, web: tuple[str, Path]) -> No
     assert "expected https" in refused.said
     assert done.returncode == 0, done.said
     assert written(sandbox, "far.yaml").id == "far"
+    assert written(sandbox, "far.yaml").workflow is None
     assert gone.returncode == 6
 
 
