@@ -324,8 +324,8 @@ def _is_to_be_diagnosed(report: Report) -> bool:
     if report.command not in {"install", "repair", "smoke-test"}:
         return False
     given = report.given_arguments or ()
-    if any(word.startswith(("--server", "--hf-cache", "--gpu=all")) for word in given) or "all" in given:
-        return False  # not ours to start again, or more than one GPU
+    if any(word.startswith(("--server", "--hf-cache", "--gpu=all", "--workflow")) for word in given) or "all" in given:
+        return False  # not ours to start again, several GPUs, or another graph
     if report.plan is not None and not isinstance(report.plan.target, ComfyTarget):
         return False
     failed = [each for each in all_errors(report) if isinstance(each, SmokeTestError)]

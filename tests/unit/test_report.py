@@ -558,6 +558,7 @@ def test_the_next_command_follows_from_what_came_of_this_one(
         ("smoke-test", [GenerationError("x")], ("--server", "http://x"), None),  # it is not ours to start again
         ("smoke-test", [GenerationError("x")], ("--hf-cache=/c",), None),
         ("smoke-test", [GenerationError("x")], ("--gpu", "all"), None),
+        ("smoke-test", [GenerationError("x")], ("--workflow", "w.json"), None),
         ("smoke-test", [GenerationError("x")], ("--gpu", "1"), "diagnose --gpu 1"),
         ("smoke-test", [ModelNotListedError("x")], (), None),  # repair comes first, as its hint says
         ("smoke-test", [InsufficientSpaceError("x")], (), None),
