@@ -197,6 +197,12 @@ def test_an_ordinary_text_is_no_known_failure(where: Where, text: str) -> None:
     assert KNOWN.matches(where, text, classes=("CFGGuider",), exit_status=1) == ()
 
 
+def test_a_module_that_something_went_on_without_did_not_end_the_server() -> None:
+    said = ["ModuleNotFoundError: No module named 'triton'", *["got prompt"] * 9]
+    assert death_error(1, said, KNOWN, log_path=Path("/l")).context["cause"] == "server-died"
+    assert death_error(1, said[:3], KNOWN, log_path=Path("/l")).context["cause"] == "missing-module"
+
+
 def test_a_json_error_of_another_node_is_not_blamed_on_a_file() -> None:
     said = "JSONDecodeError: Expecting value: line 1 column 1 (char 0)"
     assert KNOWN.matches("node-error", said, exception="JSONDecodeError", classes=("ApiNode", LOADER)) == ()
