@@ -29,7 +29,7 @@ WORDS = [
     ("klein-setup inst", {"install"}),
     ("klein-setup manifest sh", {"show"}),
     ("klein-setup verify --qui", {"--quick", "--quiet"}),
-    ("klein-setup plan --set fp8-l", {"fp8-lean"}),
+    ("klein-setup plan --set fp8-l", {"fp8-lean", "fp8-lightning"}),
     ("klein-setup completion power", {"powershell"}),
 ]
 

@@ -222,6 +222,7 @@ def test_the_image_has_every_file_that_its_wheel_is_made_of(tmp_path: Path) -> N
         *sources, _ = words.split()
         for source in sources:
             path = SCRIPTS.parent / source
+            (tmp_path / source).parent.mkdir(parents=True, exist_ok=True)
             (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / source)
     command = [str(uv), "build", "--quiet", "--wheel", "--out-dir", str(tmp_path / "dist"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)

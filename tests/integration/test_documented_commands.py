@@ -49,6 +49,18 @@ ELSEWHERE = {
         "test_drawing.py::test_the_rehearsal_ends_with_an_image_and_keeps_it_where_it_says",
         "rehearsal(",
     ),
+    "diagnose": (
+        "test_diagnose_command.py::test_the_custom_node_that_ends_the_server_is_named_with_the_way_to_live_without_it",
+        'run("diagnose"',
+    ),
+    r"manifest from-workflow \S+": (
+        "test_from_workflow.py::test_a_template_comes_from_the_index",
+        '"from-workflow", "image_small"',
+    ),
+    "--manifest image_z_image_turbo.yaml": (
+        "test_from_workflow.py::test_a_workflow_becomes_a_manifest_that_installs",
+        'sandbox.install("--only", "files", "--manifest", "my-flow.yaml"',
+    ),
     "snapshot (show|restore|export)": (
         "test_snapshot_command.py::test_everything_that_changed_is_brought_back_and_the_rest_is_said",
         "restore(setup, name)",

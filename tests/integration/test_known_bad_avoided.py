@@ -77,7 +77,9 @@ def test_a_release_that_fails_on_this_machine_is_not_the_one_that_is_installed(
             machine=rtx_4070() if is_nvidia else builders.machine(),
         )
         run = SimpleNamespace(
-            target=replace(builders.comfy_target(tmp_path / "models"), given=tmp_path), session=session
+            target=replace(builders.comfy_target(tmp_path / "models"), given=tmp_path),
+            session=session,
+            wanted=SimpleNamespace(min_comfyui=None),
         )
         found = inspect_comfyui.inspect_comfyui(cast("Run", run), inspect_comfyui.ComfyUIOptions())
         assert found is not None

@@ -42,8 +42,8 @@ def imported(sandbox: Sandbox, *arguments: str) -> set[str]:
         (("--help",), 7, 61),
         (("--version",), 7, 60),
         (("install", "--help"), 7, 61),
-        (("verify", "--quick"), 81, 182),
-        (("verify", "--quick", "--json"), 84, 184),
+        (("verify", "--quick"), 83, 182),
+        (("verify", "--quick", "--json"), 86, 184),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, tuple) else None,
 )
