@@ -304,7 +304,8 @@ def _licence(manifest_id: str, artifacts: Sequence[Artifact]) -> Licence:
         id=f"{manifest_id[:50].rstrip('-._')}-licences",
         name=", ".join(sorted(named)),
         url=next(reversed(asking.values())),
-        is_commercial_use_allowed=False,
+        is_commercial_use_allowed=None,
+        commercial_use_condition="as far as the texts below allow it, which klein-setup has not read",
         notice=f"Read what these licences allow before you use the files commercially: {pages}",
     )
 

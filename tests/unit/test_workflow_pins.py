@@ -246,7 +246,8 @@ def test_a_workflow_that_reads_nothing_has_one_set() -> None:
 def test_a_licence_that_nobody_stated_has_to_be_accepted(source: HubFile | UrlFile | OciFile, page: str) -> None:
     unknown = Pinned(file=FILE, artifact=artifact_of(pinned(FILE, offer(source=source))))
     licence = manifest_of("x" * 99, "x", [unknown], {}).licence
-    assert not licence.is_commercial_use_allowed
+    assert licence.is_commercial_use_allowed is None  # nobody read it: neither allowed nor forbidden
+    assert "has not read" in str(licence.commercial_use_words)
     assert licence.url == page
     assert (licence.name, str(licence.notice).endswith(f"not stated: {page}")) == ("not stated", True)
     assert licence.id == "x" * 50 + "-licences"
