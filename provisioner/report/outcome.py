@@ -311,7 +311,9 @@ def _next_verb(report: Report) -> str | None:
         case "interrupted":
             return report.command
         case "planned":
-            has_work = report.plan is not None and report.plan.to_do
+            given = report.given_arguments or ()
+            is_elsewhere = any(word.partition("=")[0] == "--machine" for word in given)  # a plan for another machine
+            has_work = report.plan is not None and report.plan.to_do and not is_elsewhere
             return ("uninstall" if report.command == "uninstall" else "install") if has_work else None
         case "ok":
             return "verify" if report.command in {"install", "repair"} else None
