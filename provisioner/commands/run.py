@@ -238,17 +238,17 @@ def _open_several(session: Session, options: Options, *, must_exist: bool) -> Ru
         _check_exists(target, origin)
     parts: list[Part] = []
     choices: list[SetChoice] = []
-    befores: list[str | None] = []
+    sets_before: list[str | None] = []
     for name in dict.fromkeys((options.manifest, *options.more_manifests)):
         manifest = load_manifest(name)
-        befores.append(_set_before(manifest, target))
+        sets_before.append(_set_before(manifest, target))
         choices.append(
             choose_set(
                 manifest,
                 options.set_id,
                 kind="comfyui",
                 look=lambda: session.machine,
-                remembered=befores[-1],
+                remembered=sets_before[-1],
                 recorded=lambda: _recorded(target),
             )
         )
@@ -266,7 +266,7 @@ def _open_several(session: Session, options: Options, *, must_exist: bool) -> Ru
         target=target,
         machine=session.machine if whole.sets[0].conditions != Conditions() else session.known_machine,
         origin=origin,
-        set_before=whole.sets[0].id if all(befores) else None,
+        set_before=whole.sets[0].id if all(sets_before) else None,
         several=tuple(parts),
     )
 

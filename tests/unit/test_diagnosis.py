@@ -55,13 +55,13 @@ def nodes_on(setup: Setup, situation: Situation) -> set[str]:
     return set(situation.nodes if setup.nodes is None else setup.nodes)
 
 
-def whats(diagnosis: Diagnosis) -> list[str]:
+def tried(diagnosis: Diagnosis) -> list[str]:
     return [each.what for each in diagnosis.tries]
 
 
 def test_an_image_that_comes_needs_one_start_and_nobody_is_guilty() -> None:
     found = diagnosed(Situation(options=OPTIONS, nodes=NODES), lambda setup: False)
-    assert (whats(found), found.guilty, found.is_over, found.is_healthy) == (["as you start it"], (), True, True)
+    assert (tried(found), found.guilty, found.is_over, found.is_healthy) == (["as you start it"], (), True, True)
     assert found.tries[0].setup == Setup(options=OPTIONS, nodes=None)
     assert conclusion(found) == (
         "The test image comes as you start ComfyUI, with 16 custom nodes: there is nothing to find."
@@ -107,7 +107,7 @@ def test_the_guilty_option_is_named_and_the_others_stay(culprit: tuple[str, ...]
 
 def test_a_single_option_needs_no_search() -> None:
     found = diagnosed(Situation(options=(("--x",),)), lambda setup: bool(setup.options))
-    assert whats(found) == ["as you start it", "without your options"]
+    assert tried(found) == ["as you start it", "without your options"]
     assert found.guilty[0].groups == (("--x",),)
 
 
@@ -122,8 +122,8 @@ def test_options_and_custom_nodes_that_are_guilty_each_by_itself_are_both_named(
         ("custom-nodes", (("n07",),)),
         ("options", (("--x",),)),
     ]
-    assert whats(found)[:4] == ["as you start it", "without your options", "without custom nodes", "without both"]
-    assert whats(found)[-1] == "with what is left of both"
+    assert tried(found)[:4] == ["as you start it", "without your options", "without custom nodes", "without both"]
+    assert tried(found)[-1] == "with what is left of both"
     assert found.cure == Setup(options=OPTIONS[:2], nodes=tuple(each for each in NODES if each != "n07"))
     assert not fails(found.cure)
 
@@ -142,8 +142,8 @@ def test_two_custom_nodes_that_fail_only_together_are_named_together() -> None:
     assert "n12 and n03 are at fault together: with all of them" in said
     assert found.cure is not None
     assert "n12" not in (found.cure.nodes or ())
-    assert "with the custom nodes n03 and n12 alone" in whats(found)
-    assert "with 8 of 16 custom nodes" in whats(found)
+    assert "with the custom nodes n03 and n12 alone" in tried(found)
+    assert "with 8 of 16 custom nodes" in tried(found)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_what_a_switch_turns_off_is_blamed_in_the_bare_comfyui(word: str, name: 
     assert found.guilty[0].layer == "start-option"
     assert sentence(found.guilty[0]) == (f"{sentence(found.guilty[0])}")
     assert sentence(found.guilty[0]).startswith(name)
-    assert whats(found)[-1] == f"as you start it, with {word}"  # nothing else has to go
+    assert tried(found)[-1] == f"as you start it, with {word}"  # nothing else has to go
     assert found.cure == Setup(options=OPTIONS, extra=(word,))
     also = diagnosed(situation, lambda setup: word not in setup.extra or setup.nodes is None)
     assert also.cure == Setup(nodes=(), extra=(word,))
@@ -164,9 +164,9 @@ def test_what_a_switch_turns_off_is_blamed_in_the_bare_comfyui(word: str, name: 
 
 def test_only_switches_that_this_comfyui_has_are_tried() -> None:
     found = diagnosed(Situation(known=frozenset({VAE_IN_32_BITS})), lambda setup: True)
-    assert whats(found) == ["as you start it", "with the VAE in 32 bits", "on the CPU, 256 x 256"]
+    assert tried(found) == ["as you start it", "with the VAE in 32 bits", "on the CPU, 256 x 256"]
     unknown = diagnosed(Situation(), lambda setup: True)  # it could not be read which it has
-    assert len(whats(unknown)) == 4
+    assert len(tried(unknown)) == 4
 
 
 def test_what_the_failure_itself_suggests_is_tried_first() -> None:
@@ -174,7 +174,7 @@ def test_what_the_failure_itself_suggests_is_tried_first() -> None:
     found = diagnosed(
         Situation(known=KNOWN), lambda setup: "--disable-pinned-memory" not in setup.extra, trouble=trouble
     )
-    assert whats(found) == ["as you start it", "with --disable-pinned-memory"]
+    assert tried(found) == ["as you start it", "with --disable-pinned-memory"]
     assert sentence(found.guilty[0]) == (
         "What --disable-pinned-memory switches off is at fault: with --disable-pinned-memory the test image comes."
     )
@@ -194,7 +194,7 @@ def test_a_cpu_that_is_too_slow_says_nothing() -> None:
 
 def test_on_a_cpu_no_switch_of_the_gpu_is_tried() -> None:
     found = diagnosed(Situation(nodes=("a",), known=KNOWN, is_on_cpu=True), lambda setup: True)
-    assert whats(found) == ["as you start it", "without custom nodes"]
+    assert tried(found) == ["as you start it", "without custom nodes"]
     assert conclusion(found) == (
         "It fails without custom nodes as well: the model files, ComfyUI itself or its packages are at fault."
     )
