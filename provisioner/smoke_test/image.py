@@ -47,6 +47,7 @@ MIN_BYTES_PER_PIXEL = 0.02
 smooth gradient a hundredth of that."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
+_PNG_END = b"IEND\xaeB`\x82"  # type and checksum of the last chunk, which is empty
 _MAX_PARAMETERS = 4 * 1024 * 1024  # characters of JSON; a graph of ours has 2,000
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, TypeError)
 """What Pillow raises for damaged files (its decoders document none of it)."""
@@ -113,9 +114,12 @@ def _decoded(data: bytes) -> tuple[Image.Image, Image.Image]:
     _refuse_large(image)
     try:
         image.load()
-        return image, _as_shown(image)
+        shown = _as_shown(image)
     except _UNREADABLE as error:
         raise _damaged(data, image, error) from error
+    if image.format == "PNG" and _PNG_END not in data:  # Pillow is content with the last pixel
+        raise _damaged(data, image, EOFError("its end is missing"))
+    return image, shown
 
 
 def _open(data: bytes) -> Image.Image:
