@@ -5,6 +5,7 @@ No program is started.  What a source does not say is unknown, never zero.
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -51,14 +52,15 @@ def read_memory(
     system : str
         The operating system.
     ram, swap : callable, optional
-        Return total and available bytes of RAM, and of swap or Windows' page file; by default psutil is asked, which
-        asks ``GlobalMemoryStatusEx`` on Windows.  On Linux swap comes from ``/proc/meminfo``.
+        Return total and available bytes of RAM, and of swap or Windows' page file; by default psutil is asked, for
+        the page file ``GlobalMemoryStatusEx``: psutil wants performance counters for it, which can be switched off.
+        On Linux swap comes from ``/proc/meminfo``.
     locked : callable, optional
         Returns the bytes that a process may lock in RAM, None without a limit; by default ``RLIMIT_MEMLOCK``.
     page_files : callable, optional
         Returns Windows' settings of its page files; by default they come from the registry.
     """
-    swap_total, swap_free = _swap(root, system, swap or _psutil_swap)
+    swap_total, swap_free = _swap(root, system, swap or _system_swap)
     grows: bool | None = system == "macos"
     if system == "windows":
         grows, most = _page_file_setting(page_files or _page_files)
@@ -239,11 +241,41 @@ def _psutil_ram() -> tuple[int, int]:
     return int(memory.total), int(memory.available)
 
 
-def _psutil_swap() -> tuple[int, int]:
-    import psutil
+def _system_swap() -> tuple[int, int]:
+    if sys.platform == "win32":
+        return _page_file()
+    import psutil  # as above
 
     memory = psutil.swap_memory()
     return int(memory.total), int(memory.free)
+
+
+class _MemoryStatus(ctypes.Structure):
+    """MEMORYSTATUSEX of sysinfoapi.h: https://learn.microsoft.com/windows/win32/api/sysinfoapi/ns-sysinfoapi-memorystatusex."""
+
+    _fields_ = (
+        ("length", ctypes.c_uint32),
+        ("load", ctypes.c_uint32),
+        ("ram_total", ctypes.c_uint64),
+        ("ram_free", ctypes.c_uint64),
+        ("commit_total", ctypes.c_uint64),  # RAM and page files together
+        ("commit_free", ctypes.c_uint64),
+        ("virtual_total", ctypes.c_uint64),
+        ("virtual_free", ctypes.c_uint64),
+        ("extended_free", ctypes.c_uint64),
+    )
+
+
+def _page_file() -> tuple[int, int]:
+    """Return total and free bytes that may be committed beyond RAM; raises OSError."""
+    if sys.platform != "win32":
+        raise OSError("only Windows has page files")
+    status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
+    kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+    if not kernel.GlobalMemoryStatusEx(ctypes.byref(status)):
+        raise ctypes.WinError(ctypes.get_last_error())
+    total = max(0, status.commit_total - status.ram_total)
+    return total, min(total, max(0, status.commit_free - status.ram_free))
 
 
 def _locked_limit() -> int | None:
