@@ -136,7 +136,7 @@ def _only_named(
             code="kept-file",
             severity="warning",
             remedy="by-hand",
-            message=f"{each.path} stays: {listing(names)} needs it.",
+            message=f"{each.path} stays: {listing(names)} {'needs' if len(names) == 1 else 'need'} it.",
             path=each.path,
             hint="`klein-setup uninstall` without --manifest removes the files of every manifest.",
         )
