@@ -43,15 +43,15 @@ def with_flags(
     SmokeTestError
         No server answers at the address.
     """
-    has_one = comfyui is not None and comfyui.checkout.tree is not None
-    if asked is None:
-        is_ours = options.server is None and comfyui is not None and has_one
-        return replace(options, unused_flags=_recorded(run, comfyui)) if is_ours and comfyui is not None else options
-    if options.server is not None or not has_one or comfyui is None:
+    if options.server is not None or comfyui is None or comfyui.checkout.tree is None:
+        if asked is None:
+            return options
         raise UsageError(
             "--comfyui-args is for a ComfyUI that is started for the test image, and here none is.",
             hint="Leave --comfyui-args out; a server that runs already has its options.",
         )
+    if asked is None:
+        return replace(options, unused_flags=_recorded(run, comfyui))
     return replace(options, flags=find_flags(run, comfyui, asked))
 
 
