@@ -16,7 +16,7 @@ from provisioner.commands.run import Run
 from provisioner.core.errors import NotWritableError, SmokeTestError, StorageError
 from provisioner.core.models import Machine
 from provisioner.disk.os_errors import reason_of
-from provisioner.disk.root import Root, write_output
+from provisioner.disk.root import Root, free_name, write_output
 from provisioner.smoke_test.graph import Graph, build_graph, names_for, options_for, recipe_of
 from provisioner.smoke_test.measurement import failure_advice
 from provisioner.smoke_test.results import ImageOptions
@@ -107,7 +107,7 @@ def log_path_of(what: str) -> Path:
     """Return a new file for the output of ComfyUI or diffusers, named by the time."""
     from provisioner.disk.locations import state_folder
 
-    return state_folder() / "logs" / time.strftime(f"{what}-%Y%m%dT%H%M%SZ.txt", time.gmtime())
+    return free_name(state_folder() / "logs" / time.strftime(f"{what}-%Y%m%dT%H%M%SZ.txt", time.gmtime()))
 
 
 def image_path(asked: ImageOptions) -> Path:
