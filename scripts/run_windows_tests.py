@@ -91,6 +91,11 @@ class Ended:
         return self.status == self.job.expected or (self.job.is_tests and self.status == 5)
 
     @property
+    def rerun(self) -> list[str]:
+        """The tests that passed at their second try only."""
+        return [line for line in self.output.splitlines() if line.startswith("RERUN ")] if self.is_passed else []
+
+    @property
     def line(self) -> str:
         """What is said of it."""
         said = ", ".join(f"{number} {word}" for word, number in self.counts.items()) or f"status {self.status}"
@@ -187,7 +192,7 @@ def in_turn(python: WindowsPython, jobs: Iterable[Job], at_once: int = 1, deadli
         for ended in pool.map(lambda job: run(python, job, deadline), jobs):
             if not ended.is_passed:
                 print(f"---- {ended.job.name}\n{ended.output[-20_000:]}")
-            print(ended.line, flush=True)
+            print(ended.line, *ended.rerun, sep="\n          ", flush=True)
             done.append(ended)
     return done
 

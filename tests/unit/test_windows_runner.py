@@ -83,6 +83,12 @@ def test_a_file_that_failed_is_run_once_more_and_named(capsys: pytest.CaptureFix
     assert with_second_tries(WindowsPython(), [command], deadline=0.0) == [command]
 
 
+def test_a_test_that_passed_at_its_second_try_only_is_named() -> None:
+    output = "=== rerun test summary info ===\nRERUN tests/a.py::test_x\n1 passed, 1 rerun in 0.64s\n"
+
+    assert replace(ended(0), output=output).rerun == ["RERUN tests/a.py::test_x"]
+
+
 def test_several_add_up() -> None:
     done = [ended(0, passed=3), ended(1, passed=1, failed=2), ended(None)]
     assert summary(done, 2.0) == "Windows (Wine): 3 failed, 4 passed in 2 s"
