@@ -75,14 +75,18 @@ class YamlEdits:
         if self._text[start:end] != new:
             self._changes.append((start, end, new))
 
-    def insert_before(self, path: KeyPath, lines: Sequence[str]) -> None:
-        """Put a block item in front of the item at a key path: its first line gets the dash, the others its room."""
+    def insert_before(self, path: KeyPath, *items: Sequence[str]) -> None:
+        """Put block items in front of the item at a key path: their first lines get the dash, the others its room."""
         node = self._node(path)
         line_start = self._text.rfind("\n", 0, node.start_mark.index) + 1
         before = self._text[line_start : node.start_mark.index]
         ending = "\r\n" if "\r\n" in self._text else "\n"
-        item = "".join(f"{before if at == 0 else ' ' * len(before)}{line}{ending}" for at, line in enumerate(lines))
-        self._changes.append((line_start, line_start, item))
+        new = "".join(
+            f"{before if at == 0 else ' ' * len(before)}{line}{ending}"
+            for lines in items
+            for at, line in enumerate(lines)
+        )
+        self._changes.append((line_start, line_start, new))
 
     def insert_key(self, path: KeyPath, lines: Sequence[str], *, before: str) -> None:
         """Put a key with its value in front of another key of a block mapping, in as many lines as it takes.
@@ -130,6 +134,11 @@ class YamlEdits:
         except LookupError:
             return False
         return True
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether anything is to be changed."""
+        return bool(self._changes)
 
     def result(self) -> str:
         """Return the text with every change made."""

@@ -39,6 +39,8 @@ _FILE_PATH = "org.cncf.model.filepath"
 _TITLE = "org.opencontainers.image.title"
 _NAME = "org.opencontainers.image.ref.name"
 _VERSION = "org.opencontainers.image.version"
+_COMMIT = "org.opencontainers.image.revision"
+_TREE = "vnd.klein-setup.tree"
 _KIND = "vnd.klein-setup.kind"
 
 LARGEST_JSON = 4 * 1024 * 1024
@@ -82,6 +84,8 @@ class Part:
     kind: PartKind
     blobs: tuple[Blob, ...]
     version: str | None = None
+    commit: str | None = None  # of ComfyUI, 40 hex digits
+    tree: str | None = None  # git's id of that commit's files, which verifies the archive
     config: Blob | None = field(default=None, compare=False)  # as it was read; `manifest_files` makes it anew
     manifest_sha256: str | None = field(default=None, compare=False)  # of the manifest that it was read from
 
@@ -168,7 +172,8 @@ def manifest_files(part: Part) -> tuple[bytes, bytes]:
         }
     config_bytes = _json(config)
     config_type = _MODEL_CONFIG if part.kind == "models" else _EMPTY_CONFIG
-    annotations = {_NAME: part.name} | ({_VERSION: part.version} if part.version else {})
+    facts = {_VERSION: part.version, _COMMIT: part.commit, _TREE: part.tree}
+    annotations = {_NAME: part.name} | {key: value for key, value in facts.items() if value}
     document = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
@@ -261,12 +266,14 @@ def parse_manifest(listed: Listed, data: bytes) -> Part | None:
         return None
     layers = [as_dict(each) for each in _bounded(where, as_list(found.get("layers")))]
     blobs = tuple(_blob(where, each) for each in layers)
-    version = _text(as_dict(found.get("annotations")).get(_VERSION))
+    facts = as_dict(found.get("annotations"))
     return Part(
         name=listed.name,
         kind=kind,
         blobs=blobs,
-        version=version,
+        version=_text(facts.get(_VERSION)),
+        commit=_git_id(facts.get(_COMMIT)),
+        tree=_git_id(facts.get(_TREE)),
         config=_config(where, listed, found),
         manifest_sha256=listed.sha256,
     )
@@ -314,6 +321,10 @@ def _size(where: str, row: Mapping[str, object], most: int) -> int:
 def _text(value: object) -> str | None:
     """Return a text that can be shown in one line; None for anything else."""
     return value if isinstance(value, str) and 0 < len(value) <= 300 and value.isprintable() else None
+
+
+def _git_id(value: object) -> str | None:
+    return value if isinstance(value, str) and re.fullmatch("[0-9a-f]{40}", value) else None
 
 
 def _odd(where: str, complaint: str) -> NotTheFileError:

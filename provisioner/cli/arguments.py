@@ -597,6 +597,7 @@ def add_bundle_parser(subparsers: Subparsers) -> None:
         making.add_argument(
             "--comfyui-source", type=_name, metavar="URL|FILE", help="get ComfyUI's archive from a mirror or a file"
         )
+        _add_version_option(making)
         _add_lock_options(making)
         _add_network_options(making)
         _add_change_options(making)
@@ -972,7 +973,28 @@ def _add_comfyui_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--update-comfyui", action="store_true", help="update an existing checkout to the pinned release"
     )
+    _add_version_option(group)
     _add_server_option(group)
+
+
+def _add_version_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    parser.add_argument(
+        "--comfyui-version",
+        type=_comfyui_version,
+        metavar="VERSION|latest|pinned",
+        help="the release of ComfyUI to install, or to move a checkout to: 0.46.0, latest, or pinned, the one that was "
+        "verified with klein-setup (default: pinned, or the oldest one that loads the models)",
+    )
+
+
+def _comfyui_version(text: str) -> str:
+    from provisioner.comfyui.which_release import parse_wanted_version
+    from provisioner.core.redact import printable
+
+    try:
+        return parse_wanted_version(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{printable(text)!r} {error}") from error
 
 
 def _add_server_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

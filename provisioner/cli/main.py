@@ -259,7 +259,7 @@ def _from_bundle(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Eve
     if arguments.from_bundle is None:
         yield
         return
-    for option in ("registry", "registry_only", "endpoint", "comfyui_source", "offline"):
+    for option in ("registry", "registry_only", "endpoint", "comfyui_source", "comfyui_version", "offline"):
         if getattr(arguments, option, None):
             raise UsageError(f"--from and --{option.replace('_', '-')} name two places.", hint="Leave one of them out.")
     named = arguments.from_bundle
@@ -301,6 +301,7 @@ def _bundle_make(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Eve
     bundle = BundleOptions(
         folder=folder,
         comfyui_source=arguments.comfyui_source,
+        comfyui_version=arguments.comfyui_version,
         has_comfyui=not arguments.no_comfyui,
         has_wheels=not arguments.no_wheels,
         environment=EnvironmentOptions(
@@ -426,7 +427,12 @@ def _install_options(arguments: argparse.Namespace, run: Run) -> InstallOptions:
     source = arguments.comfyui_source if bundle is None else bundle.comfyui_source
     return InstallOptions(
         parts=parse_parts(arguments.only, run.wanted),
-        comfyui=ComfyUIOptions(source=source, wants_update=arguments.update_comfyui),
+        comfyui=ComfyUIOptions(
+            source=source,
+            wants_update=arguments.update_comfyui,
+            version=arguments.comfyui_version,
+            bundled=None if bundle is None else bundle.comfyui_release,
+        ),
         environment=_environment_options(arguments),
         smoke=_smoke_test_options(arguments)
         if hasattr(arguments, "prompt")

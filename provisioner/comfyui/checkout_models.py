@@ -42,6 +42,7 @@ class CheckoutReceipt:
     files: tuple[TreeFile, ...]  # every file
     folders: tuple[str, ...] = ()  # empty folders that were created too
     previous_commits: tuple[str, ...] = ()  # the commits before our updates
+    tag: str | None = None  # whose commit it is, "v0.46.0", where the repository was asked for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

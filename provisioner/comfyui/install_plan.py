@@ -210,36 +210,28 @@ def _judge_version(checkout: ComfyCheckout, table: ComfyTable) -> list[Finding]:
     return []
 
 
-def too_old_for_models(
-    checkout: ComfyCheckout, planned: CheckoutPlan, table: ComfyTable, needed: str | None
-) -> tuple[Finding, ...]:
-    """Return a finding where the ComfyUI that is there, or that would be installed, does not load the set's files.
+def too_old_for_models(checkout: ComfyCheckout, needed: str | None) -> tuple[Finding, ...]:
+    """Return a finding where the ComfyUI that is there, and stays, does not load the set's files.
 
     Parameters
     ----------
-    checkout, planned, table
-        What is there, what is to be done about it, and the release that would be installed.
+    checkout : ComfyCheckout
+        What is there.
     needed : str or None
         The first version that loads every file; None: no file says.
     """
-    comes = planned.action in {"clone", "update"}
-    version = table.pinned.version if comes else checkout.version
+    version = checkout.version
     if needed is None or version is None or is_at_least(version, needed) is not False:
         return ()
     remedy, hint = _how_to_update(checkout)
-    if not is_at_least(table.pinned.version, needed):
-        remedy = "by-hand"
-        hint = (
-            f"{table.pinned.version} is the newest release that klein-setup installs: update ComfyUI by its own means."
-        )
-    which = f"the release that is installed, {version}," if comes else f"{checkout.tree or checkout.given}, {version},"
     return (
         Finding(
             code="comfyui-older-than-models",
-            severity="warning" if comes else "problem",
-            message=f"These models need ComfyUI {needed} or newer; {which} does not load them.",
+            severity="problem",
+            message=f"These models need ComfyUI {needed} or newer; {checkout.tree or checkout.given}, {version}, does "
+            "not load them.",
             remedy=remedy,
-            path=None if comes else checkout.tree,
+            path=checkout.tree,
             hint=hint,
         ),
     )
@@ -323,6 +315,8 @@ def _plan_update(checkout: ComfyCheckout, pinned: ComfyRelease, *, may_go_back: 
     if checkout.commit == pinned.commit and is_whole:
         return CheckoutPlan(action="none", reason=f"it is {pinned.version} already")
     if not checkout.has_git:
+        if checkout.commit is None and checkout.version == pinned.version:
+            return CheckoutPlan(action="none", reason=f"it says that it is {pinned.version} already")
         return CheckoutPlan(
             action="refuse",
             reason="it is not a git checkout, so it cannot be updated",

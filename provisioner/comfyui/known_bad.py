@@ -138,6 +138,11 @@ def release_that_works(
     return table.pinned, None
 
 
+def works_here(release: ComfyRelease, machine: Machine, table: ComfyTable) -> bool:
+    """Whether no row says of a release that it fails on this machine whatever it is started with."""
+    return _unavoidable(release, machine, table) is None
+
+
 def _unavoidable(release: ComfyRelease, machine: Machine, table: ComfyTable) -> KnownBad | None:
     seen = Combination(machine=machine, version=release.version, commit=release.commit)
     return next((row for row in matching(seen, table) if row.option is None and row.requirement is None), None)

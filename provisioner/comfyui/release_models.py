@@ -26,6 +26,18 @@ class ComfyRelease:
     released: str | None = None  # ISO date
     note: str | None = None
     sources: tuple[str, ...] = ()
+    tag: str | None = (
+        None  # "v0.46.0", where a repository was asked for the commit; None: from the table, or no release
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenRelease:
+    """A release that exists; its commit was not read."""
+
+    version: str
+    released: str  # ISO date
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +104,7 @@ class ComfyTable:
     nodes: tuple[NodeNeed, ...]
     sources: tuple[TableSource, ...]
     known_bad: tuple[KnownBad, ...] = ()
+    newest_seen: SeenRelease | None = None  # where it is newer than all of `releases`
 
     def release(self, version: str) -> ComfyRelease | None:
         """Return the release of that version, or None."""

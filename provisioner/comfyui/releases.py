@@ -10,7 +10,15 @@ import re
 from itertools import pairwise
 from typing import Literal, get_args
 
-from provisioner.comfyui.release_models import ComfyRelease, ComfyTable, KnownBad, NodeNeed, NodeUse, VersionBound
+from provisioner.comfyui.release_models import (
+    ComfyRelease,
+    ComfyTable,
+    KnownBad,
+    NodeNeed,
+    NodeUse,
+    SeenRelease,
+    VersionBound,
+)
 from provisioner.core.models import OperatingSystem, Vendor
 from provisioner.manifest.strict_yaml import (
     BOOLEAN,
@@ -121,6 +129,15 @@ def _release(place: Place) -> ComfyRelease:
         )
 
 
+def _seen(place: Place) -> SeenRelease:
+    with Fields(place, _SYNONYMS) as fields:
+        return SeenRelease(
+            version=fields.required("version", _VERSION),
+            released=fields.required("released", DATE),
+            sources=fields.required("sources", SOURCE_IDS),
+        )
+
+
 def _bound(place: Place) -> VersionBound:
     with Fields(place, _SYNONYMS) as fields:
         return VersionBound(
@@ -181,6 +198,7 @@ def _known_bad(place: Place) -> KnownBad:
 
 
 _BOUND = Kind("a mapping of version, because and sources", _bound, VersionBound(version="", because=""))
+_SEEN: Kind[SeenRelease | None] = Kind("a mapping of version, released and sources", _seen, None)
 _RELEASES = rows_of(_release, "a mapping of version, commit and sources")
 _KNOWN_BAD = rows_of(_known_bad, "a mapping of id, symptom, threads, what fails and what works")
 _NODES = rows_of(_node, "a mapping of class, inputs and sources")
@@ -203,6 +221,7 @@ def _table(place: Place) -> ComfyTable:
             advised=fields.required("advised", _BOUND),
             nodes=fields.required("nodes", _NODES),
             known_bad=fields.optional("known_bad", _KNOWN_BAD, ()),
+            newest_seen=fields.optional("newest_seen", _SEEN, None),
             sources=fields.required("sources", sources_of(_SYNONYMS)),
         )
     _check_uniqueness(place, value)
@@ -235,8 +254,10 @@ def _check_uniqueness(place: Place, table: ComfyTable) -> None:
 
 
 def _check_order(place: Place, table: ComfyTable) -> None:
-    """Report bounds that contradict each other: the order is minimum, advised, pinned."""
+    """Report bounds that contradict each other: the order is minimum, advised, pinned, newest_seen."""
     steps = [("minimum", table.minimum.version), ("advised", table.advised.version), ("pinned", table.pinned.version)]
+    if table.newest_seen is not None:
+        steps.append(("newest_seen", table.newest_seen.version))
     for (low_key, low), (high_key, high) in pairwise(steps):
         if low and high and version_key(high) < version_key(low):
             place.complain(f"is {high}, older than '{low_key}' ({low}); expected it not to be older", high_key)
@@ -248,6 +269,7 @@ def _check_sources(place: Place, table: ComfyTable) -> None:
     rows = [("releases", each.version, each.sources) for each in table.releases]
     rows += [("nodes", each.class_type, each.sources) for each in table.nodes]
     rows += [("minimum", "sources", table.minimum.sources), ("advised", "sources", table.advised.sources)]
+    rows += [] if table.newest_seen is None else [("newest_seen", "sources", table.newest_seen.sources)]
     check_sources(place, known, rows)
 
 

@@ -357,7 +357,7 @@ def _locked(run: Run, plan: FilesPlan) -> Iterator[None]:
 
 
 def _apply_comfyui(run: Run, options: InstallOptions, step: GetComfyUI | UpdateComfyUI) -> str:
-    now = inspect_comfyui(run, options.comfyui)
+    now = inspect_comfyui(run, replace(options.comfyui, release=step.release))
     wanted = "clone" if isinstance(step, GetComfyUI) else "update"
     if now is None or now.plan.action != wanted:
         raise PlanOutdatedError(

@@ -27,12 +27,15 @@ from provisioner.bundle.image_layout import (
     parse_index,
     parse_manifest,
 )
+from provisioner.comfyui.checkout_models import ComfyCheckout
 from provisioner.comfyui.install_plan import archive_address, is_web_address
+from provisioner.comfyui.release_models import ComfyRelease
 from provisioner.commands.apply import apply_plan
 from provisioner.commands.blob_runs import FILES_ONLY, run_on_blobs, run_on_listed
 from provisioner.commands.bundle_program import NAME as PROGRAM
 from provisioner.commands.bundle_program import START, own_list, program_part, start_of
 from provisioner.commands.choose_environment import EnvironmentOptions, look_at_environment
+from provisioner.commands.choose_release import ReleaseChooser
 from provisioner.commands.inspect_comfyui import read_table
 from provisioner.commands.install import RunUi
 from provisioner.commands.lock import replaced_lock, sign_lock, verified_files
@@ -93,6 +96,7 @@ class BundleOptions:
     folder: Path
     environment: EnvironmentOptions
     comfyui_source: str | None = None
+    comfyui_version: str | None = None  # "0.46.0", "latest", "pinned"; None: what the models need
     has_comfyui: bool = True
     has_wheels: bool = True
     adds: bool = False  # to a bundle that has to be there
@@ -177,7 +181,7 @@ def run_bundle_create(
             hint="Something else changes this folder; stop it and run the same command again.",
         )
     root = session.root(folder)
-    parts = [part, *_programs(session, root, choice.set, bundle, listed, say)]
+    parts = [part, *_programs(run, root, choice.set, bundle, listed, say)]
     made = {each.name: each for each in (*before, *parts)}
     programs = [each for each in made.values() if each.kind in _PROGRAMS]
     lock = replace(lock, bundle_parts=tuple((each.name, _digest_of(each)) for each in programs))
@@ -211,7 +215,7 @@ def _listed_in(folder: Path, *, adds: bool) -> tuple[Listed, ...]:
 
 
 def _programs(
-    session: Session,
+    run: Run,
     root: Root,
     wanted: ArtifactSet,
     bundle: BundleOptions,
@@ -219,6 +223,7 @@ def _programs(
     say: Callable[[str], None],
 ) -> list[Part]:
     """Bring ComfyUI's archive, and the wheels of the environment; return their parts of the bundle."""
+    session = run.session
     if wanted.target != "comfyui":
         if not bundle.has_wheels:
             return []
@@ -226,8 +231,10 @@ def _programs(
     if not bundle.has_comfyui:
         return []
     with scratch_folder("klein-setup-bundle-") as scratch:
-        held = _held_comfyui(session, root.folder, listed, scratch)
-        parts = [_comfyui_part(session, root, bundle.comfyui_source, scratch, say) if held is None else held]
+        source = bundle.comfyui_source or read_table().repository
+        release = _release_of(run, bundle.comfyui_version, source, scratch)
+        held = _held_comfyui(session, root.folder, listed, scratch, release)
+        parts = [_comfyui_part(session, root, source, scratch, say, release) if held is None else held]
         if bundle.has_wheels:
             parts += _wheel_parts(session, root, "comfyui", scratch / "ComfyUI", bundle.environment, listed, say)
     return parts
@@ -322,9 +329,19 @@ def _copy_blob(root: Root, sha256: str, path: Path) -> None:
     root.replace(arriving, place)
 
 
-def _held_comfyui(session: Session, folder: Path, listed: Sequence[Listed], scratch: Path) -> Part | None:
-    """Return the part that holds the ComfyUI of now, verified by unpacking it below `scratch`; None where none does."""
-    release = read_table().pinned
+def _release_of(run: Run, wanted: str | None, source: str, scratch: Path) -> ComfyRelease:
+    """Return the release of ComfyUI to hold, with its tree: the files of the archive are compared with it."""
+    checkout = ComfyCheckout(given=scratch, kind="empty")
+    chosen = ReleaseChooser(run=run, table=read_table(), checkout=checkout, source=source).choose(wanted)
+    if chosen.why is not None:
+        run.session.notice(f"ComfyUI {chosen.release.version} goes into the bundle; {chosen.why}.")
+    return run.session.checkouts.with_tree(chosen.release, source, comes_as_archive=True)
+
+
+def _held_comfyui(
+    session: Session, folder: Path, listed: Sequence[Listed], scratch: Path, release: ComfyRelease
+) -> Part | None:
+    """Return the part that holds a release, verified by unpacking it below `scratch`; None where none does."""
     part = _part_named(folder, listed, "comfyui")
     if part is None or part.kind != "comfyui" or part.version != release.version or len(part.blobs) != 1:
         return None
@@ -341,11 +358,11 @@ def _held_comfyui(session: Session, folder: Path, listed: Sequence[Listed], scra
     return None
 
 
-def _comfyui_part(session: Session, root: Root, source: str | None, scratch: Path, say: Callable[[str], None]) -> Part:
+def _comfyui_part(
+    session: Session, root: Root, source: str, scratch: Path, say: Callable[[str], None], release: ComfyRelease
+) -> Part:
     """Bring ComfyUI's archive, verified by unpacking it below `scratch`; return its part of the bundle."""
-    table = read_table()
-    release = table.pinned
-    address = archive_address(source or table.repository, release)
+    address = archive_address(source, release)
     if address is None:
         raise UsageError(
             f"{source} is a git repository, and a bundle holds an archive of ComfyUI.",
@@ -368,7 +385,14 @@ def _comfyui_part(session: Session, root: Root, source: str | None, scratch: Pat
     data = archive.read_bytes()
     blob = Blob(sha256=hashlib.sha256(data).hexdigest(), size=len(data), title=f"ComfyUI-{release.version}{suffix}")
     _write_blob(root, blob.sha256, data)
-    return Part(name="comfyui", kind="comfyui", blobs=(blob,), version=release.version)
+    return Part(
+        name="comfyui",
+        kind="comfyui",
+        blobs=(blob,),
+        version=release.version,
+        commit=release.commit,
+        tree=release.tree,
+    )
 
 
 def _locked(run: Run, manifest: Manifest, choice: SetChoice, lock: Lock) -> bytes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from provisioner.comfyui.known_bad import (
     Combination,
     known_bad,
+    matching,
     options_that_avoid,
     reason,
     requirements_that_avoid,
@@ -123,7 +124,14 @@ def avoided(comfyui: ComfyUIInstall, step: ComfyUIStep | None, seen: Combination
             for requirement, row in requirements_that_avoid(seen, comfyui.table).items()
         )
     arriving = replace(seen, version=step.release.version, commit=step.release.commit, packages={}, requirements=())
-    return tuple(
-        f"klein-setup will start this ComfyUI with {option}, because without it: {reason(row)}."
-        for option, row in options_that_avoid(arriving, comfyui.table).items()
+    return (
+        *(
+            f"ComfyUI {step.release.version} is known to fail on machines like this: {reason(row)}."
+            for row in matching(arriving, comfyui.table)
+            if row.option is None and row.requirement is None
+        ),
+        *(
+            f"klein-setup will start this ComfyUI with {option}, because without it: {reason(row)}."
+            for option, row in options_that_avoid(arriving, comfyui.table).items()
+        ),
     )

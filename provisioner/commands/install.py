@@ -17,6 +17,7 @@ from provisioner.commands.run import Run, open_run, remember, remember_rate
 from provisioner.commands.shared_files import announce_manifests, note_manifests
 from provisioner.commands.smoke_test import opening_of, with_smoke_test
 from provisioner.commands.snapshot import keep_before, keep_proven
+from provisioner.commands.try_requirements import try_requirements
 from provisioner.commands.verify import remember_verified, state_now
 from provisioner.core.errors import EXIT_FINDINGS, EXIT_OK, IntegrityError, KleinError
 from provisioner.core.models import Finding
@@ -103,6 +104,7 @@ def run_install(
     if run.session.settings.bundle is not None:
         run.session.take_from(run.session.settings.bundle.narrowed(plan))
         run.session.settings.bundle.prepare(plan)
+    try_requirements(run, options, plan)
     if plan.changes:
         what = command if options.snapshot is None else f"going back to {options.snapshot.name}"
         keep_before(run, what, options.environment.where, plan.checks)

@@ -71,7 +71,8 @@ class InstallOptions:
 def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: bool = True) -> Plan:
     """Return everything that the run needs, in the order in which it is told.
 
-    Tags of OCI registries are looked up where their files have to be fetched, unless nobody may be contacted.
+    Tags are looked up, unless nobody may be contacted: those of OCI registries where their files have to be fetched,
+    and those of ComfyUI's repository where the shipped table does not know the release that is wanted.
 
     Raises
     ------
@@ -88,7 +89,8 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
     if pinned:
         files = run.plan_files(depth)
     wants_comfyui = bool({"environment", "smoke"} & options.parts) and needs_program(run.wanted)
-    comfyui = inspect_comfyui(run, options.comfyui) if wants_comfyui else None
+    of_options = replace(options.comfyui, may_ask=looks_up_tags)
+    comfyui = inspect_comfyui(run, of_options if "environment" in options.parts else None) if wants_comfyui else None
     where = environment_folder(run, options.environment.where)
     steps: list[Step] = []
     findings: list[Finding] = []
@@ -102,6 +104,7 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
     if combination is not None and not isinstance(of_comfyui, (GetComfyUI, UpdateComfyUI)):
         findings += check_combination(comfyui, combination, where)
     if comfyui is not None and combination is not None:
+        notes += [comfyui.note] if comfyui.note is not None and of_comfyui is not None else []
         notes += avoided(comfyui, of_comfyui, combination)
     steps += _node_steps(run, options, comfyui)
     steps += files.steps

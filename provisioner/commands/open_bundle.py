@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.bundle.image_layout import BLOBS, LARGEST_JSON, LAYOUT, Blob, Listed, Part, parse_index, parse_manifest
+from provisioner.comfyui.release_models import ComfyRelease
+from provisioner.comfyui.releases import version_key
 from provisioner.commands.run import named_by_user
 from provisioner.core.errors import EntryNotFoundError, NotTheFileError, UsageError
 from provisioner.core.models import Manifest, OciRepository, Registry
@@ -115,6 +117,14 @@ class OpenBundle:
     def comfyui(self) -> Blob | None:
         """ComfyUI's archive."""
         return next((blob for part in self.parts if part.kind == "comfyui" for blob in part.blobs), None)
+
+    @property
+    def comfyui_release(self) -> ComfyRelease | None:
+        """The release that the archive is of; None where the bundle does not say it."""
+        part = next((each for each in self.parts if each.kind == "comfyui"), None)
+        if part is None or part.commit is None or part.tree is None or not version_key(part.version or ""):
+            return None
+        return ComfyRelease(version=part.version or "", commit=part.commit, tree=part.tree)
 
     @property
     def comfyui_source(self) -> str | None:

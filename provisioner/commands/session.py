@@ -370,8 +370,23 @@ class Session:
     def checkouts(self) -> Checkouts:
         """The ComfyUI trees of this computer."""
         from provisioner.comfyui.checkout.checkouts import Checkouts
+        from provisioner.comfyui.install_plan import split_login
+
+        def read(url: str, most: int) -> bytes:
+            from provisioner.core.route import Route
+            from provisioner.files.download.small_file import fetch_bytes
+            from provisioner.network.http_session import Credentials
+
+            address, login = split_login(url)
+            credentials = Credentials(None, address, None if login is None else Route(user=login))
+            timeout_s = self.settings.stall_timeout_s
+            return fetch_bytes(
+                address, most=most, credentials=credentials, accept="application/json", timeout_s=timeout_s
+            )
 
         return Checkouts(
+            read=read,
+            answer_timeout_s=3 * self.settings.stall_timeout_s,
             run=self.stages.run,
             environ=self.environ,
             pass_env=self.settings.pass_env,

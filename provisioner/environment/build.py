@@ -41,6 +41,7 @@ from provisioner.environment.installer import (
     Wheel,
     explain_failure,
     is_gap,
+    links_page,
     offline_error,
     page_failures,
     parse_report,
@@ -53,6 +54,7 @@ from provisioner.environment.state import (
     Distribution,
     Observation,
     complaints_about_tags,
+    constraints_text,
     pinned,
     wanted_versions,
 )
@@ -188,6 +190,41 @@ class Builder:
         if first is not None and self._context.is_offline:
             raise offline_error(first, "find the torch set", is_bundle=self._context.is_bundle) from first
         raise first or UsageError("The torch build names no set of releases.")
+
+    def try_beside(self, build: TorchBuild, requirements: Sequence[str]) -> None:
+        """Let pip resolve requirements under the set that would be held; nothing is installed.
+
+        Metadata of an index are enough; where it has none, the wheels of the set are in the cache afterwards.
+
+        Raises
+        ------
+        CommandError
+            The requirements exclude each other or the set (``reason="conflict"``).
+        KleinError
+            As `resolve`.
+        """
+        releases, wheels = self.resolve(build)
+        held = self._work.temporary / "held.txt"
+        self._work.root.write_text(
+            held, constraints_text(releases, build.local_tag, ((each.name, each.version) for each in wheels))
+        )
+        words: list[str | Path] = ["-c", held]
+        index_url = build.index_url
+        if index_url is not None and all(not each.is_online for each in wheels):
+            page = self._work.temporary / "set.html"
+            self._work.root.write_text(page, links_page(wheels))
+            words += ["--find-links", page.as_uri()]
+            index_url = None
+        elif index_url is not None and self._extra is None and not self._context.is_offline:
+            self._extra = self._settings.get("index-url", DEFAULT_INDEX)
+        self._progress(f"Resolving {count(len(requirements), 'requirement')}, without installing anything.")
+        done = self._pip(
+            "install", "--dry-run", "--ignore-installed", "--progress-bar", "off", *words, *requirements,
+            index_url=index_url,
+            timeout_s=_RESOLVE_TIMEOUT_S,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise explain_failure(done.last_lines, doing=f"find {listing(requirements)}", index_url=index_url)
 
     def _resolve_one(self, releases: TorchSet, build: TorchBuild, also: Sequence[str]) -> tuple[Wheel, ...]:
         try:

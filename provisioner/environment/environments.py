@@ -428,6 +428,54 @@ class Environments:
             self._hold(before, after)
             self._keep_list(where, after, kept, wanted, progress)
 
+    def try_out(
+        self,
+        requirements: Sequence[str],
+        build: TorchBuild | None,
+        where: Path,
+        *,
+        python: Path | None = None,
+        python_versions: Sequence[str] = (),
+        progress: Progress = _silent,
+    ) -> None:
+        """Let pip resolve an application's requirements under the torch set, before anything is installed.
+
+        Parameters
+        ----------
+        requirements : sequence of str
+            All of them.
+        build : TorchBuild or None
+            What a new environment would get: then pip works in one beside, which is gone afterwards.  None: `where` has
+            its set, and pip's ``--dry-run`` is asked there.
+        where : Path
+            The environment.
+        python, python_versions, progress
+            As for `create`.
+
+        Raises
+        ------
+        CommandError
+            The requirements exclude each other or the torch set (``reason="conflict"``, ``sides``).
+        KleinError
+            As `install`, for network and disk.
+        """
+        if build is not None:
+            chosen = self._choose_python(python, python_versions)
+            with self.cache.arriving() as folder:
+                work = Workspace(folder / "env")
+                staging = work.begin(_build_id())
+                self._make_venv(chosen, staging, "env")
+                maker = Builder(self._context, staging, work, progress)
+                maker.improve_pip()
+                maker.try_beside(build, requirements)
+            return
+        where = _absolute(where)
+        with only_one(where, wait=self.waits_for_lock, notice=progress, cancelled=self.cancelled):
+            seen = self.observe(where)
+            if seen.python is not None:
+                with PackageInstaller(self._context, where, seen.python.path, None, progress) as pip:
+                    pip.try_out(requirements, has_constraints=seen.constraints is not None)
+
     # --- bundles ---------------------------------------------------------------------------------
 
     def fetch(

@@ -321,7 +321,7 @@ def _conflict(lines: Sequence[str], text: str, doing: str, facts: Mapping[str, o
     message = f"pip could not {doing}: the requirements exclude each other"
     message += f" ({listing(sides[:4])})." if sides else "."
     hint = "Remove or change the requirement for another torch; the packages in the environment are fixed on purpose."
-    return CommandError(message, hint=hint, reason="conflict", **facts)
+    return CommandError(message, hint=hint, reason="conflict", sides=sides, **facts)
 
 
 def _on_the_way(text: str, doing: str, index: str, facts: Mapping[str, object]) -> KleinError | None:

@@ -122,6 +122,13 @@ class PackageInstaller:
         self._build([each for each in packages if each.name not in digests])
         return packages
 
+    def try_out(self, requirements: Sequence[str], *, has_constraints: bool) -> None:
+        """Let pip resolve requirements under the constraints; nothing is installed.  Raises as `install`."""
+        if self._pip_version >= _FIRST_WITH_REPORT and requirements:
+            words = ["-c", str(self.where / CONSTRAINTS)] if has_constraints else []
+            self.progress(f"Resolving {count(len(requirements), 'requirement')}, without installing anything.")
+            self._resolve([*requirements, *words], listing(requirements))
+
     def restore(self, packages: Sequence[ListedPackage]) -> None:
         """Install listed packages again, over what is there; raises as `install`.
 

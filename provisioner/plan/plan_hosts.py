@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from provisioner.comfyui.install_plan import is_archive, is_web_address
+from provisioner.comfyui.which_release import tags_address
 from provisioner.core.exhaustive import assert_never
 from provisioner.core.models import (
     FetchFile,
@@ -145,6 +147,9 @@ def _asked_by(step: Step, addresses: Addresses) -> Iterator[tuple[str, str, Host
     match step:
         case GetComfyUI() | UpdateComfyUI():
             yield step.source, _COMFYUI, "always"
+            is_server = is_web_address(step.source) and not is_archive(step.source)
+            if not step.release.commit and is_server and not addresses.has_git:  # it says which commit a version is
+                yield tags_address(step.source, 1), _COMFYUI, "always"
         case MakeEnvironment() | RepairEnvironment():
             index = step.choice.build.index_url
             for url in addresses.indexes if index is None else (index,):

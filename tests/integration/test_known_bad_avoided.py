@@ -72,14 +72,17 @@ def test_a_release_that_fails_on_this_machine_is_not_the_one_that_is_installed(
     def planned(*, has_git: bool, is_nvidia: bool = True) -> GetComfyUI:
         session = SimpleNamespace(
             checkouts=SimpleNamespace(
-                describe=lambda folder: ComfyCheckout(given=folder, kind="empty"), has_git=lambda: has_git
+                describe=lambda folder: ComfyCheckout(given=folder, kind="empty"),
+                has_git=lambda: has_git,
+                with_tree=lambda release, source: release,
             ),
             machine=rtx_4070() if is_nvidia else builders.machine(),
         )
         run = SimpleNamespace(
             target=replace(builders.comfy_target(tmp_path / "models"), given=tmp_path),
             session=session,
-            wanted=SimpleNamespace(min_comfyui=None),
+            wanted=SimpleNamespace(min_comfyui=None, artifacts=()),
+            manifest=SimpleNamespace(lock=None),
         )
         found = inspect_comfyui.inspect_comfyui(cast("Run", run), inspect_comfyui.ComfyUIOptions())
         assert found is not None

@@ -60,9 +60,14 @@ def test_klein_came_with_0_9_2_and_its_memory_was_put_right_in_0_10_0() -> None:
 
 
 def test_releases_are_newest_first_and_found_by_version() -> None:
-    assert [each.version for each in TABLE.releases] == ["0.33.0", "0.32.0", "0.31.0", "0.9.2"]
+    assert [each.version for each in TABLE.releases] == ["0.33.1", "0.33.0", "0.32.0", "0.31.0", "0.9.2"]
     assert TABLE.release("0.33.0") == TABLE.pinned
     assert TABLE.release("0.36.0") is None
+
+
+def test_the_newest_release_that_was_heard_of_is_named_with_its_day() -> None:
+    assert TABLE.newest_seen is not None
+    assert (TABLE.newest_seen.version, TABLE.newest_seen.released) == ("0.46.0", "2026-11-18")
 
 
 def test_a_manifest_asks_for_no_older_comfyui_than_the_minimum_of_klein() -> None:
@@ -103,7 +108,7 @@ def test_a_version_is_the_number_at_its_beginning() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('pinned: "0.33.0"', "pinned: 0.33.1", "pinned: is '0.33.1', which is not in 'releases'"),
+        ('pinned: "0.33.0"', "pinned: 0.33.2", "pinned: is '0.33.2', which is not in 'releases'"),
         ('pinned: "0.33.0"', 'pinned: "0.32.0"', "pinned: is 0.32.0, whose release has no 'tree'"),
         ('pinned: "0.33.0"', 'pinned: "0.33"', "pinned: is '0.33'; expected a quoted version"),
         ('pinned: "0.33.0"\n', "", "pinned: is missing"),
@@ -113,13 +118,20 @@ def test_a_version_is_the_number_at_its_beginning() -> None:
         ("https://github.com/", "https://me:secret@github.com/", "repository: is 'https://"),
         ("2f35f4a08176d993cded35dac3332be4f7287f41", "2f35f4a", "commit: '2f35f4a' has 7 digits"),
         ("2f35f4a08176d993cded35dac3332be4f7287f41", "v0.33.0", "commit: 'v0.33.0' is a branch or a tag, which moves"),
-        ("668784f3dcf05f5adb6d12ee551dc476e2f56e46", "tree", "releases[0].tree: 'tree' is not a hex number"),
+        ("668784f3dcf05f5adb6d12ee551dc476e2f56e46", "tree", "releases[1].tree: 'tree' is not a hex number"),
         ("c2bcbecd82ec5ae66594340b395c24ef0217b238", "2f35f4a08176d993cded35dac3332be4f7287f41", "twice"),
-        ('version: "0.32.0"', 'version: "0.31.0"', "releases: names '0.31.0' twice"),
+        ('- version: "0.32.0"', '- version: "0.31.0"', "releases: names '0.31.0' twice"),
         ('released: "2026-08-13"', "released: 2026-08-13", "without quotes, which YAML reads as a date"),
         ('version: "0.10.0"', 'version: "0.9.1"', "advised: is 0.9.1, older than 'minimum' (0.9.2)"),
         ('version: "0.10.0"', 'version: "0.34.0"', "pinned: is 0.33.0, older than 'advised' (0.34.0)"),
         ("  because: the FLUX.2 [klein] models came with it\n", "", "minimum.because: is missing"),
+        (
+            'newest_seen: {version: "0.46.0"',
+            'newest_seen: {version: "0.32.0"',
+            "newest_seen: is 0.32.0, older than 'pinned'",
+        ),
+        ('released: "2026-11-18", ', "", "newest_seen.released: is missing"),
+        ("sources: [docs-catalog]}", "sources: [docs]}", "the source 'docs', which is not in 'sources'"),
         ("{class: RandomNoise,", "{class: Random-Noise,", "expected the name of a node class like UNETLoader"),
         ("{class: RandomNoise,", "{class: KSamplerSelect,", "nodes: names 'KSamplerSelect for always' twice"),
         ("inputs: [noise_seed]", "inputs: []", "inputs: is empty"),

@@ -71,6 +71,7 @@ def read_receipt(tree: Path) -> CheckoutReceipt | None:
         value["previous_commits"] = tuple(map(str, value["previous_commits"]))
         receipt = CheckoutReceipt(**value)  # checked by what follows
         is_whole = tree_id(receipt.files) == receipt.tree and top_entries(receipt.files) == receipt.entries
+        is_whole = is_whole and (receipt.tag is None or re.fullmatch(r"v?[0-9.]{5,17}", receipt.tag) is not None)
     except (KeyError, ValueError, TypeError, AttributeError):
         return None
     paths = (*(each.path for each in (*receipt.files, *receipt.entries)), *receipt.folders)

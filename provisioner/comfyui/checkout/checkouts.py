@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from provisioner.comfyui.checkout.archive import Bounds, unpack, verify_tree
@@ -32,17 +32,34 @@ from provisioner.comfyui.checkout.update import go_back, now, receipt_of, update
 from provisioner.comfyui.checkout_models import CheckoutReceipt, ComfyCheckout, NodePack, Removal, RollbackPoint
 from provisioner.comfyui.install_plan import NEEDED_FOLDERS, archive_address, is_archive, is_web_address, local_path
 from provisioner.comfyui.release_models import ComfyRelease
-from provisioner.core.errors import CommandError, NotTheFileError, OfflineError, StorageError, UsageError
+from provisioner.comfyui.which_release import (
+    TAGS_OF_A_PAGE,
+    check_has_tags,
+    commit_address,
+    parse_tag_page,
+    parse_tree,
+    releases_of,
+    tags_address,
+)
+from provisioner.core.errors import AccessError, CommandError, NotTheFileError, OfflineError, StorageError, UsageError
 from provisioner.core.models import STATE_FOLDER
 from provisioner.core.ports import Cancelled, Download, RunProcess
 from provisioner.core.redact import redact
 from provisioner.disk.flush import flush_all
+
+_MOST_PAGES = 20  # of tags: a thousand
+_MOST_ANSWER_BYTES = 4 * 1024 * 1024
 
 __all__ = ["RECEIPT", "Bounds", "Checkouts", "Progress", "requirements_of"]
 
 
 def _silent(line: str) -> None:
     """Listen to nothing."""
+
+
+def _read_nothing(url: str, most: int) -> bytes:  # noqa: ARG001 - the port's signature
+    """Raise: no server is asked."""
+    raise UsageError("git is needed to look for a release, and it is not installed.", hint="Install git.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +76,10 @@ class Checkouts:
         Names of those that git gets as well.
     download : Download
         Fetches archives.
+    read : callable
+        Returns the bytes at an address, at most that many: a server's list of tags, where there is no git.
+    answer_timeout_s : float
+        Seconds for git's list of tags.
     is_offline : bool
         ``--offline``: nothing is fetched, by git neither.
     cancelled : callable
@@ -71,6 +92,8 @@ class Checkouts:
 
     run: RunProcess
     download: Download
+    read: Callable[[str, int], bytes] = _read_nothing
+    answer_timeout_s: float = 60.0
     is_offline: bool = False
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     pass_env: Collection[str] = ()
@@ -213,11 +236,77 @@ class Checkouts:
             entries=top_entries(files),
             files=files,
             folders=folders,
+            tag=release.tag,
         )
 
     def has_git(self) -> bool:
         """Whether git is there; else ComfyUI comes as an archive."""
         return find_git(self.run, self.environ) is not None
+
+    # --- releases --------------------------------------------------------------------------------
+
+    def releases_at(self, source: str) -> tuple[ComfyRelease, ...]:
+        """Return the releases that a repository has tags of, newest first; without git its server is asked.
+
+        Raises
+        ------
+        UsageError
+            It is an archive, or its address is not encrypted.
+        NetworkError, AccessError
+            It was not reached, did not answer in time, wants to know who asks, or ``--offline`` was given.
+        """
+        check_has_tags(source)
+        if self.is_offline and local_path(source) is None:
+            raise OfflineError(
+                f"with --offline, {redact(source)} is not asked.", hint="Run once without --offline.", missing=[]
+            )
+        git = self._git(Path(os.path.realpath(os.curdir)), _silent, is_ours=True)
+        if git is not None:
+            return git.tags_at(source, timeout_s=self.answer_timeout_s)
+        self._need_server(source)
+        found: dict[str, str] = {}
+        for page in range(1, _MOST_PAGES + 1):
+            tags = parse_tag_page(self._answer_of(source, tags_address(source, page)), source)
+            found |= tags
+            if len(tags) < TAGS_OF_A_PAGE:
+                break
+        return releases_of(found)
+
+    def with_tree(self, release: ComfyRelease, source: str, *, comes_as_archive: bool = False) -> ComfyRelease:
+        """Return a release with the id of its tree, which verifies an archive: where there is no git, or one is wanted.
+
+        git reads it in the commit; else the server that says which commit a tag is says this, too.
+
+        Raises
+        ------
+        KleinError
+            As `releases_at`, and as `Git.fetch`.
+        """
+        if release.tree is not None or self.is_offline or is_archive(source):
+            return release
+        git = self._git(Path(os.path.realpath(os.curdir)), _silent, is_ours=True)
+        if git is not None:
+            return replace(release, tree=git.tree_at(release, source)) if comes_as_archive else release
+        self._need_server(source)
+        tree = parse_tree(self._answer_of(source, commit_address(source, release.commit)), release.commit)
+        return replace(release, tree=tree)
+
+    def _need_server(self, source: str) -> None:
+        if not is_web_address(source):
+            raise UsageError(
+                f"{redact(source)} is a git repository, and git is not installed.",
+                hint="Install git, or leave --comfyui-version out.",
+            )
+
+    def _answer_of(self, source: str, address: str) -> str:
+        try:
+            return self.read(address, _MOST_ANSWER_BYTES).decode("utf-8", "replace")
+        except AccessError as error:
+            raise AccessError(
+                f"{redact(source)} does not say what releases it has: {error}",
+                hint="Install git, which reads the tags of any repository; or use --comfyui-version pinned.",
+                **error.context,
+            ) from error
 
     # --- looking ---------------------------------------------------------------------------------
 

@@ -19,10 +19,12 @@ from pathlib import Path
 from provisioner.comfyui.checkout_models import TreeFile
 from provisioner.comfyui.install_plan import explain_git_failure, lacks_commit, local_path, split_login
 from provisioner.comfyui.release_models import ComfyRelease
-from provisioner.core.errors import CommandError, KleinError, NotTheFileError
+from provisioner.comfyui.which_release import parse_tags
+from provisioner.core.errors import CommandError, KleinError, NotTheFileError, StalledError
 from provisioner.core.ports import Cancelled, ProcessResult, RunProcess
 from provisioner.core.redact import printable, redact
 from provisioner.disk.programs import find_on_path
+from provisioner.disk.root import scratch_folder
 from provisioner.machine.child_environment import child_environment
 from provisioner.network.certificates import bundle_in, certificate_problem, git_variables
 
@@ -227,12 +229,8 @@ class Git:
         if self.has_commit(release.commit):
             return
         doing = f"fetch ComfyUI {release.version}"
-        place = local_path(source)
-        address, login = split_login(source)
-        if place is not None:
-            address = os.path.abspath(place)  # noqa: PTH100 - git runs in another folder
-        git = replace(self, variables={**self.variables, **_login_variables(address, login)})
-        tag = f"refs/tags/v{release.version}"
+        git, address = self.reaching(source)
+        tag = f"refs/tags/{release.tag or f'v{release.version}'}"
         depth = ("--depth=1",) if is_shallow else ()
         said: Sequence[str] = ()
         asked: list[tuple[tuple[str, ...], str]] = [(depth, release.commit), (depth, tag)]
@@ -240,10 +238,7 @@ class Git:
             if (options, ref) not in asked and "dumb http" not in "\n".join(said):
                 break
             words = ("fetch", "--progress", "--no-tags", "--upload-pack=git-upload-pack", *options, "--", address, ref)
-            done = git.try_to(*words, timeout_s=_FETCH_S)
-            if done.returncode != 0 and self._may_ask_windows(done.last_lines):
-                git = replace(git, settings={**git.settings, "http.sslBackend": "schannel"})
-                done = git.try_to(*words, timeout_s=_FETCH_S)
+            done = git.over_the_network(*words, timeout_s=_FETCH_S)
             if self.has_commit(release.commit):
                 return
             if done.returncode != 0:
@@ -251,6 +246,59 @@ class Git:
                 if not lacks_commit(said):
                     raise self._failure(said, doing, source)
         raise _no_commit(release, source)
+
+    def tags_at(self, source: str, *, timeout_s: float) -> tuple[ComfyRelease, ...]:
+        """Return the releases that a repository has tags of, newest first; nothing is fetched.
+
+        git works in an empty folder of its own: the settings of no tree are read.
+
+        Raises
+        ------
+        StalledError
+            No answer within `timeout_s` seconds.
+        KleinError
+            As `explain_git_failure`.
+        """
+        doing = "list its releases"
+        with scratch_folder("klein-setup-git-") as empty:
+            git, address = replace(self, tree=empty).reaching(source)
+            words = ("ls-remote", "--tags", "--upload-pack=git-upload-pack", "--", address)
+            try:
+                done = git.over_the_network(*words, timeout_s=timeout_s)
+            except CommandError as error:
+                if error.context.get("reason") != "timeout":
+                    raise
+                raise StalledError(
+                    f"{redact(source)} did not answer within {timeout_s:g} s: git could not {doing}.",
+                    hint="Run the same command again; --stall-timeout SECONDS waits longer.",
+                ) from error
+            if done.returncode != 0:
+                raise git._failure(done.last_lines, doing, source)
+        return parse_tags(done.stdout)
+
+    def tree_at(self, release: ComfyRelease, source: str) -> str | None:
+        """Return the id of the tree of a release's commit, which is fetched for it; raises as `fetch`."""
+        with scratch_folder("klein-setup-git-") as empty:
+            git = replace(self, tree=empty)
+            git.do("init", "--quiet", doing="make a repository")
+            git.fetch(release, source, is_shallow=True)
+            return git.ask("rev-parse", f"{release.commit}^{{tree}}")
+
+    def reaching(self, source: str) -> tuple[Git, str]:
+        """Return a git that can log in at a source, and the address of it that may stand among its arguments."""
+        place = local_path(source)
+        address, login = split_login(source)
+        if place is not None:
+            address = os.path.abspath(place)  # noqa: PTH100 - git runs in another folder
+        return replace(self, variables={**self.variables, **_login_variables(address, login)}), address
+
+    def over_the_network(self, *words: str, timeout_s: float) -> ProcessResult:
+        """Run git; on Windows once more with the system's certificates, where its own list lacks an authority."""
+        done = self.try_to(*words, timeout_s=timeout_s)
+        if done.returncode == 0 or not self._may_ask_windows(done.last_lines):
+            return done
+        git = replace(self, settings={**self.settings, "http.sslBackend": "schannel"})
+        return git.try_to(*words, timeout_s=timeout_s)
 
     def _may_ask_windows(self, said: Sequence[str]) -> bool:
         """Whether git did not know an authority that the store of Windows may know: it may have a list of its own."""

@@ -197,6 +197,7 @@ def receipt_of(
         files=files,
         folders=folders,
         previous_commits=tuple(dict.fromkeys(previous_commits)),
+        tag=release.tag,
     )
 
 
