@@ -16,6 +16,7 @@ from provisioner.core.models import (
     OciFile,
     Source,
 )
+from provisioner.manifest.strict_yaml import coerced
 
 _UNITS = (("GB", 10**9), ("GiB", 2**30), ("MB", 10**6), ("MiB", 2**20))
 
@@ -43,7 +44,16 @@ def manifest_text(manifest: Manifest) -> str:
         sets=[_set_entry(each) for each in manifest.sets],
         artifacts=[_artifact_entry(each) for each in manifest.artifacts],
     )
-    return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=10_000))
+
+    class Quoting(yaml.SafeDumper):
+        """Quotes what `parse` takes for something else than text: a digest that begins with 0b, a class called N."""
+
+    def written(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+        is_odd = text.strip() and coerced(text) is not None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if is_odd else None)
+
+    Quoting.add_representer(str, written)
+    return str(yaml.dump(document, Dumper=Quoting, sort_keys=False, allow_unicode=True, width=10_000))
 
 
 def _lock_entry(lock: Lock) -> dict[str, object]:
