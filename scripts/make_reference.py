@@ -89,6 +89,7 @@ OBJECTS = {
     "$defs/content": "A content that is something else, in `lookalikes`",
     "$defs/fingerprint": "`fingerprint` of an artifact",
     "$defs/provenance": "`provenance` of an artifact",
+    "$defs/custom_node": "A pack of custom nodes, in `custom_nodes`",
     "properties/workflow": "`workflow`",
     "properties/lock": "`lock`",
     "properties/lock/properties/torch_wheels/items": "A wheel, in `torch_wheels`",

@@ -37,7 +37,8 @@ from provisioner.core.models import HubFile  # noqa: E402 - found through the li
 from provisioner.rehearsal.hub import RehearsalHub  # noqa: E402
 from provisioner.workflow.file_address import HubAddress, parse_address  # noqa: E402
 from provisioner.workflow.model_files import model_files  # noqa: E402
-from provisioner.workflow.prompt_graph import missing_nodes, to_prompt  # noqa: E402
+from provisioner.workflow.needed_packs import lacking_nodes  # noqa: E402
+from provisioner.workflow.prompt_graph import to_prompt  # noqa: E402
 from provisioner.workflow.read_workflow import read_workflow  # noqa: E402
 
 RESULT = ROOT / "scripts" / "results" / "read_templates.md"
@@ -161,8 +162,8 @@ def convert_all(tally: Tally, source: Path, object_info: dict[str, Any], url: st
     versions = _versions(source)
     for name, data in templates_of(source):
         flat = read_workflow(data, name=name)
-        lacking = missing_nodes(flat, object_info)
-        tally.lacking.update(lacking)
+        lacking = lacking_nodes(flat, object_info)
+        tally.lacking.update(kind for classes in lacking.values() for kind in classes)
         if lacking:
             tally.answers["lacks a node"] += 1
             continue

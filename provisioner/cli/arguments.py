@@ -569,7 +569,7 @@ def add_uninstall_parser(subparsers: Subparsers) -> None:
     parser = _add(subparsers, "uninstall", "remove what klein-setup installed, and nothing else")
     _add_target_options(parser)
     _add_environment_folder(parser)
-    parser.add_argument("--only", metavar="PARTS", help="files, environment, comfyui (default: all three)")
+    parser.add_argument("--only", metavar="PARTS", help="files, environment, comfyui, custom-nodes (default: all)")
     parser.add_argument("--dry-run", action="store_true", help="show what would be removed and remove nothing")
     _add_answers(parser)
     parser.set_defaults(run="uninstall")
@@ -716,6 +716,7 @@ def _add_from_workflow_parser(actions: Subparsers) -> None:
     parser.add_argument(
         "--civitai", type=_index, default="https://civitai.com", metavar="URL", help="address of Civitai or a mirror"
     )
+    _add_custom_nodes_group(parser)
     group = parser.add_argument_group("network")
     group.add_argument(
         "--endpoint", metavar="URL", help="address of the Hub or a mirror (default: HF_ENDPOINT, else the Hub)"
@@ -726,6 +727,38 @@ def _add_from_workflow_parser(actions: Subparsers) -> None:
         "--offline", action="store_true", help="ask nobody: only what the manifests of klein-setup know is pinned"
     )
     parser.set_defaults(run="manifest from-workflow")
+
+
+def _add_custom_nodes_group(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("custom nodes")
+    group.add_argument(
+        "--server", metavar="URL", help="a running ComfyUI, asked which nodes of an unknown pack it does not have"
+    )
+    group.add_argument(
+        "--node-version",
+        type=_node_version,
+        action="append",
+        default=[],
+        metavar="ID=VERSION",
+        help="the version or commit of a pack, instead of what the workflow says; may be repeated",
+    )
+    group.add_argument(
+        "--node-registry",
+        type=_index,
+        default="https://api.comfy.org",
+        metavar="URL",
+        help="address of the Comfy registry or a mirror",
+    )
+    group.add_argument(
+        "--github", type=_index, default="https://github.com", metavar="URL", help="address of GitHub or a mirror"
+    )
+
+
+def _node_version(text: str) -> tuple[str, str]:
+    name, _, version = text.rpartition("=")
+    if not name or not version:
+        raise argparse.ArgumentTypeError("expected ID=VERSION, the version as a release or a commit of 40 hex digits")
+    return name, version
 
 
 def _digest(text: str) -> tuple[str, str]:
@@ -974,6 +1007,14 @@ def _add_comfyui_options(parser: argparse.ArgumentParser) -> None:
         "--update-comfyui", action="store_true", help="update an existing checkout to the pinned release"
     )
     _add_version_option(group)
+    group.add_argument(
+        "--custom-node",
+        type=_name,
+        action="append",
+        default=[],
+        metavar="ID",
+        help="agree to a pack of custom nodes that the manifest pins: third-party code; may be repeated",
+    )
     _add_server_option(group)
 
 

@@ -438,6 +438,7 @@ def _install_options(arguments: argparse.Namespace, run: Run) -> InstallOptions:
         if hasattr(arguments, "prompt")
         else SmokeTestOptions(server=arguments.server),
         are_parts_named=arguments.only is not None,
+        custom_nodes=frozenset(arguments.custom_node),
     )
 
 
@@ -657,6 +658,7 @@ def _manifest_check(arguments: argparse.Namespace, ui: Ui, _cancelled: threading
 
 def _manifest_from_workflow(arguments: argparse.Namespace, ui: Ui, cancelled: threading.Event) -> Report:
     from provisioner.commands.from_workflow import FromWorkflowOptions, run_from_workflow
+    from provisioner.commands.pin_packs import PackOptions
 
     options = FromWorkflowOptions(
         workflow=arguments.workflow,
@@ -664,6 +666,10 @@ def _manifest_from_workflow(arguments: argparse.Namespace, ui: Ui, cancelled: th
         comfyui=arguments.comfyui,
         digests=dict(arguments.digest),
         civitai=arguments.civitai,
+        server=arguments.server,
+        packs=PackOptions(
+            registry=arguments.node_registry, github=arguments.github, versions=dict(arguments.node_version)
+        ),
     )
     return run_from_workflow(_session(arguments, ui, cancelled), options, say=ui.say)
 

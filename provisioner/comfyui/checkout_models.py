@@ -77,6 +77,50 @@ class NodePack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PackReceipt:
+    """A pack of custom nodes that klein-setup installed, as this user's own state folder has it."""
+
+    name: str  # of its folder below ``custom_nodes``
+    archive_sha256: str | None  # None: it came with git
+    requirements: tuple[str, ...]  # lines that were installed for it
+    checkout: CheckoutReceipt  # its files; of an archive without a commit
+
+
+PackState = Literal["absent", "right", "kept"]
+"""Not there; there as the manifest pins it; there, and something else: it stays."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundPack:
+    """What is in the place of a pack that a manifest names."""
+
+    state: PackState
+    reason: str = ""  # why it stays, as a clause
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackCheck:
+    """How an installed pack differs from what was installed; nothing in it means: not at all."""
+
+    receipt: PackReceipt
+    is_gone: bool = False
+    changed: tuple[str, ...] = ()  # files that were changed or deleted
+    added: tuple[str, ...] = ()  # files that klein-setup did not put there
+    of_git: str | None = None  # what its repository holds of somebody else's
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that was installed is there, byte for byte."""
+        return not (self.is_gone or self.changed)
+
+    @property
+    def is_ours_alone(self) -> bool:
+        """Whether nothing else is in it, so that it can be removed."""
+        return self.is_whole and not self.added and self.of_git is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ComfyPython:
     """A Python that belongs to a tree; lists of them have the likeliest first."""
 

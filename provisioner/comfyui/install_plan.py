@@ -568,7 +568,9 @@ def lacks_commit(lines: Sequence[str]) -> bool:
     return any(sign in said for sign in (*_NO_COMMIT, "dumb http transport does not support shallow"))
 
 
-def explain_git_failure(lines: Sequence[str], *, doing: str, source: str, path: str) -> KleinError:
+def explain_git_failure(
+    lines: Sequence[str], *, doing: str, source: str, path: str, elsewhere: str | None = None
+) -> KleinError:
     """Return the error that git's last lines mean.
 
     Parameters
@@ -581,6 +583,8 @@ def explain_git_failure(lines: Sequence[str], *, doing: str, source: str, path: 
         Address of the repository.
     path : str
         Folder git worked in.
+    elsewhere : str, optional
+        What to do where the source is at fault, unless that is naming another source of ComfyUI.
     """
     shown = [redact(printable(line)).strip() for line in lines if line.strip()]
     said = "\n".join(shown).lower()
@@ -594,4 +598,6 @@ def explain_git_failure(lines: Sequence[str], *, doing: str, source: str, path: 
     last = next((line for line in reversed(shown) if line.startswith(("fatal:", "error:"))), "".join(shown[-1:]))
     words = {"source": redact(source), "path": path, "doing": doing, "last": last}
     _, kind, sentence, hint = next((row for row in _MEANINGS if any(sign in said for sign in row[0])), _NO_MEANING)
+    if elsewhere is not None and "--comfyui-source" in hint:
+        hint = elsewhere
     return kind(sentence.format_map(words), hint=hint, **facts)

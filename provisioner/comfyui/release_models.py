@@ -17,6 +17,18 @@ NodeUse = Literal["always", "distilled", "guided", "whole-decode", "tiled-decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WantedCommit:
+    """A commit to bring, whatever program it is of, and what sentences call it."""
+
+    what: str  # "ComfyUI 0.33.0"
+    commit: str  # 40 lower-case hex digits
+    tree: str | None = None  # git's hash over every file of it, where that is known beforehand
+    version: str = "unknown"
+    tag: str | None = None  # under which a server that gives no commit by its id may have it
+    elsewhere: str = "Name a complete and current mirror of ComfyUI with --comfyui-source."  # to do if it is not there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ComfyRelease:
     """A release of ComfyUI."""
 
@@ -26,9 +38,19 @@ class ComfyRelease:
     released: str | None = None  # ISO date
     note: str | None = None
     sources: tuple[str, ...] = ()
-    tag: str | None = (
-        None  # "v0.46.0", where a repository was asked for the commit; None: from the table, or no release
-    )
+    tag: str | None = None
+    """``"v0.46.0"`` where a repository was asked for the commit; None: from the table, or no release."""
+
+    @property
+    def wanted(self) -> WantedCommit:
+        """What is to be brought of it."""
+        return WantedCommit(
+            what=f"ComfyUI {self.version}",
+            commit=self.commit,
+            tree=self.tree,
+            version=self.version,
+            tag=f"refs/tags/{self.tag or f'v{self.version}'}",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from provisioner.commands.combination import combination_of, requirements_here
 from provisioner.commands.comfyui_image import ReadyServer, start_for_image
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui
 from provisioner.commands.look import InstallOptions
+from provisioner.commands.manifest_packs import install_pack
 from provisioner.commands.packages import all_requirements, needed_packages
 from provisioner.commands.run import Run
 from provisioner.commands.side_by_side import run_side_by_side
@@ -32,6 +33,7 @@ from provisioner.plan.steps import (
     FILE_STEPS,
     GenerateImage,
     GetComfyUI,
+    InstallNodePack,
     InstallPackages,
     KeepComfyUI,
     KeepEnvironment,
@@ -107,6 +109,7 @@ _IN_WORDS: Mapping[TaskName, str] = {
     "files": "the model files",
     "environment": "the environment",
     "packages": "the packages",
+    "node-packs": "the custom nodes of the workflow",
     "server": "the start of ComfyUI",
     "image": "the test image",
 }
@@ -143,7 +146,7 @@ class _Work:
     def _do(self, task: Task) -> TaskState:
         if task.name == "files":
             return self._do_files(task)
-        if task.name == "nodes":
+        if task.name in {"nodes", "node-packs"}:
             return self._do_nodes(task)
         (step,) = task.steps
         outcome = self._outcome(step)
@@ -158,8 +161,8 @@ class _Work:
         )
 
     def _do_nodes(self, task: Task) -> TaskState:
-        """Move each of the custom nodes, whatever became of the one before."""
-        outcomes = self._came_of["nodes"]
+        """Move or install each of the custom nodes, whatever became of the one before."""
+        outcomes = self._came_of[task.name]
         outcomes += [self._outcome(step) for step in task.steps]
         failed = next((each for each in outcomes if each.status == "failed"), None)
         if failed is None:
@@ -211,6 +214,8 @@ class _Work:
                     detail = _apply_comfyui(self._run, self._options, step)
                 case MoveNodePack():
                     detail = _move_pack(self._run, step)
+                case InstallNodePack():
+                    detail = install_pack(self._run, step, self._options.environment.installer)
                 case MakeEnvironment() | RepairEnvironment():
                     detail = _apply_environment(self._run, self._options, step, self._applied)
                 case InstallPackages():
@@ -438,7 +443,7 @@ def _install_packages(run: Run, options: InstallOptions, step: InstallPackages) 
             )
             came_of_it(f"{listing(step.restores)}, each from the same file as before")
     comfyui = inspect_comfyui(run)
-    more = requirements_here(comfyui, combination_of(run, comfyui, step.where))
+    more = requirements_here(run, comfyui, combination_of(run, comfyui, step.where))
     lines = needed_packages(step.app, step.tree, environments.observe(step.where), more=more)
     asked = (*all_requirements(step.app, step.tree), *more)
     install = partial(environments.install, step.where, lines, out_of=asked, installer=installer, progress=progress)

@@ -201,7 +201,7 @@ def verify_environment(run: Run, report: Report, where: Path | None) -> Report:
         return report
     comfyui = inspect_comfyui(run)
     tree = None if comfyui is None else comfyui.checkout.tree
-    more = requirements_here(comfyui, combination_of(run, comfyui, folder))
+    more = requirements_here(run, comfyui, combination_of(run, comfyui, folder))
     compared = compare_packages(run.session, seen, app_of(run), tree, reads_files=True, more=more)
     findings = (*findings, *compared.findings)
     torch = seen.distribution("torch")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from provisioner.comfyui.known_bad import (
@@ -16,11 +17,12 @@ from provisioner.comfyui.known_bad import (
 )
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, read_table
 from provisioner.commands.packages import app_of
+from provisioner.environment.pack_requirements import joined
 from provisioner.environment.state import Observation
 from provisioner.plan.steps import GetComfyUI, UpdateComfyUI
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from provisioner.comfyui.release_models import KnownBad
     from provisioner.commands.run import Run
@@ -108,9 +110,28 @@ def start_options(run: Run, comfyui: ComfyUIInstall, environment: Path, given: S
     return tuple(found)
 
 
-def requirements_here(comfyui: ComfyUIInstall | None, seen: Combination) -> tuple[str, ...]:
-    """Return what is required of the packages beside ComfyUI's own requirements, so that it works here."""
-    return () if comfyui is None else tuple(requirements_that_avoid(seen, comfyui.table))
+def requirements_here(
+    run: Run,
+    comfyui: ComfyUIInstall | None,
+    seen: Combination,
+    arriving: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> tuple[str, ...]:
+    """Return what is required of the packages beside ComfyUI's own requirements.
+
+    That is what works here where an older version does not, and what the custom nodes require that klein-setup
+    installed.
+
+    Parameters
+    ----------
+    run, comfyui, seen
+        As for `combination_of`, and what that returned.
+    arriving : mapping of str to sequence of str
+        What custom nodes require that are being installed, by their names.
+    """
+    if comfyui is None:
+        return ()
+    of_packs = {} if comfyui.checkout.tree is None else run.session.packs.requirements(comfyui.checkout.tree)
+    return (*requirements_that_avoid(seen, comfyui.table), *joined({**of_packs, **arriving}))
 
 
 def avoided(comfyui: ComfyUIInstall, step: ComfyUIStep | None, seen: Combination) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from provisioner.commands.manifest import shipped
 from provisioner.commands.output_file import write_file
+from provisioner.commands.pin_packs import NotPinnedPack, PackOptions, PackPinning
 from provisioner.commands.session import Session
 from provisioner.commands.workflow_source import FoundWorkflow, find_workflow
 from provisioner.core.errors import (
@@ -24,9 +25,9 @@ from provisioner.core.errors import (
 )
 from provisioner.core.events import Notice
 from provisioner.core.json_reader import as_dict, as_list, parse_object
-from provisioner.core.models import Finding, Fingerprint, HubFile, Manifest, ManifestWorkflow, UrlFile
-from provisioner.core.redact import printable
-from provisioner.core.units import human_bytes
+from provisioner.core.models import CustomNode, Finding, Fingerprint, HubFile, Manifest, ManifestWorkflow, UrlFile
+from provisioner.core.redact import printable, redact
+from provisioner.core.units import count, human_bytes, listing
 from provisioner.files.hub_facts import FileFacts, HubFacts, RepositoryFacts
 from provisioner.identify.safetensors_header import SafetensorsHeader, how_much_to_read, read_header
 from provisioner.manifest.entries import manifest_text
@@ -41,6 +42,7 @@ from provisioner.workflow.file_address import (
     parse_address,
 )
 from provisioner.workflow.model_files import ModelFile, model_files
+from provisioner.workflow.needed_packs import PackNeeds, needed_packs
 from provisioner.workflow.pin_files import NotPinned, Offer, Pinned, manifest_of, pin, slug, why_not_asked
 from provisioner.workflow.read_workflow import read_workflow
 
@@ -49,6 +51,7 @@ T = TypeVar("T")
 CIVITAI = "https://civitai.com"
 _FIRST_READ = 256 * 1024
 _MOST_ANSWER = 4 * 1024 * 1024
+_SHOWN = 6  # classes in a sentence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,8 @@ class FromWorkflowOptions:
     comfyui: Path | None = None
     digests: Mapping[str, str] = field(default_factory=dict)  # SHA-256 by file name
     civitai: str = CIVITAI
+    server: str | None = None  # a ComfyUI that is asked which classes of nodes it has
+    packs: PackOptions = field(default_factory=PackOptions)
 
 
 def run_from_workflow(session: Session, options: FromWorkflowOptions, *, say: Callable[[str], None]) -> Report:
@@ -77,11 +82,17 @@ def run_from_workflow(session: Session, options: FromWorkflowOptions, *, say: Ca
         The manifest cannot be written.
     """
     found = find_workflow(session, options.workflow, options.comfyui)
-    files = model_files(read_workflow(found.data, name=found.label))
+    flat = read_workflow(found.data, name=found.label)
+    files = model_files(flat)
     _check_digests(options.digests, files)
+    needs = needed_packs(flat, None if options.server is None else _classes_of(session, options.server))
+    _check_versions(options.packs, needs)
     if not files:
         raise UsageError(
-            f"{found.label} names no model file.", hint="Nothing has to be fetched for it: its nodes load no model."
+            f"{found.label} names no model file.",
+            hint="A manifest has at least one. Its custom nodes can be installed in ComfyUI."
+            if needs.packs
+            else "Nothing has to be fetched for it: its nodes load no model.",
         )
     output = options.output or Path(f"{slug(found.name)}.yaml")
     if options.output is None and output.exists():
@@ -90,19 +101,49 @@ def run_from_workflow(session: Session, options: FromWorkflowOptions, *, say: Ca
     results = asking.pin_all(files)
     pinned = [each for each in results if isinstance(each, Pinned)]
     missing = [each for each in results if isinstance(each, NotPinned)]
-    manifest = _written(found, pinned, asking, output) if pinned else None
+    of_packs = PackPinning(session=session, options=options.packs).pin_all(needs.packs) if pinned else []
+    packs = tuple(each for each in of_packs if isinstance(each, CustomNode))
+    without_pin = [each for each in of_packs if isinstance(each, NotPinnedPack)]
+    manifest = _written(found, pinned, packs, asking, output) if pinned else None
     _tell(say, files, pinned, missing, manifest)
+    _tell_packs(say, needs, packs)
     if manifest is not None:
-        command = session.settings.program.command("install", ["--manifest", str(output)])
-        say(f"{output} is written. Fetch and verify its files: `{command}`")
+        words = ["--manifest", str(output), *(word for each in packs for word in ("--custom-node", each.id))]
+        command = session.settings.program.command("install", words)
+        say(f"{output} is written. Fetch and verify what it names: `{command}`")
+    findings = (
+        *map(_finding, missing),
+        *map(_pack_finding, without_pin),
+        *map(_unknown_finding, needs.unknown),
+    )
     return Report(
         command="manifest from-workflow",
-        status="findings" if missing else "ok",
-        exit_status=EXIT_FINDINGS if missing else EXIT_OK,
+        status="findings" if findings else "ok",
+        exit_status=EXIT_FINDINGS if findings else EXIT_OK,
         manifest=manifest,
         manifests=() if manifest is None else (manifest,),
-        findings=tuple(_finding(each) for each in missing),
+        findings=findings,
     )
+
+
+def _classes_of(session: Session, server: str) -> Mapping[str, object]:
+    """Return what a running ComfyUI says of its classes of nodes; raises ServerNotUsableError."""
+    from provisioner.comfyui.server.client import ComfyClient
+    from provisioner.comfyui.server.launch import parse_address as parse_server
+
+    parse_server(server)
+    with ComfyClient(server, cancelled=session.cancelled.is_set) as client:
+        return client.node_classes()
+
+
+def _check_versions(options: PackOptions, needs: PackNeeds) -> None:
+    names = [each.name for each in needs.packs]
+    unknown = next((name for name in options.versions if name not in names), None)
+    if unknown is not None:
+        raise UsageError(
+            f"--node-version names {printable(unknown)}, of which the workflow uses no node.",
+            hint=f"It needs {', '.join(sorted(each.label for each in needs.packs)) or 'no custom nodes'}.",
+        )
 
 
 def _check_digests(digests: Mapping[str, str], files: Sequence[ModelFile]) -> None:
@@ -115,7 +156,13 @@ def _check_digests(digests: Mapping[str, str], files: Sequence[ModelFile]) -> No
         )
 
 
-def _written(found: FoundWorkflow, pinned: Sequence[Pinned], asking: _Asking, output: Path) -> Manifest:
+def _written(
+    found: FoundWorkflow,
+    pinned: Sequence[Pinned],
+    packs: tuple[CustomNode, ...],
+    asking: _Asking,
+    output: Path,
+) -> Manifest:
     """Write the manifest and return it as it is read again, so that what was written is known to be one."""
     made = manifest_of(
         found.name,
@@ -124,6 +171,7 @@ def _written(found: FoundWorkflow, pinned: Sequence[Pinned], asking: _Asking, ou
         asking.fingerprints(pinned),
         min_comfyui=found.min_comfyui,
         workflow=_workflow_of(found, output),
+        custom_nodes=packs,
     )
     label = " ".join(printable(found.label).split())
     text = f"# Made by `klein-setup manifest from-workflow` from {label}.\n{manifest_text(made)}"
@@ -175,6 +223,45 @@ def _tell(
         return
     count = f"{len(pinned)} of {len(files)}" if missing else f"all {len(files)}"
     say(f"Pinned are {count} files ({human_bytes(sum(each.size for each in manifest.artifacts))}).")
+
+
+def _tell_packs(say: Callable[[str], None], needs: PackNeeds, packs: Sequence[CustomNode]) -> None:
+    for each in packs:
+        version = f" {each.version}" if each.version else ""
+        say(f"custom nodes {each.id}{version}  {each.pin}, third-party code from {redact(each.address)}")
+    if needs.unused:
+        say(f"Left out, as the workflow switches every node of theirs off: {listing(needs.unused)}.")
+    if needs.unrecorded:
+        number = count(len(needs.unrecorded), "class", "classes")
+        say(
+            f"The workflow names no pack for {number} of nodes. If some of them are not ComfyUI's own, --server URL "
+            "finds out which: it asks a running ComfyUI."
+        )
+
+
+def _pack_finding(missing: NotPinnedPack) -> Finding:
+    label = missing.pack.label
+    classes = listing([printable(each)[:80] for each in missing.pack.nodes[:_SHOWN]])
+    more = len(missing.pack.nodes) - _SHOWN
+    return Finding(
+        code="custom-nodes-not-pinned",
+        severity="problem",
+        message=f"The custom nodes {label} ({classes}{f' and {more} more' if more > 0 else ''}) are not in the "
+        f"manifest: {missing.reason}.",
+        remedy="by-hand",
+        hint=f"If you know a version that works, give --node-version '{label}=VERSION' and run this again.",
+    )
+
+
+def _unknown_finding(kind: str) -> Finding:
+    return Finding(
+        code="unknown-custom-nodes",
+        severity="problem",
+        message=f"The workflow uses {printable(kind)[:80]}, of an unknown pack: it names none, and the ComfyUI that "
+        "was asked does not have it.",
+        remedy="by-hand",
+        hint="Open the workflow in a ComfyUI that has the node, and save it again: the editor notes the pack.",
+    )
 
 
 def _finding(missing: NotPinned) -> Finding:

@@ -11,6 +11,7 @@ from provisioner.commands.choose_environment import environment_folder, with_env
 from provisioner.commands.combination import check_combination, combination_of
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, check_comfyui, inspect_comfyui, with_comfyui
 from provisioner.commands.look import InstallOptions, plan_run
+from provisioner.commands.manifest_packs import agreed_packs
 from provisioner.commands.parts import needs_program
 from provisioner.commands.questions import Ask, AskToApply, agree_to_links, ask_about, ask_to_apply, decide_on_token
 from provisioner.commands.run import Run, open_run, remember, remember_rate
@@ -59,6 +60,7 @@ def run_plan(
 ) -> Report:
     """Show what `run_install` would do, or only which hosts it would contact; nothing is written."""
     plan = plan_run(run, options, "claims", looks_up_tags=show_hosts is None)
+    plan = agreed_packs(plan, options.custom_nodes, None)
     hosts = None
     if show_hosts is None:
         show(plan)
@@ -137,6 +139,8 @@ def _agreed(run: Run, options: InstallOptions, ui: RunUi, command: Command, dept
     """Plan, show it and ask, until the folder is the right one; return the run and the plan that were agreed to."""
     while True:
         plan = plan_run(run, options, depth)
+        is_asked = ui.ask_to_apply is not None and not run.options.assume_yes
+        plan = agreed_packs(plan, options.custom_nodes, ui.ask if is_asked else None)
         if plan.steps or plan.notes:
             ui.show_plan(plan)
         if run.session.is_offline:

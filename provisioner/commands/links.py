@@ -19,6 +19,7 @@ from provisioner.plan.steps import (
     FILE_STEPS,
     GenerateImage,
     GetComfyUI,
+    InstallNodePack,
     InstallPackages,
     KeepComfyUI,
     KeepEnvironment,
@@ -129,7 +130,7 @@ class FolderLinks:
                 places.append(step.path)  # a link with its name is removed itself
             case Remove():
                 places.append(step.path / "file")
-            case GetComfyUI() | UpdateComfyUI() | MoveNodePack():
+            case GetComfyUI() | UpdateComfyUI() | MoveNodePack() | InstallNodePack():
                 places.append(step.folder / "file")
             case MakeEnvironment() | RepairEnvironment() | InstallPackages():
                 places.append(step.where / "file")

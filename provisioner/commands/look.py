@@ -14,6 +14,7 @@ from provisioner.commands.choose_environment import EnvironmentOptions, environm
 from provisioner.commands.combination import avoided, check_combination, combination_of, requirements_here
 from provisioner.commands.image_options import SmokeTestOptions
 from provisioner.commands.inspect_comfyui import ComfyUIInstall, ComfyUIOptions, check_comfyui, inspect_comfyui
+from provisioner.commands.manifest_packs import check_named, plan_packs
 from provisioner.commands.packages import app_of, compare_packages, needed_packages
 from provisioner.commands.parts import can_generate, needs_program
 from provisioner.commands.pin_tags import pin_tags_of
@@ -65,6 +66,7 @@ class InstallOptions:
     environment: EnvironmentOptions = field(default_factory=EnvironmentOptions)
     smoke: SmokeTestOptions = field(default_factory=SmokeTestOptions)
     are_parts_named: bool = False  # by --only: what cannot be done is an error then, else it is left out and said
+    custom_nodes: frozenset[str] = frozenset()  # ids of packs that were agreed to
     snapshot: SetupSnapshot | None = None  # what is brought back: its commit, custom nodes, torch set and packages
 
 
@@ -89,8 +91,10 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
     if pinned:
         files = run.plan_files(depth)
     wants_comfyui = bool({"environment", "smoke"} & options.parts) and needs_program(run.wanted)
-    of_options = replace(options.comfyui, may_ask=looks_up_tags)
-    comfyui = inspect_comfyui(run, of_options if "environment" in options.parts else None) if wants_comfyui else None
+    of_options = replace(options.comfyui, may_ask=looks_up_tags) if "environment" in options.parts else None
+    wants_packs = _wants_packs(run, options)
+    check_named(run, options.custom_nodes)
+    comfyui = inspect_comfyui(run, of_options) if wants_comfyui or wants_packs else None
     where = environment_folder(run, options.environment.where)
     steps: list[Step] = []
     findings: list[Finding] = []
@@ -116,10 +120,14 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
             of_comfyui,
             where,
             depth,
-            () if combination is None else requirements_here(comfyui, combination),
+            () if combination is None else requirements_here(run, comfyui, combination),
         ):
             steps.append(step)
             findings += found
+    if wants_packs:
+        packs = plan_packs(run, comfyui, of_comfyui, where)
+        steps += packs.steps
+        notes += packs.notes
     if "smoke" in options.parts:
         obstacle = _obstacle(run, options, comfyui, of_comfyui, where, steps)
         if obstacle is None or options.are_parts_named:
@@ -141,6 +149,12 @@ def plan_run(run: Run, options: InstallOptions, depth: Depth, *, looks_up_tags: 
         files, steps, findings=findings, notes=notes, file_systems=systems, links=links, choice=_choice(run)
     )
     return replace(plan, rate=_expected_rate(run), pinned=pinned)
+
+
+def _wants_packs(run: Run, options: InstallOptions) -> bool:
+    """Whether the run is about the custom nodes of its manifest: unless it is about something else by name."""
+    is_asked = "environment" in options.parts or not options.are_parts_named or bool(options.custom_nodes)
+    return is_asked and bool(run.manifest.custom_nodes) and run.wanted.target == "comfyui" and options.snapshot is None
 
 
 def _why_no_image(run: Run) -> str:
@@ -175,6 +189,13 @@ def _check_addresses(run: Run) -> None:
         return
     from urllib.parse import urlsplit  # takes 6 ms, and most runs have no such address
 
+    for pack in run.manifest.custom_nodes:
+        if urlsplit(pack.address).hostname in LOOPBACK:
+            raise UsageError(
+                f"The manifest fetches the custom nodes {pack.id} from {redact(pack.address)}, an address of this "
+                "machine.",
+                hint="If you wrote it, for a test, pass --allow-loopback.",
+            )
     for artifact in run.wanted.artifacts:
         for source in (*artifact.sources, *(source for each in artifact.accept for source in each.sources)):
             url = source.url if isinstance(source, UrlFile) else ""

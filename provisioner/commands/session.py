@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from provisioner.comfyui.checkout.checkouts import Checkouts
+    from provisioner.comfyui.checkout.pack_installs import PackInstalls
     from provisioner.commands.links import FolderLinks
     from provisioner.commands.open_bundle import OpenBundle
     from provisioner.commands.stages import Stages
@@ -395,6 +396,15 @@ class Session:
             cancelled=self.cancelled.is_set,
             waits_for_lock=self.settings.wait_for_lock,
         )
+
+    @cached_property
+    def packs(self) -> PackInstalls:
+        """The packs of custom nodes in the ComfyUI trees of this computer."""
+        from provisioner.comfyui.checkout.pack_installs import PackInstalls
+        from provisioner.comfyui.checkout.pack_receipts import PackReceipts
+        from provisioner.disk.locations import state_folder
+
+        return PackInstalls(checkouts=self.checkouts, receipts=PackReceipts(lambda: state_folder() / "custom-nodes"))
 
     @cached_property
     def stages(self) -> Stages:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from provisioner.comfyui.checkout.node_packs import FOLDER
 from provisioner.commands.choose_environment import environment_folder
 from provisioner.commands.questions import Ask, agree_to_links, need_yes
 from provisioner.commands.run import Run, tree_roots
@@ -24,10 +25,11 @@ from provisioner.plan.steps import Remove
 from provisioner.report.outcome import Report
 
 if TYPE_CHECKING:
+    from provisioner.comfyui.checkout_models import PackCheck
     from provisioner.core.ports import FileDigest
     from provisioner.files.store.removal import Owned
 
-PARTS = frozenset({"files", "environment", "comfyui"})
+PARTS = frozenset({"files", "environment", "comfyui", "custom-nodes"})
 _WHY_KEPT = {
     "adopted": "it was there before klein-setup",
     "changed": "it changed after klein-setup verified it",
@@ -53,7 +55,7 @@ def parse_parts(text: str | None) -> frozenset[str]:
     if unknown:
         raise UsageError(
             f"--only knows no part {', '.join(map(repr, unknown))} here.",
-            hint="There are three: files, environment, comfyui.",
+            hint="There are four: files, environment, comfyui, custom-nodes.",
         )
     return parts
 
@@ -61,8 +63,8 @@ def parse_parts(text: str | None) -> frozenset[str]:
 def run_uninstall(run: Run, options: UninstallOptions, *, ask: Ask, say: Callable[[str], None]) -> Report:
     """Show what would go and what stays, ask once, and remove it.
 
-    Where manifests are named, only their files go, and of those none that another manifest in the tree needs; ComfyUI
-    and the environment stay as long as there is another.  Else everything goes.
+    Where manifests are named, only their files go, and of those none that another manifest in the tree needs; ComfyUI,
+    its custom nodes and the environment stay as long as there is another.  Else everything goes.
 
     Raises
     ------
@@ -73,7 +75,7 @@ def run_uninstall(run: Run, options: UninstallOptions, *, ask: Ask, say: Callabl
     """
     is_named = run.options.is_manifest_named
     others = other_manifests(run) if is_named else {}
-    parts = options.parts - {"environment", "comfyui"} if others and options.parts == PARTS else options.parts
+    parts = frozenset({"files"}) if others and options.parts == PARTS else options.parts
     files = _owned(run) if "files" in parts else ()
     shared: tuple[Finding, ...] = ()
     if is_named:
@@ -87,8 +89,9 @@ def run_uninstall(run: Run, options: UninstallOptions, *, ask: Ask, say: Callabl
             )
     environment = _environment_of_ours(run, options) if "environment" in parts else None
     tree = _tree_of_ours(run) if "comfyui" in parts else None
+    packs = _packs_of_ours(run) if "custom-nodes" in parts else {}
     kept = (*shared, *(_kept(run, each) for each in files if each.state in _WHY_KEPT))
-    steps = _steps(run, files, environment, tree)
+    steps = [*_pack_steps(packs), *_steps(run, files, environment, tree)]
     links = run.session.links.on_the_way_of(steps)
     plan = make_plan(planner.no_steps(run.manifest, run.wanted, run.target), steps, links=links)
     for each in steps:
@@ -109,7 +112,11 @@ def run_uninstall(run: Run, options: UninstallOptions, *, ask: Ask, say: Callabl
             hint="`klein-setup uninstall --dry-run` only shows them.",
         )
     roots = _roots(run) if "files" in parts else ()
-    left = (*_remove_files(run, files, roots), *_remove_programs(run, environment, tree, say))
+    left = (
+        *_remove_files(run, files, roots),
+        *_remove_packs(run, packs, is_environment_gone=environment is not None),
+        *_remove_programs(run, environment, tree, say),
+    )
     stays = {finding.path: finding.message for finding in left if finding.code == "kept-file"}
     outcomes = tuple(
         Outcome(step=step, status="skipped", detail=stays[step.path])
@@ -218,6 +225,58 @@ def _tree_of_ours(run: Run) -> Path | None:
     seen = run.session.checkouts.describe(where)
     # without a program: a removal that was interrupted goes on
     return (seen.tree or where) if seen.receipt is not None else None
+
+
+def _packs_of_ours(run: Run) -> Mapping[Path, PackCheck]:
+    """Return the packs of custom nodes that this user's own receipts name, by folder."""
+    if not isinstance(run.target, ComfyTarget) or run.target.models.name != "models":
+        return {}
+    tree = run.session.checkouts.describe(run.target.models.parent).tree or run.target.models.parent
+    return {tree / FOLDER / each.receipt.name: each for each in run.session.packs.check_all(tree)}
+
+
+def _pack_steps(packs: Mapping[Path, PackCheck]) -> list[Remove]:
+    steps = []
+    for path, found in packs.items():
+        if found.is_gone:
+            reason, size = "it is gone already; its receipt is removed", 0
+        elif found.is_ours_alone:
+            reason, size = "custom nodes, as klein-setup installed them", _size_of(path)
+        else:
+            reason, size = f"it holds something of yours: it is switched off, as {path.name}.disabled, and stays", 0
+        steps.append(Remove(what="custom-nodes", path=path, size=size, reason=reason))
+    return steps
+
+
+def _remove_packs(run: Run, packs: Mapping[Path, PackCheck], *, is_environment_gone: bool) -> tuple[Finding, ...]:
+    left: list[Finding] = []
+    for path, found in packs.items():
+        tree, name = path.parent.parent, found.receipt.name
+        why = run.session.packs.remove(tree, name, progress=run.session.notice)
+        if why is not None:
+            hint = "Delete the folder yourself if you do not want it."
+            left.append(
+                Finding(
+                    code="kept-file",
+                    severity="warning",
+                    remedy="by-hand",
+                    message=f"{path} stays: {why}.",
+                    path=path,
+                    hint=hint,
+                )
+            )
+        if found.receipt.requirements and not is_environment_gone:
+            required = listing(found.receipt.requirements)
+            left.append(
+                Finding(
+                    code="kept-packages",
+                    severity="warning",
+                    remedy="by-hand",
+                    message=f"The packages that {name} required stay in the environment: {required}.",
+                    hint="They go with the environment: `klein-setup uninstall --only environment`.",
+                )
+            )
+    return tuple(left)
 
 
 def _remove_files(run: Run, files: tuple[Owned, ...], roots: tuple[Path, ...]) -> tuple[Finding, ...]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.comfyui.server.launch import parse_address
-from provisioner.commands.run import Run
+from provisioner.commands.run import Run, options_of
 from provisioner.commands.workflow_source import FoundWorkflow, find_workflow
-from provisioner.core.errors import NotTheFileError, UsageError
+from provisioner.core.errors import NotTheFileError, UsageError, WorkflowError
+from provisioner.core.json_reader import as_list
 from provisioner.core.models import Finding
 from provisioner.manifest.shipped import is_shipped, shipped_folder
 from provisioner.smoke_test.graph import Graph, Phase
@@ -75,6 +76,24 @@ def _own_workflow(run: Run) -> FoundWorkflow:
     return found
 
 
+def _with_packs(run: Run, error: WorkflowError, named: str | None) -> WorkflowError:
+    """Return the error with the command that installs the packs whose nodes the server lacks."""
+    packs = [each for each in as_list(error.context.get("packs")) if isinstance(each, str)]
+    if not packs:
+        return error
+    pinned = {each.id: each for each in run.manifest.custom_nodes}
+    known = [each for name in packs if (each := name.rpartition("/")[2]) in pinned]
+    program = run.session.settings.program
+    if len(known) == len(packs):
+        words = [word for each in known for word in ("--custom-node", each)]
+        command = program.command("install", [*options_of(run, None), *words])
+        hint = f"Install them, if you trust their authors, with `{command}`."
+    else:
+        command = program.command("manifest from-workflow", [named or "FILE"])
+        hint = f"`{command}` writes a manifest that pins them, and `install` asks about each; or use ComfyUI-Manager."
+    return WorkflowError(str(error), hint=hint, **error.context)
+
+
 def open_workflow_image(
     run: Run, named: str | None, client: ComfyClient, asked: ImageOptions, *, has_prompt: bool, has_size: bool
 ) -> WorkflowImage:
@@ -100,7 +119,10 @@ def open_workflow_image(
     """
     found = find_workflow(run.session, named, run.options.comfyui) if named else _own_workflow(run)
     flat = read_workflow(found.data, name=found.label)
-    prompt = to_prompt(flat, client.node_classes(), name=found.label)
+    try:
+        prompt = to_prompt(flat, client.node_classes(), name=found.label)
+    except WorkflowError as error:
+        raise _with_packs(run, error, named) from error
 
     def make(options: ImageOptions) -> Patched:
         text = options.prompt if has_prompt else None

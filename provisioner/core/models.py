@@ -307,6 +307,46 @@ class ManifestWorkflow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GitCommit:
+    """A commit of a git repository, which is its own proof."""
+
+    repository: str  # https address
+    commit: str  # 40 hex digits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeArchive:
+    """An archive of custom nodes, as the Comfy registry has them."""
+
+    url: str
+    size: int  # bytes
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomNode:
+    """A pack of custom nodes that a workflow needs: third-party code, which runs as whoever runs ComfyUI."""
+
+    id: str  # the name of its folder below custom_nodes, by which a person agrees to it
+    source: GitCommit | NodeArchive
+    version: str | None = None
+    read_from: str  # where the commit or the digest comes from
+    read_on: str  # ISO date
+    nodes: tuple[str, ...] = ()  # classes that the workflow uses
+
+    @property
+    def pin(self) -> str:
+        """What proves it, as a person reads it: "commit 0123456789ab" or "SHA-256 0123456789ab"."""
+        source = self.source
+        return f"commit {source.commit[:12]}" if isinstance(source, GitCommit) else f"SHA-256 {source.sha256[:12]}"
+
+    @property
+    def address(self) -> str:
+        """Where it comes from."""
+        return self.source.repository if isinstance(self.source, GitCommit) else self.source.url
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What is wanted: sets of artifacts with their licence."""
 
@@ -320,6 +360,7 @@ class Manifest:
     sha256: str  # of the manifest's own bytes
     lock: Lock | None = None  # only what `manifest lock` wrote has one
     workflow: ManifestWorkflow | None = None  # None: a recipe of the set makes the image
+    custom_nodes: tuple[CustomNode, ...] = ()
     is_stand_in: bool = False  # the weights are made up, for a test or a rehearsal: an image of theirs is noise
     other_licences: tuple[Licence, ...] = ()  # of a run for several manifests: those beside ``licence``
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from provisioner.core.errors import UsageError
-from provisioner.core.models import Artifact, ArtifactSet, Conditions, Licence, Manifest, OperatingSystem
+from provisioner.core.models import Artifact, ArtifactSet, Conditions, CustomNode, Licence, Manifest, OperatingSystem
 from provisioner.core.units import listing
 
 
@@ -52,6 +52,7 @@ def combined(parts: Sequence[tuple[Manifest, ArtifactSet]]) -> Manifest:
         default_set=wanted.id,
         sets=(wanted,),
         artifacts=wanted.artifacts,
+        custom_nodes=_packs([manifest for manifest, _ in parts]),
         sha256=hashlib.sha256("".join(manifest.sha256 for manifest, _ in parts).encode()).hexdigest(),
     )
 
@@ -69,6 +70,20 @@ def _add(artifacts: dict[str, Artifact], artifact: Artifact, manifest: Manifest)
         )
     sources = tuple(dict.fromkeys((*known.sources, *artifact.sources)))
     artifacts[place] = replace(known, sources=sources)
+
+
+def _packs(manifests: Sequence[Manifest]) -> tuple[CustomNode, ...]:
+    """Return the packs of all; one of the same name has to be the same commit or archive."""
+    packs: dict[str, CustomNode] = {}
+    for manifest in manifests:
+        for each in manifest.custom_nodes:
+            known = packs.setdefault(each.id.casefold(), each)
+            if known.source != each.source:
+                raise UsageError(
+                    f"{manifest.id} wants the custom nodes {each.id} of {each.pin}; a manifest before it, {known.pin}.",
+                    hint="Install them into two trees, each with its own --comfyui DIR.",
+                )
+    return tuple(packs.values())
 
 
 def _with_own_ids(artifacts: tuple[Artifact, ...]) -> tuple[Artifact, ...]:

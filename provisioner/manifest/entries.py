@@ -8,14 +8,17 @@ from provisioner.core.models import (
     Artifact,
     ArtifactSet,
     Conditions,
+    CustomNode,
     Envelope,
     Fingerprint,
+    GitCommit,
     HubFile,
     Lock,
     Manifest,
     OciFile,
     Source,
 )
+from provisioner.manifest.strict_yaml import coerced
 
 _UNITS = (("GB", 10**9), ("GiB", 2**30), ("MB", 10**6), ("MiB", 2**20))
 
@@ -39,11 +42,31 @@ def manifest_text(manifest: Manifest) -> str:
         ),
         lock=None if manifest.lock is None else _lock_entry(manifest.lock),
         workflow=manifest.workflow and _without_none(name=manifest.workflow.name, sha256=manifest.workflow.sha256),
+        custom_nodes=[_node_entry(each) for each in manifest.custom_nodes] or None,
         default_set=manifest.default_set,
         sets=[_set_entry(each) for each in manifest.sets],
         artifacts=[_artifact_entry(each) for each in manifest.artifacts],
     )
-    return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=10_000))
+
+    class Quoting(yaml.SafeDumper):
+        """Quotes what `parse` takes for something else than text: a digest that begins with 0b, a class called N."""
+
+    def written(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+        is_odd = text.strip() and coerced(text) is not None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if is_odd else None)
+
+    Quoting.add_representer(str, written)
+    return str(yaml.dump(document, Dumper=Quoting, sort_keys=False, allow_unicode=True, width=10_000))
+
+
+def _node_entry(pack: CustomNode) -> dict[str, object]:
+    source = pack.source
+    if isinstance(source, GitCommit):
+        where: dict[str, object] = {"repository": source.repository, "commit": source.commit}
+    else:
+        where = {"archive": source.url, "size": source.size, "sha256": source.sha256}
+    entry = {"id": pack.id} | _without_none(version=pack.version) | where
+    return entry | _without_none(read_from=pack.read_from, read_on=pack.read_on, nodes=list(pack.nodes) or None)
 
 
 def _lock_entry(lock: Lock) -> dict[str, object]:

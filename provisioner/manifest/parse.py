@@ -19,14 +19,17 @@ from provisioner.core.models import (
     Artifact,
     ArtifactSet,
     Conditions,
+    CustomNode,
     Envelope,
     Fingerprint,
+    GitCommit,
     HubFile,
     Licence,
     Lock,
     Lookalike,
     Manifest,
     ManifestWorkflow,
+    NodeArchive,
     OciFile,
     OciRepository,
     OperatingSystem,
@@ -39,6 +42,7 @@ from provisioner.core.models import (
     Variant,
 )
 from provisioner.disk.safe_path import complaint_about_path
+from provisioner.manifest.pack_names import LARGEST_PACK, complaint_about_pack
 from provisioner.manifest.strict_yaml import (
     BOOLEAN,
     DECIMAL,
@@ -634,6 +638,66 @@ def _workflow(place: Place) -> ManifestWorkflow | None:
 _WORKFLOW: Kind[ManifestWorkflow | None] = Kind("a mapping of name and sha256", _workflow, None)
 
 
+def _pack_id(place: Place) -> str:
+    text = read_line(place)
+    complaint = complaint_about_pack(text)
+    if complaint is not None:
+        raise RefusedError(f"{shown(text)} {complaint}")
+    return text
+
+
+_PACK_ID = Kind("the name of a folder of custom_nodes, like comfyui-kjnodes", _pack_id, "")
+_PACK_VERSION = matching("a version like 1.2.3 or a commit", r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")
+_NODE_CLASSES = list_of(LINE, "a list of classes of nodes")
+_NO_COMMIT = GitCommit(repository="", commit="")
+_NO_PACK = CustomNode(id="", source=_NO_COMMIT, read_from="", read_on="")
+
+
+def _custom_node(place: Place) -> CustomNode:
+    with Fields(place, _SYNONYMS) as fields:
+        source: GitCommit | NodeArchive
+        if fields.has("archive"):
+            source = NodeArchive(
+                url=fields.required("archive", _URL),
+                size=fields.required("size", _PACK_SIZE),
+                sha256=fields.required("sha256", _SHA256),
+            )
+        else:
+            source = GitCommit(
+                repository=fields.required("repository", _URL), commit=fields.required("commit", _REVISION)
+            )
+        return CustomNode(
+            id=fields.required("id", _PACK_ID),
+            source=source,
+            version=fields.optional("version", _PACK_VERSION, None),
+            read_from=fields.required("read_from", LINE),
+            read_on=fields.required("read_on", _DATE),
+            nodes=fields.optional("nodes", _NODE_CLASSES, ()),
+        )
+
+
+_PACK_SIZE = whole_number(f"the size of the archive in bytes, from 1 to {LARGEST_PACK}", 1, LARGEST_PACK)
+_CUSTOM_NODES = list_of(
+    Kind(
+        "a pack: id, read_from, read_on, and repository and commit, or archive, size and sha256", _custom_node, _NO_PACK
+    ),
+    "a list of packs of custom nodes",
+)
+
+
+def _check_packs(place: Place, packs: tuple[CustomNode, ...]) -> None:
+    """Report two packs in one folder; macOS and Windows see no difference between ``A`` and ``a``."""
+    seen: dict[str, str] = {}
+    for each in packs:
+        other = seen.get(each.id.casefold())
+        if each.id and other is not None:
+            complaint = f"puts '{other}' and '{each.id}' into one folder"
+            place.complain(
+                f"{complaint}; expected a different name for each, ignoring the case of letters", "custom_nodes"
+            )
+        seen[each.id.casefold()] = each.id
+
+
 def _manifest(place: Place, sha256: str) -> Manifest:
     with Fields(place, _SYNONYMS) as fields:
         schema_version = fields.required("schema_version", _SCHEMA_VERSION)
@@ -656,7 +720,9 @@ def _manifest(place: Place, sha256: str) -> Manifest:
             lock=fields.optional("lock", _LOCK, None),
             is_stand_in=fields.optional("is_stand_in", BOOLEAN, default=False),
             workflow=fields.optional("workflow", _WORKFLOW, None),
+            custom_nodes=fields.optional("custom_nodes", _CUSTOM_NODES, ()),
         )
+    _check_packs(place, value.custom_nodes)
     _check_ids(place, "artifacts", [each.id for each in value.artifacts])
     _check_ids(place, "sets", [each.id for each in value.sets])
     _check_default(place, value)

@@ -1,7 +1,7 @@
 """What waits for what in a plan, and what is done next: whatever needs nothing of each other goes side by side.
 
-A task is what one thread applies: one step, all steps of the custom nodes, or all of the model files, which are a task
-of their own engine.
+A task is what one thread applies: one step, all steps that move or install custom nodes, or all of the model files,
+which are a task of their own engine.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from provisioner.plan.steps import (
     EnvironmentStep,
     GenerateImage,
     GetComfyUI,
+    InstallNodePack,
     InstallPackages,
     MoveNodePack,
     Plan,
@@ -24,7 +25,7 @@ from provisioner.plan.steps import (
     place_of,
 )
 
-TaskName = Literal["comfyui", "nodes", "files", "environment", "packages", "server", "image"]
+TaskName = Literal["comfyui", "nodes", "files", "environment", "packages", "node-packs", "server", "image"]
 TaskState = Literal["waiting", "running", "done", "failed", "skipped"]
 
 _ALL: frozenset[TaskName] = frozenset(get_args(TaskName))
@@ -55,6 +56,7 @@ def tasks_of(plan: Plan) -> tuple[Task, ...]:
     - Model files and the environment need a ComfyUI that is fetched anew only where they lie in its folder: that
       folder appears whole, by one rename.
     - Packages need the environment they go into, and the requirements.txt of ComfyUI.
+    - Custom nodes that are installed need all of these: what they require has to agree with the rest.
     - ComfyUI's start needs the program and its packages, and no model file: it lists those when it is asked.
     - The test image needs everything.
     """
@@ -79,6 +81,7 @@ def _name_of(step: Step) -> TaskName | None:
     kinds: tuple[tuple[Any, TaskName], ...] = (
         (ComfyUIStep, "comfyui"),
         (MoveNodePack, "nodes"),
+        (InstallNodePack, "node-packs"),
         (FILE_STEPS, "files"),
         (EnvironmentStep, "environment"),
         (InstallPackages, "packages"),
@@ -103,8 +106,10 @@ def _needs(name: TaskName, steps: Mapping[TaskName, list[Step]]) -> frozenset[Ta
         case "packages":
             is_of_comfyui = any(isinstance(step, InstallPackages) and step.app == "comfyui" for step in steps[name])
             return frozenset({"environment", "comfyui"}) if is_of_comfyui else frozenset({"environment"})
-        case "server":
+        case "node-packs":
             return frozenset({"comfyui", "nodes", "environment", "packages"})
+        case "server":
+            return frozenset({"comfyui", "nodes", "environment", "packages", "node-packs"})
         case _:
             return _ALL
 

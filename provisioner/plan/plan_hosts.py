@@ -28,6 +28,7 @@ from provisioner.plan.steps import (
     GetComfyUI,
     HostUse,
     HostWhen,
+    InstallNodePack,
     InstallPackages,
     MakeEnvironment,
     Plan,
@@ -70,7 +71,7 @@ REDIRECTS: Mapping[str, tuple[str, ...]] = {
 _FINAL = frozenset({"files.pythonhosted.org", "codeload.github.com"})
 
 _FILES, _PACKAGES, _TORCH, _COMFYUI = "model files", "packages of Python", "torch", "ComfyUI"
-_IMAGE = "the test image"
+_IMAGE, _NODES = "the test image", "custom nodes"
 
 
 def hosts_of(plan: Plan, addresses: Addresses, proxy_for: Callable[[str], str | None]) -> PlanHosts:
@@ -155,6 +156,10 @@ def _asked_by(step: Step, addresses: Addresses) -> Iterator[tuple[str, str, Host
             for url in addresses.indexes if index is None else (index,):
                 yield url, _TORCH, "always"
             for url in addresses.indexes:  # a newer pip, and what the index of torch lacks
+                yield url, _PACKAGES, "if-needed"
+        case InstallNodePack():
+            yield step.pack.address, _NODES, "always"
+            for url in addresses.indexes:
                 yield url, _PACKAGES, "if-needed"
         case InstallPackages():
             for url in (*addresses.indexes, *_direct(step.lines or ())):

@@ -16,6 +16,7 @@ from provisioner.core.exhaustive import assert_never
 from provisioner.core.models import (
     ArtifactSet,
     Check,
+    CustomNode,
     Download,
     FetchFile,
     FilesPlan,
@@ -87,6 +88,18 @@ class MoveNodePack:
     branch: str | None  # to be checked out where it is at that commit
     reason: str
     kind: Literal["move-node-pack"] = "move-node-pack"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallNodePack:
+    """Install a pack of custom nodes that the manifest pins: third-party code, to which somebody agreed by its name."""
+
+    folder: Path  # that it gets
+    tree: Path  # of ComfyUI
+    pack: CustomNode
+    environment: Path  # where its requirements go, under the constraints
+    reason: str
+    kind: Literal["install-node-pack"] = "install-node-pack"
 
 
 # --- the environment -----------------------------------------------------------------------------
@@ -195,7 +208,7 @@ class GenerateImage:
 class Remove:
     """Remove something that klein-setup put there."""
 
-    what: Literal["file", "environment", "comfyui"]
+    what: Literal["file", "environment", "comfyui", "custom-nodes"]
     path: Path
     reason: str
     size: int | None = None  # bytes; None where they were not counted
@@ -204,7 +217,8 @@ class Remove:
 
 ComfyUIStep = GetComfyUI | UpdateComfyUI | KeepComfyUI
 EnvironmentStep = MakeEnvironment | RepairEnvironment | KeepEnvironment
-Step = ComfyUIStep | MoveNodePack | EnvironmentStep | InstallPackages | FileStep | StartComfyUI | GenerateImage | Remove
+NodeStep = MoveNodePack | InstallNodePack
+Step = ComfyUIStep | NodeStep | EnvironmentStep | InstallPackages | FileStep | StartComfyUI | GenerateImage | Remove
 
 
 STEPS = (
@@ -213,6 +227,7 @@ STEPS = (
     UpdateComfyUI,
     KeepComfyUI,
     MoveNodePack,
+    InstallNodePack,
     MakeEnvironment,
     RepairEnvironment,
     KeepEnvironment,
@@ -229,7 +244,7 @@ def place_of(step: Step) -> Path | None:
     match step:
         case PlaceFile() | MoveFile() | PatchFile() | FetchFile() | RecordReceipt():
             return step.destination.path
-        case GetComfyUI() | UpdateComfyUI() | KeepComfyUI() | MoveNodePack() | StartComfyUI():
+        case GetComfyUI() | UpdateComfyUI() | KeepComfyUI() | MoveNodePack() | InstallNodePack() | StartComfyUI():
             return step.folder
         case MakeEnvironment() | RepairEnvironment() | KeepEnvironment() | InstallPackages():
             return step.where

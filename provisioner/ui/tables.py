@@ -39,6 +39,7 @@ from provisioner.plan.steps import (
     ComfyUIStep,
     GenerateImage,
     GetComfyUI,
+    InstallNodePack,
     InstallPackages,
     KeepComfyUI,
     KeepEnvironment,
@@ -210,6 +211,9 @@ def _other_words(step: Step) -> tuple[str, Style, str, str]:
             return "update", "warn", str(step.folder), f"ComfyUI to {step.release.version}, which can be undone"
         case MoveNodePack():
             return "move", "warn", str(step.folder), f"a custom node, to {step.commit[:12]}"
+        case InstallNodePack():
+            what = f"custom nodes{f' {step.pack.version}' if step.pack.version else ''}, {step.pack.pin}"
+            return "install", "warn", str(step.folder), what
         case KeepComfyUI():
             return "keep", "good", str(step.folder), f"ComfyUI {step.version}" if step.version else "ComfyUI"
         case MakeEnvironment():

@@ -38,6 +38,7 @@ class Package:
 
     name: str | None = None  # "comfy-core", an id of the registry (``cnr_id``), or "owner/repository" (``aux_id``)
     version: str | None = None
+    repository: str | None = None  # "owner/repository" on GitHub (``aux_id``), whatever the name is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from provisioner.core.errors import NotTheFileError
 from provisioner.core.models import (
     Artifact,
     ArtifactSet,
+    CustomNode,
     Fingerprint,
     HubFile,
     Licence,
@@ -229,6 +230,7 @@ def manifest_of(
     *,
     min_comfyui: str | None = None,
     workflow: ManifestWorkflow | None = None,
+    custom_nodes: tuple[CustomNode, ...] = (),
 ) -> Manifest:
     """Return the manifest of what was pinned: a set of what a run reads, and where that is less a set of everything.
 
@@ -244,6 +246,8 @@ def manifest_of(
         The first version of ComfyUI that runs the workflow, as its index says.
     workflow : ManifestWorkflow or None
         The workflow itself, which makes the test image.
+    custom_nodes : tuple of CustomNode
+        The packs whose nodes it uses.
     """
     artifacts: dict[str, Artifact] = {}
     needed: list[Artifact] = []
@@ -271,6 +275,7 @@ def manifest_of(
         artifacts=every,
         sha256="",
         workflow=workflow,
+        custom_nodes=custom_nodes,
     )
 
 

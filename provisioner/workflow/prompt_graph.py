@@ -12,8 +12,8 @@ from typing import Any
 
 from provisioner.core.errors import WorkflowError
 from provisioner.core.json_reader import as_dict, as_list
-from provisioner.core.redact import printable
 from provisioner.workflow.graph_values import FlatNode, FlatWorkflow
+from provisioner.workflow.needed_packs import OWN, lacking_nodes, lacking_words
 
 Prompt = dict[str, dict[str, Any]]
 """A graph in API form: node id to ``class_type`` and ``inputs``; an input ``[id, number]`` is another node's output."""
@@ -46,12 +46,12 @@ def to_prompt(flat: FlatWorkflow, object_info: Mapping[str, object], *, name: st
         The server lacks a class of node; the message names all of them, with the package where that is known.
     """
     nodes = {key: node for key, node in flat.nodes.items() if node.why_off is None}
-    missing = missing_nodes(flat, object_info)
-    if missing:
+    lacking = lacking_nodes(flat, object_info)
+    if lacking:
         raise WorkflowError(
-            f"{name} needs nodes that this ComfyUI does not have: {', '.join(missing)}.",
+            f"{name} needs what this ComfyUI does not have: {lacking_words(lacking)}.",
             hint="Update ComfyUI if they are its own, or install the custom nodes that have them.",
-            missing=list(missing),
+            packs=[each for each in lacking if each not in {None, OWN}],
         )
     prompt: Prompt = {}
     for key, node in nodes.items():
@@ -64,18 +64,6 @@ def to_prompt(flat: FlatWorkflow, object_info: Mapping[str, object], *, name: st
             if widget in held:
                 prompt[key]["inputs"][each] = held[widget]
     return prompt
-
-
-def missing_nodes(flat: FlatWorkflow, object_info: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the classes of nodes that a server lacks, each with its package where the workflow names one."""
-    found: dict[str, None] = {}
-    for node in flat.nodes.values():
-        if node.why_off is None and node.kind not in object_info:
-            package = node.package.name
-            found[
-                f"{printable(node.kind)[:80]} ({printable(package)[:80]})" if package else printable(node.kind)[:80]
-            ] = None
-    return tuple(found)
 
 
 def _given(node: FlatNode) -> dict[str, Any]:

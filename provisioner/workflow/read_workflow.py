@@ -186,6 +186,7 @@ def _node(found: dict[str, object], number: str | None = None) -> Node | None:
         package=Package(
             name=_text(properties.get("cnr_id")) or _text(properties.get("aux_id")),
             version=_text(properties.get("ver")),
+            repository=_text(properties.get("aux_id")),
         ),
     )
 

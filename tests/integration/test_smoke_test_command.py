@@ -192,7 +192,8 @@ def test_a_workflow_whose_nodes_are_not_there_is_refused(sandbox: Sandbox, tmp_p
         done = sandbox.run("smoke-test", "--server", server.url, "--workflow", path)
         assert server.asked("POST", "/prompt") == []
     assert done.returncode == 2
-    assert "needs nodes that this ComfyUI does not have: Mine (my-nodes)" in done.said
+    assert "needs what this ComfyUI does not have: the custom nodes my-nodes (Mine)" in done.said
+    assert "manifest from-workflow" in done.said  # which pins them
     graph = sandbox.run("smoke-test", "--graph", "--workflow", path)
     assert graph.returncode == 2
     assert "Name it with --server URL" in graph.said

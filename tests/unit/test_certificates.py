@@ -230,7 +230,7 @@ def fetch_with(run: ScriptedGit, tmp_path: Path, *, is_windows: bool = True, **e
         progress=lambda line: None,
         is_windows=is_windows,
     )
-    git.fetch(ComfyRelease(version="0.33.0", commit="a" * 40), "https://x/ComfyUI", is_shallow=True)
+    git.fetch(ComfyRelease(version="0.33.0", commit="a" * 40).wanted, "https://x/ComfyUI", is_shallow=True)
 
 
 def test_git_is_tried_with_the_store_of_windows_where_its_own_list_lacks_an_authority(

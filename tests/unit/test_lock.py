@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from provisioner.core.errors import LockDriftError, ManifestError
 from provisioner.core.models import BLOCK_SIZE, Lock, Manifest, Source, UrlFile
-from provisioner.manifest.entries import memory_text
+from provisioner.manifest.entries import manifest_text, memory_text
 from provisioner.manifest.lock_file import Verified, drift_from, locked_text, refuse_drift
 from provisioner.manifest.parse import parse_manifest
 from provisioner.oci.reference import parse_reference
@@ -48,6 +48,14 @@ def proofs(manifest: Manifest, set_id: str) -> dict[str, Verified]:
 
 
 CASES = [(name, each.id) for name in ("flux2-klein-4b", "flux2-klein-9b") for each in shipped(name).sets]
+
+
+def test_a_digest_that_begins_like_a_number_is_quoted() -> None:
+    manifest = shipped("flux2-klein-4b")
+    odd = replace(manifest, artifacts=(replace(manifest.artifacts[0], sha256="0b" + "25d1" * 15 + "43"),), sets=())
+    text = manifest_text(odd)
+    assert "sha256: '0b25d1" in text
+    assert "sha256: 0b25d1" not in text
 
 
 @pytest.mark.parametrize(("name", "set_id"), CASES)

@@ -11,7 +11,7 @@ import pytest
 
 from provisioner.core.errors import WorkflowError
 from provisioner.workflow.patch_prompt import Settings, patch_prompt, phases_of, settings_of
-from provisioner.workflow.prompt_graph import Prompt, missing_nodes, to_prompt
+from provisioner.workflow.prompt_graph import Prompt, to_prompt
 from provisioner.workflow.read_workflow import read_workflow
 from tests.support.workflows import Row, node, subgraph, workflow
 
@@ -205,9 +205,11 @@ def test_the_api_form_stays_as_it_is() -> None:
 def test_nodes_that_the_server_lacks_are_all_named() -> None:
     theirs = node(1, "Special\x1b[2J", properties={"cnr_id": "special-nodes"})
     nodes = [theirs, node(2, "Other"), node(3, "Third", mode=2), node(4, "VAEDecode")]
-    with pytest.raises(WorkflowError, match=r"w.json needs nodes .* Special \(special-nodes\), Other\."):
+    with pytest.raises(
+        WorkflowError, match=r"custom nodes special-nodes \(Special\) and nodes of .* \(Other\)\."
+    ) as error:
         converted(*nodes)
-    assert missing_nodes(read_workflow(workflow(*nodes), name="w"), INFO) == ("Special (special-nodes)", "Other")
+    assert error.value.context["packs"] == ["special-nodes"]
 
 
 # --- patching ------------------------------------------------------------------------------------

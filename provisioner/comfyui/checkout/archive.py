@@ -1,7 +1,8 @@
-"""A commit's archive: unpacked into nothing but its own folder, proved by git's id of its tree.
+"""An archive of ComfyUI or of custom nodes: unpacked into nothing but its own folder.
 
-Refused are names that climb or that a system reads differently, links that leave the tree, devices, hard links, and
-anything beyond a size and a number of files that no release of ComfyUI comes near.
+ComfyUI's is proved by git's id of its tree.  Refused are names that climb or that a system reads differently, links
+that leave the tree, devices, hard links, and anything beyond a size and a number of files that no release of ComfyUI
+comes near.
 """
 
 from __future__ import annotations
@@ -48,11 +49,18 @@ _ZIP_LIST_BYTES = 8 * 1024 * 1024  # of a zip's list of files: room for 50,000, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What an archive may have at most; ComfyUI 0.3.64 has 548 files, 15 MB unpacked."""
+    """What an archive may have at most, and what it is called; ComfyUI 0.3.64 has 548 files, 15 MB unpacked."""
 
     archive_bytes: int = 512 * 1024 * 1024
     unpacked_bytes: int = 1024 * 1024 * 1024
     files: int = 50_000
+    what: str = "ComfyUI"
+    elsewhere: str = "Name another mirror with --comfyui-source."  # to do where the archive is no good
+    has_folder: bool = True  # everything lies in one folder, as in an archive of GitHub's
+
+
+class _OddArchiveError(Exception):
+    """The archive holds what it may not: what, as a clause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,20 @@ def unpack(archive: Path, folder: Path, *, bounds: Bounds, cancelled: Cancelled)
     StorageError
         The disk refused.
     """
+    with _named(bounds):
+        return _unpack(archive, folder, bounds, cancelled)
+
+
+@contextmanager
+def _named(bounds: Bounds) -> Iterator[None]:
+    """Say whose archive is odd."""
+    try:
+        yield
+    except _OddArchiveError as error:
+        raise NotTheFileError(f"The archive of {bounds.what} {error}.", hint=bounds.elsewhere) from error
+
+
+def _unpack(archive: Path, folder: Path, bounds: Bounds, cancelled: Cancelled) -> dict[str, str]:
     root = tree_root(folder)
     root.make_folder()
     modes: dict[str, str] = {}
@@ -89,9 +111,11 @@ def unpack(archive: Path, folder: Path, *, bounds: Bounds, cancelled: Cancelled)
         for member in members:
             if cancelled():
                 raise KeyboardInterrupt
-            path = _path_inside(member.name)
+            path = _path_inside(member.name, has_folder=bounds.has_folder)
             if path in modes or len(modes) >= bounds.files or member.size > left:
-                raise _odd(f"holds {path!r} twice, more than {bounds.files:,} files, or more bytes than it may")
+                raise _OddArchiveError(
+                    f"holds {path!r} twice, more than {bounds.files:,} files, or more bytes than it may"
+                )
             modes[path] = member.mode
             if member.mode == LINK:
                 links[path] = _link_target(member, path)
@@ -102,19 +126,15 @@ def unpack(archive: Path, folder: Path, *, bounds: Bounds, cancelled: Cancelled)
     return modes
 
 
-def _path_inside(name: str) -> str:
+def _path_inside(name: str, *, has_folder: bool) -> str:
     """Return a member's path below the archive's single folder, refused where any system reads it differently."""
-    _, slash, path = name.partition("/")
+    _, slash, path = name.partition("/") if has_folder else ("", "/", name)
     complaint = "lies beside the archive's folder" if not slash else complaint_about_path(name)
     if complaint is None and any(part.lower() == ".git" for part in path.split("/")):
         complaint = "is git's own"
     if complaint is not None:
-        raise _odd(f"holds a path that {complaint}")
+        raise _OddArchiveError(f"holds a path that {complaint}")
     return path
-
-
-def _odd(what: str) -> NotTheFileError:
-    return NotTheFileError(f"The archive of ComfyUI {what}.", hint="Name another mirror with --comfyui-source.")
 
 
 def _link_target(member: _Member, path: str) -> str:
@@ -127,7 +147,7 @@ def _link_target(member: _Member, path: str) -> str:
     real = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
     is_inside = not real.startswith(("/", "../")) and real != ".."
     if not target or len(data) > _LONGEST_LINK or "\\" in target or ":" in target or not is_inside:
-        raise _odd(f"holds a link that leaves it ({path!r})")
+        raise _OddArchiveError(f"holds a link that leaves it ({path!r})")
     return target
 
 
@@ -142,10 +162,10 @@ def _write(member: _Member, root: Root, path: str, left: int) -> int:
                 while chunk := source.read(_CHUNK_BYTES):
                     written += len(chunk)
                     if written > left:
-                        raise _odd("holds more bytes than it says")
+                        raise _OddArchiveError("holds more bytes than it says")
                     write_all(stream, chunk)
         except (EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
-            raise _odd(f"is damaged at {path!r}") from error
+            raise _OddArchiveError(f"is damaged at {path!r}") from error
         except OSError as error:
             raise storage_error(error, destination, is_arrival_kept=False) from error
     return written
@@ -168,7 +188,7 @@ def _nothing_twice(path: str) -> Iterator[None]:
         yield
     except StorageError as error:
         if error.context.get("errno") in {errno.EEXIST, errno.ENOTDIR, errno.ELOOP}:
-            raise _odd(f"holds {path!r} twice, as this file system reads names") from error
+            raise _OddArchiveError(f"holds {path!r} twice, as this file system reads names") from error
         raise
 
 
@@ -192,9 +212,9 @@ def _members(archive: Path, bounds: Bounds) -> Iterator[Iterator[_Member]]:
                     yield _tar_members(tar, headers, bounds)
         else:
             what = "a web page" if head.lstrip()[:1] == b"<" else "no zip or tar.gz file"
-            raise _odd(f"is {what}")
+            raise _OddArchiveError(f"is {what}")
     except (EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        raise _odd("is damaged or cut off") from error
+        raise _OddArchiveError("is damaged or cut off") from error
 
 
 def _zip_members(opened: zipfile.ZipFile) -> Iterator[_Member]:
@@ -203,7 +223,7 @@ def _zip_members(opened: zipfile.ZipFile) -> Iterator[_Member]:
         if info.is_dir():
             continue
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFLNK) or info.flag_bits & 0x1:
-            raise _odd(f"holds something else than files and links ({info.filename!r})")
+            raise _OddArchiveError(f"holds something else than files and links ({info.filename!r})")
         yield _Member(info.filename, _git_mode(mode), info.file_size, partial(opened.open, info))
 
 
@@ -217,7 +237,7 @@ def _check_zip_list(archive: Path) -> None:
     if not (end.startswith(b"PK\x05\x06") and end.endswith(b"\0\0")):  # a comment follows, such as git's own
         end = tail[max(0, tail.rfind(b"PK\x05\x06")) :]
     if int.from_bytes(end[12:16], "little") > _ZIP_LIST_BYTES or b"PK\x06\x07" in tail:  # the second: zip64
-        raise _odd("has a list of its files that is longer than any ComfyUI's")
+        raise _OddArchiveError("has a list of its files that is longer than any ComfyUI's")
 
 
 class _Headers(io.RawIOBase):
@@ -252,7 +272,7 @@ def _tar_members(tar: tarfile.TarFile, stream: _Headers, bounds: Bounds) -> Iter
         if info is None:
             return
         if len(tar.pax_headers) > _GLOBAL_HEADERS:
-            raise _odd("has more headers than any ComfyUI's")
+            raise _OddArchiveError("has more headers than any ComfyUI's")
         if info.isdir():
             continue
         if info.issym():
@@ -261,14 +281,14 @@ def _tar_members(tar: tarfile.TarFile, stream: _Headers, bounds: Bounds) -> Iter
         elif info.isreg():
             yield _Member(info.name, _git_mode(info.mode), info.size, partial(_tar_stream, tar, info))
         else:
-            raise _odd(f"holds something else than files and links ({info.name!r})")
-    raise _odd(f"holds more than {bounds.files:,} files and as many folders")
+            raise _OddArchiveError(f"holds something else than files and links ({info.name!r})")
+    raise _OddArchiveError(f"holds more than {bounds.files:,} files and as many folders")
 
 
 def _tar_stream(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
     stream = tar.extractfile(info)
     if stream is None:
-        raise _odd(f"is damaged at {info.name!r}")
+        raise _OddArchiveError(f"is damaged at {info.name!r}")
     return stream
 
 
@@ -281,8 +301,32 @@ def _git_mode(mode: int) -> str:
 # --- proving -----------------------------------------------------------------------------------
 
 
+def read_unpacked(folder: Path, modes: dict[str, str], *, bounds: Bounds, cancelled: Cancelled) -> tuple[TreeFile, ...]:
+    """Return every file of an unpacked archive with git's id of what the disk holds.
+
+    Raises
+    ------
+    NotTheFileError
+        The disk holds other names than the archive: a file system that takes two for one.
+    StorageError
+        Something cannot be read.
+    """
+
+    def look() -> None:
+        if cancelled():
+            raise KeyboardInterrupt
+
+    with _named(bounds):
+        try:
+            return read_files(folder, modes, on_file=look)
+        except ValueError as error:
+            raise _OddArchiveError(f"does not lie on this disk as it should: {error}") from error
+        except OSError as error:
+            raise storage_error(error, folder, doing="read") from error
+
+
 def verify_tree(
-    folder: Path, modes: dict[str, str], release: ComfyRelease, *, cancelled: Cancelled
+    folder: Path, modes: dict[str, str], release: ComfyRelease, *, bounds: Bounds, cancelled: Cancelled
 ) -> tuple[TreeFile, ...]:
     """Return the files of an unpacked tree, verified to be the release's.
 
@@ -291,23 +335,13 @@ def verify_tree(
     IntegrityError
         They are not, or the release's tree is not known.
     """
-
-    def look() -> None:
-        if cancelled():
-            raise KeyboardInterrupt
-
     if release.tree is None:
         raise IntegrityError(
             f"An archive of ComfyUI {release.version} cannot be proved: the id of its tree is not known.",
             hint="Install git, which verifies a commit by itself.",
         )
-    try:
-        files = read_files(folder, modes, on_file=look)
-        found = tree_id(files)
-    except ValueError as error:
-        raise _odd(f"does not lie on this disk as it should: {error}") from error
-    except OSError as error:
-        raise storage_error(error, folder, doing="read") from error
+    files = read_unpacked(folder, modes, bounds=bounds, cancelled=cancelled)
+    found = tree_id(files)
     if found != release.tree:
         raise NotTheFileError(
             f"The archive is not ComfyUI {release.version}: its files make up tree {found[:12]}, not "

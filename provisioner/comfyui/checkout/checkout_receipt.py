@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from os.path import realpath
 from pathlib import Path
+from typing import Any
 
 from provisioner.comfyui.checkout.git_tree import top_entries, tree_id
 from provisioner.comfyui.checkout_models import CheckoutReceipt, RollbackPoint, TreeFile
@@ -46,20 +47,30 @@ def write_json(root: Root, path: Path, value: Mapping[str, object]) -> None:
 
 def write_receipt(tree: Path, receipt: CheckoutReceipt) -> None:
     """Write down what was made; raises StorageError."""
+    write_json(tree_root(tree), tree / RECEIPT, receipt_value(receipt))
+
+
+def receipt_value(receipt: CheckoutReceipt) -> dict[str, object]:
+    """Return a receipt as JSON has it; `receipt_in` reads it."""
     value: dict[str, object] = {"schema_version": _SCHEMA}
     value |= {name: getattr(receipt, name) for name in CheckoutReceipt.__slots__}
     for name in ("entries", "files"):
         value[name] = [[each.mode, each.id, each.path] for each in getattr(receipt, name)]
-    write_json(tree_root(tree), tree / RECEIPT, value)
+    return value
 
 
 def read_receipt(tree: Path) -> CheckoutReceipt | None:
-    """Return the receipt a tree holds; None where there is none, or one that we cannot have written.
+    """Return the receipt a tree holds; None where there is none, or one that we cannot have written."""
+    value = read_object(tree / RECEIPT, most=_LARGEST_JSON)
+    return None if value is None else receipt_in(value)
+
+
+def receipt_in(value: dict[str, Any]) -> CheckoutReceipt | None:
+    """Return the receipt that an object of JSON holds; None for one that we cannot have written.
 
     Its files have to make up its tree, and every path in it has to lie in the tree and belong to ComfyUI.
     """
-    value = read_object(tree / RECEIPT, most=_LARGEST_JSON)
-    if value is None or value.pop("schema_version", None) != _SCHEMA:
+    if value.pop("schema_version", None) != _SCHEMA:
         return None
     try:
         for name in ("entries", "files"):

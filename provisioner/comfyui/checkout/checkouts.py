@@ -25,10 +25,11 @@ from provisioner.comfyui.checkout.describe import describe_tree, requirements_of
 from provisioner.comfyui.checkout.foreign_git import disarmed
 from provisioner.comfyui.checkout.git import Git, Progress, find_git
 from provisioner.comfyui.checkout.git_tree import top_entries, tree_id
+from provisioner.comfyui.checkout.new_checkout import clone
 from provisioner.comfyui.checkout.node_packs import look_at_packs, move_pack
 from provisioner.comfyui.checkout.placing import behind_links, folders_of_ours, is_behind_link, place
 from provisioner.comfyui.checkout.remove import remove
-from provisioner.comfyui.checkout.update import go_back, now, receipt_of, update
+from provisioner.comfyui.checkout.update import go_back, now, update
 from provisioner.comfyui.checkout_models import CheckoutReceipt, ComfyCheckout, NodePack, Removal, RollbackPoint
 from provisioner.comfyui.install_plan import NEEDED_FOLDERS, archive_address, is_archive, is_web_address, local_path
 from provisioner.comfyui.release_models import ComfyRelease
@@ -41,8 +42,7 @@ from provisioner.comfyui.which_release import (
     releases_of,
     tags_address,
 )
-from provisioner.core.errors import AccessError, CommandError, NotTheFileError, OfflineError, StorageError, UsageError
-from provisioner.core.models import STATE_FOLDER
+from provisioner.core.errors import AccessError, OfflineError, StorageError, UsageError
 from provisioner.core.ports import Cancelled, Download, RunProcess
 from provisioner.core.redact import redact
 from provisioner.disk.flush import flush_all
@@ -168,7 +168,7 @@ class Checkouts:
         source: str,
         progress: Progress,
     ) -> CheckoutReceipt:
-        git = None if is_archive(source) else self._git(staging, progress, is_ours=True)
+        git = None if is_archive(source) else self.git_in(staging, progress, is_ours=True)
         shown = redact(source)
         is_new = not names_in(real)
         earlier = folders_of_ours(real)
@@ -179,7 +179,7 @@ class Checkouts:
         )
         if git is not None:
             progress(f"Fetching ComfyUI {release.version} from {shown} with git.")
-            receipt = _clone(git, release, source, folders)
+            receipt = replace(clone(git, release.wanted, source, folders), tag=release.tag)
         else:
             receipt = self._unpack(release, staging, source, folders, progress)
         root = tree_root(real.parent)
@@ -225,7 +225,7 @@ class Checkouts:
         else:
             archive = Path(local_path(address) or address)
         modes = unpack(archive, staging, bounds=self.bounds, cancelled=self.cancelled)
-        files = verify_tree(staging, modes, release, cancelled=self.cancelled)
+        files = verify_tree(staging, modes, release, bounds=self.bounds, cancelled=self.cancelled)
         return CheckoutReceipt(
             version=release.version,
             commit=release.commit,
@@ -260,7 +260,7 @@ class Checkouts:
             raise OfflineError(
                 f"with --offline, {redact(source)} is not asked.", hint="Run once without --offline.", missing=[]
             )
-        git = self._git(Path(os.path.realpath(os.curdir)), _silent, is_ours=True)
+        git = self.git_in(Path(os.path.realpath(os.curdir)), _silent, is_ours=True)
         if git is not None:
             return git.tags_at(source, timeout_s=self.answer_timeout_s)
         self._need_server(source)
@@ -284,7 +284,7 @@ class Checkouts:
         """
         if release.tree is not None or self.is_offline or is_archive(source):
             return release
-        git = self._git(Path(os.path.realpath(os.curdir)), _silent, is_ours=True)
+        git = self.git_in(Path(os.path.realpath(os.curdir)), _silent, is_ours=True)
         if git is not None:
             return replace(release, tree=git.tree_at(release, source)) if comes_as_archive else release
         self._need_server(source)
@@ -325,7 +325,7 @@ class Checkouts:
         """
         return describe_tree(
             folder.absolute(),
-            lambda tree: self._git(tree, _silent, is_ours=False),
+            lambda tree: self.git_in(tree, _silent, is_ours=False),
             environ=self.environ,
         )
 
@@ -341,7 +341,7 @@ class Checkouts:
         wanted : mapping of str to str
             Commits, by the names of the nodes.
         """
-        return look_at_packs(tree, lambda pack: self._git(pack, _silent, is_ours=False), wanted)
+        return look_at_packs(tree, lambda pack: self.git_in(pack, _silent, is_ours=False), wanted)
 
     # --- moving ----------------------------------------------------------------------------------
 
@@ -411,7 +411,7 @@ class Checkouts:
         CommandError
             Files in it were changed, it does not have the commit, or git failed.
         """
-        git = self._git(pack, progress, is_ours=False)
+        git = self.git_in(pack, progress, is_ours=False)
         if git is None:
             raise UsageError(f"git is needed for {pack}, and it is not installed.", hint="Install git.")
         with only_one(pack, wait=self.waits_for_lock, notice=progress, cancelled=self.cancelled):
@@ -454,7 +454,18 @@ class Checkouts:
 
     # --- git -------------------------------------------------------------------------------------
 
-    def _git(self, tree: Path, progress: Progress, *, is_ours: bool) -> Git | None:
+    def git_in(self, tree: Path, progress: Progress, *, is_ours: bool) -> Git | None:
+        """Return git in a folder, None where it is not installed.
+
+        Parameters
+        ----------
+        tree : Path
+            The folder.
+        progress : callable
+            Told how far git is.
+        is_ours : bool
+            Whether the folder is one that we make.
+        """
         program = find_git(self.run, self.environ)
         if program is None:
             return None
@@ -476,7 +487,7 @@ class Checkouts:
         if tree is None or not (tree / ".git").exists():
             hint = "Install ComfyUI in a new folder instead."
             raise UsageError(f"{folder} is no git checkout of ComfyUI.", hint=hint, path=str(folder))
-        git = self._git(tree, progress, is_ours=False)
+        git = self.git_in(tree, progress, is_ours=False)
         if git is None:
             raise UsageError(f"git is needed for {folder}, and it is not installed.", hint="Install git.")
         with only_one(tree, wait=self.waits_for_lock, notice=progress, cancelled=self.cancelled):
@@ -505,36 +516,3 @@ def _building(folder: Path) -> Iterator[Path]:
 
 def _archive_beside(staging: Path) -> Path:
     return staging.with_name(f"{staging.name}.archive")
-
-
-def _clone(git: Git, release: ComfyRelease, source: str, folders: tuple[str, ...]) -> CheckoutReceipt:
-    """Make a repository with one commit, checked out and verified."""
-    doing = f"make a checkout of ComfyUI {release.version}"
-    git.do("init", "--quiet", doing=doing)
-    git.do("config", "core.autocrlf", "false", doing=doing)  # so that the person's git sees the same bytes as ours
-    address = redact(source) if local_path(source) is None else str(Path(local_path(source) or "").absolute())
-    git.do("remote", "add", "origin", address, doing=doing)  # for the person's own `git pull`, and for ComfyUI-Manager
-    git.fetch(release, source, is_shallow=True)
-    git.do("checkout", "--quiet", "--detach", "--force", release.commit, "--", doing=f"check out {release.version}")
-    receipt = receipt_of(git, release, redact(source), folders=folders)
-    head = git.ask("rev-parse", "HEAD")
-    if head != release.commit or tree_id(receipt.files) != receipt.tree or git.changed():
-        raise CommandError(f"git did not put commit {release.commit[:12]} on the disk as it is.", observed=head)
-    if release.tree is not None and receipt.tree != release.tree:
-        raise NotTheFileError(
-            f"Commit {release.commit[:12]} has tree {receipt.tree[:12]}, not {release.tree[:12]}.",
-            hint="Correct manifests/comfyui.yaml: a commit has one tree.",
-            expected=release.tree,
-            observed=receipt.tree,
-        )
-    _hide_state(git.tree)
-    return receipt
-
-
-def _hide_state(tree: Path) -> None:
-    """Keep our folder out of the person's ``git status``."""
-    root = tree_root(tree)
-    exclude = tree / ".git" / "info" / "exclude"
-    root.make_folder(exclude.parent)
-    root.append_text(exclude, f"/{STATE_FOLDER}/\n")
-    root.remove(tree / ".git" / "FETCH_HEAD")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from provisioner.comfyui.checkout_models import TreeFile
 from provisioner.comfyui.install_plan import explain_git_failure, lacks_commit, local_path, split_login
-from provisioner.comfyui.release_models import ComfyRelease
+from provisioner.comfyui.release_models import ComfyRelease, WantedCommit
 from provisioner.comfyui.which_release import parse_tags
 from provisioner.core.errors import CommandError, KleinError, NotTheFileError, StalledError
 from provisioner.core.ports import Cancelled, ProcessResult, RunProcess
@@ -185,11 +185,11 @@ class Git:
             raise self._failure(done.last_lines, doing, source or str(self.tree))
         return done.stdout
 
-    def _failure(self, lines: Sequence[str], doing: str, source: str) -> KleinError:
+    def _failure(self, lines: Sequence[str], doing: str, source: str, elsewhere: str | None = None) -> KleinError:
         """Return what git's failure amounts to; on a full disk git often names the file and not the reason."""
         if shutil.disk_usage(self.tree).free < _FULL_BYTES:
             lines = [*lines, "No space left on device"]
-        return explain_git_failure(lines, doing=doing, source=source, path=str(self.tree))
+        return explain_git_failure(lines, doing=doing, source=source, path=str(self.tree), elsewhere=elsewhere)
 
     # --- asking ----------------------------------------------------------------------------------
 
@@ -213,10 +213,10 @@ class Git:
 
     # --- bringing a commit -----------------------------------------------------------------------
 
-    def fetch(self, release: ComfyRelease, source: str, *, is_shallow: bool) -> None:
-        """Bring a release's commit into the repository; nothing in the tree changes.
+    def fetch(self, wanted: WantedCommit, source: str, *, is_shallow: bool) -> None:
+        """Bring a commit into the repository; nothing in the tree changes.
 
-        The commit is asked for by its id, then by the release's tag.  A plain web server without git's protocol has no
+        The commit is asked for by its id, then by its tag.  A plain web server without git's protocol has no
         shallow copies, so there everything comes.
 
         Raises
@@ -226,26 +226,26 @@ class Git:
         KleinError
             As `explain_git_failure`.
         """
-        if self.has_commit(release.commit):
+        if self.has_commit(wanted.commit):
             return
-        doing = f"fetch ComfyUI {release.version}"
+        doing = f"fetch {wanted.what}"
         git, address = self.reaching(source)
-        tag = f"refs/tags/{release.tag or f'v{release.version}'}"
+        tags = () if wanted.tag is None else (wanted.tag,)
         depth = ("--depth=1",) if is_shallow else ()
         said: Sequence[str] = ()
-        asked: list[tuple[tuple[str, ...], str]] = [(depth, release.commit), (depth, tag)]
-        for options, ref in [*asked, ((), tag), ((), "+refs/heads/*:refs/klein-setup/*")]:
+        asked: list[tuple[tuple[str, ...], str]] = [(depth, wanted.commit), *((depth, tag) for tag in tags)]
+        for options, ref in [*asked, *(((), tag) for tag in tags), ((), "+refs/heads/*:refs/klein-setup/*")]:
             if (options, ref) not in asked and "dumb http" not in "\n".join(said):
                 break
             words = ("fetch", "--progress", "--no-tags", "--upload-pack=git-upload-pack", *options, "--", address, ref)
             done = git.over_the_network(*words, timeout_s=_FETCH_S)
-            if self.has_commit(release.commit):
+            if self.has_commit(wanted.commit):
                 return
             if done.returncode != 0:
                 said = done.last_lines
                 if not lacks_commit(said):
-                    raise self._failure(said, doing, source)
-        raise _no_commit(release, source)
+                    raise self._failure(said, doing, source, wanted.elsewhere)
+        raise _no_commit(wanted, source)
 
     def tags_at(self, source: str, *, timeout_s: float) -> tuple[ComfyRelease, ...]:
         """Return the releases that a repository has tags of, newest first; nothing is fetched.
@@ -281,7 +281,7 @@ class Git:
         with scratch_folder("klein-setup-git-") as empty:
             git = replace(self, tree=empty)
             git.do("init", "--quiet", doing="make a repository")
-            git.fetch(release, source, is_shallow=True)
+            git.fetch(release.wanted, source, is_shallow=True)
             return git.ask("rev-parse", f"{release.commit}^{{tree}}")
 
     def reaching(self, source: str) -> tuple[Git, str]:
@@ -318,11 +318,11 @@ def _login_variables(address: str, login: tuple[str, str] | None) -> dict[str, s
     }
 
 
-def _no_commit(release: ComfyRelease, source: str) -> NotTheFileError:
+def _no_commit(wanted: WantedCommit, source: str) -> NotTheFileError:
     return NotTheFileError(
-        f"{redact(source)} does not have commit {release.commit[:12]}, which is ComfyUI {release.version}.",
-        hint="Name a complete and current mirror of ComfyUI with --comfyui-source.",
-        expected=release.commit,
+        f"{redact(source)} does not have commit {wanted.commit[:12]}, which is {wanted.what}.",
+        hint=wanted.elsewhere,
+        expected=wanted.commit,
         source=redact(source),
     )
 

@@ -22,7 +22,7 @@ from provisioner.core.errors import CommandError, KleinError
 from provisioner.core.redact import redact
 from provisioner.disk.root import is_link
 
-_FOLDER = "custom_nodes"
+FOLDER = "custom_nodes"
 _MOST_PACKS = 500
 _SMALL_FILE = 1024 * 1024  # bytes
 
@@ -39,16 +39,16 @@ def look_at_packs(tree: Path, git_for: GitFor, wanted: Mapping[str, str]) -> tup
     wanted : mapping of str to str
         By name, the commit that a pack is to be moved to: why it cannot is in `NodePack.why_not_moved`.
     """
-    names = names_of_nodes(tree / _FOLDER)[:_MOST_PACKS]
+    names = names_of_nodes(tree / FOLDER)[:_MOST_PACKS]
     return tuple(_look(tree, name, git_for, wanted.get(name)) for name in names)
 
 
 def _look(tree: Path, name: str, git_for: GitFor, wanted: str | None) -> NodePack:
-    path = tree / _FOLDER / name
+    path = tree / FOLDER / name
     if not path.is_dir():
         return NodePack(name=name, kind="file", why_not_moved="it is a single file")
     found = NodePack(name=name, kind="folder", version=_version(path), why_not_moved="it is no git checkout")
-    if is_link(path) or is_behind_link(tree, f"{_FOLDER}/{name}"):
+    if is_link(path) or is_behind_link(tree, f"{FOLDER}/{name}"):
         return replace(found, kind="link", why_not_moved="it lies behind a link")
     if not (path / ".git").is_dir() or is_link(path / ".git"):
         return found

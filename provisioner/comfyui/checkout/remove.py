@@ -41,7 +41,7 @@ def remove(folder: Path, *, is_rehearsal: bool = False) -> Removal:
             hint="Remove it yourself, if you want it gone.",
             path=str(folder),
         )
-    ours, kept = _sort_out(folder, receipt.files)
+    ours, kept = sort_out(folder, receipt.files)
     sizes = {each.path: (folder / each.path).lstat().st_size for each in ours}
     git_reason = why_not_ours(folder / ".git", receipt) if os.path.lexists(folder / ".git") else None
     if git_reason is not None:
@@ -49,14 +49,14 @@ def remove(folder: Path, *, is_rehearsal: bool = False) -> Removal:
     if not is_rehearsal:
         root = tree_root(folder)
         ours.sort(key=lambda file: file.path != PLACED_LAST)  # first here, so that half a tree is no ComfyUI
-        gone = [each for each in ours if _remove_ours(root, each)]
+        gone = [each for each in ours if remove_ours(root, each)]
         kept += [Kept(path=each.path, reason="was changed") for each in ours if each not in gone]
         ours = gone
         if git_reason is None:
             remove_repository(root, folder / ".git")
-        _remove_folders(root, receipt)
+        remove_folders(root, receipt)
         for each in _waiting(receipt):
-            _remove_ours(root, each)
+            remove_ours(root, each)
         records = (folder / ROLLBACK_POINT, folder / PLACING, *half_written(folder / STATE_FOLDER))
         for record in (*records, folder / RECEIPT):  # last: until then the next call goes on
             root.remove(record)
@@ -71,7 +71,7 @@ def remove(folder: Path, *, is_rehearsal: bool = False) -> Removal:
     )
 
 
-def _remove_ours(root: Root, file: TreeFile) -> bool:
+def remove_ours(root: Root, file: TreeFile) -> bool:
     """Remove a file whose content is at this moment still what we put there; return whether it is gone."""
     return root.remove_if(root.folder / file.path, lambda real: disk_id(real) == file.id)
 
@@ -81,7 +81,7 @@ def _waiting(receipt: CheckoutReceipt) -> list[TreeFile]:
     return [replace(each, path=WAITING.as_posix()) for each in receipt.files if each.path == PLACED_LAST]
 
 
-def _sort_out(folder: Path, files: Iterable[TreeFile]) -> tuple[list[TreeFile], list[Kept]]:
+def sort_out(folder: Path, files: Iterable[TreeFile]) -> tuple[list[TreeFile], list[Kept]]:
     """Return the files that are still ours, and the ones that are not any more."""
     ours: list[TreeFile] = []
     kept: list[Kept] = []
@@ -100,7 +100,7 @@ def _sort_out(folder: Path, files: Iterable[TreeFile]) -> tuple[list[TreeFile], 
     return ours, kept
 
 
-def _remove_folders(root: Root, receipt: CheckoutReceipt) -> None:
+def remove_folders(root: Root, receipt: CheckoutReceipt) -> None:
     """Remove the folders that are empty now, with the byte code Python left beside sources that are gone."""
     sources = {Path(file.path) for file in receipt.files}
     folders = {Path(), *map(Path, receipt.folders)}
@@ -137,7 +137,7 @@ def _others(folder: Path, receipt: CheckoutReceipt, going: set[str]) -> list[Kep
             found.append(Kept(path=name, reason="holds files of yours"))
     state = folder / STATE_FOLDER
     records = {RECEIPT.name, ROLLBACK_POINT.name, PLACING.name, *(each.name for each in half_written(state))}
-    records |= {WAITING.name for _ in _sort_out(folder, _waiting(receipt))[0]}
+    records |= {WAITING.name for _ in sort_out(folder, _waiting(receipt))[0]}
     for name in sorted((names_in(state) or frozenset()) - records):
         found.append(Kept(path=f"{STATE_FOLDER}/{name}", reason="is not ComfyUI's"))
     return found

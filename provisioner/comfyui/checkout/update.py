@@ -24,7 +24,7 @@ from provisioner.comfyui.checkout.git_tree import top_entries
 from provisioner.comfyui.checkout.placing import is_behind_link
 from provisioner.comfyui.checkout_models import CheckoutReceipt, RollbackPoint
 from provisioner.comfyui.install_plan import changed_error
-from provisioner.comfyui.release_models import ComfyRelease
+from provisioner.comfyui.release_models import ComfyRelease, WantedCommit
 from provisioner.core.errors import CommandError, NotTheFileError, UsageError
 from provisioner.core.events import Lasting
 from provisioner.core.units import listing
@@ -64,7 +64,7 @@ def update(git: Git, release: ComfyRelease, source: str, *, branch: str | None =
     recover(git)
     _refuse_changes(git)
     is_shallow = git.ask("rev-parse", "--is-shallow-repository") == "true"
-    git.fetch(release, source, is_shallow=is_shallow)
+    git.fetch(release.wanted, source, is_shallow=is_shallow)
     _check_tree(git, release)
     version = describe_tree(tree, lambda _: None, environ={}).version
     commit, _ = _head(git)
@@ -173,23 +173,24 @@ def _renew_receipt(git: Git, release: ComfyRelease, source: str) -> None:
     before = read_receipt(git.tree)
     if before is not None:
         earlier = (*before.previous_commits, before.commit)
-        write_receipt(git.tree, receipt_of(git, release, source, folders=before.folders, previous_commits=earlier))
+        receipt = receipt_of(git, release.wanted, source, folders=before.folders, previous_commits=earlier)
+        write_receipt(git.tree, replace(receipt, tag=release.tag))
 
 
 def receipt_of(
     git: Git,
-    release: ComfyRelease,
+    wanted: WantedCommit,
     source: str,
     *,
     folders: tuple[str, ...] = (),
     previous_commits: tuple[str, ...] = (),
 ) -> CheckoutReceipt:
-    """Return the receipt of a checkout at a release's commit."""
-    files = git.files_of(release.commit)
+    """Return the receipt of a checkout at a commit."""
+    files = git.files_of(wanted.commit)
     return CheckoutReceipt(
-        version=release.version,
-        commit=release.commit,
-        tree=git.ask("rev-parse", f"{release.commit}^{{tree}}") or "",
+        version=wanted.version,
+        commit=wanted.commit,
+        tree=git.ask("rev-parse", f"{wanted.commit}^{{tree}}") or "",
         source=source,
         way="git",
         made_at=now(),
@@ -197,7 +198,6 @@ def receipt_of(
         files=files,
         folders=folders,
         previous_commits=tuple(dict.fromkeys(previous_commits)),
-        tag=release.tag,
     )
 
 

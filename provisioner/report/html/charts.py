@@ -188,6 +188,7 @@ _NAMES = {
     "get-comfyui": "Get ComfyUI",
     "update-comfyui": "Update ComfyUI",
     "move-node-pack": "Move a custom node",
+    "install-node-pack": "Install custom nodes",
     "make-environment": "Make the environment",
     "repair-environment": "Repair the environment",
     "install-packages": "Install packages",

@@ -237,6 +237,7 @@ _STEPS = {
     "update-comfyui": "Update ComfyUI in",
     "keep-comfyui": "Keep the ComfyUI in",
     "move-node-pack": "Move the custom node",
+    "install-node-pack": "Install the custom nodes",
     "make-environment": "Make the environment",
     "repair-environment": "Repair the environment",
     "keep-environment": "Keep the environment",
