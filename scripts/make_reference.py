@@ -89,7 +89,7 @@ OBJECTS = {
     "$defs/content": "A content that is something else, in `lookalikes`",
     "$defs/fingerprint": "`fingerprint` of an artifact",
     "$defs/provenance": "`provenance` of an artifact",
-    "properties/workflow": "`workflow`",
+    "$defs/workflow": "`workflow`",
     "properties/lock": "`lock`",
     "properties/lock/properties/torch_wheels/items": "A wheel, in `torch_wheels`",
     "properties/lock/properties/bundle_parts/items": "A part of a bundle, in `bundle_parts`",

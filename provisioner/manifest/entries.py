@@ -17,6 +17,7 @@ from provisioner.core.models import (
     Source,
 )
 
+_NUMERIC = tuple("0123456789+-.")
 _UNITS = (("GB", 10**9), ("GiB", 2**30), ("MB", 10**6), ("MiB", 2**20))
 
 
@@ -38,12 +39,21 @@ def manifest_text(manifest: Manifest) -> str:
             notice=manifest.licence.notice,
         ),
         lock=None if manifest.lock is None else _lock_entry(manifest.lock),
-        workflow=manifest.workflow and _without_none(name=manifest.workflow.name, sha256=manifest.workflow.sha256),
         default_set=manifest.default_set,
         sets=[_set_entry(each) for each in manifest.sets],
         artifacts=[_artifact_entry(each) for each in manifest.artifacts],
     )
-    return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=10_000))
+
+    class Quoting(yaml.SafeDumper):
+        """Quotes what another reader of YAML may take for a number: the digest 0b25..., 12e4..., a version."""
+
+    Quoting.add_representer(
+        str,
+        lambda dumper, text: dumper.represent_scalar(
+            "tag:yaml.org,2002:str", text, style="'" if text[:1] in _NUMERIC else None
+        ),
+    )
+    return str(yaml.dump(document, Dumper=Quoting, sort_keys=False, allow_unicode=True, width=10_000))
 
 
 def _lock_entry(lock: Lock) -> dict[str, object]:
@@ -74,6 +84,7 @@ def _set_entry(wanted: ArtifactSet) -> dict[str, object]:
         conditions=_conditions_entry(wanted.conditions),
         envelope=_envelope_entry(wanted.envelope),
         recipe=None if wanted.recipe is None else _without_none(**asdict(wanted.recipe)),
+        workflow=wanted.workflow and _without_none(name=wanted.workflow.name, sha256=wanted.workflow.sha256),
         template=wanted.template,
         note=wanted.note,
     )
